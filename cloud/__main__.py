@@ -1,0 +1,152 @@
+"""The command ``overread-cloud``: the second reader as a service. Not a medical device."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ipaddress
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import structlog
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cloud.describe import describe as ask
+from cloud.errors import CloudError
+from cloud.lifetime import serve as serve_until_signalled
+from cloud.server import CloudServer
+from cloud.settings import CloudSettings, load_settings
+from cloud.telemetry import Telemetry, configure_logging
+from models.runtime.errors import ModelError
+from models.runtime.second_reader import open_second_reader
+from protos.errors import OverreadError
+
+app = typer.Typer(
+    help="The second reader of chest CT as a service. Not a medical device.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_log = structlog.get_logger(__name__)
+
+Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
+Pem = Annotated[Path | None, typer.Option(help="PEM file.")]
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    address: Annotated[str | None, typer.Option(help="HOST:PORT; port 0 takes a free one.")] = None,
+    model: Annotated[str | None, typer.Option(help="Artifact that reads ROIs.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Inference engine, or auto.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the engine; 0: its choice.")
+    ] = None,
+    grace_s: Annotated[
+        float | None, typer.Option(help="Seconds open studies have on stop.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port of Prometheus metrics.")] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written with the bound address when serving.")
+    ] = None,
+) -> None:
+    """Serves until SIGTERM, then finishes what is open; a second signal stops at once."""
+    try:
+        settings = load_settings(
+            config,
+            address=address,
+            model=model,
+            engine=engine,
+            threads=threads,
+            grace_s=grace_s,
+            metrics_port=metrics_port,
+        )
+        configure_logging(as_json=settings.log_json)
+        asyncio.run(_serve(settings, ready_file))
+    except (CloudError, ModelError, OverreadError) as error:
+        _fail(error)
+
+
+@app.command()
+def describe(
+    address: Annotated[str, typer.Argument(help="HOST:PORT of a running service.")],
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 5.0,
+    tls_ca: Pem = None,
+    tls_cert: Pem = None,
+    tls_key: Pem = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
+    """Says what a running service serves, and its limits."""
+    try:
+        credentials = _channel_credentials(tls_ca, tls_cert, tls_key)
+        description = dataclasses.asdict(ask(address, credentials=credentials, timeout_s=timeout_s))
+    except (OSError, OverreadError) as error:
+        _fail(error)
+    if as_json:
+        print(json.dumps(description))
+        return
+    table = Table("what", "value")
+    for name, value in description.items():
+        table.add_row(name, str(value))
+    Console().print(table)
+
+
+async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
+    reader = open_second_reader(settings.model, engine=settings.engine, threads=settings.threads)
+    telemetry = Telemetry()
+    server = CloudServer(settings, reader, telemetry, service_version=version("overread"))
+    if settings.tls_cert is None and not _is_loopback(settings.address):
+        _log.warning("ROIs travel in the clear: set tls_cert and tls_key", address=settings.address)
+
+    def ready(bound: str) -> None:
+        _log.info("serving", address=bound, model=reader.name, engine=reader.engine)
+        if ready_file is not None:
+            _write_whole(ready_file, bound)
+
+    with telemetry.serving(settings.metrics_address, settings.metrics_port) as metrics_port:
+        if metrics_port is not None:
+            _log.info("metrics", address=f"{settings.metrics_address}:{metrics_port}")
+        await serve_until_signalled(server, ready=ready)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes so that who watches for the file never reads half of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _channel_credentials(
+    ca: Path | None, cert: Path | None, key: Path | None
+) -> grpc.ChannelCredentials | None:
+    if ca is None and cert is None:
+        return None
+    ca_pem, cert_pem, key_pem = (None if p is None else p.read_bytes() for p in (ca, cert, key))
+    return grpc.ssl_channel_credentials(ca_pem, key_pem, cert_pem)
+
+
+def _fail(error: Exception) -> None:
+    Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point of ``overread-cloud``."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The servicer: opens streams and closes them, and turns errors into status.
+
+What happens in between is `cloud.stream`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import grpc
+import structlog
+
+from cloud.admission import check_header
+from cloud.stream import Desk, StudyStream
+from protos import codec, overread_pb2_grpc
+from protos import overread_pb2 as pb
+from protos.deadline import Clock, Deadline
+from protos.errors import Draining, InvalidRequest, Overloaded, OverreadError, to_status
+from protos.load import Load
+from protos.messages import Description, Header
+
+Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
+
+_log = structlog.get_logger(__name__)
+
+
+class OverreadService(overread_pb2_grpc.OverreadServicer):
+    """The contract's service.
+
+    Args:
+        desk: what its streams share.
+        description: what it says of itself.
+        max_streams: studies open at once.
+        max_budget_s: longer budgets are cut to this.
+        header_wait_s: a stream that has sent no header by then is closed.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        description: Description,
+        *,
+        max_streams: int,
+        max_budget_s: float,
+        header_wait_s: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._desk, self._description, self._clock = desk, description, clock
+        self._max_streams, self._max_budget_s = max_streams, max_budget_s
+        self._header_wait_s = header_wait_s
+        self._draining = False
+        self._open = 0
+        self._streams: set[StudyStream] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def open_streams(self) -> int:
+        """Studies open now."""
+        return self._open
+
+    def drain(self) -> None:
+        """From now on refuses new studies as `Draining`; open ones go on."""
+        self._draining = True
+
+    async def idle(self) -> None:
+        """Returns when no study is open."""
+        await self._idle.wait()
+
+    def cut(self) -> None:
+        """Ends open studies as `Draining`."""
+        for stream in self._streams:
+            stream.fail(Draining("the service stopped before this study was finished"))
+
+    async def Describe(  # noqa: N802 - named by the contract
+        self,
+        request: pb.DescribeRequest,  # noqa: ARG002 - it holds nothing
+        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],  # noqa: ARG002 - nothing to say beside the answer
+    ) -> pb.DescribeResponse:
+        """What is served, and the limits."""
+        return codec.encode_description(self._description)
+
+    async def Read(  # noqa: N802 - named by the contract
+        self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
+    ) -> AsyncIterator[pb.ReadResponse]:
+        """One study: outcomes as they finish, then the summary."""
+        with self._counted() as counted:
+            try:
+                self._check_room()
+                requests = aiter(request_iterator)
+                stream = await self._stream(requests, context)
+                counted.callback(self._close, stream)
+                stream.open(requests)
+                async for outcome in stream.outcomes():
+                    yield codec.encode_response(outcome)
+                yield codec.encode_response(stream.summary())
+                context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
+                self._desk.telemetry.stream_ended("complete")
+            except OverreadError as error:
+                await self._abort(context, error)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[contextlib.ExitStack]:
+        """Counts a study as open, until it ends in whatever way."""
+        self._open += 1
+        self._idle.clear()
+        try:
+            with contextlib.ExitStack() as stack:
+                yield stack
+        except (asyncio.CancelledError, GeneratorExit):
+            self._desk.telemetry.stream_ended("cancelled")
+            raise
+        finally:
+            self._open -= 1
+            if self._open == 0:
+                self._idle.set()
+
+    def _check_room(self) -> None:
+        if self._draining:
+            raise Draining("the service is about to stop; try another, or later")
+        if self._open > self._max_streams:
+            raise Overloaded(f"{self._max_streams} studies are open, and no more may be")
+
+    async def _stream(
+        self, requests: AsyncIterator[pb.ReadRequest], context: Context
+    ) -> StudyStream:
+        """The stream that its header asks for, if it can be met at all."""
+        header = await self._header(requests)
+        check_header(header, self._desk.limits)
+        budget_s = min(header.budget_s, self._max_budget_s)
+        deadline = Deadline.after(budget_s, self._clock)
+        if (left_s := context.time_remaining()) is not None:
+            deadline = deadline.capped(left_s)
+        if header.roi_count:
+            self._desk.batcher.check(deadline, header.priority)
+        stream = StudyStream(header, deadline, self._desk)
+        self._streams.add(stream)
+        return stream
+
+    async def _header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
+        try:
+            async with asyncio.timeout(self._header_wait_s):
+                return codec.decode_header(await anext(requests))
+        except TimeoutError:
+            raise InvalidRequest(f"no header within {self._header_wait_s} s") from None
+        except StopAsyncIteration:
+            raise InvalidRequest("the stream ended before its header") from None
+
+    def _close(self, stream: StudyStream) -> None:
+        self._streams.discard(stream)
+        stream.close()
+
+    def _load(self, compute_s: float = 0.0) -> Load:
+        return Load(self._desk.batcher.queue_s, compute_s)
+
+    async def _abort(self, context: Context, error: OverreadError) -> None:
+        self._desk.telemetry.stream_ended(error.kind)
+        _log.info("study ended", error=error.kind, reason=error.reason, peer=context.peer())
+        code, details, metadata = to_status(error)
+        await context.abort(code, details, metadata + self._load().to_metadata())

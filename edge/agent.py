@@ -1,0 +1,191 @@
+"""The daemon: takes studies from the inbox, one after the other, until it is told to stop.
+
+It keeps nothing in memory that matters. Every turn begins with what the spool says is unfinished,
+so that starting after a crash and going on after a full disk are the ordinary turn.
+"""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import FrameType
+
+import structlog
+
+from edge.assemble import open_line
+from edge.carry import UNFINISHED, Places, Read, carry
+from edge.claim import claim, resume_claim
+from edge.durable import no_room
+from edge.ingest import Inbox
+from edge.outcome import Job
+from edge.pipeline import Reading
+from edge.reading import read_and_report
+from edge.settings import EdgeSettings
+from edge.spool import Record, Spool, Step, StepHook, exclusive
+from edge.telemetry import Meters
+
+LOCK = ".overread.lock"
+PAUSE_POLLS = 10
+"""Polls that a pause for a full disk lasts."""
+
+log = structlog.get_logger()
+
+
+def run_agent(
+    settings: EdgeSettings,
+    *,
+    line: Read | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    stop: threading.Event | None = None,
+    on_step: StepHook | None = None,
+) -> None:
+    """Work until ``stop`` is set or SIGTERM or SIGINT arrives; the study at hand is finished.
+
+    Args:
+        settings: of this process.
+        line: reads one study; the line of the settings if None.
+        clock: monotonic seconds.
+        stop: ends the work when it is set.
+        on_step: is told of every durable step.
+
+    Raises:
+        AlreadyRunning: another agent works on the inbox or the state folder.
+        EdgeError: the line cannot be opened.
+    """
+    places = Places.of(settings)
+    places.make()
+    stop = stop or threading.Event()
+    with ExitStack() as held:
+        for folder in (places.inbox, places.state):
+            held.enter_context(exclusive(folder / LOCK))
+        spool = held.enter_context(Spool(places.state / "spool.sqlite3", on_step))
+        meters = Meters()
+        held.enter_context(meters.served(settings.metrics_port))
+        if line is None:
+            opened = held.enter_context(open_line(settings, clock=clock))
+            line = partial(read_and_report, opened)
+        held.enter_context(_draining(stop))
+        inbox = Inbox(places.inbox, settings.quiet_s, clock)
+        Agent(places, spool, inbox, _counted(line, meters), settings, stop).work()
+    log.info("stopped", unfinished="nothing is lost; what is left is taken up at the next start")
+
+
+class Agent:
+    """The turns of the daemon, and the studies it has set aside until the next start."""
+
+    def __init__(
+        self,
+        places: Places,
+        spool: Spool,
+        inbox: Inbox,
+        read: Read,
+        settings: EdgeSettings,
+        stop: threading.Event,
+    ) -> None:
+        self._places = places
+        self._spool = spool
+        self._inbox = inbox
+        self._read = read
+        self._settings = settings
+        self._stop = stop
+        self._aside: set[str] = set()
+
+    def work(self) -> None:
+        """Turn after turn, until the stop is set; waits where there is nothing to do."""
+        log.info("watching", quiet_s=self._settings.quiet_s, deadline_s=self._settings.deadline_s)
+        while not self._stop.is_set():
+            try:
+                busy = self.turn()
+            except (OSError, sqlite3.OperationalError) as error:
+                if not no_room(error):
+                    raise
+                self._pause(error)
+                continue
+            if not busy:
+                self._stop.wait(self._settings.poll_s)
+
+    def turn(self) -> bool:
+        """Claim what is complete, and carry the oldest unfinished study to its end.
+
+        Returns whether there was one.
+
+        Raises:
+            OSError, sqlite3.OperationalError: the disk is full; nothing is lost, turn again.
+        """
+        places, spool = self._places, self._spool
+        for record in spool.at(Step.CLAIMING):
+            resume = partial(resume_claim, record, places.inbox, places.work, spool)
+            self._attempt(record.id, resume)
+        for arrival in self._inbox.complete():
+            take = partial(claim, arrival, places.inbox, places.work, spool, self._is_taken)
+            self._attempt(arrival.fingerprint, take)
+        waiting = (r for r in spool.at(*UNFINISHED) if r.id not in self._aside)
+        record_now = next(waiting, None)
+        if record_now is not None:
+            self._attempt(record_now.id, partial(self._carry, record_now))
+        return record_now is not None
+
+    def _carry(self, record: Record) -> None:
+        deadline_s = self._settings.deadline_s
+        carry(record, self._places, self._spool, self._read, deadline_s)
+
+    def _attempt(self, key: str, action: Callable[[], object]) -> None:
+        """Do it; if files cannot be moved, set it aside, so that the other studies go on."""
+        if key in self._aside:
+            return
+        try:
+            action()
+        except OSError as error:
+            if no_room(error):
+                raise
+            log.exception("set aside until the next start", study_key=key)
+            self._aside.add(key)
+
+    def _is_taken(self, name: str) -> bool:
+        return (self._places.outbox / name).exists()
+
+    def _pause(self, error: Exception) -> None:
+        """Wait for room; the attempt that met the full disk is not held against its study."""
+        pause_s = PAUSE_POLLS * self._settings.poll_s
+        log.error("no room on the disk, pausing", error=str(error), pause_s=pause_s)
+        for record in self._spool.at(Step.READING):
+            try:
+                self._spool.advance(record.id, Step.CLAIMED)
+            except sqlite3.OperationalError as full:
+                log.warning("the attempt counts", study_key=record.id, error=str(full))
+        self._stop.wait(pause_s)
+
+
+@contextmanager
+def _draining(stop: threading.Event) -> Iterator[None]:
+    """The first SIGTERM or SIGINT sets ``stop``; the second ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def drain(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, drain) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _counted(line: Read, meters: Meters) -> Read:
+    def read(job: Job) -> Reading:
+        reading = line(job)
+        meters.count(reading.report)
+        return reading
+
+    return read

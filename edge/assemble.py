@@ -1,0 +1,90 @@
+"""Assembles the line from the settings: the one place where the edge's parts are opened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+
+from edge.budget import Budget, unwatched
+from edge.channel import open_channel
+from edge.compose import Stamp
+from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
+from edge.link import Link
+from edge.pipeline import Line
+from edge.report import write_report
+from edge.screen import EdgeReader, Screening
+from edge.settings import EdgeSettings
+from imaging.preprocess import preprocess
+from imaging.read import read_study
+from models.runtime.screener import open_screener
+from protos.deadline import Clock, Deadline
+from protos.messages import Priority
+
+
+@contextmanager
+def open_line(
+    settings: EdgeSettings,
+    *,
+    watch: Callable[[str], None] = unwatched,
+    clock: Clock = time.monotonic,
+) -> Iterator[Line]:
+    """The line, with the model loaded and the channel to the cloud kept for all studies.
+
+    Args:
+        settings: of this process.
+        watch: is told the name of each stage as it begins.
+        clock: that deadlines and the ledger are measured with.
+
+    Raises:
+        BadSettings: a certificate cannot be read.
+        UnfitModel: the model's manifest lacks its thresholds.
+    """
+    screener = open_screener(
+        settings.screening_model, engine=settings.engine, threads=settings.threads
+    )
+    with ExitStack() as parts:
+        second_reader = _open_second_reader(settings, parts, clock)
+        yield build_line(settings, screener, second_reader, watch=watch, clock=clock)
+
+
+def build_line(
+    settings: EdgeSettings,
+    screener: Screening,
+    second_reader: SecondReader,
+    *,
+    watch: Callable[[str], None] = unwatched,
+    clock: Clock = time.monotonic,
+) -> Line:
+    """The line around a screening network and a second reader that are open already."""
+    reader = EdgeReader.of(screener)
+    return Line(
+        ingest=lambda: Budget(Deadline.after(settings.deadline_s, clock), watch),
+        read=read_study,
+        preprocess=preprocess,
+        reader=reader,
+        second_reader=second_reader,
+        write=write_report,
+        stamp=Stamp(
+            reader.described, reader.guarantee, settings.deadline_s, lambda: datetime.now(UTC)
+        ),
+        reserve_s=settings.reserve_s,
+        roi_bytes=settings.roi_side**3,
+        max_rois=settings.max_rois,
+    )
+
+
+def _open_second_reader(settings: EdgeSettings, parts: ExitStack, clock: Clock) -> SecondReader:
+    if settings.cloud is None:
+        return NoSecondReader()
+    channel = parts.enter_context(open_channel(settings.cloud, settings))
+    side = settings.roi_side
+    asking = Asking(
+        shape=(side, side, side),
+        reserve_s=settings.reserve_s,
+        attempts=settings.attempts,
+        model_version=settings.cloud_model,
+        priority=Priority(settings.priority),
+    )
+    return Escalator(channel, Link(clock=clock), asking)

@@ -1,0 +1,53 @@
+"""Spends: one study's deadline, and the ledger of what each stage of the line took.
+
+It knows nothing of the link nor of what the stages do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from edge.outcome import LedgerEntry
+from protos.deadline import Deadline
+
+
+def unwatched(_stage: str) -> None:
+    """Watches nothing."""
+
+
+class Budget:
+    """The time of one study, from the moment it is taken up.
+
+    ``watch`` is told the name of each stage as it begins, for progress on a screen.
+    """
+
+    def __init__(self, deadline: Deadline, watch: Callable[[str], None] = unwatched) -> None:
+        self._deadline = deadline
+        self._watch = watch
+        self._ledger: list[LedgerEntry] = []
+
+    @property
+    def deadline(self) -> Deadline:
+        """The point in time by which the report must be there."""
+        return self._deadline
+
+    @property
+    def ledger(self) -> tuple[LedgerEntry, ...]:
+        """The stages that have ended, in their order; one that raised is among them."""
+        return tuple(self._ledger)
+
+    def left_s(self, reserve_s: float = 0.0) -> float:
+        """Seconds that a stage may use when ``reserve_s`` is kept for those after it; >= 0."""
+        return max(0.0, self._deadline.remaining_s - reserve_s)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Runs one stage and enters its time in the ledger, also when it raises."""
+        self._watch(name)
+        budget_s, began_s = self.left_s(), self._deadline.clock()
+        try:
+            yield
+        finally:
+            took_s = self._deadline.clock() - began_s
+            self._ledger.append(LedgerEntry(name, budget_s, took_s))

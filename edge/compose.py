@@ -1,0 +1,94 @@
+"""Composes the report of a study: of one that was read, and of one that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from edge.decide import Plan
+from edge.exchange import Escalated
+from edge.finding import SecondReading
+from edge.merge import Merged
+from edge.outcome import Job, LedgerEntry, Rejection, Report, Status
+from imaging.study import Study
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the line came to think of one lung box, and on what grounds."""
+
+    plan: Plan
+    answers: Escalated
+    merged: Merged
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """What every report says of the line that made it.
+
+    ``edge_model`` is model, version and engine in one line; ``now`` gives the wall-clock time.
+    """
+
+    edge_model: str
+    guarantee: str
+    deadline_s: float
+    now: Callable[[], datetime]
+
+
+def compose(
+    stamp: Stamp,
+    job: Job,
+    study: Study,
+    judgement: Judgement,
+    ledger: tuple[LedgerEntry, ...],
+) -> Report:
+    """The report of a study that was read."""
+    merged = judgement.merged
+    return Report(
+        study_key=job.study_key,
+        created=stamp.now().isoformat(timespec="seconds"),
+        source=job.source,
+        deadline_s=stamp.deadline_s,
+        header=study.header,
+        series_uid=study.volume.series_uid,
+        findings=merged.findings,
+        decisions=judgement.plan.decisions,
+        ledger=ledger,
+        second_reading=merged.second_reading,
+        second_reading_reason=merged.reason,
+        models=_models(stamp, judgement.answers),
+        other_series=study.other_series,
+        guarantee=stamp.guarantee,
+        status=_status(judgement),
+    )
+
+
+def compose_rejection(
+    stamp: Stamp, job: Job, rejection: Rejection, ledger: tuple[LedgerEntry, ...]
+) -> Report:
+    """The report of a study that was not read."""
+    return Report(
+        study_key=job.study_key,
+        created=stamp.now().isoformat(timespec="seconds"),
+        source=job.source,
+        deadline_s=stamp.deadline_s,
+        ledger=ledger,
+        second_reading_reason="the study was not read",
+        models={"edge": stamp.edge_model},
+        guarantee=stamp.guarantee,
+        status=Status.REJECTED,
+        rejection=rejection,
+    )
+
+
+def _models(stamp: Stamp, answers: Escalated) -> dict[str, str]:
+    cloud = sorted({verdict.model for verdict in answers.verdicts.values()})
+    return {"edge": stamp.edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})
+
+
+def _status(judgement: Judgement) -> Status:
+    """Provisional while a second reading that was wanted of a cloud is not all there."""
+    unread = judgement.merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
+    wanted = unread and not judgement.answers.switched_off
+    return Status.PROVISIONAL if wanted else Status.FINAL

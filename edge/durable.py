@@ -1,0 +1,82 @@
+"""Files that are whole or not there, and moves that survive a power cut.
+
+A rename is atomic but reaches the disk only when its folder is synchronised; both are done here
+and nowhere else.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``: a reader sees the old file or the new one, never a part.
+
+    Raises:
+        OSError: the disk is full or refuses; the old file is untouched, nothing else is left.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename within one filesystem; when this returns, the move outlasts a power cut."""
+    source.rename(target)
+    sync_folder(target.parent)
+    sync_folder(source.parent)
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file or folder, also to another filesystem: ``target`` is whole or not there."""
+    part = target.with_name(f".{target.name}.part")
+    remove(part)
+    if source.is_dir():
+        shutil.copytree(source, part)
+    else:
+        shutil.copy2(source, part)
+    for path in [part, *part.rglob("*")]:
+        _sync(path)
+    move(part, target)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it; that it is not there is no error."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def no_room(error: BaseException) -> bool:
+    """Whether the error says that the disk is full or read-only, which passes: try again."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the folder's own entries to the disk."""
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

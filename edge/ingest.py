@@ -1,0 +1,163 @@
+"""Watches the inbox and says which studies in it are complete. It moves and changes nothing.
+
+A study is a sub-folder, or one file of a known volume format together with the data file that it
+names. It is complete when a ``.done`` file says so (in the folder, or ``NAME.done`` beside it), or
+when nothing of it has changed for a while. Hidden and temporary names are left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
+DONE = ".done"
+_TEMPORARY = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~", DONE)
+_NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
+_HEADER_BYTES = 16384
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A study that lies complete in the inbox.
+
+    Attributes:
+        members: names in the inbox of all that belongs to it, the study itself first.
+        fingerprint: SHA-256 of the names, sizes and times of its files.
+    """
+
+    members: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The name of the folder, or of the volume's file."""
+        return self.members[0]
+
+
+class Inbox:
+    """Remembers since when each study has been quiet.
+
+    Args:
+        folder: the inbox.
+        quiet_s: seconds without a change after which a study counts as complete.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, folder: Path, quiet_s: float, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._quiet_s = quiet_s
+        self._clock = clock
+        self._seen: dict[str, tuple[str, float]] = {}
+        self._told: set[str] = set()
+
+    def complete(self) -> list[Arrival]:
+        """Look once: the studies that are complete now, by name."""
+        now = self._clock()
+        names = set(os.listdir(self._folder))
+        studies = {n: _members(self._folder, n, names) for n in names if self._is_study(n)}
+        self._tell_of_strays(names, studies)
+        prints = {name: _fingerprint(self._folder, parts) for name, parts in studies.items()}
+        self._seen = {
+            name: (print_, self._since(name, print_, now)) for name, print_ in prints.items()
+        }
+        ready = [n for n in sorted(studies) if self._is_complete(n, now)]
+        return [Arrival(studies[name], prints[name]) for name in ready]
+
+    def _since(self, name: str, fingerprint: str, now: float) -> float:
+        before, since = self._seen.get(name, ("", now))
+        return since if before == fingerprint else now
+
+    def _is_complete(self, name: str, now: float) -> bool:
+        beside = self._folder / f"{name}{DONE}"
+        if any(_is_marked(self._folder / name, m) for m in (beside, self._folder / name / DONE)):
+            return True
+        fingerprint, since = self._seen[name]
+        return fingerprint != "" and now - since >= self._quiet_s
+
+    def _is_study(self, name: str) -> bool:
+        path = self._folder / name
+        if _is_passing(name) or path.is_symlink():
+            return False
+        return path.is_dir() or (path.is_file() and name.lower().endswith(VOLUME_SUFFIXES))
+
+    def _tell_of_strays(self, names: set[str], studies: dict[str, tuple[str, ...]]) -> None:
+        """Say once of files that they belong to no study: they would wait here for ever."""
+        owned = {member for members in studies.values() for member in members}
+        strays = {n for n in names - owned if not _is_passing(n)}
+        if new := strays - self._told:  # no names: they may be a patient's
+            kinds = sorted({Path(name).suffix for name in new})
+            log.warning("files that are no study stay in the inbox", count=len(new), kinds=kinds)
+        self._told = strays
+
+
+def report_names(name: str) -> Iterator[str]:
+    """Wishes for a report's folder: the study's name without suffix, then with 2, 3, … after."""
+    suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), "")
+    stem = name[: len(name) - len(suffix)] or name
+    stem = stem.encode("utf-8", "replace").decode()  # a name that is not UTF-8
+    while len(stem.encode()) > 200:  # room for a number within the 255 bytes of a name
+        stem = stem[:-1]
+    yield stem
+    number = 2
+    while True:
+        yield f"{stem}-{number}"
+        number += 1
+
+
+def _is_passing(name: str) -> bool:
+    """Whether the name is one of a file in transfer, or hidden, or a marker."""
+    return name.startswith(".") or name.lower().endswith(_TEMPORARY)
+
+
+def _members(folder: Path, name: str, names: set[str]) -> tuple[str, ...]:
+    others = (_data_file(folder / name), name + DONE)
+    return (name, *(other for other in others if other in names and other != name))
+
+
+def _data_file(path: Path) -> str:
+    """The data file that a detached header names, empty if it names none beside itself."""
+    key = _NAMES_DATA.get(path.suffix.lower())
+    if key is None or not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        lines = file.read(_HEADER_BYTES).decode("utf-8", "replace").splitlines()
+    pairs = (line.replace("=", ":", 1).partition(":") for line in lines)
+    return next((v.strip() for k, _, v in pairs if k.strip().lower() == key), "")
+
+
+def _is_marked(study: Path, marker: Path) -> bool:
+    """Whether the marker is there and of this study: one left by an older study is older."""
+    try:
+        written = marker.stat().st_ctime_ns
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    changes = [status.st_ctime_ns for path, status in _walk(study) if path != marker]
+    return written >= max(changes, default=0)
+
+
+def _fingerprint(folder: Path, members: tuple[str, ...]) -> str:
+    """Empty for a study without any file: it has not begun to arrive."""
+    files = sorted(
+        (str(path.relative_to(folder)), status.st_size, status.st_mtime_ns)
+        for member in members
+        for path, status in _walk(folder / member)
+        if not path.name.endswith(DONE)
+    )
+    return hashlib.sha256(repr(files).encode("utf-8", "replace")).hexdigest() if files else ""
+
+
+def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of a study, or the one that it is; what vanishes meanwhile is not among them."""
+    inside = (Path(top) / name for top, _, names in os.walk(study) for name in names)
+    for path in inside if study.is_dir() else [study]:
+        with suppress(FileNotFoundError):
+            yield path, path.stat()

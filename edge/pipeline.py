@@ -1,0 +1,96 @@
+"""The line that one study walks. Read this first.
+
+    ingest -> read -> preprocess -> screen -> decide -> escalate -> merge -> report
+
+There is no branch in it: every stage returns a value for each legitimate outcome, a lost link
+among them, and only an exception ends a study (`edge.reading` reports that too).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge.budget import Budget
+from edge.compose import Judgement, Stamp, compose
+from edge.decide import decide
+from edge.escalate import SecondReader
+from edge.merge import merge
+from edge.outcome import Job, Report
+from edge.report import ReportPaths
+from edge.screen import EdgeReader
+from imaging.preprocess import Preprocessed
+from imaging.study import Study
+from imaging.volume import Volume
+
+
+@dataclass(frozen=True)
+class Line:
+    """The stages, opened once and used for study after study.
+
+    Attributes:
+        ingest: takes a study up: from here its deadline runs.
+        read: a folder or file to a study; raises `imaging.errors.StudyError`.
+        preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
+        reader: the edge's own reader.
+        second_reader: the cloud, or who stands in for it.
+        write: leaves the report, with its pictures, in a folder.
+        stamp: what the report says of the line itself.
+        reserve_s: seconds kept back for the stages after the escalation.
+        roi_bytes: size of one region on the wire.
+        max_rois: regions of one study that are escalated at most.
+    """
+
+    ingest: Callable[[], Budget]
+    read: Callable[[Path], Study]
+    preprocess: Callable[[Volume, Path], Preprocessed]
+    reader: EdgeReader
+    second_reader: SecondReader
+    write: Callable[[Report, Preprocessed | None, Path], ReportPaths]
+    stamp: Stamp
+    reserve_s: float
+    roi_bytes: int
+    max_rois: int
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The report of one study, its ledger complete, and where it was written."""
+
+    report: Report
+    paths: ReportPaths
+
+
+def walk(line: Line, job: Job, budget: Budget) -> Reading:
+    """One study from its files to its report."""
+    with budget.stage("read"):
+        study = line.read(job.source)
+    with budget.stage("preprocess"):
+        box = line.preprocess(study.volume, job.source)
+    judgement = judge(line, box, budget, job.study_key)
+    with budget.stage("report"):
+        report = compose(line.stamp, job, study, judgement, budget.ledger)
+        paths = line.write(report, box, job.out)
+    return Reading(replace(report, ledger=budget.ledger), paths)
+
+
+def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judgement:
+    """The middle of the line: from a lung box to findings."""
+    reader, second = line.reader, line.second_reader
+    with budget.stage("screen"):
+        candidates = reader.screen(box)
+    with budget.stage("decide"):
+        plan = decide(
+            candidates,
+            reader.thresholds,
+            second.estimate(),
+            budget_s=budget.left_s(line.reserve_s),
+            roi_bytes=line.roi_bytes,
+            max_rois=line.max_rois,
+        )
+    with budget.stage("escalate"):
+        answers = second.read(plan, box, budget, study_key)
+    with budget.stage("merge"):
+        merged = merge(plan, answers, reader.thresholds, reader.weights)
+    return Judgement(plan, answers, merged)

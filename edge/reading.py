@@ -1,0 +1,55 @@
+"""One study from the door to its report, whatever it is: an ended study is reported too."""
+
+from __future__ import annotations
+
+import structlog
+
+from edge.budget import Budget
+from edge.compose import compose_rejection
+from edge.outcome import Job, Rejection
+from edge.pipeline import Line, Reading, walk
+from imaging.errors import StudyError
+
+log = structlog.get_logger()
+
+
+def read_and_report(line: Line, job: Job) -> Reading:
+    """The reading of one study; one that cannot be read gives a report that says why.
+
+    Raises:
+        OSError: the report cannot be written.
+    """
+    budget = line.ingest()
+    try:
+        reading = walk(line, job, budget)
+    except StudyError as error:
+        rejection = Rejection(error.kind, error.reason, str(error.file))
+        reading = _reject(line, job, budget, rejection)
+    except Exception as error:
+        # a fault of ours in one study must cost neither its report nor the studies after it
+        log.exception("study failed", study_key=job.study_key)
+        kind, reason = type(error).__name__, f"internal fault: {error}"
+        reading = _reject(line, job, budget, Rejection(kind, reason, internal=True))
+    _tell(reading)
+    return reading
+
+
+def _reject(line: Line, job: Job, budget: Budget, rejection: Rejection) -> Reading:
+    report = compose_rejection(line.stamp, job, rejection, budget.ledger)
+    return Reading(report, line.write(report, None, job.out))
+
+
+def _tell(reading: Reading) -> None:
+    report = reading.report
+    log.info(
+        "study reported",
+        study_key=report.study_key,
+        status=report.status.value,
+        findings=len(report.findings),
+        candidates=len(report.decisions),
+        highest_dismissed_score=round(report.highest_dismissed_score, 4),
+        second_reading=report.second_reading.value,
+        second_reading_reason=report.second_reading_reason,
+        took_s=round(report.took_s, 3),
+        rejection=report.rejection.kind if report.rejection else None,
+    )

@@ -1,0 +1,67 @@
+"""The edge's own reader: the screening network, with the thresholds that were fitted with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edge.decide import Thresholds
+from edge.merge import MergeWeights
+from edge.outcome import NO_GUARANTEE
+from imaging.preprocess import Preprocessed
+from models.runtime.detection import Candidate
+
+
+class Screening(Protocol):
+    """A screening network that is open: what `models.runtime.screener` gives."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the manifest."""
+
+    @property
+    def version(self) -> str:
+        """Its version in the manifest."""
+
+    @property
+    def engine(self) -> str:
+        """The inference engine that runs it."""
+
+    @property
+    def settings(self) -> Mapping[str, object]:
+        """What the manifest says of it, thresholds among it."""
+
+    def screen(self, box: Preprocessed) -> Sequence[Candidate]:
+        """Candidates by falling score."""
+
+
+@dataclass(frozen=True)
+class EdgeReader:
+    """A screening network, and how far its scores are trusted."""
+
+    screener: Screening
+    thresholds: Thresholds
+    weights: MergeWeights
+    guarantee: str = NO_GUARANTEE
+
+    @classmethod
+    def of(cls, screener: Screening) -> EdgeReader:
+        """The reader with the thresholds of the screener's own manifest.
+
+        Raises:
+            UnfitModel: the manifest lacks them, or they cannot be.
+        """
+        thresholds = Thresholds.from_manifest(screener.settings)
+        weights = MergeWeights.from_manifest(screener.settings)
+        guarantee = screener.settings.get("guarantee", NO_GUARANTEE)
+        return cls(screener, thresholds, weights, str(guarantee))
+
+    @property
+    def described(self) -> str:
+        """Model, version and engine in one line, as it stands in the report."""
+        return f"{self.screener.name} {self.screener.version} ({self.screener.engine})"
+
+    def screen(self, box: Preprocessed) -> tuple[Candidate, ...]:
+        """All candidates of the lung box, by falling score."""
+        return tuple(self.screener.screen(box))

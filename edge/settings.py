@@ -1,0 +1,132 @@
+"""The edge's configuration: one frozen object a process, from command line, environment and TOML.
+
+The command line goes before the environment (``OVERREAD_EDGE_DEADLINE_S=5``), the environment
+before the file, the file before the defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from edge.errors import BadSettings
+
+CLOUD_OFF = "off"
+
+
+class EdgeSettings(BaseSettings):
+    """Everything that can be set; units are in the names.
+
+    Attributes:
+        inbox: studies arrive here, a sub-folder each.
+        outbox: reports are left here, a sub-folder each.
+        state_dir: the daemon's database, and studies at work and in quarantine.
+        quiet_s: a study without a ``.done`` file is complete when nothing changed for so long.
+        cloud: ``HOST:PORT`` of the service, None for no second reading.
+        deadline_s: every report is there so long after its study was taken up.
+        reserve_s: kept back from the escalation for merging and writing the report.
+        attempts: times that one study is offered to the cloud at most.
+        max_rois: regions of one study that are escalated at most.
+        screening_model: name in the manifest of ``models/weights``.
+        threads: of the inference engine, 0 for all cores.
+        cloud_model: version of the cloud's model that is insisted on; empty for any.
+        tls_ca: certificate authority of the service; the link is encrypted when it is set.
+        tls_certificate, tls_key: the edge's own, for mutual TLS.
+        metrics_port: Prometheus metrics on this port of loopback, 0 for none.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_", frozen=True, extra="forbid")
+
+    inbox: Path = Path("inbox")
+    outbox: Path = Path("outbox")
+    state_dir: Path = Path("state")
+    quiet_s: float = Field(default=5.0, gt=0)
+    poll_s: float = Field(default=0.5, gt=0)
+
+    cloud: str | None = None
+    deadline_s: float = Field(default=10.0, gt=0)
+    reserve_s: float = Field(default=2.0, ge=0)
+    attempts: int = Field(default=3, ge=1, le=20)
+    max_rois: int = Field(default=64, ge=1)
+    roi_side: int = Field(default=48, ge=16, le=128)
+    priority: Literal["routine", "stat"] = "routine"
+    cloud_model: str = ""
+
+    screening_model: str = "screening-int8"
+    engine: str = "auto"
+    threads: int = Field(default=0, ge=0)
+
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    log_format: Literal["text", "json"] = "text"
+    metrics_port: int = Field(default=0, ge=0, le=65535)
+
+    @field_validator("cloud")
+    @classmethod
+    def _host_and_port(cls, cloud: str | None) -> str | None:
+        if cloud is None or cloud == CLOUD_OFF:
+            return None
+        host, _, port = cloud.rpartition(":")
+        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError("must be HOST:PORT or off")
+        return cloud
+
+    @model_validator(mode="after")
+    def _mutual_tls_is_whole(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key go together")
+        if self.tls_certificate is not None and self.tls_ca is None:
+            raise ValueError("tls_certificate needs tls_ca")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line, environment, file: the first that names a key wins."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> EdgeSettings:
+    """The settings of this process.
+
+    Args:
+        config: a TOML file, or None for environment and defaults alone.
+        overrides: from the command line; those that are None are not set there.
+
+    Raises:
+        BadSettings: the file is missing or no TOML, a key is unknown, a value not allowed.
+    """
+    if config is not None and not config.is_file():
+        raise BadSettings(f"{config}: there is no such configuration file")
+
+    class FromFile(EdgeSettings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    given = {key: value for key, value in overrides.items() if value is not None}
+    try:
+        return FromFile(**given)
+    except ValidationError as error:
+        raise BadSettings(_in_words(error)) from error
+    except ValueError as error:  # what tomllib raises is one
+        raise BadSettings(f"{config}: {error}") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    lines = (f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
+    return "; ".join(lines)

@@ -1,0 +1,92 @@
+"""What the edge tells its operators: logs on standard error, metrics for Prometheus.
+
+Neither says anything of a patient: studies go by their random key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+
+from edge.outcome import Report
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
+    """Sends this process's logs to ``stream``, a line each, for people or as JSON."""
+    renderer: structlog.typing.Processor
+    if form == "json":
+        renderer = structlog.processors.JSONRenderer()
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            *([structlog.processors.dict_tracebacks] if form == "json" else []),
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=stream),
+    )
+
+
+class Meters:
+    """The edge's metrics; `count` is told of every report."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._studies = Counter(
+            "overread_edge_studies", "Studies reported", ["status"], registry=self.registry
+        )
+        self._second = Counter(
+            "overread_edge_second_readings",
+            "Second readings by how much came back",
+            ["second_reading"],
+            registry=self.registry,
+        )
+        self._routes = Counter(
+            "overread_edge_candidates", "Candidates by route", ["route"], registry=self.registry
+        )
+        self._stages = Histogram(
+            "overread_edge_stage_seconds",
+            "Time of each stage of the line",
+            ["stage"],
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self._late = Counter(
+            "overread_edge_late", "Reports after their deadline", registry=self.registry
+        )
+
+    def count(self, report: Report) -> None:
+        """Enters one report."""
+        self._studies.labels(report.status.value).inc()
+        if report.rejection is None:
+            self._second.labels(report.second_reading.value).inc()
+        for decision in report.decisions:
+            self._routes.labels(decision.route.value).inc()
+        for entry in report.ledger:
+            self._stages.labels(entry.stage).observe(entry.took_s)
+        if report.took_s > report.deadline_s:
+            self._late.inc()
+
+    @contextmanager
+    def served(self, port: int) -> Iterator[None]:
+        """Serves the metrics on ``port`` of loopback while it lasts; 0 serves nothing."""
+        if port == 0:
+            yield
+            return
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

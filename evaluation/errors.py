@@ -1,0 +1,39 @@
+"""What can go wrong with an evaluation, sorted by what must be put right.
+
+EvaluationError          the evaluation cannot be run as asked
+├── BadTable             a CSV is missing, damaged, or contradicts the others
+├── MissingData          a folder of studies or a file of cubes is not what was promised
+└── ServiceFailed        the cloud service that was to be started did not come up
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EvaluationError(Exception):
+    """The evaluation cannot be run as asked; the message says what to put right."""
+
+
+class BadTable(EvaluationError):
+    """A CSV is missing, damaged, or contradicts the others; ``line`` counts from 1."""
+
+    def __init__(self, path: Path, reason: str, line: int | None = None) -> None:
+        place = f"{path}" if line is None else f"{path}, line {line}"
+        super().__init__(f"{place}: {reason}")
+        self.path = path
+        self.reason = reason
+        self.line = line
+
+
+class MissingData(EvaluationError):
+    """A folder of studies or a file of cubes is missing or holds something else."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class ServiceFailed(EvaluationError):
+    """The cloud service that was to be started for the run did not come up."""

@@ -1,0 +1,92 @@
+"""Readers to measure: functions from a lung box to candidates, through the agent's own line.
+
+The edge alone is its screening network. Edge and cloud together are the middle of the agent's
+line, with the cloud's model in this process in place of the link to it; the score of a mark is
+the probability of its finding in the report. What the edge dismisses never reaches a report, so
+it is not among the marks at all; what it reports without asking keeps the edge's score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edge.assemble import build_line
+from edge.budget import Budget
+from edge.decide import Plan
+from edge.exchange import Escalated, cut_rois
+from edge.link import LinkEstimate
+from edge.pipeline import judge
+from edge.screen import Screening
+from edge.settings import EdgeSettings
+from imaging.preprocess import Preprocessed
+from imaging.volume import UInt8Array
+from models.runtime.detection import Candidate
+from protos.messages import Verdict
+
+Reads = Callable[[Preprocessed], Sequence[Candidate]]
+"""A reader: the candidates of a box, each with the score that counts."""
+
+UNHURRIED_S = 3600.0
+"""A deadline that cuts no second reading short: accuracy is measured here, not time."""
+
+
+class ReadsRegions(Protocol):
+    """What is needed of a model that `models.runtime.second_reader` opens."""
+
+    @property
+    def roi_shape(self) -> tuple[int, int, int]:
+        """Voxels (z, y, x) of one region."""
+
+    def read(
+        self, batch: UInt8Array
+    ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+        """Probability ``(n,)`` and diameter in mm ``(n,)`` of regions ``(n, z, y, x)``."""
+
+
+class InProcess:
+    """The cloud's model as the line's second reader, without a link between."""
+
+    def __init__(self, model: ReadsRegions) -> None:
+        self._model = model
+
+    def estimate(self) -> LinkEstimate:
+        """A link that is always there."""
+        return LinkEstimate()
+
+    def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
+        """The model's word on every region that ``plan`` sends."""
+        del budget, study_key  # nothing is late and nothing is sent
+        rois = cut_rois(plan, box, self._model.roi_shape)
+        if not rois:
+            return Escalated()
+        read = zip(*self._model.read(np.stack([roi.voxels for roi in rois])), strict=True)
+        verdicts = [
+            Verdict(roi.roi_id, float(probability), float(diameter_mm), "in process", 0.0, 0.0)
+            for roi, (probability, diameter_mm) in zip(rois, read, strict=True)
+        ]
+        return Escalated({verdict.roi_id: verdict for verdict in verdicts})
+
+
+def edge_alone(screener: Screening) -> Reads:
+    """The screening network's candidates with its own scores, dismissed ones among them."""
+    return screener.screen
+
+
+def edge_and_cloud(screener: Screening, model: ReadsRegions, settings: EdgeSettings) -> Reads:
+    """The findings of a report whose last threshold is 0, for an FROC to move it."""
+    side = model.roi_shape[0]
+    unhurried = settings.model_copy(update={"deadline_s": UNHURRIED_S, "roi_side": side})
+    line = build_line(unhurried, screener, InProcess(model))
+    every_one = replace(line.reader, thresholds=replace(line.reader.thresholds, final=0.0))
+    line = replace(line, reader=every_one)
+
+    def reads(box: Preprocessed) -> list[Candidate]:
+        findings = judge(line, box, line.ingest(), study_key="evaluation").merged.findings
+        return [Candidate(f.centre_mm, f.index_zyx, f.diameter_mm, f.probability) for f in findings]
+
+    return reads

@@ -1,0 +1,114 @@
+"""Results as tables for people; the same figures go to machines as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from evaluation.bootstrap import Figures, Interval
+from evaluation.findings import OperatingPoint
+from evaluation.froc import RATES, TARGETS
+
+_FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
+
+
+def rate_name(rate: float) -> str:
+    """A number of false positives a scan as people write it: 1/8, 1/4, 1/2, 1, 2, ..."""
+    return _FRACTIONS.get(rate, f"{rate:g}")
+
+
+def froc_table(figures: Figures, title: str) -> Table:
+    """Sensitivity at the seven rates, and the CPM."""
+    table = Table("false positives a scan", "sensitivity", "95 % interval", title=title)
+    for rate, value in zip(RATES, figures.sensitivity, strict=True):
+        table.add_row(rate_name(rate), *_percent(value))
+    table.add_section()
+    table.add_row("CPM (their mean)", f"{figures.cpm.value:.4f}", _span(figures.cpm, "{:.3f}"))
+    return table
+
+
+def cost_table(figures: Figures) -> Table:
+    """False positives a scan at the sensitivities of `TARGETS`."""
+    table = Table("sensitivity", "false positives a scan", "95 % interval")
+    for target, value in zip(TARGETS, figures.false_positives, strict=True):
+        table.add_row(f"{100 * target:g} %", _number(value.value, "{:.2f}"), _span(value, "{:.2f}"))
+    return table
+
+
+def counts_table(counts: Mapping[str, int]) -> Table:
+    """Counts side by side, each under its name."""
+    table = Table(*counts)
+    table.add_row(*(str(count) for count in counts.values()))
+    return table
+
+
+def scans_table(scans: Sequence[Mapping[str, Any]]) -> Table:
+    """Each scan with its false positives at the seven rates and the score of its lesion."""
+    table = Table("scan", *(rate_name(rate) for rate in RATES), "lesion score", "false above it")
+    table.title = "False positives of each scan at the operating points"
+    for scan in scans:
+        above = [x["false_positives_above"] for x in scan["lesions"]]
+        table.add_row(
+            scan["scan"],
+            *(str(n) for n in scan["false_positives"].values()),
+            _list([x["score"] for x in scan["lesions"]], "{:.3f}"),
+            _list(above, "{}"),
+        )
+    return table
+
+
+def rates_table(point: OperatingPoint) -> Table:
+    """The operating point of the final reports."""
+    title = f"{point.found} of {point.lesions} lesions found in {point.studies} studies"
+    table = Table("final reports", "value", "95 % interval", title=title)
+    if point.sensitivity is not None:
+        table.add_row("sensitivity", *_percent(point.sensitivity))
+    value = _number(point.false_per_scan.value, "{:.2f}")
+    table.add_row("false positives a scan", value, _span(point.false_per_scan, "{:.2f}"))
+    return table
+
+
+def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
+    """Each study with its findings, hits and false positives."""
+    table = Table("study", "findings", "found", "false", "second reading", "s", title="Studies")
+    for one in studies:
+        known = one["lesions"] is not None
+        table.add_row(
+            one["study"],
+            one["refused"] or str(one["findings"]),
+            f"{one['found']} of {one['lesions']}" if known else "unknown",
+            str(one["false_positives"]) if known else "unknown",
+            one["second_reading"],
+            f"{one['total_s']:.2f}",
+        )
+    return table
+
+
+def times_table(stages: Mapping[str, Mapping[str, float]], title: str = "Times") -> Table:
+    """Median and 95th percentile of every stage, in milliseconds."""
+    table = Table("stage", "median ms", "p95 ms", title=title)
+    for name, times in stages.items():
+        row = (f"{1000 * times[key]:.1f}" for key in ("median_s", "p95_s"))
+        table.add_row(name, *row, style="bold" if name == "total" else "")
+    return table
+
+
+def _percent(value: Interval) -> tuple[str, str]:
+    shown = Interval(100 * value.value, 100 * value.low, 100 * value.high)
+    return _number(shown.value, "{:.1f} %"), _span(shown, "{:.1f}")
+
+
+def _span(value: Interval, form: str) -> str:
+    return f"{_number(value.low, form)} to {_number(value.high, form)}"
+
+
+def _number(value: float, form: str) -> str:
+    return "not reached" if abs(value) == float("inf") else form.format(value)
+
+
+def _list(values: Sequence[float | None], form: str) -> str:
+    return (
+        ", ".join("not proposed" if v is None else form.format(v) for v in values) or "none known"
+    )

@@ -1,0 +1,123 @@
+"""The DICOM files of a folder as a study: choose a series, stack its slices, decode them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from pydicom.uid import UID
+
+from imaging.errors import UnreadableFile
+from imaging.folder import is_bare, read_head
+from imaging.hounsfield import require_hu, write_hu
+from imaging.instance import Instance, read_instance
+from imaging.orientation import to_patient_axes
+from imaging.pixels import stored_frames
+from imaging.series import Choice, Series, choose, group
+from imaging.slices import Slice
+from imaging.stack import Stack
+from imaging.study import Study, StudyHeader
+from imaging.volume import HuArray, Volume
+
+Progress = Callable[[float], None]
+
+_HEADERS_SHARE = 0.2  # of the time, and so of the progress
+_MAX_THREADS = 4
+_DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+
+
+def read_series(
+    folder: Path, files: Sequence[Path], *, only: Path | None = None, progress: Progress
+) -> Study:
+    """The study that the DICOM files of a folder make; ``only`` names one whose series is meant.
+
+    Raises:
+        StudyError: a file is damaged or no series makes a CT volume.
+    """
+    # pydicom warns of values that do not follow the standard; what matters is refused here,
+    # with the file's name, and the rest is of no concern to a reader.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
+        images = _read_headers(files, progress)
+        if not images:
+            raise UnreadableFile("no images, only a directory of them: give the images", folder)
+        choice = choose(_meant(group(images), only), folder)
+        volume = _read_volume(choice, progress)
+        return Study(volume, folder, _header(choice), choice.passed_over)
+
+
+def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
+    images = []
+    for count, file in enumerate(files, start=1):
+        images.append(read_instance(file, bare=is_bare(read_head(file))))
+        progress(_HEADERS_SHARE * count / len(files))
+    return [i for i in images if i.text("SOPClassUID") != _DIRECTORY_CLASS]
+
+
+def _meant(series: Sequence[Series], only: Path | None) -> list[Series]:
+    """The series, all but that of ``only`` marked as not meant where there is such a file."""
+    if only is None:
+        return list(series)
+    return [
+        s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit="not asked for")
+        for s in series
+    ]
+
+
+def _read_volume(choice: Choice, progress: Progress) -> Volume:
+    hu, geometry = to_patient_axes(_decode(choice.stack, progress), choice.stack.geometry)
+    require_hu(hu, choice.stack.slices[0].file)
+    description = choice.series.first.text("SeriesDescription")
+    return Volume(hu, geometry, choice.series.uid, description)
+
+
+def _decode(stack: Stack, progress: Progress) -> HuArray:
+    """The HU of every slice, ``(z, y, x)``; files are decoded side by side."""
+    layout = stack.slices[0].layout
+    hu = np.empty((len(stack.slices), layout.rows, layout.columns), np.int16)
+    places: dict[Path, list[int]] = defaultdict(list)
+    for z, one in enumerate(stack.slices):
+        places[one.file].append(z)
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            tasks = [pool.submit(_decode_file, stack.slices, zs, hu) for zs in places.values()]
+            for count, task in enumerate(tasks, start=1):
+                task.result()
+                progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * count / len(tasks))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return hu
+
+
+def _decode_file(slices: Sequence[Slice], zs: Sequence[int], hu: HuArray) -> None:
+    """Write the slices ``zs``, which are frames of one file, into the volume."""
+    first = slices[zs[0]]
+    frames = [slices[z].frame for z in zs]
+    stored = stored_frames(first.file, frames, first.layout, first.transfer_syntax)
+    for z, values in zip(zs, stored, strict=True):
+        write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
+
+
+def _header(choice: Choice) -> StudyHeader:
+    image = choice.series.first
+    return StudyHeader(
+        patient_id=image.text("PatientID"),
+        patient_name=image.text("PatientName"),
+        sex=image.text("PatientSex"),
+        age=image.text("PatientAge"),
+        study_uid=image.text("StudyInstanceUID"),
+        study_date=image.text("StudyDate"),
+        accession=image.text("AccessionNumber"),
+        modality=image.text("Modality"),
+        manufacturer=image.text("Manufacturer"),
+        kernel=image.text("ConvolutionKernel"),
+        series_description=image.text("SeriesDescription"),
+        transfer_syntax=UID(image.transfer_syntax).name,
+    )

@@ -1,0 +1,158 @@
+"""Finding the lungs: the box to screen, and the region in which a candidate is believed.
+
+The region is drawn generously, as a reader would who must not lose a nodule: masses,
+consolidation, effusion and pleura belong to it, and in doubt a place is inside. It is found on
+cells of about 4 mm, from the lungs' air outwards:
+
+1. what air there is in the lungs (`imaging.lung_air`);
+2. where one side has much less of it than the other (effusion, consolidation, a lung removed),
+   the mirror image of the other side;
+3. hollows that no ball of 80 mm enters are filled: masses, hilum, vessels;
+4. 8 mm all around.
+
+It knows nothing of both lungs being opaque at the same height.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging import morphology
+from imaging.errors import NoLung
+from imaging.lung_air import coarse_hu, lung_air
+from imaging.volume import HuArray, Triple, UInt8Array
+
+CELL_MM = 4.0
+MARGIN_MM = 8.0
+_BALL_MM = 40.0
+_GAP_MM = 72.0
+_PIECE_MM = 24.0
+_BONE_HU = 200
+_SPINE_MM = 60.0
+_TISSUE_HU = -200
+_LEAST_BONE_CELLS = 100
+_DEFICIENT = 0.6
+_LEAST_SLICE_MM2 = 600.0
+
+Index = tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Lungs:
+    """Where the lungs lie in a volume.
+
+    Attributes:
+        start: first voxel of the lung box, ``(z, y, x)``: the region's bounds.
+        stop: the voxel after its last, ``(z, y, x)``.
+        mask: uint8 ``(z, y, x)``, 1 in the lung region, on equal cells that cover the volume.
+        cell_mm: the cells' size, to within rounding to a whole number of cells.
+        shape: of the volume in voxels, ``(z, y, x)``.
+    """
+
+    start: Index
+    stop: Index
+    mask: UInt8Array
+    cell_mm: float
+    shape: Index
+
+    def contains(self, index_zyx: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Whether voxel indices ``(n, 3)`` of the volume lie in the lung region, bool ``(n,)``."""
+        index = np.asarray(index_zyx, dtype=np.float64).reshape(-1, 3)
+        scale = np.asarray(self.mask.shape) / np.asarray(self.shape)
+        cell = np.floor((index + 0.5) * scale).astype(np.intp)
+        inside = np.all((cell >= 0) & (cell < self.mask.shape), axis=1)
+        z, y, x = np.clip(cell, 0, np.asarray(self.mask.shape) - 1).T
+        return np.asarray(inside & (self.mask[z, y, x] > 0))
+
+
+def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
+    """The lungs in ``hu`` int16 ``(z, y, x)``, x to the patient's left, y to the back, z to the head.
+
+    ``spacing_mm`` follows the array; ``source`` is only for the message.
+
+    Raises:
+        NoLung: nothing in the volume looks like lung.
+    """
+    nz, ny, nx = hu.shape
+    z, y, x = (max(1, round(n * s / CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
+    coarse = coarse_hu(hu, (z, y, x))
+    air = lung_air(coarse)
+    if not air.any():
+        raise NoLung("no lung", source)
+    mask = _region(air, coarse)
+    start, stop = _bounds(mask, hu.shape)
+    return Lungs(start, stop, mask, CELL_MM, (nz, ny, nx))
+
+
+def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:
+    """The lung region that belongs to the lungs' ``air``."""
+    air = _without_windpipe(air)
+    columns = morphology.closed_along_z(air, int(_GAP_MM / CELL_MM))
+    both = columns | _missing(columns, _midline(columns, coarse))
+    hollow = morphology.closed(morphology.halved(both), _BALL_MM / (2 * CELL_MM))
+    return morphology.dilate(both, MARGIN_MM / CELL_MM) | morphology.doubled(hollow, air.shape)
+
+
+def _without_windpipe(air: UInt8Array) -> UInt8Array:
+    """``air`` without the slices at the top that hold no more than a windpipe."""
+    area_mm2 = air.sum(axis=(1, 2)) * CELL_MM**2
+    large = np.flatnonzero(area_mm2 > _LEAST_SLICE_MM2)
+    below = air.copy()
+    if large.size:
+        below[large[-1] + 1 :] = 0
+    return below
+
+
+def _midline(air: UInt8Array, coarse: HuArray) -> int:
+    """The x cell of the patient's middle at the height of the lungs: that of the spine.
+
+    The spine is where a strip of its width holds most bone, in the hindmost part of the lungs'
+    depth: there the heart and the aorta with contrast medium are out of the way. Where there is
+    no bone, the middle of the tissue.
+    """
+    z, y = (np.flatnonzero(air.any(axis=axes)) for axes in ((1, 2), (0, 2)))
+    slices = coarse[z[0] : z[-1] + 1]
+    bone = (slices[:, int(0.3 * y[0] + 0.7 * y[-1]) :] > _BONE_HU).sum(axis=(0, 1))
+    if bone.sum() < _LEAST_BONE_CELLS:
+        x = np.nonzero(slices > _TISSUE_HU)[2]
+        return int(np.median(x)) if x.size else coarse.shape[2] // 2
+    strip = np.convolve(bone, np.ones(int(_SPINE_MM / CELL_MM) | 1), mode="same")
+    return int(np.flatnonzero(strip == strip.max()).mean())
+
+
+def _missing(air: UInt8Array, middle: int) -> UInt8Array:
+    """Where the other side's mirror image has air and this side has not, in large pieces.
+
+    Large is a piece into which a ball of 24 mm fits, and all of a slice in which one side has
+    much less air than the other.
+    """
+    image = _mirrored(air, middle)
+    lacking = image & (1 - air)
+    pieces = morphology.opened(morphology.halved(lacking), _PIECE_MM / (4 * CELL_MM))
+    right, left = (side.sum(axis=(1, 2)) for side in (air[:, :, :middle], air[:, :, middle:]))
+    image[right >= _DEFICIENT * left, :, :middle] = 0
+    image[left >= _DEFICIENT * right, :, middle:] = 0
+    return image | (lacking & morphology.doubled(pieces, air.shape))
+
+
+def _mirrored(air: UInt8Array, middle: int) -> UInt8Array:
+    """``air`` with right and left exchanged about the x cell ``middle``."""
+    width = air.shape[2]
+    source = 2 * middle - np.arange(width)
+    valid = (source >= 0) & (source < width)
+    return air[:, :, np.clip(source, 0, width - 1)] * valid.astype(np.uint8)
+
+
+def _bounds(mask: UInt8Array, shape: tuple[int, ...]) -> tuple[Index, Index]:
+    """First voxel and the one after the last of the region, for a volume of ``shape``."""
+    start, stop = [], []
+    for axis, (cells, voxels) in enumerate(zip(mask.shape, shape, strict=True)):
+        others = tuple(a for a in range(3) if a != axis)
+        hit = np.flatnonzero(mask.any(axis=others))
+        start.append(int(hit[0] * voxels / cells))
+        stop.append(min(voxels, int(np.ceil((hit[-1] + 1) * voxels / cells))))
+    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])

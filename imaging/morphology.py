@@ -1,0 +1,92 @@
+"""Binary morphology with balls on small ``(z, y, x)`` grids, fast enough for the lung search.
+
+Masks are uint8, 0 or 1; radii are in cells of the grid. A ball is taken as a stack of discs, so
+that OpenCV does the work slice by slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from imaging.volume import UInt8Array
+
+_SliceFilter = Callable[[UInt8Array, UInt8Array], object]
+
+
+def dilate(mask: UInt8Array, radius: float) -> UInt8Array:
+    """``mask`` grown by a ball of ``radius`` cells; nothing grows in from outside the grid."""
+    return _by_discs(mask, radius, cv2.dilate, np.maximum)
+
+
+def erode(mask: UInt8Array, radius: float) -> UInt8Array:
+    """``mask`` shrunk by a ball of ``radius`` cells; the edge of the grid does not eat into it."""
+    return _by_discs(mask, radius, cv2.erode, np.minimum)
+
+
+def opened(mask: UInt8Array, radius: float) -> UInt8Array:
+    """What of ``mask`` a ball of ``radius`` cells reaches without leaving it."""
+    return dilate(erode(mask, radius), radius)
+
+
+def closed(mask: UInt8Array, radius: float) -> UInt8Array:
+    """``mask`` with every hollow filled that a ball of ``radius`` cells does not enter.
+
+    Along z the mask goes on beyond the grid as it is on the first and the last slice, because a
+    scan may end in the middle of a lung; along y and x it is empty there.
+    """
+    pad = int(radius) + 1
+    wide = np.pad(mask, ((0, 0), (pad, pad), (pad, pad)))
+    wide = np.pad(wide, ((pad, pad), (0, 0), (0, 0)), mode="edge")
+    filled = erode(dilate(wide, radius), radius)
+    return filled[pad:-pad, pad:-pad, pad:-pad]
+
+
+def closed_along_z(mask: UInt8Array, gap: int) -> UInt8Array:
+    """``mask`` with the gaps of up to ``gap`` cells filled that have mask above and below them."""
+    columns = mask.reshape(mask.shape[0], -1)
+    line = np.ones((gap + 1, 1), np.uint8)
+    wide = cv2.copyMakeBorder(columns, gap, gap, 0, 0, cv2.BORDER_CONSTANT, value=0)
+    filled = cv2.morphologyEx(wide, cv2.MORPH_CLOSE, line)[gap:-gap]
+    return np.asarray(filled, dtype=np.uint8).reshape(mask.shape)
+
+
+def halved(mask: UInt8Array) -> UInt8Array:
+    """``mask`` on cells of twice the size: 1 where at least half of the eight cells are."""
+    padded = np.pad(mask, [(0, n % 2) for n in mask.shape], mode="edge")
+    votes = padded[::2] + padded[1::2]
+    votes = votes[:, ::2] + votes[:, 1::2]
+    votes = votes[:, :, ::2] + votes[:, :, 1::2]
+    return np.asarray(votes >= 4).astype(np.uint8)
+
+
+def doubled(mask: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
+    """``mask`` back on cells of half the size, cut to ``shape``: the way back from `halved`."""
+    fine = mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
+    z, y, x = shape
+    return fine[:z, :y, :x]
+
+
+def _by_discs(
+    mask: UInt8Array,
+    radius: float,
+    apply: _SliceFilter,
+    combine: Callable[..., object],
+) -> UInt8Array:
+    """A ball filter as one disc filter for each distance along z."""
+    result = mask.copy()
+    for dz in range(min(int(radius), mask.shape[0] - 1) + 1):
+        disc = _disc((radius**2 - dz**2) ** 0.5)
+        layer = np.stack([np.asarray(apply(s, disc), dtype=np.uint8) for s in mask])
+        upper, lower = result[dz:], result[: len(result) - dz]
+        combine(upper, layer[: len(layer) - dz], out=upper)
+        combine(lower, layer[dz:], out=lower)
+    return result
+
+
+def _disc(radius: float) -> UInt8Array:
+    reach = int(radius)
+    y, x = np.ogrid[-reach : reach + 1, -reach : reach + 1]
+    return np.asarray(y**2 + x**2 <= radius**2 + 1e-9).astype(np.uint8)

@@ -1,0 +1,193 @@
+"""A coarse lattice over the field of view, and distance fields of simple bodies on it.
+
+A distance field is float32 ``(z, y, x)`` in mm, negative inside. It is smooth where the picture is
+sharp: a lattice of 2.5 mm holds the chest's surfaces well enough to draw them at any finer
+spacing. Points are ``(x, y, z)``. Anatomy is written in the *reference body*: mm of one adult,
+origin on the midline at the carina's height, axes as in the patient (x to the left, y to the
+back, z to the head). The patient is the reference body scaled and gently bent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray, Triple
+
+Field = npt.NDArray[np.float32]
+
+FAR_MM = 25.0
+"""What a field holds where its body is farther away than this."""
+
+_STEP_MM = 2.5
+_BEND_MM = 5.0
+_BEND_LENGTH_MM = 90.0
+
+
+@dataclass(frozen=True, eq=False)
+class Lattice:
+    """Where the lattice's cells lie.
+
+    Attributes:
+        start_mm: the first cell's centre ``(x, y, z)`` in the phantom's world.
+        step_mm: distance of the cells ``(x, y, z)``.
+        scale: the patient's scale ``(x, y, z)``.
+        bend: displacement of the reference body against the scaled world, ``(3, z, y, x)``.
+        body: reference coordinates x, y, z of every cell, ``(3, z, y, x)``.
+    """
+
+    start_mm: FloatArray
+    step_mm: FloatArray
+    scale: FloatArray
+    bend: Field
+    body: Field
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of cells ``(z, y, x)``."""
+        z, y, x = self.body.shape[1:]
+        return z, y, x
+
+    @property
+    def size(self) -> float:
+        """One factor from reference to world distances, where a surface has no direction."""
+        return float(np.mean(self.scale))
+
+    def sample(self, field: Field, points_mm: npt.ArrayLike) -> FloatArray:
+        """The field at world points ``(..., 3)``, linear between cells, its rim continued."""
+        at = (np.asarray(points_mm) - self.start_mm) / self.step_mm
+        top = np.asarray(self.shape[::-1]) - 1
+        at = np.clip(at, 0, top)
+        low = np.minimum(at.astype(np.intp), np.maximum(top - 1, 0))
+        part = at - low
+        total = np.zeros(at.shape[:-1])
+        for corner in np.ndindex(2, 2, 2):
+            weight = np.prod(np.where(corner, part, 1 - part), axis=-1)
+            x, y, z = np.moveaxis(np.minimum(low + corner, top), -1, 0)
+            total += weight * field[z, y, x]
+        return total
+
+    def gradient(self, field: Field, points_mm: npt.ArrayLike) -> FloatArray:
+        """Unit direction ``(..., 3)`` in which the field grows fastest at world points."""
+        points = np.asarray(points_mm, dtype=np.float64)
+        steps = np.eye(3) * self.step_mm
+        slopes = [self.sample(field, points + s) - self.sample(field, points - s) for s in steps]
+        slope = np.stack(slopes, axis=-1) / self.step_mm
+        return np.asarray(slope / np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-6))
+
+    def cells(self, chosen: npt.NDArray[np.bool_]) -> FloatArray:
+        """World points ``(n, 3)`` of the chosen cells' centres."""
+        index = np.argwhere(chosen)[:, ::-1]
+        return np.asarray(self.start_mm + index * self.step_mm)
+
+    def to_world(self, body_points: npt.ArrayLike) -> FloatArray:
+        """World points of reference points ``(..., 3)``: scaled, and unbent to first order."""
+        points = np.asarray(body_points, dtype=np.float64) * self.scale
+        bend = [self.sample(part, points) for part in self.bend]
+        return np.asarray(points - np.stack(bend, axis=-1) * self.scale)
+
+
+def make_lattice(
+    start_mm: Triple, size_mm: Triple, scale: Triple, rng: np.random.Generator
+) -> Lattice:
+    """The lattice that fills a box of the world from corner ``start_mm``, both ``(x, y, z)``."""
+    size = np.asarray(size_mm)
+    counts = np.maximum(np.rint(size / _STEP_MM).astype(int), 2)
+    step = size / counts
+    start = np.asarray(start_mm) + step / 2
+    axes = [
+        ((start[i] + np.arange(counts[i]) * step[i]) / scale[i]).astype(np.float32)
+        for i in range(3)
+    ]
+    z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    bend = np.stack(
+        [_BEND_MM / 2 * smooth_noise(z.shape, step, _BEND_LENGTH_MM, rng) for _ in "xyz"]
+    )
+    body = np.stack([x, y, z]) + bend
+    return Lattice(start, step, np.asarray(scale), bend, body)
+
+
+def smooth_noise(
+    shape: tuple[int, ...], step_mm: FloatArray, length_mm: float, rng: np.random.Generator
+) -> Field:
+    """Random field ``(z, y, x)`` of unit deviation whose features are ``length_mm`` wide."""
+    extent = np.asarray(shape) * np.asarray(step_mm)[::-1]
+    knots = np.maximum(np.ceil(extent / length_mm).astype(int) + 2, 3)
+    coarse = rng.standard_normal(tuple(knots), dtype=np.float32)
+    planes = [cv2.resize(p, shape[:0:-1], interpolation=cv2.INTER_CUBIC) for p in coarse]
+    flat = np.stack(planes).reshape(knots[0], -1)
+    tall = cv2.resize(flat, (flat.shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
+    field = np.asarray(tall, dtype=np.float32).reshape(shape)
+    return field / np.float32(max(float(field.std()), 1e-6))
+
+
+def ellipsoid(lattice: Lattice, centre: Triple, radii: Triple, axis: Triple | None = None) -> Field:
+    """Distance to an ellipsoid; ``axis`` turns its first radius into that direction."""
+    offset = [lattice.body[i] - np.float32(centre[i]) for i in range(3)]
+    if axis is not None:
+        turn = _basis(axis)
+        offset = [sum(np.float32(row[i]) * offset[i] for i in range(3)) for row in turn]
+    near = np.sqrt(sum((o / np.float32(r)) ** 2 for o, r in zip(offset, radii, strict=True)))
+    slope = np.sqrt(sum((o / np.float32(r * r)) ** 2 for o, r in zip(offset, radii, strict=True)))
+    distance = near * (near - 1) / np.maximum(slope, np.float32(1e-4))
+    return np.asarray(distance * np.float32(lattice.size), dtype=np.float32)
+
+
+def tube(lattice: Lattice, points: Sequence[Triple], radii: Sequence[float]) -> Field:
+    """Distance to a tube along reference points, its radius linear between them."""
+    field = np.full(lattice.shape, FAR_MM, dtype=np.float32)
+    for i in range(len(points) - 1):
+        ends = np.array(points[i : i + 2], dtype=np.float64)
+        _merge_cone(field, lattice, ends, radii[i], radii[i + 1])
+    return field
+
+
+def joined(fields: Sequence[Field], soft_mm: float) -> Field:
+    """The union of bodies, the creases between them filled to a radius of about ``soft_mm``."""
+    total = fields[0]
+    for field in fields[1:]:
+        bridge = np.maximum(soft_mm - np.abs(total - field), 0) ** 2 / (4 * soft_mm)
+        total = np.minimum(total, field) - bridge.astype(np.float32)
+    return total
+
+
+def _basis(axis: Triple) -> FloatArray:
+    """Rows: the unit axis and two directions across it."""
+    first = np.asarray(axis) / np.linalg.norm(axis)
+    other = np.cross(first, (0.0, 0.0, 1.0) if abs(first[2]) < 0.9 else (0.0, 1.0, 0.0))
+    other /= np.linalg.norm(other)
+    return np.stack([first, other, np.cross(first, other)])
+
+
+def _merge_cone(
+    field: Field, lattice: Lattice, ends: FloatArray, start: float, stop: float
+) -> None:
+    box = _box(lattice, ends, max(start, stop))
+    if box is None:
+        return
+    body = lattice.body[(slice(None), *box)]
+    along = (ends[1] - ends[0]).astype(np.float32)
+    offset = body - ends[0].astype(np.float32)[:, None, None, None]
+    part = np.tensordot(along, offset, axes=1) / np.float32(max(along @ along, 1e-6))
+    part = np.clip(part, 0, 1)
+    across = offset - along[:, None, None, None] * part
+    distance = np.sqrt((across**2).sum(axis=0)) - (start + (stop - start) * part)
+    np.minimum(field[box], distance * np.float32(lattice.size), out=field[box])
+
+
+def _box(lattice: Lattice, ends: FloatArray, radius: float) -> tuple[slice, slice, slice] | None:
+    """The cells within ``FAR_MM`` of a segment, bend allowed for, or None outside the lattice."""
+    margin = radius + FAR_MM + 3 * _BEND_MM
+    low = (ends.min(axis=0) - margin) * lattice.scale
+    high = (ends.max(axis=0) + margin) * lattice.scale
+    first = np.floor((low - lattice.start_mm) / lattice.step_mm).astype(int)
+    last = np.ceil((high - lattice.start_mm) / lattice.step_mm).astype(int) + 1
+    first, last = np.maximum(first, 0), np.minimum(last, lattice.shape[::-1])
+    if np.any(first >= last):
+        return None
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+    return z, y, x

@@ -1,0 +1,96 @@
+"""The vocabulary that every part shares: a volume in HU and where it lies in the patient.
+
+Axis order is declared here once. Arrays are ``(z, y, x)``; spacings follow the array,
+``(z, y, x)`` in mm; world points are ``(x, y, z)`` in DICOM patient coordinates (LPS), in mm.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+HuArray = npt.NDArray[np.int16]
+UInt8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
+Triple = tuple[float, float, float]
+
+WINDOW_HU: tuple[float, float] = (-1000.0, 400.0)
+"""The HU window that the networks see; uint8 0 is its lower end, 255 its upper end."""
+
+
+def _identity() -> FloatArray:
+    return np.eye(3)
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where an array lies in the patient.
+
+    Attributes:
+        spacing_mm: voxel size along the array's axes, ``(z, y, x)``.
+        origin_mm: world point of the centre of voxel ``(0, 0, 0)``, ``(x, y, z)`` LPS.
+        direction: 3 x 3; its columns are the world directions of the index axes x, y and z
+            (the convention of SimpleITK).
+    """
+
+    spacing_mm: Triple = (1.0, 1.0, 1.0)
+    origin_mm: Triple = (0.0, 0.0, 0.0)
+    direction: FloatArray = field(default_factory=_identity)
+
+    def to_world(self, index_zyx: npt.ArrayLike) -> FloatArray:
+        """World points ``(..., 3)`` as ``(x, y, z)`` mm of fractional indices ``(..., 3)``."""
+        steps = np.asarray(index_zyx, dtype=np.float64) * np.asarray(self.spacing_mm)
+        return np.asarray(self.origin_mm) + steps[..., ::-1] @ self.direction.T
+
+    def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
+        """Fractional indices ``(..., 3)`` as ``(z, y, x)`` of world points ``(x, y, z)`` mm."""
+        offset = np.asarray(points_mm, dtype=np.float64) - np.asarray(self.origin_mm)
+        steps = offset @ np.linalg.inv(self.direction).T
+        return np.asarray(steps[..., ::-1] / np.asarray(self.spacing_mm))
+
+    def cropped(self, start_zyx: npt.ArrayLike) -> Geometry:
+        """The geometry of the sub-array that begins at ``start_zyx``."""
+        x, y, z = (float(v) for v in self.to_world(start_zyx))
+        return Geometry(self.spacing_mm, (x, y, z), self.direction)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One CT series in Hounsfield units, ``hu`` int16 ``(z, y, x)``, with its geometry.
+
+    ``series_uid`` names it in logs and reports; ``description`` is free text for people.
+    """
+
+    hu: HuArray
+    geometry: Geometry
+    series_uid: str = ""
+    description: str = ""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        z, y, x = self.hu.shape
+        return z, y, x
+
+    @property
+    def extent_mm(self) -> Triple:
+        """Size of the volume along ``(z, y, x)``, slice thickness included."""
+        z, y, x = (n * s for n, s in zip(self.hu.shape, self.geometry.spacing_mm, strict=True))
+        return z, y, x
+
+
+def to_window(hu: npt.NDArray[np.generic], window_hu: tuple[float, float] = WINDOW_HU) -> UInt8Array:
+    """HU of any shape as uint8 of the window: round((HU - low) * 255 / (high - low)), clipped."""
+    low, high = window_hu
+    scaled = (hu.astype(np.float32) - low) * (255.0 / (high - low))
+    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+
+def from_window(
+    values: UInt8Array, window_hu: tuple[float, float] = WINDOW_HU
+) -> HuArray:
+    """The HU that uint8 values of the window stand for, rounded to int16."""
+    low, high = window_hu
+    hu = values.astype(np.float32) * ((high - low) / 255.0) + low
+    return np.asarray(np.rint(hu).astype(np.int16))

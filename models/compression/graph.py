@@ -1,0 +1,88 @@
+"""Small surgery on ONNX graphs: uint8 in at the front, float out at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+INPUT = "voxels"
+"""The name of every artifact's input, uint8 ``(n, 1, z, y, x)`` of the HU window."""
+
+
+def take_uint8(model: ModelProto) -> ModelProto:
+    """The float model with uint8 as input, dequantised inside the graph: value / 255."""
+    graph = model.graph
+    source = graph.input[0].name
+    inner = f"{source}_unit"
+    _replace_uses(graph.node, source, inner)
+    graph.initializer.extend(_scale())
+    node = helper.make_node(
+        "DequantizeLinear", [INPUT, "voxels_scale", "voxels_zero"], [inner], "voxels_dequantize"
+    )
+    graph.node.insert(0, node)
+    _declare_uint8(model)
+    return model
+
+
+def take_uint8_quantized(model: ModelProto) -> ModelProto:
+    """The quantised float-input model with uint8 as input: the first QuantizeLinear is dropped.
+
+    The scale that calibration gave that input is replaced by 1/255, zero point 0, which is what
+    the voxels are.
+    """
+    graph = model.graph
+    source = graph.input[0].name
+    first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == source)
+    graph.node.remove(first)
+    graph.initializer.extend(_scale())
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
+            del node.input[:]
+            node.input.extend([INPUT, "voxels_scale", "voxels_zero"])
+    _declare_uint8(model)
+    return model
+
+
+def give_float(model: ModelProto) -> ModelProto:
+    """Outputs as the last layer computed them, not rounded to 256 levels."""
+    graph = model.graph
+    makers = {out: node for node in graph.node for out in node.output}
+    for output in graph.output:
+        back = makers[output.name]
+        if back.op_type != "DequantizeLinear" or back.input[0] not in makers:
+            continue
+        forth = makers[back.input[0]]
+        graph.node.remove(back)
+        raw = forth.input[0]
+        if not any(raw in node.input for node in graph.node if node is not forth):
+            graph.node.remove(forth)
+            _rename_output(makers[raw], raw, output.name)
+        else:
+            graph.node.append(helper.make_node("Identity", [raw], [output.name]))
+    return model
+
+
+def _scale() -> list[TensorProto]:
+    return [
+        numpy_helper.from_array(np.array(1 / 255, np.float32), "voxels_scale"),
+        numpy_helper.from_array(np.array(0, np.uint8), "voxels_zero"),
+    ]
+
+
+def _declare_uint8(model: ModelProto) -> None:
+    declared = model.graph.input[0]
+    declared.name = INPUT
+    declared.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def _replace_uses(nodes: list[NodeProto], old: str, new: str) -> None:
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+def _rename_output(node: NodeProto, old: str, new: str) -> None:
+    for index, name in enumerate(node.output):
+        if name == old:
+            node.output[index] = new

@@ -1,0 +1,72 @@
+"""INT8 by post-training quantisation: QDQ, uint8 activations, int8 weights for each channel."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from models.compression.graph import INPUT, give_float, take_uint8_quantized
+
+OPERATORS = {
+    "screening": ["Conv", "Add", "Relu", "Resize"],
+    "hybrid": ["Conv", "MatMul", "Gemm", "Add", "Relu"],
+}
+"""What is quantised: in the Transformer the products; its norms and soft-maxes stay float."""
+
+METHODS = {
+    "minmax": CalibrationMethod.MinMax,
+    "percentile": CalibrationMethod.Percentile,
+    "entropy": CalibrationMethod.Entropy,
+}
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publishes no types
+    def __init__(self, batches: Iterable[npt.NDArray[np.uint8]]) -> None:
+        self._batches: Iterator[npt.NDArray[np.uint8]] = iter(batches)
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch.astype(np.float32) / 255}
+
+
+def quantize(
+    model: onnx.ModelProto,
+    kind: str,
+    batches: Iterable[npt.NDArray[np.uint8]],
+    *,
+    method: str = "minmax",
+) -> onnx.ModelProto:
+    """The INT8 form of a float model (`export_float`), uint8 in and float32 out.
+
+    ``batches`` are calibration inputs ``(n, 1, z, y, x)``, from training data only. The first
+    tensor is uint8 as it comes, the last layer's output is not rounded.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole, prepared, small = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "int8"))
+        onnx.save(model, whole)
+        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(small),
+            _Reader(batches),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=OPERATORS[kind],
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=METHODS[method],
+        )
+        return give_float(take_uint8_quantized(onnx.load(small)))

@@ -1,0 +1,100 @@
+"""From the screening network's maps to candidates: peaks, their exact place and diameter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray, Geometry, Triple
+
+FloatMap = npt.NDArray[np.float32]
+
+STRIDE = 4
+"""Voxels of the box per cell of the maps, along each axis."""
+
+DIAMETER_MM = (2.0, 100.0)
+"""Diameters that the network gives are kept inside this range."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A place that the screening network thinks may be a nodule.
+
+    ``centre_mm`` is ``(x, y, z)`` LPS, ``index_zyx`` the same place in the preprocessed box,
+    ``score`` its calibrated probability in [0, 1].
+    """
+
+    centre_mm: Triple
+    index_zyx: Triple
+    diameter_mm: float
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Peaks:
+    """The peaks of one map, strongest first: ``logit`` (n,), ``index_zyx`` (n, 3) in voxels of
+    the box, ``diameter_mm`` (n,)."""
+
+    logit: FloatArray
+    index_zyx: FloatArray
+    diameter_mm: FloatArray
+
+
+def find_peaks(maps: FloatMap, *, least_logit: float, most: int) -> Peaks:
+    """Peaks of the heat map of at least ``least_logit``, at most ``most`` of them.
+
+    ``maps`` is ``(5, z, y, x)``: heat logit, offsets z, y, x in cells, ln of the diameter in mm.
+    Of two peaks closer than half the larger one's diameter (or one cell) the stronger stays.
+    """
+    heat = maps[0]
+    cells = np.argwhere((heat >= least_logit) & (heat >= _highest_neighbour(heat)))
+    values = maps[:, cells[:, 0], cells[:, 1], cells[:, 2]].astype(np.float64)
+    order = np.argsort(-values[0], kind="stable")[: 4 * most]
+    cells, values = cells[order], values[:, order]
+    offset = np.clip(values[1:4].T, -1.5, 1.5)
+    index = (cells + 0.5 + offset) * STRIDE - 0.5
+    diameter = np.exp(np.clip(values[4], *np.log(DIAMETER_MM)))
+    keep = _apart(index, diameter, most)
+    return Peaks(values[0, keep], index[keep], diameter[keep])
+
+
+def to_candidates(peaks: Peaks, geometry: Geometry, calibration: tuple[float, float]) -> list[Candidate]:
+    """Peaks as candidates; the score is sigmoid(slope * logit + intercept) (Platt, 1999)."""
+    slope, intercept = calibration
+    score = 1 / (1 + np.exp(-(slope * peaks.logit + intercept)))
+    world = geometry.to_world(peaks.index_zyx)
+    return [
+        Candidate(_triple(place), _triple(index), float(diameter), float(chance))
+        for place, index, diameter, chance in zip(
+            world, peaks.index_zyx, peaks.diameter_mm, score, strict=True
+        )
+    ]
+
+
+def _highest_neighbour(heat: FloatMap) -> FloatMap:
+    """The maximum over each cell's 3 x 3 x 3 neighbourhood."""
+    out = heat
+    for axis in range(3):
+        padded = np.pad(out, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
+        low, middle, high = (np.take(padded, range(s, s + out.shape[axis]), axis) for s in range(3))
+        out = np.maximum(np.maximum(low, middle), high)
+    return out
+
+
+def _apart(index: FloatArray, diameter: FloatArray, most: int) -> list[int]:
+    kept: list[int] = []
+    for number in range(len(index)):
+        if len(kept) == most:
+            break
+        away = np.linalg.norm(index[kept] - index[number], axis=1)
+        reach = np.maximum(np.maximum(diameter[kept], diameter[number]) / 2, STRIDE)
+        if (away >= reach).all():
+            kept.append(number)
+    return kept
+
+
+def _triple(values: FloatArray) -> Triple:
+    a, b, c = (float(v) for v in values)
+    return a, b, c

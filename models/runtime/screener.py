@@ -1,0 +1,79 @@
+"""The screening network as the edge uses it: a lung box in, candidates out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imaging.preprocess import Preprocessed
+from imaging.volume import UInt8Array
+from models.runtime.artifacts import find
+from models.runtime.detection import Candidate, Peaks, find_peaks, to_candidates
+from models.runtime.session import AUTO, Session, open_session
+
+PAD_TO = 16
+"""The network halves the grid four times."""
+
+LEAST_LOGIT = -7.0
+MOST_CANDIDATES = 100
+"""What is kept of a scan: no weaker peak, and no more of them (LUNA16 takes 100 a scan too)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Screener:
+    """Reads lung boxes with one opened screening artifact."""
+
+    session: Session
+
+    @property
+    def name(self) -> str:
+        """The artifact's name."""
+        return self.session.artifact.name
+
+    @property
+    def version(self) -> str:
+        """The artifact's version."""
+        return self.session.artifact.version
+
+    @property
+    def engine(self) -> str:
+        """The engine it runs on."""
+        return self.session.engine
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The manifest's settings: ``calibration``, ``thresholds``, ``merge``."""
+        return self.session.artifact.settings
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        """The candidates inside the lung, strongest first.
+
+        Raises:
+            ModelFailed: the engine failed on this box.
+        """
+        (maps,) = self.session.run(padded(box.voxels)[None, None])
+        peaks = find_peaks(maps[0], least_logit=LEAST_LOGIT, most=2 * MOST_CANDIDATES)
+        within = _within(peaks, box)
+        slope, intercept = self.settings["calibration"]
+        return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]
+
+
+def open_screener(name: str, *, engine: str = AUTO, threads: int = 0) -> Screener:
+    """The screening artifact of that name, opened; errors as `open_session` and `find`."""
+    return Screener(open_session(find(name), engine=engine, threads=threads))
+
+
+def padded(voxels: UInt8Array) -> UInt8Array:
+    """The box grown at its far ends to multiples of `PAD_TO`, mirrored there."""
+    pad = [(0, -n % PAD_TO) for n in voxels.shape]
+    return np.pad(voxels, pad, mode="symmetric")
+
+
+def _within(peaks: Peaks, box: Preprocessed) -> Peaks:
+    size = np.array(box.voxels.shape)
+    at = peaks.index_zyx
+    keep = box.inside(at) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
+    return Peaks(peaks.logit[keep], at[keep], peaks.diameter_mm[keep])

@@ -1,0 +1,63 @@
+"""The hybrid network as the cloud uses it: regions in, probability and diameter out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray, UInt8Array
+from models.runtime.artifacts import find
+from models.runtime.session import AUTO, Session, open_session
+
+
+@dataclass(frozen=True, eq=False)
+class SecondReader:
+    """Reads regions with one opened hybrid artifact."""
+
+    session: Session
+
+    @property
+    def name(self) -> str:
+        """The artifact's name."""
+        return self.session.artifact.name
+
+    @property
+    def version(self) -> str:
+        """The artifact's version."""
+        return self.session.artifact.version
+
+    @property
+    def engine(self) -> str:
+        """The engine it runs on."""
+        return self.session.engine
+
+    @property
+    def roi_shape(self) -> tuple[int, int, int]:
+        """What `read` takes, ``(z, y, x)``."""
+        z, y, x = self.session.artifact.settings["roi_shape"]
+        return int(z), int(y), int(x)
+
+    def read(self, batch: UInt8Array) -> tuple[FloatArray, FloatArray]:
+        """Calibrated probability ``(n,)`` and diameter in mm ``(n,)`` of ``(n, z, y, x)``.
+
+        Raises:
+            ModelFailed: the engine failed on this batch.
+            ValueError: the regions are not of `roi_shape`.
+        """
+        if batch.shape[1:] != self.roi_shape:
+            raise ValueError(f"regions of {batch.shape[1:]}, {self.name} takes {self.roi_shape}")
+        logit, log_diameter = self.session.run(batch[:, None])
+        slope, intercept = self.session.artifact.settings["calibration"]
+        chance = _sigmoid(slope * logit[:, 0].astype(np.float64) + intercept)
+        return chance, np.exp(np.clip(log_diameter[:, 0].astype(np.float64), 0.0, 5.0))
+
+
+def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> SecondReader:
+    """The hybrid artifact of that name, opened; errors as `open_session` and `find`."""
+    return SecondReader(open_session(find(name), engine=engine, threads=threads))
+
+
+def _sigmoid(logit: npt.NDArray[np.float64]) -> FloatArray:
+    return np.asarray(1 / (1 + np.exp(-logit)))

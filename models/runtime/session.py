@@ -1,0 +1,68 @@
+"""The one place that opens an artifact: which engine, how many threads, and what was chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.runtime import hardware
+from models.runtime.artifacts import Artifact
+from models.runtime.engines import Outputs, Runner, checked, start
+from models.runtime.probe import fastest
+
+AUTO = "auto"
+
+PROBE_CACHE = Path.home() / ".cache" / "overread" / "engines.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """An artifact that is ready to answer, the engine it runs on and its threads."""
+
+    artifact: Artifact
+    engine: str
+    threads: int
+    _run: Runner
+
+    def run(self, batch: npt.NDArray[Any]) -> Outputs:
+        """The model's outputs, float32, in the order of the file.
+
+        Raises:
+            ModelFailed: the engine failed, or an output is not finite.
+        """
+        return self._run(batch)
+
+
+def open_session(
+    artifact: Artifact,
+    *,
+    engine: str = AUTO,
+    threads: int = 0,
+    probe_cache: Path | None = PROBE_CACHE,
+) -> Session:
+    """Opens ``artifact`` on ``engine``; ``auto`` is the fastest correct one here.
+
+    ``threads`` 0 means every core that the process may use. ``engine`` is one of
+    `models.runtime.hardware.engines()`.
+
+    Raises:
+        DamagedArtifact: the file is not what the manifest says.
+        EngineUnavailable: the engine is not here or does not take the model.
+    """
+    count = threads or hardware.cores()
+    chosen = engine
+    if engine == AUTO:
+        chosen = fastest(artifact, probe_input(artifact), count, probe_cache)
+    return Session(artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count)))
+
+
+def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:
+    """A fixed input that is neither empty nor noise: smooth shapes over the whole range."""
+    side = 96 if artifact.kind == "screening" else int(artifact.settings["roi_shape"][0])
+    z, y, x = np.meshgrid(*([np.linspace(0, 6, side)] * 3), indexing="ij")
+    shapes = np.sin(2 * z + y) * np.cos(3 * y - x) + np.sin(x * z / 2)
+    return np.asarray(np.clip(shapes * 64 + 128, 0, 255).astype(np.uint8)[None, None])

@@ -1,0 +1,95 @@
+"""What another scanner, dose, kernel or slice thickness would have made of the same piece."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from imaging.volume import UInt8Array
+from models.training.piece import Piece, mirrored, zoomed
+
+HU_PER_LEVEL = 1400 / 255
+
+
+def turned(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False) -> Piece:
+    """A random one of the symmetries; whole lungs (``keep_head_up``) only left to right."""
+    if keep_head_up:
+        return mirrored(piece, (False, bool(rng.random() < 0.15), bool(rng.random() < 0.5)))
+    z, y, x, swap = (bool(v) for v in rng.random(4) < 0.5)
+    return mirrored(piece, (z, y, x), swap)
+
+
+def resized(piece: Piece, rng: np.random.Generator) -> Piece:
+    """At another size in two cases of five; a nodule of 12 mm or more may become a mass."""
+    largest = float(piece.nodules[:, 3].max()) if len(piece.nodules) else 0.0
+    if 12 <= largest < 35 and rng.random() < 0.3:
+        return zoomed(piece, float(rng.uniform(1.3, min(3.0, 60 / largest))))
+    if rng.random() < 0.4:
+        return zoomed(piece, float(np.exp(rng.uniform(np.log(0.82), np.log(1.25)))))
+    return piece
+
+
+def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """As slices of 2 to 4 mm, resampled to 1 mm, would show it; axes as they were."""
+    depth = voxels.shape[0]
+    columns = np.ascontiguousarray(voxels).reshape(depth, -1)
+    slices = max(4, round(depth / rng.uniform(1.8, 4.0)))
+    thick = cv2.resize(columns, (columns.shape[1], slices), interpolation=cv2.INTER_AREA)
+    thin = cv2.resize(thick, (columns.shape[1], depth), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(thin.reshape(voxels.shape), np.uint8)
+
+
+def toned(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """Another HU scale: gain within 8 %, shift within 45 HU, air stays near air."""
+    levels = np.arange(256, dtype=np.float32)
+    table = levels * rng.uniform(0.92, 1.08) + rng.uniform(-45, 45) / HU_PER_LEVEL
+    table = np.clip(table, 0, 255).astype(np.uint8)
+    return table[voxels]
+
+
+def kernelled(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    """Through a softer or a sharper reconstruction kernel, in the plane."""
+    sigma, amount = float(rng.uniform(0.5, 1.0)), float(rng.uniform(-1.0, 1.2))
+    out = np.empty(voxels.shape, np.uint8)
+    for z, image in enumerate(np.ascontiguousarray(voxels)):
+        soft = cv2.GaussianBlur(image, (0, 0), sigma)
+        cv2.addWeighted(image, 1 + amount, soft, -amount, 0, dst=out[z])
+    return out
+
+
+class Noise:
+    """A bank of noise, white and correlated, from which any sample cuts its own."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        white = rng.standard_normal((size, size, size)).astype(np.float32)
+        soft = np.stack([cv2.GaussianBlur(image, (0, 0), 1.0) for image in white])
+        bank = np.stack([white / white.std(), soft / soft.std()])
+        self._bank = np.clip(np.rint(bank * 24), -127, 127).astype(np.int16)
+
+    def added(self, voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+        """With noise of 3 to 70 HU standard deviation."""
+        bank = self._bank[int(rng.integers(2))]
+        start = [int(rng.integers(bank.shape[0] - n + 1)) for n in voxels.shape]
+        piece = bank[tuple(slice(a, a + n) for a, n in zip(start, voxels.shape, strict=True))]
+        level = float(np.exp(rng.uniform(np.log(3), np.log(70)))) / HU_PER_LEVEL / 24
+        noise = np.rint(piece * np.float32(level)).astype(np.int16)
+        return np.clip(voxels + noise, 0, 255).astype(np.uint8)
+
+
+def scanned_anew(
+    piece: Piece, rng: np.random.Generator, noise: Noise | None, *, thicken: float = 0.3
+) -> Piece:
+    """The piece as another scanner would show it; each effect comes in some of the cases."""
+    voxels = piece.voxels
+    if rng.random() < thicken:
+        voxels = thickened(voxels, rng)
+    if rng.random() < 0.3:
+        voxels = kernelled(voxels, rng)
+    if rng.random() < 0.7:
+        voxels = toned(voxels, rng)
+    if noise is not None and rng.random() < 0.4:
+        voxels = noise.added(voxels, rng)
+    return replace(piece, voxels=voxels)

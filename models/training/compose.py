@@ -1,0 +1,242 @@
+"""Composes what the screening network trains on, so that no place tells where a nodule is.
+
+A cube has its nodule in the middle. Three compositions take the middle away: mosaics of many
+cubes cut at random, one cube mirrored into its surroundings without a seam, and crops of whole
+scans with nodules implanted (and with pieces of vessel implanted the same way, so that the seam
+tells nothing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+
+from imaging.volume import FloatArray
+from models.training.augment import Noise, resized, scanned_anew, turned
+from models.training.piece import NONE, Piece, crop, zoomed
+
+LUNG_BELOW = 75
+"""uint8 of about -590 HU: the mean around a place that is taken for lung."""
+
+
+@dataclass(frozen=True, eq=False)
+class Composer:
+    """Draws samples of ``side``^3 voxels.
+
+    Attributes:
+        cubes: pieces with their nodule in the middle.
+        scans: whole lung boxes (real and phantoms), nodules marked.
+        hard: for each scan, places ``(n, 3)`` where the network raised false alarms.
+        shares: how often a mosaic, a mirrored cube, a scan is drawn; the three add up to 1.
+    """
+
+    cubes: Sequence[Piece]
+    scans: Sequence[Piece]
+    side: int = 96
+    hard: Sequence[FloatArray] = ()
+    shares: tuple[float, float, float] = (0.5, 0.15, 0.35)
+    scan_weights: Sequence[float] = ()
+    noise: Noise = field(default_factory=lambda: Noise(160, 0))
+
+    def draw(self, rng: np.random.Generator) -> Piece:
+        """One sample; which composition it is, is drawn too."""
+        kind = rng.choice(3, p=self.shares)
+        if kind == 0 or (kind == 2 and not self.scans):
+            sample = self.mosaic(rng)
+        elif kind == 1:
+            sample = self.mirror(rng)
+        else:
+            sample = self.scan(rng)
+        if rng.random() < 0.25:
+            sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
+        return sample
+
+    def mosaic(self, rng: np.random.Generator) -> Piece:
+        """Tiles of 20 to 40 voxels, each a random part of a random cube."""
+        voxels = np.zeros((self.side,) * 3, np.uint8)
+        mask = np.zeros_like(voxels)
+        nodules, ignored = [NONE], [NONE]
+        cuts = [_cuts(self.side, rng) for _ in range(3)]
+        for z0, z1 in cuts[0]:
+            for y0, y1 in cuts[1]:
+                for x0, x1 in cuts[2]:
+                    tile = self._tile(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
+                    voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
+                    mask[z0:z1, y0:y1, x0:x1] = tile.mask
+                    shift = np.array([z0, y0, x0, 0])
+                    nodules.append(tile.nodules + shift)
+                    ignored.append(tile.ignored + shift)
+        return Piece(voxels, mask, np.concatenate(nodules), np.concatenate(ignored))
+
+    def mirror(self, rng: np.random.Generator) -> Piece:
+        """One cube, mirrored at its faces until it fills the sample, cut at a random place."""
+        cube = self._cube(rng)
+        pad = self.side // 2
+        wide = [np.pad(a, pad, mode="symmetric") for a in (cube.voxels, cube.mask)]
+        marks = [_mirror_marks(m, cube.voxels.shape) + np.array([pad] * 3 + [0]) for m in
+                 (cube.nodules, cube.ignored)]  # fmt: skip
+        start = [int(rng.integers(n - self.side + 1)) for n in wide[0].shape]
+        part = crop(Piece(wide[0], wide[1], marks[0], marks[1]), start, (self.side,) * 3)
+        return _inside(part)
+
+    def scan(self, rng: np.random.Generator) -> Piece:
+        """A crop of a whole scan, often where it raised false alarms, with implants."""
+        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
+        number = int(rng.choice(len(self.scans), p=weights / weights.sum()))
+        scan = self.scans[number]
+        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
+        side = int(np.ceil(self.side / factor)) + 1
+        part = _crop_padded(scan, self._place(number, side, rng), side)
+        part = zoomed(part, factor) if factor != 1.0 else part
+        part = turned(crop(part, (0, 0, 0), (self.side,) * 3), rng, keep_head_up=True)
+        part = scanned_anew(_inside(part), rng, None, thicken=0.15)
+        for _ in range(int(rng.integers(0, 6))):
+            part = implanted(part, self._cube(rng), rng, real=bool(rng.random() < 0.75))
+        return part
+
+    def _place(self, number: int, side: int, rng: np.random.Generator) -> FloatArray:
+        shape = np.array(self.scans[number].voxels.shape)
+        if len(self.hard) > number and len(self.hard[number]) and rng.random() < 0.5:
+            return np.asarray(rng.choice(self.hard[number]) + rng.uniform(-side / 3, side / 3, 3))
+        nodules = self.scans[number].nodules
+        if len(nodules) and rng.random() < 0.15:
+            return np.asarray(nodules[rng.integers(len(nodules)), :3] + rng.uniform(-30, 30, 3))
+        return np.asarray(rng.uniform(0.1, 0.9, 3) * shape)
+
+    def _cube(self, rng: np.random.Generator) -> Piece:
+        cube = self.cubes[int(rng.integers(len(self.cubes)))]
+        return scanned_anew(turned(resized(cube, rng), rng), rng, None)
+
+    def _tile(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
+        cube = self._cube(rng)
+        room = np.array(cube.voxels.shape) - size
+        if (room < 0).any():
+            cube = zoomed(cube, float((size / np.array(cube.voxels.shape)).max()) + 0.02)
+            room = np.array(cube.voxels.shape) - size
+        start = rng.integers(0, room + 1)
+        if rng.random() < 0.6 and len(cube.nodules):  # the nodule at a uniform place of the tile
+            start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * size).astype(int)
+        return _inside(crop(cube, np.clip(start, 0, room), size))
+
+
+def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool) -> Piece:
+    """The donor's nodule, or a piece of whatever lies beside it, blended into a place in the lung.
+
+    Without a place of lung large enough, the part as it was.
+    """
+    z, y, x, diameter = donor.nodules[0]
+    mask, centre = donor.mask, np.array([z, y, x])
+    if not real:
+        shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
+        mask = _shifted(mask, np.rint(shift).astype(int))
+        mask[donor.mask > 0] = 0
+        centre = centre + np.rint(shift)
+    box = _bounds(mask)
+    if box is None:
+        return part
+    size = np.array([s.stop - s.start for s in box])
+    place = _lung_place(part, size, rng)
+    if place is None:
+        return part
+    return _blend(part, donor.voxels[box], mask[box], place, real,
+                  np.array([*(centre - [s.start for s in box] + place), diameter]))  # fmt: skip
+
+
+def _blend(
+    part: Piece,
+    voxels: np.ndarray,
+    mask: np.ndarray,
+    place: np.ndarray,
+    real: bool,
+    mark: FloatArray,
+) -> Piece:
+    alpha = np.stack([cv2.GaussianBlur(m, (0, 0), 0.9) for m in cv2.dilate(mask, np.ones((3, 3)))])
+    weight = alpha.astype(np.float32) / 255
+    to = tuple(slice(a, a + n) for a, n in zip(place, mask.shape, strict=True))
+    out, truth = part.voxels.copy(), part.mask.copy()
+    out[to] = np.rint(weight * voxels + (1 - weight) * out[to]).astype(np.uint8)
+    if not real:
+        return Piece(out, truth, part.nodules, part.ignored)
+    truth[to] = np.maximum(truth[to], mask)
+    return Piece(out, truth, np.concatenate([part.nodules, mark[None]]), part.ignored)
+
+
+def _lung_place(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """Where a block of ``size`` lies in lung, apart from other nodules; None after ten tries."""
+    room = np.array(part.voxels.shape) - size
+    if (room <= 0).any():
+        return None
+    for _ in range(10):
+        start = rng.integers(0, room)
+        centre, reach = start + size / 2, size.max() / 2
+        apart = np.linalg.norm(part.nodules[:, :3] - centre, axis=1) - part.nodules[:, 3] / 2
+        block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
+        if block.mean() < LUNG_BELOW and block.mean() > 15 and (apart > reach + 4).all():
+            return np.asarray(start)
+    return None
+
+
+def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, slice, slice] | None:
+    at = np.argwhere(mask)
+    if len(at) == 0:
+        return None
+    low = np.maximum(at.min(0) - margin, 0)
+    high = np.minimum(at.max(0) + 1 + margin, mask.shape)
+    z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return z, y, x
+
+
+def _shifted(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    out = np.zeros_like(mask)
+    source = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, mask.shape, strict=True))
+    target = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, mask.shape, strict=True))
+    out[target] = mask[source]
+    return out
+
+
+def _cuts(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """``side`` cut into spans of 20 to 40."""
+    edges = [0]
+    while side - edges[-1] > 40:
+        edges.append(edges[-1] + int(rng.integers(20, min(40, side - edges[-1] - 20) + 1)))
+    return list(zip(edges, [*edges[1:], side], strict=True))
+
+
+def _inside(part: Piece) -> Piece:
+    """Marks outside go; a nodule cut by more than its middle allows is ignored instead."""
+    shape = np.array(part.voxels.shape)
+    depth = np.minimum(part.nodules[:, :3], shape - 1 - part.nodules[:, :3]).min(1, initial=1e9)
+    whole = depth >= np.minimum(part.nodules[:, 3] / 2 - 1, 5)
+    touching = (depth > -part.nodules[:, 3] / 2 - 3) & ~whole
+    near = np.minimum(part.ignored[:, :3], shape - 1 - part.ignored[:, :3]).min(1, initial=1e9)
+    ignored = part.ignored[near > -part.ignored[:, 3] / 2 - 3]
+    return Piece(
+        part.voxels, part.mask, part.nodules[whole], np.concatenate([ignored, part.nodules[touching]])
+    )
+
+
+def _mirror_marks(marks: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """Each mark and its mirror images beyond the low and the high face of every axis."""
+    out = marks
+    for axis, size in enumerate(shape):
+        low, high = out.copy(), out.copy()
+        low[:, axis] = -1 - low[:, axis]
+        high[:, axis] = 2 * size - 1 - high[:, axis]
+        out = np.concatenate([out, low, high])
+    return out
+
+
+def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
+    """A cube of ``side`` around ``centre``; beyond the scan there is air, as the network pads."""
+    shape = np.array(scan.voxels.shape)
+    start = np.rint(centre - side / 2).astype(int)
+    start = np.where(shape > side, np.clip(start, -8, shape - side + 8), (shape - side) // 2)
+    low, high = np.maximum(start, 0), np.minimum(start + side, shape)
+    inner = crop(scan, low, high - low)
+    pad = [(int(a), int(b)) for a, b in zip(low - start, start + side - high, strict=True)]
+    shift = np.array([*(p[0] for p in pad), 0])
+    return Piece(np.pad(inner.voxels, pad), np.pad(inner.mask, pad),
+                 inner.nodules + shift, inner.ignored + shift)  # fmt: skip

@@ -1,0 +1,200 @@
+"""The training loop: a budget in minutes, resumable, averaged weights, a GPU where there is one.
+
+It does not know what it trains: a `Task` says what a batch is and what it costs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+Batch = dict[str, torch.Tensor]
+
+
+class Task(Protocol):
+    """What is trained: a network, an endless stream of batches, and a loss."""
+
+    network: nn.Module
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Batches without end."""
+        ...
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """The terms of the loss of one batch, by name; they are added up."""
+        ...
+
+    def refresh(self, network: nn.Module) -> None:
+        """Called now and then: the batches asked for afterwards may learn from the network."""
+        ...
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        """Figures of the averaged network on validation material."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how. ``minutes`` is time spent training, over all resumptions."""
+
+    out: Path
+    minutes: float
+    rate: float = 2e-3
+    decay: float = 0.02
+    warm_up: float = 0.03
+    average: float = 0.998
+    most_norm: float = 5.0
+    judge_minutes: float = 4.0
+    refresh_minutes: float = 8.0
+    save_minutes: float = 2.0
+    seed: int = 0
+
+
+@dataclass
+class _State:
+    network: nn.Module
+    averaged: AveragedModel
+    optimizer: torch.optim.Optimizer
+    spent_s: float = 0.0
+    steps: int = 0
+    skipped: int = 0
+
+
+def train(task: Task, plan: Plan, *, resume: bool = False) -> nn.Module:
+    """The averaged network after ``plan.minutes``; what happened is in `plan.out/log.jsonl`."""
+    plan.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    state = _start(task, plan, device)
+    if resume and (plan.out / "last.pt").exists():
+        _restore(state, plan.out / "last.pt", device)
+    _run(task, plan, state, device)
+    save(state.averaged.module, plan.out / "averaged.pt")
+    network: nn.Module = state.averaged.module
+    return network
+
+
+def save(network: nn.Module, path: Path) -> None:
+    """Writes the weights so that a kill leaves either the old file or the new one."""
+    _write_atomically(network.state_dict(), path)
+
+
+def _start(task: Task, plan: Plan, device: torch.device) -> _State:
+    network = task.network.to(device)
+    if any(isinstance(m, nn.Conv3d) for m in network.modules()):
+        network = network.to(memory_format=torch.channels_last_3d)
+    averaged = AveragedModel(
+        network, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
+    )
+    weights = [p for p in network.parameters() if p.ndim > 1]
+    others = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": weights, "weight_decay": plan.decay}, {"params": others, "weight_decay": 0.0}]
+    return _State(network, averaged, torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98)))
+
+
+def _run(task: Task, plan: Plan, state: _State, device: torch.device) -> None:
+    budget_s = plan.minutes * 60
+    if state.steps:
+        task.refresh(state.averaged.module.eval())
+    batches = task.batches(plan.seed + state.steps)
+    saved = judged = refreshed = state.spent_s
+    sums: dict[str, float] = {}
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("training", total=budget_s, completed=state.spent_s)
+        while state.spent_s < budget_s:
+            began = time.monotonic()
+            terms = _step(task, plan, state, next(batches), state.spent_s / budget_s, device)
+            for name, value in terms.items():
+                sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
+            state.spent_s += time.monotonic() - began
+            progress.update(bar, completed=state.spent_s)
+            if state.spent_s - saved > plan.save_minutes * 60:
+                saved = state.spent_s
+                _write_atomically(_snapshot(state), plan.out / "last.pt")
+            if state.spent_s - refreshed > plan.refresh_minutes * 60:
+                refreshed = state.spent_s
+                task.refresh(state.averaged.module.eval())
+                batches = task.batches(plan.seed + state.steps)
+            if state.spent_s - judged > plan.judge_minutes * 60 or state.spent_s >= budget_s:
+                judged = state.spent_s
+                _log(plan, state, sums, task.judge(state.averaged.module.eval()))
+    _write_atomically(_snapshot(state), plan.out / "last.pt")
+
+
+def _step(
+    task: Task, plan: Plan, state: _State, batch: Batch, progress: float, device: torch.device
+) -> dict[str, float]:
+    for group in state.optimizer.param_groups:
+        group["lr"] = plan.rate * _schedule(progress, plan.warm_up)
+    state.network.train()
+    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16):
+        terms = task.losses(state.network, moved)
+    loss = torch.stack(list(terms.values())).sum()
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), plan.most_norm)
+    state.steps += 1
+    if not torch.isfinite(norm):  # seen in bf16 on some CPUs: leave the step out, and count it
+        state.skipped += 1
+        return {}
+    state.optimizer.step()
+    state.averaged.update_parameters(state.network)
+    return {name: float(value.detach()) for name, value in terms.items()}
+
+
+def _schedule(progress: float, warm_up: float) -> float:
+    """Linear warm-up, flat for the first half, then a cosine down to a hundredth."""
+    if progress < warm_up:
+        return progress / warm_up + 0.01
+    if progress < 0.4:
+        return 1.0
+    fall = (progress - 0.4) / 0.6
+    return 0.01 + 0.99 * 0.5 * (1 + float(torch.cos(torch.tensor(fall * torch.pi))))
+
+
+def _log(plan: Plan, state: _State, sums: dict[str, float], figures: dict[str, float]) -> None:
+    line = {
+        "minutes": round(state.spent_s / 60, 2),
+        "steps": state.steps,
+        "skipped": state.skipped,
+        **{f"loss_{name}": round(value, 5) for name, value in sums.items()},
+        **{name: round(value, 4) for name, value in figures.items()},
+    }
+    with (plan.out / "log.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _snapshot(state: _State) -> dict[str, Any]:
+    return {
+        "network": state.network.state_dict(),
+        "averaged": state.averaged.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+        "spent_s": state.spent_s,
+        "steps": state.steps,
+        "skipped": state.skipped,
+    }
+
+
+def _restore(state: _State, path: Path, device: torch.device) -> None:
+    found = torch.load(path, map_location=device, weights_only=True)
+    state.network.load_state_dict(found["network"])
+    state.averaged.load_state_dict(found["averaged"])
+    state.optimizer.load_state_dict(found["optimizer"])
+    state.spent_s, state.steps, state.skipped = found["spent_s"], found["steps"], found["skipped"]
+
+
+def _write_atomically(value: object, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(value, partial)
+    os.replace(partial, path)

@@ -1,0 +1,76 @@
+"""What the networks learn from: cubes of real nodules, whole real scans, and phantoms."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from imaging.preprocess import preprocess
+from imaging.read import read_study
+from imaging.volume import FloatArray
+from models.training.piece import NONE, Piece
+
+READERS_FOR_MASK = 2
+"""A voxel is nodule where at least this many of the four readers drew it."""
+
+UNKNOWN_MM = 10.0
+"""The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cubes:
+    """Cubes of one split, each with its nodule in the middle, and their patients."""
+
+    pieces: tuple[Piece, ...]
+    patients: tuple[str, ...]
+
+
+def load_cubes(folder: Path, split: str) -> Cubes:
+    """The cubes of `folder/split.npz` with the marks of `index.csv` and `marks.csv`."""
+    with np.load(folder / f"{split}.npz") as arrays:
+        ct, votes = arrays["ct"], arrays["votes"]
+    index = [row for row in _rows(folder / "index.csv") if row["split"] == split]
+    marks = [row for row in _rows(folder / "marks.csv") if row["split"] == split]
+    pieces = []
+    for row in sorted(index, key=lambda r: int(r["row"])):
+        number = int(row["row"])
+        beside = [m for m in marks if int(m["row"]) == number]
+        own = [_mark(row)]
+        nodules = own + [_mark(m) for m in beside if m["kind"] == "nodule"]
+        ignored = [_mark(m) for m in beside if m["kind"] != "nodule"]
+        mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
+        pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
+    return Cubes(tuple(pieces), tuple(r["patient"] for r in index))
+
+
+def load_scan(folder: Path, truth: Path | None = None) -> Piece:
+    """A whole scan's lung box, with the lesion that ``truth`` (`scans.csv`) marks in it."""
+    study = read_study(folder)
+    box = preprocess(study.volume, folder)
+    lesions = [
+        _lesion(box.geometry.to_index([float(row[a]) for a in "xyz"]), row)
+        for row in (_rows(truth) if truth else [])
+        if row["scan"] == folder.name and row["x"]
+    ]
+    return Piece(box.voxels, np.zeros_like(box.voxels), _stack(lesions), NONE)
+
+
+def _lesion(index_zyx: FloatArray, row: dict[str, str]) -> list[float]:
+    return [*(float(v) for v in index_zyx), float(row["diameter_mm"])]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _mark(row: dict[str, str]) -> list[float]:
+    diameter = float(row["diameter_mm"])
+    return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else UNKNOWN_MM]
+
+
+def _stack(marks: list[list[float]]) -> FloatArray:
+    return np.array(marks, dtype=np.float64).reshape(-1, 4)

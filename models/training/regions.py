@@ -1,0 +1,132 @@
+"""What the hybrid network trains on: regions around the screening network's own candidates.
+
+Regions of nodules come from the middle of a cube, those of false alarms mostly from whole scans.
+Whatever differs between the two besides the nodule would be learnt, so both are shifted, scaled,
+cut short and mirrored alike, and nodules are implanted into the scans as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray
+from models.training.augment import Noise, resized, scanned_anew, turned
+from models.training.compose import Composer, implanted
+from models.training.piece import NONE, Piece, resize
+
+JITTER_MM = 1.3
+"""Standard deviation of a candidate's distance from the nodule's centre, along each axis."""
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule."""
+
+    voxels: np.ndarray
+    mask: np.ndarray
+    diameter_mm: float
+
+
+@dataclass(frozen=True, eq=False)
+class RegionDrawer:
+    """Draws regions.
+
+    Attributes:
+        composer: its cubes and scans are the sources.
+        alarms: for each cube, then each scan: places ``(n, 3)`` that hold no nodule.
+        weights: for each of them ``(n,)``: how often it is drawn.
+        side: of a region, in voxels.
+        share: of regions with a nodule.
+    """
+
+    composer: Composer
+    alarms: Sequence[FloatArray]
+    weights: Sequence[FloatArray]
+    noise: Noise
+    side: int = 48
+    share: float = 0.45
+
+    def draw(self, rng: np.random.Generator) -> Region:
+        """One region, a nodule in it or not."""
+        kind = rng.random()
+        if kind < 0.6 * self.share:
+            return self._nodule(rng)
+        if kind < self.share:
+            return self._implant(rng, real=True)
+        if kind < self.share + 0.07:
+            return self._implant(rng, real=False)
+        return self._alarm(rng)
+
+    def _nodule(self, rng: np.random.Generator) -> Region:
+        cubes = self.composer.cubes
+        piece = resized(cubes[int(rng.integers(len(cubes)))], rng)
+        z, y, x, diameter = piece.nodules[0]
+        return self._cut(piece, np.array([z, y, x]), diameter, rng)
+
+    def _implant(self, rng: np.random.Generator, *, real: bool) -> Region:
+        composer = self.composer
+        donor = resized(composer.cubes[int(rng.integers(len(composer.cubes)))], rng)
+        donor = turned(donor, rng)
+        scan = composer.scans[int(rng.integers(len(composer.scans)))]
+        side = self.side + 16
+        for _ in range(8):
+            middle = rng.uniform(0.15, 0.85, 3) * scan.voxels.shape
+            ground = Piece(cut_roi(scan.voxels, middle, (side,) * 3), _empty(side), NONE, NONE)
+            part = implanted(ground, donor, rng, real=real)
+            changed = np.argwhere(part.voxels != ground.voxels)
+            if len(changed):
+                centre = part.nodules[0, :3] if real else changed.mean(0)
+                return self._cut(part, centre, donor.nodules[0, 3] if real else 0.0, rng)
+        return self._nodule(rng) if real else self._alarm(rng)
+
+    def _alarm(self, rng: np.random.Generator) -> Region:
+        totals = np.array([w.sum() for w in self.weights])
+        source = int(rng.choice(len(totals), p=totals / totals.sum()))
+        odds = self.weights[source] / totals[source]
+        place = self.alarms[source][int(rng.choice(len(odds), p=odds))]
+        cubes = len(self.composer.cubes)
+        pieces = self.composer.cubes if source < cubes else self.composer.scans
+        return self._cut(pieces[source if source < cubes else source - cubes], place, 0.0, rng)
+
+    def _cut(
+        self, piece: Piece, centre: FloatArray, diameter: float, rng: np.random.Generator
+    ) -> Region:
+        at = centre + rng.normal(0, JITTER_MM + 0.05 * diameter, 3)
+        factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
+        size = (round(self.side / factor),) * 3
+        voxels, mask = (cut_roi(a, at, size) for a in (piece.voxels, piece.mask))
+        voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
+        if rng.random() < 0.5:
+            low, high = rng.integers(0, 13, 3) * (rng.random(3) < 0.5), self.side - rng.integers(
+                0, 13, 3
+            ) * (rng.random(3) < 0.5)
+            voxels, mask = (_shortened(a, low, high) for a in (voxels, mask))
+        whole = turned(Piece(voxels, mask, NONE, NONE), rng)
+        whole = scanned_anew(whole, rng, self.noise, thicken=0.25)
+        voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
+        return Region(voxels, mask, diameter * self.side / size[0])
+
+
+def _empty(side: int) -> np.ndarray:
+    return np.zeros((side,) * 3, np.uint8)
+
+
+def _shortened(voxels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """What remains between ``low`` and ``high``, mirrored back to the full size."""
+    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    pad = [(int(a), int(n - b)) for a, b, n in zip(low, high, voxels.shape, strict=True)]
+    return np.pad(voxels[box], pad, mode="symmetric")
+
+
+def without_nodules(places: FloatArray, piece: Piece) -> np.ndarray:
+    """Which of the places ``(n, 3)`` lie apart from every nodule and ignored mark: bool ``(n,)``."""
+    apart = np.ones(len(places), dtype=bool)
+    for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
+        apart &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + 4
+    return apart
+
+

@@ -1,0 +1,162 @@
+"""The contract's values (`protos.messages`) to protobuf and back.
+
+Decoding checks the form of what came: that fields are there, that voxels fill their shape and
+match their checksum. What is sensible or allowed is for the service to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import numpy as np
+
+from protos import overread_pb2 as pb
+from protos.errors import ChecksumMismatch, InvalidRequest
+from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
+
+Outcome = Verdict | Refusal
+
+_PRIORITY_TO_WIRE = {Priority.ROUTINE: pb.PRIORITY_ROUTINE, Priority.STAT: pb.PRIORITY_STAT}
+_PRIORITY_OF_WIRE = {
+    pb.PRIORITY_UNSPECIFIED: Priority.ROUTINE,
+    pb.PRIORITY_ROUTINE: Priority.ROUTINE,
+    pb.PRIORITY_STAT: Priority.STAT,
+}
+
+
+def checksum(roi: Roi) -> bytes:
+    """BLAKE2b, 16 bytes, of the voxels and of what gives them their meaning.
+
+    Hashed are, little-endian: shape (three uint32), spacing in mm (three float64), window in HU
+    (two float64), then the voxels, z slowest.
+    """
+    meaning = struct.pack("<3I5d", *roi.voxels.shape, *roi.spacing_mm, *roi.window_hu)
+    digest = hashlib.blake2b(meaning, digest_size=16)
+    digest.update(np.ascontiguousarray(roi.voxels).data)
+    return digest.digest()
+
+
+def encode_header(header: Header) -> pb.ReadRequest:
+    """The request that opens a stream."""
+    return pb.ReadRequest(
+        header=pb.Header(
+            study_key=header.study_key,
+            model_version=header.model_version,
+            budget_s=header.budget_s,
+            roi_count=header.roi_count,
+            priority=_PRIORITY_TO_WIRE[header.priority],
+        )
+    )
+
+
+def decode_header(request: pb.ReadRequest) -> Header:
+    """The header in ``request``.
+
+    Raises:
+        InvalidRequest: it holds something else, or a priority that is not known.
+    """
+    if (kind := request.WhichOneof("request")) != "header":
+        raise InvalidRequest(f"a stream begins with its header, this one with {kind or 'nothing'}")
+    header = request.header
+    if (priority := _PRIORITY_OF_WIRE.get(header.priority)) is None:
+        raise InvalidRequest(f"priority {header.priority} is not known")
+    return Header(
+        header.study_key, header.model_version, header.budget_s, header.roi_count, priority
+    )
+
+
+def encode_roi(roi: Roi) -> pb.ReadRequest:
+    """The request that carries one ROI, with its checksum."""
+    z, y, x = roi.voxels.shape
+    return pb.ReadRequest(
+        roi=pb.Roi(
+            roi_id=roi.roi_id,
+            shape=pb.Shape(z=z, y=y, x=x),
+            voxels=roi.voxels.tobytes(),
+            spacing_mm=pb.SpacingMm(**dict(zip("zyx", roi.spacing_mm, strict=True))),
+            window_hu=pb.WindowHu(low=roi.window_hu[0], high=roi.window_hu[1]),
+            edge_score=roi.edge_score,
+            checksum=checksum(roi),
+        )
+    )
+
+
+def decode_roi(message: pb.Roi) -> Roi:
+    """The ROI in ``message``; its voxels are a read-only view of the bytes.
+
+    Raises:
+        InvalidRequest: the voxels do not fill their shape.
+        ChecksumMismatch: they, or what gives them their meaning, are not what was sent.
+    """
+    shape = (message.shape.z, message.shape.y, message.shape.x)
+    if len(message.voxels) != shape[0] * shape[1] * shape[2]:
+        raise InvalidRequest(
+            f"ROI {message.roi_id}: {len(message.voxels)} bytes of voxels for the shape {shape}"
+        )
+    spacing, window = message.spacing_mm, message.window_hu
+    roi = Roi(
+        roi_id=message.roi_id,
+        voxels=np.frombuffer(message.voxels, np.uint8).reshape(shape),
+        spacing_mm=(spacing.z, spacing.y, spacing.x),
+        window_hu=(window.low, window.high),
+        edge_score=message.edge_score,
+    )
+    if (found := checksum(roi)) != message.checksum:
+        raise ChecksumMismatch(
+            f"ROI {roi.roi_id}: checksum {found.hex()} of what came, "
+            f"{message.checksum.hex() or 'none'} of what was sent"
+        )
+    return roi
+
+
+def encode_response(response: Outcome | Summary) -> pb.ReadResponse:
+    """The response that carries a verdict, a refusal or the summary."""
+    match response:
+        case Verdict():
+            return pb.ReadResponse(verdict=pb.Verdict(**vars(response)))
+        case Refusal():
+            return pb.ReadResponse(refusal=pb.Refusal(**vars(response)))
+        case Summary():
+            return pb.ReadResponse(summary=pb.Summary(**vars(response)))
+
+
+def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
+    """What ``response`` carries.
+
+    Raises:
+        InvalidRequest: it carries nothing that this version of the contract knows.
+    """
+    match response.WhichOneof("response"):
+        case "verdict":
+            v = response.verdict
+            return Verdict(v.roi_id, v.probability, v.diameter_mm, v.model, v.queue_s, v.compute_s)
+        case "refusal":
+            r = response.refusal
+            return Refusal(r.roi_id, r.error, r.reason)
+        case "summary":
+            s = response.summary
+            return Summary(s.answered, s.refused, s.total_s)
+        case _:
+            raise InvalidRequest("a response without verdict, refusal or summary")
+
+
+def encode_description(description: Description) -> pb.DescribeResponse:
+    """The answer to `Describe`."""
+    z, y, x = description.roi_shape
+    fields = dict(vars(description), roi_shape=pb.Shape(z=z, y=y, x=x))
+    return pb.DescribeResponse(**fields)
+
+
+def decode_description(response: pb.DescribeResponse) -> Description:
+    """What the service said of itself."""
+    shape = response.roi_shape
+    return Description(
+        service_version=response.service_version,
+        models=dict(response.models),
+        engine=response.engine,
+        max_rois=response.max_rois,
+        max_roi_voxels=response.max_roi_voxels,
+        max_message_bytes=response.max_message_bytes,
+        roi_shape=(shape.z, shape.y, shape.x),
+    )

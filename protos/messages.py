@@ -1,0 +1,88 @@
+"""The contract as Python values: what the edge sends for a study and what the cloud answers.
+
+These are what edge and cloud handle; `protos.codec` turns them into protobuf and back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Priority(Enum):
+    """Clinical priority of a study; stat is served before routine."""
+
+    ROUTINE = "routine"
+    STAT = "stat"
+
+
+@dataclass(frozen=True)
+class Header:
+    """Opens the stream of one study.
+
+    ``study_key`` is random and is no patient identifier; the same key sent again is the same
+    escalation (idempotency). ``budget_s`` is the time left when it was sent.
+    """
+
+    study_key: str
+    model_version: str
+    budget_s: float
+    roi_count: int
+    priority: Priority = Priority.ROUTINE
+
+
+@dataclass(frozen=True, eq=False)
+class Roi:
+    """One region: ``voxels`` uint8 ``(z, y, x)`` of ``window_hu``, ``spacing_mm`` (z, y, x)."""
+
+    roi_id: int
+    voxels: npt.NDArray[np.uint8]
+    spacing_mm: tuple[float, float, float]
+    window_hu: tuple[float, float]
+    edge_score: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The cloud's answer to one ROI, with the time it waited there and the time it took."""
+
+    roi_id: int
+    probability: float
+    diameter_mm: float
+    model: str
+    queue_s: float
+    compute_s: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An ROI that the cloud will not answer: `error` is a class name of `protos.errors`."""
+
+    roi_id: int
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Closes the stream: how many ROIs were answered and refused; the cloud's own total time."""
+
+    answered: int
+    refused: int
+    total_s: float
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the service is: models served (name -> version) and its limits."""
+
+    service_version: str
+    models: dict[str, str]
+    engine: str
+    max_rois: int
+    max_roi_voxels: int
+    max_message_bytes: int
+    roi_shape: tuple[int, int, int]

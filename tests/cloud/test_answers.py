@@ -1,0 +1,60 @@
+"""Verdicts are remembered for a while, and not too many of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cloud.answers import Answers, Question
+from protos.messages import Verdict
+
+VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)
+
+
+@dataclass
+class HandClock:
+    """A clock that is moved by hand."""
+
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        """The time that it was moved to."""
+        return self.now_s
+
+
+def test_the_same_question_gets_the_same_answer_at_no_cost() -> None:
+    """What is remembered was neither queued nor computed this time."""
+    answers, question = Answers(10, 60.0), Question("k", 1, b"sum")
+    assert answers.get(question) is None
+    answers.put(question, VERDICT)
+    assert answers.get(question) == replace(VERDICT, queue_s=0.0, compute_s=0.0)
+
+
+def test_another_study_number_or_content_is_another_question() -> None:
+    """Only all three together make two ROIs the same."""
+    answers = Answers(10, 60.0)
+    answers.put(Question("k", 1, b"sum"), VERDICT)
+    for other in (Question("j", 1, b"sum"), Question("k", 2, b"sum"), Question("k", 1, b"mus")):
+        assert answers.get(other) is None
+
+
+def test_the_oldest_is_forgotten_when_there_is_no_room() -> None:
+    """Memory is bounded by count, and a size of 0 remembers nothing."""
+    answers = Answers(2, 60.0)
+    for roi_id in (1, 2, 1, 3):
+        answers.put(Question("k", roi_id, b""), VERDICT)
+    known = [i for i in (1, 2, 3) if answers.get(Question("k", i, b"")) is not None]
+    assert known == [1, 3]
+    none = Answers(0, 60.0)
+    none.put(Question("k", 1, b""), VERDICT)
+    assert len(none) == 0
+
+
+def test_an_answer_is_forgotten_after_its_time() -> None:
+    """At 60 s an answer kept for 60 s is gone."""
+    clock = HandClock()
+    answers, question = Answers(10, 60.0, clock), Question("k", 1, b"")
+    answers.put(question, VERDICT)
+    clock.now_s = 59.0
+    assert answers.get(question) is not None
+    clock.now_s = 60.0
+    assert answers.get(question) is None

@@ -1,0 +1,167 @@
+"""The server around the service: health, reflection, drain, address, TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from cloud.describe import describe
+from cloud.errors import AddressUnusable, BadSettings
+from cloud.server import SERVICE_NAME
+from protos import codec
+from protos import overread_pb2 as pb
+from protos.errors import OverreadError, Unreachable, from_status
+from protos.messages import Roi
+
+StartCloud = Callable[..., Any]
+MakeRoi = Callable[..., Roi]
+MakeStream = Callable[..., list[pb.ReadRequest]]
+Until = Callable[[Callable[[], bool]], None]
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def health_of(cloud: Any, service: str) -> int:
+    """What a health probe says."""
+    with grpc.insecure_channel(cloud.address) as channel:
+        request = health_pb2.HealthCheckRequest(service=service)
+        return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=20).status)
+
+
+def error_of(call: Any) -> OverreadError:
+    """What ends a study, as the edge would meet it."""
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    error: Any = caught.value
+    return from_status(error.code(), error.details(), error.trailing_metadata())
+
+
+def test_health_says_serving(start_cloud: StartCloud) -> None:
+    """Probes of the whole and of the service by name are answered."""
+    with start_cloud() as cloud:
+        assert health_of(cloud, "") == SERVING
+        assert health_of(cloud, SERVICE_NAME) == SERVING
+
+
+def test_reflection_names_the_service(start_cloud: StartCloud) -> None:
+    """A tool that knows nothing of the contract can ask for it."""
+    with start_cloud() as cloud, grpc.insecure_channel(cloud.address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert "overread.v1.Overread" in database.get_services()
+        assert database.FindFileContainingSymbol("overread.v1.Roi").name == "protos/overread.proto"
+
+
+def test_drain_finishes_what_is_open_and_refuses_what_is_new(
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
+) -> None:
+    """While it drains, an open study gets its verdict, a new one Draining, a probe NOT_SERVING."""
+    with start_cloud(grace_s=20.0) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        open_call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
+        until(lambda: cloud.count("overread_cloud_open_streams") == 1)
+        draining = threading.Thread(target=cloud.drain)
+        draining.start()
+        until(lambda: health_of(cloud, "") == NOT_SERVING)
+        assert health_of(cloud, SERVICE_NAME) == NOT_SERVING
+        refused = error_of(stub.Read(iter(make_stream(make_roi(1))), timeout=20))
+        assert refused.kind == "Draining"
+        assert draining.is_alive()
+        cloud.reader.gate.set()
+        verdict, summary = (codec.decode_response(r) for r in open_call)
+        draining.join(20)
+        assert not draining.is_alive()
+    assert verdict.roi_id == 1  # type: ignore[union-attr] # a verdict
+    assert summary.answered == 1  # type: ignore[union-attr] # a summary
+
+
+def test_a_study_that_outlives_the_grace_is_told(
+    start_cloud: StartCloud, make_stream: MakeStream, until: Until
+) -> None:
+    """When the service stops with a study open, its caller meets Draining, not a torn line."""
+    never = threading.Event()
+    (header,) = make_stream(roi_count=1)
+
+    def requests() -> Iterator[pb.ReadRequest]:
+        yield header
+        never.wait(20)
+
+    with contextlib.ExitStack() as channel:
+        with start_cloud(grace_s=0.05) as cloud:
+            stub = channel.enter_context(cloud.stub())
+            call = stub.Read(requests(), timeout=20)
+            until(lambda: cloud.count("overread_cloud_open_streams") == 1)
+            cloud.drain()
+        assert error_of(call).kind == "Draining"
+        never.set()
+
+
+@pytest.mark.parametrize("address", ["nonsense", "", ":", "256.1.1.1:0"])
+def test_an_address_that_is_none_is_told(start_cloud: StartCloud, address: str) -> None:
+    """The operator reads which address cannot be used."""
+    with pytest.raises(AddressUnusable, match=r"address|bound"), start_cloud(address=address):
+        pass
+
+
+def test_a_taken_port_is_told(start_cloud: StartCloud) -> None:
+    """A second service on the same port fails to start instead of sharing it unnoticed."""
+    with (
+        start_cloud() as cloud,
+        pytest.raises(AddressUnusable, match=cloud.address),
+        start_cloud(address=cloud.address),
+    ):
+        pass
+
+
+def test_a_tls_file_that_is_missing_is_told(start_cloud: StartCloud, tmp_path: Path) -> None:
+    """The operator reads which file cannot be read."""
+    cert = tmp_path / "cert.pem"
+    with (
+        pytest.raises(BadSettings, match=r"key\.pem"),
+        start_cloud(tls_cert=cert, tls_key=tmp_path / "key.pem"),
+    ):
+        pass
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Path:
+    """An authority, and a certificate each for a server and for a client, in a folder."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl to make certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(("openssl", *arguments), cwd=tmp_path, check=True, capture_output=True)
+
+    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
+    openssl(*new, "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
+    for name in ("server", "client"):
+        alt = ("-addext", "subjectAltName=IP:127.0.0.1")
+        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
+        openssl(
+            *new, "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/CN={name}", *alt, *files
+        )
+    return tmp_path
+
+
+def test_mutual_tls_lets_in_whom_the_authority_knows(start_cloud: StartCloud, pki: Path) -> None:
+    """A caller with a certificate of the authority is served; one without is not let in."""
+    tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"}
+    ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", "client.key", "client.pem"))
+    with start_cloud(**tls, tls_client_ca=pki / "ca.pem") as cloud:
+        known = grpc.ssl_channel_credentials(ca, key, cert)
+        assert describe(cloud.address, credentials=known).models == {"mean": "2.1"}
+        for unknown in (grpc.ssl_channel_credentials(ca), None):
+            with pytest.raises(Unreachable):
+                describe(cloud.address, credentials=unknown, timeout_s=5.0)

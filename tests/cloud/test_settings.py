@@ -1,0 +1,58 @@
+"""Where settings come from, and what is no setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cloud.errors import BadSettings
+from cloud.settings import load_settings
+
+
+def test_argument_beats_environment_beats_file_beats_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each source wins over the ones behind it."""
+    config = tmp_path / "cloud.toml"
+    config.write_text('address = "file:1"\nengine = "file"\nmodel = "file"\n')
+    monkeypatch.setenv("OVERREAD_CLOUD_ENGINE", "environment")
+    monkeypatch.setenv("OVERREAD_CLOUD_MODEL", "environment")
+    settings = load_settings(config, model="argument", threads=None)
+    assert settings.model == "argument"
+    assert settings.engine == "environment"
+    assert settings.address == "file:1"
+    assert settings.threads == 0
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    """What a process was started with is what it runs with."""
+    with pytest.raises(ValidationError, match="frozen"):
+        load_settings().max_batch = 3
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("max_bach = 3", "max_bach"),
+        ("max_batch = 0", "max_batch"),
+        ("max_wait_s = -1", "max_wait_s"),
+        ('threads = "many"', "threads"),
+        ('tls_cert = "a.pem"', "tls_key"),
+        ('tls_client_ca = "a.pem"', "tls_cert"),
+        ("max_batch = ", "cloud.toml"),
+    ],
+)
+def test_a_file_that_cannot_be_is_told_by_the_setting(tmp_path: Path, text: str, word: str) -> None:
+    """A misspelt name, an impossible value, half a pair or broken TOML is named in the error."""
+    config = tmp_path / "cloud.toml"
+    config.write_text(text)
+    with pytest.raises(BadSettings, match=word):
+        load_settings(config)
+
+
+def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+    """A configuration asked for by name must be there."""
+    with pytest.raises(BadSettings, match=r"nowhere\.toml"):
+        load_settings(tmp_path / "nowhere.toml")

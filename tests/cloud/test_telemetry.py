@@ -1,0 +1,64 @@
+"""What an operator sees."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from cloud.telemetry import Telemetry, configure_logging
+
+
+@pytest.fixture
+def plain_logging() -> Iterator[None]:
+    """Puts logging back as it was."""
+    yield
+    structlog.reset_defaults()
+
+
+def test_metrics_are_served_while_entered() -> None:
+    """A scrape shows the counts, and the port is free again afterwards."""
+    telemetry = Telemetry()
+    telemetry.stream_ended("complete")
+    telemetry.roi_ended("verdict", 0.02)
+    telemetry.batch_read(3, 0.05)
+    telemetry.watch("waiting_rois", "ROIs that wait", lambda: 7)
+    with telemetry.serving("127.0.0.1", 0) as port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
+            lines = page.read().decode().splitlines()
+        assert 'overread_cloud_streams_total{end="complete"} 1.0' in lines
+        assert 'overread_cloud_rois_total{outcome="verdict"} 1.0' in lines
+        assert 'overread_cloud_queue_seconds_bucket{le="0.03"} 1.0' in lines
+        assert 'overread_cloud_batch_rois_bucket{le="4.0"} 1.0' in lines
+        assert "overread_cloud_waiting_rois 7.0" in lines
+    with telemetry.serving("127.0.0.1", port) as again:
+        assert again == port
+
+
+def test_no_port_serves_nothing() -> None:
+    """Metrics are off where no port is set."""
+    with Telemetry().serving("127.0.0.1", None) as port:
+        assert port is None
+
+
+def test_two_services_in_one_process_count_apart() -> None:
+    """There is no registry that all share."""
+    first, second = Telemetry(), Telemetry()
+    first.roi_ended("verdict")
+    name = "overread_cloud_rois_total"
+    assert first.registry.get_sample_value(name, {"outcome": "verdict"}) == 1.0
+    assert second.registry.get_sample_value(name, {"outcome": "verdict"}) is None
+
+
+@pytest.mark.usefixtures("plain_logging")
+def test_logs_for_machines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
+    """One event is one line of JSON on stderr, and stdout stays clean."""
+    configure_logging(as_json=True)
+    structlog.get_logger().info("serving", address="127.0.0.1:1")
+    out, err = capsys.readouterr()
+    assert out == ""
+    event = json.loads(err)
+    assert (event["event"], event["level"], event["address"]) == ("serving", "info", "127.0.0.1:1")

@@ -1,0 +1,76 @@
+"""What the tests of the edge's line are made of: candidates, boxes, plans and a clock by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edge.decide import Plan, Thresholds, decide
+from edge.link import LinkEstimate
+from edge.merge import MergeWeights
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry
+from models.runtime.detection import Candidate
+
+THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
+WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
+SHAPE = (48, 48, 48)
+SETTINGS = {
+    "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
+    "merge": [0.0, 1.0, 1.0],
+}
+
+
+class HandClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        """The time it stands at, in seconds."""
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Moves on by ``seconds``."""
+        self.now_s += seconds
+
+
+@dataclass
+class FixedScreener:
+    """A screening network that sees the same candidates in every box."""
+
+    scores: Sequence[float]
+    name: str = "fixed"
+    version: str = "1"
+    engine: str = "none"
+    settings: Mapping[str, object] = field(default_factory=lambda: SETTINGS)
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:  # noqa: ARG002 - it never looks
+        """The candidates of ``scores``, in their order."""
+        return [candidate(score, at=i) for i, score in enumerate(self.scores)]
+
+
+def candidate(score: float, at: int = 0) -> Candidate:
+    """A candidate of 6 mm, one for each place ``at``."""
+    return Candidate((float(at), 2.0, 3.0), (30.0 + at, 30.0, 30.0), 6.0, score)
+
+
+def box() -> Preprocessed:
+    """A lung box of 60 mm in which each slice is as bright as its number."""
+    slices = np.arange(60, dtype=np.uint8)[:, None, None]
+    return Preprocessed(np.broadcast_to(slices, (60, 60, 60)).copy(), Geometry())
+
+
+def plan_of(*scores: float, link: LinkEstimate | None = None, max_rois: int = 64) -> Plan:
+    """What is decided of candidates of these scores, with time enough."""
+    return decide(
+        [candidate(score, at=i) for i, score in enumerate(scores)],
+        THRESHOLDS,
+        link or LinkEstimate(),
+        budget_s=60.0,
+        roi_bytes=48**3,
+        max_rois=max_rois,
+    )

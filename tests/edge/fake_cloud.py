@@ -1,0 +1,80 @@
+"""A cloud service for tests: the real contract on loopback, with scripted answers and faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from threading import Thread
+from typing import Any, Self
+
+import grpc
+
+from protos.codec import decode_header, decode_roi, encode_response
+from protos.errors import OverreadError, to_status
+from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
+
+
+def sure(roi: Roi) -> Verdict | Refusal:
+    """A verdict of 0.99 and 9 mm for every region."""
+    return Verdict(roi.roi_id, 0.99, 9.0, "fake 1", queue_s=0.0, compute_s=0.001)
+
+
+@dataclass
+class FakeCloud(OverreadServicer):
+    """Serves while its ``with`` lasts.
+
+    ``faults`` end one stream each, after ``fault_after`` verdicts; after ``dies_after`` verdicts
+    the whole service stops. What it was sent is kept in ``headers`` and in ``asked`` (region
+    identifiers, a list a stream).
+    """
+
+    answer: Callable[[Roi], Verdict | Refusal] = sure
+    faults: list[OverreadError] = field(default_factory=list)
+    fault_after: int = 0
+    dies_after: int | None = None
+    queue_s: str = "0.25"
+    headers: list[Header] = field(default_factory=list)
+    asked: list[list[int]] = field(default_factory=list)
+    credentials: grpc.ServerCredentials | None = None
+    address: str = ""
+
+    def __enter__(self) -> Self:
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        add_OverreadServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{self._listen('127.0.0.1:0')}"
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(None).wait()
+
+    def _listen(self, address: str) -> int:
+        if self.credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, self.credentials)
+
+    def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
+        """Answers every region in its order, unless a fault is scripted."""
+        self.headers.append(decode_header(next(request_iterator)))
+        self.asked.append([])
+        for done, request in enumerate(request_iterator):
+            if self.faults and done == self.fault_after:
+                code, details, metadata = to_status(self.faults.pop(0))
+                context.set_trailing_metadata(metadata)
+                context.abort(code, details)
+            if done == self.dies_after:
+                Thread(target=self._server.stop, args=(None,)).start()
+                while context.is_active():
+                    time.sleep(0.005)
+            roi = decode_roi(request.roi)
+            self.asked[-1].append(roi.roi_id)
+            yield encode_response(self.answer(roi))
+        yield encode_response(Summary(len(self.asked[-1]), 0, 0.01))
+        context.set_trailing_metadata((("overread-queue-s", self.queue_s),))
+
+    def Describe(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        """Not asked for by the edge."""
+        raise NotImplementedError

@@ -1,0 +1,67 @@
+"""An agent with a quick line, to be killed: what the tests of the daemon are made of."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.agent import run_agent
+from edge.outcome import Job, Rejection, Report, Status
+from edge.pipeline import Reading
+from edge.report import write_report
+from edge.settings import EdgeSettings
+from edge.spool import Step
+
+Crash = tuple[Step, bool] | None
+
+
+def settings_in(root: Path) -> EdgeSettings:
+    """Settings with all three folders below ``root``, and hardly any waiting."""
+    return EdgeSettings(
+        inbox=root / "inbox",
+        outbox=root / "outbox",
+        state_dir=root / "state",
+        quiet_s=0.02,
+        poll_s=0.005,
+    )
+
+
+def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path:
+    """A study of two files in the inbox, marked as complete if ``done``."""
+    folder = inbox / name
+    folder.mkdir(parents=True)
+    for number in range(2):
+        (folder / f"{number}.dcm").write_text(text)
+    if done:
+        (folder / ".done").touch()
+    return folder
+
+
+def quick_line(job: Job) -> Reading:
+    """Reports what the study's text asks for: ``bad`` is rejected, ``boom`` raises."""
+    text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
+    if "boom" in text:
+        raise RuntimeError("a fault in the line")
+    rejection = Rejection("NotCt", "this is no CT", "0.dcm") if "bad" in text else None
+    report = Report(
+        study_key=job.study_key,
+        created="2026-01-02T03:04:05+00:00",
+        source=job.source,
+        deadline_s=10.0,
+        status=Status.REJECTED if rejection else Status.FINAL,
+        rejection=rejection,
+    )
+    return Reading(report, write_report(report, None, job.out))
+
+
+def serve(root: Path, crash: Crash = None, line: Callable[[Job], Reading] = quick_line) -> None:
+    """Run the agent in this process; it kills itself at the durable step ``crash``."""
+
+    def on_step(step: Step, durable: bool) -> None:
+        if (step, durable) == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    (root / "started").touch()
+    run_agent(settings_in(root), line=line, on_step=on_step)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from edge.budget import Budget
+from edge.outcome import LedgerEntry
+from protos.deadline import Deadline
+from tests.edge.cases import HandClock
+
+
+def test_ledger_holds_what_each_stage_found_and_took() -> None:
+    """Each stage is entered with the budget it found when it began and the time it took."""
+    clock = HandClock()
+    budget = Budget(Deadline.after(10.0, clock))
+    with budget.stage("read"):
+        clock.sleep(2.0)
+    with budget.stage("screen"):
+        clock.sleep(0.5)
+    assert budget.ledger == (LedgerEntry("read", 10.0, 2.0), LedgerEntry("screen", 8.0, 0.5))
+
+
+def test_reserve_is_kept_from_a_stage() -> None:
+    """A stage may use what is left less the reserve, and never less than nothing."""
+    clock = HandClock()
+    budget = Budget(Deadline.after(3.0, clock))
+    assert budget.left_s(reserve_s=1.0) == pytest.approx(2.0)
+    clock.sleep(2.5)
+    assert budget.left_s(reserve_s=1.0) == 0.0
+
+
+def test_stage_that_raises_is_entered_and_raises_on() -> None:
+    """A failing stage stands in the ledger, and its error passes."""
+    clock = HandClock()
+    budget = Budget(Deadline.after(3.0, clock))
+
+    def fail() -> None:
+        with budget.stage("read"):
+            clock.sleep(1.0)
+            raise ValueError("bad")
+
+    with pytest.raises(ValueError, match="bad"):
+        fail()
+    assert budget.ledger == (LedgerEntry("read", 3.0, 1.0),)
+
+
+def test_watch_is_told_of_each_stage_as_it_begins() -> None:
+    """The watcher hears the names in their order."""
+    heard: list[str] = []
+    budget = Budget(Deadline.after(3.0), heard.append)
+    with budget.stage("read"):
+        assert heard == ["read"]
+    with budget.stage("screen"):
+        assert heard == ["read", "screen"]

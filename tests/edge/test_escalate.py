@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import numpy as np
+import pytest
+
+from edge.budget import Budget
+from edge.channel import OPTIONS
+from edge.escalate import Asking, Escalator, NoSecondReader
+from edge.exchange import Escalated
+from edge.link import Link
+from protos.deadline import Deadline
+from protos.errors import (
+    ChecksumMismatch,
+    DeadlineUnmeetable,
+    Draining,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    OverreadError,
+)
+from protos.messages import Priority, Refusal, Roi, Verdict
+from tests.edge.cases import SHAPE, box, plan_of
+from tests.edge.fake_cloud import FakeCloud, sure
+
+RESERVE_S = 0.2
+
+
+@contextmanager
+def escalator(address: str, link: Link | None = None, attempts: int = 3) -> Iterator[Escalator]:
+    """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        asking = Asking(SHAPE, RESERVE_S, attempts, priority=Priority.STAT)
+        yield Escalator(channel, link or Link(), asking, jitter=lambda *_: 0.01)
+
+
+def ask(address: str, *scores: float, budget_s: float = 5.0, link: Link | None = None) -> Escalated:
+    """What comes back for candidates of these scores."""
+    with escalator(address, link) as second:
+        return second.read(plan_of(*scores), box(), Budget(Deadline.after(budget_s)), "key-1")
+
+
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_verdicts_come_back_for_what_was_sent() -> None:
+    """Every escalated region is answered under its own identifier, in one attempt."""
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.95, 0.4, 0.5)
+    assert sorted(came.verdicts) == [1, 2]
+    assert (came.reason, came.attempts) == ("", 1)
+    assert cloud.asked == [[2, 1]]
+
+
+def test_header_tells_key_count_budget_and_priority() -> None:
+    """The header carries the study's random key, the count, and the time left less the reserve."""
+    with FakeCloud() as cloud:
+        ask(cloud.address, 0.4, 0.5, budget_s=4.0)
+    (header,) = cloud.headers
+    assert (header.study_key, header.roi_count, header.priority) == ("key-1", 2, Priority.STAT)
+    assert 0.0 < header.budget_s <= 4.0 - RESERVE_S
+
+
+def test_region_is_cut_around_its_candidate() -> None:
+    """The voxels sent are the 48 mm around the candidate, with its score and the window."""
+    seen: list[Roi] = []
+
+    def keep(roi: Roi) -> Verdict | Refusal:
+        seen.append(roi)
+        return sure(roi)
+
+    with FakeCloud(answer=keep) as cloud:
+        ask(cloud.address, 0.5)
+    (roi,) = seen
+    assert roi.voxels.shape == SHAPE
+    # the candidate lies in slice 30; the box's slices are as bright as their number
+    np.testing.assert_array_equal(roi.voxels[:, 0, 0], np.arange(6, 54))
+    assert (roi.edge_score, roi.window_hu) == (0.5, (-1000.0, 400.0))
+
+
+def test_nothing_to_send_asks_nobody() -> None:
+    """A plan that sends nothing opens no stream."""
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.95)
+    assert (came.attempts, came.reason, cloud.headers) == (0, "", [])
+
+
+@pytest.mark.parametrize("fault", [Overloaded("full"), ChecksumMismatch("ROI 0")])
+def test_passing_fault_is_retried(fault: OverreadError) -> None:
+    """A fault that may pass is tried again with the same key, and the answer is complete."""
+    with FakeCloud(faults=[fault]) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (sorted(came.verdicts), came.attempts, came.reason) == ([0], 2, "")
+    assert [header.study_key for header in cloud.headers] == ["key-1", "key-1"]
+
+
+@pytest.mark.parametrize(
+    "fault", [InvalidRequest("no"), DeadlineUnmeetable("late", 9.0), ModelFailed("nan")]
+)
+def test_lasting_fault_is_not_retried(fault: OverreadError) -> None:
+    """A fault that would come again ends the escalation with its class and reason."""
+    with FakeCloud(faults=[fault]) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.attempts, came.reason) == (1, f"{fault.kind}: {fault.reason}")
+
+
+def test_attempts_are_bounded() -> None:
+    """A service that is always full is asked three times and no more."""
+    with FakeCloud(faults=[Overloaded("full")] * 9) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.attempts, came.reason, len(cloud.headers)) == (3, "Overloaded: full", 3)
+
+
+def test_dead_port_is_reported_unreachable() -> None:
+    """Where nobody listens nothing comes back, and the reason is that it is unreachable."""
+    came = ask(f"127.0.0.1:{free_port()}", 0.4)
+    assert (came.verdicts, came.attempts) == ({}, 3)
+    assert came.reason.startswith("Unreachable: ")
+
+
+def test_port_that_never_answers_costs_no_more_than_the_budget() -> None:
+    """A port that accepts and stays silent is given up while the reserve is still left."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        budget = Budget(Deadline.after(1.0))
+        with escalator(f"127.0.0.1:{silent.getsockname()[1]}") as second:
+            came = second.read(plan_of(0.4), box(), budget, "key-1")
+        assert came.verdicts == {}
+        assert came.reason.startswith(("DeadlinePassed: ", "Unreachable: "))
+        assert not budget.deadline.passed
+
+
+def test_slow_service_leaves_what_came_in_time() -> None:
+    """Of a service that stops answering half-way the verdicts that came are kept."""
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        time.sleep(0.0 if roi.roi_id == 0 else 1.5)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        came = ask(cloud.address, 0.5, 0.4, budget_s=1.0)
+    assert list(came.verdicts) == [0]
+    assert came.reason.startswith("DeadlinePassed: ")
+
+
+def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
+    """When the service goes after one verdict of three, that verdict is kept."""
+    with FakeCloud(dies_after=1) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4, budget_s=3.0)
+    assert list(came.verdicts) == [0]
+    assert came.reason.startswith("Unreachable: ")
+
+
+def test_retry_asks_only_for_what_is_open() -> None:
+    """After a stream that broke, the retry carries the regions not yet answered."""
+    with FakeCloud(faults=[Draining("stopping")], fault_after=1) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    assert cloud.asked == [[0], [1, 2]]
+    assert [header.roi_count for header in cloud.headers] == [3, 2]
+    assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
+
+
+def test_status_without_a_class_is_the_service_s_fault() -> None:
+    """A service that raises something of its own is reported as at fault, and not asked again."""
+
+    def collapse(_roi: Roi) -> Verdict | Refusal:
+        raise ZeroDivisionError
+
+    with FakeCloud(answer=collapse) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert came.attempts == 1
+    assert came.reason.startswith("ServiceFault: ")
+
+
+def test_refused_region_is_kept_apart() -> None:
+    """A refusal of one region leaves the verdicts of the others."""
+
+    def refuse_first(roi: Roi) -> Verdict | Refusal:
+        return Refusal(0, "ModelFailed", "not finite") if roi.roi_id == 0 else sure(roi)
+
+    with FakeCloud(answer=refuse_first) as cloud:
+        came = ask(cloud.address, 0.4, 0.5)
+    assert (list(came.verdicts), list(came.refusals)) == ([1], [0])
+    assert came.reason == "1 regions refused: ModelFailed: not finite"
+
+
+@pytest.mark.parametrize("probability", [float("nan"), 1.5, -0.1])
+def test_nonsense_is_no_verdict(probability: float) -> None:
+    """A probability that is none is treated as a refusal, not merged."""
+    with FakeCloud(answer=lambda r: Verdict(r.roi_id, probability, 1.0, "m", 0.0, 0.0)) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert came.verdicts == {}
+    assert came.refusals[0].error == "ModelFailed"
+
+
+def test_verdict_that_nobody_asked_for_is_dropped() -> None:
+    """An unknown region identifier is ignored, and the open region stays unanswered."""
+    with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.verdicts, came.reason) == (
+        {},
+        "the service ended the stream with 1 regions unanswered",
+    )
+
+
+def test_no_time_left_asks_nobody() -> None:
+    """When only the reserve is left, no stream is opened, and the link is not blamed."""
+    link = Link(failures=1)
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.4, budget_s=RESERVE_S / 2, link=link)
+    assert (came.attempts, cloud.headers) == (0, [])
+    assert came.reason == "DeadlinePassed: no time was left to ask"
+    assert link.estimate().available
+
+
+def test_link_learns_from_each_study() -> None:
+    """The cloud's queue estimate reaches the link; an unreachable cloud opens its breaker."""
+    link = Link(failures=1, clock=lambda: 0.0)
+    with FakeCloud(queue_s="0.25") as cloud:
+        ask(cloud.address, 0.4, link=link)
+    assert link.estimate().queue_s == 0.25
+    ask(cloud.address, 0.4, link=link)
+    assert not link.estimate().available
+
+
+def test_senseless_queue_estimate_is_ignored() -> None:
+    """Trailing metadata that is no number changes nothing."""
+    link = Link(clock=lambda: 0.0)
+    with FakeCloud(queue_s="soon") as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert (came.reason, link.estimate().queue_s) == ("", 0.0)
+
+
+def test_one_channel_serves_study_after_study() -> None:
+    """The same escalator is used again, also after the service refused it once."""
+    with FakeCloud(faults=[InvalidRequest("no")]) as cloud, escalator(cloud.address) as second:
+        for expected in ([], [0], [0]):
+            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(5.0)), "key")
+            assert list(came.verdicts) == expected
+
+
+def test_without_a_cloud_the_answer_is_off() -> None:
+    """The stand-in is never available and says off."""
+    second = NoSecondReader()
+    assert not second.estimate().available
+    assert second.read().switched_off

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from edge import assemble
+from edge.__main__ import app
+from imaging.errors import IncompleteSeries
+from imaging.preprocess import Preprocessed
+from imaging.study import Study
+from imaging.volume import Geometry, Volume
+from tests.edge.cases import FixedScreener, box
+from tests.edge.fake_cloud import FakeCloud
+
+
+@pytest.fixture(autouse=True)
+def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command with a study and a network that are always the same; its logs are its own."""
+
+    def read(source: Path) -> Study:
+        if source.name == "short":
+            raise IncompleteSeries("3 slices of 2 mm make 6 mm; send the whole series", source)
+        return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry()), source)
+
+    def preprocess(_volume: Volume, _source: Path) -> Preprocessed:
+        return box()
+
+    def open_screener(_name: str, *, engine: str, threads: int) -> FixedScreener:
+        return FixedScreener((0.95, 0.7, 0.05), engine=f"{engine}, {threads} threads")
+
+    monkeypatch.setattr(assemble, "open_screener", open_screener)
+    monkeypatch.setattr(assemble, "read_study", read)
+    monkeypatch.setattr(assemble, "preprocess", preprocess)
+    yield
+    structlog.reset_defaults()
+
+
+def screen(out: Path, *arguments: str) -> Result:
+    """What the command does with these arguments."""
+    return CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
+
+
+def test_cloud_off_is_done(tmp_path: Path) -> None:
+    """Without a cloud the status is 0 and the second reading is missing, for the reason off."""
+    result = screen(tmp_path, "study", "--cloud", "off", "--json")
+    printed = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (printed["second_reading"], printed["second_reading_reason"]) == ("missing", "off")
+    assert printed["models"] == {"edge": "fixed 1 (auto, 0 threads)"}
+
+
+def test_json_gives_every_finding_with_its_grounds(tmp_path: Path) -> None:
+    """Each finding has place, size, probability, who decided and why, and the cloud's verdict."""
+    with FakeCloud() as cloud:
+        result = screen(tmp_path, "study", "--cloud", cloud.address, "--json")
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, printed["second_reading"]) == (0, "complete")
+    first, second = printed["findings"]
+    assert first["centre_mm"] == [1.0, 2.0, 3.0]
+    assert (first["diameter_mm"], first["decided_by"], first["edge_score"]) == (9.0, "cloud", 0.7)
+    assert first["reason"] == "cloud raised 0.70 to 1.00, which reaches 0.60"
+    assert (second["route"], second["verdict"]) == ("report", None)
+    assert printed["ledger"][-1]["stage"] == "report"
+
+
+def test_people_get_a_table(tmp_path: Path) -> None:
+    """Without --json the findings, the ledger, the report's path and the warning are printed."""
+    result = screen(tmp_path, "study")
+    for said in ("2 findings of 3 candidates", "preprocess", "report.html", "Not a medical device"):
+        assert said in " ".join(result.stdout.split())
+
+
+def test_logs_stay_out_of_the_output(tmp_path: Path) -> None:
+    """What is told to operators goes to standard error."""
+    result = screen(tmp_path, "study", "--json")
+    assert "study reported" in result.stderr
+    assert "study reported" not in result.stdout
+
+
+def test_dead_cloud_has_a_status_of_its_own(tmp_path: Path) -> None:
+    """A cloud that was asked and is not there gives status 3, and the report of the edge."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        result = screen(tmp_path, "study", "--cloud", address, "--deadline", "3", "--json")
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, printed["second_reading"]) == (3, "missing")
+    assert printed["findings"][1]["decided_by"] == "edge, second reading missing"
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
+    """A study that cannot be read gives status 2, kind and reason, and a report."""
+    result = screen(tmp_path, "short")
+    assert result.exit_code == 2
+    assert "IncompleteSeries" in result.stdout
+    assert "send the whole series" in result.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == "rejected"
+
+
+@pytest.mark.parametrize("arguments", [("--cloud", "nowhere"), ("--config", "absent.toml")])
+def test_bad_settings_are_named(tmp_path: Path, arguments: tuple[str, str]) -> None:
+    """Settings that cannot be give status 1 and say which, on standard error."""
+    result = screen(tmp_path, "study", *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("BadSettings: ")
+    assert arguments[1] in result.stderr
+
+
+def test_help_documents_the_exit_status() -> None:
+    """The four statuses are in --help."""
+    text = " ".join(CliRunner().invoke(app, ["screen", "--help"]).stdout.split())
+    assert "Exit status: 0" in text
+    assert "3 a cloud was asked" in text
+
+
+def test_edge_never_imports_torch_nor_the_cloud() -> None:
+    """Importing the whole command brings in neither torch nor the service."""
+    code = (
+        "import sys, edge.__main__; wrong = ('torch', 'cloud', 'evaluation', 'models.networks');"
+        "print([module for module in wrong if module in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"

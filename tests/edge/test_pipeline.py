@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.assemble import build_line
+from edge.budget import Budget
+from edge.channel import open_channel
+from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
+from edge.finding import DecidedBy, SecondReading
+from edge.link import Link
+from edge.outcome import Job, Report, Status
+from edge.pipeline import Line, judge
+from edge.reading import read_and_report
+from edge.settings import load_settings
+from imaging.errors import NoLung
+from imaging.preprocess import Preprocessed
+from imaging.study import Study
+from imaging.volume import Geometry, Volume
+from protos.deadline import Deadline
+from tests.edge.cases import SHAPE, FixedScreener, box
+from tests.edge.fake_cloud import FakeCloud
+
+SCORES = (0.95, 0.7, 0.3, 0.05)
+RESERVE_S = 2.0
+STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "report"]
+
+
+def study_at(source: Path) -> Study:
+    """A study of empty voxels; what it shows is up to the screener."""
+    return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
+
+
+def lung_box(_volume: Volume, _source: Path) -> Preprocessed:
+    """The box of the tests, whatever the volume."""
+    return box()
+
+
+def line_with(second: SecondReader, deadline_s: float = 10.0) -> Line:
+    """The real line around a screener that always sees `SCORES`."""
+    settings = load_settings(deadline_s=deadline_s, reserve_s=RESERVE_S)
+    line = build_line(settings, FixedScreener(SCORES), second)
+    return replace(line, read=study_at, preprocess=lung_box)
+
+
+def report_of(line: Line, out: Path) -> Report:
+    """The report of one study that walked ``line``."""
+    return read_and_report(line, Job(Path("study"), out, "key-1")).report
+
+
+def read_with_cloud(address: str, out: Path, deadline_s: float = 10.0) -> Report:
+    """The report of one study whose second reader is at ``address``."""
+    with open_channel(address, load_settings()) as channel:
+        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
+        return report_of(line_with(second, deadline_s), out)
+
+
+def test_study_walks_the_whole_line(tmp_path: Path) -> None:
+    """With a cloud the report is final, every stage is in the ledger, each finding has its word."""
+    with FakeCloud() as cloud:
+        report = read_with_cloud(cloud.address, tmp_path)
+    assert [entry.stage for entry in report.ledger] == STAGES
+    assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.COMPLETE)
+    assert [(f.edge_score, f.decided_by) for f in report.findings] == [
+        (0.7, DecidedBy.CLOUD),
+        (0.3, DecidedBy.CLOUD),
+        (0.95, DecidedBy.EDGE),
+    ]
+    assert report.models == {"edge": "fixed 1 (none)", "cloud": "fake 1"}
+    assert report.highest_dismissed_score == 0.05
+
+
+def test_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
+    """report.json holds the findings and the ledger up to the report itself."""
+    with FakeCloud() as cloud:
+        report = read_with_cloud(cloud.address, tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert len(written["findings"]) == len(report.findings) == 3
+    assert [entry["stage"] for entry in written["ledger"]] == STAGES[:-1]
+    assert (written["study_key"], written["second_reading"]) == ("key-1", "complete")
+
+
+def test_service_that_dies_leaves_a_provisional_partial_report(tmp_path: Path) -> None:
+    """The verdict that came is used, the other candidate is left to the edge alone."""
+    with FakeCloud(dies_after=1) as cloud:
+        report = read_with_cloud(cloud.address, tmp_path)
+    assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.PARTIAL)
+    assert report.second_reading_reason.startswith(
+        "1 of 2 uncertain candidates were read again: Unreachable"
+    )
+
+
+def test_silent_port_leaves_the_edge_s_report_within_the_deadline(tmp_path: Path) -> None:
+    """A port that accepts and never answers costs the second reading, not the report."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        report = read_with_cloud(address, tmp_path, deadline_s=3.0)
+    assert report.second_reading is SecondReading.MISSING
+    assert [(f.edge_score, f.decided_by) for f in report.findings] == [
+        (0.95, DecidedBy.EDGE),
+        (0.7, DecidedBy.EDGE_ALONE),
+    ]
+    assert report.took_s <= report.deadline_s
+
+
+def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
+    """Off is no fault: the report is final, and says that the second reading is missing."""
+    report = report_of(line_with(NoSecondReader()), tmp_path)
+    assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.MISSING)
+    assert report.second_reading_reason == "off"
+    assert not report.awaits_second_reading
+
+
+def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> None:
+    """Nothing found is a report as well."""
+    settings = load_settings()
+    with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
+        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
+        line = replace(
+            build_line(settings, FixedScreener(()), second), read=study_at, preprocess=lung_box
+        )
+        report = report_of(line, tmp_path)
+    assert (report.findings, report.second_reading) == ((), SecondReading.NOT_NEEDED)
+    assert cloud.headers == []
+
+
+def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
+    """A refusal names kind, reason and file, keeps its ledger, and leaves a report."""
+
+    def no_lung(_volume: Volume, source: Path) -> Preprocessed:
+        raise NoLung("no air inside the body", source)
+
+    line = replace(line_with(NoSecondReader()), preprocess=no_lung)
+    report = report_of(line, tmp_path)
+    assert report.status is Status.REJECTED
+    assert report.rejection is not None
+    assert (report.rejection.kind, report.rejection.file) == ("NoLung", "study")
+    assert not report.rejection.internal
+    assert [entry.stage for entry in report.ledger] == ["read", "preprocess"]
+    assert json.loads((tmp_path / "report.json").read_text())["status"] == "rejected"
+
+
+def test_fault_of_our_own_is_reported_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An exception that nobody foresaw ends its study with a report, and is logged."""
+
+    def burst(_volume: Volume, _source: Path) -> Preprocessed:
+        raise ZeroDivisionError("by zero")
+
+    report = report_of(replace(line_with(NoSecondReader()), preprocess=burst), tmp_path)
+    assert report.rejection is not None
+    assert (report.rejection.kind, report.rejection.internal) == ("ZeroDivisionError", True)
+    assert "study failed" in capsys.readouterr().out
+
+
+def test_lung_box_alone_can_be_judged() -> None:
+    """The middle of the line serves who has a box and no files, with the same findings."""
+    line = line_with(NoSecondReader())
+    judgement = judge(line, box(), Budget(Deadline.after(5.0)), "key")
+    assert [f.edge_score for f in judgement.merged.findings] == [0.95, 0.7]

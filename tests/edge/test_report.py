@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge import report as reporting
+from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
+from edge.outcome import NOT_A_DEVICE, LedgerEntry, Rejection, Report, Status
+from edge.page import banners, render_page
+from edge.report import PICTURED_FINDINGS, SCHEMA, report_to_dict, write_report
+from imaging.preprocess import Preprocessed
+from imaging.study import StudyHeader
+from imaging.volume import Geometry
+from models.runtime.detection import Candidate
+from protos.messages import Verdict
+
+VERDICT = Verdict(3, 0.93, 11.5, "hybrid-int8 1", 0.01, 0.04)
+FINDING = Finding(
+    (-21.104, -137.2, 237.1),
+    12.346,
+    0.95,
+    0.61234,
+    DecidedBy.CLOUD,
+    "0.61 lies between 0.10 and 0.90; the cloud says 0.93",
+    (20.0, 30.0, 40.0),
+    Route.ESCALATE,
+    VERDICT,
+)
+DISMISSED = Decision(
+    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.0412), Route.DISMISS, "below 0.10"
+)
+REPORT = Report(
+    study_key="k1",
+    created="2026-03-01T10:11:12+00:00",
+    source=Path("/inbox/case 1"),
+    deadline_s=10.0,
+    header=StudyHeader(patient_id="P1", patient_name="Doe^Jane", study_date="20260301"),
+    series_uid="1.2.3",
+    findings=(FINDING,),
+    decisions=(DISMISSED,),
+    ledger=(LedgerEntry("read", 10.0, 0.3), LedgerEntry("screen", 9.7, 0.1)),
+    second_reading=SecondReading.COMPLETE,
+    second_reading_reason="1 of 1 regions",
+    models={"edge": "screening-int8 1 on openvino"},
+    other_series=("1.2.4: 2 slices, localizer",),
+)
+
+
+def box() -> Preprocessed:
+    """A small box of noise."""
+    voxels = np.random.default_rng(0).integers(0, 255, (48, 64, 80)).astype(np.uint8)
+    return Preprocessed(voxels, Geometry())
+
+
+def page(report: Report = REPORT) -> str:
+    """The page without pictures."""
+    return render_page(report, {})
+
+
+def test_json_keys_of_the_contract_are_there() -> None:
+    """What programs rely on: names, units, order of coordinates, values of the enums."""
+    values = report_to_dict(REPORT)
+    (finding,) = values["findings"]
+    assert values["schema"] == SCHEMA == "overread.report/1"
+    assert finding["centre_mm"] == [-21.1, -137.2, 237.1]
+    assert finding["diameter_mm"] == 12.35
+    assert (finding["probability"], finding["edge_score"]) == (0.95, 0.6123)
+    assert (finding["decided_by"], finding["route"]) == ("cloud", "escalate")
+    assert finding["verdict"]["probability"] == 0.93
+    assert values["second_reading"] == "complete"
+    assert values["ledger"][0] == {"stage": "read", "budget_s": 10.0, "took_s": 0.3}
+    assert values["took_s"] == 0.4
+    assert values["highest_dismissed_score"] == 0.0412
+    assert values["candidates"][0]["route"] == "dismiss"
+    assert values["disclaimer"] == NOT_A_DEVICE
+    assert values["rejection"] is None
+
+
+def test_json_says_nothing_that_is_no_json() -> None:
+    """A number that is not finite becomes null."""
+    odd = dataclasses.replace(FINDING, diameter_mm=float("nan"), verdict=None)
+    values = report_to_dict(dataclasses.replace(REPORT, findings=(odd,), deadline_s=float("inf")))
+    assert values["findings"][0]["diameter_mm"] is None
+    assert values["findings"][0]["verdict"] is None
+    assert values["deadline_s"] is None
+    json.dumps(values, allow_nan=False)
+
+
+def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
+    """JSON, page, overview and one picture a finding, and no partial file left."""
+    report = dataclasses.replace(REPORT, findings=(FINDING, FINDING))
+    paths = write_report(report, box(), tmp_path / "out")
+    names = ["finding_01.png", "finding_02.png", "overview.png", "report.html", "report.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+    assert [path.name for path in paths.pictures] == ["overview.png", *names[:2]]
+    assert json.loads(paths.json.read_text()) == report_to_dict(report)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths.pictures)
+
+
+def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
+    """Every picture is in the page as it is on disk, and nothing is fetched or run."""
+    paths = write_report(REPORT, box(), tmp_path)
+    text = paths.html.read_text()
+    inside = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
+    assert len(re.findall(r"<img[^>]+alt=\"[^\"]+\"", text)) == len(inside) == 2
+    assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
+
+
+def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is, the rest is whole: it is the last file to be written."""
+    written: list[str] = []
+    real = reporting.write_atomically
+
+    def write(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        real(path, data)
+
+    monkeypatch.setattr(reporting, "write_atomically", write)
+    write_report(REPORT, box(), tmp_path)
+    assert written == ["overview.png", "finding_01.png", "report.html", "report.json"]
+
+
+def test_a_disk_that_fills_up_leaves_the_older_report_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part of the new file nor a hole in the old one."""
+    write_report(REPORT, None, tmp_path)
+    before = (tmp_path / "report.html").read_bytes()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(dataclasses.replace(REPORT, version=2), None, tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == before
+    assert sorted(os.listdir(tmp_path)) == ["report.html", "report.json"]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "'; alert(1); //",
+        "</title></style><svg onload=alert(1)>",
+        "{{ 7 * 7 }}",
+        "${7*7} & < > \x00",
+    ],
+)
+def test_hostile_text_stays_text(hostile: str) -> None:
+    """Whatever a header, path or reason says, the page shows it and runs none of it."""
+    header = StudyHeader(*[hostile] * len(dataclasses.fields(StudyHeader)))
+    finding = dataclasses.replace(FINDING, reason=hostile)
+    report = dataclasses.replace(
+        REPORT,
+        header=header,
+        findings=(finding,),
+        source=Path("/inbox") / hostile.replace("\x00", "").replace("/", "-"),
+        second_reading_reason=hostile,
+        models={hostile: hostile},
+        other_series=(hostile,),
+        ledger=(LedgerEntry(hostile, 1.0, 1.0),),
+    )
+    text = page(report)
+    tags = set(re.findall(r"<([a-z]+)", text))
+    assert tags <= set(re.findall(r"<([a-z]+)", page()))
+    assert not re.search(r"<[^>]*\son[a-z]+\s*=\s*[^>\"]*>", text.replace("&#34;", ""))
+    assert "49" not in text.replace("249", "")
+    assert "default-src 'none'" in text
+
+
+def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
+    """A path with odd bytes is written with a question mark in their place."""
+    paths = write_report(dataclasses.replace(REPORT, source=Path("/in/\udcff")), None, tmp_path)
+    assert json.loads(paths.json.read_text())["source"] == "/in/?"
+
+
+@pytest.mark.parametrize(
+    ("status", "second", "expected"),
+    [
+        (Status.FINAL, SecondReading.COMPLETE, [("good", "Second reading complete")]),
+        (Status.FINAL, SecondReading.NOT_NEEDED, [("good", "Second reading not needed")]),
+        (
+            Status.PROVISIONAL,
+            SecondReading.MISSING,
+            [("warn", "Provisional report"), ("warn", "Second reading missing")],
+        ),
+        (
+            Status.PROVISIONAL,
+            SecondReading.PARTIAL,
+            [("warn", "Provisional report"), ("warn", "Second reading partial")],
+        ),
+    ],
+)
+def test_banner_tells_how_far_the_reading_went(
+    status: Status, second: SecondReading, expected: list[tuple[str, str]]
+) -> None:
+    """What is not complete is said above everything else, with its reason."""
+    report = dataclasses.replace(
+        REPORT, status=status, second_reading=second, second_reading_reason="the link is down"
+    )
+    assert [(banner.level, banner.title) for banner in banners(report)] == expected
+    assert banners(report)[-1].text == "the link is down"
+    assert all(banner.title in page(report) for banner in banners(report))
+
+
+def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
+    """Kind, reason and file stand in the banner; no findings are claimed, none denied."""
+    report = Report(
+        "k",
+        "2026-03-01T10:11:12+00:00",
+        Path("/inbox/x"),
+        10.0,
+        status=Status.REJECTED,
+        rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
+    )
+    paths = write_report(report, None, tmp_path)
+    text = paths.html.read_text()
+    assert "IncompleteSeries" in text
+    assert "slice 12 of 100 is missing (000012.dcm)" in text
+    assert "finding" not in re.sub(r"Findings are suggestions.*", "", text.split("<main>")[1])
+    assert paths.pictures == ()
+    assert json.loads(paths.json.read_text())["rejection"]["kind"] == "IncompleteSeries"
+
+
+def test_page_names_everything_that_the_reader_must_know() -> None:
+    """Patient, finding, who decided and why, times, models, guarantee, other series."""
+    text = page()
+    for words in (
+        "Doe Jane",
+        "12.3 mm",
+        "0.95",
+        "the cloud says 0.93",
+        "400 ms",
+        "10.00 s",
+        "screening-int8 1 on openvino",
+        REPORT.guarantee,
+        "1.2.4: 2 slices, localizer",
+        "highest score dismissed: 0.041",
+        NOT_A_DEVICE,
+    ):
+        assert words in text
+
+
+def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:
+    """A swarm of findings does not make a page that nobody can open."""
+    count = PICTURED_FINDINGS + 2
+    paths = write_report(dataclasses.replace(REPORT, findings=(FINDING,) * count), box(), tmp_path)
+    assert len(paths.pictures) == PICTURED_FINDINGS + 1
+    assert len(json.loads(paths.json.read_text())["findings"]) == count

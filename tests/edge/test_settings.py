@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from edge.errors import BadSettings
+from edge.settings import load_settings
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A configuration file that sets two things."""
+    path = tmp_path / "edge.toml"
+    path.write_text('cloud = "reader.example:50051"\ndeadline_s = 7.0\n')
+    return path
+
+
+def test_file_goes_before_the_defaults(config: Path) -> None:
+    """What the file sets is set, the rest is as it was."""
+    settings = load_settings(config)
+    assert (settings.cloud, settings.deadline_s) == ("reader.example:50051", 7.0)
+    assert settings.attempts == 3
+
+
+def test_environment_goes_before_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OVERREAD_EDGE_DEADLINE_S overrides the file."""
+    monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
+    assert load_settings(config).deadline_s == 3.5
+
+
+def test_command_line_goes_before_all(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An override wins; one that is None is no override."""
+    monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
+    assert load_settings(config, deadline_s=2.0).deadline_s == 2.0
+    assert load_settings(config, deadline_s=None).deadline_s == 3.5
+
+
+def test_off_is_no_cloud(config: Path) -> None:
+    """`off` on the command line switches off the cloud of the file."""
+    assert load_settings(config, cloud="off").cloud is None
+
+
+def test_settings_cannot_change() -> None:
+    """The settings are frozen for the life of the process."""
+    settings = load_settings()
+    with pytest.raises(ValidationError):
+        settings.deadline_s = 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("deadline = 3", "deadline = 3: Extra inputs are not permitted"),
+        ("deadline_s = -1", r"deadline_s = -1: Input should be greater than 0"),
+        ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
+        ('cloud = "host:99999"', "cloud = 'host:99999'"),
+        ("cloud = ", "edge.toml: Invalid value"),
+        ('tls_certificate = "a.pem"', "tls_certificate and tls_key go together"),
+        ('tls_certificate = "a.pem"\ntls_key = "b.pem"', "needs tls_ca"),
+    ],
+)
+def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, says: str) -> None:
+    """The message names the key, the value and what is allowed."""
+    config.write_text(text)
+    with pytest.raises(BadSettings, match=says):
+        load_settings(config)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    """A configuration that was asked for and is not there is an error, not a default."""
+    with pytest.raises(BadSettings, match="no such configuration"):
+        load_settings(tmp_path / "absent.toml")

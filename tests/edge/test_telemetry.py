@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import json
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edge.finding import SecondReading
+from edge.outcome import LedgerEntry, Rejection, Report, Status
+from edge.telemetry import Meters, configure_logging
+from tests.edge.cases import plan_of
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Each test leaves the logging as it found it."""
+    yield
+    structlog.reset_defaults()
+
+
+def report(**fields: object) -> Report:
+    """A report that took 12 s of 10."""
+    given = {
+        "decisions": plan_of(0.95, 0.5, 0.05, 0.04).decisions,
+        "ledger": (LedgerEntry("read", 10.0, 12.0),),
+        "second_reading": SecondReading.PARTIAL,
+        **fields,
+    }
+    return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)  # type: ignore[arg-type]  # the fields are the test's own
+
+
+def test_a_report_is_counted_by_what_became_of_it() -> None:
+    """Status, second reading, routes, stage times and lateness are all counted."""
+    meters = Meters()
+    meters.count(report())
+    value = meters.registry.get_sample_value
+    assert value("overread_edge_studies_total", {"status": "final"}) == 1
+    assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) == 1
+    assert value("overread_edge_candidates_total", {"route": "dismiss"}) == 2
+    assert value("overread_edge_stage_seconds_sum", {"stage": "read"}) == 12.0
+    assert value("overread_edge_late_total") == 1
+
+
+def test_a_rejected_study_has_no_second_reading() -> None:
+    """A study that was not read is counted as rejected and as nothing else."""
+    meters = Meters()
+    rejection = Rejection("NotCt", "MR")
+    meters.count(report(status=Status.REJECTED, rejection=rejection, decisions=(), ledger=()))
+    value = meters.registry.get_sample_value
+    assert value("overread_edge_studies_total", {"status": "rejected"}) == 1
+    assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) is None
+
+
+def test_metrics_are_served_while_it_lasts() -> None:
+    """Prometheus finds them on the port that was set."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meters = Meters()
+    meters.count(report())
+    with meters.served(port), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+        assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
+
+
+def test_logs_are_a_line_each_as_json() -> None:
+    """In JSON every line is an object with event, level and time."""
+    stream = io.StringIO()
+    configure_logging("json", stream)
+    structlog.get_logger().info("study reported", findings=2)
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["level"], line["findings"]) == ("study reported", "info", 2)
+    assert line["timestamp"].endswith("Z")

@@ -1,0 +1,369 @@
+"""Bad studies of every kind that arrives, each with the refusal that a person can act on."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from imaging.errors import (
+    IncompleteSeries,
+    IrregularGeometry,
+    NotCt,
+    StudyError,
+    UnreadableFile,
+)
+from imaging.read import read_study
+
+Damage = Callable[[list[Dataset]], Any]
+
+
+def _all(**attributes: object) -> Damage:
+    """Set an attribute in every image, or delete it where the value is None."""
+
+    def damage(images: list[Dataset]) -> None:
+        for image in images:
+            _one(image, **attributes)
+
+    return damage
+
+
+def _one(image: Dataset, **attributes: object) -> None:
+    for keyword, value in attributes.items():
+        if value is None:
+            delattr(image, keyword)
+        else:
+            setattr(image, keyword, value)
+
+
+def _fifth(**attributes: object) -> Damage:
+    return lambda images: _one(images[5], **attributes)
+
+
+def _move(index: int, by_mm: tuple[float, float, float]) -> Damage:
+    def damage(images: list[Dataset]) -> None:
+        old = images[index].ImagePositionPatient
+        images[index].ImagePositionPatient = [a + b for a, b in zip(old, by_mm, strict=True)]
+
+    return damage
+
+
+def _spread(images: list[Dataset]) -> None:
+    """Ever wider spacing, 2 % more at every step."""
+    for index, image in enumerate(images):
+        image.ImagePositionPatient = [0, 0, round(2.5 * index * (1 + 0.02 * index), 3)]
+
+
+def _every_third(images: list[Dataset]) -> None:
+    """High-resolution CT as it used to be: thin slices with much between them."""
+    images[:] = images[::3]
+    _all(SliceThickness=1)(images)
+
+
+def _far(images: list[Dataset]) -> None:
+    for index, image in enumerate(images):
+        image.ImagePositionPatient, image.SliceThickness = [0, 0, 12 * index], 12
+
+
+def _coronal(images: list[Dataset]) -> None:
+    for index, image in enumerate(images):
+        image.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        image.ImagePositionPatient = [0, 2.5 * index, 0]
+
+
+def _tilt(images: list[Dataset]) -> None:
+    for image in images:
+        image.ImageOrientationPatient = [1, 0, 0, 0, 0.9659, -0.2588]
+        image.GantryDetectorTilt = 15
+
+
+def _shear(images: list[Dataset]) -> None:
+    for index, image in enumerate(images):
+        image.ImagePositionPatient = [0, 0.3 * index, 2.5 * index]
+
+
+def _duplicate(images: list[Dataset]) -> None:
+    copy = Dataset(images[4])
+    copy.file_meta, copy.SOPInstanceUID = images[4].file_meta, "1.2.3.4"
+    images.append(copy)
+
+
+def _colour(images: list[Dataset]) -> None:
+    for image in images:
+        image.SamplesPerPixel, image.PhotometricInterpretation = 3, "RGB"
+        image.PixelData = bytes(32 * 32 * 3 * 2)
+
+
+def _short_pixels(images: list[Dataset]) -> None:
+    images[5].PixelData = images[5].PixelData[:1000]
+
+
+def _grey_bytes(images: list[Dataset]) -> None:
+    """What an export of a picture looks like: 0 to 255, no offset."""
+    for image in images:
+        image.RescaleIntercept = 0
+        image.PixelData = (np.arange(32 * 32) % 256).astype("<i2").tobytes()
+
+
+def _other_syntax(images: list[Dataset]) -> None:
+    for image in images:
+        image.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.201")
+        image.PixelData = b"\xfe\xff\x00\xe0\0\0\0\0\xfe\xff\x00\xe0\x04\0\0\0\0\0\0\0"
+        image["PixelData"].is_undefined_length = True
+
+
+def _wrong_stream(images: list[Dataset]) -> None:
+    """JPEG-LS of half the picture in one image."""
+    for image in images:
+        image.compress("1.2.840.10008.1.2.4.80", generate_instance_uid=False)
+    images[5].PixelData = images[5].PixelData[: len(images[5].PixelData) // 2]
+    images[5]["PixelData"].is_undefined_length = True
+
+
+IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
+    ("a slice is missing", lambda i: i.pop(5), IncompleteSeries, "1 missing between 004.dcm"),
+    ("three slices are missing", lambda i: i.__delitem__(slice(4, 7)), IncompleteSeries, "3 miss"),
+    ("a slice is there twice", _duplicate, IncompleteSeries, "012.dcm: duplicate slice"),
+    ("too few slices", lambda i: i.__delitem__(slice(7, None)), IncompleteSeries, "17.5 mm"),
+    ("a single slice", lambda i: i.__delitem__(slice(1, None)), IncompleteSeries, "000.dcm"),
+    ("gaps between slices", _every_third, IncompleteSeries, "1 mm every 7.50 mm"),
+    ("spacing grows", _spread, IrregularGeometry, "spacing is not uniform"),
+    ("one slice is off the grid", _move(5, (0, 0, 0.4)), IrregularGeometry, "005.dcm"),
+    ("one slice is moved sideways", _move(5, (4, 0, 0)), IrregularGeometry, "005.dcm"),
+    ("tilted orientation", _tilt, IrregularGeometry, "gantry tilt"),
+    ("sheared positions", _shear, IrregularGeometry, "gantry tilt"),
+    ("stated tilt only", _all(GantryDetectorTilt=12), IrregularGeometry, "is 12 degrees"),
+    ("mixed matrix", _fifth(Rows=16), IrregularGeometry, "005.dcm: matrix 16 x 32"),
+    ("mixed pixel spacing", _fifth(PixelSpacing=[1, 1]), IrregularGeometry, "005.dcm: pixels"),
+    (
+        "mixed orientation",
+        _fifth(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]),
+        IrregularGeometry,
+        "005.dcm: orientation",
+    ),
+    ("coronal", _coronal, IrregularGeometry, "not axial"),
+    ("slices far apart", _far, IrregularGeometry, "slice spacing 12"),
+    ("no position", _fifth(ImagePositionPatient=None), IrregularGeometry, "005.dcm: ImagePos"),
+    ("no orientation", _all(ImageOrientationPatient=None), IrregularGeometry, "ImageOrient"),
+    ("no pixel spacing", _all(PixelSpacing=None), IrregularGeometry, "PixelSpacing is missing"),
+    ("zero pixel spacing", _all(PixelSpacing=[0, 2]), IrregularGeometry, "PixelSpacing 0 x 2"),
+    ("negative spacing", _all(PixelSpacing=[-1, 1]), IrregularGeometry, "PixelSpacing -1 x 1"),
+    ("huge pixels", _all(PixelSpacing=[20, 20]), IrregularGeometry, "20 x 20 mm"),
+    (
+        "no directions",
+        _all(ImageOrientationPatient=[0, 0, 0, 0, 0, 0]),
+        IrregularGeometry,
+        "no pair of directions",
+    ),
+    ("no rows", _fifth(Rows=None), UnreadableFile, "005.dcm: Rows is missing"),
+    ("zero columns", _all(Columns=0), UnreadableFile, "Columns is 0"),
+    ("no bits", _all(BitsStored=None), UnreadableFile, "BitsStored is missing"),
+    ("impossible bits", _all(BitsStored=14, HighBit=11), UnreadableFile, "BitsStored 14"),
+    ("eight bits", _all(BitsAllocated=8, BitsStored=8, HighBit=7), NotCt, "BitsAllocated is 8"),
+    ("no slope", _all(RescaleSlope=None), NotCt, "RescaleSlope is missing"),
+    ("zero slope", _fifth(RescaleSlope=0), NotCt, "005.dcm: RescaleSlope is 0"),
+    ("no intercept", _all(RescaleIntercept=None), NotCt, "RescaleIntercept is missing"),
+    ("colour", _colour, NotCt, "SamplesPerPixel 3"),
+    ("MR", _all(Modality="MR"), NotCt, "modality MR is not CT"),
+    ("PET", _all(Modality="PT"), NotCt, "modality PT is not CT"),
+    ("no modality", _all(Modality=None), NotCt, "modality not given"),
+    ("one MR image in a CT series", _fifth(Modality="MR"), NotCt, "005.dcm: modality MR"),
+    ("radiograph", _all(SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1"), NotCt, "no CT image"),
+    ("scout only", _all(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), NotCt, "localizer"),
+    ("projection only", _all(ImageType=["DERIVED", "SECONDARY", "MIP"]), NotCt, "mip"),
+    ("another quantity", _all(RescaleType="MGML"), NotCt, "values are MGML"),
+    ("two patients", _fifth(PatientID="P2"), NotCt, "CT of 2 patients"),
+    ("0 to 255", _grey_bytes, NotCt, "values from 0 to 255"),
+    ("only air", _all(PixelData=bytes(2048)), NotCt, "from -1024 to -1024"),
+    ("short pixel data", _short_pixels, UnreadableFile, "005.dcm: pixel data: cut off, 1000 of"),
+    ("no pixel data", _fifth(PixelData=None), UnreadableFile, "005.dcm: pixel data: missing"),
+    ("an unknown transfer syntax", _other_syntax, UnreadableFile, "1.2.840.10008.1.2.4.201"),
+    ("a broken codestream", _wrong_stream, UnreadableFile, "005.dcm: pixel data"),
+    ("frames without places", _all(NumberOfFrames=3), IrregularGeometry, "3 frames without"),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "text"), [c[1:] for c in IMAGES], ids=[c[0] for c in IMAGES]
+)
+def test_bad_images(
+    damage: Damage, error: type[StudyError], text: str, tmp_path: Path, small_ct: Callable[..., Any]
+) -> None:
+    """A series that makes no CT volume is refused by class, file or value, and advice."""
+    ct = small_ct()
+    images = ct.images()
+    damage(images)
+    ct.write(tmp_path, images)
+    _assert_refused(tmp_path, error, text)
+
+
+def _cut(share: float) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        file = folder / "005.dcm"
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+
+    return damage
+
+
+def _write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+def _without_magic(folder: Path) -> None:
+    content = bytearray((folder / "005.dcm").read_bytes())
+    content[128:132] = b"DIXM"
+    (folder / "005.dcm").write_bytes(content)
+
+
+def _noise_inside(folder: Path) -> None:
+    content = bytearray((folder / "005.dcm").read_bytes())
+    content[300:500] = b"\xff" * 200
+    (folder / "005.dcm").write_bytes(content)
+
+
+def _only(*names: str) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        for file in folder.iterdir():
+            file.unlink()
+        for name in names:
+            (folder / name).write_text("<xml/>")
+
+    return damage
+
+
+FILES: list[tuple[str, Callable[[Path], object], type[StudyError], str]] = [
+    ("cut in the pixels", _cut(0.9), UnreadableFile, "005.dcm: pixel data: cut off"),
+    ("cut in the header", _cut(0.3), StudyError, "005.dcm: "),
+    ("cut in the preamble", _cut(0.02), UnreadableFile, "005.dcm: is not DICOM"),
+    ("an empty file", _write("005.dcm", b""), UnreadableFile, "005.dcm: is empty"),
+    ("an empty file without suffix", _write("IM0005", b""), UnreadableFile, "IM0005: is empty"),
+    ("noise without suffix", _write("IM5", b"\x9c" * 900), UnreadableFile, "IM5: is not DICOM"),
+    ("text named .dcm", _write("x.dcm", b"hello"), UnreadableFile, "x.dcm: is not DICOM"),
+    ("nothing but the preamble", _write("x.dcm", bytes(128) + b"DICM"), UnreadableFile, "x.dcm"),
+    ("damaged magic", _without_magic, UnreadableFile, "005.dcm: is not DICOM"),
+    ("noise in the header", _noise_inside, StudyError, "005.dcm: "),
+    ("an empty folder", _only(), UnreadableFile, "it is empty"),
+    ("no DICOM", _only("a.xml", "b.csv"), UnreadableFile, "2 other files such as a.xml"),
+]
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "text"), [c[1:] for c in FILES], ids=[c[0] for c in FILES]
+)
+def test_bad_files(
+    damage: Callable[[Path], object],
+    error: type[StudyError],
+    text: str,
+    tmp_path: Path,
+    small_ct: Callable[..., Any],
+) -> None:
+    """A damaged file among good ones is never dropped in silence: the study is refused."""
+    small_ct().write(tmp_path)
+    damage(tmp_path)
+    _assert_refused(tmp_path, error, text)
+
+
+def _volume(folder: Path, name: str, values: np.ndarray, **geometry: Any) -> Path:
+    image = sitk.GetImageFromArray(values, isVector=False)
+    image.SetSpacing(geometry.get("spacing", (2.0,) * image.GetDimension()))
+    sitk.WriteImage(image, str(folder / name))
+    return folder / name
+
+
+def _body(dtype: str = "int16", shape: tuple[int, ...] = (16, 24, 24)) -> np.ndarray:
+    values = np.full(shape, -1000, dtype)
+    values[..., 6:18, 6:18] = 40
+    return values
+
+
+def _nan(folder: Path) -> Path:
+    values = _body("float32")
+    values[3, 4, 5] = np.nan
+    return _volume(folder, "a.nii.gz", values)
+
+
+def _cut_gzip(folder: Path) -> Path:
+    file = _volume(folder, "a.nii.gz", _body())
+    file.write_bytes(file.read_bytes()[:100])
+    return file
+
+
+def _cut_nifti(folder: Path) -> Path:
+    whole = gzip.decompress(_volume(folder, "a.nii.gz", _body()).read_bytes())
+    (folder / "b.nii").write_bytes(whole[: len(whole) // 2])
+    return folder / "b.nii"
+
+
+def _lost_data(folder: Path) -> Path:
+    file = _volume(folder, "a.mhd", _body())
+    (folder / "a.raw").unlink()
+    return file
+
+
+def _noise_file(folder: Path, name: str) -> Path:
+    (folder / name).write_bytes(b"\x9c" * 900)
+    return folder / name
+
+
+VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
+    ("NaN", _nan, NotCt, "1 voxels are NaN"),
+    ("2-D", lambda f: _volume(f, "a.nii", _body(shape=(24, 24))), NotCt, "24 x 24"),
+    ("4-D", lambda f: _volume(f, "a.nii", _body(shape=(3, 16, 24, 24))), NotCt, "16 x 3, not"),
+    ("bytes", lambda f: _volume(f, "a.nrrd", abs(_body()).astype("uint8")), NotCt, "40 to 232"),
+    ("short", lambda f: _volume(f, "a.mha", _body()[:8]), IncompleteSeries, "16.0 mm"),
+    (
+        "far apart",
+        lambda f: _volume(f, "a.nii", _body(), spacing=(1.0, 1.0, 15.0)),
+        IrregularGeometry,
+        "spacing 15 x 1 x 1 mm",
+    ),
+    (
+        "microscopic",
+        lambda f: _volume(f, "a.nrrd", _body(), spacing=(0.001, 0.001, 2.0)),
+        IrregularGeometry,
+        "spacing 2 x 0.001 x 0.001",
+    ),
+    ("cut gzip", _cut_gzip, UnreadableFile, "a.nii.gz: damaged NIfTI"),
+    ("cut NIfTI", _cut_nifti, UnreadableFile, "b.nii: damaged NIfTI"),
+    ("lost data file", _lost_data, UnreadableFile, "a.mhd: damaged MetaImage"),
+    ("noise as NIfTI", lambda f: _noise_file(f, "a.nii"), UnreadableFile, "a.nii: damaged"),
+    ("noise as NRRD", lambda f: _noise_file(f, "a.nrrd"), UnreadableFile, "a.nrrd: damaged"),
+    ("another kind of file", lambda f: _noise_file(f, "a.png"), UnreadableFile, "is no file that"),
+    ("nothing there", lambda f: f / "nowhere", UnreadableFile, "nowhere: does not exist"),
+    ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 other files"),
+]
+
+
+def _two_volumes(folder: Path) -> Path:
+    for name in ("a.nii", "b.nii"):
+        _volume(folder, name, _body())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"), [c[1:] for c in VOLUMES], ids=[c[0] for c in VOLUMES]
+)
+def test_bad_volume_files(
+    make: Callable[[Path], Path],
+    error: type[StudyError],
+    text: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A volume file that holds no CT is refused, and the library below keeps quiet."""
+    _assert_refused(make(tmp_path), error, text)
+    assert capfd.readouterr().err == ""
+
+
+def _assert_refused(path: Path, error: type[StudyError], text: str) -> None:
+    with pytest.raises(error) as caught:
+        read_study(path)
+    assert text in str(caught.value)
+    assert isinstance(caught.value, StudyError)

@@ -1,0 +1,126 @@
+"""The codec: values to protobuf and back, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from protos import codec
+from protos import overread_pb2 as pb
+from protos.errors import ChecksumMismatch, InvalidRequest
+from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
+
+
+def an_roi() -> Roi:
+    """A small ROI, no two sides and no two spacings alike."""
+    voxels = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    return Roi(7, voxels, (1.25, 0.5, 0.75), (-1000.0, 400.0), 0.5)
+
+
+@pytest.mark.parametrize("priority", list(Priority))
+def test_a_header_comes_back_as_it_went(priority: Priority) -> None:
+    """Encoding and decoding a header changes nothing."""
+    header = Header("k1", "1.2.0", 2.5, 9, priority)
+    assert codec.decode_header(codec.encode_header(header)) == header
+
+
+def test_a_priority_not_said_is_routine() -> None:
+    """A caller that leaves the priority out is served as routine."""
+    request = pb.ReadRequest(header=pb.Header(study_key="k", budget_s=1.0, roi_count=1))
+    assert codec.decode_header(request).priority is Priority.ROUTINE
+
+
+def test_an_unknown_priority_is_refused() -> None:
+    """A priority of a later contract is not guessed at."""
+    request = codec.encode_header(Header("k", "", 1.0, 1))
+    request.header.priority = 99  # type: ignore[assignment] # what a later contract might send
+    with pytest.raises(InvalidRequest, match="99"):
+        codec.decode_header(request)
+
+
+@pytest.mark.parametrize("request_", [pb.ReadRequest(), pb.ReadRequest(roi=pb.Roi(roi_id=1))])
+def test_a_stream_that_does_not_begin_with_a_header_is_refused(request_: pb.ReadRequest) -> None:
+    """The first message is the header and nothing else."""
+    with pytest.raises(InvalidRequest, match="begins with its header"):
+        codec.decode_header(request_)
+
+
+def test_an_roi_comes_back_as_it_went() -> None:
+    """Voxels keep their axis order, and every number its value."""
+    roi = an_roi()
+    back = codec.decode_roi(codec.encode_roi(roi).roi)
+    np.testing.assert_array_equal(back.voxels, roi.voxels)
+    for name in ("roi_id", "spacing_mm", "window_hu", "edge_score"):
+        assert getattr(back, name) == getattr(roi, name)
+
+
+def test_an_roi_that_is_a_view_travels_in_array_order() -> None:
+    """A crop of a larger volume, not contiguous, is sent and summed as it is indexed."""
+    volume = np.random.default_rng(0).integers(0, 256, (8, 8, 8), np.uint8)
+    roi = dataclasses.replace(an_roi(), voxels=volume[1:5, ::2, 2:6].transpose(2, 0, 1))
+    back = codec.decode_roi(codec.encode_roi(roi).roi)
+    np.testing.assert_array_equal(back.voxels, roi.voxels)
+
+
+def test_the_checksum_is_what_the_contract_says() -> None:
+    """Another implementation can make the same checksum from the words of the contract."""
+    roi = an_roi()
+    meaning = struct.pack("<IIIddddd", 2, 3, 4, 1.25, 0.5, 0.75, -1000.0, 400.0)
+    expected = hashlib.blake2b(meaning + roi.voxels.tobytes(), digest_size=16).digest()
+    assert codec.checksum(roi) == expected
+
+
+@pytest.mark.parametrize("field", ["voxels", "spacing", "window", "shape", "checksum"])
+def test_anything_changed_on_the_way_is_noticed(field: str) -> None:
+    """A flipped bit in the voxels, or in what gives them meaning, is a checksum mismatch."""
+    message = codec.encode_roi(an_roi()).roi
+    if field == "voxels":
+        message.voxels = bytes([message.voxels[0] ^ 1]) + message.voxels[1:]
+    elif field == "spacing":
+        message.spacing_mm.z = 1.0
+    elif field == "window":
+        message.window_hu.high = 401.0
+    elif field == "shape":
+        message.shape.z, message.shape.y = 3, 2
+    else:
+        message.checksum = b""
+    with pytest.raises(ChecksumMismatch, match="ROI 7"):
+        codec.decode_roi(message)
+
+
+def test_voxels_that_do_not_fill_their_shape_are_refused() -> None:
+    """A truncated ROI is told by its length, before any sum is made."""
+    message = codec.encode_roi(an_roi()).roi
+    message.voxels = message.voxels[:-1]
+    with pytest.raises(InvalidRequest, match=r"23 bytes of voxels for the shape \(2, 3, 4\)"):
+        codec.decode_roi(message)
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Verdict(3, 0.25, 6.5, "hybrid 1.0", 0.01, 0.05),
+        Refusal(4, "ChecksumMismatch", "why"),
+        Summary(3, 1, 0.5),
+    ],
+)
+def test_a_response_comes_back_as_it_went(response: Verdict | Refusal | Summary) -> None:
+    """Verdict, refusal and summary survive the wire."""
+    assert codec.decode_response(codec.encode_response(response)) == response
+
+
+def test_an_empty_response_is_refused() -> None:
+    """A response of a later contract is an error, not a silent nothing."""
+    with pytest.raises(InvalidRequest):
+        codec.decode_response(pb.ReadResponse())
+
+
+def test_a_description_comes_back_as_it_went() -> None:
+    """What the service says of itself survives the wire."""
+    description = Description("0.1.0", {"hybrid": "1.0"}, "openvino", 64, 4096, 10**6, (48, 48, 40))
+    back = codec.decode_description(codec.encode_description(description))
+    assert back == description

@@ -1,0 +1,102 @@
+"""The error table: the same class is raised in the cloud and met on the edge."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from protos import errors
+from protos.errors import (
+    ERROR_KEY,
+    ESTIMATE_KEY,
+    TABLE,
+    BusyFault,
+    CallerFault,
+    DeadlinePassed,
+    DeadlineUnmeetable,
+    Draining,
+    InvalidRequest,
+    LinkFault,
+    ModelFailed,
+    Overloaded,
+    OverreadError,
+    ServiceFault,
+    TooLarge,
+    Unreachable,
+    VersionMismatch,
+    from_status,
+    named,
+    to_status,
+)
+
+
+@pytest.mark.parametrize("kind", dict(TABLE))
+def test_every_class_survives_the_wire(kind: type[OverreadError]) -> None:
+    """Each class of the table comes back as itself, with its reason."""
+    met = from_status(*to_status(kind("why: 3 > 2")))
+    assert type(met) is kind
+    assert met.reason == "why: 3 > 2"
+
+
+def test_every_class_of_the_tree_is_in_the_table() -> None:
+    """No error can be raised that has no row."""
+    tree = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, OverreadError)
+    }
+    assert tree - {OverreadError} == {kind for kind, _ in TABLE}
+
+
+def test_an_estimate_travels_with_deadline_unmeetable() -> None:
+    """The edge learns how long an answer would have taken."""
+    code, details, metadata = to_status(DeadlineUnmeetable("too late", 1.25))
+    met = from_status(code, details, metadata)
+    assert isinstance(met, DeadlineUnmeetable)
+    assert met.estimate_s == 1.25
+
+
+@pytest.mark.parametrize("text", ["soon", "nan", "inf", ""])
+def test_an_estimate_that_is_no_number_is_none(text: str) -> None:
+    """Nonsense in metadata is not passed on as a time."""
+    metadata = ((ERROR_KEY, "DeadlineUnmeetable"), (ESTIMATE_KEY, text))
+    met = from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "late", metadata)
+    assert isinstance(met, DeadlineUnmeetable)
+    assert met.estimate_s is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, Unreachable),
+        (grpc.StatusCode.CANCELLED, Unreachable),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, DeadlinePassed),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, TooLarge),
+        (grpc.StatusCode.UNIMPLEMENTED, VersionMismatch),
+        (grpc.StatusCode.UNKNOWN, ServiceFault),
+        (grpc.StatusCode.INTERNAL, ServiceFault),
+        (grpc.StatusCode.ABORTED, ServiceFault),
+    ],
+)
+def test_a_status_of_grpc_itself_is_read_by_its_code(
+    code: grpc.StatusCode, kind: type[OverreadError]
+) -> None:
+    """A status without our metadata becomes the class that its code stands for."""
+    met = from_status(code, None, None)
+    assert type(met) is kind
+    assert met.reason == code.name
+
+
+def test_errors_are_sorted_by_who_must_act() -> None:
+    """A caller can decide by the four faults alone."""
+    assert issubclass(InvalidRequest, CallerFault)
+    assert issubclass(Overloaded, BusyFault)
+    assert issubclass(Draining, BusyFault)
+    assert issubclass(ModelFailed, ServiceFault)
+    assert issubclass(Unreachable, LinkFault)
+
+
+def test_a_refusal_names_its_class() -> None:
+    """The name in a refusal gives the class back; an unknown one is the service's fault."""
+    assert isinstance(named("ModelFailed", "why"), ModelFailed)
+    assert type(named("SomethingNew", "why")) is ServiceFault
