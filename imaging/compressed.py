@@ -24,7 +24,6 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     JPEG2000Lossless,
-    JPEGExtended12Bit,
     JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -37,7 +36,7 @@ from imaging.layout import Layout
 
 SYNTAXES = frozenset(
     {
-        *(JPEGLossless, JPEGLosslessSV1, JPEGExtended12Bit, JPEGLSLossless),
+        *(JPEGLossless, JPEGLosslessSV1, JPEGLSLossless),
         *(JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, RLELossless),
     }
 )
@@ -83,9 +82,8 @@ def _file_head(layout: Layout, transfer_syntax: str) -> bytes:
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, UID("1.2.3")
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = layout.rows, layout.columns
-    # GDCM's 12-bit JPEG complains on stderr, though it works, when told of 16 bits.
-    data.BitsAllocated = 12 if transfer_syntax == JPEGExtended12Bit else 16
-    data.BitsStored, data.HighBit = layout.bits_stored, layout.high_bit
+    data.BitsAllocated, data.BitsStored, data.HighBit = 16, layout.bits_stored
+    data.HighBit = layout.high_bit
     data.PixelRepresentation = int(layout.signed)
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = UID(transfer_syntax)

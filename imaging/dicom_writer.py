@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from pydicom.valuerep import DSfloat
 
 from imaging.study import StudyHeader
@@ -67,8 +67,8 @@ def _check_square(geometry: Geometry) -> None:
         raise ValueError(f"slices are not square to the third axis: {geometry.direction.tolist()}")
 
 
-def _uid(seed: int | None, *names: str) -> str:
-    return str(generate_uid(entropy_srcs=None if seed is None else [str(seed), *names]))
+def _uid(seed: int | None, *names: str) -> UID:
+    return generate_uid(entropy_srcs=None if seed is None else [str(seed), *names])
 
 
 def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: float) -> Dataset:

@@ -14,12 +14,14 @@ import numpy as np
 
 from imaging.nodule import Nodule
 from imaging.phantom_anatomy import Anatomy, make_anatomy
-from imaging.phantom_implant import Implant, Site, draw_implant, mark_implant, plan_implants
+from imaging.phantom_implant import Implant, draw_implant, mark_implant, plan_implants
 from imaging.phantom_lattice import Lattice, make_lattice
-from imaging.phantom_layers import Lung, Raster, paint
+from imaging.phantom_layers import LungLayer, Raster, paint
 from imaging.phantom_patient import Patient, draw_patient
-from imaging.phantom_scanner import Kernel, Scanner, scan
+from imaging.phantom_places import Site
+from imaging.phantom_scanner import KERNELS, Kernel, Scanner, scan
 from imaging.phantom_vessels import Trees, draw_trees, grow_trees
+from imaging.study import StudyHeader
 from imaging.volume import FloatArray, Geometry, HuArray, Triple, UInt8Array, Volume
 
 Progress = Callable[[float, str], None]
@@ -60,10 +62,12 @@ class PhantomSpec:
             raise ValueError(f"diameter_mm={self.diameter_mm} must be a rising positive range")
         if not 0 <= self.nodule_count <= 255:
             raise ValueError(f"nodule_count={self.nodule_count} must lie in 0..255")
-        if self.dose_noise_hu < 0 or (self.slice_thickness_mm or 1) <= 0:
-            raise ValueError(
-                f"{self.dose_noise_hu=} and {self.slice_thickness_mm=} must be positive"
-            )
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel={self.kernel!r} is none of {KERNELS}")
+        if self.dose_noise_hu < 0:
+            raise ValueError(f"dose_noise_hu={self.dose_noise_hu} must not be negative")
+        if self.slice_thickness_mm is not None and self.slice_thickness_mm <= 0:
+            raise ValueError(f"slice_thickness_mm={self.slice_thickness_mm} must be positive")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -117,6 +121,39 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     return _result(spec, scanned, implants, site, corner, rngs[4])
 
 
+def varied_spec(seed: int) -> PhantomSpec:
+    """A phantom by a scanner and a protocol drawn from the seed too, as training wants them.
+
+    Slices of 0.75 to 2.5 mm, every kernel, doses from screening to diagnostic.
+    """
+    rng = np.random.default_rng([seed, 1])
+    pixel = float(np.round(rng.uniform(0.62, 0.86), 3))
+    kernel = KERNELS[int(rng.integers(len(KERNELS)))]
+    noise = {"soft": (8, 25), "standard": (12, 35), "sharp": (25, 70)}[kernel]
+    slice_mm = float(rng.choice([0.75, 1.0, 1.25, 1.5, 2.0, 2.5]))
+    return PhantomSpec(
+        seed=seed,
+        spacing_mm=(slice_mm, pixel, pixel),
+        size_mm=(300.0, 360.0, 360.0),
+        nodule_count=int(rng.integers(3, 9)),
+        kernel=kernel,
+        dose_noise_hu=float(rng.uniform(*noise)),
+        slice_thickness_mm=float(np.round(slice_mm * rng.uniform(1.0, 1.25), 2)),
+    )
+
+
+def phantom_header(spec: PhantomSpec) -> StudyHeader:
+    """A header that says what it is wherever a patient would be named."""
+    return StudyHeader(
+        patient_id=f"PHANTOM-{spec.seed}",
+        patient_name="SYNTHETIC^PHANTOM",
+        sex="O",
+        manufacturer="Overread phantom",
+        kernel=spec.kernel,
+        series_description=f"SYNTHETIC PHANTOM seed {spec.seed}",
+    )
+
+
 def _silent(part: float, what: str) -> None:
     """Nobody watches."""
 
@@ -151,8 +188,11 @@ def _painted(
 ) -> HuArray:
     solid, lumens = draw_trees(trees, fine, corner)
     reach = np.maximum(anatomy.thorax.cavity, -anatomy.thorax.diaphragm)
-    lung = Lung(anatomy.lung, anatomy.fissures, solid, lumens, patient.blood_hu, reach)
-    return paint(fine, anatomy.under, lung, anatomy.over, lambda p: say(0.3 + 0.3 * p, "tissues"))
+    found = anatomy.lungs
+    lungs = LungLayer(
+        found.lungs, found.tissue_hu, found.fissures, reach, solid, lumens, patient.blood_hu
+    )
+    return paint(fine, anatomy.under, lungs, anatomy.over, lambda p: say(0.3 + 0.3 * p, "tissues"))
 
 
 def _scanner(spec: PhantomSpec) -> Scanner:

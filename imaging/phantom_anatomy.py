@@ -1,4 +1,4 @@
-"""One patient's anatomy put together: all the tissues as layers to paint, and the site for nodules."""
+"""One patient's anatomy put together: all the tissues as layers to paint, one over another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from imaging.phantom_abdomen import Abdomen, make_abdomen
 from imaging.phantom_bones import Bones, make_bones
-from imaging.phantom_lattice import Lattice, smooth_noise
+from imaging.phantom_lattice import Field, Lattice, smooth_noise
 from imaging.phantom_layers import Layer
 from imaging.phantom_lungs import Lungs, make_lungs
 from imaging.phantom_mediastinum import Mediastinum, make_mediastinum
@@ -23,12 +23,10 @@ _SKIN_HU, _SKIN_MM = 20.0, 1.8
 class Anatomy:
     """Layers in the order in which they are painted, and what is drawn at the picture's spacing.
 
-    ``under`` lies outside the lungs, ``over`` covers them; ``lung`` and ``fissures`` lie between.
+    ``under`` lies outside the lungs and is painted before them, ``over`` covers them.
     """
 
     under: tuple[Layer, ...]
-    lung: Layer
-    fissures: Layer
     over: tuple[Layer, ...]
     thorax: Thorax
     lungs: Lungs
@@ -51,8 +49,6 @@ def make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -
     )
     return Anatomy(
         under=under,
-        lung=Layer(lungs.lungs, lungs.tissue_hu),
-        fissures=Layer(lungs.fissures, -600.0, sheet_mm=0.4),
         over=(
             Layer(mediastinum.airway - 1.6, 20.0, strength=0.9),
             Layer(mediastinum.airway, _AIR_HU),
@@ -62,7 +58,7 @@ def make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -
     )
 
 
-def _wall(thorax: Thorax, grain: np.ndarray) -> list[Layer]:
+def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
     """Skin, fat, muscles in sheets, and the fat that fills the cavity before its organs do."""
     fat = (_FAT_HU + 7 * grain).astype(np.float32)
     marbled = (_MUSCLE_HU + 9 * grain).astype(np.float32)
@@ -75,7 +71,7 @@ def _wall(thorax: Thorax, grain: np.ndarray) -> list[Layer]:
     ]
 
 
-def _organs(abdomen: Abdomen, thorax: Thorax, patient: Patient, grain: np.ndarray) -> list[Layer]:
+def _organs(abdomen: Abdomen, thorax: Thorax, patient: Patient, grain: Field) -> list[Layer]:
     enhanced = 45.0 if patient.blood_hu > 60 else 0.0
     liver = (58 + enhanced + 5 * grain).astype(np.float32)
     muscle = np.abs(np.maximum(thorax.diaphragm, thorax.cavity) + 1) - 1.2
@@ -98,7 +94,7 @@ def _middle(mediastinum: Mediastinum, patient: Patient) -> list[Layer]:
     ]
 
 
-def _skeleton(bones: Bones, patient: Patient, grain: np.ndarray) -> list[Layer]:
+def _skeleton(bones: Bones, patient: Patient, grain: Field) -> list[Layer]:
     spongy = (190 + 45 * grain).astype(np.float32)
     calcified = (95 + 160 * patient.calcium * np.clip(grain - 1, 0, 3)).astype(np.float32)
     return [

@@ -65,7 +65,8 @@ def _ribs(lattice: Lattice, thorax: Thorax) -> tuple[Field, Field]:
     front_end = (np.abs(x) - 48 - 30 * np.clip((-20 - z) / 80, 0, 1)).astype(np.float32)
     in_front = np.where(y < 0, front_end, np.float32(30))
     band = np.maximum(band, 15 - np.abs(x))
-    return np.maximum(band, -in_front), np.maximum(band, in_front).astype(np.float32)
+    bone, cartilage = np.maximum(band, -in_front), np.maximum(band, in_front)
+    return bone.astype(np.float32), cartilage.astype(np.float32)
 
 
 def _spine_depth(z: Field) -> Field:
@@ -78,13 +79,13 @@ def _column(lattice: Lattice, behind: float, half_width: float, half_depth: floa
     x, y, z = lattice.body
     offset = y - _spine_depth(z) - behind
     near = np.sqrt((x / half_width) ** 2 + (offset / half_depth) ** 2)
-    return ((near - 1) * min(half_width, half_depth) * lattice.size).astype(np.float32)
+    return np.asarray((near - 1) * min(half_width, half_depth) * lattice.size, dtype=np.float32)
 
 
 def _disc_phase(z: Field) -> Field:
     """Distance in mm from the middle of the nearest disc."""
     phase = z / _DISC_PITCH_MM
-    return (np.abs(phase - np.rint(phase)) * _DISC_PITCH_MM).astype(np.float32)
+    return np.asarray(np.abs(phase - np.rint(phase)) * _DISC_PITCH_MM, dtype=np.float32)
 
 
 def _vertebrae(lattice: Lattice) -> tuple[Field, Field]:
@@ -123,7 +124,7 @@ def _sternum(lattice: Lattice) -> Field:
     near = (np.abs(x) / half) ** 4 + (np.abs(y - middle) / 6.2) ** 4
     plate = (near**0.25 - 1) * 6.2
     ends = np.maximum(z - 44 - 0.15 * np.abs(x), -110 - z)
-    return (np.maximum(plate, ends) * lattice.size).astype(np.float32)
+    return np.asarray(np.maximum(plate, ends) * lattice.size, dtype=np.float32)
 
 
 def _shoulder(lattice: Lattice, patient: Patient, thorax: Thorax) -> Field:

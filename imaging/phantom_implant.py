@@ -1,37 +1,21 @@
-"""Nodules into the anatomy: a place that suits each, its exact size, and the drawing."""
+"""Nodules into the anatomy: the exact size of each, and the drawing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from imaging.nodule import Nodule
-from imaging.phantom_lattice import Field, Lattice
 from imaging.phantom_layers import Raster
 from imaging.phantom_nodules import Form, Look, density_hu, draw_form, draw_look
+from imaging.phantom_places import Site, find_place
 from imaging.phantom_stamp import stamp_cones
-from imaging.phantom_vessels import Trees
 from imaging.volume import FloatArray, HuArray, UInt8Array
 
-_TRIES = 60
 _SHRINK = 0.85
-_GAP_MM = 4.0
-_RIM_MM = 3.0
 _GLASS_EDGE_MM = 1.6
 _FINE_STEPS = 32
-
-
-@dataclass(frozen=True, eq=False)
-class Site:
-    """Where nodules are put: the lungs' distance field and the trees, in the phantom's world."""
-
-    lattice: Lattice
-    lungs: Field
-    cavity: Field
-    trees: Trees
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +77,7 @@ def draw_implant(
     if core_hu != shell_hu:
         core = np.minimum(implant.form.core_depth(points - implant.middle_mm), depth)
         _raise(hu, np.clip(core / edge + 0.5, 0, 1), core_hu)
-    _raise(hu, _spicules(raster, corner_mm, site, implant, box, points), min(core_hu, 0.0))
+    _raise(hu, _spicules(raster, site, implant, points), min(core_hu, 0.0))
     anatomy[box] = np.rint(hu)
 
 
@@ -117,13 +101,11 @@ def _raise(hu: FloatArray, cover: FloatArray, target: float) -> None:
 def _placed(
     site: Site, look: Look, others: list[Implant], rng: np.random.Generator
 ) -> Implant | None:
-    """The nodule at the first of several random places where it fits."""
+    """The nodule at a place where it fits, or None."""
     form = draw_form(look, rng)
-    places = _PLACES[look.place](site, look.diameter_mm / 2, rng)
-    for middle in places:
-        if _fits(site, look, middle, others):
-            return _measured(site, look, form, middle)
-    return None
+    taken = [(other.middle_mm, other.look.diameter_mm / 2) for other in others]
+    middle = find_place(site, look, taken, rng)
+    return None if middle is None else _measured(site, look, form, middle)
 
 
 def _measured(site: Site, look: Look, form: Form, middle: FloatArray) -> Implant:
@@ -152,74 +134,6 @@ def _truth(site: Site, implant: Implant) -> tuple[float, FloatArray]:
     return float(np.cbrt(6 * volume / np.pi)), np.asarray(centre)
 
 
-def _fits(site: Site, look: Look, middle: FloatArray, others: list[Implant]) -> bool:
-    """Whether it lies in the field of view, clear of other nodules and of thick vessels."""
-    radius = look.diameter_mm / 2
-    lattice = site.lattice
-    low = lattice.start_mm - lattice.step_mm / 2
-    high = low + np.asarray(lattice.shape[::-1]) * lattice.step_mm
-    margin = radius * 1.6 + _RIM_MM
-    if np.any(middle - margin < low) or np.any(middle + margin > high):
-        return False
-    for other in others:
-        apart = float(np.linalg.norm(middle - other.middle_mm))
-        if apart < radius + other.look.diameter_mm / 2 + _GAP_MM:
-            return False
-    return look.place == "vessel" or _clear(site.trees, middle, radius)
-
-
-def _clear(trees: Trees, middle: FloatArray, radius: float) -> bool:
-    """No vessel thicker than half the nodule, or than 3 mm, crosses it."""
-    thick = trees.vessel_radii[:, 0] > min(radius / 2, 1.5)
-    pieces = trees.vessels[thick].mean(axis=1)
-    if not len(pieces):
-        return True
-    gap = np.linalg.norm(pieces - middle, axis=1) - trees.vessel_radii[thick, 0]
-    return bool(gap.min() > radius + 1.5)
-
-
-def _free_places(site: Site, radius: float, rng: np.random.Generator) -> FloatArray:
-    """Deep enough in the lung that its surface stays clear of the pleura."""
-    cells = site.lattice.cells(site.lungs < -(radius * 1.3 + 2.5))
-    return _some(cells, rng)
-
-
-def _pleura_places(site: Site, radius: float, rng: np.random.Generator) -> FloatArray:
-    """On the chest wall, sunk in by a random part of the radius."""
-    rim = (site.lungs < 0) & (site.lungs > -4) & (site.cavity > -6)
-    points = _some(site.lattice.cells(rim), rng)
-    outward = site.lattice.gradient(site.lungs, points)
-    depth = -site.lattice.sample(site.lungs, points)
-    wanted = radius * rng.uniform(0.35, 0.75, len(points))
-    return np.asarray(points - outward * (wanted - depth)[:, None])
-
-
-def _vessel_places(site: Site, radius: float, rng: np.random.Generator) -> FloatArray:
-    """Beside a vessel of 1 to 4 mm, touching it."""
-    radii = site.trees.vessel_radii.mean(axis=1)
-    chosen = np.flatnonzero((radii > 0.6) & (radii < min(2.0, radius)))
-    chosen = rng.permutation(chosen)[:_TRIES]
-    pieces, radii = site.trees.vessels[chosen], radii[chosen]
-    along = pieces[:, 1] - pieces[:, 0]
-    across = np.cross(along, rng.standard_normal(along.shape))
-    across /= np.maximum(np.linalg.norm(across, axis=1, keepdims=True), 1e-6)
-    points = pieces.mean(axis=1) + across * (radius * 0.85 + radii * 0.3)[:, None]
-    deep = site.lattice.sample(site.lungs, points) < -(radius * 1.2 + 1.5)
-    return np.asarray(points[deep])
-
-
-_PLACES: dict[str, Callable[[Site, float, np.random.Generator], FloatArray]] = {
-    "free": _free_places,
-    "vessel": _vessel_places,
-    "pleura": _pleura_places,
-}
-
-
-def _some(cells: FloatArray, rng: np.random.Generator) -> FloatArray:
-    chosen = rng.integers(0, max(len(cells), 1), _TRIES if len(cells) else 0)
-    return np.asarray(cells[chosen] + rng.uniform(-1, 1, (len(chosen), 3)))
-
-
 def _voxels(
     raster: Raster, corner_mm: FloatArray, implant: Implant, reach: float
 ) -> tuple[tuple[slice, slice, slice], FloatArray]:
@@ -235,25 +149,17 @@ def _voxels(
     return box, np.stack(grid[::-1], axis=-1)
 
 
-def _spicules(
-    raster: Raster,
-    corner_mm: FloatArray,
-    site: Site,
-    implant: Implant,
-    box: tuple[slice, slice, slice],
-    points: FloatArray,
-) -> FloatArray:
+def _spicules(raster: Raster, site: Site, implant: Implant, points: FloatArray) -> FloatArray:
     """Coverage of fine strands out of the surface; they are no part of the measured nodule."""
-    cover = np.zeros(points.shape[:3], dtype=np.uint8)
+    z, y, x = points.shape[:-1]
+    local = Raster((z, y, x), raster.spacing_mm)
+    cover = np.zeros(local.shape, dtype=np.uint8)
     tips = implant.middle_mm + implant.form.spikes * implant.form.radius_mm
     starts = np.broadcast_to(implant.middle_mm, tips.shape)
     thick = min(0.35 + implant.form.radius_mm * 0.06, 0.9)
     radii = np.broadcast_to([thick * 1.6, thick * 0.4], (len(tips), 2))
     if len(tips):
-        corner = (
-            corner_mm + np.array([s.start for s in box])[::-1] * np.asarray(raster.spacing_mm)[::-1]
-        )
-        local = Raster(cover.shape, raster.spacing_mm)
+        corner = points[0, 0, 0] - np.asarray(raster.spacing_mm)[::-1] / 2
         stamp_cones(cover, local, corner, np.stack([starts, tips], axis=1), radii)
     within = site.lattice.sample(site.lungs, points) < 0
     return np.asarray(cover / 255.0 * within)

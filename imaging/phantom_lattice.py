@@ -92,13 +92,12 @@ class Lattice:
 
 
 def make_lattice(
-    start_mm: Triple, size_mm: Triple, scale: Triple, rng: np.random.Generator
+    start_mm: FloatArray, size_mm: FloatArray, scale: Triple, rng: np.random.Generator
 ) -> Lattice:
     """The lattice that fills a box of the world from corner ``start_mm``, both ``(x, y, z)``."""
-    size = np.asarray(size_mm)
-    counts = np.maximum(np.rint(size / _STEP_MM).astype(int), 2)
-    step = size / counts
-    start = np.asarray(start_mm) + step / 2
+    counts = np.maximum(np.rint(size_mm / _STEP_MM).astype(int), 2)
+    step = size_mm / counts
+    start = start_mm + step / 2
     axes = [
         ((start[i] + np.arange(counts[i]) * step[i]) / scale[i]).astype(np.float32)
         for i in range(3)

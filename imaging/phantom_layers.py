@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.phantom_lattice import Field
-from imaging.volume import HuArray, UInt8Array
+from imaging.volume import HuArray, Triple, UInt8Array
 
 Plane = npt.NDArray[np.float32]
-Report = Callable[[float], None]
 
 _THREADS = 2
+_AIR_HU = -1000.0
+_FISSURE_HU, _FISSURE_MM = -600.0, 0.4
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,6 @@ class Layer:
         shell_mm: that shell's thickness.
         sheet_mm: if not 0, only a sheet of this thickness around the zero of the field is painted.
         strength: how much of what lies beneath is covered, 0..1.
-        add: the density is added to what lies beneath.
     """
 
     field: Field
@@ -46,19 +46,27 @@ class Layer:
 
 
 @dataclass(frozen=True, eq=False)
-class Lung:
+class LungLayer:
     """What is painted inside the lungs: tissue, fissures and the two trees.
 
-    ``vessels`` and ``lumens`` are uint8 coverages of the whole picture; vessels are seen inside
-    ``reach`` (the space above the diaphragm), where they also cross the mediastinum's fat.
+    Attributes:
+        field: the lungs' distance field.
+        tissue_hu: lattice field of the parenchyma's density.
+        fissures: distance to the nearest fissure, signed.
+        reach: where vessels are seen: the space above the diaphragm, so that they also cross the
+            mediastinum's fat.
+        vessels: uint8 coverage ``(z, y, x)`` of the picture by vessels and airway walls.
+        lumens: the same of the airways' air.
+        vessel_hu: density of vessels.
     """
 
-    layer: Layer
-    fissures: Layer
+    field: Field
+    tissue_hu: Field
+    fissures: Field
+    reach: Field
     vessels: UInt8Array
     lumens: UInt8Array
     vessel_hu: float
-    reach: Field
 
 
 @dataclass(frozen=True)
@@ -66,95 +74,105 @@ class Raster:
     """The picture's voxels: ``shape`` and ``spacing_mm`` ``(z, y, x)``; it fills the lattice."""
 
     shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
+    spacing_mm: Triple
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """One slice of the picture: its number, its height 0..1, its shape and its voxel's width."""
+
+    k: int
+    at: float
+    shape: tuple[int, int]
+    voxel_mm: float
+
+    def lattice_plane(self, field: Field) -> Plane:
+        """The field at the slice's height, linear between the lattice's planes."""
+        top = field.shape[0] - 1
+        position = min(max(self.at * field.shape[0] - 0.5, 0.0), float(top))
+        low = min(int(position), top - 1)
+        part = np.float32(position - low)
+        return np.asarray(field[low] * (1 - part) + field[low + 1] * part)
+
+    def enlarged(self, plane: Plane) -> Plane:
+        """A plane of the lattice at the picture's spacing."""
+        size = self.shape[::-1]
+        return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def of(self, field: Field) -> Plane:
+        """The field in this slice, at the picture's spacing."""
+        return self.enlarged(self.lattice_plane(field))
+
+    def inside(self, distance: Plane) -> Plane:
+        """The part of each voxel inside a surface that lies ``distance`` away."""
+        cover = distance * np.float32(-1 / self.voxel_mm) + np.float32(0.5)
+        return np.asarray(np.clip(cover, 0, 1, out=cover))
+
+    def sheet(self, distance: Plane, thick_mm: float) -> Plane:
+        """The part of each voxel that a sheet around zero distance fills."""
+        edge = max(self.voxel_mm, thick_mm)
+        cover = 1 - np.abs(distance) * np.float32(1 / edge)
+        return np.asarray(np.clip(cover, 0, 1, out=cover) * np.float32(thick_mm / edge))
 
 
 def paint(
-    raster: Raster, layers: Sequence[Layer], lung: Lung, top: Sequence[Layer], report: Report
+    raster: Raster,
+    under: Sequence[Layer],
+    lungs: LungLayer,
+    over: Sequence[Layer],
+    progress: Callable[[float], None],
 ) -> HuArray:
-    """The whole picture without noise, int16 HU ``(z, y, x)``: layers, the lungs, layers on top."""
+    """The picture without noise, int16 HU ``(z, y, x)``: ``under``, the lungs, then ``over``."""
     hu = np.empty(raster.shape, dtype=np.int16)
-    voxel = raster.spacing_mm[1]
+    count, rows, columns = raster.shape
 
-    def slice_at(k: int) -> None:
-        at = (k + 0.5) / raster.shape[0]
-        plane = np.full(raster.shape[1:], -1000, dtype=np.float32)
-        for layer in layers:
-            _paint_layer(plane, layer, at, voxel)
-        _paint_lung(plane, lung, k, at, voxel)
-        for layer in top:
-            _paint_layer(plane, layer, at, voxel)
-        np.rint(plane, out=plane)
-        hu[k] = plane
+    def paint_slice(k: int) -> None:
+        cut = _Cut(k, (k + 0.5) / count, (rows, columns), raster.spacing_mm[1])
+        plane = np.full(cut.shape, _AIR_HU, dtype=np.float32)
+        for layer in under:
+            _paint_layer(plane, layer, cut)
+        _paint_lungs(plane, lungs, cut)
+        for layer in over:
+            _paint_layer(plane, layer, cut)
+        hu[k] = np.rint(plane, out=plane)
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for k, _ in enumerate(pool.map(slice_at, range(raster.shape[0]))):
-            report((k + 1) / raster.shape[0])
+        for k, _ in enumerate(pool.map(paint_slice, range(count))):
+            progress((k + 1) / count)
     return hu
-
-
-def _cut(field: Field, at: float) -> Plane:
-    """The field's plane at ``at`` (0..1 of its height), linear between its planes."""
-    position = min(max(at * field.shape[0] - 0.5, 0.0), field.shape[0] - 1.0)
-    low = min(int(position), field.shape[0] - 2)
-    part = np.float32(position - low)
-    return np.asarray(field[low] * (1 - part) + field[low + 1] * part)
-
-
-def _enlarged(plane: Plane, shape: tuple[int, ...]) -> Plane:
-    big = cv2.resize(plane, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
-    return np.asarray(big, dtype=np.float32)
-
-
-def _covered(distance: Plane, edge_mm: float) -> Plane:
-    """The part of each voxel inside a surface that lies ``distance`` away."""
-    cover = distance * np.float32(-1 / edge_mm)
-    cover += np.float32(0.5)
-    return np.asarray(np.clip(cover, 0, 1, out=cover))
 
 
 def _blend(plane: Plane, cover: Plane, value: float | Plane) -> None:
     plane += cover * (value - plane)
 
 
-def _paint_layer(plane: Plane, layer: Layer, at: float, voxel: float) -> None:
-    cut = _cut(layer.field, at)
-    if cut.min() > voxel:
+def _paint_layer(plane: Plane, layer: Layer, cut: _Cut) -> None:
+    coarse = cut.lattice_plane(layer.field)
+    if coarse.min() > cut.voxel_mm:
         return
-    distance = _enlarged(cut, plane.shape)
-    if layer.sheet_mm:
-        cover = _sheet(distance, layer.sheet_mm, voxel)
-    else:
-        cover = _covered(distance, voxel)
+    distance = cut.enlarged(coarse)
+    sheet = layer.sheet_mm
+    cover = cut.sheet(distance, sheet) if sheet else cut.inside(distance)
     if layer.strength != 1:
         cover *= np.float32(layer.strength)
-    value = layer.hu
-    if not isinstance(value, float | int):
-        value = _enlarged(_cut(value, at), plane.shape)
-    if layer.shell_hu is not None:
-        core = _covered(distance + np.float32(layer.shell_mm), voxel)
-        value = layer.shell_hu + core * (value - layer.shell_hu)
-    _blend(plane, cover, value)
+    _blend(plane, cover, _density(layer, distance, cut))
 
 
-def _sheet(distance: Plane, thick: float, voxel: float) -> Plane:
-    """Coverage of a sheet around zero: voxels wider than the sheet are covered in part."""
-    edge = max(voxel, thick)
-    cover = 1 - np.abs(distance) * np.float32(1 / edge)
-    cover *= np.float32(thick / edge)
-    return np.asarray(np.clip(cover, 0, 1, out=cover))
+def _density(layer: Layer, distance: Plane, cut: _Cut) -> float | Plane:
+    inner = cut.of(layer.hu) if isinstance(layer.hu, np.ndarray) else layer.hu
+    if layer.shell_hu is None:
+        return inner
+    core = cut.inside(distance + np.float32(layer.shell_mm))
+    return np.asarray(layer.shell_hu + core * (inner - layer.shell_hu), dtype=np.float32)
 
 
-def _paint_lung(plane: Plane, lung: Lung, k: int, at: float, voxel: float) -> None:
-    cut = _cut(lung.reach, at)
-    if cut.min() > voxel:
+def _paint_lungs(plane: Plane, lungs: LungLayer, cut: _Cut) -> None:
+    reach = cut.lattice_plane(lungs.reach)
+    if reach.min() > cut.voxel_mm:
         return
-    _paint_layer(plane, lung.layer, at, voxel)
-    inside = _covered(_enlarged(_cut(lung.layer.field, at), plane.shape), voxel)
-    sheet = _sheet(
-        _enlarged(_cut(lung.fissures.field, at), plane.shape), lung.fissures.sheet_mm, voxel
-    )
-    _blend(plane, sheet * inside, float(lung.fissures.hu))  # type: ignore[arg-type]
-    reach = _covered(_enlarged(cut, plane.shape), voxel) * np.float32(1 / 255)
-    _blend(plane, lung.vessels[k] * reach, lung.vessel_hu)
-    _blend(plane, lung.lumens[k] * reach, -1000.0)
+    inside = cut.inside(cut.of(lungs.field))
+    _blend(plane, inside, cut.of(lungs.tissue_hu))
+    _blend(plane, inside * cut.sheet(cut.of(lungs.fissures), _FISSURE_MM), _FISSURE_HU)
+    seen = cut.inside(cut.enlarged(reach)) * np.float32(1 / 255)
+    _blend(plane, lungs.vessels[cut.k] * seen, lungs.vessel_hu)
+    _blend(plane, lungs.lumens[cut.k] * seen, _AIR_HU)

@@ -80,4 +80,4 @@ def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Gen
     if patient.emphysema > 0:
         holes = smooth_noise(shape, step, 9.0, rng) + 0.006 * lattice.body[2] - 1.9
         hu = hu - np.clip(holes + patient.emphysema, 0, 1) * 120
-    return np.maximum(hu, -990).astype(np.float32)
+    return np.asarray(np.maximum(hu, -990), dtype=np.float32)

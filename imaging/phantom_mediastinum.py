@@ -123,7 +123,7 @@ def _nodes(lattice: Lattice) -> Field:
         ((-44, 10, -14), (6, 6, 9)), ((48, 20, -22), (5, 6, 8)), ((-6, -40, 20), (9, 4, 14)),
     )  # fmt: skip
     parts = [ellipsoid(lattice, centre, radii) for centre, radii in places]
-    return np.minimum.reduce(parts)
+    return np.asarray(np.minimum.reduce(parts), dtype=np.float32)
 
 
 def _column(lattice: Lattice) -> Field:
@@ -134,4 +134,4 @@ def _column(lattice: Lattice) -> Field:
     above = np.clip((z + 50) / 35, 0, 1)
     neck = np.clip((z - 55) / 60, 0, 1) * np.interp(y, (-60, -10, 30, 60), (18, 8, 2, 0))
     half = lower + (upper - lower) * above + neck
-    return ((np.abs(x - 2) - half) * lattice.size).astype(np.float32)
+    return np.asarray((np.abs(x - 2) - half) * lattice.size, dtype=np.float32)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from imaging.volume import FloatArray, Triple
+from imaging.volume import FloatArray
 
 TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
 SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}

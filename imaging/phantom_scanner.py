@@ -14,10 +14,10 @@ import numpy.typing as npt
 from imaging.volume import HuArray
 
 Kernel = Literal["soft", "standard", "sharp"]
+KERNELS: tuple[Kernel, ...] = ("soft", "standard", "sharp")
 Plane = npt.NDArray[np.float32]
 
 _THREADS = 2
-_BODY_HU = -500.0
 
 
 @dataclass(frozen=True)

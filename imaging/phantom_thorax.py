@@ -151,4 +151,4 @@ def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> F
     thick = thick - 6 * front * (1 - upper) * np.clip(np.abs(x) / 60, 0, 1)
     thick = thick + rear * (8 + 12 * np.exp(-(((np.abs(x) - 34) / 22) ** 2)))
     thick = thick + 60 * np.clip((z - 75) / 30, 0, 1)
-    return np.maximum(skin + fat, cavity - thick * patient.muscle).astype(np.float32)
+    return np.asarray(np.maximum(skin + fat, cavity - thick * patient.muscle), dtype=np.float32)

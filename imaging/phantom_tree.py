@@ -62,7 +62,7 @@ class _Grown:
 def grow(
     root: FloatArray, heading: FloatArray, points: FloatArray, rng: np.random.Generator
 ) -> Tree:
-    """The tree from ``root`` (3,), setting out along ``heading`` (3,), to every point ``(n, 3)``."""
+    """The tree from ``root`` (3,), along ``heading`` (3,) at first, to every point ``(n, 3)``."""
     grown: list[_Grown] = []
     pending = [_Branch(root, _unit(heading), points)] if len(points) else []
     while pending:

@@ -96,9 +96,12 @@ def _time(
 
 
 def _difference(answer: Outputs, truth: Outputs) -> float:
-    """The largest root mean square difference of an output, as a share of its spread."""
+    """The largest root mean square difference of an output, as a share of its spread.
+
+    A spread below 1 counts as 1: outputs are logits and logarithms, and less is no difference.
+    """
     shares = [
-        float(np.sqrt(np.mean((a - t) ** 2)) / (np.std(t) + 1e-6))
+        float(np.sqrt(np.mean((a - t) ** 2)) / max(float(np.std(t)), 1.0))
         for a, t in zip(answer, truth, strict=True)
     ]
     return max(shares) if np.isfinite(shares).all() else float("inf")

@@ -21,14 +21,20 @@ def turned(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False
     return mirrored(piece, (z, y, x), swap)
 
 
-def resized(piece: Piece, rng: np.random.Generator) -> Piece:
-    """At another size in two cases of five; a nodule of 12 mm or more may become a mass."""
+def zoom_factor(piece: Piece, rng: np.random.Generator) -> float:
+    """1 in three cases of five, else near it; a nodule of 12 mm or more may become a mass."""
     largest = float(piece.nodules[:, 3].max()) if len(piece.nodules) else 0.0
     if 12 <= largest < 35 and rng.random() < 0.3:
-        return zoomed(piece, float(rng.uniform(1.3, min(3.0, 60 / largest))))
+        return float(rng.uniform(1.3, min(3.0, 60 / largest)))
     if rng.random() < 0.4:
-        return zoomed(piece, float(np.exp(rng.uniform(np.log(0.82), np.log(1.25)))))
-    return piece
+        return float(np.exp(rng.uniform(np.log(0.82), np.log(1.25))))
+    return 1.0
+
+
+def resized(piece: Piece, rng: np.random.Generator) -> Piece:
+    """The piece at another size, by `zoom_factor`."""
+    factor = zoom_factor(piece, rng)
+    return zoomed(piece, factor) if factor != 1.0 else piece
 
 
 def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
@@ -46,17 +52,18 @@ def toned(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     levels = np.arange(256, dtype=np.float32)
     table = levels * rng.uniform(0.92, 1.08) + rng.uniform(-45, 45) / HU_PER_LEVEL
     table = np.clip(table, 0, 255).astype(np.uint8)
-    return table[voxels]
+    return np.asarray(cv2.LUT(np.ascontiguousarray(voxels).ravel(), table), np.uint8).reshape(
+        voxels.shape
+    )
 
 
 def kernelled(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
     """Through a softer or a sharper reconstruction kernel, in the plane."""
     sigma, amount = float(rng.uniform(0.5, 1.0)), float(rng.uniform(-1.0, 1.2))
-    out = np.empty(voxels.shape, np.uint8)
-    for z, image in enumerate(np.ascontiguousarray(voxels)):
-        soft = cv2.GaussianBlur(image, (0, 0), sigma)
-        cv2.addWeighted(image, 1 + amount, soft, -amount, 0, dst=out[z])
-    return out
+    image = np.ascontiguousarray(voxels).reshape(-1, voxels.shape[2])  # slices under each other
+    soft = cv2.GaussianBlur(image, (0, 0), sigma)
+    out = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+    return np.asarray(out.reshape(voxels.shape), np.uint8)
 
 
 class Noise:

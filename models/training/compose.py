@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from imaging.volume import FloatArray
-from models.training.augment import Noise, resized, scanned_anew, turned
+from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
 from models.training.piece import NONE, Piece, crop, zoomed
 
 LUNG_BELOW = 75
@@ -111,15 +111,21 @@ class Composer:
         return scanned_anew(turned(resized(cube, rng), rng), rng, None)
 
     def _tile(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
-        cube = self._cube(rng)
-        room = np.array(cube.voxels.shape) - size
-        if (room < 0).any():
-            cube = zoomed(cube, float((size / np.array(cube.voxels.shape)).max()) + 0.02)
-            room = np.array(cube.voxels.shape) - size
+        """A random part of a random cube, cut before anything costly is done to it."""
+        cube = turned(self.cubes[int(rng.integers(len(self.cubes)))], rng)
+        factor = zoom_factor(cube, rng)
+        need = np.ceil(size / factor).astype(int) + 1
+        if (need > cube.voxels.shape).any():
+            factor = float((size / (np.array(cube.voxels.shape) - 1)).max()) + 0.01
+            need = np.minimum(np.ceil(size / factor).astype(int) + 1, cube.voxels.shape)
+        room = np.array(cube.voxels.shape) - need
         start = rng.integers(0, room + 1)
-        if rng.random() < 0.6 and len(cube.nodules):  # the nodule at a uniform place of the tile
-            start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * size).astype(int)
-        return _inside(crop(cube, np.clip(start, 0, room), size))
+        if rng.random() < 0.6:  # the nodule at a uniform place of the tile
+            start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * need).astype(int)
+        tile = crop(cube, np.clip(start, 0, room), need)
+        tile = zoomed(tile, factor) if factor != 1.0 else tile
+        tile = scanned_anew(crop(tile, (0, 0, 0), size), rng, None, thicken=0.25)
+        return _inside(tile)
 
 
 def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool) -> Piece:

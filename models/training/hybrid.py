@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,6 +52,9 @@ class HybridTask:
         outputs = network(batch["voxels"].float() / 255)
         return hybrid_loss(tuple(out.float() for out in outputs), batch)
 
+    def refresh(self, network: nn.Module) -> None:
+        """Nothing: the alarms are those of the screening network, which stands still."""
+
     def judge(self, network: nn.Module) -> dict[str, float]:
         """Sensitivity at 1/2 to 8 false positives a scan, alone and added to the edge's logit."""
         nodule, alarm = (logits(network, r) for r in (self.trial.nodules, self.trial.alarms))
@@ -70,6 +74,7 @@ class _Stream(IterableDataset[Batch]):
         info = get_worker_info()
         if info is not None:
             cv2.setNumThreads(0)
+            os.nice(6)  # the loaders leave the cores to the training
         rng = np.random.default_rng((self._seed, info.id if info else 0))
         while True:
             region = self._drawer.draw(rng)

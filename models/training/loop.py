@@ -50,7 +50,7 @@ class Plan:
 
     out: Path
     minutes: float
-    rate: float = 2e-3
+    rate: float = 3e-3
     decay: float = 0.02
     warm_up: float = 0.03
     average: float = 0.998

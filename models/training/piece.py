@@ -74,6 +74,9 @@ def _zoom_marks(marks: FloatArray, factor: float) -> FloatArray:
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     """uint8 ``(z, y, x)`` scaled by ``factor`` along every axis, trilinear."""
     z, y, x = (max(4, round(n * factor)) for n in voxels.shape)
-    columns = voxels.reshape(voxels.shape[0], -1)
-    deep = cv2.resize(columns, (columns.shape[1], z)).reshape(z, *voxels.shape[1:])
-    return np.stack([cv2.resize(image, (x, y)) for image in deep]).astype(np.uint8, copy=False)
+    deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
+                      (voxels[0].size, z)).reshape(z, *voxels.shape[1:])  # fmt: skip
+    out = np.empty((z, y, x), np.uint8)
+    for image, target in zip(deep, out, strict=True):
+        cv2.resize(image, (x, y), dst=target)
+    return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -34,7 +35,7 @@ class ScreeningTask:
     scans: Sequence[Piece]
     network: nn.Module
     batch: int = 4
-    workers: int = 1
+    workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
@@ -72,6 +73,7 @@ class _Stream(IterableDataset[Batch]):
         info = get_worker_info()
         if info is not None:
             cv2.setNumThreads(0)
+            os.nice(6)  # the loaders leave the cores to the training
         rng = np.random.default_rng((self._seed, info.id if info else 0))
         while True:
             sample = self._composer.draw(rng)

@@ -30,8 +30,8 @@ SHAPE = (8, 8, 8)
 class MeanReader:
     """Reads the mean brightness as the probability; fails on an ROI that is all 255.
 
-    ``gate`` holds every batch back while it is cleared; ``batches`` are the means that were read,
-    batch by batch.
+    ``gate`` holds every batch back while it is cleared; ``batches`` are the means of what
+    it was given, batch by batch.
     """
 
     name: str = "mean"
@@ -46,9 +46,9 @@ class MeanReader:
 
     def read(self, batch: UInt8Array) -> tuple[Any, Any]:
         """Mean brightness as probability, and a tenth of it as diameter."""
-        assert self.gate.wait(30), "a test left the gate closed"
         mean = batch.reshape(len(batch), -1).mean(axis=1)
         self.batches.append(mean.tolist())
+        assert self.gate.wait(30), "a test left the gate closed"
         if np.any(mean == 255):
             raise ValueError("all 255")
         return mean / 255, mean / 10

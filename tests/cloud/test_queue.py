@@ -69,3 +69,14 @@ def test_what_ran_out_of_time_is_set_apart(loop: asyncio.AbstractEventLoop) -> N
     queue.put(alive)
     assert queue.take_expired() == [passed]
     assert queue.take(8) == [alive]
+
+
+def test_counting_changes_nothing(loop: asyncio.AbstractEventLoop) -> None:
+    """Metrics may count from another thread while a ticket is put: counting drops no ticket."""
+    queue = Queue()
+    given_up = ticket(loop, 60.0)
+    queue.put(given_up)
+    given_up.answer.cancel()
+    before = queue._tickets
+    assert len(queue) == 0
+    assert queue._tickets is before

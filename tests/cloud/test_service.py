@@ -39,6 +39,16 @@ def typed() -> Iterator[None]:
         raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
 
 
+def taken(cloud: Any) -> int:
+    """How many ROIs the model was given so far."""
+    return sum(map(len, cloud.reader.batches))
+
+
+def in_queue(cloud: Any) -> int:
+    """How many ROIs wait for the model."""
+    return int(cloud.count("overread_cloud_waiting_rois"))
+
+
 def refused(cloud: Any, requests: list[pb.ReadRequest]) -> OverreadError:
     """The error that ends a study's stream."""
     with pytest.raises(OverreadError) as caught:
@@ -66,12 +76,19 @@ def test_every_roi_gets_its_own_verdict(
 
 
 def test_what_waits_is_read_in_batches(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
 ) -> None:
     """ROIs that come while the model works are read together, never more than a batch holds."""
-    with start_cloud(max_batch=4, max_wait_s=1.0) as cloud:
-        read(cloud, make_stream(*(make_roi(i) for i in range(8))))
-        assert [len(batch) for batch in cloud.reader.batches] == [4, 4]
+    with start_cloud(max_batch=4) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(12)))), timeout=20)
+        until(lambda: in_queue(cloud) + taken(cloud) == 12)
+        under_way = taken(cloud)
+        cloud.reader.gate.set()
+        assert len(list(call)) == 13
+        waited = 12 - under_way
+        full, rest = divmod(waited, 4)
+        assert [len(b) for b in cloud.reader.batches[1:]] == [4] * full + [rest] * bool(rest)
 
 
 def test_verdicts_come_before_the_study_is_sent_whole(
@@ -215,7 +232,7 @@ def test_an_roi_sent_twice_is_read_and_answered_once(
     header, roi = make_stream(make_roi(1))
     with start_cloud() as cloud:
         verdict, summary = read(cloud, [header, roi, roi])
-        assert sum(map(len, cloud.reader.batches)) == 1
+        assert taken(cloud) == 1
     assert isinstance(verdict, Verdict)
     assert isinstance(summary, Summary)
     assert summary.answered == 1
@@ -229,9 +246,9 @@ def test_a_study_sent_again_costs_nothing(
     with start_cloud() as cloud:
         first = {a.roi_id: a for a in read(cloud, requests) if isinstance(a, Verdict)}
         again = {a.roi_id: a for a in read(cloud, requests) if isinstance(a, Verdict)}
-        assert sum(map(len, cloud.reader.batches)) == 2
+        assert taken(cloud) == 2
         other = read(cloud, make_stream(make_roi(1), study_key="k2"))
-        assert sum(map(len, cloud.reader.batches)) == 3
+        assert taken(cloud) == 3
     assert {i: v.probability for i, v in first.items()} == {1: 0.2, 2: 0.4}
     assert {i: v.probability for i, v in again.items()} == {1: 0.2, 2: 0.4}
     assert all(v.queue_s == v.compute_s == 0.0 for v in again.values())
@@ -285,7 +302,7 @@ def test_a_cancelled_study_is_not_read(
     with start_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
-        until(lambda: cloud.count("overread_cloud_waiting_rois") == 4)
+        until(lambda: in_queue(cloud) == 4)
         call.cancel()
         until(lambda: cloud.count("overread_cloud_open_streams") == 0)
         cloud.reader.gate.set()
@@ -306,8 +323,7 @@ def test_a_stat_study_overtakes_routine_ones(
         for waiting, (key, value, priority) in enumerate(studies):
             requests = make_stream(make_roi(1, value), study_key=key, priority=priority)
             calls.append(stub.Read(iter(requests), timeout=20))
-            until(lambda n=waiting: cloud.count("overread_cloud_open_streams") == n + 1)  # type: ignore[misc] # a lambda's default
-            until(lambda n=waiting: cloud.count("overread_cloud_waiting_rois") == n)  # type: ignore[misc] # the same
+            until(lambda n=waiting: [taken(cloud), in_queue(cloud)] == [1, n])  # type: ignore[misc] # a lambda's default
         cloud.reader.gate.set()
         assert all(len(list(call)) == 2 for call in calls)
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
@@ -338,19 +354,20 @@ def test_a_stream_that_says_nothing_is_closed(start_cloud: StartCloud) -> None:
 
 
 def test_a_study_never_sent_whole_ends_with_its_budget(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
+    start_cloud: StartCloud, make_stream: MakeStream
 ) -> None:
-    """A caller that stops sending gets what was read, then DeadlinePassed."""
-    header, roi = make_stream(make_roi(1), budget_s=0.3)
-    outbox: queue.SimpleQueue[pb.ReadRequest | None] = queue.SimpleQueue()
-    outbox.put(header)
-    outbox.put(roi)
+    """A caller that announces an ROI and never sends it does not hold a place for ever."""
+    (header,) = make_stream(budget_s=0.3, roi_count=1)
+    never = threading.Event()
+
+    def requests() -> Iterator[pb.ReadRequest]:
+        yield header
+        never.wait(20)
+
     with start_cloud() as cloud, cloud.stub() as stub:
-        answers = stub.Read(iter(outbox.get, None), timeout=20)
-        assert next(answers).verdict.roi_id == 1
         with pytest.raises(OverreadError, match="time ran out") as caught, typed():
-            next(answers)
-        outbox.put(None)
+            list(stub.Read(requests(), timeout=20))
+        never.set()
     assert caught.value.kind == "DeadlinePassed"
 
 

@@ -185,7 +185,6 @@ def test_the_same_name_again_is_a_new_study(tmp_path: Path) -> None:
 
 def test_a_study_that_another_took_is_forgotten(tmp_path: Path) -> None:
     """No row and no folder remain of it."""
-    inbox, _ = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
     with Spool(tmp_path / "s.db") as spool:
         assert take(Arrival(("a", "a.done"), "p"), tmp_path, spool) is None

@@ -1,0 +1,94 @@
+"""`overread-models`: train, export, fit and list the models. Only ``list`` works without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from models.listing import list_models
+
+app = typer.Typer(help="Train, export and list Overread's models.", no_args_is_help=True)
+train = typer.Typer(help="Train a network; --resume goes on after a kill.", no_args_is_help=True)
+app.add_typer(train, name="train")
+app.command("list")(list_models)
+
+Data = Annotated[Path, typer.Option(help="Folder with nodules/ and ct/, as docs/models.md tells.")]
+Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
+Minutes = Annotated[float, typer.Option(help="Time to spend training, resumptions included.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+Phantoms = Annotated[int, typer.Option(help="How many phantoms to learn from as well.")]
+Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
+Cache = Annotated[Path, typer.Option(help="Where the phantoms are kept.")]
+
+
+@train.command("screening")
+def train_screening(
+    data: Data,
+    out: Out = Path("runs/screening"),
+    minutes: Minutes = 50,
+    resume: Resume = False,
+    phantoms: Phantoms = 16,
+    cache: Cache = Path("runs/phantoms"),
+    seed: Seed = 0,
+) -> None:
+    """The screening network, from nothing."""
+    from models.training.runs import run_screening
+
+    run_screening(data, out, minutes, resume=resume, phantoms=(cache, phantoms), seed=seed)
+
+
+@train.command("hybrid")
+def train_hybrid(
+    data: Data,
+    screening: Annotated[
+        list[Path], typer.Option(help="Weights of screening networks, the shipped one last.")
+    ],
+    out: Out = Path("runs/hybrid"),
+    minutes: Minutes = 40,
+    resume: Resume = False,
+    phantoms: Phantoms = 16,
+    cache: Cache = Path("runs/phantoms"),
+    seed: Seed = 0,
+) -> None:
+    """The hybrid network, on the screening networks' candidates."""
+    from models.training.runs import run_hybrid
+
+    run_hybrid(
+        data, out, minutes, screening, resume=resume, phantoms=(cache, phantoms), seed=seed
+    )
+
+
+@app.command("export")
+def export(
+    kind: Annotated[str, typer.Argument(help="screening or hybrid")],
+    data: Data,
+    weights: Annotated[Path, typer.Option(help="averaged.pt of a run.")],
+    method: Annotated[str, typer.Option(help="minmax, percentile or entropy.")] = "minmax",
+) -> None:
+    """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
+    from models.compression.runs import run_export
+
+    run_export(kind, data, weights, method)
+
+
+@app.command("fit")
+def fit(
+    data: Data,
+    screening: Annotated[str, typer.Option(help="The edge's artifact.")] = "screening-int8",
+    hybrid: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-int8",
+) -> None:
+    """Fit calibration, merger and thresholds on validation cases; write them to the manifest."""
+    from models.compression.runs import run_fit
+
+    run_fit(data, screening, hybrid)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Fits what turns the networks' outputs into decisions: calibration, merger and thresholds.
+
+Everything is fitted on validation cases, read by the very artifacts that will serve, through
+the runtime. Test cases are never opened here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imaging.preprocess import Preprocessed
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray, Geometry
+from models.runtime.screener import Screener
+from models.runtime.second_reader import SecondReader
+from models.training.piece import Piece
+
+MISSED_LOGIT = -12.0
+"""What a nodule counts for that was never proposed."""
+
+KEPT_BY_EDGE = 0.99
+"""Share of the proposed nodules whose edge score must not fall below ``dismiss``."""
+
+FINAL_ALARMS = 2.5
+ALONE_ALARMS = 5.0
+"""False positives a scan at which the merged and the edge's own threshold are set."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cases:
+    """Candidates of validation: each one's logit from the edge and from the cloud, and truth."""
+
+    edge: FloatArray
+    cloud: FloatArray
+    nodule: np.ndarray
+    missed: int
+    scans: int
+
+
+def gather(
+    screener: Screener, reader: SecondReader, cubes: Sequence[Piece], scans: Sequence[Piece]
+) -> Cases:
+    """Reads cubes for their nodules (the best candidate of each) and scans for their alarms."""
+    rows: list[tuple[float, float, bool]] = []
+    missed = 0
+    for cube in cubes:
+        hits = [r for r in _read(screener, reader, cube) if _hits(r[2], cube.nodules[:1], 0.5)]
+        missed += not hits
+        rows += [(hits[0][0], hits[0][1], True)] if hits else []
+    for scan in scans:
+        found = _read(screener, reader, scan)
+        marks = np.concatenate([scan.nodules, scan.ignored])
+        rows += [(e, c, False) for e, c, at in found if not _hits(at, marks, 0.5, 5.0)]
+    edge, cloud, nodule = (np.array(column) for column in zip(*rows, strict=True))
+    return Cases(edge, cloud, nodule.astype(bool), missed, len(scans))
+
+
+def _read(
+    screener: Screener, reader: SecondReader, piece: Piece
+) -> list[tuple[float, float, FloatArray]]:
+    candidates = screener.screen(Preprocessed(piece.voxels, Geometry()))
+    if not candidates:
+        return []
+    rois = np.stack([cut_roi(piece.voxels, c.index_zyx, reader.roi_shape) for c in candidates])
+    chance = np.concatenate([reader.read(rois[i : i + 8])[0] for i in range(0, len(rois), 8)])
+    places = (np.array(c.index_zyx) for c in candidates)
+    edge = (_logit(c.score) for c in candidates)
+    return list(zip(edge, (_logit(float(p)) for p in chance), places, strict=True))
+
+
+def _hits(at: FloatArray, marks: FloatArray, share: float, margin: float = 0.0) -> bool:
+    away = np.linalg.norm(marks[:, :3] - at, axis=1)
+    return bool((away < marks[:, 3] * share + margin).any())
+
+
+def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> FloatArray:
+    """Weights ``(1 + k,)``, bias first, of a logistic regression on ``(n, k)``; Newton's method.
+
+    Both classes weigh the same, so that 0.5 lies where they are equally likely; targets are
+    smoothed as Platt (1999) does.
+    """
+    x = np.concatenate([np.ones((len(features), 1)), features], 1)
+    positives, negatives = truth.sum(), (~truth).sum()
+    target = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    weight = np.where(truth, 0.5 / positives, 0.5 / negatives) * len(truth)
+    penalty = np.diag([0.0] + [ridge * len(truth)] * features.shape[1])
+    w = np.zeros(x.shape[1])
+    for _ in range(50):
+        chance = 1 / (1 + np.exp(-np.clip(x @ w, -30, 30)))
+        gradient = x.T @ (weight * (chance - target)) + penalty @ w
+        curvature = (x * (weight * chance * (1 - chance))[:, None]).T @ x + penalty
+        w = w - np.linalg.solve(curvature + 1e-9 * np.eye(len(w)), gradient)
+    return w
+
+
+def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
+    """The four thresholds, on calibrated scores.
+
+    ``dismiss`` keeps all but one in a hundred of the nodules; ``report`` lies above every false
+    alarm of validation and above most nodules, so that the edge speaks alone only of the
+    obvious; ``alone`` and ``final`` leave so many false alarms a scan.
+    """
+    nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
+    dismiss = float(np.quantile(nodules, 1 - KEPT_BY_EDGE, method="lower"))
+    report = max(float(alarms.max(initial=0.0)), float(np.quantile(nodules, 0.8)))
+    alone = _leaving(alarms, ALONE_ALARMS * cases.scans)
+    final = _leaving(merged[~cases.nodule], FINAL_ALARMS * cases.scans)
+    values = {"dismiss": dismiss, "report": report, "alone": max(alone, dismiss), "final": final}
+    return {name: round(value, 6) for name, value in values.items()}
+
+
+def _leaving(alarms: FloatArray, allowed: float) -> float:
+    """A threshold between the alarms that are let through and the next."""
+    ranked = np.sort(alarms)[::-1]
+    count = int(allowed)
+    if count >= len(ranked):
+        return float(ranked[-1]) / 2
+    return float((ranked[count - 1] + ranked[count]) / 2)
+
+
+def _logit(score: float) -> float:
+    clipped = min(max(score, 1e-6), 1 - 1e-6)
+    return float(np.log(clipped / (1 - clipped)))

@@ -1,0 +1,117 @@
+"""The export and fit commands: from a run's weights to artifacts that edge and cloud can use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from imaging.roi import cut_roi
+from models.compression.export import export_float, export_fp32
+from models.compression.fit import Cases, gather, logistic, thresholds
+from models.compression.manifest import amend, register
+from models.compression.quantize import quantize
+from models.networks.hybrid import HybridNetwork
+from models.networks.screening import ScreeningNetwork
+from models.runtime.artifacts import WEIGHTS, Artifact, every, find
+from models.runtime.screener import Screener
+from models.runtime.second_reader import SecondReader
+from models.runtime.session import open_session
+from models.training.material import load_cubes
+from models.training.piece import Piece
+from models.training.recipe import scans_of_role
+
+NETWORKS = {"screening": ScreeningNetwork, "hybrid": HybridNetwork}
+UNFITTED: dict[str, dict[str, Any]] = {
+    "screening": {"calibration": [1.0, 0.0]},
+    "hybrid": {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]},
+}
+CALIBRATION_CUBES = 96
+"""How many training cubes quantisation is calibrated on; whole training scans come on top."""
+
+
+def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
+    """Registers `KIND-fp32` and `KIND-int8`; settings fitted before are kept."""
+    network = NETWORKS[kind]()
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    before = every() if (WEIGHTS / "manifest.toml").exists() else {}
+    settings = {p: _settings(before.get(f"{kind}-{p}"), kind) for p in ("fp32", "int8")}
+    register(
+        f"{kind}-fp32", export_fp32(network, kind), kind=kind, precision="fp32", parent="",
+        settings=settings["fp32"],
+    )  # fmt: skip
+    cubes = load_cubes(data / "nodules", "train").pieces
+    scans = scans_of_role(data / "ct", "train")
+    batches = {"screening": _boxes, "hybrid": _regions}[kind](cubes, scans)
+    small = quantize(export_float(network, kind), kind, batches, method=method)
+    register(
+        f"{kind}-int8", small, kind=kind, precision="int8", parent=f"{kind}-fp32",
+        settings=settings["int8"],
+    )  # fmt: skip
+
+
+def _settings(artifact: Artifact | None, kind: str) -> dict[str, Any]:
+    return dict(artifact.settings) if artifact else UNFITTED[kind]
+
+
+def _boxes(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
+    for cube in cubes[:CALIBRATION_CUBES]:
+        yield cube.voxels[None, None, :48, :48, :48]
+    for scan in scans:
+        z, y, x = (n // 2 for n in scan.voxels.shape)
+        for start in (max(0, x - 130), x):
+            yield scan.voxels[None, None, z - 40 : z + 40, y - 64 : y + 64, start : start + 128]
+
+
+def _regions(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
+    for cube in cubes[:CALIBRATION_CUBES]:
+        yield cut_roi(cube.voxels, cube.nodules[0, :3])[None, None]
+    rng = np.random.default_rng(0)
+    for scan in scans:
+        for _ in range(CALIBRATION_CUBES // 4):
+            middle = rng.uniform(0.2, 0.8, 3) * scan.voxels.shape
+            yield cut_roi(scan.voxels, middle)[None, None]
+
+
+def run_fit(data: Path, screening: str, hybrid: str) -> None:
+    """Fits the settings of both artifacts on validation and enters them."""
+    console = Console(stderr=True)
+    amend(screening, "settings", {"calibration": [1.0, 0.0]})
+    amend(hybrid, "settings", {"calibration": [1.0, 0.0]})
+    screener = Screener(open_session(find(screening)))
+    reader = SecondReader(open_session(find(hybrid)))
+    cubes = load_cubes(data / "nodules", "val").pieces
+    with console.status("reading validation cases"):
+        cases = gather(screener, reader, cubes, scans_of_role(data / "ct", "val"))
+    settings, cloud = fit_settings(cases)
+    amend(screening, "settings", settings)
+    amend(hybrid, "settings", cloud)
+    console.print(settings, cloud)
+
+
+def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The edge's settings (calibration, merge, thresholds) and the cloud's (calibration)."""
+    edge_bias, edge_slope = logistic(cases.edge[:, None], cases.nodule)
+    cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
+    edge, cloud = edge_bias + edge_slope * cases.edge, cloud_bias + cloud_slope * cases.cloud
+    bias, edge_weight, cloud_weight = logistic(np.stack([edge, cloud], 1), cases.nodule)
+    merged = _sigmoid(bias + edge_weight * edge + cloud_weight * cloud)
+    settings = {
+        "calibration": _rounded(edge_slope, edge_bias),
+        "merge": _rounded(bias, edge_weight, cloud_weight),
+        "thresholds": thresholds(_sigmoid(edge), merged, cases),
+    }
+    return settings, {"calibration": _rounded(cloud_slope, cloud_bias)}
+
+
+def _rounded(*values: float) -> list[float]:
+    return [round(float(v), 6) for v in values]
+
+
+def _sigmoid(logit: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-logit)))
+

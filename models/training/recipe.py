@@ -1,0 +1,153 @@
+"""The recipes of the two shipped networks: which material, which task, which plan.
+
+Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, ``marks.csv``) and
+``DIR/ct`` (a folder for each scan, ``scans.csv`` with its role). Only material of role ``train``
+is learnt from; ``val`` is looked at; ``test`` is never opened here.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from imaging.phantom import PhantomSpec, make_phantom
+from imaging.preprocess import preprocess
+from imaging.roi import cut_roi
+from models.networks.hybrid import HybridNetwork
+from models.networks.screening import ScreeningNetwork
+from models.training.augment import Noise
+from models.training.compose import Composer
+from models.training.hybrid import HybridTask, Trial
+from models.training.material import load_cubes, load_scan
+from models.training.piece import NONE, Piece
+from models.training.regions import RegionDrawer, without_nodules
+from models.training.screening import ScreeningTask, false_alarms, look, nodule_logit
+
+PHANTOM_SEED = 100_000
+"""Training phantoms are numbered from here; evaluation uses smaller seeds."""
+
+PHANTOM_SHARE = 0.25
+"""How often a crop of a whole lung is one of a phantom's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """Everything that the recipes use: cubes and whole scans of training and of validation."""
+
+    cubes: tuple[Piece, ...]
+    scans: tuple[Piece, ...]
+    phantoms: tuple[Piece, ...]
+    val_cubes: tuple[Piece, ...]
+    val_scans: tuple[Piece, ...]
+
+    @property
+    def composer(self) -> Composer:
+        """The sampler over the training part."""
+        weights = [(1 - PHANTOM_SHARE) / len(self.scans)] * len(self.scans)
+        weights += [PHANTOM_SHARE / max(len(self.phantoms), 1)] * len(self.phantoms)
+        return Composer(self.cubes, (*self.scans, *self.phantoms), scan_weights=weights)
+
+
+def load_material(data: Path, phantoms: Path, phantom_count: int) -> Material:
+    """Reads the data; makes the phantoms that ``phantoms`` (a cache folder) lacks."""
+    return Material(
+        load_cubes(data / "nodules", "train").pieces,
+        scans_of_role(data / "ct", "train"),
+        tuple(load_phantoms(phantoms, phantom_count)),
+        load_cubes(data / "nodules", "val").pieces,
+        scans_of_role(data / "ct", "val"),
+    )
+
+
+def scans_of_role(folder: Path, role: str) -> tuple[Piece, ...]:
+    """The lung boxes of the scans that `scans.csv` gives that role, lesions marked."""
+    truth = folder / "scans.csv"
+    with truth.open(newline="") as file:
+        names = [row["scan"] for row in csv.DictReader(file) if row["role"] == role]
+    return tuple(load_scan(folder / n, truth) for n in track(names, f"reading {role} scans"))
+
+
+def load_phantoms(cache: Path, count: int) -> list[Piece]:
+    """The first ``count`` training phantoms as preprocessed lung boxes with their nodules."""
+    cache.mkdir(parents=True, exist_ok=True)
+    return [_phantom(cache, number) for number in track(range(count), "making phantoms")]
+
+
+def _phantom(cache: Path, number: int) -> Piece:
+    path = cache / f"phantom_{number:03d}.npz"
+    if not path.exists():
+        rng = np.random.default_rng(PHANTOM_SEED + number)
+        pixel = float(rng.uniform(0.65, 0.9))
+        phantom = make_phantom(
+            PhantomSpec(
+                seed=PHANTOM_SEED + number,
+                spacing_mm=(float(rng.choice([1.0, 1.25, 2.0, 3.0])), pixel, pixel),
+                nodule_count=int(rng.integers(3, 10)),
+                kernel="sharp" if rng.random() < 0.5 else "soft",
+                dose_noise_hu=float(rng.uniform(8, 45)),
+            )
+        )
+        box = preprocess(phantom.volume, path)
+        marks = [
+            [*box.geometry.to_index(n.centre_mm), n.diameter_mm] for n in phantom.nodules
+        ]
+        np.savez_compressed(path, voxels=box.voxels, nodules=np.array(marks).reshape(-1, 4))
+    with np.load(path) as found:
+        return Piece(found["voxels"], np.zeros_like(found["voxels"]), found["nodules"], NONE)
+
+
+def screening_task(material: Material, network: ScreeningNetwork | None = None) -> ScreeningTask:
+    """Trains a screening network, from nothing unless one is given."""
+    network = network or ScreeningNetwork()
+    return ScreeningTask(material.composer, material.val_cubes, material.val_scans, network)
+
+
+def hybrid_task(
+    material: Material, screeners: Sequence[torch.nn.Module], network: HybridNetwork | None = None
+) -> HybridTask:
+    """Trains a hybrid network on the candidates of the screening networks given.
+
+    Those of an early one are added to the last one's: on its own training scans a finished
+    network raises fewer and easier alarms than it will on a stranger's.
+    """
+    sources = (*material.cubes, *material.scans, *material.phantoms)
+    found = [_alarms(screeners, piece) for piece in track(sources, "collecting false alarms")]
+    drawer = RegionDrawer(
+        material.composer, [f[0] for f in found], [f[1] for f in found], Noise(96, 1)
+    )
+    trial = _trial(material, screeners[-1])
+    return HybridTask(drawer, trial, network or HybridNetwork())
+
+
+def _alarms(screeners: Sequence[torch.nn.Module], piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    """Places without a nodule and how often to draw each: the stronger the alarm the oftener."""
+    places, weights = [np.zeros((0, 3))], [np.zeros(0)]
+    middle = np.array(piece.voxels.shape) / 2
+    for network in screeners:
+        peaks = look(network, piece.voxels)
+        keep = without_nodules(peaks.index_zyx, piece)
+        if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
+            keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
+        places.append(peaks.index_zyx[keep])
+        weights.append(0.15 + 1 / (1 + np.exp(-(peaks.logit[keep] + 2))))
+    return np.concatenate(places), np.concatenate(weights)
+
+
+def _trial(material: Material, screener: torch.nn.Module) -> Trial:
+    nodules = [cut_roi(cube.voxels, cube.nodules[0, :3]) for cube in material.val_cubes]
+    logit = [max(nodule_logit(screener, cube), -7.0) for cube in material.val_cubes]
+    alarms, alarm_logit = [], []
+    for scan in material.val_scans:
+        peaks = false_alarms(screener, scan)
+        alarms += [cut_roi(scan.voxels, place) for place in peaks.index_zyx]
+        alarm_logit.append(peaks.logit)
+    return Trial(
+        np.stack(nodules), np.array(logit), np.stack(alarms), np.concatenate(alarm_logit),
+        len(material.val_scans),
+    )  # fmt: skip
