@@ -51,7 +51,10 @@ def check_header(header: Header, limits: Limits) -> None:
 
 
 def compatible(expected: str, served: str) -> bool:
-    """Whether a caller that expects one version can use the other: any, or the same major one."""
+    """Whether a caller that expects one version can use the other: any, or the same major one.
+
+    What stands before the first dot counts; a version without dots, such as a digest, is all of it.
+    """
     return not expected or expected.partition(".")[0] == served.partition(".")[0]
 
 

@@ -73,7 +73,11 @@ class Telemetry:
 
 def configure_logging(*, as_json: bool) -> None:
     """Sends structured logs to stderr, one line an event; they hold no word about a patient."""
-    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -53,6 +53,7 @@ def _template() -> Template:
         lstrip_blocks=True,
     )
     environment.filters["seconds"] = _seconds
+    environment.filters["iso_date"] = _iso_date
     return environment.get_template("report.html.j2")
 
 
@@ -77,3 +78,9 @@ def _second_reading(report: Report) -> Banner:
 
 def _seconds(value: float) -> str:
     return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def _iso_date(text: str) -> str:
+    """DICOM writes 20260301; whatever is no such date stays as it is."""
+    dicom = len(text) == 8 and text.isdigit()
+    return f"{text[:4]}-{text[4:6]}-{text[6:]}" if dicom else text

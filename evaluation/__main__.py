@@ -36,6 +36,7 @@ from evaluation.progress import counting, each
 from evaluation.service import cloud_service
 from evaluation.truth import read_truth, scan_folders, scan_name
 from imaging.errors import StudyError
+from imaging.phantom import PhantomSpec
 from models.runtime.errors import ModelError
 
 app = typer.Typer(
@@ -159,10 +160,10 @@ def phantoms_command(
     out: Out = None,
     as_json: Json = False,
 ) -> None:
-    """Final reports of synthetic chests whose every nodule is known."""
-    seeds = [seed + i for i in range(count)]
+    """Final reports of synthetic chests, seeds SEED, SEED + 1 ...; every nodule is known."""
+    specs = [PhantomSpec(seed=seed + i) for i in range(count)]
     with _open_line(cloud, serve, model, deadline) as line, _folder(out) as reports:
-        results = [phantoms.read_phantom(line, one, reports) for one in each(seeds, "phantoms")]
+        results = [phantoms.read_phantom(line, one, reports) for one in each(specs, "phantoms")]
     _print_results(results, as_json, seed, phantoms.CAVEAT)
 
 

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 import typer
 
 from imaging.phantom import PhantomSpec, make_phantom
+from imaging.read import read_study
 from imaging.volume import HuArray, Triple, UInt8Array
 
 _WINDOW_HU = (-1350.0, 150.0)
@@ -33,7 +33,8 @@ def main(
     credit: Annotated[str, typer.Option(help="Whose the real scan is.")] = _CREDIT,
 ) -> None:
     """Writes the picture, phantom above, real scan below."""
-    scan, spacing = _read(real)
+    volume = read_study(real).volume
+    scan, spacing = volume.hu, volume.geometry.spacing_mm
     size = (300.0, scan.shape[1] * spacing[1], scan.shape[2] * spacing[2])
     spec = PhantomSpec(seed=seed, spacing_mm=spacing, size_mm=size, dose_noise_hu=12.0)
     phantom = make_phantom(spec).volume.hu
@@ -44,15 +45,6 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(_encoded(np.vstack(rows)))
     typer.echo(f"{out}: {out.stat().st_size // 1000} kB")
-
-
-def _read(folder: Path) -> tuple[HuArray, Triple]:
-    """HU ``(z, y, x)``, head last, and spacing ``(z, y, x)``."""
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder)))
-    image = sitk.DICOMOrient(reader.Execute(), "LPS")
-    x, y, z = image.GetSpacing()
-    return sitk.GetArrayFromImage(image).astype(np.int16), (z, y, x)
 
 
 def _planes(hu: HuArray, spacing_mm: Triple) -> UInt8Array:
@@ -81,8 +73,9 @@ def _tile(plane: HuArray, tall: float) -> UInt8Array:
     """The plane in the window, as wide as a tile, on black, cut to a tile's height."""
     low, high = _WINDOW_HU
     grey = np.clip((plane.astype(np.float32) - low) * (255 / (high - low)), 0, 255)
-    height = round(plane.shape[0] * tall * _TILE_PX / plane.shape[1])
-    shrunk = cv2.resize(grey, (_TILE_PX, height), interpolation=cv2.INTER_AREA)[:_TILE_PX]
+    square = cv2.resize(grey, None, fx=1.0, fy=tall, interpolation=cv2.INTER_LINEAR)
+    height = round(square.shape[0] * _TILE_PX / square.shape[1])
+    shrunk = cv2.resize(square, (_TILE_PX, height), interpolation=cv2.INTER_AREA)[:_TILE_PX]
     tile = np.zeros((_TILE_PX, _TILE_PX), dtype=np.uint8)
     top = (_TILE_PX - len(shrunk)) // 2
     tile[top : top + len(shrunk)] = np.rint(shrunk)

@@ -23,16 +23,16 @@ IGNORED_REACH_MM = 5.0
 CAVEAT = "Phantoms are synthetic: they show what the line does, not how it does on patients."
 
 
-def read_phantom(line: Line, seed: int, out: Path) -> StudyResult:
-    """The phantom of `seed`, written as a DICOM series, read, and compared with its truth.
+def read_phantom(line: Line, spec: PhantomSpec, out: Path) -> StudyResult:
+    """One phantom, written as a DICOM series, read from there, and compared with its truth.
 
     Its truth is exact, so there is no rim: a finding outside every nodule is false.
     """
-    phantom = make_phantom(PhantomSpec(seed=seed))
+    phantom = make_phantom(spec)
     lesions, ignored = split_truth(phantom.nodules)
     with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
-        study = Path(folder, f"phantom-{seed}")
-        write_series(phantom.volume, study)
+        study = Path(folder, f"phantom-{spec.seed}")
+        write_series(phantom.volume, study, seed=spec.seed)
         return read_one(line, study, out, lesions, ignored, rim_mm=0.0)
 
 

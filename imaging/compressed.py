@@ -82,7 +82,7 @@ def _file_head(layout: Layout, transfer_syntax: str) -> bytes:
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, UID("1.2.3")
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = layout.rows, layout.columns
-    data.BitsAllocated, data.BitsStored, data.HighBit = 16, layout.bits_stored
+    data.BitsAllocated, data.BitsStored = 16, layout.bits_stored
     data.HighBit = layout.high_bit
     data.PixelRepresentation = int(layout.signed)
     data.file_meta = FileMetaDataset()

@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import UID
 
+from imaging import complaints
 from imaging.errors import UnreadableFile
 from imaging.folder import is_bare, read_head
 from imaging.hounsfield import require_hu, write_hu
 from imaging.instance import Instance, read_instance
 from imaging.orientation import to_patient_axes
-from imaging.pixels import stored_frames
+from imaging.pixels import is_native, stored_frames
 from imaging.series import Choice, Series, choose, group
 from imaging.slices import Slice
 from imaging.stack import Stack
@@ -71,10 +72,37 @@ def _meant(series: Sequence[Series], only: Path | None) -> list[Series]:
 
 
 def _read_volume(choice: Choice, progress: Progress) -> Volume:
-    hu, geometry = to_patient_axes(_decode(choice.stack, progress), choice.stack.geometry)
+    hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
     require_hu(hu, choice.stack.slices[0].file)
     description = choice.series.first.text("SeriesDescription")
     return Volume(hu, geometry, choice.series.uid, description)
+
+
+def _checked(stack: Stack, progress: Progress) -> HuArray:
+    """The HU of every slice; a decoder's complaint counts as damage.
+
+    Raises:
+        UnreadableFile: the pixel data of a slice is damaged.
+    """
+    if is_native(stack.slices[0].transfer_syntax):
+        return _decode(stack, progress)
+    try:
+        with complaints.caught():
+            return _decode(stack, progress)
+    except complaints.Complaint as complaint:
+        reason = f"pixel data: {complaint}: send the file again"
+        raise UnreadableFile(reason, _damaged_file(stack)) from None
+
+
+def _damaged_file(stack: Stack) -> Path:
+    """The first file of which the decoder complains, looked for one by one."""
+    for one in stack.slices:
+        try:
+            with complaints.caught():
+                stored_frames(one.file, [one.frame], one.layout, one.transfer_syntax)
+        except complaints.Complaint:
+            return one.file
+    return stack.slices[0].file.parent
 
 
 def _decode(stack: Stack, progress: Progress) -> HuArray:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
+from imaging import complaints, nifti
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
 from imaging.hounsfield import AIR_HU, MAX_HU, require_hu
 from imaging.orientation import to_patient_axes
@@ -42,30 +45,37 @@ def read_file(file: Path) -> Study:
         NotCt: it holds no three-dimensional picture in HU.
         IncompleteSeries, IrregularGeometry: it is too short, or its geometry impossible.
     """
-    reader = _reader(file)
-    _require_volume(reader, file)
-    hu, geometry = to_patient_axes(*_contents(reader, file))
+    try:
+        with complaints.caught():
+            hu, geometry = to_patient_axes(*_contents(file))
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UnreadableFile(_said(error, format_of(file)), file) from None
     _require_sane(hu, geometry, file)
     require_hu(hu, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
     return Study(Volume(hu, geometry, file.name, file.name), file, header)
 
 
-def _reader(file: Path) -> sitk.ImageFileReader:
-    """A reader that has read the header and nothing more."""
+def _contents(file: Path) -> tuple[HuArray, Geometry]:
+    header = nifti.read_header(file) if format_of(file) == "NIfTI" else None
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])
     reader.SetFileName(str(file))
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise UnreadableFile(_said(error, format_of(file)), file) from None
-    return reader
+    reader.ReadImageInformation()
+    _require_volume(reader, file)
+    x, y, z = reader.GetSpacing()
+    origin_x, origin_y, origin_z = reader.GetOrigin()
+    geometry = Geometry(
+        (z, y, x), (origin_x, origin_y, origin_z), np.array(reader.GetDirection()).reshape(3, 3)
+    )
+    if header:
+        return _hu(nifti.read_voxels(file, header).reshape(reader.GetSize()[::-1]), file), geometry
+    return _hu(sitk.GetArrayFromImage(reader.Execute()), file), geometry
 
 
-def _said(error: RuntimeError, kind: str) -> str:
-    """ITK's own last line, which holds the reason, without its source file and addresses."""
-    line = str(error).strip().splitlines()[-1].split("): ")[-1][:120]
+def _said(error: Exception, kind: str) -> str:
+    """The reason, which ITK puts last, after its source file and addresses."""
+    line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
     return f"damaged {kind} file ({line}): send it again"
 
 
@@ -83,18 +93,7 @@ def _require_volume(reader: sitk.ImageFileReader, file: Path) -> None:
         raise IrregularGeometry(reason, file)
 
 
-def _contents(reader: sitk.ImageFileReader, file: Path) -> tuple[HuArray, Geometry]:
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        raise UnreadableFile(_said(error, format_of(file)), file) from None
-    x, y, z = image.GetSpacing()
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    return _hu(image, file), Geometry((z, y, x), image.GetOrigin(), direction)
-
-
-def _hu(image: sitk.Image, file: Path) -> HuArray:
-    values = sitk.GetArrayViewFromImage(image)
+def _hu(values: npt.NDArray[Any], file: Path) -> HuArray:
     if values.dtype.kind not in "iuf":
         raise NotCt(f"voxels of type {values.dtype}, not numbers: give a CT series in HU", file)
     if values.dtype.kind == "f":
@@ -102,7 +101,7 @@ def _hu(image: sitk.Image, file: Path) -> HuArray:
         if bad:
             raise NotCt(f"{bad} voxels are NaN or infinite: export the CT series again", file)
         values = np.rint(values)
-    return np.asarray(np.clip(values, AIR_HU, MAX_HU), dtype=np.int16)
+    return np.clip(values, AIR_HU, MAX_HU).astype(np.int16)
 
 
 def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-import SimpleITK as sitk
+import SimpleITK
 
 from imaging.morphology import dilate, doubled, halved, opened
 from imaging.volume import HuArray, UInt8Array
@@ -42,12 +42,21 @@ def lung_air(coarse: HuArray) -> UInt8Array:
     return _lung_like(labels, opened(air, 1) > 0, coarse)[labels].astype(np.uint8)
 
 
+def largest_air_cells(coarse: HuArray) -> int:
+    """How many cells the largest air-filled region inside the body has, lung or not."""
+    return int(np.bincount(_labelled(_air_in_body(coarse)).ravel())[1:].max(initial=0))
+
+
 def _shrunk(plane: HuArray, size_xy: tuple[int, int]) -> HuArray:
     # halving first takes OpenCV's fast path: half the time of one step
     height, width = plane.shape
+    steps = [size_xy]
     if width >= 2 * size_xy[0] and height >= 2 * size_xy[1]:
-        plane = cv2.resize(plane, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.resize(plane, size_xy, interpolation=cv2.INTER_AREA), dtype=np.int16)
+        steps.insert(0, (width // 2, height // 2))
+    shrunk: npt.NDArray[np.integer | np.floating] = np.ascontiguousarray(plane)
+    for step in steps:
+        shrunk = cv2.resize(shrunk, step, interpolation=cv2.INTER_AREA)
+    return np.asarray(shrunk, dtype=np.int16)
 
 
 def _air_in_body(coarse: HuArray) -> UInt8Array:
@@ -57,7 +66,9 @@ def _air_in_body(coarse: HuArray) -> UInt8Array:
     plain = _joined_to_edge((coarse < _PLAIN_AIR_HU).astype(np.uint8))
     # between the two floods lie skin, clothing, blankets, foam; and lung cut by the field of view
     doubtful = joined & (1 - plain)
-    cut_lung = doubled(_cut_lung(halved(doubtful), halved(1 - air), _rim(coarse[::2, ::2, ::2])), air.shape)
+    cut_lung = doubled(
+        _cut_lung(halved(doubtful), halved(1 - air), _rim(coarse[::2, ::2, ::2])), air.shape
+    )
     return (air & (1 - joined)) | (doubtful & cut_lung)
 
 
@@ -74,7 +85,7 @@ def _cut_lung(doubtful: UInt8Array, tissue: UInt8Array, rim: UInt8Array) -> UInt
     )
     cut = (reach >= _RIM_CELLS) & (inner >= _WITHIN_SHARE * sizes)
     cut[0] = False
-    return cut[labels].astype(np.uint8)
+    return np.asarray(cut[labels], dtype=np.uint8)
 
 
 def _largest(mask: UInt8Array) -> UInt8Array:
@@ -82,7 +93,7 @@ def _largest(mask: UInt8Array) -> UInt8Array:
     labels = _labelled(mask)
     sizes = np.bincount(labels.ravel())
     sizes[0] = 0
-    return (mask & (labels == sizes.argmax())).astype(np.uint8)
+    return np.asarray(mask & (labels == sizes.argmax()), dtype=np.uint8)
 
 
 def _between(tissue: UInt8Array) -> UInt8Array:
@@ -90,7 +101,7 @@ def _between(tissue: UInt8Array) -> UInt8Array:
 
     Lung lies between the front and the back of the patient; table, foam and blankets mostly not.
     """
-    rows = tissue.any(axis=2)
+    rows = np.asarray(tissue.any(axis=2))
     after = np.logical_or.accumulate(rows, axis=1)
     before = np.logical_or.accumulate(rows[:, ::-1], axis=1)[:, ::-1]
     return np.repeat((after & before)[:, :, None].astype(np.uint8), tissue.shape[2], axis=2)
@@ -109,7 +120,8 @@ def _joined_to_edge(air: UInt8Array) -> UInt8Array:
     framed = np.pad(air, ((0, 0), (1, 1), (1, 1)), constant_values=1)
     picture = framed.reshape(-1, framed.shape[2]).copy()
     cv2.floodFill(picture, None, (0, 0), 2)
-    return (picture.reshape(framed.shape)[:, 1:-1, 1:-1] == 2).astype(np.uint8)
+    reached = picture.reshape(framed.shape)[:, 1:-1, 1:-1] == 2
+    return np.asarray(reached, dtype=np.uint8)
 
 
 def _lung_like(
@@ -118,7 +130,9 @@ def _lung_like(
     """Which labelled regions are lung: large, and not filled with plain gas."""
     parenchyma = inner & (coarse > _PLAIN_AIR_HU)
     sizes = np.bincount(labels.ravel())
-    volume, tissue = (np.bincount(labels[part], minlength=len(sizes)) for part in (inner, parenchyma))
+    volume, tissue = (
+        np.bincount(labels[part], minlength=len(sizes)) for part in (inner, parenchyma)
+    )
     volume[0] = 0
     lungs = (tissue > _PARENCHYMA_SHARE * volume) & (volume > 0)
     if tissue[lungs].sum() < _LEAST_CELLS:
@@ -128,5 +142,7 @@ def _lung_like(
 
 def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Each region of ``mask`` that hangs together by the faces of its cells, numbered from 1."""
-    image = sitk.ConnectedComponent(sitk.GetImageFromArray(mask))
-    return np.asarray(sitk.GetArrayFromImage(image), dtype=np.uint32)
+    image = SimpleITK.GetImageFromArray(mask)
+    # SimpleITK's filters carry no annotations
+    labels = SimpleITK.ConnectedComponent(image)  # type: ignore[no-untyped-call]
+    return np.asarray(SimpleITK.GetArrayFromImage(labels), dtype=np.uint32)

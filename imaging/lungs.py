@@ -5,12 +5,14 @@ consolidation, effusion and pleura belong to it, and in doubt a place is inside.
 cells of about 4 mm, from the lungs' air outwards:
 
 1. what air there is in the lungs (`imaging.lung_air`);
-2. where one side has much less of it than the other (effusion, consolidation, a lung removed),
-   the mirror image of the other side;
-3. hollows that no ball of 80 mm enters are filled: masses, hilum, vessels;
-4. 8 mm all around.
+2. what lies between lung above and lung below;
+3. where one side lacks what the other has (effusion, consolidation, a mass, a lung removed), the
+   mirror image of the other side;
+4. hollows that no ball of 80 mm enters: masses, hilum, vessels;
+5. 8 mm all around.
 
-It knows nothing of both lungs being opaque at the same height.
+It knows nothing of a part that both lungs have lost at the same place and that lies at their
+rim, such as effusions behind both lungs.
 """
 
 from __future__ import annotations
@@ -23,20 +25,23 @@ import numpy.typing as npt
 
 from imaging import morphology
 from imaging.errors import NoLung
-from imaging.lung_air import coarse_hu, lung_air
+from imaging.lung_air import coarse_hu, largest_air_cells, lung_air
 from imaging.volume import HuArray, Triple, UInt8Array
 
 CELL_MM = 4.0
 MARGIN_MM = 8.0
-_BALL_MM = 40.0
 _GAP_MM = 72.0
+"""A mass of 60 mm lies between lung above and lung below no further apart than this."""
+_BALL_MM = 40.0
+"""Radius of the ball that fills hollows: it enters the liver's dome, not a mass of 60 mm."""
 _PIECE_MM = 24.0
 _BONE_HU = 200
 _SPINE_MM = 60.0
 _TISSUE_HU = -200
 _LEAST_BONE_CELLS = 100
 _DEFICIENT = 0.6
-_LEAST_SLICE_MM2 = 600.0
+"""A side with less than this share of the other's air in a slice has lost some to disease."""
+_WINDPIPE_MM2 = 600.0
 
 Index = tuple[int, int, int]
 
@@ -70,8 +75,9 @@ class Lungs:
 
 
 def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
-    """The lungs in ``hu`` int16 ``(z, y, x)``, x to the patient's left, y to the back, z to the head.
+    """The lungs in ``hu``, int16 ``(z, y, x)``.
 
+    x goes to the patient's left, y to the back, z to the head; the voxels' values begin at -1024.
     ``spacing_mm`` follows the array; ``source`` is only for the message.
 
     Raises:
@@ -82,7 +88,12 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
     coarse = coarse_hu(hu, (z, y, x))
     air = lung_air(coarse)
     if not air.any():
-        raise NoLung("no lung", source)
+        found_l = largest_air_cells(coarse) * CELL_MM**3 / 1e6
+        raise NoLung(
+            f"no lung in the volume: its largest air-filled region holds {found_l:.2f} l;"
+            " check that it is the chest series",
+            source,
+        )
     mask = _region(air, coarse)
     start, stop = _bounds(mask, hu.shape)
     return Lungs(start, stop, mask, CELL_MM, (nz, ny, nx))
@@ -92,7 +103,7 @@ def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     """The lung region that belongs to the lungs' ``air``."""
     air = _without_windpipe(air)
     columns = morphology.closed_along_z(air, int(_GAP_MM / CELL_MM))
-    both = columns | _missing(columns, _midline(columns, coarse))
+    both = columns | _missing(columns, coarse)
     hollow = morphology.closed(morphology.halved(both), _BALL_MM / (2 * CELL_MM))
     return morphology.dilate(both, MARGIN_MM / CELL_MM) | morphology.doubled(hollow, air.shape)
 
@@ -100,17 +111,35 @@ def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:
 def _without_windpipe(air: UInt8Array) -> UInt8Array:
     """``air`` without the slices at the top that hold no more than a windpipe."""
     area_mm2 = air.sum(axis=(1, 2)) * CELL_MM**2
-    large = np.flatnonzero(area_mm2 > _LEAST_SLICE_MM2)
+    large = np.flatnonzero(area_mm2 > _WINDPIPE_MM2)
     below = air.copy()
     if large.size:
         below[large[-1] + 1 :] = 0
     return below
 
 
-def _midline(air: UInt8Array, coarse: HuArray) -> int:
-    """The x cell of the patient's middle at the height of the lungs: that of the spine.
+def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
+    """Where the other side's mirror image has air and this side has not, in large pieces.
 
-    The spine is where a strip of its width holds most bone, in the hindmost part of the lungs'
+    Large is a piece into which a ball of 24 mm fits, and all of a slice in which one side has
+    much less air than the other.
+    """
+    middle = _spine(air, coarse)
+    right, left = (side.sum(axis=(1, 2)) for side in (air[:, :, :middle], air[:, :, middle:]))
+    poor_right, poor_left = right < _DEFICIENT * left, left < _DEFICIENT * right
+    middle = _lungs_middle(air, ~(poor_right | poor_left), middle)
+    image = _mirrored(air, middle)
+    lacking = image & (1 - air)
+    pieces = morphology.opened(morphology.halved(lacking), _PIECE_MM / (4 * CELL_MM))
+    image[~poor_right, :, :middle] = 0
+    image[~poor_left, :, middle:] = 0
+    return image | (lacking & morphology.doubled(pieces, air.shape))
+
+
+def _spine(air: UInt8Array, coarse: HuArray) -> int:
+    """The x cell of the spine at the height of the lungs.
+
+    It is where a strip of the spine's width holds most bone, in the hindmost part of the lungs'
     depth: there the heart and the aorta with contrast medium are out of the way. Where there is
     no bone, the middle of the tissue.
     """
@@ -124,19 +153,20 @@ def _midline(air: UInt8Array, coarse: HuArray) -> int:
     return int(np.flatnonzero(strip == strip.max()).mean())
 
 
-def _missing(air: UInt8Array, middle: int) -> UInt8Array:
-    """Where the other side's mirror image has air and this side has not, in large pieces.
+def _lungs_middle(air: UInt8Array, even: npt.NDArray[np.bool_], spine: int) -> int:
+    """The x cell midway between the lungs' outer walls, by the ``even`` slices.
 
-    Large is a piece into which a ball of 24 mm fits, and all of a slice in which one side has
-    much less air than the other.
+    A patient who lies askew is more alike about it than about the ``spine``, which stands in
+    where fewer than half of the lungs' slices show two lungs.
     """
-    image = _mirrored(air, middle)
-    lacking = image & (1 - air)
-    pieces = morphology.opened(morphology.halved(lacking), _PIECE_MM / (4 * CELL_MM))
-    right, left = (side.sum(axis=(1, 2)) for side in (air[:, :, :middle], air[:, :, middle:]))
-    image[right >= _DEFICIENT * left, :, :middle] = 0
-    image[left >= _DEFICIENT * right, :, middle:] = 0
-    return image | (lacking & morphology.doubled(pieces, air.shape))
+    columns = np.asarray(air.any(axis=1))
+    filled = np.asarray(columns.any(axis=1))
+    use = even & filled
+    if 2 * use.sum() < filled.sum():
+        return spine
+    first = columns[use].argmax(axis=1)
+    last = air.shape[2] - 1 - columns[use, ::-1].argmax(axis=1)
+    return int(np.median(first + last) / 2 + 0.5)
 
 
 def _mirrored(air: UInt8Array, middle: int) -> UInt8Array:
@@ -144,7 +174,7 @@ def _mirrored(air: UInt8Array, middle: int) -> UInt8Array:
     width = air.shape[2]
     source = 2 * middle - np.arange(width)
     valid = (source >= 0) & (source < width)
-    return air[:, :, np.clip(source, 0, width - 1)] * valid.astype(np.uint8)
+    return np.asarray(air[:, :, np.clip(source, 0, width - 1)] * valid.astype(np.uint8))
 
 
 def _bounds(mask: UInt8Array, shape: tuple[int, ...]) -> tuple[Index, Index]:

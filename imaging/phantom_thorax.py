@@ -106,9 +106,9 @@ def _diaphragm(lattice: Lattice, patient: Patient) -> Field:
     depth = ((y + notch - middle) / half).astype(np.float32)
     aside = np.abs(x) - np.float32(52)
     reach = _norm(np.where(aside > 0, aside / 84, aside / 150).astype(np.float32), depth, 2.1)
-    fall = (1 - np.clip(reach, 0, 1) ** 2) ** 0.7
-    base = np.interp(depth, (-1, -0.4, 0.2, 0.7, 1), (-112, -128, -150, -172, -184))
-    right, left = -92 + patient.dome_mm[0], -106 + patient.dome_mm[1]
+    fall = (1 - np.clip(reach, 0, 1) ** 2) ** 0.8
+    base = np.interp(depth, (-1, -0.5, 0.1, 0.6, 1), (-118, -142, -164, -178, -188))
+    right, left = -82 + patient.dome_mm[0], -95 + patient.dome_mm[1]
     top = right + (left - right) / (1 + np.exp(-x / 14))
     top = top - 8 * np.exp(-(((x - 8) / 30) ** 2))
     height = base + (top - base) * fall

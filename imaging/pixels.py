@@ -34,6 +34,11 @@ _NATIVE = {
 }
 
 
+def is_native(transfer_syntax: str) -> bool:
+    """Whether pixels are stored as they are, without a codec."""
+    return transfer_syntax in _NATIVE
+
+
 def stored_frames(
     file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
 ) -> list[StoredArray]:
@@ -49,7 +54,7 @@ def stored_frames(
     data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
     try:
         content = _content(data)
-        if transfer_syntax in _NATIVE:
+        if is_native(transfer_syntax):
             return [_native(content, frame, layout, transfer_syntax) for frame in frames]
         encoded = list(generate_frames(content, number_of_frames=max(frames) + 1))
         return [compressed.decode(encoded[f], layout, transfer_syntax) for f in frames]

@@ -302,7 +302,7 @@ def test_a_cancelled_study_is_not_read(
     with start_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
-        until(lambda: in_queue(cloud) == 4)
+        until(lambda: [taken(cloud), in_queue(cloud)] == [1, 4])
         call.cancel()
         until(lambda: cloud.count("overread_cloud_open_streams") == 0)
         cloud.reader.gate.set()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge import report as reporting
+from edge.durable import write_atomically
 from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
 from edge.outcome import NOT_A_DEVICE, LedgerEntry, Rejection, Report, Status
 from edge.page import banners, render_page
@@ -117,13 +117,12 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is, the rest is whole: it is the last file to be written."""
     written: list[str] = []
-    real = reporting.write_atomically
 
     def write(path: Path, data: bytes) -> None:
         written.append(path.name)
-        real(path, data)
+        write_atomically(path, data)
 
-    monkeypatch.setattr(reporting, "write_atomically", write)
+    monkeypatch.setattr("edge.report.write_atomically", write)
     write_report(REPORT, box(), tmp_path)
     assert written == ["overview.png", "finding_01.png", "report.html", "report.json"]
 
@@ -237,6 +236,7 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
     text = page()
     for words in (
         "Doe Jane",
+        "2026-03-01</dd>",
         "12.3 mm",
         "0.95",
         "the cloud says 0.93",

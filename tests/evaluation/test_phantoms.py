@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from evaluation.phantoms import split_truth
+from collections.abc import Callable
+from pathlib import Path
+
+from edge.pipeline import Line
+from evaluation.phantoms import read_phantom, split_truth
 from evaluation.truth import Lesion
 from imaging.nodule import Nodule
+from imaging.phantom import PhantomSpec, make_phantom
 
 
 def test_nodules_of_five_millimetres_count() -> None:
@@ -14,3 +19,14 @@ def test_nodules_of_five_millimetres_count() -> None:
     counted, ignored = split_truth([large, small])
     assert counted == (Lesion((1.0, 2.0, 3.0), 5.0),)
     assert ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
+
+
+def test_phantom_is_read_from_its_files(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+    """Places in the drawn truth are the same places in the series that the line reads."""
+    spec = PhantomSpec(seed=11, spacing_mm=(3.0, 2.0, 2.0), nodule_count=2, diameter_mm=(8.0, 20.0))
+    first, second = make_phantom(spec).nodules
+    x, y, z = second.centre_mm
+    beside = (x, y + second.diameter_mm / 2 + 1, z)
+    result = read_phantom(scripted_line([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path)
+    assert (result.lesions, result.found, result.false) == (2, 1, 1)
+    assert result.refused == ""

@@ -1,0 +1,125 @@
+"""The processes of a demonstration."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation import demo_processes
+from evaluation.demo_processes import log_tail, running, wait_until
+from evaluation.errors import ServiceFailed
+
+SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
+OBEYS = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); {SLEEPS}"
+IS_DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEPS}"
+LEAVES_DIRTY = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(9)); {SLEEPS}"
+
+
+def _python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def _is_up(log: Path) -> bool:
+    return "up" in log.read_text()
+
+
+def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
+    """It runs while the context lasts, and has ended with 0 after it."""
+    log = tmp_path / "log"
+    with running("edge", _python(OBEYS), log) as process:
+        wait_until(lambda: _is_up(log), process, "start", 60)
+        process.require_alive()
+    assert process.stop() == 0
+
+
+def test_an_unclean_end_is_an_error(tmp_path: Path) -> None:
+    """An exit status other than 0 after SIGTERM is told, though all else went well."""
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="ended with exit status 9 after SIGTERM"),
+        running("edge", _python(LEAVES_DIRTY), log) as process,
+    ):
+        wait_until(lambda: _is_up(log), process, "start", 60)
+
+
+def test_a_deaf_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ignores SIGTERM is gone after the grace, and that is told."""
+    monkeypatch.setattr(demo_processes, "GRACE_S", 0.2)
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="ended with signal 9 after SIGTERM"),
+        running("cloud", _python(IS_DEAF), log) as process,
+    ):
+        wait_until(lambda: _is_up(log), process, "start", 60)
+    assert process.stop() == -signal.SIGKILL
+
+
+def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
+    """The error of the context is handed on, and not hidden by that of the process."""
+    log = tmp_path / "log"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        running("edge", _python(LEAVES_DIRTY), log) as process,
+    ):
+        wait_until(lambda: _is_up(log), process, "start", 60)
+        raise KeyboardInterrupt
+    assert process.stop() == 9
+
+
+def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
+    """It leads a process group of its own, which the terminal's signals pass by."""
+    log = tmp_path / "log"
+    code = f"import os; print(os.getpgid(0), flush=True); {OBEYS}"
+    with running("edge", _python(code), log) as process:
+        wait_until(lambda: _is_up(log), process, "start", 60)
+    assert int(log.read_text().split()[0]) != os.getpgid(0)
+
+
+def test_an_early_end_tells_the_log_and_what_to_do(tmp_path: Path) -> None:
+    """The last lines of the log, the advice that fits them, and where the rest is."""
+    code = "import sys; print('UnknownArtifact: no artifact x'); sys.exit(1)"
+    log = tmp_path / "cloud.log"
+    with (
+        pytest.raises(ServiceFailed) as failure,
+        running("cloud", _python(code), log) as process,
+    ):
+        wait_until(lambda: False, process, "serve", 60)
+    said = str(failure.value)
+    assert said.startswith("cloud ended with exit status 1 before its time")
+    assert "  | UnknownArtifact: no artifact x" in said
+    assert "restore models/weights" in said
+    assert str(log) in said
+
+
+def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
+    """What is not ready after the limit is an error that names what it should have done."""
+    times = iter([0.0, 1.0, 2.0, 3.0])
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="edge did not start within 2 s"),
+        running("edge", _python(SLEEPS), log) as process,
+    ):
+        wait_until(lambda: False, process, "start", 2.0, lambda: next(times))
+
+
+def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    """A missing program is an error of its own, not one of the operating system."""
+    with (
+        pytest.raises(ServiceFailed, match="edge cannot be started"),
+        running("edge", [str(tmp_path / "none")], tmp_path / "log"),
+    ):
+        pass
+
+
+def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
+    """Twelve lines at most, undecodable bytes replaced, and a word for an empty log."""
+    log = tmp_path / "log"
+    log.write_bytes(b"".join(b"%d \xff\n" % n for n in range(30_000)))
+    assert log_tail(log).splitlines()[0] == "  | 29988 \N{REPLACEMENT CHARACTER}"
+    assert len(log_tail(log).splitlines()) == 12
+    log.write_bytes(b"")
+    assert log_tail(log) == "  | (its log is empty)"

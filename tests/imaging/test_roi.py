@@ -1,0 +1,35 @@
+"""Cutting regions out of the lung box."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imaging.roi import cut_roi
+
+
+def numbered(shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 whose value tells the place."""
+    return (np.arange(np.prod(shape)) % 251).astype(np.uint8).reshape(shape)
+
+
+def test_a_region_inside_is_the_plain_cut() -> None:
+    """A region that fits is exactly the voxels around the centre."""
+    voxels = numbered((30, 40, 50))
+    np.testing.assert_array_equal(
+        cut_roi(voxels, (15, 20, 25), (8, 8, 8)), voxels[11:19, 16:24, 21:29]
+    )
+
+
+def test_beyond_the_face_the_array_is_mirrored() -> None:
+    """A region over the edge continues with the mirror image, face voxel repeated."""
+    voxels = numbered((10, 10, 10))
+    roi = cut_roi(voxels, (1, 5, 9), (6, 4, 6))
+    np.testing.assert_array_equal(roi, np.pad(voxels, 3, mode="symmetric")[1:7, 6:10, 9:15])
+
+
+def test_a_region_larger_than_the_array_is_filled_by_repeated_mirrors() -> None:
+    """A slab thinner than the region still gives a full region of its own voxels."""
+    voxels = numbered((3, 60, 60))
+    roi = cut_roi(voxels, (1, 30, 30), (48, 48, 48))
+    assert roi.shape == (48, 48, 48)
+    assert set(np.unique(roi[:, 0, 0])) == set(np.unique(voxels[:, 6, 6]))

@@ -1,0 +1,60 @@
+"""Decoding the screening maps."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from imaging.volume import Geometry
+from models.runtime.detection import Peaks, find_peaks, to_candidates
+
+
+def maps_with(*peaks: tuple[tuple[int, int, int], float, float]) -> np.ndarray:
+    """Maps of 12^3 cells with the given cells raised: place, logit, diameter in mm."""
+    maps = np.zeros((5, 12, 12, 12), np.float32)
+    maps[0] = -9
+    maps[4] = np.log(5)
+    for (z, y, x), logit, diameter in peaks:
+        maps[0, z, y, x] = logit
+        maps[4, z, y, x] = np.log(diameter)
+    return maps
+
+
+def test_a_peak_lies_at_its_cells_centre_plus_the_offset() -> None:
+    """Cell 3 of 4 voxels has its centre at 13.5; an offset of half a cell moves it by 2."""
+    maps = maps_with(((3, 5, 7), 2.0, 8.0))
+    maps[1, 3, 5, 7], maps[3, 3, 5, 7] = 0.5, -0.25
+    peaks = find_peaks(maps, least_logit=-5, most=10)
+    np.testing.assert_allclose(peaks.index_zyx, [[15.5, 21.5, 28.5]])
+    np.testing.assert_allclose(peaks.diameter_mm, [8.0], rtol=1e-6)
+
+
+def test_peaks_come_strongest_first_and_no_more_than_asked_for() -> None:
+    """Of four peaks the two strongest are given."""
+    maps = maps_with(*[((2, 2, 2 + 3 * n), float(n), 4.0) for n in range(4)])
+    peaks = find_peaks(maps, least_logit=-5, most=2)
+    assert peaks.logit.tolist() == [3.0, 2.0]
+
+
+def test_the_weaker_of_two_peaks_inside_one_nodule_goes() -> None:
+    """Peaks two cells apart are one nodule of 30 mm, but two nodules of 6 mm."""
+    near = [((5, 5, 5), 3.0, 30.0), ((5, 5, 7), 2.0, 30.0)]
+    assert len(find_peaks(maps_with(*near), least_logit=-5, most=9).logit) == 1
+    small = [(place, logit, 6.0) for place, logit, _ in near]
+    assert len(find_peaks(maps_with(*small), least_logit=-5, most=9).logit) == 2
+
+
+def test_a_flat_map_below_the_least_logit_has_no_peak() -> None:
+    """Nothing found is an empty result, not an error."""
+    peaks = find_peaks(maps_with(), least_logit=-5, most=9)
+    assert peaks.index_zyx.shape == (0, 3)
+    assert to_candidates(peaks, Geometry(), (1.0, 0.0)) == []
+
+
+def test_candidates_are_told_in_the_patient_with_a_calibrated_score() -> None:
+    """World points are x, y, z; the score is the sigmoid of slope times logit plus intercept."""
+    peaks = Peaks(np.array([2.0]), np.array([[1.0, 2.0, 3.0]]), np.array([7.0]))
+    geometry = Geometry((1.0, 1.0, 1.0), (10.0, 20.0, 30.0))
+    (candidate,) = to_candidates(peaks, geometry, (0.5, 1.0))
+    assert candidate.centre_mm == (13.0, 22.0, 31.0)
+    assert candidate.index_zyx == (1.0, 2.0, 3.0)
+    np.testing.assert_allclose(candidate.score, 1 / (1 + np.exp(-2.0)))

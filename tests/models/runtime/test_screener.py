@@ -1,0 +1,45 @@
+"""The screening network as the edge uses it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry
+from models.runtime.artifacts import find
+from models.runtime.screener import Screener, padded
+from models.runtime.session import open_session
+
+
+def screener(weights: Path) -> Screener:
+    """One that finds bright cells."""
+    return Screener(open_session(find("bright-screening", weights), engine="onnxruntime"))
+
+
+def test_a_bright_place_becomes_a_candidate_in_the_patient(weights: Path) -> None:
+    """The brightest cell of a box of any size is the first candidate, at its world point."""
+    voxels = np.zeros((21, 34, 30), np.uint8)
+    voxels[8:12, 16:20, 24:28] = 255
+    box = Preprocessed(voxels, Geometry((1.0, 1.0, 1.0), (100.0, 0.0, -50.0)))
+    best = screener(weights).screen(box)[0]
+    np.testing.assert_allclose(best.index_zyx, (9.5, 17.5, 25.5))
+    np.testing.assert_allclose(best.centre_mm, (125.5, 17.5, -40.5))
+    np.testing.assert_allclose(best.score, 1 / (1 + np.exp(-10)), rtol=1e-5)
+
+
+def test_what_lies_in_the_padding_is_no_candidate(weights: Path) -> None:
+    """A bright last slice is mirrored into the padding; it is found once, inside the box."""
+    voxels = np.zeros((18, 32, 32), np.uint8)
+    voxels[16:, 4:8, 4:8] = 255
+    box = Preprocessed(voxels, Geometry())
+    found = [c for c in screener(weights).screen(box) if c.score > 0.5]
+    assert [c.index_zyx[0] for c in found] == [17.5]
+
+
+def test_padding_reaches_multiples_of_sixteen_by_mirroring() -> None:
+    """A box of 17 slices grows to 32, its last slices mirrored."""
+    box = padded(np.arange(17, dtype=np.uint8)[:, None, None] * np.ones((1, 16, 16), np.uint8))
+    assert box.shape == (32, 16, 16)
+    assert box[15:19, 0, 0].tolist() == [15, 16, 16, 15]

@@ -1,0 +1,88 @@
+"""Opening artifacts on both engines, and choosing between them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.runtime import hardware
+from models.runtime.artifacts import find
+from models.runtime.errors import EngineUnavailable, ModelFailed
+from models.runtime.probe import TOLERANCE, fastest
+from models.runtime.session import open_session, probe_input
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_both_engines_give_the_same_answer(weights: Path, engine: str) -> None:
+    """The maps of a known model are what its weights say, on either engine."""
+    voxels = np.zeros((1, 1, 8, 8, 8), np.uint8)
+    voxels[0, 0, 4:, 4:, 4:] = 255
+    session = open_session(find("bright-screening", weights), engine=engine, threads=1)
+    (maps,) = session.run(voxels)
+    assert maps.shape == (1, 5, 2, 2, 2)
+    assert session.engine == engine
+    np.testing.assert_allclose(maps[0, 0].ravel(), [-10] * 7 + [10], atol=1e-4)
+
+
+def test_an_unknown_engine_is_refused(weights: Path) -> None:
+    """The error lists the engines that there are."""
+    with pytest.raises(EngineUnavailable, match="openvino, onnxruntime"):
+        open_session(find("bright-screening", weights), engine="tensorflow")
+
+
+def test_an_engine_without_its_device_is_refused(weights: Path) -> None:
+    """An accelerator that is not here is no silent fall-back to the CPU."""
+    with pytest.raises(EngineUnavailable, match="NoSuchProvider"):
+        open_session(find("bright-screening", weights), engine="onnxruntime:NoSuchProvider")
+
+
+def test_a_wrong_input_is_a_model_failure(weights: Path) -> None:
+    """An input that the model does not take raises our error, not the engine's."""
+    session = open_session(find("bright-screening", weights), engine="onnxruntime")
+    with pytest.raises(ModelFailed, match="onnxruntime"):
+        session.run(np.zeros((1, 3, 8, 8, 8), np.uint8))
+
+
+def test_auto_takes_a_correct_engine_and_keeps_the_choice(weights: Path, tmp_path: Path) -> None:
+    """The probe names an engine of this machine, and is not repeated."""
+    cache = tmp_path / "cache" / "engines.json"
+    artifact = find("bright-screening", weights)
+    session = open_session(artifact, threads=1, probe_cache=cache)
+    assert session.engine in hardware.engines()
+    (key,) = json.loads(cache.read_text())
+    assert artifact.sha256 in key
+    cache.write_text(json.dumps({key: "onnxruntime"}))
+    assert open_session(artifact, threads=1, probe_cache=cache).engine == "onnxruntime"
+
+
+def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
+    """With a clock under which the reference is slow, the other engine is chosen."""
+    ticks = iter([0, 10, 20, 30, 40, 50, *(60 + 0.001 * n for n in range(100))])
+    artifact = find("bright-screening", weights)
+    chosen = fastest(artifact, probe_input(artifact), 1, None, clock=lambda: float(next(ticks)))
+    assert chosen != "onnxruntime"
+
+
+def test_a_damaged_cache_is_no_obstacle(weights: Path, tmp_path: Path) -> None:
+    """A cache that is no JSON is measured anew and replaced."""
+    cache = tmp_path / "engines.json"
+    cache.write_text("{")
+    open_session(find("bright-screening", weights), threads=1, probe_cache=cache)
+    assert json.loads(cache.read_text())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("kind", ["screening", "hybrid"])
+def test_shipped_artifacts_agree_on_both_engines(kind: str, precision: str) -> None:
+    """Each shipped artifact gives the same on openvino and onnxruntime, within its precision."""
+    artifact = find(f"{kind}-{precision}")
+    sample = probe_input(artifact)[:1]
+    one, other = (
+        open_session(artifact, engine=engine).run(sample) for engine in ("openvino", "onnxruntime")
+    )
+    for a, b in zip(one, other, strict=True):
+        spread = max(float(b.std()), 1.0)
+        assert np.sqrt(np.mean((a - b) ** 2)) / spread <= TOLERANCE[artifact.precision]

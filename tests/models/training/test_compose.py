@@ -1,0 +1,74 @@
+"""Composed samples: marks where nodules are, nowhere favoured, implants only in lung."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.training.compose import Composer, implanted
+from models.training.piece import NONE, Piece
+from tests.models.training.test_piece import ball
+
+
+def composer() -> Composer:
+    """Cubes with a bright ball in the middle and a scan of plain lung."""
+    cubes = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0, 16.0)]
+    scan = Piece(*(np.full((120, 130, 140), v, np.uint8) for v in (40, 0)), NONE, NONE)
+    return Composer(cubes, [scan], side=96)
+
+
+@pytest.mark.parametrize("kind", ["mosaic", "mirror", "scan"])
+def test_every_mark_lies_on_something_bright(kind: str) -> None:
+    """Whatever is composed, the marked centres are bright and masked."""
+    rng = np.random.default_rng(3)
+    seen = 0
+    for _ in range(6):
+        sample = getattr(composer(), kind)(rng)
+        assert sample.voxels.shape == sample.mask.shape == (96, 96, 96)
+        for z, y, x, _ in sample.nodules:
+            at = tuple(int(np.clip(round(v), 0, 95)) for v in (z, y, x))
+            assert sample.voxels[at] > 110
+            assert sample.mask[at] > 127
+            seen += 1
+    assert seen > 3
+
+
+def test_nodules_of_mosaics_lie_everywhere() -> None:
+    """Over many mosaics no eighth of the sample holds much more than its share."""
+    rng = np.random.default_rng(1)
+    places = np.concatenate([composer().mosaic(rng).nodules[:, :3] for _ in range(40)])
+    assert len(places) > 200
+    octant = ((places > 48) @ [4, 2, 1]).astype(int)
+    assert np.bincount(octant, minlength=8).max() < 0.25 * len(places)
+
+
+def test_an_implant_goes_into_lung_only() -> None:
+    """Where everything is soft tissue nothing is implanted; in lung it is, with its mark."""
+    rng = np.random.default_rng(0)
+    donor = ball((50, 50, 50), (25, 25, 25), 8.0)
+    lung, tissue = (
+        Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (grey, 0)), NONE, NONE)
+        for grey in (40, 190)
+    )
+    assert len(implanted(tissue, donor, rng, real=True).nodules) == 0
+    part = implanted(lung, donor, rng, real=True)
+    assert len(part.nodules) == 1
+    assert part.voxels[tuple(np.rint(part.nodules[0, :3]).astype(int))] > 150
+
+
+def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
+    """The same seam without a nodule changes the picture and adds no truth."""
+    rng = np.random.default_rng(0)
+    donor = ball((50, 50, 50), (25, 25, 25), 8.0)
+    donor.voxels[30:, 30:, 30:] = 150
+    lung = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
+    parts = [implanted(lung, donor, rng, real=False) for _ in range(10)]
+    assert all(len(part.nodules) == 0 and not part.mask.any() for part in parts)
+    assert any((part.voxels != lung.voxels).any() for part in parts)
+
+
+def test_the_same_seed_draws_the_same_samples() -> None:
+    """Sampling depends on the generator alone."""
+    one, other = (composer().draw(np.random.default_rng(7)) for _ in range(2))
+    np.testing.assert_array_equal(one.voxels, other.voxels)
+    np.testing.assert_array_equal(one.nodules, other.nodules)
