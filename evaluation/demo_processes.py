@@ -16,10 +16,11 @@ GRACE_S = 20.0
 _POLL_S = 0.05
 _TAIL_LINES = 12
 _TAIL_BYTES = 65536
+_RESTORE = "the models are missing, damaged or unfitted: git checkout -- models/weights"
 _REMEDIES = {
-    "UnknownArtifact": "the models are missing: restore models/weights",
-    "DamagedArtifact": "the models are missing or damaged: restore models/weights",
-    "UnfitModel": "the models lack their thresholds: restore models/weights",
+    "UnknownArtifact": _RESTORE,
+    "DamagedArtifact": _RESTORE,
+    "UnfitModel": _RESTORE,
     "ModuleNotFoundError": "the environment is incomplete: make clean, then make demo",
     "ImportError": "the environment is damaged: make clean, then make demo",
     "BadSettings": "a setting is wrong: look for OVERREAD_* in the environment",

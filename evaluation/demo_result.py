@@ -176,6 +176,10 @@ def _refusal(rejection: Json) -> Panel:
 def _paths(folder: Path) -> list[str]:
     """The report's page, its data and its pictures, as one would type them from here."""
     here = escape(os.path.relpath(folder))
-    pictures = sorted(path.name for path in folder.glob("*.png"))
     lines = [f"[bold]report[/]    {here}/report.html", f"[bold]data[/]      {here}/report.json"]
-    return lines + [f"[bold]picture[/]   {here}/{escape(name)}" for name in pictures]
+    pictures = sorted(path.name for path in folder.glob("finding_*.png"))
+    if (folder / "overview.png").is_file():
+        lines.append(f"[bold]pictures[/]  {here}/overview.png")
+    if pictures:
+        lines.append(f"          {here}/{pictures[0]} … {pictures[-1]}")
+    return lines

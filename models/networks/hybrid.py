@@ -43,7 +43,8 @@ class HybridNetwork(nn.Module):
         spec = spec or HybridSpec()
         half, quarter, eighth = spec.widths
         tokens = (spec.side // 8) ** 3
-        self.stem = nn.Sequential(conv_norm(1, half, 3, 2), *_blocks(half, spec.blocks[0]))
+        fine = [Residual(half, factored=True) for _ in range(spec.blocks[0])]
+        self.stem = nn.Sequential(conv_norm(1, half, 3, 2), *fine)
         self.down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.blocks[1]))
         self.down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.blocks[2]))
         self.place = nn.Parameter(torch.randn(1, tokens + 1, eighth) * 0.02)

@@ -91,7 +91,7 @@ def test_an_early_end_tells_the_log_and_what_to_do(tmp_path: Path) -> None:
     said = str(failure.value)
     assert said.startswith("cloud ended with exit status 1 before its time")
     assert "  | UnknownArtifact: no artifact x" in said
-    assert "restore models/weights" in said
+    assert "git checkout -- models/weights" in said
     assert str(log) in said
 
 

@@ -1,0 +1,86 @@
+"""Measures every claim of `docs/models.md` again and writes the page: `make evaluate`.
+
+Each claim is a command of `overread-eval` with ``--json``; its output is kept beside the page in
+`docs/results`, so that the page can be written anew without measuring (``--page-only``).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from evaluation.model_page import write_page
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+SCANS = ("qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068")
+"""The scans of role val and test."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One measurement: its name, and the command as a person would type it."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+def claims(data: str) -> list[Claim]:
+    """Every measurement of the page; ``data`` is the folder with ``nodules`` and ``ct``."""
+    scans = [f"{data}/ct/{scan}" for scan in SCANS]
+    nodules = ["nodules", "--data", f"{data}/nodules", "--split", "val,test",
+               "--truth", f"{data}/ct/scans.csv", "--scans", *scans]  # fmt: skip
+    readers = {
+        "edge_int8": ["--stage", "edge", "--model", "screening-int8"],
+        "edge_fp32": ["--stage", "edge", "--model", "screening-fp32"],
+        "both_int8": ["--stage", "both", "--model", "screening-int8"],
+        "both_fp32": ["--stage", "both", "--model", "screening-int8",
+                      "--cloud-model", "hybrid-fp32"],
+    }  # fmt: skip
+    found = [
+        Claim(f"nodules_{name}", (*nodules, *reader, "--plot", f"docs/results/{name}.png"))
+        for name, reader in readers.items()
+    ]
+    return [
+        *found,
+        Claim("phantoms", ("phantoms", "--count", "20", "--seed", "1", "--serve")),
+        Claim("network", ("network", "--model", "screening-int8", "--model", "screening-fp32",
+                          "--engine", "openvino", "--engine", "onnxruntime")),
+        Claim("hybrid", ("network", "--model", "hybrid-int8", "--model", "hybrid-fp32",
+                         "--engine", "openvino", "--engine", "onnxruntime", "--batch", "8")),
+    ]  # fmt: skip
+
+
+def measure(claim: Claim) -> dict[str, Any]:
+    """Runs the command; its JSON with the command beside it."""
+    line = [sys.executable, "-m", "evaluation", *claim.command, "--json"]
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, cwd=DOCS.parent)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return {"command": " ".join(("overread-eval", *claim.command)), **result}
+
+
+def main(
+    data: Annotated[str, typer.Option(help="Folder with nodules/ and ct/.")] = "../shared/data",
+    only: Annotated[list[str] | None, typer.Option(help="Only these claims, by name.")] = None,
+    page_only: Annotated[bool, typer.Option("--page-only", help="Measure nothing.")] = False,
+) -> None:
+    """Measure the claims and write docs/models.md."""
+    results = DOCS / "results"
+    results.mkdir(exist_ok=True)
+    for claim in [] if page_only else claims(data):
+        if only and claim.name not in only:
+            continue
+        typer.echo(f"measuring {claim.name}", err=True)
+        found = measure(claim)
+        (results / f"{claim.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write_page(results, DOCS / "models.md")
+    typer.echo(str(DOCS / "models.md"))
+
+
+if __name__ == "__main__":
+    typer.run(main)

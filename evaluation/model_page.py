@@ -1,0 +1,198 @@
+"""Writes `docs/models.md` from what was measured; it adds no number of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from models.runtime.artifacts import every
+
+HEAD = """# The models
+
+This page is written by `make evaluate` from the files in [results](results), each of which holds
+the command that made it. How the networks are built and trained stands below the tables.
+
+**Not a medical device. For research only.** Sensitivity is measured on cubes of nodules of
+patients that nothing was learnt from, false positives on three whole scans of other patients
+({scans}); one threshold serves both. Intervals are 95 % by bootstrap over patients and scans.
+Three scans are few: the intervals on false positives are wide, and only one lesion of each scan
+is marked, so a few of the false positives may be true nodules.
+"""
+
+TAIL = """
+## How they are made
+
+**Screening** (`models/networks/screening.py`): a fully convolutional 3D CNN over the whole lung
+box at 1 mm, uint8 of [-1000, 400] HU in, features at 1/2, 1/4, 1/8 and 1/16 and back to 1/4, maps
+of centre, offset and diameter out. Residual blocks are factored into 1x3x3 and 3x1x1: in INT8 the
+pair costs about a quarter of two full 3x3x3 convolutions, measured before anything was trained
+(docs/decisions.md).
+
+**Hybrid** (`models/networks/hybrid.py`): a CNN stem turns a region of 48 mm into 216 tokens of
+8 mm, a Transformer encoder relates them, a class token gives nodule or not and the diameter.
+
+Both learn from 716 cubes of real nodules (363 patients), four whole scans and sixteen phantoms:
+
+    overread-models train screening --data DATA --minutes 40
+    overread-models train hybrid --data DATA --minutes 40 --screening EARLY.pt --screening LAST.pt
+    overread-models export screening --data DATA --weights runs/screening/averaged.pt
+    overread-models export hybrid --data DATA --weights runs/hybrid/averaged.pt
+    overread-models fit --data DATA
+
+- Nodules lie in the middle of their cubes. Mosaics, mirrored cubes and implants into whole scans
+  take the middle away; pieces of vessel are implanted the same way, so that a seam tells nothing.
+- Hard negatives are mined from the whole training scans by the current weights, every few minutes.
+- Masses are made of nodules of 12 mm and more, scaled up to 60 mm.
+- The hybrid learns on the screening network's own candidates, an early and the last state's.
+- Weights and batch norm statistics are averaged (exponentially); bf16, two cores, no GPU needed.
+- INT8 is post-training quantisation, calibrated on training cubes and scans: QDQ, uint8
+  activations, int8 weights for each channel.
+- Calibration, merger and thresholds are fitted on validation cases through the INT8 artifacts.
+
+## Licence and attribution
+
+{licence}
+"""
+
+
+def write_page(results: Path, page: Path) -> None:
+    """Writes ``page`` from the JSON files of ``results`` and the manifest."""
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
+    parts = [HEAD.format(scans=_scan_names(found)), _artifacts()]
+    parts += [_froc(found), _cost(found), _scans(found), _phantoms(found), _network(found)]
+    page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
+
+
+def _scan_names(found: dict[str, Any]) -> str:
+    scans = found.get("nodules_edge_int8", {}).get("scans", [])
+    return ", ".join(f"`{scan['scan']}`" for scan in scans) or "none measured yet"
+
+
+def _artifacts() -> str:
+    rows = [
+        [f"`{a.name}`", a.version, a.precision, f"{a.path.stat().st_size / 1e6:.2f} MB", a.parent]
+        for a in every().values()
+    ]
+    return "## What is served\n\n" + _table(
+        ["artifact", "version", "precision", "file", "made from"], rows
+    )
+
+
+NODULES = {
+    "nodules_edge_fp32": "edge, FP32",
+    "nodules_edge_int8": "edge, INT8",
+    "nodules_both_fp32": "edge INT8 and cloud FP32",
+    "nodules_both_int8": "edge and cloud, INT8",
+}
+
+
+def _froc(found: dict[str, Any]) -> str:
+    measured = {key: found[key] for key in NODULES if key in found}
+    if not measured:
+        return ""
+    first = next(iter(measured.values()))
+    rates = [f"{point['false_positives_per_scan']:g}" for point in first["sensitivity"]]
+    rows = [
+        [NODULES[key], *(_percent(p) for p in result["sensitivity"]), _interval(result["cpm"])]
+        for key, result in measured.items()
+    ]
+    head = f"## Sensitivity at false positives a scan\n\n{first['nodules']} nodules of "
+    head += f"{first['patients']} patients (val and test), {len(first['scans'])} whole scans.\n\n"
+    plots = "\n\n".join(
+        f"![FROC, {NODULES[key]}](results/{key.removeprefix('nodules_')}.png)"
+        for key in ("nodules_edge_int8", "nodules_both_int8")
+        if key in measured
+    )
+    return "\n".join(
+        [head + _table(["reader", *rates, "CPM"], rows), _commands(measured), plots, ""]
+    )
+
+
+def _cost(found: dict[str, Any]) -> str:
+    measured = {key: found[key] for key in NODULES if key in found}
+    if not measured:
+        return ""
+    targets = list(next(iter(measured.values()))["fp_at"])
+    rows = [
+        [NODULES[key], *(_interval(result["fp_at"][t], 1) for t in targets)]
+        for key, result in measured.items()
+    ]
+    heads = ["reader", *(f"{t} %" for t in targets)]
+    return "## False positives a scan at a sensitivity\n\n" + _table(heads, rows)
+
+
+def _scans(found: dict[str, Any]) -> str:
+    result = found.get("nodules_both_int8")
+    if result is None:
+        return ""
+    rows = [
+        [scan["scan"], *(str(scan["false_positives"][r]) for r in ("1", "2", "4", "8")),
+         _score(scan["lesion_score"])]
+        for scan in result["scans"]
+    ]  # fmt: skip
+    heads = ["scan", "at 1", "at 2", "at 4", "at 8", "score of its lesion"]
+    return "## False positives of each scan, edge and cloud\n\n" + _table(heads, rows)
+
+
+def _phantoms(found: dict[str, Any]) -> str:
+    result = found.get("phantoms")
+    if result is None:
+        return ""
+    rows = [
+        ["sensitivity, nodules of 5 mm and more", _interval(result["sensitivity"])],
+        ["false positives a scan", _interval(result["false_positives_per_scan"], 2)],
+    ]
+    return (
+        "## Phantoms, final report of edge and cloud\n\nSynthetic, and drawn by the generator that "
+        "drew the training phantoms, with other seeds.\n\n"
+        + _table(["measure", "value"], rows)
+        + _commands({"phantoms": result})
+    )
+
+
+def _network(found: dict[str, Any]) -> str:
+    parts = []
+    for key, title in (("network", "One pass of the screening network"),
+                       ("hybrid", "One batch of the hybrid network")):  # fmt: skip
+        result = found.get(key)
+        if result is None:
+            continue
+        rows = [
+            [f"`{p['artifact']}`", p["engine"], f"{p['median_ms']:.0f}", f"{p['p95_ms']:.0f}",
+             f"{p['ratio_to_first']:.2f}"]
+            for p in result["passes"]
+        ]  # fmt: skip
+        what = "x".join(map(str, result["shape"])) if key == "network" else "48x48x48"
+        head = f"## {title}\n\n{result['batch']} x {what} voxels, {result['threads']} threads of "
+        head += f"{result['cpu']}; {result['rounds']} rounds, in turn.\n\n"
+        heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]
+        parts.append(head + _table(heads, rows) + _commands({key: result}))
+    return "\n".join(parts)
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _commands(measured: dict[str, Any]) -> str:
+    return "\n" + "\n".join(f"    {result['command']}" for result in measured.values()) + "\n"
+
+
+def _percent(point: dict[str, Any]) -> str:
+    return f"{100 * point['value']:.1f} ({100 * point['low']:.0f}-{100 * point['high']:.0f})"
+
+
+def _interval(point: dict[str, Any], digits: int = 3) -> str:
+    values = [point[key] for key in ("value", "low", "high")]
+    told = ["-" if v is None else f"{v:.{digits}f}" for v in values]
+    return f"{told[0]} ({told[1]}-{told[2]})"
+
+
+def _score(value: float | None) -> str:
+    return "not proposed" if value is None else f"{value:.2f}"
+
+
+def _licence() -> str:
+    return "\n\n".join(sorted({f"{a.licence}. {a.attribution}" for a in every().values()}))
