@@ -6,6 +6,7 @@ import structlog
 
 from edge.budget import Budget
 from edge.compose import compose_rejection
+from edge.durable import no_room
 from edge.outcome import Job, Rejection
 from edge.pipeline import Line, Reading, walk
 from imaging.errors import StudyError
@@ -17,7 +18,7 @@ def read_and_report(line: Line, job: Job) -> Reading:
     """The reading of one study; one that cannot be read gives a report that says why.
 
     Raises:
-        OSError: the report cannot be written.
+        OSError: the report cannot be written, or there is no room left on the disk.
     """
     budget = line.ingest()
     try:
@@ -26,6 +27,8 @@ def read_and_report(line: Line, job: Job) -> Reading:
         rejection = Rejection(error.kind, error.reason, str(error.file))
         reading = _reject(line, job, budget, rejection)
     except Exception as error:
+        if no_room(error):
+            raise  # the study is sound: whoever called waits for room and reads it again
         # a fault of ours in one study must cost neither its report nor the studies after it
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal fault: {error}"

@@ -26,7 +26,7 @@ from evaluation.demo_folder import DemoFolder
 from evaluation.demo_processes import DemoProcess, running, wait_until
 from evaluation.demo_progress import Phases
 from evaluation.demo_result import Result, render_result
-from evaluation.demo_study import deliver_copy, deliver_phantom, demo_spec
+from evaluation.demo_study import deliver_copy, deliver_phantom, demo_spec, require_study
 from evaluation.errors import EvaluationError
 from imaging.nodule import Nodule
 from imaging.phantom import make_phantom
@@ -50,7 +50,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class ExitStatus(IntEnum):
-    """What the exit status tells; the same as of ``overread-edge screen``."""
+    """What the exit status tells."""
 
     DONE = 0
     FAILED = 1
@@ -67,8 +67,8 @@ class Programs:
 
 
 @app.command(
-    epilog="Exit status: 0 all is well; 1 something failed; 2 the study was refused; 3 the second "
-    "reading is missing or partial."
+    epilog="Exit status: 0 the study was read; 1 something failed; 2 the study was refused; 3 the "
+    "cloud was asked and did not answer."
 )
 def demo(
     own: Annotated[
@@ -85,13 +85,11 @@ def demo(
 ) -> None:
     """Reads one chest CT with the edge agent and the cloud service. Not a medical device."""
     folder = DemoFolder(out.absolute())
-    with folder.fresh(own):
+    with folder.fresh(own, keep=keep):
         result = run_demo(folder, Programs(), Phases(Console(stderr=True)), own=own, seed=seed)
         console = Console()
         shown = console if console.is_terminal else Console(width=_PLAIN_WIDTH)
-        shown.print(render_result(result), soft_wrap=False)
-        if not keep:
-            folder.tidy()
+        shown.print(render_result(result), highlight=False, crop=False)
     raise typer.Exit(exit_status(result))
 
 
@@ -114,8 +112,10 @@ def run_demo(
 
     Raises:
         ServiceFailed: a process did not start, ended before its time, or not cleanly.
-        MissingData: the study cannot be copied.
+        MissingData: the person's own is no study, or cannot be copied.
     """
+    if own is not None:
+        require_study(own)
     with _services(folder, programs, phases) as edge:
         truth = _deliver(own, seed, folder, phases)
         with phases.phase("waiting for the reading"):
@@ -124,11 +124,14 @@ def run_demo(
 
 
 def exit_status(result: Result) -> ExitStatus:
-    """The exit status that tells what became of the study."""
+    """The exit status that tells what became of the study.
+
+    A partial second reading is no failure: the agent asks of the most valuable candidates only.
+    """
     if result.refused is not None:
         return ExitStatus.FAILED if result.refused["internal"] else ExitStatus.REFUSED
-    provisional = result.report["status"] == "provisional"
-    return ExitStatus.NO_SECOND_READING if provisional else ExitStatus.DONE
+    alone = result.report["second_reading"] == "missing"
+    return ExitStatus.NO_SECOND_READING if alone else ExitStatus.DONE
 
 
 @contextmanager

@@ -52,11 +52,13 @@ class DemoFolder:
         return self.root / f"{name}.log"
 
     @contextmanager
-    def fresh(self, source: Path | None) -> Iterator[None]:
+    def fresh(self, source: Path | None, *, keep: bool = False) -> Iterator[None]:
         """The folder without what an earlier demonstration left; held against a second one.
 
         Args:
             source: the person's own study, which must neither be cleared nor copied into itself.
+            keep: leave the copy of the study and the agent's state there afterwards; without it
+                only reports, logs and the configuration stay, whatever happens.
 
         Raises:
             MissingData: the folder holds something else, or the study.
@@ -66,9 +68,13 @@ class DemoFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         with exclusive(self.root / _MARK):
             self._clear(self.reports, self.config, self.log("cloud"), self.log("edge"))
-            self.tidy()
+            self._tidy()
             self.inbox.mkdir()
-            yield
+            try:
+                yield
+            finally:
+                if not keep:
+                    self._tidy()
 
     def configure(self, cloud: str, deadline_s: float) -> None:
         """Write the agent's configuration, with the cloud at ``HOST:PORT``."""
@@ -84,10 +90,6 @@ class DemoFolder:
         lines = (f"{key} = {json.dumps(v, ensure_ascii=False)}\n" for key, v in values.items())
         self.config.write_text("".join(lines), encoding="utf-8")
 
-    def tidy(self) -> None:
-        """Remove the copy of the study and the agent's state; reports and logs stay."""
-        self._clear(self.inbox, self.state, self.address)
-
     def _require_own(self, source: Path | None) -> None:
         if self.root.exists() and not self.root.is_dir():
             raise MissingData(self.root, "is no folder: give another with --out")
@@ -100,6 +102,9 @@ class DemoFolder:
             if study == root or study in root.parents or root in study.parents:
                 reason = f"lies in {root}, where the demonstration works, or the other way round"
                 raise MissingData(source, f"{reason}: give another folder with --out")
+
+    def _tidy(self) -> None:
+        self._clear(self.inbox, self.state, self.address)
 
     def _clear(self, *paths: Path) -> None:
         for path in paths:

@@ -18,6 +18,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from imaging.nodule import Nodule
 
@@ -73,7 +74,7 @@ def findings_table(result: Result) -> Table:
     table.add_column("route", no_wrap=True)
     for heading in ("cloud", "merged"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("decided by")
+    table.add_column("decided by", max_width=14)
     if truth is None:
         for finding in findings:
             table.add_row(*_cells(finding))
@@ -115,7 +116,7 @@ def _title(result: Result) -> str:
         return counts
     false = matches(findings, truth).count(None)
     found = len(truth) - len(missed(findings, truth))
-    return f"{counts}: {found} of {len(truth)} nodules found, {false} false alarms"
+    return f"{counts}: {found} of {len(truth)} nodules found, false alarms: {false}"
 
 
 def _hit(place: Sequence[float], truth: Sequence[Nodule]) -> int | None:
@@ -173,13 +174,19 @@ def _refusal(rejection: Json) -> Panel:
     return Panel("\n".join(lines), title=f"Refused: {escape(rejection['kind'])}", style="red")
 
 
-def _paths(folder: Path) -> list[str]:
+def _paths(folder: Path) -> list[Text]:
     """The report's page, its data and its pictures, as one would type them from here."""
-    here = escape(os.path.relpath(folder))
-    lines = [f"[bold]report[/]    {here}/report.html", f"[bold]data[/]      {here}/report.json"]
-    pictures = sorted(path.name for path in folder.glob("finding_*.png"))
+    relative = os.path.relpath(folder)
+    here = str(folder.absolute()) if relative.startswith("..") else relative
+    named = [("report", "report.html"), ("data", "report.json")]
+    findings = sorted(path.name for path in folder.glob("finding_*.png"))
     if (folder / "overview.png").is_file():
-        lines.append(f"[bold]pictures[/]  {here}/overview.png")
-    if pictures:
-        lines.append(f"          {here}/{pictures[0]} … {pictures[-1]}")
-    return lines
+        named.append(("pictures", "overview.png"))
+    if findings:
+        named.append(("", f"{findings[0]} … {findings[-1]}"))
+    return [_unbroken(what, os.path.join(here, name)) for what, name in named]
+
+
+def _unbroken(what: str, path: str) -> Text:
+    """A path that can be copied from the terminal, however long it is."""
+    return Text.assemble((f"{what:10}", "bold"), path, no_wrap=True, overflow="ignore")

@@ -36,6 +36,18 @@ def demo_spec(seed: int) -> PhantomSpec:
     )
 
 
+def require_study(source: Path) -> None:
+    """Nothing, for what the agent takes: a folder, or a volume file by its name.
+
+    Raises:
+        MissingData: it is another file.
+    """
+    if not source.is_dir() and not _volume_suffix(source):
+        known = ", ".join(VOLUME_SUFFIXES)
+        reason = f"is none of {known}; of a DICOM series give the folder"
+        raise MissingData(source, reason)
+
+
 def deliver_phantom(phantom: Phantom, spec: PhantomSpec, inbox: Path, told: Told) -> None:
     """Write the phantom into the inbox as a DICOM series."""
     part = inbox / f"phantom-{spec.seed}{_PART}"
@@ -50,6 +62,7 @@ def deliver_copy(source: Path, inbox: Path, told: Told) -> None:
         MissingData: it is neither, or too much to copy.
         OSError: a file cannot be read.
     """
+    require_study(source)
     if source.is_dir():
         part = inbox / f"study{_PART}"
         _copy({file: part / file.relative_to(source) for file in _files(source)}, inbox, told)
@@ -72,13 +85,9 @@ def _complete(part: Path) -> None:
 
 
 def _volume_suffix(file: Path) -> str:
+    """The ending of a volume file's name, empty for another file."""
     name = file.name.lower()
-    suffix = next((s for s in VOLUME_SUFFIXES if name.endswith(s)), None)
-    if suffix is None:
-        known = ", ".join(VOLUME_SUFFIXES)
-        reason = f"is none of {known}; of a DICOM series give the folder"
-        raise MissingData(file, reason)
-    return suffix
+    return next((suffix for suffix in VOLUME_SUFFIXES if name.endswith(suffix)), "")
 
 
 def _data_file(header: Path) -> Path | None:

@@ -46,7 +46,11 @@ def _redirected(sink: BinaryIO) -> Iterator[None]:
     """The descriptor itself, for C knows nothing of ``sys.stderr``."""
     if sys.stderr:
         sys.stderr.flush()
-    kept = os.dup(_STDERR)
+    try:
+        kept = os.dup(_STDERR)
+    except OSError:  # a daemon without stderr has nothing to keep quiet
+        yield
+        return
     os.dup2(sink.fileno(), _STDERR)
     try:
         yield

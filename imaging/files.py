@@ -101,7 +101,7 @@ def _hu(values: npt.NDArray[Any], file: Path) -> HuArray:
         if bad:
             raise NotCt(f"{bad} voxels are NaN or infinite: export the CT series again", file)
         values = np.rint(values)
-    return np.clip(values, AIR_HU, MAX_HU).astype(np.int16)
+    return np.asarray(np.clip(values, AIR_HU, MAX_HU).astype(np.int16))
 
 
 def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:

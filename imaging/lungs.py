@@ -42,6 +42,8 @@ _LEAST_BONE_CELLS = 100
 _DEFICIENT = 0.6
 """A side with less than this share of the other's air in a slice has lost some to disease."""
 _WINDPIPE_MM2 = 600.0
+_LARGE_MM2 = 8000.0
+"""Section of one lung well above the diaphragm."""
 
 Index = tuple[int, int, int]
 
@@ -122,7 +124,7 @@ def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     """Where the other side's mirror image has air and this side has not, in large pieces.
 
     Large is a piece into which a ball of 24 mm fits, and all of a slice in which one side has
-    much less air than the other.
+    much less air than the other; there the other lung counts with its hollows filled.
     """
     middle = _spine(air, coarse)
     right, left = (side.sum(axis=(1, 2)) for side in (air[:, :, :middle], air[:, :, middle:]))
@@ -133,6 +135,9 @@ def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     pieces = morphology.opened(morphology.halved(lacking), _PIECE_MM / (4 * CELL_MM))
     image[~poor_right, :, :middle] = 0
     image[~poor_left, :, middle:] = 0
+    for z in np.flatnonzero(image.sum(axis=(1, 2)) * CELL_MM**2 > _LARGE_MM2):
+        # the heart's bay in one lung is no bay in the other
+        image[z] = morphology.hull(image[z])
     return image | (lacking & morphology.doubled(pieces, air.shape))
 
 

@@ -53,6 +53,15 @@ def closed_along_z(mask: UInt8Array, gap: int) -> UInt8Array:
     return np.asarray(filled, dtype=np.uint8).reshape(mask.shape)
 
 
+def hull(plane: UInt8Array) -> UInt8Array:
+    """The convex hull of one slice ``(y, x)`` of a mask."""
+    filled = np.zeros(plane.shape, np.uint8)
+    points = cv2.findNonZero(np.ascontiguousarray(plane))
+    if points is not None:
+        cv2.fillConvexPoly(filled, cv2.convexHull(points), (1,))
+    return filled
+
+
 def halved(mask: UInt8Array) -> UInt8Array:
     """``mask`` on cells of twice the size: 1 where at least half of the eight cells are."""
     padded = np.pad(mask, [(0, n % 2) for n in mask.shape], mode="edge")

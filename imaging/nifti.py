@@ -15,9 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 _DTYPES = {
-    **{2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8"},
-    **{256: "i1", 512: "u2", 768: "u4", 1024: "i8", 1280: "u8"},
+    2: "u1",
+    4: "i2",
+    8: "i4",
+    16: "f4",
+    64: "f8",
+    256: "i1",
+    512: "u2",
+    768: "u4",
+    1024: "i8",
 }
+_MAX_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -77,7 +85,7 @@ def read_voxels(file: Path, header: Header) -> npt.NDArray[Any]:
         return np.asarray(voxels * header.slope + header.intercept)
 
 
-def _opened(file: Path) -> Any:  # noqa: ANN401 gzip and plain files share no public type
+def _opened(file: Path) -> Any:  # gzip and plain files share no public type
     with file.open("rb") as stream:
         packed = stream.read(2) == _GZIP_MAGIC
     return gzip.open(file, "rb") if packed else file.open("rb")
@@ -113,7 +121,7 @@ def _parsed(content: bytes, fields: _Fields, order: str) -> Header:
         raise ValueError(f"scale {slope} and offset {intercept} are not finite")
     shape = tuple(int(n) for n in dim[rank:0:-1])
     offset = _integer(content, fields.offset, order)
-    if offset < 0:
+    if not 0 <= offset <= _MAX_OFFSET:
         raise ValueError(f"voxels begin at byte {offset}")
     return Header(shape, np.dtype(order + _DTYPES[code]), offset, slope, intercept)
 

@@ -56,8 +56,10 @@ class PhantomSpec:
     slice_thickness_mm: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.spacing_mm) <= 0 or min(self.shape) < 2:
-            raise ValueError(f"spacing_mm={self.spacing_mm} makes {self.shape} of {self.size_mm}")
+        if min(self.spacing_mm) <= 0:
+            raise ValueError(f"spacing_mm={self.spacing_mm} must be positive")
+        if min(self.shape) < 2:
+            raise ValueError(f"size_mm={self.size_mm} makes only {self.shape} voxels")
         if not 0 < self.diameter_mm[0] <= self.diameter_mm[1]:
             raise ValueError(f"diameter_mm={self.diameter_mm} must be a rising positive range")
         if not 0 <= self.nodule_count <= 255:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -24,9 +23,8 @@ FAR_MM = 25.0
 """What a field holds where its body is farther away than this."""
 
 _STEP_MM = 2.5
-_BEND_MM = 5.0
+_BEND_MM = 6.0
 _BEND_LENGTH_MM = 90.0
-_CUBIC_DEVIATION = np.float32(0.8)  # of unit noise after cubic interpolation along three axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,14 +112,38 @@ def make_lattice(
 def smooth_noise(
     shape: tuple[int, ...], step_mm: FloatArray, length_mm: float, rng: np.random.Generator
 ) -> Field:
-    """Random field ``(z, y, x)`` of about unit deviation whose features are ``length_mm`` wide."""
-    extent = np.asarray(shape) * np.asarray(step_mm)[::-1]
-    knots = np.maximum(np.ceil(extent / length_mm).astype(int) + 2, 3)
-    coarse = rng.standard_normal(tuple(knots), dtype=np.float32)
-    planes = [cv2.resize(p, shape[:0:-1], interpolation=cv2.INTER_CUBIC) for p in coarse]
-    flat = np.stack(planes).reshape(knots[0], -1)
-    tall = cv2.resize(flat, (flat.shape[1], shape[0]), interpolation=cv2.INTER_CUBIC)
-    return np.asarray(tall, dtype=np.float32).reshape(shape) / _CUBIC_DEVIATION
+    """Random field ``(z, y, x)`` of unit deviation whose features are ``length_mm`` wide."""
+    ratios = np.asarray(step_mm)[::-1] / length_mm
+    counts = [int((n - 1) * r) + 4 for n, r in zip(shape, ratios, strict=True)]
+    field = rng.standard_normal(counts, dtype=np.float32)
+    for axis in (2, 1, 0):
+        field = _interpolated(field, axis, shape[axis], float(ratios[axis]))
+    return field
+
+
+def _interpolated(knots: Field, axis: int, count: int, ratio: float) -> Field:
+    """Independent unit noise at knots, by Catmull-Rom splines at ``count`` cells of one axis.
+
+    The weights are scaled so that the deviation is one between the knots too.
+    """
+    at = np.arange(count) * ratio
+    low = at.astype(np.intp)
+    t = (at - low).astype(np.float32)
+    taps = np.stack(
+        [
+            ((2 - t) * t - 1) * t / 2,
+            ((3 * t - 5) * t * t + 2) / 2,
+            ((4 - 3 * t) * t + 1) * t / 2,
+            (t - 1) * t * t / 2,
+        ]
+    )
+    taps /= np.sqrt((taps**2).sum(axis=0))
+    wide = [1, 1, 1]
+    wide[axis] = count
+    total = np.take(knots, low, axis) * taps[0].reshape(wide)
+    for i in (1, 2, 3):
+        total += np.take(knots, low + i, axis) * taps[i].reshape(wide)
+    return np.asarray(total, dtype=np.float32)
 
 
 def ellipsoid(lattice: Lattice, centre: Triple, radii: Triple, axis: Triple | None = None) -> Field:

@@ -42,7 +42,7 @@ class Geometry:
     def to_world(self, index_zyx: npt.ArrayLike) -> FloatArray:
         """World points ``(..., 3)`` as ``(x, y, z)`` mm of fractional indices ``(..., 3)``."""
         steps = np.asarray(index_zyx, dtype=np.float64) * np.asarray(self.spacing_mm)
-        return np.asarray(self.origin_mm) + steps[..., ::-1] @ self.direction.T
+        return np.asarray(np.asarray(self.origin_mm) + steps[..., ::-1] @ self.direction.T)
 
     def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
         """Fractional indices ``(..., 3)`` as ``(z, y, x)`` of world points ``(x, y, z)`` mm."""
@@ -70,6 +70,7 @@ class Volume:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Voxels along ``(z, y, x)``."""
         z, y, x = self.hu.shape
         return z, y, x
 
@@ -80,16 +81,16 @@ class Volume:
         return z, y, x
 
 
-def to_window(hu: npt.NDArray[np.generic], window_hu: tuple[float, float] = WINDOW_HU) -> UInt8Array:
+def to_window(
+    hu: npt.NDArray[np.generic], window_hu: tuple[float, float] = WINDOW_HU
+) -> UInt8Array:
     """HU of any shape as uint8 of the window: round((HU - low) * 255 / (high - low)), clipped."""
     low, high = window_hu
     scaled = (hu.astype(np.float32) - low) * (255.0 / (high - low))
     return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 
 
-def from_window(
-    values: UInt8Array, window_hu: tuple[float, float] = WINDOW_HU
-) -> HuArray:
+def from_window(values: UInt8Array, window_hu: tuple[float, float] = WINDOW_HU) -> HuArray:
     """The HU that uint8 values of the window stand for, rounded to int16."""
     low, high = window_hu
     hu = values.astype(np.float32) * ((high - low) / 255.0) + low

@@ -55,9 +55,7 @@ def train_hybrid(
     """The hybrid network, on the screening networks' candidates."""
     from models.training.runs import run_hybrid
 
-    run_hybrid(
-        data, out, minutes, screening, resume=resume, phantoms=(cache, phantoms), seed=seed
-    )
+    run_hybrid(data, out, minutes, screening, resume=resume, phantoms=(cache, phantoms), seed=seed)
 
 
 @app.command("export")

@@ -19,15 +19,25 @@ def list_models(
     """The artifacts with version, size, figures, licence and attribution."""
     artifacts = every()
     if as_json:
-        print(json.dumps({name: _entry(artifact) for name, artifact in artifacts.items()}, indent=2))
+        print(
+            json.dumps({name: _entry(artifact) for name, artifact in artifacts.items()}, indent=2)
+        )
         return
     console = Console()
     table = Table("artifact", "version", "kind", "precision", "made from", "size", "figures")
     for name, artifact in artifacts.items():
-        size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if artifact.path.exists() else "missing"
+        size = (
+            f"{artifact.path.stat().st_size / 1e6:.2f} MB" if artifact.path.exists() else "missing"
+        )
         figures = "\n".join(f"{key} {_short(value)}" for key, value in artifact.metrics.items())
         table.add_row(
-            name, artifact.version, artifact.kind, artifact.precision, artifact.parent, size, figures
+            name,
+            artifact.version,
+            artifact.kind,
+            artifact.precision,
+            artifact.parent,
+            size,
+            figures,
         )
     console.print(table)
     for text in sorted({f"{a.licence}. {a.attribution}" for a in artifacts.values()}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 import warnings
 from pathlib import Path
@@ -19,7 +20,10 @@ OUTPUTS = {"screening": ["maps"], "hybrid": ["logit", "log_diameter"]}
 
 _EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
 _FREE_AXES = {
-    "screening": {INPUT: {0: "n", 2: "z", 3: "y", 4: "x"}, "maps": {0: "n", 2: "z4", 3: "y4", 4: "x4"}},
+    "screening": {
+        INPUT: {0: "n", 2: "z", 3: "y", 4: "x"},
+        "maps": {0: "n", 2: "z4", 3: "y4", 4: "x4"},
+    },
     "hybrid": {INPUT: {0: "n"}, "logit": {0: "n"}, "log_diameter": {0: "n"}},
 }
 
@@ -29,7 +33,9 @@ def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
 
     ``kind`` is ``screening`` or ``hybrid``. Batch norms are folded into the convolutions.
     """
-    network = network.eval().to("cpu", memory_format=torch.contiguous_format)
+    network = copy.deepcopy(network).eval().cpu()
+    for weight in network.parameters():
+        weight.data = weight.data.contiguous()
     example = torch.rand(1, 1, *(_EXAMPLE_SIDE[kind],) * 3)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # the tracing exporter is deprecated, and the only one that folds batch norm by itself

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
@@ -75,7 +77,7 @@ def _declare_uint8(model: ModelProto) -> None:
     declared.type.tensor_type.elem_type = TensorProto.UINT8
 
 
-def _replace_uses(nodes: list[NodeProto], old: str, new: str) -> None:
+def _replace_uses(nodes: Iterable[NodeProto], old: str, new: str) -> None:
     for node in nodes:
         for index, name in enumerate(node.input):
             if name == old:

@@ -15,9 +15,9 @@ from models.runtime.artifacts import WEIGHTS, every
 
 LICENCE = "Apache-2.0"
 ATTRIBUTION = (
-    "Trained on LIDC-IDRI (The Cancer Imaging Archive, CC BY 3.0, doi 10.7937/K9/TCIA.2015.LO9QL9SX), "
-    "with the marks of LUNA16 (CC BY 4.0) in cubes published by NODE21 (Apache-2.0), and on QIN LUNG CT "
-    "and Lung-Fused-CT-Pathology (TCIA, CC BY 3.0)."
+    "Trained on LIDC-IDRI (The Cancer Imaging Archive, CC BY 3.0, doi "
+    "10.7937/K9/TCIA.2015.LO9QL9SX), with the marks of LUNA16 (CC BY 4.0) in cubes published by "
+    "NODE21 (Apache-2.0), and on QIN LUNG CT and Lung-Fused-CT-Pathology (TCIA, CC BY 3.0)."
 )
 
 

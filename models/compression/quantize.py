@@ -39,7 +39,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publi
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch.astype(np.float32) / 255}
+        return None if batch is None else {INPUT: batch.astype(np.float32) / np.float32(255)}
 
 
 def quantize(

@@ -114,4 +114,3 @@ def _rounded(*values: float) -> list[float]:
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
     return np.asarray(1 / (1 + np.exp(-logit)))
-

@@ -31,9 +31,9 @@ class HybridSpec:
 
 
 class HybridNetwork(nn.Module):
-    """``(n, 1, 48, 48, 48)`` in [0, 1] to the logit of being a nodule ``(n, 1)`` and ln of its
-    diameter in mm ``(n, 1)``.
+    """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to nodule or not, and diameter.
 
+    The outputs are the logit of being a nodule ``(n, 1)`` and ln of its diameter in mm ``(n, 1)``.
     In training a third output follows: ``(n, 1, 12, 12, 12)``, the logit of the share of each
     4 mm cell that is nodule.
     """

@@ -13,9 +13,9 @@ def conv_norm(
 ) -> nn.Sequential:
     """Convolution without bias, batch norm and ReLU; padded to keep the grid at stride 1."""
     sizes = (kernel,) * 3 if isinstance(kernel, int) else kernel
-    padding = tuple(size // 2 if size % 2 else 0 for size in sizes)
+    z, y, x = (size // 2 if size % 2 else 0 for size in sizes)
     parts: list[nn.Module] = [
-        nn.Conv3d(inputs, outputs, kernel, stride, padding, bias=False),
+        nn.Conv3d(inputs, outputs, kernel, stride, (z, y, x), bias=False),
         nn.BatchNorm3d(outputs),
     ]
     return nn.Sequential(*parts, nn.ReLU(inplace=True)) if relu else nn.Sequential(*parts)

@@ -50,7 +50,9 @@ class ScreeningNetwork(nn.Module):
         self.stem = patchify(1, half)
         self.down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.blocks[0]))
         self.down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.blocks[1]))
-        self.down16 = nn.Sequential(patchify(eighth, sixteenth), *_blocks(sixteenth, spec.blocks[2]))
+        self.down16 = nn.Sequential(
+            patchify(eighth, sixteenth), *_blocks(sixteenth, spec.blocks[2])
+        )
         self.lateral8 = nn.Conv3d(sixteenth, eighth, 1)
         self.lateral4 = nn.Conv3d(eighth, quarter, 1)
         self.smooth = Residual(quarter, factored=True)

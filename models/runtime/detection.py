@@ -34,8 +34,10 @@ class Candidate:
 
 @dataclass(frozen=True, eq=False)
 class Peaks:
-    """The peaks of one map, strongest first: ``logit`` (n,), ``index_zyx`` (n, 3) in voxels of
-    the box, ``diameter_mm`` (n,)."""
+    """The peaks of one map, strongest first.
+
+    ``logit`` is ``(n,)``, ``index_zyx`` ``(n, 3)`` in voxels of the box, ``diameter_mm`` ``(n,)``.
+    """
 
     logit: FloatArray
     index_zyx: FloatArray
@@ -60,7 +62,9 @@ def find_peaks(maps: FloatMap, *, least_logit: float, most: int) -> Peaks:
     return Peaks(values[0, keep], index[keep], diameter[keep])
 
 
-def to_candidates(peaks: Peaks, geometry: Geometry, calibration: tuple[float, float]) -> list[Candidate]:
+def to_candidates(
+    peaks: Peaks, geometry: Geometry, calibration: tuple[float, float]
+) -> list[Candidate]:
     """Peaks as candidates; the score is sigmoid(slope * logit + intercept) (Platt, 1999)."""
     slope, intercept = calibration
     score = 1 / (1 + np.exp(-(slope * peaks.logit + intercept)))

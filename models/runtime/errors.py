@@ -1,10 +1,10 @@
 """What can be wrong with a model on the way to an answer, sorted by who must act.
 
-    ModelError
-    ├── UnknownArtifact      the name is not in the manifest: the operator picks another
-    ├── DamagedArtifact      the file is missing or is not the one that the manifest describes
-    ├── EngineUnavailable    no engine on this machine runs it as asked
-    └── ModelFailed          it ran, and gave an error or something that is no answer
+ModelError
+├── UnknownArtifact      the name is not in the manifest: the operator picks another
+├── DamagedArtifact      the file is missing or is not the one that the manifest describes
+├── EngineUnavailable    no engine on this machine runs it as asked
+└── ModelFailed          it ran, and gave an error or something that is no answer
 """
 
 from __future__ import annotations

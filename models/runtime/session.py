@@ -57,7 +57,9 @@ def open_session(
     chosen = engine
     if engine == AUTO:
         chosen = fastest(artifact, probe_input(artifact), count, probe_cache)
-    return Session(artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count)))
+    return Session(
+        artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count))
+    )
 
 
 def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:

@@ -83,7 +83,7 @@ class Noise:
         piece = bank[tuple(slice(a, a + n) for a, n in zip(start, voxels.shape, strict=True))]
         level = float(np.exp(rng.uniform(np.log(3), np.log(70)))) / HU_PER_LEVEL / 24
         noise = np.rint(piece * np.float32(level)).astype(np.int16)
-        return np.clip(voxels + noise, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(voxels + noise, 0, 255).astype(np.uint8))
 
 
 def scanned_anew(

@@ -220,7 +220,10 @@ def _inside(part: Piece) -> Piece:
     near = np.minimum(part.ignored[:, :3], shape - 1 - part.ignored[:, :3]).min(1, initial=1e9)
     ignored = part.ignored[near > -part.ignored[:, 3] / 2 - 3]
     return Piece(
-        part.voxels, part.mask, part.nodules[whole], np.concatenate([ignored, part.nodules[touching]])
+        part.voxels,
+        part.mask,
+        part.nodules[whole],
+        np.concatenate([ignored, part.nodules[touching]]),
     )
 
 

@@ -41,10 +41,13 @@ class HybridTask:
     workers: int = 1
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """``voxels`` uint8 ``(n, 1, z, y, x)``, ``nodule``, ``log_diameter`` ``(n,)``, ``share``."""
+        """``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
         stream = _Stream(self.drawer, seed)
         yield from DataLoader(
-            stream, self.batch, num_workers=self.workers, prefetch_factor=4 if self.workers else None
+            stream,
+            self.batch,
+            num_workers=self.workers,
+            prefetch_factor=4 if self.workers else None,
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

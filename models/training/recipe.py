@@ -94,9 +94,7 @@ def _phantom(cache: Path, number: int) -> Piece:
             )
         )
         box = preprocess(phantom.volume, path)
-        marks = [
-            [*box.geometry.to_index(n.centre_mm), n.diameter_mm] for n in phantom.nodules
-        ]
+        marks = [[*box.geometry.to_index(n.centre_mm), n.diameter_mm] for n in phantom.nodules]
         np.savez_compressed(path, voxels=box.voxels, nodules=np.array(marks).reshape(-1, 4))
     with np.load(path) as found:
         return Piece(found["voxels"], np.zeros_like(found["voxels"]), found["nodules"], NONE)

@@ -101,9 +101,10 @@ class RegionDrawer:
         voxels, mask = (cut_roi(a, at, size) for a in (piece.voxels, piece.mask))
         voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
         if rng.random() < 0.5:
-            low, high = rng.integers(0, 13, 3) * (rng.random(3) < 0.5), self.side - rng.integers(
-                0, 13, 3
-            ) * (rng.random(3) < 0.5)
+            low, high = (
+                rng.integers(0, 13, 3) * (rng.random(3) < 0.5),
+                self.side - rng.integers(0, 13, 3) * (rng.random(3) < 0.5),
+            )
             voxels, mask = (_shortened(a, low, high) for a in (voxels, mask))
         whole = turned(Piece(voxels, mask, NONE, NONE), rng)
         whole = scanned_anew(whole, rng, self.noise, thicken=0.25)
@@ -123,10 +124,8 @@ def _shortened(voxels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndar
 
 
 def without_nodules(places: FloatArray, piece: Piece) -> np.ndarray:
-    """Which of the places ``(n, 3)`` lie apart from every nodule and ignored mark: bool ``(n,)``."""
+    """Which of the places ``(n, 3)`` lie apart from every mark: bool ``(n,)``."""
     apart = np.ones(len(places), dtype=bool)
     for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
         apart &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + 4
     return apart
-
-

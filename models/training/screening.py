@@ -21,7 +21,6 @@ from models.training.losses import screening_loss
 from models.training.piece import Piece
 from models.training.targets import Targets, make_targets
 
-
 HARD_LOGIT = -4.0
 """A false alarm of at least this is a hard negative."""
 
@@ -41,7 +40,10 @@ class ScreeningTask:
         """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
         stream = _Stream(self.composer, seed)
         yield from DataLoader(
-            stream, self.batch, num_workers=self.workers, prefetch_factor=6 if self.workers else None
+            stream,
+            self.batch,
+            num_workers=self.workers,
+            prefetch_factor=6 if self.workers else None,
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ from evaluation.errors import MissingData
 def test_what_an_earlier_demonstration_left_is_cleared(tmp_path: Path) -> None:
     """Reports, logs and studies of before are gone; what the person put there stays."""
     folder = DemoFolder(tmp_path / "demo")
-    with folder.fresh(None):
+    with folder.fresh(None, keep=True):
         (folder.reports / "phantom-1").mkdir(parents=True)
         (folder.inbox / "phantom-1").mkdir()
         folder.log("edge").write_text("watching")
@@ -26,6 +26,21 @@ def test_what_an_earlier_demonstration_left_is_cleared(tmp_path: Path) -> None:
         left = {path.name for path in folder.root.iterdir()}
         assert left == {".overread-demo", "inbox", "notes.txt"}
         assert list(folder.inbox.iterdir()) == []
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_the_copy_of_a_study_stays_only_where_asked(tmp_path: Path, keep: bool) -> None:
+    """After a failure too: a patient's pictures are not left lying about, reports and logs are."""
+    folder = DemoFolder(tmp_path / "demo")
+    context = folder.fresh(None, keep=keep)
+    context.__enter__()
+    for place in (folder.inbox / "study", folder.state, folder.reports / "study"):
+        place.mkdir(parents=True)
+    folder.log("edge").write_text("watching")
+    assert not context.__exit__(OSError, OSError("disk"), None)
+    assert (folder.inbox.exists(), folder.state.exists()) == (keep, keep)
+    assert (folder.reports / "study").is_dir()
+    assert folder.log("edge").is_file()
 
 
 def test_a_folder_of_something_else_is_never_cleared(tmp_path: Path) -> None:
@@ -40,8 +55,8 @@ def test_a_folder_of_something_else_is_never_cleared(tmp_path: Path) -> None:
 def test_the_person_s_study_may_not_lie_in_the_way(tmp_path: Path, study: str) -> None:
     """A study inside the folder would be cleared, one around it copied into itself."""
     folder = DemoFolder(tmp_path / "demo")
-    with folder.fresh(None):
-        (folder.state).mkdir()
+    with folder.fresh(None, keep=True):
+        folder.state.mkdir()
         (folder.state / "ct.nii").write_bytes(b"voxels")
     with pytest.raises(MissingData, match="give another folder"):
         folder.fresh(folder.root / study).__enter__()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
+import SimpleITK
 
 from edge.ingest import Inbox
 from evaluation import demo_study
@@ -83,9 +83,8 @@ def test_own_volume_file_is_readable_where_it_arrives(
 ) -> None:
     """Every format, with the data file that a detached header names."""
     own = tmp_path / f"Chest scan{suffix}"
-    image = sitk.GetImageFromArray(_volume().hu)
-    image.SetSpacing((0.75, 0.75, 2.5))
-    sitk.WriteImage(image, str(own))
+    image = SimpleITK.GetImageFromArray(_volume().hu)
+    SimpleITK.WriteImage(image, str(own))
     before = {path.name: path.read_bytes() for path in tmp_path.glob("Chest*")}
     deliver_copy(own, inbox, _silent)
     assert _complete(inbox) == [f"study{suffix}"]

@@ -162,6 +162,7 @@ def test_progress_rises_to_one() -> None:
     "wrong",
     [
         {"spacing_mm": (0.0, 1.0, 1.0)},
+        {"size_mm": (0.5, 300.0, 300.0)},
         {"diameter_mm": (9.0, 4.0)},
         {"nodule_count": 300},
         {"dose_noise_hu": -1.0},

@@ -50,7 +50,9 @@ def pictures(count: int) -> np.ndarray:
 def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> list[np.ndarray]:
     """The outputs of a model, through the manifest and an engine."""
     settings = {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]}
-    register("m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder)
+    register(
+        "m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder
+    )
     return list(open_session(find("m", folder), engine="openvino").run(pictures(3)))
 
 
@@ -73,7 +75,7 @@ def test_the_fp32_artifact_equals_the_torch_network(kind: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
 def test_the_int8_artifact_is_close_small_and_integer(kind: str, tmp_path: Path) -> None:
-    """INT8 differs little, its file is less than 40 % of FP32, its input and weights are integer."""
+    """INT8 differs little, its file has less than 40 % of FP32, its input is integer."""
     network = settled(kind)
     whole = export_float(network, kind)
     small = quantize(whole, kind, (pictures(4)[n : n + 1] for n in range(4)))

@@ -1,0 +1,241 @@
+"""Sound series in every form that hospitals send; the damaged ones are in test_refusals."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+)
+
+from imaging.errors import UnreadableFile
+from imaging.read import read_study
+
+Make = Callable[..., Any]
+
+
+def test_order_and_names_do_not_matter(tmp_path: Path, small_ct: Make) -> None:
+    """Slices are sorted by their place, whatever the files are called."""
+    ct = small_ct()
+    for index, file in enumerate(ct.write(tmp_path)):
+        file.rename(tmp_path / f"{(index * 7) % 12:02}-{index}.5.{'dcm' if index % 2 else '77'}")
+    volume = read_study(tmp_path).volume
+    np.testing.assert_array_equal(volume.hu, ct.hu())
+    assert volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
+    assert volume.geometry.origin_mm == (-30.0, -30.0, -30.0)
+
+
+def test_header_and_bystanders(tmp_path: Path, small_ct: Make) -> None:
+    """The header's words are kept, and files that are not DICOM are named, not obeyed."""
+    small_ct(attributes={"ConvolutionKernel": "B31f", "StudyDate": "20240102"}).write(tmp_path)
+    (tmp_path / "annotation.xml").write_text("<x/>")
+    (tmp_path / "README").write_text("Grüße")
+    (tmp_path / ".done").touch()
+    (tmp_path / "DICOMDIR").write_bytes(b"anything")
+    study = read_study(tmp_path)
+    assert (study.header.patient_id, study.header.patient_name) == ("P1", "Test^Chest")
+    assert (study.header.kernel, study.header.study_date) == ("B31f", "20240102")
+    assert study.header.transfer_syntax == "Explicit VR Little Endian"
+    assert study.volume.series_uid == "1.2.826.0.1.1"
+    assert study.other_series == ("not DICOM, ignored: README, annotation.xml",)
+
+
+def test_rescale_differs_from_slice_to_slice(tmp_path: Path, small_ct: Make) -> None:
+    """Each slice is rescaled by its own slope and intercept, as PET-CT scanners write them."""
+    ct = small_ct()
+    images = ct.images()
+    for index, image in enumerate(images):
+        image.RescaleSlope, image.RescaleIntercept = 0.5, -1024 - index
+        image.PixelData = ((ct.hu()[index] + 1024 + index) * 2).astype("<i2").tobytes()
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+@pytest.mark.parametrize(
+    ("stored", "padding"),
+    [(-2000, None), (-2000, 63536), (-2000, -2000), (2500, 2500), (1090, 1090)],
+)
+def test_padding_becomes_air(
+    stored: int, padding: int | None, tmp_path: Path, small_ct: Make
+) -> None:
+    """What lies outside the field of view is -1024 HU, stated as padding or not."""
+    ct = small_ct()
+    images = ct.images()
+    for image in images:
+        values = np.frombuffer(image.PixelData, "<i2").reshape(32, 32).copy()
+        values[:3, :3] = stored
+        image.PixelData = values.tobytes()
+        if padding is not None:
+            image.add_new("PixelPaddingValue", "US" if padding >= 0 else "SS", padding)
+    ct.write(tmp_path, images)
+    hu = read_study(tmp_path).volume.hu
+    assert (hu[:, :3, :3] == -1024).all()
+    np.testing.assert_array_equal(hu[:, 3:], ct.hu()[:, 3:])
+
+
+def test_padding_value_that_is_tissue_is_not_believed(tmp_path: Path, small_ct: Make) -> None:
+    """A padding value of 0 in a file whose 0 is water leaves the water alone."""
+    ct = small_ct()
+    images = ct.images()
+    for image, hu in zip(images, ct.hu(), strict=True):
+        image.RescaleIntercept, image.PixelData = 0, hu.astype("<i2").tobytes()
+        image.add_new("PixelPaddingValue", "SS", 40)
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+def test_unsigned_twelve_bits_with_rubbish_above(tmp_path: Path, small_ct: Make) -> None:
+    """Bits above the stored ones, where old scanners kept overlays, are not part of the value."""
+    ct = small_ct()
+    images = ct.images()
+    for image, hu in zip(images, ct.hu(), strict=True):
+        image.PixelRepresentation, image.BitsStored, image.HighBit = 0, 12, 11
+        image.PixelData = ((hu + 1024).astype("<u2") | 0x3000).tobytes()
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
+)
+def test_uncompressed_encodings(syntax: str, tmp_path: Path, small_ct: Make) -> None:
+    """Implicit, big-endian and deflated files read as the explicit ones do."""
+    ct = small_ct()
+    images = ct.images()
+    big = syntax == ExplicitVRBigEndian
+    for image in images:
+        image.file_meta.TransferSyntaxUID = syntax
+        image.add_new("PixelPaddingValue", "US", 63536)
+        if big:
+            image.PixelData = np.frombuffer(image.PixelData, "<i2").byteswap().tobytes()
+    tmp_path.joinpath("x").mkdir()
+    for index, image in enumerate(images):
+        image.save_as(tmp_path / f"x/{index}.dcm", enforce_file_format=True)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+def test_without_preamble(tmp_path: Path, small_ct: Make) -> None:
+    """A bare data set, as old archives export it, is read too."""
+    ct = small_ct()
+    for index, image in enumerate(ct.images()):
+        del image.file_meta
+        image.save_as(tmp_path / f"IM{index}", implicit_vr=True, little_endian=True)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+LOSSLESS = {
+    "JPEG-LS": ("1.2.840.10008.1.2.4.80", {}),
+    "JPEG 2000": ("1.2.840.10008.1.2.4.90", {}),
+    "RLE": ("1.2.840.10008.1.2.5", {}),
+}
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned 12 bits"])
+@pytest.mark.parametrize("codec", LOSSLESS)
+def test_lossless_codecs(codec: str, signed: bool, tmp_path: Path, small_ct: Make) -> None:
+    """A losslessly compressed series holds the very values of the uncompressed one."""
+    ct = small_ct()
+    syntax, options = LOSSLESS[codec]
+    images = [_unsigned(i) if not signed else i for i in ct.images()]
+    for image in images:
+        image.compress(syntax, generate_instance_uid=False, **options)
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+@pytest.mark.parametrize(
+    ("syntax", "options", "off_hu"),
+    [
+        ("1.2.840.10008.1.2.4.81", {"jls_error": 2}, 2),
+        ("1.2.840.10008.1.2.4.91", {"j2k_cr": [2]}, 40),
+    ],
+    ids=["JPEG-LS", "JPEG 2000"],
+)
+def test_lossy_codecs(
+    syntax: str, options: dict[str, Any], off_hu: int, tmp_path: Path, small_ct: Make
+) -> None:
+    """A near-lossless series is off by no more than its encoder was allowed."""
+    ct = small_ct()
+    images = ct.images()
+    for image in images:
+        image.compress(syntax, generate_instance_uid=False, **options)
+    ct.write(tmp_path, images)
+    hu = read_study(tmp_path).volume.hu
+    assert np.abs(hu.astype(int) - ct.hu()).max() <= off_hu
+
+
+@pytest.mark.skipif(not shutil.which("dcmcjpeg"), reason="needs dcmcjpeg of DCMTK to encode")
+@pytest.mark.parametrize("process", ["+el", "+e1"], ids=[".57", ".70"])
+def test_jpeg_lossless(
+    process: str, tmp_path: Path, small_ct: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """JPEG Lossless is read to the very value, and a damaged stream is refused by its file."""
+    ct = small_ct()
+    for file in ct.write(tmp_path):
+        subprocess.run(["dcmcjpeg", process, file, file], check=True)
+    capfd.readouterr()
+    assert dcmread(tmp_path / "000.dcm").file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(not shutil.which("dcmcjpeg"), reason="needs dcmcjpeg of DCMTK to encode")
+def test_damaged_jpeg_lossless(tmp_path: Path, small_ct: Make) -> None:
+    """Where the decoder only complains and fills in grey, the study is refused by its file."""
+    files = small_ct().write(tmp_path)
+    for file in files:
+        subprocess.run(["dcmcjpeg", "+e1", file, file], check=True)
+    image = dcmread(files[5])
+    frame = next(generate_frames(image.PixelData, number_of_frames=1))
+    image.PixelData = encapsulate([frame[:-80] + frame[-20:]])
+    image.save_as(files[5])
+    with pytest.raises(UnreadableFile, match=r"005.dcm: pixel data: Corrupt JPEG data"):
+        read_study(tmp_path)
+
+
+def test_prone_and_feet_first(tmp_path: Path, small_ct: Make) -> None:
+    """A picture upside down and mirrored is turned so that left, back and head lie as ever."""
+    ct = small_ct(orientation=(-1, 0, 0, 0, -1, 0))
+    ct.write(tmp_path)
+    volume = read_study(tmp_path).volume
+    np.testing.assert_array_equal(volume.hu, ct.hu()[:, ::-1, ::-1])
+    np.testing.assert_allclose(volume.geometry.direction, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(volume.geometry.to_world([0, 31, 31]), [-30, -30, -30])
+
+
+def test_downward_normal(tmp_path: Path, small_ct: Make) -> None:
+    """With the normal towards the feet the slices are still stacked towards the head."""
+    ct = small_ct(orientation=(1, 0, 0, 0, -1, 0))
+    ct.write(tmp_path)
+    volume = read_study(tmp_path).volume
+    np.testing.assert_array_equal(volume.hu, ct.hu()[:, ::-1])
+    np.testing.assert_allclose(volume.geometry.to_world([3, 31, 0]), [-30, -30, -22.5])
+
+
+def test_oblique_stack(tmp_path: Path, small_ct: Make) -> None:
+    """Slices leaning by 20 degrees along their own normal keep their exact place."""
+    c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
+    ct = small_ct(orientation=(1, 0, 0, 0, c, s), step_mm=(0, -2.5 * s, 2.5 * c))
+    ct.write(tmp_path)
+    geometry = read_study(tmp_path).volume.geometry
+    assert geometry.spacing_mm == pytest.approx((2.5, 2, 2), abs=1e-3)
+    expected = np.array([-30, -30, -30]) + 10 * np.array([0, -2.5 * s, 2.5 * c])
+    expected = expected + 2 * 5 * np.array([1, 0, 0]) + 2 * 7 * np.array([0, c, s])
+    np.testing.assert_allclose(geometry.to_world([10, 7, 5]), expected, atol=1e-3)
+
+
+def _unsigned(image: Dataset) -> Dataset:
+    values = np.frombuffer(image.PixelData, "<i2").astype("<u2")
+    image.PixelRepresentation, image.BitsStored, image.HighBit = 0, 12, 11
+    image.PixelData = values.tobytes()
+    return image

@@ -1,0 +1,61 @@
+"""Real scans of several scanners, against what is known of them."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imaging.errors import IncompleteSeries
+from imaging.read import read_study
+
+SCANS = (
+    *("qin_lsc_0014", "qin_lsc_0028", "qin_lsc_0049", "qin_lsc_0088", "qin_lung_01_0007"),
+    *("cmb_crc_01068", "lungfcp_01_0001"),
+)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_whole_scan(name: str, shared_data: Path) -> None:
+    """Slices, spacing, kernel and codec are those of the table, and the lesion is dense."""
+    with (shared_data / "ct/scans.csv").open() as table:
+        known = next(row for row in csv.DictReader(table) if row["scan"] == name)
+    study = read_study(shared_data / "ct" / name)
+    hu, geometry = study.volume.hu, study.volume.geometry
+    assert hu.shape == (int(known["slices"]), 512, 512)
+    pixel = float(known["pixel_spacing_mm"])
+    expected = (float(known["slice_spacing_mm"]), pixel, pixel)
+    assert geometry.spacing_mm == pytest.approx(expected, abs=1e-3)
+    np.testing.assert_allclose(geometry.direction, np.eye(3), atol=1e-6)
+    assert (study.header.kernel, study.header.transfer_syntax) == (
+        known["kernel"],
+        known["transfer_syntax"],
+    )
+    assert hu.min() == -1024
+    assert -1000 < np.median(hu) < 100
+    if known["x"]:
+        z, y, x = np.rint(geometry.to_index([float(known[a]) for a in "xyz"])).astype(int)
+        assert hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -300
+
+
+@pytest.mark.parametrize(
+    ("patient", "slices", "nodule"),
+    [("0001", 16, (57.24, 84.94, -115.62)), ("0003", 11, (72.15, 77.83, -191.81))],
+)
+def test_slab(
+    patient: str, slices: int, nodule: tuple[float, float, float], shared_data: Path
+) -> None:
+    """A slab of at least 20 mm is read, and its nodule lies where the readers put it."""
+    study = read_study(shared_data / f"ct/lidc_slabs/LIDC-IDRI-{patient}")
+    assert study.volume.shape == (slices, 512, 512)
+    assert study.other_series == ("not DICOM, ignored: annotation.xml",)
+    z, y, x = np.rint(study.volume.geometry.to_index(nodule)).astype(int)
+    assert study.volume.hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -100
+
+
+def test_short_slab_is_refused(shared_data: Path) -> None:
+    """Twelve slices of 1.25 mm are 15 mm: too few to judge a nodule in."""
+    with pytest.raises(IncompleteSeries, match=r"12 slices every 1\.25 mm are 15\.0 mm"):
+        read_study(shared_data / "ct/lidc_slabs/LIDC-IDRI-0002")

@@ -1,0 +1,99 @@
+"""The documents: what they say of files, settings, commands and tests is so."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pydantic_settings import BaseSettings
+
+from cloud.__main__ import app as cloud_app
+from cloud.settings import CloudSettings
+from edge.__main__ import app as edge_app
+from edge.settings import EdgeSettings
+from evaluation.__main__ import app as evaluation_app
+from evaluation.house import listing, rewritten
+from models.__main__ import app as models_app
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+COMMANDS = {
+    "overread-edge": edge_app,
+    "overread-cloud": cloud_app,
+    "overread-models": models_app,
+    "overread-eval": evaluation_app,
+}
+
+
+def words(name: str) -> str:
+    """One document as text."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_readme_lists_every_file() -> None:
+    """The list is what the files say of themselves; `python -m evaluation.house --write` mends."""
+    assert rewritten(words("README.md"), listing()) == words("README.md")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_relative_links_lead_somewhere(document: Path) -> None:
+    """Every file that a document links to is there."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text)]
+    inside = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
+    assert [t for t in inside if not (document.parent / t).exists()] == []
+
+
+def test_the_tests_named_in_the_architecture_exist() -> None:
+    """Each row of the failure table that names a test names one that there is."""
+    cited = re.findall(r"`([\w/]+\.py)::(\w+)`", words("docs/architecture.md"))
+    assert cited
+    missing = [
+        f"{file}::{name}"
+        for file, name in cited
+        if not (ROOT / "tests" / file).is_file() or f"def {name}(" not in words(f"tests/{file}")
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("settings", [EdgeSettings, CloudSettings])
+def test_operations_list_every_setting_with_its_default(settings: type[BaseSettings]) -> None:
+    """The tables name each setting once, and its default as TOML writes it."""
+    fields = settings.model_fields.items()
+    rows = [f"| `{name}` | {as_toml(field.default)} |" for name, field in fields]
+    assert [row for row in rows if row not in words("docs/operations.md")] == []
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_readme_names_every_command_and_option(program: str) -> None:
+    """A person finds whatever can be typed, each option beside its command."""
+    sections = re.split(r"^#+ ", words("README.md"), flags=re.MULTILINE)
+    section = next((s for s in sections if s.startswith(f"`{program}`")), "")
+    said = set(re.findall(r"--[a-z-]+", section))
+    for path, command in leaves(typer.main.get_command(COMMANDS[program]), program):
+        assert f"`{path}" in section
+        options = {name for option in command.params for name in option.opts}
+        assert {name for name in options if name.startswith("--")} - said == set(), path
+
+
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The commands below one, each with what is typed for it; typer does not name their type."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield path, command
+        return
+    for name, one in below.items():
+        yield from leaves(one, f"{path} {name}")
+
+
+def as_toml(default: object) -> str:
+    """A default in code marks as TOML writes it; one that is not set in words."""
+    if default is None:
+        return "not set"
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default}`" if isinstance(default, int | float) else f'`"{default}"`'
