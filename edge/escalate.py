@@ -6,7 +6,6 @@ an `Escalated` with its reason.
 
 from __future__ import annotations
 
-import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -32,10 +31,10 @@ from protos.errors import (
     Unreachable,
     from_status,
 )
+from protos.load import load_of
 from protos.messages import Header, Priority
 from protos.overread_pb2_grpc import OverreadStub
 
-QUEUE_KEY = "overread-queue-s"
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
 
@@ -145,6 +144,7 @@ class Escalator:
             for response in call:
                 exchange.take(decode_response(response))
         except grpc.RpcError:
+            self._take_queue(call)
             return from_status(call.code(), call.details(), call.trailing_metadata())
         except OverreadError as error:  # the answer is not of this contract
             call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it untyped
@@ -154,13 +154,9 @@ class Escalator:
 
     def _take_queue(self, call: grpc.Call) -> None:
         """Tells the link what the service says of its queue, if it says it sensibly."""
-        said = dict(call.trailing_metadata() or ())
-        try:
-            queue_s = float(said.get(QUEUE_KEY, "nan"))
-        except ValueError:
-            return
-        if math.isfinite(queue_s):
-            self._link.queue_reported(queue_s)
+        load = load_of(call.trailing_metadata())
+        if load is not None:
+            self._link.queue_reported(load.queue_s)
 
     def _learn(self, exchange: Exchange, fault: OverreadError | None) -> None:
         """A stream that brought verdicts is measured, also when it ran out of time."""

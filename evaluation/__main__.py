@@ -24,7 +24,7 @@ from edge.errors import EdgeError
 from edge.pipeline import Line
 from edge.settings import load_settings
 from evaluation import detect as detection
-from evaluation import findings, latency, nodules, phantoms, tables
+from evaluation import findings, latency, network, nodules, phantoms, tables
 from evaluation.bootstrap import RESAMPLES, Figures, figures
 from evaluation.candidates import challenge
 from evaluation.cubes import read_cubes
@@ -186,6 +186,25 @@ def latency_command(
     result = latency.as_json(machine, study, reports)
     title = f"{study}, {repeat} readings; {machine.cpu}, {machine.cores} cores"
     _print(result, as_json, tables.times_table(result["stages"], title))
+
+
+@app.command("network")
+def network_command(
+    model: Annotated[list[str] | None, typer.Option(help="Artifact; give several.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Engine; give several.")] = None,
+    shape: Annotated[str, typer.Option(help="Lung box z,y,x for screening.")] = "256,224,320",
+    batch: Annotated[int, typer.Option(min=1, help="Boxes or regions a pass.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Time of one pass of artifacts on engines, in turn, on this machine."""
+    z, y, x = (int(side) for side in shape.split(","))
+    entered = network.enter(model or ["screening-int8"], engine or ["auto"], threads)
+    network.run_in_turn(entered, (z, y, x), each(range(repeat), "rounds"), batch=batch)
+    result = network.as_json(entered, (z, y, x), batch)
+    title = f"{batch} x {shape} voxels, {result['threads']} threads of {result['cpu']}"
+    _print(result, as_json, tables.passes_table(result["passes"], title))
 
 
 def main() -> None:

@@ -51,8 +51,8 @@ def _planes(hu: HuArray, spacing_mm: Triple) -> UInt8Array:
     """Two axial planes, one coronal and one sagittal, chosen by where the lungs are."""
     lung = (hu > -970) & (hu < -600)
     z, y, x = (_range(lung.sum(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
-    axial = [hu[_within(z, part)] for part in (0.42, 0.6)]
-    coronal = hu[::-1, _within(y, 0.52)]
+    axial = [hu[_within(z, part)] for part in (0.4, 0.6)]
+    coronal = hu[::-1, _within(y, 0.55)]
     sagittal = hu[::-1, :, _within(x, 0.24)]
     tall = spacing_mm[0] / spacing_mm[1]
     tiles = [_tile(p, 1.0) for p in axial] + [_tile(p, tall) for p in (coronal, sagittal)]
@@ -60,8 +60,8 @@ def _planes(hu: HuArray, spacing_mm: Triple) -> UInt8Array:
 
 
 def _range(count: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[int, int]:
-    """First and last index that hold a tenth of the most lung found at any."""
-    found = np.flatnonzero(count > count.max() / 10)
+    """First and last index that hold a quarter of the most lung found at any."""
+    found = np.flatnonzero(count > count.max() / 4)
     return int(found[0]), int(found[-1])
 
 

@@ -95,6 +95,15 @@ def times_table(stages: Mapping[str, Mapping[str, float]], title: str = "Times")
     return table
 
 
+def passes_table(passes: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Times of one pass of each artifact on each engine, with the ratio to the first."""
+    table = Table("artifact", "engine", "median ms", "p95 ms", "ratio", title=title)
+    for one in passes:
+        times = (f"{one[key]:.1f}" for key in ("median_ms", "p95_ms"))
+        table.add_row(one["artifact"], one["engine"], *times, f"{one['ratio_to_first']:.2f}")
+    return table
+
+
 def _percent(value: Interval) -> tuple[str, str]:
     shown = Interval(100 * value.value, 100 * value.low, 100 * value.high)
     return _number(shown.value, "{:.1f} %"), _span(shown, "{:.1f}")

@@ -117,7 +117,7 @@ def _decode(stack: Stack, progress: Progress) -> HuArray:
             tasks = [pool.submit(_decode_file, stack.slices, zs, hu) for zs in places.values()]
             for count, task in enumerate(tasks, start=1):
                 task.result()
-                progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * count / len(tasks))
+                progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * (count / len(tasks)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

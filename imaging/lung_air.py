@@ -143,6 +143,5 @@ def _lung_like(
 def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Each region of ``mask`` that hangs together by the faces of its cells, numbered from 1."""
     image = SimpleITK.GetImageFromArray(mask)
-    # SimpleITK's filters carry no annotations
-    labels = SimpleITK.ConnectedComponent(image)  # type: ignore[no-untyped-call]
+    labels = SimpleITK.ConnectedComponent(image)
     return np.asarray(SimpleITK.GetArrayFromImage(labels), dtype=np.uint32)

@@ -38,10 +38,15 @@ def closed(mask: UInt8Array, radius: float) -> UInt8Array:
     scan may end in the middle of a lung; along y and x it is empty there.
     """
     pad = int(radius) + 1
-    wide = np.pad(mask, ((0, 0), (pad, pad), (pad, pad)))
-    wide = np.pad(wide, ((pad, pad), (0, 0), (0, 0)), mode="edge")
-    filled = erode(dilate(wide, radius), radius)
-    return filled[pad:-pad, pad:-pad, pad:-pad]
+    rows, columns = (np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    result = mask.copy()
+    if rows.size:
+        # nothing is filled outside the bounds: work on them alone
+        inner = result[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        wide = np.pad(inner, ((0, 0), (pad, pad), (pad, pad)))
+        wide = np.pad(wide, ((pad, pad), (0, 0), (0, 0)), mode="edge")
+        inner[...] = erode(dilate(wide, radius), radius)[pad:-pad, pad:-pad, pad:-pad]
+    return result
 
 
 def closed_along_z(mask: UInt8Array, gap: int) -> UInt8Array:

@@ -46,10 +46,8 @@ class ScreeningNetwork(nn.Module):
     def __init__(self, spec: ScreeningSpec | None = None) -> None:
         super().__init__()
         spec = spec or ScreeningSpec()
-        half, quarter, eighth, sixteenth = spec.widths
-        self.stem = patchify(1, half)
-        self.down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.blocks[0]))
-        self.down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.blocks[1]))
+        _, quarter, eighth, sixteenth = spec.widths
+        self.stem, self.down4, self.down8 = make_stem(spec)
         self.down16 = nn.Sequential(
             patchify(eighth, sixteenth), *_blocks(sixteenth, spec.blocks[2])
         )
@@ -70,6 +68,14 @@ class ScreeningNetwork(nn.Module):
         features = self.smooth(quarter)
         maps: torch.Tensor = self.head(features)
         return torch.cat([maps, self.share(features)], 1) if self.training else maps
+
+
+def make_stem(spec: ScreeningSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """The way down to 1/2, 1/4 and 1/8, which the hybrid network shares."""
+    half, quarter, eighth, _ = spec.widths
+    down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.blocks[0]))
+    down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.blocks[1]))
+    return patchify(1, half), down4, down8
 
 
 def _blocks(channels: int, count: int) -> list[nn.Module]:

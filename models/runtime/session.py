@@ -16,8 +16,6 @@ from models.runtime.probe import fastest
 
 AUTO = "auto"
 
-PROBE_CACHE = Path.home() / ".cache" / "overread" / "engines.json"
-
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -42,12 +40,12 @@ def open_session(
     *,
     engine: str = AUTO,
     threads: int = 0,
-    probe_cache: Path | None = PROBE_CACHE,
+    probe_cache: Path | None = Path("~/.cache/overread/engines.json"),
 ) -> Session:
     """Opens ``artifact`` on ``engine``; ``auto`` is the fastest correct one here.
 
     ``threads`` 0 means every core that the process may use. ``engine`` is one of
-    `models.runtime.hardware.engines()`.
+    `models.runtime.hardware.engines()`. What the probe found is kept in ``probe_cache``.
 
     Raises:
         DamagedArtifact: the file is not what the manifest says.
@@ -56,7 +54,9 @@ def open_session(
     count = threads or hardware.cores()
     chosen = engine
     if engine == AUTO:
-        chosen = fastest(artifact, probe_input(artifact), count, probe_cache)
+        chosen = fastest(
+            artifact, probe_input(artifact), count, probe_cache and probe_cache.expanduser()
+        )
     return Session(
         artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count))
     )

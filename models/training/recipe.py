@@ -120,7 +120,10 @@ def hybrid_task(
         material.composer, [f[0] for f in found], [f[1] for f in found], Noise(96, 1)
     )
     trial = _trial(material, screeners[-1])
-    return HybridTask(drawer, trial, network or HybridNetwork())
+    if network is None:
+        network = HybridNetwork()
+        network.start_from(screeners[-1].state_dict())
+    return HybridTask(drawer, trial, network)
 
 
 def _alarms(screeners: Sequence[torch.nn.Module], piece: Piece) -> tuple[np.ndarray, np.ndarray]:

@@ -71,7 +71,7 @@ def test_missing_frame(tmp_path: Path, small_ct: Make) -> None:
         -32.5,
     ]
     ct.write(tmp_path, [data])
-    with pytest.raises(IncompleteSeries, match="between 000.dcm frame 6"):
+    with pytest.raises(IncompleteSeries, match=r"between 000\.dcm frame 6"):
         read_study(tmp_path)
 
 

@@ -266,11 +266,10 @@ def test_volume_too_small_for_lungs_is_refused(shape: tuple[int, int, int]) -> N
 
 def read_series(folder: Path) -> Volume:
     """The one series in ``folder``, whose axes are the patient's already."""
-    # SimpleITK's reader carries no annotations
-    reader = SimpleITK.ImageSeriesReader()  # type: ignore[no-untyped-call]
-    names = reader.GetGDCMSeriesFileNames(str(folder))  # type: ignore[no-untyped-call]
-    reader.SetFileNames(names)  # type: ignore[no-untyped-call]
-    image = reader.Execute()  # type: ignore[no-untyped-call]
+    reader = SimpleITK.ImageSeriesReader()
+    names = reader.GetGDCMSeriesFileNames(str(folder))
+    reader.SetFileNames(names)
+    image = reader.Execute()
     (x, y, z), origin_mm = image.GetSpacing(), image.GetOrigin()
     hu = np.maximum(SimpleITK.GetArrayFromImage(image), -1024).astype(np.int16)
     return Volume(hu, Geometry((z, y, x), origin_mm))

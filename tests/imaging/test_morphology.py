@@ -9,7 +9,7 @@ from imaging.volume import UInt8Array
 def ball(radius: float, size: int = 21) -> UInt8Array:
     """A ball of ``radius`` cells in the middle of a cube."""
     grid = np.indices((size, size, size)) - size // 2
-    return (np.square(grid).sum(axis=0) <= radius**2).astype(np.uint8)
+    return np.asarray(np.square(grid).sum(axis=0) <= radius**2).astype(np.uint8)
 
 
 def test_a_dilated_point_is_a_ball() -> None:

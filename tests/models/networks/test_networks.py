@@ -1,0 +1,72 @@
+"""The networks: shapes in and out, what is shared, what training adds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models.networks.hybrid import HybridNetwork
+from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
+from models.runtime import detection, screener
+
+
+def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:
+    """Any box of multiples of 16 gives five maps at 1/4, and a sixth in training."""
+    network = ScreeningNetwork()
+    x = torch.rand(2, 1, 48, 32, 64)
+    assert network(x).shape == (2, len(MAPS) + 1, 12, 8, 16)
+    assert network.eval()(x).shape == (2, len(MAPS), 12, 8, 16)
+
+
+def test_the_runtime_knows_the_networks_grid() -> None:
+    """What decodes and pads without torch agrees with the network."""
+    assert (detection.STRIDE, screener.PAD_TO) == (STRIDE, COARSEST)
+
+
+def test_the_screening_network_has_one_to_three_million_parameters() -> None:
+    """The size that the latency budget was measured with."""
+    assert 1e6 < sum(p.numel() for p in ScreeningNetwork().parameters()) < 3e6
+
+
+def test_the_screening_network_does_not_mind_where_it_looks() -> None:
+    """A box shifted by whole coarsest cells gives maps shifted alike, away from the faces."""
+    torch.manual_seed(0)
+    network = ScreeningNetwork().eval()
+    x = torch.rand(1, 1, 144, 96, 96)
+    with torch.inference_mode():
+        here, there = network(x[:, :, :128]), network(x[:, :, 16:])
+    torch.testing.assert_close(here[:, :, 14:18], there[:, :, 10:14], atol=1e-4, rtol=1e-3)
+
+
+def test_the_hybrid_answers_with_logit_and_diameter() -> None:
+    """Two numbers a region, and the share map in training."""
+    network = HybridNetwork()
+    x = torch.rand(3, 1, 48, 48, 48)
+    logit, log_diameter, share = network(x)
+    assert (logit.shape, log_diameter.shape, share.shape) == ((3, 1), (3, 1), (3, 1, 12, 12, 12))
+    assert len(network.eval()(x)) == 2
+
+
+def test_the_hybrid_starts_from_the_screening_networks_stem() -> None:
+    """The stem's weights and statistics are taken over; the encoder's stay its own."""
+    torch.manual_seed(0)
+    screening, hybrid = ScreeningNetwork(), HybridNetwork()
+    encoder = hybrid.answer.weight.clone()
+    hybrid.start_from(screening.state_dict())
+    for name in ("stem", "down4", "down8"):
+        ours, theirs = (getattr(n, name).state_dict() for n in (hybrid, screening))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert torch.equal(hybrid.answer.weight, encoder)
+
+
+@pytest.mark.parametrize("place", [(5, 5, 5), (40, 20, 10)])
+def test_the_hybrid_sees_the_whole_region(place: tuple[int, int, int]) -> None:
+    """A change anywhere in the region changes the answer: the encoder relates all of it."""
+    torch.manual_seed(0)
+    network = HybridNetwork().eval()
+    x = torch.full((1, 1, 48, 48, 48), 0.2)
+    y = x.clone()
+    y[0, 0, *(slice(p, p + 4) for p in place)] = 1.0
+    with torch.inference_mode():
+        assert not torch.equal(network(x)[0], network(y)[0])
