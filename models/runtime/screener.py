@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.artifacts import find
 from models.runtime.detection import Candidate, Peaks, find_peaks, to_candidates
-from models.runtime.session import AUTO, Session, open_session
+from models.runtime.opened import Opened
+from models.runtime.session import AUTO, open_session
 
 PAD_TO = 16
 """The network halves the grid four times."""
@@ -22,26 +22,8 @@ MOST_CANDIDATES = 100
 """What is kept of a scan: no weaker peak, and no more of them (LUNA16 takes 100 a scan too)."""
 
 
-@dataclass(frozen=True, eq=False)
-class Screener:
+class Screener(Opened):
     """Reads lung boxes with one opened screening artifact."""
-
-    session: Session
-
-    @property
-    def name(self) -> str:
-        """The artifact's name."""
-        return self.session.artifact.name
-
-    @property
-    def version(self) -> str:
-        """The artifact's version."""
-        return self.session.artifact.version
-
-    @property
-    def engine(self) -> str:
-        """The engine it runs on."""
-        return self.session.engine
 
     @property
     def settings(self) -> Mapping[str, Any]:

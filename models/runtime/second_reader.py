@@ -2,36 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from imaging.volume import FloatArray, UInt8Array
 from models.runtime.artifacts import find
-from models.runtime.session import AUTO, Session, open_session
+from models.runtime.opened import Opened
+from models.runtime.session import AUTO, open_session
 
 
-@dataclass(frozen=True, eq=False)
-class SecondReader:
+class SecondReader(Opened):
     """Reads regions with one opened hybrid artifact."""
-
-    session: Session
-
-    @property
-    def name(self) -> str:
-        """The artifact's name."""
-        return self.session.artifact.name
-
-    @property
-    def version(self) -> str:
-        """The artifact's version."""
-        return self.session.artifact.version
-
-    @property
-    def engine(self) -> str:
-        """The engine it runs on."""
-        return self.session.engine
 
     @property
     def roi_shape(self) -> tuple[int, int, int]:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imaging.volume import FloatArray
-from models.training.loop import Batch
+from models.training import stream
 from models.training.losses import hybrid_loss
 from models.training.regions import RegionDrawer
+from models.training.screening import sensitivity_leaving
+from models.training.stream import Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +37,13 @@ class HybridTask:
     drawer: RegionDrawer
     trial: Trial
     network: nn.Module
-    batch: int = 32
-    workers: int = 1
+    batch: int = 48
+    workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
-        stream = _Stream(self.drawer, seed)
-        yield from DataLoader(
-            stream,
-            self.batch,
-            num_workers=self.workers,
-            prefetch_factor=4 if self.workers else None,
+        return stream.batches(
+            partial(_draw, self.drawer), self.batch, workers=self.workers, seed=seed
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -65,29 +61,21 @@ class HybridTask:
         both = (nodule + self.trial.nodule_logit, alarm + self.trial.alarm_logit)
         for name, (found, false) in {"alone": (nodule, alarm), "both": both}.items():
             for rate in (0.5, 1, 2, 4):
-                figures[f"{name}_{rate:g}"] = _sensitivity(found, false, rate * self.trial.scans)
+                figures[f"{name}_{rate:g}"] = sensitivity_leaving(
+                    found, false, rate * self.trial.scans
+                )
         return figures
 
 
-class _Stream(IterableDataset[Batch]):
-    def __init__(self, drawer: RegionDrawer, seed: int) -> None:
-        self._drawer, self._seed = drawer, seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        info = get_worker_info()
-        if info is not None:
-            cv2.setNumThreads(0)
-            os.nice(6)  # the loaders leave the cores to the training
-        rng = np.random.default_rng((self._seed, info.id if info else 0))
-        while True:
-            region = self._drawer.draw(rng)
-            mask = torch.from_numpy(region.mask)[None].float() / 255
-            yield {
-                "voxels": torch.from_numpy(region.voxels)[None],
-                "nodule": torch.tensor(float(region.diameter_mm > 0)),
-                "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
-                "share": F.avg_pool3d(mask, 4),
-            }
+def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
+    region = drawer.draw(rng)
+    mask = torch.from_numpy(region.mask)[None].float() / 255
+    return {
+        "voxels": torch.from_numpy(region.voxels)[None],
+        "nodule": torch.tensor(float(region.diameter_mm > 0)),
+        "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
+        "share": F.avg_pool3d(mask, 4),
+    }
 
 
 def logits(network: nn.Module, regions: np.ndarray, *, batch: int = 32) -> FloatArray:
@@ -99,14 +87,3 @@ def logits(network: nn.Module, regions: np.ndarray, *, batch: int = 32) -> Float
             part = torch.from_numpy(regions[start : start + batch]).to(device)
             found.append(network(part[:, None].float() / 255)[0][:, 0].float().cpu().numpy())
     return np.concatenate(found).astype(np.float64) if found else np.zeros(0)
-
-
-def _sensitivity(found: FloatArray, alarms: FloatArray, allowed: float) -> float:
-    ranked = np.sort(alarms)[::-1]
-    count = int(allowed)
-    return float(np.mean(found > (ranked[count] if count < len(ranked) else -np.inf)))
-
-
-def batch_of(regions: Sequence[np.ndarray]) -> np.ndarray:
-    """Regions stacked; an empty sequence is an empty batch."""
-    return np.stack(regions) if regions else np.zeros((0, 48, 48, 48), np.uint8)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imaging.volume import FloatArray
-from models.networks.screening import COARSEST, ScreeningNetwork
+from models.networks.screening import COARSEST
 from models.runtime.detection import Peaks, find_peaks
+from models.training import stream
 from models.training.compose import Composer
-from models.training.loop import Batch
 from models.training.losses import screening_loss
 from models.training.piece import Piece
+from models.training.stream import Batch
 from models.training.targets import Targets, make_targets
 
 HARD_LOGIT = -4.0
@@ -38,12 +37,8 @@ class ScreeningTask:
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
-        stream = _Stream(self.composer, seed)
-        yield from DataLoader(
-            stream,
-            self.batch,
-            num_workers=self.workers,
-            prefetch_factor=6 if self.workers else None,
+        return stream.batches(
+            partial(_draw, self.composer), self.batch, workers=self.workers, seed=seed
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -60,30 +55,19 @@ class ScreeningTask:
         """Sensitivity on the cubes at 1, 2, 4 and 8 false positives a scan, and the CPM."""
         found = np.array([nodule_logit(network, cube) for cube in self.cubes])
         alarms = np.concatenate([false_alarms(network, scan).logit for scan in self.scans])
-        alarms = np.sort(alarms)[::-1]
         rates = [0.125, 0.25, 0.5, 1, 2, 4, 8]
-        at = [_sensitivity(found, alarms, rate * len(self.scans)) for rate in rates]
+        at = [sensitivity_leaving(found, alarms, rate * len(self.scans)) for rate in rates]
         named = {f"at_{rate:g}": value for rate, value in zip(rates, at, strict=True) if rate >= 1}
         return {"cpm": float(np.mean(at)), **named}
 
 
-class _Stream(IterableDataset[Batch]):
-    def __init__(self, composer: Composer, seed: int) -> None:
-        self._composer, self._seed = composer, seed
-
-    def __iter__(self) -> Iterator[Batch]:
-        info = get_worker_info()
-        if info is not None:
-            cv2.setNumThreads(0)
-            os.nice(6)  # the loaders leave the cores to the training
-        rng = np.random.default_rng((self._seed, info.id if info else 0))
-        while True:
-            sample = self._composer.draw(rng)
-            targets = make_targets(sample)
-            yield {
-                "voxels": torch.from_numpy(sample.voxels.copy())[None],
-                **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
-            }
+def _draw(composer: Composer, rng: np.random.Generator) -> Batch:
+    sample = composer.draw(rng)
+    targets = make_targets(sample)
+    return {
+        "voxels": torch.from_numpy(sample.voxels.copy())[None],
+        **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
+    }
 
 
 def look(network: nn.Module, voxels: np.ndarray, *, most: int = 200) -> Peaks:
@@ -117,13 +101,8 @@ def _hard_places(network: nn.Module, scan: Piece, most: int = 60) -> FloatArray:
     return peaks.index_zyx[peaks.logit > HARD_LOGIT][:most]
 
 
-def _sensitivity(found: FloatArray, alarms: FloatArray, allowed: float) -> float:
-    """The share of ``found`` above the highest threshold that leaves ``allowed`` alarms."""
+def sensitivity_leaving(found: FloatArray, alarms: FloatArray, allowed: float) -> float:
+    """The share of ``found`` above the lowest threshold that lets ``allowed`` alarms through."""
+    ranked = np.sort(alarms)[::-1]
     count = int(allowed)
-    threshold = alarms[count] if count < len(alarms) else -np.inf
-    return float(np.mean(found > threshold))
-
-
-def new_network() -> ScreeningNetwork:
-    """An untrained network of the shipped size."""
-    return ScreeningNetwork()
+    return float(np.mean(found > (ranked[count] if count < len(ranked) else -np.inf)))

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.training.loop import Batch, Plan, train
+from models.training.loop import Plan, train
+from models.training.stream import Batch
 
 
 class Line:
