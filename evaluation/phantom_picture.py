@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import typer
 
+from imaging.lungs import find_lungs
 from imaging.phantom import PhantomSpec, make_phantom
 from imaging.read import read_study
 from imaging.volume import HuArray, Triple, UInt8Array
@@ -39,30 +40,24 @@ def main(
     spec = PhantomSpec(seed=seed, spacing_mm=spacing, size_mm=size, dose_noise_hu=12.0)
     phantom = make_phantom(spec).volume.hu
     rows = [
-        _labelled(_planes(phantom, spacing), f"Synthetic phantom, seed {seed}"),
-        _labelled(_planes(scan, spacing), f"Real scan: {credit}"),
+        _labelled(_planes(phantom, spacing, "phantom"), f"Synthetic phantom, seed {seed}"),
+        _labelled(_planes(np.maximum(scan, -1024), spacing, str(real)), f"Real scan: {credit}"),
     ]
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(_encoded(np.vstack(rows)))
     typer.echo(f"{out}: {out.stat().st_size // 1000} kB")
 
 
-def _planes(hu: HuArray, spacing_mm: Triple) -> UInt8Array:
+def _planes(hu: HuArray, spacing_mm: Triple, source: str) -> UInt8Array:
     """Two axial planes, one coronal and one sagittal, chosen by where the lungs are."""
-    lung = (hu > -970) & (hu < -600)
-    z, y, x = (_range(lung.sum(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
-    axial = [hu[_within(z, part)] for part in (0.4, 0.6)]
-    coronal = hu[::-1, _within(y, 0.55)]
+    lungs = find_lungs(hu, spacing_mm, source)
+    z, y, x = zip(lungs.start, lungs.stop, strict=True)
+    axial = [hu[_within(z, part)] for part in (0.38, 0.55)]
+    coronal = hu[::-1, _within(y, 0.54)]
     sagittal = hu[::-1, :, _within(x, 0.24)]
     tall = spacing_mm[0] / spacing_mm[1]
     tiles = [_tile(p, 1.0) for p in axial] + [_tile(p, tall) for p in (coronal, sagittal)]
     return np.hstack(tiles)
-
-
-def _range(count: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[int, int]:
-    """First and last index that hold a quarter of the most lung found at any."""
-    found = np.flatnonzero(count > count.max() / 4)
-    return int(found[0]), int(found[-1])
 
 
 def _within(ends: tuple[int, int], part: float) -> int:

@@ -46,8 +46,12 @@ def counts_table(counts: Mapping[str, int]) -> Table:
 
 def scans_table(scans: Sequence[Mapping[str, Any]]) -> Table:
     """Each scan with its false positives at the seven rates and the score of its lesion."""
-    table = Table("scan", *(rate_name(rate) for rate in RATES), "lesion score", "false above it")
-    table.title = "False positives of each scan at the operating points"
+    table = Table(title="False positives of each scan at the operating points")
+    table.add_column("scan", no_wrap=True)
+    for rate in RATES:
+        table.add_column(rate_name(rate))
+    table.add_column("lesion's score")
+    table.add_column("false above it")
     for scan in scans:
         above = [x["false_positives_above"] for x in scan["lesions"]]
         table.add_row(

@@ -20,6 +20,8 @@ Minutes = Annotated[float, typer.Option(help="Time to spend training, resumption
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
 Phantoms = Annotated[int, typer.Option(help="How many phantoms to learn from as well.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
+Start = Annotated[Path | None, typer.Option(help="Weights to begin with.")]
+Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Cache = Annotated[Path, typer.Option(help="Where the phantoms are kept.")]
 
 
@@ -29,14 +31,16 @@ def train_screening(
     out: Out = Path("runs/screening"),
     minutes: Minutes = 50,
     resume: Resume = False,
+    start: Start = None,
+    rate: Rate = 3e-3,
     phantoms: Phantoms = 16,
     cache: Cache = Path("runs/phantoms"),
     seed: Seed = 0,
 ) -> None:
-    """The screening network, from nothing."""
-    from models.training.runs import run_screening
+    """The screening network, from nothing or from weights given."""
+    from models.training.runs import Run, run_screening
 
-    run_screening(data, out, minutes, resume=resume, phantoms=(cache, phantoms), seed=seed)
+    run_screening(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed))
 
 
 @train.command("hybrid")
@@ -48,14 +52,16 @@ def train_hybrid(
     out: Out = Path("runs/hybrid"),
     minutes: Minutes = 40,
     resume: Resume = False,
+    start: Start = None,
+    rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
     cache: Cache = Path("runs/phantoms"),
     seed: Seed = 0,
 ) -> None:
-    """The hybrid network, on the screening networks' candidates."""
-    from models.training.runs import run_hybrid
+    """The hybrid network, on the screening networks' candidates, from the last one's stem."""
+    from models.training.runs import Run, run_hybrid
 
-    run_hybrid(data, out, minutes, screening, resume=resume, phantoms=(cache, phantoms), seed=seed)
+    run_hybrid(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed), screening)
 
 
 @app.command("export")

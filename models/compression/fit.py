@@ -18,8 +18,14 @@ from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
 from models.training.piece import Piece
 
-MISSED_LOGIT = -12.0
-"""What a nodule counts for that was never proposed."""
+FACE = 6
+"""Voxels at a cube's faces in which an alarm does not count: there is mirror image beyond them."""
+
+LUNG_MM3 = 4.0e6
+"""Air of one pair of lungs. So much lung in cubes counts as one scan more."""
+
+AIR_BELOW = 91
+"""uint8 of -500 HU."""
 
 KEPT_BY_EDGE = 0.99
 """Share of the proposed nodules whose edge score must not fall below ``dismiss``."""
@@ -31,31 +37,52 @@ ALONE_ALARMS = 5.0
 
 @dataclass(frozen=True, eq=False)
 class Cases:
-    """Candidates of validation: each one's logit from the edge and from the cloud, and truth."""
+    """Candidates of validation: each one's logit from the edge and from the cloud, and truth.
+
+    ``missed`` nodules were never proposed; ``scans`` is how much lung the alarms come from, in
+    scans.
+    """
 
     edge: FloatArray
     cloud: FloatArray
     nodule: np.ndarray
     missed: int
-    scans: int
+    scans: float
 
 
 def gather(
     screener: Screener, reader: SecondReader, cubes: Sequence[Piece], scans: Sequence[Piece]
 ) -> Cases:
-    """Reads cubes for their nodules (the best candidate of each) and scans for their alarms."""
+    """Reads cubes for their nodules (the best candidate of each), and all for false alarms.
+
+    One or two whole scans know few scanners; the lung around the nodules of many patients does.
+    """
     rows: list[tuple[float, float, bool]] = []
     missed = 0
     for cube in cubes:
-        hits = [r for r in _read(screener, reader, cube) if _hits(r[2], cube.nodules[:1], 0.5)]
+        found = _read(screener, reader, cube)
+        hits = [r for r in found if _hits(r[2], cube.nodules[:1], 0.5)]
         missed += not hits
         rows += [(hits[0][0], hits[0][1], True)] if hits else []
+        rows += _alarms(found, cube, FACE)
     for scan in scans:
-        found = _read(screener, reader, scan)
-        marks = np.concatenate([scan.nodules, scan.ignored])
-        rows += [(e, c, False) for e, c, at in found if not _hits(at, marks, 0.5, 5.0)]
+        rows += _alarms(_read(screener, reader, scan), scan, 0)
     edge, cloud, nodule = (np.array(column) for column in zip(*rows, strict=True))
-    return Cases(edge, cloud, nodule.astype(bool), missed, len(scans))
+    inner = (slice(FACE, -FACE),) * 3
+    air = sum(int((cube.voxels[inner] < AIR_BELOW).sum()) for cube in cubes)
+    return Cases(edge, cloud, nodule.astype(bool), missed, len(scans) + air / LUNG_MM3)
+
+
+def _alarms(
+    found: list[tuple[float, float, FloatArray]], piece: Piece, face: int
+) -> list[tuple[float, float, bool]]:
+    marks = np.concatenate([piece.nodules, piece.ignored])
+    size = np.array(piece.voxels.shape)
+    return [
+        (edge, cloud, False)
+        for edge, cloud, at in found
+        if (at >= face).all() and (at < size - face).all() and not _hits(at, marks, 0.5, 5.0)
+    ]
 
 
 def _read(

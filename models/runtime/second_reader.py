@@ -10,6 +10,9 @@ from models.runtime.artifacts import find
 from models.runtime.opened import Opened
 from models.runtime.session import AUTO, open_session
 
+VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 2), (1, 3), (2, 3))
+"""The axes along which a region is mirrored for each of its views; training mirrors alike."""
+
 
 class SecondReader(Opened):
     """Reads regions with one opened hybrid artifact."""
@@ -23,16 +26,20 @@ class SecondReader(Opened):
     def read(self, batch: UInt8Array) -> tuple[FloatArray, FloatArray]:
         """Calibrated probability ``(n,)`` and diameter in mm ``(n,)`` of ``(n, z, y, x)``.
 
+        Each region is read in four `VIEWS` and the logits are averaged.
+
         Raises:
             ModelFailed: the engine failed on this batch.
             ValueError: the regions are not of `roi_shape`.
         """
         if batch.shape[1:] != self.roi_shape:
             raise ValueError(f"regions of {batch.shape[1:]}, {self.name} takes {self.roi_shape}")
-        logit, log_diameter = self.session.run(batch[:, None])
+        views = np.concatenate([np.flip(batch, axes) for axes in VIEWS])
+        outputs = self.session.run(np.ascontiguousarray(views)[:, None])
+        logit, log_diameter = (out.reshape(len(VIEWS), -1).mean(0) for out in outputs)
         slope, intercept = self.session.artifact.settings["calibration"]
-        chance = _sigmoid(slope * logit[:, 0].astype(np.float64) + intercept)
-        return chance, np.exp(np.clip(log_diameter[:, 0].astype(np.float64), 0.0, 5.0))
+        chance = _sigmoid(slope * logit.astype(np.float64) + intercept)
+        return chance, np.exp(np.clip(log_diameter.astype(np.float64), 0.0, 5.0))
 
 
 def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> SecondReader:

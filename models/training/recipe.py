@@ -100,14 +100,13 @@ def _phantom(cache: Path, number: int) -> Piece:
         return Piece(found["voxels"], np.zeros_like(found["voxels"]), found["nodules"], NONE)
 
 
-def screening_task(material: Material, network: ScreeningNetwork | None = None) -> ScreeningTask:
-    """Trains a screening network, from nothing unless one is given."""
-    network = network or ScreeningNetwork()
+def screening_task(material: Material, network: ScreeningNetwork) -> ScreeningTask:
+    """Trains a screening network on the material's training part."""
     return ScreeningTask(material.composer, material.val_cubes, material.val_scans, network)
 
 
 def hybrid_task(
-    material: Material, screeners: Sequence[torch.nn.Module], network: HybridNetwork | None = None
+    material: Material, screeners: Sequence[torch.nn.Module], network: HybridNetwork
 ) -> HybridTask:
     """Trains a hybrid network on the candidates of the screening networks given.
 
@@ -120,9 +119,6 @@ def hybrid_task(
         material.composer, [f[0] for f in found], [f[1] for f in found], Noise(96, 1)
     )
     trial = _trial(material, screeners[-1])
-    if network is None:
-        network = HybridNetwork()
-        network.start_from(screeners[-1].state_dict())
     return HybridTask(drawer, trial, network)
 
 
