@@ -68,7 +68,7 @@ def serve(
         )
         configure_logging(as_json=settings.log_json)
         asyncio.run(_serve(settings, ready_file))
-    except (CloudError, ModelError, OverreadError) as error:
+    except (CloudError, ModelError, OverreadError, OSError) as error:
         _fail(error)
 
 
@@ -139,7 +139,9 @@ def _channel_credentials(
 
 
 def _fail(error: Exception) -> None:
-    Console(stderr=True).print(f"{type(error).__name__}: {error}", style="red", markup=False)
+    console = Console(stderr=True)
+    line = f"{type(error).__name__}: {error}"
+    console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from cloud.errors import AddressUnusable
+
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -58,11 +60,18 @@ class Telemetry:
 
     @contextlib.contextmanager
     def serving(self, host: str, port: int | None) -> Iterator[int | None]:
-        """Serves the metrics over HTTP while entered; gives the port, None where none is asked."""
+        """Serves the metrics over HTTP while entered; gives the port, None where none is asked.
+
+        Raises:
+            AddressUnusable: the port cannot be had.
+        """
         if port is None:
             yield None
             return
-        server, thread = start_http_server(port, host, self.registry)
+        try:
+            server, thread = start_http_server(port, host, self.registry)
+        except OSError as error:
+            raise AddressUnusable(f"metrics at {host}:{port}: {error.strerror}") from error
         try:
             yield server.server_port
         finally:

@@ -28,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-SETUP_FAULTS = (EdgeError, ModelError)
+SETUP_FAULTS = (EdgeError, ModelError, OSError)
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* in the environment goes before it.")
 ]
@@ -44,7 +44,7 @@ class ExitStatus(IntEnum):
 
 
 @app.command(
-    epilog="Exit status: 0 the second reading is complete, not needed or off; 1 the program is "
+    epilog="Exit status: 0 the second reading is complete or off; 1 the program is "
     "not set up or failed; 2 the study was refused (a report that says why is written); 3 a "
     "cloud was asked, and its second reading is missing or partial."
 )
@@ -55,7 +55,7 @@ def screen(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="The report is there so long after.")
+        float | None, typer.Option(metavar="SECONDS", help="Budget; bounds the wait for the cloud.")
     ] = None,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -64,6 +64,7 @@ def screen(
     settings = _settings(config, cloud=cloud, deadline_s=deadline)
     progress = Progress(Console(stderr=True))
     try:
+        out.mkdir(parents=True, exist_ok=True)  # before minutes go into what cannot be written
         with progress.shown(), open_line(settings, watch=progress.watch) as line:
             reading = read_and_report(line, Job(path, out))
     except SETUP_FAULTS as error:

@@ -55,7 +55,9 @@ def run_agent(
 
     Raises:
         AlreadyRunning: another agent works on the inbox or the state folder.
-        EdgeError: the line cannot be opened.
+        EdgeError: the line, the database or the metrics cannot be opened.
+        ModelError: the model cannot be opened.
+        OSError: a folder cannot be made or written.
     """
     places = Places.of(settings)
     places.make()

@@ -13,7 +13,7 @@ from edge.compose import Stamp
 from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
 from edge.link import Link
 from edge.pipeline import Line
-from edge.report import write_report
+from edge.report import draw_pictures, write_report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings
 from imaging.preprocess import preprocess
@@ -65,6 +65,7 @@ def build_line(
         preprocess=preprocess,
         reader=reader,
         second_reader=second_reader,
+        draw=draw_pictures,
         write=write_report,
         stamp=Stamp(
             reader.described, reader.guarantee, settings.deadline_s, lambda: datetime.now(UTC)

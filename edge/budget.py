@@ -26,16 +26,28 @@ class Budget:
         self._deadline = deadline
         self._watch = watch
         self._ledger: list[LedgerEntry] = []
+        self._running: tuple[str, float, float] | None = None
 
     @property
     def deadline(self) -> Deadline:
-        """The point in time by which the report must be there."""
+        """The point in time by which the report should be there."""
         return self._deadline
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:
         """The stages that have ended, in their order; one that raised is among them."""
         return tuple(self._ledger)
+
+    @property
+    def ledger_so_far(self) -> tuple[LedgerEntry, ...]:
+        """The ledger, and after it the stage that runs now with its time up to this moment.
+
+        It is what a report can say of the stage that writes it.
+        """
+        if self._running is None:
+            return self.ledger
+        name, budget_s, began_s = self._running
+        return (*self.ledger, LedgerEntry(name, budget_s, self._deadline.clock() - began_s))
 
     def left_s(self, reserve_s: float = 0.0) -> float:
         """Seconds that a stage may use when ``reserve_s`` is kept for those after it; >= 0."""
@@ -45,9 +57,9 @@ class Budget:
     def stage(self, name: str) -> Iterator[None]:
         """Runs one stage and enters its time in the ledger, also when it raises."""
         self._watch(name)
-        budget_s, began_s = self.left_s(), self._deadline.clock()
+        self._running = (name, self.left_s(), self._deadline.clock())
         try:
             yield
         finally:
-            took_s = self._deadline.clock() - began_s
-            self._ledger.append(LedgerEntry(name, budget_s, took_s))
+            self._ledger.append(self.ledger_so_far[-1])
+            self._running = None

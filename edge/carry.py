@@ -134,7 +134,7 @@ def _refuse(
         status=Status.REJECTED,
         rejection=rejection,
     )
-    write_report(report, None, job.out)
+    write_report(report, {}, job.out)
     reason = f"{rejection.reason}\n{details}".strip()
     return _conclude(record, spool, Rejection(rejection.kind, reason, rejection.file, True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,9 @@ from protos.codec import encode_header, encode_roi
 from protos.deadline import Clock
 from protos.errors import ModelFailed, OverreadError
 from protos.messages import Header, Refusal, Roi, Summary, Verdict
+
+LARGEST_MM = 200.0
+"""No nodule is wider: a larger diameter is no answer."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +62,7 @@ class Exchange:
         del self.open[message.roi_id]
         if isinstance(message, Refusal):
             self.refusals[message.roi_id] = message
-        elif not 0.0 <= message.probability <= 1.0:
-            reason = f"the verdict {message.probability} is no probability"
+        elif reason := _nonsense(message):
             self.refusals[message.roi_id] = Refusal(message.roi_id, ModelFailed.__name__, reason)
         else:
             self.verdicts[message.roi_id] = message
@@ -83,6 +86,17 @@ class Exchange:
             first = next(iter(self.refusals.values()))
             return f"{len(self.refusals)} regions refused: {first.error}: {first.reason}"
         return ""
+
+
+def _nonsense(verdict: Verdict) -> str:
+    """What of a verdict cannot be, in words; empty where all can. NaN fails every comparison."""
+    if not 0.0 <= verdict.probability <= 1.0:
+        return f"the verdict {verdict.probability} is no probability"
+    if not 0.0 < verdict.diameter_mm <= LARGEST_MM:
+        return f"{verdict.diameter_mm} mm is no diameter of a nodule"
+    if not all(0.0 <= s < math.inf for s in (verdict.queue_s, verdict.compute_s)):
+        return f"{verdict.queue_s} s waiting and {verdict.compute_s} s computing are no times"
+    return ""
 
 
 def cut_rois(plan: Plan, box: Preprocessed, shape: tuple[int, int, int]) -> list[Roi]:

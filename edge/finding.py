@@ -27,12 +27,11 @@ class DecidedBy(Enum):
 
 
 class SecondReading(Enum):
-    """How much of what was escalated came back in time."""
+    """How much of what wanted a second reading got one; all of nothing is complete."""
 
     COMPLETE = "complete"
     PARTIAL = "partial"
     MISSING = "missing"
-    NOT_NEEDED = "not needed"
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def _second_reading(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]
     if answers.switched_off:
         return SecondReading.MISSING, answers.reason
     if wanted == 0:
-        return SecondReading.NOT_NEEDED, "no candidate was uncertain"
+        return SecondReading.COMPLETE, "no candidate was uncertain"
     counts = f"{came} of {wanted} uncertain candidates were read again"
     if came == wanted:
         return SecondReading.COMPLETE, counts

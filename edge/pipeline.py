@@ -1,6 +1,6 @@
 """The line that one study walks. Read this first.
 
-    ingest -> read -> preprocess -> screen -> decide -> escalate -> merge -> report
+    ingest -> read -> preprocess -> screen -> decide -> escalate -> merge -> draw -> report
 
 There is no branch in it: every stage returns a value for each legitimate outcome, a lost link
 among them, and only an exception ends a study (`edge.reading` reports that too).
@@ -8,7 +8,7 @@ among them, and only an exception ends a study (`edge.reading` reports that too)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from edge.budget import Budget
 from edge.compose import Judgement, Stamp, compose
 from edge.decide import decide
 from edge.escalate import SecondReader
+from edge.finding import Finding
 from edge.merge import merge
 from edge.outcome import Job, Report
-from edge.report import ReportPaths
+from edge.report import Pictures, ReportPaths
 from edge.screen import EdgeReader
 from imaging.preprocess import Preprocessed
 from imaging.study import Study
@@ -35,7 +36,8 @@ class Line:
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         reader: the edge's own reader.
         second_reader: the cloud, or who stands in for it.
-        write: leaves the report, with its pictures, in a folder.
+        draw: leaves the pictures of the findings in a folder.
+        write: leaves the report beside them.
         stamp: what the report says of the line itself.
         reserve_s: seconds kept back for the stages after the escalation.
         roi_bytes: size of one region on the wire.
@@ -47,7 +49,8 @@ class Line:
     preprocess: Callable[[Volume, Path], Preprocessed]
     reader: EdgeReader
     second_reader: SecondReader
-    write: Callable[[Report, Preprocessed | None, Path], ReportPaths]
+    draw: Callable[[Sequence[Finding], Preprocessed, Path], Pictures]
+    write: Callable[[Report, Pictures, Path], ReportPaths]
     stamp: Stamp
     reserve_s: float
     roi_bytes: int
@@ -56,7 +59,10 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The report of one study, its ledger complete, and where it was written."""
+    """The report of one study and where it was written.
+
+    Its ledger is complete. That of the files ends where their writing began.
+    """
 
     report: Report
     paths: ReportPaths
@@ -69,9 +75,11 @@ def walk(line: Line, job: Job, budget: Budget) -> Reading:
     with budget.stage("preprocess"):
         box = line.preprocess(study.volume, job.source)
     judgement = judge(line, box, budget, job.study_key)
+    with budget.stage("draw"):
+        pictures = line.draw(judgement.merged.findings, box, job.out)
     with budget.stage("report"):
-        report = compose(line.stamp, job, study, judgement, budget.ledger)
-        paths = line.write(report, box, job.out)
+        report = compose(line.stamp, job, study, judgement, budget.ledger_so_far)
+        paths = line.write(report, pictures, job.out)
     return Reading(replace(report, ledger=budget.ledger), paths)
 
 

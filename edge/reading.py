@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 
 from edge.budget import Budget
@@ -38,8 +40,10 @@ def read_and_report(line: Line, job: Job) -> Reading:
 
 
 def _reject(line: Line, job: Job, budget: Budget, rejection: Rejection) -> Reading:
-    report = compose_rejection(line.stamp, job, rejection, budget.ledger)
-    return Reading(report, line.write(report, None, job.out))
+    with budget.stage("report"):
+        report = compose_rejection(line.stamp, job, rejection, budget.ledger_so_far)
+        paths = line.write(report, {}, job.out)
+    return Reading(replace(report, ledger=budget.ledger), paths)
 
 
 def _tell(reading: Reading) -> None:

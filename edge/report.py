@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.durable import write_atomically
+from edge.durable import sync_folder, write_atomically
 from edge.finding import Decision, Finding
 from edge.outcome import NOT_A_DEVICE, Report
 from edge.page import render_page
@@ -27,6 +27,11 @@ SCHEMA = "overread.report/1"
 PICTURED_FINDINGS = 20
 """Findings with pictures of their own, by falling probability; the overview shows all."""
 
+OVERVIEW = "overview.png"
+
+Pictures = Mapping[str, bytes]
+"""File name to PNG: ``overview.png``, then ``finding_01.png`` and so on, in their order."""
+
 
 @dataclass(frozen=True)
 class ReportPaths:
@@ -37,23 +42,21 @@ class ReportPaths:
     pictures: tuple[Path, ...] = ()
 
 
-def write_report(report: Report, box: Preprocessed | None, out: Path) -> ReportPaths:
-    """Write everything of one report into the folder ``out``, made if need be.
+def write_report(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
+    """Write page and data of one report into the folder ``out``, made if need be.
 
-    Every file is whole or not there. ``report.json`` comes last: where it is, the rest is too.
+    Every file is whole or not there. ``report.json`` comes last: where it is, the rest is too,
+    and all of it is of this report: an older one, and pictures that are not of this, go first.
 
     Args:
         report: what is to be said.
-        box: what the pictures are cut from; None, as for a study not read, gives no pictures.
-        out: an amended report is written over the older one.
+        pictures: as `draw_pictures` has left them in ``out``; empty for a study not read.
+        out: the folder.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = {} if box is None else draw_pictures(report.findings, box)
-    for name, png in pictures.items():
-        write_atomically(out / name, png)
+    _clear(out, keep=pictures)
     html, json_file = out / "report.html", out / "report.json"
     write_atomically(html, render_page(report, pictures).encode("utf-8", "replace"))
     text = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
@@ -61,15 +64,39 @@ def write_report(report: Report, box: Preprocessed | None, out: Path) -> ReportP
     return ReportPaths(json_file, html, tuple(out / name for name in pictures))
 
 
-def draw_pictures(findings: Sequence[Finding], box: Preprocessed) -> dict[str, bytes]:
-    """File name to PNG: ``overview.png``, then ``finding_01.png`` and so on, in their order."""
+def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> Pictures:
+    """The pictures of one study, which lie in the folder ``out`` too when this returns.
+
+    What an older report has left there is gone by then.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    pictures = _drawn(findings, box)
+    _clear(out)
+    for name, png in pictures.items():
+        write_atomically(out / name, png)
+    return pictures
+
+
+def _drawn(findings: Sequence[Finding], box: Preprocessed) -> Pictures:
     marks = [Mark(f.index_zyx, f.diameter_mm, str(n)) for n, f in enumerate(findings, start=1)]
     pictured = marks[:PICTURED_FINDINGS]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV lets go of the interpreter
         overview = pool.submit(lambda: encode_png(overview_picture(box.voxels, marks)))
         pngs = list(pool.map(lambda m: encode_png(finding_picture(box.voxels, m)), pictured))
     named = {f"finding_{n:02d}.png": png for n, png in enumerate(pngs, start=1)}
-    return {"overview.png": overview.result(), **named}
+    return {OVERVIEW: overview.result(), **named}
+
+
+def _clear(out: Path, keep: Collection[str] = ()) -> None:
+    """Make the folder, and remove an older report: what vouches for the pictures goes first."""
+    out.mkdir(parents=True, exist_ok=True)
+    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].png")]
+    for path in (out / "report.json", out / "report.html", *pictures):
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+    sync_folder(out)
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:

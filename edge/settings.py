@@ -31,8 +31,10 @@ class EdgeSettings(BaseSettings):
         state_dir: the daemon's database, and studies at work and in quarantine.
         quiet_s: a study without a ``.done`` file is complete when nothing changed for so long.
         cloud: ``HOST:PORT`` of the service, None for no second reading.
-        deadline_s: every report is there so long after its study was taken up.
-        reserve_s: kept back from the escalation for merging and writing the report.
+        deadline_s: the budget of a study from the moment it is taken up. It bounds the wait for
+            the cloud, which ends ``reserve_s`` before it. The edge's own stages are not cut short:
+            a report that comes after it is written all the same, and counted as late.
+        reserve_s: kept back from the escalation for merging, drawing and writing the report.
         attempts: times that one study is offered to the cloud at most.
         max_rois: regions of one study that are escalated at most.
         screening_model: name in the manifest of ``models/weights``.

@@ -74,6 +74,10 @@ class AlreadyRunning(EdgeError):
     """Another agent works on this inbox or state folder: stop it, or give this one its own."""
 
 
+class DamagedSpool(EdgeError):
+    """The database of the state folder cannot be opened, or is none."""
+
+
 class WrongStep(EdgeError):
     """A study cannot make this step from where it is: another process has moved it."""
 
@@ -111,15 +115,18 @@ class Record:
 
 
 class Spool:
-    """The table of studies. Use it as a context manager; two processes may hold it at once."""
+    """The table of studies. Use it as a context manager; two processes may hold it at once.
+
+    Raises:
+        DamagedSpool: ``path`` cannot be opened, or is no database.
+    """
 
     def __init__(self, path: Path, on_step: StepHook | None = None) -> None:
         self._on_step = on_step or _unwatched
-        self._database = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-        self._database.row_factory = sqlite3.Row
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = FULL")
-        self._database.executescript(_SCHEMA)
+        try:
+            self._database = _open(path)
+        except sqlite3.Error as error:
+            raise DamagedSpool(f"{path}: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -246,6 +253,19 @@ def exclusive(path: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise AlreadyRunning(f"{path.parent}: another agent works on this folder") from error
         yield
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+    try:
+        database.row_factory = sqlite3.Row
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = FULL")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def _unwatched(_step: Step, _durable: bool) -> None:

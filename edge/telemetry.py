@@ -1,6 +1,7 @@
 """What the edge tells its operators: logs on standard error, metrics for Prometheus.
 
-Neither says anything of a patient: studies go by their random key.
+Studies go by their random key, and nothing of a DICOM header is told. A traceback or an error of
+the operating system may contain a path all the same, and a path may contain a name.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Literal, TextIO
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
 
+from edge.errors import BadSettings
 from edge.outcome import Report
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -79,11 +81,18 @@ class Meters:
 
     @contextmanager
     def served(self, port: int) -> Iterator[None]:
-        """Serves the metrics on ``port`` of loopback while it lasts; 0 serves nothing."""
+        """Serves the metrics on ``port`` of loopback while it lasts; 0 serves nothing.
+
+        Raises:
+            BadSettings: the port cannot be had.
+        """
         if port == 0:
             yield
             return
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        try:
+            server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+        except OSError as error:
+            raise BadSettings(f"metrics_port = {port}: {error.strerror}") from error
         try:
             yield
         finally:

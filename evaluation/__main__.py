@@ -36,7 +36,7 @@ from evaluation.progress import counting, each
 from evaluation.service import cloud_service
 from evaluation.truth import read_truth, scan_folders, scan_name
 from imaging.errors import StudyError
-from imaging.phantom import PhantomSpec
+from imaging.phantom import TRAINING_SEED, PhantomSpec
 from models.runtime.errors import ModelError
 
 app = typer.Typer(
@@ -49,7 +49,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Csv = Annotated[Path, typer.Option(metavar="CSV", exists=True, dir_okay=False)]
 Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")]
-Seed = Annotated[int, typer.Option(help="Seed of the bootstrap, and of the phantoms.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, and of the phantoms.")]
 Model = Annotated[str | None, typer.Option(help="Screening model; the edge's own by default.")]
 CloudModel = Annotated[str | None, typer.Option(help="Second reader; the cloud's by default.")]
 Cloud = Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="Who reads again.")]
@@ -161,6 +161,8 @@ def phantoms_command(
     as_json: Json = False,
 ) -> None:
     """Final reports of synthetic chests, seeds SEED, SEED + 1 ...; every nodule is known."""
+    if seed + count > TRAINING_SEED:
+        raise typer.BadParameter(f"--seed: phantoms from {TRAINING_SEED} on were learnt from")
     specs = [PhantomSpec(seed=seed + i) for i in range(count)]
     with _open_line(cloud, serve, model, deadline) as line, _folder(out) as reports:
         results = [phantoms.read_phantom(line, one, reports) for one in each(specs, "phantoms")]
@@ -199,10 +201,10 @@ def network_command(
     as_json: Json = False,
 ) -> None:
     """Time of one pass of artifacts on engines, in turn, on this machine."""
-    z, y, x = (int(side) for side in shape.split(","))
+    box = _box_shape(shape)
     entered = network.enter(model or ["screening-int8"], engine or ["auto"], threads)
-    network.run_in_turn(entered, (z, y, x), each(range(repeat), "rounds"), batch=batch)
-    result = network.as_json(entered, (z, y, x), batch)
+    network.run_in_turn(entered, box, each(range(repeat), "rounds"), batch=batch)
+    result = network.as_json(entered, box, batch)
     title = f"{batch} x {shape} voxels, {result['threads']} threads of {result['cpu']}"
     _print(result, as_json, tables.passes_table(result["passes"], title))
 
@@ -215,7 +217,7 @@ def main() -> None:
     )
     try:
         app()
-    except (EvaluationError, StudyError, EdgeError, CloudError, ModelError) as error:
+    except (EvaluationError, StudyError, EdgeError, CloudError, ModelError, OSError) as error:
         typer.echo(f"{type(error).__name__}: {error}", err=True)
         raise SystemExit(1) from error
 
@@ -230,6 +232,14 @@ def _open_line(
         address = parts.enter_context(cloud_service()) if serve else cloud
         settings = load_settings(cloud=address, screening_model=model, deadline_s=deadline_s)
         yield parts.enter_context(open_line(settings))
+
+
+def _box_shape(text: str) -> tuple[int, int, int]:
+    sides = [side.strip() for side in text.split(",")]
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise typer.BadParameter(f"--shape {text!r} is not z,y,x in voxels, such as 256,224,320")
+    z, y, x = map(int, sides)
+    return z, y, x
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.model_page import write_page
+from evaluation.model_page import read_figures, write_page
+from models.compression.manifest import amend
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCANS = ("qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068")
@@ -39,7 +40,7 @@ def claims(data: str) -> list[Claim]:
         "edge_int8": ["--stage", "edge", "--model", "screening-int8"],
         "edge_fp32": ["--stage", "edge", "--model", "screening-fp32"],
         "both_int8": ["--stage", "both", "--model", "screening-int8"],
-        "both_fp32": ["--stage", "both", "--model", "screening-int8",
+        "both_fp32": ["--stage", "both", "--model", "screening-fp32",
                       "--cloud-model", "hybrid-fp32"],
     }  # fmt: skip
     found = [
@@ -48,6 +49,13 @@ def claims(data: str) -> list[Claim]:
     ]
     return [
         *found,
+        Claim("detect", ("detect", "--studies", f"{data}/ct", "--truth", f"{data}/ct/scans.csv",
+                         "--serve", "--deadline", "60")),
+        Claim("latency", ("latency", f"{data}/ct/cmb_crc_01068", "--serve")),
+        Claim("luna16", ("froc", "--candidates", f"{data}/luna16/deeplung_candidates.csv",
+                         "--annotations", f"{data}/luna16/annotations.csv",
+                         "--excluded", f"{data}/luna16/annotations_excluded.csv",
+                         "--scans", f"{data}/luna16/seriesuids.csv")),
         Claim("phantoms", ("phantoms", "--count", "20", "--seed", "1", "--serve")),
         Claim("network", ("network", "--model", "screening-int8", "--model", "screening-fp32",
                           "--engine", "openvino", "--engine", "onnxruntime")),
@@ -78,6 +86,8 @@ def main(
         typer.echo(f"measuring {claim.name}", err=True)
         found = measure(claim)
         (results / f"{claim.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    for name, figures in read_figures(results).items():
+        amend(name, "metrics", figures)
     write_page(results, DOCS / "models.md")
     typer.echo(str(DOCS / "models.md"))
 

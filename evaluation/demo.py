@@ -68,7 +68,7 @@ class Programs:
 
 @app.command(
     epilog="Exit status: 0 the study was read; 1 something failed; 2 the study was refused; 3 the "
-    "cloud was asked and did not answer."
+    "second reading is missing or partial."
 )
 def demo(
     own: Annotated[
@@ -124,14 +124,11 @@ def run_demo(
 
 
 def exit_status(result: Result) -> ExitStatus:
-    """The exit status that tells what became of the study.
-
-    A partial second reading is no failure: the agent asks of the most valuable candidates only.
-    """
+    """The exit status that tells what became of the study, as that of ``overread-edge screen``."""
     if result.refused is not None:
         return ExitStatus.FAILED if result.refused["internal"] else ExitStatus.REFUSED
-    alone = result.report["second_reading"] == "missing"
-    return ExitStatus.NO_SECOND_READING if alone else ExitStatus.DONE
+    unread = result.report["second_reading"] in ("missing", "partial")
+    return ExitStatus.NO_SECOND_READING if unread else ExitStatus.DONE
 
 
 @contextmanager

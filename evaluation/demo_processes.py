@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,14 +17,15 @@ GRACE_S = 20.0
 _POLL_S = 0.05
 _TAIL_LINES = 12
 _TAIL_BYTES = 65536
+_OURS = "OVERREAD_"
 _RESTORE = "the models are missing, damaged or unfitted: git checkout -- models/weights"
 _REMEDIES = {
     "UnknownArtifact": _RESTORE,
     "DamagedArtifact": _RESTORE,
+    "UnfitArtifact": _RESTORE,
     "UnfitModel": _RESTORE,
     "ModuleNotFoundError": "the environment is incomplete: make clean, then make demo",
     "ImportError": "the environment is damaged: make clean, then make demo",
-    "BadSettings": "a setting is wrong: look for OVERREAD_* in the environment",
     "AddressUnusable": "no port of 127.0.0.1 can be had: see what forbids it",
     "No space left": "the disk is full: make room, or give another folder with --out",
     "Killed": "the machine has too little memory: close other programs",
@@ -74,7 +76,8 @@ class DemoProcess:
 def running(name: str, command: Sequence[str], log: Path) -> Iterator[DemoProcess]:
     """Runs a command for the time of the context; its output goes to ``log``.
 
-    It has a session of its own: Ctrl-C reaches us alone, and we stop it in our order.
+    It has a session of its own: Ctrl-C reaches us alone, and we stop it in our order. Settings
+    in the environment (``OVERREAD_*``) do not reach it: a demonstration is set up by us alone.
 
     Raises:
         ServiceFailed: it cannot be started, or it did not end cleanly after SIGTERM (where the
@@ -87,6 +90,7 @@ def running(name: str, command: Sequence[str], log: Path) -> Iterator[DemoProces
                 stdin=subprocess.DEVNULL,
                 stdout=lines,
                 stderr=subprocess.STDOUT,
+                env={k: v for k, v in os.environ.items() if not k.upper().startswith(_OURS)},
                 start_new_session=True,
             )
         except OSError as error:

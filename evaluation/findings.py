@@ -26,7 +26,7 @@ class StudyResult:
         scores: false positives and hits among the findings; None where no truth is known.
         findings: how many the report lists.
         stages_s: seconds by stage, in the order of the line.
-        second_reading: complete, partial, missing or not needed.
+        second_reading: complete, partial or missing.
         refused: why the study was not read, empty if it was.
     """
 

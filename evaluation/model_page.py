@@ -60,7 +60,8 @@ def write_page(results: Path, page: Path) -> None:
     """Writes ``page`` from the JSON files of ``results`` and the manifest."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     parts = [HEAD.format(scans=_scan_names(found)), _artifacts()]
-    parts += [_froc(found), _cost(found), _scans(found), _phantoms(found), _network(found)]
+    parts += [_froc(found), _cost(found), _scans(found), _findings(found), _phantoms(found)]
+    parts += [_latency(found), _network(found), _luna16(found)]
     page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
 
 
@@ -82,7 +83,7 @@ def _artifacts() -> str:
 NODULES = {
     "nodules_edge_fp32": "edge, FP32",
     "nodules_edge_int8": "edge, INT8",
-    "nodules_both_fp32": "edge INT8 and cloud FP32",
+    "nodules_both_fp32": "edge and cloud, FP32",
     "nodules_both_int8": "edge and cloud, INT8",
 }
 
@@ -133,6 +134,54 @@ def _scans(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     heads = ["scan", "at 1", "at 2", "at 4", "at 8", "score of its lesion"]
     return "## False positives of each scan, edge and cloud\n\n" + _table(heads, rows)
+
+
+def _findings(found: dict[str, Any]) -> str:
+    result = found.get("detect")
+    if result is None:
+        return ""
+    rows = [
+        [s["study"], str(s["findings"]), _told(s["found"]), _told(s["lesions"]),
+         _told(s["false_positives"]), s["second_reading"] or s["refused"]]
+        for s in result["per_study"]
+    ]  # fmt: skip
+    heads = ["scan", "findings", "lesions found", "lesions marked", "others", "second reading"]
+    return (
+        "## Final reports of whole scans, edge and cloud\n\nThe first four in `scans.csv` are "
+        "training scans and prove little; the folder of slabs is refused as one study.\n\n"
+        + _table(heads, rows)
+        + _commands({"detect": result})
+    )
+
+
+def _latency(found: dict[str, Any]) -> str:
+    result = found.get("latency")
+    if result is None:
+        return ""
+    rows = [
+        [stage, f"{1e3 * times['median_s']:.0f}", f"{1e3 * times['p95_s']:.0f}"]
+        for stage, times in result["stages"].items()
+    ]
+    head = "## From files to report\n\n`cmb_crc_01068` (100 slices, JPEG-LS), cloud on loopback, "
+    head += f"{result['cores']} cores of {result['cpu']}, {result['repeats']} readings.\n\n"
+    return head + _table(["stage", "median ms", "p95 ms"], rows) + _commands({"latency": result})
+
+
+def _luna16(found: dict[str, Any]) -> str:
+    result = found.get("luna16")
+    if result is None:
+        return ""
+    rows = [
+        ["CPM", f"{result['cpm']:.4f}"],
+        ["sensitivity", " ".join(f"{value:.4f}" for value in result["sensitivity"])],
+        *([name, str(result[name])] for name in ("tp", "fn", "fp", "ignored", "double")),
+    ]
+    return (
+        "## The FROC computation against a published one\n\nDeepLung's candidates on LUNA16; the "
+        "paper gives CPM .8420.\n\n"
+        + _table(["measure", "value"], rows)
+        + _commands({"luna16": result})
+    )
 
 
 def _phantoms(found: dict[str, Any]) -> str:
@@ -188,6 +237,35 @@ def _interval(point: dict[str, Any], digits: int = 3) -> str:
     values = [point[key] for key in ("value", "low", "high")]
     told = ["-" if v is None else f"{v:.{digits}f}" for v in values]
     return f"{told[0]} ({told[1]}-{told[2]})"
+
+
+def _told(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def read_figures(results: Path) -> dict[str, dict[str, Any]]:
+    """For the manifest: each artifact's figures with their intervals."""
+    sources = {
+        "screening-fp32": "nodules_edge_fp32",
+        "screening-int8": "nodules_edge_int8",
+        "hybrid-fp32": "nodules_both_fp32",
+        "hybrid-int8": "nodules_both_int8",
+    }
+    figures = {}
+    for artifact, name in sources.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            by_rate = {p["false_positives_per_scan"]: p for p in found["sensitivity"]}
+            figures[artifact] = {
+                "cpm": found["cpm"],
+                **{f"sensitivity_at_{rate}": _values(by_rate[rate]) for rate in (2, 8)},
+            }
+    return figures
+
+
+def _values(point: dict[str, Any]) -> dict[str, float]:
+    return {key: point[key] for key in ("value", "low", "high")}
 
 
 def _score(value: float | None) -> str:

@@ -14,10 +14,11 @@ import numpy as np
 from pydicom.uid import UID
 
 from imaging import complaints
-from imaging.errors import UnreadableFile
+from imaging.errors import NoLung, UnreadableFile
 from imaging.folder import is_bare, read_head
 from imaging.hounsfield import require_hu, write_hu
 from imaging.instance import Instance, read_instance
+from imaging.lungs import find_lungs
 from imaging.orientation import to_patient_axes
 from imaging.pixels import is_native, stored_frames
 from imaging.series import Choice, Series, choose, group
@@ -48,8 +49,7 @@ def read_series(
         images = _read_headers(files, progress)
         if not images:
             raise UnreadableFile("no images, only a directory of them: give the images", folder)
-        choice = choose(_meant(group(images), only), folder)
-        volume = _read_volume(choice, progress)
+        choice, volume = _read_chest(_meant(group(images), only), folder, progress)
         return Study(volume, folder, _header(choice), choice.passed_over)
 
 
@@ -69,6 +69,39 @@ def _meant(series: Sequence[Series], only: Path | None) -> list[Series]:
         s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit="not asked for")
         for s in series
     ]
+
+
+def _read_chest(
+    series: Sequence[Series], folder: Path, progress: Progress
+) -> tuple[Choice, Volume]:
+    """The best series that holds lung, with its volume; the best of all where none does.
+
+    Headers do not always say of what part of the body a series is. Lung is looked for only
+    where there is another series to turn to.
+    """
+    best = choice, volume = _read_best(series, folder, progress)
+    if not choice.rivals:
+        return best
+    while not _has_lung(volume):
+        if not choice.rivals:
+            return best
+        without = choice.series
+        series = [replace(s, unfit="no lung in it") if s is without else s for s in series]
+        choice, volume = _read_best(series, folder, progress)
+    return choice, volume
+
+
+def _read_best(series: Sequence[Series], folder: Path, progress: Progress) -> tuple[Choice, Volume]:
+    choice = choose(series, folder)
+    return choice, _read_volume(choice, progress)
+
+
+def _has_lung(volume: Volume) -> bool:
+    try:
+        find_lungs(volume.hu, volume.geometry.spacing_mm, "")
+    except NoLung:
+        return False
+    return True
 
 
 def _read_volume(choice: Choice, progress: Progress) -> Volume:

@@ -27,6 +27,9 @@ from imaging.volume import FloatArray, Geometry, HuArray, Triple, UInt8Array, Vo
 Progress = Callable[[float, str], None]
 """Called with the part done, 0..1, and what is being done."""
 
+TRAINING_SEED = 100_000
+"""Phantoms of this seed and above are learnt from; what is measured is measured on smaller ones."""
+
 _FINE_MM = 1.25
 _MIDDLE_MM = (0.0, 12.0, -38.0)
 

@@ -46,11 +46,15 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The series to read with its stack, and a line for each that was passed over."""
+    """The series to read with its stack, and a line for each that was passed over.
+
+    ``rivals`` of those passed over would make a volume too.
+    """
 
     series: Series
     stack: Stack
     passed_over: tuple[str, ...]
+    rivals: int = 0
 
 
 def group(images: Iterable[Instance]) -> list[Series]:
@@ -89,7 +93,7 @@ def choose(series: Sequence[Series], folder: Path) -> Choice:
     reasons = {s: s.unfit for s in series if s.unfit} | {s: str(e) for s, e in failures.items()}
     reasons |= {s: _compared(s, stacks) for s in ranked[1:]}
     lines = tuple(f"{s}: {reason}" for s, reason in reasons.items())
-    return Choice(ranked[0], stacks[ranked[0]], lines)
+    return Choice(ranked[0], stacks[ranked[0]], lines, len(ranked) - 1)
 
 
 def _stacks(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from models.listing import list_models
+from models.runtime.errors import ModelError
+
+TRAIN_EXTRA = {"torch", "tomli_w", "onnxscript", "matplotlib", "scipy"}
+"""Modules that only the extra `train` installs."""
 
 app = typer.Typer(help="Train, export and list Overread's models.", no_args_is_help=True)
 train = typer.Typer(help="Train a network; --resume goes on after a kill.", no_args_is_help=True)
@@ -90,8 +94,20 @@ def fit(
 
 
 def main() -> None:
-    """Runs the command line."""
-    app()
+    """The command ``overread-models``; what cannot be done ends with a line that says why."""
+    try:
+        app()
+    except (ModelError, OSError) as error:
+        _end(f"{type(error).__name__}: {error}", error)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+            raise
+        _end(f"{error.name} is missing: needs the extra `train`: pip install '.[train]'", error)
+
+
+def _end(line: str, cause: Exception) -> NoReturn:
+    typer.echo(line, err=True)
+    raise SystemExit(1) from cause
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from models.runtime.artifacts import Artifact, every
 
@@ -24,7 +24,8 @@ def list_models(
         )
         return
     console = Console()
-    table = Table("artifact", "version", "kind", "precision", "made from", "size", "figures")
+    names = (Column(head, no_wrap=True) for head in ("artifact", "version"))
+    table = Table(*names, "kind", "precision", "made from", "size", "figures")
     for name, artifact in artifacts.items():
         size = (
             f"{artifact.path.stat().st_size / 1e6:.2f} MB" if artifact.path.exists() else "missing"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -25,9 +26,11 @@ class Load:
 
 
 def load_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Load | None:
-    """The load that trailing metadata tells, or None where it tells none that can be read."""
+    """The load that trailing metadata tells, or None where it tells none that can be."""
     said = dict(metadata or ())
     try:
-        return Load(float(said[QUEUE_KEY]), float(said[COMPUTE_KEY]))
+        load = Load(float(said[QUEUE_KEY]), float(said[COMPUTE_KEY]))
     except (KeyError, ValueError):
         return None
+    sensible = all(math.isfinite(s) and s >= 0 for s in (load.queue_s, load.compute_s))
+    return load if sensible else None

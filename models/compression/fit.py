@@ -14,12 +14,16 @@ import numpy as np
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
+from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
 from models.training.piece import Piece
 
 FACE = 6
 """Voxels at a cube's faces in which an alarm does not count: there is mirror image beyond them."""
+
+CUBE_ALARMS = 6
+"""The strongest alarms of a cube that are read; the rest are as faint as dismissed ones."""
 
 LUNG_MM3 = 4.0e6
 """Air of one pair of lungs. So much lung in cubes counts as one scan more."""
@@ -60,46 +64,46 @@ def gather(
     rows: list[tuple[float, float, bool]] = []
     missed = 0
     for cube in cubes:
-        found = _read(screener, reader, cube)
-        hits = [r for r in found if _hits(r[2], cube.nodules[:1], 0.5)]
+        found = screener.screen(Preprocessed(cube.voxels, Geometry()))
+        hits = [c for c in found if _hits(c, cube.nodules[:1], 0.5)][:1]
         missed += not hits
-        rows += [(hits[0][0], hits[0][1], True)] if hits else []
-        rows += _alarms(found, cube, FACE)
+        rows += _read(reader, cube, hits, nodule=True)
+        rows += _read(reader, cube, _alarms(found, cube, FACE)[:CUBE_ALARMS], nodule=False)
     for scan in scans:
-        rows += _alarms(_read(screener, reader, scan), scan, 0)
+        found = screener.screen(Preprocessed(scan.voxels, Geometry()))
+        rows += _read(reader, scan, _alarms(found, scan, 0), nodule=False)
     edge, cloud, nodule = (np.array(column) for column in zip(*rows, strict=True))
     inner = (slice(FACE, -FACE),) * 3
     air = sum(int((cube.voxels[inner] < AIR_BELOW).sum()) for cube in cubes)
     return Cases(edge, cloud, nodule.astype(bool), missed, len(scans) + air / LUNG_MM3)
 
 
-def _alarms(
-    found: list[tuple[float, float, FloatArray]], piece: Piece, face: int
-) -> list[tuple[float, float, bool]]:
+def _alarms(found: Sequence[Candidate], piece: Piece, face: int) -> list[Candidate]:
     marks = np.concatenate([piece.nodules, piece.ignored])
     size = np.array(piece.voxels.shape)
     return [
-        (edge, cloud, False)
-        for edge, cloud, at in found
-        if (at >= face).all() and (at < size - face).all() and not _hits(at, marks, 0.5, 5.0)
+        c
+        for c in found
+        if min(c.index_zyx) >= face
+        and (np.array(c.index_zyx) < size - face).all()
+        and not _hits(c, marks, 0.5, 5.0)
     ]
 
 
 def _read(
-    screener: Screener, reader: SecondReader, piece: Piece
-) -> list[tuple[float, float, FloatArray]]:
-    candidates = screener.screen(Preprocessed(piece.voxels, Geometry()))
+    reader: SecondReader, piece: Piece, candidates: Sequence[Candidate], *, nodule: bool
+) -> list[tuple[float, float, bool]]:
     if not candidates:
         return []
     rois = np.stack([cut_roi(piece.voxels, c.index_zyx, reader.roi_shape) for c in candidates])
     chance = np.concatenate([reader.read(rois[i : i + 8])[0] for i in range(0, len(rois), 8)])
-    places = (np.array(c.index_zyx) for c in candidates)
-    edge = (_logit(c.score) for c in candidates)
-    return list(zip(edge, (_logit(float(p)) for p in chance), places, strict=True))
+    return [
+        (_logit(c.score), _logit(float(p)), nodule) for c, p in zip(candidates, chance, strict=True)
+    ]
 
 
-def _hits(at: FloatArray, marks: FloatArray, share: float, margin: float = 0.0) -> bool:
-    away = np.linalg.norm(marks[:, :3] - at, axis=1)
+def _hits(candidate: Candidate, marks: FloatArray, share: float, margin: float = 0.0) -> bool:
+    away = np.linalg.norm(marks[:, :3] - candidate.index_zyx, axis=1)
     return bool((away < marks[:, 3] * share + margin).any())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,8 @@ def _regions(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.
 def run_fit(data: Path, screening: str, hybrid: str) -> None:
     """Fits the settings of both artifacts on validation and enters them."""
     console = Console(stderr=True)
-    amend(screening, "settings", {"calibration": [1.0, 0.0]})
-    amend(hybrid, "settings", {"calibration": [1.0, 0.0]})
-    screener = Screener(open_session(find(screening)))
-    reader = SecondReader(open_session(find(hybrid)))
+    screener = Screener(open_session(neutral(find(screening))))
+    reader = SecondReader(open_session(neutral(find(hybrid))))
     cubes = load_cubes(data / "nodules", "val").pieces
     with console.status("reading validation cases"):
         cases = gather(screener, reader, cubes, scans_of_role(data / "ct", "val"))
@@ -91,6 +90,11 @@ def run_fit(data: Path, screening: str, hybrid: str) -> None:
     amend(screening, "settings", settings)
     amend(hybrid, "settings", cloud)
     console.print(settings, cloud)
+
+
+def neutral(artifact: Artifact) -> Artifact:
+    """The artifact with its outputs as they are; in memory, so that what is served stays fitted."""
+    return replace(artifact, settings={**artifact.settings, "calibration": [1.0, 0.0]})
 
 
 def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:

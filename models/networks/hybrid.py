@@ -2,8 +2,7 @@
 
     1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 -> 64 x 6^3 -> 216 tokens + 1 -> encoder -> nodule?, diameter
 
-The stem is the screening network's down to 1/8 and starts from its weights: it knows lung already.
-The region is then 216 tokens of 8 mm, each a summary of its texture; the encoder relates them (is
+The stem is the screening network's down to 1/8, weights and all: it knows lung already. The region is then 216 tokens of 8 mm, each a summary of its texture; the encoder relates them (is
 the thing a bend of that vessel, a part of the pleura?) and a class token carries the answer, as
 in ViT (Dosovitskiy et al., arXiv:2010.11929).
 """
@@ -12,12 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from models.networks.screening import ScreeningSpec, make_stem
+
+STEM = ("stem", "down4", "down8")
+"""The parts that both networks have."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,19 @@ class HybridNetwork(nn.Module):
         return (*outputs, self.share(quarter)) if self.training else outputs
 
     def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
-        """Takes over the stem of a trained screening network's weights."""
-        own = self.state_dict()
-        self.load_state_dict(own | {name: v for name, v in screening.items() if name in own})
+        """Takes over the stem of a trained screening network, which then stays as it is."""
+        taken = {n: v for n, v in screening.items() if n.split(".")[0] in STEM}
+        self.load_state_dict(self.state_dict() | taken)
+        for name in STEM:
+            getattr(self, name).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; a stem that was taken over keeps its batch norm's statistics too."""
+        super().train(mode)
+        for name in STEM:
+            part = getattr(self, name)
+            part.train(mode and any(weight.requires_grad for weight in part.parameters()))
+        return self
 
 
 class EncoderLayer(nn.Module):

@@ -3,6 +3,7 @@
 ModelError
 ├── UnknownArtifact      the name is not in the manifest: the operator picks another
 ├── DamagedArtifact      the file is missing or is not the one that the manifest describes
+├── UnfitArtifact        it is of another kind, or lacks a setting: the operator picks another
 ├── EngineUnavailable    no engine on this machine runs it as asked
 └── ModelFailed          it ran, and gave an error or something that is no answer
 """
@@ -20,6 +21,10 @@ class UnknownArtifact(ModelError):
 
 class DamagedArtifact(ModelError):
     """The artifact's file is missing, or its content is not what the manifest says."""
+
+
+class UnfitArtifact(ModelError):
+    """The artifact is of another kind than is asked for, or its settings cannot be read with."""
 
 
 class EngineUnavailable(ModelError):

@@ -9,10 +9,9 @@ import numpy as np
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
-from models.runtime.artifacts import find
 from models.runtime.detection import Candidate, Peaks, find_peaks, to_candidates
-from models.runtime.opened import Opened
-from models.runtime.session import AUTO, open_session
+from models.runtime.opened import Opened, open_as
+from models.runtime.session import AUTO
 
 PAD_TO = 16
 """The network halves the grid four times."""
@@ -44,8 +43,9 @@ class Screener(Opened):
 
 
 def open_screener(name: str, *, engine: str = AUTO, threads: int = 0) -> Screener:
-    """The screening artifact of that name, opened; errors as `open_session` and `find`."""
-    return Screener(open_session(find(name), engine=engine, threads=threads))
+    """The screening artifact of that name, opened; errors as `open_as`."""
+    needed = {"calibration": 2}
+    return Screener(open_as("screening", name, needed, engine=engine, threads=threads))
 
 
 def padded(voxels: UInt8Array) -> UInt8Array:

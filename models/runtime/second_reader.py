@@ -6,9 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.volume import FloatArray, UInt8Array
-from models.runtime.artifacts import find
-from models.runtime.opened import Opened
-from models.runtime.session import AUTO, open_session
+from models.runtime.opened import Opened, open_as
+from models.runtime.session import AUTO
 
 VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 2), (1, 3), (2, 3))
 """The axes along which a region is mirrored for each of its views; training mirrors alike."""
@@ -43,8 +42,9 @@ class SecondReader(Opened):
 
 
 def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> SecondReader:
-    """The hybrid artifact of that name, opened; errors as `open_session` and `find`."""
-    return SecondReader(open_session(find(name), engine=engine, threads=threads))
+    """The hybrid artifact of that name, opened; errors as `open_as`."""
+    needed = {"calibration": 2, "roi_shape": 3}
+    return SecondReader(open_as("hybrid", name, needed, engine=engine, threads=threads))
 
 
 def _sigmoid(logit: npt.NDArray[np.float64]) -> FloatArray:

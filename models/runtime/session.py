@@ -45,7 +45,8 @@ def open_session(
     """Opens ``artifact`` on ``engine``; ``auto`` is the fastest correct one here.
 
     ``threads`` 0 means every core that the process may use. ``engine`` is one of
-    `models.runtime.hardware.engines()`. What the probe found is kept in ``probe_cache``.
+    `models.runtime.hardware.engines()`. What the probe found is kept in ``probe_cache``, or
+    nowhere if that lies in a home folder and there is none.
 
     Raises:
         DamagedArtifact: the file is not what the manifest says.
@@ -54,12 +55,17 @@ def open_session(
     count = threads or hardware.cores()
     chosen = engine
     if engine == AUTO:
-        chosen = fastest(
-            artifact, probe_input(artifact), count, probe_cache and probe_cache.expanduser()
-        )
+        chosen = fastest(artifact, probe_input(artifact), count, _at_home(probe_cache))
     return Session(
         artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count))
     )
+
+
+def _at_home(cache: Path | None) -> Path | None:
+    try:
+        return cache and cache.expanduser()
+    except RuntimeError:  # a system user without an entry and without HOME
+        return None
 
 
 def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:

@@ -103,8 +103,9 @@ def _start(task: Task, plan: Plan, device: torch.device) -> _State:
     averaged = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
     )
-    weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]
+    trained = [p for p in network.parameters() if p.requires_grad]
+    weights = [p for p in trained if p.ndim > 1]
+    others = [p for p in trained if p.ndim <= 1]
     groups = [
         {"params": weights, "weight_decay": plan.decay},
         {"params": others, "weight_decay": 0.0},

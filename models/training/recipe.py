@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from imaging.phantom import PhantomSpec, make_phantom
+from imaging.phantom import TRAINING_SEED, PhantomSpec, make_phantom
 from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork
@@ -28,9 +28,6 @@ from models.training.material import load_cubes, load_scan
 from models.training.piece import NONE, Piece
 from models.training.regions import RegionDrawer, without_nodules
 from models.training.screening import ScreeningTask, false_alarms, look, nodule_logit
-
-PHANTOM_SEED = 100_000
-"""Training phantoms are numbered from here; evaluation uses smaller seeds."""
 
 PHANTOM_SHARE = 0.25
 """How often a crop of a whole lung is one of a phantom's."""
@@ -82,11 +79,11 @@ def load_phantoms(cache: Path, count: int) -> list[Piece]:
 def _phantom(cache: Path, number: int) -> Piece:
     path = cache / f"phantom_{number:03d}.npz"
     if not path.exists():
-        rng = np.random.default_rng(PHANTOM_SEED + number)
+        rng = np.random.default_rng(TRAINING_SEED + number)
         pixel = float(rng.uniform(0.65, 0.9))
         phantom = make_phantom(
             PhantomSpec(
-                seed=PHANTOM_SEED + number,
+                seed=TRAINING_SEED + number,
                 spacing_mm=(float(rng.choice([1.0, 1.25, 2.0, 3.0])), pixel, pixel),
                 nodule_count=int(rng.integers(3, 10)),
                 kernel="sharp" if rng.random() < 0.5 else "soft",

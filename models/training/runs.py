@@ -65,9 +65,9 @@ def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
     """Trains the hybrid network on the candidates of the screening weights given."""
     torch.manual_seed(run.seed)
     screeners = [_started(ScreeningNetwork(), path).eval() for path in screening]
-    hybrid = HybridNetwork()
+    hybrid = _started(HybridNetwork(), run.start)
     hybrid.start_from(screeners[-1].state_dict())
-    task = hybrid_task(run.material(), screeners, _started(hybrid, run.start))
+    task = hybrid_task(run.material(), screeners, hybrid)
     train(task, run.plan(decay=0.05), resume=run.resume)
 
 

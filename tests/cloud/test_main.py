@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from typer.testing import CliRunner
 
+from cloud import __main__ as command_line
 from cloud.__main__ import app
+from models.runtime.errors import DamagedArtifact
 
 StartCloud = Callable[..., Any]
 
@@ -19,6 +24,23 @@ def command(*arguments: str) -> tuple[int, str, str]:
     """Exit status, stdout and stderr of ``overread-cloud`` with ``arguments``."""
     result = CliRunner().invoke(app, arguments)
     return result.exit_code, result.stdout, result.stderr.replace("\n", " ")
+
+
+@pytest.fixture
+def small_model(monkeypatch: pytest.MonkeyPatch, mean_reader: Callable[[], Any]) -> Iterator[None]:
+    """The command with a short reader in the network's place; its logs are its own."""
+    monkeypatch.setattr(command_line, "open_second_reader", lambda *_, **__: mean_reader())
+    yield
+    structlog.reset_defaults()
+
+
+def fails_in_one_line(*arguments: str) -> str:
+    """What ``overread-cloud serve`` says when it ends with status 1, in its last line alone."""
+    result = CliRunner().invoke(app, ["serve", "--address", "127.0.0.1:0", *arguments])
+    structlog.reset_defaults()
+    assert result.exit_code == 1, result.output
+    assert "Traceback" not in result.stderr
+    return result.stderr.splitlines()[-1]
 
 
 def test_describe_prints_json_for_machines(start_cloud: StartCloud) -> None:
@@ -62,3 +84,51 @@ def test_serve_names_the_wrong_setting(tmp_path: Path, text: str, word: str) -> 
     assert "BadSettings" in err
     assert word in err
     assert "Traceback" not in err
+
+
+@pytest.mark.usefixtures("small_model")
+def test_serve_tells_a_taken_address() -> None:
+    """An address in use ends the command with its name."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert fails_in_one_line("--address", address).startswith(f"AddressUnusable: {address} ")
+
+
+@pytest.mark.usefixtures("small_model")
+def test_serve_tells_a_taken_metrics_port() -> None:
+    """A metrics port in use ends the command with its number."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        line = fails_in_one_line("--metrics-port", str(port))
+    assert line == f"AddressUnusable: metrics at 127.0.0.1:{port}: {os.strerror(98)}"
+
+
+@pytest.mark.usefixtures("small_model")
+def test_serve_tells_a_ready_file_that_cannot_be_written(tmp_path: Path) -> None:
+    """A ready file in a folder that is not there ends the command, and the service, with it."""
+    line = fails_in_one_line("--ready-file", str(tmp_path / "absent" / "ready"))
+    assert line.startswith("FileNotFoundError: ")
+    assert str(tmp_path / "absent" / "ready") in line
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("none", "UnknownArtifact: no artifact 'none' in "),
+        ("screening-int8", "UnfitArtifact: screening-int8 is of kind 'screening'"),
+    ],
+)
+def test_serve_tells_a_model_that_it_cannot_use(model: str, said: str) -> None:
+    """One that is not there and one of another kind are told by name."""
+    assert fails_in_one_line("--model", model).startswith(said)
+
+
+def test_serve_tells_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `models.runtime` says of a changed file is the one line."""
+
+    def damaged(*_: object, **__: object) -> None:
+        raise DamagedArtifact("hybrid-int8: the manifest says another SHA-256")
+
+    monkeypatch.setattr(command_line, "open_second_reader", damaged)
+    line = fails_in_one_line()
+    assert line == "DamagedArtifact: hybrid-int8: the manifest says another SHA-256"

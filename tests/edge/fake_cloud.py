@@ -13,11 +13,12 @@ import grpc
 
 from protos.codec import decode_header, decode_roi, encode_response
 from protos.errors import OverreadError, to_status
+from protos.load import COMPUTE_KEY, QUEUE_KEY
 from protos.messages import Header, Refusal, Roi, Summary, Verdict
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
 
 
-def sure(roi: Roi) -> Verdict | Refusal:
+def sure(roi: Roi) -> Verdict:
     """A verdict of 0.99 and 9 mm for every region."""
     return Verdict(roi.roi_id, 0.99, 9.0, "fake 1", queue_s=0.0, compute_s=0.001)
 
@@ -73,7 +74,7 @@ class FakeCloud(OverreadServicer):
             self.asked[-1].append(roi.roi_id)
             yield encode_response(self.answer(roi))
         yield encode_response(Summary(len(self.asked[-1]), 0, 0.01))
-        context.set_trailing_metadata((("overread-queue-s", self.queue_s),))
+        context.set_trailing_metadata(((QUEUE_KEY, self.queue_s), (COMPUTE_KEY, "0.01")))
 
     def Describe(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         """Not asked for by the edge."""

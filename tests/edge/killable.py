@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,19 @@ from edge.settings import EdgeSettings
 from edge.spool import Step
 
 Crash = tuple[Step, bool] | None
+
+
+class Stop(threading.Event):
+    """The agent's stop, which leaves a file when the agent first asks whether it is set."""
+
+    def __init__(self, asked: Path) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def is_set(self) -> bool:
+        """Whether the agent is to stop."""
+        self._asked.touch()
+        return super().is_set()
 
 
 def settings_in(root: Path) -> EdgeSettings:
@@ -53,15 +67,18 @@ def quick_line(job: Job) -> Reading:
         status=Status.REJECTED if rejection else Status.FINAL,
         rejection=rejection,
     )
-    return Reading(report, write_report(report, None, job.out))
+    return Reading(report, write_report(report, {}, job.out))
 
 
 def serve(root: Path, crash: Crash = None, line: Callable[[Job], Reading] = quick_line) -> None:
-    """Run the agent in this process; it kills itself at the durable step ``crash``."""
+    """Run the agent in this process; it kills itself at the durable step ``crash``.
+
+    ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
+    """
 
     def on_step(step: Step, durable: bool) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
     (root / "started").touch()
-    run_agent(settings_in(root), line=line, on_step=on_step)
+    run_agent(settings_in(root), line=line, on_step=on_step, stop=Stop(root / "watching"))

@@ -89,8 +89,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def drain(root: Path) -> None:
     """Start the agent, let it do all there is, and end it by SIGTERM."""
+    watching = root / "watching"
+    watching.unlink(missing_ok=True)
     process = start(root)
-    wait_until(lambda: process.exitcode is not None or idle(root))
+    wait_until(lambda: process.exitcode is not None or (watching.exists() and idle(root)))
     process.terminate()
     process.join(PATIENCE_S)
     assert process.exitcode == 0

@@ -19,6 +19,21 @@ def test_ledger_holds_what_each_stage_found_and_took() -> None:
     assert budget.ledger == (LedgerEntry("read", 10.0, 2.0), LedgerEntry("screen", 8.0, 0.5))
 
 
+def test_running_stage_can_be_told_with_its_time_so_far() -> None:
+    """Within a stage the ledger so far ends with it; outside it is the ledger."""
+    clock = HandClock()
+    budget = Budget(Deadline.after(10.0, clock))
+    with budget.stage("draw"):
+        clock.sleep(2.0)
+    with budget.stage("report"):
+        clock.sleep(0.5)
+        so_far = budget.ledger_so_far
+        clock.sleep(1.0)
+    drawn = LedgerEntry("draw", 10.0, 2.0)
+    assert so_far == (drawn, LedgerEntry("report", 8.0, 0.5))
+    assert budget.ledger == budget.ledger_so_far == (drawn, LedgerEntry("report", 8.0, 1.5))
+
+
 def test_reserve_is_kept_from_a_stage() -> None:
     """A stage may use what is left less the reserve, and never less than nothing."""
     clock = HandClock()

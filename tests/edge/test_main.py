@@ -69,7 +69,11 @@ def test_json_gives_every_finding_with_its_grounds(tmp_path: Path) -> None:
     assert (first["diameter_mm"], first["decided_by"], first["edge_score"]) == (9.0, "cloud", 0.7)
     assert first["reason"] == "cloud raised 0.70 to 1.00, which reaches 0.60"
     assert (second["route"], second["verdict"]) == ("report", None)
-    assert printed["ledger"][-1]["stage"] == "report"
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert printed.keys() == written.keys()
+    stages = [[entry["stage"] for entry in said["ledger"]] for said in (printed, written)]
+    assert stages[0] == stages[1]
+    assert stages[0][-2:] == ["draw", "report"]
 
 
 def test_people_get_a_table(tmp_path: Path) -> None:
@@ -114,6 +118,58 @@ def test_bad_settings_are_named(tmp_path: Path, arguments: tuple[str, str]) -> N
     assert result.exit_code == 1
     assert result.stderr.startswith("BadSettings: ")
     assert arguments[1] in result.stderr
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_out_that_is_a_file_is_told_in_one_line(tmp_path: Path, below: str) -> None:
+    """Where no folder can be made the command ends with status 1 before it reads anything."""
+    (tmp_path / "file").write_text("mine")
+    result = screen(tmp_path / "file" / below, "study")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert str(tmp_path / "file") in line
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("taken", ["inbox", "outbox", "state_dir"])
+def test_agent_tells_a_folder_that_cannot_be(tmp_path: Path, taken: str) -> None:
+    """A folder of the agent that is a file gives status 1 and one line with its name."""
+    config = agent_config(tmp_path)
+    (tmp_path / taken).write_text("mine")
+    result = CliRunner().invoke(app, ["run", "--config", str(config)])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert str(tmp_path / taken) in line
+
+
+def test_agent_tells_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
+    """A port that another has gives status 1 and one line with its number."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = agent_config(tmp_path, f"metrics_port = {port}")
+        result = CliRunner().invoke(app, ["run", "--config", str(config)])
+    assert result.exit_code == 1
+    assert result.stderr == f"BadSettings: metrics_port = {port}: Address already in use\n"
+
+
+def test_agent_tells_a_database_that_is_none(tmp_path: Path) -> None:
+    """A file in the database's place gives status 1 and one line with its name."""
+    config = agent_config(tmp_path)
+    (tmp_path / "state_dir").mkdir()
+    (tmp_path / "state_dir" / "spool.sqlite3").write_text("no database" * 1000)
+    result = CliRunner().invoke(app, ["run", "--config", str(config)])
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("DamagedSpool: ")
+    assert "spool.sqlite3" in line
+
+
+def agent_config(root: Path, *more: str) -> Path:
+    """A configuration with all folders below ``root``."""
+    lines = [f'{name} = "{root / name}"' for name in ("inbox", "outbox", "state_dir")]
+    config = root / "edge.toml"
+    config.write_text("\n".join([*lines, *more]))
+    return config
 
 
 def test_help_documents_the_exit_status() -> None:

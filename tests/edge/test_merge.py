@@ -68,11 +68,12 @@ def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
 
 
 def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
-    """Only the certain candidate is a finding, the edge's own; no second reading was needed."""
+    """Only the certain candidate is a finding, the edge's own; nothing wanted a second reading."""
     result = merged((0.95, 0.05), Escalated())
     (finding,) = result.findings
     assert (finding.decided_by, finding.route) == (DecidedBy.EDGE, Route.REPORT)
-    assert result.second_reading is SecondReading.NOT_NEEDED
+    assert result.second_reading is SecondReading.COMPLETE
+    assert result.reason == "no candidate was uncertain"
 
 
 def test_some_verdicts_make_a_partial_reading() -> None:

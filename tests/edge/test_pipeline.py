@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,23 +13,24 @@ from edge.assemble import build_line
 from edge.budget import Budget
 from edge.channel import open_channel
 from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
-from edge.finding import DecidedBy, SecondReading
+from edge.finding import DecidedBy, Finding, SecondReading
 from edge.link import Link
 from edge.outcome import Job, Report, Status
 from edge.pipeline import Line, judge
 from edge.reading import read_and_report
+from edge.report import Pictures, report_to_dict
 from edge.settings import load_settings
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.study import Study
 from imaging.volume import Geometry, Volume
 from protos.deadline import Deadline
-from tests.edge.cases import SHAPE, FixedScreener, box
+from tests.edge.cases import SHAPE, FixedScreener, HandClock, box
 from tests.edge.fake_cloud import FakeCloud
 
 SCORES = (0.95, 0.7, 0.3, 0.05)
-RESERVE_S = 2.0
-STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "report"]
+RESERVE_S = 20.0
+STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
 
 
 def study_at(source: Path) -> Study:
@@ -41,7 +43,7 @@ def lung_box(_volume: Volume, _source: Path) -> Preprocessed:
     return box()
 
 
-def line_with(second: SecondReader, deadline_s: float = 10.0) -> Line:
+def line_with(second: SecondReader, deadline_s: float = 60.0) -> Line:
     """The real line around a screener that always sees `SCORES`."""
     settings = load_settings(deadline_s=deadline_s, reserve_s=RESERVE_S)
     line = build_line(settings, FixedScreener(SCORES), second)
@@ -53,7 +55,7 @@ def report_of(line: Line, out: Path) -> Report:
     return read_and_report(line, Job(Path("study"), out, "key-1")).report
 
 
-def read_with_cloud(address: str, out: Path, deadline_s: float = 10.0) -> Report:
+def read_with_cloud(address: str, out: Path, deadline_s: float = 60.0) -> Report:
     """The report of one study whose second reader is at ``address``."""
     with open_channel(address, load_settings()) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
@@ -76,12 +78,18 @@ def test_study_walks_the_whole_line(tmp_path: Path) -> None:
 
 
 def test_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
-    """report.json holds the findings and the ledger up to the report itself."""
+    """report.json holds the findings, and a ledger of every stage, that of its writing too."""
     with FakeCloud() as cloud:
         report = read_with_cloud(cloud.address, tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     assert len(written["findings"]) == len(report.findings) == 3
-    assert [entry["stage"] for entry in written["ledger"]] == STAGES[:-1]
+    returned = report_to_dict(report)
+    assert written.keys() == returned.keys()
+    assert [entry["stage"] for entry in written["ledger"]] == STAGES
+    assert written["ledger"][:-1] == returned["ledger"][:-1]
+    assert written["ledger"][-1]["budget_s"] == returned["ledger"][-1]["budget_s"]
+    page = (tmp_path / "report.html").read_text()
+    assert [stage for stage in STAGES if f"<tr><td>{stage}</td>" in page] == STAGES
     assert (written["study_key"], written["second_reading"]) == ("key-1", "complete")
 
 
@@ -99,7 +107,7 @@ def test_silent_port_leaves_the_edge_s_report_within_the_deadline(tmp_path: Path
     """A port that accepts and never answers costs the second reading, not the report."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        report = read_with_cloud(address, tmp_path, deadline_s=3.0)
+        report = read_with_cloud(address, tmp_path, deadline_s=RESERVE_S + 1.0)
     assert report.second_reading is SecondReading.MISSING
     assert [(f.edge_score, f.decided_by) for f in report.findings] == [
         (0.95, DecidedBy.EDGE),
@@ -118,14 +126,16 @@ def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
 
 def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> None:
     """Nothing found is a report as well."""
-    settings = load_settings()
+    settings = load_settings(deadline_s=60.0)
     with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
         line = replace(
             build_line(settings, FixedScreener(()), second), read=study_at, preprocess=lung_box
         )
         report = report_of(line, tmp_path)
-    assert (report.findings, report.second_reading) == ((), SecondReading.NOT_NEEDED)
+    assert (report.findings, report.second_reading) == ((), SecondReading.COMPLETE)
+    assert report.second_reading_reason == "no candidate was uncertain"
+    assert report.status is Status.FINAL
     assert cloud.headers == []
 
 
@@ -141,8 +151,25 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.file) == ("NoLung", "study")
     assert not report.rejection.internal
-    assert [entry.stage for entry in report.ledger] == ["read", "preprocess"]
+    assert [entry.stage for entry in report.ledger] == ["read", "preprocess", "report"]
     assert json.loads((tmp_path / "report.json").read_text())["status"] == "rejected"
+
+
+def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) -> None:
+    """The time that the pictures take stands in report.json, and in the sum there."""
+    clock = HandClock()
+    settings = load_settings(deadline_s=60.0)
+    line = build_line(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
+
+    def draw(findings: Sequence[Finding], lung: Preprocessed, out: Path) -> Pictures:
+        clock.sleep(3.0)
+        return line.draw(findings, lung, out)
+
+    report_of(replace(line, read=study_at, preprocess=lung_box, draw=draw), tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    entry = {"stage": "draw", "budget_s": 60.0, "took_s": 3.0}
+    assert entry in written["ledger"]
+    assert written["took_s"] == 3.0
 
 
 def test_fault_of_our_own_is_reported_too(

@@ -14,7 +14,14 @@ from edge.durable import write_atomically
 from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
 from edge.outcome import NOT_A_DEVICE, LedgerEntry, Rejection, Report, Status
 from edge.page import banners, render_page
-from edge.report import PICTURED_FINDINGS, SCHEMA, report_to_dict, write_report
+from edge.report import (
+    PICTURED_FINDINGS,
+    SCHEMA,
+    ReportPaths,
+    draw_pictures,
+    report_to_dict,
+    write_report,
+)
 from imaging.preprocess import Preprocessed
 from imaging.study import StudyHeader
 from imaging.volume import Geometry
@@ -59,6 +66,11 @@ def box() -> Preprocessed:
     return Preprocessed(voxels, Geometry())
 
 
+def write(report: Report, out: Path) -> ReportPaths:
+    """The report with its pictures, as the line leaves them."""
+    return write_report(report, draw_pictures(report.findings, box(), out), out)
+
+
 def page(report: Report = REPORT) -> str:
     """The page without pictures."""
     return render_page(report, {})
@@ -96,7 +108,7 @@ def test_json_says_nothing_that_is_no_json() -> None:
 def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
     """JSON, page, overview and one picture a finding, and no partial file left."""
     report = dataclasses.replace(REPORT, findings=(FINDING, FINDING))
-    paths = write_report(report, box(), tmp_path / "out")
+    paths = write(report, tmp_path / "out")
     names = ["finding_01.png", "finding_02.png", "overview.png", "report.html", "report.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
     assert [path.name for path in paths.pictures] == ["overview.png", *names[:2]]
@@ -106,7 +118,7 @@ def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
 
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     """Every picture is in the page as it is on disk, and nothing is fetched or run."""
-    paths = write_report(REPORT, box(), tmp_path)
+    paths = write(REPORT, tmp_path)
     text = paths.html.read_text()
     inside = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
@@ -118,30 +130,62 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Where it is, the rest is whole: it is the last file to be written."""
     written: list[str] = []
 
-    def write(path: Path, data: bytes) -> None:
+    def watched(path: Path, data: bytes) -> None:
         written.append(path.name)
         write_atomically(path, data)
 
-    monkeypatch.setattr("edge.report.write_atomically", write)
-    write_report(REPORT, box(), tmp_path)
+    monkeypatch.setattr("edge.report.write_atomically", watched)
+    write(REPORT, tmp_path)
     assert written == ["overview.png", "finding_01.png", "report.html", "report.json"]
 
 
-def test_a_disk_that_fills_up_leaves_the_older_report_whole(
+def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
+    """A report with fewer findings, and one of a refusal, leave no picture of the one before."""
+    write(dataclasses.replace(REPORT, findings=(FINDING,) * 3), tmp_path)
+    (tmp_path / "finding_notes.png").touch()
+    paths = write(REPORT, tmp_path)
+    others = ["finding_notes.png", "report.html", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["overview.png", "finding_01.png", *others])
+    assert all(path.is_file() for path in paths.pictures)
+    write_report(REPORT, {}, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == others
+
+
+def test_an_older_report_goes_before_the_pictures_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a part of the new file nor a hole in the old one."""
-    write_report(REPORT, None, tmp_path)
-    before = (tmp_path / "report.html").read_bytes()
+    """When the process dies among the pictures, no report is left that does not fit them."""
+    write(REPORT, tmp_path)
 
-    def full(_descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    def dies(path: Path, _data: bytes) -> None:
+        assert path.name == "overview.png"
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("edge.report.write_atomically", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write(REPORT, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_leaves_no_half_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part of the new files nor one of the old ones beside them."""
+    write(REPORT, tmp_path)
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "report.json":
+            monkeypatch.setattr(os, "fsync", _no_space)
+        write_atomically(path, data)
+
+    monkeypatch.setattr("edge.report.write_atomically", full)
     with pytest.raises(OSError, match="No space"):
-        write_report(dataclasses.replace(REPORT, version=2), None, tmp_path)
-    assert (tmp_path / "report.html").read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == ["report.html", "report.json"]
+        write_report(dataclasses.replace(REPORT, version=2), {}, tmp_path)
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def _no_space(_descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize(
@@ -179,7 +223,7 @@ def test_hostile_text_stays_text(hostile: str) -> None:
 
 def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
     """A path with odd bytes is written with a question mark in their place."""
-    paths = write_report(dataclasses.replace(REPORT, source=Path("/in/\udcff")), None, tmp_path)
+    paths = write_report(dataclasses.replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
     assert json.loads(paths.json.read_text())["source"] == "/in/?"
 
 
@@ -187,7 +231,6 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None
     ("status", "second", "expected"),
     [
         (Status.FINAL, SecondReading.COMPLETE, [("good", "Second reading complete")]),
-        (Status.FINAL, SecondReading.NOT_NEEDED, [("good", "Second reading not needed")]),
         (
             Status.PROVISIONAL,
             SecondReading.MISSING,
@@ -222,7 +265,7 @@ def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
         status=Status.REJECTED,
         rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
     )
-    paths = write_report(report, None, tmp_path)
+    paths = write_report(report, {}, tmp_path)
     text = paths.html.read_text()
     assert "IncompleteSeries" in text
     assert "slice 12 of 100 is missing (000012.dcm)" in text
@@ -254,6 +297,6 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
 def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:
     """A swarm of findings does not make a page that nobody can open."""
     count = PICTURED_FINDINGS + 2
-    paths = write_report(dataclasses.replace(REPORT, findings=(FINDING,) * count), box(), tmp_path)
+    paths = write(dataclasses.replace(REPORT, findings=(FINDING,) * count), tmp_path)
     assert len(paths.pictures) == PICTURED_FINDINGS + 1
     assert len(json.loads(paths.json.read_text())["findings"]) == count

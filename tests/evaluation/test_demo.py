@@ -228,8 +228,7 @@ def test_agent_says_that_it_watches(tmp_path: Path) -> None:
     ("report", "status"),
     [
         ({"rejection": None, "second_reading": "complete"}, ExitStatus.DONE),
-        ({"rejection": None, "second_reading": "not needed"}, ExitStatus.DONE),
-        ({"rejection": None, "second_reading": "partial"}, ExitStatus.DONE),
+        ({"rejection": None, "second_reading": "partial"}, ExitStatus.NO_SECOND_READING),
         ({"rejection": None, "second_reading": "missing"}, ExitStatus.NO_SECOND_READING),
         ({"rejection": {"internal": False}, "second_reading": "missing"}, ExitStatus.REFUSED),
         ({"rejection": {"internal": True}, "second_reading": "missing"}, ExitStatus.FAILED),
@@ -238,7 +237,7 @@ def test_agent_says_that_it_watches(tmp_path: Path) -> None:
 def test_exit_status_tells_what_became_of_the_study(
     report: dict[str, object], status: ExitStatus
 ) -> None:
-    """Read, read by the edge alone, refused, or failed by a fault of the agent."""
+    """Read twice, not wholly so, refused, or failed by a fault of the agent."""
     assert exit_status(Result(Path("."), report, None)) is status
 
 

@@ -78,6 +78,20 @@ def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
     assert int(log.read_text().split()[0]) != os.getpgid(0)
 
 
+def test_settings_of_the_environment_do_not_reach_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demonstration is set up by itself alone; the rest of the environment is handed on."""
+    monkeypatch.setenv("OVERREAD_EDGE_CLOUD", "off")
+    monkeypatch.setenv("overread_cloud_model", "another")
+    monkeypatch.setenv("SOMETHING_ELSE", "stays")
+    log = tmp_path / "log"
+    told = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
+    with running("edge", _python(f"import os; {told}; {OBEYS}"), log) as process:
+        wait_until(lambda: _is_up(log), process, "start", 60)
+    assert log.read_text().splitlines()[0] == "['SOMETHING_ELSE']"
+
+
 def test_an_early_end_tells_the_log_and_what_to_do(tmp_path: Path) -> None:
     """The last lines of the log, the advice that fits them, and where the rest is."""
     code = "import sys; print('UnknownArtifact: no artifact x'); sys.exit(1)"

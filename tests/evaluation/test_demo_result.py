@@ -53,7 +53,7 @@ def report() -> Report:
 
 
 def _written(report: Report, out: Path, truth: tuple[Nodule, ...] | None) -> Result:
-    return Result.of(write_report(report, None, out).json, truth)
+    return Result.of(write_report(report, {}, out).json, truth)
 
 
 def _shown(what: RenderableType) -> list[list[str]]:
@@ -95,8 +95,9 @@ def test_own_study_has_no_truth(report: Report, tmp_path: Path) -> None:
 
 def test_ledger_and_paths_are_shown(report: Report, tmp_path: Path) -> None:
     """Budget and time of every stage, and where page, data and pictures are."""
+    result = _written(report, tmp_path, TRUTH)
     (tmp_path / "overview.png").touch()
-    lines = _shown(render_result(_written(report, tmp_path, TRUTH)))
+    lines = _shown(render_result(result))
     assert ["screen", "29.500", "0.123"] in lines
     assert ["escalate", "29.000", "0.456"] in lines
     ends = {line[0]: line[1] for line in lines if len(line) == 2}

@@ -12,7 +12,7 @@ from evaluation.detect import detect, study_folders
 from evaluation.errors import MissingData
 from evaluation.truth import Lesion
 
-STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "report"]
+STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
 
 
 def test_real_slab_from_files_to_result(

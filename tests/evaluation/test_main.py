@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
+from imaging.phantom import TRAINING_SEED
 
 HEAD = "seriesuid,coordX,coordY,coordZ,"
 
@@ -72,3 +73,39 @@ def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert "--cloud" in result.stderr
+
+
+@pytest.mark.parametrize("shape", ["256,224", "256,224,x", "256,0,320", ""])
+def test_a_shape_that_is_none_is_refused(shape: str) -> None:
+    """Three numbers of voxels, or a line that shows how they are written."""
+    result = CliRunner().invoke(app, ["network", "--shape", shape])
+    assert result.exit_code == 2
+    assert "--shape" in result.stderr
+    assert "256,224,320" in result.stderr
+
+
+@pytest.mark.parametrize(("seed", "count"), [(TRAINING_SEED, 1), (TRAINING_SEED - 2, 3)])
+def test_phantoms_that_were_learnt_from_are_refused(seed: int, count: int) -> None:
+    """Nothing is measured on the phantoms that the networks were trained on."""
+    result = CliRunner().invoke(app, ["phantoms", "--count", str(count), "--seed", str(seed)])
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+    assert "learnt from" in " ".join(result.stderr.split())
+
+
+def test_an_unwritable_folder_ends_with_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the operating system refuses is one line on stderr and exit status 1."""
+    (tmp_path / "studies" / "one").mkdir(parents=True)
+    truth = tmp_path / "truth.csv"
+    truth.write_text("scan,x,y,z,diameter_mm\none,0,0,0,10\n")
+    arguments = ["--studies", str(tmp_path / "studies"), "--truth", str(truth), "--cloud", "off"]
+    command = ["overread-eval", "detect", *arguments, "--out", str(truth)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert "NotADirectoryError" in said
+    assert "Traceback" not in said

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from imaging.errors import NotCt
+from imaging.dicom_writer import write_series
+from imaging.errors import NoLung, NotCt
+from imaging.preprocess import preprocess
 from imaging.read import read_study
+from imaging.volume import Geometry, Volume
 
 Make = Callable[..., Any]
 
@@ -81,3 +85,36 @@ def test_no_ct_names_what_was_found(tmp_path: Path, small_ct: Make) -> None:
     small_ct(1, series="3", description="dose", attributes={"Modality": "SR"}).write(tmp_path / "b")
     with pytest.raises(NotCt, match=r"'T1' \(MR, 12 images\).*'dose' \(SR, 1 image\)"):
         read_study(tmp_path)
+
+
+def torso(slices: int, spacing_mm: float, lungs: bool, description: str) -> Volume:
+    """A body of water in air, 320 mm wide, with or without two lungs in its middle."""
+    y, x = np.mgrid[:108, :108] * 3.0 - 160
+    z = (np.arange(slices)[:, None, None] - slices / 2) * spacing_mm
+    hu = np.where((x / 150) ** 2 + (y / 110) ** 2 < 1, 20, -1000) + np.zeros_like(z)
+    for side in (-75, 75):
+        air = ((x - side) / 55) ** 2 + (y / 75) ** 2 + (z / 110) ** 2 < 1
+        hu[air & lungs] = -850
+    return Volume(hu.astype(np.int16), Geometry((spacing_mm, 3.0, 3.0)), description=description)
+
+
+def test_a_series_without_lung_gives_way_to_one_with(tmp_path: Path) -> None:
+    """A thin series of another part of the body, unnamed in its header, is passed over aloud."""
+    chest = torso(50, 5.0, True, "thick")
+    write_series(chest, tmp_path / "a", seed=1)
+    write_series(torso(160, 1.5, False, "thin"), tmp_path / "b", seed=2)
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, chest.hu)
+    assert study.other_series == ("'thin' (CT, 160 images): no lung in it",)
+    assert min(preprocess(study.volume).voxels.shape) > 100
+
+
+def test_where_no_series_has_lung_the_preferred_one_is_refused(tmp_path: Path) -> None:
+    """Nothing is hidden: the thinnest is read, and preprocessing says that it has no lung."""
+    write_series(torso(50, 5.0, False, "thick"), tmp_path / "a", seed=1)
+    write_series(torso(160, 1.5, False, "thin"), tmp_path / "b", seed=2)
+    study = read_study(tmp_path)
+    assert study.volume.description == "thin"
+    assert "another series was preferred" in study.other_series[0]
+    with pytest.raises(NoLung):
+        preprocess(study.volume)

@@ -19,6 +19,11 @@ def test_load_survives_the_metadata() -> None:
         (),
         (("overread-queue-s", "1.0"),),
         (("overread-queue-s", "x"), ("overread-compute-s", "1")),
+        (("overread-queue-s", "nan"), ("overread-compute-s", "1")),
+        (("overread-queue-s", "inf"), ("overread-compute-s", "1")),
+        (("overread-queue-s", "-0.5"), ("overread-compute-s", "1")),
+        (("overread-queue-s", "1"), ("overread-compute-s", "nan")),
+        (("overread-queue-s", "1"), ("overread-compute-s", "-1")),
     ],
 )
 def test_metadata_without_a_load_tells_none(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.hybrid import HybridNetwork
+from models.networks.hybrid import STEM, HybridNetwork
 from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
 from models.runtime import detection, screener
 
@@ -58,6 +58,23 @@ def test_the_hybrid_starts_from_the_screening_networks_stem() -> None:
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert torch.equal(hybrid.answer.weight, encoder)
+
+
+def test_a_stem_that_was_taken_over_is_not_trained() -> None:
+    """Neither its weights nor its batch norm's statistics move; the encoder's weights do."""
+    torch.manual_seed(0)
+    hybrid = HybridNetwork()
+    hybrid.start_from(ScreeningNetwork().state_dict())
+    before = {name: value.clone() for name, value in hybrid.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in hybrid.parameters() if p.requires_grad], lr=0.1)
+    hybrid.train()
+    sum(out.square().mean() for out in hybrid(torch.rand(2, 1, 48, 48, 48))).backward()
+    optimizer.step()
+    moved = {
+        n.split(".")[0] for n, v in hybrid.state_dict().items() if not torch.equal(v, before[n])
+    }
+    assert moved.isdisjoint(STEM)
+    assert {"encoder", "answer"} <= moved
 
 
 @pytest.mark.parametrize("place", [(5, 5, 5), (40, 20, 10)])

@@ -58,6 +58,19 @@ def test_auto_takes_a_correct_engine_and_keeps_the_choice(weights: Path, tmp_pat
     assert open_session(artifact, threads=1, probe_cache=cache).engine == "onnxruntime"
 
 
+def test_without_a_home_the_choice_is_not_kept(
+    weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system user who has no home folder opens a model all the same."""
+
+    def homeless(path: Path) -> Path:
+        raise RuntimeError(f"no home for {path}")
+
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    session = open_session(find("bright-screening", weights), threads=1)
+    assert session.engine in hardware.engines()
+
+
 def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
     """With a clock under which the reference is slow, the other engine is chosen."""
     ticks = iter([0, 10, 20, 30, 40, 50, *(60 + 0.001 * n for n in range(100))])

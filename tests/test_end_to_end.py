@@ -1,0 +1,243 @@
+"""The shipped models through real processes: cloud, edge and daemon, from files to report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imaging.dicom_writer import write_series
+from imaging.nodule import Nodule
+from imaging.phantom import PhantomSpec, make_phantom
+from imaging.volume import Triple
+
+DEADLINE_S = 60.0
+LIMIT_S = 180.0
+"""No process takes longer on any machine, unless it hangs."""
+
+TABLES = [table for table in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if table.is_file()]
+"""Connections; gRPC speaks to IPv4 addresses through IPv6 sockets."""
+
+Process = subprocess.Popen[bytes]
+SPEC = PhantomSpec(
+    seed=3,
+    spacing_mm=(3.0, 1.25, 1.25),
+    size_mm=(210.0, 340.0, 340.0),
+    nodule_count=2,
+    diameter_mm=(12.0, 20.0),
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A DICOM folder and the nodules in it."""
+
+    folder: Path
+    nodules: tuple[Nodule, ...]
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where the processes are at home: nothing of this machine's settings reaches them."""
+
+    folder: Path
+
+    def command(self, *arguments: str | Path) -> tuple[list[str], dict[str, str]]:
+        """``python -m`` with its arguments, and its environment."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("OVERREAD_")}
+        return [sys.executable, "-m", *map(str, arguments)], kept | {"HOME": str(self.folder)}
+
+    @contextmanager
+    def running(self, *arguments: str | Path) -> Iterator[Process]:
+        """A process that is killed at the end of the context if it still runs."""
+        command, environment = self.command(*arguments)
+        with subprocess.Popen(command, env=environment, cwd=self.folder) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
+    def cloud(self, folder: Path) -> Iterator[tuple[Process, str]]:
+        """A cloud on loopback that serves, and its address."""
+        ready = folder / "ready"
+        serve = ("cloud", "serve", "--address", "127.0.0.1:0", "--ready-file", ready)
+        with self.running(*serve) as process:
+            wait_for(ready.is_file, process)
+            yield process, ready.read_text()
+
+
+def wait_for(ready: Callable[[], bool], process: Process) -> None:
+    """Returns when ``ready`` says so; fails where the process ends or hangs first."""
+    until = time.monotonic() + LIMIT_S
+    while not ready():
+        assert process.poll() is None, f"ended with {process.returncode}"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def screening(study: Path, cloud: str, out: Path) -> tuple[str | Path, ...]:
+    """The arguments that screen one study with a cloud."""
+    options = ("--cloud", cloud, "--out", out, "--deadline", str(DEADLINE_S))
+    return ("edge", "screen", study, *options)
+
+
+def screened(home: Home, study: Path, cloud: str, out: Path) -> tuple[int, dict[str, Any]]:
+    """Exit status and report of one study."""
+    with home.running(*screening(study, cloud, out)) as process:
+        status = process.wait(LIMIT_S)
+    return status, report_in(out)
+
+
+def report_in(folder: Path) -> dict[str, Any]:
+    """The report of a folder; its page and pictures are there too."""
+    assert "Not a medical device" in (folder / "report.html").read_text()
+    assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return report
+
+
+def is_found(centre_mm: Triple, diameter_mm: float, report: dict[str, Any]) -> bool:
+    """Whether a finding lies within half the diameter of the centre."""
+    places = [finding["centre_mm"] for finding in report["findings"]]
+    return any(math.dist(place, centre_mm) < diameter_mm / 2 for place in places)
+
+
+def some_found(nodules: Sequence[Nodule], report: dict[str, Any]) -> bool:
+    """Whether one of the nodules, all of 10 mm and more, is found."""
+    assert min(nodule.diameter_mm for nodule in nodules) >= 10
+    return any(is_found(n.centre_mm, n.diameter_mm, report) for n in nodules)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """One home for all, so that the engines are compared once."""
+    return Home(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="session")
+def chest(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A phantom of 70 slices of 3 mm with two nodules, as a DICOM series."""
+    phantom = make_phantom(SPEC)
+    folder = tmp_path_factory.mktemp("studies") / "chest"
+    write_series(phantom.volume, folder, seed=SPEC.seed)
+    return Study(folder, phantom.nodules)
+
+
+@pytest.fixture(scope="session")
+def cloud(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a cloud that serves."""
+    with home.cloud(tmp_path_factory.mktemp("cloud")) as (_process, address):
+        yield address
+
+
+def test_edge_and_cloud_read_a_study(home: Home, chest: Study, cloud: str, tmp_path: Path) -> None:
+    """Exit status 0, a complete second reading, a nodule found, and its picture."""
+    status, report = screened(home, chest.folder, cloud, tmp_path)
+    assert status == 0
+    assert (report["status"], report["second_reading"]) == ("final", "complete")
+    assert some_found(chest.nodules, report)
+    assert (tmp_path / "finding_01.png").is_file()
+    assert set(report["models"]) == {"edge", "cloud"}
+
+
+def test_without_a_cloud_the_edge_answers(home: Home, chest: Study, tmp_path: Path) -> None:
+    """Nobody listens at the port: exit status 3, and the edge's own findings are reported."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        status, report = screened(home, chest.folder, address, tmp_path)
+    assert status == 3
+    assert (report["status"], report["second_reading"]) == ("provisional", "missing")
+    assert some_found(chest.nodules, report)
+    assert report["took_s"] < DEADLINE_S
+
+
+@pytest.mark.skipif(not TABLES, reason="sees connections in /proc/net")
+def test_a_cloud_killed_in_mid_study(home: Home, chest: Study, tmp_path: Path) -> None:
+    """It accepts, says nothing, and dies: reported by the edge alone before the deadline."""
+    with home.cloud(tmp_path) as (process, address):
+        process.send_signal(signal.SIGSTOP)
+        with home.running(*screening(chest.folder, address, tmp_path / "out")) as edge:
+            wait_for(lambda: is_connected(address), edge)
+            time.sleep(1)
+            process.kill()
+            assert edge.wait(LIMIT_S) == 3
+    report = report_in(tmp_path / "out")
+    assert report["second_reading"] == "missing"
+    assert some_found(chest.nodules, report)
+    assert report["took_s"] < DEADLINE_S
+
+
+def is_connected(address: str) -> bool:
+    """Whether somebody has a connection to the port, also one not yet taken up."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    lines = [line for table in TABLES for line in table.read_text().splitlines()[1:]]
+    rows = [line.split() for line in lines]
+    return any(row[2].endswith(port) and row[3] == "01" for row in rows)
+
+
+def test_the_daemon_takes_a_study_from_its_inbox(
+    home: Home, chest: Study, cloud: str, tmp_path: Path
+) -> None:
+    """It reports what lies there when it starts, and ends with 0 on SIGTERM."""
+    shutil.copytree(chest.folder, tmp_path / "inbox" / "chest")
+    (tmp_path / "inbox" / "chest" / ".done").touch()
+    lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
+    config = tmp_path / "edge.toml"
+    config.write_text("\n".join([*lines, f'cloud = "{cloud}"', f"deadline_s = {DEADLINE_S}"]))
+    with home.running("edge", "run", "--config", config) as daemon:
+        wait_for((tmp_path / "outbox/chest/report.json").is_file, daemon)
+        daemon.terminate()
+        assert daemon.wait(LIMIT_S) == 0
+    report = report_in(tmp_path / "outbox" / "chest")
+    assert report["second_reading"] == "complete"
+    assert some_found(chest.nodules, report)
+    assert not (tmp_path / "inbox" / "chest").exists()
+
+
+@pytest.mark.parametrize(
+    ("patient", "nodule"), [("LIDC-IDRI-0001", "nodule-0"), ("LIDC-IDRI-0003", "nodule-1")]
+)
+def test_the_nodule_of_a_real_slab(
+    patient: str, nodule: str, home: Home, cloud: str, shared_data: Path, tmp_path: Path
+) -> None:
+    """A few slices of a real chest: the nodule that lies wholly inside, and little else."""
+    slabs = shared_data / "ct" / "lidc_slabs"
+    row = row_of(slabs / "nodules.csv", patient=patient, nodule=nodule)
+    status, report = screened(home, slabs / patient, cloud, tmp_path)
+    centre = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+    assert status == 0
+    assert is_found(centre, float(row["diameter_mm"]), report)
+    assert len(report["findings"]) <= 3
+
+
+def test_the_metastasis_of_a_real_chest(
+    home: Home, cloud: str, shared_data: Path, tmp_path: Path
+) -> None:
+    """A whole chest of another scanner, whose known lesion is among the findings."""
+    row = row_of(shared_data / "ct" / "scans.csv", scan="cmb_crc_01068")
+    status, report = screened(home, shared_data / "ct" / row["scan"], cloud, tmp_path)
+    centre = (float(row["x"]), float(row["y"]), float(row["z"]))
+    assert status == 0
+    assert is_found(centre, float(row["diameter_mm"]), report)
+
+
+def row_of(table: Path, **wanted: str) -> dict[str, str]:
+    """The row of a table whose columns say what is wanted."""
+    with table.open(newline="") as file:
+        return next(row for row in csv.DictReader(file) if wanted.items() <= row.items())
