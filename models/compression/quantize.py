@@ -74,7 +74,7 @@ def quantize(
 
 
 def _kept_float(model: onnx.ModelProto) -> list[str]:
-    """Nodes of a Transformer that stay float: its sums, and the products of two activations.
+    """Nodes of a Transformer that stay float: sums, products of two activations, the answer.
 
     What runs along its residual path and through its soft-max has no range that 256 levels
     serve; the products with weights, where the time goes, are quantised.
@@ -85,4 +85,5 @@ def _kept_float(model: onnx.ModelProto) -> list[str]:
         for node in model.graph.node
         if (node.op_type == "MatMul" and weights.isdisjoint(node.input))
         or (node.op_type == "Add" and "encoder" in node.name)
+        or "answer" in node.name
     ]

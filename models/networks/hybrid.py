@@ -2,9 +2,10 @@
 
     1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 -> 64 x 6^3 -> 216 tokens + 1 -> encoder -> nodule?, diameter
 
-The stem is the screening network's down to 1/8, weights and all: it knows lung already. The region is then 216 tokens of 8 mm, each a summary of its texture; the encoder relates them (is
-the thing a bend of that vessel, a part of the pleura?) and a class token carries the answer, as
-in ViT (Dosovitskiy et al., arXiv:2010.11929).
+The stem is the screening network's down to 1/8, weights and all: it knows lung already. The region
+is then 216 tokens of 8 mm, each a summary of its texture; the encoder relates them (is the thing a
+bend of that vessel, a part of the pleura?) and a class token carries the answer, as in ViT
+(Dosovitskiy et al., arXiv:2010.11929).
 """
 
 from __future__ import annotations
