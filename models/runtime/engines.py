@@ -40,7 +40,9 @@ def _start_openvino(content: bytes, device: str, threads: int) -> Runner:
     model = core.read_model(content)
     options = {"PERFORMANCE_HINT": "LATENCY"}
     if not device:
-        options |= {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": "f32"}
+        options["INFERENCE_NUM_THREADS"] = str(threads)
+    if not device and b"QuantizeLinear" not in content:
+        options["INFERENCE_PRECISION_HINT"] = "f32"  # else bf16, which is not what was asked for
     one_by_one = _fix_batch(model)
     compiled = core.compile_model(model, device or "CPU", options)
     request = compiled.create_infer_request()
