@@ -1,11 +1,11 @@
 """What can be wrong with a study, sorted by what the person at the scanner must do.
 
-    StudyError                       a study that cannot be read; it goes to quarantine
-    ├── UnreadableFile               a file is damaged, truncated or of no known format
-    ├── NotCt                        the pictures are not CT of an adult-sized chest stack
-    ├── IncompleteSeries             slices are missing, duplicated or too few
-    ├── IrregularGeometry            spacing, orientation or tilt that no volume can be made of
-    └── NoLung                       a sound CT volume without lungs in it
+StudyError                       a study that cannot be read; it goes to quarantine
+├── UnreadableFile               a file is damaged, truncated or of no known format
+├── NotCt                        the pictures are not CT of an adult-sized chest stack
+├── IncompleteSeries             slices are missing, duplicated or too few
+├── IrregularGeometry            spacing, orientation or tilt that no volume can be made of
+└── NoLung                       a sound CT volume without lungs in it
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ AIR_BELOW = 91
 KEPT_BY_EDGE = 0.99
 """Share of the proposed nodules whose edge score must not fall below ``dismiss``."""
 
-FINAL_ALARMS = 2.5
+FINAL_ALARMS = 1.0
 ALONE_ALARMS = 5.0
 """False positives a scan at which the merged and the edge's own threshold are set."""
 
