@@ -57,6 +57,7 @@ def claims(data: str) -> list[Claim]:
                          "--excluded", f"{data}/luna16/annotations_excluded.csv",
                          "--scans", f"{data}/luna16/seriesuids.csv")),
         Claim("phantoms", ("phantoms", "--count", "20", "--seed", "1", "--serve")),
+        Claim("pass", ("network", "--engine", "openvino")),
         Claim("network", ("network", "--model", "screening-int8", "--model", "screening-fp32",
                           "--engine", "openvino", "--engine", "onnxruntime")),
         Claim("hybrid", ("network", "--model", "hybrid-int8", "--model", "hybrid-fp32",

@@ -210,7 +210,8 @@ def _phantoms(found: dict[str, Any]) -> str:
 
 def _network(found: dict[str, Any]) -> str:
     parts = []
-    for key, title in (("network", "One pass of the screening network"),
+    for key, title in (("pass", "One pass of the screening network, alone"),
+        ("network", "The same, in turn with others, which leave the caches cold"),
                        ("hybrid", "One batch of the hybrid network")):  # fmt: skip
         result = found.get(key)
         if result is None:
@@ -220,7 +221,7 @@ def _network(found: dict[str, Any]) -> str:
              f"{p['ratio_to_first']:.2f}"]
             for p in result["passes"]
         ]  # fmt: skip
-        what = "x".join(map(str, result["shape"])) if key == "network" else "48x48x48"
+        what = "x".join(map(str, result["shape"])) if key != "hybrid" else "48x48x48"
         head = f"## {title}\n\n{result['batch']} x {what} voxels, {result['threads']} threads of "
         head += f"{result['cpu']}; {result['rounds']} rounds, in turn.\n\n"
         heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]
