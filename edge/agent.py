@@ -172,9 +172,10 @@ def _draining(stop: threading.Event) -> Iterator[None]:
     numbers = (signal.SIGTERM, signal.SIGINT)
 
     def drain(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+        # not here: the main thread may hold the event's lock, and this is the main thread
+        threading.Thread(target=stop.set, daemon=True).start()
 
     before = {number: signal.signal(number, drain) for number in numbers}
     try:
