@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent import run_agent
+from edge.agent import _draining, run_agent
 from edge.carry import MAX_ATTEMPTS, Places, Read, carry
 from edge.durable import move as real_move
 from edge.ingest import report_names
@@ -375,3 +375,12 @@ def test_killed_at_random_moments_no_study_is_lost_or_doubled(tmp_path: Path, se
     process.join(PATIENCE_S)
     drain(tmp_path)
     assert_each_once(tmp_path, {"a", "late"}, {"b ü"})
+
+
+def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:
+    """The handler returns although the thread that it interrupts holds the event's lock."""
+    stop = threading.Event()
+    with _draining(stop):
+        with stop._cond:  # type: ignore[attr-defined]  # the lock that a wait holds
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(10)

@@ -59,7 +59,12 @@ def bright_hybrid() -> onnx.ModelProto:
     )
 
 
-def _model(nodes, initializers, shape, outputs) -> onnx.ModelProto:  # type: ignore[no-untyped-def]
+def _model(
+    nodes: list[onnx.NodeProto],
+    initializers: list[TensorProto],
+    shape: list[str | int],
+    outputs: dict[str, list[str | int]],
+) -> onnx.ModelProto:
     graph = helper.make_graph(
         nodes,
         "small",
