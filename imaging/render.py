@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from imaging.volume import WINDOW_HU, Triple, UInt8Array
 
@@ -32,13 +33,25 @@ _LABEL = 0.5
 _Rect = tuple[float, float, float, float]
 
 
+@dataclass(frozen=True, eq=False)
+class Contour:
+    """The voxels of a nodule: ``mask`` bool ``(z, y, x)``, its first voxel at ``start``."""
+
+    mask: npt.NDArray[np.bool_]
+    start: tuple[int, int, int]
+
+
 @dataclass(frozen=True)
 class Mark:
-    """What is drawn of a finding: ``index_zyx`` in the box, its diameter and a short label."""
+    """What is drawn of a finding: ``index_zyx`` in the box, its diameter and a short label.
+
+    Its contour is drawn where it is magnified, instead of a circle.
+    """
 
     index_zyx: Triple
     diameter_mm: float
     label: str = ""
+    contour: Contour | None = None
 
 
 class Plane(Enum):
@@ -99,7 +112,11 @@ def finding_picture(
         place = _place(voxels, plane, mark.index_zyx)
         grey = _rewindow(image, window_hu)
         whole.append(_tile(grey, plane, _whole(grey), [(mark, place)], plane.name.title()))
-        near.append(_tile(grey, plane, _around(place, mark.diameter_mm), [(mark, place)]))
+        view = _around(place, mark.diameter_mm)
+        if mark.contour is None:
+            near.append(_tile(grey, plane, view, [(mark, place)]))
+        else:
+            near.append(_outlined(_tile(grey, plane, view, []), plane, view, voxels.shape, mark))
     return np.vstack([np.hstack(whole), np.hstack(near)])
 
 
@@ -195,6 +212,40 @@ def _tile(
     _draw_frame(tile, plane.letters, title)
     _draw_bar(tile, view)
     return tile
+
+
+def _outlined(
+    tile: UInt8Array, plane: Plane, view: _View, shape: tuple[int, ...], mark: Mark
+) -> UInt8Array:
+    """The tile with the contour of the mark's voxels in that plane, and its label."""
+    normal, rows, columns = plane.axes
+    at = min(max(round(mark.index_zyx[normal]), 0), shape[normal] - 1)
+    inside = _cut_contour(mark.contour, normal, at, (shape[rows], shape[columns]))
+    x, y = view.pixel(0.5, 0.5)
+    to_tile = np.array([[view.scale, 0, x], [0, view.scale, y]], dtype=np.float64)
+    soft = cv2.warpAffine(_displayed(inside, plane), to_tile, (_TILE_PX, _TILE_PX))
+    lines, _ = cv2.findContours(
+        (soft > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    cv2.drawContours(tile, lines, -1, _AMBER, 1, cv2.LINE_AA)
+    corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(_TILE_PX / 2,) * 2)
+    _text(tile, mark.label, (float(corner[0]) + 5, float(corner[1]) + 12), _AMBER, _LABEL)
+    return tile
+
+
+def _cut_contour(
+    contour: Contour | None, normal: int, at: int, size: tuple[int, int]
+) -> UInt8Array:
+    """The contour's voxels in one plane of the box, 255 inside, ``size`` (rows, columns)."""
+    plane = np.zeros(size, np.uint8)
+    if contour is None or not 0 <= at - contour.start[normal] < contour.mask.shape[normal]:
+        return plane
+    mask = np.take(contour.mask, at - contour.start[normal], axis=normal)
+    row, column = (start for axis, start in enumerate(contour.start) if axis != normal)
+    top, left = max(row, 0), max(column, 0)
+    part = mask[top - row : size[0] - row, left - column : size[1] - column]
+    plane[top : top + part.shape[0], left : left + part.shape[1]] = part * np.uint8(255)
+    return plane
 
 
 def _draw_mark(

@@ -21,12 +21,18 @@ def cut_roi(
     Where the region reaches beyond the array it is filled with the array's mirror image, which
     looks like neither air nor an edge.
     """
-    start = np.rint(np.asarray(centre_zyx, dtype=np.float64)).astype(int) - np.array(shape) // 2
+    start = roi_start(centre_zyx, shape)
     picks = [
         _mirrored(np.arange(first, first + size), limit)
         for first, size, limit in zip(start, shape, voxels.shape, strict=True)
     ]
     return np.ascontiguousarray(voxels[np.ix_(*picks)])
+
+
+def roi_start(centre_zyx: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
+    """The index of the region's first voxel; it may lie outside the array."""
+    centre = np.rint(np.asarray(centre_zyx, dtype=np.float64)).astype(np.int64)
+    return np.asarray(centre - np.array(shape) // 2)
 
 
 def _mirrored(index: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:

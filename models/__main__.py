@@ -40,11 +40,15 @@ def train_screening(
     phantoms: Phantoms = 16,
     cache: Cache = Path("runs/phantoms"),
     seed: Seed = 0,
+    blocks: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16; by default those of --start."),
+    ] = None,
 ) -> None:
     """The screening network, from nothing or from weights given."""
     from models.training.runs import Run, run_screening
 
-    run_screening(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed))
+    run_screening(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed), blocks)
 
 
 @train.command("hybrid")
@@ -91,6 +95,17 @@ def fit(
     from models.compression.runs import run_fit
 
     run_fit(data, screening, hybrid)
+
+
+@app.command("split")
+def split(
+    name: Annotated[str, typer.Argument(help="A hybrid artifact.")],
+    parts: Annotated[int, typer.Option(min=2, help="How many; the cloud's setting stages.")] = 3,
+) -> None:
+    """Cut an artifact into parts of about equal time that the cloud runs as a pipeline."""
+    from models.compression.parts import export_parts
+
+    export_parts(name, parts)
 
 
 def main() -> None:

@@ -24,25 +24,24 @@ def list_models(
         )
         return
     console = Console()
-    names = (Column(head, no_wrap=True) for head in ("artifact", "version"))
-    table = Table(*names, "kind", "precision", "made from", "size", "figures")
+    table = Table(Column("artifact", no_wrap=True), Column("made as", no_wrap=True), "figures")
     for name, artifact in artifacts.items():
-        size = (
-            f"{artifact.path.stat().st_size / 1e6:.2f} MB" if artifact.path.exists() else "missing"
-        )
-        figures = "\n".join(f"{key} {_short(value)}" for key, value in artifact.metrics.items())
-        table.add_row(
-            name,
-            artifact.version,
-            artifact.kind,
-            artifact.precision,
-            artifact.parent,
-            size,
-            figures,
-        )
+        table.add_row(f"{name}\n{artifact.version}", _made(artifact), _figures(artifact))
+        table.add_section()
     console.print(table)
     for text in sorted({f"{a.licence}. {a.attribution}" for a in artifacts.values()}):
         console.print(text, style="dim")
+
+
+def _made(artifact: Artifact) -> str:
+    there = artifact.path.exists()
+    size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if there else "missing"
+    source = f"\nfrom {artifact.parent}" if artifact.parent else ""
+    return f"{artifact.precision}, {size}{source}"
+
+
+def _figures(artifact: Artifact) -> str:
+    return "\n".join(f"{key} {_short(value)}" for key, value in artifact.metrics.items())
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:
@@ -57,5 +56,5 @@ def _entry(artifact: Artifact) -> dict[str, Any]:
 
 def _short(value: object) -> str:
     if isinstance(value, Mapping):
-        return f"{value['value']:.3f} ({value['low']:.3f} to {value['high']:.3f})"
+        return f"{value['value']:.3f} ({value['low']:.2f}-{value['high']:.2f})"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

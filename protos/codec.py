@@ -7,9 +7,12 @@ match their checksum. What is sensible or allowed is for the service to say.
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
+import zlib
 
 import numpy as np
+import numpy.typing as npt
 
 from protos import overread_pb2 as pb
 from protos.errors import ChecksumMismatch, InvalidRequest
@@ -114,7 +117,7 @@ def encode_response(response: Outcome | Summary) -> pb.ReadResponse:
     """The response that carries a verdict, a refusal or the summary."""
     match response:
         case Verdict():
-            return pb.ReadResponse(verdict=pb.Verdict(**vars(response)))
+            return pb.ReadResponse(verdict=pb.Verdict(**vars(response)))  # None: not set
         case Refusal():
             return pb.ReadResponse(refusal=pb.Refusal(**vars(response)))
         case Summary():
@@ -130,7 +133,10 @@ def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
     match response.WhichOneof("response"):
         case "verdict":
             v = response.verdict
-            return Verdict(v.roi_id, v.probability, v.diameter_mm, v.model, v.queue_s, v.compute_s)
+            return Verdict(
+                v.roi_id, v.probability, v.diameter_mm, v.model, v.queue_s, v.compute_s,
+                v.malignancy if v.HasField("malignancy") else None, v.texture, v.mask,
+            )  # fmt: skip
         case "refusal":
             r = response.refusal
             return Refusal(r.roi_id, r.error, r.reason)
@@ -139,6 +145,31 @@ def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
             return Summary(s.answered, s.refused, s.total_s)
         case _:
             raise InvalidRequest("a response without verdict, refusal or summary")
+
+
+def pack_mask(mask: npt.NDArray[np.bool_]) -> bytes:
+    """The voxels of a nodule, bool ``(z, y, x)``, as a verdict carries them; empty for none."""
+    return zlib.compress(np.packbits(mask).tobytes()) if mask.any() else b""
+
+
+def unpack_mask(packed: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
+    """The voxels that `pack_mask` packed, of an ROI of ``shape``.
+
+    Raises:
+        InvalidRequest: they are damaged, or of another shape.
+    """
+    if not packed:
+        return np.zeros(shape, bool)
+    count = math.prod(shape)
+    opener = zlib.decompressobj()
+    try:
+        bits = opener.decompress(packed, (count + 7) // 8 + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"mask: {error}") from error
+    if len(bits) != (count + 7) // 8:
+        raise InvalidRequest(f"mask: {len(bits)} bytes or more of bits for the shape {shape}")
+    voxels = np.unpackbits(np.frombuffer(bits, np.uint8), count=count)
+    return voxels.reshape(shape).astype(bool)
 
 
 def encode_description(description: Description) -> pb.DescribeResponse:

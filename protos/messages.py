@@ -47,7 +47,11 @@ class Roi:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The cloud's answer to one ROI, with the time it waited there and the time it took."""
+    """The cloud's answer to one ROI, with the time it waited there and the time it took.
+
+    ``malignancy`` is in [0, 1] and ``texture`` in words, empty where the model does not say;
+    ``mask`` are the nodule's voxels as `protos.codec.pack_mask` packs them, empty for none.
+    """
 
     roi_id: int
     probability: float
@@ -55,6 +59,9 @@ class Verdict:
     model: str
     queue_s: float
     compute_s: float
+    malignancy: float | None = None
+    texture: str = ""
+    mask: bytes = b""
 
 
 @dataclass(frozen=True)

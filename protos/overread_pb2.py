@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/overread.proto\x12\x0boverread.v1\"`\n\x0bReadRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x13.overread.v1.HeaderH\x00\x12\x1f\n\x03roi\x18\x02 \x01(\x0b\x32\x10.overread.v1.RoiH\x00\x42\t\n\x07request\"\x95\x01\n\x0cReadResponse\x12\'\n\x07verdict\x18\x01 \x01(\x0b\x32\x14.overread.v1.VerdictH\x00\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x14.overread.v1.RefusalH\x00\x12\'\n\x07summary\x18\x03 \x01(\x0b\x32\x14.overread.v1.SummaryH\x00\x42\n\n\x08response\"\x80\x01\n\x06Header\x12\x11\n\tstudy_key\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x62udget_s\x18\x03 \x01(\x01\x12\x11\n\troi_count\x18\x04 \x01(\r\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.overread.v1.Priority\"(\n\x05Shape\x12\t\n\x01z\x18\x01 \x01(\r\x12\t\n\x01y\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\r\",\n\tSpacingMm\x12\t\n\x01z\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\t\n\x01x\x18\x03 \x01(\x01\"%\n\x08WindowHu\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xc4\x01\n\x03Roi\x12\x0e\n\x06roi_id\x18\x01 \x01(\r\x12!\n\x05shape\x18\x02 \x01(\x0b\x32\x12.overread.v1.Shape\x12\x0e\n\x06voxels\x18\x03 \x01(\x0c\x12*\n\nspacing_mm\x18\x04 \x01(\x0b\x32\x16.overread.v1.SpacingMm\x12(\n\twindow_hu\x18\x05 \x01(\x0b\x32\x15.overread.v1.WindowHu\x12\x12\n\nedge_score\x18\x06 \x01(\x02\x12\x10\n\x08\x63hecksum\x18\x07 \x01(\x0c\"v\n\x07Verdict\x12\x0e\n\x06roi_id\x18\x01 \x01(\r\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x13\n\x0b\x64iameter_mm\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tcompute_s\x18\x06 \x01(\x01\"8\n\x07Refusal\x12\x0e\n\x06roi_id\x18\x01 \x01(\r\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x07Summary\x12\x10\n\x08\x61nswered\x18\x01 \x01(\r\x12\x0f\n\x07refused\x18\x02 \x01(\r\x12\x0f\n\x07total_s\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\x91\x02\n\x10\x44\x65scribeResponse\x12\x17\n\x0fservice_version\x18\x01 \x01(\t\x12\x39\n\x06models\x18\x02 \x03(\x0b\x32).overread.v1.DescribeResponse.ModelsEntry\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x10\n\x08max_rois\x18\x04 \x01(\r\x12\x16\n\x0emax_roi_voxels\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12%\n\troi_shape\x18\x07 \x01(\x0b\x32\x12.overread.v1.Shape\x1a-\n\x0bModelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*M\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIORITY_ROUTINE\x10\x01\x12\x11\n\rPRIORITY_STAT\x10\x02\x32\x94\x01\n\x08Overread\x12?\n\x04Read\x12\x18.overread.v1.ReadRequest\x1a\x19.overread.v1.ReadResponse(\x01\x30\x01\x12G\n\x08\x44\x65scribe\x12\x1c.overread.v1.DescribeRequest\x1a\x1d.overread.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/overread.proto\x12\x0boverread.v1\"`\n\x0bReadRequest\x12%\n\x06header\x18\x01 \x01(\x0b\x32\x13.overread.v1.HeaderH\x00\x12\x1f\n\x03roi\x18\x02 \x01(\x0b\x32\x10.overread.v1.RoiH\x00\x42\t\n\x07request\"\x95\x01\n\x0cReadResponse\x12\'\n\x07verdict\x18\x01 \x01(\x0b\x32\x14.overread.v1.VerdictH\x00\x12\'\n\x07refusal\x18\x02 \x01(\x0b\x32\x14.overread.v1.RefusalH\x00\x12\'\n\x07summary\x18\x03 \x01(\x0b\x32\x14.overread.v1.SummaryH\x00\x42\n\n\x08response\"\x80\x01\n\x06Header\x12\x11\n\tstudy_key\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x10\n\x08\x62udget_s\x18\x03 \x01(\x01\x12\x11\n\troi_count\x18\x04 \x01(\r\x12\'\n\x08priority\x18\x05 \x01(\x0e\x32\x15.overread.v1.Priority\"(\n\x05Shape\x12\t\n\x01z\x18\x01 \x01(\r\x12\t\n\x01y\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\r\",\n\tSpacingMm\x12\t\n\x01z\x18\x01 \x01(\x01\x12\t\n\x01y\x18\x02 \x01(\x01\x12\t\n\x01x\x18\x03 \x01(\x01\"%\n\x08WindowHu\x12\x0b\n\x03low\x18\x01 \x01(\x01\x12\x0c\n\x04high\x18\x02 \x01(\x01\"\xc4\x01\n\x03Roi\x12\x0e\n\x06roi_id\x18\x01 \x01(\r\x12!\n\x05shape\x18\x02 \x01(\x0b\x32\x12.overread.v1.Shape\x12\x0e\n\x06voxels\x18\x03 \x01(\x0c\x12*\n\nspacing_mm\x18\x04 \x01(\x0b\x32\x16.overread.v1.SpacingMm\x12(\n\twindow_hu\x18\x05 \x01(\x0b\x32\x15.overread.v1.WindowHu\x12\x12\n\nedge_score\x18\x06 \x01(\x02\x12\x10\n\x08\x63hecksum\x18\x07 \x01(\x0c\"\xbd\x01\n\x07Verdict\x12\x0e\n\x06roi_id\x18\x01 \x01(\r\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x13\n\x0b\x64iameter_mm\x18\x03 \x01(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07queue_s\x18\x05 \x01(\x01\x12\x11\n\tcompute_s\x18\x06 \x01(\x01\x12\x17\n\nmalignancy\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07texture\x18\x08 \x01(\t\x12\x0c\n\x04mask\x18\t \x01(\x0c\x42\r\n\x0b_malignancy\"8\n\x07Refusal\x12\x0e\n\x06roi_id\x18\x01 \x01(\r\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"=\n\x07Summary\x12\x10\n\x08\x61nswered\x18\x01 \x01(\r\x12\x0f\n\x07refused\x18\x02 \x01(\r\x12\x0f\n\x07total_s\x18\x03 \x01(\x01\"\x11\n\x0f\x44\x65scribeRequest\"\x91\x02\n\x10\x44\x65scribeResponse\x12\x17\n\x0fservice_version\x18\x01 \x01(\t\x12\x39\n\x06models\x18\x02 \x03(\x0b\x32).overread.v1.DescribeResponse.ModelsEntry\x12\x0e\n\x06\x65ngine\x18\x03 \x01(\t\x12\x10\n\x08max_rois\x18\x04 \x01(\r\x12\x16\n\x0emax_roi_voxels\x18\x05 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x06 \x01(\r\x12%\n\troi_shape\x18\x07 \x01(\x0b\x32\x12.overread.v1.Shape\x1a-\n\x0bModelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*M\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x14\n\x10PRIORITY_ROUTINE\x10\x01\x12\x11\n\rPRIORITY_STAT\x10\x02\x32\x94\x01\n\x08Overread\x12?\n\x04Read\x12\x18.overread.v1.ReadRequest\x1a\x19.overread.v1.ReadResponse(\x01\x30\x01\x12G\n\x08\x44\x65scribe\x12\x1c.overread.v1.DescribeRequest\x1a\x1d.overread.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DESCRIBERESPONSE_MODELSENTRY']._loaded_options = None
   _globals['_DESCRIBERESPONSE_MODELSENTRY']._serialized_options = b'8\001'
-  _globals['_PRIORITY']._serialized_start=1281
-  _globals['_PRIORITY']._serialized_end=1358
+  _globals['_PRIORITY']._serialized_start=1353
+  _globals['_PRIORITY']._serialized_end=1430
   _globals['_READREQUEST']._serialized_start=38
   _globals['_READREQUEST']._serialized_end=134
   _globals['_READRESPONSE']._serialized_start=137
@@ -49,18 +49,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WINDOWHU']._serialized_end=544
   _globals['_ROI']._serialized_start=547
   _globals['_ROI']._serialized_end=743
-  _globals['_VERDICT']._serialized_start=745
-  _globals['_VERDICT']._serialized_end=863
-  _globals['_REFUSAL']._serialized_start=865
-  _globals['_REFUSAL']._serialized_end=921
-  _globals['_SUMMARY']._serialized_start=923
-  _globals['_SUMMARY']._serialized_end=984
-  _globals['_DESCRIBEREQUEST']._serialized_start=986
-  _globals['_DESCRIBEREQUEST']._serialized_end=1003
-  _globals['_DESCRIBERESPONSE']._serialized_start=1006
-  _globals['_DESCRIBERESPONSE']._serialized_end=1279
-  _globals['_DESCRIBERESPONSE_MODELSENTRY']._serialized_start=1234
-  _globals['_DESCRIBERESPONSE_MODELSENTRY']._serialized_end=1279
-  _globals['_OVERREAD']._serialized_start=1361
-  _globals['_OVERREAD']._serialized_end=1509
+  _globals['_VERDICT']._serialized_start=746
+  _globals['_VERDICT']._serialized_end=935
+  _globals['_REFUSAL']._serialized_start=937
+  _globals['_REFUSAL']._serialized_end=993
+  _globals['_SUMMARY']._serialized_start=995
+  _globals['_SUMMARY']._serialized_end=1056
+  _globals['_DESCRIBEREQUEST']._serialized_start=1058
+  _globals['_DESCRIBEREQUEST']._serialized_end=1075
+  _globals['_DESCRIBERESPONSE']._serialized_start=1078
+  _globals['_DESCRIBERESPONSE']._serialized_end=1351
+  _globals['_DESCRIBERESPONSE_MODELSENTRY']._serialized_start=1306
+  _globals['_DESCRIBERESPONSE_MODELSENTRY']._serialized_end=1351
+  _globals['_OVERREAD']._serialized_start=1433
+  _globals['_OVERREAD']._serialized_end=1581
 # @@protoc_insertion_point(module_scope)

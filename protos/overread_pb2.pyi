@@ -262,6 +262,9 @@ class Verdict(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     QUEUE_S_FIELD_NUMBER: _builtins.int
     COMPUTE_S_FIELD_NUMBER: _builtins.int
+    MALIGNANCY_FIELD_NUMBER: _builtins.int
+    TEXTURE_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
     roi_id: _builtins.int
     probability: _builtins.float
     diameter_mm: _builtins.float
@@ -271,6 +274,12 @@ class Verdict(_message.Message):
     """time waited in the cloud"""
     compute_s: _builtins.float
     """time that the model took for the batch this ROI was read in"""
+    malignancy: _builtins.float
+    """readers' suspicion, 0 to 1; absent where the model has none"""
+    texture: _builtins.str
+    """"ground glass", "part-solid", "solid"; empty where the model has none"""
+    mask: _builtins.bytes
+    """the nodule's voxels: bits, C order, z slowest, first is the highest bit"""
     def __init__(
         self,
         *,
@@ -280,12 +289,17 @@ class Verdict(_message.Message):
         model: _builtins.str = ...,
         queue_s: _builtins.float = ...,
         compute_s: _builtins.float = ...,
+        malignancy: _builtins.float | None = ...,
+        texture: _builtins.str = ...,
+        mask: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_malignancy", b"_malignancy", "malignancy", b"malignancy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_s", b"compute_s", "diameter_mm", b"diameter_mm", "model", b"model", "probability", b"probability", "queue_s", b"queue_s", "roi_id", b"roi_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_malignancy", b"_malignancy", "compute_s", b"compute_s", "diameter_mm", b"diameter_mm", "malignancy", b"malignancy", "mask", b"mask", "model", b"model", "probability", b"probability", "queue_s", b"queue_s", "roi_id", b"roi_id", "texture", b"texture"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__malignancy: _TypeAlias = _typing.Literal["malignancy"]  # noqa: Y015
+    _WhichOneofArgType__malignancy: _TypeAlias = _typing.Literal["_malignancy", b"_malignancy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__malignancy) -> _WhichOneofReturnType__malignancy | None: ...
 
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 

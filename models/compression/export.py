@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from models.compression.graph import INPUT, take_uint8
+from models.networks.hybrid import Answers
 
 OPSET = 17
 
-OUTPUTS = {"screening": ["maps"], "hybrid": ["logit", "log_diameter"]}
+OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
 """What each kind of network gives, in this order."""
 
 _EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
@@ -24,7 +25,7 @@ _FREE_AXES = {
         INPUT: {0: "n", 2: "z", 3: "y", 4: "x"},
         "maps": {0: "n", 2: "z4", 3: "y4", 4: "x4"},
     },
-    "hybrid": {INPUT: {0: "n"}, "logit": {0: "n"}, "log_diameter": {0: "n"}},
+    "hybrid": {name: {0: "n"} for name in (INPUT, *OUTPUTS["hybrid"])},
 }
 
 

@@ -96,7 +96,8 @@ def _read(
     if not candidates:
         return []
     rois = np.stack([cut_roi(piece.voxels, c.index_zyx, reader.roi_shape) for c in candidates])
-    chance = np.concatenate([reader.read(rois[i : i + 8])[0] for i in range(0, len(rois), 8)])
+    parts = [reader.read(rois[i : i + 8]).probability for i in range(0, len(rois), 8)]
+    chance = np.concatenate(parts)
     return [
         (_logit(c.score), _logit(float(p)), nodule) for c, p in zip(candidates, chance, strict=True)
     ]

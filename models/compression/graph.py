@@ -10,6 +10,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 INPUT = "voxels"
 """The name of every artifact's input, uint8 ``(n, 1, z, y, x)`` of the HU window."""
 
+SCALE = ("unit_scale", "unit_zero")
+"""The names of the constants that dequantise it."""
+
 
 def take_uint8(model: ModelProto) -> ModelProto:
     """The float model with uint8 as input, dequantised inside the graph: value / 255."""
@@ -18,9 +21,7 @@ def take_uint8(model: ModelProto) -> ModelProto:
     inner = f"{source}_unit"
     _replace_uses(graph.node, source, inner)
     graph.initializer.extend(_scale())
-    node = helper.make_node(
-        "DequantizeLinear", [INPUT, "voxels_scale", "voxels_zero"], [inner], "voxels_dequantize"
-    )
+    node = helper.make_node("DequantizeLinear", [INPUT, *SCALE], [inner], "voxels_dequantize")
     graph.node.insert(0, node)
     _declare_uint8(model)
     return model
@@ -36,11 +37,12 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
     source = graph.input[0].name
     first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == source)
     graph.node.remove(first)
-    graph.initializer.extend(_scale())
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
             del node.input[:]
-            node.input.extend([INPUT, "voxels_scale", "voxels_zero"])
+            node.input.extend([INPUT, *SCALE])
+    _drop_unused(model)
+    graph.initializer.extend(_scale())
     _declare_uint8(model)
     return model
 
@@ -66,9 +68,20 @@ def give_float(model: ModelProto) -> ModelProto:
 
 def _scale() -> list[TensorProto]:
     return [
-        numpy_helper.from_array(np.array(1 / 255, np.float32), "voxels_scale"),
-        numpy_helper.from_array(np.array(0, np.uint8), "voxels_zero"),
+        numpy_helper.from_array(np.array(1 / 255, np.float32), SCALE[0]),
+        numpy_helper.from_array(np.array(0, np.uint8), SCALE[1]),
     ]
+
+
+def _drop_unused(model: ModelProto) -> None:
+    """Constants that no node reads any more go; onnx's checker refuses a name given twice."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
+    constants = {tensor.name for tensor in graph.initializer}
+    for value in [v for v in graph.input[1:] if v.name in constants or v.name not in used]:
+        graph.input.remove(value)
 
 
 def _declare_uint8(model: ModelProto) -> None:

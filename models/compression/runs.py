@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
+from torch import nn
 
 from imaging.roi import cut_roi
 from models.compression.export import export_float, export_fp32
 from models.compression.fit import Cases, gather, logistic, thresholds
 from models.compression.manifest import amend, register
 from models.compression.quantize import quantize
-from models.networks.hybrid import HybridNetwork
-from models.networks.screening import ScreeningNetwork
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
@@ -25,8 +23,12 @@ from models.runtime.session import open_session
 from models.training.material import load_cubes
 from models.training.piece import Piece
 from models.training.recipe import scans_of_role
+from models.training.runs import make_hybrid, make_screening
 
-NETWORKS = {"screening": ScreeningNetwork, "hybrid": HybridNetwork}
+MAKERS: dict[str, Callable[[Path], nn.Module]] = {
+    "screening": make_screening,
+    "hybrid": make_hybrid,
+}
 UNFITTED: dict[str, dict[str, Any]] = {
     "screening": {"calibration": [1.0, 0.0]},
     "hybrid": {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]},
@@ -37,8 +39,7 @@ CALIBRATION_CUBES = 96
 
 def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
     """Registers `KIND-fp32` and `KIND-int8`; settings fitted before are kept."""
-    network = NETWORKS[kind]()
-    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    network = MAKERS[kind](weights)
     before = every() if (WEIGHTS / "manifest.toml").exists() else {}
     settings = {p: _settings(before.get(f"{kind}-{p}"), kind) for p in ("fp32", "int8")}
     register(
@@ -102,11 +103,13 @@ def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
     edge_bias, edge_slope = logistic(cases.edge[:, None], cases.nodule)
     cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
     edge, cloud = edge_bias + edge_slope * cases.edge, cloud_bias + cloud_slope * cases.cloud
-    bias, edge_weight, cloud_weight = logistic(np.stack([edge, cloud], 1), cases.nodule)
-    merged = _sigmoid(bias + edge_weight * edge + cloud_weight * cloud)
+    most = float(cloud[~cases.nodule].max())
+    heard = np.minimum(cloud, most)  # see `edge.merge.MergeWeights`
+    bias, edge_weight, cloud_weight = logistic(np.stack([edge, heard], 1), cases.nodule)
+    merged = _sigmoid(bias + edge_weight * edge + cloud_weight * heard)
     settings = {
         "calibration": _rounded(edge_slope, edge_bias),
-        "merge": _rounded(bias, edge_weight, cloud_weight),
+        "merge": _rounded(bias, edge_weight, cloud_weight, most),
         "thresholds": thresholds(_sigmoid(edge), merged, cases),
     }
     return settings, {"calibration": _rounded(cloud_slope, cloud_bias)}

@@ -1,85 +1,166 @@
 """The hybrid network: a CNN stem for local texture, a Transformer encoder for the whole region.
 
-    1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 -> 64 x 6^3 -> 216 tokens + 1 -> encoder -> nodule?, diameter
+    known:   1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 --> 64 x 6^3
+                                          |             |
+    texture: 1 x 48^3 -> 16 x 24^3 -> 64 x 12^3 ---> 216 tokens + 1 -> encoder -> answers
+                             |            |                               |
+    mask:    1 x 48^3 <- 16 x 24^3 <- 64 x 12^3 <-------------------------+
 
-The stem is the screening network's down to 1/8, weights and all: it knows lung already. The region
-is then 216 tokens of 8 mm, each a summary of its texture; the encoder relates them (is the thing a
-bend of that vessel, a part of the pleura?) and a class token carries the answer, as in ViT
-(Dosovitskiy et al., arXiv:2010.11929).
+The known stem is the screening network's down to 1/8, weights and all, and stays as it is: it
+knows lung already. The texture stem beside it is the hybrid's own. The region becomes 216 tokens
+of 8 mm; the encoder relates them (is the thing a bend of that vessel, a part of the pleura?), and
+a class token carries the answers, as in ViT (Dosovitskiy et al., arXiv:2010.11929). The way back
+up to the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.networks.layers import Residual, conv_norm, patchify
 from models.networks.screening import ScreeningSpec, make_stem
+from models.runtime.readings import TEXTURES
 
-STEM = ("stem", "down4", "down8")
-"""The parts that both networks have."""
+KNOWN = ("stem", "down4", "down8")
+"""The parts that are a screening network's."""
+
+
+HEAD_CHANNELS = 32
 
 
 @dataclass(frozen=True)
 class HybridSpec:
-    """Side of a region in voxels; the stem; channels, depth and heads of the encoder."""
+    """Side of a region in voxels; the known stem; the own stem's widths and blocks; the encoder."""
 
     side: int = 48
-    stem: ScreeningSpec = field(default_factory=ScreeningSpec)
+    known: ScreeningSpec = field(default_factory=ScreeningSpec)
+    widths: tuple[int, int] = (16, 64)
+    blocks: tuple[int, int] = (2, 3)
     channels: int = 160
-    depth: int = 6
+    depth: int = 4
     heads: int = 5
+
+    @classmethod
+    def of(cls, weights: Mapping[str, torch.Tensor], side: int = 48) -> Self:
+        """The spec that a network with these weights was made with.
+
+        Raises:
+            KeyError: they are no hybrid network's.
+        """
+        half, quarter, eighth = (
+            weights[name].shape[0]
+            for name in ("stem.0.weight", "down4.0.0.weight", "down8.0.0.weight")
+        )
+        channels = weights["place"].shape[2]
+        return cls(
+            side=side,
+            known=ScreeningSpec(
+                (half, quarter, eighth, 2 * eighth),
+                (_parts(weights, "down4") - 1, _parts(weights, "down8") - 1, 0),
+            ),
+            widths=(weights["fine2.0.0.weight"].shape[0], weights["fine4.0.weight"].shape[0]),
+            blocks=(_parts(weights, "fine2") - 1, _parts(weights, "mix4")),
+            channels=channels,
+            depth=_parts(weights, "encoder"),
+            heads=channels // HEAD_CHANNELS,
+        )
+
+    @classmethod
+    def sized(cls, dial: float, known: ScreeningSpec | None = None) -> HybridSpec:
+        """Depth and width from one dial; 1 is the shipped network, 1/2 costs about a quarter."""
+        heads = max(1, round(5 * dial))
+        return cls(
+            known=known or ScreeningSpec(),
+            widths=(16 * max(1, round(dial)), 16 * max(1, round(4 * dial))),
+            blocks=(max(1, round(2 * dial)), max(1, round(3 * dial))),
+            channels=HEAD_CHANNELS * heads,
+            depth=max(1, round(4 * dial)),
+            heads=heads,
+        )
+
+
+class Answers(NamedTuple):
+    """What the hybrid says of ``n`` regions.
+
+    Attributes:
+        logit: of being a nodule, ``(n, 1)``.
+        log_diameter: ln of the diameter in mm, ``(n, 1)``.
+        malignancy: logit of the readers' suspicion, ``(n, 1)``.
+        texture: logits of `TEXTURES`, ``(n, 3)``.
+        mask: logit of each voxel's being nodule, ``(n, 1, side, side, side)``.
+    """
+
+    logit: torch.Tensor
+    log_diameter: torch.Tensor
+    malignancy: torch.Tensor
+    texture: torch.Tensor
+    mask: torch.Tensor
 
 
 class HybridNetwork(nn.Module):
-    """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to nodule or not, and diameter.
-
-    The outputs are the logit of being a nodule ``(n, 1)`` and ln of its diameter in mm ``(n, 1)``.
-    In training a third output follows: ``(n, 1, 12, 12, 12)``, the logit of the share of each
-    4 mm cell that is nodule.
-    """
+    """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`."""
 
     def __init__(self, spec: HybridSpec | None = None) -> None:
         super().__init__()
-        spec = spec or HybridSpec()
-        _, quarter, eighth, _ = spec.stem.widths
+        self.spec = spec = spec or HybridSpec()
+        _, quarter, eighth, _ = spec.known.widths
+        half_width, quarter_width = spec.widths
         tokens = (spec.side // 8) ** 3
-        self.stem, self.down4, self.down8 = make_stem(spec.stem)
+        self.stem, self.down4, self.down8 = make_stem(spec.known)
+        self.fine2 = nn.Sequential(patchify(1, half_width), *_blocks(half_width, spec.blocks[0]))
+        self.fine4 = patchify(half_width, quarter_width)
+        self.join4 = conv_norm(quarter, quarter_width, 1)
+        self.mix4 = nn.Sequential(*_blocks(quarter_width, spec.blocks[1]))
+        self.fine8 = nn.Conv3d(quarter_width, spec.channels, 2, 2)
         self.embed = nn.Linear(eighth, spec.channels)
         self.place = nn.Parameter(torch.randn(1, tokens + 1, spec.channels) * 0.02)
         self.asked = nn.Parameter(torch.randn(1, 1, spec.channels) * 0.02)
         layers = [EncoderLayer(spec.channels, spec.heads) for _ in range(spec.depth)]
         self.encoder = nn.Sequential(*layers)
         self.norm = nn.LayerNorm(spec.channels)
-        self.answer = nn.Linear(spec.channels, 2)
-        self.share = nn.Conv3d(quarter, 1, 1)
+        self.answer = nn.Linear(spec.channels, 3 + len(TEXTURES))
+        self.up4 = nn.Conv3d(spec.channels, quarter_width, 1)
+        self.back4 = Residual(quarter_width, factored=True)
+        self.up2 = nn.Conv3d(quarter_width, half_width, 1)
+        self.back2 = Residual(half_width, factored=True)
+        self.mask = nn.ConvTranspose3d(half_width, 1, 2, 2)
+        nn.init.constant_(self.mask.bias, -3.0)  # type: ignore[arg-type]  # a bias was asked for
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, x: torch.Tensor) -> Answers:
         """See the class."""
-        quarter = self.down4(self.stem(x))
-        grid = self.down8(quarter)  # (n, 64, 6, 6, 6)
-        tokens = self.embed(grid.flatten(2).transpose(1, 2))  # (n, 216, c)
+        known4 = self.down4(self.stem(x))
+        known8 = self.down8(known4)  # (n, 64, 6, 6, 6)
+        fine2 = self.fine2(x)
+        fine4 = self.mix4(self.fine4(fine2) + self.join4(known4))
+        fine8 = self.fine8(fine4)  # (n, c, 6, 6, 6)
+        tokens = fine8.flatten(2).transpose(1, 2) + self.embed(known8.flatten(2).transpose(1, 2))
         asked = self.asked.expand(tokens.shape[0], -1, -1)
-        tokens = self.encoder(torch.cat([asked, tokens], 1) + self.place)
-        answer = self.answer(self.norm(tokens[:, 0]))  # (n, 2)
-        outputs = (answer[:, :1], answer[:, 1:] + 2.0)
-        return (*outputs, self.share(quarter)) if self.training else outputs
+        tokens = self.norm(self.encoder(torch.cat([asked, tokens], 1) + self.place))
+        answer = self.answer(tokens[:, 0])  # (n, 6)
+        grid = tokens[:, 1:].transpose(1, 2).unflatten(2, known8.shape[2:])
+        back4 = self.back4(torch.relu(fine4 + _double(self.up4(grid))))
+        back2 = self.back2(torch.relu(fine2 + _double(self.up2(back4))))
+        return Answers(
+            answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back2)
+        )
 
     def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
         """Takes over the stem of a trained screening network, which then stays as it is."""
-        taken = {n: v for n, v in screening.items() if n.split(".")[0] in STEM}
+        taken = {n: v for n, v in screening.items() if n.split(".")[0] in KNOWN}
         self.load_state_dict(self.state_dict() | taken)
-        for name in STEM:
+        for name in KNOWN:
             getattr(self, name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """As every module's; a stem that was taken over keeps its batch norm's statistics too."""
         super().train(mode)
-        for name in STEM:
+        for name in KNOWN:
             part = getattr(self, name)
             part.train(mode and any(weight.requires_grad for weight in part.parameters()))
         return self
@@ -109,6 +190,20 @@ class EncoderLayer(nn.Module):
         n, tokens, channels = x.shape
         parts = self.query_key_value(x).reshape(n, tokens, 3, self.heads, channels // self.heads)
         query, key, value = parts.permute(2, 0, 3, 1, 4)  # each (n, heads, tokens, c / heads)
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        share = torch.softmax(query @ key.transpose(2, 3) * query.shape[3] ** -0.5, 3)
+        mixed = share @ value  # for these sizes faster than the fused operator
         out: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(n, tokens, channels))
         return out
+
+
+def _parts(weights: Mapping[str, torch.Tensor], name: str) -> int:
+    """How many members the sequence of that name has."""
+    return len({key.split(".")[1] for key in weights if key.startswith(f"{name}.")})
+
+
+def _blocks(channels: int, count: int) -> list[nn.Module]:
+    return [Residual(channels, factored=True) for _ in range(count)]
+
+
+def _double(x: torch.Tensor) -> torch.Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest")

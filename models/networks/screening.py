@@ -10,7 +10,9 @@ widths are 16, 32, 64 and 128 because INT8 kernels work in blocks of 16 channels
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import nn
@@ -20,6 +22,9 @@ from models.networks.layers import Residual, patchify
 
 STRIDE = 4
 """Voxels of the box per cell of the maps, along each axis."""
+
+DOWN = ("down4", "down8", "down16")
+"""The parts that halve the grid, each with its blocks behind."""
 
 COARSEST = 16
 """The box is padded to multiples of this."""
@@ -35,6 +40,19 @@ class ScreeningSpec:
 
     widths: tuple[int, int, int, int] = (16, 32, 64, 128)
     blocks: tuple[int, int, int] = (2, 3, 4)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, torch.Tensor]) -> Self:
+        """The spec that a network with these weights was made with.
+
+        Raises:
+            KeyError: they are no screening network's.
+        """
+        first = ("stem.0.weight", *(f"{part}.0.0.weight" for part in DOWN))
+        half, quarter, eighth, sixteenth = (weights[name].shape[0] for name in first)
+        counts = [{n.split(".")[1] for n in weights if n.startswith(f"{part}.")} for part in DOWN]
+        at4, at8, at16 = (len(count) - 1 for count in counts)
+        return cls((half, quarter, eighth, sixteenth), (at4, at8, at16))
 
 
 class ScreeningNetwork(nn.Module):

@@ -11,10 +11,12 @@ import numpy.typing as npt
 import onnxruntime
 import openvino
 
+from models.runtime import hardware
 from models.runtime.errors import EngineUnavailable, ModelFailed
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
-Runner = Callable[[npt.NDArray[Any]], Outputs]
+Runner = Callable[..., Outputs]
+"""Takes the model's inputs in the order of the file, one array ``(n, ...)`` each."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,19 +43,20 @@ def _start_openvino(content: bytes, device: str, threads: int) -> Runner:
     options = {"PERFORMANCE_HINT": "LATENCY"}
     if not device:
         options["INFERENCE_NUM_THREADS"] = str(threads)
-    if not device and b"QuantizeLinear" not in content:
+        if threads < hardware.cores():  # else the parts of a model would share one core
+            options["ENABLE_CPU_PINNING"] = "NO"
         options["INFERENCE_PRECISION_HINT"] = "f32"  # else bf16, which is not what was asked for
     one_by_one = _fix_batch(model)
     compiled = core.compile_model(model, device or "CPU", options)
     request = compiled.create_infer_request()
     outputs = [compiled.output(index) for index in range(len(compiled.outputs))]
 
-    def run(batch: npt.NDArray[Any]) -> Outputs:
-        answer = request.infer({0: batch}, share_inputs=True)
-        return tuple(np.array(answer[output], np.float32) for output in outputs)
+    def run(*batch: npt.NDArray[Any]) -> Outputs:
+        answer = request.infer(dict(enumerate(batch)), share_inputs=True)
+        return tuple(_plain(np.array(answer[output])) for output in outputs)
 
-    def run_each(batch: npt.NDArray[Any]) -> Outputs:
-        answers = [run(batch[i : i + 1]) for i in range(len(batch))]
+    def run_each(*batch: npt.NDArray[Any]) -> Outputs:
+        answers = [run(*(one[i : i + 1] for one in batch)) for i in range(len(batch[0]))]
         return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
 
     return run_each if one_by_one else run
@@ -65,27 +68,34 @@ def _fix_batch(model: openvino.Model) -> bool:
     openvino 2026.4 gives wrong answers for the INT8 hybrid with a free batch on a CPU without
     AMX, and right ones with a fixed one; the probe would leave it out.
     """
-    batch, *others = model.input(0).partial_shape
-    if batch.is_static or any(side.is_dynamic for side in others):
+    shapes = [given.partial_shape for given in model.inputs]
+    if any(batch.is_static or any(side.is_dynamic for side in o) for batch, *o in shapes):
         return False
-    model.reshape([1, *(side.get_length() for side in others)])
+    model.reshape({i: [1, *(side.get_length() for side in o)] for i, (_, *o) in enumerate(shapes)})
     return True
+
+
+def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Floats as float32; bytes, which cross between the parts of a model, as they are."""
+    return out if np.issubdtype(out.dtype, np.integer) else np.asarray(out, np.float32)
 
 
 def _start_onnxruntime(content: bytes, provider: str, threads: int) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    providers = [provider] if provider else []
+    provider, _, number = provider.partition(":")
+    providers = [(provider, {"device_id": number} if number else {})] if provider else []
     session = onnxruntime.InferenceSession(
         content, options, providers=[*providers, "CPUExecutionProvider"]
     )
     if provider and session.get_providers()[0] != provider:
         raise EngineUnavailable(f"onnxruntime fell back from {provider}")
-    name = session.get_inputs()[0].name
+    names = [given.name for given in session.get_inputs()]
 
-    def run(batch: npt.NDArray[Any]) -> Outputs:
-        return tuple(np.asarray(out, np.float32) for out in session.run(None, {name: batch}))
+    def run(*batch: npt.NDArray[Any]) -> Outputs:
+        given = dict(zip(names, batch, strict=True))
+        return tuple(_plain(out) for out in session.run(None, given))
 
     return run
 
@@ -93,13 +103,14 @@ def _start_onnxruntime(content: bytes, provider: str, threads: int) -> Runner:
 def checked(engine: str, run: Runner) -> Runner:
     """The same runner; what goes wrong inside it comes out as `ModelFailed`."""
 
-    def answer(batch: npt.NDArray[Any]) -> Outputs:
+    def answer(*batch: npt.NDArray[Any]) -> Outputs:
+        shape = batch[0].shape
         try:
-            outputs = run(batch)
+            outputs = run(*batch)
         except Exception as error:  # an engine's own errors have no common class
-            raise ModelFailed(f"{engine} failed on an input of {batch.shape}: {error}") from error
+            raise ModelFailed(f"{engine} failed on an input of {shape}: {error}") from error
         if not all(np.isfinite(out).all() for out in outputs):
-            raise ModelFailed(f"{engine} gave values that are not finite for {batch.shape}")
+            raise ModelFailed(f"{engine} gave values that are not finite for {shape}")
         return outputs
 
     return answer

@@ -16,6 +16,8 @@ from models.runtime.probe import fastest
 
 AUTO = "auto"
 
+PROBE_CACHE = Path("~/.cache/overread/engines.json")
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -26,13 +28,13 @@ class Session:
     threads: int
     _run: Runner
 
-    def run(self, batch: npt.NDArray[Any]) -> Outputs:
-        """The model's outputs, float32, in the order of the file.
+    def run(self, *batch: npt.NDArray[Any]) -> Outputs:
+        """The model's outputs, float32, in the order of the file; inputs in its order too.
 
         Raises:
             ModelFailed: the engine failed, or an output is not finite.
         """
-        return self._run(batch)
+        return self._run(*batch)
 
 
 def open_session(
@@ -40,7 +42,7 @@ def open_session(
     *,
     engine: str = AUTO,
     threads: int = 0,
-    probe_cache: Path | None = Path("~/.cache/overread/engines.json"),
+    probe_cache: Path | None = PROBE_CACHE,
 ) -> Session:
     """Opens ``artifact`` on ``engine``; ``auto`` is the fastest correct one here.
 
@@ -53,12 +55,20 @@ def open_session(
         EngineUnavailable: the engine is not here or does not take the model.
     """
     count = threads or hardware.cores()
-    chosen = engine
-    if engine == AUTO:
-        chosen = fastest(artifact, probe_input(artifact), count, _at_home(probe_cache))
+    chosen = chosen_engine(artifact, engine, threads, probe_cache)
     return Session(
         artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count))
     )
+
+
+def chosen_engine(
+    artifact: Artifact, engine: str, threads: int = 0, probe_cache: Path | None = PROBE_CACHE
+) -> str:
+    """``engine`` itself, or for ``auto`` the fastest correct one; errors as `open_session`."""
+    if engine != AUTO:
+        return engine
+    count = threads or hardware.cores()
+    return fastest(artifact, probe_input(artifact), count, _at_home(probe_cache))
 
 
 def _at_home(cache: Path | None) -> Path | None:

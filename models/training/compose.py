@@ -50,7 +50,7 @@ class Composer:
             sample = self.mirror(rng)
         else:
             sample = self.scan(rng)
-        if rng.random() < 0.25:
+        if rng.random() < 0.35:
             sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
         return sample
 

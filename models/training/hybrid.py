@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from imaging.volume import FloatArray
+from models.networks.hybrid import Answers
 from models.training import stream
 from models.training.losses import hybrid_loss
 from models.training.regions import RegionDrawer
@@ -37,7 +37,7 @@ class HybridTask:
     drawer: RegionDrawer
     trial: Trial
     network: nn.Module
-    batch: int = 48
+    batch: int = 32
     workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
@@ -48,8 +48,8 @@ class HybridTask:
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms of `hybrid_loss`."""
-        outputs = network(batch["voxels"].float() / 255)
-        return hybrid_loss(tuple(out.float() for out in outputs), batch)
+        answers = network(batch["voxels"].float() / 255)
+        return hybrid_loss(Answers(*(out.float() for out in answers)), batch)
 
     def refresh(self, network: nn.Module) -> None:
         """Nothing: the alarms are those of the screening network, which stands still."""
@@ -69,12 +69,13 @@ class HybridTask:
 
 def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
     region = drawer.draw(rng)
-    mask = torch.from_numpy(region.mask)[None].float() / 255
     return {
         "voxels": torch.from_numpy(region.voxels)[None],
         "nodule": torch.tensor(float(region.diameter_mm > 0)),
         "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
-        "share": F.avg_pool3d(mask, 4),
+        "malignancy": torch.tensor(region.malignancy, dtype=torch.float32),
+        "texture": torch.tensor(region.texture),
+        "mask": torch.from_numpy(region.mask)[None].float() / 255,
     }
 
 

@@ -19,13 +19,25 @@ READERS_FOR_MASK = 2
 UNKNOWN_MM = 10.0
 """The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
 
+MATCH_MM = 5.0
+"""Ratings and masks of readers whose centre is further from LUNA16's may be a neighbour's."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cubes:
-    """Cubes of one split, each with its nodule in the middle, and their patients."""
+    """Cubes of one split, each with its nodule in the middle.
+
+    Attributes:
+        pieces: the cubes.
+        patients: whose each is.
+        malignancy: the readers' mean rating, 1 to 5, ``(n,)``; NaN where it may be a neighbour's.
+        texture: the same, 1 ground glass to 5 solid.
+    """
 
     pieces: tuple[Piece, ...]
     patients: tuple[str, ...]
+    malignancy: FloatArray
+    texture: FloatArray
 
 
 def load_cubes(folder: Path, split: str) -> Cubes:
@@ -34,8 +46,9 @@ def load_cubes(folder: Path, split: str) -> Cubes:
         ct, votes = arrays["ct"], arrays["votes"]
     index = [row for row in _rows(folder / "index.csv") if row["split"] == split]
     marks = [row for row in _rows(folder / "marks.csv") if row["split"] == split]
+    index.sort(key=lambda r: int(r["row"]))
     pieces = []
-    for row in sorted(index, key=lambda r: int(r["row"])):
+    for row in index:
         number = int(row["row"])
         beside = [m for m in marks if int(m["row"]) == number]
         own = [_mark(row)]
@@ -43,7 +56,8 @@ def load_cubes(folder: Path, split: str) -> Cubes:
         ignored = [_mark(m) for m in beside if m["kind"] != "nodule"]
         mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
         pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
-    return Cubes(tuple(pieces), tuple(r["patient"] for r in index))
+    malignancy, texture = (_ratings(index, name) for name in ("malignancy", "texture"))
+    return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
 
 
 def load_scan(folder: Path, truth: Path | None = None) -> Piece:
@@ -70,6 +84,12 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _mark(row: dict[str, str]) -> list[float]:
     diameter = float(row["diameter_mm"])
     return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else UNKNOWN_MM]
+
+
+def _ratings(index: list[dict[str, str]], name: str) -> FloatArray:
+    apart = np.array([float(row["match_mm"]) for row in index])
+    means = np.array([float(row[f"{name}_mean"]) for row in index])
+    return np.where(apart <= MATCH_MM, means, np.nan)
 
 
 def _stack(marks: list[list[float]]) -> FloatArray:

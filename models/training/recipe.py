@@ -24,20 +24,23 @@ from models.networks.screening import ScreeningNetwork
 from models.training.augment import Noise
 from models.training.compose import Composer
 from models.training.hybrid import HybridTask, Trial
-from models.training.material import load_cubes, load_scan
+from models.training.material import Cubes, load_cubes, load_scan
 from models.training.piece import NONE, Piece
-from models.training.regions import RegionDrawer, without_nodules
+from models.training.regions import Ratings, RegionDrawer, without_nodules
 from models.training.screening import ScreeningTask, false_alarms, look, nodule_logit
 
 PHANTOM_SHARE = 0.25
 """How often a crop of a whole lung is one of a phantom's."""
+
+ALARM_SHARES = (0.5, 0.38, 0.12)
+"""How often a false alarm comes from a cube (hundreds of scanners), a whole scan, a phantom."""
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
     """Everything that the recipes use: cubes and whole scans of training and of validation."""
 
-    cubes: tuple[Piece, ...]
+    learnt: Cubes
     scans: tuple[Piece, ...]
     phantoms: tuple[Piece, ...]
     val_cubes: tuple[Piece, ...]
@@ -48,13 +51,13 @@ class Material:
         """The sampler over the training part."""
         weights = [(1 - PHANTOM_SHARE) / len(self.scans)] * len(self.scans)
         weights += [PHANTOM_SHARE / max(len(self.phantoms), 1)] * len(self.phantoms)
-        return Composer(self.cubes, (*self.scans, *self.phantoms), scan_weights=weights)
+        return Composer(self.learnt.pieces, (*self.scans, *self.phantoms), scan_weights=weights)
 
 
 def load_material(data: Path, phantoms: Path, phantom_count: int) -> Material:
     """Reads the data; makes the phantoms that ``phantoms`` (a cache folder) lacks."""
     return Material(
-        load_cubes(data / "nodules", "train").pieces,
+        load_cubes(data / "nodules", "train"),
         scans_of_role(data / "ct", "train"),
         tuple(load_phantoms(phantoms, phantom_count)),
         load_cubes(data / "nodules", "val").pieces,
@@ -110,13 +113,25 @@ def hybrid_task(
     Those of an early one are added to the last one's: on its own training scans a finished
     network raises fewer and easier alarms than it will on a stranger's.
     """
-    sources = (*material.cubes, *material.scans, *material.phantoms)
+    groups = (material.learnt.pieces, material.scans, material.phantoms)
+    sources = [piece for group in groups for piece in group]
     found = [_alarms(screeners, piece) for piece in track(sources, "collecting false alarms")]
     drawer = RegionDrawer(
-        material.composer, [f[0] for f in found], [f[1] for f in found], Noise(96, 1)
-    )
+        material.composer, Ratings.of(material.learnt), [places for places, _ in found],
+        share_alarms([odds for _, odds in found], [len(g) for g in groups]), Noise(96, 1),
+    )  # fmt: skip
     trial = _trial(material, screeners[-1])
     return HybridTask(drawer, trial, network)
+
+
+def share_alarms(odds: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
+    """The odds scaled so that each group of sources has its share of `ALARM_SHARES`."""
+    scaled: list[np.ndarray] = []
+    for share, count in zip(ALARM_SHARES, counts, strict=True):
+        group = odds[len(scaled) : len(scaled) + count]
+        total = sum(float(one.sum()) for one in group)
+        scaled += [one * (share / total) if total else one for one in group]
+    return scaled
 
 
 def _alarms(screeners: Sequence[torch.nn.Module], piece: Piece) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +144,7 @@ def _alarms(screeners: Sequence[torch.nn.Module], piece: Piece) -> tuple[np.ndar
         if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
             keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
         places.append(peaks.index_zyx[keep])
-        weights.append(0.15 + 1 / (1 + np.exp(-(peaks.logit[keep] + 2))))
+        weights.append(0.08 + 1 / (1 + np.exp(-(peaks.logit[keep] + 2))))
     return np.concatenate(places), np.concatenate(weights)
 
 

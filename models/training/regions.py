@@ -8,15 +8,20 @@ cut short and mirrored alike, and nodules are implanted into the scans as well.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.training.augment import Noise, resized, scanned_anew, turned
 from models.training.compose import Composer, implanted
+from models.training.material import Cubes
 from models.training.piece import NONE, Piece, resize
+
+SAME_SIZE = 0.3
+"""A nodule scaled by more than this (natural logarithm) is another nodule to a radiologist."""
 
 JITTER_MM = 1.3
 """Standard deviation of a candidate's distance from the nodule's centre, along each axis."""
@@ -24,11 +29,32 @@ JITTER_MM = 1.3
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule."""
+    """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
+
+    ``malignancy`` is in [0, 1], NaN where nobody knows; ``texture`` a class of
+    `models.networks.hybrid.TEXTURES`, -1 where nobody knows.
+    """
 
     voxels: np.ndarray
     mask: np.ndarray
-    diameter_mm: float
+    diameter_mm: float = 0.0
+    malignancy: float = np.nan
+    texture: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Ratings:
+    """Of each cube's nodule: ``malignancy`` and ``texture`` as in `Region`, each ``(n,)``."""
+
+    malignancy: FloatArray
+    texture: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, cubes: Cubes) -> Ratings:
+        """The readers' mean ratings; a mean of 1.5 and 4.5 is certain either way."""
+        known = np.isfinite(cubes.texture)
+        classes = np.digitize(np.where(known, cubes.texture, 5.0), [2.5, 4.0])
+        return cls(np.clip((cubes.malignancy - 1.5) / 3, 0, 1), np.where(known, classes, -1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +63,7 @@ class RegionDrawer:
 
     Attributes:
         composer: its cubes and scans are the sources.
+        ratings: of the composer's cubes.
         alarms: for each cube, then each scan: places ``(n, 3)`` that hold no nodule.
         weights: for each of them ``(n,)``: how often it is drawn.
         side: of a region, in voxels.
@@ -44,6 +71,7 @@ class RegionDrawer:
     """
 
     composer: Composer
+    ratings: Ratings
     alarms: Sequence[FloatArray]
     weights: Sequence[FloatArray]
     noise: Noise
@@ -62,15 +90,14 @@ class RegionDrawer:
         return self._alarm(rng)
 
     def _nodule(self, rng: np.random.Generator) -> Region:
-        cubes = self.composer.cubes
-        piece = resized(cubes[int(rng.integers(len(cubes)))], rng)
-        z, y, x, diameter = piece.nodules[0]
-        return self._cut(piece, np.array([z, y, x]), diameter, rng)
+        number = int(rng.integers(len(self.composer.cubes)))
+        piece = resized(self.composer.cubes[number], rng)
+        return self._rated(self._cut(piece, piece.nodules[0], rng), number)
 
     def _implant(self, rng: np.random.Generator, *, real: bool) -> Region:
         composer = self.composer
-        donor = resized(composer.cubes[int(rng.integers(len(composer.cubes)))], rng)
-        donor = turned(donor, rng)
+        number = int(rng.integers(len(composer.cubes)))
+        donor = turned(resized(composer.cubes[number], rng), rng)
         scan = composer.scans[int(rng.integers(len(composer.scans)))]
         side = self.side + 16
         for _ in range(8):
@@ -79,8 +106,9 @@ class RegionDrawer:
             part = implanted(ground, donor, rng, real=real)
             changed = np.argwhere(part.voxels != ground.voxels)
             if len(changed):
-                centre = part.nodules[0, :3] if real else changed.mean(0)
-                return self._cut(part, centre, donor.nodules[0, 3] if real else 0.0, rng)
+                if real:
+                    return self._rated(self._cut(part, part.nodules[0], rng), number)
+                return self._cut(part, np.append(changed.mean(0), 0.0), rng)
         return self._nodule(rng) if real else self._alarm(rng)
 
     def _alarm(self, rng: np.random.Generator) -> Region:
@@ -90,12 +118,22 @@ class RegionDrawer:
         place = self.alarms[source][int(rng.choice(len(odds), p=odds))]
         cubes = len(self.composer.cubes)
         pieces = self.composer.cubes if source < cubes else self.composer.scans
-        return self._cut(pieces[source if source < cubes else source - cubes], place, 0.0, rng)
+        piece = pieces[source if source < cubes else source - cubes]
+        return self._cut(piece, np.append(place, 0.0), rng)
 
-    def _cut(
-        self, piece: Piece, centre: FloatArray, diameter: float, rng: np.random.Generator
-    ) -> Region:
-        at = centre + rng.normal(0, JITTER_MM + 0.05 * diameter, 3)
+    def _rated(self, region: Region, number: int) -> Region:
+        """With the ratings of that cube's nodule; of another size its malignancy is not known."""
+        diameter = self.composer.cubes[number].nodules[0, 3]
+        same = abs(np.log(region.diameter_mm / diameter)) < SAME_SIZE
+        return replace(
+            region,
+            malignancy=float(self.ratings.malignancy[number]) if same else np.nan,
+            texture=int(self.ratings.texture[number]),
+        )
+
+    def _cut(self, piece: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
+        diameter = float(mark[3])
+        at = mark[:3] + rng.normal(0, JITTER_MM + 0.05 * diameter, 3)
         factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
         size = (round(self.side / factor),) * 3
         voxels, mask = (cut_roi(a, at, size) for a in (piece.voxels, piece.mask))

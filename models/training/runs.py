@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import nn
 
-from models.networks.hybrid import HybridNetwork
-from models.networks.screening import ScreeningNetwork
+from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.training.loop import Plan, train
 from models.training.recipe import Material, hybrid_task, load_material, screening_task
-
-Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -52,10 +48,10 @@ class Run:
         return Plan(self.out, self.minutes, rate=self.rate, decay=decay, seed=self.seed)
 
 
-def run_screening(run: Run) -> None:
-    """Trains the screening network."""
+def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
+    """Trains a screening network with so many blocks; as many as its start has, if None."""
     torch.manual_seed(run.seed)
-    task = screening_task(run.material(), _started(ScreeningNetwork(), run.start))
+    task = screening_task(run.material(), make_screening(run.start, blocks))
     if run.start is not None:
         task.refresh(task.network.eval())  # it can raise alarms that are worth mining already
     train(task, run.plan(decay=0.02), resume=run.resume)
@@ -64,14 +60,41 @@ def run_screening(run: Run) -> None:
 def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
     """Trains the hybrid network on the candidates of the screening weights given."""
     torch.manual_seed(run.seed)
-    screeners = [_started(ScreeningNetwork(), path).eval() for path in screening]
-    hybrid = _started(HybridNetwork(), run.start)
-    hybrid.start_from(screeners[-1].state_dict())
+    screeners = [make_screening(path).eval() for path in screening]
+    hybrid = make_hybrid(run.start, screeners[-1])
     task = hybrid_task(run.material(), screeners, hybrid)
     train(task, run.plan(decay=0.05), resume=run.resume)
 
 
-def _started(network: Network, weights: Path | None) -> Network:
-    if weights is not None:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+def make_screening(
+    start: Path | None, blocks: tuple[int, int, int] | None = None
+) -> ScreeningNetwork:
+    """A network with the weights of ``start``; where it has fewer blocks, the last are left out."""
+    if start is None:
+        return ScreeningNetwork(ScreeningSpec(blocks=blocks or ScreeningSpec.blocks))
+    weights = load_weights(start)
+    spec = ScreeningSpec.of(weights)
+    network = ScreeningNetwork(replace(spec, blocks=blocks or spec.blocks))
+    wanted = network.state_dict().keys()
+    network.load_state_dict({name: value for name, value in weights.items() if name in wanted})
     return network
+
+
+def make_hybrid(start: Path | None, screening: ScreeningNetwork | None = None) -> HybridNetwork:
+    """A network with the weights of ``start``, its known stem that of ``screening``."""
+    if start is not None:
+        weights = load_weights(start)
+        network = HybridNetwork(HybridSpec.of(weights))
+        network.load_state_dict(weights)
+    else:
+        known = ScreeningSpec.of(screening.state_dict()) if screening else ScreeningSpec()
+        network = HybridNetwork(HybridSpec(known=known))
+    if screening is not None:
+        network.start_from(screening.state_dict())
+    return network
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """What a run left in ``path``."""
+    weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights

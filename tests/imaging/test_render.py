@@ -8,6 +8,7 @@ import pytest
 
 from imaging.render import (
     LUNG_HU,
+    Contour,
     Mark,
     Plane,
     encode_png,
@@ -82,6 +83,20 @@ def test_circle_has_the_diameter_of_the_finding(diameter_mm: float) -> None:
         assert np.abs(left - (TILE / 2 - 0.5 - radius)).min() < 1.5
         hole = int(radius * 0.6)
         assert not marks[TILE // 2 - hole : TILE // 2 + hole, TILE // 2].any()
+
+
+def test_contour_is_drawn_in_all_planes() -> None:
+    """Magnified, the line runs around the nodule's voxels, also where the region leaves the box."""
+    voxels = np.zeros((60, 80, 100), np.uint8)
+    mask = np.zeros((48, 48, 48), bool)
+    mask[20:30, 18:32, 14:36] = True  # 10 x 14 x 22 mm from index (50, 8, 4) on
+    mark = Mark((54.5, 14.5, 14.5), 15.0, "1", Contour(mask, (30, -10, -10)))
+    picture = finding_picture(voxels, mark)
+    scale = TILE / 64
+    for column, (rows, columns) in enumerate([(14, 22), (10, 22), (10, 14)]):
+        places = np.argwhere(amber(tile(picture, 1, column)[: TILE - 60]))
+        inner = places[np.abs(places - TILE / 2).max(1) < 12 * scale]
+        assert np.ptp(inner, axis=0) == pytest.approx([rows * scale, columns * scale], abs=14)
 
 
 def test_scale_bar_has_its_length() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_voxels_that_do_not_fill_their_shape_are_refused() -> None:
     "response",
     [
         Verdict(3, 0.25, 6.5, "hybrid 1.0", 0.01, 0.05),
+        Verdict(3, 0.25, 6.5, "hybrid 1.0", 0.01, 0.05, 0.0, "solid", b"\x00\x01"),
         Refusal(4, "ChecksumMismatch", "why"),
         Summary(3, 1, 0.5),
     ],
@@ -111,6 +113,29 @@ def test_voxels_that_do_not_fill_their_shape_are_refused() -> None:
 def test_a_response_comes_back_as_it_went(response: Verdict | Refusal | Summary) -> None:
     """Verdict, refusal and summary survive the wire."""
     assert codec.decode_response(codec.encode_response(response)) == response
+
+
+def test_a_mask_comes_back_as_it_went() -> None:
+    """Also where its voxels fill no whole byte; an empty one takes no room."""
+    mask = np.random.default_rng(0).random((3, 5, 7)) < 0.4
+    np.testing.assert_array_equal(codec.unpack_mask(codec.pack_mask(mask), (3, 5, 7)), mask)
+    assert codec.pack_mask(np.zeros((3, 5, 7), bool)) == b""
+    assert not codec.unpack_mask(b"", (3, 5, 7)).any()
+
+
+@pytest.mark.parametrize("size", [(3, 5, 6), (3, 5, 9), (1000, 1000, 1000)])
+def test_a_mask_of_another_shape_is_refused(size: tuple[int, int, int]) -> None:
+    """Too little, too much, and what would fill the memory if it were opened."""
+    with pytest.raises(InvalidRequest, match="mask"):
+        codec.unpack_mask(codec.pack_mask(np.ones((3, 5, 7), bool)), size)
+    with pytest.raises(InvalidRequest, match="mask"):
+        codec.unpack_mask(zlib.compress(bytes(10**6)), (3, 5, 7))
+
+
+def test_a_damaged_mask_is_refused() -> None:
+    """What is no zlib stream is not taken for one."""
+    with pytest.raises(InvalidRequest, match="mask"):
+        codec.unpack_mask(b"nonsense", (3, 5, 7))
 
 
 def test_an_empty_response_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from models.compression.fit import Cases
 from models.compression.runs import fit_settings, neutral
@@ -29,4 +30,10 @@ def test_fitted_scores_part_nodules_from_alarms() -> None:
         assert slope > 0
         assert abs(-bias / slope - middle) < 0.1
     assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final"}
-    assert len(edge["merge"]) == 3
+    bias, edge_weight, cloud_weight, most = edge["merge"]
+    assert abs(bias) < 0.1
+    assert edge_weight > 0
+    assert cloud_weight > 0
+    slope, zero = cloud["calibration"]
+    strongest = float((0.5 * logit - 1)[~nodule].max())
+    assert most == pytest.approx(slope * strongest + zero, abs=1e-3)

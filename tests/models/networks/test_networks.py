@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.hybrid import STEM, HybridNetwork
+from models.networks.hybrid import KNOWN, HybridNetwork, HybridSpec
 from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
 from models.runtime import detection, screener
+from models.runtime.readings import TEXTURES
 
 
 def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:
@@ -38,13 +39,20 @@ def test_the_screening_network_does_not_mind_where_it_looks() -> None:
     torch.testing.assert_close(here[:, :, 14:18], there[:, :, 10:14], atol=1e-4, rtol=1e-3)
 
 
-def test_the_hybrid_answers_with_logit_and_diameter() -> None:
-    """Two numbers a region, and the share map in training."""
-    network = HybridNetwork()
-    x = torch.rand(3, 1, 48, 48, 48)
-    logit, log_diameter, share = network(x)
-    assert (logit.shape, log_diameter.shape, share.shape) == ((3, 1), (3, 1), (3, 1, 12, 12, 12))
-    assert len(network.eval()(x)) == 2
+def test_the_hybrid_answers_all_its_questions() -> None:
+    """Nodule, diameter and malignancy, three texture classes, and a mask of the region's size."""
+    answers = HybridNetwork()(torch.rand(3, 1, 48, 48, 48))
+    shapes = [tuple(answer.shape) for answer in answers]
+    assert shapes == [(3, 1), (3, 1), (3, 1), (3, len(TEXTURES)), (3, 1, 48, 48, 48)]
+
+
+def test_one_dial_sizes_the_hybrid() -> None:
+    """Depth and width grow with it; at 1 it is the shipped network."""
+    sizes = [
+        sum(p.numel() for p in HybridNetwork(HybridSpec.sized(d)).parameters()) for d in (0.5, 1, 2)
+    ]
+    assert sizes[0] < 0.5 * sizes[1] < 0.25 * sizes[2]
+    assert HybridSpec.sized(1) == HybridSpec()
 
 
 def test_the_hybrid_starts_from_the_screening_networks_stem() -> None:
@@ -73,7 +81,7 @@ def test_a_stem_that_was_taken_over_is_not_trained() -> None:
     moved = {
         n.split(".")[0] for n, v in hybrid.state_dict().items() if not torch.equal(v, before[n])
     }
-    assert moved.isdisjoint(STEM)
+    assert moved.isdisjoint(KNOWN)
     assert {"encoder", "answer"} <= moved
 
 

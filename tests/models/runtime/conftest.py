@@ -40,7 +40,11 @@ def bright_screening() -> onnx.ModelProto:
 
 
 def bright_hybrid() -> onnx.ModelProto:
-    """A hybrid model: logit = mean / 255, ln of the diameter = ln 5, for regions of any size."""
+    """A hybrid model for regions of any size: logit = mean / 255, ln of the diameter = ln 5.
+
+    Its malignancy is its logit, its texture always the second class, and its mask is where the
+    region is brighter than half.
+    """
     return _model(
         [
             helper.make_node("Cast", ["voxels"], ["float"], to=TensorProto.FLOAT),
@@ -48,14 +52,22 @@ def bright_hybrid() -> onnx.ModelProto:
             helper.make_node("Div", ["mean5", "full"], ["logit"]),
             helper.make_node("Mul", ["logit", "zero"], ["nothing"]),
             helper.make_node("Add", ["nothing", "size"], ["log_diameter"]),
+            helper.make_node("Identity", ["logit"], ["malignancy"]),
+            helper.make_node("Concat", ["nothing", "logit", "nothing"], ["texture"], axis=1),
+            helper.make_node("Sub", ["float", "half"], ["mask"]),
         ],
         [
             numpy_helper.from_array(np.array(255, np.float32), "full"),
             numpy_helper.from_array(np.array(0, np.float32), "zero"),
+            numpy_helper.from_array(np.array(127.5, np.float32), "half"),
             numpy_helper.from_array(np.array(np.log(5), np.float32), "size"),
         ],
         ["n", 1, "z", "y", "x"],
-        {"logit": ["n", 1], "log_diameter": ["n", 1]},
+        {
+            **{name: ["n", 1] for name in ("logit", "log_diameter", "malignancy")},
+            "texture": ["n", 3],
+            "mask": ["n", 1, "z", "y", "x"],
+        },
     )
 
 

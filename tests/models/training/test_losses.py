@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from models.training.losses import heat_loss, hybrid_loss, screening_loss
+from models.networks.hybrid import Answers
+from models.training.losses import heat_loss, hybrid_loss, mask_loss, screening_loss
 
 
 def heat() -> torch.Tensor:
@@ -73,40 +74,72 @@ def test_box_is_learnt_near_nodules_only() -> None:
 
 
 def batch(nodule: list[float]) -> dict[str, torch.Tensor]:
-    """Truth of as many regions, each nodule of 10 mm, no share."""
+    """Truth of as many regions, each nodule of 10 mm, suspicious and solid; no mask."""
     count = len(nodule)
     return {
         "nodule": torch.tensor(nodule),
         "log_diameter": torch.full((count,), 10.0).log(),
-        "share": torch.zeros(count, 1, 6, 6, 6),
+        "malignancy": torch.where(torch.tensor(nodule) > 0, 1.0, torch.nan),
+        "texture": torch.where(torch.tensor(nodule) > 0, 2, -1),
+        "mask": torch.zeros(count, 1, 6, 6, 6),
     }
 
 
-def outputs(logit: list[float], diameter_mm: list[float]) -> tuple[torch.Tensor, ...]:
-    """What the hybrid says of as many regions; nowhere a share."""
+def answers(logit: list[float], diameter_mm: list[float]) -> Answers:
+    """What the hybrid says of as many regions: suspicious, solid, nowhere a mask."""
     count = len(logit)
-    diameters = torch.tensor(diameter_mm).log()[:, None].requires_grad_()
-    return torch.tensor(logit)[:, None], diameters, torch.full((count, 1, 6, 6, 6), -20.0)
+    return Answers(
+        torch.tensor(logit)[:, None],
+        torch.tensor(diameter_mm).log()[:, None].requires_grad_(),
+        torch.full((count, 1), 9.0),
+        torch.tensor([[-9.0, -9.0, 9.0]] * count),
+        torch.full((count, 1, 6, 6, 6), -20.0),
+    )
 
 
 def test_size_is_learnt_from_nodules_only() -> None:
     """A wrong diameter counts for the region with a nodule, not for the one without."""
-    said = outputs([5.0, -5.0], [20.0, 90.0])
+    said = answers([5.0, -5.0], [20.0, 90.0])
     size = hybrid_loss(said, batch([1.0, 0.0]))["size"]
     size.backward()
-    gradient = said[1].grad
+    gradient = said.log_diameter.grad
     assert gradient is not None
     assert gradient[0] > 0
     assert gradient[1] == 0
-    assert hybrid_loss(outputs([5.0, -5.0], [10.0, 90.0]), batch([1.0, 0.0]))["size"] < 1e-6
+    assert hybrid_loss(answers([5.0, -5.0], [10.0, 90.0]), batch([1.0, 0.0]))["size"] < 1e-6
     assert hybrid_loss(said, batch([0.0, 0.0]))["size"] == 0
 
 
 def test_hybrid_is_cheap_when_right() -> None:
-    """The right answer costs little, the opposite one much; of the share nothing is asked."""
+    """The right answer costs little, the opposite one much."""
     truth = batch([1.0, 0.0])
-    right = hybrid_loss(outputs([5.0, -5.0], [10.0, 10.0]), truth)
-    wrong = hybrid_loss(outputs([-5.0, 5.0], [10.0, 10.0]), truth)
+    right = hybrid_loss(answers([5.0, -5.0], [10.0, 10.0]), truth)
+    wrong = hybrid_loss(answers([-5.0, 5.0], [10.0, 10.0]), truth)
     assert right["nodule"] < 0.1
     assert wrong["nodule"] > 4
-    assert right["share"] < 1e-6
+    for name in ("malignancy", "texture", "voxel"):
+        assert right[name] < 1e-3, name
+
+
+def test_kind_is_learnt_where_readers_said_it() -> None:
+    """A wrong malignancy or texture costs; where none is known, nothing, and no NaN comes of it."""
+    said = answers([5.0], [10.0])._replace(
+        malignancy=torch.full((1, 1), -9.0), texture=torch.tensor([[9.0, -9.0, -9.0]])
+    )
+    rated, unrated = (hybrid_loss(said, batch([known])) for known in (1.0, 0.0))
+    for name in ("malignancy", "texture"):
+        assert rated[name] > 0.5, name
+        assert unrated[name] == 0, name
+
+
+def test_mask_is_cheap_when_right() -> None:
+    """Both terms fall where the mask is met; overlap is asked of nodules only."""
+    truth = torch.zeros(2, 1, 6, 6, 6)
+    truth[0, 0, 2:4, 2:4, 2:4] = 1
+    nodule = torch.tensor([1.0, 0.0])
+    right = mask_loss((truth * 2 - 1) * 15, truth, nodule)
+    missed = mask_loss(torch.full_like(truth, -15.0), truth, nodule)
+    assert right["voxel"] < 1e-4
+    assert right["dice"] < 1e-3
+    assert missed["voxel"] > 1
+    assert missed["dice"] > 0.15

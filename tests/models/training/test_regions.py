@@ -7,8 +7,9 @@ import pytest
 
 from models.training.augment import Noise
 from models.training.compose import Composer
+from models.training.material import Cubes
 from models.training.piece import NONE, Piece
-from models.training.regions import Region, RegionDrawer, without_nodules
+from models.training.regions import Ratings, Region, RegionDrawer, without_nodules
 from tests.models.training.test_piece import ball
 
 SIDE = 48
@@ -21,7 +22,10 @@ def drawer(share: float = 0.45) -> RegionDrawer:
     scan = Piece(lung, mask, NONE, NONE)
     alarms = [np.array([[10.0, 10, 10]])] * 2 + [np.array([[50.0, 50, 50], [30.0, 60, 70]])]
     weights = [np.array([0.1])] * 2 + [np.array([1.0, 0.5])]
-    return RegionDrawer(Composer(cubes, [scan]), alarms, weights, Noise(64, 0), SIDE, share)
+    ratings = Ratings(np.array([0.25, np.nan]), np.array([2, -1]))
+    return RegionDrawer(
+        Composer(cubes, [scan]), ratings, alarms, weights, Noise(64, 0), SIDE, share
+    )
 
 
 def drawn(seed: int, count: int, share: float = 0.45) -> list[Region]:
@@ -59,6 +63,25 @@ def test_alarms_have_no_diameter_and_no_mask() -> None:
         assert region.diameter_mm == 0
         near = region.mask[16:32, 16:32, 16:32]
         assert (near > 127).sum() == 0
+
+
+def test_a_nodule_brings_its_ratings() -> None:
+    """Texture whatever its size, malignancy only near its own; alarms bring none."""
+    nodules = drawn(3, 30, share=1.0)
+    assert {region.texture for region in nodules} == {2, -1}
+    rated = [region for region in nodules if np.isfinite(region.malignancy)]
+    assert rated
+    assert all(region.malignancy == 0.25 for region in rated)
+    assert all(abs(np.log(region.diameter_mm / 8)) < 0.3 for region in rated)
+    assert all(region.texture == -1 for region in drawn(4, 8, share=0.0))
+
+
+def test_the_readers_means_become_targets() -> None:
+    """Malignancy from 1.5 to 4.5 becomes 0 to 1; texture one of three classes."""
+    cubes = Cubes((), (), np.array([1.0, 3.0, 5.0, np.nan]), np.array([1.0, 3.0, 5.0, np.nan]))
+    ratings = Ratings.of(cubes)
+    np.testing.assert_array_equal(ratings.malignancy, [0, 0.5, 1, np.nan])
+    np.testing.assert_array_equal(ratings.texture, [0, 1, 2, -1])
 
 
 def test_the_seed_decides() -> None:

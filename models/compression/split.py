@@ -1,0 +1,192 @@
+"""Cuts an ONNX network into consecutive parts that together say what the whole says.
+
+A part takes by name what earlier parts made and gives by name what later parts or the answer
+need, so a skip connection goes around the parts between. What costs nothing (constants, shapes,
+`DequantizeLinear`) is repeated in each part that uses it: an INT8 network stays one on both sides
+of a cut, and its tensors cross as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from onnx import GraphProto, ModelProto, ValueInfoProto, helper
+
+Array = npt.NDArray[Any]
+Example = Mapping[str, Array]
+
+FREE_AXIS = "n"
+
+
+def split(
+    model: ModelProto, cuts: Sequence[Sequence[str]], examples: tuple[Example, Example]
+) -> list[ModelProto]:
+    """The parts of ``model``: one more than there are ``cuts``.
+
+    Each cut is a list of tensors; what they are computed from is before it, all else after it.
+    ``examples`` are inputs of two batch sizes, from which the shapes at the cuts are known.
+
+    Raises:
+        ValueError: a tensor is not in the network, a part would be empty, or something crosses
+            that is not of a batch.
+    """
+    parts = _assign(model.graph, cuts)
+    crossing = sorted({name for part in parts for name in _taken(model.graph, part)})
+    declared = _declare(model, crossing, examples)
+    return [_extract(model, part, _given(model.graph, part, crossing), declared) for part in parts]
+
+
+def crossing_at(graph: GraphProto, position: int) -> list[str]:
+    """What the nodes from ``position`` on use of what those before it made."""
+    cheap = _cheap(graph)
+    taken = _taken(graph, [i for i in range(position, len(graph.node)) if i not in cheap])
+    return [name for name in taken if name in _makers(graph)]
+
+
+def _assign(graph: GraphProto, cuts: Sequence[Sequence[str]]) -> list[list[int]]:
+    """The numbers of the nodes of each part, without the cheap ones."""
+    makers = _makers(graph)
+    free = set(range(len(graph.node))) - _cheap(graph)
+    parts = []
+    for cut in cuts:
+        if unknown := [name for name in cut if name not in makers]:
+            raise ValueError(f"no node makes {unknown}")
+        before = _ancestors(graph, cut) & free
+        parts.append(sorted(before))
+        free -= before
+    parts.append(sorted(free))
+    if not all(parts):
+        raise ValueError(f"the cuts {list(map(list, cuts))} leave a part without nodes")
+    return parts
+
+
+def _ancestors(graph: GraphProto, names: Sequence[str]) -> set[int]:
+    makers, found, open_ = _makers(graph), set[int](), list(names)
+    while open_:
+        number = makers.get(open_.pop())
+        if number is not None and number not in found:
+            found.add(number)
+            open_ += graph.node[number].input
+    return found
+
+
+def _cheap(graph: GraphProto) -> set[int]:
+    """The nodes that any part may repeat."""
+    constant = {tensor.name for tensor in graph.initializer} | {""}
+    found = set()
+    for number, node in enumerate(graph.node):
+        fixed = set(node.input) <= constant or node.op_type == "Shape"
+        if fixed or node.op_type == "DequantizeLinear":
+            found.add(number)
+        if fixed:
+            constant |= set(node.output)
+    return found
+
+
+def _with_cheap(graph: GraphProto, part: Sequence[int], asked: Sequence[str] = ()) -> list[int]:
+    """The part's nodes and the cheap ones that they, or ``asked``, need, in order."""
+    makers, cheap, numbers = _makers(graph), _cheap(graph), set(part)
+    open_ = [name for number in part for name in graph.node[number].input] + list(asked)
+    while open_:
+        number = makers.get(open_.pop())
+        if number in cheap and number not in numbers:
+            numbers.add(number)
+            open_ += graph.node[number].input
+    return sorted(numbers)
+
+
+def _taken(graph: GraphProto, part: Sequence[int]) -> list[str]:
+    """What a part uses and neither makes nor holds as a constant."""
+    numbers = _with_cheap(graph, part)
+    made = {name for number in numbers for name in graph.node[number].output}
+    known = made | {tensor.name for tensor in graph.initializer} | {""}
+    used = [name for number in numbers for name in graph.node[number].input]
+    return [name for name in dict.fromkeys(used) if name not in known]
+
+
+def _given(graph: GraphProto, part: Sequence[int], crossing: Sequence[str]) -> list[str]:
+    """What a part makes for others: what crosses, and outputs of the whole."""
+    wanted = [*crossing, *(output.name for output in graph.output)]
+    makers, makes = _makers(graph), set(part)
+    cheap = _cheap(graph)
+
+    def mine(name: str) -> bool:
+        number = makers.get(name)
+        while (
+            number in cheap
+        ):  # an output that is only dequantised here is made where its bytes are
+            number = makers.get(graph.node[number].input[0])
+        return number in makes
+
+    return [name for name in dict.fromkeys(wanted) if mine(name)]
+
+
+def _extract(
+    model: ModelProto, part: Sequence[int], gives: Sequence[str], declared: Mapping[str, Any]
+) -> ModelProto:
+    graph = model.graph
+    numbers = _with_cheap(graph, part, gives)
+    nodes = [graph.node[number] for number in numbers]
+    takes = _taken(graph, part)
+    used = {name for node in nodes for name in node.input}
+    held = {tensor.name: tensor for tensor in graph.initializer}  # of two of a name the last holds
+    cut = helper.make_graph(
+        nodes,
+        graph.name,
+        [declared[name] for name in takes],
+        [declared[name] for name in gives],
+        [tensor for name, tensor in held.items() if name in used],
+    )
+    made = helper.make_model(cut, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(made)
+    return made
+
+
+def _declare(
+    model: ModelProto, crossing: Sequence[str], examples: tuple[Example, Example]
+) -> dict[str, ValueInfoProto]:
+    """Type and shape of each tensor at a cut, and of the outputs."""
+    outputs = [output.name for output in model.graph.output]
+    inputs = [given.name for given in model.graph.input]
+    names = [name for name in dict.fromkeys([*crossing, *outputs]) if name not in inputs]
+    first, second = (values(model, names, example) for example in examples)
+    declared = {given.name: given for given in model.graph.input}
+    for name in names:
+        one, two = first[name], second[name]
+        if one.ndim == 0 or one.shape[0] == two.shape[0]:
+            raise ValueError(f"{name} {one.shape} crosses a cut and is not of a batch")
+        shape = [a if a == b else f"{FREE_AXIS}{i}" for i, (a, b) in enumerate(_sides(one, two))]
+        kind = helper.np_dtype_to_tensor_dtype(one.dtype)
+        declared[name] = helper.make_tensor_value_info(name, kind, [FREE_AXIS, *shape[1:]])
+    return declared
+
+
+def _sides(one: Array, two: Array) -> list[tuple[int, int]]:
+    return list(zip(one.shape, two.shape, strict=True))
+
+
+def values(model: ModelProto, names: Sequence[str], example: Example) -> dict[str, Array]:
+    """The named tensors as the whole network computes them."""
+    shown = ModelProto()
+    shown.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    shown.graph.output.extend(ValueInfoProto(name=name) for name in names if name not in known)
+    session = open_plain(shown, onnxruntime.SessionOptions())
+    return dict(zip(names, session.run(list(names), dict(example)), strict=True))
+
+
+def open_plain(model: ModelProto, options: Any) -> Any:
+    """The network node by node, nothing fused, so that every tensor of it can be had."""
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def _makers(graph: GraphProto) -> dict[str, int]:
+    """The number of the node that makes each tensor."""
+    return {name: number for number, node in enumerate(graph.node) for name in node.output}

@@ -1,0 +1,73 @@
+"""The hybrid's task: what a batch holds, and how it is judged."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.screening import ScreeningSpec
+from models.training.hybrid import HybridTask, Trial, logits
+from tests.models.training.test_regions import SIDE, drawer
+
+SMALL = HybridSpec(
+    known=ScreeningSpec((4, 8, 8, 8), (1, 1, 1)), widths=(4, 8), blocks=(1, 1),
+    channels=32, depth=1, heads=1,
+)  # fmt: skip
+
+
+def task() -> HybridTask:
+    """One that draws in this process; bright regions are nodules on validation."""
+    grey = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, SIDE))
+    regions = grey.astype(np.uint8) * 60
+    trial = Trial(regions[2:], np.array([2.0, 3.0]), regions[:2], np.array([0.0, 1.0]), scans=1)
+    torch.manual_seed(0)
+    return HybridTask(drawer(), trial, HybridNetwork(SMALL), batch=6, workers=0)
+
+
+def test_a_batch_holds_all_that_the_loss_asks_for() -> None:
+    """Voxels, presence, size, kind and mask; every term of the loss is finite."""
+    learning = task()
+    batch = next(learning.batches(seed=1))
+    assert batch["voxels"].shape == batch["mask"].shape == (6, 1, SIDE, SIDE, SIDE)
+    assert batch["voxels"].dtype == torch.uint8
+    assert float(batch["mask"].max()) <= 1
+    terms = learning.losses(learning.network, batch)
+    assert {"nodule", "size", "malignancy", "texture", "voxel", "dice"} == terms.keys()
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_the_seed_decides_the_batches() -> None:
+    """The same seed gives the same regions."""
+    one, two = (next(task().batches(seed=3)) for _ in range(2))
+    assert torch.equal(one["voxels"], two["voxels"])
+
+
+class Brightness(torch.nn.Module):
+    """Says the mean brightness as logit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        """``(n, 1)``."""
+        return (x.mean((2, 3, 4)) * self.weight,)
+
+
+def test_a_network_is_judged_alone_and_with_the_edge() -> None:
+    """One that ranks right finds every nodule above every alarm."""
+    figures = task().judge(Brightness())
+    assert figures["alone_0.5"] == figures["both_4"] == 1.0
+    assert set(figures) == {f"{n}_{r}" for n in ("alone", "both") for r in ("0.5", "1", "2", "4")}
+
+
+def test_logits_come_in_the_order_of_the_regions() -> None:
+    """Also when they are read in several batches."""
+    regions = (np.arange(5, dtype=np.uint8) * 50)[:, None, None, None] * np.ones(
+        (1, 8, 8, 8), np.uint8
+    )
+    found = logits(Brightness(), regions.astype(np.uint8), batch=2)
+    assert found.shape == (5,)
+    assert (np.diff(found) > 0).all()
+    assert logits(Brightness(), regions[:0], batch=2).shape == (0,)
