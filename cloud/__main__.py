@@ -21,9 +21,11 @@ from cloud.errors import CloudError
 from cloud.lifetime import serve as serve_until_signalled
 from cloud.server import CloudServer
 from cloud.settings import CloudSettings, load_settings
+from cloud.stages import Reader
 from cloud.telemetry import Telemetry, configure_logging
 from models.runtime.errors import ModelError
 from models.runtime.second_reader import open_second_reader
+from models.runtime.staged import open_staged
 from protos.errors import OverreadError
 
 app = typer.Typer(
@@ -97,7 +99,7 @@ def describe(
 
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
-    reader = open_second_reader(settings.model, engine=settings.engine, threads=settings.threads)
+    reader = _open_reader(settings)
     telemetry = Telemetry()
     server = CloudServer(settings, reader, telemetry, service_version=version("overread"))
     if settings.tls_cert is None and not _is_loopback(settings.address):
@@ -112,6 +114,15 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
         if metrics_port is not None:
             _log.info("metrics", address=f"{settings.metrics_address}:{metrics_port}")
         await serve_until_signalled(server, ready=ready)
+
+
+def _open_reader(settings: CloudSettings) -> Reader:
+    name, engine, threads = settings.model, settings.engine, settings.threads
+    if settings.stages == 1:
+        return open_second_reader(name, engine=engine, threads=threads)
+    return open_staged(
+        name, settings.stages, engine=engine, engines=settings.stage_engines, threads=threads
+    )
 
 
 def _write_whole(path: Path, text: str) -> None:

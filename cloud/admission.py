@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from cloud.padding import SMALLEST, may_be_padded
 from imaging.volume import WINDOW_HU
 from protos.errors import InvalidRequest, TooLarge, VersionMismatch
 from protos.messages import Header, Roi
@@ -67,8 +68,11 @@ def check_roi(roi: Roi, limits: Limits) -> None:
     """
     if roi.voxels.size > limits.max_roi_voxels:
         raise TooLarge(f"{roi.voxels.size} voxels, an ROI may have {limits.max_roi_voxels}")
-    if roi.voxels.shape != limits.roi_shape:
-        raise InvalidRequest(f"shape {roi.voxels.shape}, the model reads {limits.roi_shape}")
+    if not may_be_padded(roi.voxels.shape, limits.roi_shape):
+        raise InvalidRequest(
+            f"shape {roi.voxels.shape}, the model reads {limits.roi_shape} "
+            f"or what is a {SMALLEST}rd of that or more along each side"
+        )
     if roi.window_hu != WINDOW_HU:
         raise InvalidRequest(f"window_hu {roi.window_hu}, the model reads {WINDOW_HU}")
     low, high = SPACING_RANGE_MM

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import math
 import time
 from types import TracebackType
@@ -16,12 +17,20 @@ from typing import Self
 import numpy as np
 
 from cloud.cost import CostModel
-from cloud.queue import Answer, Queue, Ticket, standing
-from cloud.stages import Readings, Stage
+from cloud.places import make_room
+from cloud.queue import UNKNOWN_SITE, Answer, Claim, Queue, Rules, Ticket
+from cloud.schedule import Pace, Slot, admit, foresee, together
+from cloud.stages import Stage, Timed
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
-from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed, Overloaded
+from protos.errors import (
+    DeadlinePassed,
+    DeadlineUnmeetable,
+    ModelFailed,
+    Overloaded,
+    OverreadError,
+)
 from protos.messages import Priority
 
 
@@ -34,6 +43,8 @@ class Batcher:
         max_batch: ROIs read at once, at most.
         max_wait_s: how long an ROI waits for company, at most; less when its deadline presses.
         max_waiting: ROIs that may wait in all.
+        rules: the order of the queue; first come, first served knows no deadline: it refuses
+            nothing and fills every batch.
         cost: what batches are expected to take; learns from each.
         clock: monotonic seconds.
     """
@@ -46,17 +57,21 @@ class Batcher:
         max_batch: int,
         max_wait_s: float,
         max_waiting: int,
+        rules: Rules | None = None,
         cost: CostModel | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._stage, self._telemetry, self._clock = stage, telemetry, clock
-        self._max_batch, self._max_wait_s, self._max_waiting = max_batch, max_wait_s, max_waiting
-        self._cost = cost or CostModel()
-        self._queue = Queue()
+        self._max_wait_s, self._max_waiting = max_wait_s, max_waiting
+        cost = cost or CostModel()
+        self._pace = Pace(cost, copy.deepcopy(cost), max_batch)
+        self._queue = Queue(rules)
+        self._by_deadline = self._queue.rules.by_deadline
         self._arrived = asyncio.Event()
-        self._busy_until_s = -math.inf
-        self._batches = 0
+        self._free_s = -math.inf
+        self._batches = self._failures = 0
         self._loop: asyncio.Task[None] | None = None
+        self._reading: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.create_task(self._run())
@@ -68,11 +83,11 @@ class Batcher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
-        for ticket in self._queue.take(len(self._queue)):
+        tasks = [*self._reading, *([self._loop] if self._loop is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for ticket in self._queue.waiting():
             ticket.answer.cancel()
 
     async def warm_up(self, roi_shape: tuple[int, int, int]) -> None:
@@ -81,10 +96,13 @@ class Batcher:
         Raises:
             ModelFailed: the model cannot read even that.
         """
-        for n, counts in ((1, False), (1, True), (self._max_batch, True)):
-            readings = await self._stage.run(np.zeros((n, *roi_shape), np.uint8))
+        for n, counts in ((1, False), (1, True), (self._pace.most, True)):
+            await self._stage.enter()
+            began_s = self._clock()
+            await self._stage.run(np.zeros((n, *roi_shape), np.uint8))
             if counts:
-                self._cost.observe(n, readings.compute_s)
+                self._pace.answer.observe(n, self._clock() - began_s)
+                self._pace.entrance.observe(n, self._clock() - began_s)
 
     @property
     def waiting(self) -> int:
@@ -94,107 +112,163 @@ class Batcher:
     @property
     def queue_s(self) -> float:
         """How long a routine ROI that came now, with time to spare, would wait, in seconds."""
-        return self._wait_s(len(self._queue))
+        slot = self._slot(Deadline(math.inf, self._clock), Priority.ROUTINE, UNKNOWN_SITE)
+        return max(0.0, slot.start_s - self._clock())
 
-    def estimate_s(self, deadline: Deadline, priority: Priority) -> float:
+    def estimate_s(self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE) -> float:
         """Seconds until an ROI that came now would be answered."""
-        ahead = self._queue.ahead_of(standing(priority, deadline))
-        return self._wait_s(ahead) + self._cost.estimate_s(ahead % self._max_batch + 1)
+        return self._slot(deadline, priority, site).answered_s - self._clock()
 
-    def check(self, deadline: Deadline, priority: Priority) -> None:
+    def _slot(self, deadline: Deadline, priority: Priority, site: str) -> Slot:
+        now_s = self._clock()
+        claim = Claim(deadline=deadline, priority=priority, came_s=now_s, site=site)
+        order = self._queue.in_order(now_s, claim)
+        return foresee(order, max(now_s, self._free_s), self._pace)[order.index(claim)]
+
+    def check(self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE) -> None:
         """Refuses what could not be answered in time if it came now.
 
         Raises:
-            Overloaded: the queue is full.
-            DeadlineUnmeetable: the answer would come too late.
+            Overloaded: the queue is full, or the site has its share of it.
+            DeadlineUnmeetable: the answer would come too late, or make others late.
         """
-        if (waiting := len(self._queue)) >= self._max_waiting:
-            raise Overloaded(f"{waiting} ROIs wait, and no more than {self._max_waiting} may")
-        left_s, estimate_s = deadline.remaining_s, self.estimate_s(deadline, priority)
-        if estimate_s > left_s:
-            raise DeadlineUnmeetable(
-                f"an answer would take {estimate_s:.3f} s, {left_s:.3f} s are left", estimate_s
-            )
+        self._room(Claim(deadline=deadline, priority=priority, came_s=self._clock(), site=site))
 
     def submit(
-        self, voxels: UInt8Array, deadline: Deadline, priority: Priority
+        self,
+        voxels: UInt8Array,
+        deadline: Deadline,
+        priority: Priority,
+        site: str = UNKNOWN_SITE,
     ) -> asyncio.Future[Answer]:
         """The answer to come for ``voxels`` uint8 ``(z, y, x)``; cancel it to give it up.
 
-        It may fail with `DeadlinePassed` or `ModelFailed`.
+        It may fail with `DeadlinePassed`, `DeadlineUnmeetable`, `Overloaded` or `ModelFailed`.
 
         Raises:
-            Overloaded: the queue is full.
-            DeadlineUnmeetable: the answer would come too late.
+            Overloaded: the queue is full, or the site has its share of it.
+            DeadlineUnmeetable: the answer would come too late, or make others late.
         """
-        self.check(deadline, priority)
-        answer = asyncio.get_running_loop().create_future()
-        self._queue.put(Ticket(voxels, deadline, priority, self._clock(), answer))
+        ticket = Ticket(
+            deadline=deadline,
+            priority=priority,
+            came_s=self._clock(),
+            site=site,
+            voxels=voxels,
+            answer=asyncio.get_running_loop().create_future(),
+        )
+        for gone, error in self._room(ticket):
+            gone.answer.set_exception(error)
+        self._queue.put(ticket)
         self._arrived.set()
-        return answer
+        return ticket.answer
 
-    def _wait_s(self, ahead: int) -> float:
-        running_s = max(0.0, self._busy_until_s - self._clock())
-        return running_s + (ahead // self._max_batch) * self._cost.estimate_s(self._max_batch)
+    def _room(self, claim: Claim) -> list[tuple[Ticket, OverreadError]]:
+        """Whom ``claim`` pushes out, and what they are told; raises where it is not let in."""
+        now_s = self._clock()
+        told: dict[int, OverreadError] = {}
+        for gone in make_room(claim, self._queue, self._max_waiting, now_s):
+            told[gone.number] = Overloaded(f"others wait too, and {gone.site} had most places")
+        if self._queue.rules.by_deadline:
+            free_s = max(now_s, self._free_s)
+            for gone, takes_s in admit(claim, self._queue, now_s, free_s, self._pace):
+                told[gone.number] = DeadlineUnmeetable(
+                    f"behind what came since an answer would take {takes_s:.3f} s", takes_s
+                )
+        return [(one, told[one.number]) for one in self._queue.waiting() if one.number in told]
 
     async def _run(self) -> None:
+        began_s, n, failures = -math.inf, 0, 0
         while True:
-            await self._company()
-            self._drop_expired()
-            if tickets := self._queue.take(self._max_batch):
-                await self._read(tickets)
+            await self._stage.enter()
+            freed_s, busy = self._clock(), self._patience_s() <= 0.0
+            self._free_s = -math.inf
+            tickets = await self._next()
+            if n and failures == self._failures:
+                # with work at hand, what lies between two batches is a part of the first
+                until_s = self._clock() if busy else freed_s
+                self._pace.entrance.observe(n, until_s - began_s)
+            began_s, n, failures = self._clock(), len(tickets), self._failures
+            self._free_s = began_s + self._pace.entrance.estimate_s(n)
+            task = asyncio.create_task(self._read(tickets, began_s))
+            self._reading.add(task)
+            task.add_done_callback(self._reading.discard)
 
-    async def _company(self) -> None:
-        """Returns when a batch is full, or its first ticket should wait no longer."""
-        while (left_s := self._patience_s()) > 0.0:
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if math.isinf(left_s) else left_s):
-                    await self._arrived.wait()
+    async def _next(self) -> list[Ticket]:
+        """The next batch, as soon as it should wait no longer."""
+        while True:
+            while (left_s := self._patience_s()) > 0.0:
+                self._arrived.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(None if math.isinf(left_s) else left_s):
+                        await self._arrived.wait()
+            self._drop_late()
+            now_s = self._clock()
+            if order := self._queue.in_order(now_s):
+                n = together(order, now_s, self._pace) if self._by_deadline else self._pace.most
+                return self._queue.take(n, now_s)
 
     def _patience_s(self) -> float:
-        first = self._queue.first()
-        if first is None:
+        """How long what waits may wait for company; 0 when a batch is full or time presses."""
+        if not (waiting := self._queue.waiting()):
             return math.inf
-        if (waiting := len(self._queue)) >= self._max_batch:
+        most = self._pace.worth() if self._by_deadline else self._pace.most
+        if len(waiting) >= most:
             return 0.0
-        slack_s = first.deadline.remaining_s - self._cost.estimate_s(waiting)
-        return min(first.came_s + self._max_wait_s - self._clock(), slack_s)
+        patience_s = min(ticket.came_s for ticket in waiting) + self._max_wait_s - self._clock()
+        if not self._by_deadline:
+            return patience_s
+        soonest_s = min(ticket.deadline.remaining_s for ticket in waiting)
+        return min(patience_s, soonest_s - self._pace.answer.bound_s(len(waiting)))
 
-    def _drop_expired(self) -> None:
-        for ticket in self._queue.take_expired():
+    def _drop_late(self) -> None:
+        """Tells those who cannot be answered in time any more, whatever is done."""
+        if not self._by_deadline:
+            return
+        alone_s = self._pace.answer.bound_s(1)
+        for ticket in self._queue.waiting():
             waited_s = self._clock() - ticket.came_s
-            ticket.answer.set_exception(DeadlinePassed(f"time ran out after {waited_s:.3f} s"))
+            if ticket.deadline.passed:
+                error: OverreadError = DeadlinePassed(f"time ran out after {waited_s:.3f} s")
+            elif ticket.deadline.remaining_s < alone_s:
+                left_s = ticket.deadline.remaining_s
+                error = DeadlineUnmeetable(
+                    f"after {waited_s:.3f} s {left_s:.3f} s are left, reading takes {alone_s:.3f}",
+                    alone_s,
+                )
+            else:
+                continue
+            ticket.answer.set_exception(error)
 
-    async def _read(self, tickets: list[Ticket]) -> None:
-        began_s = self._clock()
-        self._busy_until_s = began_s + self._cost.estimate_s(len(tickets))
+    async def _read(self, tickets: list[Ticket], began_s: float) -> None:
         self._batches += 1
+        batch = self._batches
         try:
-            readings = await self._stage.run(np.stack([ticket.voxels for ticket in tickets]))
+            timed = await self._stage.run(np.stack([ticket.voxels for ticket in tickets]))
         except ModelFailed as error:
+            self._failures += 1
             for ticket in tickets:
                 if not ticket.answer.done():
                     ticket.answer.set_exception(ModelFailed(error.reason))
         else:
-            self._cost.observe(len(tickets), readings.compute_s)
-            self._telemetry.batch_read(len(tickets), readings.compute_s)
-            self._deliver(tickets, readings, began_s)
+            self._pace.answer.observe(len(tickets), self._clock() - began_s)
+            self._telemetry.batch_read(len(tickets), timed.compute_s)
+            self._deliver(tickets, timed, began_s, batch)
         finally:
-            self._busy_until_s = -math.inf
             for ticket in tickets:
                 ticket.answer.cancel()  # only what has no answer: the service stops
 
-    def _deliver(self, tickets: list[Ticket], readings: Readings, began_s: float) -> None:
+    def _deliver(self, tickets: list[Ticket], timed: Timed, began_s: float, batch: int) -> None:
+        late = sum(ticket.answer.done() or ticket.deadline.passed for ticket in tickets)
+        self._telemetry.wasted(timed.compute_s * late / len(tickets))
         for i, ticket in enumerate(tickets):
             if ticket.answer.done():
                 continue
             ticket.answer.set_result(
                 Answer(
-                    probability=float(readings.probability[i]),
-                    diameter_mm=float(readings.diameter_mm[i]),
+                    reading=timed.readings[i],
                     queue_s=began_s - ticket.came_s,
-                    compute_s=readings.compute_s,
-                    batch=self._batches,
+                    compute_s=timed.compute_s,
+                    batch=batch,
                 )
             )

@@ -15,6 +15,8 @@ from cloud.admission import Limits
 from cloud.answers import Answers
 from cloud.batching import Batcher
 from cloud.errors import AddressUnusable
+from cloud.pipeline import PartedReader, PipelineStage
+from cloud.queue import Rules
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stages import Reader, ReaderStage
@@ -34,7 +36,8 @@ _log = structlog.get_logger(__name__)
 class CloudServer:
     """A service that listens while it is entered as an async context.
 
-    ``reader`` is the model; ``service_version`` is what `Describe` says of this package.
+    ``reader`` is the model, run as a pipeline where it has several steps; ``service_version`` is
+    what `Describe` says of this package.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class CloudServer:
             _log.warning("grace is over", open_studies=self._service.open_streams)
 
     async def _batcher(self, parts: AsyncExitStack) -> Batcher:
-        stage = ReaderStage(self._reader, clock=self._clock)
+        stage = self._stage()
         parts.callback(stage.close)
         batcher = Batcher(
             stage,
@@ -94,10 +97,24 @@ class CloudServer:
             max_batch=self._settings.max_batch,
             max_wait_s=self._settings.max_wait_s,
             max_waiting=self._settings.max_waiting,
+            rules=self._rules(),
             clock=self._clock,
         )
         await batcher.warm_up(self._reader.roi_shape)
         return await parts.enter_async_context(batcher)
+
+    def _stage(self) -> ReaderStage | PipelineStage:
+        if isinstance(self._reader, PartedReader) and len(self._reader.steps) > 1:
+            return PipelineStage(self._reader, clock=self._clock)
+        return ReaderStage(self._reader, clock=self._clock)
+
+    def _rules(self) -> Rules:
+        return Rules(
+            by_deadline=self._settings.scheduling == "deadline",
+            routine_wait_s=self._settings.routine_wait_s,
+            site_share=self._settings.site_share,
+            site_weights=self._settings.site_weights,
+        )
 
     def _make_service(self, batcher: Batcher) -> OverreadService:
         settings, reader = self._settings, self._reader
@@ -112,6 +129,7 @@ class CloudServer:
             max_streams=settings.max_streams,
             max_budget_s=settings.max_budget_s,
             header_wait_s=settings.header_wait_s,
+            return_s=settings.return_s,
             clock=self._clock,
         )
         self._telemetry.watch("waiting_rois", "ROIs that wait", lambda: batcher.waiting)

@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from cloud.admission import check_header
+from cloud.site import site_of
 from cloud.stream import Desk, StudyStream
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
@@ -36,6 +37,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         max_streams: studies open at once.
         max_budget_s: longer budgets are cut to this.
         header_wait_s: a stream that has sent no header by then is closed.
+        return_s: kept of each budget for the answer's way back, half of it at most.
         clock: monotonic seconds.
     """
 
@@ -47,11 +49,12 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         max_streams: int,
         max_budget_s: float,
         header_wait_s: float,
+        return_s: float = 0.0,
         clock: Clock = time.monotonic,
     ) -> None:
         self._desk, self._description, self._clock = desk, description, clock
         self._max_streams, self._max_budget_s = max_streams, max_budget_s
-        self._header_wait_s = header_wait_s
+        self._header_wait_s, self._return_s = header_wait_s, return_s
         self._draining = False
         self._open = 0
         self._streams: set[StudyStream] = set()
@@ -95,6 +98,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 stream = await self._stream(requests, context)
                 counted.callback(self._close, stream)
                 stream.open(requests)
+                await context.send_initial_metadata(())  # by which a caller knows the round trip
                 async for outcome in stream.outcomes():
                     yield codec.encode_response(outcome)
                 yield codec.encode_response(stream.summary())
@@ -131,15 +135,20 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         """The stream that its header asks for, if it can be met at all."""
         header = await self._header(requests)
         check_header(header, self._desk.limits)
-        budget_s = min(header.budget_s, self._max_budget_s)
-        deadline = Deadline.after(budget_s, self._clock)
-        if (left_s := context.time_remaining()) is not None:
-            deadline = deadline.capped(left_s)
+        deadline = self._deadline(header, context)
+        site = site_of(context)
         if header.roi_count:
-            self._desk.batcher.check(deadline, header.priority)
-        stream = StudyStream(header, deadline, self._desk)
+            self._desk.batcher.check(deadline, header.priority, site)
+        stream = StudyStream(header, deadline, self._desk, site)
         self._streams.add(stream)
         return stream
+
+    def _deadline(self, header: Header, context: Context) -> Deadline:
+        """The shortest of what is asked, granted and waited for, less the answer's way back."""
+        budget_s = min(header.budget_s, self._max_budget_s)
+        if (left_s := context.time_remaining()) is not None:
+            budget_s = max(0.0, min(budget_s, left_s))
+        return Deadline.after(budget_s - min(self._return_s, budget_s / 2), self._clock)
 
     async def _header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
@@ -31,12 +31,21 @@ class CloudSettings(BaseSettings):
         max_batch: ROIs read at once, at most.
         max_wait_s: how long an ROI may wait for company before its batch starts.
         max_waiting: ROIs that may wait in all; more are refused as `Overloaded`.
+        scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, blind
+            to deadlines, priorities, sites and callers that have gone: to compare with.
+        routine_wait_s: routine work that has waited so long, or half of its budget, is no longer
+            passed by all that is stat: every fourth place is its own.
+        site_share: of ``max_waiting``, what one site may hold while others wait.
+        site_weights: what a site gets beside another of weight 1, by its name.
+        stages: parts of the model that work on different batches at once; 1 is the model whole.
+        stage_engines: an engine for each of them; empty: ``engine`` for all.
         max_streams: studies open at once; more are refused as `Overloaded`.
         max_rois: ROIs of one study.
         max_roi_voxels: voxels of one ROI.
         max_message_bytes: size of one gRPC message.
         max_budget_s: longer budgets are cut to this.
         header_wait_s: a stream that has sent no header by then is closed.
+        return_s: kept of each budget for the answer's way back, half of it at most.
         cached_answers: answers kept for an ROI that is sent again.
         cached_for_s: and for how long.
         grace_s: on SIGTERM, how long open studies have to finish.
@@ -59,12 +68,19 @@ class CloudSettings(BaseSettings):
     max_batch: int = Field(8, ge=1)
     max_wait_s: float = Field(0.005, ge=0, le=1)
     max_waiting: int = Field(512, ge=1)
+    scheduling: Literal["deadline", "fcfs"] = "deadline"
+    routine_wait_s: float = Field(1.0, gt=0)
+    site_share: float = Field(0.5, gt=0, le=1)
+    site_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    stages: int = Field(1, ge=1, le=8)
+    stage_engines: tuple[str, ...] = ()
     max_streams: int = Field(64, ge=1)
     max_rois: int = Field(64, ge=1)
     max_roi_voxels: int = Field(64**3, ge=1)
     max_message_bytes: int = Field(4 * 2**20, ge=4096)
     max_budget_s: float = Field(600.0, gt=0)
     header_wait_s: float = Field(10.0, gt=0)
+    return_s: float = Field(0.01, ge=0)
     cached_answers: int = Field(4096, ge=0)
     cached_for_s: float = Field(600.0, ge=0)
     grace_s: float = Field(20.0, ge=0)
@@ -74,6 +90,14 @@ class CloudSettings(BaseSettings):
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
     log_json: bool = False
+
+    @model_validator(mode="after")
+    def _each_stage_has_an_engine(self) -> Self:
+        if self.stage_engines and len(self.stage_engines) != self.stages:
+            raise ValueError(
+                f"stage_engines names {len(self.stage_engines)} engines for stages = {self.stages}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tls_is_whole(self) -> Self:

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from imaging.volume import UInt8Array
+from models.runtime.readings import Readings
 from protos.deadline import Clock
 from protos.errors import ModelFailed
-
-Numbers = npt.NDArray[np.floating]
 
 
 class Reader(Protocol):
@@ -37,23 +35,28 @@ class Reader(Protocol):
     def roi_shape(self) -> tuple[int, int, int]:
         """Shape ``(z, y, x)`` of the ROIs that it reads."""
 
-    def read(self, batch: UInt8Array) -> tuple[Numbers, Numbers]:
-        """Probability ``(n,)`` and diameter in mm ``(n,)`` of ROIs uint8 ``(n, z, y, x)``."""
+    def read(self, batch: UInt8Array) -> Readings:
+        """What it says of ROIs uint8 ``(n, z, y, x)``."""
 
 
 @dataclass(frozen=True, eq=False)
-class Readings:
-    """What a stage says of a batch: probability ``(n,)``, diameter in mm ``(n,)``, and its time."""
+class Timed:
+    """What a stage says of a batch, and the time that it took."""
 
-    probability: Numbers
-    diameter_mm: Numbers
+    readings: Readings
     compute_s: float
 
 
 class Stage(Protocol):
-    """One step of the model; a batch goes through as a whole."""
+    """What reads batches; a batch goes through as a whole.
 
-    async def run(self, batch: UInt8Array) -> Readings:
+    Each `run` follows one `enter`.
+    """
+
+    async def enter(self) -> None:
+        """Returns when a batch could start at once; the place is then the caller's."""
+
+    async def run(self, batch: UInt8Array) -> Timed:
         """The readings of ROIs uint8 ``(n, z, y, x)``.
 
         Raises:
@@ -67,31 +70,43 @@ class ReaderStage:
     def __init__(self, reader: Reader, *, clock: Clock = time.monotonic) -> None:
         self._reader = reader
         self._clock = clock
+        self._place = asyncio.Lock()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="reader")
 
-    async def run(self, batch: UInt8Array) -> Readings:
+    async def enter(self) -> None:
+        """See `Stage.enter`."""
+        await self._place.acquire()
+
+    async def run(self, batch: UInt8Array) -> Timed:
         """See `Stage.run`."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._worker, self._read, batch)
+        try:
+            return await loop.run_in_executor(self._worker, self._read, batch)
+        finally:
+            self._place.release()
 
     def close(self) -> None:
         """Ends the worker thread when the batch that it reads is done."""
         self._worker.shutdown(wait=True, cancel_futures=True)
 
-    def _read(self, batch: UInt8Array) -> Readings:
+    def _read(self, batch: UInt8Array) -> Timed:
         began_s = self._clock()
         try:
-            probability, diameter_mm = self._reader.read(batch)
-            _check(probability, diameter_mm, len(batch))
+            readings = self._reader.read(batch)
+            check(readings, len(batch))
         except Exception as error:  # whatever the engine throws, the service lives on
             raise ModelFailed(f"{self._reader.name}: {type(error).__name__}: {error}") from error
-        return Readings(probability, diameter_mm, self._clock() - began_s)
+        return Timed(readings, self._clock() - began_s)
 
 
-def _check(probability: Numbers, diameter_mm: Numbers, n: int) -> None:
-    if probability.shape != (n,) or diameter_mm.shape != (n,):
-        raise ValueError(f"{probability.shape} and {diameter_mm.shape} answers for {n} ROIs")
-    if not np.all((probability >= 0) & (probability <= 1)):
-        raise ValueError(f"a probability outside [0, 1] in {probability.tolist()}")
+def check(readings: Readings, n: int) -> None:
+    """Raises ValueError where ``readings`` cannot be those of ``n`` ROIs."""
+    if len(readings) != n:
+        raise ValueError(f"{len(readings)} answers for {n} ROIs")
+    for name in ("probability", "malignancy"):
+        values = getattr(readings, name)
+        if not np.all((values >= 0) & (values <= 1)):
+            raise ValueError(f"a {name} outside [0, 1] in {values.tolist()}")
+    diameter_mm = readings.diameter_mm
     if not np.all(np.isfinite(diameter_mm) & (diameter_mm >= 0)):
         raise ValueError(f"a diameter that cannot be in {diameter_mm.tolist()}")

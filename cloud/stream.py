@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloud.admission import Limits, check_roi
 from cloud.answers import Answers, Question
 from cloud.batching import Batcher
 from cloud.merger import Merger
-from cloud.queue import Answer
+from cloud.padding import padded, unpadded
+from cloud.queue import UNKNOWN_SITE, Answer
 from cloud.telemetry import Telemetry
+from models.runtime.readings import Reading
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.deadline import Deadline
@@ -34,10 +36,12 @@ class Desk:
 
 
 class StudyStream:
-    """From an accepted header to the summary."""
+    """From an accepted header of ``site`` to the summary."""
 
-    def __init__(self, header: Header, deadline: Deadline, desk: Desk) -> None:
-        self._header, self._deadline, self._desk = header, deadline, desk
+    def __init__(
+        self, header: Header, deadline: Deadline, desk: Desk, site: str = UNKNOWN_SITE
+    ) -> None:
+        self._header, self._deadline, self._desk, self._site = header, deadline, desk, site
         self._merger = Merger(deadline.clock)
         self._checksums: dict[int, bytes] = {}
         self._received = 0
@@ -123,26 +127,42 @@ class StudyStream:
             return verdict
         try:
             answer = await self._desk.batcher.submit(
-                roi.voxels, self._deadline, self._header.priority
+                padded(roi.voxels, self._desk.limits.roi_shape),
+                self._deadline,
+                self._header.priority,
+                self._site,
             )
         except OverreadError as error:
             return self._refused(roi.roi_id, error)
-        verdict = self._verdict(roi.roi_id, answer)
+        verdict = self._verdict(roi, answer)
         self._desk.answers.put(question, verdict)
         return verdict
 
-    def _verdict(self, roi_id: int, answer: Answer) -> Verdict:
+    def _verdict(self, roi: Roi, answer: Answer) -> Verdict:
         self._batches[answer.batch] = answer.compute_s
         self._desk.telemetry.roi_ended("verdict", answer.queue_s)
-        return Verdict(
-            roi_id=roi_id,
-            probability=answer.probability,
-            diameter_mm=answer.diameter_mm,
-            model=self._desk.model,
-            queue_s=answer.queue_s,
-            compute_s=answer.compute_s,
-        )
+        reading = answer.reading
+        if roi.voxels.shape != self._desk.limits.roi_shape:
+            reading = replace(reading, mask=unpadded(reading.mask, roi.voxels.shape))
+        return verdict_of(roi.roi_id, reading, self._desk.model, answer.queue_s, answer.compute_s)
 
     def _refused(self, roi_id: int, error: OverreadError) -> Refusal:
         self._desk.telemetry.roi_ended(error.kind)
         return Refusal(roi_id, error.kind, error.reason)
+
+
+def verdict_of(
+    roi_id: int, reading: Reading, model: str, queue_s: float = 0.0, compute_s: float = 0.0
+) -> Verdict:
+    """A reading as the contract's verdict on the ROI of that number."""
+    return Verdict(
+        roi_id=roi_id,
+        probability=reading.probability,
+        diameter_mm=reading.diameter_mm,
+        model=model,
+        queue_s=queue_s,
+        compute_s=compute_s,
+        malignancy=reading.malignancy,
+        texture=reading.texture,
+        mask=codec.pack_mask(reading.mask),
+    )

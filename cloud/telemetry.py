@@ -32,6 +32,11 @@ class Telemetry:
             registry=self.registry,
         )
         self._compute = self._seconds("compute", "Time of a batch in the model")
+        self._wasted = Counter(
+            "overread_cloud_wasted_seconds",
+            "Model time of ROIs whose answer came late or was no longer wanted",
+            registry=self.registry,
+        )
         self._queue = self._seconds("queue", "Time that an answered ROI waited")
 
     def _seconds(self, name: str, what: str) -> Histogram:
@@ -53,6 +58,10 @@ class Telemetry:
         """Counts a batch of ``n`` ROIs that took ``compute_s`` seconds."""
         self._batch.observe(n)
         self._compute.observe(compute_s)
+
+    def wasted(self, compute_s: float) -> None:
+        """Counts model time that nobody had anything of."""
+        self._wasted.inc(compute_s)
 
     def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
         """Shows what ``value`` returns as the gauge ``overread_cloud_<name>``."""

@@ -19,9 +19,11 @@ from cloud.server import CloudServer
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
 from imaging.volume import WINDOW_HU, UInt8Array
+from models.runtime.readings import Readings
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.messages import Header, Roi
+from tests.plain_readings import plain
 
 SHAPE = (8, 8, 8)
 
@@ -44,14 +46,14 @@ class MeanReader:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def read(self, batch: UInt8Array) -> tuple[Any, Any]:
+    def read(self, batch: UInt8Array) -> Readings:
         """Mean brightness as probability, and a tenth of it as diameter."""
         mean = batch.reshape(len(batch), -1).mean(axis=1)
         self.batches.append(mean.tolist())
         assert self.gate.wait(30), "a test left the gate closed"
         if np.any(mean == 255):
             raise ValueError("all 255")
-        return mean / 255, mean / 10
+        return plain(mean / 255, mean / 10)
 
 
 @dataclass

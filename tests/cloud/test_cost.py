@@ -47,3 +47,46 @@ def test_no_estimate_is_negative(times: tuple[float, float]) -> None:
     cost.observe(1, times[0])
     cost.observe(8, times[1])
     assert all(cost.estimate_s(n) >= 0.0 for n in range(20))
+
+
+def line(fixed_s: float, each_s: float) -> CostModel:
+    """One that saw batches of one and of eight."""
+    cost = CostModel()
+    for n in (1, 8, 1, 8):
+        cost.observe(n, fixed_s + each_s * n)
+    return cost
+
+
+@pytest.mark.parametrize(
+    ("fixed_s", "each_s", "worth"),
+    [(0.0, 1.0, 1), (1.0, 0.0, 8), (20.0, 5.0, 7), (0.2, 1.0, 2)],
+)
+def test_a_batch_is_as_large_as_company_pays(fixed_s: float, each_s: float, worth: int) -> None:
+    """The smallest in which an ROI costs at most a tenth more than in a batch of eight."""
+    assert line(fixed_s, each_s).worth(8) == worth
+
+
+def test_what_company_is_worth_is_found_out_again() -> None:
+    """Where one size alone was seen of late, another is asked for, once in a while."""
+    for usual, other in ((1, 8), (8, 4)):
+        cost = line(0.0, 1.0)
+        for _ in range(80):
+            cost.observe(usual, float(usual))
+        assert cost.worth(8) == other
+        cost.observe(other, float(other))
+        assert cost.worth(8) == 1
+
+
+def test_the_bound_is_the_estimate_where_all_went_as_expected() -> None:
+    """What was never overrun needs no margin."""
+    assert line(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
+
+
+def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
+    """Batches that take twice as long now and then leave a margin, and no more than that."""
+    cost = CostModel()
+    for i in range(60):
+        cost.observe(4, 2.0 if i % 6 == 0 else 1.0)
+    assert 1.3 < cost.bound_s(4) / cost.estimate_s(4) <= 2.0
+    cost.observe(4, 100.0)
+    assert cost.bound_s(4) == pytest.approx(2 * cost.estimate_s(4))

@@ -123,6 +123,14 @@ def test_serve_tells_a_model_that_it_cannot_use(model: str, said: str) -> None:
     assert fails_in_one_line("--model", model).startswith(said)
 
 
+def test_serve_tells_that_a_model_is_not_in_parts(tmp_path: Path) -> None:
+    """And the command that would cut it."""
+    config = tmp_path / "cloud.toml"
+    config.write_text("stages = 7\n")
+    line = fails_in_one_line("--config", str(config))
+    assert line.startswith("UnfitArtifact: hybrid-int8 is not in 7 parts: overread-models split")
+
+
 def test_serve_tells_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `models.runtime` says of a changed file is the one line."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
-from cloud.queue import Queue, Ticket, standing
-from protos.deadline import Deadline
+from cloud.queue import Queue, Rules
 from protos.messages import Priority
+from tests.cloud.claims import NOW_S, claim, ticket
+
+STAT = Priority.STAT
 
 
 @pytest.fixture
@@ -21,33 +22,68 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def ticket(
-    loop: asyncio.AbstractEventLoop, at_s: float, priority: Priority = Priority.ROUTINE
-) -> Ticket:
-    """A ticket due at ``at_s`` on a clock that stands at 50 s."""
-    voxels = np.zeros((1, 1, 1), np.uint8)
-    return Ticket(voxels, Deadline(at_s, lambda: 50.0), priority, 0.0, loop.create_future())
-
-
 def test_the_earliest_deadline_is_read_first(loop: asyncio.AbstractEventLoop) -> None:
     """Order of arrival does not matter, but among equals."""
     queue = Queue()
     late, early, late_too = (ticket(loop, at_s) for at_s in (90.0, 60.0, 90.0))
     for one in (late, early, late_too):
         queue.put(one)
-    assert queue.take(2) == [early, late]
-    assert queue.take(2) == [late_too]
+    assert queue.take(2, NOW_S) == [early, late]
+    assert queue.take(2, NOW_S) == [late_too]
+
+
+def test_first_come_first_served_knows_no_deadline(loop: asyncio.AbstractEventLoop) -> None:
+    """Nor priority, where the rules say so."""
+    queue = Queue(Rules(by_deadline=False))
+    tickets = [ticket(loop, 90.0), ticket(loop, 60.0), ticket(loop, 70.0, STAT)]
+    for one in tickets:
+        queue.put(one)
+    assert queue.take(3, NOW_S) == tickets
 
 
 def test_stat_is_read_before_routine(loop: asyncio.AbstractEventLoop) -> None:
     """An urgent ROI overtakes a routine one whose deadline is earlier."""
     queue = Queue()
-    routine, stat = ticket(loop, 60.0), ticket(loop, 90.0, Priority.STAT)
+    routine, stat = ticket(loop, 60.0), ticket(loop, 90.0, STAT)
     queue.put(routine)
     queue.put(stat)
-    assert queue.first() is stat
-    assert queue.ahead_of(standing(Priority.ROUTINE, Deadline(60.0))) == 2
-    assert queue.ahead_of(standing(Priority.STAT, Deadline(80.0))) == 0
+    last, middle = claim(99.0), claim(80.0, STAT)
+    assert queue.in_order(NOW_S, last) == [stat, routine, last]
+    assert queue.in_order(NOW_S, middle) == [middle, stat, routine]
+    assert queue.in_order(NOW_S) == [stat, routine]
+
+
+def test_aged_routine_has_every_fourth_place_and_no_more(loop: asyncio.AbstractEventLoop) -> None:
+    """However much stat waits, three of it pass an aged ROI at most, and three are sure to."""
+    queue = Queue(Rules(routine_wait_s=5.0))
+    stats = [ticket(loop, 60.0 + i, STAT) for i in range(9)]
+    aged = [ticket(loop, 90.0 + i, came_s=NOW_S - 6.0) for i in range(4)]
+    fresh = ticket(loop, 70.0)
+    for one in (*aged, fresh, *stats):
+        queue.put(one)
+    expected = [*stats[:3], aged[0], *stats[3:6], aged[1], *stats[6:], fresh, *aged[2:]]
+    assert queue.in_order(NOW_S) == expected
+    one_by_one = [queue.take(1, NOW_S)[0] for _ in expected]
+    assert one_by_one == expected
+
+
+def test_half_of_a_short_budget_is_a_long_wait() -> None:
+    """What came at 48 s and is due at 52 s is aged at 50 s, though it may wait 5 s."""
+    assert claim(52.0, came_s=48.0).aged_s(5.0) == NOW_S
+    assert claim(80.0, came_s=48.0).aged_s(5.0) == 53.0
+
+
+def test_routine_is_never_starved_by_stat_without_end(loop: asyncio.AbstractEventLoop) -> None:
+    """With stat coming faster than it is read, an aged ROI is read as the fourth."""
+    queue = Queue(Rules(routine_wait_s=1.0))
+    routine = ticket(loop, 900.0, came_s=NOW_S - 2.0)
+    queue.put(routine)
+    read = []
+    for i in range(8):
+        queue.put(ticket(loop, 51.0 + i / 100, STAT))
+        queue.put(ticket(loop, 51.0 + i / 100, STAT))
+        read += queue.take(1, NOW_S)
+    assert read.index(routine) == 3
 
 
 def test_what_was_given_up_no_longer_waits(loop: asyncio.AbstractEventLoop) -> None:
@@ -58,17 +94,32 @@ def test_what_was_given_up_no_longer_waits(loop: asyncio.AbstractEventLoop) -> N
     queue.put(kept)
     given_up.answer.cancel()
     assert len(queue) == 1
-    assert queue.take(8) == [kept]
+    assert queue.held() == {"unknown": 1}
+    assert queue.take(8, NOW_S) == [kept]
 
 
-def test_what_ran_out_of_time_is_set_apart(loop: asyncio.AbstractEventLoop) -> None:
-    """At 50 s on the clock, deadlines of 40 s have passed and those of 60 s have not."""
+def test_a_site_that_floods_the_queue_does_not_bar_another(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Beside forty ROIs due earlier, another site's are read after eight, then in turn."""
     queue = Queue()
-    passed, alive = ticket(loop, 40.0), ticket(loop, 60.0)
-    queue.put(passed)
-    queue.put(alive)
-    assert queue.take_expired() == [passed]
-    assert queue.take(8) == [alive]
+    for i in range(40):
+        queue.put(ticket(loop, 60.0 + i / 100, site="large"))
+    for i in range(4):
+        queue.put(ticket(loop, 90.0 + i, site="small"))
+    order = [one.site for one in queue.take(16, NOW_S)]
+    assert order == ["large"] * 8 + ["small", "large"] * 4
+
+
+def test_thinking_ahead_changes_nothing(loop: asyncio.AbstractEventLoop) -> None:
+    """An order that is only asked for is the order that is taken, asked for or not."""
+    queue = Queue()
+    tickets = [ticket(loop, 60.0 + i, site=str(i % 3)) for i in range(20)]
+    for one in tickets:
+        queue.put(one)
+    expected = queue.in_order(NOW_S)
+    queue.in_order(NOW_S, claim(55.0, site="other"))
+    assert [*queue.take(7, NOW_S), *queue.take(20, NOW_S)] == expected
 
 
 def test_counting_changes_nothing(loop: asyncio.AbstractEventLoop) -> None:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
+from imaging.volume import UInt8Array
+from models.runtime.readings import Readings
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, from_status
@@ -79,7 +84,7 @@ def test_what_waits_is_read_in_batches(
     start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
 ) -> None:
     """ROIs that come while the model works are read together, never more than a batch holds."""
-    with start_cloud(max_batch=4) as cloud, cloud.stub() as stub:
+    with start_cloud(max_batch=4, scheduling="fcfs") as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(12)))), timeout=20)
         until(lambda: in_queue(cloud) + taken(cloud) == 12)
@@ -199,13 +204,31 @@ def test_an_roi_of_another_shape_or_size_is_refused(
 ) -> None:
     """The reason names the shape that came and the one that is read."""
     small, large = make_roi(1), make_roi(2)
-    small = Roi(1, small.voxels[:4], small.spacing_mm, small.window_hu, 0.5)
+    small = Roi(1, small.voxels[:1], small.spacing_mm, small.window_hu, 0.5)
     large = Roi(2, large.voxels.repeat(2, axis=0), large.spacing_mm, large.window_hu, 0.5)
     with start_cloud(max_roi_voxels=512) as cloud:
         answers = {a.roi_id: a for a in read(cloud, make_stream(small, large))[:2]}  # type: ignore[union-attr] # the summary is third
     assert answers[1].error == "InvalidRequest"  # type: ignore[union-attr] # compared below
-    assert "(4, 8, 8)" in answers[1].reason  # type: ignore[union-attr] # a refusal
+    assert "(1, 8, 8)" in answers[1].reason  # type: ignore[union-attr] # a refusal
     assert answers[2].error == "TooLarge"  # type: ignore[union-attr] # a refusal
+
+
+def test_a_smaller_roi_is_mirrored_and_its_mask_cut_back(
+    start_cloud: StartCloud, mean_reader: type, make_roi: MakeRoi, make_stream: MakeStream
+) -> None:
+    """The model reads its own shape, and the mask that comes back has the shape that was sent."""
+
+    class Outliner(mean_reader):  # type: ignore[misc,valid-type] # the fixture gives a class
+        def read(self, batch: UInt8Array) -> Readings:
+            assert batch.shape[1:] == (8, 8, 8)
+            return replace(super().read(batch), mask=batch == 99)
+
+    voxels = np.full((4, 8, 6), 51, np.uint8)
+    voxels[1, 2, 3] = 99
+    with start_cloud(Outliner()) as cloud:
+        verdict, _ = read(cloud, make_stream(make_roi(1, voxels=voxels)))
+    assert isinstance(verdict, Verdict)
+    np.testing.assert_array_equal(codec.unpack_mask(verdict.mask, (4, 8, 6)), voxels == 99)
 
 
 def test_a_damaged_roi_is_refused_and_may_be_sent_again(
@@ -327,6 +350,83 @@ def test_a_stat_study_overtakes_routine_ones(
         cloud.reader.gate.set()
         assert all(len(list(call)) == 2 for call in calls)
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
+
+
+def test_what_ran_out_of_time_in_the_queue_is_not_read(
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
+) -> None:
+    """The model is held until a study behind it is late: that is told, and not read."""
+    with start_cloud(max_batch=1) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        call = stub.Read(iter(make_stream(make_roi(1, 10))), timeout=20)
+        until(lambda: taken(cloud) == 1)
+        late = make_stream(make_roi(1, 20), make_roi(2, 30), study_key="k2", budget_s=0.4)
+        outcomes = stub.Read(iter(late), timeout=20)
+        until(lambda: in_queue(cloud) == 2)
+        time.sleep(0.5)
+        cloud.reader.gate.set()
+        assert len(list(call)) == 2
+        refusals = [r for r in map(codec.decode_response, outcomes) if isinstance(r, Refusal)]
+        assert [r.error for r in refusals] == ["DeadlinePassed", "DeadlinePassed"]
+        assert cloud.reader.batches == [[10.0]]
+
+
+def test_a_site_has_no_more_than_its_share_of_the_queue(
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
+) -> None:
+    """Of four places two are a site's while another waits, which is not barred by the first."""
+    with start_cloud(max_batch=1, max_waiting=4, site_share=0.5) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
+        until(lambda: taken(cloud) == 1)
+
+        def ask(site: str, *numbers: int) -> grpc.Call:
+            requests = make_stream(*map(make_roi, numbers), study_key=f"{site}{numbers}")
+            return stub.Read(iter(requests), timeout=20, metadata=(("overread-site", site),))
+
+        north = ask("north", 1, 2, 3, 4)
+        until(lambda: in_queue(cloud) == 4)
+        south = ask("south", 1)
+        until(lambda: cloud.count("overread_cloud_rois_total", outcome="Overloaded") == 1)
+        with pytest.raises(OverreadError, match="3 ROIs of north wait, 2 may"), typed():
+            list(ask("north", 5))
+        cloud.reader.gate.set()
+        kinds = [[type(codec.decode_response(r)) for r in call] for call in (first, north, south)]
+        assert kinds[0] == kinds[2] == [Verdict, Summary]
+        assert (
+            sorted(kind.__name__ for kind in kinds[1]) == ["Refusal", "Summary"] + ["Verdict"] * 3
+        )
+
+
+def test_a_reader_in_steps_answers_as_a_whole_one(
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, mean_reader: Any
+) -> None:
+    """Batches overlap in the steps, and each ROI of each study gets its own verdict; one fails."""
+
+    class Steps(mean_reader):  # type: ignore[misc] # the fixture gives the class
+        @property
+        def steps(self) -> tuple[Callable[[Any], Any], ...]:
+            return (lambda batch: batch, self.read, lambda readings: readings)
+
+    values = [*range(0, 250, 10), 255]
+    with start_cloud(reader=Steps(), max_batch=2) as cloud, cloud.stub() as stub:
+        calls = [
+            stub.Read(
+                iter(make_stream(*map(make_roi, range(26), values), study_key=key)), timeout=20
+            )
+            for key in ("k1", "k2")
+        ]
+        for call in calls:
+            *outcomes, summary = map(codec.decode_response, call)
+            verdicts = {v.roi_id: v for v in outcomes if isinstance(v, Verdict)}
+            refusals = {r.roi_id: r for r in outcomes if isinstance(r, Refusal)}
+            assert sorted([*verdicts, *refusals]) == list(range(26))
+            assert refusals[25].error == "ModelFailed"
+            assert len(refusals) <= 2
+            for number, verdict in verdicts.items():
+                assert verdict.probability == pytest.approx(values[number] / 255)
+            assert isinstance(summary, Summary)
+            assert (summary.answered, summary.refused) == (len(verdicts), len(refusals))
 
 
 def test_too_many_studies_are_refused_as_overloaded(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from cloud.stages import ReaderStage, Readings
+from cloud.stages import ReaderStage, Timed
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
+from tests.plain_readings import plain
 
 
 class Says:
@@ -19,21 +21,22 @@ class Says:
 
     name, version, engine, roi_shape = "says", "1", "none", (2, 2, 2)
 
-    def __init__(self, probability: Any, diameter_mm: Any) -> None:
-        self._answer = probability, diameter_mm
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
         self.thread: threading.Thread | None = None
 
-    def read(self, batch: UInt8Array) -> tuple[Any, Any]:  # noqa: ARG002 - it does not look
+    def read(self, batch: UInt8Array) -> Any:  # noqa: ARG002 - it does not look
         """The answer that it was made with."""
         self.thread = threading.current_thread()
         return self._answer
 
 
-def readings_of(reader: Any) -> Readings:
+def readings_of(reader: Any) -> Timed:
     """What a stage makes of a batch of two."""
 
-    async def run() -> Readings:
+    async def run() -> Timed:
         stage = ReaderStage(reader)
+        await stage.enter()
         try:
             return await stage.run(np.zeros((2, 2, 2, 2), np.uint8))
         finally:
@@ -44,11 +47,11 @@ def readings_of(reader: Any) -> Readings:
 
 def test_a_batch_is_read_in_a_thread_of_its_own() -> None:
     """The event loop is free while the model works, and the answer is the model's."""
-    reader = Says(np.array([0.25, 1.0]), np.array([4.0, 0.0]))
-    readings = readings_of(reader)
-    assert readings.probability.tolist() == [0.25, 1.0]
-    assert readings.diameter_mm.tolist() == [4.0, 0.0]
-    assert readings.compute_s >= 0.0
+    reader = Says(plain([0.25, 1.0], [4.0, 0.0]))
+    timed = readings_of(reader)
+    assert timed.readings.probability.tolist() == [0.25, 1.0]
+    assert timed.readings.diameter_mm.tolist() == [4.0, 0.0]
+    assert timed.compute_s >= 0.0
     assert reader.thread is not threading.main_thread()
 
 
@@ -60,7 +63,6 @@ def test_a_batch_is_read_in_a_thread_of_its_own() -> None:
         ([0.5, 0.5], [1.0, float("inf")], "diameter"),
         ([0.5, 0.5], [1.0, -1.0], "diameter"),
         ([0.5], [1.0, 1.0], "2 ROIs"),
-        ([[0.5], [0.5]], [1.0, 1.0], "2 ROIs"),
     ],
 )
 def test_an_answer_that_cannot_be_is_a_failed_model(
@@ -68,11 +70,35 @@ def test_an_answer_that_cannot_be_is_a_failed_model(
 ) -> None:
     """NaN, numbers out of range and wrong shapes never reach a report."""
     with pytest.raises(ModelFailed, match=word):
-        readings_of(Says(np.array(probability), np.array(diameter_mm)))
+        readings_of(Says(plain(probability, diameter_mm)))
 
 
-@pytest.mark.parametrize("answer", [(None, None), ([0.5, 0.5], [1.0, 1.0])])
-def test_an_answer_that_is_no_array_is_a_failed_model(answer: tuple[Any, Any]) -> None:
+def test_a_malignancy_that_cannot_be_is_a_failed_model() -> None:
+    """It is a probability too."""
+    answer = replace(plain([0.5, 0.5], [1.0, 1.0]), malignancy=np.array([0.5, 1.5]))
+    with pytest.raises(ModelFailed, match="malignancy"):
+        readings_of(Says(answer))
+
+
+@pytest.mark.parametrize("answer", [None, ([0.5, 0.5], [1.0, 1.0])])
+def test_an_answer_that_is_none_is_a_failed_model(answer: Any) -> None:
     """Even a reader that breaks its word does no more than fail its batch."""
     with pytest.raises(ModelFailed, match="says"):
-        readings_of(Says(*answer))
+        readings_of(Says(answer))
+
+
+def test_the_next_batch_may_enter_when_the_last_is_read() -> None:
+    """One batch at a time; one that fails makes room too."""
+
+    async def line() -> None:
+        stage = ReaderStage(Says(None))
+        await stage.enter()
+        waiting = asyncio.create_task(stage.enter())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        with pytest.raises(ModelFailed):
+            await stage.run(np.zeros((1, 2, 2, 2), np.uint8))
+        await asyncio.wait_for(waiting, 20)
+        stage.close()
+
+    asyncio.run(line())

@@ -1,0 +1,117 @@
+"""What can be read together, when it would be answered, and who is let in: all by estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cloud.cost import CostModel
+from cloud.queue import Claim, Queue
+from protos.errors import DeadlineUnmeetable
+from protos.messages import Priority
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a stage keeps time, learnt.
+
+    ``answer`` is from a batch's start to its answer, ``entrance`` from its start until the next
+    may start: the same where a stage is one, less where it is a pipeline. No batch has more than
+    ``most`` ROIs.
+    """
+
+    answer: CostModel
+    entrance: CostModel
+    most: int
+
+    def worth(self) -> int:
+        """The batch beyond which company saves hardly anything."""
+        return self.entrance.worth(self.most)
+
+
+def together(claims: Sequence[Claim], start_s: float, pace: Pace) -> int:
+    """How many of the first ``claims``, one at least, are worth reading at once from ``start_s``.
+
+    None of them misses its deadline for the company it has.
+    """
+    soonest_s, n = claims[0].deadline.at_s, 1
+    most = min(pace.worth(), len(claims))
+    while n < most:
+        soonest_s = min(soonest_s, claims[n].deadline.at_s)
+        if start_s + pace.answer.bound_s(n + 1) > soonest_s:
+            break
+        n += 1
+    return n
+
+
+class Slot(NamedTuple):
+    """When a claim would be read, and answered, on the clock."""
+
+    start_s: float
+    answered_s: float
+
+
+def foresee(claims: Sequence[Claim], free_s: float, pace: Pace) -> list[Slot]:
+    """The slot of each of ``claims``, in order, if batches start from ``free_s`` on.
+
+    What is late whatever is done costs the others nothing: it will not be read.
+    """
+    slots: list[Slot] = []
+    start_s, alone_s = free_s, pace.answer.bound_s(1)
+    while (at := len(slots)) < len(claims):
+        if start_s + alone_s > claims[at].deadline.at_s:
+            slots.append(Slot(start_s, start_s + alone_s))
+            continue
+        n = together(claims[at : at + pace.most], start_s, pace)
+        slots += [Slot(start_s, start_s + pace.answer.bound_s(n))] * n
+        start_s += pace.entrance.estimate_s(n)
+    return slots
+
+
+def admit(
+    newcomer: Claim, queue: Queue, now_s: float, free_s: float, pace: Pace
+) -> list[tuple[Claim, float]]:
+    """Who has to go for ``newcomer``, being late behind it, and the seconds each would take.
+
+    Stat may push routine; a site may push one that holds more of the queue than itself.
+
+    Raises:
+        DeadlineUnmeetable: it would be late, or it would make another late that it may not.
+    """
+    order = queue.in_order(now_s, newcomer)
+    slots = foresee(order, free_s, pace)
+    late = _late(order, slots)
+    if newcomer.number in late:
+        estimate_s = slots[order.index(newcomer)].answered_s - now_s
+        left_s = newcomer.deadline.at_s - now_s
+        raise DeadlineUnmeetable(
+            f"an answer would take {estimate_s:.3f} s, {left_s:.3f} s are left", estimate_s
+        )
+    if not late:
+        return []
+    before = queue.in_order(now_s)
+    late -= _late(before, foresee(before, free_s, pace))
+    pairs = zip(order, slots, strict=True)
+    pushed = [(claim, slot.answered_s - now_s) for claim, slot in pairs if claim.number in late]
+    if any(_stays(claim, newcomer, queue) for claim, _ in pushed):
+        estimate_s = max(slot.answered_s for slot in slots) - now_s
+        raise DeadlineUnmeetable(
+            f"others would be late for it; behind them it would take {estimate_s:.3f} s", estimate_s
+        )
+    return pushed
+
+
+def _late(claims: Sequence[Claim], slots: Sequence[Slot]) -> set[int]:
+    """The numbers of those that would be answered after their deadline."""
+    pairs = zip(claims, slots, strict=True)
+    return {claim.number for claim, slot in pairs if slot.answered_s > claim.deadline.at_s}
+
+
+def _stays(claim: Claim, newcomer: Claim, queue: Queue) -> bool:
+    """Whether ``newcomer`` may not push ``claim``, which was let in before it."""
+    if claim.priority is not newcomer.priority:
+        return claim.priority is Priority.STAT
+    held, weight = queue.held(), queue.rules.weight
+    theirs = held.get(claim.site, 0) / weight(claim.site)
+    return theirs <= (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)

@@ -1,0 +1,37 @@
+"""Claims and tickets for tests of the queue: what matters is named, the rest is of no account."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+
+from cloud.queue import Claim, Ticket
+from protos.deadline import Deadline
+from protos.messages import Priority
+
+NOW_S = 50.0
+
+
+def claim(at_s: float, priority: Priority = Priority.ROUTINE, **fields: Any) -> Claim:
+    """What came at 50 s, when the clock stands still, and is due at ``at_s``."""
+    deadline = Deadline(at_s, lambda: NOW_S)
+    return Claim(**{"deadline": deadline, "priority": priority, "came_s": NOW_S, **fields})
+
+
+def ticket(
+    loop: asyncio.AbstractEventLoop,
+    at_s: float,
+    priority: Priority = Priority.ROUTINE,
+    **fields: Any,
+) -> Ticket:
+    """The same with a future of ``loop`` to wait for."""
+    given = {
+        "deadline": Deadline(at_s, lambda: NOW_S),
+        "priority": priority,
+        "came_s": NOW_S,
+        "voxels": np.zeros((1, 1, 1), np.uint8),
+        "answer": loop.create_future(),
+    }
+    return Ticket(**{**given, **fields})

@@ -1,0 +1,65 @@
+"""Places in the queue, and whose they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from cloud.places import make_room
+from cloud.queue import Queue, Rules
+from protos.errors import Overloaded
+from tests.cloud.claims import NOW_S, claim, ticket
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop for the tickets' futures; it never runs."""
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def queue_of(loop: asyncio.AbstractEventLoop, sites: str, **rules: float | bool) -> Queue:
+    """A queue in which one ROI of each of ``sites``, a letter each, waits."""
+    queue = Queue(Rules(**rules))  # type: ignore[arg-type] # numbers for its numbers
+    for i, site in enumerate(sites):
+        queue.put(ticket(loop, 60.0 + i, site=site))
+    return queue
+
+
+def test_a_site_alone_may_fill_the_queue(loop: asyncio.AbstractEventLoop) -> None:
+    """Its share binds only while others wait."""
+    assert make_room(claim(99.0, site="a"), queue_of(loop, "aaa"), 4, NOW_S) == []
+
+
+def test_a_site_has_its_share_while_others_wait(loop: asyncio.AbstractEventLoop) -> None:
+    """Half of four places are two: the third of a site is refused, that of another is not."""
+    queue = queue_of(loop, "aab")
+    with pytest.raises(Overloaded, match="2 ROIs of a wait, 2 may"):
+        make_room(claim(99.0, site="a"), queue, 4, NOW_S)
+    assert make_room(claim(99.0, site="b"), queue, 4, NOW_S) == []
+
+
+def test_who_filled_the_queue_gives_way_to_another_site(loop: asyncio.AbstractEventLoop) -> None:
+    """The last of the site that holds more than its share leaves."""
+    queue = queue_of(loop, "aaaa")
+    (gone,) = make_room(claim(99.0, site="b"), queue, 4, NOW_S)
+    assert gone.deadline.at_s == 63.0
+    with pytest.raises(Overloaded, match="4 ROIs wait"):
+        make_room(claim(99.0, site="a"), queue, 4, NOW_S)
+
+
+def test_a_queue_that_is_full_and_shared_is_overloaded(loop: asyncio.AbstractEventLoop) -> None:
+    """Where nobody holds too much, nobody leaves."""
+    with pytest.raises(Overloaded, match="4 ROIs wait"):
+        make_room(claim(99.0, site="c"), queue_of(loop, "aabb"), 4, NOW_S)
+
+
+def test_first_come_first_served_has_no_shares(loop: asyncio.AbstractEventLoop) -> None:
+    """Its queue is full or it is not."""
+    queue = queue_of(loop, "aaab", by_deadline=False)
+    assert make_room(claim(99.0, site="a"), queue, 5, NOW_S) == []
+    with pytest.raises(Overloaded):
+        make_room(claim(99.0, site="b"), queue, 4, NOW_S)

@@ -1,0 +1,119 @@
+"""What is read together, when it is answered, and who is let in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from cloud.cost import CostModel
+from cloud.queue import Queue, Rules
+from cloud.schedule import Pace, Slot, admit, foresee, together
+from protos.errors import DeadlineUnmeetable
+from protos.messages import Priority
+from tests.cloud.claims import NOW_S, claim, ticket
+
+STAT = Priority.STAT
+
+
+def pace(fixed_s: float = 2.0, each_s: float = 1.0, entrance: float = 1.0, most: int = 4) -> Pace:
+    """A batch takes a fixed time and one for each; its entrance is free after a part of that."""
+    answer, until_free = CostModel(), CostModel()
+    for n in (1, 8):
+        answer.observe(n, fixed_s + n * each_s)
+        until_free.observe(n, entrance * (fixed_s + n * each_s))
+    return Pace(answer, until_free, most)
+
+
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop for the tickets' futures; it never runs."""
+    loop = asyncio.new_event_loop()
+    yield loop
+    loop.close()
+
+
+def queue_of(loop: asyncio.AbstractEventLoop, *due_s: float, site: str = "a") -> Queue:
+    """Routine work of one site, due at these times."""
+    queue = Queue(Rules(routine_wait_s=100.0))
+    for at_s in due_s:
+        queue.put(ticket(loop, at_s, site=site))
+    return queue
+
+
+def test_nobody_is_late_for_company() -> None:
+    """From 50 s on a batch of n is answered at 52 + n: with one due at 55, no more than three."""
+    due = [claim(at_s) for at_s in (55.0, 80.0, 80.0, 80.0)]
+    assert together(due, 50.0, pace()) == 3
+    assert together(due, 49.0, pace()) == 4
+    assert together([due[1], due[0], *due[2:]], 52.5, pace()) == 1
+
+
+def test_company_that_saves_nothing_is_not_sought() -> None:
+    """Where a batch has no cost of its own, ROIs are read one by one and answered earlier."""
+    due = [claim(80.0) for _ in range(4)]
+    assert together(due, 50.0, pace(fixed_s=0.0)) == 1
+    assert together(due, 50.0, pace(fixed_s=0.2)) == 2
+
+
+def test_batches_follow_each_other() -> None:
+    """Six ROIs in batches of four and two: 6 s, and 4 s after that."""
+    slots = foresee([claim(90.0) for _ in range(6)], 50.0, pace())
+    np.testing.assert_allclose(slots, [(50.0, 56.0)] * 4 + [(56.0, 60.0)] * 2)
+
+
+def test_a_pipeline_takes_the_next_batch_before_it_has_answered() -> None:
+    """Where the entrance is free after a third of the time, batches overlap."""
+    slots = foresee([claim(90.0) for _ in range(8)], 50.0, pace(entrance=1 / 3))
+    np.testing.assert_allclose(slots, [(50.0, 56.0)] * 4 + [(52.0, 58.0)] * 4)
+
+
+def test_what_will_not_be_read_delays_nobody() -> None:
+    """One that cannot be met even alone is dropped when its turn comes."""
+    slots = foresee([claim(51.0), claim(90.0)], 50.0, pace())
+    assert slots == [Slot(50.0, 53.0), Slot(50.0, 53.0)]
+
+
+def test_what_would_be_late_is_refused_with_its_own_estimate(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Behind four of 6 s an answer comes after 9 s; before them, after 3 s."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    with pytest.raises(DeadlineUnmeetable, match=r"9\.000 s, 7\.000 s are left") as caught:
+        admit(claim(57.0, site="a"), queue, NOW_S, 50.0, pace())
+    assert caught.value.estimate_s == pytest.approx(9.0)
+    assert admit(claim(59.5, site="a"), queue, NOW_S, 50.0, pace()) == []
+
+
+def test_nobody_let_in_is_made_late_by_one_who_comes_after(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """An ROI due earlier would be in time, but the others would not: it is refused."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    with pytest.raises(DeadlineUnmeetable, match="others would be late") as caught:
+        admit(claim(55.5, site="a"), queue, NOW_S, 50.0, pace())
+    assert caught.value.estimate_s is not None
+    assert caught.value.estimate_s > 5.5
+
+
+def test_stat_may_push_routine_and_routine_not_stat(loop: asyncio.AbstractEventLoop) -> None:
+    """Who has to go for an urgent ROI is named; for a routine one nobody urgent is."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    pushed = admit(claim(80.0, STAT, site="a"), queue, NOW_S, 50.0, pace())
+    assert [takes_s for _, takes_s in pushed] == pytest.approx([9.0])
+    urgent = queue_of(loop)
+    for _ in range(4):
+        urgent.put(ticket(loop, 56.0, STAT, site="a"))
+    with pytest.raises(DeadlineUnmeetable):
+        admit(claim(55.5, site="a"), urgent, NOW_S, 50.0, pace())
+
+
+def test_a_small_site_may_push_what_a_large_one_has_too_much(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Else who floods the queue up to its deadlines would keep all others out."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    pushed = admit(claim(55.5, site="b"), queue, NOW_S, 50.0, pace())
+    assert [claim.site for claim, _ in pushed] == ["a", "a"]
