@@ -12,16 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from types import FrameType
 
 import structlog
 
+from edge.amend import Amender, Asked, Persistence
 from edge.assemble import open_line
 from edge.carry import UNFINISHED, Places, Read, carry
 from edge.claim import claim, resume_claim
 from edge.durable import no_room
+from edge.escalate import NoSecondReader
 from edge.ingest import Inbox
+from edge.keep import Keep, keep_in
 from edge.outcome import Job
 from edge.pipeline import Reading
 from edge.reading import read_and_report
@@ -32,6 +36,8 @@ from edge.telemetry import Meters
 LOCK = ".overread.lock"
 PAUSE_POLLS = 10
 """Polls that a pause for a full disk lasts."""
+AMEND_EVERY = 10
+"""Studies in a row after which what is owed gets a turn although more studies wait."""
 
 log = structlog.get_logger()
 
@@ -40,6 +46,7 @@ def run_agent(
     settings: EdgeSettings,
     *,
     line: Read | None = None,
+    second: Asked | None = None,
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
     on_step: StepHook | None = None,
@@ -49,6 +56,7 @@ def run_agent(
     Args:
         settings: of this process.
         line: reads one study; the line of the settings if None.
+        second: is asked again for what is owed; that of the line if None.
         clock: monotonic seconds.
         stop: ends the work when it is set.
         on_step: is told of every durable step.
@@ -70,10 +78,13 @@ def run_agent(
         held.enter_context(meters.served(settings.metrics_port))
         if line is None:
             opened = held.enter_context(open_line(settings, clock=clock))
-            line = partial(read_and_report, opened)
+            line, second = partial(read_and_report, opened), second or opened.second_reader
         held.enter_context(_draining(stop))
         inbox = Inbox(places.inbox, settings.quiet_s, clock)
-        Agent(places, spool, inbox, _counted(line, meters), settings, stop).work()
+        amender = _amender(settings, places, spool, second or NoSecondReader(), meters, clock)
+        side = settings.roi_side
+        read = _told(line, keep_in(spool.owed, (side, side, side)), meters, amender)
+        Agent(places, spool, inbox, read, amender, settings, stop).work()
     log.info("stopped", unfinished="nothing is lost; what is left is taken up at the next start")
 
 
@@ -86,6 +97,7 @@ class Agent:
         spool: Spool,
         inbox: Inbox,
         read: Read,
+        amender: Amender,
         settings: EdgeSettings,
         stop: threading.Event,
     ) -> None:
@@ -93,9 +105,11 @@ class Agent:
         self._spool = spool
         self._inbox = inbox
         self._read = read
+        self._amender = amender
         self._settings = settings
         self._stop = stop
         self._aside: set[str] = set()
+        self._in_a_row = 0
 
     def work(self) -> None:
         """Turn after turn, until the stop is set; waits where there is nothing to do."""
@@ -114,7 +128,8 @@ class Agent:
     def turn(self) -> bool:
         """Claim what is complete, and carry the oldest unfinished study to its end.
 
-        Returns whether there was one.
+        Where there is none, and now and then where there are many, what is owed has its turn.
+        Returns whether there was anything to do.
 
         Raises:
             OSError, sqlite3.OperationalError: the disk is full; nothing is lost, turn again.
@@ -130,7 +145,9 @@ class Agent:
         record_now = next(waiting, None)
         if record_now is not None:
             self._attempt(record_now.id, partial(self._carry, record_now))
-        return record_now is not None
+        self._in_a_row = 0 if record_now is None else self._in_a_row + 1
+        amends = self._in_a_row % AMEND_EVERY == 0 and self._amender.turn()
+        return record_now is not None or amends
 
     def _carry(self, record: Record) -> None:
         deadline_s = self._settings.deadline_s
@@ -185,10 +202,28 @@ def _draining(stop: threading.Event) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _counted(line: Read, meters: Meters) -> Read:
+def _told(line: Read, keep: Keep, meters: Meters, amender: Amender) -> Read:
+    """The line, with what its reports owe kept, and told to who wants to know."""
+
     def read(job: Job) -> Reading:
-        reading = line(job)
+        reading = line(replace(job, keep=keep))
         meters.count(reading.report)
+        if "cloud" in reading.report.models:
+            amender.heard()
         return reading
 
     return read
+
+
+def _amender(
+    settings: EdgeSettings,
+    places: Places,
+    spool: Spool,
+    second: Asked,
+    meters: Meters,
+    clock: Callable[[], float],
+) -> Amender:
+    persistence = Persistence(
+        settings.deadline_s, settings.max_rois, settings.owed_pause_s, settings.owed_keep_days
+    )
+    return Amender(spool, places.outbox, second, persistence, tell=meters.amended, clock=clock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from edge.budget import Budget, unwatched
@@ -13,6 +14,7 @@ from edge.compose import Stamp
 from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
 from edge.link import Link
 from edge.pipeline import Line
+from edge.replay import decided, decided_on_record
 from edge.report import draw_pictures, write_report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings
@@ -46,7 +48,9 @@ def open_line(
     )
     with ExitStack() as parts:
         second_reader = _open_second_reader(settings, parts, clock)
-        yield build_line(settings, screener, second_reader, watch=watch, clock=clock)
+        line = build_line(settings, screener, second_reader, watch=watch, clock=clock)
+        on_record = settings.log_format == "json"
+        yield replace(line, decide=decided_on_record) if on_record else line
 
 
 def build_line(
@@ -64,6 +68,7 @@ def build_line(
         read=read_study,
         preprocess=preprocess,
         reader=reader,
+        decide=decided,
         second_reader=second_reader,
         draw=draw_pictures,
         write=write_report,
@@ -88,4 +93,8 @@ def _open_second_reader(settings: EdgeSettings, parts: ExitStack, clock: Clock) 
         model_version=settings.cloud_model,
         priority=Priority(settings.priority),
     )
-    return Escalator(channel, Link(clock=clock), asking)
+    hedge = None
+    if settings.cloud_hedge is not None:
+        other = parts.enter_context(open_channel(settings.cloud_hedge, settings))
+        hedge = (other, Link(clock=clock))
+    return Escalator(channel, Link(clock=clock), asking, hedge=hedge)

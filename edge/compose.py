@@ -57,7 +57,7 @@ def compose(
         ledger=ledger,
         second_reading=merged.second_reading,
         second_reading_reason=merged.reason,
-        models=_models(stamp, judgement.answers),
+        models=models_used(stamp.edge_model, judgement.answers),
         other_series=study.other_series,
         guarantee=stamp.guarantee,
         status=_status(judgement),
@@ -82,9 +82,10 @@ def compose_rejection(
     )
 
 
-def _models(stamp: Stamp, answers: Escalated) -> dict[str, str]:
+def models_used(edge_model: str, answers: Escalated) -> dict[str, str]:
+    """Role to model: the edge's own, and the cloud's if it gave verdicts."""
     cloud = sorted({verdict.model for verdict in answers.verdicts.values()})
-    return {"edge": stamp.edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})
+    return {"edge": edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})
 
 
 def _status(judgement: Judgement) -> Status:

@@ -10,9 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edge.choose import Option, Pick, choose, least
 from edge.errors import UnfitModel
+from edge.estimate import LinkEstimate
 from edge.finding import Decision, Route
-from edge.link import LinkEstimate
+from edge.sizes import POLICY, Policy, Size
 from models.runtime.detection import Candidate
 
 
@@ -52,18 +54,30 @@ class Thresholds:
 class Plan:
     """All candidates with their routes, and which are sent.
 
-    ``send`` holds places in ``decisions`` (they are the ROI identifiers on the wire), the most
-    valuable first. ``held_back`` says why the other uncertain ones are not among them.
+    Attributes:
+        decisions: all candidates with their routes.
+        send: places in ``decisions`` (they are the ROI identifiers on the wire), the most
+            valuable first; those that are reported anyway and only described come last.
+        held_back: why the other uncertain ones are not among them; empty where all are sent.
+        sizes: of the regions in ``send``, in the same order.
+        later: uncertain ones that are not sent now but owed, the most valuable first: they wait
+            for an amendment.
     """
 
     decisions: tuple[Decision, ...]
     send: tuple[int, ...] = ()
     held_back: str = ""
+    sizes: tuple[Size, ...] = ()
+    later: tuple[int, ...] = ()
 
     @property
     def uncertain(self) -> tuple[int, ...]:
         """The places of all candidates that want a second reading."""
         return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
+
+    def size_of(self, place: int) -> Size:
+        """The size in which the region of that place is sent, full where nothing is said."""
+        return dict(zip(self.send, self.sizes, strict=False)).get(place, Size.FULL)
 
 
 def decide(
@@ -74,25 +88,43 @@ def decide(
     budget_s: float,
     roi_bytes: int,
     max_rois: int,
+    policy: Policy = POLICY,
 ) -> Plan:
     """The plan for one study.
+
+    What is sent has the greatest value of which the link, at the policy's confidence, brings
+    the answers within the budget. One region is sent whenever there is a link and any time at
+    all: a link that is never asked is never measured again. A link that was lost gets no more.
+    Where there is room after all that is uncertain, the cloud is asked for size and kind of what
+    is reported anyway.
 
     Args:
         candidates: of the screening network.
         thresholds: from the model's manifest.
         link: what to expect of the link now.
         budget_s: seconds that the second reading may take.
-        roi_bytes: size of one region on the wire.
+        roi_bytes: size of one full region on the wire, a cube.
         max_rois: regions of one study that the cloud takes at most.
+        policy: what is worth how much.
     """
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
-    plan = Plan(decisions)
-    capacity = link.capacity(budget_s, roi_bytes)
-    by_value = sorted(
-        plan.uncertain, key=lambda i: -value_of_asking(decisions[i].candidate.score, thresholds)
+    uncertain = sorted(
+        Plan(decisions).uncertain,
+        key=lambda i: -value_of_asking(candidates[i].score, thresholds),
     )
-    held_back = _why_held_back(link, budget_s, capacity, max_rois)
-    return Plan(decisions, tuple(by_value[: min(capacity, max_rois)]), held_back)
+    offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
+    room = _Room(link, budget_s, max_rois, policy.confidence)
+    picks = _picked(offers, room)
+    send = tuple(uncertain[pick.place] for pick in picks)
+    left = tuple(i for i in uncertain if i not in send)
+    described = () if left else _described(decisions, picks, roi_bytes, room)
+    return Plan(
+        decisions,
+        send + described,
+        held_back=_why_held_back(link, budget_s, len(send), max_rois) if left else "",
+        sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in described)),
+        later=() if link.off else left,
+    )
 
 
 def value_of_asking(score: float, thresholds: Thresholds) -> float:
@@ -117,14 +149,67 @@ def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
     return Decision(candidate, Route.ESCALATE, reason)
 
 
-def _why_held_back(link: LinkEstimate, budget_s: float, capacity: int, max_rois: int) -> str:
+@dataclass(frozen=True)
+class _Room:
+    """What can be sent: how many regions at most, and with what bytes they are back in time."""
+
+    link: LinkEstimate
+    budget_s: float
+    max_rois: int
+    confidence: float
+
+    @property
+    def most(self) -> int:
+        """Regions at most; a probe is one."""
+        if not self.link.available or self.budget_s <= 0:
+            return 0
+        return 1 if self.link.probing else self.max_rois
+
+    def fits(self, rois: int, sent_bytes: int) -> bool:
+        """Whether so many regions with so many bytes together are answered within the budget."""
+        return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
+
+
+def _picked(offers: Sequence[Sequence[Option]], room: _Room) -> tuple[Pick, ...]:
+    """The regions that are sent of those on offer."""
+    return (choose(offers, room.most, room.fits) or least(offers)) if room.most else ()
+
+
+def _described(
+    decisions: Sequence[Decision], picks: Sequence[Pick], roi_bytes: int, room: _Room
+) -> tuple[int, ...]:
+    """The reported ones for which there is room beside the picks, the highest scores first."""
+    reported = [i for i, decision in enumerate(decisions) if decision.route is Route.REPORT]
+    reported.sort(key=lambda i: -decisions[i].candidate.score)
+    rois, sent_bytes = len(picks), sum(pick.option.sent_bytes for pick in picks)
+    for count in range(min(len(reported), room.most - rois), 0, -1):
+        if room.fits(rois + count, sent_bytes + count * roi_bytes):
+            return tuple(reported[:count])
+    return ()
+
+
+def _options(
+    candidate: Candidate, thresholds: Thresholds, roi_bytes: int, policy: Policy
+) -> list[Option]:
+    """The ways to send one candidate's region."""
+    value, side = value_of_asking(candidate.score, thresholds), round(roi_bytes ** (1 / 3))
+    full = (side, side, side)
+    return [
+        Option(size, value * policy.share(size), math.prod(size.shape_of(full)))
+        for size in policy.sizes_for(candidate.diameter_mm, full)
+    ]
+
+
+def _why_held_back(link: LinkEstimate, budget_s: float, sent: int, max_rois: int) -> str:
     if not link.available:
         return link.reason
     if budget_s <= 0:
         return "no time left to ask"
-    if capacity >= max_rois:
+    if link.probing:
+        return "one region finds out whether the cloud is back"
+    if sent >= max_rois:
         return f"no more than {max_rois} regions of one study are sent"
-    return f"the link carries {capacity} regions in the {budget_s:.1f} s that were left"
+    return f"the link carries {sent} regions in the {budget_s:.1f} s that were left"
 
 
 def _number(given: Mapping[str, object], name: str) -> float:

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import grpc
 
 from edge.budget import Budget
+from edge.conversation import Conversation, Heard
 from edge.decide import Plan
+from edge.escalation import Escalation, Way
+from edge.estimate import OFF, LinkEstimate
 from edge.exchange import Escalated, Exchange, cut_rois
-from edge.link import OFF, Link, LinkEstimate
+from edge.link import Link
 from imaging.preprocess import Preprocessed
 from protos.codec import decode_response
 from protos.deadline import Deadline
@@ -25,18 +29,17 @@ from protos.errors import (
     ChecksumMismatch,
     DeadlinePassed,
     Draining,
-    LinkFault,
     Overloaded,
     OverreadError,
     Unreachable,
     from_status,
 )
-from protos.load import load_of
-from protos.messages import Header, Priority
+from protos.load import Load, load_of
+from protos.messages import Header, Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
 
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 1.0
+RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
 
 
 class SecondReader(Protocol):
@@ -47,6 +50,9 @@ class SecondReader(Protocol):
 
     def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
         """The second reading of the regions that ``plan`` sends."""
+
+    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        """The second reading of ``rois``, whenever they were cut, by ``deadline``."""
 
 
 class NoSecondReader:
@@ -59,6 +65,8 @@ class NoSecondReader:
     def read(self, *_: object) -> Escalated:
         """Nothing, and that it was not asked for."""
         return Escalated(reason=OFF.reason, switched_off=True)
+
+    ask = read
 
 
 @dataclass(frozen=True)
@@ -83,7 +91,14 @@ class Asking:
 class Escalator:
     """The second reader at the other end of a channel, used for study after study.
 
-    ``sleep`` and ``jitter`` (uniform between two bounds) are injected for tests.
+    Args:
+        channel: to the cloud.
+        link: learns of it, and keeps from asking while it cannot be reached.
+        asking: how studies are offered.
+        hedge: another cloud with its link: asked beside the first where that is slow or fails,
+            and instead of it while it cannot be reached.
+        sleep: pauses; injected for tests.
+        jitter: a random number between two bounds; injected for tests.
     """
 
     def __init__(
@@ -92,75 +107,103 @@ class Escalator:
         link: Link,
         asking: Asking,
         *,
+        hedge: tuple[grpc.Channel, Link] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._stub, self._link, self._asking = OverreadStub(channel), link, asking
-        self._sleep, self._jitter = sleep, jitter
+        clouds = [(channel, link), *([hedge] if hedge else [])]
+        self._ways = [Way(partial(_Call, OverreadStub(c), asking), link) for c, link in clouds]
+        self._asking, self._sleep, self._jitter = asking, sleep, jitter
 
     def estimate(self) -> LinkEstimate:
-        """What to expect of the link now."""
-        return self._link.estimate()
+        """What to expect of the first link that is there now."""
+        estimates = [way.link.estimate() for way in self._ways]
+        return next((e for e in estimates if e.available), estimates[0])
 
     def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
-        """The verdicts that came within ``budget`` less the reserve; nothing is raised.
-
-        A retry carries the same ``study_key`` and only the regions not yet answered.
-        """
+        """The verdicts that came within ``budget`` less the reserve; nothing is raised."""
         deadline = budget.deadline.capped(budget.left_s(self._asking.reserve_s))
-        exchange = Exchange(cut_rois(plan, box, self._asking.shape), deadline.clock)
-        fault: OverreadError | None = DeadlinePassed("no time was left to ask")
-        attempts = 0
-        for pause_s in self._pauses_s():
-            self._sleep(min(pause_s, deadline.remaining_s))
-            if deadline.passed or not exchange.open:
-                break
-            attempts += 1
-            fault = self._attempt(exchange, deadline, study_key)
-            if not isinstance(fault, RETRYABLE):
-                break
-        self._learn(exchange, fault if attempts else None)
+        return self.ask(cut_rois(plan, box, self._asking.shape), deadline, study_key)
+
+    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        """The verdicts on ``rois`` that came by ``deadline``; nothing is raised.
+
+        A retry carries the same ``study_key`` and only the regions not yet answered. While no
+        link is there nothing is sent.
+        """
+        exchange = Exchange(rois)
+        if deadline.passed or not exchange.open:
+            return exchange.ended(DeadlinePassed("no time was left to ask"), 0)
+        escalation = Escalation(self._ways, exchange, deadline, study_key)
+        try:
+            if not escalation.enter():
+                return Escalated(reason=self.estimate().reason)
+            fault, attempts = self._attempts(escalation, exchange, deadline)
+        finally:
+            escalation.close()
         return exchange.ended(fault, attempts)
 
-    def _pauses_s(self) -> Iterator[float]:
-        """The pause before each attempt: random, up to a bound that doubles.
+    def _attempts(
+        self, escalation: Escalation, exchange: Exchange, deadline: Deadline
+    ) -> tuple[OverreadError | None, int]:
+        """Tries until all is answered or nothing helps; the last fault, and how often it was."""
+        fault: OverreadError | None = None
+        for attempt in range(self._asking.attempts):
+            self._sleep(min(self._pause_s(attempt, fault), deadline.remaining_s))
+            if deadline.passed or not exchange.open:
+                return fault, attempt
+            fault = escalation.attempt()
+            if not isinstance(fault, RETRYABLE):
+                return fault, attempt + 1
+        return fault, self._asking.attempts
 
-        Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015.
+    def _pause_s(self, attempt: int, fault: OverreadError | None) -> float:
+        """The pause before an attempt after ``fault``: random, up to a bound that doubles.
+
+        Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. A
+        connection that broke is made anew at once or not at all: a dead cloud costs little time.
         """
-        yield 0.0
-        for retry in range(self._asking.attempts - 1):
-            yield self._jitter(0.0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2**retry))
+        if attempt == 0:
+            return 0.0
+        first_s = RECONNECT_PAUSE_S if isinstance(fault, Unreachable) else FIRST_PAUSE_S
+        return self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempt - 1)))
 
-    def _attempt(
-        self, exchange: Exchange, deadline: Deadline, study_key: str
-    ) -> OverreadError | None:
-        """One stream from its header to its end; returns what ended it early."""
-        asking, budget_s = self._asking, deadline.remaining_s
-        header = Header(
-            study_key, asking.model_version, budget_s, len(exchange.open), asking.priority
-        )
-        call = self._stub.Read(exchange.requests(header), timeout=deadline.remaining_s)
+
+class _Call:
+    """One stream of the contract, opened with the regions that are open now."""
+
+    def __init__(
+        self,
+        stub: OverreadStub,
+        asking: Asking,
+        exchange: Exchange,
+        deadline: Deadline,
+        study_key: str,
+    ) -> None:
+        rois, budget_s = list(exchange.open.values()), deadline.remaining_s
+        header = Header(study_key, asking.model_version, budget_s, len(rois), asking.priority)
+        self.conversation = Conversation(rois, deadline.clock)
+        self.load: Load | None = None
+        self._call = stub.Read(exchange.requests(header), timeout=budget_s)
+
+    def listen(self) -> Iterator[Heard]:
+        """Every answer as it comes.
+
+        Raises:
+            OverreadError: the stream ended early, or an answer is not of this contract.
+        """
         try:
-            for response in call:
-                exchange.take(decode_response(response))
+            self._call.initial_metadata()  # sent as soon as the cloud has taken the header
+            self.conversation.heard()
+            for response in self._call:
+                yield self.conversation.came(decode_response(response), response.ByteSize())
         except grpc.RpcError:
-            self._take_queue(call)
-            return from_status(call.code(), call.details(), call.trailing_metadata())
-        except OverreadError as error:  # the answer is not of this contract
-            call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it untyped
-            return error
-        self._take_queue(call)
-        return None
+            metadata = self._call.trailing_metadata()
+            raise from_status(self._call.code(), self._call.details(), metadata) from None
+        finally:
+            self.cancel()  # changes nothing of a call that has ended
+            self.load = load_of(self._call.trailing_metadata())
 
-    def _take_queue(self, call: grpc.Call) -> None:
-        """Tells the link what the service says of its queue, if it says it sensibly."""
-        load = load_of(call.trailing_metadata())
-        if load is not None:
-            self._link.queue_reported(load.queue_s)
-
-    def _learn(self, exchange: Exchange, fault: OverreadError | None) -> None:
-        """A stream that brought verdicts is measured, also when it ran out of time."""
-        if exchange.arrivals and (fault is None or isinstance(fault, DeadlinePassed)):
-            self._link.succeeded(exchange.arrivals)
-        elif isinstance(fault, LinkFault):
-            self._link.failed(f"{fault.kind}: {fault.reason}")
+    def cancel(self) -> None:
+        """Ends the stream; what the cloud has not read yet it never will."""
+        self._call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it untyped

@@ -5,9 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+import numpy as np
+import numpy.typing as npt
+
 from imaging.volume import Triple
 from models.runtime.detection import Candidate
 from protos.messages import Verdict
+
+BoolArray = npt.NDArray[np.bool_]
+
+SMALL_MM = 6.0
+"""Below it guidelines ask for no follow-up of a nodule that is not suspicious: Fleischner Society
+(MacMahon et al., Radiology 284:228-243, 2017); Lung-RADS v2022, category 2."""
+
+SUSPICIOUS = 0.5
+"""A malignancy above the middle of the readers' scale."""
 
 
 class Route(Enum):
@@ -43,11 +55,32 @@ class Decision:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """The nodule's voxels, ``voxel_mm3`` each: bool ``(z, y, x)`` from ``start`` in the box."""
+
+    mask: BoolArray
+    start: tuple[int, int, int]
+    voxel_mm3: float = 1.0
+
+    @property
+    def volume_mm3(self) -> float:
+        """Of all its voxels."""
+        return float(self.mask.sum()) * self.voxel_mm3
+
+    @property
+    def centre_zyx(self) -> Triple:
+        """The middle of its voxels, in the box."""
+        z, y, x = (float(a) for a in np.argwhere(self.mask).mean(0) + self.start)
+        return z, y, x
+
+
 @dataclass(frozen=True)
 class Finding:
     """A candidate after the decision, as it stands in the report.
 
     ``probability`` is the merged one; ``edge_score`` and ``verdict`` are what it came from.
+    Where the nodule was outlined, the centre is the outline's.
     """
 
     centre_mm: Triple
@@ -59,3 +92,10 @@ class Finding:
     index_zyx: Triple
     route: Route
     verdict: Verdict | None = None
+    outline: Outline | None = None
+
+    @property
+    def small(self) -> bool:
+        """Whether it is told apart from what asks for action: below 6 mm and not suspicious."""
+        suspicion = self.verdict.malignancy if self.verdict else None
+        return self.diameter_mm < SMALL_MM and (suspicion or 0.0) < SUSPICIOUS

@@ -5,72 +5,35 @@ It knows nothing of studies, budgets or scores: `edge.decide` chooses by its est
 
 from __future__ import annotations
 
+import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 
-PRIOR_ROUND_TRIP_S = 0.05
-PRIOR_BYTES_PER_S = 12.5e6  # 100 Mbit/s
-PRIOR_ROI_S = 0.05
+from edge.breaker import Breaker
+from edge.estimate import PRIOR, PRIOR_SLOW, SLOW, LinkEstimate, Pace
+from edge.evidence import HALF_LIFE_S, Evidence
+
 FASTEST_BYTES_PER_S = 1.25e9  # 10 Gbit/s; above it the clock measures nothing
-PESSIMISM = 0.75
-MEMORY = 64
-
-
-@dataclass(frozen=True)
-class LinkEstimate:
-    """What to expect of the link now.
-
-    Attributes:
-        available: False while it is off or the breaker is open; ``reason`` says which.
-        round_trip_s: time for a small message there and back.
-        bytes_per_s: throughput towards the cloud.
-        queue_s: how long the cloud would let the next ROI wait, by its own word.
-        roi_s: the cloud's time for one ROI, many sent together.
-    """
-
-    available: bool = True
-    reason: str = ""
-    round_trip_s: float = PRIOR_ROUND_TRIP_S
-    bytes_per_s: float = PRIOR_BYTES_PER_S
-    queue_s: float = 0.0
-    roi_s: float = PRIOR_ROI_S
-
-    def expected_s(self, rois: int, roi_bytes: int) -> float:
-        """The time in which ``rois`` regions are sent, read and answered."""
-        each_s = max(roi_bytes / self.bytes_per_s, self.roi_s)
-        return self.round_trip_s + self.queue_s + rois * each_s
-
-    def capacity(self, budget_s: float, roi_bytes: int) -> int:
-        """How many ROIs can be answered within ``budget_s``.
-
-        At least one while there is any budget: a link that is never asked is never measured
-        again, and one bad hour would close it for ever.
-        """
-        if not self.available or budget_s <= 0:
-            return 0
-        each_s = self.expected_s(1, roi_bytes) - self.expected_s(0, roi_bytes)
-        return max(1, int((budget_s - self.expected_s(0, roi_bytes)) / max(each_s, 1e-6)))
-
-
-OFF = LinkEstimate(available=False, reason="off")
 
 
 @dataclass(frozen=True)
 class Arrival:
     """One verdict as it came in.
 
-    ``sent_bytes`` are those of the stream up to and including its ROI, ``after_s`` the time
-    since the stream was opened, ``queue_s`` and ``compute_s`` what the cloud says it spent.
+    ``sent_bytes`` are those of the stream up to and including its ROI, ``received_bytes`` those
+    of the answers up to and including this one, ``after_s`` the time since the stream was
+    opened, ``queue_s`` and ``compute_s`` what the cloud says it spent.
     """
 
     sent_bytes: int
     after_s: float
     queue_s: float
     compute_s: float
+    received_bytes: int = 0
 
     @property
     def transport_s(self) -> float:
@@ -81,8 +44,8 @@ class Arrival:
 class Link:
     """Running estimate and breaker of one link; lives as long as its channel.
 
-    After ``failures`` failed escalations in a row nothing is asked for ``cool_off_s``; then one
-    escalation probes (half-open): its success closes the breaker, its failure opens it again.
+    Whoever was let in by `enter` tells how it ended: `succeeded`, `missed`, `failed` or `left`.
+    It may be used from several threads.
     """
 
     def __init__(
@@ -90,62 +53,122 @@ class Link:
         *,
         failures: int = 3,
         cool_off_s: float = 30.0,
+        half_life_s: float = HALF_LIFE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._allowed, self._cool_off_s, self._clock = failures, cool_off_s, clock
-        self._failed, self._closed_until, self._last_fault = 0, float("-inf"), ""
-        self._queue_s, self._queue_seen = 0.0, clock()
-        self._round_trips_s: deque[float] = deque(maxlen=MEMORY)
-        self._bytes_per_s: deque[float] = deque(maxlen=MEMORY)
-        self._roi_s: deque[float] = deque(maxlen=MEMORY)
+        self._clock, self._lock = clock, threading.RLock()
+        self._breaker = Breaker(clock, failures, cool_off_s)
+        self._said_queue_s, self._said_at_s = 0.0, clock()
+        self._heard_at_s: float | None = None
+
+        def evidence(middle: float, slow: float) -> Evidence:
+            return Evidence((middle, slow), clock, half_life_s)
+
+        self._round_trip_s = evidence(PRIOR.round_trip_s, PRIOR_SLOW.round_trip_s)
+        self._up_s = evidence(1 / PRIOR.bytes_per_s, 1 / PRIOR_SLOW.bytes_per_s)  # a byte
+        self._down_s = evidence(1 / PRIOR.down_bytes_per_s, 1 / PRIOR_SLOW.down_bytes_per_s)
+        self._queue_s = evidence(PRIOR.queue_s, PRIOR_SLOW.queue_s)
+        self._roi_s = evidence(PRIOR.roi_s, PRIOR_SLOW.roi_s)
 
     def estimate(self) -> LinkEstimate:
-        """What to expect now: pessimistic quantiles of the last measurements, else priors."""
-        now = self._clock()
-        wait_s = self._closed_until - now
-        reason = f"{self._last_fault}; not asked again for {wait_s:.0f} s" if wait_s > 0 else ""
-        return LinkEstimate(
-            available=wait_s <= 0,
-            reason=reason,
-            round_trip_s=_quantile(self._round_trips_s, PESSIMISM, PRIOR_ROUND_TRIP_S),
-            bytes_per_s=_quantile(self._bytes_per_s, 1 - PESSIMISM, PRIOR_BYTES_PER_S),
-            # a queue drains by a second a second until the cloud says otherwise
-            queue_s=max(0.0, self._queue_s - (now - self._queue_seen)),
-            roi_s=_quantile(self._roi_s, PESSIMISM, PRIOR_ROI_S),
-        )
+        """What to expect now: quantiles of what was measured, the old counting for less."""
+        with self._lock:
+            reason, heard_at_s = self._breaker.why_shut, self._heard_at_s
+            return LinkEstimate(
+                available=not reason,
+                reason=reason,
+                middle=self._pace(0.5),
+                slow=self._pace(SLOW),
+                probing=self._breaker.half_open,
+                silent_s=None if heard_at_s is None else self._clock() - heard_at_s,
+            )
 
-    def succeeded(self, arrivals: Sequence[Arrival]) -> None:
-        """Takes in a stream that came to its end; closes the breaker."""
-        self._failed = 0
-        if not arrivals:
-            return
-        round_trip_s, bytes_per_s = self._fit(arrivals)
-        self._round_trips_s.append(round_trip_s)
-        self._bytes_per_s.append(bytes_per_s)
-        reading_s = arrivals[-1].after_s - round_trip_s - arrivals[0].queue_s
-        self._roi_s.append(max(0.0, reading_s) / len(arrivals))
+    def enter(self) -> bool:
+        """Whether one may ask now."""
+        with self._lock:
+            return self._breaker.enter()
+
+    def succeeded(self, arrivals: Sequence[Arrival], heard_s: float = 0.0) -> None:
+        """Takes in a stream that brought answers.
+
+        Args:
+            arrivals: its verdicts in the order in which they came; none tell nothing of speed.
+            heard_s: from opening the stream to the first sign of the cloud: one round trip.
+        """
+        with self._lock:
+            self._breaker.succeeded()
+            self._heard_at_s = self._clock()
+            if arrivals:
+                self._measure(arrivals, heard_s)
+
+    def missed(self, sent_bytes: int, after_s: float) -> None:
+        """Takes in that ``sent_bytes`` were not answered ``after_s`` later, at the deadline.
+
+        It was slower than that: the measurement is entered as if the answer had come just then.
+        """
+        with self._lock:
+            self._breaker.failed(f"nothing was answered within {after_s:.1f} s")
+            self.slower_than(sent_bytes, after_s)
+
+    def slower_than(self, sent_bytes: int, after_s: float) -> None:
+        """Takes in that an answer to ``sent_bytes`` takes longer than ``after_s``."""
+        with self._lock:
+            each_s = (after_s - self._round_trip_s.quantile(0.5)) / sent_bytes
+            if each_s > self._up_s.quantile(0.5):
+                self._up_s.add(each_s)
 
     def failed(self, fault: str) -> None:
-        """Counts an escalation that the cloud did not answer; opens the breaker at the limit."""
-        self._failed += 1
-        self._last_fault = fault
-        if self._failed >= self._allowed:
-            self._closed_until = self._clock() + self._cool_off_s
+        """Counts an escalation that ended in a fault of the link."""
+        with self._lock:
+            self._breaker.failed(fault)
+
+    def left(self) -> None:
+        """An escalation ended that tells nothing of the link."""
+        with self._lock:
+            self._breaker.left()
 
     def queue_reported(self, queue_s: float) -> None:
         """Takes in the cloud's own estimate of its queue."""
-        self._queue_s, self._queue_seen = max(0.0, queue_s), self._clock()
+        with self._lock:
+            self._said_queue_s, self._said_at_s = max(0.0, queue_s), self._clock()
+            self._heard_at_s = self._clock()
 
-    def _fit(self, arrivals: Sequence[Arrival]) -> tuple[float, float]:
-        """Round trip and throughput: intercept and slope of transport time over bytes sent."""
+    def _pace(self, q: float) -> Pace:
+        # a queue drains by a second a second until the cloud says otherwise
+        said_s = self._said_queue_s - (self._clock() - self._said_at_s)
+        return Pace(
+            round_trip_s=self._round_trip_s.quantile(q),
+            bytes_per_s=1 / self._up_s.quantile(q),
+            down_bytes_per_s=1 / self._down_s.quantile(q),
+            queue_s=max(said_s, self._queue_s.quantile(q)),
+            roi_s=self._roi_s.quantile(q),
+        )
+
+    def _measure(self, arrivals: Sequence[Arrival], heard_s: float) -> None:
         transport_s = np.array([a.transport_s for a in arrivals])
         sent = np.array([a.sent_bytes for a in arrivals], dtype=np.float64)
-        slope = 1 / _quantile(self._bytes_per_s, 0.5, PRIOR_BYTES_PER_S)
-        if len(arrivals) >= 3 and np.ptp(sent) > 0:
-            slope = float(np.polyfit(sent, transport_s, 1)[0])
-        slope = max(slope, 1 / FASTEST_BYTES_PER_S)
-        return float(max(0.0, np.median(transport_s - slope * sent))), 1 / slope
+        round_trip_s = min(heard_s, float(transport_s.min()))
+        up_s = float(np.median((transport_s - round_trip_s) / sent))
+        self._round_trip_s.add(round_trip_s)
+        self._up_s.add(max(up_s, 1 / FASTEST_BYTES_PER_S))
+        self._queue_s.add(arrivals[0].queue_s)
+        self._roi_s.add(_reading_s(arrivals) / len(arrivals))
+        if (down_s := _down_s(arrivals)) is not None:
+            self._down_s.add(max(down_s, 1 / FASTEST_BYTES_PER_S))
 
 
-def _quantile(values: deque[float], q: float, prior: float) -> float:
-    return float(np.quantile(values, q)) if values else prior
+def _reading_s(arrivals: Sequence[Arrival]) -> float:
+    """The cloud's time for all of them: of their batches, or from the first to the last.
+
+    Regions of one batch tell the same time. Between batches the cloud may serve others.
+    """
+    batches_s = sum({a.compute_s for a in arrivals})
+    return max(batches_s, max(a.queue_s + a.compute_s for a in arrivals) - arrivals[0].queue_s)
+
+
+def _down_s(arrivals: Sequence[Arrival]) -> float | None:
+    """Seconds a byte of the longest run of answers that left the cloud together; None for none."""
+    runs = [list(run) for _, run in groupby(arrivals, key=lambda a: a.compute_s)]
+    run = max(runs, key=len)
+    received = run[-1].received_bytes - run[0].received_bytes
+    return (run[-1].after_s - run[0].after_s) / received if received > 0 else None

@@ -6,9 +6,14 @@ import secrets
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.finding import Decision, Finding, Route, SecondReading
 from imaging.study import StudyHeader
+from imaging.volume import Triple
+
+if TYPE_CHECKING:
+    from edge.keep import Keep
 
 NO_GUARANTEE = "no guarantee: the thresholds are not calibrated on held-back cases"
 NOT_A_DEVICE = "Not a medical device. For research and development only."
@@ -27,16 +32,22 @@ def new_study_key() -> str:
     return secrets.token_hex(16)
 
 
+def keep_nothing(*_: object) -> None:
+    """For who has no spool: a report that is provisional stays so."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One study to read: the folder or file ``source``, and the folder ``out`` for its report.
 
     A study that is read again after a crash keeps its ``study_key``, so that the cloud knows it.
+    ``keep`` is told of the report before it is out, and keeps what it will owe.
     """
 
     source: Path
     out: Path
     study_key: str = field(default_factory=new_study_key)
+    keep: Keep = field(default=keep_nothing, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,41 @@ class Rejection:
     internal: bool = False
 
 
+class ChangeKind(Enum):
+    """What an amendment changed."""
+
+    ADDED = "finding added"
+    REMOVED = "finding removed"
+    PROBABILITY = "probability changed"
+    NO_FINDING = "read again, no finding"
+    GIVEN_UP = "given up"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing in which a version of a report differs from the one before.
+
+    Attributes:
+        version: in which it appeared.
+        words: the change in a sentence.
+        number: of the finding, None if it is about none.
+        centre_mm: place of finding or candidate, None if it is about several.
+        probability_before, probability_after: what stood for the place, and what stands now.
+        verdict: the probability that the second reader gave, None if there was no verdict.
+        model: of the second reader.
+    """
+
+    version: int
+    kind: ChangeKind
+    words: str
+    number: int | None = None
+    centre_mm: Triple | None = None
+    probability_before: float | None = None
+    probability_after: float | None = None
+    verdict: float | None = None
+    model: str = ""
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """Everything that is said of one study, in one place.
@@ -76,6 +122,10 @@ class Report:
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were passed over.
         version: 1, and one more for each amendment of the same report.
+        changes: of all amendments since version 1, in their order.
+        finding_numbers: a number for each finding, which it keeps through all versions; empty
+            for 1, 2, 3, … as in version 1.
+        picture_note: in words, which pictures are not of this version, or are missing.
         rejection: set when, and only when, `status` is `Status.REJECTED`.
     """
 
@@ -94,8 +144,17 @@ class Report:
     other_series: tuple[str, ...] = ()
     guarantee: str = NO_GUARANTEE
     version: int = 1
+    changes: tuple[Change, ...] = ()
+    finding_numbers: tuple[int, ...] = ()
+    picture_note: str = ""
     status: Status = Status.FINAL
     rejection: Rejection | None = None
+
+    @property
+    def numbered(self) -> tuple[tuple[int, Finding], ...]:
+        """The findings with their numbers, by falling probability."""
+        numbers = self.finding_numbers or range(1, len(self.findings) + 1)
+        return tuple(zip(numbers, self.findings, strict=True))
 
     @property
     def awaits_second_reading(self) -> bool:

@@ -64,6 +64,9 @@ def banners(report: Report) -> tuple[Banner, ...]:
         text = f"{why.reason} ({why.file})" if why.file else why.reason
         return (Banner("bad", f"This study was not read: {why.kind}", text),)
     found = []
+    if report.version > 1:
+        title = f"Amended report, version {report.version}"
+        found.append(Banner("warn", title, "What changed is listed below."))
     if report.status is Status.PROVISIONAL:
         found.append(Banner("warn", "Provisional report", "It may still be amended."))
     found.append(_second_reading(report))

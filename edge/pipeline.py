@@ -14,11 +14,12 @@ from pathlib import Path
 
 from edge.budget import Budget
 from edge.compose import Judgement, Stamp, compose
-from edge.decide import decide
+from edge.decide import Plan
 from edge.escalate import SecondReader
 from edge.finding import Finding
 from edge.merge import merge
 from edge.outcome import Job, Report
+from edge.replay import Situation
 from edge.report import Pictures, ReportPaths
 from edge.screen import EdgeReader
 from imaging.preprocess import Preprocessed
@@ -35,6 +36,7 @@ class Line:
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         reader: the edge's own reader.
+        decide: what is sent of a study, told by its key.
         second_reader: the cloud, or who stands in for it.
         draw: leaves the pictures of the findings in a folder.
         write: leaves the report beside them.
@@ -48,6 +50,7 @@ class Line:
     read: Callable[[Path], Study]
     preprocess: Callable[[Volume, Path], Preprocessed]
     reader: EdgeReader
+    decide: Callable[[Situation, str], Plan]
     second_reader: SecondReader
     draw: Callable[[Sequence[Finding], Preprocessed, Path], Pictures]
     write: Callable[[Report, Pictures, Path], ReportPaths]
@@ -79,6 +82,7 @@ def walk(line: Line, job: Job, budget: Budget) -> Reading:
         pictures = line.draw(judgement.merged.findings, box, job.out)
     with budget.stage("report"):
         report = compose(line.stamp, job, study, judgement, budget.ledger_so_far)
+        job.keep(report, judgement, line.reader, box)
         paths = line.write(report, pictures, job.out)
     return Reading(replace(report, ledger=budget.ledger), paths)
 
@@ -89,16 +93,13 @@ def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judg
     with budget.stage("screen"):
         candidates = reader.screen(box)
     with budget.stage("decide"):
-        plan = decide(
-            candidates,
-            reader.thresholds,
-            second.estimate(),
-            budget_s=budget.left_s(line.reserve_s),
-            roi_bytes=line.roi_bytes,
-            max_rois=line.max_rois,
+        left_s, link = budget.left_s(line.reserve_s), second.estimate()
+        situation = Situation(
+            candidates, reader.thresholds, link, left_s, line.roi_bytes, line.max_rois
         )
+        plan = line.decide(situation, study_key)
     with budget.stage("escalate"):
         answers = second.read(plan, box, budget, study_key)
     with budget.stage("merge"):
-        merged = merge(plan, answers, reader.thresholds, reader.weights)
+        merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
     return Judgement(plan, answers, merged)

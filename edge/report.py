@@ -16,10 +16,10 @@ from typing import Any
 
 from edge.durable import sync_folder, write_atomically
 from edge.finding import Decision, Finding
-from edge.outcome import NOT_A_DEVICE, Report
+from edge.outcome import NOT_A_DEVICE, Change, Report
 from edge.page import render_page
 from imaging.preprocess import Preprocessed
-from imaging.render import Mark, encode_png, finding_picture, overview_picture
+from imaging.render import Contour, Mark, encode_png, finding_picture, overview_picture
 
 SCHEMA = "overread.report/1"
 """Changes its number when a key changes its meaning or goes; new keys may come without."""
@@ -58,10 +58,20 @@ def write_report(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
     """
     _clear(out, keep=pictures)
     html, json_file = out / "report.html", out / "report.json"
-    write_atomically(html, render_page(report, pictures).encode("utf-8", "replace"))
-    text = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(json_file, f"{text}\n".encode("utf-8", "replace"))
+    write_atomically(html, page_bytes(report, pictures))
+    write_atomically(json_file, json_bytes(report))
     return ReportPaths(json_file, html, tuple(out / name for name in pictures))
+
+
+def page_bytes(report: Report, pictures: Pictures) -> bytes:
+    """What ``report.html`` holds."""
+    return render_page(report, pictures).encode("utf-8", "replace")
+
+
+def json_bytes(report: Report) -> bytes:
+    """What ``report.json`` holds."""
+    text = json.dumps(report_to_dict(report), indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode("utf-8", "replace")
 
 
 def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> Pictures:
@@ -80,22 +90,39 @@ def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> 
 
 
 def _drawn(findings: Sequence[Finding], box: Preprocessed) -> Pictures:
-    marks = [Mark(f.index_zyx, f.diameter_mm, str(n)) for n, f in enumerate(findings, start=1)]
+    marks = [
+        Mark(f.index_zyx, f.diameter_mm, str(n), _contour(f)) for n, f in enumerate(findings, 1)
+    ]
     pictured = marks[:PICTURED_FINDINGS]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV lets go of the interpreter
         overview = pool.submit(lambda: encode_png(overview_picture(box.voxels, marks)))
         pngs = list(pool.map(lambda m: encode_png(finding_picture(box.voxels, m)), pictured))
-    named = {f"finding_{n:02d}.png": png for n, png in enumerate(pngs, start=1)}
+    named = {picture_name(n): png for n, png in enumerate(pngs, start=1)}
     return {OVERVIEW: overview.result(), **named}
+
+
+def picture_name(number: int) -> str:
+    """The file with the picture of the finding of this number."""
+    return f"finding_{number:02d}.png"
+
+
+def stray_pictures(out: Path, keep: Collection[str] = ()) -> list[Path]:
+    """The pictures in ``out`` that are not among ``keep``."""
+    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].png")]
+    return [path for path in pictures if path.name not in keep]
+
+
+def _contour(finding: Finding) -> Contour | None:
+    outline = finding.outline
+    return None if outline is None else Contour(outline.mask, outline.start)
 
 
 def _clear(out: Path, keep: Collection[str] = ()) -> None:
     """Make the folder, and remove an older report: what vouches for the pictures goes first."""
     out.mkdir(parents=True, exist_ok=True)
-    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].png")]
-    for path in (out / "report.json", out / "report.html", *pictures):
-        if path.name not in keep:
-            path.unlink(missing_ok=True)
+    versions = out.glob("report.v[0-9]*.*")
+    for path in (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep)):
+        path.unlink(missing_ok=True)
     sync_folder(out)
 
 
@@ -109,13 +136,16 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "study_key": report.study_key,
         "version": report.version,
         "status": report.status.value,
+        "changes": [_change(change) for change in report.changes],
         "created": report.created,
         "source": str(report.source),
         "series_uid": report.series_uid,
         "study": asdict(report.header),
     }
     reading = {
-        "findings": [_finding(n, f) for n, f in enumerate(report.findings, start=1)],
+        "findings": [_finding(n, finding) for n, finding in report.numbered if not finding.small],
+        "small_nodules": [_finding(n, finding) for n, finding in report.numbered if finding.small],
+        "picture_note": report.picture_note,
         "second_reading": report.second_reading.value,
         "second_reading_reason": report.second_reading_reason,
         "candidates": [_candidate(decision) for decision in report.decisions],
@@ -145,12 +175,30 @@ def _provenance(report: Report) -> dict[str, Any]:
     }
 
 
+def _change(change: Change) -> dict[str, Any]:
+    place, given = change.centre_mm, change.verdict
+    before, after = change.probability_before, change.probability_after
+    return {
+        "version": change.version,
+        "kind": change.kind.value,
+        "words": change.words,
+        "number": change.number,
+        "centre_mm": None if place is None else [_number(value, 2) for value in place],
+        "probability_before": None if before is None else _number(before, 4),
+        "probability_after": None if after is None else _number(after, 4),
+        "verdict": None
+        if given is None
+        else {"probability": _number(given, 4), "model": change.model},
+    }
+
+
 def _finding(number: int, finding: Finding) -> dict[str, Any]:
     verdict = finding.verdict
     return {
         "number": number,
         "centre_mm": [_number(value, 2) for value in finding.centre_mm],
         "diameter_mm": _number(finding.diameter_mm, 2),
+        "volume_mm3": _number(finding.outline.volume_mm3, 1) if finding.outline else None,
         "probability": _number(finding.probability, 4),
         "decided_by": finding.decided_by.value,
         "reason": finding.reason,
@@ -161,6 +209,8 @@ def _finding(number: int, finding: Finding) -> dict[str, Any]:
         else {
             "probability": _number(verdict.probability, 4),
             "diameter_mm": _number(verdict.diameter_mm, 2),
+            "malignancy": None if verdict.malignancy is None else _number(verdict.malignancy, 4),
+            "texture": verdict.texture or None,
             "model": verdict.model,
             "queue_s": _number(verdict.queue_s, 4),
             "compute_s": _number(verdict.compute_s, 4),

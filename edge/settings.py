@@ -31,17 +31,24 @@ class EdgeSettings(BaseSettings):
         state_dir: the daemon's database, and studies at work and in quarantine.
         quiet_s: a study without a ``.done`` file is complete when nothing changed for so long.
         cloud: ``HOST:PORT`` of the service, None for no second reading.
+        cloud_hedge: ``HOST:PORT`` of another one, asked too where the first is slow or fails.
         deadline_s: the budget of a study from the moment it is taken up. It bounds the wait for
             the cloud, which ends ``reserve_s`` before it. The edge's own stages are not cut short:
             a report that comes after it is written all the same, and counted as late.
         reserve_s: kept back from the escalation for merging, drawing and writing the report.
         attempts: times that one study is offered to the cloud at most.
         max_rois: regions of one study that are escalated at most.
+        owed_keep_days: days of the daemon's life for which a second reading that did not come by
+            the deadline is asked for again; then the report's last version says so.
+        owed_pause_s: pause after the first such asking in vain; it doubles up to five minutes where
+            nobody answered, and up to an hour for a study that the cloud refused.
         screening_model: name in the manifest of ``models/weights``.
         threads: of the inference engine, 0 for all cores.
         cloud_model: version of the cloud's model that is insisted on; empty for any.
         tls_ca: certificate authority of the service; the link is encrypted when it is set.
         tls_certificate, tls_key: the edge's own, for mutual TLS.
+        log_format: ``text`` for people; ``json`` for machines, which also tells every decision
+            with all that it was made on (`edge.replay`).
         metrics_port: Prometheus metrics on this port of loopback, 0 for none.
     """
 
@@ -54,10 +61,13 @@ class EdgeSettings(BaseSettings):
     poll_s: float = Field(default=0.5, gt=0)
 
     cloud: str | None = None
+    cloud_hedge: str | None = None
     deadline_s: float = Field(default=10.0, gt=0)
     reserve_s: float = Field(default=2.0, ge=0)
     attempts: int = Field(default=3, ge=1, le=20)
     max_rois: int = Field(default=64, ge=1)
+    owed_keep_days: float = Field(default=30.0, gt=0)
+    owed_pause_s: float = Field(default=5.0, gt=0)
     roi_side: int = Field(default=48, ge=16, le=128)
     priority: Literal["routine", "stat"] = "routine"
     cloud_model: str = ""
@@ -73,7 +83,7 @@ class EdgeSettings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
     metrics_port: int = Field(default=0, ge=0, le=65535)
 
-    @field_validator("cloud")
+    @field_validator("cloud", "cloud_hedge")
     @classmethod
     def _host_and_port(cls, cloud: str | None) -> str | None:
         if cloud is None or cloud == CLOUD_OFF:
@@ -82,6 +92,12 @@ class EdgeSettings(BaseSettings):
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError("must be HOST:PORT or off")
         return cloud
+
+    @model_validator(mode="after")
+    def _hedge_is_another(self) -> Self:
+        if self.cloud_hedge is not None and self.cloud_hedge == self.cloud:
+            raise ValueError("cloud_hedge must be another address than cloud")
+        return self
 
     @model_validator(mode="after")
     def _mutual_tls_is_whole(self) -> Self:

@@ -7,6 +7,9 @@ done between two steps is the business of `edge.claim` and `edge.agent`.
     CLAIMING -> CLAIMED -> READING -> REPORTED -> DONE
         |           ^         |
      forgotten      +---------+----> QUARANTINING -> QUARANTINED
+
+What a report owes lies in the same database (`edge.owed`), and begins to count in the same
+transaction as REPORTED.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import fcntl
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,8 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edge.database import WrongStep, open_database, transaction
+from edge.debt import OwedStep
 from edge.errors import EdgeError
 from edge.outcome import new_study_key
+from edge.owed import Owed
 
 
 class Step(Enum):
@@ -48,7 +54,7 @@ _BEFORE: dict[Step, tuple[Step, ...]] = {
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
 
-StepHook = Callable[[Step, bool], None]
+StepHook = Callable[[Step | OwedStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 _SCHEMA = """
@@ -76,10 +82,6 @@ class AlreadyRunning(EdgeError):
 
 class DamagedSpool(EdgeError):
     """The database of the state folder cannot be opened, or is none."""
-
-
-class WrongStep(EdgeError):
-    """A study cannot make this step from where it is: another process has moved it."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,9 @@ class Record:
 
 
 class Spool:
-    """The table of studies. Use it as a context manager; two processes may hold it at once.
+    """The table of studies, and beside it what is ``owed``.
+
+    Use it as a context manager; two processes may hold it at once.
 
     Raises:
         DamagedSpool: ``path`` cannot be opened, or is no database.
@@ -123,10 +127,15 @@ class Spool:
 
     def __init__(self, path: Path, on_step: StepHook | None = None) -> None:
         self._on_step = on_step or _unwatched
-        try:
-            self._database = _open(path)
-        except sqlite3.Error as error:
-            raise DamagedSpool(f"{path}: {error}") from error
+        with ExitStack() as opened:
+            try:
+                self._database = open_database(path)
+                opened.callback(self._database.close)
+                self._database.executescript(_SCHEMA)
+                self.owed = Owed(self._database, self._on_step)
+            except sqlite3.Error as error:
+                raise DamagedSpool(f"{path}: {error}") from error
+            opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -153,7 +162,7 @@ class Spool:
         row = (key, json.dumps(members), fingerprint)
         self._on_step(Step.CLAIMING, False)
         try:
-            with self._transaction():
+            with transaction(self._database):
                 name = next(name for name in report_names if not self._has_report(name))
                 self._database.execute(
                     "INSERT INTO studies (id, members, fingerprint, report_name, step,"
@@ -168,7 +177,8 @@ class Spool:
     def advance(self, key: str, step: Step) -> Record:
         """Make a step durable and return the record after it.
 
-        READING counts an attempt; CLAIMED after READING takes the attempt back.
+        READING counts an attempt; CLAIMED after READING takes the attempt back. With REPORTED
+        what the report owes begins to count.
 
         Raises:
             WrongStep: the study is not where this step begins.
@@ -206,7 +216,7 @@ class Spool:
         """The studies at these steps, oldest claim first."""
         marks = ", ".join("?" * len(steps))
         rows = self._database.execute(
-            f"SELECT * FROM studies WHERE step IN ({marks}) ORDER BY created, rowid",
+            f"SELECT * FROM studies WHERE step IN ({marks}) ORDER BY rowid",
             [step.value for step in steps],
         )
         return [_record(row) for row in rows]
@@ -214,30 +224,24 @@ class Spool:
     def _update(self, key: str, step: Step, change: str, values: tuple[str, ...]) -> Record:
         before = [state.value for state in _BEFORE[step]]
         self._on_step(step, False)
-        changed = self._database.execute(
-            f"UPDATE studies SET step = ?, updated = ?, {change} WHERE id = ?"
-            f" AND step IN ({', '.join('?' * len(before))})",
-            (step.value, _now(), *values, key, *before),
-        ).rowcount
-        if changed != 1:
-            raise WrongStep(f"study {key} is at {self.get(key).step.value}, not at {before}")
+        with transaction(self._database):
+            changed = self._database.execute(
+                f"UPDATE studies SET step = ?, updated = ?, {change} WHERE id = ?"
+                f" AND step IN ({', '.join('?' * len(before))})",
+                (step.value, _now(), *values, key, *before),
+            ).rowcount
+            if changed != 1:
+                raise WrongStep(f"study {key} is at {self.get(key).step.value}, not at {before}")
+            if step is Step.REPORTED:
+                self.owed.publish(key)
+            if step is Step.QUARANTINING:
+                self.owed.forget(key)
         self._on_step(step, True)
         return self.get(key)
 
     def _has_report(self, name: str) -> bool:
         query = "SELECT 1 FROM studies WHERE report_name = ?"
         return self._database.execute(query, (name,)).fetchone() is not None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            raise
 
 
 @contextmanager
@@ -255,20 +259,7 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    database = sqlite3.connect(path, isolation_level=None, timeout=10.0)
-    try:
-        database.row_factory = sqlite3.Row
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        database.executescript(_SCHEMA)
-    except sqlite3.Error:
-        database.close()
-        raise
-    return database
-
-
-def _unwatched(_step: Step, _durable: bool) -> None:
+def _unwatched(_step: Step | OwedStep, _durable: bool) -> None:
     """No one wants to know of the steps."""
 
 

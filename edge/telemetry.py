@@ -67,6 +67,17 @@ class Meters:
             "overread_edge_late", "Reports after their deadline", registry=self.registry
         )
 
+        self._amended = Counter(
+            "overread_edge_amendments",
+            "Amended versions by status of the report",
+            ["status"],
+            registry=self.registry,
+        )
+
+    def amended(self, report: Report) -> None:
+        """Enters a new version of a report that was counted before."""
+        self._amended.labels(report.status.value).inc()
+
     def count(self, report: Report) -> None:
         """Enters one report."""
         self._studies.labels(report.status.value).inc()

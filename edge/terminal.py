@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from edge.finding import Finding
+from edge.finding import SMALL_MM, Finding
 from edge.outcome import NOT_A_DEVICE, Report
 from edge.report import ReportPaths
 
@@ -26,7 +26,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
     return Group(
         findings_table(report),
-        *(f"[bold]{n}[/]  {escape(f.reason)}" for n, f in enumerate(report.findings, start=1)),
+        *(f"[bold]{n}[/]  {escape(f.reason)}" for n, f in report.numbered),
         "",
         ledger_table(report),
         f"[bold]second reading[/]  {report.second_reading.value}: "
@@ -42,16 +42,19 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
 def findings_table(report: Report) -> Table:
     """One line a finding: place, size, what either reader said and who decided."""
     dismissed, all_of_them = len(report.dismissed), len(report.decisions)
+    small = sum(finding.small for finding in report.findings)
+    counts = f"{len(report.findings) - small} findings"
+    counts += f" and {small} small nodules (below {SMALL_MM:g} mm)" if small else ""
     table = Table(
-        title=f"{len(report.findings)} findings of {all_of_them} candidates",
+        title=f"{counts} of {all_of_them} candidates",
         caption=f"{dismissed} dismissed on the edge, the best of them scored "
         f"{report.highest_dismissed_score:.3f}",
     )
     for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("decided by")
-    for number, finding in enumerate(report.findings, start=1):
-        table.add_row(str(number), *_cells(finding))
+    for number, finding in report.numbered:
+        table.add_row(str(number), *_cells(finding), style="dim" if finding.small else None)
     return table
 
 

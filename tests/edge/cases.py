@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge.decide import Plan, Thresholds, decide
-from edge.link import LinkEstimate
+from edge.estimate import LinkEstimate
 from edge.merge import MergeWeights
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry

@@ -29,7 +29,7 @@ class FakeCloud(OverreadServicer):
 
     ``faults`` end one stream each, after ``fault_after`` verdicts; after ``dies_after`` verdicts
     the whole service stops. What it was sent is kept in ``headers`` and in ``asked`` (region
-    identifiers, a list a stream).
+    identifiers, a list a stream). ``on_end`` is called when a stream has ended, however it did.
     """
 
     answer: Callable[[Roi], Verdict | Refusal] = sure
@@ -39,6 +39,7 @@ class FakeCloud(OverreadServicer):
     queue_s: str = "0.25"
     headers: list[Header] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
+    on_end: Callable[[], None] = lambda: None
     credentials: grpc.ServerCredentials | None = None
     address: str = ""
 
@@ -61,6 +62,8 @@ class FakeCloud(OverreadServicer):
         """Answers every region in its order, unless a fault is scripted."""
         self.headers.append(decode_header(next(request_iterator)))
         self.asked.append([])
+        context.add_callback(self.on_end)
+        context.send_initial_metadata(())
         for done, request in enumerate(request_iterator):
             if self.faults and done == self.fault_after:
                 code, details, metadata = to_status(self.faults.pop(0))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 from edge.agent import run_agent
+from edge.carry import Read
+from edge.debt import OwedStep
 from edge.outcome import Job, Rejection, Report, Status
 from edge.pipeline import Reading
 from edge.report import write_report
 from edge.settings import EdgeSettings
 from edge.spool import Step
+from tests.edge.owing import ForgetfulCloud, owing_line
 
-Crash = tuple[Step, bool] | None
+Crash = tuple[Step | OwedStep, bool] | None
 
 
 class Stop(threading.Event):
@@ -39,6 +41,7 @@ def settings_in(root: Path) -> EdgeSettings:
         state_dir=root / "state",
         quiet_s=0.02,
         poll_s=0.005,
+        owed_pause_s=0.001,
     )
 
 
@@ -54,10 +57,12 @@ def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path
 
 
 def quick_line(job: Job) -> Reading:
-    """Reports what the study's text asks for: ``bad`` is rejected, ``boom`` raises."""
+    """Does what the study's text says: ``bad`` is rejected, ``boom`` raises, ``owe`` owes."""
     text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
     if "boom" in text:
         raise RuntimeError("a fault in the line")
+    if "owe" in text:
+        return owing_line(job)
     rejection = Rejection("NotCt", "this is no CT", "0.dcm") if "bad" in text else None
     report = Report(
         study_key=job.study_key,
@@ -70,15 +75,21 @@ def quick_line(job: Job) -> Reading:
     return Reading(report, write_report(report, {}, job.out))
 
 
-def serve(root: Path, crash: Crash = None, line: Callable[[Job], Reading] = quick_line) -> None:
+def serve(root: Path, crash: Crash = None, line: Read = quick_line) -> None:
     """Run the agent in this process; it kills itself at the durable step ``crash``.
 
     ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
     """
 
-    def on_step(step: Step, durable: bool) -> None:
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 
     (root / "started").touch()
-    run_agent(settings_in(root), line=line, on_step=on_step, stop=Stop(root / "watching"))
+    run_agent(
+        settings_in(root),
+        line=line,
+        second=ForgetfulCloud(root / "asked"),
+        on_step=on_step,
+        stop=Stop(root / "watching"),
+    )

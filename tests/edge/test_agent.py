@@ -18,6 +18,7 @@ import pytest
 
 from edge.agent import _draining, run_agent
 from edge.carry import MAX_ATTEMPTS, Places, Read, carry
+from edge.debt import OwedStep
 from edge.durable import move as real_move
 from edge.ingest import report_names
 from edge.outcome import Job
@@ -40,7 +41,7 @@ def work_off(root: Path, line: Read = quick_line, on_step: StepHook | None = Non
     expected = sum(not name.startswith(".") for name in os.listdir(root / "inbox"))
     expected += unfinished(root)
 
-    def watch(step: Step, durable: bool) -> None:
+    def watch(step: Step | OwedStep, durable: bool) -> None:
         nonlocal expected
         if on_step is not None:
             on_step(step, durable)
@@ -53,11 +54,12 @@ def work_off(root: Path, line: Read = quick_line, on_step: StepHook | None = Non
 
 
 def unfinished(root: Path) -> int:
-    """Studies in the spool that have not come to their end; read without disturbing the agent."""
+    """Studies that have not come to their end, and debts; read without disturbing the agent."""
     path = root / "state" / "spool.sqlite3"
     if not path.exists():
         return 0
-    query = "SELECT count(*) FROM studies WHERE step NOT IN (?, ?)"
+    query = "SELECT (SELECT count(*) FROM studies WHERE step NOT IN (?, ?)) +"
+    query += " (SELECT count(*) FROM owed)"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         ends = (Step.DONE.value, Step.QUARANTINED.value)
         return int(database.execute(query, ends).fetchone()[0])
@@ -68,7 +70,7 @@ def idle(root: Path) -> bool:
     left = [name for name in os.listdir(root / "inbox") if not name.startswith(".")]
     try:
         return not left and unfinished(root) == 0
-    except sqlite3.OperationalError:  # the agent has not made the table yet
+    except sqlite3.OperationalError:  # the agent has not made the tables yet
         return False
 
 
@@ -126,6 +128,19 @@ def assert_each_once(root: Path, good: set[str], bad: set[str]) -> None:
     outcomes = {**dict.fromkeys(good, "final"), **dict.fromkeys(bad, "rejected")}
     assert statuses(root) == outcomes
     assert leftovers(root) == []
+
+
+def assert_amended_once(out: Path) -> None:
+    """The last version is final with both verdicts, and the versions before it lie beside it."""
+    last = json.loads((out / "report.json").read_text())
+    version = last["version"]
+    older = [json.loads((out / f"report.v{n}.json").read_text()) for n in range(1, version)]
+    assert [report["version"] for report in older] == list(range(1, version))
+    assert {report["study_key"] for report in older} == {last["study_key"]}
+    assert len(list(out.glob("report.v*.json"))) == version - 1
+    assert [change["number"] for change in last["changes"]] == [2, 3]
+    assert [finding["number"] for finding in last["findings"]] == [2, 3, 1]
+    assert f"version {version}<br>" in (out / "report.html").read_text()
 
 
 def test_every_study_gets_its_report_and_bad_ones_are_kept(tmp_path: Path) -> None:
@@ -200,7 +215,7 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, full_at: Step) -
     full = [3]
     reads: list[str] = []
 
-    def on_step(step: Step, durable: bool) -> None:
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
         if step is full_at and not durable and full[0]:
             full[0] -= 1
             error = sqlite3.OperationalError("database or disk is full")
@@ -271,7 +286,7 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
             raise PermissionError(errno.EACCES, "not yours")
         real_move(source, target)
 
-    def on_step(step: Step, _durable: bool) -> None:
+    def on_step(step: Step | OwedStep, _durable: bool) -> None:
         if step is Step.DONE:
             stop.set()
 
@@ -346,18 +361,22 @@ def endless_line(job: Job) -> Reading:
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", list(Step), ids=lambda step: step.value)
+@pytest.mark.parametrize("step", [*Step, *OwedStep], ids=lambda step: step.value)
 def test_killed_at_any_durable_step_no_study_is_lost_or_doubled(
-    tmp_path: Path, step: Step, durable: bool
+    tmp_path: Path, step: Step | OwedStep, durable: bool
 ) -> None:
-    """SIGKILL just before or just after each step: the next start ends every study once."""
-    for name, text in (("a", "x"), ("b ü", "bad"), ("c", "boom")):
+    """SIGKILL just before or just after each step: the next start ends every study once.
+
+    What is owed is amended once: every version is there, each verdict is one change.
+    """
+    for name, text in (("a", "x"), ("b ü", "bad"), ("c", "boom"), ("d", "owe")):
         put(tmp_path / "inbox", name, text)
     process = start(tmp_path, (step, durable))
     process.join(PATIENCE_S)
     assert process.exitcode == -signal.SIGKILL
     drain(tmp_path)
-    assert_each_once(tmp_path, {"a"}, {"b ü", "c"})
+    assert_each_once(tmp_path, {"a", "d"}, {"b ü", "c"})
+    assert_amended_once(tmp_path / "outbox" / "d")
 
 
 @pytest.mark.parametrize("seed", range(26))
@@ -366,6 +385,7 @@ def test_killed_at_random_moments_no_study_is_lost_or_doubled(tmp_path: Path, se
     chance = random.Random(seed)
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b ü", "bad")
+    put(tmp_path / "inbox", "c", "owe")
     process = start(tmp_path)
     wait_until((tmp_path / "started").exists)
     time.sleep(chance.uniform(0.0, 0.1))
@@ -374,7 +394,8 @@ def test_killed_at_random_moments_no_study_is_lost_or_doubled(tmp_path: Path, se
     process.kill()
     process.join(PATIENCE_S)
     drain(tmp_path)
-    assert_each_once(tmp_path, {"a", "late"}, {"b ü"})
+    assert_each_once(tmp_path, {"a", "c", "late"}, {"b ü"})
+    assert_amended_once(tmp_path / "outbox" / "c")
 
 
 def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:

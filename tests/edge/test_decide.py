@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 from edge.decide import Thresholds, decide, value_of_asking
 from edge.errors import UnfitModel
+from edge.estimate import OFF, LinkEstimate, Pace
 from edge.finding import Route
-from edge.link import OFF, LinkEstimate
+from edge.sizes import Size
 from tests.edge.cases import SETTINGS, THRESHOLDS, candidate, plan_of
+
+THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
 
 def test_routes_part_at_the_thresholds() -> None:
@@ -31,7 +37,7 @@ def test_value_of_asking_is_the_cost_left_without_an_answer() -> None:
 
 def test_no_more_is_sent_than_the_link_carries() -> None:
     """A link of 10 ROIs a second with a round trip of 0.1 s carries 3 in 0.45 s."""
-    link = LinkEstimate(round_trip_s=0.1, bytes_per_s=1e9, queue_s=0.0, roi_s=0.1)
+    link = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
     candidates = [candidate(0.5, at=i) for i in range(6)]
     plan = decide(candidates, THRESHOLDS, link, budget_s=0.45, roi_bytes=1000, max_rois=64)
     assert len(plan.send) == 3
@@ -53,6 +59,81 @@ def test_nothing_is_sent_without_link_or_time() -> None:
     )
     assert (off.send, off.held_back) == ((), "off")
     assert (late.send, late.held_back) == ((), "no time left to ask")
+
+
+def test_what_fits_is_sent_whole_and_nothing_is_owed() -> None:
+    """With time enough every region goes at full size, and nothing is held back."""
+    plan = plan_of(0.5, 0.4)
+    assert plan.sizes == (Size.FULL, Size.FULL)
+    assert (plan.later, plan.held_back) == ((), "")
+
+
+def test_a_thin_link_makes_regions_smaller_before_it_drops_them() -> None:
+    """At 100 kB/s four full regions take 4.5 s: in 1.8 s all four go, reduced."""
+    candidates = [candidate(0.5, at=i) for i in range(4)]
+    plan = decide(candidates, THRESHOLDS, THIN, budget_s=1.8, roi_bytes=48**3, max_rois=64)
+    assert plan.send == (0, 1, 2, 3)
+    assert set(plan.sizes) == {Size.REDUCED}
+    assert plan.later == ()
+
+
+def test_what_is_not_sent_is_owed() -> None:
+    """The uncertain ones that the budget leaves out wait for an amendment, the best first."""
+    candidates = [candidate(s, at=i) for i, s in enumerate((0.12, 0.2, 0.95, 0.5, 0.01, 0.3))]
+    plan = decide(candidates, THRESHOLDS, THIN, budget_s=0.9, roi_bytes=48**3, max_rois=64)
+    assert (plan.send, plan.later) == ((3, 5), (1, 0))
+    assert plan.held_back == "the link carries 2 regions in the 0.9 s that were left"
+
+
+def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
+    """Whatever the budget, what is sent is expected back within it 19 times in 20."""
+    link = LinkEstimate()
+    candidates = [candidate(0.3 + 0.01 * i, at=i) for i in range(12)]
+    for budget_s in (0.4, 0.6, 1.0, 1.7, 3.0):
+        plan = decide(candidates, THRESHOLDS, link, budget_s=budget_s, roi_bytes=48**3, max_rois=64)
+        full = (48, 48, 48)
+        sent_bytes = sum(math.prod(size.shape_of(full)) for size in plan.sizes)
+        assert link.completion_s(len(plan.send), sent_bytes) <= budget_s
+        assert plan.send
+
+
+def test_a_large_nodule_is_sent_whole_or_not_at_all() -> None:
+    """A nodule of 30 mm is not cut down to 32 mm: where it does not fit, a smaller one goes."""
+    large = replace(candidate(0.5), diameter_mm=30.0)
+    candidates = [large, candidate(0.4, at=1)]
+    roomy = decide(candidates, THRESHOLDS, THIN, budget_s=1.7, roi_bytes=48**3, max_rois=64)
+    assert (roomy.send, roomy.sizes) == ((0, 1), (Size.FULL, Size.REDUCED))
+
+
+def test_hopeless_link_is_asked_for_one_region_all_the_same() -> None:
+    """However slow the link was, one small region is sent as long as there is any time."""
+    hopeless = LinkEstimate.steady(Pace(60.0, 10.0, 10.0, queue_s=60.0, roi_s=9.0))
+    candidates = [candidate(0.4), candidate(0.5, at=1)]
+    plan = decide(candidates, THRESHOLDS, hopeless, budget_s=0.5, roi_bytes=48**3, max_rois=64)
+    assert (plan.send, plan.sizes, plan.later) == ((1,), (Size.REDUCED,), (0,))
+
+
+def test_a_link_that_was_lost_gets_one_region_to_find_out() -> None:
+    """The probe of a half-open breaker carries one region; the rest is owed."""
+    plan = plan_of(0.5, 0.4, link=LinkEstimate(probing=True))
+    assert (plan.send, plan.later) == ((0,), (1,))
+    assert plan.held_back == "one region finds out whether the cloud is back"
+
+
+def test_without_a_cloud_nothing_is_owed() -> None:
+    """A site without a cloud waits for nothing; one that cannot reach its cloud does."""
+    assert plan_of(0.5, link=OFF).later == ()
+    away = LinkEstimate(available=False, reason="Unreachable: lost; not asked again for 9 s")
+    plan = plan_of(0.5, link=away)
+    assert (plan.send, plan.later, plan.held_back) == ((), (0,), away.reason)
+
+
+def test_size_of_a_region_is_full_where_nothing_is_said() -> None:
+    """Of a plan without sizes, and of what is not sent."""
+    plan = plan_of(0.5, 0.4)
+    assert replace(plan, sizes=()).size_of(0) is Size.FULL
+    assert replace(plan, sizes=(Size.SLAB, Size.FULL)).size_of(0) is Size.SLAB
+    assert plan.size_of(99) is Size.FULL
 
 
 def test_same_input_gives_same_plan() -> None:
@@ -89,3 +170,25 @@ def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> No
     """Missing or senseless thresholds are refused with the offending value."""
     with pytest.raises(UnfitModel, match=says):
         Thresholds.from_manifest(settings)
+
+
+def test_what_is_reported_is_described_where_there_is_room() -> None:
+    """After all that is uncertain, the highest scores first, at full size; none is owed."""
+    plan = plan_of(0.95, 0.4, 0.99, 0.05)
+    assert plan.send == (1, 2, 0)
+    assert [plan.size_of(i) for i in (2, 0)] == [Size.FULL] * 2
+    assert (plan.later, plan.held_back) == ((), "")
+    assert plan_of(0.95, 0.4, 0.99, max_rois=2).send == (1, 2)
+
+
+def test_what_is_uncertain_goes_before_descriptions() -> None:
+    """Where not even that has room, nothing is described."""
+    plan = plan_of(0.95, 0.4, 0.45, max_rois=1)
+    assert len(plan.send) == 1
+    assert 0 not in plan.send
+
+
+def test_a_probe_describes_nothing() -> None:
+    """A link that may be back gets one region, or one description where nothing is uncertain."""
+    probing = replace(LinkEstimate(), probing=True)
+    assert len(plan_of(0.95, 0.4, link=probing).send) == 1

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +14,10 @@ import pytest
 from edge.budget import Budget
 from edge.channel import OPTIONS
 from edge.escalate import Asking, Escalator, NoSecondReader
-from edge.exchange import Escalated
+from edge.exchange import Escalated, cut_rois
 from edge.link import Link
+from edge.sizes import Size
+from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import (
     ChecksumMismatch,
@@ -60,12 +63,12 @@ def free_port() -> int:
 
 
 def test_verdicts_come_back_for_what_was_sent() -> None:
-    """Every escalated region is answered under its own identifier, in one attempt."""
+    """Every region is answered under its own identifier, in one attempt, the uncertain first."""
     with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.95, 0.4, 0.5)
-    assert sorted(came.verdicts) == [1, 2]
+        came = ask(cloud.address, 0.95, 0.4, 0.5, 0.05)
+    assert sorted(came.verdicts) == [0, 1, 2]
     assert (came.reason, came.attempts) == ("", 1)
-    assert cloud.asked == [[2, 1]]
+    assert cloud.asked == [[2, 1, 0]]
 
 
 def test_header_tells_key_count_budget_and_priority() -> None:
@@ -97,7 +100,7 @@ def test_region_is_cut_around_its_candidate() -> None:
 def test_nothing_to_send_asks_nobody() -> None:
     """A plan that sends nothing opens no stream."""
     with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.95)
+        came = ask(cloud.address, 0.05)
     assert (came.attempts, came.reason, cloud.headers) == (0, "", [])
 
 
@@ -125,6 +128,37 @@ def test_attempts_are_bounded() -> None:
     with FakeCloud(faults=[Overloaded("full")] * 9) as cloud:
         came = ask(cloud.address, 0.4)
     assert (came.attempts, came.reason, len(cloud.headers)) == (3, "Overloaded: full", 3)
+
+
+def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
+    """Between three attempts at a full queue lie two pauses, of up to 0.1 s and 0.2 s."""
+    drawn: list[tuple[float, float]] = []
+
+    def jitter(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return 0.0
+
+    with (
+        FakeCloud(faults=[Overloaded("full")] * 9) as cloud,
+        grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
+    ):
+        second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S), jitter=jitter)
+        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+    assert drawn == [(0.0, 0.1), (0.0, 0.2)]
+
+
+def test_a_dead_cloud_costs_little_time() -> None:
+    """Where nobody listens the pauses are 30 ms together at most."""
+    drawn: list[float] = []
+
+    def jitter(_low: float, high: float) -> float:
+        drawn.append(high)
+        return 0.0
+
+    with grpc.insecure_channel(f"127.0.0.1:{free_port()}", options=OPTIONS) as channel:
+        second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S), jitter=jitter)
+        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+    assert drawn == [0.01, 0.02]
 
 
 def test_dead_port_is_reported_unreachable() -> None:
@@ -207,6 +241,7 @@ def test_refused_region_is_kept_apart() -> None:
     [
         *(("probability", p) for p in (NAN, 1.5, -0.1)),
         *(("diameter_mm", d) for d in (NAN, INF, 0.0, -3.0, 201.0)),
+        *(("malignancy", m) for m in (NAN, 1.5, -0.1)),
         *(("queue_s", s) for s in (NAN, INF, -1.0)),
         *(("compute_s", s) for s in (NAN, INF, -1.0)),
     ],
@@ -219,7 +254,7 @@ def test_nonsense_is_no_verdict(field: str, value: float) -> None:
     assert came.verdicts == {}
     assert came.refusals[0].error == "ModelFailed"
     assert str(value) in came.refusals[0].reason
-    assert link.estimate().roi_s == Link().estimate().roi_s
+    assert link.estimate().middle.roi_s == Link().estimate().middle.roi_s
 
 
 def test_largest_diameter_is_still_a_verdict() -> None:
@@ -254,7 +289,7 @@ def test_link_learns_from_each_study() -> None:
     link = Link(failures=1, clock=lambda: 0.0)
     with FakeCloud(queue_s="0.25") as cloud:
         ask(cloud.address, 0.4, link=link)
-    assert link.estimate().queue_s == 0.25
+    assert link.estimate().middle.queue_s == 0.25
     ask(cloud.address, 0.4, link=link)
     assert not link.estimate().available
 
@@ -265,7 +300,7 @@ def test_senseless_queue_estimate_is_ignored(said: str) -> None:
     link = Link(clock=lambda: 0.0)
     with FakeCloud(queue_s=said) as cloud:
         came = ask(cloud.address, 0.4, link=link)
-    assert (came.reason, link.estimate().queue_s) == ("", 0.0)
+    assert (came.reason, link.estimate().middle.queue_s) == ("", 0.0)
 
 
 def test_one_channel_serves_study_after_study() -> None:
@@ -276,8 +311,84 @@ def test_one_channel_serves_study_after_study() -> None:
             assert list(came.verdicts) == expected
 
 
+def test_regions_cut_before_can_be_asked_for() -> None:
+    """What was kept of a study is asked for by itself, under its key and by its own deadline."""
+    rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
+    with FakeCloud() as cloud, escalator(cloud.address) as second:
+        came = second.ask(rois, Deadline.after(60.0), "key-7")
+    assert (sorted(came.verdicts), cloud.asked) == ([0, 1], [[1, 0]])
+    assert cloud.headers[0].study_key == "key-7"
+
+
+def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> None:
+    """A reduced cube and a slab keep their shapes there and back."""
+    masks = {0: np.ones((32, 32, 32), bool), 1: np.ones((16, 48, 48), bool)}
+    plan = replace(plan_of(0.5, 0.4), sizes=(Size.REDUCED, Size.SLAB))
+    with (
+        FakeCloud(
+            answer=lambda roi: replace(sure(roi), mask=pack_mask(masks[roi.roi_id]))
+        ) as cloud,
+        escalator(cloud.address) as second,
+    ):
+        came = second.read(plan, box(), Budget(Deadline.after(60.0)), "key")
+    assert {i: mask.shape for i, mask in came.masks.items()} == {0: (32, 32, 32), 1: (16, 48, 48)}
+
+
+def test_open_breaker_asks_nobody() -> None:
+    """While the link is given up nothing is sent, and the reason is that of the breaker."""
+    link = Link(failures=1, clock=lambda: 0.0)
+    link.failed("Unreachable: refused")
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert (came.attempts, cloud.headers) == (0, [])
+    assert came.reason == "Unreachable: refused; not asked again for 30 s"
+
+
+def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
+    """A cloud that takes the study and stays silent is as good as none."""
+    over, link = threading.Event(), Link(failures=1)
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        came = ask(cloud.address, 0.4, budget_s=1.5, link=link)
+        over.set()
+    assert came.reason.startswith("DeadlinePassed: ")
+    assert "nothing was answered within" in link.estimate().reason
+
+
+def test_a_cloud_that_refuses_is_there_all_the_same() -> None:
+    """A probe that meets a full queue closes the breaker: the link is back."""
+    now_s = [0.0]
+    link = Link(failures=1, clock=lambda: now_s[0])
+    link.failed("Unreachable: refused")
+    now_s[0] = 31.0
+    with FakeCloud(faults=[DeadlineUnmeetable("late", 9.0)]) as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert came.reason == "DeadlineUnmeetable: late"
+    assert (link.estimate().available, link.estimate().probing) == (True, False)
+
+
+def test_round_trip_is_measured_apart_from_reading() -> None:
+    """A cloud on loopback that takes 0.4 s to answer is near, and slow."""
+    link = Link()
+
+    def slowly(roi: Roi) -> Verdict | Refusal:
+        time.sleep(0.4)
+        return replace(sure(roi), compute_s=0.4)
+
+    with FakeCloud(answer=slowly) as cloud:
+        for _ in range(3):
+            ask(cloud.address, 0.4, link=link)
+    assert link.estimate().middle.roi_s == 0.4
+    assert link.estimate().middle.round_trip_s < 0.4
+
+
 def test_without_a_cloud_the_answer_is_off() -> None:
     """The stand-in is never available and says off."""
     second = NoSecondReader()
     assert not second.estimate().available
     assert second.read().switched_off
+    assert second.ask().switched_off

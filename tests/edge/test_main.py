@@ -65,10 +65,12 @@ def test_json_gives_every_finding_with_its_grounds(tmp_path: Path) -> None:
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (0, "complete")
     first, second = printed["findings"]
-    assert first["centre_mm"] == [1.0, 2.0, 3.0]
-    assert (first["diameter_mm"], first["decided_by"], first["edge_score"]) == (9.0, "cloud", 0.7)
-    assert first["reason"] == "cloud raised 0.70 to 1.00, which reaches 0.60"
-    assert (second["route"], second["verdict"]) == ("report", None)
+    assert (first["route"], first["decided_by"], first["diameter_mm"]) == ("report", "edge", 9.0)
+    assert first["verdict"]["probability"] == 0.99
+    assert second["centre_mm"] == [1.0, 2.0, 3.0]
+    assert (second["diameter_mm"], second["decided_by"]) == (9.0, "cloud")
+    assert second["edge_score"] == 0.7
+    assert second["reason"] == "cloud raised 0.70 to 1.00, which reaches 0.60"
     written = json.loads((tmp_path / "report.json").read_text())
     assert printed.keys() == written.keys()
     stages = [[entry["stage"] for entry in said["ledger"]] for said in (printed, written)]

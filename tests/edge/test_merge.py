@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edge.errors import UnfitModel
+from edge.estimate import OFF
 from edge.exchange import Escalated
-from edge.finding import DecidedBy, Route, SecondReading
-from edge.link import OFF
+from edge.finding import BoolArray, DecidedBy, Route, SecondReading
 from edge.merge import Merged, MergeWeights, merge
+from imaging.volume import Geometry
 from protos.messages import Refusal, Verdict
 from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
 
@@ -50,6 +53,72 @@ def test_cloud_lowers_a_candidate_below_the_final_threshold() -> None:
     result = merged((0.8,), Escalated({0: verdict(0, 0.02)}))
     assert result.findings == ()
     assert result.second_reading is SecondReading.COMPLETE
+
+
+def ball(middle: tuple[int, int, int], radius: float) -> BoolArray:
+    """A ball in a region of 48 mm."""
+    away = np.moveaxis(np.indices((48, 48, 48)), 0, 3) - middle
+    return np.asarray(np.linalg.norm(away, axis=3) < radius)
+
+
+def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
+    """The region's middle voxel is the candidate; 3 mm above it the centre moves up by 3 mm."""
+    answers = Escalated({0: verdict(0, 0.9)}, masks={0: ball((27, 24, 24), 4.0)})
+    (finding,) = merged((0.45,), answers).findings
+    (plain,) = merged((0.45,), Escalated({0: verdict(0, 0.9)})).findings
+    np.testing.assert_allclose(np.subtract(finding.index_zyx, plain.index_zyx), (3, 0, 0))
+    np.testing.assert_allclose(np.subtract(finding.centre_mm, plain.centre_mm), (0, 0, 3))
+    assert finding.outline is not None
+    assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64, rel=0.1)
+
+
+def test_a_box_that_is_turned_turns_the_shift() -> None:
+    """Of a box at 0.5 mm that lies on its side, the same voxels are a shift along its axes."""
+    turned = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
+    geometry = Geometry((0.5, 0.5, 0.5), (0.0, 0.0, 0.0), turned)
+    answers = Escalated({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 28), 4.0)})
+    plan = plan_of(0.45)
+    (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, geometry).findings
+    shift = np.subtract(finding.centre_mm, plan.decisions[0].candidate.centre_mm)
+    middle = np.array(plan.decisions[0].candidate.index_zyx)
+    expected = geometry.to_world(middle + np.array([0, 0, 4])) - geometry.to_world(middle)
+    np.testing.assert_allclose(shift, expected, atol=1e-9)
+    assert np.linalg.norm(shift) == pytest.approx(2)
+    assert finding.outline is not None
+    assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64 / 8, rel=0.1)
+
+
+def test_an_outline_of_something_else_does_not_move_the_finding() -> None:
+    """Further off than the nodule is wide, it is shown but not believed."""
+    answers = Escalated({0: verdict(0, 0.9)}, masks={0: ball((40, 24, 24), 3.0)})
+    (finding,) = merged((0.45,), answers).findings
+    assert finding.index_zyx == (30.0, 30.0, 30.0)
+
+
+def test_the_cloud_describes_what_the_edge_reports() -> None:
+    """Size and place come of its verdict, the decision stays the edge's, however low that is."""
+    answers = Escalated({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
+    result = merged((0.95,), answers)
+    (finding,) = result.findings
+    assert (finding.decided_by, finding.diameter_mm) == (DecidedBy.EDGE, 8.0)
+    assert finding.outline is not None
+    assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001))
+    assert result.reason == "no candidate was uncertain"
+
+
+def test_descriptions_do_not_count_as_second_readings() -> None:
+    """One reported candidate was described, the uncertain one was not read: nothing is there."""
+    result = merged((0.95, 0.4), Escalated({0: verdict(0, 0.9)}, reason="late"))
+    assert result.second_reading is SecondReading.MISSING
+    assert result.reason.startswith("0 of 1 uncertain candidates")
+
+
+def test_small_nodules_come_last() -> None:
+    """However probable: what asks for action stands first."""
+    small, large = replace(verdict(0, 0.95), diameter_mm=5.0), verdict(1, 0.9)
+    findings = merged((0.45, 0.45), Escalated({0: small, 1: large})).findings
+    assert [finding.small for finding in findings] == [False, True]
+    assert findings[0].probability < findings[1].probability
 
 
 def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
@@ -114,13 +183,24 @@ def test_findings_come_by_falling_probability() -> None:
     assert [f.edge_score for f in result.findings] == [0.6, 0.95]
 
 
+def test_the_cloud_counts_no_more_than_its_most() -> None:
+    """Beyond the logit that no false alarm reached, more certainty changes nothing."""
+    weights = MergeWeights(0.0, 1.0, 0.5, most=2.0)
+    at_most = 1 / (1 + math.exp(-2.0))
+    assert weights.merged(0.4, 0.999) == pytest.approx(weights.merged(0.4, at_most))
+    assert weights.merged(0.4, 0.7) < weights.merged(0.4, at_most)
+
+
 def test_weights_come_from_the_manifest() -> None:
-    """Three numbers are taken in the order bias, edge, cloud."""
+    """Three or four numbers are taken in the order bias, edge, cloud, most."""
     assert MergeWeights.from_manifest({"merge": [-1, 0.5, 2.0]}) == MergeWeights(-1.0, 0.5, 2.0)
+    assert MergeWeights.from_manifest({"merge": [0, 1, 2, 3]}) == MergeWeights(0.0, 1.0, 2.0, 3.0)
 
 
-@pytest.mark.parametrize("given", [None, [1.0, 2.0], [1.0, "x", 2.0], [1.0, math.inf, 2.0]])
+@pytest.mark.parametrize(
+    "given", [None, [1.0, 2.0], [1.0, "x", 2.0], [1.0, math.inf, 2.0], [1.0] * 5]
+)
 def test_unfit_weights_are_refused(given: object) -> None:
-    """Anything but three finite numbers is refused."""
+    """Anything but three or four finite numbers is refused."""
     with pytest.raises(UnfitModel, match="merge = "):
         MergeWeights.from_manifest({"merge": given})

@@ -69,9 +69,9 @@ def test_study_walks_the_whole_line(tmp_path: Path) -> None:
     assert [entry.stage for entry in report.ledger] == STAGES
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.COMPLETE)
     assert [(f.edge_score, f.decided_by) for f in report.findings] == [
+        (0.95, DecidedBy.EDGE),
         (0.7, DecidedBy.CLOUD),
         (0.3, DecidedBy.CLOUD),
-        (0.95, DecidedBy.EDGE),
     ]
     assert report.models == {"edge": "fixed 1 (none)", "cloud": "fake 1"}
     assert report.highest_dismissed_score == 0.05

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,18 @@ def test_json_keys_of_the_contract_are_there() -> None:
     assert values["candidates"][0]["route"] == "dismiss"
     assert values["disclaimer"] == NOT_A_DEVICE
     assert values["rejection"] is None
+
+
+def test_small_nodules_are_listed_apart() -> None:
+    """In the data under a key of their own, on the page in a table of their own."""
+    small = replace(FINDING, diameter_mm=4.2)
+    values = report_to_dict(replace(REPORT, findings=(FINDING, small)))
+    assert [one["number"] for one in values["findings"]] == [1]
+    assert [one["number"] for one in values["small_nodules"]] == [2]
+    text = page(replace(REPORT, findings=(FINDING, small)))
+    assert "1 finding, 1 small nodule<" in text
+    assert "below 6 mm and not suspicious" in text
+    assert "small nodule" not in page()
 
 
 def test_json_says_nothing_that_is_no_json() -> None:

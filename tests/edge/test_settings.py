@@ -56,6 +56,8 @@ def test_settings_cannot_change() -> None:
         ("deadline_s = -1", r"deadline_s = -1: Input should be greater than 0"),
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
+        ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
+        ('cloud = "a:1"\ncloud_hedge = "a:1"', "cloud_hedge must be another address than cloud"),
         ("cloud = ", "edge.toml: Invalid value"),
         ('tls_certificate = "a.pem"', "tls_certificate and tls_key go together"),
         ('tls_certificate = "a.pem"\ntls_key = "b.pem"', "needs tls_ca"),

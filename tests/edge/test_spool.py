@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.database import WrongStep
 from edge.ingest import report_names
-from edge.spool import AlreadyRunning, Record, Spool, Step, WrongStep, exclusive
+from edge.spool import AlreadyRunning, Record, Spool, Step, exclusive
 
 PATH_TO_DONE = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE)
 

@@ -1,0 +1,71 @@
+"""What is measured on one stream: when its regions were sent and their answers came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edge.link import Arrival
+from protos.codec import Outcome
+from protos.deadline import Clock
+from protos.messages import Roi, Summary, Verdict
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A message, when it came after the stream's opening, and the bytes that had come by then."""
+
+    message: Outcome | Summary
+    after_s: float
+    received_bytes: int
+
+
+class Conversation:
+    """One stream from its opening on.
+
+    Attributes:
+        heard_s: seconds until the first sign of the cloud; None while there was none.
+        received_bytes: of all answers so far.
+        arrivals: the verdicts, in the order in which they came.
+    """
+
+    def __init__(self, rois: Sequence[Roi], clock: Clock) -> None:
+        self.heard_s: float | None = None
+        self.arrivals: list[Arrival] = []
+        self._clock, self._began_s = clock, clock()
+        self.received_bytes = 0
+        self._sent_bytes, sent = dict[int, int](), 0
+        for roi in rois:
+            sent += roi.voxels.nbytes
+            self._sent_bytes[roi.roi_id] = sent
+
+    @property
+    def after_s(self) -> float:
+        """Seconds since it was opened."""
+        return self._clock() - self._began_s
+
+    @property
+    def first_bytes(self) -> int:
+        """Of its first region, which might have been answered alone; 0 for none."""
+        return next(iter(self._sent_bytes.values()), 0)
+
+    def heard(self) -> None:
+        """The cloud has taken the stream up."""
+        self.heard_s = self.after_s
+
+    def came(self, message: Outcome | Summary, answer_bytes: int) -> Heard:
+        """The message as it came just now."""
+        self.received_bytes += answer_bytes
+        return Heard(message, self.after_s, self.received_bytes)
+
+    def arrived(self, verdict: Verdict, heard: Heard) -> None:
+        """What was heard is a verdict to go by."""
+        self.arrivals.append(
+            Arrival(
+                sent_bytes=self._sent_bytes[verdict.roi_id],
+                after_s=heard.after_s,
+                queue_s=verdict.queue_s,
+                compute_s=verdict.compute_s,
+                received_bytes=heard.received_bytes,
+            )
+        )

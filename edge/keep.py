@@ -1,0 +1,47 @@
+"""Keeps what a report will owe, before the report is out.
+
+A candidate is owed when a second reading was wanted and no verdict came by the deadline: it was
+held back for want of time, was not answered, or was refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from edge.compose import Judgement
+from edge.decide import Plan
+from edge.exchange import Escalated, cut_rois
+from edge.finding import Route
+from edge.grounds import Grounds
+from edge.outcome import Report
+from edge.owed import Owed
+from edge.screen import EdgeReader
+from imaging.preprocess import Preprocessed
+
+Keep = Callable[[Report, Judgement, EdgeReader, Preprocessed], None]
+"""Is told of a report that is about to go out, and of all that it was made on."""
+
+
+def keep_in(owed: Owed, shape: tuple[int, int, int]) -> Keep:
+    """Keeps in ``owed`` the regions, voxels of ``shape`` (z, y, x), that lack their verdict."""
+
+    def keep(report: Report, judgement: Judgement, reader: EdgeReader, box: Preprocessed) -> None:
+        plan, answers = judgement.plan, judgement.answers
+        grounds = Grounds(report, plan, reader.thresholds, reader.weights, box.geometry)
+        whole = replace(plan, send=still_owed(plan, answers), sizes=())
+        owed.keep(grounds, answers, cut_rois(whole, box, shape))
+
+    return keep
+
+
+def still_owed(plan: Plan, answers: Escalated) -> tuple[int, ...]:
+    """The places whose second reading was wanted and did not come, most valuable first.
+
+    What the edge reports anyway is not owed a description.
+    """
+    if answers.switched_off:
+        return ()
+    wanted = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
+    decided = {i for i in wanted if plan.decisions[i].route is Route.REPORT}
+    return tuple(i for i in wanted if i not in decided and i not in answers.verdicts)

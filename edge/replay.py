@@ -1,0 +1,97 @@
+"""Decisions on record: all that one was made on, in one line of the log, to be made again offline.
+
+A line tells scores, places in the lung box and what is known of the link; nothing of the patient.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any
+
+import structlog
+from pydantic import TypeAdapter
+
+from edge.decide import Plan, Thresholds, decide
+from edge.estimate import LinkEstimate
+from edge.sizes import POLICY, Policy
+from models.runtime.detection import Candidate
+
+EVENT = "decided"
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What `edge.decide.decide` is given."""
+
+    candidates: tuple[Candidate, ...]
+    thresholds: Thresholds
+    link: LinkEstimate
+    budget_s: float
+    roi_bytes: int
+    max_rois: int
+    policy: Policy = POLICY
+
+    def plan(self) -> Plan:
+        """What is decided in it."""
+        return decide(
+            self.candidates,
+            self.thresholds,
+            self.link,
+            budget_s=self.budget_s,
+            roi_bytes=self.roi_bytes,
+            max_rois=self.max_rois,
+            policy=self.policy,
+        )
+
+
+def decided(situation: Situation, _study_key: str) -> Plan:
+    """The plan, off the record."""
+    return situation.plan()
+
+
+def decided_on_record(situation: Situation, study_key: str) -> Plan:
+    """The plan, with a line in the log from which `replay` makes it again."""
+    plan = situation.plan()
+    _log.info(EVENT, study=study_key, situation=asdict(situation), plan=outcome(plan))
+    return plan
+
+
+def outcome(plan: Plan) -> dict[str, object]:
+    """What was decided, as it stands in the log."""
+    return {
+        "routes": [decision.route.value for decision in plan.decisions],
+        "send": list(plan.send),
+        "sizes": [size.value for size in plan.sizes],
+        "later": list(plan.later),
+        "held_back": plan.held_back,
+    }
+
+
+def replay(line: str, policy: Policy | None = None) -> Plan:
+    """The plan of a logged decision, made again; under another ``policy`` if one is given.
+
+    Args:
+        line: of the log in its JSON form.
+        policy: instead of the one that held then.
+
+    Raises:
+        ValueError: the line is no decision.
+    """
+    words: Mapping[str, Any] = json.loads(line)
+    if words.get("event") != EVENT:
+        raise ValueError(f"event {words.get('event')!r} is no decision")
+    situation = dict(words["situation"])
+    if policy is not None:
+        situation["policy"] = asdict(policy)
+    return _situations().validate_python(situation).plan()
+
+
+@cache
+def _situations() -> TypeAdapter[Situation]:
+    """Reads a situation from JSON; built once, which takes longer than reading."""
+    return TypeAdapter(Situation)

@@ -1,0 +1,109 @@
+"""Studies whose second reading does not come in time, and a cloud that gives it later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edge.assemble import build_line
+from edge.escalate import SecondReader
+from edge.estimate import LinkEstimate
+from edge.exchange import Escalated
+from edge.outcome import Job
+from edge.pipeline import Line, Reading
+from edge.reading import read_and_report
+from edge.settings import load_settings
+from imaging.preprocess import Preprocessed
+from imaging.study import Study, StudyHeader
+from imaging.volume import Geometry, Volume
+from protos.deadline import Deadline
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.cases import FixedScreener, box
+
+SCORES = (0.95, 0.7, 0.3, 0.05)
+"""The first is reported, the next two are uncertain, the last is dismissed."""
+
+HEADER = StudyHeader(patient_id="P1", study_date="20260301")
+
+
+@dataclass
+class SilentCloud:
+    """A link that is up as long as ``answers`` are left; each is given to one asking.
+
+    An answer is the number of regions, from the first, that get a verdict of ``probability``.
+    Studies whose key is in ``refuses`` get refusals instead.
+    """
+
+    answers: list[int] = field(default_factory=list)
+    probability: float = 0.99
+    available: bool = True
+    refuses: set[str] = field(default_factory=set)
+    asked: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+    def estimate(self) -> LinkEstimate:
+        """Up or down, as it is set."""
+        return LinkEstimate(available=self.available)
+
+    def read(self, *_: object) -> Escalated:
+        """Nothing comes by the deadline."""
+        return Escalated(reason="Unreachable: nobody listens", attempts=1)
+
+    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        """The next of the answers."""
+        assert not deadline.passed
+        self.asked.append((study_key, tuple(roi.roi_id for roi in rois)))
+        if study_key in self.refuses:
+            refusals = {r.roi_id: Refusal(r.roi_id, "ModelFailed", "no") for r in rois}
+            return Escalated(refusals=refusals, reason="2 regions refused", attempts=1)
+        count = self.answers.pop(0) if self.answers else 0
+        verdicts = {r.roi_id: self._verdict(r) for r in rois[:count]}
+        reason = "" if count >= len(rois) else "Unreachable: nobody listens"
+        return Escalated(verdicts, reason=reason, attempts=1)
+
+    def _verdict(self, roi: Roi) -> Verdict:
+        return Verdict(roi.roi_id, self.probability, 9.0, "fake 1", 0.0, 0.001)
+
+
+class ForgetfulCloud(SilentCloud):
+    """One that answers a study's first asking with nothing, the second with one region, then all.
+
+    What was asked is told in the file ``log``, so that it goes on from there in the next process.
+    """
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self._log = log
+
+    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        """As many as this study's askings so far."""
+        before = self._log.read_text().split() if self._log.exists() else []
+        with self._log.open("a") as log:
+            log.write(f"{study_key}\n")
+        asked = before.count(study_key)
+        self.answers = [len(rois) if asked > 1 else asked]
+        return super().ask(rois, deadline, study_key)
+
+
+def owing(second: SecondReader, *, pictures: bool = False) -> Line:
+    """The real line around a screener that sees `SCORES` and a cloud that is silent."""
+    line = build_line(load_settings(deadline_s=60.0), FixedScreener(SCORES), second)
+    if not pictures:
+        line = replace(line, draw=lambda *_: {})
+    return replace(line, read=_study, preprocess=_box)
+
+
+def owing_line(job: Job) -> Reading:
+    """Reads a study of which two candidates are owed."""
+    return read_and_report(owing(SilentCloud()), job)
+
+
+def _study(source: Path) -> Study:
+    volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3")
+    return Study(volume, source, HEADER, ("1.2.4: 2 slices, localizer",))
+
+
+def _box(_volume: Volume, _source: Path) -> Preprocessed:
+    return box()

@@ -1,0 +1,452 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.amend import DAY_S, Amender, Persistence
+from edge.carry import Places, carry
+from edge.channel import open_channel
+from edge.debt import OwedStep
+from edge.durable import write_atomically
+from edge.escalate import Asking, Escalator, SecondReader
+from edge.ingest import report_names
+from edge.keep import keep_in
+from edge.link import Link
+from edge.outcome import Job
+from edge.pipeline import Reading
+from edge.reading import read_and_report
+from edge.settings import load_settings
+from edge.spool import Record, Spool, Step
+from protos.errors import DeadlineUnmeetable, OverreadError
+from tests.edge.cases import SHAPE, HandClock
+from tests.edge.fake_cloud import FakeCloud
+from tests.edge.killable import put, settings_in
+from tests.edge.owing import SilentCloud, owing
+
+PAUSE_S = 4.0
+BY_EDGE = {1: 0.95, 2: 0.7}
+"""Findings of version 1 by number, with their probability: the edge alone."""
+
+
+class Site:
+    """A spool, its folders, and an amender on a clock by hand."""
+
+    def __init__(self, root: Path, spool: Spool, cloud: SilentCloud) -> None:
+        self.clock, self.spool, self.cloud = HandClock(), spool, cloud
+        self.places = Places.of(settings_in(root))
+        self.places.make()
+        self.now = datetime(2026, 3, 1, tzinfo=UTC)
+        self.amender = self.start()
+
+    def start(self) -> Amender:
+        """The amender of a process that has just begun."""
+        return Amender(
+            self.spool,
+            self.places.outbox,
+            self.cloud,
+            Persistence(budget_s=5.0, max_rois=64, pause_s=PAUSE_S, keep_days=30.0),
+            clock=self.clock,
+            now=lambda: self.now,
+            jitter=lambda _low, high: high,
+        )
+
+    def study(
+        self, name: str, *, pictures: bool = False, second: SecondReader | None = None
+    ) -> Record:
+        """A study whose report is out and owes two second readings."""
+        record = self.spool.open_claim((name,), "p", report_names(name))
+        assert record is not None
+        put(self.places.work / record.id, name)
+        record = self.spool.advance(record.id, Step.CLAIMED)
+
+        def read(job: Job) -> Reading:
+            keep = keep_in(self.spool.owed, SHAPE)
+            line = owing(second or self.cloud, pictures=pictures)
+            return read_and_report(line, Job(job.source, job.out, job.study_key, keep))
+
+        carry(record, self.places, self.spool, read, 60.0)
+        return self.spool.get(record.id)
+
+    def turns(self) -> None:
+        """Turns until there is nothing to do."""
+        while self.amender.turn():
+            pass
+
+    def report(self, name: str, version: str = "") -> dict[str, Any]:
+        """The report of a study as its readers have it."""
+        path = self.places.outbox / name / f"report{version}.json"
+        words: dict[str, Any] = json.loads(path.read_text())
+        return words
+
+
+@pytest.fixture
+def cloud() -> SilentCloud:
+    """A cloud that has not answered yet."""
+    return SilentCloud()
+
+
+@pytest.fixture
+def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
+    """A site whose cloud is silent."""
+    (tmp_path / "state").mkdir()
+    with Spool(tmp_path / "state" / "s.db") as spool:
+        yield Site(tmp_path, spool, cloud)
+
+
+def findings(report: dict[str, Any]) -> dict[int, float]:
+    """Number to probability."""
+    return {finding["number"]: finding["probability"] for finding in report["findings"]}
+
+
+def test_what_is_owed_is_asked_again_and_amends_the_report(site: Site) -> None:
+    """Version 2 is final, has both verdicts, and leaves version 1 as it was beside it."""
+    site.study("a")
+    first = site.report("a")
+    assert (first["version"], first["status"], findings(first)) == (1, "provisional", BY_EDGE)
+    site.cloud.answers = [2]
+    site.turns()
+    second = site.report("a")
+    assert (second["version"], second["status"]) == (2, "final")
+    assert second["second_reading"] == "complete"
+    assert findings(second) == {2: 0.9957, 3: 0.977, 1: 0.95}
+    assert site.report("a", ".v1") == first
+    kept = ("study_key", "source", "study", "series_uid", "ledger", "candidates", "other_series")
+    assert [second[key] for key in kept] == [first[key] for key in kept]
+    assert second["models"] == {**first["models"], "cloud": "fake 1"}
+
+
+def test_changes_are_named_in_words_and_as_data(site: Site) -> None:
+    """Each new verdict is one change: which finding, from what to what, by whose word."""
+    site.study("a")
+    site.cloud.answers = [2]
+    site.turns()
+    moved, added = site.report("a")["changes"]
+    assert (moved["kind"], moved["number"]) == ("probability changed", 2)
+    assert (moved["probability_before"], moved["probability_after"]) == (0.7, 0.9957)
+    assert moved["verdict"] == {"probability": 0.99, "model": "fake 1"}
+    assert (added["kind"], added["number"]) == ("finding added", 3)
+    assert added["words"] == (
+        "finding 3 is new, at (2.0, 2.0, 3.0) mm: "
+        "probability from 0.30 to 0.98 by the verdict 0.99 of fake 1"
+    )
+    page = (site.places.outbox / "a" / "report.html").read_text()
+    assert "Amended report, version 2" in page
+    assert added["words"] in page
+    assert page.index("Changes since version 1") < page.index('id="findings"')
+    assert "Amended" not in (site.places.outbox / "a" / "report.v1.html").read_text()
+
+
+def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
+    """What the second reader denies is removed by name; the candidate is told to be none."""
+    site.study("a")
+    site.cloud.answers, site.cloud.probability = [2], 0.01
+    site.turns()
+    report = site.report("a")
+    assert findings(report) == {1: 0.95}
+    kinds = [(change["kind"], change["number"]) for change in report["changes"]]
+    assert kinds == [("finding removed", 2), ("read again, no finding", None)]
+
+
+def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
+    """Version 2 owes the rest, version 3 is final and lists the changes of both."""
+    site.study("a")
+    site.cloud.answers = [1, 1]
+    site.turns()
+    two, three = site.report("a", ".v2"), site.report("a")
+    assert (two["status"], three["status"]) == ("provisional", "final")
+    assert two["second_reading"] == "partial"
+    assert [change["version"] for change in two["changes"]] == [2]
+    assert [change["version"] for change in three["changes"]] == [2, 3]
+    key = three["study_key"]
+    assert site.cloud.asked == [(key, (1, 2)), (key, (2,))]
+    assert site.report("a", ".v1")["version"] == 1
+
+
+def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> None:
+    """The old files are untouched; what was added is drawn from its region; the report says so."""
+    site.study("a", pictures=True)
+    out = site.places.outbox / "a"
+    before = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert sorted(before) == ["finding_01.png", "finding_02.png", "overview.png"]
+    site.cloud.answers = [2]
+    site.turns()
+    after = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert after.items() >= before.items()
+    assert sorted(after) == ["finding_01.png", "finding_02.png", "finding_03.png", "overview.png"]
+    assert site.report("a")["picture_note"] == (
+        "The overview is that of version 1 and shows the findings of then. "
+        "Drawn for version 1: finding 2, finding 1. "
+        "Drawn from the region that was sent: finding 3."
+    )
+
+
+def test_a_removed_finding_loses_its_picture_and_a_missing_one_is_told(site: Site) -> None:
+    """No picture of a finding that is none is left, and one that is gone is said to be gone."""
+    site.study("a", pictures=True)
+    out = site.places.outbox / "a"
+    (out / "finding_01.png").unlink()
+    site.cloud.answers, site.cloud.probability = [2], 0.01
+    site.turns()
+    assert [path.name for path in out.glob("*.png")] == ["overview.png"]
+    assert "No picture is there of: finding 1." in site.report("a")["picture_note"]
+
+
+def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
+    """A link that is known to be down costs no asking, and the debt stays."""
+    record = site.study("a")
+    site.cloud.available = False
+    site.turns()
+    assert site.cloud.asked == []
+    assert site.spool.owed.get(record.id).step is OwedStep.OWED
+
+
+def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site: Site) -> None:
+    """The pauses double from the first; no attempt is forgotten by a new start."""
+    record = site.study("a")
+    pauses = []
+    for _ in range(9):
+        asked, waited = len(site.cloud.asked), 0.0
+        while len(site.cloud.asked) == asked:
+            site.turns()
+            site.clock.sleep(1.0)
+            waited += 1.0
+        pauses.append(waited)
+    assert pauses == [1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0]
+    assert site.spool.owed.get(record.id).attempts == 9
+    site.amender = site.start()
+    site.cloud.answers = [2]
+    site.turns()
+    assert site.report("a")["status"] == "final"
+
+
+def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(site: Site) -> None:
+    """Askings in vain do not add up over studies; word of the link ends the pause."""
+    for name in "ab":
+        site.study(name)
+    site.turns()
+    site.turns()
+    assert len(site.cloud.asked) == 1
+    site.amender.heard()
+    site.cloud.answers = [2, 2]
+    site.turns()
+    assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
+
+
+def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
+    """The others are asked for meanwhile, and it stays owed."""
+    keys = [site.study(name).id for name in "ab"]
+    site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    assert site.spool.owed.get(keys[0]).attempts == 1
+
+
+def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
+    """After the days allowed the report says so, is final, and nothing is kept."""
+    record = site.study("a")
+    site.clock.sleep(30 * DAY_S - 100)
+    site.turns()
+    assert site.report("a")["version"] == 1
+    site.clock.sleep(200)
+    site.turns()
+    report = site.report("a")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert report["second_reading"] == "missing"
+    (change,) = report["changes"]
+    assert change["kind"] == "given up"
+    assert change["words"] == (
+        "2 candidates were not read again within 30 days, and nobody is asked any more"
+    )
+    assert findings(report) == BY_EDGE
+    with pytest.raises(KeyError):
+        site.spool.owed.get(record.id)
+
+
+def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> None:
+    """Years forwards and back: nothing is given up, and versions stay in their order."""
+    site.study("a")
+    site.cloud.answers = [1]
+    site.now += timedelta(days=5000)
+    site.turns()
+    site.amender = site.start()
+    site.now -= timedelta(days=9000)
+    site.cloud.answers = [1]
+    site.clock.sleep(60.0)
+    site.turns()
+    two, three = site.report("a", ".v2"), site.report("a")
+    assert two["created"] > three["created"]
+    assert [two["version"], three["version"]] == [2, 3]
+    assert [change["version"] for change in three["changes"]] == [2, 3]
+    assert three["status"] == "final"
+
+
+def test_age_is_counted_through_starts(site: Site) -> None:
+    """Ten lives of four days are forty days, whatever the wall clock says."""
+    site.study("a")
+    for _ in range(10):
+        site.amender = site.start()
+        site.clock.sleep(4 * DAY_S)
+        site.turns()
+    assert site.report("a")["changes"][0]["kind"] == "given up"
+
+
+@pytest.mark.parametrize(
+    "full_at",
+    ["report.v1.html", "report.v1.json", "finding_03.png", "report.html", "report.json"],
+)
+def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
+    site: Site, monkeypatch: pytest.MonkeyPatch, full_at: str
+) -> None:
+    """Whichever file finds it full: the older report stands, and the amendment comes later."""
+    site.study("a")
+    first = site.report("a")
+    site.cloud.answers = [2]
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.versions.write_atomically", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                site.turns()
+            assert site.report("a") == first
+    site.turns()
+    assert (site.report("a")["version"], len(site.cloud.asked)) == (2, 1)
+    assert site.report("a", ".v1") == first
+    page = (site.places.outbox / "a" / "report.v1.html").read_text()
+    assert "version 1<br>" in page
+
+
+def test_one_debt_that_cannot_be_written_does_not_stop_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set aside until the next start, with its verdicts."""
+    for name in "ab":
+        site.study(name)
+    site.cloud.answers = [2, 2]
+
+    def refuse(path: Path, data: bytes) -> None:
+        if path.parent.name == "a":
+            raise PermissionError(errno.EACCES, "not yours")
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.versions.write_atomically", refuse)
+        site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    site.amender = site.start()
+    site.turns()
+    assert site.report("a")["version"] == 2
+    assert len(site.cloud.asked) == 2
+
+
+def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> None:
+    """Whoever has emptied the outbox finds the new version there, without the old one."""
+    site.study("a")
+    out = site.places.outbox / "a"
+    for path in out.iterdir():
+        path.unlink()
+    out.rmdir()
+    site.cloud.answers = [2]
+    site.turns()
+    assert sorted(os.listdir(out)) == ["finding_03.png", "report.html", "report.json"]
+    assert site.report("a")["version"] == 2
+
+
+def crash_at(step: OwedStep, durable: bool) -> Callable[[object, bool], None]:
+    """A hook that ends the process, as far as the test is concerned, once."""
+    left = [True]
+
+    def on_step(now: object, is_durable: bool) -> None:
+        if left and (now, is_durable) == (step, durable):
+            left.clear()
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", [OwedStep.AMENDING, OwedStep.SETTLED], ids=lambda s: s.value)
+def test_a_version_that_was_begun_is_finished_and_not_made_twice(
+    tmp_path: Path, step: OwedStep, durable: bool
+) -> None:
+    """Once the verdicts are durable nobody is asked again, and there is one version 2."""
+    (tmp_path / "state").mkdir()
+    cloud = SilentCloud([2, 2])
+    with Spool(tmp_path / "state" / "s.db", crash_at(step, durable)) as spool:
+        site = Site(tmp_path, spool, cloud)
+        site.study("a")
+        with pytest.raises(KeyboardInterrupt):
+            site.turns()
+    with Spool(tmp_path / "state" / "s.db") as spool:
+        site = Site(tmp_path, spool, cloud)
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (2, "final")
+        asked_again = step is OwedStep.AMENDING and not durable
+        assert len(cloud.asked) == 1 + asked_again
+        assert not (site.places.outbox / "a" / "report.v2.json").exists()
+        assert [debt for step in OwedStep for debt in spool.owed.at(step)] == []
+
+
+@pytest.mark.parametrize(
+    "full_at", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.OWED, OwedStep.SETTLED]
+)
+def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, full_at: OwedStep) -> None:
+    """Whichever step finds it full, it is made later, and no version is made twice."""
+    full = [2]
+
+    def on_step(step: object, durable: bool) -> None:
+        if step is full_at and not durable and full[0]:
+            full[0] -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    (tmp_path / "state").mkdir()
+    with Spool(tmp_path / "state" / "s.db", on_step) as spool:
+        site = Site(tmp_path, spool, SilentCloud([1, 1, 1, 1]))
+        site.study("a")
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError):
+                site.turns()
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (3, "final")
+        assert [change["number"] for change in report["changes"]] == [2, 3]
+
+
+def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
+    """A cloud that refuses once and answers later: the same study, the same regions, one report."""
+    (tmp_path / "state").mkdir()
+    faults: list[OverreadError] = [DeadlineUnmeetable("too busy")]
+    settings = load_settings()
+    with (
+        FakeCloud(faults=faults) as fake,
+        open_channel(fake.address, settings) as channel,
+        Spool(tmp_path / "state" / "s.db") as spool,
+    ):
+        escalator = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0))
+        site = Site(tmp_path, spool, SilentCloud())
+        record = site.study("a", second=escalator)
+        assert site.report("a")["status"] == "provisional"
+        site.amender = Amender(
+            spool, site.places.outbox, escalator, Persistence(20.0, 64, PAUSE_S, 30.0)
+        )
+        site.turns()
+    assert {header.study_key for header in fake.headers} == {record.id}
+    assert sorted(fake.asked[-1]) == [1, 2]
+    report = site.report("a")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert findings(report) == {2: 0.9957, 3: 0.977, 1: 0.95}

@@ -1,0 +1,81 @@
+"""One study's regions and what came for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge.exchange import Exchange, cut_rois
+from protos.codec import pack_mask
+from protos.errors import Unreachable
+from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from tests.edge.cases import box, plan_of
+
+HEADER = Header("k", "", 1.0, 2)
+
+
+def exchange(*scores: float) -> Exchange:
+    """One with a region for each uncertain score, its first stream opened."""
+    opened = Exchange(rois(*scores))
+    list(opened.requests(HEADER))
+    return opened
+
+
+def rois(*scores: float) -> list[Roi]:
+    """The regions of a plan over candidates of these scores."""
+    return cut_rois(plan_of(*scores), box(), (48, 48, 48))
+
+
+def verdict(roi_id: int, mask: bytes = b"") -> Verdict:
+    """A plain one."""
+    return Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0, mask=mask)
+
+
+def test_a_retry_carries_what_is_still_open() -> None:
+    """The header, then only the regions without an answer."""
+    asked = exchange(0.4, 0.5)
+    asked.take(verdict(0))
+    again = list(asked.requests(HEADER))
+    assert [r.WhichOneof("request") for r in again] == ["header", "roi"]
+    assert again[1].roi.roi_id == 1
+
+
+def test_an_answer_counts_once() -> None:
+    """A second verdict for a region, one that nobody asked for, and the summary change nothing."""
+    asked = exchange(0.4)
+    asked.take(verdict(0))
+    asked.take(replace(verdict(0), probability=0.1))
+    asked.take(verdict(7))
+    asked.take(Summary(1, 0, 0.1))
+    assert asked.verdicts == {0: verdict(0)}
+
+
+def test_the_nodules_voxels_are_unpacked() -> None:
+    """A verdict's mask becomes an array of the region's shape."""
+    mask = np.zeros((48, 48, 48), bool)
+    mask[20:24, 22:25, 23] = True
+    asked = exchange(0.4)
+    asked.take(verdict(0, pack_mask(mask)))
+    np.testing.assert_array_equal(asked.ended(None, 1).masks[0], mask)
+
+
+@pytest.mark.parametrize("mask", [b"", b"nonsense", pack_mask(np.ones((4, 4, 4), bool))])
+def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
+    """None, a damaged one, one of another shape: the probability counts, nothing is outlined."""
+    asked = exchange(0.4)
+    asked.take(verdict(0, mask))
+    ended = asked.ended(None, 1)
+    assert list(ended.verdicts) == [0]
+    assert ended.masks == {}
+
+
+def test_why_not_all_came_is_said() -> None:
+    """The fault of the last attempt, a stream that ended early, or the first refusal."""
+    asked = exchange(0.4, 0.5)
+    assert asked.ended(Unreachable("refused"), 1).reason == "Unreachable: refused"
+    asked.take(verdict(0))
+    assert "1 regions unanswered" in asked.ended(None, 1).reason
+    asked.take(Refusal(1, "ModelFailed", "not finite"))
+    assert asked.ended(None, 1).reason == "1 regions refused: ModelFailed: not finite"

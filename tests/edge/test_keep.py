@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edge.exchange import Escalated
+from edge.keep import still_owed
+from protos.messages import Verdict
+from tests.edge.cases import plan_of
+
+
+def verdict(roi_id: int) -> Verdict:
+    """A verdict on one region."""
+    return Verdict(roi_id, 0.75, 9.0, "m 1", 0.0, 0.001)
+
+
+def test_what_was_wanted_and_did_not_come_is_owed() -> None:
+    """Sent and unanswered first, then what was held back; dismissed and reported ones never."""
+    plan = replace(plan_of(0.95, 0.3, 0.7, 0.4, 0.05), send=(2, 3, 0), later=(1,))
+    assert still_owed(plan, Escalated({2: verdict(2)})) == (3, 1)
+    assert still_owed(plan, Escalated()) == (2, 3, 1)
+
+
+def test_a_site_without_a_cloud_owes_nothing() -> None:
+    """What nobody was to read is not missing."""
+    assert still_owed(plan_of(0.7, 0.3), Escalated(switched_off=True)) == ()

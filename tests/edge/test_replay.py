@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from edge.estimate import OFF, LinkEstimate, Pace
+from edge.link import Link
+from edge.replay import EVENT, Situation, decided, decided_on_record, outcome, replay
+from edge.sizes import Policy, Size
+from tests.edge.cases import THRESHOLDS, HandClock, candidate
+
+THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, 0.0, 0.02))
+
+
+def situation(link: LinkEstimate, budget_s: float = 1.2) -> Situation:
+    """Five candidates, four of them uncertain."""
+    candidates = tuple(candidate(s, at=i) for i, s in enumerate((0.95, 0.5, 0.31, 0.7, 0.05)))
+    return Situation(candidates, THRESHOLDS, link, budget_s, roi_bytes=48**3, max_rois=64)
+
+
+@pytest.fixture
+def logged() -> Iterator[io.StringIO]:
+    """What a process that logs as JSON writes."""
+    stream = io.StringIO()
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(file=stream),
+        cache_logger_on_first_use=False,
+    )
+    yield stream
+    structlog.reset_defaults()
+
+
+def missed() -> LinkEstimate:
+    """What a link that was measured and then lost is estimated to be."""
+    link = Link(failures=1, clock=HandClock())
+    link.queue_reported(0.3)
+    link.missed(100_000, 1 / 3)
+    return link.estimate()
+
+
+@pytest.mark.parametrize("link", [LinkEstimate(), THIN, OFF, missed()])
+def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkEstimate) -> None:
+    """One line of the log gives back the same plan, exactly, whatever the link was."""
+    plan = decided_on_record(situation(link), "key-1")
+    (line,) = logged.getvalue().splitlines()
+    assert replay(line) == plan == decided(situation(link), "key-1")
+    assert json.loads(line)["plan"] == outcome(plan)
+    assert json.loads(line)["study"] == "key-1"
+
+
+def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
+    """Scores, thresholds, estimate, budget and policy are there to be read, and the outcome."""
+    decided_on_record(situation(THIN), "key-1")
+    line = json.loads(logged.getvalue())
+    told = line["situation"]
+    assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
+    assert told["thresholds"]["alone"] == 0.5
+    assert told["link"]["slow"]["bytes_per_s"] == 100_000
+    assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.85)
+    assert line["plan"] == {
+        "routes": ["report", "escalate", "escalate", "escalate", "dismiss"],
+        "send": [1, 2, 3],
+        "sizes": ["reduced", "reduced", "reduced"],
+        "later": [],
+        "held_back": "",
+    }
+
+
+def test_another_policy_can_be_tried_on_the_same_day(logged: io.StringIO) -> None:
+    """Where small regions are worth nothing, one full one is sent instead."""
+    decided_on_record(situation(THIN, budget_s=1.4), "key-1")
+    plan = replay(logged.getvalue(), Policy(reduced=0.1, slab=0.1))
+    assert (plan.send, plan.sizes) == ((1,), (Size.FULL,))
+    assert plan.later == (2, 3)
+
+
+def test_another_line_is_refused() -> None:
+    """A line of the log that tells something else is no decision."""
+    assert EVENT == "decided"
+    with pytest.raises(ValueError, match="'stopped' is no decision"):
+        replay(json.dumps({"event": "stopped"}))
