@@ -49,6 +49,7 @@ def claims(data: str) -> list[Claim]:
     ]
     return [
         *found,
+        Claim("kinds", ("kinds", "--data", f"{data}/nodules", "--split", "test")),
         Claim("detect", ("detect", "--studies", f"{data}/ct", "--truth", f"{data}/ct/scans.csv",
                          "--serve", "--deadline", "60")),
         Claim("latency", ("latency", f"{data}/ct/cmb_crc_01068", "--serve")),

@@ -56,13 +56,22 @@ def _cubes_of(folder: Path, split: str, index: Table) -> list[Cube]:
     ]
 
 
-def _voxels(path: Path) -> UInt8Array:
+def read_votes(folder: Path, split: str) -> UInt8Array:
+    """How many readers drew each voxel, ``(n, z, y, x)`` as the cubes of that split.
+
+    Raises:
+        MissingData: the split has no file, or the file holds no votes.
+    """
+    return _voxels(folder / f"{split}.npz", "votes")
+
+
+def _voxels(path: Path, name: str = "ct") -> UInt8Array:
     try:
         # opened here, because np.load leaves a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            voxels = np.asarray(arrays["ct"])
+            voxels = np.asarray(arrays[name])
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise MissingData(path, f"cannot be read as cubes ({error})") from error
     if voxels.dtype != np.uint8 or voxels.ndim != 4:
-        raise MissingData(path, f"ct is {voxels.dtype} {voxels.shape}, not uint8 (n, z, y, x)")
+        raise MissingData(path, f"{name} is {voxels.dtype} {voxels.shape}, not uint8 (n, z, y, x)")
     return voxels

@@ -40,6 +40,11 @@ class Result:
         return cls(report.parent, json.loads(report.read_text(encoding="utf-8")), truth)
 
     @property
+    def found(self) -> list[Json]:
+        """What the report lists: its findings, then its small nodules."""
+        return [*self.report["findings"], *self.report["small_nodules"]]
+
+    @property
     def refused(self) -> Json | None:
         """Why the study was not read, None if it was."""
         rejection: Json | None = self.report["rejection"]
@@ -67,7 +72,7 @@ def render_result(result: Result) -> RenderableType:
 
 def findings_table(result: Result) -> Table:
     """One line a finding, and one for each nodule of the phantom that was missed."""
-    findings, truth = result.report["findings"], result.truth
+    findings, truth = result.found, result.truth
     table = Table(title=_title(result), box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("#", "x, y, z mm (LPS)", "mm", "edge"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -110,8 +115,11 @@ def ledger_table(report: Json) -> Table:
 
 
 def _title(result: Result) -> str:
-    findings, truth = result.report["findings"], result.truth
-    counts = f"{len(findings)} findings of {len(result.report['candidates'])} candidates"
+    findings, truth = result.found, result.truth
+    small = len(result.report["small_nodules"])
+    counts = f"{len(findings) - small} findings"
+    counts += f" and {small} small nodules" if small else ""
+    counts += f" of {len(result.report['candidates'])} candidates"
     if truth is None:
         return counts
     false = matches(findings, truth).count(None)

@@ -57,7 +57,8 @@ def read_one(
     return StudyResult(
         name=name,
         scores=scores,
-        findings=len(marks),
+        findings=sum(not finding.small for finding in report.findings),
+        small=sum(finding.small for finding in report.findings),
         stages_s=ledger_s(report),
         second_reading=report.second_reading.value,
         refused=_refused(report),

@@ -1,6 +1,7 @@
 """What final reports are worth: sensitivity and false positives a scan, as a reader gets them.
 
-No threshold is moved here: a finding is what the report lists.
+No threshold is moved here: what counts, for and against, is all that the report lists, the small
+nodules that it lists apart among it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ class StudyResult:
     """One study's report: its findings sorted by truth, and the time of each stage.
 
     Attributes:
-        scores: false positives and hits among the findings; None where no truth is known.
-        findings: how many the report lists.
+        scores: false positives and hits among all that it lists; None where no truth is known.
+        findings: how many the report lists, small nodules left out.
+        small: how many small nodules it lists apart.
         stages_s: seconds by stage, in the order of the line.
         second_reading: complete, partial or missing.
         refused: why the study was not read, empty if it was.
@@ -36,6 +38,7 @@ class StudyResult:
     stages_s: Mapping[str, float]
     second_reading: str
     refused: str = ""
+    small: int = 0
 
     @property
     def lesions(self) -> int:
@@ -44,12 +47,12 @@ class StudyResult:
 
     @property
     def found(self) -> int:
-        """How many of them a finding hits."""
+        """How many of them the report has."""
         return 0 if self.scores is None else int(np.isfinite(self.scores.lesion_score).sum())
 
     @property
     def false(self) -> int:
-        """How many findings are false."""
+        """How many places in the report are false."""
         return 0 if self.scores is None else self.scores.false_score.size
 
 
@@ -132,6 +135,7 @@ def _study_json(result: StudyResult) -> dict[str, Any]:
     return {
         "study": result.name,
         "findings": result.findings,
+        "small_nodules": result.small,
         "lesions": result.lesions if result.scores else None,
         "found": result.found if result.scores else None,
         "false_positives": result.false if result.scores else None,

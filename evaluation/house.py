@@ -88,6 +88,8 @@ def purpose(file: Path, root: Path = ROOT) -> str:
         return _artifact(file)
     if file.suffix == ".py":
         return _docstring(file) or _mirrored(file, root)
+    if file.suffix == ".csv":
+        return f"A link's trace, {file.stem}, as `evaluation.trace` replays it."
     if name.startswith("docs/") and file.suffix in MEASURED:
         return MEASURED[file.suffix].format(file.stem.replace("_", " "))
     raise Unexplained(f"{name}: has no line of purpose, give it one in evaluation/house.py")

@@ -6,69 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from evaluation.model_page_text import HEAD, TAIL
 from models.runtime.artifacts import every
-
-HEAD = """# The models
-
-This page is written by `make evaluate` from the files in [results](results), each of which holds
-the command that made it. How the networks are built and trained stands below the tables.
-
-**Not a medical device. For research only.** Sensitivity is measured on cubes of nodules of
-patients that nothing was learnt from, false positives on three whole scans of other patients
-({scans}); one threshold serves both. Intervals are 95 % by bootstrap over patients and scans.
-Three scans are few: the intervals on false positives are wide, and only one lesion of each scan
-is marked, so a few of the false positives may be true nodules.
-"""
-
-TAIL = """
-## How they are made
-
-**Screening** (`models/networks/screening.py`): a fully convolutional 3D CNN over the whole lung
-box at 1 mm, uint8 of [-1000, 400] HU in, features at 1/2, 1/4, 1/8 and 1/16 and back to 1/4, maps
-of centre, offset and diameter out. Residual blocks are factored into 1x3x3 and 3x1x1: in INT8 the
-pair costs about a quarter of two full 3x3x3 convolutions, measured before anything was trained
-(docs/decisions.md).
-
-**Hybrid** (`models/networks/hybrid.py`): a CNN stem turns a region of 48 mm into 216 tokens of
-8 mm, a Transformer encoder relates them, a class token gives nodule or not and the diameter.
-
-Both learn from 716 cubes of real nodules (363 patients), four whole scans and sixteen phantoms:
-
-    overread-models train screening --data DATA --minutes 37 --out runs/first
-    overread-models train screening --data DATA --minutes 17 --rate 1.5e-3 \\
-        --start runs/first/averaged.pt --out runs/screening
-    overread-models train hybrid --data DATA --minutes 41 --rate 1.2e-3 \\
-        --screening runs/first/averaged.pt --screening runs/screening/averaged.pt
-    overread-models export screening --data DATA --weights runs/screening/averaged.pt
-    overread-models export hybrid --data DATA --weights runs/hybrid/averaged.pt
-    overread-models fit --data DATA --screening screening-fp32 --hybrid hybrid-fp32
-    overread-models fit --data DATA
-
-The shipped weights came from these settings on two cores that did other work meanwhile, the first
-20 minutes of screening without phantoms; the first 30 of the hybrid's 41 minutes were spent with a
-stem that still learnt. A second run will not give the same bits, nor quite the same figures.
-
-- Nodules lie in the middle of their cubes. Mosaics, mirrored cubes and implants into whole scans
-  take the middle away; pieces of vessel are implanted the same way, so that a seam tells nothing.
-- Hard negatives are mined from the whole training scans by the current weights, every few minutes.
-- Masses are made of nodules of 12 mm and more, scaled up to 60 mm.
-- The hybrid learns on the screening network's own candidates, an early and the last state's.
-- Weights and batch norm statistics are averaged (exponentially); bf16, two cores, no GPU needed.
-- INT8 is post-training quantisation, calibrated on training cubes and scans: QDQ, uint8
-  activations, int8 weights for each channel.
-- Calibration, merger and thresholds are fitted on validation cases through the INT8 artifacts.
-
-## Licence and attribution
-
-{licence}
-"""
 
 
 def write_page(results: Path, page: Path) -> None:
     """Writes ``page`` from the JSON files of ``results`` and the manifest."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     parts = [HEAD.format(scans=_scan_names(found)), _artifacts()]
-    parts += [_froc(found), _cost(found), _scans(found), _findings(found), _phantoms(found)]
+    parts += [_froc(found), _cost(found), _scans(found), _kinds(found)]
+    parts += [_findings(found), _phantoms(found)]
     parts += [_latency(found), _network(found), _luna16(found)]
     page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
 
@@ -149,16 +96,48 @@ def _findings(found: dict[str, Any]) -> str:
     if result is None:
         return ""
     rows = [
-        [s["study"], str(s["findings"]), _told(s["found"]), _told(s["lesions"]),
+        [s["study"], str(s["findings"]), str(s["small_nodules"]),
+         _told(s["found"]), _told(s["lesions"]),
          _told(s["false_positives"]), s["second_reading"] or s["refused"]]
         for s in result["per_study"]
     ]  # fmt: skip
-    heads = ["scan", "findings", "lesions found", "lesions marked", "others", "second reading"]
+    heads = [
+        "scan",
+        "findings",
+        "small nodules",
+        "lesions found",
+        "lesions marked",
+        "others",
+        "second reading",
+    ]
     return (
         "## Final reports of whole scans, edge and cloud\n\nThe first four in `scans.csv` are "
         "training scans and prove little; the folder of slabs is refused as one study.\n\n"
         + _table(heads, rows)
         + _commands({"detect": result})
+    )
+
+
+def _kinds(found: dict[str, Any]) -> str:
+    result = found.get("kinds")
+    if result is None:
+        return ""
+    textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
+    rows = [
+        ["malignancy, AUC: ratings of 4 and more against 2 and less",
+         _interval(result["malignancy_auc"]), f"{result['suspicious']} of {result['rated']}"],
+        ["texture, mean recall of the classes", _interval(result["texture_recall"]), textures],
+        ["outline, median Dice, nodules of 6 mm and more", _interval(result["dice_median"]),
+         f"{result['outlined']} nodules"],
+        ["diameter, mean error in mm", _interval(result["diameter_error_mm"], 2), "all"],
+        ["diameter, mean bias in mm", _interval(result["diameter_bias_mm"], 2), "all"],
+    ]  # fmt: skip
+    return (
+        f"## Kind, size and outline, the second reader\n\n{result['nodules']} nodules of "
+        f"{result['patients']} test patients, each read at its own centre, against the readers of "
+        "LIDC-IDRI.\n\n"
+        + _table(["measure", "value", "taken from"], rows)
+        + _commands({"kinds": result})
     )
 
 

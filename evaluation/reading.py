@@ -3,30 +3,32 @@
 The edge alone is its screening network. Edge and cloud together are the middle of the agent's
 line, with the cloud's model in this process in place of the link to it; the score of a mark is
 the probability of its finding in the report. What the edge dismisses never reaches a report, so
-it is not among the marks at all; what it reports without asking keeps the edge's score.
+it is not among the marks at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from cloud.stream import verdict_of
 from edge.assemble import build_line
 from edge.budget import Budget
 from edge.decide import Plan
+from edge.estimate import LinkEstimate
 from edge.exchange import Escalated, cut_rois
-from edge.link import LinkEstimate
 from edge.pipeline import judge
 from edge.screen import Screening
 from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import Candidate
-from protos.messages import Verdict
+from models.runtime.readings import Readings
+from protos.deadline import Deadline
+from protos.messages import Roi
 
 Reads = Callable[[Preprocessed], Sequence[Candidate]]
 """A reader: the candidates of a box, each with the score that counts."""
@@ -42,10 +44,8 @@ class ReadsRegions(Protocol):
     def roi_shape(self) -> tuple[int, int, int]:
         """Voxels (z, y, x) of one region."""
 
-    def read(
-        self, batch: UInt8Array
-    ) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
-        """Probability ``(n,)`` and diameter in mm ``(n,)`` of regions ``(n, z, y, x)``."""
+    def read(self, batch: UInt8Array) -> Readings:
+        """What it says of regions ``(n, z, y, x)``."""
 
 
 class InProcess:
@@ -60,16 +60,19 @@ class InProcess:
 
     def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
         """The model's word on every region that ``plan`` sends."""
-        del budget, study_key  # nothing is late and nothing is sent
-        rois = cut_rois(plan, box, self._model.roi_shape)
+        return self.ask(cut_rois(plan, box, self._model.roi_shape), budget.deadline, study_key)
+
+    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        """The model's word on ``rois``."""
+        del deadline, study_key  # nothing is late and nothing is sent
         if not rois:
             return Escalated()
-        read = zip(*self._model.read(np.stack([roi.voxels for roi in rois])), strict=True)
-        verdicts = [
-            Verdict(roi.roi_id, float(probability), float(diameter_mm), "in process", 0.0, 0.0)
-            for roi, (probability, diameter_mm) in zip(rois, read, strict=True)
-        ]
-        return Escalated({verdict.roi_id: verdict for verdict in verdicts})
+        readings = self._model.read(np.stack([roi.voxels for roi in rois]))
+        read = {roi.roi_id: readings[number] for number, roi in enumerate(rois)}
+        return Escalated(
+            verdicts={key: verdict_of(key, one, "in process") for key, one in read.items()},
+            masks={key: one.mask for key, one in read.items() if one.mask.any()},
+        )
 
 
 def edge_alone(screener: Screening) -> Reads:

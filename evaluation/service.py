@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,17 +17,26 @@ STOP_S = 30.0
 _POLL_S = 0.1
 
 
+CLOUD = ("cloud", "serve")
+"""The module that serves, and its command."""
+
+
 @contextmanager
-def cloud_service(model: str | None = None) -> Iterator[str]:
+def cloud_service(
+    model: str | None = None, *, program: Sequence[str] = CLOUD, config: Path | None = None
+) -> Iterator[str]:
     """Starts ``overread-cloud serve`` as its own process; its ``HOST:PORT`` once it serves.
+
+    ``program`` is another module that serves, with its options; ``config`` its settings in TOML.
 
     Raises:
         ServiceFailed: it ended, or did not serve within `START_S`.
     """
     with tempfile.TemporaryDirectory(prefix="overread-cloud-") as folder:
         ready, log = Path(folder, "address"), Path(folder, "log")
-        command = [sys.executable, "-m", "cloud", "serve", "--address", "127.0.0.1:0"]
+        command = [sys.executable, "-m", *program, "--address", "127.0.0.1:0"]
         command += ["--ready-file", str(ready), *(["--model", model] if model else [])]
+        command += ["--config", str(config)] if config else []
         with log.open("wb") as lines:
             process = subprocess.Popen(command, stdout=lines, stderr=subprocess.STDOUT)
         try:

@@ -75,13 +75,15 @@ def rates_table(point: OperatingPoint) -> Table:
 
 
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
-    """Each study with its findings, hits and false positives."""
-    table = Table("study", "findings", "found", "false", "second reading", "s", title="Studies")
+    """Each study with its findings and small nodules; hits and false positives among both."""
+    heads = ("study", "findings", "small", "found", "false", "second reading", "s")
+    table = Table(*heads, title="Studies")
     for one in studies:
         known = one["lesions"] is not None
         table.add_row(
             one["study"],
             one["refused"] or str(one["findings"]),
+            str(one["small_nodules"]),
             f"{one['found']} of {one['lesions']}" if known else "unknown",
             str(one["false_positives"]) if known else "unknown",
             one["second_reading"],
@@ -125,3 +127,25 @@ def _list(values: Sequence[float | None], form: str) -> str:
     return (
         ", ".join("not proposed" if v is None else form.format(v) for v in values) or "none known"
     )
+
+
+def kinds_table(result: Mapping[str, Any]) -> Table:
+    """What the second reader says of nodules, each figure with its interval."""
+    title = f"{result['nodules']} nodules of {result['patients']} patients"
+    table = Table("", "value", "95 % interval", "taken from", title=title)
+    textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
+    rows = {
+        "malignancy_auc": ("malignancy, AUC", f"{result['suspicious']} of {result['rated']} rated"),
+        "texture_recall": ("texture, mean recall", textures),
+        "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
+        "diameter_error_mm": ("diameter, mean error, mm", "all"),
+        "diameter_bias_mm": ("diameter, mean bias, mm", "all"),
+    }
+    for name, (words, source) in rows.items():
+        found = [_or_dash(result[name][key]) for key in ("value", "low", "high")]
+        table.add_row(words, found[0], f"{found[1]} to {found[2]}", source)
+    return table
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

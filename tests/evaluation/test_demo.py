@@ -130,7 +130,7 @@ def test_phantom_is_read_and_compared_with_its_truth(
     assert result.refused is None
     assert exit_status(result) is ExitStatus.NO_SECOND_READING  # the scripted agent has no cloud
     assert result.truth == phantom.nodules
-    findings = result.report["findings"]
+    findings = result.found
     assert matches(findings, phantom.nodules) == [None, 0]
     assert missed(findings, phantom.nodules) == [1, 2]
     assert [len(list(c.cells)) for c in findings_table(result).columns] == [4] * 9

@@ -12,6 +12,8 @@ from evaluation.reading import edge_alone, edge_and_cloud
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
 from models.runtime.detection import Candidate
+from models.runtime.readings import Readings
+from tests.plain_readings import plain
 
 BOX = Preprocessed(
     np.arange(60**3, dtype=np.uint32).astype(np.uint8).reshape(60, 60, 60), Geometry()
@@ -47,10 +49,10 @@ class Second:
         self.probabilities = probabilities
         self.shown: list[tuple[int, ...]] = []
 
-    def read(self, batch: UInt8Array) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, batch: UInt8Array) -> Readings:
         """One probability for each region, and 7 mm for all."""
         self.shown.append(batch.shape)
-        return np.array(self.probabilities[: len(batch)]), np.full(len(batch), 7.0)
+        return plain(self.probabilities[: len(batch)], [7.0] * len(batch))
 
 
 def test_edge_alone_keeps_every_candidate() -> None:
@@ -69,12 +71,13 @@ def test_merged_score_decides_and_dismissed_ones_are_gone() -> None:
     assert second.shown == [(1, 48, 48, 48)]
 
 
-def test_reported_without_asking_keeps_the_edge_score() -> None:
-    """What the agent reports at once is not shown to the second reader."""
-    second = Second([])
+def test_what_is_reported_at_once_is_described() -> None:
+    """The second reader sees it too, and its word moves the score but not the finding."""
+    second = Second([0.02])
     found = edge_and_cloud(Screener([0.95]), second, EdgeSettings())(BOX)
-    assert [c.score for c in found] == [0.95]
-    assert second.shown == []
+    logit = 0.5 * math.log(0.95 / 0.05) + 0.5 * math.log(0.02 / 0.98)
+    assert [c.score for c in found] == [pytest.approx(1 / (1 + math.exp(-logit)))]
+    assert second.shown == [(1, 48, 48, 48)]
 
 
 def test_regions_beyond_the_agents_limit_are_not_read() -> None:

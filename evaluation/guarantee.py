@@ -1,0 +1,180 @@
+"""Is the promise kept? Calibration sets drawn again and again, and patients never calibrated on.
+
+Two experiments on the same scored nodules. **Splits:** the patients are parted at random, the
+thresholds are controlled on one part, and the miss rate is counted on the other: what a hospital
+would see, the noise of its own few patients included. **Draws:** calibration sets of the same
+size are drawn with replacement, and the miss rate is that of all patients, who stand for the
+population: what the mathematics promises. A set that gives no guarantee breaks none; how many do
+is a figure of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.bootstrap import draw
+from evaluation.scores import Scores
+from imaging.volume import FloatArray
+from models.compression.bounds import Bound, upper_bound
+from models.compression.guarantee import (
+    ALPHA,
+    DELTA,
+    Controlled,
+    ScoredNodules,
+    ThresholdPath,
+    control,
+    counted,
+    furthest,
+    losses,
+)
+
+CALIBRATION_SHARE = 0.5
+"""The part of the patients that a split calibrates on."""
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What is to be promised, and how: along which path, with which bound."""
+
+    path: ThresholdPath
+    report: float
+    alpha: float = ALPHA
+    delta: float = DELTA
+    bound: Bound = Bound.HOEFFDING_BENTKUS
+
+    def control(self, nodules: ScoredNodules) -> Controlled:
+        """The thresholds that these nodules allow."""
+        return control(
+            nodules, self.path, report=self.report, alpha=self.alpha, delta=self.delta,
+            bound=self.bound,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Resampled:
+    """One experiment: which sets gave a guarantee, and the miss rate reached ``(resamples,)``.
+
+    The miss rate is that at the set's thresholds, NaN where there was no guarantee.
+    """
+
+    promised: npt.NDArray[np.bool_]
+    miss_rate: FloatArray
+    alpha: float
+
+    @property
+    def kept(self) -> float:
+        """The share of all sets in which no guarantee was broken."""
+        return float((~self.promised | (self.miss_rate <= self.alpha)).mean())
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines; None where no set gave a guarantee."""
+        rates = self.miss_rate[self.promised]
+        told = rates.size > 0
+        return {
+            "resamples": self.promised.size,
+            "promised": float(self.promised.mean()),
+            "kept": self.kept,
+            "kept_of_promised": float((rates <= self.alpha).mean()) if told else None,
+            "miss_rate_mean": float(rates.mean()) if told else None,
+            "miss_rate_p90": float(np.quantile(rates, 0.9)) if told else None,
+        }
+
+
+def split_patients(
+    nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
+) -> Resampled:
+    """Calibrates on a random part of the patients and counts on the rest, again and again."""
+    shares = losses(nodules, promise.path, promise.report)
+    patients = len(shares)
+    taken = max(1, round(CALIBRATION_SHARE * patients))
+    order = rng.permuted(np.tile(np.arange(patients), (resamples, 1)), axis=1)
+    inside = np.zeros((resamples, patients))
+    np.put_along_axis(inside, order[:, :taken], 1.0, axis=1)
+    rest = (1 - inside) @ shares / max(1, patients - taken)
+    return _reached(inside, taken, shares, rest, promise)
+
+
+def draw_patients(
+    nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
+) -> Resampled:
+    """Calibrates on as many patients drawn with replacement, and counts on them all."""
+    shares = losses(nodules, promise.path, promise.report)
+    weight = np.stack([draw(len(shares), rng) for _ in range(resamples)])
+    whole = np.broadcast_to(shares.mean(0), (resamples, shares.shape[1]))
+    return _reached(weight, len(shares), shares, whole, promise)
+
+
+def _reached(
+    weight: FloatArray, n: int, shares: FloatArray, elsewhere: FloatArray, promise: Promise
+) -> Resampled:
+    """What sets of ``n`` patients, each taken ``weight`` times, come to on others."""
+    mean = weight @ counted(shares, promise.bound) / n
+    step = furthest(mean, n, promise.alpha, promise.delta, promise.bound)
+    rate = np.take_along_axis(elsewhere, np.maximum(step, 0)[:, None], axis=1)[:, 0]
+    return Resampled(step >= 0, np.where(step >= 0, rate, np.nan), promise.alpha)
+
+
+def level(nodules: ScoredNodules, promise: Promise, found: Controlled) -> dict[str, Any]:
+    """The miss rate of patients at thresholds found on others, with its own upper bound.
+
+    ``miss_rate`` is the mean over patients, which is promised; ``pooled`` that over nodules.
+    """
+    one = ThresholdPath(np.array([found.dismiss]), np.array([found.final]))
+    shares = losses(nodules, one, promise.report)[:, 0]
+    each = ScoredNodules(nodules.edge, nodules.merged, np.arange(len(nodules)))
+    lost = losses(each, one, promise.report)[:, 0]
+    limit = upper_bound(shares.mean(), len(shares), promise.delta, Bound.HOEFFDING_BENTKUS)
+    return {
+        "nodules": len(nodules),
+        "patients": len(shares),
+        "lost": int(lost.sum()),
+        "miss_rate": float(shares.mean()),
+        "miss_rate_upper": limit,
+        "pooled": float(lost.mean()),
+        "kept": bool(shares.mean() <= promise.alpha) if found.guarantee.holds else None,
+    }
+
+
+def cost(scores: Scores, promise: Promise, found: Controlled) -> dict[str, float] | None:
+    """What the thresholds cost a scan, or None where no false alarms were read."""
+    if scores.scans <= 0:
+        return None
+    edge, merged = scores.alarms_edge, scores.alarms_merged
+    asked = (edge >= found.dismiss) & (edge < promise.report)
+    false = (edge >= promise.report) | (asked & (merged >= found.final))
+    return {
+        "escalated_per_scan": float(asked.sum() / scores.scans),
+        "false_positives_per_scan": float(false.sum() / scores.scans),
+    }
+
+
+def examine(
+    scores: Scores, test: Scores | None, promise: Promise, *, resamples: int, seed: int
+) -> dict[str, Any]:
+    """Thresholds and guarantee of ``scores``, both experiments, and the level on ``test``."""
+    rng = np.random.default_rng(seed)
+    found = promise.control(scores.nodules)
+    given = found.guarantee
+    return {
+        "alpha": given.alpha,
+        "delta": given.delta,
+        "bound": promise.bound.value,
+        "nodules": given.n,
+        "patients": given.patients,
+        "patients_known": scores.owned,
+        "calibration_id": given.calibration_id,
+        "holds": given.holds,
+        "guarantee": given.text,
+        "thresholds": {"dismiss": found.dismiss, "final": found.final, "report": promise.report},
+        "alpha_reached": found.alpha_reached,
+        "delta_reached": found.delta_reached,
+        "cost": cost(scores, promise, found),
+        "calibration": level(scores.nodules, promise, found),
+        "splits": split_patients(scores.nodules, promise, resamples, rng).as_json(),
+        "draws": draw_patients(scores.nodules, promise, resamples, rng).as_json(),
+        "test": None if test is None else level(test.nodules, promise, found),
+    }

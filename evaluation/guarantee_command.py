@@ -1,0 +1,131 @@
+"""``overread-eval guarantee``: where the scores come from, and how the result is shown."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cloud.settings import load_settings as load_cloud_settings
+from edge.decide import Thresholds
+from edge.merge import MergeWeights
+from edge.settings import load_settings
+from evaluation.cubes import read_cubes
+from evaluation.errors import MissingData
+from evaluation.guarantee import Promise, examine
+from evaluation.open_readers import open_second
+from evaluation.progress import each
+from evaluation.scores import Fitted, Scores, joined, read_scores, score_cubes
+from models.compression.bounds import Bound
+from models.compression.guarantee import ALPHA, DELTA, quantile_path, straight_path
+from models.runtime.artifacts import find
+from models.runtime.screener import open_screener
+
+CasesFile = Annotated[
+    list[Path] | None,
+    typer.Option("--cases", metavar="FILE", help="NPZ or JSON of cases; give several."),
+]
+Share = Annotated[float, typer.Option(min=1e-6, max=0.999999)]
+
+
+def guarantee_command(
+    cases: CasesFile = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Cases never calibrated on.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Cubes to read instead: NAME.npz, index.csv.")
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Cubes of --data.")] = "val",
+    test_split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="The same.")] = "test",
+    path_from: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Other cases that shape the path.")
+    ] = None,
+    dismiss_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Without it: dismiss as a part of final.")
+    ] = 0.5,
+    alpha: Share = ALPHA,
+    delta: Share = DELTA,
+    bound: Annotated[Bound, typer.Option(help="How the risk is bounded.")] = (
+        Bound.HOEFFDING_BENTKUS
+    ),
+    resamples: Annotated[int, typer.Option(min=1, help="Calibration sets drawn.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
+    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Thresholds by conformal risk control: what they promise, and how often it is kept."""
+    if bool(cases) == (data is not None):
+        raise typer.BadParameter("--cases gives the scores, or --data the cubes: one of them")
+    screening = model or load_settings().screening_model
+    hybrid = cloud_model or load_cloud_settings().model
+    settings = find(screening).settings
+    held_out: Scores | None = None
+    if data is not None:
+        known, held_out = _read(data, split, test_split, screening, hybrid)
+    else:
+        fitted = Fitted.of(settings, find(hybrid).settings)
+        known = joined(read_scores(file, fitted) for file in cases or ())
+        held_out = joined(read_scores(file, fitted) for file in test) if test else None
+    path = straight_path(dismiss_share)
+    if path_from is not None:
+        fitted = Fitted.of(settings, find(hybrid).settings)
+        path = quantile_path(read_scores(path_from, fitted).nodules)
+    report = Thresholds.from_manifest(settings).report
+    promise = Promise(path, report, alpha, delta, bound)
+    result = examine(known, held_out, promise, resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(*_shown(result), sep="\n")
+
+
+def _read(
+    data: Path, split: str, test_split: str, screening: str, hybrid: str
+) -> tuple[Scores, Scores]:
+    edge = load_settings(screening_model=screening)
+    screener = open_screener(screening, engine=edge.engine, threads=edge.threads)
+    second, weights = open_second(hybrid), MergeWeights.from_manifest(screener.settings)
+    names = (tuple(split.split(",")), tuple(test_split.split(",")))
+    if shared := set(names[0]) & set(names[1]):
+        raise MissingData(data, f"{sorted(shared)} would be calibrated on and tested on")
+    known, held_out = (
+        score_cubes(each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
+        for one in names
+    )
+    return known, held_out
+
+
+def _shown(result: dict[str, Any]) -> list[Table | str]:
+    at = result["thresholds"]
+    words = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
+    table = Table("", "kept", "gave a guarantee", "mean miss rate", "90th percentile")
+    for name in ("splits", "draws"):
+        one = result[name]
+        figures = (one["kept"], one["promised"], one["miss_rate_mean"], one["miss_rate_p90"])
+        table.add_row(f"{one['resamples']} {name}", *map(_percent, figures))
+    shown: list[Table | str] = [result["guarantee"], words, table, _levels(result)]
+    if result["cost"] is not None:
+        shown.append(", ".join(f"{key}: {value:.2f}" for key, value in result["cost"].items()))
+    if not result["patients_known"]:
+        shown.append("The cases do not say whose they are: every nodule counts as a patient.")
+    return shown
+
+
+def _levels(result: dict[str, Any]) -> Table:
+    table = Table("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
+    for name in ("calibration", "test"):
+        if (one := result[name]) is not None:
+            counts = (f"{one['patients']} of {name}", str(one["nodules"]), str(one["lost"]))
+            rates = (one["miss_rate"], one["miss_rate_upper"], one["pooled"])
+            table.add_row(*counts, *map(_percent, rates))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f} %"

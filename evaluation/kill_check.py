@@ -1,0 +1,175 @@
+"""What must hold of a site whose agent was killed: nothing lost, nothing doubled."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from edge.budget import Budget
+from edge.finding import Route
+from edge.merge import merge
+from edge.pipeline import judge
+from edge.spool import Step
+from evaluation.kill_agent import ChanceCloud, line_of, the_box, verdicts_on
+from protos.deadline import Deadline
+
+Words = dict[str, Any]
+Said = tuple[object, ...]
+"""Of a finding: its route, and of one that was uncertain also place and probability."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What became of the studies of one site.
+
+    Attributes:
+        studies: that were put in the inbox.
+        provisional: of these, how many had a first report that owed something.
+        amendments: versions after the first.
+        lost: in words, what is not there.
+        doubled: in words, what is there twice, or twice in a report.
+        left: files and rows that should be gone.
+    """
+
+    studies: int
+    provisional: int
+    amendments: int
+    lost: tuple[str, ...]
+    doubled: tuple[str, ...]
+    left: tuple[str, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is amiss."""
+        return not (self.lost or self.doubled or self.left)
+
+
+def busy(root: Path) -> bool:
+    """Whether the agent has anything left to do; asked without disturbing it."""
+    database = root / "state" / "spool.sqlite3"
+    if any(not path.name.startswith(".") for path in (root / "inbox").iterdir()):
+        return True
+    query = "SELECT (SELECT count(*) FROM studies WHERE step NOT IN (?, ?))"
+    query += " + (SELECT count(*) FROM owed)"
+    try:
+        with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as opened:
+            ends = (Step.DONE.value, Step.QUARANTINED.value)
+            return bool(opened.execute(query, ends).fetchone()[0])
+    except sqlite3.OperationalError:  # it has not made its tables yet
+        return True
+
+
+def check(root: Path, studies: dict[str, Sequence[float] | None]) -> Found:
+    """What became of ``studies`` (name to scores, None for one of no use) below ``root``."""
+    lost: list[str] = []
+    doubled: list[str] = []
+    first: list[Words] = []
+    amendments = 0
+    for name, scores in studies.items():
+        end = "done" if scores is not None else "quarantine"
+        folders = _folders(root, name)
+        _count(name, "its files", [f for f in folders if end in f.parts], lost, doubled)
+        doubled += [f"{name}: also in {f}" for f in folders if end not in f.parts]
+        versions = list(_versions(root / "outbox" / name, name, lost))
+        if (root / "outbox" / f"{name}-2").exists():
+            doubled.append(f"{name}: a second report")
+        if versions and scores is not None:
+            amendments += len(versions) - 1
+            first.append(versions[0])
+            _compare(name, versions, folders, lost, doubled)
+    provisional = sum(report["status"] == "provisional" for report in first)
+    left = (*_leftovers(root),)
+    return Found(len(studies), provisional, amendments, tuple(lost), tuple(doubled), left)
+
+
+def _folders(root: Path, name: str) -> list[Path]:
+    state = root / "state"
+    places = (f"work/*/{name}", f"done/*/{name}", f"quarantine/*/study/{name}")
+    return [folder for place in places for folder in state.glob(place)]
+
+
+def _count(
+    name: str, what: str, there: Sequence[object], lost: list[str], doubled: list[str]
+) -> None:
+    if not there:
+        lost.append(f"{name}: {what}")
+    elif len(there) > 1:
+        doubled.append(f"{name}: {what}, {len(there)} times")
+
+
+def _versions(out: Path, name: str, lost: list[str]) -> Iterator[Words]:
+    """Every version of one report, the last one last; what is missing is told in ``lost``."""
+    newest = out / "report.json"
+    if not newest.is_file():
+        lost.append(f"{name}: its report")
+        return
+    last = json.loads(newest.read_text())
+    for version in range(1, last["version"]):
+        path = out / f"report.v{version}.json"
+        if not path.is_file() or not path.with_suffix(".html").is_file():
+            lost.append(f"{name}: version {version}")
+            return
+        yield json.loads(path.read_text())
+    yield last
+
+
+def _compare(
+    name: str, versions: list[Words], folders: list[Path], lost: list[str], doubled: list[str]
+) -> None:
+    """Whether the versions follow on each other, and the last says what it must."""
+    for number, (older, newer) in enumerate(pairwise(versions), start=1):
+        before, after = older["changes"], newer["changes"]
+        if older["version"] != number or after[: len(before)] != before:
+            lost.append(f"{name}: version {number + 1} does not go on from version {number}")
+        if len(after) == len(before):
+            doubled.append(f"{name}: version {number + 1} changes nothing")
+    last = versions[-1]
+    places = [tuple(change["centre_mm"]) for change in last["changes"]]
+    if len(set(places)) < len(places):
+        doubled.append(f"{name}: a verdict")
+    if folders and _findings(last) != expected(folders[0], last["study_key"]):
+        lost.append(f"{name}: a finding, or a verdict on one")
+    if last["status"] != "final":
+        lost.append(f"{name}: an amendment")
+
+
+def expected(source: Path, study_key: str) -> list[Said]:
+    """What is a finding once every uncertain region has its verdict."""
+    line, box = line_of(source, ChanceCloud(Random(0))), the_box()
+    plan = judge(line, box, Budget(Deadline.after(60.0)), study_key).plan
+    answers = verdicts_on(plan.uncertain, study_key)
+    whole = replace(plan, send=plan.uncertain, sizes=(), later=())
+    reader = line.reader
+    merged = merge(whole, answers, reader.thresholds, reader.weights, box.geometry)
+    return sorted(
+        _said(f.route.value, [round(mm, 2) for mm in f.centre_mm], round(f.probability, 4))
+        for f in merged.findings
+    )
+
+
+def _findings(report: Words) -> list[Said]:
+    found = report["findings"]
+    return sorted(_said(f["route"], f["centre_mm"], f["probability"]) for f in found)
+
+
+def _said(route: str, centre_mm: Sequence[float], probability: float) -> Said:
+    """What must be the same; a finding that is reported anyway may have its verdict or not."""
+    reported = route == Route.REPORT.value
+    return (route,) if reported else (route, *centre_mm, probability)
+
+
+def _leftovers(root: Path) -> Iterator[str]:
+    yield from (str(path) for path in root.rglob("*.part"))
+    yield from (f"work/{path.name}" for path in (root / "state" / "work").iterdir())
+    with closing(sqlite3.connect(root / "state" / "spool.sqlite3")) as opened:
+        for table in ("owed", "owed_regions", "owed_verdicts"):
+            count = opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+            if count:
+                yield f"{count} rows in {table}"

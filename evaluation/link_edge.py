@@ -1,0 +1,135 @@
+"""The edge's side of ``overread-eval link``: the agent's own line in a process of its own.
+
+It is told what to do by lines of JSON on stdin and answers each with one on stdout:
+``{"open": {settings}}`` opens the line, ``{"read": number, "from_files": true}`` reads a study.
+Most studies start from their lung box, which is kept in memory; with ``from_files`` from DICOM.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
+
+import structlog
+
+from edge.assemble import open_line
+from edge.compose import Judgement
+from edge.outcome import Job, Report
+from edge.pipeline import Line
+from edge.reading import read_and_report
+from edge.settings import EdgeSettings, load_settings
+from evaluation.prepared import Prepared, prepare, prepared_specs
+from evaluation.scan import score_scan
+from imaging.preprocess import Preprocessed
+from imaging.study import Study
+from imaging.volume import Volume
+
+Opens = Callable[[EdgeSettings], AbstractContextManager[Line]]
+"""Opens the line of these settings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A study as the first two stages leave it."""
+
+    study: Study
+    box: Preprocessed
+
+
+class Studies:
+    """The prepared studies of one process, and their lung boxes once they are needed."""
+
+    def __init__(self, prepared: Sequence[Prepared]) -> None:
+        self._prepared = list(prepared)
+        self._kept: dict[Path, Kept] = {}
+
+    def study(self, number: int) -> Prepared:
+        """The study that is read as the ``number``-th; they take turns."""
+        return self._prepared[number % len(self._prepared)]
+
+    def keep(self, line: Line) -> None:
+        """Reads and preprocesses all of them, as ``line`` does; once."""
+        for one in self._prepared[len(self._kept) :]:
+            study = line.read(one.folder)
+            self._kept[one.folder] = Kept(study, line.preprocess(study.volume, one.folder))
+
+    def from_memory(self, line: Line) -> Line:
+        """The line whose first two stages give what is kept."""
+
+        def read(folder: Path) -> Study:
+            return self._kept[folder].study
+
+        def preprocess(_volume: Volume, folder: Path) -> Preprocessed:
+            return self._kept[folder].box
+
+        return replace(line, read=read, preprocess=preprocess)
+
+
+def answers(
+    commands: Iterable[str], studies: Studies, out: Path, opens: Opens = open_line
+) -> Iterator[dict[str, Any]]:
+    """The answer to each command; reports are left in ``out``, each in place of the last."""
+    with ExitStack() as held:
+        line: Line | None = None
+        for command in map(json.loads, commands):
+            if "open" in command:
+                held.close()
+                line = held.enter_context(opens(load_settings(**command["open"])))
+                studies.keep(line)
+                yield {"opened": line.reader.described}
+            elif line is not None:
+                used = line if command["from_files"] else studies.from_memory(line)
+                yield _read(used, studies.study(command["read"]), out)
+
+
+def _read(line: Line, study: Prepared, out: Path) -> dict[str, Any]:
+    """One study through the line, timed from outside, and compared with its truth."""
+    made: list[Judgement] = []
+    job = Job(study.folder, out, keep=lambda _report, judgement, *_: made.append(judgement))
+    began_s = time.monotonic()
+    report = read_and_report(line, job).report
+    took_s = time.monotonic() - began_s
+    marks = [(finding.centre_mm, finding.probability) for finding in report.findings]
+    scores = score_scan(study.folder.name, marks, study.lesions, study.ignored, rim_mm=0.0)
+    return {
+        "took_s": took_s,
+        "lesions": len(study.lesions),
+        "found": int((scores.lesion_score >= 0).sum()),
+        "false": int(scores.false_score.size),
+        "escalated": sum(len(judgement.plan.send) for judgement in made),
+        "answered": sum(len(judgement.answers.verdicts) for judgement in made),
+        "second_reading": report.second_reading.value,
+        "refused": _refused(report),
+    }
+
+
+def _refused(report: Report) -> str:
+    rejection = report.rejection
+    return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"
+
+
+def serve(
+    count: int, seed: int, cache: Path, commands: TextIO, told: TextIO, opens: Opens = open_line
+) -> None:
+    """Answers until ``commands`` end."""
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
+    studies = Studies(prepare(prepared_specs(count, seed), cache))
+    with tempfile.TemporaryDirectory(prefix="overread-link-") as folder:
+        for answer in answers(commands, studies, Path(folder, "report"), opens):
+            told.write(f"{json.dumps(answer)}\n")
+            told.flush()
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.stdin, sys.stdout)

@@ -1,0 +1,119 @@
+"""``overread-eval load``: what is asked for, progress, and the result as a table or as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.arrivals import Traffic
+from evaluation.load import LOADS, Plan, as_json, capacities, services, under_load
+from evaluation.progress import counting
+from evaluation.service import CLOUD
+from models.runtime import hardware
+
+
+def load_command(
+    model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    loads: Annotated[
+        str, typer.Option(metavar="X[,X]", help="Offered, as shares of the measured capacity.")
+    ] = ",".join(map(str, LOADS)),
+    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each turn.")] = 10.0,
+    edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
+    budgets: Annotated[
+        str, typer.Option(metavar="S[,S]", help="Seconds that studies have, equally likely.")
+    ] = "0.5,1,2",
+    synthetic: Annotated[
+        str | None,
+        typer.Option(metavar="FIXED,EACH", help="A reader that sleeps so many ms; no model."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """The cloud under too much work: answered in time, refused, wasted, beside plain services."""
+    traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
+    plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
+    result = asyncio.run(_measured(plan, model, _program(synthetic)))
+    result = {
+        "cpu": hardware.cpu_name(),
+        "cores": hardware.cores(),
+        "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
+        **result,
+    }
+    if as_json_:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(_capacity_table(result), _load_table(result), sep="\n")
+
+
+async def _measured(plan: Plan, model: str | None, program: Sequence[str]) -> dict[str, Any]:
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
+        with console.status("starting the services"):
+            started = stack.enter_context(services(Path(folder), model, program))
+        with counting("capacity") as step:
+            capacity = await capacities(started, plan, step)
+        offered_of = float(np.median(capacity[started[0].mode]))
+        with counting("turns") as step:
+            runs = await under_load(started, plan, offered_of, step)
+    return as_json(plan, capacity, runs)
+
+
+def _program(synthetic: str | None) -> Sequence[str]:
+    if synthetic is None:
+        return CLOUD
+    fixed, each = _numbers(synthetic, "--synthetic")
+    return ("evaluation.synthetic_service", "--fixed-ms", str(fixed), "--each-ms", str(each))
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r} is not numbers with commas between") from None
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise typer.BadParameter(f"{option} {text!r}: no number may be negative or endless")
+    return numbers
+
+
+def _capacity_table(result: Mapping[str, Any]) -> Table:
+    table = Table("service", "ROIs a second", "of one at a time", title="Always enough to do")
+    for mode, rate in result["capacity_per_s"].items():
+        ratio = result["throughput_of_one_at_a_time"][mode]
+        table.add_row(mode, f"{rate:.1f}", f"{ratio:.2f}")
+    return table
+
+
+def _load_table(result: Mapping[str, Any]) -> Table:
+    heads = ("load", "service", "in time, of capacity", "in time", "rejected", "late")
+    title = f"{result['reader']}; {result['cpu']}, {result['cores']} cores"
+    table = Table(*heads, "p50 ms", "p95 ms", "p99 ms", "wasted", title=title)
+    for number, run in enumerate(result["runs"]):
+        if number and run["load"] != result["runs"][number - 1]["load"]:
+            table.add_section()
+        shares = (run[name] / max(run["offered"], 1) for name in ("in_time", "rejected", "late"))
+        table.add_row(
+            f"{run['load']:g}",
+            run["mode"],
+            f"{100 * run['goodput_of_capacity']:.1f} %",
+            *(f"{100 * share:.1f} %" for share in shares),
+            *(_milliseconds(run[f"{name}_ms"]) for name in ("p50", "p95", "p99")),
+            f"{100 * run['wasted_share']:.2f} %",
+        )
+    return table
+
+
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0f}"

@@ -1,0 +1,165 @@
+"""Offers studies to a running cloud over real gRPC, and notes what became of each ROI."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import numpy as np
+
+from cloud.site import SITE_KEY
+from evaluation.arrivals import Arrival
+from imaging.volume import WINDOW_HU
+from protos import codec
+from protos import overread_pb2 as pb
+from protos.errors import from_status
+from protos.messages import Header, Roi
+from protos.overread_pb2_grpc import OverreadStub
+
+if TYPE_CHECKING:
+    from protos.overread_pb2_grpc import OverreadAsyncStub
+
+BROKEN_OFF = "broken off"
+"""Of a stream that the cloud ended while it was written: `grpc.aio` then loses the status."""
+
+LATE = "late"
+"""What had no answer when its edge ran out of time, and was given up by it."""
+
+
+@dataclass
+class Offered:
+    """What became of a number of studies; filled while they run.
+
+    Attributes:
+        began_s: when it began, on the monotonic clock.
+        took_s: of each ROI that was answered within its budget, from sending to verdict.
+        at_s: when each of them was answered, since the beginning.
+        lost: how many were not, by the error's class, or ``late``.
+        lag_s: how long after its time each study was sent: the generator's own fault.
+        span_s: until the last has ended.
+    """
+
+    began_s: float = field(default_factory=time.monotonic)
+    took_s: list[float] = field(default_factory=list)
+    at_s: list[float] = field(default_factory=list)
+    lost: Counter[str] = field(default_factory=Counter)
+    lag_s: list[float] = field(default_factory=list)
+    span_s: float = 0.0
+
+    @property
+    def rois(self) -> int:
+        """All that were sent, or would have been had their stream not been refused."""
+        return len(self.took_s) + sum(self.lost.values())
+
+
+class Edges:
+    """Simulated edges, each with a channel and a site name; usable while it is entered."""
+
+    def __init__(self, address: str, roi_shape: tuple[int, int, int], count: int) -> None:
+        self._address, self._shape, self._count = address, roi_shape, count
+        self._stubs: list[OverreadAsyncStub] = []
+        self._rois: list[pb.ReadRequest] = []
+        self._parts = AsyncExitStack()
+
+    async def __aenter__(self) -> Edges:
+        for _ in range(self._count):
+            # else all channels to one address would share a connection
+            options = (("grpc.use_local_subchannel_pool", 1),)
+            channel = grpc.aio.insecure_channel(self._address, options=options)
+            await self._parts.enter_async_context(channel)
+            await channel.channel_ready()
+            self._stubs.append(OverreadStub(channel))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._parts.aclose()
+
+    async def offer(
+        self, arrivals: Sequence[Arrival], ended: Callable[[], None] = lambda: None
+    ) -> Offered:
+        """Sends each study at its time, whatever became of those before it, and waits for all.
+
+        ``ended`` is called when one has ended.
+        """
+        offered = Offered()
+        began_s = offered.began_s
+        async with asyncio.TaskGroup() as studies:
+            for arrival in arrivals:
+                await asyncio.sleep(began_s + arrival.at_s - time.monotonic())
+                offered.lag_s.append(time.monotonic() - began_s - arrival.at_s)
+                task = studies.create_task(self._study(arrival, offered))
+                task.add_done_callback(lambda _: ended())
+        offered.span_s = time.monotonic() - began_s
+        return offered
+
+    async def saturate(self, rois: int, span_s: float, budget_s: float, at_once: int) -> Offered:
+        """Studies of so many ROIs for ``span_s`` seconds, ``at_once`` of them open at any time."""
+        offered = Offered()
+        began_s = offered.began_s
+
+        async def caller(edge: int) -> None:
+            while time.monotonic() - began_s < span_s:
+                await self._study(Arrival(0.0, edge, rois, budget_s), offered)
+
+        async with asyncio.TaskGroup() as callers:
+            for edge in range(at_once):
+                callers.create_task(caller(edge))
+        offered.span_s = time.monotonic() - began_s
+        return offered
+
+    async def _study(self, arrival: Arrival, offered: Offered) -> None:
+        sent_s, open_, reason = time.monotonic(), arrival.rois, LATE
+        call = self._stubs[arrival.edge % self._count].Read(
+            self._requests(arrival),
+            timeout=arrival.budget_s,
+            metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
+        )
+        try:
+            async for response in call:
+                kind = response.WhichOneof("response")
+                if kind == "summary":
+                    continue
+                open_ -= 1
+                took_s = time.monotonic() - sent_s
+                if kind == "refusal":
+                    offered.lost[response.refusal.error] += 1
+                elif took_s > arrival.budget_s:
+                    offered.lost[LATE] += 1
+                else:
+                    offered.took_s.append(took_s)
+                    offered.at_s.append(sent_s + took_s - offered.began_s)
+        except grpc.aio.AioRpcError as error:
+            reason = _reason(error)
+        offered.lost[reason] += open_
+
+    async def _requests(self, arrival: Arrival) -> AsyncIterator[pb.ReadRequest]:
+        key = uuid.uuid4().hex
+        header = Header(key, "", arrival.budget_s, arrival.rois, arrival.priority)
+        yield codec.encode_header(header)
+        for number in range(arrival.rois):
+            yield self._roi(number)
+
+    def _roi(self, number: int) -> pb.ReadRequest:
+        """Noise, encoded once for each number: the cloud is measured, not this."""
+        while len(self._rois) <= number:
+            rng = np.random.default_rng(len(self._rois))
+            voxels = rng.integers(0, 256, self._shape, dtype=np.uint8)
+            roi = Roi(len(self._rois), voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
+            self._rois.append(codec.encode_roi(roi))
+        return self._rois[number]
+
+
+def _reason(error: grpc.aio.AioRpcError) -> str:
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return LATE
+    if error.details() == "Internal error from Core":
+        return BROKEN_OFF
+    said: Any = error.trailing_metadata()  # pairs, though its type does not say so
+    return from_status(error.code(), error.details(), said).kind

@@ -1,0 +1,164 @@
+"""The second reader whole and in parts on this machine: ``python -m evaluation.stages [--json]``.
+
+Both read the same batches through the cloud's own stages, in turn, A B A B: throughput with
+always the next batch at hand, and the time of a batch that is alone. The cloud's default of
+``stages`` is what this says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cloud.pipeline import PipelineStage
+from cloud.settings import CloudSettings
+from cloud.stages import ReaderStage
+from evaluation.progress import each
+from imaging.volume import UInt8Array
+from models.compression.parts import export_parts
+from models.runtime import hardware
+from models.runtime.artifacts import WEIGHTS, every, find
+from models.runtime.errors import ModelError
+from models.runtime.second_reader import SecondReader
+from models.runtime.session import AUTO, chosen_engine, open_session
+from models.runtime.staged import open_staged
+
+CONTENDER_PARTS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A way to run the model, and in each round its ROIs a second and a lone batch's seconds."""
+
+    name: str
+    stage: ReaderStage | PipelineStage
+    per_s: list[float] = field(default_factory=list)
+    alone_s: list[float] = field(default_factory=list)
+
+
+def contestants(name: str, folder: Path, engine: str, threads: int, count: int) -> list[Contestant]:
+    """The artifact of ``folder`` whole and in ``count`` parts, on the same engine."""
+    chosen = chosen_engine(find(name, folder), engine, threads)
+    whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
+    parts = open_staged(name, count, engine=chosen, threads=threads, folder=folder)
+    return [
+        Contestant(f"whole on {whole.engine}", ReaderStage(whole)),
+        Contestant(f"{count} parts on {parts.engine}", PipelineStage(parts)),
+    ]
+
+
+async def compare(
+    entered: Sequence[Contestant], batch: UInt8Array, batches: int, rounds: int
+) -> None:
+    """So many rounds, in each of which every contestant reads ``batches`` times ``batch``."""
+    for contestant in entered:
+        await _read(contestant.stage, batch, 2)
+    for _ in each(range(rounds), "rounds"):
+        for contestant in entered:
+            contestant.alone_s.append(await _read(contestant.stage, batch, 1))
+            took_s = await _read(contestant.stage, batch, batches)
+            contestant.per_s.append(batches * len(batch) / took_s)
+
+
+async def _read(stage: ReaderStage | PipelineStage, batch: UInt8Array, times: int) -> float:
+    """Seconds until ``times`` batches, each entered as soon as there is room, are read."""
+    began_s = time.perf_counter()
+    async with asyncio.TaskGroup() as reading:
+        for _ in range(times):
+            await stage.enter()
+            reading.create_task(stage.run(batch))
+    return time.perf_counter() - began_s
+
+
+def as_json(entered: Sequence[Contestant]) -> dict[str, Any]:
+    """Medians over the rounds, and each one's ratio to the first, round by round."""
+    first = entered[0]
+    return {
+        "contestants": [
+            {
+                "name": c.name,
+                "rois_per_s": float(np.median(c.per_s)),
+                "throughput_ratio": float(np.median(np.divide(c.per_s, first.per_s))),
+                "alone_ms": float(np.median(c.alone_s)) * 1e3,
+                "alone_ratio": float(np.median(np.divide(c.alone_s, first.alone_s))),
+            }
+            for c in entered
+        ]
+    }
+
+
+def main(
+    model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    parts: Annotated[int, typer.Option(min=2, help="Parts of the contender.")] = CONTENDER_PARTS,
+    engine: Annotated[str, typer.Option(help="Inference engine, or auto.")] = AUTO,
+    threads: Annotated[int, typer.Option(min=0, help="In all; 0: every core.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="ROIs of a batch.")] = 4,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of a round.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    as_json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """The second reader whole and in parts, in turn, on this machine."""
+    name = model or CloudSettings.model_fields["model"].default
+    with tempfile.TemporaryDirectory(prefix="overread-stages-") as folder:
+        entered = _entered(name, Path(folder), engine, threads, parts)
+        regions = _regions(find(name, Path(folder)).settings["roi_shape"], batch)
+        asyncio.run(compare(entered, regions, batches, rounds))
+        for contestant in entered:
+            contestant.stage.close()
+    machine = {"cpu": hardware.cpu_name(), "cores": hardware.cores()}
+    result = {**machine, "model": name, "batch": batch, "rounds": rounds, **as_json(entered)}
+    if as_json_:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(_table(result))
+
+
+def _entered(name: str, folder: Path, engine: str, threads: int, count: int) -> list[Contestant]:
+    """The contestants, cut in ``folder``: the artifacts of the package stay as they are."""
+    with Console(stderr=True).status("cutting and opening"):
+        shutil.copy(WEIGHTS / "manifest.toml", folder)
+        whole = find(name)
+        shutil.copy(whole.path, folder)
+        every.cache_clear()
+        export_parts(name, count, folder)
+        return contestants(name, folder, engine, threads, count)
+
+
+def _regions(shape: Sequence[int], count: int) -> UInt8Array:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, *map(int, shape)), dtype=np.uint8)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = f"{result['model']}, batches of {result['batch']}; {result['cpu']}"
+    table = Table("", "ROIs a second", "ratio", "a batch alone, ms", "ratio", title=title)
+    for one in result["contestants"]:
+        table.add_row(
+            one["name"],
+            f"{one['rois_per_s']:.1f}",
+            f"{one['throughput_ratio']:.2f}",
+            f"{one['alone_ms']:.0f}",
+            f"{one['alone_ratio']:.2f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (ModelError, OSError) as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)

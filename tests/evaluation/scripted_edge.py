@@ -1,0 +1,21 @@
+"""A process that speaks as `evaluation.link_edge` does, and ends when study 13 is asked for."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def run(arguments: list[str]) -> None:
+    """Answers every line with what it was started with and asked for."""
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command.get("read") == 13:
+            print("thirteen is unlucky", file=sys.stderr)
+            raise SystemExit(4)
+        answer = {"opened": " ".join(arguments)} if "open" in command else command
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])
