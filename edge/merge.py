@@ -32,8 +32,8 @@ EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 class MergeWeights:
     """The logistic merger that was fitted with the models: how much each reader's word weighs.
 
-    ``most`` is the highest logit of the cloud that counts: beyond the strongest false alarm of
-    validation there is nothing to tell by it.
+    ``most`` is the highest logit of the cloud that counts: where validation has no false alarms
+    there is nothing to tell by it.
     """
 
     bias: float

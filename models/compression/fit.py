@@ -31,8 +31,8 @@ LUNG_MM3 = 4.0e6
 AIR_BELOW = 91
 """uint8 of -500 HU."""
 
-KEPT_BY_EDGE = 0.99
-"""Share of the proposed nodules whose edge score must not fall below ``dismiss``."""
+MARGIN = 0.5
+"""``dismiss`` is this part of the lowest edge score of a nodule that was proposed."""
 
 FINAL_ALARMS = 1.0
 ALONE_ALARMS = 5.0
@@ -131,12 +131,12 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """The four thresholds, on calibrated scores.
 
-    ``dismiss`` keeps all but one in a hundred of the nodules; ``report`` lies just above every
+    ``dismiss`` keeps every nodule that was proposed, with a margin; ``report`` lies just above every
     false alarm of validation, so that the edge speaks alone of what it never took for a nodule
     by mistake; ``alone`` and ``final`` leave so many false alarms a scan.
     """
     nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
-    dismiss = float(np.quantile(nodules, 1 - KEPT_BY_EDGE, method="lower"))
+    dismiss = MARGIN * float(nodules.min())
     report = float(alarms.max(initial=0.0)) + 1e-5
     alone = _leaving(alarms, ALONE_ALARMS * cases.scans)
     final = _leaving(merged[~cases.nodule], FINAL_ALARMS * cases.scans)

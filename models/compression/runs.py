@@ -36,6 +36,10 @@ UNFITTED: dict[str, dict[str, Any]] = {
 CALIBRATION_CUBES = 96
 """How many training cubes quantisation is calibrated on; whole training scans come on top."""
 
+HEARD = 0.99
+"""The share of validation's false alarms within which the cloud's logit counts: the few beyond it
+are too few to tell how much more certain a higher one is."""
+
 
 def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
     """Registers `KIND-fp32` and `KIND-int8`; settings fitted before are kept."""
@@ -103,7 +107,7 @@ def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
     edge_bias, edge_slope = logistic(cases.edge[:, None], cases.nodule)
     cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
     edge, cloud = edge_bias + edge_slope * cases.edge, cloud_bias + cloud_slope * cases.cloud
-    most = float(cloud[~cases.nodule].max())
+    most = float(np.quantile(cloud[~cases.nodule], HEARD))
     heard = np.minimum(cloud, most)  # see `edge.merge.MergeWeights`
     bias, edge_weight, cloud_weight = logistic(np.stack([edge, heard], 1), cases.nodule)
     merged = _sigmoid(bias + edge_weight * edge + cloud_weight * heard)

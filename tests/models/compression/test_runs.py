@@ -35,5 +35,5 @@ def test_fitted_scores_part_nodules_from_alarms() -> None:
     assert edge_weight > 0
     assert cloud_weight > 0
     slope, zero = cloud["calibration"]
-    strongest = float((0.5 * logit - 1)[~nodule].max())
-    assert most == pytest.approx(slope * strongest + zero, abs=1e-3)
+    highest = float(np.quantile((0.5 * logit - 1)[~nodule], 0.99))
+    assert most == pytest.approx(slope * highest + zero, abs=1e-3)
