@@ -422,7 +422,7 @@ def test_a_reader_in_steps_answers_as_a_whole_one(
             refusals = {r.roi_id: r for r in outcomes if isinstance(r, Refusal)}
             assert sorted([*verdicts, *refusals]) == list(range(26))
             assert refusals[25].error == "ModelFailed"
-            assert len(refusals) <= 2
+            assert len(refusals) <= 3  # its own 255, that one's company, and the other study's
             for number, verdict in verdicts.items():
                 assert verdict.probability == pytest.approx(values[number] / 255)
             assert isinstance(summary, Summary)
