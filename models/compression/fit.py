@@ -131,9 +131,9 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """The four thresholds, on calibrated scores.
 
-    ``dismiss`` keeps every nodule that was proposed, with a margin; ``report`` lies just above every
-    false alarm of validation, so that the edge speaks alone of what it never took for a nodule
-    by mistake; ``alone`` and ``final`` leave so many false alarms a scan.
+    ``dismiss`` keeps every nodule that was proposed, with a margin; ``report`` lies just above
+    every false alarm of validation, so that the edge speaks alone of what it never took for a
+    nodule by mistake; ``alone`` and ``final`` leave so many false alarms a scan.
     """
     nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
     dismiss = MARGIN * float(nodules.min())
