@@ -17,20 +17,23 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from imaging.annotate import (
+    AMBER,
+    LABEL_SIZE,
+    TILE_PX,
+    Rect,
+    draw_bar,
+    draw_frame,
+    draw_mark,
+    draw_text,
+)
 from imaging.volume import WINDOW_HU, Triple, UInt8Array
 
 LUNG_HU: tuple[float, float] = (-1350.0, 150.0)
 """The usual lung window (level -600, width 1500), in which lung is dark grey and not black."""
 
 _SOFT_TISSUE = np.uint8(182)  # 0 HU in the window of the box
-_TILE_PX = 400
 _ZOOM_MM = 64.0
-_AMBER = (60, 190, 255)
-_PALE = (215, 225, 225)
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_LABEL = 0.5
-
-_Rect = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +89,20 @@ class _View:
     @property
     def scale(self) -> float:
         """Pixels per mm, so that the longer side fills the tile."""
-        return _TILE_PX / max(self.extent)
+        return TILE_PX / max(self.extent)
 
     def pixel(self, row_mm: float, column_mm: float) -> tuple[float, float]:
         """The tile's ``(x, y)`` of a place in the plane; the view lies in the tile's middle."""
         rows, columns = self.extent
-        x = (column_mm - self.top_left[1] - columns / 2) * self.scale + _TILE_PX / 2
-        y = (row_mm - self.top_left[0] - rows / 2) * self.scale + _TILE_PX / 2
+        x = (column_mm - self.top_left[1] - columns / 2) * self.scale + TILE_PX / 2
+        y = (row_mm - self.top_left[0] - rows / 2) * self.scale + TILE_PX / 2
         return x, y
+
+    def shown(self, image: UInt8Array, flags: int) -> UInt8Array:
+        """The plane's image as the tile shows it, ``(400, 400)``; black beyond the box."""
+        x, y = self.pixel(0.5, 0.5)
+        to_tile = np.array([[self.scale, 0, x], [0, self.scale, y]], dtype=np.float64)
+        return np.asarray(cv2.warpAffine(image, to_tile, (TILE_PX, TILE_PX), flags=flags), np.uint8)
 
 
 def finding_picture(
@@ -201,16 +210,14 @@ def _tile(
     title: str = "",
 ) -> UInt8Array:
     """One tile ``(400, 400, 3)``: the view of the plane, its marks, letters, bar and title."""
-    x, y = view.pixel(0.5, 0.5)
-    to_tile = np.array([[view.scale, 0, x], [0, view.scale, y]], dtype=np.float64)
-    size = (_TILE_PX, _TILE_PX)
-    grey = cv2.warpAffine(image, to_tile, size, flags=cv2.INTER_CUBIC, borderValue=0)
+    grey = view.shown(image, cv2.INTER_CUBIC)
     tile: UInt8Array = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
-    taken: list[_Rect] = []
+    taken: list[Rect] = []
     for mark, place in places:
-        taken.append(_draw_mark(tile, view.pixel(*place), mark, view.scale, taken))
-    _draw_frame(tile, plane.letters, title)
-    _draw_bar(tile, view)
+        radius = mark.diameter_mm / 2 * view.scale
+        taken.append(draw_mark(tile, view.pixel(*place), radius, mark.label, taken))
+    draw_frame(tile, plane.letters, title)
+    draw_bar(tile, view.bar_mm, view.scale)
     return tile
 
 
@@ -221,15 +228,13 @@ def _outlined(
     normal, rows, columns = plane.axes
     at = min(max(round(mark.index_zyx[normal]), 0), shape[normal] - 1)
     inside = _cut_contour(mark.contour, normal, at, (shape[rows], shape[columns]))
-    x, y = view.pixel(0.5, 0.5)
-    to_tile = np.array([[view.scale, 0, x], [0, view.scale, y]], dtype=np.float64)
-    soft = cv2.warpAffine(_displayed(inside, plane), to_tile, (_TILE_PX, _TILE_PX))
+    soft = view.shown(_displayed(inside, plane), cv2.INTER_LINEAR)
     lines, _ = cv2.findContours(
         (soft > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
-    cv2.drawContours(tile, lines, -1, _AMBER, 1, cv2.LINE_AA)
-    corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(_TILE_PX / 2,) * 2)
-    _text(tile, mark.label, (float(corner[0]) + 5, float(corner[1]) + 12), _AMBER, _LABEL)
+    cv2.drawContours(tile, lines, -1, AMBER, 1, cv2.LINE_AA)
+    corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(TILE_PX / 2,) * 2)
+    draw_text(tile, mark.label, (float(corner[0]) + 5, float(corner[1]) + 12), AMBER, LABEL_SIZE)
     return tile
 
 
@@ -246,90 +251,3 @@ def _cut_contour(
     part = mask[top - row : size[0] - row, left - column : size[1] - column]
     plane[top : top + part.shape[0], left : left + part.shape[1]] = part * np.uint8(255)
     return plane
-
-
-def _draw_mark(
-    tile: UInt8Array,
-    centre: tuple[float, float],
-    mark: Mark,
-    scale: float,
-    taken: Sequence[_Rect],
-) -> _Rect:
-    """A circle of the finding's diameter and four ticks outside it; its middle stays free.
-
-    Returns the rectangle of the label, so that the next label keeps clear of it.
-    """
-    radius = max(mark.diameter_mm / 2 * scale, 4.0)
-    _circle(tile, centre, radius)
-    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        near, far = radius + 3, radius + 12
-        start = (centre[0] + dx * near, centre[1] + dy * near)
-        _line(tile, start, (centre[0] + dx * far, centre[1] + dy * far))
-    rect = _label_place(centre, radius, mark.label, taken)
-    _text(tile, mark.label, (rect[0], rect[3]), _AMBER, _LABEL)
-    return rect
-
-
-def _label_place(
-    centre: tuple[float, float], radius: float, label: str, taken: Sequence[_Rect]
-) -> _Rect:
-    """The first place around the circle where the label hits no other, else the first."""
-    (width, height), _ = cv2.getTextSize(label, _FONT, _LABEL, 1)
-    places = []
-    for away in (radius + 5, radius + 20):
-        for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1)):
-            x = centre[0] + dx * away * 0.75 - (width if dx < 0 else 0)
-            y = centre[1] + dy * away * 0.75 + (height if dy > 0 else 0)
-            places.append((x, y - height, x + width, y))
-    free = (place for place in places if not any(_overlap(place, other) for other in taken))
-    return next(free, places[0])
-
-
-def _overlap(one: _Rect, other: _Rect) -> bool:
-    apart = one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
-    return not apart
-
-
-def _circle(tile: UInt8Array, centre: tuple[float, float], radius: float) -> None:
-    cv2.circle(tile, _fixed(centre), round(radius * 16), _AMBER, 1, cv2.LINE_AA, shift=4)
-
-
-def _line(tile: UInt8Array, start: tuple[float, float], end: tuple[float, float]) -> None:
-    cv2.line(tile, _fixed(start), _fixed(end), _AMBER, 1, cv2.LINE_AA, shift=4)
-
-
-def _fixed(point: tuple[float, float]) -> tuple[int, int]:
-    """A point with four fractional bits, pixel centres at integers, as OpenCV's ``shift=4``."""
-    return round((point[0] - 0.5) * 16), round((point[1] - 0.5) * 16)
-
-
-def _draw_frame(tile: UInt8Array, letters: str, title: str) -> None:
-    left, right, top, bottom = tuple(letters)
-    middle, edge = _TILE_PX / 2, _TILE_PX - 16
-    _text(tile, left, (6, middle + 5), _PALE, 0.45)
-    _text(tile, right, (edge, middle + 5), _PALE, 0.45)
-    _text(tile, top, (middle - 5, 16), _PALE, 0.45)
-    _text(tile, bottom, (middle - 5, _TILE_PX - 8), _PALE, 0.45)
-    _text(tile, title, (8, 18), _PALE, 0.45)
-    cv2.rectangle(tile, (0, 0), (_TILE_PX - 1, _TILE_PX - 1), (40, 40, 40), 1)
-
-
-def _draw_bar(tile: UInt8Array, view: _View) -> None:
-    length, y = round(view.bar_mm * view.scale), _TILE_PX - 12
-    right = _TILE_PX - 10
-    for colour, thickness in (((0, 0, 0), 3), (_PALE, 1)):
-        cv2.line(tile, (right - length, y), (right, y), colour, thickness)
-        for x in (right - length, right):
-            cv2.line(tile, (x, y - 4), (x, y + 4), colour, thickness)
-    _text(tile, f"{view.bar_mm} mm", (right - length, y - 8), _PALE, 0.4)
-
-
-def _text(
-    tile: UInt8Array, words: str, at: tuple[float, float], colour: tuple[int, int, int], size: float
-) -> None:
-    """Words at a baseline point, dark-edged so that they read on any grey, kept in the tile."""
-    (width, height), _ = cv2.getTextSize(words, _FONT, size, 1)
-    x = round(min(max(at[0], 2), _TILE_PX - width - 3))
-    y = round(min(max(at[1], height + 3), _TILE_PX - 4))
-    cv2.putText(tile, words, (x, y), _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(tile, words, (x, y), _FONT, size, colour, 1, cv2.LINE_AA)
