@@ -187,7 +187,7 @@ class Amender:
         """Do it; what fails for another reason than a full disk must not stop the others."""
         try:
             action(debt)
-        except Exception as error:
+        except Exception as error:  # whatever one debt does, the others are still owed
             if no_room(error) or isinstance(error, sqlite3.OperationalError):
                 raise
             log.exception("set aside until the next start", study_key=debt.study_key)

@@ -24,16 +24,17 @@ from edge.errors import EdgeError
 from edge.pipeline import Line
 from edge.settings import load_settings
 from evaluation import detect as detection
-from evaluation import findings, kinds, latency, network, nodules, phantoms, tables
+from evaluation import findings, latency, network, nodules, phantoms, tables
 from evaluation.bootstrap import RESAMPLES, Figures, figures
 from evaluation.candidates import challenge
 from evaluation.cubes import read_cubes
 from evaluation.errors import EvaluationError
 from evaluation.froc import RATES, Scored, froc
 from evaluation.guarantee_command import guarantee_command
+from evaluation.kinds_command import kinds_command
 from evaluation.link_command import link_command
 from evaluation.load_command import load_command
-from evaluation.open_readers import Stage, open_reads, open_second
+from evaluation.open_readers import Stage, open_reads
 from evaluation.plot import save_curve
 from evaluation.progress import counting, each
 from evaluation.service import cloud_service
@@ -131,22 +132,6 @@ def nodules_command(
     )
 
 
-@app.command("kinds")
-def kinds_command(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="NAME.npz and index.csv.")],
-    split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Which cubes.")],
-    cloud_model: CloudModel = None,
-    resamples: Resamples = RESAMPLES,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Malignancy, texture, diameter and outline of the second reader against the readers'."""
-    splits = tuple(split.split(","))
-    read = kinds.read_kinds(data, splits, open_second(cloud_model), lambda c: each(c, "nodules"))
-    result = {"split": split, **kinds.as_json(read, resamples=resamples, seed=seed)}
-    _print(result, as_json, tables.kinds_table(result))
-
-
 @app.command("detect")
 def detect_command(
     studies: Annotated[Path, typer.Option(metavar="DIR", help="A sub-folder for each study.")],
@@ -229,6 +214,7 @@ def network_command(
 
 
 app.command("guarantee")(guarantee_command)
+app.command("kinds")(kinds_command)
 app.command("link")(link_command)
 app.command("load")(load_command)
 
