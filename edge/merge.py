@@ -22,9 +22,6 @@ from protos.messages import Verdict
 SAME_PLACE_MM = 6.0
 """An outline whose middle is further off (or further than the diameter) is of something else."""
 
-BOX = Geometry()
-"""1 mm from the origin, as tests like it."""
-
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 
 
@@ -75,7 +72,7 @@ def merge(
     answers: Escalated,
     thresholds: Thresholds,
     weights: MergeWeights,
-    geometry: Geometry = BOX,
+    geometry: Geometry,
 ) -> Merged:
     """What becomes of every candidate, now that no more verdicts will come.
 

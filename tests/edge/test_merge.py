@@ -23,7 +23,7 @@ def verdict(roi_id: int, probability: float) -> Verdict:
 
 def merged(scores: tuple[float, ...], answers: Escalated, max_rois: int = 64) -> Merged:
     """What becomes of candidates of these scores."""
-    return merge(plan_of(*scores, max_rois=max_rois), answers, THRESHOLDS, WEIGHTS)
+    return merge(plan_of(*scores, max_rois=max_rois), answers, THRESHOLDS, WEIGHTS, Geometry())
 
 
 def test_merged_probability_is_the_logistic_sum() -> None:
@@ -173,7 +173,7 @@ def test_switched_off_is_missing_whatever_was_uncertain() -> None:
     """Without a cloud the second reading is missing, with the reason off."""
     off = Escalated(reason="off", switched_off=True)
     for scores in ((0.7,), (0.95,), ()):
-        result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS)
+        result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS, Geometry())
         assert (result.second_reading, result.reason) == (SecondReading.MISSING, "off")
 
 

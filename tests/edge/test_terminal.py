@@ -10,6 +10,7 @@ from edge.merge import merge
 from edge.outcome import LedgerEntry, Rejection, Report, Status
 from edge.report import ReportPaths
 from edge.terminal import render_report
+from imaging.volume import Geometry
 from protos.messages import Verdict
 from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
 
@@ -27,7 +28,7 @@ def study(**fields: object) -> Report:
     """A report of one reported, one read again, and one dismissed candidate."""
     plan = plan_of(0.95, 0.5, 0.05)
     answers = Escalated({1: Verdict(1, 0.9, 8.0, "fake 1", 0.0, 0.0)})
-    merged = merge(plan, answers, THRESHOLDS, WEIGHTS)
+    merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
     given = {
         "findings": merged.findings,
         "decisions": plan.decisions,
