@@ -1,0 +1,117 @@
+"""The commands of quantisation-aware training: material, simulation and plan put together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import nn
+
+from models.compression.export import export_float
+from models.compression.int4 import choose, lower_step_by_step
+from models.compression.qat import fine_tune, simulate
+from models.compression.quantize import METHODS
+from models.compression.runs import MAKERS, calibration, enter, quantized
+from models.compression.sensitivity import Layer, distance, sensitivity
+from models.compression.simulation import Simulation
+from models.compression.writing import written
+from models.runtime.artifacts import find
+from models.runtime.errors import NoWeights
+from models.training.runs import Run, load_weights, make_screening, task_of
+
+LOOKED_AT = 24
+"""Batches of calibration material that layers are compared on."""
+
+
+def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None:
+    """Registers `KIND-int8` anew, trained to answer as the float network that ``run`` starts from.
+
+    ``screening`` is for a hybrid: the networks whose candidates it reads, the last one's its own.
+    """
+    network = _network(run, kind)
+    small = quantized(network, kind, run.data, method)
+    learnt = fine_tune(
+        simulate(small, export_float(network, kind), kind), network,
+        task_of(network, run.material(), _screeners(screening)), run.plan(decay=0.0),
+        resume=run.resume,
+    )  # fmt: skip
+    enter(
+        f"{kind}-int8", written(learnt), parent=f"{kind}-fp32",
+        method=f"quantisation-aware training, {run.minutes:g} minutes, ranges from {method}",
+    )  # fmt: skip
+
+
+def run_int4(run: Run, kind: str, qat: Path, share: float) -> None:
+    """Registers `KIND-int4`, a file of at most ``share`` of FP32's, from the INT8 run ``qat``."""
+    network = _network(run, kind)
+    simulation = _learnt(network, kind, qat)
+    wanted = int(find(f"{kind}-fp32").path.stat().st_size * share)
+    layers, chosen = choose(simulation, network, _looked_at(run.data, kind), wanted)
+    task = task_of(network, run.material(), [])
+    plan = run.plan(decay=0.0)
+    small = lower_step_by_step(simulation, network, task, plan, chosen, resume=run.resume)
+    lowered = sum(one.parameters for one in layers if one.name in chosen)
+    part = lowered / sum(one.parameters for one in layers)
+    enter(
+        f"{kind}-int4", small, parent=f"{kind}-int8",
+        method=f"{len(chosen)} of {len(layers)} layers ({part:.0%} of the weights) in INT4, "
+        f"{run.minutes:g} minutes",
+    )  # fmt: skip
+
+
+def run_sensitivity(kind: str, data: Path, start: Path, qat: Path) -> list[dict[str, Any]]:
+    """Every layer's report, as JSON holds it."""
+    network = MAKERS[kind](start).eval()
+    simulation = _learnt(network, kind, qat)
+    return [_row(layer) for layer in sensitivity(simulation, network, _looked_at(data, kind))]
+
+
+def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
+    """How far INT8 is from float on validation, for each way to find the first ranges.
+
+    With ``qat``, the run that made the registered file, what training made of it stands last.
+    """
+    network = MAKERS[kind](start).eval()
+    exact = export_float(network, kind)
+    batches = _looked_at(data, kind, "val")
+    rows = []
+    for method in METHODS:
+        simulation = simulate(quantized(network, kind, data, method), exact, kind).eval()
+        rows.append({"ranges": method, **distance(simulation, network, batches)})
+    if qat is not None:
+        learnt = _learnt(network, kind, qat)
+        rows.append({"ranges": "learnt", **distance(learnt, network, batches)})
+    return rows
+
+
+def _row(layer: Layer) -> dict[str, Any]:
+    return {key: value for key, value in asdict(layer).items() if key != "name"}
+
+
+def _network(run: Run, kind: str) -> nn.Module:
+    if run.start is None:
+        raise NoWeights("--start: quantisation starts from trained weights")
+    torch.manual_seed(run.seed)
+    return MAKERS[kind](run.start).eval()
+
+
+def _learnt(network: nn.Module, kind: str, qat: Path) -> Simulation:
+    """The simulation that the INT8 run left; the registered file says what is rounded where."""
+    model = onnx.load_model_from_string(find(f"{kind}-int8").content())
+    simulation = simulate(model, export_float(network, kind), kind)
+    simulation.load_state_dict(load_weights(qat))
+    return simulation.eval()
+
+
+def _looked_at(data: Path, kind: str, split: str = "train") -> list[torch.Tensor]:
+    batches = list(calibration(kind, data, split))
+    step = max(1, len(batches) // LOOKED_AT)
+    return [torch.from_numpy(batch).float() / 255 for batch in batches[::step]]
+
+
+def _screeners(paths: Sequence[Path]) -> list[Any]:
+    return [make_screening(path).eval() for path in paths]

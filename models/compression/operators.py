@@ -1,0 +1,151 @@
+"""What the nodes of an exported graph compute, in torch, so that gradients flow through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from onnx import NodeProto, TensorProto, helper
+from torch.nn import functional as F
+
+from models.runtime.errors import ModelError
+
+Value = torch.Tensor | None
+Operator = Callable[[Sequence[Any], dict[str, Any]], Any]
+
+
+class UnknownOperator(ModelError):
+    """A graph holds a node that the simulation does not know."""
+
+
+def run(node: NodeProto, given: Sequence[Value]) -> list[torch.Tensor]:
+    """The node's outputs.
+
+    Raises:
+        UnknownOperator: its type, or a form of it, is not among those that the exports use.
+    """
+    options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type not in OPERATORS:
+        raise UnknownOperator(f"{node.name}: {node.op_type} is not known to the simulation")
+    found = OPERATORS[node.op_type](given, options)
+    return list(found) if isinstance(found, tuple | list) else [found]
+
+
+def _convolve(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    x, weight, *bias = given
+    pads = options["pads"]
+    half = len(pads) // 2
+    return F.conv3d(
+        x, weight, bias[0] if bias else None, tuple(options["strides"]), tuple(pads[:half]),
+        tuple(options["dilations"]), options["group"],
+    )  # fmt: skip
+
+
+def _convolve_back(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    x, weight, *bias = given
+    return F.conv_transpose3d(x, weight, bias[0] if bias else None, tuple(options["strides"]))
+
+
+def _resize(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    if options["mode"] != b"nearest":
+        raise UnknownOperator(f"Resize in mode {options['mode']!r}")
+    return F.interpolate(given[0], scale_factor=[float(s) for s in given[2][2:]], mode="nearest")
+
+
+def _gemm(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    x, weight, *bias = given
+    return F.linear(x, weight if options.get("transB") else weight.t(), *bias)
+
+
+def _normalise(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    x, weight, bias = given
+    return F.layer_norm(x, weight.shape, weight, bias, options["epsilon"])
+
+
+def _slice(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
+    x: torch.Tensor = given[0]
+    starts, ends = given[1:3]
+    axes = given[3].tolist() if len(given) > 3 else range(len(starts))
+    bounds = zip(axes, starts.tolist(), ends.tolist(), strict=True)
+    for axis, start, end in bounds:
+        size = x.shape[axis]
+        first, last = (min(n + size if n < 0 else n, size) for n in (start, end))
+        x = x.narrow(axis, first, last - first)
+    return x
+
+
+def _gather(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    x: torch.Tensor = given[0]
+    index: torch.Tensor = given[1]
+    axis = options.get("axis", 0) % x.ndim
+    picked = x.index_select(axis, index.reshape(-1).long() % x.shape[axis])
+    return picked.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
+
+
+def _reshape(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
+    x: torch.Tensor = given[0]
+    shape: torch.Tensor = given[1]
+    sides = [x.shape[i] if side == 0 else side for i, side in enumerate(shape.tolist())]
+    return x.reshape(sides)
+
+
+def _squeeze(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
+    x: torch.Tensor = given[0]
+    axes: torch.Tensor = given[1]
+    return x.squeeze(tuple(int(a) for a in axes))
+
+
+def _unsqueeze(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
+    x: torch.Tensor = given[0]
+    axes: torch.Tensor = given[1]
+    for axis in sorted(int(a) for a in axes):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def _shape(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    return torch.tensor(given[0].shape[options.get("start", 0) :], dtype=torch.int64)
+
+
+def _expand(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
+    x: torch.Tensor = given[0]
+    shape: torch.Tensor = given[1]
+    return x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
+
+
+def _cast(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+    kinds = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
+    return given[0].to(kinds[options["to"]])  # type: ignore[no-any-return]  # of a tensor
+
+
+OPERATORS: dict[str, Operator] = {
+    "Add": lambda g, _: g[0] + g[1],
+    "Cast": _cast,
+    "Concat": lambda g, o: torch.cat(list(g), o["axis"]),
+    "Conv": _convolve,
+    "ConvTranspose": _convolve_back,
+    "Div": lambda g, _: g[0] / g[1] if g[0].is_floating_point() else g[0] // g[1],
+    "Equal": lambda g, _: g[0] == g[1],
+    "Erf": lambda g, _: torch.erf(g[0]),
+    "Expand": _expand,
+    "Gather": _gather,
+    "Gemm": _gemm,
+    "Identity": lambda g, _: g[0],
+    "LayerNormalization": _normalise,
+    "MatMul": lambda g, _: g[0] @ g[1],
+    "Mul": lambda g, _: g[0] * g[1],
+    "Pow": lambda g, _: g[0] ** g[1],
+    "Relu": lambda g, _: torch.relu(g[0]),
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Shape": _shape,
+    "Slice": _slice,
+    "Softmax": lambda g, o: torch.softmax(g[0], o["axis"]),
+    "Split": lambda g, o: g[0].split(g[1].tolist(), o.get("axis", 0)),
+    "Squeeze": _squeeze,
+    "Transpose": lambda g, o: g[0].permute(o["perm"]),
+    "Unsqueeze": _unsqueeze,
+    "Where": lambda g, _: torch.where(g[0], g[1], g[2]),
+}
+"""Every operator of the exported networks; shapes are computed as the graph says."""

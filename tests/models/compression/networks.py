@@ -1,0 +1,38 @@
+"""Small material for tests of exported networks: untrained networks and pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from models.networks.hybrid import HybridNetwork
+from models.networks.screening import ScreeningNetwork
+
+NETWORKS = {"screening": ScreeningNetwork, "hybrid": HybridNetwork}
+
+
+def settled(kind: str) -> nn.Module:
+    """A network whose batch norms have seen pictures."""
+    torch.manual_seed(0)
+    network: nn.Module = NETWORKS[kind]()
+    network.train()
+    with torch.no_grad():
+        for _ in range(12):
+            network(torch.from_numpy(pictures(2)).float() / 255)
+    return network.eval()
+
+
+def pictures(count: int) -> np.ndarray:
+    """Smooth uint8 volumes ``(n, 1, 48, 48, 48)`` with bright blobs."""
+    rng = np.random.default_rng(count)
+    z, y, x = np.meshgrid(*[np.arange(48)] * 3, indexing="ij")
+    out = []
+    for _ in range(count):
+        grey = 40 + 10 * rng.standard_normal((48, 48, 48))
+        for _ in range(4):
+            a, b, c = rng.uniform(8, 40, 3)
+            away = (z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2
+            grey += 150 * np.exp(-away / rng.uniform(8, 60))
+        out.append(np.clip(grey, 0, 255).astype(np.uint8)[None])
+    return np.stack(out)

@@ -1,0 +1,152 @@
+"""The simulation computes what the quantised file computes, before and after it has learnt."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from models.compression.export import export_float
+from models.compression.operators import UnknownOperator, run
+from models.compression.qat import simulate
+from models.compression.quantize import quantize
+from models.compression.sensitivity import cheapest, sensitivity
+from models.compression.simulation import Simulation
+from models.compression.writing import int4_tensor, written
+from models.runtime.expand import expanded
+from models.training.matching import match_loss
+from tests.models.compression.networks import pictures, settled
+
+
+@pytest.fixture(scope="module", params=["screening", "hybrid"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Both kinds of network."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def quantised(kind: str) -> tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]:
+    """A network, its float export, and its INT8 form."""
+    network = settled(kind)
+    exact = export_float(network, kind)
+    return network, exact, quantize(exact, kind, (pictures(4)[n : n + 1] for n in range(4)))
+
+
+@pytest.fixture
+def simulation(
+    kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+) -> Simulation:
+    """The INT8 form in torch."""
+    _, exact, small = quantised
+    return simulate(small, exact, kind).eval()
+
+
+def told(simulation: Simulation) -> list[np.ndarray]:
+    """What the simulation answers."""
+    with torch.inference_mode():
+        out = simulation(torch.from_numpy(pictures(2)).float() / 255)
+    return [o.numpy() for o in (out if isinstance(out, tuple) else (out,))]
+
+
+def served(content: bytes) -> list[np.ndarray]:
+    """What the reference engine answers."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options)
+    return list(session.run(None, {"voxels": pictures(2)}))
+
+
+def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    """Values near a rounding's edge may fall either way, and move what comes after: few do."""
+    for a, b in zip(found, wanted, strict=True):
+        assert float(np.abs(a - b).mean()) < 0.02 * max(float(b.std()), 0.5)
+
+
+def test_the_simulation_answers_as_the_file(
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """The same rounding at the same places gives the engine's outputs."""
+    agree(told(simulation), served(quantised[2].SerializeToString()))
+
+
+def test_what_was_learnt_is_in_the_file(
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """After some steps the answers come closer to the float network's, and the file has them."""
+    network = quantised[0]
+    unit = torch.from_numpy(pictures(2)).float() / 255
+    with torch.no_grad():
+        wanted = network(unit)
+    for name in simulation.weights():
+        simulation.lower(name, 4)
+    simulation.train()
+    learner = torch.optim.Adam(simulation.parameters(), lr=2e-5)
+    lost = []
+    for _ in range(6):
+        learner.zero_grad()
+        loss = torch.stack(list(match_loss(simulation(unit), wanted).values())).sum()
+        loss.backward()
+        learner.step()
+        lost.append(float(loss.detach()))
+    assert min(lost[1:]) < lost[0]
+    small = written(simulation.eval())
+    onnx.checker.check_model(small)
+    agree(told(simulation), served(small.SerializeToString()))
+
+
+def test_an_int4_file_is_small_and_its_expansion_says_the_same(simulation: Simulation) -> None:
+    """Lowered weights take half the bytes; laid out as INT8 they give the same answers."""
+    before = written(simulation).ByteSize()
+    names = sorted(simulation.weights(), key=lambda n: -simulation.exact[key(n)].numel())[:6]
+    for name in names:
+        simulation.lower(name, 4)
+    small = written(simulation)
+    saved = sum(simulation.exact[key(n)].numel() for n in names) / 2
+    assert before - small.ByteSize() == pytest.approx(saved, rel=0.02)
+    content = small.SerializeToString()
+    agree(served(expanded(content)), served(content))
+    agree(told(simulation), served(content))
+
+
+def test_layers_are_compared_and_the_simulation_left_alone(
+    kind: str,
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """Every weight has a report, and all roundings are as they were afterwards."""
+    if kind == "hybrid":
+        pytest.skip("the same code over twice as many layers")
+    batches = [torch.from_numpy(pictures(1)).float() / 255]
+    before = told(simulation)
+    layers = sensitivity(simulation, quantised[0], batches)
+    assert [one.name for one in layers] == simulation.weights()
+    assert max(one.int4 for one in layers) > max(one.int8 for one in layers)
+    assert len({one.layer for one in layers}) == len(layers)
+    for a, b in zip(before, told(simulation), strict=True):
+        np.testing.assert_array_equal(a, b)
+    size = written(simulation).ByteSize()
+    few, many = cheapest(layers, size, size - 1000), cheapest(layers, size, size // 2)
+    assert 0 < len(few) < len(many) <= len(layers)
+
+
+def test_four_bits_keep_their_values() -> None:
+    """Packed integers come back, an odd number of them too."""
+    values = np.array([[-8, 7, 3], [0, -1, 5], [1, 2, -7]], np.int8)
+    back = onnx.numpy_helper.to_array(int4_tensor("w", values))
+    np.testing.assert_array_equal(back.astype(np.int8), values)
+
+
+def test_an_operator_that_is_not_known_is_named() -> None:
+    """A graph of another origin is refused by the operator's name."""
+    node = onnx.helper.make_node("Einsum", ["a"], ["b"], "/odd")
+    with pytest.raises(UnknownOperator, match=r"/odd: Einsum"):
+        run(node, [torch.zeros(1)])
+
+
+def key(name: str) -> str:
+    """The parameter's name of a weight."""
+    return name.replace(".", "|")

@@ -1,0 +1,24 @@
+"""Markdown of the pages."""
+
+from __future__ import annotations
+
+from models.markdown import commands, interval, percents, table
+
+POINT = {"value": 0.9162, "low": 0.85, "high": None}
+
+
+def test_a_table_has_a_line_for_each_row() -> None:
+    """Heads, a rule, rows."""
+    assert table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |\n"
+
+
+def test_numbers_come_with_their_intervals() -> None:
+    """What is unknown is a dash."""
+    assert interval(POINT, 2) == "0.92 (0.85--)"
+    assert percents(POINT) == "91.6 (85--)"
+
+
+def test_only_commands_that_ran_are_told() -> None:
+    """A result that is missing has no command."""
+    assert commands({"a": {"command": "do a"}}, "a", "b") == "\n    do a\n"
+    assert commands({}, "a") == ""
