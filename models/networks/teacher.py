@@ -1,0 +1,163 @@
+"""Teachers of other kinds than the hybrid: one frame, and a trunk of the kind in it.
+
+    known:   1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 ------------> 64 x 6^3
+                                          |                       |
+    texture: 1 x 48^3 -> 16 x 24^3 -> 64 x 12^3 -> trunk ---> 128 x 6^3 -> trunk -> answers
+                                                     |                       |
+    mask:    1 x 48^3 <----------------------------- + <---------------------+
+
+Both stems are the hybrid's (`models.networks.hybrid`): the known one is the screening network's
+and stays as it is, the texture stem is the teacher's own. From nothing a stem learns too slowly
+for two cores. So the teachers share their first layers, and their mistakes are less independent
+than those of networks that share nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.networks.hybrid import KNOWN, Answers
+from models.networks.layers import Residual, conv_norm, patchify
+from models.networks.screening import ScreeningSpec, make_stem
+from models.networks.teacher_blocks import ConvNext, Multiscale
+from models.runtime.readings import TEXTURES
+
+
+class Kind(StrEnum):
+    """What the trunk is made of."""
+
+    RESIDUAL = "residual"
+    CONVNEXT = "convnext"
+    MULTISCALE = "multiscale"
+
+
+DEPTHS = {Kind.RESIDUAL: (1, 2), Kind.CONVNEXT: (2, 6), Kind.MULTISCALE: (2, 3)}
+"""Blocks at 1/4 and 1/8 that make a step of training cost about as much as the hybrid's."""
+
+MARKS = {Kind.RESIDUAL: "first", Kind.CONVNEXT: "depthwise", Kind.MULTISCALE: "layers"}
+"""A part that the blocks of no other kind have."""
+
+
+@dataclass(frozen=True)
+class TeacherSpec:
+    """Kind; the known stem; widths at 1/2, 1/4 and 1/8; blocks of the kind at 1/4 and 1/8."""
+
+    kind: Kind
+    known: ScreeningSpec = field(default_factory=ScreeningSpec)
+    widths: tuple[int, int, int] = (16, 64, 128)
+    depths: tuple[int, int] = (1, 2)
+
+    @classmethod
+    def usual(cls, kind: Kind, known: ScreeningSpec) -> TeacherSpec:
+        """The spec of a teacher of that kind that costs about as much to train as the hybrid."""
+        return cls(kind, known, depths=DEPTHS[kind])
+
+    @classmethod
+    def of(cls, weights: Mapping[str, torch.Tensor]) -> Self:
+        """The spec that a teacher with these weights was made with.
+
+        Raises:
+            KeyError: they are no teacher's.
+        """
+        half, quarter, eighth = (
+            weights[name].shape[0]
+            for name in ("stem.0.weight", "down4.0.0.weight", "down8.0.0.weight")
+        )
+        fine = ("fine2.0.0.weight", "fine4.0.weight", "fine8.0.weight")
+        width2, width4, width8 = (weights[name].shape[0] for name in fine)
+        kind = _kind(weights)
+        path = ("trunk{}.0.layers." if kind is Kind.MULTISCALE else "trunk{}.").format
+        at4, at8 = (_parts(weights, path(grid)) for grid in (4, 8))
+        blocks = (_parts(weights, "down4.") - 1, _parts(weights, "down8.") - 1, 0)
+        known = ScreeningSpec((half, quarter, eighth, 2 * eighth), blocks)
+        return cls(kind, known, (width2, width4, width8), (at4, at8))
+
+
+class TeacherNetwork(nn.Module):
+    """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`.
+
+    The answers are read from the middle of the region, where the candidate is, and from the mean
+    over all of it.
+    """
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        _, quarter, eighth, _ = spec.known.widths
+        width2, width4, width8 = spec.widths
+        self.stem, self.down4, self.down8 = make_stem(spec.known)
+        rough = [Residual(width2, factored=True) for _ in range(2)]
+        self.fine2 = nn.Sequential(patchify(1, width2), *rough)
+        self.fine4 = patchify(width2, width4)
+        self.join4 = conv_norm(quarter, width4, 1)
+        self.trunk4 = _trunk(spec.kind, width4, spec.depths[0])
+        self.fine8 = patchify(width4, width8)
+        self.join8 = conv_norm(eighth, width8, 1)
+        self.trunk8 = _trunk(spec.kind, width8, spec.depths[1])
+        self.norm = nn.LayerNorm(2 * width8)
+        self.answer = nn.Linear(2 * width8, 3 + len(TEXTURES))
+        self.up4 = nn.Conv3d(width8, width4, 1)
+        self.mask = nn.ConvTranspose3d(width4, 1, 4, 4)
+        nn.init.constant_(self.mask.bias, -3.0)  # type: ignore[arg-type]  # a bias was asked for
+
+    def forward(self, x: torch.Tensor) -> Answers:
+        """See the class."""
+        known4 = self.down4(self.stem(x))
+        known8 = self.down8(known4)  # (n, 64, 6, 6, 6)
+        fine4 = self.trunk4(self.fine4(self.fine2(x)) + self.join4(known4))
+        fine8 = self.trunk8(self.fine8(fine4) + self.join8(known8))  # (n, c, 6, 6, 6)
+        asked = torch.cat([_middle(fine8), fine8.mean((2, 3, 4))], 1)
+        answer = self.answer(self.norm(asked))  # (n, 6)
+        back4 = torch.relu(fine4 + F.interpolate(self.up4(fine8), scale_factor=2.0))
+        return Answers(
+            answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back4)
+        )
+
+    def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
+        """Takes over the stem of a trained screening network, which then stays as it is."""
+        taken = {n: v for n, v in screening.items() if n.split(".")[0] in KNOWN}
+        self.load_state_dict(self.state_dict() | taken)
+        for name in KNOWN:
+            getattr(self, name).requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; a stem that was taken over keeps its batch norm's statistics too."""
+        super().train(mode)
+        for name in KNOWN:
+            part = getattr(self, name)
+            part.train(mode and any(weight.requires_grad for weight in part.parameters()))
+        return self
+
+
+def _trunk(kind: Kind, channels: int, depth: int) -> nn.Module:
+    if kind is Kind.MULTISCALE:
+        return nn.Sequential(Multiscale(channels, depth))
+    block = Residual if kind is Kind.RESIDUAL else ConvNext
+    return nn.Sequential(*(block(channels) for _ in range(depth)))
+
+
+def _middle(x: torch.Tensor) -> torch.Tensor:
+    """The mean of the eight cells around the middle: ``(n, c, z, y, x)`` to ``(n, c)``."""
+    z, y, x_ = (slice(n // 2 - 1, n // 2 + 1) for n in x.shape[2:])
+    return x[:, :, z, y, x_].mean((2, 3, 4))
+
+
+def _kind(weights: Mapping[str, torch.Tensor]) -> Kind:
+    marks = {name.split(".")[2] for name in weights if name.startswith("trunk4.0.")}
+    for kind, mark in MARKS.items():
+        if mark in marks:
+            return kind
+    raise KeyError("trunk4.0")
+
+
+def _parts(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """How many members the sequence below that prefix has."""
+    depth = prefix.count(".")
+    return len({name.split(".")[depth] for name in weights if name.startswith(prefix)})

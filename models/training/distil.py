@@ -1,0 +1,150 @@
+"""Distillation compared: no teacher, the best one, the mean of all, dynamic weights.
+
+Every student starts from the same weights, takes the same number of steps and, seed for seed,
+sees the same regions in the same order; only the soft target differs. A finished student is kept
+in the folder of the comparison and not trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imaging.volume import FloatArray
+from models.runtime.errors import UnfitArtifact
+from models.training.distil_figures import Scores
+from models.training.distil_pool import Pool, load_pool, write_arrays
+from models.training.distil_result import result
+from models.training.distil_student import Teaching, scores_of, train_student
+from models.training.distil_teachers import Teacher, ask_teachers, best_of
+from models.training.distil_weights import mean_target, weigh, weighted_target
+from models.training.loop import save
+from models.training.runs import make_screening
+
+ARMS = ("none", "single", "mean", "dynamic")
+"""No teacher, the best single one, all of them alike, weights by teacher and sample."""
+
+TIMED = (4, 24)
+"""Steps of the two short runs that tell what one step takes, beginning and end apart."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared.
+
+    Attributes:
+        start: the screening network that every student begins with.
+        teachers: weights of trained teachers.
+        pool: folder of the pool.
+        out: folder of the comparison.
+        seeds: how many students each arm has.
+        minutes: what one student may take; how many steps that makes is measured once.
+        weight: the soft target's share of the loss.
+        temperature: of the distillation.
+        batch: regions a step.
+        workers: processes that load batches.
+    """
+
+    start: Path
+    teachers: tuple[Path, ...]
+    pool: Path
+    out: Path
+    seeds: int = 3
+    minutes: float = 2.5
+    weight: float = 0.5
+    temperature: float = 2.0
+    batch: int = 32
+    workers: int = 2
+
+    def teaching(self, steps: int) -> Teaching:
+        """How each student is trained."""
+        return Teaching(
+            steps, self.weight, self.temperature, batch=self.batch, workers=self.workers
+        )
+
+
+def run_compare(asked: Comparison) -> dict[str, Any]:
+    """Trains the students that are missing; the comparison as JSON.
+
+    Raises:
+        UnfitArtifact: the folder holds another comparison.
+    """
+    pool = load_pool(asked.pool)
+    teachers = ask_teachers(asked.teachers, pool, asked.pool)
+    weights = weigh(np.stack([t.pool for t in teachers]), pool.label)
+    targets = soft_targets(teachers, weights, best_of(teachers, pool), asked.temperature)
+    teaching = _teaching(asked, pool, teachers)
+    scores: dict[str, list[Scores]] = {arm: [] for arm in ARMS}
+    for seed in range(asked.seeds):
+        for arm in ARMS:
+            scores[arm].append(_student(asked, pool, targets[arm], teaching, f"{arm}_{seed}", seed))
+    start = scores_of(make_screening(asked.start).eval(), pool)
+    return {
+        "start": asked.start.stem, "seeds": asked.seeds, "steps": teaching.steps,
+        "batch": teaching.batch, "weight": asked.weight, "temperature": asked.temperature,
+        **result(pool, teachers, weights, scores, start),
+    }  # fmt: skip
+
+
+def soft_targets(
+    teachers: list[Teacher], weights: FloatArray, best: Teacher, temperature: float
+) -> dict[str, FloatArray | None]:
+    """For each of `ARMS` what students are taught of each region ``(n,)``; None without teacher."""
+    said = np.stack([teacher.pool for teacher in teachers])
+    return {
+        "none": None,
+        "single": mean_target(best.pool[None], temperature),
+        "mean": mean_target(said, temperature),
+        "dynamic": weighted_target(said, weights, temperature),
+    }
+
+
+def _student(
+    asked: Comparison, pool: Pool, soft: FloatArray | None, teaching: Teaching, name: str, seed: int
+) -> Scores:
+    kept = asked.out / f"{name}.npz"
+    if not kept.exists():
+        student = train_student(make_screening(asked.start), pool, soft, teaching, seed)
+        save(student, asked.out / f"{name}.pt")
+        said = scores_of(student, pool)
+        write_arrays(kept, {f.name: getattr(said, f.name) for f in fields(Scores)})
+    with np.load(kept) as found:
+        return Scores(**found)
+
+
+def _teaching(asked: Comparison, pool: Pool, teachers: list[Teacher]) -> Teaching:
+    """How the students are trained: as the folder's plan says; the first time it is made."""
+    path = asked.out / "plan.json"
+    wanted = {
+        "start": hashlib.sha256(asked.start.read_bytes()).hexdigest()[:12],
+        "pool": pool.key,
+        "teachers": [teacher.digest for teacher in teachers],
+        "minutes": asked.minutes,
+        "weight": asked.weight,
+        "temperature": asked.temperature,
+    }
+    if path.exists():
+        plan = json.loads(path.read_text())
+        if other := [name for name in wanted if plan[name] != wanted[name]]:
+            raise UnfitArtifact(f"{path}: the comparison there has another {', '.join(other)}")
+        return asked.teaching(plan["steps"])
+    steps = max(1, round(asked.minutes * 60 / _step_s(asked, pool)))
+    asked.out.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**wanted, "steps": steps}, indent=1) + "\n")
+    return asked.teaching(steps)
+
+
+def _step_s(asked: Comparison, pool: Pool) -> float:
+    """Seconds that one step takes on this machine."""
+    took = []
+    for steps in TIMED:
+        began = time.monotonic()
+        train_student(make_screening(asked.start), pool, None, asked.teaching(steps), 0)
+        took.append(time.monotonic() - began)
+    return max((took[1] - took[0]) / (TIMED[1] - TIMED[0]), 1e-3)

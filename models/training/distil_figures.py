@@ -1,0 +1,101 @@
+"""How a reader of regions ranks validation, and how sure the difference of two readers is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray
+from models.training.screening import sensitivity_leaving
+
+RATES = (0.5, 1.0, 2.0, 4.0)
+"""False positives a scan."""
+
+RESAMPLES = 1000
+TAIL = 0.025
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Logits of one reader: of nodules, of false alarms of scans, and of those beside nodules."""
+
+    nodules: FloatArray
+    scan_alarms: FloatArray
+    cube_alarms: FloatArray
+
+
+def figures(scores: Scores, scans: int) -> dict[str, float]:
+    """Sensitivity at `RATES`, their mean, and the area under the ROC curve against all alarms."""
+    at = {
+        f"at_{rate:g}": sensitivity_leaving(scores.nodules, scores.scan_alarms, rate * scans)
+        for rate in RATES
+    }
+    alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
+    return {**at, "mean": float(np.mean(list(at.values()))), "auc": auc(scores.nodules, alarms)}
+
+
+def auc(found: FloatArray, alarms: FloatArray) -> float:
+    """The chance that a nodule ranks above an alarm; ties count half. NaN without either."""
+    if not len(found) or not len(alarms):
+        return float("nan")
+    ranked = np.sort(alarms)
+    below = np.searchsorted(ranked, found, "left") + np.searchsorted(ranked, found, "right")
+    return float(below.mean() / (2 * len(ranked)))
+
+
+def points_gained(
+    arm: Sequence[Scores], base: Sequence[Scores], patients: Indices, scans: int,
+    *, resamples: int = RESAMPLES, seed: int = 0,
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """By figure: how many points ``arm`` is above ``base``, with a 95 % interval.
+
+    Both hold one reader a seed, in the same order. Each resample draws seeds, patients and alarms
+    with replacement, the same for both: what the interval tells covers all three.
+    """
+    rng = np.random.default_rng(seed)
+    everything = [np.arange(len(part)) for part in _parts(base[0])]
+    value = _gain(arm, base, range(len(arm)), everything, scans)
+    drawn = []
+    for _ in range(resamples):
+        seeds = rng.integers(len(arm), size=len(arm))
+        drawn.append(_gain(arm, base, seeds.tolist(), _draw(base[0], patients, rng), scans))
+    low, high = np.quantile([list(one.values()) for one in drawn], [TAIL, 1 - TAIL], axis=0)
+    return {
+        name: {"points": gain, "low": float(a), "high": float(b)}
+        for (name, gain), a, b in zip(value.items(), low, high, strict=True)
+    }
+
+
+def _gain(
+    arm: Sequence[Scores], base: Sequence[Scores], seeds: Sequence[int],
+    cases: Sequence[Indices], scans: int,
+) -> dict[str, float]:  # fmt: skip
+    gains = []
+    for seed in seeds:
+        ours, theirs = (figures(_taken(r[seed], cases), scans) for r in (arm, base))
+        gains.append({name: 100 * (ours[name] - theirs[name]) for name in ours})
+    return {name: float(np.mean([gain[name] for gain in gains])) for name in gains[0]}
+
+
+def _draw(scores: Scores, patients: Indices, rng: np.random.Generator) -> list[Indices]:
+    count = int(patients.max()) + 1
+    times = rng.multinomial(count, np.full(count, 1 / count))[patients]
+    nodules = np.repeat(np.arange(len(patients)), times)
+    counts = [len(part) for part in _parts(scores)[1:]]
+    return [nodules, *(rng.integers(max(count, 1), size=count) for count in counts)]
+
+
+def _parts(scores: Scores) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return scores.nodules, scores.scan_alarms, scores.cube_alarms
+
+
+def _taken(scores: Scores, cases: Sequence[Indices]) -> Scores:
+    nodules, scan_alarms, cube_alarms = (
+        part[taken] for part, taken in zip(_parts(scores), cases, strict=True)
+    )
+    return replace(scores, nodules=nodules, scan_alarms=scan_alarms, cube_alarms=cube_alarms)
