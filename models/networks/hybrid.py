@@ -16,7 +16,7 @@ up to the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from models.networks.layers import Residual, conv_norm, patchify
-from models.networks.screening import ScreeningSpec, make_stem
+from models.networks.screening import ScreeningSpec, inner_widths, make_stem
 from models.runtime.readings import TEXTURES
 
 KNOWN = ("stem", "down4", "down8")
@@ -58,12 +58,16 @@ class HybridSpec:
             for name in ("stem.0.weight", "down4.0.0.weight", "down8.0.0.weight")
         )
         channels = weights["place"].shape[2]
+        known = ScreeningSpec(
+            (half, quarter, eighth, 2 * eighth),
+            (_parts(weights, "down4") - 1, _parts(weights, "down8") - 1, 0),
+        )
+        inner = tuple(inner_widths(weights, part) for part in KNOWN[1:])
+        if inner != (known.inner_of(0), known.inner_of(1)):
+            known = replace(known, inner=(*inner, (), ()))
         return cls(
             side=side,
-            known=ScreeningSpec(
-                (half, quarter, eighth, 2 * eighth),
-                (_parts(weights, "down4") - 1, _parts(weights, "down8") - 1, 0),
-            ),
+            known=known,
             widths=(weights["fine2.0.0.weight"].shape[0], weights["fine4.0.weight"].shape[0]),
             blocks=(_parts(weights, "fine2") - 1, _parts(weights, "mix4")),
             channels=channels,

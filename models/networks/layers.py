@@ -30,15 +30,16 @@ class Residual(nn.Module):
     """x + f(x), f two convolutions of ``channels``; `factored` makes them 1x3x3 and 3x1x1.
 
     The factored pair has 12/27 of the multiply-adds of one full 3 x 3 x 3 convolution and one
-    non-linearity more.
+    non-linearity more. Between the two are ``inner`` channels: as many as outside, if None.
     """
 
-    def __init__(self, channels: int, *, factored: bool = False) -> None:
+    def __init__(self, channels: int, *, factored: bool = False, inner: int | None = None) -> None:
         super().__init__()
+        inner = channels if inner is None else inner
         first: Size = (1, 3, 3) if factored else 3
         second: Size = (3, 1, 1) if factored else 3
-        self.first = conv_norm(channels, channels, first)
-        self.second = conv_norm(channels, channels, second, relu=False)
+        self.first = conv_norm(channels, inner, first)
+        self.second = conv_norm(inner, channels, second, relu=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(n, c, z, y, x)`` to the same shape."""

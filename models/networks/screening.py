@@ -11,7 +11,7 @@ widths are 16, 32, 64 and 128 because INT8 kernels work in blocks of 16 channels
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -36,10 +36,15 @@ centre divided by `STRIDE`, the diameter is ln(mm)."""
 
 @dataclass(frozen=True)
 class ScreeningSpec:
-    """Widths at 1/2, 1/4, 1/8 and 1/16, and residual blocks at 1/4, 1/8 and 1/16."""
+    """Widths at 1/2, 1/4, 1/8 and 1/16, and residual blocks at 1/4, 1/8 and 1/16.
+
+    ``inner`` are the channels inside each part's blocks where pruning left others than outside,
+    for the parts of `DOWN` and the last block, in this order; empty for a network unpruned.
+    """
 
     widths: tuple[int, int, int, int] = (16, 32, 64, 128)
     blocks: tuple[int, int, int] = (2, 3, 4)
+    inner: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> Self:
@@ -52,7 +57,23 @@ class ScreeningSpec:
         half, quarter, eighth, sixteenth = (weights[name].shape[0] for name in first)
         counts = [{n.split(".")[1] for n in weights if n.startswith(f"{part}.")} for part in DOWN]
         at4, at8, at16 = (len(count) - 1 for count in counts)
-        return cls((half, quarter, eighth, sixteenth), (at4, at8, at16))
+        spec = cls((half, quarter, eighth, sixteenth), (at4, at8, at16))
+        inner = (*(inner_widths(weights, part) for part in DOWN), inner_widths(weights, "smooth"))
+        whole = tuple(spec.inner_of(part) for part in range(len(DOWN) + 1))
+        return spec if inner == whole else replace(spec, inner=inner)
+
+    def inner_of(self, part: int) -> tuple[int, ...]:
+        """Channels inside each block of that part of `DOWN`; of the last block for 3."""
+        count = (*self.blocks, 1)[part]
+        known = self.inner[part][:count] if self.inner else ()
+        return (*known, *[(*self.widths[1:], self.widths[1])[part]] * (count - len(known)))
+
+
+def inner_widths(weights: Mapping[str, torch.Tensor], part: str) -> tuple[int, ...]:
+    """Channels inside each residual block of a part, first to last."""
+    inside = [n for n in weights if n.startswith(f"{part}.") and n.endswith("first.0.weight")]
+    order = sorted(inside, key=lambda name: [int(p) for p in name.split(".") if p.isdecimal()])
+    return tuple(weights[name].shape[0] for name in order)
 
 
 class ScreeningNetwork(nn.Module):
@@ -67,11 +88,12 @@ class ScreeningNetwork(nn.Module):
         _, quarter, eighth, sixteenth = spec.widths
         self.stem, self.down4, self.down8 = make_stem(spec)
         self.down16 = nn.Sequential(
-            patchify(eighth, sixteenth), *_blocks(sixteenth, spec.blocks[2])
+            patchify(eighth, sixteenth), *_blocks(sixteenth, spec.inner_of(2))
         )
         self.lateral8 = nn.Conv3d(sixteenth, eighth, 1)
         self.lateral4 = nn.Conv3d(eighth, quarter, 1)
-        self.smooth = Residual(quarter, factored=True)
+        (smooth,) = _blocks(quarter, spec.inner_of(3))
+        self.smooth = smooth
         self.head = nn.Conv3d(quarter, len(MAPS), 1)
         self.share = nn.Conv3d(quarter, 1, 1)
         nn.init.constant_(self.head.bias[:1], -5.0)  # type: ignore[index]  # a bias was asked for
@@ -91,13 +113,13 @@ class ScreeningNetwork(nn.Module):
 def make_stem(spec: ScreeningSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
     """The way down to 1/2, 1/4 and 1/8, which the hybrid network shares."""
     half, quarter, eighth, _ = spec.widths
-    down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.blocks[0]))
-    down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.blocks[1]))
+    down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.inner_of(0)))
+    down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.inner_of(1)))
     return patchify(1, half), down4, down8
 
 
-def _blocks(channels: int, count: int) -> list[nn.Module]:
-    return [Residual(channels, factored=True) for _ in range(count)]
+def _blocks(channels: int, inner: tuple[int, ...]) -> list[nn.Module]:
+    return [Residual(channels, factored=True, inner=width) for width in inner]
 
 
 def _double(x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,114 @@
+"""Saving memory in training: the same gradients, the weights shared, the buffers used again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.training.memory import (
+    GradientBuffer,
+    InputBuffer,
+    blocks,
+    checkpoint_blocks,
+    recompute_cheap,
+    share_encoder,
+)
+
+KNOWN = ScreeningSpec((4, 8, 8, 8), (1, 1, 1))
+SPEC = HybridSpec(side=16, known=KNOWN, widths=(4, 8), blocks=(1, 1), channels=32, depth=2, heads=1)
+
+
+def make() -> HybridNetwork:
+    """A small hybrid with a known stem that is not trained; the same every time."""
+    torch.manual_seed(0)
+    network = HybridNetwork(SPEC)
+    network.start_from(ScreeningNetwork(KNOWN).state_dict())
+    return network.train()
+
+
+def slopes(network: HybridNetwork) -> dict[str, torch.Tensor]:
+    """The gradient of every weight after one pass forth and back."""
+    x = torch.rand(2, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1))
+    sum(answer.square().mean() for answer in network(x)).backward()
+    return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("save", [checkpoint_blocks, recompute_cheap])
+def test_what_is_computed_again_gives_the_same_gradients(
+    save: Callable[[HybridNetwork], None],
+) -> None:
+    """Of every weight, to the last bit that float32 gives."""
+    plain, saving = make(), make()
+    save(saving)
+    wanted, found = slopes(plain), slopes(saving)
+    assert wanted.keys() == found.keys()
+    for name, slope in wanted.items():
+        torch.testing.assert_close(found[name], slope, rtol=1e-5, atol=1e-7)
+
+
+def test_a_checkpointed_block_keeps_less_for_the_way_back() -> None:
+    """The tensors kept between the passes fall to the blocks' inputs."""
+
+    def kept(network: HybridNetwork) -> int:
+        seen: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            answers = network(torch.rand(2, 1, 16, 16, 16))
+        assert answers.logit.requires_grad
+        return sum(seen.values())
+
+    plain, saving = make(), make()
+    checkpoint_blocks(saving)
+    assert kept(saving) < 0.7 * kept(plain)
+
+
+def test_the_known_stem_is_left_alone() -> None:
+    """It keeps nothing anyway: only blocks that are trained are wrapped."""
+    network = make()
+    wrapped = blocks(network)
+    names = {name.split(".")[0] for name, m in network.named_modules() if m in wrapped}
+    assert names == {"fine2", "fine4", "join4", "mix4", "encoder", "back4", "back2"}
+
+
+def test_a_shared_encoder_has_one_layers_weights() -> None:
+    """Every layer is the first; the weights of the others are gone, the depth is not."""
+    plain, shared = make(), make()
+    share_encoder(shared)
+    layer = sum(p.numel() for p in plain.encoder[0].parameters())
+    count = [sum(p.numel() for p in n.parameters()) for n in (plain, shared)]
+    assert count[0] - count[1] == layer
+    assert len(shared.encoder) == 2
+    assert shared.encoder[0] is shared.encoder[1]
+    once = slopes(shared)["encoder.0.mix.weight"]
+    assert once.any()
+
+
+def test_gradients_land_in_the_buffer() -> None:
+    """They are those of a step without it, in the same place in every step."""
+    wanted, network = slopes(make()), make()
+    buffer = GradientBuffer(network)
+    for _ in range(2):
+        buffer.clear()
+        found = slopes(network)
+        places = {n: p.grad.data_ptr() for n, p in network.named_parameters() if n in found}
+        for name, slope in found.items():
+            torch.testing.assert_close(slope, wanted[name], rtol=1e-5, atol=1e-7)
+    first = min(places.values())
+    assert max(places.values()) - first < 4 * sum(p.numel() for p in network.parameters())
+
+
+def test_the_input_buffer_is_filled_anew() -> None:
+    """Each batch in [0, 1], in the same memory."""
+    voxels = torch.tensor([0, 51, 255], dtype=torch.uint8)
+    buffer = InputBuffer(voxels)
+    first = buffer.fill(voxels)
+    torch.testing.assert_close(first, torch.tensor([0.0, 0.2, 1.0]))
+    assert buffer.fill(voxels.flip(0)).data_ptr() == first.data_ptr()
