@@ -10,7 +10,7 @@ Only some lesions of a scan are known, so a few of the false positives may be tr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,26 @@ class NoduleScores:
         )
 
 
-def read_cube(cube: Cube, reads: Reads) -> float:
-    """The highest score of a candidate that hits the cube's nodule, ``-inf`` if none does."""
-    found = reads(Preprocessed(cube.voxels, Geometry()))
-    return max((c.score for c in found if cube.hit_by(c.index_zyx)), default=-np.inf)
+def read_cube(cube: Cube, reads: Reads, surround: int = 0) -> float:
+    """The highest score of a candidate that hits the cube's nodule, ``-inf`` if none does.
+
+    ``surround`` is as for `surrounded`.
+    """
+    seen = surrounded(cube, surround)
+    found = reads(Preprocessed(seen.voxels, Geometry()))
+    return max((c.score for c in found if seen.hit_by(c.index_zyx)), default=-np.inf)
+
+
+def surrounded(cube: Cube, side: int) -> Cube:
+    """The cube in the middle of a box of ``side`` voxels, filled with its own mirror images.
+
+    A network sees the faces of a small box, and with them that a nodule is in its middle; a scan
+    gives no such hint. A side that is no larger leaves the cube as it is.
+    """
+    grown = [max(0, side - n) for n in cube.voxels.shape]
+    pad = [(n // 2, n - n // 2) for n in grown]
+    z, y, x = (at + before for at, (before, _) in zip(cube.centre_zyx, pad, strict=True))
+    return replace(cube, voxels=np.pad(cube.voxels, pad, mode="symmetric"), centre_zyx=(z, y, x))
 
 
 def read_scan(folder: Path, lesions: tuple[Lesion, ...], reads: Reads) -> ScanScores:
@@ -77,21 +93,31 @@ def read_scan(folder: Path, lesions: tuple[Lesion, ...], reads: Reads) -> ScanSc
 
 
 def read_all(
-    cubes: Iterable[Cube], scans: Iterable[tuple[Path, tuple[Lesion, ...]]], reads: Reads
+    cubes: Iterable[Cube],
+    scans: Iterable[tuple[Path, tuple[Lesion, ...]]],
+    reads: Reads,
+    surround: int = 0,
 ) -> NoduleScores:
     """Everything through one reader: cubes, and whole scans with what is known of them.
+
+    ``surround`` is as for `surrounded`.
 
     Raises:
         StudyError: a scan cannot be read.
     """
-    found = [(read_cube(cube, reads), cube.patient) for cube in cubes]
+    found = [(read_cube(cube, reads, surround), cube.patient) for cube in cubes]
     read = tuple(read_scan(folder, lesions, reads) for folder, lesions in scans)
     score = np.array([score for score, _ in found], float)
     return NoduleScores(score, tuple(patient for _, patient in found), read)
 
 
-def as_json(scores: NoduleScores, figures: Figures) -> dict[str, Any]:
-    """The result for machines; a figure that no threshold reaches is None."""
+def as_json(
+    scores: NoduleScores, figures: Figures, bands: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The result for machines; a figure that no threshold reaches is None.
+
+    ``bands`` are the figures of `evaluation.bands`, where they were taken.
+    """
     curve = froc(scores.scored)
     by_rate, by_target = threshold_within(curve), threshold_at(curve)
     return {
@@ -109,6 +135,7 @@ def as_json(scores: NoduleScores, figures: Figures) -> dict[str, Any]:
         },
         "scans": [_scan_json(scan, by_rate, by_target) for scan in scores.scans],
         "caveat": CAVEAT,
+        **({} if bands is None else {"bands": bands}),
     }
 
 

@@ -113,8 +113,12 @@ def test_the_command_says_what_is_promised(tmp_path: Path) -> None:
     assert said["guarantee"].startswith("with 90 % confidence at most 2.8 % of nodules are missed")
     assert said["test"]["kept"]
     assert said["splits"]["resamples"] == 50
-    shown = CliRunner().invoke(app, files).stdout
-    assert "50 draws" in shown
+    assert said["carried"]["splits"]["kept"] >= 0.9
+    assert said["served"]["guarantee"]["holds"]
+    assert said["served"]["test"]["kept"]
+    shown = CliRunner().invoke(app, files, env={"COLUMNS": "160"}).stdout
+    assert "50 draws, as served" in shown
+    assert "where it holds" in " ".join(shown.split())
     assert "200 of test" in shown or "201 of test" in shown
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.study import Study
 from imaging.volume import Geometry, Volume
+from models.runtime.detection import Candidate
 
 BOX = Preprocessed(np.full((48, 64, 64), 30, np.uint8), Geometry())
 HIT, FALSE = (20.0, 20.0, 20.0), (40.0, 40.0, 30.0)
@@ -75,6 +76,28 @@ def test_studies_from_memory_are_read_once(
     assert (one["escalated"], one["answered"], one["refused"]) == (0, 0, "")
     assert one["took_s"] > 0
     assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+    """The network sees a box once, when the line opens, and every study has its candidates."""
+    line, seen = scripted_line([(HIT, 0.95)]), list[Preprocessed]()
+    screener = line.reader.screener
+
+    class Counting:
+        name, version, engine, settings = "counts", "1", "none", screener.settings
+
+        def screen(self, box: Preprocessed) -> Sequence[Candidate]:
+            seen.append(box)
+            return screener.screen(box)
+
+    line = replace(line, reader=replace(line.reader, screener=Counting()))
+    studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
+    reads = (command(read=number, from_files=False) for number in range(3))
+    commands = [command(open={}, replay=True), *reads]
+    _, *said = answers(commands, studies, tmp_path / "out", opener(line, [], []))
+    assert [one["found"] for one in said] == [1, 1, 1]
+    assert len(seen) == 1
+    assert set(said[0]["stages_s"]) >= {"screen", "escalate", "report"}
 
 
 def test_a_refused_study_is_told_and_has_found_nothing(

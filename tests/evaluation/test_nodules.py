@@ -10,7 +10,14 @@ import pytest
 from evaluation.bootstrap import figures
 from evaluation.cubes import Cube
 from evaluation.froc import froc, sensitivity_at
-from evaluation.nodules import NoduleScores, as_json, read_all, read_cube, read_scan
+from evaluation.nodules import (
+    NoduleScores,
+    as_json,
+    read_all,
+    read_cube,
+    read_scan,
+    surrounded,
+)
 from evaluation.scan import ScanScores, score_scan
 from evaluation.truth import Lesion
 from imaging.preprocess import Preprocessed
@@ -129,3 +136,15 @@ def test_read_all_keeps_the_order() -> None:
     found = read_all([cube(2, "q"), cube(1, "p")], [], reads)
     assert found.nodule_score.tolist() == [0.2, 0.3]
     assert found.patients == ("q", "p")
+
+
+def test_a_cube_can_be_read_in_larger_surroundings() -> None:
+    """Mirrored into a box of 30 voxels, the nodule lies 5 voxels further, at the same voxels."""
+    one = cube(3, "p")
+    wide = surrounded(one, 30)
+    assert wide.voxels.shape == (30, 30, 30)
+    assert wide.centre_zyx == (15.0, 16.0, 17.0)
+    assert surrounded(one, 20).voxels.shape == surrounded(one, 0).voxels.shape == (20, 20, 20)
+    reads = Scripted({3: [((15, 16, 17), 0.7)]})
+    assert read_cube(one, reads, 30) == 0.7
+    assert read_cube(one, reads) == -np.inf

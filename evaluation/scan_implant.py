@@ -1,0 +1,125 @@
+"""A nodule into a scan: sampled on the scan's own grid, blended into the lung that is there.
+
+The donor is averaged over the scan's slices, so that it is no sharper along z than its host. Its
+lung takes on the density of the lung around the place and soft tissue keeps its own: between them
+a voxel is a mixture of both. The host's wall is never made less dense; its vessels shine through
+what is not solid, and end in what is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from evaluation.scan_donor import SOFT_HU, Donor, Floats
+from imaging.volume import FloatArray, Geometry, HuArray, Triple, Volume
+
+_TISSUE_HU = -400
+_SOLID_HU = -100
+_VESSEL_MM = 12.0
+_SUB_MM = 1.0
+"""Samples along z lie no further apart than this before they are averaged over a slice."""
+
+
+@dataclass(frozen=True, eq=False)
+class Implant:
+    """A donor at a place ``(x, y, z)`` LPS mm of a scan, ``scale`` times as large as it was.
+
+    ``donor_id`` is its number among the donors; ``lung_hu`` is the lung around the place.
+    """
+
+    donor_id: int
+    donor: Donor
+    centre_mm: Triple
+    lung_hu: float
+    scale: float = 1.0
+
+    @property
+    def diameter_mm(self) -> float:
+        """As it is implanted."""
+        return self.donor.diameter_mm * self.scale
+
+    @property
+    def reach_mm(self) -> float:
+        """How far it extends from its centre, as it is implanted."""
+        return self.donor.reach_mm * self.scale
+
+
+def implanted(volume: Volume, implants: list[Implant]) -> Volume:
+    """A copy of the scan with all `implants`; ``volume`` must be upright (`canonical`)."""
+    hu = volume.hu.copy()
+    for implant in implants:
+        _implant(hu, volume.geometry, implant)
+    return Volume(hu, volume.geometry, volume.series_uid, volume.description)
+
+
+def _implant(hu: HuArray, geometry: Geometry, implant: Implant) -> None:
+    start, stop = _bounds(hu.shape, geometry, implant)
+    if (stop <= start).any():
+        return
+    box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    part = geometry.cropped(start)
+    size = (int(stop[0] - start[0]), int(stop[1] - start[1]), int(stop[2] - start[2]))
+    donor = implant.donor
+    density = _adapted(donor, implant.lung_hu)
+    cover = _sampled(donor.cover, implant, part, size)
+    mixed = _sampled(donor.cover * density, implant, part, size)
+    host = hu[box].astype(np.float32)
+    new = mixed + (1 - cover) * host
+    stays = (host > _TISSUE_HU) & (_wall(host, geometry) | (new < _SOLID_HU))
+    hu[box] = np.rint(np.where(stays, np.maximum(new, host), new)).astype(np.int16)
+
+
+def _wall(host: Floats, geometry: Geometry) -> npt.NDArray[np.bool_]:
+    """Dense tissue ``(z, y, x)`` that is thicker within its slice than any vessel of the lung."""
+    _, y, x = geometry.spacing_mm
+    disc = cv2.getStructuringElement(
+        cv2.MORPH_ELLIPSE, (round(_VESSEL_MM / x) | 1, round(_VESSEL_MM / y) | 1)
+    )
+    dense = (host > _TISSUE_HU).astype(np.uint8)
+    return np.stack([cv2.morphologyEx(plane, cv2.MORPH_OPEN, disc) for plane in dense]) > 0
+
+
+def _adapted(donor: Donor, lung_hu: float) -> Floats:
+    """The donor's HU with its lung as dense as ``lung_hu``; soft tissue and bone stay."""
+    stretch = (SOFT_HU - lung_hu) / (SOFT_HU - donor.lung_hu)
+    below = SOFT_HU - (SOFT_HU - donor.hu) * stretch
+    return np.where(donor.hu < SOFT_HU, below, donor.hu).astype(np.float32)
+
+
+def _bounds(
+    shape: tuple[int, ...], geometry: Geometry, implant: Implant
+) -> tuple[FloatArray, FloatArray]:
+    """First voxel and the one after the last that the implant may touch, ``(z, y, x)`` each."""
+    middle = geometry.to_index(implant.centre_mm)
+    reach = (implant.reach_mm + 5 * implant.scale) / np.asarray(geometry.spacing_mm) + 1
+    start = np.clip(np.floor(middle - reach), 0, shape)
+    return start, np.clip(np.ceil(middle + reach) + 1, 0, shape)
+
+
+def _sampled(
+    voxels: Floats, implant: Implant, geometry: Geometry, size: tuple[int, int, int]
+) -> Floats:
+    """The donor's ``voxels`` on a grid of ``size`` ``(z, y, x)``, each slice the mean over it."""
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing((implant.scale,) * 3)
+    corner = np.asarray(implant.centre_mm) - implant.scale * np.array(
+        implant.donor.centre_zyx[::-1]
+    )
+    image.SetOrigin([float(v) for v in corner])
+    z, y, x = geometry.spacing_mm
+    fine = int(np.ceil(z / _SUB_MM))
+    first = geometry.to_world([(1 / fine - 1) / 2, 0, 0])
+    grid = sitk.ResampleImageFilter()
+    grid.SetSize((size[2], size[1], size[0] * fine))
+    grid.SetOutputSpacing((x, y, z / fine))
+    grid.SetOutputOrigin([float(v) for v in first])
+    grid.SetOutputDirection(geometry.direction.ravel().tolist())
+    grid.SetInterpolator(sitk.sitkLinear)
+    found = sitk.GetArrayFromImage(grid.Execute(image))
+    mean = found.reshape(size[0], fine, size[1], size[2]).mean(axis=1)
+    return np.asarray(mean, np.float32)

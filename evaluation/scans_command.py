@@ -1,0 +1,83 @@
+"""``overread-eval scans``: nodules implanted into whole scans, found by the agent's line or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from evaluation.bootstrap import RESAMPLES
+from evaluation.open_readers import Stage, open_reads
+from evaluation.progress import each
+from evaluation.scan_copies import Copy, Ready, plan_masses, plan_nodules
+from evaluation.scan_donor import Donor, cut_lesions, read_donors
+from evaluation.scan_host import host_makers, of_splits
+from evaluation.scan_result import as_json as figures
+from evaluation.scan_sheet import draw_sheet, save_sheet
+from evaluation.scans import read_copies, read_host
+from evaluation.scans_text import tables
+from evaluation.truth import read_truth, scan_folders
+from imaging.phantom import TRAINING_SEED
+
+
+def scans_command(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="NAME.npz and index.csv.")],
+    split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Whose nodules, whose scans.")],
+    scans: Annotated[list[Path], typer.Option(metavar="DIR", help="Whole scans; DIR DIR ...")],
+    truth: Annotated[Path, typer.Option(metavar="CSV", exists=True, dir_okay=False)],
+    more_scans: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...")] = None,
+    phantoms: Annotated[int, typer.Option(min=0, help="How many phantoms as hosts too.")] = 3,
+    stage: Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")] = Stage.EDGE,
+    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
+    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's.")] = None,
+    together: Annotated[int, typer.Option(min=1, help="Nodules in one copy of a scan.")] = 8,
+    limit: Annotated[int, typer.Option(min=0, help="So many nodules only; 0: all.")] = 0,
+    sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture the implants.")] = None,
+    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = RESAMPLES,
+    seed: Annotated[int, typer.Option(min=0, help="Of places, phantoms and bootstrap.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Semi-synthetic whole scans: sensitivity on implants against the scans' own alarms."""
+    if seed + phantoms > TRAINING_SEED:
+        raise typer.BadParameter(f"--seed: phantoms from {TRAINING_SEED} on were learnt from")
+    splits = tuple(split.split(","))
+    known = read_truth(truth)
+    folders = of_splits(scan_folders([*scans, *(more_scans or [])], set(known)), truth, splits)
+    makers = host_makers(folders, known, range(seed, seed + phantoms))
+    donors, traits = read_donors(data, splits, most=limit or None)
+    reads = open_reads(stage, model, cloud_model)
+    hosts = [read_host(make(), reads) for make in each(makers, "untouched scans")]
+    copies, left = _planned([one.ready for one in hosts], donors, together, seed)
+    if sheet is not None:
+        save_sheet(sheet, draw_sheet(copies))
+    read = read_copies(each(copies, "scans with implants"), hosts, reads)
+    result: dict[str, Any] = {"stage": stage.value, "split": split, "seed": seed, "no_room": left}
+    result |= figures(read, hosts, traits, resamples=resamples, seed=seed)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(*tables(result), sep="\n")
+
+
+def _planned(
+    hosts: Sequence[Ready], donors: Sequence[Donor], together: int, seed: int
+) -> tuple[list[Copy], list[str]]:
+    """The copies of every group, and what found no room in one."""
+    large = [*donors, *(d for ready in hosts for d in cut_lesions(ready.host, ready.room.box))]
+    copies: list[Copy] = []
+    left: list[str] = []
+    for group in dict.fromkeys(ready.host.group for ready in hosts):
+        of = [ready for ready in hosts if ready.host.group == group]
+        rng = np.random.default_rng([seed, len(copies)])
+        for made, without in (
+            plan_nodules(of, donors, together, rng),
+            plan_masses(of, large, rng),
+        ):
+            copies += made
+            left += [f"{one.donor.name}, {one.diameter_mm:.0f} mm, {group}" for one in without]
+    return copies, left

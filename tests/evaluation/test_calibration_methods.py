@@ -1,0 +1,93 @@
+"""Temperature, Platt and isotonic fits against what they were made from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.calibration import BoolArray, class_weights, reliability
+from evaluation.calibration_methods import (
+    METHODS,
+    cross_validated,
+    fit_platt,
+    fit_temperature,
+    pooled,
+)
+from imaging.volume import FloatArray
+
+
+def sigmoid(x: FloatArray) -> FloatArray:
+    """The logistic function."""
+    return np.asarray(1 / (1 + np.exp(-x)))
+
+
+def made(slope: float, intercept: float, n: int = 4000) -> tuple[FloatArray, BoolArray]:
+    """Logits whose truth is drawn with sigmoid(slope x + intercept)."""
+    rng = np.random.default_rng(1)
+    logit = rng.normal(0, 2, n)
+    return logit, rng.uniform(size=n) < sigmoid(slope * logit + intercept)
+
+
+def test_the_temperature_is_found_again() -> None:
+    """Logits three times too steep are brought back."""
+    logit, nodule = made(1.0, 0.0)
+    chance = fit_temperature(3 * logit, nodule)(np.array([3.0]))
+    assert chance[0] == pytest.approx(sigmoid(np.array(1.0)), abs=0.03)
+
+
+def test_platt_finds_slope_and_even_prior() -> None:
+    """The slope is found; the intercept is that at which both classes weigh the same."""
+    logit, nodule = made(1.5, -1.0)
+    low, high = fit_platt(logit, nodule)(np.array([0.0, 2.0]))
+    slope = np.log(high / (1 - high) * (1 - low) / low) / 2
+    assert slope == pytest.approx(1.5, abs=0.15)
+    assert low > sigmoid(np.array(-1.0))  # nodules were the rarer class
+
+
+def test_falling_neighbours_are_pooled() -> None:
+    """1, 0 becomes 1/2, 1/2 by equal weight; what rises stays."""
+    assert pooled(np.array([0.0, 1, 0, 1]), np.ones(4)).tolist() == [0, 0.5, 0.5, 1]
+    assert pooled(np.array([1.0, 0]), np.array([3.0, 1])).tolist() == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_methods_rise_and_stay_inside(method: str) -> None:
+    """Higher logits never get lower probabilities, and none is certain."""
+    logit, nodule = made(1.0, 0.0, 300)
+    chance = METHODS[method](logit, nodule)(np.linspace(-20, 20, 50))
+    assert (np.diff(chance) >= -1e-12).all()
+    assert (chance > 0).all()
+    assert (chance < 1).all()
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_methods_mend_what_is_too_steep(method: str) -> None:
+    """Out of fold, the error of overconfident scores falls."""
+    logit, nodule = made(1.0, 0.0, 2000)
+    group = np.array([f"p{i % 100}" for i in range(2000)])
+    weight = class_weights(nodule, 0.5)
+    before = reliability(sigmoid(4 * logit), nodule, weight).ece
+    chance = cross_validated(METHODS[method], 4 * logit, nodule, group, seed=0)
+    assert reliability(chance, nodule, weight).ece < before / 2
+
+
+def test_no_patient_is_fitted_on_itself() -> None:
+    """Every fit sees the other folds alone: whole groups are held out."""
+    seen: list[set[float]] = []
+
+    def spy(logit: FloatArray, nodule: BoolArray):  # type: ignore[no-untyped-def]  # a local spy
+        del nodule
+        learnt = set(logit.tolist())
+
+        def apply(x: FloatArray) -> FloatArray:
+            assert not learnt & set(x.tolist())
+            seen.append(set(x.tolist()))
+            return x
+
+        return apply
+
+    logit = np.repeat(np.arange(10.0), 3)
+    group = np.repeat([f"p{i}" for i in range(10)], 3)
+    nodule = np.arange(30) % 2 == 0
+    assert cross_validated(spy, logit, nodule, group, seed=0).tolist() == logit.tolist()
+    assert len(seen) == 5

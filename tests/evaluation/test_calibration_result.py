@@ -1,0 +1,90 @@
+"""Calibration of both readers as figures, tables and pictures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge.merge import MergeWeights
+from evaluation.calibration_cases import Candidates
+from evaluation.calibration_plot import draw_reliability, save_reliability
+from evaluation.calibration_result import READERS, after, as_json, before
+from evaluation.calibration_text import calibration_markdown, tables
+from evaluation.errors import MissingData
+from evaluation.scores import Fitted
+
+FITTED = Fitted((0.5, 0.0), (1.0, 0.0), MergeWeights(0.0, 0.5, 0.5))
+
+
+def made(seed: int, n: int = 600) -> Candidates:
+    """The cloud's logit is true at a prior of a half, the edge's twice too steep."""
+    rng = np.random.default_rng(seed)
+    nodule = rng.uniform(size=n) < 0.2
+    logit = rng.normal(np.where(nodule, 1.0, -1.0), np.sqrt(2.0))
+    return Candidates(2 * logit, logit, nodule, np.array([f"p{i % 40}" for i in range(n)]))
+
+
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
+    """Both splits judged, as the command prints it."""
+    splits = {"val": made(0), "test": made(1)}
+    found = as_json(splits, FITTED, "val", resamples=20, seed=0)
+    return {"command": "overread-eval calibration --seed 0", **found}
+
+
+def test_scores_before_and_after() -> None:
+    """Before, the networks' own; after, slopes and merger of the manifest."""
+    of = Candidates(np.array([2.0]), np.array([1.0]), np.array([True]), np.array(["p"]))
+    assert before(of)["edge"][0] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    assert before(of)["merged"][0] == pytest.approx(1 / (1 + np.exp(-1.5)))
+    assert all(
+        after(of, FITTED)[name][0] == pytest.approx(1 / (1 + np.exp(-1.0))) for name in READERS
+    )
+
+
+def test_fit_mends_the_edge(result: dict[str, Any]) -> None:
+    """The edge's error falls with the fit, at the even prior and as found; the cloud's stays."""
+    for split in ("val", "test"):
+        edge = result["splits"][split]["readers"]["edge"]
+        assert edge["after"]["ece"]["value"] < edge["before"]["ece"]["value"]
+        assert edge["after_as_found"]["ece"]["value"] < 0.06
+        cloud = result["splits"][split]["readers"]["cloud"]
+        assert cloud["after"]["ece"] == cloud["before"]["ece"]
+
+
+def test_result_states_what_it_is_taken_from(result: dict[str, Any]) -> None:
+    """Counts, the prior in words and as found, and every method on every split; plain JSON."""
+    said = json.loads(json.dumps(result, allow_nan=False))
+    assert "Class prior 0.5" in said["prior"]
+    assert said["prior_as_found"] == pytest.approx(float(made(0).nodule.mean()))
+    assert said["splits"]["val"]["candidates"] == 600
+    assert said["splits"]["val"]["groups"] == 40
+    for reader in READERS:
+        assert list(said["methods"][reader]) == ["temperature", "platt", "isotonic"]
+        assert list(said["methods"][reader]["platt"]) == ["val", "test"]
+    assert len(said["splits"]["val"]["readers"]["edge"]["after"]["bins"]["score"]) == 10
+
+
+def test_tables_and_page(result: dict[str, Any]) -> None:
+    """A row for each reader and split, one for each method, the picture and the command."""
+    first, second, *_ = tables(result)
+    assert (first.row_count, second.row_count) == (6, 24)  # type: ignore[union-attr]  # tables
+    page = calibration_markdown(result, "results/calibration.png")
+    assert "](results/calibration.png)" in page
+    assert "    overread-eval calibration --seed 0" in page
+    assert page.count("| edge |") == 2 + 8
+    assert "10 bins of equal mass" in page
+
+
+def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) -> None:
+    """Three readers beside each other, two splits above each other."""
+    picture = draw_reliability(result)
+    assert picture.shape == (640, 960, 3)
+    save_reliability(tmp_path / "r.png", result)
+    assert (tmp_path / "r.png").stat().st_size > 1000
+    with pytest.raises(MissingData):
+        save_reliability(tmp_path / "none" / "r.png", result)

@@ -1,0 +1,108 @@
+"""The comparison from cases to JSON, plots and page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from cloud.settings import CloudSettings
+from edge.settings import EdgeSettings
+from evaluation.errors import MissingData
+from evaluation.policies import compare, line_up
+from evaluation.policy_page import BEGIN, END, section, write_section
+from evaluation.policy_plot import PLOTS, draw, save_fronts
+from evaluation.policy_world import World
+from evaluation.trace import find_trace
+from tests.evaluation.made_cases import made_cases
+
+
+@pytest.fixture(scope="module")
+def result() -> dict[str, Any]:
+    """A comparison on made cases, over a good link and a dead one."""
+    world = World(made_cases(), EdgeSettings(), CloudSettings(), every_s=20.0, seed=0)
+    field, traces = line_up(world, rounds=1), [find_trace(name) for name in ("fibre", "dead")]
+    return compare(world, field, traces, [(t, p) for t in traces for p in field.policies])
+
+
+def by_name(result: dict[str, Any], trace: str) -> dict[str, dict[str, Any]]:
+    """The rows of one trace."""
+    rows = next(one["policies"] for one in result["traces"] if one["trace"] == trace)
+    return {row["policy"]: row for row in rows}
+
+
+def test_every_policy_has_its_figures_over_every_trace(result: dict[str, Any]) -> None:
+    """And they can be told as JSON."""
+    json.dumps(result, allow_nan=False)
+    rows = by_name(result, "fibre")
+    assert set(rows) == set(by_name(result, "dead")) == set(result["policies"])
+    assert {"edge only", "cloud only", "fixed threshold", "Sedna threshold", "Sedna entropy",
+            "ours", "oracle"} <= set(rows)  # fmt: skip
+    assert (rows["ours"]["studies"], rows["ours"]["nodules"]) == (12, 24)
+    assert result["escalation_ratio"]["trace"] == "fibre"
+
+
+def test_the_ends_and_the_oracle_frame_the_others(result: dict[str, Any]) -> None:
+    """Nothing asks less than the edge alone, or finds more for less than who knows the truth."""
+    rows = by_name(result, "fibre")
+    assert rows["edge only"]["bytes_per_scan"] == 0
+    assert rows["cloud only"]["escalated_share"] == 1.0
+    assert rows["oracle"]["sensitivity"] >= rows["ours"]["sensitivity"]
+    assert rows["oracle"]["rois_per_scan"] < rows["ours"]["rois_per_scan"]
+    hindsight, fitted = rows["fixed, in hindsight"], rows["ours"]
+    assert hindsight["sensitivity"] >= fitted["sensitivity"]
+
+
+def test_over_a_dead_link_only_the_patient_are_late(result: dict[str, Any]) -> None:
+    """Whatever they find is the edge's own word."""
+    rows = by_name(result, "dead")
+    late = {name for name, row in rows.items() if row["missed"]}
+    assert late <= {"cloud only", "Sedna threshold", "Sedna entropy"}
+    assert rows["cloud only"]["missed"] == 12
+    assert rows["ours"]["sensitivity"] == rows["edge only"]["sensitivity"]
+
+
+def test_plots_have_a_panel_for_each_trace(result: dict[str, Any], tmp_path: Path) -> None:
+    """Something is drawn in both, and the third place of the row stays white."""
+    save_fronts(result, tmp_path / "plots")
+    for name in PLOTS:
+        picture = cv2.imread(str(tmp_path / "plots" / f"policies_{name}.png"))
+        assert picture is not None
+        assert (picture == draw(result, name)).all()
+        assert (picture[:340, :420] < 255).any()
+        assert (picture[:340, 840:] == 255).all()
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(MissingData):
+        save_fronts(result, file)
+
+
+def test_the_section_is_written_between_its_markers(result: dict[str, Any], tmp_path: Path) -> None:
+    """Again and again, and what stands around it stays."""
+    page = tmp_path / "docs" / "budget.md"
+    page.parent.mkdir()
+    page.write_text(f"# Before\n{BEGIN}\nof before\n{END}\n# After\n")
+    for _ in range(2):
+        write_section(page, result | {"command": "overread-eval policies"}, tmp_path / "plots")
+    text = page.read_text()
+    assert text.startswith(f"# Before\n{BEGIN}\n")
+    assert text.endswith(f"{END}\n# After\n")
+    assert "of before" not in text
+    assert "![sensitivity against ROIs a scan](../plots/policies_rois.png)" in text
+    assert "### Over `fibre`" in text
+    assert "    overread-eval policies" in text
+    assert "sweep" not in text
+    page.write_text("no markers")
+    with pytest.raises(MissingData, match="once each"):
+        write_section(page, result)
+
+
+def test_the_section_says_when_the_aim_is_not_reached(result: dict[str, Any]) -> None:
+    """It tells what was measured, not what was wanted."""
+    ratio = result["escalation_ratio"]
+    assert ("is not reached" in section(result)) is not ratio["met"]
+    better = result | {"escalation_ratio": ratio | {"met": True}}
+    assert "is reached" in section(better)

@@ -1,0 +1,74 @@
+"""Implants on a scan's own grid: place, size, density, and what is left alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.scan_donor import Donor, cut_donor
+from evaluation.scan_implant import Implant, implanted
+from imaging.volume import FloatArray, Volume
+from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, in_lung, nodule
+
+
+def donor(diameter_mm: float = 10.0) -> Donor:
+    """A ball of soft tissue."""
+    found = cut_donor(*nodule(diameter_mm))
+    assert found is not None
+    return found
+
+
+def dense(volume: Volume, before: Volume) -> tuple[float, FloatArray]:
+    """Volume in mm^3 and centre (x, y, z) of what became dense, partial voxels by their share."""
+    share = (volume.hu.astype(float) - before.hu) / (TISSUE_HU - LUNG_HU)
+    at = np.argwhere(share > 0.02)
+    weight = share[share > 0.02]
+    centre = (at * weight[:, None]).sum(0) / weight.sum()
+    voxel = float(np.prod(volume.geometry.spacing_mm))
+    return float(weight.sum()) * voxel, volume.geometry.to_world(centre)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.8, 0.8)])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: float) -> None:
+    """A ball is found where it was put, as large as it was to be, whatever the grid."""
+    before, point = chest(spacing), in_lung(1, 1.3)
+    after = implanted(before, [Implant(0, donor(), point, LUNG_HU, scale)])
+    size, centre = dense(after, before)
+    assert centre == pytest.approx(np.array(point), abs=0.3)
+    assert size == pytest.approx(np.pi / 6 * (10 * scale) ** 3, rel=0.2)
+
+
+def test_no_seam_where_lungs_differ() -> None:
+    """Lung of -900 HU becomes the host's -850; nothing around the nodule is darker."""
+    before = chest((1.0, 1.0, 1.0))
+    after = implanted(before, [Implant(0, donor(), in_lung(0), LUNG_HU)])
+    changed = after.hu != before.hu
+    assert changed.any()
+    assert after.hu[changed].min() >= LUNG_HU - 8
+
+
+def test_a_wall_is_never_made_less_dense() -> None:
+    """A mass at the wall leaves the wall as it is, and the original untouched."""
+    before = chest((1.0, 1.0, 1.0))
+    copy = before.hu.copy()
+    after = implanted(before, [Implant(0, donor(), in_lung(0, -36.0), LUNG_HU, 3.0)])
+    assert (after.hu[copy == TISSUE_HU] >= TISSUE_HU - 1).all()
+    assert (before.hu == copy).all()
+
+
+def test_vessels_end_in_a_solid_nodule() -> None:
+    """A thin vessel of 200 HU is not to be seen inside the nodule, and goes on outside it."""
+    before = chest((1.0, 1.0, 1.0))
+    z, y, x = (round(float(v)) for v in before.geometry.to_index(in_lung(0)))
+    before.hu[z, y, x - 15 : x + 15] = 200
+    after = implanted(before, [Implant(0, donor(), in_lung(0), LUNG_HU)])
+    assert after.hu[z, y, x] == pytest.approx(TISSUE_HU, abs=6)
+    assert after.hu[z, y, x + 12] == 200
+
+
+def test_an_implant_beside_the_scan_changes_nothing() -> None:
+    """A place that the scan does not show has no voxels."""
+    before = chest()
+    after = implanted(before, [Implant(0, donor(), (5000.0, 0.0, 0.0), LUNG_HU)])
+    assert (after.hu == before.hu).all()
