@@ -1,0 +1,152 @@
+"""``overread-eval policies``: reads the cases once, runs the policies, and shows the rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cloud.settings import load_settings as load_cloud_settings
+from edge.assemble import open_line
+from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
+from evaluation.open_readers import open_second
+from evaluation.policies import compare, line_up
+from evaluation.policy_cases import Cases, key_of, load, save
+from evaluation.policy_page import write_section
+from evaluation.policy_plot import save_fronts
+from evaluation.policy_reading import Readers, Sources, read_cases, timed
+from evaluation.policy_world import World
+from evaluation.progress import each
+from evaluation.trace import find_trace, shipped_names
+from models.runtime.artifacts import find
+
+CACHE = Path("runs/policies")
+PROPOSED = 0.05
+
+COLUMNS = {
+    "policy": ("policy", "{}"),
+    "sensitivity": ("found", "{:.1%}"),
+    "sensitivity_amended": ("amended", "{:.1%}"),
+    "false_positives_per_scan": ("false a scan", "{:.2f}"),
+    "escalated_share": ("sent", "{:.1%}"),
+    "rois_per_scan": ("ROIs a scan", "{:.2f}"),
+    "bytes_per_scan": ("bytes a scan", "{:.0f}"),
+    "p50_ms": ("p50 ms", "{:.0f}"),
+    "p95_ms": ("p95 ms", "{:.0f}"),
+    "p99_ms": ("p99 ms", "{:.0f}"),
+    "missed": ("late", "{}"),
+}
+
+
+def policies_command(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Cubes: NAME.npz and index.csv.")],
+    scans: Annotated[Path, typer.Option(metavar="DIR", help="Whole scans, a sub-folder each.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Lesions and roles; DIR/scans.csv by default."),
+    ] = None,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="What was read is kept here.")] = CACHE,
+    trace: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|CSV", help="Give several. All by default.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Every test patient so often.")] = 3,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between studies, mean.")] = 20.0,
+    deadline: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Of each study.")
+    ] = None,
+    reserve: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Kept back from the escalation.")
+    ] = None,
+    propose: Annotated[
+        float, typer.Option(min=0, max=1, help="Weaker candidates are nobody's.")
+    ] = PROPOSED,
+    time_anew: Annotated[
+        bool, typer.Option("--time-anew", help="Measure the times again, not the scores.")
+    ] = False,
+    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
+    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw the Pareto plots here.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(metavar="MD", help="Write the section of this page anew.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of studies, arrivals and jitter.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """What to ask the cloud about: ours against fixed thresholds, filters, all, nothing, truth."""
+    given: dict[str, Any] = {
+        "screening_model": model, "deadline_s": deadline, "reserve_s": reserve
+    }  # fmt: skip
+    settings = load_settings(cloud=CLOUD_OFF, **given)
+    links = [find_trace(name) for name in trace or shipped_names()]
+    sources = Sources(data, scans, truth or scans / "scans.csv")
+    cases = _cases(sources, settings, cloud_model, propose, cache, time_anew=time_anew)
+    world = World(cases, settings, load_cloud_settings(model=cloud_model), every, seed)
+    field = line_up(world, rounds)
+    pairs = [(link, policy) for link in links for policy in field.policies]
+    result = compare(world, field, links, each(pairs, "policies over traces"))
+    if plots is not None:
+        save_fronts(result, plots)
+    if page is not None:
+        write_section(page, result, plots)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(*_tables(result), result["caveat"], sep="\n")
+
+
+def _cases(
+    sources: Sources,
+    settings: EdgeSettings,
+    cloud_model: str | None,
+    propose: float,
+    cache: Path,
+    *,
+    time_anew: bool,
+) -> Cases:
+    """From the cache, or read anew: the key changes with models, data and what is proposed."""
+    hybrid = find(cloud_model or load_cloud_settings().model)
+    screening = find(settings.screening_model)
+    key = key_of(
+        models={one.name: [one.sha256, dict(one.settings)] for one in (screening, hybrid)},
+        sources=[str(path.resolve()) for path in (sources.cubes, sources.scans, sources.truth)],
+        index=sources.truth.read_text() if sources.truth.is_file() else "",
+        proposed=propose,
+    )
+    path = cache / f"cases-{key}.json"
+    kept = load(path) if path.is_file() else None
+    if kept is not None and not time_anew:
+        return kept
+    with open_line(settings) as line:
+        second = open_second(cloud_model)
+        named = f"{second.name} {second.version} ({second.engine})"
+        readers = Readers(line, second, named, propose)
+        cases = read_cases(sources, readers) if kept is None else timed(kept, sources, readers)
+    save(cases, path)
+    return cases
+
+
+def _tables(result: dict[str, Any]) -> list[Table | str]:
+    shown: list[Table | str] = []
+    for one in result["traces"]:
+        title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
+        table = Table(title=title, box=SIMPLE_HEAD)
+        for name, (words, _) in COLUMNS.items():
+            table.add_column(words, no_wrap=name == "policy")
+        for row in one["policies"]:
+            table.add_row(*(form.format(row[name]) for name, (_, form) in COLUMNS.items()))
+        shown.append(table)
+    ratio = result["escalation_ratio"]
+    told = ", ".join(f"{_told(ratio[key])} of the {key}" for key in ("rois", "bytes"))
+    shown.append(f"ours over the chosen fixed threshold, {ratio['trace']}: {told}")
+    return shown
+
+
+def _told(part: float | None) -> str:
+    return "-" if part is None else f"{part:.2f}"
