@@ -11,6 +11,7 @@ import contextlib
 import copy
 import math
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -46,6 +47,8 @@ class Batcher:
         rules: the order of the queue; first come, first served knows no deadline: it refuses
             nothing and fills every batch.
         cost: what batches are expected to take; learns from each.
+        coming: how many ROIs may still come on streams that are open: while there are none nobody
+            is waited for. Not known if None.
         clock: monotonic seconds.
     """
 
@@ -59,10 +62,12 @@ class Batcher:
         max_waiting: int,
         rules: Rules | None = None,
         cost: CostModel | None = None,
+        coming: Callable[[], int] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
         self._stage, self._telemetry, self._clock = stage, telemetry, clock
         self._max_wait_s, self._max_waiting = max_wait_s, max_waiting
+        self._coming = coming
         cost = cost or CostModel()
         self._pace = Pace(cost, copy.deepcopy(cost), max_batch)
         self._queue = Queue(rules)
@@ -209,11 +214,15 @@ class Batcher:
                 return self._queue.take(n, now_s)
 
     def _patience_s(self) -> float:
-        """How long what waits may wait for company; 0 when a batch is full or time presses."""
+        """How long what waits may wait for company.
+
+        0 when a batch is full, time presses, or nobody is to come.
+        """
         if not (waiting := self._queue.waiting()):
             return math.inf
         most = self._pace.worth() if self._by_deadline else self._pace.most
-        if len(waiting) >= most:
+        alone = self._by_deadline and self._coming is not None and self._coming() == 0
+        if len(waiting) >= most or alone:
             return 0.0
         patience_s = min(ticket.came_s for ticket in waiting) + self._max_wait_s - self._clock()
         if not self._by_deadline:

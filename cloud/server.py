@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from cloud.admission import Limits
 from cloud.answers import Answers
 from cloud.batching import Batcher
+from cloud.company import Company
 from cloud.errors import AddressUnusable
 from cloud.pipeline import PartedReader, PipelineStage
 from cloud.queue import Rules
@@ -51,7 +52,7 @@ class CloudServer:
     ) -> None:
         self._settings, self._reader, self._telemetry = settings, reader, telemetry
         self._version, self._clock = service_version, clock
-        self.address = ""
+        self.address, self._company = "", Company()
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
 
@@ -98,6 +99,7 @@ class CloudServer:
             max_wait_s=self._settings.max_wait_s,
             max_waiting=self._settings.max_waiting,
             rules=self._rules(),
+            coming=lambda: self._company.coming,
             clock=self._clock,
         )
         await batcher.warm_up(self._reader.roi_shape)
@@ -124,7 +126,7 @@ class CloudServer:
         answers = Answers(settings.cached_answers, settings.cached_for_s, self._clock)
         model = f"{reader.name} {reader.version}"
         service = OverreadService(
-            Desk(batcher, answers, limits, self._telemetry, model),
+            Desk(batcher, answers, limits, self._telemetry, model, self._company),
             self._describe(),
             max_streams=settings.max_streams,
             max_budget_s=settings.max_budget_s,

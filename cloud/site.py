@@ -7,11 +7,7 @@ from typing import Any
 import grpc
 
 from cloud.queue import UNKNOWN_SITE
-
-SITE_KEY = "overread-site"
-"""The caller's metadata that names its site where no certificate does."""
-
-MAX_SITE_CHARACTERS = 64
+from protos.site import MAX_SITE_CHARACTERS, SITE_KEY
 
 _COMMON_NAME = "x509_common_name"
 

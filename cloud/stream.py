@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from cloud.admission import Limits, check_roi
 from cloud.answers import Answers, Question
 from cloud.batching import Batcher
+from cloud.company import Company
 from cloud.merger import Merger
 from cloud.padding import padded, unpadded
 from cloud.queue import UNKNOWN_SITE, Answer
@@ -26,13 +27,17 @@ SENDINGS = 2
 
 @dataclass(frozen=True, eq=False)
 class Desk:
-    """What all streams of a service share; ``model`` names the model in verdicts."""
+    """What all streams of a service share.
+
+    ``model`` names the model in verdicts; ``company`` counts what the streams will still send.
+    """
 
     batcher: Batcher
     answers: Answers
     limits: Limits
     telemetry: Telemetry
     model: str
+    company: Company = field(default_factory=Company)
 
 
 class StudyStream:
@@ -47,6 +52,8 @@ class StudyStream:
         self._received = 0
         self._batches: dict[int, float] = {}
         self._receiving: asyncio.Task[None] | None = None
+        self._to_come = header.roi_count
+        desk.company.announce(header.roi_count)
 
     @property
     def compute_s(self) -> float:
@@ -75,6 +82,7 @@ class StudyStream:
 
     def close(self) -> None:
         """Gives up whatever has not finished; nothing of it is read any more."""
+        self._expect_no_more()
         if self._receiving is not None:
             self._receiving.cancel()
         self._merger.cancel()
@@ -90,12 +98,20 @@ class StudyStream:
             self._merger.fail(error)
         else:
             self._merger.close()
+        finally:
+            self._expect_no_more()
+
+    def _expect_no_more(self) -> None:
+        self._desk.company.left(self._to_come)
+        self._to_come = 0
 
     def _take(self, request: pb.ReadRequest) -> None:
         if (kind := request.WhichOneof("request")) != "roi":
             raise InvalidRequest(f"an ROI should follow, not {kind or 'an empty message'}")
         if self._known(request.roi):
             return
+        self._to_come -= 1
+        self._desk.company.left()
         try:
             roi = codec.decode_roi(request.roi)
             check_roi(roi, self._desk.limits)

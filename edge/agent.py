@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from types import FrameType
@@ -109,6 +109,7 @@ class Agent:
         self._settings = settings
         self._stop = stop
         self._aside: set[str] = set()
+        self._blameless: set[str] = set()
         self._in_a_row = 0
 
     def work(self) -> None:
@@ -135,6 +136,7 @@ class Agent:
             OSError, sqlite3.OperationalError: the disk is full; nothing is lost, turn again.
         """
         places, spool = self._places, self._spool
+        self._take_attempts_back()
         for record in spool.at(Step.CLAIMING):
             resume = partial(resume_claim, record, places.inbox, places.work, spool)
             self._attempt(record.id, resume)
@@ -172,12 +174,16 @@ class Agent:
         """Wait for room; the attempt that met the full disk is not held against its study."""
         pause_s = PAUSE_POLLS * self._settings.poll_s
         log.error("no room on the disk, pausing", error=str(error), pause_s=pause_s)
-        for record in self._spool.at(Step.READING):
-            try:
-                self._spool.advance(record.id, Step.CLAIMED)
-            except sqlite3.OperationalError as full:
-                log.warning("the attempt counts", study_key=record.id, error=str(full))
+        self._blameless |= {record.id for record in self._spool.at(Step.READING)}
+        with suppress(sqlite3.OperationalError):  # the next turn tries again
+            self._take_attempts_back()
         self._stop.wait(pause_s)
+
+    def _take_attempts_back(self) -> None:
+        """Of the studies whose attempts met a full disk; the database itself may have no room."""
+        for key in sorted(self._blameless):
+            self._spool.advance(key, Step.CLAIMED)
+            self._blameless.discard(key)
 
 
 @contextmanager

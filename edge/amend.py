@@ -103,7 +103,7 @@ class Amender:
         self._second, self._persistence = second, persistence
         self._tell, self._clock, self._now = tell, clock, now
         self._backoff = Backoff(persistence.pause_s, clock, jitter)
-        self._aged_s = clock()
+        self._aged_s, self._lost = clock(), False
         self._aside: set[str] = set()
 
     def turn(self) -> bool:
@@ -116,17 +116,27 @@ class Amender:
             OSError, sqlite3.OperationalError: the disk is full; nothing is lost, turn again.
         """
         self._pass_time()
+        there = self._is_there()
         if (debt := self._first(OwedStep.AMENDING)) is not None:
             return self._attempt(debt, self._write)
         if (debt := self._first(OwedStep.OWED, self._too_old)) is not None:
             return self._attempt(debt, self._give_up)
-        if (debt := self._first(OwedStep.OWED, self._due)) and self._second.estimate().available:
+        if there and (debt := self._first(OwedStep.OWED, self._due)):
             return self._attempt(debt, self._ask)
         return self._owed.squeeze()
 
     def heard(self) -> None:
         """The cloud has answered a study: the link is no reason to wait any more."""
         self._backoff.heard()
+
+    def _is_there(self) -> bool:
+        """Whether the link can be asked; one that was lost and is found makes no one wait."""
+        link = self._second.estimate()
+        found = link.available and not link.probing
+        if found and self._lost:
+            self._backoff.heard()
+        self._lost = not found
+        return link.available
 
     def _first(
         self, step: OwedStep, wanted: Callable[[Debt], bool] = lambda _debt: True

@@ -8,6 +8,7 @@ from edge.changes import changes_between, given_up, numbers_of
 from edge.compose import models_used
 from edge.exchange import Escalated
 from edge.grounds import Grounds
+from edge.guarantee import amended_promise
 from edge.outcome import Report, Status
 
 
@@ -47,6 +48,7 @@ def amended(
         second_reading=merged.second_reading,
         second_reading_reason=merged.reason,
         models=models_used(before.models["edge"], new),
+        guaranteed=amended_promise(before.guaranteed, grounds.plan, new),
         version=before.version + 1,
         changes=before.changes + changes,
         status=Status.FINAL if over else Status.PROVISIONAL,

@@ -7,17 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
+
+import grpc
 
 from edge.budget import Budget, unwatched
 from edge.channel import open_channel
 from edge.compose import Stamp
-from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
+from edge.escalate import Asking, Escalator, Knock, NoSecondReader, SecondReader
 from edge.link import Link
 from edge.pipeline import Line
 from edge.replay import decided, decided_on_record
 from edge.report import draw_pictures, write_report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings
+from edge.watch import Watch
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from models.runtime.screener import open_screener
@@ -73,18 +77,18 @@ def build_line(
         draw=draw_pictures,
         write=write_report,
         stamp=Stamp(
-            reader.described, reader.guarantee, settings.deadline_s, lambda: datetime.now(UTC)
+            reader.described, reader.guaranteed, settings.deadline_s, lambda: datetime.now(UTC)
         ),
         reserve_s=settings.reserve_s,
         roi_bytes=settings.roi_side**3,
         max_rois=settings.max_rois,
+        audit_rate=settings.audit_rate,
     )
 
 
 def _open_second_reader(settings: EdgeSettings, parts: ExitStack, clock: Clock) -> SecondReader:
     if settings.cloud is None:
         return NoSecondReader()
-    channel = parts.enter_context(open_channel(settings.cloud, settings))
     side = settings.roi_side
     asking = Asking(
         shape=(side, side, side),
@@ -92,9 +96,20 @@ def _open_second_reader(settings: EdgeSettings, parts: ExitStack, clock: Clock) 
         attempts=settings.attempts,
         model_version=settings.cloud_model,
         priority=Priority(settings.priority),
+        site=settings.site,
     )
+    channel, link = _open_way(settings.cloud, settings, parts, clock)
     hedge = None
     if settings.cloud_hedge is not None:
-        other = parts.enter_context(open_channel(settings.cloud_hedge, settings))
-        hedge = (other, Link(clock=clock))
-    return Escalator(channel, Link(clock=clock), asking, hedge=hedge)
+        hedge = _open_way(settings.cloud_hedge, settings, parts, clock)
+    return Escalator(channel, link, asking, hedge=hedge)
+
+
+def _open_way(
+    address: str, settings: EdgeSettings, parts: ExitStack, clock: Clock
+) -> tuple[grpc.Channel, Link]:
+    """The channel to one cloud and its link, watched from now on."""
+    channel, link = parts.enter_context(open_channel(address, settings)), Link(clock=clock)
+    if settings.watch_s:
+        parts.enter_context(Watch(partial(Knock, channel), link, settings.watch_s, clock=clock))
+    return channel, link

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from edge.audit import Audit
 from edge.decide import Plan
 from edge.exchange import Escalated
 from edge.finding import SecondReading
+from edge.guarantee import UNREAD, Guaranteed, promised
 from edge.merge import Merged
 from edge.outcome import Job, LedgerEntry, Rejection, Report, Status
 from imaging.study import Study
@@ -16,22 +18,27 @@ from imaging.study import Study
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the line came to think of one lung box, and on what grounds."""
+    """What the line came to think of one lung box, and on what grounds.
+
+    ``audit`` is set where there was nothing to ask about.
+    """
 
     plan: Plan
     answers: Escalated
     merged: Merged
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True)
 class Stamp:
     """What every report says of the line that made it.
 
-    ``edge_model`` is model, version and engine in one line; ``now`` gives the wall-clock time.
+    ``edge_model`` is model, version and engine in one line, ``guaranteed`` the most that a report
+    may promise; ``now`` gives the wall-clock time.
     """
 
     edge_model: str
-    guarantee: str
+    guaranteed: Guaranteed
     deadline_s: float
     now: Callable[[], datetime]
 
@@ -44,7 +51,8 @@ def compose(
     ledger: tuple[LedgerEntry, ...],
 ) -> Report:
     """The report of a study that was read."""
-    merged = judgement.merged
+    plan, answers, merged = judgement.plan, judgement.answers, judgement.merged
+    slice_mm = study.volume.geometry.spacing_mm[0]
     return Report(
         study_key=job.study_key,
         created=stamp.now().isoformat(timespec="seconds"),
@@ -53,13 +61,14 @@ def compose(
         header=study.header,
         series_uid=study.volume.series_uid,
         findings=merged.findings,
-        decisions=judgement.plan.decisions,
+        decisions=plan.decisions,
         ledger=ledger,
         second_reading=merged.second_reading,
         second_reading_reason=merged.reason,
-        models=models_used(stamp.edge_model, judgement.answers),
+        models=models_used(stamp.edge_model, answers),
         other_series=study.other_series,
-        guarantee=stamp.guarantee,
+        guaranteed=promised(stamp.guaranteed, plan, answers, slice_mm),
+        audit=judgement.audit,
         status=_status(judgement),
     )
 
@@ -76,7 +85,7 @@ def compose_rejection(
         ledger=ledger,
         second_reading_reason="the study was not read",
         models={"edge": stamp.edge_model},
-        guarantee=stamp.guarantee,
+        guaranteed=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
     )

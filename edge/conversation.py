@@ -13,9 +13,12 @@ from protos.messages import Roi, Summary, Verdict
 
 @dataclass(frozen=True)
 class Heard:
-    """A message, when it came after the stream's opening, and the bytes that had come by then."""
+    """A message, when it came after the stream's opening, and the bytes that had come by then.
 
-    message: Outcome | Summary
+    The first sign of the cloud is heard without a message.
+    """
+
+    message: Outcome | Summary | None
     after_s: float
     received_bytes: int
 
@@ -49,9 +52,10 @@ class Conversation:
         """Of its first region, which might have been answered alone; 0 for none."""
         return next(iter(self._sent_bytes.values()), 0)
 
-    def heard(self) -> None:
+    def heard(self) -> Heard:
         """The cloud has taken the stream up."""
         self.heard_s = self.after_s
+        return Heard(None, self.heard_s, 0)
 
     def came(self, message: Outcome | Summary, answer_bytes: int) -> Heard:
         """The message as it came just now."""

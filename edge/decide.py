@@ -17,6 +17,9 @@ from edge.finding import Decision, Route
 from edge.sizes import POLICY, Policy, Size
 from models.runtime.detection import Candidate
 
+AUDITED = 3
+"""Places of an audited scan that are read again at most."""
+
 
 @dataclass(frozen=True)
 class Thresholds:
@@ -57,11 +60,14 @@ class Plan:
     Attributes:
         decisions: all candidates with their routes.
         send: places in ``decisions`` (they are the ROI identifiers on the wire), the most
-            valuable first; those that are reported anyway and only described come last.
-        held_back: why the other uncertain ones are not among them; empty where all are sent.
+            valuable first; those that are audited, and those that are reported anyway and only
+            described, come last.
+        held_back: why the other uncertain ones, or the audited ones, are not among them; empty
+            where all are sent.
         sizes: of the regions in ``send``, in the same order.
         later: uncertain ones that are not sent now but owed, the most valuable first: they wait
             for an amendment.
+        audit: those in ``send`` that the edge dismissed, of a scan that is audited.
     """
 
     decisions: tuple[Decision, ...]
@@ -69,6 +75,7 @@ class Plan:
     held_back: str = ""
     sizes: tuple[Size, ...] = ()
     later: tuple[int, ...] = ()
+    audit: tuple[int, ...] = ()
 
     @property
     def uncertain(self) -> tuple[int, ...]:
@@ -89,6 +96,7 @@ def decide(
     roi_bytes: int,
     max_rois: int,
     policy: Policy = POLICY,
+    audited: bool = False,
 ) -> Plan:
     """The plan for one study.
 
@@ -106,6 +114,7 @@ def decide(
         roi_bytes: size of one full region on the wire, a cube.
         max_rois: regions of one study that the cloud takes at most.
         policy: what is worth how much.
+        audited: whether the best that were dismissed are sent if nothing is uncertain.
     """
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
     uncertain = sorted(
@@ -117,13 +126,18 @@ def decide(
     picks = _picked(offers, room)
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
-    described = () if left else _described(decisions, picks, roi_bytes, room)
+    wanted = _best(decisions, Route.DISMISS)[:AUDITED] if audited and not uncertain else ()
+    extra = () if left else (*wanted, *_best(decisions, Route.REPORT))
+    extra = extra[: _how_many(len(extra), picks, roi_bytes, room)]
+    audit = tuple(i for i in wanted if i in extra)
+    open_ones = left or len(audit) < len(wanted)
     return Plan(
         decisions,
-        send + described,
-        held_back=_why_held_back(link, budget_s, len(send), max_rois) if left else "",
-        sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in described)),
+        send + extra,
+        held_back=_why_held_back(link, budget_s, len(send + audit), max_rois) if open_ones else "",
+        sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
         later=() if link.off else left,
+        audit=audit,
     )
 
 
@@ -175,17 +189,19 @@ def _picked(offers: Sequence[Sequence[Option]], room: _Room) -> tuple[Pick, ...]
     return (choose(offers, room.most, room.fits) or least(offers)) if room.most else ()
 
 
-def _described(
-    decisions: Sequence[Decision], picks: Sequence[Pick], roi_bytes: int, room: _Room
-) -> tuple[int, ...]:
-    """The reported ones for which there is room beside the picks, the highest scores first."""
-    reported = [i for i, decision in enumerate(decisions) if decision.route is Route.REPORT]
-    reported.sort(key=lambda i: -decisions[i].candidate.score)
+def _best(decisions: Sequence[Decision], route: Route) -> tuple[int, ...]:
+    """The places of that route, the highest scores first."""
+    places = (i for i, decision in enumerate(decisions) if decision.route is route)
+    return tuple(sorted(places, key=lambda i: -decisions[i].candidate.score))
+
+
+def _how_many(offered: int, picks: Sequence[Pick], roi_bytes: int, room: _Room) -> int:
+    """For how many full regions, ``offered`` at most, there is room beside the picks."""
     rois, sent_bytes = len(picks), sum(pick.option.sent_bytes for pick in picks)
-    for count in range(min(len(reported), room.most - rois), 0, -1):
+    for count in range(min(offered, room.most - rois), 0, -1):
         if room.fits(rois + count, sent_bytes + count * roi_bytes):
-            return tuple(reported[:count])
-    return ()
+            return count
+    return 0
 
 
 def _options(

@@ -23,12 +23,14 @@ from edge.estimate import OFF, LinkEstimate
 from edge.exchange import Escalated, Exchange, cut_rois
 from edge.link import Link
 from imaging.preprocess import Preprocessed
+from protos import overread_pb2 as pb
 from protos.codec import decode_response
 from protos.deadline import Deadline
 from protos.errors import (
     ChecksumMismatch,
     DeadlinePassed,
     Draining,
+    LinkFault,
     Overloaded,
     OverreadError,
     Unreachable,
@@ -37,6 +39,7 @@ from protos.errors import (
 from protos.load import Load, load_of
 from protos.messages import Header, Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
+from protos.site import SITE_KEY
 
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
@@ -79,6 +82,7 @@ class Asking:
         attempts: streams that are opened for one study at most.
         model_version: of the cloud's model that is expected; empty for any.
         priority: clinical priority.
+        site: what the cloud calls the caller; empty for none.
     """
 
     shape: tuple[int, int, int]
@@ -86,6 +90,7 @@ class Asking:
     attempts: int = 3
     model_version: str = ""
     priority: Priority = Priority.ROUTINE
+    site: str = ""
 
 
 class Escalator:
@@ -184,7 +189,8 @@ class _Call:
         header = Header(study_key, asking.model_version, budget_s, len(rois), asking.priority)
         self.conversation = Conversation(rois, deadline.clock)
         self.load: Load | None = None
-        self._call = stub.Read(exchange.requests(header), timeout=budget_s)
+        metadata = ((SITE_KEY, asking.site),) if asking.site else None
+        self._call = stub.Read(exchange.requests(header), timeout=budget_s, metadata=metadata)
 
     def listen(self) -> Iterator[Heard]:
         """Every answer as it comes.
@@ -194,7 +200,7 @@ class _Call:
         """
         try:
             self._call.initial_metadata()  # sent as soon as the cloud has taken the header
-            self.conversation.heard()
+            yield self.conversation.heard()
             for response in self._call:
                 yield self.conversation.came(decode_response(response), response.ByteSize())
         except grpc.RpcError:
@@ -206,4 +212,23 @@ class _Call:
 
     def cancel(self) -> None:
         """Ends the stream; what the cloud has not read yet it never will."""
+        self._call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it untyped
+
+
+class Knock:
+    """A small question to see whether the cloud is there, with ``timeout_s`` for its answer."""
+
+    def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
+        self._call = OverreadStub(channel).Describe.future(pb.DescribeRequest(), timeout=timeout_s)
+
+    def fault(self) -> LinkFault | None:
+        """Waits; None where it answered, whatever it was."""
+        call = self._call
+        if (code := call.code()) is grpc.StatusCode.OK:
+            return None
+        fault = from_status(code, call.details(), call.trailing_metadata())
+        return fault if isinstance(fault, LinkFault) else None
+
+    def cancel(self) -> None:
+        """Ends it: who waits is told that it failed."""
         self._call.cancel()  # type: ignore[no-untyped-call]  # grpc-stubs leaves it untyped

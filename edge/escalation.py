@@ -56,6 +56,7 @@ class Escalation:
         self._untried = list(ways)
         self._entered: list[Way] = []
         self._streams: dict[Way, Stream] = {}
+        self._links: dict[Stream, Link] = {}
         self._faults: dict[Stream, OverreadError] = {}
 
     def enter(self) -> bool:
@@ -66,7 +67,8 @@ class Escalation:
         """One stream from its header to its end, and the hedge; returns what ended it early."""
         race = Race(self._deadline, self._take, lambda: not self._exchange.open)
         first = self._entered[0]
-        fault = race.run(self._opened(first), self._slow_s(first), self._hedge)
+        silence_s = first.link.patience_s()
+        fault = race.run(self._opened(first), self._slow_s(first), self._hedge, silence_s)
         self._faults |= race.faults
         return fault
 
@@ -89,7 +91,7 @@ class Escalation:
 
     def _opened(self, way: Way) -> Stream:
         stream = way.open(self._exchange, self._deadline, self._study_key)
-        self._streams[way] = stream
+        self._streams[way], self._links[stream] = stream, way.link
         return stream
 
     def _hedge(self) -> Stream | None:
@@ -103,15 +105,17 @@ class Escalation:
         return way.link.estimate().completion_s(len(rois), sent_bytes)
 
     def _take(self, stream: Stream, heard: Heard) -> None:
+        self._links[stream].sign()
         verdict = heard.message
-        if self._exchange.take(verdict) and isinstance(verdict, Verdict):
+        if verdict is not None and self._exchange.take(verdict) and isinstance(verdict, Verdict):
             stream.conversation.arrived(verdict, heard)
 
 
 def _learn(link: Link, stream: Stream, fault: OverreadError | None) -> None:
     """What one stream tells of its link: it brought verdicts, was too slow, or broke.
 
-    A cloud that refuses is there all the same. One that lost to the hedge was slow at least.
+    A cloud that refuses is there all the same. One of which nothing was heard at all tells nothing
+    of how fast its link is. One that lost to the hedge was slow at least.
     """
     conversation = stream.conversation
     if stream.load is not None:
@@ -120,6 +124,8 @@ def _learn(link: Link, stream: Stream, fault: OverreadError | None) -> None:
         link.failed(f"{fault.kind}: {fault.reason}")
     elif conversation.arrivals:
         link.succeeded(conversation.arrivals, conversation.heard_s or 0.0)
+    elif isinstance(fault, DeadlinePassed) and conversation.heard_s is None:
+        link.failed(fault.reason)
     elif isinstance(fault, DeadlinePassed):
         link.missed(conversation.first_bytes, conversation.after_s)
     elif fault is None and conversation.received_bytes == 0:

@@ -6,6 +6,7 @@ nothing of gRPC: a runner is whatever can be listened to and cancelled.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,7 @@ from edge.conversation import Heard
 from protos.deadline import Deadline
 from protos.errors import CallerFault, DeadlinePassed, OverreadError
 
-LAST_WORD_S = 0.05
+LAST_WORD_S = 0.02
 """How long the stream with the last answer is listened to for what it says of itself."""
 
 
@@ -65,10 +66,15 @@ class Race(Generic[R]):
         self._running: list[R] = []
         self._heard: queue.SimpleQueue[_Word[R]] = queue.SimpleQueue()
         self._open_second: Callable[[], R | None] | None = None
-        self._hedge = self._deadline
+        self._hedge = self._sign = self._deadline
+        self._silence_s, self._quiet = math.inf, True
 
     def run(
-        self, first: R, after_s: float, open_second: Callable[[], R | None] | None
+        self,
+        first: R,
+        after_s: float,
+        open_second: Callable[[], R | None] | None,
+        silence_s: float = math.inf,
     ) -> OverreadError | None:
         """What ended the attempt before everything was answered, if it was a fault.
 
@@ -77,8 +83,9 @@ class Race(Generic[R]):
             after_s: what it may take before it counts as slow.
             open_second: gives the other, once ``first`` is slow or has failed by no fault of
                 the caller's; or None.
+            silence_s: the attempt ends where nothing at all was heard for so long.
         """
-        self._open_second = open_second
+        self._open_second, self._silence_s = open_second, silence_s
         self._hedge = self._deadline.capped(after_s)
         self._start(first)
         fault = None
@@ -94,8 +101,9 @@ class Race(Generic[R]):
         left_s = self._deadline.remaining_s
         if self._done():
             left_s = min(left_s, LAST_WORD_S)
-        elif self._open_second is not None:
-            left_s = min(left_s, self._hedge.remaining_s)
+        else:
+            left_s = min(left_s, self._hedge.remaining_s if self._open_second else left_s)
+            left_s = min(left_s, self._sign.remaining_s if self._quiet else left_s)
         try:
             return self._heard.get(timeout=left_s)
         except queue.Empty:
@@ -104,6 +112,7 @@ class Race(Generic[R]):
     def _hear(self, word: _Word[R]) -> OverreadError | None:
         """Files one word; returns the fault that it tells of."""
         if word.said is not None:
+            self._quiet = False
             self._take(word.runner, word.said)
             if self._done():
                 self._cancel(loser for loser in list(self._running) if loser is not word.runner)
@@ -131,6 +140,8 @@ class Race(Generic[R]):
 
     def _out_of_time(self) -> OverreadError:
         fault = DeadlinePassed("the answer did not come in time")
+        if self._quiet and not self._deadline.passed:
+            fault = DeadlinePassed(f"there was no sign of the cloud within {self._silence_s:.1f} s")
         if not self._done():
             self.faults |= dict.fromkeys(self._running, fault)
         self._cancel(list(self._running))
@@ -143,6 +154,7 @@ class Race(Generic[R]):
 
     def _start(self, runner: R) -> None:
         self._running.append(runner)
+        self._sign = self._deadline.capped(self._silence_s)
         threading.Thread(target=self._follow, args=(runner,), daemon=True).start()
 
     def _follow(self, runner: R) -> None:

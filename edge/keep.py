@@ -38,10 +38,10 @@ def keep_in(owed: Owed, shape: tuple[int, int, int]) -> Keep:
 def still_owed(plan: Plan, answers: Escalated) -> tuple[int, ...]:
     """The places whose second reading was wanted and did not come, most valuable first.
 
-    What the edge reports anyway is not owed a description.
+    What the edge reports anyway is not owed a description, and an audit owes nothing.
     """
     if answers.switched_off:
         return ()
     wanted = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
-    decided = {i for i in wanted if plan.decisions[i].route is Route.REPORT}
+    decided = {i for i in wanted if plan.decisions[i].route is not Route.ESCALATE}
     return tuple(i for i in wanted if i not in decided and i not in answers.verdicts)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -18,6 +19,14 @@ from edge.estimate import PRIOR, PRIOR_SLOW, SLOW, LinkEstimate, Pace
 from edge.evidence import HALF_LIFE_S, Evidence
 
 FASTEST_BYTES_PER_S = 1.25e9  # 10 Gbit/s; above it the clock measures nothing
+
+CONNECT_S = 3.0
+"""What connecting may take; so long one waits for a sign of a cloud not heard of for a while."""
+
+HEARD_LATELY_S = 60.0
+LEAST_PATIENCE_S = 1.0
+ROUND_TRIPS = 4
+"""So many of the slow ones pass before silence counts as one."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +54,10 @@ class Link:
     """Running estimate and breaker of one link; lives as long as its channel.
 
     Whoever was let in by `enter` tells how it ended: `succeeded`, `missed`, `failed` or `left`.
-    It may be used from several threads.
+    Who watches it tells `found` and `lost`. It may be used from several threads.
+
+    Attributes:
+        doubted: is set when an escalation was not answered; for who watches.
     """
 
     def __init__(
@@ -60,6 +72,8 @@ class Link:
         self._breaker = Breaker(clock, failures, cool_off_s)
         self._said_queue_s, self._said_at_s = 0.0, clock()
         self._heard_at_s: float | None = None
+        self._timed_at_s, self._talking, self._lost = float("-inf"), False, ""
+        self.doubted = threading.Event()
 
         def evidence(middle: float, slow: float) -> Evidence:
             return Evidence((middle, slow), clock, half_life_s)
@@ -73,7 +87,7 @@ class Link:
     def estimate(self) -> LinkEstimate:
         """What to expect now: quantiles of what was measured, the old counting for less."""
         with self._lock:
-            reason, heard_at_s = self._breaker.why_shut, self._heard_at_s
+            reason, heard_at_s = self._lost or self._breaker.why_shut, self._heard_at_s
             return LinkEstimate(
                 available=not reason,
                 reason=reason,
@@ -86,7 +100,45 @@ class Link:
     def enter(self) -> bool:
         """Whether one may ask now."""
         with self._lock:
-            return self._breaker.enter()
+            return not self._lost and self._breaker.enter()
+
+    def sign(self) -> None:
+        """The cloud was heard in an escalation under way."""
+        with self._lock:
+            self._talking, self._lost, self._heard_at_s = True, "", self._clock()
+
+    @property
+    def talking(self) -> bool:
+        """Whether an escalation is under way in which the cloud was heard."""
+        return self._talking
+
+    def patience_s(self) -> float:
+        """For how long nothing may be heard of a cloud that is there."""
+        with self._lock:
+            if self._heard_at_s is None or self._clock() - self._heard_at_s > HEARD_LATELY_S:
+                return CONNECT_S
+            return max(LEAST_PATIENCE_S, ROUND_TRIPS * self._round_trip_s.quantile(SLOW))
+
+    def found(self, round_trip_s: float | None) -> None:
+        """The cloud is there; ``round_trip_s`` is None where connecting was a part of it.
+
+        One round trip a minute is taken in: what escalations measure must not be forgotten for it.
+        """
+        with self._lock:
+            self._lost, self._heard_at_s = "", self._clock()
+            if round_trip_s is not None and self._clock() - self._timed_at_s >= HEARD_LATELY_S:
+                self._timed_at_s = self._clock()
+                self._round_trip_s.add(round_trip_s)
+
+    def lost(self, fault: str) -> None:
+        """The cloud is not there: nobody may ask until it is found, or has answered.
+
+        An escalation in which the cloud was heard knows better: what it sends may keep all else
+        out of a narrow link.
+        """
+        with self._lock:
+            if not self._talking:
+                self._lost = fault
 
     def succeeded(self, arrivals: Sequence[Arrival], heard_s: float = 0.0) -> None:
         """Takes in a stream that brought answers.
@@ -95,9 +147,9 @@ class Link:
             arrivals: its verdicts in the order in which they came; none tell nothing of speed.
             heard_s: from opening the stream to the first sign of the cloud: one round trip.
         """
-        with self._lock:
+        with self._ended():
             self._breaker.succeeded()
-            self._heard_at_s = self._clock()
+            self._lost, self._heard_at_s = "", self._clock()
             if arrivals:
                 self._measure(arrivals, heard_s)
 
@@ -106,7 +158,7 @@ class Link:
 
         It was slower than that: the measurement is entered as if the answer had come just then.
         """
-        with self._lock:
+        with self._ended(doubtful=True):
             self._breaker.failed(f"nothing was answered within {after_s:.1f} s")
             self.slower_than(sent_bytes, after_s)
 
@@ -119,12 +171,12 @@ class Link:
 
     def failed(self, fault: str) -> None:
         """Counts an escalation that ended in a fault of the link."""
-        with self._lock:
+        with self._ended(doubtful=True):
             self._breaker.failed(fault)
 
     def left(self) -> None:
         """An escalation ended that tells nothing of the link."""
-        with self._lock:
+        with self._ended():
             self._breaker.left()
 
     def queue_reported(self, queue_s: float) -> None:
@@ -132,6 +184,15 @@ class Link:
         with self._lock:
             self._said_queue_s, self._said_at_s = max(0.0, queue_s), self._clock()
             self._heard_at_s = self._clock()
+
+    @contextmanager
+    def _ended(self, *, doubtful: bool = False) -> Iterator[None]:
+        """One that was let in tells how it went."""
+        with self._lock:
+            self._talking = False
+            yield
+        if doubtful:
+            self.doubted.set()
 
     def _pace(self, q: float) -> Pace:
         # a queue drains by a second a second until the cloud says otherwise

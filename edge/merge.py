@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edge.audit import confirms
 from edge.decide import Plan, Thresholds
 from edge.errors import UnfitModel
 from edge.exchange import Escalated
@@ -76,15 +77,16 @@ def merge(
 ) -> Merged:
     """What becomes of every candidate, now that no more verdicts will come.
 
-    Dismissed candidates are no findings; reported ones are, whatever the cloud says of them: it
-    is asked for their size and kind. Of the uncertain ones those with a verdict are judged by the
-    merged probability against ``thresholds.final``, the others by their edge score against
-    ``thresholds.alone``. ``geometry`` is that of the box that was read.
+    Dismissed candidates are no findings, unless an audit had one read again and the cloud calls it
+    a nodule. Reported ones are, whatever the cloud says of them: it is asked for their size and
+    kind. Of the uncertain ones those with a verdict are judged by the merged probability against
+    ``thresholds.final``, the others by their edge score against ``thresholds.alone``.
+    ``geometry`` is that of the box that was read.
     """
     findings = []
     for i, decision in enumerate(plan.decisions):
         verdict, score = answers.verdicts.get(i), decision.candidate.score
-        if verdict and decision.route is not Route.DISMISS:
+        if verdict and (decision.route is not Route.DISMISS or i in plan.audit):
             finding = _second_opinion(decision, verdict, thresholds, weights)
             mask = answers.masks.get(i)
             findings += [_outlined(one, mask, geometry) for one in finding]
@@ -103,6 +105,8 @@ def _second_opinion(
 ) -> list[Finding]:
     """The finding that edge and cloud agree on, or none; what the edge reports stays one."""
     score = decision.candidate.score
+    if decision.route is Route.DISMISS:
+        return _audited(decision, verdict, thresholds)
     probability = weights.merged(score, verdict.probability)
     if decision.route is Route.REPORT:
         return [_finding(decision, DecidedBy.EDGE, decision.reason, probability, verdict)]
@@ -111,6 +115,15 @@ def _second_opinion(
     moved = "raised" if probability > score else "lowered"
     reason = f"cloud {moved} {score:.2f} to {probability:.2f}, which reaches {thresholds.final:.2f}"
     return [_finding(decision, DecidedBy.CLOUD, reason, probability, verdict)]
+
+
+def _audited(decision: Decision, verdict: Verdict, thresholds: Thresholds) -> list[Finding]:
+    """The finding that the cloud alone stands for, or none."""
+    if not confirms(verdict, thresholds):
+        return []
+    says = f"the cloud says {verdict.probability:.2f}, which reaches {thresholds.final:.2f}"
+    reason = f"audit: dismissed on the edge with {decision.candidate.score:.2f}, {says}"
+    return [_finding(decision, DecidedBy.CLOUD, reason, verdict.probability, verdict)]
 
 
 def _outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> Finding:

@@ -8,14 +8,15 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge.audit import Audit
 from edge.finding import Decision, Finding, Route, SecondReading
+from edge.guarantee import NOT_CALIBRATED, Guaranteed
 from imaging.study import StudyHeader
 from imaging.volume import Triple
 
 if TYPE_CHECKING:
     from edge.keep import Keep
 
-NO_GUARANTEE = "no guarantee: the thresholds are not calibrated on held-back cases"
 NOT_A_DEVICE = "Not a medical device. For research and development only."
 
 
@@ -121,6 +122,8 @@ class Report:
         second_reading_reason: in words, why it is what it is.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were passed over.
+        guaranteed: what is promised of missed nodules, or why nothing is.
+        audit: what became of a scan without anything to ask about; None for any other.
         version: 1, and one more for each amendment of the same report.
         changes: of all amendments since version 1, in their order.
         finding_numbers: a number for each finding, which it keeps through all versions; empty
@@ -142,7 +145,8 @@ class Report:
     second_reading_reason: str = ""
     models: dict[str, str] = field(default_factory=dict)
     other_series: tuple[str, ...] = ()
-    guarantee: str = NO_GUARANTEE
+    guaranteed: Guaranteed = NOT_CALIBRATED
+    audit: Audit | None = None
     version: int = 1
     changes: tuple[Change, ...] = ()
     finding_numbers: tuple[int, ...] = ()
@@ -155,6 +159,11 @@ class Report:
         """The findings with their numbers, by falling probability."""
         numbers = self.finding_numbers or range(1, len(self.findings) + 1)
         return tuple(zip(numbers, self.findings, strict=True))
+
+    @property
+    def guarantee(self) -> str:
+        """What is promised of missed nodules, in one line."""
+        return self.guaranteed.text
 
     @property
     def awaits_second_reading(self) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edge.audit import audit_of, audited
 from edge.budget import Budget
 from edge.compose import Judgement, Stamp, compose
 from edge.decide import Plan
@@ -44,6 +45,7 @@ class Line:
         reserve_s: seconds kept back for the stages after the escalation.
         roi_bytes: size of one region on the wire.
         max_rois: regions of one study that are escalated at most.
+        audit_rate: share of the scans without anything to ask about that are audited.
     """
 
     ingest: Callable[[], Budget]
@@ -58,6 +60,7 @@ class Line:
     reserve_s: float
     roi_bytes: int
     max_rois: int
+    audit_rate: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +97,16 @@ def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judg
         candidates = reader.screen(box)
     with budget.stage("decide"):
         left_s, link = budget.left_s(line.reserve_s), second.estimate()
+        sampled = audited(study_key, line.audit_rate)
         situation = Situation(
-            candidates, reader.thresholds, link, left_s, line.roi_bytes, line.max_rois
-        )
+            candidates, reader.thresholds, link, left_s, line.roi_bytes, line.max_rois,
+            audited=sampled,
+        )  # fmt: skip
         plan = line.decide(situation, study_key)
     with budget.stage("escalate"):
         answers = second.read(plan, box, budget, study_key)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
-    return Judgement(plan, answers, merged)
+        rate, thresholds = line.audit_rate, reader.thresholds
+        audit = audit_of(plan, answers, thresholds, rate=rate, sampled=sampled)
+    return Judgement(plan, answers, merged, audit)

@@ -35,6 +35,7 @@ class Situation:
     roi_bytes: int
     max_rois: int
     policy: Policy = POLICY
+    audited: bool = False
 
     def plan(self) -> Plan:
         """What is decided in it."""
@@ -46,6 +47,7 @@ class Situation:
             roi_bytes=self.roi_bytes,
             max_rois=self.max_rois,
             policy=self.policy,
+            audited=self.audited,
         )
 
 
@@ -69,6 +71,7 @@ def outcome(plan: Plan) -> dict[str, object]:
         "sizes": [size.value for size in plan.sizes],
         "later": list(plan.later),
         "held_back": plan.held_back,
+        "audit": list(plan.audit),
     }
 
 

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.audit import Audit
 from edge.durable import sync_folder, write_atomically
 from edge.finding import Decision, Finding
+from edge.guarantee import Guaranteed
 from edge.outcome import NOT_A_DEVICE, Change, Report
 from edge.page import render_page
 from imaging.preprocess import Preprocessed
@@ -170,8 +172,25 @@ def _provenance(report: Report) -> dict[str, Any]:
         ],
         "models": dict(report.models),
         "guarantee": report.guarantee,
+        "guarantee_terms": _terms(report.guaranteed),
+        "audit": None if report.audit is None else _audit(report.audit),
         "other_series": list(report.other_series),
         "disclaimer": NOT_A_DEVICE,
+    }
+
+
+def _terms(guaranteed: Guaranteed) -> dict[str, Any]:
+    """What is promised; ``given`` tells whether it is, ``reason`` why it is not."""
+    terms = guaranteed.terms
+    found = {} if terms is None else asdict(terms)
+    return {"given": guaranteed.given, "reason": guaranteed.reason, **found}
+
+
+def _audit(audit: Audit) -> dict[str, Any]:
+    return {
+        **asdict(audit),
+        "outcome": audit.outcome.value,
+        "highest_score": _number(audit.highest_score, 4),
     }
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.decide import Thresholds
+from edge.guarantee import Guaranteed, offered
 from edge.merge import MergeWeights
-from edge.outcome import NO_GUARANTEE
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
 
@@ -38,24 +38,27 @@ class Screening(Protocol):
 
 @dataclass(frozen=True)
 class EdgeReader:
-    """A screening network, and how far its scores are trusted."""
+    """A screening network, and how far its scores are trusted.
+
+    ``guaranteed`` is the most that a report of it may promise.
+    """
 
     screener: Screening
     thresholds: Thresholds
     weights: MergeWeights
-    guarantee: str = NO_GUARANTEE
+    guaranteed: Guaranteed
 
     @classmethod
     def of(cls, screener: Screening) -> EdgeReader:
         """The reader with the thresholds of the screener's own manifest.
 
         Raises:
-            UnfitModel: the manifest lacks them, or they cannot be.
+            UnfitModel: the manifest lacks them, or they or its guarantee cannot be.
         """
         thresholds = Thresholds.from_manifest(screener.settings)
         weights = MergeWeights.from_manifest(screener.settings)
-        guarantee = screener.settings.get("guarantee", NO_GUARANTEE)
-        return cls(screener, thresholds, weights, str(guarantee))
+        guaranteed = offered(screener.settings, screener.version)
+        return cls(screener, thresholds, weights, guaranteed)
 
     @property
     def described(self) -> str:

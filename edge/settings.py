@@ -18,8 +18,10 @@ from pydantic_settings import (
 )
 
 from edge.errors import BadSettings
+from protos.site import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
+_PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 
 
 class EdgeSettings(BaseSettings):
@@ -37,7 +39,13 @@ class EdgeSettings(BaseSettings):
             a report that comes after it is written all the same, and counted as late.
         reserve_s: kept back from the escalation for merging, drawing and writing the report.
         attempts: times that one study is offered to the cloud at most.
+        watch_s: pause between two looks at whether the cloud is there, shorter while it is not;
+            0 looks never: then a study has to find out.
+        site: what this site is called by the cloud, which shares its time between sites; a
+            certificate's name goes before it. Empty for none.
         max_rois: regions of one study that are escalated at most.
+        audit_rate: share of the scans without anything to ask about of which the best places that
+            the edge dismissed are read again all the same; 0 for none.
         owed_keep_days: days of the daemon's life for which a second reading that did not come by
             the deadline is asked for again; then the report's last version says so.
         owed_pause_s: pause after the first such asking in vain; it doubles up to five minutes where
@@ -65,7 +73,10 @@ class EdgeSettings(BaseSettings):
     deadline_s: float = Field(default=10.0, gt=0)
     reserve_s: float = Field(default=2.0, ge=0)
     attempts: int = Field(default=3, ge=1, le=20)
+    watch_s: float = Field(default=5.0, ge=0)
+    site: str = Field(default="", max_length=MAX_SITE_CHARACTERS, pattern=_PRINTABLE)
     max_rois: int = Field(default=64, ge=1)
+    audit_rate: float = Field(default=0.05, ge=0, le=1)
     owed_keep_days: float = Field(default=30.0, gt=0)
     owed_pause_s: float = Field(default=5.0, gt=0)
     roi_side: int = Field(default=48, ge=16, le=128)

@@ -56,6 +56,18 @@ class Meters:
         self._routes = Counter(
             "overread_edge_candidates", "Candidates by route", ["route"], registry=self.registry
         )
+        self._audits = Counter(
+            "overread_edge_audits",
+            "Scans without anything to ask about, by what their audit came to",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self._promises = Counter(
+            "overread_edge_guarantees",
+            "Reports by whether they promise anything of missed nodules",
+            ["given"],
+            registry=self.registry,
+        )
         self._stages = Histogram(
             "overread_edge_stage_seconds",
             "Time of each stage of the line",
@@ -83,6 +95,9 @@ class Meters:
         self._studies.labels(report.status.value).inc()
         if report.rejection is None:
             self._second.labels(report.second_reading.value).inc()
+            self._promises.labels("yes" if report.guaranteed.given else "no").inc()
+        if report.audit is not None:
+            self._audits.labels(report.audit.outcome.value).inc()
         for decision in report.decisions:
             self._routes.labels(decision.route.value).inc()
         for entry in report.ledger:

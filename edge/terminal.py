@@ -34,6 +34,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
         *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
         f"[bold]guarantee[/]  {escape(report.guarantee)}",
+        *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),
         f"[bold]report[/]  {escape(str(paths.html))}",
         f"[dim]{NOT_A_DEVICE}[/]",
     )

@@ -25,19 +25,29 @@ from edge.pipeline import Line
 from edge.settings import load_settings
 from evaluation import detect as detection
 from evaluation import findings, latency, network, nodules, phantoms, tables
+from evaluation.bands import by_band, read_traits
+from evaluation.bands_text import bands_table
 from evaluation.bootstrap import RESAMPLES, Figures, figures
+from evaluation.calibration_command import calibration_command
 from evaluation.candidates import challenge
+from evaluation.cost import cost_command
 from evaluation.cubes import read_cubes
+from evaluation.dead_cloud_command import dead_cloud_command
+from evaluation.detection_command import detection_command
 from evaluation.errors import EvaluationError
 from evaluation.froc import RATES, Scored, froc
 from evaluation.guarantee_command import guarantee_command
 from evaluation.kinds_command import kinds_command
 from evaluation.link_command import link_command
 from evaluation.load_command import load_command
+from evaluation.memory_command import memory_command
 from evaluation.open_readers import Stage, open_reads
 from evaluation.plot import save_curve
+from evaluation.policies_command import policies_command
 from evaluation.progress import counting, each
+from evaluation.scans_command import scans_command
 from evaluation.service import cloud_service
+from evaluation.sizes_command import sizes_command
 from evaluation.truth import read_truth, scan_folders, scan_name
 from imaging.errors import StudyError
 from imaging.phantom import TRAINING_SEED, PhantomSpec
@@ -104,6 +114,9 @@ def nodules_command(
     stage: Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")] = Stage.EDGE,
     model: Model = None,
     cloud_model: CloudModel = None,
+    surround: Annotated[
+        int, typer.Option(min=0, help="Mirror cubes into boxes of this side; 0: as they are.")
+    ] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the curve.")] = None,
     resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
@@ -116,9 +129,11 @@ def nodules_command(
     cubes = read_cubes(data, tuple(split.split(",")))
     reads = open_reads(stage, model, cloud_model)
     with_truth = [(folder, known.get(scan_name(folder), ())) for folder in folders]
-    read = nodules.read_all(each(cubes, "nodules"), each(with_truth, "scans"), reads)
+    read = nodules.read_all(each(cubes, "nodules"), each(with_truth, "scans"), reads, surround)
     value = _figures(read.scored, resamples, seed)
-    result = {"stage": stage.value, "split": split, **nodules.as_json(read, value)}
+    bands = by_band(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
+    asked = {"stage": stage.value, "split": split, "surround": surround}
+    result = {**asked, **nodules.as_json(read, value, bands)}
     if plot is not None:
         title = f"{stage.value}: {len(cubes)} nodules, {len(folders)} scans"
         save_curve(plot, froc(read.scored), title)
@@ -127,6 +142,7 @@ def nodules_command(
         as_json,
         tables.froc_table(value, f"{len(cubes)} nodules, {len(folders)} scans, {stage.value}"),
         tables.cost_table(value),
+        bands_table(bands, f"Sensitivity in % by band, {stage.value}"),
         tables.scans_table(result["scans"]),
         nodules.CAVEAT,
     )
@@ -196,7 +212,9 @@ def latency_command(
 
 @app.command("network")
 def network_command(
-    model: Annotated[list[str] | None, typer.Option(help="Artifact; give several.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Artifact, or ARTIFACT:stored; several.")
+    ] = None,
     engine: Annotated[list[str] | None, typer.Option(help="Engine; give several.")] = None,
     shape: Annotated[str, typer.Option(help="Lung box z,y,x for screening.")] = "256,224,320",
     batch: Annotated[int, typer.Option(min=1, help="Boxes or regions a pass.")] = 1,
@@ -213,10 +231,19 @@ def network_command(
     _print(result, as_json, tables.passes_table(result["passes"], title))
 
 
+app.command("dead-cloud")(dead_cloud_command)
+app.command("calibration")(calibration_command)
+app.command("cost")(cost_command)
+app.command("detection")(detection_command)
 app.command("guarantee")(guarantee_command)
 app.command("kinds")(kinds_command)
 app.command("link")(link_command)
 app.command("load")(load_command)
+app.command("memory")(memory_command)
+app.command("policies")(policies_command)
+app.command("scans")(scans_command)
+
+app.command("sizes")(sizes_command)
 
 
 def main() -> None:

@@ -22,13 +22,20 @@ class EdgeProcess:
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
 
-    def open(self, **settings: Any) -> str:
-        """Opens the line of these settings; the model in words."""
-        return str(self._asked({"open": settings})["opened"])
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
+        """Opens the line of these settings; the model in words.
+
+        With ``replay`` the screening network sees each study once, now.
+        """
+        return str(self._asked({"open": settings, "replay": replay})["opened"])
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
         """What became of one study, as `evaluation.link_edge` tells it."""
         return self._asked({"read": number, "from_files": from_files})
+
+    def ask(self, number: int) -> dict[str, Any]:
+        """What one candidate took, as `evaluation.detection_edge` tells it."""
+        return self._asked({"ask": number})
 
     def _asked(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

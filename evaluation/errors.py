@@ -3,7 +3,8 @@
 EvaluationError          the evaluation cannot be run as asked
 ├── BadTable             a CSV is missing, damaged, or contradicts the others
 ├── MissingData          a folder of studies or a file of cubes is not what was promised
-└── ServiceFailed        the cloud service that was to be started did not come up
+├── ServiceFailed        the cloud service that was to be started did not come up
+└── StepFailed           a process that measured a training step ended with an error
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ class MissingData(EvaluationError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class StepFailed(EvaluationError):
+    """A process that measured a training step ended with an error; the message is its last line."""
 
 
 class ServiceFailed(EvaluationError):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +22,10 @@ from evaluation.guarantee import Promise, examine
 from evaluation.open_readers import open_second
 from evaluation.progress import each
 from evaluation.scores import Fitted, Scores, joined, read_scores, score_cubes
+from evaluation.served import carried, served
 from models.compression.bounds import Bound
 from models.compression.guarantee import ALPHA, DELTA, quantile_path, straight_path
+from models.compression.promise import DISMISS_SHARE, Asked, promise
 from models.runtime.artifacts import find
 from models.runtime.screener import open_screener
 
@@ -47,7 +51,7 @@ def guarantee_command(
     ] = None,
     dismiss_share: Annotated[
         float, typer.Option(min=0, max=1, help="Without it: dismiss as a part of final.")
-    ] = 0.5,
+    ] = DISMISS_SHARE,
     alpha: Share = ALPHA,
     delta: Share = DELTA,
     bound: Annotated[Bound, typer.Option(help="How the risk is bounded.")] = (
@@ -76,9 +80,15 @@ def guarantee_command(
     if path_from is not None:
         fitted = Fitted.of(settings, find(hybrid).settings)
         path = quantile_path(read_scores(path_from, fitted).nodules)
-    report = Thresholds.from_manifest(settings).report
-    promise = Promise(path, report, alpha, delta, bound)
-    result = examine(known, held_out, promise, resamples=resamples, seed=seed)
+    fitted_at = Thresholds.from_manifest(settings)
+    asked = Promise(path, fitted_at.report, alpha, delta, bound)
+    terms = promise(known.nodules, asdict(fitted_at), Asked(alpha, delta), settings["merge"])
+    rng = np.random.default_rng(seed)
+    result = {
+        **examine(known, held_out, asked, resamples=resamples, seed=seed),
+        "carried": carried(known.nodules, asked, resamples, rng),
+        "served": served(known, held_out, asked, terms, resamples, rng),
+    }
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -102,19 +112,40 @@ def _read(
 
 
 def _shown(result: dict[str, Any]) -> list[Table | str]:
-    at = result["thresholds"]
-    words = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
-    table = Table("", "kept", "gave a guarantee", "mean miss rate", "90th percentile")
-    for name in ("splits", "draws"):
-        one = result[name]
-        figures = (one["kept"], one["promised"], one["miss_rate_mean"], one["miss_rate_p90"])
-        table.add_row(f"{one['resamples']} {name}", *map(_percent, figures))
-    shown: list[Table | str] = [result["guarantee"], words, table, _levels(result)]
-    if result["cost"] is not None:
-        shown.append(", ".join(f"{key}: {value:.2f}" for key, value in result["cost"].items()))
+    at, served = result["thresholds"], result["served"]
+    path = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
+    shown: list[Table | str] = [result["guarantee"], path, _experiments(result), _levels(result)]
+    shown.append(_served(served))
+    if served["cost"] is not None:
+        shown.append(", ".join(f"{key}: {value:.2f}" for key, value in served["cost"].items()))
     if not result["patients_known"]:
         shown.append("The cases do not say whose they are: every nodule counts as a patient.")
     return shown
+
+
+def _experiments(result: dict[str, Any]) -> Table:
+    table = Table("sets", "alpha", "kept", "gave a guarantee", "mean miss rate", "90th percentile")
+    asked, carried, served = result, result["carried"], result["served"]
+    for words, part in (("asked for", asked), ("carried", carried), ("as served", served)):
+        for name in ("splits", "draws"):
+            one = part[name]
+            alpha = one.get("alpha_mean", part.get("alpha"))
+            figures = (one["kept"], one.get("promised", 1.0))
+            rates = (one["miss_rate_mean"], one["miss_rate_p90"])
+            label = f"{one['resamples']} {name}, {words}"
+            table.add_row(label, *map(_percent, (alpha, *figures, *rates)))
+    return table
+
+
+def _served(served: dict[str, Any]) -> str:
+    terms, at, test = served["guarantee"], served["thresholds"], served["test"]
+    confidence = _percent(1 - terms["delta"])
+    words = f"served: dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}: at most "
+    words += f"{_percent(terms['alpha'])} missed with {confidence} confidence"
+    if test is None:
+        return words
+    held = "holds" if test["kept"] else "does not hold"
+    return f"{words}; {_percent(test['miss_rate'])} of test, where it {held}"
 
 
 def _levels(result: dict[str, Any]) -> Table:

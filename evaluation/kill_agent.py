@@ -23,6 +23,7 @@ from edge.assemble import build_line
 from edge.budget import Budget
 from edge.debt import OwedStep
 from edge.decide import Plan
+from edge.escalate import SecondReader
 from edge.estimate import LinkEstimate
 from edge.exchange import Escalated, mask_of
 from edge.outcome import Job
@@ -157,7 +158,7 @@ def _verdict(place: int, study_key: str) -> Verdict:
     return Verdict(place, probability, 8.0, "chance 1", 0.0, 0.001, None, "solid", pack_mask(mask))
 
 
-def line_of(source: Path, cloud: ChanceCloud) -> Line:
+def line_of(source: Path, cloud: SecondReader) -> Line:
     """The real line around the scores of one study.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,7 +14,7 @@ from typing import Any
 
 from edge.budget import Budget
 from edge.finding import Route
-from edge.merge import merge
+from edge.merge import Merged, merge
 from edge.pipeline import judge
 from edge.spool import Step
 from evaluation.kill_agent import ChanceCloud, line_of, the_box, verdicts_on
@@ -23,6 +23,9 @@ from protos.deadline import Deadline
 Words = dict[str, Any]
 Said = tuple[object, ...]
 """Of a finding: its route, and of one that was uncertain also place and probability."""
+
+Expects = Callable[[Path, str], list[Said]]
+"""What must be found in the study of that folder and key."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,13 @@ def busy(root: Path) -> bool:
         return True
 
 
-def check(root: Path, studies: dict[str, Sequence[float] | None]) -> Found:
-    """What became of ``studies`` (name to scores, None for one of no use) below ``root``."""
+def check(
+    root: Path, studies: Mapping[str, Sequence[float] | None], expects: Expects | None = None
+) -> Found:
+    """What became of ``studies`` (name to scores, None for one of no use) below ``root``.
+
+    ``expects`` says what the last version of a report must find; `expected` if None.
+    """
     lost: list[str] = []
     doubled: list[str] = []
     first: list[Words] = []
@@ -83,7 +91,7 @@ def check(root: Path, studies: dict[str, Sequence[float] | None]) -> Found:
         if versions and scores is not None:
             amendments += len(versions) - 1
             first.append(versions[0])
-            _compare(name, versions, folders, lost, doubled)
+            _compare(name, versions, folders, expects or expected, lost, doubled)
     provisional = sum(report["status"] == "provisional" for report in first)
     left = (*_leftovers(root),)
     return Found(len(studies), provisional, amendments, tuple(lost), tuple(doubled), left)
@@ -121,7 +129,12 @@ def _versions(out: Path, name: str, lost: list[str]) -> Iterator[Words]:
 
 
 def _compare(
-    name: str, versions: list[Words], folders: list[Path], lost: list[str], doubled: list[str]
+    name: str,
+    versions: list[Words],
+    folders: list[Path],
+    expects: Expects,
+    lost: list[str],
+    doubled: list[str],
 ) -> None:
     """Whether the versions follow on each other, and the last says what it must."""
     for number, (older, newer) in enumerate(pairwise(versions), start=1):
@@ -134,7 +147,7 @@ def _compare(
     places = [tuple(change["centre_mm"]) for change in last["changes"]]
     if len(set(places)) < len(places):
         doubled.append(f"{name}: a verdict")
-    if folders and _findings(last) != expected(folders[0], last["study_key"]):
+    if folders and _findings(last) != expects(folders[0], last["study_key"]):
         lost.append(f"{name}: a finding, or a verdict on one")
     if last["status"] != "final":
         lost.append(f"{name}: an amendment")
@@ -147,7 +160,11 @@ def expected(source: Path, study_key: str) -> list[Said]:
     answers = verdicts_on(plan.uncertain, study_key)
     whole = replace(plan, send=plan.uncertain, sizes=(), later=())
     reader = line.reader
-    merged = merge(whole, answers, reader.thresholds, reader.weights, box.geometry)
+    return said_of(merge(whole, answers, reader.thresholds, reader.weights, box.geometry))
+
+
+def said_of(merged: Merged) -> list[Said]:
+    """What must be the same in a report that was made of this."""
     return sorted(
         _said(f.route.value, [round(mm, 2) for mm in f.centre_mm], round(f.probability, 4))
         for f in merged.findings

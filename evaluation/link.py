@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from edge.finding import SecondReading
+from evaluation.errors import ServiceFailed
 from evaluation.proxied import Proxied, proxied
 from evaluation.trace import Trace
 
@@ -25,16 +26,23 @@ OFF = "off"
 
 CAVEAT = (
     "Phantoms are synthetic: they show what the line does, not how it does on patients. Studies "
-    "that are not from files start from lung boxes in memory; everything after is the agent's."
+    "that are not from files start from lung boxes in memory; everything after is the agent's, but "
+    "where candidates are replayed the screening network is run once a study, beforehand."
 )
 
+DEATH_S = 0.5
+"""The cloud is killed within so long of a study's beginning, if that lasts so long."""
+
 PERCENTILES = (50, 95, 99)
+
+Result = dict[str, Any]
+"""What became of one study: its trace and number, and what `evaluation.link_edge` tells."""
 
 
 class Reads(Protocol):
     """What is needed of the edge's process."""
 
-    def open(self, **settings: Any) -> str:
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
         """Opens the line of these settings."""
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
@@ -58,9 +66,6 @@ class Dies(Protocol):
     def start(self) -> None:
         """Begins to start it."""
 
-    def wait(self) -> None:
-        """Returns when it serves."""
-
 
 @dataclass(frozen=True)
 class Run:
@@ -70,104 +75,154 @@ class Run:
         studies: how many are read.
         settings: of the edge, beside the cloud's address.
         deadline_s: of each study.
-        kill_share: part of the studies during which the cloud is killed.
+        kill_share: part of the studies during which the cloud is killed, if it is there.
         files_every: every so many-th study starts from files, beginning with the first.
         seed: of the proxy's jitter and of the moments at which the cloud dies.
+        replay: the screening network's candidates are those of one pass beforehand.
     """
 
     studies: int
-    settings: dict[str, Any]
-    deadline_s: float
+    settings: dict[str, Any] = field(default_factory=dict)
+    deadline_s: float = 10.0
     kill_share: float = 0.0
     files_every: int = 50
     seed: int = 0
+    replay: bool = False
 
 
-def run_trace(
-    run: Run, trace: Trace | None, edge: Reads, cloud: Dies, numbers: Iterable[int]
-) -> dict[str, Any]:
-    """The row of one trace, None being `OFF`; ``numbers`` are those of the studies, watched."""
+class Reaper:
+    """Kills a cloud that others use too, and has it started again."""
+
+    def __init__(self, cloud: Dies) -> None:
+        self._cloud, self._lock = cloud, threading.Lock()
+        self.deaths = 0
+
+    @property
+    def address(self) -> str:
+        """Of the cloud."""
+        return self._cloud.address
+
+    def require(self) -> None:
+        """Nothing, as long as the cloud has not ended by itself.
+
+        Raises:
+            ServiceFailed: it has.
+        """
+        with self._lock:
+            self._cloud.serves  # noqa: B018 - it raises
+
+    def strike(self) -> None:
+        """Kills the cloud if it serves."""
+        with self._lock, suppress(ServiceFailed):  # whoever reads next is told
+            if self._cloud.serves:
+                self._cloud.kill()
+                self._cloud.start()
+                self.deaths += 1
+
+
+def read_part(
+    run: Run, trace: Trace | None, edge: Reads, reaper: Reaper, numbers: Iterable[int]
+) -> Iterator[Result]:
+    """What becomes of the studies of these numbers over one trace, None being `OFF`.
+
+    Raises:
+        ServiceFailed: the cloud has ended by itself.
+    """
     if trace is None:
-        edge.open(**run.settings, cloud=OFF)
-        results = [edge.read(n, from_files=n % run.files_every == 0) for n in numbers]
-        return row(OFF, results, run.deadline_s)
-    cloud.wait()
-    with proxied(cloud.address, trace, seed=run.seed) as link:
-        edge.open(**run.settings, cloud=link.address)
+        edge.open(replay=run.replay, **run.settings, cloud=OFF)
+        for number in numbers:
+            yield _named(OFF, number, edge.read(number, from_files=_from_files(run, number)))
+        return
+    with proxied(reaper.address, trace, seed=run.seed) as link:
+        edge.open(replay=run.replay, **run.settings, cloud=link.address)
         link.rewind()
-        return _over(run, trace.name, edge, cloud, numbers, link)
+        for number in numbers:
+            yield _named(trace.name, number, _read(run, trace.name, number, edge, reaper, link))
 
 
-def _over(
-    run: Run, name: str, edge: Reads, cloud: Dies, numbers: Iterable[int], link: Proxied
+def _read(
+    run: Run, name: str, number: int, edge: Reads, reaper: Reaper, link: Proxied
 ) -> dict[str, Any]:
-    results: list[dict[str, Any]] = []
-    rng, owed, deaths = random.Random(f"{run.seed} {name}"), 0, 0
-    for number in numbers:
-        owed += rng.random() < run.kill_share
-        usual_s = float(np.median([one["took_s"] for one in results])) if results else 0.5
-        delay_s, dies = rng.uniform(0, usual_s), owed > 0 and cloud.serves
-        with _after(delay_s, cloud.kill if dies else None):
-            results.append(edge.read(number, from_files=number % run.files_every == 0))
-        if dies:
-            owed, deaths = owed - 1, deaths + 1
-            cloud.start()
-    return row(name, results, run.deadline_s, link.carried.total_bytes, deaths)
+    chance = random.Random(f"{run.seed} {name} {number}")
+    dies, delay_s = chance.random() < run.kill_share, chance.uniform(0, DEATH_S)
+    reaper.require()
+    carried, deaths = link.carried.total_bytes, reaper.deaths
+    with _after(delay_s, reaper.strike if dies else None):
+        found = edge.read(number, from_files=_from_files(run, number))
+    return {
+        **found,
+        "bytes": link.carried.total_bytes - carried,
+        "death": dies and reaper.deaths > deaths,
+    }
+
+
+def _from_files(run: Run, number: int) -> bool:
+    return number % run.files_every == 0
+
+
+def _named(trace: str, number: int, found: dict[str, Any]) -> Result:
+    return {"trace": trace, "number": number, "bytes": 0, "death": False, **found}
 
 
 @contextmanager
 def _after(delay_s: float, act: Callable[[], None] | None) -> Iterator[None]:
-    """Does it ``delay_s`` after the context is entered; it is done when the context is left."""
+    """Does it ``delay_s`` after the context is entered, or not if the context is left before."""
     timer = threading.Timer(delay_s, act) if act else None
     if timer is not None:
         timer.start()
     yield
     if timer is not None:
+        timer.cancel()
         timer.join()
 
 
-def row(
-    name: str,
-    results: Sequence[dict[str, Any]],
-    deadline_s: float,
-    carried: int = 0,
-    deaths: int = 0,
-) -> dict[str, Any]:
-    """The figures of one trace; ``sensitivity`` is None without a lesion."""
+def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, Any]:
+    """The figures of one trace; ``sensitivity`` is None without a lesion.
+
+    ``late_unstalled`` are those that would be late without the time in which the machine did not
+    let the edge run.
+    """
     took_s = np.array([one["took_s"] for one in results])
+    stalled_s = np.array([one["stalled_s"] for one in results])
     lesions = sum(one["lesions"] for one in results)
     complete = [one["second_reading"] == SecondReading.COMPLETE.value for one in results]
+    last_s = deadline_s + TOLERANCE_S
     return {
         "trace": name,
         "studies": len(results),
-        "late": int((took_s > deadline_s + TOLERANCE_S).sum()),
+        "late": int((took_s > last_s).sum()),
+        "late_unstalled": int((took_s - stalled_s > last_s).sum()),
         **{f"p{q}_ms": 1000 * float(np.percentile(took_s, q)) for q in PERCENTILES},
         "longest_ms": 1000 * float(took_s.max()),
+        "stalled_p95_ms": 1000 * float(np.percentile(stalled_s, 95)),
         "sensitivity": sum(one["found"] for one in results) / lesions if lesions else None,
         "false_positives_per_scan": sum(one["false"] for one in results) / len(results),
         "escalated": sum(one["escalated"] for one in results),
         "answered": sum(one["answered"] for one in results),
         "complete": sum(complete),
         "refused": sum(bool(one["refused"]) for one in results),
-        "bytes": carried,
-        "deaths": deaths,
+        "bytes": sum(one["bytes"] for one in results),
+        "deaths": sum(one["death"] for one in results),
     }
 
 
-def as_json(run: Run, rows: Sequence[dict[str, Any]], machine: dict[str, Any]) -> dict[str, Any]:
+def as_json(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dict[str, Any]:
     """Everything, for machines; what is summed is over all traces."""
-    from_files = len(range(0, run.studies, run.files_every))
+    names = dict.fromkeys(one["trace"] for one in results)
+    of = {name: [one for one in results if one["trace"] == name] for name in names}
+    rows = [row(name, those, run.deadline_s) for name, those in of.items()]
+    from_files = sum(_from_files(run, one["number"]) for one in results)
     return {
         **machine,
         "deadline_s": run.deadline_s,
         "tolerance_s": TOLERANCE_S,
         "seed": run.seed,
         "kill_share": run.kill_share,
-        "studies": sum(one["studies"] for one in rows),
-        "late": sum(one["late"] for one in rows),
+        "replay": run.replay,
+        **{key: sum(one[key] for one in rows) for key in ("studies", "late", "late_unstalled")},
         "deaths": sum(one["deaths"] for one in rows),
-        "from_files": from_files * len(rows),
-        "from_memory": (run.studies - from_files) * len(rows),
-        "traces": list(rows),
+        "from_files": from_files,
+        "from_memory": len(results) - from_files,
+        "traces": rows,
         "caveat": CAVEAT,
     }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,10 +19,13 @@ from rich.table import Table
 from edge.settings import load_settings
 from evaluation import link
 from evaluation.edge_process import edge_process
+from evaluation.journal import Journal
+from evaluation.journal import journal as kept
+from evaluation.lanes import parts_of, read_all
 from evaluation.latency import this_machine
-from evaluation.link import CAVEAT, OFF, Run, run_trace
+from evaluation.link import CAVEAT, OFF, Reads, Reaper, Run
 from evaluation.mortal_cloud import mortal_cloud
-from evaluation.progress import each
+from evaluation.progress import counting
 from evaluation.trace import Trace, find_trace, shipped_names
 
 CACHE = Path("runs/studies")
@@ -27,6 +33,7 @@ _COLUMNS = {
     "trace": ("trace", "{}"),
     "studies": ("studies", "{}"),
     "late": ("late", "{}"),
+    "stalled_p95_ms": ("stalled", "{:.0f}"),
     "p50_ms": ("p50 ms", "{:.0f}"),
     "p95_ms": ("p95 ms", "{:.0f}"),
     "p99_ms": ("p99 ms", "{:.0f}"),
@@ -57,6 +64,16 @@ def link_command(
     files_every: Annotated[
         int, typer.Option(min=1, help="Every so many-th study starts from its files.")
     ] = 50,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Screen each study once, beforehand.")
+    ] = False,
+    max_rois: Annotated[
+        int | None, typer.Option(min=1, help="Regions of a study that are sent at most.")
+    ] = None,
+    lanes: Annotated[int, typer.Option(min=1, help="Edges at work side by side.")] = 1,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="JSONL", help="Keep each study here; go on from it.")
+    ] = None,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Where the studies are kept.")] = CACHE,
     seed: Annotated[int, typer.Option(min=0, help="Of phantoms, jitter and deaths.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
@@ -64,36 +81,55 @@ def link_command(
     """Real edge and cloud over links with faults: deadlines kept, nodules found, bytes sent."""
     names = trace or shipped_names()
     links: list[Trace | None] = [None if name == OFF else find_trace(name) for name in names]
-    given = {"deadline_s": deadline, "reserve_s": reserve}
+    given = {"deadline_s": deadline, "reserve_s": reserve, "max_rois": max_rois}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     deadline_s = load_settings(**settings).deadline_s
-    run = Run(studies, settings, deadline_s, kill_cloud, files_every, seed)
-    rows = _rows(run, links, phantoms, cache)
-    result = link.as_json(run, rows, asdict(this_machine()))
+    run = Run(studies, settings, deadline_s, kill_cloud, files_every, seed, replay)
+    machine = asdict(this_machine())
+    with kept(journal, {**asdict(run), "phantoms": phantoms, **machine}) as results:
+        _go_on(run, links, results, lanes, lambda log: edge_process(phantoms, seed, cache, log))
+        result = link.as_json(run, _in_order(results.entries), {**machine, "lanes": lanes})
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
         Console().print(_table(result), CAVEAT, sep="\n")
 
 
-def _rows(run: Run, links: list[Trace | None], phantoms: int, cache: Path) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory(prefix="overread-link-") as folder:
-        log = Path(folder, "edge.log")
-        with (
-            mortal_cloud(Path(folder)) as cloud,
-            edge_process(phantoms, run.seed, cache, log) as edge,
-        ):
-            return [
-                run_trace(run, one, edge, cloud, each(range(run.studies), one.name if one else OFF))
-                for one in links
-            ]
+def _go_on(
+    run: Run,
+    links: list[Trace | None],
+    results: Journal,
+    lanes: int,
+    edge: Callable[[Path], AbstractContextManager[Reads]],
+) -> None:
+    """Reads what the journal lacks, and adds it."""
+    done = {(one["trace"], one["number"]) for one in results.entries}
+    if not (parts := parts_of(links, run.studies, lanes, done)):
+        return
+    with ExitStack() as running, counting("studies") as step:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
+        cloud = running.enter_context(mortal_cloud(folder))
+        logs = (folder / f"edge{lane}.log" for lane in range(min(lanes, len(parts))))
+        edges = [running.enter_context(edge(log)) for log in logs]
+        left = itertools.count(1)
+
+        def tell(result: dict[str, Any]) -> None:
+            results.add(result)
+            step(next(left), sum(len(part.numbers) for part in parts))
+
+        read_all(run, parts, edges, Reaper(cloud), tell)
+
+
+def _in_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(results, key=lambda one: (one["trace"], one["number"]))
 
 
 def _table(result: dict[str, Any]) -> Table:
     counts = f"{result['from_files']} from files, {result['from_memory']} from memory"
     title = (
-        f"{result['late']} of {result['studies']} answers late "
-        f"(deadline {result['deadline_s']:g} s), {counts}; {result['cpu']}, {result['cores']} cores"
+        f"{result['late']} of {result['studies']} answers late, {result['late_unstalled']} of them "
+        f"not by the machine's stalls (deadline {result['deadline_s']:g} s), {counts}; "
+        f"{result['cpu']}, {result['cores']} cores"
     )
     table = Table(*(words for words, _ in _COLUMNS.values()), title=title, box=SIMPLE_HEAD)
     for one in result["traces"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.model_page_text import HEAD, TAIL
+from models.markdown import commands, interval, percents, table
 from models.runtime.artifacts import every
 
 
@@ -27,12 +28,10 @@ def _scan_names(found: dict[str, Any]) -> str:
 
 def _artifacts() -> str:
     rows = [
-        [f"`{a.name}`", a.version, a.precision, f"{a.path.stat().st_size / 1e6:.2f} MB", a.parent]
+        [f"`{a.name}`", a.version, f"{a.path.stat().st_size / 1e6:.2f} MB", a.parent, a.method]
         for a in every().values()
     ]
-    return "## What is served\n\n" + _table(
-        ["artifact", "version", "precision", "file", "made from"], rows
-    )
+    return "## What is served\n\n" + table(["artifact", "version", "file", "made from", "by"], rows)
 
 
 NODULES = {
@@ -50,7 +49,7 @@ def _froc(found: dict[str, Any]) -> str:
     first = next(iter(measured.values()))
     rates = [f"{point['false_positives_per_scan']:g}" for point in first["sensitivity"]]
     rows = [
-        [NODULES[key], *(_percent(p) for p in result["sensitivity"]), _interval(result["cpm"])]
+        [NODULES[key], *(percents(p) for p in result["sensitivity"]), interval(result["cpm"])]
         for key, result in measured.items()
     ]
     head = f"## Sensitivity at false positives a scan\n\n{first['nodules']} nodules of "
@@ -61,7 +60,7 @@ def _froc(found: dict[str, Any]) -> str:
         if key in measured
     )
     return "\n".join(
-        [head + _table(["reader", *rates, "CPM"], rows), _commands(measured), plots, ""]
+        [head + table(["reader", *rates, "CPM"], rows), commands(measured, *measured), plots, ""]
     )
 
 
@@ -71,11 +70,11 @@ def _cost(found: dict[str, Any]) -> str:
         return ""
     targets = list(next(iter(measured.values()))["fp_at"])
     rows = [
-        [NODULES[key], *(_interval(result["fp_at"][t], 1) for t in targets)]
+        [NODULES[key], *(interval(result["fp_at"][t], 1) for t in targets)]
         for key, result in measured.items()
     ]
     heads = ["reader", *(f"{t} %" for t in targets)]
-    return "## False positives a scan at a sensitivity\n\n" + _table(heads, rows)
+    return "## False positives a scan at a sensitivity\n\n" + table(heads, rows)
 
 
 def _scans(found: dict[str, Any]) -> str:
@@ -88,7 +87,7 @@ def _scans(found: dict[str, Any]) -> str:
         for scan in result["scans"]
     ]  # fmt: skip
     heads = ["scan", "at 1", "at 2", "at 4", "at 8", "score of its lesion"]
-    return "## False positives of each scan, edge and cloud\n\n" + _table(heads, rows)
+    return "## False positives of each scan, edge and cloud\n\n" + table(heads, rows)
 
 
 def _findings(found: dict[str, Any]) -> str:
@@ -113,8 +112,8 @@ def _findings(found: dict[str, Any]) -> str:
     return (
         "## Final reports of whole scans, edge and cloud\n\nThe first four in `scans.csv` are "
         "training scans and prove little; the folder of slabs is refused as one study.\n\n"
-        + _table(heads, rows)
-        + _commands({"detect": result})
+        + table(heads, rows)
+        + commands(found, "detect")
     )
 
 
@@ -125,19 +124,19 @@ def _kinds(found: dict[str, Any]) -> str:
     textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
     rows = [
         ["malignancy, AUC: ratings of 4 and more against 2 and less",
-         _interval(result["malignancy_auc"]), f"{result['suspicious']} of {result['rated']}"],
-        ["texture, mean recall of the classes", _interval(result["texture_recall"]), textures],
-        ["outline, median Dice, nodules of 6 mm and more", _interval(result["dice_median"]),
+         interval(result["malignancy_auc"]), f"{result['suspicious']} of {result['rated']}"],
+        ["texture, mean recall of the classes", interval(result["texture_recall"]), textures],
+        ["outline, median Dice, nodules of 6 mm and more", interval(result["dice_median"]),
          f"{result['outlined']} nodules"],
-        ["diameter, mean error in mm", _interval(result["diameter_error_mm"], 2), "all"],
-        ["diameter, mean bias in mm", _interval(result["diameter_bias_mm"], 2), "all"],
+        ["diameter, mean error in mm", interval(result["diameter_error_mm"], 2), "all"],
+        ["diameter, mean bias in mm", interval(result["diameter_bias_mm"], 2), "all"],
     ]  # fmt: skip
     return (
         f"## Kind, size and outline, the second reader\n\n{result['nodules']} nodules of "
         f"{result['patients']} test patients, each read at its own centre, against the readers of "
         "LIDC-IDRI.\n\n"
-        + _table(["measure", "value", "taken from"], rows)
-        + _commands({"kinds": result})
+        + table(["measure", "value", "taken from"], rows)
+        + commands(found, "kinds")
     )
 
 
@@ -151,7 +150,7 @@ def _latency(found: dict[str, Any]) -> str:
     ]
     head = "## From files to report\n\n`cmb_crc_01068` (100 slices, JPEG-LS), cloud on loopback, "
     head += f"{result['cores']} cores of {result['cpu']}, {result['repeats']} readings.\n\n"
-    return head + _table(["stage", "median ms", "p95 ms"], rows) + _commands({"latency": result})
+    return head + table(["stage", "median ms", "p95 ms"], rows) + commands(found, "latency")
 
 
 def _luna16(found: dict[str, Any]) -> str:
@@ -165,9 +164,7 @@ def _luna16(found: dict[str, Any]) -> str:
     ]
     return (
         "## The FROC computation against a published one\n\nDeepLung's candidates on LUNA16; the "
-        "paper gives CPM .8420.\n\n"
-        + _table(["measure", "value"], rows)
-        + _commands({"luna16": result})
+        "paper gives CPM .8420.\n\n" + table(["measure", "value"], rows) + commands(found, "luna16")
     )
 
 
@@ -176,14 +173,14 @@ def _phantoms(found: dict[str, Any]) -> str:
     if result is None:
         return ""
     rows = [
-        ["sensitivity, nodules of 5 mm and more", _interval(result["sensitivity"])],
-        ["false positives a scan", _interval(result["false_positives_per_scan"], 2)],
+        ["sensitivity, nodules of 5 mm and more", interval(result["sensitivity"])],
+        ["false positives a scan", interval(result["false_positives_per_scan"], 2)],
     ]
     return (
         "## Phantoms, final report of edge and cloud\n\nSynthetic, and drawn by the generator that "
         "drew the training phantoms, with other seeds.\n\n"
-        + _table(["measure", "value"], rows)
-        + _commands({"phantoms": result})
+        + table(["measure", "value"], rows)
+        + commands(found, "phantoms")
     )
 
 
@@ -204,27 +201,8 @@ def _network(found: dict[str, Any]) -> str:
         head = f"## {title}\n\n{result['batch']} x {what} voxels, {result['threads']} threads of "
         head += f"{result['cpu']}; {result['rounds']} rounds, in turn.\n\n"
         heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]
-        parts.append(head + _table(heads, rows) + _commands({key: result}))
+        parts.append(head + table(heads, rows) + commands(found, key))
     return "\n".join(parts)
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _commands(measured: dict[str, Any]) -> str:
-    return "\n" + "\n".join(f"    {result['command']}" for result in measured.values()) + "\n"
-
-
-def _percent(point: dict[str, Any]) -> str:
-    return f"{100 * point['value']:.1f} ({100 * point['low']:.0f}-{100 * point['high']:.0f})"
-
-
-def _interval(point: dict[str, Any], digits: int = 3) -> str:
-    values = [point[key] for key in ("value", "low", "high")]
-    told = ["-" if v is None else f"{v:.{digits}f}" for v in values]
-    return f"{told[0]} ({told[1]}-{told[2]})"
 
 
 def _told(value: int | None) -> str:

@@ -39,6 +39,13 @@ Both learn from 716 cubes of real nodules (363 patients), four whole scans and s
         --start runs/second/averaged.pt --out runs/screening
     overread-models export screening --data DATA --weights runs/screening/averaged.pt
     overread-models export hybrid --data DATA --weights runs/hybrid/averaged.pt
+    overread-models qat screening --data DATA --minutes 18 --start runs/screening/averaged.pt \\
+        --out runs/qat-screening
+    overread-models qat hybrid --data DATA --minutes 18 --start runs/hybrid/averaged.pt \\
+        --screening runs/second/averaged.pt --screening runs/screening/averaged.pt \\
+        --out runs/qat-hybrid
+    overread-models int4 screening --data DATA --minutes 12 --start runs/screening/averaged.pt \\
+        --qat runs/qat-screening/averaged.pt
     overread-models fit --data DATA --screening screening-fp32 --hybrid hybrid-fp32
     overread-models fit --data DATA
 
@@ -52,8 +59,9 @@ same figures.
 - Masses are made of nodules of 12 mm and more, scaled up to 60 mm.
 - The hybrid learns on the screening network's own candidates, an early and the last state's.
 - Weights and batch norm statistics are averaged (exponentially); bf16, two cores, no GPU needed.
-- INT8 is post-training quantisation, calibrated on training cubes and scans: QDQ, uint8
-  activations, int8 weights for each channel.
+- INT8: QDQ, uint8 activations, int8 weights for each channel; ranges from training cubes and
+  scans, then trained to answer as the float network does. INT4: weights of most layers, made from
+  INT8 in three steps.
 - Calibration, merger and thresholds are fitted on validation cases through the INT8 artifacts.
 
 ## Licence and attribution

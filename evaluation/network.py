@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,12 +28,21 @@ class Contestant:
 
 
 def enter(names: Sequence[str], engines: Sequence[str], threads: int) -> list[Contestant]:
-    """Every artifact on every engine; errors as `open_session` and `find`."""
+    """Every artifact on every engine; errors as `open_session` and `find`.
+
+    ``NAME:stored`` is the artifact of that name run as it is stored, INT4 not laid out as INT8.
+    """
     return [
-        Contestant(open_session(find(name), engine=engine, threads=threads), [])
+        Contestant(open_session(_named(name), engine=engine, threads=threads), [])
         for name in names
         for engine in engines
     ]
+
+
+def _named(name: str) -> Artifact:
+    plain, _, form = name.partition(":")
+    artifact = find(plain)
+    return replace(artifact, name=name, expand=False) if form == "stored" else artifact
 
 
 def run_in_turn(

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import numpy as np
 
-from cloud.site import SITE_KEY
 from evaluation.arrivals import Arrival
 from imaging.volume import WINDOW_HU
 from protos import codec
@@ -22,6 +21,7 @@ from protos import overread_pb2 as pb
 from protos.errors import from_status
 from protos.messages import Header, Roi
 from protos.overread_pb2_grpc import OverreadStub
+from protos.site import SITE_KEY
 
 if TYPE_CHECKING:
     from protos.overread_pb2_grpc import OverreadAsyncStub

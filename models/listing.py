@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -37,7 +38,8 @@ def _made(artifact: Artifact) -> str:
     there = artifact.path.exists()
     size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if there else "missing"
     source = f"\nfrom {artifact.parent}" if artifact.parent else ""
-    return f"{artifact.precision}, {size}{source}"
+    method = f"\n{textwrap.fill(artifact.method, 30)}" if artifact.method else ""
+    return f"{artifact.precision}, {size}{source}{method}"
 
 
 def _figures(artifact: Artifact) -> str:
@@ -45,7 +47,16 @@ def _figures(artifact: Artifact) -> str:
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:
-    fields = ("version", "kind", "precision", "parent", "sha256", "licence", "attribution")
+    fields = (
+        "version",
+        "kind",
+        "precision",
+        "parent",
+        "method",
+        "sha256",
+        "licence",
+        "attribution",
+    )
     return {
         **{name: getattr(artifact, name) for name in fields},
         "file": str(artifact.path),

@@ -44,7 +44,8 @@ class Cases:
     """Candidates of validation: each one's logit from the edge and from the cloud, and truth.
 
     ``missed`` nodules were never proposed; ``scans`` is how much lung the alarms come from, in
-    scans.
+    scans. ``patient`` says whose each candidate is, ``missed_patient`` whose each missed nodule;
+    both are empty where nobody knows.
     """
 
     edge: FloatArray
@@ -52,30 +53,42 @@ class Cases:
     nodule: np.ndarray
     missed: int
     scans: float
+    patient: tuple[str, ...] = ()
+    missed_patient: tuple[str, ...] = ()
 
 
 def gather(
-    screener: Screener, reader: SecondReader, cubes: Sequence[Piece], scans: Sequence[Piece]
+    screener: Screener,
+    reader: SecondReader,
+    cubes: Sequence[Piece],
+    scans: Sequence[Piece],
+    patients: Sequence[str],
 ) -> Cases:
     """Reads cubes for their nodules (the best candidate of each), and all for false alarms.
 
     One or two whole scans know few scanners; the lung around the nodules of many patients does.
+    ``patients`` says whose each cube is.
     """
-    rows: list[tuple[float, float, bool]] = []
-    missed = 0
-    for cube in cubes:
+    rows: list[tuple[float, float, bool, str]] = []
+    missed: list[str] = []
+    for cube, patient in zip(cubes, patients, strict=True):
         found = screener.screen(Preprocessed(cube.voxels, Geometry()))
         hits = [c for c in found if _hits(c, cube.nodules[:1], 0.5)][:1]
-        missed += not hits
-        rows += _read(reader, cube, hits, nodule=True)
-        rows += _read(reader, cube, _alarms(found, cube, FACE)[:CUBE_ALARMS], nodule=False)
+        missed += [] if hits else [patient]
+        rows += [(*pair, True, patient) for pair in _read(reader, cube, hits)]
+        alarms = _alarms(found, cube, FACE)[:CUBE_ALARMS]
+        rows += [(*pair, False, patient) for pair in _read(reader, cube, alarms)]
     for scan in scans:
         found = screener.screen(Preprocessed(scan.voxels, Geometry()))
-        rows += _read(reader, scan, _alarms(found, scan, 0), nodule=False)
-    edge, cloud, nodule = (np.array(column) for column in zip(*rows, strict=True))
+        rows += [(*pair, False, "") for pair in _read(reader, scan, _alarms(found, scan, 0))]
+    edge, cloud, nodule, owner = zip(*rows, strict=True)
     inner = (slice(FACE, -FACE),) * 3
     air = sum(int((cube.voxels[inner] < AIR_BELOW).sum()) for cube in cubes)
-    return Cases(edge, cloud, nodule.astype(bool), missed, len(scans) + air / LUNG_MM3)
+    scans_read = len(scans) + air / LUNG_MM3
+    return Cases(
+        np.array(edge), np.array(cloud), np.array(nodule), len(missed), scans_read,
+        owner, tuple(missed),
+    )  # fmt: skip
 
 
 def _alarms(found: Sequence[Candidate], piece: Piece, face: int) -> list[Candidate]:
@@ -91,16 +104,15 @@ def _alarms(found: Sequence[Candidate], piece: Piece, face: int) -> list[Candida
 
 
 def _read(
-    reader: SecondReader, piece: Piece, candidates: Sequence[Candidate], *, nodule: bool
-) -> list[tuple[float, float, bool]]:
+    reader: SecondReader, piece: Piece, candidates: Sequence[Candidate]
+) -> list[tuple[float, float]]:
+    """The logits of edge and cloud for each candidate."""
     if not candidates:
         return []
     rois = np.stack([cut_roi(piece.voxels, c.index_zyx, reader.roi_shape) for c in candidates])
     parts = [reader.read(rois[i : i + 8]).probability for i in range(0, len(rois), 8)]
     chance = np.concatenate(parts)
-    return [
-        (_logit(c.score), _logit(float(p)), nodule) for c, p in zip(candidates, chance, strict=True)
-    ]
+    return [(_logit(c.score), _logit(float(p))) for c, p in zip(candidates, chance, strict=True)]
 
 
 def _hits(candidate: Candidate, marks: FloatArray, share: float, margin: float = 0.0) -> bool:

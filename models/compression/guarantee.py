@@ -63,10 +63,13 @@ class ScoredNodules:
 
     @property
     def identity(self) -> str:
-        """Eight hexadecimal digits that change with any score or patient."""
-        digest = hashlib.sha256(np.stack([self.edge, self.merged]).tobytes())
-        digest.update("\0".join(map(str, self.patient)).encode())
-        return digest.hexdigest()[:8]
+        """Eight hexadecimal digits that change with any score or patient.
+
+        The order does not count, nor what lies beyond the fourth decimal: engines differ there.
+        """
+        rows = zip(self.patient, self.edge, self.merged, strict=True)
+        lines = sorted(f"{patient} {edge:.4f} {merged:.4f}" for patient, edge, merged in rows)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,11 +28,15 @@ def register(
     kind: str,
     precision: str,
     parent: str,
+    method: str = "",
     settings: dict[str, Any],
     metrics: dict[str, Any] | None = None,
     folder: Path = WEIGHTS,
 ) -> None:
-    """Saves ``model`` as `name.onnx` and enters it; its version is the content's hash."""
+    """Saves ``model`` as `name.onnx` and enters it; its version is the content's hash.
+
+    ``method`` says in a few words how it was made from ``parent``.
+    """
     content = model.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
     _replace(folder / f"{name}.onnx", content)
@@ -43,6 +47,7 @@ def register(
         "kind": kind,
         "precision": precision,
         "parent": parent,
+        "method": method,
         "licence": LICENCE,
         "attribution": ATTRIBUTION,
         "settings": settings,

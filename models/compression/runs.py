@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from rich.console import Console
 from torch import nn
 
 from imaging.roi import cut_roi
+from imaging.volume import FloatArray
 from models.compression.export import export_float, export_fp32
 from models.compression.fit import Cases, gather, logistic, thresholds
 from models.compression.manifest import amend, register
+from models.compression.promise import Asked, Read, nodules_of, promise, widest_slices_mm
 from models.compression.quantize import quantize
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.screener import Screener
@@ -36,6 +39,8 @@ UNFITTED: dict[str, dict[str, Any]] = {
 CALIBRATION_CUBES = 96
 """How many training cubes quantisation is calibrated on; whole training scans come on top."""
 
+BOX_SIDE = 96
+
 HEARD = 0.99
 """The share of validation's false alarms within which the cloud's logit counts: the few beyond it
 are too few to tell how much more certain a higher one is."""
@@ -44,19 +49,32 @@ are too few to tell how much more certain a higher one is."""
 def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
     """Registers `KIND-fp32` and `KIND-int8`; settings fitted before are kept."""
     network = MAKERS[kind](weights)
-    before = every() if (WEIGHTS / "manifest.toml").exists() else {}
-    settings = {p: _settings(before.get(f"{kind}-{p}"), kind) for p in ("fp32", "int8")}
-    register(
-        f"{kind}-fp32", export_fp32(network, kind), kind=kind, precision="fp32", parent="",
-        settings=settings["fp32"],
+    enter(f"{kind}-fp32", export_fp32(network, kind), parent="", method="training")
+    enter(
+        f"{kind}-int8", quantized(network, kind, data, method), parent=f"{kind}-fp32",
+        method=f"post-training quantisation, {method}",
     )  # fmt: skip
-    cubes = load_cubes(data / "nodules", "train").pieces
-    scans = scans_of_role(data / "ct", "train")
-    batches = {"screening": _boxes, "hybrid": _regions}[kind](cubes, scans)
-    small = quantize(export_float(network, kind), kind, batches, method=method)
+
+
+def quantized(network: nn.Module, kind: str, data: Path, method: str) -> onnx.ModelProto:
+    """The INT8 form of a network by post-training quantisation, calibrated on training material."""
+    return quantize(export_float(network, kind), kind, calibration(kind, data), method=method)
+
+
+def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
+    """Batches ``(1, 1, z, y, x)`` of a split's material that such a network reads."""
+    cubes = load_cubes(data / "nodules", split).pieces
+    scans = scans_of_role(data / "ct", split)
+    return {"screening": _boxes, "hybrid": _regions}[kind](cubes, scans)
+
+
+def enter(name: str, model: onnx.ModelProto, *, parent: str, method: str) -> None:
+    """Registers an artifact named for its kind and precision; settings fitted before are kept."""
+    kind, _, precision = name.partition("-")
+    before = every() if (WEIGHTS / "manifest.toml").exists() else {}
     register(
-        f"{kind}-int8", small, kind=kind, precision="int8", parent=f"{kind}-fp32",
-        settings=settings["int8"],
+        name, model, kind=kind, precision=precision, parent=parent, method=method,
+        settings=_settings(before.get(name), kind),
     )  # fmt: skip
 
 
@@ -65,33 +83,43 @@ def _settings(artifact: Artifact | None, kind: str) -> dict[str, Any]:
 
 
 def _boxes(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
-    for cube in cubes[:CALIBRATION_CUBES]:
-        yield cube.voxels[None, None, :48, :48, :48]
-    for scan in scans:
-        z, y, x = (n // 2 for n in scan.voxels.shape)
-        for start in (max(0, x - 130), x):
-            yield scan.voxels[None, None, z - 40 : z + 40, y - 64 : y + 64, start : start + 128]
+    """Boxes of one size, as histograms need them: cubes mirrored at their faces, and scans."""
+    for cube in cubes[: CALIBRATION_CUBES // 3]:
+        pad = [(0, BOX_SIDE - n) for n in cube.voxels.shape]
+        yield np.pad(cube.voxels, pad, mode="symmetric")[None, None]
+    for place, scan in _places(scans, CALIBRATION_CUBES // 24):
+        yield cut_roi(scan.voxels, place, (BOX_SIDE,) * 3)[None, None]
 
 
 def _regions(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
     for cube in cubes[:CALIBRATION_CUBES]:
         yield cut_roi(cube.voxels, cube.nodules[0, :3])[None, None]
+    for place, scan in _places(scans, CALIBRATION_CUBES // 4):
+        yield cut_roi(scan.voxels, place)[None, None]
+
+
+def _places(scans: tuple[Piece, ...], count: int) -> Iterator[tuple[FloatArray, Piece]]:
+    """So many places in the middle parts of each scan."""
     rng = np.random.default_rng(0)
     for scan in scans:
-        for _ in range(CALIBRATION_CUBES // 4):
-            middle = rng.uniform(0.2, 0.8, 3) * scan.voxels.shape
-            yield cut_roi(scan.voxels, middle)[None, None]
+        for _ in range(count):
+            yield rng.uniform(0.2, 0.8, 3) * scan.voxels.shape, scan
 
 
-def run_fit(data: Path, screening: str, hybrid: str) -> None:
-    """Fits the settings of both artifacts on validation and enters them."""
+def run_fit(data: Path, screening: str, hybrid: str, asked: Asked) -> None:
+    """Fits the settings of both artifacts on validation, and enters them with their promise."""
     console = Console(stderr=True)
     screener = Screener(open_session(neutral(find(screening))))
     reader = SecondReader(open_session(neutral(find(hybrid))))
-    cubes = load_cubes(data / "nodules", "val").pieces
+    cubes, scans = load_cubes(data / "nodules", "val"), scans_of_role(data / "ct", "val")
     with console.status("reading validation cases"):
-        cases = gather(screener, reader, cubes, scans_of_role(data / "ct", "val"))
+        cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
     settings, cloud = fit_settings(cases)
+    slice_mm = widest_slices_mm(data / "nodules" / "index.csv", "val")
+    read = Read(find(screening).version, find(hybrid).version, slice_mm)
+    nodules = nodules_of(cases, settings, cloud)
+    settings |= promise(nodules, settings["thresholds"], asked, settings["merge"])
+    settings["guarantee"] |= asdict(read)
     amend(screening, "settings", settings)
     amend(hybrid, "settings", cloud)
     console.print(settings, cloud)

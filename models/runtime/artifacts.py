@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.runtime.errors import DamagedArtifact, UnknownArtifact
+from models.runtime.expand import expanded
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
@@ -30,10 +31,11 @@ class Artifact:
         version: changes with every retraining; what reports name.
         kind: ``screening`` or ``hybrid``.
         precision: ``fp32``, ``int8`` or ``int4``.
-        parent: the artifact that it was made from, or empty.
+        parent: the artifact that it was made from, or empty; ``method``: how.
         settings: what its user needs to read its outputs (calibration, thresholds).
         metrics: figures as measured, each with the command that measured it in ``docs``.
         licence: of the weights; ``attribution``: of the data that they were trained on.
+        expand: whether INT4 weights are laid out as INT8 for the engine.
     """
 
     name: str
@@ -43,12 +45,23 @@ class Artifact:
     kind: str
     precision: str
     parent: str
+    method: str
     settings: Mapping[str, Any]
     metrics: Mapping[str, Any]
     licence: str
     attribution: str
+    expand: bool = True
 
     def content(self) -> bytes:
+        """What an engine loads: the file's bytes, checked, INT4 laid out as INT8.
+
+        Raises:
+            DamagedArtifact: see `stored`.
+        """
+        stored = self.stored()
+        return expanded(stored) if self.precision == "int4" and self.expand else stored
+
+    def stored(self) -> bytes:
         """The file's bytes, checked.
 
         Raises:
@@ -103,6 +116,7 @@ def _artifact(name: str, entry: dict[str, Any], folder: Path) -> Artifact:
         kind=entry["kind"],
         precision=entry["precision"],
         parent=entry.get("parent", ""),
+        method=entry.get("method", ""),
         settings=entry.get("settings", {}),
         metrics=entry.get("metrics", {}),
         licence=entry.get("licence", ""),

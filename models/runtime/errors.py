@@ -33,3 +33,7 @@ class EngineUnavailable(ModelError):
 
 class ModelFailed(ModelError):
     """The engine raised an error, or the output is not finite."""
+
+
+class NoWeights(ModelError):
+    """A command starts from trained weights and was given none."""

@@ -98,7 +98,7 @@ def channels_last(network: nn.Module) -> nn.Module:
 
 def _start(task: Task, plan: Plan, device: torch.device) -> _State:
     network = task.network.to(device)
-    if any(isinstance(m, nn.Conv3d) for m in network.modules()):
+    if any(weight.ndim == 5 for weight in network.parameters()):
         network = channels_last(network)
     averaged = AveragedModel(
         network, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True

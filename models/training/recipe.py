@@ -19,7 +19,6 @@ from rich.progress import track
 from imaging.phantom import TRAINING_SEED, PhantomSpec, make_phantom
 from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
-from models.networks.hybrid import HybridNetwork
 from models.networks.screening import ScreeningNetwork
 from models.training.augment import Noise
 from models.training.compose import Composer
@@ -106,16 +105,16 @@ def screening_task(material: Material, network: ScreeningNetwork) -> ScreeningTa
 
 
 def hybrid_task(
-    material: Material, screeners: Sequence[torch.nn.Module], network: HybridNetwork
+    material: Material, screeners: Sequence[torch.nn.Module], network: torch.nn.Module
 ) -> HybridTask:
-    """Trains a hybrid network on the candidates of the screening networks given.
+    """Trains a hybrid, or a teacher of another kind, on candidates of the screening networks.
 
     Those of an early one are added to the last one's: on its own training scans a finished
     network raises fewer and easier alarms than it will on a stranger's.
     """
     groups = (material.learnt.pieces, material.scans, material.phantoms)
     sources = [piece for group in groups for piece in group]
-    found = [_alarms(screeners, piece) for piece in track(sources, "collecting false alarms")]
+    found = [find_alarms(screeners, piece) for piece in track(sources, "collecting false alarms")]
     drawer = RegionDrawer(
         material.composer, Ratings.of(material.learnt), [places for places, _ in found],
         share_alarms([odds for _, odds in found], [len(g) for g in groups]), Noise(96, 1),
@@ -134,7 +133,9 @@ def share_alarms(odds: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
     return scaled
 
 
-def _alarms(screeners: Sequence[torch.nn.Module], piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+def find_alarms(
+    screeners: Sequence[torch.nn.Module], piece: Piece
+) -> tuple[np.ndarray, np.ndarray]:
     """Places without a nodule and how often to draw each: the stronger the alarm the oftener."""
     places, weights = [np.zeros((0, 3))], [np.zeros(0)]
     middle = np.array(piece.voxels.shape) / 2

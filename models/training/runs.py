@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.training.hybrid import HybridTask
 from models.training.loop import Plan, train
 from models.training.recipe import Material, hybrid_task, load_material, screening_task
+from models.training.screening import ScreeningTask
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,18 @@ def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
     hybrid = make_hybrid(run.start, screeners[-1])
     task = hybrid_task(run.material(), screeners, hybrid)
     train(task, run.plan(decay=0.05), resume=run.resume)
+
+
+def task_of(
+    network: nn.Module, material: Material, screeners: Sequence[ScreeningNetwork]
+) -> ScreeningTask | HybridTask:
+    """The task that a trained network goes on with; ``screeners`` find a hybrid's regions."""
+    if isinstance(network, HybridNetwork):
+        return hybrid_task(material, screeners, network)
+    assert isinstance(network, ScreeningNetwork)
+    task = screening_task(material, network)
+    task.refresh(network.eval())  # it can raise alarms that are worth mining already
+    return task
 
 
 def make_screening(

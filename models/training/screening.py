@@ -20,6 +20,14 @@ from models.training.piece import Piece
 from models.training.stream import Batch
 from models.training.targets import Targets, make_targets
 
+RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+"""The false positives a scan that the CPM is the mean over."""
+
+WIDE_SHARE, WIDE_SIDE = 0.5, 144
+WIDE_SHARES = (0.1, 0.1, 0.8)
+"""How often a batch is one wide sample, its side in voxels, and its compositions: a network that
+only knows small boxes believes less in nodules deep inside a whole lung."""
+
 HARD_LOGIT = -4.0
 """A false alarm of at least this is a hard negative."""
 
@@ -37,9 +45,8 @@ class ScreeningTask:
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
-        return stream.batches(
-            partial(_draw, self.composer), self.batch, workers=self.workers, seed=seed
-        )
+        draw = partial(_draw, self.composer, self.batch)
+        return stream.batches(draw, None, workers=self.workers, seed=seed)
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms of `screening_loss`."""
@@ -53,16 +60,31 @@ class ScreeningTask:
 
     def judge(self, network: nn.Module) -> dict[str, float]:
         """Sensitivity on the cubes at 1, 2, 4 and 8 false positives a scan, and the CPM."""
+        return summary(*self.scores(network), len(self.scans))
+
+    def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
+        """The logit of each cube's nodule, and of each false alarm in the scans."""
         found = np.array([nodule_logit(network, cube) for cube in self.cubes])
-        alarms = np.concatenate([false_alarms(network, scan).logit for scan in self.scans])
-        rates = [0.125, 0.25, 0.5, 1, 2, 4, 8]
-        at = [sensitivity_leaving(found, alarms, rate * len(self.scans)) for rate in rates]
-        named = {f"at_{rate:g}": value for rate, value in zip(rates, at, strict=True) if rate >= 1}
-        return {"cpm": float(np.mean(at)), **named}
+        alarms = [false_alarms(network, scan).logit for scan in self.scans]
+        return found, np.concatenate(alarms)
 
 
-def _draw(composer: Composer, rng: np.random.Generator) -> Batch:
-    sample = composer.draw(rng)
+def summary(found: FloatArray, alarms: FloatArray, scans: int) -> dict[str, float]:
+    """What `ScreeningTask.judge` gives, from its scores and the number of scans."""
+    at = [sensitivity_leaving(found, alarms, rate * scans) for rate in RATES]
+    named = {f"at_{rate:g}": value for rate, value in zip(RATES, at, strict=True) if rate >= 1}
+    return {"cpm": float(np.mean(at)), **named}
+
+
+def _draw(composer: Composer, count: int, rng: np.random.Generator) -> Batch:
+    """So many samples, or one wide one in their stead."""
+    wide = rng.random() < WIDE_SHARE
+    source = replace(composer, side=WIDE_SIDE, shares=WIDE_SHARES) if wide else composer
+    samples = [_one(source.draw(rng)) for _ in range(1 if wide else count)]
+    return {name: torch.stack([one[name] for one in samples]) for name in samples[0]}
+
+
+def _one(sample: Piece) -> Batch:
     targets = make_targets(sample)
     return {
         "voxels": torch.from_numpy(sample.voxels.copy())[None],

@@ -386,3 +386,28 @@ def test_a_pipeline_is_kept_full() -> None:
         assert [a.batch for a in got] == [1, 1, 2, 2]
 
     run(line())
+
+
+@pytest.mark.parametrize(("coming", "batches"), [(0, [[1], [2]]), (1, [[1, 2]])])
+def test_nobody_is_waited_for_when_nobody_is_to_come(coming: int, batches: list[list[int]]) -> None:
+    """An ROI alone starts at once; where another is announced it waits for that."""
+
+    async def scenario() -> list[list[int]]:
+        stage = HandStage()
+        stage.allowed.release()
+        stage.allowed.release()
+        cost = CostModel()
+        for n in (1, 4):
+            cost.observe(n, stage.fixed_s + n)
+        waits = Batcher(
+            stage, Telemetry(), max_batch=2, max_wait_s=60.0, max_waiting=9, cost=cost,
+            coming=lambda: coming, clock=stage.clock,
+        )  # fmt: skip
+        async with waits:
+            answers = [waits.submit(roi(1), Deadline.after(900.0, stage.clock), ROUTINE)]
+            await asyncio.sleep(0.05)
+            answers.append(waits.submit(roi(2), Deadline.after(900.0, stage.clock), ROUTINE))
+            await asyncio.gather(*answers)
+        return stage.batches
+
+    assert run(scenario()) == batches

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from cloud.site import MAX_SITE_CHARACTERS, site_of
+from cloud.site import site_of
+from protos.site import MAX_SITE_CHARACTERS
 
 
 class Context:

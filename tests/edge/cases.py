@@ -9,6 +9,7 @@ import numpy as np
 
 from edge.decide import Plan, Thresholds, decide
 from edge.estimate import LinkEstimate
+from edge.guarantee import Terms
 from edge.merge import MergeWeights
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
@@ -17,6 +18,19 @@ from models.runtime.detection import Candidate
 THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
 WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
 SHAPE = (48, 48, 48)
+GUARANTEE = {
+    "alpha": 0.05,
+    "delta": 0.1,
+    "patients": 62,
+    "calibration": "0123abcd",
+    "asked_alpha": 0.028,
+    "confidence": 0.7,
+    "holds": False,
+    "screening": "1",
+    "hybrid": "fake 1",
+    "slice_mm": 2.5,
+}
+TERMS = Terms(0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, "1", "fake 1", 2.5)
 SETTINGS = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
     "merge": [0.0, 1.0, 1.0],

@@ -11,10 +11,10 @@ from typing import Any, Self
 
 import grpc
 
-from protos.codec import decode_header, decode_roi, encode_response
+from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.errors import OverreadError, to_status
 from protos.load import COMPUTE_KEY, QUEUE_KEY
-from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.messages import Description, Header, Refusal, Roi, Summary, Verdict
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
 
 
@@ -29,7 +29,8 @@ class FakeCloud(OverreadServicer):
 
     ``faults`` end one stream each, after ``fault_after`` verdicts; after ``dies_after`` verdicts
     the whole service stops. What it was sent is kept in ``headers`` and in ``asked`` (region
-    identifiers, a list a stream). ``on_end`` is called when a stream has ended, however it did.
+    identifiers, a list a stream), who sent it in ``sites``. ``on_end`` is called when a stream
+    has ended, however it did.
     """
 
     answer: Callable[[Roi], Verdict | Refusal] = sure
@@ -39,6 +40,7 @@ class FakeCloud(OverreadServicer):
     queue_s: str = "0.25"
     headers: list[Header] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
+    sites: list[str | None] = field(default_factory=list)
     on_end: Callable[[], None] = lambda: None
     credentials: grpc.ServerCredentials | None = None
     address: str = ""
@@ -60,6 +62,7 @@ class FakeCloud(OverreadServicer):
 
     def Read(self, request_iterator: Any, context: Any) -> Iterator[Any]:  # noqa: N802 - gRPC's name
         """Answers every region in its order, unless a fault is scripted."""
+        self.sites.append(dict(context.invocation_metadata()).get("overread-site"))
         self.headers.append(decode_header(next(request_iterator)))
         self.asked.append([])
         context.add_callback(self.on_end)
@@ -79,6 +82,6 @@ class FakeCloud(OverreadServicer):
         yield encode_response(Summary(len(self.asked[-1]), 0, 0.01))
         context.set_trailing_metadata(((QUEUE_KEY, self.queue_s), (COMPUTE_KEY, "0.01")))
 
-    def Describe(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
-        """Not asked for by the edge."""
-        raise NotImplementedError
+    def Describe(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 - gRPC's names
+        """That it is there, and nothing else."""
+        return encode_description(Description("fake", {}, "none", 64, 64**3, 1 << 22, (48, 48, 48)))

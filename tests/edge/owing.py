@@ -21,7 +21,7 @@ from imaging.study import Study, StudyHeader
 from imaging.volume import Geometry, Volume
 from protos.deadline import Deadline
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.cases import FixedScreener, box
+from tests.edge.cases import GUARANTEE, SETTINGS, FixedScreener, box
 
 SCORES = (0.95, 0.7, 0.3, 0.05)
 """The first is reported, the next two are uncertain, the last is dismissed."""
@@ -88,8 +88,9 @@ class ForgetfulCloud(SilentCloud):
 
 
 def owing(second: SecondReader, *, pictures: bool = False) -> Line:
-    """The real line around a screener that sees `SCORES` and a cloud that is silent."""
-    line = build_line(load_settings(deadline_s=60.0), FixedScreener(SCORES), second)
+    """The real line around a calibrated screener that sees `SCORES`, and a cloud that is silent."""
+    screener = FixedScreener(SCORES, settings={**SETTINGS, "guarantee": GUARANTEE})
+    line = build_line(load_settings(deadline_s=60.0), screener, second)
     if not pictures:
         line = replace(line, draw=lambda *_: {})
     return replace(line, read=_study, preprocess=_box)

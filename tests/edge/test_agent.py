@@ -231,6 +231,33 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, full_at: Step) -
     assert len(reads) == 1
 
 
+def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path) -> None:
+    """Neither report nor database finds room, more often than a study may be tried."""
+    put(tmp_path / "inbox", "a")
+    left = [4 * MAX_ATTEMPTS]
+
+    def full() -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
+        if step is Step.CLAIMED and not durable and left[0] < 4 * MAX_ATTEMPTS and left[0] % 2:
+            left[0] -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    def line(job: Job) -> Reading:
+        if full():
+            raise OSError(errno.ENOSPC, "no room")
+        return quick_line(job)
+
+    work_off(tmp_path, line, on_step)
+    assert_each_once(tmp_path, {"a"}, set())
+    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+
+
 def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> None:
     """After three deaths it is quarantined unread, and the study after it gets its report."""
     put(tmp_path / "inbox", "a")

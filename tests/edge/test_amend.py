@@ -240,6 +240,22 @@ def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(sit
     assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
 
 
+def test_a_link_that_was_lost_and_is_found_makes_no_one_wait(site: Site) -> None:
+    """However long the pause had grown: what is owed is asked for as soon as the cloud is there."""
+    site.study("a")
+    for _ in range(12):
+        site.turns()
+        site.clock.sleep(300.0)
+    site.turns()
+    asked = len(site.cloud.asked)
+    site.cloud.available = False
+    site.turns()
+    site.cloud.available, site.cloud.answers = True, [2]
+    site.turns()
+    assert len(site.cloud.asked) == asked + 1
+    assert site.report("a")["status"] == "final"
+
+
 def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
     """The others are asked for meanwhile, and it stays owed."""
     keys = [site.study(name).id for name in "ab"]

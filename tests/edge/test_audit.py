@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from edge.audit import audited
-from edge.outcome import new_study_key
+from edge.assemble import build_line
+from edge.audit import Audit, AuditOutcome, audit_of, audited
+from edge.channel import open_channel
+from edge.decide import AUDITED, Plan, decide
+from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
+from edge.estimate import OFF, LinkEstimate, Pace
+from edge.exchange import Escalated
+from edge.finding import DecidedBy, Route, SecondReading
+from edge.keep import still_owed
+from edge.link import Link
+from edge.merge import merge
+from edge.outcome import Job, Report, Status, new_study_key
+from edge.reading import read_and_report
+from edge.settings import load_settings
+from edge.telemetry import Meters
+from imaging.volume import Geometry
+from protos.errors import DeadlineUnmeetable
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.cases import SHAPE, THRESHOLDS, WEIGHTS, FixedScreener, candidate
+from tests.edge.fake_cloud import FakeCloud, sure
+from tests.edge.test_pipeline import lung_box, study_at
 
 KEYS = [f"{number:032x}" for number in range(4000)]
 
@@ -30,3 +53,166 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     """A share lies between 0 and 1."""
     with pytest.raises(ValueError, match="rate"):
         audited("k", rate)
+
+
+FAINT = (0.02, 0.09, 0.05, 0.08, 0.01)
+"""Places below ``dismiss``, and nothing else."""
+
+
+def plan_of(*scores: float, link: LinkEstimate | None = None, budget_s: float = 60.0) -> Plan:
+    """What is decided of an audited scan."""
+    candidates = [candidate(score, at=i) for i, score in enumerate(scores)]
+    link = link or LinkEstimate()
+    return decide(
+        candidates, THRESHOLDS, link, budget_s=budget_s, roi_bytes=48**3, max_rois=64, audited=True
+    )
+
+
+def answers_of(*probabilities: float, to: Plan) -> Escalated:
+    """Verdicts on the places that ``to`` audits, in their order."""
+    pairs = zip(to.audit, probabilities, strict=False)
+    return Escalated({i: Verdict(i, p, 7.0, "fake 1", 0.0, 0.001) for i, p in pairs})
+
+
+def test_the_best_dismissed_places_of_an_audited_scan_are_sent() -> None:
+    """No more than a few, at full size, the highest scores first; they stay dismissed."""
+    plan = plan_of(*FAINT)
+    assert plan.send == plan.audit == (1, 3, 2)
+    assert len(plan.audit) == AUDITED
+    assert {d.route for d in plan.decisions} == {Route.DISMISS}
+    assert (plan.uncertain, plan.later, plan.held_back) == ((), (), "")
+
+
+def test_a_scan_with_anything_to_ask_about_is_not_audited() -> None:
+    """One uncertain candidate is asked about, and nothing beside it."""
+    plan = plan_of(*FAINT, 0.5)
+    assert (plan.send, plan.audit) == ((5,), ())
+
+
+def test_reported_candidates_are_described_after_the_audit() -> None:
+    """What is found without asking leaves the scan one without anything to ask about."""
+    plan = plan_of(0.95, 0.05)
+    assert (plan.send, plan.audit) == ((1, 0), (1,))
+
+
+def test_an_audit_keeps_to_the_budget() -> None:
+    """A thin link carries part of it and says so; no link carries none."""
+    thin = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
+    assert plan_of(*FAINT, link=thin, budget_s=1.5).audit == (1,)
+    plan = plan_of(*FAINT, link=OFF)
+    assert (plan.send, plan.audit, plan.held_back) == ((), (), "off")
+
+
+def test_a_place_that_the_cloud_confirms_is_a_finding_by_audit() -> None:
+    """By the cloud's own word against ``final``; the edge's low score cannot silence it."""
+    plan = plan_of(*FAINT)
+    result = merge(plan, answers_of(0.97, 0.59, 0.2, to=plan), THRESHOLDS, WEIGHTS, Geometry())
+    (finding,) = result.findings
+    assert (finding.edge_score, finding.probability) == (0.09, 0.97)
+    assert (finding.decided_by, finding.route) == (DecidedBy.CLOUD, Route.DISMISS)
+    assert finding.reason == (
+        "audit: dismissed on the edge with 0.09, the cloud says 0.97, which reaches 0.60"
+    )
+    assert result.second_reading is SecondReading.COMPLETE
+
+
+def test_a_dismissed_place_is_no_finding_without_an_audit() -> None:
+    """A verdict that no audit asked for changes nothing."""
+    plan = plan_of(*FAINT)
+    answers = answers_of(0.99, to=plan)
+    assert merge(replace(plan, audit=()), answers, THRESHOLDS, WEIGHTS, Geometry()).findings == ()
+
+
+def test_an_audit_owes_nothing() -> None:
+    """It is a sample: what was not answered is told and not asked for again."""
+    assert still_owed(plan_of(*FAINT), Escalated(reason="Unreachable: lost")) == ()
+
+
+def test_what_an_audit_came_to() -> None:
+    """Each outcome with its counts; a scan with something to ask about has none."""
+    plan = plan_of(*FAINT)
+
+    def of(plan: Plan, answers: Escalated, sampled: bool = True) -> Audit | None:
+        return audit_of(plan, answers, THRESHOLDS, rate=0.05, sampled=sampled)
+
+    hit, clear = answers_of(0.97, 0.1, 0.2, to=plan), answers_of(0.1, to=plan)
+    lost = Escalated(reason="Unreachable: lost")
+    assert of(plan, hit) == Audit(AuditOutcome.CONFIRMED, 0.05, 0.09, 3, 3, 1)
+    assert of(plan, clear) == Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 1, 0)
+    assert of(plan, lost) == Audit(
+        AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason="Unreachable: lost"
+    )
+    assert of(plan_of(), Escalated()) == Audit(AuditOutcome.NOTHING, 0.05, 0.0)
+    unsampled = of(replace(plan, send=(), audit=()), Escalated(), sampled=False)
+    assert unsampled == Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
+    assert of(plan_of(0.5), Escalated()) is None
+
+
+def report_of(out: Path, second: SecondReader, rate: float = 1.0) -> Report:
+    """The report of one scan in which everything is faint, audited at ``rate``."""
+    settings = load_settings(deadline_s=60.0, audit_rate=rate)
+    line = build_line(settings, FixedScreener(FAINT), second)
+    line = replace(line, read=study_at, preprocess=lung_box)
+    return read_and_report(line, Job(Path("study"), out, "key-1")).report
+
+
+def report_by(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
+    """The same with the second reader ``cloud``."""
+    with open_channel(cloud.address, load_settings()) as channel:
+        return report_of(out, Escalator(channel, Link(), Asking(SHAPE, reserve_s=2.0)), rate)
+
+
+def second_only(roi: Roi) -> Verdict | Refusal:
+    """Calls the place with the edge's second best score a nodule, and no other."""
+    verdict = sure(roi)
+    return verdict if abs(roi.edge_score - 0.08) < 1e-3 else replace(verdict, probability=0.02)
+
+
+def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
+    """Three faint places are sent; the one that is confirmed is a finding that says why."""
+    with FakeCloud(second_only) as cloud:
+        report = report_by(cloud, tmp_path)
+    assert cloud.asked == [[1, 3, 2]]
+    assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.COMPLETE)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["audit"] == {
+        "outcome": "confirmed",
+        "rate": 1.0,
+        "highest_score": 0.09,
+        "sent": 3,
+        "read": 3,
+        "confirmed": 1,
+        "reason": "",
+    }
+    (finding,) = written["findings"]
+    assert finding["reason"].startswith("audit: dismissed on the edge with 0.08, the cloud says")
+    words = "sampled, 3 of 3 dismissed places were read again, 1 of them confirmed"
+    assert words in (tmp_path / "report.html").read_text()
+    meters = Meters()
+    meters.count(report)
+    value = meters.registry.get_sample_value
+    assert value("overread_edge_audits_total", {"outcome": "confirmed"}) == 1
+
+
+def test_an_audit_that_fails_leaves_the_report_as_it_was(tmp_path: Path) -> None:
+    """The report is final and names what the cloud said; nothing is owed."""
+    with FakeCloud(faults=[DeadlineUnmeetable("busy")]) as cloud:
+        report = report_by(cloud, tmp_path)
+    assert (report.status, report.findings) == (Status.FINAL, ())
+    assert report.audit is not None
+    assert report.audit.outcome is AuditOutcome.UNANSWERED
+    assert report.audit.reason.startswith("DeadlineUnmeetable")
+
+
+def test_a_scan_that_is_not_sampled_says_so(tmp_path: Path) -> None:
+    """At a rate of 0 nothing is sent, and the best faint score stands in the report."""
+    with FakeCloud() as cloud:
+        report = report_by(cloud, tmp_path, rate=0.0)
+    assert cloud.headers == []
+    assert report.audit == Audit(AuditOutcome.NOT_SAMPLED, 0.0, 0.09)
+
+
+def test_a_site_without_a_cloud_cannot_audit(tmp_path: Path) -> None:
+    """It is told as unanswered, with the reason."""
+    report = report_of(tmp_path, NoSecondReader())
+    assert report.audit == Audit(AuditOutcome.UNANSWERED, 1.0, 0.09, reason="off")

@@ -392,3 +392,24 @@ def test_without_a_cloud_the_answer_is_off() -> None:
     assert not second.estimate().available
     assert second.read().switched_off
     assert second.ask().switched_off
+
+
+def test_the_site_s_name_travels_where_one_is_set() -> None:
+    """In the stream's metadata; without a name there is none."""
+    with FakeCloud() as cloud, grpc.insecure_channel(cloud.address, options=OPTIONS) as channel:
+        for site in ("north wing", ""):
+            second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S, site=site))
+            second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert cloud.sites == ["north wing", None]
+
+
+def test_a_mute_cloud_is_given_up_long_before_the_deadline() -> None:
+    """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
+    link = Link()
+    link.found(None)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        came = ask(f"127.0.0.1:{mute.getsockname()[1]}", 0.4, link=link)
+    assert (came.attempts, sorted(came.verdicts)) == (1, [])
+    assert came.reason == "DeadlinePassed: there was no sign of the cloud within 1.0 s"
+    assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
+    assert link.doubted.is_set()

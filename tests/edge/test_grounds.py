@@ -8,15 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.audit import Audit, AuditOutcome
 from edge.decide import Plan
 from edge.exchange import Escalated
 from edge.finding import SecondReading
 from edge.grounds import FOLLOWS, Grounds
+from edge.guarantee import NOT_CALIBRATED, Guaranteed
 from edge.outcome import Change, ChangeKind, LedgerEntry, Report, Status
 from imaging.study import StudyHeader
 from imaging.volume import Geometry
 from protos.messages import Verdict
-from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
@@ -42,7 +44,8 @@ def full_report() -> Report:
         second_reading_reason="1 of 2",
         models={"edge": "e 1"},
         other_series=("1.2.4",),
-        guarantee="g",
+        guaranteed=Guaranteed(TERMS, "1 of 2 were not read", lasting=False),
+        audit=Audit(AuditOutcome.CLEAR, 0.05, 0.04, 2, 2),
         version=2,
         changes=(change,),
         finding_numbers=(1, 4),
@@ -83,9 +86,12 @@ def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
     """A field that is not known is left out, one that is missing has its default."""
     words = json.loads(zlib.decompress(grounds(full_report()).to_bytes()))
     words["report"]["of the future"] = 1
+    words["report"]["guarantee"] = "a sentence, as older versions kept it"
+    del words["report"]["guaranteed"]
     del words["report"]["picture_note"]
     kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode())).report
     assert (kept.picture_note, kept.series_uid) == ("", "1.2.3")
+    assert kept.guaranteed == NOT_CALIBRATED
 
 
 def test_what_was_held_back_at_first_counts_as_asked_later() -> None:

@@ -48,6 +48,7 @@ def raced(
     wants: int = 2,
     deadline_s: float = LONG_S,
     after_s: float = LONG_S,
+    silence_s: float = LONG_S,
 ) -> tuple[set[int], OverreadError | None, Race[Scripted]]:
     """The answers that came to ``wants`` questions, and the fault."""
     answered: set[int] = set()
@@ -57,7 +58,7 @@ def raced(
         answered.add(heard.message.roi_id)
 
     race = Race(Deadline.after(deadline_s), take, lambda: len(answered) >= wants)
-    fault = race.run(first, after_s, None if second is None else lambda: second)
+    fault = race.run(first, after_s, None if second is None else lambda: second, silence_s)
     return answered, fault, race
 
 
@@ -149,3 +150,28 @@ def test_an_exception_of_our_own_is_not_swallowed() -> None:
     """What no contract foresees is raised in the caller's thread."""
     with pytest.raises(ZeroDivisionError):
         raced(Scripted([], ZeroDivisionError("by zero")))
+
+
+def test_silence_ends_the_attempt_long_before_the_deadline() -> None:
+    """Nothing at all was heard: it is given up, and the fault says after how long."""
+    first = Scripted(hangs=True)
+    answered, fault, race = raced(first, silence_s=0.01)
+    assert (answered, first.cancelled.is_set()) == (set(), True)
+    assert isinstance(fault, DeadlinePassed)
+    assert fault.reason == "there was no sign of the cloud within 0.0 s"
+    assert race.faults == {first: fault}
+
+
+def test_one_word_is_enough_not_to_be_silent() -> None:
+    """From then on only the deadline ends it."""
+    first = Scripted([0], hangs=True)
+    answered, fault, _race = raced(first, silence_s=0.05, deadline_s=0.2)
+    assert answered == {0}
+    assert isinstance(fault, DeadlinePassed)
+    assert fault.reason == "the answer did not come in time"
+
+
+def test_silence_opens_the_second_first() -> None:
+    """The other cloud is asked before anything is given up."""
+    answered, fault, _race = raced(Scripted(hangs=True), Scripted([0, 1]), silence_s=0.01)
+    assert (answered, fault) == ({0, 1}, None)

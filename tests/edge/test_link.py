@@ -170,3 +170,52 @@ def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
         link.succeeded(seen, heard_s=pace.round_trip_s)
         clock.sleep(20.0)
     assert 0.90 <= np.mean(within) <= 1.0
+
+
+def test_patience_with_a_silent_cloud() -> None:
+    """One that was never heard of may have to be connected to; a near one answers within 1 s."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    assert link.patience_s() == 3.0
+    link.found(0.01)
+    assert link.patience_s() == 1.0
+    for _ in range(20):
+        clock.sleep(60.0)
+        link.found(0.6)
+    assert link.patience_s() == pytest.approx(2.4)
+    clock.sleep(61.0)
+    assert link.patience_s() == 3.0
+
+
+def test_a_lost_link_lets_nobody_in_until_it_is_found() -> None:
+    """However long that takes: no study finds out."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    link.lost("Unreachable: refused")
+    clock.sleep(3600.0)
+    assert not link.enter()
+    assert link.estimate().reason == "Unreachable: refused"
+    link.found(None)
+    assert link.enter()
+
+
+def test_a_stream_in_which_the_cloud_is_heard_knows_better() -> None:
+    """It is not lost until that has ended, and a first sign brings a lost one back."""
+    link = Link(clock=HandClock())
+    link.lost("Unreachable: refused")
+    link.sign()
+    link.lost("DeadlinePassed: no answer")
+    assert link.estimate().available
+    link.left()
+    link.lost("DeadlinePassed: no answer")
+    assert not link.estimate().available
+
+
+def test_a_study_that_is_not_answered_puts_the_link_in_doubt() -> None:
+    """Who watches is told by an event; success and refusal raise no doubt."""
+    link = Link(clock=HandClock())
+    link.succeeded(())
+    link.left()
+    assert not link.doubted.is_set()
+    link.failed("Unreachable: lost")
+    assert link.doubted.is_set()

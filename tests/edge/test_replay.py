@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -61,13 +62,14 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
     assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
     assert told["thresholds"]["alone"] == 0.5
     assert told["link"]["slow"]["bytes_per_s"] == 100_000
-    assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.85)
+    assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.98)
     assert line["plan"] == {
         "routes": ["report", "escalate", "escalate", "escalate", "dismiss"],
         "send": [1, 2, 3],
         "sizes": ["reduced", "reduced", "reduced"],
         "later": [],
         "held_back": "",
+        "audit": [],
     }
 
 
@@ -77,6 +79,17 @@ def test_another_policy_can_be_tried_on_the_same_day(logged: io.StringIO) -> Non
     plan = replay(logged.getvalue(), Policy(reduced=0.1, slab=0.1))
     assert (plan.send, plan.sizes) == ((1,), (Size.FULL,))
     assert plan.later == (2, 3)
+
+
+def test_an_audit_is_replayed(logged: io.StringIO) -> None:
+    """The line tells that the scan was sampled; one of an older program tells that it was not."""
+    faint = (candidate(0.05), candidate(0.09, at=1))
+    audit = replace(situation(LinkEstimate()), candidates=faint, audited=True)
+    assert decided_on_record(audit, "key-1").audit == (1, 0)
+    line = json.loads(logged.getvalue())
+    assert replay(json.dumps(line)).send == (1, 0)
+    del line["situation"]["audited"]
+    assert replay(json.dumps(line)).send == ()
 
 
 def test_another_line_is_refused() -> None:

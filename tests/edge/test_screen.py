@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from edge.errors import UnfitModel
-from edge.outcome import NO_GUARANTEE
+from edge.guarantee import NOT_CALIBRATED, Guaranteed
 from edge.screen import EdgeReader
-from tests.edge.cases import SETTINGS, THRESHOLDS, WEIGHTS, FixedScreener, box
+from tests.edge.cases import GUARANTEE, SETTINGS, TERMS, THRESHOLDS, WEIGHTS, FixedScreener, box
 
 
 def test_reader_takes_its_rules_from_the_model_s_manifest() -> None:
@@ -16,9 +16,9 @@ def test_reader_takes_its_rules_from_the_model_s_manifest() -> None:
 
 def test_guarantee_is_that_of_the_manifest_or_none() -> None:
     """The report's guarantee is the manifest's, and says that there is none where it gives none."""
-    calibrated = FixedScreener([], settings={**SETTINGS, "guarantee": "miss rate <= 5 %"})
-    assert EdgeReader.of(calibrated).guarantee == "miss rate <= 5 %"
-    assert EdgeReader.of(FixedScreener([])).guarantee == NO_GUARANTEE
+    calibrated = FixedScreener([], settings={**SETTINGS, "guarantee": GUARANTEE})
+    assert EdgeReader.of(calibrated).guaranteed == Guaranteed(TERMS, "", lasting=False)
+    assert EdgeReader.of(FixedScreener([])).guaranteed == NOT_CALIBRATED
 
 
 def test_model_without_thresholds_is_unfit() -> None:

@@ -61,6 +61,7 @@ def test_settings_cannot_change() -> None:
         ("cloud = ", "edge.toml: Invalid value"),
         ('tls_certificate = "a.pem"', "tls_certificate and tls_key go together"),
         ('tls_certificate = "a.pem"\ntls_key = "b.pem"', "needs tls_ca"),
+        ('site = "Göttingen"', "site = 'Göttingen': String should match pattern"),
     ],
 )
 def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, says: str) -> None:

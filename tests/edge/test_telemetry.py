@@ -43,6 +43,7 @@ def test_a_report_is_counted_by_what_became_of_it() -> None:
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) == 1
     assert value("overread_edge_candidates_total", {"route": "dismiss"}) == 2
     assert value("overread_edge_stage_seconds_sum", {"stage": "read"}) == 12.0
+    assert value("overread_edge_guarantees_total", {"given": "no"}) == 1
     assert value("overread_edge_late_total") == 1
 
 

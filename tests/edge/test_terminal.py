@@ -5,14 +5,16 @@ from pathlib import Path
 
 from rich.console import Console
 
+from edge.audit import Audit, AuditOutcome
 from edge.exchange import Escalated
+from edge.guarantee import Guaranteed
 from edge.merge import merge
 from edge.outcome import LedgerEntry, Rejection, Report, Status
 from edge.report import ReportPaths
 from edge.terminal import render_report
 from imaging.volume import Geometry
 from protos.messages import Verdict
-from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 PATHS = ReportPaths(Path("out/report.json"), Path("out/report.html"))
 
@@ -61,6 +63,20 @@ def test_ledger_stands_against_the_deadline() -> None:
     text = printed(study())
     assert "0.25 s of 10.00 s" in text
     assert "│ read  │   10.000 │  0.250 │" in text
+
+
+def test_promise_and_audit_stand_in_words() -> None:
+    """What is promised of missed nodules, and what became of a scan with nothing to ask about."""
+    audit = Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 2, reason="DeadlinePassed: late")
+    text = " ".join(printed(study(guaranteed=Guaranteed(TERMS, ""), audit=audit)).split())
+    assert f"guarantee {TERMS.text}" in text
+    assert (
+        "audit nothing was uncertain, the best dismissed place scored 0.090; sampled, 2 of 3 "
+        "dismissed places were read again, 0 of them confirmed: DeadlinePassed: late"
+    ) in text
+    idle = Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
+    assert "not sampled (5 % of such scans are)" in printed(study(audit=idle), width=200)
+    assert "audit" not in printed(study())
 
 
 def test_words_of_the_scanner_are_no_markup() -> None:

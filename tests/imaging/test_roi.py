@@ -33,3 +33,14 @@ def test_a_region_larger_than_the_array_is_filled_by_repeated_mirrors() -> None:
     roi = cut_roi(voxels, (1, 30, 30), (48, 48, 48))
     assert roi.shape == (48, 48, 48)
     assert set(np.unique(roi[:, 0, 0])) == set(np.unique(voxels[:, 6, 6]))
+
+
+def test_a_region_that_lies_inside_is_a_copy_of_its_own() -> None:
+    """It is what picking voxel by voxel gives, at the very faces too, and shares no memory."""
+    voxels = np.random.default_rng(0).integers(0, 255, (20, 21, 22), np.uint8)
+    for centre in ((8.0, 8.0, 8.0), (12.0, 13.0, 14.0)):
+        region = cut_roi(voxels, centre, (16, 16, 16))
+        z, y, x = (int(middle) - 8 for middle in centre)
+        np.testing.assert_array_equal(region, voxels[z : z + 16, y : y + 16, x : x + 16])
+        assert region.flags.c_contiguous
+        assert not np.shares_memory(region, voxels)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
-from models.compression.fit import Cases, logistic, thresholds
+from imaging.preprocess import Preprocessed
+from models.compression.fit import Cases, gather, logistic, thresholds
+from models.runtime.detection import Candidate
+from models.training.piece import NONE, Piece
 
 
 def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
@@ -33,3 +39,48 @@ def test_thresholds_leave_the_alarms_they_promise() -> None:
     assert found["dismiss"] == pytest.approx(0.5 * edge[nodule].min(), abs=1e-6)
     assert (edge[~nodule] > found["report"]).sum() == 0
     assert found["dismiss"] <= found["alone"] <= found["report"]
+
+
+class BrightSpots:
+    """Proposes every voxel of 200 and more, the brighter the surer."""
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        """Candidates by falling score."""
+        found = [
+            Candidate(
+                (0.0, 0.0, 0.0), (float(z), float(y), float(x)), 6.0, box.voxels[z, y, x] / 256
+            )
+            for z, y, x in np.argwhere(box.voxels >= 200)
+        ]
+        return sorted(found, key=lambda c: -c.score)
+
+
+class Sure:
+    """A second reader that says 0.75 of everything."""
+
+    roi_shape = (8, 8, 8)
+
+    def read(self, batch: np.ndarray) -> Any:
+        """The same for each region."""
+        return SimpleNamespace(probability=np.full(len(batch), 0.75))
+
+
+def cube(*bright: tuple[int, int, int]) -> Piece:
+    """A cube of soft tissue with a nodule in its middle, and bright voxels."""
+    voxels = np.full((40, 40, 40), 150, np.uint8)
+    for number, at in enumerate(bright):
+        voxels[at] = 250 - number
+    return Piece(voxels, np.zeros_like(voxels), np.array([[20.0, 20.0, 20.0, 6.0]]), NONE)
+
+
+def test_cases_say_whose_each_nodule_is() -> None:
+    """A nodule that is proposed, one that is not, and alarms: each with its patient."""
+    cubes = [cube((20, 20, 21), (32, 32, 32)), cube((10, 10, 10)), cube((20, 20, 20))]
+    screener, reader = cast(Any, BrightSpots()), cast(Any, Sure())
+    found = gather(screener, reader, cubes, [cube((3, 3, 3))], ["a", "b", "c"])
+    assert found.nodule.tolist() == [True, False, False, True, False]
+    assert found.patient == ("a", "a", "b", "c", "")
+    assert (found.missed, found.missed_patient) == (1, ("b",))
+    assert found.edge[0] > found.edge[1]
+    np.testing.assert_allclose(found.cloud, np.log(3))
+    assert found.scans == 1.0

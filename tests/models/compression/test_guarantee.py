@@ -122,11 +122,13 @@ def test_a_path_of_quantiles_comes_of_other_nodules() -> None:
 
 
 def test_calibration_sets_are_told_apart() -> None:
-    """Another score or another patient is another calibration."""
+    """Another score or patient is another calibration; another order or engine is the same."""
     one = nodules(10, np.random.default_rng(5))
-    moved = ScoredNodules(one.edge, one.merged + 1e-9, one.patient)
+    moved = ScoredNodules(one.edge, one.merged + 1e-3, one.patient)
     owned = ScoredNodules(one.edge, one.merged, one.patient + 1)
     assert len({one.identity, moved.identity, owned.identity}) == 3
+    turned = ScoredNodules(one.edge[::-1], one.merged[::-1] + 1e-9, one.patient[::-1])
+    assert turned.identity == one.identity
 
 
 def test_what_cannot_be_is_refused() -> None:

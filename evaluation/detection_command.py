@@ -1,0 +1,91 @@
+"""``overread-eval detection``: from a candidate's place to its final verdict, by real processes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from cloud.describe import describe
+from evaluation.detection import BAR_MS, LOOPBACK, ask_all, row
+from evaluation.edge_process import edge_process
+from evaluation.latency import this_machine
+from evaluation.link_command import CACHE
+from evaluation.progress import each
+from evaluation.proxied import proxied
+from evaluation.service import cloud_service
+from evaluation.trace import find_trace
+
+EDGE = ("evaluation.detection_edge",)
+
+
+def detection_command(
+    link: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|CSV|loopback", help="Give several.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Over each link.")] = 250,
+    warm_up: Annotated[int, typer.Option(min=0, help="Candidates before that.")] = 20,
+    cloud_config: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="Settings of the cloud.")
+    ] = None,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where the study is kept.")] = CACHE,
+    seed: Annotated[int, typer.Option(min=0, help="Of phantom and jitter.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Single candidates through a real edge and a real cloud: median, p95, p99, and the parts."""
+    names = link or [LOOPBACK, "fibre"]
+    with tempfile.TemporaryDirectory(prefix="overread-detection-") as folder:
+        log = Path(folder, "edge.log")
+        with (
+            cloud_service(config=cloud_config) as address,
+            edge_process(1, seed, cache, log, EDGE) as edge,
+        ):
+            served = describe(address)
+            rows = []
+            for name in names:
+                with _way(name, address, seed) as way:
+                    edge.open(cloud=way)
+                    numbers = each(range(warm_up + candidates), name)
+                    rows.append(row(name, ask_all(edge, numbers, warm_up)))
+    result = {
+        **asdict(this_machine()),
+        "models": served.models,
+        "engine": served.engine,
+        "bar_ms": BAR_MS,
+        "warm_up": warm_up,
+        "links": rows,
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(_table(result))
+
+
+@contextmanager
+def _way(name: str, address: str, seed: int) -> Iterator[str]:
+    """The address by which the cloud is reached over that link."""
+    if name == LOOPBACK:
+        yield address
+        return
+    with proxied(address, find_trace(name), seed=seed) as through:
+        yield through.address
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = f"{result['cpu']}, {result['cores']} cores, {result['engine']}"
+    table = Table("", *(one["link"] for one in result["links"]), title=title, box=SIMPLE_HEAD)
+    for key in ("candidates", "p50_ms", "p95_ms", "p99_ms", "longest_ms"):
+        table.add_row(key, *(f"{one[key]:.1f}" for one in result["links"]))
+    for part in result["links"][0]["parts"]:
+        cells = (one["parts"][part] for one in result["links"])
+        table.add_row(part, *(f"{one['p50_ms']:.1f} ({one['p95_ms']:.1f})" for one in cells))
+    return table

@@ -1,0 +1,237 @@
+"""What a report promises of missed nodules, and why it promises nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.assemble import build_line
+from edge.channel import open_channel
+from edge.decide import Plan
+from edge.errors import UnfitModel
+from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
+from edge.estimate import OFF
+from edge.exchange import Escalated
+from edge.guarantee import (
+    NOT_CALIBRATED,
+    Guaranteed,
+    Terms,
+    amended_promise,
+    offered,
+    promised,
+)
+from edge.link import Link
+from edge.outcome import Job, Report
+from edge.pipeline import Line
+from edge.reading import read_and_report
+from edge.settings import load_settings
+from edge.sizes import Size
+from edge.spool import Spool
+from imaging.errors import NoLung
+from protos.messages import Verdict
+from tests.edge.cases import GUARANTEE, SETTINGS, SHAPE, TERMS, FixedScreener, plan_of
+from tests.edge.fake_cloud import FakeCloud
+from tests.edge.owing import SilentCloud
+from tests.edge.test_amend import Site
+from tests.edge.test_pipeline import lung_box, study_at
+
+MOST = Guaranteed(TERMS, "", lasting=False)
+TEXT = (
+    "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
+    "(calibration 0123abcd on 62 patients; 2.8 % was asked for, and has 70 % confidence)"
+)
+
+
+def verdict(place: int, model: str = "fake 1") -> Verdict:
+    """A verdict on that place."""
+    return Verdict(place, 0.9, 9.0, model, 0.0, 0.001)
+
+
+def read_by(*places: int, model: str = "fake 1") -> Escalated:
+    """Verdicts on these places, and why not on the others."""
+    return Escalated({i: verdict(i, model) for i in places}, reason="DeadlinePassed: late")
+
+
+def of(plan: Plan, answers: Escalated, slice_mm: float = 1.0) -> Guaranteed:
+    """What is promised of that reading."""
+    return promised(MOST, plan, answers, slice_mm)
+
+
+def test_terms_come_from_the_manifest() -> None:
+    """The table is taken as it stands, and a manifest without it promises nothing."""
+    assert Terms.from_manifest({"guarantee": GUARANTEE}) == TERMS
+    assert Terms.from_manifest({}) is None
+    assert offered({}, "1") == NOT_CALIBRATED
+    assert NOT_CALIBRATED.text == "no guarantee, because the settings of the model carry none"
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"alpha": 1.5}, "alpha = 1.5 cannot be"),
+        ({"delta": 0.0}, "delta = 0.0"),
+        ({"delta": math.nan}, "delta = nan"),
+        ({"patients": 62.5}, "patients = 62.5"),
+        ({"patients": True}, "patients = True"),
+        ({"calibration": ""}, "calibration = ''"),
+        ({"holds": "yes"}, "holds = 'yes'"),
+        ({"holds": True}, "holds = True, but alpha = 0.05"),
+        ({"confidence": "0.7"}, "confidence = '0.7'"),
+        ({"slice_mm": -1}, "slice_mm = -1"),
+        ({"beta": 1}, "beta: missing or not known"),
+    ],
+)
+def test_malformed_terms_are_refused(changed: Mapping[str, object], says: str) -> None:
+    """A wrong value, an unknown key and a contradiction are named."""
+    with pytest.raises(UnfitModel, match=says):
+        Terms.from_manifest({"guarantee": {**GUARANTEE, **changed}})
+
+
+def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
+    """A sentence is no table, and every key must be there."""
+    with pytest.raises(UnfitModel, match="must give a table"):
+        Terms.from_manifest({"guarantee": "few are missed"})
+    less = {key: value for key, value in GUARANTEE.items() if key != "patients"}
+    with pytest.raises(UnfitModel, match="patients: missing"):
+        Terms.from_manifest({"guarantee": less})
+
+
+def test_a_model_that_calibration_has_not_seen_promises_nothing() -> None:
+    """Weights that were exported anew keep their settings, and lose the promise."""
+    assert offered({"guarantee": GUARANTEE}, "1") == MOST
+    stale = offered({"guarantee": GUARANTEE}, "2")
+    assert stale.text == (
+        "no guarantee, because calibration was read by version 1 of the model, not 2"
+    )
+    assert promised(stale, plan_of(0.95), Escalated(), 1.0) == stale
+
+
+def test_a_reading_as_in_calibration_has_its_terms() -> None:
+    """All that was uncertain read again, in full, or nothing uncertain: the promise is given."""
+    for plan, answers in ((plan_of(0.7, 0.3), read_by(0, 1)), (plan_of(0.95, 0.05), Escalated())):
+        found = of(plan, answers)
+        assert found.given
+        assert found.text == TEXT
+    asked = replace(TERMS, alpha=0.028, holds=True, confidence=0.93)
+    assert "calibration 0123abcd on 62 patients)" in Guaranteed(asked, "").text
+    hopeless = replace(TERMS, confidence=0.1)
+    assert "2.8 % was asked for, and has none)" in Guaranteed(hopeless, "").text
+
+
+def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> None:
+    """The reason counts them and names the fault; with the last verdict the terms are back."""
+    plan = plan_of(0.7, 0.3)
+    first = of(plan, read_by(0))
+    assert first.text == (
+        "no guarantee, because 1 of 2 uncertain candidates were not read again: "
+        "DeadlinePassed: late"
+    )
+    assert not first.given
+    assert amended_promise(first, plan, Escalated({0: verdict(0)})).reason.startswith("1 of 2")
+    assert amended_promise(first, plan, read_by(0, 1)) == MOST
+
+
+def test_what_was_held_back_names_the_limit() -> None:
+    """Where nothing went wrong, why it was not sent is the reason."""
+    found = of(plan_of(0.7, 0.3, max_rois=1), Escalated({0: verdict(0)}))
+    assert "not read again: no more than 1 regions of one study are sent" in found.text
+
+
+def test_another_second_reader_promises_nothing() -> None:
+    """Calibration holds for the two models that read it."""
+    found = of(plan_of(0.7), read_by(0, model="other 2"))
+    assert found.reason == "the second reader was other 2, in calibration version fake 1"
+
+
+@pytest.mark.parametrize("size", [Size.REDUCED, Size.SLAB])
+def test_smaller_regions_are_not_covered_for_good(size: Size) -> None:
+    """A verdict on a smaller region than calibration's is no such verdict, however many follow."""
+    plan = replace(plan_of(0.7, 0.3), sizes=(Size.FULL, size))
+    found = of(plan, read_by(0, 1))
+    assert found.reason == "1 of 2 regions were sent smaller than in calibration"
+    assert amended_promise(found, plan, read_by(0, 1)) == found
+    unanswered = of(plan, read_by(plan.send[0]))
+    assert amended_promise(unanswered, plan, read_by(0, 1)) == MOST
+
+
+def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
+    """Calibration says what slices it knows; a hair more is the same."""
+    assert of(plan_of(0.95), Escalated(), 2.52).given
+    found = of(plan_of(0.95), Escalated(), 5.0)
+    assert found.reason == "slices are 5 mm apart, and in calibration no more than 2.5 mm"
+    assert found.lasting
+
+
+def test_a_site_without_a_cloud_has_no_guarantee() -> None:
+    """Calibration had two readers."""
+    off = Escalated(reason="off", switched_off=True)
+    assert of(plan_of(0.95, link=OFF), off).reason == "no second reader is set up"
+
+
+def line_with(second: SecondReader, scores: tuple[float, ...]) -> Line:
+    """The real line around a calibrated screener that sees ``scores``."""
+    screener = FixedScreener(scores, settings={**SETTINGS, "guarantee": GUARANTEE})
+    line = build_line(load_settings(deadline_s=60.0), screener, second)
+    return replace(line, read=study_at, preprocess=lung_box)
+
+
+def report_in(out: Path, line: Line) -> Report:
+    """The report of one study that walked ``line``."""
+    return read_and_report(line, Job(Path("study"), out, "key-1")).report
+
+
+def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
+    """Over the real link: promised in report.json and report.html, with all that it rests on."""
+    with FakeCloud() as cloud, open_channel(cloud.address, load_settings()) as channel:
+        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=2.0))
+        report = report_in(tmp_path, line_with(second, (0.95, 0.7, 0.05)))
+    assert report.guarantee == TEXT
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["guarantee"] == TEXT
+    assert written["guarantee_terms"] == {"given": True, "reason": "", **GUARANTEE}
+    assert TEXT in (tmp_path / "report.html").read_text()
+
+
+def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> None:
+    """The terms are told all the same, and that they are not given."""
+    report = report_in(tmp_path, line_with(NoSecondReader(), (0.95, 0.7)))
+    words = "no guarantee, because no second reader is set up"
+    assert report.guarantee == words
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert (written["guarantee"], written["guarantee_terms"]["given"]) == (words, False)
+    assert words in (tmp_path / "report.html").read_text()
+
+
+def test_a_study_that_was_not_read_promises_nothing(tmp_path: Path) -> None:
+    """A refusal says so in its data."""
+
+    def no_lung(_volume: object, source: Path) -> None:
+        raise NoLung("no air inside the body", source)
+
+    line = replace(line_with(NoSecondReader(), ()), preprocess=no_lung)  # type: ignore[arg-type]  # it never returns
+    words = "no guarantee, because the study was not read"
+    assert report_in(tmp_path, line).guarantee == words
+
+
+def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(tmp_path: Path) -> None:
+    """Version 1 says that verdicts are missing, 2 still does, and version 3 has the terms."""
+    (tmp_path / "state").mkdir()
+    with Spool(tmp_path / "state" / "s.db") as spool:
+        site = Site(tmp_path, spool, SilentCloud())
+        site.study("a")
+        site.cloud.answers = [1, 1]
+        site.turns()
+    told = [site.report("a", version)["guarantee"] for version in (".v1", ".v2", "")]
+    assert told[0] == (
+        "no guarantee, because 2 of 2 uncertain candidates were not read again: "
+        "Unreachable: nobody listens"
+    )
+    assert told[1].startswith("no guarantee, because 1 of 2 uncertain candidates")
+    assert told[2] == TEXT
+    assert site.report("a")["guarantee_terms"]["given"]
+    assert TEXT in (site.places.outbox / "a" / "report.html").read_text()
