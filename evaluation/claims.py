@@ -1,4 +1,4 @@
-"""Measures every claim of `docs/models.md` again and writes the page: `make evaluate`.
+"""Measures every claim of the pages again and writes them: `make evaluate`.
 
 Each claim is a command of `overread-eval` with ``--json``; its output is kept beside the page in
 `docs/results`, so that the page can be written anew without measuring (``--page-only``).
@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evaluation.budget_page import write_figures
 from evaluation.model_page import read_figures, write_page
 from models.compression.manifest import amend
 
@@ -39,6 +40,7 @@ def claims(data: str) -> list[Claim]:
     readers = {
         "edge_int8": ["--stage", "edge", "--model", "screening-int8"],
         "edge_fp32": ["--stage", "edge", "--model", "screening-fp32"],
+        "edge_int4": ["--stage", "edge", "--model", "screening-int4"],
         "both_int8": ["--stage", "both", "--model", "screening-int8"],
         "both_fp32": ["--stage", "both", "--model", "screening-fp32",
                       "--cloud-model", "hybrid-fp32"],
@@ -49,6 +51,18 @@ def claims(data: str) -> list[Claim]:
     ]
     return [
         *found,
+        Claim("nodules_edge_surrounded", (*nodules, *readers["edge_int8"], "--surround", "128")),
+        Claim("nodules_both_surrounded", (*nodules, *readers["both_int8"], "--surround", "128")),
+        *(
+            Claim(f"scans_{stage}", ("scans", "--data", f"{data}/nodules", "--split", "test",
+                  "--scans", f"{data}/ct", "--truth", f"{data}/ct/scans.csv", "--stage", stage,
+                  *(("--sheet", "docs/results/scans.png") if stage == "edge" else ())))
+            for stage in ("edge", "both")
+        ),
+        Claim("calibration", ("calibration", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
+                              "--truth", f"{data}/ct/scans.csv",
+                              "--plot", "docs/results/calibration.png")),
+        Claim("cost", ("cost",)),
         Claim("kinds", ("kinds", "--data", f"{data}/nodules", "--split", "test")),
         Claim("detect", ("detect", "--studies", f"{data}/ct", "--truth", f"{data}/ct/scans.csv",
                          "--serve", "--deadline", "60")),
@@ -63,6 +77,20 @@ def claims(data: str) -> list[Claim]:
                           "--engine", "openvino", "--engine", "onnxruntime")),
         Claim("hybrid", ("network", "--model", "hybrid-int8", "--model", "hybrid-fp32",
                          "--engine", "openvino", "--engine", "onnxruntime", "--batch", "8")),
+        Claim("network_int4", ("network", "--model", "screening-int8", "--model", "screening-int4",
+                               "--model", "screening-int4:stored", "--engine", "openvino")),
+        Claim("guarantee", ("guarantee", "--data", f"{data}/nodules")),
+        Claim("sizes", ("sizes", "--data", f"{data}/nodules")),
+        Claim("policies", ("policies", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
+                           "--truth", f"{data}/ct/scans.csv", "--plots", "docs/results",
+                           "--page", "docs/budget.md")),
+        Claim("detection", ("detection",)),
+        Claim("dead_cloud", ("dead-cloud",)),
+        Claim("link", ("link", "--studies", "223", "--lanes", "2", "--replay", "--max-rois", "4",
+                       "--deadline", "4", "--kill-cloud", "0.02",
+                       "--journal", "runs/link.jsonl")),
+        Claim("load", ("load",)),
+        Claim("memory", ("memory",)),
     ]  # fmt: skip
 
 
@@ -79,7 +107,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Only these claims, by name.")] = None,
     page_only: Annotated[bool, typer.Option("--page-only", help="Measure nothing.")] = False,
 ) -> None:
-    """Measure the claims and write docs/models.md."""
+    """Measure the claims, write docs/models.md and the figures of docs/budget.md."""
     results = DOCS / "results"
     results.mkdir(exist_ok=True)
     for claim in [] if page_only else claims(data):
@@ -91,7 +119,8 @@ def main(
     for name, figures in read_figures(results).items():
         amend(name, "metrics", figures)
     write_page(results, DOCS / "models.md")
-    typer.echo(str(DOCS / "models.md"))
+    write_figures(results, DOCS / "budget.md")
+    typer.echo(f"{DOCS / 'models.md'}, {DOCS / 'budget.md'}")
 
 
 if __name__ == "__main__":

@@ -6,9 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-from evaluation.model_page_text import HEAD, TAIL
+from evaluation.bands_text import bands_markdown
+from evaluation.calibration_text import calibration_markdown
+from evaluation.memory_page import section as memory_section
+from evaluation.model_page_text import HEAD, SURROUNDED, TAIL
+from evaluation.published import published_section
+from evaluation.rounding_page import rounding_section
+from evaluation.scans_text import scans_markdown
+from models.compression.prune_figures import section as pruning_section
 from models.markdown import commands, interval, percents, table
 from models.runtime.artifacts import every
+from models.training.distil_page import section as distillation_section
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -16,8 +24,11 @@ def write_page(results: Path, page: Path) -> None:
     found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     parts = [HEAD.format(scans=_scan_names(found)), _artifacts()]
     parts += [_froc(found), _cost(found), _scans(found), _kinds(found)]
-    parts += [_findings(found), _phantoms(found)]
-    parts += [_latency(found), _network(found), _luna16(found)]
+    parts += [published_section(found), _bands(found)]
+    parts += [_surrounded(found), scans_markdown(_each(found, "scans_edge", "scans_both"))]
+    parts += [_findings(found), _phantoms(found), _calibration(found)]
+    parts += [rounding_section(found), pruning_section(found), distillation_section(found)]
+    parts += [memory_section(found), _latency(found), _network(found), _luna16(found)]
     page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
 
 
@@ -37,8 +48,15 @@ def _artifacts() -> str:
 NODULES = {
     "nodules_edge_fp32": "edge, FP32",
     "nodules_edge_int8": "edge, INT8",
+    "nodules_edge_int4": "edge, INT4 mixed",
     "nodules_both_fp32": "edge and cloud, FP32",
     "nodules_both_int8": "edge and cloud, INT8",
+}
+
+
+SURROUNDED_READERS = {
+    "nodules_edge_surrounded": "edge, INT8",
+    "nodules_both_surrounded": "edge and cloud, INT8",
 }
 
 
@@ -62,6 +80,38 @@ def _froc(found: dict[str, Any]) -> str:
     return "\n".join(
         [head + table(["reader", *rates, "CPM"], rows), commands(measured, *measured), plots, ""]
     )
+
+
+def _each(found: dict[str, Any], *names: str) -> list[dict[str, Any]]:
+    return [found[name] for name in names if name in found]
+
+
+def _bands(found: dict[str, Any]) -> str:
+    result = found.get("nodules_both_int8", {})
+    if "bands" not in result:
+        return ""
+    head = (
+        "## Sensitivity by size, texture, subtlety and slice spacing\n\nEdge and cloud, INT8, in "
+    )
+    return f"{head}%.\n\n{bands_markdown(result['bands'])}"
+
+
+def _surrounded(found: dict[str, Any]) -> str:
+    names = [name for name in SURROUNDED_READERS if name in found]
+    if not names:
+        return ""
+    rates = [f"{p['false_positives_per_scan']:g}" for p in found[names[0]]["sensitivity"]]
+    rows = [
+        [SURROUNDED_READERS[name], *(percents(p) for p in found[name]["sensitivity"]),
+         interval(found[name]["cpm"])]
+        for name in names
+    ]  # fmt: skip
+    return SURROUNDED + table(["reader", *rates, "CPM"], rows) + commands(found, *names)
+
+
+def _calibration(found: dict[str, Any]) -> str:
+    result = found.get("calibration")
+    return calibration_markdown(result, "results/calibration.png") if result else ""
 
 
 def _cost(found: dict[str, Any]) -> str:

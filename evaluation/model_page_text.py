@@ -14,6 +14,14 @@ Three scans are few: the intervals on false positives are wide, and only one les
 is marked, so a few of the false positives may be true nodules.
 """
 
+SURROUNDED = """## The same nodules deep inside a box
+
+A cube ends 25 mm from its nodule; a lung does not. Here each cube is mirrored at its faces into a
+box of 128 voxels. No mirror is a lung (the nodule comes back in it), but where the two tables part,
+the one above flatters.
+
+"""
+
 TAIL = """
 ## How they are made
 

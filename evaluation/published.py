@@ -27,10 +27,8 @@ def published_section(found: Found) -> str:
     for claim in CLAIMS:
         there = all(name in found for name in claim.needs)
         ours = claim.ours(found) if there else "not measured"
-        commands = ", ".join(
-            f"`{found[n]['command'].split(' --')[0]}`" for n in claim.needs if there
-        )
-        rows.append([claim.what, claim.published, ours, commands])
+        lines = {found[name]["command"].split(" --")[0] for name in claim.needs if there}
+        rows.append([claim.what, claim.published, ours, ", ".join(f"`{x}`" for x in sorted(lines))])
     return "## The published claims\n\n" + table(["claim", "published", "here", "command"], rows)
 
 
