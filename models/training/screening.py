@@ -23,11 +23,6 @@ from models.training.targets import Targets, make_targets
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 """The false positives a scan that the CPM is the mean over."""
 
-WIDE_SHARE, WIDE_SIDE = 0.5, 144
-WIDE_SHARES = (0.1, 0.1, 0.8)
-"""How often a batch is one wide sample, its side in voxels, and its compositions: a network that
-only knows small boxes believes less in nodules deep inside a whole lung."""
-
 HARD_LOGIT = -4.0
 """A false alarm of at least this is a hard negative."""
 
@@ -45,8 +40,9 @@ class ScreeningTask:
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
-        draw = partial(_draw, self.composer, self.batch)
-        return stream.batches(draw, None, workers=self.workers, seed=seed)
+        return stream.batches(
+            partial(_draw, self.composer), self.batch, workers=self.workers, seed=seed
+        )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """The terms of `screening_loss`."""
@@ -76,15 +72,8 @@ def summary(found: FloatArray, alarms: FloatArray, scans: int) -> dict[str, floa
     return {"cpm": float(np.mean(at)), **named}
 
 
-def _draw(composer: Composer, count: int, rng: np.random.Generator) -> Batch:
-    """So many samples, or one wide one in their stead."""
-    wide = rng.random() < WIDE_SHARE
-    source = replace(composer, side=WIDE_SIDE, shares=WIDE_SHARES) if wide else composer
-    samples = [_one(source.draw(rng)) for _ in range(1 if wide else count)]
-    return {name: torch.stack([one[name] for one in samples]) for name in samples[0]}
-
-
-def _one(sample: Piece) -> Batch:
+def _draw(composer: Composer, rng: np.random.Generator) -> Batch:
+    sample = composer.draw(rng)
     targets = make_targets(sample)
     return {
         "voxels": torch.from_numpy(sample.voxels.copy())[None],

@@ -14,11 +14,8 @@ Batch = dict[str, torch.Tensor]
 Draw = Callable[[np.random.Generator], Batch]
 
 
-def batches(draw: Draw, size: int | None, *, workers: int, seed: int) -> Iterator[Batch]:
-    """Batches of ``size`` of what ``draw`` gives, by ``workers`` processes (0: in this one).
-
-    ``size`` None: ``draw`` gives whole batches.
-    """
+def batches(draw: Draw, size: int, *, workers: int, seed: int) -> Iterator[Batch]:
+    """Batches of ``size`` of what ``draw`` gives, by ``workers`` processes (0: in this one)."""
     ahead = 6 if workers else None
     yield from DataLoader(_Stream(draw, seed), size, num_workers=workers, prefetch_factor=ahead)
 
