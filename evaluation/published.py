@@ -35,8 +35,9 @@ def published_section(found: Found) -> str:
 def _sensitivity(found: Found) -> str:
     result = found["nodules_both_int8"]
     at = {p["false_positives_per_scan"]: p for p in result["sensitivity"]}
-    cost = interval(result["fp_at"]["97.2"], 1)
-    return f"{percents(at[2])} % at 2 false positives a scan; 97.2 % at {cost}"
+    told = f"{percents(at[2])} % at 2 false positives a scan"
+    cost = result["fp_at"].get("97.2")
+    return f"{told}; 97.2 % at {interval(cost, 1)}" if cost else told
 
 
 def _detection(found: Found) -> str:

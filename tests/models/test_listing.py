@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from models.__main__ import app
 from models.runtime.artifacts import every
 
-KEYS = {"version", "kind", "precision", "parent", "sha256", "licence", "attribution"}
+KEYS = {"version", "kind", "precision", "parent", "method", "sha256", "licence", "attribution"}
 
 
 def said(*options: str, columns: int = 80) -> str:

@@ -13,7 +13,7 @@ import torch
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
 from models.runtime.errors import UnfitArtifact
-from models.training import distil
+from models.training import distil, distil_teachers
 from models.training.distil import ARMS, Comparison, run_compare, soft_targets
 from models.training.distil_draw import draw_pool, mark_of
 from models.training.distil_figures import Scores
@@ -91,7 +91,7 @@ def test_a_finished_student_is_not_trained_again(
     """Nor is a teacher asked again: the same result comes from the folders alone."""
     first = run_compare(asked)
     monkeypatch.setattr(distil, "train_student", None)
-    monkeypatch.setattr("models.training.distil_teachers.logits", None)
+    monkeypatch.setattr(distil_teachers, "logits", None)
     assert run_compare(asked) == first
 
 
