@@ -34,16 +34,16 @@ class Policy:
 
     Attributes:
         full, reduced, slab: what a reading of that size is worth, as a share of the full one's: of
-            its 2 AUC - 1, on every third cube of the validation nodules and what the edge takes
-            for nodules beside them (``overread-eval sizes --split val --every 3``).
+            its 2 AUC - 1, on the validation nodules and what the edge takes for nodules beside
+            them (``overread-eval sizes``).
         confidence: the share of escalations that must end within the budget.
         fill: a region may be smaller than full if the nodule takes at most this share of its
             shortest side.
     """
 
     full: float = 1.0
-    reduced: float = 0.98
-    slab: float = 0.93
+    reduced: float = 0.94
+    slab: float = 0.94
     confidence: float = 0.95
     fill: float = 0.75
 

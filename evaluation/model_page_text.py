@@ -49,11 +49,12 @@ Both learn from 716 cubes of real nodules (363 patients), four whole scans and s
     overread-models export hybrid --data DATA --weights runs/hybrid/averaged.pt
     overread-models qat screening --data DATA --minutes 18 --start runs/screening/averaged.pt \\
         --out runs/qat-screening
-    overread-models qat hybrid --data DATA --minutes 18 --start runs/hybrid/averaged.pt \\
+    overread-models qat hybrid --data DATA --minutes 20 --start runs/hybrid/averaged.pt \\
         --screening runs/second/averaged.pt --screening runs/screening/averaged.pt \\
         --out runs/qat-hybrid
-    overread-models int4 screening --data DATA --minutes 12 --start runs/screening/averaged.pt \\
-        --qat runs/qat-screening/averaged.pt
+    overread-models int4 screening --data DATA --minutes 6 --share 0.166 \\
+        --start runs/screening/averaged.pt --qat runs/qat-screening/averaged.pt
+    overread-models fit --data DATA --screening screening-int4
     overread-models fit --data DATA --screening screening-fp32 --hybrid hybrid-fp32
     overread-models fit --data DATA
 

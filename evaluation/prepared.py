@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Iterable
@@ -27,8 +28,14 @@ class Prepared:
 
 
 def prepare(specs: Iterable[PhantomSpec], cache: Path) -> list[Prepared]:
-    """The phantoms of ``specs`` in sub-folders of ``cache``; what lies there is not made again."""
-    return [_prepared(spec, cache) for spec in specs]
+    """The phantoms of ``specs`` in sub-folders of ``cache``; what lies there is not made again.
+
+    Processes that ask for the same at the same time wait for one another.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return [_prepared(spec, cache) for spec in specs]
 
 
 def prepared_specs(count: int, seed: int) -> list[PhantomSpec]:

@@ -82,7 +82,8 @@ class Trainer:
 
     def step(self) -> float:
         """One training step; its loss."""
-        low = torch.autocast(self.batch["voxels"].device.type, torch.bfloat16)
+        # cached casts of shared weights would be missing when a forward pass is done again
+        low = torch.autocast(self.batch["voxels"].device.type, torch.bfloat16, cache_enabled=False)
         with low if self._low else nullcontext():
             voxels = self.batch["voxels"]
             unit = self._input.fill(voxels) if self._input else voxels.float() / 255

@@ -62,7 +62,7 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
     assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
     assert told["thresholds"]["alone"] == 0.5
     assert told["link"]["slow"]["bytes_per_s"] == 100_000
-    assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.98)
+    assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.94)
     assert line["plan"] == {
         "routes": ["report", "escalate", "escalate", "escalate", "dismiss"],
         "send": [1, 2, 3],

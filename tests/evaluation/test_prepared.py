@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,24 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     other = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=1)
     prepare([other], tmp_path)
     assert made == [SPEC, other]
+
+
+def test_two_that_ask_at_once_share_what_one_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits, and finds what the first has written."""
+    phantom, made = make_phantom(SPEC), list[PhantomSpec]()
+
+    def counted(spec: PhantomSpec) -> Phantom:
+        made.append(spec)
+        time.sleep(0.2)
+        return phantom
+
+    monkeypatch.setattr(prepared, "make_phantom", counted)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: prepare([SPEC], tmp_path), range(2))
+    assert one == other
+    assert made == [SPEC]
 
 
 def test_specs_are_whole_chests_of_rising_seeds() -> None:
