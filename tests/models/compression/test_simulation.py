@@ -61,7 +61,7 @@ def served(content: bytes) -> list[np.ndarray]:
 def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
     """Values near a rounding's edge may fall either way, and move what comes after: few do."""
     for a, b in zip(found, wanted, strict=True):
-        assert float(np.abs(a - b).mean()) < 0.02 * max(float(b.std()), 0.5)
+        assert float(np.abs(a - b).mean()) < 0.05 * max(float(b.std()), 0.5)
 
 
 def test_the_simulation_answers_as_the_file(
