@@ -9,6 +9,7 @@ from rich.table import Table
 
 from evaluation.froc import RATES
 from evaluation.tables import rate_name
+from models.markdown import percents, table
 
 SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Of `RATES`, those that the tables show; the JSON has them all."""
@@ -17,29 +18,22 @@ SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 def bands_table(bands: Mapping[str, Any], title: str) -> Table:
     """One line a band: nodules, and sensitivity in % at some false positives a scan."""
     heads = (f"at {rate_name(rate)}" for rate in SHOWN)
-    table = Table("by", "band", "nodules", *heads, title=title)
+    shown = Table("by", "band", "nodules", *heads, title=title)
     for by, band, cells in _lines(bands):
-        table.add_row(by, band, *cells)
-    return table
+        shown.add_row(by, band, *cells)
+    return shown
 
 
 def bands_markdown(bands: Mapping[str, Any]) -> str:
     """The same as a table in Markdown."""
     heads = ["by", "band", "nodules (patients)", *(f"at {rate_name(rate)}" for rate in SHOWN)]
-    lines = [
-        heads,
-        ["---"] * len(heads),
-        *([by, band, *cells] for by, band, cells in _lines(bands)),
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return table(heads, [[by, band, *cells] for by, band, cells in _lines(bands)])
 
 
 def share(point: Mapping[str, float | None]) -> str:
-    """A share with its interval, in %."""
-    value, low, high = (point[key] for key in ("value", "low", "high"))
-    if value is None or low is None or high is None:
-        return "-"
-    return f"{100 * value:.1f} ({100 * low:.0f}-{100 * high:.0f})"
+    """A share with its interval, in %; a dash where any of it is unknown."""
+    unknown = any(point[key] is None for key in ("value", "low", "high"))
+    return "-" if unknown else percents(point)
 
 
 def _lines(bands: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:

@@ -15,32 +15,25 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.merge import MergeWeights
+from evaluation.calibration import BoolArray
 from evaluation.cubes import Cube
+from evaluation.marks import Mark
 from evaluation.scores import Fitted
-from evaluation.table import read_table
 from evaluation.truth import Lesion, scan_name
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, Geometry, Triple
+from imaging.volume import FloatArray, Geometry
+from models.compression.fit import CUBE_ALARMS, FACE
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
 
-FACE = 6
-"""Voxels at a cube's faces in which an alarm does not count."""
-
-CUBE_ALARMS = 6
 NEAR_MM = 5.0
 """A candidate within this of a mark's sphere is neither hit nor alarm."""
 
-UNKNOWN_MM = 10.0
-"""The diameter of a mark whose size nobody gave, as LUNA16 takes it."""
-
 _BATCH = 8
 _EPSILON = 1e-12
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,16 +76,16 @@ class Pair:
 Row = tuple[float, float, bool, str]
 
 
-def cube_rows(pair: Pair, cube: Cube, marks: FloatArray) -> list[Row]:
-    """What counts of one cube; ``marks`` ``(m, 4)``: z, y, x and diameter of what else is there."""
+def cube_rows(pair: Pair, cube: Cube, marks: Sequence[Mark]) -> list[Row]:
+    """What counts of one cube; ``marks`` is what else is known to be there."""
     found = pair.screener.screen(Preprocessed(cube.voxels, Geometry()))
     hits = [c for c in found if cube.hit_by(c.index_zyx)][:1]
-    own = np.array([[*cube.centre_zyx, cube.diameter_mm]])
+    known = (Mark(cube.centre_zyx, cube.diameter_mm), *marks)
     size = np.array(cube.voxels.shape)
     beside = [
         c for c in found
         if min(c.index_zyx) >= FACE and (np.array(c.index_zyx) < size - FACE).all()
-        and not _near(c.index_zyx, np.concatenate([own, marks]))
+        and not any(mark.covers(c.index_zyx, NEAR_MM) for mark in known)
     ][:CUBE_ALARMS]  # fmt: skip
     return _rows(pair, cube.voxels, hits, True, cube.patient) + _rows(
         pair, cube.voxels, beside, False, cube.patient
@@ -120,31 +113,8 @@ def gathered(rows: Iterable[Row]) -> Candidates:
     )
 
 
-def read_marks(folder: Path, cubes: Sequence[Cube]) -> list[FloatArray]:
-    """For each cube what ``marks.csv`` says of it, ``(m, 4)``; nothing where there is no file.
-
-    Raises:
-        BadTable: the file is damaged.
-    """
-    path = folder / "marks.csv"
-    none = np.zeros((0, 4))
-    if not path.exists():
-        return [none] * len(cubes)
-    table = read_table(path, ("split", "row", "z", "y", "x", "diameter_mm"))
-    values = np.stack([table.numbers(name) for name in ("z", "y", "x", "diameter_mm")], axis=1)
-    values[values[:, 3] <= 0, 3] = UNKNOWN_MM
-    keys = zip(table.text("split"), table.numbers("row"), strict=True)
-    names = np.array([f"{split}/{int(row)}" for split, row in keys])
-    return [values[names == cube.name] if len(names) else none for cube in cubes]
-
-
 def _first(found: Sequence[Candidate], lesion: Lesion) -> list[Candidate]:
     return [c for c in found if lesion.hit_by(c.centre_mm)][:1]
-
-
-def _near(index_zyx: Triple, marks: FloatArray) -> bool:
-    away = np.linalg.norm(marks[:, :3] - np.asarray(index_zyx), axis=1)
-    return bool((away < marks[:, 3] / 2 + NEAR_MM).any())
 
 
 def _rows(

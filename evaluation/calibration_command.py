@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from edge.settings import load_settings
 from evaluation.bootstrap import RESAMPLES
@@ -16,36 +14,38 @@ from evaluation.calibration_cases import (
     Pair,
     cube_rows,
     gathered,
-    read_marks,
     scan_rows,
 )
 from evaluation.calibration_plot import save_reliability
 from evaluation.calibration_result import as_json as figures
 from evaluation.calibration_text import tables
 from evaluation.cubes import read_cubes
+from evaluation.marks import read_marks
 from evaluation.open_readers import open_second
+from evaluation.options import CloudModel, Data, Json, Model, MoreScans, Resamples, Scans
 from evaluation.progress import each
 from evaluation.scan_host import of_splits
+from evaluation.show import show
 from evaluation.truth import Lesion, read_truth, scan_folders, scan_name
 from models.runtime.screener import open_screener
 
 
 def calibration_command(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="NAME.npz and index.csv.")],
-    scans: Annotated[list[Path], typer.Option(metavar="DIR", help="Whole scans; DIR DIR ...")],
+    data: Data,
+    scans: Scans,
     truth: Annotated[
         Path, typer.Option(metavar="CSV", exists=True, dir_okay=False, help="With column role.")
     ],
-    more_scans: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...")] = None,
+    more_scans: MoreScans = None,
     fitted_on: Annotated[str, typer.Option(metavar="NAME", help="The split of the fit.")] = "val",
     unseen: Annotated[str, typer.Option(metavar="NAME", help="The split it never saw.")] = "test",
-    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
-    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's.")] = None,
+    model: Model = None,
+    cloud_model: CloudModel = None,
     limit: Annotated[int, typer.Option(min=0, help="So many cubes a split; 0: all.")] = 0,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the diagrams.")] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = RESAMPLES,
+    resamples: Resamples = RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and bootstrap.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Reliability and calibration error before and after the fit; other methods beside it."""
     settings = load_settings(screening_model=model)
@@ -66,10 +66,7 @@ def calibration_command(
     }
     if plot is not None:
         save_reliability(plot, result)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(*tables(result), sep="\n")
+    show(result, as_json, *tables(result))
 
 
 def _read(
@@ -81,9 +78,9 @@ def _read(
     limit: int,
 ) -> Candidates:
     cubes = read_cubes(data, (split,))[: limit or None]
-    beside = list(zip(cubes, read_marks(data, cubes), strict=True))
-    rows = [row for cube, marks in each(beside, f"cubes of {split}")
-            for row in cube_rows(pair, cube, marks)]  # fmt: skip
+    marks = read_marks(data, split)
+    rows = [row for cube in each(cubes, f"cubes of {split}")
+            for row in cube_rows(pair, cube, marks.get(cube.name, ()))]  # fmt: skip
     rows += [row for folder in each(folders, f"scans of {split}")
              for row in scan_rows(pair, folder, known.get(scan_name(folder), ()))]  # fmt: skip
     return gathered(rows)

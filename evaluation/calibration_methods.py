@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.calibration import EVEN, BoolArray, class_weights
+from evaluation.scores import calibrated
 from imaging.volume import FloatArray
 
 FOLDS = 5
@@ -27,13 +28,13 @@ Fit = Callable[[FloatArray, BoolArray], Apply]
 def fit_temperature(logit: FloatArray, nodule: BoolArray) -> Apply:
     """sigmoid(slope logit): the temperature is 1 / slope."""
     slope = _newton(logit[:, None], nodule)[0]
-    return lambda x: _sigmoid(slope * x)
+    return lambda x: calibrated(x, (slope, 0.0))
 
 
 def fit_platt(logit: FloatArray, nodule: BoolArray) -> Apply:
     """sigmoid(slope logit + intercept)."""
     slope, intercept = _newton(np.stack([logit, np.ones_like(logit)], 1), nodule)
-    return lambda x: _sigmoid(slope * x + intercept)
+    return lambda x: calibrated(x, (slope, intercept))
 
 
 def fit_isotonic(logit: FloatArray, nodule: BoolArray) -> Apply:
@@ -86,13 +87,9 @@ def _newton(x: FloatArray, nodule: BoolArray, steps: int = 60) -> FloatArray:
     weight = class_weights(nodule, EVEN)
     w = np.zeros(x.shape[1])
     for _ in range(steps):
-        chance = _sigmoid(x @ w)
+        chance = calibrated(x @ w)
         gradient = x.T @ (weight * (chance - target))
         curvature = (x * (weight * chance * (1 - chance))[:, None]).T @ x
         step = np.linalg.solve(curvature + 1e-9 * np.eye(len(w)), gradient)
         w = w - step / max(1.0, float(np.abs(step).max()))
     return np.asarray(w)
-
-
-def _sigmoid(x: FloatArray) -> FloatArray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -60, 60))))

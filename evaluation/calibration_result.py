@@ -20,7 +20,7 @@ from evaluation.calibration import (
 )
 from evaluation.calibration_cases import Candidates
 from evaluation.calibration_methods import METHODS, cross_validated
-from evaluation.scores import Fitted
+from evaluation.scores import Fitted, calibrated
 from imaging.volume import FloatArray
 
 READERS = ("edge", "cloud", "merged")
@@ -35,14 +35,13 @@ PRIOR = (
 def before(of: Candidates) -> dict[str, FloatArray]:
     """Scores without any fit."""
     logits = {"edge": of.edge, "cloud": of.cloud, "merged": (of.edge + of.cloud) / 2}
-    return {name: _sigmoid(logit) for name, logit in logits.items()}
+    return {name: calibrated(logit) for name, logit in logits.items()}
 
 
 def after(of: Candidates, fitted: Fitted) -> dict[str, FloatArray]:
     """Scores as they are shipped."""
     edge, merged = fitted.scores(of.edge, of.cloud)
-    slope, intercept = fitted.cloud
-    return {"edge": edge, "cloud": _sigmoid(slope * of.cloud + intercept), "merged": merged}
+    return {"edge": edge, "cloud": calibrated(of.cloud, fitted.cloud), "merged": merged}
 
 
 def as_json(
@@ -144,7 +143,3 @@ def _judged(
 def _bins_json(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> dict[str, list[float]]:
     found: Reliability = reliability(score, nodule, weight)
     return {"score": found.score.round(5).tolist(), "share": found.share.round(5).tolist()}
-
-
-def _sigmoid(x: FloatArray) -> FloatArray:
-    return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))

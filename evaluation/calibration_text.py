@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from models.markdown import interval, table
+
 HEADS = ["reader", "split", "ECE before", "ECE after", "ECE before, as found",
          "ECE after, as found"]  # fmt: skip
 METHOD_HEADS = ["reader", "method", "split", "ECE", "log loss", "Brier"]
@@ -35,10 +37,10 @@ def calibration_markdown(result: Mapping[str, Any], picture: str) -> str:
             "## Calibration",
             f"{taken}. {result['prior']} ECE: {_bins(result)} bins of equal mass; intervals by"
             " bootstrap over patients and scans.",
-            _table(HEADS, _rows(result)),
+            table(HEADS, _rows(result)).rstrip(),
             f"![Reliability of edge, cloud and both, before and after]({picture})",
             _methods_said(result),
-            _table(METHOD_HEADS, _method_rows(result)),
+            table(METHOD_HEADS, _method_rows(result)).rstrip(),
             f"    {result['command']}",
         ]
     ) + "\n"  # fmt: skip
@@ -61,7 +63,7 @@ def _bins(result: Mapping[str, Any]) -> int:
 def _rows(result: Mapping[str, Any]) -> list[list[str]]:
     keys = ("before", "after", "before_as_found", "after_as_found")
     return [
-        [reader, split, *(_interval(found[key]["ece"]) for key in keys)]
+        [reader, split, *(interval(found[key]["ece"]) for key in keys)]
         for split, of in result["splits"].items()
         for reader, found in of["readers"].items()
     ]
@@ -73,18 +75,8 @@ def _method_rows(result: Mapping[str, Any]) -> list[list[str]]:
         shipped = {split: of["readers"][reader]["after"] for split, of in result["splits"].items()}
         for method, by_split in {"as shipped": shipped, **methods}.items():
             rows += [
-                [reader, method, split, _interval(one["ece"]), f"{one['log_loss']:.3f}",
+                [reader, method, split, interval(one["ece"]), f"{one['log_loss']:.3f}",
                  f"{one['brier']:.3f}"]
                 for split, one in by_split.items()
             ]  # fmt: skip
     return rows
-
-
-def _interval(point: Mapping[str, float | None]) -> str:
-    told = ["-" if point[k] is None else f"{point[k]:.3f}" for k in ("value", "low", "high")]
-    return f"{told[0]} ({told[1]}-{told[2]})"
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from evaluation.options import Json
+from evaluation.show import show
 from models.runtime.artifacts import Artifact, find
 
 SIDE = 48
@@ -75,14 +75,11 @@ def as_json(small: str, large: str) -> dict[str, Any]:
 def cost_command(
     small: Annotated[str, typer.Option(help="The edge's artifact.")] = "screening-fp32",
     large: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-fp32",
-    as_json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json_: Json = False,
 ) -> None:
     """Multiply-adds of both networks for one region, and what the edge's saves."""
     result = as_json(small, large)
-    if as_json_:
-        typer.echo(json.dumps(result, indent=1))
-        return
     table = Table("artifact", "multiply-adds", title=f"one region of {SIDE}^3 voxels")
     for one in (result["small"], result["large"]):
         table.add_row(one["artifact"], f"{one['multiply_adds'] / 1e9:.3f} G")
-    Console().print(table, f"saved: {result['saved']:.1%}")
+    show(result, as_json_, table, f"saved: {result['saved']:.1%}")

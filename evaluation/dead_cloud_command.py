@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -10,16 +9,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from evaluation.dead_cloud import WAYS, measure
 from evaluation.dead_cloud import as_json as told
 from evaluation.edge_process import edge_process
 from evaluation.latency import this_machine
-from evaluation.link_command import CACHE
+from evaluation.options import STUDIES, Cache, Deadline, Json, Phantoms
 from evaluation.progress import counting
+from evaluation.show import show
+from evaluation.tables import columns_table
 
 _COLUMNS = {
     "way": ("cloud", "{}"),
@@ -38,13 +37,11 @@ _COLUMNS = {
 def dead_cloud_command(
     studies: Annotated[int, typer.Option(min=1, help="Of a round, after its first.")] = 20,
     rounds: Annotated[int, typer.Option(min=1, help="The edges start so often.")] = 4,
-    deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of each study.")
-    ] = None,
-    phantoms: Annotated[int, typer.Option(min=1, help="Different studies; they take turns.")] = 4,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where the studies are kept.")] = CACHE,
+    deadline: Deadline = None,
+    phantoms: Phantoms = 4,
+    cache: Cache = STUDIES,
     seed: Annotated[int, typer.Option(min=0, help="Of the phantoms.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """A real edge without a cloud, with one that refuses, and with one that never answers."""
     settings: dict[str, Any] = {} if deadline is None else {"deadline_s": deadline}
@@ -59,15 +56,9 @@ def dead_cloud_command(
             results.append(one)
             step(len(results), rounds * len(WAYS) * (studies + 1))
     result = told(results, asdict(this_machine()))
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(_table(result))
+    show(result, as_json, _table(result))
 
 
 def _table(result: dict[str, Any]) -> Table:
     title = f"{result['rounds']} rounds in turn; {result['cpu']}, {result['cores']} cores"
-    table = Table(*(words for words, _ in _COLUMNS.values()), title=title, box=SIMPLE_HEAD)
-    for one in result["ways"]:
-        table.add_row(*(form.format(one[name]) for name, (_, form) in _COLUMNS.items()))
-    return table
+    return columns_table(_COLUMNS, result["ways"], title)

@@ -61,7 +61,7 @@ def read_one(
         small=sum(finding.small for finding in report.findings),
         stages_s=ledger_s(report),
         second_reading=report.second_reading.value,
-        refused=_refused(report),
+        refused=refusal(report),
     )
 
 
@@ -70,6 +70,7 @@ def ledger_s(report: Report) -> dict[str, float]:
     return {entry.stage: entry.took_s for entry in report.ledger}
 
 
-def _refused(report: Report) -> str:
+def refusal(report: Report) -> str:
+    """Why the study was not read, empty if it was."""
     rejection = report.rejection
     return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"

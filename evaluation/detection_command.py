@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +11,17 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from cloud.describe import describe
 from evaluation.detection import BAR_MS, LOOPBACK, ask_all, row
 from evaluation.edge_process import edge_process
 from evaluation.latency import this_machine
-from evaluation.link_command import CACHE
+from evaluation.options import STUDIES, Cache, Json
 from evaluation.progress import each
 from evaluation.proxied import proxied
 from evaluation.service import cloud_service
+from evaluation.show import show
 from evaluation.trace import find_trace
 
 EDGE = ("evaluation.detection_edge",)
@@ -37,9 +36,9 @@ def detection_command(
     cloud_config: Annotated[
         Path | None, typer.Option(metavar="TOML", help="Settings of the cloud.")
     ] = None,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where the study is kept.")] = CACHE,
+    cache: Cache = STUDIES,
     seed: Annotated[int, typer.Option(min=0, help="Of phantom and jitter.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Single candidates through a real edge and a real cloud: median, p95, p99, and the parts."""
     names = link or [LOOPBACK, "fibre"]
@@ -64,10 +63,7 @@ def detection_command(
         "warm_up": warm_up,
         "links": rows,
     }
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(_table(result))
+    show(result, as_json, _table(result))
 
 
 @contextmanager

@@ -13,31 +13,25 @@ and SQLite give. Status 1 if anything is amiss.
 from __future__ import annotations
 
 import errno
-import json
-import multiprocessing
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from evaluation.demo_processes import log_tail
-from evaluation.errors import ServiceFailed
-from evaluation.kill_agent import put_study, serve
+from evaluation.kill_agent import serve
 from evaluation.kill_check import Found, busy, check
+from evaluation.options import Json
 from evaluation.progress import each
+from evaluation.trial import Studies, arrive, require, some_scores, tell, working
 
 LARGEST_BYTES = 256 << 20
 """A larger filesystem is not filled: it is not one made for the purpose."""
 
 FULL_S, ROOM_S = (0.05, 0.6), (0.1, 0.5)
-PATIENCE_S = 300.0
-POLL_S = 0.02
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -63,43 +57,20 @@ def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
     (root / "inbox").mkdir(parents=True)
     log.touch()
     (root / "log").symlink_to(log)
-    chance, studies, ballast = Random(seed), dict[str, list[float] | None](), root / "ballast"
-    agent: Any = multiprocessing.get_context("spawn").Process(target=serve, args=(root, None, seed))
-    agent.start()
-    try:
-        _await(lambda: (root / "started").exists(), agent, log)
-        for _ in each(range(fillings), "fillings"):
-            _arrive(root, studies, chance)
-            time.sleep(chance.uniform(*ROOM_S))
-            fill(ballast)
-            time.sleep(chance.uniform(*FULL_S))
-            ballast.unlink()
-        _await(lambda: not busy(root), agent, log)
-    finally:
-        ballast.unlink(missing_ok=True)
-        agent.terminate()
-        agent.join(PATIENCE_S)
+    chance, studies, ballast = Random(seed), Studies(), root / "ballast"
+    with working(serve, root, None, seed) as agent:
+        try:
+            require((root / "started").exists, agent, log)
+            for _ in each(range(fillings), "fillings"):
+                arrive(root, studies, some_scores(chance, 4))
+                time.sleep(chance.uniform(*ROOM_S))
+                fill(ballast)
+                time.sleep(chance.uniform(*FULL_S))
+                ballast.unlink()
+            require(lambda: not busy(root), agent, log)
+        finally:
+            ballast.unlink(missing_ok=True)
     return check(root, studies)
-
-
-def _arrive(root: Path, studies: dict[str, list[float] | None], chance: Random) -> None:
-    name = f"study {len(studies)}"
-    scores = sorted((round(chance.uniform(0.02, 0.98), 3) for _ in range(4)), reverse=True)
-    studies[name] = scores
-    put_study(root / "inbox", name, scores)
-
-
-def _await(holds: Callable[[], bool], agent: Any, log: Path) -> None:
-    """Return when it holds.
-
-    Raises:
-        ServiceFailed: the agent has died, or it was in vain.
-    """
-    until = time.monotonic() + PATIENCE_S
-    while not holds():
-        if agent.exitcode is not None or time.monotonic() > until:
-            raise ServiceFailed(f"the agent (status {agent.exitcode})\n{log_tail(log)}")
-        time.sleep(POLL_S)
 
 
 @app.command()
@@ -107,7 +78,7 @@ def full_disk(
     at: Annotated[Path, typer.Option(metavar="DIR", help="On a small filesystem of its own.")],
     fillings: Annotated[int, typer.Option(min=1, help="How often the disk is filled.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fills the disk under the daemon and tells what was lost or doubled."""
     if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
@@ -116,12 +87,7 @@ def full_disk(
         )
     with tempfile.TemporaryDirectory() as elsewhere:
         found = run(at / "site", Path(elsewhere) / "log", fillings, seed)
-    result = {"fillings": fillings, **asdict(found), "sound": found.sound}
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        typer.echo("\n".join(f"{key:12} {value}" for key, value in result.items()))
-    raise typer.Exit(0 if found.sound else 1)
+    tell({"fillings": fillings}, found, as_json)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cloud.settings import load_settings as load_cloud_settings
@@ -20,12 +18,15 @@ from evaluation.cubes import read_cubes
 from evaluation.errors import MissingData
 from evaluation.guarantee import Promise, examine
 from evaluation.open_readers import open_second
+from evaluation.options import CloudModel, Json, Model
 from evaluation.progress import each
 from evaluation.scores import Fitted, Scores, joined, read_scores, score_cubes
 from evaluation.served import carried, served
+from evaluation.show import show
 from models.compression.bounds import Bound
 from models.compression.guarantee import ALPHA, DELTA, quantile_path, straight_path
 from models.compression.promise import DISMISS_SHARE, Asked, promise
+from models.markdown import percent
 from models.runtime.artifacts import find
 from models.runtime.screener import open_screener
 
@@ -59,9 +60,9 @@ def guarantee_command(
     ),
     resamples: Annotated[int, typer.Option(min=1, help="Calibration sets drawn.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
-    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    model: Model = None,
+    cloud_model: CloudModel = None,
+    as_json: Json = False,
 ) -> None:
     """Thresholds by conformal risk control: what they promise, and how often it is kept."""
     if bool(cases) == (data is not None):
@@ -89,10 +90,7 @@ def guarantee_command(
         "carried": carried(known.nodules, asked, resamples, rng),
         "served": served(known, held_out, asked, terms, resamples, rng),
     }
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(*_shown(result), sep="\n")
+    show(result, as_json, *_shown(result))
 
 
 def _read(
@@ -159,4 +157,4 @@ def _levels(result: dict[str, Any]) -> Table:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"
+    return percent(share, 2)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from models.markdown import percent, table
+
 
 def guarantee_section(result: Mapping[str, Any]) -> str:
     """Markdown: what is promised, what the sample carries, and whether it is kept."""
@@ -15,7 +17,7 @@ def guarantee_section(result: Mapping[str, Any]) -> str:
             "",
             _promised(terms),
             "",
-            _table(_HEADS, _rows(result)),
+            table(_HEADS, _rows(result)),
             _test(result),
             "",
             f"    {result['command']}" if "command" in result else "",
@@ -29,16 +31,16 @@ _HEADS = ("sets drawn anew", "alpha", "sets", "kept", "mean miss rate", "90th pe
 def _promised(terms: Mapping[str, Any]) -> str:
     words = (
         f"Of {terms['patients']} validation patients (calibration `{terms['calibration']}`) the "
-        f"fitted thresholds promise, with {_percent(1 - terms['delta'])} confidence, that at most "
-        f"{_percent(terms['alpha'])} of nodules are missed by edge and cloud together, on average "
+        f"fitted thresholds promise, with {percent(1 - terms['delta'])} confidence, that at most "
+        f"{percent(terms['alpha'])} of nodules are missed by edge and cloud together, on average "
         "over patients. Nodules that the edge never proposed count as missed."
     )
     if terms["holds"]:
         return words
-    confident = f"with {_percent(terms['confidence'])} confidence"
+    confident = f"with {percent(terms['confidence'])} confidence"
     if terms["confidence"] <= 0.5:
         confident = "not even with 50 %"
-    asked = _percent(terms["asked_alpha"])
+    asked = percent(terms["asked_alpha"])
     return f"{words} Asked for was {asked}: that these patients promise {confident}."
 
 
@@ -52,8 +54,8 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             one = result[part][name]
             alpha = result[part]["alpha"] if part == "carried" else one[level]
             figures = (one["kept"], one["miss_rate_mean"], one["miss_rate_p90"])
-            shown = [str(one["resamples"]), *map(_percent, figures)]
-            rows.append((f"{name}, {words}", _percent(alpha), *shown))
+            shown = [str(one["resamples"]), *map(percent, figures)]
+            rows.append((f"{name}, {words}", percent(alpha), *shown))
     return rows
 
 
@@ -64,16 +66,7 @@ def _test(result: Mapping[str, Any]) -> str:
     held = "holds" if one["kept"] else "does not hold"
     return (
         f"Of {one['nodules']} nodules of {one['patients']} test patients {one['lost']} are missed: "
-        f"{_percent(one['miss_rate'])} on average over patients, and at most "
-        f"{_percent(one['miss_rate_upper'])} with the same confidence by them alone. The promised "
-        f"{_percent(alpha)} {held} there."
+        f"{percent(one['miss_rate'])} on average over patients, and at most "
+        f"{percent(one['miss_rate_upper'])} with the same confidence by them alone. The promised "
+        f"{percent(alpha)} {held} there."
     )
-
-
-def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [heads, ("---",) * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

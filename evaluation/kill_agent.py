@@ -30,7 +30,7 @@ from edge.outcome import Job
 from edge.pipeline import Line, Reading
 from edge.reading import read_and_report
 from edge.settings import EdgeSettings
-from edge.spool import Step
+from edge.spool import Step, StepHook
 from edge.telemetry import configure_logging
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
@@ -66,11 +66,6 @@ def serve(root: Path, crash: Crash, seed: int) -> None:
 
     The file ``started`` below ``root`` is there from the moment before anything is opened.
     """
-
-    def on_step(step: Step | OwedStep, durable: bool) -> None:
-        if (step, durable) == crash:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     cloud = ChanceCloud(random.Random(seed))
 
     def read(job: Job) -> Reading:
@@ -79,7 +74,17 @@ def serve(root: Path, crash: Crash, seed: int) -> None:
     with (root / "log").open("a") as log:
         configure_logging("text", log)
         (root / "started").touch()
-        run_agent(settings_in(root), line=read, second=cloud, on_step=on_step)
+        run_agent(settings_in(root), line=read, second=cloud, on_step=killing(crash))
+
+
+def killing(crash: Crash) -> StepHook:
+    """Kills this process at ``crash``, and never if that is None."""
+
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
+        if (step, durable) == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return on_step
 
 
 def settings_in(root: Path) -> EdgeSettings:

@@ -9,37 +9,33 @@ is never cleared between the rounds. Status 1 if anything is amiss.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import signal
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import track
 
 from edge.debt import OwedStep
 from edge.spool import Step
 from evaluation.errors import ServiceFailed
-from evaluation.kill_agent import Crash, put_study, serve
+from evaluation.kill_agent import Crash, serve
 from evaluation.kill_check import Found, busy, check
+from evaluation.options import Json
+from evaluation.progress import each
+from evaluation.trial import PATIENCE_S, Studies, arrive, some_scores, tell, wait
 
-PATIENCE_S = 300.0
 KILLS_A_ROUND = 2
 """A study whose reading has died three times is blamed, as it should be: so never more than two."""
 FIRST_LIFE_S = 0.5
 """An agent lives at most as long as one took to do all there was, in the round before."""
-POLL_S = 0.005
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-Studies = dict[str, Sequence[float] | None]
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,8 @@ class Site:
         return check(self.root, self.studies)
 
     def _arrive(self) -> None:
-        chance, name = self._chance, f"study {len(self.studies)}"
-        scores = [round(chance.uniform(0.02, 0.98), 3) for _ in range(chance.randrange(5))]
-        self.studies[name] = None if chance.random() < 0.1 else sorted(scores, reverse=True)
-        put_study(self.root / "inbox", name, self.studies[name])
+        scores = some_scores(self._chance, self._chance.randrange(5))
+        arrive(self.root, self.studies, None if self._chance.random() < 0.1 else scores)
 
     def _kill(self) -> None:
         """Let an agent live until the chosen step, or for a time of chance.
@@ -95,7 +89,7 @@ class Site:
         if crash is None:
             process.join(chance.uniform(0.0, self._life_s))
         else:
-            self._await_end(process)
+            wait(self._idle, process)
         if process.exitcode not in (None, -signal.SIGKILL):
             raise ServiceFailed(f"an agent ended with {process.exitcode} before it was killed")
         if crash is not None and process.exitcode is not None:
@@ -112,31 +106,25 @@ class Site:
             ServiceFailed: it died, or did not come to an end.
         """
         process, began_s = self._start(None), time.monotonic()
-        self._await_end(process)
+        done = wait(self._idle, process)
         self._life_s = time.monotonic() - began_s
-        done = not busy(self.root)
         process.terminate()
         process.join(PATIENCE_S)
         if not done:
             process.kill()
             raise ServiceFailed(f"an agent ended with {process.exitcode}, its work undone")
 
-    def _await_end(self, process: Any) -> None:
-        """Return when the agent has died or has nothing left to do; at the latest after long."""
-        until = time.monotonic() + PATIENCE_S
-        while busy(self.root) and process.exitcode is None and time.monotonic() < until:
-            time.sleep(POLL_S)
+    def _idle(self) -> bool:
+        return not busy(self.root)
 
-    def _start(self, crash: Crash) -> Any:
+    def _start(self, crash: Crash) -> BaseProcess:
         """An agent that has begun, as a process."""
         started = self.root / "started"
         started.unlink(missing_ok=True)
         arguments = (self.root, crash, self._chance.randrange(2**32))
         process = self._context.Process(target=serve, args=arguments)
         process.start()
-        until = time.monotonic() + PATIENCE_S
-        while not started.exists() and process.exitcode is None and time.monotonic() < until:
-            time.sleep(POLL_S)
+        wait(started.exists, process)
         return process
 
 
@@ -147,7 +135,7 @@ def run(root: Path, rounds: int, seed: int) -> tuple[Kills, Found]:
         ServiceFailed: an agent died by itself, or did not finish its work.
     """
     site = Site(root, Random(seed))
-    for _ in track(range(rounds), "rounds", console=Console(stderr=True)):
+    for _ in each(range(rounds), "rounds"):
         site.round()
     return Kills(rounds, site.kills, dict(sorted(site.at_steps.items()))), site.check()
 
@@ -156,17 +144,12 @@ def run(root: Path, rounds: int, seed: int) -> tuple[Kills, Found]:
 def kills(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of two kills each.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Kills the daemon and tells what was lost or doubled."""
     with tempfile.TemporaryDirectory() as folder:
         killed, found = run(Path(folder) / "site", rounds, seed)
-    result = {**asdict(killed), **asdict(found), "sound": found.sound}
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-    else:
-        typer.echo("\n".join(f"{key:12} {value}" for key, value in result.items()))
-    raise typer.Exit(0 if found.sound else 1)
+    tell(asdict(killed), found, as_json)
 
 
 if __name__ == "__main__":

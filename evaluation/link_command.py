@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -12,8 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from edge.settings import load_settings
@@ -25,10 +22,12 @@ from evaluation.lanes import parts_of, read_all
 from evaluation.latency import this_machine
 from evaluation.link import CAVEAT, OFF, Reads, Reaper, Run
 from evaluation.mortal_cloud import mortal_cloud
+from evaluation.options import STUDIES, Cache, Deadline, Json, Phantoms, Reserve
 from evaluation.progress import counting
+from evaluation.show import show
+from evaluation.tables import columns_table
 from evaluation.trace import Trace, find_trace, shipped_names
 
-CACHE = Path("runs/studies")
 _COLUMNS = {
     "trace": ("trace", "{}"),
     "studies": ("studies", "{}"),
@@ -51,16 +50,12 @@ def link_command(
         typer.Option(metavar="NAME|CSV|off", help="Link; give several. All shipped by default."),
     ] = None,
     studies: Annotated[int, typer.Option(min=1, help="Studies over each trace.")] = 20,
-    deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of each study.")
-    ] = None,
-    reserve: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Kept back from the escalation.")
-    ] = None,
+    deadline: Deadline = None,
+    reserve: Reserve = None,
     kill_cloud: Annotated[
         float, typer.Option(min=0, max=1, help="Part of the studies in which the cloud is killed.")
     ] = 0.0,
-    phantoms: Annotated[int, typer.Option(min=1, help="Different studies; they take turns.")] = 4,
+    phantoms: Phantoms = 4,
     files_every: Annotated[
         int, typer.Option(min=1, help="Every so many-th study starts from its files.")
     ] = 50,
@@ -74,9 +69,9 @@ def link_command(
     journal: Annotated[
         Path | None, typer.Option(metavar="JSONL", help="Keep each study here; go on from it.")
     ] = None,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Where the studies are kept.")] = CACHE,
+    cache: Cache = STUDIES,
     seed: Annotated[int, typer.Option(min=0, help="Of phantoms, jitter and deaths.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Real edge and cloud over links with faults: deadlines kept, nodules found, bytes sent."""
     names = trace or shipped_names()
@@ -89,10 +84,7 @@ def link_command(
     with kept(journal, {**asdict(run), "phantoms": phantoms, **machine}) as results:
         _go_on(run, links, results, lanes, lambda log: edge_process(phantoms, seed, cache, log))
         result = link.as_json(run, _in_order(results.entries), {**machine, "lanes": lanes})
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(_table(result), CAVEAT, sep="\n")
+    show(result, as_json, _table(result), CAVEAT)
 
 
 def _go_on(
@@ -131,8 +123,4 @@ def _table(result: dict[str, Any]) -> Table:
         f"not by the machine's stalls (deadline {result['deadline_s']:g} s), {counts}; "
         f"{result['cpu']}, {result['cores']} cores"
     )
-    table = Table(*(words for words, _ in _COLUMNS.values()), title=title, box=SIMPLE_HEAD)
-    for one in result["traces"]:
-        cells = ((form, one[name]) for name, (_, form) in _COLUMNS.items())
-        table.add_row(*("-" if value is None else form.format(value) for form, value in cells))
-    return table
+    return columns_table(_COLUMNS, result["traces"], title)

@@ -31,6 +31,7 @@ from edge.reading import read_and_report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings, load_settings
 from edge.spool import Spool
+from evaluation.detect import ledger_s, refusal
 from evaluation.prepared import Prepared, prepare, prepared_specs
 from evaluation.scan import score_scan
 from evaluation.stall import stalled
@@ -142,7 +143,7 @@ def _read(line: Line, study: Prepared, out: Path, keep: Keep, spool: Spool) -> d
     return {
         "took_s": took_s,
         "stalled_s": stall.took_s,
-        "stages_s": {entry.stage: entry.took_s for entry in report.ledger},
+        "stages_s": ledger_s(report),
         "lesions": len(study.lesions),
         "found": int((scores.lesion_score >= 0).sum()),
         "false": int(scores.false_score.size),
@@ -150,13 +151,8 @@ def _read(line: Line, study: Prepared, out: Path, keep: Keep, spool: Spool) -> d
         "answered": sum(len(judgement.answers.verdicts) for judgement in made),
         "reason": report.second_reading_reason,
         "second_reading": report.second_reading.value,
-        "refused": _refused(report),
+        "refused": refusal(report),
     }
-
-
-def _refused(report: Report) -> str:
-    rejection = report.rejection
-    return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"
 
 
 def serve(

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from models.markdown import commands, percent, table
 
 NAMES = ("link", "dead_cloud", "detection", "sizes", "kills", "flaps", "full_disk")
 """The files, each ``NAME.json`` with the ``command`` that made it."""
@@ -29,14 +31,9 @@ def render(results: Path) -> str:
         ("sizes", _sizes),
     ]
     parts = [
-        _section(section(found[name]), found[name]) for name, section in sections if name in found
+        section(found[name]) + commands(found, name) for name, section in sections if name in found
     ]
     return "\n".join([*parts, _recovery(found)])
-
-
-def _section(text: str, result: dict[str, Any]) -> str:
-    command = result.get("command")
-    return f"{text}\n\n    {command}\n" if command else f"{text}\n"
 
 
 def _link(result: dict[str, Any]) -> str:
@@ -44,7 +41,7 @@ def _link(result: dict[str, Any]) -> str:
         [
             one["trace"], one["studies"], one["late"],
             *(f"{one[f'p{q}_ms']:.0f}" for q in (50, 95, 99)), f"{one['longest_ms']:.0f}",
-            _percent(one["sensitivity"]), one["escalated"], one["answered"],
+            percent(one["sensitivity"]), one["escalated"], one["answered"],
             f"{one['bytes'] / 1e6:.1f}", one["deaths"],
         ]
         for one in result["traces"]
@@ -58,7 +55,7 @@ def _link(result: dict[str, Any]) -> str:
         f"machine did not let the edge run); the cloud was killed {result['deaths']} times. "
         f"{_machine(result)} {result['caveat']}"
     )
-    return f"{head}\n\n{_table(heads, rows)}"
+    return f"{head}\n\n{table(heads, rows)}"
 
 
 def _dead_cloud(result: dict[str, Any]) -> str:
@@ -77,7 +74,7 @@ def _dead_cloud(result: dict[str, Any]) -> str:
         "is waited for at most 3 s, or as long as the deadline leaves. After that the edge knows, "
         f"and no study waits. {_machine(result)}"
     )
-    return f"{head}\n\n{_table(heads, rows)}"
+    return f"{head}\n\n{table(heads, rows)}"
 
 
 def _detection(result: dict[str, Any]) -> str:
@@ -90,13 +87,13 @@ def _detection(result: dict[str, Any]) -> str:
         f"{result['bar_ms']:.0f} ms. Parts: median (p95), ms. {_machine(result)} "
         f"Second reader through {result['engine']}."
     )
-    return f"{head}\n\n{_table(['', *(one['link'] for one in links)], rows)}"
+    return f"{head}\n\n{table(['', *(one['link'] for one in links)], rows)}"
 
 
 def _sizes(result: dict[str, Any]) -> str:
     keys = ("agreement", "sensitivity", "sensitivity_full", "false_share", "false_share_full")
     rows = [
-        [one["size"], one["candidates"], one["nodules"], *(_percent(one[key]) for key in keys),
+        [one["size"], one["candidates"], one["nodules"], *(percent(one[key]) for key in keys),
          f"{one['auc']:.3f}", f"{one['auc_full']:.3f}", f"{one['share']:.2f}"]
         for one in result["sizes"]
     ]  # fmt: skip
@@ -107,7 +104,7 @@ def _sizes(result: dict[str, Any]) -> str:
         f"({result['split']}) that fit the size, each read in that size and in full. The share is "
         "what is left of 2 AUC - 1."
     )
-    return f"{head}\n\n{_table(heads, rows)}"
+    return f"{head}\n\n{table(heads, rows)}"
 
 
 def _recovery(found: dict[str, Any]) -> str:
@@ -126,9 +123,7 @@ def _recovery(found: dict[str, Any]) -> str:
         return ""
     heads = ["what happened", "times", "studies", "provisional", "amendments", "lost", "doubled",
              "left behind"]  # fmt: skip
-    commands = [f"    {found[n]['command']}" for n in what if "command" in found.get(n, {})]
-    text = f"## Nothing owed is lost or doubled\n\n{_table(heads, rows)}\n"
-    return "\n".join([text, *commands, ""])
+    return f"## Nothing owed is lost or doubled\n\n{table(heads, rows)}{commands(found, *what)}"
 
 
 def _machine(result: dict[str, Any]) -> str:
@@ -137,15 +132,6 @@ def _machine(result: dict[str, Any]) -> str:
 
 def _middle(spread: dict[str, float]) -> str:
     return f"{spread['p50_ms']:.1f} ({spread['p95_ms']:.1f})"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -18,13 +17,16 @@ from rich.table import Table
 
 from evaluation.arrivals import Traffic
 from evaluation.load import LOADS, Plan, as_json, capacities, services, under_load
+from evaluation.options import CloudModel, Json
 from evaluation.progress import counting
 from evaluation.service import CLOUD
+from evaluation.show import show
+from models import markdown
 from models.runtime import hardware
 
 
 def load_command(
-    model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    model: CloudModel = None,
     loads: Annotated[
         str, typer.Option(metavar="X[,X]", help="Offered, as shares of the measured capacity.")
     ] = ",".join(map(str, LOADS)),
@@ -39,7 +41,7 @@ def load_command(
         typer.Option(metavar="FIXED,EACH", help="A reader that sleeps so many ms; no model."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json_: Json = False,
 ) -> None:
     """The cloud under too much work: answered in time, refused, wasted, beside plain services."""
     traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
@@ -51,10 +53,7 @@ def load_command(
         "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
         **result,
     }
-    if as_json_:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(_capacity_table(result), _load_table(result), sep="\n")
+    show(result, as_json_, _capacity_table(result), _load_table(result))
 
 
 async def _measured(plan: Plan, model: str | None, program: Sequence[str]) -> dict[str, Any]:
@@ -109,11 +108,7 @@ def _load_table(result: Mapping[str, Any]) -> Table:
             run["mode"],
             f"{100 * run['goodput_of_capacity']:.1f} %",
             *(f"{100 * share:.1f} %" for share in shares),
-            *(_milliseconds(run[f"{name}_ms"]) for name in ("p50", "p95", "p99")),
+            *(markdown.number(run[f"{name}_ms"], 0) for name in ("p50", "p95", "p99")),
             f"{100 * run['wasted_share']:.2f} %",
         )
     return table
-
-
-def _milliseconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"

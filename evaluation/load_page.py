@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from models.markdown import commands, table
+from models.markdown import commands, number, table
 
 
 def section(found: Mapping[str, Any]) -> str:
@@ -20,7 +20,8 @@ def section(found: Mapping[str, Any]) -> str:
     )
     rows = [
         [f"{run['load']:g}", run["mode"], f"{run['goodput_of_capacity']:.0%}", run["rejected"],
-         run["late"], _ms(run["p50_ms"]), _ms(run["p99_ms"]), f"{run['wasted_share']:.1%}"]
+         run["late"], *(number(run[f"p{q}_ms"], 0) for q in (50, 99)),
+         f"{run['wasted_share']:.1%}"]
         for run in result["runs"]
     ]  # fmt: skip
     heads = ["load", "service", "in time, of capacity", "rejected", "late", "median ms", "p99 ms",
@@ -33,7 +34,3 @@ def section(found: Mapping[str, Any]) -> str:
         + table(heads, rows)
         + commands(found, "load")
     )
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f}"

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from evaluation import memory
 from evaluation.memory_page import note, table
+from evaluation.options import Json
 from evaluation.progress import each
+from evaluation.show import show
 
 
 def memory_command(
@@ -20,7 +20,7 @@ def memory_command(
     batch: Annotated[int, typer.Option(min=2, help="Regions of a step.")] = 32,
     steps: Annotated[int, typer.Option(min=2, help="Steps of each process.")] = 4,
     rounds: Annotated[int, typer.Option(min=1, help="Processes for each variant.")] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
     chosen = [one for one in memory.VARIANTS if not one.savings or _asked(one.name, variant)]
@@ -29,10 +29,7 @@ def memory_command(
         raise typer.BadParameter(f"--variant {' '.join(variant)}: there are {known}")
     found = memory.measure_in_turn(each(chosen * rounds, "training steps"), batch, steps)
     result = memory.as_json(chosen, found, batch)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(table(result), note(result), sep="\n")
+    show(result, as_json, table(result), note(result))
 
 
 def _asked(name: str, variants: list[str] | None) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from models import markdown
+
 HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", "saved",
          "published", "step s", "to plain", "losses")  # fmt: skip
 
@@ -31,10 +33,9 @@ def section(found: dict[str, Any]) -> str:
     result = found.get("memory")
     if result is None:
         return ""
-    lines = [list(HEADS), ["---"] * len(HEADS), *(_cells(row) for row in result["variants"])]
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [_cells(row) for row in result["variants"]]
     head = f"## Memory of a training step of the hybrid network\n\n{note(result)}\n\n"
-    return f"{head}{rows}\n\n    {result['command']}\n"
+    return head + markdown.table(HEADS, rows) + markdown.commands(found, "memory")
 
 
 def note(result: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from evaluation.published import published_section
 from evaluation.rounding_page import rounding_section
 from evaluation.scans_text import scans_markdown
 from models.compression.prune_figures import section as pruning_section
-from models.markdown import commands, interval, percents, table
+from models.markdown import commands, interval, number, percents, table
 from models.runtime.artifacts import every
 from models.training.distil_page import section as distillation_section
 
@@ -146,8 +146,8 @@ def _findings(found: dict[str, Any]) -> str:
         return ""
     rows = [
         [s["study"], str(s["findings"]), str(s["small_nodules"]),
-         _told(s["found"]), _told(s["lesions"]),
-         _told(s["false_positives"]), s["second_reading"] or s["refused"]]
+         *(number(s[key], 0) for key in ("found", "lesions", "false_positives")),
+         s["second_reading"] or s["refused"]]
         for s in result["per_study"]
     ]  # fmt: skip
     heads = [
@@ -253,10 +253,6 @@ def _network(found: dict[str, Any]) -> str:
         heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]
         parts.append(head + table(heads, rows) + commands(found, key))
     return "\n".join(parts)
-
-
-def _told(value: int | None) -> str:
-    return "-" if value is None else str(value)
 
 
 def read_figures(results: Path) -> dict[str, dict[str, Any]]:

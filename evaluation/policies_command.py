@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_line
 from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
 from evaluation.open_readers import open_second
+from evaluation.options import CloudModel, Deadline, Json, Model, Reserve
 from evaluation.policies import compare, line_up
 from evaluation.policy_cases import Cases, key_of, load, save
 from evaluation.policy_page import write_section
@@ -22,7 +20,10 @@ from evaluation.policy_plot import save_fronts
 from evaluation.policy_reading import Readers, Sources, read_cases, timed
 from evaluation.policy_world import World
 from evaluation.progress import each
+from evaluation.show import show
+from evaluation.tables import columns_table
 from evaluation.trace import find_trace, shipped_names
+from models.markdown import number
 from models.runtime.artifacts import find
 
 CACHE = Path("runs/policies")
@@ -56,20 +57,16 @@ def policies_command(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Every test patient so often.")] = 3,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between studies, mean.")] = 20.0,
-    deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Of each study.")
-    ] = None,
-    reserve: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Kept back from the escalation.")
-    ] = None,
+    deadline: Deadline = None,
+    reserve: Reserve = None,
     propose: Annotated[
         float, typer.Option(min=0, max=1, help="Weaker candidates are nobody's.")
     ] = PROPOSED,
     time_anew: Annotated[
         bool, typer.Option("--time-anew", help="Measure the times again, not the scores.")
     ] = False,
-    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
-    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    model: Model = None,
+    cloud_model: CloudModel = None,
     plots: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw the Pareto plots here.")
     ] = None,
@@ -77,7 +74,7 @@ def policies_command(
         Path | None, typer.Option(metavar="MD", help="Write the section of this page anew.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, arrivals and jitter.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """What to ask the cloud about: ours against fixed thresholds, filters, all, nothing, truth."""
     given: dict[str, Any] = {
@@ -95,10 +92,7 @@ def policies_command(
         save_fronts(result, plots)
     if page is not None:
         write_section(page, result, plots)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(*_tables(result), result["caveat"], sep="\n")
+    show(result, as_json, *_tables(result), result["caveat"])
 
 
 def _cases(
@@ -136,17 +130,8 @@ def _tables(result: dict[str, Any]) -> list[Table | str]:
     shown: list[Table | str] = []
     for one in result["traces"]:
         title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
-        table = Table(title=title, box=SIMPLE_HEAD)
-        for name, (words, _) in COLUMNS.items():
-            table.add_column(words, no_wrap=name == "policy")
-        for row in one["policies"]:
-            table.add_row(*(form.format(row[name]) for name, (_, form) in COLUMNS.items()))
-        shown.append(table)
+        shown.append(columns_table(COLUMNS, one["policies"], title))
     ratio = result["escalation_ratio"]
-    told = ", ".join(f"{_told(ratio[key])} of the {key}" for key in ("rois", "bytes"))
+    told = ", ".join(f"{number(ratio[key], 2)} of the {key}" for key in ("rois", "bytes"))
     shown.append(f"ours over the chosen fixed threshold, {ratio['trace']}: {told}")
     return shown
-
-
-def _told(part: float | None) -> str:
-    return "-" if part is None else f"{part:.2f}"

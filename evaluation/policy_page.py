@@ -9,6 +9,7 @@ from typing import Any
 
 from evaluation.errors import MissingData
 from evaluation.policy_plot import PLOTS, plot_path
+from models.markdown import number, percent, table
 
 BEGIN, END = "<!-- policies -->", "<!-- /policies -->"
 
@@ -86,19 +87,19 @@ def _ratio(ratio: Mapping[str, Any]) -> str:
         f"`{ratio['trace']}` against the chosen pair, is {reached}. A star: over this trace it "
         "found less than ours, or raised more false alarms. A dash: there is none, or it asked "
         "nothing.\n\n"
-    ) + _table(["trace", *AGAINST.values()], rows)
+    ) + table(["trace", *AGAINST.values()], rows)
 
 
 def _against(one: Mapping[str, Any] | None) -> str:
     if one is None:
         return "-"
-    return f"{_number(one['rois'])}, {_number(one['bytes'])}" + ("" if one["as_good"] else " *")
+    return f"{number(one['rois'], 2)}, {number(one['bytes'], 2)}" + ("" if one["as_good"] else " *")
 
 
 def _chosen(result: Mapping[str, Any]) -> str:
     rows = [
         [name, ", ".join(f"{key} {value:.3f}" for key, value in one["settings"].items()),
-         _percent(one["fitted"]["sensitivity"]), f"{one['fitted']['false_positives_per_scan']:.2f}",
+         percent(one["fitted"]["sensitivity"]), f"{one['fitted']['false_positives_per_scan']:.2f}",
          f"{one['fitted']['rois_per_scan']:.2f}", "yes" if one["fitted"]["fulfils"] else "no"]
         for name, one in result["policies"].items()
         if "settings" in one and "sweep" not in name
@@ -106,33 +107,20 @@ def _chosen(result: Mapping[str, Any]) -> str:
     aim = result["aim"]
     return (
         "What was chosen on validation studies (those in hindsight on the test studies themselves, "
-        f"to do what ours does there, as a limit), to find {_percent(aim['sensitivity'])} with "
+        f"to do what ours does there, as a limit), to find {percent(aim['sensitivity'])} with "
         f"{aim['false_positives_per_scan']:.2f} false alarms a scan as ours does there "
         f"({aim['rois_per_scan']:.2f} ROIs a scan):\n\n"
-    ) + _table(["policy", "settings", "found", "false a scan", "ROIs a scan", "fulfils"], rows)
+    ) + table(["policy", "settings", "found", "false a scan", "ROIs a scan", "fulfils"], rows)
 
 
 def _trace(one: Mapping[str, Any]) -> str:
     rows = [
-        [row["policy"], _percent(row["sensitivity"]), _percent(row["sensitivity_amended"]),
+        [row["policy"], percent(row["sensitivity"]), percent(row["sensitivity_amended"]),
          f"{row['false_positives_per_scan']:.2f}", f"{row['false_positives_amended']:.2f}",
-         _percent(row["escalated_share"]),
+         percent(row["escalated_share"]),
          f"{row['rois_per_scan']:.2f}", f"{row['bytes_per_scan'] / 1000:.0f}",
          *(f"{row[f'p{q}_ms'] / 1000:.2f}" for q in (50, 95, 99)), str(row["missed"])]
         for row in one["policies"]
         if "sweep" not in row["policy"]
     ]  # fmt: skip
-    return f"### Over `{one['trace']}`\n\n" + _table(list(HEADS), rows)
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return f"### Over `{one['trace']}`\n\n" + table(HEADS, rows)

@@ -17,10 +17,11 @@ from edge.pipeline import Line
 from edge.reading import read_and_report
 from edge.sizes import POLICY, Shape, Size
 from evaluation.cubes import Cube, read_cubes
+from evaluation.detect import ledger_s
 from evaluation.errors import MissingData
 from evaluation.latency import this_machine
+from evaluation.marks import Mark, read_marks
 from evaluation.policy_cases import Cases, Piece, Sighting
-from evaluation.policy_marks import Mark, read_marks
 from evaluation.progress import each
 from evaluation.reading import ReadsRegions
 from evaluation.table import read_table
@@ -171,7 +172,7 @@ def _walk(
             report = read_and_report(readers.line, job).report
     if report.rejection is not None:
         raise MissingData(folder, report.rejection.reason)
-    took_s = {one.stage: one.took_s for one in report.ledger}
+    took_s = ledger_s(report)
     before_s, after_s = (sum(took_s[stage] for stage in part) for part in (BEFORE, AFTER))
     return kept[-1], (before_s, after_s)
 

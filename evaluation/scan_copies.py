@@ -14,7 +14,7 @@ import numpy as np
 
 from evaluation.scan_donor import Donor
 from evaluation.scan_host import Host
-from evaluation.scan_implant import Implant
+from evaluation.scan_implant import Implant, Wanted
 from evaluation.scan_room import Room, Taken
 
 WALL_MM = 2.0
@@ -47,25 +47,6 @@ class Copy:
     ready: Ready
     implants: tuple[Implant, ...]
     masses: bool = False
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One donor to be implanted, ``scale`` times as large as it is."""
-
-    donor_id: int
-    donor: Donor
-    scale: float = 1.0
-
-    @property
-    def diameter_mm(self) -> float:
-        """As it is wanted."""
-        return self.donor.diameter_mm * self.scale
-
-    @property
-    def reach_mm(self) -> float:
-        """How far it extends from its centre, as it is wanted."""
-        return self.donor.reach_mm * self.scale
 
 
 def masses(donors: Sequence[Donor]) -> list[Wanted]:
@@ -170,4 +151,4 @@ def _placed(
     if place is None:
         return None
     lung_hu = ready.room.lung_hu(place, one.reach_mm)
-    return Implant(one.donor_id, one.donor, place, lung_hu, one.scale)
+    return Implant(one.donor_id, one.donor, one.scale, centre_mm=place, lung_hu=lung_hu)

@@ -26,27 +26,33 @@ _SUB_MM = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Implant:
-    """A donor at a place ``(x, y, z)`` LPS mm of a scan, ``scale`` times as large as it was.
+class Wanted:
+    """One donor to be implanted, ``scale`` times as large as it is.
 
-    ``donor_id`` is its number among the donors; ``lung_hu`` is the lung around the place.
+    ``donor_id`` is its number among the donors.
     """
 
     donor_id: int
     donor: Donor
-    centre_mm: Triple
-    lung_hu: float
     scale: float = 1.0
 
     @property
     def diameter_mm(self) -> float:
-        """As it is implanted."""
+        """As it is wanted."""
         return self.donor.diameter_mm * self.scale
 
     @property
     def reach_mm(self) -> float:
-        """How far it extends from its centre, as it is implanted."""
+        """How far it extends from its centre, as it is wanted."""
         return self.donor.reach_mm * self.scale
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Implant(Wanted):
+    """It has its place ``(x, y, z)`` LPS mm in a scan; ``lung_hu`` is the lung around it."""
+
+    centre_mm: Triple
+    lung_hu: float
 
 
 def implanted(volume: Volume, implants: list[Implant]) -> Volume:

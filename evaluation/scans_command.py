@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 
 from evaluation.bootstrap import RESAMPLES
 from evaluation.open_readers import Stage, open_reads
+from evaluation.options import CloudModel, Csv, Data, Json, Model, MoreScans, Resamples, Scans
 from evaluation.progress import each
 from evaluation.scan_copies import Copy, Ready, plan_masses, plan_nodules
 from evaluation.scan_donor import Donor, cut_lesions, read_donors
@@ -21,26 +20,27 @@ from evaluation.scan_result import as_json as figures
 from evaluation.scan_sheet import draw_sheet, save_sheet
 from evaluation.scans import read_copies, read_host
 from evaluation.scans_text import tables
+from evaluation.show import show
 from evaluation.truth import read_truth, scan_folders
 from imaging.phantom import TRAINING_SEED
 
 
 def scans_command(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="NAME.npz and index.csv.")],
+    data: Data,
     split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Whose nodules, whose scans.")],
-    scans: Annotated[list[Path], typer.Option(metavar="DIR", help="Whole scans; DIR DIR ...")],
-    truth: Annotated[Path, typer.Option(metavar="CSV", exists=True, dir_okay=False)],
-    more_scans: Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...")] = None,
+    scans: Scans,
+    truth: Csv,
+    more_scans: MoreScans = None,
     phantoms: Annotated[int, typer.Option(min=0, help="How many phantoms as hosts too.")] = 3,
     stage: Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")] = Stage.EDGE,
-    model: Annotated[str | None, typer.Option(help="Screening model; the edge's own.")] = None,
-    cloud_model: Annotated[str | None, typer.Option(help="Second reader; the cloud's.")] = None,
+    model: Model = None,
+    cloud_model: CloudModel = None,
     together: Annotated[int, typer.Option(min=1, help="Nodules in one copy of a scan.")] = 8,
     limit: Annotated[int, typer.Option(min=0, help="So many nodules only; 0: all.")] = 0,
     sheet: Annotated[Path | None, typer.Option(metavar="PNG", help="Picture the implants.")] = None,
-    resamples: Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")] = RESAMPLES,
+    resamples: Resamples = RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Of places, phantoms and bootstrap.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Semi-synthetic whole scans: sensitivity on implants against the scans' own alarms."""
     if seed + phantoms > TRAINING_SEED:
@@ -58,10 +58,7 @@ def scans_command(
     read = read_copies(each(copies, "scans with implants"), hosts, reads)
     result: dict[str, Any] = {"stage": stage.value, "split": split, "seed": seed, "no_room": left}
     result |= figures(read, hosts, traits, resamples=resamples, seed=seed)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(*tables(result), sep="\n")
+    show(result, as_json, *tables(result))
 
 
 def _planned(

@@ -11,6 +11,7 @@ from rich.table import Table
 from evaluation.bands_text import bands_markdown, bands_table, share
 from evaluation.froc import RATES
 from evaluation.tables import rate_name
+from models import markdown
 
 TITLE = "Semi-synthetic whole scans"
 GROUPS = {
@@ -47,7 +48,7 @@ def scans_markdown(results: Sequence[Mapping[str, Any]]) -> str:
             head = f"{STAGES[result['stage']]}, {GROUPS[name]} (semi-synthetic)"
             parts.append(f"### {head[0].upper()}{head[1:]}")
             parts.append(_of(result, group, scans))
-            parts.append(_table(["", *_heads()], _rows(group)))
+            parts.append(markdown.table(["", *_heads()], _rows(group)).rstrip())
             if name == "patients":
                 parts.append("By band (semi-synthetic), in %:")
                 parts.append(bands_markdown(group["bands"]).rstrip())
@@ -83,8 +84,3 @@ def _rows(group: Mapping[str, Any]) -> list[list[str]]:
         for name, one in lines.items()
         if one is not None
     ]  # fmt: skip
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

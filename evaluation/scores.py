@@ -29,6 +29,12 @@ from imaging.volume import FloatArray, Geometry
 from models.compression.guarantee import ScoredNodules
 
 
+def calibrated(logit: FloatArray, by: tuple[float, float] = (1.0, 0.0)) -> FloatArray:
+    """The probability of logits, of any shape, after slope and intercept."""
+    slope, intercept = by
+    return np.asarray(1 / (1 + np.exp(-np.clip(slope * logit + intercept, -700, 700))))
+
+
 @dataclass(frozen=True)
 class Fitted:
     """What turns logits into scores: calibration ``(slope, intercept)`` of both, and merger."""
@@ -45,7 +51,7 @@ class Fitted:
 
     def scores(self, edge: FloatArray, cloud: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The edge's scores and the merged probabilities of logits ``(n,)``."""
-        score, chance = _sigmoid(edge, self.edge), _sigmoid(cloud, self.cloud)
+        score, chance = calibrated(edge, self.edge), calibrated(cloud, self.cloud)
         pairs = zip(score.tolist(), chance.tolist(), strict=True)
         return score, np.array([self.weights.merged(e, c) for e, c in pairs], np.float64)
 
@@ -147,8 +153,3 @@ def _owners(
     if len(unseen) != missed:
         raise ValueError(f"{len(unseen)} of missed_patient for {missed} missed nodules")
     return np.concatenate([proposed, unseen]), True
-
-
-def _sigmoid(logit: FloatArray, calibration: tuple[float, float]) -> FloatArray:
-    slope, intercept = calibration
-    return np.asarray(1 / (1 + np.exp(-np.clip(slope * logit + intercept, -700, 700))))

@@ -8,7 +8,6 @@ always the next batch at hand, and the time of a batch that is alone. The cloud'
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import sys
 import tempfile
@@ -26,7 +25,9 @@ from rich.table import Table
 from cloud.pipeline import PipelineStage
 from cloud.settings import CloudSettings
 from cloud.stages import ReaderStage
+from evaluation.options import CloudModel, Json
 from evaluation.progress import each
+from evaluation.show import show
 from imaging.volume import UInt8Array
 from models.compression.parts import export_parts
 from models.runtime import hardware
@@ -101,14 +102,14 @@ def as_json(entered: Sequence[Contestant]) -> dict[str, Any]:
 
 
 def main(
-    model: Annotated[str | None, typer.Option(help="Second reader; the cloud's own.")] = None,
+    model: CloudModel = None,
     parts: Annotated[int, typer.Option(min=2, help="Parts of the contender.")] = CONTENDER_PARTS,
     engine: Annotated[str, typer.Option(help="Inference engine, or auto.")] = AUTO,
     threads: Annotated[int, typer.Option(min=0, help="In all; 0: every core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="ROIs of a batch.")] = 4,
     batches: Annotated[int, typer.Option(min=1, help="Batches of a round.")] = 12,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
-    as_json_: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json_: Json = False,
 ) -> None:
     """The second reader whole and in parts, in turn, on this machine."""
     name = model or CloudSettings.model_fields["model"].default
@@ -120,10 +121,7 @@ def main(
             contestant.stage.close()
     machine = {"cpu": hardware.cpu_name(), "cores": hardware.cores()}
     result = {**machine, "model": name, "batch": batch, "rounds": rounds, **as_json(entered)}
-    if as_json_:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(_table(result))
+    show(result, as_json_, _table(result))
 
 
 def _entered(name: str, folder: Path, engine: str, threads: int, count: int) -> list[Contestant]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from evaluation.bootstrap import Figures, Interval
 from evaluation.findings import OperatingPoint
 from evaluation.froc import RATES, TARGETS
+from models.markdown import number
 
 _FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
 
@@ -17,6 +19,19 @@ _FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
 def rate_name(rate: float) -> str:
     """A number of false positives a scan as people write it: 1/8, 1/4, 1/2, 1, 2, ..."""
     return _FRACTIONS.get(rate, f"{rate:g}")
+
+
+def columns_table(
+    columns: Mapping[str, tuple[str, str]], rows: Sequence[Mapping[str, Any]], title: str
+) -> Table:
+    """The rows' values under ``columns``: key to head and format; what is unknown is a dash."""
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for place, (head, _) in enumerate(columns.values()):
+        table.add_column(head, no_wrap=place == 0)
+    for row in rows:
+        cells = ((row[key], form) for key, (_, form) in columns.items())
+        table.add_row(*("-" if value is None else form.format(value) for value, form in cells))
+    return table
 
 
 def froc_table(figures: Figures, title: str) -> Table:
@@ -110,6 +125,24 @@ def passes_table(passes: Sequence[Mapping[str, Any]], title: str) -> Table:
     return table
 
 
+def kinds_table(result: Mapping[str, Any]) -> Table:
+    """What the second reader says of nodules, each figure with its interval."""
+    title = f"{result['nodules']} nodules of {result['patients']} patients"
+    table = Table("", "value", "95 % interval", "taken from", title=title)
+    textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
+    rows = {
+        "malignancy_auc": ("malignancy, AUC", f"{result['suspicious']} of {result['rated']} rated"),
+        "texture_recall": ("texture, mean recall", textures),
+        "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
+        "diameter_error_mm": ("diameter, mean error, mm", "all"),
+        "diameter_bias_mm": ("diameter, mean bias, mm", "all"),
+    }
+    for name, (words, source) in rows.items():
+        found = [number(result[name][key]) for key in ("value", "low", "high")]
+        table.add_row(words, found[0], f"{found[1]} to {found[2]}", source)
+    return table
+
+
 def _percent(value: Interval) -> tuple[str, str]:
     shown = Interval(100 * value.value, 100 * value.low, 100 * value.high)
     return _number(shown.value, "{:.1f} %"), _span(shown, "{:.1f}")
@@ -127,25 +160,3 @@ def _list(values: Sequence[float | None], form: str) -> str:
     return (
         ", ".join("not proposed" if v is None else form.format(v) for v in values) or "none known"
     )
-
-
-def kinds_table(result: Mapping[str, Any]) -> Table:
-    """What the second reader says of nodules, each figure with its interval."""
-    title = f"{result['nodules']} nodules of {result['patients']} patients"
-    table = Table("", "value", "95 % interval", "taken from", title=title)
-    textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
-    rows = {
-        "malignancy_auc": ("malignancy, AUC", f"{result['suspicious']} of {result['rated']} rated"),
-        "texture_recall": ("texture, mean recall", textures),
-        "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
-        "diameter_error_mm": ("diameter, mean error, mm", "all"),
-        "diameter_bias_mm": ("diameter, mean bias, mm", "all"),
-    }
-    for name, (words, source) in rows.items():
-        found = [_or_dash(result[name][key]) for key in ("value", "low", "high")]
-        table.add_row(words, found[0], f"{found[1]} to {found[2]}", source)
-    return table
-
-
-def _or_dash(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

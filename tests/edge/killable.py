@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 from pathlib import Path
 
 from edge.agent import run_agent
 from edge.carry import Read
-from edge.debt import OwedStep
 from edge.outcome import Job, Rejection, Report, Status
 from edge.pipeline import Reading
 from edge.report import write_report
-from edge.settings import EdgeSettings
-from edge.spool import Step
+from evaluation.kill_agent import Crash, killing, settings_in
 from tests.edge.owing import ForgetfulCloud, owing_line
-
-Crash = tuple[Step | OwedStep, bool] | None
 
 
 class Stop(threading.Event):
@@ -31,18 +25,6 @@ class Stop(threading.Event):
         """Whether the agent is to stop."""
         self._asked.touch()
         return super().is_set()
-
-
-def settings_in(root: Path) -> EdgeSettings:
-    """Settings with all three folders below ``root``, and hardly any waiting."""
-    return EdgeSettings(
-        inbox=root / "inbox",
-        outbox=root / "outbox",
-        state_dir=root / "state",
-        quiet_s=0.02,
-        poll_s=0.005,
-        owed_pause_s=0.001,
-    )
 
 
 def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path:
@@ -80,16 +62,11 @@ def serve(root: Path, crash: Crash = None, line: Read = quick_line) -> None:
 
     ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
     """
-
-    def on_step(step: Step | OwedStep, durable: bool) -> None:
-        if (step, durable) == crash:
-            os.kill(os.getpid(), signal.SIGKILL)
-
     (root / "started").touch()
     run_agent(
         settings_in(root),
         line=line,
         second=ForgetfulCloud(root / "asked"),
-        on_step=on_step,
+        on_step=killing(crash),
         stop=Stop(root / "watching"),
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
 import pytest
 
-from evaluation.calibration_cases import Pair, cube_rows, gathered, read_marks
+from evaluation.calibration_cases import Pair, cube_rows, gathered
 from evaluation.cubes import Cube
+from evaluation.marks import Mark
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple, UInt8Array
 from models.runtime.detection import Candidate
@@ -61,7 +61,7 @@ def test_best_hit_and_alarms_away_from_marks_and_faces() -> None:
         ((25.0, 25.0, 26.0), 0.9), ((25.0, 26.0, 25.0), 0.8), ((25.0, 25.0, 33.0), 0.7),
         ((5.0, 25.0, 25.0), 0.6), ((40.0, 40.0, 40.0), 0.5), ((10.0, 10.0, 10.0), 0.4),
     ]  # fmt: skip
-    beside = np.array([[40.0, 40.0, 41.0, 6.0]])
+    beside = [Mark((40.0, 40.0, 41.0), 6.0)]
     found = gathered(cube_rows(pair(marks), CUBE, beside))
     assert found.nodule.tolist() == [True, False]
     assert found.group.tolist() == ["p", "p"]
@@ -73,13 +73,6 @@ def test_best_hit_and_alarms_away_from_marks_and_faces() -> None:
 def test_a_cube_gives_six_alarms_at_most() -> None:
     """The strongest count."""
     marks = [((10.0, 10.0, 8.0 + i), 0.5 - 0.01 * i) for i in range(9)]
-    found = gathered(cube_rows(pair(marks), CUBE, np.zeros((0, 4))))
+    found = gathered(cube_rows(pair(marks), CUBE, ()))
     assert found.nodule.tolist() == [False] * 6
     assert found.of(found.nodule).edge.size == 0
-
-
-def test_marks_may_be_missing(tmp_path: Path) -> None:
-    """Without a file nothing is marked; an unknown diameter is taken as 10 mm."""
-    assert [marks.shape for marks in read_marks(tmp_path, [CUBE])] == [(0, 4)]
-    (tmp_path / "marks.csv").write_text("split,row,z,y,x,diameter_mm,kind\nval,0,1,2,3,-1,e\n")
-    assert read_marks(tmp_path, [CUBE])[0].tolist() == [[1, 2, 3, 10]]

@@ -33,7 +33,7 @@ def dense(volume: Volume, before: Volume) -> tuple[float, FloatArray]:
 def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: float) -> None:
     """A ball is found where it was put, as large as it was to be, whatever the grid."""
     before, point = chest(spacing), in_lung(1, 1.3)
-    after = implanted(before, [Implant(0, donor(), point, LUNG_HU, scale)])
+    after = implanted(before, [Implant(0, donor(), scale, centre_mm=point, lung_hu=LUNG_HU)])
     size, centre = dense(after, before)
     assert centre == pytest.approx(np.array(point), abs=0.3)
     assert size == pytest.approx(np.pi / 6 * (10 * scale) ** 3, rel=0.2)
@@ -42,7 +42,7 @@ def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: fl
 def test_no_seam_where_lungs_differ() -> None:
     """Lung of -900 HU becomes the host's -850; nothing around the nodule is darker."""
     before = chest((1.0, 1.0, 1.0))
-    after = implanted(before, [Implant(0, donor(), in_lung(0), LUNG_HU)])
+    after = implanted(before, [Implant(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
     changed = after.hu != before.hu
     assert changed.any()
     assert after.hu[changed].min() >= LUNG_HU - 8
@@ -52,7 +52,9 @@ def test_a_wall_is_never_made_less_dense() -> None:
     """A mass at the wall leaves the wall as it is, and the original untouched."""
     before = chest((1.0, 1.0, 1.0))
     copy = before.hu.copy()
-    after = implanted(before, [Implant(0, donor(), in_lung(0, -36.0), LUNG_HU, 3.0)])
+    after = implanted(
+        before, [Implant(0, donor(), 3.0, centre_mm=in_lung(0, -36.0), lung_hu=LUNG_HU)]
+    )
     assert (after.hu[copy == TISSUE_HU] >= TISSUE_HU - 1).all()
     assert (before.hu == copy).all()
 
@@ -62,7 +64,7 @@ def test_vessels_end_in_a_solid_nodule() -> None:
     before = chest((1.0, 1.0, 1.0))
     z, y, x = (round(float(v)) for v in before.geometry.to_index(in_lung(0)))
     before.hu[z, y, x - 15 : x + 15] = 200
-    after = implanted(before, [Implant(0, donor(), in_lung(0), LUNG_HU)])
+    after = implanted(before, [Implant(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
     assert after.hu[z, y, x] == pytest.approx(TISSUE_HU, abs=6)
     assert after.hu[z, y, x + 12] == 200
 
@@ -70,5 +72,5 @@ def test_vessels_end_in_a_solid_nodule() -> None:
 def test_an_implant_beside_the_scan_changes_nothing() -> None:
     """A place that the scan does not show has no voxels."""
     before = chest()
-    after = implanted(before, [Implant(0, donor(), (5000.0, 0.0, 0.0), LUNG_HU)])
+    after = implanted(before, [Implant(0, donor(), centre_mm=(5000.0, 0.0, 0.0), lung_hu=LUNG_HU)])
     assert (after.hu == before.hu).all()

@@ -44,7 +44,8 @@ def copy(untouched: HostScores, *shifts_mm: float, masses: bool = False) -> Copy
     donor = cut_donor(*nodule(10.0))
     assert donor is not None
     implants = [
-        Implant(0, donor, in_lung(0, shift), LUNG_HU, 3.0 if masses else 1.0) for shift in shifts_mm
+        Implant(0, donor, 3.0 if masses else 1.0, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU)
+        for shift in shifts_mm
     ]
     return Copy(untouched.ready, tuple(implants), masses)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.errors import BadTable
-from evaluation.policy_marks import Mark, read_marks
+from evaluation.marks import Mark, read_marks
 
 
 def test_marks_belong_to_their_cubes(tmp_path: Path) -> None:
