@@ -13,24 +13,29 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def commands(found: Mapping[str, Any], *names: str) -> str:
-    """The commands that measured those results, a code block; results that are missing are not."""
-    lines = [f"    {found[name]['command']}\n" for name in names if name in found]
-    return "\n" + "".join(lines) if lines else ""
+    """The commands that measured those results, a code block; what is missing is not told."""
+    told = [found[name]["command"] for name in names if "command" in found.get(name, {})]
+    return "".join(["\n", *(f"    {command}\n" for command in told)]) if told else ""
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """So many digits; what is unknown is a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """The same in per cent, with its sign."""
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def interval(point: Mapping[str, float | None], digits: int = 3) -> str:
     """``value (low-high)``; what is unknown is a dash."""
-    values = [point[key] for key in ("value", "low", "high")]
-    told = ["-" if v is None else f"{v:.{digits}f}" for v in values]
-    return f"{told[0]} ({told[1]}-{told[2]})"
+    value, low, high = (number(point[key], digits) for key in ("value", "low", "high"))
+    return f"{value} ({low}-{high})"
 
 
 def percents(point: Mapping[str, float | None]) -> str:
     """The same in per cent."""
-    scaled = {key: None if v is None else 100 * v for key, v in point.items() if key in _KEYS}
-    value, *ends = ("-" if scaled[key] is None else f"{scaled[key]:.0f}" for key in _KEYS)
-    exact = scaled["value"]
-    return f"{value if exact is None else f'{exact:.1f}'} ({'-'.join(ends)})"
-
-
-_KEYS = ("value", "low", "high")
+    shares = (point[key] for key in ("value", "low", "high"))
+    value, low, high = (None if share is None else 100 * share for share in shares)
+    return f"{number(value, 1)} ({number(low, 0)}-{number(high, 0)})"

@@ -140,6 +140,11 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
     return w
 
 
+def sigmoid(logit: FloatArray) -> FloatArray:
+    """The probability of a logit, of any shape."""
+    return np.asarray(1 / (1 + np.exp(-logit)))
+
+
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """The four thresholds, on calibrated scores.
 

@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from models.runtime.errors import ModelError
 
+TYPES = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
+
 Value = torch.Tensor | None
 Operator = Callable[[Sequence[Any], dict[str, Any]], Any]
 
@@ -28,14 +30,25 @@ def run(node: NodeProto, given: Sequence[Value]) -> list[torch.Tensor]:
     options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type not in OPERATORS:
         raise UnknownOperator(f"{node.name}: {node.op_type} is not known to the simulation")
-    found = OPERATORS[node.op_type](given, options)
+    try:
+        found = OPERATORS[node.op_type](given, options)
+    except UnknownOperator as error:
+        raise UnknownOperator(f"{node.name}: {error}") from error
     return list(found) if isinstance(found, tuple | list) else [found]
+
+
+def _only(options: dict[str, Any], **known: Any) -> None:
+    """Refuses options that are given and are not the ``known``: they would be overlooked."""
+    for name, value in known.items():
+        if options.get(name, value) != value:
+            raise UnknownOperator(f"{name} {options[name]!r} is not known to the simulation")
 
 
 def _convolve(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x, weight, *bias = given
     pads = options["pads"]
     half = len(pads) // 2
+    _only(options, auto_pad=b"NOTSET", pads=pads[:half] * 2)
     return F.conv3d(
         x, weight, bias[0] if bias else None, tuple(options["strides"]), tuple(pads[:half]),
         tuple(options["dilations"]), options["group"],
@@ -44,28 +57,33 @@ def _convolve(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
 
 def _convolve_back(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x, weight, *bias = given
+    sides = len(options["strides"])
+    _only(options, auto_pad=b"NOTSET", pads=[0] * 2 * sides, dilations=[1] * sides, group=1,
+          output_padding=[0] * sides)  # fmt: skip
     return F.conv_transpose3d(x, weight, bias[0] if bias else None, tuple(options["strides"]))
 
 
 def _resize(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    if options["mode"] != b"nearest":
-        raise UnknownOperator(f"Resize in mode {options['mode']!r}")
+    _only(options, mode=b"nearest")
     return F.interpolate(given[0], scale_factor=[float(s) for s in given[2][2:]], mode="nearest")
 
 
 def _gemm(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x, weight, *bias = given
+    _only(options, alpha=1.0, beta=1.0, transA=0)
     return F.linear(x, weight if options.get("transB") else weight.t(), *bias)
 
 
 def _normalise(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x, weight, bias = given
+    _only(options, axis=-1)
     return F.layer_norm(x, weight.shape, weight, bias, options["epsilon"])
 
 
 def _slice(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
     x: torch.Tensor = given[0]
     starts, ends = given[1:3]
+    _only({"steps": given[4].tolist()} if len(given) > 4 else {}, steps=[1] * len(starts))
     axes = given[3].tolist() if len(given) > 3 else range(len(starts))
     bounds = zip(axes, starts.tolist(), ends.tolist(), strict=True)
     for axis, start, end in bounds:
@@ -115,8 +133,10 @@ def _expand(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
 
 
 def _cast(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    kinds = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
-    return given[0].to(kinds[options["to"]])  # type: ignore[no-any-return]  # of a tensor
+    x: torch.Tensor = given[0]
+    if options["to"] not in TYPES:
+        raise UnknownOperator(f"type {options['to']} is not known to the simulation")
+    return x.to(TYPES[options["to"]])
 
 
 OPERATORS: dict[str, Operator] = {

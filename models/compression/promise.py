@@ -24,7 +24,7 @@ import numpy as np
 
 from imaging.volume import FloatArray
 from models.compression.bounds import Bound, p_value, upper_bound
-from models.compression.fit import Cases
+from models.compression.fit import Cases, sigmoid
 from models.compression.guarantee import (
     ALPHA,
     DELTA,
@@ -75,8 +75,8 @@ def nodules_of(
     bias, edge_weight, cloud_weight, most = settings["merge"]
     merged = bias + edge_weight * edge + cloud_weight * np.minimum(second, most)
     return ScoredNodules(
-        np.concatenate([_sigmoid(edge), np.full(cases.missed, -np.inf)]),
-        np.concatenate([_sigmoid(merged), np.zeros(cases.missed)]),
+        np.concatenate([sigmoid(edge), np.full(cases.missed, -np.inf)]),
+        np.concatenate([sigmoid(merged), np.zeros(cases.missed)]),
         _owners(cases),
     )
 
@@ -146,10 +146,6 @@ def _owners(cases: Cases) -> np.ndarray:
 def _scaled(logit: FloatArray, calibration: tuple[float, float]) -> FloatArray:
     slope, bias = calibration
     return np.asarray(slope * logit + bias)
-
-
-def _sigmoid(logit: FloatArray) -> FloatArray:
-    return np.asarray(1 / (1 + np.exp(-logit)))
 
 
 def _down(value: float) -> float:

@@ -6,20 +6,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich
 import typer
 from rich.console import Console
+
+from models.options import PHANTOMS, Cache, Data, Json, Phantoms, Rate
 
 prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 
 Start = Annotated[Path, typer.Option(help="Weights to prune, such as averaged.pt of a run.")]
-Data = Annotated[Path, typer.Option(help="Folder with nodules/ and ct/, as docs/models.md tells.")]
 Minutes = Annotated[float, typer.Option(help="Fine-tuning of each run.")]
-Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
-Phantoms = Annotated[int, typer.Option(help="How many phantoms to learn from as well.")]
-Cache = Annotated[Path, typer.Option(help="Where the phantoms are kept.")]
 Seed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @prune.command("compare")
@@ -38,7 +34,7 @@ def compare(
     ] = None,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
-    cache: Cache = Path("runs/phantoms"),
+    cache: Cache = PHANTOMS,
     seed: Seed = 0,
     engine: Annotated[str, typer.Option(help="Engine that is timed.")] = "openvino",
     rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each network.")] = 10,
@@ -55,7 +51,6 @@ def compare(
         raise typer.BadParameter(f"--way {sorted(unknown)} is none of {', '.join(WAYS)}")
     for one in shares:
         _check_share(one)
-    rich.reconfigure(stderr=True)  # progress; stdout stays for the result
     run = Run(data, out, minutes, rate, False, start, cache, phantoms, seed)
     cells = [Cell(name, one) for name in ways for one in shares]
     result = run_compare(run, cells, engine=engine, rounds=rounds)
@@ -72,7 +67,7 @@ def structured(
     minutes: Minutes = 1.5,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
-    cache: Cache = Path("runs/phantoms"),
+    cache: Cache = PHANTOMS,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -81,7 +76,6 @@ def structured(
     from models.training.runs import Run
 
     _check_share(share)
-    rich.reconfigure(stderr=True)  # progress; stdout stays for the result
     run = Run(data, out, minutes, rate, False, start, cache, phantoms, seed)
     result = run_structured(run, share)
     _print(result, as_json, json.dumps(result, indent=2))

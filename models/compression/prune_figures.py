@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.markdown import commands, table
+
 CLAIM = {"share": 0.42, "points_lost": 1.2}
 """The published system: 42 % fewer parameters at no more than 1.2 points lost."""
 
@@ -68,8 +70,7 @@ def section(found: dict[str, Any]) -> str:
         return ""
     heads = ["what goes", "parameters gone", "CPM", "CPM points lost", "at 8", "points lost at 8",
              "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
-    lines = [heads, ["---"] * len(heads), *(_row(run) for run in result["runs"])]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = [_row(run) for run in result["runs"]]
     note = NOTE.format(
         nodules=result["nodules"], scans=result["scans"], one=100 / result["nodules"],
         rounds=result["rounds"], box="x".join(map(str, result["box"])), engine=result["engine"],
@@ -77,7 +78,7 @@ def section(found: dict[str, Any]) -> str:
     )  # fmt: skip
     head = f"## Pruning the screening network\n\n{result['minutes']:g} minutes of fine-tuning "
     head += f"for each. {note}\n\n{verdict(result)}\n\n"
-    return f"{head}{table}\n\n    {result['command']}\n"
+    return head + table(heads, rows) + commands(found, "pruning")
 
 
 def verdict(result: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from rich.progress import track
-from torch import nn
 
 from models.compression.prune_cost import (
     BOX,
@@ -23,7 +22,7 @@ from models.compression.prune_cost import (
 )
 from models.compression.prune_figures import compared
 from models.compression.prune_ways import CONTROL, pruned
-from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.networks.screening import ScreeningSpec
 from models.runtime.hardware import cpu_name
 from models.training.loop import train
 from models.training.material import load_cubes
@@ -131,13 +130,7 @@ def _time_missing(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> 
 
 
 def _files(folder: Path, boxes: Sequence[Box]) -> dict[str, Path]:
-    return files(_network(folder / "averaged.pt"), boxes, folder)
-
-
-def _network(weights: Path) -> nn.Module:
-    network = ScreeningNetwork(ScreeningSpec.of(load_weights(weights)))
-    network.load_state_dict(load_weights(weights))
-    return network.eval()
+    return files(make_screening(folder / "averaged.pt").eval(), boxes, folder)
 
 
 def _finite(values: np.ndarray) -> list[float]:

@@ -30,11 +30,6 @@ def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
     }
 
 
-def magnitudes(network: nn.Module) -> dict[str, torch.Tensor]:
-    """``|w|`` of every weight that may go."""
-    return {name: conv.weight.detach().abs() for name, conv in prunable(network).items()}
-
-
 def most_important(network: nn.Module, scores: Scores, share: float) -> dict[str, torch.Tensor]:
     """Masks that leave out ``share`` of all the network's parameters, the least important first.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -58,18 +60,19 @@ def quantize(
         whole, prepared, small = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "int8"))
         onnx.save(model, whole)
         quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
-        quantize_static(
-            str(prepared),
-            str(small),
-            _Reader(batches),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=OPERATORS[kind],
-            nodes_to_exclude=_kept_float(onnx.load(prepared)),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            calibrate_method=METHODS[method],
-        )
+        with redirect_stdout(sys.stderr):  # it tells how far it is; stdout is for results
+            quantize_static(
+                str(prepared),
+                str(small),
+                _Reader(batches),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=OPERATORS[kind],
+                nodes_to_exclude=_kept_float(onnx.load(prepared)),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=METHODS[method],
+            )
         return give_float(take_uint8_quantized(onnx.load(small)))
 
 

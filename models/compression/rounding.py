@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ def rounded(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.
     Source: LSQ (Esser et al., arXiv:1902.08153): the gradient to the scale is what rounding loses
     within the range, and the end of the range beyond it.
     """
-    found: torch.Tensor = _Rounded.apply(x, scale, low, high)  # type: ignore[no-untyped-call]  # torch
-    return found
+    apply: Callable[..., torch.Tensor] = _Rounded.apply
+    return apply(x, scale, low, high)
 
 
 class Rounding(nn.Module):

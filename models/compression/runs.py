@@ -15,7 +15,7 @@ from torch import nn
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.compression.export import export_float, export_fp32
-from models.compression.fit import Cases, gather, logistic, thresholds
+from models.compression.fit import Cases, gather, logistic, sigmoid, thresholds
 from models.compression.manifest import amend, register
 from models.compression.promise import Asked, Read, nodules_of, promise, widest_slices_mm
 from models.compression.quantize import quantize
@@ -50,15 +50,11 @@ def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
     """Registers `KIND-fp32` and `KIND-int8`; settings fitted before are kept."""
     network = MAKERS[kind](weights)
     enter(f"{kind}-fp32", export_fp32(network, kind), parent="", method="training")
+    exact = export_float(network, kind)
     enter(
-        f"{kind}-int8", quantized(network, kind, data, method), parent=f"{kind}-fp32",
-        method=f"post-training quantisation, {method}",
+        f"{kind}-int8", quantize(exact, kind, calibration(kind, data), method=method),
+        parent=f"{kind}-fp32", method=f"post-training quantisation, {method}",
     )  # fmt: skip
-
-
-def quantized(network: nn.Module, kind: str, data: Path, method: str) -> onnx.ModelProto:
-    """The INT8 form of a network by post-training quantisation, calibrated on training material."""
-    return quantize(export_float(network, kind), kind, calibration(kind, data), method=method)
 
 
 def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
@@ -68,13 +64,15 @@ def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndar
     return {"screening": _boxes, "hybrid": _regions}[kind](cubes, scans)
 
 
-def enter(name: str, model: onnx.ModelProto, *, parent: str, method: str) -> None:
+def enter(
+    name: str, model: onnx.ModelProto, *, parent: str, method: str, folder: Path = WEIGHTS
+) -> None:
     """Registers an artifact named for its kind and precision; settings fitted before are kept."""
     kind, _, precision = name.partition("-")
-    before = every() if (WEIGHTS / "manifest.toml").exists() else {}
+    before = every(folder) if (folder / "manifest.toml").exists() else {}
     register(
         name, model, kind=kind, precision=precision, parent=parent, method=method,
-        settings=_settings(before.get(name), kind),
+        settings=_settings(before.get(name), kind), folder=folder,
     )  # fmt: skip
 
 
@@ -138,18 +136,14 @@ def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
     most = float(np.quantile(cloud[~cases.nodule], HEARD))
     heard = np.minimum(cloud, most)  # see `edge.merge.MergeWeights`
     bias, edge_weight, cloud_weight = logistic(np.stack([edge, heard], 1), cases.nodule)
-    merged = _sigmoid(bias + edge_weight * edge + cloud_weight * heard)
+    merged = sigmoid(bias + edge_weight * edge + cloud_weight * heard)
     settings = {
         "calibration": _rounded(edge_slope, edge_bias),
         "merge": _rounded(bias, edge_weight, cloud_weight, most),
-        "thresholds": thresholds(_sigmoid(edge), merged, cases),
+        "thresholds": thresholds(sigmoid(edge), merged, cases),
     }
     return settings, {"calibration": _rounded(cloud_slope, cloud_bias)}
 
 
 def _rounded(*values: float) -> list[float]:
     return [round(float(v), 6) for v in values]
-
-
-def _sigmoid(logit: np.ndarray) -> np.ndarray:
-    return np.asarray(1 / (1 + np.exp(-logit)))

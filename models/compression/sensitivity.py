@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from models.compression.simulation import Simulation, layer_name, parameter_name
+from models.compression.simulation import Simulation, parameter_name
 from models.networks.hybrid import Answers
 from models.training.matching import match_loss
 
@@ -74,9 +74,8 @@ def _layer(
     simulation.lower(name, 16)
     exact = _difference(simulation, batches, wanted)
     simulation.rounding[key] = rounding
-    simulation.bits[name] = 8
     count = simulation.exact[key].numel()
-    return Layer(name, layer_name(simulation.model, name), count, exact, usual, lowered)
+    return Layer(name, simulation.layer_of(name), count, exact, usual, lowered)
 
 
 def _difference(

@@ -18,6 +18,7 @@ from torch import nn
 from models.compression import operators
 from models.compression.graph import INPUT
 from models.compression.rounding import Rounding, best_scale, rounded
+from models.runtime.errors import UnfitArtifact
 
 Answer = Callable[..., Any]
 LEVELS = {4: 7, 8: 127, 16: 32767}
@@ -32,8 +33,8 @@ class Simulation(nn.Module):
         exact: the float weights by name, as the float export holds them.
         answer: makes the outputs one value, such as `models.networks.hybrid.Answers`.
 
-    Attributes:
-        bits: of a weight's levels by name, 8 where none are given; see `lower`.
+    Raises:
+        UnfitArtifact: ``exact`` lacks a weight of ``model``: it is another network's.
     """
 
     def __init__(
@@ -44,13 +45,14 @@ class Simulation(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.answer = model, answer
-        self.bits: dict[str, int] = {}
         self.exact = nn.ParameterDict()
         self.rounding = nn.ModuleDict()
+        nodes = model.graph.node
         self._constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self._makers = {out: node for node in model.graph.node for out in node.output}
-        self._users = {node.input[2]: node for node in model.graph.node if node.op_type == "Conv"}
-        for node in model.graph.node:
+        self._makers = {out: node for node in nodes for out in node.output}
+        self._users = {name: node for node in reversed(nodes) for name in node.input}
+        self._learnt: dict[str, NodeProto] = {}
+        for node in nodes:
             if node.op_type == "QuantizeLinear":
                 self._round_activation(node)
             elif node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
@@ -58,7 +60,13 @@ class Simulation(nn.Module):
 
     def weights(self) -> list[str]:
         """The names of the weights that are rounded, in the order of the graph."""
-        return [weight_name(n) for n in self.model.graph.node if self._is_weight(n)]
+        return [name for name in self._learnt if parameter_name(name) in self.rounding]
+
+    def layer_of(self, name: str) -> str:
+        """Where in the network the node that uses a weight stands, such as ``down4.1.first.0``."""
+        parts = self._user(name).name.strip("/").split("/")[:-1]
+        nested = zip(parts, [*parts[1:], ""], strict=True)
+        return ".".join(part for part, deeper in nested if not deeper.startswith(part))
 
     def forward(self, x: torch.Tensor) -> Any:
         """See the class."""
@@ -66,7 +74,7 @@ class Simulation(nn.Module):
         for node in self.model.graph.node:
             given = [values[n] if n in values else self._constant(n, x.device) for n in node.input]
             outputs = self._run(node, given)
-            values.update(zip(node.output, outputs, strict=False))
+            values.update(zip(node.output, outputs, strict=True))
         return self.answer(*(values[out.name] for out in self.model.graph.output))
 
     def _run(self, node: NodeProto, given: list[Any]) -> list[Any]:
@@ -77,7 +85,7 @@ class Simulation(nn.Module):
         if node.input[0] not in self._constants:
             return [given[0]]  # rounded already; the input comes in [0, 1]
         name = weight_name(node)
-        if parameter_name(name) not in self.exact:
+        if name not in self._learnt:
             return [given[0].float().sub(given[2]).mul(given[1])]
         weight = self.exact[parameter_name(name)]
         if parameter_name(name) in self.rounding:
@@ -89,7 +97,7 @@ class Simulation(nn.Module):
 
         Kernels sum integers, so the file format asks for exactly this scale.
         """
-        source, weight = (self._makers[n] for n in self._users[name].input[:2])
+        source, weight = (self._makers[n] for n in self._user(name).input[:2])
         scale = self.rounding_of(weight_name(weight)).scale.flatten()
         if source.input[0] == INPUT:
             return scale * float(self._constants[source.input[1]])
@@ -104,12 +112,9 @@ class Simulation(nn.Module):
     def _constant(self, name: str, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(np.array(self._constants[name])).to(device)
 
-    def _is_weight(self, node: NodeProto) -> bool:
-        return (
-            node.op_type == "DequantizeLinear"
-            and node.input[0] in self._constants
-            and self._constants[node.input[0]].dtype == np.int8
-        )
+    def _user(self, name: str) -> NodeProto:
+        """The node that a weight or a bias is for."""
+        return self._users[self._learnt[name].output[0]]
 
     def _round_activation(self, node: NodeProto) -> None:
         scale, zero = (self._constants[name] for name in node.input[1:3])
@@ -119,39 +124,34 @@ class Simulation(nn.Module):
         )
 
     def _take_constant(self, node: NodeProto, exact: Mapping[str, np.ndarray]) -> None:
-        """Weights and biases become parameters."""
+        """Weights and biases become parameters; what else is rounded once and for all stays."""
         name = weight_name(node)
         stored = self._constants[node.input[0]]
-        if name not in exact or stored.dtype not in (np.int8, np.int32):
+        if stored.dtype not in (np.int8, np.int32):
             return
+        if name not in exact:
+            raise UnfitArtifact(f"{name}: the float network has no weight of that name")
+        self._learnt[name] = node
         self.exact[parameter_name(name)] = nn.Parameter(torch.tensor(exact[name]))
         if stored.dtype == np.int8:
-            shape = [-1 if i == axis_of(node) else 1 for i in range(stored.ndim)]
-            scale = torch.tensor(self._constants[node.input[1]]).reshape(shape)
-            self.rounding[parameter_name(name)] = Rounding(scale, -LEVELS[8] - 1, LEVELS[8])
+            scale = torch.tensor(self._constants[node.input[1]])
+            self._round_weight(name, scale, LEVELS[8])
 
     def lower(self, name: str, bits: int) -> None:
         """Rounds that weight to so many bits from now on, with the scales that lose least."""
-        key, high = parameter_name(name), LEVELS[bits]
-        weight, before = self.exact[key].detach(), self.rounding_of(name).scale
-        axis = max(range(weight.ndim), key=lambda i: before.shape[i])
-        scale = best_scale(weight, high, axis).reshape(before.shape)
-        self.rounding[key] = Rounding(scale, -high - 1, high)
-        self.bits[name] = bits
+        weight, axis = self.exact[parameter_name(name)].detach(), axis_of(self._learnt[name])
+        self._round_weight(name, best_scale(weight, LEVELS[bits], axis), LEVELS[bits])
+
+    def _round_weight(self, name: str, scale: torch.Tensor, high: int) -> None:
+        """``scale`` has one value for each channel along the weight's axis."""
+        key, axis = parameter_name(name), axis_of(self._learnt[name])
+        shape = [-1 if i == axis else 1 for i in range(self.exact[key].ndim)]
+        self.rounding[key] = Rounding(scale.reshape(shape), -high - 1, high)
 
 
 def weight_name(node: NodeProto) -> str:
     """The name that a quantised weight's float original has."""
     return str(node.input[0]).removesuffix("_quantized")
-
-
-def layer_name(model: onnx.ModelProto, weight: str) -> str:
-    """Where in the network the node that uses a weight stands, such as ``down4.1.first.0``."""
-    output = f"{weight}_DequantizeLinear_Output"
-    user = next(node for node in model.graph.node if output in node.input)
-    parts = user.name.strip("/").split("/")[:-1]
-    nested = zip(parts, [*parts[1:], ""], strict=True)
-    return ".".join(part for part, deeper in nested if not deeper.startswith(part))
 
 
 def axis_of(node: NodeProto) -> int:

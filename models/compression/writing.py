@@ -9,10 +9,16 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from models.compression.simulation import Simulation, axis_of, parameter_name, weight_name
+from models.compression.simulation import (
+    LEVELS,
+    Simulation,
+    axis_of,
+    parameter_name,
+    weight_name,
+)
 
-KINDS = {4: (TensorProto.INT4, 21), 8: (TensorProto.INT8, 13)}
-"""The type of a weight of so many bits, and the first opset that can dequantise it."""
+INT4_OPSET, INT4_IR = 21, 10
+"""The first versions of operators and of the format that know weights of four bits."""
 
 
 def written(simulation: Simulation) -> onnx.ModelProto:
@@ -25,8 +31,8 @@ def written(simulation: Simulation) -> onnx.ModelProto:
             _set(store, node.input[1], _array(scale))
         elif node.op_type == "DequantizeLinear" and node.input[0] in store:
             _write_constant(simulation, node, store)
-    if 4 in simulation.bits.values():
-        _raise_opset(model, KINDS[4][1])
+    if any(tensor.data_type == TensorProto.INT4 for tensor in store.values()):
+        _raise_versions(model)
     return model
 
 
@@ -46,7 +52,7 @@ def _write_constant(
     rounding = simulation.rounding_of(name)
     level = _array((weight / rounding.scale).round().clamp(rounding.low, rounding.high))
     _set(store, node.input[1], _array(rounding.scale.flatten()))
-    if simulation.bits.get(name, 8) == 8:
+    if rounding.high != LEVELS[4]:
         _set(store, node.input[0], level.astype(np.int8))
         return
     zeros = np.zeros(weight.shape[axis_of(node)], np.int8)
@@ -72,8 +78,8 @@ def _array(values: torch.Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
 
 
-def _raise_opset(model: onnx.ModelProto, version: int) -> None:
+def _raise_versions(model: onnx.ModelProto) -> None:
     for entry in model.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, version)
-    model.ir_version = max(model.ir_version, 10)
+            entry.version = max(entry.version, INT4_OPSET)
+    model.ir_version = max(model.ir_version, INT4_IR)

@@ -16,20 +16,17 @@ up to the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.networks.known_stem import KnownStem, known_spec, parts
 from models.networks.layers import Residual, conv_norm, patchify
-from models.networks.screening import ScreeningSpec, inner_widths, make_stem
+from models.networks.screening import ScreeningSpec
 from models.runtime.readings import TEXTURES
-
-KNOWN = ("stem", "down4", "down8")
-"""The parts that are a screening network's."""
-
 
 HEAD_CHANNELS = 32
 
@@ -53,25 +50,14 @@ class HybridSpec:
         Raises:
             KeyError: they are no hybrid network's.
         """
-        half, quarter, eighth = (
-            weights[name].shape[0]
-            for name in ("stem.0.weight", "down4.0.0.weight", "down8.0.0.weight")
-        )
         channels = weights["place"].shape[2]
-        known = ScreeningSpec(
-            (half, quarter, eighth, 2 * eighth),
-            (_parts(weights, "down4") - 1, _parts(weights, "down8") - 1, 0),
-        )
-        inner = tuple(inner_widths(weights, part) for part in KNOWN[1:])
-        if inner != (known.inner_of(0), known.inner_of(1)):
-            known = replace(known, inner=(*inner, (), ()))
         return cls(
             side=side,
-            known=known,
+            known=known_spec(weights),
             widths=(weights["fine2.0.0.weight"].shape[0], weights["fine4.0.weight"].shape[0]),
-            blocks=(_parts(weights, "fine2") - 1, _parts(weights, "mix4")),
+            blocks=(parts(weights, "fine2.") - 1, parts(weights, "mix4.")),
             channels=channels,
-            depth=_parts(weights, "encoder"),
+            depth=parts(weights, "encoder."),
             heads=channels // HEAD_CHANNELS,
         )
 
@@ -107,16 +93,16 @@ class Answers(NamedTuple):
     mask: torch.Tensor
 
 
-class HybridNetwork(nn.Module):
+class HybridNetwork(KnownStem):
     """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`."""
 
     def __init__(self, spec: HybridSpec | None = None) -> None:
-        super().__init__()
-        self.spec = spec = spec or HybridSpec()
+        spec = spec or HybridSpec()
+        super().__init__(spec.known)
+        self.spec = spec
         _, quarter, eighth, _ = spec.known.widths
         half_width, quarter_width = spec.widths
         tokens = (spec.side // 8) ** 3
-        self.stem, self.down4, self.down8 = make_stem(spec.known)
         self.fine2 = nn.Sequential(patchify(1, half_width), *_blocks(half_width, spec.blocks[0]))
         self.fine4 = patchify(half_width, quarter_width)
         self.join4 = conv_norm(quarter, quarter_width, 1)
@@ -134,12 +120,11 @@ class HybridNetwork(nn.Module):
         self.up2 = nn.Conv3d(quarter_width, half_width, 1)
         self.back2 = Residual(half_width, factored=True)
         self.mask = nn.ConvTranspose3d(half_width, 1, 2, 2)
-        nn.init.constant_(self.mask.bias, -3.0)  # type: ignore[arg-type]  # a bias was asked for
+        nn.init.constant_(self.mask.get_parameter("bias"), -3.0)
 
     def forward(self, x: torch.Tensor) -> Answers:
         """See the class."""
-        known4 = self.down4(self.stem(x))
-        known8 = self.down8(known4)  # (n, 64, 6, 6, 6)
+        known4, known8 = self.known(x)  # (n, 32, 12, 12, 12), (n, 64, 6, 6, 6)
         fine2 = self.fine2(x)
         fine4 = self.mix4(self.fine4(fine2) + self.join4(known4))
         fine8 = self.fine8(fine4)  # (n, c, 6, 6, 6)
@@ -153,21 +138,6 @@ class HybridNetwork(nn.Module):
         return Answers(
             answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back2)
         )
-
-    def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
-        """Takes over the stem of a trained screening network, which then stays as it is."""
-        taken = {n: v for n, v in screening.items() if n.split(".")[0] in KNOWN}
-        self.load_state_dict(self.state_dict() | taken)
-        for name in KNOWN:
-            getattr(self, name).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """As every module's; a stem that was taken over keeps its batch norm's statistics too."""
-        super().train(mode)
-        for name in KNOWN:
-            part = getattr(self, name)
-            part.train(mode and any(weight.requires_grad for weight in part.parameters()))
-        return self
 
 
 class EncoderLayer(nn.Module):
@@ -198,11 +168,6 @@ class EncoderLayer(nn.Module):
         mixed = share @ value  # for these sizes faster than the fused operator
         out: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(n, tokens, channels))
         return out
-
-
-def _parts(weights: Mapping[str, torch.Tensor], name: str) -> int:
-    """How many members the sequence of that name has."""
-    return len({key.split(".")[1] for key in weights if key.startswith(f"{name}.")})
 
 
 def _blocks(channels: int, count: int) -> list[nn.Module]:

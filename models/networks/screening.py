@@ -96,7 +96,7 @@ class ScreeningNetwork(nn.Module):
         self.smooth = smooth
         self.head = nn.Conv3d(quarter, len(MAPS), 1)
         self.share = nn.Conv3d(quarter, 1, 1)
-        nn.init.constant_(self.head.bias[:1], -5.0)  # type: ignore[index]  # a bias was asked for
+        nn.init.constant_(self.head.get_parameter("bias")[:1], -5.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""

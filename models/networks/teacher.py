@@ -23,9 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.networks.hybrid import KNOWN, Answers
+from models.networks.hybrid import Answers
+from models.networks.known_stem import KnownStem, known_spec, parts
 from models.networks.layers import Residual, conv_norm, patchify
-from models.networks.screening import ScreeningSpec, make_stem
+from models.networks.screening import ScreeningSpec
 from models.networks.teacher_blocks import ConvNext, Multiscale
 from models.runtime.readings import TEXTURES
 
@@ -66,21 +67,15 @@ class TeacherSpec:
         Raises:
             KeyError: they are no teacher's.
         """
-        half, quarter, eighth = (
-            weights[name].shape[0]
-            for name in ("stem.0.weight", "down4.0.0.weight", "down8.0.0.weight")
-        )
         fine = ("fine2.0.0.weight", "fine4.0.weight", "fine8.0.weight")
         width2, width4, width8 = (weights[name].shape[0] for name in fine)
         kind = _kind(weights)
         path = ("trunk{}.0.layers." if kind is Kind.MULTISCALE else "trunk{}.").format
-        at4, at8 = (_parts(weights, path(grid)) for grid in (4, 8))
-        blocks = (_parts(weights, "down4.") - 1, _parts(weights, "down8.") - 1, 0)
-        known = ScreeningSpec((half, quarter, eighth, 2 * eighth), blocks)
-        return cls(kind, known, (width2, width4, width8), (at4, at8))
+        at4, at8 = (parts(weights, path(grid)) for grid in (4, 8))
+        return cls(kind, known_spec(weights), (width2, width4, width8), (at4, at8))
 
 
-class TeacherNetwork(nn.Module):
+class TeacherNetwork(KnownStem):
     """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`.
 
     The answers are read from the middle of the region, where the candidate is, and from the mean
@@ -88,11 +83,10 @@ class TeacherNetwork(nn.Module):
     """
 
     def __init__(self, spec: TeacherSpec) -> None:
-        super().__init__()
+        super().__init__(spec.known)
         self.spec = spec
         _, quarter, eighth, _ = spec.known.widths
         width2, width4, width8 = spec.widths
-        self.stem, self.down4, self.down8 = make_stem(spec.known)
         rough = [Residual(width2, factored=True) for _ in range(2)]
         self.fine2 = nn.Sequential(patchify(1, width2), *rough)
         self.fine4 = patchify(width2, width4)
@@ -105,12 +99,11 @@ class TeacherNetwork(nn.Module):
         self.answer = nn.Linear(2 * width8, 3 + len(TEXTURES))
         self.up4 = nn.Conv3d(width8, width4, 1)
         self.mask = nn.ConvTranspose3d(width4, 1, 4, 4)
-        nn.init.constant_(self.mask.bias, -3.0)  # type: ignore[arg-type]  # a bias was asked for
+        nn.init.constant_(self.mask.get_parameter("bias"), -3.0)
 
     def forward(self, x: torch.Tensor) -> Answers:
         """See the class."""
-        known4 = self.down4(self.stem(x))
-        known8 = self.down8(known4)  # (n, 64, 6, 6, 6)
+        known4, known8 = self.known(x)  # (n, 32, 12, 12, 12), (n, 64, 6, 6, 6)
         fine4 = self.trunk4(self.fine4(self.fine2(x)) + self.join4(known4))
         fine8 = self.trunk8(self.fine8(fine4) + self.join8(known8))  # (n, c, 6, 6, 6)
         asked = torch.cat([_middle(fine8), fine8.mean((2, 3, 4))], 1)
@@ -119,21 +112,6 @@ class TeacherNetwork(nn.Module):
         return Answers(
             answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back4)
         )
-
-    def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
-        """Takes over the stem of a trained screening network, which then stays as it is."""
-        taken = {n: v for n, v in screening.items() if n.split(".")[0] in KNOWN}
-        self.load_state_dict(self.state_dict() | taken)
-        for name in KNOWN:
-            getattr(self, name).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """As every module's; a stem that was taken over keeps its batch norm's statistics too."""
-        super().train(mode)
-        for name in KNOWN:
-            part = getattr(self, name)
-            part.train(mode and any(weight.requires_grad for weight in part.parameters()))
-        return self
 
 
 def _trunk(kind: Kind, channels: int, depth: int) -> nn.Module:
@@ -155,9 +133,3 @@ def _kind(weights: Mapping[str, torch.Tensor]) -> Kind:
         if mark in marks:
             return kind
     raise KeyError("trunk4.0")
-
-
-def _parts(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """How many members the sequence below that prefix has."""
-    depth = prefix.count(".")
-    return len({name.split(".")[depth] for name in weights if name.startswith(prefix)})

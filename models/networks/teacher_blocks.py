@@ -42,7 +42,7 @@ class ConvNext(nn.Module):
 
 
 class Scales(nn.Module):
-    """The input, and beside it what three dilated convolutions see of it: `grown` more channels.
+    """The input, and beside it what three dilated convolutions see of it, ``growth`` channels each.
 
     Dense connections are those of Huang et al., arXiv:1608.06993; parallel dilations are the
     atrous pyramid of Chen et al., arXiv:1706.05587.

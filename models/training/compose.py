@@ -21,6 +21,11 @@ from models.training.piece import NONE, Piece, crop, zoomed
 LUNG_BELOW = 75
 """uint8 of about -590 HU: the mean around a place that is taken for lung."""
 
+AIR_BELOW = 6
+"""uint8 of about -970 HU: darker than lung; more than `AIR_SHARE` of it lies outside the body."""
+
+AIR_SHARE = 0.15
+
 
 @dataclass(frozen=True, eq=False)
 class Composer:
@@ -180,9 +185,14 @@ def _lung_place(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         centre, reach = start + size / 2, size.max() / 2
         apart = np.linalg.norm(part.nodules[:, :3] - centre, axis=1) - part.nodules[:, 3] / 2
         block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
-        if block.mean() < LUNG_BELOW and block.mean() > 15 and (apart > reach + 4).all():
+        if _is_lung(block) and (apart > reach + 4).all():
             return np.asarray(start)
     return None
+
+
+def _is_lung(block: np.ndarray) -> bool:
+    dark_enough = 15 < block.mean() < LUNG_BELOW
+    return bool(dark_enough and (block < AIR_BELOW).mean() <= AIR_SHARE)
 
 
 def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, slice, slice] | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from models.options import PHANTOMS, Cache, Data, Json, Phantoms, Screeners
 from models.training.distil_page import section
 
 distil = typer.Typer(help="Distil teachers into the screening network.", no_args_is_help=True)
@@ -18,19 +19,17 @@ Pool = Annotated[Path, typer.Option(help="Folder of the pool and of what teacher
 
 @distil.command("pool")
 def pool(
-    data: Annotated[Path, typer.Option(help="Folder with nodules/ and ct/.")],
-    screening: Annotated[
-        list[Path], typer.Option(help="Weights of screening networks, the shipped one last.")
-    ],
+    data: Data,
+    screening: Screeners,
     pool: Pool = Path("runs/pool"),
     count: Annotated[int, typer.Option(min=20, help="How many regions to draw.")] = 6000,
     teachers: Annotated[list[Path] | None, typer.Option(help="Ask these at once.")] = None,
-    phantoms: Annotated[int, typer.Option(help="How many phantoms to draw from as well.")] = 16,
-    cache: Annotated[Path, typer.Option(help="Where phantoms are kept.")] = Path("runs/phantoms"),
+    phantoms: Phantoms = 16,
+    cache: Cache = PHANTOMS,
     seed: Annotated[int, typer.Option(help="Seed of the regions.")] = 0,
 ) -> None:
     """Draw the regions that students learn from and are judged on; keep what teachers say."""
-    from models.training.distil_draw import make_pool
+    from models.training.distil_pool import make_pool
     from models.training.distil_teachers import ask_teachers
     from models.training.recipe import load_material
     from models.training.runs import make_screening
@@ -56,7 +55,7 @@ def compare(
         float, typer.Option(min=0, max=1, help="The soft target's share of the loss.")
     ] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Of the distillation.")] = 2.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """No teacher, the best one, their mean, dynamic weights; finished students are kept."""
     from models.training.distil import Comparison, run_compare

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from models.markdown import commands, table
 
 NAMES = {
     "none": "no teacher",
@@ -23,7 +25,7 @@ def section(found: Mapping[str, Any]) -> str:
     if result is None:
         return ""
     parts = [_head(result), _teachers(result), _arms(result), _gained(result), _caveats(result)]
-    return "\n".join([*parts, f"    {result['command']}", ""])
+    return "\n".join(parts) + commands(found, "distillation")
 
 
 def _head(result: Mapping[str, Any]) -> str:
@@ -47,7 +49,7 @@ def _teachers(result: Mapping[str, Any]) -> str:
         for t in result["teachers"]
     ]  # fmt: skip
     heads = ["teacher", *HEADS.values(), "temperature", "log loss", "mean weight, %", "largest, %"]
-    return _table(heads, rows)
+    return table(heads, rows)
 
 
 def _arms(result: Mapping[str, Any]) -> str:
@@ -55,7 +57,7 @@ def _arms(result: Mapping[str, Any]) -> str:
     for arm, figures in result["arms"].items():
         spread = [f"{100 * figures[n]['mean']:.1f} ± {100 * figures[n]['sd']:.1f}" for n in HEADS]
         rows.append([NAMES[arm], *spread])
-    return _table(["student", *HEADS.values()], rows)
+    return table(["student", *HEADS.values()], rows)
 
 
 def _gained(result: Mapping[str, Any]) -> str:
@@ -64,7 +66,7 @@ def _gained(result: Mapping[str, Any]) -> str:
         for arm, gained in result["gained"].items()
     ]
     rows.append(["published claim", *[""] * 4, f"{result['claim_points']:+.1f}", ""])
-    return "Points over no teacher (95 % interval):\n\n" + _table(["", *HEADS.values()], rows)
+    return "Points over no teacher (95 % interval):\n\n" + table(["", *HEADS.values()], rows)
 
 
 def _caveats(result: Mapping[str, Any]) -> str:
@@ -92,8 +94,3 @@ def _percents(figures: Mapping[str, float]) -> list[str]:
 
 def _interval(gain: Mapping[str, float]) -> str:
     return f"{gain['points']:+.1f} ({gain['low']:+.1f} to {gain['high']:+.1f})"
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

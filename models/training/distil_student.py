@@ -89,8 +89,7 @@ def train_student(
 
 def scores_of(network: nn.Module, pool: Pool) -> Scores:
     """What the student says of the validation regions; read in FP32, where logits do not tie."""
-    regions = (pool.val_nodules, pool.scan_alarms, pool.cube_alarms)
-    return Scores(*(_read(network, part) for part in regions))
+    return Scores(**{name: _read(network, part) for name, part in pool.judged.items()})
 
 
 def middle_heat(maps: torch.Tensor) -> torch.Tensor:

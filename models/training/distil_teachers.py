@@ -94,10 +94,7 @@ def _ask(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str, Floa
     kind, digest = kind_of(network), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     kept = folder / f"logits_{pool.key}_{digest}.npz"
     if not kept.exists():
-        regions = {
-            "pool": pool.voxels, "nodules": pool.val_nodules,
-            "scan_alarms": pool.scan_alarms, "cube_alarms": pool.cube_alarms,
-        }  # fmt: skip
+        regions = {"pool": pool.voxels, **pool.judged}
         said = {name: _read(network, part, f"{kind}, {name}") for name, part in regions.items()}
         write_arrays(kept, said)
     with np.load(kept) as found:

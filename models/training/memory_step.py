@@ -178,7 +178,7 @@ def _held(trainer: Trainer) -> int:
 
 
 def main() -> None:
-    """``SAVING,SAVING BATCH STEPS`` as arguments; ``-`` for no saving."""
+    """``SAVING+SAVING BATCH STEPS`` as arguments; ``-`` for no saving."""
     savings, size, steps = sys.argv[1:]
     print(json.dumps(measure(savings.split("+"), int(size), int(steps))))
 

@@ -32,7 +32,7 @@ class Region:
     """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
 
     ``malignancy`` is in [0, 1], NaN where nobody knows; ``texture`` a class of
-    `models.networks.hybrid.TEXTURES`, -1 where nobody knows.
+    `models.runtime.readings.TEXTURES`, -1 where nobody knows.
     """
 
     voxels: np.ndarray

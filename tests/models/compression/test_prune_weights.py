@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from models.compression.prune_cost import multiply_adds, parameters_left
 from models.compression.prune_weights import (
     at_random,
     drawn,
     erdos_renyi,
-    magnitudes,
     most_important,
     prunable,
 )
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.training.sparse import leave_out
+
+
+def magnitudes(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Scores of which one knows the order: ``|w|`` of every weight that may go."""
+    return {name: conv.weight.detach().abs() for name, conv in prunable(network).items()}
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from models.compression.quantize import quantize
 from models.compression.sensitivity import cheapest, sensitivity
 from models.compression.simulation import Simulation
 from models.compression.writing import int4_tensor, written
+from models.runtime.errors import UnfitArtifact
 from models.runtime.expand import expanded
 from models.training.matching import match_loss
 from tests.models.compression.networks import pictures, settled
@@ -145,6 +146,69 @@ def test_an_operator_that_is_not_known_is_named() -> None:
     node = onnx.helper.make_node("Einsum", ["a"], ["b"], "/odd")
     with pytest.raises(UnknownOperator, match=r"/odd: Einsum"):
         run(node, [torch.zeros(1)])
+
+
+def test_a_form_of_an_operator_that_is_not_known_is_refused() -> None:
+    """Padding on one side only would be computed wrong, so that it is told instead."""
+    node = onnx.helper.make_node(
+        "Conv", ["x", "w"], ["y"], "/odd", pads=[0, 0, 0, 1, 1, 1], strides=[1] * 3,
+        dilations=[1] * 3, group=1,
+    )  # fmt: skip
+    with pytest.raises(UnknownOperator, match=r"/odd: pads \[0, 0, 0, 1, 1, 1\]"):
+        run(node, [torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 2, 2, 2)])
+
+
+def test_a_lowered_layer_is_compared_and_stays_lowered(
+    kind: str,
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """Its report leaves it in INT4, in the file too."""
+    if kind == "hybrid":
+        pytest.skip("the same code over twice as many layers")
+    simulation.lower(simulation.weights()[0], 4)
+    before = written(simulation).SerializeToString()
+    sensitivity(simulation, quantised[0], [torch.from_numpy(pictures(1)).float() / 255])
+    assert written(simulation).SerializeToString() == before
+
+
+def test_weights_of_another_network_do_not_fit(
+    kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+) -> None:
+    """A quantised weight without its float original is told by name."""
+    with pytest.raises(UnfitArtifact, match="the float network has no weight of that name"):
+        simulate(quantised[2], onnx.ModelProto(), kind)
+
+
+def test_any_bias_has_the_scale_of_the_products_it_is_added_to() -> None:
+    """That of a matrix product as that of a convolution; a single column keeps its axis."""
+    weight = np.arange(1, 5, dtype=np.float32)[:, None]  # (4, 1): one column
+    constants = {
+        "s": np.float32(0.5), "z": np.uint8(0), "w_quantized": np.ones((4, 1), np.int8),
+        "ws": np.array([0.25], np.float32), "wz": np.zeros(1, np.int8),
+        "b_quantized": np.array([8], np.int32), "bs": np.array([0.125], np.float32),
+        "bz": np.zeros(1, np.int32),
+    }  # fmt: skip
+    node = onnx.helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["voxels", "s", "z"], ["xq"]),
+        node("DequantizeLinear", ["xq", "s", "z"], ["x"]),
+        node("DequantizeLinear", ["w_quantized", "ws", "wz"], ["w"], axis=1),
+        node("DequantizeLinear", ["b_quantized", "bs", "bz"], ["b"], axis=0),
+        node("Gemm", ["x", "w", "b"], ["y"], "/answer/Gemm"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "one", [onnx.helper.make_tensor_value_info("voxels", 1, [None, 4])],
+        [onnx.helper.make_tensor_value_info("y", 1, [None, 1])],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    exact = {"w": weight, "b": np.array([1.0], np.float32)}
+    simulation = Simulation(onnx.helper.make_model(graph), exact, lambda out: out)
+    assert simulation.bias_scale("b").tolist() == pytest.approx([0.125])
+    simulation.lower("w", 4)
+    assert simulation.rounding_of("w").scale.shape == (1, 1)
+    found = simulation(torch.full((1, 4), 2.0)).detach()
+    assert float(found) == pytest.approx(2 * 10 + 1, rel=0.15)
 
 
 def key(name: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.hybrid import KNOWN, HybridNetwork, HybridSpec
+from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.known_stem import KNOWN
 from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
 from models.runtime import detection, screener
 from models.runtime.readings import TEXTURES

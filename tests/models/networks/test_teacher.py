@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.hybrid import KNOWN
+from models.networks.known_stem import KNOWN
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
 from models.runtime.readings import TEXTURES
@@ -32,6 +32,14 @@ def test_the_weights_tell_the_spec(kind: Kind) -> None:
     """Kind, widths and depths are read from them."""
     network = small(kind)
     assert TeacherSpec.of(network.state_dict()) == network.spec
+
+
+def test_a_stem_that_was_pruned_comes_back() -> None:
+    """Other channels inside a block than outside are read from the weights too."""
+    pruned = ScreeningSpec((4, 8, 8, 16), (1, 1, 0), inner=((4,), (8,), (), ()))
+    network = TeacherNetwork(TeacherSpec(Kind.RESIDUAL, pruned, (4, 8, 16), (1, 2)))
+    weights = network.state_dict()
+    TeacherNetwork(TeacherSpec.of(weights)).load_state_dict(weights)
 
 
 @pytest.mark.parametrize("kind", Kind)

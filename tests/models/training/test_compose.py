@@ -56,6 +56,17 @@ def test_an_implant_goes_into_lung_only() -> None:
     assert part.voxels[tuple(np.rint(part.nodules[0, :3]).astype(int))] > 150
 
 
+def test_no_implant_goes_where_skin_meets_air() -> None:
+    """A block of air with a sheet of tissue is as dark as lung on the whole, and is none."""
+    donor = ball((50, 50, 50), (25, 25, 25), 8.0)
+    sheets = np.zeros((64, 64, 64), np.uint8)
+    sheets[:, ::4] = 150
+    beside = Piece(sheets, np.zeros_like(sheets), NONE, NONE)
+    assert 15 < sheets.mean() < 75
+    rng = np.random.default_rng(0)
+    assert len(implanted(beside, donor, rng, real=True).nodules) == 0
+
+
 def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
     """The same seam without a nodule changes the picture and adds no truth."""
     rng = np.random.default_rng(0)

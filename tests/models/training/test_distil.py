@@ -15,10 +15,9 @@ from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
 from models.runtime.errors import UnfitArtifact
 from models.training import distil, distil_teachers
 from models.training.distil import ARMS, Comparison, run_compare, soft_targets
-from models.training.distil_draw import draw_pool, mark_of
 from models.training.distil_figures import Scores
 from models.training.distil_page import section
-from models.training.distil_pool import Pool, load_pool, save_pool
+from models.training.distil_pool import Pool, draw_pool, load_pool, mark_of, save_pool
 from models.training.distil_student import middle_heat
 from models.training.distil_teachers import Teacher, temperature_of
 from models.training.loop import Plan, train

@@ -1,4 +1,4 @@
-"""The commands of quantisation-aware training: material, simulation and plan put together."""
+"""The commands of learnt rounding: material, simulation and plan put together."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch import nn
 from models.compression.export import export_float
 from models.compression.int4 import choose, lower_step_by_step
 from models.compression.qat import fine_tune, simulate
-from models.compression.quantize import METHODS
-from models.compression.runs import MAKERS, calibration, enter, quantized
+from models.compression.quantize import METHODS, quantize
+from models.compression.runs import MAKERS, calibration, enter
 from models.compression.sensitivity import Layer, distance, sensitivity
 from models.compression.simulation import Simulation
 from models.compression.writing import written
+from models.networks.screening import ScreeningNetwork
 from models.runtime.artifacts import find
-from models.runtime.errors import NoWeights
+from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, load_weights, make_screening, task_of
 
 LOOKED_AT = 24
-"""Batches of calibration material that layers are compared on."""
+"""Of the calibration's batches every so manieth is looked at, so that at least these are left."""
 
 
 def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None:
@@ -32,26 +33,28 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
 
     ``screening`` is for a hybrid: the networks whose candidates it reads, the last one's its own.
     """
-    network = _network(run, kind)
-    small = quantized(network, kind, run.data, method)
-    learnt = fine_tune(
-        simulate(small, export_float(network, kind), kind), network,
-        task_of(network, run.material(), _screeners(screening)), run.plan(decay=0.0),
-        resume=run.resume,
-    )  # fmt: skip
+    screeners, network = _screeners(kind, screening), _network(run, kind)
+    exact = export_float(network, kind)
+    small = quantize(exact, kind, calibration(kind, run.data), method=method)
+    task = task_of(network, run.material(), screeners)
+    simulation = simulate(small, exact, kind)
+    learnt = fine_tune(simulation, network, task, run.plan(decay=0.0), resume=run.resume)
     enter(
         f"{kind}-int8", written(learnt), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, {run.minutes:g} minutes, ranges from {method}",
     )  # fmt: skip
 
 
-def run_int4(run: Run, kind: str, qat: Path, share: float) -> None:
-    """Registers `KIND-int4`, a file of at most ``share`` of FP32's, from the INT8 run ``qat``."""
-    network = _network(run, kind)
+def run_int4(run: Run, kind: str, qat: Path, screening: Sequence[Path], share: float) -> None:
+    """Registers `KIND-int4`, a file of at most ``share`` of FP32's, from the INT8 run ``qat``.
+
+    With every layer in INT4 it is as small as it gets. ``screening`` is as for `run_qat`.
+    """
+    screeners, network = _screeners(kind, screening), _network(run, kind)
     simulation = _learnt(network, kind, qat)
     wanted = int(find(f"{kind}-fp32").path.stat().st_size * share)
     layers, chosen = choose(simulation, network, _looked_at(run.data, kind), wanted)
-    task = task_of(network, run.material(), [])
+    task = task_of(network, run.material(), screeners)
     plan = run.plan(decay=0.0)
     small = lower_step_by_step(simulation, network, task, plan, chosen, resume=run.resume)
     lowered = sum(one.parameters for one in layers if one.name in chosen)
@@ -77,10 +80,11 @@ def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dic
     """
     network = MAKERS[kind](start).eval()
     exact = export_float(network, kind)
-    batches = _looked_at(data, kind, "val")
+    learnt_from, batches = list(calibration(kind, data)), _looked_at(data, kind, "val")
     rows = []
     for method in METHODS:
-        simulation = simulate(quantized(network, kind, data, method), exact, kind).eval()
+        small = quantize(exact, kind, learnt_from, method=method)
+        simulation = simulate(small, exact, kind).eval()
         rows.append({"ranges": method, **distance(simulation, network, batches)})
     if qat is not None:
         learnt = _learnt(network, kind, qat)
@@ -103,7 +107,10 @@ def _learnt(network: nn.Module, kind: str, qat: Path) -> Simulation:
     """The simulation that the INT8 run left; the registered file says what is rounded where."""
     model = onnx.load_model_from_string(find(f"{kind}-int8").content())
     simulation = simulate(model, export_float(network, kind), kind)
-    simulation.load_state_dict(load_weights(qat))
+    try:
+        simulation.load_state_dict(load_weights(qat))
+    except RuntimeError as error:
+        raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
     return simulation.eval()
 
 
@@ -113,5 +120,7 @@ def _looked_at(data: Path, kind: str, split: str = "train") -> list[torch.Tensor
     return [torch.from_numpy(batch).float() / 255 for batch in batches[::step]]
 
 
-def _screeners(paths: Sequence[Path]) -> list[Any]:
+def _screeners(kind: str, paths: Sequence[Path]) -> list[ScreeningNetwork]:
+    if kind == "hybrid" and not paths:
+        raise NoWeights("--screening: a hybrid learns from candidates of screening networks")
     return [make_screening(path).eval() for path in paths]

@@ -1,0 +1,170 @@
+"""The commands of learnt rounding: from weights to entries in the manifest, and to reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.__main__ import app
+from models.compression import quantize_runs, runs
+from models.compression.export import export_fp32
+from models.compression.layer_report import show_layers, show_ranges
+from models.compression.quantize import METHODS
+from models.compression.quantize_runs import run_int4, run_qat, run_ranges, run_sensitivity
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.options import Method
+from models.runtime.artifacts import find
+from models.runtime.errors import NoWeights, UnfitArtifact
+from models.training.runs import Run, make_screening
+from tests.models.compression.networks import pictures
+from tests.models.compression.test_qat import Pictures
+from tests.models.compression.test_simulation import served
+
+SHARE = 0.24
+"""Of FP32's file, which INT8 takes more of: scales and the graph weigh much in a small network."""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a small screening network that has seen pictures."""
+    torch.manual_seed(1)
+    network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
+    with torch.no_grad():
+        for _ in range(6):
+            network(torch.from_numpy(pictures(2)).float() / 255)
+    path = tmp_path_factory.mktemp("start") / "averaged.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of artifacts with the float file in it; training material is pictures."""
+    folder = tmp_path / "weights"
+
+    def batches(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
+        del kind, data
+        yield from (one[None] for one in pictures(2 if split == "val" else 3))
+
+    entered, found = partial(runs.enter, folder=folder), partial(find, folder=folder)
+    for module in (runs, quantize_runs):
+        monkeypatch.setattr(module, "calibration", batches)
+        monkeypatch.setattr(module, "enter", entered)
+    monkeypatch.setattr(quantize_runs, "find", found)
+    monkeypatch.setattr(quantize_runs, "task_of", lambda network, *_: Pictures(network))
+    monkeypatch.setattr(Run, "material", lambda _: None)
+    float_file = export_fp32(make_screening(start), "screening")
+    entered("screening-fp32", float_file, parent="", method="training")
+    return folder
+
+
+def asked(start: Path | None, out: Path) -> Run:
+    """What the commands are asked for: a run of a moment."""
+    nowhere = out / "nowhere"
+    return Run(nowhere, out, 0.01, 1e-4, False, start, nowhere, 0, 0)
+
+
+@pytest.fixture
+def trained(shelf: Path, start: Path) -> Path:
+    """What the INT8 run left, its file registered."""
+    run = asked(start, shelf.parent / "qat")
+    run_qat(run, "screening", [], "minmax")
+    return run.out / "averaged.pt"
+
+
+def test_qat_enters_a_file_that_answers_as_the_float_network(
+    trained: Path, shelf: Path, start: Path
+) -> None:
+    """Its parent and how it was made stand beside it."""
+    assert trained.exists()
+    small = find("screening-int8", shelf)
+    assert (small.parent, small.precision) == ("screening-fp32", "int8")
+    assert small.method == "quantisation-aware training, 0.01 minutes, ranges from minmax"
+    (found,) = served(small.content())
+    with torch.inference_mode():
+        wanted = make_screening(start).eval()(torch.from_numpy(pictures(2)).float() / 255).numpy()
+    assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
+
+
+def test_int4_enters_a_file_of_the_share_asked_for(trained: Path, shelf: Path, start: Path) -> None:
+    """Made from INT8; how many layers were lowered is told."""
+    run_int4(asked(start, shelf.parent / "int4"), "screening", trained, [], SHARE)
+    whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
+    sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
+    assert sizes[2] <= SHARE * sizes[0] < sizes[1]
+    assert (int4.parent, int4.precision) == ("screening-int8", "int4")
+    lowered, _, layers = int4.method.split(" ")[:3]
+    assert 0 < int(lowered) < int(layers)
+
+
+def test_ranges_compare_every_method_and_what_was_learnt(
+    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row for each, with every term of the difference; none is the float network itself."""
+    rows = run_ranges("screening", shelf, start, trained)
+    assert [row["ranges"] for row in rows] == [*METHODS, "learnt"]
+    assert all(row["heat"] > 0 and row["place"] > 0 for row in rows)
+    assert run_ranges("screening", shelf, start, None) == rows[:-1]
+    show_ranges(rows, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"ranges": rows}
+
+
+def test_sensitivity_tells_of_every_layer(
+    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its place in the network, as JSON and as a picture; four bits cost more than eight."""
+    rows = run_sensitivity("screening", shelf, start, trained)
+    layers = {row["layer"] for row in rows}
+    assert {"stem.0", "down4.1.first.0", "head"} <= layers
+    assert len(layers) == len(rows)
+    assert max(row["int4"] for row in rows) > max(row["int8"] for row in rows)
+    show_layers(rows, shelf / "report.png", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"layers": rows}
+    assert (shelf / "report.png").read_bytes().startswith(b"\x89PNG")
+    show_layers(rows, None, as_json=False)
+    assert "stem.0" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("trained")
+def test_weights_of_another_run_are_refused(shelf: Path, start: Path) -> None:
+    """The float network's are no INT8 run's."""
+    with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
+        run_sensitivity("screening", shelf, start, start)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_what_is_missing_is_told_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
+    """Weights to start from; for a hybrid the screening networks whose candidates it reads."""
+    with pytest.raises(NoWeights, match="--start"):
+        run_qat(asked(None, tmp_path), "screening", [], "minmax")
+    with pytest.raises(NoWeights, match="--screening"):
+        run_qat(asked(start, tmp_path), "hybrid", [], "minmax")
+    with pytest.raises(NoWeights, match="--screening"):
+        run_int4(asked(start, tmp_path), "hybrid", start, [], SHARE)
+
+
+def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, start: Path) -> None:
+    """FP32 and INT8 of the same weights; a second export leaves the settings alone."""
+    runs.run_export("screening", shelf, start, "minmax")
+    assert find("screening-int8", shelf).settings == runs.UNFITTED["screening"]
+    runs.amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
+    runs.run_export("screening", shelf, start, "percentile")
+    again = find("screening-int8", shelf)
+    assert again.settings == {"calibration": [2.0, 1.0]}
+    assert again.method == "post-training quantisation, percentile"
+
+
+def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
+    """And a kind that there is not is refused by name."""
+    assert get_args(Method) == tuple(METHODS)
+    result = CliRunner().invoke(app, ["ranges", "magic", "--data", "x", "--start", "y"])
+    assert result.exit_code == 2
+    assert "magic" in result.stderr
