@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import structlog
 
 from cloud.cost import CostModel
 from cloud.places import make_room
@@ -33,6 +34,8 @@ from protos.errors import (
     OverreadError,
 )
 from protos.messages import Priority
+
+_log = structlog.get_logger(__name__)
 
 
 class Batcher:
@@ -256,6 +259,7 @@ class Batcher:
             timed = await self._stage.run(np.stack([ticket.voxels for ticket in tickets]))
         except ModelFailed as error:
             self._failures += 1
+            _log.error("batch failed", rois=len(tickets), reason=error.reason, exc_info=error)
             for ticket in tickets:
                 if not ticket.answer.done():
                     ticket.answer.set_exception(ModelFailed(error.reason))

@@ -106,6 +106,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 self._desk.telemetry.stream_ended("complete")
             except OverreadError as error:
                 await self._abort(context, error)
+            except Exception as error:  # a fault of ours: the caller is told UNKNOWN by gRPC
+                self._desk.telemetry.stream_ended(type(error).__name__)
+                _log.exception("study failed", peer=context.peer())
+                raise
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[contextlib.ExitStack]:

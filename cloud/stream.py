@@ -94,7 +94,7 @@ class StudyStream:
                     self._take(request)
         except TimeoutError:
             self._merger.fail(DeadlinePassed("time ran out before the last ROI came"))
-        except Exception as error:  # it ends the stream, whatever it is
+        except Exception as error:  # the servicer meets it: one of ours is logged there
             self._merger.fail(error)
         else:
             self._merger.close()
@@ -110,8 +110,9 @@ class StudyStream:
             raise InvalidRequest(f"an ROI should follow, not {kind or 'an empty message'}")
         if self._known(request.roi):
             return
-        self._to_come -= 1
-        self._desk.company.left()
+        if self._to_come > 0:  # one that was refused may come again
+            self._to_come -= 1
+            self._desk.company.left()
         try:
             roi = codec.decode_roi(request.roi)
             check_roi(roi, self._desk.limits)

@@ -6,15 +6,13 @@ so that starting after a crash and going on after a full disk are the ordinary t
 
 from __future__ import annotations
 
-import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
-from types import FrameType
 
 import structlog
 
@@ -22,6 +20,7 @@ from edge.amend import Amender, Asked, Persistence
 from edge.assemble import open_line
 from edge.carry import UNFINISHED, Places, Read, carry
 from edge.claim import claim, resume_claim
+from edge.drain import draining
 from edge.durable import no_room
 from edge.escalate import NoSecondReader
 from edge.ingest import Inbox
@@ -79,7 +78,7 @@ def run_agent(
         if line is None:
             opened = held.enter_context(open_line(settings, clock=clock))
             line, second = partial(read_and_report, opened), second or opened.second_reader
-        held.enter_context(_draining(stop))
+        held.enter_context(draining(stop))
         inbox = Inbox(places.inbox, settings.quiet_s, clock)
         amender = _amender(settings, places, spool, second or NoSecondReader(), meters, clock)
         side = settings.roi_side
@@ -184,28 +183,6 @@ class Agent:
         for key in sorted(self._blameless):
             self._spool.advance(key, Step.CLAIMED)
             self._blameless.discard(key)
-
-
-@contextmanager
-def _draining(stop: threading.Event) -> Iterator[None]:
-    """The first SIGTERM or SIGINT sets ``stop``; the second ends the process at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals belong to the main thread
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-
-    def drain(_number: int, _frame: FrameType | None) -> None:
-        for number in numbers:
-            signal.signal(number, signal.SIG_DFL)
-        # not here: the main thread may hold the event's lock, and this is the main thread
-        threading.Thread(target=stop.set, daemon=True).start()
-
-    before = {number: signal.signal(number, drain) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _told(line: Read, keep: Keep, meters: Meters, amender: Amender) -> Read:

@@ -14,6 +14,7 @@ from edge.choose import Option, Pick, choose, least
 from edge.errors import UnfitModel
 from edge.estimate import LinkEstimate
 from edge.finding import Decision, Route
+from edge.room import Room
 from edge.sizes import POLICY, Policy, Size
 from models.runtime.detection import Candidate
 
@@ -82,6 +83,11 @@ class Plan:
         """The places of all candidates that want a second reading."""
         return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
 
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """The places of all candidates that the edge reports by itself."""
+        return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.REPORT)
+
     def size_of(self, place: int) -> Size:
         """The size in which the region of that place is sent, full where nothing is said."""
         return dict(zip(self.send, self.sizes, strict=False)).get(place, Size.FULL)
@@ -122,19 +128,20 @@ def decide(
         key=lambda i: -value_of_asking(candidates[i].score, thresholds),
     )
     offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
-    room = _Room(link, budget_s, max_rois, policy.confidence)
+    room = Room(link, budget_s, max_rois, policy.confidence)
     picks = _picked(offers, room)
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
     wanted = _best(decisions, Route.DISMISS)[:AUDITED] if audited and not uncertain else ()
-    extra = () if left else (*wanted, *_best(decisions, Route.REPORT))
-    extra = extra[: _how_many(len(extra), picks, roi_bytes, room)]
+    beside = () if left else (*wanted, *_best(decisions, Route.REPORT))
+    sent_bytes = sum(pick.option.sent_bytes for pick in picks)
+    extra = beside[: room.beside(len(picks), sent_bytes, len(beside), roi_bytes)]
     audit = tuple(i for i in wanted if i in extra)
-    open_ones = left or len(audit) < len(wanted)
+    open_ones = left or len(extra) < len(beside)
     return Plan(
         decisions,
         send + extra,
-        held_back=_why_held_back(link, budget_s, len(send + audit), max_rois) if open_ones else "",
+        held_back=room.why_no_more(len(send + extra)) if open_ones else "",
         sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
         later=() if link.off else left,
         audit=audit,
@@ -163,28 +170,7 @@ def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
     return Decision(candidate, Route.ESCALATE, reason)
 
 
-@dataclass(frozen=True)
-class _Room:
-    """What can be sent: how many regions at most, and with what bytes they are back in time."""
-
-    link: LinkEstimate
-    budget_s: float
-    max_rois: int
-    confidence: float
-
-    @property
-    def most(self) -> int:
-        """Regions at most; a probe is one."""
-        if not self.link.available or self.budget_s <= 0:
-            return 0
-        return 1 if self.link.probing else self.max_rois
-
-    def fits(self, rois: int, sent_bytes: int) -> bool:
-        """Whether so many regions with so many bytes together are answered within the budget."""
-        return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
-
-
-def _picked(offers: Sequence[Sequence[Option]], room: _Room) -> tuple[Pick, ...]:
+def _picked(offers: Sequence[Sequence[Option]], room: Room) -> tuple[Pick, ...]:
     """The regions that are sent of those on offer."""
     return (choose(offers, room.most, room.fits) or least(offers)) if room.most else ()
 
@@ -193,15 +179,6 @@ def _best(decisions: Sequence[Decision], route: Route) -> tuple[int, ...]:
     """The places of that route, the highest scores first."""
     places = (i for i, decision in enumerate(decisions) if decision.route is route)
     return tuple(sorted(places, key=lambda i: -decisions[i].candidate.score))
-
-
-def _how_many(offered: int, picks: Sequence[Pick], roi_bytes: int, room: _Room) -> int:
-    """For how many full regions, ``offered`` at most, there is room beside the picks."""
-    rois, sent_bytes = len(picks), sum(pick.option.sent_bytes for pick in picks)
-    for count in range(min(offered, room.most - rois), 0, -1):
-        if room.fits(rois + count, sent_bytes + count * roi_bytes):
-            return count
-    return 0
 
 
 def _options(
@@ -214,18 +191,6 @@ def _options(
         Option(size, value * policy.share(size), math.prod(size.shape_of(full)))
         for size in policy.sizes_for(candidate.diameter_mm, full)
     ]
-
-
-def _why_held_back(link: LinkEstimate, budget_s: float, sent: int, max_rois: int) -> str:
-    if not link.available:
-        return link.reason
-    if budget_s <= 0:
-        return "no time left to ask"
-    if link.probing:
-        return "one region finds out whether the cloud is back"
-    if sent >= max_rois:
-        return f"no more than {max_rois} regions of one study are sent"
-    return f"the link carries {sent} regions in the {budget_s:.1f} s that were left"
 
 
 def _number(given: Mapping[str, object], name: str) -> float:

@@ -89,11 +89,14 @@ class Race(Generic[R]):
         self._hedge = self._deadline.capped(after_s)
         self._start(first)
         fault = None
-        while self._running:
-            if (word := self._next()) is not None:
-                fault = self._hear(word)
-            elif not self._hedged():
-                fault = self._out_of_time()
+        try:
+            while self._running:
+                if (word := self._next()) is not None:
+                    fault = self._hear(word)
+                elif not self._hedged():
+                    fault = self._out_of_time()
+        finally:
+            self._cancel(list(self._running))  # only where something was raised
         return None if self._done() else fault
 
     def _next(self) -> _Word[R] | None:

@@ -43,6 +43,14 @@ class Arrival:
         return self.members[0]
 
 
+@dataclass(frozen=True)
+class _Look:
+    """A study as it lies in the inbox now; ``marked`` where a ``.done`` file calls it complete."""
+
+    arrival: Arrival
+    marked: bool
+
+
 class Inbox:
     """Remembers since when each study has been quiet.
 
@@ -57,31 +65,46 @@ class Inbox:
         self._quiet_s = quiet_s
         self._clock = clock
         self._seen: dict[str, tuple[str, float]] = {}
-        self._told: set[str] = set()
+        self._strays: set[str] = set()
+        self._shut: dict[str, str] = {}
 
     def complete(self) -> list[Arrival]:
-        """Look once: the studies that are complete now, by name."""
+        """Look once: the studies that are complete now, by name.
+
+        One that cannot be looked at waits until it can, and keeps none of the others waiting.
+        """
         now = self._clock()
         names = set(os.listdir(self._folder))
-        studies = {n: _members(self._folder, n, names) for n in names if self._is_study(n)}
-        self._tell_of_strays(names, studies)
-        prints = {name: _fingerprint(self._folder, parts) for name, parts in studies.items()}
+        studies = [name for name in sorted(names) if self._is_study(name)]
+        shut: dict[str, str] = {}
+        looks: dict[str, _Look] = {}
+        for name in studies:
+            try:
+                looks[name] = self._look(name, names)
+            except OSError as error:  # it is not ours to read, goes in circles, its disk fails
+                shut[name] = error.strerror or type(error).__name__
+        self._tell_of_shut(shut)
+        owned = {member for look in looks.values() for member in look.arrival.members}
+        self._tell_of_strays({n for n in names - owned - {*shut} if not _is_passing(n)})
         self._seen = {
-            name: (print_, self._since(name, print_, now)) for name, print_ in prints.items()
+            name: (look.arrival.fingerprint, self._since(name, look.arrival.fingerprint, now))
+            for name, look in looks.items()
         }
-        ready = [n for n in sorted(studies) if self._is_complete(n, now)]
-        return [Arrival(studies[name], prints[name]) for name in ready]
+        return [look.arrival for name, look in looks.items() if self._is_complete(name, look, now)]
+
+    def _look(self, name: str, names: set[str]) -> _Look:
+        study, members = self._folder / name, _members(self._folder, name, names)
+        arrival = Arrival(members, _fingerprint(self._folder, members))
+        markers = (self._folder / f"{name}{DONE}", study / DONE)
+        return _Look(arrival, any(_is_marked(study, marker) for marker in markers))
 
     def _since(self, name: str, fingerprint: str, now: float) -> float:
         before, since = self._seen.get(name, ("", now))
         return since if before == fingerprint else now
 
-    def _is_complete(self, name: str, now: float) -> bool:
-        beside = self._folder / f"{name}{DONE}"
-        if any(_is_marked(self._folder / name, m) for m in (beside, self._folder / name / DONE)):
-            return True
+    def _is_complete(self, name: str, look: _Look, now: float) -> bool:
         fingerprint, since = self._seen[name]
-        return fingerprint != "" and now - since >= self._quiet_s
+        return look.marked or (fingerprint != "" and now - since >= self._quiet_s)
 
     def _is_study(self, name: str) -> bool:
         path = self._folder / name
@@ -89,14 +112,19 @@ class Inbox:
             return False
         return path.is_dir() or (path.is_file() and name.lower().endswith(VOLUME_SUFFIXES))
 
-    def _tell_of_strays(self, names: set[str], studies: dict[str, tuple[str, ...]]) -> None:
+    def _tell_of_strays(self, strays: set[str]) -> None:
         """Say once of files that they belong to no study: they would wait here for ever."""
-        owned = {member for members in studies.values() for member in members}
-        strays = {n for n in names - owned if not _is_passing(n)}
-        if new := strays - self._told:  # no names: they may be a patient's
+        if new := strays - self._strays:  # no names: they may be a patient's
             kinds = sorted({Path(name).suffix for name in new})
             log.warning("files that are no study stay in the inbox", count=len(new), kinds=kinds)
-        self._told = strays
+        self._strays = strays
+
+    def _tell_of_shut(self, shut: dict[str, str]) -> None:
+        """Say once of studies that they cannot be looked at, by the reason alone, as above."""
+        if new := shut.keys() - self._shut.keys():
+            reasons = sorted({shut[name] for name in new})
+            log.warning("studies that cannot be read wait", count=len(new), reasons=reasons)
+        self._shut = shut
 
 
 def report_names(name: str) -> Iterator[str]:
@@ -157,7 +185,14 @@ def _fingerprint(folder: Path, members: tuple[str, ...]) -> str:
 
 def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """The files of a study, or the one that it is; what vanishes meanwhile is not among them."""
-    inside = (Path(top) / name for top, _, names in os.walk(study) for name in names)
+    tops = os.walk(study, onerror=_unless_gone)
+    inside = (Path(top) / name for top, _, names in tops for name in names)
     for path in inside if study.is_dir() else [study]:
         with suppress(FileNotFoundError):
             yield path, path.stat()
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that cannot be listed is no empty one."""
+    if not isinstance(error, FileNotFoundError):
+        raise error

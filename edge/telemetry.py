@@ -44,29 +44,20 @@ class Meters:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._studies = Counter(
-            "overread_edge_studies", "Studies reported", ["status"], registry=self.registry
+        self._studies = self._counter("studies", "Studies reported", "status")
+        self._second = self._counter(
+            "second_readings", "Second readings by how much came back", "second_reading"
         )
-        self._second = Counter(
-            "overread_edge_second_readings",
-            "Second readings by how much came back",
-            ["second_reading"],
-            registry=self.registry,
+        self._routes = self._counter("candidates", "Candidates by route", "route")
+        self._audits = self._counter(
+            "audits", "Scans without anything to ask about, by what their audit came to", "outcome"
         )
-        self._routes = Counter(
-            "overread_edge_candidates", "Candidates by route", ["route"], registry=self.registry
+        self._promises = self._counter(
+            "guarantees", "Reports by whether they promise anything of missed nodules", "given"
         )
-        self._audits = Counter(
-            "overread_edge_audits",
-            "Scans without anything to ask about, by what their audit came to",
-            ["outcome"],
-            registry=self.registry,
-        )
-        self._promises = Counter(
-            "overread_edge_guarantees",
-            "Reports by whether they promise anything of missed nodules",
-            ["given"],
-            registry=self.registry,
+        self._late = self._counter("late", "Reports after their deadline")
+        self._amended = self._counter(
+            "amendments", "Amended versions by status of the report", "status"
         )
         self._stages = Histogram(
             "overread_edge_stage_seconds",
@@ -75,16 +66,9 @@ class Meters:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._late = Counter(
-            "overread_edge_late", "Reports after their deadline", registry=self.registry
-        )
 
-        self._amended = Counter(
-            "overread_edge_amendments",
-            "Amended versions by status of the report",
-            ["status"],
-            registry=self.registry,
-        )
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"overread_edge_{name}", says, labels, registry=self.registry)
 
     def amended(self, report: Report) -> None:
         """Enters a new version of a report that was counted before."""

@@ -122,10 +122,12 @@ def finding_picture(
         grey = _rewindow(image, window_hu)
         whole.append(_tile(grey, plane, _whole(grey), [(mark, place)], plane.name.title()))
         view = _around(place, mark.diameter_mm)
-        if mark.contour is None:
+        if (contour := mark.contour) is None:
             near.append(_tile(grey, plane, view, [(mark, place)]))
         else:
-            near.append(_outlined(_tile(grey, plane, view, []), plane, view, voxels.shape, mark))
+            inside = _cut_contour(contour, plane, mark.index_zyx, voxels.shape)
+            shown = view.shown(_displayed(inside, plane), cv2.INTER_LINEAR)
+            near.append(_outlined(_tile(grey, plane, view, []), shown, mark.label))
     return np.vstack([np.hstack(whole), np.hstack(near)])
 
 
@@ -157,9 +159,14 @@ def encode_png(picture: UInt8Array) -> bytes:
 
 
 def _slice(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> UInt8Array:
+    at = _number(voxels.shape, plane, index_zyx)
+    return _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
+
+
+def _number(shape: tuple[int, ...], plane: Plane, index_zyx: Triple) -> int:
+    """Which of the box's planes lies nearest to the place."""
     normal = plane.axes[0]
-    at = min(max(round(index_zyx[normal]), 0), voxels.shape[normal] - 1)
-    return _displayed(np.take(voxels, at, axis=normal), plane)
+    return min(max(round(index_zyx[normal]), 0), shape[normal] - 1)
 
 
 def _projection(voxels: UInt8Array, plane: Plane) -> UInt8Array:
@@ -221,33 +228,30 @@ def _tile(
     return tile
 
 
-def _outlined(
-    tile: UInt8Array, plane: Plane, view: _View, shape: tuple[int, ...], mark: Mark
-) -> UInt8Array:
-    """The tile with the contour of the mark's voxels in that plane, and its label."""
-    normal, rows, columns = plane.axes
-    at = min(max(round(mark.index_zyx[normal]), 0), shape[normal] - 1)
-    inside = _cut_contour(mark.contour, normal, at, (shape[rows], shape[columns]))
-    soft = view.shown(_displayed(inside, plane), cv2.INTER_LINEAR)
+def _outlined(tile: UInt8Array, soft: UInt8Array, label: str) -> UInt8Array:
+    """The tile with a line around what is bright in ``soft``, of its size, and the label."""
     lines, _ = cv2.findContours(
         (soft > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
     cv2.drawContours(tile, lines, -1, AMBER, 1, cv2.LINE_AA)
     corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(TILE_PX / 2,) * 2)
-    draw_text(tile, mark.label, (float(corner[0]) + 5, float(corner[1]) + 12), AMBER, LABEL_SIZE)
+    draw_text(tile, label, (float(corner[0]) + 5, float(corner[1]) + 12), AMBER, LABEL_SIZE)
     return tile
 
 
 def _cut_contour(
-    contour: Contour | None, normal: int, at: int, size: tuple[int, int]
+    contour: Contour, plane: Plane, index_zyx: Triple, shape: tuple[int, ...]
 ) -> UInt8Array:
-    """The contour's voxels in one plane of the box, 255 inside, ``size`` (rows, columns)."""
-    plane = np.zeros(size, np.uint8)
-    if contour is None or not 0 <= at - contour.start[normal] < contour.mask.shape[normal]:
-        return plane
-    mask = np.take(contour.mask, at - contour.start[normal], axis=normal)
+    """The contour's voxels in one plane of the box of ``shape``, 255 inside."""
+    normal, rows, columns = plane.axes
+    size = shape[rows], shape[columns]
+    inside = np.zeros(size, np.uint8)
+    depth = _number(shape, plane, index_zyx) - contour.start[normal]
+    if not 0 <= depth < contour.mask.shape[normal]:
+        return inside
+    mask = np.take(contour.mask, depth, axis=normal)
     row, column = (start for axis, start in enumerate(contour.start) if axis != normal)
     top, left = max(row, 0), max(column, 0)
     part = mask[top - row : size[0] - row, left - column : size[1] - column]
-    plane[top : top + part.shape[0], left : left + part.shape[1]] = part * np.uint8(255)
-    return plane
+    inside[top : top + part.shape[0], left : left + part.shape[1]] = part * np.uint8(255)
+    return inside

@@ -1,133 +1,30 @@
-"""A cloud on loopback with a short honest reader, and a blocking client of it."""
+"""What a study is made of, and a cloud to send it to."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
-from cloud.server import CloudServer
-from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry
-from imaging.volume import WINDOW_HU, UInt8Array
-from models.runtime.readings import Readings
-from protos import codec, overread_pb2_grpc
+from imaging.volume import WINDOW_HU
+from protos import codec
 from protos import overread_pb2 as pb
 from protos.messages import Header, Roi
-from tests.plain_readings import plain
-
-SHAPE = (8, 8, 8)
-
-
-@dataclass
-class MeanReader:
-    """Reads the mean brightness as the probability; fails on an ROI that is all 255.
-
-    ``gate`` holds every batch back while it is cleared; ``batches`` are the means of what
-    it was given, batch by batch.
-    """
-
-    name: str = "mean"
-    version: str = "2.1"
-    engine: str = "numpy"
-    roi_shape: tuple[int, int, int] = SHAPE
-    gate: threading.Event = field(default_factory=threading.Event)
-    batches: list[list[float]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.gate.set()
-
-    def read(self, batch: UInt8Array) -> Readings:
-        """Mean brightness as probability, and a tenth of it as diameter."""
-        mean = batch.reshape(len(batch), -1).mean(axis=1)
-        self.batches.append(mean.tolist())
-        assert self.gate.wait(30), "a test left the gate closed"
-        if np.any(mean == 255):
-            raise ValueError("all 255")
-        return plain(mean / 255, mean / 10)
-
-
-@dataclass
-class RunningCloud:
-    """A server in a thread of its own, and what a test does to it."""
-
-    address: str
-    reader: MeanReader
-    server: CloudServer
-    telemetry: Telemetry
-    loop: asyncio.AbstractEventLoop
-
-    def drain(self) -> None:
-        """Drains it as the first signal would, and returns when that is done."""
-        asyncio.run_coroutine_threadsafe(self.server.drain(), self.loop).result(30)
-
-    def count(self, sample: str, **labels: str) -> float:
-        """What a metric says."""
-        return self.telemetry.registry.get_sample_value(sample, labels) or 0.0
-
-    @contextlib.contextmanager
-    def stub(self) -> Iterator[overread_pb2_grpc.OverreadStub]:
-        """A blocking client."""
-        with grpc.insecure_channel(self.address) as channel:
-            yield overread_pb2_grpc.OverreadStub(channel)
-
-
-StartCloud = Callable[..., AbstractContextManager[RunningCloud]]
-
-
-@contextlib.contextmanager
-def _run_cloud(reader: MeanReader | None = None, **settings: Any) -> Iterator[RunningCloud]:
-    reader, telemetry = reader or MeanReader(), Telemetry()
-    given = CloudSettings(**{"address": "127.0.0.1:0", "grace_s": 5.0, **settings})
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def await_(coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(30)
-
-    async def made() -> CloudServer:
-        return CloudServer(given, reader, telemetry, service_version="0.0")
-
-    try:
-        server = await_(made())
-        await_(server.__aenter__())
-        reader.batches.clear()  # those of the warm-up
-        try:
-            yield RunningCloud(server.address, reader, server, telemetry, loop)
-        finally:
-            reader.gate.set()
-            await_(server.__aexit__(None, None, None))
-            await_(loop.shutdown_asyncgens())
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
+from tests.cloud.calling import MakeRoi, MakeStream, StartCloud, Until
+from tests.cloud.running import SHAPE, run_cloud
 
 
 @pytest.fixture
 def start_cloud() -> StartCloud:
     """Starts a cloud for a ``with`` block: ``start_cloud(reader=None, **settings)``."""
-    return _run_cloud
+    return run_cloud
 
 
 @pytest.fixture
-def mean_reader() -> type[MeanReader]:
-    """The reader's class, for tests that prepare one."""
-    return MeanReader
-
-
-@pytest.fixture
-def make_roi() -> Callable[..., Roi]:
+def make_roi() -> MakeRoi:
     """Makes an ROI that the reader reads as ``value / 255``."""
 
     def make(roi_id: int, value: int = 51, **fields: Any) -> Roi:
@@ -143,7 +40,7 @@ def make_roi() -> Callable[..., Roi]:
 
 
 @pytest.fixture
-def make_stream() -> Callable[..., list[pb.ReadRequest]]:
+def make_stream() -> MakeStream:
     """Makes the requests of one study from its ROIs; header fields may be given."""
 
     def make(*rois: Roi, **header: Any) -> list[pb.ReadRequest]:
@@ -155,7 +52,7 @@ def make_stream() -> Callable[..., list[pb.ReadRequest]]:
 
 
 @pytest.fixture
-def until() -> Callable[[Callable[[], bool]], None]:
+def until() -> Until:
     """Waits until what it is given holds; fails when it does not come to."""
 
     def wait(holds: Callable[[], bool]) -> None:

@@ -1,92 +1,18 @@
-"""Batches are formed of what waits; what cannot be met is refused with an estimate."""
+"""What cannot be met is refused with an estimate, and who waits is told what became of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import numpy as np
 import pytest
+import structlog
 
 from cloud.batching import Batcher
-from cloud.cost import CostModel
-from cloud.queue import Rules
-from cloud.stages import Timed
 from cloud.telemetry import Telemetry
-from imaging.volume import UInt8Array
 from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed, Overloaded
 from protos.messages import Priority
-from tests.plain_readings import plain
-
-T = TypeVar("T")
-ROUTINE = Priority.ROUTINE
-
-
-@dataclass
-class HandStage:
-    """A stage that works by hand: each batch waits until the test lets it go.
-
-    It says of an ROI its first voxel, and fails on 255. A batch takes ``fixed_s`` and 1 s for each
-    ROI, on a clock of its own.
-    """
-
-    fixed_s: float = 2.0
-    now_s: float = 0.0
-    batches: list[list[int]] = field(default_factory=list)
-    allowed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
-    place: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def clock(self) -> float:
-        """Seconds that batches took so far."""
-        return self.now_s
-
-    async def enter(self) -> None:
-        """See `cloud.stages.Stage.enter`."""
-        await self.place.acquire()
-
-    async def run(self, batch: UInt8Array) -> Timed:
-        """See `cloud.stages.Stage.run`."""
-        values = batch[:, 0, 0, 0]
-        self.batches.append(values.tolist())
-        took_s = self.fixed_s + len(batch)
-        try:
-            await self.allowed.acquire()
-            self.now_s += took_s
-            if 255 in values:
-                raise ModelFailed("255")
-            return Timed(plain(values / 255, values), took_s)
-        finally:
-            self.place.release()
-
-
-def roi(value: int) -> UInt8Array:
-    """One voxel of that value."""
-    return np.full((1, 1, 1), value, np.uint8)
-
-
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What ``coroutine`` returns; fails if it hangs."""
-    return asyncio.run(asyncio.wait_for(coroutine, 20))
-
-
-def batcher(stage: HandStage, *, max_batch: int = 2, max_waiting: int = 9, **rules: Any) -> Batcher:
-    """A batcher that knows from the start what the stage takes."""
-    cost = CostModel()
-    for n in (1, 4):
-        cost.observe(n, stage.fixed_s + n)
-    return Batcher(
-        stage,
-        Telemetry(),
-        max_batch=max_batch,
-        max_wait_s=0.0,
-        max_waiting=max_waiting,
-        rules=Rules(**rules),
-        cost=cost,
-        clock=stage.clock,
-    )
+from tests.cloud.hand_stage import ROUTINE, HandStage, batcher, roi, run, settle
 
 
 def wasted_s(line: Batcher) -> float:
@@ -94,36 +20,6 @@ def wasted_s(line: Batcher) -> float:
     value = line._telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
     assert value is not None
     return value
-
-
-async def settle() -> None:
-    """Lets everything run that can."""
-    for _ in range(20):
-        await asyncio.sleep(0)
-
-
-def test_deadlines_decide_who_is_read_together() -> None:
-    """While one batch runs, the next is formed of the earliest deadlines, not the first comers."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            answers = [line.submit(roi(1), Deadline.after(50, stage.clock), ROUTINE)]
-            await settle()
-            for value, budget_s in ((2, 40), (3, 20), (4, 30)):
-                deadline = Deadline.after(budget_s, stage.clock)
-                answers.append(line.submit(roi(value), deadline, ROUTINE))
-            for _ in range(3):
-                stage.allowed.release()
-                await settle()
-            assert stage.batches == [[1], [3, 4], [2]]
-            got = [await answer for answer in answers]
-        assert [round(a.reading.probability * 255) for a in got] == [1, 2, 3, 4]
-        assert [a.batch for a in got] == [1, 3, 2, 2]
-        assert [a.queue_s for a in got] == [0.0, 7.0, 3.0, 3.0]
-        assert [a.compute_s for a in got] == [3.0, 3.0, 4.0, 4.0]
-
-    run(line())
 
 
 def test_what_cannot_be_met_is_refused_with_an_estimate() -> None:
@@ -220,6 +116,25 @@ def test_a_failed_batch_fails_its_own_alone() -> None:
     run(line())
 
 
+def test_a_failed_batch_is_logged_once_with_its_cause() -> None:
+    """The operator reads what the model threw; its callers are told in a word."""
+
+    async def line() -> None:
+        stage = HandStage()
+        async with batcher(stage) as line:
+            answers = [
+                line.submit(roi(255), Deadline.after(60, stage.clock), ROUTINE) for _ in range(2)
+            ]
+            stage.allowed.release()
+            await asyncio.gather(*answers, return_exceptions=True)
+
+    with structlog.testing.capture_logs() as logs:
+        run(line())
+    (told,) = logs
+    assert (told["event"], told["rois"], told["reason"]) == ("batch failed", 2, "255")
+    assert isinstance(told["exc_info"], ModelFailed)
+
+
 def test_warming_up_teaches_the_cost() -> None:
     """After the warm-up an estimate is there before the first study came."""
 
@@ -248,45 +163,6 @@ def test_closing_gives_up_what_waits() -> None:
             waiting = line.submit(roi(2), Deadline.after(60, stage.clock), ROUTINE)
         assert under_way.cancelled()
         assert waiting.cancelled()
-
-    run(line())
-
-
-def test_a_batch_is_cut_where_company_would_make_one_late() -> None:
-    """A batch of four takes 6 s: with one due in 4.5 s it is made of two, and all are in time."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage, max_batch=4) as line:
-            answers = [
-                line.submit(roi(value), Deadline.after(budget_s, stage.clock), ROUTINE)
-                for value, budget_s in ((1, 4.5), (2, 20), (3, 20), (4, 20))
-            ]
-            stage.allowed.release()
-            stage.allowed.release()
-            await asyncio.gather(*answers)
-            assert stage.batches == [[1, 2], [3, 4]]
-
-    run(line())
-
-
-def test_the_batch_follows_the_cost() -> None:
-    """Where batches turn out to save nothing, they shrink to one, and each is answered sooner."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage, max_batch=4, max_waiting=250) as line:
-            stage.fixed_s = 0.0
-            answers = [
-                line.submit(roi(value), Deadline.after(900, stage.clock), ROUTINE)
-                for value in range(250)
-            ]
-            for _ in answers:
-                stage.allowed.release()
-            await asyncio.gather(*answers)
-        sizes = [len(batch) for batch in stage.batches]
-        assert sizes[0] == 4
-        assert sizes[-5:] == [1] * 5
 
     run(line())
 
@@ -351,63 +227,3 @@ def test_what_is_late_in_the_end_counts_as_wasted() -> None:
             assert wasted_s(line) == pytest.approx(2.0)
 
     run(line())
-
-
-@dataclass
-class TwoParts(HandStage):
-    """A stage that lets the next batch in after a while, when the last is still under way."""
-
-    async def run(self, batch: UInt8Array) -> Timed:
-        """As `HandStage.run`, but the place is free before the answer is there."""
-        self.batches.append(batch[:, 0, 0, 0].tolist())
-        self.now_s += self.fixed_s + len(batch)
-        self.place.release()
-        await self.allowed.acquire()
-        self.now_s += 1.0
-        return Timed(plain(batch[:, 0, 0, 0] / 255, batch[:, 0, 0, 0]), 1.0)
-
-
-def test_a_pipeline_is_kept_full() -> None:
-    """The second batch starts before the first is answered, and each gets its own answers."""
-
-    async def line() -> None:
-        stage = TwoParts()
-        async with batcher(stage) as line:
-            answers = [
-                line.submit(roi(value), Deadline.after(60, stage.clock), ROUTINE)
-                for value in (1, 2, 3, 4)
-            ]
-            await settle()
-            assert stage.batches == [[1, 2], [3, 4]]
-            stage.allowed.release()
-            stage.allowed.release()
-            got = [await answer for answer in answers]
-        assert [a.reading.diameter_mm for a in got] == [1.0, 2.0, 3.0, 4.0]
-        assert [a.batch for a in got] == [1, 1, 2, 2]
-
-    run(line())
-
-
-@pytest.mark.parametrize(("coming", "batches"), [(0, [[1], [2]]), (1, [[1, 2]])])
-def test_nobody_is_waited_for_when_nobody_is_to_come(coming: int, batches: list[list[int]]) -> None:
-    """An ROI alone starts at once; where another is announced it waits for that."""
-
-    async def scenario() -> list[list[int]]:
-        stage = HandStage()
-        stage.allowed.release()
-        stage.allowed.release()
-        cost = CostModel()
-        for n in (1, 4):
-            cost.observe(n, stage.fixed_s + n)
-        waits = Batcher(
-            stage, Telemetry(), max_batch=2, max_wait_s=60.0, max_waiting=9, cost=cost,
-            coming=lambda: coming, clock=stage.clock,
-        )  # fmt: skip
-        async with waits:
-            answers = [waits.submit(roi(1), Deadline.after(900.0, stage.clock), ROUTINE)]
-            await asyncio.sleep(0.05)
-            answers.append(waits.submit(roi(2), Deadline.after(900.0, stage.clock), ROUTINE))
-            await asyncio.gather(*answers)
-        return stage.batches
-
-    assert run(scenario()) == batches

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import structlog
@@ -16,8 +15,8 @@ from typer.testing import CliRunner
 from cloud import __main__ as command_line
 from cloud.__main__ import app
 from models.runtime.errors import DamagedArtifact
-
-StartCloud = Callable[..., Any]
+from tests.cloud.calling import StartCloud
+from tests.cloud.running import MeanReader
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
@@ -27,9 +26,9 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.fixture
-def small_model(monkeypatch: pytest.MonkeyPatch, mean_reader: Callable[[], Any]) -> Iterator[None]:
+def small_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command with a short reader in the network's place; its logs are its own."""
-    monkeypatch.setattr(command_line, "open_second_reader", lambda *_, **__: mean_reader())
+    monkeypatch.setattr(command_line, "open_second_reader", lambda *_, **__: MeanReader())
     yield
     structlog.reset_defaults()
 

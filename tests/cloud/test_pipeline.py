@@ -148,7 +148,7 @@ def test_an_answer_that_cannot_be_is_a_failed_model(answer: Any) -> None:
     """What the last step leaves is checked as a whole reader's is."""
 
     class Wrong(Steps):
-        def _third(self, mean: Any) -> Any:  # noqa: ARG002 - it does not look
+        def _third(self, _mean: Any) -> Any:
             return answer
 
     async def line() -> None:

@@ -21,9 +21,9 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def queue_of(loop: asyncio.AbstractEventLoop, sites: str, **rules: float | bool) -> Queue:
+def queue_of(loop: asyncio.AbstractEventLoop, sites: str, *, by_deadline: bool = True) -> Queue:
     """A queue in which one ROI of each of ``sites``, a letter each, waits."""
-    queue = Queue(Rules(**rules))  # type: ignore[arg-type] # numbers for its numbers
+    queue = Queue(Rules(by_deadline=by_deadline))
     for i, site in enumerate(sites):
         queue.put(ticket(loop, 60.0 + i, site=site))
     return queue

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,15 @@ from cloud.server import SERVICE_NAME
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status
-from protos.messages import Roi
-
-StartCloud = Callable[..., Any]
-MakeRoi = Callable[..., Roi]
-MakeStream = Callable[..., list[pb.ReadRequest]]
-Until = Callable[[Callable[[], bool]], None]
+from protos.messages import Summary, Verdict
+from tests.cloud.calling import MakeRoi, MakeStream, StartCloud, Until
+from tests.cloud.running import RunningCloud
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def health_of(cloud: Any, service: str) -> int:
+def health_of(cloud: RunningCloud, service: str) -> int:
     """What a health probe says."""
     with grpc.insecure_channel(cloud.address) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
@@ -83,8 +80,10 @@ def test_drain_finishes_what_is_open_and_refuses_what_is_new(
         verdict, summary = (codec.decode_response(r) for r in open_call)
         draining.join(20)
         assert not draining.is_alive()
-    assert verdict.roi_id == 1  # type: ignore[union-attr] # a verdict
-    assert summary.answered == 1  # type: ignore[union-attr] # a summary
+    assert isinstance(verdict, Verdict)
+    assert verdict.roi_id == 1
+    assert isinstance(summary, Summary)
+    assert summary.answered == 1
 
 
 def test_a_study_that_outlives_the_grace_is_told(

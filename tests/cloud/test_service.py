@@ -2,62 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 import pytest
+import structlog
 
-from imaging.volume import UInt8Array
-from models.runtime.readings import Readings
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.errors import OverreadError, from_status
+from protos.errors import OverreadError
 from protos.load import load_of
-from protos.messages import Refusal, Roi, Summary, Verdict
-
-StartCloud = Callable[..., Any]
-MakeRoi = Callable[..., Roi]
-MakeStream = Callable[..., list[pb.ReadRequest]]
-Until = Callable[[Callable[[], bool]], None]
-
-
-def read(cloud: Any, requests: list[pb.ReadRequest]) -> list[Verdict | Refusal | Summary]:
-    """All that a study's stream gives; raises what the edge would raise."""
-    with cloud.stub() as stub, typed():
-        return [codec.decode_response(r) for r in stub.Read(iter(requests), timeout=20)]
-
-
-@contextlib.contextmanager
-def typed() -> Iterator[None]:
-    """Raises a status as its error, as the edge does."""
-    try:
-        yield
-    except grpc.RpcError as caught:
-        error: Any = caught  # a call's error is its own status
-        raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
-
-
-def taken(cloud: Any) -> int:
-    """How many ROIs the model was given so far."""
-    return sum(map(len, cloud.reader.batches))
-
-
-def in_queue(cloud: Any) -> int:
-    """How many ROIs wait for the model."""
-    return int(cloud.count("overread_cloud_waiting_rois"))
-
-
-def refused(cloud: Any, requests: list[pb.ReadRequest]) -> OverreadError:
-    """The error that ends a study's stream."""
-    with pytest.raises(OverreadError) as caught:
-        read(cloud, requests)
-    return caught.value
+from protos.messages import Refusal, Summary, Verdict
+from tests.cloud.calling import (
+    MakeRoi,
+    MakeStream,
+    StartCloud,
+    Until,
+    in_queue,
+    read,
+    refused,
+    taken,
+    typed,
+)
 
 
 def test_every_roi_gets_its_own_verdict(
@@ -171,65 +140,6 @@ def test_the_header_comes_first_and_once(
             assert refused(cloud, requests).kind == "InvalidRequest"
 
 
-@pytest.mark.parametrize(
-    ("fields", "kind"),
-    [
-        ({"window_hu": (-160.0, 240.0)}, "InvalidRequest"),
-        ({"spacing_mm": (1.0, 0.0, 1.0)}, "InvalidRequest"),
-        ({"spacing_mm": (1.0, float("nan"), 1.0)}, "InvalidRequest"),
-        ({"edge_score": 1.5}, "InvalidRequest"),
-        ({"edge_score": float("nan")}, "InvalidRequest"),
-    ],
-)
-def test_an_roi_that_cannot_be_read_is_refused_alone(
-    start_cloud: StartCloud,
-    make_roi: MakeRoi,
-    make_stream: MakeStream,
-    fields: dict[str, Any],
-    kind: str,
-) -> None:
-    """One wrong ROI gets a refusal; the rest of the study gets its verdicts."""
-    with start_cloud() as cloud:
-        requests = make_stream(make_roi(1, **fields), make_roi(2))
-        answers = {a.roi_id: a for a in read(cloud, requests) if not isinstance(a, Summary)}
-    refusal = answers[1]
-    assert isinstance(refusal, Refusal)
-    assert refusal.error == kind
-    assert isinstance(answers[2], Verdict)
-
-
-def test_an_roi_of_another_shape_or_size_is_refused(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
-) -> None:
-    """The reason names the shape that came and the one that is read."""
-    small, large = make_roi(1), make_roi(2)
-    small = Roi(1, small.voxels[:1], small.spacing_mm, small.window_hu, 0.5)
-    large = Roi(2, large.voxels.repeat(2, axis=0), large.spacing_mm, large.window_hu, 0.5)
-    with start_cloud(max_roi_voxels=512) as cloud:
-        answers = {a.roi_id: a for a in read(cloud, make_stream(small, large))[:2]}  # type: ignore[union-attr] # the summary is third
-    assert answers[1].error == "InvalidRequest"  # type: ignore[union-attr] # compared below
-    assert "(1, 8, 8)" in answers[1].reason  # type: ignore[union-attr] # a refusal
-    assert answers[2].error == "TooLarge"  # type: ignore[union-attr] # a refusal
-
-
-def test_a_smaller_roi_is_mirrored_and_its_mask_cut_back(
-    start_cloud: StartCloud, mean_reader: type, make_roi: MakeRoi, make_stream: MakeStream
-) -> None:
-    """The model reads its own shape, and the mask that comes back has the shape that was sent."""
-
-    class Outliner(mean_reader):  # type: ignore[misc,valid-type] # the fixture gives a class
-        def read(self, batch: UInt8Array) -> Readings:
-            assert batch.shape[1:] == (8, 8, 8)
-            return replace(super().read(batch), mask=batch == 99)
-
-    voxels = np.full((4, 8, 6), 51, np.uint8)
-    voxels[1, 2, 3] = 99
-    with start_cloud(Outliner()) as cloud:
-        verdict, _ = read(cloud, make_stream(make_roi(1, voxels=voxels)))
-    assert isinstance(verdict, Verdict)
-    np.testing.assert_array_equal(codec.unpack_mask(verdict.mask, (4, 8, 6)), voxels == 99)
-
-
 def test_a_damaged_roi_is_refused_and_may_be_sent_again(
     start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
 ) -> None:
@@ -245,49 +155,6 @@ def test_a_damaged_roi_is_refused_and_may_be_sent_again(
     assert isinstance(verdict, Verdict)
     assert isinstance(summary, Summary)
     assert (summary.answered, summary.refused) == (1, 0)
-
-
-def test_an_roi_sent_twice_is_read_and_answered_once(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
-) -> None:
-    """A repeat within a stream changes nothing."""
-    header, roi = make_stream(make_roi(1))
-    with start_cloud() as cloud:
-        verdict, summary = read(cloud, [header, roi, roi])
-        assert taken(cloud) == 1
-    assert isinstance(verdict, Verdict)
-    assert isinstance(summary, Summary)
-    assert summary.answered == 1
-
-
-def test_a_study_sent_again_costs_nothing(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
-) -> None:
-    """After a lost connection the same study gets the same verdicts without being read again."""
-    requests = make_stream(make_roi(1), make_roi(2, 102))
-    with start_cloud() as cloud:
-        first = {a.roi_id: a for a in read(cloud, requests) if isinstance(a, Verdict)}
-        again = {a.roi_id: a for a in read(cloud, requests) if isinstance(a, Verdict)}
-        assert taken(cloud) == 2
-        other = read(cloud, make_stream(make_roi(1), study_key="k2"))
-        assert taken(cloud) == 3
-    assert {i: v.probability for i, v in first.items()} == {1: 0.2, 2: 0.4}
-    assert {i: v.probability for i, v in again.items()} == {1: 0.2, 2: 0.4}
-    assert all(v.queue_s == v.compute_s == 0.0 for v in again.values())
-    assert isinstance(other[0], Verdict)
-
-
-def test_more_rois_than_announced_end_the_stream(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
-) -> None:
-    """The header's count is a promise, and an ROI's number stands for one content."""
-    with start_cloud() as cloud:
-        more = make_stream(make_roi(1), make_roi(2), roi_count=1)
-        assert refused(cloud, more).kind == "InvalidRequest"
-        other = make_stream(make_roi(1), make_roi(1, 200))
-        assert refused(cloud, other).kind == "InvalidRequest"
-        header, roi = make_stream(make_roi(1))
-        assert refused(cloud, [header, roi, roi, roi]).kind == "TooLarge"
 
 
 def test_a_message_beyond_the_limit_is_too_large(
@@ -367,3 +234,21 @@ def test_describe_says_what_is_served(start_cloud: StartCloud) -> None:
     assert description.engine == "numpy"
     assert description.max_rois == 5
     assert description.roi_shape == (8, 8, 8)
+
+
+def test_a_fault_of_our_own_ends_its_study_and_is_told(
+    start_cloud: StartCloud,
+    make_roi: MakeRoi,
+    make_stream: MakeStream,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The caller meets ServiceFault, the operator a count and a traceback; the service goes on."""
+    requests = make_stream(make_roi(1))
+    with start_cloud() as cloud, structlog.testing.capture_logs() as logs:
+        with monkeypatch.context() as patch:
+            patch.setattr("cloud.service.check_header", lambda *_: 1 / 0)
+            assert refused(cloud, requests).kind == "ServiceFault"
+        assert cloud.count("overread_cloud_streams_total", end="ZeroDivisionError") == 1
+        assert isinstance(read(cloud, requests)[0], Verdict)
+    (told,) = [log for log in logs if log["event"] == "study failed"]
+    assert told["exc_info"]

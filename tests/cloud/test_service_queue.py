@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import grpc
 import pytest
 
 from protos import codec
 from protos.errors import OverreadError
 from protos.messages import Priority, Refusal, Summary, Verdict
-from tests.cloud.test_service import (
+from tests.cloud.calling import (
     MakeRoi,
     MakeStream,
     StartCloud,
@@ -22,6 +22,12 @@ from tests.cloud.test_service import (
     taken,
     typed,
 )
+from tests.cloud.running import MeanReader, RunningCloud
+
+
+def line_is(cloud: RunningCloud, waiting: int) -> bool:
+    """Whether the model has one ROI and so many wait behind it."""
+    return [taken(cloud), in_queue(cloud)] == [1, waiting]
 
 
 def test_a_cancelled_study_is_not_read(
@@ -31,7 +37,7 @@ def test_a_cancelled_study_is_not_read(
     with start_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
-        until(lambda: [taken(cloud), in_queue(cloud)] == [1, 4])
+        until(partial(line_is, cloud, 4))
         call.cancel()
         until(lambda: cloud.count("overread_cloud_open_streams") == 0)
         cloud.reader.gate.set()
@@ -52,7 +58,7 @@ def test_a_stat_study_overtakes_routine_ones(
         for waiting, (key, value, priority) in enumerate(studies):
             requests = make_stream(make_roi(1, value), study_key=key, priority=priority)
             calls.append(stub.Read(iter(requests), timeout=20))
-            until(lambda n=waiting: [taken(cloud), in_queue(cloud)] == [1, n])  # type: ignore[misc] # a lambda's default
+            until(partial(line_is, cloud, waiting))
         cloud.reader.gate.set()
         assert all(len(list(call)) == 2 for call in calls)
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
@@ -86,7 +92,7 @@ def test_a_site_has_no_more_than_its_share_of_the_queue(
         first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
         until(lambda: taken(cloud) == 1)
 
-        def ask(site: str, *numbers: int) -> grpc.Call:
+        def ask(site: str, *numbers: int) -> Any:
             requests = make_stream(*map(make_roi, numbers), study_key=f"{site}{numbers}")
             return stub.Read(iter(requests), timeout=20, metadata=(("overread-site", site),))
 
@@ -105,11 +111,11 @@ def test_a_site_has_no_more_than_its_share_of_the_queue(
 
 
 def test_a_reader_in_steps_answers_as_a_whole_one(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, mean_reader: Any
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
 ) -> None:
     """Batches overlap in the steps, and each ROI of each study gets its own verdict; one fails."""
 
-    class Steps(mean_reader):  # type: ignore[misc] # the fixture gives the class
+    class Steps(MeanReader):
         @property
         def steps(self) -> tuple[Callable[[Any], Any], ...]:
             return (lambda batch: batch, self.read, lambda readings: readings)

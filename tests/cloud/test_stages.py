@@ -25,7 +25,7 @@ class Says:
         self._answer = answer
         self.thread: threading.Thread | None = None
 
-    def read(self, batch: UInt8Array) -> Any:  # noqa: ARG002 - it does not look
+    def read(self, _batch: UInt8Array) -> Any:
         """The answer that it was made with."""
         self.thread = threading.current_thread()
         return self._answer

@@ -82,6 +82,6 @@ class FakeCloud(OverreadServicer):
         yield encode_response(Summary(len(self.asked[-1]), 0, 0.01))
         context.set_trailing_metadata(((QUEUE_KEY, self.queue_s), (COMPUTE_KEY, "0.01")))
 
-    def Describe(self, request: Any, context: Any) -> Any:  # noqa: ARG002, N802 - gRPC's names
+    def Describe(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - gRPC's name
         """That it is there, and nothing else."""
         return encode_description(Description("fake", {}, "none", 64, 64**3, 1 << 22, (48, 48, 48)))

@@ -1,109 +1,30 @@
+"""Amended reports: what is written, what is given up, and that neither full disk nor kill harms."""
+
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from edge.amend import DAY_S, Amender, Persistence
-from edge.carry import Places, carry
 from edge.channel import open_channel
 from edge.debt import OwedStep
 from edge.durable import write_atomically
-from edge.escalate import Asking, Escalator, SecondReader
-from edge.ingest import report_names
-from edge.keep import keep_in
+from edge.escalate import Asking, Escalator
 from edge.link import Link
-from edge.outcome import Job
-from edge.pipeline import Reading
-from edge.reading import read_and_report
 from edge.settings import load_settings
-from edge.spool import Record, Spool, Step
+from edge.spool import Spool
 from protos.errors import DeadlineUnmeetable, OverreadError
-from tests.edge.cases import SHAPE, HandClock
+from tests.edge.amending import BY_EDGE, PAUSE_S, Site, findings
+from tests.edge.cases import SHAPE
 from tests.edge.fake_cloud import FakeCloud
-from tests.edge.killable import put, settings_in
-from tests.edge.owing import SilentCloud, owing
-
-PAUSE_S = 4.0
-BY_EDGE = {1: 0.95, 2: 0.7}
-"""Findings of version 1 by number, with their probability: the edge alone."""
-
-
-class Site:
-    """A spool, its folders, and an amender on a clock by hand."""
-
-    def __init__(self, root: Path, spool: Spool, cloud: SilentCloud) -> None:
-        self.clock, self.spool, self.cloud = HandClock(), spool, cloud
-        self.places = Places.of(settings_in(root))
-        self.places.make()
-        self.now = datetime(2026, 3, 1, tzinfo=UTC)
-        self.amender = self.start()
-
-    def start(self) -> Amender:
-        """The amender of a process that has just begun."""
-        return Amender(
-            self.spool,
-            self.places.outbox,
-            self.cloud,
-            Persistence(budget_s=5.0, max_rois=64, pause_s=PAUSE_S, keep_days=30.0),
-            clock=self.clock,
-            now=lambda: self.now,
-            jitter=lambda _low, high: high,
-        )
-
-    def study(
-        self, name: str, *, pictures: bool = False, second: SecondReader | None = None
-    ) -> Record:
-        """A study whose report is out and owes two second readings."""
-        record = self.spool.open_claim((name,), "p", report_names(name))
-        assert record is not None
-        put(self.places.work / record.id, name)
-        record = self.spool.advance(record.id, Step.CLAIMED)
-
-        def read(job: Job) -> Reading:
-            keep = keep_in(self.spool.owed, SHAPE)
-            line = owing(second or self.cloud, pictures=pictures)
-            return read_and_report(line, Job(job.source, job.out, job.study_key, keep))
-
-        carry(record, self.places, self.spool, read, 60.0)
-        return self.spool.get(record.id)
-
-    def turns(self) -> None:
-        """Turns until there is nothing to do."""
-        while self.amender.turn():
-            pass
-
-    def report(self, name: str, version: str = "") -> dict[str, Any]:
-        """The report of a study as its readers have it."""
-        path = self.places.outbox / name / f"report{version}.json"
-        words: dict[str, Any] = json.loads(path.read_text())
-        return words
-
-
-@pytest.fixture
-def cloud() -> SilentCloud:
-    """A cloud that has not answered yet."""
-    return SilentCloud()
-
-
-@pytest.fixture
-def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
-    """A site whose cloud is silent."""
-    (tmp_path / "state").mkdir()
-    with Spool(tmp_path / "state" / "s.db") as spool:
-        yield Site(tmp_path, spool, cloud)
-
-
-def findings(report: dict[str, Any]) -> dict[int, float]:
-    """Number to probability."""
-    return {finding["number"]: finding["probability"] for finding in report["findings"]}
+from tests.edge.full_database import full_at
+from tests.edge.owing import SilentCloud
 
 
 def test_what_is_owed_is_asked_again_and_amends_the_report(site: Site) -> None:
@@ -170,101 +91,6 @@ def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
     assert site.report("a", ".v1")["version"] == 1
 
 
-def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> None:
-    """The old files are untouched; what was added is drawn from its region; the report says so."""
-    site.study("a", pictures=True)
-    out = site.places.outbox / "a"
-    before = {path.name: path.read_bytes() for path in out.glob("*.png")}
-    assert sorted(before) == ["finding_01.png", "finding_02.png", "overview.png"]
-    site.cloud.answers = [2]
-    site.turns()
-    after = {path.name: path.read_bytes() for path in out.glob("*.png")}
-    assert after.items() >= before.items()
-    assert sorted(after) == ["finding_01.png", "finding_02.png", "finding_03.png", "overview.png"]
-    assert site.report("a")["picture_note"] == (
-        "The overview is that of version 1 and shows the findings of then. "
-        "Drawn for version 1: finding 2, finding 1. "
-        "Drawn from the region that was sent: finding 3."
-    )
-
-
-def test_a_removed_finding_loses_its_picture_and_a_missing_one_is_told(site: Site) -> None:
-    """No picture of a finding that is none is left, and one that is gone is said to be gone."""
-    site.study("a", pictures=True)
-    out = site.places.outbox / "a"
-    (out / "finding_01.png").unlink()
-    site.cloud.answers, site.cloud.probability = [2], 0.01
-    site.turns()
-    assert [path.name for path in out.glob("*.png")] == ["overview.png"]
-    assert "No picture is there of: finding 1." in site.report("a")["picture_note"]
-
-
-def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
-    """A link that is known to be down costs no asking, and the debt stays."""
-    record = site.study("a")
-    site.cloud.available = False
-    site.turns()
-    assert site.cloud.asked == []
-    assert site.spool.owed.get(record.id).step is OwedStep.OWED
-
-
-def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site: Site) -> None:
-    """The pauses double from the first; no attempt is forgotten by a new start."""
-    record = site.study("a")
-    pauses = []
-    for _ in range(9):
-        asked, waited = len(site.cloud.asked), 0.0
-        while len(site.cloud.asked) == asked:
-            site.turns()
-            site.clock.sleep(1.0)
-            waited += 1.0
-        pauses.append(waited)
-    assert pauses == [1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0]
-    assert site.spool.owed.get(record.id).attempts == 9
-    site.amender = site.start()
-    site.cloud.answers = [2]
-    site.turns()
-    assert site.report("a")["status"] == "final"
-
-
-def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(site: Site) -> None:
-    """Askings in vain do not add up over studies; word of the link ends the pause."""
-    for name in "ab":
-        site.study(name)
-    site.turns()
-    site.turns()
-    assert len(site.cloud.asked) == 1
-    site.amender.heard()
-    site.cloud.answers = [2, 2]
-    site.turns()
-    assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
-
-
-def test_a_link_that_was_lost_and_is_found_makes_no_one_wait(site: Site) -> None:
-    """However long the pause had grown: what is owed is asked for as soon as the cloud is there."""
-    site.study("a")
-    for _ in range(12):
-        site.turns()
-        site.clock.sleep(300.0)
-    site.turns()
-    asked = len(site.cloud.asked)
-    site.cloud.available = False
-    site.turns()
-    site.cloud.available, site.cloud.answers = True, [2]
-    site.turns()
-    assert len(site.cloud.asked) == asked + 1
-    assert site.report("a")["status"] == "final"
-
-
-def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
-    """The others are asked for meanwhile, and it stays owed."""
-    keys = [site.study(name).id for name in "ab"]
-    site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
-    site.turns()
-    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
-    assert site.spool.owed.get(keys[0]).attempts == 1
-
-
 def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
     """After the days allowed the report says so, is final, and nothing is kept."""
     record = site.study("a")
@@ -302,16 +128,6 @@ def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> No
     assert [two["version"], three["version"]] == [2, 3]
     assert [change["version"] for change in three["changes"]] == [2, 3]
     assert three["status"] == "final"
-
-
-def test_age_is_counted_through_starts(site: Site) -> None:
-    """Ten lives of four days are forty days, whatever the wall clock says."""
-    site.study("a")
-    for _ in range(10):
-        site.amender = site.start()
-        site.clock.sleep(4 * DAY_S)
-        site.turns()
-    assert site.report("a")["changes"][0]["kind"] == "given up"
 
 
 @pytest.mark.parametrize(
@@ -417,21 +233,12 @@ def test_a_version_that_was_begun_is_finished_and_not_made_twice(
 
 
 @pytest.mark.parametrize(
-    "full_at", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.OWED, OwedStep.SETTLED]
+    "step", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.OWED, OwedStep.SETTLED]
 )
-def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, full_at: OwedStep) -> None:
+def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: OwedStep) -> None:
     """Whichever step finds it full, it is made later, and no version is made twice."""
-    full = [2]
-
-    def on_step(step: object, durable: bool) -> None:
-        if step is full_at and not durable and full[0]:
-            full[0] -= 1
-            error = sqlite3.OperationalError("database or disk is full")
-            error.sqlite_errorcode = sqlite3.SQLITE_FULL
-            raise error
-
     (tmp_path / "state").mkdir()
-    with Spool(tmp_path / "state" / "s.db", on_step) as spool:
+    with Spool(tmp_path / "state" / "s.db", full_at(step, times=2)) as spool:
         site = Site(tmp_path, spool, SilentCloud([1, 1, 1, 1]))
         site.study("a")
         for _ in range(2):

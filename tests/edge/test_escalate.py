@@ -1,23 +1,18 @@
+"""Second readings over a link: what comes back, what is tried again, and what is no verdict."""
+
 from __future__ import annotations
 
 import socket
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
-import numpy as np
 import pytest
 
 from edge.budget import Budget
 from edge.channel import OPTIONS
 from edge.escalate import Asking, Escalator, NoSecondReader
-from edge.exchange import Escalated, cut_rois
 from edge.link import Link
-from edge.sizes import Size
-from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import (
     ChecksumMismatch,
@@ -28,38 +23,12 @@ from protos.errors import (
     Overloaded,
     OverreadError,
 )
-from protos.messages import Priority, Refusal, Roi, Verdict
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.asking import RESERVE_S, ask, escalator, free_port
 from tests.edge.cases import SHAPE, box, plan_of
 from tests.edge.fake_cloud import FakeCloud, sure
 
-RESERVE_S = 0.2
 NAN, INF = float("nan"), float("inf")
-
-
-@contextmanager
-def escalator(
-    address: str, link: Link | None = None, reserve_s: float = RESERVE_S
-) -> Iterator[Escalator]:
-    """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
-        asking = Asking(SHAPE, reserve_s, priority=Priority.STAT)
-        yield Escalator(channel, link or Link(), asking, jitter=lambda *_: 0.01)
-
-
-def ask(
-    address: str, *scores: float, budget_s: float = 60.0, link: Link | None = None
-) -> Escalated:
-    """What comes back for candidates of these scores, with time enough for a slow machine."""
-    with escalator(address, link) as second:
-        return second.read(plan_of(*scores), box(), Budget(Deadline.after(budget_s)), "key-1")
-
-
-def free_port() -> int:
-    """A port of loopback on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_verdicts_come_back_for_what_was_sent() -> None:
@@ -69,39 +38,6 @@ def test_verdicts_come_back_for_what_was_sent() -> None:
     assert sorted(came.verdicts) == [0, 1, 2]
     assert (came.reason, came.attempts) == ("", 1)
     assert cloud.asked == [[2, 1, 0]]
-
-
-def test_header_tells_key_count_budget_and_priority() -> None:
-    """The header carries the study's random key, the count, and the time left less the reserve."""
-    with FakeCloud() as cloud:
-        ask(cloud.address, 0.4, 0.5)
-    (header,) = cloud.headers
-    assert (header.study_key, header.roi_count, header.priority) == ("key-1", 2, Priority.STAT)
-    assert 0.0 < header.budget_s <= 60.0 - RESERVE_S
-
-
-def test_region_is_cut_around_its_candidate() -> None:
-    """The voxels sent are the 48 mm around the candidate, with its score and the window."""
-    seen: list[Roi] = []
-
-    def keep(roi: Roi) -> Verdict | Refusal:
-        seen.append(roi)
-        return sure(roi)
-
-    with FakeCloud(answer=keep) as cloud:
-        ask(cloud.address, 0.5)
-    (roi,) = seen
-    assert roi.voxels.shape == SHAPE
-    # the candidate lies in slice 30; the box's slices are as bright as their number
-    np.testing.assert_array_equal(roi.voxels[:, 0, 0], np.arange(6, 54))
-    assert (roi.edge_score, roi.window_hu) == (0.5, (-1000.0, 400.0))
-
-
-def test_nothing_to_send_asks_nobody() -> None:
-    """A plan that sends nothing opens no stream."""
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.05)
-    assert (came.attempts, came.reason, cloud.headers) == (0, "", [])
 
 
 @pytest.mark.parametrize("fault", [Overloaded("full"), ChecksumMismatch("ROI 0")])
@@ -274,35 +210,6 @@ def test_verdict_that_nobody_asked_for_is_dropped() -> None:
     )
 
 
-def test_no_time_left_asks_nobody() -> None:
-    """When only the reserve is left, no stream is opened, and the link is not blamed."""
-    link = Link(failures=1)
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.4, budget_s=RESERVE_S / 2, link=link)
-    assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "DeadlinePassed: no time was left to ask"
-    assert link.estimate().available
-
-
-def test_link_learns_from_each_study() -> None:
-    """The cloud's queue estimate reaches the link; an unreachable cloud opens its breaker."""
-    link = Link(failures=1, clock=lambda: 0.0)
-    with FakeCloud(queue_s="0.25") as cloud:
-        ask(cloud.address, 0.4, link=link)
-    assert link.estimate().middle.queue_s == 0.25
-    ask(cloud.address, 0.4, link=link)
-    assert not link.estimate().available
-
-
-@pytest.mark.parametrize("said", ["soon", "nan", "inf", "-1"])
-def test_senseless_queue_estimate_is_ignored(said: str) -> None:
-    """Trailing metadata that is no time changes nothing."""
-    link = Link(clock=lambda: 0.0)
-    with FakeCloud(queue_s=said) as cloud:
-        came = ask(cloud.address, 0.4, link=link)
-    assert (came.reason, link.estimate().middle.queue_s) == ("", 0.0)
-
-
 def test_one_channel_serves_study_after_study() -> None:
     """The same escalator is used again, also after the service refused it once."""
     with FakeCloud(faults=[InvalidRequest("no")]) as cloud, escalator(cloud.address) as second:
@@ -311,105 +218,9 @@ def test_one_channel_serves_study_after_study() -> None:
             assert list(came.verdicts) == expected
 
 
-def test_regions_cut_before_can_be_asked_for() -> None:
-    """What was kept of a study is asked for by itself, under its key and by its own deadline."""
-    rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
-    with FakeCloud() as cloud, escalator(cloud.address) as second:
-        came = second.ask(rois, Deadline.after(60.0), "key-7")
-    assert (sorted(came.verdicts), cloud.asked) == ([0, 1], [[1, 0]])
-    assert cloud.headers[0].study_key == "key-7"
-
-
-def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> None:
-    """A reduced cube and a slab keep their shapes there and back."""
-    masks = {0: np.ones((32, 32, 32), bool), 1: np.ones((16, 48, 48), bool)}
-    plan = replace(plan_of(0.5, 0.4), sizes=(Size.REDUCED, Size.SLAB))
-    with (
-        FakeCloud(
-            answer=lambda roi: replace(sure(roi), mask=pack_mask(masks[roi.roi_id]))
-        ) as cloud,
-        escalator(cloud.address) as second,
-    ):
-        came = second.read(plan, box(), Budget(Deadline.after(60.0)), "key")
-    assert {i: mask.shape for i, mask in came.masks.items()} == {0: (32, 32, 32), 1: (16, 48, 48)}
-
-
-def test_open_breaker_asks_nobody() -> None:
-    """While the link is given up nothing is sent, and the reason is that of the breaker."""
-    link = Link(failures=1, clock=lambda: 0.0)
-    link.failed("Unreachable: refused")
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.4, link=link)
-    assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "Unreachable: refused; not asked again for 30 s"
-
-
-def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
-    """A cloud that takes the study and stays silent is as good as none."""
-    over, link = threading.Event(), Link(failures=1)
-
-    def stall(roi: Roi) -> Verdict | Refusal:
-        over.wait(60)
-        return sure(roi)
-
-    with FakeCloud(answer=stall) as cloud:
-        came = ask(cloud.address, 0.4, budget_s=1.5, link=link)
-        over.set()
-    assert came.reason.startswith("DeadlinePassed: ")
-    assert "nothing was answered within" in link.estimate().reason
-
-
-def test_a_cloud_that_refuses_is_there_all_the_same() -> None:
-    """A probe that meets a full queue closes the breaker: the link is back."""
-    now_s = [0.0]
-    link = Link(failures=1, clock=lambda: now_s[0])
-    link.failed("Unreachable: refused")
-    now_s[0] = 31.0
-    with FakeCloud(faults=[DeadlineUnmeetable("late", 9.0)]) as cloud:
-        came = ask(cloud.address, 0.4, link=link)
-    assert came.reason == "DeadlineUnmeetable: late"
-    assert (link.estimate().available, link.estimate().probing) == (True, False)
-
-
-def test_round_trip_is_measured_apart_from_reading() -> None:
-    """A cloud on loopback that takes 0.4 s to answer is near, and slow."""
-    link = Link()
-
-    def slowly(roi: Roi) -> Verdict | Refusal:
-        time.sleep(0.4)
-        return replace(sure(roi), compute_s=0.4)
-
-    with FakeCloud(answer=slowly) as cloud:
-        for _ in range(3):
-            ask(cloud.address, 0.4, link=link)
-    assert link.estimate().middle.roi_s == 0.4
-    assert link.estimate().middle.round_trip_s < 0.4
-
-
 def test_without_a_cloud_the_answer_is_off() -> None:
     """The stand-in is never available and says off."""
     second = NoSecondReader()
     assert not second.estimate().available
     assert second.read().switched_off
     assert second.ask().switched_off
-
-
-def test_the_site_s_name_travels_where_one_is_set() -> None:
-    """In the stream's metadata; without a name there is none."""
-    with FakeCloud() as cloud, grpc.insecure_channel(cloud.address, options=OPTIONS) as channel:
-        for site in ("north wing", ""):
-            second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S, site=site))
-            second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
-    assert cloud.sites == ["north wing", None]
-
-
-def test_a_mute_cloud_is_given_up_long_before_the_deadline() -> None:
-    """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
-    link = Link()
-    link.found(None)
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        came = ask(f"127.0.0.1:{mute.getsockname()[1]}", 0.4, link=link)
-    assert (came.attempts, sorted(came.verdicts)) == (1, [])
-    assert came.reason == "DeadlinePassed: there was no sign of the cloud within 1.0 s"
-    assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
-    assert link.doubted.is_set()

@@ -33,11 +33,13 @@ from edge.settings import load_settings
 from edge.sizes import Size
 from edge.spool import Spool
 from imaging.errors import NoLung
+from imaging.preprocess import Preprocessed
+from imaging.volume import Volume
 from protos.messages import Verdict
+from tests.edge.amending import Site
 from tests.edge.cases import GUARANTEE, SETTINGS, SHAPE, TERMS, FixedScreener, plan_of
 from tests.edge.fake_cloud import FakeCloud
 from tests.edge.owing import SilentCloud
-from tests.edge.test_amend import Site
 from tests.edge.test_pipeline import lung_box, study_at
 
 MOST = Guaranteed(TERMS, "", lasting=False)
@@ -210,10 +212,10 @@ def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> No
 def test_a_study_that_was_not_read_promises_nothing(tmp_path: Path) -> None:
     """A refusal says so in its data."""
 
-    def no_lung(_volume: object, source: Path) -> None:
+    def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)
 
-    line = replace(line_with(NoSecondReader(), ()), preprocess=no_lung)  # type: ignore[arg-type]  # it never returns
+    line = replace(line_with(NoSecondReader(), ()), preprocess=no_lung)
     words = "no guarantee, because the study was not read"
     assert report_in(tmp_path, line).guarantee == words
 

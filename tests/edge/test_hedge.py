@@ -152,6 +152,14 @@ def test_an_exception_of_our_own_is_not_swallowed() -> None:
         raced(Scripted([], ZeroDivisionError("by zero")))
 
 
+def test_an_exception_of_our_own_leaves_no_runner_behind() -> None:
+    """The other stream is ended too: nobody would listen to it any more."""
+    first, second = Scripted(hangs=True), Scripted([], ZeroDivisionError("by zero"))
+    with pytest.raises(ZeroDivisionError):
+        raced(first, second, after_s=0.01)
+    assert first.cancelled.is_set()
+
+
 def test_silence_ends_the_attempt_long_before_the_deadline() -> None:
     """Nothing at all was heard: it is given up, and the fault says after how long."""
     first = Scripted(hangs=True)

@@ -68,7 +68,7 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
         "send": [1, 2, 3],
         "sizes": ["reduced", "reduced", "reduced"],
         "later": [],
-        "held_back": "",
+        "held_back": "the link carries 3 regions in the 1.2 s that were left",
         "audit": [],
     }
 

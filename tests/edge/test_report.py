@@ -1,6 +1,7 @@
+"""The report's files: what stands in them, in what order they come, and what may lie beside."""
+
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import os
@@ -8,73 +9,18 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from edge.durable import write_atomically
-from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
-from edge.outcome import NOT_A_DEVICE, LedgerEntry, Rejection, Report, Status
-from edge.page import banners, render_page
+from edge.outcome import NOT_A_DEVICE, LedgerEntry
 from edge.report import (
     PICTURED_FINDINGS,
     SCHEMA,
-    ReportPaths,
-    draw_pictures,
     report_to_dict,
     write_report,
 )
-from imaging.preprocess import Preprocessed
 from imaging.study import StudyHeader
-from imaging.volume import Geometry
-from models.runtime.detection import Candidate
-from protos.messages import Verdict
-
-VERDICT = Verdict(3, 0.93, 11.5, "hybrid-int8 1", 0.01, 0.04)
-FINDING = Finding(
-    (-21.104, -137.2, 237.1),
-    12.346,
-    0.95,
-    0.61234,
-    DecidedBy.CLOUD,
-    "0.61 lies between 0.10 and 0.90; the cloud says 0.93",
-    (20.0, 30.0, 40.0),
-    Route.ESCALATE,
-    VERDICT,
-)
-DISMISSED = Decision(
-    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.0412), Route.DISMISS, "below 0.10"
-)
-REPORT = Report(
-    study_key="k1",
-    created="2026-03-01T10:11:12+00:00",
-    source=Path("/inbox/case 1"),
-    deadline_s=10.0,
-    header=StudyHeader(patient_id="P1", patient_name="Doe^Jane", study_date="20260301"),
-    series_uid="1.2.3",
-    findings=(FINDING,),
-    decisions=(DISMISSED,),
-    ledger=(LedgerEntry("read", 10.0, 0.3), LedgerEntry("screen", 9.7, 0.1)),
-    second_reading=SecondReading.COMPLETE,
-    second_reading_reason="1 of 1 regions",
-    models={"edge": "screening-int8 1 on openvino"},
-    other_series=("1.2.4: 2 slices, localizer",),
-)
-
-
-def box() -> Preprocessed:
-    """A small box of noise."""
-    voxels = np.random.default_rng(0).integers(0, 255, (48, 64, 80)).astype(np.uint8)
-    return Preprocessed(voxels, Geometry())
-
-
-def write(report: Report, out: Path) -> ReportPaths:
-    """The report with its pictures, as the line leaves them."""
-    return write_report(report, draw_pictures(report.findings, box(), out), out)
-
-
-def page(report: Report = REPORT) -> str:
-    """The page without pictures."""
-    return render_page(report, {})
+from tests.edge.reports import FINDING, REPORT, page, write
 
 
 def test_json_keys_of_the_contract_are_there() -> None:
@@ -127,16 +73,6 @@ def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
     assert [path.name for path in paths.pictures] == ["overview.png", *names[:2]]
     assert json.loads(paths.json.read_text()) == report_to_dict(report)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths.pictures)
-
-
-def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
-    """Every picture is in the page as it is on disk, and nothing is fetched or run."""
-    paths = write(REPORT, tmp_path)
-    text = paths.html.read_text()
-    inside = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
-    assert len(re.findall(r"<img[^>]+alt=\"[^\"]+\"", text)) == len(inside) == 2
-    assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,73 +174,6 @@ def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None
     """A path with odd bytes is written with a question mark in their place."""
     paths = write_report(dataclasses.replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
     assert json.loads(paths.json.read_text())["source"] == "/in/?"
-
-
-@pytest.mark.parametrize(
-    ("status", "second", "expected"),
-    [
-        (Status.FINAL, SecondReading.COMPLETE, [("good", "Second reading complete")]),
-        (
-            Status.PROVISIONAL,
-            SecondReading.MISSING,
-            [("warn", "Provisional report"), ("warn", "Second reading missing")],
-        ),
-        (
-            Status.PROVISIONAL,
-            SecondReading.PARTIAL,
-            [("warn", "Provisional report"), ("warn", "Second reading partial")],
-        ),
-    ],
-)
-def test_banner_tells_how_far_the_reading_went(
-    status: Status, second: SecondReading, expected: list[tuple[str, str]]
-) -> None:
-    """What is not complete is said above everything else, with its reason."""
-    report = dataclasses.replace(
-        REPORT, status=status, second_reading=second, second_reading_reason="the link is down"
-    )
-    assert [(banner.level, banner.title) for banner in banners(report)] == expected
-    assert banners(report)[-1].text == "the link is down"
-    assert all(banner.title in page(report) for banner in banners(report))
-
-
-def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
-    """Kind, reason and file stand in the banner; no findings are claimed, none denied."""
-    report = Report(
-        "k",
-        "2026-03-01T10:11:12+00:00",
-        Path("/inbox/x"),
-        10.0,
-        status=Status.REJECTED,
-        rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
-    )
-    paths = write_report(report, {}, tmp_path)
-    text = paths.html.read_text()
-    assert "IncompleteSeries" in text
-    assert "slice 12 of 100 is missing (000012.dcm)" in text
-    assert "finding" not in re.sub(r"Findings are suggestions.*", "", text.split("<main>")[1])
-    assert paths.pictures == ()
-    assert json.loads(paths.json.read_text())["rejection"]["kind"] == "IncompleteSeries"
-
-
-def test_page_names_everything_that_the_reader_must_know() -> None:
-    """Patient, finding, who decided and why, times, models, guarantee, other series."""
-    text = page()
-    for words in (
-        "Doe Jane",
-        "2026-03-01</dd>",
-        "12.3 mm",
-        "0.95",
-        "the cloud says 0.93",
-        "400 ms",
-        "10.00 s",
-        "screening-int8 1 on openvino",
-        REPORT.guarantee,
-        "1.2.4: 2 slices, localizer",
-        "highest score dismissed: 0.041",
-        NOT_A_DEVICE,
-    ):
-        assert words in text
 
 
 def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge.database import WrongStep
+from edge.debt import OwedStep
 from edge.ingest import report_names
 from edge.spool import AlreadyRunning, Record, Spool, Step, exclusive
 
@@ -95,7 +96,7 @@ def test_studies_come_in_the_order_of_their_claims(tmp_path: Path) -> None:
 
 def test_hook_sees_each_step_before_and_after_it_is_durable(tmp_path: Path) -> None:
     """Whoever crashes in the hook crashes around exactly one step."""
-    seen: list[tuple[Step, bool]] = []
+    seen: list[tuple[Step | OwedStep, bool]] = []
     with Spool(tmp_path / "s.db", lambda step, durable: seen.append((step, durable))) as spool:
         claimed(spool)
     both = [(s, d) for s in (Step.CLAIMING, Step.CLAIMED) for d in (False, True)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -31,7 +32,7 @@ def study(**fields: object) -> Report:
     plan = plan_of(0.95, 0.5, 0.05)
     answers = Escalated({1: Verdict(1, 0.9, 8.0, "fake 1", 0.0, 0.0)})
     merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
-    given = {
+    given: dict[str, Any] = {
         "findings": merged.findings,
         "decisions": plan.decisions,
         "second_reading": merged.second_reading,
@@ -39,7 +40,7 @@ def study(**fields: object) -> Report:
         "ledger": (LedgerEntry("read", 10.0, 0.25),),
         **fields,
     }
-    return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)  # type: ignore[arg-type]  # the fields are the test's own
+    return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)
 
 
 def test_each_finding_has_place_scores_and_reason() -> None:

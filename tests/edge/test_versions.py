@@ -11,7 +11,7 @@ from edge.durable import write_atomically
 from edge.outcome import Change, ChangeKind
 from edge.report import draw_pictures, write_report
 from edge.versions import version_in, write_version
-from tests.edge.test_report import FINDING, REPORT, box
+from tests.edge.reports import FINDING, REPORT, box
 
 CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
 SECOND = dataclasses.replace(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 SIZE = 32
 
@@ -51,7 +51,7 @@ class SmallCt:
         data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = CTImageStorage
         uid = f"1.2.826.0.1.{self.series}.{index + 1}"
-        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = uid
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID(uid)
         data.PatientID, data.PatientName, data.StudyInstanceUID = "P1", "Test^Chest", "1.2.826.1"
         data.Modality, data.ImageType = "CT", ["ORIGINAL", "PRIMARY", "AXIAL"]
         data.SeriesInstanceUID = f"1.2.826.0.1.{self.series}"

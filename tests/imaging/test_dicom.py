@@ -133,7 +133,7 @@ def test_without_preamble(tmp_path: Path, small_ct: Make) -> None:
     np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
 
 
-LOSSLESS = {
+LOSSLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "JPEG-LS": ("1.2.840.10008.1.2.4.80", {}),
     "JPEG 2000": ("1.2.840.10008.1.2.4.90", {}),
     "RLE": ("1.2.840.10008.1.2.5", {}),

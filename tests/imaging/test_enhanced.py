@@ -11,6 +11,7 @@ import pytest
 from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from imaging.errors import IncompleteSeries, UnreadableFile
 from imaging.read import read_study
@@ -32,7 +33,8 @@ def _enhanced(ct: Any, compressed: bool = False) -> Dataset:
         for image in images:
             image.compress("1.2.840.10008.1.2.4.80", generate_instance_uid=False)
         content = [next(generate_frames(i.PixelData, number_of_frames=1)) for i in images]
-    data, shared = images[0], Dataset()
+    data: Dataset = images[0]
+    shared = Dataset()
     shared.PixelMeasuresSequence = _item(PixelSpacing=[2, 2], SliceThickness=2.5)
     shared.PlaneOrientationSequence = _item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
     shared.PixelValueTransformationSequence = _item(RescaleSlope=1, RescaleIntercept=-1024)
@@ -41,7 +43,7 @@ def _enhanced(ct: Any, compressed: bool = False) -> Dataset:
         frames.append(Dataset())
         position = list(image.ImagePositionPatient)
         frames[-1].PlanePositionSequence = _item(ImagePositionPatient=position)
-    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.5.1.4.1.1.2.1")
     data.NumberOfFrames = len(frames)
     data.SharedFunctionalGroupsSequence = Sequence([shared])
     data.PerFrameFunctionalGroupsSequence = Sequence(frames[::-1])

@@ -1,3 +1,5 @@
+"""The lungs of a synthetic chest, whole and ill, and of real ones; where there is none is told."""
+
 from __future__ import annotations
 
 import csv

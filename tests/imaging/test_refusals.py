@@ -1,4 +1,7 @@
-"""Bad studies of every kind that arrives, each with the refusal that a person can act on."""
+"""Bad studies of every kind that arrives, each with the refusal that a person can act on.
+
+Most of it is three tables: of images, of files and of volumes, a row for each way to be bad.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,82 @@
+"""A site that owes second readings: a spool, its folders, and an amender on a clock by hand."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edge.amend import Amender, Persistence
+from edge.carry import Places, carry
+from edge.escalate import SecondReader
+from edge.ingest import report_names
+from edge.keep import keep_in
+from edge.outcome import Job
+from edge.pipeline import Reading
+from edge.reading import read_and_report
+from edge.spool import Record, Spool, Step
+from evaluation.kill_agent import settings_in
+from tests.edge.cases import SHAPE, HandClock
+from tests.edge.killable import put
+from tests.edge.owing import SilentCloud, owing
+
+PAUSE_S = 4.0
+BY_EDGE = {1: 0.95, 2: 0.7}
+"""Findings of version 1 by number, with their probability: the edge alone."""
+
+
+class Site:
+    """A spool, its folders, and an amender on a clock by hand."""
+
+    def __init__(self, root: Path, spool: Spool, cloud: SilentCloud) -> None:
+        self.clock, self.spool, self.cloud = HandClock(), spool, cloud
+        self.places = Places.of(settings_in(root))
+        self.places.make()
+        self.now = datetime(2026, 3, 1, tzinfo=UTC)
+        self.amender = self.start()
+
+    def start(self) -> Amender:
+        """The amender of a process that has just begun."""
+        return Amender(
+            self.spool,
+            self.places.outbox,
+            self.cloud,
+            Persistence(budget_s=5.0, max_rois=64, pause_s=PAUSE_S, keep_days=30.0),
+            clock=self.clock,
+            now=lambda: self.now,
+            jitter=lambda _low, high: high,
+        )
+
+    def study(
+        self, name: str, *, pictures: bool = False, second: SecondReader | None = None
+    ) -> Record:
+        """A study whose report is out and owes two second readings."""
+        record = self.spool.open_claim((name,), "p", report_names(name))
+        assert record is not None
+        put(self.places.work / record.id, name)
+        record = self.spool.advance(record.id, Step.CLAIMED)
+
+        def read(job: Job) -> Reading:
+            keep = keep_in(self.spool.owed, SHAPE)
+            line = owing(second or self.cloud, pictures=pictures)
+            return read_and_report(line, Job(job.source, job.out, job.study_key, keep))
+
+        carry(record, self.places, self.spool, read, 60.0)
+        return self.spool.get(record.id)
+
+    def turns(self) -> None:
+        """Turns until there is nothing to do."""
+        while self.amender.turn():
+            pass
+
+    def report(self, name: str, version: str = "") -> dict[str, Any]:
+        """The report of a study as its readers have it."""
+        path = self.places.outbox / name / f"report{version}.json"
+        words: dict[str, Any] = json.loads(path.read_text())
+        return words
+
+
+def findings(report: dict[str, Any]) -> dict[int, float]:
+    """Number to probability."""
+    return {finding["number"]: finding["probability"] for finding in report["findings"]}

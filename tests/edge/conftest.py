@@ -1,0 +1,26 @@
+"""A site with a silent cloud, for the tests of what is owed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.spool import Spool
+from tests.edge.amending import Site
+from tests.edge.owing import SilentCloud
+
+
+@pytest.fixture
+def cloud() -> SilentCloud:
+    """A cloud that has not answered yet."""
+    return SilentCloud()
+
+
+@pytest.fixture
+def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
+    """A site whose cloud is silent."""
+    (tmp_path / "state").mkdir()
+    with Spool(tmp_path / "state" / "s.db") as spool:
+        yield Site(tmp_path, spool, cloud)

@@ -1,0 +1,22 @@
+"""An inbox with its clock, and what is complete in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edge.ingest import Inbox
+from tests.edge.cases import HandClock
+
+QUIET_S = 5.0
+
+
+def watch(folder: Path) -> tuple[Inbox, HandClock]:
+    """An inbox and its clock."""
+    clock = HandClock()
+    folder.mkdir(exist_ok=True)
+    return Inbox(folder, QUIET_S, clock), clock
+
+
+def names(inbox: Inbox) -> list[str]:
+    """What is complete now."""
+    return [arrival.name for arrival in inbox.complete()]

@@ -1,0 +1,68 @@
+"""One report with one finding, and how it is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
+from edge.outcome import LedgerEntry, Report
+from edge.page import render_page
+from edge.report import (
+    ReportPaths,
+    draw_pictures,
+    write_report,
+)
+from imaging.preprocess import Preprocessed
+from imaging.study import StudyHeader
+from imaging.volume import Geometry
+from models.runtime.detection import Candidate
+from protos.messages import Verdict
+
+VERDICT = Verdict(3, 0.93, 11.5, "hybrid-int8 1", 0.01, 0.04)
+FINDING = Finding(
+    (-21.104, -137.2, 237.1),
+    12.346,
+    0.95,
+    0.61234,
+    DecidedBy.CLOUD,
+    "0.61 lies between 0.10 and 0.90; the cloud says 0.93",
+    (20.0, 30.0, 40.0),
+    Route.ESCALATE,
+    VERDICT,
+)
+DISMISSED = Decision(
+    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.0412), Route.DISMISS, "below 0.10"
+)
+REPORT = Report(
+    study_key="k1",
+    created="2026-03-01T10:11:12+00:00",
+    source=Path("/inbox/case 1"),
+    deadline_s=10.0,
+    header=StudyHeader(patient_id="P1", patient_name="Doe^Jane", study_date="20260301"),
+    series_uid="1.2.3",
+    findings=(FINDING,),
+    decisions=(DISMISSED,),
+    ledger=(LedgerEntry("read", 10.0, 0.3), LedgerEntry("screen", 9.7, 0.1)),
+    second_reading=SecondReading.COMPLETE,
+    second_reading_reason="1 of 1 regions",
+    models={"edge": "screening-int8 1 on openvino"},
+    other_series=("1.2.4: 2 slices, localizer",),
+)
+
+
+def box() -> Preprocessed:
+    """A small box of noise."""
+    voxels = np.random.default_rng(0).integers(0, 255, (48, 64, 80)).astype(np.uint8)
+    return Preprocessed(voxels, Geometry())
+
+
+def write(report: Report, out: Path) -> ReportPaths:
+    """The report with its pictures, as the line leaves them."""
+    return write_report(report, draw_pictures(report.findings, box(), out), out)
+
+
+def page(report: Report = REPORT) -> str:
+    """The page without pictures."""
+    return render_page(report, {})

@@ -1,0 +1,83 @@
+"""When what is owed is asked for again, and for how long."""
+
+from __future__ import annotations
+
+from edge.amend import DAY_S
+from edge.debt import OwedStep
+from tests.edge.amending import Site
+
+
+def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
+    """A link that is known to be down costs no asking, and the debt stays."""
+    record = site.study("a")
+    site.cloud.available = False
+    site.turns()
+    assert site.cloud.asked == []
+    assert site.spool.owed.get(record.id).step is OwedStep.OWED
+
+
+def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site: Site) -> None:
+    """The pauses double from the first; no attempt is forgotten by a new start."""
+    record = site.study("a")
+    pauses = []
+    for _ in range(9):
+        asked, waited = len(site.cloud.asked), 0.0
+        while len(site.cloud.asked) == asked:
+            site.turns()
+            site.clock.sleep(1.0)
+            waited += 1.0
+        pauses.append(waited)
+    assert pauses == [1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0]
+    assert site.spool.owed.get(record.id).attempts == 9
+    site.amender = site.start()
+    site.cloud.answers = [2]
+    site.turns()
+    assert site.report("a")["status"] == "final"
+
+
+def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(site: Site) -> None:
+    """Askings in vain do not add up over studies; word of the link ends the pause."""
+    for name in "ab":
+        site.study(name)
+    site.turns()
+    site.turns()
+    assert len(site.cloud.asked) == 1
+    site.amender.heard()
+    site.cloud.answers = [2, 2]
+    site.turns()
+    assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
+
+
+def test_a_link_that_was_lost_and_is_found_makes_no_one_wait(site: Site) -> None:
+    """However long the pause had grown: what is owed is asked for as soon as the cloud is there."""
+    site.study("a")
+    for _ in range(12):
+        site.turns()
+        site.clock.sleep(300.0)
+    site.turns()
+    asked = len(site.cloud.asked)
+    site.cloud.available = False
+    site.turns()
+    site.cloud.available, site.cloud.answers = True, [2]
+    site.turns()
+    assert len(site.cloud.asked) == asked + 1
+    assert site.report("a")["status"] == "final"
+
+
+def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
+    """The others are asked for meanwhile, and it stays owed."""
+    keys = [site.study(name).id for name in "ab"]
+    site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    assert site.spool.owed.get(keys[0]).attempts == 1
+
+
+def test_age_is_counted_through_starts(site: Site) -> None:
+    """Ten lives of four days are forty days, whatever the wall clock says."""
+    site.study("a")
+    for _ in range(10):
+        site.amender = site.start()
+        site.clock.sleep(4 * DAY_S)
+        site.turns()
+    assert site.report("a")["changes"][0]["kind"] == "given up"

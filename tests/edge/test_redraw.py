@@ -1,0 +1,34 @@
+"""Pictures of an amended report: which are kept, drawn or taken away."""
+
+from __future__ import annotations
+
+from tests.edge.amending import Site
+
+
+def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> None:
+    """The old files are untouched; what was added is drawn from its region; the report says so."""
+    site.study("a", pictures=True)
+    out = site.places.outbox / "a"
+    before = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert sorted(before) == ["finding_01.png", "finding_02.png", "overview.png"]
+    site.cloud.answers = [2]
+    site.turns()
+    after = {path.name: path.read_bytes() for path in out.glob("*.png")}
+    assert after.items() >= before.items()
+    assert sorted(after) == ["finding_01.png", "finding_02.png", "finding_03.png", "overview.png"]
+    assert site.report("a")["picture_note"] == (
+        "The overview is that of version 1 and shows the findings of then. "
+        "Drawn for version 1: finding 2, finding 1. "
+        "Drawn from the region that was sent: finding 3."
+    )
+
+
+def test_a_removed_finding_loses_its_picture_and_a_missing_one_is_told(site: Site) -> None:
+    """No picture of a finding that is none is left, and one that is gone is said to be gone."""
+    site.study("a", pictures=True)
+    out = site.places.outbox / "a"
+    (out / "finding_01.png").unlink()
+    site.cloud.answers, site.cloud.probability = [2], 0.01
+    site.turns()
+    assert [path.name for path in out.glob("*.png")] == ["overview.png"]
+    assert "No picture is there of: finding 1." in site.report("a")["picture_note"]
