@@ -1,7 +1,8 @@
 """Keeps what a report will owe, before the report is out.
 
 A candidate is owed when a second reading was wanted and no verdict came by the deadline: it was
-held back for want of time, was not answered, or was refused.
+held back for want of time, was not answered, or was refused. So is the description of what the
+edge reports, where that was all that was wanted and the cloud said nothing.
 """
 
 from __future__ import annotations
@@ -38,10 +39,13 @@ def keep_in(owed: Owed, shape: tuple[int, int, int]) -> Keep:
 def still_owed(plan: Plan, answers: Escalated) -> tuple[int, ...]:
     """The places whose second reading was wanted and did not come, most valuable first.
 
-    What the edge reports anyway is not owed a description, and an audit owes nothing.
+    What the edge reports anyway is owed a description only where nothing else was wanted and none
+    came; an audit owes nothing.
     """
     if answers.switched_off:
         return ()
+    if not plan.uncertain and not answers.verdicts:
+        return plan.reported
     wanted = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
-    decided = {i for i in wanted if plan.decisions[i].route is not Route.ESCALATE}
-    return tuple(i for i in wanted if i not in decided and i not in answers.verdicts)
+    undecided = (i for i in wanted if plan.decisions[i].route is Route.ESCALATE)
+    return tuple(i for i in undecided if i not in answers.verdicts)

@@ -176,12 +176,20 @@ def _second_reading(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]
     if answers.switched_off:
         return SecondReading.MISSING, answers.reason
     if wanted == 0:
-        return SecondReading.COMPLETE, "no candidate was uncertain"
+        return _described(plan, answers)
     counts = f"{came} of {wanted} uncertain candidates were read again"
     if came == wanted:
         return SecondReading.COMPLETE, counts
     why = answers.reason or plan.held_back
     return (SecondReading.PARTIAL if came else SecondReading.MISSING), f"{counts}: {why}"
+
+
+def _described(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]:
+    """Of a study that leaves nothing uncertain: whether the cloud told of what is reported."""
+    why = answers.reason or plan.held_back
+    if not why or not plan.reported or any(i in answers.verdicts for i in plan.reported):
+        return SecondReading.COMPLETE, "no candidate was uncertain"
+    return SecondReading.MISSING, f"no candidate was uncertain, none was described: {why}"
 
 
 def _why_missing(i: int, plan: Plan, answers: Escalated) -> str:

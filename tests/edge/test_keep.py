@@ -20,6 +20,13 @@ def test_what_was_wanted_and_did_not_come_is_owed() -> None:
     assert still_owed(plan, Escalated()) == (2, 3, 1)
 
 
+def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
+    """Then the report says that the second reading is missing, and it comes later."""
+    plan = plan_of(0.95, 0.05, 0.97)
+    assert still_owed(plan, Escalated(reason="Unreachable: nobody listens")) == (0, 2)
+    assert still_owed(plan, Escalated({0: verdict(0)})) == ()
+
+
 def test_a_site_without_a_cloud_owes_nothing() -> None:
     """What nobody was to read is not missing."""
     assert still_owed(plan_of(0.7, 0.3), Escalated(switched_off=True)) == ()

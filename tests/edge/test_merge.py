@@ -145,6 +145,28 @@ def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
     assert result.reason == "no candidate was uncertain"
 
 
+def test_what_is_reported_undescribed_is_a_missing_reading() -> None:
+    """Nothing was uncertain, but the cloud was wanted for size and kind, and was not there."""
+    gone = merged((0.95, 0.05), Escalated(reason="Unreachable: connection refused"))
+    away = merge(
+        plan_of(0.95, link=OFF), Escalated(), THRESHOLDS, WEIGHTS, Geometry()
+    )  # the breaker is open: nobody was asked
+    assert gone.second_reading is away.second_reading is SecondReading.MISSING
+    assert gone.reason == (
+        "no candidate was uncertain, none was described: Unreachable: connection refused"
+    )
+    assert away.reason.endswith("none was described: off")
+    assert [f.decided_by for f in gone.findings] == [DecidedBy.EDGE]
+
+
+def test_one_description_is_a_reading_and_nothing_to_describe_needs_none() -> None:
+    """A cloud that described one finding was there; a scan without candidates never asks it."""
+    late = Escalated({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
+    assert merged((0.95, 0.97), late).second_reading is SecondReading.COMPLETE
+    gone = Escalated(reason="Unreachable: connection refused")
+    assert merged((0.05,), gone).second_reading is SecondReading.COMPLETE
+
+
 def test_some_verdicts_make_a_partial_reading() -> None:
     """One verdict of two is partial, and each candidate is judged by what there is of it."""
     answers = Escalated({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
@@ -156,7 +178,9 @@ def test_some_verdicts_make_a_partial_reading() -> None:
 
 def test_refused_region_names_its_refusal() -> None:
     """The finding says with which error the cloud refused its region."""
-    answers = Escalated({}, {0: Refusal(0, "ModelFailed", "not finite")}, "1 regions refused")
+    answers = Escalated(
+        {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 regions refused"
+    )
     (finding,) = merged((0.7,), answers).findings
     assert "second reading missing (ModelFailed: not finite)" in finding.reason
 
