@@ -81,8 +81,9 @@ class Terms:
         """The promise in a sentence."""
         found_on = f"calibration {self.calibration} on {self.patients} patients"
         if not self.holds:
+            share = f"has {_percent(self.confidence)} confidence"
             found_on += f"; {_percent(self.asked_alpha)} was asked for, and "
-            found_on += f"has {_percent(self.confidence)} confidence" if self.likely else "has none"
+            found_on += share if self.likely else "cannot be promised"
         return (
             f"with {_percent(1 - self.delta)} confidence at most {_percent(self.alpha)} of nodules "
             f"are missed, on average over patients ({found_on})"

@@ -42,13 +42,10 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
 
 def findings_table(report: Report) -> Table:
     """One line a finding: place, size, what either reader said and who decided."""
-    dismissed, all_of_them = len(report.dismissed), len(report.decisions)
     small = sum(finding.small for finding in report.findings)
-    counts = f"{len(report.findings) - small} findings"
-    counts += f" and {small} small nodules (below {SMALL_MM:g} mm)" if small else ""
     table = Table(
-        title=f"{counts} of {all_of_them} candidates",
-        caption=f"{dismissed} dismissed on the edge, the best of them scored "
+        title=counted(len(report.findings) - small, small, len(report.decisions)),
+        caption=f"{len(report.dismissed)} dismissed on the edge, the best of them scored "
         f"{report.highest_dismissed_score:.3f}",
     )
     for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
@@ -57,6 +54,17 @@ def findings_table(report: Report) -> Table:
     for number, finding in report.numbered:
         table.add_row(str(number), *_cells(finding), style="dim" if finding.small else None)
     return table
+
+
+def counted(findings: int, small: int, candidates: int) -> str:
+    """How much was found, in words."""
+    words = _so_many(findings, "finding")
+    words += f" and {_so_many(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
+    return f"{words} of {_so_many(candidates, 'candidate')}"
+
+
+def _so_many(count: int, of: str) -> str:
+    return f"{count} {of}" if count == 1 else f"{count} {of}s"
 
 
 def ledger_table(report: Report) -> Table:

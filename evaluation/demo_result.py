@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from edge.terminal import counted
 from imaging.nodule import Nodule
 
 Json = Mapping[str, Any]
@@ -71,7 +72,7 @@ def render_result(result: Result) -> RenderableType:
 
 
 def findings_table(result: Result) -> Table:
-    """One line a finding, and one for each nodule of the phantom that was missed."""
+    """One line a finding, dim if it is small, and one for each nodule that was missed."""
     findings, truth = result.found, result.truth
     table = Table(title=_title(result), box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("#", "x, y, z mm (LPS)", "mm", "edge"):
@@ -80,13 +81,15 @@ def findings_table(result: Result) -> Table:
     for heading in ("cloud", "merged"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("decided by", max_width=14)
+    small = len(result.report["small_nodules"])
+    styles = [None] * (len(findings) - small) + ["dim"] * small
     if truth is None:
-        for finding in findings:
-            table.add_row(*_cells(finding))
+        for finding, style in zip(findings, styles, strict=True):
+            table.add_row(*_cells(finding), style=style)
         return table
     table.add_column("truth")
-    for finding, number in zip(findings, matches(findings, truth), strict=True):
-        table.add_row(*_cells(finding), _verdict(finding, number, truth))
+    for finding, style, number in zip(findings, styles, matches(findings, truth), strict=True):
+        table.add_row(*_cells(finding), _verdict(finding, number, truth), style=style)
     for number in missed(findings, truth):
         table.add_row(*_missed_cells(result, truth[number], number), style="red")
     return table
@@ -116,10 +119,8 @@ def ledger_table(report: Json) -> Table:
 
 def _title(result: Result) -> str:
     findings, truth = result.found, result.truth
-    small = len(result.report["small_nodules"])
-    counts = f"{len(findings) - small} findings"
-    counts += f" and {small} small nodules" if small else ""
-    counts += f" of {len(result.report['candidates'])} candidates"
+    small, candidates = len(result.report["small_nodules"]), len(result.report["candidates"])
+    counts = counted(len(findings) - small, small, candidates)
     if truth is None:
         return counts
     false = matches(findings, truth).count(None)

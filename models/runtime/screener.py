@@ -9,12 +9,22 @@ import numpy as np
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
-from models.runtime.detection import Candidate, Peaks, find_peaks, to_candidates
+from models.runtime.detection import (
+    Candidate,
+    FloatMap,
+    Peaks,
+    find_peaks,
+    mirrored,
+    to_candidates,
+)
 from models.runtime.opened import Opened, open_as
 from models.runtime.session import AUTO
 
 PAD_TO = 16
 """The network halves the grid four times."""
+
+VIEWS: tuple[tuple[int, ...], ...] = ((), (2,))
+"""The axes (z, y, x) along which a box is mirrored for each of its views; left is like right."""
 
 LEAST_LOGIT = -7.0
 MOST_CANDIDATES = 100
@@ -32,14 +42,25 @@ class Screener(Opened):
     def screen(self, box: Preprocessed) -> list[Candidate]:
         """The candidates inside the lung, strongest first.
 
+        The box is read in its `VIEWS` and the maps are averaged.
+
         Raises:
             ModelFailed: the engine failed on this box.
         """
-        (maps,) = self.session.run(padded(box.voxels)[None, None])
-        peaks = find_peaks(maps[0], least_logit=LEAST_LOGIT, most=2 * MOST_CANDIDATES)
+        voxels = padded(box.voxels)
+        maps = np.mean([self._view(voxels, axes) for axes in VIEWS], axis=0)
+        peaks = find_peaks(
+            np.asarray(maps, np.float32), least_logit=LEAST_LOGIT, most=2 * MOST_CANDIDATES
+        )
         within = _within(peaks, box)
         slope, intercept = self.settings["calibration"]
         return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]
+
+    def _view(self, voxels: UInt8Array, axes: tuple[int, ...]) -> FloatMap:
+        """The maps ``(5, z, y, x)`` of the mirrored box, mirrored back."""
+        view = np.ascontiguousarray(np.flip(voxels, axes))
+        (maps,) = self.session.run(view[None, None])
+        return mirrored(maps[0], axes)
 
 
 def open_screener(name: str, *, engine: str = AUTO, threads: int = 0) -> Screener:

@@ -122,7 +122,7 @@ def test_a_reading_as_in_calibration_has_its_terms() -> None:
     asked = replace(TERMS, alpha=0.028, holds=True, confidence=0.93)
     assert "calibration 0123abcd on 62 patients)" in Guaranteed(asked, "").text
     hopeless = replace(TERMS, confidence=0.1)
-    assert "2.8 % was asked for, and has none)" in Guaranteed(hopeless, "").text
+    assert "2.8 % was asked for, and cannot be promised)" in Guaranteed(hopeless, "").text
 
 
 def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from imaging.volume import Geometry
-from models.runtime.detection import Peaks, find_peaks, to_candidates
+from models.runtime.detection import Peaks, find_peaks, mirrored, to_candidates
 
 
 def maps_with(*peaks: tuple[tuple[int, int, int], float, float]) -> np.ndarray:
@@ -58,3 +58,16 @@ def test_candidates_are_told_in_the_patient_with_a_calibrated_score() -> None:
     assert candidate.centre_mm == (13.0, 22.0, 31.0)
     assert candidate.index_zyx == (1.0, 2.0, 3.0)
     np.testing.assert_allclose(candidate.score, 1 / (1 + np.exp(-2.0)))
+
+
+def test_mirrored_maps_have_their_peaks_where_the_box_has_them() -> None:
+    """What a mirrored box shows at its mirrored place lies where it lay before."""
+    maps = np.full((5, 4, 5, 6), -9, np.float32)
+    maps[1:4] = 0
+    maps[:, 1, 2, 4] = (3, 0.5, -0.25, 0.125, 2)
+    back = mirrored(mirrored(maps, (0, 2)), (0, 2))
+    np.testing.assert_array_equal(back, maps)
+    (there,) = find_peaks(mirrored(maps, (0, 2)), least_logit=0, most=9).index_zyx
+    (here,) = find_peaks(maps, least_logit=0, most=9).index_zyx
+    np.testing.assert_allclose(there[[0, 2]], [4 * 4 - 1 - here[0], 4 * 6 - 1 - here[2]])
+    assert there[1] == here[1]

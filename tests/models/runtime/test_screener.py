@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 
@@ -10,7 +12,7 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.artifacts import find
 from models.runtime.screener import Screener, padded
-from models.runtime.session import open_session
+from models.runtime.session import Session, open_session
 
 
 def screener(weights: Path) -> Screener:
@@ -27,6 +29,27 @@ def test_a_bright_place_becomes_a_candidate_in_the_patient(weights: Path) -> Non
     np.testing.assert_allclose(best.index_zyx, (9.5, 17.5, 25.5))
     np.testing.assert_allclose(best.centre_mm, (125.5, 17.5, -40.5))
     np.testing.assert_allclose(best.score, 1 / (1 + np.exp(-10)), rtol=1e-5)
+
+
+def test_the_views_of_a_box_are_averaged() -> None:
+    """A network that sees the left half only finds a nodule there half as surely."""
+
+    class LeftHalf:
+        """Heat of 4 in the first cell along x of whatever it is given."""
+
+        artifact = SimpleNamespace(settings={"calibration": (1.0, 0.0)})
+
+        def run(self, boxes: np.ndarray) -> tuple[np.ndarray]:
+            maps = np.full((1, 5, *(n // 4 for n in boxes.shape[2:])), -8, np.float32)
+            maps[0, 1:] = 0
+            maps[0, 0, 1, 1, 0] = 4
+            return (maps,)
+
+    found = Screener(cast(Session, LeftHalf())).screen(
+        Preprocessed(np.zeros((16, 16, 32), np.uint8), Geometry())
+    )
+    assert sorted(c.index_zyx[2] for c in found) == [1.5, 29.5]
+    np.testing.assert_allclose([c.score for c in found], 1 / (1 + np.exp(2)))
 
 
 def test_what_lies_in_the_padding_is_no_candidate(weights: Path) -> None:
