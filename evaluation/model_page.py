@@ -17,6 +17,7 @@ from models.compression.prune_figures import section as pruning_section
 from models.markdown import commands, interval, number, percents, table
 from models.runtime.artifacts import every
 from models.training.distil_page import section as distillation_section
+from models.training.learning_page import section as learning_section
 
 
 def write_page(results: Path, page: Path) -> None:
@@ -28,6 +29,7 @@ def write_page(results: Path, page: Path) -> None:
     parts += [_surrounded(found), scans_markdown(_each(found, "scans_edge", "scans_both"))]
     parts += [_findings(found), _phantoms(found), _calibration(found)]
     parts += [rounding_section(found), pruning_section(found), distillation_section(found)]
+    parts += [learning_section(found)]
     parts += [memory_section(found), _latency(found), _network(found), _luna16(found)]
     page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
 

@@ -1,16 +1,19 @@
-"""``overread-models train``: the screening network, the hybrid, and teachers of other kinds."""
+"""``overread-models train``: the networks, what they are shown, and what would help them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from models.options import (
     PHANTOMS,
     Cache,
     Data,
+    Json,
     Minutes,
     Out,
     Phantoms,
@@ -89,3 +92,63 @@ def train_teacher(
     folder = out or Path("runs") / kind
     run = Run(data, folder, minutes, rate, resume, start, cache, phantoms, seed)
     run_teacher(run, screening, Kind(kind))
+
+
+@train.command("sheet")
+def sheet(
+    data: Data,
+    png: Annotated[Path, typer.Argument(help="Where the picture goes.")],
+    columns: Annotated[int, typer.Option(min=1, help="Samples of each kind.")] = 6,
+    phantoms: Phantoms = 4,
+    cache: Cache = PHANTOMS,
+    seed: Seed = 0,
+) -> None:
+    """A picture of what the screening network is shown: mosaics, mirrored cubes, scans."""
+    from models.training.recipe import load_material
+    from models.training.sheet import draw_samples, save_samples
+
+    composer = load_material(data, cache, phantoms).composer
+    save_samples(png, draw_samples(composer, columns, seed))
+    typer.echo(png)
+
+
+@train.command("curve")
+def curve(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="A folder for each run; finished ones are kept.")] = (
+        Path("runs/curve")
+    ),
+    share: Annotated[
+        list[float] | None,
+        typer.Option(help="Of the training patients; 0.125, 0.25, 0.5 and 1 by default."),
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="Training of each run.")] = 7,
+    longer: Annotated[
+        list[Path] | None, typer.Option(help="Folders of other runs, drawn beside.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+    rate: Rate = 3e-3,
+    phantoms: Phantoms = 16,
+    cache: Cache = PHANTOMS,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """The learning curve: the screening network anew on parts of the patients; resumable."""
+    from models.training.learning import run_learning
+    from models.training.learning_page import save_curves, section
+    from models.training.runs import Run
+
+    shares = share or [0.125, 0.25, 0.5, 1.0]
+    if any(not 0 < one <= 1 for one in shares):
+        raise typer.BadParameter(f"--share: {shares} are not all above 0 and at most 1")
+    run = Run(data, out, minutes, rate, True, None, cache, phantoms, seed)
+    result = run_learning(run, shares, longer or [])
+    words = [f"overread-models train curve --data {data} --out {out} --minutes {minutes:g}"]
+    words += [f"--share {one:g}" for one in shares] + [f"--longer {path}" for path in longer or []]
+    shown = {"command": " ".join(words), **result}
+    if plot is not None:
+        save_curves(plot, result)
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2, allow_nan=False))
+    else:
+        Console().print(section({"learning": shown}), markup=False, soft_wrap=True)
