@@ -29,7 +29,8 @@ TAIL = """
 box at 1 mm, uint8 of [-1000, 400] HU in, features at 1/2, 1/4, 1/8 and 1/16 and back to 1/4, maps
 of centre, offset and diameter out. Residual blocks are factored into 1x3x3 and 3x1x1: in INT8 the
 pair costs about a quarter of two full 3x3x3 convolutions, measured before anything was trained
-(docs/decisions.md).
+(docs/decisions.md). A study's box is read twice, once with left and right changed, and the maps
+are averaged.
 
 **Hybrid** (`models/networks/hybrid.py`): two CNN stems, the screening network's, which stays as it
 is, and one of its own, turn a region of 48 mm into 216 tokens of 8 mm; a Transformer encoder
@@ -61,6 +62,12 @@ Both learn from 716 cubes of real nodules (363 patients), four whole scans and s
 The shipped weights came from these settings on two cores that did other work meanwhile, the first
 20 minutes of screening without phantoms. A second run will not give the same bits, nor quite the
 same figures.
+
+![What the screening network is shown](results/samples.png)
+
+The picture (`overread-models train sheet docs/results/samples.png --data DATA`): mosaics of cubes,
+cubes mirrored into their surroundings, crops of whole scans with implants; nodules in green, what
+counts neither way in grey.
 
 - Nodules lie in the middle of their cubes. Mosaics, mirrored cubes and implants into whole scans
   take the middle away; pieces of vessel are implanted the same way, so that a seam tells nothing.

@@ -47,6 +47,7 @@ class Comparison:
         minutes: what one student may take; how many steps that makes is measured once.
         weight: the soft target's share of the loss.
         temperature: of the distillation.
+        rate: the highest learning rate of a student.
         batch: regions a step.
         workers: processes that load batches.
     """
@@ -59,13 +60,14 @@ class Comparison:
     minutes: float = 2.5
     weight: float = 0.5
     temperature: float = 2.0
+    rate: float = 3e-4
     batch: int = 32
     workers: int = 2
 
     def teaching(self, steps: int) -> Teaching:
         """How each student is trained."""
         return Teaching(
-            steps, self.weight, self.temperature, batch=self.batch, workers=self.workers
+            steps, self.weight, self.temperature, self.rate, batch=self.batch, workers=self.workers
         )
 
 
@@ -88,7 +90,7 @@ def run_compare(asked: Comparison) -> dict[str, Any]:
     return {
         "start": asked.start.stem, "seeds": asked.seeds, "steps": teaching.steps,
         "batch": teaching.batch, "weight": asked.weight, "temperature": asked.temperature,
-        **result(pool, teachers, weights, scores, start),
+        "rate": asked.rate, **result(pool, teachers, weights, scores, start),
     }  # fmt: skip
 
 
@@ -128,10 +130,11 @@ def _teaching(asked: Comparison, pool: Pool, teachers: list[Teacher]) -> Teachin
         "minutes": asked.minutes,
         "weight": asked.weight,
         "temperature": asked.temperature,
+        "rate": asked.rate,
     }
     if path.exists():
         plan = json.loads(path.read_text())
-        if other := [name for name in wanted if plan[name] != wanted[name]]:
+        if other := [name for name in wanted if plan.get(name) != wanted[name]]:
             raise UnfitArtifact(f"{path}: the comparison there has another {', '.join(other)}")
         return asked.teaching(plan["steps"])
     steps = max(1, round(asked.minutes * 60 / _step_s(asked, pool)))

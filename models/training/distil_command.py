@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from models.options import PHANTOMS, Cache, Data, Json, Phantoms, Screeners
+from models.options import PHANTOMS, Cache, Data, Json, Phantoms, Rate, Screeners
 from models.training.distil_page import section
 
 distil = typer.Typer(help="Distil teachers into the screening network.", no_args_is_help=True)
@@ -55,14 +55,15 @@ def compare(
         float, typer.Option(min=0, max=1, help="The soft target's share of the loss.")
     ] = 0.5,
     temperature: Annotated[float, typer.Option(min=0.1, help="Of the distillation.")] = 2.0,
+    rate: Rate = 3e-4,
     as_json: Json = False,
 ) -> None:
     """No teacher, the best one, their mean, dynamic weights; finished students are kept."""
     from models.training.distil import Comparison, run_compare
 
-    asked = Comparison(start, tuple(teachers), pool, out, seeds, minutes, weight, temperature)
+    asked = Comparison(start, tuple(teachers), pool, out, seeds, minutes, weight, temperature, rate)
     options = [f"--start {start}", *(f"--teachers {path}" for path in teachers),
-               f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --out {out}"]  # fmt: skip
+               f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]  # fmt: skip
     line = " ".join(["overread-models distil compare", *options])
     result = {"command": line, **run_compare(asked)}
     if as_json:

@@ -47,7 +47,7 @@ class Teaching:
     steps: int
     weight: float = 0.5
     temperature: float = 2.0
-    rate: float = 1e-3
+    rate: float = 3e-4
     decay: float = 0.02
     warm_up: float = 0.05
     average: float = 0.98
