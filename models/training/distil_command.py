@@ -62,8 +62,8 @@ def compare(
     from models.training.distil import Comparison, run_compare
 
     asked = Comparison(start, tuple(teachers), pool, out, seeds, minutes, weight, temperature, rate)
-    options = [f"--start {start}", *(f"--teachers {path}" for path in teachers),
-               f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]  # fmt: skip
+    options = [f"--start {start}", *(f"--teachers {path}" for path in teachers)]
+    options += [f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]
     line = " ".join(["overread-models distil compare", *options])
     result = {"command": line, **run_compare(asked)}
     if as_json:
