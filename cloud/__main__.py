@@ -143,6 +143,8 @@ def _is_loopback(address: str) -> bool:
 def _channel_credentials(
     ca: Path | None, cert: Path | None, key: Path | None
 ) -> grpc.ChannelCredentials | None:
+    if (cert is None) != (key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key go together")
     if ca is None and cert is None:
         return None
     ca_pem, cert_pem, key_pem = (None if p is None else p.read_bytes() for p in (ca, cert, key))

@@ -98,6 +98,11 @@ class Batcher:
         for ticket in self._queue.waiting():
             ticket.answer.cancel()
 
+    async def watched(self) -> None:
+        """Lasts as long as batches are formed, and raises what ends that."""
+        if self._loop is not None:
+            await asyncio.shield(self._loop)
+
     async def warm_up(self, roi_shape: tuple[int, int, int]) -> None:
         """Reads empty batches, so that the first study meets a warm engine and a known cost.
 

@@ -1,8 +1,9 @@
-"""What keeps the service from starting: for the operator, never for a caller.
+"""What keeps the service from starting or going on: for the operator, never for a caller.
 
     CloudError
     ├── BadSettings              a setting is unknown, missing or out of range
-    └── AddressUnusable          the address cannot be bound, or is none
+    ├── AddressUnusable          the address cannot be bound, or is none
+    └── ReadingEnded             a fault of ours ended the loop that forms batches
 
 What a caller may meet is in `protos.errors`.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 
 class CloudError(Exception):
-    """The service cannot start as it is set up."""
+    """The service cannot start as it is set up, or cannot go on."""
 
 
 class BadSettings(CloudError):
@@ -20,3 +21,7 @@ class BadSettings(CloudError):
 
 class AddressUnusable(CloudError):
     """The address cannot be bound, or is none; the message names it."""
+
+
+class ReadingEnded(CloudError):
+    """A fault of ours ended the loop that forms batches; the log has the traceback."""

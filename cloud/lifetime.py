@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 
 import structlog
 
@@ -17,18 +17,29 @@ async def serve(server: CloudServer, *, ready: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
 
     ``ready`` is called with the bound address when the service can be used.
+
+    Raises:
+        ReadingEnded: the service cannot read any more, and has stopped; open studies are told.
     """
     signals = _Signals(asyncio.get_running_loop())
     async with server:
         ready(server.address)
-        await signals.first.wait()
+        await _first(signals.first.wait(), server.watched())
         _log.info("draining", again="stops at once")
-        drained = asyncio.create_task(server.drain())
-        hurried = asyncio.create_task(signals.second.wait())
-        await asyncio.wait((drained, hurried), return_when=asyncio.FIRST_COMPLETED)
-        for task in (drained, hurried):
-            task.cancel()
+        await _first(server.drain(), signals.second.wait(), server.watched())
     _log.info("stopped")
+
+
+async def _first(*ends: Coroutine[None, None, object]) -> None:
+    """Returns with the first to end, or raises what it raises; the others are given up."""
+    tasks = [asyncio.create_task(end) for end in ends]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()
 
 
 class _Signals:

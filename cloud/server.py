@@ -15,7 +15,7 @@ from cloud.admission import Limits
 from cloud.answers import Answers
 from cloud.batching import Batcher
 from cloud.company import Company
-from cloud.errors import AddressUnusable
+from cloud.errors import AddressUnusable, ReadingEnded
 from cloud.pipeline import PartedReader, PipelineStage
 from cloud.queue import Rules
 from cloud.service import OverreadService
@@ -65,8 +65,8 @@ class CloudServer:
             ModelFailed: the model cannot read.
         """
         async with AsyncExitStack() as parts:
-            batcher = await self._batcher(parts)
-            self._service = self._make_service(batcher)
+            self._batcher = await self._open_batcher(parts)
+            self._service = self._make_service(self._batcher)
             self._server = self._make_server()
             self.address = self._bind()
             await self._server.start()
@@ -79,6 +79,18 @@ class CloudServer:
         self._service.cut()
         await self._parts.aclose()
 
+    async def watched(self) -> None:
+        """Lasts as long as the service can read.
+
+        Raises:
+            ReadingEnded: a fault of ours ended the loop that forms batches; it is logged.
+        """
+        try:
+            await self._batcher.watched()
+        except Exception as error:
+            _log.exception("batches are read no more")
+            raise ReadingEnded(f"batches are read no more: {error!r}") from error
+
     async def drain(self) -> None:
         """Refuses new studies, and returns when open ones are finished or the grace is over."""
         await self._health.enter_graceful_shutdown()
@@ -89,7 +101,7 @@ class CloudServer:
         except TimeoutError:
             _log.warning("grace is over", open_studies=self._service.open_streams)
 
-    async def _batcher(self, parts: AsyncExitStack) -> Batcher:
+    async def _open_batcher(self, parts: AsyncExitStack) -> Batcher:
         stage = self._stage()
         parts.callback(stage.close)
         batcher = Batcher(

@@ -58,7 +58,11 @@ class CloudSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="OVERREAD_CLOUD_", frozen=True, extra="forbid", protected_namespaces=()
+        env_prefix="OVERREAD_CLOUD_",
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
 
     address: str = "127.0.0.1:50051"
@@ -71,7 +75,7 @@ class CloudSettings(BaseSettings):
     scheduling: Literal["deadline", "fcfs"] = "deadline"
     routine_wait_s: float = Field(1.0, gt=0)
     site_share: float = Field(0.5, gt=0, le=1)
-    site_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
+    site_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     stages: int = Field(1, ge=1, le=8)
     stage_engines: tuple[str, ...] = ()
     max_streams: int = Field(64, ge=1)

@@ -18,7 +18,7 @@ import structlog
 
 from edge.amend import Amender, Asked, Persistence
 from edge.assemble import open_line
-from edge.carry import UNFINISHED, Places, Read, carry
+from edge.carry import UNFINISHED, Carry, Places, Read, carry
 from edge.claim import claim, resume_claim
 from edge.drain import draining
 from edge.durable import no_room
@@ -29,7 +29,7 @@ from edge.outcome import Job
 from edge.pipeline import Reading
 from edge.reading import read_and_report
 from edge.settings import EdgeSettings
-from edge.spool import Record, Spool, Step, StepHook, exclusive
+from edge.spool import Spool, Step, StepHook, exclusive
 from edge.telemetry import Meters
 
 LOCK = ".overread.lock"
@@ -82,8 +82,16 @@ def run_agent(
         inbox = Inbox(places.inbox, settings.quiet_s, clock)
         amender = _amender(settings, places, spool, second or NoSecondReader(), meters, clock)
         side = settings.roi_side
-        read = _told(line, keep_in(spool.owed, (side, side, side)), meters, amender)
-        Agent(places, spool, inbox, read, amender, settings, stop).work()
+        read = _told(line, keep_in(spool.owed, (side, side, side)), amender)
+        bring = partial(
+            carry,
+            places=places,
+            spool=spool,
+            read=read,
+            deadline_s=settings.deadline_s,
+            tell=meters.count,
+        )
+        Agent(places, spool, inbox, bring, amender, settings, stop).work()
     log.info("stopped", unfinished="nothing is lost; what is left is taken up at the next start")
 
 
@@ -95,7 +103,7 @@ class Agent:
         places: Places,
         spool: Spool,
         inbox: Inbox,
-        read: Read,
+        bring: Carry,
         amender: Amender,
         settings: EdgeSettings,
         stop: threading.Event,
@@ -103,7 +111,7 @@ class Agent:
         self._places = places
         self._spool = spool
         self._inbox = inbox
-        self._read = read
+        self._carry = bring
         self._amender = amender
         self._settings = settings
         self._stop = stop
@@ -150,12 +158,8 @@ class Agent:
         amends = self._in_a_row % AMEND_EVERY == 0 and self._amender.turn()
         return record_now is not None or amends
 
-    def _carry(self, record: Record) -> None:
-        deadline_s = self._settings.deadline_s
-        carry(record, self._places, self._spool, self._read, deadline_s)
-
     def _attempt(self, key: str, action: Callable[[], object]) -> None:
-        """Do it; if files cannot be moved, set it aside, so that the other studies go on."""
+        """Do it; if files cannot be written or moved, set it aside, so that the others go on."""
         if key in self._aside:
             return
         try:
@@ -165,6 +169,8 @@ class Agent:
                 raise
             log.exception("set aside until the next start", study_key=key)
             self._aside.add(key)
+            self._blameless |= {key} & self._being_read()
+            self._take_attempts_back()
 
     def _is_taken(self, name: str) -> bool:
         return (self._places.outbox / name).exists()
@@ -173,24 +179,26 @@ class Agent:
         """Wait for room; the attempt that met the full disk is not held against its study."""
         pause_s = PAUSE_POLLS * self._settings.poll_s
         log.error("no room on the disk, pausing", error=str(error), pause_s=pause_s)
-        self._blameless |= {record.id for record in self._spool.at(Step.READING)}
+        self._blameless |= self._being_read()
         with suppress(sqlite3.OperationalError):  # the next turn tries again
             self._take_attempts_back()
         self._stop.wait(pause_s)
 
+    def _being_read(self) -> set[str]:
+        return {record.id for record in self._spool.at(Step.READING)}
+
     def _take_attempts_back(self) -> None:
-        """Of the studies whose attempts met a full disk; the database itself may have no room."""
+        """Of the studies that are not to blame; the database itself may have no room."""
         for key in sorted(self._blameless):
             self._spool.advance(key, Step.CLAIMED)
             self._blameless.discard(key)
 
 
-def _told(line: Read, keep: Keep, meters: Meters, amender: Amender) -> Read:
-    """The line, with what its reports owe kept, and told to who wants to know."""
+def _told(line: Read, keep: Keep, amender: Amender) -> Read:
+    """The line, with what its reports owe kept; the amender is told when the cloud has answered."""
 
     def read(job: Job) -> Reading:
         reading = line(replace(job, keep=keep))
-        meters.count(reading.report)
         if "cloud" in reading.report.models:
             amender.heard()
         return reading

@@ -153,13 +153,14 @@ class Amender:
     def _ask(self, debt: Debt) -> None:
         key, persistence = debt.study_key, self._persistence
         debt = self._owed.asked(debt)
-        rois = self._owed.regions(key)[: persistence.max_rois]
+        most = 1 if self._second.estimate().probing else persistence.max_rois
+        rois = self._owed.regions(key)[:most]
         answers = self._second.ask(rois, Deadline.after(persistence.budget_s, self._clock), key)
         if answers.verdicts:
             self._backoff.heard()
             self._write(self._owed.answered(debt, answers))
         else:
-            if answers.refusals:
+            if answers.refused:
                 self._backoff.refused(key, debt.attempts)
             else:
                 self._backoff.unheard()

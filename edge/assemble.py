@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 import grpc
+import structlog
 
 from edge.budget import Budget, unwatched
 from edge.channel import open_channel
@@ -27,6 +28,8 @@ from imaging.read import read_study
 from models.runtime.screener import open_screener
 from protos.deadline import Clock, Deadline
 from protos.messages import Priority
+
+log = structlog.get_logger()
 
 
 @contextmanager
@@ -88,6 +91,8 @@ def build_line(
 
 def _open_second_reader(settings: EdgeSettings, parts: ExitStack, clock: Clock) -> SecondReader:
     if settings.cloud is None:
+        if settings.cloud_hedge is not None:
+            log.warning("cloud_hedge is never asked: cloud is not set")
         return NoSecondReader()
     side = settings.roi_side
     asking = Asking(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from edge.durable import move, no_room, write_atomically
+from edge.durable import move, no_room, sync_folder, write_atomically
 from edge.outcome import Job, Rejection, Report, Status
 from edge.pipeline import Reading
 from edge.report import write_report
@@ -30,6 +30,9 @@ UNFINISHED = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.QUARANTINING)
 
 Read = Callable[[Job], Reading]
 """Reads one study and leaves its report in the job's folder, ``report.json`` last."""
+
+Carry = Callable[[Record], None]
+"""Brings one unfinished study to its end, as `carry` does."""
 
 log = structlog.get_logger()
 
@@ -68,75 +71,97 @@ class Places:
             folder.mkdir(parents=True, exist_ok=True)
 
 
-def carry(record: Record, places: Places, spool: Spool, read: Read, deadline_s: float) -> None:
+def carry(
+    record: Record,
+    places: Places,
+    spool: Spool,
+    read: Read,
+    deadline_s: float,
+    tell: Callable[[Report], None] = lambda _report: None,
+) -> None:
     """Bring one study from any step in `UNFINISHED` to its end.
+
+    Args:
+        record: of the study.
+        places: the agent's folders.
+        spool: that remembers the study.
+        read: reads it.
+        deadline_s: for the report of a study that ``read`` gives none of.
+        tell: is told of the report once it is out, and never again.
 
     Raises:
         OSError: files cannot be written or moved; `edge.durable.no_room` tells whether that
             passes. The study is where it was.
     """
     if record.step in (Step.CLAIMED, Step.READING):
-        record = _read(record, places, spool, read, deadline_s)
+        record = _read(record, places, spool, read, deadline_s, tell)
     if record.step is Step.REPORTED:
         _put_away(record, places, spool, places.done / record.id, Step.DONE)
     else:
         folder = places.quarantine / record.id
         folder.mkdir(exist_ok=True)
+        sync_folder(places.quarantine)
         write_atomically(folder / "reason.json", _reason(record, places))
         _put_away(record, places, spool, folder / "study", Step.QUARANTINED)
 
 
-def _read(record: Record, places: Places, spool: Spool, read: Read, deadline_s: float) -> Record:
+def _read(
+    record: Record,
+    places: Places,
+    spool: Spool,
+    read: Read,
+    deadline_s: float,
+    tell: Callable[[Report], None],
+) -> Record:
     """The record at REPORTED or QUARANTINING, the report in the outbox."""
     job = Job(places.work / record.id / record.name, places.outbox / record.report_name, record.id)
-    answer = job.out / "report.json"
-    answered = answer.is_file()  # by an attempt that ended right after it
     record = spool.advance(record.id, Step.READING)
+    answered, rejection = _answer_in(job)  # by an attempt that ended right after it
     if answered:
-        return _conclude(record, spool, _rejection_in(answer))
+        return _conclude(record, spool, rejection)
+    report, details = _report(record, job, read, deadline_s)
+    tell(report)
+    return _conclude(record, spool, report.rejection, details)
+
+
+def _report(record: Record, job: Job, read: Read, deadline_s: float) -> tuple[Report, str]:
+    """The report, which is out, and what is for the makers' eyes alone."""
     if record.attempts > MAX_ATTEMPTS:
         reason = f"the reading of this study has ended the process {MAX_ATTEMPTS} times"
-        rejection = Rejection("RepeatedCrash", reason, job.source.name, internal=True)
-        return _refuse(record, spool, job, rejection, deadline_s)
+        return _refused(job, "RepeatedCrash", reason, deadline_s), ""
     try:
-        reading = read(job)
+        return read(job).report, ""
     except Exception as error:
         if no_room(error):
             raise
         log.exception("study failed", study_key=record.id)
-        rejection = Rejection("InternalError", repr(error), job.source.name, internal=True)
-        return _refuse(record, spool, job, rejection, deadline_s, traceback.format_exc())
-    return _conclude(record, spool, reading.report.rejection)
+        report = _refused(job, "InternalError", repr(error), deadline_s)
+        return report, traceback.format_exc()
 
 
-def _conclude(record: Record, spool: Spool, rejection: Rejection | None) -> Record:
-    if rejection is None:
-        return spool.advance(record.id, Step.REPORTED)
-    log.warning("study to quarantine", study_key=record.id, kind=rejection.kind)
-    return spool.condemn(record.id, rejection.kind, rejection.reason, rejection.file)
-
-
-def _refuse(
-    record: Record,
-    spool: Spool,
-    job: Job,
-    rejection: Rejection,
-    deadline_s: float,
-    details: str = "",
-) -> Record:
-    """A study that the line gave no report of: write one that says so, and quarantine it."""
+def _refused(job: Job, kind: str, reason: str, deadline_s: float) -> Report:
+    """Write the report of a study that the line gave none of."""
     report = Report(
-        study_key=record.id,
+        study_key=job.study_key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=deadline_s,
         second_reading_reason="the study was not read",
         status=Status.REJECTED,
-        rejection=rejection,
+        rejection=Rejection(kind, reason, job.source.name, internal=True),
     )
     write_report(report, {}, job.out)
+    return report
+
+
+def _conclude(
+    record: Record, spool: Spool, rejection: Rejection | None, details: str = ""
+) -> Record:
+    if rejection is None:
+        return spool.advance(record.id, Step.REPORTED)
+    log.warning("study to quarantine", study_key=record.id, kind=rejection.kind)
     reason = f"{rejection.reason}\n{details}".strip()
-    return _conclude(record, spool, Rejection(rejection.kind, reason, rejection.file, True))
+    return spool.condemn(record.id, rejection.kind, reason, rejection.file)
 
 
 def _put_away(record: Record, places: Places, spool: Spool, target: Path, step: Step) -> None:
@@ -161,6 +186,14 @@ def _reason(record: Record, places: Places) -> bytes:
     return f"{json.dumps(words, indent=2, ensure_ascii=True)}\n".encode()
 
 
-def _rejection_in(report: Path) -> Rejection | None:
-    rejection = json.loads(report.read_bytes())["rejection"]
-    return None if rejection is None else Rejection(**rejection)
+def _answer_in(job: Job) -> tuple[bool, Rejection | None]:
+    """Whether a report is out, and what it refuses; a damaged one counts as none."""
+    answer = job.out / "report.json"
+    if not answer.is_file():
+        return False, None
+    try:
+        rejection = json.loads(answer.read_bytes())["rejection"]
+        return True, None if rejection is None else Rejection(**rejection)
+    except (ValueError, KeyError, TypeError):
+        log.warning("report is damaged, reading again", study_key=job.study_key)
+        return False, None

@@ -8,6 +8,7 @@ the inbox, which takes them out of everybody's reach, and then copied.
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from itertools import filterfalse
 from pathlib import Path
@@ -72,7 +73,8 @@ def _take(record: Record, inbox: Path, work: Path, spool: Spool) -> Record | Non
 
 def _bring(source: Path, staged: Path, target: Path) -> None:
     """Move one member; may be called again after a crash at any point of it."""
-    if not target.exists() and not staged.exists():
+    there = os.path.lexists  # a link that dangles is a member all the same
+    if not there(target) and not there(staged):
         try:
             move(source, target)
         except FileNotFoundError:
@@ -81,7 +83,7 @@ def _bring(source: Path, staged: Path, target: Path) -> None:
             if error.errno != errno.EXDEV:
                 raise
             move(source, staged)
-    if not target.exists():
+    if not there(target):
         copy_whole(staged, target)
     remove(staged)
 

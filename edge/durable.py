@@ -10,9 +10,14 @@ import errno
 import os
 import shutil
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_SQLITE_NO_ROOM = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_WRITE}
+)
+"""Of EDQUOT and EROFS sqlite tells no more than that a write failed."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -42,16 +47,22 @@ def move(source: Path, target: Path) -> None:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file or folder, also to another filesystem: ``target`` is whole or not there."""
+    """Copy a file or folder, also to another filesystem: ``target`` is whole or not there.
+
+    A link stays a link, wherever it leads, as it would in a rename.
+
+    Raises:
+        OSError: the first that was met, as `no_room` knows it; nothing else is left.
+    """
     part = target.with_name(f".{target.name}.part")
     remove(part)
-    if source.is_dir():
-        shutil.copytree(source, part)
-    else:
-        shutil.copy2(source, part)
-    for path in [part, *part.rglob("*")]:
-        _sync(path)
-    move(part, target)
+    try:
+        _copy(source, part)
+        move(part, target)
+    except OSError:
+        with suppress(OSError):
+            remove(part)
+        raise
 
 
 def remove(path: Path) -> None:
@@ -65,13 +76,26 @@ def remove(path: Path) -> None:
 def no_room(error: BaseException) -> bool:
     """Whether the error says that the disk is full or read-only, which passes: try again."""
     if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY)
+        return error.sqlite_errorcode in _SQLITE_NO_ROOM
     return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def sync_folder(folder: Path) -> None:
     """Bring the folder's own entries to the disk."""
     _sync(folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """One after the other: `shutil.copytree` goes on after an error, and loses its number."""
+    if source.is_dir() and not source.is_symlink():
+        target.mkdir()
+        for entry in source.iterdir():
+            _copy(entry, target / entry.name)
+        shutil.copystat(source, target)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
+    if not target.is_symlink():
+        _sync(target)
 
 
 def _sync(path: Path) -> None:

@@ -26,22 +26,12 @@ from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
 from protos.codec import decode_response
 from protos.deadline import Deadline
-from protos.errors import (
-    ChecksumMismatch,
-    DeadlinePassed,
-    Draining,
-    LinkFault,
-    Overloaded,
-    OverreadError,
-    Unreachable,
-    from_status,
-)
+from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
 from protos.load import Load, load_of
 from protos.messages import Header, Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
 from protos.site import SITE_KEY
 
-RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
 
 
@@ -158,7 +148,7 @@ class Escalator:
             if deadline.passed or not exchange.open:
                 return fault, attempt
             fault = escalation.attempt()
-            if not isinstance(fault, RETRYABLE):
+            if not exchange.may_pass(fault):
                 return fault, attempt + 1
         return fault, self._asking.attempts
 

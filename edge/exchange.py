@@ -13,8 +13,21 @@ from imaging.roi import cut_roi
 from imaging.volume import WINDOW_HU
 from protos import overread_pb2 as pb
 from protos.codec import encode_header, encode_roi, unpack_mask
-from protos.errors import InvalidRequest, ModelFailed, OverreadError
+from protos.errors import (
+    ChecksumMismatch,
+    Draining,
+    InvalidRequest,
+    LinkFault,
+    ModelFailed,
+    Overloaded,
+    OverreadError,
+    Unreachable,
+    named,
+)
 from protos.messages import Header, Refusal, Roi, Summary, Verdict
+
+RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
+"""What may pass: of a stream or of one region."""
 
 LARGEST_MM = 200.0
 """No nodule is wider: a larger diameter is no answer."""
@@ -25,7 +38,9 @@ class Escalated:
     """What came back for one study, by ROI identifier; ``reason`` says why not all of it.
 
     ``masks`` holds the voxels ``(z, y, x)`` of the nodules that were outlined.
-    ``switched_off`` tells a site without a cloud from a cloud that did not answer.
+    ``switched_off`` tells a site without a cloud from a cloud that did not answer, and
+    ``turned_away`` a cloud that was there and would not go on from one that was not reached; one
+    that is draining is as good as gone.
     """
 
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
@@ -34,6 +49,12 @@ class Escalated:
     reason: str = ""
     attempts: int = 0
     switched_off: bool = False
+    turned_away: bool = False
+
+    @property
+    def refused(self) -> bool:
+        """Whether the cloud itself would not read some of it: its word on this study alone."""
+        return self.turned_away or bool(self.refusals)
 
 
 class Exchange:
@@ -52,11 +73,16 @@ class Exchange:
     def take(self, message: Verdict | Refusal | Summary) -> bool:
         """Files one answer; one that was not asked for, or came before, is not taken.
 
-        Returns whether it was a verdict to go by.
+        A region that was refused for what may pass stays open, for the next attempt. Returns
+        whether it was a verdict to go by.
         """
         if isinstance(message, Summary) or message.roi_id not in self.open:
             return False
+        if isinstance(message, Refusal) and _passes(message):
+            self.refusals[message.roi_id] = message
+            return False
         roi = self.open.pop(message.roi_id)
+        self.refusals.pop(message.roi_id, None)
         if isinstance(message, Refusal):
             self.refusals[message.roi_id] = message
         elif reason := _nonsense(message):
@@ -67,20 +93,39 @@ class Exchange:
                 self.masks[message.roi_id] = mask
         return message.roi_id in self.verdicts
 
+    def may_pass(self, fault: OverreadError | None) -> bool:
+        """Whether another attempt may help after one that ``fault`` ended, None if it was whole."""
+        refused_for_now = self.open.keys() & self.refusals.keys()
+        return isinstance(fault, RETRYABLE) or (fault is None and bool(refused_for_now))
+
     def ended(self, fault: OverreadError | None, attempts: int) -> Escalated:
         """What the escalation came to, ``fault`` being what ended its last attempt early."""
-        why = self._why_incomplete(fault)
-        return Escalated(self.verdicts, self.refusals, self.masks, why, attempts)
+        return Escalated(
+            self.verdicts,
+            self.refusals,
+            self.masks,
+            self._why_incomplete(fault),
+            attempts,
+            turned_away=attempts > 0
+            and bool(self.open)
+            and not isinstance(fault, (LinkFault, Draining)),
+        )
 
     def _why_incomplete(self, fault: OverreadError | None) -> str:
-        if self.open and fault is not None:
+        unanswered = self.open.keys() - self.refusals.keys()
+        if unanswered and fault is not None:
             return f"{fault.kind}: {fault.reason}"
-        if self.open:
-            return f"the service ended the stream with {len(self.open)} regions unanswered"
+        if unanswered:
+            return f"the service ended the stream with {len(unanswered)} regions unanswered"
         if self.refusals:
             first = next(iter(self.refusals.values()))
             return f"{len(self.refusals)} regions refused: {first.error}: {first.reason}"
         return ""
+
+
+def _passes(refusal: Refusal) -> bool:
+    """Whether another attempt may bring a verdict."""
+    return isinstance(named(refusal.error, refusal.reason), RETRYABLE)
 
 
 def _nonsense(verdict: Verdict) -> str:

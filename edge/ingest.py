@@ -2,7 +2,8 @@
 
 A study is a sub-folder, or one file of a known volume format together with the data file that it
 names. It is complete when a ``.done`` file says so (in the folder, or ``NAME.done`` beside it), or
-when nothing of it has changed for a while. Hidden and temporary names are left alone.
+when nothing of it has changed for a while and the data file that it names is there. Hidden and
+temporary names are left alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import structlog
 
@@ -45,10 +46,17 @@ class Arrival:
 
 @dataclass(frozen=True)
 class _Look:
-    """A study as it lies in the inbox now; ``marked`` where a ``.done`` file calls it complete."""
+    """A study as it lies in the inbox now.
+
+    Attributes:
+        arrival: all of it that is there.
+        marked: a ``.done`` file calls it complete.
+        lacks_data: its header names a data file that is not there, and nothing marks it complete.
+    """
 
     arrival: Arrival
     marked: bool
+    lacks_data: bool
 
 
 class Inbox:
@@ -67,23 +75,28 @@ class Inbox:
         self._seen: dict[str, tuple[str, float]] = {}
         self._strays: set[str] = set()
         self._shut: dict[str, str] = {}
+        self._headers: set[str] = set()
+        self._closed = ""
 
     def complete(self) -> list[Arrival]:
         """Look once: the studies that are complete now, by name.
 
-        One that cannot be looked at waits until it can, and keeps none of the others waiting.
+        One that cannot be looked at waits until it can, and keeps none of the others waiting. While
+        the inbox itself cannot be listed, as one on a network may be, there are none.
         """
+        if (names := self._names()) is None:
+            return []
         now = self._clock()
-        names = set(os.listdir(self._folder))
-        studies = [name for name in sorted(names) if self._is_study(name)]
         shut: dict[str, str] = {}
         looks: dict[str, _Look] = {}
-        for name in studies:
+        for name in sorted(names):
             try:
-                looks[name] = self._look(name, names)
+                if self._is_study(name):
+                    looks[name] = self._look(name, names)
             except OSError as error:  # it is not ours to read, goes in circles, its disk fails
-                shut[name] = error.strerror or type(error).__name__
+                shut[name] = _reason(error)
         self._tell_of_shut(shut)
+        self._tell_of_headers({n for n, look in looks.items() if look.lacks_data})
         owned = {member for look in looks.values() for member in look.arrival.members}
         self._tell_of_strays({n for n in names - owned - {*shut} if not _is_passing(n)})
         self._seen = {
@@ -92,11 +105,27 @@ class Inbox:
         }
         return [look.arrival for name, look in looks.items() if self._is_complete(name, look, now)]
 
+    def _names(self) -> set[str] | None:
+        """What lies in the inbox, None if it cannot be listed; that is said once."""
+        try:
+            names = set(os.listdir(self._folder))
+        except OSError as error:
+            if (closed := _reason(error)) != self._closed:
+                log.error("the inbox cannot be read, waiting", reason=closed)
+            self._closed = closed
+            return None
+        self._closed = ""
+        return names
+
     def _look(self, name: str, names: set[str]) -> _Look:
-        study, members = self._folder / name, _members(self._folder, name, names)
+        study, data = self._folder / name, _data_file(self._folder / name)
+        others = [other for other in (data, name + DONE) if other in names and other != name]
+        members = (name, *(other for other in others if (self._folder / other).exists()))
         arrival = Arrival(members, _fingerprint(self._folder, members))
         markers = (self._folder / f"{name}{DONE}", study / DONE)
-        return _Look(arrival, any(_is_marked(study, marker) for marker in markers))
+        marked = any(_is_marked(study, marker) for marker in markers)
+        lacks_data = not marked and _is_beside(data) and data not in members
+        return _Look(arrival, marked, lacks_data)
 
     def _since(self, name: str, fingerprint: str, now: float) -> float:
         before, since = self._seen.get(name, ("", now))
@@ -104,7 +133,8 @@ class Inbox:
 
     def _is_complete(self, name: str, look: _Look, now: float) -> bool:
         fingerprint, since = self._seen[name]
-        return look.marked or (fingerprint != "" and now - since >= self._quiet_s)
+        quiet = fingerprint != "" and now - since >= self._quiet_s
+        return look.marked or (quiet and not look.lacks_data)
 
     def _is_study(self, name: str) -> bool:
         path = self._folder / name
@@ -126,6 +156,12 @@ class Inbox:
             log.warning("studies that cannot be read wait", count=len(new), reasons=reasons)
         self._shut = shut
 
+    def _tell_of_headers(self, headers: set[str]) -> None:
+        """Say once of headers that they lack their data, without their names, as above."""
+        if new := headers - self._headers:
+            log.warning("headers wait for their data files", count=len(new))
+        self._headers = headers
+
 
 def report_names(name: str) -> Iterator[str]:
     """Wishes for a report's folder: the study's name without suffix, then with 2, 3, … after."""
@@ -146,13 +182,12 @@ def _is_passing(name: str) -> bool:
     return name.startswith(".") or name.lower().endswith(_TEMPORARY)
 
 
-def _members(folder: Path, name: str, names: set[str]) -> tuple[str, ...]:
-    others = (_data_file(folder / name), name + DONE)
-    return (name, *(other for other in others if other in names and other != name))
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
 
 
 def _data_file(path: Path) -> str:
-    """The data file that a detached header names, empty if it names none beside itself."""
+    """What a detached header names as its data file, empty if nothing."""
     key = _NAMES_DATA.get(path.suffix.lower())
     if key is None or not path.is_file():
         return ""
@@ -160,6 +195,13 @@ def _data_file(path: Path) -> str:
         lines = file.read(_HEADER_BYTES).decode("utf-8", "replace").splitlines()
     pairs = (line.replace("=", ":", 1).partition(":") for line in lines)
     return next((v.strip() for k, _, v in pairs if k.strip().lower() == key), "")
+
+
+def _is_beside(data: str) -> bool:
+    """Whether this names one file in the header's own folder: no path, pattern or keyword."""
+    if not data or "%" in data or PureWindowsPath(data).name != data:
+        return False
+    return data.split()[0].upper() not in ("LOCAL", "LIST")
 
 
 def _is_marked(study: Path, marker: Path) -> bool:

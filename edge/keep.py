@@ -2,7 +2,7 @@
 
 A candidate is owed when a second reading was wanted and no verdict came by the deadline: it was
 held back for want of time, was not answered, or was refused. So is the description of what the
-edge reports, where that was all that was wanted and the cloud said nothing.
+edge reports, where that was all that was wanted and the cloud said nothing of it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def still_owed(plan: Plan, answers: Escalated) -> tuple[int, ...]:
     """
     if answers.switched_off:
         return ()
-    if not plan.uncertain and not answers.verdicts:
+    if not plan.uncertain and not any(i in answers.verdicts for i in plan.reported):
         return plan.reported
     wanted = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
     undecided = (i for i in wanted if plan.decisions[i].route is Route.ESCALATE)

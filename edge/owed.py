@@ -12,8 +12,9 @@ lived with the debt.
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from edge.database import WrongStep, transaction
 from edge.debt import Debt, OwedHook, OwedStep
@@ -210,15 +211,21 @@ class Owed:
         self._database.execute("UPDATE owed SET age_s = age_s + ?", (seconds,))
 
     def squeeze(self) -> bool:
-        """Compress one region that was stored in haste; returns whether there was one."""
+        """Compress one region that was stored in haste; returns whether there was one.
+
+        A damaged one stays as it is: asking for it finds out, and sets its debt aside.
+        """
         row = self._database.execute(
             "SELECT study_key, roi_id, region FROM owed_regions WHERE squeezed = 0 LIMIT 1"
         ).fetchone()
         if row is not None:
+            region = row["region"]
+            with suppress(zlib.error):
+                region = squeeze(region)
             self._database.execute(
                 "UPDATE owed_regions SET region = ?, squeezed = 1"
                 " WHERE study_key = ? AND roi_id = ?",
-                (squeeze(row["region"]), row["study_key"], row["roi_id"]),
+                (region, row["study_key"], row["roi_id"]),
             )
         return row is not None
 

@@ -122,6 +122,7 @@ def _contour(finding: Finding) -> Contour | None:
 def _clear(out: Path, keep: Collection[str] = ()) -> None:
     """Make the folder, and remove an older report: what vouches for the pictures goes first."""
     out.mkdir(parents=True, exist_ok=True)
+    sync_folder(out.parent)
     versions = out.glob("report.v[0-9]*.*")
     for path in (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep)):
         path.unlink(missing_ok=True)

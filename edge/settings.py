@@ -6,6 +6,7 @@ before the file, the file before the defaults.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,8 +30,8 @@ class EdgeSettings(BaseSettings):
 
     Attributes:
         inbox: studies arrive here, a sub-folder each.
-        outbox: reports are left here, a sub-folder each.
-        state_dir: the daemon's database, and studies at work and in quarantine.
+        outbox: reports are left here, a sub-folder each; outside the inbox.
+        state_dir: the daemon's database, and studies at work and in quarantine; outside the inbox.
         quiet_s: a study without a ``.done`` file is complete when nothing changed for so long.
         cloud: ``HOST:PORT`` of the service, None for no second reading.
         cloud_hedge: ``HOST:PORT`` of another one, asked too where the first is slow or fails.
@@ -60,7 +61,9 @@ class EdgeSettings(BaseSettings):
         metrics_port: Prometheus metrics on this port of loopback, 0 for none.
     """
 
-    model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="OVERREAD_EDGE_", frozen=True, extra="forbid", allow_inf_nan=False
+    )
 
     inbox: Path = Path("inbox")
     outbox: Path = Path("outbox")
@@ -103,6 +106,14 @@ class EdgeSettings(BaseSettings):
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
             raise ValueError("must be HOST:PORT or off")
         return cloud
+
+    @model_validator(mode="after")
+    def _inbox_is_apart(self) -> Self:
+        inbox = os.path.realpath(self.inbox)
+        for name, folder in (("outbox", self.outbox), ("state_dir", self.state_dir)):
+            if Path(os.path.realpath(folder)).is_relative_to(inbox):
+                raise ValueError(f"{name} must lie outside inbox, or what it holds is a study")
+        return self
 
     @model_validator(mode="after")
     def _hedge_is_another(self) -> Self:

@@ -1,7 +1,8 @@
 """What the edge tells its operators: logs on standard error, metrics for Prometheus.
 
-Studies go by their random key, and nothing of a DICOM header is told. A traceback or an error of
-the operating system may contain a path all the same, and a path may contain a name.
+Studies go by their random key, and nothing of a DICOM header is told: a traceback comes without the
+variables of its frames. It, or an error of the operating system, may contain a path all the same,
+and a path may contain a name.
 """
 
 from __future__ import annotations
@@ -16,24 +17,27 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from edge.errors import BadSettings
 from edge.outcome import Report
 
+WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
     """Sends this process's logs to ``stream``, a line each, for people or as JSON."""
-    renderer: structlog.typing.Processor
+    renderers: list[structlog.typing.Processor]
     if form == "json":
-        renderer = structlog.processors.JSONRenderer()
+        tracebacks = structlog.processors.ExceptionRenderer(WITHOUT_LOCALS)
+        renderers = [tracebacks, structlog.processors.JSONRenderer()]
     else:
-        renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty())
+        plain = structlog.dev.plain_traceback
+        colors = stream.isatty()
+        renderers = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
-            *([structlog.processors.dict_tracebacks] if form == "json" else []),
-            renderer,
+            *renderers,
         ],
         logger_factory=structlog.PrintLoggerFactory(file=stream),
     )

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 
 from cloud.describe import describe
+from imaging.volume import WINDOW_HU
 from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import Draining, OverreadError, from_status
-from protos.messages import Header
+from protos.messages import Header, Roi
 
 # The command itself, with a reader of one line in the place of the trained one.
 PROCESS = """
@@ -39,12 +41,25 @@ command.open_second_reader = lambda name, *, engine, threads: Mean()
 command.main()
 """
 
+# The same, and the loop that forms batches ends by a bug with the first ROI.
+BROKEN = f"""
+from cloud.batching import Batcher
+
+async def broken(self):
+    await self._arrived.wait()
+    raise ZeroDivisionError("a bug")
+
+Batcher._next = broken
+{PROCESS}"""
+
 
 @contextlib.contextmanager
-def _process(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _process(
+    folder: Path, *options: str, program: str = PROCESS
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The process and its address, once the ready file is there."""
     ready = folder / "ready"
-    command = [sys.executable, "-c", PROCESS, "serve", "--address", "127.0.0.1:0"]
+    command = [sys.executable, "-c", program, "serve", "--address", "127.0.0.1:0"]
     process = subprocess.Popen(
         [*command, "--ready-file", str(ready), *options], stderr=subprocess.PIPE, text=True
     )
@@ -106,3 +121,20 @@ def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:
         hold.set()
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+def test_a_service_that_cannot_read_any_more_stops_and_says_why(tmp_path: Path) -> None:
+    """The open study meets Draining, the log has the traceback, the status is 1."""
+    roi = Roi(1, np.zeros((4, 4, 4), np.uint8), (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
+    requests = [codec.encode_header(Header("k", "", 300.0, 1)), codec.encode_roi(roi)]
+    with (
+        _process(tmp_path, program=BROKEN) as (process, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        call = overread_pb2_grpc.OverreadStub(channel).Read(iter(requests), timeout=60)
+        assert isinstance(_ended(call), Draining)
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "batches are read no more" in log
+    assert "in broken" in log
+    assert log.splitlines()[-1].startswith("ReadingEnded: ")

@@ -71,6 +71,14 @@ def test_describe_of_nobody_fails(start_cloud: StartCloud) -> None:
     assert "Unreachable" in err
 
 
+@pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])
+def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
+    """A key without its certificate would leave the call in the clear, unnoticed."""
+    status, _, err = command("describe", "127.0.0.1:1", option, str(tmp_path / "edge.pem"))
+    assert status == 2
+    assert "go together" in err
+
+
 @pytest.mark.parametrize(
     ("text", "word"), [("max_batch = 0", "max_batch"), ("adress = 'x:1'", "adress")]
 )

@@ -81,6 +81,21 @@ def test_verdicts_come_before_the_study_is_sent_whole(
         assert next(answers).summary.answered == 2
 
 
+@pytest.mark.parametrize("values", [(), (51, 102)])
+def test_a_caller_that_never_hangs_up_gets_its_summary(
+    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, values: tuple[int, ...]
+) -> None:
+    """With all that was announced answered the study ends well, long before its budget."""
+    outbox: queue.SimpleQueue[pb.ReadRequest | None] = queue.SimpleQueue()
+    for request in make_stream(*(make_roi(i, value) for i, value in enumerate(values))):
+        outbox.put(request)
+    with start_cloud() as cloud, cloud.stub() as stub:
+        *verdicts, last = stub.Read(iter(outbox.get, None), timeout=5)
+        outbox.put(None)
+    assert sorted(one.verdict.roi_id for one in verdicts) == list(range(len(values)))
+    assert last.summary.answered == len(values)
+
+
 def test_trailing_metadata_tells_the_load(
     start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream
 ) -> None:

@@ -40,12 +40,13 @@ class SilentCloud:
     answers: list[int] = field(default_factory=list)
     probability: float = 0.99
     available: bool = True
+    probing: bool = False
     refuses: set[str] = field(default_factory=set)
     asked: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
 
     def estimate(self) -> LinkEstimate:
-        """Up or down, as it is set."""
-        return LinkEstimate(available=self.available)
+        """Up, down or about to find out, as it is set."""
+        return LinkEstimate(available=self.available, probing=self.probing)
 
     def read(self, *_: object) -> Escalated:
         """Nothing comes by the deadline."""

@@ -19,6 +19,7 @@ from edge.durable import move as real_move
 from edge.outcome import Job
 from edge.pipeline import Reading
 from edge.spool import AlreadyRunning, Spool, Step
+from edge.telemetry import Meters
 from evaluation.kill_agent import settings_in
 from tests.edge.daemon import (
     PATIENCE_S,
@@ -178,6 +179,44 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     assert whereabouts(tmp_path) == {"b": ["done"]}
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a", "b"}, set())
+
+
+def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is met: once it can be written, the study is read."""
+    put(tmp_path / "inbox", "a")
+
+    def unwritable(*_: object) -> Reading:
+        raise PermissionError(errno.EACCES, "not yours")
+
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
+        if step is Step.READING and durable:
+            stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.carry.write_report", unwritable)
+        for _ in range(MAX_ATTEMPTS + 1):
+            stop = threading.Event()
+            run_agent(settings_in(tmp_path), line=unwritable, stop=stop, on_step=on_step)
+    work_off(tmp_path)
+    assert_each_once(tmp_path, {"a"}, set())
+    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+
+
+def test_every_report_that_goes_out_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the line gave it or the daemon, and whatever full disk it meets afterwards."""
+    meters = Meters()
+    monkeypatch.setattr("edge.agent.Meters", lambda: meters)
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
+        put(tmp_path / "inbox", name, text)
+    work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
+    counted = meters.registry.get_sample_value
+    assert counted("overread_edge_studies_total", {"status": "final"}) == 1
+    assert counted("overread_edge_studies_total", {"status": "rejected"}) == 2
 
 
 def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from edge.amend import DAY_S
+import sqlite3
+
+import pytest
+
+from edge.amend import DAY_S, Amender, Persistence
+from edge.channel import open_channel
 from edge.debt import OwedStep
-from tests.edge.amending import Site
+from edge.escalate import Asking, Escalator
+from edge.link import Link
+from edge.settings import load_settings
+from protos.errors import (
+    DeadlineUnmeetable,
+    Overloaded,
+    OverreadError,
+    TooLarge,
+    VersionMismatch,
+)
+from tests.edge.amending import PAUSE_S, Site
+from tests.edge.cases import SHAPE
+from tests.edge.fake_cloud import FakeCloud
 
 
 def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
@@ -71,6 +88,59 @@ def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
     site.turns()
     assert [site.report(name)["version"] for name in "ab"] == [1, 2]
     assert site.spool.owed.get(keys[0]).attempts == 1
+
+
+def test_one_damaged_region_sets_its_own_debt_aside(site: Site) -> None:
+    """It ends no turn, neither while the link is down nor later, and the others are read again."""
+    for name in "ab":
+        site.study(name)
+    key = site.report("a")["study_key"]
+    with sqlite3.connect(site.places.state / "s.db") as database:
+        damage = "UPDATE owed_regions SET region = x'00' WHERE study_key = ? AND roi_id = 2"
+        database.execute(damage, (key,))
+    database.close()
+    site.cloud.available = False
+    site.turns()
+    site.cloud.available, site.cloud.answers = True, [2]
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    assert site.spool.owed.get(key).step is OwedStep.OWED
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [DeadlineUnmeetable("late"), TooLarge("big"), Overloaded("full"), VersionMismatch("old")],
+    ids=lambda fault: fault.kind,
+)
+def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
+    site: Site, fault: OverreadError
+) -> None:
+    """Whatever its reason: it was there, and the next study is asked for at once."""
+    keys = [site.study(name).id for name in "ab"]
+    attempts = 3 if isinstance(fault, Overloaded) else 1
+    with (
+        FakeCloud(faults=[fault] * attempts) as fake,
+        open_channel(fake.address, load_settings()) as channel,
+    ):
+        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0), sleep=lambda _s: None)
+        site.amender = Amender(
+            site.spool, site.places.outbox, second, Persistence(20.0, 64, PAUSE_S, 30.0)
+        )
+        while site.amender.turn():
+            pass
+    assert [header.study_key for header in fake.headers] == [keys[0]] * attempts + [keys[1]]
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+
+
+def test_a_link_that_was_broken_is_tried_with_one_region(site: Site) -> None:
+    """The rest follows when it has answered."""
+    key = site.study("a").id
+    site.cloud.answers, site.cloud.probing = [1, 1], True
+    site.amender.turn()
+    site.cloud.probing = False
+    site.turns()
+    assert site.cloud.asked == [(key, (1,)), (key, (2,))]
+    assert site.report("a")["status"] == "final"
 
 
 def test_age_is_counted_through_starts(site: Site) -> None:

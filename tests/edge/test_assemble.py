@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import structlog
 
 from edge import assemble
 from edge.assemble import open_line
@@ -45,3 +46,11 @@ def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
             rois = cut_rois(plan_of(0.4), box(), SHAPE)
             came = line.second_reader.ask(rois, Deadline.after(60.0), "key")
     assert (list(came.verdicts), came.reason) == ([0], "")
+
+
+def test_a_hedge_without_a_cloud_is_told() -> None:
+    """Nobody should believe in a second reader that is never asked."""
+    settings = EdgeSettings(cloud_hedge="reader.example:50051")
+    with structlog.testing.capture_logs() as logs, open_line(settings) as line:
+        assert isinstance(line.second_reader, NoSecondReader)
+    assert [log["event"] for log in logs] == ["cloud_hedge is never asked: cloud is not set"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
-from edge.carry import Places, carry
+import pytest
+
+from edge.carry import MAX_ATTEMPTS, Places, carry
 from edge.ingest import report_names
-from edge.outcome import Job
+from edge.outcome import Job, Report
 from edge.pipeline import Reading
-from edge.spool import Spool, Step
+from edge.spool import Record, Spool, Step
 from evaluation.kill_agent import settings_in
 from tests.edge.daemon import work_off
 from tests.edge.killable import put, quick_line
@@ -27,22 +30,80 @@ def test_reason_file_names_kind_file_and_reason(tmp_path: Path) -> None:
     assert reason["study_key"] == path.parent.name
 
 
-def test_a_report_that_is_out_is_not_written_again(tmp_path: Path) -> None:
-    """Killed between report and database, the next start believes the report."""
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """The folders of an agent."""
     places = Places.of(settings_in(tmp_path))
     places.make()
+    return places
+
+
+@pytest.fixture
+def spool(places: Places) -> Iterator[Spool]:
+    """Its database."""
     with Spool(places.state / "s.db") as spool:
-        record = spool.open_claim(("a",), "p", report_names("a"))
-        assert record is not None
-        put(places.work / record.id, "a", "bad")
-        spool.advance(record.id, Step.CLAIMED)
-        job = Job(places.work / record.id / "a", places.outbox / "a", record.id)
-        spool.advance(record.id, Step.READING)
-        quick_line(job)
+        yield spool
 
-        def never(_job: Job) -> Reading:
-            raise AssertionError("read again")
 
-        carry(spool.get(record.id), places, spool, never, 10.0)
-        assert spool.get(record.id).step is Step.QUARANTINED
-        assert spool.get(record.id).kind == "NotCt"
+def being_read(places: Places, spool: Spool, text: str = "pixels", times: int = 1) -> Record:
+    """The study ``a``, whose reading has begun so many times."""
+    record = spool.open_claim(("a",), "p", report_names("a"))
+    assert record is not None
+    put(places.work / record.id, "a", text)
+    spool.advance(record.id, Step.CLAIMED)
+    for _ in range(times):
+        record = spool.advance(record.id, Step.READING)
+    return record
+
+
+def never(_job: Job) -> Reading:
+    """The line of a study that must not be read."""
+    raise AssertionError("read again")
+
+
+def test_a_report_that_is_out_is_not_written_again(places: Places, spool: Spool) -> None:
+    """Killed between report and database, the next start believes the report."""
+    record = being_read(places, spool, "bad")
+    quick_line(Job(places.work / record.id / "a", places.outbox / "a", record.id))
+    carry(record, places, spool, never, 10.0)
+    assert spool.get(record.id).step is Step.QUARANTINED
+    assert spool.get(record.id).kind == "NotCt"
+
+
+@pytest.mark.parametrize("damaged", ["", '{"rejec', "[]", "{}", '{"rejection": {"odd": 1}}'])
+def test_a_report_that_is_damaged_counts_as_none(
+    places: Places, spool: Spool, damaged: str
+) -> None:
+    """The study is read again, and its report takes the place of the damaged one."""
+    record = being_read(places, spool)
+    answer = places.outbox / "a" / "report.json"
+    answer.parent.mkdir()
+    answer.write_text(damaged)
+    carry(record, places, spool, quick_line, 10.0)
+    assert spool.get(record.id).step is Step.DONE
+    assert json.loads(answer.read_text())["status"] == "final"
+
+
+def test_a_study_that_is_blamed_unread_has_a_report_that_is_told(
+    places: Places, spool: Spool
+) -> None:
+    """It goes out as any other does, once."""
+    told: list[Report] = []
+    record = being_read(places, spool, times=MAX_ATTEMPTS)
+    carry(record, places, spool, never, 10.0, told.append)
+    (report,) = told
+    assert report.rejection is not None
+    assert report.rejection.kind == spool.get(record.id).kind == "RepeatedCrash"
+
+
+def test_the_folder_in_quarantine_outlasts_a_power_cut(
+    places: Places, spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entry is on the disk before the reason lies in it."""
+    synced: list[tuple[Path, list[Path]]] = []
+    monkeypatch.setattr(
+        "edge.carry.sync_folder",
+        lambda folder: synced.append((folder, list(folder.glob("*/reason.json")))),
+    )
+    carry(being_read(places, spool, "bad"), places, spool, quick_line, 10.0)
+    assert synced == [(places.quarantine, [])]

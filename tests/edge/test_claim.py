@@ -37,6 +37,21 @@ def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path) -> None:
     assert files(tmp_path / "inbox") == []
 
 
+def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) -> None:
+    """A relative link beside its header dangles where it went; it is there all the same."""
+    box = tmp_path / "inbox"
+    box.mkdir()
+    (box / "x.mhd").write_text("ElementDataFile = x.raw\n")
+    (box / "x.raw").symlink_to("../gone/x.raw")
+    with Spool(tmp_path / "s.db") as spool:
+        record = take(Arrival(("x.mhd", "x.raw"), "p"), tmp_path, spool)
+        assert record is not None
+        assert record.step is Step.CLAIMED
+    moved = tmp_path / "work" / record.id / "x.raw"
+    assert moved.is_symlink()
+    assert list(box.iterdir()) == []
+
+
 def test_the_same_name_again_is_a_new_study(tmp_path: Path) -> None:
     """What arrives after the claim is claimed on its own, with a report of its own."""
     inbox, _ = watch(tmp_path / "inbox")

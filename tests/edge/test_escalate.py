@@ -59,6 +59,37 @@ def test_lasting_fault_is_not_retried(fault: OverreadError) -> None:
     assert (came.attempts, came.reason) == (1, f"{fault.kind}: {fault.reason}")
 
 
+@pytest.mark.parametrize("kind", ["Overloaded", "ChecksumMismatch"])
+def test_region_refused_for_what_may_pass_is_asked_again(kind: str) -> None:
+    """Alone, under the same key; its verdict leaves no refusal behind."""
+    refusals = [Refusal(1, kind, "not now")]
+
+    def refuse_once(roi: Roi) -> Verdict | Refusal:
+        return refusals.pop() if refusals and roi.roi_id == 1 else sure(roi)
+
+    with FakeCloud(answer=refuse_once) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    assert cloud.asked == [[0, 1, 2], [1]]
+    assert {header.study_key for header in cloud.headers} == {"key-1"}
+    assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
+
+
+def test_region_that_is_always_refused_keeps_the_last_refusal() -> None:
+    """Three attempts and no more; the verdicts of the others stand."""
+    told = iter(range(9))
+
+    def refuse(roi: Roi) -> Verdict | Refusal:
+        return sure(roi) if roi.roi_id else Refusal(0, "Overloaded", f"full {next(told)}")
+
+    with FakeCloud(answer=refuse) as cloud:
+        came = ask(cloud.address, 0.5, 0.4)
+    assert cloud.asked == [[0, 1], [0], [0]]
+    assert (list(came.verdicts), came.attempts) == ([1], 3)
+    assert came.refusals == {0: Refusal(0, "Overloaded", "full 2")}
+    assert came.reason == "1 regions refused: Overloaded: full 2"
+    assert came.refused
+
+
 def test_attempts_are_bounded() -> None:
     """A service that is always full is asked three times and no more."""
     with FakeCloud(faults=[Overloaded("full")] * 9) as cloud:

@@ -9,7 +9,7 @@ import pytest
 
 from edge.exchange import Exchange, cut_rois
 from protos.codec import pack_mask
-from protos.errors import Unreachable
+from protos.errors import DeadlinePassed, Draining, Overloaded, OverreadError, Unreachable
 from protos.messages import Header, Refusal, Roi, Summary, Verdict
 from tests.edge.cases import box, plan_of
 
@@ -79,3 +79,21 @@ def test_why_not_all_came_is_said() -> None:
     assert "1 regions unanswered" in asked.ended(None, 1).reason
     asked.take(Refusal(1, "ModelFailed", "not finite"))
     assert asked.ended(None, 1).reason == "1 regions refused: ModelFailed: not finite"
+
+
+@pytest.mark.parametrize(
+    ("fault", "refused"),
+    [
+        (Overloaded("full"), True),
+        (None, True),
+        (Unreachable("refused"), False),
+        (DeadlinePassed("late"), False),
+        (Draining("stopping"), False),
+    ],
+)
+def test_a_refusal_is_told_from_a_fault_of_the_link(
+    fault: OverreadError | None, refused: bool
+) -> None:
+    """A cloud that would not read this study says nothing of others; one that goes is gone."""
+    assert exchange(0.4).ended(fault, 1).refused is refused
+    assert not exchange(0.4).ended(fault, 0).refused

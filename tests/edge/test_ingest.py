@@ -119,6 +119,22 @@ def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting(
     assert names(inbox) == ["Doe, Jane", "good"]
 
 
+def test_an_inbox_that_may_be_listed_but_not_entered_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in it waits, as if each could not be read."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+
+    def lstat(path: Path) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", lstat)
+        assert names(inbox) == []
+    assert names(inbox) == ["a"]
+
+
 def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(tmp_path: Path) -> None:
     """The study that holds it waits, the others are taken."""
     inbox, clock = watch(tmp_path / "inbox")
@@ -137,7 +153,7 @@ def test_single_volume_files_are_studies_with_their_data(tmp_path: Path) -> None
     for name in ("a.nii.gz", "b.nrrd", "c.mha", "d.raw", "e.zraw"):
         (folder / name).write_text(name)
     (folder / "d.mhd").write_text("NDims = 3\nElementDataFile = d.raw\n")
-    (folder / "n.nhdr").write_text("NRRD0004\ndata file: n.raw\n")
+    (folder / "n.nhdr").write_text("NRRD0004\ndata file: LIST\n")
     (folder / "evil.mhd").write_text("ElementDataFile = ../../etc/passwd\n")
     inbox.complete()
     clock.sleep(QUIET_S)
@@ -162,6 +178,74 @@ def test_data_that_still_arrives_keeps_its_header_waiting(tmp_path: Path) -> Non
         clock.sleep(QUIET_S - 1)
     clock.sleep(1)
     assert names(inbox) == ["d.mhd"]
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [("d.mhd", "ElementDataFile = d.raw\n"), ("d.nhdr", "NRRD0004\ndata file: d.raw\n")],
+)
+def test_a_header_waits_for_data_under_a_passing_name(
+    tmp_path: Path, header: str, text: str
+) -> None:
+    """However long it takes; it is said once, without the name."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / header).write_text(text)
+    part = tmp_path / "inbox" / "d.raw.part"
+    part.write_bytes(b"1")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert names(inbox) == []
+            clock.sleep(QUIET_S)
+    assert logs == [
+        {"event": "headers wait for their data files", "count": 1, "log_level": "warning"}
+    ]
+    part.rename(tmp_path / "inbox" / "d.raw")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert [arrival.members for arrival in inbox.complete()] == [(header, "d.raw")]
+
+
+@pytest.mark.parametrize("data", ["LOCAL", "LIST", "list 2", "img%03d.raw 1 9 1", "/a/d.raw", ""])
+def test_a_header_waits_for_nothing_that_cannot_come(tmp_path: Path, data: str) -> None:
+    """A keyword, a pattern, a path: whoever reads it says what is wrong."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "d.mhd").write_text(f"ElementDataFile = {data}\n")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["d.mhd"]
+
+
+def test_a_marked_header_waits_for_nothing(tmp_path: Path) -> None:
+    """Its sender says that this is all."""
+    inbox, _ = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "d.mhd").write_text("ElementDataFile = d.raw\n")
+    (tmp_path / "inbox" / "d.raw").symlink_to("nowhere")
+    (tmp_path / "inbox" / "d.mhd.done").touch()
+    assert [arrival.members for arrival in inbox.complete()] == [("d.mhd", "d.mhd.done")]
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_an_inbox_that_cannot_be_listed_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It is said once each time, and costs no study its quiet time."""
+    inbox, clock = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a", done=False)
+    assert names(inbox) == []
+
+    def listdir(folder: Path) -> list[str]:
+        raise OSError(code, os.strerror(code), str(folder))
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(os, "listdir", listdir)
+            for _ in range(3):
+                assert names(inbox) == []
+                clock.sleep(QUIET_S)
+        assert [(entry["log_level"], entry["reason"]) for entry in logs] == [
+            ("error", os.strerror(code))
+        ]
+        assert names(inbox) == ["a"]
 
 
 def test_report_names_are_short_enough_and_never_the_same() -> None:

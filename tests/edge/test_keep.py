@@ -3,9 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from edge.exchange import Escalated
+from edge.finding import SecondReading
 from edge.keep import still_owed
+from edge.merge import merge
+from imaging.volume import Geometry
 from protos.messages import Verdict
-from tests.edge.cases import plan_of
+from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
 
 
 def verdict(roi_id: int) -> Verdict:
@@ -25,6 +28,25 @@ def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
     plan = plan_of(0.95, 0.05, 0.97)
     assert still_owed(plan, Escalated(reason="Unreachable: nobody listens")) == (0, 2)
     assert still_owed(plan, Escalated({0: verdict(0)})) == ()
+
+
+def test_an_audit_that_is_answered_does_not_stand_for_the_description() -> None:
+    """What is reported and not described is owed, though the audited place has its verdict."""
+    plan = replace(plan_of(0.95, 0.05), send=(1, 0), audit=(1,))
+    answers = Escalated({1: verdict(1)}, reason="DeadlinePassed: too slow")
+    merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
+    assert merged.second_reading is SecondReading.MISSING
+    assert still_owed(plan, answers) == (0,)
+    assert still_owed(plan, Escalated({0: verdict(0)})) == ()
+
+
+def test_an_audit_of_a_scan_without_findings_owes_nothing() -> None:
+    """Answered or not, there is nothing to describe."""
+    plan = replace(plan_of(0.08, 0.05), send=(0, 1), audit=(0, 1))
+    for answers in (Escalated({0: verdict(0)}), Escalated(reason="Unreachable: lost")):
+        merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
+        assert merged.second_reading is SecondReading.COMPLETE
+        assert still_owed(plan, answers) == ()
 
 
 def test_a_site_without_a_cloud_owes_nothing() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,18 @@ def test_regions_come_back_as_they_were_and_in_their_order(owed: Owed) -> None:
         while owed.squeeze():
             pass
     assert owed.region("k1", 7) is None
+
+
+def test_a_damaged_region_is_squeezed_once_and_damaged_still(
+    owed: Owed, database: sqlite3.Connection
+) -> None:
+    """The others are compressed all the same; whoever reads the debt meets the damage."""
+    debt(owed)
+    database.execute("UPDATE owed_regions SET region = x'00' WHERE roi_id = 2")
+    assert [owed.squeeze() for _ in range(3)] == [True, True, False]
+    with pytest.raises(zlib.error):
+        owed.regions("k1")
+    assert owed.region("k1", 1) is not None
 
 
 def test_what_is_not_published_does_not_count_and_is_replaced(owed: Owed) -> None:

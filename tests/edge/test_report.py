@@ -116,6 +116,17 @@ def test_an_older_report_goes_before_the_pictures_change(
     assert os.listdir(tmp_path) == []
 
 
+def test_a_new_folder_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entry in the folder above is on the disk before a report lies in it."""
+    synced: list[tuple[Path, bool]] = []
+    json_file = tmp_path / "new" / "report.json"
+    monkeypatch.setattr(
+        "edge.report.sync_folder", lambda folder: synced.append((folder, json_file.exists()))
+    )
+    write_report(REPORT, {}, json_file.parent)
+    assert (tmp_path, False) in synced
+
+
 def test_a_disk_that_fills_up_leaves_no_half_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

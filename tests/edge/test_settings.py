@@ -54,6 +54,10 @@ def test_settings_cannot_change() -> None:
     [
         ("deadline = 3", "deadline = 3: Extra inputs are not permitted"),
         ("deadline_s = -1", r"deadline_s = -1: Input should be greater than 0"),
+        ("poll_s = inf", "poll_s = inf: Input should be a finite number"),
+        ('inbox = "a"\noutbox = "b/../a"', "outbox must lie outside inbox"),
+        ('inbox = "a"\noutbox = "a/out"', "outbox must lie outside inbox"),
+        ('inbox = "a"\nstate_dir = "a/b/state"', "state_dir must lie outside inbox"),
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
         ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
@@ -75,3 +79,13 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     """A configuration that was asked for and is not there is an error, not a default."""
     with pytest.raises(BadSettings, match="no such configuration"):
         load_settings(tmp_path / "absent.toml")
+
+
+def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: Path) -> None:
+    """What lies above or beside the inbox is no study of it; a link to it is the inbox."""
+    inbox, link = tmp_path / "in", tmp_path / "link"
+    inbox.mkdir()
+    link.symlink_to(inbox)
+    assert load_settings(inbox=inbox, outbox=tmp_path, state_dir=tmp_path / "in-state")
+    with pytest.raises(BadSettings, match="outbox must lie outside inbox"):
+        load_settings(inbox=inbox, outbox=link / "out")

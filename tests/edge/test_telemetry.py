@@ -6,7 +6,7 @@ import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -14,6 +14,7 @@ import structlog
 from edge.finding import SecondReading
 from edge.outcome import LedgerEntry, Rejection, Report, Status
 from edge.telemetry import Meters, configure_logging
+from imaging.study import StudyHeader
 from tests.edge.cases import plan_of
 
 
@@ -77,3 +78,20 @@ def test_logs_are_a_line_each_as_json() -> None:
     line = json.loads(stream.getvalue())
     assert (line["event"], line["level"], line["findings"]) == ("study reported", "info", 2)
     assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_traceback_tells_nothing_of_the_header(form: Literal["text", "json"]) -> None:
+    """Where it failed is told, what the frames held is not."""
+    stream = io.StringIO()
+    configure_logging(form, stream)
+    patient_name = "^".join(["DOE", "JANE"])
+    header = StudyHeader(patient_id=patient_name)
+    try:
+        raise KeyError("rows")
+    except KeyError:
+        structlog.get_logger().exception("study failed")
+    told = stream.getvalue()
+    assert "test_a_traceback_tells_nothing_of_the_header" in told
+    assert "KeyError" in told
+    assert header.patient_id not in told

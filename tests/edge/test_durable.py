@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edge.durable import copy_whole, no_room
+from tests.edge.killable import put
+
+
+def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:
+    """Files, folders, empty ones too, their times, and links as links, wherever they lead."""
+    study = put(tmp_path, "a")
+    (study / "series" / "empty").mkdir(parents=True)
+    (study / "series" / "9.dcm").write_text("nine")
+    os.utime(study / "series" / "9.dcm", ns=(7, 7))
+    (study / "dangling.dcm").symlink_to("nowhere.dcm")
+    (study / "folder").symlink_to("series")
+    copy_whole(study, tmp_path / "b")
+    copied = tmp_path / "b"
+    found = {str(path.relative_to(copied)) for path in copied.rglob("*")}
+    assert found == {str(path.relative_to(study)) for path in study.rglob("*")}
+    assert (copied / "series" / "9.dcm").read_text() == "nine"
+    assert (copied / "series" / "9.dcm").stat().st_mtime_ns == 7
+    assert os.readlink(copied / "dangling.dcm") == "nowhere.dcm"
+    assert os.readlink(copied / "folder") == "series"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The error keeps its number, and the copy is whole when there is room again."""
+    study, real, copied = put(tmp_path / "from", "a"), shutil.copy2, list[Path]()
+
+    def copy2(source: Path, target: Path, **options: bool) -> object:
+        if copied:
+            raise OSError(code, os.strerror(code), str(target))
+        copied.append(source)
+        return real(source, target, **options)
+
+    (tmp_path / "to").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", copy2)
+        with pytest.raises(OSError, match=os.strerror(code)) as raised:
+            copy_whole(study, tmp_path / "to" / "a")
+    assert no_room(raised.value)
+    assert list((tmp_path / "to").iterdir()) == []
+    copy_whole(study, tmp_path / "to" / "a")
+    assert len(list((tmp_path / "to" / "a").iterdir())) == len(list(study.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("code", "passes"),
+    [
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_READONLY, True),
+        (sqlite3.SQLITE_IOERR_WRITE, True),
+        (sqlite3.SQLITE_IOERR_READ, False),
+        (sqlite3.SQLITE_BUSY, False),
+    ],
+)
+def test_room_is_missing_where_the_database_cannot_be_written(code: int, passes: bool) -> None:
+    """A quota that is used up and a read-only remount are failed writes to sqlite."""
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert no_room(error) is passes
