@@ -56,7 +56,7 @@ def claims(data: str) -> list[Claim]:
         *(
             Claim(f"scans_{stage}", ("scans", "--data", f"{data}/nodules", "--split", "test",
                   "--scans", f"{data}/ct", "--truth", f"{data}/ct/scans.csv", "--stage", stage,
-                  *(("--sheet", "docs/results/scans.png") if stage == "edge" else ())))
+                  *(("--sheet", "runs/scans.png") if stage == "edge" else ())))
             for stage in ("edge", "both")
         ),
         Claim("calibration", ("calibration", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
@@ -109,7 +109,8 @@ def main(
 ) -> None:
     """Measure the claims, write docs/models.md and the figures of docs/budget.md."""
     results = DOCS / "results"
-    results.mkdir(exist_ok=True)
+    for folder in (results, DOCS.parent / "runs"):  # what is not for the page goes to the latter
+        folder.mkdir(exist_ok=True)
     for claim in [] if page_only else claims(data):
         if only and claim.name not in only:
             continue

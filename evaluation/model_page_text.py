@@ -63,11 +63,9 @@ The shipped weights came from these settings on two cores that did other work me
 20 minutes of screening without phantoms. A second run will not give the same bits, nor quite the
 same figures.
 
-![What the screening network is shown](results/samples.png)
-
-The picture (`overread-models train sheet docs/results/samples.png --data DATA`): mosaics of cubes,
-cubes mirrored into their surroundings, crops of whole scans with implants; nodules in green, what
-counts neither way in grey.
+`overread-models train sheet PNG --data DATA` draws what the screening network is shown: mosaics of
+cubes, cubes mirrored into their surroundings, crops of whole scans with implants; nodules circled
+in green, what counts neither way in grey.
 
 - Nodules lie in the middle of their cubes. Mosaics, mirrored cubes and implants into whole scans
   take the middle away; pieces of vessel are implanted the same way, so that a seam tells nothing.

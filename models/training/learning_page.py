@@ -18,9 +18,12 @@ def save_curves(path: Path, result: Mapping[str, Any]) -> None:
     figure = Figure(figsize=(10, 4), layout="constrained")
     data, time = figure.subplots(1, 2)
     runs = result["runs"]
-    data.plot([run["patients"] for run in runs], [run["log"][-1][MEASURE] for run in runs], "o-")
+    patients = [run["patients"] for run in runs]
+    for key, name in ((MEASURE, "CPM"), ("at_8", "sensitivity at 8 false positives")):
+        data.plot(patients, [run["log"][-1][key] for run in runs], "o-", label=name)
+    data.legend(loc="lower right")
     data.set_xscale("log", base=2)
-    data.set_xticks([run["patients"] for run in runs], [str(run["patients"]) for run in runs])
+    data.set_xticks(patients, [str(count) for count in patients])
     data.set_xlabel(f"training patients, {result['minutes']:g} minutes each")
     for run in runs:
         _over_time(time, run["log"], f"{run['patients']} patients")
@@ -28,8 +31,9 @@ def save_curves(path: Path, result: Mapping[str, Any]) -> None:
         _over_time(time, run["log"], f"{run['name']}, from trained weights")
     time.set_xlabel("minutes of training")
     time.legend(loc="lower right")
+    data.set_ylabel("on validation")
+    time.set_ylabel("CPM on validation")
     for axes in (data, time):
-        axes.set_ylabel("CPM on validation")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
