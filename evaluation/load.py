@@ -38,6 +38,10 @@ LOADS = (0.5, 0.8, 1.0, 1.5, 2.0)
 _ROOM = {"max_streams": "4096", "max_waiting": "4096"}
 SATURATION_BUDGET_S = 60.0
 
+SETTLE_S = 1.0
+SETTLE_LOOKS = 30
+"""How often it is looked whether a service has come to rest, and how many times at most."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -120,8 +124,7 @@ async def under_load(
                 before = _model_time(service)
                 async with _edges(service, plan.traffic) as edges:
                     offered = await edges.offer(arrivals)
-                await asyncio.sleep(0.5)  # a batch under way still counts
-                spent_s = np.subtract(_model_time(service), before)
+                spent_s = np.subtract(await _settled(service), before)
                 runs.append(Run(service.mode, load, offered, *map(float, spent_s)))
                 step(len(runs), total)
     return runs
@@ -184,6 +187,17 @@ def _pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
 
 def _edges(service: Service, traffic: Traffic) -> Edges:
     return Edges(service.address, describe(service.address).roi_shape, traffic.edges)
+
+
+async def _settled(service: Service) -> tuple[float, float]:
+    """Its model time once it reads no more: what it left undone would burden the next's turn."""
+    spent_s = _model_time(service)
+    for _ in range(SETTLE_LOOKS):
+        await asyncio.sleep(SETTLE_S)
+        if (now_s := _model_time(service)) == spent_s:
+            break
+        spent_s = now_s
+    return spent_s
 
 
 def _model_time(service: Service) -> tuple[float, float]:
