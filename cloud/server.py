@@ -87,7 +87,7 @@ class CloudServer:
         """
         try:
             await self._batcher.watched()
-        except Exception as error:
+        except Exception as error:  # whatever it is: a service that reads nothing must not stay
             _log.exception("batches are read no more")
             raise ReadingEnded(f"batches are read no more: {error!r}") from error
 

@@ -77,7 +77,7 @@ def carry(
     spool: Spool,
     read: Read,
     deadline_s: float,
-    tell: Callable[[Report], None] = lambda _report: None,
+    tell: Callable[[Report], None],
 ) -> None:
     """Bring one study from any step in `UNFINISHED` to its end.
 
@@ -131,7 +131,7 @@ def _report(record: Record, job: Job, read: Read, deadline_s: float) -> tuple[Re
         return _refused(job, "RepeatedCrash", reason, deadline_s), ""
     try:
         return read(job).report, ""
-    except Exception as error:
+    except Exception as error:  # whatever the line has, the studies after this one go on
         if no_room(error):
             raise
         log.exception("study failed", study_key=record.id)

@@ -28,10 +28,9 @@ def read_and_report(line: Line, job: Job) -> Reading:
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
         reading = _reject(line, job, budget, rejection)
-    except Exception as error:
+    except Exception as error:  # a fault of ours costs neither the report nor the next studies
         if no_room(error):
             raise  # the study is sound: whoever called waits for room and reads it again
-        # a fault of ours in one study must cost neither its report nor the studies after it
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal fault: {error}"
         reading = _reject(line, job, budget, Rejection(kind, reason, internal=True))

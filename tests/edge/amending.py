@@ -62,7 +62,7 @@ class Site:
             line = owing(second or self.cloud, pictures=pictures)
             return read_and_report(line, Job(job.source, job.out, job.study_key, keep))
 
-        carry(record, self.places, self.spool, read, 60.0)
+        carry(record, self.places, self.spool, read, 60.0, [].append)
         return self.spool.get(record.id)
 
     def turns(self) -> None:

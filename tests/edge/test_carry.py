@@ -65,7 +65,7 @@ def test_a_report_that_is_out_is_not_written_again(places: Places, spool: Spool)
     """Killed between report and database, the next start believes the report."""
     record = being_read(places, spool, "bad")
     quick_line(Job(places.work / record.id / "a", places.outbox / "a", record.id))
-    carry(record, places, spool, never, 10.0)
+    carry(record, places, spool, never, 10.0, [].append)
     assert spool.get(record.id).step is Step.QUARANTINED
     assert spool.get(record.id).kind == "NotCt"
 
@@ -79,7 +79,7 @@ def test_a_report_that_is_damaged_counts_as_none(
     answer = places.outbox / "a" / "report.json"
     answer.parent.mkdir()
     answer.write_text(damaged)
-    carry(record, places, spool, quick_line, 10.0)
+    carry(record, places, spool, quick_line, 10.0, [].append)
     assert spool.get(record.id).step is Step.DONE
     assert json.loads(answer.read_text())["status"] == "final"
 
@@ -105,5 +105,5 @@ def test_the_folder_in_quarantine_outlasts_a_power_cut(
         "edge.carry.sync_folder",
         lambda folder: synced.append((folder, list(folder.glob("*/reason.json")))),
     )
-    carry(being_read(places, spool, "bad"), places, spool, quick_line, 10.0)
+    carry(being_read(places, spool, "bad"), places, spool, quick_line, 10.0, [].append)
     assert synced == [(places.quarantine, [])]
