@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from models.options import PHANTOMS, Cache, Data, Json, Phantoms, Rate
+from models.show import show_section
 
 prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 
@@ -55,7 +55,7 @@ def compare(
     cells = [Cell(name, one) for name in ways for one in shares]
     result = run_compare(run, cells, engine=engine, rounds=rounds)
     shown = {"command": _line(start, data, out, minutes, rate, phantoms, ways, shares), **result}
-    _print(shown, as_json, section({"pruning": shown}))
+    show_section(shown, as_json, section({"pruning": shown}))
 
 
 @prune.command("structured")
@@ -78,7 +78,7 @@ def structured(
     _check_share(share)
     run = Run(data, out, minutes, rate, False, start, cache, phantoms, seed)
     result = run_structured(run, share)
-    _print(result, as_json, json.dumps(result, indent=2))
+    show_section(result, as_json, json.dumps(result, indent=2))
 
 
 def _line(
@@ -101,10 +101,3 @@ def _line(
 def _check_share(share: float) -> None:
     if not 0 < share < 1:
         raise typer.BadParameter(f"--share {share:g} is not between 0 and 1")
-
-
-def _print(result: dict[str, Any], as_json: bool, shown: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        Console().print(shown, markup=False, soft_wrap=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from models.options import PHANTOMS, Cache, Data, Json, Phantoms, Rate, Screeners
+from models.show import show_section
 from models.training.distil_page import section
 
 distil = typer.Typer(help="Distil teachers into the screening network.", no_args_is_help=True)
@@ -66,7 +65,4 @@ def compare(
     options += [f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]
     line = " ".join(["overread-models distil compare", *options])
     result = {"command": line, **run_compare(asked)}
-    if as_json:
-        typer.echo(json.dumps(result, indent=1, allow_nan=False))
-    else:
-        Console().print(section({"distillation": result}), markup=False, soft_wrap=True)
+    show_section(result, as_json, section({"distillation": result}))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from models.options import (
     PHANTOMS,
@@ -23,6 +21,7 @@ from models.options import (
     Seed,
     Start,
 )
+from models.show import show_section
 
 train = typer.Typer(help="Train a network; --resume goes on after a kill.", no_args_is_help=True)
 
@@ -148,7 +147,4 @@ def curve(
     shown = {"command": " ".join(words), **result}
     if plot is not None:
         save_curves(plot, result)
-    if as_json:
-        typer.echo(json.dumps(shown, indent=2, allow_nan=False))
-    else:
-        Console().print(section({"learning": shown}), markup=False, soft_wrap=True)
+    show_section(shown, as_json, section({"learning": shown}))
