@@ -116,5 +116,6 @@ def _open_way(
     """The channel to one cloud and its link, watched from now on."""
     channel, link = parts.enter_context(open_channel(address, settings)), Link(clock=clock)
     if settings.watch_s:
-        parts.enter_context(Watch(partial(Knock, channel), link, settings.watch_s, clock=clock))
+        knock, pause_s, first_s = partial(Knock, channel), settings.watch_s, settings.connect_s
+        parts.enter_context(Watch(knock, link, pause_s, first_s=first_s, clock=clock))
     return channel, link

@@ -23,6 +23,8 @@ FASTEST_BYTES_PER_S = 1.25e9  # 10 Gbit/s; above it the clock measures nothing
 CONNECT_S = 3.0
 """What connecting may take; so long one waits for a sign of a cloud not heard of for a while."""
 
+UNHEARD = "the cloud has not answered yet"
+
 HEARD_LATELY_S = 60.0
 LEAST_PATIENCE_S = 1.0
 ROUND_TRIPS = 4
@@ -54,7 +56,7 @@ class Link:
     """Running estimate and breaker of one link; lives as long as its channel.
 
     Whoever was let in by `enter` tells how it ended: `succeeded`, `missed`, `failed` or `left`.
-    Who watches it tells `found` and `lost`. It may be used from several threads.
+    Who watches it tells `awaited`, `found` and `lost`. It may be used from several threads.
 
     Attributes:
         doubted: is set when an escalation was not answered; for who watches.
@@ -72,6 +74,7 @@ class Link:
         self._breaker = Breaker(clock, failures, cool_off_s)
         self._said_queue_s, self._said_at_s = 0.0, clock()
         self._heard_at_s: float | None = None
+        self._due_at_s = float("inf")
         self._timed_at_s, self._talking, self._lost = float("-inf"), False, ""
         self.doubted = threading.Event()
 
@@ -87,7 +90,7 @@ class Link:
     def estimate(self) -> LinkEstimate:
         """What to expect now: quantiles of what was measured, the old counting for less."""
         with self._lock:
-            reason, heard_at_s = self._lost or self._breaker.why_shut, self._heard_at_s
+            reason, heard_at_s = self._why_gone() or self._breaker.why_shut, self._heard_at_s
             return LinkEstimate(
                 available=not reason,
                 reason=reason,
@@ -100,7 +103,7 @@ class Link:
     def enter(self) -> bool:
         """Whether one may ask now."""
         with self._lock:
-            return not self._lost and self._breaker.enter()
+            return not self._why_gone() and self._breaker.enter()
 
     def sign(self) -> None:
         """The cloud was heard in an escalation under way."""
@@ -115,9 +118,19 @@ class Link:
     def patience_s(self) -> float:
         """For how long nothing may be heard of a cloud that is there."""
         with self._lock:
-            if self._heard_at_s is None or self._clock() - self._heard_at_s > HEARD_LATELY_S:
+            if self._heard_at_s is None:
+                return min(CONNECT_S, max(0.0, self._due_at_s - self._clock()))
+            if self._clock() - self._heard_at_s > HEARD_LATELY_S:
                 return CONNECT_S
             return max(LEAST_PATIENCE_S, ROUND_TRIPS * self._round_trip_s.quantile(SLOW))
+
+    def awaited(self, within_s: float) -> None:
+        """The cloud has been asked for a sign: without one ``within_s`` from now it counts as gone.
+
+        It is not waited for then, and counts as there when it has answered.
+        """
+        with self._lock:
+            self._due_at_s = self._clock() + within_s
 
     def found(self, round_trip_s: float | None) -> None:
         """The cloud is there; ``round_trip_s`` is None where connecting was a part of it.
@@ -184,6 +197,10 @@ class Link:
         with self._lock:
             self._said_queue_s, self._said_at_s = max(0.0, queue_s), self._clock()
             self._heard_at_s = self._clock()
+
+    def _why_gone(self) -> str:
+        unheard = self._heard_at_s is None and self._clock() >= self._due_at_s
+        return self._lost or (UNHEARD if unheard else "")
 
     @contextmanager
     def _ended(self, *, doubtful: bool = False) -> Iterator[None]:

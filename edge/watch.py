@@ -19,10 +19,7 @@ from protos.errors import LinkFault
 log = structlog.get_logger()
 
 ANSWER_S = 3.0
-"""A knock not answered by then was in vain; to a cloud heard of lately the link has less patience.
-
-Enough for connecting over a satellite.
-"""
+"""A knock not answered by then was in vain; enough for connecting over a satellite."""
 
 LOST_EVERY_S = 1.0
 """While the cloud is gone it is looked for so often at least."""
@@ -45,6 +42,7 @@ class Watch:
         knock: asks, with the seconds that the answer may take.
         link: is told what was found; an escalation in doubt makes it look at once.
         every_s: pause between two looks.
+        first_s: a cloud that has not answered so long after the start counts as gone until it does.
         clock: monotonic seconds.
     """
 
@@ -54,14 +52,17 @@ class Watch:
         link: Link,
         every_s: float,
         *,
+        first_s: float = ANSWER_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._knock, self._link, self._every_s, self._clock = knock, link, every_s, clock
+        self._first_s = first_s
         self._lock, self._over, self._there = threading.Lock(), False, False
         self._asked: Knocks | None = None
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
+        self._link.awaited(self._first_s)
         self._thread.start()
         return self
 
@@ -91,11 +92,15 @@ class Watch:
         with self._lock:
             if self._over:
                 return False
-            self._asked = knock = self._knock(min(ANSWER_S, self._link.patience_s()))
+            self._asked = knock = self._knock(self._patience_s())
         fault = knock.fault()
         if not self._ends():
             self._tell(fault, self._clock() - began_s)
         return not self._ends()
+
+    def _patience_s(self) -> float:
+        """A cloud that was there is there at once; for another there is time to connect."""
+        return min(ANSWER_S, self._link.patience_s()) if self._there else ANSWER_S
 
     def _ends(self) -> bool:
         with self._lock:

@@ -14,14 +14,19 @@ Data = Annotated[Path, typer.Option(help="Folder with nodules/ and ct/, as docs/
 Cache = Annotated[Path, typer.Option(help="Where the phantoms are kept.")]
 Phantoms = Annotated[int, typer.Option(help="How many phantoms to learn from as well.")]
 Screeners = Annotated[
-    list[Path], typer.Option(help="Weights of screening networks, the shipped one last.")
+    list[Path],
+    typer.Option(
+        help="Weights of screening networks (averaged.pt or .onnx), the shipped one last."
+    ),
 ]
 
 Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
 Minutes = Annotated[float, typer.Option(help="Time to spend training, resumptions included.")]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
-Start = Annotated[Path | None, typer.Option(help="Weights to begin with.")]
+Start = Annotated[
+    Path | None, typer.Option(help="Weights to begin with: a run's averaged.pt or KIND-fp32.onnx.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

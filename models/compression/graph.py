@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -45,6 +46,39 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
     graph.initializer.extend(_scale())
     _declare_uint8(model)
     return model
+
+
+def add_unrounded(model: ModelProto) -> ModelProto:
+    """What a convolution gives goes into a sum as it is; the sum is rounded.
+
+    An engine that adds to a convolution's output before it rounds leaves the rounding between the
+    two out. So does the file then, and every engine and the simulation compute the same.
+    """
+    graph = model.graph
+    makers = {out: node for node in graph.node for out in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    for total in [node for node in graph.node if node.op_type == "Add"]:
+        for place, name in enumerate(total.input):
+            chain = _rounding_behind(name, makers)
+            if chain is None or any(uses[node.output[0]] > 1 for node in chain):
+                continue
+            total.input[place] = chain[1].input[0]
+            for node in chain:
+                graph.node.remove(node)
+    _drop_unused(model)
+    return model
+
+
+def _rounding_behind(
+    name: str, makers: Mapping[str, NodeProto]
+) -> tuple[NodeProto, NodeProto] | None:
+    """The two nodes that round a convolution's output to ``name``, the last first."""
+    back = makers.get(name)
+    forth = makers.get(back.input[0]) if back and back.op_type == "DequantizeLinear" else None
+    source = makers.get(forth.input[0]) if forth else None
+    if back is None or forth is None or source is None or source.op_type != "Conv":
+        return None
+    return back, forth
 
 
 def give_float(model: ModelProto) -> ModelProto:

@@ -13,7 +13,7 @@ from models.show import show_section
 
 prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 
-Start = Annotated[Path, typer.Option(help="Weights to prune, such as averaged.pt of a run.")]
+Start = Annotated[Path, typer.Option(help="Weights to prune: averaged.pt or KIND-fp32.onnx.")]
 Minutes = Annotated[float, typer.Option(help="Fine-tuning of each run.")]
 Seed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
 

@@ -27,7 +27,7 @@ from models.runtime.hardware import cpu_name
 from models.training.loop import train
 from models.training.material import load_cubes
 from models.training.recipe import screening_task
-from models.training.runs import Run, load_weights, make_screening
+from models.training.runs import Run, load_weights, make_screening, ready, regions_of
 from models.training.screening import ScreeningTask, summary
 
 CALIBRATION_CUBES = 8
@@ -81,7 +81,9 @@ def run_structured(run: Run, share: float) -> dict[str, Any]:
 
 def prepared(run: Run) -> ScreeningTask:
     """The task on the start's weights, its hard negatives mined once for every cell."""
-    task = screening_task(run.material(), make_screening(run.start))
+    material = run.material()
+    network = ready(make_screening(run.start), run.start, regions_of(material))
+    task = screening_task(material, network)
     task.refresh(task.network.eval())
     return task
 

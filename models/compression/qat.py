@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 from torch import nn
 
-from models.compression.simulation import Simulation, exact_weights
+from models.compression.simulation import Simulation, exact_weights, stored_weights
 from models.networks.hybrid import Answers
 from models.training.loop import Plan, Task, train
 from models.training.matching import MatchTask
@@ -26,6 +26,11 @@ ANSWERS: dict[str, Callable[..., Any]] = {"screening": lambda maps: maps, "hybri
 def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto, kind: str) -> Simulation:
     """The torch form of a quantised file; ``exact`` is the float export of the same network."""
     return Simulation(quantized, exact_weights(exact), ANSWERS[kind])
+
+
+def simulate_file(quantized: onnx.ModelProto, kind: str) -> Simulation:
+    """The torch form of a quantised file by itself: its weights are those that it holds."""
+    return Simulation(quantized, stored_weights(quantized), ANSWERS[kind])
 
 
 def fine_tune(

@@ -20,7 +20,12 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from models.compression.graph import INPUT, give_float, take_uint8_quantized
+from models.compression.graph import (
+    INPUT,
+    add_unrounded,
+    give_float,
+    take_uint8_quantized,
+)
 
 OPERATORS = {
     "screening": ["Conv", "Add", "Relu", "Resize"],
@@ -54,7 +59,7 @@ def quantize(
     """The INT8 form of a float model (`export_float`), uint8 in and float32 out.
 
     ``batches`` are calibration inputs ``(n, 1, z, y, x)``, from training data only. The first
-    tensor is uint8 as it comes, the last layer's output is not rounded.
+    tensor is uint8 as it comes; the last layer's output is not rounded, nor what is added at once.
     """
     with tempfile.TemporaryDirectory() as folder:
         whole, prepared, small = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "int8"))
@@ -73,7 +78,7 @@ def quantize(
                 weight_type=QuantType.QInt8,
                 calibrate_method=METHODS[method],
             )
-        return give_float(take_uint8_quantized(onnx.load(small)))
+        return give_float(add_unrounded(take_uint8_quantized(onnx.load(small))))
 
 
 def _kept_float(model: onnx.ModelProto) -> list[str]:

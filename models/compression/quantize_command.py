@@ -22,8 +22,11 @@ from models.options import (
     Seed,
 )
 
-Start = Annotated[Path, typer.Option(help="The float network's weights, those of `KIND-fp32`.")]
-Qat = Annotated[Path, typer.Option(help="averaged.pt of the run that made `KIND-int8`.")]
+Start = Annotated[Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt behind it.")]
+Qat = Annotated[
+    Path | None,
+    typer.Option(help="averaged.pt of the run that made `KIND-int8`; none: that file itself."),
+]
 Screeners = Annotated[
     list[Path] | None, typer.Option(help="For a hybrid: weights as `train hybrid` takes them.")
 ]
@@ -55,7 +58,7 @@ def int4(
     kind: Kind,
     data: Data,
     start: Start,
-    qat: Qat,
+    qat: Qat = None,
     screening: Screeners = None,
     share: Annotated[float, typer.Option(help="Largest file, as a share of FP32's.")] = 1 / 6,
     out: Out = Path("runs/int4"),
@@ -94,7 +97,7 @@ def sensitivity(
     kind: Kind,
     data: Data,
     start: Start,
-    qat: Qat,
+    qat: Qat = None,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the report.")] = None,
     as_json: Json = False,
 ) -> None:

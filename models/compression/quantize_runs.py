@@ -13,7 +13,7 @@ from torch import nn
 
 from models.compression.export import export_float
 from models.compression.int4 import choose, lower_step_by_step
-from models.compression.qat import fine_tune, simulate
+from models.compression.qat import fine_tune, simulate, simulate_file
 from models.compression.quantize import METHODS, quantize
 from models.compression.runs import MAKERS, calibration, enter
 from models.compression.sensitivity import Layer, distance, sensitivity
@@ -45,10 +45,13 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     )  # fmt: skip
 
 
-def run_int4(run: Run, kind: str, qat: Path, screening: Sequence[Path], share: float) -> None:
-    """Registers `KIND-int4`, a file of at most ``share`` of FP32's, from the INT8 run ``qat``.
+def run_int4(
+    run: Run, kind: str, qat: Path | None, screening: Sequence[Path], share: float
+) -> None:
+    """Registers `KIND-int4`, a file of at most ``share`` of FP32's.
 
-    With every layer in INT4 it is as small as it gets. ``screening`` is as for `run_qat`.
+    It is made from the INT8 run ``qat`` or, if None, from the registered INT8 file. With
+    every layer in INT4 it is as small as it gets. ``screening`` is as for `run_qat`.
     """
     screeners, network = _screeners(kind, screening), _network(run, kind)
     simulation = _learnt(network, kind, qat)
@@ -66,7 +69,7 @@ def run_int4(run: Run, kind: str, qat: Path, screening: Sequence[Path], share: f
     )  # fmt: skip
 
 
-def run_sensitivity(kind: str, data: Path, start: Path, qat: Path) -> list[dict[str, Any]]:
+def run_sensitivity(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
     """Every layer's report, as JSON holds it."""
     network = MAKERS[kind](start).eval()
     simulation = _learnt(network, kind, qat)
@@ -103,9 +106,14 @@ def _network(run: Run, kind: str) -> nn.Module:
     return MAKERS[kind](run.start).eval()
 
 
-def _learnt(network: nn.Module, kind: str, qat: Path) -> Simulation:
-    """The simulation that the INT8 run left; the registered file says what is rounded where."""
+def _learnt(network: nn.Module, kind: str, qat: Path | None) -> Simulation:
+    """The simulation that the INT8 run left; the registered file says what is rounded where.
+
+    Without the run it begins with what the file holds: the weights as they were rounded.
+    """
     model = onnx.load_model_from_string(find(f"{kind}-int8").content())
+    if qat is None:
+        return simulate_file(model, kind).eval()
     simulation = simulate(model, export_float(network, kind), kind)
     try:
         simulation.load_state_dict(load_weights(qat))

@@ -19,6 +19,7 @@ from models.compression import operators
 from models.compression.graph import INPUT
 from models.compression.rounding import Rounding, best_scale, rounded
 from models.runtime.errors import UnfitArtifact
+from models.training.from_artifact import module_of
 
 Answer = Callable[..., Any]
 LEVELS = {4: 7, 8: 127, 16: 32767}
@@ -64,9 +65,7 @@ class Simulation(nn.Module):
 
     def layer_of(self, name: str) -> str:
         """Where in the network the node that uses a weight stands, such as ``down4.1.first.0``."""
-        parts = self._user(name).name.strip("/").split("/")[:-1]
-        nested = zip(parts, [*parts[1:], ""], strict=True)
-        return ".".join(part for part, deeper in nested if not deeper.startswith(part))
+        return module_of(self._user(name))
 
     def forward(self, x: torch.Tensor) -> Any:
         """See the class."""
@@ -162,6 +161,20 @@ def axis_of(node: NodeProto) -> int:
 def exact_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """A float model's constants by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    """The weights and biases of a quantised file by the names of their float originals."""
+    constants = exact_weights(model)
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants:
+            level, scale = (constants[name] for name in node.input[:2])
+            axis = axis_of(node) % max(level.ndim, 1)
+            shape = [-1 if i == axis else 1 for i in range(level.ndim)]
+            value = level.astype(np.float32) * (scale.reshape(shape) if scale.ndim else scale)
+            found[weight_name(node)] = value
+    return found
 
 
 def parameter_name(name: str) -> str:

@@ -25,7 +25,7 @@ from models.training.distil_student import Teaching, scores_of, train_student
 from models.training.distil_teachers import Teacher, ask_teachers, best_of
 from models.training.distil_weights import mean_target, weigh, weighted_target
 from models.training.loop import save
-from models.training.runs import make_screening
+from models.training.runs import SETTLED_ON, make_screening, ready
 
 ARMS = ("none", "single", "mean", "dynamic")
 """No teacher, the best single one, all of them alike, weights by teacher and sample."""
@@ -112,7 +112,8 @@ def _student(
 ) -> Scores:
     kept = asked.out / f"{name}.npz"
     if not kept.exists():
-        student = train_student(make_screening(asked.start), pool, soft, teaching, seed)
+        network = ready(make_screening(asked.start), asked.start, pool.voxels[:SETTLED_ON])
+        student = train_student(network, pool, soft, teaching, seed)
         save(student, asked.out / f"{name}.pt")
         said = scores_of(student, pool)
         write_arrays(kept, {f.name: getattr(said, f.name) for f in fields(Scores)})

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
+from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.training.from_artifact import settle_norms, weights_of_artifact
 from models.training.hybrid import HybridTask
 from models.training.loop import Plan, train
 from models.training.recipe import Material, hybrid_task, load_material, screening_task
 from models.training.screening import ScreeningTask
+
+ARTIFACT = ".onnx"
+SETTLED_ON = 64
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -27,7 +35,8 @@ class Run:
         minutes: time to spend training, resumptions included.
         rate: highest learning rate.
         resume: go on from the run's checkpoint.
-        start: weights to begin with; None for the network's own beginning.
+        start: weights to begin with, of a run or a float artifact; None for the network's own
+            beginning.
         cache: where phantoms are kept; ``phantoms``: how many of them are learnt from.
         seed: of weights and samples.
     """
@@ -54,7 +63,9 @@ class Run:
 def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
     """Trains a screening network with so many blocks; as many as its start has, if None."""
     torch.manual_seed(run.seed)
-    task = screening_task(run.material(), make_screening(run.start, blocks))
+    material = run.material()
+    network = ready(make_screening(run.start, blocks), run.start, regions_of(material))
+    task = screening_task(material, network)
     if run.start is not None:
         task.refresh(task.network.eval())  # it can raise alarms that are worth mining already
     train(task, run.plan(decay=0.02), resume=run.resume)
@@ -64,8 +75,9 @@ def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
     """Trains the hybrid network on the candidates of the screening weights given."""
     torch.manual_seed(run.seed)
     screeners = [make_screening(path).eval() for path in screening]
-    hybrid = make_hybrid(run.start, screeners[-1])
-    task = hybrid_task(run.material(), screeners, hybrid)
+    material = run.material()
+    hybrid = ready(make_hybrid(run.start, screeners[-1]), run.start, regions_of(material))
+    task = hybrid_task(material, screeners, hybrid)
     train(task, run.plan(decay=0.05), resume=run.resume)
 
 
@@ -79,6 +91,22 @@ def task_of(
     task = screening_task(material, network)
     task.refresh(network.eval())  # it can raise alarms that are worth mining already
     return task
+
+
+def ready(network: Network, start: Path | None, voxels: Iterable[np.ndarray]) -> Network:
+    """The network, fit to be trained on: one out of an artifact has no statistics of its own yet.
+
+    ``voxels`` are uint8 regions ``(z, y, x)`` like those that it will be trained on.
+    """
+    if start is not None and start.suffix == ARTIFACT:
+        settle_norms(network, (torch.from_numpy(one)[None, None].float() / 255 for one in voxels))
+    return network
+
+
+def regions_of(material: Material) -> Iterator[np.ndarray]:
+    """Regions around some of the nodules that are learnt from."""
+    for cube in material.learnt.pieces[:SETTLED_ON]:
+        yield cut_roi(cube.voxels, cube.nodules[0, :3])
 
 
 def make_screening(
@@ -110,6 +138,8 @@ def make_hybrid(start: Path | None, screening: ScreeningNetwork | None = None) -
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """What a run left in ``path``."""
+    """What a run left in ``path``; or, where that is a float artifact, what it was made from."""
+    if path.suffix == ARTIFACT:
+        return weights_of_artifact(path)
     weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights

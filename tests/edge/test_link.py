@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge.estimate import LinkEstimate, Pace
-from edge.link import Arrival, Link
+from edge.link import UNHEARD, Arrival, Link
 from tests.edge.cases import HandClock
 
 MB = 1_000_000
@@ -185,6 +185,23 @@ def test_patience_with_a_silent_cloud() -> None:
     assert link.patience_s() == pytest.approx(2.4)
     clock.sleep(61.0)
     assert link.patience_s() == 3.0
+
+
+def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
+    """Until it does; who is let in before waits no longer than until then."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    link.awaited(0.5)
+    clock.sleep(0.2)
+    assert link.enter()
+    assert link.patience_s() == pytest.approx(0.3)
+    link.left()
+    clock.sleep(0.4)
+    assert not link.enter()
+    assert link.estimate().reason == UNHEARD
+    link.found(None)
+    assert link.enter()
+    assert link.estimate().available
 
 
 def test_a_lost_link_lets_nobody_in_until_it_is_found() -> None:

@@ -13,7 +13,7 @@ import grpc
 
 from edge.channel import OPTIONS
 from edge.escalate import Knock
-from edge.link import Link
+from edge.link import UNHEARD, Link
 from edge.watch import Watch
 from protos.errors import DeadlinePassed, LinkFault, Unreachable
 from tests.edge.fake_cloud import FakeCloud
@@ -61,6 +61,16 @@ def test_a_lost_cloud_is_told_and_found_again() -> None:
         cloud.answers.put(None)
         assert until(lambda: link.estimate().available)
     assert link.estimate().silent_s is not None
+
+
+def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
+    """The first study after a start goes on without it, and the next asks when it is there."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, LONG_S, first_s=0.0):
+        assert link.estimate().reason == UNHEARD
+        assert not link.enter()
+        cloud.answers.put(None)
+        assert until(link.enter)
 
 
 def test_an_escalation_in_doubt_makes_it_look_at_once() -> None:

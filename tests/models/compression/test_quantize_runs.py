@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from models.__main__ import app
 from models.compression import quantize_runs, runs
 from models.compression.export import export_fp32
 from models.compression.layer_report import show_layers, show_ranges
+from models.compression.qat import simulate_file
 from models.compression.quantize import METHODS
 from models.compression.quantize_runs import run_int4, run_qat, run_ranges, run_sensitivity
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -94,15 +96,44 @@ def test_qat_enters_a_file_that_answers_as_the_float_network(
     assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
 
 
-def test_int4_enters_a_file_of_the_share_asked_for(trained: Path, shelf: Path, start: Path) -> None:
-    """Made from INT8; how many layers were lowered is told."""
-    run_int4(asked(start, shelf.parent / "int4"), "screening", trained, [], SHARE)
+@pytest.mark.parametrize("from_run", [True, False])
+def test_int4_enters_a_file_of_the_share_asked_for(
+    trained: Path, shelf: Path, start: Path, from_run: bool
+) -> None:
+    """Made from the INT8 run or from its file; how many layers were lowered is told."""
+    qat = trained if from_run else None
+    run_int4(asked(start, shelf.parent / "int4"), "screening", qat, [], SHARE)
     whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
     sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
     assert sizes[2] <= SHARE * sizes[0] < sizes[1]
     assert (int4.parent, int4.precision) == ("screening-int8", "int4")
     lowered, _, layers = int4.method.split(" ")[:3]
     assert 0 < int(lowered) < int(layers)
+
+
+def test_the_registered_file_by_itself_is_simulated_as_it_answers(
+    trained: Path, shelf: Path
+) -> None:
+    """Who has no run goes on from what the file holds."""
+    assert trained.exists()
+    content = find("screening-int8", shelf).content()
+    simulation = simulate_file(onnx.load_model_from_string(content), "screening").eval()
+    with torch.inference_mode():
+        found = simulation(torch.from_numpy(pictures(2)).float() / 255).numpy()
+    (wanted,) = served(content)
+    assert float(np.abs(found - wanted).mean()) < 0.01 * float(wanted.std())
+
+
+def test_no_convolution_is_rounded_before_it_is_added(trained: Path, shelf: Path) -> None:
+    """Engines add first; the file says so, and all compute the same."""
+    assert trained.exists()
+    model = onnx.load_model_from_string(find("screening-int8", shelf).content())
+    makers = {out: node for node in model.graph.node for out in node.output}
+    sums = [node for node in model.graph.node if node.op_type == "Add"]
+    assert any(makers[name].op_type == "Conv" for node in sums for name in node.input)
+    for node in sums:
+        given = [makers[name] for name in node.input]
+        assert [one.op_type for one in given].count("DequantizeLinear") >= 1
 
 
 def test_ranges_compare_every_method_and_what_was_learnt(

@@ -1,0 +1,173 @@
+"""A network's weights out of the float artifact that it was exported to.
+
+Who has the repository has the artifacts and not the runs that made them: with this every command
+that starts from weights starts from `KIND-fp32.onnx` too. The export folded each batch norm into
+its convolution; here the convolution keeps the product, and its batch norm does nothing more than
+add the bias. That is the same network. Before it is trained on, `settle_norms` gives the batch
+norms statistics to live by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import NodeProto, numpy_helper
+from torch import nn
+
+from models.runtime.errors import UnfitArtifact
+
+NORM_EPS = 1e-5
+"""That of every batch norm here (torch's own)."""
+
+UNUSED_SHARE_LOGIT = -4.0
+"""Where the map that only training has begins: an artifact does not hold it."""
+
+Weights = dict[str, torch.Tensor]
+
+
+def weights_of_artifact(path: Path) -> Weights:
+    """The state of the network that ``path``, a float artifact, was exported from.
+
+    Raises:
+        UnfitArtifact: it is no float export of a network of `models.networks`.
+    """
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf's own errors have no common class
+        raise UnfitArtifact(f"{path}: no ONNX file: {error}") from error
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        raise UnfitArtifact(f"{path}: it is quantised; start from the float artifact")
+    for node in model.graph.node:  # equal tensors are stored once
+        if node.op_type == "Identity" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]]
+    weights: Weights = {
+        name: _tensor(stored[name]) for name in ("place", "asked") if name in stored
+    }
+    for node in model.graph.node:
+        held = [stored[name] for name in node.input if name in stored]
+        weights |= _weights_of(node, held, folded=_is_anonymous(node.input[1:2]))
+    if "head.weight" in weights:
+        features = weights["head.weight"].shape[1]
+        weights["share.weight"] = torch.zeros(1, features, 1, 1, 1)
+        weights["share.bias"] = torch.full((1,), UNUSED_SHARE_LOGIT)
+    return weights
+
+
+def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Gives every batch norm the statistics of what it is fed, and keeps what it computes.
+
+    Filters are scaled to the norm that they would have begun with, which batch norm undoes, so
+    that a learning rate means what it does from the beginning. ``batches`` are the network's
+    inputs ``(n, 1, z, y, x)``.
+    """
+    norms = {m: _Seen() for m in network.modules() if isinstance(m, nn.BatchNorm3d)}
+    hooks = [m.register_forward_pre_hook(seen.look) for m, seen in norms.items()]
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                network.eval()(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for convolution, norm in _pairs(network):
+        _settle(convolution, norm, norms[norm])
+
+
+class _Seen:
+    """Sums of what a batch norm was fed, for each channel."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sums: torch.Tensor | float = 0.0
+        self.squares: torch.Tensor | float = 0.0
+
+    def look(self, _: nn.Module, given: tuple[torch.Tensor]) -> None:
+        x = given[0].double()
+        self.count += x.numel() // x.shape[1]
+        self.sums = self.sums + x.sum((0, 2, 3, 4))
+        self.squares = self.squares + x.square().sum((0, 2, 3, 4))
+
+
+def _pairs(network: nn.Module) -> list[tuple[nn.Conv3d, nn.BatchNorm3d]]:
+    """Each batch norm with the convolution that feeds it."""
+    found = []
+    for part in network.modules():
+        members = list(part.children()) if isinstance(part, nn.Sequential) else []
+        for first, second in pairwise(members):
+            if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
+                found.append((first, second))
+    return found
+
+
+@torch.no_grad()
+def _settle(convolution: nn.Conv3d, norm: nn.BatchNorm3d, seen: _Seen) -> None:
+    mean = torch.as_tensor(seen.sums / seen.count)
+    variance = torch.as_tensor(seen.squares / seen.count) - mean.square()
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    slope = norm.weight / (norm.running_var + norm.eps).sqrt()
+    shift = norm.bias - slope * norm.running_mean
+    fan_in = convolution.weight[0].numel()
+    begun = fan_in**0.5 * (3 * fan_in) ** -0.5  # of uniform weights within 1 / sqrt(fan_in)
+    scale = begun / convolution.weight.flatten(1).norm(dim=1).clamp_min(1e-6)
+    mean, variance = (mean * scale).float(), (variance * scale.square()).float()
+    convolution.weight *= scale[:, None, None, None, None]
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_(slope / scale * (variance + norm.eps).sqrt())
+    norm.bias.copy_(shift + slope / scale * mean)
+
+
+def _weights_of(node: NodeProto, held: list[np.ndarray], *, folded: bool) -> Weights:
+    """What the module behind a node holds."""
+    name = module_of(node)
+    if not held or not name:
+        return {}
+    if node.op_type == "Conv" and folded:
+        return _folded(name, *held)
+    if node.op_type in ("Conv", "ConvTranspose", "Gemm", "LayerNormalization"):
+        names = (f"{name}.weight", f"{name}.bias")
+        return {key: _tensor(value) for key, value in zip(names, held, strict=True)}
+    if node.op_type == "MatMul":
+        return {f"{name}.weight": _tensor(held[0].T)}
+    return {f"{name}.bias": _tensor(held[0])} if node.op_type == "Add" else {}
+
+
+def _is_anonymous(names: Iterable[str]) -> bool:
+    """Whether a tensor has lost its module's name, as what the exporter computed anew has."""
+    return any(name.startswith("onnx::") for name in names)
+
+
+def _folded(name: str, weight: np.ndarray, bias: np.ndarray) -> Weights:
+    """A convolution with its batch norm folded in, as the two again."""
+    *parents, number = name.split(".")
+    norm = ".".join([*parents, str(int(number) + 1)])
+    channels = len(bias)
+    return {
+        f"{name}.weight": _tensor(weight),
+        f"{norm}.weight": torch.ones(channels),
+        f"{norm}.bias": _tensor(bias),
+        f"{norm}.running_mean": torch.zeros(channels),
+        f"{norm}.running_var": torch.full((channels,), 1 - NORM_EPS),
+        f"{norm}.num_batches_tracked": torch.tensor(0),
+    }
+
+
+def module_of(node: NodeProto) -> str:
+    """The module that the node was exported from: ``/a/a.1/b/b.0/Conv`` is ``a.1.b.0``."""
+    names: list[str] = []
+    for part in node.name.strip("/").split("/")[:-1]:
+        if names and part.startswith(f"{names[-1]}."):
+            names.pop()
+        names.append(part)
+    return ".".join(names)
+
+
+def _tensor(value: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(value.copy())
