@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import onnx
@@ -36,8 +37,12 @@ def simulate_file(quantized: onnx.ModelProto, kind: str) -> Simulation:
 def fine_tune(
     simulation: Simulation, network: nn.Module, base: Task, plan: Plan, *, resume: bool = False
 ) -> Simulation:
-    """The simulation after the third phase; ``network`` is the float one that it shall match."""
+    """The simulation after the third phase; ``network`` is the float one that it shall match.
+
+    In full precision: bfloat16 rounds products as coarsely as INT8 does, and what is to be learnt
+    would drown in it.
+    """
     reference = copy.deepcopy(network).eval().requires_grad_(False)
-    learnt = train(MatchTask(base, reference, simulation), plan, resume=resume)
+    learnt = train(MatchTask(base, reference, simulation), replace(plan, half=False), resume=resume)
     assert isinstance(learnt, Simulation)  # `train` gives back what the task trains
     return learnt.cpu()

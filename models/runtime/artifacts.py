@@ -52,6 +52,15 @@ class Artifact:
     attribution: str
     expand: bool = True
 
+    @property
+    def half(self) -> bool:
+        """Whether what is float in it may be computed in bfloat16.
+
+        It may beside what is rounded to integers anyway. All that is float in a screening network
+        is its answer, which stays exact.
+        """
+        return self.precision != "fp32" and self.kind != "screening"
+
     def content(self) -> bytes:
         """What an engine loads: the file's bytes, checked, INT4 laid out as INT8.
 

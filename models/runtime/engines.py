@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,25 @@ import openvino
 
 from models.runtime import hardware
 from models.runtime.errors import EngineUnavailable, ModelFailed
+from models.runtime.patches import laid_out
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 Runner = Callable[..., Outputs]
 """Takes the model's inputs in the order of the file, one array ``(n, ...)`` each."""
 
+BATCHES = (4, 8)
+"""So many are read at once where only the batch is free, beside one; larger batches gain little."""
+
+SAME = 0.01
+"""The difference, as a share of the spread, up to which two answers are the same."""
+
 _log = logging.getLogger(__name__)
 
 
-def start(engine: str, content: bytes, threads: int) -> Runner:
+def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> Runner:
     """The model of an ONNX file, ready on one engine; it takes inputs of any size.
+
+    With ``half`` what is float in it may be computed in bfloat16 where the CPU is fast at that.
 
     Raises:
         EngineUnavailable: the engine is not here, or does not take the model.
@@ -32,12 +41,12 @@ def start(engine: str, content: bytes, threads: int) -> Runner:
     if family not in starters:
         raise EngineUnavailable(f"engine {engine!r} is unknown; there are: {', '.join(starters)}")
     try:
-        return starters[family](content, device, threads)
+        return starters[family](laid_out(content), device, threads, half)
     except Exception as error:  # both engines raise bare RuntimeErrors and worse
         raise EngineUnavailable(f"{engine} does not take the model: {error}") from error
 
 
-def _start_openvino(content: bytes, device: str, threads: int) -> Runner:
+def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Runner:
     core = openvino.Core()
     model = core.read_model(content)
     options = {"PERFORMANCE_HINT": "LATENCY"}
@@ -45,9 +54,21 @@ def _start_openvino(content: bytes, device: str, threads: int) -> Runner:
         options["INFERENCE_NUM_THREADS"] = str(threads)
         if threads < hardware.cores():  # else the parts of a model would share one core
             options["ENABLE_CPU_PINNING"] = "NO"
-        options["INFERENCE_PRECISION_HINT"] = "f32"  # else bf16, which is not what was asked for
-    one_by_one = _fix_batch(model)
-    compiled = core.compile_model(model, device or "CPU", options)
+        # left to itself it takes bf16 where it can, also for what must stay exact
+        options["INFERENCE_PRECISION_HINT"] = "bf16" if half and hardware.fast_bf16() else "f32"
+
+    sides = _sides(model)
+
+    def compiled(batch: int) -> Runner:
+        model.reshape({number: [batch, *one] for number, one in enumerate(sides)})
+        return _request(core.compile_model(model, device or "CPU", options))
+
+    if sides:
+        return _in_batches(compiled, _samples(model, sides))
+    return _request(core.compile_model(model, device or "CPU", options))
+
+
+def _request(compiled: openvino.CompiledModel) -> Runner:
     request = compiled.create_infer_request()
     outputs = [compiled.output(index) for index in range(len(compiled.outputs))]
 
@@ -55,24 +76,60 @@ def _start_openvino(content: bytes, device: str, threads: int) -> Runner:
         answer = request.infer(dict(enumerate(batch)), share_inputs=True)
         return tuple(_plain(np.array(answer[output])) for output in outputs)
 
-    def run_each(*batch: npt.NDArray[Any]) -> Outputs:
-        answers = [run(*(one[i : i + 1] for one in batch)) for i in range(len(batch[0]))]
-        return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
-
-    return run_each if one_by_one else run
+    return run
 
 
-def _fix_batch(model: openvino.Model) -> bool:
-    """Fixes the batch at 1 where nothing else is free; returns whether it did.
+def _in_batches(compiled: Callable[[int], Runner], sample: Sequence[npt.NDArray[Any]]) -> Runner:
+    """Batches of any size, in pieces of fixed sizes: the largest that is left, again and again.
 
     openvino 2026.4 gives wrong answers for the INT8 hybrid with a free batch on a CPU without
-    AMX, and right ones with a fixed one; the probe would leave it out.
+    AMX, and right ones with a fixed one. A size whose answers for ``sample`` are not those of
+    one at a time is left out.
     """
+    runners = {1: compiled(1)}
+    alone = _in_pieces(runners, sample)
+    for size in BATCHES:
+        runner = compiled(size)
+        if _same(runner(*(one[:size] for one in sample)), [out[:size] for out in alone]):
+            runners[size] = runner
+        else:
+            _log.warning("batches of %d left out: they are answered otherwise than one", size)
+    return lambda *batch: _in_pieces(runners, batch)
+
+
+def _in_pieces(runners: Mapping[int, Runner], batch: Sequence[npt.NDArray[Any]]) -> Outputs:
+    done, answers = 0, []
+    for size in sorted(runners, reverse=True):
+        while len(batch[0]) - done >= size:
+            answers.append(runners[size](*(one[done : done + size] for one in batch)))
+            done += size
+    return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
+
+
+def _sides(model: openvino.Model) -> list[list[int]]:
+    """The sides of each input but the batch, where nothing but the batch is free; else none."""
     shapes = [given.partial_shape for given in model.inputs]
     if any(batch.is_static or any(side.is_dynamic for side in o) for batch, *o in shapes):
-        return False
-    model.reshape({i: [1, *(side.get_length() for side in o)] for i, (_, *o) in enumerate(shapes)})
-    return True
+        return []
+    return [[side.get_length() for side in others] for _, *others in shapes]
+
+
+def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
+    """Something for each input, as many as the largest batch takes."""
+    rng, count = np.random.default_rng(0), max(BATCHES)
+    kinds = [given.element_type.to_dtype() for given in model.inputs]
+    return [
+        (255 * rng.random((count, *one)) if np.issubdtype(kind, np.integer)
+         else rng.random((count, *one))).astype(kind)
+        for kind, one in zip(kinds, sides, strict=True)
+    ]  # fmt: skip
+
+
+def _same(found: Outputs, wanted: Sequence[npt.NDArray[Any]]) -> bool:
+    return all(
+        float(np.abs(a - b).max()) <= SAME * max(float(np.std(b)), 1.0)
+        for a, b in zip(found, wanted, strict=True)
+    )
 
 
 def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -80,7 +137,7 @@ def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return out if np.issubdtype(out.dtype, np.integer) else np.asarray(out, np.float32)
 
 
-def _start_onnxruntime(content: bytes, provider: str, threads: int) -> Runner:
+def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool) -> Runner:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

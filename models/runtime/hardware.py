@@ -24,9 +24,22 @@ def cpu_name() -> str:
 
 def _features() -> str:
     """The instruction sets that low-precision kernels are made of, where Linux lists them."""
-    flags = set(Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0].split())
     telling = ("amx_int8", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx2")
-    return ", ".join(name for name in telling if name in flags) or "no vector extensions known"
+    known = [name for name in telling if name in _flags()]
+    return ", ".join(known) or "no vector extensions known"
+
+
+def fast_bf16() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in hardware."""
+    return "amx_bf16" in _flags()
+
+
+def _flags() -> set[str]:
+    try:
+        listed = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return set()
+    return set(listed.split("flags", 1)[-1].split("\n", 1)[0].split())
 
 
 def cores() -> int:

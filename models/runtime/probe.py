@@ -56,14 +56,13 @@ def fastest(
 def _measure(
     artifact: Artifact, sample: npt.NDArray[np.uint8], threads: int, clock: Callable[[], float]
 ) -> dict[str, float]:
-    content = artifact.content()
-    truth, slowest = _time(REFERENCE, content, sample, threads, clock)
+    truth, slowest = _time(REFERENCE, artifact, sample, threads, clock)
     times = {REFERENCE: slowest}
     for engine in hardware.engines():
         if engine == REFERENCE:
             continue
         try:
-            answer, took_s = _time(engine, content, sample, threads, clock)
+            answer, took_s = _time(engine, artifact, sample, threads, clock)
         except EngineUnavailable as error:
             _log.info("engine left out: %s", error)
             continue
@@ -77,12 +76,12 @@ def _measure(
 
 def _time(
     engine: str,
-    content: bytes,
+    artifact: Artifact,
     sample: npt.NDArray[np.uint8],
     threads: int,
     clock: Callable[[], float],
 ) -> tuple[Outputs, float]:
-    run = start(engine, content, threads)
+    run = start(engine, artifact.content(), threads, half=artifact.half)
     try:
         answer = run(sample)
         took = []

@@ -56,9 +56,8 @@ def open_session(
     """
     count = threads or hardware.cores()
     chosen = chosen_engine(artifact, engine, threads, probe_cache)
-    return Session(
-        artifact, chosen, count, checked(chosen, start(chosen, artifact.content(), count))
-    )
+    run = start(chosen, artifact.content(), count, half=artifact.half)
+    return Session(artifact, chosen, count, checked(chosen, run))
 
 
 def chosen_engine(

@@ -1,0 +1,44 @@
+"""Batches that an engine reads in pieces of fixed sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from models.runtime import engines
+from models.runtime.artifacts import find
+from models.runtime.engines import Outputs, Runner, start
+
+SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
+
+
+@pytest.mark.parametrize("name", ["hybrid-int8", "hybrid-fp32"])
+def test_a_batch_is_answered_as_its_regions_are_alone(name: str) -> None:
+    """Whatever its size: here a piece of eight, one of four, and one alone."""
+    run = start("openvino", find(name).content(), 1)
+    batch = np.random.default_rng(0).integers(0, 256, (13, 1, 48, 48, 48), dtype=np.uint8)
+    alone = [run(batch[i : i + 1]) for i in range(len(batch))]
+    for together, *each in zip(run(batch), *alone, strict=True):
+        np.testing.assert_allclose(together, np.concatenate(each), atol=1e-3)
+
+
+def test_a_size_that_is_answered_wrongly_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As openvino does with a free batch on some machines."""
+    asked: list[int] = []
+
+    def compiled(size: int) -> Runner:
+        def run(*batch: npt.NDArray[Any]) -> Outputs:
+            asked.append(size)
+            return (batch[0] * (3 if size == 4 else 2),)
+
+        return run
+
+    monkeypatch.setattr(engines, "BATCHES", (4, 8))
+    run = engines._in_batches(compiled, SAMPLE)
+    asked.clear()
+    (found,) = run(np.arange(14, dtype=np.float32)[:, None])
+    np.testing.assert_array_equal(found[:, 0], 2 * np.arange(14))
+    assert asked == [8] + [1] * 6
