@@ -22,6 +22,7 @@ from edge.replay import decided, decided_on_record
 from edge.report import draw_pictures, write_report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings
+from edge.sizes import POLICY
 from edge.watch import Watch
 from imaging.preprocess import preprocess
 from imaging.read import read_study
@@ -86,6 +87,7 @@ def build_line(
         roi_bytes=settings.roi_side**3,
         max_rois=settings.max_rois,
         audit_rate=settings.audit_rate,
+        policy=replace(POLICY, describe=settings.describe),
     )
 
 

@@ -61,14 +61,15 @@ class Plan:
     Attributes:
         decisions: all candidates with their routes.
         send: places in ``decisions`` (they are the ROI identifiers on the wire), the most
-            valuable first; those that are audited, and those that are reported anyway and only
-            described, come last.
+            valuable first; those that are reported anyway and only described come last, and
+            behind them those that are audited.
         held_back: why the other uncertain ones, or the audited ones, are not among them; empty
             where all are sent.
         sizes: of the regions in ``send``, in the same order.
         later: uncertain ones that are not sent now but owed, the most valuable first: they wait
             for an amendment.
         audit: those in ``send`` that the edge dismissed, of a scan that is audited.
+        describes: whether what is reported anyway is to be described.
     """
 
     decisions: tuple[Decision, ...]
@@ -77,6 +78,7 @@ class Plan:
     sizes: tuple[Size, ...] = ()
     later: tuple[int, ...] = ()
     audit: tuple[int, ...] = ()
+    describes: bool = True
 
     @property
     def uncertain(self) -> tuple[int, ...]:
@@ -84,9 +86,10 @@ class Plan:
         return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
 
     @property
-    def reported(self) -> tuple[int, ...]:
-        """The places of all candidates that the edge reports by itself."""
-        return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.REPORT)
+    def described(self) -> tuple[int, ...]:
+        """The places that the edge reports by itself and wants described."""
+        reported = (i for i, d in enumerate(self.decisions) if d.route is Route.REPORT)
+        return tuple(reported) if self.describes else ()
 
     def size_of(self, place: int) -> Size:
         """The size in which the region of that place is sent, full where nothing is said."""
@@ -110,7 +113,7 @@ def decide(
     the answers within the budget. One region is sent whenever there is a link and any time at
     all: a link that is never asked is never measured again. A link that was lost gets no more.
     Where there is room after all that is uncertain, the cloud is asked for size and kind of what
-    is reported anyway.
+    is reported anyway, if the policy says so.
 
     Args:
         candidates: of the screening network.
@@ -133,7 +136,8 @@ def decide(
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
     wanted = _best(decisions, Route.DISMISS)[:AUDITED] if audited and not uncertain else ()
-    beside = () if left else (*wanted, *_best(decisions, Route.REPORT))
+    described = _best(decisions, Route.REPORT) if policy.describe else ()
+    beside = () if left else (*described, *wanted)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
     extra = beside[: room.beside(len(picks), sent_bytes, len(beside), roi_bytes)]
     audit = tuple(i for i in wanted if i in extra)
@@ -145,6 +149,7 @@ def decide(
         sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
         later=() if link.off else left,
         audit=audit,
+        describes=policy.describe,
     )
 
 

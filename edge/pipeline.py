@@ -23,6 +23,7 @@ from edge.outcome import Job, Report
 from edge.replay import Situation
 from edge.report import Pictures, ReportPaths
 from edge.screen import EdgeReader
+from edge.sizes import POLICY, Policy
 from imaging.preprocess import Preprocessed
 from imaging.study import Study
 from imaging.volume import Volume
@@ -46,6 +47,7 @@ class Line:
         roi_bytes: size of one region on the wire.
         max_rois: regions of one study that are escalated at most.
         audit_rate: share of the scans without anything to ask about that are audited.
+        policy: how the time that is left is spent.
     """
 
     ingest: Callable[[], Budget]
@@ -61,6 +63,7 @@ class Line:
     roi_bytes: int
     max_rois: int
     audit_rate: float
+    policy: Policy = POLICY
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judg
         sampled = audited(study_key, line.audit_rate)
         situation = Situation(
             candidates, reader.thresholds, link, left_s, line.roi_bytes, line.max_rois,
-            audited=sampled,
+            policy=line.policy, audited=sampled,
         )  # fmt: skip
         plan = line.decide(situation, study_key)
     with budget.stage("escalate"):

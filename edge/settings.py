@@ -48,6 +48,8 @@ class EdgeSettings(BaseSettings):
         site: what this site is called by the cloud, which shares its time between sites; a
             certificate's name goes before it. Empty for none.
         max_rois: regions of one study that are escalated at most.
+        describe: whether the cloud is also asked for size, kind and outline of what the edge
+            reports by itself; about as many regions again as those that it is unsure of.
         audit_rate: share of the scans without anything to ask about of which the best places that
             the edge dismissed are read again all the same; 0 for none.
         owed_keep_days: days of the daemon's life for which a second reading that did not come by
@@ -83,6 +85,7 @@ class EdgeSettings(BaseSettings):
     connect_s: float = Field(default=0.5, ge=0)
     site: str = Field(default="", max_length=MAX_SITE_CHARACTERS, pattern=_PRINTABLE)
     max_rois: int = Field(default=64, ge=1)
+    describe: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
     owed_keep_days: float = Field(default=30.0, gt=0)
     owed_pause_s: float = Field(default=5.0, gt=0)

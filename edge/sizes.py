@@ -39,6 +39,8 @@ class Policy:
         confidence: the share of escalations that must end within the budget.
         fill: a region may be smaller than full if the nodule takes at most this share of its
             shortest side.
+        describe: whether the cloud is also asked for size, kind and outline of what is reported
+            anyway, where there is room for it after all that is uncertain.
     """
 
     full: float = 1.0
@@ -46,6 +48,7 @@ class Policy:
     slab: float = 0.94
     confidence: float = 0.95
     fill: float = 0.75
+    describe: bool = True
 
     def share(self, size: Size) -> float:
         """What a reading of that size is worth."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from evaluation.link import PERCENTILES, TOLERANCE_S
 from evaluation.policy_fit import NO_TOP, Choice, Reached, bands, best, filters, reach, sweep
-from evaluation.policy_ratio import CHOSEN, SINGLE, escalation_ratio
+from evaluation.policy_ratio import CHOSEN, OURS, SINGLE, VERDICTS, escalation_ratio
 from evaluation.policy_reading import TEST, VAL
 from evaluation.policy_routes import band, cloud_only, edge_only, oracle
 from evaluation.policy_rules import Policy, ours, routed
@@ -64,7 +64,8 @@ def line_up(world: World, rounds: int) -> Field:
             *(_fitted(name, CHOSEN, one, aim, most) for name, one in fixed.items()),
             *_hindsight(world, test),
             *(_fitted(name, name, one, aim, most, patient=True) for name, one in sedna.items()),
-            ours(limits, world.edge),
+            ours(limits, world.edge.model_copy(update={"describe": False}), VERDICTS),
+            ours(limits, world.edge, OURS),
             routed("oracle", "oracle", oracle(limits), most),
         ),
         test,
@@ -113,16 +114,10 @@ def row(policy: Policy, told: Sequence[Told], deadline_s: float) -> dict[str, An
         "escalated_share": rois / candidates,
         "rois_per_scan": (rois + later) / len(told),
         "amended_rois_per_scan": later / len(told),
-        "decisive_rois_per_scan": sum(_decisive(one) for one in told) / len(told),
         "bytes_per_scan": sent / len(told),
         **{f"p{q}_ms": 1000 * float(np.percentile(took_s, q)) for q in PERCENTILES},
         "missed": int((took_s > deadline_s + TOLERANCE_S).sum()),
     }
-
-
-def _decisive(one: Told) -> int:
-    """Regions of the answer that it hung on, without those that are only to be described."""
-    return sum(i in one.plan.uncertain or i in one.plan.audit for i in one.plan.send[: one.rois])
 
 
 def compare(

@@ -132,6 +132,7 @@ def _tables(result: dict[str, Any]) -> list[Table | str]:
         title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
         shown.append(columns_table(COLUMNS, one["policies"], title))
     ratio = result["escalation_ratio"]
-    told = ", ".join(f"{number(ratio[key], 2)} of the {key}" for key in ("rois", "bytes"))
-    shown.append(f"ours over the chosen fixed threshold, {ratio['trace']}: {told}")
+    for name, words in (("verdicts", "verdicts alone"), ("described", "with descriptions")):
+        told = ", ".join(f"{number(ratio[name][key], 2)} of the {key}" for key in ("rois", "bytes"))
+        shown.append(f"ours, {words}, over the chosen fixed thresholds, {ratio['trace']}: {told}")
     return shown

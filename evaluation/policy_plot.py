@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from evaluation.errors import MissingData
+from evaluation.policy_ratio import OURS, VERDICTS
 from imaging.volume import UInt8Array
 
 Row = Mapping[str, Any]
@@ -32,6 +33,7 @@ COLOURS: dict[str, Colour] = {
     "fixed threshold": (200, 120, 30),
     "Sedna threshold": (40, 140, 240),
     "Sedna entropy": (30, 190, 200),
+    "ours, verdicts only": (90, 200, 90),
     "ours": (40, 150, 40),
     "oracle": (160, 40, 140),
 }
@@ -127,7 +129,7 @@ def _panel(name: str, rows: Sequence[Row], x: Axis, y: Axis) -> UInt8Array:
 
 def _dot(picture: UInt8Array, at: tuple[int, int], row: Row) -> None:
     """Large for ours and the oracle, hollow for what nobody could have known."""
-    size = 6 if row["kind"] in ("ours", "oracle") else 4
+    size = 6 if row["kind"] in (OURS, VERDICTS, "oracle") else 4
     filled = 1 if "hindsight" in row["policy"] else cv2.FILLED
     cv2.circle(picture, at, size, COLOURS[row["kind"]], filled, cv2.LINE_AA)
 

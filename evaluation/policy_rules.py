@@ -7,7 +7,7 @@ they differ in what they ask about, how, and whether they know a deadline.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from edge.estimate import LinkEstimate
 from edge.finding import Decision, Route
 from edge.replay import Situation
 from edge.settings import EdgeSettings
-from edge.sizes import Size
+from edge.sizes import POLICY, Size
 from evaluation.policy_routes import Routes, Routing
 from evaluation.policy_studies import Study
 
@@ -47,8 +47,8 @@ class Policy:
     told: dict[str, Any] = field(default_factory=dict)
 
 
-def ours(thresholds: Thresholds, settings: EdgeSettings) -> Policy:
-    """The agent's own: `edge.decide` with all that it is given there."""
+def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
+    """The agent's own: `edge.decide` with all that it is given there; ``name`` in tables."""
 
     def plans(study: Study, link: LinkEstimate, budget_s: float) -> Plan:
         return Situation(
@@ -58,10 +58,11 @@ def ours(thresholds: Thresholds, settings: EdgeSettings) -> Policy:
             budget_s=budget_s,
             roi_bytes=settings.roi_side**3,
             max_rois=settings.max_rois,
+            policy=replace(POLICY, describe=settings.describe),
             audited=audited(study.name, settings.audit_rate),
         ).plan()
 
-    return Policy("ours", "ours", plans, controlled=True)
+    return Policy(name, name, plans, controlled=True)
 
 
 def routed(

@@ -11,6 +11,7 @@ from edge.decide import Plan, Thresholds, decide
 from edge.estimate import LinkEstimate
 from edge.guarantee import Terms
 from edge.merge import MergeWeights
+from edge.sizes import POLICY, Policy
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.detection import Candidate
@@ -79,7 +80,13 @@ def box() -> Preprocessed:
     return Preprocessed(np.broadcast_to(slices, (60, 60, 60)).copy(), Geometry())
 
 
-def plan_of(*scores: float, link: LinkEstimate | None = None, max_rois: int = 64) -> Plan:
+def plan_of(
+    *scores: float,
+    link: LinkEstimate | None = None,
+    max_rois: int = 64,
+    policy: Policy = POLICY,
+    audited: bool = False,
+) -> Plan:
     """What is decided of candidates of these scores, with time enough."""
     return decide(
         [candidate(score, at=i) for i, score in enumerate(scores)],
@@ -88,4 +95,6 @@ def plan_of(*scores: float, link: LinkEstimate | None = None, max_rois: int = 64
         budget_s=60.0,
         roi_bytes=48**3,
         max_rois=max_rois,
+        policy=policy,
+        audited=audited,
     )

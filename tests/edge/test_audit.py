@@ -89,10 +89,10 @@ def test_a_scan_with_anything_to_ask_about_is_not_audited() -> None:
     assert (plan.send, plan.audit) == ((5,), ())
 
 
-def test_reported_candidates_are_described_after_the_audit() -> None:
+def test_reported_candidates_are_described_before_the_audit() -> None:
     """What is found without asking leaves the scan one without anything to ask about."""
     plan = plan_of(0.95, 0.05)
-    assert (plan.send, plan.audit) == ((1, 0), (1,))
+    assert (plan.send, plan.audit) == ((0, 1), (1,))
 
 
 def test_an_audit_keeps_to_the_budget() -> None:

@@ -9,7 +9,7 @@ from edge.decide import Thresholds, decide, value_of_asking
 from edge.errors import UnfitModel
 from edge.estimate import OFF, LinkEstimate, Pace
 from edge.finding import Route
-from edge.sizes import Size
+from edge.sizes import POLICY, Size
 from tests.edge.cases import SETTINGS, THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
@@ -179,6 +179,19 @@ def test_what_is_reported_is_described_where_there_is_room() -> None:
     assert [plan.size_of(i) for i in (2, 0)] == [Size.FULL] * 2
     assert (plan.later, plan.held_back) == ((), "")
     assert plan_of(0.95, 0.4, 0.99, max_rois=2).send == (1, 2)
+
+
+def test_nothing_is_described_where_the_policy_does_not_want_it() -> None:
+    """Only what is uncertain is sent, and no description is owed."""
+    plan = plan_of(0.95, 0.4, 0.99, policy=replace(POLICY, describe=False))
+    assert (plan.send, plan.described) == ((1,), ())
+    assert plan_of(0.95, 0.4, 0.99).described == (0, 2)
+
+
+def test_descriptions_go_before_an_audit() -> None:
+    """A thin link carries what the report is made of first."""
+    plan = plan_of(0.95, 0.05, audited=True, max_rois=1)
+    assert (plan.send, plan.audit) == ((0,), ())
 
 
 def test_what_is_uncertain_goes_before_descriptions() -> None:

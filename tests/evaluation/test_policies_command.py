@@ -56,4 +56,4 @@ def test_it_shows_tables_by_default(arguments: list[str]) -> None:
     """A line for each policy, and the ratio."""
     shown = invoke(arguments)
     assert "oracle" in shown
-    assert "ours over the chosen fixed threshold, fibre: " in shown
+    assert "ours, verdicts alone, over the chosen fixed thresholds, fibre: " in shown

@@ -11,17 +11,17 @@ def row(policy: str, found: float, false: float, rois: float, sent: float) -> di
     """What the ratio looks at."""
     return {
         "policy": policy,
-        "kind": "ours" if policy == "ours" else "fixed threshold",
+        "kind": policy if policy.startswith("ours") else "fixed threshold",
         "sensitivity": found,
         "false_positives_per_scan": false,
         "rois_per_scan": rois,
-        "decisive_rois_per_scan": rois - 1,
         "bytes_per_scan": sent,
     }
 
 
 ROWS = [
     row("ours", 0.95, 2.0, 4.0, 400.0),
+    row("ours, verdicts only", 0.95, 2.0, 2.0, 200.0),
     row("fixed threshold", 0.97, 2.0, 8.0, 1000.0),
     row("fixed threshold, single", 0.94, 2.0, 10.0, 1000.0),
     row("fixed, in hindsight", 0.95, 1.0, 5.0, 500.0),
@@ -34,15 +34,17 @@ ROWS = [
 def test_ours_is_held_against_what_was_chosen_before() -> None:
     """Whatever it reaches on the test; that is told beside it."""
     ratio = escalation_ratio({"fibre": ROWS})
-    assert (ratio["rois"], ratio["bytes"], ratio["met"]) == (0.5, 0.4, True)
-    told = ratio["by_trace"]["fibre"]
-    assert (told["chosen"]["decisive_rois"], told["chosen"]["as_good"]) == (0.375, True)
+    asked = ratio["described"]
+    assert (asked["rois"], asked["bytes"], asked["met"]) == (0.5, 0.4, True)
+    assert ratio["verdicts"]["rois"] == 0.25
+    told = asked["by_trace"]["fibre"]
+    assert told["chosen"]["as_good"]
     assert (told["chosen_single"]["rois"], told["chosen_single"]["as_good"]) == (0.4, False)
 
 
 def test_in_hindsight_the_best_is_what_asks_least_and_is_as_good() -> None:
     """What finds less, or raises more false alarms, is not compared with."""
-    told = escalation_ratio({"fibre": ROWS})["by_trace"]["fibre"]
+    told = escalation_ratio({"fibre": ROWS})["described"]["by_trace"]["fibre"]
     assert (told["hindsight"]["against"], told["hindsight"]["rois"]) == ("fixed, in hindsight", 0.8)
     assert told["hindsight_single"]["rois"] == 0.25
 
@@ -50,12 +52,14 @@ def test_in_hindsight_the_best_is_what_asks_least_and_is_as_good() -> None:
 def test_the_bar_wants_both() -> None:
     """Half of the regions with more than half of the bytes is not enough."""
     rows = [row("ours", 0.95, 2.0, 4.0, 501.0), *ROWS[1:]]
-    assert not escalation_ratio({"fibre": rows})["met"]
+    ratio = escalation_ratio({"fibre": rows})
+    assert (ratio["described"]["met"], ratio["verdicts"]["met"]) == (False, True)
 
 
 def test_where_nothing_is_as_good_there_is_no_hindsight() -> None:
     """And without what was chosen the bar is not met; another trace stands for itself."""
-    ratio = escalation_ratio({"fibre": [ROWS[0], ROWS[4]], "dsl": ROWS})
+    deaf = next(one for one in ROWS if one["policy"] == "fixed, deaf")
+    ratio = escalation_ratio({"fibre": [ROWS[0], deaf], "dsl": ROWS})["described"]
     assert ratio["by_trace"]["fibre"]["hindsight"] is None
     assert (ratio["rois"], ratio["met"]) == (None, False)
     assert ratio["by_trace"]["dsl"]["chosen"]["rois"] == 0.5
@@ -65,4 +69,5 @@ def test_nothing_can_be_a_part_of_nothing() -> None:
     """Where the other asks nothing there is no ratio of what is asked."""
     rows = [ROWS[0], row("fixed threshold", 0.95, 2.0, 0.0, 0.0)]
     ratio = escalation_ratio({"dead": rows})
-    assert (ratio["trace"], ratio["rois"], ratio["met"]) == ("dead", None, False)
+    asked = ratio["described"]
+    assert (ratio["trace"], asked["rois"], asked["met"]) == ("dead", None, False)

@@ -32,7 +32,7 @@ def test_a_routed_policy_knows_no_link() -> None:
 
 def test_ours_is_the_agent_s_own_decision() -> None:
     """Most valuable first, what is reported anyway after it; nothing where nobody may ask."""
-    policy = ours(THRESHOLDS, EdgeSettings(audit_rate=0.0))
+    policy = ours(THRESHOLDS, EdgeSettings(audit_rate=0.0), "ours")
     assert policy.controlled
     plan = policy.plans(STUDY, FAST, 9.0)
     assert set(plan.send[:3]) == {1, 2, 3}

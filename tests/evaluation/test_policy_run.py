@@ -18,7 +18,7 @@ from tests.evaluation.test_policy_routes import STUDY
 
 WORLD = World(made_cases(), EdgeSettings(audit_rate=0.0), CloudSettings(), every_s=20.0, seed=0)
 STUDIES = studies_of(WORLD.cases, "test", rounds=1, seed=0)
-OURS = ours(THRESHOLDS, WORLD.edge)
+OURS = ours(THRESHOLDS, WORLD.edge, "ours")
 FIXED = routed("fixed", "fixed threshold", band(0.15, 0.85), 64)
 DEAD = steady(Conditions(state=State.RESET))
 
