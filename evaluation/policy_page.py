@@ -82,9 +82,9 @@ def _ratio(ratio: Mapping[str, Any]) -> str:
         "chosen on validation to find as much with no more false alarms, and of the best of all "
         f"that were run in hindsight. The aim is at most {ratio['bar']:g} of both over "
         f"`{ratio['trace']}` against the chosen pair. Fixed thresholds ask for verdicts and "
-        "nothing else; so does ours with `describe = false`. As it comes it also asks for size, kind and outline of what it "
-        "reports by itself. A star: over this trace it found less than ours, or raised more false "
-        "alarms. A dash: there is none, or it asked nothing.\n"
+        "nothing else; so does ours with `describe = false`. As it comes it also asks for size, "
+        "kind and outline of what it reports by itself. A star: over this trace it found less "
+        "than ours, or raised more false alarms. A dash: there is none, or it asked nothing.\n"
     ]
     for name, words in kinds:
         one = ratio[name]
