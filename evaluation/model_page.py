@@ -24,13 +24,14 @@ def write_page(results: Path, page: Path) -> None:
     """Writes ``page`` from the JSON files of ``results`` and the manifest."""
     found = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     parts = [HEAD.format(scans=_scan_names(found)), _artifacts()]
-    parts += [_froc(found), _cost(found), _scans(found), _kinds(found)]
+    parts += [_froc(found), _cost(found), _scans(found), _without(found), _kinds(found)]
     parts += [published_section(found), _bands(found)]
     parts += [_surrounded(found), scans_markdown(_each(found, "scans_edge", "scans_both"))]
     parts += [_findings(found), _phantoms(found), _calibration(found)]
     parts += [rounding_section(found), pruning_section(found), distillation_section(found)]
     parts += [learning_section(found)]
-    parts += [memory_section(found), _latency(found), _network(found), _luna16(found)]
+    parts += [memory_section(found), _latency(found), _network(found)]
+    parts += [_elsewhere(results / "machines"), _luna16(found)]
     page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
 
 
@@ -140,6 +141,20 @@ def _scans(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     heads = ["scan", "at 1", "at 2", "at 4", "at 8", "score of its lesion"]
     return "## False positives of each scan, edge and cloud\n\n" + table(heads, rows)
+
+
+def _without(found: dict[str, Any]) -> str:
+    rows = [
+        [NODULES[key], one["scan"], *(f"{100 * v:.1f}" for v in one["sensitivity"].values()),
+         number(one["cpm"])]
+        for key in ("nodules_edge_int8", "nodules_both_int8")
+        for one in found.get(key, {}).get("without", [])
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    head = "## What hangs on one scan\n\nThe same figures with each scan left out in turn.\n\n"
+    heads = ["reader", "without", "0.125", "0.25", "0.5", "1", "2", "4", "8", "CPM"]
+    return head + table(heads, rows)
 
 
 def _findings(found: dict[str, Any]) -> str:
@@ -255,6 +270,33 @@ def _network(found: dict[str, Any]) -> str:
         heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]
         parts.append(head + table(heads, rows) + commands(found, key))
     return "\n".join(parts)
+
+
+ELSEWHERE = {
+    "pass": "alone",
+    "network_int4": "in turn with INT4",
+    "network": "in turn, caches cold",
+}
+
+
+def _elsewhere(folder: Path) -> str:
+    """Passes that were measured on other machines: a folder each, files as those of this one."""
+    rows = []
+    for machine in sorted(folder.glob("*")):
+        for name, words in ELSEWHERE.items():
+            if not (path := machine / f"{name}.json").exists():
+                continue
+            result = json.loads(path.read_text())
+            rows += [
+                [result["cpu"], words, f"`{p['artifact']}`", p["engine"],
+                 f"{p['median_ms']:.0f}", f"{p['p95_ms']:.0f}"]
+                for p in result["passes"]
+            ]  # fmt: skip
+    if not rows:
+        return ""
+    head = "## The screening network on other processors\n\nThe same commands, two threads.\n\n"
+    heads = ["processor", "how", "artifact", "engine", "median ms", "p95 ms"]
+    return head + table(heads, rows)
 
 
 def read_figures(results: Path) -> dict[str, dict[str, Any]]:

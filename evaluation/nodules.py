@@ -23,6 +23,7 @@ from evaluation.froc import (
     TARGETS,
     Scored,
     froc,
+    sensitivity_at,
     threshold_at,
     threshold_within,
 )
@@ -134,9 +135,21 @@ def as_json(
             for target, t, value in zip(TARGETS, by_target, figures.false_positives, strict=True)
         },
         "scans": [_scan_json(scan, by_rate, by_target) for scan in scores.scans],
+        "without": without_each(scores),
         "caveat": CAVEAT,
         **({} if bands is None else {"bands": bands}),
     }
+
+
+def without_each(scores: NoduleScores) -> list[dict[str, Any]]:
+    """The sensitivities and the CPM with each scan left out in turn: what hangs on one scan."""
+    found = []
+    for left_out in scores.scans if len(scores.scans) > 1 else ():
+        rest = tuple(scan for scan in scores.scans if scan is not left_out)
+        at = sensitivity_at(froc(replace(scores, scans=rest).scored))
+        by_rate = {f"{rate:g}": float(value) for rate, value in zip(RATES, at, strict=True)}
+        found.append({"scan": left_out.name, "sensitivity": by_rate, "cpm": float(at.mean())})
+    return found
 
 
 def _scan_json(scan: ScanScores, by_rate: FloatArray, by_target: FloatArray) -> dict[str, Any]:

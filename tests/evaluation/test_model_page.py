@@ -36,6 +36,7 @@ def nodules(cpm: float, command: str) -> dict[str, Any]:
         "scans": [scan, scan | {"scan": "chest_8", "lesion_score": None}],
         "sensitivity": points,
         "cpm": interval(cpm),
+        "without": [{"scan": "chest_7", "sensitivity": dict.fromkeys("abcdefg", 0.5), "cpm": 0.5}],
         "fp_at": {
             "80": {"value": 2.5, "low": 1.25, "high": 4.4},
             "90": {"value": 7.5, "low": 3.0, "high": None},
@@ -73,6 +74,9 @@ def results(tmp_path: Path) -> Path:
     }
     for name, result in measured.items():
         (folder / f"{name}.json").write_text(json.dumps(result))
+    elsewhere = folder / "machines" / "large"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "pass.json").write_text(json.dumps(NETWORK | {"cpu": "a large machine"}))
     return folder
 
 
@@ -93,6 +97,8 @@ def test_every_figure_stands_beside_its_command(page: str) -> None:
         "| `screening-int8` | openvino | 81 | 97 | 1.00 |",
         "1 x 256x224x320 voxels, 2 threads of a small machine; 5 rounds",
         "244 nodules of 118 patients",
+        "| edge, INT8 | chest_7 | " + "50.0 | " * 7 + "0.500 |",
+        "| a large machine | alone | `screening-int8` | openvino | 81 | 97 |",
     ):
         assert figure in page
     for command in ("nodules --stage edge", "nodules --stage both", "network --repeat 5"):

@@ -92,6 +92,14 @@ def test_json_has_every_figure() -> None:
     assert first["false_positives_at"]["95"] is None
 
 
+def test_each_scan_is_left_out_in_turn() -> None:
+    """Without the first: .5 is the one false positive, above which two of four nodules lie."""
+    without = as_json(scores(), figures(scores().scored, resamples=20))["without"]
+    assert [one["scan"] for one in without] == ["first", "second"]
+    assert list(without[0]["sensitivity"].values()) == [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 0.75]
+    assert without[0]["cpm"] == pytest.approx(4.5 / 7)
+
+
 def test_patients_are_drawn_whole() -> None:
     """The groups of the bootstrap are patients for nodules and scans for false positives."""
     scored = scores().scored
