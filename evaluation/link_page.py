@@ -70,9 +70,9 @@ def _dead_cloud(result: dict[str, Any]) -> str:
     head = (
         f"## What a dead cloud costs\n\nThe same studies, in {result['rounds']} rounds in turn; "
         f"the bar is {result['bar_ms']:.0f} ms more than without a cloud. The first after a start "
-        "knows nothing of the cloud: one that refuses is found out at once, one that never answers "
-        "is waited for at most 3 s, or as long as the deadline leaves. After that the edge knows, "
-        f"and no study waits. {_machine(result)}"
+        "knows nothing of the cloud: one that refuses is found out at once, one that has not "
+        "answered half a second after the start (`connect_s`) is not waited for. After that the "
+        f"edge knows, and no study waits. {_machine(result)}"
     )
     return f"{head}\n\n{table(heads, rows)}"
 

@@ -48,13 +48,13 @@ Both learn from 716 cubes of real nodules (363 patients), four whole scans and s
         --start runs/second/averaged.pt --out runs/screening
     overread-models export screening --data DATA --weights runs/screening/averaged.pt
     overread-models export hybrid --data DATA --weights runs/hybrid/averaged.pt
-    overread-models qat screening --data DATA --minutes 18 --start runs/screening/averaged.pt \\
-        --out runs/qat-screening
+    overread-models qat screening --data DATA --minutes 28 --rate 1e-4 \\
+        --start models/weights/screening-fp32.onnx --out runs/qat-screening
     overread-models qat hybrid --data DATA --minutes 20 --start runs/hybrid/averaged.pt \\
         --screening runs/second/averaged.pt --screening runs/screening/averaged.pt \\
         --out runs/qat-hybrid
-    overread-models int4 screening --data DATA --minutes 6 --share 0.166 \\
-        --start runs/screening/averaged.pt --qat runs/qat-screening/averaged.pt
+    overread-models int4 screening --data DATA --minutes 12 --rate 1e-4 --share 0.166 \\
+        --start models/weights/screening-fp32.onnx --qat runs/qat-screening/averaged.pt
     overread-models fit --data DATA --screening screening-int4
     overread-models fit --data DATA --screening screening-fp32 --hybrid hybrid-fp32
     overread-models fit --data DATA
@@ -73,9 +73,12 @@ in green, what counts neither way in grey.
 - Masses are made of nodules of 12 mm and more, scaled up to 60 mm.
 - The hybrid learns on the screening network's own candidates, an early and the last state's.
 - Weights and batch norm statistics are averaged (exponentially); bf16, two cores, no GPU needed.
-- INT8: QDQ, uint8 activations, int8 weights for each channel; ranges from training cubes and
-  scans, then trained to answer as the float network does. INT4: weights of most layers, made from
-  INT8 in three steps.
+- INT8: QDQ, uint8 activations, int8 weights for each channel; a convolution's output is added
+  before it is rounded, as engines do; ranges from training cubes and scans, then trained in full
+  precision to answer as the float network does. INT4: weights of most layers, made from INT8 in
+  three steps.
+- Who has no runs starts from the artifacts: every `--start` takes `screening-fp32.onnx` or
+  `hybrid-fp32.onnx` of `models/weights` too, and `int4` goes on from `screening-int8` itself.
 - Calibration, merger and thresholds are fitted on validation cases through the INT8 artifacts.
 
 ## Licence and attribution

@@ -81,9 +81,7 @@ def ranges(
     kind: Kind,
     data: Data,
     start: Start,
-    qat: Annotated[
-        Path | None, typer.Option(help="averaged.pt of the run that made `KIND-int8`.")
-    ] = None,
+    qat: Qat = None,
     as_json: Json = False,
 ) -> None:
     """How far INT8 is from float on validation: min-max, percentile, entropy, learnt ranges."""

@@ -20,7 +20,7 @@ from models.compression.sensitivity import Layer, distance, sensitivity
 from models.compression.simulation import Simulation
 from models.compression.writing import written
 from models.networks.screening import ScreeningNetwork
-from models.runtime.artifacts import find
+from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, load_weights, make_screening, task_of
 
@@ -79,7 +79,8 @@ def run_sensitivity(kind: str, data: Path, start: Path, qat: Path | None) -> lis
 def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
     """How far INT8 is from float on validation, for each way to find the first ranges.
 
-    With ``qat``, the run that made the registered file, what training made of it stands last.
+    What training made of it stands last: from the run ``qat``, or from the registered file if None
+    and if there is one.
     """
     network = MAKERS[kind](start).eval()
     exact = export_float(network, kind)
@@ -89,7 +90,7 @@ def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dic
         small = quantize(exact, kind, learnt_from, method=method)
         simulation = simulate(small, exact, kind).eval()
         rows.append({"ranges": method, **distance(simulation, network, batches)})
-    if qat is not None:
+    if qat is not None or f"{kind}-int8" in every():
         learnt = _learnt(network, kind, qat)
         rows.append({"ranges": "learnt", **distance(learnt, network, batches)})
     return rows
