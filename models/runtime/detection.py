@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,22 +45,58 @@ class Peaks:
     diameter_mm: FloatArray
 
 
-def find_peaks(maps: FloatMap, *, least_logit: float, most: int) -> Peaks:
+@dataclass(frozen=True)
+class SizePrior:
+    """How much likelier a large place is a nodule than a small one of the same heat.
+
+    From ``from_mm`` on each mm adds ``per_mm`` to the logit, ``most`` at most.
+    """
+
+    from_mm: float
+    per_mm: float
+    most: float
+
+    def logit(self, diameter_mm: FloatArray) -> FloatArray:
+        """What is added for these diameters ``(n,)``."""
+        return np.clip((diameter_mm - self.from_mm) * self.per_mm, 0.0, self.most)
+
+
+def find_peaks(
+    maps: FloatMap,
+    *,
+    least_logit: float,
+    most: int,
+    prior: SizePrior | None = None,
+    voxel_mm: float = 1.0,
+) -> Peaks:
     """Peaks of the heat map of at least ``least_logit``, at most ``most`` of them.
 
-    ``maps`` is ``(5, z, y, x)``: heat logit, offsets z, y, x in cells, ln of the diameter in mm.
-    Of two peaks closer than half the larger one's diameter (or one cell) the stronger stays.
+    ``maps`` is ``(5, z, y, x)``: heat logit, offsets z, y, x in cells, ln of the diameter in
+    voxels of ``voxel_mm``. With a ``prior`` their logits are corrected by it. Of two
+    peaks closer than half the larger one's diameter (or one cell) the stronger stays.
     """
     heat = maps[0]
     cells = np.argwhere((heat >= least_logit) & (heat >= _highest_neighbour(heat)))
     values = maps[:, cells[:, 0], cells[:, 1], cells[:, 2]].astype(np.float64)
+    diameter = np.exp(np.clip(values[4], *np.log(DIAMETER_MM)))
+    if prior is not None:
+        values[0] += prior.logit(diameter * voxel_mm)
     order = np.argsort(-values[0], kind="stable")[: 4 * most]
-    cells, values = cells[order], values[:, order]
+    cells, values, diameter = cells[order], values[:, order], diameter[order]
     offset = np.clip(values[1:4].T, -1.5, 1.5)
     index = (cells + 0.5 + offset) * STRIDE - 0.5
-    diameter = np.exp(np.clip(values[4], *np.log(DIAMETER_MM)))
     keep = _apart(index, diameter, most)
-    return Peaks(values[0, keep], index[keep], diameter[keep])
+    return Peaks(values[0, keep], index[keep], diameter[keep] * voxel_mm)
+
+
+def strongest(parts: Sequence[Peaks], most: int) -> Peaks:
+    """The peaks of several maps of one box, strongest first, apart as in `find_peaks`."""
+    logit, diameter = (np.concatenate([getattr(p, n) for p in parts])
+                       for n in ("logit", "diameter_mm"))  # fmt: skip
+    index = np.concatenate([part.index_zyx for part in parts])
+    order = np.argsort(-logit, kind="stable")
+    keep = order[_apart(index[order], diameter[order], most)]
+    return Peaks(logit[keep], index[keep], diameter[keep])
 
 
 def mirrored(maps: FloatMap, axes: tuple[int, ...]) -> FloatMap:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from imaging.volume import Geometry
-from models.runtime.detection import Peaks, find_peaks, mirrored, to_candidates
+from models.runtime.detection import (
+    Peaks,
+    SizePrior,
+    find_peaks,
+    mirrored,
+    strongest,
+    to_candidates,
+)
 
 
 def maps_with(*peaks: tuple[tuple[int, int, int], float, float]) -> np.ndarray:
@@ -41,6 +48,36 @@ def test_the_weaker_of_two_peaks_inside_one_nodule_goes() -> None:
     assert len(find_peaks(maps_with(*near), least_logit=-5, most=9).logit) == 1
     small = [(place, logit, 6.0) for place, logit, _ in near]
     assert len(find_peaks(maps_with(*small), least_logit=-5, most=9).logit) == 2
+
+
+def test_what_is_large_is_likelier_a_nodule() -> None:
+    """The prior grows from its first mm on up to its most, and decides which of two stays."""
+    prior = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
+    added = prior.logit(np.array([5.0, 18.0, 22.0, 26.0, 60.0]))
+    np.testing.assert_allclose(added, [0.0, 0.0, 1.0, 2.0, 2.0])
+    maps = maps_with(((5, 5, 5), 0.0, 24.0), ((5, 5, 7), 1.0, 5.0))
+    peaks = find_peaks(maps, least_logit=-5, most=9, prior=prior)
+    np.testing.assert_allclose(peaks.logit, [1.5], rtol=1e-6)
+    np.testing.assert_allclose(peaks.diameter_mm, [24.0], rtol=1e-6)
+
+
+def test_diameters_of_a_coarse_map_are_told_in_mm() -> None:
+    """What is 12 voxels of 2 mm across is 24 mm, for the prior too."""
+    prior = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
+    maps = maps_with(((5, 5, 5), 0.0, 12.0))
+    peaks = find_peaks(maps, least_logit=-5, most=9, prior=prior, voxel_mm=2.0)
+    np.testing.assert_allclose([*peaks.diameter_mm, *peaks.logit], [24.0, 1.5], rtol=1e-6)
+
+
+def test_of_several_readings_the_strongest_stay() -> None:
+    """A place that both tell of is one; those apart are all there, in order."""
+    at = np.array([[10.0, 10.0, 10.0], [40.0, 40.0, 40.0]])
+    first = Peaks(np.array([1.0, 0.5]), at, np.array([8.0, 8.0]))
+    second = Peaks(np.array([2.0]), at[:1] + 1, np.array([30.0]))
+    found = strongest([first, second], 9)
+    assert found.logit.tolist() == [2.0, 0.5]
+    assert found.diameter_mm.tolist() == [30.0, 8.0]
+    assert strongest([first, second], 1).logit.tolist() == [2.0]
 
 
 def test_a_flat_map_below_the_least_logit_has_no_peak() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.artifacts import find
-from models.runtime.screener import Screener, padded
+from models.runtime.screener import Screener, halved, padded
 from models.runtime.session import Session, open_session
 
 
@@ -50,6 +50,43 @@ def test_the_views_of_a_box_are_averaged() -> None:
     )
     assert sorted(c.index_zyx[2] for c in found) == [1.5, 29.5]
     np.testing.assert_allclose([c.score for c in found], 1 / (1 + np.exp(2)))
+
+
+def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
+    """It is told once, where it lies in the box, and small things are left to the full one."""
+
+    class Far:
+        """Sees a nodule of 20 and one of 5 voxels in boxes of half the size, and else nothing."""
+
+        artifact = SimpleNamespace(settings={"calibration": (1.0, 0.0)})
+
+        def run(self, boxes: np.ndarray) -> tuple[np.ndarray]:
+            maps = np.full((1, 5, *(n // 4 for n in boxes.shape[2:])), -8, np.float32)
+            maps[0, 1:] = 0
+            if boxes.shape[2] == 32:
+                for cell, voxels in ((0, 20.0), (3, 5.0)):
+                    maps[0, 0, 2, 2, [cell, 7 - cell]] = 1
+                    maps[0, 4, 2, 2, [cell, 7 - cell]] = np.log(voxels)
+            return (maps,)
+
+    box = Preprocessed(np.zeros((64, 64, 64), np.uint8), Geometry())
+    found = Screener(cast(Session, Far())).screen(box)
+    assert {round(c.diameter_mm) for c in found} == {40}
+    np.testing.assert_allclose(found[0].index_zyx[:2], [19.5, 19.5])
+    assert sorted(c.index_zyx[2] for c in found) == [3.5, 59.5]
+    np.testing.assert_allclose(found[0].score, 1 / (1 + np.exp(-3)), rtol=1e-5)
+
+
+def test_half_the_resolution_is_the_mean() -> None:
+    """Of eight voxels; the middle of the first pair lies between them."""
+    voxels = np.zeros((4, 6, 8), np.uint8)
+    voxels[:2, :2, :2] = 80
+    voxels[2, 4, 6] = 240
+    small = halved(voxels)
+    assert small.shape == (2, 3, 4)
+    assert small[0, 0, 0] == 80
+    assert abs(int(small[1, 2, 3]) - 30) <= 1
+    assert small.sum() == 80 + small[1, 2, 3]
 
 
 def test_what_lies_in_the_padding_is_no_candidate(weights: Path) -> None:
