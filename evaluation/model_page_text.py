@@ -30,7 +30,8 @@ box at 1 mm, uint8 of [-1000, 400] HU in, features at 1/2, 1/4, 1/8 and 1/16 and
 of centre, offset and diameter out. Residual blocks are factored into 1x3x3 and 3x1x1: in INT8 the
 pair costs about a quarter of two full 3x3x3 convolutions, measured before anything was trained
 (docs/decisions.md). A study's box is read twice, once with left and right changed, and the maps
-are averaged.
+are averaged; then once more at half the resolution for what is larger than 28 mm. Places of 18 mm
+and more weigh more: in the lungs of training and validation nothing but lesions is so large.
 
 **Hybrid** (`models/networks/hybrid.py`): two CNN stems, the screening network's, which stays as it
 is, and one of its own, turn a region of 48 mm into 216 tokens of 8 mm; a Transformer encoder
