@@ -1,9 +1,9 @@
 """Which scans without anything to ask about are read again all the same: a random sample.
 
 A filter that calls "nothing found" easy never learns of its misses. Of a sampled scan the best
-places that the edge dismissed are sent; the promise of `edge.guarantee` does not count on it. The
-study's random key decides, so that a study that is read again after a crash is audited again, or
-again not.
+places that the edge dismissed are sent, where there is room beside what is described; the promise
+of `edge.guarantee` does not count on it. The study's random key decides, so that a study that is
+read again after a crash is audited again, or again not.
 """
 
 from __future__ import annotations

@@ -111,9 +111,14 @@ class Escalator:
         self._asking, self._sleep, self._jitter = asking, sleep, jitter
 
     def estimate(self) -> LinkEstimate:
-        """What to expect of the first link that is there now."""
-        estimates = [way.link.estimate() for way in self._ways]
-        return next((e for e in estimates if e.available), estimates[0])
+        """What to expect of the first link that is there now; after a start it is waited for."""
+        estimates = []
+        for way in self._ways:
+            way.link.settle()
+            estimates.append(way.link.estimate())
+            if estimates[-1].available:
+                return estimates[-1]
+        return estimates[0]
 
     def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
         """The verdicts that came within ``budget`` less the reserve; nothing is raised."""

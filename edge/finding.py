@@ -96,6 +96,9 @@ class Finding:
 
     @property
     def small(self) -> bool:
-        """Whether it is told apart from what asks for action: below 6 mm and not suspicious."""
+        """Whether it is told apart from what asks for action: below 6 mm, and not suspicious.
+
+        What nobody has read a second time is not suspicious to anybody.
+        """
         suspicion = self.verdict.malignancy if self.verdict else None
         return self.diameter_mm < SMALL_MM and (suspicion or 0.0) < SUSPICIOUS

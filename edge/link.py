@@ -56,7 +56,7 @@ class Link:
     """Running estimate and breaker of one link; lives as long as its channel.
 
     Whoever was let in by `enter` tells how it ended: `succeeded`, `missed`, `failed` or `left`.
-    Who watches it tells `awaited`, `found` and `lost`. It may be used from several threads.
+    Who watches it tells `awaited`, `found`, `lost` and `unwatched`. It may be used from several threads.
 
     Attributes:
         doubted: is set when an escalation was not answered; for who watches.
@@ -74,7 +74,8 @@ class Link:
         self._breaker = Breaker(clock, failures, cool_off_s)
         self._said_queue_s, self._said_at_s = 0.0, clock()
         self._heard_at_s: float | None = None
-        self._due_at_s = float("inf")
+        self._due_at_s: float | None = None
+        self._known = threading.Event()
         self._timed_at_s, self._talking, self._lost = float("-inf"), False, ""
         self.doubted = threading.Event()
 
@@ -118,19 +119,28 @@ class Link:
     def patience_s(self) -> float:
         """For how long nothing may be heard of a cloud that is there."""
         with self._lock:
-            if self._heard_at_s is None:
-                return min(CONNECT_S, max(0.0, self._due_at_s - self._clock()))
-            if self._clock() - self._heard_at_s > HEARD_LATELY_S:
+            if self._heard_at_s is None or self._clock() - self._heard_at_s > HEARD_LATELY_S:
                 return CONNECT_S
             return max(LEAST_PATIENCE_S, ROUND_TRIPS * self._round_trip_s.quantile(SLOW))
 
     def awaited(self, within_s: float) -> None:
-        """The cloud has been asked for a sign: without one ``within_s`` from now it counts as gone.
+        """The cloud is being looked for: until it is found nobody may ask it.
 
-        It is not waited for then, and counts as there when it has answered.
+        ``within_s`` is how long `settle` may wait for that.
         """
         with self._lock:
             self._due_at_s = self._clock() + within_s
+
+    def unwatched(self) -> None:
+        """Nobody looks for the cloud any more: one that was not found may be asked all the same."""
+        with self._lock:
+            self._due_at_s = None
+            self._known.set()
+
+    def settle(self) -> None:
+        """Waits until a cloud that is being looked for is found or lost, or should have been."""
+        if self._due_at_s is not None:
+            self._known.wait(max(0.0, self._due_at_s - self._clock()))
 
     def found(self, round_trip_s: float | None) -> None:
         """The cloud is there; ``round_trip_s`` is None where connecting was a part of it.
@@ -139,6 +149,7 @@ class Link:
         """
         with self._lock:
             self._lost, self._heard_at_s = "", self._clock()
+            self._known.set()
             if round_trip_s is not None and self._clock() - self._timed_at_s >= HEARD_LATELY_S:
                 self._timed_at_s = self._clock()
                 self._round_trip_s.add(round_trip_s)
@@ -150,6 +161,7 @@ class Link:
         out of a narrow link.
         """
         with self._lock:
+            self._known.set()
             if not self._talking:
                 self._lost = fault
 
@@ -199,7 +211,7 @@ class Link:
             self._heard_at_s = self._clock()
 
     def _why_gone(self) -> str:
-        unheard = self._heard_at_s is None and self._clock() >= self._due_at_s
+        unheard = self._heard_at_s is None and self._due_at_s is not None
         return self._lost or (UNHEARD if unheard else "")
 
     @contextmanager

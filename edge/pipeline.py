@@ -99,7 +99,8 @@ def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judg
     with budget.stage("screen"):
         candidates = reader.screen(box)
     with budget.stage("decide"):
-        left_s, link = budget.left_s(line.reserve_s), second.estimate()
+        link = second.estimate()
+        left_s = budget.left_s(line.reserve_s)
         sampled = audited(study_key, line.audit_rate)
         situation = Situation(
             candidates, reader.thresholds, link, left_s, line.roi_bytes, line.max_rois,

@@ -42,9 +42,10 @@ class EdgeSettings(BaseSettings):
         attempts: times that one study is offered to the cloud at most.
         watch_s: pause between two looks at whether the cloud is there, shorter while it is not;
             0 looks never: then a study has to find out.
-        connect_s: a cloud that has not answered so long after the agent began is not waited for;
-            what it should have read is owed until it has. A link that is slow to connect, such as
-            a satellite's, wants more.
+        connect_s: so long after the agent began a study waits for the cloud to be found. Later it
+            goes on without, and what the cloud should have read is owed until it is found. A link
+            that is slow to connect, such as a satellite's, wants more. Of no effect where
+            ``watch_s`` is 0.
         site: what this site is called by the cloud, which shares its time between sites; a
             certificate's name goes before it. Empty for none.
         max_rois: regions of one study that are escalated at most.
@@ -82,7 +83,7 @@ class EdgeSettings(BaseSettings):
     reserve_s: float = Field(default=2.0, ge=0)
     attempts: int = Field(default=3, ge=1, le=20)
     watch_s: float = Field(default=5.0, ge=0)
-    connect_s: float = Field(default=0.5, ge=0)
+    connect_s: float = Field(default=0.5, ge=0, le=30)
     site: str = Field(default="", max_length=MAX_SITE_CHARACTERS, pattern=_PRINTABLE)
     max_rois: int = Field(default=64, ge=1)
     describe: bool = True

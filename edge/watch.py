@@ -42,7 +42,7 @@ class Watch:
         knock: asks, with the seconds that the answer may take.
         link: is told what was found; an escalation in doubt makes it look at once.
         every_s: pause between two looks.
-        first_s: a cloud that has not answered so long after the start counts as gone until it does.
+        first_s: so long after the start a study waits for the cloud to be found; not at all later.
         clock: monotonic seconds.
     """
 
@@ -73,6 +73,7 @@ class Watch:
                 self._asked.cancel()
         self._link.doubted.set()
         self._thread.join()
+        self._link.unwatched()
 
     def _run(self) -> None:
         try:
@@ -100,7 +101,9 @@ class Watch:
 
     def _patience_s(self) -> float:
         """A cloud that was there is there at once; for another there is time to connect."""
-        return min(ANSWER_S, self._link.patience_s()) if self._there else ANSWER_S
+        if self._there:
+            return min(ANSWER_S, self._link.patience_s())
+        return max(ANSWER_S, self._first_s)
 
     def _ends(self) -> bool:
         with self._lock:

@@ -128,6 +128,7 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
                 held.close()
                 settings, link = load_settings(**command["open"]), NotingLink()
                 second = _open_way(settings, link, held)
+                link.settle()
                 yield {"opened": len(case.candidates)}
             elif second is not None:
                 yield ask(case, command["ask"], second, link, settings)
@@ -136,7 +137,8 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
 def _open_way(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalator:
     channel = held.enter_context(open_channel(str(settings.cloud), settings))
     if settings.watch_s:
-        held.enter_context(Watch(partial(Knock, channel), link, settings.watch_s))
+        knock, first_s = partial(Knock, channel), settings.connect_s
+        held.enter_context(Watch(knock, link, settings.watch_s, first_s=first_s))
     side = settings.roi_side
     return Escalator(channel, link, Asking((side, side, side), settings.reserve_s))
 

@@ -14,7 +14,7 @@ from edge.keep import still_owed
 from edge.link import Link
 from edge.merge import merge
 from edge.sizes import Size
-from edge.watch import LOST_EVERY_S
+from edge.watch import ANSWER_S, LOST_EVERY_S
 from evaluation.policy_ask import Asks, ByDeadline, Clock, Patient, Regions
 from evaluation.policy_cases import Cases
 from evaluation.policy_rules import Policy
@@ -61,6 +61,8 @@ class _Bench:
         self._backoff = Backoff(world.edge.owed_pause_s, self.clock, rng.uniform)
         self._debts: list[Told] = []
         self._looked_s, self._there = -math.inf, False
+        if self._belief is not None:
+            self._look(self._belief)
 
     def read(self, study: Study) -> None:
         """One study, from the moment it is taken up to its answer."""
@@ -135,7 +137,8 @@ class _Bench:
         if not self._edge.watch_s or not soon:
             return
         belief.doubted.clear()
-        took_s = self._wire.knock_s(self.clock.now_s, belief.patience_s())
+        patience_s = belief.patience_s() if self._there else ANSWER_S
+        took_s = self._wire.knock_s(self.clock.now_s, patience_s)
         if took_s is None:
             belief.lost("a knock was not answered")
         else:

@@ -52,9 +52,12 @@ def add_unrounded(model: ModelProto) -> ModelProto:
     """What a convolution gives goes into a sum as it is; the sum is rounded.
 
     An engine that adds to a convolution's output before it rounds leaves the rounding between the
-    two out. So does the file then, and every engine and the simulation compute the same.
+    two out. So does the file then, and every engine and the simulation compute the same. A rounding
+    that stands for a ReLU as well (its lowest level is zero) stays, and of two convolutions that
+    are added one stays rounded.
     """
     graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
     makers = {out: node for node in graph.node for out in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
     for total in [node for node in graph.node if node.op_type == "Add"]:
@@ -62,9 +65,13 @@ def add_unrounded(model: ModelProto) -> ModelProto:
             chain = _rounding_behind(name, makers)
             if chain is None or any(uses[node.output[0]] > 1 for node in chain):
                 continue
+            zero = numpy_helper.to_array(constants[chain[1].input[2]])
+            if zero == np.iinfo(zero.dtype).min:
+                continue
             total.input[place] = chain[1].input[0]
             for node in chain:
                 graph.node.remove(node)
+            break
     _drop_unused(model)
     return model
 

@@ -78,7 +78,7 @@ def find_peaks(
     heat = maps[0]
     cells = np.argwhere((heat >= least_logit) & (heat >= _highest_neighbour(heat)))
     values = maps[:, cells[:, 0], cells[:, 1], cells[:, 2]].astype(np.float64)
-    diameter = np.exp(np.clip(values[4], *np.log(DIAMETER_MM)))
+    diameter = np.exp(np.clip(values[4], *np.log(np.array(DIAMETER_MM) / voxel_mm)))
     if prior is not None:
         values[0] += prior.logit(diameter * voxel_mm)
     order = np.argsort(-values[0], kind="stable")[: 4 * most]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact
-from models.runtime.engines import Outputs, start
+from models.runtime.engines import LAYOUT, Outputs, start
 from models.runtime.errors import EngineUnavailable
 
 REFERENCE = "onnxruntime"
@@ -42,7 +42,7 @@ def fastest(
     Raises:
         EngineUnavailable: not even the reference runs the artifact.
     """
-    key = f"{artifact.sha256}|{threads}|{hardware.fingerprint()}"
+    key = f"{artifact.sha256}|{threads}|{hardware.fingerprint()}|{LAYOUT}"
     known = _load(cache)
     if key in known:
         return known[key]

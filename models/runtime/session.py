@@ -83,4 +83,5 @@ def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:
     z, y, x = np.meshgrid(*([np.linspace(0, 6, side)] * 3), indexing="ij")
     shapes = np.sin(2 * z + y) * np.cos(3 * y - x) + np.sin(x * z / 2)
     grey = np.asarray(np.clip(shapes * 64 + 128, 0, 255).astype(np.uint8))
-    return np.stack([grey, grey[::-1].copy()])[:, None]
+    pair = np.stack([grey, grey[::-1].copy()])[:, None]
+    return pair if artifact.kind == "screening" else np.concatenate([pair] * 4)

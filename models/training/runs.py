@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +15,7 @@ from torch import nn
 from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.runtime.errors import UnfitArtifact
 from models.training.from_artifact import settle_norms, weights_of_artifact
 from models.training.hybrid import HybridTask
 from models.training.loop import Plan, train
@@ -112,29 +114,51 @@ def regions_of(material: Material) -> Iterator[np.ndarray]:
 def make_screening(
     start: Path | None, blocks: tuple[int, int, int] | None = None
 ) -> ScreeningNetwork:
-    """A network with the weights of ``start``; where it has fewer blocks, the last are left out."""
+    """A network with the weights of ``start``; where it has fewer blocks, the last are left out.
+
+    Raises:
+        UnfitArtifact: ``start`` holds another kind of network, or too few blocks.
+    """
     if start is None:
         return ScreeningNetwork(ScreeningSpec(blocks=blocks or ScreeningSpec.blocks))
     weights = load_weights(start)
-    spec = ScreeningSpec.of(weights)
-    network = ScreeningNetwork(replace(spec, blocks=blocks or spec.blocks))
-    wanted = network.state_dict().keys()
-    network.load_state_dict({name: value for name, value in weights.items() if name in wanted})
+    with refused(start, "screening"):
+        spec = ScreeningSpec.of(weights)
+        network = ScreeningNetwork(replace(spec, blocks=blocks or spec.blocks))
+        wanted = network.state_dict().keys()
+        network.load_state_dict({name: value for name, value in weights.items() if name in wanted})
     return network
 
 
 def make_hybrid(start: Path | None, screening: ScreeningNetwork | None = None) -> HybridNetwork:
-    """A network with the weights of ``start``, its known stem that of ``screening``."""
+    """A network with the weights of ``start``, or a new one with the stem of ``screening``.
+
+    Where ``screening`` is given the known stem stays as it is. That of ``start`` is its own: the
+    rest has learnt on it.
+
+    Raises:
+        UnfitArtifact: ``start`` holds another kind of network.
+    """
     if start is not None:
         weights = load_weights(start)
-        network = HybridNetwork(HybridSpec.of(weights))
-        network.load_state_dict(weights)
+        with refused(start, "hybrid"):
+            network = HybridNetwork(HybridSpec.of(weights))
+            network.load_state_dict(weights)
     else:
         known = ScreeningSpec.of(screening.state_dict()) if screening else ScreeningSpec()
         network = HybridNetwork(HybridSpec(known=known))
     if screening is not None:
-        network.start_from(screening.state_dict())
+        network.start_from((network if start else screening).state_dict())
     return network
+
+
+@contextmanager
+def refused(start: Path, kind: str) -> Iterator[None]:
+    """Turns what torch says of weights that do not fit into one line."""
+    try:
+        yield
+    except (KeyError, RuntimeError) as error:
+        raise UnfitArtifact(f"{start}: holds no {kind} network's weights: {error}") from error
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -55,8 +55,7 @@ def test_a_lost_cloud_is_told_and_found_again() -> None:
     link, cloud = Link(), Scripted()
     with Watch(cloud, link, 0.01):
         cloud.answers.put(Unreachable("refused"))
-        assert until(lambda: not link.estimate().available)
-        assert link.estimate().reason == "Unreachable: refused"
+        assert until(lambda: link.estimate().reason == "Unreachable: refused")
         assert not link.enter()
         cloud.answers.put(None)
         assert until(lambda: link.estimate().available)
@@ -71,6 +70,15 @@ def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
         assert not link.enter()
         cloud.answers.put(None)
         assert until(link.enter)
+
+
+def test_a_study_waits_for_a_cloud_that_is_about_to_answer() -> None:
+    """As long as the watch was given for that, and no longer once it is known."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, LONG_S, first_s=LONG_S):
+        threading.Timer(0.05, cloud.answers.put, [None]).start()
+        link.settle()
+        assert link.estimate().available
 
 
 def test_an_escalation_in_doubt_makes_it_look_at_once() -> None:

@@ -9,6 +9,7 @@ import torch
 
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.runtime.errors import UnfitArtifact
 from models.training.runs import make_hybrid, make_screening
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
@@ -39,7 +40,7 @@ def test_a_shallower_network_starts_from_a_deeper_one(tmp_path: Path) -> None:
 
 def test_a_deeper_network_does_not_start_from_a_shallower_one(tmp_path: Path) -> None:
     """Blocks that nobody trained are no start."""
-    with pytest.raises(RuntimeError, match="Missing key"):
+    with pytest.raises(UnfitArtifact, match="Missing key"):
         make_screening(saved(ScreeningNetwork(SMALL), tmp_path / "w.pt"), blocks=(3, 1, 1))
 
 
