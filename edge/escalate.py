@@ -131,6 +131,8 @@ class Escalator:
         A retry carries the same ``study_key`` and only the regions not yet answered. While no
         link is there nothing is sent.
         """
+        for way in self._ways:
+            way.link.settle()
         exchange = Exchange(rois)
         if deadline.passed or not exchange.open:
             return exchange.ended(DeadlinePassed("no time was left to ask"), 0)

@@ -33,7 +33,8 @@ class Terms:
         asked_alpha: the share that was asked for.
         confidence: with which ``asked_alpha`` can be promised.
         holds: whether ``asked_alpha`` can be promised at ``delta``.
-        screening, hybrid: versions of the two models that read the calibration.
+        screening, hybrid: versions of the two models that read the calibration, the first with how
+            it read (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
     """
 
@@ -119,7 +120,7 @@ UNREAD = Guaranteed(reason="the study was not read")
 
 
 def offered(settings: Mapping[str, object], version: str) -> Guaranteed:
-    """The most that a report of this model, in this ``version``, may promise.
+    """The most that a report of this model, in this ``version`` and reading, may promise.
 
     Raises:
         UnfitModel: the manifest's guarantee cannot be read.

@@ -56,7 +56,7 @@ class Link:
     """Running estimate and breaker of one link; lives as long as its channel.
 
     Whoever was let in by `enter` tells how it ended: `succeeded`, `missed`, `failed` or `left`.
-    Who watches it tells `awaited`, `found`, `lost` and `unwatched`. It may be used from several threads.
+    Who watches it tells `awaited`, `found`, `lost` and `unwatched`. Several threads may use it.
 
     Attributes:
         doubted: is set when an escalation was not answered; for who watches.

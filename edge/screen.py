@@ -11,6 +11,7 @@ from edge.guarantee import Guaranteed, offered
 from edge.merge import MergeWeights
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
+from models.runtime.screener import read_by
 
 
 class Screening(Protocol):
@@ -57,7 +58,7 @@ class EdgeReader:
         """
         thresholds = Thresholds.from_manifest(screener.settings)
         weights = MergeWeights.from_manifest(screener.settings)
-        guaranteed = offered(screener.settings, screener.version)
+        guaranteed = offered(screener.settings, read_by(screener.version))
         return cls(screener, thresholds, weights, guaranteed)
 
     @property

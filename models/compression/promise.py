@@ -55,7 +55,8 @@ class Asked:
 class Read:
     """What a calibration was read with, which the manifest's ``guarantee`` names as well.
 
-    ``screening`` and ``hybrid`` are versions, ``slice_mm`` is the largest distance of slices.
+    ``screening`` is as `models.runtime.screener.read_by` has it, ``hybrid`` a version, ``slice_mm``
+    the largest distance of slices.
     """
 
     screening: str

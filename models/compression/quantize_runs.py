@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from torch import nn
@@ -17,12 +18,15 @@ from models.compression.qat import fine_tune, simulate, simulate_file
 from models.compression.quantize import METHODS, quantize
 from models.compression.runs import MAKERS, calibration, enter
 from models.compression.sensitivity import Layer, distance, sensitivity
-from models.compression.simulation import Simulation
+from models.compression.simulation import Simulation, exact_weights, parameter_name
 from models.compression.writing import written
 from models.networks.screening import ScreeningNetwork
 from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, load_weights, make_screening, task_of
+
+ANOTHER = 0.5
+"""Weights that are further apart, as a part of their norm, are another network's."""
 
 LOOKED_AT = 24
 """Of the calibration's batches every so manieth is looked at, so that at least these are left."""
@@ -114,13 +118,25 @@ def _learnt(network: nn.Module, kind: str, qat: Path | None) -> Simulation:
     """
     model = onnx.load_model_from_string(find(f"{kind}-int8").content())
     if qat is None:
-        return simulate_file(model, kind).eval()
+        return _of_network(simulate_file(model, kind).eval(), network, kind)
     simulation = simulate(model, export_float(network, kind), kind)
     try:
         simulation.load_state_dict(load_weights(qat))
     except RuntimeError as error:
         raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
     return simulation.eval()
+
+
+def _of_network(simulation: Simulation, network: nn.Module, kind: str) -> Simulation:
+    """The simulation, if its weights are the float network's up to rounding and training for it."""
+    exact = exact_weights(export_float(network, kind))
+    for name in simulation.weights():
+        mine = simulation.exact[parameter_name(name)].detach().numpy()
+        other = exact.get(name, np.zeros(0))
+        same = other.shape == mine.shape
+        if not same or np.linalg.norm(mine - other) > ANOTHER * np.linalg.norm(other):
+            raise UnfitArtifact(f"{kind}-int8 is not of the network that --start gives: {name}")
+    return simulation
 
 
 def _looked_at(data: Path, kind: str, split: str = "train") -> list[torch.Tensor]:

@@ -20,7 +20,7 @@ from models.compression.manifest import amend, register
 from models.compression.promise import Asked, Read, nodules_of, promise, widest_slices_mm
 from models.compression.quantize import quantize
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
-from models.runtime.screener import Screener
+from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
 from models.training.material import load_cubes
@@ -114,7 +114,7 @@ def run_fit(data: Path, screening: str, hybrid: str, asked: Asked) -> None:
         cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
     settings, cloud = fit_settings(cases)
     slice_mm = widest_slices_mm(data / "nodules" / "index.csv", "val")
-    read = Read(find(screening).version, find(hybrid).version, slice_mm)
+    read = Read(read_by(find(screening).version), find(hybrid).version, slice_mm)
     nodules = nodules_of(cases, settings, cloud)
     settings |= promise(nodules, settings["thresholds"], asked, settings["merge"])
     settings["guarantee"] |= asdict(read)

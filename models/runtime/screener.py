@@ -26,6 +26,9 @@ from models.runtime.session import AUTO
 PAD_TO = 16
 """The network halves the grid four times."""
 
+READING = 3
+"""Changes whenever boxes are read otherwise: what another reading was calibrated on is void."""
+
 VIEWS: tuple[tuple[int, ...], ...] = ((), (2,))
 """The axes (z, y, x) along which a box is mirrored for each of its views; left is like right."""
 
@@ -89,6 +92,11 @@ class Screener(Opened):
         view = np.ascontiguousarray(np.flip(voxels, axes))
         (maps,) = self.session.run(view[None, None])
         return mirrored(maps[0], axes)
+
+
+def read_by(version: str) -> str:
+    """That version of a screening artifact and how boxes are read with it, as calibration says."""
+    return f"{version}, reading {READING}"
 
 
 def open_screener(name: str, *, engine: str = AUTO, threads: int = 0) -> Screener:

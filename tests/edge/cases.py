@@ -15,6 +15,7 @@ from edge.sizes import POLICY, Policy
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.detection import Candidate
+from models.runtime.screener import read_by
 
 THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
 WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
@@ -27,11 +28,11 @@ GUARANTEE = {
     "asked_alpha": 0.028,
     "confidence": 0.7,
     "holds": False,
-    "screening": "1",
+    "screening": read_by("1"),
     "hybrid": "fake 1",
     "slice_mm": 2.5,
 }
-TERMS = Terms(0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, "1", "fake 1", 2.5)
+TERMS = Terms(0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, read_by("1"), "fake 1", 2.5)
 SETTINGS = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
     "merge": [0.0, 1.0, 1.0],

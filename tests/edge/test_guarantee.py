@@ -105,10 +105,11 @@ def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
 
 def test_a_model_that_calibration_has_not_seen_promises_nothing() -> None:
     """Weights that were exported anew keep their settings, and lose the promise."""
-    assert offered({"guarantee": GUARANTEE}, "1") == MOST
+    assert offered({"guarantee": GUARANTEE}, TERMS.screening) == MOST
     stale = offered({"guarantee": GUARANTEE}, "2")
     assert stale.text == (
-        "no guarantee, because calibration was read by version 1 of the model, not 2"
+        f"no guarantee, because calibration was read by version {TERMS.screening} of the model, "
+        "not 2"
     )
     assert promised(stale, plan_of(0.95), Escalated(), 1.0) == stale
 

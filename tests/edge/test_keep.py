@@ -6,6 +6,7 @@ from edge.exchange import Escalated
 from edge.finding import SecondReading
 from edge.keep import still_owed
 from edge.merge import merge
+from edge.sizes import POLICY
 from imaging.volume import Geometry
 from protos.messages import Verdict
 from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
@@ -28,6 +29,16 @@ def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
     plan = plan_of(0.95, 0.05, 0.97)
     assert still_owed(plan, Escalated(reason="Unreachable: nobody listens")) == (0, 2)
     assert still_owed(plan, Escalated({0: verdict(0)})) == ()
+
+
+def test_what_nobody_wants_described_is_not_owed() -> None:
+    """A report without anything uncertain is complete then, with the cloud dead too."""
+    plan = plan_of(0.95, 0.05, 0.97, policy=replace(POLICY, describe=False))
+    answers = Escalated(reason="Unreachable: nobody listens")
+    assert (plan.send, still_owed(plan, answers)) == ((), ())
+    merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
+    assert merged.second_reading is SecondReading.COMPLETE
+    assert len(merged.findings) == 2
 
 
 def test_an_audit_that_is_answered_does_not_stand_for_the_description() -> None:

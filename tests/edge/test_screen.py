@@ -18,6 +18,9 @@ def test_guarantee_is_that_of_the_manifest_or_none() -> None:
     """The report's guarantee is the manifest's, and says that there is none where it gives none."""
     calibrated = FixedScreener([], settings={**SETTINGS, "guarantee": GUARANTEE})
     assert EdgeReader.of(calibrated).guaranteed == Guaranteed(TERMS, "", lasting=False)
+    unread = {**GUARANTEE, "screening": "1"}
+    otherwise = EdgeReader.of(FixedScreener([], settings={**SETTINGS, "guarantee": unread}))
+    assert "not 1, reading" in otherwise.guaranteed.reason
     assert EdgeReader.of(FixedScreener([])).guaranteed == NOT_CALIBRATED
 
 

@@ -16,17 +16,17 @@ from typer.testing import CliRunner
 
 from models.__main__ import app
 from models.compression import quantize_runs, runs
-from models.compression.export import export_fp32
+from models.compression.export import export_float, export_fp32
 from models.compression.layer_report import show_layers, show_ranges
 from models.compression.qat import simulate_file
-from models.compression.quantize import METHODS
+from models.compression.quantize import METHODS, quantize
 from models.compression.quantize_runs import run_int4, run_qat, run_ranges, run_sensitivity
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.options import Method
 from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, make_screening
-from tests.models.compression.networks import pictures
+from tests.models.compression.networks import pictures, settled
 from tests.models.compression.test_qat import Pictures
 from tests.models.compression.test_simulation import served
 
@@ -131,10 +131,23 @@ def test_no_convolution_is_rounded_before_it_is_added(trained: Path, shelf: Path
     model = onnx.load_model_from_string(find("screening-int8", shelf).content())
     makers = {out: node for node in model.graph.node for out in node.output}
     sums = [node for node in model.graph.node if node.op_type == "Add"]
-    assert any(makers[name].op_type == "Conv" for node in sums for name in node.input)
+    bare = [node for node in sums if any(makers[n].op_type == "Conv" for n in node.input)]
+    assert len(bare) == 4  # the second convolution of each block
     for node in sums:
         given = [makers[name] for name in node.input]
         assert [one.op_type for one in given].count("DequantizeLinear") >= 1
+
+
+def test_a_rounding_that_stands_for_a_relu_stays() -> None:
+    """Without it the hybrid, which adds two of them, would add what lies below zero as well."""
+    network = settled("hybrid")
+    exact = export_float(network, "hybrid")
+    batches = [one[None] for one in pictures(3)]
+    (found, *_), (wanted, *_) = (
+        served(model.SerializeToString())
+        for model in (quantize(exact, "hybrid", batches), export_fp32(network, "hybrid"))
+    )
+    assert float(np.abs(found - wanted).mean()) < 0.03
 
 
 def test_ranges_compare_every_method_and_what_was_learnt(
@@ -165,6 +178,16 @@ def test_sensitivity_tells_of_every_layer(
     assert (shelf / "report.png").read_bytes().startswith(b"\x89PNG")
     show_layers(rows, None, as_json=False)
     assert "stem.0" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_file_of_another_network_is_refused(shelf: Path, tmp_path: Path) -> None:
+    """Of the same shape, with weights of its own."""
+    torch.manual_seed(5)
+    other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UnfitArtifact, match="not of the network"):
+        run_sensitivity("screening", shelf, tmp_path / "other.pt", None)
 
 
 @pytest.mark.usefixtures("trained")

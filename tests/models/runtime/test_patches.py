@@ -51,6 +51,13 @@ def test_patches_land_where_they_did(bias: bool) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+def test_an_older_file_stays() -> None:
+    """Its operators cannot cut a shape."""
+    model = onnx.load_from_string(transposed(2, bias=True))
+    model.opset_import[0].version = 13
+    assert laid_out(model.SerializeToString()) == model.SerializeToString()
+
+
 def test_what_overlaps_stays() -> None:
     """The same bytes."""
     content = transposed(1, bias=True)
