@@ -57,10 +57,7 @@ def match_loss(found: Any, wanted: Any) -> dict[str, torch.Tensor]:
 
 
 def _maps_loss(maps: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Heat where it could matter, and once more where there is some; there place and diameter.
-
-    The few cells at a nodule's middle decide, and would drown among the many that could matter.
-    """
+    """Heat where it could matter, place and diameter where there is heat."""
     heat, aim = maps[:, 0], wanted[:, 0]
     could = torch.sigmoid(aim + DOUBT)
     likely = torch.sigmoid(aim)
@@ -68,7 +65,6 @@ def _maps_loss(maps: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tens
     away = F.smooth_l1_loss(heat, aim, reduction="none", beta=0.2)
     return {
         "heat": (away * could).sum() / could.sum().clamp(min=1e-3),
-        "peaks": (away * likely).sum() / likely.sum().clamp(min=1e-3),
         "place": (place * likely).sum() / likely.sum().clamp(min=1e-3),
     }
 
