@@ -61,13 +61,13 @@ def gather(
     screener: Screener,
     reader: SecondReader,
     cubes: Sequence[Piece],
-    scans: Sequence[Piece],
+    scans: Sequence[tuple[Preprocessed, Piece]],
     patients: Sequence[str],
 ) -> Cases:
     """Reads cubes for their nodules (the best candidate of each), and all for false alarms.
 
     One or two whole scans know few scanners; the lung around the nodules of many patients does.
-    ``patients`` says whose each cube is.
+    ``patients`` says whose each cube is. Of a scan only what lies in the lungs counts.
     """
     rows: list[tuple[float, float, bool, str]] = []
     missed: list[str] = []
@@ -78,8 +78,8 @@ def gather(
         rows += [(*pair, True, patient) for pair in _read(reader, cube, hits)]
         alarms = _alarms(found, cube, FACE)[:CUBE_ALARMS]
         rows += [(*pair, False, patient) for pair in _read(reader, cube, alarms)]
-    for scan in scans:
-        found = screener.screen(Preprocessed(scan.voxels, Geometry()))
+    for box, scan in scans:
+        found = screener.screen(box)
         rows += [(*pair, False, "") for pair in _read(reader, scan, _alarms(found, scan, 0))]
     edge, cloud, nodule, owner = zip(*rows, strict=True)
     inner = (slice(FACE, -FACE),) * 3

@@ -25,7 +25,7 @@ from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
 from models.training.material import load_cubes
 from models.training.piece import Piece
-from models.training.recipe import scans_of_role
+from models.training.recipe import boxes_of_role, scans_of_role
 from models.training.runs import make_hybrid, make_screening
 
 MAKERS: dict[str, Callable[[Path], nn.Module]] = {
@@ -109,7 +109,7 @@ def run_fit(data: Path, screening: str, hybrid: str, asked: Asked) -> None:
     console = Console(stderr=True)
     screener = Screener(open_session(neutral(find(screening))))
     reader = SecondReader(open_session(neutral(find(hybrid))))
-    cubes, scans = load_cubes(data / "nodules", "val"), scans_of_role(data / "ct", "val")
+    cubes, scans = load_cubes(data / "nodules", "val"), boxes_of_role(data / "ct", "val")
     with console.status("reading validation cases"):
         cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
     settings, cloud = fit_settings(cases)

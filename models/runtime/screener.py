@@ -64,7 +64,10 @@ class Screener(Opened):
             ModelFailed: the engine failed on this box.
         """
         voxels = padded(box.voxels)
-        found = strongest([self._peaks(voxels), self._large(voxels)], 2 * MOST_CANDIDATES)
+        readings = [self._peaks(voxels)]
+        if min(box.voxels.shape) >= 2 * LARGE_MM:  # else nothing so large shows whole
+            readings.append(self._large(voxels))
+        found = strongest(readings, 2 * MOST_CANDIDATES)
         within = _within(found, box)
         slope, intercept = self.settings["calibration"]
         return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]

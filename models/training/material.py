@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imaging.preprocess import preprocess
+from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray
 from models.training.piece import NONE, Piece
@@ -62,6 +62,11 @@ def load_cubes(folder: Path, split: str) -> Cubes:
 
 def load_scan(folder: Path, truth: Path | None = None) -> Piece:
     """A whole scan's lung box, with the lesion that ``truth`` (`scans.csv`) marks in it."""
+    return load_box(folder, truth)[1]
+
+
+def load_box(folder: Path, truth: Path | None = None) -> tuple[Preprocessed, Piece]:
+    """The same beside the box as the edge has it, which knows where in it the lungs are."""
     study = read_study(folder)
     box = preprocess(study.volume, folder)
     lesions = [
@@ -69,7 +74,7 @@ def load_scan(folder: Path, truth: Path | None = None) -> Piece:
         for row in (_rows(truth) if truth else [])
         if row["scan"] == folder.name and row["x"]
     ]
-    return Piece(box.voxels, np.zeros_like(box.voxels), _stack(lesions), NONE)
+    return box, Piece(box.voxels, np.zeros_like(box.voxels), _stack(lesions), NONE)
 
 
 def _lesion(index_zyx: FloatArray, row: dict[str, str]) -> list[float]:

@@ -17,13 +17,13 @@ import torch
 from rich.progress import track
 
 from imaging.phantom import TRAINING_SEED, PhantomSpec, make_phantom
-from imaging.preprocess import preprocess
+from imaging.preprocess import Preprocessed, preprocess
 from imaging.roi import cut_roi
 from models.networks.screening import ScreeningNetwork
 from models.training.augment import Noise
 from models.training.compose import Composer
 from models.training.hybrid import HybridTask, Trial
-from models.training.material import Cubes, load_cubes, load_scan
+from models.training.material import Cubes, load_box, load_cubes
 from models.training.piece import NONE, Piece
 from models.training.regions import Ratings, RegionDrawer, without_nodules
 from models.training.screening import ScreeningTask, false_alarms, look, nodule_logit
@@ -66,10 +66,15 @@ def load_material(data: Path, phantoms: Path, phantom_count: int) -> Material:
 
 def scans_of_role(folder: Path, role: str) -> tuple[Piece, ...]:
     """The lung boxes of the scans that `scans.csv` gives that role, lesions marked."""
+    return tuple(piece for _, piece in boxes_of_role(folder, role))
+
+
+def boxes_of_role(folder: Path, role: str) -> list[tuple[Preprocessed, Piece]]:
+    """The same beside the boxes as the edge has them."""
     truth = folder / "scans.csv"
     with truth.open(newline="") as file:
         names = [row["scan"] for row in csv.DictReader(file) if row["role"] == role]
-    return tuple(load_scan(folder / n, truth) for n in track(names, f"reading {role} scans"))
+    return [load_box(folder / n, truth) for n in track(names, f"reading {role} scans")]
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry
 from models.compression.fit import Cases, gather, logistic, thresholds
 from models.runtime.detection import Candidate
 from models.training.piece import NONE, Piece
@@ -77,7 +78,9 @@ def test_cases_say_whose_each_nodule_is() -> None:
     """A nodule that is proposed, one that is not, and alarms: each with its patient."""
     cubes = [cube((20, 20, 21), (32, 32, 32)), cube((10, 10, 10)), cube((20, 20, 20))]
     screener, reader = cast(Any, BrightSpots()), cast(Any, Sure())
-    found = gather(screener, reader, cubes, [cube((3, 3, 3))], ["a", "b", "c"])
+    scan = cube((3, 3, 3))
+    scans = [(Preprocessed(scan.voxels, Geometry()), scan)]
+    found = gather(screener, reader, cubes, scans, ["a", "b", "c"])
     assert found.nodule.tolist() == [True, False, False, True, False]
     assert found.patient == ("a", "a", "b", "c", "")
     assert (found.missed, found.missed_patient) == (1, ("b",))

@@ -75,6 +75,8 @@ def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> 
     np.testing.assert_allclose(found[0].index_zyx[:2], [19.5, 19.5])
     assert sorted(c.index_zyx[2] for c in found) == [3.5, 59.5]
     np.testing.assert_allclose(found[0].score, 1 / (1 + np.exp(-3)), rtol=1e-5)
+    thin = Preprocessed(np.zeros((48, 64, 64), np.uint8), Geometry())
+    assert Screener(cast(Session, Far())).screen(thin) == []
 
 
 def test_half_the_resolution_is_the_mean() -> None:
