@@ -255,7 +255,8 @@ def _network(found: dict[str, Any]) -> str:
     parts = []
     for key, title in (("pass", "One pass of the screening network, alone"),
         ("network", "The same, in turn with others, which leave the caches cold"),
-                       ("hybrid", "One batch of the hybrid network")):  # fmt: skip
+                       ("hybrid", "One batch of the hybrid network"),
+                       ("hybrid_reference", "The same on the reference engine")):  # fmt: skip
         result = found.get(key)
         if result is None:
             continue
@@ -264,7 +265,7 @@ def _network(found: dict[str, Any]) -> str:
              f"{p['ratio_to_first']:.2f}"]
             for p in result["passes"]
         ]  # fmt: skip
-        what = "x".join(map(str, result["shape"])) if key != "hybrid" else "48x48x48"
+        what = "x".join(map(str, result["shape"])) if "hybrid" not in key else "48x48x48"
         head = f"## {title}\n\n{result['batch']} x {what} voxels, {result['threads']} threads of "
         head += f"{result['cpu']}; {result['rounds']} rounds, in turn.\n\n"
         heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]

@@ -69,7 +69,7 @@ def _points(point: Mapping[str, float]) -> str:
 
 def _faster(found: Found) -> str:
     by_engine: dict[str, dict[str, float]] = {}
-    for one in found["hybrid"]["passes"]:
+    for one in (*found["hybrid"]["passes"], *found["hybrid_reference"]["passes"]):
         by_engine.setdefault(one["engine"], {})[one["artifact"]] = one["median_ms"]
     told = [
         f"{engine} {1 - times['hybrid-int8'] / times['hybrid-fp32']:.0%}"
@@ -104,7 +104,7 @@ CLAIMS = (
           ("cost", "nodules_edge_int8", "nodules_both_int8"), _cheaper),
     Claim("distillation, points gained", "+2.3", ("distillation",), _distilled),
     Claim("pruning 42 % of the parameters, points lost", "1.2", ("pruning",), _pruned),
-    Claim("INT8 takes less time", "58 % less", ("hybrid",), _faster),
+    Claim("INT8 takes less time", "58 % less", ("hybrid", "hybrid_reference"), _faster),
     Claim("INT8, points lost", "0.8",
           ("nodules_edge_fp32", "nodules_edge_int8", "nodules_both_fp32", "nodules_both_int8"),
           _rounded),

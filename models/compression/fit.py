@@ -148,17 +148,23 @@ def sigmoid(logit: FloatArray) -> FloatArray:
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """The four thresholds, on calibrated scores.
 
-    ``dismiss`` keeps every nodule that was proposed, with a margin; ``report`` lies just above
-    every false alarm of validation, so that the edge speaks alone of what it never took for a
-    nodule by mistake; ``alone`` and ``final`` leave so many false alarms a scan.
+    ``dismiss`` keeps every nodule that was proposed, with a margin; ``alone`` and ``final`` leave
+    so many false alarms a scan; from ``report`` on the edge speaks alone: it lies just above every
+    false alarm of validation, or where no verdict of validation takes a place back any more.
     """
     nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
     dismiss = MARGIN * float(nodules.min())
-    report = float(alarms.max(initial=0.0)) + 1e-5
     alone = _leaving(alarms, ALONE_ALARMS * cases.scans)
     final = _leaving(merged[~cases.nodule], FINAL_ALARMS * cases.scans)
+    report = min(float(alarms.max(initial=0.0)) + 1e-5, _settled(edge, merged >= final))
     values = {"dismiss": dismiss, "report": report, "alone": max(alone, dismiss), "final": final}
     return {name: round(value, 6) for name, value in values.items()}
+
+
+def _settled(edge: FloatArray, kept: np.ndarray) -> float:
+    """A score above that of everything that is not ``kept``, half-way to the next that is."""
+    taken = float(edge[~kept].max(initial=0.0))
+    return (taken + float(edge[edge > taken].min(initial=1.0))) / 2
 
 
 def _leaving(alarms: FloatArray, allowed: float) -> float:

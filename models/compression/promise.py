@@ -105,6 +105,7 @@ def promise(
         raise ValueError(f"all nodules of {n} patients are lost: nothing can be promised")
     dismiss = max(min(fitted["dismiss"], DISMISS_SHARE * final), out_of_reach(final, merge))
     moved = {"dismiss": dismiss, "final": final, "alone": max(fitted["alone"], dismiss)}
+    moved["report"] = max(report, moved["alone"])
     guarantee = {
         "alpha": asked.alpha if holds else math.ceil(reached * _DIGITS) / _DIGITS,
         "delta": delta,

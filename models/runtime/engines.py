@@ -111,6 +111,8 @@ def _in_pieces(runners: Mapping[int, Runner], batch: Sequence[npt.NDArray[Any]])
         while len(batch[0]) - done >= size:
             answers.append(runners[size](*(one[done : done + size] for one in batch)))
             done += size
+    if len(answers) == 1:
+        return answers[0]
     return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
 
 
