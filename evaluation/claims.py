@@ -91,6 +91,7 @@ def claims(data: str) -> list[Claim]:
                        "--deadline", "4", "--kill-cloud", "0.02",
                        "--journal", "runs/link.jsonl")),
         Claim("load", ("load",)),
+        Claim("load_asleep", ("load", "--synthetic", "2,14", "--loads", "1,2")),
         Claim("memory", ("memory",)),
     ]  # fmt: skip
 

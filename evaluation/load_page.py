@@ -7,12 +7,30 @@ from typing import Any
 
 from models.markdown import commands, number, table
 
+HEADS = ("load", "service", "in time, of capacity", "rejected", "late", "median ms", "p99 ms",
+         "work wasted")  # fmt: skip
+
+ASLEEP = (
+    "## The same with a reader that sleeps\n\nEdges, service and model share the cores here, and "
+    "what the edges take is lost to the service. In this run the reader sleeps {reader} instead "
+    "(the first for each batch, the second for each region), so that what the controller does "
+    "stands by itself."
+)
+
 
 def section(found: Mapping[str, Any]) -> str:
-    """Throughput and goodput of each way to serve; empty where `load` was not measured."""
-    result = found.get("load")
-    if result is None:
-        return ""
+    """Throughput and goodput of each way to serve; empty where nothing was measured."""
+    parts = []
+    if (result := found.get("load")) is not None:
+        head = "## The cloud under load\n\nPublished for batching: 4.7 times the throughput."
+        parts.append(_part(result, head) + commands(found, "load"))
+    if (result := found.get("load_asleep")) is not None:
+        head = ASLEEP.format(reader=result["reader"].removeprefix("asleep "))
+        parts.append(_part(result, head) + commands(found, "load_asleep"))
+    return "\n".join(parts)
+
+
+def _part(result: Mapping[str, Any], head: str) -> str:
     ratio = result["throughput_of_one_at_a_time"]
     told = ", ".join(
         f"{mode} {rate:.1f} ({ratio[mode]:.2f} of one at a time)"
@@ -24,13 +42,9 @@ def section(found: Mapping[str, Any]) -> str:
          f"{run['wasted_share']:.1%}"]
         for run in result["runs"]
     ]  # fmt: skip
-    heads = ["load", "service", "in time, of capacity", "rejected", "late", "median ms", "p99 ms",
-             "work wasted"]  # fmt: skip
     return (
-        f"## The cloud under load\n\nRegions a second when there is always enough to do: {told}. "
-        f"Published for batching: 4.7 times the throughput. Poisson arrivals from "
+        f"{head} Regions a second when there is always enough to do: {told}. Poisson arrivals from "
         f"{result['edges']} edges, {result['span_s']:g} s a turn, {result['rounds']} rounds; load "
-        "and goodput are shares of the first service's capacity.\n\n"
-        + table(heads, rows)
-        + commands(found, "load")
+        f"and goodput are shares of the first service's capacity. {result['cores']} cores of "
+        f"{result['cpu']}.\n\n" + table(HEADS, rows)
     )

@@ -12,6 +12,9 @@ LOAD = {
     "command": "overread-eval load",
     "capacity_per_s": {"deadline": 10.0, "one at a time": 8.0},
     "throughput_of_one_at_a_time": {"deadline": 1.25, "one at a time": 1.0},
+    "reader": "the cloud's own",
+    "cpu": "a small machine",
+    "cores": 2,
     "edges": 8,
     "span_s": 5.0,
     "rounds": 2,
@@ -41,4 +44,7 @@ def test_load_is_told_in_shares_of_capacity() -> None:
     told = section({"load": LOAD})
     assert "deadline 10.0 (1.25 of one at a time)" in told
     assert "| 2 | deadline | 97% | 40 | 0 | 210 | - | 0.4% |" in told
+    assert "2 cores of a small machine" in told
+    asleep = section({"load_asleep": {**LOAD, "reader": "asleep 2,14 ms"}})
+    assert "the reader sleeps 2,14 ms instead" in asleep
     assert section({}) == ""
