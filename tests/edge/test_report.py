@@ -50,7 +50,7 @@ def test_small_nodules_are_listed_apart() -> None:
     assert [one["number"] for one in values["small_nodules"]] == [2]
     text = page(replace(REPORT, findings=(FINDING, small)))
     assert "1 finding, 1 small nodule<" in text
-    assert "below 6 mm and not suspicious" in text
+    assert "below 6 mm, and not suspicious where the second reader has read them" in text
     assert "small nodule" not in page()
 
 
