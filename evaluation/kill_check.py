@@ -172,7 +172,8 @@ def said_of(merged: Merged) -> list[Said]:
 
 
 def _findings(report: Words) -> list[Said]:
-    found = report["findings"]
+    """Without what an audit found: no one owes its answer, and it may come or not."""
+    found = [f for f in report["findings"] if f["route"] != Route.DISMISS.value]
     return sorted(_said(f["route"], f["centre_mm"], f["probability"]) for f in found)
 
 
