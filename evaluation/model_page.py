@@ -13,6 +13,7 @@ from evaluation.model_page_text import HEAD, SURROUNDED, TAIL
 from evaluation.published import published_section
 from evaluation.rounding_page import rounding_section
 from evaluation.scans_text import scans_markdown
+from evaluation.time_page import times_section
 from models.compression.prune_figures import section as pruning_section
 from models.markdown import commands, interval, number, percents, table
 from models.runtime.artifacts import every
@@ -30,8 +31,7 @@ def write_page(results: Path, page: Path) -> None:
     parts += [_findings(found), _phantoms(found), _calibration(found)]
     parts += [rounding_section(found), pruning_section(found), distillation_section(found)]
     parts += [learning_section(found)]
-    parts += [memory_section(found), _latency(found), _network(found)]
-    parts += [_elsewhere(results / "machines"), _luna16(found)]
+    parts += [memory_section(found), times_section(found, results / "machines"), _luna16(found)]
     page.write_text("\n".join(part for part in parts if part) + TAIL.format(licence=_licence()))
 
 
@@ -207,19 +207,6 @@ def _kinds(found: dict[str, Any]) -> str:
     )
 
 
-def _latency(found: dict[str, Any]) -> str:
-    result = found.get("latency")
-    if result is None:
-        return ""
-    rows = [
-        [stage, f"{1e3 * times['median_s']:.0f}", f"{1e3 * times['p95_s']:.0f}"]
-        for stage, times in result["stages"].items()
-    ]
-    head = "## From files to report\n\n`cmb_crc_01068` (100 slices, JPEG-LS), cloud on loopback, "
-    head += f"{result['cores']} cores of {result['cpu']}, {result['repeats']} readings.\n\n"
-    return head + table(["stage", "median ms", "p95 ms"], rows) + commands(found, "latency")
-
-
 def _luna16(found: dict[str, Any]) -> str:
     result = found.get("luna16")
     if result is None:
@@ -249,55 +236,6 @@ def _phantoms(found: dict[str, Any]) -> str:
         + table(["measure", "value"], rows)
         + commands(found, "phantoms")
     )
-
-
-def _network(found: dict[str, Any]) -> str:
-    parts = []
-    for key, title in (("pass", "One pass of the screening network, alone"),
-        ("network", "The same, in turn with others, which leave the caches cold"),
-                       ("hybrid", "One batch of the hybrid network"),
-                       ("hybrid_reference", "The same on the reference engine")):  # fmt: skip
-        result = found.get(key)
-        if result is None:
-            continue
-        rows = [
-            [f"`{p['artifact']}`", p["engine"], f"{p['median_ms']:.0f}", f"{p['p95_ms']:.0f}",
-             f"{p['ratio_to_first']:.2f}"]
-            for p in result["passes"]
-        ]  # fmt: skip
-        what = "x".join(map(str, result["shape"])) if "hybrid" not in key else "48x48x48"
-        head = f"## {title}\n\n{result['batch']} x {what} voxels, {result['threads']} threads of "
-        head += f"{result['cpu']}; {result['rounds']} rounds, in turn.\n\n"
-        heads = ["artifact", "engine", "median ms", "p95 ms", "ratio"]
-        parts.append(head + table(heads, rows) + commands(found, key))
-    return "\n".join(parts)
-
-
-ELSEWHERE = {
-    "pass": "alone",
-    "network_int4": "in turn with INT4",
-    "network": "in turn, caches cold",
-}
-
-
-def _elsewhere(folder: Path) -> str:
-    """Passes that were measured on other machines: a folder each, files as those of this one."""
-    rows = []
-    for machine in sorted(folder.glob("*")):
-        for name, words in ELSEWHERE.items():
-            if not (path := machine / f"{name}.json").exists():
-                continue
-            result = json.loads(path.read_text())
-            rows += [
-                [result["cpu"], words, f"`{p['artifact']}`", p["engine"],
-                 f"{p['median_ms']:.0f}", f"{p['p95_ms']:.0f}"]
-                for p in result["passes"]
-            ]  # fmt: skip
-    if not rows:
-        return ""
-    head = "## The screening network on other processors\n\nThe same commands, two threads.\n\n"
-    heads = ["processor", "how", "artifact", "engine", "median ms", "p95 ms"]
-    return head + table(heads, rows)
 
 
 def read_figures(results: Path) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -11,6 +12,7 @@ import numpy as np
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.artifacts import find
+from models.runtime.detection import Candidate
 from models.runtime.screener import Screener, halved, padded
 from models.runtime.session import Session, open_session
 
@@ -31,52 +33,55 @@ def test_a_bright_place_becomes_a_candidate_in_the_patient(weights: Path) -> Non
     np.testing.assert_allclose(best.score, 1 / (1 + np.exp(-10)), rtol=1e-5)
 
 
+class Drawn:
+    """A session whose maps are faint everywhere but for what is drawn into them."""
+
+    artifact = SimpleNamespace(settings={"calibration": (1.0, 0.0)})
+
+    def __init__(self, draw: Callable[[np.ndarray], None]) -> None:
+        self._draw = draw
+
+    def run(self, boxes: np.ndarray) -> tuple[np.ndarray]:
+        """Maps ``(1, 5, z/4, y/4, x/4)``."""
+        maps = np.full((1, 5, *(n // 4 for n in boxes.shape[2:])), -8, np.float32)
+        maps[0, 1:] = 0
+        self._draw(maps[0])
+        return (maps,)
+
+
+def screened(draw: Callable[[np.ndarray], None], *shape: int) -> list[Candidate]:
+    """What is found in an empty box of that shape."""
+    box = Preprocessed(np.zeros(shape, np.uint8), Geometry())
+    return Screener(cast(Session, Drawn(draw))).screen(box)
+
+
 def test_the_views_of_a_box_are_averaged() -> None:
     """A network that sees the left half only finds a nodule there half as surely."""
 
-    class LeftHalf:
-        """Heat of 4 in the first cell along x of whatever it is given."""
+    def left(maps: np.ndarray) -> None:
+        maps[0, 1, 1, 0] = 4
 
-        artifact = SimpleNamespace(settings={"calibration": (1.0, 0.0)})
-
-        def run(self, boxes: np.ndarray) -> tuple[np.ndarray]:
-            maps = np.full((1, 5, *(n // 4 for n in boxes.shape[2:])), -8, np.float32)
-            maps[0, 1:] = 0
-            maps[0, 0, 1, 1, 0] = 4
-            return (maps,)
-
-    found = Screener(cast(Session, LeftHalf())).screen(
-        Preprocessed(np.zeros((16, 16, 32), np.uint8), Geometry())
-    )
+    found = screened(left, 16, 16, 32)
     assert sorted(c.index_zyx[2] for c in found) == [1.5, 29.5]
     np.testing.assert_allclose([c.score for c in found], 1 / (1 + np.exp(2)))
 
 
 def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
-    """It is told once, where it lies in the box, and small things are left to the full one."""
+    """Where it lies in the box; small things are left to the full resolution, as is a thin box."""
 
-    class Far:
-        """Sees a nodule of 20 and one of 5 voxels in boxes of half the size, and else nothing."""
+    def far(maps: np.ndarray) -> None:
+        if maps.shape[1] != 8:  # a box of 64 voxels, halved
+            return
+        for cell, voxels in ((0, 20.0), (3, 5.0)):
+            maps[0, 2, 2, [cell, 7 - cell]] = 1
+            maps[4, 2, 2, [cell, 7 - cell]] = np.log(voxels)
 
-        artifact = SimpleNamespace(settings={"calibration": (1.0, 0.0)})
-
-        def run(self, boxes: np.ndarray) -> tuple[np.ndarray]:
-            maps = np.full((1, 5, *(n // 4 for n in boxes.shape[2:])), -8, np.float32)
-            maps[0, 1:] = 0
-            if boxes.shape[2] == 32:
-                for cell, voxels in ((0, 20.0), (3, 5.0)):
-                    maps[0, 0, 2, 2, [cell, 7 - cell]] = 1
-                    maps[0, 4, 2, 2, [cell, 7 - cell]] = np.log(voxels)
-            return (maps,)
-
-    box = Preprocessed(np.zeros((64, 64, 64), np.uint8), Geometry())
-    found = Screener(cast(Session, Far())).screen(box)
+    found = screened(far, 64, 64, 64)
     assert {round(c.diameter_mm) for c in found} == {40}
     np.testing.assert_allclose(found[0].index_zyx[:2], [19.5, 19.5])
     assert sorted(c.index_zyx[2] for c in found) == [3.5, 59.5]
     np.testing.assert_allclose(found[0].score, 1 / (1 + np.exp(-3)), rtol=1e-5)
-    thin = Preprocessed(np.zeros((48, 64, 64), np.uint8), Geometry())
-    assert Screener(cast(Session, Far())).screen(thin) == []
+    assert screened(far, 48, 64, 64) == []
 
 
 def test_half_the_resolution_is_the_mean() -> None:
