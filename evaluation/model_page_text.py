@@ -31,7 +31,8 @@ of centre, offset and diameter out. Residual blocks are factored into 1x3x3 and 
 pair costs about a quarter of two full 3x3x3 convolutions, measured before anything was trained
 (docs/decisions.md). A study's box is read twice, once with left and right changed, and the maps
 are averaged; then once more at half the resolution for what is larger than 28 mm. Places of 18 mm
-and more weigh more: in the lungs of training and validation nothing but lesions is so large.
+and more weigh more: in the lungs of training and validation the full resolution shows nothing so
+large but lesions.
 
 **Hybrid** (`models/networks/hybrid.py`): two CNN stems, the screening network's, which stays as it
 is, and one of its own, turn a region of 48 mm into 216 tokens of 8 mm; a Transformer encoder

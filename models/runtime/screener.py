@@ -33,7 +33,8 @@ VIEWS: tuple[tuple[int, ...], ...] = ((), (2,))
 """The axes (z, y, x) along which a box is mirrored for each of its views; left is like right."""
 
 PRIOR = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
-"""Chosen on training and validation scans, in whose lungs nothing but lesions is so large."""
+"""Chosen on training and validation scans, in whose lungs the full resolution shows nothing so
+large but lesions."""
 
 COARSE_MM = 2.0
 """Voxels of the second reading."""
