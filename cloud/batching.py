@@ -7,7 +7,6 @@ run out of time while it waited is never read.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import math
 import time
@@ -19,19 +18,16 @@ import numpy as np
 import structlog
 
 from cloud.cost import CostModel
-from cloud.places import make_room
-from cloud.queue import UNKNOWN_SITE, Answer, Claim, Queue, Rules, Ticket
-from cloud.schedule import Pace, Slot, admit, foresee, together
+from cloud.forming import Former
+from cloud.gate import Gate
+from cloud.queue import UNKNOWN_SITE, Answer, Queue, Rules, Ticket
+from cloud.schedule import Pace
 from cloud.stages import Stage, Timed
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
 from protos.errors import (
-    DeadlinePassed,
-    DeadlineUnmeetable,
     ModelFailed,
-    Overloaded,
-    OverreadError,
 )
 from protos.messages import Priority
 
@@ -69,14 +65,11 @@ class Batcher:
         clock: Clock = time.monotonic,
     ) -> None:
         self._stage, self._telemetry, self._clock = stage, telemetry, clock
-        self._max_wait_s, self._max_waiting = max_wait_s, max_waiting
-        self._coming = coming
         cost = cost or CostModel()
         self._pace = Pace(cost, copy.deepcopy(cost), max_batch)
         self._queue = Queue(rules)
-        self._by_deadline = self._queue.rules.by_deadline
-        self._arrived = asyncio.Event()
-        self._free_s = -math.inf
+        self._former = Former(self._queue, self._pace, max_wait_s, coming, clock)
+        self._gate = Gate(self._queue, self._pace, max_waiting, clock)
         self._batches = self._failures = 0
         self._loop: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
@@ -125,27 +118,18 @@ class Batcher:
     @property
     def queue_s(self) -> float:
         """How long a routine ROI that came now, with time to spare, would wait, in seconds."""
-        slot = self._slot(Deadline(math.inf, self._clock), Priority.ROUTINE, UNKNOWN_SITE)
-        return max(0.0, slot.start_s - self._clock())
+        return self._gate.queue_s
 
-    def estimate_s(self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE) -> float:
-        """Seconds until an ROI that came now would be answered."""
-        return self._slot(deadline, priority, site).answered_s - self._clock()
+    @property
+    def line(self) -> tuple[float, float]:
+        """What a batch is expected to take: seconds whatever its size, and for each ROI."""
+        return self._pace.answer.line
 
-    def _slot(self, deadline: Deadline, priority: Priority, site: str) -> Slot:
-        now_s = self._clock()
-        claim = Claim(deadline=deadline, priority=priority, came_s=now_s, site=site)
-        order = self._queue.in_order(now_s, claim)
-        return foresee(order, max(now_s, self._free_s), self._pace)[order.index(claim)]
-
-    def check(self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE) -> None:
-        """Refuses what could not be answered in time if it came now.
-
-        Raises:
-            Overloaded: the queue is full, or the site has its share of it.
-            DeadlineUnmeetable: the answer would come too late, or make others late.
-        """
-        self._room(Claim(deadline=deadline, priority=priority, came_s=self._clock(), site=site))
+    def check(
+        self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
+    ) -> int:
+        """How many of so many ROIs could be answered in time if they came now: `Gate.check`."""
+        return self._gate.check(deadline, priority, site, rois)
 
     def submit(
         self,
@@ -169,110 +153,50 @@ class Batcher:
             site=site,
             voxels=voxels,
             answer=asyncio.get_running_loop().create_future(),
+            tried=self._gate.tries(deadline),
         )
-        for gone, error in self._room(ticket):
+        pushed = self._gate.room(ticket)
+        self._telemetry.pushed_out(len(pushed))
+        for gone, error in pushed:
             gone.answer.set_exception(error)
         self._queue.put(ticket)
-        self._arrived.set()
+        self._former.arrived()
         return ticket.answer
-
-    def _room(self, claim: Claim) -> list[tuple[Ticket, OverreadError]]:
-        """Whom ``claim`` pushes out, and what they are told; raises where it is not let in."""
-        now_s = self._clock()
-        told: dict[int, OverreadError] = {}
-        for gone in make_room(claim, self._queue, self._max_waiting, now_s):
-            told[gone.number] = Overloaded(f"others wait too, and {gone.site} had most places")
-        if self._queue.rules.by_deadline:
-            free_s = max(now_s, self._free_s)
-            for gone, takes_s in admit(claim, self._queue, now_s, free_s, self._pace):
-                told[gone.number] = DeadlineUnmeetable(
-                    f"behind what came since an answer would take {takes_s:.3f} s", takes_s
-                )
-        return [(one, told[one.number]) for one in self._queue.waiting() if one.number in told]
 
     async def _run(self) -> None:
         began_s, n, failures = -math.inf, 0, 0
         while True:
             await self._stage.enter()
-            freed_s, busy = self._clock(), self._patience_s() <= 0.0
-            self._free_s = -math.inf
-            tickets = await self._next()
+            freed_s, busy = self._clock(), self._former.ready
+            self._gate.free_s = -math.inf
+            tickets = await self._former.batch()
             if n and failures == self._failures:
                 # with work at hand, what lies between two batches is a part of the first
                 until_s = self._clock() if busy else freed_s
                 self._pace.entrance.observe(n, until_s - began_s)
             began_s, n, failures = self._clock(), len(tickets), self._failures
-            self._free_s = began_s + self._pace.entrance.estimate_s(n)
+            self._gate.free_s = began_s + self._pace.entrance.estimate_s(n)
             task = asyncio.create_task(self._read(tickets, began_s))
             self._reading.add(task)
             task.add_done_callback(self._reading.discard)
-
-    async def _next(self) -> list[Ticket]:
-        """The next batch, as soon as it should wait no longer."""
-        while True:
-            while (left_s := self._patience_s()) > 0.0:
-                self._arrived.clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(None if math.isinf(left_s) else left_s):
-                        await self._arrived.wait()
-            self._drop_late()
-            now_s = self._clock()
-            if order := self._queue.in_order(now_s):
-                n = together(order, now_s, self._pace) if self._by_deadline else self._pace.most
-                return self._queue.take(n, now_s)
-
-    def _patience_s(self) -> float:
-        """How long what waits may wait for company.
-
-        0 when a batch is full, time presses, or nobody is to come.
-        """
-        if not (waiting := self._queue.waiting()):
-            return math.inf
-        most = self._pace.worth() if self._by_deadline else self._pace.most
-        alone = self._by_deadline and self._coming is not None and self._coming() == 0
-        if len(waiting) >= most or alone:
-            return 0.0
-        patience_s = min(ticket.came_s for ticket in waiting) + self._max_wait_s - self._clock()
-        if not self._by_deadline:
-            return patience_s
-        soonest_s = min(ticket.deadline.remaining_s for ticket in waiting)
-        return min(patience_s, soonest_s - self._pace.answer.bound_s(len(waiting)))
-
-    def _drop_late(self) -> None:
-        """Tells those who cannot be answered in time any more, whatever is done."""
-        if not self._by_deadline:
-            return
-        alone_s = self._pace.answer.bound_s(1)
-        for ticket in self._queue.waiting():
-            waited_s = self._clock() - ticket.came_s
-            if ticket.deadline.passed:
-                error: OverreadError = DeadlinePassed(f"time ran out after {waited_s:.3f} s")
-            elif ticket.deadline.remaining_s < alone_s:
-                left_s = ticket.deadline.remaining_s
-                error = DeadlineUnmeetable(
-                    f"after {waited_s:.3f} s {left_s:.3f} s are left, reading takes {alone_s:.3f}",
-                    alone_s,
-                )
-            else:
-                continue
-            ticket.answer.set_exception(error)
 
     async def _read(self, tickets: list[Ticket], began_s: float) -> None:
         self._batches += 1
         batch = self._batches
         try:
             timed = await self._stage.run(np.stack([ticket.voxels for ticket in tickets]))
-        except ModelFailed as error:
-            self._failures += 1
-            _log.error("batch failed", rois=len(tickets), reason=error.reason, exc_info=error)
-            for ticket in tickets:
-                if not ticket.answer.done():
-                    ticket.answer.set_exception(ModelFailed(error.reason))
-        else:
             self._pace.answer.observe(len(tickets), self._clock() - began_s)
             self._telemetry.batch_read(len(tickets), timed.compute_s)
             self._deliver(tickets, timed, began_s, batch)
+        except Exception as error:  # whatever it is: nobody may wait for an answer in vain
+            self._failures += 1
+            failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
+            _log.error("batch failed", rois=len(tickets), reason=failed.reason, exc_info=error)
+            for ticket in tickets:
+                if not ticket.answer.done():
+                    ticket.answer.set_exception(ModelFailed(failed.reason))
         finally:
+            self._gate.read_at_s = self._clock()
             for ticket in tickets:
                 ticket.answer.cancel()  # only what has no answer: the service stops
 

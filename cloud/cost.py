@@ -10,6 +10,12 @@ WORTH = 1.1
 MOST_OVERRUN = 1.0
 """No bound is beyond this many times the estimate above it, whatever noise was seen."""
 
+STALL = 4.0
+"""A batch that took more than so many times its bound stood still: it counts as having taken that.
+
+What is really slower by so much is learnt in a few batches.
+"""
+
 KNOWN = 0.004
 """The line is known where sizes vary by this much: their variance over the largest, squared."""
 
@@ -34,6 +40,8 @@ class CostModel:
         """Takes in that a batch of ``n`` ROIs took ``took_s`` seconds."""
         keep = self._memory
         expected_s = self.estimate_s(n)
+        if expected_s > 0.0:
+            took_s = min(took_s, STALL * self.bound_s(n))
         over = max(0.0, took_s / expected_s - 1.0) if expected_s > 0.0 else 0.0
         self._overrun = self._overrun * keep + over**2 * (1.0 - keep)
         self._weight = self._weight * keep + 1.0
@@ -44,6 +52,11 @@ class CostModel:
         self._fixed, self._each = self._line()
         self._margin = 1.0 + min(2.0 * math.sqrt(self._overrun), MOST_OVERRUN)
         self._worth = {}
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """Seconds of a batch, whatever its size, and of each ROI in it."""
+        return self._fixed, self._each
 
     def estimate_s(self, n: int) -> float:
         """Expected seconds of a batch of ``n`` ROIs; 0 for none."""

@@ -6,8 +6,9 @@ Within that bound the earliest deadline is first, whosever it is. It is start-ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from typing import Protocol, TypeVar
 
 from protos.deadline import Deadline
@@ -75,15 +76,50 @@ def fair(
             got[claim.site] = got.get(claim.site, 0.0) + 1.0 / weight(claim.site)
             yield claim
         return
-    while heads:
-        limit = min(got.get(site, 0.0) for site in heads) + LEAD
-        allowed = (site for site in heads if got.get(site, 0.0) < limit)
-        site = min(allowed, key=lambda one: _urgency(heads[one][-1]))
+    turns = _Turns(heads, got)
+    while (site := turns.next()) is not None:
         claim = heads[site].pop()
         if not heads[site]:
             del heads[site]
         got[site] = got.get(site, 0.0) + 1.0 / weight(site)
+        turns.back(site)
         yield claim
+
+
+class _Turns:
+    """Whose turn it is, of the sites in ``heads``, each with its claims, the urgent last.
+
+    Heaps, for many sites may wait: one of all sites by what they got, with old entries left in it;
+    the allowed ones by urgency; those too far ahead by what they got.
+    """
+
+    def __init__(self, heads: Mapping[str, list[OnePlaced]], got: Mapping[str, float]) -> None:
+        self._heads, self._got = heads, got
+        self._by_got = [(got.get(site, 0.0), site) for site in heads]
+        heapify(self._by_got)
+        self._ahead, self._allowed = list(self._by_got), list[tuple[tuple[float, int], str]]()
+
+    def next(self) -> str | None:
+        """The site with the most urgent claim of those that are not too far ahead; None at last."""
+        while self._by_got and self._is_old(*self._by_got[0]):
+            heappop(self._by_got)
+        if not self._by_got:
+            return None
+        limit = self._by_got[0][0] + LEAD
+        while self._ahead and self._ahead[0][0] < limit:
+            _, site = heappop(self._ahead)
+            heappush(self._allowed, (_urgency(self._heads[site][-1]), site))
+        return heappop(self._allowed)[1]
+
+    def back(self, site: str) -> None:
+        """That site has had its turn; where it still waits it may have another."""
+        if site in self._heads:
+            entry = (self._got[site], site)
+            heappush(self._by_got, entry)
+            heappush(self._ahead, entry)
+
+    def _is_old(self, got: float, site: str) -> bool:
+        return site not in self._heads or self._got.get(site, 0.0) != got
 
 
 def _all_within_lead(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cloud.fairness import Service, fair
@@ -16,7 +16,7 @@ from protos.messages import Priority
 UNKNOWN_SITE = "unknown"
 
 STATS_A_ROUTINE = 3
-"""While stat waits, aged routine work has one place after so many of stat."""
+"""While stat waits and some routine work is aged, routine has one place after so many of stat."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,13 @@ class Claim:
 class Ticket(Claim):
     """One ROI in the queue: ``voxels`` uint8 ``(z, y, x)``.
 
-    ``answer`` is what its owner waits for; cancelling it takes the ticket out of the queue.
+    ``answer`` is what its owner waits for; cancelling it takes the ticket out of the queue. What is
+    ``tried`` is read though it should come too late by what is known.
     """
 
     voxels: UInt8Array
     answer: asyncio.Future[Answer]
+    tried: bool = False
 
 
 class Queue:
@@ -106,20 +108,31 @@ class Queue:
             held[ticket.site] = held.get(ticket.site, 0) + 1
         return held
 
-    def in_order(self, now_s: float, newcomer: Claim | None = None) -> list[Claim]:
-        """All that waits as it would be read from now on, with ``newcomer`` in its place."""
+    def in_order(
+        self,
+        start_s: float,
+        newcomers: Sequence[Claim] = (),
+        *,
+        each_s: float = 0.0,
+        without: Collection[Claim] = (),
+    ) -> list[Claim]:
+        """All that waits as it would be read from ``start_s`` on, ``each_s`` after one another.
+
+        ``newcomers``, all of one site, are in their places, and those of ``without`` are gone.
+        """
         self._forget()
-        service, claims = self._service.copy(), list[Claim](self._tickets)
-        if newcomer is not None:
-            service.join(newcomer.site, {waiting.site for waiting in self._tickets})
-            claims.append(newcomer)
-        return list(self._walk(claims, service, now_s))
+        service = self._service.copy()
+        claims: list[Claim] = [one for one in self._tickets if one not in without]
+        if newcomers:
+            service.join(newcomers[0].site, {waiting.site for waiting in claims})
+            claims += newcomers
+        return list(self._walk(claims, service, start_s, each_s))
 
     def take(self, n: int, now_s: float) -> list[Ticket]:
         """The first ``n`` tickets or fewer, which no longer wait."""
         self._forget()
         tickets = {ticket.number: ticket for ticket in self._tickets}
-        walk = self._walk(list(self._tickets), self._service, now_s)
+        walk = self._walk(list(self._tickets), self._service, now_s, 0.0)
         taken = [tickets[claim.number] for claim in itertools.islice(walk, n)]
         self.remove(taken)
         return taken
@@ -136,28 +149,34 @@ class Queue:
         self._forget()
         return list(self._tickets)
 
-    def _walk(self, claims: list[Claim], service: Service, now_s: float) -> Iterator[Claim]:
-        """``claims`` in order; ``service`` is told of each before it is given."""
+    def _walk(
+        self, claims: list[Claim], service: Service, start_s: float, each_s: float
+    ) -> Iterator[Claim]:
+        """``claims`` in order; ``service`` is told of each before it is given.
+
+        Whether routine work has waited long is asked of the time at which a place is read.
+        """
         if not self.rules.by_deadline:
             yield from sorted(claims, key=lambda claim: claim.number)
             return
         stat = [claim for claim in claims if claim.priority is Priority.STAT]
         routine = [claim for claim in claims if claim.priority is not Priority.STAT]
-        wait_s = self.rules.routine_wait_s
-        aged = fair([c for c in routine if c.aged_s(wait_s) <= now_s], service, self.rules.weight)
+        urgent, usual = (fair(ones, service, self.rules.weight) for ones in (stat, routine))
+        aged_s = sorted(
+            (claim.aged_s(self.rules.routine_wait_s), claim.number) for claim in routine
+        )
         given: set[int] = set()
-        urgent = fair(stat, service, self.rules.weight)
-        for _ in stat:
-            if service.stats >= STATS_A_ROUTINE and (late := next(aged, None)) is not None:
+        for place in range(len(claims)):
+            while aged_s and aged_s[0][1] in given:
+                aged_s.pop(0)
+            due = bool(aged_s) and aged_s[0][0] <= start_s + place * each_s
+            if place - len(given) < len(stat) and not (due and service.stats >= STATS_A_ROUTINE):
+                claim = next(urgent)
+                service.stats += 1
+            else:
+                claim = next(usual)
                 service.stats = 0
-                given.add(late.number)
-                yield late
-            claim = next(urgent)
-            service.stats += 1
-            yield claim
-        rest = [claim for claim in routine if claim.number not in given]
-        for claim in fair(rest, service, self.rules.weight):
-            service.stats = 0
+                given.add(claim.number)
             yield claim
 
     def _forget(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloud.cost import CostModel
+from cloud.fairness import LEAD
 from cloud.queue import Claim, Queue
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority
@@ -70,17 +71,18 @@ def foresee(claims: Sequence[Claim], free_s: float, pace: Pace) -> list[Slot]:
 
 
 def admit(
-    newcomer: Claim, queue: Queue, now_s: float, free_s: float, pace: Pace
+    newcomer: Claim, queue: Queue, free_s: float, pace: Pace, without: Collection[Claim] = ()
 ) -> list[tuple[Claim, float]]:
     """Who has to go for ``newcomer``, being late behind it, and the seconds each would take.
 
-    Stat may push routine; a site may push one that holds more of the queue than itself.
+    Stat may push routine; a site may push one that holds far more of the queue than itself. The
+    next batch may start at ``free_s``; those of ``without`` leave in any case.
 
     Raises:
         DeadlineUnmeetable: it would be late, or it would make another late that it may not.
     """
-    order = queue.in_order(now_s, newcomer)
-    slots = foresee(order, free_s, pace)
+    order, slots = _ahead(queue, [newcomer], free_s, pace, without)
+    now_s = newcomer.came_s
     late = _late(order, slots)
     if newcomer.number in late:
         estimate_s = slots[order.index(newcomer)].answered_s - now_s
@@ -90,8 +92,7 @@ def admit(
         )
     if not late:
         return []
-    before = queue.in_order(now_s)
-    late -= _late(before, foresee(before, free_s, pace))
+    late -= _late(*_ahead(queue, [], free_s, pace, without))
     pairs = zip(order, slots, strict=True)
     pushed = [(claim, slot.answered_s - now_s) for claim, slot in pairs if claim.number in late]
     if any(_stays(claim, newcomer, queue) for claim, _ in pushed):
@@ -100,6 +101,37 @@ def admit(
             f"others would be late for it; behind them it would take {estimate_s:.3f} s", estimate_s
         )
     return pushed
+
+
+def admitted(newcomers: Sequence[Claim], queue: Queue, free_s: float, pace: Pace) -> int:
+    """How many of ``newcomers``, alike but for their numbers, could be answered in time.
+
+    So many that none that waits would be late for them, or would have to go; 0 for none.
+    """
+    before = _late(*_ahead(queue, [], free_s, pace))
+    n = len(newcomers)
+    while n:
+        some = newcomers[:n]
+        late = _late(*_ahead(queue, some, free_s, pace)) - before
+        if not late:
+            return n
+        own = sum(one.number in late for one in some)
+        n -= own or (n + 1) // 2
+    return 0
+
+
+def _ahead(
+    queue: Queue,
+    newcomers: Sequence[Claim],
+    free_s: float,
+    pace: Pace,
+    without: Collection[Claim] = (),
+) -> tuple[list[Claim], list[Slot]]:
+    """What waits and the newcomers in their order, and the slot of each."""
+    full = pace.worth()
+    each_s = pace.entrance.estimate_s(full) / full
+    order = queue.in_order(free_s, newcomers, each_s=each_s, without=without)
+    return order, foresee(order, free_s, pace)
 
 
 def _late(claims: Sequence[Claim], slots: Sequence[Slot]) -> set[int]:
@@ -114,4 +146,4 @@ def _stays(claim: Claim, newcomer: Claim, queue: Queue) -> bool:
         return claim.priority is Priority.STAT
     held, weight = queue.held(), queue.rules.weight
     theirs = held.get(claim.site, 0) / weight(claim.site)
-    return theirs <= (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)
+    return theirs <= LEAD + (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)

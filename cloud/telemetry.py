@@ -37,6 +37,11 @@ class Telemetry:
             "Model time of ROIs whose answer came late or was no longer wanted",
             registry=self.registry,
         )
+        self._pushed = Counter(
+            "overread_cloud_pushed_rois",
+            "ROIs that were let in and had to leave for others",
+            registry=self.registry,
+        )
         self._queue = self._seconds("queue", "Time that an answered ROI waited")
 
     def _seconds(self, name: str, what: str) -> Histogram:
@@ -48,9 +53,9 @@ class Telemetry:
         """Counts a study; ``end`` is ``complete``, ``cancelled`` or an error class."""
         self._streams.labels(end).inc()
 
-    def roi_ended(self, outcome: str, queue_s: float | None = None) -> None:
-        """Counts an ROI; ``outcome`` is ``verdict``, ``remembered`` or an error class."""
-        self._rois.labels(outcome).inc()
+    def roi_ended(self, outcome: str, queue_s: float | None = None, count: int = 1) -> None:
+        """Counts ROIs; ``outcome`` is ``verdict``, ``remembered`` or an error class."""
+        self._rois.labels(outcome).inc(count)
         if queue_s is not None:
             self._queue.observe(queue_s)
 
@@ -58,6 +63,10 @@ class Telemetry:
         """Counts a batch of ``n`` ROIs that took ``compute_s`` seconds."""
         self._batch.observe(n)
         self._compute.observe(compute_s)
+
+    def pushed_out(self, n: int) -> None:
+        """Counts ROIs that had to leave the queue for others."""
+        self._pushed.inc(n)
 
     def wasted(self, compute_s: float) -> None:
         """Counts model time that nobody had anything of."""

@@ -90,3 +90,22 @@ def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
     assert 1.3 < cost.bound_s(4) / cost.estimate_s(4) <= 2.0
     cost.observe(4, 100.0)
     assert cost.bound_s(4) == pytest.approx(2 * cost.estimate_s(4))
+
+
+def test_a_stall_is_no_measurement() -> None:
+    """A batch that stood still for 20 s counts as a few times what it should have taken."""
+    cost = line(0.002, 0.014)
+    for _ in range(40):
+        cost.observe(4, 0.058)
+    cost.observe(4, 20.0)
+    assert cost.bound_s(1) < 0.1
+
+
+def test_what_is_ten_times_slower_is_learnt_in_a_few_batches() -> None:
+    """The cap on one measurement does not hide a machine that has become slow."""
+    cost = line(0.0, 1.0)
+    for _ in range(40):
+        cost.observe(4, 4.0)
+    for _ in range(30):
+        cost.observe(4, 40.0)
+    assert cost.estimate_s(4) > 25.0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
+
 from cloud.fairness import LEAD, Service, fair
 from tests.cloud.claims import claim
 
@@ -22,6 +24,22 @@ def test_weights_set_the_shares() -> None:
     turns = fair(claims, Service(), lambda site: weights[site])
     got = Counter(next(turns).site for _ in range(80))
     assert abs(got["heavy"] - 60) <= 3 * LEAD / 4
+
+
+def test_of_those_not_too_far_ahead_the_most_urgent_is_next() -> None:
+    """Word for word, for sites with many claims each and weights of their own."""
+    rng = np.random.default_rng(0)
+    weights = {str(site): float(rng.choice([0.5, 1.0, 2.0])) for site in range(7)}
+    claims = [claim(rng.uniform(60, 90), site=str(rng.integers(7))) for _ in range(300)]
+    got, left = {"0": 5.0, "1": 20.0}, list(claims)
+    for found in fair(claims, Service(dict(got)), weights.__getitem__):
+        least = min(got.get(one.site, 0.0) for one in left)
+        allowed = [one for one in left if got.get(one.site, 0.0) < least + LEAD]
+        expected = min(allowed, key=lambda one: (one.deadline.at_s, one.number))
+        assert found is expected
+        left.remove(found)
+        got[found.site] = got.get(found.site, 0.0) + 1.0 / weights[found.site]
+    assert not left
 
 
 def test_idleness_is_no_credit() -> None:

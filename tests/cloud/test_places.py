@@ -10,6 +10,7 @@ import pytest
 from cloud.places import make_room
 from cloud.queue import Queue, Rules
 from protos.errors import Overloaded
+from protos.messages import Priority
 from tests.cloud.claims import NOW_S, claim, ticket
 
 
@@ -55,6 +56,29 @@ def test_a_queue_that_is_full_and_shared_is_overloaded(loop: asyncio.AbstractEve
     """Where nobody holds too much, nobody leaves."""
     with pytest.raises(Overloaded, match="4 ROIs wait"):
         make_room(claim(99.0, site="c"), queue_of(loop, "aabb"), 4, NOW_S)
+
+
+def test_no_stat_leaves_for_routine_work(loop: asyncio.AbstractEventLoop) -> None:
+    """Of a site that holds too much the last routine ROI leaves, and where all is stat nothing."""
+    queue = Queue()
+    kept = [ticket(loop, 60.0, Priority.STAT, site="a") for _ in range(3)]
+    routine = ticket(loop, 55.0, site="a")
+    for one in (*kept, routine):
+        queue.put(one)
+    assert make_room(claim(99.0, site="b"), queue, 4, NOW_S) == [routine]
+    queue.remove([routine])
+    queue.put(ticket(loop, 70.0, Priority.STAT, site="a"))
+    with pytest.raises(Overloaded, match="what waits is stat"):
+        make_room(claim(99.0, site="b"), queue, 4, NOW_S)
+
+
+def test_weights_count_in_shares(loop: asyncio.AbstractEventLoop) -> None:
+    """A site of weight 2 holds three of four places by right, where one of weight 1 has two."""
+    queue = Queue(Rules(site_weights={"a": 2.0}))
+    for i in range(4):
+        queue.put(ticket(loop, 60.0 + i, site="a"))
+    with pytest.raises(Overloaded):
+        make_room(claim(99.0, site="b"), queue, 4, NOW_S)
 
 
 def test_first_come_first_served_has_no_shares(loop: asyncio.AbstractEventLoop) -> None:

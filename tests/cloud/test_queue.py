@@ -48,23 +48,34 @@ def test_stat_is_read_before_routine(loop: asyncio.AbstractEventLoop) -> None:
     queue.put(routine)
     queue.put(stat)
     last, middle = claim(99.0), claim(80.0, STAT)
-    assert queue.in_order(NOW_S, last) == [stat, routine, last]
-    assert queue.in_order(NOW_S, middle) == [middle, stat, routine]
+    assert queue.in_order(NOW_S, [last]) == [stat, routine, last]
+    assert queue.in_order(NOW_S, [middle]) == [middle, stat, routine]
     assert queue.in_order(NOW_S) == [stat, routine]
 
 
-def test_aged_routine_has_every_fourth_place_and_no_more(loop: asyncio.AbstractEventLoop) -> None:
-    """However much stat waits, three of it pass an aged ROI at most, and three are sure to."""
+def test_routine_has_every_fourth_place_when_some_is_aged(loop: asyncio.AbstractEventLoop) -> None:
+    """However much stat waits: three of it pass at most, and three are sure to."""
     queue = Queue(Rules(routine_wait_s=5.0))
     stats = [ticket(loop, 60.0 + i, STAT) for i in range(9)]
-    aged = [ticket(loop, 90.0 + i, came_s=NOW_S - 6.0) for i in range(4)]
+    aged = [ticket(loop, 90.0 + i, came_s=NOW_S - 6.0) for i in range(3)]
     fresh = ticket(loop, 70.0)
     for one in (*aged, fresh, *stats):
         queue.put(one)
-    expected = [*stats[:3], aged[0], *stats[3:6], aged[1], *stats[6:], fresh, *aged[2:]]
+    expected = [*stats[:3], fresh, *stats[3:6], aged[0], *stats[6:], *aged[1:]]
     assert queue.in_order(NOW_S) == expected
     one_by_one = [queue.take(1, NOW_S)[0] for _ in expected]
     assert one_by_one == expected
+
+
+def test_routine_ages_while_it_waits(loop: asyncio.AbstractEventLoop) -> None:
+    """Thinking ahead, work of 10 s that came just now is aged at the places read after 5 s."""
+    queue = Queue(Rules(routine_wait_s=5.0))
+    stats = [ticket(loop, 99.0 + i, STAT) for i in range(9)]
+    for one in stats:
+        queue.put(one)
+    fresh = claim(60.0)
+    assert queue.in_order(NOW_S, [fresh], each_s=1.0).index(fresh) == 5
+    assert queue.in_order(NOW_S, [fresh], each_s=0.1).index(fresh) == 9
 
 
 def test_half_of_a_short_budget_is_a_long_wait() -> None:
@@ -118,7 +129,7 @@ def test_thinking_ahead_changes_nothing(loop: asyncio.AbstractEventLoop) -> None
     for one in tickets:
         queue.put(one)
     expected = queue.in_order(NOW_S)
-    queue.in_order(NOW_S, claim(55.0, site="other"))
+    queue.in_order(NOW_S, [claim(55.0, site="other")])
     assert [*queue.take(7, NOW_S), *queue.take(20, NOW_S)] == expected
 
 

@@ -10,10 +10,10 @@ import pytest
 
 from cloud.cost import CostModel
 from cloud.queue import Queue, Rules
-from cloud.schedule import Pace, Slot, admit, foresee, together
+from cloud.schedule import Pace, Slot, admit, admitted, foresee, together
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority
-from tests.cloud.claims import NOW_S, claim, ticket
+from tests.cloud.claims import claim, ticket
 
 STAT = Priority.STAT
 
@@ -82,9 +82,9 @@ def test_what_would_be_late_is_refused_with_its_own_estimate(
     """Behind four of 6 s an answer comes after 9 s; before them, after 3 s."""
     queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
     with pytest.raises(DeadlineUnmeetable, match=r"9\.000 s, 7\.000 s are left") as caught:
-        admit(claim(57.0, site="a"), queue, NOW_S, 50.0, pace())
+        admit(claim(57.0, site="a"), queue, 50.0, pace())
     assert caught.value.estimate_s == pytest.approx(9.0)
-    assert admit(claim(59.5, site="a"), queue, NOW_S, 50.0, pace()) == []
+    assert admit(claim(59.5, site="a"), queue, 50.0, pace()) == []
 
 
 def test_nobody_let_in_is_made_late_by_one_who_comes_after(
@@ -93,7 +93,7 @@ def test_nobody_let_in_is_made_late_by_one_who_comes_after(
     """An ROI due earlier would be in time, but the others would not: it is refused."""
     queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
     with pytest.raises(DeadlineUnmeetable, match="others would be late") as caught:
-        admit(claim(55.5, site="a"), queue, NOW_S, 50.0, pace())
+        admit(claim(55.5, site="a"), queue, 50.0, pace())
     assert caught.value.estimate_s is not None
     assert caught.value.estimate_s > 5.5
 
@@ -101,19 +101,52 @@ def test_nobody_let_in_is_made_late_by_one_who_comes_after(
 def test_stat_may_push_routine_and_routine_not_stat(loop: asyncio.AbstractEventLoop) -> None:
     """Who has to go for an urgent ROI is named; for a routine one nobody urgent is."""
     queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
-    pushed = admit(claim(80.0, STAT, site="a"), queue, NOW_S, 50.0, pace())
+    pushed = admit(claim(80.0, STAT, site="a"), queue, 50.0, pace())
     assert [takes_s for _, takes_s in pushed] == pytest.approx([9.0])
     urgent = queue_of(loop)
     for _ in range(4):
         urgent.put(ticket(loop, 56.0, STAT, site="a"))
     with pytest.raises(DeadlineUnmeetable):
-        admit(claim(55.5, site="a"), urgent, NOW_S, 50.0, pace())
+        admit(claim(55.5, site="a"), urgent, 50.0, pace())
 
 
 def test_a_small_site_may_push_what_a_large_one_has_too_much(
     loop: asyncio.AbstractEventLoop,
 ) -> None:
     """Else who floods the queue up to its deadlines would keep all others out."""
-    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
-    pushed = admit(claim(55.5, site="b"), queue, NOW_S, 50.0, pace())
+    queue = queue_of(loop, *[68.0] * 12)
+    pushed = admit(claim(55.5, site="b"), queue, 50.0, pace())
     assert [claim.site for claim, _ in pushed] == ["a", "a"]
+
+
+def test_sites_that_hold_about_as_much_push_nobody(loop: asyncio.AbstractEventLoop) -> None:
+    """What was let in has been sent: another site's few do not make it in vain."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    with pytest.raises(DeadlineUnmeetable, match="others would be late"):
+        admit(claim(55.5, site="b"), queue, 50.0, pace())
+
+
+def test_a_study_is_told_how_much_of_it_can_be_met(loop: asyncio.AbstractEventLoop) -> None:
+    """Behind four of 6 s come four more by 62 s: of six due then four, of six due at 60 s two."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    for due_s, expected in ((62.0, 4), (60.0, 2), (57.0, 0), (90.0, 6)):
+        six = [claim(due_s, site="a") for _ in range(6)]
+        assert admitted(six, queue, 50.0, pace()) == expected
+
+
+def test_a_study_is_not_told_places_of_others(loop: asyncio.AbstractEventLoop) -> None:
+    """Urgent ROIs that would push routine ones are counted only as far as nobody has to go."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    six = [claim(90.0, STAT, site="a") for _ in range(6)]
+    assert admitted(six, queue, 50.0, pace()) == 0
+
+
+def test_routine_is_let_in_beside_stat_without_end(loop: asyncio.AbstractEventLoop) -> None:
+    """Behind 40 s of stat a routine ROI of 20 s has its place when it is aged, and keeps it."""
+    queue = Queue(Rules(routine_wait_s=5.0))
+    for i in range(26):
+        queue.put(ticket(loop, 99.0 + i, STAT, site="a"))
+    routine = ticket(loop, 70.0, site="b")
+    assert admit(routine, queue, 50.0, pace()) == []
+    queue.put(routine)
+    assert admit(claim(150.0, STAT, site="a"), queue, 50.0, pace()) == []
