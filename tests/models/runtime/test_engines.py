@@ -15,16 +15,25 @@ from models.runtime.engines import Outputs, Runner, start
 SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(
     ("name", "half"), [("hybrid-int8", False), ("hybrid-int8", True), ("hybrid-fp32", False)]
 )
-def test_a_batch_is_answered_as_its_regions_are_alone(name: str, half: bool) -> None:
-    """Whatever its size: here a piece of eight, one of four, and one alone."""
-    run = start("openvino", find(name).content(), 1, half=half)
+def test_a_batch_is_answered_as_its_regions_are_alone(name: str, half: bool, threads: int) -> None:
+    """Whatever its size: a piece of eight, one of four, one alone; in halves side by side too."""
+    run = start("openvino", find(name).content(), threads, half=half)
     batch = np.random.default_rng(0).integers(0, 256, (13, 1, 48, 48, 48), dtype=np.uint8)
     alone = [run(batch[i : i + 1]) for i in range(len(batch))]
     for together, *each in zip(run(batch), *alone, strict=True):
         np.testing.assert_allclose(together, np.concatenate(each), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "parts"), [(8, 1, 1), (8, 2, 2), (8, 16, 8), (4, 3, 2), (1, 8, 1)]
+)
+def test_a_batch_is_parted_among_the_cores(batch: int, threads: int, parts: int) -> None:
+    """Into as many equal parts as there are threads, or the next smaller number that divides it."""
+    assert engines._streams(batch, threads) == parts
 
 
 def test_what_is_float_beside_integers_may_be_coarser() -> None:
