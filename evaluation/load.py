@@ -149,10 +149,25 @@ def as_json(
             mode: float(np.median(np.divide(found, capacity["one at a time"])))
             for mode, found in capacity.items()
         },
+        "latency_of_one_at_a_time": [
+            {"load": load, **_latency(runs, load)} for load in plan.loads if load < 1
+        ],
         "runs": [
             _pooled([run for run in runs if (run.load, run.mode) == pair], first, plan)
             for pair in pairs
         ],
+    }
+
+
+def _latency(runs: Sequence[Run], load: float) -> dict[str, float | None]:
+    """Time of an answer of the first mode over that of one at a time; the median of the rounds."""
+    pair = (next(iter(MODES)), "one at a time")
+    ours, alone = ([r.offered.took_s for r in runs if (r.load, r.mode) == (load, m)] for m in pair)
+    return {
+        f"p{q}": float(np.median([np.percentile(a, q) / np.percentile(b, q) for a, b in rounds]))
+        if (rounds := [(a, b) for a, b in zip(ours, alone, strict=True) if a and b])
+        else None
+        for q in (50, 95)
     }
 
 

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.apart import Cores, halves, on_cores
 from evaluation.arrivals import Traffic
 from evaluation.load import LOADS, Plan, as_json, capacities, services, under_load
 from evaluation.options import CloudModel, Json
@@ -30,7 +31,7 @@ def load_command(
     loads: Annotated[
         str, typer.Option(metavar="X[,X]", help="Offered, as shares of the measured capacity.")
     ] = ",".join(map(str, LOADS)),
-    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 3,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each turn.")] = 10.0,
     edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
     budgets: Annotated[
@@ -40,28 +41,37 @@ def load_command(
         str | None,
         typer.Option(metavar="FIXED,EACH", help="A reader that sleeps so many ms; no model."),
     ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Edges on the service's own cores, not on the others.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
     as_json_: Json = False,
 ) -> None:
     """The cloud under too much work: answered in time, refused, wasted, beside plain services."""
     traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
     plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
-    result = asyncio.run(_measured(plan, model, _program(synthetic)))
+    cores = halves(shared=shared)
+    result = asyncio.run(_measured(plan, model, _program(synthetic), cores))
     result = {
         "cpu": hardware.cpu_name(),
         "cores": hardware.cores(),
+        "service_cores": len(cores.service),
+        "apart": cores.apart,
         "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
         **result,
     }
     show(result, as_json_, _capacity_table(result), _load_table(result))
 
 
-async def _measured(plan: Plan, model: str | None, program: Sequence[str]) -> dict[str, Any]:
+async def _measured(
+    plan: Plan, model: str | None, program: Sequence[str], cores: Cores
+) -> dict[str, Any]:
     console = Console(stderr=True)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
-        with console.status("starting the services"):
+        with console.status("starting the services"), on_cores(cores.service):
             started = stack.enter_context(services(Path(folder), model, program))
+        stack.enter_context(on_cores(cores.callers))
         with counting("capacity") as step:
             capacity = await capacities(started, plan, step)
         offered_of = float(np.median(capacity[started[0].mode]))
@@ -97,7 +107,8 @@ def _capacity_table(result: Mapping[str, Any]) -> Table:
 
 def _load_table(result: Mapping[str, Any]) -> Table:
     heads = ("load", "service", "in time, of capacity", "in time", "rejected", "late")
-    title = f"{result['reader']}; {result['cpu']}, {result['cores']} cores"
+    where = f"{result['service_cores']} of {result['cores']} cores"
+    title = f"{result['reader']}; the service on {where}, {result['cpu']}"
     table = Table(*heads, "p50 ms", "p95 ms", "p99 ms", "wasted", title=title)
     for number, run in enumerate(result["runs"]):
         if number and run["load"] != result["runs"][number - 1]["load"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import Counter
@@ -18,7 +19,9 @@ from evaluation.arrivals import Arrival
 from imaging.volume import WINDOW_HU
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.errors import from_status
+from protos.accepted import accepted_of
+from protos.errors import DeadlineUnmeetable, from_status
+from protos.load import load_of
 from protos.messages import Header, Roi
 from protos.overread_pb2_grpc import OverreadStub
 from protos.site import SITE_KEY
@@ -59,12 +62,26 @@ class Offered:
         return len(self.took_s) + sum(self.lost.values())
 
 
+@dataclass
+class Belief:
+    """What an edge was told of the cloud's queue, and the shortest round trip that it has seen."""
+
+    queue_s: float = 0.0
+    told_s: float = 0.0
+    round_trip_s: float = math.inf
+
+    def asks_first(self) -> bool:
+        """Whether waiting for the cloud's word costs nothing: the agent's rule, `edge.sending`."""
+        return self.queue_s - (time.monotonic() - self.told_s) > self.round_trip_s
+
+
 class Edges:
     """Simulated edges, each with a channel and a site name; usable while it is entered."""
 
     def __init__(self, address: str, roi_shape: tuple[int, int, int], count: int) -> None:
         self._address, self._shape, self._count = address, roi_shape, count
         self._stubs: list[OverreadAsyncStub] = []
+        self._beliefs = [Belief() for _ in range(count)]
         self._rois: list[pb.ReadRequest] = []
         self._parts = AsyncExitStack()
 
@@ -116,15 +133,21 @@ class Edges:
 
     async def _study(self, arrival: Arrival, offered: Offered) -> None:
         sent_s, open_, reason = time.monotonic(), arrival.rois, LATE
+        belief = self._beliefs[arrival.edge % self._count]
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if not belief.asks_first():
+            accepted.set_result(arrival.rois)
         call = self._stubs[arrival.edge % self._count].Read(
-            self._requests(arrival),
+            self._requests(arrival, accepted),
             timeout=arrival.budget_s,
             metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
         )
+        hearing = asyncio.create_task(_hear(call, arrival.rois, accepted, belief))
         try:
             async for response in call:
                 kind = response.WhichOneof("response")
                 if kind == "summary":
+                    reason = DeadlineUnmeetable.__name__  # of what the cloud had no room for
                     continue
                 open_ -= 1
                 took_s = time.monotonic() - sent_s
@@ -135,15 +158,23 @@ class Edges:
                 else:
                     offered.took_s.append(took_s)
                     offered.at_s.append(sent_s + took_s - offered.began_s)
+            said = load_of(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             reason = _reason(error)
+            said = load_of(error.trailing_metadata())  # type: ignore[arg-type] # pairs they are
+        finally:
+            await hearing
+        if said is not None:
+            belief.queue_s, belief.told_s = said.queue_s, time.monotonic()
         offered.lost[reason] += open_
 
-    async def _requests(self, arrival: Arrival) -> AsyncIterator[pb.ReadRequest]:
+    async def _requests(
+        self, arrival: Arrival, accepted: asyncio.Future[int]
+    ) -> AsyncIterator[pb.ReadRequest]:
         key = uuid.uuid4().hex
         header = Header(key, "", arrival.budget_s, arrival.rois, arrival.priority)
         yield codec.encode_header(header)
-        for number in range(arrival.rois):
+        for number in range(await accepted):
             yield self._roi(number)
 
     def _roi(self, number: int) -> pb.ReadRequest:
@@ -154,6 +185,18 @@ class Edges:
             roi = Roi(len(self._rois), voxels, (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
             self._rois.append(codec.encode_roi(roi))
         return self._rois[number]
+
+
+async def _hear(call: Any, rois: int, accepted: asyncio.Future[int], belief: Belief) -> None:
+    """Waits for the cloud's first sign, and tells how many ROIs may be sent."""
+    began_s = time.monotonic()
+    try:
+        told = accepted_of(await call.initial_metadata())
+        belief.round_trip_s = min(belief.round_trip_s, time.monotonic() - began_s)
+    except (grpc.aio.AioRpcError, asyncio.CancelledError):
+        told = 0  # the stream has ended: nothing more is sent
+    if not accepted.done():
+        accepted.set_result(rois if told is None else min(told, rois))
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:

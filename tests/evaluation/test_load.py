@@ -47,6 +47,18 @@ def test_rounds_are_pooled_and_set_against_the_first_capacity() -> None:
     json.dumps(result, allow_nan=False)
 
 
+def test_latency_is_set_against_one_at_a_time_round_by_round() -> None:
+    """Of answers in a tenth of a second beside ones in a fifth it is half; above capacity none."""
+    plan = Plan(loads=(0.5, 2.0), rounds=2, span_s=2.0)
+    capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
+    runs = [run_of(mode, load, [0.5], {}) for load in plan.loads for mode in capacity for _ in "ab"]
+    for run in runs:
+        if run.mode == "one at a time":
+            run.offered.took_s = [0.2]
+    (found,) = as_json(plan, capacity, runs)["latency_of_one_at_a_time"]
+    assert found == {"load": 0.5, "p50": pytest.approx(0.5), "p95": pytest.approx(0.5)}
+
+
 def test_real_services_are_offered_studies_over_grpc(tmp_path: Path) -> None:
     """Each mode serves; what has time is answered, and what has none is refused or late."""
     arrivals = [Arrival(0.01 * i, i, 2, 20.0) for i in range(3)] + [Arrival(0.05, 0, 3, 0.02)]
