@@ -69,7 +69,7 @@ class Plan:
         later: uncertain ones that are not sent now but owed, the most valuable first: they wait
             for an amendment.
         audit: those in ``send`` that the edge dismissed, of a scan that is audited.
-        describes: whether what is reported anyway is to be described.
+        described: what the edge reports by itself and wants described, by falling score.
     """
 
     decisions: tuple[Decision, ...]
@@ -78,18 +78,12 @@ class Plan:
     sizes: tuple[Size, ...] = ()
     later: tuple[int, ...] = ()
     audit: tuple[int, ...] = ()
-    describes: bool = True
+    described: tuple[int, ...] = ()
 
     @property
     def uncertain(self) -> tuple[int, ...]:
         """The places of all candidates that want a second reading."""
         return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
-
-    @property
-    def described(self) -> tuple[int, ...]:
-        """The places that the edge reports by itself and wants described."""
-        reported = (i for i, d in enumerate(self.decisions) if d.route is Route.REPORT)
-        return tuple(reported) if self.describes else ()
 
     def size_of(self, place: int) -> Size:
         """The size in which the region of that place is sent, full where nothing is said."""
@@ -136,7 +130,7 @@ def decide(
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
     wanted = _best(decisions, Route.DISMISS)[:AUDITED] if audited and not uncertain else ()
-    described = _best(decisions, Route.REPORT) if policy.describe else ()
+    described = _described(decisions, policy)
     beside = () if left else (*described, *wanted)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
     extra = beside[: room.beside(len(picks), sent_bytes, len(beside), roi_bytes)]
@@ -149,8 +143,15 @@ def decide(
         sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
         later=() if link.off else left,
         audit=audit,
-        describes=policy.describe,
+        described=described,
     )
+
+
+def _described(decisions: Sequence[Decision], policy: Policy) -> tuple[int, ...]:
+    """The reported places that are to be described, by falling score."""
+    reported = _best(decisions, Route.REPORT) if policy.describe else ()
+    least_mm = policy.describe_from_mm
+    return tuple(i for i in reported if decisions[i].candidate.diameter_mm >= least_mm)
 
 
 def value_of_asking(score: float, thresholds: Thresholds) -> float:

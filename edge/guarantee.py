@@ -36,6 +36,8 @@ class Terms:
         screening, hybrid: versions of the two models that read the calibration, the first with how
             it read (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
+        region_side: voxels along each side of the regions that the second model read.
+        basis: what the calibration's nodules lay in, in words.
     """
 
     alpha: float
@@ -48,6 +50,8 @@ class Terms:
     screening: str
     hybrid: str
     slice_mm: float
+    region_side: int
+    basis: str
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Self | None:
@@ -80,7 +84,7 @@ class Terms:
     @property
     def text(self) -> str:
         """The promise in a sentence."""
-        found_on = f"calibration {self.calibration} on {self.patients} patients"
+        found_on = f"calibration {self.calibration} on {self.basis} of {self.patients} patients"
         if not self.holds:
             share = f"has {_percent(self.confidence)} confidence"
             found_on += f"; {_percent(self.asked_alpha)} was asked for, and "
@@ -132,6 +136,16 @@ def offered(settings: Mapping[str, object], version: str) -> Guaranteed:
         reason = f"calibration was read by version {terms.screening} of the model, not {version}"
         return Guaranteed(terms, reason)
     return Guaranteed(terms, "", lasting=False)
+
+
+def with_regions(most: Guaranteed, side: int) -> Guaranteed:
+    """The same for an edge that sends regions of so many voxels along each side."""
+    if most.terms is None or most.reason or side == most.terms.region_side:
+        return most
+    reason = (
+        f"regions of {side} voxels a side are sent, and {most.terms.region_side} in calibration"
+    )
+    return Guaranteed(most.terms, reason)
 
 
 def promised(most: Guaranteed, plan: Plan, answers: Escalated, slice_mm: float) -> Guaranteed:
@@ -188,7 +202,7 @@ def _unread(terms: Terms, plan: Plan, answers: Escalated) -> str:
 
 def _can_be(name: str, value: object) -> bool:
     match name:
-        case "calibration" | "screening" | "hybrid":
+        case "calibration" | "screening" | "hybrid" | "basis":
             return isinstance(value, str) and value != ""
         case "holds":
             return isinstance(value, bool)
@@ -200,7 +214,7 @@ def _number_can_be(name: str, value: object) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     match name:
-        case "patients":
+        case "patients" | "region_side":
             return isinstance(value, int) and value > 0
         case "slice_mm":
             return 0 < value < math.inf

@@ -7,8 +7,8 @@ which are no nodules, and ``dismiss`` lies at or below its part of it, so the bo
 point which no nodule chose. At last ``dismiss`` rises to where no verdict can bring a candidate to
 ``final`` any more: asking below that loses time and finds nothing. Calibration and merger have seen
 the same patients: their seven numbers are taken as given, and `overread-eval guarantee` shows what
-holds on others. Cubes lie within the lungs: a nodule that their outline leaves out is beyond what
-is promised.
+holds on others. Nodules are read in cubes, where they score higher than in whole lungs: the promise
+says so. Cubes lie within the lungs: a nodule that their outline leaves out is beyond it.
 """
 
 from __future__ import annotations
@@ -56,12 +56,15 @@ class Read:
     """What a calibration was read with, which the manifest's ``guarantee`` names as well.
 
     ``screening`` is as `models.runtime.screener.read_by` has it, ``hybrid`` a version, ``slice_mm``
-    the largest distance of slices.
+    the largest distance of slices, ``region_side`` that of the regions in voxels; ``basis`` is what
+    the nodules lay in.
     """
 
     screening: str
     hybrid: str
     slice_mm: float
+    region_side: int
+    basis: str = "nodules in cubes of 50 mm"
 
 
 def nodules_of(

@@ -114,7 +114,8 @@ def run_fit(data: Path, screening: str, hybrid: str, asked: Asked) -> None:
         cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
     settings, cloud = fit_settings(cases)
     slice_mm = widest_slices_mm(data / "nodules" / "index.csv", "val")
-    read = Read(read_by(find(screening).version), find(hybrid).version, slice_mm)
+    side = reader.roi_shape[0]
+    read = Read(read_by(find(screening).version), find(hybrid).version, slice_mm, side)
     nodules = nodules_of(cases, settings, cloud)
     settings |= promise(nodules, settings["thresholds"], asked, settings["merge"])
     settings["guarantee"] |= asdict(read)

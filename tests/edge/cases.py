@@ -31,6 +31,8 @@ GUARANTEE = {
     "screening": read_by("1"),
     "hybrid": "fake 1",
     "slice_mm": 2.5,
+    "region_side": 48,
+    "basis": "nodules in cubes of 50 mm",
 }
 TERMS = Terms(0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, read_by("1"), "fake 1", 2.5)
 SETTINGS = {

@@ -185,7 +185,15 @@ def test_nothing_is_described_where_the_policy_does_not_want_it() -> None:
     """Only what is uncertain is sent, and no description is owed."""
     plan = plan_of(0.95, 0.4, 0.99, policy=replace(POLICY, describe=False))
     assert (plan.send, plan.described) == ((1,), ())
-    assert plan_of(0.95, 0.4, 0.99).described == (0, 2)
+    assert plan_of(0.95, 0.4, 0.99).described == (2, 0)
+
+
+def test_only_what_is_large_enough_is_described() -> None:
+    """From a description of the others nothing would follow."""
+    policy = replace(POLICY, describe_from_mm=9.0)
+    plan = plan_of(0.95, 0.4, 0.99, policy=policy)
+    assert (plan.send, plan.described) == ((1,), ())
+    assert plan_of(0.95, 0.4, policy=replace(policy, describe_from_mm=8.0)).described == (0,)
 
 
 def test_descriptions_go_before_an_audit() -> None:

@@ -24,6 +24,7 @@ from edge.guarantee import (
     amended_promise,
     offered,
     promised,
+    with_regions,
 )
 from edge.link import Link
 from edge.outcome import Job, Report
@@ -45,7 +46,8 @@ from tests.edge.test_pipeline import lung_box, study_at
 MOST = Guaranteed(TERMS, "", lasting=False)
 TEXT = (
     "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
-    "(calibration 0123abcd on 62 patients; 2.8 % was asked for, and has 70 % confidence)"
+    "(calibration 0123abcd on nodules in cubes of 50 mm of 62 patients; 2.8 % was asked for, and "
+    "has 70 % confidence)"
 )
 
 
@@ -62,6 +64,17 @@ def read_by(*places: int, model: str = "fake 1") -> Escalated:
 def of(plan: Plan, answers: Escalated, slice_mm: float = 1.0) -> Guaranteed:
     """What is promised of that reading."""
     return promised(MOST, plan, answers, slice_mm)
+
+
+def test_regions_of_another_size_than_calibration_s_promise_nothing() -> None:
+    """Full means full in calibration: what is smaller on this edge was never tried."""
+    assert with_regions(MOST, 48) == MOST
+    small = with_regions(MOST, 32)
+    assert small.text == (
+        "no guarantee, because regions of 32 voxels a side are sent, and 48 in calibration"
+    )
+    assert of(plan_of(0.95), Escalated()) == MOST
+    assert promised(small, plan_of(0.95), Escalated(), 1.0) == small
 
 
 def test_terms_come_from_the_manifest() -> None:

@@ -27,7 +27,7 @@ def test_what_was_wanted_and_did_not_come_is_owed() -> None:
 def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
     """Then the report says that the second reading is missing, and it comes later."""
     plan = plan_of(0.95, 0.05, 0.97)
-    assert still_owed(plan, Escalated(reason="Unreachable: nobody listens")) == (0, 2)
+    assert still_owed(plan, Escalated(reason="Unreachable: nobody listens")) == (2, 0)
     assert still_owed(plan, Escalated({0: verdict(0)})) == ()
 
 

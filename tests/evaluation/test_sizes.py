@@ -39,29 +39,41 @@ def screens(_box: Preprocessed) -> Sequence[Candidate]:
     return [Candidate((x, x, x), (x, x, x), mm, score) for x, mm, score in places]
 
 
-def test_each_size_shows_the_reader_what_the_cloud_would_see() -> None:
-    """A voxel 20 mm off in the slice is in the full region and the slab, not in the reduced one."""
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("bright", "reduced", "slab"),
+    [
+        ((25, 25, 5), [0.2, 0.8, NAN], [0.2, 0.8, NAN]),
+        ((13, 25, 25), [0.8, 0.8, NAN], [0.2, 0.8, NAN]),
+    ],
+    ids=["20 mm off in the slice", "12 mm off along the slices"],
+)
+def test_each_size_shows_the_reader_what_the_cloud_would_see(
+    bright: tuple[int, int, int], reduced: list[float], slab: list[float]
+) -> None:
+    """What is off in the slice is in the full region alone, along the slices in the cubes."""
     voxels = np.full((50, 50, 50), 50, np.uint8)
-    voxels[25, 25, 5] = 200
+    voxels[bright] = 200
     cube = Cube("val/0", "p", voxels, (25.0, 25.0, 25.0), 6.0)
     asked = read_sizes([cube], screens, Brightest(), THRESHOLDS)
     assert asked.nodule.tolist() == [True, False, True]
     assert asked.score.tolist() == [0.8, 0.4, 0.7]
     np.testing.assert_allclose(asked.said[Size.FULL], [0.8, 0.8, 0.8])
-    np.testing.assert_allclose(asked.said[Size.REDUCED], [0.2, 0.8, np.nan])
-    np.testing.assert_allclose(asked.said[Size.SLAB], [0.8, 0.8, np.nan])
+    np.testing.assert_allclose(asked.said[Size.REDUCED], reduced)
+    np.testing.assert_allclose(asked.said[Size.SLAB], slab)
 
 
 def test_figures_of_a_size_by_hand() -> None:
     """Only who fits is counted, beside the full size too; the share is that of 2 AUC - 1."""
-    nan = float("nan")
     asked = Asked(
         np.array([True, True, False, False, True]),
         np.full(5, 0.5),
         {
             Size.FULL: np.array([0.9, 0.8, 0.3, 0.2, 0.9]),
-            Size.REDUCED: np.array([0.9, 0.25, 0.3, 0.2, nan]),
-            Size.SLAB: np.array([0.9, 0.8, 0.6, 0.2, nan]),
+            Size.REDUCED: np.array([0.9, 0.25, 0.3, 0.2, NAN]),
+            Size.SLAB: np.array([0.9, 0.8, 0.6, 0.2, NAN]),
         },
     )
     said = as_json(asked, THRESHOLDS, CLOUD_ALONE)

@@ -157,7 +157,7 @@ def test_the_edge_takes_what_is_entered() -> None:
     given = cases()
     settings, cloud = fit_settings(given)
     found = promise(nodules_of(given, settings, cloud), settings["thresholds"], Asked(), MERGE)
-    entered = {**found["guarantee"], **asdict(Read("v1", "v2", 2.5))}
+    entered = {**found["guarantee"], **asdict(Read("v1", "v2", 2.5, 48))}
     terms = Terms.from_manifest({"guarantee": entered})
     assert terms is not None
     assert (terms.patients, terms.hybrid, terms.holds) == (20, "v2", False)
