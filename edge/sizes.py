@@ -48,7 +48,7 @@ class Policy:
 
     full: float = 1.0
     reduced: float = 0.94
-    slab: float = 0.94
+    slab: float = 0.88
     confidence: float = 0.95
     fill: float = 0.75
     describe: bool = True

@@ -34,7 +34,10 @@ GUARANTEE = {
     "region_side": 48,
     "basis": "nodules in cubes of 50 mm",
 }
-TERMS = Terms(0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, read_by("1"), "fake 1", 2.5)
+TERMS = Terms(
+    0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, read_by("1"), "fake 1", 2.5, 48,
+    "nodules in cubes of 50 mm",
+)  # fmt: skip
 SETTINGS = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
     "merge": [0.0, 1.0, 1.0],

@@ -134,7 +134,7 @@ def test_a_reading_as_in_calibration_has_its_terms() -> None:
         assert found.given
         assert found.text == TEXT
     asked = replace(TERMS, alpha=0.028, holds=True, confidence=0.93)
-    assert "calibration 0123abcd on 62 patients)" in Guaranteed(asked, "").text
+    assert "0123abcd on nodules in cubes of 50 mm of 62 patients)" in Guaranteed(asked, "").text
     hopeless = replace(TERMS, confidence=0.1)
     assert "2.8 % was asked for, and cannot be promised)" in Guaranteed(hopeless, "").text
 
