@@ -33,6 +33,7 @@ SAID = {
     ".gitignore": "What is never committed.",
     ".ci/run": "The whole of CI: test and check on a fresh clone.",
     "docs/budget.md": "The latency budget for a hospital engineer: what is asked when, and why.",
+    "docs/policies.md": "Every way to spend the budget, over every link, with what was chosen.",
     "docs/architecture.md": "The line of one study, both processes, and what fails how.",
     "docs/operations.md": "Installing and running it: every setting, folder, refusal and metric.",
     "docs/models.md": "The networks: data, training, and their figures with the commands.",

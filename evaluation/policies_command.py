@@ -15,15 +15,15 @@ from evaluation.open_readers import open_second
 from evaluation.options import CloudModel, Deadline, Json, Model, Reserve
 from evaluation.policies import compare, line_up
 from evaluation.policy_cases import Cases, key_of, load, save
-from evaluation.policy_page import write_section
+from evaluation.policy_page import write_pages
 from evaluation.policy_plot import save_fronts
 from evaluation.policy_reading import Readers, Sources, read_cases, timed
+from evaluation.policy_words import KINDS, SIDES, against
 from evaluation.policy_world import World
 from evaluation.progress import each
 from evaluation.show import show
 from evaluation.tables import columns_table
 from evaluation.trace import find_trace, shipped_names
-from models.markdown import number
 from models.runtime.artifacts import find
 
 CACHE = Path("runs/policies")
@@ -71,7 +71,7 @@ def policies_command(
         Path | None, typer.Option(metavar="DIR", help="Draw the Pareto plots here.")
     ] = None,
     page: Annotated[
-        Path | None, typer.Option(metavar="MD", help="Write the section of this page anew.")
+        Path | None, typer.Option(metavar="MD", help="Write its section anew, and policies.md.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, arrivals and jitter.")] = 0,
     as_json: Json = False,
@@ -91,7 +91,7 @@ def policies_command(
     if plots is not None:
         save_fronts(result, plots)
     if page is not None:
-        write_section(page, result, plots)
+        write_pages(page, result, plots)
     show(result, as_json, *_tables(result), result["caveat"])
 
 
@@ -132,7 +132,8 @@ def _tables(result: dict[str, Any]) -> list[Table | str]:
         title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
         shown.append(columns_table(COLUMNS, one["policies"], title))
     ratio = result["escalation_ratio"]
-    for name, words in (("verdicts", "verdicts alone"), ("described", "with descriptions")):
-        told = ", ".join(f"{number(ratio[name][key], 2)} of the {key}" for key in ("rois", "bytes"))
-        shown.append(f"ours, {words}, over the chosen fixed thresholds, {ratio['trace']}: {told}")
+    for side, words in SIDES.items():
+        by_kind = ratio[side][ratio["trace"]]
+        told = "; ".join(f"{kind}: {against(by_kind[key])}" for key, kind in KINDS.items())
+        shown.append(f"ours, {words}, as a part of others over {ratio['trace']}: {told}")
     return shown

@@ -1,7 +1,8 @@
-"""Chooses what a policy leaves open, on studies with a link that brings every answer.
+"""The rule by which what a policy leaves open is chosen, on studies where every answer arrives.
 
 One rule for all: of the choices that find as much as is aimed at, with no more false alarms, the
-one that asks least; where none does, the one that finds most within the false alarms.
+one that asks least; where none does, the one that finds most within the false alarms. Thresholds
+are tried at every midpoint between neighbouring values, so that the choice is exact.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.policy_routes import Routing, band, entropy_filter, threshold_filter
+from evaluation.policy_routes import Routing, certainty, entropy_filter, threshold_filter
 from evaluation.policy_studies import Study
 from imaging.volume import FloatArray
 
-LOWS, HIGHS = 48, 24
-"""Bands that are tried: so many lower and upper ends, at quantiles of the scores."""
-
 NO_TOP = 1.01
-"""An upper end above every score: a single threshold, everything from it on is asked about."""
+"""An end above every score: of two ends the upper one of a single threshold."""
 
 
 @dataclass(frozen=True)
@@ -80,38 +78,17 @@ def best(choices: Iterable[Choice], aim: Reached) -> Choice:
     return max(quiet or every, key=lambda one: _rank(one.reached))
 
 
-def sweep(tried: Sequence[Choice], chosen: Choice, count: int) -> list[Choice]:
-    """At most so many of the bands that end above where the chosen one does, by their lower end."""
-    alike = [one for one in tried if one.settings["high"] == chosen.settings["high"]]
-    alike.sort(key=lambda one: one.settings["low"])
-    places = np.linspace(0, len(alike) - 1, min(count, len(alike))).round().astype(int)
-    return [alike[place] for place in places]
-
-
-def bands(studies: Sequence[Study], final: float) -> list[Choice]:
-    """Every band that is tried."""
-    scores = np.concatenate([study.scores for study in studies])
-    highs = [*_quantiles(scores[scores >= np.median(scores)], HIGHS), NO_TOP]
-    pairs = [(low, high) for low in _quantiles(scores, LOWS) for high in highs if low <= high]
-    return [
-        Choice(band(*pair), {"low": pair[0], "high": pair[1]}, reach(band(*pair), studies, final))
-        for pair in pairs
-    ]
-
-
 def filters(studies: Sequence[Study], final: float, alone: float) -> dict[str, list[Choice]]:
-    """Sedna's filters at every threshold that is tried."""
+    """Sedna's filters at every threshold that makes a difference."""
     means = np.array([study.scores.mean() for study in studies if study.scores.size])
-    tried = {
-        "threshold": (threshold_filter, [*_quantiles(means, LOWS), NO_TOP]),
-        "entropy": (entropy_filter, np.linspace(0, 1, LOWS + 1).tolist()),
-    }
+    sure = certainty(np.concatenate([study.scores for study in studies]))
+    tried = {"threshold": (threshold_filter, means), "entropy": (entropy_filter, sure)}
     return {
         name: [
             Choice(make(t, alone), {"threshold": t}, reach(make(t, alone), studies, final))
-            for t in thresholds
+            for t in _between(values)
         ]
-        for name, (make, thresholds) in tried.items()
+        for name, (make, values) in tried.items()
     }
 
 
@@ -119,5 +96,7 @@ def _rank(reached: Reached) -> tuple[float, float]:
     return reached.sensitivity, -reached.rois_per_scan
 
 
-def _quantiles(values: FloatArray, count: int) -> list[float]:
-    return sorted({float(v) for v in np.quantile(values, np.linspace(0, 1, count))})
+def _between(values: FloatArray) -> list[float]:
+    """Below all values, midway between each two neighbours, and above all."""
+    found = np.unique(values)
+    return [0.0, *((found[:-1] + found[1:]) / 2).tolist(), NO_TOP]

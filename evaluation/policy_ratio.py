@@ -1,4 +1,8 @@
-"""How much less ours asks than the best fixed threshold that finds as much."""
+"""How much less ours asks than each kind of opponent, and whether that is at most half.
+
+Fixed thresholds may mean three things: a single one, from which on the cloud's word decides; a
+pair, asked between and reported above; and a cut on the edge's own score, which asks nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,78 +15,69 @@ HEADLINE = "fibre"
 BAR = 0.5
 """At most this part of the regions and of the bytes."""
 
-CHOSEN, SINGLE = "fixed threshold", "fixed threshold, single"
-"""The rows of what was chosen on validation to find as much as ours with no more false alarms."""
+FIXED, PAIR, TUNED = "fixed threshold", "fixed pair", "edge only, tuned"
+"""What was chosen on validation to find as much as ours with no more false alarms."""
+
+HINDSIGHT = "fixed threshold, in hindsight"
+"""The single threshold that is chosen on the test itself."""
+
+ENTROPY = "Sedna entropy"
 
 OURS, VERDICTS = "ours", "ours, verdicts only"
 """The agent as it is set, and the agent that has nothing described: fixed thresholds ask for
 verdicts and nothing else."""
 
+OPPONENTS = {
+    "single": FIXED, "pair": PAIR, "cut": TUNED, "sedna": ENTROPY, "hindsight": HINDSIGHT
+}  # fmt: skip
+"""The rows that ours is held against; the first is the headline."""
+
 Row = Mapping[str, Any]
 
 
 def escalation_ratio(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """Ours over fixed thresholds, for verdicts alone and with descriptions.
+    """Ours over each opponent, for verdicts alone and with descriptions.
 
-    For each of the two: the part of regions and of bytes over the headline's trace against the
-    ``chosen`` pair, whether that is within the bar, and all of it by trace. ``chosen`` is a pair of
-    thresholds chosen on validation studies, ``chosen_single`` a single one, from which on
-    everything is asked about. ``hindsight`` and ``hindsight_single`` are the ones that ask least
-    of all that were run and, over this trace, found as much as ours with no more false alarms:
-    nobody could have known them. None where there is none.
+    For each of the two, by trace and opponent: the parts of ``rois`` and of ``bytes``, None where
+    the opponent asks nothing; whether either asks at all; whether the opponent is ``as_good``,
+    finds as much with no more false alarms there; and whether the bar is ``met``. An opponent
+    that did not run is None.
     """
-    headline = HEADLINE if HEADLINE in rows else next(iter(rows))
-    parts = {"verdicts": VERDICTS, "described": OURS}
     return {
-        "trace": headline,
+        "trace": HEADLINE if HEADLINE in rows else next(iter(rows)),
         "bar": BAR,
-        **{name: _of_kind(rows, kind, headline) for name, kind in parts.items()},
+        **{
+            name: {trace: _of_trace(found, ours) for trace, found in rows.items()}
+            for name, ours in (("verdicts", VERDICTS), ("described", OURS))
+        },
     }
 
 
-def _of_kind(rows: Mapping[str, Sequence[Row]], kind: str, headline: str) -> dict[str, Any]:
-    by_trace = {name: _of_trace(found, kind) for name, found in rows.items()}
-    first = by_trace[headline]["chosen"] or {"rois": None, "bytes": None}
-    parts = {key: first[key] for key in ("rois", "bytes")}
-    met = all(part is not None and part <= BAR for part in parts.values())
-    return {**parts, "met": met, "by_trace": by_trace}
-
-
-def _of_trace(rows: Sequence[Row], kind: str) -> dict[str, dict[str, Any] | None]:
-    ours = next((row for row in rows if row["kind"] == kind), None)
-    fixed = [row for row in rows if row["kind"] == "fixed threshold"]
-    single = [row for row in fixed if "single" in row["policy"]]
+def _of_trace(rows: Sequence[Row], name: str) -> dict[str, dict[str, Any] | None]:
+    by_name = {row["policy"]: row for row in rows}
     return {
-        "chosen": _against(ours, [row for row in fixed if row["policy"] == CHOSEN]),
-        "chosen_single": _against(ours, [row for row in fixed if row["policy"] == SINGLE]),
-        "hindsight": _against(ours, [row for row in fixed if _as_good(row, ours)]),
-        "hindsight_single": _against(ours, [row for row in single if _as_good(row, ours)]),
+        key: _against(by_name[name], by_name[other])
+        if name in by_name and other in by_name
+        else None
+        for key, other in OPPONENTS.items()
     }
 
 
-def _against(ours: Row | None, fixed: Sequence[Row]) -> dict[str, Any] | None:
-    """Ours over the one that asks least."""
-    if ours is None or not fixed:
-        return None
-    other = min(fixed, key=lambda row: row["rois_per_scan"])
+def _against(ours: Row, other: Row) -> dict[str, Any]:
+    parts = {key: _part(ours[f"{key}_per_scan"], other[f"{key}_per_scan"])
+             for key in ("rois", "bytes")}  # fmt: skip
     return {
-        "rois": _ratio(ours["rois_per_scan"], other["rois_per_scan"]),
-        "bytes": _ratio(ours["bytes_per_scan"], other["bytes_per_scan"]),
-        "against": other["policy"],
-        "as_good": _as_good(other, ours),
-        "sensitivity": ours["sensitivity"],
-        "sensitivity_against": other["sensitivity"],
+        **parts,
+        "met": all(part is not None and part <= BAR for part in parts.values()),
+        "as_good": bool(
+            other["sensitivity"] >= ours["sensitivity"]
+            and other["false_positives_per_scan"] <= ours["false_positives_per_scan"]
+        ),
+        "asks": other["rois_per_scan"] > 0,
+        "ours_asks": ours["rois_per_scan"] > 0,
     }
 
 
-def _as_good(row: Row, ours: Row | None) -> bool:
-    """Whether it finds as much with no more false alarms."""
-    return ours is not None and bool(
-        row["sensitivity"] >= ours["sensitivity"]
-        and row["false_positives_per_scan"] <= ours["false_positives_per_scan"]
-    )
-
-
-def _ratio(part: float, whole: float) -> float | None:
+def _part(part: float, whole: float) -> float | None:
     """None where the other asks nothing."""
     return part / whole if whole else None

@@ -81,7 +81,7 @@ def entropy_filter(threshold: float, alone: float) -> Routing:
     """
 
     def routes(study: Study) -> Routes:
-        asked = 1 - _entropy(study.scores) < threshold
+        asked = certainty(study.scores) < threshold
         return Routes(asked, ~asked & (study.scores >= alone))
 
     return routes
@@ -100,7 +100,7 @@ def oracle(thresholds: Thresholds) -> Routing:
     return routes
 
 
-def _entropy(chance: FloatArray) -> FloatArray:
-    """Of "nodule or not" in bits, ``(n,)``; 0 where it is certain."""
+def certainty(chance: FloatArray) -> FloatArray:
+    """1 - entropy of "nodule or not" in bits, ``(n,)``: 1 where it is certain, 0 at one half."""
     terms = [np.where(p > 0, -p * np.log2(np.maximum(p, 1e-12)), 0.0) for p in (chance, 1 - chance)]
-    return np.asarray(terms[0] + terms[1])
+    return np.asarray(1 - (terms[0] + terms[1]))

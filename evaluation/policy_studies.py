@@ -33,6 +33,7 @@ class Study:
         nodules: names of all its known ones.
         weights: of the merger.
         before_s, after_s: what the edge takes up to the decision, and after the last verdict.
+        patient: whose nodules they are.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Study:
     weights: MergeWeights
     before_s: float
     after_s: float
+    patient: str = ""
 
     @cached_property
     def scores(self) -> FloatArray:
@@ -96,19 +98,22 @@ def studies_of(cases: Cases, split: str, *, rounds: int, seed: int) -> tuple[Stu
         rng.shuffle(names)
         for i, name in enumerate(names):
             scan = scans[(i + number) % len(scans)]
-            made.append(_study(f"{number} {name}", scan, patients[name], cases.weights))
+            made.append(_study(number, name, scan, patients[name], cases.weights))
     return tuple(made)
 
 
-def _study(name: str, scan: Piece, cubes: Sequence[Piece], weights: MergeWeights) -> Study:
+def _study(
+    number: int, patient: str, scan: Piece, cubes: Sequence[Piece], weights: MergeWeights
+) -> Study:
     """The patient's cubes in the scan, whose own lesion is left out: it would count many times."""
     alarms = [one for one in scan.sightings if not one.nodule]
     seen = [one for cube in cubes for one in cube.sightings]
     return Study(
-        name,
+        f"{number} {patient}",
         tuple(sorted((*alarms, *seen), key=lambda one: -one.score)),
         tuple(nodule for cube in cubes for nodule in cube.nodules),
         weights,
         scan.before_s,
         scan.after_s,
+        patient,
     )

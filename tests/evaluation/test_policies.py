@@ -13,7 +13,8 @@ from cloud.settings import CloudSettings
 from edge.settings import EdgeSettings
 from evaluation.errors import MissingData
 from evaluation.policies import compare, line_up
-from evaluation.policy_page import BEGIN, END, section, write_section
+from evaluation.policy_page import BEGIN, END, write_pages
+from evaluation.policy_panel import PANEL
 from evaluation.policy_plot import PLOTS, draw, save_fronts
 from evaluation.policy_world import World
 from evaluation.trace import find_trace
@@ -39,7 +40,8 @@ def test_every_policy_has_its_figures_over_every_trace(result: dict[str, Any]) -
     json.dumps(result, allow_nan=False)
     rows = by_name(result, "fibre")
     assert set(rows) == set(by_name(result, "dead")) == set(result["policies"])
-    assert {"edge only", "cloud only", "fixed threshold", "Sedna threshold", "Sedna entropy",
+    assert {"edge only", "edge only, tuned", "cloud only", "fixed threshold", "fixed pair",
+            "fixed threshold, in hindsight", "Sedna threshold", "Sedna entropy",
             "ours", "ours, verdicts only", "oracle"} <= set(rows)  # fmt: skip
     assert (rows["ours"]["studies"], rows["ours"]["nodules"]) == (12, 24)
     assert result["escalation_ratio"]["trace"] == "fibre"
@@ -52,8 +54,11 @@ def test_the_ends_and_the_oracle_frame_the_others(result: dict[str, Any]) -> Non
     assert rows["cloud only"]["escalated_share"] == 1.0
     assert rows["oracle"]["sensitivity"] >= rows["ours"]["sensitivity"]
     assert rows["oracle"]["rois_per_scan"] < rows["ours"]["rois_per_scan"]
-    hindsight, fitted = rows["fixed, in hindsight"], rows["ours"]
+    hindsight, fitted = rows["fixed threshold, in hindsight"], rows["ours"]
     assert hindsight["sensitivity"] >= fitted["sensitivity"]
+    assert rows["edge only, tuned"]["bytes_per_scan"] == 0
+    low, high = fitted["sensitivity_interval"]
+    assert low < fitted["sensitivity"] < high
 
 
 def test_over_a_dead_link_only_the_patient_are_late(result: dict[str, Any]) -> None:
@@ -65,46 +70,45 @@ def test_over_a_dead_link_only_the_patient_are_late(result: dict[str, Any]) -> N
     assert rows["ours"]["sensitivity"] == rows["edge only"]["sensitivity"]
 
 
-def test_plots_have_a_panel_for_each_trace(result: dict[str, Any], tmp_path: Path) -> None:
-    """Something is drawn in both, and the third place of the row stays white."""
+def test_plots_have_a_panel_for_each_trace_that_differs(
+    result: dict[str, Any], tmp_path: Path
+) -> None:
+    """Over a dead link nobody's regions arrive: it has a panel only where answers are late."""
     save_fronts(result, tmp_path / "plots")
     for name in PLOTS:
         picture = cv2.imread(str(tmp_path / "plots" / f"policies_{name}.png"))
         assert picture is not None
         assert (picture == draw(result, name)).all()
-        assert (picture[:340, :420] < 255).any()
-        assert (picture[:340, 840:] == 255).all()
+        drawn = [(picture[: PANEL[0], i * PANEL[1] : (i + 1) * PANEL[1]] < 255).any()
+                 for i in range(3)]  # fmt: skip
+        assert drawn == [True, name == "p95", False]
     file = tmp_path / "file"
     file.write_text("")
     with pytest.raises(MissingData):
         save_fronts(result, file)
 
 
-def test_the_section_is_written_between_its_markers(result: dict[str, Any], tmp_path: Path) -> None:
-    """Again and again, and what stands around it stays."""
+def test_the_pages_are_written(result: dict[str, Any], tmp_path: Path) -> None:
+    """Again and again, what stands around the section stays; every trace is on a page beside it."""
     page = tmp_path / "docs" / "budget.md"
     page.parent.mkdir()
     page.write_text(f"# Before\n{BEGIN}\nof before\n{END}\n# After\n")
+    traces = [*result["traces"], result["traces"][0] | {"trace": "satellite"}]
+    more = result | {"command": "overread-eval policies", "traces": traces}
     for _ in range(2):
-        write_section(page, result | {"command": "overread-eval policies"}, tmp_path / "plots")
-    text = page.read_text()
+        write_pages(page, more, tmp_path / "plots")
+    text, full = page.read_text(), page.with_name("policies.md").read_text()
     assert text.startswith(f"# Before\n{BEGIN}\n")
     assert text.endswith(f"{END}\n# After\n")
     assert "of before" not in text
     assert "![sensitivity against ROIs a scan](../plots/policies_rois.png)" in text
-    assert "### Over `fibre`" in text
     assert "    overread-eval policies" in text
-    assert "sweep" not in text
+    assert "](policies.md)" in text
+    assert ("### Over `fibre`" in text, "### Over `satellite`" in text) == (True, False)
+    assert "The bar: regions and bytes" in text
+    assert "](budget.md)" in full
+    assert full.count("### Over `") == 3
+    assert "sweep" not in text + full
     page.write_text("no markers")
     with pytest.raises(MissingData, match="once each"):
-        write_section(page, result)
-
-
-def test_the_section_says_when_the_aim_is_not_reached(result: dict[str, Any]) -> None:
-    """It tells what was measured, not what was wanted."""
-    ratio = result["escalation_ratio"]
-    met = [ratio[name]["met"] for name in ("verdicts", "described")]
-    assert section(result).count("aim is not reached") == met.count(False)
-    better = {name: ratio[name] | {"met": True} for name in ("verdicts", "described")}
-    shown = section(result | {"escalation_ratio": ratio | better})
-    assert shown.count("aim is reached") == 2
+        write_pages(page, result)

@@ -50,10 +50,11 @@ def test_it_prints_json_and_writes_plots_and_page(arguments: list[str], tmp_path
     assert said["studies"] == 4
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
     assert "](plots/policies_p95.png)" in page.read_text()
+    assert "### Over `fibre`" in (tmp_path / "policies.md").read_text()
 
 
 def test_it_shows_tables_by_default(arguments: list[str]) -> None:
-    """A line for each policy, and the ratio."""
+    """A line for each policy, and what ours asks of each opponent."""
     shown = invoke(arguments)
     assert "oracle" in shown
-    assert "ours, verdicts alone, over the chosen fixed thresholds, fibre: " in shown
+    assert "ours, verdicts alone, as a part of others over fibre: (a) fixed threshold: " in shown

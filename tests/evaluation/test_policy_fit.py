@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
-from evaluation.policy_fit import (
-    NO_TOP,
-    Choice,
-    Reached,
-    bands,
-    best,
-    filters,
-    reach,
-    sweep,
-)
+from evaluation.policy_fit import Choice, Reached, best, filters, reach
 from evaluation.policy_routes import band, cloud_only
 from evaluation.policy_studies import studies_of
 from tests.evaluation.made_cases import THRESHOLDS, made_cases
@@ -50,27 +43,14 @@ def test_where_none_does_the_nearest_is_best() -> None:
     assert best([loud], AIM) is loud
 
 
-def test_a_sweep_moves_the_lower_end_alone() -> None:
-    """From the lowest to the highest that was tried, at most as many as wanted."""
-    tried = [
-        Choice(cloud_only(), {"low": low, "high": high}, AIM)
-        for low in (0.5, 0.1, 0.2, 0.3)
-        for high in (0.6, 0.9)
-    ]
-    swept = [one.settings for one in sweep(tried, tried[1], 3)]
-    assert swept == [{"low": low, "high": 0.9} for low in (0.1, 0.3, 0.5)]
-    assert len(sweep(tried, tried[0], 9)) == 4
-
-
-def test_bands_and_filters_are_tried_at_the_scores_that_there_are() -> None:
-    """Single thresholds among the bands, and the ends of Sedna's filters."""
+def test_filters_are_tried_wherever_it_makes_a_difference() -> None:
+    """Sedna's thresholds from nothing to everything, each asking more than the one before."""
     studies = studies_of(made_cases(), "val", rounds=1, seed=0)
-    tried = bands(studies, THRESHOLDS.final)
-    assert all(one.settings["low"] <= one.settings["high"] for one in tried)
-    assert sum(one.settings["high"] == NO_TOP for one in tried) > 10
-    most = max(one.reached.rois_per_scan for one in tried)
-    assert most == pytest.approx(reach(cloud_only(), studies, 0.5).rois_per_scan)
-    for choices in filters(studies, THRESHOLDS.final, THRESHOLDS.alone).values():
+    most = reach(cloud_only(), studies, 0.5).rois_per_scan
+    tried = filters(studies, THRESHOLDS.final, THRESHOLDS.alone)
+    for choices in tried.values():
         asked = [one.reached.rois_per_scan for one in choices]
-        assert asked == sorted(asked)
-        assert max(asked) >= 0.9 * most
+        assert all(a < b for a, b in itertools.pairwise(asked))
+        assert (asked[0], asked[-1]) == (0.0, pytest.approx(most))
+    scores = {score for study in studies for score in study.scores.tolist()}
+    assert len(tried["entropy"]) == len(scores) + 1

@@ -22,6 +22,7 @@ def test_every_patient_comes_once_a_round_over_the_scans_in_turn() -> None:
     assert [len(study.nodules) for study in studies] == [2] * 8
     assert len({study.nodules for study in studies}) == 4
     assert studies[0].before_s == 0.8
+    assert [s.patient for s in studies].count("test patient 0") == 2
 
 
 def test_the_scan_s_own_lesion_is_left_out() -> None:
