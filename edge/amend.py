@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -21,17 +22,17 @@ import structlog
 from edge.amendment import amended
 from edge.backoff import Backoff
 from edge.debt import Debt, OwedStep
-from edge.durable import no_room
+from edge.durable import passes
 from edge.estimate import LinkEstimate
 from edge.exchange import Escalated
 from edge.outcome import Report
+from edge.persistence import DAY_S, Persistence
 from edge.redraw import picture_note, redrawn
 from edge.spool import Spool
 from edge.versions import version_in, write_version
 from protos.deadline import Deadline
 from protos.messages import Roi
 
-DAY_S = 86_400.0
 AGE_STEP_S = 60.0
 """Debts age in steps of this: a start loses no more of it."""
 
@@ -46,23 +47,6 @@ class Asked(Protocol):
 
     def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
         """The verdicts on ``rois`` that came by ``deadline``; nothing is raised."""
-
-
-@dataclass(frozen=True)
-class Persistence:
-    """How long and how often one asks.
-
-    Attributes:
-        budget_s: for one asking.
-        max_rois: regions of one asking at most.
-        pause_s: after the first asking in vain; it doubles, as `edge.backoff` has it.
-        keep_days: days of an agent's life after which a debt is given up.
-    """
-
-    budget_s: float
-    max_rois: int
-    pause_s: float
-    keep_days: float
 
 
 def _now() -> datetime:
@@ -109,21 +93,34 @@ class Amender:
     def turn(self) -> bool:
         """One piece of work, the most urgent first; returns whether there was any.
 
-        A version that was begun is finished, a debt too old is given up, one that is due is
-        asked for while the link is there, and regions that were stored in haste are compressed.
+        A version that was begun is finished, a debt too old or without room is given up, one that
+        is due is asked for while the link is there, and regions stored in haste are compressed.
 
         Raises:
-            OSError, sqlite3.OperationalError: the disk is full; nothing is lost, turn again.
+            OSError, sqlite3.OperationalError: nothing can be written now, nothing is lost: turn
+                again.
         """
         self._pass_time()
         there = self._is_there()
         if (debt := self._first(OwedStep.AMENDING)) is not None:
             return self._attempt(debt, self._write)
         if (debt := self._first(OwedStep.OWED, self._too_old)) is not None:
-            return self._attempt(debt, self._give_up)
+            return self._attempt(debt, partial(self._give_up, self._persistence.too_old))
+        if self.overfull and (debt := self._oldest()) is not None:
+            return self._attempt(debt, partial(self._give_up, self._persistence.too_much))
         if there and (debt := self._first(OwedStep.OWED, self._due)):
             return self._attempt(debt, self._ask)
         return self._owed.squeeze()
+
+    @property
+    def overfull(self) -> bool:
+        """Whether what is owed takes more room than it may: another turn makes some."""
+        return self._owed.used_bytes() > self._persistence.most_bytes
+
+    @property
+    def set_aside(self) -> int:
+        """Debts that nothing is done about until the next start."""
+        return len(self._aside)
 
     def heard(self) -> None:
         """The cloud has answered a study: the link is no reason to wait any more."""
@@ -141,8 +138,13 @@ class Amender:
     def _first(
         self, step: OwedStep, wanted: Callable[[Debt], bool] = lambda _debt: True
     ) -> Debt | None:
-        debts = (d for d in self._owed.at(step) if d.study_key not in self._aside and wanted(d))
-        return next(debts, None)
+        return next((debt for debt in self._at(step) if wanted(debt)), None)
+
+    def _oldest(self) -> Debt | None:
+        return max(self._at(OwedStep.OWED), key=lambda debt: debt.age_s, default=None)
+
+    def _at(self, step: OwedStep) -> Iterator[Debt]:
+        return (debt for debt in self._owed.at(step) if debt.study_key not in self._aside)
 
     def _due(self, debt: Debt) -> bool:
         return self._backoff.due(debt.study_key)
@@ -155,7 +157,8 @@ class Amender:
         debt = self._owed.asked(debt)
         most = 1 if self._second.estimate().probing else persistence.max_rois
         rois = self._owed.regions(key)[:most]
-        answers = self._second.ask(rois, Deadline.after(persistence.budget_s, self._clock), key)
+        budget_s = persistence.budget_s(debt.attempts)
+        answers = self._second.ask(rois, Deadline.after(budget_s, self._clock), key)
         if answers.verdicts:
             self._backoff.heard()
             self._write(self._owed.answered(debt, answers))
@@ -166,9 +169,7 @@ class Amender:
                 self._backoff.unheard()
             log.info("asked in vain", study_key=key, attempts=debt.attempts, why=answers.reason)
 
-    def _give_up(self, debt: Debt) -> None:
-        days = self._persistence.keep_days
-        reason = f"no answer within {days:g} days, and nobody is asked any more"
+    def _give_up(self, reason: str, debt: Debt) -> None:
         self._write(self._owed.give_up(debt, reason))
 
     def _write(self, debt: Debt) -> None:
@@ -181,7 +182,7 @@ class Amender:
             owed.answers(key, debt.version + 1),
             created=self._now().isoformat(timespec="seconds"),
             open_places=len(owed.open_places(debt)),
-            gives_up_after_days=self._persistence.keep_days if debt.gives_up else None,
+            gives_up=debt.gives_up,
         )
         if version_in(out, key) != report.version:
             pictures = redrawn(report, grounds.plan, lambda place: owed.region(key, place), out)
@@ -195,11 +196,11 @@ class Amender:
         )
 
     def _attempt(self, debt: Debt, action: Callable[[Debt], None]) -> bool:
-        """Do it; what fails for another reason than a full disk must not stop the others."""
+        """Do it; what fails for a reason that does not pass must not stop the others."""
         try:
             action(debt)
         except Exception as error:  # whatever one debt does, the others are still owed
-            if no_room(error) or isinstance(error, sqlite3.OperationalError):
+            if passes(error) or isinstance(error, sqlite3.OperationalError):
                 raise
             log.exception("set aside until the next start", study_key=debt.study_key)
             self._aside.add(debt.study_key)

@@ -19,7 +19,7 @@ def amended(
     *,
     created: str,
     open_places: int,
-    gives_up_after_days: float | None,
+    gives_up: bool,
 ) -> Report:
     """Version + 1 of the report, without its pictures.
 
@@ -29,7 +29,7 @@ def amended(
         new: these, and those that came since.
         created: wall-clock time, ISO 8601 with zone.
         open_places: candidates that no verdict is there for even now.
-        gives_up_after_days: set if they are not asked for any more.
+        gives_up: whether they are not asked for any more; the reason is that of ``new``.
     """
     before = replace(grounds.report, findings=grounds.merged(old).findings)
     merged = grounds.merged(new)
@@ -37,8 +37,8 @@ def amended(
     numbers = numbers_of(before, merged.findings, grounds.plan)
     changes = changes_between(before, merged.findings, numbers, news, grounds)
     over = open_places == 0
-    if open_places and gives_up_after_days is not None:
-        changes += (given_up(before.version + 1, open_places, gives_up_after_days),)
+    if open_places and gives_up:
+        changes += (given_up(before.version + 1, open_places, new.reason),)
         over = True
     return replace(
         before,

@@ -16,6 +16,7 @@ from edge.budget import Budget, unwatched
 from edge.channel import open_channel
 from edge.compose import Stamp
 from edge.escalate import Asking, Escalator, Knock, NoSecondReader, SecondReader
+from edge.guarantee import with_regions
 from edge.link import Link
 from edge.pipeline import Line
 from edge.replay import decided, decided_on_record
@@ -81,7 +82,10 @@ def build_line(
         draw=draw_pictures,
         write=write_report,
         stamp=Stamp(
-            reader.described, reader.guaranteed, settings.deadline_s, lambda: datetime.now(UTC)
+            reader.described,
+            with_regions(reader.guaranteed, settings.roi_side),
+            settings.deadline_s,
+            lambda: datetime.now(UTC),
         ),
         reserve_s=settings.reserve_s,
         roi_bytes=settings.roi_side**3,

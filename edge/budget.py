@@ -1,4 +1,4 @@
-"""Spends: one study's deadline, and the ledger of what each stage of the line took.
+"""Spends: one study's deadline, and the ledger of what each stage of the line was given and took.
 
 It knows nothing of the link nor of what the stages do.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from edge.outcome import LedgerEntry
 from protos.deadline import Deadline
@@ -17,7 +18,7 @@ def unwatched(_stage: str) -> None:
 
 
 class Budget:
-    """The time of one study, from the moment it is taken up.
+    """The time of one study: from the moment it is taken up, or since when it has `waited`.
 
     ``watch`` is told the name of each stage as it begins, for progress on a screen.
     """
@@ -49,15 +50,27 @@ class Budget:
         name, budget_s, began_s = self._running
         return (*self.ledger, LedgerEntry(name, budget_s, self._deadline.clock() - began_s))
 
+    def waited(self, since_s: float) -> None:
+        """The study has waited since then, on the deadline's clock: its time has run meanwhile.
+
+        The wait is entered as the first stage, and the deadline is so much earlier.
+        """
+        wait_s = max(0.0, self._deadline.clock() - since_s)
+        self._ledger.append(LedgerEntry("wait", self.left_s(), wait_s))
+        self._deadline = replace(self._deadline, at_s=self._deadline.at_s - wait_s)
+
     def left_s(self, reserve_s: float = 0.0) -> float:
         """Seconds that a stage may use when ``reserve_s`` is kept for those after it; >= 0."""
         return max(0.0, self._deadline.remaining_s - reserve_s)
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Runs one stage and enters its time in the ledger, also when it raises."""
+    def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[None]:
+        """Runs one stage and enters its time in the ledger, also when it raises.
+
+        It is given all that is left less ``reserve_s``, which is kept for those after it.
+        """
         self._watch(name)
-        self._running = (name, self.left_s(), self._deadline.clock())
+        self._running = (name, self.left_s(reserve_s), self._deadline.clock())
         try:
             yield
         finally:

@@ -1,8 +1,8 @@
 """Carries one claimed study to its end: read and done, or refused and in quarantine.
 
-It may be called again for a study at any step, after a crash or a full disk, and goes on from
-there. A report that is in the outbox stands: the study is not read again, nothing changes
-silently.
+It may be called again for a study at any step, after a crash, a full disk or a locked database,
+and goes on from there. A report that is in the outbox stands: the study is not read again, nothing
+changes silently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from edge.durable import move, no_room, sync_folder, write_atomically
+from edge.durable import move, passes, sync_folder, write_atomically
 from edge.outcome import Job, Rejection, Report, Status
 from edge.pipeline import Reading
 from edge.report import write_report
@@ -90,8 +90,8 @@ def carry(
         tell: is told of the report once it is out, and never again.
 
     Raises:
-        OSError: files cannot be written or moved; `edge.durable.no_room` tells whether that
-            passes. The study is where it was.
+        OSError, sqlite3.OperationalError: files or the database cannot be written;
+            `edge.durable.passes` tells whether that passes. The study is where it was.
     """
     if record.step in (Step.CLAIMED, Step.READING):
         record = _read(record, places, spool, read, deadline_s, tell)
@@ -132,7 +132,7 @@ def _report(record: Record, job: Job, read: Read, deadline_s: float) -> tuple[Re
     try:
         return read(job).report, ""
     except Exception as error:  # whatever the line has, the studies after this one go on
-        if no_room(error):
+        if passes(error):
             raise
         log.exception("study failed", study_key=record.id)
         report = _refused(job, "InternalError", repr(error), deadline_s)

@@ -66,11 +66,10 @@ def changes_between(
     )
 
 
-def given_up(version: int, open_places: int, keep_days: float) -> Change:
-    """That so many candidates will not be read again any more."""
+def given_up(version: int, open_places: int, reason: str) -> Change:
+    """That so many candidates will not be read again any more, and why."""
     several = "1 candidate was" if open_places == 1 else f"{open_places} candidates were"
-    words = f"{several} not read again within {keep_days:g} days, and nobody is asked any more"
-    return Change(version, ChangeKind.GIVEN_UP, words)
+    return Change(version, ChangeKind.GIVEN_UP, f"{several} not read again: {reason}")
 
 
 Numbered = tuple[int, Finding]

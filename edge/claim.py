@@ -16,7 +16,8 @@ from pathlib import Path
 import structlog
 
 from edge.durable import copy_whole, move, remove, sync_folder
-from edge.ingest import DONE, Arrival, report_names
+from edge.ingest import Arrival, report_names
+from edge.look import DONE
 from edge.spool import Record, Spool, Step
 
 log = structlog.get_logger()
@@ -28,6 +29,7 @@ def claim(
     work: Path,
     spool: Spool,
     taken: Callable[[str], bool],
+    begun: Callable[[str, float], None],
 ) -> Record | None:
     """The record of the study, its files in ``work / record.id``; None if another took it.
 
@@ -37,10 +39,14 @@ def claim(
         work: where it goes.
         spool: that remembers it.
         taken: whether a name in the outbox must not be used.
+        begun: is told the study's key, and since when its budget runs, before a file is moved.
     """
     names = filterfalse(taken, report_names(arrival.name))
     record = spool.open_claim(arrival.members, arrival.fingerprint, names)
-    return None if record is None else _take(record, inbox, work, spool)
+    if record is None:
+        return None
+    begun(record.id, arrival.since_s)
+    return _take(record, inbox, work, spool)
 
 
 def resume_claim(record: Record, inbox: Path, work: Path, spool: Spool) -> None:

@@ -12,6 +12,10 @@ from pathlib import Path
 
 from edge.errors import EdgeError
 
+BUSY_S = 0.5
+"""So long one waits for another who holds the database: it counts against a study's deadline, and
+must be well below the default of ``reserve_s``. What comes after it is `edge.durable.passes`."""
+
 
 class WrongStep(EdgeError):
     """A study or debt cannot make this step from where it is: another process has moved it."""
@@ -23,7 +27,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it cannot be opened, or is no database.
     """
-    database = sqlite3.connect(path, isolation_level=None, timeout=10.0)
+    database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
     try:
         database.row_factory = sqlite3.Row
         database.execute("PRAGMA journal_mode = WAL")

@@ -18,6 +18,10 @@ _SQLITE_NO_ROOM = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_WRITE}
 )
 """Of EDQUOT and EROFS sqlite tells no more than that a write failed."""
+_SQLITE_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+"""Another has the database: a backup, somebody with the sqlite shell."""
+_PRIMARY = 0xFF
+"""The part of an extended code that says what it is about; the rest says why."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -52,7 +56,7 @@ def copy_whole(source: Path, target: Path) -> None:
     A link stays a link, wherever it leads, as it would in a rename.
 
     Raises:
-        OSError: the first that was met, as `no_room` knows it; nothing else is left.
+        OSError: the first that was met, as `passes` knows it; nothing else is left.
     """
     part = target.with_name(f".{target.name}.part")
     remove(part)
@@ -73,10 +77,11 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def no_room(error: BaseException) -> bool:
-    """Whether the error says that the disk is full or read-only, which passes: try again."""
+def passes(error: BaseException) -> bool:
+    """Whether it passes by itself: disk full or read-only, database held by another. Try again."""
     if isinstance(error, sqlite3.OperationalError):
-        return error.sqlite_errorcode in _SQLITE_NO_ROOM
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
+        return code in _SQLITE_NO_ROOM or code & _PRIMARY in _SQLITE_HELD
     return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 

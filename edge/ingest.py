@@ -8,20 +8,18 @@ temporary names are left alone.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import structlog
 
+from edge.look import DONE, Look, look_at
+
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-DONE = ".done"
 _TEMPORARY = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~", DONE)
-_NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
-_HEADER_BYTES = 16384
 
 log = structlog.get_logger()
 
@@ -33,10 +31,12 @@ class Arrival:
     Attributes:
         members: names in the inbox of all that belongs to it, the study itself first.
         fingerprint: SHA-256 of the names, sizes and times of its files.
+        since_s: when it was complete, on the inbox's clock: from here its budget runs.
     """
 
     members: tuple[str, ...]
     fingerprint: str
+    since_s: float
 
     @property
     def name(self) -> str:
@@ -45,34 +45,47 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class _Look:
-    """A study as it lies in the inbox now.
+class _Seen:
+    """What is remembered of a study from look to look, on the inbox's clock.
 
     Attributes:
-        arrival: all of it that is there.
-        marked: a ``.done`` file calls it complete.
-        lacks_data: its header names a data file that is not there, and nothing marks it complete.
+        fingerprint: of its files.
+        first_s: the look that saw them first.
+        changed_s: when they had changed.
+        since_s: when they were complete; None as long as they are not.
     """
 
-    arrival: Arrival
-    marked: bool
-    lacks_data: bool
+    fingerprint: str
+    first_s: float
+    changed_s: float
+    since_s: float | None = None
 
 
 class Inbox:
-    """Remembers since when each study has been quiet.
+    """Remembers since when each study has been quiet, and since when complete.
+
+    What arrives between two looks, as happens while the agent reads another study, arrived when
+    its newest file says, but within these two looks: the wall clock has no other part in it.
 
     Args:
         folder: the inbox.
         quiet_s: seconds without a change after which a study counts as complete.
         clock: monotonic seconds.
+        wall: seconds since the epoch, as files are dated.
     """
 
-    def __init__(self, folder: Path, quiet_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        quiet_s: float,
+        clock: Callable[[], float],
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self._folder = folder
         self._quiet_s = quiet_s
-        self._clock = clock
-        self._seen: dict[str, tuple[str, float]] = {}
+        self._clock, self._wall = clock, wall
+        self._looked_s: float | None = None
+        self._seen: dict[str, _Seen] = {}
         self._strays: set[str] = set()
         self._shut: dict[str, str] = {}
         self._headers: set[str] = set()
@@ -88,22 +101,24 @@ class Inbox:
             return []
         now = self._clock()
         shut: dict[str, str] = {}
-        looks: dict[str, _Look] = {}
+        looks: dict[str, Look] = {}
         for name in sorted(names):
             try:
                 if self._is_study(name):
-                    looks[name] = self._look(name, names)
+                    looks[name] = look_at(self._folder, name, names)
             except OSError as error:  # it is not ours to read, goes in circles, its disk fails
                 shut[name] = _reason(error)
         self._tell_of_shut(shut)
         self._tell_of_headers({n for n, look in looks.items() if look.lacks_data})
-        owned = {member for look in looks.values() for member in look.arrival.members}
+        owned = {member for look in looks.values() for member in look.members}
         self._tell_of_strays({n for n in names - owned - {*shut} if not _is_passing(n)})
-        self._seen = {
-            name: (look.arrival.fingerprint, self._since(name, look.arrival.fingerprint, now))
-            for name, look in looks.items()
-        }
-        return [look.arrival for name, look in looks.items() if self._is_complete(name, look, now)]
+        self._seen = {name: self._remembered(name, look, now) for name, look in looks.items()}
+        self._looked_s = now
+        return [
+            Arrival(looks[name].members, seen.fingerprint, seen.since_s)
+            for name, seen in self._seen.items()
+            if seen.since_s is not None
+        ]
 
     def _names(self) -> set[str] | None:
         """What lies in the inbox, None if it cannot be listed; that is said once."""
@@ -117,24 +132,26 @@ class Inbox:
         self._closed = ""
         return names
 
-    def _look(self, name: str, names: set[str]) -> _Look:
-        study, data = self._folder / name, _data_file(self._folder / name)
-        others = [other for other in (data, name + DONE) if other in names and other != name]
-        members = (name, *(other for other in others if (self._folder / other).exists()))
-        arrival = Arrival(members, _fingerprint(self._folder, members))
-        markers = (self._folder / f"{name}{DONE}", study / DONE)
-        marked = any(_is_marked(study, marker) for marker in markers)
-        lacks_data = not marked and _is_beside(data) and data not in members
-        return _Look(arrival, marked, lacks_data)
+    def _remembered(self, name: str, look: Look, now: float) -> _Seen:
+        seen = self._seen.get(name)
+        if seen is None or seen.fingerprint != look.fingerprint:
+            seen = _Seen(look.fingerprint, now, self._moment_s(look, now))
+        quiet = look.fingerprint != "" and now - seen.first_s >= self._quiet_s
+        if not (look.marked or (quiet and not look.lacks_data)):
+            return replace(seen, since_s=None)
+        if seen.since_s is not None:
+            return seen
+        by_quiet_s = seen.changed_s + self._quiet_s
+        return replace(seen, since_s=self._moment_s(look, now) if look.marked else by_quiet_s)
 
-    def _since(self, name: str, fingerprint: str, now: float) -> float:
-        before, since = self._seen.get(name, ("", now))
-        return since if before == fingerprint else now
+    def _moment_s(self, look: Look, now: float) -> float:
+        """When it changed: after the last look, for it was not so then.
 
-    def _is_complete(self, name: str, look: _Look, now: float) -> bool:
-        fingerprint, since = self._seen[name]
-        quiet = fingerprint != "" and now - since >= self._quiet_s
-        return look.marked or (quiet and not look.lacks_data)
+        What lies there at the first look came while nobody looked, and begins with it.
+        """
+        if self._looked_s is None:
+            return now
+        return min(now, max(self._looked_s, now - (self._wall() - look.changed)))
 
     def _is_study(self, name: str) -> bool:
         path = self._folder / name
@@ -184,57 +201,3 @@ def _is_passing(name: str) -> bool:
 
 def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
-
-
-def _data_file(path: Path) -> str:
-    """What a detached header names as its data file, empty if nothing."""
-    key = _NAMES_DATA.get(path.suffix.lower())
-    if key is None or not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        lines = file.read(_HEADER_BYTES).decode("utf-8", "replace").splitlines()
-    pairs = (line.replace("=", ":", 1).partition(":") for line in lines)
-    return next((v.strip() for k, _, v in pairs if k.strip().lower() == key), "")
-
-
-def _is_beside(data: str) -> bool:
-    """Whether this names one file in the header's own folder: no path, pattern or keyword."""
-    if not data or "%" in data or PureWindowsPath(data).name != data:
-        return False
-    return data.split()[0].upper() not in ("LOCAL", "LIST")
-
-
-def _is_marked(study: Path, marker: Path) -> bool:
-    """Whether the marker is there and of this study: one left by an older study is older."""
-    try:
-        written = marker.stat().st_ctime_ns
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    changes = [status.st_ctime_ns for path, status in _walk(study) if path != marker]
-    return written >= max(changes, default=0)
-
-
-def _fingerprint(folder: Path, members: tuple[str, ...]) -> str:
-    """Empty for a study without any file: it has not begun to arrive."""
-    files = sorted(
-        (str(path.relative_to(folder)), status.st_size, status.st_mtime_ns)
-        for member in members
-        for path, status in _walk(folder / member)
-        if not path.name.endswith(DONE)
-    )
-    return hashlib.sha256(repr(files).encode("utf-8", "replace")).hexdigest() if files else ""
-
-
-def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files of a study, or the one that it is; what vanishes meanwhile is not among them."""
-    tops = os.walk(study, onerror=_unless_gone)
-    inside = (Path(top) / name for top, _, names in tops for name in names)
-    for path in inside if study.is_dir() else [study]:
-        with suppress(FileNotFoundError):
-            yield path, path.stat()
-
-
-def _unless_gone(error: OSError) -> None:
-    """A folder that cannot be listed is no empty one."""
-    if not isinstance(error, FileNotFoundError):
-        raise error

@@ -42,18 +42,20 @@ class Job:
     """One study to read: the folder or file ``source``, and the folder ``out`` for its report.
 
     A study that is read again after a crash keeps its ``study_key``, so that the cloud knows it.
-    ``keep`` is told of the report before it is out, and keeps what it will owe.
+    ``keep`` is told of the report before it is out, and keeps what it will owe. ``since_s`` is the
+    moment on the line's clock from which its budget runs; None for that in which it is taken up.
     """
 
     source: Path
     out: Path
     study_key: str = field(default_factory=new_study_key)
     keep: Keep = field(default=keep_nothing, repr=False, compare=False)
+    since_s: float | None = None
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One stage of the line: the budget it found when it began and the time it took, seconds."""
+    """One stage of the line: the time it was given when it began and that it took, seconds."""
 
     stage: str
     budget_s: float

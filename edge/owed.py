@@ -210,6 +210,22 @@ class Owed:
         """Every debt has become older by ``seconds``."""
         self._database.execute("UPDATE owed SET age_s = age_s + ?", (seconds,))
 
+    def standing(self) -> tuple[int, float]:
+        """How many reports owe something, and the age of the oldest debt in seconds."""
+        row = self._database.execute(
+            "SELECT count(*), coalesce(max(age_s), 0.0) FROM owed WHERE step != ?",
+            (OwedStep.KEPT.value,),
+        ).fetchone()
+        return row[0], row[1]
+
+    def used_bytes(self) -> int:
+        """What the database holds, without what is free in its file: nearly all of it is owed."""
+        pages, free, page_bytes = (
+            self._database.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * page_bytes)
+
     def squeeze(self) -> bool:
         """Compress one region that was stored in haste; returns whether there was one.
 

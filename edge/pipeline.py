@@ -34,7 +34,7 @@ class Line:
     """The stages, opened once and used for study after study.
 
     Attributes:
-        ingest: takes a study up: from here its deadline runs.
+        ingest: takes a study up: from here its deadline runs, or since when the study has waited.
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         reader: the edge's own reader.
@@ -107,7 +107,7 @@ def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judg
             policy=line.policy, audited=sampled,
         )  # fmt: skip
         plan = line.decide(situation, study_key)
-    with budget.stage("escalate"):
+    with budget.stage("escalate", line.reserve_s):
         answers = second.read(plan, box, budget, study_key)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)

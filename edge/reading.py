@@ -8,7 +8,7 @@ import structlog
 
 from edge.budget import Budget
 from edge.compose import compose_rejection
-from edge.durable import no_room
+from edge.durable import passes
 from edge.outcome import Job, Rejection
 from edge.pipeline import Line, Reading, walk
 from imaging.errors import StudyError
@@ -21,16 +21,19 @@ def read_and_report(line: Line, job: Job) -> Reading:
 
     Raises:
         OSError: the report cannot be written, or there is no room left on the disk.
+        sqlite3.OperationalError: what it owes cannot be kept now, which passes.
     """
     budget = line.ingest()
+    if job.since_s is not None:
+        budget.waited(job.since_s)
     try:
         reading = walk(line, job, budget)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
         reading = _reject(line, job, budget, rejection)
     except Exception as error:  # a fault of ours costs neither the report nor the next studies
-        if no_room(error):
-            raise  # the study is sound: whoever called waits for room and reads it again
+        if passes(error):
+            raise  # the study is sound: whoever called waits, and reads it again
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal fault: {error}"
         reading = _reject(line, job, budget, Rejection(kind, reason, internal=True))

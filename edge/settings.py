@@ -22,6 +22,9 @@ from edge.errors import BadSettings
 from protos.site import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
+LONGEST_S = 31_536_000.0
+"""A year: no time in seconds may be longer, for threads cannot wait for ever."""
+LONGEST_DAYS = 36_500.0
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 
 
@@ -35,10 +38,11 @@ class EdgeSettings(BaseSettings):
         quiet_s: a study without a ``.done`` file is complete when nothing changed for so long.
         cloud: ``HOST:PORT`` of the service, None for no second reading.
         cloud_hedge: ``HOST:PORT`` of another one, asked too where the first is slow or fails.
-        deadline_s: the budget of a study from the moment it is taken up. It bounds the wait for
-            the cloud, which ends ``reserve_s`` before it. The edge's own stages are not cut short:
-            a report that comes after it is written all the same, and counted as late.
-        reserve_s: kept back from the escalation for merging, drawing and writing the report.
+        deadline_s: the budget of a study from the moment it is complete in the inbox. It bounds
+            the wait for the cloud, which ends ``reserve_s`` before it. The edge's own stages are
+            not cut short: a report that comes after it is written all the same, counted as late.
+        reserve_s: kept back from the escalation for merging, drawing and writing the report; less
+            than ``deadline_s`` where there is a cloud.
         attempts: times that one study is offered to the cloud at most.
         watch_s: pause between two looks at whether the cloud is there, shorter while it is not;
             0 looks never: then a study has to find out.
@@ -55,6 +59,8 @@ class EdgeSettings(BaseSettings):
             the edge dismissed are read again all the same; 0 for none.
         owed_keep_days: days of the daemon's life for which a second reading that did not come by
             the deadline is asked for again; then the report's last version says so.
+        owed_most_mb: room in megabytes that the database with all that is owed may take; beyond it
+            the oldest debt is given up in the same way.
         owed_pause_s: pause after the first such asking in vain; it doubles up to five minutes where
             nobody answered, and up to an hour for a study that the cloud refused.
         screening_model: name in the manifest of ``models/weights``.
@@ -74,22 +80,23 @@ class EdgeSettings(BaseSettings):
     inbox: Path = Path("inbox")
     outbox: Path = Path("outbox")
     state_dir: Path = Path("state")
-    quiet_s: float = Field(default=5.0, gt=0)
-    poll_s: float = Field(default=0.5, gt=0)
+    quiet_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
+    poll_s: float = Field(default=0.5, gt=0, le=LONGEST_S)
 
     cloud: str | None = None
     cloud_hedge: str | None = None
-    deadline_s: float = Field(default=10.0, gt=0)
-    reserve_s: float = Field(default=2.0, ge=0)
+    deadline_s: float = Field(default=10.0, gt=0, le=LONGEST_S)
+    reserve_s: float = Field(default=2.0, ge=0, le=LONGEST_S)
     attempts: int = Field(default=3, ge=1, le=20)
-    watch_s: float = Field(default=5.0, ge=0)
+    watch_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
     connect_s: float = Field(default=0.5, ge=0, le=30)
     site: str = Field(default="", max_length=MAX_SITE_CHARACTERS, pattern=_PRINTABLE)
     max_rois: int = Field(default=64, ge=1)
     describe: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
-    owed_keep_days: float = Field(default=30.0, gt=0)
-    owed_pause_s: float = Field(default=5.0, gt=0)
+    owed_keep_days: float = Field(default=30.0, gt=0, le=LONGEST_DAYS)
+    owed_most_mb: float = Field(default=2000.0, ge=1)
+    owed_pause_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
     roi_side: int = Field(default=48, ge=16, le=128)
     priority: Literal["routine", "stat"] = "routine"
     cloud_model: str = ""
@@ -121,6 +128,18 @@ class EdgeSettings(BaseSettings):
         for name, folder in (("outbox", self.outbox), ("state_dir", self.state_dir)):
             if Path(os.path.realpath(folder)).is_relative_to(inbox):
                 raise ValueError(f"{name} must lie outside inbox, or what it holds is a study")
+        if Path(inbox).is_relative_to(os.path.realpath(self.state_dir)):
+            raise ValueError("inbox must lie outside state_dir, which is the daemon's own")
+        return self
+
+    @model_validator(mode="after")
+    def _the_cloud_has_time(self) -> Self:
+        if self.cloud is not None and self.deadline_s <= self.reserve_s:
+            raise ValueError(
+                f"deadline_s = {self.deadline_s:g} leaves no time to ask the cloud: it must be"
+                f" longer than reserve_s = {self.reserve_s:g}; set a later deadline or a smaller"
+                " reserve_s, or cloud to off"
+            )
         return self
 
     @model_validator(mode="after")
@@ -176,5 +195,8 @@ def load_settings(config: Path | None = None, **overrides: Any) -> EdgeSettings:
 
 
 def _in_words(error: ValidationError) -> str:
-    lines = (f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" for e in error.errors())
-    return "; ".join(lines)
+    """What is wrong with one setting, with its value; of several together the message alone."""
+    return "; ".join(
+        f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" if e["loc"] else e["msg"]
+        for e in error.errors()
+    )

@@ -7,14 +7,16 @@ and a path may contain a name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal, TextIO
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from edge.errors import BadSettings
+from edge.estimate import LinkEstimate
 from edge.outcome import Report
 
 WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -43,8 +45,25 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What there is to do at the beginning of one turn of the daemon.
+
+    Attributes:
+        waiting: studies that are claimed and have not come to their end, the one at hand included.
+        aside: studies and debts that nothing is done about until the next start.
+        owed: reports that owe a second reading.
+        oldest_s: age of the oldest of these debts, seconds in which an agent ran; 0 for none.
+    """
+
+    waiting: int
+    aside: int
+    owed: int
+    oldest_s: float
+
+
 class Meters:
-    """The edge's metrics; `count` is told of every report."""
+    """The edge's metrics; `count` is told of every report, `stands` of every turn."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -63,16 +82,34 @@ class Meters:
         self._amended = self._counter(
             "amendments", "Amended versions by status of the report", "status"
         )
-        self._stages = Histogram(
-            "overread_edge_stage_seconds",
-            "Time of each stage of the line",
-            ["stage"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
+        self._stages = self._seconds("stage", "Time that each stage of the line took")
+        self._given = self._seconds("given", "Time that each stage of the line was given")
+        self._waiting = self._gauge("waiting_studies", "Studies claimed and not at their end")
+        self._aside = self._gauge("set_aside_studies", "Studies set aside until the next start")
+        self._owed = self._gauge("owed_studies", "Reports that owe a second reading")
+        self._oldest = self._gauge("owed_oldest_seconds", "Age of the oldest second reading owed")
+        self._cloud = self._gauge("cloud_available", "Whether the cloud can be asked now")
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(f"overread_edge_{name}", says, labels, registry=self.registry)
+
+    def _gauge(self, name: str, says: str) -> Gauge:
+        return Gauge(f"overread_edge_{name}", says, registry=self.registry)
+
+    def _seconds(self, name: str, says: str) -> Histogram:
+        full_name = f"overread_edge_{name}_seconds"
+        return Histogram(full_name, says, ["stage"], buckets=SECONDS, registry=self.registry)
+
+    def watch(self, estimate: Callable[[], LinkEstimate]) -> None:
+        """Whoever collects the metrics learns from ``estimate`` whether the cloud can be asked."""
+        self._cloud.set_function(lambda: float(estimate().available))
+
+    def stands(self, standing: Standing) -> None:
+        """Enters how things stand now."""
+        self._waiting.set(standing.waiting)
+        self._aside.set(standing.aside)
+        self._owed.set(standing.owed)
+        self._oldest.set(standing.oldest_s)
 
     def amended(self, report: Report) -> None:
         """Enters a new version of a report that was counted before."""
@@ -90,6 +127,7 @@ class Meters:
             self._routes.labels(decision.route.value).inc()
         for entry in report.ledger:
             self._stages.labels(entry.stage).observe(entry.took_s)
+            self._given.labels(entry.stage).observe(entry.budget_s)
         if report.took_s > report.deadline_s:
             self._late.inc()
 

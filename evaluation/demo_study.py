@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from edge.ingest import DONE, VOLUME_SUFFIXES
+from edge.ingest import VOLUME_SUFFIXES
+from edge.look import DONE
 from evaluation.errors import MissingData
 from imaging.dicom_writer import write_series
 from imaging.folder import MAX_FILES

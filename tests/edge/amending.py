@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edge.amend import Amender, Persistence
+from edge.amend import Amender
 from edge.carry import Places, carry
 from edge.escalate import SecondReader
 from edge.ingest import report_names
 from edge.keep import keep_in
 from edge.outcome import Job
+from edge.persistence import Persistence
 from edge.pipeline import Reading
 from edge.reading import read_and_report
 from edge.spool import Record, Spool, Step
@@ -22,6 +25,14 @@ from tests.edge.killable import put
 from tests.edge.owing import SilentCloud, owing
 
 PAUSE_S = 4.0
+UNHURRIED = Persistence(
+    asking_s=20.0,
+    longest_s=20.0,
+    max_rois=64,
+    pause_s=PAUSE_S,
+    keep_days=30.0,
+    most_bytes=math.inf,
+)
 BY_EDGE = {1: 0.95, 2: 0.7}
 """Findings of version 1 by number, with their probability: the edge alone."""
 
@@ -36,13 +47,13 @@ class Site:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.amender = self.start()
 
-    def start(self) -> Amender:
+    def start(self, most_bytes: float = math.inf) -> Amender:
         """The amender of a process that has just begun."""
         return Amender(
             self.spool,
             self.places.outbox,
             self.cloud,
-            Persistence(budget_s=5.0, max_rois=64, pause_s=PAUSE_S, keep_days=30.0),
+            replace(UNHURRIED, most_bytes=most_bytes),
             clock=self.clock,
             now=lambda: self.now,
             jitter=lambda _low, high: high,

@@ -25,7 +25,12 @@ PROCESSES.set_forkserver_preload(["tests.edge.killable"])
 PATIENCE_S = 300.0
 
 
-def work_off(root: Path, line: Read = quick_line, on_step: StepHook | None = None) -> None:
+def work_off(
+    root: Path,
+    line: Read = quick_line,
+    on_step: StepHook | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Run the agent in this process until every study in the inbox has come to its end."""
     stop = threading.Event()
     expected = sum(not name.startswith(".") for name in os.listdir(root / "inbox"))
@@ -40,7 +45,7 @@ def work_off(root: Path, line: Read = quick_line, on_step: StepHook | None = Non
         if expected <= 0:
             stop.set()
 
-    run_agent(settings_in(root), line=line, stop=stop, on_step=watch)
+    run_agent(settings_in(root), line=line, stop=stop, on_step=watch, clock=clock)
 
 
 def unfinished(root: Path) -> int:

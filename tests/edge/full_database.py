@@ -1,8 +1,9 @@
-"""A database that finds no room on the disk."""
+"""A database that finds no room on the disk, or that another holds."""
 
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 
 from edge.debt import OwedStep
 from edge.spool import Step, StepHook
@@ -23,5 +24,24 @@ def full_at(step: Step | OwedStep, times: int) -> StepHook:
         if now is step and not durable and left[0]:
             left[0] -= 1
             raise full_error()
+
+    return on_step
+
+
+def held_at(path: Path, step: Step | OwedStep, looks: int) -> StepHook:
+    """A hook from which on another holds the database at ``path``, just before ``step``.
+
+    It lets go when so many more steps were tried.
+    """
+    left, others = [looks], list[sqlite3.Connection]()
+
+    def on_step(now: Step | OwedStep, durable: bool) -> None:
+        if others:
+            left[0] -= 1
+            if not left[0]:
+                others.pop().close()
+        elif left[0] and now is step and not durable:
+            others.append(sqlite3.connect(path, isolation_level=None))
+            others[0].execute("BEGIN IMMEDIATE")
 
     return on_step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from edge.ingest import Inbox
@@ -10,11 +12,11 @@ from tests.edge.cases import HandClock
 QUIET_S = 5.0
 
 
-def watch(folder: Path) -> tuple[Inbox, HandClock]:
-    """An inbox and its clock."""
+def watch(folder: Path, wall: Callable[[], float] = time.time) -> tuple[Inbox, HandClock]:
+    """An inbox and its clock; ``wall`` is that by which files are dated."""
     clock = HandClock()
     folder.mkdir(exist_ok=True)
-    return Inbox(folder, QUIET_S, clock), clock
+    return Inbox(folder, QUIET_S, clock, wall), clock
 
 
 def names(inbox: Inbox) -> list[str]:

@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ from edge.pipeline import Reading
 from edge.spool import AlreadyRunning, Spool, Step
 from edge.telemetry import Meters
 from evaluation.kill_agent import settings_in
+from tests.edge.amending import UNHURRIED
+from tests.edge.cases import HandClock
 from tests.edge.daemon import (
     PATIENCE_S,
     PROCESSES,
@@ -33,7 +36,7 @@ from tests.edge.daemon import (
     whereabouts,
     work_off,
 )
-from tests.edge.full_database import full_at, full_error
+from tests.edge.full_database import full_at, full_error, held_at
 from tests.edge.killable import put, quick_line, serve
 
 
@@ -107,6 +110,65 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
     work_off(tmp_path, line, full_at(step, times=3))
     assert_each_once(tmp_path, {"a"}, set())
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [Step.CLAIMING, Step.CLAIMED, Step.READING, OwedStep.KEPT, Step.REPORTED, Step.DONE],
+    ids=lambda step: step.value,
+)
+def test_a_database_that_another_holds_pauses_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | OwedStep
+) -> None:
+    """A backup, say: the study is not refused, its report is out once, and what it owes counts."""
+    monkeypatch.setattr("edge.database.BUSY_S", 0.01)
+    put(tmp_path / "inbox", "a", "owe")
+    path = tmp_path / "state" / "spool.sqlite3"
+    work_off(tmp_path, on_step=held_at(path, step, looks=3))
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert statuses(tmp_path) == {"a": "provisional"}
+    with Spool(path) as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+        assert [debt.version for debt in spool.owed.at(OwedStep.OWED)] == [1]
+
+
+def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> None:
+    """And through a pause for a full disk: since when is the same when it is read again."""
+    clock, jobs = HandClock(), list[Job]()
+    for name in "abc":
+        put(tmp_path / "inbox", name)
+
+    def line(job: Job) -> Reading:
+        jobs.append(job)
+        clock.sleep(6.0)
+        if len(jobs) == 2:
+            raise OSError(errno.ENOSPC, "no room")
+        return quick_line(job)
+
+    start_s = clock()
+    work_off(tmp_path, line, clock=clock)
+    assert [job.source.name for job in jobs] == ["a", "b", "b", "c"]
+    assert {job.since_s for job in jobs} == {start_s}
+
+
+def test_the_budget_of_a_study_that_was_claimed_by_another_life_begins_with_this(
+    tmp_path: Path,
+) -> None:
+    """The time in which no agent ran is nobody's."""
+    put(tmp_path / "inbox", "a")
+    clock, since_s = HandClock(), list[float | None]()
+
+    def line(job: Job) -> Reading:
+        since_s.append(job.since_s)
+        clock.sleep(100.0)
+        if len(since_s) == 1:
+            raise Killed
+        return quick_line(job)
+
+    with pytest.raises(Killed):
+        work_off(tmp_path, line, clock=clock)
+    work_off(tmp_path, line, clock=clock)
+    assert since_s == [100.0, 200.0]
 
 
 def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path) -> None:
@@ -217,6 +279,43 @@ def test_every_report_that_goes_out_is_counted_once(
     counted = meters.registry.get_sample_value
     assert counted("overread_edge_studies_total", {"status": "final"}) == 1
     assert counted("overread_edge_studies_total", {"status": "rejected"}) == 2
+
+
+def test_how_things_stand_is_measured_every_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits, what is owed, what is set aside, and whether the cloud is there."""
+    meters, seen, clock = Meters(), list[tuple[float | None, ...]](), HandClock()
+    monkeypatch.setattr("edge.agent.Meters", lambda: meters)
+    for name, text in (("a", "owe"), ("b", "x")):
+        put(tmp_path / "inbox", name, text)
+    gauges = ("waiting_studies", "owed_studies", "set_aside_studies", "cloud_available")
+
+    def line(job: Job) -> Reading:
+        value = meters.registry.get_sample_value
+        seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
+        return quick_line(job)
+
+    work_off(tmp_path, line, clock=clock)
+    assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
+
+
+def test_what_is_owed_makes_room_though_more_studies_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the room allowed a debt is given up after every study, not when there are none."""
+    limits = replace(UNHURRIED, most_bytes=0.0)
+    monkeypatch.setattr("edge.agent.Persistence.of", lambda _settings: limits)
+    for name in "abc":
+        put(tmp_path / "inbox", name, "owe")
+    seen: list[dict[str, str]] = []
+
+    def line(job: Job) -> Reading:
+        seen.append(statuses(tmp_path))
+        return quick_line(job)
+
+    work_off(tmp_path, line)
+    assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
 
 
 def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:

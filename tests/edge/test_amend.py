@@ -11,19 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend import DAY_S, Amender, Persistence
+from edge.amend import Amender
 from edge.channel import open_channel
 from edge.debt import OwedStep
-from edge.durable import write_atomically
+from edge.durable import passes, write_atomically
 from edge.escalate import Asking, Escalator
 from edge.link import Link
+from edge.persistence import DAY_S, MB
 from edge.settings import load_settings
 from edge.spool import Spool
 from protos.errors import DeadlineUnmeetable, OverreadError
-from tests.edge.amending import BY_EDGE, PAUSE_S, Site, findings
+from tests.edge.amending import BY_EDGE, UNHURRIED, Site, findings
 from tests.edge.cases import SHAPE
 from tests.edge.fake_cloud import FakeCloud
-from tests.edge.full_database import full_at
+from tests.edge.full_database import full_at, held_at
 from tests.edge.owing import SilentCloud
 
 
@@ -105,11 +106,33 @@ def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
     (change,) = report["changes"]
     assert change["kind"] == "given up"
     assert change["words"] == (
-        "2 candidates were not read again within 30 days, and nobody is asked any more"
+        "2 candidates were not read again: no answer within 30 days, and nobody is asked any more"
     )
     assert findings(report) == BY_EDGE
     with pytest.raises(KeyError):
         site.spool.owed.get(record.id)
+
+
+def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: Site) -> None:
+    """Its last version is final and says so; what was freed is enough for the others."""
+    site.cloud.available = False
+    old = site.study("old")
+    site.spool.owed.pass_time(60.0)
+    site.spool.owed.asked(site.spool.owed.get(old.id))  # the order is that of age alone
+    young = site.study("young")
+    room = site.spool.owed.used_bytes() - 1
+    site.amender = site.start(most_bytes=room)
+    assert site.amender.overfull
+    site.turns()
+    assert not site.amender.overfull
+    report = site.report("old")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert report["changes"][0]["words"] == (
+        "2 candidates were not read again: "
+        f"more than {room / MB:g} MB were owed, and nobody is asked any more"
+    )
+    assert site.report("young")["version"] == 1
+    assert site.spool.owed.get(young.id).step is OwedStep.OWED
 
 
 def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> None:
@@ -250,6 +273,27 @@ def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: Ow
         assert [change["number"] for change in report["changes"]] == [2, 3]
 
 
+@pytest.mark.parametrize("step", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.SETTLED])
+def test_a_database_that_another_holds_loses_and_doubles_no_amendment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: OwedStep
+) -> None:
+    """A backup, say: what it keeps from being written is written later, once."""
+    monkeypatch.setattr("edge.database.BUSY_S", 0.01)
+    (tmp_path / "state").mkdir()
+    path = tmp_path / "state" / "s.db"
+    with Spool(path, held_at(path, step, looks=2)) as spool:
+        site = Site(tmp_path, spool, SilentCloud([2, 2]))
+        site.study("a")
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError, match="locked") as raised:
+                site.turns()
+            assert passes(raised.value)
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (2, "final")
+        assert [change["number"] for change in report["changes"]] == [2, 3]
+
+
 def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
     """A cloud that refuses once and answers later: the same study, the same regions, one report."""
     (tmp_path / "state").mkdir()
@@ -264,9 +308,7 @@ def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
         site = Site(tmp_path, spool, SilentCloud())
         record = site.study("a", second=escalator)
         assert site.report("a")["status"] == "provisional"
-        site.amender = Amender(
-            spool, site.places.outbox, escalator, Persistence(20.0, 64, PAUSE_S, 30.0)
-        )
+        site.amender = Amender(spool, site.places.outbox, escalator, UNHURRIED)
         site.turns()
     assert {header.study_key for header in fake.headers} == {record.id}
     assert sorted(fake.asked[-1]) == [1, 2]

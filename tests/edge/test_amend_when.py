@@ -6,11 +6,12 @@ import sqlite3
 
 import pytest
 
-from edge.amend import DAY_S, Amender, Persistence
+from edge.amend import Amender
 from edge.channel import open_channel
 from edge.debt import OwedStep
 from edge.escalate import Asking, Escalator
 from edge.link import Link
+from edge.persistence import DAY_S
 from edge.settings import load_settings
 from protos.errors import (
     DeadlineUnmeetable,
@@ -19,7 +20,7 @@ from protos.errors import (
     TooLarge,
     VersionMismatch,
 )
-from tests.edge.amending import PAUSE_S, Site
+from tests.edge.amending import UNHURRIED, Site
 from tests.edge.cases import SHAPE
 from tests.edge.fake_cloud import FakeCloud
 
@@ -123,9 +124,7 @@ def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
         open_channel(fake.address, load_settings()) as channel,
     ):
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0), sleep=lambda _s: None)
-        site.amender = Amender(
-            site.spool, site.places.outbox, second, Persistence(20.0, 64, PAUSE_S, 30.0)
-        )
+        site.amender = Amender(site.spool, site.places.outbox, second, UNHURRIED)
         while site.amender.turn():
             pass
     assert [header.study_key for header in fake.headers] == [keys[0]] * attempts + [keys[1]]

@@ -58,6 +58,32 @@ def test_stage_that_raises_is_entered_and_raises_on() -> None:
     assert budget.ledger == (LedgerEntry("read", 3.0, 1.0),)
 
 
+def test_a_wait_is_the_first_stage_and_comes_off_the_deadline() -> None:
+    """What is left begins at the moment since when the study waited, and is never negative."""
+    clock = HandClock()
+    for waited_s, left_s in ((4.0, 6.0), (0.0, 10.0), (-1.0, 10.0), (25.0, 0.0)):
+        budget = Budget(Deadline.after(10.0, clock))
+        budget.waited(clock() - waited_s)
+        with budget.stage("read"):
+            clock.sleep(1.0)
+        wait = LedgerEntry("wait", 10.0, max(0.0, waited_s))
+        assert budget.ledger == (wait, LedgerEntry("read", left_s, 1.0))
+        assert budget.left_s() == max(0.0, left_s - 1.0)
+
+
+def test_a_stage_is_given_what_is_left_less_the_reserve() -> None:
+    """The ledger says what it was given, not what was there."""
+    clock = HandClock()
+    budget = Budget(Deadline.after(10.0, clock))
+    with budget.stage("escalate", reserve_s=2.0):
+        clock.sleep(9.0)
+    with budget.stage("merge"):
+        clock.sleep(0.5)
+    with budget.stage("escalate", reserve_s=2.0):
+        pass
+    assert [entry.budget_s for entry in budget.ledger] == [8.0, 1.0, 0.0]
+
+
 def test_watch_is_told_of_each_stage_as_it_begins() -> None:
     """The watcher hears the names in their order."""
     heard: list[str] = []

@@ -17,7 +17,8 @@ from tests.edge.killable import put
 def take(arrival: Arrival, root: Path, spool: Spool) -> Record | None:
     """Claim it from ``root/inbox`` into ``root/work``."""
     (root / "work").mkdir(exist_ok=True)
-    return claim(arrival, root / "inbox", root / "work", spool, lambda _name: False)
+    places = (root / "inbox", root / "work")
+    return claim(arrival, *places, spool, lambda _name: False, lambda _key, _since_s: None)
 
 
 def files(folder: Path) -> list[str]:
@@ -37,6 +38,27 @@ def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path) -> None:
     assert files(tmp_path / "inbox") == []
 
 
+def test_since_when_the_budget_runs_is_told_before_a_file_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that is interrupted and finished later loses no part of the wait."""
+    inbox, clock = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    (tmp_path / "work").mkdir()
+    begun: dict[str, float] = {}
+
+    def full(*_: Path) -> None:
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(claiming, "move", full)
+    with Spool(tmp_path / "s.db") as spool:
+        places = (tmp_path / "inbox", tmp_path / "work")
+        with pytest.raises(OSError, match="no room"):
+            claim(inbox.complete()[0], *places, spool, lambda _: False, begun.__setitem__)
+        assert begun == {record.id: clock.now_s for record in spool.at(Step.CLAIMING)}
+        assert len(begun) == 1
+
+
 def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) -> None:
     """A relative link beside its header dangles where it went; it is there all the same."""
     box = tmp_path / "inbox"
@@ -44,7 +66,7 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) ->
     (box / "x.mhd").write_text("ElementDataFile = x.raw\n")
     (box / "x.raw").symlink_to("../gone/x.raw")
     with Spool(tmp_path / "s.db") as spool:
-        record = take(Arrival(("x.mhd", "x.raw"), "p"), tmp_path, spool)
+        record = take(Arrival(("x.mhd", "x.raw"), "p", 0.0), tmp_path, spool)
         assert record is not None
         assert record.step is Step.CLAIMED
     moved = tmp_path / "work" / record.id / "x.raw"
@@ -70,7 +92,7 @@ def test_a_study_that_another_took_is_forgotten(tmp_path: Path) -> None:
     """No row and no folder remain of it."""
     put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
     with Spool(tmp_path / "s.db") as spool:
-        assert take(Arrival(("a", "a.done"), "p"), tmp_path, spool) is None
+        assert take(Arrival(("a", "a.done"), "p", 0.0), tmp_path, spool) is None
         assert spool.at(*Step) == []
     assert list((tmp_path / "work").iterdir()) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.durable import copy_whole, no_room
+from edge.durable import copy_whole, passes
 from tests.edge.killable import put
 
 
@@ -48,24 +48,35 @@ def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
         patch.setattr(shutil, "copy2", copy2)
         with pytest.raises(OSError, match=os.strerror(code)) as raised:
             copy_whole(study, tmp_path / "to" / "a")
-    assert no_room(raised.value)
+    assert passes(raised.value)
     assert list((tmp_path / "to").iterdir()) == []
     copy_whole(study, tmp_path / "to" / "a")
     assert len(list((tmp_path / "to" / "a").iterdir())) == len(list(study.iterdir()))
 
 
 @pytest.mark.parametrize(
-    ("code", "passes"),
+    ("code", "does"),
     [
         (sqlite3.SQLITE_FULL, True),
         (sqlite3.SQLITE_READONLY, True),
         (sqlite3.SQLITE_IOERR_WRITE, True),
         (sqlite3.SQLITE_IOERR_READ, False),
-        (sqlite3.SQLITE_BUSY, False),
+        (sqlite3.SQLITE_BUSY, True),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, True),
+        (sqlite3.SQLITE_LOCKED, True),
+        (sqlite3.SQLITE_ERROR, False),
     ],
 )
-def test_room_is_missing_where_the_database_cannot_be_written(code: int, passes: bool) -> None:
-    """A quota that is used up and a read-only remount are failed writes to sqlite."""
+def test_what_keeps_the_database_from_being_written_passes(code: int, does: bool) -> None:
+    """A full disk does; to sqlite a used-up quota and a read-only remount are failed writes.
+
+    So does another who holds it.
+    """
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = code
-    assert no_room(error) is passes
+    assert passes(error) is does
+
+
+def test_a_fault_that_is_none_of_sqlite_s_own_does_not_pass() -> None:
+    """The module raises some without a code of sqlite's."""
+    assert not passes(sqlite3.OperationalError("Could not decode to UTF-8"))

@@ -12,8 +12,10 @@ import pytest
 from edge.assemble import build_line
 from edge.budget import Budget
 from edge.channel import open_channel
+from edge.compose import Judgement
 from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
 from edge.finding import DecidedBy, Finding, SecondReading
+from edge.keep import still_owed
 from edge.link import Link
 from edge.outcome import Job, Report, Status
 from edge.pipeline import Line, judge
@@ -114,6 +116,48 @@ def test_silent_port_leaves_the_edge_s_report_within_the_deadline(tmp_path: Path
         (0.7, DecidedBy.EDGE_ALONE),
     ]
     assert report.took_s <= report.deadline_s
+
+
+def test_a_study_that_has_waited_has_so_much_less_time(tmp_path: Path) -> None:
+    """The wait is the first stage, counts in the report's time, and all that follows is given less.
+
+    The escalation is given what is left less the reserve.
+    """
+    clock = HandClock()
+    settings = load_settings(deadline_s=60.0, reserve_s=RESERVE_S)
+    line = build_line(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
+    line = replace(line, read=study_at, preprocess=lung_box)
+    job = Job(Path("study"), tmp_path, "key-1", since_s=clock() - 25.0)
+    report = read_and_report(line, job).report
+    given = {entry.stage: entry.budget_s for entry in report.ledger}
+    assert [*given] == ["wait", *STAGES]
+    assert (report.ledger[0].took_s, report.took_s) == (25.0, 25.0)
+    assert (given["wait"], given["read"], given["escalate"], given["merge"]) == (60, 35, 15, 35)
+
+
+def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path: Path) -> None:
+    """Nobody is asked although the cloud is there; the regions are kept, and the report is late."""
+    clock, kept = HandClock(), list[tuple[int, ...]]()
+
+    def keep(_report: Report, judgement: Judgement, *_: object) -> None:
+        kept.append(still_owed(judgement.plan, judgement.answers))
+
+    settings = load_settings(deadline_s=60.0)
+    with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
+        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
+        line = build_line(settings, FixedScreener(SCORES), second, clock=clock)
+        line = replace(line, read=study_at, preprocess=lung_box)
+        job = Job(Path("study"), tmp_path, "key-1", keep, since_s=clock() - 61.0)
+        report = read_and_report(line, job).report
+    assert cloud.headers == []
+    assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.MISSING)
+    assert "no time left to ask" in report.second_reading_reason
+    assert [(f.edge_score, f.decided_by) for f in report.findings] == [
+        (0.95, DecidedBy.EDGE),
+        (0.7, DecidedBy.EDGE_ALONE),
+    ]
+    assert kept == [(1, 2)]
+    assert report.took_s > report.deadline_s
 
 
 def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from edge.errors import BadSettings
-from edge.settings import load_settings
+from edge.settings import LONGEST_S, load_settings
+from edge.turns import PAUSE_POLLS
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def test_environment_goes_before_the_file(config: Path, monkeypatch: pytest.Monk
 def test_command_line_goes_before_all(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An override wins; one that is None is no override."""
     monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
-    assert load_settings(config, deadline_s=2.0).deadline_s == 2.0
+    assert load_settings(config, deadline_s=3.0).deadline_s == 3.0
     assert load_settings(config, deadline_s=None).deadline_s == 3.5
 
 
@@ -58,6 +60,14 @@ def test_settings_cannot_change() -> None:
         ('inbox = "a"\noutbox = "b/../a"', "outbox must lie outside inbox"),
         ('inbox = "a"\noutbox = "a/out"', "outbox must lie outside inbox"),
         ('inbox = "a"\nstate_dir = "a/b/state"', "state_dir must lie outside inbox"),
+        ('state_dir = "a"\ninbox = "a/in"', "^Value error, inbox must lie outside state_dir"),
+        ("quiet_s = 1e300", r"quiet_s = 1e\+300: Input should be less than or equal to 31536000"),
+        ("poll_s = 1e300", r"poll_s = 1e\+300: Input should be less"),
+        ("deadline_s = 1e300", r"deadline_s = 1e\+300: Input should be less"),
+        ("watch_s = 1e300", r"watch_s = 1e\+300: Input should be less"),
+        ("owed_pause_s = 1e300", r"owed_pause_s = 1e\+300: Input should be less"),
+        ("owed_keep_days = 1e300", r"owed_keep_days = 1e\+300: Input should be less"),
+        ('cloud = "a:1"\ndeadline_s = 2', r"^Value error, deadline_s = 2 leaves no time .* = 2;"),
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
         ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
@@ -73,6 +83,16 @@ def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, s
     config.write_text(text)
     with pytest.raises(BadSettings, match=says):
         load_settings(config)
+
+
+def test_a_reserve_above_the_deadline_is_no_matter_without_a_cloud() -> None:
+    """There is nobody from whom anything would be kept back."""
+    assert load_settings(deadline_s=1.0, reserve_s=2.0, cloud="off").cloud is None
+
+
+def test_the_longest_time_can_be_waited_for() -> None:
+    """A pause of ten of the longest polls is still one that a thread can make."""
+    assert PAUSE_POLLS * LONGEST_S < threading.TIMEOUT_MAX
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:

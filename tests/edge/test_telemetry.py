@@ -11,9 +11,10 @@ from typing import Any, Literal
 import pytest
 import structlog
 
+from edge.estimate import LinkEstimate
 from edge.finding import SecondReading
 from edge.outcome import LedgerEntry, Rejection, Report, Status
-from edge.telemetry import Meters, configure_logging
+from edge.telemetry import Meters, Standing, configure_logging
 from imaging.study import StudyHeader
 from tests.edge.cases import plan_of
 
@@ -45,6 +46,7 @@ def test_a_report_is_counted_by_what_became_of_it() -> None:
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) == 1
     assert value("overread_edge_candidates_total", {"route": "dismiss"}) == 2
     assert value("overread_edge_stage_seconds_sum", {"stage": "read"}) == 12.0
+    assert value("overread_edge_given_seconds_sum", {"stage": "read"}) == 10.0
     assert value("overread_edge_guarantees_total", {"given": "no"}) == 1
     assert value("overread_edge_late_total") == 1
 
@@ -57,6 +59,32 @@ def test_a_rejected_study_has_no_second_reading() -> None:
     value = meters.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "rejected"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) is None
+
+
+def test_a_wait_alone_can_make_a_report_late() -> None:
+    """The reader of a report waits for the study's turn as well."""
+    meters = Meters()
+    ledger = (LedgerEntry("wait", 10.0, 9.0), LedgerEntry("read", 1.0, 2.0))
+    meters.count(report(ledger=ledger))
+    assert meters.registry.get_sample_value("overread_edge_late_total") == 1
+
+
+def test_how_things_stand_is_told_as_it_is_now() -> None:
+    """What waits, what is set aside, what is owed, and whether the cloud can be asked."""
+    meters, available = Meters(), [True]
+    meters.watch(lambda: LinkEstimate(available=available[0]))
+    value = meters.registry.get_sample_value
+    for standing in (Standing(3, 1, 20, 86_400.0), Standing(0, 0, 0, 0.0)):
+        meters.stands(standing)
+        told = tuple(
+            value(f"overread_edge_{name}")
+            for name in ("waiting_studies", "set_aside_studies", "owed_studies")
+        )
+        assert told == (standing.waiting, standing.aside, standing.owed)
+        assert value("overread_edge_owed_oldest_seconds") == standing.oldest_s
+    assert value("overread_edge_cloud_available") == 1
+    available[0] = False
+    assert value("overread_edge_cloud_available") == 0
 
 
 def test_metrics_are_served_while_it_lasts() -> None:

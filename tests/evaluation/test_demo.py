@@ -135,7 +135,7 @@ def test_phantom_is_read_and_compared_with_its_truth(
     assert missed(findings, phantom.nodules) == [1, 2]
     assert [len(list(c.cells)) for c in findings_table(result).columns] == [4] * 9
     stages = [entry["stage"] for entry in result.report["ledger"]]
-    assert stages[:3] == ["read", "preprocess", "screen"]
+    assert stages[:4] == ["wait", "read", "preprocess", "screen"]
     assert result.folder == folder.reports / "phantom-1"
     assert (result.folder / "report.html").is_file()
     assert (result.folder / "overview.png").is_file()
