@@ -21,6 +21,7 @@ from evaluation.proxied import proxied
 from evaluation.trace import find_trace
 
 BAR_MS = 50.0
+"""What a study may take longer for a dead cloud, by the median and by the 95th percentile."""
 SETTLE_S = 4.0
 """What the edge has to find out that the cloud is dead: a knock, twice."""
 
@@ -94,7 +95,8 @@ def _way(
         "studies": len(steady),
         **_spread("", [took_ms[key] for key in steady]),
         **_spread("escalate_", escalate_ms),
-        **_spread("more_", [more[key] for key in steady]),
+        **(longer := _spread("more_", [more[key] for key in steady])),
+        "more_most_ms": max(more[key] for key in steady),
         "first_escalate_most_ms": max(
             1000 * one["stages_s"]["escalate"]
             for one in results
@@ -106,7 +108,7 @@ def _way(
             [one["stages_s"] for one in results if one["way"] == way and one["study"] > 0]
         ),
         "stalled_p95_ms": 1000 * float(np.percentile(stalled_s, 95)),
-        "kept": float(np.median([more[key] for key in steady])) <= BAR_MS,
+        "kept": max(longer.values()) <= BAR_MS,
     }
 
 

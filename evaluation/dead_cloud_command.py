@@ -27,6 +27,7 @@ _COLUMNS = {
     "p95_ms": ("p95 ms", "{:.0f}"),
     "more_median_ms": ("more than off, median", "{:.1f}"),
     "more_p95_ms": ("p95", "{:.1f}"),
+    "more_most_ms": ("most", "{:.1f}"),
     "escalate_p95_ms": ("escalation, p95", "{:.1f}"),
     "first_more_median_ms": ("first study, more", "{:.0f}"),
     "first_escalate_most_ms": ("its escalation", "{:.0f}"),

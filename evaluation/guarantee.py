@@ -58,12 +58,15 @@ class Promise:
 class Resampled:
     """One experiment: which sets gave a guarantee, and the miss rate reached ``(resamples,)``.
 
-    The miss rate is that at the set's thresholds, NaN where there was no guarantee.
+    The miss rate is that at the set's thresholds, NaN where there was no guarantee. ``worst`` is
+    the highest that any set could have had, at the least cautious thresholds that can be tried:
+    where even that is within ``alpha`` no set can break its promise, and ``kept`` says nothing.
     """
 
     promised: npt.NDArray[np.bool_]
     miss_rate: FloatArray
     alpha: float
+    worst: float
 
     @property
     def kept(self) -> float:
@@ -81,7 +84,15 @@ class Resampled:
             "kept_of_promised": float((rates <= self.alpha).mean()) if told else None,
             "miss_rate_mean": float(rates.mean()) if told else None,
             "miss_rate_p90": float(np.quantile(rates, 0.9)) if told else None,
+            "worst": self.worst,
+            "can_fail": told and self.worst > self.alpha,
         }
+
+
+def worst_rest(shares: FloatArray, taken: int) -> float:
+    """The highest miss rate of the patients left out, if ``taken`` of ``shares`` are not."""
+    most = np.sort(shares)[taken:]
+    return float(most.mean()) if most.size else 0.0
 
 
 def split_patients(
@@ -95,7 +106,7 @@ def split_patients(
     inside = np.zeros((resamples, patients))
     np.put_along_axis(inside, order[:, :taken], 1.0, axis=1)
     rest = (1 - inside) @ shares / max(1, patients - taken)
-    return _reached(inside, taken, shares, rest, promise)
+    return _reached(inside, taken, shares, rest, promise, worst_rest(shares[:, -1], taken))
 
 
 def draw_patients(
@@ -105,17 +116,23 @@ def draw_patients(
     shares = losses(nodules, promise.path, promise.report)
     weight = np.stack([draw(len(shares), rng) for _ in range(resamples)])
     whole = np.broadcast_to(shares.mean(0), (resamples, shares.shape[1]))
-    return _reached(weight, len(shares), shares, whole, promise)
+    worst = float(shares[:, -1].mean())
+    return _reached(weight, len(shares), shares, whole, promise, worst)
 
 
 def _reached(
-    weight: FloatArray, n: int, shares: FloatArray, elsewhere: FloatArray, promise: Promise
+    weight: FloatArray,
+    n: int,
+    shares: FloatArray,
+    elsewhere: FloatArray,
+    promise: Promise,
+    worst: float,
 ) -> Resampled:
     """What sets of ``n`` patients, each taken ``weight`` times, come to on others."""
     mean = weight @ counted(shares, promise.bound) / n
     step = furthest(mean, n, promise.alpha, promise.delta, promise.bound)
     rate = np.take_along_axis(elsewhere, np.maximum(step, 0)[:, None], axis=1)[:, 0]
-    return Resampled(step >= 0, np.where(step >= 0, rate, np.nan), promise.alpha)
+    return Resampled(step >= 0, np.where(step >= 0, rate, np.nan), promise.alpha, worst)
 
 
 def level(nodules: ScoredNodules, promise: Promise, found: Controlled) -> dict[str, Any]:

@@ -122,16 +122,18 @@ def _shown(result: dict[str, Any]) -> list[Table | str]:
 
 
 def _experiments(result: dict[str, Any]) -> Table:
-    table = Table("sets", "alpha", "kept", "gave a guarantee", "mean miss rate", "90th percentile")
+    table = Table("sets", "alpha", "kept", "gave a guarantee", "mean miss rate",
+                  "90th percentile", "worst possible", "can fail")  # fmt: skip
     asked, carried, served = result, result["carried"], result["served"]
     for words, part in (("asked for", asked), ("carried", carried), ("as served", served)):
         for name in ("splits", "draws"):
             one = part[name]
             alpha = one.get("alpha_mean", part.get("alpha"))
             figures = (one["kept"], one.get("promised", 1.0))
-            rates = (one["miss_rate_mean"], one["miss_rate_p90"])
+            rates = (one["miss_rate_mean"], one["miss_rate_p90"], one["worst"])
             label = f"{one['resamples']} {name}, {words}"
-            table.add_row(label, *map(_percent, (alpha, *figures, *rates)))
+            able = "yes" if one["can_fail"] else "no"
+            table.add_row(label, *map(_percent, (alpha, *figures, *rates)), able)
     return table
 
 

@@ -18,6 +18,8 @@ def guarantee_section(result: Mapping[str, Any]) -> str:
             _promised(terms),
             "",
             table(_HEADS, _rows(result)),
+            _BESIDE,
+            "",
             _test(result),
             "",
             f"    {result['command']}" if "command" in result else "",
@@ -25,7 +27,16 @@ def guarantee_section(result: Mapping[str, Any]) -> str:
     )
 
 
-_HEADS = ("sets drawn anew", "alpha", "sets", "kept", "mean miss rate", "90th percentile")
+_HEADS = ("sets drawn anew", "alpha", "sets", "kept", "mean miss rate", "90th percentile",
+          "worst possible", "can fail")  # fmt: skip
+_BESIDE = (
+    "*Worst possible* is the highest miss rate that any such set could have had on the patients it "
+    "is held against, at the least cautious thresholds that it may try. Where the row cannot fail, "
+    "even that is within what the luckiest set states, and that it is kept proves nothing. In the "
+    "rows of a level that the sample carries nothing is reported without asking: the thresholds "
+    "are lowered until alpha binds. Calibration and merger were fitted on these same patients, so "
+    "all these sets have seen what they are held against; the test patients have not been seen."
+)
 
 
 def _promised(terms: Mapping[str, Any]) -> str:
@@ -54,8 +65,9 @@ def _rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
             one = result[part][name]
             alpha = result[part]["alpha"] if part == "carried" else one[level]
             figures = (one["kept"], one["miss_rate_mean"], one["miss_rate_p90"])
-            shown = [str(one["resamples"]), *map(percent, figures)]
-            rows.append((f"{name}, {words}", percent(alpha), *shown))
+            shown = [str(one["resamples"]), *map(percent, figures), percent(one.get("worst"))]
+            able = {True: "yes", False: "no", None: "-"}[one.get("can_fail")]
+            rows.append((f"{name}, {words}", percent(alpha), *shown, able))
     return rows
 
 

@@ -1,6 +1,7 @@
 """Results kept line by line as they come, so that a long run may be cut short and go on.
 
-The first line says what the run is; a file of another run is refused.
+The first line says what the run is, the checksums of the artifacts that read in it too; a file of
+another run is refused.
 """
 
 from __future__ import annotations

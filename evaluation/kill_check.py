@@ -15,6 +15,7 @@ from typing import Any
 from edge.budget import Budget
 from edge.finding import Route
 from edge.merge import Merged, merge
+from edge.outcome import ChangeKind
 from edge.pipeline import judge
 from edge.spool import Step
 from evaluation.kill_agent import ChanceCloud, line_of, the_box, verdicts_on
@@ -144,7 +145,10 @@ def _compare(
         if len(after) == len(before):
             doubled.append(f"{name}: version {number + 1} changes nothing")
     last = versions[-1]
-    places = [tuple(change["centre_mm"]) for change in last["changes"]]
+    given_up = [c for c in last["changes"] if c.get("kind") == ChangeKind.GIVEN_UP.value]
+    if given_up:
+        lost.append(f"{name}: a debt, given up before its time")
+    places = [tuple(c["centre_mm"]) for c in last["changes"] if c not in given_up]
     if len(set(places)) < len(places):
         doubled.append(f"{name}: a verdict")
     if folders and _findings(last) != expects(folders[0], last["study_key"]):

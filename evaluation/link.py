@@ -74,7 +74,7 @@ class Run:
     Attributes:
         studies: how many are read.
         settings: of the edge, beside the cloud's address.
-        deadline_s: of each study.
+        deadline_s: of each study; ``reserve_s`` before it the wait for the cloud ends.
         kill_share: part of the studies during which the cloud is killed, if it is there.
         files_every: every so many-th study starts from files, beginning with the first.
         seed: of the proxy's jitter and of the moments at which the cloud dies.
@@ -84,6 +84,7 @@ class Run:
     studies: int
     settings: dict[str, Any] = field(default_factory=dict)
     deadline_s: float = 10.0
+    reserve_s: float = 2.0
     kill_share: float = 0.0
     files_every: int = 50
     seed: int = 0
@@ -180,7 +181,7 @@ def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, An
     """The figures of one trace; ``sensitivity`` is None without a lesion.
 
     ``late_unstalled`` are those that would be late without the time in which the machine did not
-    let the edge run.
+    let the edge run, ``broken_off`` those that sent regions and had not all of them answered.
     """
     took_s = np.array([one["took_s"] for one in results])
     stalled_s = np.array([one["stalled_s"] for one in results])
@@ -199,6 +200,7 @@ def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, An
         "false_positives_per_scan": sum(one["false"] for one in results) / len(results),
         "escalated": sum(one["escalated"] for one in results),
         "answered": sum(one["answered"] for one in results),
+        "broken_off": sum(one["answered"] < one["escalated"] for one in results),
         "complete": sum(complete),
         "refused": sum(bool(one["refused"]) for one in results),
         "bytes": sum(one["bytes"] for one in results),
@@ -207,20 +209,22 @@ def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, An
 
 
 def as_json(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dict[str, Any]:
-    """Everything, for machines; what is summed is over all traces."""
+    """Everything, for machines: the figures of all studies together, then those of each trace."""
     names = dict.fromkeys(one["trace"] for one in results)
     of = {name: [one for one in results if one["trace"] == name] for name in names}
     rows = [row(name, those, run.deadline_s) for name, those in of.items()]
     from_files = sum(_from_files(run, one["number"]) for one in results)
+    whole = row("all", results, run.deadline_s)
+    del whole["trace"]
     return {
         **machine,
         "deadline_s": run.deadline_s,
+        "reserve_s": run.reserve_s,
         "tolerance_s": TOLERANCE_S,
         "seed": run.seed,
         "kill_share": run.kill_share,
         "replay": run.replay,
-        **{key: sum(one[key] for one in rows) for key in ("studies", "late", "late_unstalled")},
-        "deaths": sum(one["deaths"] for one in rows),
+        **whole,
         "from_files": from_files,
         "from_memory": len(results) - from_files,
         "traces": rows,

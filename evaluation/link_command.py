@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -13,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from cloud.settings import load_settings as load_cloud_settings
 from edge.settings import load_settings
 from evaluation import link
 from evaluation.edge_process import edge_process
@@ -27,6 +30,7 @@ from evaluation.progress import counting
 from evaluation.show import show
 from evaluation.tables import columns_table
 from evaluation.trace import Trace, find_trace, shipped_names
+from models.runtime.artifacts import find
 
 _COLUMNS = {
     "trace": ("trace", "{}"),
@@ -39,6 +43,7 @@ _COLUMNS = {
     "sensitivity": ("found", "{:.1%}"),
     "escalated": ("sent", "{}"),
     "answered": ("read again", "{}"),
+    "broken_off": ("broken off", "{}"),
     "bytes": ("bytes", "{}"),
     "deaths": ("deaths", "{}"),
 }
@@ -78,13 +83,24 @@ def link_command(
     links: list[Trace | None] = [None if name == OFF else find_trace(name) for name in names]
     given = {"deadline_s": deadline, "reserve_s": reserve, "max_rois": max_rois}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    deadline_s = load_settings(**settings).deadline_s
-    run = Run(studies, settings, deadline_s, kill_cloud, files_every, seed, replay)
+    edge = load_settings(**settings)
+    times_s = (edge.deadline_s, edge.reserve_s)
+    run = Run(studies, settings, *times_s, kill_cloud, files_every, seed, replay)
     machine = asdict(this_machine())
-    with kept(journal, {**asdict(run), "phantoms": phantoms, **machine}) as results:
+    weights = checksums(edge.screening_model, load_cloud_settings().model)
+    with kept(journal, {**asdict(run), "phantoms": phantoms, **machine, **weights}) as results:
         _go_on(run, links, results, lanes, lambda log: edge_process(phantoms, seed, cache, log))
         result = link.as_json(run, _in_order(results.entries), {**machine, "lanes": lanes})
     show(result, as_json, _table(result), CAVEAT)
+
+
+def checksums(*names: str) -> dict[str, str]:
+    """By name a checksum of each artifact: of its weights, and of what it is used with."""
+    found = {}
+    for one in map(find, names):
+        whole = json.dumps([one.sha256, one.settings], sort_keys=True)
+        found[one.name] = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return found
 
 
 def _go_on(

@@ -1,4 +1,4 @@
-"""The part of the documents on deadlines, links and recovery, from what was measured.
+"""The part of the documents on deadlines, links, recovery and stages, from what was measured.
 
 It adds no number of its own. ``python -m evaluation.link_page docs/results`` prints it.
 """
@@ -11,10 +11,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from models.markdown import commands, percent, table
+from evaluation import stages_page
+from evaluation.link import OFF
+from models.markdown import commands, number, percent, table
 
-NAMES = ("link", "dead_cloud", "detection", "sizes", "kills", "flaps", "full_disk")
+NAMES = (
+    "link", "dead_cloud", "detection", "sizes", "kills", "flaps", "full_disk", "clock_jumps",
+    "stages",
+)  # fmt: skip
 """The files, each ``NAME.json`` with the ``command`` that made it."""
+
+
+RECOVERY = {
+    "kills": ("the agent killed", "kills"),
+    "flaps": ("the link lost", "flaps"),
+    "full_disk": ("the disk filled", "fillings"),
+    "clock_jumps": ("the wall clock set", "jumps"),
+}
+"""What happened to an agent that owes answers, by result, and which figure says how often."""
 
 
 def render(results: Path) -> str:
@@ -33,7 +47,7 @@ def render(results: Path) -> str:
     parts = [
         section(found[name]) + commands(found, name) for name, section in sections if name in found
     ]
-    return "\n".join([*parts, _recovery(found)])
+    return "\n".join([*parts, _recovery(found), stages_page.section(found)])
 
 
 def _link(result: dict[str, Any]) -> str:
@@ -42,39 +56,67 @@ def _link(result: dict[str, Any]) -> str:
             one["trace"], one["studies"], one["late"],
             *(f"{one[f'p{q}_ms']:.0f}" for q in (50, 95, 99)), f"{one['longest_ms']:.0f}",
             percent(one["sensitivity"]), one["escalated"], one["answered"],
-            f"{one['bytes'] / 1e6:.1f}", one["deaths"],
+            one.get("broken_off", "-"), f"{one['bytes'] / 1e6:.1f}", one["deaths"],
         ]
         for one in result["traces"]
     ]  # fmt: skip
     heads = ["link", "studies", "late", "p50 ms", "p95 ms", "p99 ms", "longest ms", "found",
-             "sent", "read again", "MB", "deaths"]  # fmt: skip
+             "sent", "read again", "broken off", "MB", "deaths"]  # fmt: skip
     head = (
         f"## Deadlines over bad links\n\n{result['late']} of {result['studies']} answers came more "
         f"than {1000 * result['tolerance_s']:.0f} ms after their deadline of "
         f"{result['deadline_s']:g} s ({result['late_unstalled']} without the time in which the "
         f"machine did not let the edge run); the cloud was killed {result['deaths']} times. "
-        f"{_machine(result)} {result['caveat']}"
+        f"{_waits(result)}{_machine(result)} {result['caveat']}"
     )
     return f"{head}\n\n{table(heads, rows)}"
 
 
+def _waits(result: dict[str, Any]) -> str:
+    """When the wait ends, and over which links there was none."""
+    counts = f"{result['from_files']} studies started from files, {result['from_memory']} not. "
+    if "reserve_s" not in result:
+        return counts
+    unsent = [f"`{one['trace']}`" for one in result["traces"] if not one["escalated"]]
+    told = (
+        f"The wait for the cloud ends {result['reserve_s']:g} s before the deadline (`reserve_s`), "
+        f"{result['deadline_s'] - result['reserve_s']:g} s after the study was taken up. {counts}"
+    )
+    if unsent:
+        told += (
+            f"Over {', '.join(unsent)} the watch had found no cloud before a study would have sent "
+            "anything, so none waited for an answer there. "
+        )
+    return told + "*Broken off* are studies of which regions were sent and not all answered. "
+
+
 def _dead_cloud(result: dict[str, Any]) -> str:
-    keys = ("median_ms", "p95_ms", "more_median_ms", "more_p95_ms", "escalate_p95_ms",
-            "first_more_median_ms", "first_more_most_ms", "first_escalate_most_ms")  # fmt: skip
+    keys = ("median_ms", "p95_ms", "more_median_ms", "more_p95_ms", "more_most_ms",
+            "escalate_p95_ms", "first_more_median_ms", "first_more_most_ms",
+            "first_escalate_most_ms")  # fmt: skip
     rows = [
-        [one["way"], one["studies"], *(f"{one[key]:.1f}" for key in keys)] for one in result["ways"]
+        [one["way"], one["studies"], *(number(one.get(key), 1) for key in keys)]
+        for one in result["ways"]
     ]
-    heads = ["cloud", "studies", "median ms", "p95 ms", "more than off: median", "p95",
+    heads = ["cloud", "studies", "median ms", "p95 ms", "more than off: median", "p95", "most",
              "escalation p95", "first study, more: median", "most",
              "its escalation, most"]  # fmt: skip
     head = (
         f"## What a dead cloud costs\n\nThe same studies, in {result['rounds']} rounds in turn; "
-        f"the bar is {result['bar_ms']:.0f} ms more than without a cloud. The first after a start "
+        f"the bar is {result['bar_ms']:.0f} ms more than without a cloud, of the median and of the "
+        f"p95. {_kept(result)}The first after a start "
         "knows nothing of the cloud: one that refuses is found out at once, one that has not "
         "answered half a second after the start (`connect_s`) is not waited for. After that the "
         f"edge knows, and no study waits. {_machine(result)}"
     )
     return f"{head}\n\n{table(heads, rows)}"
+
+
+def _kept(result: dict[str, Any]) -> str:
+    """Whether the bar is kept by each way that has a cloud."""
+    ways = [one for one in result["ways"] if one["way"] != OFF]
+    broken = [one["way"] for one in ways if not one["kept"]]
+    return f"Not kept: {', '.join(broken)}. " if broken else "It is kept. "
 
 
 def _detection(result: dict[str, Any]) -> str:
@@ -108,22 +150,17 @@ def _sizes(result: dict[str, Any]) -> str:
 
 
 def _recovery(found: dict[str, Any]) -> str:
-    what = {
-        "kills": ("the agent killed", "kills"),
-        "flaps": ("the link lost", "flaps"),
-        "full_disk": ("the disk filled", "fillings"),
-    }
     rows = [
         [words, found[name][key], found[name]["studies"], found[name]["provisional"],
          found[name]["amendments"], *(len(found[name][k]) for k in ("lost", "doubled", "left"))]
-        for name, (words, key) in what.items()
+        for name, (words, key) in RECOVERY.items()
         if name in found
     ]  # fmt: skip
     if not rows:
         return ""
     heads = ["what happened", "times", "studies", "provisional", "amendments", "lost", "doubled",
              "left behind"]  # fmt: skip
-    return f"## Nothing owed is lost or doubled\n\n{table(heads, rows)}{commands(found, *what)}"
+    return f"## Nothing owed is lost or doubled\n\n{table(heads, rows)}{commands(found, *RECOVERY)}"
 
 
 def _machine(result: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from edge.exchange import Escalated
 from edge.keep import still_owed
 from edge.link import Link
 from edge.merge import merge
+from edge.persistence import Persistence
 from edge.sizes import Size
 from edge.watch import ANSWER_S, LOST_EVERY_S
 from evaluation.policy_ask import Asks, ByDeadline, Clock, Patient, Regions
@@ -117,8 +118,9 @@ class _Bench:
         """Asks for what a report owes, in full, and amends it."""
         places = self._owed(debt)[: self._edge.max_rois]
         regions = [(place, self._edge.roi_side**3) for place in places]
-        asked = self._asks.ask(regions, self.clock.now_s + self._edge.deadline_s)
         debt.askings += 1
+        budget_s = Persistence.of(self._edge).budget_s(debt.askings)
+        asked = self._asks.ask(regions, self.clock.now_s + budget_s)
         debt.later_rois += asked.rois
         debt.later_bytes += asked.sent_bytes
         if not asked.answered:

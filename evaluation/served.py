@@ -3,8 +3,11 @@
 Where the level asked for is beyond the sample, no set promises it and none breaks it, which
 proves nothing. So two questions are put that the sample can answer. **At a level it carries:**
 thresholds are controlled at an alpha that nearly every set of the size of a split can promise.
+There nothing is reported without asking, so that the path ends where every nodule is lost: with
+the report cut even its last step may lose less than alpha, and no set could break a promise.
 **As it is served:** each set states the tightest alpha of the fitted thresholds, and that is held
-against the patients left out, and against the population that the set was drawn from.
+against the patients left out, and against the population that the set was drawn from. How high
+that could have been at worst stands beside.
 """
 
 from __future__ import annotations
@@ -21,11 +24,11 @@ from evaluation.bootstrap import draw
 from evaluation.guarantee import (
     CALIBRATION_SHARE,
     Promise,
-    Resampled,
     cost,
     draw_patients,
     level,
     split_patients,
+    worst_rest,
 )
 from evaluation.scores import Scores
 from imaging.volume import FloatArray
@@ -42,13 +45,17 @@ from models.compression.guarantee import (
 MOST = 0.95
 """The share of sets that can promise the level that is carried."""
 
+UNCUT = 2.0
+"""In place of ``report``: no score is above it, so nothing is reported without asking."""
+
 
 def carried(
     nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Both experiments at the smallest alpha, in whole percent, that the sample carries."""
-    alpha = max(promise.alpha, carried_alpha(nodules, promise, resamples, rng))
-    at = replace(promise, alpha=alpha)
+    uncut = replace(promise, report=UNCUT)
+    alpha = max(promise.alpha, carried_alpha(nodules, uncut, resamples, rng))
+    at = replace(uncut, alpha=alpha)
     return {
         "alpha": alpha,
         "delta": promise.delta,
@@ -112,7 +119,9 @@ def _stated_in_splits(
     taken = _taken(len(shares))
     orders = [rng.permutation(shares) for _ in range(resamples)]
     inside = np.array([order[:taken].mean() for order in orders])
-    return _stated(inside, taken, np.array([order[taken:].mean() for order in orders]), promise)
+    rest = np.array([order[taken:].mean() for order in orders])
+    luckiest, worst = float(np.sort(shares)[:taken].mean()), worst_rest(shares, taken)
+    return _stated(inside, taken, rest, promise, luckiest, worst)
 
 
 def _stated_in_draws(
@@ -121,21 +130,35 @@ def _stated_in_draws(
     """Each set drawn from the patients states its alpha, which they all are held against."""
     n = len(shares)
     means = np.array([draw(n, rng) @ shares / n for _ in range(resamples)])
-    return _stated(means, n, np.full(resamples, shares.mean()), promise)
+    luckiest, worst = float(shares.min()), float(shares.mean())
+    return _stated(means, n, np.full(resamples, worst), promise, luckiest, worst)
 
 
-def _stated(means: FloatArray, n: int, elsewhere: FloatArray, promise: Promise) -> dict[str, Any]:
+def _stated(
+    means: FloatArray,
+    n: int,
+    elsewhere: FloatArray,
+    promise: Promise,
+    luckiest: float,
+    worst: float,
+) -> dict[str, Any]:
+    """The alphas that sets of these means state, held against the rates ``elsewhere``.
+
+    ``luckiest`` is the lowest mean of any set, which states the smallest alpha, and ``worst`` the
+    highest rate elsewhere.
+    """
     bound = cache(lambda mean: upper_bound(mean, n, promise.delta, Bound.HOEFFDING_BENTKUS))
     alpha = np.array([bound(round(float(mean), 9)) for mean in means])
-    reached = Resampled(np.ones(len(means), np.bool_), elsewhere, 0.0).as_json()
     kept = float((elsewhere <= alpha + 1e-12).mean())
     return {
         "resamples": len(means),
         "kept": kept,
         "alpha_mean": float(alpha.mean()),
         "alpha_p90": float(np.quantile(alpha, 0.9)),
-        "miss_rate_mean": reached["miss_rate_mean"],
-        "miss_rate_p90": reached["miss_rate_p90"],
+        "miss_rate_mean": float(elsewhere.mean()),
+        "miss_rate_p90": float(np.quantile(elsewhere, 0.9)),
+        "worst": worst,
+        "can_fail": worst > bound(round(luckiest, 9)),
     }
 
 

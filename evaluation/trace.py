@@ -27,7 +27,8 @@ class State(Enum):
     """What becomes of connections and bytes.
 
     ``UP`` carries them. ``STALL`` holds bytes back until it is over. ``RESET`` resets every
-    connection, new ones too: a port where nobody listens. ``HALF_OPEN`` carries bytes to the
+    connection; a new one is taken up and reset at once, as by a balancer with nobody behind it
+    (a port where nobody listens is in `evaluation.dead_cloud`). ``HALF_OPEN`` carries bytes to the
     cloud; nothing ever comes back. ``BLACK_HOLE`` accepts, and swallows both ways. A connection
     that has lost bytes is reset when the state is over: nothing could mend its stream.
     """

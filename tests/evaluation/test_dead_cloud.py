@@ -76,3 +76,20 @@ def test_ways_take_turns_and_the_difference_is_that_of_the_same_study() -> None:
     assert mute["escalate_p95_ms"] == pytest.approx(2.0)
     assert mute["kept"]
     assert _table(said).row_count == 3
+
+
+def test_a_slow_twentieth_breaks_the_bar_although_the_median_keeps_it() -> None:
+    """One study in ten takes 60 ms more; the most that any takes is told too."""
+    results = [
+        {"round": 0, "way": way, "study": n, "stalled_s": 0.0, "stages_s": {"escalate": 0.0},
+         "took_s": 1.0 + 0.06 * (way == MUTE and n % 10 == 1) + 0.07 * (way == REFUSED and n == 2)}
+        for way in WAYS
+        for n in range(41)
+    ]  # fmt: skip
+    off, refused, mute = as_json(results, {})["ways"]
+    assert mute["more_median_ms"] == 0.0
+    assert mute["more_p95_ms"] == pytest.approx(60.0)
+    assert not mute["kept"]
+    assert refused["more_most_ms"] == pytest.approx(70.0)
+    assert refused["kept"]
+    assert off["kept"]

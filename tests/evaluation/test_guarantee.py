@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,22 @@ def test_splits_count_on_patients_not_calibrated_on() -> None:
     assert 0 < reached.promised.mean() < 1
     assert set(reached.miss_rate[reached.promised]) == {1.0}
     assert reached.kept == pytest.approx(1 - reached.promised.mean())
+    assert reached.worst == 1.0
+
+
+def test_the_worst_that_any_set_could_have_had_stands_beside() -> None:
+    """One patient of four is lost whatever is tried: half of two, and a quarter of them all."""
+    edge = np.array([0.9, 0.9, 0.9, -np.inf])
+    nodules, rng = ScoredNodules(edge, edge.clip(0), np.arange(4)), np.random.default_rng(0)
+    promise = Promise(straight_path(steps=3), report=0.8, alpha=0.9, delta=0.2)
+    for experiment, worst in ((split_patients, 0.5), (draw_patients, 0.25)):
+        told = experiment(nodules, promise, 20, rng).as_json()
+        assert told["worst"] == pytest.approx(worst)
+        assert told["kept"] == 1.0
+        assert told["can_fail"] is False
+    never = split_patients(nodules, replace(promise, alpha=0.01), 20, rng).as_json()
+    assert never["promised"] == 0.0
+    assert never["can_fail"] is False
 
 
 def test_level_on_test_patients_by_hand() -> None:

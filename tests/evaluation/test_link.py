@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from evaluation.errors import MissingData, ServiceFailed
 from evaluation.link import CAVEAT, OFF, Reaper, Run, as_json, read_part, row
-from evaluation.link_command import _table, link_command
+from evaluation.link_command import _table, checksums, link_command
 from evaluation.trace import Conditions, steady
+from models.runtime.artifacts import find
 from tests.evaluation.written import RESULT, WrittenCloud, WrittenEdge
 
 STEADY = steady(Conditions())
@@ -84,16 +88,45 @@ def test_a_study_that_is_over_is_not_struck_any_more() -> None:
 
 def test_the_whole_says_what_it_was_made_of() -> None:
     """Sums over traces, how many started from files, and that phantoms are synthetic."""
-    run = Run(5, {}, 1.0, files_every=2)
+    run = Run(5, {}, 1.0, 0.3, files_every=2)
     results = [
-        {**RESULT, "trace": name, "number": n, "took_s": 1.1} for name in "ab" for n in range(5)
+        {**RESULT, "trace": name, "number": n, "took_s": 1.1 + n * (name == "b"), "bytes": 10}
+        for name in "ab"
+        for n in range(5)
     ]
     said = as_json(run, results, {"cpu": "x", "cores": 2})
     assert (said["studies"], said["late"], said["late_unstalled"]) == (10, 10, 10)
     assert (said["from_files"], said["from_memory"]) == (6, 4)
+    assert (said["deadline_s"], said["reserve_s"]) == (1.0, 0.3)
+    assert said["p50_ms"] == pytest.approx(1100.0)
+    assert said["p95_ms"] == pytest.approx(4650.0)
+    assert said["p99_ms"] > said["p95_ms"]
+    assert (said["sensitivity"], said["escalated"], said["bytes"]) == (0.5, 30, 100)
+    assert said["broken_off"] == 10
     assert said["caveat"] == CAVEAT
     assert [one["trace"] for one in said["traces"]] == ["a", "b"]
     assert _table(said).row_count == 2
+
+
+def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """Its first line holds a checksum of each artifact that read."""
+    app, path = typer.Typer(), tmp_path / "j.jsonl"
+    app.command()(link_command)
+    path.write_text("{}\n")
+    ended = CliRunner().invoke(app, ["--trace", "off", "--journal", str(path)])
+    assert isinstance(ended.exception, MissingData)
+    for name, checksum in checksums("screening-int8", "hybrid-int8").items():
+        assert f"'{name}': '{checksum}'" in str(ended.exception)
+
+
+def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds fitted anew are another run, as are weights."""
+    one = find("screening-int8")
+    seen = []
+    for now in (one, replace(one, sha256="0"), replace(one, settings={"merge": [1]})):
+        monkeypatch.setattr("evaluation.link_command.find", lambda _, now=now: now)
+        seen.append(checksums(one.name)[one.name])
+    assert len(set(seen)) == 3
 
 
 def test_a_trace_that_is_nowhere_starts_nothing() -> None:

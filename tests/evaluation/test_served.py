@@ -40,6 +40,32 @@ def test_what_few_patients_carry_is_kept_in_nine_of_ten_sets() -> None:
         assert found[name]["miss_rate_mean"] > 0
 
 
+def test_what_is_carried_can_be_broken_although_the_edge_is_sure_of_all() -> None:
+    """With the report cut no threshold would lose a nodule; without it the path ends at a loss."""
+    nodules = patients(62, 7).nodules
+    sure = ScoredNodules(np.maximum(nodules.edge, 0.98), nodules.merged, nodules.patient)
+    found = carried(sure, ASKED, 1000, np.random.default_rng(0))
+    for name in ("splits", "draws"):
+        assert found[name]["worst"] == 1.0
+        assert found[name]["can_fail"]
+        assert found[name]["miss_rate_mean"] > 0
+        assert found[name]["kept"] >= 0.9
+
+
+def test_a_row_that_cannot_fail_shows_itself() -> None:
+    """One patient of 62 loses a nodule: the unluckiest rest loses less than the luckiest states."""
+    edge = np.where(np.arange(62) == 0, -np.inf, 0.99)
+    scores = Scores(
+        ScoredNodules(edge, edge.clip(0), np.arange(62)), np.zeros(0), np.zeros(0), 0.0, True
+    )
+    terms = promise(scores.nodules, FITTED, Asked(), [0.0, 1.0, 1.0])
+    found = served(scores, None, ASKED, terms, 20, np.random.default_rng(0))
+    assert found["splits"]["worst"] == pytest.approx(1 / 31)
+    assert found["draws"]["worst"] == pytest.approx(1 / 62)
+    assert not found["splits"]["can_fail"]
+    assert not found["draws"]["can_fail"]
+
+
 def test_what_is_asked_for_is_carried_where_it_can_be() -> None:
     """Many patients carry less than a generous alpha, and that is what is tried."""
     nodules = patients(600, 1, missed=0.0).nodules
@@ -65,6 +91,7 @@ def test_the_level_that_each_set_states_is_kept_as_often_as_promised() -> None:
     assert found["guarantee"] == terms["guarantee"]
     assert found["splits"]["kept"] >= 0.9
     assert found["draws"]["kept"] >= 0.9
+    assert found["splits"]["can_fail"]
     assert found["splits"]["alpha_mean"] > found["draws"]["alpha_mean"] > 0.03
     assert found["test"]["kept"]
     assert found["test"]["miss_rate"] <= terms["guarantee"]["alpha"]

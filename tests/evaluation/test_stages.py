@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from cloud.pipeline import PipelineStage
 from cloud.stages import ReaderStage
 from evaluation.stages import Contestant, as_json, compare
+from evaluation.stages_page import section
 from models.runtime.readings import Readings
 from tests.plain_readings import plain
 
@@ -33,7 +36,7 @@ def test_contestants_take_turns() -> None:
     log: list[str] = []
 
     async def run() -> list[Contestant]:
-        entered = [Contestant(name, ReaderStage(Counting(name, log))) for name in "ab"]
+        entered = [Contestant(name, 1, ReaderStage(Counting(name, log))) for name in "ab"]
         await compare(entered, np.zeros((3, 2, 2, 2), np.uint8), batches=4, rounds=2)
         for contestant in entered:
             contestant.stage.close()
@@ -41,15 +44,65 @@ def test_contestants_take_turns() -> None:
 
     entered = asyncio.run(run())
     assert "".join(log) == "aabb" + ("aaaaa" + "bbbbb") * 2
-    assert all(len(c.per_s) == len(c.alone_s) == 2 for c in entered)
+    assert all(len(c.per_s) == len(c.busy_s) == len(c.alone_s) == 2 for c in entered)
 
 
 def test_ratios_are_taken_round_by_round() -> None:
     """Twice as fast in each round is a ratio of 2, however the rounds differ."""
     stage: Any = None
-    first = Contestant("whole", stage, [10.0, 20.0, 30.0], [1.0, 2.0, 4.0])
-    second = Contestant("parts", stage, [20.0, 40.0, 60.0], [3.0, 6.0, 12.0])
+    first = Contestant("whole", 1, stage, [10.0, 20.0, 30.0], [2.0, 2.0, 4.0], [1.0, 2.0, 4.0])
+    second = Contestant("parts", 2, stage, [20.0, 40.0, 60.0], [3.0, 3.0, 6.0], [3.0, 6.0, 12.0])
     one, two = as_json([first, second])["contestants"]
     assert (one["throughput_ratio"], two["throughput_ratio"]) == (1.0, 2.0)
     assert two["alone_ratio"] == pytest.approx(3.0)
-    assert two["rois_per_s"] == 40.0
+    assert two["busy_ratio"] == pytest.approx(1.5)
+    assert (two["stages"], two["rois_per_s"], two["busy_ms"]) == (2, 40.0, 3000.0)
+
+
+def test_each_batch_of_a_full_pipeline_is_timed_from_its_entry() -> None:
+    """Two are under way at once: together their times are more than the time that passed."""
+
+    class Slow:
+        """Two steps that take as long."""
+
+        name = "slow"
+
+        def __init__(self) -> None:
+            self.steps = (self._wait, self._end)
+
+        def _wait(self, batch: Any) -> Any:
+            time.sleep(0.02)
+            return batch
+
+        def _end(self, batch: Any) -> Readings:
+            time.sleep(0.02)
+            return plain(np.zeros(len(batch)), np.zeros(len(batch)))
+
+    async def run() -> Contestant:
+        entered = Contestant("2 parts", 2, PipelineStage(Slow()))
+        await compare([entered], np.zeros((3, 2, 2, 2), np.uint8), batches=8, rounds=1)
+        entered.stage.close()
+        return entered
+
+    entered = asyncio.run(run())
+    took_s = 8 * 3 / entered.per_s[0]
+    assert took_s < 8 * entered.busy_s[0]
+    assert entered.busy_s[0] >= 0.04
+    assert entered.alone_s[0] >= 0.04
+
+
+def test_the_section_says_ratios_and_what_was_published() -> None:
+    """Throughput as a multiple of one stage, times as what they are more or less."""
+    one = {"name": "whole on a", "stages": 1, "rois_per_s": 60.0, "throughput_ratio": 1.0,
+           "busy_ms": 70.0, "busy_ratio": 1.0, "alone_ms": 66.0, "alone_ratio": 1.0}  # fmt: skip
+    two = {**one, "name": "2 parts on a", "stages": 2, "rois_per_s": 54.0,
+           "throughput_ratio": 0.9, "busy_ratio": 2.0, "alone_ratio": 0.59}  # fmt: skip
+    result = {"command": "python -m evaluation.stages", "model": "m", "batch": 4, "batches": 12,
+              "rounds": 5, "cpu": "a CPU", "cores": 2, "contestants": [one, two]}  # fmt: skip
+    told = section({"stages": result})
+    assert "3.2 times the throughput; for batching 4.7 times" in told
+    assert "41 % less" in told
+    assert "Here whole on a reads most: 1.00 times" in told
+    assert "| 2 parts on a | 54.0 | 0.90x | 70 | +100% | 66 | -41% |" in told
+    assert "    python -m evaluation.stages" in told
+    assert section({}) == ""

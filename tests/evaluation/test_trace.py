@@ -55,14 +55,18 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, lines: str, reason: str) ->
 
 
 def test_the_shipped_traces_are_what_they_are_called() -> None:
-    """Nine links, all readable, with the figures of their names."""
+    """Ten links, all readable, with the figures of their names."""
     traces = {name: find_trace(name) for name in shipped_names()}
-    required = {"fibre", "dsl", "lte-good", "lte-poor", "satellite", "flapping", "dead"}
+    required = {"fibre", "dsl", "lte-good", "lte-poor", "satellite", "flapping", "dead",
+                "swallow"}  # fmt: skip
     assert required <= set(traces)
     assert traces["fibre"].at(0) == Conditions(5, 0.5, 100_000, 100_000)
     assert (traces["dsl"].at(0).down_kbit, traces["dsl"].at(0).up_kbit) == (20_000, 2_000)
     assert traces["satellite"].at(0).latency_ms == 600
     assert traces["dead"].at(9).state is State.RESET
+    swallow = {traces["swallow"].at(time).state for time in range(12)}
+    assert swallow == {State.UP, State.BLACK_HOLE, State.HALF_OPEN}
+    assert traces["swallow"].at(0) == traces["swallow"].at(12)
     flaps = {traces["flapping"].at(time).state for time in range(24)}
     assert flaps == set(State)
 

@@ -1,4 +1,4 @@
-"""Bounds on a risk, against scipy and against simulation."""
+"""Bounds on a risk, against scipy, MAPIE and simulation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,32 @@ def test_binomial_tail_is_scipy_s(n: int, p: float) -> None:
     np.testing.assert_allclose(binomial_cdf(n, p), binom.cdf(np.arange(n + 1), n, p), atol=1e-12)
 
 
-def test_hoeffding_bentkus_is_its_formula() -> None:
-    """The smaller of both tails, written out once more with scipy's binomial."""
-    n, alpha, mean = 80, 0.1, 0.043
-    h = mean * np.log(mean / alpha) + (1 - mean) * np.log((1 - mean) / (1 - alpha))
-    expected = min(np.exp(-n * h), np.e * binom.cdf(np.ceil(n * mean), n, alpha))
+def mapie_p_value(mean: np.ndarray, n: int, alpha: float) -> np.ndarray:
+    """The same as MAPIE has it; imported here, as it brings scikit-learn with it."""
+    from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
+
+    return np.minimum(compute_hoeffding_bentkus_p_value(mean, n, alpha)[:, 0], 1.0)
+
+
+@pytest.mark.parametrize("n", [1, 30, 62, 129, 400])
+@pytest.mark.parametrize("alpha", [0.01, 0.028, 0.1, 0.3, 0.9])
+def test_hoeffding_bentkus_is_mapie_s(n: int, alpha: float) -> None:
+    """For whole and fractional losses, from none to all."""
+    whole = np.arange(n + 1) / n
+    # where k / n * n is a little above k in floating point, MAPIE counts k + 1
+    mean = np.concatenate([whole[whole * n == np.arange(n + 1)], (np.arange(n) + 0.3) / n])
     found = p_value(mean, n, alpha, Bound.HOEFFDING_BENTKUS)
-    assert float(found) == pytest.approx(expected, rel=1e-9)
+    np.testing.assert_allclose(found, mapie_p_value(mean, n, alpha), rtol=1e-9, atol=1e-300)
+
+
+@pytest.mark.parametrize(("mean", "n", "delta"), [(2 / 62, 62, 0.1), (0.043, 80, 0.05)])
+def test_the_upper_bound_is_where_mapie_s_p_value_passes_delta(
+    mean: float, n: int, delta: float
+) -> None:
+    """A little above it the level is rejected, a little below it is not."""
+    limit = upper_bound(mean, n, delta, Bound.HOEFFDING_BENTKUS)
+    assert mapie_p_value(np.array([mean]), n, limit + 1e-9) <= delta
+    assert mapie_p_value(np.array([mean]), n, limit - 1e-9) > delta
 
 
 @pytest.mark.parametrize("bound", list(Bound))

@@ -1,0 +1,105 @@
+"""What `make evaluate` measures, and how each command is started and told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from evaluation import claims
+from evaluation.claims import Claim, can_measure, measure
+from evaluation.link_page import NAMES
+
+
+class Started:
+    """In place of `subprocess.run`: notes the lines, each of which prints a little JSON."""
+
+    def __init__(self, status: int = 0) -> None:
+        self.lines: list[list[str]] = []
+        self.status = status
+
+    def __call__(self, line: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        """One command."""
+        self.lines.append(line)
+        return subprocess.CompletedProcess(line, self.status, stdout=json.dumps({"n": 1}))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Started:
+    """Nothing is run."""
+    made = Started()
+    monkeypatch.setattr(claims.subprocess, "run", made)
+    return made
+
+
+def test_every_part_of_the_budget_s_page_is_measured_by_a_claim() -> None:
+    """One of each name, and a module that is run is there."""
+    every = claims.claims("DATA")
+    names = [one.name for one in every]
+    assert len(set(names)) == len(names)
+    assert set(NAMES) <= set(names)
+    assert all(find_spec(one.module) for one in every if one.module)
+
+
+def test_a_module_is_run_and_told_by_its_name(started: Started) -> None:
+    """And a command of `overread-eval` by that."""
+    told = measure(Claim("kills", ("--rounds", "2"), "evaluation.kills"))
+    assert told == {"command": "python -m evaluation.kills --rounds 2", "n": 1}
+    assert measure(Claim("cost", ("cost",)))["command"] == "overread-eval cost"
+    kills, cost = started.lines
+    assert kills[1:] == ["-m", "evaluation.kills", "--rounds", "2", "--json"]
+    assert cost[1:] == ["-m", "evaluation", "cost", "--json"]
+
+
+def test_what_fills_a_disk_is_given_one_of_its_own(started: Started) -> None:
+    """Made for the command alone; where none can be made the claim is left out."""
+    claim = Claim("full_disk", ("--fillings", "3"), "evaluation.full_disk", small_disk=True)
+    command = measure(claim)["command"]
+    assert command == (
+        "unshare -rm sh -c 'mount -t tmpfs -o size=240m none /mnt && "
+        "python -m evaluation.full_disk --fillings 3 --at /mnt'"
+    )
+    assert started.lines[0][:4] == ["unshare", "-rm", "sh", "-c"]
+    assert started.lines[0][4].startswith("mount -t tmpfs -o size=240m none /mnt && exec ")
+    assert started.lines[0][4].endswith("--fillings 3 --json --at /mnt")
+    assert can_measure(claim)
+    started.status = 1
+    assert not can_measure(claim)
+    assert can_measure(Claim("cost", ("cost",)))
+
+
+def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message says so, and nothing is written over."""
+    started.status = 1
+    monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
+    for writes in ("write_page", "write_figures", "amend"):
+        monkeypatch.setattr(claims, writes, lambda *_: None)
+    kept = tmp_path / "docs" / "results" / "full_disk.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    app = claims.typer.Typer()
+    app.command()(claims.main)
+    ended = CliRunner().invoke(app, ["--only", "full_disk"])
+    assert ended.exit_code == 0, ended.output
+    assert "leaving out full_disk" in ended.output
+    assert kept.read_text() == "{}"
+
+
+def test_a_journal_of_an_earlier_run_is_not_gone_on_from(
+    started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is removed before the command begins."""
+    monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
+    stale = tmp_path / "runs" / "link.jsonl"
+    stale.parent.mkdir()
+    stale.write_text("old")
+    measure(next(one for one in claims.claims("DATA") if one.name == "link"))
+    assert not stale.exists()
+    assert started.lines
