@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
-from edge.link import Arrival
+from edge.arrival import Arrival
 from protos.codec import Outcome
 from protos.deadline import Clock
 from protos.messages import Roi, Summary, Verdict
@@ -28,19 +29,19 @@ class Conversation:
 
     Attributes:
         heard_s: seconds until the first sign of the cloud; None while there was none.
+        held: whether its regions were sent only then.
         received_bytes: of all answers so far.
         arrivals: the verdicts, in the order in which they came.
     """
 
-    def __init__(self, rois: Sequence[Roi], clock: Clock) -> None:
+    def __init__(self, rois: Sequence[Roi], clock: Clock, *, held: bool = False) -> None:
         self.heard_s: float | None = None
+        self.held = held
         self.arrivals: list[Arrival] = []
         self._clock, self._began_s = clock, clock()
         self.received_bytes = 0
-        self._sent_bytes, sent = dict[int, int](), 0
-        for roi in rois:
-            sent += roi.voxels.nbytes
-            self._sent_bytes[roi.roi_id] = sent
+        sent = accumulate(roi.voxels.nbytes for roi in rois)
+        self._sent_bytes = dict(zip((roi.roi_id for roi in rois), sent, strict=True))
 
     @property
     def after_s(self) -> float:
@@ -48,9 +49,21 @@ class Conversation:
         return self._clock() - self._began_s
 
     @property
+    def sending_s(self) -> float:
+        """Seconds since its regions could be sent."""
+        return self.after_s - self._held_s
+
+    @property
     def first_bytes(self) -> int:
         """Of its first region, which might have been answered alone; 0 for none."""
         return next(iter(self._sent_bytes.values()), 0)
+
+    def up_to_first(self, unanswered: Container[int]) -> tuple[int, int]:
+        """Regions up to and including the first that is ``unanswered``, and bytes; 0 for none."""
+        for count, (roi_id, sent_bytes) in enumerate(self._sent_bytes.items(), 1):
+            if roi_id in unanswered:
+                return count, sent_bytes
+        return 0, 0
 
     def heard(self) -> Heard:
         """The cloud has taken the stream up."""
@@ -67,9 +80,14 @@ class Conversation:
         self.arrivals.append(
             Arrival(
                 sent_bytes=self._sent_bytes[verdict.roi_id],
-                after_s=heard.after_s,
+                after_s=heard.after_s - self._held_s,
                 queue_s=verdict.queue_s,
                 compute_s=verdict.compute_s,
                 received_bytes=heard.received_bytes,
             )
         )
+
+    @property
+    def _held_s(self) -> float:
+        """For how long nothing but the header was sent: a round trip, not slow bytes."""
+        return (self.heard_s or 0.0) if self.held else 0.0

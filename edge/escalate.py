@@ -7,6 +7,7 @@ an `Escalated` with its reason.
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,10 @@ from edge.escalation import Escalation, Way
 from edge.estimate import OFF, LinkEstimate
 from edge.exchange import Escalated, Exchange, cut_rois
 from edge.link import Link
+from edge.sending import Sending
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
+from protos.accepted import accepted_of
 from protos.codec import decode_response
 from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
@@ -33,6 +36,9 @@ from protos.overread_pb2_grpc import OverreadStub
 from protos.site import SITE_KEY
 
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
+
+FAILED_S = 0.02
+"""By then gRPC has told that a stream of which it gave empty metadata has failed."""
 
 
 class SecondReader(Protocol):
@@ -107,7 +113,7 @@ class Escalator:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         clouds = [(channel, link), *([hedge] if hedge else [])]
-        self._ways = [Way(partial(_Call, OverreadStub(c), asking), link) for c, link in clouds]
+        self._ways = [Way(partial(_Call, OverreadStub(to), asking, by), by) for to, by in clouds]
         self._asking, self._sleep, self._jitter = asking, sleep, jitter
 
     def estimate(self) -> LinkEstimate:
@@ -172,22 +178,32 @@ class Escalator:
 
 
 class _Call:
-    """One stream of the contract, opened with the regions that are open now."""
+    """One stream of the contract, opened with the regions that are open now.
+
+    Where the cloud is busy it is asked first: the regions follow when it has taken the header.
+    """
 
     def __init__(
         self,
         stub: OverreadStub,
         asking: Asking,
+        link: Link,
         exchange: Exchange,
         deadline: Deadline,
         study_key: str,
     ) -> None:
-        rois, budget_s = list(exchange.open.values()), deadline.remaining_s
+        rois, left_s = list(exchange.open.values()), deadline.remaining_s
+        budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
         header = Header(study_key, asking.model_version, budget_s, len(rois), asking.priority)
-        self.conversation = Conversation(rois, deadline.clock)
+        held = link.estimate().middle.busy
+        self._sending = Sending(header, rois, deadline, held=held)
+        self.conversation = Conversation(rois, deadline.clock, held=held)
         self.load: Load | None = None
         metadata = ((SITE_KEY, asking.site),) if asking.site else None
-        self._call = stub.Read(exchange.requests(header), timeout=budget_s, metadata=metadata)
+        self._call = stub.Read(self._sending.requests(), timeout=left_s, metadata=metadata)
+        self._over = threading.Event()
+        if not self._call.add_callback(self._over.set):
+            self._over.set()
 
     def listen(self) -> Iterator[Heard]:
         """Every answer as it comes.
@@ -196,8 +212,7 @@ class _Call:
             OverreadError: the stream ended early, or an answer is not of this contract.
         """
         try:
-            self._call.initial_metadata()  # sent as soon as the cloud has taken the header
-            yield self.conversation.heard()
+            yield from self._taken_up()
             for response in self._call:
                 yield self.conversation.came(decode_response(response), response.ByteSize())
         except grpc.RpcError:
@@ -209,7 +224,20 @@ class _Call:
 
     def cancel(self) -> None:
         """Ends the stream; what the cloud has not read yet it never will."""
+        self._sending.end()
         _end(self._call)
+
+    def _taken_up(self) -> Iterator[Heard]:
+        """The first sign of the cloud, and the refusal of every region that it has no room for."""
+        # sent as soon as the cloud has taken the header; there is one too where it failed instead
+        accepted = accepted_of(self._call.initial_metadata())
+        if accepted is None and self._over.wait(FAILED_S if self.conversation.held else 0.0):
+            return
+        heard = self.conversation.heard()
+        left_out = self._sending.admit(accepted)
+        yield heard
+        for refusal in left_out:
+            yield self.conversation.came(refusal, 0)
 
 
 class Knock:

@@ -5,7 +5,7 @@ It knows nothing of gRPC, nor of how often is tried: `edge.escalate` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,7 +79,8 @@ class Escalation:
             if stream is None:
                 way.link.left()
             else:
-                _learn(way.link, stream, self._faults.get(stream))
+                unanswered = self._exchange.unanswered
+                _learn(way.link, stream, self._faults.get(stream), unanswered)
 
     def _way(self, number: int) -> Way | None:
         """The way of that number among those that let this in; it enters where it must."""
@@ -111,25 +112,30 @@ class Escalation:
             stream.conversation.arrived(verdict, heard)
 
 
-def _learn(link: Link, stream: Stream, fault: OverreadError | None) -> None:
+def _learn(link: Link, stream: Stream, fault: OverreadError | None, unanswered: Set[int]) -> None:
     """What one stream tells of its link: it brought verdicts, was too slow, or broke.
 
     A cloud that refuses is there all the same. One of which nothing was heard at all tells nothing
-    of how fast its link is. One that lost to the hedge was slow at least.
+    of how fast its link is. One that lost to the hedge was slow at least; so was one that brought
+    something, but not all. What the cloud says of its queue goes before what is guessed of it.
     """
     conversation = stream.conversation
-    if stream.load is not None:
-        link.queue_reported(stream.load.queue_s)
+    heard_s, sending_s = conversation.heard_s, conversation.sending_s
     if isinstance(fault, LinkFault) and not isinstance(fault, DeadlinePassed):
         link.failed(f"{fault.kind}: {fault.reason}")
     elif conversation.arrivals:
-        link.succeeded(conversation.arrivals, conversation.heard_s or 0.0)
-    elif isinstance(fault, DeadlinePassed) and conversation.heard_s is None:
+        link.succeeded(conversation.arrivals, heard_s or 0.0)
+        rois, sent_bytes = conversation.up_to_first(unanswered)
+        if isinstance(fault, DeadlinePassed) and rois:
+            link.slower_than(sent_bytes, sending_s, heard_s, rois)
+    elif isinstance(fault, DeadlinePassed) and heard_s is None:
         link.failed(fault.reason)
     elif isinstance(fault, DeadlinePassed):
-        link.missed(conversation.first_bytes, conversation.after_s)
+        link.missed(conversation.first_bytes, sending_s, heard_s)
     elif fault is None and conversation.received_bytes == 0:
-        link.slower_than(conversation.first_bytes, conversation.after_s)
+        link.slower_than(conversation.first_bytes, sending_s, heard_s)
         link.left()
     else:
         link.succeeded(())
+    if stream.load is not None:
+        link.queue_reported(stream.load.queue_s)

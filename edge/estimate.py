@@ -35,6 +35,11 @@ class Pace:
     queue_s: float
     roi_s: float
 
+    @property
+    def busy(self) -> bool:
+        """Whether asking first costs nothing: what comes waits longer than a round trip anyway."""
+        return self.queue_s > self.round_trip_s
+
     def stages_s(self, rois: int, sent_bytes: float) -> Stages:
         """Sending, reading and answering ``rois`` regions, each for itself."""
         answers = rois * ANSWER_BYTES

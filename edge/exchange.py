@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from edge.decide import Plan
@@ -11,8 +11,7 @@ from edge.finding import BoolArray
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import WINDOW_HU
-from protos import overread_pb2 as pb
-from protos.codec import encode_header, encode_roi, unpack_mask
+from protos.codec import unpack_mask
 from protos.errors import (
     ChecksumMismatch,
     Draining,
@@ -24,7 +23,7 @@ from protos.errors import (
     Unreachable,
     named,
 )
-from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.messages import Refusal, Roi, Summary, Verdict
 
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
 """What may pass: of a stream or of one region."""
@@ -66,9 +65,10 @@ class Exchange:
         self.masks: dict[int, BoolArray] = {}
         self.refusals: dict[int, Refusal] = {}
 
-    def requests(self, header: Header) -> Iterator[pb.ReadRequest]:
-        """The stream of the next attempt: the header, then every region that is still open."""
-        return iter([encode_header(header), *map(encode_roi, self.open.values())])
+    @property
+    def unanswered(self) -> Set[int]:
+        """Those of which nothing came, not even that they are refused for now."""
+        return self.open.keys() - self.refusals.keys()
 
     def take(self, message: Verdict | Refusal | Summary) -> bool:
         """Files one answer; one that was not asked for, or came before, is not taken.
@@ -112,7 +112,7 @@ class Exchange:
         )
 
     def _why_incomplete(self, fault: OverreadError | None) -> str:
-        unanswered = self.open.keys() - self.refusals.keys()
+        unanswered = self.unanswered
         if unanswered and fault is not None:
             return f"{fault.kind}: {fault.reason}"
         if unanswered:

@@ -9,16 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
 
-import numpy as np
-
+from edge.arrival import Arrival
 from edge.breaker import Breaker
-from edge.estimate import PRIOR, PRIOR_SLOW, SLOW, LinkEstimate, Pace
-from edge.evidence import HALF_LIFE_S, Evidence
-
-FASTEST_BYTES_PER_S = 1.25e9  # 10 Gbit/s; above it the clock measures nothing
+from edge.estimate import SLOW, LinkEstimate
+from edge.evidence import HALF_LIFE_S
+from edge.measured import Measured
 
 CONNECT_S = 3.0
 """What connecting may take; so long one waits for a sign of a cloud not heard of for a while."""
@@ -29,27 +25,6 @@ HEARD_LATELY_S = 60.0
 LEAST_PATIENCE_S = 1.0
 ROUND_TRIPS = 4
 """So many of the slow ones pass before silence counts as one."""
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """One verdict as it came in.
-
-    ``sent_bytes`` are those of the stream up to and including its ROI, ``received_bytes`` those
-    of the answers up to and including this one, ``after_s`` the time since the stream was
-    opened, ``queue_s`` and ``compute_s`` what the cloud says it spent.
-    """
-
-    sent_bytes: int
-    after_s: float
-    queue_s: float
-    compute_s: float
-    received_bytes: int = 0
-
-    @property
-    def transport_s(self) -> float:
-        """What the way there and back took."""
-        return max(0.0, self.after_s - self.queue_s - self.compute_s)
 
 
 class Link:
@@ -72,21 +47,12 @@ class Link:
     ) -> None:
         self._clock, self._lock = clock, threading.RLock()
         self._breaker = Breaker(clock, failures, cool_off_s)
-        self._said_queue_s, self._said_at_s = 0.0, clock()
+        self._measured = Measured(clock, half_life_s)
         self._heard_at_s: float | None = None
         self._due_at_s: float | None = None
         self._known = threading.Event()
         self._timed_at_s, self._talking, self._lost = float("-inf"), False, ""
         self.doubted = threading.Event()
-
-        def evidence(middle: float, slow: float) -> Evidence:
-            return Evidence((middle, slow), clock, half_life_s)
-
-        self._round_trip_s = evidence(PRIOR.round_trip_s, PRIOR_SLOW.round_trip_s)
-        self._up_s = evidence(1 / PRIOR.bytes_per_s, 1 / PRIOR_SLOW.bytes_per_s)  # a byte
-        self._down_s = evidence(1 / PRIOR.down_bytes_per_s, 1 / PRIOR_SLOW.down_bytes_per_s)
-        self._queue_s = evidence(PRIOR.queue_s, PRIOR_SLOW.queue_s)
-        self._roi_s = evidence(PRIOR.roi_s, PRIOR_SLOW.roi_s)
 
     def estimate(self) -> LinkEstimate:
         """What to expect now: quantiles of what was measured, the old counting for less."""
@@ -95,8 +61,8 @@ class Link:
             return LinkEstimate(
                 available=not reason,
                 reason=reason,
-                middle=self._pace(0.5),
-                slow=self._pace(SLOW),
+                middle=self._measured.pace(0.5),
+                slow=self._measured.pace(SLOW),
                 probing=self._breaker.half_open,
                 silent_s=None if heard_at_s is None else self._clock() - heard_at_s,
             )
@@ -105,6 +71,12 @@ class Link:
         """Whether one may ask now."""
         with self._lock:
             return not self._why_gone() and self._breaker.enter()
+
+    @property
+    def round_trip_s(self) -> float | None:
+        """The median of those measured; None before the first."""
+        with self._lock:
+            return self._measured.round_trip_s
 
     def sign(self) -> None:
         """The cloud was heard in an escalation under way."""
@@ -121,7 +93,7 @@ class Link:
         with self._lock:
             if self._heard_at_s is None or self._clock() - self._heard_at_s > HEARD_LATELY_S:
                 return CONNECT_S
-            return max(LEAST_PATIENCE_S, ROUND_TRIPS * self._round_trip_s.quantile(SLOW))
+            return max(LEAST_PATIENCE_S, ROUND_TRIPS * self._measured.pace(SLOW).round_trip_s)
 
     def awaited(self, within_s: float) -> None:
         """The cloud is being looked for: until it is found nobody may ask it.
@@ -152,7 +124,7 @@ class Link:
             self._known.set()
             if round_trip_s is not None and self._clock() - self._timed_at_s >= HEARD_LATELY_S:
                 self._timed_at_s = self._clock()
-                self._round_trip_s.add(round_trip_s)
+                self._measured.timed(round_trip_s)
 
     def lost(self, fault: str) -> None:
         """The cloud is not there: nobody may ask until it is found, or has answered.
@@ -176,23 +148,23 @@ class Link:
             self._breaker.succeeded()
             self._lost, self._heard_at_s = "", self._clock()
             if arrivals:
-                self._measure(arrivals, heard_s)
+                self._measured.take(arrivals, heard_s)
 
-    def missed(self, sent_bytes: int, after_s: float) -> None:
+    def missed(self, sent_bytes: int, after_s: float, heard_s: float | None = None) -> None:
         """Takes in that ``sent_bytes`` were not answered ``after_s`` later, at the deadline.
 
-        It was slower than that: the measurement is entered as if the answer had come just then.
+        ``heard_s`` is what the first sign of the cloud took, None for none.
         """
         with self._ended(doubtful=True):
             self._breaker.failed(f"nothing was answered within {after_s:.1f} s")
-            self.slower_than(sent_bytes, after_s)
+            self.slower_than(sent_bytes, after_s, heard_s)
 
-    def slower_than(self, sent_bytes: int, after_s: float) -> None:
-        """Takes in that an answer to ``sent_bytes`` takes longer than ``after_s``."""
+    def slower_than(
+        self, sent_bytes: int, after_s: float, heard_s: float | None = None, rois: int = 1
+    ) -> None:
+        """Takes in that an answer to ``rois`` of ``sent_bytes`` takes longer than ``after_s``."""
         with self._lock:
-            each_s = (after_s - self._round_trip_s.quantile(0.5)) / sent_bytes
-            if each_s > self._up_s.quantile(0.5):
-                self._up_s.add(each_s)
+            self._measured.slower_than(sent_bytes, after_s, heard_s, rois)
 
     def failed(self, fault: str) -> None:
         """Counts an escalation that ended in a fault of the link."""
@@ -207,7 +179,7 @@ class Link:
     def queue_reported(self, queue_s: float) -> None:
         """Takes in the cloud's own estimate of its queue."""
         with self._lock:
-            self._said_queue_s, self._said_at_s = max(0.0, queue_s), self._clock()
+            self._measured.queue_said(queue_s)
             self._heard_at_s = self._clock()
 
     def _why_gone(self) -> str:
@@ -222,43 +194,3 @@ class Link:
             yield
         if doubtful:
             self.doubted.set()
-
-    def _pace(self, q: float) -> Pace:
-        # a queue drains by a second a second until the cloud says otherwise
-        said_s = self._said_queue_s - (self._clock() - self._said_at_s)
-        return Pace(
-            round_trip_s=self._round_trip_s.quantile(q),
-            bytes_per_s=1 / self._up_s.quantile(q),
-            down_bytes_per_s=1 / self._down_s.quantile(q),
-            queue_s=max(said_s, self._queue_s.quantile(q)),
-            roi_s=self._roi_s.quantile(q),
-        )
-
-    def _measure(self, arrivals: Sequence[Arrival], heard_s: float) -> None:
-        transport_s = np.array([a.transport_s for a in arrivals])
-        sent = np.array([a.sent_bytes for a in arrivals], dtype=np.float64)
-        round_trip_s = min(heard_s, float(transport_s.min()))
-        up_s = float(np.median((transport_s - round_trip_s) / sent))
-        self._round_trip_s.add(round_trip_s)
-        self._up_s.add(max(up_s, 1 / FASTEST_BYTES_PER_S))
-        self._queue_s.add(arrivals[0].queue_s)
-        self._roi_s.add(_reading_s(arrivals) / len(arrivals))
-        if (down_s := _down_s(arrivals)) is not None:
-            self._down_s.add(max(down_s, 1 / FASTEST_BYTES_PER_S))
-
-
-def _reading_s(arrivals: Sequence[Arrival]) -> float:
-    """The cloud's time for all of them: of their batches, or from the first to the last.
-
-    Regions of one batch tell the same time. Between batches the cloud may serve others.
-    """
-    batches_s = sum({a.compute_s for a in arrivals})
-    return max(batches_s, max(a.queue_s + a.compute_s for a in arrivals) - arrivals[0].queue_s)
-
-
-def _down_s(arrivals: Sequence[Arrival]) -> float | None:
-    """Seconds a byte of the longest run of answers that left the cloud together; None for none."""
-    runs = [list(run) for _, run in groupby(arrivals, key=lambda a: a.compute_s)]
-    run = max(runs, key=len)
-    received = run[-1].received_bytes - run[0].received_bytes
-    return (run[-1].after_s - run[0].after_s) / received if received > 0 else None

@@ -20,11 +20,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from edge.arrival import Arrival
 from edge.channel import open_channel
 from edge.decide import Thresholds, decide
 from edge.escalate import Asking, Escalator, Knock
 from edge.exchange import Exchange, cut_rois
-from edge.link import Arrival, Link
+from edge.link import Link
 from edge.merge import MergeWeights, merge
 from edge.screen import EdgeReader
 from edge.settings import EdgeSettings, load_settings

@@ -1,10 +1,10 @@
 """How a policy asks: as the agent does, within the deadline, or as Sedna does, until it is over.
 
 `ByDeadline` follows `edge.escalate` and `edge.escalation` in simulated time, with the agent's own
-`edge.link.Link` if it is given one. `Patient` is the client of Sedna's joint inference
-(github.com/kubeedge/sedna, `lib/sedna/service/client.py`): one request with everything, five
-attempts three seconds apart, no deadline. The time-out of 300 s that its code names is given to
-nobody there; here it holds.
+`edge.link.Link` if it is given one; it never asks first, for nobody else keeps that cloud busy.
+`Patient` is the client of Sedna's joint inference (github.com/kubeedge/sedna,
+`lib/sedna/service/client.py`): one request with everything, five attempts three seconds apart, no
+deadline. The time-out of 300 s that its code names is given to nobody there; here it holds.
 """
 
 from __future__ import annotations
@@ -84,14 +84,15 @@ class ByDeadline:
         for attempt in range(self._attempts):
             self._clock.now_s = min(until_s, self._clock.now_s + self._pause_s(attempt))
             places, began_s = list(open_ones), self._clock.now_s
-            spoken = self._attempt([open_ones[i] for i in places], until_s)
+            sizes = [open_ones[i] for i in places]
+            spoken = self._attempt(sizes, until_s)
             came = [places[i] for i in spoken.answered_s]
             answered += came
             rois, sent_bytes = max(rois, spoken.rois), sent_bytes + spoken.sent_bytes
             if not spoken.broke or self._clock.now_s >= until_s:
                 break
             open_ones = {i: size for i, size in open_ones.items() if i not in came}
-        self._learn(spoken, began_s, open_ones[places[0]])
+        self._learn(spoken, began_s, sizes)
         return Asked(tuple(answered), rois, sent_bytes)
 
     def _attempt(self, sizes: Sequence[int], until_s: float) -> Spoken:
@@ -104,19 +105,24 @@ class ByDeadline:
         most_s = RECONNECT_PAUSE_S * 2 ** (attempt - 1)
         return self._rng.uniform(0.0, most_s) if attempt else 0.0
 
-    def _learn(self, spoken: Spoken, began_s: float, first_bytes: int) -> None:
-        """As `edge.escalation` tells its link."""
+    def _learn(self, spoken: Spoken, began_s: float, sizes: Sequence[int]) -> None:
+        """As `edge.escalation` tells its link; who is cancelled at the deadline tells no queue."""
         if self._belief is None:
             return
+        heard_s, waited_s = spoken.heard_s or None, self._clock.now_s - began_s
+        rois = next((i for i in range(len(sizes)) if i not in spoken.answered_s), 0) + 1
         if spoken.broke:
             self._belief.failed("the connection was lost")
-        elif spoken.arrivals:
-            self._belief.queue_reported(self._wire.cloud.queue_s(self._clock.now_s))
+        elif len(spoken.arrivals) == len(sizes):
             self._belief.succeeded(spoken.arrivals, spoken.heard_s)
-        elif spoken.heard_s == 0.0:
+            self._belief.queue_reported(self._wire.cloud.queue_s(self._clock.now_s))
+        elif spoken.arrivals:
+            self._belief.succeeded(spoken.arrivals, spoken.heard_s)
+            self._belief.slower_than(sum(sizes[:rois]), waited_s, heard_s, rois)
+        elif heard_s is None:
             self._belief.failed("there was no sign of the cloud")
         else:
-            self._belief.missed(first_bytes, self._clock.now_s - began_s)
+            self._belief.missed(sizes[0], waited_s, heard_s)
 
 
 class Patient:

@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from edge.arrival import Arrival
 from edge.estimate import ANSWER_BYTES
-from edge.link import Arrival
 from evaluation.lane import Flight, TokenBucket
 from evaluation.policy_cloud import Served, SimulatedCloud
 from evaluation.proxy import CHUNK_BYTES

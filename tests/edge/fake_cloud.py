@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import grpc
 
+from protos.accepted import to_metadata
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.errors import OverreadError, to_status
 from protos.load import COMPUTE_KEY, QUEUE_KEY
@@ -30,13 +31,17 @@ class FakeCloud(OverreadServicer):
     ``faults`` end one stream each, after ``fault_after`` verdicts; after ``dies_after`` verdicts
     the whole service stops. What it was sent is kept in ``headers`` and in ``asked`` (region
     identifiers, a list a stream), who sent it in ``sites``. ``on_end`` is called when a stream
-    has ended, however it did.
+    has ended, however it did. ``turns_away`` end one stream each at its header; of the others each
+    is told that ``accepts`` regions are met, once ``admits`` has returned.
     """
 
     answer: Callable[[Roi], Verdict | Refusal] = sure
     faults: list[OverreadError] = field(default_factory=list)
     fault_after: int = 0
     dies_after: int | None = None
+    turns_away: list[OverreadError] = field(default_factory=list)
+    accepts: int | None = None
+    admits: Callable[[], object] = lambda: None
     queue_s: str = "0.25"
     headers: list[Header] = field(default_factory=list)
     asked: list[list[int]] = field(default_factory=list)
@@ -66,12 +71,13 @@ class FakeCloud(OverreadServicer):
         self.headers.append(decode_header(next(request_iterator)))
         self.asked.append([])
         context.add_callback(self.on_end)
-        context.send_initial_metadata(())
+        if self.turns_away:
+            self._abort(context, self.turns_away.pop(0))
+        self.admits()
+        context.send_initial_metadata(() if self.accepts is None else to_metadata(self.accepts))
         for done, request in enumerate(request_iterator):
             if self.faults and done == self.fault_after:
-                code, details, metadata = to_status(self.faults.pop(0))
-                context.set_trailing_metadata(metadata)
-                context.abort(code, details)
+                self._abort(context, self.faults.pop(0))
             if done == self.dies_after:
                 Thread(target=self._server.stop, args=(None,)).start()
                 while context.is_active():
@@ -81,6 +87,11 @@ class FakeCloud(OverreadServicer):
             yield encode_response(self.answer(roi))
         yield encode_response(Summary(len(self.asked[-1]), 0, 0.01))
         context.set_trailing_metadata(((QUEUE_KEY, self.queue_s), (COMPUTE_KEY, "0.01")))
+
+    def _abort(self, context: Any, error: OverreadError) -> None:
+        code, details, metadata = to_status(error)
+        context.set_trailing_metadata(metadata)
+        context.abort(code, details)
 
     def Describe(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - gRPC's name
         """That it is there, and nothing else."""

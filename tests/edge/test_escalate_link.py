@@ -14,7 +14,7 @@ from protos.errors import (
     DeadlineUnmeetable,
 )
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.asking import RESERVE_S, ask
+from tests.edge.asking import RESERVE_S, ask, free_port
 from tests.edge.fake_cloud import FakeCloud, sure
 
 
@@ -109,3 +109,42 @@ def test_a_mute_cloud_is_given_up_long_before_the_deadline() -> None:
     assert came.reason == "DeadlinePassed: there was no sign of the cloud within 1.0 s"
     assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
     assert link.doubted.is_set()
+
+
+def test_what_was_not_answered_in_time_is_slow_though_some_of_it_was() -> None:
+    """One of three regions came: the link is not given up, but three more are not expected soon."""
+    over, link = threading.Event(), Link(failures=1)
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        if roi.roi_id != 0:
+            over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4, budget_s=3.0, link=link)
+        over.set()
+    assert (list(came.verdicts), link.estimate().available) == ([0], True)
+    assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
+
+
+def test_a_slow_cloud_that_was_heard_leaves_the_wire_its_good_name() -> None:
+    """The wait of a missed deadline is the cloud's queue, not seconds a byte."""
+    over, link = threading.Event(), Link()
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        ask(cloud.address, 0.5, budget_s=3.0, link=link)
+        over.set()
+    slow, unknown = link.estimate().slow, Link().estimate().slow
+    assert slow.bytes_per_s == unknown.bytes_per_s
+    assert slow.queue_s > 2.0
+
+
+def test_a_cloud_that_cannot_be_reached_was_not_heard() -> None:
+    """A refused connection is no sign of it."""
+    link = Link()
+    ask(f"127.0.0.1:{free_port()}", 0.4, link=link)
+    assert link.estimate().silent_s is None

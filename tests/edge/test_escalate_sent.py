@@ -65,7 +65,8 @@ def test_regions_cut_before_can_be_asked_for() -> None:
 
 def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> None:
     """A reduced cube and a slab keep their shapes there and back."""
-    masks = {0: np.ones((32, 32, 32), bool), 1: np.ones((16, 48, 48), bool)}
+    shapes = {0: Size.REDUCED.shape_of(SHAPE), 1: Size.SLAB.shape_of(SHAPE)}
+    masks = {roi_id: np.ones(shape, bool) for roi_id, shape in shapes.items()}
     plan = replace(plan_of(0.5, 0.4), sizes=(Size.REDUCED, Size.SLAB))
     with (
         FakeCloud(
@@ -74,7 +75,7 @@ def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> Non
         escalator(cloud.address) as second,
     ):
         came = second.read(plan, box(), Budget(Deadline.after(60.0)), "key")
-    assert {i: mask.shape for i, mask in came.masks.items()} == {0: (32, 32, 32), 1: (16, 48, 48)}
+    assert {i: mask.shape for i, mask in came.masks.items()} == shapes
 
 
 def test_the_site_s_name_travels_where_one_is_set() -> None:

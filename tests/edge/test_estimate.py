@@ -20,6 +20,14 @@ def test_one_region_passes_every_machine() -> None:
     assert link.expected_s(1, 500_000) == pytest.approx(0.1 + 0.5 + 0.3 + 0.1)
 
 
+@pytest.mark.parametrize(("queue_s", "busy"), [(0.3, True), (0.1, False), (0.0, False)])
+def test_a_cloud_is_busy_where_its_queue_is_longer_than_a_round_trip(
+    queue_s: float, busy: bool
+) -> None:
+    """Of 0.1 s here."""
+    assert Pace(0.1, MB, MB, queue_s, 0.05).busy is busy
+
+
 def test_slow_parts_add_as_squares() -> None:
     """Deviations of 0.3 s and 0.4 s from the medians make one of 0.5 s."""
     middle = Pace(0.1, 1e12, 1e12, queue_s=0.1, roi_s=0.0)

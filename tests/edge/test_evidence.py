@@ -50,3 +50,48 @@ def test_in_the_end_everything_is_forgotten() -> None:
         evidence.add(100.0)
     clock.sleep(20 * 60.0)
     assert (evidence.quantile(0.5), evidence.quantile(0.95)) == (1.0, 4.0)
+
+
+def test_a_bound_counts_until_five_measurements_have_come_since() -> None:
+    """What was slower once is slow at first, and forgiven then."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    for _ in range(10):
+        evidence.add(2.0)
+    evidence.add_bound(9.0)
+    for _ in range(4):
+        evidence.add(2.0)
+        assert evidence.quantile(0.95) == 9.0
+    evidence.add(2.0)
+    assert evidence.quantile(0.95) == 2.0
+
+
+def test_each_bound_that_is_remembered_asks_for_five_measurements_more() -> None:
+    """After a second one nine are not enough."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    for measurements in (5, 9):
+        evidence.add_bound(9.0)
+        for _ in range(measurements):
+            evidence.add(2.0)
+    assert evidence.quantile(0.95) == 9.0
+    evidence.add(2.0)
+    assert evidence.quantile(0.95) == 2.0
+
+
+def test_however_many_bounds_are_forgiven_after_twenty_measurements() -> None:
+    """A bad hour is not held against the link all day."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    for _ in range(9):
+        evidence.add_bound(9.0)
+    for _ in range(20):
+        assert evidence.quantile(0.95) == 9.0
+        evidence.add(2.0)
+    assert evidence.quantile(0.95) == 2.0
+
+
+def test_a_bound_is_no_measurement() -> None:
+    """Nothing was measured where nothing came."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    evidence.add_bound(9.0)
+    assert not evidence.measured
+    evidence.add(2.0)
+    assert evidence.measured

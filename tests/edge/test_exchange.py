@@ -10,17 +10,13 @@ import pytest
 from edge.exchange import Exchange, cut_rois
 from protos.codec import pack_mask
 from protos.errors import DeadlinePassed, Draining, Overloaded, OverreadError, Unreachable
-from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.messages import Refusal, Roi, Summary, Verdict
 from tests.edge.cases import box, plan_of
-
-HEADER = Header("k", "", 1.0, 2)
 
 
 def exchange(*scores: float) -> Exchange:
-    """One with a region for each uncertain score, its first stream opened."""
-    opened = Exchange(rois(*scores))
-    list(opened.requests(HEADER))
-    return opened
+    """One with a region for each uncertain score."""
+    return Exchange(rois(*scores))
 
 
 def rois(*scores: float) -> list[Roi]:
@@ -33,13 +29,12 @@ def verdict(roi_id: int, mask: bytes = b"") -> Verdict:
     return Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0, mask=mask)
 
 
-def test_a_retry_carries_what_is_still_open() -> None:
-    """The header, then only the regions without an answer."""
-    asked = exchange(0.4, 0.5)
+def test_what_is_refused_for_now_is_open_but_not_unanswered() -> None:
+    """The next attempt carries it; the cloud has not kept it waiting."""
+    asked = exchange(0.4, 0.5, 0.45)
     asked.take(verdict(0))
-    again = list(asked.requests(HEADER))
-    assert [r.WhichOneof("request") for r in again] == ["header", "roi"]
-    assert again[1].roi.roi_id == 1
+    asked.take(Refusal(1, "Overloaded", "full"))
+    assert (sorted(asked.open), set(asked.unanswered)) == ([1, 2], {2})
 
 
 def test_an_answer_counts_once() -> None:

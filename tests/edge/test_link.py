@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edge.arrival import Arrival
 from edge.estimate import LinkEstimate, Pace
-from edge.link import UNHEARD, Arrival, Link
+from edge.link import UNHEARD, Link
 from tests.edge.cases import HandClock
 
 MB = 1_000_000
@@ -147,6 +148,27 @@ def test_a_missed_deadline_teaches_how_slow_it_is_at_least() -> None:
     assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
     link.missed(100_000, 0.051)  # that says nothing: it was expected to take longer
     assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
+
+
+def test_what_never_came_is_evidence_of_slowness() -> None:
+    """Studies that bring one region of ten in 8 s: ten do not fit any more; the link stays."""
+    clock = HandClock()
+    link = Link(failures=3, clock=clock)
+    for _ in range(50):
+        link.succeeded(arrivals(0.05, 4 * MB, 1), heard_s=0.05)
+        link.slower_than(MB // 5, 8.0, heard_s=0.05, rois=2)
+        clock.sleep(60.0)
+    estimate = link.estimate()
+    assert estimate.available
+    assert estimate.completion_s(10, MB) > 7.5
+
+
+def test_the_round_trip_is_told_once_it_was_measured() -> None:
+    """Knocks measure it too."""
+    link = Link(clock=HandClock())
+    assert link.round_trip_s is None
+    link.found(0.3)
+    assert link.round_trip_s == 0.3
 
 
 def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:

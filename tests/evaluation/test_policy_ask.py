@@ -38,6 +38,29 @@ def test_places_are_answered_and_the_link_learns() -> None:
     assert belief.estimate().middle.round_trip_s < 0.045
 
 
+def test_what_did_not_come_in_time_is_slow_though_some_did() -> None:
+    """One of two regions before a stall: the belief expects a pair to take longer than that."""
+    good, stall = GOOD, Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
+    clock = Clock()
+    belief = Link(failures=1, clock=clock)
+    asks = by_deadline(Trace("made", (0.0, 0.065, 30.0), (good, stall, good)), belief, clock)
+    assert asks.ask(REGIONS, 8.0).answered == (7,)
+    assert belief.estimate().available
+    assert belief.estimate().completion_s(2, 2 * ROI) > 7.0
+
+
+def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
+    """Though the last of them answered a region before."""
+    slow = Conditions(latency_ms=20, up_kbit=8000)
+    reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
+    trace = Trace("made", (0.0, 0.19, 0.1905, 0.4, 0.4005), (slow, reset, slow, reset, slow))
+    clock = Clock()
+    belief = Link(failures=1, clock=clock)
+    asked = by_deadline(trace, belief, clock).ask([*REGIONS, (5, ROI)], 8.0)
+    assert asked.answered == (7, 3)
+    assert not belief.estimate().available
+
+
 def test_no_region_and_no_time_cost_nothing() -> None:
     """Nobody is asked."""
     assert by_deadline(steady(GOOD)).ask([], 8.0).rois == 0
