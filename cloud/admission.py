@@ -11,6 +11,9 @@ from protos.errors import InvalidRequest, TooLarge, VersionMismatch
 from protos.messages import Header, Roi
 
 MAX_KEY_CHARACTERS = 128
+SHOWN_CHARACTERS = 100
+"""What a caller sent is repeated to this length at most, in answers and in the log."""
+
 SPACING_RANGE_MM = (0.1, 5.0)
 
 
@@ -31,13 +34,18 @@ def check_header(header: Header, limits: Limits) -> None:
     """Refuses a header that no stream can be opened with.
 
     Raises:
-        InvalidRequest: the key is missing or too long, or the budget is no time.
+        InvalidRequest: the key is missing, key or version is too long, or the budget is no time.
         TooLarge: it announces more ROIs than a study may have.
         VersionMismatch: it expects another model.
     """
     if not 0 < len(header.study_key) <= MAX_KEY_CHARACTERS:
         raise InvalidRequest(
             f"study_key has {len(header.study_key)} characters, 1 to {MAX_KEY_CHARACTERS} are right"
+        )
+    if len(header.model_version) > MAX_KEY_CHARACTERS:
+        raise InvalidRequest(
+            f"model_version has {len(header.model_version)} characters, "
+            f"up to {MAX_KEY_CHARACTERS} are right"
         )
     if not (math.isfinite(header.budget_s) and header.budget_s > 0):
         raise InvalidRequest(
@@ -47,7 +55,8 @@ def check_header(header: Header, limits: Limits) -> None:
         raise TooLarge(f"{header.roi_count} ROIs announced, a study may have {limits.max_rois}")
     if not compatible(header.model_version, limits.model_version):
         raise VersionMismatch(
-            f"model version {header.model_version!r} expected, {limits.model_version!r} is served"
+            f"model version {header.model_version!r:.{SHOWN_CHARACTERS}} expected, "
+            f"{limits.model_version!r} is served"
         )
 
 

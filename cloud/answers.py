@@ -25,6 +25,7 @@ class Answers:
     def __init__(self, size: int, keep_s: float, clock: Clock = time.monotonic) -> None:
         self._size, self._keep_s, self._clock = size, keep_s, clock
         self._known: OrderedDict[Question, tuple[Deadline, Verdict]] = OrderedDict()
+        self._last: dict[str, Question] = {}  # of each study: it is forgotten after the others
 
     def __len__(self) -> int:
         return len(self._known)
@@ -36,9 +37,16 @@ class Answers:
             return None
         return replace(verdict, queue_s=0.0, compute_s=0.0)
 
+    def knows(self, study_key: str) -> bool:
+        """Whether any verdict of that study is remembered."""
+        return study_key in self._last and self.get(self._last[study_key]) is not None
+
     def put(self, question: Question, verdict: Verdict) -> None:
         """Remembers ``verdict``; the oldest is forgotten when there is no room."""
         self._known.pop(question, None)
         self._known[question] = (Deadline.after(self._keep_s, self._clock), verdict)
+        self._last[question.study_key] = question
         while len(self._known) > self._size:
-            self._known.popitem(last=False)
+            oldest, _ = self._known.popitem(last=False)
+            if self._last[oldest.study_key] == oldest:
+                del self._last[oldest.study_key]

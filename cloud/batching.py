@@ -11,6 +11,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -20,9 +21,9 @@ import structlog
 from cloud.cost import CostModel
 from cloud.forming import Former
 from cloud.gate import Gate
-from cloud.queue import UNKNOWN_SITE, Answer, Queue, Rules, Ticket
+from cloud.queue import UNKNOWN_SITE, Answer, Claim, Queue, Rules, Ticket
 from cloud.schedule import Pace
-from cloud.stages import Stage, Timed
+from cloud.stages import Stage, Timed, Unwanted
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
@@ -133,29 +134,29 @@ class Batcher:
 
     def submit(
         self,
-        voxels: UInt8Array,
+        voxels: Callable[[], UInt8Array],
         deadline: Deadline,
         priority: Priority,
         site: str = UNKNOWN_SITE,
     ) -> asyncio.Future[Answer]:
         """The answer to come for ``voxels`` uint8 ``(z, y, x)``; cancel it to give it up.
 
-        It may fail with `DeadlinePassed`, `DeadlineUnmeetable`, `Overloaded` or `ModelFailed`.
+        They are asked for once the ROI is let in: what they cost is not spent on refusals. It may
+        fail with `DeadlinePassed`, `DeadlineUnmeetable`, `Overloaded` or `ModelFailed`.
 
         Raises:
             Overloaded: the queue is full, or the site has its share of it.
             DeadlineUnmeetable: the answer would come too late, or make others late.
         """
+        came_s, tried = self._clock(), self._gate.tries(deadline)
+        claim = Claim(deadline=deadline, priority=priority, came_s=came_s, site=site)
+        pushed = self._gate.room(claim)
         ticket = Ticket(
-            deadline=deadline,
-            priority=priority,
-            came_s=self._clock(),
-            site=site,
-            voxels=voxels,
+            **vars(claim),
+            voxels=voxels(),
             answer=asyncio.get_running_loop().create_future(),
-            tried=self._gate.tries(deadline),
+            tried=tried,
         )
-        pushed = self._gate.room(ticket)
         self._telemetry.pushed_out(len(pushed))
         for gone, error in pushed:
             gone.answer.set_exception(error)
@@ -184,10 +185,13 @@ class Batcher:
         self._batches += 1
         batch = self._batches
         try:
-            timed = await self._stage.run(np.stack([ticket.voxels for ticket in tickets]))
+            voxels = np.stack([ticket.voxels for ticket in tickets])
+            timed = await self._stage.run(voxels, partial(self._wanted, tickets))
             self._pace.answer.observe(len(tickets), self._clock() - began_s)
             self._telemetry.batch_read(len(tickets), timed.compute_s)
             self._deliver(tickets, timed, began_s, batch)
+        except Unwanted:
+            self._failures += 1  # it tells nothing of what batches cost
         except Exception as error:  # whatever it is: nobody may wait for an answer in vain
             self._failures += 1
             failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
@@ -199,6 +203,10 @@ class Batcher:
             self._gate.read_at_s = self._clock()
             for ticket in tickets:
                 ticket.answer.cancel()  # only what has no answer: the service stops
+
+    def _wanted(self, tickets: list[Ticket]) -> bool:
+        """Whether anybody waits for one of them; first come, first served reads on all the same."""
+        return not self._queue.rules.by_deadline or not all(t.answer.done() for t in tickets)
 
     def _deliver(self, tickets: list[Ticket], timed: Timed, began_s: float, batch: int) -> None:
         late = sum(ticket.answer.done() or ticket.deadline.passed for ticket in tickets)

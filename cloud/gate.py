@@ -38,7 +38,7 @@ class Gate:
         """How long a routine ROI that came now, with time to spare, would wait, in seconds."""
         full = self._pace.worth()
         before_s = len(self._queue) // full * self._pace.entrance.estimate_s(full)
-        return self._start_s() - self._clock() + before_s
+        return max(0.0, self._start_s() - self._clock()) + before_s
 
     def check(
         self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from typing import Any, TypeVar
 
 from protos.codec import Outcome
 from protos.deadline import Clock
 from protos.messages import Summary, Verdict
+
+T = TypeVar("T")
 
 
 class Merger:
@@ -21,15 +25,19 @@ class Merger:
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock, self._began_s = clock, clock()
         self._ready: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[Outcome]] = set()
-        self._closed = False
+        self._working: set[asyncio.Future[Any]] = set()
+        self._closed = self._given_up = False
         self._answered: dict[int, bool] = {}
 
-    def add(self, work: Coroutine[None, None, Outcome]) -> None:
-        """Lets ``work`` run beside the rest; its outcome is given on when it finishes."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
+    def add(self, work: asyncio.Future[T], outcome: Callable[[asyncio.Future[T]], Outcome]) -> None:
+        """Gives on the ``outcome`` of ``work`` when that has finished, cancelled by others or not.
+
+        What ``outcome`` raises ends the study.
+        """
+        self._working.add(work)
+        work.add_done_callback(partial(self._finished, outcome))
+        if self._given_up:
+            work.cancel()
 
     def put(self, outcome: Outcome) -> None:
         """Gives on an outcome that is there already."""
@@ -46,9 +54,10 @@ class Merger:
         self.cancel()
 
     def cancel(self) -> None:
-        """Gives up all work that has not finished."""
-        for task in self._tasks:
-            task.cancel()
+        """Gives up all work that has not finished, and what is still added."""
+        self._given_up = True
+        for work in self._working:
+            work.cancel()
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
         """Verdicts and refusals as they finish, in no set order."""
@@ -64,12 +73,17 @@ class Merger:
         refused = len(self._answered) - answered
         return Summary(answered, refused, self._clock() - self._began_s)
 
-    def _finished(self, task: asyncio.Task[Outcome]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            self._ready.put_nowait(task.exception() or task.result())
+    def _finished(
+        self, outcome: Callable[[asyncio.Future[T]], Outcome], work: asyncio.Future[T]
+    ) -> None:
+        self._working.discard(work)
+        if not (self._given_up and work.cancelled()):
+            try:
+                self._ready.put_nowait(outcome(work))
+            except Exception as error:  # the servicer meets it
+                self._ready.put_nowait(error)
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._closed and not self._tasks:
+        if self._closed and not self._working:
             self._ready.put_nowait(None)

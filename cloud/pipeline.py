@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, runtime_checkable
 
-from cloud.stages import Timed, check
+from cloud.stages import Timed, Unwanted, always, check
 from imaging.volume import UInt8Array
 from protos.deadline import Clock
 from protos.errors import ModelFailed
@@ -49,7 +49,7 @@ class PipelineStage:
         """See `cloud.stages.Stage.enter`."""
         await self._places[0].acquire()
 
-    async def run(self, batch: UInt8Array) -> Timed:
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
         """See `cloud.stages.Stage.run`; the time is that of all steps, without waits between."""
         work: Any = batch
         held, compute_s = self._places[0], 0.0
@@ -59,6 +59,8 @@ class PipelineStage:
                     await place.acquire()
                     held.release()
                     held = place
+                if not wanted():
+                    raise Unwanted
                 work, took_s = await self._in_worker(i, work)
                 compute_s += took_s
             check(work, len(batch))

@@ -18,6 +18,7 @@ from cloud.company import Company
 from cloud.errors import AddressUnusable, ReadingEnded
 from cloud.pipeline import PartedReader, PipelineStage
 from cloud.queue import Rules
+from cloud.room import Room
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stages import Reader, ReaderStage
@@ -140,13 +141,18 @@ class CloudServer:
         service = OverreadService(
             Desk(batcher, answers, limits, self._telemetry, model, self._company),
             self._describe(),
-            max_streams=settings.max_streams,
+            room=Room(settings.max_streams, settings.site_share),
             max_budget_s=settings.max_budget_s,
             header_wait_s=settings.header_wait_s,
             return_s=settings.return_s,
             clock=self._clock,
         )
         self._telemetry.watch("waiting_rois", "ROIs that wait", lambda: batcher.waiting)
+        learnt = "Expected time of a batch, learnt: "
+        self._telemetry.watch(
+            "batch_fixed_seconds", learnt + "whatever its size", lambda: batcher.line[0]
+        )
+        self._telemetry.watch("batch_roi_seconds", learnt + "each ROI", lambda: batcher.line[1])
         self._telemetry.watch("open_streams", "Studies open", lambda: service.open_streams)
         return service
 

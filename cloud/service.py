@@ -14,12 +14,13 @@ import grpc
 import structlog
 
 from cloud.admission import check_header
+from cloud.room import Room
 from cloud.site import site_of
 from cloud.stream import Desk, StudyStream
-from protos import codec, overread_pb2_grpc
+from protos import accepted, codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
-from protos.errors import Draining, InvalidRequest, Overloaded, OverreadError, to_status
+from protos.errors import Draining, InvalidRequest, Metadata, OverreadError, to_status
 from protos.load import Load
 from protos.messages import Description, Header
 
@@ -34,9 +35,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     Args:
         desk: what its streams share.
         description: what it says of itself.
-        max_streams: studies open at once.
+        room: how many studies may be open at once.
         max_budget_s: longer budgets are cut to this.
-        header_wait_s: a stream that has sent no header by then is closed.
+        header_wait_s: a stream that has sent no header by then is closed, and so is one that has
+            sent no ROI so long after its header.
         return_s: kept of each budget for the answer's way back, half of it at most.
         clock: monotonic seconds.
     """
@@ -46,14 +48,14 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         desk: Desk,
         description: Description,
         *,
-        max_streams: int,
+        room: Room,
         max_budget_s: float,
         header_wait_s: float,
         return_s: float = 0.0,
         clock: Clock = time.monotonic,
     ) -> None:
         self._desk, self._description, self._clock = desk, description, clock
-        self._max_streams, self._max_budget_s = max_streams, max_budget_s
+        self._room, self._max_budget_s = room, max_budget_s
         self._header_wait_s, self._return_s = header_wait_s, return_s
         self._draining = False
         self._open = 0
@@ -93,12 +95,15 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         """One study: outcomes as they finish, then the summary."""
         with self._counted() as counted:
             try:
-                self._check_room()
+                site = site_of(context)
+                counted.enter_context(self._place(site))
                 requests = aiter(request_iterator)
-                stream = await self._stream(requests, context)
-                counted.callback(self._close, stream)
-                stream.open(requests)
-                await context.send_initial_metadata(())  # by which a caller knows the round trip
+                header = await self._header(requests)
+                deadline = self._deadline(header, context)
+                told = self._accepted(header, deadline, site)
+                stream = counted.enter_context(self._opened(header, deadline, site))
+                stream.open(requests, self._header_wait_s)
+                await context.send_initial_metadata(told)  # so a caller knows the round trip too
                 async for outcome in stream.outcomes():
                     yield codec.encode_response(outcome)
                 yield codec.encode_response(stream.summary())
@@ -127,25 +132,33 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             if self._open == 0:
                 self._idle.set()
 
-    def _check_room(self) -> None:
+    def _place(self, site: str) -> contextlib.AbstractContextManager[None]:
         if self._draining:
             raise Draining("the service is about to stop; try another, or later")
-        if self._open > self._max_streams:
-            raise Overloaded(f"{self._max_streams} studies are open, and no more may be")
+        return self._room.place(site)
 
-    async def _stream(
-        self, requests: AsyncIterator[pb.ReadRequest], context: Context
-    ) -> StudyStream:
-        """The stream that its header asks for, if it can be met at all."""
-        header = await self._header(requests)
-        check_header(header, self._desk.limits)
-        deadline = self._deadline(header, context)
-        site = site_of(context)
-        if header.roi_count:
-            self._desk.batcher.check(deadline, header.priority, site)
+    def _accepted(self, header: Header, deadline: Deadline, site: str) -> Metadata:
+        """How many of the announced ROIs can be met, told; raises where none can.
+
+        Nothing of a study that was answered before: it may cost nothing now.
+        """
+        if self._desk.answers.knows(header.study_key):
+            return ()
+        rois = header.roi_count
+        if rois:
+            rois = self._desk.batcher.check(deadline, header.priority, site, rois=rois)
+        return accepted.to_metadata(rois)
+
+    @contextlib.contextmanager
+    def _opened(self, header: Header, deadline: Deadline, site: str) -> Iterator[StudyStream]:
+        """The stream that ``header`` opens, closed when it is left."""
         stream = StudyStream(header, deadline, self._desk, site)
         self._streams.add(stream)
-        return stream
+        try:
+            yield stream
+        finally:
+            self._streams.discard(stream)
+            stream.close()
 
     def _deadline(self, header: Header, context: Context) -> Deadline:
         """The shortest of what is asked, granted and waited for, less the answer's way back."""
@@ -155,17 +168,17 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         return Deadline.after(budget_s - min(self._return_s, budget_s / 2), self._clock)
 
     async def _header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
+        """The header, if the study may be sent at all."""
         try:
             async with asyncio.timeout(self._header_wait_s):
-                return codec.decode_header(await anext(requests))
+                header = codec.decode_header(await anext(requests))
         except TimeoutError:
             raise InvalidRequest(f"no header within {self._header_wait_s} s") from None
         except StopAsyncIteration:
             raise InvalidRequest("the stream ended before its header") from None
-
-    def _close(self, stream: StudyStream) -> None:
-        self._streams.discard(stream)
-        stream.close()
+        check_header(header, self._desk.limits)
+        self._room.check_priority(header.priority)
+        return header
 
     def _load(self, compute_s: float = 0.0) -> Load:
         return Load(self._desk.batcher.queue_s, compute_s)

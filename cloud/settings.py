@@ -35,16 +35,19 @@ class CloudSettings(BaseSettings):
             to deadlines, priorities, sites and callers that have gone: to compare with.
         routine_wait_s: routine work that has waited so long, or half of its budget, is no longer
             passed by all that is stat: every fourth place is its own.
-        site_share: of ``max_waiting``, what one site may hold while others wait.
+        site_share: of ``max_waiting``, what one site may hold while others wait, and of
+            ``max_streams`` once half of them are open.
         site_weights: what a site gets beside another of weight 1, by its name.
         stages: parts of the model that work on different batches at once; 1 is the model whole.
         stage_engines: an engine for each of them; empty: ``engine`` for all.
-        max_streams: studies open at once; more are refused as `Overloaded`.
+        max_streams: studies open at once, the last tenth of them stat; more are refused as
+            `Overloaded`. It bounds memory; what can be answered in time the deadlines decide.
         max_rois: ROIs of one study.
         max_roi_voxels: voxels of one ROI.
         max_message_bytes: size of one gRPC message.
         max_budget_s: longer budgets are cut to this.
-        header_wait_s: a stream that has sent no header by then is closed.
+        header_wait_s: a stream that has sent no header by then is closed, and so is one that has
+            sent no ROI so long after its header.
         return_s: kept of each budget for the answer's way back, half of it at most.
         cached_answers: answers kept for an ROI that is sent again.
         cached_for_s: and for how long.
@@ -78,7 +81,7 @@ class CloudSettings(BaseSettings):
     site_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     stages: int = Field(1, ge=1, le=8)
     stage_engines: tuple[str, ...] = ()
-    max_streams: int = Field(64, ge=1)
+    max_streams: int = Field(1024, ge=1)
     max_rois: int = Field(64, ge=1)
     max_roi_voxels: int = Field(64**3, ge=1)
     max_message_bytes: int = Field(4 * 2**20, ge=4096)

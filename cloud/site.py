@@ -9,18 +9,21 @@ import grpc
 from cloud.queue import UNKNOWN_SITE
 from protos.site import MAX_SITE_CHARACTERS, SITE_KEY
 
-_COMMON_NAME = "x509_common_name"
+_CERTIFICATE = "x509_pem_cert"
+_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 
 def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """The common name of the caller's certificate, or its ``overread-site``, or ``unknown``.
+    """The name in the caller's certificate, common or alternative, and ``unknown`` if it has none.
 
-    With mutual TLS nobody can spend another site's quota by giving its name.
+    Who shows no certificate is believed what its ``overread-site`` says. So with mutual TLS nobody
+    can spend another site's quota by giving its name.
     """
-    named = [
-        *context.auth_context().get(_COMMON_NAME, ()),
-        *(value for key, value in context.invocation_metadata() or () if key == SITE_KEY),
-    ]
+    shown = context.auth_context()
+    if _CERTIFICATE in shown or any(name in shown for name in _NAMES):
+        named: list[str | bytes] = [value for name in _NAMES for value in shown.get(name, ())]
+    else:
+        named = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
     for name in named:
         text = name.decode(errors="replace") if isinstance(name, bytes) else name
         if text := text.strip()[:MAX_SITE_CHARACTERS]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,6 +48,15 @@ class Timed:
     compute_s: float
 
 
+class Unwanted(asyncio.CancelledError):
+    """Nobody waits for the batch any more: what was left to do of it is not done."""
+
+
+def always() -> bool:
+    """That a batch is wanted to its end."""
+    return True
+
+
 class Stage(Protocol):
     """What reads batches; a batch goes through as a whole.
 
@@ -56,11 +66,12 @@ class Stage(Protocol):
     async def enter(self) -> None:
         """Returns when a batch could start at once; the place is then the caller's."""
 
-    async def run(self, batch: UInt8Array) -> Timed:
-        """The readings of ROIs uint8 ``(n, z, y, x)``.
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
+        """The readings of ROIs uint8 ``(n, z, y, x)``; each part asks first if they are ``wanted``.
 
         Raises:
             ModelFailed: the batch could not be read; the next one may be.
+            Unwanted: it was not wanted any more, and there is a place for the next one.
         """
 
 
@@ -77,10 +88,12 @@ class ReaderStage:
         """See `Stage.enter`."""
         await self._place.acquire()
 
-    async def run(self, batch: UInt8Array) -> Timed:
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
         """See `Stage.run`."""
         loop = asyncio.get_running_loop()
         try:
+            if not wanted():
+                raise Unwanted
             return await loop.run_in_executor(self._worker, self._read, batch)
         finally:
             self._place.release()

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from cloud.admission import Limits, check_roi
 from cloud.answers import Answers, Question
 from cloud.batching import Batcher
 from cloud.company import Company
 from cloud.merger import Merger
+from cloud.outcome import refusal_of, verdict_of
 from cloud.padding import padded, unpadded
 from cloud.queue import UNKNOWN_SITE, Answer
 from cloud.telemetry import Telemetry
-from models.runtime.readings import Reading
+from imaging.volume import UInt8Array
 from protos import codec
 from protos import overread_pb2 as pb
+from protos.checksum import verify
 from protos.deadline import Deadline
-from protos.errors import DeadlinePassed, InvalidRequest, OverreadError, TooLarge
-from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.errors import (
+    CallerFault,
+    DeadlinePassed,
+    InvalidRequest,
+    ModelFailed,
+    OverreadError,
+    TooLarge,
+)
+from protos.messages import Header, Refusal, Summary, Verdict
+
+LATE_S = 1.0
+"""What is answered so long after the deadline is still given on; then the stream ends."""
 
 SENDINGS = 2
 """How often each ROI of a study may be sent in one stream, on average."""
@@ -52,6 +66,7 @@ class StudyStream:
         self._received = 0
         self._batches: dict[int, float] = {}
         self._receiving: asyncio.Task[None] | None = None
+        self._ending: asyncio.TimerHandle | None = None
         self._to_come = header.roi_count
         desk.company.announce(header.roi_count)
 
@@ -60,9 +75,16 @@ class StudyStream:
         """Model time spent on this study so far, each batch counted once."""
         return sum(self._batches.values())
 
-    def open(self, requests: AsyncIterator[pb.ReadRequest]) -> None:
-        """Begins to receive; outcomes are there to be taken as they finish."""
-        self._receiving = asyncio.create_task(self._receive(requests))
+    def open(self, requests: AsyncIterator[pb.ReadRequest], first_wait_s: float = math.inf) -> None:
+        """Begins to receive; outcomes are there to be taken as they finish.
+
+        The first ROI has to be there in ``first_wait_s``. Not long after its deadline the stream
+        fails, whatever became of its work.
+        """
+        late = DeadlinePassed(f"not all was answered {LATE_S} s after the deadline")
+        end_s = self._deadline.remaining_s + LATE_S
+        self._ending = asyncio.get_running_loop().call_later(end_s, self.fail, late)
+        self._receiving = asyncio.create_task(self._receive(requests, first_wait_s))
 
     def outcomes(self) -> AsyncIterator[codec.Outcome]:
         """Verdicts and refusals as they finish.
@@ -77,25 +99,34 @@ class StudyStream:
         return self._merger.summary()
 
     def fail(self, error: OverreadError) -> None:
-        """Ends the stream with ``error`` instead of what has not finished."""
+        """Ends the stream with ``error`` instead of what has not finished, and takes no more."""
+        if self._receiving is not None:
+            self._receiving.cancel()
         self._merger.fail(error)
 
     def close(self) -> None:
         """Gives up whatever has not finished; nothing of it is read any more."""
         self._expect_no_more()
-        if self._receiving is not None:
-            self._receiving.cancel()
+        for running in (self._receiving, self._ending):
+            if running is not None:
+                running.cancel()
         self._merger.cancel()
 
-    async def _receive(self, requests: AsyncIterator[pb.ReadRequest]) -> None:
+    async def _receive(self, requests: AsyncIterator[pb.ReadRequest], first_wait_s: float) -> None:
+        left_s = self._deadline.remaining_s
+        until_s = asyncio.get_running_loop().time() + left_s
         try:
-            async with asyncio.timeout(self._deadline.remaining_s):
+            async with asyncio.timeout(min(first_wait_s, left_s)) as limit:
                 self._close_if_whole()
                 async for request in requests:
+                    limit.reschedule(until_s)
                     self._take(request)
                     self._close_if_whole()
         except TimeoutError:
-            if not self._whole:
+            if not self._received and first_wait_s < left_s:
+                silent = InvalidRequest(f"no ROI within {first_wait_s} s of the header")
+                self._merger.fail(silent)
+            elif not self._whole:
                 self._merger.fail(DeadlinePassed("time ran out before the last ROI came"))
         except Exception as error:  # the servicer meets it: one of ours is logged there
             self._merger.fail(error)
@@ -121,19 +152,38 @@ class StudyStream:
     def _take(self, request: pb.ReadRequest) -> None:
         if (kind := request.WhichOneof("request")) != "roi":
             raise InvalidRequest(f"an ROI should follow, not {kind or 'an empty message'}")
-        if self._known(request.roi):
+        message = request.roi
+        if self._known(message):
             return
         if self._to_come > 0:  # one that was refused may come again
             self._to_come -= 1
             self._desk.company.left()
         try:
-            roi = codec.decode_roi(request.roi)
-            check_roi(roi, self._desk.limits)
+            self._ask(message)
+        except CallerFault as error:  # put right it may come again
+            self._merger.put(self._refused(message.roi_id, error))
+            return
         except OverreadError as error:
-            self._merger.put(self._refused(request.roi.roi_id, error))
-        else:
-            self._checksums[roi.roi_id] = request.roi.checksum
-            self._merger.add(self._answer(roi, request.roi.checksum))
+            self._merger.put(self._refused(message.roi_id, error))
+        self._checksums[message.roi_id] = message.checksum
+
+    def _ask(self, message: pb.Roi) -> None:
+        """Has an ROI answered; what may refuse it goes before what costs time."""
+        desk, asked = self._desk, (self._deadline, self._header.priority, self._site)
+        roi = codec.decode_unverified(message)
+        check_roi(roi, desk.limits)
+        question = Question(self._header.study_key, roi.roi_id, message.checksum)
+        if (verdict := desk.answers.get(question)) is not None:
+            desk.telemetry.roi_ended("remembered")
+            self._merger.put(verdict)
+            return
+
+        def voxels() -> UInt8Array:
+            verify(roi, message.checksum)
+            return padded(roi.voxels, desk.limits.roi_shape)
+
+        answer = desk.batcher.submit(voxels, *asked)
+        self._merger.add(answer, partial(self._outcome, question, roi.voxels.shape))
 
     def _known(self, roi: pb.Roi) -> bool:
         """Whether ``roi`` is being read already; raises when it cannot belong to this study."""
@@ -150,49 +200,26 @@ class StudyStream:
             )
         return False
 
-    async def _answer(self, roi: Roi, checksum: bytes) -> codec.Outcome:
-        question = Question(self._header.study_key, roi.roi_id, checksum)
-        if (verdict := self._desk.answers.get(question)) is not None:
-            self._desk.telemetry.roi_ended("remembered")
-            return verdict
+    def _outcome(
+        self, question: Question, shape: tuple[int, ...], answer: asyncio.Future[Answer]
+    ) -> codec.Outcome:
         try:
-            answer = await self._desk.batcher.submit(
-                padded(roi.voxels, self._desk.limits.roi_shape),
-                self._deadline,
-                self._header.priority,
-                self._site,
-            )
+            verdict = self._verdict(question.roi_id, shape, answer.result())
         except OverreadError as error:
-            return self._refused(roi.roi_id, error)
-        verdict = self._verdict(roi, answer)
+            return self._refused(question.roi_id, error)
+        except asyncio.CancelledError:  # by the batcher: who gives up a stream does not ask
+            return self._refused(question.roi_id, ModelFailed("the batch ended without an answer"))
         self._desk.answers.put(question, verdict)
         return verdict
 
-    def _verdict(self, roi: Roi, answer: Answer) -> Verdict:
+    def _verdict(self, roi_id: int, shape: tuple[int, ...], answer: Answer) -> Verdict:
         self._batches[answer.batch] = answer.compute_s
         self._desk.telemetry.roi_ended("verdict", answer.queue_s)
         reading = answer.reading
-        if roi.voxels.shape != self._desk.limits.roi_shape:
-            reading = replace(reading, mask=unpadded(reading.mask, roi.voxels.shape))
-        return verdict_of(roi.roi_id, reading, self._desk.model, answer.queue_s, answer.compute_s)
+        if shape != self._desk.limits.roi_shape:
+            reading = replace(reading, mask=unpadded(reading.mask, shape))
+        return verdict_of(roi_id, reading, self._desk.model, answer.queue_s, answer.compute_s)
 
     def _refused(self, roi_id: int, error: OverreadError) -> Refusal:
         self._desk.telemetry.roi_ended(error.kind)
-        return Refusal(roi_id, error.kind, error.reason)
-
-
-def verdict_of(
-    roi_id: int, reading: Reading, model: str, queue_s: float = 0.0, compute_s: float = 0.0
-) -> Verdict:
-    """A reading as the contract's verdict on the ROI of that number."""
-    return Verdict(
-        roi_id=roi_id,
-        probability=reading.probability,
-        diameter_mm=reading.diameter_mm,
-        model=model,
-        queue_s=queue_s,
-        compute_s=compute_s,
-        malignancy=reading.malignancy,
-        texture=reading.texture,
-        mask=codec.pack_mask(reading.mask),
-    )
+        return refusal_of(roi_id, error)

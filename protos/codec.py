@@ -6,19 +6,21 @@ match their checksum. What is sensible or allowed is for the service to say.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import struct
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 
 from protos import overread_pb2 as pb
-from protos.errors import ChecksumMismatch, InvalidRequest
+from protos.checksum import CHECKSUM_BYTES, checksum, verify
+from protos.errors import InvalidRequest
 from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
 
 Outcome = Verdict | Refusal
+
+MAX_SIDE = 4096
+"""Voxels of an ROI along one axis, whatever a service's own limit."""
 
 _PRIORITY_TO_WIRE = {Priority.ROUTINE: pb.PRIORITY_ROUTINE, Priority.STAT: pb.PRIORITY_STAT}
 _PRIORITY_OF_WIRE = {
@@ -26,18 +28,6 @@ _PRIORITY_OF_WIRE = {
     pb.PRIORITY_ROUTINE: Priority.ROUTINE,
     pb.PRIORITY_STAT: Priority.STAT,
 }
-
-
-def checksum(roi: Roi) -> bytes:
-    """BLAKE2b, 16 bytes, of the voxels and of what gives them their meaning.
-
-    Hashed are, little-endian: shape (three uint32), spacing in mm (three float64), window in HU
-    (two float64), then the voxels, z slowest.
-    """
-    meaning = struct.pack("<3I5d", *roi.voxels.shape, *roi.spacing_mm, *roi.window_hu)
-    digest = hashlib.blake2b(meaning, digest_size=16)
-    digest.update(np.ascontiguousarray(roi.voxels).data)
-    return digest.digest()
 
 
 def encode_header(header: Header) -> pb.ReadRequest:
@@ -89,28 +79,43 @@ def decode_roi(message: pb.Roi) -> Roi:
     """The ROI in ``message``; its voxels are a read-only view of the bytes.
 
     Raises:
-        InvalidRequest: the voxels do not fill their shape.
+        InvalidRequest: a side or the checksum's length cannot be, or the voxels do not fill their
+            shape.
         ChecksumMismatch: they, or what gives them their meaning, are not what was sent.
     """
+    roi = decode_unverified(message)
+    verify(roi, message.checksum)
+    return roi
+
+
+def decode_unverified(message: pb.Roi) -> Roi:
+    """As `decode_roi`, but for the checksum: what it is the sum of was not looked at.
+
+    Raises:
+        InvalidRequest: see `decode_roi`.
+    """
     shape = (message.shape.z, message.shape.y, message.shape.x)
-    if len(message.voxels) != shape[0] * shape[1] * shape[2]:
+    voxels, claimed = message.voxels, message.checksum
+    if not all(1 <= side <= MAX_SIDE for side in shape):
         raise InvalidRequest(
-            f"ROI {message.roi_id}: {len(message.voxels)} bytes of voxels for the shape {shape}"
+            f"ROI {message.roi_id}: shape {shape}, 1 to {MAX_SIDE} a side is right"
+        )
+    if len(voxels) != math.prod(shape):
+        raise InvalidRequest(
+            f"ROI {message.roi_id}: {len(voxels)} bytes of voxels for the shape {shape}"
+        )
+    if len(claimed) != CHECKSUM_BYTES:
+        raise InvalidRequest(
+            f"ROI {message.roi_id}: a checksum of {len(claimed)} bytes, {CHECKSUM_BYTES} are right"
         )
     spacing, window = message.spacing_mm, message.window_hu
-    roi = Roi(
+    return Roi(
         roi_id=message.roi_id,
-        voxels=np.frombuffer(message.voxels, np.uint8).reshape(shape),
+        voxels=np.frombuffer(voxels, np.uint8).reshape(shape),
         spacing_mm=(spacing.z, spacing.y, spacing.x),
         window_hu=(window.low, window.high),
         edge_score=message.edge_score,
     )
-    if (found := checksum(roi)) != message.checksum:
-        raise ChecksumMismatch(
-            f"ROI {roi.roi_id}: checksum {found.hex()} of what came, "
-            f"{message.checksum.hex() or 'none'} of what was sent"
-        )
-    return roi
 
 
 def encode_response(response: Outcome | Summary) -> pb.ReadResponse:
@@ -139,7 +144,8 @@ def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
             )  # fmt: skip
         case "refusal":
             r = response.refusal
-            return Refusal(r.roi_id, r.error, r.reason)
+            known = math.isfinite(r.estimate_s) and r.estimate_s > 0.0
+            return Refusal(r.roi_id, r.error, r.reason, r.estimate_s if known else 0.0)
         case "summary":
             s = response.summary
             return Summary(s.answered, s.refused, s.total_s)

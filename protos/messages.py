@@ -66,11 +66,15 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An ROI that the cloud will not answer: `error` is a class name of `protos.errors`."""
+    """An ROI that the cloud will not answer: `error` is a class name of `protos.errors`.
+
+    ``estimate_s`` is how long an answer would have taken, 0 where that is not known.
+    """
 
     roi_id: int
     error: str
     reason: str
+    estimate_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -114,9 +114,11 @@ class Header(_message.Message):
     study_key: _builtins.str
     """random; the same key sent again is the same escalation"""
     model_version: _builtins.str
-    """version of the cloud's model that the caller expects; empty: any"""
+    """version of the cloud's model that the caller expects; empty: any."""
     budget_s: _builtins.float
-    """time left when this was sent, in seconds"""
+    """Like the key it has 128 characters at most
+    time left when this was sent, in seconds
+    """
     roi_count: _builtins.int
     """how many different ROIs will follow, at most"""
     priority: Global___Priority.ValueType
@@ -226,7 +228,7 @@ class Roi(_message.Message):
     edge_score: _builtins.float
     """the edge's own probability, 0 to 1"""
     checksum: _builtins.bytes
-    """BLAKE2b, 16 bytes, see `protos.codec.checksum`"""
+    """BLAKE2b, 16 bytes, no more and no less, see `protos.checksum`"""
     @_builtins.property
     def shape(self) -> Global___Shape: ...
     @_builtins.property
@@ -310,21 +312,25 @@ class Refusal(_message.Message):
     ROI_ID_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ESTIMATE_S_FIELD_NUMBER: _builtins.int
     roi_id: _builtins.int
     error: _builtins.str
     """a class of `protos.errors`"""
     reason: _builtins.str
     """for people"""
+    estimate_s: _builtins.float
+    """for DeadlineUnmeetable, how long an answer would take; 0: not known"""
     def __init__(
         self,
         *,
         roi_id: _builtins.int = ...,
         error: _builtins.str = ...,
         reason: _builtins.str = ...,
+        estimate_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "reason", b"reason", "roi_id", b"roi_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "estimate_s", b"estimate_s", "reason", b"reason", "roi_id", b"roi_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

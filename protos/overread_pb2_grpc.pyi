@@ -37,7 +37,13 @@ class OverreadStub:
     def __new__(cls, channel: _aio.Channel) -> OverreadAsyncStub: ...
     Read: _grpc.StreamStreamMultiCallable[_overread_pb2.ReadRequest, _overread_pb2.ReadResponse]
     """One stream a study: a header, then its ROIs in any order. Outcomes come back as they finish,
-    in any order, and a summary closes the stream. An ROI that is sent again is harmless.
+    in any order, and a summary closes the stream. An ROI that is sent again is harmless. A caller
+    need not send all that its header announced: when it hangs up its study ends with what came.
+
+    Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
+    if they came now, in decimal. Who sends so many, the most valuable first, sends hardly anything
+    in vain; each is admitted by itself all the same. It is left out where the cloud remembers
+    answers of this study, which cost nothing.
 
     Trailing metadata: `overread-queue-s`, how long work that arrived now would wait, and
     `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
@@ -52,7 +58,13 @@ class OverreadAsyncStub(OverreadStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Read: _aio.StreamStreamMultiCallable[_overread_pb2.ReadRequest, _overread_pb2.ReadResponse]  # type: ignore[assignment]
     """One stream a study: a header, then its ROIs in any order. Outcomes come back as they finish,
-    in any order, and a summary closes the stream. An ROI that is sent again is harmless.
+    in any order, and a summary closes the stream. An ROI that is sent again is harmless. A caller
+    need not send all that its header announced: when it hangs up its study ends with what came.
+
+    Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
+    if they came now, in decimal. Who sends so many, the most valuable first, sends hardly anything
+    in vain; each is admitted by itself all the same. It is left out where the cloud remembers
+    answers of this study, which cost nothing.
 
     Trailing metadata: `overread-queue-s`, how long work that arrived now would wait, and
     `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
@@ -70,7 +82,13 @@ class OverreadServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_overread_pb2.ReadResponse], _abc.AsyncIterator[_overread_pb2.ReadResponse]]:
         """One stream a study: a header, then its ROIs in any order. Outcomes come back as they finish,
-        in any order, and a summary closes the stream. An ROI that is sent again is harmless.
+        in any order, and a summary closes the stream. An ROI that is sent again is harmless. A caller
+        need not send all that its header announced: when it hangs up its study ends with what came.
+
+        Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
+        if they came now, in decimal. Who sends so many, the most valuable first, sends hardly anything
+        in vain; each is admitted by itself all the same. It is left out where the cloud remembers
+        answers of this study, which cost nothing.
 
         Trailing metadata: `overread-queue-s`, how long work that arrived now would wait, and
         `overread-compute-s`, the model time spent on this stream. A stream that fails also carries

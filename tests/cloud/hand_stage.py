@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ import numpy as np
 from cloud.batching import Batcher
 from cloud.cost import CostModel
 from cloud.queue import Rules
-from cloud.stages import Timed
+from cloud.stages import Timed, Unwanted, always
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
@@ -45,13 +45,15 @@ class HandStage:
         """See `cloud.stages.Stage.enter`."""
         await self.place.acquire()
 
-    async def run(self, batch: UInt8Array) -> Timed:
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
         """See `cloud.stages.Stage.run`."""
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
         took_s = self.fixed_s + len(batch)
         try:
             await self.allowed.acquire()
+            if not wanted():
+                raise Unwanted
             self.now_s += took_s
             if 255 in values:
                 raise ModelFailed("255")
@@ -60,9 +62,9 @@ class HandStage:
             self.place.release()
 
 
-def roi(value: int) -> UInt8Array:
-    """One voxel of that value."""
-    return np.full((1, 1, 1), value, np.uint8)
+def roi(value: int) -> Callable[[], UInt8Array]:
+    """One voxel of that value, for who asks for it."""
+    return lambda: np.full((1, 1, 1), value, np.uint8)
 
 
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
@@ -97,11 +99,13 @@ async def settle() -> None:
 class TwoParts(HandStage):
     """A stage that lets the next batch in after a while, when the last is still under way."""
 
-    async def run(self, batch: UInt8Array) -> Timed:
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
         """As `HandStage.run`, but the place is free before the answer is there."""
         self.batches.append(batch[:, 0, 0, 0].tolist())
         self.now_s += self.fixed_s + len(batch)
         self.place.release()
         await self.allowed.acquire()
+        if not wanted():
+            raise Unwanted
         self.now_s += 1.0
         return Timed(plain(batch[:, 0, 0, 0] / 255, batch[:, 0, 0, 0]), 1.0)

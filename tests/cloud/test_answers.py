@@ -58,3 +58,19 @@ def test_an_answer_is_forgotten_after_its_time() -> None:
     assert answers.get(question) is not None
     clock.now_s = 60.0
     assert answers.get(question) is None
+
+
+def test_a_study_is_known_as_long_as_any_answer_of_it() -> None:
+    """Not before the first, not when the last is forgotten for room, nor when its time is over."""
+    clock = HandClock()
+    answers = Answers(2, 60.0, clock)
+    assert not answers.knows("k")
+    for key, roi_id in (("k", 1), ("k", 2), ("j", 1)):
+        answers.put(Question(key, roi_id, b""), VERDICT)
+    assert answers.knows("k")
+    answers.put(Question("j", 2, b""), VERDICT)
+    assert not answers.knows("k")
+    assert answers.knows("j")
+    assert list(answers._last) == ["j"]  # or memory would grow with every study
+    clock.now_s = 60.0
+    assert not answers.knows("j")

@@ -10,8 +10,15 @@ import structlog
 from cloud.batching import Batcher
 from cloud.gate import STALE_S
 from cloud.telemetry import Telemetry
+from imaging.volume import UInt8Array
 from protos.deadline import Deadline
-from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed, Overloaded
+from protos.errors import (
+    ChecksumMismatch,
+    DeadlinePassed,
+    DeadlineUnmeetable,
+    ModelFailed,
+    Overloaded,
+)
 from protos.messages import Priority
 from tests.cloud.hand_stage import ROUTINE, HandStage, batcher, roi, run, settle
 
@@ -127,6 +134,48 @@ def test_whatever_goes_wrong_is_told_to_who_waits() -> None:
             answer = line.submit(roi(2), Deadline.after(9, stage.clock), ROUTINE)
             stage.allowed.release()
             assert (await answer).reading.probability == pytest.approx(2 / 255)
+
+    run(line())
+
+
+def test_what_is_not_let_in_costs_nothing() -> None:
+    """The voxels of a refused ROI are never asked for; what is wrong with them queues nobody."""
+
+    async def line() -> None:
+        stage = HandStage()
+
+        def wrong() -> UInt8Array:
+            raise ChecksumMismatch("changed on the way")
+
+        async with batcher(stage) as line:
+            answer = line.submit(roi(1), Deadline.after(9, stage.clock), ROUTINE)
+            with pytest.raises(DeadlineUnmeetable):
+                line.submit(wrong, Deadline.after(0.5, stage.clock), ROUTINE)
+            with pytest.raises(ChecksumMismatch):
+                line.submit(wrong, Deadline.after(90, stage.clock), ROUTINE)
+            assert line.waiting == 1
+            stage.allowed.release()
+            await answer
+
+    run(line())
+
+
+def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read() -> None:
+    """It teaches nothing of what batches cost."""
+
+    async def line() -> None:
+        stage = HandStage()
+        async with batcher(stage) as line:
+            given_up = line.submit(roi(1), Deadline.after(90, stage.clock), ROUTINE)
+            await settle()
+            given_up.cancel()
+            stage.allowed.release()
+            await settle()
+            assert stage.now_s == 0.0
+            answer = line.submit(roi(2), Deadline.after(90, stage.clock), ROUTINE)
+            stage.allowed.release()
+            assert (await answer).compute_s == 3.0
+            assert line.line == pytest.approx((2.0, 1.0))
 
     run(line())
 

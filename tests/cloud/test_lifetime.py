@@ -43,13 +43,13 @@ command.main()
 
 # The same, and the loop that forms batches ends by a bug with the first ROI.
 BROKEN = f"""
-from cloud.batching import Batcher
+from cloud.forming import Former
 
 async def broken(self):
     await self._arrived.wait()
     raise ZeroDivisionError("a bug")
 
-Batcher._next = broken
+Former.batch = broken
 {PROCESS}"""
 
 

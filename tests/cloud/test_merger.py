@@ -19,6 +19,11 @@ def verdict(roi_id: int) -> Verdict:
     return Verdict(roi_id, 0.5, 6.0, "m 1", 0.0, 0.0)
 
 
+def given(work: asyncio.Future[Outcome]) -> Outcome:
+    """What the work returned, or a refusal where it was cancelled."""
+    return Refusal(3, "ModelFailed", "why") if work.cancelled() else work.result()
+
+
 async def after(event: asyncio.Event, outcome: Outcome) -> Outcome:
     """Work that finishes with ``outcome`` when ``event`` is set."""
     await event.wait()
@@ -31,7 +36,7 @@ def test_what_finishes_first_is_given_first() -> None:
 
     async def study() -> tuple[list[int], Summary]:
         merger, slow = Merger(lambda: next(now_s)), asyncio.Event()
-        merger.add(after(slow, verdict(1)))
+        merger.add(asyncio.ensure_future(after(slow, verdict(1))), given)
         merger.put(Refusal(2, "TooLarge", "why"))
         merger.close()
         ids = []
@@ -80,7 +85,7 @@ async def bug() -> Outcome:
     [
         (lambda merger: merger.fail(Draining("stop")), Draining),
         (lambda merger: merger.fail(InvalidRequest("no")), InvalidRequest),
-        (lambda merger: merger.add(bug()), ZeroDivisionError),
+        (lambda merger: merger.add(asyncio.ensure_future(bug()), given), ZeroDivisionError),
     ],
 )
 def test_a_failure_ends_the_study_after_what_is_ready(
@@ -91,7 +96,7 @@ def test_a_failure_ends_the_study_after_what_is_ready(
     async def study() -> list[int]:
         merger, never, ids = Merger(), asyncio.Event(), []
         merger.put(verdict(1))
-        merger.add(after(never, verdict(2)))
+        merger.add(asyncio.ensure_future(after(never, verdict(2))), given)
         end(merger)
         with contextlib.suppress(kind):
             async for outcome in merger.outcomes():
@@ -102,3 +107,30 @@ def test_a_failure_ends_the_study_after_what_is_ready(
         return ids
 
     assert asyncio.run(study()) == [1]
+
+
+def test_work_that_others_cancelled_has_an_outcome_too() -> None:
+    """Only what the study itself gives up is not given on."""
+
+    async def study() -> list[Outcome]:
+        merger, work = Merger(), asyncio.get_running_loop().create_future()
+        merger.add(work, given)
+        merger.close()
+        work.cancel()
+        return [outcome async for outcome in merger.outcomes()]
+
+    assert asyncio.run(study()) == [Refusal(3, "ModelFailed", "why")]
+
+
+def test_what_is_added_to_a_study_that_was_given_up_is_given_up_too() -> None:
+    """Nothing is read for it, and nothing of it is given on."""
+
+    async def study() -> bool:
+        merger, work = Merger(), asyncio.get_running_loop().create_future()
+        merger.fail(Draining("stop"))
+        merger.add(work, given)
+        with pytest.raises(Draining):
+            await anext(merger.outcomes())
+        return work.cancelled() and merger.summary().refused == 0
+
+    assert asyncio.run(study())

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cloud.pipeline import PartedReader, PipelineStage
-from cloud.stages import Timed
+from cloud.stages import Timed, Unwanted
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
 
@@ -160,3 +160,29 @@ def test_an_answer_that_cannot_be_is_a_failed_model(answer: Any) -> None:
 
     with pytest.raises(ModelFailed, match="steps"):
         asyncio.run(line())
+
+
+def test_a_batch_that_nobody_wants_any_more_goes_no_further() -> None:
+    """It is asked before each step; the step that it would have begun is free for the next."""
+
+    async def line() -> None:
+        steps, wanted = Steps(), {1: True, 2: True}
+        stage = PipelineStage(steps)
+
+        async def read_unwanted(value: int) -> None:
+            await stage.enter()
+            with pytest.raises(Unwanted):
+                await stage.run(batch(value), lambda: wanted[value])
+
+        steps.gate.clear()
+        tasks = [asyncio.create_task(read_unwanted(value)) for value in (1, 2)]
+        await until(lambda: ("first", 2) in steps.log)
+        wanted[1] = wanted[2] = False
+        steps.gate.set()
+        await asyncio.gather(*tasks)
+        assert (await read(stage, 3)).readings.diameter_mm.tolist() == [3.0]
+        stage.close()
+        done = [("first", 1), ("first", 2), ("second", 1)]
+        assert steps.log == [*done, ("first", 3), ("second", 3), ("third", 3)]
+
+    asyncio.run(line())

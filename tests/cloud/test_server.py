@@ -20,7 +20,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from cloud.describe import describe
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.server import SERVICE_NAME
-from protos import codec
+from cloud.site import site_of
+from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError, Unreachable, from_status
 from protos.messages import Summary, Verdict
@@ -136,7 +137,7 @@ def test_a_tls_file_that_is_missing_is_told(start_cloud: StartCloud, tmp_path: P
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
-    """An authority, and a certificate each for a server and for a client, in a folder."""
+    """An authority, and certificates of a server and of clients with and without names."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the command openssl to make certificates")
 
@@ -145,11 +146,17 @@ def pki(tmp_path: Path) -> Path:
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
     openssl(*new, "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
-    for name in ("server", "client"):
-        alt = ("-addext", "subjectAltName=IP:127.0.0.1")
+    address = "subjectAltName=IP:127.0.0.1"
+    for name, subject, extension in (
+        ("server", "CN=server", address),
+        ("client", "CN=client", address),
+        ("alternative", "O=none", "subjectAltName=DNS:south"),
+        ("nameless", "O=none", "extendedKeyUsage=clientAuth"),
+    ):
+        alt = ("-addext", extension)
         files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
         openssl(
-            *new, "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/CN={name}", *alt, *files
+            *new, "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/{subject}", *alt, *files
         )
     return tmp_path
 
@@ -164,3 +171,35 @@ def test_mutual_tls_lets_in_whom_the_authority_knows(start_cloud: StartCloud, pk
         for unknown in (grpc.ssl_channel_credentials(ca), None):
             with pytest.raises(Unreachable):
                 describe(cloud.address, credentials=unknown, timeout_s=5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "site"), [("client", "client"), ("alternative", "south"), ("nameless", "unknown")]
+)
+def test_a_certificate_is_believed_and_not_its_caller(
+    start_cloud: StartCloud,
+    make_roi: MakeRoi,
+    make_stream: MakeStream,
+    pki: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    site: str,
+) -> None:
+    """Also one without any name cannot be used to take another site's places."""
+    sites: list[str] = []
+
+    def noted(context: Any) -> str:
+        sites.append(site_of(context))
+        return sites[-1]
+
+    monkeypatch.setattr("cloud.service.site_of", noted)
+    tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"}
+    ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", f"{name}.key", f"{name}.pem"))
+    with (
+        start_cloud(**tls, tls_client_ca=pki / "ca.pem") as cloud,
+        grpc.secure_channel(cloud.address, grpc.ssl_channel_credentials(ca, key, cert)) as channel,
+    ):
+        requests = iter(make_stream(make_roi(1)))
+        stub = overread_pb2_grpc.OverreadStub(channel)
+        list(stub.Read(requests, timeout=20, metadata=(("overread-site", "north"),)))
+    assert sites == [site]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.stages import ReaderStage, Timed
+from cloud.stages import ReaderStage, Timed, Unwanted
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
@@ -99,6 +99,22 @@ def test_the_next_batch_may_enter_when_the_last_is_read() -> None:
         with pytest.raises(ModelFailed):
             await stage.run(np.zeros((1, 2, 2, 2), np.uint8))
         await asyncio.wait_for(waiting, 20)
+        stage.close()
+
+    asyncio.run(line())
+
+
+def test_a_batch_that_nobody_wants_is_not_read() -> None:
+    """And makes room for the next."""
+
+    async def line() -> None:
+        reader = Says(plain([0.5], [1.0]))
+        stage = ReaderStage(reader)
+        await stage.enter()
+        with pytest.raises(Unwanted):
+            await stage.run(np.zeros((1, 2, 2, 2), np.uint8), lambda: False)
+        assert reader.thread is None
+        await asyncio.wait_for(stage.enter(), 20)
         stage.close()
 
     asyncio.run(line())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import struct
 import zlib
 
 import numpy as np
@@ -67,14 +65,6 @@ def test_an_roi_that_is_a_view_travels_in_array_order() -> None:
     np.testing.assert_array_equal(back.voxels, roi.voxels)
 
 
-def test_the_checksum_is_what_the_contract_says() -> None:
-    """Another implementation can make the same checksum from the words of the contract."""
-    roi = an_roi()
-    meaning = struct.pack("<IIIddddd", 2, 3, 4, 1.25, 0.5, 0.75, -1000.0, 400.0)
-    expected = hashlib.blake2b(meaning + roi.voxels.tobytes(), digest_size=16).digest()
-    assert codec.checksum(roi) == expected
-
-
 @pytest.mark.parametrize("field", ["voxels", "spacing", "window", "shape", "checksum"])
 def test_anything_changed_on_the_way_is_noticed(field: str) -> None:
     """A flipped bit in the voxels, or in what gives them meaning, is a checksum mismatch."""
@@ -88,7 +78,7 @@ def test_anything_changed_on_the_way_is_noticed(field: str) -> None:
     elif field == "shape":
         message.shape.z, message.shape.y = 3, 2
     else:
-        message.checksum = b""
+        message.checksum = bytes(16)
     with pytest.raises(ChecksumMismatch, match="ROI 7"):
         codec.decode_roi(message)
 
@@ -101,12 +91,48 @@ def test_voxels_that_do_not_fill_their_shape_are_refused() -> None:
         codec.decode_roi(message)
 
 
+@pytest.mark.parametrize("checksum", [b"", bytes(15), bytes(10**6)])
+def test_a_checksum_of_another_length_is_refused_and_not_repeated(checksum: bytes) -> None:
+    """The reason tells its length only."""
+    message = codec.encode_roi(an_roi()).roi
+    message.checksum = checksum
+    with pytest.raises(InvalidRequest, match=f"a checksum of {len(checksum)} bytes, 16") as caught:
+        codec.decode_roi(message)
+    assert len(caught.value.reason) < 100
+
+
+@pytest.mark.parametrize("shape", [(2**32 - 1, 2**32 - 1, 0), (0, 1, 1), (4097, 1, 1)])
+def test_a_side_that_cannot_be_is_refused(shape: tuple[int, int, int]) -> None:
+    """Also where the voxels would fill the shape, and before they are given it."""
+    message = codec.encode_roi(an_roi()).roi
+    message.shape.z, message.shape.y, message.shape.x = shape
+    message.voxels = bytes(min(shape) * 4097)
+    with pytest.raises(InvalidRequest, match="1 to 4096 a side"):
+        codec.decode_roi(message)
+
+
+def test_what_was_not_verified_is_as_it_came() -> None:
+    """An ROI can be looked at before its sum is made, and is the same as after it."""
+    message = codec.encode_roi(an_roi()).roi
+    message.checksum = bytes(16)
+    np.testing.assert_array_equal(codec.decode_unverified(message).voxels, an_roi().voxels)
+
+
+@pytest.mark.parametrize("estimate_s", [float("nan"), float("inf"), -1.0])
+def test_an_estimate_that_cannot_be_is_not_known(estimate_s: float) -> None:
+    """It is read as none."""
+    refusal = Refusal(4, "DeadlineUnmeetable", "why", estimate_s)
+    back = codec.decode_response(codec.encode_response(refusal))
+    assert back == Refusal(4, "DeadlineUnmeetable", "why")
+
+
 @pytest.mark.parametrize(
     "response",
     [
         Verdict(3, 0.25, 6.5, "hybrid 1.0", 0.01, 0.05),
         Verdict(3, 0.25, 6.5, "hybrid 1.0", 0.01, 0.05, 0.0, "solid", b"\x00\x01"),
         Refusal(4, "ChecksumMismatch", "why"),
+        Refusal(4, "DeadlineUnmeetable", "why", 2.5),
         Summary(3, 1, 0.5),
     ],
 )
