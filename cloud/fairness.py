@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Protocol, TypeVar
 
 from protos.deadline import Deadline
@@ -89,8 +89,9 @@ def fair(
 class _Turns:
     """Whose turn it is, of the sites in ``heads``, each with its claims, the urgent last.
 
-    Heaps, for many sites may wait: one of all sites by what they got, with old entries left in it;
-    the allowed ones by urgency; those too far ahead by what they got.
+    Heaps, for many sites may wait: all sites by what they got; those within the lead by urgency;
+    the others by what they got. Others serve the same sites meanwhile: what an entry says a site
+    got is looked at again when it comes up.
     """
 
     def __init__(self, heads: Mapping[str, list[OnePlaced]], got: Mapping[str, float]) -> None:
@@ -101,25 +102,39 @@ class _Turns:
 
     def next(self) -> str | None:
         """The site with the most urgent claim of those that are not too far ahead; None at last."""
-        while self._by_got and self._is_old(*self._by_got[0]):
-            heappop(self._by_got)
-        if not self._by_got:
+        if not self._heads:
             return None
-        limit = self._by_got[0][0] + LEAD
-        while self._ahead and self._ahead[0][0] < limit:
-            _, site = heappop(self._ahead)
-            heappush(self._allowed, (_urgency(self._heads[site][-1]), site))
-        return heappop(self._allowed)[1]
+        limit = self._least() + LEAD
+        while True:
+            while self._ahead and self._ahead[0][0] < limit:
+                self._sort(heappop(self._ahead)[1], limit)
+            site = heappop(self._allowed)[1]
+            if self._got.get(site, 0.0) < limit:
+                return site
+            heappush(self._ahead, (self._got[site], site))
 
     def back(self, site: str) -> None:
         """That site has had its turn; where it still waits it may have another."""
         if site in self._heads:
-            entry = (self._got[site], site)
-            heappush(self._by_got, entry)
-            heappush(self._ahead, entry)
+            heappush(self._ahead, (self._got[site], site))
 
-    def _is_old(self, got: float, site: str) -> bool:
-        return site not in self._heads or self._got.get(site, 0.0) != got
+    def _least(self) -> float:
+        """What the site got that got least of all that wait."""
+        while True:
+            told, site = self._by_got[0]
+            if site not in self._heads:
+                heappop(self._by_got)
+            elif (got := self._got.get(site, 0.0)) != told:
+                heapreplace(self._by_got, (got, site))
+            else:
+                return told
+
+    def _sort(self, site: str, limit: float) -> None:
+        """Among those within the lead, or among the others."""
+        if (got := self._got.get(site, 0.0)) < limit:
+            heappush(self._allowed, (_urgency(self._heads[site][-1]), site))
+        else:
+            heappush(self._ahead, (got, site))
 
 
 def _all_within_lead(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from cloud.cost import CostModel
 from cloud.fairness import LEAD
-from cloud.queue import Claim, Queue
+from cloud.queue import STATS_A_ROUTINE, Claim, Queue
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority
 
@@ -75,8 +75,9 @@ def admit(
 ) -> list[tuple[Claim, float]]:
     """Who has to go for ``newcomer``, being late behind it, and the seconds each would take.
 
-    Stat may push routine; a site may push one that holds far more of the queue than itself. The
-    next batch may start at ``free_s``; those of ``without`` leave in any case.
+    Stat may push routine, and routine stat while it has less than every fourth place; a site may
+    push one that holds far more of the queue than itself. The next batch may start at ``free_s``;
+    those of ``without`` leave in any case.
 
     Raises:
         DeadlineUnmeetable: it would be late, or it would make another late that it may not.
@@ -143,7 +144,14 @@ def _late(claims: Sequence[Claim], slots: Sequence[Slot]) -> set[int]:
 def _stays(claim: Claim, newcomer: Claim, queue: Queue) -> bool:
     """Whether ``newcomer`` may not push ``claim``, which was let in before it."""
     if claim.priority is not newcomer.priority:
-        return claim.priority is Priority.STAT
+        return claim.priority is Priority.STAT and not _routine_lacks_places(queue)
     held, weight = queue.held(), queue.rules.weight
     theirs = held.get(claim.site, 0) / weight(claim.site)
     return theirs <= LEAD + (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)
+
+
+def _routine_lacks_places(queue: Queue) -> bool:
+    """Whether one more routine ROI would still be no more than the places that are routine's."""
+    waiting = queue.waiting()
+    stats = sum(one.priority is Priority.STAT for one in waiting)
+    return STATS_A_ROUTINE * (len(waiting) - stats + 1) <= stats

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
+from cloud.fairness import LEAD
 from cloud.queue import Queue, Rules
 from protos.messages import Priority
 from tests.cloud.claims import NOW_S, claim, ticket
@@ -120,6 +123,31 @@ def test_a_site_that_floods_the_queue_does_not_bar_another(
         queue.put(ticket(loop, 90.0 + i, site="small"))
     order = [one.site for one in queue.take(16, NOW_S)]
     assert order == ["large"] * 8 + ["small", "large"] * 4
+
+
+def test_everything_that_waits_has_one_place(loop: asyncio.AbstractEventLoop) -> None:
+    """Of many sites with stat and routine work, some of it aged: the most urgent of its kind.
+
+    Stat and routine share what a site got, so each finds it changed by the other.
+    """
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        queue = Queue()
+        for _ in range(120):
+            site, stat = str(rng.integers(6)), rng.random() < 0.4
+            priority = STAT if stat else Priority.ROUTINE
+            queue.put(ticket(loop, NOW_S + rng.uniform(0.5, 6), priority, site=site))
+        order = queue.in_order(NOW_S, each_s=0.05)
+        assert sorted(one.number for one in order) == [one.number for one in queue.waiting()]
+        got: Counter[str] = Counter()
+        left = list(order)
+        for one in order:
+            alike = [other for other in left if other.priority is one.priority]
+            least = min(got[other.site] for other in alike)
+            allowed = [other for other in alike if got[other.site] < least + LEAD]
+            assert one is min(allowed, key=lambda other: (other.deadline.at_s, other.number))
+            left.remove(one)
+            got[one.site] += 1
 
 
 def test_thinking_ahead_changes_nothing(loop: asyncio.AbstractEventLoop) -> None:

@@ -150,3 +150,23 @@ def test_routine_is_let_in_beside_stat_without_end(loop: asyncio.AbstractEventLo
     assert admit(routine, queue, 50.0, pace()) == []
     queue.put(routine)
     assert admit(claim(150.0, STAT, site="a"), queue, 50.0, pace()) == []
+
+
+def test_routine_without_its_places_may_push_stat(loop: asyncio.AbstractEventLoop) -> None:
+    """Where stat fills the time up to its deadlines one goes for the first routine ROI."""
+    queue = Queue()
+    for _ in range(12):
+        queue.put(ticket(loop, 68.0, STAT, site="a"))
+    pushed = admit(claim(63.0, site="b"), queue, 50.0, pace())
+    assert [one.priority for one, _ in pushed] == [STAT]
+
+
+def test_routine_with_its_places_pushes_no_stat(loop: asyncio.AbstractEventLoop) -> None:
+    """Where a fourth of what waits is routine already one more is refused."""
+    queue = Queue()
+    for _ in range(9):
+        queue.put(ticket(loop, 68.0, STAT, site="a"))
+    for _ in range(3):
+        queue.put(ticket(loop, 68.0, site="b"))
+    with pytest.raises(DeadlineUnmeetable):
+        admit(claim(63.0, site="b"), queue, 50.0, pace())
