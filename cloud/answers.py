@@ -37,9 +37,12 @@ class Answers:
             return None
         return replace(verdict, queue_s=0.0, compute_s=0.0)
 
-    def knows(self, study_key: str) -> bool:
-        """Whether any verdict of that study is remembered."""
-        return study_key in self._last and self.get(self._last[study_key]) is not None
+    def of(self, study_key: str) -> int:
+        """How many verdicts of that study are remembered."""
+        if study_key not in self._last:
+            return 0
+        known = (question for question in self._known if question.study_key == study_key)
+        return sum(self.get(question) is not None for question in known)
 
     def put(self, question: Question, verdict: Verdict) -> None:
         """Remembers ``verdict``; the oldest is forgotten when there is no room."""

@@ -173,25 +173,28 @@ class Batcher:
             tickets = await self._former.batch()
             if n and failures == self._failures:
                 # with work at hand, what lies between two batches is a part of the first
-                until_s = self._clock() if busy else freed_s
+                until_s = freed_s if self._former.waited or not busy else self._clock()
                 self._pace.entrance.observe(n, until_s - began_s)
             began_s, n, failures = self._clock(), len(tickets), self._failures
             self._gate.free_s = began_s + self._pace.entrance.estimate_s(n)
-            task = asyncio.create_task(self._read(tickets, began_s))
+            # here, for a fault in it must end the loop: the place in the stage would not be left
+            voxels = np.stack([ticket.voxels for ticket in tickets])
+            task = asyncio.create_task(self._read(voxels, tickets, began_s))
             self._reading.add(task)
             task.add_done_callback(self._reading.discard)
 
-    async def _read(self, tickets: list[Ticket], began_s: float) -> None:
+    async def _read(self, voxels: UInt8Array, tickets: list[Ticket], began_s: float) -> None:
         self._batches += 1
+        self._gate.under_way += 1
         batch = self._batches
         try:
-            voxels = np.stack([ticket.voxels for ticket in tickets])
             timed = await self._stage.run(voxels, partial(self._wanted, tickets))
             self._pace.answer.observe(len(tickets), self._clock() - began_s)
             self._telemetry.batch_read(len(tickets), timed.compute_s)
             self._deliver(tickets, timed, began_s, batch)
-        except Unwanted:
+        except Unwanted as error:
             self._failures += 1  # it tells nothing of what batches cost
+            self._telemetry.wasted(error.compute_s)
         except Exception as error:  # whatever it is: nobody may wait for an answer in vain
             self._failures += 1
             failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
@@ -201,6 +204,7 @@ class Batcher:
                     ticket.answer.set_exception(ModelFailed(failed.reason))
         finally:
             self._gate.read_at_s = self._clock()
+            self._gate.under_way -= 1
             for ticket in tickets:
                 ticket.answer.cancel()  # only what has no answer: the service stops
 

@@ -23,6 +23,9 @@ class Former:
         coming: how many ROIs may still come on open streams: while there are none nobody is waited
             for. Not known if None.
         clock: monotonic seconds.
+
+    Attributes:
+        waited: whether the last batch had to be waited for.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Former:
         self._coming, self._clock = coming, clock
         self._by_deadline = queue.rules.by_deadline
         self._arrived = asyncio.Event()
+        self.waited = False
 
     def arrived(self) -> None:
         """Something has been put into the queue."""
@@ -49,8 +53,10 @@ class Former:
 
     async def batch(self) -> list[Ticket]:
         """The next batch, as soon as it should wait no longer."""
+        self.waited = False
         while True:
             while (left_s := self._patience_s()) > 0.0:
+                self.waited = True
                 self._arrived.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if math.isinf(left_s) else left_s):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from cloud.places import make_room
+from cloud.places import make_room, places_for
 from cloud.queue import UNKNOWN_SITE, Claim, Queue, Ticket
 from cloud.schedule import Pace, admit, admitted
 from protos.deadline import Clock, Deadline
@@ -26,10 +26,12 @@ class Gate:
         free_s: when the next batch may start, by what is expected of the running one; minus
             infinity while none runs.
         read_at_s: when the last batch ended.
+        under_way: batches that are being read.
     """
 
     def __init__(self, queue: Queue, pace: Pace, places: int, clock: Clock) -> None:
         self.free_s = self.read_at_s = -math.inf
+        self.under_way = 0
         self._queue, self._pace, self._places, self._clock = queue, pace, places, clock
         self._by_deadline = queue.rules.by_deadline
 
@@ -55,9 +57,10 @@ class Gate:
             for _ in range(rois)
         ]
         self.room(claims[0])
+        most = max(1, places_for(claims[0], self._queue, self._places))
         if rois == 1 or not self._by_deadline:
-            return rois
-        return max(1, admitted(claims, self._queue, self._start_s(), self._pace))
+            return min(rois, most)
+        return max(1, admitted(claims[:most], self._queue, self._start_s(), self._pace))
 
     def room(self, claim: Claim) -> list[tuple[Ticket, OverreadError]]:
         """Whom ``claim`` pushes out, and what they are told; raises as `check`."""
@@ -77,7 +80,7 @@ class Gate:
 
         Else a stall that taught to expect too much would keep out all that could teach otherwise.
         """
-        idle = math.isinf(self.free_s) and self._clock() - self.read_at_s > STALE_S
+        idle = not self.under_way and self._clock() - self.read_at_s > STALE_S
         return idle and not len(self._queue) and not deadline.passed
 
     def _start_s(self) -> float:

@@ -60,7 +60,7 @@ class PipelineStage:
                     held.release()
                     held = place
                 if not wanted():
-                    raise Unwanted
+                    raise Unwanted(compute_s)
                 work, took_s = await self._in_worker(i, work)
                 compute_s += took_s
             check(work, len(batch))

@@ -97,6 +97,8 @@ class Queue:
     def put(self, ticket: Ticket) -> None:
         """Lets ``ticket`` wait in its place."""
         self._forget()
+        if not self._tickets:
+            self._service.reset()
         self._service.join(ticket.site, {waiting.site for waiting in self._tickets})
         self._tickets.append(ticket)
 

@@ -16,43 +16,52 @@ STAT_SHARE = 0.1
 class Room:
     """Places for ``most`` streams.
 
-    Once half of them are taken no site may have more than ``site_share`` of all. Whether an ROI
-    can be answered in time is not asked here: it is when it comes.
+    Once half of them are taken no site may have more than ``site_share`` of all while others have
+    any, but for stat. Whether an ROI can be answered in time is asked when it comes.
     """
 
     def __init__(self, most: int, site_share: float) -> None:
         self._most, self._share = most, max(1, int(site_share * most))
-        self._for_all = most - int(STAT_SHARE * most)
+        self._for_stat = int(STAT_SHARE * most)
         self._taken: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def place(self, site: str) -> Iterator[None]:
-        """A place for a stream of ``site`` while entered.
+        """A place for a stream of ``site`` while entered; `check` it when its header is there.
 
         Raises:
-            Overloaded: there is none, or the site has its share.
+            Overloaded: there is none, or the site has its share and what is for stat as well.
         """
-        taken = self._taken.total()
-        if taken >= self._most:
+        if (taken := self._taken.total()) >= self._most:
             raise Overloaded(f"{self._most} studies are open, and no more may be")
-        if 2 * taken >= self._most and self._taken[site] >= self._share:
-            raise Overloaded(
-                f"{self._taken[site]} studies of {site} are open, {self._share} may be of {taken}"
-            )
+        if self._crowds(site, taken, self._share + self._for_stat):
+            raise Overloaded(self._too_many(site))
         self._taken[site] += 1
         try:
             yield
         finally:
             self._taken -= Counter((site,))
 
-    def check_priority(self, priority: Priority) -> None:
-        """Refuses a stream that has one of the last places, if it is not stat.
+    def check(self, site: str, priority: Priority) -> None:
+        """Refuses a stream that has a place of stat's, or of others', if it is not stat.
 
         Raises:
             Overloaded: so it is.
         """
-        if priority is not Priority.STAT and self._taken.total() > self._for_all:
+        if priority is Priority.STAT:
+            return
+        taken, for_all = self._taken.total(), self._most - self._for_stat
+        if taken > for_all:
             raise Overloaded(
-                f"{self._for_all} studies are open, the last {self._most - self._for_all} places "
-                "are for stat"
+                f"{for_all} studies are open, the last {self._for_stat} places are for stat"
             )
+        if self._crowds(site, taken, self._share + 1):
+            raise Overloaded(self._too_many(site))
+
+    def _crowds(self, site: str, taken: int, most: int) -> bool:
+        """Whether ``site`` has so many while others are there, and half of all are taken."""
+        mine = self._taken[site]
+        return mine >= most and taken > mine and 2 * taken >= self._most
+
+    def _too_many(self, site: str) -> str:
+        return f"{self._taken[site]} studies of {site} are open, {self._share} may while others are"

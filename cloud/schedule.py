@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -105,20 +106,25 @@ def admit(
 
 
 def admitted(newcomers: Sequence[Claim], queue: Queue, free_s: float, pace: Pace) -> int:
-    """How many of ``newcomers``, alike but for their numbers, could be answered in time.
+    """How many of ``newcomers``, alike but for their numbers, would be let in if they came now.
 
-    So many that none that waits would be late for them, or would have to go; 0 for none.
+    So many that they would be answered in time and nobody that may stay would be late for them.
     """
     before = _late(*_ahead(queue, [], free_s, pace))
-    n = len(newcomers)
-    while n:
-        some = newcomers[:n]
-        late = _late(*_ahead(queue, some, free_s, pace)) - before
-        if not late:
-            return n
-        own = sum(one.number in late for one in some)
-        n -= own or (n + 1) // 2
-    return 0
+
+    def too_many(n: int) -> bool:
+        order, slots = _ahead(queue, newcomers[:n], free_s, pace)
+        late = _late(order, slots) - before
+        own = {one.number for one in newcomers}
+        return any(
+            one.number in own or _stays(one, newcomers[0], queue)
+            for one in order
+            if one.number in late
+        )
+
+    if not too_many(len(newcomers)):
+        return len(newcomers)
+    return bisect_left(range(1, len(newcomers)), True, key=too_many)
 
 
 def _ahead(

@@ -20,7 +20,14 @@ from cloud.stream import Desk, StudyStream
 from protos import accepted, codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
-from protos.errors import Draining, InvalidRequest, Metadata, OverreadError, to_status
+from protos.errors import (
+    BusyFault,
+    Draining,
+    InvalidRequest,
+    Metadata,
+    OverreadError,
+    to_status,
+)
 from protos.load import Load
 from protos.messages import Description, Header
 
@@ -140,14 +147,19 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
     def _accepted(self, header: Header, deadline: Deadline, site: str) -> Metadata:
         """How many of the announced ROIs can be met, told; raises where none can.
 
-        Nothing of a study that was answered before: it may cost nothing now.
+        What is remembered of the study costs nothing, and is met whatever the load.
         """
-        if self._desk.answers.knows(header.study_key):
-            return ()
-        rois = header.roi_count
-        if rois:
-            rois = self._desk.batcher.check(deadline, header.priority, site, rois=rois)
-        return accepted.to_metadata(rois)
+        self._room.check(site, header.priority)
+        if not (rois := header.roi_count):
+            return accepted.to_metadata(0)
+        remembered = self._desk.answers.of(header.study_key)
+        try:
+            met = self._desk.batcher.check(deadline, header.priority, site, rois=rois)
+        except BusyFault:
+            if not remembered:
+                raise
+            met = 0
+        return accepted.to_metadata(min(rois, met + remembered))
 
     @contextlib.contextmanager
     def _opened(self, header: Header, deadline: Deadline, site: str) -> Iterator[StudyStream]:
@@ -177,7 +189,6 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         except StopAsyncIteration:
             raise InvalidRequest("the stream ended before its header") from None
         check_header(header, self._desk.limits)
-        self._room.check_priority(header.priority)
         return header
 
     def _load(self, compute_s: float = 0.0) -> Load:

@@ -49,7 +49,14 @@ class Timed:
 
 
 class Unwanted(asyncio.CancelledError):
-    """Nobody waits for the batch any more: what was left to do of it is not done."""
+    """Nobody waits for the batch any more: what was left to do of it is not done.
+
+    ``compute_s`` was spent on it.
+    """
+
+    def __init__(self, compute_s: float = 0.0) -> None:
+        super().__init__("nobody waits for this batch any more")
+        self.compute_s = compute_s
 
 
 def always() -> bool:

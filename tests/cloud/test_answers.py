@@ -60,17 +60,16 @@ def test_an_answer_is_forgotten_after_its_time() -> None:
     assert answers.get(question) is None
 
 
-def test_a_study_is_known_as_long_as_any_answer_of_it() -> None:
-    """Not before the first, not when the last is forgotten for room, nor when its time is over."""
+def test_what_is_remembered_of_a_study_is_counted() -> None:
+    """Not what is forgotten for room, nor what is over its time."""
     clock = HandClock()
     answers = Answers(2, 60.0, clock)
-    assert not answers.knows("k")
+    assert answers.of("k") == 0
     for key, roi_id in (("k", 1), ("k", 2), ("j", 1)):
         answers.put(Question(key, roi_id, b""), VERDICT)
-    assert answers.knows("k")
+    assert (answers.of("k"), answers.of("j")) == (1, 1)
     answers.put(Question("j", 2, b""), VERDICT)
-    assert not answers.knows("k")
-    assert answers.knows("j")
+    assert (answers.of("k"), answers.of("j")) == (0, 2)
     assert list(answers._last) == ["j"]  # or memory would grow with every study
     clock.now_s = 60.0
-    assert not answers.knows("j")
+    assert answers.of("j") == 0

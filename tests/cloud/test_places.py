@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloud.places import make_room
+from cloud.places import make_room, places_for
 from cloud.queue import Queue, Rules
 from protos.errors import Overloaded
 from protos.messages import Priority
@@ -68,8 +68,27 @@ def test_no_stat_leaves_for_routine_work(loop: asyncio.AbstractEventLoop) -> Non
     assert make_room(claim(99.0, site="b"), queue, 4, NOW_S) == [routine]
     queue.remove([routine])
     queue.put(ticket(loop, 70.0, Priority.STAT, site="a"))
-    with pytest.raises(Overloaded, match="what waits is stat"):
+    with pytest.raises(Overloaded, match="4 ROIs wait"):
         make_room(claim(99.0, site="b"), queue, 4, NOW_S)
+
+
+def test_for_stat_the_last_routine_roi_leaves(loop: asyncio.AbstractEventLoop) -> None:
+    """In a full queue of one site, and of its own site where that has its share of it."""
+    stat = claim(99.0, Priority.STAT, site="a")
+    (gone,) = make_room(stat, queue_of(loop, "aaaa"), 4, NOW_S)
+    assert gone.deadline.at_s == 63.0
+    (gone,) = make_room(stat, queue_of(loop, "aaab"), 8, NOW_S) or [None]
+    assert gone is None
+    (gone,) = make_room(stat, queue_of(loop, "aaaab"), 8, NOW_S)
+    assert (gone.site, gone.deadline.at_s) == ("a", 63.0)
+
+
+def test_places_are_told_as_far_as_nobody_has_to_leave(loop: asyncio.AbstractEventLoop) -> None:
+    """Those that are free, and of a site beside others those of its share."""
+    assert places_for(claim(99.0, site="a"), queue_of(loop, "aaa"), 8) == 5
+    assert places_for(claim(99.0, site="a"), queue_of(loop, "aaab"), 8) == 1
+    assert places_for(claim(99.0, site="c"), queue_of(loop, "aaab"), 8) == 4
+    assert places_for(claim(99.0, site="a"), queue_of(loop, "aaaaaab"), 8) == 0
 
 
 def test_weights_count_in_shares(loop: asyncio.AbstractEventLoop) -> None:

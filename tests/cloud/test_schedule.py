@@ -134,11 +134,19 @@ def test_a_study_is_told_how_much_of_it_can_be_met(loop: asyncio.AbstractEventLo
         assert admitted(six, queue, 50.0, pace()) == expected
 
 
-def test_a_study_is_not_told_places_of_others(loop: asyncio.AbstractEventLoop) -> None:
-    """Urgent ROIs that would push routine ones are counted only as far as nobody has to go."""
+def test_a_study_is_told_places_that_it_may_take(loop: asyncio.AbstractEventLoop) -> None:
+    """Urgent ROIs may push routine ones, so all six are let in; routine ones would push nobody."""
     queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
     six = [claim(90.0, STAT, site="a") for _ in range(6)]
-    assert admitted(six, queue, 50.0, pace()) == 0
+    assert admitted(six, queue, 50.0, pace()) == 6
+    assert admitted([claim(55.0, site="a") for _ in range(6)], queue, 50.0, pace()) == 0
+
+
+def test_no_more_is_told_to_stay_away_than_has_to(loop: asyncio.AbstractEventLoop) -> None:
+    """Seven ROIs due first leave those behind them in time, an eighth would not."""
+    queue = queue_of(loop, 63.0)
+    first = [claim(62.5, site="a") for _ in range(8)]
+    assert admitted(first, queue, 50.0, pace()) == 7
 
 
 def test_routine_is_let_in_beside_stat_without_end(loop: asyncio.AbstractEventLoop) -> None:
