@@ -19,7 +19,7 @@ from edge.assemble import open_line
 from edge.begun import Begun
 from edge.carry import Places, Read, carry
 from edge.drain import draining
-from edge.escalate import NoSecondReader
+from edge.escalate import Escalator, NoSecondReader
 from edge.ingest import Inbox
 from edge.keep import Keep, keep_in
 from edge.outcome import Job
@@ -74,7 +74,7 @@ def run_agent(
             opened = held.enter_context(open_line(settings, clock=clock))
             line, second = partial(read_and_report, opened), second or opened.second_reader
         second = second or NoSecondReader()
-        meters.watch(second.estimate)
+        meters.watch(second.glance if isinstance(second, Escalator) else second.estimate)
         held.enter_context(draining(stop))
         inbox, begun = Inbox(places.inbox, settings.quiet_s, clock), Begun(clock())
         persistence = Persistence.of(settings)
@@ -90,6 +90,7 @@ def run_agent(
             read=read,
             deadline_s=settings.deadline_s,
             tell=meters.count,
+            waited_s=lambda key: max(0.0, clock() - begun.since_s(key)),
         )
         Turns(places, spool, inbox, begun, bring, amender, meters, settings, stop).work()
     log.info("stopped", unfinished="nothing is lost; what is left is taken up at the next start")

@@ -33,6 +33,8 @@ from edge.versions import version_in, write_version
 from protos.deadline import Deadline
 from protos.messages import Roi
 
+SQUEEZED_AT_ONCE = 20
+"""Regions that one turn compresses for want of room: 3 ms each of 48 voxels a side."""
 AGE_STEP_S = 60.0
 """Debts age in steps of this: a start loses no more of it."""
 
@@ -93,8 +95,9 @@ class Amender:
     def turn(self) -> bool:
         """One piece of work, the most urgent first; returns whether there was any.
 
-        A version that was begun is finished, a debt too old or without room is given up, one that
-        is due is asked for while the link is there, and regions stored in haste are compressed.
+        A version that was begun is finished, a debt too old is given up, and one for which there
+        is no room though some more was compressed; one that is due is asked for while the link is
+        there, and regions stored in haste are compressed.
 
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now, nothing is lost: turn
@@ -106,7 +109,7 @@ class Amender:
             return self._attempt(debt, self._write)
         if (debt := self._first(OwedStep.OWED, self._too_old)) is not None:
             return self._attempt(debt, partial(self._give_up, self._persistence.too_old))
-        if self.overfull and (debt := self._oldest()) is not None:
+        if not self._has_room() and (debt := self._oldest()) is not None:
             return self._attempt(debt, partial(self._give_up, self._persistence.too_much))
         if there and (debt := self._first(OwedStep.OWED, self._due)):
             return self._attempt(debt, self._ask)
@@ -125,6 +128,13 @@ class Amender:
     def heard(self) -> None:
         """The cloud has answered a study: the link is no reason to wait any more."""
         self._backoff.heard()
+
+    def _has_room(self) -> bool:
+        """Whether what is owed has room, once some of what was stored in haste is compressed."""
+        for _ in range(SQUEEZED_AT_ONCE):
+            if not self.overfull or not self._owed.squeeze():
+                break
+        return not self.overfull
 
     def _is_there(self) -> bool:
         """Whether the link can be asked; one that was lost and is found makes no one wait."""
@@ -157,10 +167,10 @@ class Amender:
         debt = self._owed.asked(debt)
         most = 1 if self._second.estimate().probing else persistence.max_rois
         rois = self._owed.regions(key)[:most]
-        budget_s = persistence.budget_s(debt.attempts)
+        budget_s = persistence.budget_s(self._backoff.in_vain)
         answers = self._second.ask(rois, Deadline.after(budget_s, self._clock), key)
         if answers.verdicts:
-            self._backoff.heard()
+            self._backoff.answered()
             self._write(self._owed.answered(debt, answers))
         else:
             if answers.refused:

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from edge.durable import move, passes, sync_folder, write_atomically
-from edge.outcome import Job, Rejection, Report, Status
+from edge.outcome import Job, LedgerEntry, Rejection, Report, Status
 from edge.pipeline import Reading
 from edge.report import write_report
 from edge.settings import EdgeSettings
@@ -30,6 +30,9 @@ UNFINISHED = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.QUARANTINING)
 
 Read = Callable[[Job], Reading]
 """Reads one study and leaves its report in the job's folder, ``report.json`` last."""
+
+Waited = Callable[[str], float]
+"""Seconds that the budget of the study of that key has run."""
 
 Carry = Callable[[Record], None]
 """Brings one unfinished study to its end, as `carry` does."""
@@ -71,6 +74,11 @@ class Places:
             folder.mkdir(parents=True, exist_ok=True)
 
 
+def _not_at_all(_key: str) -> float:
+    """The study was taken up the moment it came."""
+    return 0.0
+
+
 def carry(
     record: Record,
     places: Places,
@@ -78,6 +86,7 @@ def carry(
     read: Read,
     deadline_s: float,
     tell: Callable[[Report], None],
+    waited_s: Waited = _not_at_all,
 ) -> None:
     """Bring one study from any step in `UNFINISHED` to its end.
 
@@ -88,13 +97,14 @@ def carry(
         read: reads it.
         deadline_s: for the report of a study that ``read`` gives none of.
         tell: is told of the report once it is out, and never again.
+        waited_s: for how long the study's time has run; it goes into the same reports.
 
     Raises:
         OSError, sqlite3.OperationalError: files or the database cannot be written;
             `edge.durable.passes` tells whether that passes. The study is where it was.
     """
     if record.step in (Step.CLAIMED, Step.READING):
-        record = _read(record, places, spool, read, deadline_s, tell)
+        record = _read(record, places, spool, read, deadline_s, tell, waited_s)
     if record.step is Step.REPORTED:
         _put_away(record, places, spool, places.done / record.id, Step.DONE)
     else:
@@ -112,6 +122,7 @@ def _read(
     read: Read,
     deadline_s: float,
     tell: Callable[[Report], None],
+    waited_s: Waited,
 ) -> Record:
     """The record at REPORTED or QUARANTINING, the report in the outbox."""
     job = Job(places.work / record.id / record.name, places.outbox / record.report_name, record.id)
@@ -119,33 +130,42 @@ def _read(
     answered, rejection = _answer_in(job)  # by an attempt that ended right after it
     if answered:
         return _conclude(record, spool, rejection)
-    report, details = _report(record, job, read, deadline_s)
+    report, details = _report(record, job, read, deadline_s, waited_s)
     tell(report)
     return _conclude(record, spool, report.rejection, details)
 
 
-def _report(record: Record, job: Job, read: Read, deadline_s: float) -> tuple[Report, str]:
+def _report(
+    record: Record, job: Job, read: Read, deadline_s: float, waited_s: Waited
+) -> tuple[Report, str]:
     """The report, which is out, and what is for the makers' eyes alone."""
+    wait_s = waited_s(record.id)
+    wait = LedgerEntry("wait", deadline_s, wait_s)
     if record.attempts > MAX_ATTEMPTS:
         reason = f"the reading of this study has ended the process {MAX_ATTEMPTS} times"
-        return _refused(job, "RepeatedCrash", reason, deadline_s), ""
+        return _refused(job, "RepeatedCrash", reason, deadline_s, (wait,)), ""
     try:
         return read(job).report, ""
     except Exception as error:  # whatever the line has, the studies after this one go on
         if passes(error):
             raise
         log.exception("study failed", study_key=record.id)
-        report = _refused(job, "InternalError", repr(error), deadline_s)
+        left_s, took_s = max(0.0, deadline_s - wait_s), waited_s(record.id) - wait_s
+        ledger = (wait, LedgerEntry("failed", left_s, took_s))
+        report = _refused(job, "InternalError", repr(error), deadline_s, ledger)
         return report, traceback.format_exc()
 
 
-def _refused(job: Job, kind: str, reason: str, deadline_s: float) -> Report:
+def _refused(
+    job: Job, kind: str, reason: str, deadline_s: float, ledger: tuple[LedgerEntry, ...]
+) -> Report:
     """Write the report of a study that the line gave none of."""
     report = Report(
         study_key=job.study_key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=deadline_s,
+        ledger=ledger,
         second_reading_reason="the study was not read",
         status=Status.REJECTED,
         rejection=Rejection(kind, reason, job.source.name, internal=True),

@@ -36,7 +36,7 @@ class Conversation:
 
     def __init__(self, rois: Sequence[Roi], clock: Clock, *, held: bool = False) -> None:
         self.heard_s: float | None = None
-        self.held = held
+        self.held, self._held_s = held, 0.0
         self.arrivals: list[Arrival] = []
         self._clock, self._began_s = clock, clock()
         self.received_bytes = 0
@@ -65,10 +65,11 @@ class Conversation:
                 return count, sent_bytes
         return 0, 0
 
-    def heard(self) -> Heard:
-        """The cloud has taken the stream up."""
-        self.heard_s = self.after_s
-        return Heard(None, self.heard_s, 0)
+    def heard(self, after_s: float) -> Heard:
+        """The cloud took the stream up ``after_s``; what was held goes now."""
+        self.heard_s = after_s
+        self._held_s = self.after_s if self.held else 0.0  # a round trip, not slow bytes
+        return Heard(None, after_s, 0)
 
     def came(self, message: Outcome | Summary, answer_bytes: int) -> Heard:
         """The message as it came just now."""
@@ -86,8 +87,3 @@ class Conversation:
                 received_bytes=heard.received_bytes,
             )
         )
-
-    @property
-    def _held_s(self) -> float:
-        """For how long nothing but the header was sent: a round trip, not slow bytes."""
-        return (self.heard_s or 0.0) if self.held else 0.0

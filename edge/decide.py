@@ -85,6 +85,11 @@ class Plan:
         """The places of all candidates that want a second reading."""
         return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
 
+    @property
+    def reported(self) -> tuple[int, ...]:
+        """The places of all that the edge reports by itself, by falling score."""
+        return _best(self.decisions, Route.REPORT)
+
     def size_of(self, place: int) -> Size:
         """The size in which the region of that place is sent, full where nothing is said."""
         return dict(zip(self.send, self.sizes, strict=False)).get(place, Size.FULL)

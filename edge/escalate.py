@@ -118,9 +118,16 @@ class Escalator:
 
     def estimate(self) -> LinkEstimate:
         """What to expect of the first link that is there now; after a start it is waited for."""
+        return self._expected(lambda link: link.settle())
+
+    def glance(self) -> LinkEstimate:
+        """As `estimate`, without waiting for anything."""
+        return self._expected(lambda _link: None)
+
+    def _expected(self, settle: Callable[[Link], None]) -> LinkEstimate:
         estimates = []
         for way in self._ways:
-            way.link.settle()
+            settle(way.link)
             estimates.append(way.link.estimate())
             if estimates[-1].available:
                 return estimates[-1]
@@ -129,20 +136,27 @@ class Escalator:
     def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
         """The verdicts that came within ``budget`` less the reserve; nothing is raised."""
         deadline = budget.deadline.capped(budget.left_s(self._asking.reserve_s))
-        return self.ask(cut_rois(plan, box, self._asking.shape), deadline, study_key)
+        rois = cut_rois(plan, box, self._asking.shape)
+        return self._ask(rois, deadline, study_key, counts=True)
 
     def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
         """The verdicts on ``rois`` that came by ``deadline``; nothing is raised.
 
         A retry carries the same ``study_key`` and only the regions not yet answered. While no
-        link is there nothing is sent.
+        link is there nothing is sent. The deadline may be short: where it is missed by a cloud
+        that was heard, the breaker does not count it.
         """
+        return self._ask(rois, deadline, study_key, counts=False)
+
+    def _ask(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str, *, counts: bool
+    ) -> Escalated:
         for way in self._ways:
             way.link.settle()
         exchange = Exchange(rois)
         if deadline.passed or not exchange.open:
             return exchange.ended(DeadlinePassed("no time was left to ask"), 0)
-        escalation = Escalation(self._ways, exchange, deadline, study_key)
+        escalation = Escalation(self._ways, exchange, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():
                 return Escalated(reason=self.estimate().reason)
@@ -222,6 +236,11 @@ class _Call:
             self.cancel()  # changes nothing of a call that has ended
             self.load = load_of(self._call.trailing_metadata())
 
+    @property
+    def sent(self) -> bool:
+        """Whether any of its regions were sent."""
+        return self._sending.began
+
     def cancel(self) -> None:
         """Ends the stream; what the cloud has not read yet it never will."""
         self._sending.end()
@@ -231,9 +250,10 @@ class _Call:
         """The first sign of the cloud, and the refusal of every region that it has no room for."""
         # sent as soon as the cloud has taken the header; there is one too where it failed instead
         accepted = accepted_of(self._call.initial_metadata())
-        if accepted is None and self._over.wait(FAILED_S if self.conversation.held else 0.0):
+        after_s = self.conversation.after_s
+        if accepted is None and self._over.wait(FAILED_S):
             return
-        heard = self.conversation.heard()
+        heard = self.conversation.heard(after_s)
         left_out = self._sending.admit(accepted)
         yield heard
         for refusal in left_out:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.conversation import Conversation, Heard
-from edge.exchange import Exchange
+from edge.exchange import Exchange, no_room
 from edge.hedge import Race, Runner
 from edge.link import Link
 from protos.deadline import Deadline
@@ -21,6 +21,10 @@ from protos.messages import Verdict
 
 class Stream(Runner, Protocol):
     """A stream to a cloud, what is measured on it, and what the cloud says of its own load."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether any of its regions were sent."""
 
     @property
     def conversation(self) -> Conversation:
@@ -47,12 +51,20 @@ class Escalation:
         exchange: the regions and their answers.
         deadline: for all of it.
         study_key: the same in every stream.
+        counts: whether a deadline missed by a cloud that was heard counts against its link.
     """
 
     def __init__(
-        self, ways: Sequence[Way], exchange: Exchange, deadline: Deadline, study_key: str
+        self,
+        ways: Sequence[Way],
+        exchange: Exchange,
+        deadline: Deadline,
+        study_key: str,
+        *,
+        counts: bool = True,
     ) -> None:
         self._exchange, self._deadline, self._study_key = exchange, deadline, study_key
+        self._counts = counts
         self._untried = list(ways)
         self._entered: list[Way] = []
         self._streams: dict[Way, Stream] = {}
@@ -70,6 +82,7 @@ class Escalation:
         silence_s = first.link.patience_s()
         fault = race.run(self._opened(first), self._slow_s(first), self._hedge, silence_s)
         self._faults |= race.faults
+        self._exchange.close_left_over()
         return fault
 
     def close(self) -> None:
@@ -79,8 +92,8 @@ class Escalation:
             if stream is None:
                 way.link.left()
             else:
-                unanswered = self._exchange.unanswered
-                _learn(way.link, stream, self._faults.get(stream), unanswered)
+                fault, unanswered = self._faults.get(stream), self._exchange.unanswered
+                _learn(way.link, stream, fault, unanswered, counts=self._counts)
 
     def _way(self, number: int) -> Way | None:
         """The way of that number among those that let this in; it enters where it must."""
@@ -105,19 +118,32 @@ class Escalation:
         sent_bytes = sum(roi.voxels.nbytes for roi in rois)
         return way.link.estimate().completion_s(len(rois), sent_bytes)
 
-    def _take(self, stream: Stream, heard: Heard) -> None:
+    def _take(self, stream: Stream, heard: Heard) -> bool:
+        """Files it; whether another cloud may have the room that this one lacks."""
         self._links[stream].sign()
-        verdict = heard.message
-        if verdict is not None and self._exchange.take(verdict) and isinstance(verdict, Verdict):
-            stream.conversation.arrived(verdict, heard)
+        if (message := heard.message) is None:
+            return False
+        elsewhere = no_room(message) and self._way(1) is not None
+        taken = self._exchange.take(message, elsewhere=elsewhere)
+        if taken and isinstance(message, Verdict):
+            stream.conversation.arrived(message, heard)
+        return elsewhere
 
 
-def _learn(link: Link, stream: Stream, fault: OverreadError | None, unanswered: Set[int]) -> None:
+def _learn(
+    link: Link,
+    stream: Stream,
+    fault: OverreadError | None,
+    unanswered: Set[int],
+    *,
+    counts: bool,
+) -> None:
     """What one stream tells of its link: it brought verdicts, was too slow, or broke.
 
     A cloud that refuses is there all the same. One of which nothing was heard at all tells nothing
-    of how fast its link is. One that lost to the hedge was slow at least; so was one that brought
-    something, but not all. What the cloud says of its queue goes before what is guessed of it.
+    of how fast its link is. One that lost to the hedge was slow at least, if any region was sent;
+    so was one that brought something, but not all. What the cloud says of its queue goes before
+    what is guessed of it.
     """
     conversation = stream.conversation
     heard_s, sending_s = conversation.heard_s, conversation.sending_s
@@ -130,10 +156,11 @@ def _learn(link: Link, stream: Stream, fault: OverreadError | None, unanswered: 
             link.slower_than(sent_bytes, sending_s, heard_s, rois)
     elif isinstance(fault, DeadlinePassed) and heard_s is None:
         link.failed(fault.reason)
-    elif isinstance(fault, DeadlinePassed):
-        link.missed(conversation.first_bytes, sending_s, heard_s)
+    elif isinstance(fault, DeadlinePassed) and stream.sent:
+        link.missed(conversation.first_bytes, sending_s, heard_s, counts=counts)
     elif fault is None and conversation.received_bytes == 0:
-        link.slower_than(conversation.first_bytes, sending_s, heard_s)
+        if stream.sent:
+            link.slower_than(conversation.first_bytes, sending_s, heard_s)
         link.left()
     else:
         link.succeeded(())

@@ -14,6 +14,7 @@ from imaging.volume import WINDOW_HU
 from protos.codec import unpack_mask
 from protos.errors import (
     ChecksumMismatch,
+    DeadlineUnmeetable,
     Draining,
     InvalidRequest,
     LinkFault,
@@ -64,22 +65,27 @@ class Exchange:
         self.verdicts: dict[int, Verdict] = {}
         self.masks: dict[int, BoolArray] = {}
         self.refusals: dict[int, Refusal] = {}
+        self._left_over: set[int] = set()
 
     @property
     def unanswered(self) -> Set[int]:
         """Those of which nothing came, not even that they are refused for now."""
         return self.open.keys() - self.refusals.keys()
 
-    def take(self, message: Verdict | Refusal | Summary) -> bool:
+    def take(self, message: Verdict | Refusal | Summary, *, elsewhere: bool = False) -> bool:
         """Files one answer; one that was not asked for, or came before, is not taken.
 
-        A region that was refused for what may pass stays open, for the next attempt. Returns
-        whether it was a verdict to go by.
+        A region that was refused for what may pass stays open, for the next attempt; and so does
+        one that a cloud has no room for while it may be answered ``elsewhere``, until another has
+        none either. Returns whether it was a verdict to go by.
         """
         if isinstance(message, Summary) or message.roi_id not in self.open:
             return False
-        if isinstance(message, Refusal) and _passes(message):
+        left_over = elsewhere and message.roi_id not in self._left_over and no_room(message)
+        if isinstance(message, Refusal) and (left_over or _passes(message)):
             self.refusals[message.roi_id] = message
+            if left_over:
+                self._left_over.add(message.roi_id)
             return False
         roi = self.open.pop(message.roi_id)
         self.refusals.pop(message.roi_id, None)
@@ -93,10 +99,19 @@ class Exchange:
                 self.masks[message.roi_id] = mask
         return message.roi_id in self.verdicts
 
+    def close_left_over(self) -> None:
+        """What was left open for another cloud, and not answered by it, is refused for good."""
+        for roi_id in self._left_over & self.open.keys() & self.refusals.keys():
+            if no_room(self.refusals[roi_id]):
+                del self.open[roi_id]
+        self._left_over.clear()
+
     def may_pass(self, fault: OverreadError | None) -> bool:
         """Whether another attempt may help after one that ``fault`` ended, None if it was whole."""
-        refused_for_now = self.open.keys() & self.refusals.keys()
-        return isinstance(fault, RETRYABLE) or (fault is None and bool(refused_for_now))
+        refused_for_now = any(
+            _passes(self.refusals[roi_id]) for roi_id in self.open if roi_id in self.refusals
+        )
+        return isinstance(fault, RETRYABLE) or (fault is None and refused_for_now)
 
     def ended(self, fault: OverreadError | None, attempts: int) -> Escalated:
         """What the escalation came to, ``fault`` being what ended its last attempt early."""
@@ -121,6 +136,11 @@ class Exchange:
             first = next(iter(self.refusals.values()))
             return f"{len(self.refusals)} regions refused: {first.error}: {first.reason}"
         return ""
+
+
+def no_room(message: object) -> bool:
+    """Whether a cloud would read this region too late: another may be in time."""
+    return isinstance(message, Refusal) and message.error == DeadlineUnmeetable.__name__
 
 
 def _passes(refusal: Refusal) -> bool:

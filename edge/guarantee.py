@@ -37,7 +37,8 @@ class Terms:
             it read (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
         region_side: voxels along each side of the regions that the second model read.
-        basis: what the calibration's nodules lay in, in words.
+        basis: what the calibration's nodules lay in, in words. This and ``region_side`` have a
+            default for debts that were kept before they were said; a manifest must give them.
     """
 
     alpha: float
@@ -50,8 +51,8 @@ class Terms:
     screening: str
     hybrid: str
     slice_mm: float
-    region_side: int
-    basis: str
+    region_side: int = 48
+    basis: str = "nodules in cubes of 50 mm"
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Self | None:

@@ -51,14 +51,14 @@ class Race(Generic[R]):
 
     Args:
         deadline: ends the attempt.
-        take: files what a runner said.
+        take: files what a runner said; returns whether the second may be of use at once.
         done: whether everything is answered.
     """
 
     def __init__(
         self,
         deadline: Deadline,
-        take: Callable[[R, Heard], None],
+        take: Callable[[R, Heard], bool],
         done: Callable[[], bool],
     ) -> None:
         self.faults: dict[R, OverreadError] = {}
@@ -81,8 +81,8 @@ class Race(Generic[R]):
         Args:
             first: runs from the beginning.
             after_s: what it may take before it counts as slow.
-            open_second: gives the other, once ``first`` is slow or has failed by no fault of
-                the caller's; or None.
+            open_second: gives the other, once ``first`` is slow, has no room, or has failed by
+                no fault of the caller's; or None.
             silence_s: the attempt ends where nothing at all was heard for so long.
         """
         self._open_second, self._silence_s = open_second, silence_s
@@ -116,7 +116,8 @@ class Race(Generic[R]):
         """Files one word; returns the fault that it tells of."""
         if word.said is not None:
             self._quiet = False
-            self._take(word.runner, word.said)
+            if self._take(word.runner, word.said):
+                self._hedged()
             if self._done():
                 self._cancel(loser for loser in list(self._running) if loser is not word.runner)
             return None

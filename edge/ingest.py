@@ -31,7 +31,8 @@ class Arrival:
     Attributes:
         members: names in the inbox of all that belongs to it, the study itself first.
         fingerprint: SHA-256 of the names, sizes and times of its files.
-        since_s: when it was complete, on the inbox's clock: from here its budget runs.
+        since_s: when it was complete, by its mark or as soon as looking could tell, on the inbox's
+            clock: from here its budget runs.
     """
 
     members: tuple[str, ...]
@@ -50,22 +51,25 @@ class _Seen:
 
     Attributes:
         fingerprint: of its files.
+        changed: when they last changed, as the filesystem has it: a copy that brings names, sizes
+            and times along is another all the same.
         first_s: the look that saw them first.
-        changed_s: when they had changed.
         since_s: when they were complete; None as long as they are not.
     """
 
     fingerprint: str
+    changed: float
     first_s: float
-    changed_s: float
     since_s: float | None = None
 
 
 class Inbox:
     """Remembers since when each study has been quiet, and since when complete.
 
-    What arrives between two looks, as happens while the agent reads another study, arrived when
-    its newest file says, but within these two looks: the wall clock has no other part in it.
+    What is marked complete between two looks, as happens while the agent reads another study, was
+    so when its newest file says, but within these two looks: the wall clock has no other part in
+    it. Without a mark the quiet time runs from the look that saw the study first, and no study
+    is charged for it.
 
     Args:
         folder: the inbox.
@@ -134,18 +138,19 @@ class Inbox:
 
     def _remembered(self, name: str, look: Look, now: float) -> _Seen:
         seen = self._seen.get(name)
-        if seen is None or seen.fingerprint != look.fingerprint:
-            seen = _Seen(look.fingerprint, now, self._moment_s(look, now))
+        now_there = (look.fingerprint, look.changed)
+        if seen is None or (seen.fingerprint, seen.changed) != now_there:
+            seen = _Seen(*now_there, now)
         quiet = look.fingerprint != "" and now - seen.first_s >= self._quiet_s
         if not (look.marked or (quiet and not look.lacks_data)):
             return replace(seen, since_s=None)
         if seen.since_s is not None:
             return seen
-        by_quiet_s = seen.changed_s + self._quiet_s
+        by_quiet_s = seen.first_s + self._quiet_s
         return replace(seen, since_s=self._moment_s(look, now) if look.marked else by_quiet_s)
 
     def _moment_s(self, look: Look, now: float) -> float:
-        """When it changed: after the last look, for it was not so then.
+        """When it was marked: after the last look, for it was not so then.
 
         What lies there at the first look came while nobody looked, and begins with it.
         """

@@ -111,8 +111,9 @@ class Link:
 
     def settle(self) -> None:
         """Waits until a cloud that is being looked for is found or lost, or should have been."""
-        if self._due_at_s is not None:
-            self._known.wait(max(0.0, self._due_at_s - self._clock()))
+        due_at_s = self._due_at_s  # once: `unwatched` may come between
+        if due_at_s is not None:
+            self._known.wait(max(0.0, due_at_s - self._clock()))
 
     def found(self, round_trip_s: float | None) -> None:
         """The cloud is there; ``round_trip_s`` is None where connecting was a part of it.
@@ -150,13 +151,27 @@ class Link:
             if arrivals:
                 self._measured.take(arrivals, heard_s)
 
-    def missed(self, sent_bytes: int, after_s: float, heard_s: float | None = None) -> None:
+    def missed(
+        self,
+        sent_bytes: int,
+        after_s: float,
+        heard_s: float | None = None,
+        *,
+        counts: bool = True,
+    ) -> None:
         """Takes in that ``sent_bytes`` were not answered ``after_s`` later, at the deadline.
 
-        ``heard_s`` is what the first sign of the cloud took, None for none.
+        Args:
+            sent_bytes: of what might have been answered first.
+            after_s: from when they could be sent.
+            heard_s: what the first sign of the cloud took, None for none.
+            counts: whether the breaker counts it; else it tells of slowness alone.
         """
         with self._ended(doubtful=True):
-            self._breaker.failed(f"nothing was answered within {after_s:.1f} s")
+            if counts:
+                self._breaker.failed(f"nothing was answered within {after_s:.1f} s")
+            else:
+                self._breaker.left()
             self.slower_than(sent_bytes, after_s, heard_s)
 
     def slower_than(

@@ -21,7 +21,7 @@ class Persistence:
     """The limits of asking for what is owed.
 
     Attributes:
-        asking_s: for the first asking of a study.
+        asking_s: for an asking when the last one brought a verdict.
         longest_s: for any asking.
         max_rois: regions of one asking at most.
         pause_s: after the first asking in vain; it doubles, as `edge.backoff` has it.
@@ -48,12 +48,12 @@ class Persistence:
             settings.owed_most_mb * MB,
         )
 
-    def budget_s(self, attempts: int) -> float:
-        """For asking number ``attempts`` since the last verdict.
+    def budget_s(self, in_vain: int) -> float:
+        """For an asking after ``in_vain`` others in a row, of whatever study, brought no verdict.
 
         It doubles: a link that needs longer for a single region would never bring one.
         """
-        return min(self.longest_s, self.asking_s * 2.0 ** min(attempts - 1, 30))
+        return min(self.longest_s, self.asking_s * 2.0 ** min(in_vain, 30))
 
     @property
     def too_old(self) -> str:

@@ -61,6 +61,11 @@ class Sending:
             self._most = 0
         self._told.set()
 
+    @property
+    def began(self) -> bool:
+        """Whether any region was sent; gRPC takes the first when the header has gone."""
+        return self._taken > 0
+
     def _next(self) -> Roi | None:
         with self._lock:
             if self._taken >= self._most:

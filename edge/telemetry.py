@@ -101,7 +101,10 @@ class Meters:
         return Histogram(full_name, says, ["stage"], buckets=SECONDS, registry=self.registry)
 
     def watch(self, estimate: Callable[[], LinkEstimate]) -> None:
-        """Whoever collects the metrics learns from ``estimate`` whether the cloud can be asked."""
+        """Whoever collects the metrics learns from ``estimate`` whether the cloud can be asked.
+
+        It must not wait: collecting would.
+        """
         self._cloud.set_function(lambda: float(estimate().available))
 
     def stands(self, standing: Standing) -> None:

@@ -21,7 +21,7 @@ from edge.claim import claim, resume_claim
 from edge.durable import passes
 from edge.ingest import Inbox
 from edge.settings import EdgeSettings
-from edge.spool import Spool, Step
+from edge.spool import Record, Spool, Step
 from edge.telemetry import Meters, Standing
 
 PAUSE_POLLS = 10
@@ -70,6 +70,7 @@ class Turns:
         self._stop = stop
         self._aside: set[str] = set()
         self._blameless: set[str] = set()
+        self._at_hand: Record | None = None
         self._held_up = False
         self._in_a_row = 0
 
@@ -102,6 +103,7 @@ class Turns:
         waiting = [r for r in self._spool.at(*UNFINISHED) if r.id not in self._aside]
         self._tell(len(waiting))
         for record in waiting[:1]:
+            self._at_hand = record
             if self._attempt(record.id, partial(self._carry, record)):
                 self._begun.over(record.id)
         self._in_a_row = self._in_a_row + 1 if waiting else 0
@@ -157,7 +159,12 @@ class Turns:
         self._stop.wait(pause_s)
 
     def _being_read(self) -> set[str]:
-        return {record.id for record in self._spool.at(Step.READING)}
+        """The study at hand, if this turn began to read it: what an earlier life began died."""
+        before = self._at_hand
+        if before is None:
+            return set()
+        now = self._spool.get(before.id)
+        return {now.id} if now.step is Step.READING and now.attempts > before.attempts else set()
 
     def _take_attempts_back(self) -> None:
         """Of the studies that are not to blame; the database itself may not be written now.

@@ -48,8 +48,8 @@ class Asked:
 class Asks(Protocol):
     """Asks about regions; the clock stands where it is over."""
 
-    def ask(self, regions: Regions, until_s: float) -> Asked:
-        """The verdicts that came by ``until_s``, if that matters."""
+    def ask(self, regions: Regions, until_s: float, *, counts: bool = True) -> Asked:
+        """The verdicts that came by ``until_s``, if that matters, and if missing it ``counts``."""
 
 
 class ByDeadline:
@@ -74,8 +74,8 @@ class ByDeadline:
         self._wire, self._clock, self._attempts = wire, clock, attempts
         self._rng, self._belief = rng, belief
 
-    def ask(self, regions: Regions, until_s: float) -> Asked:
-        """The verdicts that came by then."""
+    def ask(self, regions: Regions, until_s: float, *, counts: bool = True) -> Asked:
+        """The verdicts that came by then; ``counts`` is false for what is owed."""
         open_ones, answered, rois, sent_bytes = dict(regions), list[int](), 0, 0
         if not open_ones or until_s <= self._clock.now_s:
             return Asked()
@@ -92,7 +92,7 @@ class ByDeadline:
             if not spoken.broke or self._clock.now_s >= until_s:
                 break
             open_ones = {i: size for i, size in open_ones.items() if i not in came}
-        self._learn(spoken, began_s, sizes)
+        self._learn(spoken, began_s, sizes, counts=counts)
         return Asked(tuple(answered), rois, sent_bytes)
 
     def _attempt(self, sizes: Sequence[int], until_s: float) -> Spoken:
@@ -105,7 +105,7 @@ class ByDeadline:
         most_s = RECONNECT_PAUSE_S * 2 ** (attempt - 1)
         return self._rng.uniform(0.0, most_s) if attempt else 0.0
 
-    def _learn(self, spoken: Spoken, began_s: float, sizes: Sequence[int]) -> None:
+    def _learn(self, spoken: Spoken, began_s: float, sizes: Sequence[int], *, counts: bool) -> None:
         """As `edge.escalation` tells its link; who is cancelled at the deadline tells no queue."""
         if self._belief is None:
             return
@@ -122,7 +122,7 @@ class ByDeadline:
         elif heard_s is None:
             self._belief.failed("there was no sign of the cloud")
         else:
-            self._belief.missed(sizes[0], waited_s, heard_s)
+            self._belief.missed(sizes[0], waited_s, heard_s, counts=counts)
 
 
 class Patient:
@@ -131,9 +131,9 @@ class Patient:
     def __init__(self, wire: SimulatedLink, clock: Clock) -> None:
         self._wire, self._clock = wire, clock
 
-    def ask(self, regions: Regions, until_s: float) -> Asked:
+    def ask(self, regions: Regions, until_s: float, *, counts: bool = True) -> Asked:
         """All verdicts, or none after the last attempt."""
-        del until_s
+        del until_s, counts
         sizes, rois, sent_bytes = [size for _, size in regions], 0, 0
         for attempt in range(SEDNA_ATTEMPTS if regions else 0):
             self._clock.now_s += SEDNA_PAUSE_S if attempt else 0.0

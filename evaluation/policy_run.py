@@ -119,14 +119,14 @@ class _Bench:
         places = self._owed(debt)[: self._edge.max_rois]
         regions = [(place, self._edge.roi_side**3) for place in places]
         debt.askings += 1
-        budget_s = Persistence.of(self._edge).budget_s(debt.askings)
-        asked = self._asks.ask(regions, self.clock.now_s + budget_s)
+        budget_s = Persistence.of(self._edge).budget_s(self._backoff.in_vain)
+        asked = self._asks.ask(regions, self.clock.now_s + budget_s, counts=False)
         debt.later_rois += asked.rois
         debt.later_bytes += asked.sent_bytes
         if not asked.answered:
             self._backoff.unheard()
             return
-        self._backoff.heard()
+        self._backoff.answered()
         debt.answered |= dict.fromkeys(asked.answered, Size.FULL)
         debt.amended, debt.amended_false = self._findings(debt.study, debt.plan, debt.answered)
         if not self._owed(debt):

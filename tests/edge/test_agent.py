@@ -218,6 +218,22 @@ def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> 
     assert json.loads(path.read_text())["kind"] == "RepeatedCrash"
 
 
+def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_life(
+    tmp_path: Path,
+) -> None:
+    """What died in the middle of its reading is blamed though every start meets a full disk."""
+    put(tmp_path / "inbox", "a")
+
+    def line(_job: Job) -> Reading:
+        raise Killed
+
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(Killed):
+            work_off(tmp_path, line, full_at(Step.READING, times=1))
+    work_off(tmp_path, line, full_at(Step.READING, times=1))
+    assert_each_once(tmp_path, set(), {"a"})
+
+
 def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +295,33 @@ def test_every_report_that_goes_out_is_counted_once(
     counted = meters.registry.get_sample_value
     assert counted("overread_edge_studies_total", {"status": "final"}) == 1
     assert counted("overread_edge_studies_total", {"status": "rejected"}) == 2
+
+
+def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a ledger of the two, which the metrics have too."""
+    meters, clock = Meters(), HandClock()
+    monkeypatch.setattr("edge.agent.Meters", lambda: meters)
+    for name in "ab":
+        put(tmp_path / "inbox", name)
+
+    def line(_job: Job) -> Reading:
+        clock.sleep(6.0)
+        raise ValueError("a fault in the line")
+
+    work_off(tmp_path, line, clock=clock)
+    ledgers = [
+        [
+            (entry["stage"], entry["took_s"])
+            for entry in json.loads((tmp_path / "outbox" / name / "report.json").read_text())[
+                "ledger"
+            ]
+        ]
+        for name in "ab"
+    ]
+    assert ledgers == [[("wait", 0.0), ("failed", 6.0)], [("wait", 6.0), ("failed", 6.0)]]
+    assert meters.registry.get_sample_value("overread_edge_late_total") == 1
 
 
 def test_how_things_stand_is_measured_every_turn(

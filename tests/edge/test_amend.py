@@ -113,6 +113,17 @@ def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
         site.spool.owed.get(record.id)
 
 
+def test_what_has_room_once_compressed_is_not_given_up(site: Site) -> None:
+    """Regions stored in haste give way before a debt does, several in one turn."""
+    site.cloud.available = False
+    keys = [site.study(name).id for name in "abcd"]
+    site.amender = site.start(most_bytes=site.spool.owed.used_bytes() - 100_000)
+    assert site.amender.overfull
+    site.amender.turn()
+    assert not site.amender.overfull
+    assert all(site.spool.owed.get(key).step is OwedStep.OWED for key in keys)
+
+
 def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: Site) -> None:
     """Its last version is final and says so; what was freed is enough for the others."""
     site.cloud.available = False
@@ -120,6 +131,9 @@ def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: 
     site.spool.owed.pass_time(60.0)
     site.spool.owed.asked(site.spool.owed.get(old.id))  # the order is that of age alone
     young = site.study("young")
+    with sqlite3.connect(site.places.state / "s.db") as database:
+        database.execute("UPDATE owed_regions SET squeezed = 1")  # compressing makes no more room
+    database.close()
     room = site.spool.owed.used_bytes() - 1
     site.amender = site.start(most_bytes=room)
     assert site.amender.overfull

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,9 +12,11 @@ from edge.amend import Amender
 from edge.channel import open_channel
 from edge.debt import OwedStep
 from edge.escalate import Asking, Escalator
+from edge.exchange import Escalated
 from edge.link import Link
 from edge.persistence import DAY_S
 from edge.settings import load_settings
+from protos.deadline import Deadline
 from protos.errors import (
     DeadlineUnmeetable,
     Overloaded,
@@ -20,6 +24,7 @@ from protos.errors import (
     TooLarge,
     VersionMismatch,
 )
+from protos.messages import Roi
 from tests.edge.amending import UNHURRIED, Site
 from tests.edge.cases import SHAPE
 from tests.edge.fake_cloud import FakeCloud
@@ -150,3 +155,34 @@ def test_age_is_counted_through_starts(site: Site) -> None:
         site.clock.sleep(4 * DAY_S)
         site.turns()
     assert site.report("a")["changes"][0]["kind"] == "given up"
+
+
+def test_an_asking_is_longer_the_more_in_a_row_were_in_vain_whatever_their_study(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow link many debts do not all fail at the shortest before one is given longer."""
+    for name in "abcd":
+        site.study(name)
+    given_s: list[float] = []
+    ask = site.cloud.ask
+
+    def asked(rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        given_s.append(deadline.remaining_s)
+        site.cloud.answers = [2] if len(given_s) in (4, 5) else []
+        return ask(rois, deadline, study_key)
+
+    monkeypatch.setattr(site.cloud, "ask", asked)
+    persistence = replace(UNHURRIED, asking_s=2.0)
+    site.amender = Amender(
+        site.spool,
+        site.places.outbox,
+        site.cloud,
+        persistence,
+        clock=site.clock,
+        jitter=lambda _low, high: high,
+    )
+    for _ in range(5):
+        site.turns()
+        site.clock.sleep(300.0)
+    assert len({key for key, _ in site.cloud.asked[:4]}) == 4
+    assert given_s[:6] == [2.0, 4.0, 8.0, 16.0, 2.0, 2.0]

@@ -61,3 +61,15 @@ def test_pauses_are_drawn_from_the_upper_half() -> None:
     backoff.unheard()
     backoff.unheard()
     assert drawn == [(4.0, 8.0), (8.0, 16.0)]
+
+
+def test_askings_in_vain_are_counted_over_all_debts_until_one_is_answered() -> None:
+    """A refusal counts too; word of the link alone ends no row."""
+    backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
+    assert backoff.in_vain == 0
+    backoff.unheard()
+    backoff.refused("k", 1)
+    backoff.heard()
+    assert backoff.in_vain == 2
+    backoff.answered()
+    assert backoff.in_vain == 0

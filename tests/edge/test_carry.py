@@ -90,8 +90,9 @@ def test_a_study_that_is_blamed_unread_has_a_report_that_is_told(
     """It goes out as any other does, once."""
     told: list[Report] = []
     record = being_read(places, spool, times=MAX_ATTEMPTS)
-    carry(record, places, spool, never, 10.0, told.append)
+    carry(record, places, spool, never, 10.0, told.append, lambda _key: 12.0)
     (report,) = told
+    assert [(entry.stage, entry.took_s) for entry in report.ledger] == [("wait", 12.0)]
     assert report.rejection is not None
     assert report.rejection.kind == spool.get(record.id).kind == "RepeatedCrash"
 

@@ -23,12 +23,21 @@ def test_the_wait_for_a_busy_cloud_is_no_slow_wire(held: bool, after_s: float) -
     clock = HandClock()
     one = conversation(clock, held=held)
     clock.sleep(2.0)
-    one.heard()
+    one.heard(one.after_s)
     clock.sleep(1.0)
     verdict = Verdict(0, 0.9, 8.0, "m", 0.0, 0.1)
     one.arrived(verdict, one.came(verdict, 100))
     assert one.heard_s == 2.0
     assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
+
+
+def test_the_sign_of_the_cloud_is_older_than_the_certainty() -> None:
+    """The round trip ends with the sign; what was held goes when it is certain."""
+    clock = HandClock()
+    one = conversation(clock, held=True)
+    clock.sleep(2.0)
+    one.heard(1.5)
+    assert (one.heard_s, one.sending_s) == (1.5, 0.0)
 
 
 def test_what_was_sent_up_to_the_first_region_without_an_answer() -> None:

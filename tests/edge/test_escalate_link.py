@@ -5,17 +5,28 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
+import grpc
 import pytest
 
-from edge.link import Link
-from protos.errors import (
-    DeadlineUnmeetable,
-)
+from edge import escalate
+from edge.agent import run_agent
+from edge.budget import Budget
+from edge.escalate import Asking, Escalator
+from edge.exchange import cut_rois
+from edge.link import UNHEARD, Link
+from edge.telemetry import Meters
+from evaluation.kill_agent import settings_in
+from protos.deadline import Deadline
+from protos.errors import DeadlineUnmeetable
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.asking import RESERVE_S, ask, free_port
+from tests.edge.asking import RESERVE_S, ask, escalator, free_port
+from tests.edge.cases import SHAPE, box, plan_of
 from tests.edge.fake_cloud import FakeCloud, sure
+from tests.edge.killable import quick_line
 
 
 def test_no_time_left_asks_nobody() -> None:
@@ -148,3 +159,98 @@ def test_a_cloud_that_cannot_be_reached_was_not_heard() -> None:
     link = Link()
     ask(f"127.0.0.1:{free_port()}", 0.4, link=link)
     assert link.estimate().silent_s is None
+
+
+class _LateStatus:
+    """A call that gives empty metadata, and only then the status that it has failed with."""
+
+    def __init__(self) -> None:
+        self._over: Callable[[], None] = lambda: None
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self._over = callback
+        return True
+
+    def initial_metadata(self) -> None:
+        threading.Timer(0.01, self._over).start()
+
+    trailing_metadata = initial_metadata
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "refused"
+
+    def cancel(self) -> None:
+        """It is over already."""
+
+    def __iter__(self) -> Iterator[object]:
+        raise grpc.RpcError
+
+
+class _Failing(grpc.Channel):  # type: ignore[misc]
+    """A channel on which every stream fails so."""
+
+    def stream_stream(self, *_: object, **__: object) -> Callable[..., _LateStatus]:
+        return lambda *_args, **_kwargs: _LateStatus()
+
+    def unary_unary(self, *_: object, **__: object) -> None: ...
+
+    unary_stream = stream_unary = unary_unary
+    subscribe = unsubscribe = close = __enter__ = __exit__ = unary_unary
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_status_behind_empty_metadata_is_no_sign_of_the_cloud(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it comes within what it may take, and whether the regions were held."""
+    monkeypatch.setattr(escalate, "FAILED_S", 60.0)
+    link, signs = Link(), list[None]()
+    monkeypatch.setattr(link, "sign", lambda: signs.append(None))
+    if held:
+        link.queue_reported(30.0)
+    second = Escalator(_Failing(), link, Asking(SHAPE, RESERVE_S, attempts=1))
+    came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (came.reason, signs) == ("Unreachable: refused", [])
+
+
+def test_a_short_asking_for_what_is_owed_does_not_open_the_breaker() -> None:
+    """The cloud was heard: it is there, and slow."""
+    over, link = threading.Event(), Link(failures=1)
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    rois = cut_rois(plan_of(0.4), box(), SHAPE)
+    with FakeCloud(answer=stall) as cloud, escalator(cloud.address, link) as second:
+        came = second.ask(rois, Deadline.after(3.0), "key-1")
+        over.set()
+    assert came.reason.startswith("DeadlinePassed: ")
+    assert link.estimate().available
+    assert link.estimate().slow.queue_s > 2.0
+
+
+def test_a_glance_at_the_link_waits_for_nothing() -> None:
+    """Though the cloud is being looked for; whoever collects metrics has no time."""
+    waited, link = list[None](), Link()
+    link.awaited(60.0)
+    link.settle = lambda: waited.append(None)  # type: ignore[method-assign]
+    with escalator(f"127.0.0.1:{free_port()}", link) as second:
+        assert second.glance().reason == UNHEARD
+        assert waited == []
+        second.estimate()
+    assert waited == [None]
+
+
+def test_the_agent_s_metrics_only_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever collects them is not made to wait for a cloud that is being looked for."""
+    told: list[object] = []
+    monkeypatch.setattr(Meters, "watch", lambda _meters, estimate: told.append(estimate))
+    stop = threading.Event()
+    stop.set()
+    with escalator(f"127.0.0.1:{free_port()}") as second:
+        run_agent(settings_in(tmp_path), line=quick_line, second=second, stop=stop)
+        assert told == [second.glance]

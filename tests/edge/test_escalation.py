@@ -7,15 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
+import pytest
 
 from edge.budget import Budget
 from edge.channel import OPTIONS
+from edge.conversation import Conversation, Heard
 from edge.escalate import Asking, Escalator
+from edge.escalation import Escalation, Way
+from edge.exchange import Exchange, cut_rois
 from edge.link import Link
 from protos.deadline import Deadline
 from protos.errors import Draining
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.cases import SHAPE, box, plan_of
+from tests.edge.cases import SHAPE, HandClock, box, plan_of
 from tests.edge.fake_cloud import FakeCloud, sure
 
 RESERVE_S = 0.2
@@ -89,3 +93,88 @@ def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
         assert not link.estimate().available
         assert second.estimate().available
     assert len(other.headers) == 2
+
+
+def test_what_the_first_has_no_room_for_is_asked_of_the_other_at_once() -> None:
+    """A busy cloud takes one of three; an idle one answers the others while that one is read."""
+    asked, link = threading.Event(), Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+
+    def slowly(roi: Roi) -> Verdict | Refusal:
+        asked.wait(10)
+        return sure(roi)
+
+    def at_once(roi: Roi) -> Verdict | Refusal:
+        asked.set()
+        return sure(roi)
+
+    with (
+        FakeCloud(accepts=1, answer=slowly) as busy,
+        FakeCloud(answer=at_once) as idle,
+        hedged(busy.address, idle.address, link) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.45, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
+    assert (busy.asked, len(idle.headers)) == ([[0]], 1)
+
+
+def test_no_room_at_either_cloud_ends_it() -> None:
+    """Nobody waits for the deadline, and nobody is asked twice."""
+    link, other_link = Link(clock=lambda: 0.0), Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+    other_link.queue_reported(30.0)
+    with (
+        FakeCloud(accepts=0) as first,
+        FakeCloud(accepts=0) as other,
+        hedged(first.address, other.address, link, other_link) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
+    assert (len(first.headers), len(other.headers)) == (1, 1)
+    assert came.reason.startswith("2 regions refused: DeadlineUnmeetable: ")
+
+
+class Scripted:
+    """A stream that was not heard for 8 s when the hedge has answered all."""
+
+    load = None
+
+    def __init__(self, exchange: Exchange, clock: HandClock, *, sent: bool, answers: bool) -> None:
+        self._rois, self._clock, self._answers = list(exchange.open.values()), clock, answers
+        self.conversation = Conversation(self._rois, clock, held=not sent)
+        self.sent, self._over = sent, threading.Event()
+
+    def listen(self) -> Iterator[Heard]:
+        """The verdicts, or nothing until it is cancelled."""
+        if not self._answers:
+            self._over.wait(60.0)
+            return
+        self._clock.sleep(8.0)
+        yield self.conversation.heard(self.conversation.after_s)
+        for roi in self._rois:
+            yield self.conversation.came(sure(roi), 100)
+
+    def cancel(self) -> None:
+        """Lets it end."""
+        self._over.set()
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_bytes_that_were_never_sent_tell_nothing_of_the_wire(sent: bool) -> None:
+    """A stream that lost to the hedge before it was heard bounds the wire where it sent any."""
+    clock, link = HandClock(), Link(clock=lambda: 0.0)
+    exchange = Exchange(cut_rois(plan_of(0.5), box(), SHAPE))
+    link.sign()
+    link.patience_s = lambda: 60.0  # type: ignore[method-assign]
+
+    def way(link: Link, *, sent: bool, answers: bool) -> Way:
+        return Way(lambda e, _d, _k: Scripted(e, clock, sent=sent, answers=answers), link)
+
+    ways = [way(link, sent=sent, answers=False), way(Link(), sent=True, answers=True)]
+    escalation = Escalation(ways, exchange, Deadline.after(60.0), "key-1")
+    assert escalation.enter()
+    assert escalation.attempt() is None
+    escalation.close()
+    assert list(exchange.verdicts) == [0]
+    unknown = Link().estimate().middle.bytes_per_s
+    assert (link.estimate().middle.bytes_per_s < unknown) == sent

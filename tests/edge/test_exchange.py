@@ -92,3 +92,29 @@ def test_a_refusal_is_told_from_a_fault_of_the_link(
     """A cloud that would not read this study says nothing of others; one that goes is gone."""
     assert exchange(0.4).ended(fault, 1).refused is refused
     assert not exchange(0.4).ended(fault, 0).refused
+
+
+NO_ROOM = Refusal(0, "DeadlineUnmeetable", "the cloud had room for 0 of 1 regions")
+
+
+def test_a_region_without_room_is_left_open_for_another_cloud() -> None:
+    """Its verdict counts, and leaves no refusal; it calls for no other attempt."""
+    asked = exchange(0.4)
+    assert not asked.take(NO_ROOM, elsewhere=True)
+    assert (list(asked.open), set(asked.unanswered)) == ([0], set())
+    assert not asked.may_pass(None)
+    assert asked.take(verdict(0), elsewhere=True)
+    asked.close_left_over()
+    assert (asked.verdicts, asked.refusals) == ({0: verdict(0)}, {})
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_region_without_room_anywhere_is_refused(others: bool) -> None:
+    """Once the other cloud has none either, or has not answered."""
+    asked = exchange(0.4)
+    asked.take(NO_ROOM, elsewhere=True)
+    if others:
+        asked.take(NO_ROOM, elsewhere=True)
+    else:
+        asked.close_left_over()
+    assert (asked.open, asked.refusals) == ({}, {0: NO_ROOM})

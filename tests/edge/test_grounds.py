@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edge.audit import Audit, AuditOutcome
 from edge.decide import Plan
@@ -102,3 +103,18 @@ def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
     verdict = Verdict(0, 0.99, 9.0, "m 1", 0.0, 0.0)
     merged = grounds(full_report(), held).merged(Escalated({0: verdict}))
     assert merged.second_reading is SecondReading.PARTIAL
+
+
+@pytest.mark.parametrize(("describes", "described"), [(True, (2, 1)), (False, ())])
+def test_grounds_that_the_earlier_version_kept_can_be_read(
+    describes: bool, described: tuple[int, ...]
+) -> None:
+    """Its terms named no regions and no basis, its plan only a yes or no."""
+    words = json.loads(zlib.decompress(grounds(full_report(), plan_of(0.7, 0.92, 0.95)).to_bytes()))
+    del words["report"]["guaranteed"]["terms"]["region_side"]
+    del words["report"]["guaranteed"]["terms"]["basis"]
+    del words["plan"]["described"]
+    words["plan"]["describes"] = describes
+    kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode()))
+    assert kept.report.guaranteed.terms == TERMS
+    assert kept.plan.described == described

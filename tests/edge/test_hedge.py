@@ -11,7 +11,7 @@ from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, InvalidRequest, OverreadError, Unreachable
 from protos.messages import Verdict
 
-LONG_S = 60.0
+LONG_S, NO_ROOM = 60.0, 99
 
 
 class Scripted:
@@ -53,9 +53,10 @@ def raced(
     """The answers that came to ``wants`` questions, and the fault."""
     answered: set[int] = set()
 
-    def take(_runner: Scripted, heard: Heard) -> None:
+    def take(_runner: Scripted, heard: Heard) -> bool:
         assert isinstance(heard.message, Verdict)
         answered.add(heard.message.roi_id)
+        return heard.message.roi_id == NO_ROOM
 
     race = Race(Deadline.after(deadline_s), take, lambda: len(answered) >= wants)
     fault = race.run(first, after_s, None if second is None else lambda: second, silence_s)
@@ -183,3 +184,10 @@ def test_silence_opens_the_second_first() -> None:
     """The other cloud is asked before anything is given up."""
     answered, fault, _race = raced(Scripted(hangs=True), Scripted([0, 1]), silence_s=0.01)
     assert (answered, fault) == ({0, 1}, None)
+
+
+def test_a_first_without_room_opens_the_second_at_once() -> None:
+    """Not when it is slow: it goes on beside it."""
+    first, second = Scripted([NO_ROOM], hangs=True), Scripted([1])
+    answered, fault, _ = raced(first, second)
+    assert (answered, fault) == ({1, NO_ROOM}, None)

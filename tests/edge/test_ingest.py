@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 from itertools import islice
 from pathlib import Path
@@ -310,3 +311,36 @@ def test_report_names_are_short_enough_and_never_the_same() -> None:
     assert next(report_names("1.2.840")) == "1.2.840"
     assert next(report_names("odd\udcff")) == "odd?"
     assert len(next(report_names("漢" * 80)).encode()) <= 200
+
+
+def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_path: Path) -> None:
+    """Whenever its last file came while another was read, it is quiet from the first look on."""
+    wall = HandClock()
+    inbox, clock = watch(tmp_path / "inbox", wall)
+    assert names(inbox) == []
+    clock.sleep(6.0)
+    folder = put(tmp_path / "inbox", "a", done=False)
+    wall.now_s = max(path.stat().st_ctime for path in (folder, *folder.iterdir())) + 5.5
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
+
+
+def test_a_copy_that_brings_everything_along_is_another_study(tmp_path: Path) -> None:
+    """Taken and sent again before the next look, it is quiet and complete anew."""
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = put(tmp_path / "inbox", "a", done=False)
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    (first,) = inbox.complete()
+    taken = folder.rename(tmp_path / "taken")
+    latest = max(path.stat().st_ctime_ns for path in (taken, *taken.iterdir()))
+    clock.sleep(1.0)
+    shutil.copytree(taken, folder)
+    while folder.stat().st_ctime_ns <= latest:
+        shutil.copystat(taken, folder)
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    (second,) = inbox.complete()
+    assert second.fingerprint == first.fingerprint
+    assert second.since_s == clock.now_s

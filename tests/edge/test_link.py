@@ -258,3 +258,42 @@ def test_a_study_that_is_not_answered_puts_the_link_in_doubt() -> None:
     assert not link.doubted.is_set()
     link.failed("Unreachable: lost")
     assert link.doubted.is_set()
+
+
+class Ending(Link):
+    """One whose watch ends as soon as somebody has seen when its cloud was due."""
+
+    _due: float | None = None
+
+    @property  # type: ignore[override]
+    def _due_at_s(self) -> float | None:
+        due, self._due = self._due, None
+        if due is not None:
+            self._known.set()
+        return due
+
+    @_due_at_s.setter
+    def _due_at_s(self, due_at_s: float | None) -> None:
+        self._due = due_at_s
+
+
+def test_a_watch_that_ends_while_one_waits_for_its_cloud() -> None:
+    """Whoever waits goes on."""
+    link = Ending(clock=HandClock())
+    link.awaited(60.0)
+    link.settle()
+    assert link.enter()
+
+
+def test_a_missed_deadline_that_does_not_count_still_teaches() -> None:
+    """The link is as slow as after any other; the breaker stays, and a probe leaves its place."""
+    clock = HandClock()
+    link = Link(failures=1, clock=clock)
+    link.missed(100_000, 5.0, counts=False)
+    assert link.estimate().available
+    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
+    link.failed("Unreachable: refused")
+    clock.sleep(31.0)
+    assert link.enter()
+    link.missed(100_000, 5.0, counts=False)
+    assert link.enter()

@@ -15,5 +15,5 @@ def test_an_asking_is_short_and_longer_only_after_those_in_vain(
 ) -> None:
     """It doubles, and what arrives meanwhile keeps half of its deadline at least."""
     persistence = Persistence.of(load_settings(deadline_s=deadline_s))
-    assert [persistence.budget_s(attempts) for attempts in range(1, 5)] == budgets_s
+    assert [persistence.budget_s(in_vain) for in_vain in range(4)] == budgets_s
     assert persistence.budget_s(10**6) == deadline_s / 2

@@ -101,3 +101,14 @@ def test_the_deadline_lets_go_who_waits() -> None:
     taker = Taker(sending(held=True, within_s=0.01))
     assert taker.ends()
     assert taker.rois == []
+
+
+def test_a_header_alone_is_no_region() -> None:
+    """Regions that are held have not been sent; once they may go they have."""
+    one = sending(held=True)
+    taker = Taker(one)
+    assert taker.begun.wait(LONG_S)
+    assert not one.began
+    one.admit(1)
+    assert taker.ends()
+    assert one.began

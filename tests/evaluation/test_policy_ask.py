@@ -49,6 +49,17 @@ def test_what_did_not_come_in_time_is_slow_though_some_did() -> None:
     assert belief.estimate().completion_s(2, 2 * ROI) > 7.0
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_miss_over_what_is_owed_does_not_open_the_breaker(counts: bool) -> None:
+    """The cloud was heard, and the first region did not come: a study's miss counts."""
+    stall = Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
+    trace, clock = Trace("made", (0.0, 0.045, 30.0), (GOOD, stall, GOOD)), Clock()
+    belief = Link(failures=1, clock=clock)
+    asked = by_deadline(trace, belief, clock).ask(REGIONS, 2.0, counts=counts)
+    assert asked.answered == ()
+    assert belief.estimate().available == (not counts)
+
+
 def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
     """Though the last of them answered a region before."""
     slow = Conditions(latency_ms=20, up_kbit=8000)
