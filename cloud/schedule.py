@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from cloud.cost import CostModel
@@ -97,7 +98,8 @@ def admit(
     late -= _late(*_ahead(queue, [], free_s, pace, without))
     pairs = zip(order, slots, strict=True)
     pushed = [(claim, slot.answered_s - now_s) for claim, slot in pairs if claim.number in late]
-    if any(_stays(claim, newcomer, queue) for claim, _ in pushed):
+    stays = _rights(newcomer, queue)
+    if any(stays(claim) for claim, _ in pushed):
         estimate_s = max(slot.answered_s for slot in slots) - now_s
         raise DeadlineUnmeetable(
             f"others would be late for it; behind them it would take {estimate_s:.3f} s", estimate_s
@@ -110,17 +112,18 @@ def admitted(newcomers: Sequence[Claim], queue: Queue, free_s: float, pace: Pace
 
     So many that they would be answered in time and nobody that may stay would be late for them.
     """
-    before = _late(*_ahead(queue, [], free_s, pace))
+    own = {one.number for one in newcomers}
+    stays = _rights(newcomers[0], queue)
+
+    @cache
+    def late_without() -> set[int]:
+        return _late(*_ahead(queue, [], free_s, pace))
 
     def too_many(n: int) -> bool:
         order, slots = _ahead(queue, newcomers[:n], free_s, pace)
-        late = _late(order, slots) - before
-        own = {one.number for one in newcomers}
-        return any(
-            one.number in own or _stays(one, newcomers[0], queue)
-            for one in order
-            if one.number in late
-        )
+        if late := _late(order, slots):
+            late -= late_without()
+        return any(one.number in own or stays(one) for one in order if one.number in late)
 
     if not too_many(len(newcomers)):
         return len(newcomers)
@@ -147,17 +150,17 @@ def _late(claims: Sequence[Claim], slots: Sequence[Slot]) -> set[int]:
     return {claim.number for claim, slot in pairs if slot.answered_s > claim.deadline.at_s}
 
 
-def _stays(claim: Claim, newcomer: Claim, queue: Queue) -> bool:
-    """Whether ``newcomer`` may not push ``claim``, which was let in before it."""
-    if claim.priority is not newcomer.priority:
-        return claim.priority is Priority.STAT and not _routine_lacks_places(queue)
-    held, weight = queue.held(), queue.rules.weight
-    theirs = held.get(claim.site, 0) / weight(claim.site)
-    return theirs <= LEAD + (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)
-
-
-def _routine_lacks_places(queue: Queue) -> bool:
-    """Whether one more routine ROI would still be no more than the places that are routine's."""
-    waiting = queue.waiting()
+def _rights(newcomer: Claim, queue: Queue) -> Callable[[Claim], bool]:
+    """Whether ``newcomer`` may not push a claim which was let in before it."""
+    waiting, held, weight = queue.waiting(), queue.held(), queue.rules.weight
     stats = sum(one.priority is Priority.STAT for one in waiting)
-    return STATS_A_ROUTINE * (len(waiting) - stats + 1) <= stats
+    # one more routine ROI would still be no more than the places that are routine's
+    routine_lacks_places = STATS_A_ROUTINE * (len(waiting) - stats + 1) <= stats
+    mine = (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)
+
+    def stays(claim: Claim) -> bool:
+        if claim.priority is not newcomer.priority:
+            return claim.priority is Priority.STAT and not routine_lacks_places
+        return held.get(claim.site, 0) / weight(claim.site) <= LEAD + mine
+
+    return stays
