@@ -125,8 +125,8 @@ def claims(data: str) -> list[Claim]:
         Claim("clock_jumps", ("--rounds", "50"), "evaluation.clock_jumps"),
         Claim("stages", (), "evaluation.stages"),
         Claim("load", ("load",)),
-        Claim("load_shared", ("load", "--shared", "--loads", "1,2")),
-        Claim("load_asleep", ("load", "--synthetic", "2,14", "--loads", "1,2")),
+        Claim("load_shared", ("load", "--shared", "--loads", "2")),
+        Claim("load_asleep", ("load", "--synthetic", "2,14", "--loads", "2")),
         Claim("memory", ("memory",)),
     ]  # fmt: skip
 

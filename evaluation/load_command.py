@@ -31,7 +31,7 @@ def load_command(
     loads: Annotated[
         str, typer.Option(metavar="X[,X]", help="Offered, as shares of the measured capacity.")
     ] = ",".join(map(str, LOADS)),
-    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 2,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each turn.")] = 10.0,
     edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
     budgets: Annotated[
