@@ -135,7 +135,7 @@ def decide(
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
     wanted = _best(decisions, Route.DISMISS)[:AUDITED] if audited and not uncertain else ()
-    described = _described(decisions, policy)
+    described = _best(decisions, Route.REPORT) if policy.describe else ()
     beside = () if left else (*described, *wanted)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
     extra = beside[: room.beside(len(picks), sent_bytes, len(beside), roi_bytes)]
@@ -150,13 +150,6 @@ def decide(
         audit=audit,
         described=described,
     )
-
-
-def _described(decisions: Sequence[Decision], policy: Policy) -> tuple[int, ...]:
-    """The reported places that are to be described, by falling score."""
-    reported = _best(decisions, Route.REPORT) if policy.describe else ()
-    least_mm = policy.describe_from_mm
-    return tuple(i for i in reported if decisions[i].candidate.diameter_mm >= least_mm)
 
 
 def value_of_asking(score: float, thresholds: Thresholds) -> float:

@@ -54,7 +54,7 @@ class EdgeSettings(BaseSettings):
             certificate's name goes before it. Empty for none.
         max_rois: regions of one study that are escalated at most.
         describe: whether the cloud is also asked for size, kind and outline of what the edge
-            reports by itself and measures at 5 mm and more.
+            reports by itself.
         audit_rate: share of the scans without anything to ask about of which the best places that
             the edge dismissed are read again all the same; 0 for none.
         owed_keep_days: days of the daemon's life for which a second reading that did not come by

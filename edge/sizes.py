@@ -41,9 +41,6 @@ class Policy:
             shortest side.
         describe: whether the cloud is also asked for size, kind and outline of what is reported
             anyway, where there is room for it after all that is uncertain.
-        describe_from_mm: only of what the edge measures so large. Below 6 mm nothing follows from
-            a description (Fleischner 2017); of the 79 nodules of validation and test that the edge
-            measures below 5 mm none has 6 mm.
     """
 
     full: float = 1.0
@@ -52,7 +49,6 @@ class Policy:
     confidence: float = 0.95
     fill: float = 0.75
     describe: bool = True
-    describe_from_mm: float = 5.0
 
     def share(self, size: Size) -> float:
         """What a reading of that size is worth."""

@@ -111,7 +111,8 @@ def _escalation(found: Found) -> Told:
             continue
         parts = [f"{name} {_parts(one)}" for name, one in against.items()]
         told.append(f"{words}: {', '.join(parts)}")
-        met.append(f"{words}: {_yes(all(map(_half, against.values())))}")
+        each = ", ".join(f"{name} {_yes(_half(one))}" for name, one in against.items())
+        met.append(f"{words}: {each}")
     return ("; ".join(told), "; ".join(met)) if told else None
 
 

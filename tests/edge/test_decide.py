@@ -188,14 +188,6 @@ def test_nothing_is_described_where_the_policy_does_not_want_it() -> None:
     assert plan_of(0.95, 0.4, 0.99).described == (2, 0)
 
 
-def test_only_what_is_large_enough_is_described() -> None:
-    """From a description of the others nothing would follow."""
-    policy = replace(POLICY, describe_from_mm=9.0)
-    plan = plan_of(0.95, 0.4, 0.99, policy=policy)
-    assert (plan.send, plan.described) == ((1,), ())
-    assert plan_of(0.95, 0.4, policy=replace(policy, describe_from_mm=6.0)).described == (0,)
-
-
 def test_descriptions_go_before_an_audit() -> None:
     """A thin link carries what the report is made of first."""
     plan = plan_of(0.95, 0.05, audited=True, max_rois=1)

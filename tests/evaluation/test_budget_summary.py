@@ -75,10 +75,11 @@ def test_escalation_names_each_opponent_and_is_read_in_both_shapes() -> None:
     told = row({"policies": {"command": "c", "escalation_ratio": ratio}}, "escalation")
     assert "verdicts alone: a single one 0.20, 0.30, a cut of the edge's own asks nothing, " in told
     assert "finds less; with descriptions: a pair 0.20, 0.30" in told
-    assert "| verdicts alone: yes; with descriptions: no |" in told
+    assert "| verdicts alone: a single one yes, a cut of the edge's own yes; with desc" in told
+    assert "with descriptions: a pair yes, a cut of the edge's own no |" in told
     before = {"trace": "fibre", "verdicts": {"rois": 0.26, "bytes": 0.26, "met": True}}
     told = row({"policies": {"command": "c", "escalation_ratio": before}}, "escalation")
-    assert "| verdicts alone: fixed 0.26, 0.26 | verdicts alone: yes |" in told
+    assert "| verdicts alone: fixed 0.26, 0.26 | verdicts alone: fixed yes |" in told
     assert "not measured" in row({"policies": {"command": "c"}}, "escalation")
 
 
