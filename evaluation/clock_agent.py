@@ -107,4 +107,4 @@ def told_by(clock: WallClock) -> Iterator[None]:
     finally:
         time.time = real
         for module in asking:
-            module.datetime = datetime  # type: ignore[attr-defined] # see above
+            module.datetime = datetime  # type: ignore[attr-defined] # put back, by the same name

@@ -161,7 +161,7 @@ class Edges:
             said = load_of(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             reason = _reason(error)
-            said = load_of(error.trailing_metadata())  # type: ignore[arg-type] # pairs they are
+            said = load_of(error.trailing_metadata())  # type: ignore[arg-type] # pairs, though its type does not say so
         finally:
             await hearing
         if said is not None:

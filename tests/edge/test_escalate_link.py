@@ -189,7 +189,7 @@ class _LateStatus:
         raise grpc.RpcError
 
 
-class _Failing(grpc.Channel):  # type: ignore[misc]
+class _Failing(grpc.Channel):  # type: ignore[misc] # grpc has no types here: its base is Any
     """A channel on which every stream fails so."""
 
     def stream_stream(self, *_: object, **__: object) -> Callable[..., _LateStatus]:
@@ -237,7 +237,7 @@ def test_a_glance_at_the_link_waits_for_nothing() -> None:
     """Though the cloud is being looked for; whoever collects metrics has no time."""
     waited, link = list[None](), Link()
     link.awaited(60.0)
-    link.settle = lambda: waited.append(None)  # type: ignore[method-assign]
+    link.settle = lambda: waited.append(None)  # type: ignore[method-assign] # to see a call
     with escalator(f"127.0.0.1:{free_port()}", link) as second:
         assert second.glance().reason == UNHEARD
         assert waited == []

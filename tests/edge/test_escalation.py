@@ -165,7 +165,7 @@ def test_bytes_that_were_never_sent_tell_nothing_of_the_wire(sent: bool) -> None
     clock, link = HandClock(), Link(clock=lambda: 0.0)
     exchange = Exchange(cut_rois(plan_of(0.5), box(), SHAPE))
     link.sign()
-    link.patience_s = lambda: 60.0  # type: ignore[method-assign]
+    link.patience_s = lambda: 60.0  # type: ignore[method-assign] # no silence counts
 
     def way(link: Link, *, sent: bool, answers: bool) -> Way:
         return Way(lambda e, _d, _k: Scripted(e, clock, sent=sent, answers=answers), link)

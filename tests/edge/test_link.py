@@ -265,7 +265,7 @@ class Ending(Link):
 
     _due: float | None = None
 
-    @property  # type: ignore[override]
+    @property  # type: ignore[override] # a field in the class above
     def _due_at_s(self) -> float | None:
         due, self._due = self._due, None
         if due is not None:
