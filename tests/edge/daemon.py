@@ -136,3 +136,7 @@ def assert_amended_once(out: Path) -> None:
     assert [change["number"] for change in last["changes"]] == [2, 3]
     assert [finding["number"] for finding in last["findings"]] == [2, 3, 1]
     assert f"version {version}<br>" in (out / "report.html").read_text()
+
+
+class Killed(BaseException):
+    """Stands for a crash inside this process: nothing may catch it."""
