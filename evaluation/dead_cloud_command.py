@@ -13,9 +13,9 @@ from rich.table import Table
 
 from evaluation.dead_cloud import WAYS, measure
 from evaluation.dead_cloud import as_json as told
-from evaluation.edge_process import edge_process
 from evaluation.latency import this_machine
 from evaluation.options import STUDIES, Cache, Deadline, Json, Phantoms
+from evaluation.processes import edge_process
 from evaluation.progress import counting
 from evaluation.show import show
 from evaluation.tables import columns_table

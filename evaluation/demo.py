@@ -23,11 +23,11 @@ from rich.console import Console
 
 from edge.errors import EdgeError
 from evaluation.demo_folder import DemoFolder
-from evaluation.demo_processes import DemoProcess, running, wait_until
 from evaluation.demo_progress import Phases
 from evaluation.demo_result import Result, render_result
 from evaluation.demo_study import deliver_copy, deliver_phantom, demo_spec, require_study
 from evaluation.errors import EvaluationError
+from evaluation.processes import Process, running
 from imaging.nodule import Nodule
 from imaging.phantom import make_phantom
 
@@ -119,7 +119,7 @@ def run_demo(
     with _services(folder, programs, phases) as edge:
         truth = _deliver(own, seed, folder, phases)
         with phases.phase("waiting for the reading"):
-            wait_until(lambda: any(_reports(folder)), edge, "report the study", REPORT_S)
+            edge.wait_until(lambda: any(_reports(folder)), "report the study", REPORT_S)
     return Result.of(next(_reports(folder)), truth)
 
 
@@ -132,17 +132,17 @@ def exit_status(result: Result) -> ExitStatus:
 
 
 @contextmanager
-def _services(folder: DemoFolder, programs: Programs, phases: Phases) -> Iterator[DemoProcess]:
+def _services(folder: DemoFolder, programs: Programs, phases: Phases) -> Iterator[Process]:
     """The edge agent, watching its inbox, with the cloud service behind it."""
     listen = ("--address", "127.0.0.1:0", "--ready-file", str(folder.address))
     with running("cloud", (*programs.cloud, *listen), folder.log("cloud")) as cloud:
         with phases.phase("starting the cloud service"):
-            wait_until(folder.address.is_file, cloud, "serve", START_S)
+            cloud.wait_until(folder.address.is_file, "serve", START_S)
         folder.configure(folder.address.read_text().strip(), DEADLINE_S)
         config = ("--config", str(folder.config))
         with running("edge", (*programs.edge, *config), folder.log("edge")) as edge:
             with phases.phase("starting the edge agent"):
-                wait_until(partial(_watches, folder.log("edge")), edge, "start", START_S)
+                edge.wait_until(partial(_watches, folder.log("edge")), "start", START_S)
             yield edge
             with phases.phase("stopping both"):
                 edge.stop()

@@ -15,12 +15,11 @@ from rich.table import Table
 
 from cloud.describe import describe
 from evaluation.detection import BAR_MS, LOOPBACK, ask_all, row
-from evaluation.edge_process import edge_process
 from evaluation.latency import this_machine
 from evaluation.options import STUDIES, Cache, Json
+from evaluation.processes import cloud_service, edge_process
 from evaluation.progress import each
 from evaluation.proxied import proxied
-from evaluation.service import cloud_service
 from evaluation.show import show
 from evaluation.trace import find_trace
 

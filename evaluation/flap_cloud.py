@@ -19,6 +19,7 @@ from cloud.lifetime import serve
 from cloud.server import CloudServer
 from cloud.settings import load_settings
 from cloud.telemetry import Telemetry, configure_logging
+from edge.durable import write_atomically
 from evaluation.kill_agent import SIDE
 from imaging.volume import UInt8Array
 from models.runtime.readings import Readings
@@ -61,13 +62,7 @@ def main(
     settings, telemetry = load_settings(address=address), Telemetry()
     configure_logging(as_json=False)
     server = CloudServer(settings, MiddleReader(), telemetry, service_version="middle")
-
-    def ready(bound: str) -> None:
-        part = ready_file.with_name(f"{ready_file.name}.part")
-        part.write_text(bound)
-        part.replace(ready_file)
-
-    asyncio.run(serve(server, ready=ready))
+    asyncio.run(serve(server, ready=lambda bound: write_atomically(ready_file, bound.encode())))
 
 
 if __name__ == "__main__":

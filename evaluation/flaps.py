@@ -22,9 +22,9 @@ import typer
 from evaluation.flap_agent import expected, serve
 from evaluation.kill_check import Found, busy, check
 from evaluation.options import Json
+from evaluation.processes import cloud_service
 from evaluation.progress import counting
 from evaluation.proxied import proxied
-from evaluation.service import cloud_service
 from evaluation.trace import Conditions, State, Trace
 from evaluation.trial import Studies, arrive, require, some_scores, tell, working
 

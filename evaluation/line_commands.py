@@ -15,8 +15,8 @@ from edge.pipeline import Line
 from edge.settings import load_settings
 from evaluation import detect, findings, latency, nodules, phantoms
 from evaluation.options import Csv, Deadline, Json, Model, Seed
+from evaluation.processes import cloud_service
 from evaluation.progress import each
-from evaluation.service import cloud_service
 from evaluation.show import remark_unknown, show
 from evaluation.tables import rates_table, studies_table, times_table
 from evaluation.truth import read_truth

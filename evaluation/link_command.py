@@ -18,14 +18,13 @@ from rich.table import Table
 from cloud.settings import load_settings as load_cloud_settings
 from edge.settings import load_settings
 from evaluation import link
-from evaluation.edge_process import edge_process
 from evaluation.journal import Journal
 from evaluation.journal import journal as kept
 from evaluation.lanes import parts_of, read_all
 from evaluation.latency import this_machine
 from evaluation.link import CAVEAT, OFF, Reads, Reaper, Run
-from evaluation.mortal_cloud import mortal_cloud
 from evaluation.options import STUDIES, Cache, Deadline, Json, Phantoms, Reserve
+from evaluation.processes import edge_process, restartable_cloud
 from evaluation.progress import counting
 from evaluation.show import show
 from evaluation.tables import columns_table
@@ -116,7 +115,7 @@ def _go_on(
         return
     with ExitStack() as running, counting("studies") as step:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
-        cloud = running.enter_context(mortal_cloud(folder))
+        cloud = running.enter_context(restartable_cloud(folder))
         logs = (folder / f"edge{lane}.log" for lane in range(min(lanes, len(parts))))
         edges = [running.enter_context(edge(log)) for log in logs]
         left = itertools.count(1)

@@ -23,7 +23,7 @@ from cloud.describe import describe
 from evaluation.arrivals import Traffic, poisson
 from evaluation.bootstrap import OnStep
 from evaluation.offering import LATE, Edges, Offered
-from evaluation.service import CLOUD, cloud_service
+from evaluation.processes import CLOUD, cloud_service
 
 MODES: Mapping[str, Mapping[str, str]] = {
     "deadline": {},

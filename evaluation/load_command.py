@@ -19,8 +19,8 @@ from evaluation.apart import Cores, halves, on_cores
 from evaluation.arrivals import Traffic
 from evaluation.load import LOADS, Plan, as_json, capacities, services, under_load
 from evaluation.options import CloudModel, Json
+from evaluation.processes import CLOUD
 from evaluation.progress import counting
-from evaluation.service import CLOUD
 from evaluation.show import show
 from models import markdown
 from models.runtime import hardware

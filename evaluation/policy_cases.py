@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from edge.decide import Thresholds
+from edge.durable import write_atomically
 from edge.merge import MergeWeights
 from edge.sizes import Size
 from evaluation.errors import MissingData
@@ -105,9 +106,7 @@ def key_of(**described: object) -> str:
 def save(cases: Cases, path: Path) -> None:
     """Writes them whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(_adapter().dump_python(cases, mode="json")))
-    part.replace(path)
+    write_atomically(path, json.dumps(_adapter().dump_python(cases, mode="json")).encode())
 
 
 def load(path: Path) -> Cases:

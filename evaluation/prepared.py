@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edge.durable import write_atomically
 from evaluation.demo_study import demo_spec
 from evaluation.phantoms import split_truth
 from evaluation.truth import Lesion
@@ -53,9 +54,7 @@ def _prepared(spec: PhantomSpec, cache: Path) -> Prepared:
         phantom = make_phantom(spec)
         write_series(phantom.volume, folder, header=phantom_header(spec), seed=spec.seed)
         made = {"spec": _told(spec), "nodules": [asdict(nodule) for nodule in phantom.nodules]}
-        part = truth.with_suffix(".part")
-        part.write_text(json.dumps(made))
-        part.replace(truth)
+        write_atomically(truth, json.dumps(made).encode())
     lesions, ignored = split_truth([_nodule(entry) for entry in made["nodules"]])
     return Prepared(folder, lesions, ignored)
 

@@ -19,6 +19,7 @@ from cloud.lifetime import serve
 from cloud.server import CloudServer
 from cloud.settings import load_settings
 from cloud.telemetry import Telemetry, configure_logging
+from edge.durable import write_atomically
 from imaging.volume import UInt8Array
 from models.runtime.readings import Readings
 
@@ -59,15 +60,9 @@ def main(
     async def run() -> None:
         server = CloudServer(settings, reader, telemetry, service_version="synthetic")
         with telemetry.serving(settings.metrics_address, settings.metrics_port):
-            await serve(server, ready=lambda bound: _write_whole(ready_file, bound))
+            await serve(server, ready=lambda bound: write_atomically(ready_file, bound.encode()))
 
     asyncio.run(run())
-
-
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 if __name__ == "__main__":

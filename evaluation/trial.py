@@ -15,10 +15,10 @@ from typing import Any
 
 import typer
 
-from evaluation.demo_processes import log_tail
 from evaluation.errors import ServiceFailed
 from evaluation.kill_agent import put_study
 from evaluation.kill_check import Found
+from evaluation.processes import log_tail
 
 PATIENCE_S = 900.0
 """So long an agent may take for whatever is waited for."""

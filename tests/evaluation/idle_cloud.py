@@ -10,6 +10,8 @@ import socket
 import sys
 from pathlib import Path
 
+from edge.durable import write_atomically
+
 
 def run(arguments: list[str]) -> None:
     """Listens until SIGTERM; with ``ends`` it ends at once, with status 3."""
@@ -19,9 +21,7 @@ def run(arguments: list[str]) -> None:
     host, _, port = arguments[arguments.index("--address") + 1].rpartition(":")
     with socket.create_server((host, int(port)), reuse_port=True) as server:
         ready = Path(arguments[arguments.index("--ready-file") + 1])
-        part = ready.with_suffix(".part")
-        part.write_text(f"{host}:{server.getsockname()[1]}")
-        part.rename(ready)
+        write_atomically(ready, f"{host}:{server.getsockname()[1]}".encode())
         signal.sigwait({signal.SIGTERM})
 
 

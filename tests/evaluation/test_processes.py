@@ -1,4 +1,4 @@
-"""The processes of a demonstration."""
+"""Processes that an evaluation starts."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import demo_processes
-from evaluation.demo_processes import log_tail, running, wait_until
+from evaluation import processes
 from evaluation.errors import ServiceFailed
+from evaluation.processes import (
+    RestartableCloud,
+    cloud_service,
+    edge_process,
+    log_tail,
+    restartable_cloud,
+    running,
+)
 
+IDLE = ("tests.evaluation.idle_cloud",)
+SCRIPTED = ("tests.evaluation.scripted_edge",)
 SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
 OBEYS = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); {SLEEPS}"
 IS_DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEPS}"
@@ -27,11 +36,21 @@ def _is_up(log: Path) -> bool:
     return "up" in log.read_text()
 
 
+def _serves(cloud: RestartableCloud) -> bool:
+    return cloud.serves
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of the tests can be run."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+
+
 def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
     """It runs while the context lasts, and has ended with 0 after it."""
     log = tmp_path / "log"
     with running("edge", _python(OBEYS), log) as process:
-        wait_until(lambda: _is_up(log), process, "start", 60)
+        process.wait_until(lambda: _is_up(log), "start", 60)
         process.require_alive()
     assert process.stop() == 0
 
@@ -43,18 +62,18 @@ def test_an_unclean_end_is_an_error(tmp_path: Path) -> None:
         pytest.raises(ServiceFailed, match="ended with exit status 9 after SIGTERM"),
         running("edge", _python(LEAVES_DIRTY), log) as process,
     ):
-        wait_until(lambda: _is_up(log), process, "start", 60)
+        process.wait_until(lambda: _is_up(log), "start", 60)
 
 
 def test_a_deaf_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that ignores SIGTERM is gone after the grace, and that is told."""
-    monkeypatch.setattr(demo_processes, "GRACE_S", 0.2)
+    monkeypatch.setattr(processes, "STOP_S", 0.2)
     log = tmp_path / "log"
     with (
         pytest.raises(ServiceFailed, match="ended with signal 9 after SIGTERM"),
         running("cloud", _python(IS_DEAF), log) as process,
     ):
-        wait_until(lambda: _is_up(log), process, "start", 60)
+        process.wait_until(lambda: _is_up(log), "start", 60)
     assert process.stop() == -signal.SIGKILL
 
 
@@ -63,7 +82,7 @@ def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
     log = tmp_path / "log"
     context = running("edge", _python(LEAVES_DIRTY), log)
     process = context.__enter__()
-    wait_until(lambda: _is_up(log), process, "start", 60)
+    process.wait_until(lambda: _is_up(log), "start", 60)
     hidden = context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert not hidden
     assert process.stop() == 9
@@ -74,7 +93,7 @@ def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = f"import os; print(os.getpgid(0), flush=True); {OBEYS}"
     with running("edge", _python(code), log) as process:
-        wait_until(lambda: _is_up(log), process, "start", 60)
+        process.wait_until(lambda: _is_up(log), "start", 60)
     assert int(log.read_text().split()[0]) != os.getpgid(0)
 
 
@@ -88,24 +107,32 @@ def test_settings_of_the_environment_do_not_reach_a_process(
     log = tmp_path / "log"
     told = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
     with running("edge", _python(f"import os; {told}; {OBEYS}"), log) as process:
-        wait_until(lambda: _is_up(log), process, "start", 60)
+        process.wait_until(lambda: _is_up(log), "start", 60)
     assert log.read_text().splitlines()[0] == "['SOMETHING_ELSE']"
 
 
-def test_an_early_end_tells_the_log_and_what_to_do(tmp_path: Path) -> None:
-    """The last lines of the log, the advice that fits them, and where the rest is."""
-    code = "import sys; print('UnknownArtifact: no artifact x'); sys.exit(1)"
+@pytest.mark.parametrize(
+    ("printed", "advice"),
+    [
+        ("UnknownArtifact: no artifact x", "git checkout -- models/weights"),
+        ("AddressUnusable: 127.0.0.1:4711", "the port is taken"),
+    ],
+)
+def test_an_early_end_tells_the_log_and_what_to_do(
+    tmp_path: Path, printed: str, advice: str
+) -> None:
+    """The last lines of the log, and the advice that fits them."""
+    code = f"import sys; print({printed!r}); sys.exit(1)"
     log = tmp_path / "cloud.log"
     with (
         pytest.raises(ServiceFailed) as failure,
         running("cloud", _python(code), log) as process,
     ):
-        wait_until(lambda: False, process, "serve", 60)
+        process.wait_until(lambda: False, "serve", 60)
     said = str(failure.value)
     assert said.startswith("cloud ended with exit status 1 before its time")
-    assert "  | UnknownArtifact: no artifact x" in said
-    assert "git checkout -- models/weights" in said
-    assert str(log) in said
+    assert f"  | {printed}" in said
+    assert advice in said
 
 
 def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
@@ -116,7 +143,7 @@ def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
         pytest.raises(ServiceFailed, match="edge did not start within 2 s"),
         running("edge", _python(SLEEPS), log) as process,
     ):
-        wait_until(lambda: False, process, "start", 2.0, lambda: next(times))
+        process.wait_until(lambda: False, "start", 2.0, lambda: next(times))
 
 
 def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
@@ -136,3 +163,50 @@ def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
     assert len(log_tail(log).splitlines()) == 12
     log.write_bytes(b"")
     assert log_tail(log) == "  | (its log is empty)"
+
+
+@pytest.mark.usefixtures("root")
+def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
+    """Killed, it serves no more; started again, it serves where it did."""
+    with restartable_cloud(tmp_path, IDLE) as cloud:
+        assert _serves(cloud)
+        first = cloud.address
+        assert not first.endswith(":0")
+        cloud.kill()
+        assert not _serves(cloud)
+        cloud.start()
+        cloud.wait()
+        assert (cloud.address, cloud.deaths) == (first, 1)
+    assert not _serves(cloud)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_cloud_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
+    """The end of its log is quoted."""
+    early = r"ended with exit status 3 before its time\n(.|\n)*no model to read with"
+    with (
+        pytest.raises(ServiceFailed, match=early),
+        restartable_cloud(tmp_path, (*IDLE, "ends")),
+    ):
+        pass
+
+
+def test_a_cloud_service_that_cannot_start_says_why() -> None:
+    """A model that does not exist ends the service at once; its log is quoted."""
+    with (
+        pytest.raises(ServiceFailed, match=r"exit status 1 before its time\n(.|\n)*no-such-model"),
+        cloud_service("no-such-model"),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("root")
+def test_an_edge_answers_line_by_line_and_its_end_is_told(tmp_path: Path) -> None:
+    """Started with its studies, it answers each command; one that ends says why."""
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    with edge_process(4, 7, cache, log, SCRIPTED) as edge:
+        assert edge.open(cloud="off") == f"4 7 {cache}"
+        assert edge.read(2, from_files=True) == {"read": 2, "from_files": True}
+        with pytest.raises(ServiceFailed, match=r"exit status 4\n.*thirteen is unlucky"):
+            edge.read(13, from_files=False)
+    assert cache.is_dir()
