@@ -17,7 +17,8 @@ from cloud.admission import check_header
 from cloud.room import Room
 from cloud.site import site_of
 from cloud.stream import Desk, StudyStream
-from protos import accepted, codec, overread_pb2_grpc
+from protos import codec, overread_pb2_grpc
+from protos import metadata as accepted
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import (
@@ -28,8 +29,8 @@ from protos.errors import (
     OverreadError,
     to_status,
 )
-from protos.load import Load
 from protos.messages import Description, Header
+from protos.metadata import Load
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from cloud.queue import UNKNOWN_SITE
-from protos.site import MAX_SITE_CHARACTERS, SITE_KEY
+from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY
 
 _CERTIFICATE = "x509_pem_cert"
 _NAMES = ("x509_common_name", "x509_subject_alternative_name")

@@ -20,7 +20,7 @@ from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.checksum import verify
+from protos.codec import verify
 from protos.deadline import Deadline
 from protos.errors import (
     CallerFault,

@@ -26,14 +26,12 @@ from edge.link import Link
 from edge.sending import Sending
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
-from protos.accepted import accepted_of
 from protos.codec import decode_response
 from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
-from protos.load import Load, load_of
 from protos.messages import Header, Priority, Roi
+from protos.metadata import SITE_KEY, Load, accepted_of, load_of
 from protos.overread_pb2_grpc import OverreadStub
-from protos.site import SITE_KEY
 
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
 

@@ -15,8 +15,8 @@ from edge.hedge import Race, Runner
 from edge.link import Link
 from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError
-from protos.load import Load
 from protos.messages import Verdict
+from protos.metadata import Load
 
 
 class Stream(Runner, Protocol):

@@ -19,7 +19,7 @@ from pydantic_settings import (
 )
 
 from edge.errors import BadSettings
-from protos.site import MAX_SITE_CHARACTERS
+from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
 LONGEST_S = 31_536_000.0

@@ -19,12 +19,10 @@ from evaluation.arrivals import Arrival
 from imaging.volume import WINDOW_HU
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.accepted import accepted_of
 from protos.errors import DeadlineUnmeetable, from_status
-from protos.load import load_of
 from protos.messages import Header, Roi
+from protos.metadata import SITE_KEY, accepted_of, load_of
 from protos.overread_pb2_grpc import OverreadStub
-from protos.site import SITE_KEY
 
 if TYPE_CHECKING:
     from protos.overread_pb2_grpc import OverreadAsyncStub

@@ -2,20 +2,51 @@
 
 Decoding checks the form of what came: that fields are there, that voxels fill their shape and
 match their checksum. What is sensible or allowed is for the service to say.
+
+The checksum of an ROI: voxels, and what gives them their meaning, came as they were sent.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 import zlib
 
 import numpy as np
 import numpy.typing as npt
 
 from protos import overread_pb2 as pb
-from protos.checksum import CHECKSUM_BYTES, checksum, verify
-from protos.errors import InvalidRequest
+from protos.errors import ChecksumMismatch, InvalidRequest
 from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
+
+CHECKSUM_BYTES = 16
+
+
+def checksum(roi: Roi) -> bytes:
+    """BLAKE2b, 16 bytes, of the voxels and of what gives them their meaning.
+
+    Hashed are, little-endian: shape (three uint32), spacing in mm (three float64), window in HU
+    (two float64), then the voxels, z slowest.
+    """
+    meaning = struct.pack("<3I5d", *roi.voxels.shape, *roi.spacing_mm, *roi.window_hu)
+    digest = hashlib.blake2b(meaning, digest_size=CHECKSUM_BYTES)
+    digest.update(np.ascontiguousarray(roi.voxels).data)
+    return digest.digest()
+
+
+def verify(roi: Roi, claimed: bytes) -> None:
+    """Refuses an ROI that is not what was sent: ``claimed``, which came with it, is not its sum.
+
+    Raises:
+        ChecksumMismatch: so it is.
+    """
+    if (found := checksum(roi)) != claimed:
+        raise ChecksumMismatch(
+            f"ROI {roi.roi_id}: checksum {found.hex()} of what came, "
+            f"{claimed.hex()} of what was sent"
+        )
+
 
 Outcome = Verdict | Refusal
 
@@ -23,6 +54,8 @@ MAX_SIDE = 4096
 """Voxels of an ROI along one axis, whatever a service's own limit."""
 
 _PRIORITY_TO_WIRE = {Priority.ROUTINE: pb.PRIORITY_ROUTINE, Priority.STAT: pb.PRIORITY_STAT}
+
+
 _PRIORITY_OF_WIRE = {
     pb.PRIORITY_UNSPECIFIED: Priority.ROUTINE,
     pb.PRIORITY_ROUTINE: Priority.ROUTINE,

@@ -228,7 +228,7 @@ class Roi(_message.Message):
     edge_score: _builtins.float
     """the edge's own probability, 0 to 1"""
     checksum: _builtins.bytes
-    """BLAKE2b, 16 bytes, no more and no less, see `protos.checksum`"""
+    """BLAKE2b, 16 bytes, no more and no less, see `protos.codec`"""
     @_builtins.property
     def shape(self) -> Global___Shape: ...
     @_builtins.property

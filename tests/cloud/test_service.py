@@ -14,8 +14,8 @@ import structlog
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.errors import OverreadError
-from protos.load import load_of
 from protos.messages import Refusal, Summary, Verdict
+from protos.metadata import load_of
 from tests.cloud.calling import (
     MakeRoi,
     MakeStream,

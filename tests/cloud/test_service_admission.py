@@ -10,9 +10,9 @@ import pytest
 
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.accepted import accepted_of
 from protos.errors import DeadlineUnmeetable, Overloaded
 from protos.messages import Refusal, Summary, Verdict
+from protos.metadata import accepted_of
 from tests.cloud.calling import MakeRoi, MakeStream, StartCloud, read, refused, taken
 from tests.cloud.running import RunningCloud
 

@@ -11,11 +11,10 @@ from typing import Any, Self
 
 import grpc
 
-from protos.accepted import to_metadata
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.errors import OverreadError, to_status
-from protos.load import COMPUTE_KEY, QUEUE_KEY
 from protos.messages import Description, Header, Refusal, Roi, Summary, Verdict
+from protos.metadata import COMPUTE_KEY, QUEUE_KEY, to_metadata
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
 
 

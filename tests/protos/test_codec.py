@@ -1,8 +1,13 @@
-"""The codec: values to protobuf and back, and what it refuses."""
+"""The codec: values to protobuf and back, and what it refuses.
+
+The checksum that travels with an ROI.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import struct
 import zlib
 
 import numpy as np
@@ -10,6 +15,7 @@ import pytest
 
 from protos import codec
 from protos import overread_pb2 as pb
+from protos.codec import checksum, verify
 from protos.errors import ChecksumMismatch, InvalidRequest
 from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
 
@@ -175,3 +181,19 @@ def test_a_description_comes_back_as_it_went() -> None:
     description = Description("0.1.0", {"hybrid": "1.0"}, "openvino", 64, 4096, 10**6, (48, 48, 40))
     back = codec.decode_description(codec.encode_description(description))
     assert back == description
+
+
+def test_the_checksum_is_what_the_contract_says() -> None:
+    """Another implementation can make the same checksum from the words of the contract."""
+    roi = an_roi()
+    meaning = struct.pack("<IIIddddd", 2, 3, 4, 1.25, 0.5, 0.75, -1000.0, 400.0)
+    expected = hashlib.blake2b(meaning + roi.voxels.tobytes(), digest_size=16).digest()
+    assert checksum(roi) == expected
+
+
+def test_another_sum_than_that_of_the_roi_is_a_mismatch() -> None:
+    """The reason names both."""
+    roi = an_roi()
+    verify(roi, checksum(roi))
+    with pytest.raises(ChecksumMismatch, match=f"ROI 7: checksum {checksum(roi).hex()}.* 0000"):
+        verify(roi, bytes(16))

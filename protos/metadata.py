@@ -1,4 +1,9 @@
-"""What the cloud says of its own load in the trailing metadata of every stream."""
+"""How many of a study's ROIs the cloud can answer in time, told with its first sign of life.
+
+How a caller names its site: a hospital, or one scanner's edge.
+
+What the cloud says of its own load in the trailing metadata of every stream.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,31 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+KEY = "overread-accepted"
+
+
+def to_metadata(rois: int) -> tuple[tuple[str, str], ...]:
+    """For initial metadata: so many of the announced ROIs, the first that come, can be met."""
+    return ((KEY, str(rois)),)
+
+
+def accepted_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> int | None:
+    """What a cloud told in its initial metadata, None where it told nothing that can be read."""
+    for key, value in metadata or ():
+        if key == KEY:
+            text = value.decode(errors="replace") if isinstance(value, bytes) else value
+            return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+    return None
+
+
+SITE_KEY = "overread-site"
+"""The caller's metadata that names its site where no certificate does."""
+
+MAX_SITE_CHARACTERS = 64
+
 QUEUE_KEY = "overread-queue-s"
+
+
 COMPUTE_KEY = "overread-compute-s"
 
 

@@ -1,10 +1,13 @@
-"""The cloud's own word on its load."""
+"""The cloud's own word on its load.
+
+How many ROIs a cloud has room for, as it travels.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from protos.load import Load, load_of
+from protos.metadata import KEY, Load, accepted_of, load_of, to_metadata
 
 
 def test_load_survives_the_metadata() -> None:
@@ -31,3 +34,16 @@ def test_metadata_without_a_load_tells_none(
 ) -> None:
     """A service that says nothing of its load, or nonsense, is not guessed at."""
     assert load_of(metadata) is None
+
+
+def test_what_is_told_is_read() -> None:
+    """Beside whatever else stands in the metadata."""
+    assert accepted_of((("other", "1"), *to_metadata(3))) == 3
+    assert accepted_of(((KEY, b"12"),)) == 12
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "٣", "9" * 20])
+def test_what_cannot_be_read_is_not_told(text: str) -> None:
+    """A cloud that says nothing sensible is asked for everything."""
+    assert accepted_of(((KEY, text),)) is None
+    assert accepted_of(None) is None
