@@ -13,7 +13,7 @@ from edge.finding import SecondReading
 from edge.guarantee import UNREAD, Guaranteed, promised
 from edge.merge import Merged
 from edge.outcome import Job, LedgerEntry, Rejection, Report, Status
-from imaging.study import Study
+from imaging.volume import Study
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from edge.audit import Audit
 from edge.finding import Decision, Finding, Route, SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guaranteed
-from imaging.study import StudyHeader
-from imaging.volume import Triple
+from imaging.volume import StudyHeader, Triple
 
 if TYPE_CHECKING:
     from edge.keep import Keep

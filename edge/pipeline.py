@@ -25,8 +25,7 @@ from edge.report import Pictures, ReportPaths
 from edge.screen import EdgeReader
 from edge.sizes import POLICY, Policy
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Volume
+from imaging.volume import Study, Volume
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ from evaluation.demo_result import Result, render_result
 from evaluation.demo_study import deliver_copy, deliver_phantom, demo_spec, require_study
 from evaluation.errors import EvaluationError
 from evaluation.processes import Process, running
-from imaging.nodule import Nodule
-from imaging.phantom import make_phantom
+from imaging.phantom.phantom import make_phantom
+from imaging.volume import Nodule
 
 DEADLINE_S = 30.0
 """Of the study: more than the agent's own default, for machines that do other work meanwhile."""

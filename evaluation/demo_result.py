@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from edge.terminal import counted
-from imaging.nodule import Nodule
+from imaging.volume import Nodule
 
 Json = Mapping[str, Any]
 NOBODY = "-"

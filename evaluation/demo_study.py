@@ -14,9 +14,9 @@ from pathlib import Path
 from edge.ingest import VOLUME_SUFFIXES
 from edge.look import DONE
 from evaluation.errors import MissingData
-from imaging.dicom_writer import write_series
-from imaging.folder import MAX_FILES
-from imaging.phantom import Phantom, PhantomSpec, phantom_header
+from imaging.dicom.header import MAX_FILES
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import Phantom, PhantomSpec, phantom_header
 
 Told = Callable[[float], None]
 """Is told the part done, 0..1."""

@@ -34,8 +34,7 @@ from edge.spool import Step, StepHook
 from edge.telemetry import configure_logging
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, Study, Volume
 from models.runtime.detection import Candidate
 from protos.codec import pack_mask
 from protos.deadline import Deadline

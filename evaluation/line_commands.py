@@ -20,7 +20,7 @@ from evaluation.progress import each
 from evaluation.show import remark_unknown, show
 from evaluation.tables import rates_table, studies_table, times_table
 from evaluation.truth import read_truth
-from imaging.phantom import TRAINING_SEED, PhantomSpec
+from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
 
 Cloud = Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="Who reads again.")]
 Serve = Annotated[bool, typer.Option("--serve", help="Start a cloud on loopback for the run.")]

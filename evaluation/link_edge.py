@@ -36,8 +36,7 @@ from evaluation.prepared import Prepared, prepare, prepared_specs
 from evaluation.scan import score_scan
 from evaluation.stall import stalled
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Volume
+from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
 
 Opens = Callable[[EdgeSettings], AbstractContextManager[Line]]

@@ -10,9 +10,9 @@ from edge.pipeline import Line
 from evaluation.detect import read_one
 from evaluation.findings import StudyResult
 from evaluation.truth import Lesion
-from imaging.dicom_writer import write_series
-from imaging.nodule import Nodule
-from imaging.phantom import PhantomSpec, make_phantom
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import Nodule
 
 COUNTED_MM = 5.0
 """Nodules from this diameter on count; a mark on a smaller one is neither hit nor false."""

@@ -14,9 +14,9 @@ from edge.durable import write_atomically
 from evaluation.demo_study import demo_spec
 from evaluation.phantoms import split_truth
 from evaluation.truth import Lesion
-from imaging.dicom_writer import write_series
-from imaging.nodule import Nodule
-from imaging.phantom import PhantomSpec, make_phantom, phantom_header
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import PhantomSpec, make_phantom, phantom_header
+from imaging.volume import Nodule
 
 
 @dataclass(frozen=True)

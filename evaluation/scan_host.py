@@ -10,7 +10,7 @@ from pathlib import Path
 from evaluation.errors import MissingData
 from evaluation.table import read_table
 from evaluation.truth import Lesion, scan_name
-from imaging.phantom import make_phantom, varied_spec
+from imaging.phantom.phantom import make_phantom, varied_spec
 from imaging.preprocess import canonical
 from imaging.read import read_study
 from imaging.volume import Volume

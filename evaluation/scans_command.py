@@ -22,7 +22,7 @@ from evaluation.scans import read_copies, read_host
 from evaluation.scans_text import tables
 from evaluation.show import show
 from evaluation.truth import read_truth, scan_folders
-from imaging.phantom import TRAINING_SEED
+from imaging.phantom.phantom import TRAINING_SEED
 
 
 def scans_command(

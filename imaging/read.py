@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imaging.dicom import read_series
+from imaging.dicom.header import find_dicom, is_dicom
+from imaging.dicom.study import read_series
 from imaging.errors import UnreadableFile
-from imaging.files import FORMATS, format_of, read_file
-from imaging.folder import find_dicom, is_dicom
-from imaging.study import Study
+from imaging.volume import Study
+from imaging.volume_files import FORMATS, format_of, read_file
 
 
 def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -> Study:

@@ -20,10 +20,9 @@ from typing import Any
 
 import pytest
 
-from imaging.dicom_writer import write_series
-from imaging.nodule import Nodule
-from imaging.phantom import PhantomSpec, make_phantom
-from imaging.volume import Triple
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import Nodule, Triple
 
 DEADLINE_S = 60.0
 LIMIT_S = 180.0

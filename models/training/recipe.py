@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from imaging.phantom import TRAINING_SEED, PhantomSpec, make_phantom
+from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec, make_phantom
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.roi import cut_roi
 from models.networks.screening import ScreeningNetwork

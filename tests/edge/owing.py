@@ -17,8 +17,7 @@ from edge.pipeline import Line, Reading
 from edge.reading import read_and_report
 from edge.settings import load_settings
 from imaging.preprocess import Preprocessed
-from imaging.study import Study, StudyHeader
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, Study, StudyHeader, Volume
 from protos.deadline import Deadline
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge.cases import GUARANTEE, SETTINGS, FixedScreener, box

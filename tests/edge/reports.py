@@ -15,8 +15,7 @@ from edge.report import (
     write_report,
 )
 from imaging.preprocess import Preprocessed
-from imaging.study import StudyHeader
-from imaging.volume import Geometry
+from imaging.volume import Geometry, StudyHeader
 from models.runtime.detection import Candidate
 from protos.messages import Verdict
 

@@ -16,8 +16,7 @@ from edge.finding import SecondReading
 from edge.grounds import FOLLOWS, Grounds
 from edge.guarantee import NOT_CALIBRATED, Guaranteed
 from edge.outcome import Change, ChangeKind, LedgerEntry, Report, Status
-from imaging.study import StudyHeader
-from imaging.volume import Geometry
+from imaging.volume import Geometry, StudyHeader
 from protos.messages import Verdict
 from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
 

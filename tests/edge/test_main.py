@@ -16,8 +16,7 @@ from edge import assemble
 from edge.__main__ import app
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, Study, Volume
 from tests.edge.cases import FixedScreener, box
 from tests.edge.fake_cloud import FakeCloud
 

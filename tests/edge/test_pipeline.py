@@ -24,8 +24,7 @@ from edge.report import Pictures, report_to_dict
 from edge.settings import load_settings
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, Study, Volume
 from protos.deadline import Deadline
 from tests.edge.cases import SHAPE, FixedScreener, HandClock, box
 from tests.edge.fake_cloud import FakeCloud

@@ -19,7 +19,7 @@ from edge.report import (
     report_to_dict,
     write_report,
 )
-from imaging.study import StudyHeader
+from imaging.volume import StudyHeader
 from tests.edge.reports import FINDING, REPORT, page, write
 
 

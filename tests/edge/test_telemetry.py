@@ -15,7 +15,7 @@ from edge.estimate import LinkEstimate
 from edge.finding import SecondReading
 from edge.outcome import LedgerEntry, Rejection, Report, Status
 from edge.telemetry import Meters, Standing, configure_logging
-from imaging.study import StudyHeader
+from imaging.volume import StudyHeader
 from tests.edge.cases import plan_of
 
 

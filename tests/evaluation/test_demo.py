@@ -29,9 +29,8 @@ from evaluation.demo_folder import DemoFolder
 from evaluation.demo_progress import Phases
 from evaluation.demo_result import Result, findings_table, matches, missed
 from evaluation.errors import MissingData, ServiceFailed
-from imaging.nodule import Nodule
-from imaging.phantom import Phantom, PhantomSpec
-from imaging.volume import Geometry, Volume
+from imaging.phantom.phantom import Phantom, PhantomSpec
+from imaging.volume import Geometry, Nodule, Volume
 
 AGENT = Path(__file__).with_name("scripted_agent.py")
 SPEC = PhantomSpec(seed=1, spacing_mm=(5.0, 3.0, 3.0))

@@ -13,7 +13,7 @@ from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
 from edge.outcome import LedgerEntry, Rejection, Report, Status
 from edge.report import write_report
 from evaluation.demo_result import Result, matches, missed, render_result
-from imaging.nodule import Nodule
+from imaging.volume import Nodule
 from models.runtime.detection import Candidate
 from protos.messages import Verdict
 

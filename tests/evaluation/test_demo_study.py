@@ -12,10 +12,9 @@ from edge.ingest import Inbox
 from evaluation import demo_study
 from evaluation.demo_study import deliver_copy, deliver_phantom, demo_spec
 from evaluation.errors import MissingData
-from imaging.nodule import Nodule
-from imaging.phantom import Phantom
+from imaging.phantom.phantom import Phantom
 from imaging.read import read_study
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, Nodule, Volume
 
 
 def _silent(_part: float) -> None:

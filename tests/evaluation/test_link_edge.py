@@ -18,8 +18,7 @@ from evaluation.prepared import Prepared
 from evaluation.truth import Lesion
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Geometry, Volume
+from imaging.volume import Geometry, Study, Volume
 from models.runtime.detection import Candidate
 
 BOX = Preprocessed(np.full((48, 64, 64), 30, np.uint8), Geometry())

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
-from imaging.phantom import TRAINING_SEED
+from imaging.phantom.phantom import TRAINING_SEED
 
 HEAD = "seriesuid,coordX,coordY,coordZ,"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from edge.pipeline import Line
 from evaluation.phantoms import read_phantom, split_truth
 from evaluation.truth import Lesion
-from imaging.nodule import Nodule
-from imaging.phantom import PhantomSpec, make_phantom
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import Nodule
 
 
 def test_nodules_of_five_millimetres_count() -> None:

@@ -14,8 +14,7 @@ from edge.sizes import Size
 from evaluation.errors import MissingData
 from evaluation.policy_reading import Readers, Sources, read_cases, timed
 from imaging.preprocess import Preprocessed
-from imaging.study import Study
-from imaging.volume import Geometry, UInt8Array, Volume
+from imaging.volume import Geometry, Study, UInt8Array, Volume
 from models.runtime.readings import Readings
 from tests.plain_readings import plain
 

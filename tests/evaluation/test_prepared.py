@@ -11,7 +11,7 @@ import pytest
 from evaluation import prepared
 from evaluation.phantoms import split_truth
 from evaluation.prepared import prepare, prepared_specs
-from imaging.phantom import Phantom, PhantomSpec, make_phantom
+from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.read import read_study
 
 SPEC = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=2, diameter_mm=(8.0, 20.0))

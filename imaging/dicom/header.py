@@ -1,0 +1,236 @@
+"""One DICOM file's header, and how its values are read without trusting them.
+
+Which files of a folder are DICOM: judged by content, so that names do not matter.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.multival import MultiValue
+
+from imaging.errors import UnreadableFile
+from imaging.volume import FloatArray
+
+HEADER_KEYWORDS = (
+    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber"),
+    *("PatientID", "PatientName", "PatientSex", "PatientAge", "AccessionNumber"),
+    *("StudyInstanceUID", "StudyDate", "StudyDescription", "SeriesDescription"),
+    *("Manufacturer", "ConvolutionKernel", "BodyPartExamined", "ProtocolName"),
+    *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+    *("SliceThickness", "GantryDetectorTilt"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+)
+"""What is read of each file; everything else in it is skipped unparsed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Instance:
+    """One image as its header describes it; ``frame`` is its index inside its file."""
+
+    file: Path
+    data: Dataset
+    transfer_syntax: str = ""
+    frame: int = 0
+
+    def text(self, keyword: str) -> str:
+        """The value as stripped text, values of several joined by a backslash; else empty."""
+        return "\\".join(self.texts(keyword))
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Every value of the attribute as stripped text; none where it is absent or empty."""
+        value = self._raw(keyword)
+        if value is None or value == "":
+            return ()
+        values = value if isinstance(value, MultiValue | list | tuple) else [value]
+        return tuple(str(v).strip() for v in values)
+
+    def number(self, keyword: str) -> float | None:
+        """The value as a finite float; None where it is absent or empty."""
+        values = self._numbers(keyword)
+        if len(values) > 1:
+            raise UnreadableFile(f"{keyword} has {len(values)} values instead of 1", self.file)
+        return values[0] if values else None
+
+    def integer(self, keyword: str) -> int | None:
+        """The value as an int; None where it is absent or empty."""
+        value = self.number(keyword)
+        return None if value is None else int(value)
+
+    def numbers(self, keyword: str, count: int) -> FloatArray | None:
+        """The ``count`` values as finite floats ``(count,)``; None where they are absent."""
+        values = self._numbers(keyword)
+        if values and len(values) != count:
+            reason = f"{keyword} has {len(values)} values instead of {count}: send the file again"
+            raise UnreadableFile(reason, self.file)
+        return np.array(values) if values else None
+
+    def _numbers(self, keyword: str) -> list[float]:
+        try:
+            numbers = [float(text) for text in self.texts(keyword) if text]
+        except ValueError:
+            reason = f"{keyword} is no number ({self.text(keyword)[:40]!r}): send the file again"
+            raise UnreadableFile(reason, self.file) from None
+        if not all(map(math.isfinite, numbers)):
+            raise UnreadableFile(f"{keyword} is not finite: {numbers}", self.file)
+        return numbers
+
+    def _raw(self, keyword: str) -> object:
+        try:
+            return _plain(self.data.get(keyword))
+        # A damaged value is met only now, when pydicom converts it, and fails as anything:
+        # ValueError, TypeError, OverflowError, struct.error, NotImplementedError ...
+        except Exception as error:
+            reason = f"{keyword} cannot be read ({_short(error)}): send the file again"
+            raise UnreadableFile(reason, self.file) from None
+
+
+def read_instance(file: Path, *, bare: bool = False) -> Instance:
+    """The header of one DICOM file; ``bare`` for a data set without preamble.
+
+    Raises:
+        UnreadableFile: the header is damaged or cut off.
+    """
+    data = load(file, HEADER_KEYWORDS, bare=bare, pixels=False)
+    if not len(data):
+        raise UnreadableFile("holds no DICOM attributes: send the file again", file)
+    return Instance(file, data, _transfer_syntax(data))
+
+
+def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> Dataset:
+    """The named attributes of a file as pydicom reads them.
+
+    Raises:
+        UnreadableFile: the file cannot be opened or parsed.
+    """
+    try:
+        return dcmread(
+            file, force=bare, stop_before_pixels=not pixels, specific_tags=list(keywords)
+        )
+    # pydicom promises no set of exceptions for damaged files.
+    except Exception as error:
+        reason = f"damaged DICOM file ({_short(error)}): send it again"
+        raise UnreadableFile(reason, file) from None
+
+
+def _transfer_syntax(data: Dataset) -> str:
+    try:
+        return str(data.file_meta.get("TransferSyntaxUID", ""))
+    except Exception:  # a damaged value, as above; the pixel data then speaks for itself
+        return ""
+
+
+def _plain(value: object) -> object:
+    """Bytes, which pydicom leaves where it does not know the sign of a value, as an int."""
+    return int.from_bytes(value, "little") if isinstance(value, bytes) else value
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:120]
+
+
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+
+
+MAX_FILES = 20_000
+"""More than the files of any one examination: a wrong folder rather than a study."""
+
+_MAGIC = slice(128, 132)
+
+
+_HEAD_BYTES = 512
+
+
+def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The DICOM files below ``folder`` and the other files, each sorted by path.
+
+    Hidden files, DICOMDIR and what a file system leaves behind count as neither.
+
+    Raises:
+        UnreadableFile: the folder cannot be listed, holds too many files, or one of them is a
+            DICOM file by its name, or could be, and is none by its content.
+    """
+    dicom: list[Path] = []
+    others: list[Path] = []
+    for count, file in enumerate(_files(folder), start=1):
+        if count > MAX_FILES:
+            reason = f"more than {MAX_FILES} files: give the folder of one study"
+            raise UnreadableFile(reason, folder)
+        (dicom if is_dicom(file) else others).append(file)
+    return dicom, others
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether the file is DICOM, with or without the preamble of part 10.
+
+    Raises:
+        UnreadableFile: the file cannot be opened, or only its name says that it is DICOM.
+    """
+    head = read_head(file)
+    if head[_MAGIC] == b"DICM" or is_bare(head):
+        return True
+    if not _could_be_dicom(file) or (head and _is_text(head) and not _claims_dicom(file)):
+        return False
+    reason = "is empty" if not head else "is not DICOM, though its name says so"
+    raise UnreadableFile(f"{reason}: send the file again", file)
+
+
+def is_bare(head: bytes) -> bool:
+    """Whether a file that starts with ``head`` is a data set without preamble (old exports)."""
+    group, element = head[0:2], int.from_bytes(head[2:4], "little")
+    starts_dataset = group in (b"\x02\x00", b"\x08\x00") and element <= 0x0018
+    return starts_dataset and len(head) > 8 and head[_MAGIC] != b"DICM"
+
+
+def read_head(file: Path) -> bytes:
+    """The first bytes of a file, enough to know its format.
+
+    Raises:
+        UnreadableFile: the file cannot be opened.
+    """
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UnreadableFile(f"cannot be opened ({error.strerror})", file) from None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    def fail(error: OSError) -> None:
+        raise UnreadableFile(f"cannot be listed ({error.strerror})", folder)
+
+    for root, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        for name in sorted(names):
+            file = Path(root, name)
+            if not name.startswith(".") and name.upper() != "DICOMDIR" and file.is_file():
+                yield file
+
+
+def _could_be_dicom(file: Path) -> bool:
+    """No suffix, or one of digits (a name that is a UID), is how scanners often write files."""
+    return _claims_dicom(file) or not file.suffix or file.suffix[1:].isdigit()
+
+
+def _claims_dicom(file: Path) -> bool:
+    return file.suffix.lower() in DICOM_SUFFIXES
+
+
+def _is_text(head: bytes) -> bool:
+    """A README or LICENSE without suffix: a damaged image has bytes that no text has."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(letter >= " " or letter in "\t\n\r\f" for letter in text)

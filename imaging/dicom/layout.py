@@ -1,0 +1,184 @@
+"""How the values of one image are stored in its file, and what they mean in HU.
+
+From stored values to HU: unused bits, padding, rescaling, air.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.dicom.header import Instance
+from imaging.errors import NotCt, UnreadableFile
+from imaging.volume import HuArray
+
+MAX_SIDE = 4096
+"""Rows or columns: eight times the usual 512; beyond it the header is damaged."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Matrix size, bits and sign of the stored values; ``padding`` is an inclusive range."""
+
+    rows: int
+    columns: int
+    bits_stored: int
+    high_bit: int
+    signed: bool
+    padding: tuple[int, int] | None = None
+
+    @property
+    def frame_bytes(self) -> int:
+        """Size of one frame where it is not compressed."""
+        return self.rows * self.columns * 2
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """HU = slope * stored value + intercept (DICOM PS3.3, C.11.1)."""
+
+    slope: float
+    intercept: float
+
+
+def layout_of(image: Instance) -> Layout:
+    """The layout that the header states.
+
+    Raises:
+        UnreadableFile: an attribute is missing or contradicts the others.
+        NotCt: the values are of a kind that no CT image has: colour, or other than 16 bits.
+    """
+    _require_grey(image)
+    rows, columns = (_side(image, keyword) for keyword in ("Rows", "Columns"))
+    stored = _required(image, "BitsStored")
+    high = image.integer("HighBit")
+    high = stored - 1 if high is None else high
+    if not 1 <= stored <= high + 1 <= 16:
+        reason = f"BitsStored {stored} and HighBit {high} contradict each other"
+        raise UnreadableFile(f"{reason}: send the file again", image.file)
+    signed = bool(_required(image, "PixelRepresentation") & 1)
+    return Layout(rows, columns, stored, high, signed, _padding(image, signed))
+
+
+def rescale_of(image: Instance) -> Rescale:
+    """Slope and intercept of one image; they may differ from slice to slice.
+
+    Raises:
+        NotCt: they are missing or zero, so that the values are not HU.
+    """
+    slope, intercept = image.number("RescaleSlope"), image.number("RescaleIntercept")
+    if slope is None or intercept is None:
+        name = "RescaleSlope" if slope is None else "RescaleIntercept"
+        raise NotCt(f"{name} is missing, the values are not HU: export the CT series", image.file)
+    if slope <= 0:
+        raise NotCt(f"RescaleSlope is {slope:g}, the values are not HU: export again", image.file)
+    return Rescale(slope, intercept)
+
+
+def _require_grey(image: Instance) -> None:
+    samples = image.integer("SamplesPerPixel")
+    if samples not in (None, 1):
+        raise NotCt(f"a colour image (SamplesPerPixel {samples}): send the CT series", image.file)
+    bits = _required(image, "BitsAllocated")
+    if bits != 16:
+        raise NotCt(f"BitsAllocated is {bits}, CT has 16: send the CT series", image.file)
+
+
+def _side(image: Instance, keyword: str) -> int:
+    side = _required(image, keyword)
+    if not 1 <= side <= MAX_SIDE:
+        raise UnreadableFile(f"{keyword} is {side}, not 1 to {MAX_SIDE}: send again", image.file)
+    return side
+
+
+def _required(image: Instance, keyword: str) -> int:
+    value = image.integer(keyword)
+    if value is None:
+        raise UnreadableFile(f"{keyword} is missing: send the file again", image.file)
+    return value
+
+
+def _padding(image: Instance, signed: bool) -> tuple[int, int] | None:
+    value, limit = image.integer("PixelPaddingValue"), image.integer("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    ends = [_as_stored(v, signed) for v in (value, value if limit is None else limit)]
+    return min(ends), max(ends)
+
+
+def _as_stored(value: int, signed: bool) -> int:
+    """The value in the sign of the pixels: scanners write 63536 where they mean -2000."""
+    wrapped = value & 0xFFFF
+    return wrapped - 0x10000 if signed and wrapped >= 0x8000 else wrapped
+
+
+AIR_HU, MAX_HU = -1024, 32767
+
+_HIGHEST_AIR_HU, _LOWEST_TISSUE_HU = -200, 0
+
+
+_TISSUE_HU = (-950.0, 1500.0)
+"""What the body consists of; a padding value in it is believed only where it pads."""
+
+
+def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray) -> None:
+    """Write the HU of one slice into ``out``, ``(rows, columns)`` int16.
+
+    Values below -1024 (-2000 and -3024 outside the field of view) and padding become air.
+    """
+    padded = _padded(stored, layout, rescale)
+    np.clip(
+        _rescaled(_used_bits(stored, layout), rescale), AIR_HU, MAX_HU, out=out, casting="unsafe"
+    )
+    if padded is not None:
+        out[padded] = AIR_HU
+
+
+def require_hu(hu: HuArray, file: Path) -> None:
+    """Nothing, if the values of a volume can be HU of a body in air.
+
+    Raises:
+        NotCt: they hold no air or no tissue, as pictures of 0 to 255 and raw values do.
+    """
+    low, high = int(hu.min()), int(hu.max())
+    if low > _HIGHEST_AIR_HU or high < _LOWEST_TISSUE_HU:
+        reason = f"values from {low} to {high} are not HU of a body in air: export the CT series"
+        raise NotCt(reason, file)
+
+
+def _rescaled(stored: npt.NDArray[Any], rescale: Rescale) -> npt.NDArray[Any]:
+    whole = rescale.slope == 1 and float(rescale.intercept).is_integer()
+    if whole and abs(rescale.intercept) < 2**30:
+        return np.asarray(np.add(stored, int(rescale.intercept), dtype=np.int32))
+    with np.errstate(over="ignore"):  # absurd factors end at the clip's limits
+        return np.asarray(np.rint(stored * rescale.slope + rescale.intercept))
+
+
+def _used_bits(stored: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
+    """The values without the bits that lie above or below the stored ones, sign extended."""
+    if layout.bits_stored == 16:
+        return stored
+    above, below = 15 - layout.high_bit, 16 - layout.bits_stored
+    return np.asarray(np.right_shift(np.left_shift(stored, above), below))
+
+
+def _padded(
+    stored: npt.NDArray[Any], layout: Layout, rescale: Rescale
+) -> npt.NDArray[np.bool_] | None:
+    """Where padding lies, if there is any.
+
+    Some files state a padding value, 0 above all, that is tissue in their scale. It is believed
+    where it is no tissue, or where it fills a corner of the slice, as padding does.
+    """
+    if layout.padding is None:
+        return None
+    low, high = layout.padding
+    padded = np.asarray((stored >= low) & (stored <= high))
+    ends_hu = (v * rescale.slope + rescale.intercept for v in layout.padding)
+    is_tissue = any(_TISSUE_HU[0] < v < _TISSUE_HU[1] for v in ends_hu)
+    in_corner = padded[:: len(padded) - 1 or 1, :: padded.shape[1] - 1 or 1].any()
+    return padded if in_corner or not is_tissue else None

@@ -1,0 +1,257 @@
+"""The DICOM files of a folder as a study: choose a series, stack its slices, decode them.
+
+The stored values of a file's frames, whatever its transfer syntax.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset
+from pydicom.encaps import generate_frames
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from imaging import c_stderr
+from imaging.dicom import codecs
+from imaging.dicom.header import Instance, is_bare, load, read_head, read_instance
+from imaging.dicom.layout import Layout, require_hu, write_hu
+from imaging.dicom.series import Choice, Series, choose, group
+from imaging.dicom.stack import Slice, Stack
+from imaging.errors import NoLung, UnreadableFile
+from imaging.lungs import find_lungs
+from imaging.volume import HuArray, Study, StudyHeader, Volume, to_patient_axes
+
+StoredArray = npt.NDArray[Any]
+
+_NATIVE = {
+    "",  # a data set without preamble says nothing: then it is native
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+}
+
+
+def is_native(transfer_syntax: str) -> bool:
+    """Whether pixels are stored as they are, without a codec."""
+    return transfer_syntax in _NATIVE
+
+
+def stored_frames(
+    file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
+) -> list[StoredArray]:
+    """The stored values of the frames, each ``(rows, columns)``, int16 or uint16.
+
+    Raises:
+        UnreadableFile: the pixel data is missing, cut off or damaged, or in a transfer syntax
+            that cannot be read.
+    """
+    if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
+        reason = f"transfer syntax {transfer_syntax} cannot be read"
+        raise UnreadableFile(f"{reason}: send it uncompressed or in a lossless one", file)
+    data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
+    try:
+        content = _content(data)
+        if is_native(transfer_syntax):
+            return [_native(content, frame, layout, transfer_syntax) for frame in frames]
+        encoded = list(generate_frames(content, number_of_frames=max(frames) + 1))
+        return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
+    # generate_frames meets damaged encapsulation with ValueError, struct.error, EOFError ...
+    except Exception as error:
+        raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
+
+
+def _content(data: Dataset) -> bytes:
+    content = data.get("PixelData")
+    if not isinstance(content, bytes) or not content:
+        raise ValueError("missing")
+    return content
+
+
+def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:
+    needed = (frame + 1) * layout.frame_bytes
+    if len(content) < needed:
+        raise ValueError(f"cut off, {len(content)} of {needed} bytes")
+    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
+    return np.frombuffer(
+        content,
+        f"{order}{'i' if layout.signed else 'u'}2",
+        layout.rows * layout.columns,
+        offset=needed - layout.frame_bytes,
+    ).reshape(layout.rows, layout.columns)
+
+
+Progress = Callable[[float], None]
+
+_HEADERS_SHARE = 0.2  # of the time, and so of the progress
+
+
+_MAX_THREADS = 4
+
+
+_DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
+
+
+def read_series(
+    folder: Path, files: Sequence[Path], *, only: Path | None = None, progress: Progress
+) -> Study:
+    """The study that the DICOM files of a folder make; ``only`` names one whose series is meant.
+
+    Raises:
+        StudyError: a file is damaged or no series makes a CT volume.
+    """
+    # pydicom warns of values that do not follow the standard; what matters is refused here,
+    # with the file's name, and the rest is of no concern to a reader.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
+        images = _read_headers(files, progress)
+        if not images:
+            raise UnreadableFile("no images, only a directory of them: give the images", folder)
+        choice, volume = _read_chest(_meant(group(images), only), folder, progress)
+        return Study(volume, folder, _header(choice), choice.passed_over)
+
+
+def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
+    images = []
+    for count, file in enumerate(files, start=1):
+        images.append(read_instance(file, bare=is_bare(read_head(file))))
+        progress(_HEADERS_SHARE * count / len(files))
+    return [i for i in images if i.text("SOPClassUID") != _DIRECTORY_CLASS]
+
+
+def _meant(series: Sequence[Series], only: Path | None) -> list[Series]:
+    """The series, all but that of ``only`` marked as not meant where there is such a file."""
+    if only is None:
+        return list(series)
+    return [
+        s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit="not asked for")
+        for s in series
+    ]
+
+
+def _read_chest(
+    series: Sequence[Series], folder: Path, progress: Progress
+) -> tuple[Choice, Volume]:
+    """The best series that holds lung, with its volume; the best of all where none does.
+
+    Headers do not always say of what part of the body a series is. Lung is looked for only
+    where there is another series to turn to.
+    """
+    best = choice, volume = _read_best(series, folder, progress)
+    if not choice.rivals:
+        return best
+    while not _has_lung(volume):
+        if not choice.rivals:
+            return best
+        without = choice.series
+        series = [replace(s, unfit="no lung in it") if s is without else s for s in series]
+        choice, volume = _read_best(series, folder, progress)
+    return choice, volume
+
+
+def _read_best(series: Sequence[Series], folder: Path, progress: Progress) -> tuple[Choice, Volume]:
+    choice = choose(series, folder)
+    return choice, _read_volume(choice, progress)
+
+
+def _has_lung(volume: Volume) -> bool:
+    try:
+        find_lungs(volume.hu, volume.geometry.spacing_mm, "")
+    except NoLung:
+        return False
+    return True
+
+
+def _read_volume(choice: Choice, progress: Progress) -> Volume:
+    hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
+    require_hu(hu, choice.stack.slices[0].file)
+    description = choice.series.first.text("SeriesDescription")
+    return Volume(hu, geometry, choice.series.uid, description)
+
+
+def _checked(stack: Stack, progress: Progress) -> HuArray:
+    """The HU of every slice; a decoder's complaint counts as damage.
+
+    Raises:
+        UnreadableFile: the pixel data of a slice is damaged.
+    """
+    if is_native(stack.slices[0].transfer_syntax):
+        return _decode(stack, progress)
+    try:
+        with c_stderr.caught():
+            return _decode(stack, progress)
+    except c_stderr.Complaint as complaint:
+        reason = f"pixel data: {complaint}: send the file again"
+        raise UnreadableFile(reason, _damaged_file(stack)) from None
+
+
+def _damaged_file(stack: Stack) -> Path:
+    """The first file of which the decoder complains, looked for one by one."""
+    for one in stack.slices:
+        try:
+            with c_stderr.caught():
+                stored_frames(one.file, [one.frame], one.layout, one.transfer_syntax)
+        except c_stderr.Complaint:
+            return one.file
+    return stack.slices[0].file.parent
+
+
+def _decode(stack: Stack, progress: Progress) -> HuArray:
+    """The HU of every slice, ``(z, y, x)``; files are decoded side by side."""
+    layout = stack.slices[0].layout
+    hu = np.empty((len(stack.slices), layout.rows, layout.columns), np.int16)
+    places: dict[Path, list[int]] = defaultdict(list)
+    for z, one in enumerate(stack.slices):
+        places[one.file].append(z)
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        try:
+            tasks = [pool.submit(_decode_file, stack.slices, zs, hu) for zs in places.values()]
+            for count, task in enumerate(tasks, start=1):
+                task.result()
+                progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * (count / len(tasks)))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return hu
+
+
+def _decode_file(slices: Sequence[Slice], zs: Sequence[int], hu: HuArray) -> None:
+    """Write the slices ``zs``, which are frames of one file, into the volume."""
+    first = slices[zs[0]]
+    frames = [slices[z].frame for z in zs]
+    stored = stored_frames(first.file, frames, first.layout, first.transfer_syntax)
+    for z, values in zip(zs, stored, strict=True):
+        write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
+
+
+def _header(choice: Choice) -> StudyHeader:
+    image = choice.series.first
+    return StudyHeader(
+        patient_id=image.text("PatientID"),
+        patient_name=image.text("PatientName"),
+        sex=image.text("PatientSex"),
+        age=image.text("PatientAge"),
+        study_uid=image.text("StudyInstanceUID"),
+        study_date=image.text("StudyDate"),
+        accession=image.text("AccessionNumber"),
+        modality=image.text("Modality"),
+        manufacturer=image.text("Manufacturer"),
+        kernel=image.text("ConvolutionKernel"),
+        series_description=image.text("SeriesDescription"),
+        transfer_syntax=UID(image.transfer_syntax).name,
+    )

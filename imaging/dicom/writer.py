@@ -1,0 +1,146 @@
+"""A volume as a CT series in DICOM files: CT Image Storage, explicit VR little endian.
+
+Pixels are signed 16 bit Hounsfield units as they are (slope 1, intercept 0), so that what is read
+back equals what was written. Nothing is taken from the clock: a file says of dates what its header
+says. With a seed, the same volume gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.valuerep import DSfloat
+
+from imaging.volume import Geometry, HuArray, StudyHeader, Volume
+
+_SQUARE = 1e-4
+"""How far the third axis may be from square to the slice."""
+
+
+def write_series(
+    volume: Volume,
+    folder: Path,
+    *,
+    header: StudyHeader | None = None,
+    seed: int | None = None,
+    slice_thickness_mm: float | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> list[Path]:
+    """The files written, one a slice, in the order of the volume's z.
+
+    Args:
+        volume: what to write; its description becomes the series' where the header has none, its
+            series UID the series' where it has one.
+        folder: made where missing; must not hold DICOM files already.
+        header: patient and examination; empty fields are written empty.
+        seed: makes the UIDs reproducible; without it they are new.
+        slice_thickness_mm: what the slices average over, where it is not their distance.
+        progress: called with the part done, 0..1.
+
+    Raises:
+        FileExistsError: ``folder`` holds ``.dcm`` files.
+        ValueError: the third axis is not the normal of the slices: DICOM could not say so.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.dcm")):
+        raise FileExistsError(f"{folder} already holds a series: two in one folder would be mixed")
+    _check_square(volume.geometry)
+    thickness = slice_thickness_mm or volume.geometry.spacing_mm[0]
+    shared = _shared(volume, header or StudyHeader(), seed, thickness)
+    paths = []
+    for k, hu in enumerate(volume.hu):
+        paths.append(folder / f"{k + 1:05d}.dcm")
+        _slice(shared, volume.geometry, hu, k, seed).save_as(paths[-1], enforce_file_format=True)
+        if progress is not None:
+            progress((k + 1) / len(volume.hu))
+    return paths
+
+
+def _check_square(geometry: Geometry) -> None:
+    normal = np.cross(geometry.direction[:, 0], geometry.direction[:, 1])
+    if abs(float(normal @ geometry.direction[:, 2]) - 1) > _SQUARE:
+        raise ValueError(f"slices are not square to the third axis: {geometry.direction.tolist()}")
+
+
+def _uid(seed: int | None, *names: str) -> UID:
+    return generate_uid(entropy_srcs=None if seed is None else [str(seed), *names])
+
+
+def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: float) -> Dataset:
+    """All that is the same in every file of the series."""
+    ds = Dataset()
+    _add_study(ds, header, seed)
+    ds.Modality = header.modality
+    ds.SeriesInstanceUID = volume.series_uid or _uid(seed, "series")
+    ds.SeriesDescription = (header.series_description or volume.description)[:64]
+    ds.SeriesNumber = 1
+    ds.FrameOfReferenceUID = _uid(seed, "frame")
+    ds.PositionReferenceIndicator = ""
+    ds.Manufacturer = header.manufacturer
+    ds.ConvolutionKernel = header.kernel
+    ds.SliceThickness = _ds(thickness)
+    _add_ct(ds)
+    _add_grid(ds, volume)
+    return ds
+
+
+def _add_study(ds: Dataset, header: StudyHeader, seed: int | None) -> None:
+    ds.PatientName = header.patient_name
+    ds.PatientID = header.patient_id
+    ds.PatientBirthDate = ""
+    ds.PatientSex = header.sex
+    if header.age:
+        ds.PatientAge = header.age
+    ds.StudyInstanceUID = header.study_uid or _uid(seed, "study")
+    ds.StudyDate = header.study_date
+    ds.StudyTime = ""
+    ds.AccessionNumber = header.accession
+    ds.ReferringPhysicianName = ""
+    ds.StudyID = ""
+
+
+def _add_ct(ds: Dataset) -> None:
+    ds.SOPClassUID = CTImageStorage
+    ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    ds.KVP = None
+    ds.AcquisitionNumber = 1
+    ds.PatientPosition = "HFS"
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "HU"
+    ds.WindowCenter, ds.WindowWidth = -600, 1500
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+
+
+def _add_grid(ds: Dataset, volume: Volume) -> None:
+    _, ds.Rows, ds.Columns = volume.shape
+    spacing, direction = volume.geometry.spacing_mm, volume.geometry.direction
+    ds.PixelSpacing = [_ds(spacing[1]), _ds(spacing[2])]
+    ds.SpacingBetweenSlices = _ds(spacing[0])
+    ds.ImageOrientationPatient = [_ds(v) for v in (*direction[:, 0], *direction[:, 1])]
+
+
+def _slice(
+    shared: Dataset, geometry: Geometry, hu: HuArray, k: int, seed: int | None
+) -> FileDataset:
+    """The file of slice ``k``, pixels ``hu`` int16 ``(y, x)``."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = CTImageStorage
+    meta.MediaStorageSOPInstanceUID = _uid(seed, "slice", str(k))
+    ds = FileDataset("", dict(shared), preamble=b"\0" * 128, file_meta=meta)
+    ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    ds.InstanceNumber = k + 1
+    place = geometry.to_world((k, 0, 0))
+    ds.ImagePositionPatient = [_ds(v) for v in place]
+    ds.SliceLocation = _ds(float(place @ geometry.direction[:, 2]))
+    ds.PixelData = np.ascontiguousarray(hu, dtype="<i2").tobytes()
+    return ds
+
+
+def _ds(value: float) -> DSfloat:
+    """A decimal string of at most 16 characters, as DICOM demands."""
+    return DSfloat(float(value), auto_format=True)

@@ -1,0 +1,199 @@
+"""The lungs: where they are, their lobes and fissures, and the density of their tissue.
+
+The trees of the lungs, lobe by lobe: airways with their arteries beside them, and veins.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.phantom.fields import Field, Lattice, smooth_noise
+from imaging.phantom.layers import Raster, stamp_cones
+from imaging.phantom.mediastinum import Mediastinum
+from imaging.phantom.patient import Patient
+from imaging.phantom.thorax import Thorax, cupula
+from imaging.phantom.tree import Tree, grow, joined_trees
+from imaging.volume import FloatArray, Triple, UInt8Array
+
+LobeArray = npt.NDArray[np.uint8]
+
+LOBES = ("right upper", "right middle", "right lower", "left upper", "left lower")
+
+
+@dataclass(frozen=True, eq=False)
+class Lungs:
+    """``lungs`` both lungs as one distance field, ``fissures`` distance to the nearest fissure.
+
+    ``lobes`` numbers every cell of the lattice by `LOBES` from 1, 0 outside the lungs;
+    ``tissue_hu`` is the parenchyma's density wherever lung is.
+    """
+
+    lungs: Field
+    fissures: Field
+    lobes: LobeArray
+    tissue_hu: Field
+
+
+def make_lungs(
+    lattice: Lattice,
+    patient: Patient,
+    thorax: Thorax,
+    mediastinum: Mediastinum,
+    rng: np.random.Generator,
+) -> Lungs:
+    """The lungs of one patient: what the walls, the diaphragm and the mediastinum leave."""
+    above = -thorax.diaphragm
+    walls = np.maximum(thorax.cavity + 1.5, cupula(lattice))
+    lungs = np.maximum(np.maximum(walls, above), -mediastinum.envelope).astype(np.float32)
+    fissures, lobes = _lobes(lattice, rng)
+    lobes = np.where(lungs < 0, lobes, 0).astype(np.uint8)
+    tissue = _tissue(lattice, patient, lungs, rng)
+    return Lungs(lungs, fissures, lobes, tissue)
+
+
+def _lobes(lattice: Lattice, rng: np.random.Generator) -> tuple[Field, LobeArray]:
+    """The oblique fissures of both lungs and the horizontal one of the right, slightly wavy."""
+    x, y, z = lattice.body
+    right = x < 0
+    wave = 1.5 * smooth_noise(lattice.shape, lattice.step_mm, 45.0, rng)
+    bulge = 0.0012 * (np.abs(x) - 75) ** 2
+    tilt = float(rng.uniform(0.95, 1.1))
+    top = np.where(right, -26, -14) + float(rng.uniform(-8, 8))
+    oblique = ((z - top - tilt * y) / np.hypot(1, tilt) + wave + bulge).astype(np.float32)
+    level = float(rng.uniform(-34, -22))
+    horizontal = (z - level + 0.1 * (y + 40) + wave + bulge).astype(np.float32)
+    lower = oblique < 0
+    lobes = np.where(
+        right, np.where(lower, 3, np.where(horizontal < 0, 2, 1)), np.where(lower, 5, 4)
+    )
+    middle = np.where(right & ~lower, np.abs(horizontal), np.float32(25))
+    signed = np.where(np.abs(oblique) <= middle, oblique, horizontal)
+    return signed.astype(np.float32), lobes.astype(np.uint8)
+
+
+def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Generator) -> Field:
+    """Denser towards the back, uneven on every scale, with holes where emphysema is."""
+    shape, step = lattice.shape, lattice.step_mm
+    hu = patient.lung_hu + patient.gravity_hu_per_mm * lattice.body[1]
+    for length, deviation in ((60.0, 9.0), (18.0, 7.0), (6.0, 11.0), (2.6, 14.0)):
+        hu = hu + np.float32(deviation) * smooth_noise(shape, step, length, rng)
+    behind = np.clip((lattice.body[1] - 40) / 40, 0, 1)
+    rim = np.exp(np.minimum(lungs, 0) / 5) * behind
+    hu = hu + np.float32(patient.gravity_hu_per_mm * 160) * rim
+    if patient.emphysema > 0:
+        holes = smooth_noise(shape, step, 9.0, rng) + 0.006 * lattice.body[2] - 1.9
+        hu = hu - np.clip(holes + patient.emphysema, 0, 1) * 120
+    return np.asarray(np.maximum(hu, -990), dtype=np.float32)
+
+
+_ENDS_MM = 9.5
+"""Distance of the trees' ends: one for every 0.9 ml of lung, as a secondary lobule has."""
+
+_SUBPLEURAL_MM = 2.5
+
+
+_VESSEL_MM, _AIRWAY_MM = 0.54, 0.42
+
+
+_AIRWAY_ENDS = 9.0
+
+
+@dataclass(frozen=True)
+class _Hilum:
+    """Where the trees of one lobe begin, in the reference body, and where they set out to."""
+
+    bronchus: Triple
+    bronchus_heading: Triple
+    vein: Triple
+    vein_heading: Triple
+
+
+_HILA = (
+    _Hilum((-24, 19, -18), (-1.0, -0.1, 0.5), (-35, -4, -30), (-1.0, -0.4, 0.8)),
+    _Hilum((-36, 14, -44), (-0.6, -0.9, -0.5), (-35, -4, -32), (-0.8, -0.7, -0.6)),
+    _Hilum((-34, 19, -26), (-0.3, 0.2, -1.0), (-35, 16, -54), (-0.8, 0.6, -0.6)),
+    _Hilum((40, 24, -28), (0.8, -0.5, 0.5), (35, -2, -28), (0.8, -0.6, 0.6)),
+    _Hilum((42, 24, -29), (0.3, 0.2, -1.0), (35, 18, -52), (0.8, 0.5, -0.6)),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """World-space pieces ``(n, 2, 3)`` with radii ``(n, 2)``: vessels, and airways with walls."""
+
+    vessels: FloatArray
+    vessel_radii: FloatArray
+    airways: FloatArray
+    lumen_radii: FloatArray
+    wall_radii: FloatArray
+
+
+def grow_trees(lattice: Lattice, lungs: Lungs, rng: np.random.Generator) -> Trees:
+    """The trees of all lobes that lie in the field of view."""
+    bronchial, venous, beside = [], [], []
+    for number, hilum in enumerate(_HILA, start=1):
+        tree = _tree(lattice, lungs, number, hilum.bronchus, hilum.bronchus_heading, rng)
+        bronchial.append(tree)
+        beside.append(_beside(tree, side=-1.0 if number <= 3 else 1.0))
+        venous.append(_tree(lattice, lungs, number, hilum.vein, hilum.vein_heading, rng))
+    airways, veins = joined_trees(bronchial), joined_trees(venous)
+    conducting = airways.ends.min(axis=1) >= _AIRWAY_ENDS
+    lumen = airways.radii(_AIRWAY_MM)[conducting]
+    return Trees(
+        vessels=np.concatenate([*beside, veins.points]),
+        vessel_radii=np.concatenate([airways.radii(_VESSEL_MM), veins.radii(_VESSEL_MM)]),
+        airways=airways.points[conducting],
+        lumen_radii=lumen,
+        wall_radii=lumen * 1.15 + 0.4,
+    )
+
+
+def draw_trees(
+    trees: Trees, raster: Raster, corner_mm: FloatArray
+) -> tuple[UInt8Array, UInt8Array]:
+    """Coverage 0..255 of vessels and airway walls, and of lumens, both ``(z, y, x)``."""
+    solid = np.zeros(raster.shape, dtype=np.uint8)
+    lumens = np.zeros(raster.shape, dtype=np.uint8)
+    stamp_cones(solid, raster, corner_mm, trees.vessels, trees.vessel_radii)
+    stamp_cones(solid, raster, corner_mm, trees.airways, trees.wall_radii)
+    stamp_cones(lumens, raster, corner_mm, trees.airways, trees.lumen_radii)
+    return solid, lumens
+
+
+def _tree(
+    lattice: Lattice,
+    lungs: Lungs,
+    lobe: int,
+    root: Triple,
+    heading: Triple,
+    rng: np.random.Generator,
+) -> Tree:
+    points = _ends(lattice, lungs, lobe, rng)
+    return grow(lattice.to_world(root), np.asarray(heading), points, rng)
+
+
+def _ends(lattice: Lattice, lungs: Lungs, lobe: int, rng: np.random.Generator) -> FloatArray:
+    """Points that fill a lobe evenly, not too near to its surface: a grid, every point shaken."""
+    size = np.asarray(lattice.shape[::-1]) * lattice.step_mm
+    counts = np.maximum((size / _ENDS_MM).astype(int), 1)
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in counts], indexing="ij"), axis=-1)
+    shaken = grid.reshape(-1, 3) + rng.uniform(0, 1, (counts.prod(), 3))
+    points = lattice.start_mm - lattice.step_mm / 2 + shaken * _ENDS_MM
+    deep = lattice.sample(lungs.lungs, points) < -_SUBPLEURAL_MM
+    points = points[deep]
+    cell = np.rint((points - lattice.start_mm) / lattice.step_mm).astype(int)
+    x, y, z = np.clip(cell, 0, np.asarray(lattice.shape[::-1]) - 1).T
+    return np.asarray(points[lungs.lobes[z, y, x] == lobe])
+
+
+def _beside(tree: Tree, side: float) -> FloatArray:
+    """The artery's pieces ``(n, 2, 3)``: next to the airway, up and out of it."""
+    outward = np.array([side, -0.5, 0.8])
+    across = outward - (tree.along @ outward)[..., None] * tree.along
+    across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)
+    apart = tree.radii(_VESSEL_MM) + tree.radii(_AIRWAY_MM) * 1.1
+    apart = np.where(tree.ends >= 2, apart, apart * 0.5)
+    return np.asarray(tree.points + across * apart[..., None])

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom, phantom_header, varied_spec
+from imaging.volume import FloatArray
+
+SMALL = PhantomSpec(
+    seed=3,
+    spacing_mm=(1.5, 1.25, 1.25),
+    size_mm=(72.0, 250.0, 320.0),
+    nodule_count=6,
+    diameter_mm=(9.0, 18.0),
+    dose_noise_hu=15.0,
+)
+SLAB = replace(SMALL, size_mm=(12.0, 250.0, 320.0), spacing_mm=(3.0, 2.0, 2.0), nodule_count=0)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    """A slab of 72 mm through the carina with six nodules."""
+    return make_phantom(SMALL)
+
+
+def _voxels(phantom: Phantom, label: int) -> FloatArray:
+    """World points of the voxels inside one nodule."""
+    return phantom.volume.geometry.to_world(np.argwhere(phantom.nodule_mask == label))
+
+
+def _median_hu(phantom: Phantom, label: int, part: float) -> float:
+    """Median HU within a part of the nodule's radius around its centre."""
+    nodule = phantom.nodules[label - 1]
+    index = np.argwhere(phantom.nodule_mask == label)
+    away = np.linalg.norm(
+        phantom.volume.geometry.to_world(index) - np.array(nodule.centre_mm), axis=1
+    )
+    near = index[away < part * nodule.diameter_mm / 2]
+    return float(np.median(phantom.volume.hu[tuple(near.T)]))
+
+
+def test_same_spec_gives_same_voxels_and_truth() -> None:
+    """Everything follows from the specification, whatever the threads do."""
+    spec = replace(SLAB, nodule_count=1, diameter_mm=(4.0, 5.0))
+    first, second = make_phantom(spec), make_phantom(spec)
+    assert np.array_equal(first.volume.hu, second.volume.hu)
+    assert np.array_equal(first.nodule_mask, second.nodule_mask)
+    assert first.nodules == second.nodules
+    assert first.volume.geometry.origin_mm == second.volume.geometry.origin_mm
+
+
+def test_another_seed_gives_another_patient() -> None:
+    """Two seeds differ by far more than noise."""
+    first, second = (make_phantom(replace(SLAB, seed=s)).volume.hu for s in (1, 2))
+    assert np.abs(first.astype(int) - second).mean() > 50
+
+
+def test_volume_has_the_spacing_and_size_asked_for(phantom: Phantom) -> None:
+    """The volume is int16 of the size asked for, its axes those of the patient."""
+    assert phantom.volume.hu.dtype == np.int16
+    assert phantom.volume.shape == SMALL.shape == (48, 200, 256)
+    assert phantom.volume.geometry.spacing_mm == SMALL.spacing_mm
+    assert np.array_equal(phantom.volume.geometry.direction, np.eye(3))
+    assert "SYNTHETIC PHANTOM" in phantom.volume.description
+
+
+def test_all_nodules_are_there_and_within_the_range(phantom: Phantom) -> None:
+    """As many nodules as asked for, none outside the range of diameters."""
+    assert len(phantom.nodules) == 6
+    assert set(np.unique(phantom.nodule_mask)) == set(range(7))
+    assert all(8.5 < n.diameter_mm < 18.5 for n in phantom.nodules)
+
+
+def test_truth_agrees_with_the_mask(phantom: Phantom) -> None:
+    """Centre and diameter are those of the voxels that were drawn."""
+    voxel_ml = float(np.prod(SMALL.spacing_mm))
+    for label, nodule in enumerate(phantom.nodules, start=1):
+        points = _voxels(phantom, label)
+        assert np.linalg.norm(points.mean(axis=0) - np.array(nodule.centre_mm)) < 0.6
+        diameter = np.cbrt(6 * len(points) * voxel_ml / np.pi)
+        assert diameter == pytest.approx(nodule.diameter_mm, rel=0.06)
+
+
+def test_nodules_lie_in_the_lung(phantom: Phantom) -> None:
+    """At least a quarter of what surrounds a nodule is lung."""
+    for nodule in phantom.nodules:
+        angle = np.random.default_rng(0).standard_normal((400, 3))
+        angle /= np.linalg.norm(angle, axis=1, keepdims=True)
+        around = np.array(nodule.centre_mm) + angle * (nodule.diameter_mm * 0.5 + 4)
+        index = np.rint(phantom.volume.geometry.to_index(around)).astype(int)
+        index = np.clip(index, 0, np.array(phantom.volume.shape) - 1)
+        assert np.mean(phantom.volume.hu[tuple(index.T)] < -650) > 0.25, nodule
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_density_is_what_the_kind_says(seed: int) -> None:
+    """Solid nodules are soft tissue or calcified, ground glass is thin, part-solid has both."""
+    made = make_phantom(replace(SMALL, seed=seed))
+    for label, nodule in enumerate(made.nodules, start=1):
+        middle = _median_hu(made, label, 0.6)
+        if nodule.kind.startswith("solid"):
+            assert middle > -40, nodule
+        elif nodule.kind.startswith("ground-glass"):
+            assert -760 < middle < -400, nodule
+        else:
+            inside = made.volume.hu[made.nodule_mask == label]
+            assert np.percentile(inside, 97) > -150, nodule
+            assert np.percentile(inside, 30) < -350, nodule
+
+
+def test_chest_holds_lung_bone_and_soft_tissue(phantom: Phantom) -> None:
+    """The slab through the carina shows what a chest does, in likely amounts."""
+    hu = phantom.volume.hu
+    litre = hu.size * float(np.prod(SMALL.spacing_mm)) / 1e6
+    share = {
+        "lung": np.mean((hu > -950) & (hu < -700)),
+        "soft": np.mean((hu > -10) & (hu < 110)),
+        "bone": np.mean(hu > 300),
+    }
+    assert 1.0 < share["lung"] * litre < 2.4
+    assert 0.05 < share["soft"] < 0.5
+    assert 0.005 < share["bone"] < 0.06
+
+
+def test_left_is_where_the_heart_and_the_aorta_point() -> None:
+    """The heart's mass lies on the patient's left, at larger x; the spine lies behind."""
+    hu = make_phantom(replace(SLAB, size_mm=(100.0, 250.0, 320.0))).volume.hu
+    low = hu[:8]
+    x = np.arange(hu.shape[2]) - (hu.shape[2] - 1) / 2
+    heart = (low > 20) & (low < 320) & (np.abs(x) < 40)
+    front = heart[:, :62]
+    assert (front * x).sum() / front.sum() > 2
+    bone = (low > 300) & (np.abs(x) < 12)
+    assert bone[:, 62:].sum() > 3 * bone[:, :62].sum()
+
+
+def test_noise_is_as_strong_as_asked() -> None:
+    """Two doses differ by exactly the noise: its deviation in the lungs is near the one asked."""
+    clean = make_phantom(replace(SLAB, dose_noise_hu=0.0)).volume.hu.astype(float)
+    noisy = make_phantom(replace(SLAB, dose_noise_hu=30.0)).volume.hu
+    lung = (clean > -930) & (clean < -780)
+    assert (noisy - clean)[lung].std() == pytest.approx(30, rel=0.3)
+
+
+def test_progress_rises_to_one() -> None:
+    """A person who watches sees rising parts, at last all."""
+    parts: list[float] = []
+    make_phantom(SLAB, lambda part, what: parts.append(part) if what else None)
+    assert parts == sorted(parts)
+    assert parts[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"spacing_mm": (0.0, 1.0, 1.0)},
+        {"size_mm": (0.5, 300.0, 300.0)},
+        {"diameter_mm": (9.0, 4.0)},
+        {"nodule_count": 300},
+        {"dose_noise_hu": -1.0},
+        {"slice_thickness_mm": 0.0},
+        {"kernel": "blunt"},
+    ],
+)
+def test_impossible_spec_is_refused_with_its_value(wrong: dict[str, Any]) -> None:
+    """A specification that makes no sense says at once which value is wrong."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PhantomSpec(seed=1, **wrong)
+
+
+def test_varied_spec_varies_the_scanner_and_repeats() -> None:
+    """Seeds give different protocols, the same seed the same one."""
+    specs = [varied_spec(seed) for seed in range(12)]
+    assert specs[4] == varied_spec(4)
+    assert len({s.kernel for s in specs}) == 3
+    assert len({s.spacing_mm[0] for s in specs}) > 2
+
+
+def test_header_names_no_patient() -> None:
+    """Whatever names a patient says that this is none."""
+    header = phantom_header(SMALL)
+    assert header.patient_name == "SYNTHETIC^PHANTOM"
+    assert header.series_description.startswith("SYNTHETIC PHANTOM")
