@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.runtime.readings import Reading
+from models.runtime.second_reader import Reading
 from protos.codec import pack_mask
 from protos.errors import DeadlineUnmeetable, OverreadError
 from protos.messages import Refusal, Verdict

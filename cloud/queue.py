@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from cloud.fairness import Service, fair
 from imaging.volume import UInt8Array
-from models.runtime.readings import Reading
+from models.runtime.second_reader import Reading
 from protos.deadline import Deadline
 from protos.messages import Priority
 

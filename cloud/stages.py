@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from imaging.volume import UInt8Array
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from protos.deadline import Clock
 from protos.errors import ModelFailed
 

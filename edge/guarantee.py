@@ -1,6 +1,6 @@
 """What a report promises of missed nodules, and why it promises nothing where it does not.
 
-The terms come with the model: they were found on held-back cases (`models.compression.promise`)
+The terms come with the model: they were found on held-back cases (`models.calibration.promise`)
 for two readers that read everything uncertain, in full. A report whose reading was another
 promises nothing. Pure functions: the same reading gives the same promise.
 """

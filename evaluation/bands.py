@@ -20,7 +20,7 @@ from evaluation.cubes import Cube
 from evaluation.froc import RATES, Scored
 from evaluation.table import read_table
 from imaging.volume import FloatArray
-from models.runtime.readings import TEXTURES
+from models.runtime.second_reader import TEXTURES
 
 MATCH_MM = 5.0
 """Readers whose centre lies further from the nodule's may have rated a neighbour."""

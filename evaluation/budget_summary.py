@@ -13,7 +13,7 @@ from evaluation.detection import BAR_MS as DETECTION_MS
 from evaluation.link import OFF, TOLERANCE_S
 from evaluation.link_page import RECOVERY
 from evaluation.load_page import BAR_GOODPUT, BAR_WASTED
-from models.compression.guarantee import ALPHA, DELTA
+from models.calibration.risk_control import ALPHA, DELTA
 from models.markdown import percent, table
 
 BEGIN, END = "<!-- summary -->", "<!-- /summary -->"

@@ -24,7 +24,7 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
-from models.compression.fit import CUBE_ALARMS, FACE
+from models.calibration.fit import CUBE_ALARMS, FACE
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader

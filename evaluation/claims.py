@@ -19,7 +19,7 @@ import typer
 
 from evaluation.budget_page import write_figures
 from evaluation.model_page import read_figures, write_page
-from models.compression.manifest import amend
+from models.export.manifest import amend
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCANS = ("qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068")

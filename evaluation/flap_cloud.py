@@ -22,7 +22,7 @@ from cloud.telemetry import Telemetry, configure_logging
 from edge.durable import write_atomically
 from evaluation.kill_agent import SIDE
 from imaging.volume import UInt8Array
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 
 DIAMETER_MM = 8.0
 MODEL = "middle 1"

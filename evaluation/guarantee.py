@@ -19,10 +19,10 @@ import numpy.typing as npt
 from evaluation.bootstrap import draw
 from evaluation.scores import Scores
 from imaging.volume import FloatArray
-from models.compression.bounds import Bound, upper_bound
-from models.compression.guarantee import (
+from models.calibration.risk_control import (
     ALPHA,
     DELTA,
+    Bound,
     Controlled,
     ScoredNodules,
     ThresholdPath,
@@ -30,6 +30,7 @@ from models.compression.guarantee import (
     counted,
     furthest,
     losses,
+    upper_bound,
 )
 
 CALIBRATION_SHARE = 0.5

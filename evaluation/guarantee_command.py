@@ -23,9 +23,8 @@ from evaluation.progress import each
 from evaluation.scores import Fitted, Scores, joined, read_scores, score_cubes
 from evaluation.served import carried, served
 from evaluation.show import show
-from models.compression.bounds import Bound
-from models.compression.guarantee import ALPHA, DELTA, quantile_path, straight_path
-from models.compression.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import percent
 from models.runtime.artifacts import find
 from models.runtime.screener import open_screener

@@ -21,7 +21,7 @@ from evaluation.reading import ReadsRegions
 from evaluation.table import read_table
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
-from models.runtime.readings import TEXTURES, Reading
+from models.runtime.second_reader import TEXTURES, Reading
 
 MATCH_MM = 5.0
 VOTES = 2

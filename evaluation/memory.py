@@ -76,7 +76,7 @@ def measure(variant: Variant, batch: int, steps: int) -> dict[str, Any]:
     Raises:
         StepFailed: it ended with an error, such as no memory left.
     """
-    line = [sys.executable, "-m", "models.training.memory_step"]
+    line = [sys.executable, "-m", "models.training.memory"]
     line += ["+".join(variant.savings) or "-", str(batch), str(steps)]
     done = subprocess.run(
         line, capture_output=True, text=True, check=False, env=environment(variant, os.environ)

@@ -14,11 +14,11 @@ from evaluation.published import published_section
 from evaluation.rounding_page import rounding_section
 from evaluation.scans_text import scans_markdown
 from evaluation.time_page import times_section
-from models.compression.prune_figures import section as pruning_section
+from models.distillation.compare import section as distillation_section
 from models.markdown import commands, interval, number, percents, table
+from models.pruning.compare import section as pruning_section
 from models.runtime.artifacts import every
-from models.training.distil_page import section as distillation_section
-from models.training.learning_page import section as learning_section
+from models.training.learning_curve import section as learning_section
 
 
 def write_page(results: Path, page: Path) -> None:

@@ -26,7 +26,7 @@ from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import Candidate
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from protos.deadline import Deadline
 from protos.messages import Roi
 

@@ -22,7 +22,7 @@ from evaluation.truth import Lesion
 from imaging.morphology import dilate, opened
 from imaging.preprocess import Preprocessed
 from imaging.volume import FloatArray, Triple, UInt8Array, from_window
-from models.runtime.readings import nearest_piece
+from models.runtime.second_reader import nearest_piece
 
 VOTES = 2
 SOFT_HU = 40.0

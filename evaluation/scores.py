@@ -1,6 +1,6 @@
 """What edge and cloud make of known nodules: from a file of cases, or read with the models.
 
-A file holds the cases as `models.compression.fit.Cases` has them: ``edge`` and ``cloud`` (logits
+A file holds the cases as `models.calibration.fit.Cases` has them: ``edge`` and ``cloud`` (logits
 of the candidates), ``nodule`` (which of them are nodules), ``missed`` (nodules never proposed) and
 ``scans`` (how much lung the others come from). With ``patient`` (one label a candidate) and
 ``missed_patient`` (one a missed nodule) it says whose they are.
@@ -26,7 +26,7 @@ from evaluation.reading import ReadsRegions
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
-from models.compression.guarantee import ScoredNodules
+from models.calibration.risk_control import ScoredNodules
 
 
 def calibrated(logit: FloatArray, by: tuple[float, float] = (1.0, 0.0)) -> FloatArray:

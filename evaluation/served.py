@@ -32,14 +32,15 @@ from evaluation.guarantee import (
 )
 from evaluation.scores import Scores
 from imaging.volume import FloatArray
-from models.compression.bounds import Bound, upper_bound
-from models.compression.guarantee import (
+from models.calibration.risk_control import (
+    Bound,
     Controlled,
     Guarantee,
     ScoredNodules,
     ThresholdPath,
     counted,
     losses,
+    upper_bound,
 )
 
 MOST = 0.95
@@ -89,7 +90,7 @@ def served(
         scores: of the calibration.
         test: of patients never calibrated on.
         promise: what was asked for.
-        settings: ``thresholds`` and ``guarantee`` as `models.compression.promise` gives them.
+        settings: ``thresholds`` and ``guarantee`` as `models.calibration.promise` gives them.
         resamples: sets that are drawn.
         rng: draws them.
     """

@@ -29,7 +29,7 @@ from evaluation.options import CloudModel, Json
 from evaluation.progress import each
 from evaluation.show import show
 from imaging.volume import UInt8Array
-from models.compression.parts import export_parts
+from models.export.parts import export_parts
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, every, find
 from models.runtime.errors import ModelError

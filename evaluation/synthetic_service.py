@@ -21,7 +21,7 @@ from cloud.settings import load_settings
 from cloud.telemetry import Telemetry, configure_logging
 from edge.durable import write_atomically
 from imaging.volume import UInt8Array
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 
 
 @dataclass(frozen=True)

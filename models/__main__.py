@@ -1,29 +1,101 @@
-"""`overread-models`: train, export, fit and list the models. Only ``list`` works without torch."""
+"""`overread-models`: train, export, fit and list the models. Only ``list`` works without torch.
+
+What is in `models/weights`, for people and as JSON.
+"""
 
 from __future__ import annotations
 
+import json
+import textwrap
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import rich
 import typer
+from rich.console import Console
+from rich.table import Column, Table
 
-from models.compression.guarantee import ALPHA, DELTA
-from models.compression.prune_command import prune
-from models.compression.quantize_command import int4, qat, ranges, sensitivity
-from models.listing import list_models
+from models.calibration.risk_control import ALPHA, DELTA
+from models.cli_compress import int4, prune, qat, ranges, sensitivity
+from models.cli_train import distil, train
 from models.options import Data, Kind, Method
+from models.runtime.artifacts import Artifact, every
 from models.runtime.errors import ModelError
-from models.training.distil_command import distil
-from models.training.train_command import train
+
+
+def list_models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The artifacts with version, size, figures, licence and attribution."""
+    artifacts = every()
+    if as_json:
+        print(
+            json.dumps({name: _entry(artifact) for name, artifact in artifacts.items()}, indent=2)
+        )
+        return
+    console = Console()
+    table = Table(Column("artifact", no_wrap=True), Column("made as", no_wrap=True), "figures")
+    for name, artifact in artifacts.items():
+        table.add_row(f"{name}\n{artifact.version}", _made(artifact), _figures(artifact))
+        table.add_section()
+    console.print(table)
+    for text in sorted({f"{a.licence}. {a.attribution}" for a in artifacts.values()}):
+        console.print(text, style="dim")
+
+
+def _made(artifact: Artifact) -> str:
+    there = artifact.path.exists()
+    size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if there else "missing"
+    source = f"\nfrom {artifact.parent}" if artifact.parent else ""
+    method = f"\n{textwrap.fill(artifact.method, 30)}" if artifact.method else ""
+    return f"{artifact.precision}, {size}{source}{method}"
+
+
+def _figures(artifact: Artifact) -> str:
+    return "\n".join(f"{key} {_short(value)}" for key, value in artifact.metrics.items())
+
+
+def _entry(artifact: Artifact) -> dict[str, Any]:
+    fields = (
+        "version",
+        "kind",
+        "precision",
+        "parent",
+        "method",
+        "sha256",
+        "licence",
+        "attribution",
+    )
+    return {
+        **{name: getattr(artifact, name) for name in fields},
+        "file": str(artifact.path),
+        "settings": artifact.settings,
+        "metrics": artifact.metrics,
+    }
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"{value['value']:.3f} ({value['low']:.2f}-{value['high']:.2f})"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
 
 TRAIN_EXTRA = {"torch", "tomli_w", "onnxscript", "matplotlib", "scipy"}
 """Modules that only the extra `train` installs."""
 
 app = typer.Typer(help="Train, export and list Overread's models.", no_args_is_help=True)
+
+
 app.add_typer(train, name="train")
+
+
 app.add_typer(prune, name="prune")
+
+
 app.add_typer(distil, name="distil")
+
+
 app.command("list")(list_models)
 
 
@@ -35,7 +107,7 @@ def export(
     method: Annotated[Method, typer.Option(help="How the ranges are found.")] = "minmax",
 ) -> None:
     """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
-    from models.compression.runs import run_export
+    from models.release import run_export
 
     run_export(kind, data, weights, method)
 
@@ -61,8 +133,8 @@ def fit(
     With them goes what they promise of missed nodules: what is asked for where enough patients
     allow it, with lower thresholds if need be, and else what the fitted ones do promise.
     """
-    from models.compression.promise import Asked
-    from models.compression.runs import run_fit
+    from models.calibration.promise import Asked
+    from models.release import run_fit
 
     run_fit(data, screening, hybrid, Asked(alpha, delta))
 
@@ -73,7 +145,7 @@ def split(
     parts: Annotated[int, typer.Option(min=2, help="How many; the cloud's setting stages.")] = 3,
 ) -> None:
     """Cut an artifact into parts of about equal time that the cloud runs as a pipeline."""
-    from models.compression.parts import export_parts
+    from models.export.parts import export_parts
 
     export_parts(name, parts)
 

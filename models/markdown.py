@@ -1,9 +1,16 @@
-"""Markdown for the pages that commands write."""
+"""Markdown for the pages that commands write.
+
+The result of a command on stdout: for people a section of a page, for machines JSON.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import typer
+from rich.console import Console
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -39,3 +46,11 @@ def percents(point: Mapping[str, float | None]) -> str:
     shares = (point[key] for key in ("value", "low", "high"))
     value, low, high = (None if share is None else 100 * share for share in shares)
     return f"{number(value, 1)} ({number(low, 0)}-{number(high, 0)})"
+
+
+def show_section(result: dict[str, Any], as_json: bool, section: str) -> None:
+    """Prints the result as JSON, or its section in Markdown as it stands on the page."""
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        Console().print(section, markup=False, soft_wrap=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 
 
 def plain(probability: npt.ArrayLike, diameter_mm: npt.ArrayLike, side: int = 4) -> Readings:

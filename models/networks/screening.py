@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.networks.layers import Residual, patchify
+from models.networks.blocks import Residual, patchify
 
 STRIDE = 4
 """Voxels of the box per cell of the maps, along each axis."""

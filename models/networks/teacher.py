@@ -23,12 +23,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.networks.hybrid import Answers
-from models.networks.known_stem import KnownStem, known_spec, parts
-from models.networks.layers import Residual, conv_norm, patchify
+from models.networks.blocks import ConvNext, Multiscale, Residual, conv_norm, patchify
+from models.networks.hybrid import Answers, KnownStem, known_spec, parts
 from models.networks.screening import ScreeningSpec
-from models.networks.teacher_blocks import ConvNext, Multiscale
-from models.runtime.readings import TEXTURES
+from models.runtime.second_reader import TEXTURES
 
 
 class Kind(StrEnum):

@@ -20,8 +20,7 @@ from models.runtime.detection import (
     strongest,
     to_candidates,
 )
-from models.runtime.opened import Opened, open_as
-from models.runtime.session import AUTO
+from models.runtime.session import AUTO, Opened, open_as
 
 PAD_TO = 16
 """The network halves the grid four times."""

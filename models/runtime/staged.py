@@ -18,8 +18,7 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.errors import UnfitArtifact
-from models.runtime.readings import Readings
-from models.runtime.second_reader import conclude, views_of
+from models.runtime.second_reader import Readings, conclude, views_of
 from models.runtime.session import AUTO, Session, chosen_engine, open_session
 
 Tensors = Mapping[str, npt.NDArray[Any]]

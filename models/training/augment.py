@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from imaging.volume import UInt8Array
-from models.training.piece import Piece, mirrored, zoomed
+from models.training.data import Piece, mirrored, zoomed
 
 HU_PER_LEVEL = 1400 / 255
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from imaging.volume import FloatArray
 from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
-from models.training.piece import NONE, Piece, crop, zoomed
+from models.training.data import NONE, Piece, crop, zoomed
 
 LUNG_BELOW = 75
 """uint8 of about -590 HU: the mean around a place that is taken for lung."""

@@ -12,11 +12,11 @@ from torch import nn
 
 from imaging.volume import FloatArray
 from models.networks.hybrid import Answers
-from models.training import stream
-from models.training.losses import hybrid_loss
+from models.training import data
+from models.training.data import Batch
 from models.training.regions import RegionDrawer
 from models.training.screening import sensitivity_leaving
-from models.training.stream import Batch
+from models.training.targets import hybrid_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class HybridTask:
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
-        return stream.batches(
+        return data.batches(
             partial(_draw, self.drawer), self.batch, workers=self.workers, seed=seed
         )
 

@@ -19,7 +19,7 @@ from rich.progress import Progress
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from models.training.stream import Batch
+from models.training.data import Batch
 
 
 class Task(Protocol):

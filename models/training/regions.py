@@ -17,8 +17,7 @@ from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.training.augment import Noise, resized, scanned_anew, turned
 from models.training.compose import Composer, implanted
-from models.training.material import Cubes
-from models.training.piece import NONE, Piece, resize
+from models.training.data import NONE, Cubes, Piece, resize
 
 SAME_SIZE = 0.3
 """A nodule scaled by more than this (natural logarithm) is another nodule to a radiologist."""
@@ -32,7 +31,7 @@ class Region:
     """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
 
     ``malignancy`` is in [0, 1], NaN where nobody knows; ``texture`` a class of
-    `models.runtime.readings.TEXTURES`, -1 where nobody knows.
+    `models.runtime.second_reader.TEXTURES`, -1 where nobody knows.
     """
 
     voxels: np.ndarray

@@ -13,12 +13,10 @@ from torch import nn
 from imaging.volume import FloatArray
 from models.networks.screening import COARSEST
 from models.runtime.detection import Peaks, find_peaks
-from models.training import stream
+from models.training import data
 from models.training.compose import Composer
-from models.training.losses import screening_loss
-from models.training.piece import Piece
-from models.training.stream import Batch
-from models.training.targets import Targets, make_targets
+from models.training.data import Batch, Piece
+from models.training.targets import Targets, make_targets, screening_loss
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 """The false positives a scan that the CPM is the mean over."""
@@ -40,7 +38,7 @@ class ScreeningTask:
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
-        return stream.batches(
+        return data.batches(
             partial(_draw, self.composer), self.batch, workers=self.workers, seed=seed
         )
 

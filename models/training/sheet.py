@@ -10,7 +10,7 @@ import numpy as np
 
 from imaging.volume import UInt8Array
 from models.training.compose import Composer
-from models.training.piece import Piece
+from models.training.data import Piece
 
 NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
 """BGR of a circle around what counts and around what counts neither way."""

@@ -16,7 +16,7 @@ from cloud.server import CloudServer
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from protos import overread_pb2_grpc
 from tests.plain_readings import plain
 

@@ -26,7 +26,7 @@ from protos.messages import Header, Roi
 PROCESS = """
 import numpy as np
 import cloud.__main__ as command
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 
 class Mean:
     name, version, engine, roi_shape = "mean", "1.0", "numpy", (4, 4, 4)

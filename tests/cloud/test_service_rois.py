@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imaging.volume import UInt8Array
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from protos import codec
 from protos import overread_pb2 as pb
 from protos.messages import Refusal, Roi, Summary, Verdict

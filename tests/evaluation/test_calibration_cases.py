@@ -14,9 +14,8 @@ from evaluation.marks import Mark
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple, UInt8Array
 from models.runtime.detection import Candidate
-from models.runtime.readings import Readings
 from models.runtime.screener import Screener
-from models.runtime.second_reader import SecondReader
+from models.runtime.second_reader import Readings, SecondReader
 from tests.plain_readings import plain
 
 MERGE = [0.0, 0.5, 0.5]

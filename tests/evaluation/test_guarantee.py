@@ -14,8 +14,13 @@ from typer.testing import CliRunner
 from evaluation.guarantee import Promise, cost, draw_patients, examine, level, split_patients
 from evaluation.guarantee_command import guarantee_command
 from evaluation.scores import Scores
-from models.compression.bounds import Bound
-from models.compression.guarantee import Controlled, Guarantee, ScoredNodules, straight_path
+from models.calibration.risk_control import (
+    Bound,
+    Controlled,
+    Guarantee,
+    ScoredNodules,
+    straight_path,
+)
 
 PROMISE = Promise(straight_path(steps=120), report=0.97, alpha=0.06)
 

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.kinds import Kinds, as_json, auc, overlap, read_kinds
 from imaging.volume import UInt8Array
-from models.runtime.readings import Reading, Readings
+from models.runtime.second_reader import Reading, Readings
 from tests.plain_readings import plain
 
 

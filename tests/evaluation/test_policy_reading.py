@@ -15,7 +15,7 @@ from evaluation.errors import MissingData
 from evaluation.policy_reading import Readers, Sources, read_cases, timed
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, UInt8Array, Volume
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
 NODULE, ALARM, SHADOW, FAINT = (

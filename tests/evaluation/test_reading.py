@@ -12,7 +12,7 @@ from evaluation.reading import edge_alone, edge_and_cloud
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
 from models.runtime.detection import Candidate
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
 BOX = Preprocessed(

@@ -18,7 +18,7 @@ from evaluation.scores import Fitted, joined, read_scores, score_cubes
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import Candidate
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
 FITTED = Fitted((2.0, 1.0), (1.0, 0.0), MergeWeights(0.0, 0.5, 0.5))

@@ -10,9 +10,8 @@ import pytest
 from evaluation.guarantee import Promise
 from evaluation.scores import Scores
 from evaluation.served import carried, carried_alpha, served
-from models.compression.bounds import Bound, upper_bound
-from models.compression.guarantee import ScoredNodules, straight_path
-from models.compression.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.risk_control import Bound, ScoredNodules, straight_path, upper_bound
 
 FITTED = {"dismiss": 0.1, "report": 0.97, "alone": 0.3, "final": 0.6}
 ASKED = Promise(straight_path(DISMISS_SHARE, steps=120), report=0.97)

@@ -16,7 +16,7 @@ from evaluation.sizes_command import _table
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import Candidate
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
 THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.5)

@@ -13,7 +13,7 @@ from cloud.pipeline import PipelineStage
 from cloud.stages import ReaderStage
 from evaluation.stages import Contestant, as_json, compare
 from evaluation.stages_page import section
-from models.runtime.readings import Readings
+from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
 

@@ -49,7 +49,7 @@ def test_a_damaged_manifest_is_one_line(
     ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Listing weights whose manifest is gone says so."""
-    monkeypatch.setattr("models.listing.every", lambda: artifacts.every(tmp_path))
+    monkeypatch.setattr("models.__main__.every", lambda: artifacts.every(tmp_path))
     said = ended("list")
     assert said.count("\n") == 1
     assert "DamagedArtifact: cannot read the manifest" in said

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.hybrid import HybridNetwork, HybridSpec
-from models.networks.known_stem import KNOWN
+from models.networks.hybrid import KNOWN, HybridNetwork, HybridSpec
 from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
 from models.runtime import detection, screener
-from models.runtime.readings import TEXTURES
+from models.runtime.second_reader import TEXTURES
 
 
 def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.known_stem import KNOWN
+from models.networks.hybrid import KNOWN
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
-from models.runtime.readings import TEXTURES
+from models.runtime.second_reader import TEXTURES
 
 KNOWN_SPEC = ScreeningSpec((4, 8, 8, 16), (1, 1, 0))
 

@@ -1,12 +1,19 @@
-"""The manifest and what it vouches for."""
+"""The manifest and what it vouches for.
+
+INT4 files laid out as INT8 when they are loaded.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from models.runtime.artifacts import WEIGHTS, every, find
+from models.runtime.artifacts import WEIGHTS, every, expanded, find
 from models.runtime.errors import DamagedArtifact, UnknownArtifact
 
 
@@ -50,3 +57,47 @@ def test_every_shipped_artifact_is_whole_and_attributed() -> None:
         assert artifact.content()
         assert "LIDC-IDRI" in artifact.attribution
         assert artifact.licence
+
+
+def model(kind: int) -> bytes:
+    """One dequantised weight added to the input."""
+    weight = helper.make_tensor("w", kind, [3], [-8, 0, 7])
+    scale = numpy_helper.from_array(np.array(0.5, np.float32), "s")
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"]),
+        helper.make_node("Add", ["x", "d"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight, scale])
+    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
+    onnx.checker.check_model(whole)
+    return whole.SerializeToString()
+
+
+def test_four_bits_become_eight_with_the_same_values() -> None:
+    """Type INT8, the same numbers, everything else untouched."""
+    content = model(TensorProto.INT4)
+    before, after = (onnx.load_from_string(c) for c in (content, expanded(content)))
+    weight = next(t for t in after.graph.initializer if t.name == "w")
+    assert weight.data_type == TensorProto.INT8
+    assert numpy_helper.to_array(weight).tolist() == [-8, 0, 7]
+    assert list(after.graph.node) == list(before.graph.node)
+
+
+def test_a_file_without_int4_stays_as_it_is() -> None:
+    """Byte for byte."""
+    content = model(TensorProto.INT8)
+    assert expanded(content) is content
+
+
+def test_what_is_no_model_is_refused() -> None:
+    """With the class that says that the artifact is damaged."""
+    with pytest.raises(DamagedArtifact, match="no ONNX file"):
+        expanded(b"\xff\xff not a model")
+
+
+def test_only_int4_artifacts_are_expanded() -> None:
+    """What is stored is what is loaded for any other precision."""
+    artifact = find("screening-int8")
+    assert artifact.content() == artifact.stored()
+    assert replace(artifact, expand=False).content() == artifact.stored()

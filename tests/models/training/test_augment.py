@@ -15,8 +15,8 @@ from models.training.augment import (
     turned,
     zoom_factor,
 )
-from models.training.piece import Piece
-from tests.models.training.test_piece import ball
+from models.training.data import Piece
+from tests.models.training.test_data import ball
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from models.training.compose import Composer, implanted
-from models.training.piece import NONE, Piece
-from tests.models.training.test_piece import ball
+from models.training.data import NONE, Piece
+from tests.models.training.test_data import ball
 
 
 def composer() -> Composer:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from models.training.data import Batch
 from models.training.loop import Plan, train
-from models.training.stream import Batch
 
 
 class Line:

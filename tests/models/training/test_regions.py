@@ -7,10 +7,9 @@ import pytest
 
 from models.training.augment import Noise
 from models.training.compose import Composer
-from models.training.material import Cubes
-from models.training.piece import NONE, Piece
+from models.training.data import NONE, Cubes, Piece
 from models.training.regions import Ratings, Region, RegionDrawer, without_nodules
-from tests.models.training.test_piece import ball
+from tests.models.training.test_data import ball
 
 SIDE = 48
 

@@ -1,12 +1,17 @@
-"""What the screening network is asked to say."""
+"""What the screening network is asked to say.
+
+The losses: small where the network is right, larger where it is wrong, blind where told so.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
+from models.networks.hybrid import Answers
 from models.runtime.detection import find_peaks
-from models.training.piece import Piece
-from models.training.targets import make_targets
+from models.training.data import Piece
+from models.training.targets import heat_loss, hybrid_loss, make_targets, mask_loss, screening_loss
 
 
 def sample(nodules: list[list[float]], ignored: list[list[float]] | None = None) -> Piece:
@@ -44,3 +49,140 @@ def test_the_share_is_the_part_of_the_cell_that_is_nodule() -> None:
     share = make_targets(Piece(piece.voxels, mask, piece.nodules, piece.ignored)).share
     assert share[2, 2, 2] == 0.5
     assert share.sum() == 0.5
+
+
+def heat() -> torch.Tensor:
+    """One sample of ``(1, 6, 6, 6)`` with one centre and a neighbour of 0.6."""
+    found = torch.zeros(1, 6, 6, 6)
+    found[0, 2, 3, 4], found[0, 2, 3, 3] = 1.0, 0.6
+    return found
+
+
+def sure(found: torch.Tensor, logit: float = 12.0) -> torch.Tensor:
+    """Logits of a network that is sure of every cell, and right where ``found`` is 1."""
+    return torch.where(found >= 1, logit, -logit)
+
+
+def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
+    """Next to nothing for a perfect map; more for an alarm, as much again for a miss."""
+    truth, all_count = heat(), torch.ones(1, 6, 6, 6)
+    perfect = heat_loss(sure(truth), truth, all_count)
+    assert 0 <= perfect < 1e-4
+    alarm = sure(truth)
+    alarm[0, 0, 0, 0] = 4.0
+    missed = sure(truth)
+    missed[0, 2, 3, 4] = -4.0
+    assert heat_loss(alarm, truth, all_count) > 3
+    assert heat_loss(missed, truth, all_count) > 3
+
+
+def test_an_alarm_beside_a_centre_costs_less() -> None:
+    """The penalty falls off towards the centre, where nobody can tell the cells apart."""
+    truth, all_count = heat(), torch.ones(1, 6, 6, 6)
+    near, far = sure(truth), sure(truth)
+    near[0, 2, 3, 3] = far[0, 5, 0, 0] = 4.0
+    costs = [heat_loss(one, truth, all_count) for one in (near, far)]
+    assert costs[0] < 0.05 * costs[1]
+
+
+def test_cells_of_no_weight_are_not_looked_at() -> None:
+    """Whatever the network says at an ignored mark costs nothing and teaches nothing."""
+    truth, weight = heat(), torch.ones(1, 6, 6, 6)
+    weight[0, 5, 5] = 0
+    logit = sure(truth)
+    logit[0, 5, 5] = 9.0
+    logit.requires_grad_()
+    loss = heat_loss(logit, truth, weight)
+    loss.backward()
+    assert loss < 1e-4
+    assert logit.grad is not None
+    assert (logit.grad[0, 5, 5] == 0).all()
+
+
+def test_box_is_learnt_near_nodules_only() -> None:
+    """Offsets and diameters that are wrong elsewhere cost nothing."""
+    truth = heat()
+    targets = {
+        "heat": truth,
+        "weight": torch.ones_like(truth),
+        "near": (truth >= 1).float(),
+        "box": torch.zeros(1, 4, 6, 6, 6),
+        "share": torch.zeros_like(truth),
+    }
+    maps = torch.zeros(1, 6, 6, 6, 6)
+    maps[0, 1:5, 0, 0, 0] = 7.0
+    assert screening_loss(maps, targets)["box"] == 0
+    maps[0, 1:5, 2, 3, 4] = 7.0
+    assert screening_loss(maps, targets)["box"] > 1
+
+
+def batch(nodule: list[float]) -> dict[str, torch.Tensor]:
+    """Truth of as many regions, each nodule of 10 mm, suspicious and solid; no mask."""
+    count = len(nodule)
+    return {
+        "nodule": torch.tensor(nodule),
+        "log_diameter": torch.full((count,), 10.0).log(),
+        "malignancy": torch.where(torch.tensor(nodule) > 0, 1.0, torch.nan),
+        "texture": torch.where(torch.tensor(nodule) > 0, 2, -1),
+        "mask": torch.zeros(count, 1, 6, 6, 6),
+    }
+
+
+def answers(logit: list[float], diameter_mm: list[float]) -> Answers:
+    """What the hybrid says of as many regions: suspicious, solid, nowhere a mask."""
+    count = len(logit)
+    return Answers(
+        torch.tensor(logit)[:, None],
+        torch.tensor(diameter_mm).log()[:, None].requires_grad_(),
+        torch.full((count, 1), 9.0),
+        torch.tensor([[-9.0, -9.0, 9.0]] * count),
+        torch.full((count, 1, 6, 6, 6), -20.0),
+    )
+
+
+def test_size_is_learnt_from_nodules_only() -> None:
+    """A wrong diameter counts for the region with a nodule, not for the one without."""
+    said = answers([5.0, -5.0], [20.0, 90.0])
+    size = hybrid_loss(said, batch([1.0, 0.0]))["size"]
+    size.backward()
+    gradient = said.log_diameter.grad
+    assert gradient is not None
+    assert gradient[0] > 0
+    assert gradient[1] == 0
+    assert hybrid_loss(answers([5.0, -5.0], [10.0, 90.0]), batch([1.0, 0.0]))["size"] < 1e-6
+    assert hybrid_loss(said, batch([0.0, 0.0]))["size"] == 0
+
+
+def test_hybrid_is_cheap_when_right() -> None:
+    """The right answer costs little, the opposite one much."""
+    truth = batch([1.0, 0.0])
+    right = hybrid_loss(answers([5.0, -5.0], [10.0, 10.0]), truth)
+    wrong = hybrid_loss(answers([-5.0, 5.0], [10.0, 10.0]), truth)
+    assert right["nodule"] < 0.1
+    assert wrong["nodule"] > 4
+    for name in ("malignancy", "texture", "voxel"):
+        assert right[name] < 1e-3, name
+
+
+def test_kind_is_learnt_where_readers_said_it() -> None:
+    """A wrong malignancy or texture costs; where none is known, nothing, and no NaN comes of it."""
+    said = answers([5.0], [10.0])._replace(
+        malignancy=torch.full((1, 1), -9.0), texture=torch.tensor([[9.0, -9.0, -9.0]])
+    )
+    rated, unrated = (hybrid_loss(said, batch([known])) for known in (1.0, 0.0))
+    for name in ("malignancy", "texture"):
+        assert rated[name] > 0.5, name
+        assert unrated[name] == 0, name
+
+
+def test_mask_is_cheap_when_right() -> None:
+    """Both terms fall where the mask is met; overlap is asked of nodules only."""
+    truth = torch.zeros(2, 1, 6, 6, 6)
+    truth[0, 0, 2:4, 2:4, 2:4] = 1
+    nodule = torch.tensor([1.0, 0.0])
+    right = mask_loss((truth * 2 - 1) * 15, truth, nodule)
+    missed = mask_loss(torch.full_like(truth, -15.0), truth, nodule)
+    assert right["voxel"] < 1e-4
+    assert right["dice"] < 1e-3
+    assert missed["voxel"] > 1
+    assert missed["dice"] > 0.15

@@ -1,0 +1,303 @@
+"""Conformal risk control: thresholds under which few nodules are missed, with a promise.
+
+**What is promised.** With probability 1 - delta over the calibration patients, a new patient
+loses on average at most a share alpha of his nodules. Nodules of one patient resemble each
+other, so the patient is the exchangeable unit and his loss is the *share* of his nodules that
+are lost: never proposed, dismissed on the edge, or refused by the merged word of edge and cloud.
+The miss rate pooled over nodules is a figure beside it, not what is promised: patients with many
+nodules weigh more there. The scores must come of networks, calibration and merger that were
+fitted on other patients.
+
+**How.** Thresholds are tried along a path from the most to the least cautious, fixed beforehand.
+Losses only grow along it, and the last step before the first that the bound rejects is taken
+(fixed-sequence testing: Angelopoulos et al., Learn then test, 2021, section 2.3; for monotone
+losses the same as Bates et al., J. ACM 68(6), 2021, theorem 1).
+
+A scan without candidates has its nodules counted as lost. That some such scans are audited can
+only lower the risk; the promise does not count on it.
+
+Bounds on a risk from a sample of losses: what a finite calibration set can promise.
+
+The losses of ``n`` exchangeable patients lie in [0, 1] and average to ``mean_loss``. A p-value
+speaks against "the risk exceeds alpha"; a bound is the smallest alpha that is still rejected.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray
+
+_HALVINGS = 45
+
+
+class Bound(Enum):
+    """How the risk is bounded.
+
+    ``BINOMIAL`` is exact where every loss is 0 or 1 (Clopper and Pearson, Biometrika 26, 1934).
+    ``HOEFFDING_BENTKUS`` holds for any losses in [0, 1] (Bates et al., Distribution-free,
+    risk-controlling prediction sets, J. ACM 68(6), 2021, section 3.1; Angelopoulos et al., Learn
+    then test, 2021, proposition 2).
+    """
+
+    BINOMIAL = "binomial"
+    HOEFFDING_BENTKUS = "hoeffding-bentkus"
+
+
+def p_value(mean_loss: npt.ArrayLike, n: int, alpha: float, bound: Bound) -> FloatArray:
+    """The p-value against "the risk exceeds ``alpha``", for each of ``mean_loss``.
+
+    Raises:
+        ValueError: ``n`` < 1, or ``alpha`` is not in (0, 1).
+    """
+    if n < 1 or not 0 < alpha < 1:
+        raise ValueError(f"n = {n} patients and alpha = {alpha} give no p-value")
+    mean = np.asarray(mean_loss, np.float64)
+    # a loss of k patients is k / n in floating point, and must not count as k + 1
+    count = np.ceil(n * mean - 1e-6).astype(np.int64)
+    tail = binomial_cdf(n, alpha)[np.clip(count, 0, n)]
+    if bound is Bound.BINOMIAL:
+        return np.asarray(tail)
+    hoeffding = np.exp(-n * _divergence(np.minimum(mean, alpha), alpha))
+    return np.minimum(np.minimum(hoeffding, math.e * tail), 1.0)
+
+
+def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
+    """The smallest risk that, with confidence 1 - ``delta``, is not exceeded; 1 if none is."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        rejected = float(p_value(mean_loss, n, middle, bound)) <= delta
+        low, high = (low, middle) if rejected else (middle, high)
+    return high
+
+
+def fewest_patients(alpha: float, delta: float) -> int:
+    """How many patients promise ``alpha`` at ``delta`` if none of them loses anything."""
+    return math.ceil(math.log(delta) / math.log1p(-alpha))
+
+
+def binomial_cdf(n: int, p: float) -> FloatArray:
+    """P(X <= k) for k = 0..n ``(n + 1,)``, X binomial of ``n`` draws with chance ``p``."""
+    k = np.arange(n)
+    ratio = np.log((n - k) / (k + 1)) + math.log(p) - math.log1p(-p)
+    log_mass = n * math.log1p(-p) + np.concatenate([[0.0], np.cumsum(ratio)])
+    return np.minimum(np.exp(np.logaddexp.accumulate(log_mass)), 1.0)
+
+
+def _divergence(a: FloatArray, b: float) -> FloatArray:
+    """Kullback-Leibler divergence of Bernoulli(a) from Bernoulli(b), for a <= b."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hits = np.where(a > 0, a * np.log(a / b), 0.0)
+    return np.asarray(hits + (1 - a) * (np.log1p(-a) - math.log1p(-b)))
+
+
+ALPHA, DELTA = 0.028, 0.1
+"""97.2 % sensitivity with 90 % confidence."""
+
+STEPS = 400
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredNodules:
+    """Nodules of calibration or test: what the two readers make of each.
+
+    Attributes:
+        edge: calibrated score of the edge ``(n,)``; ``-inf`` where it proposed nothing.
+        merged: merged probability of edge and cloud ``(n,)``.
+        patient: whose nodule it is ``(n,)``, any labels.
+    """
+
+    edge: FloatArray
+    merged: FloatArray
+    patient: npt.NDArray[Any]
+
+    def __post_init__(self) -> None:
+        shapes = {self.edge.shape, self.merged.shape, self.patient.shape}
+        if len(shapes) != 1 or self.edge.ndim != 1 or self.edge.size == 0:
+            raise ValueError(f"nodules of shapes {shapes}: one (n,) with n >= 1 is needed")
+        if np.isnan(self.edge).any() or np.isnan(self.merged).any():
+            raise ValueError("a score is NaN")
+
+    def __len__(self) -> int:
+        return self.edge.size
+
+    @property
+    def identity(self) -> str:
+        """Eight hexadecimal digits that change with any score or patient.
+
+        The order does not count, nor what lies beyond the fourth decimal: engines differ there.
+        """
+        rows = zip(self.patient, self.edge, self.merged, strict=True)
+        lines = sorted(f"{patient} {edge:.4f} {merged:.4f}" for patient, edge, merged in rows)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:8]
+
+
+@dataclass(frozen=True, eq=False)
+class ThresholdPath:
+    """Thresholds from the most to the least cautious; both ``(steps,)`` and never falling."""
+
+    dismiss: FloatArray
+    final: FloatArray
+
+    def __post_init__(self) -> None:
+        if self.dismiss.shape != self.final.shape or self.dismiss.size == 0:
+            raise ValueError(f"a path of {self.dismiss.shape} and {self.final.shape} steps")
+        if (np.diff(self.dismiss) < 0).any() or (np.diff(self.final) < 0).any():
+            raise ValueError("a threshold falls along the path: later steps must be less cautious")
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What is promised of the miss rate, or why nothing is.
+
+    ``n`` nodules of ``patients`` patients were calibrated on; ``reason`` is empty if it ``holds``.
+    """
+
+    alpha: float
+    delta: float
+    n: int
+    calibration_id: str
+    holds: bool
+    reason: str
+    patients: int
+
+    @property
+    def text(self) -> str:
+        """One line for the report."""
+        if not self.holds:
+            return f"no guarantee: {self.reason}"
+        return (
+            f"with {_percent(1 - self.delta)} confidence at most {_percent(self.alpha)} of nodules "
+            f"are missed, on average over patients ({self.n} nodules of {self.patients} patients, "
+            f"calibration {self.calibration_id})"
+        )
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """Thresholds and what they promise; ``alpha_reached`` and ``delta_reached`` are the tightest.
+
+    Where the guarantee does not hold, the thresholds are the most cautious of the path:
+    everything proposed is escalated and reported. ``alpha_reached`` is the smallest miss rate
+    that these promise at delta, ``delta_reached`` the smallest delta at which they promise alpha.
+    """
+
+    dismiss: float
+    final: float
+    guarantee: Guarantee
+    alpha_reached: float
+    delta_reached: float
+
+
+def straight_path(dismiss_share: float = 0.5, *, steps: int = STEPS) -> ThresholdPath:
+    """``final`` from 0 to 1, denser near 0, and ``dismiss`` that share of it."""
+    if not 0 <= dismiss_share <= 1:
+        raise ValueError(f"dismiss_share = {dismiss_share} is not in [0, 1]")
+    final = np.linspace(0, 1, steps) ** 2
+    return ThresholdPath(dismiss_share * final, final)
+
+
+def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath:
+    """A path on which edge and cloud lose alike: quantiles of the scores of *other* nodules.
+
+    They must not be those of the calibration: a path that has seen them promises nothing.
+    """
+    share = np.linspace(0, 1, steps)
+    proposed = np.isfinite(others.edge)
+    if not proposed.any():
+        raise ValueError("none of the nodules was proposed: they give no path")
+    scores = (others.edge[proposed], others.merged[proposed])
+    dismiss, final = (np.quantile(one, share, method="lower") for one in scores)
+    dismiss[0] = final[0] = 0.0
+    return ThresholdPath(dismiss, final)
+
+
+def losses(nodules: ScoredNodules, path: ThresholdPath, report: float) -> FloatArray:
+    """The share that each patient loses at each step ``(patients, steps)``.
+
+    From the edge's score ``report`` on a nodule is reported without asking.
+    """
+    asked = (nodules.edge < report)[:, None]
+    dismissed = nodules.edge[:, None] < np.minimum(path.dismiss, report)
+    lost = dismissed | (asked & (nodules.merged[:, None] < path.final))
+    lost |= np.isneginf(nodules.edge)[:, None]
+    return per_patient(lost, nodules.patient)
+
+
+def per_patient(lost: BoolArray, patient: npt.NDArray[Any]) -> FloatArray:
+    """The mean of ``lost`` ``(nodules, steps)`` over each patient's nodules."""
+    _, group = np.unique(patient, return_inverse=True)
+    member = np.equal.outer(np.arange(group.max() + 1), group).astype(np.float64)
+    return np.asarray(member @ lost / member.sum(1, keepdims=True))
+
+
+def furthest(
+    mean_loss: FloatArray, n: int, alpha: float, delta: float, bound: Bound
+) -> npt.NDArray[np.int64]:
+    """The last step before the bound first fails, for each row of ``(..., steps)``; -1: none."""
+    holds = p_value(mean_loss, n, alpha, bound) <= delta
+    return np.asarray(np.cumprod(holds, axis=-1).sum(-1) - 1)
+
+
+def counted(shares: FloatArray, bound: Bound) -> FloatArray:
+    """The losses that ``bound`` takes: the exact one counts a patient who loses any nodule.
+
+    That is never less than the share, so what it promises of the one holds for the other.
+    """
+    return (shares > 0).astype(np.float64) if bound is Bound.BINOMIAL else shares
+
+
+def control(
+    nodules: ScoredNodules,
+    path: ThresholdPath,
+    *,
+    report: float,
+    alpha: float = ALPHA,
+    delta: float = DELTA,
+    bound: Bound = Bound.HOEFFDING_BENTKUS,
+) -> Controlled:
+    """The least cautious thresholds of ``path`` that promise ``alpha`` at ``delta``.
+
+    Raises:
+        ValueError: ``alpha`` or ``delta`` is not in (0, 1).
+    """
+    if not (0 < alpha < 1 and 0 < delta < 1):
+        raise ValueError(f"alpha = {alpha} and delta = {delta} must lie in (0, 1)")
+    shares = counted(losses(nodules, path, report), bound)
+    n, mean = len(shares), shares.mean(0)
+    step = int(furthest(mean, n, alpha, delta, bound))
+    reached = upper_bound(mean[max(step, 0)], n, delta, bound)
+    sure = float(p_value(mean[max(step, 0)], n, alpha, bound))
+    reason = "" if step >= 0 else _why_not(n, alpha, delta, reached, sure)
+    guarantee = Guarantee(alpha, delta, len(nodules), nodules.identity, step >= 0, reason, n)
+    at = max(step, 0)
+    dismiss = min(float(path.dismiss[at]), report)
+    return Controlled(dismiss, float(path.final[at]), guarantee, reached, sure)
+
+
+def _why_not(n: int, alpha: float, delta: float, reached: float, sure: float) -> str:
+    needed = fewest_patients(alpha, delta)
+    few = f"{n} patients are too few, {needed} without a miss would do"
+    why = few if n < needed else f"{n} patients lose too much at the most cautious thresholds"
+    confident = _percent(1 - delta)
+    below = f"or {_percent(alpha)} with {_percent(1 - sure)}"
+    if sure > 0.5:
+        below = f"and {_percent(alpha)} not even with 50 %"
+    return (
+        f"at most {_percent(alpha)} missed cannot be promised with {confident} confidence, {why}; "
+        f"what can: {_percent(reached)} with {confident}, {below}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"

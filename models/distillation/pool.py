@@ -1,0 +1,197 @@
+"""The pool that students learn from: regions drawn once, so that teachers are asked once.
+
+A teacher costs eight times what the student costs. Asked anew for every batch of every run it
+would take most of the time; asked once for each region of a pool, next to none. Each region of
+the pool is drawn as the hybrid's are, augmented; the student sees it mirrored and turned as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray, UInt8Array
+from models.runtime.errors import DamagedArtifact
+from models.training import data as stream
+from models.training.data import NONE, Cubes, Piece, load_cubes
+from models.training.hybrid import Trial
+from models.training.regions import Region, RegionDrawer
+from models.training.runs import Material, find_alarms, hybrid_task
+
+HELD = 10
+"""One region of so many is held out: students never learn from it."""
+
+ALARMS_A_CUBE = 5
+"""Of a validation cube's surroundings so many false alarms are kept, the strongest."""
+
+BATCH = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Regions for students, and regions of other patients to judge them on.
+
+    Attributes:
+        voxels: uint8 ``(n, side, side, side)``.
+        masks: the nodules' voxels as bits, ``(n, side^3 / 8)``.
+        nodules: ``(n, 4)``: z, y, x in voxels and diameter in mm; 0 where there is none.
+        val_nodules: regions of validation nodules ``(m, side, side, side)``.
+        val_patients: whose each of them is ``(m,)``.
+        scan_alarms: regions of the screening network's false alarms on validation scans.
+        cube_alarms: the same for the surroundings of the validation nodules.
+        scans: how many whole scans `scan_alarms` come from ``(1,)``.
+    """
+
+    voxels: UInt8Array
+    masks: UInt8Array
+    nodules: FloatArray
+    val_nodules: UInt8Array
+    val_patients: npt.NDArray[np.int64]
+    scan_alarms: UInt8Array
+    cube_alarms: UInt8Array
+    scans: npt.NDArray[np.int64]
+
+    @property
+    def label(self) -> FloatArray:
+        """1 for a region with a nodule in its middle, else 0: ``(n,)``."""
+        return (self.nodules[:, 3] > 0).astype(np.float64)
+
+    @property
+    def learnt(self) -> int:
+        """How many regions students learn from, the first ones; the others are held out."""
+        return len(self.voxels) - len(self.voxels) // HELD
+
+    @property
+    def judged(self) -> dict[str, UInt8Array]:
+        """The regions that readers are judged on, by what their `Scores` are called."""
+        return {
+            "nodules": self.val_nodules,
+            "scan_alarms": self.scan_alarms,
+            "cube_alarms": self.cube_alarms,
+        }
+
+    @property
+    def key(self) -> str:
+        """Twelve digits that tell this pool from any other."""
+        digest = hashlib.sha256(self.nodules.tobytes())
+        for part in (self.voxels[::50], *self.judged.values()):
+            digest.update(part.tobytes())
+        return digest.hexdigest()[:12]
+
+    def piece(self, number: int) -> Piece:
+        """One region with its truth."""
+        shape = self.voxels.shape[1:]
+        bits = np.unpackbits(self.masks[number], count=int(np.prod(shape)))
+        mark = self.nodules[number : number + 1]
+        return Piece(
+            self.voxels[number], (bits * 255).reshape(shape), mark if mark[0, 3] else NONE, NONE
+        )
+
+
+def make_pool(
+    material: Material, data: Path, screeners: Sequence[nn.Module], folder: Path,
+    *, count: int, seed: int,
+) -> Pool:  # fmt: skip
+    """Draws a pool as the hybrid's training draws, and writes it to ``folder``."""
+    task = hybrid_task(material, screeners, screeners[-1])
+    val = load_cubes(data / "nodules", "val")
+    pool = draw_pool(task.drawer, task.trial, val, screeners[-1], count=count, seed=seed)
+    save_pool(pool, folder)
+    return pool
+
+
+def draw_pool(
+    drawer: RegionDrawer, trial: Trial, val: Cubes, screener: nn.Module,
+    *, count: int, seed: int, workers: int = 2,
+) -> Pool:  # fmt: skip
+    """``count`` regions by that seed, and the validation regions of ``trial`` and ``val``."""
+    batches = stream.batches(partial(_draw, drawer), BATCH, workers=workers, seed=seed)
+    some = track(
+        islice(batches, -(-count // BATCH)), "drawing regions", -(-count // BATCH),
+        console=Console(stderr=True),
+    )  # fmt: skip
+    drawn = list(some)
+    voxels, masks, nodules = (
+        np.concatenate([batch[name].numpy() for batch in drawn])[:count]
+        for name in ("voxels", "masks", "nodules")
+    )
+    patients = np.unique(val.patients, return_inverse=True)[1].astype(np.int64)
+    beside = _beside(val.pieces, screener, drawer.side)
+    return Pool(
+        voxels, masks, nodules, trial.nodules, patients, trial.alarms, beside,
+        np.array([trial.scans]),
+    )  # fmt: skip
+
+
+def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> stream.Batch:
+    region = drawer.draw(rng)
+    return {
+        "voxels": torch.from_numpy(region.voxels),
+        "masks": torch.from_numpy(np.packbits(region.mask > 127)),
+        "nodules": torch.from_numpy(mark_of(region)),
+    }
+
+
+def mark_of(region: Region) -> FloatArray:
+    """Centre and diameter ``(4,)`` of the nodule in the region's middle; 0 where there is none.
+
+    A region's middle errs as a candidate does; the outline tells where the nodule really is. A
+    nodule without an outline is taken to be in the middle.
+    """
+    middle = (np.array(region.voxels.shape) - 1) / 2
+    if not region.diameter_mm:
+        return np.zeros(4)
+    inside = np.argwhere(region.mask > 127)
+    centre = middle
+    for _ in range(2):  # the second ball is around the centre that the first one found
+        near = np.linalg.norm(inside - centre, axis=1) < region.diameter_mm / 2 + 3
+        centre = inside[near].mean(0) if near.any() else centre
+    return np.append(centre, region.diameter_mm)
+
+
+def _beside(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
+    """Regions around the strongest false alarms in each cube."""
+    found = [np.zeros((0, side, side, side), np.uint8)]
+    for cube in track(cubes, "looking beside nodules", console=Console(stderr=True)):
+        places = find_alarms([screener], cube)[0][:ALARMS_A_CUBE]
+        found += [cut_roi(cube.voxels, place, (side,) * 3)[None] for place in places]
+    return np.concatenate(found)
+
+
+def save_pool(pool: Pool, folder: Path) -> None:
+    """Writes ``folder/pool.npz``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(folder / "pool.npz", {f.name: getattr(pool, f.name) for f in fields(pool)})
+
+
+def load_pool(folder: Path) -> Pool:
+    """What `save_pool` wrote.
+
+    Raises:
+        DamagedArtifact: the file holds something else.
+    """
+    with np.load(folder / "pool.npz") as found:
+        if set(found) != (names := {f.name for f in fields(Pool)}):
+            raise DamagedArtifact(f"{folder / 'pool.npz'}: no pool: lacks {names - set(found)}")
+        return Pool(**found)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An npz that a kill leaves either old or new."""
+    part = path.with_suffix(".partial.npz")
+    np.savez(part, **arrays)
+    os.replace(part, path)

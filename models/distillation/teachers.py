@@ -1,0 +1,251 @@
+"""Training a teacher, and taking a trained one's weights back into a network.
+
+What every teacher says of the pool: asked once, kept beside the pool, calibrated.
+
+How much each teacher counts for each sample.
+
+For teacher k and sample i with label y, let p be the teacher's calibrated probability, H(p) its
+entropy in bits, a = p if y = 1 else 1 - p the probability that it gives the label, and m the mean
+probability of the other teachers. Then
+
+    s_ki = confidence (1 - H(p)) (2 a - 1) + label a + peers (1 - |p - m|)
+    w_ki = exp(sharpness s_ki) / sum_j exp(sharpness s_ji)
+
+so that sum_k w_ki = 1 for every i. Confidence counts for a teacher that is right and against one
+that is wrong; a teacher that does not know (p = 1/2) has none. The soft target is
+
+    q_i = sum_k w_ki sigmoid(z_ki / (T_k t)),
+
+z the logit, T_k the teacher's calibration temperature, t that of the distillation (Hinton et al.,
+arXiv:1503.02531). Weights of each sample from the label follow Zhang et al., Confidence-aware
+multi-teacher knowledge distillation, arXiv:2201.00007; entropy and agreement are added here.
+
+A mean of the teachers' distributions, as it is often published under the name of dynamic weights,
+is no weighting: every teacher counts 1/K for every sample, whatever it says. That is `mean_target`
+here, and compared with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import nn
+
+from imaging.volume import FloatArray, UInt8Array
+from models.distillation.pool import Pool, write_arrays
+from models.distillation.scores import Scores
+from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
+from models.runtime.errors import UnfitArtifact
+from models.training.hybrid import logits
+from models.training.loop import channels_last, train
+from models.training.runs import Run, hybrid_task, load_weights, make_screening
+
+HYBRID = "hybrid"
+"""What a teacher that is a hybrid network is called among the kinds."""
+
+AVERAGE = 0.98
+"""A teacher has some hundred steps: a longer average of weights would still hold the first."""
+
+
+def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
+    """Trains a teacher as the hybrid is trained: same regions, same losses, same judge."""
+    torch.manual_seed(run.seed)
+    screeners = [make_screening(path).eval() for path in screening]
+    teacher = make_teacher(run.start, kind, screeners[-1])
+    task = hybrid_task(run.material(), screeners, teacher)
+    train(task, replace(run.plan(decay=0.05), average=AVERAGE), resume=run.resume)
+
+
+def make_teacher(start: Path | None, kind: Kind, screening: ScreeningNetwork) -> TeacherNetwork:
+    """A teacher with the weights of ``start``; its known stem is that of ``screening``.
+
+    Raises:
+        UnfitArtifact: the weights of ``start`` are another kind's.
+    """
+    if start is None:
+        known = ScreeningSpec.of(screening.state_dict())
+        network = TeacherNetwork(TeacherSpec.usual(kind, known))
+    else:
+        found = open_teacher(start)
+        if not isinstance(found, TeacherNetwork) or found.spec.kind is not kind:
+            raise UnfitArtifact(f"{start}: weights of a {kind_of(found)}, asked for {kind}")
+        network = found
+    network.start_from(screening.state_dict())
+    return network
+
+
+def open_teacher(path: Path) -> HybridNetwork | TeacherNetwork:
+    """The trained teacher of whatever kind that a run left in ``path``.
+
+    Raises:
+        UnfitArtifact: the weights are no teacher's.
+    """
+    weights = load_weights(path)
+    try:
+        network = _empty(weights)
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise UnfitArtifact(f"{path}: no weights of a teacher: {error}") from error
+    return network
+
+
+def kind_of(network: nn.Module) -> str:
+    """What kind of teacher it is."""
+    return network.spec.kind.value if isinstance(network, TeacherNetwork) else HYBRID
+
+
+def _empty(weights: Mapping[str, torch.Tensor]) -> HybridNetwork | TeacherNetwork:
+    if "place" in weights:
+        return HybridNetwork(HybridSpec.of(weights))
+    return TeacherNetwork(TeacherSpec.of(weights))
+
+
+TEMPERATURES = np.geomspace(0.1, 10.0, 401)
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A trained teacher and its word.
+
+    Attributes:
+        name: its kind, numbered where there are several.
+        digest: twelve digits of its weights' SHA-256.
+        temperature: what its logits are divided by; fitted on validation.
+        pool: its logits of the pool's regions ``(n,)``, calibrated.
+        validation: its logits of the validation regions, as they came.
+    """
+
+    name: str
+    digest: str
+    temperature: float
+    pool: FloatArray
+    validation: Scores
+
+
+def ask_teachers(paths: Sequence[Path], pool: Pool, folder: Path) -> list[Teacher]:
+    """The teachers whose weights are given; ``folder`` keeps what each said of this pool."""
+    asked = [_ask(path, pool, folder) for path in paths]
+    kinds = [kind for kind, *_ in asked]
+    names = [
+        kind if kinds.count(kind) == 1 else f"{kind}-{kinds[: i + 1].count(kind)}"
+        for i, kind in enumerate(kinds)
+    ]
+    return [
+        _calibrated(name, digest, said)
+        for name, (_, digest, said) in zip(names, asked, strict=True)
+    ]
+
+
+def temperature_of(found: FloatArray, alarms: FloatArray) -> float:
+    """The temperature that makes the logits say how sure one may be, nodules and alarms even.
+
+    The log loss is least there (Guo et al., arXiv:1706.04599); both classes weigh one half.
+    """
+    return float(min(TEMPERATURES, key=lambda t: _loss(found / t) + _loss(-alarms / t)))
+
+
+def log_loss(logits: FloatArray, label: FloatArray) -> float:
+    """The mean of -ln of the probability that the label was given."""
+    return _loss(np.where(label > 0, logits, -logits))
+
+
+def held_out_loss(teacher: Teacher, pool: Pool) -> float:
+    """Its log loss on the regions of the pool that students do not learn from."""
+    return log_loss(teacher.pool[pool.learnt :], pool.label[pool.learnt :])
+
+
+def best_of(teachers: Sequence[Teacher], pool: Pool) -> Teacher:
+    """The one with the least `held_out_loss`."""
+    return min(teachers, key=lambda teacher: held_out_loss(teacher, pool))
+
+
+def _loss(logits: FloatArray) -> float:
+    return float(np.logaddexp(0, -logits).mean())
+
+
+def _calibrated(name: str, digest: str, said: dict[str, FloatArray]) -> Teacher:
+    scores = Scores(*(said[field.name] for field in fields(Scores)))
+    alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
+    temperature = temperature_of(scores.nodules, alarms)
+    return Teacher(name, digest, temperature, said["pool"] / temperature, scores)
+
+
+def _ask(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str, FloatArray]]:
+    network = channels_last(open_teacher(path).eval())
+    kind, digest = kind_of(network), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    kept = folder / f"logits_{pool.key}_{digest}.npz"
+    if not kept.exists():
+        regions = {"pool": pool.voxels, **pool.judged}
+        said = {name: _read(network, part, f"{kind}, {name}") for name, part in regions.items()}
+        write_arrays(kept, said)
+    with np.load(kept) as found:
+        return kind, digest, dict(found)
+
+
+def _read(network: nn.Module, regions: UInt8Array, what: str) -> FloatArray:
+    starts = track(range(0, len(regions), 64), what, console=Console(stderr=True))
+    parts = [logits(network, regions[start : start + 64]) for start in starts]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What a weight is made of: the factors of the formula above."""
+
+    confidence: float = 1.0
+    label: float = 1.0
+    peers: float = 1.0
+    sharpness: float = 2.0
+
+
+def weigh(logits: FloatArray, label: FloatArray, weighing: Weighing | None = None) -> FloatArray:
+    """Weights ``(teachers, n)`` that add up to 1 for each sample.
+
+    ``logits`` ``(teachers, n)`` are calibrated, ``label`` ``(n,)`` is 0 or 1.
+    """
+    by = weighing or Weighing()
+    chance = probability(logits)
+    given = np.where(label > 0, chance, 1 - chance)
+    score = by.confidence * (1 - entropy(chance)) * (2 * given - 1)
+    score += by.label * given + by.peers * agreement(chance)
+    raised = np.exp(by.sharpness * (score - score.max(0)))
+    return np.asarray(raised / raised.sum(0))
+
+
+def agreement(chance: FloatArray) -> FloatArray:
+    """1 less the distance from the mean of the other teachers, ``(teachers, n)``; alone: 1."""
+    teachers = len(chance)
+    if teachers == 1:
+        return np.ones_like(chance)
+    others = (chance.sum(0) - chance) / (teachers - 1)
+    return np.asarray(1 - np.abs(chance - others))
+
+
+def entropy(chance: FloatArray) -> FloatArray:
+    """In bits, of a coin that falls so with that probability."""
+    p = np.clip(chance, 1e-12, 1 - 1e-12)
+    return np.asarray(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+
+
+def probability(logits: FloatArray) -> FloatArray:
+    """sigmoid, without overflow."""
+    return np.asarray(0.5 * (1 + np.tanh(logits / 2)))
+
+
+def weighted_target(logits: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
+    """The soft target ``(n,)`` at that temperature; both arguments are ``(teachers, n)``."""
+    return np.asarray((weights * probability(logits / temperature)).sum(0))
+
+
+def mean_target(logits: FloatArray, temperature: float) -> FloatArray:
+    """The same with every teacher counting alike, whatever it says."""
+    return weighted_target(logits, np.full_like(logits, 1 / len(logits)), temperature)

@@ -1,0 +1,204 @@
+"""From a trained torch network to the FP32 ONNX file that everything after it starts from.
+
+Small surgery on ONNX graphs: uint8 in at the front, float out at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from models.networks.hybrid import Answers
+
+INPUT = "voxels"
+"""The name of every artifact's input, uint8 ``(n, 1, z, y, x)`` of the HU window."""
+
+SCALE = ("unit_scale", "unit_zero")
+"""The names of the constants that dequantise it."""
+
+
+def take_uint8(model: ModelProto) -> ModelProto:
+    """The float model with uint8 as input, dequantised inside the graph: value / 255."""
+    graph = model.graph
+    source = graph.input[0].name
+    inner = f"{source}_unit"
+    _replace_uses(graph.node, source, inner)
+    graph.initializer.extend(_scale())
+    node = helper.make_node("DequantizeLinear", [INPUT, *SCALE], [inner], "voxels_dequantize")
+    graph.node.insert(0, node)
+    _declare_uint8(model)
+    return model
+
+
+def take_uint8_quantized(model: ModelProto) -> ModelProto:
+    """The quantised float-input model with uint8 as input: the first QuantizeLinear is dropped.
+
+    The scale that calibration gave that input is replaced by 1/255, zero point 0, which is what
+    the voxels are.
+    """
+    graph = model.graph
+    source = graph.input[0].name
+    first = next(n for n in graph.node if n.op_type == "QuantizeLinear" and n.input[0] == source)
+    graph.node.remove(first)
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
+            del node.input[:]
+            node.input.extend([INPUT, *SCALE])
+    _drop_unused(model)
+    graph.initializer.extend(_scale())
+    _declare_uint8(model)
+    return model
+
+
+def add_unrounded(model: ModelProto) -> ModelProto:
+    """What a convolution gives goes into a sum as it is; the sum is rounded.
+
+    An engine that adds to a convolution's output before it rounds leaves the rounding between the
+    two out. So does the file then, and every engine and the simulation compute the same. A rounding
+    that stands for a ReLU as well (its lowest level is zero) stays, and of two convolutions that
+    are added one stays rounded.
+    """
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    makers = {out: node for node in graph.node for out in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    for total in [node for node in graph.node if node.op_type == "Add"]:
+        for place, name in enumerate(total.input):
+            chain = _rounding_behind(name, makers)
+            if chain is None or any(uses[node.output[0]] > 1 for node in chain):
+                continue
+            zero = numpy_helper.to_array(constants[chain[1].input[2]])
+            if zero == np.iinfo(zero.dtype).min:
+                continue
+            total.input[place] = chain[1].input[0]
+            for node in chain:
+                graph.node.remove(node)
+            break
+    _drop_unused(model)
+    return model
+
+
+def _rounding_behind(
+    name: str, makers: Mapping[str, NodeProto]
+) -> tuple[NodeProto, NodeProto] | None:
+    """The two nodes that round a convolution's output to ``name``, the last first."""
+    back = makers.get(name)
+    forth = makers.get(back.input[0]) if back and back.op_type == "DequantizeLinear" else None
+    source = makers.get(forth.input[0]) if forth else None
+    if back is None or forth is None or source is None or source.op_type != "Conv":
+        return None
+    return back, forth
+
+
+def give_float(model: ModelProto) -> ModelProto:
+    """Outputs as the last layer computed them, not rounded to 256 levels."""
+    graph = model.graph
+    makers = {out: node for node in graph.node for out in node.output}
+    for output in graph.output:
+        back = makers[output.name]
+        if back.op_type != "DequantizeLinear" or back.input[0] not in makers:
+            continue
+        forth = makers[back.input[0]]
+        graph.node.remove(back)
+        raw = forth.input[0]
+        if not any(raw in node.input for node in graph.node if node is not forth):
+            graph.node.remove(forth)
+            _rename_output(makers[raw], raw, output.name)
+        else:
+            graph.node.append(helper.make_node("Identity", [raw], [output.name]))
+    return model
+
+
+def _scale() -> list[TensorProto]:
+    return [
+        numpy_helper.from_array(np.array(1 / 255, np.float32), SCALE[0]),
+        numpy_helper.from_array(np.array(0, np.uint8), SCALE[1]),
+    ]
+
+
+def _drop_unused(model: ModelProto) -> None:
+    """Constants that no node reads any more go; onnx's checker refuses a name given twice."""
+    graph = model.graph
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [t for t in graph.initializer if t.name not in used]:
+        graph.initializer.remove(tensor)
+    constants = {tensor.name for tensor in graph.initializer}
+    for value in [v for v in graph.input[1:] if v.name in constants or v.name not in used]:
+        graph.input.remove(value)
+
+
+def _declare_uint8(model: ModelProto) -> None:
+    declared = model.graph.input[0]
+    declared.name = INPUT
+    declared.type.tensor_type.elem_type = TensorProto.UINT8
+
+
+def _replace_uses(nodes: Iterable[NodeProto], old: str, new: str) -> None:
+    for node in nodes:
+        for index, name in enumerate(node.input):
+            if name == old:
+                node.input[index] = new
+
+
+def _rename_output(node: NodeProto, old: str, new: str) -> None:
+    for index, name in enumerate(node.output):
+        if name == old:
+            node.output[index] = new
+
+
+OPSET = 17
+
+OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
+"""What each kind of network gives, in this order."""
+
+_EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
+
+
+_FREE_AXES = {
+    "screening": {
+        INPUT: {0: "n", 2: "z", 3: "y", 4: "x"},
+        "maps": {0: "n", 2: "z4", 3: "y4", 4: "x4"},
+    },
+    "hybrid": {name: {0: "n"} for name in (INPUT, *OUTPUTS["hybrid"])},
+}
+
+
+def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
+    """The network in ONNX with float input in [0, 1]: the form that quantisation reads.
+
+    ``kind`` is ``screening`` or ``hybrid``. Batch norms are folded into the convolutions.
+    """
+    network = copy.deepcopy(network).eval().cpu()
+    for weight in network.parameters():
+        weight.data = weight.data.contiguous()
+    example = torch.rand(1, 1, *(_EXAMPLE_SIDE[kind],) * 3)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # the tracing exporter is deprecated, and the only one that folds batch norm by itself
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            input_names=[INPUT],
+            output_names=OUTPUTS[kind],
+            dynamic_axes=_FREE_AXES[kind],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return onnx.load(path)
+
+
+def export_fp32(network: nn.Module, kind: str) -> onnx.ModelProto:
+    """The network in ONNX as it is served: uint8 of the HU window in, float32 inside."""
+    return take_uint8(export_float(network, kind))

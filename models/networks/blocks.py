@@ -1,0 +1,121 @@
+"""The blocks that the networks are made of, chosen for what INT8 kernels run well.
+
+The blocks that tell the teachers apart; a residual network's are in `models.networks.blocks`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+Size = int | tuple[int, int, int]
+
+
+def conv_norm(
+    inputs: int, outputs: int, kernel: Size, stride: Size = 1, *, relu: bool = True
+) -> nn.Sequential:
+    """Convolution without bias, batch norm and ReLU; padded to keep the grid at stride 1."""
+    sizes = (kernel,) * 3 if isinstance(kernel, int) else kernel
+    z, y, x = (size // 2 if size % 2 else 0 for size in sizes)
+    parts: list[nn.Module] = [
+        nn.Conv3d(inputs, outputs, kernel, stride, (z, y, x), bias=False),
+        nn.BatchNorm3d(outputs),
+    ]
+    return nn.Sequential(*parts, nn.ReLU(inplace=True)) if relu else nn.Sequential(*parts)
+
+
+def patchify(inputs: int, outputs: int) -> nn.Sequential:
+    """Halves the grid: each 2 x 2 x 2 patch becomes one voxel of ``outputs`` channels."""
+    return conv_norm(inputs, outputs, 2, 2)
+
+
+class Residual(nn.Module):
+    """x + f(x), f two convolutions of ``channels``; `factored` makes them 1x3x3 and 3x1x1.
+
+    The factored pair has 12/27 of the multiply-adds of one full 3 x 3 x 3 convolution and one
+    non-linearity more. Between the two are ``inner`` channels: as many as outside, if None.
+    """
+
+    def __init__(self, channels: int, *, factored: bool = False, inner: int | None = None) -> None:
+        super().__init__()
+        inner = channels if inner is None else inner
+        first: Size = (1, 3, 3) if factored else 3
+        second: Size = (3, 1, 1) if factored else 3
+        self.first = conv_norm(channels, inner, first)
+        self.second = conv_norm(inner, channels, second, relu=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(n, c, z, y, x)`` to the same shape."""
+        return torch.relu(x + self.second(self.first(x)))
+
+
+KERNEL = 5
+"""Side of the depthwise kernel: of 6^3 cells it leaves out none but the farthest."""
+
+DILATIONS = (1, 2, 3)
+
+
+class ConvNext(nn.Module):
+    """Large depthwise kernel, layer norm, inverted bottleneck, all of it added to the input.
+
+    Source: Liu et al., A ConvNet for the 2020s, arXiv:2201.03545, figure 4; here in 3D, the
+    kernel in two parts: the way back through a whole one takes a CPU more than twice as long.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reach = KERNEL // 2
+        self.depthwise = nn.Sequential(
+            nn.Conv3d(
+                channels, channels, (1, KERNEL, KERNEL), padding=(0, reach, reach), groups=channels
+            ),
+            nn.Conv3d(channels, channels, (KERNEL, 1, 1), padding=(reach, 0, 0), groups=channels),
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.widen = nn.Linear(channels, 4 * channels)
+        self.narrow = nn.Linear(4 * channels, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(n, c, z, y, x)`` to the same shape."""
+        cells = self.norm(self.depthwise(x).permute(0, 2, 3, 4, 1))  # (n, z, y, x, c)
+        mixed = self.narrow(nn.functional.gelu(self.widen(cells)))
+        out: torch.Tensor = x + mixed.permute(0, 4, 1, 2, 3)
+        return out
+
+
+class Scales(nn.Module):
+    """The input, and beside it what three dilated convolutions see of it, ``growth`` channels each.
+
+    Dense connections are those of Huang et al., arXiv:1608.06993; parallel dilations are the
+    atrous pyramid of Chen et al., arXiv:1706.05587.
+    """
+
+    def __init__(self, inputs: int, growth: int) -> None:
+        super().__init__()
+        self.squeeze = conv_norm(inputs, growth, 1)
+        self.dilated = nn.ModuleList(
+            nn.Conv3d(growth, growth, 3, padding=d, dilation=d, bias=False) for d in DILATIONS
+        )
+        self.norm = nn.BatchNorm3d(growth * len(DILATIONS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(n, c, z, y, x)`` to ``(n, c + 3 growth, z, y, x)``."""
+        narrow = self.squeeze(x)
+        seen = torch.cat([conv(narrow) for conv in self.dilated], 1)
+        return torch.cat([x, torch.relu(self.norm(seen))], 1)
+
+
+class Multiscale(nn.Module):
+    """So many dense layers of `Scales`, then back to ``channels``."""
+
+    def __init__(self, channels: int, layers: int) -> None:
+        super().__init__()
+        growth = channels // 2
+        step = growth * len(DILATIONS)
+        self.layers = nn.Sequential(*(Scales(channels + i * step, growth) for i in range(layers)))
+        self.narrow = conv_norm(channels + layers * step, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(n, c, z, y, x)`` to the same shape."""
+        out: torch.Tensor = self.narrow(self.layers(x))
+        return out

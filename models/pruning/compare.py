@@ -1,0 +1,349 @@
+"""The pruning commands: prune, fine-tune for a short while, judge on validation, time it.
+
+What a pruned network costs: parameters, multiply-adds, and time through the served engine.
+
+What pruning lost against the control, nodule by nodule, and the section of the page.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from rich.progress import track
+from torch import nn
+
+from models.export.onnx import export_float, export_fp32
+from models.markdown import commands, table
+from models.networks.screening import ScreeningSpec
+from models.pruning.weights import CONTROL, pruned
+from models.quantization.ptq import quantize
+from models.runtime.artifacts import Artifact
+from models.runtime.hardware import cpu_name
+from models.runtime.session import open_session
+from models.training.data import load_cubes
+from models.training.loop import train
+from models.training.runs import (
+    Run,
+    load_weights,
+    make_screening,
+    ready,
+    regions_of,
+    screening_task,
+)
+from models.training.screening import ScreeningTask, summary
+
+BOX = (256, 224, 320)
+"""The lung box that costs are told for, in voxels of 1 mm."""
+
+Box = npt.NDArray[np.uint8]
+
+
+def parameters_left(network: nn.Module) -> int:
+    """Parameters that are not exactly zero in convolutions, and all others."""
+    return sum(
+        int(torch.count_nonzero(p)) if p.ndim > 1 else p.numel() for p in network.parameters()
+    )
+
+
+def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
+    """Multiply-adds of one pass with weights that are not zero; bias and norms left out."""
+    left = {n: int(torch.count_nonzero(p)) for n, p in network.named_parameters() if p.ndim > 1}
+    total = 0
+
+    def count(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
+        def add(_: nn.Module, __: object, out: torch.Tensor) -> None:
+            nonlocal total
+            total += left[f"{name}.weight"] * out[0, 0].numel()
+
+        return add
+
+    shapes = copy.deepcopy(network).eval().to("meta")
+    for name, module in shapes.named_modules():
+        if isinstance(module, nn.Conv3d):
+            module.register_forward_hook(count(name))
+    shapes(torch.empty(1, 1, *box, device="meta"))
+    return total
+
+
+def files(network: nn.Module, boxes: Iterable[Box], folder: Path) -> dict[str, Path]:
+    """The network as it would be served, by precision, written to ``folder``.
+
+    ``boxes`` calibrate INT8, ``(n, 1, z, y, x)``, from training data only.
+    """
+    models = {
+        "fp32": export_fp32(network, "screening"),
+        "int8": quantize(export_float(network, "screening"), "screening", boxes),
+    }
+    paths = {precision: folder / f"{precision}.onnx" for precision in models}
+    for precision, model in models.items():
+        onnx.save(model, paths[precision])
+    return paths
+
+
+def times_in_turn(
+    paths: Sequence[Path],
+    engine: str,
+    rounds: Iterable[int],
+    *,
+    box: tuple[int, int, int] = BOX,
+    clock: Callable[[], float] = time.perf_counter,
+) -> npt.NDArray[np.float64]:
+    """Seconds of each pass, ``(rounds, files)``: A B A B, after two passes that do not count."""
+    sessions = [open_session(_artifact(path), engine=engine) for path in paths]
+    voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *box), dtype=np.uint8)
+    for session in sessions:
+        for _ in range(2):
+            session.run(voxels)
+    took = []
+    for _ in rounds:
+        row = []
+        for session in sessions:
+            began = clock()
+            session.run(voxels)
+            row.append(clock() - began)
+        took.append(row)
+    return np.array(took)
+
+
+def _artifact(path: Path) -> Artifact:
+    """A file that no manifest knows, for the engine."""
+    return Artifact(
+        name=path.stem, path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        version="", kind="screening", precision=path.stem, parent="", method="", settings={},
+        metrics={}, licence="", attribution="",
+    )  # fmt: skip
+
+
+CLAIM = {"share": 0.42, "points_lost": 1.2}
+"""The published system: 42 % fewer parameters at no more than 1.2 points lost."""
+
+RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
+
+
+RESAMPLES = 2000
+
+TITLES = {
+    "control": "none, fine-tuned as long",
+    "weights": "single weights by importance",
+    "channels": "whole channels",
+    "dynamic": "dynamic sparse, from random masks",
+    "dynamic-trained": "dynamic sparse, from the largest weights",
+}
+
+NOTE = (
+    "Points lost are against the same start fine-tuned as long without pruning, on validation: "
+    "whole cubes of {nodules} nodules and {scans} whole scan(s); one nodule is {one:.1f} points. "
+    "Intervals are 95 % by bootstrap over the nodules, the scan's alarms as they are. Time is the "
+    "median of {rounds} passes of {box} voxels on {engine} ({cpu}), each network in turn with the "
+    "control; the engines multiply dense tensors, so zeros among the weights save them nothing."
+)
+
+
+def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The runs with what each lost against the first, which is the control."""
+    control = hits(found[0])
+    rows = []
+    for run, timed in zip(found, times, strict=True):
+        own = hits(run)
+        gone = 1 - run["parameters"] / run["whole"]
+        lost = {"cpm_lost": lost_points((control - own).mean(1)),
+                "at_8_lost": lost_points((control - own)[:, -1])}  # fmt: skip
+        shown = {key: value for key, value in run.items() if key not in ("found", "alarms")}
+        rows.append({**shown, "gone": gone, **lost, **timed})
+    return {"nodules": len(control), "scans": found[0]["scans"], "claim": CLAIM, "runs": rows}
+
+
+def hits(run: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """Which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
+    ranked = np.sort(run["alarms"])[::-1]
+    counts = [int(rate * run["scans"]) for rate in RATES]
+    least = [ranked[n] if n < len(ranked) else -1e8 for n in counts]
+    return np.asarray(np.array(run["found"])[:, None] > np.array(least), dtype=np.float64)
+
+
+def lost_points(lost: npt.NDArray[np.float64]) -> dict[str, float]:
+    """The mean of ``lost`` (nodules,) in points of a hundred, with its interval."""
+    rng = np.random.default_rng(0)
+    means = [lost[rng.integers(0, len(lost), len(lost))].mean() for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {"value": 100 * float(lost.mean()), "low": 100 * float(low), "high": 100 * float(high)}
+
+
+def section(found: dict[str, Any]) -> str:
+    """The page's section on pruning, from `pruning.json`; empty if it was not measured."""
+    result = found.get("pruning")
+    if result is None:
+        return ""
+    heads = ["what goes", "parameters gone", "CPM", "CPM points lost", "at 8", "points lost at 8",
+             "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
+    rows = [_row(run) for run in result["runs"]]
+    note = NOTE.format(
+        nodules=result["nodules"], scans=result["scans"], one=100 / result["nodules"],
+        rounds=result["rounds"], box="x".join(map(str, result["box"])), engine=result["engine"],
+        cpu=result["cpu"],
+    )  # fmt: skip
+    head = f"## Pruning the screening network\n\n{result['minutes']:g} minutes of fine-tuning "
+    head += f"for each. {note}\n\n{verdict(result)}\n\n"
+    return head + table(heads, rows) + commands(found, "pruning")
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """The published claim beside what each way loses at the share that it names."""
+    claim = result["claim"]
+    told = [
+        f"{TITLES[run['way']]} {run['at_8_lost']['value']:.1f} (CPM {run['cpm_lost']['value']:.1f})"
+        for run in result["runs"]
+        if run["share"] == claim["share"]
+    ]
+    return (
+        f"Published: {claim['share']:.0%} fewer parameters at no more than "
+        f"{claim['points_lost']} points lost. Here, points lost at 8 false positives a scan at "
+        f"that share: {'; '.join(told) or 'not measured'}."
+    )
+
+
+def _row(run: dict[str, Any]) -> list[str]:
+    after = run["after"]
+    return [
+        TITLES[run["way"]], f"{run['gone']:.1%}", f"{after['cpm']:.3f}", _told(run["cpm_lost"]),
+        f"{after['at_8']:.3f}", _told(run["at_8_lost"]), f"{run['multiply_adds'] / 1e9:.1f}",
+        f"{run['int8_ms']:.0f}", f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}",
+        f"{run['fp32_ratio']:.2f}",
+    ]  # fmt: skip
+
+
+def _told(lost: dict[str, float]) -> str:
+    return f"{lost['value']:.1f} ({lost['low']:.1f} to {lost['high']:.1f})"
+
+
+CALIBRATION_CUBES = 8
+"""Enough for ranges that time does not depend on; `overread-models export` takes more."""
+
+AVERAGE = 0.98
+"""A short run's weights are averaged over its last fifty steps or so."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table: a way of `prune_ways` and the share of parameters that goes."""
+
+    way: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        """Its folder's."""
+        return self.way if self.way == CONTROL else f"{self.way}-{self.share:g}"
+
+
+def run_compare(
+    run: Run, cells: Sequence[Cell], *, engine: str = "openvino", rounds: int = 10
+) -> dict[str, Any]:
+    """Every cell pruned, fine-tuned for `run.minutes`, judged and timed, beside the control.
+
+    A cell that has its result is not run again; one that was cut off begins anew.
+    """
+    cells = [Cell(CONTROL, 0.0), *cells]
+    missing = [cell for cell in cells if not (run.out / cell.name / "result.json").exists()]
+    task = prepared(run) if missing else None
+    for cell in missing:
+        assert task is not None  # it was prepared
+        _run_cell(run, task, cell, run.out / cell.name)
+    _time_missing(run, cells, engine, rounds)
+    found = [_read(run.out / cell.name / "result.json") for cell in cells]
+    times = [_read(run.out / cell.name / "time.json") for cell in cells]
+    head = {"start": str(run.start), "minutes": run.minutes, "box": list(BOX), "engine": engine}
+    return {**head, "rounds": rounds, "cpu": cpu_name(), **compared(found, times)}
+
+
+def run_structured(run: Run, share: float) -> dict[str, Any]:
+    """Channels pruned and fine-tuned; `averaged.pt` in `run.out` is a start like any other."""
+    found = _run_cell(run, prepared(run), Cell("channels", share), run.out)
+    shown = {key: value for key, value in found.items() if key not in ("found", "alarms")}
+    weights = run.out / "averaged.pt"
+    spec = ScreeningSpec.of(load_weights(weights))
+    return {**shown, "weights": str(weights), "spec": asdict(spec)}
+
+
+def prepared(run: Run) -> ScreeningTask:
+    """The task on the start's weights, its hard negatives mined once for every cell."""
+    material = run.material()
+    network = ready(make_screening(run.start), run.start, regions_of(material))
+    task = screening_task(material, network)
+    task.refresh(task.network.eval())
+    return task
+
+
+def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    own = pruned(task, cell.way, cell.share, run.minutes, seed=run.seed)
+    before = task.judge(own.network.eval())
+    plan = replace(run.plan(decay=0.02), out=folder, average=AVERAGE)
+    network = train(own, plan)
+    found, alarms = task.scores(network.eval())
+    result = {
+        "way": cell.way,
+        "share": cell.share,
+        "whole": sum(p.numel() for p in task.network.parameters()),
+        "parameters": parameters_left(network),
+        "multiply_adds": multiply_adds(network),
+        "steps": json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["steps"],
+        "scans": len(task.scans),
+        "before": before,
+        "after": summary(found, alarms, len(task.scans)),
+        "found": _finite(found),
+        "alarms": _finite(alarms),
+    }
+    _write(folder / "result.json", result)
+    return result
+
+
+def _time_missing(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
+    """Each cell in turn with the control, which is timed against itself."""
+    missing = [cell for cell in cells if not (run.out / cell.name / "time.json").exists()]
+    if not missing:
+        return
+    pieces = load_cubes(run.data / "nodules", "train").pieces[:CALIBRATION_CUBES]
+    boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
+    control = _files(run.out / CONTROL, boxes)
+    for cell in track(missing, "timing pruned networks"):
+        own = _files(run.out / cell.name, boxes)
+        told = {}
+        for precision in control:
+            took = times_in_turn([control[precision], own[precision]], engine, range(rounds))
+            told[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
+            told[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
+            told[f"{precision}_bytes"] = own[precision].stat().st_size
+        _write(run.out / cell.name / "time.json", told)
+
+
+def _files(folder: Path, boxes: Sequence[Box]) -> dict[str, Path]:
+    return files(make_screening(folder / "averaged.pt").eval(), boxes, folder)
+
+
+def _finite(values: np.ndarray) -> list[float]:
+    """Logits for JSON; a nodule that raised no peak is below every threshold."""
+    return [round(float(value), 4) if np.isfinite(value) else -1e9 for value in values]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _write(path: Path, value: object) -> None:
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+    os.replace(partial, path)

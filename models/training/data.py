@@ -1,0 +1,209 @@
+"""What the networks learn from: cubes of real nodules, whole real scans, and phantoms.
+
+A piece of lung with what is known in it; what is done to the picture is done to the truth.
+
+An endless stream of batches, drawn by other processes while the network trains.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from imaging.volume import FloatArray, UInt8Array
+
+NONE: FloatArray = np.zeros((0, 4))
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Voxels at 1 mm with their truth.
+
+    Attributes:
+        voxels: uint8 ``(z, y, x)`` of the HU window.
+        mask: uint8 of the same shape, 255 where a nodule is.
+        nodules: ``(n, 4)``: z, y, x in voxels and diameter in mm.
+        ignored: the same for places that count neither way.
+    """
+
+    voxels: UInt8Array
+    mask: UInt8Array
+    nodules: FloatArray
+    ignored: FloatArray
+
+
+def crop(piece: Piece, start: npt.ArrayLike, size: npt.ArrayLike) -> Piece:
+    """The part from ``start`` of ``size``; marks outside stay, in the part's coordinates."""
+    first = np.asarray(start, dtype=int)
+    box = tuple(slice(a, a + n) for a, n in zip(first, np.asarray(size, dtype=int), strict=True))
+    shift = np.array([*first, 0.0])
+    return Piece(piece.voxels[box], piece.mask[box], piece.nodules - shift, piece.ignored - shift)
+
+
+def mirrored(piece: Piece, axes: tuple[bool, bool, bool], swap_yx: bool = False) -> Piece:
+    """Flipped along the axes asked for; then y and x exchanged."""
+    flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in axes)
+    voxels, mask = piece.voxels[flips], piece.mask[flips]
+    marks = [_flip_marks(m, axes, piece.voxels.shape) for m in (piece.nodules, piece.ignored)]
+    if swap_yx:
+        voxels, mask = voxels.transpose(0, 2, 1), mask.transpose(0, 2, 1)
+        marks = [m[:, [0, 2, 1, 3]] for m in marks]
+    return Piece(voxels, mask, marks[0], marks[1])
+
+
+def _flip_marks(
+    marks: FloatArray, axes: tuple[bool, bool, bool], shape: tuple[int, ...]
+) -> FloatArray:
+    out = marks.copy()
+    for axis, flip in enumerate(axes):
+        if flip:
+            out[:, axis] = shape[axis] - 1 - out[:, axis]
+    return out
+
+
+def zoomed(piece: Piece, factor: float) -> Piece:
+    """Everything ``factor`` times as large, diameters too."""
+    marks = [_zoom_marks(m, factor) for m in (piece.nodules, piece.ignored)]
+    return Piece(resize(piece.voxels, factor), resize(piece.mask, factor), marks[0], marks[1])
+
+
+def _zoom_marks(marks: FloatArray, factor: float) -> FloatArray:
+    out = marks * factor
+    out[:, :3] += 0.5 * factor - 0.5
+    return out
+
+
+def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
+    """uint8 ``(z, y, x)`` scaled by ``factor`` along every axis, trilinear."""
+    z, y, x = (max(4, round(n * factor)) for n in voxels.shape)
+    deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
+                      (voxels[0].size, z)).reshape(z, *voxels.shape[1:])  # fmt: skip
+    out = np.empty((z, y, x), np.uint8)
+    for image, target in zip(deep, out, strict=True):
+        cv2.resize(image, (x, y), dst=target)
+    return out
+
+
+READERS_FOR_MASK = 2
+"""A voxel is nodule where at least this many of the four readers drew it."""
+
+UNKNOWN_MM = 10.0
+"""The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
+
+MATCH_MM = 5.0
+"""Ratings and masks of readers whose centre is further from LUNA16's may be a neighbour's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cubes:
+    """Cubes of one split, each with its nodule in the middle.
+
+    Attributes:
+        pieces: the cubes.
+        patients: whose each is.
+        malignancy: the readers' mean rating, 1 to 5, ``(n,)``; NaN where it may be a neighbour's.
+        texture: the same, 1 ground glass to 5 solid.
+    """
+
+    pieces: tuple[Piece, ...]
+    patients: tuple[str, ...]
+    malignancy: FloatArray
+    texture: FloatArray
+
+
+def load_cubes(folder: Path, split: str) -> Cubes:
+    """The cubes of `folder/split.npz` with the marks of `index.csv` and `marks.csv`."""
+    with np.load(folder / f"{split}.npz") as arrays:
+        ct, votes = arrays["ct"], arrays["votes"]
+    index = [row for row in _rows(folder / "index.csv") if row["split"] == split]
+    marks = [row for row in _rows(folder / "marks.csv") if row["split"] == split]
+    index.sort(key=lambda r: int(r["row"]))
+    pieces = []
+    for row in index:
+        number = int(row["row"])
+        beside = [m for m in marks if int(m["row"]) == number]
+        own = [_mark(row)]
+        nodules = own + [_mark(m) for m in beside if m["kind"] == "nodule"]
+        ignored = [_mark(m) for m in beside if m["kind"] != "nodule"]
+        mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
+        pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
+    malignancy, texture = (_ratings(index, name) for name in ("malignancy", "texture"))
+    return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
+
+
+def load_scan(folder: Path, truth: Path | None = None) -> Piece:
+    """A whole scan's lung box, with the lesion that ``truth`` (`scans.csv`) marks in it."""
+    return load_box(folder, truth)[1]
+
+
+def load_box(folder: Path, truth: Path | None = None) -> tuple[Preprocessed, Piece]:
+    """The same beside the box as the edge has it, which knows where in it the lungs are."""
+    study = read_study(folder)
+    box = preprocess(study.volume, folder)
+    lesions = [
+        _lesion(box.geometry.to_index([float(row[a]) for a in "xyz"]), row)
+        for row in (_rows(truth) if truth else [])
+        if row["scan"] == folder.name and row["x"]
+    ]
+    return box, Piece(box.voxels, np.zeros_like(box.voxels), _stack(lesions), NONE)
+
+
+def _lesion(index_zyx: FloatArray, row: dict[str, str]) -> list[float]:
+    return [*(float(v) for v in index_zyx), float(row["diameter_mm"])]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _mark(row: dict[str, str]) -> list[float]:
+    diameter = float(row["diameter_mm"])
+    return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else UNKNOWN_MM]
+
+
+def _ratings(index: list[dict[str, str]], name: str) -> FloatArray:
+    apart = np.array([float(row["match_mm"]) for row in index])
+    means = np.array([float(row[f"{name}_mean"]) for row in index])
+    return np.where(apart <= MATCH_MM, means, np.nan)
+
+
+def _stack(marks: list[list[float]]) -> FloatArray:
+    return np.array(marks, dtype=np.float64).reshape(-1, 4)
+
+
+Batch = dict[str, torch.Tensor]
+
+
+Draw = Callable[[np.random.Generator], Batch]
+
+
+def batches(draw: Draw, size: int, *, workers: int, seed: int) -> Iterator[Batch]:
+    """Batches of ``size`` of what ``draw`` gives, by ``workers`` processes (0: in this one)."""
+    ahead = 6 if workers else None
+    yield from DataLoader(_Stream(draw, seed), size, num_workers=workers, prefetch_factor=ahead)
+
+
+class _Stream(IterableDataset[Batch]):
+    def __init__(self, draw: Draw, seed: int) -> None:
+        self._draw, self._seed = draw, seed
+
+    def __iter__(self) -> Iterator[Batch]:
+        info = get_worker_info()
+        if info is not None:
+            cv2.setNumThreads(0)
+            os.nice(6)  # the loaders leave the cores to the training
+        rng = np.random.default_rng((self._seed, info.id if info else 0))
+        while True:
+            yield self._draw(rng)

@@ -1,0 +1,149 @@
+"""The learning curve: the same network trained anew on more and more patients, equally long.
+
+It tells which of the two would help, more patients or more time.
+
+The learning curve as a picture, and its section of the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from models.markdown import commands, number, table
+from models.runtime.errors import ModelError
+from models.training.data import Cubes
+from models.training.loop import Plan, train
+from models.training.runs import Run, make_screening, screening_task
+
+AVERAGE = 0.99
+"""Short runs forget their beginning sooner than long ones."""
+
+JUDGED = 4
+"""How often a run is judged on validation."""
+
+
+class NoLog(ModelError):
+    """A run's folder holds no log, or one that cannot be read."""
+
+
+def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ()) -> dict[str, Any]:
+    """A run for each share of the training patients, and what validation said of it over time.
+
+    A run that has its weights is not trained again; one that was cut off goes on. The logs of
+    ``longer``, folders of other runs, are shown beside them.
+
+    Raises:
+        NoLog: a folder of ``longer`` has no log.
+    """
+    told = [{"name": path.name, "log": read_log(path)} for path in longer]
+    material = run.material()
+    runs = []
+    for share in sorted(shares):
+        part = part_of(material.learnt, share, run.seed)
+        folder = run.out / f"{share:g}"
+        if not (folder / "averaged.pt").exists():
+            torch.manual_seed(run.seed)
+            task = screening_task(replace(material, learnt=part), make_screening(None))
+            train(task, _plan(run, folder), resume=True)
+        runs.append({
+            "share": share, "patients": len(set(part.patients)), "nodules": len(part.pieces),
+            "log": read_log(folder),
+        })  # fmt: skip
+    return {
+        "minutes": run.minutes, "seed": run.seed, "val_nodules": len(material.val_cubes),
+        "val_scans": len(material.val_scans), "runs": runs, "longer": told,
+    }  # fmt: skip
+
+
+def part_of(cubes: Cubes, share: float, seed: int) -> Cubes:
+    """The cubes of so many of the patients; a larger share has all patients of a smaller one."""
+    patients = np.random.default_rng(seed).permutation(sorted(set(cubes.patients)))
+    chosen = set(patients[: max(1, round(share * len(patients)))].tolist())
+    keep = [i for i, patient in enumerate(cubes.patients) if patient in chosen]
+    return Cubes(
+        tuple(cubes.pieces[i] for i in keep), tuple(cubes.patients[i] for i in keep),
+        cubes.malignancy[keep], cubes.texture[keep],
+    )  # fmt: skip
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """The judgements of a run, in time.
+
+    Raises:
+        NoLog: there is none in the folder, or a line is no JSON.
+    """
+    path = run / "log.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise NoLog(f"{path}: {error}") from error
+
+
+def _plan(run: Run, folder: Path) -> Plan:
+    often = run.minutes / JUDGED - 0.01
+    return Plan(folder, run.minutes, rate=run.rate, average=AVERAGE, judge_minutes=often,
+                refresh_minutes=run.minutes / 2, seed=run.seed)  # fmt: skip
+
+
+MEASURE = "cpm"
+
+
+def save_curves(path: Path, result: Mapping[str, Any]) -> None:
+    """Draws CPM on validation over patients, and over the minutes of each run; writes a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    data, time = figure.subplots(1, 2)
+    runs = result["runs"]
+    patients = [run["patients"] for run in runs]
+    for key, name in ((MEASURE, "CPM"), ("at_8", "sensitivity at 8 false positives")):
+        data.plot(patients, [run["log"][-1][key] for run in runs], "o-", label=name)
+    data.legend(loc="lower right")
+    data.set_xscale("log", base=2)
+    data.set_xticks(patients, [str(count) for count in patients])
+    data.set_xlabel(f"training patients, {result['minutes']:g} minutes each")
+    for run in runs:
+        _over_time(time, run["log"], f"{run['patients']} patients")
+    for run in result["longer"]:
+        _over_time(time, run["log"], f"{run['name']}, from trained weights")
+    time.set_xlabel("minutes of training")
+    time.legend(loc="lower right")
+    data.set_ylabel("on validation")
+    time.set_ylabel("CPM on validation")
+    for axes in (data, time):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def _over_time(axes: Any, log: list[dict[str, float]], name: str) -> None:
+    axes.plot([at["minutes"] for at in log], [at[MEASURE] for at in log], marker=".", label=name)
+
+
+def section(found: dict[str, Any]) -> str:
+    """The page's section on the learning curve, from `learning.json`; empty if there is none."""
+    result = found.get("learning")
+    if result is None:
+        return ""
+    heads = ["patients", "nodules", "CPM", "at 1", "at 2", "at 8"]
+    rows = [
+        [run["patients"], run["nodules"],
+         *(number(run["log"][-1][key]) for key in (MEASURE, "at_1", "at_2", "at_8"))]
+        for run in result["runs"]
+    ]  # fmt: skip
+    one = 100 / result["val_nodules"]
+    return (
+        "## What would help: more patients, or more time\n\n"
+        f"The screening network from nothing, {result['minutes']:g} minutes on one core for each "
+        f"part of the training patients (whole scans and phantoms the same), judged on "
+        f"{result['val_nodules']} validation nodules and {result['val_scans']} whole scan(s), one "
+        f"view; one nodule is {one:.1f} points.\n\n{table(heads, rows)}\n"
+        "![CPM over patients, and over time](results/learning.png)\n"
+        + commands(found, "learning")
+    )  # fmt: skip

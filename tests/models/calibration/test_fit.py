@@ -1,0 +1,100 @@
+"""Fitting calibration, merger and thresholds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry
+from models.calibration.fit import Cases, gather, logistic, thresholds
+from models.runtime.detection import Candidate
+from models.training.data import NONE, Piece
+
+
+def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
+    """On balanced data drawn from known weights they come back."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(20_000, 2))
+    truth = rng.random(20_000) < 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.5 * x[:, 1])))
+    np.testing.assert_allclose(logistic(x, truth, ridge=0), [0, 1.5, -0.5], atol=0.06)
+
+
+def test_separable_data_gives_finite_weights() -> None:
+    """Where a line parts the classes the ridge keeps the weights finite."""
+    x = np.array([[-2.0], [-1.0], [1.0], [2.0]])
+    assert np.isfinite(logistic(x, np.array([False, False, True, True]))).all()
+
+
+def test_thresholds_leave_the_alarms_they_promise() -> None:
+    """``final`` lets one alarm a scan through, ``dismiss`` keeps every proposed nodule."""
+    rng = np.random.default_rng(0)
+    edge = np.concatenate([rng.beta(8, 2, 200), rng.beta(2, 8, 100)])
+    nodule = np.arange(300) < 200
+    cases = Cases(edge, edge, nodule, 0, scans=4)
+    found = thresholds(edge, edge, cases)
+    assert (edge[~nodule] >= found["final"]).sum() == 4
+    assert found["dismiss"] == pytest.approx(0.5 * edge[nodule].min(), abs=1e-6)
+    assert found["dismiss"] <= found["alone"]
+    assert found["report"] <= found["final"]  # here no verdict takes anything back from there on
+
+
+def test_the_edge_speaks_alone_where_no_verdict_takes_back() -> None:
+    """Half-way above the highest place that was taken back; at most above every false alarm."""
+    edge = np.array([0.3, 0.5, 0.6, 0.8, 0.9, 0.7])
+    nodule = np.array([True, False, True, True, True, False])
+    merged = np.array([0.9, 0.1, 0.9, 0.9, 0.9, 0.05])
+    cases = Cases(edge, edge, nodule, 0, scans=1)
+    assert thresholds(edge, merged, cases)["report"] == pytest.approx(0.7, abs=1e-4)
+    merged[-1] = 0.4
+    assert thresholds(edge, merged, cases)["report"] == pytest.approx(0.55)
+
+
+class BrightSpots:
+    """Proposes every voxel of 200 and more, the brighter the surer."""
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        """Candidates by falling score."""
+        found = [
+            Candidate(
+                (0.0, 0.0, 0.0), (float(z), float(y), float(x)), 6.0, box.voxels[z, y, x] / 256
+            )
+            for z, y, x in np.argwhere(box.voxels >= 200)
+        ]
+        return sorted(found, key=lambda c: -c.score)
+
+
+class Sure:
+    """A second reader that says 0.75 of everything."""
+
+    roi_shape = (8, 8, 8)
+
+    def read(self, batch: np.ndarray) -> Any:
+        """The same for each region."""
+        return SimpleNamespace(probability=np.full(len(batch), 0.75))
+
+
+def cube(*bright: tuple[int, int, int]) -> Piece:
+    """A cube of soft tissue with a nodule in its middle, and bright voxels."""
+    voxels = np.full((40, 40, 40), 150, np.uint8)
+    for number, at in enumerate(bright):
+        voxels[at] = 250 - number
+    return Piece(voxels, np.zeros_like(voxels), np.array([[20.0, 20.0, 20.0, 6.0]]), NONE)
+
+
+def test_cases_say_whose_each_nodule_is() -> None:
+    """A nodule that is proposed, one that is not, and alarms: each with its patient."""
+    cubes = [cube((20, 20, 21), (32, 32, 32)), cube((10, 10, 10)), cube((20, 20, 20))]
+    screener, reader = cast(Any, BrightSpots()), cast(Any, Sure())
+    scan = cube((3, 3, 3))
+    scans = [(Preprocessed(scan.voxels, Geometry()), scan)]
+    found = gather(screener, reader, cubes, scans, ["a", "b", "c"])
+    assert found.nodule.tolist() == [True, False, False, True, False]
+    assert found.patient == ("a", "a", "b", "c", "")
+    assert (found.missed, found.missed_patient) == (1, ("b",))
+    assert found.edge[0] > found.edge[1]
+    np.testing.assert_allclose(found.cloud, np.log(3))
+    assert found.scans == 1.0

@@ -1,0 +1,185 @@
+"""What the fitted thresholds promise, and how it is entered."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import beta
+
+from edge.decide import Thresholds
+from edge.guarantee import Terms
+from edge.merge import MergeWeights
+from models.calibration.fit import Cases
+from models.calibration.promise import (
+    DISMISS_SHARE,
+    Asked,
+    Read,
+    nodules_of,
+    out_of_reach,
+    promise,
+    widest_slices_mm,
+)
+from models.calibration.risk_control import ScoredNodules, ThresholdPath, losses
+from models.release import fit_settings
+
+MERGE = [0.0, 1.0, 1.0]
+"""The cloud's word counts without end: nothing is out of its reach."""
+
+FITTED = {"dismiss": 0.2, "report": 0.9, "alone": 0.3, "final": 0.6}
+
+
+def sound(patients: int, lost: int = 0) -> ScoredNodules:
+    """One nodule a patient, found by both readers but for ``lost`` that were never proposed."""
+    edge = np.full(patients, 0.8)
+    edge[:lost] = -np.inf
+    return ScoredNodules(edge, np.full(patients, 0.8), np.arange(patients))
+
+
+def faint(patients: int, count: int, merged: float) -> ScoredNodules:
+    """The same, and ``count`` nodules whose merged probability is ``merged``."""
+    nodules = sound(patients)
+    nodules.merged[:count] = merged
+    return nodules
+
+
+def cases(seed: int = 0) -> Cases:
+    """Forty nodules of twenty patients, one of them never proposed, and 200 alarms."""
+    rng = np.random.default_rng(seed)
+    nodule = np.arange(239) < 39
+    logits = np.where(nodule, 2.0, -2.0) + rng.normal(0, 1, (2, 239))
+    owners = tuple(f"p{i % 20}" if found else "" for i, found in enumerate(nodule))
+    return Cases(logits[0], logits[1], nodule, 1, 4.0, owners, ("p19",))
+
+
+def test_enough_patients_promise_what_is_asked() -> None:
+    """100 without a miss promise 2.8 % at 90 %: the fit's ``final`` stays."""
+    found = promise(sound(100), FITTED, Asked(0.028, 0.1), MERGE)
+    assert found["guarantee"] == {
+        "alpha": 0.028,
+        "delta": 0.1,
+        "patients": 100,
+        "calibration": sound(100).identity,
+        "asked_alpha": 0.028,
+        "confidence": pytest.approx(1 - 0.972**100, abs=1e-6),
+        "holds": True,
+    }
+    assert found["thresholds"] == {**FITTED, "dismiss": DISMISS_SHARE * 0.6}
+
+
+def test_too_few_say_the_tightest_pair_that_holds() -> None:
+    """62 without a miss promise 3.65 % at 90 %, and 2.8 % with 82.8 %, as Clopper and Pearson."""
+    found = promise(sound(62), FITTED, Asked(0.028, 0.1), MERGE)
+    guarantee = found["guarantee"]
+    assert not guarantee["holds"]
+    assert guarantee["alpha"] == pytest.approx(float(beta.ppf(0.9, 1, 62)), abs=2e-6)
+    assert guarantee["confidence"] == pytest.approx(1 - 0.972**62, abs=2e-6)
+    assert found["thresholds"]["final"] == FITTED["final"]
+
+
+def test_thresholds_are_lowered_where_that_brings_the_promise() -> None:
+    """Six of 200 are lost at the fit's ``final`` and none below 0.4: it goes below 0.4."""
+    nodules = faint(200, 6, 0.4)
+    found = promise(nodules, FITTED, Asked(0.028, 0.1), MERGE)
+    at = found["thresholds"]
+    assert found["guarantee"]["holds"]
+    assert 0.39 < at["final"] <= 0.4
+    assert at["dismiss"] <= DISMISS_SHARE * at["final"]
+    point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["final"]]))
+    assert losses(nodules, point, at["report"]).sum() == 0
+    assert (at["report"], at["alone"]) == (FITTED["report"], FITTED["alone"])
+
+
+def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
+    """Nodules that were never proposed are lost at any threshold, and count in full."""
+    found = promise(sound(200, lost=20), FITTED, Asked(0.028, 0.1), MERGE)
+    assert not found["guarantee"]["holds"]
+    assert found["guarantee"]["alpha"] > 0.1
+    assert found["guarantee"]["confidence"] == 0.0
+    assert found["thresholds"]["final"] == FITTED["final"]
+
+
+def test_a_cautious_fit_keeps_its_own_dismiss() -> None:
+    """Thresholds are never raised."""
+    fitted = {**FITTED, "dismiss": 0.01}
+    assert promise(sound(100), fitted, Asked(), MERGE)["thresholds"]["dismiss"] == 0.01
+
+
+def test_what_no_verdict_can_bring_to_final_is_not_asked_about() -> None:
+    """``dismiss`` rises to the score that the highest verdict that counts just brings there."""
+    merge = [0.3, 1.1, 0.4, 1.2]
+    found = promise(sound(100), FITTED, Asked(), merge)["thresholds"]
+    assert found["dismiss"] > FITTED["dismiss"]
+    assert found["alone"] == max(FITTED["alone"], found["dismiss"])
+    weights = MergeWeights(*merge)
+    assert weights.merged(found["dismiss"] - 1e-4, 1 - 1e-9) < found["final"]
+    assert weights.merged(found["dismiss"] + 1e-4, 1 - 1e-9) > found["final"]
+
+
+@pytest.mark.parametrize("merge", [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 2.0], [0.0, 1.0, -1.0, 2.0]])
+def test_nothing_is_out_of_reach_of_a_word_without_end(merge: list[float]) -> None:
+    """Nor where the edge does not count, or the merger is not what it should be."""
+    assert out_of_reach(0.5, merge) == 0.0
+
+
+def test_nothing_found_promises_nothing() -> None:
+    """A network that proposes no nodule cannot be fitted."""
+    with pytest.raises(ValueError, match="all nodules of 9 patients are lost"):
+        promise(sound(9, lost=9), FITTED, Asked(), MERGE)
+
+
+def test_nodules_are_scored_as_the_edge_scores_them() -> None:
+    """Calibration and merger give the edge's own figures, and who was missed counts as -inf."""
+    given = cases()
+    settings, cloud = fit_settings(given)
+    nodules = nodules_of(given, settings, cloud)
+    assert len(nodules) == 40
+    assert np.isneginf(nodules.edge[-1])
+    assert (nodules.patient[0], nodules.patient[-1]) == ("p0", "p19")
+    weights = MergeWeights.from_manifest(settings)
+    slope, bias = cloud["calibration"]
+    for i in (0, 7, 38):
+        second = 1 / (1 + np.exp(-(slope * given.cloud[i] + bias)))
+        merged = weights.merged(float(nodules.edge[i]), float(second))
+        assert nodules.merged[i] == pytest.approx(merged)
+
+
+def test_whose_they_are_need_not_be_known() -> None:
+    """Then each nodule counts as a patient."""
+    given = replace(cases(), patient=(), missed_patient=())
+    assert len(set(nodules_of(given, *fit_settings(given)).patient)) == 40
+
+
+def test_the_edge_takes_what_is_entered() -> None:
+    """The table has exactly the keys that the edge asks for, with values that can be."""
+    given = cases()
+    settings, cloud = fit_settings(given)
+    found = promise(nodules_of(given, settings, cloud), settings["thresholds"], Asked(), MERGE)
+    entered = {**found["guarantee"], **asdict(Read("v1", "v2", 2.5, 48))}
+    terms = Terms.from_manifest({"guarantee": entered})
+    assert terms is not None
+    assert (terms.patients, terms.hybrid, terms.holds) == (20, "v2", False)
+    assert Thresholds.from_manifest(found).dismiss <= settings["thresholds"]["dismiss"]
+
+
+def test_the_widest_slices_of_a_split(tmp_path: Path) -> None:
+    """The other splits do not count."""
+    index = tmp_path / "index.csv"
+    index.write_text("split,slice_spacing\nval,1.25\nval,2.5\ntrain,5\n")
+    assert widest_slices_mm(index, "val") == 2.5
+
+
+def test_the_stated_level_holds_as_often_as_promised() -> None:
+    """Of 300 calibration sets of 62 patients, 90 % state an alpha that the population keeps."""
+    rng = np.random.default_rng(0)
+    kept = 0
+    for _ in range(300):
+        edge = np.where(rng.random(62) < 0.03, -np.inf, 0.8)
+        nodules = ScoredNodules(edge, rng.beta(9, 1, 62), np.arange(62))
+        found = promise(nodules, FITTED, Asked(0.028, 0.1), MERGE)
+        at = found["thresholds"]
+        true = 0.03 + 0.97 * float(beta.cdf(at["final"], 9, 1))
+        kept += true <= found["guarantee"]["alpha"]
+    assert kept >= 270

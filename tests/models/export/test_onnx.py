@@ -1,0 +1,78 @@
+"""Export and INT8: the ONNX files say what the torch networks say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from models.export.manifest import amend, register
+from models.export.onnx import export_float, export_fp32
+from models.quantization.ptq import quantize
+from models.runtime.artifacts import find
+from models.runtime.session import open_session
+from tests.models.small_networks import pictures, settled
+
+
+def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> list[np.ndarray]:
+    """The outputs of a model, through the manifest and an engine."""
+    settings = {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]}
+    register(
+        "m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder
+    )
+    return list(open_session(find("m", folder), engine="openvino").run(pictures(3)))
+
+
+def told(network: nn.Module) -> list[np.ndarray]:
+    """The outputs of the torch network."""
+    with torch.inference_mode():
+        out = network(torch.from_numpy(pictures(3)).float() / 255)
+    return [o.numpy() for o in (out if isinstance(out, tuple) else (out,))]
+
+
+@pytest.mark.parametrize("kind", ["screening", "hybrid"])
+def test_the_fp32_artifact_equals_the_torch_network(kind: str, tmp_path: Path) -> None:
+    """uint8 in, the same float out, within rounding."""
+    network = settled(kind)
+    for a, b in zip(
+        served(export_fp32(network, kind), kind, "fp32", tmp_path), told(network), strict=True
+    ):
+        np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["screening", "hybrid"])
+def test_the_int8_artifact_is_close_small_and_integer(kind: str, tmp_path: Path) -> None:
+    """INT8 differs little, its file has less than 40 % of FP32, its input is integer."""
+    network = settled(kind)
+    whole = export_float(network, kind)
+    small = quantize(whole, kind, (pictures(4)[n : n + 1] for n in range(4)))
+    assert small.ByteSize() < 0.4 * whole.ByteSize()
+    assert small.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    onnx.checker.check_model(small)
+    kept_float = ("up2", "back2")
+    convolutions = [
+        node
+        for node in small.graph.node
+        if node.op_type == "Conv" and not any(name in node.name for name in kept_float)
+    ]
+    makers = {out: node.op_type for node in small.graph.node for out in node.output}
+    assert all(makers[node.input[0]] == "DequantizeLinear" for node in convolutions)
+    for a, b in zip(served(small, kind, "int8", tmp_path), told(network), strict=True):
+        assert np.sqrt(np.mean((a - b) ** 2)) < 0.15 * max(float(b.std()), 1.0)
+
+
+def test_the_manifest_keeps_other_entries_and_amends_one(tmp_path: Path) -> None:
+    """Registering adds or replaces one entry; amending sets some of its values."""
+    model = export_fp32(settled("hybrid"), "hybrid")
+    for name in ("one", "two"):
+        register(
+            name, model, kind="hybrid", precision="fp32", parent="", settings={"a": 1},
+            folder=tmp_path,
+        )  # fmt: skip
+    amend("one", "settings", {"b": [1.0, 2.0]}, tmp_path)
+    assert find("one", tmp_path).settings == {"a": 1, "b": [1.0, 2.0]}
+    assert find("two", tmp_path).settings == {"a": 1}

@@ -1,0 +1,190 @@
+"""The comparison of the ways to prune: what is finished is not done again.
+
+What pruning lost: nodule by nodule against the control, with intervals; the page's section.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.__main__ import app
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.pruning import compare
+from models.pruning.channels import cut
+from models.pruning.compare import (
+    RATES,
+    Cell,
+    compared,
+    files,
+    hits,
+    lost_points,
+    run_compare,
+    section,
+    times_in_turn,
+    verdict,
+)
+from models.pruning.weights import USUAL, pruned
+from models.training import screening
+from models.training.compose import Composer
+from models.training.data import NONE, Cubes, Piece
+from models.training.runs import Run, make_screening
+from models.training.screening import ScreeningTask, summary
+from tests.models.training.test_data import ball
+
+CELLS = [Cell("channels", 0.42), Cell("weights", 0.42)]
+
+
+def leave(folder: Path, cell: Cell) -> None:
+    """What a finished cell leaves."""
+    folder.mkdir()
+    found, alarms = [2.0, -9.0], [1.0]
+    result = {
+        "way": cell.way, "share": cell.share, "whole": 100, "parameters": 100 * (1 - cell.share),
+        "multiply_adds": 10, "scans": 1, "found": found, "alarms": alarms,
+        "after": summary(np.array(found), np.array(alarms), 1),
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(result))
+    (folder / "time.json").write_text(json.dumps({"int8_ms": 1.0, "int8_ratio": 0.5}))
+
+
+def test_finished_cells_are_only_read(tmp_path: Path) -> None:
+    """With all results there, neither data nor weights are opened."""
+    for cell in (Cell("control", 0.0), *CELLS):
+        leave(tmp_path / cell.name, cell)
+    nowhere = tmp_path / "nowhere"
+    run = Run(nowhere, tmp_path, 1.5, 1e-3, False, nowhere, nowhere, 0, 0)
+    result = run_compare(run, CELLS)
+    assert [row["way"] for row in result["runs"]] == ["control", "channels", "weights"]
+    assert result["runs"][1]["gone"] == pytest.approx(0.42)
+    assert result["runs"][1]["cpm_lost"]["value"] == 0
+    assert "found" not in result["runs"][1]
+
+
+def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pruned, fine-tuned, judged and timed; weights that are gone stay gone; no second time."""
+    torch.manual_seed(0)
+    network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 32), (1, 1, 1)))
+    cubes = [ball((48, 48, 48), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0)]
+    scan = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
+    task = ScreeningTask(Composer(cubes, [], side=48), cubes, [scan], network, batch=2, workers=0)
+    monkeypatch.setattr(compare, "prepared", lambda _: task)
+    monkeypatch.setattr(compare, "pruned", partial(pruned, count=1))
+    monkeypatch.setattr(
+        compare, "load_cubes", lambda *_: Cubes(tuple(cubes), (), np.zeros(0), np.zeros(0))
+    )
+    monkeypatch.setattr(compare, "times_in_turn", partial(times_in_turn, box=(32, 32, 32)))
+    run = Run(tmp_path, tmp_path / "out", 0.005, 1e-3, False, tmp_path, tmp_path, 0, 0)
+    cells = [Cell(way, 0.42) for way in USUAL]
+    first = run_compare(run, cells, rounds=2)
+    gone = {row["way"]: row["gone"] for row in first["runs"]}
+    assert gone.pop("control") == 0
+    assert gone.pop("channels") >= 0.42
+    assert list(gone.values()) == pytest.approx([0.42] * 2, abs=0.001)
+    assert all(row["int8_ms"] > 0 for row in first["runs"])
+    assert "single weights" in section({"pruning": {"command": "prune", **first}})
+    monkeypatch.setattr(compare, "prepared", None)
+    assert run_compare(run, cells, rounds=2) == first
+
+
+def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
+    """A folder without a result is not taken for one that is finished."""
+    (tmp_path / "control").mkdir()
+    nowhere = tmp_path / "nowhere"
+    run = Run(nowhere, tmp_path, 1.5, 1e-3, False, nowhere, nowhere, 0, 0)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_compare(run, CELLS)
+
+
+def test_a_pruned_network_is_trained_exported_and_timed(tmp_path: Path) -> None:
+    """Its weights start a training run; both its files run in the engine, in turn with others."""
+    torch.manual_seed(0)
+    network = ScreeningNetwork(ScreeningSpec((8, 16, 16, 16), (1, 1, 1))).eval()
+    smaller = cut(network, {"down8.1": torch.arange(8), "quarter": torch.arange(8)})
+    torch.save(smaller.state_dict(), tmp_path / "averaged.pt")
+    again = make_screening(tmp_path / "averaged.pt").eval()
+    x = torch.rand(1, 1, 32, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(again(x), smaller(x))
+    boxes = [np.random.default_rng(0).integers(0, 256, (1, 1, 32, 32, 32), dtype=np.uint8)]
+    paths = files(again, boxes, tmp_path)
+    took = times_in_turn(list(paths.values()), "openvino", range(3), box=(32, 32, 32))
+    assert took.shape == (3, 2)
+    assert (took > 0).all()
+
+
+@pytest.mark.parametrize("wrong", [["--way", "magic"], ["--share", "1.2"]])
+def test_what_cannot_be_asked_for_is_refused(wrong: list[str], tmp_path: Path) -> None:
+    """A way that there is not and a share beyond everything, by name."""
+    asked = ["--start", "x", "--data", "y", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["prune", "compare", *asked, *wrong])
+    assert result.exit_code == 2
+    assert wrong[0] in result.stderr
+
+
+TIME = {"int8_ms": 60.0, "int8_ratio": 1.0, "fp32_ms": 200.0, "fp32_ratio": 1.0}
+
+
+def run(way: str, share: float, found: list[float], alarms: list[float]) -> dict[str, Any]:
+    """What one run leaves: 1000 parameters of which the share is gone."""
+    return {
+        "way": way, "share": share, "whole": 1000, "parameters": round(1000 * (1 - share)),
+        "multiply_adds": 2e9, "scans": 1, "found": found, "alarms": alarms,
+        "after": summary(np.array(found), np.array(alarms), 1),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def result() -> dict[str, Any]:
+    """A control that finds nine of ten and channels that lose one of them."""
+    runs = [
+        run("control", 0.0, [3.0] * 9 + [-9.0], [1.0]),
+        run("channels", 0.42, [3.0] * 8 + [-9.0] * 2, [1.0, -2.0]),
+    ]
+    head = {"minutes": 1.5, "rounds": 10, "box": [1, 2, 3], "engine": "openvino", "cpu": "a CPU"}
+    times = [TIME, TIME | {"int8_ms": 45.0, "int8_ratio": 0.75}]
+    return {"command": "overread-models prune compare", **head, **compared(runs, times)}
+
+
+def test_the_loss_is_told_in_points(result: dict[str, Any]) -> None:
+    """A tenth at three rates and two at a fourth, where the control finds all; CPM is over 7."""
+    control, channels = result["runs"]
+    assert control["cpm_lost"] == {"value": 0, "low": 0, "high": 0}
+    assert channels["cpm_lost"]["value"] == pytest.approx(100 * (3 * 0.1 + 0.2) / 7)
+    assert channels["at_8_lost"]["value"] == 0
+    assert channels["gone"] == pytest.approx(0.42)
+
+
+def test_hits_agree_with_what_is_judged() -> None:
+    """Their means are the sensitivities that the task's judge gives."""
+    rng = np.random.default_rng(0)
+    found, alarms = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
+    own = hits(run("weights", 0.2, found.tolist(), alarms.tolist())).mean(0)
+    judged = summary(found, alarms, 1)
+    assert own.mean() == pytest.approx(judged["cpm"])
+    assert own[-1] == pytest.approx(judged["at_8"])
+    assert RATES == screening.RATES
+
+
+def test_an_interval_holds_the_value() -> None:
+    """A loss of two nodules in a hundred is told with its doubt."""
+    lost = lost_points(np.array([1.0] * 2 + [0.0] * 98))
+    assert lost["value"] == pytest.approx(2.0)
+    assert lost["low"] < 2.0 < lost["high"] < 7.0
+
+
+def test_the_page_puts_the_claim_beside_the_figures(result: dict[str, Any]) -> None:
+    """A row for each run; nothing is written without a measurement."""
+    text = section({"pruning": result})
+    row = next(line for line in text.splitlines() if line.startswith("| whole channels"))
+    assert "| 42.0% |" in row
+    assert "| 45 | 0.75 |" in row
+    assert "42% fewer parameters at no more than 1.2 points lost" in verdict(result)
+    assert section({}) == ""

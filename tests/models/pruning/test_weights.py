@@ -1,0 +1,144 @@
+"""Masks of single weights: the share asked for goes, and the least important of them.
+
+How much weights and channels matter: not at all where they are shut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.pruning.channels import widths
+from models.pruning.compare import multiply_adds, parameters_left
+from models.pruning.sparse import leave_out
+from models.pruning.weights import (
+    at_random,
+    channel_scores,
+    drawn,
+    erdos_renyi,
+    most_important,
+    prunable,
+    weight_scores,
+)
+from models.training.data import Batch
+
+
+def magnitudes(network: nn.Module) -> dict[str, torch.Tensor]:
+    """Scores of which one knows the order: ``|w|`` of every weight that may go."""
+    return {name: conv.weight.detach().abs() for name, conv in prunable(network).items()}
+
+
+@pytest.fixture
+def network() -> ScreeningNetwork:
+    """A small one."""
+    torch.manual_seed(0)
+    return ScreeningNetwork(ScreeningSpec((8, 8, 16, 16), (1, 1, 1)))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.42, 0.6, 0.8])
+def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> None:
+    """By importance and at random, of all parameters, to one weight."""
+    whole = parameters_left(network)
+    for masks in (
+        most_important(network, magnitudes(network), share),
+        drawn(network, share, at_random(0)),
+    ):
+        assert sum(int((~mask).sum()) for mask in masks.values()) == round(share * whole)
+
+
+def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> None:
+    """One threshold parts what stays from what goes, over all layers."""
+    scores = magnitudes(network)
+    masks = most_important(network, scores, 0.5)
+    stays = torch.cat([scores[name][mask] for name, mask in masks.items()])
+    goes = torch.cat([scores[name][~mask] for name, mask in masks.items()])
+    assert stays.min() >= goes.max()
+
+
+def test_the_network_itself_is_left_alone(network: ScreeningNetwork) -> None:
+    """Masks are made, nothing is applied, no buffer stays behind."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    most_important(network, magnitudes(network), 0.5)
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
+
+
+def test_small_layers_stay_denser() -> None:
+    """Every weight that may stay is given out, no layer more than it has."""
+    shapes = {"small": (4, 4, 1, 3, 3), "large": (64, 64, 1, 3, 3), "tiny": (2, 1, 2, 2, 2)}
+    sizes = {"small": 144, "large": 36864, "tiny": 16}
+    kept = erdos_renyi(shapes, 30000)
+    assert sum(kept.values()) == sum(sizes.values()) - 30000
+    density = {name: kept[name] / sizes[name] for name in sizes}
+    assert density["large"] < density["small"] <= density["tiny"] == 1.0
+
+
+def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> None:
+    """Parameters and multiply-adds fall with the weights that are zero; answers stay whole."""
+    whole, work = parameters_left(network), multiply_adds(network, (32, 32, 32))
+    leave_out(network, most_important(network, magnitudes(network), 0.42))
+    assert parameters_left(network) == whole - round(0.42 * whole)
+    assert multiply_adds(network, (32, 32, 32)) < work
+    assert not {"head.weight", "share.weight"} & prunable(network).keys()
+
+
+class Heat:
+    """A small network whose loss is the mean square of its maps."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network: nn.Module = ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1)))
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Noise."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            yield {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)}
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Mean square of all maps."""
+        return {"square": network(batch["voxels"]).float().square().mean()}
+
+    def refresh(self, network: nn.Module) -> None:
+        """Nothing to learn from the network."""
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        """How many parameters it has."""
+        return {"parameters": float(sum(p.numel() for p in network.parameters()))}
+
+
+@pytest.fixture(scope="module")
+def task() -> Heat:
+    """One whose blocks have a channel inside that nothing gets through, and a shut stage one."""
+    made = Heat()
+    parts = dict(made.network.named_modules())
+    with torch.no_grad():
+        for part, channel in (("down8.1.first.1", 3), ("down8.0.1", 5), ("down8.1.second.1", 5)):
+            parts[part].weight[channel] = parts[part].bias[channel] = 0
+        parts["lateral8"].weight[5] = parts["lateral8"].bias[5] = 0
+    return made
+
+
+def test_a_shut_channel_does_not_matter(task: Heat) -> None:
+    """Its score is zero, that of others is not; every group has a score for each channel."""
+    scores = channel_scores(task, 1)
+    assert {group: len(score) for group, score in scores.items()} == widths(
+        task.network.state_dict()
+    )
+    assert scores["down8.1"][3] == 0
+    assert scores["eighth"][5] == 0
+    assert int((scores["eighth"] > 0).sum()) == 7
+    assert float(scores["quarter"].max()) > 0
+
+
+def test_weights_of_a_shut_channel_do_not_matter(task: Heat) -> None:
+    """Nothing comes back through them; the network that was weighed is as it was."""
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    scores = weight_scores(task, 2)
+    assert not scores["down8.1.first.0.weight"][3].any()
+    assert scores["down8.1.first.0.weight"][0].any()
+    assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())

@@ -1,0 +1,104 @@
+"""Quantisation-aware training from end to end: a task goes in, a smaller file comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from models.export.onnx import export_float
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.quantization.ptq import quantize
+from models.quantization.qat import STAGES, choose, fine_tune, lower_step_by_step, simulate
+from models.quantization.simulation import written
+from models.training.data import Batch
+from models.training.loop import Plan
+from tests.models.small_networks import pictures
+
+
+class Pictures:
+    """A task whose batches are pictures."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self.refreshed: list[nn.Module] = []
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """The same two again and again."""
+        del seed
+        while True:
+            yield {"voxels": torch.from_numpy(pictures(2)), "label": torch.zeros(2)}
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Never asked for: matching has a loss of its own."""
+        raise AssertionError(network, batch)
+
+    def refresh(self, network: nn.Module) -> None:
+        """Notes who asked."""
+        self.refreshed.append(network)
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        """The mean heat."""
+        with torch.inference_mode():
+            return {"heat": float(network(torch.from_numpy(pictures(1)).float() / 255).mean())}
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    """A small screening network that has seen pictures."""
+    torch.manual_seed(1)
+    network = ScreeningNetwork(ScreeningSpec((8, 16, 16, 32), (1, 1, 1)))
+    with torch.no_grad():
+        for _ in range(6):
+            network(torch.from_numpy(pictures(2)).float() / 255)
+    return network.eval()
+
+
+@pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")
+def test_fine_tuning_and_lowering_end_in_a_file_of_the_wanted_size(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    """INT8 learns, then the layers that mind least go to INT4 in stages; the float net stays."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    exact = export_float(network, "screening")
+    small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
+    task = Pictures(network)
+    plan = Plan(tmp_path / "int8", minutes=0.01, rate=1e-4)
+    learnt = fine_tune(simulate(small, exact, "screening"), network, task, plan)
+    int8 = written(learnt)
+    batches = [torch.from_numpy(pictures(1)).float() / 255]
+    layers, chosen = choose(learnt, network, batches, int(int8.ByteSize() * 0.9))
+    assert 0 < len(chosen) < len(layers)
+    plan = Plan(tmp_path / "int4", minutes=0.01 * STAGES, rate=1e-4)
+    int4 = lower_step_by_step(learnt, network, task, plan, chosen)
+    onnx.checker.check_model(int4)
+    assert int4.ByteSize() <= int8.ByteSize() * 0.9 + 2048  # the scales take a little
+    kinds = [t.data_type for t in int4.graph.initializer]
+    assert kinds.count(onnx.TensorProto.INT4) == 2 * len(chosen)  # weights and zero points
+    assert (tmp_path / "int4" / f"stage{STAGES}" / "averaged.pt").exists()
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_run_that_was_lowered_goes_on_from_its_checkpoint(
+    network: nn.Module, tmp_path: Path
+) -> None:
+    """Resumed, every stage that was finished is taken as it was left."""
+    exact = export_float(network, "screening")
+    small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
+    plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4)
+    files = []
+    for resume in (False, True):
+        simulation = simulate(small, exact, "screening")
+        chosen = simulation.weights()[-3:]
+        files.append(
+            lower_step_by_step(
+                simulation, network, Pictures(network), plan, chosen, resume=resume
+            ).SerializeToString()
+        )
+    assert files[0] == files[1]

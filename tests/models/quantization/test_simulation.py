@@ -1,0 +1,214 @@
+"""The simulation computes what the quantised file computes, before and after it has learnt."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from models.export.onnx import export_float
+from models.quantization.matching import match_loss
+from models.quantization.operators import UnknownOperator, run
+from models.quantization.ptq import quantize
+from models.quantization.qat import simulate
+from models.quantization.sensitivity import cheapest, sensitivity
+from models.quantization.simulation import Simulation, int4_tensor, written
+from models.runtime.artifacts import expanded
+from models.runtime.errors import UnfitArtifact
+from tests.models.small_networks import pictures, settled
+
+smaller_kind = pytest.mark.parametrize("kind", ["screening"], indirect=True)
+"""For what is the same over the hybrid's layers, which are twice as many."""
+
+
+@pytest.fixture(scope="module", params=["screening", "hybrid"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Both kinds of network."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def quantised(kind: str) -> tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]:
+    """A network, its float export, and its INT8 form."""
+    network = settled(kind)
+    exact = export_float(network, kind)
+    return network, exact, quantize(exact, kind, (pictures(4)[n : n + 1] for n in range(4)))
+
+
+@pytest.fixture
+def simulation(
+    kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+) -> Simulation:
+    """The INT8 form in torch."""
+    _, exact, small = quantised
+    return simulate(small, exact, kind).eval()
+
+
+def told(simulation: Simulation) -> list[np.ndarray]:
+    """What the simulation answers."""
+    with torch.inference_mode():
+        out = simulation(torch.from_numpy(pictures(2)).float() / 255)
+    return [o.numpy() for o in (out if isinstance(out, tuple) else (out,))]
+
+
+def served(content: bytes) -> list[np.ndarray]:
+    """What the reference engine answers."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options)
+    return list(session.run(None, {"voxels": pictures(2)}))
+
+
+def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    """Values near a rounding's edge may fall either way, and move what comes after: few do."""
+    for a, b in zip(found, wanted, strict=True):
+        assert float(np.abs(a - b).mean()) < 0.05 * max(float(b.std()), 0.5)
+
+
+def test_the_simulation_answers_as_the_file(
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """The same rounding at the same places gives the engine's outputs."""
+    agree(told(simulation), served(quantised[2].SerializeToString()))
+
+
+def test_what_was_learnt_is_in_the_file(
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """After some steps the answers come closer to the float network's, and the file has them."""
+    network = quantised[0]
+    unit = torch.from_numpy(pictures(2)).float() / 255
+    with torch.no_grad():
+        wanted = network(unit)
+    for name in simulation.weights():
+        simulation.lower(name, 4)
+    simulation.train()
+    learner = torch.optim.Adam(simulation.parameters(), lr=2e-5)
+    lost = []
+    for _ in range(6):
+        learner.zero_grad()
+        loss = torch.stack(list(match_loss(simulation(unit), wanted).values())).sum()
+        loss.backward()
+        learner.step()
+        lost.append(float(loss.detach()))
+    assert min(lost[1:]) < lost[0]
+    small = written(simulation.eval())
+    onnx.checker.check_model(small)
+    agree(told(simulation), served(small.SerializeToString()))
+
+
+def test_an_int4_file_is_small_and_its_expansion_says_the_same(simulation: Simulation) -> None:
+    """Lowered weights take half the bytes; laid out as INT8 they give the same answers."""
+    before = written(simulation).ByteSize()
+    names = sorted(simulation.weights(), key=lambda n: -simulation.exact[key(n)].numel())[:6]
+    for name in names:
+        simulation.lower(name, 4)
+    small = written(simulation)
+    saved = sum(simulation.exact[key(n)].numel() for n in names) / 2
+    assert before - small.ByteSize() == pytest.approx(saved, rel=0.02)
+    content = small.SerializeToString()
+    agree(served(expanded(content)), served(content))
+    agree(told(simulation), served(content))
+
+
+@smaller_kind
+def test_layers_are_compared_and_the_simulation_left_alone(
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """Every weight has a report, and all roundings are as they were afterwards."""
+    batches = [torch.from_numpy(pictures(1)).float() / 255]
+    before = told(simulation)
+    layers = sensitivity(simulation, quantised[0], batches)
+    assert [one.name for one in layers] == simulation.weights()
+    assert max(one.int4 for one in layers) > max(one.int8 for one in layers)
+    assert len({one.layer for one in layers}) == len(layers)
+    for a, b in zip(before, told(simulation), strict=True):
+        np.testing.assert_array_equal(a, b)
+    size = written(simulation).ByteSize()
+    few, many = cheapest(layers, size, size - 1000), cheapest(layers, size, size // 2)
+    assert 0 < len(few) < len(many) <= len(layers)
+
+
+def test_four_bits_keep_their_values() -> None:
+    """Packed integers come back, an odd number of them too."""
+    values = np.array([[-8, 7, 3], [0, -1, 5], [1, 2, -7]], np.int8)
+    back = onnx.numpy_helper.to_array(int4_tensor("w", values))
+    np.testing.assert_array_equal(back.astype(np.int8), values)
+
+
+def test_an_operator_that_is_not_known_is_named() -> None:
+    """A graph of another origin is refused by the operator's name."""
+    node = onnx.helper.make_node("Einsum", ["a"], ["b"], "/odd")
+    with pytest.raises(UnknownOperator, match=r"/odd: Einsum"):
+        run(node, [torch.zeros(1)])
+
+
+def test_a_form_of_an_operator_that_is_not_known_is_refused() -> None:
+    """Padding on one side only would be computed wrong, so that it is told instead."""
+    node = onnx.helper.make_node(
+        "Conv", ["x", "w"], ["y"], "/odd", pads=[0, 0, 0, 1, 1, 1], strides=[1] * 3,
+        dilations=[1] * 3, group=1,
+    )  # fmt: skip
+    with pytest.raises(UnknownOperator, match=r"/odd: pads \[0, 0, 0, 1, 1, 1\]"):
+        run(node, [torch.zeros(1, 1, 4, 4, 4), torch.zeros(1, 1, 2, 2, 2)])
+
+
+@smaller_kind
+def test_a_lowered_layer_is_compared_and_stays_lowered(
+    simulation: Simulation,
+    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+) -> None:
+    """Its report leaves it in INT4, in the file too."""
+    simulation.lower(simulation.weights()[0], 4)
+    before = written(simulation).SerializeToString()
+    sensitivity(simulation, quantised[0], [torch.from_numpy(pictures(1)).float() / 255])
+    assert written(simulation).SerializeToString() == before
+
+
+def test_weights_of_another_network_do_not_fit(
+    kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+) -> None:
+    """A quantised weight without its float original is told by name."""
+    with pytest.raises(UnfitArtifact, match="the float network has no weight of that name"):
+        simulate(quantised[2], onnx.ModelProto(), kind)
+
+
+def test_any_bias_has_the_scale_of_the_products_it_is_added_to() -> None:
+    """That of a matrix product as that of a convolution; a single column keeps its axis."""
+    weight = np.arange(1, 5, dtype=np.float32)[:, None]  # (4, 1): one column
+    constants = {
+        "s": np.float32(0.5), "z": np.uint8(0), "w_quantized": np.ones((4, 1), np.int8),
+        "ws": np.array([0.25], np.float32), "wz": np.zeros(1, np.int8),
+        "b_quantized": np.array([8], np.int32), "bs": np.array([0.125], np.float32),
+        "bz": np.zeros(1, np.int32),
+    }  # fmt: skip
+    node = onnx.helper.make_node
+    nodes = [
+        node("QuantizeLinear", ["voxels", "s", "z"], ["xq"]),
+        node("DequantizeLinear", ["xq", "s", "z"], ["x"]),
+        node("DequantizeLinear", ["w_quantized", "ws", "wz"], ["w"], axis=1),
+        node("DequantizeLinear", ["b_quantized", "bs", "bz"], ["b"], axis=0),
+        node("Gemm", ["x", "w", "b"], ["y"], "/answer/Gemm"),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes, "one", [onnx.helper.make_tensor_value_info("voxels", 1, [None, 4])],
+        [onnx.helper.make_tensor_value_info("y", 1, [None, 1])],
+        [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
+    )  # fmt: skip
+    exact = {"w": weight, "b": np.array([1.0], np.float32)}
+    simulation = Simulation(onnx.helper.make_model(graph), exact, lambda out: out)
+    assert simulation.bias_scale("b").tolist() == pytest.approx([0.125])
+    simulation.lower("w", 4)
+    assert simulation.rounding_of("w").scale.shape == (1, 1)
+    found = simulation(torch.full((1, 4), 2.0)).detach()
+    assert float(found) == pytest.approx(2 * 10 + 1, rel=0.15)
+
+
+def key(name: str) -> str:
+    """The parameter's name of a weight."""
+    return name.replace(".", "|")

@@ -1,0 +1,260 @@
+"""The commands of learnt rounding: from weights to entries in the manifest, and to reports.
+
+The export and fit commands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models import release
+from models.__main__ import app
+from models.calibration.fit import Cases
+from models.export.onnx import export_float, export_fp32
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.options import Method
+from models.quantization.ptq import METHODS, quantize
+from models.quantization.qat import simulate_file
+from models.quantization.sensitivity import show_layers, show_ranges
+from models.release import fit_settings, neutral, run_int4, run_qat, run_ranges, run_sensitivity
+from models.runtime.artifacts import every, find
+from models.runtime.errors import NoWeights, UnfitArtifact
+from models.training.runs import Run, make_screening
+from tests.models.quantization.test_qat import Pictures
+from tests.models.quantization.test_simulation import served
+from tests.models.small_networks import pictures, settled
+
+SHARE = 0.24
+"""Of FP32's file, which INT8 takes more of: scales and the graph weigh much in a small network."""
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a small screening network that has seen pictures."""
+    torch.manual_seed(1)
+    network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
+    with torch.no_grad():
+        for _ in range(6):
+            network(torch.from_numpy(pictures(2)).float() / 255)
+    path = tmp_path_factory.mktemp("start") / "averaged.pt"
+    torch.save(network.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of artifacts with the float file in it; training material is pictures."""
+    folder = tmp_path / "weights"
+
+    def batches(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
+        del kind, data
+        yield from (one[None] for one in pictures(2 if split == "val" else 3))
+
+    entered, found = partial(release.enter, folder=folder), partial(find, folder=folder)
+    for module in (release, release):
+        monkeypatch.setattr(module, "calibration", batches)
+        monkeypatch.setattr(module, "enter", entered)
+    monkeypatch.setattr(release, "find", found)
+    monkeypatch.setattr(release, "every", lambda: every(folder))
+    monkeypatch.setattr(release, "task_of", lambda network, *_: Pictures(network))
+    monkeypatch.setattr(Run, "material", lambda _: None)
+    float_file = export_fp32(make_screening(start), "screening")
+    entered("screening-fp32", float_file, parent="", method="training")
+    return folder
+
+
+def asked(start: Path | None, out: Path) -> Run:
+    """What the commands are asked for: a run of a moment."""
+    nowhere = out / "nowhere"
+    return Run(nowhere, out, 0.01, 1e-4, False, start, nowhere, 0, 0)
+
+
+@pytest.fixture
+def trained(shelf: Path, start: Path) -> Path:
+    """What the INT8 run left, its file registered."""
+    run = asked(start, shelf.parent / "qat")
+    run_qat(run, "screening", [], "minmax")
+    return run.out / "averaged.pt"
+
+
+def test_qat_enters_a_file_that_answers_as_the_float_network(
+    trained: Path, shelf: Path, start: Path
+) -> None:
+    """Its parent and how it was made stand beside it."""
+    assert trained.exists()
+    small = find("screening-int8", shelf)
+    assert (small.parent, small.precision) == ("screening-fp32", "int8")
+    assert small.method == "quantisation-aware training, 0.01 minutes, ranges from minmax"
+    (found,) = served(small.content())
+    with torch.inference_mode():
+        wanted = make_screening(start).eval()(torch.from_numpy(pictures(2)).float() / 255).numpy()
+    assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
+
+
+@pytest.mark.parametrize("from_run", [True, False])
+def test_int4_enters_a_file_of_the_share_asked_for(
+    trained: Path, shelf: Path, start: Path, from_run: bool
+) -> None:
+    """Made from the INT8 run or from its file; how many layers were lowered is told."""
+    qat = trained if from_run else None
+    run_int4(asked(start, shelf.parent / "int4"), "screening", qat, [], SHARE)
+    whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
+    sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
+    assert sizes[2] <= SHARE * sizes[0] < sizes[1]
+    assert (int4.parent, int4.precision) == ("screening-int8", "int4")
+    lowered, _, layers = int4.method.split(" ")[:3]
+    assert 0 < int(lowered) < int(layers)
+
+
+def test_the_registered_file_by_itself_is_simulated_as_it_answers(
+    trained: Path, shelf: Path
+) -> None:
+    """Who has no run goes on from what the file holds."""
+    assert trained.exists()
+    content = find("screening-int8", shelf).content()
+    simulation = simulate_file(onnx.load_model_from_string(content), "screening").eval()
+    with torch.inference_mode():
+        found = simulation(torch.from_numpy(pictures(2)).float() / 255).numpy()
+    (wanted,) = served(content)
+    assert float(np.abs(found - wanted).mean()) < 0.01 * float(wanted.std())
+
+
+def test_no_convolution_is_rounded_before_it_is_added(trained: Path, shelf: Path) -> None:
+    """Engines add first; the file says so, and all compute the same."""
+    assert trained.exists()
+    model = onnx.load_model_from_string(find("screening-int8", shelf).content())
+    makers = {out: node for node in model.graph.node for out in node.output}
+    sums = [node for node in model.graph.node if node.op_type == "Add"]
+    bare = [node for node in sums if any(makers[n].op_type == "Conv" for n in node.input)]
+    assert len(bare) == 4  # the second convolution of each block
+    for node in sums:
+        given = [makers[name] for name in node.input]
+        assert [one.op_type for one in given].count("DequantizeLinear") >= 1
+
+
+def test_a_rounding_that_stands_for_a_relu_stays() -> None:
+    """Without it the hybrid, which adds two of them, would add what lies below zero as well."""
+    network = settled("hybrid")
+    exact = export_float(network, "hybrid")
+    batches = [one[None] for one in pictures(3)]
+    (found, *_), (wanted, *_) = (
+        served(model.SerializeToString())
+        for model in (quantize(exact, "hybrid", batches), export_fp32(network, "hybrid"))
+    )
+    assert float(np.abs(found - wanted).mean()) < 0.03
+
+
+def test_ranges_compare_every_method_and_what_was_learnt(
+    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row for each, with every term of the difference; none is the float network itself."""
+    rows = run_ranges("screening", shelf, start, trained)
+    assert [row["ranges"] for row in rows] == [*METHODS, "learnt"]
+    assert all(row["heat"] > 0 and row["place"] > 0 for row in rows)
+    *methods, filed = run_ranges("screening", shelf, start, None)
+    assert methods == rows[:-1]
+    assert filed["heat"] == pytest.approx(rows[-1]["heat"], rel=0.05)
+    show_ranges(rows, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"ranges": rows}
+
+
+def test_sensitivity_tells_of_every_layer(
+    trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its place in the network, as JSON and as a picture; four bits cost more than eight."""
+    rows = run_sensitivity("screening", shelf, start, trained)
+    layers = {row["layer"] for row in rows}
+    assert {"stem.0", "down4.1.first.0", "head"} <= layers
+    assert len(layers) == len(rows)
+    assert max(row["int4"] for row in rows) > max(row["int8"] for row in rows)
+    show_layers(rows, shelf / "report.png", as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"layers": rows}
+    assert (shelf / "report.png").read_bytes().startswith(b"\x89PNG")
+    show_layers(rows, None, as_json=False)
+    assert "stem.0" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("trained")
+def test_the_file_of_another_network_is_refused(shelf: Path, tmp_path: Path) -> None:
+    """Of the same shape, with weights of its own."""
+    torch.manual_seed(5)
+    other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(UnfitArtifact, match="not of the network"):
+        run_sensitivity("screening", shelf, tmp_path / "other.pt", None)
+
+
+@pytest.mark.usefixtures("trained")
+def test_weights_of_another_run_are_refused(shelf: Path, start: Path) -> None:
+    """The float network's are no INT8 run's."""
+    with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
+        run_sensitivity("screening", shelf, start, start)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_what_is_missing_is_told_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
+    """Weights to start from; for a hybrid the screening networks whose candidates it reads."""
+    with pytest.raises(NoWeights, match="--start"):
+        run_qat(asked(None, tmp_path), "screening", [], "minmax")
+    with pytest.raises(NoWeights, match="--screening"):
+        run_qat(asked(start, tmp_path), "hybrid", [], "minmax")
+    with pytest.raises(NoWeights, match="--screening"):
+        run_int4(asked(start, tmp_path), "hybrid", start, [], SHARE)
+
+
+def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, start: Path) -> None:
+    """FP32 and INT8 of the same weights; a second export leaves the settings alone."""
+    release.run_export("screening", shelf, start, "minmax")
+    assert find("screening-int8", shelf).settings == release.UNFITTED["screening"]
+    release.amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
+    release.run_export("screening", shelf, start, "percentile")
+    again = find("screening-int8", shelf)
+    assert again.settings == {"calibration": [2.0, 1.0]}
+    assert again.method == "post-training quantisation, percentile"
+
+
+def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
+    """And a kind that there is not is refused by name."""
+    assert get_args(Method) == tuple(METHODS)
+    result = CliRunner().invoke(app, ["ranges", "magic", "--data", "x", "--start", "y"])
+    assert result.exit_code == 2
+    assert "magic" in result.stderr
+
+
+def test_a_neutral_artifact_leaves_the_shipped_one_fitted() -> None:
+    """Fitting reads outputs as they are, while whoever serves meanwhile keeps the calibration."""
+    shipped = find("hybrid-int8")
+    before = dict(shipped.settings)
+    found = neutral(shipped)
+    assert found.settings == {**before, "calibration": [1.0, 0.0]}
+    assert (found.path, found.sha256) == (shipped.path, shipped.sha256)
+    assert dict(find("hybrid-int8").settings) == before
+
+
+def test_fitted_scores_part_nodules_from_alarms() -> None:
+    """Of logits with a wrong zero and scale, the calibrated score is 0.5 between the classes."""
+    rng = np.random.default_rng(0)
+    nodule = np.arange(4000) < 2000
+    logit = np.where(nodule, 1.0, -1.0) + rng.normal(0, 1, 4000)
+    edge, cloud = fit_settings(Cases(2 * logit + 3, 0.5 * logit - 1, nodule, 0, scans=100))
+    for (slope, bias), middle in ((edge["calibration"], 3.0), (cloud["calibration"], -1.0)):
+        assert slope > 0
+        assert abs(-bias / slope - middle) < 0.1
+    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final"}
+    bias, edge_weight, cloud_weight, most = edge["merge"]
+    assert abs(bias) < 0.1
+    assert edge_weight > 0
+    assert cloud_weight > 0
+    slope, zero = cloud["calibration"]
+    highest = float(np.quantile((0.5 * logit - 1)[~nodule], 0.99))
+    assert most == pytest.approx(slope * highest + zero, abs=1e-3)

@@ -1,0 +1,69 @@
+"""The learning curve: nested parts of the patients, logs, and what is shown of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from models.training.data import Cubes
+from models.training.learning_curve import NoLog, part_of, read_log, save_curves, section
+from tests.models.training.test_data import ball
+
+LOG = [{"minutes": m, "cpm": c, "at_1": c, "at_2": c, "at_8": c} for m, c in ((1, 0.5), (2, 0.75))]
+RESULT = {
+    "minutes": 2.0, "seed": 0, "val_nodules": 129, "val_scans": 1,
+    "runs": [
+        {"share": share, "patients": n, "nodules": 2 * n, "log": LOG}
+        for share, n in ((0.5, 8), (1.0, 16))
+    ],
+    "longer": [{"name": "screening", "log": LOG}],
+}  # fmt: skip
+
+
+def cubes() -> Cubes:
+    """Two nodules of each of eight patients."""
+    patients = tuple(f"p{n // 2}" for n in range(16))
+    pieces = tuple(ball((8, 8, 8), (4, 4, 4), 3.0) for _ in patients)
+    return Cubes(pieces, patients, np.arange(16.0), np.arange(16.0) + 100)
+
+
+def test_a_larger_part_has_every_patient_of_a_smaller_one() -> None:
+    """All nodules of a patient come along, with their own ratings."""
+    small, large = part_of(cubes(), 0.25, 3), part_of(cubes(), 0.5, 3)
+    assert (len(set(small.patients)), len(small.pieces)) == (2, 4)
+    assert (len(set(large.patients)), len(large.pieces)) == (4, 8)
+    assert set(small.patients) < set(large.patients)
+    for patient, rating in zip(large.patients, large.malignancy, strict=True):
+        assert patient == f"p{int(rating) // 2}"
+    np.testing.assert_array_equal(large.texture, large.malignancy + 100)
+
+
+def test_the_whole_is_in_its_old_order_and_a_tiny_part_has_one_patient() -> None:
+    """A share of 1 leaves nobody out; the least is one patient."""
+    assert part_of(cubes(), 1.0, 0).patients == cubes().patients
+    assert len(set(part_of(cubes(), 0.01, 0).patients)) == 1
+
+
+def test_a_run_without_a_log_is_named(tmp_path: Path) -> None:
+    """So is one whose log was cut off in a line."""
+    with pytest.raises(NoLog, match=str(tmp_path)):
+        read_log(tmp_path)
+    (tmp_path / "log.jsonl").write_text(json.dumps(LOG[0]) + "\n{")
+    with pytest.raises(NoLog, match=r"log\.jsonl"):
+        read_log(tmp_path)
+
+
+def test_the_curve_is_drawn_and_told(tmp_path: Path) -> None:
+    """A picture with ink in it, and a table with the last figures of each run."""
+    save_curves(tmp_path / "curve.png", RESULT)
+    picture = cv2.imread(str(tmp_path / "curve.png"))
+    assert picture is not None
+    assert picture.std() > 5
+    text = section({"learning": {"command": "overread-models train curve", **RESULT}})
+    assert "| 16 | 32 | 0.750 |" in text
+    assert "one nodule is 0.8 points" in text
+    assert section({}) == ""
