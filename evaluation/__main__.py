@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import NoReturn
 
 import structlog
 import typer
@@ -31,6 +32,7 @@ from evaluation.policies_command import policies_command
 from evaluation.scans_command import scans_command
 from evaluation.sizes_command import sizes_command
 from imaging.errors import StudyError
+from models.extra import how_to_install
 from models.runtime.errors import ModelError
 
 app = typer.Typer(
@@ -69,8 +71,16 @@ def main() -> None:
     try:
         app()
     except (EvaluationError, StudyError, EdgeError, CloudError, ModelError, OSError) as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        raise SystemExit(1) from error
+        _end(f"{type(error).__name__}: {error}", error)
+    except ModuleNotFoundError as error:
+        if (line := how_to_install(error)) is None:
+            raise
+        _end(line, error)
+
+
+def _end(line: str, cause: Exception) -> NoReturn:
+    typer.echo(line, err=True)
+    raise SystemExit(1) from cause
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from evaluation.calibration_text import tables
 from evaluation.cubes import read_cubes
 from evaluation.marks import read_marks
 from evaluation.open_readers import open_second
-from evaluation.options import CloudModel, Data, Json, Model, MoreScans, Resamples, Scans
+from evaluation.options import CloudModel, Data, Json, Model, MoreScans, Plot, Resamples, Scans
 from evaluation.progress import each
 from evaluation.scan_host import of_splits
 from evaluation.show import show
@@ -42,7 +42,7 @@ def calibration_command(
     model: Model = None,
     cloud_model: CloudModel = None,
     limit: Annotated[int, typer.Option(min=0, help="So many cubes a split; 0: all.")] = 0,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the diagrams.")] = None,
+    plot: Plot = None,
     resamples: Resamples = RESAMPLES,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and bootstrap.")] = 0,
     as_json: Json = False,

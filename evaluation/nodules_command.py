@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,6 +20,7 @@ from evaluation.options import (
     Json,
     Model,
     MoreScans,
+    Plot,
     Resamples,
     Scans,
     Seed,
@@ -45,7 +45,7 @@ def nodules_command(
     surround: Annotated[
         int, typer.Option(min=0, help="Mirror cubes into boxes of this side; 0: as they are.")
     ] = 0,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the curve.")] = None,
+    plot: Plot = None,
     resamples: Resamples = RESAMPLES,
     seed: Seed = 0,
     as_json: Json = False,

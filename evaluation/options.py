@@ -7,6 +7,16 @@ from typing import Annotated
 
 import typer
 
+from models.extra import require
+
+
+def _drawn(path: Path | None) -> Path | None:
+    """A chart that cannot be drawn is refused before anything is measured."""
+    if path is not None:
+        require("matplotlib")
+    return path
+
+
 Csv = Annotated[Path, typer.Option(metavar="CSV", exists=True, dir_okay=False)]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="NAME.npz and index.csv.")]
 Split = Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Which cubes.")]
@@ -26,4 +36,14 @@ Phantoms = Annotated[int, typer.Option(min=1, help="Different studies; they take
 
 Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, and of the phantoms.")]
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="PNG", help="Draw a chart; needs the extra train.", callback=_drawn),
+]
+Plots = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR", help="Draw the Pareto charts here; needs the extra train.", callback=_drawn
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]

@@ -12,7 +12,7 @@ from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_line
 from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
 from evaluation.open_readers import open_second
-from evaluation.options import CloudModel, Deadline, Json, Model, Reserve
+from evaluation.options import CloudModel, Deadline, Json, Model, Plots, Reserve
 from evaluation.policies import compare, line_up
 from evaluation.policy_cases import Cases, key_of, load, save
 from evaluation.policy_page import write_pages
@@ -67,9 +67,7 @@ def policies_command(
     ] = False,
     model: Model = None,
     cloud_model: CloudModel = None,
-    plots: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw the Pareto plots here.")
-    ] = None,
+    plots: Plots = None,
     page: Annotated[
         Path | None, typer.Option(metavar="MD", help="Write its section anew, and policies.md.")
     ] = None,

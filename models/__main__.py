@@ -19,6 +19,7 @@ from rich.table import Column, Table
 from models.calibration.risk_control import ALPHA, DELTA
 from models.cli_compress import int4, prune, qat, ranges, sensitivity
 from models.cli_train import distil, train
+from models.extra import how_to_install
 from models.options import Data, Kind, Method
 from models.runtime.artifacts import Artifact, every
 from models.runtime.errors import ModelError
@@ -80,9 +81,6 @@ def _short(value: object) -> str:
         return f"{value['value']:.3f} ({value['low']:.2f}-{value['high']:.2f})"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-
-TRAIN_EXTRA = {"torch", "tomli_w", "onnxscript", "matplotlib", "scipy"}
-"""Modules that only the extra `train` installs."""
 
 app = typer.Typer(help="Train, export and list Overread's models.", no_args_is_help=True)
 
@@ -158,9 +156,9 @@ def main() -> None:
     except (ModelError, OSError) as error:
         _end(f"{type(error).__name__}: {error}", error)
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
+        if (line := how_to_install(error)) is None:
             raise
-        _end(f"{error.name} is missing: needs the extra `train`: pip install '.[train]'", error)
+        _end(line, error)
 
 
 def _end(line: str, cause: Exception) -> NoReturn:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from models.charts import legend_above, log_x, new_figure, save_png
 from models.networks.hybrid import Answers
 from models.quantization.matching import match_loss
 from models.quantization.simulation import Simulation, parameter_name
@@ -146,17 +147,17 @@ def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
 
 
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.24 * len(rows) + 1.2), layout="constrained")
+    figure = new_figure(9, 0.26 * len(rows) + 1.6)
     axes = figure.subplots()
     places = range(len(rows))
     for key, label, mark in SERIES:
         axes.plot([row[key] for row in rows], places, mark, label=label, alpha=0.8)
-    axes.set_yticks(places, [f"{row['layer']}  {row['parameters']:,}" for row in rows], fontsize=7)
+    names = [f"{row['layer']}  {row['parameters']:,}" for row in rows]
+    axes.set_yticks(places, names, fontsize="small")
     axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlabel("difference from the float network's answers")
+    log_x(axes)
+    axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
+    legend_above(axes, len(SERIES))
+    figure.suptitle("One layer changed at a time")
+    save_png(figure, path)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from models.charts import legend_above, new_figure, save_png
 from models.markdown import commands, number, table
 from models.runtime.errors import ModelError
 from models.training.data import Cubes
@@ -97,29 +98,26 @@ MEASURE = "cpm"
 
 def save_curves(path: Path, result: Mapping[str, Any]) -> None:
     """Draws CPM on validation over patients, and over the minutes of each run; writes a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(11, 5)
     data, time = figure.subplots(1, 2)
     runs = result["runs"]
     patients = [run["patients"] for run in runs]
-    for key, name in ((MEASURE, "CPM"), ("at_8", "sensitivity at 8 false positives")):
+    for key, name in ((MEASURE, "CPM"), ("at_8", "sensitivity at 8 false positives per scan")):
         data.plot(patients, [run["log"][-1][key] for run in runs], "o-", label=name)
-    data.legend(loc="lower right")
     data.set_xscale("log", base=2)
     data.set_xticks(patients, [str(count) for count in patients])
-    data.set_xlabel(f"training patients, {result['minutes']:g} minutes each")
+    data.set(xlabel=f"training patients, {result['minutes']:g} minutes each")
     for run in runs:
         _over_time(time, run["log"], f"{run['patients']} patients")
     for run in result["longer"]:
         _over_time(time, run["log"], f"{run['name']}, from trained weights")
-    time.set_xlabel("minutes of training")
-    time.legend(loc="lower right")
-    data.set_ylabel("on validation")
-    time.set_ylabel("CPM on validation")
+    time.set(xlabel="training time, minutes", ylabel="CPM on validation")
+    data.set(ylabel="CPM and sensitivity on validation")
     for axes in (data, time):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+        legend_above(axes, 2)
+    figure.suptitle("Screening network by training patients and training time")
+    save_png(figure, path)
 
 
 def _over_time(axes: Any, log: list[dict[str, float]], name: str) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -82,9 +83,13 @@ def test_tables_and_page(result: dict[str, Any]) -> None:
 
 def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) -> None:
     """Three readers beside each other, two splits above each other."""
-    picture = draw_reliability(result)
-    assert picture.shape == (640, 960, 3)
+    panels = draw_reliability(result).axes
+    assert [axes.get_title().partition("\n")[0] for axes in panels] == [
+        f"{reader}, {split}" for split in ("val", "test") for reader in READERS
+    ]
     save_reliability(tmp_path / "r.png", result)
-    assert (tmp_path / "r.png").stat().st_size > 1000
+    picture = cv2.imread(str(tmp_path / "r.png"))
+    assert picture is not None
+    assert picture.shape == (820, 1140, 3)
     with pytest.raises(MissingData):
         save_reliability(tmp_path / "none" / "r.png", result)

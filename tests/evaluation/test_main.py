@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
+from tests.models.test_main import Lacking
 
 HEAD = "seriesuid,coordX,coordY,coordZ,"
 
@@ -65,6 +67,22 @@ def test_bad_table_ends_with_a_line(
     said = capsys.readouterr().err
     assert "BadTable" in said
     assert "scan 'c'" in said
+
+
+@pytest.mark.parametrize("command", ["nodules --plot", "calibration --plot", "policies --plots"])
+def test_a_chart_without_matplotlib_names_the_extra(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is read: a line with the package and how to install it."""
+    monkeypatch.setattr("sys.meta_path", [Lacking("matplotlib"), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    data = ["--data", ".", "--scans", ".", "--truth", __file__]
+    monkeypatch.setattr("sys.argv", ["overread-eval", *command.split(), "chart", *data])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert said == "matplotlib is missing: needs the extra `train`: pip install 'overread[train]'\n"
 
 
 def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:

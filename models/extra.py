@@ -1,0 +1,23 @@
+"""Packages that only the extra `train` installs, and the error where one is missing."""
+
+from __future__ import annotations
+
+import importlib
+
+PACKAGES = {"torch", "tomli_w", "onnxscript", "matplotlib", "scipy", "sklearn"}
+
+
+def require(package: str) -> None:
+    """Import a package that is needed only after a long measurement.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; `how_to_install` says what to do.
+    """
+    importlib.import_module(package)
+
+
+def how_to_install(error: ModuleNotFoundError) -> str | None:
+    """A line that names the missing package and the extra; None if the extra lacks it too."""
+    if (error.name or "").partition(".")[0] not in PACKAGES:
+        return None
+    return f"{error.name} is missing: needs the extra `train`: pip install 'overread[train]'"
