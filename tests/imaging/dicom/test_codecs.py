@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from imaging.dicom.study import codecs
+from imaging.dicom import codecs
 
 _SOF = bytes.fromhex("ffc3000b 10 0010 0020 01 01 11 00")
 _DHT = bytes.fromhex("ffc40015 00 01010000000000000000000000000000 0003")
