@@ -1,19 +1,18 @@
 """``python -m evaluation.demo``: one study through edge and cloud, as two real processes.
 
-It starts both on loopback, puts a phantom or a person's own study into the agent's inbox, waits
-for the report, shows it, and stops both. It knows of them what an operator knows: their commands,
-their files and their logs. Not a medical device.
+It starts ``overread-cloud serve`` on loopback, draws a phantom with known nodules (or takes a
+study of your own), and has ``overread-edge screen`` read it. Then it says which nodules were
+found, and by whom. It uses the two programs as an operator does. Not a medical device.
 """
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -21,41 +20,32 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edge.__main__ import ExitStatus
 from edge.errors import EdgeError
-from evaluation.demo_folder import DemoFolder
-from evaluation.demo_progress import Phases
+from edge.spool import exclusive
 from evaluation.demo_result import Result, render_result
-from evaluation.demo_study import deliver_copy, deliver_phantom, demo_spec, require_study
-from evaluation.errors import EvaluationError
+from evaluation.errors import EvaluationError, MissingData
+from evaluation.prepared import prepare, whole_chest
 from evaluation.processes import Process, running
-from imaging.phantom.phantom import make_phantom
 from imaging.volume import Nodule
 
+SEED = 28
+CHOSEN = " (chosen to show a nodule that the second reading decides)"
+"""Said of `SEED`; nothing else of its phantom is tuned."""
+
 DEADLINE_S = 30.0
-"""Of the study: more than the agent's own default, for machines that do other work meanwhile."""
+"""For the study: more than the edge's own default, for machines that do other work meanwhile."""
 
 START_S = 180.0
-"""What each process has to start in; the first start on a machine compares the engines."""
+"""For the cloud to start; the first start on a machine compares the inference engines."""
 
-REPORT_S = 300.0
-"""Patience with the report of an own study, which may be large; the deadline is far below."""
+WIDTH = 100
+"""Columns of what is printed, at most."""
 
-SEED = 7
-WATCHING = "watching"
-"""What the agent logs when it has opened its models and looks at the inbox."""
-
-_PLAIN_WIDTH = 112
+_MARK = ".overread-demo"
+"""A lock, and the sign that the folder is the demo's own."""
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-class ExitStatus(IntEnum):
-    """What the exit status tells."""
-
-    DONE = 0
-    FAILED = 1
-    REFUSED = 2
-    NO_SECOND_READING = 3
 
 
 @dataclass(frozen=True)
@@ -63,115 +53,118 @@ class Programs:
     """The commands of the two processes, without their arguments."""
 
     cloud: tuple[str, ...] = (sys.executable, "-m", "cloud", "serve")
-    edge: tuple[str, ...] = (sys.executable, "-m", "edge", "run")
+    edge: tuple[str, ...] = (sys.executable, "-m", "edge", "screen")
 
 
 @app.command(
-    epilog="Exit status: 0 the study was read; 1 something failed; 2 the study was refused; 3 the "
-    "second reading is missing or partial."
+    epilog="Exit status, as of overread-edge screen: 0 the study was read; 1 something failed; "
+    "2 the study was refused; 3 the second reading is missing or partial."
 )
 def demo(
     own: Annotated[
         Path | None,
-        typer.Option(
-            "--input", exists=True, help="Own DICOM folder, NIfTI, NRRD or MHD; it is copied."
-        ),
+        typer.Option("--input", exists=True, help="Own DICOM folder, NIfTI, NRRD or MHD."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for reports and logs.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help="Of the phantom.")] = SEED,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep the copy of the study and the agent's state too.")
-    ] = False,
+    out: Annotated[Path, typer.Option(help="Folder for report, logs, phantom.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(min=0, help=f"Of the phantom{CHOSEN}.")] = SEED,
 ) -> None:
-    """Reads one chest CT with the edge agent and the cloud service. Not a medical device."""
-    folder = DemoFolder(out.absolute())
-    with folder.fresh(own, keep=keep):
-        result = run_demo(folder, Programs(), Phases(Console(stderr=True)), own=own, seed=seed)
-        console = Console()
-        shown = console if console.is_terminal else Console(width=_PLAIN_WIDTH)
-        shown.print(render_result(result), highlight=False, crop=False)
-    raise typer.Exit(exit_status(result))
+    """Reads one chest CT with edge and cloud. Not a medical device."""
+    with _held(out):
+        raise typer.Exit(run_demo(out, Programs(), own=own, seed=seed))
 
 
-def run_demo(
-    folder: DemoFolder,
-    programs: Programs,
-    phases: Phases,
-    *,
-    own: Path | None = None,
-    seed: int = SEED,
-) -> Result:
-    """The result of one study; both processes have ended, cleanly, when it is returned.
+def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: int = SEED) -> int:
+    """The exit status of ``overread-edge screen``, whose report is left in ``out / "reports"``.
+
+    Both processes have ended when it is returned.
 
     Args:
-        folder: fresh.
+        out: the demo's own folder.
         programs: the two commands.
-        phases: shows what goes on.
         own: a person's own study, or None for a phantom.
         seed: of the phantom.
 
     Raises:
         ServiceFailed: a process did not start, ended before its time, or not cleanly.
-        MissingData: the person's own is no study, or cannot be copied.
     """
-    if own is not None:
-        require_study(own)
-    with _services(folder, programs, phases) as edge:
-        truth = _deliver(own, seed, folder, phases)
-        with phases.phase("waiting for the reading"):
-            edge.wait_until(lambda: any(_reports(folder)), "report the study", REPORT_S)
-    return Result.of(next(_reports(folder)), truth)
+    logs = [out / "cloud.log", out / "edge.log"]
+    for log in logs:
+        log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix="overread-demo-") as folder:
+        address = Path(folder, "address")
+        listen = ("--address", "127.0.0.1:0", "--ready-file", str(address))
+        _say(f"starting the cloud service; logs: {logs[0]}, {logs[1]}")
+        with running("cloud", (*programs.cloud, *listen), logs[0]) as cloud:
+            with _waiting("waiting for the cloud service"):
+                cloud.wait_until(address.is_file, "serve", START_S)
+            study, nodules = (own, ()) if own is not None else _phantom(seed, out)
+            report = out / "reports" / ("study" if own is not None else study.name)
+            options = f"--cloud {address.read_text()} --deadline {DEADLINE_S:g} --out"
+            _say(f"overread-edge screen {study} {options} {report}")
+            command = (*programs.edge, str(study), *options.split(), str(report))
+            status = _screened(command, logs[1], Path(folder, "tables"))
+            if status in (ExitStatus.DONE, ExitStatus.NO_SECOND_READING):
+                shown = render_result(Result.of(report / "report.json", nodules))
+                Console(width=_width()).print(shown, highlight=False)
+    return status
 
 
-def exit_status(result: Result) -> ExitStatus:
-    """The exit status that tells what became of the study, as that of ``overread-edge screen``."""
-    if result.refused is not None:
-        return ExitStatus.FAILED if result.refused["internal"] else ExitStatus.REFUSED
-    unread = result.report["second_reading"] in ("missing", "partial")
-    return ExitStatus.NO_SECOND_READING if unread else ExitStatus.DONE
+def _screened(command: tuple[str, ...], log: Path, tables: Path) -> int:
+    """Run the edge and show the tables that it prints; its exit status."""
+    color = {"FORCE_COLOR": "1"} if Console().is_terminal else {}
+    environment = {"COLUMNS": str(_width()), **color}
+    edge = Process("edge", command, log, isolated=True, output=tables, environment=environment)
+    with _waiting("reading the study"):
+        status = edge.wait()
+    sys.stdout.flush()
+    sys.stdout.buffer.write(tables.read_bytes())
+    sys.stdout.flush()
+    if status == ExitStatus.FAILED:
+        raise edge.failed("could not read the study")
+    return status
+
+
+def _phantom(seed: int, out: Path) -> tuple[Path, tuple[Nodule, ...]]:
+    """The DICOM folder of a phantom and its nodules; an earlier demo may have drawn it."""
+    spec = whole_chest(seed)
+    what = f"drawing a phantom of {spec.shape[0]} slices with {spec.nodule_count} nodules"
+    _say(f"{what}, seed {seed}{CHOSEN if seed == SEED else ''}")
+    with _waiting("drawing") as tell:
+        (made,) = prepare([spec], out, lambda part, now: tell(f"drawing: {now}, {part:.0%}"))
+    return made.folder, made.nodules
 
 
 @contextmanager
-def _services(folder: DemoFolder, programs: Programs, phases: Phases) -> Iterator[Process]:
-    """The edge agent, watching its inbox, with the cloud service behind it."""
-    listen = ("--address", "127.0.0.1:0", "--ready-file", str(folder.address))
-    with running("cloud", (*programs.cloud, *listen), folder.log("cloud")) as cloud:
-        with phases.phase("starting the cloud service"):
-            cloud.wait_until(folder.address.is_file, "serve", START_S)
-        folder.configure(folder.address.read_text().strip(), DEADLINE_S)
-        config = ("--config", str(folder.config))
-        with running("edge", (*programs.edge, *config), folder.log("edge")) as edge:
-            with phases.phase("starting the edge agent"):
-                edge.wait_until(partial(_watches, folder.log("edge")), "start", START_S)
-            yield edge
-            with phases.phase("stopping both"):
-                edge.stop()
-                cloud.stop()
+def _held(out: Path) -> Iterator[None]:
+    """The demo's folder, made if need be, and held against a second demo.
+
+    Raises:
+        MissingData: the folder holds something else.
+        AlreadyRunning: another demo works in it.
+    """
+    if out.is_dir() and not (out / _MARK).is_file() and any(out.iterdir()):
+        reason = "is not empty, and no earlier demonstration made it: give another with --out"
+        raise MissingData(out, reason)
+    out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out / _MARK):
+        yield
 
 
-def _watches(log: Path) -> bool:
-    return WATCHING in log.read_text(errors="replace")
+@contextmanager
+def _waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal what goes on; other words can be given for it meanwhile."""
+    with Console(stderr=True).status(what) as status:
+        yield status.update
 
 
-def _deliver(
-    own: Path | None, seed: int, folder: DemoFolder, phases: Phases
-) -> tuple[Nodule, ...] | None:
-    """Put the study into the inbox; its nodules, where they are known."""
-    if own is not None:
-        with phases.phase("copying the study into the inbox") as told:
-            deliver_copy(own, folder.inbox, told)
-        return None
-    spec = demo_spec(seed)
-    with phases.phase(f"drawing a phantom of {spec.shape[0]} slices, seed {seed}") as told:
-        phantom = make_phantom(spec, lambda part, _what: told(part))
-    with phases.phase("writing its slices into the inbox") as told:
-        deliver_phantom(phantom, spec, folder.inbox, told)
-    return phantom.nodules
+def _say(line: str) -> None:
+    """A line on standard error; standard output is for the results."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
 
 
-def _reports(folder: DemoFolder) -> Iterator[Path]:
-    """The report of the one study there is, once it is there; it comes last, and whole."""
-    return folder.reports.glob("*/report.json")
+def _width() -> int:
+    console = Console()
+    return min(console.width, WIDTH) if console.is_terminal else WIDTH
 
 
 @contextmanager

@@ -11,52 +11,67 @@ from pathlib import Path
 from typing import Any
 
 from edge.durable import write_atomically
-from evaluation.demo_study import demo_spec
 from evaluation.phantoms import split_truth
 from evaluation.truth import Lesion
 from imaging.dicom.writer import write_series
-from imaging.phantom.phantom import PhantomSpec, make_phantom, phantom_header
+from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header
 from imaging.volume import Nodule
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A DICOM folder, the lesions that count, and those too small to."""
+    """A DICOM folder, the lesions that count, those too small to, and the nodules as drawn."""
 
     folder: Path
     lesions: tuple[Lesion, ...]
     ignored: tuple[Lesion, ...]
+    nodules: tuple[Nodule, ...] = ()
 
 
-def prepare(specs: Iterable[PhantomSpec], cache: Path) -> list[Prepared]:
+def whole_chest(seed: int) -> PhantomSpec:
+    """A whole chest of 120 slices of 2.5 mm with five nodules that a reader should see."""
+    return PhantomSpec(
+        seed=seed,
+        spacing_mm=(2.5, 0.75, 0.75),
+        size_mm=(300.0, 360.0, 360.0),
+        nodule_count=5,
+        diameter_mm=(6.0, 25.0),
+    )
+
+
+def prepare(
+    specs: Iterable[PhantomSpec], cache: Path, progress: Progress | None = None
+) -> list[Prepared]:
     """The phantoms of ``specs`` in sub-folders of ``cache``; what lies there is not made again.
+
+    ``progress`` is called while a phantom is drawn, with the part done.
 
     Processes that ask for the same at the same time wait for one another.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return [_prepared(spec, cache) for spec in specs]
+        return [_prepared(spec, cache, progress) for spec in specs]
 
 
 def prepared_specs(count: int, seed: int) -> list[PhantomSpec]:
     """Whole chests with five nodules each, of the seeds from ``seed`` on."""
-    return [demo_spec(seed + number) for number in range(count)]
+    return [whole_chest(seed + number) for number in range(count)]
 
 
-def _prepared(spec: PhantomSpec, cache: Path) -> Prepared:
+def _prepared(spec: PhantomSpec, cache: Path, progress: Progress | None) -> Prepared:
     folder, truth = cache / f"phantom-{spec.seed}", cache / f"phantom-{spec.seed}.json"
     made = _read_truth(truth)
     # the truth is written last: where it is, and of this spec, the series is whole
     if made is None or made["spec"] != _told(spec):
         truth.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        phantom = make_phantom(spec)
+        phantom = make_phantom(spec, progress)
         write_series(phantom.volume, folder, header=phantom_header(spec), seed=spec.seed)
         made = {"spec": _told(spec), "nodules": [asdict(nodule) for nodule in phantom.nodules]}
         write_atomically(truth, json.dumps(made).encode())
-    lesions, ignored = split_truth([_nodule(entry) for entry in made["nodules"]])
-    return Prepared(folder, lesions, ignored)
+    nodules = tuple(_nodule(entry) for entry in made["nodules"])
+    return Prepared(folder, *split_truth(nodules), nodules)
 
 
 def _read_truth(path: Path) -> dict[str, Any] | None:

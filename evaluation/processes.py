@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -53,25 +53,37 @@ class Process:
     """One running process: ``name`` is for people, ``log`` gets all that it prints.
 
     An ``isolated`` process has a session of its own, so that Ctrl-C does not reach it, and does
-    not see the ``OVERREAD_*`` settings of the environment.
+    not see the ``OVERREAD_*`` settings of the environment. With ``output`` its standard output
+    goes to that file instead of the log; ``environment`` is added to its own.
 
     Raises:
         ServiceFailed: it cannot be started.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, *, isolated: bool = False
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        isolated: bool = False,
+        output: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.log = name, log
-        kept = {k: v for k, v in os.environ.items() if not k.upper().startswith(_SETTINGS)}
-        with log.open("ab") as lines:
+        passed_on = {
+            name: value
+            for name, value in os.environ.items()
+            if not (isolated and name.upper().startswith(_SETTINGS))
+        }
+        with log.open("ab") as lines, (output or log).open("ab") as printed:
             try:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
-                    stdout=lines,
-                    stderr=subprocess.STDOUT,
-                    env=kept if isolated else None,
+                    stdout=printed,
+                    stderr=lines,
+                    env={**passed_on, **(environment or {})},
                     start_new_session=isolated,
                 )
             except OSError as error:
@@ -111,6 +123,21 @@ class Process:
         known = (f"\nWhat to do: {remedy}" for word, remedy in _REMEDIES.items() if word in tail)
         return ServiceFailed(f"{self.name} {what}\n{tail}{next(known, '')}")
 
+    def wait(self) -> int:
+        """Its exit status when it ends by itself; it is stopped if the wait is interrupted.
+
+        Raises:
+            ServiceFailed: a signal ended it.
+        """
+        try:
+            status = self._process.wait()
+        except BaseException:
+            self.stop()
+            raise
+        if status < 0:
+            raise self.failed(f"ended with {_status(status)}")
+        return status
+
     def stop(self) -> int:
         """Its exit status after SIGTERM, or after SIGKILL when that did not help."""
         self._process.terminate()
@@ -142,6 +169,7 @@ def running(name: str, command: Sequence[str], log: Path) -> Iterator[Process]:
     except BaseException:
         process.stop()
         raise
+    process.require_alive()
     if (status := process.stop()) != 0:
         raise process.failed(f"ended with {_status(status)} after SIGTERM, not with 0")
 

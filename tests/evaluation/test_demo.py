@@ -1,8 +1,5 @@
-"""The demonstration: two processes, one study, one answer."""
-
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -15,25 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
-from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from edge.agent import run_agent
-from edge.outcome import Job
-from edge.pipeline import Reading
-from edge.settings import EdgeSettings
-from evaluation import demo
-from evaluation.demo import ExitStatus, Programs, exit_status, main, run_demo
-from evaluation.demo_folder import DemoFolder
-from evaluation.demo_progress import Phases
-from evaluation.demo_result import Result, findings_table, matches, missed
-from evaluation.errors import MissingData, ServiceFailed
+from edge.spool import AlreadyRunning
+from evaluation import demo, prepared
+from evaluation.demo import Programs, main, run_demo
+from evaluation.errors import ServiceFailed
 from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Geometry, Nodule, Volume
 
-AGENT = Path(__file__).with_name("scripted_agent.py")
+EDGE = Path(__file__).with_name("scripted_screen.py")
 SPEC = PhantomSpec(seed=1, spacing_mm=(5.0, 3.0, 3.0))
+TRAINING_ONLY = ("torch", "matplotlib", "scipy", "sklearn", "tomli_w", "onnxscript", "pytest")
 
 CLOUD = """
     import os, signal, sys, time
@@ -46,25 +36,18 @@ CLOUD = """
     time.sleep(600)
 """
 IDLE_EDGE = """
-    import os, signal, sys, time
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    print("pid", os.getpid(), "watching", flush=True)
+    import os, sys, time
+    print("pid", os.getpid(), file=sys.stderr, flush=True)
     time.sleep(600)
 """
 
 
-def _python(code: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", textwrap.dedent(code), *arguments)
+def _python(code: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", textwrap.dedent(code))
 
 
-def _agent(marks: list[list[float]]) -> tuple[str, ...]:
-    return (sys.executable, str(AGENT), json.dumps(marks))
-
-
-def _run(folder: DemoFolder, programs: Programs, own: Path | None) -> Result:
-    phases = Phases(Console(file=io.StringIO()))
-    with folder.fresh(own, keep=True):
-        return run_demo(folder, programs, phases, own=own)
+def _edge(*marks: list[float]) -> tuple[str, ...]:
+    return (sys.executable, str(EDGE), json.dumps(marks))
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -88,7 +71,7 @@ def _is_running(pid: int) -> bool:
 
 
 @pytest.fixture
-def phantom() -> Phantom:
+def phantom(monkeypatch: pytest.MonkeyPatch) -> Phantom:
     """A coarse chest of three ellipsoids, which takes no time to draw, with three nodules."""
     z, y, x = np.meshgrid(*(np.arange(-n / 2, n / 2) for n in SPEC.shape), indexing="ij")
     hu = np.where((x / 55) ** 2 + (y / 40) ** 2 < 1, 40, -1000)
@@ -98,13 +81,10 @@ def phantom() -> Phantom:
     volume = Volume(hu.astype(np.int16), Geometry(SPEC.spacing_mm, (-180.0, -180.0, -150.0)))
     places = ((70.0, 0.0, 0.0), (-70.0, 0.0, 0.0), (-70.0, 0.0, 60.0))
     nodules = tuple(Nodule(place, 12.0, "solid round") for place in places)
-    return Phantom(volume, nodules, np.zeros(SPEC.shape, np.uint8))
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> DemoFolder:
-    """Where the demonstration works."""
-    return DemoFolder(tmp_path / "demo")
+    drawn = Phantom(volume, nodules, np.zeros(SPEC.shape, np.uint8))
+    monkeypatch.setattr(demo, "whole_chest", lambda _seed: SPEC)
+    monkeypatch.setattr(prepared, "make_phantom", lambda _spec, _told: drawn)
+    return drawn
 
 
 @pytest.fixture
@@ -116,128 +96,125 @@ def slice_of_nothing(tmp_path: Path) -> Path:
     return own
 
 
-def test_phantom_is_read_and_compared_with_its_truth(
-    folder: DemoFolder, phantom: Phantom, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """The demo's folder."""
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    return folder
+
+
+def test_the_default_shows_a_nodule_that_the_second_reading_decides(tmp_path: Path) -> None:
+    """Both real programs; nothing is printed that is wider than 100 columns."""
+    out = tmp_path / "demo"
+    command = [sys.executable, "-m", "evaluation.demo", "--out", str(out)]
+    environment = os.environ | {"OVERREAD_EDGE_CLOUD": "off"}  # reaches neither of them
+    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert said.returncode == 0, said.stderr
+    assert max(map(len, said.stdout.splitlines())) <= 100
+    assert "chosen to show a nodule that the second reading decides" in said.stderr
+    (folder,) = (out / "reports").iterdir()
+    report = json.loads((folder / "report.json").read_text())
+    decided = [f for f in report["findings"] if f["decided_by"] == "cloud"]
+    assert decided
+    assert "escalate" in {finding["route"] for finding in decided}
+    row = next(line for line in said.stdout.splitlines() if line.rstrip(" │").endswith("cloud"))
+    assert f"│ {decided[0]['number']} │" in row
+    assert "to the cloud and back" in said.stdout
+    assert f"finding {decided[0]['number']}  decided by the cloud: edge" in said.stdout
+    truth = [line for line in said.stdout.splitlines() if " mm off" in line]
+    assert truth
+    assert (folder / "report.html").is_file()
+    assert (folder / "overview.png").is_file()
+
+
+def test_phantom_is_compared_with_its_truth(
+    out: Path, phantom: Phantom, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The real agent reads the written series; hits, a false alarm and misses are told apart."""
-    monkeypatch.setattr(demo, "demo_spec", lambda _seed: SPEC)
-    monkeypatch.setattr(demo, "make_phantom", lambda _spec, _told: phantom)
+    """Hits, a false positive and misses are told apart; the tables of the edge stand before it."""
     first, second, _ = (list(nodule.centre_mm) for nodule in phantom.nodules)
     beside = [first[0], first[1], first[2] + 30.0]
-    marks = [[*beside, 0.97], [*first, 0.95], [*second, 0.05]]
-    result = _run(folder, Programs(_python(CLOUD), _agent(marks)), None)
-    assert result.refused is None
-    assert exit_status(result) is ExitStatus.NO_SECOND_READING  # the scripted agent has no cloud
-    assert result.truth == phantom.nodules
-    findings = result.found
-    assert matches(findings, phantom.nodules) == [None, 0]
-    assert missed(findings, phantom.nodules) == [1, 2]
-    assert [len(list(c.cells)) for c in findings_table(result).columns] == [4] * 9
-    stages = [entry["stage"] for entry in result.report["ledger"]]
-    assert stages[:4] == ["wait", "read", "preprocess", "screen"]
-    assert result.folder == folder.reports / "phantom-1"
-    assert (result.folder / "report.html").is_file()
-    assert (result.folder / "overview.png").is_file()
-    assert not _is_running(_pid(folder.log("cloud")))
+    edge = _edge([*beside, 0.97], [*first, 0.95], [*second, 0.05])
+    assert run_demo(out, Programs(_python(CLOUD), edge)) == 3  # nobody reads a second time
+    said = capfd.readouterr()
+    lines = [[cell.strip() for cell in line.split("│")] for line in said.out.splitlines()]
+    assert "2 findings of 3 candidates" in said.out
+    assert "1 of 3 nodules of the phantom found, 1 false positive" in said.out
+    assert ["", "1", "12.0", "solid round", "2", "0.0", "edge", ""] in lines
+    assert ["", "2", "12.0", "solid round", "missed", "-", "edge, dismissed at 0.05", ""] in lines
+    assert ["", "3", "12.0", "solid round", "missed", "-", "not proposed", ""] in lines
+    assert (out / "reports" / "phantom-1" / "report.html").is_file()
+    assert not _is_running(_pid(out / "cloud.log"))
 
 
-def test_refused_study_has_a_typed_reason_and_status_two(
-    folder: DemoFolder, slice_of_nothing: Path
+def test_study_that_cannot_be_read_is_refused_with_a_reason(
+    out: Path, slice_of_nothing: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The agent's own refusal comes back, and the person's folder is as it was."""
-    programs = Programs(_python(CLOUD), _agent([]))
-    result = _run(folder, programs, slice_of_nothing)
-    assert result.refused is not None
-    assert result.refused["kind"] == "UnreadableFile"
-    assert "slice.dcm" in result.refused["file"]
-    assert exit_status(result) is ExitStatus.REFUSED
+    """The edge's own refusal and exit status; the person's folder is as it was."""
+    assert run_demo(out, Programs(_python(CLOUD), _edge()), own=slice_of_nothing) == 2
+    assert "Refused: UnreadableFile" in capfd.readouterr().out
     assert [path.name for path in slice_of_nothing.iterdir()] == ["slice.dcm"]
 
 
-def test_edge_that_dies_at_its_start_takes_the_cloud_with_it(
-    folder: DemoFolder, slice_of_nothing: Path
-) -> None:
-    """The error names the edge and shows its last words; the cloud is stopped."""
-    dies = _python("import sys; sys.exit('DamagedArtifact: screening-int8')")
-    with pytest.raises(ServiceFailed, match=r"edge ended with exit status 1(.|\n)*Damaged"):
-        _run(folder, Programs(_python(CLOUD), dies), slice_of_nothing)
-    assert not _is_running(_pid(folder.log("cloud")))
-
-
-def test_edge_that_dies_at_its_work_is_told(folder: DemoFolder, slice_of_nothing: Path) -> None:
-    """No report is waited for that no one will write."""
-    dies = """
-        import os, sys, time, tomllib
-        print("watching", flush=True)
-        inbox = tomllib.load(open(sys.argv[2], "rb"))["inbox"]
-        while not os.path.exists(os.path.join(inbox, "study")):
-            time.sleep(0.02)
-        os.abort()
+def test_port_that_is_taken_is_told(out: Path, slice_of_nothing: Path) -> None:
+    """The real cloud says that it cannot have the address, and the demo what to do."""
+    taken = """
+        import socket, sys
+        from cloud.__main__ import main
+        held = socket.create_server(("127.0.0.1", 0))
+        sys.argv[sys.argv.index("127.0.0.1:0")] = f"127.0.0.1:{held.getsockname()[1]}"
+        sys.argv.insert(1, "serve")
+        main()
     """
+    with pytest.raises(ServiceFailed, match=r"cloud ended(.|\n)*What to do: the port is taken"):
+        run_demo(out, Programs(_python(taken), _edge()), own=slice_of_nothing)
+
+
+def test_edge_that_fails_takes_the_cloud_with_it(out: Path, slice_of_nothing: Path) -> None:
+    """The error quotes the edge's log and says what to do; the cloud is stopped."""
+    fails = _python("import sys; sys.exit('DamagedArtifact: screening-int8')")
+    with pytest.raises(ServiceFailed, match=r"edge could not(.|\n)*Damaged(.|\n)*git checkout"):
+        run_demo(out, Programs(_python(CLOUD), fails), own=slice_of_nothing)
+    assert not _is_running(_pid(out / "cloud.log"))
+
+
+def test_edge_that_dies_is_told(out: Path, slice_of_nothing: Path) -> None:
+    """A signal is named."""
+    dies = _python("import os; os.abort()")
     with pytest.raises(ServiceFailed, match="edge ended with signal 6"):
-        _run(folder, Programs(_python(CLOUD), _python(dies)), slice_of_nothing)
+        run_demo(out, Programs(_python(CLOUD), dies), own=slice_of_nothing)
 
 
-def test_cloud_that_ends_by_itself_is_told(folder: DemoFolder, slice_of_nothing: Path) -> None:
-    """A report came, but the demonstration of both processes failed all the same."""
+def test_cloud_that_dies_is_told(out: Path, slice_of_nothing: Path) -> None:
+    """The edge ended well, but the demo of both failed all the same."""
     leaves = CLOUD.replace("time.sleep(600)", "sys.exit(4)")
-    with pytest.raises(ServiceFailed, match="cloud ended with exit status 4"):
-        _run(folder, Programs(_python(leaves), _agent([])), slice_of_nothing)
+    with pytest.raises(ServiceFailed, match="cloud ended with exit status 4 before its time"):
+        run_demo(out, Programs(_python(leaves), _edge()), own=slice_of_nothing)
 
 
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 1)]
 )
 def test_signal_leaves_no_process_behind(
-    folder: DemoFolder, slice_of_nothing: Path, number: int, status: int
+    out: Path, slice_of_nothing: Path, number: int, status: int
 ) -> None:
-    """While it waits for a report, a signal ends it and both of its processes."""
+    """While the study is read, a signal ends the demo and both of its processes."""
     programs = f"demo.Programs = lambda: Programs({_python(CLOUD)!r}, {_python(IDLE_EDGE)!r})"
     code = f"from evaluation import demo; Programs = demo.Programs; {programs}; demo.main()"
-    options = ["--input", str(slice_of_nothing), "--out", str(folder.root)]
+    options = ["--input", str(slice_of_nothing), "--out", str(out)]
     command = [sys.executable, "-c", code, *options]
+    logs = [out / f"{name}.log" for name in ("cloud", "edge")]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        _wait(lambda: (folder.inbox / "study").is_dir() or process.poll() is not None)
-        pids = [_pid(folder.log(name)) for name in ("cloud", "edge")]
+        _wait(lambda: process.poll() is not None or all(map(_has_pid, logs)))
+        pids = [_pid(log) for log in logs]
         process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode in (status, 130 if number == signal.SIGINT else status)
     assert not any(_is_running(pid) for pid in pids)
 
 
-def test_agent_says_that_it_watches(tmp_path: Path) -> None:
-    """The word that the demonstration waits for in the log is the one that the agent writes."""
-
-    class Stopped:
-        """A stop that comes right after the start."""
-
-        def is_set(self) -> bool:
-            return True
-
-    def never(_job: Job) -> Reading:
-        raise AssertionError("there is no study")
-
-    places = {name: tmp_path / name for name in ("inbox", "outbox", "state_dir")}
-    with capture_logs() as lines:
-        run_agent(EdgeSettings(**places), line=never, stop=Stopped())  # type: ignore[arg-type] # only asked
-    assert demo.WATCHING in [line["event"] for line in lines]
-
-
-@pytest.mark.parametrize(
-    ("report", "status"),
-    [
-        ({"rejection": None, "second_reading": "complete"}, ExitStatus.DONE),
-        ({"rejection": None, "second_reading": "partial"}, ExitStatus.NO_SECOND_READING),
-        ({"rejection": None, "second_reading": "missing"}, ExitStatus.NO_SECOND_READING),
-        ({"rejection": {"internal": False}, "second_reading": "missing"}, ExitStatus.REFUSED),
-        ({"rejection": {"internal": True}, "second_reading": "missing"}, ExitStatus.FAILED),
-    ],
-)
-def test_exit_status_tells_what_became_of_the_study(
-    report: dict[str, object], status: ExitStatus
-) -> None:
-    """Read twice, not wholly so, refused, or failed by a fault of the agent."""
-    assert exit_status(Result(Path("."), report, None)) is status
+def _has_pid(log: Path) -> bool:
+    return log.is_file() and "pid" in log.read_text()
 
 
 def test_input_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
@@ -247,22 +224,28 @@ def test_input_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
     assert "--input" in said.output
 
 
-def test_input_of_no_known_kind_is_refused_before_anything_starts(
-    folder: DemoFolder, slice_of_nothing: Path
-) -> None:
-    """One slice is no study: the advice is to give its folder."""
-    with pytest.raises(MissingData, match="give the folder"):
-        _run(folder, Programs(("none",), ("none",)), slice_of_nothing / "slice.dcm")
-
-
 def test_folder_of_something_else_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit status 1 and the reason, without a traceback."""
+    """Exit status 1 and the reason, without a traceback; nothing in the folder is touched."""
     (tmp_path / "thesis.txt").write_text("three years of work")
     monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 1
     assert capsys.readouterr().err.startswith(f"MissingData: {tmp_path}: is not empty")
-    assert (tmp_path / "thesis.txt").read_text() == "three years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
+    """The second is refused while the first is at work."""
+    with demo._held(tmp_path / "demo"), pytest.raises(AlreadyRunning):
+        CliRunner().invoke(demo.app, ["--out", str(tmp_path / "demo")], catch_exceptions=False)
+
+
+def test_demo_loads_nothing_that_make_demo_does_not_install() -> None:
+    """Neither it nor what it imports needs the packages of training or of tests."""
+    found = f"sorted(set({TRAINING_ONLY!r}) & set(sys.modules))"
+    code = f"import sys, evaluation.demo; print({found})"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"

@@ -21,7 +21,7 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The second time its files and truth are there; the truth of another spec is not believed."""
     phantom, made = make_phantom(SPEC), list[PhantomSpec]()
 
-    def counted(spec: PhantomSpec) -> Phantom:
+    def counted(spec: PhantomSpec, _progress: object) -> Phantom:
         made.append(spec)
         return phantom
 
@@ -42,7 +42,7 @@ def test_two_that_ask_at_once_share_what_one_makes(
     """The second waits, and finds what the first has written."""
     phantom, made = make_phantom(SPEC), list[PhantomSpec]()
 
-    def counted(spec: PhantomSpec) -> Phantom:
+    def counted(spec: PhantomSpec, _progress: object) -> Phantom:
         made.append(spec)
         time.sleep(0.2)
         return phantom

@@ -1,21 +1,15 @@
-"""The real agent as a process, with a screening network that proposes what its first argument says.
+"""``overread-edge screen`` with a screening network that proposes what its first argument says.
 
-python scripted_agent.py '[[x, y, z, score], ...]' --config edge.toml
+python scripted_screen.py '[[x, y, z, score], ...]' STUDY [options of overread-edge screen]
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from functools import partial
-from pathlib import Path
 
-from edge.agent import run_agent
-from edge.assemble import build_line
-from edge.escalate import NoSecondReader
-from edge.reading import read_and_report
-from edge.settings import load_settings
-from edge.telemetry import configure_logging
+import edge.__main__
+import edge.assemble
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
 
@@ -39,13 +33,8 @@ class ScriptedScreening:
         return found
 
 
-def run(marks: str, config: str) -> None:
-    """Works until SIGTERM, as the agent does."""
-    settings = load_settings(Path(config))
-    configure_logging(settings.log_format, sys.stderr)
-    line = build_line(settings, ScriptedScreening(json.loads(marks)), NoSecondReader())
-    run_agent(settings, line=partial(read_and_report, line))
-
-
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[3])
+    scripted = ScriptedScreening(json.loads(sys.argv.pop(1)))
+    edge.assemble.open_screener = lambda *_, **_given: scripted  # type: ignore[assignment] # a stand-in
+    sys.argv.insert(1, "screen")
+    edge.__main__.main()
