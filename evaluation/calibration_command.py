@@ -27,6 +27,7 @@ from evaluation.progress import each
 from evaluation.scan_host import of_splits
 from evaluation.show import show
 from evaluation.truth import Lesion, read_truth, scan_folders, scan_name
+from models.extra import require
 from models.runtime.screener import open_screener
 
 
@@ -48,6 +49,7 @@ def calibration_command(
     as_json: Json = False,
 ) -> None:
     """Reliability and calibration error before and after the fit; other methods beside it."""
+    require("sklearn")
     settings = load_settings(screening_model=model)
     screener = open_screener(
         settings.screening_model, engine=settings.engine, threads=settings.threads

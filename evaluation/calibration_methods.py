@@ -2,7 +2,7 @@
 
 Temperature: one number (Guo et al., On Calibration of Modern Neural Networks, ICML 2017). Platt:
 slope and intercept, with his smoothed targets (1999). Isotonic: any rising step function
-(Zadrozny and Elkan, KDD 2002), by pooling adjacent violators.
+(Zadrozny and Elkan, KDD 2002). The fits are scikit-learn's, of the extra `train`.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ Fit = Callable[[FloatArray, BoolArray], Apply]
 
 def fit_temperature(logit: FloatArray, nodule: BoolArray) -> Apply:
     """sigmoid(slope logit): the temperature is 1 / slope."""
-    slope = _newton(logit[:, None], nodule)[0]
-    return lambda x: calibrated(x, (slope, 0.0))
+    by = _regression(logit, nodule, intercept=False)
+    return lambda x: calibrated(x, by)
 
 
 def fit_platt(logit: FloatArray, nodule: BoolArray) -> Apply:
     """sigmoid(slope logit + intercept)."""
-    slope, intercept = _newton(np.stack([logit, np.ones_like(logit)], 1), nodule)
-    return lambda x: calibrated(x, (slope, intercept))
+    by = _regression(logit, nodule, intercept=True)
+    return lambda x: calibrated(x, by)
 
 
 def fit_isotonic(logit: FloatArray, nodule: BoolArray) -> Apply:
     """A rising step function, kept away from 0 and 1 by what one more case would say."""
-    order = np.argsort(logit, kind="stable")
-    weight = class_weights(nodule, EVEN)[order]
-    level = pooled(nodule[order].astype(float), weight)
+    from sklearn.isotonic import IsotonicRegression
+
     low, high = 1 / (2 + (~nodule).sum()), 1 - 1 / (2 + nodule.sum())
-    steps, places = np.clip(level, low, high), logit[order]
-    return lambda x: np.asarray(np.interp(x, places, steps))
+    steps = IsotonicRegression(y_min=low, y_max=high, out_of_bounds="clip")
+    steps.fit(logit, nodule, class_weights(nodule, EVEN))
+    return lambda x: np.asarray(steps.predict(x))
 
 
 METHODS: dict[str, Fit] = {
@@ -67,29 +67,14 @@ def cross_validated(
     return out
 
 
-def pooled(value: FloatArray, weight: FloatArray) -> FloatArray:
-    """The rising sequence nearest to ``value`` ``(n,)``: neighbours that fall are averaged."""
-    blocks: list[tuple[float, float, int]] = []
-    for v, w in zip(value.tolist(), weight.tolist(), strict=True):
-        mean, mass, size = v, w, 1
-        while blocks and blocks[-1][0] >= mean:
-            before, more, count = blocks.pop()
-            mean = (before * more + mean * mass) / (more + mass)
-            mass, size = mass + more, size + count
-        blocks.append((mean, mass, size))
-    return np.repeat([block[0] for block in blocks], [block[2] for block in blocks])
+def _regression(logit: FloatArray, nodule: BoolArray, *, intercept: bool) -> tuple[float, float]:
+    """Slope and intercept (or 0) of a logistic regression on Platt's targets, unregularized."""
+    from sklearn.linear_model import LogisticRegression
 
-
-def _newton(x: FloatArray, nodule: BoolArray, steps: int = 60) -> FloatArray:
-    """Weights ``(k,)`` of a logistic regression on ``(n, k)`` without a bias of its own."""
     positive, negative = nodule.sum(), (~nodule).sum()
     target = np.where(nodule, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    weight = class_weights(nodule, EVEN)
-    w = np.zeros(x.shape[1])
-    for _ in range(steps):
-        chance = calibrated(x @ w)
-        gradient = x.T @ (weight * (chance - target))
-        curvature = (x * (weight * chance * (1 - chance))[:, None]).T @ x
-        step = np.linalg.solve(curvature + 1e-9 * np.eye(len(w)), gradient)
-        w = w - step / max(1.0, float(np.abs(step).max()))
-    return np.asarray(w)
+    # A target between the classes is a candidate of both, each with its share of the weight.
+    share = np.concatenate([target, 1 - target]) * np.tile(class_weights(nodule, EVEN), 2)
+    fit = LogisticRegression(C=np.inf, fit_intercept=intercept, solver="newton-cholesky", tol=1e-10)
+    fit.fit(np.tile(logit, 2)[:, None], np.repeat([1, 0], logit.size), share)
+    return float(fit.coef_.item()), float(np.ravel(fit.intercept_)[0])

@@ -21,6 +21,7 @@ from evaluation.reading import ReadsRegions
 from evaluation.table import read_table
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
+from models.auc import auc
 from models.runtime.second_reader import TEXTURES, Reading
 
 MATCH_MM = 5.0
@@ -91,15 +92,6 @@ def overlap(reading: Reading, truth: npt.NDArray[np.bool_]) -> float:
     """Dice's coefficient of the outline and the truth, both bool ``(z, y, x)``."""
     both = int((reading.mask & truth).sum())
     return 2 * both / max(int(reading.mask.sum()) + int(truth.sum()), 1)
-
-
-def auc(score: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
-    """The chance that a positive scores above a negative, ties half (Mann and Whitney)."""
-    high, low = score[positive], score[~positive]
-    if not (high.size and low.size):
-        return float("nan")
-    above = (high[:, None] > low).mean()
-    return float(above + 0.5 * (high[:, None] == low).mean())
 
 
 def as_json(kinds: Kinds, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from edge.decide import Thresholds
-from evaluation.kinds import auc
 from evaluation.policy_cases import Cases
 from evaluation.policy_studies import Study
+from models.auc import auc
 
 
 def evidence(studies: Sequence[Study], thresholds: Thresholds) -> dict[str, Any]:

@@ -27,12 +27,13 @@ from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
 from models.calibration.risk_control import ScoredNodules
+from models.runtime.sigmoid import sigmoid
 
 
 def calibrated(logit: FloatArray, by: tuple[float, float] = (1.0, 0.0)) -> FloatArray:
     """The probability of logits, of any shape, after slope and intercept."""
     slope, intercept = by
-    return np.asarray(1 / (1 + np.exp(-np.clip(slope * logit + intercept, -700, 700))))
+    return sigmoid(slope * logit + intercept)
 
 
 @dataclass(frozen=True)

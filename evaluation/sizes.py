@@ -20,11 +20,11 @@ from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.sizes import POLICY, Size
 from evaluation.cubes import Cube
-from evaluation.kinds import auc
 from evaluation.reading import Reads, ReadsRegions
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
+from models.auc import auc
 from models.runtime.detection import Candidate
 
 BATCH = 8

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.volume import FloatArray
+from models.auc import auc
 from models.training.screening import sensitivity_leaving
 
 RATES = (0.5, 1.0, 2.0, 4.0)
@@ -35,17 +36,9 @@ def figures(scores: Scores, scans: int) -> dict[str, float]:
         f"at_{rate:g}": sensitivity_leaving(scores.nodules, scores.scan_alarms, rate * scans)
         for rate in RATES
     }
-    alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
-    return {**at, "mean": float(np.mean(list(at.values()))), "auc": auc(scores.nodules, alarms)}
-
-
-def auc(found: FloatArray, alarms: FloatArray) -> float:
-    """The chance that a nodule ranks above an alarm; ties count half. NaN without either."""
-    if not len(found) or not len(alarms):
-        return float("nan")
-    ranked = np.sort(alarms)
-    below = np.searchsorted(ranked, found, "left") + np.searchsorted(ranked, found, "right")
-    return float(below.mean() / (2 * len(ranked)))
+    ranked = np.concatenate([scores.nodules, scores.scan_alarms, scores.cube_alarms])
+    area = auc(ranked, np.arange(len(ranked)) < len(scores.nodules))
+    return {**at, "mean": float(np.mean(list(at.values()))), "auc": area}
 
 
 def points_gained(

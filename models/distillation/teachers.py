@@ -45,6 +45,7 @@ from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
 from models.runtime.errors import UnfitArtifact
+from models.runtime.sigmoid import sigmoid
 from models.training.hybrid import logits
 from models.training.loop import channels_last, train
 from models.training.runs import Run, hybrid_task, load_weights, make_screening
@@ -213,7 +214,7 @@ def weigh(logits: FloatArray, label: FloatArray, weighing: Weighing | None = Non
     ``logits`` ``(teachers, n)`` are calibrated, ``label`` ``(n,)`` is 0 or 1.
     """
     by = weighing or Weighing()
-    chance = probability(logits)
+    chance = sigmoid(logits)
     given = np.where(label > 0, chance, 1 - chance)
     score = by.confidence * (1 - entropy(chance)) * (2 * given - 1)
     score += by.label * given + by.peers * agreement(chance)
@@ -236,14 +237,9 @@ def entropy(chance: FloatArray) -> FloatArray:
     return np.asarray(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
 
 
-def probability(logits: FloatArray) -> FloatArray:
-    """sigmoid, without overflow."""
-    return np.asarray(0.5 * (1 + np.tanh(logits / 2)))
-
-
 def weighted_target(logits: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
     """The soft target ``(n,)`` at that temperature; both arguments are ``(teachers, n)``."""
-    return np.asarray((weights * probability(logits / temperature)).sum(0))
+    return np.asarray((weights * sigmoid(logits / temperature)).sum(0))
 
 
 def mean_target(logits: FloatArray, temperature: float) -> FloatArray:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.volume import FloatArray, Geometry, Triple
+from models.runtime.sigmoid import sigmoid
 
 FloatMap = npt.NDArray[np.float32]
 
@@ -115,7 +116,7 @@ def to_candidates(
 ) -> list[Candidate]:
     """Peaks as candidates; the score is sigmoid(slope * logit + intercept) (Platt, 1999)."""
     slope, intercept = calibration
-    score = 1 / (1 + np.exp(-(slope * peaks.logit + intercept)))
+    score = sigmoid(slope * peaks.logit + intercept)
     world = geometry.to_world(peaks.index_zyx)
     return [
         Candidate(_triple(place), _triple(index), float(diameter), float(chance))

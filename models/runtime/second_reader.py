@@ -15,6 +15,7 @@ from imaging.volume import FloatArray, UInt8Array
 from models.runtime.artifacts import Artifact
 from models.runtime.engines import Outputs
 from models.runtime.session import AUTO, Opened, open_as
+from models.runtime.sigmoid import sigmoid
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -126,9 +127,9 @@ def conclude(outputs: Outputs, artifact: Artifact) -> Readings:
     mask = sum(np.flip(m[:, 0], axes) for m, axes in zip(masks, VIEWS, strict=True))
     slope, intercept = artifact.settings["calibration"]
     return Readings(
-        probability=_sigmoid(slope * _mean(logit) + intercept),
+        probability=sigmoid(slope * _mean(logit) + intercept),
         diameter_mm=np.exp(np.clip(_mean(log_diameter), 0.0, 5.0)),
-        malignancy=_sigmoid(_mean(malignancy)),
+        malignancy=sigmoid(_mean(malignancy)),
         texture=texture.mean(0).argmax(1),
         mask=np.stack([nearest_piece(one > 0) for one in np.asarray(mask)]),
     )
@@ -143,7 +144,3 @@ def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> Se
 def _mean(views: npt.NDArray[np.float32]) -> FloatArray:
     """``(views, n, 1)`` to ``(n,)``."""
     return np.asarray(views.mean(0)[:, 0], np.float64)
-
-
-def _sigmoid(logit: npt.NDArray[np.float64]) -> FloatArray:
-    return np.asarray(1 / (1 + np.exp(-logit)))

@@ -27,6 +27,7 @@ from imaging.roi import cut_roi
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
+from models.runtime.sigmoid import sigmoid
 from models.training.augment import Noise
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Piece, load_box, load_cubes
@@ -158,7 +159,7 @@ def find_alarms(
         if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
             keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
         places.append(peaks.index_zyx[keep])
-        weights.append(0.08 + 1 / (1 + np.exp(-(peaks.logit[keep] + 2))))
+        weights.append(0.08 + sigmoid(peaks.logit[keep] + 2))
     return np.concatenate(places), np.concatenate(weights)
 
 

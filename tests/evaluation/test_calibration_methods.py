@@ -9,9 +9,9 @@ from evaluation.calibration import BoolArray, class_weights, reliability
 from evaluation.calibration_methods import (
     METHODS,
     cross_validated,
+    fit_isotonic,
     fit_platt,
     fit_temperature,
-    pooled,
 )
 from imaging.volume import FloatArray
 
@@ -45,9 +45,11 @@ def test_platt_finds_slope_and_even_prior() -> None:
 
 
 def test_falling_neighbours_are_pooled() -> None:
-    """1, 0 becomes 1/2, 1/2 by equal weight; what rises stays."""
-    assert pooled(np.array([0.0, 1, 0, 1]), np.ones(4)).tolist() == [0, 0.5, 0.5, 1]
-    assert pooled(np.array([1.0, 0]), np.array([3.0, 1])).tolist() == [0.75, 0.75]
+    """Alarm, nodule, alarm, nodule: the falling pair becomes one step, by weight; the ends stay."""
+    logit, nodule = np.arange(4.0), np.array([False, True, False, True])
+    assert fit_isotonic(logit, nodule)(logit) == pytest.approx([0.25, 0.5, 0.5, 0.75])
+    logit, nodule = np.arange(5.0), np.array([False, True, False, False, True])
+    assert fit_isotonic(logit, nodule)(logit)[1:4] == pytest.approx(3 / 7)
 
 
 @pytest.mark.parametrize("method", list(METHODS))

@@ -7,19 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.kinds import Kinds, as_json, auc, overlap, read_kinds
+from evaluation.kinds import Kinds, as_json, overlap, read_kinds
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading, Readings
 from tests.plain_readings import plain
-
-
-def test_auc_is_the_chance_to_rank_right() -> None:
-    """1 where all positives lie above, 0 where below, ties count half."""
-    truth = np.array([True, True, False, False])
-    assert auc(np.array([4.0, 3, 2, 1]), truth) == 1
-    assert auc(np.array([1.0, 2, 3, 4]), truth) == 0
-    assert auc(np.array([2.0, 1, 1, 0]), truth) == pytest.approx(0.875)
-    assert np.isnan(auc(np.array([1.0]), np.array([True])))
 
 
 def test_overlap_is_dice() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.distillation.scores import Scores, auc, figures, points_gained
+from models.distillation.scores import Scores, figures, points_gained
 
 PATIENTS = np.array([0, 0, 1, 2, 3, 3])
 
@@ -14,12 +14,6 @@ def reader(shift: float) -> Scores:
     """Three of six nodules rank above every alarm; ``shift`` lifts the others."""
     nodules = np.array([5.0, 5, 5, shift, shift, shift])
     return Scores(nodules, np.array([1.0, 2, 3, 4]), np.array([-1.0, -2]))
-
-
-def test_the_area_is_the_chance_to_rank_above() -> None:
-    """Ties count half."""
-    assert auc(np.array([1.0, 3.0]), np.array([0.0, 1.0])) == pytest.approx(3.5 / 4)
-    assert np.isnan(auc(np.zeros(0), np.array([1.0])))
 
 
 def test_sensitivity_follows_the_alarms_of_scans() -> None:

@@ -10,10 +10,10 @@ from models.distillation.teachers import (
     agreement,
     entropy,
     mean_target,
-    probability,
     weigh,
     weighted_target,
 )
+from models.runtime.sigmoid import sigmoid
 
 
 def test_the_weights_of_each_sample_add_up_to_one() -> None:
@@ -69,8 +69,8 @@ def test_entropy_is_in_bits() -> None:
 def test_the_targets_lie_between_what_the_teachers_say() -> None:
     """The mean counts all alike; at a higher temperature a target is softer."""
     logits = np.array([[4.0], [0.0]])
-    assert mean_target(logits, 1.0)[0] == pytest.approx((probability(np.array(4.0)) + 0.5) / 2)
+    assert mean_target(logits, 1.0)[0] == pytest.approx((sigmoid(np.array(4.0)) + 0.5) / 2)
     weights = np.array([[0.75], [0.25]])
     sharp, soft = (weighted_target(logits, weights, t)[0] for t in (1.0, 4.0))
     assert sharp > soft > 0.5
-    assert sharp == pytest.approx(0.75 * float(probability(np.array(4.0))) + 0.125)
+    assert sharp == pytest.approx(0.75 * float(sigmoid(np.array(4.0))) + 0.125)

@@ -1,0 +1,21 @@
+"""The area under the ROC curve."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray
+
+
+def auc(score: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
+    """The probability that a positive scores above a negative, ties half; NaN without either.
+
+    Mann and Whitney's U from two searches in the sorted negatives. It equals scikit-learn's
+    ``roc_auc_score``, whose checks of every argument take most of the time of a bootstrap.
+    """
+    high, low = score[positive], np.sort(score[~positive])
+    if not (high.size and low.size):
+        return float("nan")
+    below = np.searchsorted(low, high, "left") + np.searchsorted(low, high, "right")
+    return float(below.mean() / (2 * low.size))

@@ -1,0 +1,14 @@
+"""From a logit to a probability, for every array in Overread."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from imaging.volume import FloatArray
+
+
+def sigmoid(logit: npt.ArrayLike) -> FloatArray:
+    """1 / (1 + exp(-logit)), of any shape."""
+    with np.errstate(over="ignore"):  # exp overflows to infinity below -709, and 0 is right there
+        return np.asarray(1 / (1 + np.exp(-np.asarray(logit))))

@@ -1,0 +1,33 @@
+"""The area under the ROC curve."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from models.auc import auc
+
+
+def test_auc_is_the_chance_to_rank_right() -> None:
+    """1 where all positives lie above, 0 where below, ties count half."""
+    truth = np.array([True, True, False, False])
+    assert auc(np.array([4.0, 3, 2, 1]), truth) == 1
+    assert auc(np.array([1.0, 2, 3, 4]), truth) == 0
+    assert auc(np.array([2.0, 1, 1, 0]), truth) == pytest.approx(0.875)
+    assert auc(np.array([1.0, 3, 0, 1]), truth) == pytest.approx(3.5 / 4)
+
+
+def test_without_positives_or_negatives_there_is_no_area() -> None:
+    """Nothing ranks above nothing."""
+    assert np.isnan(auc(np.array([1.0]), np.array([True])))
+    assert np.isnan(auc(np.array([1.0]), np.array([False])))
+    assert np.isnan(auc(np.zeros(0), np.zeros(0, bool)))
+
+
+def test_auc_equals_that_of_scikit_learn() -> None:
+    """With many ties."""
+    rng = np.random.default_rng(0)
+    truth = rng.random(300) < 0.3
+    score = np.round(rng.normal(truth, 1.0), 1)
+    assert auc(score, truth) == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
