@@ -60,7 +60,9 @@ def test_without_the_extra_the_command_names_it(
     module: str, ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where what training needs is not installed, the line says how to install it."""
-    for name in [n for n in sys.modules if n.startswith(("models.compression", "models.training"))]:
+    for name in [
+        n for n in sys.modules if n.startswith("models.") and not n.startswith("models.runtime")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr("sys.meta_path", [Lacking(module), *sys.meta_path])
     monkeypatch.delitem(sys.modules, module, raising=False)
