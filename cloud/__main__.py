@@ -18,11 +18,11 @@ from rich.table import Table
 
 from cloud.describe import describe as ask
 from cloud.errors import CloudError
-from cloud.lifetime import serve as serve_until_signalled
 from cloud.server import CloudServer
+from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
-from cloud.stages import Reader
 from cloud.telemetry import Telemetry, configure_logging
+from cloud.workers import Reader
 from models.runtime.errors import ModelError
 from models.runtime.second_reader import open_second_reader
 from models.runtime.staged import open_staged

@@ -1,34 +1,60 @@
-"""The server around the service: address, message limits, health, reflection and drain."""
+"""The server around the service: address, message limits, health, reflection and drain.
+
+Who may connect: TLS, and mutual TLS where an authority for callers is given.
+
+How long the process serves: until one signal, which drains it, or two, which stop it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from cloud.admission import Limits
-from cloud.answers import Answers
-from cloud.batching import Batcher
-from cloud.company import Company
-from cloud.errors import AddressUnusable, ReadingEnded
-from cloud.pipeline import PartedReader, PipelineStage
-from cloud.queue import Rules
-from cloud.room import Room
+from cloud.cache import Answers
+from cloud.errors import AddressUnusable, BadSettings, ReadingEnded
+from cloud.limits import Limits
+from cloud.scheduling.admission import Room
+from cloud.scheduling.batcher import Batcher
+from cloud.scheduling.queue import Rules
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
-from cloud.stages import Reader, ReaderStage
-from cloud.stream import Desk
+from cloud.stream import Company, Desk
 from cloud.telemetry import Telemetry
-from cloud.tls import server_credentials
+from cloud.workers import PartedReader, PipelineStage, Reader, ReaderStage
 from protos import overread_pb2 as pb
 from protos import overread_pb2_grpc
 from protos.deadline import Clock
 from protos.messages import Description
+
+
+def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None:
+    """What the server shows and asks for; None for no TLS.
+
+    Raises:
+        BadSettings: a file cannot be read.
+    """
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    ca = None if settings.tls_client_ca is None else _pem(settings.tls_client_ca)
+    pair = (_pem(settings.tls_key), _pem(settings.tls_cert))
+    return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadSettings(f"{path} cannot be read: {error.strerror}") from error
+
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Overread"].full_name
 
@@ -203,3 +229,44 @@ class CloudServer:
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", SERVICE_NAME):
             await self._health.set(name, status)
+
+
+async def serve(server: CloudServer, *, ready: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT, then drains; a second signal stops at once.
+
+    ``ready`` is called with the bound address when the service can be used.
+
+    Raises:
+        ReadingEnded: the service cannot read any more, and has stopped; open studies are told.
+    """
+    signals = _Signals(asyncio.get_running_loop())
+    async with server:
+        ready(server.address)
+        await _first(signals.first.wait(), server.watched())
+        _log.info("draining", again="stops at once")
+        await _first(server.drain(), signals.second.wait(), server.watched())
+    _log.info("stopped")
+
+
+async def _first(*ends: Coroutine[None, None, object]) -> None:
+    """Returns with the first to end, or raises what it raises; the others are given up."""
+    tasks = [asyncio.create_task(end) for end in ends]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+    for task in done:
+        task.result()
+
+
+class _Signals:
+    """The first and the second SIGTERM or SIGINT, as events."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.first, self.second = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came)
+
+    def _came(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()

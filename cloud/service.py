@@ -1,6 +1,8 @@
 """The servicer: opens streams and closes them, and turns errors into status.
 
 What happens in between is `cloud.stream`'s.
+
+Which site a caller is of: by its certificate, else by what it says, else unknown.
 """
 
 from __future__ import annotations
@@ -9,13 +11,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import grpc
 import structlog
 
-from cloud.admission import check_header
-from cloud.room import Room
-from cloud.site import site_of
+from cloud.limits import check_header
+from cloud.scheduling.admission import Room
+from cloud.scheduling.queue import UNKNOWN_SITE
 from cloud.stream import Desk, StudyStream
 from protos import codec, overread_pb2_grpc
 from protos import metadata as accepted
@@ -30,7 +33,31 @@ from protos.errors import (
     to_status,
 )
 from protos.messages import Description, Header
-from protos.metadata import Load
+from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load
+
+_CERTIFICATE = "x509_pem_cert"
+
+
+_NAMES = ("x509_common_name", "x509_subject_alternative_name")
+
+
+def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """The name in the caller's certificate, common or alternative, and ``unknown`` if it has none.
+
+    Who shows no certificate is believed what its ``overread-site`` says. So with mutual TLS nobody
+    can spend another site's quota by giving its name.
+    """
+    shown = context.auth_context()
+    if _CERTIFICATE in shown or any(name in shown for name in _NAMES):
+        named: list[str | bytes] = [value for name in _NAMES for value in shown.get(name, ())]
+    else:
+        named = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
+    for name in named:
+        text = name.decode(errors="replace") if isinstance(name, bytes) else name
+        if text := text.strip()[:MAX_SITE_CHARACTERS]:
+            return text
+    return UNKNOWN_SITE
+
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 

@@ -1,4 +1,9 @@
-"""One study's stream while it is open: takes its ROIs in, has them read, merges the outcomes."""
+"""One study's stream while it is open: takes its ROIs in, has them read, merges the outcomes.
+
+What became of an ROI, as the contract says it: a reading as a verdict, an error as a refusal.
+
+How many ROIs the open streams have announced and not sent yet: whom a batch may wait for.
+"""
 
 from __future__ import annotations
 
@@ -8,29 +13,72 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from cloud.admission import Limits, check_roi
-from cloud.answers import Answers, Question
-from cloud.batching import Batcher
-from cloud.company import Company
-from cloud.merger import Merger
-from cloud.outcome import refusal_of, verdict_of
-from cloud.padding import padded, unpadded
-from cloud.queue import UNKNOWN_SITE, Answer
+from cloud.cache import Answers, Question
+from cloud.limits import Limits, check_roi, padded, unpadded
+from cloud.outcomes import Merger
+from cloud.scheduling.batcher import Batcher
+from cloud.scheduling.queue import UNKNOWN_SITE, Answer
 from cloud.telemetry import Telemetry
 from imaging.volume import UInt8Array
+from models.runtime.second_reader import Reading
 from protos import codec
 from protos import overread_pb2 as pb
-from protos.codec import verify
+from protos.codec import pack_mask, verify
 from protos.deadline import Deadline
 from protos.errors import (
     CallerFault,
     DeadlinePassed,
+    DeadlineUnmeetable,
     InvalidRequest,
     ModelFailed,
     OverreadError,
     TooLarge,
 )
 from protos.messages import Header, Refusal, Summary, Verdict
+
+
+def verdict_of(
+    roi_id: int, reading: Reading, model: str, queue_s: float = 0.0, compute_s: float = 0.0
+) -> Verdict:
+    """A reading as the verdict on the ROI of that number."""
+    return Verdict(
+        roi_id=roi_id,
+        probability=reading.probability,
+        diameter_mm=reading.diameter_mm,
+        model=model,
+        queue_s=queue_s,
+        compute_s=compute_s,
+        malignancy=reading.malignancy,
+        texture=reading.texture,
+        mask=pack_mask(reading.mask),
+    )
+
+
+def refusal_of(roi_id: int, error: OverreadError) -> Refusal:
+    """An error as the refusal of the ROI of that number, with the estimate if it has one."""
+    known_s = error.estimate_s if isinstance(error, DeadlineUnmeetable) else None
+    return Refusal(roi_id, error.kind, error.reason, known_s or 0.0)
+
+
+class Company:
+    """A count that all streams of a service share."""
+
+    def __init__(self) -> None:
+        self._coming = 0
+
+    @property
+    def coming(self) -> int:
+        """ROIs that may still come on streams that are open."""
+        return self._coming
+
+    def announce(self, rois: int) -> None:
+        """A stream says that it will send so many."""
+        self._coming += rois
+
+    def left(self, rois: int = 1) -> None:
+        """So many of those that were announced have come, or never will."""
+        self._coming -= rois
+
 
 LATE_S = 1.0
 """What is answered so long after the deadline is still given on; then the stream ends."""

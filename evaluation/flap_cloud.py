@@ -15,8 +15,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from cloud.lifetime import serve
-from cloud.server import CloudServer
+from cloud.server import CloudServer, serve
 from cloud.settings import load_settings
 from cloud.telemetry import Telemetry, configure_logging
 from edge.durable import write_atomically

@@ -1,6 +1,6 @@
 """The cloud of the simulation: one reader of learnt cost, its queue, and its batches.
 
-It reads as `cloud.batching` does: in batches as large as company pays, each after the one before;
+It reads as `cloud.scheduling.batcher` does: in batches as large as company pays, each after the one before;
 a region whose answer would come too late is never read.
 """
 
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloud.cost import CostModel
+from cloud.scheduling.cost import CostModel
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud.padding import padded
+from cloud.limits import padded
 from edge.compose import Judgement
 from edge.outcome import Job, Report
 from edge.pipeline import Line

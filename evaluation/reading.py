@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cloud.outcome import verdict_of
+from cloud.stream import verdict_of
 from edge.assemble import build_line
 from edge.budget import Budget
 from edge.decide import Plan

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cloud.padding import padded
+from cloud.limits import padded
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.sizes import POLICY, Size

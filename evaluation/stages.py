@@ -22,9 +22,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cloud.pipeline import PipelineStage
 from cloud.settings import CloudSettings
-from cloud.stages import ReaderStage
+from cloud.workers import PipelineStage, ReaderStage
 from evaluation.options import CloudModel, Json
 from evaluation.progress import each
 from evaluation.show import show

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cloud.queue import Claim, Ticket
+from cloud.scheduling.queue import Claim, Ticket
 from protos.deadline import Deadline
 from protos.messages import Priority
 

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cloud.batching import Batcher
-from cloud.cost import CostModel
-from cloud.queue import Rules
-from cloud.stages import Timed, Unwanted, always
+from cloud.scheduling.batcher import Batcher
+from cloud.scheduling.cost import CostModel
+from cloud.scheduling.queue import Rules
 from cloud.telemetry import Telemetry
+from cloud.workers import Timed, Unwanted, always
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from protos.messages import Priority
@@ -42,11 +42,11 @@ class HandStage:
         return self.now_s
 
     async def enter(self) -> None:
-        """See `cloud.stages.Stage.enter`."""
+        """See `cloud.workers.Stage.enter`."""
         await self.place.acquire()
 
     async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
-        """See `cloud.stages.Stage.run`."""
+        """See `cloud.workers.Stage.run`."""
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
         took_s = self.fixed_s + len(batch)

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.pipeline import PipelineStage
-from cloud.stages import ReaderStage
+from cloud.workers import PipelineStage, ReaderStage
 from evaluation.stages import Contestant, as_json, compare
 from evaluation.stages_page import section
 from models.runtime.second_reader import Readings

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 import structlog
 
-from cloud.batching import Batcher
+from cloud.scheduling.batcher import Batcher
 from cloud.telemetry import Telemetry
 from protos.deadline import Deadline
 from protos.errors import (

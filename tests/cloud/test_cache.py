@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cloud.answers import Answers, Question
+from cloud.cache import Answers, Question
 from protos.messages import Verdict
 
 VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)

@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from cloud.fairness import LEAD, Service, fair
+from cloud.scheduling.fairness import LEAD, Service, fair
 from tests.cloud.claims import claim
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.stages import ReaderStage, Timed, Unwanted
+from cloud.workers import ReaderStage, Timed, Unwanted
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from tests.plain_readings import plain

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from cloud.cost import CostModel
-from cloud.queue import Queue, Rules
-from cloud.schedule import Pace, Slot, admit, admitted, foresee, together
+from cloud.scheduling.cost import CostModel
+from cloud.scheduling.planner import Pace, Slot, admit, admitted, foresee, together
+from cloud.scheduling.queue import Queue, Rules
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority
 from tests.cloud.claims import claim, ticket

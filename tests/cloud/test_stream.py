@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloud.company import Company
+from cloud.stream import Company
 
 
 def test_what_was_announced_and_has_not_come() -> None:

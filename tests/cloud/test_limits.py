@@ -1,12 +1,16 @@
+"""What the service takes."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from cloud.padding import may_be_padded, padded, unpadded
+from cloud.limits import compatible, may_be_padded, padded, unpadded
 from imaging.roi import cut_roi
 
 FULL = (48, 48, 48)
+
+
 SMALL = [(32, 32, 32), (16, 48, 48), (17, 31, 48)]
 
 
@@ -58,3 +62,19 @@ def test_a_mask_is_cut_back_to_what_was_sent(shape: tuple[int, int, int]) -> Non
 def test_a_third_of_each_side_is_the_least(shape: tuple[int, ...], taken: bool) -> None:
     """Smaller, larger and flat ones cannot be read."""
     assert may_be_padded(shape, FULL) is taken
+
+
+@pytest.mark.parametrize(
+    ("expected", "served", "taken"),
+    [
+        ("", "1.0", True),
+        ("1.0", "1.0", True),
+        ("1.4.2", "1.0", True),
+        ("1", "1.0", True),
+        ("2.0", "1.0", False),
+        ("10.0", "1.0", False),
+    ],
+)
+def test_a_version_goes_with_its_own_major_one(expected: str, served: str, taken: bool) -> None:
+    """A caller that names no version takes any; another major version answers on another scale."""
+    assert compatible(expected, served) is taken

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.pipeline import PartedReader, PipelineStage
-from cloud.stages import Timed, Unwanted
+from cloud.workers import PartedReader, PipelineStage, Timed, Unwanted
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from cloud.batching import Batcher
-from cloud.cost import CostModel
+from cloud.scheduling.batcher import Batcher
+from cloud.scheduling.cost import CostModel
 from cloud.telemetry import Telemetry
 from protos.deadline import Deadline
 from tests.cloud.hand_stage import ROUTINE, HandStage, TwoParts, batcher, roi, run, settle

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple
 
-from cloud.cost import CostModel
-from cloud.fairness import LEAD
-from cloud.queue import STATS_A_ROUTINE, Claim, Queue
+from cloud.scheduling.cost import CostModel
+from cloud.scheduling.fairness import LEAD
+from cloud.scheduling.queue import STATS_A_ROUTINE, Claim, Queue
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from cloud.fairness import LEAD
-from cloud.queue import Queue, Rules
+from cloud.scheduling.fairness import LEAD
+from cloud.scheduling.queue import Queue, Rules
 from protos.messages import Priority
 from tests.cloud.claims import NOW_S, claim, ticket
 

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloud.fairness import Service, fair
+from cloud.scheduling.fairness import Service, fair
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
 from protos.deadline import Deadline

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloud.site import site_of
+from cloud.service import site_of
 from protos.metadata import MAX_SITE_CHARACTERS
 
 CN, ALT, PEM = "x509_common_name", "x509_subject_alternative_name", "x509_pem_cert"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloud.cost import CostModel
+from cloud.scheduling.cost import CostModel
 
 
 def test_nothing_is_known_before_the_first_batch() -> None:
