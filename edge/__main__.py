@@ -11,16 +11,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from edge.agent import run_agent
 from edge.assemble import open_line
+from edge.daemon.agent import run_agent
 from edge.errors import EdgeError
-from edge.outcome import Job, Report
-from edge.pipeline import Reading
-from edge.reading import read_and_report
-from edge.report import report_to_dict
+from edge.job import Job
+from edge.pipeline import Reading, read_and_report
+from edge.report.model import Report
+from edge.report.terminal import Progress, render_report
+from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
 from edge.telemetry import configure_logging
-from edge.terminal import Progress, render_report
 from models.runtime.errors import ModelError
 
 app = typer.Typer(

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edge.decide import Plan, Thresholds
-from edge.exchange import Escalated
-from edge.finding import Route
+from edge.escalation.rois import Escalated
+from edge.findings import Route
 from protos.messages import Verdict
 
 _RANGE = 2.0**64

@@ -5,12 +5,27 @@ It knows nothing of the link nor of what the stages do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from edge.outcome import LedgerEntry
 from protos.deadline import Deadline
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """One stage of the line: the time it was given when it began and that it took, seconds."""
+
+    stage: str
+    budget_s: float
+    took_s: float
 
 
 def unwatched(_stage: str) -> None:

@@ -2,6 +2,8 @@
 
 A pure function of what it is given, so that a day of decisions can be replayed offline. It
 knows nothing of the network, the clock or the pictures.
+
+What can be sent of one study: how many regions, and with what bytes they are back in time.
 """
 
 from __future__ import annotations
@@ -10,13 +12,59 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edge.choose import Option, Pick, choose, least
 from edge.errors import UnfitModel
-from edge.estimate import LinkEstimate
-from edge.finding import Decision, Route
-from edge.room import Room
-from edge.sizes import POLICY, Policy, Size
+from edge.findings import Decision, Route
+from edge.link.estimate import LinkEstimate
+from edge.selection import POLICY, Option, Pick, Policy, Size, choose, least
 from models.runtime.detection import Candidate
+
+
+@dataclass(frozen=True)
+class Room:
+    """The limits of one asking.
+
+    Attributes:
+        link: what to expect of it now.
+        budget_s: seconds that the second reading may take.
+        max_rois: regions of one study that the cloud takes at most.
+        confidence: with which the answers are to be back within the budget.
+    """
+
+    link: LinkEstimate
+    budget_s: float
+    max_rois: int
+    confidence: float
+
+    @property
+    def most(self) -> int:
+        """Regions at most; a probe is one."""
+        if not self.link.available or self.budget_s <= 0:
+            return 0
+        return 1 if self.link.probing else self.max_rois
+
+    def fits(self, rois: int, sent_bytes: int) -> bool:
+        """Whether so many regions with so many bytes together are answered within the budget."""
+        return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
+
+    def beside(self, rois: int, sent_bytes: int, offered: int, each_bytes: int) -> int:
+        """For how many of those ``offered``, of ``each_bytes``, there is room beside the others."""
+        for count in range(min(offered, self.most - rois), 0, -1):
+            if self.fits(rois + count, sent_bytes + count * each_bytes):
+                return count
+        return 0
+
+    def why_no_more(self, sent: int) -> str:
+        """Why not more than ``sent`` regions go, in words for the report."""
+        if not self.link.available:
+            return self.link.reason
+        if self.budget_s <= 0:
+            return "no time left to ask"
+        if self.link.probing:
+            return "one region finds out whether the cloud is back"
+        if sent >= self.max_rois:
+            return f"no more than {self.max_rois} regions of one study are sent"
+        return f"the link carries {sent} regions in the {self.budget_s:.1f} s that were left"
+
 
 AUDITED = 3
 """Places of an audited scan that are read again at most."""
@@ -202,3 +250,30 @@ def _number(given: Mapping[str, object], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UnfitModel(f"thresholds: {name} = {value!r} must be a number")
     return float(value)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What `edge.decide.decide` is given."""
+
+    candidates: tuple[Candidate, ...]
+    thresholds: Thresholds
+    link: LinkEstimate
+    budget_s: float
+    roi_bytes: int
+    max_rois: int
+    policy: Policy = POLICY
+    audited: bool = False
+
+    def plan(self) -> Plan:
+        """What is decided in it."""
+        return decide(
+            self.candidates,
+            self.thresholds,
+            self.link,
+            budget_s=self.budget_s,
+            roi_bytes=self.roi_bytes,
+            max_rois=self.max_rois,
+            policy=self.policy,
+            audited=self.audited,
+        )

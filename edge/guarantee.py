@@ -14,8 +14,8 @@ from typing import Self
 
 from edge.decide import Plan
 from edge.errors import UnfitModel
-from edge.exchange import Escalated
-from edge.sizes import Size
+from edge.escalation.rois import Escalated
+from edge.selection import Size
 
 SLICE_TOLERANCE_MM = 0.05
 """Slices count as no further apart than calibration's up to so much more."""

@@ -14,8 +14,8 @@ import numpy as np
 from edge.audit import confirms
 from edge.decide import Plan, Thresholds
 from edge.errors import UnfitModel
-from edge.exchange import Escalated
-from edge.finding import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
+from edge.escalation.rois import Escalated
+from edge.findings import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from imaging.roi import roi_start
 from imaging.volume import Geometry
 from protos.messages import Verdict

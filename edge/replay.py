@@ -7,48 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cache
 from typing import Any
 
 import structlog
 from pydantic import TypeAdapter
 
-from edge.decide import Plan, Thresholds, decide
-from edge.estimate import LinkEstimate
-from edge.sizes import POLICY, Policy
-from models.runtime.detection import Candidate
+from edge.decide import Plan, Situation
+from edge.selection import Policy
 
 EVENT = "decided"
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What `edge.decide.decide` is given."""
-
-    candidates: tuple[Candidate, ...]
-    thresholds: Thresholds
-    link: LinkEstimate
-    budget_s: float
-    roi_bytes: int
-    max_rois: int
-    policy: Policy = POLICY
-    audited: bool = False
-
-    def plan(self) -> Plan:
-        """What is decided in it."""
-        return decide(
-            self.candidates,
-            self.thresholds,
-            self.link,
-            budget_s=self.budget_s,
-            roi_bytes=self.roi_bytes,
-            max_rois=self.max_rois,
-            policy=self.policy,
-            audited=self.audited,
-        )
 
 
 def decided(situation: Situation, _study_key: str) -> Plan:

@@ -16,8 +16,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from edge.errors import BadSettings
-from edge.estimate import LinkEstimate
-from edge.outcome import Report
+from edge.link.estimate import LinkEstimate
+from edge.report.model import Report
 
 WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

@@ -17,12 +17,11 @@ from pathlib import Path
 from random import Random
 from typing import Self
 
-from edge.agent import run_agent
-from edge.debt import OwedStep
-from edge.outcome import Job
-from edge.pipeline import Reading
-from edge.reading import read_and_report
-from edge.spool import Step
+from edge.daemon.agent import run_agent
+from edge.job import Job
+from edge.pipeline import Reading, read_and_report
+from edge.store.pending import OwedStep
+from edge.store.studies import Step
 from edge.telemetry import configure_logging
 from evaluation.kill_agent import ChanceCloud, line_of, settings_in
 

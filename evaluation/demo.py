@@ -22,7 +22,7 @@ from rich.console import Console
 
 from edge.__main__ import ExitStatus
 from edge.errors import EdgeError
-from edge.spool import exclusive
+from edge.store.studies import exclusive
 from evaluation.demo_result import Result, render_result
 from evaluation.errors import EvaluationError, MissingData
 from evaluation.prepared import prepare, whole_chest

@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from edge.finding import Route
+from edge.findings import Route
 from imaging.volume import Nodule
 
 Json = Mapping[str, Any]

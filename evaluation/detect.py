@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from edge.outcome import Job, Report
-from edge.pipeline import Line
-from edge.reading import read_and_report
+from edge.job import Job
+from edge.pipeline import Line, read_and_report
+from edge.report.model import Report
 from evaluation.errors import MissingData
 from evaluation.findings import StudyResult
 from evaluation.scan import score_scan

@@ -20,16 +20,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edge.arrival import Arrival
-from edge.channel import open_channel
+from edge.assemble import open_channel
 from edge.decide import Thresholds, decide
-from edge.escalate import Asking, Escalator, Knock
-from edge.exchange import Exchange, cut_rois
-from edge.link import Link
+from edge.escalation.client import Asking, Escalator, Knock
+from edge.escalation.rois import Exchange, cut_rois
+from edge.link.estimate import Arrival
+from edge.link.health import Watch
+from edge.link.link import Link
 from edge.merge import MergeWeights, merge
 from edge.screen import EdgeReader
 from edge.settings import EdgeSettings, load_settings
-from edge.watch import Watch
 from evaluation.prepared import prepare, prepared_specs
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
@@ -56,7 +56,7 @@ class NotingLink(Link):
     last: Arrival | None = None
 
     def succeeded(self, arrivals: Sequence[Arrival], heard_s: float = 0.0) -> None:
-        """See `edge.link.Link.succeeded`."""
+        """See `edge.link.link.Link.succeeded`."""
         self.last = arrivals[-1] if arrivals else None
         super().succeeded(arrivals, heard_s)
 

@@ -11,18 +11,17 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from edge.agent import run_agent
+from edge.assemble import open_channel
 from edge.budget import Budget
-from edge.channel import open_channel
-from edge.escalate import Asking, Escalator, Knock
-from edge.exchange import Escalated, cut_one
-from edge.link import Link
+from edge.daemon.agent import run_agent
+from edge.escalation.client import Asking, Escalator, Knock
+from edge.escalation.rois import Escalated, cut_one
+from edge.job import Job
+from edge.link.health import Watch
+from edge.link.link import Link
 from edge.merge import merge
-from edge.outcome import Job
-from edge.pipeline import Reading, judge
-from edge.reading import read_and_report
+from edge.pipeline import Reading, judge, read_and_report
 from edge.telemetry import configure_logging
-from edge.watch import Watch
 from evaluation.flap_cloud import DIAMETER_MM, MODEL, probability_of
 from evaluation.kill_agent import SIDE, ChanceCloud, line_of, settings_in, the_box
 from evaluation.kill_check import Said, said_of

@@ -18,19 +18,18 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.agent import run_agent
 from edge.assemble import build_line
 from edge.budget import Budget
-from edge.debt import OwedStep
+from edge.daemon.agent import run_agent
 from edge.decide import Plan
-from edge.escalate import SecondReader
-from edge.estimate import LinkEstimate
-from edge.exchange import Escalated, mask_of
-from edge.outcome import Job
-from edge.pipeline import Line, Reading
-from edge.reading import read_and_report
+from edge.escalation.client import SecondReader
+from edge.escalation.rois import Escalated, mask_of
+from edge.job import Job
+from edge.link.estimate import LinkEstimate
+from edge.pipeline import Line, Reading, read_and_report
 from edge.settings import EdgeSettings
-from edge.spool import Step, StepHook
+from edge.store.pending import OwedStep
+from edge.store.studies import Step, StepHook
 from edge.telemetry import configure_logging
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed

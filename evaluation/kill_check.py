@@ -13,11 +13,11 @@ from random import Random
 from typing import Any
 
 from edge.budget import Budget
-from edge.finding import Route
+from edge.findings import Route
 from edge.merge import Merged, merge
-from edge.outcome import ChangeKind
 from edge.pipeline import judge
-from edge.spool import Step
+from edge.report.model import ChangeKind
+from edge.store.studies import Step
 from evaluation.kill_agent import ChanceCloud, line_of, the_box, verdicts_on
 from protos.deadline import Deadline
 

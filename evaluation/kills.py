@@ -21,8 +21,8 @@ from typing import Annotated
 
 import typer
 
-from edge.debt import OwedStep
-from edge.spool import Step
+from edge.store.pending import OwedStep
+from edge.store.studies import Step
 from evaluation.errors import ServiceFailed
 from evaluation.kill_agent import Crash, serve
 from evaluation.kill_check import Found, busy, check

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.outcome import Job, Report
-from edge.pipeline import Line
-from edge.reading import read_and_report
+from edge.job import Job
+from edge.pipeline import Line, read_and_report
+from edge.report.model import Report
 from evaluation.detect import ledger_s
 from evaluation.errors import MissingData
 from evaluation.findings import stage_times

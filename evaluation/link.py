@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from edge.finding import SecondReading
+from edge.findings import SecondReading
 from evaluation.errors import ServiceFailed
 from evaluation.proxied import Proxied, proxied
 from evaluation.trace import Trace

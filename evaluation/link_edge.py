@@ -23,14 +23,13 @@ from typing import Any, TextIO
 import structlog
 
 from edge.assemble import open_line
-from edge.compose import Judgement
-from edge.keep import Keep, keep_in
-from edge.outcome import Job, Report
-from edge.pipeline import Line
-from edge.reading import read_and_report
+from edge.job import Job
+from edge.pipeline import Line, read_and_report
+from edge.report.model import Judgement, Report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings, load_settings
-from edge.spool import Spool
+from edge.store.pending import Keep, keep_in
+from edge.store.studies import Spool
 from evaluation.detect import ledger_s, refusal
 from evaluation.prepared import Prepared, prepare, prepared_specs
 from evaluation.scan import score_scan

@@ -69,7 +69,7 @@ class Belief:
     round_trip_s: float = math.inf
 
     def asks_first(self) -> bool:
-        """Whether waiting for the cloud's word costs nothing: the agent's rule, `edge.sending`."""
+        """Whether waiting for the cloud's word costs nothing: the agent's rule, `edge.escalation.stream`."""
         return self.queue_s - (time.monotonic() - self.told_s) > self.round_trip_s
 
 

@@ -1,7 +1,7 @@
 """How a policy asks: as the agent does, within the deadline, or as Sedna does, until it is over.
 
-`ByDeadline` follows `edge.escalate` and `edge.escalation` in simulated time, with the agent's own
-`edge.link.Link` if it is given one; it never asks first, for nobody else keeps that cloud busy.
+`ByDeadline` follows `edge.escalation.client` and `edge.escalation.attempt` in simulated time, with the agent's own
+`edge.link.link.Link` if it is given one; it never asks first, for nobody else keeps that cloud busy.
 `Patient` is the client of Sedna's joint inference (github.com/kubeedge/sedna,
 `lib/sedna/service/client.py`): one request with everything, five attempts three seconds apart, no
 deadline. The time-out of 300 s that its code names is given to nobody there; here it holds.
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from edge.escalate import RECONNECT_PAUSE_S
-from edge.link import Link
+from edge.escalation.client import RECONNECT_PAUSE_S
+from edge.link.link import Link
 from evaluation.policy_link import SimulatedLink, Spoken
 
 SEDNA_ATTEMPTS, SEDNA_PAUSE_S, SEDNA_TIMEOUT_S = 5, 3.0, 300.0
@@ -106,7 +106,7 @@ class ByDeadline:
         return self._rng.uniform(0.0, most_s) if attempt else 0.0
 
     def _learn(self, spoken: Spoken, began_s: float, sizes: Sequence[int], *, counts: bool) -> None:
-        """As `edge.escalation` tells its link; who is cancelled at the deadline tells no queue."""
+        """As `edge.escalation.attempt` tells its link; who is cancelled at the deadline tells no queue."""
         if self._belief is None:
             return
         heard_s, waited_s = spoken.heard_s or None, self._clock.now_s - began_s

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from edge.atomic_files import write_atomically
 from edge.decide import Thresholds
-from edge.durable import write_atomically
 from edge.merge import MergeWeights
-from edge.sizes import Size
+from edge.selection import Size
 from evaluation.errors import MissingData
 
 

@@ -11,8 +11,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from edge.arrival import Arrival
-from edge.estimate import ANSWER_BYTES
+from edge.link.estimate import ANSWER_BYTES, Arrival
 from evaluation.lane import Flight, TokenBucket
 from evaluation.policy_cloud import Served, SimulatedCloud
 from evaluation.proxy import CHUNK_BYTES
@@ -28,7 +27,7 @@ class Spoken:
 
     Attributes:
         answered_s: when the answer to each region came, by its number; those that came.
-        arrivals: the same as `edge.link` takes them in.
+        arrivals: the same as `edge.link.link` takes them in.
         heard_s: to the first sign of the cloud, 0 for none.
         ended_s: when it was over.
         broke: the connection was lost.

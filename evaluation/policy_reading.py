@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from cloud.limits import padded
-from edge.compose import Judgement
-from edge.outcome import Job, Report
-from edge.pipeline import Line
-from edge.reading import read_and_report
-from edge.sizes import POLICY, Shape, Size
+from edge.job import Job
+from edge.pipeline import Line, read_and_report
+from edge.report.model import Judgement, Report
+from edge.selection import POLICY, Shape, Size
 from evaluation.cubes import Cube, read_cubes
 from evaluation.detect import ledger_s
 from evaluation.errors import MissingData

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from edge.audit import audited
-from edge.decide import Plan, Thresholds
-from edge.estimate import LinkEstimate
-from edge.finding import Decision, Route
-from edge.replay import Situation
+from edge.decide import Plan, Situation, Thresholds
+from edge.findings import Decision, Route
+from edge.link.estimate import LinkEstimate
+from edge.selection import POLICY, Size
 from edge.settings import EdgeSettings
-from edge.sizes import POLICY, Size
 from evaluation.policy_routes import Routes, Routing
 from evaluation.policy_studies import Study
 

@@ -6,16 +6,15 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 
-from edge.backoff import Backoff
+from edge.amend.amender import Backoff, Persistence
 from edge.decide import Plan
-from edge.estimate import LinkEstimate
-from edge.exchange import Escalated
-from edge.keep import still_owed
-from edge.link import Link
+from edge.escalation.rois import Escalated
+from edge.link.estimate import LinkEstimate
+from edge.link.health import ANSWER_S, LOST_EVERY_S
+from edge.link.link import Link
 from edge.merge import merge
-from edge.persistence import Persistence
-from edge.sizes import Size
-from edge.watch import ANSWER_S, LOST_EVERY_S
+from edge.selection import Size
+from edge.store.pending import still_owed
 from evaluation.policy_ask import Asks, ByDeadline, Clock, Patient, Regions
 from evaluation.policy_cases import Cases
 from evaluation.policy_rules import Policy
@@ -133,7 +132,7 @@ class _Bench:
             self._debts.remove(debt)
 
     def _look(self, belief: Link) -> None:
-        """Knocks, as `edge.watch` does, if it is time to."""
+        """Knocks, as `edge.link.health` does, if it is time to."""
         every_s = self._edge.watch_s if self._there else min(self._edge.watch_s, LOST_EVERY_S)
         soon = belief.doubted.is_set() or self.clock.now_s - self._looked_s >= every_s
         if not self._edge.watch_s or not soon:

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from edge.merge import MergeWeights
-from edge.sizes import Size
+from edge.selection import Size
 from evaluation.errors import EvaluationError
 from evaluation.policy_cases import Cases, Piece, Sighting
 from imaging.volume import FloatArray

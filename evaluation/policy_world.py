@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from cloud.settings import CloudSettings
 from edge.decide import Plan, Thresholds
+from edge.selection import Size
 from edge.settings import EdgeSettings
-from edge.sizes import Size
 from evaluation.policy_cases import Cases
 from evaluation.policy_cloud import SimulatedCloud
 from evaluation.policy_link import SimulatedLink

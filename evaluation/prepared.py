@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.durable import write_atomically
+from edge.atomic_files import write_atomically
 from evaluation.phantoms import split_truth
 from evaluation.truth import Lesion
 from imaging.dicom.writer import write_series

@@ -18,8 +18,8 @@ from cloud.stream import verdict_of
 from edge.assemble import build_line
 from edge.budget import Budget
 from edge.decide import Plan
-from edge.estimate import LinkEstimate
-from edge.exchange import Escalated, cut_rois
+from edge.escalation.rois import Escalated, cut_rois
+from edge.link.estimate import LinkEstimate
 from edge.pipeline import judge
 from edge.screen import Screening
 from edge.settings import EdgeSettings

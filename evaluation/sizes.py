@@ -18,7 +18,7 @@ import numpy.typing as npt
 from cloud.limits import padded
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
-from edge.sizes import POLICY, Size
+from edge.selection import POLICY, Size
 from evaluation.cubes import Cube
 from evaluation.reading import Reads, ReadsRegions
 from imaging.preprocess import Preprocessed

@@ -1,4 +1,4 @@
-"""``overread-eval sizes``: what smaller regions are worth; `edge.sizes` holds what it gives."""
+"""``overread-eval sizes``: what smaller regions are worth; `edge.selection` holds what it gives."""
 
 from __future__ import annotations
 

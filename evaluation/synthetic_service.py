@@ -18,7 +18,7 @@ import typer
 from cloud.server import CloudServer, serve
 from cloud.settings import load_settings
 from cloud.telemetry import Telemetry, configure_logging
-from edge.durable import write_atomically
+from edge.atomic_files import write_atomically
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 

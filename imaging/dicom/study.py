@@ -27,11 +27,11 @@ from pydicom.uid import (
 )
 
 from imaging import c_stderr
+from imaging.dicom import codecs
 from imaging.dicom.header import Instance, is_bare, load, read_head, read_instance
 from imaging.dicom.layout import Layout, require_hu, write_hu
 from imaging.dicom.series import Choice, Series, choose, group
 from imaging.dicom.stack import Slice, Stack
-from imaging.dicom import codecs
 from imaging.errors import NoLung, UnreadableFile
 from imaging.lungs import find_lungs
 from imaging.volume import HuArray, Study, StudyHeader, Volume, to_patient_axes

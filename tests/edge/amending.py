@@ -9,16 +9,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edge.amend import Amender
-from edge.carry import Places, carry
-from edge.escalate import SecondReader
-from edge.ingest import report_names
-from edge.keep import keep_in
-from edge.outcome import Job
-from edge.persistence import Persistence
-from edge.pipeline import Reading
-from edge.reading import read_and_report
-from edge.spool import Record, Spool, Step
+from edge.amend.amender import Amender, Persistence
+from edge.daemon.inbox import report_names
+from edge.daemon.study import Places, carry
+from edge.escalation.client import SecondReader
+from edge.job import Job
+from edge.pipeline import Reading, read_and_report
+from edge.store.pending import keep_in
+from edge.store.studies import Record, Spool, Step
 from evaluation.kill_agent import settings_in
 from tests.edge.cases import SHAPE, HandClock
 from tests.edge.killable import put

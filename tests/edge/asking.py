@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import grpc
 
+from edge.assemble import OPTIONS
 from edge.budget import Budget
-from edge.channel import OPTIONS
-from edge.escalate import Asking, Escalator
-from edge.exchange import Escalated
-from edge.link import Link
+from edge.escalation.client import Asking, Escalator
+from edge.escalation.rois import Escalated
+from edge.link.link import Link
 from protos.deadline import Deadline
 from protos.messages import Priority
 from tests.edge.cases import SHAPE, box, plan_of

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from edge.decide import Plan, Thresholds, decide
-from edge.estimate import LinkEstimate
 from edge.guarantee import Terms
+from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
-from edge.sizes import POLICY, Policy
+from edge.selection import POLICY, Policy
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.detection import Candidate

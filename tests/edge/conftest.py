@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.spool import Spool
+from edge.store.studies import Spool
 from tests.edge.amending import Site
 from tests.edge.owing import SilentCloud
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from edge.debt import OwedStep
-from edge.spool import Step, StepHook
+from edge.store.pending import OwedStep
+from edge.store.studies import Step, StepHook
 
 
 def full_error() -> sqlite3.OperationalError:

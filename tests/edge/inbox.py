@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edge.ingest import Inbox
+from edge.daemon.inbox import Inbox
 from tests.edge.cases import HandClock
 
 QUIET_S = 5.0

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from edge.agent import run_agent
-from edge.carry import Read
-from edge.outcome import Job, Rejection, Report, Status
+from edge.daemon.agent import run_agent
+from edge.daemon.study import Read
+from edge.job import Job
 from edge.pipeline import Reading
-from edge.report import write_report
+from edge.report.model import Rejection, Report, Status
+from edge.report.write import write_report
 from evaluation.kill_agent import Crash, killing, settings_in
 from tests.edge.owing import ForgetfulCloud, owing_line
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from edge.assemble import build_line
-from edge.escalate import SecondReader
-from edge.estimate import LinkEstimate
-from edge.exchange import Escalated
-from edge.outcome import Job
-from edge.pipeline import Line, Reading
-from edge.reading import read_and_report
+from edge.escalation.client import SecondReader
+from edge.escalation.rois import Escalated
+from edge.job import Job
+from edge.link.estimate import LinkEstimate
+from edge.pipeline import Line, Reading, read_and_report
 from edge.settings import load_settings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume

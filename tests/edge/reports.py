@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.finding import DecidedBy, Decision, Finding, Route, SecondReading
-from edge.outcome import LedgerEntry, Report
-from edge.page import render_page
-from edge.report import (
-    ReportPaths,
-    draw_pictures,
-    write_report,
-)
+from edge.budget import LedgerEntry
+from edge.findings import DecidedBy, Decision, Finding, Route, SecondReading
+from edge.report.model import Report
+from edge.report.pictures import draw_pictures
+from edge.report.write import ReportPaths, render_page, write_report
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, StudyHeader
 from models.runtime.detection import Candidate

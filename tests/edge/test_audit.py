@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_line
+from edge.assemble import build_line, open_channel
 from edge.audit import Audit, AuditOutcome, audit_of, audited
-from edge.channel import open_channel
 from edge.decide import AUDITED, Plan, decide
-from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
-from edge.estimate import OFF, LinkEstimate, Pace
-from edge.exchange import Escalated
-from edge.finding import DecidedBy, Route, SecondReading
-from edge.keep import still_owed
-from edge.link import Link
+from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
+from edge.escalation.rois import Escalated
+from edge.findings import DecidedBy, Route, SecondReading
+from edge.job import Job, new_study_key
+from edge.link.estimate import OFF, LinkEstimate, Pace
+from edge.link.link import Link
 from edge.merge import merge
-from edge.outcome import Job, Report, Status, new_study_key
-from edge.reading import read_and_report
+from edge.pipeline import read_and_report
+from edge.report.model import Report, Status
 from edge.settings import load_settings
+from edge.store.pending import still_owed
 from edge.telemetry import Meters
 from imaging.volume import Geometry
 from protos.errors import DeadlineUnmeetable

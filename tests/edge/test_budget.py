@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.budget import Budget
-from edge.outcome import LedgerEntry
+from edge.budget import Budget, LedgerEntry
 from protos.deadline import Deadline
 from tests.edge.cases import HandClock
 

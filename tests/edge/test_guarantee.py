@@ -10,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_line
-from edge.channel import open_channel
+from edge.assemble import build_line, open_channel
 from edge.decide import Plan
 from edge.errors import UnfitModel
-from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
-from edge.estimate import OFF
-from edge.exchange import Escalated
+from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
+from edge.escalation.rois import Escalated
 from edge.guarantee import (
     NOT_CALIBRATED,
     Guaranteed,
@@ -26,13 +24,14 @@ from edge.guarantee import (
     promised,
     with_regions,
 )
-from edge.link import Link
-from edge.outcome import Job, Report
-from edge.pipeline import Line
-from edge.reading import read_and_report
+from edge.job import Job
+from edge.link.estimate import OFF
+from edge.link.link import Link
+from edge.pipeline import Line, read_and_report
+from edge.report.model import Report
+from edge.selection import Size
 from edge.settings import load_settings
-from edge.sizes import Size
-from edge.spool import Spool
+from edge.store.studies import Spool
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Volume

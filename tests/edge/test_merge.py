@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from edge.errors import UnfitModel
-from edge.estimate import OFF
-from edge.exchange import Escalated
-from edge.finding import BoolArray, DecidedBy, Route, SecondReading
+from edge.escalation.rois import Escalated
+from edge.findings import BoolArray, DecidedBy, Route, SecondReading
+from edge.link.estimate import OFF
 from edge.merge import Merged, MergeWeights, merge
 from imaging.volume import Geometry
 from protos.messages import Refusal, Verdict

@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.assemble import build_line
+from edge.assemble import build_line, open_channel
 from edge.budget import Budget
-from edge.channel import open_channel
-from edge.compose import Judgement
-from edge.escalate import Asking, Escalator, NoSecondReader, SecondReader
-from edge.finding import DecidedBy, Finding, SecondReading
-from edge.keep import still_owed
-from edge.link import Link
-from edge.outcome import Job, Report, Status
-from edge.pipeline import Line, judge
-from edge.reading import read_and_report
-from edge.report import Pictures, report_to_dict
+from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
+from edge.findings import DecidedBy, Finding, SecondReading
+from edge.job import Job
+from edge.link.link import Link
+from edge.pipeline import Line, judge, read_and_report
+from edge.report.model import Judgement, Report, Status
+from edge.report.pictures import Pictures
+from edge.report.write import report_to_dict
 from edge.settings import load_settings
+from edge.store.pending import still_owed
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume

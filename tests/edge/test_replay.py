@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from edge.estimate import OFF, LinkEstimate, Pace
-from edge.link import Link
-from edge.replay import EVENT, Situation, decided, decided_on_record, outcome, replay
-from edge.sizes import Policy, Size
+from edge.decide import Situation
+from edge.link.estimate import OFF, LinkEstimate, Pace
+from edge.link.link import Link
+from edge.replay import EVENT, decided, decided_on_record, outcome, replay
+from edge.selection import Policy, Size
 from tests.edge.cases import THRESHOLDS, HandClock, candidate
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, 0.0, 0.02))

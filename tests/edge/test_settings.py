@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from edge.daemon.loop import PAUSE_POLLS
 from edge.errors import BadSettings
 from edge.settings import LONGEST_S, load_settings
-from edge.turns import PAUSE_POLLS
 
 
 @pytest.fixture

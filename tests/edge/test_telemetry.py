@@ -11,9 +11,10 @@ from typing import Any, Literal
 import pytest
 import structlog
 
-from edge.estimate import LinkEstimate
-from edge.finding import SecondReading
-from edge.outcome import LedgerEntry, Rejection, Report, Status
+from edge.budget import LedgerEntry
+from edge.findings import SecondReading
+from edge.link.estimate import LinkEstimate
+from edge.report.model import Rejection, Report, Status
 from edge.telemetry import Meters, Standing, configure_logging
 from imaging.volume import StudyHeader
 from tests.edge.cases import plan_of

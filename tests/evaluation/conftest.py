@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from edge.assemble import build_line
-from edge.escalate import NoSecondReader
+from edge.escalation.client import NoSecondReader
 from edge.pipeline import Line
 from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed

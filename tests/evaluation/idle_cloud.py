@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from edge.durable import write_atomically
+from edge.atomic_files import write_atomically
 
 
 def run(arguments: list[str]) -> None:

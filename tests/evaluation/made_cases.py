@@ -6,7 +6,7 @@ import random
 
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
-from edge.sizes import Size
+from edge.selection import Size
 from evaluation.policy_cases import Cases, Piece, Sighting
 
 THRESHOLDS = Thresholds(dismiss=0.15, report=0.85, alone=0.3, final=0.5)

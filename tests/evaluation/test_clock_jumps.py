@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from edge import spool
+from edge.store import studies
 from evaluation.clock_agent import LONGEST_S, SHORTEST_S, WallClock, counts, told_by
 from evaluation.clock_jumps import run
 from evaluation.kill_check import check
@@ -33,14 +33,14 @@ def test_the_clock_is_set_both_ways_by_hours_and_by_more_than_a_debt_is_kept() -
 
 def test_the_edge_is_told_by_it_and_the_monotonic_clock_is_left() -> None:
     """Dates and seconds since 1970 in the edge are the clock's; afterwards they are right again."""
-    clock, before = WallClock(Random(1), REAL_S), spool.datetime
+    clock, before = WallClock(Random(1), REAL_S), studies.datetime
     with told_by(clock):
         clock.jump()
-        days = [abs((spool.datetime.now(UTC) - datetime.now(UTC)).days) for _ in range(20)]
+        days = [abs((studies.datetime.now(UTC) - datetime.now(UTC)).days) for _ in range(20)]
         assert min(days) > 30
         assert abs(time.time() - REAL_S) >= SHORTEST_S
         assert abs(time.monotonic() - time.clock_gettime(time.CLOCK_MONOTONIC)) < 60
-    assert spool.datetime is before
+    assert studies.datetime is before
     assert abs(time.time() - datetime.now(UTC).timestamp()) < 60
 
 

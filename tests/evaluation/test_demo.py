@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from edge.spool import AlreadyRunning
+from edge.store.studies import AlreadyRunning
 from evaluation import demo, prepared
 from evaluation.demo import Programs, main, run_demo
 from evaluation.errors import ServiceFailed

@@ -5,8 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from edge.channel import OPTIONS
-from edge.escalate import Asking, Escalator
+from edge.assemble import OPTIONS
+from edge.escalation.client import Asking, Escalator
 from edge.settings import load_settings
 from evaluation.detection import ask_all, row
 from evaluation.detection_command import _table

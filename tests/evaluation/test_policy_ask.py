@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from edge.link import Link
+from edge.link.link import Link
 from evaluation.policy_ask import ByDeadline, Clock, Patient
 from evaluation.policy_cloud import SimulatedCloud
 from evaluation.policy_link import SimulatedLink

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edge.pipeline import Line
-from edge.sizes import Size
+from edge.selection import Size
 from evaluation.errors import MissingData
 from evaluation.policy_reading import Readers, Sources, read_cases, timed
 from imaging.preprocess import Preprocessed

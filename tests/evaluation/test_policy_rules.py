@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edge.estimate import LinkEstimate, Pace
-from edge.finding import Route
+from edge.findings import Route
+from edge.link.estimate import LinkEstimate, Pace
+from edge.selection import Size
 from edge.settings import EdgeSettings
-from edge.sizes import Size
 from evaluation.policy_routes import band
 from evaluation.policy_rules import ours, plan_of, routed
 from tests.evaluation.made_cases import THRESHOLDS

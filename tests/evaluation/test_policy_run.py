@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cloud.settings import CloudSettings
+from edge.selection import Size
 from edge.settings import EdgeSettings
-from edge.sizes import Size
 from evaluation.policy_routes import band, cloud_only, edge_only
 from evaluation.policy_rules import ours, plan_of, routed
 from evaluation.policy_run import findings, run

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge.sizes import Size
+from edge.selection import Size
 from evaluation.errors import EvaluationError
 from evaluation.policy_studies import studies_of
 from tests.evaluation.made_cases import made_cases

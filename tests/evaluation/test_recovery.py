@@ -14,13 +14,12 @@ from random import Random
 
 import pytest
 
-from edge.agent import run_agent
-from edge.backoff import Backoff
-from edge.debt import OwedStep
-from edge.outcome import Job
-from edge.pipeline import Reading
-from edge.reading import read_and_report
-from edge.spool import Step, StepHook
+from edge.amend.amender import Backoff
+from edge.daemon.agent import run_agent
+from edge.job import Job
+from edge.pipeline import Reading, read_and_report
+from edge.store.pending import OwedStep
+from edge.store.studies import Step, StepHook
 from evaluation.kill_agent import ChanceCloud, line_of, put_study, settings_in
 from evaluation.kill_check import Found, busy, check
 from tests.edge.cases import HandClock
@@ -119,7 +118,12 @@ def test_a_wall_clock_that_jumps_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Versions go by number: no order, wait or age is taken from the time that stands in them."""
-    for module in ("edge.spool", "edge.amend", "edge.carry", "edge.assemble"):
+    for module in (
+        "edge.store.studies",
+        "edge.amend.amender",
+        "edge.daemon.study",
+        "edge.assemble",
+    ):
         monkeypatch.setattr(f"{module}.datetime", Jumping)
     jump_s = [0.0]
 

@@ -9,7 +9,7 @@ import pytest
 
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
-from edge.sizes import Size
+from edge.selection import Size
 from evaluation.cubes import Cube
 from evaluation.sizes import Asked, as_json, read_sizes
 from evaluation.sizes_command import _table

@@ -1,0 +1,135 @@
+"""The daemon: takes studies from the inbox, one after the other, until it is told to stop.
+
+Here its parts are opened and put together; what it does with them are its `edge.daemon.loop`.
+
+Ends the daemon in two signals: the first finishes the study at hand, the second ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
+from types import FrameType
+
+import structlog
+
+from edge.amend.amender import Amender, Asked, Persistence
+from edge.assemble import open_line
+from edge.daemon.inbox import Inbox
+from edge.daemon.loop import Begun, Turns
+from edge.daemon.study import Places, Read, carry
+from edge.escalation.client import Escalator, NoSecondReader
+from edge.job import Job
+from edge.pipeline import Reading, read_and_report
+from edge.settings import EdgeSettings
+from edge.store.pending import Keep, keep_in
+from edge.store.studies import Spool, StepHook, exclusive
+from edge.telemetry import Meters
+
+
+@contextmanager
+def draining(stop: threading.Event) -> Iterator[None]:
+    """The first SIGTERM or SIGINT sets ``stop``; the second ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals belong to the main thread
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def drain(_number: int, _frame: FrameType | None) -> None:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        # not here: the main thread may hold the event's lock, and this is the main thread
+        threading.Thread(target=stop.set, daemon=True).start()
+
+    before = {number: signal.signal(number, drain) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+LOCK = ".overread.lock"
+
+log = structlog.get_logger()
+
+
+def run_agent(
+    settings: EdgeSettings,
+    *,
+    line: Read | None = None,
+    second: Asked | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    stop: threading.Event | None = None,
+    on_step: StepHook | None = None,
+) -> None:
+    """Work until ``stop`` is set or SIGTERM or SIGINT arrives; the study at hand is finished.
+
+    Args:
+        settings: of this process.
+        line: reads one study; the line of the settings if None.
+        second: is asked again for what is owed; that of the line if None.
+        clock: monotonic seconds, and that of the line.
+        stop: ends the work when it is set.
+        on_step: is told of every durable step.
+
+    Raises:
+        AlreadyRunning: another agent works on the inbox or the state folder.
+        EdgeError: the line, the database or the metrics cannot be opened.
+        ModelError: the model cannot be opened.
+        OSError: a folder cannot be made or written.
+    """
+    places = Places.of(settings)
+    places.make()
+    stop = stop or threading.Event()
+    with ExitStack() as held:
+        for folder in (places.inbox, places.state):
+            held.enter_context(exclusive(folder / LOCK))
+        spool = held.enter_context(Spool(places.state / "spool.sqlite3", on_step))
+        meters = Meters()
+        held.enter_context(meters.served(settings.metrics_port))
+        if line is None:
+            opened = held.enter_context(open_line(settings, clock=clock))
+            line, second = partial(read_and_report, opened), second or opened.second_reader
+        second = second or NoSecondReader()
+        meters.watch(second.glance if isinstance(second, Escalator) else second.estimate)
+        held.enter_context(draining(stop))
+        inbox, begun = Inbox(places.inbox, settings.quiet_s, clock), Begun(clock())
+        persistence = Persistence.of(settings)
+        amender = Amender(
+            spool, places.outbox, second, persistence, tell=meters.amended, clock=clock
+        )
+        side = settings.roi_side
+        read = _told(line, keep_in(spool.owed, (side, side, side)), begun, amender)
+        bring = partial(
+            carry,
+            places=places,
+            spool=spool,
+            read=read,
+            deadline_s=settings.deadline_s,
+            tell=meters.count,
+            waited_s=lambda key: max(0.0, clock() - begun.since_s(key)),
+        )
+        Turns(places, spool, inbox, begun, bring, amender, meters, settings, stop).work()
+    log.info("stopped", unfinished="nothing is lost; what is left is taken up at the next start")
+
+
+def _told(line: Read, keep: Keep, begun: Begun, amender: Amender) -> Read:
+    """The line, told since when a study's budget runs, and with what its reports owe kept.
+
+    The amender is told when the cloud has answered.
+    """
+
+    def read(job: Job) -> Reading:
+        since_s = begun.since_s(job.study_key)
+        reading = line(replace(job, keep=keep, since_s=since_s))
+        if "cloud" in reading.report.models:
+            amender.heard()
+        return reading
+
+    return read

@@ -1,0 +1,115 @@
+"""A report on a terminal: the findings and the ledger as tables, and what is going on meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Timer
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.status import Status
+from rich.table import Table
+
+from edge.findings import SMALL_MM, Finding
+from edge.report.model import NOT_A_DEVICE, Report
+from edge.report.write import ReportPaths
+
+PATIENCE_S = 2.0
+
+
+def render_report(report: Report, paths: ReportPaths) -> RenderableType:
+    """Everything a person at the terminal wants to know of one study."""
+    if report.rejection is not None:
+        why = report.rejection
+        return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
+    return Group(
+        findings_table(report),
+        *(f"[bold]{n}[/]  {escape(f.reason)}" for n, f in report.numbered),
+        "",
+        ledger_table(report),
+        f"[bold]second reading[/]  {report.second_reading.value}: "
+        f"{escape(report.second_reading_reason)}",
+        *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
+        *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
+        f"[bold]guarantee[/]  {escape(report.guarantee)}",
+        *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),
+        f"[bold]report[/]  {escape(str(paths.html))}",
+        f"[dim]{NOT_A_DEVICE}[/]",
+    )
+
+
+def findings_table(report: Report) -> Table:
+    """One line a finding: place, size, what either reader said and who decided."""
+    small = sum(finding.small for finding in report.findings)
+    table = Table(
+        title=counted(len(report.findings) - small, small, len(report.decisions)),
+        caption=f"{len(report.dismissed)} dismissed on the edge, the best of them scored "
+        f"{report.highest_dismissed_score:.3f}",
+    )
+    for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("decided by")
+    for number, finding in report.numbered:
+        table.add_row(str(number), *_cells(finding), style="dim" if finding.small else None)
+    return table
+
+
+def counted(findings: int, small: int, candidates: int) -> str:
+    """How much was found, in words."""
+    words = _so_many(findings, "finding")
+    words += f" and {_so_many(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
+    return f"{words} of {_so_many(candidates, 'candidate')}"
+
+
+def _so_many(count: int, of: str) -> str:
+    return f"{count} {of}" if count == 1 else f"{count} {of}s"
+
+
+def ledger_table(report: Report) -> Table:
+    """The time of every stage, beside the budget that it found."""
+    table = Table(title=f"{report.took_s:.2f} s of {report.deadline_s:.2f} s")
+    table.add_column("stage")
+    table.add_column("budget s", justify="right")
+    table.add_column("took s", justify="right")
+    for entry in report.ledger:
+        table.add_row(entry.stage, f"{entry.budget_s:.3f}", f"{entry.took_s:.3f}")
+    return table
+
+
+class Progress:
+    """Names the stage at work on a terminal, once the reader has waited for `PATIENCE_S`."""
+
+    def __init__(self, console: Console) -> None:
+        self._status = Status("starting", console=console)
+        self._terminal = console.is_terminal
+
+    def watch(self, stage: str) -> None:
+        """Takes note that ``stage`` has begun."""
+        self._status.update(stage)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Shows the progress while it lasts; nothing where there is no terminal."""
+        timer = Timer(PATIENCE_S, self._status.start)
+        if self._terminal:
+            timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._status.stop()
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    x, y, z = finding.centre_mm
+    verdict = finding.verdict
+    return (
+        f"{x:.1f}, {y:.1f}, {z:.1f}",
+        f"{finding.diameter_mm:.1f}",
+        f"{finding.probability:.2f}",
+        f"{finding.edge_score:.2f}",
+        f"{verdict.probability:.2f}" if verdict else "-",
+        finding.decided_by.value,
+    )

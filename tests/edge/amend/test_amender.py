@@ -1,0 +1,405 @@
+"""Amended reports: what is written, what is given up, and that neither full disk nor kill harms.
+
+When what is owed is asked for again, and for how long.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from edge.amend.amender import DAY_S, MB, Amender, Persistence
+from edge.assemble import open_channel
+from edge.escalation.client import Asking, Escalator
+from edge.escalation.rois import Escalated
+from edge.link.link import Link
+from edge.settings import load_settings
+from edge.store.pending import OwedStep
+from edge.store.studies import Spool
+from protos.deadline import Deadline
+from protos.errors import (
+    DeadlineUnmeetable,
+    Overloaded,
+    OverreadError,
+    TooLarge,
+    VersionMismatch,
+)
+from protos.messages import Roi
+from tests.edge.amending import BY_EDGE, UNHURRIED, Site, findings
+from tests.edge.cases import SHAPE
+from tests.edge.fake_cloud import FakeCloud
+from tests.edge.owing import SilentCloud
+
+
+def test_what_is_owed_is_asked_again_and_amends_the_report(site: Site) -> None:
+    """Version 2 is final, has both verdicts, and leaves version 1 as it was beside it."""
+    site.study("a")
+    first = site.report("a")
+    assert (first["version"], first["status"], findings(first)) == (1, "provisional", BY_EDGE)
+    site.cloud.answers = [2]
+    site.turns()
+    second = site.report("a")
+    assert (second["version"], second["status"]) == (2, "final")
+    assert second["second_reading"] == "complete"
+    assert findings(second) == {2: 0.9957, 3: 0.977, 1: 0.95}
+    assert site.report("a", ".v1") == first
+    kept = ("study_key", "source", "study", "series_uid", "ledger", "candidates", "other_series")
+    assert [second[key] for key in kept] == [first[key] for key in kept]
+    assert second["models"] == {**first["models"], "cloud": "fake 1"}
+
+
+def test_changes_are_named_in_words_and_as_data(site: Site) -> None:
+    """Each new verdict is one change: which finding, from what to what, by whose word."""
+    site.study("a")
+    site.cloud.answers = [2]
+    site.turns()
+    moved, added = site.report("a")["changes"]
+    assert (moved["kind"], moved["number"]) == ("probability changed", 2)
+    assert (moved["probability_before"], moved["probability_after"]) == (0.7, 0.9957)
+    assert moved["verdict"] == {"probability": 0.99, "model": "fake 1"}
+    assert (added["kind"], added["number"]) == ("finding added", 3)
+    assert added["words"] == (
+        "finding 3 is new, at (2.0, 2.0, 3.0) mm: "
+        "probability from 0.30 to 0.98 by the verdict 0.99 of fake 1"
+    )
+    page = (site.places.outbox / "a" / "report.html").read_text()
+    assert "Amended report, version 2" in page
+    assert added["words"] in page
+    assert page.index("Changes since version 1") < page.index('id="findings"')
+    assert "Amended" not in (site.places.outbox / "a" / "report.v1.html").read_text()
+
+
+def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
+    """What the second reader denies is removed by name; the candidate is told to be none."""
+    site.study("a")
+    site.cloud.answers, site.cloud.probability = [2], 0.01
+    site.turns()
+    report = site.report("a")
+    assert findings(report) == {1: 0.95}
+    kinds = [(change["kind"], change["number"]) for change in report["changes"]]
+    assert kinds == [("finding removed", 2), ("read again, no finding", None)]
+
+
+def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
+    """Version 2 owes the rest, version 3 is final and lists the changes of both."""
+    site.study("a")
+    site.cloud.answers = [1, 1]
+    site.turns()
+    two, three = site.report("a", ".v2"), site.report("a")
+    assert (two["status"], three["status"]) == ("provisional", "final")
+    assert two["second_reading"] == "partial"
+    assert [change["version"] for change in two["changes"]] == [2]
+    assert [change["version"] for change in three["changes"]] == [2, 3]
+    key = three["study_key"]
+    assert site.cloud.asked == [(key, (1, 2)), (key, (2,))]
+    assert site.report("a", ".v1")["version"] == 1
+
+
+def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
+    """After the days allowed the report says so, is final, and nothing is kept."""
+    record = site.study("a")
+    site.clock.sleep(30 * DAY_S - 100)
+    site.turns()
+    assert site.report("a")["version"] == 1
+    site.clock.sleep(200)
+    site.turns()
+    report = site.report("a")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert report["second_reading"] == "missing"
+    (change,) = report["changes"]
+    assert change["kind"] == "given up"
+    assert change["words"] == (
+        "2 candidates were not read again: no answer within 30 days, and nobody is asked any more"
+    )
+    assert findings(report) == BY_EDGE
+    with pytest.raises(KeyError):
+        site.spool.owed.get(record.id)
+
+
+def test_what_has_room_once_compressed_is_not_given_up(site: Site) -> None:
+    """Regions stored in haste give way before a debt does, several in one turn."""
+    site.cloud.available = False
+    keys = [site.study(name).id for name in "abcd"]
+    site.amender = site.start(most_bytes=site.spool.owed.used_bytes() - 100_000)
+    assert site.amender.overfull
+    site.amender.turn()
+    assert not site.amender.overfull
+    assert all(site.spool.owed.get(key).step is OwedStep.OWED for key in keys)
+
+
+def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: Site) -> None:
+    """Its last version is final and says so; what was freed is enough for the others."""
+    site.cloud.available = False
+    old = site.study("old")
+    site.spool.owed.pass_time(60.0)
+    site.spool.owed.asked(site.spool.owed.get(old.id))  # the order is that of age alone
+    young = site.study("young")
+    with sqlite3.connect(site.places.state / "s.db") as database:
+        database.execute("UPDATE owed_regions SET squeezed = 1")  # compressing makes no more room
+    database.close()
+    room = site.spool.owed.used_bytes() - 1
+    site.amender = site.start(most_bytes=room)
+    assert site.amender.overfull
+    site.turns()
+    assert not site.amender.overfull
+    report = site.report("old")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert report["changes"][0]["words"] == (
+        "2 candidates were not read again: "
+        f"more than {room / MB:g} MB were owed, and nobody is asked any more"
+    )
+    assert site.report("young")["version"] == 1
+    assert site.spool.owed.get(young.id).step is OwedStep.OWED
+
+
+def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> None:
+    """Years forwards and back: nothing is given up, and versions stay in their order."""
+    site.study("a")
+    site.cloud.answers = [1]
+    site.now += timedelta(days=5000)
+    site.turns()
+    site.amender = site.start()
+    site.now -= timedelta(days=9000)
+    site.cloud.answers = [1]
+    site.clock.sleep(60.0)
+    site.turns()
+    two, three = site.report("a", ".v2"), site.report("a")
+    assert two["created"] > three["created"]
+    assert [two["version"], three["version"]] == [2, 3]
+    assert [change["version"] for change in three["changes"]] == [2, 3]
+    assert three["status"] == "final"
+
+
+def crash_at(step: OwedStep, durable: bool) -> Callable[[object, bool], None]:
+    """A hook that ends the process, as far as the test is concerned, once."""
+    left = [True]
+
+    def on_step(now: object, is_durable: bool) -> None:
+        if left and (now, is_durable) == (step, durable):
+            left.clear()
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", [OwedStep.AMENDING, OwedStep.SETTLED], ids=lambda s: s.value)
+def test_a_version_that_was_begun_is_finished_and_not_made_twice(
+    tmp_path: Path, step: OwedStep, durable: bool
+) -> None:
+    """Once the verdicts are durable nobody is asked again, and there is one version 2."""
+    (tmp_path / "state").mkdir()
+    cloud = SilentCloud([2, 2])
+    with Spool(tmp_path / "state" / "s.db", crash_at(step, durable)) as spool:
+        site = Site(tmp_path, spool, cloud)
+        site.study("a")
+        with pytest.raises(KeyboardInterrupt):
+            site.turns()
+    with Spool(tmp_path / "state" / "s.db") as spool:
+        site = Site(tmp_path, spool, cloud)
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (2, "final")
+        asked_again = step is OwedStep.AMENDING and not durable
+        assert len(cloud.asked) == 1 + asked_again
+        assert not (site.places.outbox / "a" / "report.v2.json").exists()
+        assert [debt for step in OwedStep for debt in spool.owed.at(step)] == []
+
+
+def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
+    """A cloud that refuses once and answers later: the same study, the same regions, one report."""
+    (tmp_path / "state").mkdir()
+    faults: list[OverreadError] = [DeadlineUnmeetable("too busy")]
+    settings = load_settings()
+    with (
+        FakeCloud(faults=faults) as fake,
+        open_channel(fake.address, settings) as channel,
+        Spool(tmp_path / "state" / "s.db") as spool,
+    ):
+        escalator = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0))
+        site = Site(tmp_path, spool, SilentCloud())
+        record = site.study("a", second=escalator)
+        assert site.report("a")["status"] == "provisional"
+        site.amender = Amender(spool, site.places.outbox, escalator, UNHURRIED)
+        site.turns()
+    assert {header.study_key for header in fake.headers} == {record.id}
+    assert sorted(fake.asked[-1]) == [1, 2]
+    report = site.report("a")
+    assert (report["version"], report["status"]) == (2, "final")
+    assert findings(report) == {2: 0.9957, 3: 0.977, 1: 0.95}
+
+
+def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
+    """A link that is known to be down costs no asking, and the debt stays."""
+    record = site.study("a")
+    site.cloud.available = False
+    site.turns()
+    assert site.cloud.asked == []
+    assert site.spool.owed.get(record.id).step is OwedStep.OWED
+
+
+def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site: Site) -> None:
+    """The pauses double from the first; no attempt is forgotten by a new start."""
+    record = site.study("a")
+    pauses = []
+    for _ in range(9):
+        asked, waited = len(site.cloud.asked), 0.0
+        while len(site.cloud.asked) == asked:
+            site.turns()
+            site.clock.sleep(1.0)
+            waited += 1.0
+        pauses.append(waited)
+    assert pauses == [1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0]
+    assert site.spool.owed.get(record.id).attempts == 9
+    site.amender = site.start()
+    site.cloud.answers = [2]
+    site.turns()
+    assert site.report("a")["status"] == "final"
+
+
+def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(site: Site) -> None:
+    """Askings in vain do not add up over studies; word of the link ends the pause."""
+    for name in "ab":
+        site.study(name)
+    site.turns()
+    site.turns()
+    assert len(site.cloud.asked) == 1
+    site.amender.heard()
+    site.cloud.answers = [2, 2]
+    site.turns()
+    assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
+
+
+def test_a_link_that_was_lost_and_is_found_makes_no_one_wait(site: Site) -> None:
+    """However long the pause had grown: what is owed is asked for as soon as the cloud is there."""
+    site.study("a")
+    for _ in range(12):
+        site.turns()
+        site.clock.sleep(300.0)
+    site.turns()
+    asked = len(site.cloud.asked)
+    site.cloud.available = False
+    site.turns()
+    site.cloud.available, site.cloud.answers = True, [2]
+    site.turns()
+    assert len(site.cloud.asked) == asked + 1
+    assert site.report("a")["status"] == "final"
+
+
+def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
+    """The others are asked for meanwhile, and it stays owed."""
+    keys = [site.study(name).id for name in "ab"]
+    site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    assert site.spool.owed.get(keys[0]).attempts == 1
+
+
+def test_one_damaged_region_sets_its_own_debt_aside(site: Site) -> None:
+    """It ends no turn, neither while the link is down nor later, and the others are read again."""
+    for name in "ab":
+        site.study(name)
+    key = site.report("a")["study_key"]
+    with sqlite3.connect(site.places.state / "s.db") as database:
+        damage = "UPDATE owed_regions SET region = x'00' WHERE study_key = ? AND roi_id = 2"
+        database.execute(damage, (key,))
+    database.close()
+    site.cloud.available = False
+    site.turns()
+    site.cloud.available, site.cloud.answers = True, [2]
+    site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    assert site.spool.owed.get(key).step is OwedStep.OWED
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [DeadlineUnmeetable("late"), TooLarge("big"), Overloaded("full"), VersionMismatch("old")],
+    ids=lambda fault: fault.kind,
+)
+def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
+    site: Site, fault: OverreadError
+) -> None:
+    """Whatever its reason: it was there, and the next study is asked for at once."""
+    keys = [site.study(name).id for name in "ab"]
+    attempts = 3 if isinstance(fault, Overloaded) else 1
+    with (
+        FakeCloud(faults=[fault] * attempts) as fake,
+        open_channel(fake.address, load_settings()) as channel,
+    ):
+        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0), sleep=lambda _s: None)
+        site.amender = Amender(site.spool, site.places.outbox, second, UNHURRIED)
+        while site.amender.turn():
+            pass
+    assert [header.study_key for header in fake.headers] == [keys[0]] * attempts + [keys[1]]
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+
+
+def test_a_link_that_was_broken_is_tried_with_one_region(site: Site) -> None:
+    """The rest follows when it has answered."""
+    key = site.study("a").id
+    site.cloud.answers, site.cloud.probing = [1, 1], True
+    site.amender.turn()
+    site.cloud.probing = False
+    site.turns()
+    assert site.cloud.asked == [(key, (1,)), (key, (2,))]
+    assert site.report("a")["status"] == "final"
+
+
+def test_age_is_counted_through_starts(site: Site) -> None:
+    """Ten lives of four days are forty days, whatever the wall clock says."""
+    site.study("a")
+    for _ in range(10):
+        site.amender = site.start()
+        site.clock.sleep(4 * DAY_S)
+        site.turns()
+    assert site.report("a")["changes"][0]["kind"] == "given up"
+
+
+def test_an_asking_is_longer_the_more_in_a_row_were_in_vain_whatever_their_study(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow link many debts do not all fail at the shortest before one is given longer."""
+    for name in "abcd":
+        site.study(name)
+    given_s: list[float] = []
+    ask = site.cloud.ask
+
+    def asked(rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+        given_s.append(deadline.remaining_s)
+        site.cloud.answers = [2] if len(given_s) in (4, 5) else []
+        return ask(rois, deadline, study_key)
+
+    monkeypatch.setattr(site.cloud, "ask", asked)
+    persistence = replace(UNHURRIED, asking_s=2.0)
+    site.amender = Amender(
+        site.spool,
+        site.places.outbox,
+        site.cloud,
+        persistence,
+        clock=site.clock,
+        jitter=lambda _low, high: high,
+    )
+    for _ in range(5):
+        site.turns()
+        site.clock.sleep(300.0)
+    assert len({key for key, _ in site.cloud.asked[:4]}) == 4
+    assert given_s[:6] == [2.0, 4.0, 8.0, 16.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "budgets_s"),
+    [(10.0, [2.0, 4.0, 5.0, 5.0]), (60.0, [2.0, 4.0, 8.0, 16.0]), (5.0, [1.0, 2.0, 2.5, 2.5])],
+)
+def test_an_asking_is_short_and_longer_only_after_those_in_vain(
+    deadline_s: float, budgets_s: list[float]
+) -> None:
+    """It doubles, and what arrives meanwhile keeps half of its deadline at least."""
+    persistence = Persistence.of(load_settings(deadline_s=deadline_s))
+    assert [persistence.budget_s(in_vain) for in_vain in range(4)] == budgets_s
+    assert persistence.budget_s(10**6) == deadline_s / 2

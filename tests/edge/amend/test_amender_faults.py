@@ -1,0 +1,195 @@
+"""Disks, databases and files that fail an amendment: no verdict is lost, no version doubled."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edge.amend.amender import LONGEST_LINK_S, LONGEST_REFUSED_S, Backoff
+from edge.atomic_files import passes, write_atomically
+from edge.store.pending import OwedStep
+from edge.store.studies import Spool
+from tests.edge.amending import Site
+from tests.edge.cases import HandClock
+from tests.edge.full_database import full_at, held_at
+from tests.edge.owing import SilentCloud
+
+
+@pytest.mark.parametrize(
+    "full_at",
+    ["report.v1.html", "report.v1.json", "finding_03.png", "report.html", "report.json"],
+)
+def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
+    site: Site, monkeypatch: pytest.MonkeyPatch, full_at: str
+) -> None:
+    """Whichever file finds it full: the older report stands, and the amendment comes later."""
+    site.study("a")
+    first = site.report("a")
+    site.cloud.answers = [2]
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.report.write.write_atomically", full)
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space"):
+                site.turns()
+            assert site.report("a") == first
+    site.turns()
+    assert (site.report("a")["version"], len(site.cloud.asked)) == (2, 1)
+    assert site.report("a", ".v1") == first
+    page = (site.places.outbox / "a" / "report.v1.html").read_text()
+    assert "version 1<br>" in page
+
+
+def test_one_debt_that_cannot_be_written_does_not_stop_the_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set aside until the next start, with its verdicts."""
+    for name in "ab":
+        site.study(name)
+    site.cloud.answers = [2, 2]
+
+    def refuse(path: Path, data: bytes) -> None:
+        if path.parent.name == "a":
+            raise PermissionError(errno.EACCES, "not yours")
+        write_atomically(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.report.write.write_atomically", refuse)
+        site.turns()
+    assert [site.report(name)["version"] for name in "ab"] == [1, 2]
+    site.amender = site.start()
+    site.turns()
+    assert site.report("a")["version"] == 2
+    assert len(site.cloud.asked) == 2
+
+
+def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> None:
+    """Whoever has emptied the outbox finds the new version there, without the old one."""
+    site.study("a")
+    out = site.places.outbox / "a"
+    for path in out.iterdir():
+        path.unlink()
+    out.rmdir()
+    site.cloud.answers = [2]
+    site.turns()
+    assert sorted(os.listdir(out)) == ["finding_03.png", "report.html", "report.json"]
+    assert site.report("a")["version"] == 2
+
+
+@pytest.mark.parametrize(
+    "step", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.OWED, OwedStep.SETTLED]
+)
+def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: OwedStep) -> None:
+    """Whichever step finds it full, it is made later, and no version is made twice."""
+    (tmp_path / "state").mkdir()
+    with Spool(tmp_path / "state" / "s.db", full_at(step, times=2)) as spool:
+        site = Site(tmp_path, spool, SilentCloud([1, 1, 1, 1]))
+        site.study("a")
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError):
+                site.turns()
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (3, "final")
+        assert [change["number"] for change in report["changes"]] == [2, 3]
+
+
+@pytest.mark.parametrize("step", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.SETTLED])
+def test_a_database_that_another_holds_loses_and_doubles_no_amendment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: OwedStep
+) -> None:
+    """A backup, say: what it keeps from being written is written later, once."""
+    monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
+    (tmp_path / "state").mkdir()
+    path = tmp_path / "state" / "s.db"
+    with Spool(path, held_at(path, step, looks=2)) as spool:
+        site = Site(tmp_path, spool, SilentCloud([2, 2]))
+        site.study("a")
+        for _ in range(2):
+            with pytest.raises(sqlite3.OperationalError, match="locked") as raised:
+                site.turns()
+            assert passes(raised.value)
+        site.turns()
+        report = site.report("a")
+        assert (report["version"], report["status"]) == (2, "final")
+        assert [change["number"] for change in report["changes"]] == [2, 3]
+
+
+def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:
+    """Seconds until the debt is due, in steps of half a second."""
+    began_s = clock()
+    while not backoff.due(key):
+        clock.sleep(0.5)
+    return clock() - began_s
+
+
+def test_pauses_of_the_link_double_up_to_five_minutes_for_all() -> None:
+    """No debt is asked for while nobody answers, and the pause begins anew after an answer."""
+    clock = HandClock()
+    backoff = Backoff(5.0, clock, lambda _low, high: high)
+    pauses = []
+    for _ in range(9):
+        backoff.unheard()
+        pauses.append(waited_s(backoff, clock, "any"))
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, *[LONGEST_LINK_S] * 3]
+    backoff.heard()
+    backoff.unheard()
+    assert waited_s(backoff, clock, "any") == 5.0
+
+
+def test_a_refused_study_waits_alone_and_up_to_an_hour() -> None:
+    """The others are due at once; what is over waits for nothing."""
+    clock = HandClock()
+    backoff = Backoff(5.0, clock, lambda _low, high: high)
+    for attempts, pause_s in ((1, 5.0), (2, 10.0), (5000, LONGEST_REFUSED_S)):
+        backoff.refused("k", attempts)
+        assert backoff.due("other")
+        assert waited_s(backoff, clock, "k") == pause_s
+    backoff.refused("k", 1)
+    backoff.over("k")
+    assert backoff.due("k")
+
+
+def test_word_of_the_link_does_not_free_what_was_refused() -> None:
+    """What the cloud itself refused waits on; what met nobody is due."""
+    backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
+    backoff.refused("refused", 1)
+    backoff.unheard()
+    assert not backoff.due("other")
+    backoff.heard()
+    assert (backoff.due("other"), backoff.due("refused")) == (True, False)
+
+
+def test_pauses_are_drawn_from_the_upper_half() -> None:
+    """Agents that lost one cloud do not come back together."""
+    drawn: list[tuple[float, float]] = []
+
+    def jitter(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return high
+
+    backoff = Backoff(8.0, HandClock(), jitter)
+    backoff.unheard()
+    backoff.unheard()
+    assert drawn == [(4.0, 8.0), (8.0, 16.0)]
+
+
+def test_askings_in_vain_are_counted_over_all_debts_until_one_is_answered() -> None:
+    """A refusal counts too; word of the link alone ends no row."""
+    backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
+    assert backoff.in_vain == 0
+    backoff.unheard()
+    backoff.refused("k", 1)
+    backoff.heard()
+    assert backoff.in_vain == 2
+    backoff.answered()
+    assert backoff.in_vain == 0

@@ -1,0 +1,435 @@
+"""The daemon: every study once, whatever kills it or fills its disk.
+
+Disks, databases and folders that fail the daemon: it pauses or goes on, and blames no study.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import random
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.atomic_files import move as real_move
+from edge.daemon.agent import run_agent
+from edge.daemon.study import MAX_ATTEMPTS
+from edge.job import Job
+from edge.pipeline import Reading
+from edge.store.pending import OwedStep
+from edge.store.studies import AlreadyRunning, Spool, Step
+from edge.telemetry import Meters
+from evaluation.kill_agent import settings_in
+from tests.edge.amending import UNHURRIED
+from tests.edge.cases import HandClock
+from tests.edge.full_database import full_at, full_error, held_at
+from tests.edge.killable import put, quick_line, serve
+from tests.edge.running_agent import (
+    PATIENCE_S,
+    PROCESSES,
+    Killed,
+    assert_amended_once,
+    assert_each_once,
+    drain,
+    start,
+    statuses,
+    wait_until,
+    whereabouts,
+    work_off,
+)
+
+
+def test_every_study_gets_its_report_and_bad_ones_are_kept(tmp_path: Path) -> None:
+    """Good studies end in done, bad ones in quarantine, each with one report in the outbox."""
+    for name, text in (("a b", "x"), ("Ünïcode 漢", "x"), ("c", "bad"), ("d", "boom")):
+        put(tmp_path / "inbox", name, text)
+    work_off(tmp_path)
+    assert_each_once(tmp_path, {"a b", "Ünïcode 漢"}, {"c", "d"})
+
+
+def test_an_unexpected_fault_is_kept_with_its_traceback_and_the_rest_goes_on(
+    tmp_path: Path,
+) -> None:
+    """The reason file says where in the program it was; the page for readers does not."""
+    put(tmp_path / "inbox", "a", "boom")
+    put(tmp_path / "inbox", "b")
+    work_off(tmp_path)
+    (path,) = (tmp_path / "state" / "quarantine").glob("*/reason.json")
+    reason = json.loads(path.read_text())
+    assert reason["kind"] == "InternalError"
+    assert "Traceback" in reason["reason"]
+    assert "a fault in the line" in reason["reason"]
+    assert "Traceback" not in (tmp_path / "outbox" / "a" / "report.html").read_text()
+    assert statuses(tmp_path) == {"a": "rejected", "b": "final"}
+
+
+def test_studies_of_one_name_get_a_report_each(tmp_path: Path) -> None:
+    """The second is numbered; an outbox folder of somebody else's is not touched."""
+    (tmp_path / "outbox" / "a").mkdir(parents=True)
+    for _ in range(2):
+        put(tmp_path / "inbox", "a")
+        work_off(tmp_path)
+    assert statuses(tmp_path) == {"a-2": "final", "a-3": "final"}
+    assert list((tmp_path / "outbox" / "a").iterdir()) == []
+
+
+def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> None:
+    """And through a pause for a full disk: since when is the same when it is read again."""
+    clock, jobs = HandClock(), list[Job]()
+    for name in "abc":
+        put(tmp_path / "inbox", name)
+
+    def line(job: Job) -> Reading:
+        jobs.append(job)
+        clock.sleep(6.0)
+        if len(jobs) == 2:
+            raise OSError(errno.ENOSPC, "no room")
+        return quick_line(job)
+
+    start_s = clock()
+    work_off(tmp_path, line, clock=clock)
+    assert [job.source.name for job in jobs] == ["a", "b", "b", "c"]
+    assert {job.since_s for job in jobs} == {start_s}
+
+
+def test_the_budget_of_a_study_that_was_claimed_by_another_life_begins_with_this(
+    tmp_path: Path,
+) -> None:
+    """The time in which no agent ran is nobody's."""
+    put(tmp_path / "inbox", "a")
+    clock, since_s = HandClock(), list[float | None]()
+
+    def line(job: Job) -> Reading:
+        since_s.append(job.since_s)
+        clock.sleep(100.0)
+        if len(since_s) == 1:
+            raise Killed
+        return quick_line(job)
+
+    with pytest.raises(Killed):
+        work_off(tmp_path, line, clock=clock)
+    work_off(tmp_path, line, clock=clock)
+    assert since_s == [100.0, 200.0]
+
+
+def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> None:
+    """After three deaths it is quarantined unread, and the study after it gets its report."""
+    put(tmp_path / "inbox", "a")
+    put(tmp_path / "inbox", "b")
+    deaths: list[str] = []
+
+    def line(job: Job) -> Reading:
+        if job.source.name == "a":
+            deaths.append(job.study_key)
+            raise Killed
+        return quick_line(job)
+
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(Killed):
+            work_off(tmp_path, line)
+    work_off(tmp_path, line)
+    assert len(deaths) == MAX_ATTEMPTS
+    assert_each_once(tmp_path, {"b"}, {"a"})
+    (path,) = (tmp_path / "state" / "quarantine").glob("*/reason.json")
+    assert json.loads(path.read_text())["kind"] == "RepeatedCrash"
+
+
+def test_every_report_that_goes_out_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the line gave it or the daemon, and whatever full disk it meets afterwards."""
+    meters = Meters()
+    monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
+        put(tmp_path / "inbox", name, text)
+    work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
+    counted = meters.registry.get_sample_value
+    assert counted("overread_edge_studies_total", {"status": "final"}) == 1
+    assert counted("overread_edge_studies_total", {"status": "rejected"}) == 2
+
+
+def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_reading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has a ledger of the two, which the metrics have too."""
+    meters, clock = Meters(), HandClock()
+    monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
+    for name in "ab":
+        put(tmp_path / "inbox", name)
+
+    def line(_job: Job) -> Reading:
+        clock.sleep(6.0)
+        raise ValueError("a fault in the line")
+
+    work_off(tmp_path, line, clock=clock)
+    ledgers = [
+        [
+            (entry["stage"], entry["took_s"])
+            for entry in json.loads((tmp_path / "outbox" / name / "report.json").read_text())[
+                "ledger"
+            ]
+        ]
+        for name in "ab"
+    ]
+    assert ledgers == [[("wait", 0.0), ("failed", 6.0)], [("wait", 6.0), ("failed", 6.0)]]
+    assert meters.registry.get_sample_value("overread_edge_late_total") == 1
+
+
+def test_how_things_stand_is_measured_every_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits, what is owed, what is set aside, and whether the cloud is there."""
+    meters, seen, clock = Meters(), list[tuple[float | None, ...]](), HandClock()
+    monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
+    for name, text in (("a", "owe"), ("b", "x")):
+        put(tmp_path / "inbox", name, text)
+    gauges = ("waiting_studies", "owed_studies", "set_aside_studies", "cloud_available")
+
+    def line(job: Job) -> Reading:
+        value = meters.registry.get_sample_value
+        seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
+        return quick_line(job)
+
+    work_off(tmp_path, line, clock=clock)
+    assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
+
+
+def test_what_is_owed_makes_room_though_more_studies_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beyond the room allowed a debt is given up after every study, not when there are none."""
+    limits = replace(UNHURRIED, most_bytes=0.0)
+    monkeypatch.setattr("edge.daemon.agent.Persistence.of", lambda _settings: limits)
+    for name in "abc":
+        put(tmp_path / "inbox", name, "owe")
+    seen: list[dict[str, str]] = []
+
+    def line(job: Job) -> Reading:
+        seen.append(statuses(tmp_path))
+        return quick_line(job)
+
+    work_off(tmp_path, line)
+    assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
+
+
+def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:
+    """The second is refused as long as the first runs, whatever its state folder."""
+    process = start(tmp_path)
+    wait_until(lambda: (tmp_path / "state" / "spool.sqlite3").exists())
+    other = settings_in(tmp_path).model_copy(update={"state_dir": tmp_path / "other"})
+    try:
+        with pytest.raises(AlreadyRunning, match="another agent"):
+            run_agent(other, line=quick_line, stop=threading.Event())
+    finally:
+        process.kill()
+        process.join(PATIENCE_S)
+
+
+def test_sigterm_finishes_the_study_at_hand_and_no_other(tmp_path: Path) -> None:
+    """The process ends with status 0, one report is out, the other study waits."""
+    context = PROCESSES
+    for name in "ab":
+        put(tmp_path / "inbox", name)
+    process = context.Process(target=serve, args=(tmp_path, None, slow_line))
+    process.start()
+    wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
+    process.terminate()
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0
+    assert statuses(tmp_path) == {"a": "final"}
+    drain(tmp_path)
+    assert whereabouts(tmp_path) == {"a": ["done"], "b": ["done"]}
+
+
+def slow_line(job: Job) -> Reading:
+    """Takes a while over each study, and leaves a sign that it has begun."""
+    (job.out.parent / "begun").touch()
+    time.sleep(0.5)
+    return quick_line(job)
+
+
+@pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", [*Step, *OwedStep], ids=lambda step: step.value)
+def test_killed_at_any_durable_step_no_study_is_lost_or_doubled(
+    tmp_path: Path, step: Step | OwedStep, durable: bool
+) -> None:
+    """SIGKILL just before or just after each step: the next start ends every study once.
+
+    What is owed is amended once: every version is there, each verdict is one change.
+    """
+    for name, text in (("a", "x"), ("b ü", "bad"), ("c", "boom"), ("d", "owe")):
+        put(tmp_path / "inbox", name, text)
+    process = start(tmp_path, (step, durable))
+    process.join(PATIENCE_S)
+    assert process.exitcode == -signal.SIGKILL
+    drain(tmp_path)
+    assert_each_once(tmp_path, {"a", "d"}, {"b ü", "c"})
+    assert_amended_once(tmp_path / "outbox" / "d")
+
+
+@pytest.mark.parametrize("seed", range(26))
+def test_killed_at_random_moments_no_study_is_lost_or_doubled(tmp_path: Path, seed: int) -> None:
+    """SIGKILL at a moment of chance, with a study arriving meanwhile, and a clean start after."""
+    chance = random.Random(seed)
+    put(tmp_path / "inbox", "a")
+    put(tmp_path / "inbox", "b ü", "bad")
+    put(tmp_path / "inbox", "c", "owe")
+    process = start(tmp_path)
+    wait_until((tmp_path / "started").exists)
+    time.sleep(chance.uniform(0.0, 0.1))
+    put(tmp_path / "inbox", "late")
+    time.sleep(chance.uniform(0.0, 0.1))
+    process.kill()
+    process.join(PATIENCE_S)
+    drain(tmp_path)
+    assert_each_once(tmp_path, {"a", "c", "late"}, {"b ü"})
+    assert_amended_once(tmp_path / "outbox" / "c")
+
+
+@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None:
+    """The study is read again when there is room, and no attempt is held against it."""
+    put(tmp_path / "inbox", "a")
+    tries: list[str] = []
+
+    def line(job: Job) -> Reading:
+        tries.append(job.study_key)
+        if len(tries) <= MAX_ATTEMPTS + 2:
+            raise OSError(full, "no room")
+        return quick_line(job)
+
+    work_off(tmp_path, line)
+    assert_each_once(tmp_path, {"a"}, set())
+    assert len(set(tries)) == 1
+    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+
+
+@pytest.mark.parametrize("step", [Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE])
+def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> None:
+    """Whichever step it is that finds the disk full, it is made later, and the report stands."""
+    put(tmp_path / "inbox", "a")
+    reads: list[str] = []
+
+    def line(job: Job) -> Reading:
+        reads.append(job.study_key)
+        return quick_line(job)
+
+    work_off(tmp_path, line, full_at(step, times=3))
+    assert_each_once(tmp_path, {"a"}, set())
+    assert len(reads) == 1
+
+
+@pytest.mark.parametrize(
+    "step",
+    [Step.CLAIMING, Step.CLAIMED, Step.READING, OwedStep.KEPT, Step.REPORTED, Step.DONE],
+    ids=lambda step: step.value,
+)
+def test_a_database_that_another_holds_pauses_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | OwedStep
+) -> None:
+    """A backup, say: the study is not refused, its report is out once, and what it owes counts."""
+    monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
+    put(tmp_path / "inbox", "a", "owe")
+    path = tmp_path / "state" / "spool.sqlite3"
+    work_off(tmp_path, on_step=held_at(path, step, looks=3))
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert statuses(tmp_path) == {"a": "provisional"}
+    with Spool(path) as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+        assert [debt.version for debt in spool.owed.at(OwedStep.OWED)] == [1]
+
+
+def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path) -> None:
+    """Neither report nor database finds room, more often than a study may be tried."""
+    put(tmp_path / "inbox", "a")
+    left = [4 * MAX_ATTEMPTS]
+
+    def full() -> bool:
+        left[0] -= 1
+        return left[0] > 0
+
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
+        if step is Step.CLAIMED and not durable and left[0] < 4 * MAX_ATTEMPTS and left[0] % 2:
+            left[0] -= 1
+            raise full_error()
+
+    def line(job: Job) -> Reading:
+        if full():
+            raise OSError(errno.ENOSPC, "no room")
+        return quick_line(job)
+
+    work_off(tmp_path, line, on_step)
+    assert_each_once(tmp_path, {"a"}, set())
+    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+
+
+def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_life(
+    tmp_path: Path,
+) -> None:
+    """What died in the middle of its reading is blamed though every start meets a full disk."""
+    put(tmp_path / "inbox", "a")
+
+    def line(_job: Job) -> Reading:
+        raise Killed
+
+    for _ in range(MAX_ATTEMPTS):
+        with pytest.raises(Killed):
+            work_off(tmp_path, line, full_at(Step.READING, times=1))
+    work_off(tmp_path, line, full_at(Step.READING, times=1))
+    assert_each_once(tmp_path, set(), {"a"})
+
+
+def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is set aside with its report out, and finished at the next start."""
+    put(tmp_path / "inbox", "a")
+    put(tmp_path / "inbox", "b")
+
+    def move(source: Path, target: Path) -> None:
+        if (source / "a").exists():
+            raise PermissionError(errno.EACCES, "not yours")
+        real_move(source, target)
+
+    def on_step(step: Step | OwedStep, _durable: bool) -> None:
+        if step is Step.DONE:
+            stop.set()
+
+    stop = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.daemon.study.move", move)
+        run_agent(settings_in(tmp_path), line=quick_line, stop=stop, on_step=on_step)
+    assert whereabouts(tmp_path) == {"b": ["done"]}
+    work_off(tmp_path)
+    assert_each_once(tmp_path, {"a", "b"}, set())
+
+
+def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it is met: once it can be written, the study is read."""
+    put(tmp_path / "inbox", "a")
+
+    def unwritable(*_: object) -> Reading:
+        raise PermissionError(errno.EACCES, "not yours")
+
+    def on_step(step: Step | OwedStep, durable: bool) -> None:
+        if step is Step.READING and durable:
+            stop.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.daemon.study.write_report", unwritable)
+        for _ in range(MAX_ATTEMPTS + 1):
+            stop = threading.Event()
+            run_agent(settings_in(tmp_path), line=unwritable, stop=stop, on_step=on_step)
+    work_off(tmp_path)
+    assert_each_once(tmp_path, {"a"}, set())
+    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
+        assert [record.attempts for record in spool.at(Step.DONE)] == [1]

@@ -1,0 +1,168 @@
+"""A study is taken out of the inbox once, whatever happens in between."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.daemon import claim as claiming
+from edge.daemon.claim import claim, resume_claim
+from edge.daemon.inbox import Arrival, report_names
+from edge.store.studies import Record, Spool, Step
+from tests.edge.inbox import names, watch
+from tests.edge.killable import put
+
+
+def take(arrival: Arrival, root: Path, spool: Spool) -> Record | None:
+    """Claim it from ``root/inbox`` into ``root/work``."""
+    (root / "work").mkdir(exist_ok=True)
+    places = (root / "inbox", root / "work")
+    return claim(arrival, *places, spool, lambda _name: False, lambda _key, _since_s: None)
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below the folder."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path) -> None:
+    """The files are in work, the inbox is empty, the row says so."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a b")
+    with Spool(tmp_path / "s.db") as spool:
+        record = take(inbox.complete()[0], tmp_path, spool)
+        assert record is not None
+        assert record.step is Step.CLAIMED
+    assert files(tmp_path / "work" / record.id) == ["a b/0.dcm", "a b/1.dcm"]
+    assert files(tmp_path / "inbox") == []
+
+
+def test_since_when_the_budget_runs_is_told_before_a_file_is_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that is interrupted and finished later loses no part of the wait."""
+    inbox, clock = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    (tmp_path / "work").mkdir()
+    begun: dict[str, float] = {}
+
+    def full(*_: Path) -> None:
+        raise OSError(28, "no room")
+
+    monkeypatch.setattr(claiming, "move", full)
+    with Spool(tmp_path / "s.db") as spool:
+        places = (tmp_path / "inbox", tmp_path / "work")
+        with pytest.raises(OSError, match="no room"):
+            claim(inbox.complete()[0], *places, spool, lambda _: False, begun.__setitem__)
+        assert begun == {record.id: clock.now_s for record in spool.at(Step.CLAIMING)}
+        assert len(begun) == 1
+
+
+def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) -> None:
+    """A relative link beside its header dangles where it went; it is there all the same."""
+    box = tmp_path / "inbox"
+    box.mkdir()
+    (box / "x.mhd").write_text("ElementDataFile = x.raw\n")
+    (box / "x.raw").symlink_to("../gone/x.raw")
+    with Spool(tmp_path / "s.db") as spool:
+        record = take(Arrival(("x.mhd", "x.raw"), "p", 0.0), tmp_path, spool)
+        assert record is not None
+        assert record.step is Step.CLAIMED
+    moved = tmp_path / "work" / record.id / "x.raw"
+    assert moved.is_symlink()
+    assert list(box.iterdir()) == []
+
+
+def test_the_same_name_again_is_a_new_study(tmp_path: Path) -> None:
+    """What arrives after the claim is claimed on its own, with a report of its own."""
+    inbox, _ = watch(tmp_path / "inbox")
+    with Spool(tmp_path / "s.db") as spool:
+        records = []
+        for text in ("first", "second"):
+            put(tmp_path / "inbox", "a", text)
+            records.append(take(inbox.complete()[0], tmp_path, spool))
+    kept = [record for record in records if record is not None]
+    assert [record.report_name for record in kept] == ["a", "a-2"]
+    texts = [(tmp_path / "work" / r.id / "a" / "0.dcm").read_text() for r in kept]
+    assert texts == ["first", "second"]
+
+
+def test_a_study_that_another_took_is_forgotten(tmp_path: Path) -> None:
+    """No row and no folder remain of it."""
+    put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
+    with Spool(tmp_path / "s.db") as spool:
+        assert take(Arrival(("a", "a.done"), "p", 0.0), tmp_path, spool) is None
+        assert spool.at(*Step) == []
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(tmp_path: Path) -> None:
+    """The row is dropped and the study is seen again."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    with Spool(tmp_path / "s.db") as spool:
+        record = spool.open_claim(("a",), "p", report_names("a"))
+        assert record is not None
+        resume_claim(record, tmp_path / "inbox", tmp_path / "work", spool)
+        assert spool.at(*Step) == []
+    assert names(inbox) == ["a"]
+
+
+def test_a_claim_interrupted_between_header_and_data_is_finished(tmp_path: Path) -> None:
+    """The data follows its header."""
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "d.raw").write_text("data")
+    with Spool(tmp_path / "s.db") as spool:
+        record = spool.open_claim(("d.mhd", "d.raw"), "p", report_names("d.mhd"))
+        assert record is not None
+        (tmp_path / "work" / record.id).mkdir(parents=True)
+        (tmp_path / "work" / record.id / "d.mhd").write_text("header")
+        resume_claim(record, tmp_path / "inbox", tmp_path / "work", spool)
+        assert spool.get(record.id).step is Step.CLAIMED
+    assert files(tmp_path / "work" / record.id) == ["d.mhd", "d.raw"]
+
+
+class Killed(BaseException):
+    """Stands for a crash: nothing may catch it."""
+
+
+@pytest.mark.parametrize("crash_at", range(8))
+def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash_at: int
+) -> None:
+    """Killed before or after each of its file operations, it is finished whole, once."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    arrival = inbox.complete()[0]
+    countdown = [crash_at]
+
+    def crashing(name: str) -> None:
+        real = getattr(claiming, name)
+
+        def operation(*paths: Path) -> None:
+            if name == "move" and paths[1].is_relative_to(tmp_path / "work"):
+                raise OSError(18, "Invalid cross-device link")
+            for act in (lambda: None, lambda: real(*paths)):
+                if countdown[0] == 0:
+                    countdown[0] = -1
+                    raise Killed
+                countdown[0] -= 1
+                act()
+
+        monkeypatch.setattr(claiming, name, operation)
+
+    for name in ("move", "copy_whole", "remove"):
+        crashing(name)
+    with Spool(tmp_path / "s.db") as spool:
+        try:
+            take(arrival, tmp_path, spool)
+        except Killed:
+            for record in spool.at(Step.CLAIMING):
+                resume_claim(record, tmp_path / "inbox", tmp_path / "work", spool)
+        for again in inbox.complete():
+            take(again, tmp_path, spool)
+        (record,) = spool.at(*Step)
+        assert record.step is Step.CLAIMED
+    assert files(tmp_path / "work" / record.id) == ["a/0.dcm", "a/1.dcm"]
+    assert files(tmp_path / "inbox") == []

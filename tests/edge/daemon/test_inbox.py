@@ -1,0 +1,349 @@
+"""Which studies in the inbox are complete, and what is left alone there.
+
+Since when a study has been complete: its budget begins there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import time
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import structlog
+
+from edge.daemon.inbox import report_names
+from tests.edge.cases import HandClock
+from tests.edge.inbox import QUIET_S, names, watch
+from tests.edge.killable import put
+
+
+def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:
+    """Not a moment before the quiet time is over."""
+    inbox, clock = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "Müller, Änne 漢字", done=False)
+    assert names(inbox) == []
+    clock.sleep(QUIET_S - 0.1)
+    assert names(inbox) == []
+    clock.sleep(0.1)
+    assert names(inbox) == ["Müller, Änne 漢字"]
+
+
+def test_every_change_starts_the_quiet_time_anew(tmp_path: Path) -> None:
+    """A new file, a longer file and a file written again all count as a change."""
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = put(tmp_path / "inbox", "a", done=False)
+    changes = (
+        lambda: (folder / "2.dcm").write_text("new"),
+        lambda: (folder / "0.dcm").write_text("longer than before"),
+        lambda: os.utime(folder / "1.dcm", ns=(1, 1)),
+    )
+    assert names(inbox) == []
+    for change in changes:
+        clock.sleep(QUIET_S - 1)
+        change()
+        assert names(inbox) == []
+        clock.sleep(QUIET_S - 1)
+        assert names(inbox) == []
+    clock.sleep(1)
+    assert names(inbox) == ["a"]
+
+
+@pytest.mark.parametrize("marker", ["a/.done", "a.done"])
+def test_a_done_file_completes_a_study_at_once(tmp_path: Path, marker: str) -> None:
+    """In the folder or beside it."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a", done=False)
+    (tmp_path / "inbox" / marker).touch()
+    assert names(inbox) == ["a"]
+
+
+def test_a_done_file_left_by_an_older_study_completes_nothing(tmp_path: Path) -> None:
+    """A marker that is older than the files speaks of others."""
+    inbox, _ = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "a.done").touch()
+    written = (tmp_path / "inbox" / "a.done").stat().st_ctime_ns
+    folder = put(tmp_path / "inbox", "a", done=False)
+    while (folder / "0.dcm").stat().st_ctime_ns <= written:
+        (folder / "0.dcm").touch()
+    assert names(inbox) == []
+
+
+def test_an_empty_folder_waits_for_its_files(tmp_path: Path) -> None:
+    """A sender makes the folder first and may take its time."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "a").mkdir()
+    for _ in range(3):
+        assert names(inbox) == []
+        clock.sleep(QUIET_S)
+
+
+def test_hidden_temporary_linked_and_loose_files_are_left_alone(tmp_path: Path) -> None:
+    """None is a study; of loose ones the log speaks once, and without their names."""
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = tmp_path / "inbox"
+    for name in (".hidden", "b.part", "c.tmp"):
+        put(folder, name, done=False)
+    (folder / "DOE_JOHN.dcm").write_text("one slice")
+    (folder / "link").symlink_to(tmp_path)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert names(inbox) == []
+            clock.sleep(QUIET_S)
+    assert [(entry["count"], entry["kinds"]) for entry in logs] == [(2, ["", ".dcm"])]
+
+
+@pytest.mark.parametrize("where", ["a folder of its own", "the study itself"])
+def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """It is told once, by its reason alone, and is a study like any other when it can be read."""
+    inbox, clock = watch(tmp_path / "inbox")
+    bad = put(tmp_path / "inbox", "Doe, Jane", done=False)
+    put(tmp_path / "inbox", "good")
+    shut = bad if where == "the study itself" else bad / "series"
+    shut.mkdir(exist_ok=True)
+    listed = os.scandir
+
+    def scandir(folder: str | Path) -> object:
+        if Path(folder) == shut:
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return listed(folder)
+
+    with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+        patch.setattr(os, "scandir", scandir)
+        for _ in range(3):
+            assert names(inbox) == ["good"]
+            clock.sleep(QUIET_S)
+    (told,) = logs
+    assert (told["count"], told["reasons"]) == (1, ["Permission denied"])
+    assert names(inbox) == ["good"]
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["Doe, Jane", "good"]
+
+
+def test_an_inbox_that_may_be_listed_but_not_entered_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in it waits, as if each could not be read."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+
+    def lstat(path: Path) -> os.stat_result:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "lstat", lstat)
+        assert names(inbox) == []
+    assert names(inbox) == ["a"]
+
+
+def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(tmp_path: Path) -> None:
+    """The study that holds it waits, the others are taken."""
+    inbox, clock = watch(tmp_path / "inbox")
+    bad = put(tmp_path / "inbox", "a", done=False)
+    (bad / "loop.dcm").symlink_to("loop.dcm")
+    put(tmp_path / "inbox", "b")
+    for _ in range(2):
+        assert names(inbox) == ["b"]
+        clock.sleep(QUIET_S)
+
+
+def test_single_volume_files_are_studies_with_their_data(tmp_path: Path) -> None:
+    """A detached header takes the data file that it names along, and no other."""
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = tmp_path / "inbox"
+    for name in ("a.nii.gz", "b.nrrd", "c.mha", "d.raw", "e.zraw"):
+        (folder / name).write_text(name)
+    (folder / "d.mhd").write_text("NDims = 3\nElementDataFile = d.raw\n")
+    (folder / "n.nhdr").write_text("NRRD0004\ndata file: LIST\n")
+    (folder / "evil.mhd").write_text("ElementDataFile = ../../etc/passwd\n")
+    inbox.complete()
+    clock.sleep(QUIET_S)
+    members = [arrival.members for arrival in inbox.complete()]
+    assert members == [
+        ("a.nii.gz",),
+        ("b.nrrd",),
+        ("c.mha",),
+        ("d.mhd", "d.raw"),
+        ("evil.mhd",),
+        ("n.nhdr",),
+    ]
+
+
+def test_data_that_still_arrives_keeps_its_header_waiting(tmp_path: Path) -> None:
+    """A header alone in transfer is complete only when its data has been quiet, too."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "d.mhd").write_text("ElementDataFile = d.raw\n")
+    for size in range(1, 4):
+        (tmp_path / "inbox" / "d.raw").write_bytes(bytes(size))
+        assert names(inbox) == []
+        clock.sleep(QUIET_S - 1)
+    clock.sleep(1)
+    assert names(inbox) == ["d.mhd"]
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [("d.mhd", "ElementDataFile = d.raw\n"), ("d.nhdr", "NRRD0004\ndata file: d.raw\n")],
+)
+def test_a_header_waits_for_data_under_a_passing_name(
+    tmp_path: Path, header: str, text: str
+) -> None:
+    """However long it takes; it is said once, without the name."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / header).write_text(text)
+    part = tmp_path / "inbox" / "d.raw.part"
+    part.write_bytes(b"1")
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            assert names(inbox) == []
+            clock.sleep(QUIET_S)
+    assert logs == [
+        {"event": "headers wait for their data files", "count": 1, "log_level": "warning"}
+    ]
+    part.rename(tmp_path / "inbox" / "d.raw")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert [arrival.members for arrival in inbox.complete()] == [(header, "d.raw")]
+
+
+@pytest.mark.parametrize("data", ["LOCAL", "LIST", "list 2", "img%03d.raw 1 9 1", "/a/d.raw", ""])
+def test_a_header_waits_for_nothing_that_cannot_come(tmp_path: Path, data: str) -> None:
+    """A keyword, a pattern, a path: whoever reads it says what is wrong."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "d.mhd").write_text(f"ElementDataFile = {data}\n")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["d.mhd"]
+
+
+def test_a_marked_header_waits_for_nothing(tmp_path: Path) -> None:
+    """Its sender says that this is all."""
+    inbox, _ = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "d.mhd").write_text("ElementDataFile = d.raw\n")
+    (tmp_path / "inbox" / "d.raw").symlink_to("nowhere")
+    (tmp_path / "inbox" / "d.mhd.done").touch()
+    assert [arrival.members for arrival in inbox.complete()] == [("d.mhd", "d.mhd.done")]
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO, errno.EACCES])
+def test_an_inbox_that_cannot_be_listed_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """It is said once each time, and costs no study its quiet time."""
+    inbox, clock = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a", done=False)
+    assert names(inbox) == []
+
+    def listdir(folder: Path) -> list[str]:
+        raise OSError(code, os.strerror(code), str(folder))
+
+    for _ in range(2):
+        with monkeypatch.context() as patch, structlog.testing.capture_logs() as logs:
+            patch.setattr(os, "listdir", listdir)
+            for _ in range(3):
+                assert names(inbox) == []
+                clock.sleep(QUIET_S)
+        assert [(entry["log_level"], entry["reason"]) for entry in logs] == [
+            ("error", os.strerror(code))
+        ]
+        assert names(inbox) == ["a"]
+
+
+def test_report_names_are_short_enough_and_never_the_same() -> None:
+    """Without the suffix of a volume, numbered from the second, at most 255 bytes."""
+    assert list(islice(report_names("a.nii.gz"), 3)) == ["a", "a-2", "a-3"]
+    assert next(report_names("1.2.840")) == "1.2.840"
+    assert next(report_names("odd\udcff")) == "odd?"
+    assert len(next(report_names("漢" * 80)).encode()) <= 200
+
+
+def test_what_lies_there_at_the_first_look_begins_with_it(tmp_path: Path) -> None:
+    """However long it has lain there: nobody was there to read it."""
+    inbox, clock = watch(tmp_path / "inbox", wall=lambda: time.time() + 3600.0)
+    put(tmp_path / "inbox", "a")
+    assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
+
+
+@pytest.mark.parametrize(
+    ("age_s", "waited_s"), [(2.0, 2.0), (0.0, 0.0), (60.0, 6.0), (-3600.0, 0.0)]
+)
+def test_what_arrives_between_two_looks_begins_when_its_newest_file_says(
+    tmp_path: Path, age_s: float, waited_s: float
+) -> None:
+    """But after the one look and before the other, whatever the wall clock says."""
+    wall = HandClock()
+    inbox, clock = watch(tmp_path / "inbox", wall)
+    assert names(inbox) == []
+    clock.sleep(6.0)
+    folder = put(tmp_path / "inbox", "a")
+    os.utime(folder / "0.dcm", (1.0, 1.0))  # a copy that brought its dates along
+    newest = max(path.stat().st_ctime for path in (folder, *folder.iterdir()))
+    wall.now_s = newest + age_s
+    (arrival,) = inbox.complete()
+    assert clock.now_s - arrival.since_s == pytest.approx(waited_s, abs=1e-3)
+
+
+def test_a_study_that_is_renamed_into_place_begins_with_that(tmp_path: Path) -> None:
+    """Its files are older, and so is what they were called before."""
+    wall = HandClock()
+    inbox, clock = watch(tmp_path / "inbox", wall)
+    part = put(tmp_path / "inbox", "a.part")
+    assert names(inbox) == []
+    clock.sleep(6.0)
+    while part.stat().st_ctime_ns <= (part / ".done").stat().st_ctime_ns:
+        part.touch()
+    folder = part.rename(tmp_path / "inbox" / "a")
+    wall.now_s = folder.stat().st_ctime + 1.5
+    (arrival,) = inbox.complete()
+    assert clock.now_s - arrival.since_s == pytest.approx(1.5, abs=1e-3)
+
+
+def test_a_study_without_a_mark_begins_when_it_had_been_quiet(tmp_path: Path) -> None:
+    """Though the look that finds it so comes later; and it does not begin anew at the next."""
+    inbox, clock = watch(tmp_path / "inbox")
+    assert names(inbox) == []
+    put(tmp_path / "inbox", "a", done=False)
+    assert names(inbox) == []
+    began_s = clock.now_s + QUIET_S
+    clock.sleep(QUIET_S + 9.0)
+    for _ in range(2):
+        assert [arrival.since_s for arrival in inbox.complete()] == [began_s]
+        clock.sleep(4.0)
+
+
+def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_path: Path) -> None:
+    """Whenever its last file came while another was read, it is quiet from the first look on."""
+    wall = HandClock()
+    inbox, clock = watch(tmp_path / "inbox", wall)
+    assert names(inbox) == []
+    clock.sleep(6.0)
+    folder = put(tmp_path / "inbox", "a", done=False)
+    wall.now_s = max(path.stat().st_ctime for path in (folder, *folder.iterdir())) + 5.5
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
+
+
+def test_a_copy_that_brings_everything_along_is_another_study(tmp_path: Path) -> None:
+    """Taken and sent again before the next look, it is quiet and complete anew."""
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = put(tmp_path / "inbox", "a", done=False)
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    (first,) = inbox.complete()
+    taken = folder.rename(tmp_path / "taken")
+    latest = max(path.stat().st_ctime_ns for path in (taken, *taken.iterdir()))
+    clock.sleep(1.0)
+    shutil.copytree(taken, folder)
+    while folder.stat().st_ctime_ns <= latest:
+        shutil.copystat(taken, folder)
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    (second,) = inbox.complete()
+    assert second.fingerprint == first.fingerprint
+    assert second.since_s == clock.now_s

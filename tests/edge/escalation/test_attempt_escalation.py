@@ -1,0 +1,180 @@
+"""Escalations over two clouds, of which one is slow, broken or gone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+import pytest
+
+from edge.assemble import OPTIONS
+from edge.budget import Budget
+from edge.escalation.attempt import Escalation, Way
+from edge.escalation.client import Asking, Escalator
+from edge.escalation.rois import Exchange, cut_rois
+from edge.escalation.stream import Conversation, Heard
+from edge.link.link import Link
+from protos.deadline import Deadline
+from protos.errors import Draining
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.cases import SHAPE, HandClock, box, plan_of
+from tests.edge.fake_cloud import FakeCloud, sure
+
+RESERVE_S = 0.2
+
+
+@contextmanager
+def hedged(
+    first: str, other: str, link: Link, other_link: Link | None = None
+) -> Iterator[Escalator]:
+    """An escalator with a second cloud."""
+    with (
+        grpc.insecure_channel(first, options=OPTIONS) as channel,
+        grpc.insecure_channel(other, options=OPTIONS) as second,
+    ):
+        hedge = (second, other_link or Link())
+        yield Escalator(channel, link, Asking(SHAPE, RESERVE_S, attempts=1), hedge=hedge)
+
+
+def test_slow_cloud_is_hedged_and_cancelled() -> None:
+    """The other cloud answers under the same key; the first's stream is given up at once."""
+    over, gone, link = threading.Event(), threading.Event(), Link()
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as slow, FakeCloud() as fast:
+        with hedged(slow.address, fast.address, link) as second:
+            slow.on_end = gone.set
+            came = second.read(plan_of(0.4, 0.5), box(), Budget(Deadline.after(60.0)), "key-1")
+        assert gone.wait(30)  # long before its 60 s
+        over.set()
+    assert (sorted(came.verdicts), came.reason, came.attempts) == ([0, 1], "", 1)
+    assert [header.study_key for header in slow.headers + fast.headers] == ["key-1", "key-1"]
+    assert link.estimate().available
+
+
+def test_fast_cloud_is_not_hedged() -> None:
+    """The other cloud hears nothing of it."""
+    with FakeCloud() as fast, FakeCloud() as other:
+        with hedged(fast.address, other.address, Link()) as second:
+            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+        assert other.headers == []
+    assert list(came.verdicts) == [0]
+
+
+def test_only_what_is_open_is_asked_of_the_other_cloud() -> None:
+    """After one verdict the first breaks; the other is asked for the rest."""
+    with (
+        FakeCloud(faults=[Draining("stopping")], fault_after=1) as first,
+        FakeCloud() as other,
+        hedged(first.address, other.address, Link()) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (first.asked, other.asked) == ([[0]], [[1]])
+    assert (sorted(came.verdicts), came.reason) == ([0, 1], "")
+
+
+def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
+    """Each link has a breaker of its own: with the first open, the other is asked alone."""
+    link, other_link = Link(failures=1), Link()
+    with FakeCloud() as gone:
+        pass
+    with (
+        FakeCloud() as other,
+        hedged(gone.address, other.address, link, other_link) as second,
+    ):
+        for _ in range(2):
+            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+            assert list(came.verdicts) == [0]
+        assert not link.estimate().available
+        assert second.estimate().available
+    assert len(other.headers) == 2
+
+
+def test_what_the_first_has_no_room_for_is_asked_of_the_other_at_once() -> None:
+    """A busy cloud takes one of three; an idle one answers the others while that one is read."""
+    asked, link = threading.Event(), Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+
+    def slowly(roi: Roi) -> Verdict | Refusal:
+        asked.wait(10)
+        return sure(roi)
+
+    def at_once(roi: Roi) -> Verdict | Refusal:
+        asked.set()
+        return sure(roi)
+
+    with (
+        FakeCloud(accepts=1, answer=slowly) as busy,
+        FakeCloud(answer=at_once) as idle,
+        hedged(busy.address, idle.address, link) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.45, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
+    assert (busy.asked, len(idle.headers)) == ([[0]], 1)
+
+
+def test_no_room_at_either_cloud_ends_it() -> None:
+    """Nobody waits for the deadline, and nobody is asked twice."""
+    link, other_link = Link(clock=lambda: 0.0), Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+    other_link.queue_reported(30.0)
+    with (
+        FakeCloud(accepts=0) as first,
+        FakeCloud(accepts=0) as other,
+        hedged(first.address, other.address, link, other_link) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
+    assert (len(first.headers), len(other.headers)) == (1, 1)
+    assert came.reason.startswith("2 regions refused: DeadlineUnmeetable: ")
+
+
+class Scripted:
+    """A stream that was not heard for 8 s when the hedge has answered all."""
+
+    load = None
+
+    def __init__(self, exchange: Exchange, clock: HandClock, *, sent: bool, answers: bool) -> None:
+        self._rois, self._clock, self._answers = list(exchange.open.values()), clock, answers
+        self.conversation = Conversation(self._rois, clock, held=not sent)
+        self.sent, self._over = sent, threading.Event()
+
+    def listen(self) -> Iterator[Heard]:
+        """The verdicts, or nothing until it is cancelled."""
+        if not self._answers:
+            self._over.wait(60.0)
+            return
+        self._clock.sleep(8.0)
+        yield self.conversation.heard(self.conversation.after_s)
+        for roi in self._rois:
+            yield self.conversation.came(sure(roi), 100)
+
+    def cancel(self) -> None:
+        """Lets it end."""
+        self._over.set()
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_bytes_that_were_never_sent_tell_nothing_of_the_wire(sent: bool) -> None:
+    """A stream that lost to the hedge before it was heard bounds the wire where it sent any."""
+    clock, link = HandClock(), Link(clock=lambda: 0.0)
+    exchange = Exchange(cut_rois(plan_of(0.5), box(), SHAPE))
+    link.sign()
+    link.patience_s = lambda: 60.0  # type: ignore[method-assign] # no silence counts
+
+    def way(link: Link, *, sent: bool, answers: bool) -> Way:
+        return Way(lambda e, _d, _k: Scripted(e, clock, sent=sent, answers=answers), link)
+
+    ways = [way(link, sent=sent, answers=False), way(Link(), sent=True, answers=True)]
+    escalation = Escalation(ways, exchange, Deadline.after(60.0), "key-1")
+    assert escalation.enter()
+    assert escalation.attempt() is None
+    escalation.close()
+    assert list(exchange.verdicts) == [0]
+    unknown = Link().estimate().middle.bytes_per_s
+    assert (link.estimate().middle.bytes_per_s < unknown) == sent

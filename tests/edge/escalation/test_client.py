@@ -1,0 +1,377 @@
+"""Second readings over a link: what comes back, what is tried again, and what is no verdict.
+
+A cloud that is asked first, and one that has room for a part.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import grpc
+import pytest
+
+from edge.assemble import OPTIONS
+from edge.budget import Budget
+from edge.escalation import stream
+from edge.escalation.client import Asking, Escalator, NoSecondReader
+from edge.link.link import Link
+from protos import overread_pb2 as pb
+from protos.codec import encode_roi
+from protos.deadline import Deadline
+from protos.errors import (
+    ChecksumMismatch,
+    DeadlineUnmeetable,
+    Draining,
+    InvalidRequest,
+    ModelFailed,
+    Overloaded,
+    OverreadError,
+)
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.asking import RESERVE_S, ask, escalator, free_port
+from tests.edge.cases import SHAPE, box, plan_of
+from tests.edge.fake_cloud import FakeCloud, sure
+
+NAN, INF = float("nan"), float("inf")
+
+
+def test_verdicts_come_back_for_what_was_sent() -> None:
+    """Every region is answered under its own identifier, in one attempt, the uncertain first."""
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.95, 0.4, 0.5, 0.05)
+    assert sorted(came.verdicts) == [0, 1, 2]
+    assert (came.reason, came.attempts) == ("", 1)
+    assert cloud.asked == [[2, 1, 0]]
+
+
+@pytest.mark.parametrize("fault", [Overloaded("full"), ChecksumMismatch("ROI 0")])
+def test_passing_fault_is_retried(fault: OverreadError) -> None:
+    """A fault that may pass is tried again with the same key, and the answer is complete."""
+    with FakeCloud(faults=[fault]) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (sorted(came.verdicts), came.attempts, came.reason) == ([0], 2, "")
+    assert [header.study_key for header in cloud.headers] == ["key-1", "key-1"]
+
+
+@pytest.mark.parametrize(
+    "fault", [InvalidRequest("no"), DeadlineUnmeetable("late", 9.0), ModelFailed("nan")]
+)
+def test_lasting_fault_is_not_retried(fault: OverreadError) -> None:
+    """A fault that would come again ends the escalation with its class and reason."""
+    with FakeCloud(faults=[fault]) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.attempts, came.reason) == (1, f"{fault.kind}: {fault.reason}")
+
+
+@pytest.mark.parametrize("kind", ["Overloaded", "ChecksumMismatch"])
+def test_region_refused_for_what_may_pass_is_asked_again(kind: str) -> None:
+    """Alone, under the same key; its verdict leaves no refusal behind."""
+    refusals = [Refusal(1, kind, "not now")]
+
+    def refuse_once(roi: Roi) -> Verdict | Refusal:
+        return refusals.pop() if refusals and roi.roi_id == 1 else sure(roi)
+
+    with FakeCloud(answer=refuse_once) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    assert cloud.asked == [[0, 1, 2], [1]]
+    assert {header.study_key for header in cloud.headers} == {"key-1"}
+    assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
+
+
+def test_region_that_is_always_refused_keeps_the_last_refusal() -> None:
+    """Three attempts and no more; the verdicts of the others stand."""
+    told = iter(range(9))
+
+    def refuse(roi: Roi) -> Verdict | Refusal:
+        return sure(roi) if roi.roi_id else Refusal(0, "Overloaded", f"full {next(told)}")
+
+    with FakeCloud(answer=refuse) as cloud:
+        came = ask(cloud.address, 0.5, 0.4)
+    assert cloud.asked == [[0, 1], [0], [0]]
+    assert (list(came.verdicts), came.attempts) == ([1], 3)
+    assert came.refusals == {0: Refusal(0, "Overloaded", "full 2")}
+    assert came.reason == "1 regions refused: Overloaded: full 2"
+    assert came.refused
+
+
+def test_attempts_are_bounded() -> None:
+    """A service that is always full is asked three times and no more."""
+    with FakeCloud(faults=[Overloaded("full")] * 9) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.attempts, came.reason, len(cloud.headers)) == (3, "Overloaded: full", 3)
+
+
+def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
+    """Between three attempts at a full queue lie two pauses, of up to 0.1 s and 0.2 s."""
+    drawn: list[tuple[float, float]] = []
+
+    def jitter(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return 0.0
+
+    with (
+        FakeCloud(faults=[Overloaded("full")] * 9) as cloud,
+        grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
+    ):
+        second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S), jitter=jitter)
+        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+    assert drawn == [(0.0, 0.1), (0.0, 0.2)]
+
+
+def test_a_dead_cloud_costs_little_time() -> None:
+    """Where nobody listens the pauses are 30 ms together at most."""
+    drawn: list[float] = []
+
+    def jitter(_low: float, high: float) -> float:
+        drawn.append(high)
+        return 0.0
+
+    with grpc.insecure_channel(f"127.0.0.1:{free_port()}", options=OPTIONS) as channel:
+        second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S), jitter=jitter)
+        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+    assert drawn == [0.01, 0.02]
+
+
+def test_dead_port_is_reported_unreachable() -> None:
+    """Where nobody listens nothing comes back, and the reason is that it is unreachable."""
+    came = ask(f"127.0.0.1:{free_port()}", 0.4)
+    assert (came.verdicts, came.attempts) == ({}, 3)
+    assert came.reason.startswith("Unreachable: ")
+
+
+def test_port_that_never_answers_costs_no_more_than_the_budget() -> None:
+    """A port that accepts and stays silent is given up while the reserve is still left."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        budget = Budget(Deadline.after(61.0))
+        with escalator(f"127.0.0.1:{silent.getsockname()[1]}", reserve_s=60.0) as second:
+            came = second.read(plan_of(0.4), box(), budget, "key-1")
+        assert came.verdicts == {}
+        assert came.reason.startswith(("DeadlinePassed: ", "Unreachable: "))
+        assert not budget.deadline.passed
+
+
+def test_slow_service_leaves_what_came_in_time() -> None:
+    """Of a service that stops answering half-way the verdicts that came are kept."""
+    over = threading.Event()
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        if roi.roi_id != 0:
+            over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        came = ask(cloud.address, 0.5, 0.4, budget_s=3.0)
+        over.set()
+    assert list(came.verdicts) == [0]
+    assert came.reason.startswith("DeadlinePassed: ")
+
+
+def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
+    """When the service goes after one verdict of three, that verdict is kept."""
+    with FakeCloud(dies_after=1) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    assert list(came.verdicts) == [0]
+    assert came.reason.startswith("Unreachable: ")
+
+
+def test_retry_asks_only_for_what_is_open() -> None:
+    """After a stream that broke, the retry carries the regions not yet answered."""
+    with FakeCloud(faults=[Draining("stopping")], fault_after=1) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4)
+    assert cloud.asked == [[0], [1, 2]]
+    assert [header.roi_count for header in cloud.headers] == [3, 2]
+    assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
+
+
+def test_status_without_a_class_is_the_service_s_fault() -> None:
+    """A service that raises something of its own is reported as at fault, and not asked again."""
+
+    def collapse(_roi: Roi) -> Verdict | Refusal:
+        raise ZeroDivisionError
+
+    with FakeCloud(answer=collapse) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert came.attempts == 1
+    assert came.reason.startswith("ServiceFault: ")
+
+
+def test_refused_region_is_kept_apart() -> None:
+    """A refusal of one region leaves the verdicts of the others."""
+
+    def refuse_first(roi: Roi) -> Verdict | Refusal:
+        return Refusal(0, "ModelFailed", "not finite") if roi.roi_id == 0 else sure(roi)
+
+    with FakeCloud(answer=refuse_first) as cloud:
+        came = ask(cloud.address, 0.4, 0.5)
+    assert (list(came.verdicts), list(came.refusals)) == ([1], [0])
+    assert came.reason == "1 regions refused: ModelFailed: not finite"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("probability", p) for p in (NAN, 1.5, -0.1)),
+        *(("diameter_mm", d) for d in (NAN, INF, 0.0, -3.0, 201.0)),
+        *(("malignancy", m) for m in (NAN, 1.5, -0.1)),
+        *(("queue_s", s) for s in (NAN, INF, -1.0)),
+        *(("compute_s", s) for s in (NAN, INF, -1.0)),
+    ],
+)
+def test_nonsense_is_no_verdict(field: str, value: float) -> None:
+    """A probability, diameter or time that cannot be is a refusal: not merged, not learnt from."""
+    link = Link()
+    with FakeCloud(answer=lambda roi: Verdict(**{**vars(sure(roi)), field: value})) as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert came.verdicts == {}
+    assert came.refusals[0].error == "ModelFailed"
+    assert str(value) in came.refusals[0].reason
+    assert link.estimate().middle.roi_s == Link().estimate().middle.roi_s
+
+
+def test_largest_diameter_is_still_a_verdict() -> None:
+    """The bound itself is allowed."""
+    with FakeCloud(answer=lambda roi: replace(sure(roi), diameter_mm=200.0)) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert came.verdicts[0].diameter_mm == 200.0
+
+
+def test_verdict_that_nobody_asked_for_is_dropped() -> None:
+    """An unknown region identifier is ignored, and the open region stays unanswered."""
+    with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
+        came = ask(cloud.address, 0.4)
+    assert (came.verdicts, came.reason) == (
+        {},
+        "the service ended the stream with 1 regions unanswered",
+    )
+
+
+def test_one_channel_serves_study_after_study() -> None:
+    """The same escalator is used again, also after the service refused it once."""
+    with FakeCloud(faults=[InvalidRequest("no")]) as cloud, escalator(cloud.address) as second:
+        for expected in ([], [0], [0]):
+            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+            assert list(came.verdicts) == expected
+
+
+def test_without_a_cloud_the_answer_is_off() -> None:
+    """The stand-in is never available and says off."""
+    second = NoSecondReader()
+    assert not second.estimate().available
+    assert second.read().switched_off
+    assert second.ask().switched_off
+
+
+SCORES = (0.5, 0.45, 0.4)
+
+
+REASON = "the cloud had room for 1 of 3 regions"
+
+
+def busy_link() -> Link:
+    """One whose cloud told of a queue of 30 s."""
+    link = Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+    return link
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The regions that were handed to gRPC."""
+    seen: list[int] = []
+
+    def note(roi: Roi) -> object:
+        seen.append(roi.roi_id)
+        return encode_roi(roi)
+
+    monkeypatch.setattr(stream, "encode_roi", note)
+    return seen
+
+
+def test_a_busy_cloud_that_refuses_is_sent_no_region(sent: list[int]) -> None:
+    """It is asked with the header alone; the reason is its own."""
+    with FakeCloud(turns_away=[DeadlineUnmeetable("late", 9.0)]) as cloud:
+        came = ask(cloud.address, *SCORES, link=busy_link())
+    assert (came.reason, came.attempts) == ("DeadlineUnmeetable: late", 1)
+    assert (sent, cloud.headers[0].roi_count) == ([], 3)
+
+
+def test_a_busy_cloud_gets_the_regions_when_it_has_taken_the_header(sent: list[int]) -> None:
+    """None before its first sign, all after it; what one waits for is no throughput."""
+    before: list[int] = []
+
+    def admit() -> None:
+        over = Deadline.after(0.2)
+        while not sent and not over.passed:
+            time.sleep(0.01)
+        before.append(len(sent))
+
+    with FakeCloud(admits=admit) as cloud:
+        came = ask(cloud.address, *SCORES, link=busy_link())
+    assert (before, sent) == ([0], [0, 1, 2])
+    assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
+
+
+def test_only_what_the_cloud_has_room_for_is_sent(sent: list[int]) -> None:
+    """The most valuable; the others are refused, and the stream ends well, with no other try."""
+    with FakeCloud(accepts=1) as cloud:
+        came = ask(cloud.address, *SCORES, link=busy_link())
+    assert (sent, cloud.asked) == ([0], [[0]])
+    assert (list(came.verdicts), sorted(came.refusals), came.attempts) == ([0], [1, 2], 1)
+    assert came.reason == f"2 regions refused: DeadlineUnmeetable: {REASON}"
+    assert came.refused
+
+
+def test_a_cloud_without_any_room_ends_it() -> None:
+    """All are refused, none was sent, and nobody waits for the deadline."""
+    with FakeCloud(accepts=0) as cloud:
+        came = ask(cloud.address, *SCORES, link=busy_link())
+    assert (came.verdicts, sorted(came.refusals), came.attempts) == ({}, [0, 1, 2], 1)
+
+
+def test_what_is_on_its_way_already_is_answered(sent: list[int]) -> None:
+    """A cloud that is not known to be busy is not asked first; what has not gone stays here."""
+
+    def wait_for_the_first() -> None:
+        while not sent:
+            time.sleep(0.01)
+
+    with FakeCloud(accepts=1, admits=wait_for_the_first) as cloud:
+        came = ask(cloud.address, *SCORES)
+    assert cloud.asked == [sent]
+    assert sorted(came.verdicts) == sent
+    assert sorted(came.refusals) == [i for i in range(3) if i not in sent]
+
+
+def test_a_mute_cloud_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever holds the regions is let go when the stream is given up, not at the deadline."""
+    over, let_go, requests = threading.Event(), threading.Event(), stream.Sending.requests
+
+    def noted(self: stream.Sending) -> Iterator[pb.ReadRequest]:
+        yield from requests(self)
+        let_go.set()
+
+    monkeypatch.setattr(stream.Sending, "requests", noted)
+    with FakeCloud(admits=lambda: over.wait(60.0)) as cloud:
+        came = ask(cloud.address, *SCORES, budget_s=600.0, link=busy_link())
+        assert let_go.wait(30.0)
+        over.set()
+    assert came.reason.startswith("DeadlinePassed: there was no sign of the cloud")
+
+
+@pytest.mark.parametrize(
+    ("round_trip_s", "least_s", "most_s"),
+    [(None, 50.0, 59.8), (20.0, 30.0, 39.8), (900.0, 25.0, 29.9)],
+)
+def test_the_way_there_and_back_is_not_the_cloud_s(
+    round_trip_s: float | None, least_s: float, most_s: float
+) -> None:
+    """Of 59.8 s a measured round trip is kept, half of them at most."""
+    link = Link(clock=lambda: 0.0)
+    link.found(round_trip_s)
+    with FakeCloud() as cloud:
+        ask(cloud.address, 0.5, link=link)
+    assert least_s < cloud.headers[0].budget_s <= most_s

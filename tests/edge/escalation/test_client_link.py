@@ -1,0 +1,329 @@
+"""What an escalation teaches the link, and how the link keeps it from asking.
+
+What travels to the cloud, and in what shape.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from edge.assemble import OPTIONS
+from edge.budget import Budget
+from edge.daemon.agent import run_agent
+from edge.escalation import client
+from edge.escalation.client import Asking, Escalator
+from edge.escalation.rois import cut_rois
+from edge.link.link import UNHEARD, Link
+from edge.selection import Size
+from edge.telemetry import Meters
+from evaluation.kill_agent import settings_in
+from protos.codec import pack_mask
+from protos.deadline import Deadline
+from protos.errors import DeadlineUnmeetable
+from protos.messages import Priority, Refusal, Roi, Verdict
+from tests.edge.asking import RESERVE_S, ask, escalator, free_port
+from tests.edge.cases import SHAPE, box, plan_of
+from tests.edge.fake_cloud import FakeCloud, sure
+from tests.edge.killable import quick_line
+
+
+def test_no_time_left_asks_nobody() -> None:
+    """When only the reserve is left, no stream is opened, and the link is not blamed."""
+    link = Link(failures=1)
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.4, budget_s=RESERVE_S / 2, link=link)
+    assert (came.attempts, cloud.headers) == (0, [])
+    assert came.reason == "DeadlinePassed: no time was left to ask"
+    assert link.estimate().available
+
+
+def test_link_learns_from_each_study() -> None:
+    """The cloud's queue estimate reaches the link; an unreachable cloud opens its breaker."""
+    link = Link(failures=1, clock=lambda: 0.0)
+    with FakeCloud(queue_s="0.25") as cloud:
+        ask(cloud.address, 0.4, link=link)
+    assert link.estimate().middle.queue_s == 0.25
+    ask(cloud.address, 0.4, link=link)
+    assert not link.estimate().available
+
+
+@pytest.mark.parametrize("said", ["soon", "nan", "inf", "-1"])
+def test_senseless_queue_estimate_is_ignored(said: str) -> None:
+    """Trailing metadata that is no time changes nothing."""
+    link = Link(clock=lambda: 0.0)
+    with FakeCloud(queue_s=said) as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert (came.reason, link.estimate().middle.queue_s) == ("", 0.0)
+
+
+def test_open_breaker_asks_nobody() -> None:
+    """While the link is given up nothing is sent, and the reason is that of the breaker."""
+    link = Link(failures=1, clock=lambda: 0.0)
+    link.failed("Unreachable: refused")
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert (came.attempts, cloud.headers) == (0, [])
+    assert came.reason == "Unreachable: refused; not asked again for 30 s"
+
+
+def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
+    """A cloud that takes the study and stays silent is as good as none."""
+    over, link = threading.Event(), Link(failures=1)
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        came = ask(cloud.address, 0.4, budget_s=1.5, link=link)
+        over.set()
+    assert came.reason.startswith("DeadlinePassed: ")
+    assert "nothing was answered within" in link.estimate().reason
+
+
+def test_a_cloud_that_refuses_is_there_all_the_same() -> None:
+    """A probe that meets a full queue closes the breaker: the link is back."""
+    now_s = [0.0]
+    link = Link(failures=1, clock=lambda: now_s[0])
+    link.failed("Unreachable: refused")
+    now_s[0] = 31.0
+    with FakeCloud(faults=[DeadlineUnmeetable("late", 9.0)]) as cloud:
+        came = ask(cloud.address, 0.4, link=link)
+    assert came.reason == "DeadlineUnmeetable: late"
+    assert (link.estimate().available, link.estimate().probing) == (True, False)
+
+
+def test_round_trip_is_measured_apart_from_reading() -> None:
+    """A cloud on loopback that takes 0.4 s to answer is near, and slow."""
+    link = Link()
+
+    def slowly(roi: Roi) -> Verdict | Refusal:
+        time.sleep(0.4)
+        return replace(sure(roi), compute_s=0.4)
+
+    with FakeCloud(answer=slowly) as cloud:
+        for _ in range(3):
+            ask(cloud.address, 0.4, link=link)
+    assert link.estimate().middle.roi_s == 0.4
+    assert link.estimate().middle.round_trip_s < 0.4
+
+
+def test_a_mute_cloud_is_given_up_long_before_the_deadline() -> None:
+    """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
+    link = Link()
+    link.found(None)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        came = ask(f"127.0.0.1:{mute.getsockname()[1]}", 0.4, link=link)
+    assert (came.attempts, sorted(came.verdicts)) == (1, [])
+    assert came.reason == "DeadlinePassed: there was no sign of the cloud within 1.0 s"
+    assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
+    assert link.doubted.is_set()
+
+
+def test_what_was_not_answered_in_time_is_slow_though_some_of_it_was() -> None:
+    """One of three regions came: the link is not given up, but three more are not expected soon."""
+    over, link = threading.Event(), Link(failures=1)
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        if roi.roi_id != 0:
+            over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4, budget_s=3.0, link=link)
+        over.set()
+    assert (list(came.verdicts), link.estimate().available) == ([0], True)
+    assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
+
+
+def test_a_slow_cloud_that_was_heard_leaves_the_wire_its_good_name() -> None:
+    """The wait of a missed deadline is the cloud's queue, not seconds a byte."""
+    over, link = threading.Event(), Link()
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as cloud:
+        ask(cloud.address, 0.5, budget_s=3.0, link=link)
+        over.set()
+    slow, unknown = link.estimate().slow, Link().estimate().slow
+    assert slow.bytes_per_s == unknown.bytes_per_s
+    assert slow.queue_s > 2.0
+
+
+def test_a_cloud_that_cannot_be_reached_was_not_heard() -> None:
+    """A refused connection is no sign of it."""
+    link = Link()
+    ask(f"127.0.0.1:{free_port()}", 0.4, link=link)
+    assert link.estimate().silent_s is None
+
+
+class _LateStatus:
+    """A call that gives empty metadata, and only then the status that it has failed with."""
+
+    def __init__(self) -> None:
+        self._over: Callable[[], None] = lambda: None
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self._over = callback
+        return True
+
+    def initial_metadata(self) -> None:
+        threading.Timer(0.01, self._over).start()
+
+    trailing_metadata = initial_metadata
+
+    def code(self) -> grpc.StatusCode:
+        return grpc.StatusCode.UNAVAILABLE
+
+    def details(self) -> str:
+        return "refused"
+
+    def cancel(self) -> None:
+        """It is over already."""
+
+    def __iter__(self) -> Iterator[object]:
+        raise grpc.RpcError
+
+
+class _Failing(grpc.Channel):  # type: ignore[misc] # grpc has no types here: its base is Any
+    """A channel on which every stream fails so."""
+
+    def stream_stream(self, *_: object, **__: object) -> Callable[..., _LateStatus]:
+        return lambda *_args, **_kwargs: _LateStatus()
+
+    def unary_unary(self, *_: object, **__: object) -> None: ...
+
+    unary_stream = stream_unary = unary_unary
+    subscribe = unsubscribe = close = __enter__ = __exit__ = unary_unary
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_status_behind_empty_metadata_is_no_sign_of_the_cloud(
+    held: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it comes within what it may take, and whether the regions were held."""
+    monkeypatch.setattr(client, "FAILED_S", 60.0)
+    link, signs = Link(), list[None]()
+    monkeypatch.setattr(link, "sign", lambda: signs.append(None))
+    if held:
+        link.queue_reported(30.0)
+    second = Escalator(_Failing(), link, Asking(SHAPE, RESERVE_S, attempts=1))
+    came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (came.reason, signs) == ("Unreachable: refused", [])
+
+
+def test_a_short_asking_for_what_is_owed_does_not_open_the_breaker() -> None:
+    """The cloud was heard: it is there, and slow."""
+    over, link = threading.Event(), Link(failures=1)
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    rois = cut_rois(plan_of(0.4), box(), SHAPE)
+    with FakeCloud(answer=stall) as cloud, escalator(cloud.address, link) as second:
+        came = second.ask(rois, Deadline.after(3.0), "key-1")
+        over.set()
+    assert came.reason.startswith("DeadlinePassed: ")
+    assert link.estimate().available
+    assert link.estimate().slow.queue_s > 2.0
+
+
+def test_a_glance_at_the_link_waits_for_nothing() -> None:
+    """Though the cloud is being looked for; whoever collects metrics has no time."""
+    waited, link = list[None](), Link()
+    link.awaited(60.0)
+    link.settle = lambda: waited.append(None)  # type: ignore[method-assign] # to see a call
+    with escalator(f"127.0.0.1:{free_port()}", link) as second:
+        assert second.glance().reason == UNHEARD
+        assert waited == []
+        second.estimate()
+    assert waited == [None]
+
+
+def test_the_agent_s_metrics_only_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever collects them is not made to wait for a cloud that is being looked for."""
+    told: list[object] = []
+    monkeypatch.setattr(Meters, "watch", lambda _meters, estimate: told.append(estimate))
+    stop = threading.Event()
+    stop.set()
+    with escalator(f"127.0.0.1:{free_port()}") as second:
+        run_agent(settings_in(tmp_path), line=quick_line, second=second, stop=stop)
+        assert told == [second.glance]
+
+
+def test_header_tells_key_count_budget_and_priority() -> None:
+    """The header carries the study's random key, the count, and the time left less the reserve."""
+    with FakeCloud() as cloud:
+        ask(cloud.address, 0.4, 0.5)
+    (header,) = cloud.headers
+    assert (header.study_key, header.roi_count, header.priority) == ("key-1", 2, Priority.STAT)
+    assert 0.0 < header.budget_s <= 60.0 - RESERVE_S
+
+
+def test_region_is_cut_around_its_candidate() -> None:
+    """The voxels sent are the 48 mm around the candidate, with its score and the window."""
+    seen: list[Roi] = []
+
+    def keep(roi: Roi) -> Verdict | Refusal:
+        seen.append(roi)
+        return sure(roi)
+
+    with FakeCloud(answer=keep) as cloud:
+        ask(cloud.address, 0.5)
+    (roi,) = seen
+    assert roi.voxels.shape == SHAPE
+    # the candidate lies in slice 30; the box's slices are as bright as their number
+    np.testing.assert_array_equal(roi.voxels[:, 0, 0], np.arange(6, 54))
+    assert (roi.edge_score, roi.window_hu) == (0.5, (-1000.0, 400.0))
+
+
+def test_nothing_to_send_asks_nobody() -> None:
+    """A plan that sends nothing opens no stream."""
+    with FakeCloud() as cloud:
+        came = ask(cloud.address, 0.05)
+    assert (came.attempts, came.reason, cloud.headers) == (0, "", [])
+
+
+def test_regions_cut_before_can_be_asked_for() -> None:
+    """What was kept of a study is asked for by itself, under its key and by its own deadline."""
+    rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
+    with FakeCloud() as cloud, escalator(cloud.address) as second:
+        came = second.ask(rois, Deadline.after(60.0), "key-7")
+    assert (sorted(came.verdicts), cloud.asked) == ([0, 1], [[1, 0]])
+    assert cloud.headers[0].study_key == "key-7"
+
+
+def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> None:
+    """A reduced cube and a slab keep their shapes there and back."""
+    shapes = {0: Size.REDUCED.shape_of(SHAPE), 1: Size.SLAB.shape_of(SHAPE)}
+    masks = {roi_id: np.ones(shape, bool) for roi_id, shape in shapes.items()}
+    plan = replace(plan_of(0.5, 0.4), sizes=(Size.REDUCED, Size.SLAB))
+    with (
+        FakeCloud(
+            answer=lambda roi: replace(sure(roi), mask=pack_mask(masks[roi.roi_id]))
+        ) as cloud,
+        escalator(cloud.address) as second,
+    ):
+        came = second.read(plan, box(), Budget(Deadline.after(60.0)), "key")
+    assert {i: mask.shape for i, mask in came.masks.items()} == shapes
+
+
+def test_the_site_s_name_travels_where_one_is_set() -> None:
+    """In the stream's metadata; without a name there is none."""
+    with FakeCloud() as cloud, grpc.insecure_channel(cloud.address, options=OPTIONS) as channel:
+        for site in ("north wing", ""):
+            second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S, site=site))
+            second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert cloud.sites == ["north wing", None]

@@ -1,0 +1,120 @@
+"""One study's regions and what came for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edge.escalation.rois import Exchange, cut_rois
+from protos.codec import pack_mask
+from protos.errors import DeadlinePassed, Draining, Overloaded, OverreadError, Unreachable
+from protos.messages import Refusal, Roi, Summary, Verdict
+from tests.edge.cases import box, plan_of
+
+
+def exchange(*scores: float) -> Exchange:
+    """One with a region for each uncertain score."""
+    return Exchange(rois(*scores))
+
+
+def rois(*scores: float) -> list[Roi]:
+    """The regions of a plan over candidates of these scores."""
+    return cut_rois(plan_of(*scores), box(), (48, 48, 48))
+
+
+def verdict(roi_id: int, mask: bytes = b"") -> Verdict:
+    """A plain one."""
+    return Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0, mask=mask)
+
+
+def test_what_is_refused_for_now_is_open_but_not_unanswered() -> None:
+    """The next attempt carries it; the cloud has not kept it waiting."""
+    asked = exchange(0.4, 0.5, 0.45)
+    asked.take(verdict(0))
+    asked.take(Refusal(1, "Overloaded", "full"))
+    assert (sorted(asked.open), set(asked.unanswered)) == ([1, 2], {2})
+
+
+def test_an_answer_counts_once() -> None:
+    """A second verdict for a region, one that nobody asked for, and the summary change nothing."""
+    asked = exchange(0.4)
+    asked.take(verdict(0))
+    asked.take(replace(verdict(0), probability=0.1))
+    asked.take(verdict(7))
+    asked.take(Summary(1, 0, 0.1))
+    assert asked.verdicts == {0: verdict(0)}
+
+
+def test_the_nodules_voxels_are_unpacked() -> None:
+    """A verdict's mask becomes an array of the region's shape."""
+    mask = np.zeros((48, 48, 48), bool)
+    mask[20:24, 22:25, 23] = True
+    asked = exchange(0.4)
+    asked.take(verdict(0, pack_mask(mask)))
+    np.testing.assert_array_equal(asked.ended(None, 1).masks[0], mask)
+
+
+@pytest.mark.parametrize("mask", [b"", b"nonsense", pack_mask(np.ones((4, 4, 4), bool))])
+def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
+    """None, a damaged one, one of another shape: the probability counts, nothing is outlined."""
+    asked = exchange(0.4)
+    asked.take(verdict(0, mask))
+    ended = asked.ended(None, 1)
+    assert list(ended.verdicts) == [0]
+    assert ended.masks == {}
+
+
+def test_why_not_all_came_is_said() -> None:
+    """The fault of the last attempt, a stream that ended early, or the first refusal."""
+    asked = exchange(0.4, 0.5)
+    assert asked.ended(Unreachable("refused"), 1).reason == "Unreachable: refused"
+    asked.take(verdict(0))
+    assert "1 regions unanswered" in asked.ended(None, 1).reason
+    asked.take(Refusal(1, "ModelFailed", "not finite"))
+    assert asked.ended(None, 1).reason == "1 regions refused: ModelFailed: not finite"
+
+
+@pytest.mark.parametrize(
+    ("fault", "refused"),
+    [
+        (Overloaded("full"), True),
+        (None, True),
+        (Unreachable("refused"), False),
+        (DeadlinePassed("late"), False),
+        (Draining("stopping"), False),
+    ],
+)
+def test_a_refusal_is_told_from_a_fault_of_the_link(
+    fault: OverreadError | None, refused: bool
+) -> None:
+    """A cloud that would not read this study says nothing of others; one that goes is gone."""
+    assert exchange(0.4).ended(fault, 1).refused is refused
+    assert not exchange(0.4).ended(fault, 0).refused
+
+
+NO_ROOM = Refusal(0, "DeadlineUnmeetable", "the cloud had room for 0 of 1 regions")
+
+
+def test_a_region_without_room_is_left_open_for_another_cloud() -> None:
+    """Its verdict counts, and leaves no refusal; it calls for no other attempt."""
+    asked = exchange(0.4)
+    assert not asked.take(NO_ROOM, elsewhere=True)
+    assert (list(asked.open), set(asked.unanswered)) == ([0], set())
+    assert not asked.may_pass(None)
+    assert asked.take(verdict(0), elsewhere=True)
+    asked.close_left_over()
+    assert (asked.verdicts, asked.refusals) == ({0: verdict(0)}, {})
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_region_without_room_anywhere_is_refused(others: bool) -> None:
+    """Once the other cloud has none either, or has not answered."""
+    asked = exchange(0.4)
+    asked.take(NO_ROOM, elsewhere=True)
+    if others:
+        asked.take(NO_ROOM, elsewhere=True)
+    else:
+        asked.close_left_over()
+    assert (asked.open, asked.refusals) == ({}, {0: NO_ROOM})

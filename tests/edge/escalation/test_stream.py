@@ -1,0 +1,159 @@
+"""What one stream sends, and when.
+
+What is measured on one stream.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from edge.escalation.rois import cut_rois
+from edge.escalation.stream import Conversation, Sending
+from protos.deadline import Deadline
+from protos.messages import Header, Refusal, Verdict
+from tests.edge.cases import SHAPE, HandClock, box, plan_of
+
+HEADER = Header("k", "", 1.0, 3)
+
+
+LONG_S = 60.0
+
+
+def sending(*, held: bool, within_s: float = LONG_S) -> Sending:
+    """One of three regions."""
+    rois = cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE)
+    return Sending(HEADER, rois, Deadline.after(within_s), held=held)
+
+
+class Taker:
+    """Takes requests in a thread of its own, as gRPC does; notes the regions."""
+
+    def __init__(self, taken_from: Sending) -> None:
+        self.rois: list[int] = []
+        self.begun = threading.Event()
+        self._from = taken_from
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        for request in self._from.requests():
+            if request.WhichOneof("request") == "roi":
+                self.rois.append(request.roi.roi_id)
+            self.begun.set()
+
+    def ends(self) -> bool:
+        """Whether it has nothing more to take."""
+        self._thread.join(LONG_S / 2)
+        return not self._thread.is_alive()
+
+
+def test_all_regions_follow_the_header_at_once() -> None:
+    """Where nothing is held nobody waits, and nothing is left out."""
+    one = sending(held=False)
+    taker = Taker(one)
+    assert taker.ends()
+    assert taker.rois == [0, 1, 2]
+    assert one.admit(None) == []
+
+
+def test_held_regions_go_when_the_cloud_has_taken_the_header() -> None:
+    """Before that only the header goes; a cloud that tells no number takes all."""
+    one = sending(held=True)
+    taker = Taker(one)
+    assert taker.begun.wait(LONG_S)
+    assert taker.rois == []
+    assert one.admit(None) == []
+    assert taker.ends()
+    assert taker.rois == [0, 1, 2]
+
+
+def test_only_as_many_go_as_the_cloud_has_room_for() -> None:
+    """The most valuable; the others are refused in words, without having been sent."""
+    one = sending(held=True)
+    taker = Taker(one)
+    reason = "the cloud had room for 1 of 3 regions"
+    assert one.admit(1) == [Refusal(i, "DeadlineUnmeetable", reason) for i in (1, 2)]
+    assert taker.ends()
+    assert taker.rois == [0]
+
+
+def test_what_has_gone_already_is_not_refused() -> None:
+    """Of three two are under way when the cloud says that it has room for one."""
+    one = sending(held=False)
+    requests = one.requests()
+    sent = [next(requests) for _ in range(3)]
+    assert [request.WhichOneof("request") for request in sent] == ["header", "roi", "roi"]
+    assert [refusal.roi_id for refusal in one.admit(1)] == [2]
+    assert list(requests) == []
+
+
+def test_more_room_than_regions_leaves_nothing_out() -> None:
+    """The cloud may have room for more than was announced."""
+    assert sending(held=True).admit(9) == []
+
+
+def test_the_end_lets_go_who_waits() -> None:
+    """The thread that takes the requests ends, with nothing sent."""
+    one = sending(held=True)
+    taker = Taker(one)
+    one.end()
+    assert taker.ends()
+    assert taker.rois == []
+
+
+def test_the_deadline_lets_go_who_waits() -> None:
+    """Nobody needs to tell it."""
+    taker = Taker(sending(held=True, within_s=0.01))
+    assert taker.ends()
+    assert taker.rois == []
+
+
+def test_a_header_alone_is_no_region() -> None:
+    """Regions that are held have not been sent; once they may go they have."""
+    one = sending(held=True)
+    taker = Taker(one)
+    assert taker.begun.wait(LONG_S)
+    assert not one.began
+    one.admit(1)
+    assert taker.ends()
+    assert one.began
+
+
+ROI = 48**3
+
+
+def conversation(clock: HandClock, *, held: bool = False) -> Conversation:
+    """One about three regions."""
+    return Conversation(cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE), clock, held=held)
+
+
+@pytest.mark.parametrize(("held", "after_s"), [(True, 1.0), (False, 3.0)])
+def test_the_wait_for_a_busy_cloud_is_no_slow_wire(held: bool, after_s: float) -> None:
+    """Where regions were held for 2 s their time begins then; else with the stream."""
+    clock = HandClock()
+    one = conversation(clock, held=held)
+    clock.sleep(2.0)
+    one.heard(one.after_s)
+    clock.sleep(1.0)
+    verdict = Verdict(0, 0.9, 8.0, "m", 0.0, 0.1)
+    one.arrived(verdict, one.came(verdict, 100))
+    assert one.heard_s == 2.0
+    assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
+
+
+def test_the_sign_of_the_cloud_is_older_than_the_certainty() -> None:
+    """The round trip ends with the sign; what was held goes when it is certain."""
+    clock = HandClock()
+    one = conversation(clock, held=True)
+    clock.sleep(2.0)
+    one.heard(1.5)
+    assert (one.heard_s, one.sending_s) == (1.5, 0.0)
+
+
+def test_what_was_sent_up_to_the_first_region_without_an_answer() -> None:
+    """The second of three: two regions; none where all were answered."""
+    one = conversation(HandClock())
+    assert one.up_to_first({2, 1}) == (2, 2 * ROI)
+    assert one.up_to_first(set()) == (0, 0)

@@ -1,0 +1,301 @@
+"""What is believed of a link after answers, and after answers that did not come.
+
+What verdicts tell of link and cloud.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from edge.link.estimate import (
+    HALF_LIFE_S,
+    PRIOR,
+    Arrival,
+    Evidence,
+    LinkEstimate,
+    Measured,
+    Pace,
+    down_s,
+    read_now,
+    reading_s,
+)
+from tests.edge.cases import HandClock
+
+MB = 1_000_000
+
+
+def test_a_steady_link_takes_the_time_of_a_flow_line() -> None:
+    """Ten regions: the slowest machine ten times, the others once, beside round trip and queue."""
+    link = LinkEstimate.steady(Pace(0.1, MB, 1e12, queue_s=0.2, roi_s=0.05))
+    assert link.expected_s(10, 100_000) == pytest.approx(0.1 + 0.2 + 10 * 0.1 + 0.05)
+    assert link.completion_s(10, 100_000, 0.95) == pytest.approx(0.1 + 0.2 + 10 * 0.05 + 0.01)
+
+
+def test_one_region_passes_every_machine() -> None:
+    """It is sent, read and answered one after the other."""
+    link = LinkEstimate.steady(Pace(0.1, MB, 5120.0, queue_s=0.0, roi_s=0.3))
+    assert link.expected_s(1, 500_000) == pytest.approx(0.1 + 0.5 + 0.3 + 0.1)
+
+
+@pytest.mark.parametrize(("queue_s", "busy"), [(0.3, True), (0.1, False), (0.0, False)])
+def test_a_cloud_is_busy_where_its_queue_is_longer_than_a_round_trip(
+    queue_s: float, busy: bool
+) -> None:
+    """Of 0.1 s here."""
+    assert Pace(0.1, MB, MB, queue_s, 0.05).busy is busy
+
+
+def test_slow_parts_add_as_squares() -> None:
+    """Deviations of 0.3 s and 0.4 s from the medians make one of 0.5 s."""
+    middle = Pace(0.1, 1e12, 1e12, queue_s=0.1, roi_s=0.0)
+    slow = Pace(0.4, 1e12, 1e12, queue_s=0.5, roi_s=0.0)
+    link = LinkEstimate(middle=middle, slow=slow)
+    assert link.completion_s(1, 1, 0.95) == pytest.approx(0.2 + 0.5, abs=1e-6)
+    assert link.completion_s(1, 1, 0.5) == pytest.approx(0.2, abs=1e-6)
+    assert link.completion_s(1, 1, 0.99) > 0.7
+
+
+ROI, PAUSE_S = 48**3, 30.0
+
+
+GOOD = Pace(round_trip_s=0.02, bytes_per_s=5e6, down_bytes_per_s=5e6, queue_s=0.01, roi_s=0.02)
+
+
+def used(clock: HandClock, studies: int = 60, pace: Pace = GOOD) -> Measured:
+    """A link over which so many studies of ten regions went at ``pace``."""
+    measured = Measured(clock, HALF_LIFE_S)
+    for _ in range(studies):
+        good_study(measured, clock, pace)
+    return measured
+
+
+def good_study(measured: Measured, clock: HandClock, pace: Pace = GOOD) -> None:
+    """Ten regions, all answered in one batch; then half a minute passes."""
+    batch_s = 10 * pace.roi_s
+    measured.take(
+        [
+            Arrival(
+                sent_bytes=i * ROI,
+                after_s=pace.round_trip_s + i * ROI / pace.bytes_per_s + pace.queue_s + batch_s,
+                queue_s=pace.queue_s,
+                compute_s=batch_s,
+            )
+            for i in range(1, 11)
+        ],
+        pace.round_trip_s,
+    )
+    clock.sleep(PAUSE_S)
+
+
+def p95_s(measured: Measured, rois: int = 10) -> float:
+    """For so many regions."""
+    estimate = LinkEstimate(middle=measured.pace(0.5), slow=measured.pace(0.95))
+    return estimate.completion_s(rois, rois * ROI)
+
+
+@pytest.mark.parametrize("heard_s", [0.02, None])
+def test_one_miss_is_forgiven_after_a_handful_of_good_studies(heard_s: float | None) -> None:
+    """At once ten regions do not fit 8 s any more; after five studies they do as before."""
+    clock = HandClock()
+    measured = used(clock)
+    assert p95_s(measured) < 1.0
+    measured.slower_than(ROI, 8.0, heard_s, 1)
+    assert p95_s(measured) > 7.9
+    for _ in range(5):
+        good_study(measured, clock)
+    assert p95_s(measured) < 1.0
+
+
+def test_misses_that_go_on_are_believed() -> None:
+    """After six in a row five good studies are not enough."""
+    clock = HandClock()
+    measured = used(clock)
+    for _ in range(6):
+        measured.slower_than(ROI, 8.0, 0.02, 1)
+        clock.sleep(PAUSE_S)
+    for _ in range(5):
+        good_study(measured, clock)
+    assert p95_s(measured) > 7.9
+
+
+def test_a_slow_cloud_is_no_slow_wire() -> None:
+    """It was heard at once: the wait is a fixed one, and ten regions take little more than one."""
+    clock = HandClock()
+    measured = used(clock)
+    measured.slower_than(ROI, 8.0, 0.02, 1)
+    assert measured.pace(0.95).bytes_per_s == used(HandClock()).pace(0.95).bytes_per_s
+    assert 7.9 < p95_s(measured, 1) < p95_s(measured, 10) < 8.6
+
+
+def test_bytes_that_explain_the_wait_are_charged_with_it() -> None:
+    """Over 20 kB/s one region takes 5.5 s: that 8 s were not enough is the wire's fault."""
+    clock = HandClock()
+    slow = Pace(0.02, 20_000, 5e6, 0.01, 0.02)
+    measured = used(clock, pace=slow)
+    measured.slower_than(ROI, 8.0, 0.02, 1)
+    assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
+    assert measured.pace(0.95).queue_s < 0.1
+
+
+def test_a_cloud_that_was_heard_late_lies_behind_a_slow_wire() -> None:
+    """Its first sign took most of the wait."""
+    measured = used(HandClock())
+    measured.slower_than(ROI, 8.0, 5.0, 1)
+    assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
+
+
+def test_the_queue_that_was_not_told_is_guessed_and_drains() -> None:
+    """Whoever is cancelled is told nothing; 7.9 s waited in vain are a queue of 4.9 s 3 s later."""
+    clock = HandClock()
+    measured = used(clock)
+    measured.slower_than(ROI, 8.0, 0.02, 1)
+    assert measured.pace(0.5).queue_s == pytest.approx(7.9, abs=0.05)
+    clock.sleep(3.0)
+    assert measured.pace(0.5).queue_s == pytest.approx(4.9, abs=0.05)
+
+
+def test_what_was_expected_to_take_so_long_teaches_nothing() -> None:
+    """Seven regions read in a second each: the eighth is not late after 8 s."""
+    clock = HandClock()
+    measured = used(clock, pace=Pace(0.02, 5e6, 5e6, 0.01, 1.0))
+    before = measured.pace(0.95)
+    measured.slower_than(8 * ROI, 8.0, 0.02, 8)
+    assert measured.pace(0.95) == before
+
+
+def test_remembered_verdicts_do_not_make_a_cloud_fast() -> None:
+    """Four streams of them leave what is known of queue, reading and answering as it was."""
+    clock = HandClock()
+    slow = Pace(0.02, 5e6, 5e6, 0.5, 0.25)
+    measured = used(clock, studies=3, pace=slow)
+    for _ in range(4):
+        measured.take(
+            [Arrival(ROI, 0.05, 0.0, 0.0, 500), Arrival(2 * ROI, 0.9, 0.0, 0.0, 999)], 0.02
+        )
+    middle = measured.pace(0.5)
+    assert (middle.queue_s, middle.roi_s) == (0.5, pytest.approx(0.25))
+    assert middle.down_bytes_per_s == PRIOR.down_bytes_per_s
+
+
+def test_the_round_trip_is_not_known_before_it_was_measured() -> None:
+    """What is merely believed of it is not told."""
+    measured = Measured(HandClock(), HALF_LIFE_S)
+    assert measured.round_trip_s is None
+    measured.timed(0.4)
+    assert measured.round_trip_s == 0.4
+
+
+def test_before_anything_is_measured_the_prior_holds() -> None:
+    """The median and the 95th percentile are those that were believed."""
+    evidence = Evidence((1.0, 4.0), HandClock())
+    assert (evidence.quantile(0.5), evidence.quantile(0.95)) == (1.0, 4.0)
+
+
+@pytest.mark.parametrize("value", [0.1, 2.0, 9.0])
+def test_one_measurement_moves_the_median_but_tells_nothing_of_the_tail(value: float) -> None:
+    """The median is what was seen; the slow side is the slower of that and the prior's."""
+    evidence = Evidence((1.0, 4.0), HandClock())
+    evidence.add(value)
+    assert evidence.quantile(0.5) == value
+    assert evidence.quantile(0.95) == max(value, 4.0)
+
+
+def test_many_measurements_outweigh_the_prior() -> None:
+    """Of 1 to 60 the median is 30 or so and the 95th percentile 57, whatever was believed."""
+    evidence = Evidence((1000.0, 2000.0), HandClock())
+    for value in range(1, 61):
+        evidence.add(float(value))
+    assert evidence.quantile(0.5) == pytest.approx(30, abs=1)
+    assert evidence.quantile(0.95) == pytest.approx(57, abs=1)
+
+
+def test_what_is_old_counts_for_less() -> None:
+    """Two fresh measurements outweigh three of two half-lives ago."""
+    clock = HandClock()
+    evidence = Evidence((1.0, 1.0), clock, half_life_s=60.0)
+    for _ in range(3):
+        evidence.add(5.0)
+    clock.sleep(120.0)
+    for _ in range(2):
+        evidence.add(2.0)
+    assert evidence.quantile(0.5) == 2.0
+
+
+def test_in_the_end_everything_is_forgotten() -> None:
+    """After twenty half-lives without a measurement the prior holds again."""
+    clock = HandClock()
+    evidence = Evidence((1.0, 4.0), clock, half_life_s=60.0)
+    for _ in range(64):
+        evidence.add(100.0)
+    clock.sleep(20 * 60.0)
+    assert (evidence.quantile(0.5), evidence.quantile(0.95)) == (1.0, 4.0)
+
+
+def test_a_bound_counts_until_five_measurements_have_come_since() -> None:
+    """What was slower once is slow at first, and forgiven then."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    for _ in range(10):
+        evidence.add(2.0)
+    evidence.add_bound(9.0)
+    for _ in range(4):
+        evidence.add(2.0)
+        assert evidence.quantile(0.95) == 9.0
+    evidence.add(2.0)
+    assert evidence.quantile(0.95) == 2.0
+
+
+def test_each_bound_that_is_remembered_asks_for_five_measurements_more() -> None:
+    """After a second one nine are not enough."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    for measurements in (5, 9):
+        evidence.add_bound(9.0)
+        for _ in range(measurements):
+            evidence.add(2.0)
+    assert evidence.quantile(0.95) == 9.0
+    evidence.add(2.0)
+    assert evidence.quantile(0.95) == 2.0
+
+
+def test_however_many_bounds_are_forgiven_after_twenty_measurements() -> None:
+    """A bad hour is not held against the link all day."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    for _ in range(9):
+        evidence.add_bound(9.0)
+    for _ in range(20):
+        assert evidence.quantile(0.95) == 9.0
+        evidence.add(2.0)
+    assert evidence.quantile(0.95) == 2.0
+
+
+def test_a_bound_is_no_measurement() -> None:
+    """Nothing was measured where nothing came."""
+    evidence = Evidence((1.0, 1.0), HandClock())
+    evidence.add_bound(9.0)
+    assert not evidence.measured
+    evidence.add(2.0)
+    assert evidence.measured
+
+
+REMEMBERED = Arrival(1000, 0.2, 0.0, 0.0, received_bytes=100)
+
+
+FIRST = Arrival(2000, 0.5, 0.1, 0.2, received_bytes=200)
+
+
+SECOND = Arrival(3000, 0.6, 0.1, 0.2, received_bytes=300)
+
+
+def test_what_the_cloud_remembered_was_not_read() -> None:
+    """It costs the cloud nothing, and says nothing of what another region would."""
+    assert read_now([REMEMBERED, FIRST, SECOND]) == [FIRST, SECOND]
+
+
+def test_a_batch_counts_once() -> None:
+    """Two regions that were read together took the time of one batch."""
+    assert reading_s([FIRST, SECOND]) == pytest.approx(0.2)
+
+
+def test_answers_need_company_to_tell_of_throughput() -> None:
+    """Of one alone it is not known when it left."""
+    assert down_s([FIRST]) is None
+    assert down_s([FIRST, SECOND]) == (0.6 - 0.5) / 100

@@ -1,0 +1,168 @@
+"""Looks at a cloud that is scripted, or real and on loopback."""
+
+from __future__ import annotations
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import grpc
+
+from edge.assemble import OPTIONS
+from edge.escalation.client import Knock
+from edge.link.health import Watch
+from edge.link.link import UNHEARD, Link
+from protos.errors import DeadlinePassed, LinkFault, Unreachable
+from tests.edge.fake_cloud import FakeCloud
+
+LONG_S = 60.0
+
+
+class Scripted:
+    """Gives each knock the next answer that is put in; ``cancel`` ends a wait for one."""
+
+    def __init__(self) -> None:
+        self.answers: queue.SimpleQueue[LinkFault | None] = queue.SimpleQueue()
+        self.knocks = 0
+
+    def __call__(self, _timeout_s: float) -> Scripted:
+        """One more knock."""
+        self.knocks += 1
+        return self
+
+    def fault(self) -> LinkFault | None:
+        """Waits for the next answer."""
+        return self.answers.get(timeout=LONG_S)
+
+    def cancel(self) -> None:
+        """Ends the wait."""
+        self.answers.put(Unreachable("cancelled"))
+
+
+def until(holds: Callable[[], bool]) -> bool:
+    """Whether it comes to hold within a minute."""
+    end_s = time.monotonic() + LONG_S
+    while not holds() and time.monotonic() < end_s:
+        time.sleep(0.002)
+    return holds()
+
+
+def test_a_lost_cloud_is_told_and_found_again() -> None:
+    """Studies are turned away with the reason, and let in when it is back."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, 0.01):
+        cloud.answers.put(Unreachable("refused"))
+        assert until(lambda: link.estimate().reason == "Unreachable: refused")
+        assert not link.enter()
+        cloud.answers.put(None)
+        assert until(lambda: link.estimate().available)
+    assert link.estimate().silent_s is not None
+
+
+def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
+    """The first study after a start goes on without it, and the next asks when it is there."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, LONG_S, first_s=0.0):
+        assert link.estimate().reason == UNHEARD
+        assert not link.enter()
+        cloud.answers.put(None)
+        assert until(link.enter)
+
+
+def test_a_study_waits_for_a_cloud_that_is_about_to_answer() -> None:
+    """As long as the watch was given for that, and no longer once it is known."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, LONG_S, first_s=LONG_S):
+        threading.Timer(0.05, cloud.answers.put, [None]).start()
+        link.settle()
+        assert link.estimate().available
+
+
+def test_an_escalation_in_doubt_makes_it_look_at_once() -> None:
+    """It does not wait for the end of its pause."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, LONG_S):
+        cloud.answers.put(None)
+        assert until(lambda: link.estimate().silent_s is not None)
+        link.failed("Unreachable: lost")
+        assert until(lambda: cloud.knocks == 2)
+        cloud.answers.put(DeadlinePassed("no answer"))
+        assert until(lambda: link.estimate().reason == "DeadlinePassed: no answer")
+
+
+def test_it_does_not_knock_while_an_escalation_hears_the_cloud() -> None:
+    """What that sends may keep a knock out of a narrow link, and it tells more."""
+    link, cloud = Link(), Scripted()
+    assert link.enter()
+    link.sign()
+    link.lost("Unreachable: no answer")
+    assert link.estimate().available
+    with Watch(cloud, link, 0.001):
+        time.sleep(0.02)
+        assert cloud.knocks == 0
+        link.left()
+        assert until(lambda: cloud.knocks == 1)
+
+
+def test_a_link_that_nobody_watches_any_more_is_not_lost() -> None:
+    """Whatever ends the watch: studies may ask, and find out for themselves."""
+    link = Link()
+    link.lost("Unreachable: refused")
+
+    def broken(_timeout_s: float) -> Scripted:
+        raise RuntimeError("a fault of ours")
+
+    with Watch(broken, link, LONG_S):
+        assert until(lambda: link.estimate().available)
+
+
+def test_leaving_cancels_a_knock_that_waits() -> None:
+    """It returns although no answer ever came, and tells nothing of the link."""
+    link, cloud = Link(), Scripted()
+    with Watch(cloud, link, LONG_S):
+        assert until(lambda: cloud.knocks == 1)
+    assert link.estimate().available
+
+
+def test_only_a_second_knock_tells_the_round_trip() -> None:
+    """Connecting is a part of the first; of the later ones one a minute is taken in."""
+    link, cloud = Link(), Scripted()
+    before = link.estimate().middle.round_trip_s
+    with Watch(cloud, link, 0.001):
+        cloud.answers.put(None)
+        assert until(lambda: cloud.knocks == 2)
+        assert link.estimate().middle.round_trip_s == before
+        cloud.answers.put(None)
+        assert until(lambda: cloud.knocks == 3)
+        taken = link.estimate().middle.round_trip_s
+        assert taken != before
+        cloud.answers.put(None)
+        assert until(lambda: cloud.knocks == 4)
+        assert link.estimate().middle.round_trip_s == taken
+
+
+def test_knocks_over_grpc() -> None:
+    """A service that answers is there; where nobody listens, or answers, it is not."""
+    with FakeCloud() as cloud, grpc.insecure_channel(cloud.address, options=OPTIONS) as channel:
+        assert Knock(channel, LONG_S).fault() is None
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with grpc.insecure_channel(address, options=OPTIONS) as channel:
+            assert isinstance(Knock(channel, 0.05).fault(), LinkFault)
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+        assert isinstance(Knock(channel, LONG_S).fault(), Unreachable)
+
+
+def test_a_watch_over_grpc_ends_while_its_knock_waits() -> None:
+    """The knock is cancelled, and no thread is left behind."""
+    link = Link()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        with grpc.insecure_channel(address, options=OPTIONS) as channel:
+            watch = Watch(partial(Knock, channel), link, LONG_S)
+            with watch:
+                pass
+    assert "watch" not in [thread.name for thread in threading.enumerate()]

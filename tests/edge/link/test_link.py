@@ -1,0 +1,372 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge.link.estimate import Arrival, LinkEstimate, Pace
+from edge.link.link import UNHEARD, Breaker, Link
+from tests.edge.cases import HandClock
+
+MB = 1_000_000
+
+
+def arrivals(
+    round_trip_s: float, bytes_per_s: float, count: int, queue_s: float = 0.1, batch_s: float = 0.2
+) -> list[Arrival]:
+    """What a link of these figures shows of a cloud that reads all regions in one batch."""
+    sent = [(i + 1) * MB // 10 for i in range(count)]
+    return [
+        Arrival(s, round_trip_s + s / bytes_per_s + queue_s + batch_s, queue_s, batch_s)
+        for s in sent
+    ]
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+def test_round_trip_and_throughput_are_recovered(count: int) -> None:
+    """From one region on: the first sign of the cloud is the round trip, the rest is sending."""
+    link = Link(clock=HandClock())
+    link.succeeded(arrivals(0.08, 4 * MB, count), heard_s=0.08)
+    middle = link.estimate().middle
+    assert middle.round_trip_s == pytest.approx(0.08)
+    assert middle.bytes_per_s == pytest.approx(4 * MB)
+    assert middle.queue_s == pytest.approx(0.1)
+
+
+def test_throughput_down_is_that_of_answers_that_left_together() -> None:
+    """Two answers of one batch, 5,000 bytes and 10 ms apart, came with 0.5 MB/s."""
+    link = Link(clock=HandClock())
+    first = Arrival(1000, 0.5, 0.0, 0.2, received_bytes=800)
+    second = Arrival(2000, 0.51, 0.0, 0.2, received_bytes=5800)
+    link.succeeded([first, second], heard_s=0.1)
+    assert link.estimate().middle.down_bytes_per_s == pytest.approx(MB / 2)
+
+
+def test_middle_and_slow_side_are_those_of_what_was_seen() -> None:
+    """Of fast and slow studies the estimate gives the median, and the slow tail beside it."""
+    link = Link(clock=HandClock())
+    for round_trip_s in [0.01, 0.02, 0.03] * 10 + [0.4, 0.5]:
+        link.succeeded(arrivals(round_trip_s, 4 * MB, count=4), heard_s=round_trip_s)
+    estimate = link.estimate()
+    assert estimate.middle.round_trip_s == pytest.approx(0.02)
+    assert estimate.slow.round_trip_s == pytest.approx(0.4)
+
+
+def test_cloud_time_of_a_region_is_shared_among_those_sent_together() -> None:
+    """Ten regions of one batch of 1 s cost 0.1 s each, however slow the link was."""
+    link = Link(clock=HandClock())
+    link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, heard_s=8.0)
+    assert link.estimate().middle.roi_s == pytest.approx(0.1)
+
+
+def test_a_cloud_that_serves_others_between_is_slow() -> None:
+    """Two regions read in 0.1 s each, the second 0.9 s after the first began, cost 0.5 s each."""
+    link = Link(clock=HandClock())
+    first = Arrival(1000, 0.3, queue_s=0.1, compute_s=0.1)
+    second = Arrival(2000, 1.3, queue_s=1.0, compute_s=0.1001)
+    link.succeeded([first, second], heard_s=0.1)
+    assert link.estimate().middle.roi_s == pytest.approx(0.5, rel=0.01)
+
+
+def test_queue_drains_until_the_cloud_says_otherwise() -> None:
+    """A queue of 3 s is one of 1 s after 2 s, and none after 5 s."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    link.queue_reported(3.0)
+    clock.sleep(2.0)
+    assert link.estimate().middle.queue_s == pytest.approx(1.0)
+    clock.sleep(3.0)
+    assert link.estimate().middle.queue_s == 0.0
+
+
+def test_old_measurements_are_forgotten() -> None:
+    """A link that was terrible in the morning is an unknown one in the evening."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    for _ in range(9):
+        link.succeeded(arrivals(3.0, 10_000, count=2), heard_s=3.0)
+    assert link.estimate().middle.round_trip_s == pytest.approx(3.0)
+    clock.sleep(8 * 3600)
+    estimate = link.estimate()
+    assert (estimate.middle, estimate.slow) == (LinkEstimate().middle, LinkEstimate().slow)
+
+
+def test_loss_of_contact_is_known() -> None:
+    """The estimate tells how long nothing was heard of the cloud, and None for never."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    assert link.estimate().silent_s is None
+    link.succeeded(())
+    clock.sleep(12.0)
+    link.failed("Unreachable: lost")
+    assert link.estimate().silent_s == pytest.approx(12.0)
+
+
+def test_breaker_opens_after_failures_in_a_row_and_probes_after_the_cool_off() -> None:
+    """Three failures close the link for 30 s; then it may be asked, and one failure is enough."""
+    clock = HandClock()
+    link = Link(failures=3, cool_off_s=30.0, clock=clock)
+    for _ in range(3):
+        assert link.estimate().available
+        link.failed("Unreachable: refused")
+    assert not link.estimate().available
+    assert link.estimate().reason == "Unreachable: refused; not asked again for 30 s"
+    clock.sleep(30.0)
+    assert link.estimate().available
+    assert link.estimate().probing
+    link.failed("Unreachable: refused")
+    assert not link.estimate().available
+
+
+def test_only_one_escalation_probes() -> None:
+    """While it is out the link is not there for others; its success brings it back."""
+    clock = HandClock()
+    link = Link(failures=1, clock=clock)
+    link.failed("x")
+    clock.sleep(30.0)
+    assert link.enter()
+    assert not link.enter()
+    assert not link.estimate().available
+    link.succeeded(())
+    assert link.estimate().available
+    assert not link.estimate().probing
+
+
+def test_missed_deadlines_open_the_breaker_too() -> None:
+    """Three studies of which nothing was answered in time are as bad as three failures."""
+    link = Link(failures=3, clock=HandClock())
+    for _ in range(2):
+        link.missed(100_000, 1.0)
+    link.failed("Unreachable: lost")
+    assert not link.estimate().available
+
+
+def test_a_missed_deadline_teaches_how_slow_it_is_at_least() -> None:
+    """100 kB not answered in 5 s: the link carries less than 20 kB/s or so, until measured."""
+    link = Link(clock=HandClock())
+    link.missed(100_000, 5.0)
+    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
+    link.missed(100_000, 0.051)  # that says nothing: it was expected to take longer
+    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
+
+
+def test_what_never_came_is_evidence_of_slowness() -> None:
+    """Studies that bring one region of ten in 8 s: ten do not fit any more; the link stays."""
+    clock = HandClock()
+    link = Link(failures=3, clock=clock)
+    for _ in range(50):
+        link.succeeded(arrivals(0.05, 4 * MB, 1), heard_s=0.05)
+        link.slower_than(MB // 5, 8.0, heard_s=0.05, rois=2)
+        clock.sleep(60.0)
+    estimate = link.estimate()
+    assert estimate.available
+    assert estimate.completion_s(10, MB) > 7.5
+
+
+def test_the_round_trip_is_told_once_it_was_measured() -> None:
+    """Knocks measure it too."""
+    link = Link(clock=HandClock())
+    assert link.round_trip_s is None
+    link.found(0.3)
+    assert link.round_trip_s == 0.3
+
+
+def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
+    """Of 400 studies over a link and a cloud that vary, 90 to 100 % end within what was said."""
+    draw, clock = np.random.default_rng(5), HandClock()
+    link, within = Link(clock=clock), []
+    for study in range(450):
+        rois = int(draw.integers(1, 12))
+        pace = Pace(
+            round_trip_s=0.04 * draw.lognormal(0, 0.4),
+            bytes_per_s=MB * draw.lognormal(0, 0.4),
+            down_bytes_per_s=MB,
+            queue_s=0.02 * draw.lognormal(0, 0.8),
+            roi_s=0.03 * draw.lognormal(0, 0.3),
+        )
+        took_s = LinkEstimate.steady(pace).completion_s(rois, rois * 100_000)
+        if study >= 50:
+            within.append(took_s <= link.estimate().completion_s(rois, rois * 100_000))
+        batch_s = rois * pace.roi_s
+        seen = arrivals(pace.round_trip_s, pace.bytes_per_s, rois, pace.queue_s, batch_s)
+        link.succeeded(seen, heard_s=pace.round_trip_s)
+        clock.sleep(20.0)
+    assert 0.90 <= np.mean(within) <= 1.0
+
+
+def test_patience_with_a_silent_cloud() -> None:
+    """One that was never heard of may have to be connected to; a near one answers within 1 s."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    assert link.patience_s() == 3.0
+    link.found(0.01)
+    assert link.patience_s() == 1.0
+    for _ in range(20):
+        clock.sleep(60.0)
+        link.found(0.6)
+    assert link.patience_s() == pytest.approx(2.4)
+    clock.sleep(61.0)
+    assert link.patience_s() == 3.0
+
+
+def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
+    """Nobody asks until it is found; at first one may wait for that."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    link.settle()  # nobody looks for it: nothing to wait for
+    assert link.estimate().available
+    link.awaited(0.5)
+    assert not link.enter()
+    assert link.estimate().reason == UNHEARD
+    clock.sleep(0.6)
+    link.settle()  # it should have answered by now
+    assert link.estimate().reason == UNHEARD
+    link.found(None)
+    assert link.enter()
+    assert link.estimate().available
+
+
+def test_a_lost_link_lets_nobody_in_until_it_is_found() -> None:
+    """However long that takes: no study finds out."""
+    clock = HandClock()
+    link = Link(clock=clock)
+    link.lost("Unreachable: refused")
+    clock.sleep(3600.0)
+    assert not link.enter()
+    assert link.estimate().reason == "Unreachable: refused"
+    link.found(None)
+    assert link.enter()
+
+
+def test_a_stream_in_which_the_cloud_is_heard_knows_better() -> None:
+    """It is not lost until that has ended, and a first sign brings a lost one back."""
+    link = Link(clock=HandClock())
+    link.lost("Unreachable: refused")
+    link.sign()
+    link.lost("DeadlinePassed: no answer")
+    assert link.estimate().available
+    link.left()
+    link.lost("DeadlinePassed: no answer")
+    assert not link.estimate().available
+
+
+def test_a_study_that_is_not_answered_puts_the_link_in_doubt() -> None:
+    """Who watches is told by an event; success and refusal raise no doubt."""
+    link = Link(clock=HandClock())
+    link.succeeded(())
+    link.left()
+    assert not link.doubted.is_set()
+    link.failed("Unreachable: lost")
+    assert link.doubted.is_set()
+
+
+class Ending(Link):
+    """One whose watch ends as soon as somebody has seen when its cloud was due."""
+
+    _due: float | None = None
+
+    @property  # type: ignore[override] # a field in the class above
+    def _due_at_s(self) -> float | None:
+        due, self._due = self._due, None
+        if due is not None:
+            self._known.set()
+        return due
+
+    @_due_at_s.setter
+    def _due_at_s(self, due_at_s: float | None) -> None:
+        self._due = due_at_s
+
+
+def test_a_watch_that_ends_while_one_waits_for_its_cloud() -> None:
+    """Whoever waits goes on."""
+    link = Ending(clock=HandClock())
+    link.awaited(60.0)
+    link.settle()
+    assert link.enter()
+
+
+def test_a_missed_deadline_that_does_not_count_still_teaches() -> None:
+    """The link is as slow as after any other; the breaker stays, and a probe leaves its place."""
+    clock = HandClock()
+    link = Link(failures=1, clock=clock)
+    link.missed(100_000, 5.0, counts=False)
+    assert link.estimate().available
+    assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
+    link.failed("Unreachable: refused")
+    clock.sleep(31.0)
+    assert link.enter()
+    link.missed(100_000, 5.0, counts=False)
+    assert link.enter()
+
+
+def broken(clock: HandClock) -> Breaker:
+    """One that two failures have opened for 30 s."""
+    breaker = Breaker(clock, failures=2, cool_off_s=30.0)
+    for _ in range(2):
+        assert breaker.enter()
+        breaker.failed("Unreachable: refused")
+    return breaker
+
+
+def test_failures_in_a_row_open_it() -> None:
+    """Nobody is let in, and the reason names the last fault and the wait."""
+    breaker = broken(HandClock())
+    assert not breaker.enter()
+    assert breaker.why_shut == "Unreachable: refused; not asked again for 30 s"
+
+
+def test_failures_count_only_in_a_row() -> None:
+    """A success between them begins the count anew."""
+    breaker = Breaker(HandClock(), failures=2, cool_off_s=30.0)
+    breaker.failed("x")
+    breaker.succeeded()
+    breaker.failed("x")
+    assert breaker.enter()
+
+
+def test_exactly_one_probe_is_let_in() -> None:
+    """After the cool-off the first enters and all others are turned away until it has ended."""
+    clock = HandClock()
+    breaker = broken(clock)
+    clock.sleep(30.0)
+    assert breaker.half_open
+    assert [breaker.enter() for _ in range(4)] == [True, False, False, False]
+    assert "another study is finding out" in breaker.why_shut
+
+
+def test_a_probe_that_succeeds_closes_it() -> None:
+    """From then on everyone is let in, and it takes as many failures as ever to open it."""
+    clock = HandClock()
+    breaker = broken(clock)
+    clock.sleep(30.0)
+    breaker.enter()
+    breaker.succeeded()
+    breaker.failed("x")
+    assert breaker.enter()
+    assert breaker.enter()
+    assert not breaker.half_open
+
+
+def test_a_probe_that_fails_opens_it_again() -> None:
+    """One failure is enough, for another whole cool-off."""
+    clock = HandClock()
+    breaker = broken(clock)
+    clock.sleep(30.0)
+    breaker.enter()
+    breaker.failed("DeadlinePassed: late")
+    clock.sleep(29.0)
+    assert not breaker.enter()
+    clock.sleep(1.0)
+    assert breaker.enter()
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_probe_that_tells_nothing_leaves_its_place(rounds: int) -> None:
+    """The next one is let in as the probe."""
+    clock = HandClock()
+    breaker = broken(clock)
+    clock.sleep(30.0)
+    for _ in range(rounds):
+        assert breaker.enter()
+        breaker.left()
+    assert breaker.half_open
+    assert breaker.enter()

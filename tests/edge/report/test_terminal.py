@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from edge.audit import Audit, AuditOutcome
+from edge.budget import LedgerEntry
+from edge.escalation.rois import Escalated
+from edge.guarantee import Guaranteed
+from edge.merge import merge
+from edge.report.model import Rejection, Report, Status
+from edge.report.terminal import render_report
+from edge.report.write import ReportPaths
+from imaging.volume import Geometry
+from protos.messages import Verdict
+from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
+
+PATHS = ReportPaths(Path("out/report.json"), Path("out/report.html"))
+
+
+def printed(report: Report, width: int = 80) -> str:
+    """What a terminal of this width shows."""
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(render_report(report, PATHS))
+    return console.export_text()
+
+
+def study(**fields: object) -> Report:
+    """A report of one reported, one read again, and one dismissed candidate."""
+    plan = plan_of(0.95, 0.5, 0.05)
+    answers = Escalated({1: Verdict(1, 0.9, 8.0, "fake 1", 0.0, 0.0)})
+    merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
+    given: dict[str, Any] = {
+        "findings": merged.findings,
+        "decisions": plan.decisions,
+        "second_reading": merged.second_reading,
+        "second_reading_reason": merged.reason,
+        "ledger": (LedgerEntry("read", 10.0, 0.25),),
+        **fields,
+    }
+    return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)
+
+
+def test_each_finding_has_place_scores_and_reason() -> None:
+    """Place, diameter, probability, both readers' scores and the reason fit a terminal of 80."""
+    lines = printed(study()).splitlines()
+    (row,) = [line for line in lines if "│ 2 │" in line]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
+        "2",
+        "1.0, 2.0, 3.0",
+        "8.0",
+        "0.90",
+        "0.50",
+        "0.90",
+        "cloud",
+    ]
+    assert "2  cloud raised 0.50 to 0.90, which reaches 0.60" in lines
+
+
+def test_ledger_stands_against_the_deadline() -> None:
+    """The sum of the stages is given beside the deadline, each stage beside its budget."""
+    text = printed(study())
+    assert "0.25 s of 10.00 s" in text
+    assert "│ read  │   10.000 │  0.250 │" in text
+
+
+def test_promise_and_audit_stand_in_words() -> None:
+    """What is promised of missed nodules, and what became of a scan with nothing to ask about."""
+    audit = Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 2, reason="DeadlinePassed: late")
+    text = " ".join(printed(study(guaranteed=Guaranteed(TERMS, ""), audit=audit)).split())
+    assert f"guarantee {TERMS.text}" in text
+    assert (
+        "audit nothing was uncertain, the best dismissed place scored 0.090; sampled, 2 of 3 "
+        "dismissed places were read again, 0 of them confirmed: DeadlinePassed: late"
+    ) in text
+    idle = Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
+    assert "not sampled (5 % of such scans are)" in printed(study(audit=idle), width=200)
+    assert "audit" not in printed(study())
+
+
+def test_words_of_the_scanner_are_no_markup() -> None:
+    """Brackets in what a file says are printed as they are."""
+    assert "[bold]series 3[/]" in printed(study(other_series=("[bold]series 3[/]",)))
+
+
+def test_refusal_says_kind_reason_and_file() -> None:
+    """A study that was not read is a box with the reason, not an empty table."""
+    rejection = Rejection("NotCt", "the modality is MR", "a/b.dcm")
+    text = printed(study(status=Status.REJECTED, rejection=rejection))
+    for said in ("Refused: NotCt", "the modality is MR", "a/b.dcm"):
+        assert said in text

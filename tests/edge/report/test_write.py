@@ -1,0 +1,365 @@
+"""The report's files: what stands in them, in what order they come, and what may lie beside.
+
+The page that readers open.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edge.atomic_files import write_atomically
+from edge.budget import LedgerEntry
+from edge.findings import SecondReading
+from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Rejection, Report, Status
+from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
+from edge.report.write import (
+    SCHEMA,
+    banners,
+    report_to_dict,
+    version_in,
+    write_report,
+    write_version,
+)
+from imaging.volume import StudyHeader
+from tests.edge.reports import FINDING, REPORT, box, page, write
+
+
+def test_json_keys_of_the_contract_are_there() -> None:
+    """What programs rely on: names, units, order of coordinates, values of the enums."""
+    values = report_to_dict(REPORT)
+    (finding,) = values["findings"]
+    assert values["schema"] == SCHEMA == "overread.report/1"
+    assert finding["centre_mm"] == [-21.1, -137.2, 237.1]
+    assert finding["diameter_mm"] == 12.35
+    assert (finding["probability"], finding["edge_score"]) == (0.95, 0.6123)
+    assert (finding["decided_by"], finding["route"]) == ("cloud", "escalate")
+    assert finding["verdict"]["probability"] == 0.93
+    assert values["second_reading"] == "complete"
+    assert values["ledger"][0] == {"stage": "read", "budget_s": 10.0, "took_s": 0.3}
+    assert values["took_s"] == 0.4
+    assert values["highest_dismissed_score"] == 0.0412
+    assert values["candidates"][0]["route"] == "dismiss"
+    assert values["disclaimer"] == NOT_A_DEVICE
+    assert values["rejection"] is None
+
+
+def test_small_nodules_are_listed_apart() -> None:
+    """In the data under a key of their own, on the page in a table of their own."""
+    small = replace(FINDING, diameter_mm=4.2)
+    values = report_to_dict(replace(REPORT, findings=(FINDING, small)))
+    assert [one["number"] for one in values["findings"]] == [1]
+    assert [one["number"] for one in values["small_nodules"]] == [2]
+    text = page(replace(REPORT, findings=(FINDING, small)))
+    assert "1 finding, 1 small nodule<" in text
+    assert "below 6 mm, and not suspicious where the second reader has read them" in text
+    assert "small nodule" not in page()
+
+
+def test_json_says_nothing_that_is_no_json() -> None:
+    """A number that is not finite becomes null."""
+    odd = dataclasses.replace(FINDING, diameter_mm=float("nan"), verdict=None)
+    values = report_to_dict(dataclasses.replace(REPORT, findings=(odd,), deadline_s=float("inf")))
+    assert values["findings"][0]["diameter_mm"] is None
+    assert values["findings"][0]["verdict"] is None
+    assert values["deadline_s"] is None
+    json.dumps(values, allow_nan=False)
+
+
+def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
+    """JSON, page, overview and one picture a finding, and no partial file left."""
+    report = dataclasses.replace(REPORT, findings=(FINDING, FINDING))
+    paths = write(report, tmp_path / "out")
+    names = ["finding_01.png", "finding_02.png", "overview.png", "report.html", "report.json"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+    assert [path.name for path in paths.pictures] == ["overview.png", *names[:2]]
+    assert json.loads(paths.json.read_text()) == report_to_dict(report)
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths.pictures)
+
+
+def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is, the rest is whole: it is the last file to be written."""
+    written: list[str] = []
+
+    def watched(path: Path, data: bytes) -> None:
+        written.append(path.name)
+        write_atomically(path, data)
+
+    monkeypatch.setattr("edge.report.write.write_atomically", watched)
+    write(REPORT, tmp_path)
+    assert written == ["overview.png", "finding_01.png", "report.html", "report.json"]
+
+
+def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
+    """A report with fewer findings, and one of a refusal, leave no picture of the one before."""
+    write(dataclasses.replace(REPORT, findings=(FINDING,) * 3), tmp_path)
+    (tmp_path / "finding_notes.png").touch()
+    paths = write(REPORT, tmp_path)
+    others = ["finding_notes.png", "report.html", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["overview.png", "finding_01.png", *others])
+    assert all(path.is_file() for path in paths.pictures)
+    write_report(REPORT, {}, tmp_path)
+    assert sorted(os.listdir(tmp_path)) == others
+
+
+def test_an_older_report_goes_before_the_pictures_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the process dies among the pictures, no report is left that does not fit them."""
+    write(REPORT, tmp_path)
+
+    def dies(path: Path, _data: bytes) -> None:
+        assert path.name == "overview.png"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edge.report.write.write_atomically", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write(REPORT, tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_new_folder_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its entry in the folder above is on the disk before a report lies in it."""
+    synced: list[tuple[Path, bool]] = []
+    json_file = tmp_path / "new" / "report.json"
+    monkeypatch.setattr(
+        "edge.report.write.sync_folder", lambda folder: synced.append((folder, json_file.exists()))
+    )
+    write_report(REPORT, {}, json_file.parent)
+    assert (tmp_path, False) in synced
+
+
+def test_a_disk_that_fills_up_leaves_no_half_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a part of the new files nor one of the old ones beside them."""
+    write(REPORT, tmp_path)
+
+    def full(path: Path, data: bytes) -> None:
+        if path.name == "report.json":
+            monkeypatch.setattr(os, "fsync", _no_space)
+        write_atomically(path, data)
+
+    monkeypatch.setattr("edge.report.write.write_atomically", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(dataclasses.replace(REPORT, version=2), {}, tmp_path)
+    assert os.listdir(tmp_path) == ["report.html"]
+
+
+def _no_space(_descriptor: int) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "'; alert(1); //",
+        "</title></style><svg onload=alert(1)>",
+        "{{ 7 * 7 }}",
+        "${7*7} & < > \x00",
+    ],
+)
+def test_hostile_text_stays_text(hostile: str) -> None:
+    """Whatever a header, path or reason says, the page shows it and runs none of it."""
+    header = StudyHeader(*[hostile] * len(dataclasses.fields(StudyHeader)))
+    finding = dataclasses.replace(FINDING, reason=hostile)
+    report = dataclasses.replace(
+        REPORT,
+        header=header,
+        findings=(finding,),
+        source=Path("/inbox") / hostile.replace("\x00", "").replace("/", "-"),
+        second_reading_reason=hostile,
+        models={hostile: hostile},
+        other_series=(hostile,),
+        ledger=(LedgerEntry(hostile, 1.0, 1.0),),
+    )
+    text = page(report)
+    tags = set(re.findall(r"<([a-z]+)", text))
+    assert tags <= set(re.findall(r"<([a-z]+)", page()))
+    assert not re.search(r"<[^>]*\son[a-z]+\s*=\s*[^>\"]*>", text.replace("&#34;", ""))
+    assert "49" not in text.replace("249", "")
+    assert "default-src 'none'" in text
+
+
+def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
+    """A path with odd bytes is written with a question mark in their place."""
+    paths = write_report(dataclasses.replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
+    assert json.loads(paths.json.read_text())["source"] == "/in/?"
+
+
+def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:
+    """A swarm of findings does not make a page that nobody can open."""
+    count = PICTURED_FINDINGS + 2
+    paths = write(dataclasses.replace(REPORT, findings=(FINDING,) * count), tmp_path)
+    assert len(paths.pictures) == PICTURED_FINDINGS + 1
+    assert len(json.loads(paths.json.read_text())["findings"]) == count
+
+
+def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
+    """Every picture is in the page as it is on disk, and nothing is fetched or run."""
+    paths = write(REPORT, tmp_path)
+    text = paths.html.read_text()
+    inside = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
+    assert len(re.findall(r"<img[^>]+alt=\"[^\"]+\"", text)) == len(inside) == 2
+    assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
+
+
+@pytest.mark.parametrize(
+    ("status", "second", "expected"),
+    [
+        (Status.FINAL, SecondReading.COMPLETE, [("good", "Second reading complete")]),
+        (
+            Status.PROVISIONAL,
+            SecondReading.MISSING,
+            [("warn", "Provisional report"), ("warn", "Second reading missing")],
+        ),
+        (
+            Status.PROVISIONAL,
+            SecondReading.PARTIAL,
+            [("warn", "Provisional report"), ("warn", "Second reading partial")],
+        ),
+    ],
+)
+def test_banner_tells_how_far_the_reading_went(
+    status: Status, second: SecondReading, expected: list[tuple[str, str]]
+) -> None:
+    """What is not complete is said above everything else, with its reason."""
+    report = dataclasses.replace(
+        REPORT, status=status, second_reading=second, second_reading_reason="the link is down"
+    )
+    assert [(banner.level, banner.title) for banner in banners(report)] == expected
+    assert banners(report)[-1].text == "the link is down"
+    assert all(banner.title in page(report) for banner in banners(report))
+
+
+def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
+    """Kind, reason and file stand in the banner; no findings are claimed, none denied."""
+    report = Report(
+        "k",
+        "2026-03-01T10:11:12+00:00",
+        Path("/inbox/x"),
+        10.0,
+        status=Status.REJECTED,
+        rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
+    )
+    paths = write_report(report, {}, tmp_path)
+    text = paths.html.read_text()
+    assert "IncompleteSeries" in text
+    assert "slice 12 of 100 is missing (000012.dcm)" in text
+    assert "finding" not in re.sub(r"Findings are suggestions.*", "", text.split("<main>")[1])
+    assert paths.pictures == ()
+    assert json.loads(paths.json.read_text())["rejection"]["kind"] == "IncompleteSeries"
+
+
+def test_page_names_everything_that_the_reader_must_know() -> None:
+    """Patient, finding, who decided and why, times, models, guarantee, other series."""
+    text = page()
+    for words in (
+        "Doe Jane",
+        "2026-03-01</dd>",
+        "12.3 mm",
+        "0.95",
+        "the cloud says 0.93",
+        "400 ms",
+        "10.00 s",
+        "screening-int8 1 on openvino",
+        REPORT.guarantee,
+        "1.2.4: 2 slices, localizer",
+        "highest score dismissed: 0.041",
+        NOT_A_DEVICE,
+    ):
+        assert words in text
+
+
+CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
+
+
+SECOND = dataclasses.replace(
+    REPORT, version=2, findings=(FINDING, FINDING), finding_numbers=(4, 1), changes=(CHANGE,)
+)
+
+
+PICTURES = {"overview.png": b"\x89PNG o", "finding_01.png": b"\x89PNG 1", "finding_04.png": b"4"}
+
+
+FILES = ["finding_04.png", "report.v1.html", "report.v1.json", "report.html", "report.json"]
+
+
+def first(out: Path) -> dict[str, bytes]:
+    """Version 1 in ``out``; returns its files."""
+    write_report(REPORT, draw_pictures(REPORT.findings, box(), out), out)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def test_the_new_version_takes_the_place_and_the_old_one_lies_beside_it(tmp_path: Path) -> None:
+    """Page and data of version 1 are what they were, byte for byte."""
+    before = first(tmp_path)
+    paths = write_version(SECOND, PICTURES, tmp_path)
+    for suffix in ("html", "json"):
+        assert (tmp_path / f"report.v1.{suffix}").read_bytes() == before[f"report.{suffix}"]
+    words = json.loads(paths.json.read_text())
+    assert [finding["number"] for finding in words["findings"]] == [4, 1]
+    assert words["changes"][0]["verdict"] == {"probability": 0.8, "model": "m 1"}
+    assert [path.name for path in paths.pictures] == list(PICTURES)
+
+
+def test_pictures_that_are_not_of_the_new_version_go(tmp_path: Path) -> None:
+    """Nothing but pictures is removed."""
+    first(tmp_path)
+    (tmp_path / "finding_notes.png").touch()
+    write_version(SECOND, {}, tmp_path)
+    names = ["finding_notes.png", "report.html", "report.json", "report.v1.html", "report.v1.json"]
+    assert sorted(os.listdir(tmp_path)) == names
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("file", FILES)
+def test_killed_at_any_file_the_old_version_is_whole_and_the_next_attempt_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, after: bool
+) -> None:
+    """``report.json`` is one version or the other, never none, and version 1 is never changed."""
+    before = first(tmp_path)
+
+    def dies(path: Path, data: bytes) -> None:
+        if path.name != file or after:
+            write_atomically(path, data)
+        if path.name == file:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.report.write.write_atomically", dies)
+        with pytest.raises(KeyboardInterrupt):
+            write_version(SECOND, PICTURES, tmp_path)
+    assert version_in(tmp_path, "k1") == (2 if after and file == "report.json" else 1)
+    write_version(SECOND, PICTURES, tmp_path)
+    assert version_in(tmp_path, "k1") == 2
+    for suffix in ("html", "json"):
+        assert (tmp_path / f"report.v1.{suffix}").read_bytes() == before[f"report.{suffix}"]
+    assert sorted(os.listdir(tmp_path)) == sorted({*before, *FILES})
+
+
+def test_the_version_of_another_study_is_none(tmp_path: Path) -> None:
+    """A folder that is empty, damaged, or of another key holds no version."""
+    assert version_in(tmp_path, "k1") == 0
+    first(tmp_path)
+    assert (version_in(tmp_path, "k1"), version_in(tmp_path, "k2")) == (1, 0)
+    (tmp_path / "report.json").write_text("{")
+    assert version_in(tmp_path, "k1") == 0
+
+
+def test_a_new_study_s_report_leaves_no_version_of_an_older_one(tmp_path: Path) -> None:
+    """Versions of one patient never lie beside another's report."""
+    first(tmp_path)
+    write_version(SECOND, PICTURES, tmp_path)
+    before = first(tmp_path)
+    assert not [name for name in before if name.startswith("report.v")]

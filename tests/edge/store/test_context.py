@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.audit import Audit, AuditOutcome
+from edge.budget import LedgerEntry
+from edge.decide import Plan
+from edge.escalation.rois import Escalated
+from edge.findings import SecondReading
+from edge.guarantee import NOT_CALIBRATED, Guaranteed
+from edge.report.model import Change, ChangeKind, Report, Status
+from edge.store.context import FOLLOWS, Grounds
+from imaging.volume import Geometry, StudyHeader
+from protos.messages import Verdict
+from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
+
+TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
+
+
+def grounds(report: Report, plan: Plan | None = None) -> Grounds:
+    """Grounds of a report, of three candidates if nothing else is said."""
+    return Grounds(report, plan or plan_of(0.95, 0.7, 0.3), THRESHOLDS, WEIGHTS, GEOMETRY)
+
+
+def full_report() -> Report:
+    """A report in which every field says something."""
+    change = Change(2, ChangeKind.ADDED, "words", 4, (1.0, 2.0, 3.0), 0.1, 0.9, 0.8, "m 1")
+    return Report(
+        study_key="k1",
+        created="2026-03-01T10:11:12+00:00",
+        source=Path("/inbox/case ü 漢"),
+        deadline_s=10.0,
+        header=StudyHeader(patient_id="P1", patient_name="Doe^Jane"),
+        series_uid="1.2.3",
+        ledger=(LedgerEntry("read", 10.0, 0.3),),
+        second_reading=SecondReading.PARTIAL,
+        second_reading_reason="1 of 2",
+        models={"edge": "e 1"},
+        other_series=("1.2.4",),
+        guaranteed=Guaranteed(TERMS, "1 of 2 were not read", lasting=False),
+        audit=Audit(AuditOutcome.CLEAR, 0.05, 0.04, 2, 2),
+        version=2,
+        changes=(change,),
+        finding_numbers=(1, 4),
+        picture_note="note",
+        status=Status.PROVISIONAL,
+    )
+
+
+def test_every_field_of_a_report_comes_back() -> None:
+    """Also those that someone adds later; only what follows from the plan is made again."""
+    report = full_report()
+    kept = Grounds.from_bytes(grounds(report).to_bytes()).report
+    for field in dataclasses.fields(Report):
+        if field.name not in FOLLOWS:
+            assert getattr(kept, field.name) == getattr(report, field.name), field.name
+    assert kept.decisions == plan_of(0.95, 0.7, 0.3).decisions
+
+
+def test_plan_thresholds_and_place_come_back() -> None:
+    """What the findings follow from is the same to the last digit."""
+    before = grounds(full_report(), plan_of(1 / 3, math.nextafter(0.7, 1)))
+    after = Grounds.from_bytes(before.to_bytes())
+    assert after.plan == dataclasses.replace(before.plan, sizes=())
+    assert (after.thresholds, after.weights) == (THRESHOLDS, WEIGHTS)
+    assert after.geometry.spacing_mm == GEOMETRY.spacing_mm
+    assert after.geometry.origin_mm == GEOMETRY.origin_mm
+    np.testing.assert_array_equal(after.geometry.direction, TURNED)
+
+
+def test_text_that_is_no_utf8_and_an_endless_deadline_can_be_kept() -> None:
+    """Odd bytes of a file name become question marks, as in the report."""
+    report = dataclasses.replace(full_report(), source=Path("/in/\udcff"), deadline_s=math.inf)
+    kept = Grounds.from_bytes(grounds(report).to_bytes()).report
+    assert (kept.source, kept.deadline_s) == (Path("/in/?"), math.inf)
+
+
+def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
+    """A field that is not known is left out, one that is missing has its default."""
+    words = json.loads(zlib.decompress(grounds(full_report()).to_bytes()))
+    words["report"]["of the future"] = 1
+    words["report"]["guarantee"] = "a sentence, as older versions kept it"
+    del words["report"]["guaranteed"]
+    del words["report"]["picture_note"]
+    kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode())).report
+    assert (kept.picture_note, kept.series_uid) == ("", "1.2.3")
+    assert kept.guaranteed == NOT_CALIBRATED
+
+
+def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
+    """The reason that a finding gives is that of the last asking, not of the first plan."""
+    held = dataclasses.replace(plan_of(0.7, 0.3), send=(), held_back="no time left to ask")
+    merged = grounds(full_report(), held).merged(Escalated(reason="the link was lost"))
+    assert "the link was lost" in merged.findings[0].reason
+    verdict = Verdict(0, 0.99, 9.0, "m 1", 0.0, 0.0)
+    merged = grounds(full_report(), held).merged(Escalated({0: verdict}))
+    assert merged.second_reading is SecondReading.PARTIAL
+
+
+@pytest.mark.parametrize(("describes", "described"), [(True, (2, 1)), (False, ())])
+def test_grounds_that_the_earlier_version_kept_can_be_read(
+    describes: bool, described: tuple[int, ...]
+) -> None:
+    """Its terms named no regions and no basis, its plan only a yes or no."""
+    words = json.loads(zlib.decompress(grounds(full_report(), plan_of(0.7, 0.92, 0.95)).to_bytes()))
+    del words["report"]["guaranteed"]["terms"]["region_side"]
+    del words["report"]["guaranteed"]["terms"]["basis"]
+    del words["plan"]["described"]
+    words["plan"]["describes"] = describes
+    kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode()))
+    assert kept.report.guaranteed.terms == TERMS
+    assert kept.plan.described == described

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from edge.atomic_files import copy_whole, passes
+from tests.edge.killable import put
+
+
+def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:
+    """Files, folders, empty ones too, their times, and links as links, wherever they lead."""
+    study = put(tmp_path, "a")
+    (study / "series" / "empty").mkdir(parents=True)
+    (study / "series" / "9.dcm").write_text("nine")
+    os.utime(study / "series" / "9.dcm", ns=(7, 7))
+    (study / "dangling.dcm").symlink_to("nowhere.dcm")
+    (study / "folder").symlink_to("series")
+    copy_whole(study, tmp_path / "b")
+    copied = tmp_path / "b"
+    found = {str(path.relative_to(copied)) for path in copied.rglob("*")}
+    assert found == {str(path.relative_to(study)) for path in study.rglob("*")}
+    assert (copied / "series" / "9.dcm").read_text() == "nine"
+    assert (copied / "series" / "9.dcm").stat().st_mtime_ns == 7
+    assert os.readlink(copied / "dangling.dcm") == "nowhere.dcm"
+    assert os.readlink(copied / "folder") == "series"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """The error keeps its number, and the copy is whole when there is room again."""
+    study, real, copied = put(tmp_path / "from", "a"), shutil.copy2, list[Path]()
+
+    def copy2(source: Path, target: Path, **options: bool) -> object:
+        if copied:
+            raise OSError(code, os.strerror(code), str(target))
+        copied.append(source)
+        return real(source, target, **options)
+
+    (tmp_path / "to").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copy2", copy2)
+        with pytest.raises(OSError, match=os.strerror(code)) as raised:
+            copy_whole(study, tmp_path / "to" / "a")
+    assert passes(raised.value)
+    assert list((tmp_path / "to").iterdir()) == []
+    copy_whole(study, tmp_path / "to" / "a")
+    assert len(list((tmp_path / "to" / "a").iterdir())) == len(list(study.iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("code", "does"),
+    [
+        (sqlite3.SQLITE_FULL, True),
+        (sqlite3.SQLITE_READONLY, True),
+        (sqlite3.SQLITE_IOERR_WRITE, True),
+        (sqlite3.SQLITE_IOERR_READ, False),
+        (sqlite3.SQLITE_BUSY, True),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, True),
+        (sqlite3.SQLITE_LOCKED, True),
+        (sqlite3.SQLITE_ERROR, False),
+    ],
+)
+def test_what_keeps_the_database_from_being_written_passes(code: int, does: bool) -> None:
+    """A full disk does; to sqlite a used-up quota and a read-only remount are failed writes.
+
+    So does another who holds it.
+    """
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    assert passes(error) is does
+
+
+def test_a_fault_that_is_none_of_sqlite_s_own_does_not_pass() -> None:
+    """The module raises some without a code of sqlite's."""
+    assert not passes(sqlite3.OperationalError("Could not decode to UTF-8"))

@@ -1,0 +1,38 @@
+"""Findings: what is told apart as small, and where an outline lies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge.findings import DecidedBy, Finding, Outline, Route
+from protos.messages import Verdict
+
+
+def finding(diameter_mm: float, malignancy: float | None) -> Finding:
+    """One with a verdict that says so much of its malignancy."""
+    verdict = Verdict(0, 0.9, diameter_mm, "m", 0.0, 0.0, malignancy)
+    place = (1.0, 2.0, 3.0)
+    return Finding(
+        place, diameter_mm, 0.9, 0.5, DecidedBy.CLOUD, "", place, Route.ESCALATE, verdict
+    )
+
+
+@pytest.mark.parametrize(
+    ("diameter_mm", "malignancy", "small"),
+    [(5.9, 0.2, True), (5.9, None, True), (5.9, 0.5, False), (6.0, 0.2, False), (30, None, False)],
+)
+def test_below_6_mm_and_not_suspicious_is_small(
+    diameter_mm: float, malignancy: float | None, small: bool
+) -> None:
+    """A suspicious one is not, whatever its size."""
+    assert finding(diameter_mm, malignancy).small is small
+
+
+def test_an_outline_knows_its_middle_and_volume() -> None:
+    """Places are counted in the box, from where the region begins."""
+    mask = np.zeros((4, 4, 4), bool)
+    mask[1, 1, 1] = mask[1, 1, 3] = True
+    outline = Outline(mask, (10, -2, 30), voxel_mm3=0.5)
+    assert outline.centre_zyx == (11.0, -1.0, 32.0)
+    assert outline.volume_mm3 == 1.0
