@@ -74,8 +74,8 @@ def second_readings(result: Result) -> Iterator[str]:
     unsure = [c for c in report["candidates"] if c["route"] == Route.ESCALATE.value]
     kept = [f for f in result.found if f["route"] == Route.ESCALATE.value]
     yield (
-        f"[bold]to the cloud and back[/]  {1000 * took_s:.0f} ms; the edge was unsure of "
-        f"{len(unsure)} of {len(report['candidates'])} candidates, findings of them: {len(kept)}"
+        f"[bold]to the cloud and back[/]  {1000 * took_s:.0f} ms; candidates that the edge was "
+        f"unsure of: {len(unsure)}, reported: {len(kept)}"
     )
     for finding in kept:
         if (verdict := finding["verdict"]) is not None:

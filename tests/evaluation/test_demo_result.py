@@ -25,7 +25,7 @@ def test_the_way_to_the_cloud_is_told_of_each_finding_that_it_decided() -> None:
         "ledger": [{"stage": "escalate", "took_s": 0.1014}],
     }
     way, finding = second_readings(Result(report, ()))
-    assert "101 ms; the edge was unsure of 2 of 4 candidates, findings of them: 1" in way
+    assert "101 ms; candidates that the edge was unsure of: 2, reported: 1" in way
     assert finding == (
         "[bold]finding 2[/]  decided by the cloud: edge 0.51 (unsure), cloud 0.96 (read in 27 ms), "
         "together 0.69"
