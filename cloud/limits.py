@@ -47,8 +47,6 @@ def unpadded(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray
 
 
 MAX_KEY_CHARACTERS = 128
-
-
 SHOWN_CHARACTERS = 100
 """What a caller sent is repeated to this length at most, in answers and in the log."""
 

@@ -36,8 +36,6 @@ from protos.messages import Description, Header
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load
 
 _CERTIFICATE = "x509_pem_cert"
-
-
 _NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 

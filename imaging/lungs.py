@@ -34,32 +34,16 @@ from imaging.volume import HuArray, Triple, UInt8Array
 
 _AIR_HU = -320
 """Below it a cell counts as air; ground glass and fibrosis stay below, fat stays above."""
-
-
 _PLAIN_AIR_HU = -930
 """Below it a cell may be air outside the body or gas in the bowel; lung is rarely so empty."""
-
-
 _THICK_CELLS = 1.5
 """Radius in cells of 8 mm: a ball that fits into a lung, not into clothing, foam or skin."""
-
-
 _PADDING_HU = -1023
 """At or below it as the mean of a cell: no measured air, but what the scanner fills up with."""
-
-
 _RIM_CELLS = 3
-
-
 _WITHIN_SHARE = 0.8
-
-
 _PARENCHYMA_SHARE = 0.1
-
-
 _LEAST_CELLS = 400
-
-
 _LEAST_SHARE = 0.05
 
 
@@ -186,41 +170,19 @@ def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
 
 
 CELL_MM = 4.0
-
-
 MARGIN_MM = 8.0
-
-
 _GAP_MM = 72.0
 """A mass of 60 mm lies between lung above and lung below no further apart than this."""
-
-
 _BALL_MM = 40.0
 """Radius of the ball that fills hollows: it enters the liver's dome, not a mass of 60 mm."""
-
-
 _PIECE_MM = 24.0
-
-
 _BONE_HU = 200
-
-
 _SPINE_MM = 60.0
-
-
 _TISSUE_HU = -200
-
-
 _LEAST_BONE_CELLS = 100
-
-
 _DEFICIENT = 0.6
 """A side with less than this share of the other's air in a slice has lost some to disease."""
-
-
 _WINDPIPE_MM2 = 600.0
-
-
 _LARGE_MM2 = 8000.0
 """Section of one lung well above the diaphragm."""
 

@@ -25,17 +25,9 @@ import numpy.typing as npt
 from imaging.volume import WINDOW_HU, Triple, UInt8Array
 
 TILE_PX = 400
-
-
 AMBER = (60, 190, 255)
-
-
 LABEL_SIZE = 0.5
-
-
 _PALE = (215, 225, 225)
-
-
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 Rect = tuple[float, float, float, float]
@@ -135,8 +127,6 @@ LUNG_HU: tuple[float, float] = (-1350.0, 150.0)
 """The usual lung window (level -600, width 1500), in which lung is dark grey and not black."""
 
 _SOFT_TISSUE = np.uint8(182)  # 0 HU in the window of the box
-
-
 _ZOOM_MM = 64.0
 
 

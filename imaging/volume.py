@@ -20,14 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 HuArray = npt.NDArray[np.int16]
-
-
 UInt8Array = npt.NDArray[np.uint8]
-
-
 FloatArray = npt.NDArray[np.float64]
-
-
 Triple = tuple[float, float, float]
 
 WINDOW_HU: tuple[float, float] = (-1000.0, 400.0)

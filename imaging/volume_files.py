@@ -41,11 +41,7 @@ _DTYPES = {
     768: "u4",
     1024: "i8",
 }
-
-
 _MAX_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
-
-
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -162,8 +158,6 @@ FORMATS = {
 }
 
 _IO = {"NIfTI": "NiftiImageIO", "NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
-
-
 _DIRECTION_TOLERANCE = 1e-3
 
 

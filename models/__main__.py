@@ -83,17 +83,9 @@ def _short(value: object) -> str:
 
 
 app = typer.Typer(help="Train, export and list Overread's models.", no_args_is_help=True)
-
-
 app.add_typer(train, name="train")
-
-
 app.add_typer(prune, name="prune")
-
-
 app.add_typer(distil, name="distil")
-
-
 app.command("list")(list_models)
 
 

@@ -28,14 +28,10 @@ from models.options import (
 )
 
 Start = Annotated[Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt behind it.")]
-
-
 Qat = Annotated[
     Path | None,
     typer.Option(help="averaged.pt of the run that made `KIND-int8`; none: that file itself."),
 ]
-
-
 Screeners = Annotated[
     list[Path] | None, typer.Option(help="For a hybrid: weights as `train hybrid` takes them.")
 ]

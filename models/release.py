@@ -47,14 +47,10 @@ MAKERS: dict[str, Callable[[Path], nn.Module]] = {
     "screening": make_screening,
     "hybrid": make_hybrid,
 }
-
-
 UNFITTED: dict[str, dict[str, Any]] = {
     "screening": {"calibration": [1.0, 0.0]},
     "hybrid": {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]},
 }
-
-
 CALIBRATION_CUBES = 96
 """How many training cubes quantisation is calibrated on; whole training scans come on top."""
 

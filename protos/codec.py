@@ -54,8 +54,6 @@ MAX_SIDE = 4096
 """Voxels of an ROI along one axis, whatever a service's own limit."""
 
 _PRIORITY_TO_WIRE = {Priority.ROUTINE: pb.PRIORITY_ROUTINE, Priority.STAT: pb.PRIORITY_STAT}
-
-
 _PRIORITY_OF_WIRE = {
     pb.PRIORITY_UNSPECIFIED: Priority.ROUTINE,
     pb.PRIORITY_ROUTINE: Priority.ROUTINE,

@@ -34,8 +34,6 @@ SITE_KEY = "overread-site"
 MAX_SITE_CHARACTERS = 64
 
 QUEUE_KEY = "overread-queue-s"
-
-
 COMPUTE_KEY = "overread-compute-s"
 
 

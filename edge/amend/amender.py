@@ -42,8 +42,6 @@ from protos.deadline import Deadline
 from protos.messages import Roi
 
 LONGEST_LINK_S = 300.0
-
-
 LONGEST_REFUSED_S = 3600.0
 
 
@@ -110,15 +108,9 @@ class Backoff:
 ASKING_S, ASKING_SHARE = 2.0, 0.2
 """A first asking may take so long, or that share of the deadline if it is less: a study that
 arrives meanwhile waits for its end."""
-
-
 LONGEST_SHARE = 0.5
 """No asking takes more of the deadline: what arrives has half of its time left at least."""
-
-
 DAY_S = 86_400.0
-
-
 MB = 1_000_000
 
 
@@ -174,8 +166,6 @@ class Persistence:
 
 SQUEEZED_AT_ONCE = 20
 """Regions that one turn compresses for want of room: 3 ms each of 48 voxels a side."""
-
-
 AGE_STEP_S = 60.0
 """Debts age in steps of this: a start loses no more of it."""
 

@@ -21,11 +21,7 @@ from pathlib import Path, PureWindowsPath
 import structlog
 
 DONE = ".done"
-
-
 _NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
-
-
 _HEADER_BYTES = 16384
 
 
@@ -126,8 +122,6 @@ def _unless_gone(error: OSError) -> None:
 
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-
-
 _TEMPORARY = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~", DONE)
 
 log = structlog.get_logger()

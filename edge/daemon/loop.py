@@ -53,8 +53,6 @@ class Begun:
 
 PAUSE_POLLS = 10
 """Polls that a pause lasts while nothing can be written."""
-
-
 AMEND_EVERY = 10
 """Studies in a row after which what is owed gets a turn although more studies wait."""
 

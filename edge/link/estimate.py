@@ -24,8 +24,6 @@ ANSWER_BYTES = 512
 """One verdict with the packed mask of a nodule."""
 
 NORMAL = NormalDist()
-
-
 SLOW = 0.95
 """The quantile that `LinkEstimate.slow` holds."""
 
@@ -64,8 +62,6 @@ class Pace:
 
 # 100 Mbit/s with 10 Mbit/s not ruled out: what is believed before the first measurement.
 PRIOR = Pace(0.05, 12.5e6, 12.5e6, 0.0, 0.05)
-
-
 PRIOR_SLOW = Pace(0.25, 1.25e6, 1.25e6, 0.05, 0.15)
 
 
@@ -134,15 +130,9 @@ def _slowest(rois: int) -> list[Stages]:
 OFF = LinkEstimate(available=False, reason="off", off=True)
 
 MEMORY = 64
-
-
 FORGIVEN, FORGIVEN_LATEST = 5, 20
 """So many measurements outweigh one bound, and any number: one in 20 is what the slow tail is."""
-
-
 HALF_LIFE_S = 600.0
-
-
 PRIOR_WEIGHTS = (0.3, 0.2)  # of the median, so that little moves it, and of the slow tail
 
 

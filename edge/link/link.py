@@ -71,11 +71,7 @@ CONNECT_S = 3.0
 UNHEARD = "the cloud has not answered yet"
 
 HEARD_LATELY_S = 60.0
-
-
 LEAST_PATIENCE_S = 1.0
-
-
 ROUND_TRIPS = 4
 """So many of the slow ones pass before silence counts as one."""
 

@@ -47,17 +47,9 @@ from pydicom.uid import (
 from imaging.dicom.layout import Layout
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
-
-
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7  # SOF3 and SOF55, the frame headers of the two
-
-
 _TABLES, _SCAN, _RESTART_INTERVAL = 0xC4, 0xDA, 0xDD
-
-
 _HARMLESS = {*range(0xE0, 0xF0), 0xFE, 0xF8}  # APPn, comments, the parameters of JPEG-LS
-
-
 _STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart
 
 

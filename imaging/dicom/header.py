@@ -141,14 +141,10 @@ def _short(error: Exception) -> str:
 
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
-
-
 MAX_FILES = 20_000
 """More than the files of any one examination: a wrong folder rather than a study."""
 
 _MAGIC = slice(128, 132)
-
-
 _HEAD_BYTES = 512
 
 

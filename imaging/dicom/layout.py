@@ -119,8 +119,6 @@ def _as_stored(value: int, signed: bool) -> int:
 AIR_HU, MAX_HU = -1024, 32767
 
 _HIGHEST_AIR_HU, _LOWEST_TISSUE_HU = -200, 0
-
-
 _TISSUE_HU = (-950.0, 1500.0)
 """What the body consists of; a padding value in it is believed only where it pads."""
 

@@ -80,24 +80,14 @@ def _merged(top: Dataset, shared: Dataset, own: Dataset) -> Dataset:
 
 COVERS_LUNGS_MM = 200.0
 """An adult's lungs are 200 mm and more from apex to base."""
-
-
 _NEARLY = 0.8  # of the longest series, where none is that long
 
 _NOT_SLICES = {"LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT"} | {
     *("PROJECTION IMAGE", "VOLREN", "SCREEN SAVE", "SCREENSHOT", "DOSE", "DOSE_INFO", "DOSE INFO")
 }
-
-
 _REFORMATTED = {"MPR", "REFORMATTED", "CSA MPR", "CSA RESAMPLED", "RESAMPLED"}
-
-
 _CT_CLASSES = {"", *(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2"))}
-
-
 _CHEST = ("CHEST", "THORAX", "LUNG", "PULM", "TAP", "CAP")
-
-
 _ELSEWHERE = ("HEAD", "BRAIN", "SKULL", "NECK", "ABDOM", "PELVI", "SPINE", "LEG", "KNEE", "HIP")
 
 

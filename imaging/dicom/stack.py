@@ -101,43 +101,25 @@ def _pixel_mm(image: Instance) -> tuple[float, float]:
 
 MIN_EXTENT_MM = 20.0
 """Less holds no nodule with its surroundings."""
-
-
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0
-
-
 MAX_GAP_MM = 3.0
 """Tissue between two slices that neither of them shows: a nodule could lie in it unseen."""
-
-
 MAX_VOXELS = 4096 * 512 * 512
 """About 2 GB of HU."""
 
 SAME_PLACE_MM = 0.01
-
-
 PLACE_TOLERANCE_MM = 0.1
 """How far a slice may lie from the even grid between the first and the last.
 
 Scanners write positions with as little as one decimal, so that a slice and the grid's ends are
 each off by up to 0.05 mm. A tenth of a millimetre is a tenth of the networks' voxel.
 """
-
-
 SHIFT_TOLERANCE_MM = 0.5
 """How far a slice may lie beside the line through the first slice along the normal: half the
 networks' voxel. A gantry tilt of one degree moves the last of 300 mm by 5 mm."""
-
-
 _COSINE_TOLERANCE = 2e-3  # 0.1 degree
-
-
 _SPACING_TOLERANCE = 1e-3  # of the pixel spacing, relative
-
-
 _MIN_TILT_DEG = 1.0
-
-
 _AXIAL_COSINE = np.cos(np.pi / 4)
 
 

@@ -99,11 +99,7 @@ def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) ->
 Progress = Callable[[float], None]
 
 _HEADERS_SHARE = 0.2  # of the time, and so of the progress
-
-
 _MAX_THREADS = 4
-
-
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 

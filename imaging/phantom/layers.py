@@ -22,11 +22,7 @@ from imaging.volume import FloatArray, HuArray, Triple, UInt8Array
 Plane = npt.NDArray[np.float32]
 
 _THREADS = 2
-
-
 _AIR_HU = -1000.0
-
-
 _FISSURE_HU, _FISSURE_MM = -600.0, 0.4
 
 

@@ -93,11 +93,7 @@ _ENDS_MM = 9.5
 """Distance of the trees' ends: one for every 0.9 ml of lung, as a secondary lobule has."""
 
 _SUBPLEURAL_MM = 2.5
-
-
 _VESSEL_MM, _AIRWAY_MM = 0.54, 0.42
-
-
 _AIRWAY_ENDS = 9.0
 
 

@@ -15,11 +15,7 @@ from imaging.phantom.lungs import Trees
 from imaging.volume import FloatArray
 
 TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
-
-
 SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
-
-
 PLACES = {"free": 0.5, "vessel": 0.25, "pleura": 0.25}
 
 
@@ -128,11 +124,7 @@ Ball = tuple[FloatArray, float]
 """A place that is taken: its middle (3,) and its radius in mm."""
 
 _TRIES = 60
-
-
 _GAP_MM = 4.0
-
-
 _RIM_MM = 3.0
 
 

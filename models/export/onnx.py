@@ -162,8 +162,6 @@ OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
 """What each kind of network gives, in this order."""
 
 _EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
-
-
 _FREE_AXES = {
     "screening": {
         INPUT: {0: "n", 2: "z", 3: "y", 4: "x"},

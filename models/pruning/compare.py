@@ -130,8 +130,6 @@ CLAIM = {"share": 0.42, "points_lost": 1.2}
 """The published system: 42 % fewer parameters at no more than 1.2 points lost."""
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
-
-
 RESAMPLES = 2000
 
 TITLES = {

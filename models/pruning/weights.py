@@ -175,11 +175,7 @@ def writes(name: str, weight: torch.Tensor) -> bool:
 
 
 CONTROL = "control"
-
-
 WAYS = ("weights", "channels", "dynamic", "dynamic-trained")
-
-
 USUAL = WAYS[:3]
 
 BATCHES = 32

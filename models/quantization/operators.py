@@ -18,8 +18,6 @@ from models.runtime.errors import ModelError
 TYPES = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
 
 Value = torch.Tensor | None
-
-
 Operator = Callable[[Sequence[Any], dict[str, Any]], Any]
 
 

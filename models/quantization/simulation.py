@@ -25,8 +25,6 @@ from models.runtime.errors import UnfitArtifact
 from models.training.warm_start import module_of
 
 Answer = Callable[..., Any]
-
-
 LEVELS = {4: 7, 8: 127, 16: 32767}
 """The highest level of a weight of so many bits; sixteen are as good as exact."""
 

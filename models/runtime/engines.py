@@ -97,8 +97,6 @@ def _pointwise(
 
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
-
-
 Runner = Callable[..., Outputs]
 """Takes the model's inputs in the order of the file, one array ``(n, ...)`` each."""
 

@@ -184,8 +184,6 @@ def _stack(marks: list[list[float]]) -> FloatArray:
 
 
 Batch = dict[str, torch.Tensor]
-
-
 Draw = Callable[[np.random.Generator], Batch]
 
 

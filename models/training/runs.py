@@ -178,11 +178,7 @@ def _trial(material: Material, screener: torch.nn.Module) -> Trial:
 
 
 ARTIFACT = ".onnx"
-
-
 SETTLED_ON = 64
-
-
 Network = TypeVar("Network", bound=nn.Module)
 
 

@@ -78,8 +78,6 @@ def _share(mask: npt.NDArray[np.uint8], grid: tuple[int, ...]) -> FloatMap:
 
 
 SHARE_WEIGHT = 0.3
-
-
 BOX_WEIGHT = 0.5
 
 TEXTURE_WEIGHTS = (3.0, 3.0, 1.0)

@@ -9,8 +9,6 @@ from cloud.limits import compatible, may_be_padded, padded, unpadded
 from imaging.roi import cut_roi
 
 FULL = (48, 48, 48)
-
-
 SMALL = [(32, 32, 32), (16, 48, 48), (17, 31, 48)]
 
 

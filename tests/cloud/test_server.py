@@ -37,8 +37,6 @@ from tests.cloud.calling import MakeRoi, MakeStream, StartCloud, Until
 from tests.cloud.running import RunningCloud
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
-
-
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 

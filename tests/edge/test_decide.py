@@ -208,8 +208,6 @@ def test_a_probe_describes_nothing() -> None:
 
 
 PACE = Pace(round_trip_s=0.1, bytes_per_s=1000.0, down_bytes_per_s=1e9, queue_s=0.0, roi_s=0.0)
-
-
 LINK = LinkEstimate(middle=PACE, slow=PACE)
 """One second for a thousand bytes, whatever the confidence."""
 

@@ -266,8 +266,6 @@ def test_without_a_cloud_the_answer_is_off() -> None:
 
 
 SCORES = (0.5, 0.45, 0.4)
-
-
 REASON = "the cloud had room for 1 of 3 regions"
 
 

@@ -16,8 +16,6 @@ from protos.messages import Header, Refusal, Verdict
 from tests.edge.cases import SHAPE, HandClock, box, plan_of
 
 HEADER = Header("k", "", 1.0, 3)
-
-
 LONG_S = 60.0
 
 

@@ -56,8 +56,6 @@ def test_slow_parts_add_as_squares() -> None:
 
 
 ROI, PAUSE_S = 48**3, 30.0
-
-
 GOOD = Pace(round_trip_s=0.02, bytes_per_s=5e6, down_bytes_per_s=5e6, queue_s=0.01, roi_s=0.02)
 
 
@@ -277,11 +275,7 @@ def test_a_bound_is_no_measurement() -> None:
 
 
 REMEMBERED = Arrival(1000, 0.2, 0.0, 0.0, received_bytes=100)
-
-
 FIRST = Arrival(2000, 0.5, 0.1, 0.2, received_bytes=200)
-
-
 SECOND = Arrival(3000, 0.6, 0.1, 0.2, received_bytes=300)
 
 

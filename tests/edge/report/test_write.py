@@ -282,16 +282,10 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
 
 
 CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
-
-
 SECOND = dataclasses.replace(
     REPORT, version=2, findings=(FINDING, FINDING), finding_numbers=(4, 1), changes=(CHANGE,)
 )
-
-
 PICTURES = {"overview.png": b"\x89PNG o", "finding_01.png": b"\x89PNG 1", "finding_04.png": b"4"}
-
-
 FILES = ["finding_04.png", "report.v1.html", "report.v1.json", "report.html", "report.json"]
 
 

@@ -24,8 +24,6 @@ from models.training.memory import (
 )
 
 KNOWN = ScreeningSpec((4, 8, 8, 8), (1, 1, 1))
-
-
 SPEC = HybridSpec(side=16, known=KNOWN, widths=(4, 8), blocks=(1, 1), channels=32, depth=2, heads=1)
 
 
