@@ -24,14 +24,7 @@ from protos import codec, overread_pb2_grpc
 from protos import metadata as accepted
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
-from protos.errors import (
-    BusyFault,
-    Draining,
-    InvalidRequest,
-    Metadata,
-    OverreadError,
-    to_status,
-)
+from protos.errors import BusyFault, Draining, InvalidRequest, Metadata, OverreadError, to_status
 from protos.messages import Description, Header
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load
 

@@ -174,8 +174,7 @@ def decide(
     """
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
     uncertain = sorted(
-        Plan(decisions).uncertain,
-        key=lambda i: -value_of_asking(candidates[i].score, thresholds),
+        Plan(decisions).uncertain, key=lambda i: -value_of_asking(candidates[i].score, thresholds)
     )
     offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
     room = Room(link, budget_s, max_rois, policy.confidence)

@@ -60,11 +60,7 @@ class Figures:
 
 
 def figures(
-    scored: Scored,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    on_step: OnStep | None = None,
+    scored: Scored, *, resamples: int = RESAMPLES, seed: int = 0, on_step: OnStep | None = None
 ) -> Figures:
     """The figures of `scored` with percentile intervals of `resamples` bootstrap resamples."""
     ranking = rank(scored)

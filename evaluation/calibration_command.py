@@ -9,13 +9,7 @@ import typer
 
 from edge.settings import load_settings
 from evaluation.bootstrap import RESAMPLES
-from evaluation.calibration_cases import (
-    Candidates,
-    Pair,
-    cube_rows,
-    gathered,
-    scan_rows,
-)
+from evaluation.calibration_cases import Candidates, Pair, cube_rows, gathered, scan_rows
 from evaluation.calibration_plot import save_reliability
 from evaluation.calibration_result import as_json as figures
 from evaluation.calibration_text import tables

@@ -45,12 +45,7 @@ def after(of: Candidates, fitted: Fitted) -> dict[str, FloatArray]:
 
 
 def as_json(
-    splits: Mapping[str, Candidates],
-    fitted: Fitted,
-    fit_split: str,
-    *,
-    resamples: int,
-    seed: int,
+    splits: Mapping[str, Candidates], fitted: Fitted, fit_split: str, *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Every split and reader; ``fit_split`` is the one that calibration was fitted on.
 

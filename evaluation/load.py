@@ -91,9 +91,7 @@ def services(
 
 
 async def capacities(
-    started: Sequence[Service],
-    plan: Plan,
-    step: OnStep = lambda _done, _of: None,
+    started: Sequence[Service], plan: Plan, step: OnStep = lambda _done, _of: None
 ) -> dict[str, list[float]]:
     """ROIs a second of each mode when there is always enough to do, for every round in turn."""
     found: dict[str, list[float]] = {service.mode: [] for service in started}
@@ -107,10 +105,7 @@ async def capacities(
 
 
 async def under_load(
-    started: Sequence[Service],
-    plan: Plan,
-    capacity: float,
-    step: OnStep = lambda _done, _of: None,
+    started: Sequence[Service], plan: Plan, capacity: float, step: OnStep = lambda _done, _of: None
 ) -> list[Run]:
     """Every load in every round, offered to each mode in turn."""
     runs: list[Run] = []

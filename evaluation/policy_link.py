@@ -181,10 +181,7 @@ def _spans(trace: Trace, from_s: float) -> Iterator[tuple[float, float, State]]:
 
 
 def _arrivals(
-    at_s: float,
-    sizes: Sequence[int],
-    served: Sequence[Served | None],
-    answered_s: dict[int, float],
+    at_s: float, sizes: Sequence[int], served: Sequence[Served | None], answered_s: dict[int, float]
 ) -> Iterator[Arrival]:
     """What was answered, as the edge measures it, in the order in which it came."""
     for count, i in enumerate(sorted(answered_s, key=answered_s.__getitem__), 1):

@@ -48,7 +48,7 @@ def head(result: Mapping[str, Any]) -> str:
         f"{' and '.join(result['models'])}; times of both measured on {result['cpu']}. The "
         f"deadline is {result['deadline_s']:g} s, {result['reserve_s']:g} s of it kept back. "
         f"Candidates are proposed from a score of {result['proposed_from']:g}. The thresholds' "
-        f"promise: {result['guarantee']}.",
+        f"promise: {result['guarantee']}."
     ]
     if "command" in result:
         lines += ["", f"    {result['command']}"]

@@ -141,11 +141,7 @@ def _place_mass(
 
 
 def _placed(
-    ready: Ready,
-    one: Wanted,
-    clear_mm: float,
-    taken: Sequence[Taken],
-    rng: np.random.Generator,
+    ready: Ready, one: Wanted, clear_mm: float, taken: Sequence[Taken], rng: np.random.Generator
 ) -> Implant | None:
     place = ready.room.place(clear_mm, one.reach_mm, taken, rng)
     if place is None:

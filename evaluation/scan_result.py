@@ -130,11 +130,7 @@ def _where_json(
 
 
 def _masses_json(
-    masses: Sequence[Found],
-    hosts: Sequence[HostScores],
-    least: float,
-    resamples: int,
-    seed: int,
+    masses: Sequence[Found], hosts: Sequence[HostScores], least: float, resamples: int, seed: int
 ) -> dict[str, Any] | None:
     """Masses against the same false positives; those below ``least``, or unmarked, are listed."""
     if not masses:

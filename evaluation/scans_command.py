@@ -71,10 +71,7 @@ def _planned(
     for group in dict.fromkeys(ready.host.group for ready in hosts):
         of = [ready for ready in hosts if ready.host.group == group]
         rng = np.random.default_rng([seed, len(copies)])
-        for made, without in (
-            plan_nodules(of, donors, together, rng),
-            plan_masses(of, large, rng),
-        ):
+        for made, without in (plan_nodules(of, donors, together, rng), plan_masses(of, large, rng)):
             copies += made
             left += [f"{one.donor.name}, {one.diameter_mm:.0f} mm, {group}" for one in without]
     return copies, left

@@ -14,11 +14,7 @@ from evaluation.tables import rate_name
 from models import markdown
 
 TITLE = "Semi-synthetic whole scans"
-GROUPS = {
-    "patients": "scans of patients",
-    "phantoms": "phantoms",
-    "all": "both together",
-}
+GROUPS = {"patients": "scans of patients", "phantoms": "phantoms", "all": "both together"}
 STAGES = {"edge": "edge", "both": "edge and cloud"}
 
 

@@ -84,10 +84,7 @@ def doubled(mask: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
 
 
 def _by_discs(
-    mask: UInt8Array,
-    radius: float,
-    apply: _SliceFilter,
-    combine: Callable[..., object],
+    mask: UInt8Array, radius: float, apply: _SliceFilter, combine: Callable[..., object]
 ) -> UInt8Array:
     """A ball filter as one disc filter for each distance along z."""
     result = mask.copy()

@@ -58,9 +58,7 @@ def canonical(volume: Volume) -> Volume:
     return Volume(hu[tuple(flips)], geometry, volume.series_uid, volume.description)
 
 
-def _nearest_axes(
-    direction: npt.NDArray[np.float64],
-) -> tuple[list[int], npt.NDArray[np.float64]]:
+def _nearest_axes(direction: npt.NDArray[np.float64]) -> tuple[list[int], npt.NDArray[np.float64]]:
     """For each world axis x, y, z: the index axis (0 = x) nearest to it, and its sign."""
     left = np.abs(direction).copy()
     order = [0, 0, 0]

@@ -35,11 +35,7 @@ Rect = tuple[float, float, float, float]
 
 
 def draw_mark(
-    tile: UInt8Array,
-    centre: tuple[float, float],
-    radius: float,
-    label: str,
-    taken: Sequence[Rect],
+    tile: UInt8Array, centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
 ) -> Rect:
     """A circle of ``radius`` pixels and four ticks outside it; its middle stays free.
 

@@ -12,9 +12,7 @@ ROI_SHAPE = (48, 48, 48)
 
 
 def cut_roi(
-    voxels: UInt8Array,
-    centre_zyx: npt.ArrayLike,
-    shape: tuple[int, int, int] = ROI_SHAPE,
+    voxels: UInt8Array, centre_zyx: npt.ArrayLike, shape: tuple[int, int, int] = ROI_SHAPE
 ) -> UInt8Array:
     """uint8 of ``shape`` around a fractional index of ``voxels`` ``(z, y, x)``.
 

@@ -82,13 +82,7 @@ def int4(
     run_int4(run, kind, qat, screening or [], share)
 
 
-def ranges(
-    kind: Kind,
-    data: Data,
-    start: Start,
-    qat: Qat = None,
-    as_json: Json = False,
-) -> None:
+def ranges(kind: Kind, data: Data, start: Start, qat: Qat = None, as_json: Json = False) -> None:
     """How far INT8 is from float on validation: min-max, percentile, entropy, learnt ranges."""
     from models.quantization.sensitivity import show_ranges
     from models.release import run_ranges

@@ -142,9 +142,7 @@ def to_status(error: OverreadError) -> tuple[grpc.StatusCode, str, Metadata]:
 
 
 def from_status(
-    code: grpc.StatusCode,
-    details: str | None,
-    metadata: Iterable[tuple[str, str | bytes]] | None,
+    code: grpc.StatusCode, details: str | None, metadata: Iterable[tuple[str, str | bytes]] | None
 ) -> OverreadError:
     """The error that a status stands for: by the name in its metadata, else by its code."""
     said = {key: value for key, value in metadata or () if isinstance(value, str)}

@@ -46,10 +46,7 @@ class Load:
 
     def to_metadata(self) -> tuple[tuple[str, str], ...]:
         """As it travels, in seconds with microseconds."""
-        return (
-            (QUEUE_KEY, f"{self.queue_s:.6f}"),
-            (COMPUTE_KEY, f"{self.compute_s:.6f}"),
-        )
+        return ((QUEUE_KEY, f"{self.queue_s:.6f}"), (COMPUTE_KEY, f"{self.compute_s:.6f}"))
 
 
 def load_of(metadata: Iterable[tuple[str, str | bytes]] | None) -> Load | None:

@@ -29,12 +29,7 @@ from cloud.telemetry import Telemetry
 from cloud.workers import Stage, Timed, Unwanted
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
-from protos.errors import (
-    DeadlinePassed,
-    DeadlineUnmeetable,
-    ModelFailed,
-    OverreadError,
-)
+from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed, OverreadError
 from protos.messages import Priority
 
 

@@ -55,10 +55,7 @@ class Backoff:
     """
 
     def __init__(
-        self,
-        first_s: float,
-        clock: Callable[[], float],
-        jitter: Callable[[float, float], float],
+        self, first_s: float, clock: Callable[[], float], jitter: Callable[[float, float], float]
     ) -> None:
         self._first_s, self._clock, self._jitter = first_s, clock, jitter
         self._refused_until: dict[str, float] = {}

@@ -64,10 +64,7 @@ class Race(Generic[R]):
     """
 
     def __init__(
-        self,
-        deadline: Deadline,
-        take: Callable[[R, Heard], bool],
-        done: Callable[[], bool],
+        self, deadline: Deadline, take: Callable[[R, Heard], bool], done: Callable[[], bool]
     ) -> None:
         self.faults: dict[R, OverreadError] = {}
         self._deadline, self._take, self._done = deadline, take, done
@@ -291,12 +288,7 @@ class Escalation:
 
 
 def _learn(
-    link: Link,
-    stream: Stream,
-    fault: OverreadError | None,
-    unanswered: Set[int],
-    *,
-    counts: bool,
+    link: Link, stream: Stream, fault: OverreadError | None, unanswered: Set[int], *, counts: bool
 ) -> None:
     """What one stream tells of its link: it brought verdicts, was too slow, or broke.
 

@@ -201,12 +201,7 @@ class Link:
                 self._measured.take(arrivals, heard_s)
 
     def missed(
-        self,
-        sent_bytes: int,
-        after_s: float,
-        heard_s: float | None = None,
-        *,
-        counts: bool = True,
+        self, sent_bytes: int, after_s: float, heard_s: float | None = None, *, counts: bool = True
     ) -> None:
         """Takes in that ``sent_bytes`` were not answered ``after_s`` later, at the deadline.
 

@@ -195,11 +195,7 @@ class Stamp:
 
 
 def compose(
-    stamp: Stamp,
-    job: Job,
-    study: Study,
-    judgement: Judgement,
-    ledger: tuple[LedgerEntry, ...],
+    stamp: Stamp, job: Job, study: Study, judgement: Judgement, ledger: tuple[LedgerEntry, ...]
 ) -> Report:
     """The report of a study that was read."""
     plan, answers, merged = judgement.plan, judgement.answers, judgement.merged

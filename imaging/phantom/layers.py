@@ -181,11 +181,7 @@ def _paint_lungs(plane: Plane, lungs: LungLayer, cut: _Cut) -> None:
 
 
 def stamp_cones(
-    cover: UInt8Array,
-    raster: Raster,
-    corner_mm: FloatArray,
-    pieces: FloatArray,
-    radii: FloatArray,
+    cover: UInt8Array, raster: Raster, corner_mm: FloatArray, pieces: FloatArray, radii: FloatArray
 ) -> None:
     """Raises ``cover`` (0..255, part of each voxel covered) by cones.
 

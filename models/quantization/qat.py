@@ -81,10 +81,7 @@ def lower_step_by_step(
 
 
 def choose(
-    simulation: Simulation,
-    network: nn.Module,
-    batches: Sequence[torch.Tensor],
-    wanted: int,
+    simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor], wanted: int
 ) -> tuple[list[Layer], list[str]]:
     """Every layer's report, and the weights to lower so that the file has ``wanted`` bytes."""
     layers = sensitivity(simulation, network, batches)

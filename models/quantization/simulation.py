@@ -42,10 +42,7 @@ class Simulation(nn.Module):
     """
 
     def __init__(
-        self,
-        model: onnx.ModelProto,
-        exact: Mapping[str, np.ndarray],
-        answer: Answer,
+        self, model: onnx.ModelProto, exact: Mapping[str, np.ndarray], answer: Answer
     ) -> None:
         super().__init__()
         self.model, self.answer = model, answer

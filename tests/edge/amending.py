@@ -24,12 +24,7 @@ from tests.edge.owing import SilentCloud, owing
 
 PAUSE_S = 4.0
 UNHURRIED = Persistence(
-    asking_s=20.0,
-    longest_s=20.0,
-    max_rois=64,
-    pause_s=PAUSE_S,
-    keep_days=30.0,
-    most_bytes=math.inf,
+    asking_s=20.0, longest_s=20.0, max_rois=64, pause_s=PAUSE_S, keep_days=30.0, most_bytes=math.inf
 )
 BY_EDGE = {1: 0.95, 2: 0.7}
 """Findings of version 1 by number, with their probability: the edge alone."""

@@ -7,15 +7,7 @@ from typing import Any
 
 import pytest
 
-from evaluation.dead_cloud import (
-    MUTE,
-    REFUSED,
-    SETTLE_S,
-    WAYS,
-    as_json,
-    dead_clouds,
-    measure,
-)
+from evaluation.dead_cloud import MUTE, REFUSED, SETTLE_S, WAYS, as_json, dead_clouds, measure
 from evaluation.dead_cloud_command import _table
 from evaluation.link import OFF
 

@@ -10,14 +10,7 @@ import pytest
 from evaluation.bootstrap import figures
 from evaluation.cubes import Cube
 from evaluation.froc import froc, sensitivity_at
-from evaluation.nodules import (
-    NoduleScores,
-    as_json,
-    read_all,
-    read_cube,
-    read_scan,
-    surrounded,
-)
+from evaluation.nodules import NoduleScores, as_json, read_all, read_cube, read_scan, surrounded
 from evaluation.scan import ScanScores, score_scan
 from evaluation.truth import Lesion
 from imaging.preprocess import Preprocessed

@@ -124,10 +124,7 @@ def test_an_early_end_tells_the_log_and_what_to_do(
     """The last lines of the log, and the advice that fits them."""
     code = f"import sys; print({printed!r}); sys.exit(1)"
     log = tmp_path / "cloud.log"
-    with (
-        pytest.raises(ServiceFailed) as failure,
-        running("cloud", _python(code), log) as process,
-    ):
+    with pytest.raises(ServiceFailed) as failure, running("cloud", _python(code), log) as process:
         process.wait_until(lambda: False, "serve", 60)
     said = str(failure.value)
     assert said.startswith("cloud ended with exit status 1 before its time")
@@ -184,10 +181,7 @@ def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
 def test_a_cloud_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
     """The end of its log is quoted."""
     early = r"ended with exit status 3 before its time\n(.|\n)*no model to read with"
-    with (
-        pytest.raises(ServiceFailed, match=early),
-        restartable_cloud(tmp_path, (*IDLE, "ends")),
-    ):
+    with pytest.raises(ServiceFailed, match=early), restartable_cloud(tmp_path, (*IDLE, "ends")):
         pass
 
 

@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.scan_copies import (
-    APART_MM,
-    MASS_MM,
-    Ready,
-    masses,
-    plan_masses,
-    plan_nodules,
-)
+from evaluation.scan_copies import APART_MM, MASS_MM, Ready, masses, plan_masses, plan_nodules
 from evaluation.scan_donor import Donor, cut_donor
 from evaluation.scan_room import Room, Taken
 from imaging.preprocess import preprocess

@@ -66,8 +66,7 @@ def test_nodules_without_owners_are_patients_of_their_own(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"edge": None}, {"cloud": [1.0]}, {"missed_patient": []}, {"edge": ["x", "y", "z"]}],
+    "change", [{"edge": None}, {"cloud": [1.0]}, {"missed_patient": []}, {"edge": ["x", "y", "z"]}]
 )
 def test_what_is_no_file_of_cases_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     """A column missing, too short, or of words; the file is named."""

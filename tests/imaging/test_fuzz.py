@@ -66,10 +66,7 @@ def test_mutants_alone(tmp_path: Path, small_ct: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("syntax", ["4.80", "4.90", "5"], ids=["JPEG-LS", "JPEG 2000", "RLE"])
 def test_compressed_mutants(
-    syntax: str,
-    tmp_path: Path,
-    small_ct: Callable[..., Any],
-    capfd: pytest.CaptureFixture[str],
+    syntax: str, tmp_path: Path, small_ct: Callable[..., Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Mutants of compressed slices end neither the process nor its silence."""
     images = small_ct(8).images()

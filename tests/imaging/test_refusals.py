@@ -16,13 +16,7 @@ import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.uid import UID
 
-from imaging.errors import (
-    IncompleteSeries,
-    IrregularGeometry,
-    NotCt,
-    StudyError,
-    UnreadableFile,
-)
+from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
 from imaging.read import read_study
 
 Damage = Callable[[list[Dataset]], Any]

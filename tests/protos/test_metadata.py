@@ -29,9 +29,7 @@ def test_load_survives_the_metadata() -> None:
         (("overread-queue-s", "1"), ("overread-compute-s", "-1")),
     ],
 )
-def test_metadata_without_a_load_tells_none(
-    metadata: tuple[tuple[str, str], ...] | None,
-) -> None:
+def test_metadata_without_a_load_tells_none(metadata: tuple[tuple[str, str], ...] | None) -> None:
     """A service that says nothing of its load, or nonsense, is not guessed at."""
     assert load_of(metadata) is None
 

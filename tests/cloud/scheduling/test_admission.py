@@ -17,11 +17,7 @@ from cloud.scheduling.admission import STALE_S, Room, make_room, places_for
 from cloud.scheduling.queue import Queue, Rules
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
-from protos.errors import (
-    ChecksumMismatch,
-    DeadlineUnmeetable,
-    Overloaded,
-)
+from protos.errors import ChecksumMismatch, DeadlineUnmeetable, Overloaded
 from protos.messages import Priority
 from tests.cloud.claims import NOW_S, claim, ticket
 from tests.cloud.hand_stage import ROUTINE, HandStage, batcher, roi, run, settle

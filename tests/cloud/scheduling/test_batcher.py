@@ -10,11 +10,7 @@ import structlog
 from cloud.scheduling.batcher import Batcher
 from cloud.telemetry import Telemetry
 from protos.deadline import Deadline
-from protos.errors import (
-    DeadlinePassed,
-    DeadlineUnmeetable,
-    ModelFailed,
-)
+from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed
 from protos.messages import Priority
 from tests.cloud.hand_stage import ROUTINE, HandStage, batcher, roi, run, settle
 

@@ -58,8 +58,7 @@ def line(fixed_s: float, each_s: float) -> CostModel:
 
 
 @pytest.mark.parametrize(
-    ("fixed_s", "each_s", "worth"),
-    [(0.0, 1.0, 1), (1.0, 0.0, 8), (20.0, 5.0, 7), (0.2, 1.0, 2)],
+    ("fixed_s", "each_s", "worth"), [(0.0, 1.0, 1), (1.0, 0.0, 8), (20.0, 5.0, 7), (0.2, 1.0, 2)]
 )
 def test_a_batch_is_as_large_as_company_pays(fixed_s: float, each_s: float, worth: int) -> None:
     """The smallest in which an ROI costs at most a tenth more than in a batch of eight."""

@@ -87,9 +87,7 @@ def test_what_would_be_late_is_refused_with_its_own_estimate(
     assert admit(claim(59.5, site="a"), queue, 50.0, pace()) == []
 
 
-def test_nobody_let_in_is_made_late_by_one_who_comes_after(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def test_nobody_let_in_is_made_late_by_one_who_comes_after(loop: asyncio.AbstractEventLoop) -> None:
     """An ROI due earlier would be in time, but the others would not: it is refused."""
     queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
     with pytest.raises(DeadlineUnmeetable, match="others would be late") as caught:

@@ -112,9 +112,7 @@ def test_what_was_given_up_no_longer_waits(loop: asyncio.AbstractEventLoop) -> N
     assert queue.take(8, NOW_S) == [kept]
 
 
-def test_a_site_that_floods_the_queue_does_not_bar_another(
-    loop: asyncio.AbstractEventLoop,
-) -> None:
+def test_a_site_that_floods_the_queue_does_not_bar_another(loop: asyncio.AbstractEventLoop) -> None:
     """Beside forty ROIs due earlier, another site's are read after eight, then in turn."""
     queue = Queue()
     for i in range(40):

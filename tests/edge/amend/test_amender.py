@@ -22,13 +22,7 @@ from edge.settings import load_settings
 from edge.store.pending import OwedStep
 from edge.store.studies import Spool
 from protos.deadline import Deadline
-from protos.errors import (
-    DeadlineUnmeetable,
-    Overloaded,
-    OverreadError,
-    TooLarge,
-    VersionMismatch,
-)
+from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarge, VersionMismatch
 from protos.messages import Roi
 from tests.edge.amending import BY_EDGE, UNHURRIED, Site, findings
 from tests.edge.cases import SHAPE

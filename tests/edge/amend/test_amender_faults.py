@@ -20,8 +20,7 @@ from tests.edge.owing import SilentCloud
 
 
 @pytest.mark.parametrize(
-    "full_at",
-    ["report.v1.html", "report.v1.json", "finding_03.png", "report.html", "report.json"],
+    "full_at", ["report.v1.html", "report.v1.json", "finding_03.png", "report.html", "report.json"]
 )
 def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
     site: Site, monkeypatch: pytest.MonkeyPatch, full_at: str

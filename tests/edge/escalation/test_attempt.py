@@ -18,11 +18,7 @@ class Scripted:
     """Says its verdicts and ends, with a fault or without; ``hangs`` until it is cancelled."""
 
     def __init__(
-        self,
-        says: Sequence[int] = (),
-        fault: Exception | None = None,
-        *,
-        hangs: bool = False,
+        self, says: Sequence[int] = (), fault: Exception | None = None, *, hangs: bool = False
     ) -> None:
         self.says, self.fault, self.hangs = says, fault, hangs
         self.cancelled = threading.Event()

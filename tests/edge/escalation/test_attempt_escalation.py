@@ -83,10 +83,7 @@ def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
     link, other_link = Link(failures=1), Link()
     with FakeCloud() as gone:
         pass
-    with (
-        FakeCloud() as other,
-        hedged(gone.address, other.address, link, other_link) as second,
-    ):
+    with FakeCloud() as other, hedged(gone.address, other.address, link, other_link) as second:
         for _ in range(2):
             came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
             assert list(came.verdicts) == [0]

@@ -88,9 +88,7 @@ def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.Monkey
     assert convolutions[4] <= max(makers[name] for name in cut) < convolutions[5]
 
 
-def test_cuts_are_apart_though_one_node_takes_all_the_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_cuts_are_apart_though_one_node_takes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts have work each, as even as can be."""
     model = export_fp32(HybridNetwork(HybridSpec.sized(0.5)).eval(), "hybrid")
     times = [0.0] * len(model.graph.node)

@@ -68,16 +68,14 @@ def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
 
 
 def test_the_simulation_answers_as_the_file(
-    simulation: Simulation,
-    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
     """The same rounding at the same places gives the engine's outputs."""
     agree(told(simulation), served(quantised[2].SerializeToString()))
 
 
 def test_what_was_learnt_is_in_the_file(
-    simulation: Simulation,
-    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
     """After some steps the answers come closer to the float network's, and the file has them."""
     network = quantised[0]
@@ -117,8 +115,7 @@ def test_an_int4_file_is_small_and_its_expansion_says_the_same(simulation: Simul
 
 @smaller_kind
 def test_layers_are_compared_and_the_simulation_left_alone(
-    simulation: Simulation,
-    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
     """Every weight has a report, and all roundings are as they were afterwards."""
     batches = [torch.from_numpy(pictures(1)).float() / 255]
@@ -160,8 +157,7 @@ def test_a_form_of_an_operator_that_is_not_known_is_refused() -> None:
 
 @smaller_kind
 def test_a_lowered_layer_is_compared_and_stays_lowered(
-    simulation: Simulation,
-    quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto],
+    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
     """Its report leaves it in INT4, in the file too."""
     simulation.lower(simulation.weights()[0], 4)
