@@ -65,7 +65,7 @@ def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "calibration", batches)
         monkeypatch.setattr(module, "enter", entered)
     monkeypatch.setattr(release, "find", found)
-    monkeypatch.setattr(release, "every", lambda: every(folder))
+    monkeypatch.setattr(release, "every", lambda where=folder: every(where))
     monkeypatch.setattr(release, "task_of", lambda network, *_: Pictures(network))
     monkeypatch.setattr(Run, "material", lambda _: None)
     float_file = export_fp32(make_screening(start), "screening")
