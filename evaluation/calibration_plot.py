@@ -36,8 +36,9 @@ def _panel(axes: Any, title: str, reader: Mapping[str, Any]) -> None:
     axes.plot([0, 1], [0, 1], "k--", linewidth=1, label="calibrated")
     for key, colour in COLOURS.items():
         bins = reader[key]["bins"]
-        axes.plot(bins["score"], bins["share"], "o-", color=colour, markersize=4,
-                  label=f"{key} the fit")  # fmt: skip
+        axes.plot(
+            bins["score"], bins["share"], "o-", color=colour, markersize=4, label=f"{key} the fit"
+        )
     errors = ", ".join(f"{key} {reader[key]['ece']['value']:.3f}" for key in COLOURS)
     axes.set_title(f"{title}\nECE {errors}", fontsize="medium")
     axes.set(xlabel="mean score of a bin", ylabel="share of nodules", aspect="equal")

@@ -66,12 +66,17 @@ class Axis:
 FOUND = Axis("sensitivity", "nodules found", "%", 100.0)
 FALSE = Axis("false_positives_per_scan", "false positives per scan")
 ROIS = Axis("rois_per_scan", "ROIs per scan", scale="asinh", ticks=(0, 1, 3, 10, 30))
-BYTES = Axis("bytes_per_scan", "data sent per scan", "kB", 1e-3, "asinh",
-             (0, 1, 10, 100, 1000, 10000))  # fmt: skip
+BYTES = Axis(
+    "bytes_per_scan", "data sent per scan", "kB", 1e-3, "asinh", (0, 1, 10, 100, 1000, 10000)
+)
 P95 = Axis("p95_ms", "answer time, 95th percentile", "s", 1e-3, "log")
 
-PLOTS = {"rois": (ROIS, FOUND), "bytes": (BYTES, FOUND), "p95": (P95, FOUND),
-         "false": (ROIS, FALSE)}  # fmt: skip
+PLOTS = {
+    "rois": (ROIS, FOUND),
+    "bytes": (BYTES, FOUND),
+    "p95": (P95, FOUND),
+    "false": (ROIS, FALSE),
+}
 """By name: what lies along, and what upwards."""
 
 
@@ -115,8 +120,12 @@ def draw(result: Mapping[str, Any], name: str) -> Any:
 def draw_panel(axes: Any, rows: Sequence[Row], x: Axis, y: Axis) -> None:
     """A marker for each policy, and a line through the single thresholds that were tried."""
     swept = sorted((x.of(row), y.of(row)) for row in rows if _on_line(row))
-    axes.plot(*np.reshape(swept, (-1, 2)).T, color=MARKERS[FIXED][0], linewidth=1,
-              label="fixed threshold, any")  # fmt: skip
+    axes.plot(
+        *np.reshape(swept, (-1, 2)).T,
+        color=MARKERS[FIXED][0],
+        linewidth=1,
+        label="fixed threshold, any",
+    )
     for row in rows:
         if "sweep" not in row["policy"]:
             _mark(axes, x.of(row), y.of(row), row)
@@ -167,5 +176,14 @@ def _on_line(row: Row) -> bool:
 def _mark(axes: Any, x: float, y: float, row: Row) -> None:
     name = row["policy"] if row["policy"] in MARKERS else row["kind"]
     colour, shape, size = MARKERS[name]
-    axes.plot(x, y, linestyle="", marker=shape, markersize=size, markeredgewidth=2,
-              color=colour, fillstyle="none", label=name)  # fmt: skip
+    axes.plot(
+        x,
+        y,
+        linestyle="",
+        marker=shape,
+        markersize=size,
+        markeredgewidth=2,
+        color=colour,
+        fillstyle="none",
+        label=name,
+    )
