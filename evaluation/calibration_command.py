@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import RenderableType
+from rich.table import Table
 
 from edge.settings import load_settings
 from evaluation.bootstrap import RESAMPLES
 from evaluation.calibration_cases import Candidates, Pair, cube_rows, gathered, scan_rows
 from evaluation.calibration_plot import save_reliability
 from evaluation.calibration_result import as_json as figures
-from evaluation.calibration_text import tables
 from evaluation.cubes import read_cubes
 from evaluation.marks import read_marks
 from evaluation.open_readers import open_second
@@ -22,7 +24,12 @@ from evaluation.scan_host import of_splits
 from evaluation.show import show
 from evaluation.truth import Lesion, read_truth, scan_folders, scan_name
 from models.extra import require
+from models.markdown import interval
 from models.runtime.screener import open_screener
+
+HEADS = ["reader", "split", "ECE before", "ECE after", "ECE before, as found",
+         "ECE after, as found"]  # fmt: skip
+METHOD_HEADS = ["reader", "method", "split", "ECE", "log loss", "Brier"]
 
 
 def calibration_command(
@@ -80,3 +87,44 @@ def _read(
     rows += [row for folder in each(folders, f"scans of {split}")
              for row in scan_rows(pair, folder, known.get(scan_name(folder), ()))]  # fmt: skip
     return gathered(rows)
+
+
+def tables(result: Mapping[str, Any]) -> list[RenderableType]:
+    """Both tables, and how they were measured."""
+    first, second = Table(*HEADS, title="Calibration"), Table(*METHOD_HEADS, title="Methods")
+    for row in _rows(result):
+        first.add_row(*row)
+    for row in _method_rows(result):
+        second.add_row(*row)
+    return [first, second, result["prior"], _methods_said(result)]
+
+
+def _methods_said(result: Mapping[str, Any]) -> str:
+    split = result["fitted_on"]
+    return (
+        f"Methods at prior 0.5: on {split} cross-validated over patients, on the other splits"
+        f" fitted on all of {split}. As shipped, {split} is judged on what it was fitted on. For"
+        " merged a method is put on top of the shipped merger."
+    )
+
+
+def _rows(result: Mapping[str, Any]) -> list[list[str]]:
+    keys = ("before", "after", "before_as_found", "after_as_found")
+    return [
+        [reader, split, *(interval(found[key]["ece"]) for key in keys)]
+        for split, of in result["splits"].items()
+        for reader, found in of["readers"].items()
+    ]
+
+
+def _method_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for reader, methods in result["methods"].items():
+        shipped = {split: of["readers"][reader]["after"] for split, of in result["splits"].items()}
+        for method, by_split in {"as shipped": shipped, **methods}.items():
+            rows += [
+                [reader, method, split, interval(one["ece"]), f"{one['log_loss']:.3f}",
+                 f"{one['brier']:.3f}"]
+                for split, one in by_split.items()
+            ]  # fmt: skip
+    return rows

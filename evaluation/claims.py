@@ -1,8 +1,7 @@
 """Measures every claim of the pages again and writes them: `make evaluate`.
 
 Each claim is a command of `overread-eval`, or a module of its own, with ``--json``; its output is
-kept beside the page in `docs/results`, so that the page can be written anew without measuring
-(``--page-only``).
+kept in `docs/results`, so that the pages can be written without measuring (``--page-only``).
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from evaluation.budget_page import write_figures
-from evaluation.model_page import read_figures, write_page
+from evaluation.pages import write_pages
 from models.export.manifest import amend
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -112,8 +110,7 @@ def claims(data: str) -> list[Claim]:
         Claim("guarantee", ("guarantee", "--data", f"{data}/nodules")),
         Claim("sizes", ("sizes", "--data", f"{data}/nodules")),
         Claim("policies", ("policies", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
-                           "--truth", f"{data}/ct/scans.csv", "--plots", "docs/results",
-                           "--page", "docs/budget.md")),
+                           "--truth", f"{data}/ct/scans.csv", "--plots", "docs/results")),
         Claim("detection", ("detection",)),
         Claim("dead_cloud", ("dead-cloud",)),
         Claim("link", ("link", "--studies", "201", "--lanes", "2", "--replay", "--max-rois", "4",
@@ -160,7 +157,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help="Only these claims, by name.")] = None,
     page_only: Annotated[bool, typer.Option("--page-only", help="Measure nothing.")] = False,
 ) -> None:
-    """Measure the claims, write docs/models.md and the figures of docs/budget.md."""
+    """Measure the claims, and write docs/models.md and docs/budget.md."""
     results = DOCS / "results"
     for folder in (results, DOCS.parent / "runs"):  # what is not for the page goes to the latter
         folder.mkdir(exist_ok=True)
@@ -175,9 +172,33 @@ def main(
         (results / f"{claim.name}.json").write_text(json.dumps(found, indent=1) + "\n")
     for name, figures in read_figures(results).items():
         amend(name, "metrics", figures)
-    write_page(results, DOCS / "models.md")
-    write_figures(results, DOCS / "budget.md")
-    typer.echo(f"{DOCS / 'models.md'}, {DOCS / 'budget.md'}")
+    typer.echo(", ".join(map(str, write_pages(DOCS))))
+
+
+def read_figures(results: Path) -> dict[str, dict[str, Any]]:
+    """For the manifest: each artifact's figures with their intervals."""
+    sources = {
+        "screening-fp32": "nodules_edge_fp32",
+        "screening-int8": "nodules_edge_int8",
+        "hybrid-fp32": "nodules_both_fp32",
+        "hybrid-int8": "nodules_both_int8",
+    }
+    figures = {}
+    for artifact, name in sources.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            found = json.loads(path.read_text())
+            by_rate = {p["false_positives_per_scan"]: p for p in found["sensitivity"]}
+            figures[artifact] = {
+                "cpm": found["cpm"],
+                **{
+                    f"sensitivity_at_{rate}": {
+                        key: by_rate[rate][key] for key in ("value", "low", "high")
+                    }
+                    for rate in (2, 8)
+                },
+            }
+    return figures
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import typer
 
 from evaluation import nodules
 from evaluation.bands import by_band, read_traits
-from evaluation.bands_text import bands_table
 from evaluation.bootstrap import RESAMPLES, figures
 from evaluation.cubes import read_cubes
 from evaluation.froc import froc
@@ -29,7 +28,7 @@ from evaluation.options import (
 from evaluation.plot import save_curve
 from evaluation.progress import counting, each
 from evaluation.show import remark_unknown, show
-from evaluation.tables import cost_table, froc_table, scans_table
+from evaluation.tables import bands_table, cost_table, froc_table, scans_table
 from evaluation.truth import read_truth, scan_folders, scan_name
 
 

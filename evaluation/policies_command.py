@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,15 +16,15 @@ from evaluation.open_readers import open_second
 from evaluation.options import CloudModel, Deadline, Json, Model, Plots, Reserve
 from evaluation.policies import compare, line_up
 from evaluation.policy_cases import Cases, key_of, load, save
-from evaluation.policy_page import write_pages
 from evaluation.policy_plot import save_fronts
+from evaluation.policy_ratio import ENTROPY, FIXED, PAIR, TUNED
 from evaluation.policy_reading import Readers, Sources, read_cases, timed
-from evaluation.policy_words import KINDS, SIDES, against
 from evaluation.policy_world import World
 from evaluation.progress import each
 from evaluation.show import show
 from evaluation.tables import columns_table
 from evaluation.trace import find_trace, shipped_names
+from models.markdown import number
 from models.runtime.artifacts import find
 
 CACHE = Path("runs/policies")
@@ -42,6 +43,17 @@ COLUMNS = {
     "p99_ms": ("p99 ms", "{:.0f}"),
     "missed": ("late", "{}"),
 }
+
+KINDS = {
+    "single": f"(a) {FIXED}",
+    "pair": f"(b) {PAIR}",
+    "cut": f"(c) {TUNED}",
+    "sedna": ENTROPY,
+    "hindsight": "(a) in hindsight",
+}
+"""By the names of `policy_ratio.OPPONENTS`."""
+
+SIDES = {"verdicts": "verdicts alone", "described": "with descriptions"}
 
 
 def policies_command(
@@ -68,9 +80,6 @@ def policies_command(
     model: Model = None,
     cloud_model: CloudModel = None,
     plots: Plots = None,
-    page: Annotated[
-        Path | None, typer.Option(metavar="MD", help="Write its section anew, and policies.md.")
-    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, arrivals and jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -88,8 +97,6 @@ def policies_command(
     result = compare(world, field, links, each(pairs, "policies over traces"))
     if plots is not None:
         save_fronts(result, plots)
-    if page is not None:
-        write_pages(page, result, plots)
     show(result, as_json, *_tables(result), result["caveat"])
 
 
@@ -132,6 +139,17 @@ def _tables(result: dict[str, Any]) -> list[Table | str]:
     ratio = result["escalation_ratio"]
     for side, words in SIDES.items():
         by_kind = ratio[side][ratio["trace"]]
-        told = "; ".join(f"{kind}: {against(by_kind[key])}" for key, kind in KINDS.items())
+        told = "; ".join(f"{kind}: {_against(by_kind[key])}" for key, kind in KINDS.items())
         shown.append(f"ours, {words}, as a part of others over {ratio['trace']}: {told}")
     return shown
+
+
+def _against(one: Mapping[str, Any] | None) -> str:
+    """The parts that ours asks, or in words why there are none."""
+    if one is None:
+        return "there is none"
+    if not one["asks"] and not one["ours_asks"]:
+        return "neither asks"
+    if not one["asks"]:
+        return "asks nothing, as good" if one["as_good"] else "asks nothing *"
+    return f"{number(one['rois'], 2)}, {number(one['bytes'], 2)}" + ("" if one["as_good"] else " *")

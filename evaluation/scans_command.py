@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.console import RenderableType
+from rich.table import Table
 
 from evaluation.bootstrap import RESAMPLES
+from evaluation.froc import RATES
 from evaluation.open_readers import Stage, open_reads
 from evaluation.options import CloudModel, Csv, Data, Json, Model, MoreScans, Resamples, Scans
 from evaluation.progress import each
@@ -19,10 +22,14 @@ from evaluation.scan_host import host_makers, of_splits
 from evaluation.scan_result import as_json as figures
 from evaluation.scan_sheet import draw_sheet, save_sheet
 from evaluation.scans import read_copies, read_host
-from evaluation.scans_text import tables
 from evaluation.show import show
+from evaluation.tables import bands_table, rate_name, share
 from evaluation.truth import read_truth, scan_folders
 from imaging.phantom.phantom import TRAINING_SEED
+
+TITLE = "Semi-synthetic whole scans"
+GROUPS = {"patients": "scans of patients", "phantoms": "phantoms", "all": "both together"}
+STAGES = {"edge": "edge", "both": "edge and cloud"}
 
 
 def scans_command(
@@ -75,3 +82,32 @@ def _planned(
             copies += made
             left += [f"{one.donor.name}, {one.diameter_mm:.0f} mm, {group}" for one in without]
     return copies, left
+
+
+def tables(result: Mapping[str, Any]) -> list[RenderableType]:
+    """Every table of one result, and what must be said of it."""
+    shown: list[RenderableType] = []
+    for name, group in result["groups"].items():
+        title = f"{TITLE}: {GROUPS[name]}, {STAGES[result['stage']]}"
+        table = Table("", *_heads(), title=title)
+        for row in _rows(group):
+            table.add_row(*row)
+        shown += [table, bands_table(group["bands"], f"{title}, in % by band")]
+    left = result["no_room"]
+    remark = [f"No room was found for: {', '.join(left)}."] if left else []
+    return [*shown, result["semi_synthetic"], result["false_positives"], *remark]
+
+
+def _heads() -> list[str]:
+    return ["nodules (patients)", *(f"at {rate_name(rate)}" for rate in RATES), "CPM"]
+
+
+def _rows(group: Mapping[str, Any]) -> list[list[str]]:
+    lines = {"all nodules": group, "5 mm and more": group["from_5_mm"],
+             "masses of 30 to 60 mm": group["masses"]}  # fmt: skip
+    return [
+        [name, f"{one['nodules']} ({one['patients']})",
+         *(share(point) for point in one["sensitivity"]), f"{one['cpm']['value']:.3f}"]
+        for name, one in lines.items()
+        if one is not None
+    ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,7 +11,10 @@ from rich.table import Table
 from evaluation.bootstrap import Figures, Interval
 from evaluation.findings import OperatingPoint
 from evaluation.froc import RATES, TARGETS
-from models.markdown import number
+from models.markdown import number, percents
+
+SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Of `RATES`, those that the tables show; the JSON has them all."""
 
 _FRACTIONS = {0.125: "1/8", 0.25: "1/4", 0.5: "1/2"}
 
@@ -143,6 +146,21 @@ def kinds_table(result: Mapping[str, Any]) -> Table:
     return table
 
 
+def bands_table(bands: Mapping[str, Any], title: str) -> Table:
+    """One line a band: nodules, and sensitivity in % at some false positives a scan."""
+    heads = (f"at {rate_name(rate)}" for rate in SHOWN)
+    shown = Table("by", "band", "nodules", *heads, title=title)
+    for by, band, cells in _lines(bands):
+        shown.add_row(by, band, *cells)
+    return shown
+
+
+def share(point: Mapping[str, float | None]) -> str:
+    """A share with its interval, in %; a dash where any of it is unknown."""
+    unknown = any(point[key] is None for key in ("value", "low", "high"))
+    return "-" if unknown else percents(point)
+
+
 def _percent(value: Interval) -> tuple[str, str]:
     shown = Interval(100 * value.value, 100 * value.low, 100 * value.high)
     return _number(shown.value, "{:.1f} %"), _span(shown, "{:.1f}")
@@ -160,3 +178,11 @@ def _list(values: Sequence[float | None], form: str) -> str:
     return (
         ", ".join("not proposed" if v is None else form.format(v) for v in values) or "none known"
     )
+
+
+def _lines(bands: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    places = [RATES.index(rate) for rate in SHOWN]
+    for by, found in bands.items():
+        for band, result in found.items():
+            count = f"{result['nodules']} ({result['patients']})"
+            yield by, band, [count, *(share(result["sensitivity"][i]) for i in places)]

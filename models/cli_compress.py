@@ -139,7 +139,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Every way at every share, and a control, judged on validation and timed; resumable."""
-    from models.pruning.compare import Cell, run_compare, section
+    from models.pruning.compare import Cell, prune_table, run_compare
     from models.pruning.weights import USUAL, WAYS
     from models.training.runs import Run
 
@@ -152,7 +152,7 @@ def compare(
     cells = [Cell(name, one) for name in ways for one in shares]
     result = run_compare(run, cells, engine=engine, rounds=rounds)
     shown = {"command": _line(start, data, out, minutes, rate, phantoms, ways, shares), **result}
-    show_section(shown, as_json, section({"pruning": shown}))
+    show_section(shown, as_json, prune_table(shown))
 
 
 @prune.command("structured")

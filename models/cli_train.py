@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.distillation.compare import section
 from models.markdown import show_section
 from models.options import (
     PHANTOMS,
@@ -137,7 +136,7 @@ def curve(
     as_json: Json = False,
 ) -> None:
     """The learning curve: the screening network anew on parts of the patients; resumable."""
-    from models.training.learning_curve import run_learning, save_curves, section
+    from models.training.learning_curve import learning_table, run_learning, save_curves
     from models.training.runs import Run
 
     shares = share or [0.125, 0.25, 0.5, 1.0]
@@ -150,7 +149,7 @@ def curve(
     shown = {"command": " ".join(words), **result}
     if plot is not None:
         save_curves(plot, result)
-    show_section(shown, as_json, section({"learning": shown}))
+    show_section(shown, as_json, learning_table(shown))
 
 
 distil = typer.Typer(help="Distil teachers into the screening network.", no_args_is_help=True)
@@ -199,11 +198,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """No teacher, the best one, their mean, dynamic weights; finished students are kept."""
-    from models.distillation.compare import Comparison, run_compare
+    from models.distillation.compare import Comparison, distil_tables, run_compare
 
     asked = Comparison(start, tuple(teachers), pool, out, seeds, minutes, weight, temperature, rate)
     options = [f"--start {start}", *(f"--teachers {path}" for path in teachers)]
     options += [f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]
     line = " ".join(["overread-models distil compare", *options])
     result = {"command": line, **run_compare(asked)}
-    show_section(result, as_json, section({"distillation": result}))
+    show_section(result, as_json, distil_tables(result))

@@ -1,7 +1,4 @@
-"""Markdown for the pages that commands write.
-
-The result of a command on stdout: for people a section of a page, for machines JSON.
-"""
+"""Tables and number formats in Markdown, and the result of a command on stdout."""
 
 from __future__ import annotations
 
@@ -17,12 +14,6 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table with these column heads, a line for each row."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
-
-
-def commands(found: Mapping[str, Any], *names: str) -> str:
-    """The commands that measured those results, a code block; what is missing is not told."""
-    told = [found[name]["command"] for name in names if "command" in found.get(name, {})]
-    return "".join(["\n", *(f"    {command}\n" for command in told)]) if told else ""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -48,8 +39,13 @@ def percents(point: Mapping[str, float | None]) -> str:
     return f"{number(value, 1)} ({number(low, 0)}-{number(high, 0)})"
 
 
+def points(point: Mapping[str, float], key: str = "value") -> str:
+    """Points with their sign and interval; ``key`` names the value."""
+    return f"{point[key]:+.1f} ({point['low']:+.1f} to {point['high']:+.1f})"
+
+
 def show_section(result: dict[str, Any], as_json: bool, section: str) -> None:
-    """Prints the result as JSON, or its section in Markdown as it stands on the page."""
+    """Prints the result as JSON, or what Markdown says of it."""
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:

@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import nn
 
 from models.export.onnx import export_float, export_fp32
-from models.markdown import commands, table
+from models.markdown import percent, points, table
 from models.networks.screening import ScreeningSpec
 from models.pruning.weights import CONTROL, pruned
 from models.quantization.ptq import quantize
@@ -140,14 +140,6 @@ TITLES = {
     "dynamic-trained": "dynamic sparse, from the largest weights",
 }
 
-NOTE = (
-    "Points lost are against the same start fine-tuned as long without pruning, on validation: "
-    "whole cubes of {nodules} nodules and {scans} whole scan(s); one nodule is {one:.1f} points. "
-    "Intervals are 95 % by bootstrap over the nodules, the scan's alarms as they are. Time is the "
-    "median of {rounds} passes of {box} voxels on {engine} ({cpu}), each network in turn with the "
-    "control; the engines multiply dense tensors, so zeros among the weights save them nothing."
-)
-
 
 def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The runs with what each lost against the first, which is the control."""
@@ -179,51 +171,21 @@ def lost_points(lost: npt.NDArray[np.float64]) -> dict[str, float]:
     return {"value": 100 * float(lost.mean()), "low": 100 * float(low), "high": 100 * float(high)}
 
 
-def section(found: dict[str, Any]) -> str:
-    """The page's section on pruning, from `pruning.json`; empty if it was not measured."""
-    result = found.get("pruning")
-    if result is None:
-        return ""
+def prune_table(result: dict[str, Any]) -> str:
+    """A row for each run, in Markdown."""
     heads = ["what goes", "parameters gone", "CPM", "CPM points lost", "at 8", "points lost at 8",
              "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
-    rows = [_row(run) for run in result["runs"]]
-    note = NOTE.format(
-        nodules=result["nodules"], scans=result["scans"], one=100 / result["nodules"],
-        rounds=result["rounds"], box="x".join(map(str, result["box"])), engine=result["engine"],
-        cpu=result["cpu"],
-    )  # fmt: skip
-    head = f"## Pruning the screening network\n\n{result['minutes']:g} minutes of fine-tuning "
-    head += f"for each. {note}\n\n{verdict(result)}\n\n"
-    return head + table(heads, rows) + commands(found, "pruning")
-
-
-def verdict(result: dict[str, Any]) -> str:
-    """The published claim beside what each way loses at the share that it names."""
-    claim = result["claim"]
-    told = [
-        f"{TITLES[run['way']]} {run['at_8_lost']['value']:.1f} (CPM {run['cpm_lost']['value']:.1f})"
-        for run in result["runs"]
-        if run["share"] == claim["share"]
-    ]
-    return (
-        f"Published: {claim['share']:.0%} fewer parameters at no more than "
-        f"{claim['points_lost']} points lost. Here, points lost at 8 false positives a scan at "
-        f"that share: {'; '.join(told) or 'not measured'}."
-    )
+    return table(heads, [_row(run) for run in result["runs"]])
 
 
 def _row(run: dict[str, Any]) -> list[str]:
     after = run["after"]
     return [
-        TITLES[run["way"]], f"{run['gone']:.1%}", f"{after['cpm']:.3f}", _told(run["cpm_lost"]),
-        f"{after['at_8']:.3f}", _told(run["at_8_lost"]), f"{run['multiply_adds'] / 1e9:.1f}",
+        TITLES[run["way"]], percent(run["gone"]), f"{after['cpm']:.3f}", points(run["cpm_lost"]),
+        f"{after['at_8']:.3f}", points(run["at_8_lost"]), f"{run['multiply_adds'] / 1e9:.1f}",
         f"{run['int8_ms']:.0f}", f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}",
         f"{run['fp32_ratio']:.2f}",
     ]  # fmt: skip
-
-
-def _told(lost: dict[str, float]) -> str:
-    return f"{lost['value']:.1f} ({lost['low']:.1f} to {lost['high']:.1f})"
 
 
 CALIBRATION_CUBES = 8

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from models.charts import legend_above, new_figure, save_png
-from models.markdown import commands, number, table
+from models.markdown import number, table
 from models.runtime.errors import ModelError
 from models.training.data import Cubes
 from models.training.loop import Plan, train
@@ -124,24 +124,12 @@ def _over_time(axes: Any, log: list[dict[str, float]], name: str) -> None:
     axes.plot([at["minutes"] for at in log], [at[MEASURE] for at in log], marker=".", label=name)
 
 
-def section(found: dict[str, Any]) -> str:
-    """The page's section on the learning curve, from `learning.json`; empty if there is none."""
-    result = found.get("learning")
-    if result is None:
-        return ""
+def learning_table(result: Mapping[str, Any]) -> str:
+    """A row for each part of the patients, in Markdown."""
     heads = ["patients", "nodules", "CPM", "at 1", "at 2", "at 8"]
     rows = [
         [run["patients"], run["nodules"],
          *(number(run["log"][-1][key]) for key in (MEASURE, "at_1", "at_2", "at_8"))]
         for run in result["runs"]
     ]  # fmt: skip
-    one = 100 / result["val_nodules"]
-    return (
-        "## What would help: more patients, or more time\n\n"
-        f"The screening network from nothing, {result['minutes']:g} minutes on one core for each "
-        f"part of the training patients (whole scans and phantoms the same), judged on "
-        f"{result['val_nodules']} validation nodules and {result['val_scans']} whole scan(s), one "
-        f"view; one nodule is {one:.1f} points.\n\n{table(heads, rows)}\n"
-        "![CPM over patients, and over time](results/learning.png)\n"
-        + commands(found, "learning")
-    )  # fmt: skip
+    return table(heads, rows)

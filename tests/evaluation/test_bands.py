@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evaluation.bands import BANDINGS, UNKNOWN, Traits, by_band, only, read_traits
-from evaluation.bands_text import bands_markdown, bands_table, share
 from evaluation.cubes import Cube
 from evaluation.froc import Scored
+from evaluation.tables import bands_table, share
 
 
 def traits(diameter: list[float]) -> Traits:
@@ -94,12 +94,12 @@ def test_real_bands_add_up(shared_data: Path) -> None:
 
 
 def test_tables_have_a_line_for_each_band() -> None:
-    """The page and the screen show the same bands; an unreachable end is a dash."""
+    """An unreachable end is a dash."""
     found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)
-    lines = bands_markdown(found).splitlines()
-    assert len(lines) == 2 + sum(len(bands) for bands in found.values())
-    assert lines[2].startswith("| diameter | 4 to 6 mm | 1 (1) | ")
-    assert bands_table(found, "title").row_count == len(lines) - 2
+    shown = bands_table(found, "title")
+    assert shown.row_count == sum(len(bands) for bands in found.values())
+    firsts = [next(iter(column.cells)) for column in shown.columns]
+    assert firsts[:3] == ["diameter", "4 to 6 mm", "1 (1)"]
     assert share({"value": 0.5, "low": None, "high": 1.0}) == "-"
     assert share({"value": 0.5, "low": 0.25, "high": 1.0}) == "50.0 (25-100)"
 

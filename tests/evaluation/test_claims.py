@@ -12,8 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation import claims
-from evaluation.claims import Claim, can_measure, measure
-from evaluation.link_page import NAMES
+from evaluation.claims import Claim, can_measure, measure, read_figures
 
 
 class Started:
@@ -37,12 +36,11 @@ def started(monkeypatch: pytest.MonkeyPatch) -> Started:
     return made
 
 
-def test_every_part_of_the_budget_s_page_is_measured_by_a_claim() -> None:
+def test_each_claim_has_a_name_and_a_module() -> None:
     """One of each name, and a module that is run is there."""
     every = claims.claims("DATA")
     names = [one.name for one in every]
     assert len(set(names)) == len(names)
-    assert set(NAMES) <= set(names)
     assert all(find_spec(one.module) for one in every if one.module)
 
 
@@ -79,8 +77,8 @@ def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     """A message says so, and nothing is written over."""
     started.status = 1
     monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
-    for writes in ("write_page", "write_figures", "amend"):
-        monkeypatch.setattr(claims, writes, lambda *_: None)
+    for writes in ("write_pages", "amend"):
+        monkeypatch.setattr(claims, writes, lambda *_: [])
     kept = tmp_path / "docs" / "results" / "full_disk.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
@@ -103,3 +101,22 @@ def test_a_journal_of_an_earlier_run_is_not_gone_on_from(
     measure(next(one for one in claims.claims("DATA") if one.name == "link"))
     assert not stale.exists()
     assert started.lines
+
+
+def test_the_manifest_gets_the_figures_of_its_artifacts(tmp_path: Path) -> None:
+    """The edge's figures go to the screening network, those of both to the hybrid."""
+    cpm = {"value": 0.82, "low": 0.77, "high": 0.86}
+    points = [
+        {"false_positives_per_scan": rate, "value": rate / 10, "low": 0.0, "high": 1.0}
+        for rate in (1, 2, 8)
+    ]
+    for stage in ("edge", "both"):
+        found = {"cpm": cpm, "sensitivity": points}
+        (tmp_path / f"nodules_{stage}_int8.json").write_text(json.dumps(found))
+    figures = read_figures(tmp_path)
+    assert set(figures) == {"screening-int8", "hybrid-int8"}
+    assert figures["hybrid-int8"] == {
+        "cpm": cpm,
+        "sensitivity_at_2": {"value": 0.2, "low": 0.0, "high": 1.0},
+        "sensitivity_at_8": {"value": 0.8, "low": 0.0, "high": 1.0},
+    }

@@ -13,7 +13,6 @@ from cloud.settings import CloudSettings
 from edge.settings import EdgeSettings
 from evaluation.errors import MissingData
 from evaluation.policies import compare, line_up
-from evaluation.policy_page import BEGIN, END, write_pages
 from evaluation.policy_plot import PLOTS, draw, save_fronts
 from evaluation.policy_world import World
 from evaluation.trace import find_trace
@@ -84,29 +83,3 @@ def test_plots_have_a_panel_for_each_trace_that_differs(
     file.write_text("")
     with pytest.raises(MissingData):
         save_fronts(result, file)
-
-
-def test_the_pages_are_written(result: dict[str, Any], tmp_path: Path) -> None:
-    """Again and again, what stands around the section stays; every trace is on a page beside it."""
-    page = tmp_path / "docs" / "budget.md"
-    page.parent.mkdir()
-    page.write_text(f"# Before\n{BEGIN}\nof before\n{END}\n# After\n")
-    traces = [*result["traces"], result["traces"][0] | {"trace": "satellite"}]
-    more = result | {"command": "overread-eval policies", "traces": traces}
-    for _ in range(2):
-        write_pages(page, more, tmp_path / "plots")
-    text, full = page.read_text(), page.with_name("policies.md").read_text()
-    assert text.startswith(f"# Before\n{BEGIN}\n")
-    assert text.endswith(f"{END}\n# After\n")
-    assert "of before" not in text
-    assert "![sensitivity against ROIs a scan](../plots/policies_rois.png)" in text
-    assert "    overread-eval policies" in text
-    assert "](policies.md)" in text
-    assert ("### Over `fibre`" in text, "### Over `satellite`" in text) == (True, False)
-    assert "The bar: regions and bytes" in text
-    assert "](budget.md)" in full
-    assert full.count("### Over `") == 3
-    assert "sweep" not in text + full
-    page.write_text("no markers")
-    with pytest.raises(MissingData, match="once each"):
-        write_pages(page, result)

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from evaluation import policies_command as command
 from evaluation.policy_cases import Cases, save
-from evaluation.policy_page import BEGIN, END
 from tests.evaluation.made_cases import made_cases
 
 
@@ -40,17 +39,13 @@ def invoke(arguments: list[str]) -> str:
     return done.stdout
 
 
-def test_it_prints_json_and_writes_plots_and_page(arguments: list[str], tmp_path: Path) -> None:
-    """All three from one run."""
-    page = tmp_path / "page.md"
-    page.write_text(f"{BEGIN}\n{END}\n")
-    more = ["--json", "--plots", str(tmp_path / "plots"), "--page", str(page)]
+def test_it_prints_json_and_writes_plots(arguments: list[str], tmp_path: Path) -> None:
+    """Both from one run."""
+    more = ["--json", "--plots", str(tmp_path / "plots")]
     said = json.loads(invoke([*arguments, *more]))
     assert [one["trace"] for one in said["traces"]] == ["fibre"]
     assert said["studies"] == 4
     assert len(list((tmp_path / "plots").glob("*.png"))) == 4
-    assert "](plots/policies_p95.png)" in page.read_text()
-    assert "### Over `fibre`" in (tmp_path / "policies.md").read_text()
 
 
 def test_it_shows_tables_by_default(arguments: list[str]) -> None:

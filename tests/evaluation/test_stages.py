@@ -11,7 +11,6 @@ import pytest
 
 from cloud.workers import PipelineStage, ReaderStage
 from evaluation.stages import Contestant, as_json, compare
-from evaluation.stages_page import section
 from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
 
@@ -88,20 +87,3 @@ def test_each_batch_of_a_full_pipeline_is_timed_from_its_entry() -> None:
     assert took_s < 8 * entered.busy_s[0]
     assert entered.busy_s[0] >= 0.04
     assert entered.alone_s[0] >= 0.04
-
-
-def test_the_section_says_ratios_and_what_was_published() -> None:
-    """Throughput as a multiple of one stage, times as what they are more or less."""
-    one = {"name": "whole on a", "stages": 1, "rois_per_s": 60.0, "throughput_ratio": 1.0,
-           "busy_ms": 70.0, "busy_ratio": 1.0, "alone_ms": 66.0, "alone_ratio": 1.0}  # fmt: skip
-    two = {**one, "name": "2 parts on a", "stages": 2, "rois_per_s": 54.0,
-           "throughput_ratio": 0.9, "busy_ratio": 2.0, "alone_ratio": 0.59}  # fmt: skip
-    result = {"command": "python -m evaluation.stages", "model": "m", "batch": 4, "batches": 12,
-              "rounds": 5, "cpu": "a CPU", "cores": 2, "contestants": [one, two]}  # fmt: skip
-    told = section({"stages": result})
-    assert "3.2 times the throughput; for batching 4.7 times" in told
-    assert "41 % less" in told
-    assert "Here whole on a reads most: 1.00 times" in told
-    assert "| 2 parts on a | 54.0 | 0.90x | 70 | +100% | 66 | -41% |" in told
-    assert "    python -m evaluation.stages" in told
-    assert section({}) == ""

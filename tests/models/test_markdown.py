@@ -1,8 +1,8 @@
-"""Markdown of the pages."""
+"""Tables and number formats in Markdown."""
 
 from __future__ import annotations
 
-from models.markdown import commands, interval, number, percent, percents, table
+from models.markdown import interval, number, percent, percents, points, table
 
 POINT = {"value": 0.9162, "low": 0.85, "high": None}
 
@@ -17,10 +17,5 @@ def test_numbers_come_with_their_intervals() -> None:
     assert interval(POINT, 2) == "0.92 (0.85--)"
     assert percents(POINT) == "91.6 (85--)"
     assert [number(0.9162, 1), number(2, 0), number(None)] == ["0.9", "2", "-"]
+    assert points({"value": 2.04, "low": -1, "high": 4}) == "+2.0 (-1.0 to +4.0)"
     assert [percent(0.9162), percent(0.0, 2), percent(None)] == ["91.6 %", "0.00 %", "-"]
-
-
-def test_only_commands_that_ran_are_told() -> None:
-    """A result that is missing has no command."""
-    assert commands({"a": {"command": "do a"}}, "a", "b") == "\n    do a\n"
-    assert commands({"a": {}}, "a", "b") == ""

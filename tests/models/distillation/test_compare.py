@@ -12,7 +12,7 @@ import torch
 
 from models.distillation import compare
 from models.distillation import teachers as distil_teachers
-from models.distillation.compare import ARMS, Comparison, run_compare, section, soft_targets
+from models.distillation.compare import ARMS, Comparison, distil_tables, run_compare, soft_targets
 from models.distillation.pool import Pool, draw_pool, load_pool, mark_of, save_pool
 from models.distillation.scores import Scores
 from models.distillation.student import middle_heat
@@ -77,7 +77,7 @@ def test_a_comparison_tells_every_arm(asked: Comparison) -> None:
     assert {t["name"] for t in result["teachers"]} == {"residual", "convnext"}
     assert result["best_single"] in {"residual", "convnext"}
     assert tuple(result["gained"]) == ARMS[1:]
-    text = section({"distillation": {"command": "overread-models distil compare", **result}})
+    text = distil_tables(result)
     assert "dynamic weights" in text
     assert "+2.3" in text
     json.dumps(result, allow_nan=False)
