@@ -66,7 +66,12 @@ def demo(
         typer.Option("--input", exists=True, help="Own DICOM folder, NIfTI, NRRD or MHD."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for report, logs, phantom.")] = Path("demo"),
-    seed: Annotated[int, typer.Option(min=0, help=f"Of the phantom{CHOSEN}.")] = SEED,
+    seed: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Seed of the phantom; the default shows what the second reading decides."
+        ),
+    ] = SEED,
 ) -> None:
     """Reads one chest CT with edge and cloud. Not a medical device."""
     with _held(out):
