@@ -2,7 +2,10 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test check evaluate clean
 
-PYTHON ?= python3.11
+# The first of these that is there, is of a supported version and can make an environment.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+		2>/dev/null && echo $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -10,40 +13,42 @@ INPUT ?=
 ARGS ?=
 DATA ?= ../shared/data
 
-help: ## What there is.
+help: ## List the targets.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(BIN)/python:
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it or set PYTHON=…" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@test -n "$(PYTHON)" || { echo "No Python 3.11, 3.12 or 3.13 with venv was found." \
+		"Install one (Debian: apt-get install python3 python3-venv) or set PYTHON=/path/to/python." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
 
-# What edge and cloud run with; no torch among it.
+# The run-time dependencies of edge and cloud, without torch.
 $(VENV)/run.stamp: $(BIN)/python pyproject.toml constraints.txt
-	@echo "installing Overread into $(VENV) (once)"
-	$(PIP) --editable .
+	@echo "Installing Overread into $(VENV): about 0.9 GB on disk, one to three minutes, once."
+	@$(PIP) --editable .
 	@touch $@
 
-# The same with training, tests and checks.
+# The same with the tools for training, tests and checks.
 $(VENV)/dev.stamp: $(BIN)/python pyproject.toml constraints.txt
-	@echo "installing Overread with its training and test tools into $(VENV) (once)"
-	$(PIP) --editable '.[train,dev]'
+	@echo "Installing Overread with its training and test tools into $(VENV), once: about 2 GB on disk and"
+	@echo "two to five minutes with a CPU build of torch; up to 8 GB where pip chooses a CUDA build."
+	@$(PIP) --editable '.[train,dev]'
 	@touch $@ $(VENV)/run.stamp
 
-demo: $(VENV)/run.stamp ## Read a chest CT end to end: a phantom, or INPUT=path (DICOM folder, NIfTI, NRRD, MHD).
+demo: $(VENV)/run.stamp ## Read a chest CT with edge and cloud: a phantom, or INPUT=path (DICOM folder, NIfTI, NRRD, MHD).
 	@$(BIN)/python -m evaluation.demo $(if $(INPUT),--input "$(INPUT)") $(ARGS)
 
-test: $(VENV)/dev.stamp ## Run the tests; ARGS are pytest's.
+test: $(VENV)/dev.stamp ## Run the tests; ARGS=... goes to pytest.
 	$(BIN)/pytest $(ARGS)
 
-check: $(VENV)/dev.stamp ## Format, lint, types, import contracts, stub drift.
+check: $(VENV)/dev.stamp ## Check format, lint, types, import contracts and generated stubs.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m protos.generate --check
 
-evaluate: $(VENV)/dev.stamp ## Every claim of docs/models.md, measured again on DATA.
+evaluate: $(VENV)/dev.stamp ## Measure every claim of the documentation again on DATA.
 	$(BIN)/python -m evaluation.claims --data "$(DATA)"
 
-clean: ## Remove the environment and what the demo left.
+clean: ## Remove the environment and the output of the demo.
 	rm -rf $(VENV) demo
