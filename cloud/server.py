@@ -22,9 +22,9 @@ from grpc_reflection.v1alpha import reflection
 from cloud.cache import Answers
 from cloud.errors import AddressUnusable, BadSettings, ReadingEnded
 from cloud.limits import Limits
-from cloud.scheduling.admission import Room
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.queue import Rules
+from cloud.scheduling.quota import Room
 from cloud.service import OverreadService
 from cloud.settings import CloudSettings
 from cloud.stream import Company, Desk

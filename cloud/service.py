@@ -17,8 +17,8 @@ import grpc
 import structlog
 
 from cloud.limits import check_header
-from cloud.scheduling.admission import Room
 from cloud.scheduling.queue import UNKNOWN_SITE
+from cloud.scheduling.quota import Room
 from cloud.stream import Desk, StudyStream
 from protos import codec, overread_pb2_grpc
 from protos import metadata as accepted

@@ -15,7 +15,7 @@ from functools import partial
 
 from cloud.cache import Answers, Question
 from cloud.limits import Limits, check_roi, padded, unpadded
-from cloud.outcomes import Merger
+from cloud.multiplexer import Merger
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.queue import UNKNOWN_SITE, Answer
 from cloud.telemetry import Telemetry

@@ -1,85 +1,113 @@
-"""Who is let into the queue: what can be answered in time, of those that have a place.
-
-It thinks ahead by what batches cost and by when the running one should end; `cloud.scheduling.planner` has
-the rules, and `cloud.scheduling.batcher` reads what was let in.
-
-The queue has so many places, and no site more than its share of them while others wait.
-
-How many studies may be open at once: in all, of one site, and of those that are not stat.
-"""
+"""Admission control: an ROI may wait if it can be answered in time and within its quota."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 
-from cloud.scheduling.planner import Pace, admit, admitted
-from cloud.scheduling.queue import UNKNOWN_SITE, Claim, Queue, Ticket
+from cloud.scheduling.fairness import LEAD
+from cloud.scheduling.planner import Pace, Slot, foresee
+from cloud.scheduling.queue import STATS_A_ROUTINE, UNKNOWN_SITE, Claim, Queue, Ticket
+from cloud.scheduling.quota import make_room, places_for
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError
 from protos.messages import Priority
 
 
-def make_room(newcomer: Claim, queue: Queue, most: int, now_s: float) -> list[Claim]:
-    """Who has to leave for ``newcomer``: nobody, or the last of a site that holds too much.
+def admit(
+    newcomer: Claim, queue: Queue, free_s: float, pace: Pace, without: Collection[Claim] = ()
+) -> list[tuple[Claim, float]]:
+    """Who has to go for ``newcomer``, being late behind it, and the seconds each would take.
 
-    A site alone may fill the queue of ``most`` places; another that comes then gets its own. What
-    a site may hold is its share times its weight. For stat the last routine ROI leaves, of its own
-    site where that has its share; no stat leaves for routine work.
+    Stat may push routine, and routine stat while it has less than every fourth place; a site may
+    push one that holds far more of the queue than itself. The next batch may start at ``free_s``;
+    those of ``without`` leave in any case.
 
     Raises:
-        Overloaded: the queue is full, or the newcomer's site has its share of it.
+        DeadlineUnmeetable: it would be late, or it would make another late that it may not.
     """
-    held, share = _held(queue), _share(queue, most)
-    mine, weight = held.pop(newcomer.site, 0), queue.rules.weight
-    stat = queue.rules.by_deadline and newcomer.priority is Priority.STAT
-    full = (waiting := len(queue)) >= most
-    over = {site: n / weight(site) for site, n in held.items()}
-    greedy = max(over, key=lambda site: over[site], default=newcomer.site)
-    leaving: list[Claim] = []
-    if held and mine >= share * weight(newcomer.site):
-        if stat:
-            leaving = _last(queue, now_s, lambda one: one.site == newcomer.site)
-        why = f"{mine} ROIs of {newcomer.site} wait, {share} may while others wait"
-    elif not full:
+    order, slots = _ahead(queue, [newcomer], free_s, pace, without)
+    now_s = newcomer.came_s
+    late = _late(order, slots)
+    if newcomer.number in late:
+        estimate_s = slots[order.index(newcomer)].answered_s - now_s
+        left_s = newcomer.deadline.at_s - now_s
+        raise DeadlineUnmeetable(
+            f"an answer would take {estimate_s:.3f} s, {left_s:.3f} s are left", estimate_s
+        )
+    if not late:
         return []
-    else:
-        why = f"{waiting} ROIs wait, and no more than {most} may"
-        if over.get(greedy, 0.0) > share:
-            leaving = _last(queue, now_s, lambda one: one.site == greedy)
-        elif stat:
-            leaving = _last(queue, now_s, lambda _: True)
-    if not leaving:
-        raise Overloaded(why)
-    return leaving
+    late -= _late(*_ahead(queue, [], free_s, pace, without))
+    pairs = zip(order, slots, strict=True)
+    pushed = [(claim, slot.answered_s - now_s) for claim, slot in pairs if claim.number in late]
+    stays = _rights(newcomer, queue)
+    if any(stays(claim) for claim, _ in pushed):
+        estimate_s = max(slot.answered_s for slot in slots) - now_s
+        raise DeadlineUnmeetable(
+            f"others would be late for it; behind them it would take {estimate_s:.3f} s", estimate_s
+        )
+    return pushed
 
 
-def places_for(newcomer: Claim, queue: Queue, most: int) -> int:
-    """How many like ``newcomer`` have a place without anybody leaving."""
-    held, free = _held(queue), most - len(queue)
-    mine = held.pop(newcomer.site, 0)
-    if held:
-        allowed = int(_share(queue, most) * queue.rules.weight(newcomer.site))
-        free = min(free, allowed - mine)
-    return max(0, free)
+def admitted(newcomers: Sequence[Claim], queue: Queue, free_s: float, pace: Pace) -> int:
+    """How many of ``newcomers``, alike but for their numbers, would be let in if they came now.
+
+    So many that they would be answered in time and nobody that may stay would be late for them.
+    """
+    own = {one.number for one in newcomers}
+    stays = _rights(newcomers[0], queue)
+
+    @cache
+    def late_without() -> set[int]:
+        return _late(*_ahead(queue, [], free_s, pace))
+
+    def too_many(n: int) -> bool:
+        order, slots = _ahead(queue, newcomers[:n], free_s, pace)
+        if late := _late(order, slots):
+            late -= late_without()
+        return any(one.number in own or stays(one) for one in order if one.number in late)
+
+    if not too_many(len(newcomers)):
+        return len(newcomers)
+    return bisect_left(range(1, len(newcomers)), True, key=too_many)
 
 
-def _held(queue: Queue) -> dict[str, int]:
-    """What each site holds, where sites have shares."""
-    return queue.held() if queue.rules.by_deadline else {}
+def _ahead(
+    queue: Queue,
+    newcomers: Sequence[Claim],
+    free_s: float,
+    pace: Pace,
+    without: Collection[Claim] = (),
+) -> tuple[list[Claim], list[Slot]]:
+    """What waits and the newcomers in their order, and the slot of each."""
+    full = pace.worth()
+    each_s = pace.entrance.estimate_s(full) / full
+    order = queue.in_order(free_s, newcomers, each_s=each_s, without=without)
+    return order, foresee(order, free_s, pace)
 
 
-def _share(queue: Queue, most: int) -> int:
-    return max(1, int(queue.rules.site_share * most))
+def _late(claims: Sequence[Claim], slots: Sequence[Slot]) -> set[int]:
+    """The numbers of those that would be answered after their deadline."""
+    pairs = zip(claims, slots, strict=True)
+    return {claim.number for claim, slot in pairs if slot.answered_s > claim.deadline.at_s}
 
 
-def _last(queue: Queue, now_s: float, among: Callable[[Claim], bool]) -> list[Claim]:
-    """The routine ROI that would be read last of those ``among`` which one is to leave."""
-    order = queue.in_order(now_s)
-    may_leave = [one for one in order if one.priority is not Priority.STAT and among(one)]
-    return may_leave[-1:]
+def _rights(newcomer: Claim, queue: Queue) -> Callable[[Claim], bool]:
+    """Whether ``newcomer`` may not push a claim which was let in before it."""
+    waiting, held, weight = queue.waiting(), queue.held(), queue.rules.weight
+    stats = sum(one.priority is Priority.STAT for one in waiting)
+    # one more routine ROI would still be no more than the places that are routine's
+    routine_lacks_places = STATS_A_ROUTINE * (len(waiting) - stats + 1) <= stats
+    mine = (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)
+
+    def stays(claim: Claim) -> bool:
+        if claim.priority is not newcomer.priority:
+            return claim.priority is Priority.STAT and not routine_lacks_places
+        return held.get(claim.site, 0) / weight(claim.site) <= LEAD + mine
+
+    return stays
 
 
 STALE_S = 5.0
@@ -156,61 +184,3 @@ class Gate:
         if math.isinf(self.free_s) or now_s <= self.free_s:
             return max(now_s, self.free_s)
         return now_s + (now_s - self.free_s)
-
-
-STAT_SHARE = 0.1
-"""Of all places, the last that only stat may have."""
-
-
-class Room:
-    """Places for ``most`` streams.
-
-    Once half of them are taken no site may have more than ``site_share`` of all while others have
-    any, but for stat. Whether an ROI can be answered in time is asked when it comes.
-    """
-
-    def __init__(self, most: int, site_share: float) -> None:
-        self._most, self._share = most, max(1, int(site_share * most))
-        self._for_stat = int(STAT_SHARE * most)
-        self._taken: Counter[str] = Counter()
-
-    @contextlib.contextmanager
-    def place(self, site: str) -> Iterator[None]:
-        """A place for a stream of ``site`` while entered; `check` it when its header is there.
-
-        Raises:
-            Overloaded: there is none, or the site has its share and what is for stat as well.
-        """
-        if (taken := self._taken.total()) >= self._most:
-            raise Overloaded(f"{self._most} studies are open, and no more may be")
-        if self._crowds(site, taken, self._share + self._for_stat):
-            raise Overloaded(self._too_many(site))
-        self._taken[site] += 1
-        try:
-            yield
-        finally:
-            self._taken -= Counter((site,))
-
-    def check(self, site: str, priority: Priority) -> None:
-        """Refuses a stream that has a place of stat's, or of others', if it is not stat.
-
-        Raises:
-            Overloaded: so it is.
-        """
-        if priority is Priority.STAT:
-            return
-        taken, for_all = self._taken.total(), self._most - self._for_stat
-        if taken > for_all:
-            raise Overloaded(
-                f"{for_all} studies are open, the last {self._for_stat} places are for stat"
-            )
-        if self._crowds(site, taken, self._share + 1):
-            raise Overloaded(self._too_many(site))
-
-    def _crowds(self, site: str, taken: int, most: int) -> bool:
-        """Whether ``site`` has so many while others are there, and half of all are taken."""
-        mine = self._taken[site]
-        return mine >= most and taken > mine and 2 * taken >= self._most
-
-    def _too_many(self, site: str) -> str:
-        return f"{self._taken[site]} studies of {site} are open, {self._share} may while others are"

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from cloud.scheduling.cost import CostModel
+from cloud.scheduling.planner import Pace
 from cloud.scheduling.queue import Claim, Ticket
 from protos.deadline import Deadline
 from protos.messages import Priority
@@ -35,3 +37,12 @@ def ticket(
         "answer": loop.create_future(),
     }
     return Ticket(**{**given, **fields})
+
+
+def pace(fixed_s: float = 2.0, each_s: float = 1.0, entrance: float = 1.0, most: int = 4) -> Pace:
+    """A batch takes a fixed time and one for each; its entrance is free after a part of that."""
+    answer, until_free = CostModel(), CostModel()
+    for n in (1, 8):
+        answer.observe(n, fixed_s + n * each_s)
+        until_free.observe(n, entrance * (fixed_s + n * each_s))
+    return Pace(answer, until_free, most)

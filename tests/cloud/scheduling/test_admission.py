@@ -1,26 +1,20 @@
-"""Who is let in, and what is expected of the time that batches take.
-
-Places in the queue, and whose they are.
-
-How many studies may be open, and whose.
-"""
-
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
-from cloud.scheduling.admission import STALE_S, Room, make_room, places_for
+from cloud.scheduling.admission import STALE_S, admit, admitted
 from cloud.scheduling.queue import Queue, Rules
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
 from protos.errors import ChecksumMismatch, DeadlineUnmeetable, Overloaded
 from protos.messages import Priority
-from tests.cloud.claims import NOW_S, claim, ticket
+from tests.cloud.claims import claim, pace, ticket
 from tests.cloud.hand_stage import ROUTINE, HandStage, batcher, roi, run, settle
+
+STAT = Priority.STAT
 
 
 def test_what_cannot_be_met_is_refused_with_an_estimate() -> None:
@@ -158,150 +152,111 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     loop.close()
 
 
-def queue_of(loop: asyncio.AbstractEventLoop, sites: str, *, by_deadline: bool = True) -> Queue:
-    """A queue in which one ROI of each of ``sites``, a letter each, waits."""
-    queue = Queue(Rules(by_deadline=by_deadline))
-    for i, site in enumerate(sites):
-        queue.put(ticket(loop, 60.0 + i, site=site))
+def queue_of(loop: asyncio.AbstractEventLoop, *due_s: float, site: str = "a") -> Queue:
+    """Routine work of one site, due at these times."""
+    queue = Queue(Rules(routine_wait_s=100.0))
+    for at_s in due_s:
+        queue.put(ticket(loop, at_s, site=site))
     return queue
 
 
-def test_a_site_alone_may_fill_the_queue(loop: asyncio.AbstractEventLoop) -> None:
-    """Its share binds only while others wait."""
-    assert make_room(claim(99.0, site="a"), queue_of(loop, "aaa"), 4, NOW_S) == []
+def test_what_would_be_late_is_refused_with_its_own_estimate(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Behind four of 6 s an answer comes after 9 s; before them, after 3 s."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    with pytest.raises(DeadlineUnmeetable, match=r"9\.000 s, 7\.000 s are left") as caught:
+        admit(claim(57.0, site="a"), queue, 50.0, pace())
+    assert caught.value.estimate_s == pytest.approx(9.0)
+    assert admit(claim(59.5, site="a"), queue, 50.0, pace()) == []
 
 
-def test_a_site_has_its_share_while_others_wait(loop: asyncio.AbstractEventLoop) -> None:
-    """Half of four places are two: the third of a site is refused, that of another is not."""
-    queue = queue_of(loop, "aab")
-    with pytest.raises(Overloaded, match="2 ROIs of a wait, 2 may"):
-        make_room(claim(99.0, site="a"), queue, 4, NOW_S)
-    assert make_room(claim(99.0, site="b"), queue, 4, NOW_S) == []
+def test_nobody_let_in_is_made_late_by_one_who_comes_after(loop: asyncio.AbstractEventLoop) -> None:
+    """An ROI due earlier would be in time, but the others would not: it is refused."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    with pytest.raises(DeadlineUnmeetable, match="others would be late") as caught:
+        admit(claim(55.5, site="a"), queue, 50.0, pace())
+    assert caught.value.estimate_s is not None
+    assert caught.value.estimate_s > 5.5
 
 
-def test_who_filled_the_queue_gives_way_to_another_site(loop: asyncio.AbstractEventLoop) -> None:
-    """The last of the site that holds more than its share leaves."""
-    queue = queue_of(loop, "aaaa")
-    (gone,) = make_room(claim(99.0, site="b"), queue, 4, NOW_S)
-    assert gone.deadline.at_s == 63.0
-    with pytest.raises(Overloaded, match="4 ROIs wait"):
-        make_room(claim(99.0, site="a"), queue, 4, NOW_S)
+def test_stat_may_push_routine_and_routine_not_stat(loop: asyncio.AbstractEventLoop) -> None:
+    """Who has to go for an urgent ROI is named; for a routine one nobody urgent is."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    pushed = admit(claim(80.0, STAT, site="a"), queue, 50.0, pace())
+    assert [takes_s for _, takes_s in pushed] == pytest.approx([9.0])
+    urgent = queue_of(loop)
+    for _ in range(4):
+        urgent.put(ticket(loop, 56.0, STAT, site="a"))
+    with pytest.raises(DeadlineUnmeetable):
+        admit(claim(55.5, site="a"), urgent, 50.0, pace())
 
 
-def test_a_queue_that_is_full_and_shared_is_overloaded(loop: asyncio.AbstractEventLoop) -> None:
-    """Where nobody holds too much, nobody leaves."""
-    with pytest.raises(Overloaded, match="4 ROIs wait"):
-        make_room(claim(99.0, site="c"), queue_of(loop, "aabb"), 4, NOW_S)
+def test_a_small_site_may_push_what_a_large_one_has_too_much(
+    loop: asyncio.AbstractEventLoop,
+) -> None:
+    """Else who floods the queue up to its deadlines would keep all others out."""
+    queue = queue_of(loop, *[68.0] * 12)
+    pushed = admit(claim(55.5, site="b"), queue, 50.0, pace())
+    assert [claim.site for claim, _ in pushed] == ["a", "a"]
 
 
-def test_no_stat_leaves_for_routine_work(loop: asyncio.AbstractEventLoop) -> None:
-    """Of a site that holds too much the last routine ROI leaves, and where all is stat nothing."""
+def test_sites_that_hold_about_as_much_push_nobody(loop: asyncio.AbstractEventLoop) -> None:
+    """What was let in has been sent: another site's few do not make it in vain."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    with pytest.raises(DeadlineUnmeetable, match="others would be late"):
+        admit(claim(55.5, site="b"), queue, 50.0, pace())
+
+
+def test_a_study_is_told_how_much_of_it_can_be_met(loop: asyncio.AbstractEventLoop) -> None:
+    """Behind four of 6 s come four more by 62 s: of six due then four, of six due at 60 s two."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    for due_s, expected in ((62.0, 4), (60.0, 2), (57.0, 0), (90.0, 6)):
+        six = [claim(due_s, site="a") for _ in range(6)]
+        assert admitted(six, queue, 50.0, pace()) == expected
+
+
+def test_a_study_is_told_places_that_it_may_take(loop: asyncio.AbstractEventLoop) -> None:
+    """Urgent ROIs may push routine ones, so all six are let in; routine ones would push nobody."""
+    queue = queue_of(loop, 56.0, 56.0, 56.0, 56.0)
+    six = [claim(90.0, STAT, site="a") for _ in range(6)]
+    assert admitted(six, queue, 50.0, pace()) == 6
+    assert admitted([claim(55.0, site="a") for _ in range(6)], queue, 50.0, pace()) == 0
+
+
+def test_no_more_is_told_to_stay_away_than_has_to(loop: asyncio.AbstractEventLoop) -> None:
+    """Seven ROIs due first leave those behind them in time, an eighth would not."""
+    queue = queue_of(loop, 63.0)
+    first = [claim(62.5, site="a") for _ in range(8)]
+    assert admitted(first, queue, 50.0, pace()) == 7
+
+
+def test_routine_is_let_in_beside_stat_without_end(loop: asyncio.AbstractEventLoop) -> None:
+    """Behind 40 s of stat a routine ROI of 20 s has its place when it is aged, and keeps it."""
+    queue = Queue(Rules(routine_wait_s=5.0))
+    for i in range(26):
+        queue.put(ticket(loop, 99.0 + i, STAT, site="a"))
+    routine = ticket(loop, 70.0, site="b")
+    assert admit(routine, queue, 50.0, pace()) == []
+    queue.put(routine)
+    assert admit(claim(150.0, STAT, site="a"), queue, 50.0, pace()) == []
+
+
+def test_routine_without_its_places_may_push_stat(loop: asyncio.AbstractEventLoop) -> None:
+    """Where stat fills the time up to its deadlines one goes for the first routine ROI."""
     queue = Queue()
-    kept = [ticket(loop, 60.0, Priority.STAT, site="a") for _ in range(3)]
-    routine = ticket(loop, 55.0, site="a")
-    for one in (*kept, routine):
-        queue.put(one)
-    assert make_room(claim(99.0, site="b"), queue, 4, NOW_S) == [routine]
-    queue.remove([routine])
-    queue.put(ticket(loop, 70.0, Priority.STAT, site="a"))
-    with pytest.raises(Overloaded, match="4 ROIs wait"):
-        make_room(claim(99.0, site="b"), queue, 4, NOW_S)
+    for _ in range(12):
+        queue.put(ticket(loop, 68.0, STAT, site="a"))
+    pushed = admit(claim(63.0, site="b"), queue, 50.0, pace())
+    assert [one.priority for one, _ in pushed] == [STAT]
 
 
-def test_for_stat_the_last_routine_roi_leaves(loop: asyncio.AbstractEventLoop) -> None:
-    """In a full queue of one site, and of its own site where that has its share of it."""
-    stat = claim(99.0, Priority.STAT, site="a")
-    (gone,) = make_room(stat, queue_of(loop, "aaaa"), 4, NOW_S)
-    assert gone.deadline.at_s == 63.0
-    (gone,) = make_room(stat, queue_of(loop, "aaab"), 8, NOW_S) or [None]
-    assert gone is None
-    (gone,) = make_room(stat, queue_of(loop, "aaaab"), 8, NOW_S)
-    assert (gone.site, gone.deadline.at_s) == ("a", 63.0)
-
-
-def test_places_are_told_as_far_as_nobody_has_to_leave(loop: asyncio.AbstractEventLoop) -> None:
-    """Those that are free, and of a site beside others those of its share."""
-    assert places_for(claim(99.0, site="a"), queue_of(loop, "aaa"), 8) == 5
-    assert places_for(claim(99.0, site="a"), queue_of(loop, "aaab"), 8) == 1
-    assert places_for(claim(99.0, site="c"), queue_of(loop, "aaab"), 8) == 4
-    assert places_for(claim(99.0, site="a"), queue_of(loop, "aaaaaab"), 8) == 0
-
-
-def test_weights_count_in_shares(loop: asyncio.AbstractEventLoop) -> None:
-    """A site of weight 2 holds three of four places by right, where one of weight 1 has two."""
-    queue = Queue(Rules(site_weights={"a": 2.0}))
-    for i in range(4):
-        queue.put(ticket(loop, 60.0 + i, site="a"))
-    with pytest.raises(Overloaded):
-        make_room(claim(99.0, site="b"), queue, 4, NOW_S)
-
-
-def test_first_come_first_served_has_no_shares(loop: asyncio.AbstractEventLoop) -> None:
-    """Its queue is full or it is not."""
-    queue = queue_of(loop, "aaab", by_deadline=False)
-    assert make_room(claim(99.0, site="a"), queue, 5, NOW_S) == []
-    with pytest.raises(Overloaded):
-        make_room(claim(99.0, site="b"), queue, 4, NOW_S)
-
-
-def test_beside_others_a_site_has_no_more_than_its_share() -> None:
-    """Once half of the places are taken; alone it may have them all, and stat has some more."""
-    room = Room(20, 0.3)
-    with ExitStack() as places:
-        for _ in range(10):
-            places.enter_context(room.place("north"))
-            room.check("north", Priority.ROUTINE)
-        places.enter_context(room.place("south"))
-        room.check("south", Priority.ROUTINE)
-        with pytest.raises(Overloaded, match="10 studies of north are open, 6 may"):
-            places.enter_context(room.place("north"))
-        for _ in range(5):
-            places.enter_context(room.place("south"))
-            room.check("south", Priority.ROUTINE)
-        places.enter_context(room.place("south"))
-        room.check("south", Priority.STAT)
-        with pytest.raises(Overloaded, match="7 studies of south"):
-            room.check("south", Priority.ROUTINE)
-
-
-def test_a_service_of_one_site_is_all_that_site_s() -> None:
-    """Where no edge says whose it is none is kept out by its share."""
-    room = Room(20, 0.3)
-    with ExitStack() as places:
-        for _ in range(18):
-            places.enter_context(room.place("unknown"))
-            room.check("unknown", Priority.ROUTINE)
-        places.enter_context(room.place("unknown"))
-        room.check("unknown", Priority.STAT)
-
-
-def test_all_places_taken_are_told_and_those_left_are_free_again() -> None:
-    """Who left holds none, whoever it was."""
-    room = Room(2, 1.0)
-    with ExitStack() as places:
-        for _ in range(2):
-            places.enter_context(room.place("north"))
-        with pytest.raises(Overloaded, match="2 studies are open, and no more may be"):
-            places.enter_context(room.place("south"))
-    with room.place("south"), room.place("south"):
-        pass
-
-
-def test_the_last_tenth_is_for_stat() -> None:
-    """Of twenty places the last two are refused to routine, whosever it is."""
-    room = Room(20, 1.0)
-    with ExitStack() as places:
-        for _ in range(18):
-            places.enter_context(room.place("north"))
-            room.check("north", Priority.ROUTINE)
-        places.enter_context(room.place("south"))
-        room.check("south", Priority.STAT)
-        with pytest.raises(Overloaded, match="18 studies are open, the last 2 places are for stat"):
-            room.check("north", Priority.ROUTINE)
-
-
-def test_a_few_places_are_for_all() -> None:
-    """A service for one study takes a routine one."""
-    room = Room(1, 0.5)
-    with room.place("north"):
-        room.check("north", Priority.ROUTINE)
+def test_routine_with_its_places_pushes_no_stat(loop: asyncio.AbstractEventLoop) -> None:
+    """Where a fourth of what waits is routine already one more is refused."""
+    queue = Queue()
+    for _ in range(9):
+        queue.put(ticket(loop, 68.0, STAT, site="a"))
+    for _ in range(3):
+        queue.put(ticket(loop, 68.0, site="b"))
+    with pytest.raises(DeadlineUnmeetable):
+        admit(claim(63.0, site="b"), queue, 50.0, pace())

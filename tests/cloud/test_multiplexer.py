@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cloud.outcomes import Merger
+from cloud.multiplexer import Merger
 from protos.codec import Outcome
 from protos.errors import Draining, InvalidRequest
 from protos.messages import Refusal, Summary, Verdict
