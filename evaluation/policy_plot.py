@@ -91,12 +91,7 @@ def save_fronts(result: Mapping[str, Any], folder: Path) -> None:
     except OSError as error:
         raise MissingData(folder, f"cannot be written ({error})") from error
     for name in PLOTS:
-        save_chart(draw(result, name), plot_path(folder, name))
-
-
-def plot_path(folder: Path, name: str) -> Path:
-    """The file of one plot."""
-    return folder / f"policies_{name}.png"
+        save_chart(draw(result, name), folder / f"policies_{name}.png")
 
 
 def draw(result: Mapping[str, Any], name: str) -> Any:
