@@ -10,7 +10,7 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from models.training.learning_curve import learning_table
 WIDTH = 100
 _AS_IT_IS = ("#", "|", "    ", "```", "![")
 """How headings, tables, code and pictures begin; their lines are not wrapped."""
+
+_fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
 
 
 def write_pages(docs: Path) -> list[Path]:
@@ -83,15 +85,10 @@ def environment(templates: Path) -> Environment:
 
 def command(result: Mapping[str, Any]) -> str:
     """The command that measured a result, as a block of code of several lines where it is long."""
-    lines = textwrap.wrap(
-        result["command"],
-        WIDTH - 2,
-        initial_indent="    ",
-        subsequent_indent="        ",
-        break_long_words=False,
-        break_on_hyphens=False,
+    filled = _fill(
+        result["command"], WIDTH - 2, initial_indent="    ", subsequent_indent="        "
     )
-    return " \\\n".join(lines)
+    return filled.replace("\n", " \\\n")
 
 
 def _lost(whole: Mapping[str, Any], small: Mapping[str, Any]) -> list[float]:
@@ -109,13 +106,9 @@ def _wrapped(block: str) -> str:
     """One paragraph or list at `WIDTH`."""
     if block.startswith(_AS_IT_IS):
         return block
+    items = re.split(r"\n(?=- )", block)
+    indents = ["  " if item.startswith("- ") else "" for item in items]
     return "\n".join(
-        textwrap.fill(
-            " ".join(item.split()),
-            WIDTH,
-            subsequent_indent="  " if item.startswith("- ") else "",
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for item in re.split(r"\n(?=- )", block)
+        _fill(" ".join(item.split()), WIDTH, subsequent_indent=indent)
+        for item, indent in zip(items, indents, strict=True)
     )
