@@ -14,23 +14,22 @@ import typer
 
 from cloud.errors import CloudError
 from edge.errors import EdgeError
-from evaluation.calibration_command import calibration_command
-from evaluation.cost import cost_command
-from evaluation.dead_cloud_command import dead_cloud_command
-from evaluation.detection_command import detection_command
+from evaluation.accuracy.calibration_command import calibration_command
+from evaluation.accuracy.characterization import kinds_command
+from evaluation.accuracy.froc import froc_command
+from evaluation.accuracy.guarantee_command import guarantee_command
+from evaluation.accuracy.nodules import nodules_command
+from evaluation.accuracy.reports_command import detect_command, latency_command, phantoms_command
 from evaluation.errors import EvaluationError
-from evaluation.froc_command import froc_command
-from evaluation.guarantee_command import guarantee_command
-from evaluation.kinds_command import kinds_command
-from evaluation.line_commands import detect_command, latency_command, phantoms_command
-from evaluation.link_command import link_command
-from evaluation.load_command import load_command
-from evaluation.memory_command import memory_command
-from evaluation.network_command import network_command
-from evaluation.nodules_command import nodules_command
-from evaluation.policies_command import policies_command
-from evaluation.scans_command import scans_command
-from evaluation.sizes_command import sizes_command
+from evaluation.lesion_insertion.command import scans_command
+from evaluation.links.dead_cloud import dead_cloud_command
+from evaluation.links.link_command import link_command
+from evaluation.load.command import load_command
+from evaluation.policies.command import policies_command
+from evaluation.policies.region_sizes import sizes_command
+from evaluation.timing.detection import detection_command
+from evaluation.timing.memory import memory_command
+from evaluation.timing.network import cost_command, network_command
 from imaging.errors import StudyError
 from models.extra import how_to_install
 from models.runtime.errors import ModelError

@@ -17,7 +17,7 @@ from edge.job import Job
 from edge.pipeline import Reading, read_and_report
 from edge.store.pending import keep_in
 from edge.store.studies import Record, Spool, Step
-from evaluation.kill_agent import settings_in
+from evaluation.recovery.agent import settings_in
 from tests.edge.cases import SHAPE, HandClock
 from tests.edge.killable import put
 from tests.edge.owing import SilentCloud, owing

@@ -11,7 +11,7 @@ from edge.job import Job
 from edge.pipeline import Reading
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
-from evaluation.kill_agent import Crash, killing, settings_in
+from evaluation.recovery.agent import Crash, killing, settings_in
 from tests.edge.owing import ForgetfulCloud, owing_line
 
 

@@ -17,7 +17,7 @@ from edge.daemon.agent import run_agent
 from edge.daemon.study import Read
 from edge.store.pending import OwedStep
 from edge.store.studies import Step, StepHook
-from evaluation.kill_agent import Crash, settings_in
+from evaluation.recovery.agent import Crash, settings_in
 from tests.edge.killable import quick_line, serve
 
 PROCESSES = multiprocessing.get_context("forkserver")

@@ -7,7 +7,7 @@ import random
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.selection import Size
-from evaluation.policy_cases import Cases, Piece, Sighting
+from evaluation.policies.cases import Cases, Piece, Sighting
 
 THRESHOLDS = Thresholds(dismiss=0.15, report=0.85, alone=0.3, final=0.5)
 WEIGHTS = MergeWeights(0.0, 0.5, 1.0)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from evaluation.cubes import Cube
-from evaluation.scan_host import PATIENTS, Host
-from evaluation.truth import Lesion
+from evaluation.accuracy.data import Cube, Lesion
+from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume, to_window
 from models.runtime.detection import Candidate

@@ -1,4 +1,4 @@
-"""A process that speaks as `evaluation.link_edge` does, and ends when study 13 is asked for."""
+"""A process that speaks as `evaluation.links.edge_worker` does, and ends when study 13 is asked for."""
 
 from __future__ import annotations
 

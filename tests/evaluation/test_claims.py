@@ -46,21 +46,23 @@ def test_each_claim_has_a_name_and_a_module() -> None:
 
 def test_a_module_is_run_and_told_by_its_name(started: Started) -> None:
     """And a command of `overread-eval` by that."""
-    told = measure(Claim("kills", ("--rounds", "2"), "evaluation.kills"))
-    assert told == {"command": "python -m evaluation.kills --rounds 2", "n": 1}
+    told = measure(Claim("kills", ("--rounds", "2"), "evaluation.recovery.kills"))
+    assert told == {"command": "python -m evaluation.recovery.kills --rounds 2", "n": 1}
     assert measure(Claim("cost", ("cost",)))["command"] == "overread-eval cost"
     kills, cost = started.lines
-    assert kills[1:] == ["-m", "evaluation.kills", "--rounds", "2", "--json"]
+    assert kills[1:] == ["-m", "evaluation.recovery.kills", "--rounds", "2", "--json"]
     assert cost[1:] == ["-m", "evaluation", "cost", "--json"]
 
 
 def test_what_fills_a_disk_is_given_one_of_its_own(started: Started) -> None:
     """Made for the command alone; where none can be made the claim is left out."""
-    claim = Claim("full_disk", ("--fillings", "3"), "evaluation.full_disk", small_disk=True)
+    claim = Claim(
+        "full_disk", ("--fillings", "3"), "evaluation.recovery.full_disk", small_disk=True
+    )
     command = measure(claim)["command"]
     assert command == (
         "unshare -rm sh -c 'mount -t tmpfs -o size=240m none /mnt && "
-        "python -m evaluation.full_disk --fillings 3 --at /mnt'"
+        "python -m evaluation.recovery.full_disk --fillings 3 --at /mnt'"
     )
     assert started.lines[0][:4] == ["unshare", "-rm", "sh", "-c"]
     assert started.lines[0][4].startswith("mount -t tmpfs -o size=240m none /mnt && exec ")

@@ -9,20 +9,26 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from edge.store.studies import AlreadyRunning
-from evaluation import demo, prepared
-from evaluation.demo import Programs, main, run_demo
+from evaluation import demo
+from evaluation.demo import Programs, Result, main, matches, run_demo, second_readings
 from evaluation.errors import ServiceFailed
+from evaluation.links import studies
 from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Geometry, Nodule, Volume
 
 EDGE = Path(__file__).with_name("scripted_screen.py")
+
+
 SPEC = PhantomSpec(seed=1, spacing_mm=(5.0, 3.0, 3.0))
+
+
 TRAINING_ONLY = ("torch", "matplotlib", "scipy", "sklearn", "tomli_w", "onnxscript", "pytest")
 
 CLOUD = """
@@ -35,6 +41,8 @@ CLOUD = """
     os.replace(ready + ".part", ready)
     time.sleep(600)
 """
+
+
 IDLE_EDGE = """
     import os, sys, time
     print("pid", os.getpid(), file=sys.stderr, flush=True)
@@ -83,7 +91,7 @@ def phantom(monkeypatch: pytest.MonkeyPatch) -> Phantom:
     nodules = tuple(Nodule(place, 12.0, "solid round") for place in places)
     drawn = Phantom(volume, nodules, np.zeros(SPEC.shape, np.uint8))
     monkeypatch.setattr(demo, "whole_chest", lambda _seed: SPEC)
-    monkeypatch.setattr(prepared, "make_phantom", lambda _spec, _told: drawn)
+    monkeypatch.setattr(studies, "make_phantom", lambda _spec, _told: drawn)
     return drawn
 
 
@@ -254,3 +262,29 @@ def test_demo_loads_nothing_that_make_demo_does_not_install() -> None:
     code = f"import sys, evaluation.demo; print({found})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_nearest_of_two_nodules_is_hit() -> None:
+    """Where two overlap, a finding is put down to the nearer one; a hit is nearer than d/2."""
+    pair = (Nodule((0.0, 0.0, 0.0), 20.0), Nodule((8.0, 0.0, 0.0), 20.0))
+    findings: list[dict[str, Any]] = [{"centre_mm": [x, 0.0, 0.0]} for x in (7.0, 1.0, 18.0)]
+    assert matches(findings, pair) == [1, 0, None]
+
+
+def test_the_way_to_the_cloud_is_told_of_each_finding_that_it_decided() -> None:
+    """Both readers, the merged probability, and the times; a finding of the edge is not among."""
+    verdict = {"probability": 0.96, "compute_s": 0.027}
+    scores = {"edge_score": 0.51, "probability": 0.69}
+    undecided = {"number": 2, "route": "escalate", "decided_by": "cloud", "verdict": verdict}
+    report = {
+        "findings": [{"number": 1, "route": "report", "verdict": verdict}, undecided | scores],
+        "small_nodules": [],
+        "candidates": [{"route": route} for route in ("report", "escalate", "escalate", "dismiss")],
+        "ledger": [{"stage": "escalate", "took_s": 0.1014}],
+    }
+    way, finding = second_readings(Result(report, ()))
+    assert "101 ms; candidates that the edge was unsure of: 2, reported: 1" in way
+    assert finding == (
+        "[bold]finding 2[/]  decided by the cloud: edge 0.51 (unsure), cloud 0.96 (read in 27 ms), "
+        "together 0.69"
+    )

@@ -24,7 +24,7 @@ from edge.pipeline import Reading
 from edge.store.pending import OwedStep
 from edge.store.studies import AlreadyRunning, Spool, Step
 from edge.telemetry import Meters
-from evaluation.kill_agent import settings_in
+from evaluation.recovery.agent import settings_in
 from tests.edge.amending import UNHURRIED
 from tests.edge.cases import HandClock
 from tests.edge.full_database import full_at, full_error, held_at

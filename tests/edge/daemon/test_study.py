@@ -14,7 +14,7 @@ from edge.job import Job
 from edge.pipeline import Reading
 from edge.report.model import Report
 from edge.store.studies import Record, Spool, Step
-from evaluation.kill_agent import settings_in
+from evaluation.recovery.agent import settings_in
 from tests.edge.killable import put, quick_line
 from tests.edge.running_agent import work_off
 

@@ -25,7 +25,7 @@ from edge.escalation.rois import cut_rois
 from edge.link.link import UNHEARD, Link
 from edge.selection import Size
 from edge.telemetry import Meters
-from evaluation.kill_agent import settings_in
+from evaluation.recovery.agent import settings_in
 from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable

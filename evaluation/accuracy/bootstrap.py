@@ -1,0 +1,115 @@
+"""How sure a figure is: bootstrap over patients and scans, never over single nodules.
+
+Nodules of one patient resemble each other, so whole patients are drawn with replacement, and
+whole scans for the false positives (Efron and Tibshirani, An Introduction to the Bootstrap,
+1993, chapter 13: percentile intervals). Where nodules and false positives come of the same
+scans, both are drawn together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from evaluation.accuracy.froc import (
+    RATES,
+    TARGETS,
+    Curve,
+    Scored,
+    false_positives_at,
+    froc,
+    rank,
+    sensitivity_at,
+    weighted_froc,
+)
+from imaging.volume import FloatArray
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+
+OnStep = Callable[[int, int], None]
+"""Called with (done, all) after every resample."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure and the interval that covers it with 95 % confidence; ``inf`` = unreachable."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float | None]:
+        """``value``, ``low`` and ``high``; None where unreachable."""
+        pairs = {"value": self.value, "low": self.low, "high": self.high}
+        return {name: v if np.isfinite(v) else None for name, v in pairs.items()}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one FROC, each with its interval.
+
+    ``sensitivity`` follows `RATES`, ``false_positives`` follows `TARGETS`.
+    """
+
+    sensitivity: tuple[Interval, ...]
+    cpm: Interval
+    false_positives: tuple[Interval, ...]
+
+
+def figures(
+    scored: Scored, *, resamples: int = RESAMPLES, seed: int = 0, on_step: OnStep | None = None
+) -> Figures:
+    """The figures of `scored` with percentile intervals of `resamples` bootstrap resamples."""
+    ranking = rank(scored)
+    value = _numbers(froc(scored, ranking))
+    drawn = np.empty((resamples, value.size))
+    weights = _draws(scored, resamples, np.random.default_rng(seed))
+    for step, (nodule_weight, scan_weight) in enumerate(weights):
+        drawn[step] = _numbers(weighted_froc(scored, ranking, nodule_weight, scan_weight))
+        if on_step is not None:
+            on_step(step + 1, resamples)
+    intervals = _percentiles(value, drawn)
+    n = len(RATES)
+    return Figures(intervals[:n], intervals[n], intervals[n + 1 :])
+
+
+def interval(value: float, drawn: FloatArray) -> Interval:
+    """The percentile interval of `drawn` ``(resamples,)`` around `value`."""
+    return _percentiles(np.array([value]), drawn[:, None])[0]
+
+
+def draw(groups: int, rng: np.random.Generator) -> FloatArray:
+    """How often each of `groups` is drawn when as many are drawn with replacement ``(groups,)``."""
+    return rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
+
+
+def _draws(
+    scored: Scored, resamples: int, rng: np.random.Generator
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    done = 0
+    while done < resamples:
+        scan_weight = draw(scored.scans, rng)
+        group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
+        nodule_weight = group_weight[scored.nodule_group]
+        # A draw of scans without a single nodule has no sensitivity: draw again.
+        if nodule_weight.any():
+            done += 1
+            yield nodule_weight, scan_weight
+
+
+def _numbers(curve: Curve) -> FloatArray:
+    sensitivity = sensitivity_at(curve, RATES)
+    rates = false_positives_at(curve, TARGETS)
+    return np.concatenate([sensitivity, [sensitivity.mean()], rates])
+
+
+def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
+    # "nearest" keeps inf (unreachable) a value like others; interpolation would make it NaN.
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="nearest")
+    return tuple(
+        Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)
+    )

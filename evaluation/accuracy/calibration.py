@@ -1,0 +1,189 @@
+"""How far a score can be taken for a probability: reliability and expected calibration error.
+
+Bins hold equal mass (Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019):
+scores crowd at both ends, where bins of equal width would be full, and leave those between empty.
+
+What share of candidates are nodules is the class prior. It belongs to how candidates were
+collected, not to the network: here every class weighs the prior it is given, whatever its number.
+
+Three ways from a logit to a probability, and how they do on patients they were not fitted on.
+
+Temperature: one number (Guo et al., On Calibration of Modern Neural Networks, ICML 2017). Platt:
+slope and intercept, with his smoothed targets (1999). Isotonic: any rising step function
+(Zadrozny and Elkan, KDD 2002). The fits are scikit-learn's, of the extra `train`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.accuracy.bootstrap import Interval, interval
+from evaluation.accuracy.scores import calibrated
+from imaging.volume import FloatArray
+
+BINS = 10
+
+
+EVEN = 0.5
+"""The prior at which nodules and alarms weigh the same; the shipped calibration is fitted at it."""
+
+_LEAST = 1e-6
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """Bins of equal mass by rising score, each ``(bins,)``: mean score, share of nodules, mass."""
+
+    score: FloatArray
+    share: FloatArray
+    mass: FloatArray
+
+    @property
+    def ece(self) -> float:
+        """The mean distance between score and share."""
+        return float((np.abs(self.score - self.share) * self.mass).sum())
+
+
+def class_weights(nodule: BoolArray, prior: float, count: FloatArray | None = None) -> FloatArray:
+    """Weights ``(n,)`` that add up to 1 and give nodules the share ``prior``.
+
+    ``count`` is how often each candidate counts within its class, once where it is None.
+    """
+    often = np.ones(nodule.size) if count is None else count
+    positive, negative = often[nodule].sum(), often[~nodule].sum()
+    if not (positive > 0 and negative > 0):
+        raise ValueError(f"{positive:g} nodules and {negative:g} alarms: both are needed")
+    return np.asarray(np.where(nodule, prior / positive, (1 - prior) / negative) * often)
+
+
+def reliability(
+    score: FloatArray, nodule: BoolArray, weight: FloatArray, bins: int = BINS
+) -> Reliability:
+    """The reliability of scores ``(n,)`` in [0, 1]; a candidate on an edge is in both bins."""
+    order = np.argsort(score, kind="stable")
+    ends = np.concatenate([[0.0], np.cumsum(weight[order])])
+    ends /= ends[-1]
+    edges = np.linspace(0, 1, bins + 1)
+    sums = [
+        np.diff(np.interp(edges, ends, np.concatenate([[0.0], np.cumsum(weight[order] * value)])))
+        for value in (score[order], nodule[order].astype(float))
+    ]
+    mass = np.full(bins, weight.sum() / bins)
+    return Reliability(sums[0] / mass, sums[1] / mass, mass / weight.sum())
+
+
+def log_loss(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> float:
+    """The mean of -ln of what was given to the truth."""
+    clipped = np.clip(score, _LEAST, 1 - _LEAST)
+    loss = -np.where(nodule, np.log(clipped), np.log(1 - clipped))
+    return float((loss * weight).sum() / weight.sum())
+
+
+def brier(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> float:
+    """The mean squared distance to the truth."""
+    return float((((score - nodule) ** 2) * weight).sum() / weight.sum())
+
+
+def ece_interval(
+    score: FloatArray,
+    nodule: BoolArray,
+    group: npt.NDArray[np.str_],
+    prior: float,
+    *,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """The calibration error with a percentile interval by bootstrap over groups.
+
+    A resample never has less error on the whole: the interval leans upwards.
+    """
+    value = reliability(score, nodule, class_weights(nodule, prior)).ece
+    names, owner = np.unique(group, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    drawn: list[float] = []
+    while len(drawn) < resamples:
+        count = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[owner].astype(
+            float
+        )
+        if count[nodule].any() and count[~nodule].any():
+            weight = class_weights(nodule, prior, count)
+            drawn.append(reliability(score, nodule, weight).ece)
+    return interval(value, np.array(drawn))
+
+
+def at_prior(score: FloatArray, prior: float, fitted: float = EVEN) -> FloatArray:
+    """Scores fitted at one class prior as they are at another: their odds are multiplied."""
+    odds = prior * (1 - fitted) / ((1 - prior) * fitted)
+    clipped = np.clip(score, _LEAST, 1 - _LEAST)
+    changed = odds * clipped / (1 - clipped)
+    return np.asarray(changed / (1 + changed))
+
+
+FOLDS = 5
+
+Apply = Callable[[FloatArray], FloatArray]
+"""From logits ``(n,)`` to probabilities."""
+
+Fit = Callable[[FloatArray, BoolArray], Apply]
+"""Fits on logits and truth; both classes weigh the same."""
+
+
+def fit_temperature(logit: FloatArray, nodule: BoolArray) -> Apply:
+    """sigmoid(slope logit): the temperature is 1 / slope."""
+    by = _regression(logit, nodule, intercept=False)
+    return lambda x: calibrated(x, by)
+
+
+def fit_platt(logit: FloatArray, nodule: BoolArray) -> Apply:
+    """sigmoid(slope logit + intercept)."""
+    by = _regression(logit, nodule, intercept=True)
+    return lambda x: calibrated(x, by)
+
+
+def fit_isotonic(logit: FloatArray, nodule: BoolArray) -> Apply:
+    """A rising step function, kept away from 0 and 1 by what one more case would say."""
+    from sklearn.isotonic import IsotonicRegression
+
+    low, high = 1 / (2 + (~nodule).sum()), 1 - 1 / (2 + nodule.sum())
+    steps = IsotonicRegression(y_min=low, y_max=high, out_of_bounds="clip")
+    steps.fit(logit, nodule, class_weights(nodule, EVEN))
+    return lambda x: np.asarray(steps.predict(x))
+
+
+METHODS: dict[str, Fit] = {
+    "temperature": fit_temperature,
+    "platt": fit_platt,
+    "isotonic": fit_isotonic,
+}
+
+
+def cross_validated(
+    fit: Fit, logit: FloatArray, nodule: BoolArray, group: npt.NDArray[np.str_], seed: int
+) -> FloatArray:
+    """Probabilities ``(n,)``, each by a fit that did not see its group."""
+    names, owner = np.unique(group, return_inverse=True)
+    fold = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[owner]
+    out = np.zeros(logit.size)
+    for number in np.unique(fold):
+        held = fold == number
+        out[held] = fit(logit[~held], nodule[~held])(logit[held])
+    return out
+
+
+def _regression(logit: FloatArray, nodule: BoolArray, *, intercept: bool) -> tuple[float, float]:
+    """Slope and intercept (or 0) of a logistic regression on Platt's targets, unregularized."""
+    from sklearn.linear_model import LogisticRegression
+
+    positive, negative = nodule.sum(), (~nodule).sum()
+    target = np.where(nodule, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    # A target between the classes is a candidate of both, each with its share of the weight.
+    share = np.concatenate([target, 1 - target]) * np.tile(class_weights(nodule, EVEN), 2)
+    fit = LogisticRegression(C=np.inf, fit_intercept=intercept, solver="newton-cholesky", tol=1e-10)
+    fit.fit(np.tile(logit, 2)[:, None], np.repeat([1, 0], logit.size), share)
+    return float(fit.coef_.item()), float(np.ravel(fit.intercept_)[0])

@@ -1,0 +1,318 @@
+"""The FROC curve: sensitivity against false positives a scan, from scores alone.
+
+It does not know what a hit is, nor where the scores come from; `evaluation.accuracy.froc` and
+`evaluation.accuracy.nodules` decide that. Every point of the curve is one threshold that could be set:
+candidates of equal score are taken or left together, nothing is interpolated.
+
+Candidates against annotations under the rules of LUNA16, and the FROC that comes of it.
+
+The rules (Setio et al., Medical Image Analysis 42:1-13, 2017, and the challenge's own script):
+a candidate hits a nodule when it is nearer to its centre than half the diameter; a nodule counts
+once, at the highest score that hit it, further hits are doubles; candidates on an excluded
+finding are ignored; of every scan the 100 candidates with the highest scores count.
+
+``overread-eval froc``: the FROC of a file of candidates, whoever proposed them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.accuracy.bootstrap import RESAMPLES, figures
+from evaluation.accuracy.data import Table, read_table
+from evaluation.common.cli import Csv, Json, Resamples, Seed, counting, show
+from evaluation.common.tables import counts_table, froc_table
+from evaluation.errors import BadTable
+from imaging.volume import FloatArray
+
+IntArray = npt.NDArray[np.int64]
+
+RATES: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+"""False positives a scan at which the challenge reads the sensitivity; the CPM is their mean."""
+
+TARGETS: tuple[float, ...] = (0.90, 0.95, 0.972, 0.99)
+"""Sensitivities at which the false positives a scan are read."""
+
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What an FROC is made of.
+
+    Attributes:
+        nodule_score: ``(n,)`` the highest score of a candidate that hit the nodule, ``-inf``
+            where none did.
+        nodule_group: ``(n,)`` the patient or scan of each nodule, counted from 0.
+        false_score: ``(m,)`` the scores of the false positives.
+        false_scan: ``(m,)`` the scan of each false positive, counted from 0.
+        scans: how many scans there are, those without any false positive included.
+        paired: whether nodules and false positives come of the same scans, so that
+            ``nodule_group`` counts the same scans as ``false_scan``.
+    """
+
+    nodule_score: FloatArray
+    nodule_group: IntArray
+    false_score: FloatArray
+    false_scan: IntArray
+    scans: int
+    paired: bool
+
+    def __post_init__(self) -> None:
+        if self.nodule_score.shape != self.nodule_group.shape or self.nodule_score.size == 0:
+            raise ValueError(f"{self.nodule_score.shape} nodule scores, at least one is needed")
+        if self.false_score.shape != self.false_scan.shape:
+            raise ValueError(f"{self.false_score.shape} scores, {self.false_scan.shape} scans")
+        if self.scans < 1 or (self.false_scan.size and self.false_scan.max() >= self.scans):
+            raise ValueError(f"{self.scans} scans do not cover {self.false_scan}")
+        if np.isnan(self.nodule_score).any() or not np.isfinite(self.false_score).all():
+            raise ValueError("a score is not a number")
+
+    @property
+    def groups(self) -> int:
+        """How many patients (or scans) the nodules are of."""
+        return self.scans if self.paired else int(self.nodule_group.max()) + 1
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """An FROC curve from the highest threshold down.
+
+    All ``(k + 1,)``; the first point is the threshold ``inf``, where nothing is marked.
+    """
+
+    threshold: FloatArray
+    sensitivity: FloatArray
+    false_per_scan: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """All marks sorted by falling score once, so that resampling needs two sums and no sort."""
+
+    order: IntArray
+    ends: IntArray
+    threshold: FloatArray
+
+
+def rank(scored: Scored) -> Ranking:
+    """The marks (hit nodules first, then false positives) by falling score, ties together."""
+    score = np.concatenate([scored.nodule_score, scored.false_score])
+    order = np.argsort(-score, kind="stable")
+    order = order[: int(np.isfinite(score).sum())]
+    ranked = score[order]
+    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: ranked.size])
+    return Ranking(order, ends, ranked[ends])
+
+
+def froc(scored: Scored, ranking: Ranking | None = None) -> Curve:
+    """The FROC curve of `scored`, every nodule and every scan counting once."""
+    every_nodule = np.ones(scored.nodule_score.size)
+    every_scan = np.ones(scored.scans)
+    return weighted_froc(scored, ranking or rank(scored), every_nodule, every_scan)
+
+
+def weighted_froc(
+    scored: Scored, ranking: Ranking, nodule_weight: FloatArray, scan_weight: FloatArray
+) -> Curve:
+    """The curve where nodule i counts ``nodule_weight[i]`` times and scan j ``scan_weight[j]``.
+
+    Raises:
+        ValueError: no nodule or no scan has a weight.
+    """
+    nodules, scans = nodule_weight.sum(), scan_weight.sum()
+    if nodules <= 0 or scans <= 0:
+        raise ValueError(f"nodules weigh {nodules} and scans {scans}: nothing to count")
+    hits = np.concatenate([nodule_weight, np.zeros(scored.false_score.size)])[ranking.order]
+    falses = np.concatenate([np.zeros(nodule_weight.size), scan_weight[scored.false_scan]])
+    sensitivity = np.cumsum(hits)[ranking.ends] / nodules
+    false_per_scan = np.cumsum(falses[ranking.order])[ranking.ends] / scans
+    return Curve(
+        np.append(np.inf, ranking.threshold),
+        np.append(0.0, sensitivity),
+        np.append(0.0, false_per_scan),
+    )
+
+
+def sensitivity_at(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:
+    """The highest sensitivity that costs at most each of `rates` false positives a scan."""
+    limit = np.asarray(rates) + _ROUNDING
+    return curve.sensitivity[np.searchsorted(curve.false_per_scan, limit, side="right") - 1]
+
+
+def false_positives_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
+    """The fewest false positives a scan that reach each sensitivity; ``inf`` where none does."""
+    place = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
+    return np.append(curve.false_per_scan, np.inf)[place]
+
+
+def threshold_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
+    """The threshold that belongs to `false_positives_at`; ``-inf`` where none reaches it."""
+    place = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
+    return np.append(curve.threshold, -np.inf)[place]
+
+
+def threshold_within(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:
+    """The highest threshold with the sensitivity of `sensitivity_at`; ``inf`` where that is 0."""
+    return threshold_at(curve, tuple(sensitivity_at(curve, rates).tolist()))
+
+
+CANDIDATES_PER_SCAN = 100
+
+
+UNKNOWN_RADIUS_MM = 5.0
+"""Radius of an excluded finding whose diameter is unknown (-1)."""
+
+_PLACE = ("coordX", "coordY", "coordZ")
+
+
+@dataclass(frozen=True, eq=False)
+class ScanMatch:
+    """What became of one scan's candidates.
+
+    ``nodule_score`` ``(n,)`` is ``-inf`` for a nodule that nothing hit; ``false_score`` ``(m,)``.
+    """
+
+    nodule_score: FloatArray
+    false_score: FloatArray
+    ignored: int
+    double: int
+
+
+@dataclass(frozen=True, eq=False)
+class Challenge:
+    """The whole set: what the FROC is made of, and the challenge's counts."""
+
+    scored: Scored
+    ignored: int
+    double: int
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``tp``, ``fn``, ``fp``, ``ignored``, ``double``, all at the lowest threshold."""
+        hit = int(np.isfinite(self.scored.nodule_score).sum())
+        return {
+            "tp": hit,
+            "fn": self.scored.nodule_score.size - hit,
+            "fp": self.scored.false_score.size,
+            "ignored": self.ignored,
+            "double": self.double,
+        }
+
+
+def match_scan(candidates: FloatArray, nodules: FloatArray, excluded: FloatArray) -> ScanMatch:
+    """What became of `candidates` ``(k, 4)``: x, y, z in mm and score.
+
+    `nodules` ``(n, 4)`` and `excluded` ``(e, 4)`` are x, y, z and diameter in mm.
+    """
+    best = np.argsort(-candidates[:, 3], kind="stable")[:CANDIDATES_PER_SCAN]
+    points, score = candidates[best, :3], candidates[best, 3]
+    hits = _within(points, nodules)
+    ignored = _within(points, excluded).any(axis=1) & ~hits.any(axis=1)
+    nodule_score = np.where(hits, score[:, None], -np.inf).max(axis=0, initial=-np.inf)
+    double = int(np.maximum(hits.sum(axis=0) - 1, 0).sum())
+    false = ~(hits.any(axis=1) | ignored)
+    return ScanMatch(nodule_score, score[false], int(ignored.sum()), double)
+
+
+def challenge(candidates: Path, annotations: Path, excluded: Path, scans: Path) -> Challenge:
+    """The challenge's matching of four CSV files.
+
+    Raises:
+        BadTable: a file cannot be read, lacks a column, holds a value that is no number, or
+            names a scan that `scans` does not list.
+    """
+    listed = read_scan_list(scans)
+    marks = _by_scan(candidates, "probability", listed)
+    nodules = _by_scan(annotations, "diameter_mm", listed)
+    ignore = _by_scan(excluded, "diameter_mm", listed)
+    if not any(len(found) for found in nodules):
+        raise BadTable(annotations, "holds no nodule: there is nothing to find")
+    return _gather([match_scan(m, n, e) for m, n, e in zip(marks, nodules, ignore, strict=True)])
+
+
+def read_scan_list(path: Path) -> list[str]:
+    """The scans that a file lists, one a line, with or without the header ``seriesuid``.
+
+    Raises:
+        BadTable: the file cannot be read, lists nothing, or lists a scan twice.
+    """
+    try:
+        lines = [line.strip().rstrip(",") for line in path.read_text("utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadTable(path, f"cannot be read ({error})") from error
+    listed = [line for line in lines if line and line != "seriesuid"]
+    twice = [uid for uid, times in Counter(listed).items() if times > 1]
+    if not listed or twice:
+        raise BadTable(path, f"lists scans twice: {twice}" if twice else "lists no scan")
+    return listed
+
+
+def _by_scan(path: Path, last: str, listed: list[str]) -> list[FloatArray]:
+    table = read_table(path, ("seriesuid", *_PLACE, last))
+    values = np.stack([table.numbers(name) for name in (*_PLACE, last)], axis=1)
+    scan = _scan_numbers(table, listed)
+    order = np.argsort(scan, kind="stable")
+    starts = np.searchsorted(scan[order], np.arange(1, len(listed)))
+    return np.split(values[order], starts)
+
+
+def _scan_numbers(table: Table, listed: list[str]) -> IntArray:
+    number = {uid: i for i, uid in enumerate(listed)}
+    uids = table.text("seriesuid")
+    for uid, line in zip(uids, table.lines, strict=True):
+        if uid not in number:
+            raise BadTable(table.path, f"scan {uid!r} is not in the list of scans", line)
+    return np.array([number[uid] for uid in uids], dtype=np.int64)
+
+
+def _within(points: FloatArray, spheres: FloatArray) -> npt.NDArray[np.bool_]:
+    radius = np.where(spheres[:, 3] < 0, UNKNOWN_RADIUS_MM, spheres[:, 3] / 2)
+    distance = np.linalg.norm(points[:, None, :] - spheres[None, :, :3], axis=2)
+    return np.asarray(distance < radius)
+
+
+def _gather(matches: list[ScanMatch]) -> Challenge:
+    numbers = np.arange(len(matches))
+    scored = Scored(
+        nodule_score=np.concatenate([m.nodule_score for m in matches]),
+        nodule_group=np.repeat(numbers, [m.nodule_score.size for m in matches]),
+        false_score=np.concatenate([m.false_score for m in matches]),
+        false_scan=np.repeat(numbers, [m.false_score.size for m in matches]),
+        scans=len(matches),
+        paired=True,
+    )
+    return Challenge(scored, sum(m.ignored for m in matches), sum(m.double for m in matches))
+
+
+def froc_command(
+    candidates: Csv,
+    annotations: Csv,
+    excluded: Csv,
+    scans: Csv,
+    resamples: Resamples = RESAMPLES,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """FROC and CPM of a file of candidates under the rules of LUNA16."""
+    found = challenge(candidates, annotations, excluded, scans)
+    with counting("bootstrap") as step:
+        value = figures(found.scored, resamples=resamples, seed=seed, on_step=step)
+    result = {
+        "cpm": value.cpm.value,
+        "sensitivity": [at.value for at in value.sensitivity],
+        "false_positives_per_scan": list(RATES),
+        **found.counts,
+        "scans": found.scored.scans,
+        "intervals": {
+            "cpm": [value.cpm.low, value.cpm.high],
+            "sensitivity": [[at.low, at.high] for at in value.sensitivity],
+        },
+    }
+    title = f"FROC on {found.scored.scans} scans"
+    show(result, as_json, froc_table(value, title), counts_table(found.counts))

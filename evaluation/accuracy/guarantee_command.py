@@ -1,0 +1,158 @@
+"""``overread-eval guarantee``: where the scores come from, and how the result is shown."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from cloud.settings import load_settings as load_cloud_settings
+from edge.decide import Thresholds
+from edge.merge import MergeWeights
+from edge.settings import load_settings
+from evaluation.accuracy.data import read_cubes
+from evaluation.accuracy.guarantee import Promise, carried, examine, served
+from evaluation.accuracy.scores import Fitted, Scores, joined, read_scores, score_cubes
+from evaluation.common.cli import CloudModel, Json, Model, each, show
+from evaluation.common.readers import open_second
+from evaluation.errors import MissingData
+from models.calibration.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
+from models.markdown import percent
+from models.runtime.artifacts import find
+from models.runtime.screener import open_screener
+
+CasesFile = Annotated[
+    list[Path] | None,
+    typer.Option("--cases", metavar="FILE", help="NPZ or JSON of cases; give several."),
+]
+Share = Annotated[float, typer.Option(min=1e-6, max=0.999999)]
+
+
+def guarantee_command(
+    cases: CasesFile = None,
+    test: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Cases never calibrated on.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Cubes to read instead: NAME.npz, index.csv.")
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Cubes of --data.")] = "val",
+    test_split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="The same.")] = "test",
+    path_from: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Other cases that shape the path.")
+    ] = None,
+    dismiss_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Without it: dismiss as a part of final.")
+    ] = DISMISS_SHARE,
+    alpha: Share = ALPHA,
+    delta: Share = DELTA,
+    bound: Annotated[Bound, typer.Option(help="How the risk is bounded.")] = (
+        Bound.HOEFFDING_BENTKUS
+    ),
+    resamples: Annotated[int, typer.Option(min=1, help="Calibration sets drawn.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    model: Model = None,
+    cloud_model: CloudModel = None,
+    as_json: Json = False,
+) -> None:
+    """Thresholds by conformal risk control: what they promise, and how often it is kept."""
+    if bool(cases) == (data is not None):
+        raise typer.BadParameter("--cases gives the scores, or --data the cubes: one of them")
+    screening = model or load_settings().screening_model
+    hybrid = cloud_model or load_cloud_settings().model
+    settings = find(screening).settings
+    held_out: Scores | None = None
+    if data is not None:
+        known, held_out = _read(data, split, test_split, screening, hybrid)
+    else:
+        fitted = Fitted.of(settings, find(hybrid).settings)
+        known = joined(read_scores(file, fitted) for file in cases or ())
+        held_out = joined(read_scores(file, fitted) for file in test) if test else None
+    path = straight_path(dismiss_share)
+    if path_from is not None:
+        fitted = Fitted.of(settings, find(hybrid).settings)
+        path = quantile_path(read_scores(path_from, fitted).nodules)
+    fitted_at = Thresholds.from_manifest(settings)
+    asked = Promise(path, fitted_at.report, alpha, delta, bound)
+    terms = promise(known.nodules, asdict(fitted_at), Asked(alpha, delta), settings["merge"])
+    rng = np.random.default_rng(seed)
+    result = {
+        **examine(known, held_out, asked, resamples=resamples, seed=seed),
+        "carried": carried(known.nodules, asked, resamples, rng),
+        "served": served(known, held_out, asked, terms, resamples, rng),
+    }
+    show(result, as_json, *_shown(result))
+
+
+def _read(
+    data: Path, split: str, test_split: str, screening: str, hybrid: str
+) -> tuple[Scores, Scores]:
+    edge = load_settings(screening_model=screening)
+    screener = open_screener(screening, engine=edge.engine, threads=edge.threads)
+    second, weights = open_second(hybrid), MergeWeights.from_manifest(screener.settings)
+    names = (tuple(split.split(",")), tuple(test_split.split(",")))
+    if shared := set(names[0]) & set(names[1]):
+        raise MissingData(data, f"{sorted(shared)} would be calibrated on and tested on")
+    known, held_out = (
+        score_cubes(each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
+        for one in names
+    )
+    return known, held_out
+
+
+def _shown(result: dict[str, Any]) -> list[Table | str]:
+    at, served = result["thresholds"], result["served"]
+    path = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
+    shown: list[Table | str] = [result["guarantee"], path, _experiments(result), _levels(result)]
+    shown.append(_served(served))
+    if served["cost"] is not None:
+        shown.append(", ".join(f"{key}: {value:.2f}" for key, value in served["cost"].items()))
+    if not result["patients_known"]:
+        shown.append("The cases do not say whose they are: every nodule counts as a patient.")
+    return shown
+
+
+def _experiments(result: dict[str, Any]) -> Table:
+    table = Table("sets", "alpha", "kept", "gave a guarantee", "mean miss rate",
+                  "90th percentile", "worst possible", "can fail")  # fmt: skip
+    asked, carried, served = result, result["carried"], result["served"]
+    for words, part in (("asked for", asked), ("carried", carried), ("as served", served)):
+        for name in ("splits", "draws"):
+            one = part[name]
+            alpha = one.get("alpha_mean", part.get("alpha"))
+            figures = (one["kept"], one.get("promised", 1.0))
+            rates = (one["miss_rate_mean"], one["miss_rate_p90"], one["worst"])
+            label = f"{one['resamples']} {name}, {words}"
+            able = "yes" if one["can_fail"] else "no"
+            table.add_row(label, *map(_percent, (alpha, *figures, *rates)), able)
+    return table
+
+
+def _served(served: dict[str, Any]) -> str:
+    terms, at, test = served["guarantee"], served["thresholds"], served["test"]
+    confidence = _percent(1 - terms["delta"])
+    words = f"served: dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}: at most "
+    words += f"{_percent(terms['alpha'])} missed with {confidence} confidence"
+    if test is None:
+        return words
+    held = "holds" if test["kept"] else "does not hold"
+    return f"{words}; {_percent(test['miss_rate'])} of test, where it {held}"
+
+
+def _levels(result: dict[str, Any]) -> Table:
+    table = Table("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
+    for name in ("calibration", "test"):
+        if (one := result[name]) is not None:
+            counts = (f"{one['patients']} of {name}", str(one["nodules"]), str(one["lost"]))
+            rates = (one["miss_rate"], one["miss_rate_upper"], one["pooled"])
+            table.add_row(*counts, *map(_percent, rates))
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return percent(share, 2)

@@ -1,0 +1,252 @@
+"""What final reports are worth: sensitivity and false positives a scan, as a reader gets them.
+
+No threshold is moved here: what counts, for and against, is all that the report lists, the small
+nodules that it lists apart among it.
+
+Studies through the agent's whole line, from files to report, against what is known of them.
+
+Synthetic chests through the agent's whole line, against nodules that are all known.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.job import Job
+from edge.pipeline import Line, read_and_report
+from edge.report.model import Report
+from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
+from evaluation.accuracy.data import RIM_MM, Lesion, scan_name
+from evaluation.accuracy.nodules import ScanScores, score_scan
+from evaluation.errors import MissingData
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import FloatArray, Nodule
+
+PERCENTILE = 95.0
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResult:
+    """One study's report: its findings sorted by truth, and the time of each stage.
+
+    Attributes:
+        scores: false positives and hits among all that it lists; None where no truth is known.
+        findings: how many the report lists, small nodules left out.
+        small: how many small nodules it lists apart.
+        stages_s: seconds by stage, in the order of the line.
+        second_reading: complete, partial or missing.
+        refused: why the study was not read, empty if it was.
+    """
+
+    name: str
+    scores: ScanScores | None
+    findings: int
+    stages_s: Mapping[str, float]
+    second_reading: str
+    refused: str = ""
+    small: int = 0
+
+    @property
+    def lesions(self) -> int:
+        """How many lesions count in this study."""
+        return 0 if self.scores is None else self.scores.lesion_score.size
+
+    @property
+    def found(self) -> int:
+        """How many of them the report has."""
+        return 0 if self.scores is None else int(np.isfinite(self.scores.lesion_score).sum())
+
+    @property
+    def false(self) -> int:
+        """How many places in the report are false."""
+        return 0 if self.scores is None else self.scores.false_score.size
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """Where the final reports stand; sensitivity is None when no study has a known lesion."""
+
+    sensitivity: Interval | None
+    false_per_scan: Interval
+    studies: int
+    lesions: int
+    found: int
+    false: int
+
+
+def operating_point(results: Sequence[StudyResult], *, seed: int = 0) -> OperatingPoint:
+    """The operating point of all studies with known truth, intervals by bootstrap over studies.
+
+    A study that was refused counts: its lesions are missed.
+
+    Raises:
+        ValueError: no study has known truth.
+    """
+    known = [result for result in results if result.scores is not None]
+    if not known:
+        raise ValueError("no study has known truth")
+    table = np.array([(r.lesions, r.found, r.false) for r in known], dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([draw(len(known), rng) for _ in range(RESAMPLES)]) @ table
+    lesions, found, false = (int(n) for n in table.sum(axis=0))
+    return OperatingPoint(
+        sensitivity=_sensitivity(found, lesions, drawn),
+        false_per_scan=interval(false / len(known), drawn[:, 2] / len(known)),
+        studies=len(known),
+        lesions=lesions,
+        found=found,
+        false=false,
+    )
+
+
+def _sensitivity(found: int, lesions: int, drawn: FloatArray) -> Interval | None:
+    if lesions == 0:
+        return None
+    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
+    return interval(found / lesions, some[:, 1] / some[:, 0])
+
+
+def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Median and 95th percentile of each stage over `ledgers`, and of their ``total``, last."""
+    stages = dict.fromkeys(name for ledger in ledgers for name in ledger)
+    times = {name: [ledger[name] for ledger in ledgers if name in ledger] for name in stages}
+    if ledgers:
+        times["total"] = [sum(ledger.values()) for ledger in ledgers]
+    return {
+        name: {
+            "median_s": float(np.median(seconds)),
+            "p95_s": float(np.percentile(seconds, PERCENTILE)),
+        }
+        for name, seconds in times.items()
+    }
+
+
+def as_dict(results: Sequence[StudyResult], point: OperatingPoint | None) -> dict[str, Any]:
+    """The result for machines."""
+    read = [result.stages_s for result in results if not result.refused]
+    return {
+        "sensitivity": point.sensitivity.as_dict() if point and point.sensitivity else None,
+        "false_positives_per_scan": point.false_per_scan.as_dict() if point else None,
+        "studies": len(results),
+        "studies_with_truth": point.studies if point else 0,
+        "lesions": point.lesions if point else 0,
+        "found": point.found if point else 0,
+        "false_positives": point.false if point else 0,
+        "stages": stage_times(read),
+        "per_study": [_study_json(result) for result in results],
+    }
+
+
+def _study_json(result: StudyResult) -> dict[str, Any]:
+    return {
+        "study": result.name,
+        "findings": result.findings,
+        "small_nodules": result.small,
+        "lesions": result.lesions if result.scores else None,
+        "found": result.found if result.scores else None,
+        "false_positives": result.false if result.scores else None,
+        "second_reading": result.second_reading,
+        "total_s": sum(result.stages_s.values()),
+        "refused": result.refused or None,
+    }
+
+
+def study_folders(folder: Path) -> list[Path]:
+    """The studies in `folder`: each of its sub-folders.
+
+    Raises:
+        MissingData: it is no folder, or has no sub-folder.
+    """
+    if not folder.is_dir():
+        raise MissingData(folder, "is no folder of studies")
+    studies = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    if not studies:
+        raise MissingData(folder, "holds no sub-folder; each study must be one")
+    return studies
+
+
+def detect(
+    line: Line, studies: Iterable[Path], truth: Mapping[str, tuple[Lesion, ...]], out: Path
+) -> list[StudyResult]:
+    """Every study's result; its report is left in a sub-folder of `out`.
+
+    A study that `truth` does not name counts for the times alone.
+    """
+    return [read_one(line, study, out, truth.get(scan_name(study))) for study in studies]
+
+
+def read_one(
+    line: Line,
+    study: Path,
+    out: Path,
+    lesions: tuple[Lesion, ...] | None,
+    ignored: tuple[Lesion, ...] = (),
+    *,
+    rim_mm: float = RIM_MM,
+) -> StudyResult:
+    """One study's result; `lesions` is None where nothing at all is known of it."""
+    name = scan_name(study)
+    report = read_and_report(line, Job(study, out / name)).report
+    marks = [(finding.centre_mm, finding.probability) for finding in report.findings]
+    scores = None
+    if lesions is not None:
+        scores = score_scan(name, marks, lesions, ignored, rim_mm=rim_mm)
+    return StudyResult(
+        name=name,
+        scores=scores,
+        findings=sum(not finding.small for finding in report.findings),
+        small=sum(finding.small for finding in report.findings),
+        stages_s=ledger_s(report),
+        second_reading=report.second_reading.value,
+        refused=refusal(report),
+    )
+
+
+def ledger_s(report: Report) -> dict[str, float]:
+    """Seconds by stage, in the order of the line."""
+    return {entry.stage: entry.took_s for entry in report.ledger}
+
+
+def refusal(report: Report) -> str:
+    """Why the study was not read, empty if it was."""
+    rejection = report.rejection
+    return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"
+
+
+COUNTED_MM = 5.0
+"""Nodules from this diameter on count; a mark on a smaller one is neither hit nor false."""
+
+IGNORED_REACH_MM = 5.0
+"""How near a mark must be to a smaller nodule to mean it, as for the challenge's small ones."""
+
+CAVEAT = "Phantoms are synthetic: they show what the line does, not how it does on patients."
+
+
+def read_phantom(line: Line, spec: PhantomSpec, out: Path) -> StudyResult:
+    """One phantom, written as a DICOM series, read from there, and compared with its truth.
+
+    Its truth is exact, so there is no rim: a finding outside every nodule is false.
+    """
+    phantom = make_phantom(spec)
+    lesions, ignored = split_truth(phantom.nodules)
+    with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
+        study = Path(folder, f"phantom-{spec.seed}")
+        write_series(phantom.volume, study, seed=spec.seed)
+        return read_one(line, study, out, lesions, ignored, rim_mm=0.0)
+
+
+def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Lesion, ...]]:
+    """The nodules that count, and those too small to."""
+    counted = [n for n in nodules if n.diameter_mm >= COUNTED_MM]
+    small = [n for n in nodules if n.diameter_mm < COUNTED_MM]
+    return (
+        tuple(Lesion(n.centre_mm, n.diameter_mm) for n in counted),
+        tuple(Lesion(n.centre_mm, 2 * IGNORED_REACH_MM) for n in small),
+    )

@@ -1,0 +1,162 @@
+"""What is implanted: nodules cut out of their cubes by the readers' votes, and scans' lesions.
+
+A nodule takes with it what at least two of four readers drew and one millimetre of the lung
+around. Chest wall, vessel and fissure stay behind, so an implant lies freely in the lung where
+the nodule may have lain at a wall; ``attached`` tells how much of its surroundings was dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.accuracy.data import Cube, Lesion, read_cubes, read_votes
+from evaluation.accuracy.subgroups import MATCH_MM, Traits, optional_column, read_traits
+from evaluation.lesion_insertion.hosts import Host
+from imaging.morphology import dilate, opened
+from imaging.preprocess import Preprocessed
+from imaging.volume import FloatArray, Triple, UInt8Array, from_window
+from models.runtime.second_reader import nearest_piece
+
+VOTES = 2
+SOFT_HU = 40.0
+"""Tissue that keeps its density when the lung around it is another."""
+
+_LUNG_HU = -600
+_DENSE_HU = -400
+_RIM_HU = -450
+_PLAIN_LUNG_HU = -850.0
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Donor:
+    """A nodule or lesion that can be implanted.
+
+    Attributes:
+        name: where it comes from.
+        patient: whose it is.
+        hu: float32 ``(z, y, x)`` at 1 mm, axes LPS.
+        cover: how much of each voxel is taken over, 0 to 1.
+        centre_zyx: its centre in these voxels.
+        diameter_mm: its diameter.
+        reach_mm: how far it extends from its centre.
+        lung_hu: the lung around it.
+        attached: the part of its surroundings, 0 to 1, that is as dense as wall or vessel.
+    """
+
+    name: str
+    patient: str
+    hu: Floats
+    cover: Floats
+    centre_zyx: Triple
+    diameter_mm: float
+    reach_mm: float
+    lung_hu: float
+    attached: float
+
+
+def read_donors(
+    folder: Path, splits: tuple[str, ...], *, most: int | None = None
+) -> tuple[list[Donor], Traits]:
+    """The nodules of `splits` that readers outlined at their centre, and what is known of them.
+
+    ``most``: so many at most, the first of the splits.
+
+    Raises:
+        MissingData: a file of cubes or of votes is missing.
+        BadTable: the index cannot be read.
+    """
+    cubes = read_cubes(folder, splits)[:most]
+    votes = [vote for split in splits for vote in read_votes(folder, split)]
+    traits, match = read_traits(folder, cubes), optional_column(folder, cubes, "match_mm")
+    donors = [
+        None if match[i] > MATCH_MM else cut_donor(cube, vote)
+        for i, (cube, vote) in enumerate(zip(cubes, votes, strict=False))
+    ]
+    kept = [i for i, donor in enumerate(donors) if donor is not None]
+    return [donor for donor in donors if donor is not None], traits.of(kept)
+
+
+def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
+    """The cube's nodule, or None where no two readers drew anything at its centre."""
+    mask = nearest_piece(votes >= VOTES)
+    if not mask.any() or _nearest_mm(mask, cube.centre_zyx) > max(cube.diameter_mm / 2, 2.0):
+        return None
+    return _cut(cube.name, cube.patient, cube.voxels, mask, cube.centre_zyx, cube.diameter_mm)
+
+
+def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
+    """The lesions of a scan, those of them that can be cut out of its lung box."""
+    found = [cut_lesion(host.name, box, lesion) for lesion in host.lesions]
+    return [donor for donor in found if donor is not None]
+
+
+def cut_lesion(name: str, box: Preprocessed, lesion: Lesion) -> Donor | None:
+    """The lesion of a scan: what is dense within its longest extent, without thin vessels."""
+    side = int(2 * lesion.reach_mm + 24)
+    centre = np.rint(box.geometry.to_index(lesion.centre_mm)).astype(int)
+    start = centre - side // 2
+    if (start < 0).any() or (start + side > box.voxels.shape).any():
+        return None
+    voxels = box.voxels[tuple(slice(a, a + side) for a in start)]
+    away = _away_mm(voxels.shape, (side // 2,) * 3)
+    dense = (from_window(voxels) > _DENSE_HU) & (away <= lesion.reach_mm + 1)
+    mask = nearest_piece(opened(dense.astype(np.uint8), 2.5) > 0)
+    if not mask.any():
+        return None
+    z, y, x = (float(v) for v in np.argwhere(mask).mean(0))
+    diameter = float((6 * mask.sum() / np.pi) ** (1 / 3))
+    return _cut(f"lesion of {name}", name, voxels, mask, (z, y, x), diameter)
+
+
+def _cut(
+    name: str,
+    patient: str,
+    voxels: UInt8Array,
+    mask: npt.NDArray[np.bool_],
+    centre_zyx: Triple,
+    diameter_mm: float,
+) -> Donor:
+    hu = from_window(voxels).astype(np.float32)
+    inside = mask.astype(np.uint8)
+    rim = dilate(inside, 1.0).astype(bool) & (hu < _RIM_HU)
+    around = (dilate(inside, 5.0) - dilate(inside, 2.0)).astype(bool)
+    lung = hu[around & (hu < _LUNG_HU)]
+    away = _away_mm(voxels.shape, centre_zyx)[mask]
+    return Donor(
+        name=name,
+        patient=patient,
+        hu=hu,
+        cover=_soft(mask | rim),
+        centre_zyx=centre_zyx,
+        diameter_mm=diameter_mm,
+        reach_mm=max(diameter_mm / 2, float(np.quantile(away, 0.98))),
+        lung_hu=float(np.median(lung)) if lung.size >= 30 else _PLAIN_LUNG_HU,
+        attached=float((hu[around] > _DENSE_HU).mean()) if around.any() else 0.0,
+    )
+
+
+def _soft(mask: npt.NDArray[np.bool_]) -> Floats:
+    """The mask with an edge a millimetre soft, along every axis."""
+    out = mask.astype(np.float32)
+    flat = cv2.GaussianBlur(out.reshape(out.shape[0], -1), (1, 0), 0.001, sigmaY=0.8)
+    planes = flat.reshape(out.shape)
+    return np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in planes])
+
+
+def _nearest_mm(mask: npt.NDArray[np.bool_], centre_zyx: Triple) -> float:
+    return float(_away_mm(mask.shape, centre_zyx)[mask].min())
+
+
+def _away_mm(shape: Sequence[int], centre_zyx: Sequence[float]) -> FloatArray:
+    """The distance of each voxel ``(z, y, x)`` from the centre."""
+    z, y, x = np.ogrid[tuple(slice(n) for n in shape)]
+    a, b, c = centre_zyx
+    return np.asarray(np.sqrt((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2))

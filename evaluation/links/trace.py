@@ -1,0 +1,125 @@
+"""Traces: what a link between edge and cloud is like, moment by moment.
+
+A trace is a CSV file. Each line holds from its time on until the next: ``time`` in seconds,
+``latency_ms`` (round trip, half of it each way), ``jitter_ms`` (at most so much more, each way),
+``up_kbit`` and ``down_kbit`` a second (edge to cloud and back; 0 is without limit), and ``state``.
+A last line of state ``repeat`` says when the trace begins anew; without it the last line holds
+for ever. The shipped ones lie in ``evaluation/traces``; they are made up, not recorded.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from evaluation.accuracy.data import Table, read_table
+from evaluation.errors import BadTable, MissingData
+
+SHIPPED = Path(__file__).resolve().parent / "traces"
+
+_COLUMNS = ("time", "latency_ms", "jitter_ms", "up_kbit", "down_kbit", "state")
+_REPEAT = "repeat"
+
+
+class State(Enum):
+    """What becomes of connections and bytes.
+
+    ``UP`` carries them. ``STALL`` holds bytes back until it is over. ``RESET`` resets every
+    connection; a new one is taken up and reset at once, as by a balancer with nobody behind it
+    (a port where nobody listens is in `evaluation.links.dead_cloud`). ``HALF_OPEN`` carries bytes to the
+    cloud; nothing ever comes back. ``BLACK_HOLE`` accepts, and swallows both ways. A connection
+    that has lost bytes is reset when the state is over: nothing could mend its stream.
+    """
+
+    UP = "up"
+    STALL = "stall"
+    RESET = "reset"
+    HALF_OPEN = "half-open"
+    BLACK_HOLE = "black-hole"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """A link at one moment; units as in the file."""
+
+    latency_ms: float = 0.0
+    jitter_ms: float = 0.0
+    up_kbit: float = 0.0
+    down_kbit: float = 0.0
+    state: State = State.UP
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Conditions by the time from which they hold; ``repeat_s`` is 0 where the last one stays."""
+
+    name: str
+    times_s: tuple[float, ...]
+    conditions: tuple[Conditions, ...]
+    repeat_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.times_s or len(self.times_s) != len(self.conditions) or self.times_s[0] != 0:
+            raise ValueError(f"{self.name}: times {self.times_s} do not begin at 0, one a line")
+        ends = (*self.times_s[1:], *([self.repeat_s] if self.repeat_s else []))
+        if any(later <= sooner for sooner, later in zip(self.times_s, ends, strict=False)):
+            raise ValueError(f"{self.name}: times {self.times_s} do not rise")
+
+    def at(self, time_s: float) -> Conditions:
+        """The conditions ``time_s`` seconds after the trace began."""
+        within = time_s % self.repeat_s if self.repeat_s else time_s
+        return self.conditions[max(0, bisect_right(self.times_s, within) - 1)]
+
+
+def steady(conditions: Conditions, name: str = "steady") -> Trace:
+    """A trace that never changes."""
+    return Trace(name, (0.0,), (conditions,))
+
+
+def shipped_names() -> list[str]:
+    """The names of the shipped traces."""
+    return sorted(path.stem for path in SHIPPED.glob("*.csv"))
+
+
+def find_trace(name: str) -> Trace:
+    """The shipped trace of that name, or the one in the file of that path.
+
+    Raises:
+        MissingData: there is neither.
+        BadTable: the file is no trace.
+    """
+    file = SHIPPED / f"{name}.csv" if name in shipped_names() else Path(name)
+    if not file.is_file():
+        raise MissingData(file, f"no such trace; shipped are {', '.join(shipped_names())}")
+    return read_trace(file)
+
+
+def read_trace(path: Path) -> Trace:
+    """The trace of a CSV file.
+
+    Raises:
+        BadTable: it cannot be read, a value cannot be, or its times do not rise from 0.
+    """
+    table = read_table(path, _COLUMNS)
+    times = [float(time) for time in table.numbers("time")]
+    repeats = bool(table.rows) and table.text("state")[-1] == _REPEAT
+    lines = len(table) - repeats
+    if repeats and times[-1] <= 0:
+        raise BadTable(path, "it would begin anew without an end", table.lines[-1])
+    try:
+        conditions = tuple(_conditions(table, line) for line in range(lines))
+        repeat_s = times[-1] if repeats else 0.0
+        return Trace(path.stem, tuple(times[:lines]), conditions, repeat_s)
+    except ValueError as error:
+        raise BadTable(path, str(error)) from error
+
+
+def _conditions(table: Table, line: int) -> Conditions:
+    numbers = [float(table.numbers(name)[line]) for name in _COLUMNS[1:-1]]
+    if min(numbers) < 0:
+        raise BadTable(table.path, f"{numbers}: none may be below 0", table.lines[line])
+    latency_ms, jitter_ms, up_kbit, down_kbit = numbers
+    state = State(table.text("state")[line])
+    return Conditions(latency_ms, jitter_ms, up_kbit, down_kbit, state)

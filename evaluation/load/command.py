@@ -1,0 +1,166 @@
+"""``overread-eval load``: what is asked for, progress, and the result as a table or as JSON.
+
+Cores of their own for a service and for those who load it, so that neither takes the other's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.common.cli import CloudModel, Json, counting, show
+from evaluation.common.processes import CLOUD
+from evaluation.load.generator import Traffic
+from evaluation.load.load import LOADS, Plan, as_dict, capacities, services, under_load
+from models import markdown
+from models.runtime import hardware
+
+
+@dataclass(frozen=True)
+class Cores:
+    """Numbers of the cores of each; both are all of them where there is but one, or no choice."""
+
+    service: frozenset[int]
+    callers: frozenset[int]
+
+    @property
+    def apart(self) -> bool:
+        """Whether they have none in common."""
+        return not self.service & self.callers
+
+
+def halves(*, shared: bool = False) -> Cores:
+    """The first half of this process's cores for the service, the rest for its callers."""
+    if not hasattr(os, "sched_getaffinity"):
+        every = frozenset(range(os.cpu_count() or 1))
+        return Cores(every, every)
+    cores = sorted(os.sched_getaffinity(0))
+    if shared or len(cores) < 2:
+        return Cores(frozenset(cores), frozenset(cores))
+    middle = len(cores) // 2
+    return Cores(frozenset(cores[:middle]), frozenset(cores[middle:]))
+
+
+@contextmanager
+def on_cores(cores: Set[int]) -> Iterator[None]:
+    """This thread, and the threads and processes that it starts meanwhile, run on ``cores``."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def load_command(
+    model: CloudModel = None,
+    loads: Annotated[
+        str, typer.Option(metavar="X[,X]", help="Offered, as shares of the measured capacity.")
+    ] = ",".join(map(str, LOADS)),
+    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 2,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each turn.")] = 10.0,
+    edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
+    budgets: Annotated[
+        str, typer.Option(metavar="S[,S]", help="Seconds that studies have, equally likely.")
+    ] = "0.5,1,2",
+    synthetic: Annotated[
+        str | None,
+        typer.Option(metavar="FIXED,EACH", help="A reader that sleeps so many ms; no model."),
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Edges on the service's own cores, not on the others.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
+    as_json_: Json = False,
+) -> None:
+    """The cloud under too much work: answered in time, refused, wasted, beside plain services."""
+    traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
+    plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
+    cores = halves(shared=shared)
+    result = asyncio.run(_measured(plan, model, _program(synthetic), cores))
+    result = {
+        "cpu": hardware.cpu_name(),
+        "cores": hardware.cores(),
+        "service_cores": len(cores.service),
+        "apart": cores.apart,
+        "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
+        **result,
+    }
+    show(result, as_json_, _capacity_table(result), _load_table(result))
+
+
+async def _measured(
+    plan: Plan, model: str | None, program: Sequence[str], cores: Cores
+) -> dict[str, Any]:
+    console = Console(stderr=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
+        with console.status("starting the services"), on_cores(cores.service):
+            started = stack.enter_context(services(Path(folder), model, program))
+        stack.enter_context(on_cores(cores.callers))
+        with counting("capacity") as step:
+            capacity = await capacities(started, plan, step)
+        offered_of = float(np.median(capacity[started[0].mode]))
+        with counting("turns") as step:
+            runs = await under_load(started, plan, offered_of, step)
+    return as_dict(plan, capacity, runs)
+
+
+def _program(synthetic: str | None) -> Sequence[str]:
+    if synthetic is None:
+        return CLOUD
+    fixed, each = _numbers(synthetic, "--synthetic")
+    return ("evaluation.load.sleeping_service", "--fixed-ms", str(fixed), "--each-ms", str(each))
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"{option} {text!r} is not numbers with commas between") from None
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise typer.BadParameter(f"{option} {text!r}: no number may be negative or endless")
+    return numbers
+
+
+def _capacity_table(result: Mapping[str, Any]) -> Table:
+    table = Table("service", "ROIs a second", "of one at a time", title="Always enough to do")
+    for mode, rate in result["capacity_per_s"].items():
+        ratio = result["throughput_of_one_at_a_time"][mode]
+        table.add_row(mode, f"{rate:.1f}", f"{ratio:.2f}")
+    return table
+
+
+def _load_table(result: Mapping[str, Any]) -> Table:
+    heads = ("load", "service", "in time, of capacity", "in time", "rejected", "late")
+    where = f"{result['service_cores']} of {result['cores']} cores"
+    title = f"{result['reader']}; the service on {where}, {result['cpu']}"
+    table = Table(*heads, "p50 ms", "p95 ms", "p99 ms", "wasted", title=title)
+    for number, run in enumerate(result["runs"]):
+        if number and run["load"] != result["runs"][number - 1]["load"]:
+            table.add_section()
+        shares = (run[name] / max(run["offered"], 1) for name in ("in_time", "rejected", "late"))
+        table.add_row(
+            f"{run['load']:g}",
+            run["mode"],
+            f"{100 * run['goodput_of_capacity']:.1f} %",
+            *(f"{100 * share:.1f} %" for share in shares),
+            *(markdown.number(run[f"{name}_ms"], 0) for name in ("p50", "p95", "p99")),
+            f"{100 * run['wasted_share']:.2f} %",
+        )
+    return table

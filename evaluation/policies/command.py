@@ -1,0 +1,152 @@
+"""``overread-eval policies``: reads the cases once, runs the policies, and shows the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from cloud.settings import load_settings as load_cloud_settings
+from edge.assemble import open_line
+from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
+from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Reserve, each, show
+from evaluation.common.readers import open_second
+from evaluation.common.tables import columns_table
+from evaluation.links.trace import find_trace, shipped_names
+from evaluation.policies.cases import Cases, key_of, load, save
+from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare, line_up
+from evaluation.policies.plots import save_fronts
+from evaluation.policies.read_cases import Readers, Sources, read_cases, timed
+from evaluation.policies.simulate import World
+from models.markdown import number
+from models.runtime.artifacts import find
+
+CACHE = Path("runs/policies")
+PROPOSED = 0.05
+
+COLUMNS = {
+    "policy": ("policy", "{}"),
+    "sensitivity": ("found", "{:.1%}"),
+    "sensitivity_amended": ("amended", "{:.1%}"),
+    "false_positives_per_scan": ("false a scan", "{:.2f}"),
+    "escalated_share": ("sent", "{:.1%}"),
+    "rois_per_scan": ("ROIs a scan", "{:.2f}"),
+    "bytes_per_scan": ("bytes a scan", "{:.0f}"),
+    "p50_ms": ("p50 ms", "{:.0f}"),
+    "p95_ms": ("p95 ms", "{:.0f}"),
+    "p99_ms": ("p99 ms", "{:.0f}"),
+    "missed": ("late", "{}"),
+}
+
+KINDS = {
+    "single": f"(a) {FIXED}",
+    "pair": f"(b) {PAIR}",
+    "cut": f"(c) {TUNED}",
+    "sedna": ENTROPY,
+    "hindsight": "(a) in hindsight",
+}
+"""By the names of `policy_ratio.OPPONENTS`."""
+
+SIDES = {"verdicts": "verdicts alone", "described": "with descriptions"}
+
+
+def policies_command(
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Cubes: NAME.npz and index.csv.")],
+    scans: Annotated[Path, typer.Option(metavar="DIR", help="Whole scans, a sub-folder each.")],
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="Lesions and roles; DIR/scans.csv by default."),
+    ] = None,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="What was read is kept here.")] = CACHE,
+    trace: Annotated[
+        list[str] | None, typer.Option(metavar="NAME|CSV", help="Give several. All by default.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Every test patient so often.")] = 3,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between studies, mean.")] = 20.0,
+    deadline: Deadline = None,
+    reserve: Reserve = None,
+    propose: Annotated[
+        float, typer.Option(min=0, max=1, help="Weaker candidates are nobody's.")
+    ] = PROPOSED,
+    time_anew: Annotated[
+        bool, typer.Option("--time-anew", help="Measure the times again, not the scores.")
+    ] = False,
+    model: Model = None,
+    cloud_model: CloudModel = None,
+    plots: Plots = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of studies, arrivals and jitter.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """What to ask the cloud about: ours against fixed thresholds, filters, all, nothing, truth."""
+    given: dict[str, Any] = {
+        "screening_model": model, "deadline_s": deadline, "reserve_s": reserve
+    }  # fmt: skip
+    settings = load_settings(cloud=CLOUD_OFF, **given)
+    links = [find_trace(name) for name in trace or shipped_names()]
+    sources = Sources(data, scans, truth or scans / "scans.csv")
+    cases = _cases(sources, settings, cloud_model, propose, cache, time_anew=time_anew)
+    world = World(cases, settings, load_cloud_settings(model=cloud_model), every, seed)
+    field = line_up(world, rounds)
+    pairs = [(link, policy) for link in links for policy in field.policies]
+    result = compare(world, field, links, each(pairs, "policies over traces"))
+    if plots is not None:
+        save_fronts(result, plots)
+    show(result, as_json, *_tables(result), result["caveat"])
+
+
+def _cases(
+    sources: Sources,
+    settings: EdgeSettings,
+    cloud_model: str | None,
+    propose: float,
+    cache: Path,
+    *,
+    time_anew: bool,
+) -> Cases:
+    """From the cache, or read anew: the key changes with models, data and what is proposed."""
+    hybrid = find(cloud_model or load_cloud_settings().model)
+    screening = find(settings.screening_model)
+    key = key_of(
+        models={one.name: [one.sha256, dict(one.settings)] for one in (screening, hybrid)},
+        sources=[str(path.resolve()) for path in (sources.cubes, sources.scans, sources.truth)],
+        index=sources.truth.read_text() if sources.truth.is_file() else "",
+        proposed=propose,
+    )
+    path = cache / f"cases-{key}.json"
+    kept = load(path) if path.is_file() else None
+    if kept is not None and not time_anew:
+        return kept
+    with open_line(settings) as line:
+        second = open_second(cloud_model)
+        named = f"{second.name} {second.version} ({second.engine})"
+        readers = Readers(line, second, named, propose)
+        cases = read_cases(sources, readers) if kept is None else timed(kept, sources, readers)
+    save(cases, path)
+    return cases
+
+
+def _tables(result: dict[str, Any]) -> list[Table | str]:
+    shown: list[Table | str] = []
+    for one in result["traces"]:
+        title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
+        shown.append(columns_table(COLUMNS, one["policies"], title))
+    ratio = result["escalation_ratio"]
+    for side, words in SIDES.items():
+        by_kind = ratio[side][ratio["trace"]]
+        told = "; ".join(f"{kind}: {_against(by_kind[key])}" for key, kind in KINDS.items())
+        shown.append(f"ours, {words}, as a part of others over {ratio['trace']}: {told}")
+    return shown
+
+
+def _against(one: Mapping[str, Any] | None) -> str:
+    """The parts that ours asks, or in words why there are none."""
+    if one is None:
+        return "there is none"
+    if not one["asks"] and not one["ours_asks"]:
+        return "neither asks"
+    if not one["asks"]:
+        return "asks nothing, as good" if one["as_good"] else "asks nothing *"
+    return f"{number(one['rois'], 2)}, {number(one['bytes'], 2)}" + ("" if one["as_good"] else " *")

@@ -1,0 +1,102 @@
+"""Fills the disk under the edge's daemon again and again, and tells what was lost or doubled.
+
+``python -m evaluation.recovery.full_disk --at DIR [--json]``, with DIR on a small filesystem of its own,
+which is filled to the last byte. One can be had for the time of the command, without rights::
+
+    unshare -rm sh -c 'mount -t tmpfs -o size=240m none /mnt &&
+        python -m evaluation.recovery.full_disk --at /mnt'
+
+The daemon, its database and its reports are the real ones, and so are the errors that the kernel
+and SQLite give. Status 1 if anything is amiss.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from random import Random
+from typing import Annotated
+
+import typer
+
+from evaluation.common.cli import Json, each
+from evaluation.recovery.agent import serve
+from evaluation.recovery.check import (
+    Found,
+    Studies,
+    arrive,
+    busy,
+    check,
+    require,
+    some_scores,
+    tell,
+    working,
+)
+
+LARGEST_BYTES = 256 << 20
+"""A larger filesystem is not filled: it is not one made for the purpose."""
+
+FULL_S, ROOM_S = (0.05, 0.6), (0.1, 0.5)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def fill(ballast: Path) -> None:
+    """Writes to ``ballast`` until not one byte more can be written."""
+    with ballast.open("ab", buffering=0) as file:
+        for block in (1 << 20, 4096, 1):
+            try:
+                while file.write(b"\0" * block) == block:
+                    pass
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+
+
+def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
+    """Fills the filesystem below ``root`` so often while studies arrive; ``log`` lies elsewhere.
+
+    Raises:
+        ServiceFailed: the agent died, or did not finish its work when there was room.
+    """
+    (root / "inbox").mkdir(parents=True)
+    log.touch()
+    (root / "log").symlink_to(log)
+    chance, studies, ballast = Random(seed), Studies(), root / "ballast"
+    with working(serve, root, None, seed) as agent:
+        try:
+            require((root / "started").exists, agent, log)
+            for _ in each(range(fillings), "fillings"):
+                arrive(root, studies, some_scores(chance, 4))
+                time.sleep(chance.uniform(*ROOM_S))
+                fill(ballast)
+                time.sleep(chance.uniform(*FULL_S))
+                ballast.unlink()
+            require(lambda: not busy(root), agent, log)
+        finally:
+            ballast.unlink(missing_ok=True)
+    return check(root, studies)
+
+
+@app.command()
+def full_disk(
+    at: Annotated[Path, typer.Option(metavar="DIR", help="On a small filesystem of its own.")],
+    fillings: Annotated[int, typer.Option(min=1, help="How often the disk is filled.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fills the disk under the daemon and tells what was lost or doubled."""
+    if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
+        raise typer.BadParameter(
+            f"--at {at}: a filesystem of {size} bytes, {LARGEST_BYTES} may be filled at most"
+        )
+    with tempfile.TemporaryDirectory() as elsewhere:
+        found = run(at / "site", Path(elsewhere) / "log", fillings, seed)
+    tell({"fillings": fillings}, found, as_json)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,216 @@
+"""Peak memory and time of a training step of the hybrid network, one way of saving after another.
+
+Each measurement is a process of its own, and each round measures every variant once: A B A B.
+Torch is loaded by those processes only.
+
+``overread-eval memory``: what each way of saving memory saves in training, and what it costs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.table import Table
+
+from evaluation.common.cli import Json, each, show
+from evaluation.errors import StepFailed
+from models.runtime import hardware
+
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+}
+"""glibc takes large blocks from its heap and gives nothing back; CUDA's pool can grow in place."""
+
+POOLED = ("buffers", "allocator")
+
+PUBLISHED = {
+    "checkpointing": (60, 70),
+    "recomputation": (50, 60),
+    "bf16": (40, 50),
+    "sharing": (30, 40),
+    "buffers+allocator": (20, 30),
+}
+"""Savings of memory in per cent that the published system claims, by variant."""
+
+ALIKE = {True: 2e-2, False: 1e-3}
+"""How far losses that should be equal may be apart, as a share: in bf16, and not."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Savings of `models.training.memory` together; none is the plain step."""
+
+    savings: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As in the tables."""
+        return "+".join(self.savings) or "plain"
+
+    @property
+    def alike(self) -> frozenset[str]:
+        """Variants with the same of these compute the same losses."""
+        return frozenset(self.savings) & {"bf16", "sharing"}
+
+
+VARIANTS = tuple(
+    Variant(savings)
+    for savings in (
+        (), ("checkpointing",), ("recomputation",), ("bf16",), ("sharing",), ("buffers",),
+        ("allocator",), POOLED, ("checkpointing", "bf16"), ("recomputation", "bf16"),
+        ("checkpointing", "bf16", "sharing", *POOLED),
+        ("recomputation", "bf16", "sharing", *POOLED),
+    )
+)  # fmt: skip
+
+
+def measure(variant: Variant, batch: int, steps: int) -> dict[str, Any]:
+    """One process: peak bytes, times and losses of its steps.
+
+    Raises:
+        StepFailed: it ended with an error, such as no memory left.
+    """
+    line = [sys.executable, "-m", "models.training.memory"]
+    line += ["+".join(variant.savings) or "-", str(batch), str(steps)]
+    done = subprocess.run(
+        line, capture_output=True, text=True, check=False, env=environment(variant, os.environ)
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise StepFailed(f"{variant.name}: {said[-1]}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def environment(variant: Variant, now: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a variant's process: the allocator's settings if it has them."""
+    return {**now, **(ALLOCATOR if "allocator" in variant.savings else {})}
+
+
+def measure_in_turn(
+    turns: Iterable[Variant], batch: int, steps: int
+) -> dict[str, list[dict[str, Any]]]:
+    """One process for each turn; what they measured, by variant."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for variant in turns:
+        found.setdefault(variant.name, []).append(measure(variant, batch, steps))
+    return found
+
+
+def as_dict(
+    variants: Sequence[Variant], found: Mapping[str, Sequence[dict[str, Any]]], batch: int
+) -> dict[str, Any]:
+    """Medians of each variant over its rounds, and what it saves against the first."""
+    rows: list[dict[str, Any]] = []
+    losses: dict[frozenset[str], tuple[str, Sequence[float]]] = {}
+    for variant in variants:
+        runs = found[variant.name]
+        like, known = losses.setdefault(variant.alike, (variant.name, runs[0]["losses"]))
+        row = {"name": variant.name, **_medians(runs), "like": like}
+        row["loss_apart"] = max(_apart(known, run["losses"]) for run in runs)
+        row["loss_equal"] = row["loss_apart"] <= ALIKE["bf16" in variant.savings]
+        first = rows[0] if rows else row
+        for key in ("peak_bytes", "tensor_bytes", "step_s"):
+            row[f"{key}_saved"] = 1 - row[key] / first[key]
+        rows.append({**row, "published": PUBLISHED.get(variant.name)})
+    device = found[variants[0].name][0]["device"]
+    rounds = len(found[variants[0].name])
+    return {
+        "batch": batch, "device": device, "rounds": rounds, "cpu": hardware.cpu_name(),
+        "cores": hardware.cores(), "variants": rows,
+    }  # fmt: skip
+
+
+def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of all rounds; the first step of each warms up and does not count as time."""
+    steps = [second for run in runs for second in run["took_s"][1:] or run["took_s"]]
+    return {
+        "peak_bytes": float(np.median([run["peak_bytes"] for run in runs])),
+        "tensor_bytes": float(np.median([run["tensor_bytes"] for run in runs])),
+        "step_s": float(np.median(steps)),
+        "parameters": runs[0]["parameters"],
+        "loss": runs[0]["losses"][-1],
+    }
+
+
+def _apart(known: Sequence[float], own: Sequence[float]) -> float:
+    return max(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(known, own, strict=True))
+
+
+HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", "saved",
+         "published", "step s", "to plain", "losses")  # fmt: skip
+
+NOTE = (
+    "Peak is the process's high-water mark beyond the built network ({where}); tensors is the "
+    "most that weights, gradients, optimiser, batch and activations hold at one moment of a step, "
+    "without what the libraries keep for themselves. Medians of {rounds} processes each, "
+    "in turn; batch of {batch} regions; {cores} cores of {cpu}. Losses are compared step by step "
+    "with the first variant that should give the same."
+)
+
+
+def memory_command(
+    variant: Annotated[
+        list[str] | None, typer.Option(help="Such as checkpointing+bf16; all by default.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=2, help="Regions of a step.")] = 32,
+    steps: Annotated[int, typer.Option(min=2, help="Steps of each process.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes for each variant.")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
+    chosen = [one for one in VARIANTS if not one.savings or _asked(one.name, variant)]
+    if variant and len(chosen) < len({*variant, "plain"}):
+        known = ", ".join(one.name for one in VARIANTS)
+        raise typer.BadParameter(f"--variant {' '.join(variant)}: there are {known}")
+    found = measure_in_turn(each(chosen * rounds, "training steps"), batch, steps)
+    result = as_dict(chosen, found, batch)
+    show(result, as_json, table(result), note(result))
+
+
+def _asked(name: str, variants: list[str] | None) -> bool:
+    return not variants or name in variants
+
+
+def table(result: dict[str, Any]) -> Table:
+    """For people."""
+    shown = Table(*HEADS, title=f"Training the hybrid, batch {result['batch']}")
+    for row in result["variants"]:
+        shown.add_row(*_cells(row))
+    return shown
+
+
+def note(result: dict[str, Any]) -> str:
+    """How it was measured."""
+    where = "memory that CUDA allocated" if result["device"] == "cuda" else "VmHWM of the kernel"
+    values = {key: result[key] for key in ("rounds", "batch", "cores", "cpu")}
+    return NOTE.format(where=where, **values)
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    published = row["published"]
+    plain = row["like"] == row["name"]
+    losses = "-" if plain else "equal" if row["loss_equal"] else f"{row['loss_apart']:.1%} apart"
+    return [
+        row["name"].replace("+", ", "),
+        f"{row['parameters']:,}",
+        f"{row['peak_bytes'] / 1e6:.0f}",
+        f"{row['peak_bytes_saved']:.0%}",
+        f"{row['tensor_bytes'] / 1e6:.0f}",
+        f"{row['tensor_bytes_saved']:.0%}",
+        f"{published[0]}-{published[1]} %" if published else "",
+        f"{row['step_s']:.2f}",
+        f"{1 - row['step_s_saved']:.2f}",
+        losses,
+    ]

@@ -1,0 +1,207 @@
+"""How long one pass of a network takes here: artifacts and engines in turn, A B A B.
+
+``overread-eval network``: which artifacts run on which engines, and how it is shown.
+
+How many multiply-adds an artifact takes for one region, counted node by node.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import typer
+from rich.table import Table
+
+from evaluation.common.cli import Json, each, show
+from evaluation.common.tables import passes_table
+from models.runtime import hardware
+from models.runtime.artifacts import Artifact, find
+from models.runtime.session import Session, open_session
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """One artifact on one engine, and the time of each of its passes, ``took_s`` (rounds,)."""
+
+    session: Session
+    took_s: list[float]
+
+    @property
+    def label(self) -> str:
+        """Artifact and engine."""
+        return f"{self.session.artifact.name} on {self.session.engine}"
+
+
+def enter(names: Sequence[str], engines: Sequence[str], threads: int) -> list[Contestant]:
+    """Every artifact on every engine; errors as `open_session` and `find`.
+
+    ``NAME:stored`` is the artifact of that name run as it is stored, INT4 not laid out as INT8.
+    """
+    return [
+        Contestant(open_session(_named(name), engine=engine, threads=threads), [])
+        for name in names
+        for engine in engines
+    ]
+
+
+def _named(name: str) -> Artifact:
+    plain, _, form = name.partition(":")
+    artifact = find(plain)
+    return replace(artifact, name=name, expand=False) if form == "stored" else artifact
+
+
+def run_in_turn(
+    contestants: Sequence[Contestant],
+    shape: tuple[int, int, int],
+    rounds: Iterable[int],
+    *,
+    batch: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> None:
+    """One pass of each in every round, after two that do not count."""
+    inputs = {c.label: _input(c.session.artifact, shape, batch) for c in contestants}
+    for contestant in contestants:
+        for _ in range(2):
+            contestant.session.run(inputs[contestant.label])
+    for _ in rounds:
+        for contestant in contestants:
+            began = clock()
+            contestant.session.run(inputs[contestant.label])
+            contestant.took_s.append(clock() - began)
+
+
+def as_dict(
+    contestants: Sequence[Contestant], shape: tuple[int, int, int], batch: int
+) -> dict[str, Any]:
+    """Median and 95th percentile in ms of each, and its median ratio to the first, pair by pair."""
+    first = np.array(contestants[0].took_s)
+    return {
+        "cpu": hardware.cpu_name(),
+        "threads": contestants[0].session.threads,
+        "shape": list(shape),
+        "batch": batch,
+        "rounds": len(first),
+        "passes": [
+            {
+                "artifact": c.session.artifact.name,
+                "engine": c.session.engine,
+                "median_ms": float(np.median(c.took_s)) * 1e3,
+                "p95_ms": float(np.quantile(c.took_s, 0.95)) * 1e3,
+                "ratio_to_first": float(np.median(np.array(c.took_s) / first)),
+            }
+            for c in contestants
+        ],
+    }
+
+
+def _input(artifact: Artifact, shape: tuple[int, int, int], batch: int) -> np.ndarray:
+    if artifact.kind == "hybrid":
+        z, y, x = artifact.settings["roi_shape"]
+        shape = (int(z), int(y), int(x))
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (batch, 1, *shape), dtype=np.uint8)
+
+
+def network_command(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Artifact, or ARTIFACT:stored; several.")
+    ] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Engine; give several.")] = None,
+    shape: Annotated[str, typer.Option(help="Lung box z,y,x for screening.")] = "256,224,320",
+    batch: Annotated[int, typer.Option(min=1, help="Boxes or regions a pass.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Time of one pass of artifacts on engines, in turn, on this machine."""
+    box = _box_shape(shape)
+    entered = enter(model or ["screening-int8"], engine or ["auto"], threads)
+    run_in_turn(entered, box, each(range(repeat), "rounds"), batch=batch)
+    result = as_dict(entered, box, batch)
+    title = f"{batch} x {shape} voxels, {result['threads']} threads of {result['cpu']}"
+    show(result, as_json, passes_table(result["passes"], title))
+
+
+def _box_shape(text: str) -> tuple[int, int, int]:
+    sides = [side.strip() for side in text.split(",")]
+    if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise typer.BadParameter(f"--shape {text!r} is not z,y,x in voxels, such as 256,224,320")
+    z, y, x = map(int, sides)
+    return z, y, x
+
+
+SIDE = 48
+"""Voxels along each side of the region that both networks are counted for."""
+
+
+def multiply_adds(artifact: Artifact, side: int = SIDE) -> int:
+    """Those of one ``side``^3 region: convolutions and products, from the shapes that occur."""
+    model = onnx.load_model_from_string(artifact.stored())
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    nodes = [n for n in model.graph.node if n.op_type in _COUNTED]
+    shapes = weights | _shapes(model, nodes, side)
+    return sum(_COUNTED[node.op_type](node, shapes) for node in nodes)
+
+
+def _shapes(
+    model: onnx.ModelProto, nodes: list[onnx.NodeProto], side: int
+) -> dict[str, tuple[int, ...]]:
+    """The shapes of what goes into and out of the nodes, by running the model once."""
+    given = {tensor.name for tensor in model.graph.initializer}
+    names = {name for n in nodes for name in (*n.input, *n.output) if name not in given}
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    voxels = np.zeros((1, 1, side, side, side), np.uint8)
+    found = session.run(None, {session.get_inputs()[0].name: voxels})
+    return {name: out.shape for name, out in zip(sorted(names), found, strict=True)}
+
+
+def _convolution(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Each output value is a sum over the kernel and the input channels of its group."""
+    return int(np.prod(shapes[node.output[0]]) * np.prod(shapes[node.input[1]][1:]))
+
+
+def _back(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """Each input value goes to a kernel's worth of output values of every channel."""
+    return int(np.prod(shapes[node.input[0]]) * np.prod(shapes[node.input[1]][1:]))
+
+
+def _product(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    return int(np.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1])
+
+
+_COUNTED = {"Conv": _convolution, "ConvTranspose": _back, "MatMul": _product, "Gemm": _product}
+
+
+def cost_as_json(small: str, large: str) -> dict[str, Any]:
+    """Both counts, and what the small one saves."""
+    counts = {name: multiply_adds(find(name)) for name in (small, large)}
+    return {
+        "region": [SIDE] * 3,
+        "small": {"artifact": small, "multiply_adds": counts[small]},
+        "large": {"artifact": large, "multiply_adds": counts[large]},
+        "saved": 1 - counts[small] / counts[large],
+    }
+
+
+def cost_command(
+    small: Annotated[str, typer.Option(help="The edge's artifact.")] = "screening-fp32",
+    large: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-fp32",
+    as_json_: Json = False,
+) -> None:
+    """Multiply-adds of both networks for one region, and what the edge's saves."""
+    result = cost_as_json(small, large)
+    table = Table("artifact", "multiply-adds", title=f"one region of {SIDE}^3 voxels")
+    for one in (result["small"], result["large"]):
+        table.add_row(one["artifact"], f"{one['multiply_adds'] / 1e9:.3f} G")
+    show(result, as_json_, table, f"saved: {result['saved']:.1%}")

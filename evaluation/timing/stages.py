@@ -1,0 +1,196 @@
+"""The second reader whole and in parts on this machine: ``python -m evaluation.timing.stages [--json]``.
+
+All read the same batches through the cloud's own stages, in turn, A B C A B C: throughput with
+always the next batch at hand, what a batch takes then, and what one takes that is alone. The parts
+are cut for the run in a folder of its own. The cloud's default of ``stages`` is what this says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cloud.settings import CloudSettings
+from cloud.workers import PipelineStage, ReaderStage
+from evaluation.common.cli import CloudModel, Json, each, show
+from imaging.volume import UInt8Array
+from models.export.parts import export_parts
+from models.runtime import hardware
+from models.runtime.artifacts import WEIGHTS, every, find
+from models.runtime.errors import ModelError
+from models.runtime.second_reader import SecondReader
+from models.runtime.session import AUTO, chosen_engine, open_session
+from models.runtime.staged import open_staged
+
+CONTENDER_PARTS = (2, 3)
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A way to run the model, and what was measured in each round.
+
+    Attributes:
+        name: what it is called.
+        stages: parts that work at once, each on another batch.
+        stage: it.
+        per_s: ROIs a second with always the next batch at hand.
+        busy_s: median seconds of a batch then, from its entry.
+        alone_s: seconds of a batch that is alone.
+    """
+
+    name: str
+    stages: int
+    stage: ReaderStage | PipelineStage
+    per_s: list[float] = field(default_factory=list)
+    busy_s: list[float] = field(default_factory=list)
+    alone_s: list[float] = field(default_factory=list)
+
+
+def contestants(
+    name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
+) -> list[Contestant]:
+    """The artifact of ``folder`` whole and in so many parts each, on the same engine."""
+    chosen = chosen_engine(find(name, folder), engine, threads)
+    whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
+    entered = [Contestant(f"whole on {whole.engine}", 1, ReaderStage(whole))]
+    for count in counts:
+        parts = open_staged(name, count, engine=chosen, threads=threads, folder=folder)
+        title = f"{count} parts on {parts.engine}"
+        entered.append(Contestant(title, count, PipelineStage(parts)))
+    return entered
+
+
+async def compare(
+    entered: Sequence[Contestant], batch: UInt8Array, batches: int, rounds: int
+) -> None:
+    """So many rounds, in each of which every contestant reads ``batches`` times ``batch``."""
+    for contestant in entered:
+        await _read(contestant.stage, batch, 2)
+    for _ in each(range(rounds), "rounds"):
+        for contestant in entered:
+            _, (alone_s,) = await _read(contestant.stage, batch, 1)
+            took_s, each_s = await _read(contestant.stage, batch, batches)
+            contestant.alone_s.append(alone_s)
+            contestant.busy_s.append(float(np.median(each_s)))
+            contestant.per_s.append(batches * len(batch) / took_s)
+
+
+async def _read(
+    stage: ReaderStage | PipelineStage, batch: UInt8Array, times: int
+) -> tuple[float, list[float]]:
+    """Seconds until ``times`` batches, each entered as soon as there is room, are read; of each."""
+    began_s, each_s = time.perf_counter(), list[float]()
+
+    async def run(entered_s: float) -> None:
+        await stage.run(batch)
+        each_s.append(time.perf_counter() - entered_s)
+
+    async with asyncio.TaskGroup() as reading:
+        for _ in range(times):
+            await stage.enter()
+            reading.create_task(run(time.perf_counter()))
+    return time.perf_counter() - began_s, each_s
+
+
+def as_dict(entered: Sequence[Contestant]) -> dict[str, Any]:
+    """Medians over the rounds, and each one's ratio to the first, round by round."""
+    first = entered[0]
+    return {
+        "contestants": [
+            {
+                "name": c.name,
+                "stages": c.stages,
+                "rois_per_s": float(np.median(c.per_s)),
+                "throughput_ratio": _ratio(c.per_s, first.per_s),
+                "busy_ms": float(np.median(c.busy_s)) * 1e3,
+                "busy_ratio": _ratio(c.busy_s, first.busy_s),
+                "alone_ms": float(np.median(c.alone_s)) * 1e3,
+                "alone_ratio": _ratio(c.alone_s, first.alone_s),
+            }
+            for c in entered
+        ]
+    }
+
+
+def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
+    return float(np.median(np.divide(these, those)))
+
+
+def main(
+    model: CloudModel = None,
+    parts: Annotated[list[int] | None, typer.Option(min=2, help="Stages; give several.")] = None,
+    engine: Annotated[str, typer.Option(help="Inference engine, or auto.")] = AUTO,
+    threads: Annotated[int, typer.Option(min=0, help="In all; 0: every core.")] = 0,
+    batch: Annotated[int, typer.Option(min=1, help="ROIs of a batch.")] = 4,
+    batches: Annotated[int, typer.Option(min=1, help="Batches of a round.")] = 12,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    as_json_: Json = False,
+) -> None:
+    """The second reader whole and in parts, in turn, on this machine."""
+    name = model or CloudSettings.model_fields["model"].default
+    with tempfile.TemporaryDirectory(prefix="overread-stages-") as folder:
+        entered = _entered(name, Path(folder), engine, threads, parts or CONTENDER_PARTS)
+        regions = _regions(find(name, Path(folder)).settings["roi_shape"], batch)
+        asyncio.run(compare(entered, regions, batches, rounds))
+        for contestant in entered:
+            contestant.stage.close()
+    machine = {"cpu": hardware.cpu_name(), "cores": hardware.cores()}
+    setting = {"model": name, "batch": batch, "batches": batches, "rounds": rounds}
+    result = {**machine, **setting, **as_dict(entered)}
+    show(result, as_json_, _table(result))
+
+
+def _entered(
+    name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
+) -> list[Contestant]:
+    """The contestants, cut in ``folder``: the artifacts of the package stay as they are."""
+    with Console(stderr=True).status("cutting and opening"):
+        shutil.copy(WEIGHTS / "manifest.toml", folder)
+        whole = find(name)
+        shutil.copy(whole.path, folder)
+        every.cache_clear()
+        for count in counts:
+            export_parts(name, count, folder)
+        return contestants(name, folder, engine, threads, counts)
+
+
+def _regions(shape: Sequence[int], count: int) -> UInt8Array:
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, *map(int, shape)), dtype=np.uint8)
+
+
+def _table(result: dict[str, Any]) -> Table:
+    title = f"{result['model']}, batches of {result['batch']}; {result['cpu']}"
+    heads = ("", "ROIs a second", "ratio", "a batch then, ms", "ratio", "alone, ms", "ratio")
+    table = Table(*heads, title=title)
+    for one in result["contestants"]:
+        table.add_row(
+            one["name"],
+            f"{one['rois_per_s']:.1f}",
+            f"{one['throughput_ratio']:.2f}",
+            f"{one['busy_ms']:.0f}",
+            f"{one['busy_ratio']:.2f}",
+            f"{one['alone_ms']:.0f}",
+            f"{one['alone_ratio']:.2f}",
+        )
+    return table
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except (ModelError, OSError) as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        sys.exit(1)

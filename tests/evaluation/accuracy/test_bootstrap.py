@@ -1,0 +1,76 @@
+"""Bootstrap intervals over patients and scans."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.accuracy.bootstrap import Interval, draw, figures, interval
+from evaluation.accuracy.froc import Scored
+
+
+def paired(hits: list[float], false: list[float]) -> Scored:
+    """One nodule and one false positive in each scan."""
+    number = np.arange(len(hits))
+    return Scored(np.array(hits), number, np.array(false), number, len(hits), True)
+
+
+def test_a_perfect_reader_is_sure() -> None:
+    """Where every draw gives the same figure the interval is that figure."""
+    found = figures(paired([0.9] * 5, [0.1] * 5), resamples=50)
+    assert found.cpm == Interval(1.0, 1.0, 1.0)
+    assert all(s == Interval(1.0, 1.0, 1.0) for s in found.sensitivity)
+    assert all(f == Interval(0.0, 0.0, 0.0) for f in found.false_positives)
+
+
+def test_interval_follows_the_binomial() -> None:
+    """Half of 100 single-nodule scans found: the 95 % interval is about 0.5 +- 1.96 * 0.05."""
+    found = figures(paired([0.9, -np.inf] * 50, [0.1] * 100), resamples=2000)
+    at_one = found.sensitivity[3]
+    assert at_one.value == 0.5
+    assert at_one.low == pytest.approx(0.402, abs=0.02)
+    assert at_one.high == pytest.approx(0.598, abs=0.02)
+
+
+def test_nodules_of_one_patient_are_drawn_together() -> None:
+    """Forty nodules of two patients are no surer than two: all found, half found or none."""
+    score = np.repeat([0.9, -np.inf], 20)
+    group = np.repeat([0, 1], 20)
+    none = np.zeros(0)
+    scored = Scored(score, group, none, none.astype(np.int64), 3, False)
+    found = figures(scored, resamples=200)
+    assert (found.cpm.low, found.cpm.value, found.cpm.high) == (0.0, 0.5, 1.0)
+
+
+def test_unreachable_sensitivity_stays_unreachable() -> None:
+    """A sensitivity that no threshold reaches is infinity inside and null in JSON."""
+    never = figures(paired([0.9, -np.inf] * 20, [0.1] * 40), resamples=50).false_positives[3]
+    assert never == Interval(np.inf, np.inf, np.inf)
+    assert never.as_dict() == {"value": None, "low": None, "high": None}
+
+
+def test_same_seed_same_intervals() -> None:
+    """The draws depend on the seed alone."""
+    scored = paired([0.9, -np.inf, 0.4, 0.3], [0.5, 0.35, 0.2, 0.1])
+    assert figures(scored, resamples=100, seed=4) == figures(scored, resamples=100, seed=4)
+
+
+def test_draws_without_a_nodule_are_drawn_again() -> None:
+    """When only one of many scans holds a nodule, every draw that counts holds it."""
+    none = np.zeros(0)
+    scored = Scored(np.array([0.9]), np.array([0]), none, none.astype(np.int64), 20, True)
+    steps: list[tuple[int, int]] = []
+    found = figures(scored, resamples=30, on_step=lambda done, of: steps.append((done, of)))
+    assert found.cpm == Interval(1.0, 1.0, 1.0)
+    assert steps == [(i + 1, 30) for i in range(30)]
+
+
+def test_draw_keeps_the_number() -> None:
+    """As many are drawn as there are."""
+    assert draw(7, np.random.default_rng(0)).sum() == 7
+
+
+def test_interval_of_a_single_figure() -> None:
+    """Percentiles are values that were drawn, never between two."""
+    drawn = np.concatenate([np.zeros(500), np.full(500, np.inf)])
+    assert interval(1.0, drawn) == Interval(1.0, 0.0, np.inf)

@@ -1,0 +1,77 @@
+"""Kind, size and outline against the readers' own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.accuracy.characterization import Kinds, as_dict, overlap, read_kinds
+from imaging.volume import UInt8Array
+from models.runtime.second_reader import Reading, Readings
+from tests.plain_readings import plain
+
+
+def test_overlap_is_dice() -> None:
+    """Two of three and two of two voxels shared: 4 of 5."""
+    mask, truth = np.zeros((2, 2, 2), bool), np.zeros((2, 2, 2), bool)
+    mask[0, 0] = truth[0, 0] = True
+    mask[1, 1, 1] = True
+    assert overlap(Reading(0.5, 5.0, 0.5, "solid", mask), truth) == pytest.approx(0.8)
+
+
+def kinds(said_malignancy: list[float]) -> Kinds:
+    """Four nodules of three patients: two suspicious, one not, one in between."""
+    return Kinds(
+        patients=("a", "a", "b", "c"),
+        diameter_mm=np.array([5.0, 8, 10, 20]),
+        malignancy=np.array([1.5, 3.0, 4.5, 5.0]),
+        texture=np.array([5.0, 3.0, 5.0, np.nan]),
+        said_diameter_mm=np.array([6.0, 8, 9, 20]),
+        said_malignancy=np.array(said_malignancy),
+        said_texture=np.array([2, 2, 2, 0]),
+        dice=np.array([np.nan, 0.7, 0.8, 0.9]),
+    )
+
+
+def test_figures_are_taken_from_what_readers_said() -> None:
+    """The undecided rating, the unknown texture and the small nodule's outline are left out."""
+    result = as_dict(kinds([0.1, 0.9, 0.6, 0.7]), resamples=50)
+    assert result["malignancy_auc"]["value"] == 1
+    assert (result["rated"], result["suspicious"], result["outlined"]) == (3, 2, 3)
+    assert result["texture_recall"]["value"] == 0.5  # solid always, part-solid never
+    assert result["dice_median"]["value"] == pytest.approx(0.8)
+    assert result["diameter_error_mm"]["value"] == pytest.approx(0.5)
+    assert result["diameter_bias_mm"]["value"] == pytest.approx(0)
+    assert result["textures"] == {"ground glass": 0, "part-solid": 1, "solid": 2}
+    low, high = (result["dice_median"][end] for end in ("low", "high"))
+    assert low <= 0.8 <= high
+
+
+class Bright:
+    """Outlines what is bright, and measures nothing."""
+
+    roi_shape = (8, 8, 8)
+
+    def read(self, batch: UInt8Array) -> Readings:
+        """One reading for each region."""
+        found = plain([0.5] * len(batch), [4.0] * len(batch), side=8)
+        return Readings(
+            found.probability, found.diameter_mm, found.malignancy, found.texture, batch > 100
+        )
+
+
+def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
+    """The outline is compared where the readers drew it; a doubtful match is not compared."""
+    ct, votes = np.zeros((2, 12, 12, 12), np.uint8), np.zeros((2, 12, 12, 12), np.uint8)
+    ct[:, 5:8, 5:8, 5:8] = 200
+    votes[:, 5:8, 5:8, 5:8] = 4
+    np.savez(tmp_path / "test.npz", ct=ct, votes=votes)
+    head = "split,row,patient,z,y,x,diameter_mm,match_mm,malignancy_mean,texture_mean"
+    rows = [f"test,{i},p{i},6,6,6,7,{match},4,5" for i, match in enumerate((0.5, 9))]
+    (tmp_path / "index.csv").write_text("\n".join([head, *rows]) + "\n")
+    found = read_kinds(tmp_path, ("test",), Bright(), iter)
+    assert found.dice[0] == 1
+    assert np.isnan(found.dice[1])
+    assert np.isnan(found.malignancy[1])

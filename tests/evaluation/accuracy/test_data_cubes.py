@@ -1,0 +1,63 @@
+"""Folders of nodule cubes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.accuracy.data import Cube, read_cubes
+from evaluation.errors import BadTable, MissingData
+
+HEAD = "split,row,patient,z,y,x,diameter_mm\n"
+
+
+def write(folder: Path, index: str, ct: np.ndarray) -> Path:
+    """A folder with one split, ``val``."""
+    (folder / "index.csv").write_text(HEAD + index)
+    np.savez_compressed(folder / "val.npz", ct=ct)
+    return folder
+
+
+def test_rows_of_the_index_find_their_cubes(tmp_path: Path) -> None:
+    """Each line's row, not its place in the file, names its cube; other splits are left out."""
+    ct = np.zeros((2, 4, 4, 4), np.uint8)
+    ct[1] = 7
+    folder = write(tmp_path, "val,1,p,1,2,3,8\ntrain,0,q,0,0,0,1\nval,0,r,2,2,2,6\n", ct)
+    first, second = read_cubes(folder, ("val",))
+    assert (first.name, first.patient, first.centre_zyx, first.diameter_mm) == (
+        "val/1",
+        "p",
+        (1.0, 2.0, 3.0),
+        8.0,
+    )
+    assert int(first.voxels.min()) == 7
+    assert second.patient == "r"
+
+
+def test_hit_is_nearer_than_half_the_diameter() -> None:
+    """The rule of the challenge, on indices of a 1 mm cube."""
+    cube = Cube("val/0", "p", np.zeros((9, 9, 9), np.uint8), (4.0, 4.0, 4.0), 6.0)
+    assert cube.hit_by((4.0, 4.0, 6.9))
+    assert not cube.hit_by((4.0, 4.0, 7.0))
+
+
+@pytest.mark.parametrize("index", ["val,0,p,1,1,1,5\n", "val,0,p,1,1,1,5\nval,0,p,1,1,1,5\n"])
+def test_index_must_name_every_cube_once(tmp_path: Path, index: str) -> None:
+    """A cube without a line, or with two, is refused."""
+    folder = write(tmp_path, index, np.zeros((2, 4, 4, 4), np.uint8))
+    with pytest.raises(BadTable, match="lines for 2 cubes"):
+        read_cubes(folder, ("val",))
+
+
+def test_what_is_no_file_of_cubes_is_refused(tmp_path: Path) -> None:
+    """A missing split, a damaged file and a wrong array are named."""
+    folder = write(tmp_path, "val,0,p,1,1,1,5\n", np.zeros((1, 4, 4), np.float32))
+    with pytest.raises(MissingData, match="not uint8"):
+        read_cubes(folder, ("val",))
+    with pytest.raises(MissingData, match="cannot be read"):
+        read_cubes(folder, ("test",))
+    (folder / "test.npz").write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(MissingData, match="cannot be read"):
+        read_cubes(folder, ("test",))

@@ -1,0 +1,248 @@
+"""The FROC curve, worked out by hand on a handful of marks.
+
+The rules of LUNA16, on hand-made scans and on the challenge's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.accuracy.bootstrap import figures
+from evaluation.accuracy.froc import (
+    Scored,
+    challenge,
+    false_positives_at,
+    froc,
+    match_scan,
+    rank,
+    read_scan_list,
+    sensitivity_at,
+    threshold_at,
+    threshold_within,
+    weighted_froc,
+)
+from evaluation.errors import BadTable
+
+
+def make(nodules: list[float], false: list[float], scan: list[int], scans: int) -> Scored:
+    """Each nodule of a patient of its own."""
+    group = np.arange(len(nodules))
+    scan_of = np.array(scan, dtype=np.int64)
+    return Scored(np.array(nodules), group, np.array(false, float), scan_of, scans, False)
+
+
+# Two scans, four nodules. By falling score: N .9, F .8, N .7, F .6, F .6, N .5; one never found.
+FOUR = make([0.9, 0.7, 0.5, -np.inf], [0.8, 0.6, 0.6], [0, 0, 1], 2)
+
+
+def test_curve_lists_every_threshold() -> None:
+    """Each distinct score is one point of the curve, from nothing marked to everything marked."""
+    curve = froc(FOUR)
+    assert curve.threshold.tolist() == [np.inf, 0.9, 0.8, 0.7, 0.6, 0.5]
+    assert curve.sensitivity.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.75]
+    assert curve.false_per_scan.tolist() == [0, 0, 0.5, 0.5, 1.5, 1.5]
+
+
+def test_sensitivity_is_that_of_an_achievable_threshold() -> None:
+    """Between two thresholds the lower sensitivity counts; beyond the last, the last."""
+    curve = froc(FOUR)
+    assert sensitivity_at(curve, (0.125, 0.5, 1.0, 1.5, 8.0)).tolist() == [
+        0.25,
+        0.5,
+        0.5,
+        0.75,
+        0.75,
+    ]
+    assert threshold_within(curve, (0.125, 0.5, 8.0)).tolist() == [0.9, 0.7, 0.5]
+
+
+def test_tied_nodule_and_false_positive_are_taken_together() -> None:
+    """A nodule with the score of a false positive cannot be had without paying for that one."""
+    curve = froc(make([0.5], [0.5], [0], 1))
+    assert sensitivity_at(curve, (0.5, 1.0)).tolist() == [0.0, 1.0]
+
+
+def test_false_positives_at_a_sensitivity() -> None:
+    """The fewest false positives that reach a sensitivity, and inf where nothing reaches it."""
+    curve = froc(FOUR)
+    assert false_positives_at(curve, (0.25, 0.5, 0.75, 0.9)).tolist() == [0, 0.5, 1.5, np.inf]
+    assert threshold_at(curve, (0.5, 0.9)).tolist() == [0.7, -np.inf]
+
+
+def test_without_false_positives_everything_is_free() -> None:
+    """A reader without a false positive has its full sensitivity at every rate."""
+    curve = froc(make([0.9, 0.1], [], [], 3))
+    assert sensitivity_at(curve).tolist() == [1.0] * 7
+    assert false_positives_at(curve, (1.0,)).tolist() == [0.0]
+
+
+def test_reader_that_finds_nothing() -> None:
+    """A reader that never proposes a nodule has no sensitivity at any rate."""
+    curve = froc(make([-np.inf], [0.9], [0], 1))
+    assert sensitivity_at(curve).tolist() == [0.0] * 7
+
+
+def test_weights_count_nodules_and_scans_several_times() -> None:
+    """A scan drawn twice pays twice for its false positives, one not drawn pays nothing."""
+    weights = np.array([2.0, 0.0, 1.0, 1.0]), np.array([0.0, 2.0])
+    curve = weighted_froc(FOUR, rank(FOUR), *weights)
+    assert curve.sensitivity.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0.75]
+    assert curve.false_per_scan.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_weights_of_nothing_are_refused() -> None:
+    """A draw without any nodule has no sensitivity."""
+    with pytest.raises(ValueError, match="nothing to count"):
+        weighted_froc(FOUR, rank(FOUR), np.zeros(4), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("nodules", "false", "scan", "scans"),
+    [
+        ([], [0.5], [0], 1),
+        ([np.nan], [0.5], [0], 1),
+        ([0.5], [np.inf], [0], 1),
+        ([0.5], [0.5], [1], 1),
+        ([0.5], [0.5], [0, 0], 1),
+    ],
+)
+def test_scores_that_make_no_curve_are_refused(
+    nodules: list[float], false: list[float], scan: list[int], scans: int
+) -> None:
+    """No nodule, a score that is no number, or a scan that is not counted is an error at once."""
+    with pytest.raises(ValueError, match=r"score|scan"):
+        make(nodules, false, scan, scans)
+
+
+NONE = np.empty((0, 4))
+
+
+def test_a_nodule_counts_once_at_its_highest_score() -> None:
+    """Of three marks on one nodule the best counts and the other two are doubles."""
+    marks = np.array([[0, 0, 0, 0.3], [1, 0, 0, 0.9], [0, 1, 0, 0.5], [50, 0, 0, 0.8]])
+    found = match_scan(marks, np.array([[0, 0, 0, 6.0]]), NONE)
+    assert found.nodule_score.tolist() == [0.9]
+    assert found.false_score.tolist() == [0.8]
+    assert (found.double, found.ignored) == (2, 0)
+
+
+def test_half_the_diameter_is_outside() -> None:
+    """A mark at exactly half the diameter misses."""
+    found = match_scan(np.array([[3.0, 0, 0, 0.9]]), np.array([[0, 0, 0, 6.0]]), NONE)
+    assert found.nodule_score.tolist() == [-np.inf]
+    assert found.false_score.tolist() == [0.9]
+
+
+def test_excluded_findings_are_ignored_but_hits_come_first() -> None:
+    """A mark on nodule and excluded finding is a hit; unknown diameters reach 5 mm."""
+    marks = np.array([[0, 0, 0, 0.9], [15.1, 0, 0, 0.8], [25.0, 0, 0, 0.7]])
+    excluded = np.array([[0, 0, 0, 20.0], [20.0, 0, 0, -1.0]])
+    found = match_scan(marks, np.array([[0, 0, 0, 6.0]]), excluded)
+    assert found.nodule_score.tolist() == [0.9]
+    assert found.false_score.tolist() == [0.7]
+    assert (found.double, found.ignored) == (0, 1)
+
+
+def test_only_the_hundred_best_of_a_scan_count() -> None:
+    """The 101st candidate by score is dropped, even if it hits."""
+    score = np.linspace(1.0, 0.5, 101)
+    marks = np.stack([np.arange(101) * 10.0 + 100, np.zeros(101), np.zeros(101), score], axis=1)
+    marks[100, 0] = 0
+    found = match_scan(marks, np.array([[0, 0, 0, 6.0]]), NONE)
+    assert found.nodule_score.tolist() == [-np.inf]
+    assert found.false_score.size == 100
+
+
+def test_scan_without_candidates() -> None:
+    """A scan in which nothing was marked misses all of its nodules."""
+    found = match_scan(NONE, np.array([[0, 0, 0, 6.0], [9, 9, 9, 4.0]]), NONE)
+    assert found.nodule_score.tolist() == [-np.inf, -np.inf]
+    assert found.false_score.size == 0
+
+
+def test_published_result_is_reproduced(shared_data: Path) -> None:
+    """DeepLung's candidates give the counts, the sensitivities and the CPM of its paper."""
+    folder = shared_data / "luna16"
+    found = challenge(
+        folder / "deeplung_candidates.csv",
+        folder / "annotations.csv",
+        folder / "annotations_excluded.csv",
+        folder / "seriesuids.csv",
+    )
+    assert found.counts == {"tp": 1136, "fn": 50, "fp": 46078, "ignored": 5308, "double": 186}
+    sensitivity = sensitivity_at(froc(found.scored))
+    assert sensitivity.round(4).tolist() == [0.6922, 0.769, 0.8238, 0.8651, 0.8929, 0.9174, 0.9334]
+    assert round(float(sensitivity.mean()), 4) == 0.8420
+    intervals = figures(found.scored, resamples=50)
+    assert intervals.cpm.low < 0.8420 < intervals.cpm.high
+
+
+Write = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a small file and gives its path."""
+
+    def to(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return to
+
+
+HEAD = "seriesuid,coordX,coordY,coordZ,"
+
+
+GOOD = {
+    "candidates": HEAD + "probability\na,0,0,0,0.9\nb,5,5,5,0.4\n",
+    "annotations": HEAD + "diameter_mm\na,1,0,0,6\n",
+    "excluded": HEAD + "diameter_mm\n",
+    "scans": "seriesuid\na\nb\n",
+}
+
+
+def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(write: Write) -> None:
+    """Headers of the scan list are no scan, and nothing needs to be excluded."""
+    found = challenge(*(write(name, text) for name, text in GOOD.items()))
+    assert found.counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
+    assert found.scored.scans == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("candidates", "seriesuid,coordX,coordY,coordZ\na,0,0,0\n", r"lacks .*probability"),
+        ("candidates", HEAD + "probability\na,0,0,0,nan\n", r"line 2: .*'nan' is not finite"),
+        ("candidates", HEAD + "probability\na,0,x,0,1\n", r"coordY = 'x' is not a number"),
+        ("candidates", HEAD + "probability\na,0,0,0,1\nc,0,0,0,1\n", r"line 3: scan 'c' is not"),
+        ("candidates", HEAD + "probability\na,0,0,0\n", r"line 2: has another number of values"),
+        ("candidates", HEAD + "probability\na,0,0,0,1,2\n", r"has another number of values"),
+        ("candidates", HEAD + "probability\n,0,0,0,1\n", r"column 'seriesuid' is empty"),
+        ("annotations", HEAD + "diameter_mm\n", r"holds no nodule"),
+        ("annotations", "", r"lacks the columns"),
+        ("annotations", HEAD + "diameter_mm\na,0,0,0,\n", r"diameter_mm = '' is not a number"),
+        ("scans", "a\nb\na\n", r"lists scans twice: \['a'\]"),
+        ("scans", "\n", r"lists no scan"),
+    ],
+)
+def test_bad_tables_are_named(write: Write, file: str, text: str, message: str) -> None:
+    """Whatever is wrong with a table is refused with its path, its line and the reason."""
+    paths = {name: write(name, text) for name, text in (GOOD | {file: text}).items()}
+    with pytest.raises(BadTable, match=message) as refused:
+        challenge(*paths.values())
+    assert refused.value.path == paths[file]
+
+
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
+    """A file that is not there or is no text is a typed refusal, not a stack trace."""
+    with pytest.raises(BadTable, match="cannot be read"):
+        read_scan_list(tmp_path / "nowhere.csv")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01" * 10)
+    with pytest.raises(BadTable, match="cannot be read"):
+        challenge(*[tmp_path / "binary"] * 4)

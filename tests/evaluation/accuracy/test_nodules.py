@@ -1,0 +1,239 @@
+"""Nodules against false positives, with a reader whose every answer is written down here.
+
+The picture of an FROC curve.
+
+What the marks on one scan are worth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from evaluation.accuracy.bootstrap import figures
+from evaluation.accuracy.data import Cube, Lesion
+from evaluation.accuracy.froc import Curve, Scored, froc, sensitivity_at
+from evaluation.accuracy.nodules import (
+    NoduleScores,
+    ScanScores,
+    as_dict,
+    draw_curve,
+    read_all,
+    read_cube,
+    read_scan,
+    save_curve,
+    score_scan,
+    surrounded,
+)
+from evaluation.errors import MissingData
+from imaging.preprocess import Preprocessed
+from models.runtime.detection import Candidate
+
+
+class Scripted:
+    """A reader that answers by the first voxel of the box: places (z, y, x) and scores."""
+
+    def __init__(self, answers: dict[int, list[tuple[tuple[float, float, float], float]]]) -> None:
+        self.answers = answers
+
+    def __call__(self, box: Preprocessed) -> list[Candidate]:
+        """What is written for this box."""
+        found = self.answers.get(int(box.voxels[0, 0, 0]), [])
+        return [
+            Candidate((place[2], place[1], place[0]), place, 5.0, score) for place, score in found
+        ]
+
+
+def cube(number: int, patient: str, diameter_mm: float = 8.0) -> Cube:
+    """A cube that is known by its voxels' value; its nodule is at (10, 11, 12)."""
+    voxels = np.full((20, 20, 20), number, np.uint8)
+    return Cube(f"val/{number}", patient, voxels, (10.0, 11.0, 12.0), diameter_mm)
+
+
+def test_best_hit_of_a_cube_counts() -> None:
+    """Marks beside the nodule do not count, however high; without a hit there is no score."""
+    reads = Scripted(
+        {
+            1: [((10, 11, 12), 0.4), ((10, 11, 15.9), 0.6), ((10, 11, 16), 0.9)],
+            2: [((2, 2, 2), 0.9)],
+        }
+    )
+    assert read_cube(cube(1, "p"), reads) == 0.6
+    assert read_cube(cube(2, "p"), reads) == -np.inf
+
+
+def scores() -> NoduleScores:
+    """Four nodules of three patients, two scans with three false positives and one lesion."""
+    lesion = Lesion((0.0, 0.0, 0.0), 10.0)
+    first = score_scan(
+        "first", [((0, 0, 0), 0.85), ((50, 0, 0), 0.8), ((90, 0, 0), 0.3)], (lesion,)
+    )
+    second = score_scan("second", [((50, 0, 0), 0.5)], ())
+    found = np.array([0.9, 0.7, 0.4, -np.inf])
+    return NoduleScores(found, ("p", "p", "q", "r"), (first, second))
+
+
+def test_froc_by_hand() -> None:
+    """.9 N, .8 F, .7 N, .5 F, .4 N, .3 F: 1/4 for nothing, 1/2 for 1/2, 3/4 for 1 a scan."""
+    curve = froc(scores().scored)
+    assert sensitivity_at(curve).tolist() == [0.25, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75]
+
+
+def test_json_has_every_figure() -> None:
+    """Sensitivities, CPM, costs, and each scan's false positives at the same thresholds."""
+    said = as_dict(scores(), figures(scores().scored, resamples=20))
+    assert (said["nodules"], said["patients"], said["proposed"]) == (4, 3, 3)
+    assert [at["value"] for at in said["sensitivity"]] == [0.25, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75]
+    assert said["sensitivity"][3]["threshold"] == 0.4
+    assert said["cpm"]["value"] == pytest.approx(4.0 / 7)
+    assert said["fp_at"]["90"]["value"] is None
+    first, second = said["scans"]
+    assert first["false_positives"] == {
+        "0.125": 0, "0.25": 0, "0.5": 1, "1": 1, "2": 1, "4": 1, "8": 1
+    }  # fmt: skip
+    assert second["false_positives"]["1"] == 1
+    assert first["lesion_score"] == 0.85
+    assert first["lesions"][0]["false_positives_above"] == 0
+    assert second["lesion_score"] is None
+    assert first["false_positives_at"]["95"] is None
+
+
+def test_each_scan_is_left_out_in_turn() -> None:
+    """Without the first: .5 is the one false positive, above which two of four nodules lie."""
+    without = as_dict(scores(), figures(scores().scored, resamples=20))["without"]
+    assert [one["scan"] for one in without] == ["first", "second"]
+    assert list(without[0]["sensitivity"].values()) == [0.5, 0.5, 0.5, 0.75, 0.75, 0.75, 0.75]
+    assert without[0]["cpm"] == pytest.approx(4.5 / 7)
+
+
+def test_patients_are_drawn_whole() -> None:
+    """The groups of the bootstrap are patients for nodules and scans for false positives."""
+    scored = scores().scored
+    assert scored.nodule_group.tolist() == [0, 0, 1, 2]
+    assert scored.false_scan.tolist() == [0, 0, 1]
+    assert (scored.groups, scored.scans, scored.paired) == (3, 2, False)
+
+
+def test_scan_without_marks_still_counts() -> None:
+    """A silent scan lowers the false positives a scan of all."""
+    silent = ScanScores("silent", np.zeros(0), (), np.zeros(0))
+    both = NoduleScores(scores().nodule_score, scores().patients, (*scores().scans, silent))
+    assert froc(both.scored).false_per_scan[-1] == 1.0
+
+
+def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
+    """A scan goes through reader and preprocessing, and marks are judged in patient mm."""
+    folder = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
+    lesion = Lesion((57.24, 84.94, -115.62), 32.76)
+    seen: list[Preprocessed] = []
+
+    def reads(box: Preprocessed) -> list[Candidate]:
+        seen.append(box)
+        place = box.geometry.to_index(lesion.centre_mm)
+        index = (float(place[0]), float(place[1]), float(place[2]))
+        return [
+            Candidate(lesion.centre_mm, index, 30.0, 0.8),
+            Candidate((-60.0, 80.0, -115.0), (0, 0, 0), 5.0, 0.9),
+        ]
+
+    found = read_scan(folder, (lesion,), reads)
+    assert found.name == "LIDC-IDRI-0001"
+    assert found.lesion_score.tolist() == [0.8]
+    assert found.false_score.tolist() == [0.9]
+    z, y, x = (round(v) for v in seen[0].geometry.to_index(lesion.centre_mm))
+    assert seen[0].voxels[z, y, x] > 150  # the middle of a solid nodule is soft tissue
+
+
+def test_read_all_keeps_the_order() -> None:
+    """Nodules stay beside their patients."""
+    reads = Scripted({1: [((10, 11, 12), 0.3)], 2: [((10, 11, 12), 0.2)]})
+    found = read_all([cube(2, "q"), cube(1, "p")], [], reads)
+    assert found.nodule_score.tolist() == [0.2, 0.3]
+    assert found.patients == ("q", "p")
+
+
+def test_a_cube_can_be_read_in_larger_surroundings() -> None:
+    """Mirrored into a box of 30 voxels, the nodule lies 5 voxels further, at the same voxels."""
+    one = cube(3, "p")
+    wide = surrounded(one, 30)
+    assert wide.voxels.shape == (30, 30, 30)
+    assert wide.centre_zyx == (15.0, 16.0, 17.0)
+    assert surrounded(one, 20).voxels.shape == surrounded(one, 0).voxels.shape == (20, 20, 20)
+    reads = Scripted({3: [((15, 16, 17), 0.7)]})
+    assert read_cube(one, reads, 30) == 0.7
+    assert read_cube(one, reads) == -np.inf
+
+
+def curve(nodules: list[float], false: list[float]) -> Curve:
+    """One scan, each nodule a patient."""
+    group, scan = np.arange(len(nodules)), np.zeros(len(false), np.int64)
+    return froc(Scored(np.array(nodules), group, np.array(false, float), scan, 1, False))
+
+
+def height_of_line(figure: Any, rate: float) -> float:
+    """Sensitivity at which the curve crosses so many false positives per scan."""
+    (line,) = figure.axes[0].lines
+    assert line.get_drawstyle() == "steps-post"
+    rates, sensitivity = line.get_data()
+    return float(sensitivity[np.searchsorted(rates, rate, side="right") - 1])
+
+
+def test_line_runs_at_the_sensitivity_of_the_rate() -> None:
+    """Left of 1 false positive a scan half is found, right of it all."""
+    figure = draw_curve(curve([0.9, 0.5], [0.7]), "two nodules")
+    assert height_of_line(figure, 0.9) == 0.5
+    assert height_of_line(figure, 1.1) == 1.0
+
+
+def test_curve_ends_at_the_right_rim() -> None:
+    """A reader with few false positives keeps its sensitivity, one with many is cut off."""
+    few = draw_curve(curve([0.9, -np.inf], []), "few")
+    many = draw_curve(curve([0.9, 0.01], [0.5] * 20), "many")
+    assert height_of_line(few, 8.0) == 0.5
+    assert height_of_line(many, 8.0) == 0.5
+    assert few.axes[0].get_xlim() == many.axes[0].get_xlim() == (0.125, 8.0)
+
+
+def test_picture_is_saved(tmp_path: Path) -> None:
+    """A PNG that can be opened, or a typed refusal."""
+    save_curve(tmp_path / "froc.png", curve([0.9], [0.1]), "one")
+    opened = cv2.imread(str(tmp_path / "froc.png"))
+    assert opened is not None
+    assert opened.shape == (640, 900, 3)
+    with pytest.raises(MissingData, match="cannot be written"):
+        save_curve(tmp_path / "nowhere" / "froc.png", curve([0.9], [0.1]), "one")
+
+
+LESION = Lesion((0.0, 0.0, 0.0), 20.0)
+
+
+def test_marks_are_sorted_into_hits_rim_and_false() -> None:
+    """The best hit scores for the lesion, the rim counts neither way, the rest is false."""
+    marks = [
+        ((9.0, 0.0, 0.0), 0.6),
+        ((0.0, 9.0, 0.0), 0.7),
+        ((12.0, 0.0, 0.0), 0.99),
+        ((13.5, 0.0, 0.0), 0.5),
+        ((99.0, 0.0, 0.0), 0.2),
+    ]
+    scores = score_scan("a", marks, (LESION,))
+    assert scores.lesion_score.tolist() == [0.7]
+    assert scores.false_score.tolist() == [0.5, 0.2]
+    assert [scores.false_above(t) for t in (0.5, 0.51, 0.0)] == [1, 0, 2]
+
+
+def test_without_rim_a_near_miss_is_false() -> None:
+    """Where truth is exact there is no rim."""
+    scores = score_scan("a", [((12.0, 0.0, 0.0), 0.9)], (LESION,), rim_mm=0.0)
+    assert scores.lesion_score.tolist() == [-np.inf]
+    assert scores.false_score.tolist() == [0.9]
+
+
+def test_marks_on_what_is_ignored_count_neither_way() -> None:
+    """A mark on an ignored place is no hit and not false."""
+    scores = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], (), (LESION,))
+    assert scores.lesion_score.size == scores.false_score.size == 0

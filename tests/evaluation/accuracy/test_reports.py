@@ -1,0 +1,160 @@
+"""Final reports against truth, worked out by hand.
+
+Studies through the agent's line, with a screening network that answers as it is told.
+
+Synthetic chests as an evaluation set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge.pipeline import Line
+from evaluation.accuracy.bootstrap import Interval
+from evaluation.accuracy.data import Lesion
+from evaluation.accuracy.nodules import ScanScores
+from evaluation.accuracy.reports import (
+    StudyResult,
+    as_dict,
+    detect,
+    operating_point,
+    read_phantom,
+    split_truth,
+    stage_times,
+    study_folders,
+)
+from evaluation.errors import MissingData
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.volume import Nodule
+
+
+def result(hits: list[bool], false: int, refused: str = "") -> StudyResult:
+    """A study with these lesions hit or missed and so many false findings."""
+    lesion = Lesion((0.0, 0.0, 0.0), 10.0)
+    best = np.where(np.array(hits, bool), 0.9, -np.inf)
+    scores = ScanScores("a", np.full(false, 0.5), (lesion,) * len(hits), best)
+    stages_s = {} if refused else {"read": 1.0, "screen": 0.5}
+    return StudyResult("a", scores, false + sum(hits), stages_s, "complete", refused)
+
+
+UNKNOWN = StudyResult("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
+
+
+def test_operating_point_counts_studies_with_truth() -> None:
+    """Three of four lesions, three false findings in two studies; the unknown study is left out."""
+    point = operating_point([result([True, False], 1), result([True, True], 2), UNKNOWN])
+    assert (point.studies, point.lesions, point.found, point.false) == (2, 4, 3, 3)
+    assert point.sensitivity == Interval(0.75, 0.5, 1.0)
+    assert point.false_per_scan == Interval(1.5, 1.0, 2.0)
+
+
+def test_refused_study_misses_its_lesions() -> None:
+    """What was not read was not found."""
+    point = operating_point([result([True], 0), result([False], 0, "NotCt: ...")])
+    assert point.sensitivity is not None
+    assert point.sensitivity.value == 0.5
+
+
+def test_without_lesions_there_is_no_sensitivity() -> None:
+    """Healthy scans give false positives only."""
+    point = operating_point([result([], 2), result([], 0)])
+    assert point.sensitivity is None
+    assert point.false_per_scan.value == 1.0
+
+
+def test_without_truth_there_is_no_operating_point() -> None:
+    """Nothing can be said of studies of which nothing is known."""
+    with pytest.raises(ValueError, match="known truth"):
+        operating_point([UNKNOWN])
+
+
+def test_stage_times_are_median_and_p95() -> None:
+    """Per stage and in all, in the order of the line; a stage may be absent from a ledger."""
+    times = stage_times([{"read": 1.0, "screen": 0.5}, {"read": 3.0, "screen": 0.5}, {"read": 2.0}])
+    assert list(times) == ["read", "screen", "total"]
+    assert times["read"] == {"median_s": 2.0, "p95_s": pytest.approx(2.9)}
+    assert times["total"]["median_s"] == 2.0
+    assert stage_times([]) == {}
+
+
+def test_json_says_what_is_not_known() -> None:
+    """Unknown truth is null, and refused studies do not blur the times."""
+    results = [result([True], 0), UNKNOWN, result([False], 0, "NotCt: MR")]
+    said = as_dict(results, operating_point(results))
+    assert said["sensitivity"]["value"] == 0.5
+    assert said["stages"]["read"]["median_s"] == 2.0
+    assert said["per_study"][1]["found"] is None
+    assert said["per_study"][2]["refused"] == "NotCt: MR"
+
+
+STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
+
+
+def test_real_slab_from_files_to_result(
+    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """A finding on the lesion is a hit, one elsewhere is false, a doubtful one is no finding."""
+    slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
+    centre = (57.24, 84.94, -115.62)
+    marks = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
+    line = scripted_line(marks)
+    truth = {slab.name: (Lesion(centre, 32.0),)}
+    (result,) = detect(line, [slab], truth, tmp_path)
+    assert (result.lesions, result.found, result.false, result.findings) == (1, 1, 1, 2)
+    assert list(result.stages_s) == STAGES
+    assert result.second_reading == "missing"
+    assert (tmp_path / slab.name / "report.json").is_file()
+
+
+def test_study_that_is_refused_misses_its_lesion(
+    tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """A folder without a CT is a refusal with its reason, and what it held was not found."""
+    (tmp_path / "studies" / "bad").mkdir(parents=True)
+    (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
+    truth = {"bad": (Lesion((0.0, 0.0, 0.0), 10.0),)}
+    folders = study_folders(tmp_path / "studies")
+    (result,) = detect(scripted_line([]), folders, truth, tmp_path / "out")
+    assert (result.lesions, result.found, result.false) == (1, 0, 0)
+    assert result.refused != ""
+
+
+def test_study_that_the_truth_does_not_name(
+    tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """Of such a study nothing is claimed."""
+    (tmp_path / "in" / "x").mkdir(parents=True)
+    (result,) = detect(scripted_line([]), [tmp_path / "in" / "x"], {}, tmp_path / "out")
+    assert result.scores is None
+
+
+def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
+    """No folder, or none with a sub-folder, is a typed error."""
+    with pytest.raises(MissingData, match="no folder"):
+        study_folders(tmp_path / "nowhere")
+    with pytest.raises(MissingData, match="no sub-folder"):
+        study_folders(tmp_path)
+
+
+def test_nodules_of_five_millimetres_count() -> None:
+    """Smaller ones are put aside, with the reach of a small finding."""
+    large = Nodule((1.0, 2.0, 3.0), 5.0, "solid")
+    small = Nodule((9.0, 9.0, 9.0), 4.9, "solid")
+    counted, ignored = split_truth([large, small])
+    assert counted == (Lesion((1.0, 2.0, 3.0), 5.0),)
+    assert ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
+
+
+def test_phantom_is_read_from_its_files(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+    """Places in the drawn truth are the same places in the series that the line reads."""
+    spec = PhantomSpec(seed=11, spacing_mm=(3.0, 2.0, 2.0), nodule_count=2, diameter_mm=(8.0, 20.0))
+    first, second = make_phantom(spec).nodules
+    x, y, z = second.centre_mm
+    beside = (x, y + second.diameter_mm / 2 + 1, z)
+    result = read_phantom(scripted_line([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path)
+    assert (result.lesions, result.found, result.false) == (2, 1, 1)
+    assert result.refused == ""

@@ -1,0 +1,110 @@
+"""Bands of nodules: where they are cut, what is not known, and one threshold for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evaluation.accuracy.data import Cube
+from evaluation.accuracy.froc import Scored
+from evaluation.accuracy.subgroups import BANDINGS, UNKNOWN, Traits, by_band, only, read_traits
+from evaluation.common.tables import bands_table, share
+
+
+def traits(diameter: list[float]) -> Traits:
+    """Nodules of which only the diameter is known."""
+    nothing = np.full(len(diameter), np.nan)
+    return Traits(np.array(diameter), nothing, nothing, nothing)
+
+
+def scored() -> Scored:
+    """Four nodules of three patients and four false positives of two scans."""
+    return Scored(
+        nodule_score=np.array([0.9, 0.7, 0.4, -np.inf]),
+        nodule_group=np.array([0, 0, 1, 2]),
+        false_score=np.array([0.8, 0.6, 0.5, 0.3]),
+        false_scan=np.array([0, 1, 0, 1]),
+        scans=2,
+        paired=False,
+    )
+
+
+def test_a_band_begins_at_its_edge() -> None:
+    """6.0 mm belongs to 6 to 8 mm, 15 mm to 15 to 30 mm; what is empty is left out."""
+    masks = BANDINGS["diameter"].masks(traits([3.9, 6.0, 7.9, 15.0, 44.0]))
+    assert {name: mask.tolist().index(True) for name, mask in masks.items()} == {
+        "below 4 mm": 0, "6 to 8 mm": 1, "15 to 30 mm": 3, "from 30 mm": 4
+    }  # fmt: skip
+    assert masks["6 to 8 mm"].sum() == 2
+
+
+def test_what_is_not_known_has_a_band_of_its_own() -> None:
+    """A trait that is missing everywhere leaves one band, and the figures are those of all."""
+    found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)
+    assert list(found["texture"]) == [UNKNOWN]
+    assert found["texture"][UNKNOWN]["nodules"] == 4
+    assert found["texture"][UNKNOWN]["patients"] == 3
+
+
+def test_every_band_meets_all_false_positives() -> None:
+    """At one a scan the threshold lies above .5: .9 and .7 are found, .4 and the rest are not."""
+    found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)["diameter"]
+    at_one = {name: band["sensitivity"][3]["value"] for name, band in found.items()}
+    assert at_one == {"4 to 6 mm": 1, "6 to 8 mm": 1, "8 to 15 mm": 0, "15 to 30 mm": 0}
+    assert found["8 to 15 mm"]["sensitivity"][4]["value"] == 1  # .4 for two a scan
+    assert found["15 to 30 mm"]["proposed"] == 0
+
+
+def test_only_renumbers_patients() -> None:
+    """No patient without a nodule is left to be drawn."""
+    part = only(scored(), np.array([False, False, True, True]))
+    assert part.nodule_group.tolist() == [0, 1]
+    assert part.groups == 2
+
+
+def cube(row: int) -> Cube:
+    """A cube of which only name and diameter matter."""
+    return Cube(f"val/{row}", "p", np.zeros((4, 4, 4), np.uint8), (2.0, 2.0, 2.0), 6.0 + row)
+
+
+def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
+    """A column, a value or a word for none are not known; a doubtful match hides the ratings."""
+    lines = ["split,row,diameter_mm,texture_mean,match_mm,slice_spacing",
+             "val,0,6,4.5,0.5,2.5", "val,2,8,3.0,,n/a", "val,1,7,2.0,9.0,1.0"]  # fmt: skip
+    (tmp_path / "index.csv").write_text("\n".join(lines) + "\n")
+    found = read_traits(tmp_path, [cube(0), cube(1), cube(2)])
+    assert found.diameter_mm.tolist() == [6, 7, 8]
+    assert np.isnan(found.subtlety).all()
+    assert found.texture[[0, 2]].tolist() == [4.5, 3.0]
+    assert np.isnan(found.texture[1])
+    assert found.slice_spacing_mm[:2].tolist() == [2.5, 1.0]
+    assert np.isnan(found.slice_spacing_mm[2])
+
+
+def test_real_bands_add_up(shared_data: Path) -> None:
+    """Every nodule of validation lies in one band of each kind."""
+    from evaluation.accuracy.data import read_cubes
+
+    cubes = read_cubes(shared_data / "nodules", ("val",))
+    found = read_traits(shared_data / "nodules", cubes)
+    for banding in BANDINGS.values():
+        assert sum(int(mask.sum()) for mask in banding.masks(found).values()) == len(cubes) == 129
+
+
+def test_tables_have_a_line_for_each_band() -> None:
+    """An unreachable end is a dash."""
+    found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)
+    shown = bands_table(found, "title")
+    assert shown.row_count == sum(len(bands) for bands in found.values())
+    firsts = [next(iter(column.cells)) for column in shown.columns]
+    assert firsts[:3] == ["diameter", "4 to 6 mm", "1 (1)"]
+    assert share({"value": 0.5, "low": None, "high": 1.0}) == "-"
+    assert share({"value": 0.5, "low": 0.25, "high": 1.0}) == "50.0 (25-100)"
+
+
+def test_a_band_without_nodules_is_refused() -> None:
+    """Nothing to find is no figure."""
+    with pytest.raises(ValueError, match="at least one"):
+        only(scored(), np.zeros(4, bool))

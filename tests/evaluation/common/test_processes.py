@@ -1,0 +1,206 @@
+"""Processes that an evaluation starts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from evaluation.common import processes
+from evaluation.common.processes import (
+    RestartableCloud,
+    cloud_service,
+    edge_process,
+    log_tail,
+    restartable_cloud,
+    running,
+)
+from evaluation.errors import ServiceFailed
+
+IDLE = ("tests.evaluation.idle_cloud",)
+SCRIPTED = ("tests.evaluation.scripted_edge",)
+SLEEPS = "import time; print('up', flush=True); time.sleep(600)"
+OBEYS = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(0)); {SLEEPS}"
+IS_DEAF = f"import signal; signal.signal(15, signal.SIG_IGN); {SLEEPS}"
+LEAVES_DIRTY = f"import signal, sys; signal.signal(15, lambda *_: sys.exit(9)); {SLEEPS}"
+
+
+def _python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def _is_up(log: Path) -> bool:
+    return "up" in log.read_text()
+
+
+def _serves(cloud: RestartableCloud) -> bool:
+    return cloud.serves
+
+
+@pytest.fixture
+def root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Modules of the tests can be run."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+
+
+def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
+    """It runs while the context lasts, and has ended with 0 after it."""
+    log = tmp_path / "log"
+    with running("edge", _python(OBEYS), log) as process:
+        process.wait_until(lambda: _is_up(log), "start", 60)
+        process.require_alive()
+    assert process.stop() == 0
+
+
+def test_an_unclean_end_is_an_error(tmp_path: Path) -> None:
+    """An exit status other than 0 after SIGTERM is told, though all else went well."""
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="ended with exit status 9 after SIGTERM"),
+        running("edge", _python(LEAVES_DIRTY), log) as process,
+    ):
+        process.wait_until(lambda: _is_up(log), "start", 60)
+
+
+def test_a_deaf_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that ignores SIGTERM is gone after the grace, and that is told."""
+    monkeypatch.setattr(processes, "STOP_S", 0.2)
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="ended with signal 9 after SIGTERM"),
+        running("cloud", _python(IS_DEAF), log) as process,
+    ):
+        process.wait_until(lambda: _is_up(log), "start", 60)
+    assert process.stop() == -signal.SIGKILL
+
+
+def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
+    """The error of the context is handed on, and not hidden by that of the process."""
+    log = tmp_path / "log"
+    context = running("edge", _python(LEAVES_DIRTY), log)
+    process = context.__enter__()
+    process.wait_until(lambda: _is_up(log), "start", 60)
+    hidden = context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert not hidden
+    assert process.stop() == 9
+
+
+def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
+    """It leads a process group of its own, which the terminal's signals pass by."""
+    log = tmp_path / "log"
+    code = f"import os; print(os.getpgid(0), flush=True); {OBEYS}"
+    with running("edge", _python(code), log) as process:
+        process.wait_until(lambda: _is_up(log), "start", 60)
+    assert int(log.read_text().split()[0]) != os.getpgid(0)
+
+
+def test_settings_of_the_environment_do_not_reach_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A demonstration is set up by itself alone; the rest of the environment is handed on."""
+    monkeypatch.setenv("OVERREAD_EDGE_CLOUD", "off")
+    monkeypatch.setenv("overread_cloud_model", "another")
+    monkeypatch.setenv("SOMETHING_ELSE", "stays")
+    log = tmp_path / "log"
+    told = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
+    with running("edge", _python(f"import os; {told}; {OBEYS}"), log) as process:
+        process.wait_until(lambda: _is_up(log), "start", 60)
+    assert log.read_text().splitlines()[0] == "['SOMETHING_ELSE']"
+
+
+@pytest.mark.parametrize(
+    ("printed", "advice"),
+    [
+        ("UnknownArtifact: no artifact x", "git checkout -- models/weights"),
+        ("AddressUnusable: 127.0.0.1:4711", "the port is taken"),
+    ],
+)
+def test_an_early_end_tells_the_log_and_what_to_do(
+    tmp_path: Path, printed: str, advice: str
+) -> None:
+    """The last lines of the log, and the advice that fits them."""
+    code = f"import sys; print({printed!r}); sys.exit(1)"
+    log = tmp_path / "cloud.log"
+    with pytest.raises(ServiceFailed) as failure, running("cloud", _python(code), log) as process:
+        process.wait_until(lambda: False, "serve", 60)
+    said = str(failure.value)
+    assert said.startswith("cloud ended with exit status 1 before its time")
+    assert f"  | {printed}" in said
+    assert advice in said
+
+
+def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
+    """What is not ready after the limit is an error that names what it should have done."""
+    times = iter([0.0, 1.0, 2.0, 3.0])
+    log = tmp_path / "log"
+    with (
+        pytest.raises(ServiceFailed, match="edge did not start within 2 s"),
+        running("edge", _python(SLEEPS), log) as process,
+    ):
+        process.wait_until(lambda: False, "start", 2.0, lambda: next(times))
+
+
+def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    """A missing program is an error of its own, not one of the operating system."""
+    with (
+        pytest.raises(ServiceFailed, match="edge cannot be started"),
+        running("edge", [str(tmp_path / "none")], tmp_path / "log"),
+    ):
+        pass
+
+
+def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
+    """Twelve lines at most, undecodable bytes replaced, and a word for an empty log."""
+    log = tmp_path / "log"
+    log.write_bytes(b"".join(b"%d \xff\n" % n for n in range(30_000)))
+    assert log_tail(log).splitlines()[0] == "  | 29988 \N{REPLACEMENT CHARACTER}"
+    assert len(log_tail(log).splitlines()) == 12
+    log.write_bytes(b"")
+    assert log_tail(log) == "  | (its log is empty)"
+
+
+@pytest.mark.usefixtures("root")
+def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
+    """Killed, it serves no more; started again, it serves where it did."""
+    with restartable_cloud(tmp_path, IDLE) as cloud:
+        assert _serves(cloud)
+        first = cloud.address
+        assert not first.endswith(":0")
+        cloud.kill()
+        assert not _serves(cloud)
+        cloud.start()
+        cloud.wait()
+        assert (cloud.address, cloud.deaths) == (first, 1)
+    assert not _serves(cloud)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_cloud_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
+    """The end of its log is quoted."""
+    early = r"ended with exit status 3 before its time\n(.|\n)*no model to read with"
+    with pytest.raises(ServiceFailed, match=early), restartable_cloud(tmp_path, (*IDLE, "ends")):
+        pass
+
+
+def test_a_cloud_service_that_cannot_start_says_why() -> None:
+    """A model that does not exist ends the service at once; its log is quoted."""
+    with (
+        pytest.raises(ServiceFailed, match=r"exit status 1 before its time\n(.|\n)*no-such-model"),
+        cloud_service("no-such-model"),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("root")
+def test_an_edge_answers_line_by_line_and_its_end_is_told(tmp_path: Path) -> None:
+    """Started with its studies, it answers each command; one that ends says why."""
+    log, cache = tmp_path / "log", tmp_path / "cache"
+    with edge_process(4, 7, cache, log, SCRIPTED) as edge:
+        assert edge.open(cloud="off") == f"4 7 {cache}"
+        assert edge.read(2, from_files=True) == {"read": 2, "from_files": True}
+        with pytest.raises(ServiceFailed, match=r"exit status 4\n.*thirteen is unlucky"):
+            edge.read(13, from_files=False)
+    assert cache.is_dir()

@@ -1,0 +1,141 @@
+"""Implants on a scan's own grid: place, size, density, and what is left alone.
+
+Copies of scans: who is implanted, how often, how large, how far apart.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evaluation.lesion_insertion.donors import Donor, cut_donor
+from evaluation.lesion_insertion.hosts import Room, Taken
+from evaluation.lesion_insertion.insert import (
+    APART_MM,
+    MASS_MM,
+    Implant,
+    Ready,
+    implanted,
+    masses,
+    plan_masses,
+    plan_nodules,
+)
+from imaging.preprocess import preprocess
+from imaging.volume import FloatArray, Volume
+from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, host, in_lung, nodule
+
+
+def donor(diameter_mm: float = 10.0) -> Donor:
+    """A ball of soft tissue."""
+    found = cut_donor(*nodule(diameter_mm))
+    assert found is not None
+    return found
+
+
+def dense(volume: Volume, before: Volume) -> tuple[float, FloatArray]:
+    """Volume in mm^3 and centre (x, y, z) of what became dense, partial voxels by their share."""
+    share = (volume.hu.astype(float) - before.hu) / (TISSUE_HU - LUNG_HU)
+    at = np.argwhere(share > 0.02)
+    weight = share[share > 0.02]
+    centre = (at * weight[:, None]).sum(0) / weight.sum()
+    voxel = float(np.prod(volume.geometry.spacing_mm))
+    return float(weight.sum()) * voxel, volume.geometry.to_world(centre)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.8, 0.8)])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: float) -> None:
+    """A ball is found where it was put, as large as it was to be, whatever the grid."""
+    before, point = chest(spacing), in_lung(1, 1.3)
+    after = implanted(before, [Implant(0, donor(), scale, centre_mm=point, lung_hu=LUNG_HU)])
+    size, centre = dense(after, before)
+    assert centre == pytest.approx(np.array(point), abs=0.3)
+    assert size == pytest.approx(np.pi / 6 * (10 * scale) ** 3, rel=0.2)
+
+
+def test_no_seam_where_lungs_differ() -> None:
+    """Lung of -900 HU becomes the host's -850; nothing around the nodule is darker."""
+    before = chest((1.0, 1.0, 1.0))
+    after = implanted(before, [Implant(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
+    changed = after.hu != before.hu
+    assert changed.any()
+    assert after.hu[changed].min() >= LUNG_HU - 8
+
+
+def test_a_wall_is_never_made_less_dense() -> None:
+    """A mass at the wall leaves the wall as it is, and the original untouched."""
+    before = chest((1.0, 1.0, 1.0))
+    copy = before.hu.copy()
+    after = implanted(
+        before, [Implant(0, donor(), 3.0, centre_mm=in_lung(0, -36.0), lung_hu=LUNG_HU)]
+    )
+    assert (after.hu[copy == TISSUE_HU] >= TISSUE_HU - 1).all()
+    assert (before.hu == copy).all()
+
+
+def test_vessels_end_in_a_solid_nodule() -> None:
+    """A thin vessel of 200 HU is not to be seen inside the nodule, and goes on outside it."""
+    before = chest((1.0, 1.0, 1.0))
+    z, y, x = (round(float(v)) for v in before.geometry.to_index(in_lung(0)))
+    before.hu[z, y, x - 15 : x + 15] = 200
+    after = implanted(before, [Implant(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
+    assert after.hu[z, y, x] == pytest.approx(TISSUE_HU, abs=6)
+    assert after.hu[z, y, x + 12] == 200
+
+
+def test_an_implant_beside_the_scan_changes_nothing() -> None:
+    """A place that the scan does not show has no voxels."""
+    before = chest()
+    after = implanted(before, [Implant(0, donor(), centre_mm=(5000.0, 0.0, 0.0), lung_hu=LUNG_HU)])
+    assert (after.hu == before.hu).all()
+
+
+@pytest.fixture(scope="module")
+def ready() -> Ready:
+    """The plain chest, with a place taken in its right lung."""
+    chest = host()
+    return Ready(chest, Room.of(preprocess(chest.volume)), (Taken(in_lung(0), 10.0),))
+
+
+def donors(*diameters_mm: float) -> list[Donor]:
+    """Balls of these diameters."""
+    found = [cut_donor(*nodule(d, f"test/{i}")) for i, d in enumerate(diameters_mm)]
+    return [donor for donor in found if donor is not None]
+
+
+def test_every_nodule_is_implanted_once(ready: Ready) -> None:
+    """Seven nodules make three copies of three at most, each apart from the others."""
+    copies, left = plan_nodules([ready], donors(*[6.0] * 7), 3, np.random.default_rng(0))
+    assert not left
+    assert [len(copy.implants) for copy in copies] == [3, 3, 1]
+    assert sorted(one.donor_id for copy in copies for one in copy.implants) == list(range(7))
+    for copy in copies:
+        places = [np.array(one.centre_mm) for one in copy.implants]
+        for number, place in enumerate(places):
+            assert np.linalg.norm(place - in_lung(0)) > 13
+            others = places[:number] + places[number + 1 :]
+            assert all(np.linalg.norm(place - other) > APART_MM + 6 for other in others)
+
+
+def test_masses_are_scaled_up_and_never_down() -> None:
+    """Nodules of 15 mm and more become 30 to 60 mm; small ones and shrinking are left out."""
+    found = masses(donors(10.0, 20.0))
+    assert [one.donor_id for one in found] == [1] * len(MASS_MM)
+    assert [one.diameter_mm for one in found] == pytest.approx(list(MASS_MM))
+
+
+def test_a_mass_without_room_is_left(ready: Ready) -> None:
+    """What fits into no lung is named, not forgotten; a copy holds one mass."""
+    copies, left = plan_masses([ready], donors(20.0), np.random.default_rng(0))
+    assert len(copies) + len(left) == len(MASS_MM)
+    assert copies
+    assert all(len(copy.implants) == 1 and copy.masses for copy in copies)
+
+
+def test_the_same_seed_gives_the_same_copies(ready: Ready) -> None:
+    """Places follow from the seed alone."""
+    plans = [
+        plan_nodules([ready], donors(6.0, 8.0), 2, np.random.default_rng(5))[0] for _ in range(2)
+    ]
+    places = [[one.centre_mm for copy in plan for one in copy.implants] for plan in plans]
+    assert places[0] == places[1]

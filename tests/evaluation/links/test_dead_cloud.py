@@ -1,0 +1,95 @@
+"""What a dead cloud costs, with an edge whose every time is written down here."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+from evaluation.links.dead_cloud import (
+    MUTE,
+    REFUSED,
+    SETTLE_S,
+    WAYS,
+    _table,
+    as_dict,
+    dead_clouds,
+    measure,
+)
+from evaluation.links.link import OFF
+
+
+class Edge:
+    """Takes 1 s, more by its cloud, and 3 s more for the first study if there is one."""
+
+    def __init__(self) -> None:
+        self.opened: list[dict[str, Any]] = []
+        self.files: list[bool] = []
+
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
+        """Notes the settings."""
+        self.opened.append({"replay": replay, **settings})
+        return ""
+
+    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
+        """One study."""
+        self.files.append(from_files)
+        dead = self.opened[-1]["cloud"] != OFF
+        return {
+            "took_s": 1.0 + 0.01 * dead + 3.0 * (dead and number == 0),
+            "stalled_s": 0.1,
+            "stages_s": {"escalate": 0.002 * dead},
+        }
+
+
+def test_a_port_that_refuses_and_one_that_swallows() -> None:
+    """Nobody can connect to the first; the second takes a connection and never says a word."""
+    with dead_clouds() as addresses:
+        assert addresses[OFF] == OFF
+        host, _, port = addresses[REFUSED].rpartition(":")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=60)
+        host, _, port = addresses[MUTE].rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"anyone there?")
+            connection.settimeout(0.05)
+            with pytest.raises(TimeoutError):
+                connection.recv(1)
+
+
+def test_ways_take_turns_and_the_difference_is_that_of_the_same_study() -> None:
+    """The first study of a turn is from files and is told apart; the edge then has time."""
+    edges, slept = {way: Edge() for way in WAYS}, list[float]()
+    results = list(measure(edges, {"deadline_s": 9.0}, 2, 3, slept.append))
+    assert [one["way"] for one in results[:9]] == [*WAYS, *WAYS, *WAYS[::-1]]
+    assert slept == [SETTLE_S] * 2
+    for edge in edges.values():
+        assert edge.files == [True, False, False, False] * 2
+        assert {one["deadline_s"] for one in edge.opened} == {9.0}
+    said = as_dict(results, {"cpu": "x", "cores": 2})
+    off, refused, mute = said["ways"]
+    assert (off["median_ms"], off["more_median_ms"], off["studies"]) == (1000.0, 0.0, 6)
+    assert refused["more_median_ms"] == pytest.approx(10.0)
+    assert refused["more_p95_ms"] == pytest.approx(10.0)
+    assert mute["first_more_median_ms"] == pytest.approx(3010.0)
+    assert mute["escalate_p95_ms"] == pytest.approx(2.0)
+    assert mute["kept"]
+    assert _table(said).row_count == 3
+
+
+def test_a_slow_twentieth_breaks_the_bar_although_the_median_keeps_it() -> None:
+    """One study in ten takes 60 ms more; the most that any takes is told too."""
+    results = [
+        {"round": 0, "way": way, "study": n, "stalled_s": 0.0, "stages_s": {"escalate": 0.0},
+         "took_s": 1.0 + 0.06 * (way == MUTE and n % 10 == 1) + 0.07 * (way == REFUSED and n == 2)}
+        for way in WAYS
+        for n in range(41)
+    ]  # fmt: skip
+    off, refused, mute = as_dict(results, {})["ways"]
+    assert mute["more_median_ms"] == 0.0
+    assert mute["more_p95_ms"] == pytest.approx(60.0)
+    assert not mute["kept"]
+    assert refused["more_most_ms"] == pytest.approx(70.0)
+    assert refused["kept"]
+    assert off["kept"]

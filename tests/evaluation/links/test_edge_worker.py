@@ -1,0 +1,115 @@
+"""The edge's side of the measurement: commands in, the agent's own line, answers out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.pipeline import Line
+from edge.settings import EdgeSettings
+from evaluation.accuracy.data import Lesion
+from evaluation.links.edge_worker import Opens, Studies, answers
+from evaluation.links.studies import Prepared
+from imaging.errors import NoLung
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry, Study, Volume
+from models.runtime.detection import Candidate
+
+BOX = Preprocessed(np.full((48, 64, 64), 30, np.uint8), Geometry())
+HIT, FALSE = (20.0, 20.0, 20.0), (40.0, 40.0, 30.0)
+
+
+def command(**fields: Any) -> str:
+    """One line as it comes on stdin."""
+    return json.dumps(fields)
+
+
+def opener(line: Line, read: list[Path], settings: list[EdgeSettings]) -> Opens:
+    """Opens ``line`` with a first stage that notes what it reads, and no voxels to preprocess."""
+
+    def first(folder: Path) -> Study:
+        read.append(folder)
+        return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
+
+    def second(_volume: Volume, folder: Path) -> Preprocessed:
+        if folder.name == "refused":
+            raise NoLung("there is no lung", folder)
+        return BOX
+
+    @contextmanager
+    def opens(given: EdgeSettings) -> Iterator[Line]:
+        settings.append(given)
+        yield replace(line, read=first, preprocess=second)
+
+    return opens
+
+
+def test_studies_from_memory_are_read_once(
+    tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """Two studies are read when the line opens, and again only when files are asked for."""
+    read: list[Path] = []
+    settings: list[EdgeSettings] = []
+    line = scripted_line([(HIT, 0.95), (FALSE, 0.92)])
+    lesions = (Lesion(HIT, 8.0), Lesion((5.0, 5.0, 5.0), 8.0))
+    studies = Studies([Prepared(tmp_path / name, lesions, ()) for name in ("a", "b")])
+    commands = [
+        command(open={"deadline_s": 9.0, "cloud": "off"}),
+        *(command(read=number, from_files=False) for number in range(3)),
+        command(read=3, from_files=True),
+        command(open={"deadline_s": 8.0}),
+        command(read=0, from_files=False),
+    ]
+    said = list(answers(commands, studies, tmp_path / "out", opener(line, read, settings)))
+    assert [folder.name for folder in read] == ["a", "b", "b"]
+    assert [one.deadline_s for one in settings] == [9.0, 8.0]
+    assert said[0] == {"opened": "scripted 1 (none)"}
+    one = said[1]
+    assert (one["lesions"], one["found"], one["false"]) == (2, 1, 1)
+    assert (one["escalated"], one["answered"], one["refused"]) == (0, 0, "")
+    assert one["took_s"] > 0
+    assert (tmp_path / "out" / "report.json").is_file()
+
+
+def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+    """The network sees a box once, when the line opens, and every study has its candidates."""
+    line, seen = scripted_line([(HIT, 0.95)]), list[Preprocessed]()
+    screener = line.reader.screener
+
+    class Counting:
+        name, version, engine, settings = "counts", "1", "none", screener.settings
+
+        def screen(self, box: Preprocessed) -> Sequence[Candidate]:
+            seen.append(box)
+            return screener.screen(box)
+
+    line = replace(line, reader=replace(line.reader, screener=Counting()))
+    studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
+    reads = (command(read=number, from_files=False) for number in range(3))
+    commands = [command(open={}, replay=True), *reads]
+    _, *said = answers(commands, studies, tmp_path / "out", opener(line, [], []))
+    assert [one["found"] for one in said] == [1, 1, 1]
+    assert len(seen) == 1
+    assert set(said[0]["stages_s"]) >= {"screen", "escalate", "report"}
+
+
+def test_a_refused_study_is_told_and_has_found_nothing(
+    tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """What was not read missed its lesions."""
+    line = scripted_line([(HIT, 0.95)])
+    studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
+    opens = opener(line, [], [])
+    commands = [command(open={}), command(read=0, from_files=False)]
+    next(iter(answers(commands, studies, tmp_path / "out", opens)))
+    studies._prepared[0] = replace(studies.study(0), folder=tmp_path / "refused")
+    *_, said = answers([command(open={}), command(read=0, from_files=True)], studies,
+                       tmp_path / "out", opens)  # fmt: skip
+    assert (said["lesions"], said["found"]) == (1, 0)
+    assert said["refused"].startswith("NoLung")

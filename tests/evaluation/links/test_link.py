@@ -1,0 +1,221 @@
+"""Studies over traces, with an edge and a cloud whose every answer is written down here.
+
+Parts of a run, and edges that read them side by side.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from evaluation.errors import MissingData, ServiceFailed
+from evaluation.links.link import (
+    CAVEAT,
+    OFF,
+    Part,
+    Reaper,
+    Run,
+    as_dict,
+    parts_of,
+    read_all,
+    read_part,
+    row,
+)
+from evaluation.links.link_command import _table, checksums, link_command
+from evaluation.links.trace import Conditions, steady
+from models.runtime.artifacts import find
+from tests.evaluation.written import GIVEN, RESULT, WrittenCloud, WrittenEdge
+
+STEADY = steady(Conditions())
+
+
+def test_figures_of_a_trace_by_hand() -> None:
+    """Late is more than 20 ms after the deadline; what the machine kept back is told apart."""
+    took = [0.1, 0.2, 1.0, 1.02, 1.03, 1.5]
+    stalled = [0.0, 0.0, 0.0, 0.0, 0.005, 0.5]
+    results = [{**RESULT, "took_s": s, "stalled_s": q} for s, q in zip(took, stalled, strict=True)]
+    found = row("t", [*results[:-1], {**results[-1], "bytes": 77, "death": True}], 1.0)
+    assert (found["trace"], found["studies"], found["late"]) == ("t", 6, 2)
+    assert found["late_unstalled"] == 1
+    assert found["p50_ms"] == pytest.approx(1010.0)
+    assert found["sensitivity"] == 0.5
+    assert (found["escalated"], found["answered"], found["complete"]) == (18, 12, 6)
+    assert (found["bytes"], found["deaths"], found["refused"]) == (77, 1, 0)
+    assert row("t", [{**RESULT, "lesions": 0}], 1.0)["sensitivity"] is None
+
+
+def test_the_edge_speaks_through_the_proxy() -> None:
+    """It is given the proxy's address, not the cloud's; every second study starts from files."""
+    edge, run = WrittenEdge(), Run(9, {"deadline_s": 2.0}, 2.0, files_every=2, replay=True)
+    found = list(read_part(run, STEADY, edge, Reaper(WrittenCloud()), range(3, 7)))
+    (settings,) = edge.opened
+    assert (settings["deadline_s"], settings["replay"]) == (2.0, True)
+    assert settings["cloud"].startswith("127.0.0.1:")
+    assert settings["cloud"] != "127.0.0.1:9"
+    assert edge.files == [False, True, False, True]
+    assert [(one["trace"], one["number"]) for one in found] == [("steady", n) for n in range(3, 7)]
+    assert {one["bytes"] for one in found} == {0}
+
+
+def test_without_a_cloud_none_is_asked() -> None:
+    """The trace ``off`` is the edge alone."""
+    edge = WrittenEdge()
+    found = list(read_part(Run(3, {}, 2.0), None, edge, Reaper(WrittenCloud()), range(3)))
+    assert edge.opened == [{"replay": False, "cloud": "off"}]
+    assert [one["trace"] for one in found] == [OFF] * 3
+
+
+def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a share of 1 it dies in every study that lasts until then and finds it serving."""
+    monkeypatch.setattr("evaluation.links.link.DEATH_S", 0.0)
+    cloud = WrittenCloud(back_after=2)
+    reaper, run = Reaper(cloud), Run(4, {}, 2.0, kill_share=1.0)
+    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.1), reaper, range(4)))
+    assert [one["death"] for one in found] == [True, False, True, False]
+    assert cloud.deaths == cloud.starts == reaper.deaths == 2
+
+
+def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
+    """No study is read as if the link had taken it."""
+
+    class Gone(WrittenCloud):
+        @property
+        def serves(self) -> bool:
+            raise ServiceFailed("the cloud ended with 1")
+
+    run = Run(2, {}, 2.0, kill_share=1.0)
+    with pytest.raises(ServiceFailed, match="ended with 1"):
+        list(read_part(run, STEADY, WrittenEdge(), Reaper(Gone()), range(2)))
+
+
+def test_a_study_that_is_over_is_not_struck_any_more() -> None:
+    """The death that was meant for it does not happen."""
+    cloud = WrittenCloud()
+    run = Run(5, {}, 2.0, kill_share=1.0, seed=4)
+    found = list(read_part(run, STEADY, WrittenEdge(), Reaper(cloud), range(5)))
+    assert cloud.deaths == sum(one["death"] for one in found) <= 1
+
+
+def test_the_whole_says_what_it_was_made_of() -> None:
+    """Sums over traces, how many started from files, and that phantoms are synthetic."""
+    run = Run(5, {}, 1.0, 0.3, files_every=2)
+    results = [
+        {**RESULT, "trace": name, "number": n, "took_s": 1.1 + n * (name == "b"), "bytes": 10}
+        for name in "ab"
+        for n in range(5)
+    ]
+    said = as_dict(run, results, {"cpu": "x", "cores": 2})
+    assert (said["studies"], said["late"], said["late_unstalled"]) == (10, 10, 10)
+    assert (said["from_files"], said["from_memory"]) == (6, 4)
+    assert (said["deadline_s"], said["reserve_s"]) == (1.0, 0.3)
+    assert said["p50_ms"] == pytest.approx(1100.0)
+    assert said["p95_ms"] == pytest.approx(4650.0)
+    assert said["p99_ms"] > said["p95_ms"]
+    assert (said["sensitivity"], said["escalated"], said["bytes"]) == (0.5, 30, 100)
+    assert said["broken_off"] == 10
+    assert said["caveat"] == CAVEAT
+    assert [one["trace"] for one in said["traces"]] == ["a", "b"]
+    assert _table(said).row_count == 2
+
+
+def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
+    """Its first line holds a checksum of each artifact that read."""
+    app, path = typer.Typer(), tmp_path / "j.jsonl"
+    app.command()(link_command)
+    path.write_text("{}\n")
+    ended = CliRunner().invoke(app, ["--trace", "off", "--journal", str(path)])
+    assert isinstance(ended.exception, MissingData)
+    for name, checksum in checksums("screening-int8", "hybrid-int8").items():
+        assert f"'{name}': '{checksum}'" in str(ended.exception)
+
+
+def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds fitted anew are another run, as are weights."""
+    one = find("screening-int8")
+    seen = []
+    for now in (one, replace(one, sha256="0"), replace(one, settings={"merge": [1]})):
+        monkeypatch.setattr("evaluation.links.link_command.find", lambda _, now=now: now)
+        seen.append(checksums(one.name)[one.name])
+    assert len(set(seen)) == 3
+
+
+def test_a_trace_that_is_nowhere_starts_nothing() -> None:
+    """It is told before any process is started."""
+    app = typer.Typer()
+    app.command()(link_command)
+    ended = CliRunner().invoke(app, ["--trace", "off", "--trace", "carrier-pigeon"])
+    assert isinstance(ended.exception, MissingData)
+    assert "satellite" in str(ended.exception)
+
+
+A, B = steady(Conditions(), "a"), steady(Conditions(), "b")
+
+
+class Edge:
+    """Notes what it reads, under the address that it has been opened with."""
+
+    def __init__(self, both: threading.Barrier | None = None, fails: bool = False) -> None:
+        self.read_here: list[tuple[str, int]] = []
+        self._both, self._fails, self._cloud = both, fails, ""
+
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
+        """Notes where the cloud is."""
+        self._cloud = settings["cloud"]
+        return f"replay {replay}"
+
+    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:  # noqa: ARG002 - the shape of the real one
+        """A study; the first waits for the other edge's."""
+        if self._both is not None and not self.read_here:
+            self._both.wait(60)
+        if self._fails:
+            raise OSError("it died")
+        self.read_here.append((self._cloud, number))
+        return {key: RESULT[key] for key in RESULT if key not in GIVEN}
+
+
+def test_each_study_is_in_exactly_one_part() -> None:
+    """And what was read before in none; neighbours are of different traces."""
+    parts = parts_of([A, None, B], 5, 2, {("a", 0), (OFF, 3), ("b", 1), ("b", 3)})
+    assert parts == [
+        Part(A, (2, 4)),
+        Part(None, (0, 2, 4)),
+        Part(B, (0, 2, 4)),
+        Part(A, (1, 3)),
+        Part(None, (1,)),
+    ]
+    assert parts_of([A], 1, 3, {("a", 0)}) == []
+
+
+def test_edges_read_at_the_same_time() -> None:
+    """Every study is told once, and each edge has its own proxy to the cloud."""
+    told: list[tuple[str, int]] = []
+    edges = [Edge(both := threading.Barrier(2)), Edge(both)]
+    parts = parts_of([A, B], 6, 2, set())
+    read_all(
+        Run(6),
+        parts,
+        edges,
+        Reaper(WrittenCloud()),
+        lambda r: told.append((r["trace"], r["number"])),
+    )
+    assert sorted(told) == [(name, n) for name in "ab" for n in range(6)]
+    assert all(edge.read_here for edge in edges)
+    seen = [{address for address, _ in edge.read_here} for edge in edges]
+    assert not seen[0] & seen[1]
+
+
+def test_an_edge_that_fails_ends_the_run() -> None:
+    """The error is raised, though the other edge reads on."""
+    both = threading.Barrier(2)
+    with pytest.raises(OSError, match="it died"):
+        read_all(
+            Run(4), parts_of([A], 4, 2, set()), [Edge(both), Edge(both, fails=True)],
+            Reaper(WrittenCloud()),
+            lambda _: None,
+        )  # fmt: skip

@@ -1,0 +1,331 @@
+"""The fault proxy before an echo server; its time is the test's own where it matters.
+
+Bandwidth and delay of one direction, in seconds that the test makes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from evaluation.links.proxy import BURST_BYTES, Flight, Proxy, TokenBucket, proxied
+from evaluation.links.trace import Conditions, State, Trace, steady
+
+LIMIT_S = 60.0
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass
+class Hand:
+    """Time that passes where somebody sleeps, at once."""
+
+    now_s: float = 0.0
+    sleeps: list[float] = field(default_factory=list)
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now_s
+
+    async def sleep(self, seconds: float) -> None:
+        """Lets ``seconds`` pass."""
+        self.now_s += seconds
+        self.sleeps.append(seconds)
+        await asyncio.sleep(0)
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while content := await reader.read(4096):
+            writer.write(content)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+@dataclass
+class Bench:
+    """A proxy with an echo server behind it, and its hand on the state."""
+
+    proxy: Proxy
+    hand: Hand
+    stack: AsyncExitStack
+
+    async def connect(self) -> Streams:
+        """A connection through the proxy."""
+        host, _, port = self.proxy.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        self.stack.callback(writer.close)
+        return reader, writer
+
+    async def until(self, state: State) -> None:
+        """Goes on to the next second of the trace, and waits until the proxy has seen it."""
+        self.hand.now_s = float(int(self.hand.now_s) + 1)
+        while self.proxy._state is not state:
+            await asyncio.sleep(0.002)
+
+
+def bench(trace: Trace, test: Callable[[Bench], Awaitable[None]], *, seed: int = 0) -> None:
+    """Runs ``test`` with a proxy of ``trace`` before an echo server."""
+
+    async def run() -> None:
+        async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
+            server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+            stack.push_async_callback(server.wait_closed)
+            stack.callback(server.close)
+            upstream = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            hand = Hand()
+            proxy = Proxy(upstream, trace, seed=seed, clock=hand, sleep=hand.sleep)
+            await stack.enter_async_context(proxy)
+            await test(Bench(proxy, hand, stack))
+
+    asyncio.run(run())
+
+
+def states(*names: State) -> Trace:
+    """A trace with one state after the other, a second each."""
+    conditions = tuple(Conditions(state=state) for state in names)
+    return Trace("states", tuple(float(i) for i in range(len(names))), conditions)
+
+
+async def talk(streams: Streams, content: bytes) -> bytes:
+    """What comes back of ``content``, all of it."""
+    reader, writer = streams
+    writer.write(content)
+    await writer.drain()
+    return await reader.readexactly(len(content))
+
+
+async def is_silent(reader: asyncio.StreamReader) -> bool:
+    """Whether nothing comes, not even an end, while the loop turns for a moment."""
+    try:
+        await asyncio.wait_for(reader.read(1), 0.1)
+    except TimeoutError:
+        return True
+    return False
+
+
+async def is_reset(reader: asyncio.StreamReader) -> bool:
+    """Whether the connection ends with a reset."""
+    try:
+        return await reader.read() == b"never"
+    except ConnectionResetError:
+        return True
+
+
+def test_bytes_come_whole_and_in_order() -> None:
+    """A megabyte on each of three connections, with jitter; then the end of the stream."""
+
+    async def test(it: Bench) -> None:
+        contents = [random.Random(i).randbytes(1 << 20) for i in range(3)]
+
+        async def one(content: bytes) -> bool:
+            reader, writer = await it.connect()
+            writer.write(content)
+            writer.write_eof()
+            return await reader.read() == content
+
+        assert all(await asyncio.gather(*(one(content) for content in contents)))
+        assert it.proxy.carried.up_bytes == it.proxy.carried.down_bytes == 3 << 20
+        assert it.proxy.carried.connections == 3
+
+    bench(steady(Conditions(latency_ms=20, jitter_ms=30)), test)
+
+
+def test_latency_takes_a_round_trip() -> None:
+    """Connecting and one exchange are two round trips of 600 ms; jitter adds at most its bounds."""
+
+    async def test(it: Bench) -> None:
+        streams = await it.connect()
+        assert await talk(streams, b"ping") == b"ping"
+        assert 1.2 <= it.hand.now_s <= 1.2 + 2 * 0.02 + 1e-6
+
+    bench(steady(Conditions(latency_ms=600, jitter_ms=20)), test)
+
+
+@pytest.mark.parametrize(("up", "down", "least_s"), [(800, 0, 1.8), (0, 1600, 0.9)])
+def test_bandwidth_is_apart_for_each_way(up: float, down: float, least_s: float) -> None:
+    """200 kB take 2 s at 800 kbit/s up, 1 s at 1600 kbit/s down, less the first burst."""
+
+    async def test(it: Bench) -> None:
+        await talk(await it.connect(), bytes(200_000))
+        assert least_s <= it.hand.now_s <= 2 * least_s
+
+    bench(steady(Conditions(up_kbit=up, down_kbit=down)), test)
+
+
+def test_bandwidth_is_shared_by_all_connections() -> None:
+    """Two connections with 100 kB each take as long as one with 200 kB."""
+
+    async def test(it: Bench) -> None:
+        pair = [await it.connect(), await it.connect()]
+        await asyncio.gather(*(talk(streams, bytes(100_000)) for streams in pair))
+        assert it.hand.now_s >= 1.8
+
+    bench(steady(Conditions(up_kbit=800)), test)
+
+
+def test_a_stall_holds_bytes_back_and_loses_none() -> None:
+    """Nothing comes while it lasts, all of it after."""
+
+    async def test(it: Bench) -> None:
+        streams = await it.connect()
+        assert await talk(streams, b"before") == b"before"
+        await it.until(State.STALL)
+        streams[1].write(b"during")
+        assert await is_silent(streams[0])
+        await it.until(State.UP)
+        assert await streams[0].readexactly(6) == b"during"
+
+    bench(states(State.UP, State.STALL, State.UP), test)
+
+
+def test_a_reset_ends_connections_old_and_new() -> None:
+    """Who is connected is reset, who connects is too, and afterwards all is well."""
+
+    async def test(it: Bench) -> None:
+        streams = await it.connect()
+        assert await talk(streams, b"before") == b"before"
+        await it.until(State.RESET)
+        assert await is_reset(streams[0])
+        with suppress(ConnectionResetError):  # it may come before the connection is made
+            assert await is_reset((await it.connect())[0])
+        await it.until(State.UP)
+        assert await talk(await it.connect(), b"after") == b"after"
+
+    bench(states(State.UP, State.RESET, State.UP), test)
+
+
+def test_half_open_carries_up_and_nothing_back() -> None:
+    """The echo server is reached; its answer is not, and the connection is reset in the end."""
+
+    async def test(it: Bench) -> None:
+        streams = await it.connect()
+        assert await talk(streams, b"before") == b"before"
+        await it.until(State.HALF_OPEN)
+        streams[1].write(b"during")
+        assert await is_silent(streams[0])
+        assert it.proxy.carried.up_bytes == 12
+        assert it.proxy.carried.down_bytes == 6
+        await it.until(State.UP)
+        assert await is_reset(streams[0])
+
+    bench(states(State.UP, State.HALF_OPEN, State.UP), test)
+
+
+def test_a_black_hole_swallows_both_ways() -> None:
+    """Old and new connections stand and say nothing; when it is over they are reset."""
+
+    async def test(it: Bench) -> None:
+        old = await it.connect()
+        assert await talk(old, b"before") == b"before"
+        await it.until(State.BLACK_HOLE)
+        new = await it.connect()
+        for _, writer in (old, new):
+            writer.write(b"during")
+        assert await is_silent(old[0])
+        assert await is_silent(new[0])
+        assert it.proxy.carried.up_bytes == 6
+        await it.until(State.UP)
+        assert await is_reset(old[0])
+        assert await is_reset(new[0])
+
+    bench(states(State.UP, State.BLACK_HOLE, State.UP), test)
+
+
+def test_a_cloud_that_does_not_listen_is_a_reset() -> None:
+    """The edge learns at once that there is nobody."""
+
+    async def run() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # bound but not listening
+            upstream = f"127.0.0.1:{taken.getsockname()[1]}"
+            async with asyncio.timeout(LIMIT_S), Proxy(upstream, steady(Conditions())) as proxy:
+                host, _, port = proxy.address.rpartition(":")
+                reader, writer = await asyncio.open_connection(host, int(port))
+                assert await is_reset(reader)
+                writer.close()
+
+    asyncio.run(run())
+
+
+def test_the_loop_is_never_blocked() -> None:
+    """While a connection stalls for ever, another loop turn comes thousands of times."""
+
+    async def test(it: Bench) -> None:
+        streams = await it.connect()
+        streams[1].write(bytes(1 << 20))
+        turns = 0
+        while turns < 5000:
+            await asyncio.sleep(0)
+            turns += 1
+        assert it.proxy.carried.down_bytes == 0
+
+    bench(steady(Conditions(state=State.STALL)), test)
+
+
+def test_a_proxy_in_a_thread() -> None:
+    """A blocking program speaks through it, and reads what was carried."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        upstream = f"127.0.0.1:{server.getsockname()[1]}"
+        with proxied(upstream, steady(Conditions(latency_ms=1))) as link:
+            host, _, port = link.address.rpartition(":")
+            with socket.create_connection((host, int(port)), LIMIT_S) as edge:
+                cloud, _ = server.accept()
+                with cloud:
+                    edge.sendall(b"over")
+                    assert cloud.recv(4) == b"over"
+                    cloud.sendall(b"read")
+                    assert edge.recv(4) == b"read"
+            assert link.carried.connections == 1
+            link.rewind()
+
+
+def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
+    """At 800 kbit/s, 100,000 bytes a second; what waits is made up by whoever comes next."""
+    bucket = TokenBucket()
+    assert bucket.wait_s(BURST_BYTES, 800, 0.0) == 0.0
+    assert bucket.wait_s(50_000, 800, 0.0) == pytest.approx(0.5)
+    assert bucket.wait_s(50_000, 800, 0.25) == pytest.approx(0.75)
+
+
+def test_a_pause_fills_the_bucket_and_no_more() -> None:
+    """After an hour the burst is there again, not an hour's bytes."""
+    bucket = TokenBucket()
+    bucket.wait_s(BURST_BYTES, 800, 0.0)
+    assert bucket.wait_s(BURST_BYTES + 10_000, 800, 3600.0) == pytest.approx(0.1)
+
+
+def test_the_rate_may_change() -> None:
+    """What is owed is paid at the new rate; 0 is no limit."""
+    bucket = TokenBucket()
+    bucket.wait_s(BURST_BYTES, 800, 0.0)
+    assert bucket.wait_s(1000, 8, 0.0) == pytest.approx(1.0)
+    assert bucket.wait_s(10**9, 0, 0.0) == 0.0
+
+
+def test_latency_is_a_round_trip() -> None:
+    """Each way takes half of it."""
+    assert Flight(random.Random(0)).due_s(10.0, 600.0, 0.0) == pytest.approx(10.3)
+
+
+def test_jitter_delays_and_nothing_overtakes() -> None:
+    """Within the jitter's bounds, in order, and the same for the same seed."""
+    ways = [Flight(random.Random(3)), Flight(random.Random(3))]
+    left = [i * 0.001 for i in range(200)]
+    one, two = ([way.due_s(at, 20.0, 30.0) for at in left] for way in ways)
+    assert one == two
+    assert one == sorted(one)
+    took = [due - at for at, due in zip(left, one, strict=True)]
+    assert min(took) >= 0.010 - 1e-9
+    assert max(took) <= 0.040 + 1e-9
+    assert len({round(way, 6) for way in took}) > 10

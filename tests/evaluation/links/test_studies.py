@@ -1,0 +1,61 @@
+"""Studies that are prepared once."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from evaluation.accuracy.reports import split_truth
+from evaluation.links import studies
+from evaluation.links.studies import prepare, prepared_specs
+from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
+from imaging.read import read_study
+
+SPEC = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=2, diameter_mm=(8.0, 20.0))
+
+
+def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time its files and truth are there; the truth of another spec is not believed."""
+    phantom, made = make_phantom(SPEC), list[PhantomSpec]()
+
+    def counted(spec: PhantomSpec, _progress: object) -> Phantom:
+        made.append(spec)
+        return phantom
+
+    monkeypatch.setattr(studies, "make_phantom", counted)
+    (first,) = prepare([SPEC], tmp_path)
+    assert (first.lesions, first.ignored) == split_truth(phantom.nodules)
+    assert read_study(first.folder).volume.hu.ndim == 3
+    assert prepare([SPEC], tmp_path) == [first]
+    assert made == [SPEC]
+    other = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=1)
+    prepare([other], tmp_path)
+    assert made == [SPEC, other]
+
+
+def test_two_that_ask_at_once_share_what_one_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits, and finds what the first has written."""
+    phantom, made = make_phantom(SPEC), list[PhantomSpec]()
+
+    def counted(spec: PhantomSpec, _progress: object) -> Phantom:
+        made.append(spec)
+        time.sleep(0.2)
+        return phantom
+
+    monkeypatch.setattr(studies, "make_phantom", counted)
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(lambda _: prepare([SPEC], tmp_path), range(2))
+    assert one == other
+    assert made == [SPEC]
+
+
+def test_specs_are_whole_chests_of_rising_seeds() -> None:
+    """Each with five nodules."""
+    specs = prepared_specs(3, 7)
+    assert [spec.seed for spec in specs] == [7, 8, 9]
+    assert {spec.nodule_count for spec in specs} == {5}

@@ -1,0 +1,91 @@
+"""The load test: real services, and what is made of what became of the ROIs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from evaluation.__main__ import app
+from evaluation.load.generator import LATE, Arrival, Edges, Offered, Traffic
+from evaluation.load.load import MODES, Plan, Run, as_dict, services
+
+PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", "10")
+
+
+def run_of(mode: str, load: float, at_s: list[float], lost: dict[str, int]) -> Run:
+    """A run whose answers came at these times, each after a tenth of a second."""
+    offered = Offered(took_s=[0.1] * len(at_s), at_s=at_s, lost=Counter(lost), span_s=3.0)
+    return Run(mode, load, offered, compute_s=4.0, wasted_s=1.0)
+
+
+def test_rounds_are_pooled_and_set_against_the_first_capacity() -> None:
+    """Three of four answers within two seconds at a capacity of 2 a second are 75 %."""
+    plan = Plan(loads=(2.0,), rounds=2, span_s=2.0, seed=7)
+    capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
+    lost = {"DeadlineUnmeetable": 2, LATE: 1, "DeadlinePassed": 1}
+    runs = [
+        run_of("deadline", 2.0, [0.5, 1.0, 2.0, 2.5], lost),
+        run_of("deadline", 2.0, [0.5, 1.0, 1.5, 2.5], lost),
+        run_of("one at a time", 2.0, [], {}),
+    ]
+    result = as_dict(plan, capacity, runs)
+    assert result["seed"] == 7
+    assert result["throughput_of_one_at_a_time"] == {"deadline": 1.5, "one at a time": 1.0}
+    first, second = result["runs"]
+    assert (first["offered"], first["in_time"], first["rejected"], first["late"]) == (16, 8, 4, 4)
+    assert first["goodput_of_capacity"] == pytest.approx(0.75)
+    assert first["goodput_of_capacity_by_round"] == pytest.approx([0.75, 0.75])
+    assert first["p99_ms"] == pytest.approx(100.0)
+    assert first["wasted_share"] == pytest.approx(0.25)
+    assert (second["offered"], second["p50_ms"], second["goodput_per_s"]) == (0, None, 0.0)
+    json.dumps(result, allow_nan=False)
+
+
+def test_latency_is_set_against_one_at_a_time_round_by_round() -> None:
+    """Of answers in a tenth of a second beside ones in a fifth it is half; above capacity none."""
+    plan = Plan(loads=(0.5, 2.0), rounds=2, span_s=2.0)
+    capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
+    runs = [run_of(mode, load, [0.5], {}) for load in plan.loads for mode in capacity for _ in "ab"]
+    for run in runs:
+        if run.mode == "one at a time":
+            run.offered.took_s = [0.2]
+    (found,) = as_dict(plan, capacity, runs)["latency_of_one_at_a_time"]
+    assert found == {"load": 0.5, "p50": pytest.approx(0.5), "p95": pytest.approx(0.5)}
+
+
+def test_real_services_are_offered_studies_over_grpc(tmp_path: Path) -> None:
+    """Each mode serves; what has time is answered, and what has none is refused or late."""
+    arrivals = [Arrival(0.01 * i, i, 2, 20.0) for i in range(3)] + [Arrival(0.05, 0, 3, 0.02)]
+
+    async def offered(address: str) -> Offered:
+        async with Edges(address, (48, 48, 48), 2) as edges:
+            return await edges.offer(arrivals)
+
+    with services(tmp_path, program=PROGRAM) as started:
+        assert [service.mode for service in started] == list(MODES)
+        found = [asyncio.run(offered(service.address)) for service in started]
+    for one in found:
+        assert (one.rois, len(one.took_s), sum(one.lost.values())) == (9, 6, 3)
+        assert all(took_s <= 20.0 for took_s in one.took_s)
+        assert len(one.lag_s) == 4
+    assert set(found[0].lost) - {LATE} <= {"DeadlineUnmeetable", "broken off"}
+
+
+@pytest.mark.parametrize(
+    "options", [["--loads", "much"], ["--budgets", "1,-1"], ["--synthetic", "inf,1"]]
+)
+def test_what_is_no_number_is_told(options: list[str]) -> None:
+    """Before any service is started."""
+    result = CliRunner().invoke(app, ["load", *options])
+    assert result.exit_code == 2
+    assert options[0] in result.output
+
+
+def test_traffic_knows_its_mean() -> None:
+    """Of one to four ROIs it is two and a half."""
+    assert Traffic().mean_rois == 2.5

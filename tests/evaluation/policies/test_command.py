@@ -1,0 +1,55 @@
+"""The command on cases that are there already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from evaluation.policies import command
+from evaluation.policies.cases import Cases, save
+from tests.evaluation.made_cases import made_cases
+
+
+@pytest.fixture
+def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Of a run whose cases lie in the cache, so that no model is opened."""
+    truth = tmp_path / "scans.csv"
+    truth.write_text("scan,role\n")
+
+    def unread(*_: object) -> Cases:
+        raise AssertionError("what lies in the cache is not read again")
+
+    monkeypatch.setattr(command, "read_cases", unread)
+    monkeypatch.setattr(command, "key_of", lambda **_: "key")
+    save(made_cases(patients=4), tmp_path / "cases-key.json")
+    return ["--data", str(tmp_path), "--scans", str(tmp_path), "--cache", str(tmp_path),
+            "--trace", "fibre", "--rounds", "1"]  # fmt: skip
+
+
+def invoke(arguments: list[str]) -> str:
+    """What the command prints."""
+    app = typer.Typer()
+    app.command()(command.policies_command)
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_it_prints_json_and_writes_plots(arguments: list[str], tmp_path: Path) -> None:
+    """Both from one run."""
+    more = ["--json", "--plots", str(tmp_path / "plots")]
+    said = json.loads(invoke([*arguments, *more]))
+    assert [one["trace"] for one in said["traces"]] == ["fibre"]
+    assert said["studies"] == 4
+    assert len(list((tmp_path / "plots").glob("*.png"))) == 4
+
+
+def test_it_shows_tables_by_default(arguments: list[str]) -> None:
+    """A line for each policy, and what ours asks of each opponent."""
+    shown = invoke(arguments)
+    assert "oracle" in shown
+    assert "ours, verdicts alone, as a part of others over fibre: (a) fixed threshold: " in shown

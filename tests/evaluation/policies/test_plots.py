@@ -1,0 +1,53 @@
+"""The panels of a Pareto chart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from evaluation.policies.plots import FOUND, MARKERS, ROIS, draw, draw_panel, panels_of
+from models.charts import new_figure, save_png
+from tests.evaluation.policies.test_compare import row
+
+AT = {"p95_ms": 1000.0}
+
+
+def at(policy: str, rois: float, found: float = 0.9) -> dict[str, object]:
+    """A row of which only its place matters."""
+    return {"kind": policy, **row(policy, found, 1.0, rois, 0.0), **AT}
+
+
+def test_no_marker_hides_another(tmp_path: Path) -> None:
+    """All kinds at one place: something of each colour is to be seen."""
+    rows = [at(kind, 1.0) for kind in MARKERS] + [at("edge only", 9.0, 0.8)]
+    figure = new_figure(4.2, 3.4)
+    draw_panel(figure.subplots(), rows, ROIS, FOUND)
+    save_png(figure, tmp_path / "panel.png")
+    picture = cv2.imread(str(tmp_path / "panel.png"))
+    assert picture is not None
+    pixels = picture[..., ::-1].astype(int)
+    for kind, (colour, *_) in MARKERS.items():
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert np.abs(pixels - rgb).max(-1).min() < 10, kind  # edges are blended
+
+
+def test_where_nothing_differs_the_chart_is_empty() -> None:
+    """Links over which all policies are alike leave a title and no panel."""
+    dead = [at("ours", 0.0), at("oracle", 0.0)]
+    figure = draw({"traces": [{"trace": "dead", "policies": dead}]}, "rois")
+    assert not any(axes.axison for axes in figure.axes)
+
+
+def test_links_alike_share_a_panel_and_where_nothing_differs_there_is_none() -> None:
+    """Named by all of them."""
+    rows = [at("ours", 1.0), at("oracle", 9.0, 0.95)]
+    near = [at("ours", 1.01), at("oracle", 9.0, 0.95)]
+    far = [at("ours", 4.0), at("oracle", 9.0, 0.95)]
+    dead = [at("ours", 0.0), at("oracle", 0.0, 0.95)]
+    traces = {"fibre": rows, "dsl": far, "lte": near, "dead": dead}
+    drawn = panels_of(
+        [{"trace": name, "policies": found} for name, found in traces.items()], ROIS, FOUND
+    )
+    assert [title for title, _ in drawn] == ["fibre, lte", "dsl"]

@@ -1,0 +1,128 @@
+"""The exact search for fixed thresholds.
+
+What is chosen, and by which rule.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from evaluation.errors import EvaluationError
+from evaluation.policies.routing import band, cloud_only, edge_only
+from evaluation.policies.search import NO_TOP, Choice, Reached, best, filters, reach, search
+from evaluation.policies.studies import Study, studies_of
+from tests.evaluation.made_cases import THRESHOLDS, WEIGHTS, made_cases, sighting
+from tests.evaluation.policies.test_routing import STUDY
+
+FINAL = THRESHOLDS.final
+
+
+STUDIES = studies_of(made_cases(patients=6, alarms=8), "val", rounds=1, seed=0)
+
+
+def test_every_two_ends_are_counted_as_the_policies_themselves_would() -> None:
+    """The shortcut over ranks says of each pair what going through the studies says."""
+    searched = search([*STUDIES, STUDY], FINAL)
+    for i, low in enumerate(searched.ends):
+        for j, high in enumerate(searched.ends[i:], i):
+            shortcut = Reached(
+                searched.sensitivity[i, j], searched.false[i, j], searched.asked[i, j]
+            )
+            assert shortcut == reach(band(low, high), [*STUDIES, STUDY], FINAL)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_agent_s_own_ends_are_never_better(seed: int) -> None:
+    """Where it was fitted the chosen pair does what these do, and asks no more; a cut asks none."""
+    rng = random.Random(seed)
+    studies = studies_of(made_cases(patients=8, seed=seed), "val", rounds=1, seed=0)
+    searched = search(studies, FINAL)
+    for _ in range(20):
+        low, high = sorted((rng.random(), rng.random()))
+        own = reach(band(low, high), studies, FINAL)
+        if own.rois_per_scan:
+            chosen = searched.pair(own).reached
+            assert chosen.fulfils(own)
+            assert chosen.rois_per_scan <= own.rois_per_scan
+        single = reach(band(low, NO_TOP), studies, FINAL)
+        assert searched.single(single).reached.rois_per_scan <= single.rois_per_scan
+        assert searched.cut(reach(edge_only(low), studies, FINAL)).reached.rois_per_scan == 0
+
+
+def test_ties_go_to_the_middle_of_the_widest_range() -> None:
+    """A cut from above .55 up to .9 does as well, and the pair that has most room is chosen."""
+    ones = (sighting(0.9, 0.9, "a"), sighting(0.8, 0.1), sighting(0.6, 0.1), sighting(0.55, 0.1))
+    searched = search([Study("one", ones, ("a",), WEIGHTS, 1.0, 0.1)], FINAL)
+    cut = searched.cut(Reached(1.0, 2.0, 1.0))
+    assert cut.settings == {"threshold": pytest.approx(0.725)}
+    pair = searched.pair(Reached(1.0, 1.0, 1.0))
+    assert pair.settings == {"low": pytest.approx(0.7), "high": pytest.approx(0.85)}
+    assert searched.single(Reached(1.0, 0.0, 1.0)).settings == {"threshold": pytest.approx(0.85)}
+
+
+def test_where_none_fulfils_the_nearest_is_chosen() -> None:
+    """What finds most within the false alarms, else of all."""
+    searched = search([STUDY], FINAL)
+    assert searched.cut(Reached(1.0, 0.0, 0.0)).reached == Reached(0.25, 0.0, 0.0)
+    assert searched.single(Reached(1.0, 0.0, 0.0)).reached.sensitivity == 0.75
+    assert searched.pair(Reached(1.0, -1.0, 0.0)).reached.sensitivity == 0.75
+
+
+def test_a_sweep_goes_from_below_all_scores_up_to_its_top() -> None:
+    """At most as many as wanted."""
+    swept = search([STUDY], FINAL).sweep(0.3, 2)
+    assert [one.settings["threshold"] for one in swept] == pytest.approx([0.05, 0.15])
+    assert len(search([STUDY], FINAL).sweep(0.31, 9)) == 3
+
+
+def test_without_a_candidate_nothing_can_be_chosen() -> None:
+    """The message says so."""
+    with pytest.raises(EvaluationError, match="without a candidate"):
+        search([Study("empty", (), (), WEIGHTS, 1.0, 0.1)], FINAL)
+
+
+AIM = Reached(0.9, 2.0, 0.0)
+
+
+def choice(sensitivity: float, false: float, rois: float) -> Choice:
+    """One of which only what it reached matters."""
+    return Choice(cloud_only(), {}, Reached(sensitivity, false, rois))
+
+
+def test_what_a_routing_reaches_is_counted() -> None:
+    """Two of four nodules, of which one was never proposed; one alarm taken away, one left."""
+    reached = reach(band(0.3, 0.95), [STUDY], THRESHOLDS.final)
+    assert reached == Reached(0.5, 0.0, 3.0)
+    assert reach(band(0.05, 0.05), [STUDY], THRESHOLDS.final) == Reached(0.75, 2.0, 0.0)
+
+
+def test_the_one_that_asks_least_of_those_that_do_is_best() -> None:
+    """One that finds less, or raises more alarms, does not count."""
+    able, dear, deaf, loud = (
+        choice(0.9, 2, 6), choice(0.95, 1, 9), choice(0.89, 2, 1), choice(0.99, 2.1, 2)
+    )  # fmt: skip
+    assert best([dear, deaf, loud, able], AIM) is able
+    assert not deaf.as_dict(AIM)["fitted"]["fulfils"]
+
+
+def test_where_none_does_the_nearest_is_best() -> None:
+    """Within the false alarms if one is, else of all."""
+    deaf, loud = choice(0.89, 2, 1), choice(0.99, 2.1, 2)
+    assert best([deaf, loud], AIM) is deaf
+    assert best([loud], AIM) is loud
+
+
+def test_filters_are_tried_wherever_it_makes_a_difference() -> None:
+    """Sedna's thresholds from nothing to everything, each asking more than the one before."""
+    studies = studies_of(made_cases(), "val", rounds=1, seed=0)
+    most = reach(cloud_only(), studies, 0.5).rois_per_scan
+    tried = filters(studies, THRESHOLDS.final, THRESHOLDS.alone)
+    for choices in tried.values():
+        asked = [one.reached.rois_per_scan for one in choices]
+        assert all(a < b for a, b in itertools.pairwise(asked))
+        assert (asked[0], asked[-1]) == (0.0, pytest.approx(most))
+    scores = {score for study in studies for score in study.scores.tolist()}
+    assert len(tried["entropy"]) == len(scores) + 1

@@ -1,0 +1,215 @@
+"""Asking by a deadline, and asking without one.
+
+Whole runs of policies over traces.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from cloud.settings import CloudSettings
+from edge.link.link import Link
+from edge.selection import Size
+from edge.settings import EdgeSettings
+from evaluation.links.trace import Conditions, State, Trace, find_trace, steady
+from evaluation.policies.network import SimulatedCloud, SimulatedLink
+from evaluation.policies.routing import band, cloud_only, edge_only, ours, plan_of, routed
+from evaluation.policies.simulate import ByDeadline, Clock, Patient, Told, World, findings, run
+from evaluation.policies.studies import studies_of
+from tests.evaluation.made_cases import THRESHOLDS, made_cases
+from tests.evaluation.policies.test_routing import STUDY
+
+ROI = 110_592
+
+
+GOOD = Conditions(latency_ms=20, up_kbit=80000)
+
+
+REGIONS = [(7, ROI), (3, ROI)]
+
+
+def wire(trace: Trace) -> SimulatedLink:
+    """The trace with a cloud of 10 ms a region."""
+    return SimulatedLink(trace, SimulatedCloud(((1, 0.01), (8, 0.08)), 8, 0.0), "0")
+
+
+def by_deadline(trace: Trace, belief: Link | None = None, clock: Clock | None = None) -> ByDeadline:
+    """With two attempts."""
+    return ByDeadline(wire(trace), clock or Clock(), 2, random.Random(0), belief)
+
+
+def test_places_are_answered_and_the_link_learns() -> None:
+    """What is believed of it afterwards is what was measured."""
+    clock = Clock()
+    belief = Link(clock=clock)
+    asked = by_deadline(steady(GOOD), belief, clock).ask(REGIONS, 8.0)
+    assert (asked.answered, asked.rois, asked.sent_bytes) == ((7, 3), 2, 2 * ROI)
+    assert clock.now_s == pytest.approx(0.08, abs=0.02)
+    assert belief.estimate().silent_s == 0.0
+    assert belief.estimate().middle.round_trip_s < 0.045
+
+
+def test_what_did_not_come_in_time_is_slow_though_some_did() -> None:
+    """One of two regions before a stall: the belief expects a pair to take longer than that."""
+    good, stall = GOOD, Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
+    clock = Clock()
+    belief = Link(failures=1, clock=clock)
+    asks = by_deadline(Trace("made", (0.0, 0.065, 30.0), (good, stall, good)), belief, clock)
+    assert asks.ask(REGIONS, 8.0).answered == (7,)
+    assert belief.estimate().available
+    assert belief.estimate().completion_s(2, 2 * ROI) > 7.0
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_miss_over_what_is_owed_does_not_open_the_breaker(counts: bool) -> None:
+    """The cloud was heard, and the first region did not come: a study's miss counts."""
+    stall = Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
+    trace, clock = Trace("made", (0.0, 0.045, 30.0), (GOOD, stall, GOOD)), Clock()
+    belief = Link(failures=1, clock=clock)
+    asked = by_deadline(trace, belief, clock).ask(REGIONS, 2.0, counts=counts)
+    assert asked.answered == ()
+    assert belief.estimate().available == (not counts)
+
+
+def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
+    """Though the last of them answered a region before."""
+    slow = Conditions(latency_ms=20, up_kbit=8000)
+    reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
+    trace = Trace("made", (0.0, 0.19, 0.1905, 0.4, 0.4005), (slow, reset, slow, reset, slow))
+    clock = Clock()
+    belief = Link(failures=1, clock=clock)
+    asked = by_deadline(trace, belief, clock).ask([*REGIONS, (5, ROI)], 8.0)
+    assert asked.answered == (7, 3)
+    assert not belief.estimate().available
+
+
+def test_no_region_and_no_time_cost_nothing() -> None:
+    """Nobody is asked."""
+    assert by_deadline(steady(GOOD)).ask([], 8.0).rois == 0
+    assert by_deadline(steady(GOOD)).ask(REGIONS, 0.0).rois == 0
+
+
+def test_silence_opens_the_breaker() -> None:
+    """Three in a row that heard nothing, then nobody is asked; without belief all the time goes."""
+    hole = steady(Conditions(latency_ms=20, state=State.BLACK_HOLE))
+    clock = Clock()
+    belief = Link(clock=clock)
+    asks = by_deadline(hole, belief, clock)
+    spent_s = []
+    for _ in range(4):
+        began_s = clock.now_s
+        assert asks.ask(REGIONS, began_s + 8.0).answered == ()
+        spent_s.append(clock.now_s - began_s)
+    assert spent_s[-1] == 0.0
+    assert max(spent_s) < 8.0
+    blind = Clock()
+    by_deadline(hole, None, blind).ask(REGIONS, 8.0)
+    assert blind.now_s == 8.0
+
+
+def test_a_lost_connection_is_tried_again_with_what_is_open() -> None:
+    """One region came before the reset, the other with the second attempt."""
+    reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
+    slow = Conditions(latency_ms=20, up_kbit=8000)
+    trace = Trace("made", (0.0, 0.19, 0.1905), (slow, reset, slow))
+    asked = by_deadline(trace).ask(REGIONS, 8.0)
+    assert asked.answered == (7, 3)
+    assert asked.sent_bytes > 2 * ROI
+
+
+def test_the_patient_one_gives_up_after_five_attempts() -> None:
+    """Three seconds apart, whatever the deadline; nothing of what came counts by itself."""
+    clock = Clock()
+    patient = Patient(wire(steady(Conditions(state=State.RESET))), clock)
+    assert patient.ask(REGIONS, 1.0).answered == ()
+    assert clock.now_s == pytest.approx(4 * 3.0, abs=0.1)
+
+
+def test_the_patient_one_waits_for_the_whole() -> None:
+    """Far beyond the deadline."""
+    clock = Clock()
+    patient = Patient(wire(steady(Conditions(up_kbit=100))), clock)
+    asked = patient.ask(REGIONS, 8.0)
+    assert (asked.answered, asked.rois) == ((7, 3), 2)
+    assert clock.now_s == pytest.approx(2 * ROI / 12500, rel=0.1)
+    assert patient.ask([], 8.0).rois == 0
+
+
+WORLD = World(made_cases(), EdgeSettings(audit_rate=0.0), CloudSettings(), every_s=20.0, seed=0)
+
+
+STUDIES = studies_of(WORLD.cases, "test", rounds=1, seed=0)
+
+
+OURS = ours(THRESHOLDS, WORLD.edge, "ours")
+
+
+FIXED = routed("fixed", "fixed threshold", band(0.15, 0.85), 64)
+
+
+DEAD = steady(Conditions(state=State.RESET))
+
+
+def found(told: list[Told]) -> list[set[str]]:
+    """Nodules of each answer."""
+    return [one.found for one in told]
+
+
+def test_findings_are_the_agent_s_own_merge() -> None:
+    """With verdicts the merged word counts, without them the edge's alone."""
+    plan = plan_of(band(0.15, 0.85)(STUDY), STUDY, 64)
+    verdicts = {1: Size.FULL, 3: Size.FULL}
+    assert sorted(findings(STUDY, plan, verdicts, WORLD.cases)) == [0, 2, 3]
+    assert sorted(findings(STUDY, plan, {}, WORLD.cases)) == [0, 1, 2]
+
+
+def test_without_a_cloud_all_say_what_the_edge_says() -> None:
+    """And ours says it as fast; the debts stay."""
+    alone = run(WORLD, routed("edge", "edge only", edge_only(0.3), 64), DEAD, STUDIES)
+    own = run(WORLD, OURS, DEAD, STUDIES)
+    assert found(own) == found(alone)
+    slower_s = [a.took_s - b.took_s for a, b in zip(own, alone, strict=True)]
+    assert max(slower_s) < 0.05
+    assert sum(one.rois + one.later_rois for one in own) == 0
+
+
+def test_over_a_good_link_ours_finds_what_its_band_finds() -> None:
+    """Everything uncertain comes back in time."""
+    fibre = find_trace("fibre")
+    own, fixed = (run(WORLD, policy, fibre, STUDIES) for policy in (OURS, FIXED))
+    assert found(own) == found(fixed)
+    assert max(one.took_s for one in own) < 3.0
+
+
+@pytest.mark.parametrize("name", ["lte-poor", "flapping", "half-open", "black-hole", "dsl"])
+def test_ours_keeps_the_deadline_whatever_the_link(name: str) -> None:
+    """It is back before the reserve begins."""
+    for one in run(WORLD, OURS, find_trace(name), STUDIES):
+        assert one.took_s <= WORLD.edge.deadline_s - WORLD.edge.reserve_s + one.study.after_s + 1e-6
+
+
+def test_the_patient_one_is_late_where_the_link_is_slow() -> None:
+    """But has everything then."""
+    policy = routed("cloud only", "cloud only", cloud_only(), 64, patient=True)
+    told = run(WORLD, policy, steady(Conditions(latency_ms=50, up_kbit=1000)), STUDIES[:3])
+    assert min(one.took_s for one in told) > 10.0
+    assert all(len(one.answered) == len(one.study.sightings) for one in told)
+
+
+def test_what_is_owed_is_asked_for_when_the_link_is_back() -> None:
+    """The link is dead for the first study; the amendments find what a good link would have."""
+    good = Conditions(latency_ms=5, up_kbit=100_000)
+    trace = Trace("back", (0.0, 15.0), (Conditions(state=State.RESET), good))
+    late, never = (run(WORLD, OURS, one, STUDIES[:4]) for one in (trace, steady(good)))
+    assert late[0].answered.keys() >= set(late[0].plan.uncertain)
+    assert late[0].later_rois == len(late[0].plan.uncertain)
+    assert [one.amended for one in late] == [one.amended for one in never]
+    assert [one.amended_false for one in late] == [one.false for one in never]
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    """Over a trace with jitter, stalls and retries."""
+    one, two = (run(WORLD, OURS, find_trace("lte-poor"), STUDIES) for _ in range(2))
+    assert [a.took_s for a in one] == [b.took_s for b in two]

@@ -1,0 +1,58 @@
+"""A link that comes and goes under the real daemon, with a real service behind it."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import numpy as np
+
+from evaluation.links.trace import State
+from evaluation.recovery.check import check
+from evaluation.recovery.flapping_cloud import MiddleReader, probability_of
+from evaluation.recovery.flaps import DOWN, flapping, run
+
+
+def test_every_kind_of_loss_has_its_turn() -> None:
+    """Between two of them the link is up; it ends so, and the seed decides when."""
+    trace = flapping(8, Random(1))
+    states = [conditions.state for conditions in trace.conditions]
+    assert states[::2] == [State.UP] * 9
+    assert states[1::2] == [*DOWN, *DOWN]
+    assert all(later > sooner for sooner, later in pairwise(trace.times_s))
+    assert trace == flapping(8, Random(1)) != flapping(8, Random(2))
+
+
+def test_a_verdict_follows_from_the_middle_alone() -> None:
+    """A region cut smaller and mirrored by the cloud is judged as the full one."""
+    voxels = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 16), np.uint8)
+    said = MiddleReader().read(voxels)
+    assert said.probability[0] == probability_of(voxels[0]) != said.probability[1]
+    assert probability_of(voxels[0][3:13, 3:13, 3:13]) == said.probability[0]
+
+
+def test_nothing_is_lost_or_doubled_when_the_link_flaps(tmp_path: Path) -> None:
+    """Four losses of four kinds; every uncertain region has its verdict in the end."""
+    steps: list[tuple[int, int]] = []
+    root = tmp_path / "site"
+    found = run(root, flapping(4, Random(5)), 5, lambda *step: steps.append(step))
+    assert found.studies > 0
+    assert steps
+    assert found.sound, found
+    reports = list((root / "outbox").glob("*/report.json"))
+    assert len(reports) == found.studies
+    statuses = {json.loads(path.read_text())["status"] for path in reports}
+    assert statuses <= {"final", "rejected"}
+
+
+def test_other_verdicts_than_expected_are_told(tmp_path: Path) -> None:
+    """The check knows what the cloud says, and does not take another word for it."""
+    root = tmp_path / "site"
+    trace = flapping(1, Random(3))
+    found = run(root, trace, 3, lambda *_: None)
+    assert found.sound, found
+    names = {path.parent.name: (0.5,) for path in (root / "outbox").glob("*/report.json")}
+    wrong = check(root, names, lambda _source, _key: [("escalate", 1.0, 2.0, 3.0, 0.123)])
+    assert any("a finding, or a verdict on one" in words for words in wrong.lost)

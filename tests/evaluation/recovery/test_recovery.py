@@ -1,0 +1,160 @@
+"""The real daemon on a disk that is full now and then, and under a wall clock that jumps."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from edge.amend.amender import Backoff
+from edge.daemon.agent import run_agent
+from edge.job import Job
+from edge.pipeline import Reading, read_and_report
+from edge.store.pending import OwedStep
+from edge.store.studies import Step, StepHook
+from evaluation.recovery.agent import ChanceCloud, line_of, put_study, settings_in
+from evaluation.recovery.check import Found, busy, check
+from tests.edge.cases import HandClock
+
+PATIENCE_S = 300.0
+STUDIES: dict[str, Sequence[float] | None] = {
+    "a": (0.95, 0.6, 0.4, 0.2),
+    "b": (0.7, 0.5, 0.3),
+    "c": None,
+    "d": (),
+    "e": (0.8, 0.45),
+}
+
+
+def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
+    """What becomes of all studies when the daemon works until it has nothing left to do."""
+    for name, scores in STUDIES.items():
+        if not (root / "inbox" / name).exists():
+            put_study(root / "inbox", name, scores)
+    cloud, stop = ChanceCloud(Random(seed)), threading.Event()
+
+    def read(job: Job) -> Reading:
+        return read_and_report(line_of(job.source, cloud), job)
+
+    died: list[BaseException] = []
+
+    def live() -> None:
+        try:
+            run_agent(settings_in(root), line=read, second=cloud, stop=stop, on_step=on_step)
+        except BaseException as error:
+            died.append(error)
+
+    agent = threading.Thread(target=live)
+    agent.start()
+    until = time.monotonic() + PATIENCE_S
+    while (not (root / "state").exists() or busy(root)) and agent.is_alive():
+        assert time.monotonic() < until, "the daemon did not come to an end"
+        time.sleep(0.005)
+    stop.set()
+    agent.join()
+    assert died == []
+    return check(root, STUDIES)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_disk_that_is_full_at_any_file_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """One in ten of all synchronisations finds no room, moves that were done already among them."""
+    chance, real, full = Random(seed), os.fsync, [0]
+
+    def fsync(descriptor: int) -> None:
+        if chance.random() < 0.1:
+            full[0] += 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    found = work_off(tmp_path, seed)
+    assert full[0] > 0
+    assert found.sound, found
+
+
+@pytest.mark.parametrize("step", [*Step, *OwedStep])
+def test_a_database_that_is_full_at_any_step_loses_and_doubles_nothing(
+    tmp_path: Path, step: Step | OwedStep
+) -> None:
+    """Before each durable step, twice: it is made when there is room."""
+    full = [2]
+
+    def on_step(at: Step | OwedStep, durable: bool) -> None:
+        if at is step and not durable and full[0]:
+            full[0] -= 1
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+
+    found = work_off(tmp_path, 1, on_step)
+    assert found.sound, found
+
+
+class Jumping(datetime):
+    """A wall clock that is set a day on or a day back at every look."""
+
+    looks = 0
+
+    @classmethod
+    def now(cls, tz: object = None) -> datetime:  # type: ignore[override] # only ever UTC here
+        """A day from now, or a day ago."""
+        assert tz is UTC
+        cls.looks += 1
+        return datetime.now(UTC) + timedelta(days=1 if cls.looks % 2 else -1)
+
+
+def test_a_wall_clock_that_jumps_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Versions go by number: no order, wait or age is taken from the time that stands in them."""
+    for module in (
+        "edge.store.studies",
+        "edge.amend.amender",
+        "edge.daemon.study",
+        "edge.assemble",
+    ):
+        monkeypatch.setattr(f"{module}.datetime", Jumping)
+    jump_s = [0.0]
+
+    def jumping() -> float:
+        jump_s[0] = 86_400.0 - jump_s[0]
+        return jump_s[0]
+
+    monkeypatch.setattr(time, "time", jumping)
+    found = work_off(tmp_path, 1)
+    assert Jumping.looks > 0
+    assert found.sound, found
+
+
+def test_files_dated_tomorrow_or_yesterday_are_read(tmp_path: Path) -> None:
+    """A sender's clock has no part in when a study is complete."""
+    for days, name in ((1, "a"), (-1, "b")):
+        put_study(tmp_path / "inbox", name, STUDIES[name])
+        for path in (tmp_path / "inbox" / name).iterdir():
+            stamp = time.time() + 86_400 * days
+            os.utime(path, (stamp, stamp))
+    (tmp_path / "inbox" / "a" / ".done").unlink()
+    assert work_off(tmp_path, 2).sound
+
+
+def test_pauses_follow_the_monotonic_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day forward or back of the wall clock neither ends a pause nor makes it longer."""
+    clock = HandClock()
+    backoff = Backoff(5.0, clock, lambda _low, high: high)
+    backoff.unheard()
+    for wall_s in (0.0, 86_400.0, -86_400.0):
+        monkeypatch.setattr(time, "time", lambda wall_s=wall_s: wall_s)
+        assert not backoff.due("a")
+    clock.sleep(5.0)
+    assert backoff.due("a")

@@ -1,0 +1,71 @@
+"""Times of the line on one study.
+
+The time in the processor's queue, from files made by hand and from the kernel.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.pipeline import Line
+from evaluation.errors import MissingData
+from evaluation.timing.latency import as_dict, queued_s, repeat_study, stalled, this_machine
+
+
+def test_every_stage_is_timed(
+    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """The study is read as often as asked, and stages and total have median and p95."""
+    slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
+    reports = repeat_study(scripted_line([]), slab, tmp_path, range(2))
+    said = as_dict(this_machine(), slab, reports)
+    assert (said["repeats"], said["findings"]) == (2, 0)
+    assert list(said["stages"])[-1] == "total"
+    stages = [times["median_s"] for name, times in said["stages"].items() if name != "total"]
+    assert said["stages"]["total"]["median_s"] == pytest.approx(sum(stages), rel=0.5)
+    assert said["stages"]["read"]["p95_s"] >= said["stages"]["read"]["median_s"]
+
+
+def test_unreadable_study_has_no_latency(
+    tmp_path: Path, scripted_line: Callable[..., Line]
+) -> None:
+    """A study that is refused is an error, not a quick answer."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingData, match="empty"):
+        repeat_study(scripted_line([]), tmp_path / "empty", tmp_path / "out", range(1))
+
+
+def test_machine_is_named_from_cpuinfo(tmp_path: Path) -> None:
+    """The CPU is named as the kernel names it, and named somehow where the kernel does not."""
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor\t: 0\nmodel name\t: Example CPU @ 2 GHz\n")
+    assert this_machine(cpuinfo).cpu == "Example CPU @ 2 GHz"
+    assert this_machine(tmp_path / "none").cpu != ""
+    assert this_machine().cores >= 1
+
+
+def test_the_second_number_counts(tmp_path: Path) -> None:
+    """What this thread stood in the queue more at the end than at the beginning."""
+    file = tmp_path / str(threading.get_native_id()) / "schedstat"
+    file.parent.mkdir()
+    file.write_text("900 1500000000 7\n")
+    with stalled(tmp_path) as stall:
+        file.write_text("999 1750000000 9\n")
+    assert stall.took_s == 0.25
+
+
+def test_where_nothing_counts_nothing_has_stalled(tmp_path: Path) -> None:
+    """A system without such files gives no excuse."""
+    with stalled(tmp_path) as stall:
+        pass
+    assert stall.took_s == 0.0
+
+
+def test_the_kernel_s_own_count_never_falls() -> None:
+    """It is of this thread, and grows."""
+    first = queued_s()
+    assert 0.0 <= first <= queued_s()

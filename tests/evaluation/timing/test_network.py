@@ -1,0 +1,74 @@
+"""Timing passes of a network in turn.
+
+Counting multiply-adds of artifacts.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+from typer.testing import CliRunner
+
+from evaluation.__main__ import app
+from evaluation.timing.network import Contestant, as_dict, multiply_adds, run_in_turn
+from models.networks.screening import ScreeningSpec
+from models.runtime.artifacts import find
+from models.runtime.session import Session
+
+
+def contestant(engine: str, calls: list[str]) -> Contestant:
+    """A session that only notes that it was run."""
+
+    def run(batch: np.ndarray) -> tuple[np.ndarray, ...]:
+        calls.append(engine)
+        return (np.zeros(len(batch), np.float32),)
+
+    return Contestant(Session(find("screening-int8"), engine, 2, run), [])
+
+
+def test_contestants_take_turns_after_a_warm_up() -> None:
+    """Two passes each do not count, then they alternate."""
+    calls: list[str] = []
+    pair = [contestant("a", calls), contestant("b", calls)]
+    run_in_turn(pair, (16, 16, 16), range(3))
+    assert calls == ["a", "a", "b", "b"] + ["a", "b"] * 3
+    assert all(len(c.took_s) == 3 for c in pair)
+
+
+def test_the_ratio_is_taken_round_by_round() -> None:
+    """With a clock under which b takes twice as long as a, its ratio is 2."""
+    calls: list[str] = []
+    pair = [contestant("a", calls), contestant("b", calls)]
+    ticks = itertools.accumulate(itertools.cycle([1.0, 0.0, 2.0, 0.0]), initial=0.0)
+    run_in_turn(pair, (16, 16, 16), range(4), clock=lambda: next(ticks))
+    found = as_dict(pair, (16, 16, 16), 1)["passes"]
+    assert [p["ratio_to_first"] for p in found] == [1.0, 2.0]
+    assert [p["median_ms"] for p in found] == [1000.0, 2000.0]
+
+
+def by_hand(spec: ScreeningSpec, side: int) -> int:
+    """The screening network's, from its spec alone."""
+    half, quarter, eighth, sixteenth = spec.widths
+    grids = [(side // n) ** 3 for n in (2, 4, 8, 16)]
+    total = grids[0] * 8 * half + grids[1] * 8 * half * quarter
+    total += grids[2] * 8 * quarter * eighth + grids[3] * 8 * eighth * sixteenth
+    for grid, width, count in zip(grids[1:], spec.widths[1:], spec.blocks, strict=True):
+        total += count * grid * 12 * width**2
+    total += grids[3] * sixteenth * eighth + grids[2] * eighth * quarter
+    return total + grids[1] * (12 * quarter**2 + 5 * quarter)
+
+
+def test_the_count_is_the_one_by_hand() -> None:
+    """Of the shipped screening network, in FP32 and in INT8."""
+    spec = ScreeningSpec(blocks=(1, 3, 4))
+    for name in ("screening-fp32", "screening-int8"):
+        assert multiply_adds(find(name), 48) == by_hand(spec, 48)
+
+
+def test_a_region_of_the_student_costs_at_most_22_per_cent() -> None:
+    """The command says how much less than the second reader's."""
+    done = CliRunner().invoke(app, ["cost", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["saved"] >= 0.78

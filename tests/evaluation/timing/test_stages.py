@@ -1,0 +1,89 @@
+"""Comparing the model whole and in parts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cloud.workers import PipelineStage, ReaderStage
+from evaluation.timing.stages import Contestant, as_dict, compare
+from models.runtime.second_reader import Readings
+from tests.plain_readings import plain
+
+
+class Counting:
+    """A reader that notes whose batch it was given."""
+
+    version, engine, roi_shape = "1", "none", (2, 2, 2)
+
+    def __init__(self, name: str, log: list[str]) -> None:
+        self.name, self._log = name, log
+
+    def read(self, batch: Any) -> Readings:
+        """Nothing of worth."""
+        self._log.append(self.name)
+        return plain(np.zeros(len(batch)), np.zeros(len(batch)))
+
+
+def test_contestants_take_turns() -> None:
+    """Two batches each that do not count, then one alone and the rest, A B A B."""
+    log: list[str] = []
+
+    async def run() -> list[Contestant]:
+        entered = [Contestant(name, 1, ReaderStage(Counting(name, log))) for name in "ab"]
+        await compare(entered, np.zeros((3, 2, 2, 2), np.uint8), batches=4, rounds=2)
+        for contestant in entered:
+            contestant.stage.close()
+        return entered
+
+    entered = asyncio.run(run())
+    assert "".join(log) == "aabb" + ("aaaaa" + "bbbbb") * 2
+    assert all(len(c.per_s) == len(c.busy_s) == len(c.alone_s) == 2 for c in entered)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """Twice as fast in each round is a ratio of 2, however the rounds differ."""
+    stage: Any = None
+    first = Contestant("whole", 1, stage, [10.0, 20.0, 30.0], [2.0, 2.0, 4.0], [1.0, 2.0, 4.0])
+    second = Contestant("parts", 2, stage, [20.0, 40.0, 60.0], [3.0, 3.0, 6.0], [3.0, 6.0, 12.0])
+    one, two = as_dict([first, second])["contestants"]
+    assert (one["throughput_ratio"], two["throughput_ratio"]) == (1.0, 2.0)
+    assert two["alone_ratio"] == pytest.approx(3.0)
+    assert two["busy_ratio"] == pytest.approx(1.5)
+    assert (two["stages"], two["rois_per_s"], two["busy_ms"]) == (2, 40.0, 3000.0)
+
+
+def test_each_batch_of_a_full_pipeline_is_timed_from_its_entry() -> None:
+    """Two are under way at once: together their times are more than the time that passed."""
+
+    class Slow:
+        """Two steps that take as long."""
+
+        name = "slow"
+
+        def __init__(self) -> None:
+            self.steps = (self._wait, self._end)
+
+        def _wait(self, batch: Any) -> Any:
+            time.sleep(0.02)
+            return batch
+
+        def _end(self, batch: Any) -> Readings:
+            time.sleep(0.02)
+            return plain(np.zeros(len(batch)), np.zeros(len(batch)))
+
+    async def run() -> Contestant:
+        entered = Contestant("2 parts", 2, PipelineStage(Slow()))
+        await compare([entered], np.zeros((3, 2, 2, 2), np.uint8), batches=8, rounds=1)
+        entered.stage.close()
+        return entered
+
+    entered = asyncio.run(run())
+    took_s = 8 * 3 / entered.per_s[0]
+    assert took_s < 8 * entered.busy_s[0]
+    assert entered.busy_s[0] >= 0.04
+    assert entered.alone_s[0] >= 0.04
