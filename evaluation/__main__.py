@@ -16,10 +16,14 @@ from cloud.errors import CloudError
 from edge.errors import EdgeError
 from evaluation.accuracy.calibration_command import calibration_command
 from evaluation.accuracy.characterization import kinds_command
-from evaluation.accuracy.froc import froc_command
+from evaluation.accuracy.commands import (
+    detect_command,
+    froc_command,
+    latency_command,
+    phantoms_command,
+)
 from evaluation.accuracy.guarantee_command import guarantee_command
 from evaluation.accuracy.nodules import nodules_command
-from evaluation.accuracy.reports_command import detect_command, latency_command, phantoms_command
 from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import scans_command
 from evaluation.links.dead_cloud import dead_cloud_command

@@ -16,7 +16,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from evaluation.common.tables import share
+from evaluation.accuracy.subgroups import share
 from models import markdown
 from models.distillation.compare import distil_tables
 from models.pruning.compare import prune_table

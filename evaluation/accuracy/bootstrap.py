@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from rich.table import Table
 
 from evaluation.accuracy.froc import (
     RATES,
@@ -24,9 +25,12 @@ from evaluation.accuracy.froc import (
     sensitivity_at,
     weighted_froc,
 )
+from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
 
 RESAMPLES = 1000
+
+
 CONFIDENCE = 0.95
 
 OnStep = Callable[[int, int], None]
@@ -113,3 +117,39 @@ def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
     return tuple(
         Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)
     )
+
+
+def froc_table(figures: Figures, title: str) -> Table:
+    """Sensitivity at the seven rates, and the CPM."""
+    table = Table("false positives a scan", "sensitivity", "95 % interval", title=title)
+    for rate, value in zip(RATES, figures.sensitivity, strict=True):
+        table.add_row(rate_name(rate), *percent_cells(value))
+    table.add_section()
+    table.add_row("CPM (their mean)", f"{figures.cpm.value:.4f}", span(figures.cpm, "{:.3f}"))
+    return table
+
+
+def cost_table(figures: Figures) -> Table:
+    """False positives a scan at the sensitivities of `TARGETS`."""
+    table = Table("sensitivity", "false positives a scan", "95 % interval")
+    for target, value in zip(TARGETS, figures.false_positives, strict=True):
+        table.add_row(
+            f"{100 * target:g} %", format_value(value.value, "{:.2f}"), span(value, "{:.2f}")
+        )
+    return table
+
+
+def percent_cells(value: Interval) -> tuple[str, str]:
+    """Return the value in % and its interval, as two table cells."""
+    shown = Interval(100 * value.value, 100 * value.low, 100 * value.high)
+    return format_value(shown.value, "{:.1f} %"), span(shown, "{:.1f}")
+
+
+def span(value: Interval, form: str) -> str:
+    """Return the interval as text: low to high."""
+    return f"{format_value(value.low, form)} to {format_value(value.high, form)}"
+
+
+def format_value(value: float, form: str) -> str:
+    """Return the value as text; an infinite one was not reached."""
+    return "not reached" if abs(value) == float("inf") else form.format(value)

@@ -9,23 +9,43 @@ the nodule's may be a neighbour's and are left out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
 from evaluation.accuracy.data import Cube, read_cubes, read_table, read_votes
 from evaluation.common.cli import CloudModel, Data, Json, Resamples, Seed, Split, each, show
 from evaluation.common.readers import ReadsRegions, open_second
-from evaluation.common.tables import kinds_table
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.auc import auc
+from models.markdown import number
 from models.runtime.second_reader import TEXTURES, Reading
+
+
+def kinds_table(result: Mapping[str, Any]) -> Table:
+    """What the second reader says of nodules, each figure with its interval."""
+    title = f"{result['nodules']} nodules of {result['patients']} patients"
+    table = Table("", "value", "95 % interval", "taken from", title=title)
+    textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
+    rows = {
+        "malignancy_auc": ("malignancy, AUC", f"{result['suspicious']} of {result['rated']} rated"),
+        "texture_recall": ("texture, mean recall", textures),
+        "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
+        "diameter_error_mm": ("diameter, mean error, mm", "all"),
+        "diameter_bias_mm": ("diameter, mean bias, mm", "all"),
+    }
+    for name, (words, source) in rows.items():
+        found = [number(result[name][key]) for key in ("value", "low", "high")]
+        table.add_row(words, found[0], f"{found[1]} to {found[2]}", source)
+    return table
+
 
 MATCH_MM = 5.0
 

@@ -23,10 +23,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.bootstrap import RESAMPLES, figures
 from evaluation.accuracy.data import Table, read_table
-from evaluation.common.cli import Csv, Json, Resamples, Seed, counting, show
-from evaluation.common.tables import counts_table, froc_table
 from evaluation.errors import BadTable
 from imaging.volume import FloatArray
 
@@ -288,31 +285,3 @@ def _gather(matches: list[ScanMatch]) -> Challenge:
         paired=True,
     )
     return Challenge(scored, sum(m.ignored for m in matches), sum(m.double for m in matches))
-
-
-def froc_command(
-    candidates: Csv,
-    annotations: Csv,
-    excluded: Csv,
-    scans: Csv,
-    resamples: Resamples = RESAMPLES,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """FROC and CPM of a file of candidates under the rules of LUNA16."""
-    found = challenge(candidates, annotations, excluded, scans)
-    with counting("bootstrap") as step:
-        value = figures(found.scored, resamples=resamples, seed=seed, on_step=step)
-    result = {
-        "cpm": value.cpm.value,
-        "sensitivity": [at.value for at in value.sensitivity],
-        "false_positives_per_scan": list(RATES),
-        **found.counts,
-        "scans": found.scored.scans,
-        "intervals": {
-            "cpm": [value.cpm.low, value.cpm.high],
-            "sensitivity": [[at.low, at.high] for at in value.sensitivity],
-        },
-    }
-    title = f"FROC on {found.scored.scans} scans"
-    show(result, as_json, froc_table(value, title), counts_table(found.counts))

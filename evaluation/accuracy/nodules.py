@@ -15,15 +15,16 @@ An FROC curve as a chart: false positives per scan on a log scale, sensitivity u
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
+from rich.table import Table
 
-from evaluation.accuracy.bootstrap import RESAMPLES, Figures, figures
+from evaluation.accuracy.bootstrap import RESAMPLES, Figures, cost_table, figures, froc_table
 from evaluation.accuracy.data import (
     RIM_MM,
     Cube,
@@ -43,7 +44,7 @@ from evaluation.accuracy.froc import (
     threshold_at,
     threshold_within,
 )
-from evaluation.accuracy.subgroups import by_band, read_traits
+from evaluation.accuracy.subgroups import bands_table, by_band, read_traits
 from evaluation.common.cli import (
     CloudModel,
     Csv,
@@ -62,12 +63,38 @@ from evaluation.common.cli import (
     show,
 )
 from evaluation.common.readers import Reads, Stage, open_reads
-from evaluation.common.tables import bands_table, cost_table, froc_table, rate_name, scans_table
+from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Geometry, Triple
 from models.charts import new_figure, save_png
+
+
+def scans_table(scans: Sequence[Mapping[str, Any]]) -> Table:
+    """Each scan with its false positives at the seven rates and the score of its lesion."""
+    table = Table(title="False positives of each scan at the operating points")
+    table.add_column("scan", no_wrap=True)
+    for rate in RATES:
+        table.add_column(rate_name(rate))
+    table.add_column("lesion's score")
+    table.add_column("false above it")
+    for scan in scans:
+        above = [x["false_positives_above"] for x in scan["lesions"]]
+        table.add_row(
+            scan["scan"],
+            *(str(n) for n in scan["false_positives"].values()),
+            _list([x["score"] for x in scan["lesions"]], "{:.3f}"),
+            _list(above, "{}"),
+        )
+    return table
+
+
+def _list(values: Sequence[float | None], form: str) -> str:
+    return (
+        ", ".join("not proposed" if v is None else form.format(v) for v in values) or "none known"
+    )
+
 
 Mark = tuple[Triple, float]
 """A place ``(x, y, z)`` LPS mm and its score."""

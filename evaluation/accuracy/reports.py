@@ -17,11 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.table import Table
 
 from edge.job import Job
 from edge.pipeline import Line, read_and_report
 from edge.report.model import Report
-from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
+from evaluation.accuracy.bootstrap import (
+    RESAMPLES,
+    Interval,
+    draw,
+    format_value,
+    interval,
+    percent_cells,
+    span,
+)
 from evaluation.accuracy.data import RIM_MM, Lesion, scan_name
 from evaluation.accuracy.nodules import ScanScores, score_scan
 from evaluation.errors import MissingData
@@ -250,3 +259,32 @@ def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Le
         tuple(Lesion(n.centre_mm, n.diameter_mm) for n in counted),
         tuple(Lesion(n.centre_mm, 2 * IGNORED_REACH_MM) for n in small),
     )
+
+
+def rates_table(point: OperatingPoint) -> Table:
+    """The operating point of the final reports."""
+    title = f"{point.found} of {point.lesions} lesions found in {point.studies} studies"
+    table = Table("final reports", "value", "95 % interval", title=title)
+    if point.sensitivity is not None:
+        table.add_row("sensitivity", *percent_cells(point.sensitivity))
+    value = format_value(point.false_per_scan.value, "{:.2f}")
+    table.add_row("false positives a scan", value, span(point.false_per_scan, "{:.2f}"))
+    return table
+
+
+def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
+    """Each study with its findings and small nodules; hits and false positives among both."""
+    heads = ("study", "findings", "small", "found", "false", "second reading", "s")
+    table = Table(*heads, title="Studies")
+    for one in studies:
+        known = one["lesions"] is not None
+        table.add_row(
+            one["study"],
+            one["refused"] or str(one["findings"]),
+            str(one["small_nodules"]),
+            f"{one['found']} of {one['lesions']}" if known else "unknown",
+            str(one["false_positives"]) if known else "unknown",
+            one["second_reading"],
+            f"{one['total_s']:.2f}",
+        )
+    return table

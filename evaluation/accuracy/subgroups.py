@@ -7,18 +7,21 @@ is not known of a nodule, because a column or a value is missing, makes it `UNKN
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, figures
 from evaluation.accuracy.data import Cube, read_table
 from evaluation.accuracy.froc import RATES, Scored
+from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
+from models.markdown import percents
 from models.runtime.second_reader import TEXTURES
 
 MATCH_MM = 5.0
@@ -171,3 +174,30 @@ def _number(text: str) -> float:
     except ValueError:
         return math.nan
     return value if math.isfinite(value) else math.nan
+
+
+SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Of `RATES`, those that the tables show; the JSON has them all."""
+
+
+def bands_table(bands: Mapping[str, Any], title: str) -> Table:
+    """One line a band: nodules, and sensitivity in % at some false positives a scan."""
+    heads = (f"at {rate_name(rate)}" for rate in SHOWN)
+    shown = Table("by", "band", "nodules", *heads, title=title)
+    for by, band, cells in _lines(bands):
+        shown.add_row(by, band, *cells)
+    return shown
+
+
+def share(point: Mapping[str, float | None]) -> str:
+    """A share with its interval, in %; a dash where any of it is unknown."""
+    unknown = any(point[key] is None for key in ("value", "low", "high"))
+    return "-" if unknown else percents(point)
+
+
+def _lines(bands: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+    places = [RATES.index(rate) for rate in SHOWN]
+    for by, found in bands.items():
+        for band, result in found.items():
+            count = f"{result['nodules']} ({result['patients']})"
+            yield by, band, [count, *(share(result["sensitivity"][i]) for i in places)]

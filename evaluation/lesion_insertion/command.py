@@ -18,6 +18,7 @@ from rich.table import Table
 from evaluation.accuracy.bootstrap import RESAMPLES
 from evaluation.accuracy.data import read_truth, scan_folders
 from evaluation.accuracy.froc import RATES
+from evaluation.accuracy.subgroups import bands_table, share
 from evaluation.common.cli import (
     CloudModel,
     Csv,
@@ -31,7 +32,7 @@ from evaluation.common.cli import (
     show,
 )
 from evaluation.common.readers import Stage, open_reads
-from evaluation.common.tables import bands_table, rate_name, share
+from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import Donor, cut_lesions, read_donors
 from evaluation.lesion_insertion.hosts import host_makers, of_splits

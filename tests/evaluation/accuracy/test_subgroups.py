@@ -9,8 +9,16 @@ import pytest
 
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.froc import Scored
-from evaluation.accuracy.subgroups import BANDINGS, UNKNOWN, Traits, by_band, only, read_traits
-from evaluation.common.tables import bands_table, share
+from evaluation.accuracy.subgroups import (
+    BANDINGS,
+    UNKNOWN,
+    Traits,
+    bands_table,
+    by_band,
+    only,
+    read_traits,
+    share,
+)
 
 
 def traits(diameter: list[float]) -> Traits:

@@ -17,15 +17,33 @@ from evaluation.accuracy import nodules
 from evaluation.accuracy import reports as detect
 from evaluation.accuracy import reports as findings
 from evaluation.accuracy import reports as phantoms
+from evaluation.accuracy.bootstrap import RESAMPLES, figures, froc_table
 from evaluation.accuracy.data import read_truth
-from evaluation.common.cli import Csv, Deadline, Json, Model, Seed, each, remark_unknown, show
+from evaluation.accuracy.froc import RATES, challenge
+from evaluation.accuracy.reports import rates_table, studies_table
+from evaluation.common.cli import (
+    Csv,
+    Deadline,
+    Json,
+    Model,
+    Resamples,
+    Seed,
+    counting,
+    each,
+    remark_unknown,
+    show,
+)
 from evaluation.common.processes import cloud_service
-from evaluation.common.tables import rates_table, studies_table, times_table
+from evaluation.common.tables import counts_table, times_table
 from evaluation.timing import latency
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
 
 Cloud = Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="Who reads again.")]
+
+
 Serve = Annotated[bool, typer.Option("--serve", help="Start a cloud on loopback for the run.")]
+
+
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the reports here.")]
 
 
@@ -118,3 +136,31 @@ def _show_results(
     shown = [studies_table(result["per_study"]), times_table(result["stages"])]
     summary = [rates_table(point)] if point is not None else []
     show(result, as_json, *shown, *summary, caveat)
+
+
+def froc_command(
+    candidates: Csv,
+    annotations: Csv,
+    excluded: Csv,
+    scans: Csv,
+    resamples: Resamples = RESAMPLES,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """FROC and CPM of a file of candidates under the rules of LUNA16."""
+    found = challenge(candidates, annotations, excluded, scans)
+    with counting("bootstrap") as step:
+        value = figures(found.scored, resamples=resamples, seed=seed, on_step=step)
+    result = {
+        "cpm": value.cpm.value,
+        "sensitivity": [at.value for at in value.sensitivity],
+        "false_positives_per_scan": list(RATES),
+        **found.counts,
+        "scans": found.scored.scans,
+        "intervals": {
+            "cpm": [value.cpm.low, value.cpm.high],
+            "sensitivity": [[at.low, at.high] for at in value.sensitivity],
+        },
+    }
+    title = f"FROC on {found.scored.scans} scans"
+    show(result, as_json, froc_table(value, title), counts_table(found.counts))
