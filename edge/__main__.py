@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from edge.assemble import open_line
+from edge.assemble import open_pipeline
 from edge.daemon.agent import run_agent
 from edge.errors import EdgeError
 from edge.job import Job
-from edge.pipeline import Reading, read_and_report
+from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Report
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
@@ -65,8 +65,8 @@ def screen(
     progress = Progress(Console(stderr=True))
     try:
         out.mkdir(parents=True, exist_ok=True)  # before minutes go into what cannot be written
-        with progress.shown(), open_line(settings, watch=progress.watch) as line:
-            reading = read_and_report(line, Job(path, out))
+        with progress.shown(), open_pipeline(settings, watch=progress.watch) as pipeline:
+            reading = read_and_report(pipeline, Job(path, out))
     except SETUP_FAULTS as error:
         raise _failed(error) from error
     _print(reading, as_json=as_json)
@@ -104,7 +104,7 @@ def _failed(error: Exception) -> typer.Exit:
     return typer.Exit(ExitStatus.FAILED)
 
 
-def _print(reading: Reading, *, as_json: bool) -> None:
+def _print(reading: StudyResult, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(report_to_dict(reading.report), indent=2, ensure_ascii=False))
     else:

@@ -1,4 +1,4 @@
-"""Assembles the line from the settings: the one place where the edge's parts are opened.
+"""Assembles the pipeline from the settings: the one place where the edge's parts are opened.
 
 The channel to the cloud: plain, TLS or mutual TLS, as it is set.
 """
@@ -22,13 +22,13 @@ from edge.escalation.client import Asking, Escalator, Knock, NoSecondReader, Sec
 from edge.guarantee import with_regions
 from edge.link.health import Watch
 from edge.link.link import Link
-from edge.pipeline import Line
+from edge.pipeline import Pipeline
 from edge.replay import decided, decided_on_record
-from edge.report.model import Stamp
+from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.screen import EdgeReader, Screening
-from edge.selection import POLICY
+from edge.selection import SELECTION_POLICY
 from edge.settings import EdgeSettings
 from imaging.preprocess import preprocess
 from imaging.read import read_study
@@ -78,13 +78,13 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def open_line(
+def open_pipeline(
     settings: EdgeSettings,
     *,
     watch: Callable[[str], None] = unwatched,
     clock: Clock = time.monotonic,
-) -> Iterator[Line]:
-    """The line, with the model loaded and the channel to the cloud kept for all studies.
+) -> Iterator[Pipeline]:
+    """The pipeline, with the model loaded and the channel to the cloud kept for all studies.
 
     Args:
         settings: of this process.
@@ -100,23 +100,23 @@ def open_line(
     )
     with ExitStack() as parts:
         second_reader = _open_second_reader(settings, parts, clock)
-        line = build_line(settings, screener, second_reader, watch=watch, clock=clock)
+        pipeline = build_pipeline(settings, screener, second_reader, watch=watch, clock=clock)
         on_record = settings.log_format == "json"
-        yield replace(line, decide=decided_on_record) if on_record else line
+        yield replace(pipeline, decide=decided_on_record) if on_record else pipeline
 
 
-def build_line(
+def build_pipeline(
     settings: EdgeSettings,
     screener: Screening,
     second_reader: SecondReader,
     *,
     watch: Callable[[str], None] = unwatched,
     clock: Clock = time.monotonic,
-) -> Line:
-    """The line around a screening network and a second reader that are open already."""
+) -> Pipeline:
+    """The pipeline around a screening network and a second reader that are open already."""
     reader = EdgeReader.of(screener)
-    return Line(
-        ingest=lambda: Budget(Deadline.after(settings.deadline_s, clock), watch),
+    return Pipeline(
+        start_budget=lambda: Budget(Deadline.after(settings.deadline_s, clock), watch),
         read=read_study,
         preprocess=preprocess,
         reader=reader,
@@ -124,7 +124,7 @@ def build_line(
         second_reader=second_reader,
         draw=draw_pictures,
         write=write_report,
-        stamp=Stamp(
+        provenance=Provenance(
             reader.described,
             with_regions(reader.guaranteed, settings.roi_side),
             settings.deadline_s,
@@ -134,7 +134,7 @@ def build_line(
         roi_bytes=settings.roi_side**3,
         max_rois=settings.max_rois,
         audit_rate=settings.audit_rate,
-        policy=replace(POLICY, describe=settings.describe),
+        policy=replace(SELECTION_POLICY, describe=settings.describe),
     )
 
 

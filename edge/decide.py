@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from edge.errors import UnfitModel
 from edge.findings import Decision, Route
 from edge.link.estimate import LinkEstimate
-from edge.selection import POLICY, Option, Pick, Policy, Size, choose, least
+from edge.selection import SELECTION_POLICY, Option, Pick, SelectionPolicy, Size, choose, least
 from models.runtime.detection import Candidate
 
 
@@ -151,7 +151,7 @@ def decide(
     budget_s: float,
     roi_bytes: int,
     max_rois: int,
-    policy: Policy = POLICY,
+    policy: SelectionPolicy = SELECTION_POLICY,
     audited: bool = False,
 ) -> Plan:
     """The plan for one study.
@@ -233,7 +233,7 @@ def _best(decisions: Sequence[Decision], route: Route) -> tuple[int, ...]:
 
 
 def _options(
-    candidate: Candidate, thresholds: Thresholds, roi_bytes: int, policy: Policy
+    candidate: Candidate, thresholds: Thresholds, roi_bytes: int, policy: SelectionPolicy
 ) -> list[Option]:
     """The ways to send one candidate's region."""
     value, side = value_of_asking(candidate.score, thresholds), round(roi_bytes ** (1 / 3))
@@ -261,7 +261,7 @@ class Situation:
     budget_s: float
     roi_bytes: int
     max_rois: int
-    policy: Policy = POLICY
+    policy: SelectionPolicy = SELECTION_POLICY
     audited: bool = False
 
     def plan(self) -> Plan:

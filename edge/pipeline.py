@@ -1,6 +1,6 @@
 """The line that one study walks. Read this first.
 
-    ingest -> read -> preprocess -> screen -> decide -> escalate -> merge -> draw -> report
+    start_budget -> read -> preprocess -> screen -> decide -> escalate -> merge -> draw -> report
 
 There is no branch in it: every stage returns a value for each legitimate outcome, a lost link
 among them, and only an exception ends a study (`edge.pipeline` reports that too).
@@ -24,22 +24,22 @@ from edge.escalation.client import SecondReader
 from edge.findings import Finding
 from edge.job import Job
 from edge.merge import merge
-from edge.report.model import Judgement, Rejection, Report, Stamp, compose, compose_rejection
+from edge.report.model import Assessment, Provenance, Rejection, Report, compose, compose_rejection
 from edge.report.pictures import Pictures
 from edge.report.write import ReportPaths
 from edge.screen import EdgeReader
-from edge.selection import POLICY, Policy
+from edge.selection import SELECTION_POLICY, SelectionPolicy
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 
 
 @dataclass(frozen=True)
-class Line:
+class Pipeline:
     """The stages, opened once and used for study after study.
 
     Attributes:
-        ingest: takes a study up: from here its deadline runs, or since when the study has waited.
+        start_budget: from here the deadline runs, or since when the study has waited.
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         reader: the edge's own reader.
@@ -47,7 +47,7 @@ class Line:
         second_reader: the cloud, or who stands in for it.
         draw: leaves the pictures of the findings in a folder.
         write: leaves the report beside them.
-        stamp: what the report says of the line itself.
+        provenance: what the report says of the line itself.
         reserve_s: seconds kept back for the stages after the escalation.
         roi_bytes: size of one region on the wire.
         max_rois: regions of one study that are escalated at most.
@@ -55,7 +55,7 @@ class Line:
         policy: how the time that is left is spent.
     """
 
-    ingest: Callable[[], Budget]
+    start_budget: Callable[[], Budget]
     read: Callable[[Path], Study]
     preprocess: Callable[[Volume, Path], Preprocessed]
     reader: EdgeReader
@@ -63,16 +63,16 @@ class Line:
     second_reader: SecondReader
     draw: Callable[[Sequence[Finding], Preprocessed, Path], Pictures]
     write: Callable[[Report, Pictures, Path], ReportPaths]
-    stamp: Stamp
+    provenance: Provenance
     reserve_s: float
     roi_bytes: int
     max_rois: int
     audit_rate: float
-    policy: Policy = POLICY
+    policy: SelectionPolicy = SELECTION_POLICY
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class StudyResult:
     """The report of one study and where it was written.
 
     Its ledger is complete. That of the files ends where their writing began.
@@ -82,81 +82,81 @@ class Reading:
     paths: ReportPaths
 
 
-def walk(line: Line, job: Job, budget: Budget) -> Reading:
+def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     """One study from its files to its report."""
     with budget.stage("read"):
-        study = line.read(job.source)
+        study = pipeline.read(job.source)
     with budget.stage("preprocess"):
-        box = line.preprocess(study.volume, job.source)
-    judgement = judge(line, box, budget, job.study_key)
+        box = pipeline.preprocess(study.volume, job.source)
+    assessment = detect(pipeline, box, budget, job.study_key)
     with budget.stage("draw"):
-        pictures = line.draw(judgement.merged.findings, box, job.out)
+        pictures = pipeline.draw(assessment.merged.findings, box, job.out)
     with budget.stage("report"):
-        report = compose(line.stamp, job, study, judgement, budget.ledger_so_far)
-        job.keep(report, judgement, line.reader, box)
-        paths = line.write(report, pictures, job.out)
-    return Reading(replace(report, ledger=budget.ledger), paths)
+        report = compose(pipeline.provenance, job, study, assessment, budget.ledger_so_far)
+        job.keep(report, assessment, pipeline.reader, box)
+        paths = pipeline.write(report, pictures, job.out)
+    return StudyResult(replace(report, ledger=budget.ledger), paths)
 
 
-def judge(line: Line, box: Preprocessed, budget: Budget, study_key: str) -> Judgement:
-    """The middle of the line: from a lung box to findings."""
-    reader, second = line.reader, line.second_reader
+def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str) -> Assessment:
+    """The middle of the pipeline: from a lung box to findings."""
+    reader, second = pipeline.reader, pipeline.second_reader
     with budget.stage("screen"):
         candidates = reader.screen(box)
     with budget.stage("decide"):
         link = second.estimate()
-        left_s = budget.left_s(line.reserve_s)
-        sampled = audited(study_key, line.audit_rate)
+        left_s = budget.left_s(pipeline.reserve_s)
+        sampled = audited(study_key, pipeline.audit_rate)
         situation = Situation(
-            candidates, reader.thresholds, link, left_s, line.roi_bytes, line.max_rois,
-            policy=line.policy, audited=sampled,
+            candidates, reader.thresholds, link, left_s, pipeline.roi_bytes, pipeline.max_rois,
+            policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
-        plan = line.decide(situation, study_key)
-    with budget.stage("escalate", line.reserve_s):
+        plan = pipeline.decide(situation, study_key)
+    with budget.stage("escalate", pipeline.reserve_s):
         answers = second.read(plan, box, budget, study_key)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
-        rate, thresholds = line.audit_rate, reader.thresholds
+        rate, thresholds = pipeline.audit_rate, reader.thresholds
         audit = audit_of(plan, answers, thresholds, rate=rate, sampled=sampled)
-    return Judgement(plan, answers, merged, audit)
+    return Assessment(plan, answers, merged, audit)
 
 
 log = structlog.get_logger()
 
 
-def read_and_report(line: Line, job: Job) -> Reading:
+def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     """The reading of one study; one that cannot be read gives a report that says why.
 
     Raises:
         OSError: the report cannot be written, or there is no room left on the disk.
         sqlite3.OperationalError: what it owes cannot be kept now, which passes.
     """
-    budget = line.ingest()
+    budget = pipeline.start_budget()
     if job.since_s is not None:
         budget.waited(job.since_s)
     try:
-        reading = walk(line, job, budget)
+        reading = run(pipeline, job, budget)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        reading = _reject(line, job, budget, rejection)
+        reading = _reject(pipeline, job, budget, rejection)
     except Exception as error:  # a fault of ours costs neither the report nor the next studies
         if passes(error):
             raise  # the study is sound: whoever called waits, and reads it again
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal fault: {error}"
-        reading = _reject(line, job, budget, Rejection(kind, reason, internal=True))
+        reading = _reject(pipeline, job, budget, Rejection(kind, reason, internal=True))
     _tell(reading)
     return reading
 
 
-def _reject(line: Line, job: Job, budget: Budget, rejection: Rejection) -> Reading:
+def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:
     with budget.stage("report"):
-        report = compose_rejection(line.stamp, job, rejection, budget.ledger_so_far)
-        paths = line.write(report, {}, job.out)
-    return Reading(replace(report, ledger=budget.ledger), paths)
+        report = compose_rejection(pipeline.provenance, job, rejection, budget.ledger_so_far)
+        paths = pipeline.write(report, {}, job.out)
+    return StudyResult(replace(report, ledger=budget.ledger), paths)
 
 
-def _tell(reading: Reading) -> None:
+def _tell(reading: StudyResult) -> None:
     report = reading.report
     log.info(
         "study reported",

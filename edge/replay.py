@@ -15,7 +15,7 @@ import structlog
 from pydantic import TypeAdapter
 
 from edge.decide import Plan, Situation
-from edge.selection import Policy
+from edge.selection import SelectionPolicy
 
 EVENT = "decided"
 
@@ -46,7 +46,7 @@ def outcome(plan: Plan) -> dict[str, object]:
     }
 
 
-def replay(line: str, policy: Policy | None = None) -> Plan:
+def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
     """The plan of a logged decision, made again; under another ``policy`` if one is given.
 
     Args:

@@ -37,7 +37,7 @@ class Size(Enum):
 
 
 @dataclass(frozen=True)
-class Policy:
+class SelectionPolicy:
     """How the latency budget is spent.
 
     Attributes:
@@ -69,7 +69,7 @@ class Policy:
         return (*fits, Size.FULL)
 
 
-POLICY = Policy()
+SELECTION_POLICY = SelectionPolicy()
 
 Fits = Callable[[int, int], bool]
 """Whether that many regions with that many bytes together fit; more of either never fit better."""

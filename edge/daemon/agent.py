@@ -19,13 +19,13 @@ from types import FrameType
 import structlog
 
 from edge.amend.amender import Amender, Asked, Persistence
-from edge.assemble import open_line
+from edge.assemble import open_pipeline
 from edge.daemon.inbox import Inbox
 from edge.daemon.loop import Begun, Turns
 from edge.daemon.study import Places, Read, carry
 from edge.escalation.client import Escalator, NoSecondReader
 from edge.job import Job
-from edge.pipeline import Reading, read_and_report
+from edge.pipeline import StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import Keep, keep_in
 from edge.store.studies import Spool, StepHook, exclusive
@@ -94,7 +94,7 @@ def run_agent(
         meters = Meters()
         held.enter_context(meters.served(settings.metrics_port))
         if line is None:
-            opened = held.enter_context(open_line(settings, clock=clock))
+            opened = held.enter_context(open_pipeline(settings, clock=clock))
             line, second = partial(read_and_report, opened), second or opened.second_reader
         second = second or NoSecondReader()
         meters.watch(second.glance if isinstance(second, Escalator) else second.estimate)
@@ -125,7 +125,7 @@ def _told(line: Read, keep: Keep, begun: Begun, amender: Amender) -> Read:
     The amender is told when the cloud has answered.
     """
 
-    def read(job: Job) -> Reading:
+    def read(job: Job) -> StudyResult:
         since_s = begun.since_s(job.study_key)
         reading = line(replace(job, keep=keep, since_s=since_s))
         if "cloud" in reading.report.models:

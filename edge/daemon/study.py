@@ -19,7 +19,7 @@ import structlog
 from edge.atomic_files import move, passes, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.job import Job
-from edge.pipeline import Reading
+from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.settings import EdgeSettings
@@ -30,7 +30,7 @@ MAX_ATTEMPTS = 3
 
 UNFINISHED = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.QUARANTINING)
 
-Read = Callable[[Job], Reading]
+Read = Callable[[Job], StudyResult]
 """Reads one study and leaves its report in the job's folder, ``report.json`` last."""
 
 Waited = Callable[[str], float]

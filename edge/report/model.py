@@ -168,7 +168,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Assessment:
     """What the line came to think of one lung box, and on what grounds.
 
     ``audit`` is set where there was nothing to ask about.
@@ -181,7 +181,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class Provenance:
     """What every report says of the line that made it.
 
     ``edge_model`` is model, version and engine in one line, ``guaranteed`` the most that a report
@@ -195,16 +195,20 @@ class Stamp:
 
 
 def compose(
-    stamp: Stamp, job: Job, study: Study, judgement: Judgement, ledger: tuple[LedgerEntry, ...]
+    provenance: Provenance,
+    job: Job,
+    study: Study,
+    assessment: Assessment,
+    ledger: tuple[LedgerEntry, ...],
 ) -> Report:
     """The report of a study that was read."""
-    plan, answers, merged = judgement.plan, judgement.answers, judgement.merged
+    plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
     slice_mm = study.volume.geometry.spacing_mm[0]
     return Report(
         study_key=job.study_key,
-        created=stamp.now().isoformat(timespec="seconds"),
+        created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
-        deadline_s=stamp.deadline_s,
+        deadline_s=provenance.deadline_s,
         header=study.header,
         series_uid=study.volume.series_uid,
         findings=merged.findings,
@@ -212,26 +216,26 @@ def compose(
         ledger=ledger,
         second_reading=merged.second_reading,
         second_reading_reason=merged.reason,
-        models=models_used(stamp.edge_model, answers),
+        models=models_used(provenance.edge_model, answers),
         other_series=study.other_series,
-        guaranteed=promised(stamp.guaranteed, plan, answers, slice_mm),
-        audit=judgement.audit,
-        status=_status(judgement),
+        guaranteed=promised(provenance.guaranteed, plan, answers, slice_mm),
+        audit=assessment.audit,
+        status=_status(assessment),
     )
 
 
 def compose_rejection(
-    stamp: Stamp, job: Job, rejection: Rejection, ledger: tuple[LedgerEntry, ...]
+    provenance: Provenance, job: Job, rejection: Rejection, ledger: tuple[LedgerEntry, ...]
 ) -> Report:
     """The report of a study that was not read."""
     return Report(
         study_key=job.study_key,
-        created=stamp.now().isoformat(timespec="seconds"),
+        created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
-        deadline_s=stamp.deadline_s,
+        deadline_s=provenance.deadline_s,
         ledger=ledger,
         second_reading_reason="the study was not read",
-        models={"edge": stamp.edge_model},
+        models={"edge": provenance.edge_model},
         guaranteed=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
@@ -244,8 +248,8 @@ def models_used(edge_model: str, answers: Escalated) -> dict[str, str]:
     return {"edge": edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})
 
 
-def _status(judgement: Judgement) -> Status:
+def _status(assessment: Assessment) -> Status:
     """Provisional while a second reading that was wanted of a cloud is not all there."""
-    unread = judgement.merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
-    wanted = unread and not judgement.answers.switched_off
+    unread = assessment.merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
+    wanted = unread and not assessment.answers.switched_off
     return Status.PROVISIONAL if wanted else Status.FINAL

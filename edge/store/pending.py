@@ -36,7 +36,7 @@ from enum import Enum
 from edge.decide import Plan
 from edge.escalation.rois import Escalated, cut_rois
 from edge.findings import BoolArray, Route
-from edge.report.model import Judgement, Report
+from edge.report.model import Assessment, Report
 from edge.screen import EdgeReader
 from edge.store.context import Grounds
 from edge.store.database import WrongStep, transaction
@@ -385,15 +385,15 @@ def _debt(row: sqlite3.Row) -> Debt:
     )
 
 
-Keep = Callable[[Report, Judgement, EdgeReader, Preprocessed], None]
+Keep = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
 """Is told of a report that is about to go out, and of all that it was made on."""
 
 
 def keep_in(owed: Owed, shape: tuple[int, int, int]) -> Keep:
     """Keeps in ``owed`` the regions, voxels of ``shape`` (z, y, x), that lack their verdict."""
 
-    def keep(report: Report, judgement: Judgement, reader: EdgeReader, box: Preprocessed) -> None:
-        plan, answers = judgement.plan, judgement.answers
+    def keep(report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed) -> None:
+        plan, answers = assessment.plan, assessment.answers
         grounds = Grounds(report, plan, reader.thresholds, reader.weights, box.geometry)
         whole = replace(plan, send=still_owed(plan, answers), sizes=())
         owed.keep(grounds, answers, cut_rois(whole, box, shape))

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from edge.assemble import open_line
-from edge.pipeline import Line
+from edge.assemble import open_pipeline
+from edge.pipeline import Pipeline
 from edge.settings import load_settings
 from evaluation.accuracy import nodules
 from evaluation.accuracy import reports as detect
@@ -109,13 +109,13 @@ def latency_command(
 @contextmanager
 def _open_line(
     cloud: str | None, serve: bool, model: str | None, deadline_s: float | None
-) -> Iterator[Line]:
+) -> Iterator[Pipeline]:
     if serve and cloud is not None:
         raise typer.BadParameter("--serve starts a cloud of its own: leave --cloud out")
     with ExitStack() as parts:
         address = parts.enter_context(cloud_service()) if serve else cloud
         settings = load_settings(cloud=address, screening_model=model, deadline_s=deadline_s)
-        yield parts.enter_context(open_line(settings))
+        yield parts.enter_context(open_pipeline(settings))
 
 
 @contextmanager

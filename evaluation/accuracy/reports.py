@@ -20,7 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from edge.job import Job
-from edge.pipeline import Line, read_and_report
+from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from evaluation.accuracy.bootstrap import (
     RESAMPLES,
@@ -182,7 +182,7 @@ def study_folders(folder: Path) -> list[Path]:
 
 
 def detect(
-    line: Line, studies: Iterable[Path], truth: Mapping[str, tuple[Lesion, ...]], out: Path
+    line: Pipeline, studies: Iterable[Path], truth: Mapping[str, tuple[Lesion, ...]], out: Path
 ) -> list[StudyResult]:
     """Every study's result; its report is left in a sub-folder of `out`.
 
@@ -192,7 +192,7 @@ def detect(
 
 
 def read_one(
-    line: Line,
+    line: Pipeline,
     study: Path,
     out: Path,
     lesions: tuple[Lesion, ...] | None,
@@ -238,7 +238,7 @@ IGNORED_REACH_MM = 5.0
 CAVEAT = "Phantoms are synthetic: they show what the line does, not how it does on patients."
 
 
-def read_phantom(line: Line, spec: PhantomSpec, out: Path) -> StudyResult:
+def read_phantom(line: Pipeline, spec: PhantomSpec, out: Path) -> StudyResult:
     """One phantom, written as a DICOM series, read from there, and compared with its truth.
 
     Its truth is exact, so there is no rim: a finding outside every nodule is false.

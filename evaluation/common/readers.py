@@ -19,12 +19,12 @@ import numpy as np
 
 from cloud.settings import load_settings as load_cloud_settings
 from cloud.stream import verdict_of
-from edge.assemble import build_line
+from edge.assemble import build_pipeline
 from edge.budget import Budget
 from edge.decide import Plan
 from edge.escalation.rois import Escalated, cut_rois
 from edge.link.estimate import LinkEstimate
-from edge.pipeline import judge
+from edge.pipeline import detect
 from edge.screen import Screening
 from edge.settings import EdgeSettings
 from edge.settings import load_settings as load_edge_settings
@@ -90,12 +90,12 @@ def edge_and_cloud(screener: Screening, model: ReadsRegions, settings: EdgeSetti
     """The findings of a report whose last threshold is 0, for an FROC to move it."""
     side = model.roi_shape[0]
     unhurried = settings.model_copy(update={"deadline_s": UNHURRIED_S, "roi_side": side})
-    line = build_line(unhurried, screener, InProcess(model))
+    line = build_pipeline(unhurried, screener, InProcess(model))
     every_one = replace(line.reader, thresholds=replace(line.reader.thresholds, final=0.0))
     line = replace(line, reader=every_one)
 
     def reads(box: Preprocessed) -> list[Candidate]:
-        findings = judge(line, box, line.ingest(), study_key="evaluation").merged.findings
+        findings = detect(line, box, line.start_budget(), study_key="evaluation").merged.findings
         return [Candidate(f.centre_mm, f.index_zyx, f.diameter_mm, f.probability) for f in findings]
 
     return reads

@@ -22,10 +22,10 @@ from typing import Any, TextIO
 
 import structlog
 
-from edge.assemble import open_line
+from edge.assemble import open_pipeline
 from edge.job import Job
-from edge.pipeline import Line, read_and_report
-from edge.report.model import Judgement, Report
+from edge.pipeline import Pipeline, read_and_report
+from edge.report.model import Assessment, Report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings, load_settings
 from edge.store.pending import Keep, keep_in
@@ -38,7 +38,7 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
 
-Opens = Callable[[EdgeSettings], AbstractContextManager[Line]]
+Opens = Callable[[EdgeSettings], AbstractContextManager[Pipeline]]
 """Opens the line of these settings."""
 
 
@@ -61,20 +61,20 @@ class Studies:
         """The study that is read as the ``number``-th; they take turns."""
         return self._prepared[number % len(self._prepared)]
 
-    def keep(self, line: Line) -> None:
+    def keep(self, line: Pipeline) -> None:
         """Reads and preprocesses all of them, as ``line`` does; once."""
         for one in self._prepared[len(self._kept) :]:
             study = line.read(one.folder)
             self._kept[one.folder] = Kept(study, line.preprocess(study.volume, one.folder))
 
-    def replayed(self, line: Line) -> Line:
+    def replayed(self, line: Pipeline) -> Pipeline:
         """The line whose screening network says again what it said of each box that is kept."""
         seen = [(kept.box, line.reader.screen(kept.box)) for kept in self._kept.values()]
         return replace(
             line, reader=replace(line.reader, screener=_Seen(line.reader.screener, seen))
         )
 
-    def from_memory(self, line: Line) -> Line:
+    def from_memory(self, line: Pipeline) -> Pipeline:
         """The line whose first two stages give what is kept."""
 
         def read(folder: Path) -> Study:
@@ -103,11 +103,11 @@ class _Seen:
 
 
 def answers(
-    commands: Iterable[str], studies: Studies, out: Path, opens: Opens = open_line
+    commands: Iterable[str], studies: Studies, out: Path, opens: Opens = open_pipeline
 ) -> Iterator[dict[str, Any]]:
     """The answer to each command; reports are left in ``out``, each in place of the last."""
     with Spool(out.with_suffix(".sqlite3")) as spool, ExitStack() as held:
-        line: Line | None = None
+        line: Pipeline | None = None
         for command in map(json.loads, commands):
             if "open" in command:
                 held.close()
@@ -123,13 +123,15 @@ def answers(
                 yield _read(used, studies.study(command["read"]), out, keep, spool)
 
 
-def _read(line: Line, study: Prepared, out: Path, keep: Keep, spool: Spool) -> dict[str, Any]:
+def _read(line: Pipeline, study: Prepared, out: Path, keep: Keep, spool: Spool) -> dict[str, Any]:
     """One study through the line, timed from outside, and compared with its truth."""
-    made: list[Judgement] = []
+    made: list[Assessment] = []
 
-    def noted(report: Report, judgement: Judgement, reader: EdgeReader, box: Preprocessed) -> None:
-        made.append(judgement)
-        keep(report, judgement, reader, box)
+    def noted(
+        report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
+    ) -> None:
+        made.append(assessment)
+        keep(report, assessment, reader, box)
 
     began_s = time.monotonic()
     with stalled() as stall:
@@ -145,8 +147,8 @@ def _read(line: Line, study: Prepared, out: Path, keep: Keep, spool: Spool) -> d
         "lesions": len(study.lesions),
         "found": int((scores.lesion_score >= 0).sum()),
         "false": int(scores.false_score.size),
-        "escalated": sum(len(judgement.plan.send) for judgement in made),
-        "answered": sum(len(judgement.answers.verdicts) for judgement in made),
+        "escalated": sum(len(assessment.plan.send) for assessment in made),
+        "answered": sum(len(assessment.answers.verdicts) for assessment in made),
         "reason": report.second_reading_reason,
         "second_reading": report.second_reading.value,
         "refused": refusal(report),
@@ -154,7 +156,7 @@ def _read(line: Line, study: Prepared, out: Path, keep: Keep, spool: Spool) -> d
 
 
 def serve(
-    count: int, seed: int, cache: Path, commands: TextIO, told: TextIO, opens: Opens = open_line
+    count: int, seed: int, cache: Path, commands: TextIO, told: TextIO, opens: Opens = open_pipeline
 ) -> None:
     """Answers until ``commands`` end."""
     structlog.configure(

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from cloud.settings import load_settings as load_cloud_settings
-from edge.assemble import open_line
+from edge.assemble import open_pipeline
 from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
 from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Reserve, each, show
 from evaluation.common.readers import open_second
@@ -119,7 +119,7 @@ def _cases(
     kept = load(path) if path.is_file() else None
     if kept is not None and not time_anew:
         return kept
-    with open_line(settings) as line:
+    with open_pipeline(settings) as line:
         second = open_second(cloud_model)
         named = f"{second.name} {second.version} ({second.engine})"
         readers = Readers(line, second, named, propose)

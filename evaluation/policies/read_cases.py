@@ -12,9 +12,9 @@ import numpy as np
 
 from cloud.limits import padded
 from edge.job import Job
-from edge.pipeline import Line, read_and_report
-from edge.report.model import Judgement, Report
-from edge.selection import POLICY, Shape, Size
+from edge.pipeline import Pipeline, read_and_report
+from edge.report.model import Assessment, Report
+from edge.selection import SELECTION_POLICY, Shape, Size
 from evaluation.accuracy.data import (
     RIM_MM,
     Cube,
@@ -64,7 +64,7 @@ class Readers:
         proposed: weaker candidates are left out.
     """
 
-    line: Line
+    line: Pipeline
     second: ReadsRegions
     named: str
     proposed: float
@@ -82,7 +82,7 @@ class Readers:
         """By size; smaller ones where the edge might ask about it and send them."""
         full, thresholds = self.second.roi_shape, self.line.reader.thresholds
         unsure = thresholds.dismiss <= one.score < thresholds.report
-        sizes = POLICY.sizes_for(one.diameter_mm, full) if unsure else (Size.FULL,)
+        sizes = SELECTION_POLICY.sizes_for(one.diameter_mm, full) if unsure else (Size.FULL,)
         regions = [_as_sent(one, voxels, size.shape_of(full), full) for size in sizes]
         chances = self.second.read(np.stack(regions)).probability
         return dict(zip(sizes, map(float, chances), strict=True))
@@ -143,8 +143,8 @@ def timed(cases: Cases, sources: Sources, readers: Readers) -> Cases:
 
 def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: Readers) -> Piece:
     """A whole scan through the agent's own line, with its times."""
-    (judgement, box), (before_s, after_s) = _walk(folder, readers)
-    candidates = [decision.candidate for decision in judgement.plan.decisions]
+    (assessment, box), (before_s, after_s) = _walk(folder, readers)
+    candidates = [decision.candidate for decision in assessment.plan.decisions]
     return Piece(
         folder.name,
         split,
@@ -161,15 +161,15 @@ def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: R
 
 def _walk(
     folder: Path, readers: Readers
-) -> tuple[tuple[Judgement, Preprocessed], tuple[float, float]]:
+) -> tuple[tuple[Assessment, Preprocessed], tuple[float, float]]:
     """What the line makes of a scan, and its seconds before the decision and after the verdicts.
 
     It is read twice: the first time the engine and the disk's cache are cold.
     """
-    kept: list[tuple[Judgement, Preprocessed]] = []
+    kept: list[tuple[Assessment, Preprocessed]] = []
 
-    def keep(_report: Report, judgement: Judgement, _reader: object, box: Preprocessed) -> None:
-        kept.append((judgement, box))
+    def keep(_report: Report, assessment: Assessment, _reader: object, box: Preprocessed) -> None:
+        kept.append((assessment, box))
 
     with tempfile.TemporaryDirectory(prefix="overread-policies-") as out:
         for _ in range(2):

@@ -23,7 +23,7 @@ from cloud.limits import padded
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.screen import EdgeReader
-from edge.selection import POLICY, Size
+from edge.selection import SELECTION_POLICY, Size
 from edge.settings import load_settings
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.common.cli import CloudModel, Data, Json, Split, each, show
@@ -85,7 +85,7 @@ def as_dict(asked: Asked, thresholds: Thresholds, weights: MergeWeights) -> dict
 def _said(cube: Cube, found: Sequence[Candidate], size: Size, model: ReadsRegions) -> list[float]:
     """The second reader's probability of each candidate; NaN where that size may not be sent."""
     full = model.roi_shape
-    fits = [size in POLICY.sizes_for(one.diameter_mm, full) for one in found]
+    fits = [size in SELECTION_POLICY.sizes_for(one.diameter_mm, full) for one in found]
     regions = [
         padded(cut_roi(cube.voxels, one.index_zyx, size.shape_of(full)), full)
         for one, may in zip(found, fits, strict=True)

@@ -23,7 +23,7 @@ from edge.audit import audited
 from edge.decide import Plan, Situation, Thresholds
 from edge.findings import Decision, Route
 from edge.link.estimate import LinkEstimate
-from edge.selection import POLICY, Size
+from edge.selection import SELECTION_POLICY, Size
 from edge.settings import EdgeSettings
 from evaluation.policies.studies import Study
 from imaging.volume import FloatArray
@@ -153,7 +153,7 @@ def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
             budget_s=budget_s,
             roi_bytes=settings.roi_side**3,
             max_rois=settings.max_rois,
-            policy=replace(POLICY, describe=settings.describe),
+            policy=replace(SELECTION_POLICY, describe=settings.describe),
             audited=audited(study.name, settings.audit_rate),
         ).plan()
 

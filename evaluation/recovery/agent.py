@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.assemble import build_line
+from edge.assemble import build_pipeline
 from edge.budget import Budget
 from edge.daemon.agent import run_agent
 from edge.decide import Plan
@@ -26,7 +26,7 @@ from edge.escalation.client import SecondReader
 from edge.escalation.rois import Escalated, mask_of
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
-from edge.pipeline import Line, Reading, read_and_report
+from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import OwedStep
 from edge.store.studies import Step, StepHook
@@ -66,7 +66,7 @@ def serve(root: Path, crash: Crash, seed: int) -> None:
     """
     cloud = ChanceCloud(random.Random(seed))
 
-    def read(job: Job) -> Reading:
+    def read(job: Job) -> StudyResult:
         return read_and_report(line_of(job.source, cloud), job)
 
     with (root / "log").open("a") as log:
@@ -161,7 +161,7 @@ def _verdict(place: int, study_key: str) -> Verdict:
     return Verdict(place, probability, 8.0, "chance 1", 0.0, 0.001, None, "solid", pack_mask(mask))
 
 
-def line_of(source: Path, cloud: SecondReader) -> Line:
+def line_of(source: Path, cloud: SecondReader) -> Pipeline:
     """The real line around the scores of one study.
 
     Raises:
@@ -169,7 +169,7 @@ def line_of(source: Path, cloud: SecondReader) -> Line:
     """
     scores = json.loads((source / "scores.json").read_text())
     settings = EdgeSettings(roi_side=SIDE, deadline_s=60.0)
-    line = build_line(settings, GivenScores(scores or ()), cloud)
+    line = build_pipeline(settings, GivenScores(scores or ()), cloud)
     return replace(line, read=_useless if scores is None else _study, preprocess=the_box)
 
 

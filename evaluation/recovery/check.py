@@ -23,7 +23,7 @@ import typer
 from edge.budget import Budget
 from edge.findings import Route
 from edge.merge import Merged, merge
-from edge.pipeline import judge
+from edge.pipeline import detect
 from edge.report.model import ChangeKind
 from edge.store.studies import Step
 from evaluation.common.processes import log_tail
@@ -172,7 +172,7 @@ def _compare(
 def expected(source: Path, study_key: str) -> list[Said]:
     """What is a finding once every uncertain region has its verdict."""
     line, box = line_of(source, ChanceCloud(Random(0))), the_box()
-    plan = judge(line, box, Budget(Deadline.after(60.0)), study_key).plan
+    plan = detect(line, box, Budget(Deadline.after(60.0)), study_key).plan
     answers = verdicts_on(plan.uncertain, study_key)
     whole = replace(plan, send=plan.uncertain, sizes=(), later=())
     reader = line.reader

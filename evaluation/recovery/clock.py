@@ -32,7 +32,7 @@ import typer
 
 from edge.daemon.agent import run_agent
 from edge.job import Job
-from edge.pipeline import Reading, read_and_report
+from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import OwedStep
 from edge.store.studies import Step
 from edge.telemetry import configure_logging
@@ -89,7 +89,7 @@ def serve(root: Path, seed: int) -> None:
     chance = Random(seed)
     cloud, clock = ChanceCloud(chance), WallClock(Random(seed), time.time())
 
-    def read(job: Job) -> Reading:
+    def read(job: Job) -> StudyResult:
         return read_and_report(line_of(job.source, cloud), job)
 
     def on_step(_step: Step | OwedStep, _durable: bool) -> None:

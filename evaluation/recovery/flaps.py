@@ -34,7 +34,7 @@ from edge.job import Job
 from edge.link.health import Watch
 from edge.link.link import Link
 from edge.merge import merge
-from edge.pipeline import Reading, judge, read_and_report
+from edge.pipeline import StudyResult, detect, read_and_report
 from edge.telemetry import configure_logging
 from evaluation.common.cli import Json, counting
 from evaluation.common.processes import cloud_service
@@ -76,10 +76,12 @@ def serve(root: Path, address: str) -> None:
     ):
         second = Escalator(channel, link, asking)
 
-        def read(job: Job) -> Reading:
+        def read(job: Job) -> StudyResult:
             line = line_of(job.source, second)
-            ingest = partial(Budget, Deadline.after(DEADLINE_S))
-            return read_and_report(replace(line, ingest=ingest, reserve_s=RESERVE_S), job)
+            start_budget = partial(Budget, Deadline.after(DEADLINE_S))
+            return read_and_report(
+                replace(line, start_budget=start_budget, reserve_s=RESERVE_S), job
+            )
 
         configure_logging("text", log)
         run_agent(settings, line=read, second=second)
@@ -88,7 +90,7 @@ def serve(root: Path, address: str) -> None:
 def expected(source: Path, study_key: str) -> list[Said]:
     """What is a finding once every uncertain region has its verdict."""
     line, box = line_of(source, ChanceCloud(Random(0))), the_box()
-    plan = judge(line, box, Budget(Deadline.after(60.0)), study_key).plan
+    plan = detect(line, box, Budget(Deadline.after(60.0)), study_key).plan
     verdicts = {}
     for place in plan.uncertain:
         voxels = cut_one(plan, place, box, (SIDE,) * 3).voxels

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.job import Job
-from edge.pipeline import Line, read_and_report
+from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from evaluation.accuracy.reports import ledger_s, stage_times
 from evaluation.errors import MissingData
@@ -40,7 +40,7 @@ def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
     return Machine(_cpu_model(cpuinfo), len(os.sched_getaffinity(0)), platform.platform())
 
 
-def repeat_study(line: Line, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
+def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
     """The reports of `study`, read once for each of `rounds`.
 
     Raises:
@@ -66,7 +66,7 @@ def as_dict(machine: Machine, study: Path, reports: list[Report]) -> dict[str, A
     }
 
 
-def _read(line: Line, study: Path, out: Path) -> Report:
+def _read(line: Pipeline, study: Path, out: Path) -> Report:
     report = read_and_report(line, Job(study, out)).report
     if report.rejection is not None:
         raise MissingData(study, f"{report.rejection.kind}: {report.rejection.reason}")

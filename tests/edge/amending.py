@@ -14,7 +14,7 @@ from edge.daemon.inbox import report_names
 from edge.daemon.study import Places, carry
 from edge.escalation.client import SecondReader
 from edge.job import Job
-from edge.pipeline import Reading, read_and_report
+from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import keep_in
 from edge.store.studies import Record, Spool, Step
 from evaluation.recovery.agent import settings_in
@@ -61,10 +61,10 @@ class Site:
         put(self.places.work / record.id, name)
         record = self.spool.advance(record.id, Step.CLAIMED)
 
-        def read(job: Job) -> Reading:
+        def read(job: Job) -> StudyResult:
             keep = keep_in(self.spool.owed, SHAPE)
-            line = owing(second or self.cloud, pictures=pictures)
-            return read_and_report(line, Job(job.source, job.out, job.study_key, keep))
+            pipeline = owing(second or self.cloud, pictures=pictures)
+            return read_and_report(pipeline, Job(job.source, job.out, job.study_key, keep))
 
         carry(record, self.places, self.spool, read, 60.0, [].append)
         return self.spool.get(record.id)

@@ -11,7 +11,7 @@ from edge.decide import Plan, Thresholds, decide
 from edge.guarantee import Terms
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
-from edge.selection import POLICY, Policy
+from edge.selection import SELECTION_POLICY, SelectionPolicy
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
 from models.runtime.detection import Candidate
@@ -90,7 +90,7 @@ def plan_of(
     *scores: float,
     link: LinkEstimate | None = None,
     max_rois: int = 64,
-    policy: Policy = POLICY,
+    policy: SelectionPolicy = SELECTION_POLICY,
     audited: bool = False,
 ) -> Plan:
     """What is decided of candidates of these scores, with time enough."""

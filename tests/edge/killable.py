@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.daemon.agent import run_agent
 from edge.daemon.study import Read
 from edge.job import Job
-from edge.pipeline import Reading
+from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from evaluation.recovery.agent import Crash, killing, settings_in
@@ -39,7 +39,7 @@ def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path
     return folder
 
 
-def quick_line(job: Job) -> Reading:
+def quick_line(job: Job) -> StudyResult:
     """Does what the study's text says: ``bad`` is rejected, ``boom`` raises, ``owe`` owes."""
     text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
     if "boom" in text:
@@ -55,7 +55,7 @@ def quick_line(job: Job) -> Reading:
         status=Status.REJECTED if rejection else Status.FINAL,
         rejection=rejection,
     )
-    return Reading(report, write_report(report, {}, job.out))
+    return StudyResult(report, write_report(report, {}, job.out))
 
 
 def serve(root: Path, crash: Crash = None, line: Read = quick_line) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from edge.assemble import build_line
+from edge.assemble import build_pipeline
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import Escalated
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
-from edge.pipeline import Line, Reading, read_and_report
+from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import load_settings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume
@@ -86,16 +86,16 @@ class ForgetfulCloud(SilentCloud):
         return super().ask(rois, deadline, study_key)
 
 
-def owing(second: SecondReader, *, pictures: bool = False) -> Line:
-    """The real line around a calibrated screener that sees `SCORES`, and a cloud that is silent."""
+def owing(second: SecondReader, *, pictures: bool = False) -> Pipeline:
+    """The real pipeline around a calibrated screener that sees `SCORES`; the cloud is silent."""
     screener = FixedScreener(SCORES, settings={**SETTINGS, "guarantee": GUARANTEE})
-    line = build_line(load_settings(deadline_s=60.0), screener, second)
+    pipeline = build_pipeline(load_settings(deadline_s=60.0), screener, second)
     if not pictures:
-        line = replace(line, draw=lambda *_: {})
-    return replace(line, read=_study, preprocess=_box)
+        pipeline = replace(pipeline, draw=lambda *_: {})
+    return replace(pipeline, read=_study, preprocess=_box)
 
 
-def owing_line(job: Job) -> Reading:
+def owing_line(job: Job) -> StudyResult:
     """Reads a study of which two candidates are owed."""
     return read_and_report(owing(SilentCloud()), job)
 

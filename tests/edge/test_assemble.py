@@ -1,4 +1,4 @@
-"""The line as its settings put it together."""
+"""The pipeline as its settings put it together."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from edge import assemble
-from edge.assemble import open_channel, open_line
+from edge.assemble import open_channel, open_pipeline
 from edge.budget import Budget
 from edge.errors import BadSettings
 from edge.escalation.client import Asking, Escalator, NoSecondReader
@@ -32,16 +32,16 @@ def _fixed_screener(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_decisions_are_on_record_where_logs_are_for_machines() -> None:
     """With JSON logs every decision is told, with logs for people none is."""
-    with open_line(EdgeSettings(log_format="json")) as line:
-        assert line.decide is decided_on_record
-    with open_line(EdgeSettings(log_format="text")) as line:
-        assert line.decide is decided
+    with open_pipeline(EdgeSettings(log_format="json")) as pipeline:
+        assert pipeline.decide is decided_on_record
+    with open_pipeline(EdgeSettings(log_format="text")) as pipeline:
+        assert pipeline.decide is decided
 
 
 def test_without_a_cloud_nobody_reads_again() -> None:
     """The stand-in takes the place of the second reader."""
-    with open_line(EdgeSettings()) as line:
-        assert isinstance(line.second_reader, NoSecondReader)
+    with open_pipeline(EdgeSettings()) as pipeline:
+        assert isinstance(pipeline.second_reader, NoSecondReader)
 
 
 def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
@@ -50,17 +50,17 @@ def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
         pass
     with FakeCloud() as other:
         settings = EdgeSettings(cloud=gone.address, cloud_hedge=other.address)
-        with open_line(settings) as line:
+        with open_pipeline(settings) as pipeline:
             rois = cut_rois(plan_of(0.4), box(), SHAPE)
-            came = line.second_reader.ask(rois, Deadline.after(60.0), "key")
+            came = pipeline.second_reader.ask(rois, Deadline.after(60.0), "key")
     assert (list(came.verdicts), came.reason) == ([0], "")
 
 
 def test_a_hedge_without_a_cloud_is_told() -> None:
     """Nobody should believe in a second reader that is never asked."""
     settings = EdgeSettings(cloud_hedge="reader.example:50051")
-    with structlog.testing.capture_logs() as logs, open_line(settings) as line:
-        assert isinstance(line.second_reader, NoSecondReader)
+    with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
+        assert isinstance(pipeline.second_reader, NoSecondReader)
     assert [log["event"] for log in logs] == ["cloud_hedge is never asked: cloud is not set"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_line, open_channel
+from edge.assemble import build_pipeline, open_channel
 from edge.audit import Audit, AuditOutcome, audit_of, audited
 from edge.decide import AUDITED, Plan, decide
 from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
@@ -151,9 +151,9 @@ def test_what_an_audit_came_to() -> None:
 def report_of(out: Path, second: SecondReader, rate: float = 1.0) -> Report:
     """The report of one scan in which everything is faint, audited at ``rate``."""
     settings = load_settings(deadline_s=60.0, audit_rate=rate)
-    line = build_line(settings, FixedScreener(FAINT), second)
-    line = replace(line, read=study_at, preprocess=lung_box)
-    return read_and_report(line, Job(Path("study"), out, "key-1")).report
+    pipeline = build_pipeline(settings, FixedScreener(FAINT), second)
+    pipeline = replace(pipeline, read=study_at, preprocess=lung_box)
+    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
 
 
 def report_by(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:

@@ -9,7 +9,7 @@ from edge.decide import Room, Thresholds, decide, value_of_asking
 from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
-from edge.selection import POLICY, Size
+from edge.selection import SELECTION_POLICY, Size
 from tests.edge.cases import SETTINGS, THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
@@ -183,7 +183,7 @@ def test_what_is_reported_is_described_where_there_is_room() -> None:
 
 def test_nothing_is_described_where_the_policy_does_not_want_it() -> None:
     """Only what is uncertain is sent, and no description is owed."""
-    plan = plan_of(0.95, 0.4, 0.99, policy=replace(POLICY, describe=False))
+    plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, describe=False))
     assert (plan.send, plan.described) == ((1,), ())
     assert plan_of(0.95, 0.4, 0.99).described == (2, 0)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_line, open_channel
+from edge.assemble import build_pipeline, open_channel
 from edge.decide import Plan
 from edge.errors import UnfitModel
 from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
@@ -27,7 +27,7 @@ from edge.guarantee import (
 from edge.job import Job
 from edge.link.estimate import OFF
 from edge.link.link import Link
-from edge.pipeline import Line, read_and_report
+from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from edge.selection import Size
 from edge.settings import load_settings
@@ -188,23 +188,23 @@ def test_a_site_without_a_cloud_has_no_guarantee() -> None:
     assert of(plan_of(0.95, link=OFF), off).reason == "no second reader is set up"
 
 
-def line_with(second: SecondReader, scores: tuple[float, ...]) -> Line:
-    """The real line around a calibrated screener that sees ``scores``."""
+def pipeline_with(second: SecondReader, scores: tuple[float, ...]) -> Pipeline:
+    """The real pipeline around a calibrated screener that sees ``scores``."""
     screener = FixedScreener(scores, settings={**SETTINGS, "guarantee": GUARANTEE})
-    line = build_line(load_settings(deadline_s=60.0), screener, second)
-    return replace(line, read=study_at, preprocess=lung_box)
+    pipeline = build_pipeline(load_settings(deadline_s=60.0), screener, second)
+    return replace(pipeline, read=study_at, preprocess=lung_box)
 
 
-def report_in(out: Path, line: Line) -> Report:
-    """The report of one study that walked ``line``."""
-    return read_and_report(line, Job(Path("study"), out, "key-1")).report
+def report_in(out: Path, pipeline: Pipeline) -> Report:
+    """The report of one study that went through ``pipeline``."""
+    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
 
 
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
     """Over the real link: promised in report.json and report.html, with all that it rests on."""
     with FakeCloud() as cloud, open_channel(cloud.address, load_settings()) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=2.0))
-        report = report_in(tmp_path, line_with(second, (0.95, 0.7, 0.05)))
+        report = report_in(tmp_path, pipeline_with(second, (0.95, 0.7, 0.05)))
     assert report.guarantee == TEXT
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["guarantee"] == TEXT
@@ -214,7 +214,7 @@ def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
 
 def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> None:
     """The terms are told all the same, and that they are not given."""
-    report = report_in(tmp_path, line_with(NoSecondReader(), (0.95, 0.7)))
+    report = report_in(tmp_path, pipeline_with(NoSecondReader(), (0.95, 0.7)))
     words = "no guarantee, because no second reader is set up"
     assert report.guarantee == words
     written = json.loads((tmp_path / "report.json").read_text())
@@ -228,9 +228,9 @@ def test_a_study_that_was_not_read_promises_nothing(tmp_path: Path) -> None:
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)
 
-    line = replace(line_with(NoSecondReader(), ()), preprocess=no_lung)
+    pipeline = replace(pipeline_with(NoSecondReader(), ()), preprocess=no_lung)
     words = "no guarantee, because the study was not read"
-    assert report_in(tmp_path, line).guarantee == words
+    assert report_in(tmp_path, pipeline).guarantee == words
 
 
 def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.assemble import build_line, open_channel
+from edge.assemble import build_pipeline, open_channel
 from edge.budget import Budget
 from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
 from edge.findings import DecidedBy, Finding, SecondReading
 from edge.job import Job
 from edge.link.link import Link
-from edge.pipeline import Line, judge, read_and_report
-from edge.report.model import Judgement, Report, Status
+from edge.pipeline import Pipeline, detect, read_and_report
+from edge.report.model import Assessment, Report, Status
 from edge.report.pictures import Pictures
 from edge.report.write import report_to_dict
 from edge.settings import load_settings
@@ -43,23 +43,23 @@ def lung_box(_volume: Volume, _source: Path) -> Preprocessed:
     return box()
 
 
-def line_with(second: SecondReader, deadline_s: float = 60.0) -> Line:
-    """The real line around a screener that always sees `SCORES`."""
+def pipeline_with(second: SecondReader, deadline_s: float = 60.0) -> Pipeline:
+    """The real pipeline around a screener that always sees `SCORES`."""
     settings = load_settings(deadline_s=deadline_s, reserve_s=RESERVE_S)
-    line = build_line(settings, FixedScreener(SCORES), second)
-    return replace(line, read=study_at, preprocess=lung_box)
+    pipeline = build_pipeline(settings, FixedScreener(SCORES), second)
+    return replace(pipeline, read=study_at, preprocess=lung_box)
 
 
-def report_of(line: Line, out: Path) -> Report:
-    """The report of one study that walked ``line``."""
-    return read_and_report(line, Job(Path("study"), out, "key-1")).report
+def report_of(pipeline: Pipeline, out: Path) -> Report:
+    """The report of one study that went through ``pipeline``."""
+    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
 
 
 def read_with_cloud(address: str, out: Path, deadline_s: float = 60.0) -> Report:
     """The report of one study whose second reader is at ``address``."""
     with open_channel(address, load_settings()) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
-        return report_of(line_with(second, deadline_s), out)
+        return report_of(pipeline_with(second, deadline_s), out)
 
 
 def test_study_walks_the_whole_line(tmp_path: Path) -> None:
@@ -123,10 +123,10 @@ def test_a_study_that_has_waited_has_so_much_less_time(tmp_path: Path) -> None:
     """
     clock = HandClock()
     settings = load_settings(deadline_s=60.0, reserve_s=RESERVE_S)
-    line = build_line(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
-    line = replace(line, read=study_at, preprocess=lung_box)
+    pipeline = build_pipeline(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
+    pipeline = replace(pipeline, read=study_at, preprocess=lung_box)
     job = Job(Path("study"), tmp_path, "key-1", since_s=clock() - 25.0)
-    report = read_and_report(line, job).report
+    report = read_and_report(pipeline, job).report
     given = {entry.stage: entry.budget_s for entry in report.ledger}
     assert [*given] == ["wait", *STAGES]
     assert (report.ledger[0].took_s, report.took_s) == (25.0, 25.0)
@@ -137,16 +137,16 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
     """Nobody is asked although the cloud is there; the regions are kept, and the report is late."""
     clock, kept = HandClock(), list[tuple[int, ...]]()
 
-    def keep(_report: Report, judgement: Judgement, *_: object) -> None:
-        kept.append(still_owed(judgement.plan, judgement.answers))
+    def keep(_report: Report, assessment: Assessment, *_: object) -> None:
+        kept.append(still_owed(assessment.plan, assessment.answers))
 
     settings = load_settings(deadline_s=60.0)
     with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
-        line = build_line(settings, FixedScreener(SCORES), second, clock=clock)
-        line = replace(line, read=study_at, preprocess=lung_box)
+        pipeline = build_pipeline(settings, FixedScreener(SCORES), second, clock=clock)
+        pipeline = replace(pipeline, read=study_at, preprocess=lung_box)
         job = Job(Path("study"), tmp_path, "key-1", keep, since_s=clock() - 61.0)
-        report = read_and_report(line, job).report
+        report = read_and_report(pipeline, job).report
     assert cloud.headers == []
     assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.MISSING)
     assert "no time left to ask" in report.second_reading_reason
@@ -160,7 +160,7 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
 
 def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
     """Off is no fault: the report is final, and says that the second reading is missing."""
-    report = report_of(line_with(NoSecondReader()), tmp_path)
+    report = report_of(pipeline_with(NoSecondReader()), tmp_path)
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.MISSING)
     assert report.second_reading_reason == "off"
     assert not report.awaits_second_reading
@@ -171,10 +171,10 @@ def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> Non
     settings = load_settings(deadline_s=60.0)
     with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
-        line = replace(
-            build_line(settings, FixedScreener(()), second), read=study_at, preprocess=lung_box
+        pipeline = replace(
+            build_pipeline(settings, FixedScreener(()), second), read=study_at, preprocess=lung_box
         )
-        report = report_of(line, tmp_path)
+        report = report_of(pipeline, tmp_path)
     assert (report.findings, report.second_reading) == ((), SecondReading.COMPLETE)
     assert report.second_reading_reason == "no candidate was uncertain"
     assert report.status is Status.FINAL
@@ -187,8 +187,8 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)
 
-    line = replace(line_with(NoSecondReader()), preprocess=no_lung)
-    report = report_of(line, tmp_path)
+    pipeline = replace(pipeline_with(NoSecondReader()), preprocess=no_lung)
+    report = report_of(pipeline, tmp_path)
     assert report.status is Status.REJECTED
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.file) == ("NoLung", "study")
@@ -201,13 +201,13 @@ def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) ->
     """The time that the pictures take stands in report.json, and in the sum there."""
     clock = HandClock()
     settings = load_settings(deadline_s=60.0)
-    line = build_line(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
+    pipeline = build_pipeline(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
 
     def draw(findings: Sequence[Finding], lung: Preprocessed, out: Path) -> Pictures:
         clock.sleep(3.0)
-        return line.draw(findings, lung, out)
+        return pipeline.draw(findings, lung, out)
 
-    report_of(replace(line, read=study_at, preprocess=lung_box, draw=draw), tmp_path)
+    report_of(replace(pipeline, read=study_at, preprocess=lung_box, draw=draw), tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     entry = {"stage": "draw", "budget_s": 60.0, "took_s": 3.0}
     assert entry in written["ledger"]
@@ -222,14 +222,14 @@ def test_fault_of_our_own_is_reported_too(
     def burst(_volume: Volume, _source: Path) -> Preprocessed:
         raise ZeroDivisionError("by zero")
 
-    report = report_of(replace(line_with(NoSecondReader()), preprocess=burst), tmp_path)
+    report = report_of(replace(pipeline_with(NoSecondReader()), preprocess=burst), tmp_path)
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.internal) == ("ZeroDivisionError", True)
     assert "study failed" in capsys.readouterr().out
 
 
 def test_lung_box_alone_can_be_judged() -> None:
-    """The middle of the line serves who has a box and no files, with the same findings."""
-    line = line_with(NoSecondReader())
-    judgement = judge(line, box(), Budget(Deadline.after(5.0)), "key")
-    assert [f.edge_score for f in judgement.merged.findings] == [0.95, 0.7]
+    """The middle of the pipeline serves who has a box and no files, with the same findings."""
+    pipeline = pipeline_with(NoSecondReader())
+    assessment = detect(pipeline, box(), Budget(Deadline.after(5.0)), "key")
+    assert [f.edge_score for f in assessment.merged.findings] == [0.95, 0.7]

@@ -12,7 +12,7 @@ from edge.decide import Situation
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.link.link import Link
 from edge.replay import EVENT, decided, decided_on_record, outcome, replay
-from edge.selection import Policy, Size
+from edge.selection import SelectionPolicy, Size
 from tests.edge.cases import THRESHOLDS, HandClock, candidate
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, 0.0, 0.02))
@@ -77,7 +77,7 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
 def test_another_policy_can_be_tried_on_the_same_day(logged: io.StringIO) -> None:
     """Where small regions are worth nothing, one full one is sent instead."""
     decided_on_record(situation(THIN, budget_s=1.3), "key-1")
-    plan = replay(logged.getvalue(), Policy(reduced=0.1, slab=0.01))
+    plan = replay(logged.getvalue(), SelectionPolicy(reduced=0.1, slab=0.01))
     assert (plan.send, plan.sizes) == ((1,), (Size.FULL,))
     assert plan.later == (2, 3)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge.link.estimate import LinkEstimate, Pace
-from edge.selection import POLICY, Fits, Option, Size, choose, efficient, least
+from edge.selection import SELECTION_POLICY, Fits, Option, Size, choose, efficient, least
 
 KB = 1000
 
@@ -123,18 +123,18 @@ def test_a_smaller_region_is_a_cube_or_a_slab() -> None:
 
 def test_a_reading_is_worth_what_the_policy_says() -> None:
     """By default what was measured: 1, 0.94 and 0.88 of a full one."""
-    assert [POLICY.share(size) for size in Size] == [1.0, 0.94, 0.88]
+    assert [SELECTION_POLICY.share(size) for size in Size] == [1.0, 0.94, 0.88]
 
 
 def test_each_size_is_worth_sending_somewhere() -> None:
     """None is both larger and worth less than another: as the link gets thinner all have a turn."""
-    options = [Option(s, POLICY.share(s), math.prod(s.shape_of(FULL))) for s in Size]
+    options = [Option(s, SELECTION_POLICY.share(s), math.prod(s.shape_of(FULL))) for s in Size]
     assert [one.size for one in efficient(options)] == [Size.SLAB, Size.REDUCED, Size.FULL]
 
 
 def test_a_large_nodule_is_not_cut() -> None:
     """A nodule goes into a smaller region if it takes three quarters of its side at most."""
-    assert set(POLICY.sizes_for(12.0, FULL)) == set(Size)
-    assert set(POLICY.sizes_for(24.0, FULL)) == {Size.REDUCED, Size.FULL}
-    assert POLICY.sizes_for(24.1, FULL) == (Size.FULL,)
-    assert POLICY.sizes_for(60.0, FULL) == (Size.FULL,)
+    assert set(SELECTION_POLICY.sizes_for(12.0, FULL)) == set(Size)
+    assert set(SELECTION_POLICY.sizes_for(24.0, FULL)) == {Size.REDUCED, Size.FULL}
+    assert SELECTION_POLICY.sizes_for(24.1, FULL) == (Size.FULL,)
+    assert SELECTION_POLICY.sizes_for(60.0, FULL) == (Size.FULL,)

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from edge.assemble import build_line
+from edge.assemble import build_pipeline
 from edge.escalation.client import NoSecondReader
-from edge.pipeline import Line
+from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple
@@ -38,10 +38,12 @@ def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:
 
 
 @pytest.fixture
-def scripted_line() -> Callable[[Marks], Line]:
+def scripted_line() -> Callable[[Marks], Pipeline]:
     """Makes the line of an edge without a cloud that proposes the marks given."""
 
-    def make(marks: Marks) -> Line:
-        return build_line(EdgeSettings(deadline_s=60), ScriptedScreening(marks), NoSecondReader())
+    def make(marks: Marks) -> Pipeline:
+        return build_pipeline(
+            EdgeSettings(deadline_s=60), ScriptedScreening(marks), NoSecondReader()
+        )
 
     return make

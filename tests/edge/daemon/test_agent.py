@@ -20,7 +20,7 @@ from edge.atomic_files import move as real_move
 from edge.daemon.agent import run_agent
 from edge.daemon.study import MAX_ATTEMPTS
 from edge.job import Job
-from edge.pipeline import Reading
+from edge.pipeline import StudyResult
 from edge.store.pending import OwedStep
 from edge.store.studies import AlreadyRunning, Spool, Step
 from edge.telemetry import Meters
@@ -84,7 +84,7 @@ def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> Non
     for name in "abc":
         put(tmp_path / "inbox", name)
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         jobs.append(job)
         clock.sleep(6.0)
         if len(jobs) == 2:
@@ -104,7 +104,7 @@ def test_the_budget_of_a_study_that_was_claimed_by_another_life_begins_with_this
     put(tmp_path / "inbox", "a")
     clock, since_s = HandClock(), list[float | None]()
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         since_s.append(job.since_s)
         clock.sleep(100.0)
         if len(since_s) == 1:
@@ -123,7 +123,7 @@ def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> 
     put(tmp_path / "inbox", "b")
     deaths: list[str] = []
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         if job.source.name == "a":
             deaths.append(job.study_key)
             raise Killed
@@ -162,7 +162,7 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
     for name in "ab":
         put(tmp_path / "inbox", name)
 
-    def line(_job: Job) -> Reading:
+    def line(_job: Job) -> StudyResult:
         clock.sleep(6.0)
         raise ValueError("a fault in the line")
 
@@ -190,7 +190,7 @@ def test_how_things_stand_is_measured_every_turn(
         put(tmp_path / "inbox", name, text)
     gauges = ("waiting_studies", "owed_studies", "set_aside_studies", "cloud_available")
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         value = meters.registry.get_sample_value
         seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
         return quick_line(job)
@@ -209,7 +209,7 @@ def test_what_is_owed_makes_room_though_more_studies_wait(
         put(tmp_path / "inbox", name, "owe")
     seen: list[dict[str, str]] = []
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         seen.append(statuses(tmp_path))
         return quick_line(job)
 
@@ -246,7 +246,7 @@ def test_sigterm_finishes_the_study_at_hand_and_no_other(tmp_path: Path) -> None
     assert whereabouts(tmp_path) == {"a": ["done"], "b": ["done"]}
 
 
-def slow_line(job: Job) -> Reading:
+def slow_line(job: Job) -> StudyResult:
     """Takes a while over each study, and leaves a sign that it has begun."""
     (job.out.parent / "begun").touch()
     time.sleep(0.5)
@@ -297,7 +297,7 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
     put(tmp_path / "inbox", "a")
     tries: list[str] = []
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         tries.append(job.study_key)
         if len(tries) <= MAX_ATTEMPTS + 2:
             raise OSError(full, "no room")
@@ -316,7 +316,7 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
     put(tmp_path / "inbox", "a")
     reads: list[str] = []
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         reads.append(job.study_key)
         return quick_line(job)
 
@@ -359,7 +359,7 @@ def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path
             left[0] -= 1
             raise full_error()
 
-    def line(job: Job) -> Reading:
+    def line(job: Job) -> StudyResult:
         if full():
             raise OSError(errno.ENOSPC, "no room")
         return quick_line(job)
@@ -376,7 +376,7 @@ def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_lif
     """What died in the middle of its reading is blamed though every start meets a full disk."""
     put(tmp_path / "inbox", "a")
 
-    def line(_job: Job) -> Reading:
+    def line(_job: Job) -> StudyResult:
         raise Killed
 
     for _ in range(MAX_ATTEMPTS):
@@ -417,7 +417,7 @@ def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
     """However often it is met: once it can be written, the study is read."""
     put(tmp_path / "inbox", "a")
 
-    def unwritable(*_: object) -> Reading:
+    def unwritable(*_: object) -> StudyResult:
         raise PermissionError(errno.EACCES, "not yours")
 
     def on_step(step: Step | OwedStep, durable: bool) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edge.daemon.agent import draining
 from edge.job import Job
-from edge.pipeline import Reading
+from edge.pipeline import StudyResult
 from tests.edge.killable import put, quick_line, serve
 from tests.edge.running_agent import PATIENCE_S, PROCESSES, drain, wait_until, whereabouts
 
@@ -29,7 +29,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     assert whereabouts(tmp_path) == {"a": ["done"]}
 
 
-def endless_line(job: Job) -> Reading:
+def endless_line(job: Job) -> StudyResult:
     """Never comes to an end; leaves a sign when it has begun and when it was told to stop."""
     (job.out.parent / "begun").touch()
     while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:

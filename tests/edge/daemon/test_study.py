@@ -11,7 +11,7 @@ import pytest
 from edge.daemon.inbox import report_names
 from edge.daemon.study import MAX_ATTEMPTS, Places, carry
 from edge.job import Job
-from edge.pipeline import Reading
+from edge.pipeline import StudyResult
 from edge.report.model import Report
 from edge.store.studies import Record, Spool, Step
 from evaluation.recovery.agent import settings_in
@@ -57,7 +57,7 @@ def being_read(places: Places, spool: Spool, text: str = "pixels", times: int = 
     return record
 
 
-def never(_job: Job) -> Reading:
+def never(_job: Job) -> StudyResult:
     """The line of a study that must not be read."""
     raise AssertionError("read again")
 

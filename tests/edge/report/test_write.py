@@ -92,7 +92,8 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         written.append(path.name)
         write_atomically(path, data)
 
-    monkeypatch.setattr("edge.report.write.write_atomically", watched)
+    for module in ("pictures", "write"):
+        monkeypatch.setattr(f"edge.report.{module}.write_atomically", watched)
     write(REPORT, tmp_path)
     assert written == ["overview.png", "finding_01.png", "report.html", "report.json"]
 
@@ -119,7 +120,7 @@ def test_an_older_report_goes_before_the_pictures_change(
         assert path.name == "overview.png"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("edge.report.write.write_atomically", dies)
+    monkeypatch.setattr("edge.report.pictures.write_atomically", dies)
     with pytest.raises(KeyboardInterrupt):
         write(REPORT, tmp_path)
     assert os.listdir(tmp_path) == []
@@ -130,7 +131,8 @@ def test_a_new_folder_outlasts_a_power_cut(tmp_path: Path, monkeypatch: pytest.M
     synced: list[tuple[Path, bool]] = []
     json_file = tmp_path / "new" / "report.json"
     monkeypatch.setattr(
-        "edge.report.write.sync_folder", lambda folder: synced.append((folder, json_file.exists()))
+        "edge.report.pictures.sync_folder",
+        lambda folder: synced.append((folder, json_file.exists())),
     )
     write_report(REPORT, {}, json_file.parent)
     assert (tmp_path, False) in synced

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.pipeline import Line
+from edge.pipeline import Pipeline
 from evaluation.accuracy.bootstrap import Interval
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.nodules import ScanScores
@@ -95,7 +95,7 @@ STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw",
 
 
 def test_real_slab_from_files_to_result(
-    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Line]
+    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """A finding on the lesion is a hit, one elsewhere is false, a doubtful one is no finding."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
@@ -111,7 +111,7 @@ def test_real_slab_from_files_to_result(
 
 
 def test_study_that_is_refused_misses_its_lesion(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """A folder without a CT is a refusal with its reason, and what it held was not found."""
     (tmp_path / "studies" / "bad").mkdir(parents=True)
@@ -124,7 +124,7 @@ def test_study_that_is_refused_misses_its_lesion(
 
 
 def test_study_that_the_truth_does_not_name(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """Of such a study nothing is claimed."""
     (tmp_path / "in" / "x").mkdir(parents=True)
@@ -149,7 +149,9 @@ def test_nodules_of_five_millimetres_count() -> None:
     assert ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
 
 
-def test_phantom_is_read_from_its_files(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+def test_phantom_is_read_from_its_files(
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+) -> None:
     """Places in the drawn truth are the same places in the series that the line reads."""
     spec = PhantomSpec(seed=11, spacing_mm=(3.0, 2.0, 2.0), nodule_count=2, diameter_mm=(8.0, 20.0))
     first, second = make_phantom(spec).nodules

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edge.pipeline import Line
+from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from evaluation.accuracy.data import Lesion
 from evaluation.links.edge_worker import Opens, Studies, answers
@@ -30,7 +30,7 @@ def command(**fields: Any) -> str:
     return json.dumps(fields)
 
 
-def opener(line: Line, read: list[Path], settings: list[EdgeSettings]) -> Opens:
+def opener(line: Pipeline, read: list[Path], settings: list[EdgeSettings]) -> Opens:
     """Opens ``line`` with a first stage that notes what it reads, and no voxels to preprocess."""
 
     def first(folder: Path) -> Study:
@@ -43,7 +43,7 @@ def opener(line: Line, read: list[Path], settings: list[EdgeSettings]) -> Opens:
         return BOX
 
     @contextmanager
-    def opens(given: EdgeSettings) -> Iterator[Line]:
+    def opens(given: EdgeSettings) -> Iterator[Pipeline]:
         settings.append(given)
         yield replace(line, read=first, preprocess=second)
 
@@ -51,7 +51,7 @@ def opener(line: Line, read: list[Path], settings: list[EdgeSettings]) -> Opens:
 
 
 def test_studies_from_memory_are_read_once(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """Two studies are read when the line opens, and again only when files are asked for."""
     read: list[Path] = []
@@ -77,7 +77,7 @@ def test_studies_from_memory_are_read_once(
     assert (tmp_path / "out" / "report.json").is_file()
 
 
-def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., Pipeline]) -> None:
     """The network sees a box once, when the line opens, and every study has its candidates."""
     line, seen = scripted_line([(HIT, 0.95)]), list[Preprocessed]()
     screener = line.reader.screener
@@ -100,7 +100,7 @@ def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., 
 
 
 def test_a_refused_study_is_told_and_has_found_nothing(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """What was not read missed its lesions."""
     line = scripted_line([(HIT, 0.95)])

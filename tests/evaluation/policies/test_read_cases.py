@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.pipeline import Line
+from edge.pipeline import Pipeline
 from edge.selection import Size
 from evaluation.errors import MissingData
 from evaluation.policies.read_cases import Readers, Sources, read_cases, timed
@@ -51,7 +51,7 @@ def _sources(folder: Path) -> Sources:
     return Sources(folder, folder, folder / "scans.csv")
 
 
-def _readers(scripted_line: Callable[..., Line]) -> Readers:
+def _readers(scripted_line: Callable[..., Pipeline]) -> Readers:
     def read(folder: Path) -> Study:
         return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
 
@@ -62,7 +62,9 @@ def _readers(scripted_line: Callable[..., Line]) -> Readers:
     return Readers(line, Bright(), "bright 1 (none)", 0.05)
 
 
-def test_scans_and_cubes_become_pieces(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+def test_scans_and_cubes_become_pieces(
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+) -> None:
     """Training scans and faint candidates are left out; truth and the cloud's word are kept."""
     cases = read_cases(_sources(tmp_path), _readers(scripted_line))
     names = [(piece.name, piece.split, piece.whole) for piece in cases.pieces]
@@ -82,7 +84,7 @@ def test_scans_and_cubes_become_pieces(tmp_path: Path, scripted_line: Callable[.
 
 
 def test_what_is_uncertain_is_read_in_every_size(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """What is reported anyway is sent in full only."""
     cases = read_cases(_sources(tmp_path), _readers(scripted_line))
@@ -91,7 +93,7 @@ def test_what_is_uncertain_is_read_in_every_size(
     assert unsure.cloud == pytest.approx(dict.fromkeys(Size, 0.4))
 
 
-def test_a_split_needs_a_scan(tmp_path: Path, scripted_line: Callable[..., Line]) -> None:
+def test_a_split_needs_a_scan(tmp_path: Path, scripted_line: Callable[..., Pipeline]) -> None:
     """Without one there would be no false alarms."""
     sources = _sources(tmp_path)
     sources.truth.write_text("scan,role,x,y,z,diameter_mm\nb,val,,,,\n")
@@ -100,7 +102,7 @@ def test_a_split_needs_a_scan(tmp_path: Path, scripted_line: Callable[..., Line]
 
 
 def test_times_are_measured_again_without_the_scores(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """Those of another day give way; nothing else changes."""
     sources, readers = _sources(tmp_path), _readers(scripted_line)

@@ -17,7 +17,7 @@ import pytest
 from edge.amend.amender import Backoff
 from edge.daemon.agent import run_agent
 from edge.job import Job
-from edge.pipeline import Reading, read_and_report
+from edge.pipeline import StudyResult, read_and_report
 from edge.store.pending import OwedStep
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import ChanceCloud, line_of, put_study, settings_in
@@ -41,7 +41,7 @@ def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
             put_study(root / "inbox", name, scores)
     cloud, stop = ChanceCloud(Random(seed)), threading.Event()
 
-    def read(job: Job) -> Reading:
+    def read(job: Job) -> StudyResult:
         return read_and_report(line_of(job.source, cloud), job)
 
     died: list[BaseException] = []

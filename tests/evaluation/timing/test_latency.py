@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.pipeline import Line
+from edge.pipeline import Pipeline
 from evaluation.errors import MissingData
 from evaluation.timing.latency import as_dict, queued_s, repeat_study, stalled, this_machine
 
 
 def test_every_stage_is_timed(
-    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Line]
+    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """The study is read as often as asked, and stages and total have median and p95."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
@@ -31,7 +31,7 @@ def test_every_stage_is_timed(
 
 
 def test_unreadable_study_has_no_latency(
-    tmp_path: Path, scripted_line: Callable[..., Line]
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
 ) -> None:
     """A study that is refused is an error, not a quick answer."""
     (tmp_path / "empty").mkdir()
