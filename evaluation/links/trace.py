@@ -4,7 +4,7 @@ A trace is a CSV file. Each line holds from its time on until the next: ``time``
 ``latency_ms`` (round trip, half of it each way), ``jitter_ms`` (at most so much more, each way),
 ``up_kbit`` and ``down_kbit`` a second (edge to cloud and back; 0 is without limit), and ``state``.
 A last line of state ``repeat`` says when the trace begins anew; without it the last line holds
-for ever. The shipped ones lie in ``evaluation/traces``; they are made up, not recorded.
+for ever. The shipped ones lie in ``evaluation/links/traces``; they are made up, not recorded.
 """
 
 from __future__ import annotations
