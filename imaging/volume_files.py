@@ -1,21 +1,23 @@
-"""A volume file (NIfTI, NRRD, MetaImage) as a study; its values are HU as they stand.
+"""Read a volume file (NIfTI, NRRD, MetaImage) as a study; its values are HU as stored.
 
-The voxels of a NIfTI file, read to the last byte.
-
-The library beneath ITK turns NaN into zero, which is water, and fills what a cut file lacks.
+ITK gives the geometry of every format. The voxels of NIfTI are read by nibabel: the library
+beneath ITK turns NaN into zero, which is water, and fills in what a truncated file lacks.
 """
 
 from __future__ import annotations
 
 import gzip
 import zlib
-from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.volumeutils import array_from_file
 
 from imaging import c_stderr
 from imaging.dicom.layout import AIR_HU, MAX_HU, require_hu
@@ -30,123 +32,10 @@ from imaging.dicom.stack import (
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
 from imaging.volume import Geometry, HuArray, Study, StudyHeader, Volume, to_patient_axes
 
-_DTYPES = {
-    2: "u1",
-    4: "i2",
-    8: "i4",
-    16: "f4",
-    64: "f8",
-    256: "i1",
-    512: "u2",
-    768: "u4",
-    1024: "i8",
-}
-_MAX_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
+_NIFTI_VERSIONS: tuple[type[Nifti1Header], ...] = (Nifti1Header, Nifti2Header)
+_NIFTI_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024}  # codes of integers and floats (nifti1.h)
+_MAX_NIFTI_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
 _GZIP_MAGIC = b"\x1f\x8b"
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """Where one version of the format keeps what is needed (nifti1.h, nifti2.h)."""
-
-    size: int
-    dim: tuple[int, str]
-    datatype: tuple[int, str]
-    offset: tuple[int, str]
-    slope: tuple[int, str]
-
-
-_VERSIONS = (
-    _Fields(348, (40, "i2"), (70, "i2"), (108, "f4"), (112, "f4")),
-    _Fields(540, (16, "i8"), (12, "i2"), (168, "i8"), (176, "f8")),
-)
-
-
-@dataclass(frozen=True)
-class Header:
-    """Size of the voxel array ``(..., z, y, x)``, its type, where it begins, its scale."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float
-    intercept: float
-
-
-def read_header(file: Path) -> Header:
-    """What the header says of the voxels; geometry is left to ITK.
-
-    Raises:
-        ValueError: it is no NIfTI header, or of a voxel type that no CT has.
-    """
-    with _opened(file) as stream:
-        return _header(_read(stream, 552))
-
-
-def read_voxels(file: Path, header: Header) -> npt.NDArray[Any]:
-    """The voxels in their scale, ``(..., z, y, x)``.
-
-    Raises:
-        ValueError: the file ends before the voxels do.
-    """
-    size = int(np.prod(header.shape, dtype=np.int64)) * header.dtype.itemsize
-    with _opened(file) as stream:
-        content = _read(stream, header.offset + size)[header.offset :]
-    if len(content) < size:
-        raise ValueError(f"voxels are cut off, {len(content)} of {size} bytes")
-    voxels = np.frombuffer(content, header.dtype).reshape(header.shape)
-    if header.slope in (0.0, 1.0) and (header.slope == 0.0 or header.intercept == 0.0):
-        return voxels
-    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused later
-        return np.asarray(voxels * header.slope + header.intercept)
-
-
-def _opened(file: Path) -> Any:  # gzip and plain files share no public type
-    with file.open("rb") as stream:
-        packed = stream.read(2) == _GZIP_MAGIC
-    return gzip.open(file, "rb") if packed else file.open("rb")
-
-
-def _read(stream: Any, size: int) -> bytes:
-    try:
-        return bytes(stream.read(size))
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"the compressed file is damaged: {error}") from None
-
-
-def _header(content: bytes) -> Header:
-    for fields in _VERSIONS:
-        for order in "<>":
-            if len(content) >= fields.size and _integer(content, (0, "i4"), order) == fields.size:
-                return _parsed(content, fields, order)
-    raise ValueError("no NIfTI header")
-
-
-def _parsed(content: bytes, fields: _Fields, order: str) -> Header:
-    at, kind = fields.dim
-    dim = np.frombuffer(content, order + kind, 8, at)
-    rank = int(dim[0])
-    if not 1 <= rank <= 7 or (dim[1 : rank + 1] < 1).any():
-        raise ValueError(f"impossible dimensions {dim.tolist()}")
-    code = _integer(content, fields.datatype, order)
-    if code not in _DTYPES:
-        raise ValueError(f"voxels of type {code}, not numbers")
-    at, kind = fields.slope
-    slope, intercept = (float(v) for v in np.frombuffer(content, order + kind, 2, at))
-    if not np.isfinite([slope, intercept]).all():
-        raise ValueError(f"scale {slope} and offset {intercept} are not finite")
-    shape = tuple(int(n) for n in dim[rank:0:-1])
-    offset = _integer(content, fields.offset, order)
-    if not 0 <= offset <= _MAX_OFFSET:
-        raise ValueError(f"voxels begin at byte {offset}")
-    return Header(shape, np.dtype(order + _DTYPES[code]), offset, slope, intercept)
-
-
-def _integer(content: bytes, field: tuple[int, str], order: str) -> int:
-    at, kind = field
-    value = float(np.frombuffer(content, order + kind, 1, at)[0])
-    return int(value) if np.isfinite(value) else -1
-
 
 FORMATS = {
     ".nii": "NIfTI",
@@ -178,7 +67,7 @@ def read_file(file: Path) -> Study:
     try:
         with c_stderr.caught():
             hu, geometry = to_patient_axes(*_contents(file))
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
         raise UnreadableFile(_said(error, format_of(file)), file) from None
     _require_sane(hu, geometry, file)
     require_hu(hu, file)
@@ -187,7 +76,7 @@ def read_file(file: Path) -> Study:
 
 
 def _contents(file: Path) -> tuple[HuArray, Geometry]:
-    header = read_header(file) if format_of(file) == "NIfTI" else None
+    nifti = _nifti_header(file) if format_of(file) == "NIfTI" else None
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])
     reader.SetFileName(str(file))
@@ -198,9 +87,69 @@ def _contents(file: Path) -> tuple[HuArray, Geometry]:
     geometry = Geometry(
         (z, y, x), (origin_x, origin_y, origin_z), np.array(reader.GetDirection()).reshape(3, 3)
     )
-    if header:
-        return _hu(read_voxels(file, header).reshape(reader.GetSize()[::-1]), file), geometry
+    if nifti:
+        return _hu(_nifti_voxels(file, nifti).reshape(reader.GetSize()[::-1]), file), geometry
     return _hu(sitk.GetArrayFromImage(reader.Execute()), file), geometry
+
+
+def _nifti_header(file: Path) -> Nifti1Header:
+    """Read the header of NIfTI version 1 or 2, of either byte order.
+
+    Raises:
+        ValueError: it is not a NIfTI header, or its voxels cannot be those of a CT.
+    """
+    with _opened(file) as stream:
+        block = stream.read(Nifti2Header.sizeof_hdr)
+    for version, order in product(_NIFTI_VERSIONS, "<>"):
+        size = version.sizeof_hdr
+        if len(block) >= size:
+            # nibabel's own checks mend some damage in silence; ours refuse it
+            header = version(block[:size], order, check=False)
+            if header["sizeof_hdr"] == size:
+                _require_nifti_voxels(header)
+                return header
+    raise ValueError("no NIfTI header")
+
+
+def _require_nifti_voxels(header: Nifti1Header) -> None:
+    rank, *dim = header["dim"].tolist()
+    if not 1 <= rank <= 7 or min(dim[:rank]) < 1:
+        raise ValueError(f"impossible dimensions {[rank, *dim]}")
+    code = int(header["datatype"])
+    if code not in _NIFTI_NUMBERS:
+        raise ValueError(f"voxels of type {code}, not numbers")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if not np.isfinite([slope, intercept]).all():
+        raise ValueError(f"scale {slope} and offset {intercept} are not finite")
+    if not -1 < header["vox_offset"] <= _MAX_NIFTI_OFFSET:  # the fraction is cut off
+        raise ValueError(f"voxels begin at byte {header['vox_offset']}")
+
+
+def _nifti_voxels(file: Path, header: Nifti1Header) -> npt.NDArray[Any]:
+    """Read the voxels in their scale, ``(..., z, y, x)``.
+
+    Raises:
+        ValueError: the file is truncated.
+    """
+    rank, *dim = header["dim"].tolist()
+    offset, dtype = int(header["vox_offset"]), header.get_data_dtype()
+    with _opened(file) as stream:
+        # mapped into memory the file could change, or end, while it is used
+        try:
+            voxels = array_from_file(dim[:rank], dtype, stream, offset, mmap=False).T
+        except OSError as error:
+            raise ValueError(str(error).split(" from ")[0]) from None
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or (slope, intercept) == (1, 0):  # a slope of 0 says that there is no scale
+        return np.asarray(voxels)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused later
+        return np.asarray(voxels * slope + intercept)
+
+
+def _opened(file: Path) -> Any:  # gzip and plain files share no public type
+    with file.open("rb") as stream:
+        compressed = stream.read(2) == _GZIP_MAGIC
+    return gzip.open(file, "rb") if compressed else file.open("rb")
 
 
 def _said(error: Exception, kind: str) -> str:
