@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import NoReturn
 
 import structlog
@@ -82,6 +83,8 @@ def main() -> None:
 
 
 def _end(line: str, cause: Exception) -> NoReturn:
+    # A loop that was left by the error still holds its progress bar: close it before the line.
+    traceback.clear_frames(cause.__traceback__)
     typer.echo(line, err=True)
     raise SystemExit(1) from cause
 

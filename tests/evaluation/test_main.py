@@ -114,7 +114,7 @@ def test_phantoms_that_were_learnt_from_are_refused(seed: int, count: int) -> No
 def test_an_unwritable_folder_ends_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the operating system refuses is one line on stderr and exit status 1."""
+    """What the operating system refuses is one line on stderr, after the progress bar has ended."""
     (tmp_path / "studies" / "one").mkdir(parents=True)
     truth = tmp_path / "truth.csv"
     truth.write_text("scan,x,y,z,diameter_mm\none,0,0,0,10\n")
@@ -127,3 +127,4 @@ def test_an_unwritable_folder_ends_with_a_line(
     said = capsys.readouterr().err
     assert "NotADirectoryError" in said
     assert "Traceback" not in said
+    assert [line.split()[0] for line in said.splitlines()] == ["studies", "NotADirectoryError:"]
