@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -233,11 +232,6 @@ def overview_picture(voxels: UInt8Array, marks: Sequence[Mark]) -> UInt8Array:
         title = f"{plane.name.title()} projection"
         tiles.append(_tile(image, plane, _whole(image), places, title))
     return np.hstack(tiles)
-
-
-def write_png(path: Path, picture: UInt8Array) -> None:
-    """Write the picture to ``path`` as PNG."""
-    path.write_bytes(encode_png(picture))
 
 
 def encode_png(picture: UInt8Array) -> bytes:

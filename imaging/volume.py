@@ -89,18 +89,9 @@ class Volume:
         return z, y, x
 
 
-def to_window(
-    hu: npt.NDArray[np.generic], window_hu: tuple[float, float] = WINDOW_HU
-) -> UInt8Array:
-    """HU of any shape as uint8 of the window: round((HU - low) * 255 / (high - low)), clipped."""
-    low, high = window_hu
-    scaled = (hu.astype(np.float32) - low) * (255.0 / (high - low))
-    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
-
-
-def from_window(values: UInt8Array, window_hu: tuple[float, float] = WINDOW_HU) -> HuArray:
-    """The HU that uint8 values of the window stand for, rounded to int16."""
-    low, high = window_hu
+def from_window(values: UInt8Array) -> HuArray:
+    """Convert uint8 values of `WINDOW_HU` back to HU, rounded to int16."""
+    low, high = WINDOW_HU
     hu = values.astype(np.float32) * ((high - low) / 255.0) + low
     return np.asarray(np.rint(hu).astype(np.int16))
 

@@ -20,15 +20,14 @@ from imaging.volume import FloatArray, Triple, UInt8Array
 
 LobeArray = npt.NDArray[np.uint8]
 
-LOBES = ("right upper", "right middle", "right lower", "left upper", "left lower")
-
 
 @dataclass(frozen=True, eq=False)
 class Lungs:
     """``lungs`` both lungs as one distance field, ``fissures`` distance to the nearest fissure.
 
-    ``lobes`` numbers every cell of the lattice by `LOBES` from 1, 0 outside the lungs;
-    ``tissue_hu`` is the parenchyma's density wherever lung is.
+    ``lobes`` numbers every cell of the lattice: 1 right upper, 2 right middle, 3 right lower,
+    4 left upper, 5 left lower lobe, 0 outside the lungs; ``tissue_hu`` is the density of the
+    parenchyma wherever lung is.
     """
 
     lungs: Field

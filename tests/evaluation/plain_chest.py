@@ -7,8 +7,9 @@ import numpy as np
 from evaluation.accuracy.data import Cube, Lesion
 from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume, to_window
+from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
 from models.runtime.detection import Candidate
+from tests.imaging.bodies import to_window
 
 LUNG_HU, TISSUE_HU = -850, 40
 LUNGS: tuple[Triple, Triple] = ((70.0, 75.0, 60.0), (70.0, 75.0, 150.0))

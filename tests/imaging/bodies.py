@@ -1,4 +1,4 @@
-"""What the lungs are looked for in: the grid of synthetic bodies, and real series."""
+"""Inputs of the tests: synthetic bodies, real series, and HU in the window of the networks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK
 
-from imaging.volume import Geometry, Triple, Volume
+from imaging.volume import WINDOW_HU, Geometry, Triple, UInt8Array, Volume
 
 SPACING_MM = (3.0, 2.0, 2.0)
 SHAPE = (96, 150, 192)
@@ -21,6 +21,13 @@ def ellipsoid(centre_mm: Triple, radii_mm: Triple) -> Mask:
     middle = [(n - 1) / 2 for n in SHAPE]
     parts = zip(grid, middle, SPACING_MM, centre_mm, radii_mm, strict=True)
     return np.asarray(sum((((g - m) * s - c) / r) ** 2 for g, m, s, c, r in parts) < 1)
+
+
+def to_window(hu: npt.NDArray[np.generic]) -> UInt8Array:
+    """HU of any shape as uint8 of the window: round((HU - low) * 255 / (high - low)), clipped."""
+    low, high = WINDOW_HU
+    scaled = (hu.astype(np.float32) - low) * (255.0 / (high - low))
+    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 
 
 def read_series(folder: Path) -> Volume:

@@ -11,7 +11,8 @@ import pytest
 
 from imaging.preprocess import Preprocessed, canonical, preprocess, resample
 from imaging.read import read_study
-from imaging.volume import Geometry, Volume, to_window
+from imaging.volume import Geometry, Volume
+from tests.imaging.bodies import to_window
 
 
 def ramp(geometry: Geometry, shape: tuple[int, int, int]) -> Volume:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +12,6 @@ from imaging.render import (
     encode_png,
     finding_picture,
     overview_picture,
-    write_png,
 )
 from imaging.volume import WINDOW_HU, UInt8Array
 
@@ -150,14 +147,12 @@ def test_an_even_box_gives_an_even_overview() -> None:
     assert overview_picture(np.full(SHAPE, 7, np.uint8), []).shape == (TILE, 2 * TILE, 3)
 
 
-def test_png_keeps_every_pixel(tmp_path: Path) -> None:
-    """What is written is read back the same, from memory and from the file."""
+def test_png_keeps_every_pixel() -> None:
+    """What is encoded is decoded to the same picture."""
     picture = finding_picture(box_with((30, 40, 50)), Mark((30, 40, 50), 5.0, "1"))
-    write_png(tmp_path / "p.png", picture)
     decoded = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
     assert np.array_equal(decoded, picture)
-    assert (tmp_path / "p.png").read_bytes() == encode_png(picture)
 
 
 def test_letters_follow_the_planes() -> None:

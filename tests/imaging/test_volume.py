@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from imaging.volume import Geometry, Volume, from_window, to_window
+from imaging.volume import Geometry, Volume, from_window
+from tests.imaging.bodies import to_window
 
 OBLIQUE = Geometry(
     (2.5, 0.7, 0.8),
