@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.lungs import Lungs, find_lungs
-from imaging.volume import WINDOW_HU, Geometry, HuArray, Triple, UInt8Array, Volume
+from imaging.volume import WINDOW_HU, Geometry, HuArray, Triple, UInt8Array, Volume, to_patient_axes
 
 TARGET_MM = 1.0
 
@@ -40,48 +40,17 @@ class Preprocessed:
         return self.lungs.contains(self.source.to_index(self.geometry.to_world(index_zyx)))
 
 
-def canonical(volume: Volume) -> Volume:
-    """The same volume with its axes flipped and swapped to the nearest of LPS; no resampling."""
-    order, signs = _nearest_axes(volume.geometry.direction)
-    numpy_order = [2 - order[2 - axis] for axis in range(3)]
-    hu = volume.hu.transpose(numpy_order)
-    spacing = [volume.geometry.spacing_mm[axis] for axis in numpy_order]
-    direction = volume.geometry.direction[:, order] * signs
-    corner = np.zeros(3)
-    flips = [slice(None)] * 3
-    for axis in range(3):
-        if signs[2 - axis] < 0:
-            corner[numpy_order[axis]] = volume.hu.shape[numpy_order[axis]] - 1
-            flips[axis] = slice(None, None, -1)
-    x, y, z = (float(v) for v in volume.geometry.to_world(corner))
-    geometry = Geometry((spacing[0], spacing[1], spacing[2]), (x, y, z), direction)
-    return Volume(hu[tuple(flips)], geometry, volume.series_uid, volume.description)
-
-
-def _nearest_axes(direction: npt.NDArray[np.float64]) -> tuple[list[int], npt.NDArray[np.float64]]:
-    """For each world axis x, y, z: the index axis (0 = x) nearest to it, and its sign."""
-    left = np.abs(direction).copy()
-    order = [0, 0, 0]
-    for _ in range(3):
-        world, index = np.unravel_index(int(np.argmax(left)), (3, 3))
-        order[int(world)] = int(index)
-        left[world, :] = -1
-        left[:, index] = -1
-    signs = np.array([1.0 if direction[w, order[w]] >= 0 else -1.0 for w in range(3)])
-    return order, signs
-
-
 def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
     """The lung box of a CT volume.
 
     Raises:
         NoLung: there is no lung in the volume; ``source`` is what the error names.
     """
-    upright = canonical(volume)
-    lungs = find_lungs(upright.hu, upright.geometry.spacing_mm, source)
+    hu, whole = to_patient_axes(volume.hu, volume.geometry)
+    lungs = find_lungs(hu, whole.spacing_mm, source)
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
-    voxels, geometry = resample(upright.hu[box], upright.geometry.cropped(lungs.start))
-    return Preprocessed(voxels, geometry, lungs, upright.geometry)
+    voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
+    return Preprocessed(voxels, geometry, lungs, whole)
 
 
 def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:

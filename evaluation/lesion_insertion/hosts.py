@@ -18,7 +18,7 @@ from evaluation.accuracy.data import Lesion, read_table, scan_name
 from evaluation.errors import MissingData
 from imaging.morphology import opened
 from imaging.phantom.phantom import make_phantom, varied_spec
-from imaging.preprocess import Preprocessed, canonical
+from imaging.preprocess import Preprocessed
 from imaging.read import read_study
 from imaging.volume import FloatArray, HuArray, Triple, Volume, from_window
 
@@ -52,7 +52,7 @@ def patient_host(folder: Path, lesions: tuple[Lesion, ...]) -> Host:
     Raises:
         StudyError: it cannot be read.
     """
-    return Host(scan_name(folder), PATIENTS, canonical(read_study(folder).volume), lesions)
+    return Host(scan_name(folder), PATIENTS, read_study(folder).volume, lesions)
 
 
 def phantom_host(seed: int) -> Host:

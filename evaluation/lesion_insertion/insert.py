@@ -70,7 +70,7 @@ class Implant(Wanted):
 
 
 def implanted(volume: Volume, implants: list[Implant]) -> Volume:
-    """A copy of the scan with all `implants`; ``volume`` must be upright (`canonical`)."""
+    """A copy of the scan with all `implants`; ``volume`` has the patient's axes."""
     hu = volume.hu.copy()
     for implant in implants:
         _implant(hu, volume.geometry, implant)

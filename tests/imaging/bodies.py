@@ -23,6 +23,13 @@ def ellipsoid(centre_mm: Triple, radii_mm: Triple) -> Mask:
     return np.asarray(sum((((g - m) * s - c) / r) ** 2 for g, m, s, c, r in parts) < 1)
 
 
+def ramp(geometry: Geometry, shape: tuple[int, int, int]) -> Volume:
+    """A volume whose HU is a linear function of the place in the patient."""
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    world = geometry.to_world(index)
+    return Volume((world @ [2.0, -3.0, 1.5] - 300).round().astype(np.int16), geometry)
+
+
 def to_window(hu: npt.NDArray[np.generic]) -> UInt8Array:
     """HU of any shape as uint8 of the window: round((HU - low) * 255 / (high - low)), clipped."""
     low, high = WINDOW_HU

@@ -1,47 +1,16 @@
-"""Canonical axes, resampling to 1 mm, and the lung box of real scans."""
+"""Resampling to 1 mm, and the lung box of real scans."""
 
 from __future__ import annotations
 
 import csv
-from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from imaging.preprocess import Preprocessed, canonical, preprocess, resample
+from imaging.preprocess import Preprocessed, preprocess, resample
 from imaging.read import read_study
-from imaging.volume import Geometry, Volume
-from tests.imaging.bodies import to_window
-
-
-def ramp(geometry: Geometry, shape: tuple[int, int, int]) -> Volume:
-    """A volume whose HU is a linear function of the place in the patient."""
-    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    world = geometry.to_world(index)
-    return Volume((world @ [2.0, -3.0, 1.5] - 300).round().astype(np.int16), geometry)
-
-
-@pytest.mark.parametrize("order", list(permutations(range(3))))
-@pytest.mark.parametrize("signs", list(product([1, -1], repeat=3)))
-def test_canonical_axes_keep_every_voxel_at_its_place(
-    order: tuple[int, int, int], signs: tuple[int, int, int]
-) -> None:
-    """However a volume is stored, its canonical form has the same HU at the same world points."""
-    direction = np.zeros((3, 3))
-    for index_axis, world_axis in enumerate(order):
-        direction[world_axis, index_axis] = signs[index_axis]
-    upright = canonical(ramp(Geometry((2.0, 1.0, 1.5), (5.0, -7.0, 11.0), direction), (4, 5, 6)))
-    np.testing.assert_allclose(upright.geometry.direction, np.eye(3))
-    np.testing.assert_array_equal(upright.hu, ramp(upright.geometry, upright.shape).hu)
-
-
-def test_a_small_tilt_stays_in_the_geometry() -> None:
-    """An oblique series is not resampled: its direction keeps the tilt, its voxels their places."""
-    c, s = np.cos(0.2), np.sin(0.2)
-    tilted = Geometry((1.0, 1.0, 1.0), (0, 0, 0), np.array([[1, 0, 0], [0, c, -s], [0, s, c]]))
-    upright = canonical(ramp(tilted, (5, 6, 7)))
-    np.testing.assert_allclose(upright.geometry.direction, tilted.direction)
+from imaging.volume import Geometry
+from tests.imaging.bodies import ramp, to_window
 
 
 def test_resampling_keeps_a_linear_picture_linear_at_its_place() -> None:

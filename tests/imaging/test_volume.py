@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from itertools import permutations, product
 
-from imaging.volume import Geometry, Volume, from_window
-from tests.imaging.bodies import to_window
+import numpy as np
+import pytest
+
+from imaging.volume import Geometry, Volume, from_window, to_patient_axes
+from tests.imaging.bodies import ramp, to_window
 
 OBLIQUE = Geometry(
     (2.5, 0.7, 0.8),
@@ -41,13 +44,30 @@ def test_extent_counts_slices_with_their_thickness() -> None:
     np.testing.assert_allclose(volume.extent_mm, (25.0, 2.8, 4.0))
 
 
-def test_the_window_maps_its_ends_to_0_and_255_and_clips() -> None:
-    """-1000 HU is 0, 400 HU is 255, what lies outside is clipped."""
-    hu = np.array([-3024, -1000, -302, 400, 3000], np.int16)
-    assert to_window(hu).tolist() == [0, 0, 127, 255, 255]
-
-
 def test_the_window_is_undone_within_half_a_level() -> None:
     """HU inside the window come back within half of 5.5 HU."""
     hu = np.arange(-1000, 401, dtype=np.int16)
     assert np.abs(from_window(to_window(hu)) - hu).max() <= 3
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+@pytest.mark.parametrize("signs", list(product([1, -1], repeat=3)))
+def test_patient_axes_keep_every_voxel_at_its_place(
+    order: tuple[int, int, int], signs: tuple[int, int, int]
+) -> None:
+    """However a volume is stored, each HU stays at its world point."""
+    direction = np.zeros((3, 3))
+    for index_axis, world_axis in enumerate(order):
+        direction[world_axis, index_axis] = signs[index_axis]
+    volume = ramp(Geometry((2.0, 1.0, 1.5), (5.0, -7.0, 11.0), direction), (4, 5, 6))
+    hu, geometry = to_patient_axes(volume.hu, volume.geometry)
+    np.testing.assert_allclose(geometry.direction, np.eye(3))
+    np.testing.assert_array_equal(hu, ramp(geometry, hu.shape).hu)
+
+
+def test_a_small_tilt_stays_in_the_geometry() -> None:
+    """An oblique series is not resampled: its direction keeps the tilt, its voxels their places."""
+    c, s = np.cos(0.2), np.sin(0.2)
+    tilted = Geometry((1.0, 1.0, 1.0), (0, 0, 0), np.array([[1, 0, 0], [0, c, -s], [0, s, c]]))
+    _, geometry = to_patient_axes(ramp(tilted, (5, 6, 7)).hu, tilted)
+    np.testing.assert_allclose(geometry.direction, tilted.direction)
