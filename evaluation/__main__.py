@@ -32,9 +32,14 @@ from evaluation.links.link_command import link_command
 from evaluation.load.command import load_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.region_sizes import sizes_command
+from evaluation.recovery.clock import clock_jumps_command
+from evaluation.recovery.flaps import flaps_command
+from evaluation.recovery.full_disk import full_disk_command
+from evaluation.recovery.kills import kills_command
 from evaluation.timing.detection import detection_command
 from evaluation.timing.memory import memory_command
 from evaluation.timing.network import cost_command, network_command
+from evaluation.timing.stages import stages_command
 from imaging.errors import StudyError
 from models.extra import how_to_install
 from models.runtime.errors import ModelError
@@ -47,12 +52,16 @@ app = typer.Typer(
 )
 
 app.command("calibration")(calibration_command)
+app.command("clock-jumps")(clock_jumps_command)
 app.command("cost")(cost_command)
 app.command("dead-cloud")(dead_cloud_command)
 app.command("detect")(detect_command)
 app.command("detection")(detection_command)
+app.command("flaps")(flaps_command)
 app.command("froc")(froc_command)
+app.command("full-disk")(full_disk_command)
 app.command("guarantee")(guarantee_command)
+app.command("kills")(kills_command)
 app.command("kinds")(kinds_command)
 app.command("latency")(latency_command)
 app.command("link")(link_command)
@@ -64,6 +73,7 @@ app.command("phantoms")(phantoms_command)
 app.command("policies")(policies_command)
 app.command("scans")(scans_command)
 app.command("sizes")(sizes_command)
+app.command("stages")(stages_command)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Measures every claim of the pages again and writes them: `make evaluate`.
 
-Each claim is a command of `overread-eval`, or a module of its own, with ``--json``; its output is
-kept in `docs/results`, so that the pages can be written without measuring (``--page-only``).
+Each claim is a command of `overread-eval` with ``--json``. Its output is kept in `docs/results`, so
+that the pages can be written without measuring (``--page-only``).
 """
 
 from __future__ import annotations
@@ -30,20 +30,18 @@ MOUNT = "mount -t tmpfs -o size=240m none /mnt"
 
 @dataclass(frozen=True)
 class Claim:
-    """One measurement: its name, and the command as a person would type it.
+    """One measurement: its name, and the words after ``overread-eval``.
 
-    ``module`` is what is run with these options, `overread-eval` if it is empty; ``small_disk`` has
-    it run with ``--at`` a filesystem of its own, which it may fill.
+    With ``small_disk`` the command gets ``--at`` a filesystem of its own, which it may fill.
     """
 
     name: str
     command: tuple[str, ...]
-    module: str = ""
     small_disk: bool = False
 
     def line(self, python: str) -> list[str]:
-        """What is started, with that interpreter."""
-        words = [python, "-m", self.module or "evaluation", *self.command, "--json"]
+        """Return the command line that measures it, with that interpreter."""
+        words = [python, "-m", "evaluation", *self.command, "--json"]
         if not self.small_disk:
             return words
         return [*SMALL_DISK, f"{MOUNT} && exec {shlex.join(words)} --at /mnt"]
@@ -51,9 +49,7 @@ class Claim:
     @property
     def typed(self) -> str:
         """The same as a person types it."""
-        if not self.module:
-            return " ".join(("overread-eval", *self.command))
-        words = " ".join(("python -m", self.module, *self.command))
+        words = " ".join(("overread-eval", *self.command))
         if not self.small_disk:
             return words
         return f"{' '.join(SMALL_DISK)} '{MOUNT} && {words} --at /mnt'"
@@ -116,11 +112,11 @@ def claims(data: str) -> list[Claim]:
         Claim("link", ("link", "--studies", "201", "--lanes", "2", "--replay", "--max-rois", "4",
                        "--deadline", "2.5", "--reserve", "0.6", "--kill-cloud", "0.02",
                        "--journal", "runs/link.jsonl")),
-        Claim("kills", ("--rounds", "200"), "evaluation.recovery.kills"),
-        Claim("flaps", ("--flaps", "50"), "evaluation.recovery.flaps"),
-        Claim("full_disk", ("--fillings", "50"), "evaluation.recovery.full_disk", small_disk=True),
-        Claim("clock_jumps", ("--rounds", "50"), "evaluation.recovery.clock"),
-        Claim("stages", (), "evaluation.timing.stages"),
+        Claim("kills", ("kills", "--rounds", "200")),
+        Claim("flaps", ("flaps", "--flaps", "50")),
+        Claim("full_disk", ("full-disk", "--fillings", "50"), small_disk=True),
+        Claim("clock_jumps", ("clock-jumps", "--rounds", "50")),
+        Claim("stages", ("stages",)),
         Claim("load", ("load",)),
         Claim("load_shared", ("load", "--shared", "--loads", "2")),
         Claim("load_asleep", ("load", "--synthetic", "2,14", "--loads", "2")),

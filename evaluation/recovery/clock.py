@@ -1,6 +1,4 @@
-"""Sets the wall clock under the edge's daemon again and again, and tells what was lost or doubled.
-
-``python -m evaluation.recovery.clock --rounds 50 [--json]``
+"""``overread-eval clock-jumps``: sets the daemon's wall clock at random, and checks what is left.
 
 In a round studies arrive and an agent works on them and on what earlier reports owe; then it is
 ended, and the next one finds its work and a clock that says something else. The clock jumps by an
@@ -142,8 +140,6 @@ STUDIES_A_ROUND = 2
 LIFE_S = (0.0, 0.4)
 """An agent works for so long after it has begun; the last one until there is nothing to do."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 def run(root: Path, rounds: int, seed: int) -> Found:
     """Plays the rounds on a site below ``root``; what became of its studies.
@@ -170,8 +166,7 @@ def _live(root: Path, chance: Random, *, to_the_end: bool) -> None:
             require(lambda: not busy(root), agent, log)
 
 
-@app.command()
-def clock_jumps(
+def clock_jumps_command(
     rounds: Annotated[int, typer.Option(min=1, help="Agents, one after the other.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and jumps.")] = 0,
     as_json: Json = False,
@@ -182,7 +177,3 @@ def clock_jumps(
         found = run(root, rounds, seed)
         counted = counts(root)
     tell({"rounds": rounds, **counted}, found, as_json)
-
-
-if __name__ == "__main__":
-    app()

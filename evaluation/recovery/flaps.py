@@ -1,6 +1,4 @@
-"""Lets the link go and come back again and again, and tells whether anything was lost or doubled.
-
-``python -m evaluation.recovery.flaps --flaps 50 [--json]``
+"""``overread-eval flaps``: interrupts the link again and again, and checks what is left.
 
 The real daemon reads studies and amends reports while the link to a real service is reset, stalls,
 swallows everything or carries one way only. Then the link stays, and the daemon has to come to its
@@ -121,8 +119,6 @@ STUDY_EVERY_S = (0.1, 0.9)
 MOST_WAITING = 2
 """Studies come no faster than they are read: they are to be read while the link flaps."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 def flapping(flaps: int, chance: Random) -> Trace:
     """A link that goes so often, each time in another way and for another while, then stays."""
@@ -168,8 +164,7 @@ def _study(chance: Random) -> list[float] | None:
     return None if chance.random() < 0.05 else scores[: chance.randrange(1, 6)]
 
 
-@app.command()
-def flaps(
+def flaps_command(
     count: Annotated[int, typer.Option("--flaps", min=1, help="How often the link goes.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, link and jitter.")] = 0,
     as_json: Json = False,
@@ -179,7 +174,3 @@ def flaps(
     with tempfile.TemporaryDirectory() as folder, counting("seconds of the link") as step:
         found = run(Path(folder) / "site", trace, seed, step)
     tell({"flaps": count, "span_s": trace.times_s[-1]}, found, as_json)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,10 +1,10 @@
-"""Fills the disk under the edge's daemon again and again, and tells what was lost or doubled.
+"""``overread-eval full-disk``: fills the disk under the daemon, and checks what is left.
 
-``python -m evaluation.recovery.full_disk --at DIR [--json]``, with DIR on a small filesystem of its own,
-which is filled to the last byte. One can be had for the time of the command, without rights::
+The option ``--at`` names a folder on a small filesystem of its own, which is filled to the last
+byte. One can be had for the time of the command, without rights::
 
     unshare -rm sh -c 'mount -t tmpfs -o size=240m none /mnt &&
-        python -m evaluation.recovery.full_disk --at /mnt'
+        overread-eval full-disk --at /mnt'
 
 The daemon, its database and its reports are the real ones, and so are the errors that the kernel
 and SQLite give. Status 1 if anything is amiss.
@@ -40,8 +40,6 @@ LARGEST_BYTES = 256 << 20
 """A larger filesystem is not filled: it is not one made for the purpose."""
 
 FULL_S, ROOM_S = (0.05, 0.6), (0.1, 0.5)
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def fill(ballast: Path) -> None:
@@ -81,8 +79,7 @@ def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
     return check(root, studies)
 
 
-@app.command()
-def full_disk(
+def full_disk_command(
     at: Annotated[Path, typer.Option(metavar="DIR", help="On a small filesystem of its own.")],
     fillings: Annotated[int, typer.Option(min=1, help="How often the disk is filled.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
@@ -96,7 +93,3 @@ def full_disk(
     with tempfile.TemporaryDirectory() as elsewhere:
         found = run(at / "site", Path(elsewhere) / "log", fillings, seed)
     tell({"fillings": fillings}, found, as_json)
-
-
-if __name__ == "__main__":
-    app()

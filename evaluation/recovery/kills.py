@@ -1,6 +1,4 @@
-"""Kills the edge's daemon again and again, and tells whether anything was lost or doubled.
-
-``python -m evaluation.recovery.kills --rounds 200 [--json]``
+"""``overread-eval kills``: kills the edge's daemon again and again, and checks what is left.
 
 In a round some studies arrive, the agent is killed (SIGKILL) twice, at a moment of chance or just
 before or after a durable step, and then works in peace until it has nothing left to do. The state
@@ -43,8 +41,6 @@ KILLS_A_ROUND = 2
 FIRST_LIFE_S = 0.5
 """An agent lives at most as long as one took to do all there was, in the round before."""
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
 
 @dataclass(frozen=True)
 class Kills:
@@ -61,7 +57,7 @@ class Site:
     def __init__(self, root: Path, chance: Random) -> None:
         self.root, self._chance = root, chance
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["evaluation.recovery.agent"])
+        self._context.set_forkserver_preload(["__main__", "evaluation.recovery.agent"])
         self.studies: Studies = {}
         self.kills = 0
         self.at_steps: dict[str, int] = {}
@@ -148,8 +144,7 @@ def run(root: Path, rounds: int, seed: int) -> tuple[Kills, Found]:
     return Kills(rounds, site.kills, dict(sorted(site.at_steps.items()))), site.check()
 
 
-@app.command()
-def kills(
+def kills_command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of two kills each.")] = 200,
     seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
     as_json: Json = False,
@@ -158,7 +153,3 @@ def kills(
     with tempfile.TemporaryDirectory() as folder:
         killed, found = run(Path(folder) / "site", rounds, seed)
     tell(asdict(killed), found, as_json)
-
-
-if __name__ == "__main__":
-    app()

@@ -1,4 +1,4 @@
-"""The second reader whole and in parts on this machine: ``python -m evaluation.timing.stages [--json]``.
+"""``overread-eval stages``: the second reader whole and in parts on this machine.
 
 All read the same batches through the cloud's own stages, in turn, A B C A B C: throughput with
 always the next batch at hand, what a batch takes then, and what one takes that is alone. The parts
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ from imaging.volume import UInt8Array
 from models.export.parts import export_parts
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, every, find
-from models.runtime.errors import ModelError
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import AUTO, chosen_engine, open_session
 from models.runtime.staged import open_staged
@@ -128,7 +126,7 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
     return float(np.median(np.divide(these, those)))
 
 
-def main(
+def stages_command(
     model: CloudModel = None,
     parts: Annotated[list[int] | None, typer.Option(min=2, help="Stages; give several.")] = None,
     engine: Annotated[str, typer.Option(help="Inference engine, or auto.")] = AUTO,
@@ -186,11 +184,3 @@ def _table(result: dict[str, Any]) -> Table:
             f"{one['alone_ratio']:.2f}",
         )
     return table
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except (ModelError, OSError) as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
-        sys.exit(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,7 +18,9 @@ from imaging.volume import FloatArray, Geometry
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
-from models.training.data import Piece
+
+if TYPE_CHECKING:
+    from models.training.data import Piece  # imports torch, which readers of cases can do without
 
 FACE = 6
 """Voxels at a cube's faces in which an alarm does not count: there is mirror image beyond them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -83,6 +84,12 @@ def test_a_chart_without_matplotlib_names_the_extra(
     assert ended.value.code == 1
     said = capsys.readouterr().err
     assert said == "matplotlib is missing: needs the extra `train`: pip install 'overread[train]'\n"
+
+
+def test_torch_is_not_loaded_before_a_command_needs_it() -> None:
+    code = "import sys, evaluation.__main__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from evaluation.recovery.full_disk import LARGEST_BYTES, app, fill
+from evaluation.__main__ import app
+from evaluation.recovery.full_disk import LARGEST_BYTES, fill
 
 
 class SmallDisk(io.RawIOBase):
@@ -44,6 +45,6 @@ def test_a_large_filesystem_is_never_filled(tmp_path: Path) -> None:
     """It is refused before anything is written."""
     if shutil.disk_usage(tmp_path).total <= LARGEST_BYTES:
         pytest.skip("the temporary folder lies on a small filesystem")
-    ended = CliRunner().invoke(app, ["--at", str(tmp_path)])
+    ended = CliRunner().invoke(app, ["full-disk", "--at", str(tmp_path)])
     assert ended.exit_code == 2
     assert list(tmp_path.iterdir()) == []
