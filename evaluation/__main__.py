@@ -16,7 +16,7 @@ import typer
 from cloud.errors import CloudError
 from edge.errors import EdgeError
 from evaluation.accuracy.calibration_command import calibration_command
-from evaluation.accuracy.characterization import kinds_command
+from evaluation.accuracy.characterization import characterization_command
 from evaluation.accuracy.commands import (
     detect_command,
     froc_command,
@@ -26,7 +26,7 @@ from evaluation.accuracy.commands import (
 from evaluation.accuracy.guarantee_command import guarantee_command
 from evaluation.accuracy.nodules import nodules_command
 from evaluation.errors import EvaluationError
-from evaluation.lesion_insertion.command import scans_command
+from evaluation.lesion_insertion.command import lesion_insertion_command
 from evaluation.links.dead_cloud import dead_cloud_command
 from evaluation.links.link_command import link_command
 from evaluation.load.command import load_command
@@ -52,6 +52,7 @@ app = typer.Typer(
 )
 
 app.command("calibration")(calibration_command)
+app.command("characterization")(characterization_command)
 app.command("clock-jumps")(clock_jumps_command)
 app.command("cost")(cost_command)
 app.command("dead-cloud")(dead_cloud_command)
@@ -62,8 +63,8 @@ app.command("froc")(froc_command)
 app.command("full-disk")(full_disk_command)
 app.command("guarantee")(guarantee_command)
 app.command("kills")(kills_command)
-app.command("kinds")(kinds_command)
 app.command("latency")(latency_command)
+app.command("lesion-insertion")(lesion_insertion_command)
 app.command("link")(link_command)
 app.command("load")(load_command)
 app.command("memory")(memory_command)
@@ -71,7 +72,6 @@ app.command("network")(network_command)
 app.command("nodules")(nodules_command)
 app.command("phantoms")(phantoms_command)
 app.command("policies")(policies_command)
-app.command("scans")(scans_command)
 app.command("sizes")(sizes_command)
 app.command("stages")(stages_command)
 

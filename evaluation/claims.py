@@ -77,16 +77,18 @@ def claims(data: str) -> list[Claim]:
         Claim("nodules_edge_surrounded", (*nodules, *readers["edge_int8"], "--surround", "128")),
         Claim("nodules_both_surrounded", (*nodules, *readers["both_int8"], "--surround", "128")),
         *(
-            Claim(f"scans_{stage}", ("scans", "--data", f"{data}/nodules", "--split", "test",
-                  "--scans", f"{data}/ct", "--truth", f"{data}/ct/scans.csv", "--stage", stage,
-                  *(("--sheet", "runs/scans.png") if stage == "edge" else ())))
+            Claim(f"lesion_insertion_{stage}", (
+                "lesion-insertion", "--data", f"{data}/nodules", "--split", "test",
+                "--scans", f"{data}/ct", "--truth", f"{data}/ct/scans.csv", "--stage", stage,
+                *(("--sheet", "runs/lesion_insertion.png") if stage == "edge" else ())))
             for stage in ("edge", "both")
         ),
         Claim("calibration", ("calibration", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
                               "--truth", f"{data}/ct/scans.csv",
                               "--plot", "docs/results/calibration.png")),
         Claim("cost", ("cost",)),
-        Claim("kinds", ("kinds", "--data", f"{data}/nodules", "--split", "test")),
+        Claim("characterization", ("characterization", "--data", f"{data}/nodules",
+                                   "--split", "test")),
         Claim("detect", ("detect", "--studies", f"{data}/ct", "--truth", f"{data}/ct/scans.csv",
                          "--serve", "--deadline", "60")),
         Claim("latency", ("latency", f"{data}/ct/cmb_crc_01068", "--serve")),

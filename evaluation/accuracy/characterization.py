@@ -4,7 +4,7 @@ Every nodule of the cubes is read at its own centre, so that finding it plays no
 held against the readers of LIDC-IDRI; ratings and outlines whose centre lies more than 5 mm from
 the nodule's may be a neighbour's and are left out.
 
-``overread-eval kinds``: what the second reader says of a nodule beyond that it is one.
+``overread-eval characterization``: what the second reader says of a nodule beyond that it is one.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from models.markdown import number
 from models.runtime.second_reader import TEXTURES, Reading
 
 
-def kinds_table(result: Mapping[str, Any]) -> Table:
+def characterization_table(result: Mapping[str, Any]) -> Table:
     """What the second reader says of nodules, each figure with its interval."""
     title = f"{result['nodules']} nodules of {result['patients']} patients"
     table = Table("", "value", "95 % interval", "taken from", title=title)
     textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
     rows = {
-        "malignancy_auc": ("malignancy, AUC", f"{result['suspicious']} of {result['rated']} rated"),
+        "malignancy_auc": ("malignancy, AUC", f"{result['malignant']} of {result['rated']} rated"),
         "texture_recall": ("texture, mean recall", textures),
         "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
         "diameter_error_mm": ("diameter, mean error, mm", "all"),
@@ -58,7 +58,7 @@ OUTLINED_MM = 6.0
 
 
 @dataclass(frozen=True, eq=False)
-class Kinds:
+class Characterization:
     """What was said and what readers say, each ``(n,)``; NaN where they say nothing.
 
     ``malignancy`` and ``texture`` are the readers' means, 1 to 5; ``dice`` is the overlap with
@@ -69,18 +69,18 @@ class Kinds:
     diameter_mm: FloatArray
     malignancy: FloatArray
     texture: FloatArray
-    said_diameter_mm: FloatArray
-    said_malignancy: FloatArray
-    said_texture: npt.NDArray[np.int64]
+    predicted_diameter_mm: FloatArray
+    predicted_malignancy: FloatArray
+    predicted_texture: npt.NDArray[np.int64]
     dice: FloatArray
 
 
-def read_kinds(
+def read_characterization(
     folder: Path,
     splits: tuple[str, ...],
     reader: ReadsRegions,
     progress: Callable[[list[Cube]], Iterable[Cube]],
-) -> Kinds:
+) -> Characterization:
     """Reads every cube of `splits`; errors as `evaluation.accuracy.data.read_cubes`."""
     cubes = read_cubes(folder, splits)
     index = read_table(folder / "index.csv", ("match_mm", "malignancy_mean", "texture_mean"))
@@ -101,14 +101,14 @@ def read_kinds(
         truth = cut_roi(vote, cube.centre_zyx, shape) >= VOTES
         outlined = known and cube.diameter_mm >= OUTLINED_MM
         dice.append(overlap(reading, truth) if outlined else np.nan)
-    return Kinds(
+    return Characterization(
         patients=tuple(cube.patient for cube in cubes),
         diameter_mm=np.array([cube.diameter_mm for cube in cubes]),
         malignancy=malignancy,
         texture=texture,
-        said_diameter_mm=np.array([one.diameter_mm for one in said]),
-        said_malignancy=np.array([one.malignancy for one in said]),
-        said_texture=np.array([TEXTURES.index(one.texture) for one in said]),
+        predicted_diameter_mm=np.array([one.diameter_mm for one in said]),
+        predicted_malignancy=np.array([one.malignancy for one in said]),
+        predicted_texture=np.array([TEXTURES.index(one.texture) for one in said]),
         dice=np.array(dice),
     )
 
@@ -119,34 +119,34 @@ def overlap(reading: Reading, truth: npt.NDArray[np.bool_]) -> float:
     return 2 * both / max(int(reading.mask.sum()) + int(truth.sum()), 1)
 
 
-def as_dict(kinds: Kinds, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
+def as_dict(read: Characterization, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Each figure with its interval by bootstrap over patients, and what it was taken from."""
-    rated = np.isfinite(kinds.malignancy) & ((kinds.malignancy >= 4) | (kinds.malignancy <= 2))
-    seen, drawn = np.isfinite(kinds.texture), np.isfinite(kinds.dice)
-    classes = np.digitize(np.where(seen, kinds.texture, 5.0), [2.5, 4.0])
-    error = kinds.said_diameter_mm - kinds.diameter_mm
+    rated = np.isfinite(read.malignancy) & ((read.malignancy >= 4) | (read.malignancy <= 2))
+    seen, drawn = np.isfinite(read.texture), np.isfinite(read.dice)
+    classes = np.digitize(np.where(seen, read.texture, 5.0), [2.5, 4.0])
+    error = read.predicted_diameter_mm - read.diameter_mm
 
     def as_dict(chosen: npt.NDArray[np.int64]) -> dict[str, float]:
         malignant, textured, outlined = (chosen[m[chosen]] for m in (rated, seen, drawn))
-        right = kinds.said_texture[textured] == classes[textured]
+        right = read.predicted_texture[textured] == classes[textured]
         return {
             "malignancy_auc": auc(
-                kinds.said_malignancy[malignant], kinds.malignancy[malignant] > 3
+                read.predicted_malignancy[malignant], read.malignancy[malignant] > 3
             ),
             "texture_recall": _mean_recall(right, classes[textured]),
-            "dice_median": float(np.median(kinds.dice[outlined])) if outlined.size else np.nan,
+            "dice_median": float(np.median(read.dice[outlined])) if outlined.size else np.nan,
             "diameter_error_mm": float(np.abs(error[chosen]).mean()),
             "diameter_bias_mm": float(error[chosen].mean()),
         }
 
-    values = as_dict(np.arange(len(kinds.patients)))
-    draws = [as_dict(chosen) for chosen in _resampled(kinds.patients, resamples, seed)]
+    values = as_dict(np.arange(len(read.patients)))
+    draws = [as_dict(chosen) for chosen in _resampled(read.patients, resamples, seed)]
     intervals = {name: _interval(value, [d[name] for d in draws]) for name, value in values.items()}
     counts = {
-        "nodules": len(kinds.patients),
-        "patients": len(set(kinds.patients)),
+        "nodules": len(read.patients),
+        "patients": len(set(read.patients)),
         "rated": int(rated.sum()),
-        "suspicious": int((rated & (kinds.malignancy > 3)).sum()),
+        "malignant": int((rated & (read.malignancy > 3)).sum()),
         "textures": {name: int((seen & (classes == i)).sum()) for i, name in enumerate(TEXTURES)},
         "outlined": int(drawn.sum()),
     }
@@ -174,7 +174,7 @@ def _interval(value: float, drawn: list[float]) -> Interval:
     return interval(value, known) if known.size else Interval(value, np.inf, np.inf)
 
 
-def kinds_command(
+def characterization_command(
     data: Data,
     split: Split,
     cloud_model: CloudModel = None,
@@ -184,6 +184,8 @@ def kinds_command(
 ) -> None:
     """Malignancy, texture, diameter and outline of the second reader against the readers'."""
     splits = tuple(split.split(","))
-    read = read_kinds(data, splits, open_second(cloud_model), lambda c: each(c, "nodules"))
+    read = read_characterization(
+        data, splits, open_second(cloud_model), lambda c: each(c, "nodules")
+    )
     result = {"split": split, **as_dict(read, resamples=resamples, seed=seed)}
-    show(result, as_json, kinds_table(result))
+    show(result, as_json, characterization_table(result))

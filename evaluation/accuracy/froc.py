@@ -1,8 +1,8 @@
 """The FROC curve: sensitivity against false positives a scan, from scores alone.
 
-It does not know what a hit is, nor where the scores come from; `evaluation.accuracy.froc` and
-`evaluation.accuracy.nodules` decide that. Every point of the curve is one threshold that could be set:
-candidates of equal score are taken or left together, nothing is interpolated.
+It does not know what a hit is, nor where the scores come from. Every point of the
+curve is one threshold that could be set: candidates of equal score are taken or left together,
+nothing is interpolated.
 
 Candidates against annotations under the rules of LUNA16, and the FROC that comes of it.
 

@@ -44,7 +44,7 @@ from evaluation.accuracy.froc import (
     threshold_at,
     threshold_within,
 )
-from evaluation.accuracy.subgroups import bands_table, by_band, read_traits
+from evaluation.accuracy.subgroups import by_subgroup, read_traits, subgroups_table
 from evaluation.common.cli import (
     CloudModel,
     Csv,
@@ -219,11 +219,11 @@ def read_all(
 
 
 def as_dict(
-    scores: NoduleScores, figures: Figures, bands: dict[str, Any] | None = None
+    scores: NoduleScores, figures: Figures, subgroups: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The result for machines; a figure that no threshold reaches is None.
 
-    ``bands`` are the figures of `evaluation.accuracy.subgroups`, where they were taken.
+    ``subgroups`` are the figures of `evaluation.accuracy.subgroups`, where they were taken.
     """
     curve = froc(scores.scored)
     by_rate, by_target = threshold_within(curve), threshold_at(curve)
@@ -243,7 +243,7 @@ def as_dict(
         "scans": [_scan_json(scan, by_rate, by_target) for scan in scores.scans],
         "without": without_each(scores),
         "caveat": CAVEAT,
-        **({} if bands is None else {"bands": bands}),
+        **({} if subgroups is None else {"subgroups": subgroups}),
     }
 
 
@@ -349,9 +349,9 @@ def nodules_command(
     read = read_all(each(cubes, "nodules"), each(with_truth, "scans"), reads, surround)
     with counting("bootstrap") as step:
         value = figures(read.scored, resamples=resamples, seed=seed, on_step=step)
-    bands = by_band(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
+    subgroups = by_subgroup(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
     asked = {"stage": stage.value, "split": split, "surround": surround}
-    result = {**asked, **as_dict(read, value, bands)}
+    result = {**asked, **as_dict(read, value, subgroups)}
     counts = f"{len(cubes)} nodules, {len(folders)} scans"
     if plot is not None:
         save_curve(plot, froc(read.scored), f"{stage.value}: {counts}")
@@ -360,7 +360,7 @@ def nodules_command(
         as_json,
         froc_table(value, f"{counts}, {stage.value}"),
         cost_table(value),
-        bands_table(bands, f"Sensitivity in % by band, {stage.value}"),
+        subgroups_table(subgroups, f"Sensitivity in % by subgroup, {stage.value}"),
         scans_table(result["scans"]),
         CAVEAT,
     )

@@ -1,7 +1,7 @@
 """Sensitivity by what is known of each nodule: diameter, texture, subtlety, slice spacing.
 
-A band is read on the false positives of all scans, so that one threshold serves every band. What
-is not known of a nodule, because a column or a value is missing, makes it `UNKNOWN` there.
+Every subgroup is compared with the false positives of all scans, so that one threshold serves all.
+A nodule without a value for a trait belongs to the subgroup `UNKNOWN`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class Banding:
+class Grouping:
     """Where one trait is cut: ``names[i]`` is for values from ``edges[i - 1]`` to ``edges[i]``."""
 
     trait: str
@@ -60,7 +60,7 @@ class Banding:
     names: tuple[str, ...]
 
     def masks(self, traits: Traits) -> dict[str, BoolArray]:
-        """The nodules ``(n,)`` of each band; empty bands are left out."""
+        """The nodules ``(n,)`` of each subgroup; empty subgroups are left out."""
         value = getattr(traits, self.trait)
         known = np.isfinite(value)
         place = np.digitize(np.where(known, value, 0.0), self.edges)
@@ -69,15 +69,15 @@ class Banding:
         return {name: mask for name, mask in found.items() if mask.any()}
 
 
-BANDINGS: dict[str, Banding] = {
-    "diameter": Banding(
+GROUPINGS: dict[str, Grouping] = {
+    "diameter": Grouping(
         "diameter_mm",
         (4, 6, 8, 15, 30),
         ("below 4 mm", "4 to 6 mm", "6 to 8 mm", "8 to 15 mm", "15 to 30 mm", "from 30 mm"),
     ),
-    "texture": Banding("texture", (2.5, 4), TEXTURES),
-    "subtlety": Banding("subtlety", (3, 4), ("1 to 3, subtle", "3 to 4", "4 to 5, obvious")),
-    "slice spacing": Banding(
+    "texture": Grouping("texture", (2.5, 4), TEXTURES),
+    "subtlety": Grouping("subtlety", (3, 4), ("1 to 3, subtle", "3 to 4", "4 to 5, obvious")),
+    "slice spacing": Grouping(
         "slice_spacing_mm", (1, 2), ("below 1 mm", "1 to 2 mm", "2 mm and more")
     ),
 }
@@ -113,25 +113,25 @@ def optional_column(folder: Path, cubes: Sequence[Cube], column: str) -> FloatAr
     return np.array([values[line[cube.name]] for cube in cubes], float)
 
 
-def by_band(
+def by_subgroup(
     scored: Scored,
     traits: Traits,
     *,
-    bandings: Mapping[str, Banding] = BANDINGS,
+    groupings: Mapping[str, Grouping] = GROUPINGS,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
-    """For machines: sensitivity at `RATES` of each band of each banding, with its interval."""
+    """For machines: sensitivity at `RATES` of each subgroup of each grouping, with its interval."""
     return {
         name: {
-            band: band_json(scored, mask, resamples=resamples, seed=seed)
-            for band, mask in banding.masks(traits).items()
+            subgroup: subgroup_json(scored, mask, resamples=resamples, seed=seed)
+            for subgroup, mask in grouping.masks(traits).items()
         }
-        for name, banding in bandings.items()
+        for name, grouping in groupings.items()
     }
 
 
-def band_json(scored: Scored, mask: BoolArray, *, resamples: int, seed: int) -> dict[str, Any]:
+def subgroup_json(scored: Scored, mask: BoolArray, *, resamples: int, seed: int) -> dict[str, Any]:
     """Sensitivity at `RATES` of the nodules ``mask`` ``(n,)``, against all false positives."""
     part = only(scored, mask)
     found = figures(part, resamples=resamples, seed=seed)
@@ -180,12 +180,12 @@ SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Of `RATES`, those that the tables show; the JSON has them all."""
 
 
-def bands_table(bands: Mapping[str, Any], title: str) -> Table:
-    """One line a band: nodules, and sensitivity in % at some false positives a scan."""
+def subgroups_table(subgroups: Mapping[str, Any], title: str) -> Table:
+    """One line a subgroup: nodules, and sensitivity in % at some false positives a scan."""
     heads = (f"at {rate_name(rate)}" for rate in SHOWN)
-    shown = Table("by", "band", "nodules", *heads, title=title)
-    for by, band, cells in _lines(bands):
-        shown.add_row(by, band, *cells)
+    shown = Table("by", "subgroup", "nodules", *heads, title=title)
+    for by, subgroup, cells in _lines(subgroups):
+        shown.add_row(by, subgroup, *cells)
     return shown
 
 
@@ -195,9 +195,9 @@ def share(point: Mapping[str, float | None]) -> str:
     return "-" if unknown else percents(point)
 
 
-def _lines(bands: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
+def _lines(subgroups: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
     places = [RATES.index(rate) for rate in SHOWN]
-    for by, found in bands.items():
-        for band, result in found.items():
+    for by, found in subgroups.items():
+        for subgroup, result in found.items():
             count = f"{result['nodules']} ({result['patients']})"
-            yield by, band, [count, *(share(result["sensitivity"][i]) for i in places)]
+            yield by, subgroup, [count, *(share(result["sensitivity"][i]) for i in places)]

@@ -1,7 +1,4 @@
-"""``overread-eval scans``: nodules implanted into whole scans, found by the agent's line or not.
-
-A sheet of implants to look at: each place before and after, in the three planes.
-"""
+"""``overread-eval lesion-insertion``: sensitivity to lesions inserted into whole scans."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from rich.table import Table
 from evaluation.accuracy.bootstrap import RESAMPLES
 from evaluation.accuracy.data import read_truth, scan_folders
 from evaluation.accuracy.froc import RATES
-from evaluation.accuracy.subgroups import bands_table, share
+from evaluation.accuracy.subgroups import share, subgroups_table
 from evaluation.common.cli import (
     CloudModel,
     Csv,
@@ -132,7 +129,7 @@ GROUPS = {"patients": "scans of patients", "phantoms": "phantoms", "all": "both 
 STAGES = {"edge": "edge", "both": "edge and cloud"}
 
 
-def scans_command(
+def lesion_insertion_command(
     data: Data,
     split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Whose nodules, whose scans.")],
     scans: Scans,
@@ -163,7 +160,12 @@ def scans_command(
     if sheet is not None:
         save_sheet(sheet, draw_sheet(copies))
     read = read_copies(each(copies, "scans with implants"), hosts, reads)
-    result: dict[str, Any] = {"stage": stage.value, "split": split, "seed": seed, "no_room": left}
+    result: dict[str, Any] = {
+        "stage": stage.value,
+        "split": split,
+        "seed": seed,
+        "not_placed": left,
+    }
     result |= figures(read, hosts, traits, resamples=resamples, seed=seed)
     show(result, as_json, *tables(result))
 
@@ -192,8 +194,8 @@ def tables(result: Mapping[str, Any]) -> list[RenderableType]:
         table = Table("", *_heads(), title=title)
         for row in _rows(group):
             table.add_row(*row)
-        shown += [table, bands_table(group["bands"], f"{title}, in % by band")]
-    left = result["no_room"]
+        shown += [table, subgroups_table(group["subgroups"], f"{title}, in % by subgroup")]
+    left = result["not_placed"]
     remark = [f"No room was found for: {', '.join(left)}."] if left else []
     return [*shown, result["semi_synthetic"], result["false_positives"], *remark]
 

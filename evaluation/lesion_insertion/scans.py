@@ -20,7 +20,7 @@ from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
 from evaluation.accuracy.nodules import Mark, ScanScores, score_scan
-from evaluation.accuracy.subgroups import Traits, at_rates, band_json, by_band, only
+from evaluation.accuracy.subgroups import Traits, at_rates, by_subgroup, only, subgroup_json
 from evaluation.common.readers import Reads
 from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, Host, Room, Taken
 from evaluation.lesion_insertion.insert import APART_MM, Copy, Implant, Ready, implanted
@@ -182,7 +182,7 @@ def as_dict(
         "semi_synthetic": SEMI_SYNTHETIC,
         "false_positives": FALSE_POSITIVES,
         "groups": groups,
-        "implants": [_implant_json(one) for copy in copies for one in copy.found],
+        "insertions": [_implant_json(one) for copy in copies for one in copy.found],
     }
 
 
@@ -216,7 +216,7 @@ def _group_json(
     least = least_score(whole, POINT)
     return {
         "scans": [_host_json(host, threshold.tolist()) for host in hosts],
-        "copies": len(copies),
+        "scans_with_insertions": len(copies),
         "nodules": len(nodules),
         "patients": len({one.implant.donor.patient for one in nodules}),
         "sensitivity": [
@@ -224,15 +224,15 @@ def _group_json(
             for point, t in zip(at_rates(value.sensitivity), threshold.tolist(), strict=True)
         ],
         "cpm": value.cpm.as_dict(),
-        "from_5_mm": band_json(whole, large, resamples=resamples, seed=seed)
+        "from_5_mm": subgroup_json(whole, large, resamples=resamples, seed=seed)
         if large.any()
         else None,
-        "bands": {
-            **by_band(whole, of, resamples=resamples, seed=seed),
-            "where it lay": _where_json(whole, nodules, resamples, seed),
+        "subgroups": {
+            **by_subgroup(whole, of, resamples=resamples, seed=seed),
+            "original location": _where_json(whole, nodules, resamples, seed),
         },
         "masses": _masses_json(masses, hosts, least, resamples, seed),
-        "brought_per_copy_at_2": float(
+        "extra_per_scan_at_2": float(
             np.mean([sum(score >= least for score in copy.brought) for copy in copies])
         ),
     }
@@ -252,7 +252,7 @@ def _where_json(
     attached = np.array([one.implant.donor.attached >= ATTACHED for one in nodules])
     masks = {"freely in the lung": ~attached, "at wall or vessel": attached}
     return {
-        name: band_json(whole, mask, resamples=resamples, seed=seed)
+        name: subgroup_json(whole, mask, resamples=resamples, seed=seed)
         for name, mask in masks.items()
         if mask.any()
     }
@@ -269,7 +269,7 @@ def _masses_json(
     sizes = sorted({round(one.implant.diameter_mm) for one in masses})
     missed = [one for one in masses if one.score < least or not np.isfinite(one.score)]
     return {
-        **band_json(only(part, every), every, resamples=resamples, seed=seed),
+        **subgroup_json(only(part, every), every, resamples=resamples, seed=seed),
         "threshold": least if np.isfinite(least) else None,
         "missed": [_implant_json(one) for one in missed],
         "by_size": {

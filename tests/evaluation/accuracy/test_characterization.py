@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.characterization import Kinds, as_dict, overlap, read_kinds
+from evaluation.accuracy.characterization import (
+    Characterization,
+    as_dict,
+    overlap,
+    read_characterization,
+)
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading, Readings
 from tests.plain_readings import plain
@@ -21,25 +26,25 @@ def test_overlap_is_dice() -> None:
     assert overlap(Reading(0.5, 5.0, 0.5, "solid", mask), truth) == pytest.approx(0.8)
 
 
-def kinds(said_malignancy: list[float]) -> Kinds:
-    """Four nodules of three patients: two suspicious, one not, one in between."""
-    return Kinds(
+def characterization(predicted_malignancy: list[float]) -> Characterization:
+    """Four nodules of three patients: two malignant, one not, one in between."""
+    return Characterization(
         patients=("a", "a", "b", "c"),
         diameter_mm=np.array([5.0, 8, 10, 20]),
         malignancy=np.array([1.5, 3.0, 4.5, 5.0]),
         texture=np.array([5.0, 3.0, 5.0, np.nan]),
-        said_diameter_mm=np.array([6.0, 8, 9, 20]),
-        said_malignancy=np.array(said_malignancy),
-        said_texture=np.array([2, 2, 2, 0]),
+        predicted_diameter_mm=np.array([6.0, 8, 9, 20]),
+        predicted_malignancy=np.array(predicted_malignancy),
+        predicted_texture=np.array([2, 2, 2, 0]),
         dice=np.array([np.nan, 0.7, 0.8, 0.9]),
     )
 
 
 def test_figures_are_taken_from_what_readers_said() -> None:
     """The undecided rating, the unknown texture and the small nodule's outline are left out."""
-    result = as_dict(kinds([0.1, 0.9, 0.6, 0.7]), resamples=50)
+    result = as_dict(characterization([0.1, 0.9, 0.6, 0.7]), resamples=50)
     assert result["malignancy_auc"]["value"] == 1
-    assert (result["rated"], result["suspicious"], result["outlined"]) == (3, 2, 3)
+    assert (result["rated"], result["malignant"], result["outlined"]) == (3, 2, 3)
     assert result["texture_recall"]["value"] == 0.5  # solid always, part-solid never
     assert result["dice_median"]["value"] == pytest.approx(0.8)
     assert result["diameter_error_mm"]["value"] == pytest.approx(0.5)
@@ -71,7 +76,7 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
     head = "split,row,patient,z,y,x,diameter_mm,match_mm,malignancy_mean,texture_mean"
     rows = [f"test,{i},p{i},6,6,6,7,{match},4,5" for i, match in enumerate((0.5, 9))]
     (tmp_path / "index.csv").write_text("\n".join([head, *rows]) + "\n")
-    found = read_kinds(tmp_path, ("test",), Bright(), iter)
+    found = read_characterization(tmp_path, ("test",), Bright(), iter)
     assert found.dice[0] == 1
     assert np.isnan(found.dice[1])
     assert np.isnan(found.malignancy[1])

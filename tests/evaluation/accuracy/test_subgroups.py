@@ -1,4 +1,4 @@
-"""Bands of nodules: where they are cut, what is not known, and one threshold for all."""
+"""Subgroups of nodules: where they are cut, what is not known, and one threshold for all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.subgroups import (
-    BANDINGS,
+    GROUPINGS,
     UNKNOWN,
     Traits,
-    bands_table,
-    by_band,
+    by_subgroup,
     only,
     read_traits,
     share,
+    subgroups_table,
 )
 
 
@@ -39,27 +39,27 @@ def scored() -> Scored:
     )
 
 
-def test_a_band_begins_at_its_edge() -> None:
+def test_a_subgroup_begins_at_its_edge() -> None:
     """6.0 mm belongs to 6 to 8 mm, 15 mm to 15 to 30 mm; what is empty is left out."""
-    masks = BANDINGS["diameter"].masks(traits([3.9, 6.0, 7.9, 15.0, 44.0]))
+    masks = GROUPINGS["diameter"].masks(traits([3.9, 6.0, 7.9, 15.0, 44.0]))
     assert {name: mask.tolist().index(True) for name, mask in masks.items()} == {
         "below 4 mm": 0, "6 to 8 mm": 1, "15 to 30 mm": 3, "from 30 mm": 4
     }  # fmt: skip
     assert masks["6 to 8 mm"].sum() == 2
 
 
-def test_what_is_not_known_has_a_band_of_its_own() -> None:
-    """A trait that is missing everywhere leaves one band, and the figures are those of all."""
-    found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)
+def test_what_is_not_known_has_a_subgroup_of_its_own() -> None:
+    """A trait that is missing everywhere leaves one subgroup, and the figures are those of all."""
+    found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
     assert list(found["texture"]) == [UNKNOWN]
     assert found["texture"][UNKNOWN]["nodules"] == 4
     assert found["texture"][UNKNOWN]["patients"] == 3
 
 
-def test_every_band_meets_all_false_positives() -> None:
+def test_every_subgroup_meets_all_false_positives() -> None:
     """At one a scan the threshold lies above .5: .9 and .7 are found, .4 and the rest are not."""
-    found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)["diameter"]
-    at_one = {name: band["sensitivity"][3]["value"] for name, band in found.items()}
+    found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)["diameter"]
+    at_one = {name: subgroup["sensitivity"][3]["value"] for name, subgroup in found.items()}
     assert at_one == {"4 to 6 mm": 1, "6 to 8 mm": 1, "8 to 15 mm": 0, "15 to 30 mm": 0}
     assert found["8 to 15 mm"]["sensitivity"][4]["value"] == 1  # .4 for two a scan
     assert found["15 to 30 mm"]["proposed"] == 0
@@ -91,21 +91,21 @@ def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
     assert np.isnan(found.slice_spacing_mm[2])
 
 
-def test_real_bands_add_up(shared_data: Path) -> None:
-    """Every nodule of validation lies in one band of each kind."""
+def test_real_subgroups_add_up(shared_data: Path) -> None:
+    """Every nodule of validation lies in one subgroup of each kind."""
     from evaluation.accuracy.data import read_cubes
 
     cubes = read_cubes(shared_data / "nodules", ("val",))
     found = read_traits(shared_data / "nodules", cubes)
-    for banding in BANDINGS.values():
-        assert sum(int(mask.sum()) for mask in banding.masks(found).values()) == len(cubes) == 129
+    for grouping in GROUPINGS.values():
+        assert sum(int(mask.sum()) for mask in grouping.masks(found).values()) == len(cubes) == 129
 
 
 def test_tables_have_a_line_for_each_band() -> None:
     """An unreachable end is a dash."""
-    found = by_band(scored(), traits([5, 7, 9, 20]), resamples=20)
-    shown = bands_table(found, "title")
-    assert shown.row_count == sum(len(bands) for bands in found.values())
+    found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
+    shown = subgroups_table(found, "title")
+    assert shown.row_count == sum(len(subgroups) for subgroups in found.values())
     firsts = [next(iter(column.cells)) for column in shown.columns]
     assert firsts[:3] == ["diameter", "4 to 6 mm", "1 (1)"]
     assert share({"value": 0.5, "low": None, "high": 1.0}) == "-"

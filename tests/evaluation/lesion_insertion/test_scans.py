@@ -86,10 +86,10 @@ def result(untouched: HostScores) -> dict[str, object]:
     found = as_dict(
         read, [untouched], Traits(one, one / 2, one / 2, one / 10), resamples=20, seed=0
     )
-    return {"stage": "edge", "split": "test", "no_room": ["a, 60 mm, patients"], **found}
+    return {"stage": "edge", "split": "test", "not_placed": ["a, 60 mm, patients"], **found}
 
 
-def test_json_has_figures_bands_and_masses(untouched: HostScores) -> None:
+def test_json_has_figures_subgroups_and_masses(untouched: HostScores) -> None:
     """One of two nodules is above the alarm; the mass is found; all of it is plain JSON."""
     said = json.loads(json.dumps(result(untouched), allow_nan=False))
     group = said["groups"]["patients"]
@@ -100,11 +100,11 @@ def test_json_has_figures_bands_and_masses(untouched: HostScores) -> None:
         "0.125": 0, "0.25": 0, "0.5": 0, "1": 1, "2": 1, "4": 1, "8": 1
     }  # fmt: skip
     assert group["from_5_mm"]["nodules"] == 2
-    assert group["bands"]["diameter"]["8 to 15 mm"]["nodules"] == 2
-    assert group["bands"]["where it lay"]["freely in the lung"]["nodules"] == 2
+    assert group["subgroups"]["diameter"]["8 to 15 mm"]["nodules"] == 2
+    assert group["subgroups"]["original location"]["freely in the lung"]["nodules"] == 2
     assert group["masses"]["by_size"] == {"30 mm": {"masses": 1, "missed": 0}}
     assert group["masses"]["missed"] == []
-    assert [one["mass"] for one in said["implants"]] == [False, False, True]
+    assert [one["mass"] for one in said["insertions"]] == [False, False, True]
 
 
 def test_operating_point_is_the_lowest_threshold_allowed() -> None:
