@@ -16,14 +16,15 @@ from pathlib import Path
 import grpc
 import structlog
 
-from edge.budget import Budget, unwatched
+from edge.budget import Budget
+from edge.decide import decide
 from edge.errors import BadSettings
 from edge.escalation.client import Asking, Escalator, Knock, NoSecondReader, SecondReader
 from edge.guarantee import with_regions
 from edge.link.health import Watch
 from edge.link.link import Link
 from edge.pipeline import Pipeline
-from edge.replay import decided, decided_on_record
+from edge.replay import decide_and_log
 from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
@@ -81,7 +82,7 @@ log = structlog.get_logger()
 def open_pipeline(
     settings: EdgeSettings,
     *,
-    watch: Callable[[str], None] = unwatched,
+    watch: Callable[[str], None] | None = None,
     clock: Clock = time.monotonic,
 ) -> Iterator[Pipeline]:
     """The pipeline, with the model loaded and the channel to the cloud kept for all studies.
@@ -101,8 +102,8 @@ def open_pipeline(
     with ExitStack() as parts:
         second_reader = _open_second_reader(settings, parts, clock)
         pipeline = build_pipeline(settings, screener, second_reader, watch=watch, clock=clock)
-        on_record = settings.log_format == "json"
-        yield replace(pipeline, decide=decided_on_record) if on_record else pipeline
+        for_machines = settings.log_format == "json"
+        yield replace(pipeline, decide=decide_and_log) if for_machines else pipeline
 
 
 def build_pipeline(
@@ -110,7 +111,7 @@ def build_pipeline(
     screener: Screening,
     second_reader: SecondReader,
     *,
-    watch: Callable[[str], None] = unwatched,
+    watch: Callable[[str], None] | None = None,
     clock: Clock = time.monotonic,
 ) -> Pipeline:
     """The pipeline around a screening network and a second reader that are open already."""
@@ -120,9 +121,10 @@ def build_pipeline(
         read=read_study,
         preprocess=preprocess,
         reader=reader,
-        decide=decided,
+        decide=lambda situation, _study_key: decide(situation),
         second_reader=second_reader,
         draw=draw_pictures,
+        persist_pending=lambda *_: None,  # only the daemon amends a report later
         write=write_report,
         provenance=Provenance(
             reader.described,

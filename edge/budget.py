@@ -5,16 +5,9 @@ It knows nothing of the link nor of what the stages do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from protos.deadline import Deadline
 
@@ -28,17 +21,13 @@ class LedgerEntry:
     took_s: float
 
 
-def unwatched(_stage: str) -> None:
-    """Watches nothing."""
-
-
 class Budget:
     """The time of one study: from the moment it is taken up, or since when it has `waited`.
 
     ``watch`` is told the name of each stage as it begins, for progress on a screen.
     """
 
-    def __init__(self, deadline: Deadline, watch: Callable[[str], None] = unwatched) -> None:
+    def __init__(self, deadline: Deadline, watch: Callable[[str], None] | None = None) -> None:
         self._deadline = deadline
         self._watch = watch
         self._ledger: list[LedgerEntry] = []
@@ -84,7 +73,8 @@ class Budget:
 
         It is given all that is left less ``reserve_s``, which is kept for those after it.
         """
-        self._watch(name)
+        if self._watch is not None:
+            self._watch(name)
         self._running = (name, self.left_s(reserve_s), self._deadline.clock())
         try:
             yield

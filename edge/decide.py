@@ -143,26 +143,11 @@ class Plan:
         return dict(zip(self.send, self.sizes, strict=False)).get(place, Size.FULL)
 
 
-def decide(
-    candidates: Sequence[Candidate],
-    thresholds: Thresholds,
-    link: LinkEstimate,
-    *,
-    budget_s: float,
-    roi_bytes: int,
-    max_rois: int,
-    policy: SelectionPolicy = SELECTION_POLICY,
-    audited: bool = False,
-) -> Plan:
-    """The plan for one study.
+@dataclass(frozen=True)
+class Situation:
+    """All that one decision depends on.
 
-    What is sent has the greatest value of which the link, at the policy's confidence, brings
-    the answers within the budget. One region is sent whenever there is a link and any time at
-    all: a link that is never asked is never measured again. A link that was lost gets no more.
-    Where there is room after all that is uncertain, the cloud is asked for size and kind of what
-    is reported anyway, if the policy says so.
-
-    Args:
+    Attributes:
         candidates: of the screening network.
         thresholds: from the model's manifest.
         link: what to expect of the link now.
@@ -172,16 +157,39 @@ def decide(
         policy: what is worth how much.
         audited: whether the best that were dismissed are sent if nothing is uncertain.
     """
+
+    candidates: tuple[Candidate, ...]
+    thresholds: Thresholds
+    link: LinkEstimate
+    budget_s: float
+    roi_bytes: int
+    max_rois: int
+    policy: SelectionPolicy = SELECTION_POLICY
+    audited: bool = False
+
+
+def decide(situation: Situation) -> Plan:
+    """The plan for one study.
+
+    What is sent has the greatest value of which the link, at the policy's confidence, brings
+    the answers within the budget. One region is sent whenever there is a link and any time at
+    all: a link that is never asked is never measured again. A link that was lost gets no more.
+    Where there is room after all that is uncertain, the cloud is asked for size and kind of what
+    is reported anyway, if the policy says so.
+    """
+    candidates, thresholds = situation.candidates, situation.thresholds
+    link, policy, roi_bytes = situation.link, situation.policy, situation.roi_bytes
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
     uncertain = sorted(
         Plan(decisions).uncertain, key=lambda i: -value_of_asking(candidates[i].score, thresholds)
     )
     offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
-    room = Room(link, budget_s, max_rois, policy.confidence)
+    room = Room(link, situation.budget_s, situation.max_rois, policy.confidence)
     picks = _picked(offers, room)
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
-    wanted = _best(decisions, Route.DISMISS)[:AUDITED] if audited and not uncertain else ()
+    sampled = situation.audited and not uncertain
+    wanted = _best(decisions, Route.DISMISS)[:AUDITED] if sampled else ()
     described = _best(decisions, Route.REPORT) if policy.describe else ()
     beside = () if left else (*described, *wanted)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
@@ -249,30 +257,3 @@ def _number(given: Mapping[str, object], name: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UnfitModel(f"thresholds: {name} = {value!r} must be a number")
     return float(value)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What `edge.decide.decide` is given."""
-
-    candidates: tuple[Candidate, ...]
-    thresholds: Thresholds
-    link: LinkEstimate
-    budget_s: float
-    roi_bytes: int
-    max_rois: int
-    policy: SelectionPolicy = SELECTION_POLICY
-    audited: bool = False
-
-    def plan(self) -> Plan:
-        """What is decided in it."""
-        return decide(
-            self.candidates,
-            self.thresholds,
-            self.link,
-            budget_s=self.budget_s,
-            roi_bytes=self.roi_bytes,
-            max_rois=self.max_rois,
-            policy=self.policy,
-            audited=self.audited,
-        )

@@ -29,6 +29,7 @@ from edge.report.pictures import Pictures
 from edge.report.write import ReportPaths
 from edge.screen import EdgeReader
 from edge.selection import SELECTION_POLICY, SelectionPolicy
+from edge.store.pending import PersistPending
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
@@ -46,6 +47,7 @@ class Pipeline:
         decide: what is sent of a study, told by its key.
         second_reader: the cloud, or who stands in for it.
         draw: leaves the pictures of the findings in a folder.
+        persist_pending: stores what is still pending, so that the report can be amended later.
         write: leaves the report beside them.
         provenance: what the report says of the line itself.
         reserve_s: seconds kept back for the stages after the escalation.
@@ -62,6 +64,7 @@ class Pipeline:
     decide: Callable[[Situation, str], Plan]
     second_reader: SecondReader
     draw: Callable[[Sequence[Finding], Preprocessed, Path], Pictures]
+    persist_pending: PersistPending
     write: Callable[[Report, Pictures, Path], ReportPaths]
     provenance: Provenance
     reserve_s: float
@@ -93,7 +96,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
         pictures = pipeline.draw(assessment.merged.findings, box, job.out)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, budget.ledger_so_far)
-        job.keep(report, assessment, pipeline.reader, box)
+        pipeline.persist_pending(report, assessment, pipeline.reader, box)
         paths = pipeline.write(report, pictures, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
 

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from pydantic import TypeAdapter
 
-from edge.decide import Plan, Situation
+from edge.decide import Plan, Situation, decide
 from edge.selection import SelectionPolicy
 
 EVENT = "decided"
@@ -22,14 +22,9 @@ EVENT = "decided"
 _log = structlog.get_logger(__name__)
 
 
-def decided(situation: Situation, _study_key: str) -> Plan:
-    """The plan, off the record."""
-    return situation.plan()
-
-
-def decided_on_record(situation: Situation, study_key: str) -> Plan:
+def decide_and_log(situation: Situation, study_key: str) -> Plan:
     """The plan, with a line in the log from which `replay` makes it again."""
-    plan = situation.plan()
+    plan = decide(situation)
     _log.info(EVENT, study=study_key, situation=asdict(situation), plan=outcome(plan))
     return plan
 
@@ -62,7 +57,7 @@ def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
     situation = dict(words["situation"])
     if policy is not None:
         situation["policy"] = asdict(policy)
-    return _situations().validate_python(situation).plan()
+    return decide(_situations().validate_python(situation))
 
 
 @cache

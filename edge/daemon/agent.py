@@ -25,9 +25,9 @@ from edge.daemon.loop import Begun, Turns
 from edge.daemon.study import Places, Read, carry
 from edge.escalation.client import Escalator, NoSecondReader
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
-from edge.store.pending import Keep, keep_in
+from edge.store.pending import PersistPending, keep_in
 from edge.store.studies import Spool, StepHook, exclusive
 from edge.telemetry import Meters
 
@@ -56,13 +56,16 @@ def draining(stop: threading.Event) -> Iterator[None]:
 
 LOCK = ".overread.lock"
 
+ReadStudy = Callable[[Job, PersistPending], StudyResult]
+"""Reads one study, and persists what is still pending before its report is out."""
+
 log = structlog.get_logger()
 
 
 def run_agent(
     settings: EdgeSettings,
     *,
-    line: Read | None = None,
+    read: ReadStudy | None = None,
     second: Asked | None = None,
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
@@ -72,15 +75,15 @@ def run_agent(
 
     Args:
         settings: of this process.
-        line: reads one study; the line of the settings if None.
-        second: is asked again for what is owed; that of the line if None.
-        clock: monotonic seconds, and that of the line.
+        read: reads one study; the pipeline of the settings does if None.
+        second: is asked again for what is owed; that of the pipeline if None.
+        clock: monotonic seconds, and that of the pipeline.
         stop: ends the work when it is set.
         on_step: is told of every durable step.
 
     Raises:
         AlreadyRunning: another agent works on the inbox or the state folder.
-        EdgeError: the line, the database or the metrics cannot be opened.
+        EdgeError: the pipeline, the database or the metrics cannot be opened.
         ModelError: the model cannot be opened.
         OSError: a folder cannot be made or written.
     """
@@ -93,9 +96,9 @@ def run_agent(
         spool = held.enter_context(Spool(places.state / "spool.sqlite3", on_step))
         meters = Meters()
         held.enter_context(meters.served(settings.metrics_port))
-        if line is None:
-            opened = held.enter_context(open_pipeline(settings, clock=clock))
-            line, second = partial(read_and_report, opened), second or opened.second_reader
+        if read is None:
+            pipeline = held.enter_context(open_pipeline(settings, clock=clock))
+            read, second = partial(_read, pipeline), second or pipeline.second_reader
         second = second or NoSecondReader()
         meters.watch(second.glance if isinstance(second, Escalator) else second.estimate)
         held.enter_context(draining(stop))
@@ -105,12 +108,12 @@ def run_agent(
             spool, places.outbox, second, persistence, tell=meters.amended, clock=clock
         )
         side = settings.roi_side
-        read = _told(line, keep_in(spool.owed, (side, side, side)), begun, amender)
+        persist = keep_in(spool.owed, (side, side, side))
         bring = partial(
             carry,
             places=places,
             spool=spool,
-            read=read,
+            read=_told(read, persist, begun, amender),
             deadline_s=settings.deadline_s,
             tell=meters.count,
             waited_s=lambda key: max(0.0, clock() - begun.since_s(key)),
@@ -119,17 +122,17 @@ def run_agent(
     log.info("stopped", unfinished="nothing is lost; what is left is taken up at the next start")
 
 
-def _told(line: Read, keep: Keep, begun: Begun, amender: Amender) -> Read:
-    """The line, told since when a study's budget runs, and with what its reports owe kept.
+def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
+    return read_and_report(replace(pipeline, persist_pending=persist), job)
 
-    The amender is told when the cloud has answered.
-    """
 
-    def read(job: Job) -> StudyResult:
-        since_s = begun.since_s(job.study_key)
-        reading = line(replace(job, keep=keep, since_s=since_s))
-        if "cloud" in reading.report.models:
+def _told(read: ReadStudy, persist: PersistPending, begun: Begun, amender: Amender) -> Read:
+    """Add to a job since when its budget runs, and tell the amender when the cloud answers."""
+
+    def read_job(job: Job) -> StudyResult:
+        result = read(replace(job, since_s=begun.since_s(job.study_key)), persist)
+        if "cloud" in result.report.models:
             amender.heard()
-        return reading
+        return result
 
-    return read
+    return read_job

@@ -385,11 +385,11 @@ def _debt(row: sqlite3.Row) -> Debt:
     )
 
 
-Keep = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
+PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
 """Is told of a report that is about to go out, and of all that it was made on."""
 
 
-def keep_in(owed: Owed, shape: tuple[int, int, int]) -> Keep:
+def keep_in(owed: Owed, shape: tuple[int, int, int]) -> PersistPending:
     """Keeps in ``owed`` the regions, voxels of ``shape`` (z, y, x), that lack their verdict."""
 
     def keep(report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed) -> None:

@@ -28,7 +28,7 @@ from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Assessment, Report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings, load_settings
-from edge.store.pending import Keep, keep_in
+from edge.store.pending import PersistPending, keep_in
 from edge.store.studies import Spool
 from evaluation.accuracy.nodules import score_scan
 from evaluation.accuracy.reports import ledger_s, refusal
@@ -123,7 +123,9 @@ def answers(
                 yield _read(used, studies.study(command["read"]), out, keep, spool)
 
 
-def _read(line: Pipeline, study: Prepared, out: Path, keep: Keep, spool: Spool) -> dict[str, Any]:
+def _read(
+    line: Pipeline, study: Prepared, out: Path, keep: PersistPending, spool: Spool
+) -> dict[str, Any]:
     """One study through the line, timed from outside, and compared with its truth."""
     made: list[Assessment] = []
 
@@ -135,7 +137,8 @@ def _read(line: Pipeline, study: Prepared, out: Path, keep: Keep, spool: Spool) 
 
     began_s = time.monotonic()
     with stalled() as stall:
-        report = read_and_report(line, Job(study.folder, out, keep=noted)).report
+        noting = replace(line, persist_pending=noted)
+        report = read_and_report(noting, Job(study.folder, out)).report
         took_s = time.monotonic() - began_s
     spool.owed.forget(report.study_key)
     marks = [(finding.centre_mm, finding.probability) for finding in report.findings]

@@ -168,13 +168,13 @@ def _walk(
     """
     kept: list[tuple[Assessment, Preprocessed]] = []
 
-    def keep(_report: Report, assessment: Assessment, _reader: object, box: Preprocessed) -> None:
+    def note(_report: Report, assessment: Assessment, _reader: object, box: Preprocessed) -> None:
         kept.append((assessment, box))
 
+    line = replace(readers.line, persist_pending=note)
     with tempfile.TemporaryDirectory(prefix="overread-policies-") as out:
         for _ in range(2):
-            job = Job(folder, Path(out, "report"), keep=keep)
-            report = read_and_report(readers.line, job).report
+            report = read_and_report(line, Job(folder, Path(out, "report"))).report
     if report.rejection is not None:
         raise MissingData(folder, report.rejection.reason)
     took_s = ledger_s(report)

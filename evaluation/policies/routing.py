@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.audit import audited
-from edge.decide import Plan, Situation, Thresholds
+from edge.decide import Plan, Situation, Thresholds, decide
 from edge.findings import Decision, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Size
@@ -146,7 +146,7 @@ def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
     """The agent's own: `edge.decide` with all that it is given there; ``name`` in tables."""
 
     def plans(study: Study, link: LinkEstimate, budget_s: float) -> Plan:
-        return Situation(
+        situation = Situation(
             candidates=study.candidates,
             thresholds=thresholds,
             link=link,
@@ -155,7 +155,8 @@ def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
             max_rois=settings.max_rois,
             policy=replace(SELECTION_POLICY, describe=settings.describe),
             audited=audited(study.name, settings.audit_rate),
-        ).plan()
+        )
+        return decide(situation)
 
     return Policy(name, name, plans, controlled=True)
 

@@ -28,7 +28,7 @@ from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
-from edge.store.pending import OwedStep
+from edge.store.pending import OwedStep, PersistPending
 from edge.store.studies import Step, StepHook
 from edge.telemetry import configure_logging
 from imaging.errors import NotCt
@@ -66,13 +66,14 @@ def serve(root: Path, crash: Crash, seed: int) -> None:
     """
     cloud = ChanceCloud(random.Random(seed))
 
-    def read(job: Job) -> StudyResult:
-        return read_and_report(line_of(job.source, cloud), job)
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        line = replace(line_of(job.source, cloud), persist_pending=persist)
+        return read_and_report(line, job)
 
     with (root / "log").open("a") as log:
         configure_logging("text", log)
         (root / "started").touch()
-        run_agent(settings_in(root), line=read, second=cloud, on_step=killing(crash))
+        run_agent(settings_in(root), read=read, second=cloud, on_step=killing(crash))
 
 
 def killing(crash: Crash) -> StepHook:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 from random import Random
@@ -31,7 +32,7 @@ import typer
 from edge.daemon.agent import run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
-from edge.store.pending import OwedStep
+from edge.store.pending import OwedStep, PersistPending
 from edge.store.studies import Step
 from edge.telemetry import configure_logging
 from evaluation.common.cli import Json, each
@@ -87,8 +88,9 @@ def serve(root: Path, seed: int) -> None:
     chance = Random(seed)
     cloud, clock = ChanceCloud(chance), WallClock(Random(seed), time.time())
 
-    def read(job: Job) -> StudyResult:
-        return read_and_report(line_of(job.source, cloud), job)
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        line = replace(line_of(job.source, cloud), persist_pending=persist)
+        return read_and_report(line, job)
 
     def on_step(_step: Step | OwedStep, _durable: bool) -> None:
         clock.jump()  # before and after every step, whether or not anybody looks
@@ -96,7 +98,7 @@ def serve(root: Path, seed: int) -> None:
     with (root / "log").open("a") as log, told_by(clock):
         configure_logging("text", log)
         (root / "started").touch()
-        run_agent(settings_in(root), line=read, second=cloud, on_step=on_step)
+        run_agent(settings_in(root), read=read, second=cloud, on_step=on_step)
     before = counts(root)
     now = {"jumps": before["jumps"] + clock.jumps, "looks": before["looks"] + clock.looks}
     (root / COUNTS).write_text(json.dumps(now))

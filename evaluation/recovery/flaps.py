@@ -33,6 +33,7 @@ from edge.link.health import Watch
 from edge.link.link import Link
 from edge.merge import merge
 from edge.pipeline import StudyResult, detect, read_and_report
+from edge.store.pending import PersistPending
 from edge.telemetry import configure_logging
 from evaluation.common.cli import Json, counting
 from evaluation.common.processes import cloud_service
@@ -74,15 +75,17 @@ def serve(root: Path, address: str) -> None:
     ):
         second = Escalator(channel, link, asking)
 
-        def read(job: Job) -> StudyResult:
-            line = line_of(job.source, second)
-            start_budget = partial(Budget, Deadline.after(DEADLINE_S))
-            return read_and_report(
-                replace(line, start_budget=start_budget, reserve_s=RESERVE_S), job
+        def read(job: Job, persist: PersistPending) -> StudyResult:
+            line = replace(
+                line_of(job.source, second),
+                start_budget=partial(Budget, Deadline.after(DEADLINE_S)),
+                persist_pending=persist,
+                reserve_s=RESERVE_S,
             )
+            return read_and_report(line, job)
 
         configure_logging("text", log)
-        run_agent(settings, line=read, second=second)
+        run_agent(settings, read=read, second=second)
 
 
 def expected(source: Path, study_key: str) -> list[Said]:

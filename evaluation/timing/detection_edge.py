@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.assemble import open_channel
-from edge.decide import Thresholds, decide
+from edge.decide import Situation, Thresholds, decide
 from edge.escalation.client import Asking, Escalator, Knock
 from edge.escalation.rois import Exchange, cut_rois
 from edge.link.estimate import Arrival
@@ -77,10 +77,11 @@ def ask(
     candidate = case.candidates[number % len(case.candidates)]
     side = settings.roi_side
     marks = [time.monotonic()]
-    plan = decide(
+    situation = Situation(
         (candidate,), case.thresholds, link.estimate(),
-        budget_s=settings.deadline_s, roi_bytes=side**3, max_rois=settings.max_rois,
+        settings.deadline_s, side**3, settings.max_rois,
     )  # fmt: skip
+    plan = decide(situation)
     marks.append(time.monotonic())
     rois = cut_rois(plan, case.box, (side, side, side))
     marks.append(time.monotonic())

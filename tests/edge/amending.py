@@ -62,9 +62,9 @@ class Site:
         record = self.spool.advance(record.id, Step.CLAIMED)
 
         def read(job: Job) -> StudyResult:
-            keep = keep_in(self.spool.owed, SHAPE)
             pipeline = owing(second or self.cloud, pictures=pictures)
-            return read_and_report(pipeline, Job(job.source, job.out, job.study_key, keep))
+            persist = keep_in(self.spool.owed, SHAPE)
+            return read_and_report(replace(pipeline, persist_pending=persist), job)
 
         carry(record, self.places, self.spool, read, 60.0, [].append)
         return self.spool.get(record.id)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edge.decide import Plan, Thresholds, decide
+from edge.decide import Plan, Situation, Thresholds, decide
 from edge.guarantee import Terms
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
@@ -89,18 +89,21 @@ def box() -> Preprocessed:
 def plan_of(
     *scores: float,
     link: LinkEstimate | None = None,
+    budget_s: float = 60.0,
+    roi_bytes: int = 48**3,
     max_rois: int = 64,
     policy: SelectionPolicy = SELECTION_POLICY,
     audited: bool = False,
 ) -> Plan:
     """What is decided of candidates of these scores, with time enough."""
-    return decide(
-        [candidate(score, at=i) for i, score in enumerate(scores)],
+    situation = Situation(
+        tuple(candidate(score, at=i) for i, score in enumerate(scores)),
         THRESHOLDS,
         link or LinkEstimate(),
-        budget_s=60.0,
-        roi_bytes=48**3,
-        max_rois=max_rois,
-        policy=policy,
-        audited=audited,
+        budget_s,
+        roi_bytes,
+        max_rois,
+        policy,
+        audited,
     )
+    return decide(situation)

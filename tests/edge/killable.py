@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
-from edge.daemon.agent import run_agent
-from edge.daemon.study import Read
+from edge.daemon.agent import ReadStudy, run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
+from edge.store.pending import PersistPending
 from evaluation.recovery.agent import Crash, killing, settings_in
 from tests.edge.owing import ForgetfulCloud, owing_line
 
@@ -28,6 +28,10 @@ class Stop(threading.Event):
         return super().is_set()
 
 
+def nothing_pending(*_: object) -> None:
+    """Persist nothing."""
+
+
 def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path:
     """A study of two files in the inbox, marked as complete if ``done``."""
     folder = inbox / name
@@ -39,13 +43,13 @@ def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path
     return folder
 
 
-def quick_line(job: Job) -> StudyResult:
+def quick_line(job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
     """Does what the study's text says: ``bad`` is rejected, ``boom`` raises, ``owe`` owes."""
     text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
     if "boom" in text:
         raise RuntimeError("a fault in the line")
     if "owe" in text:
-        return owing_line(job)
+        return owing_line(job, persist)
     rejection = Rejection("NotCt", "this is no CT", "0.dcm") if "bad" in text else None
     report = Report(
         study_key=job.study_key,
@@ -58,7 +62,7 @@ def quick_line(job: Job) -> StudyResult:
     return StudyResult(report, write_report(report, {}, job.out))
 
 
-def serve(root: Path, crash: Crash = None, line: Read = quick_line) -> None:
+def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_line) -> None:
     """Run the agent in this process; it kills itself at the durable step ``crash``.
 
     ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
@@ -66,7 +70,7 @@ def serve(root: Path, crash: Crash = None, line: Read = quick_line) -> None:
     (root / "started").touch()
     run_agent(
         settings_in(root),
-        line=line,
+        read=read,
         second=ForgetfulCloud(root / "asked"),
         on_step=killing(crash),
         stop=Stop(root / "watching"),

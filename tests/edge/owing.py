@@ -15,6 +15,7 @@ from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import load_settings
+from edge.store.pending import PersistPending
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume
 from protos.deadline import Deadline
@@ -95,9 +96,9 @@ def owing(second: SecondReader, *, pictures: bool = False) -> Pipeline:
     return replace(pipeline, read=_study, preprocess=_box)
 
 
-def owing_line(job: Job) -> StudyResult:
+def owing_line(job: Job, persist: PersistPending) -> StudyResult:
     """Reads a study of which two candidates are owed."""
-    return read_and_report(owing(SilentCloud()), job)
+    return read_and_report(replace(owing(SilentCloud()), persist_pending=persist), job)
 
 
 def _study(source: Path) -> Study:

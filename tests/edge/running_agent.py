@@ -13,8 +13,7 @@ from contextlib import closing
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from edge.daemon.agent import run_agent
-from edge.daemon.study import Read
+from edge.daemon.agent import ReadStudy, run_agent
 from edge.store.pending import OwedStep
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import Crash, settings_in
@@ -27,7 +26,7 @@ PATIENCE_S = 300.0
 
 def work_off(
     root: Path,
-    line: Read = quick_line,
+    read: ReadStudy = quick_line,
     on_step: StepHook | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
@@ -45,7 +44,7 @@ def work_off(
         if expected <= 0:
             stop.set()
 
-    run_agent(settings_in(root), line=line, stop=stop, on_step=watch, clock=clock)
+    run_agent(settings_in(root), read=read, stop=stop, on_step=watch, clock=clock)
 
 
 def unfinished(root: Path) -> int:

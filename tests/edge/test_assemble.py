@@ -13,14 +13,16 @@ import structlog
 from edge import assemble
 from edge.assemble import open_channel, open_pipeline
 from edge.budget import Budget
+from edge.decide import Situation, decide
 from edge.errors import BadSettings
 from edge.escalation.client import Asking, Escalator, NoSecondReader
 from edge.escalation.rois import Escalated, cut_rois
+from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
-from edge.replay import decided, decided_on_record
+from edge.replay import EVENT
 from edge.settings import EdgeSettings, load_settings
 from protos.deadline import Deadline
-from tests.edge.cases import SHAPE, FixedScreener, box, plan_of
+from tests.edge.cases import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
 from tests.edge.fake_cloud import FakeCloud
 
 
@@ -30,12 +32,14 @@ def _fixed_screener(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assemble, "open_screener", lambda *_, **__: FixedScreener(()))
 
 
-def test_decisions_are_on_record_where_logs_are_for_machines() -> None:
-    """With JSON logs every decision is told, with logs for people none is."""
-    with open_pipeline(EdgeSettings(log_format="json")) as pipeline:
-        assert pipeline.decide is decided_on_record
-    with open_pipeline(EdgeSettings(log_format="text")) as pipeline:
-        assert pipeline.decide is decided
+@pytest.mark.parametrize(("log_format", "events"), [("json", [EVENT]), ("text", [])])
+def test_json_logs_record_every_decision(log_format: str, events: list[str]) -> None:
+    """Logs for people do not."""
+    situation = Situation((), THRESHOLDS, LinkEstimate(), 1.0, roi_bytes=48**3, max_rois=64)
+    settings = load_settings(log_format=log_format)
+    with open_pipeline(settings) as pipeline, structlog.testing.capture_logs() as logs:
+        assert pipeline.decide(situation, "key") == decide(situation)
+    assert [log["event"] for log in logs] == events
 
 
 def test_without_a_cloud_nobody_reads_again() -> None:

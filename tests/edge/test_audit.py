@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from edge.assemble import build_pipeline, open_channel
 from edge.audit import Audit, AuditOutcome, audit_of, audited
-from edge.decide import AUDITED, Plan, decide
+from edge.decide import AUDITED, Plan
 from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
 from edge.escalation.rois import Escalated
 from edge.findings import DecidedBy, Route, SecondReading
@@ -26,7 +27,8 @@ from edge.telemetry import Meters
 from imaging.volume import Geometry
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.cases import SHAPE, THRESHOLDS, WEIGHTS, FixedScreener, candidate
+from tests.edge import cases
+from tests.edge.cases import SHAPE, THRESHOLDS, WEIGHTS, FixedScreener
 from tests.edge.fake_cloud import FakeCloud, sure
 from tests.edge.test_pipeline import lung_box, study_at
 
@@ -59,13 +61,7 @@ FAINT = (0.02, 0.09, 0.05, 0.08, 0.01)
 """Places below ``dismiss``, and nothing else."""
 
 
-def plan_of(*scores: float, link: LinkEstimate | None = None, budget_s: float = 60.0) -> Plan:
-    """What is decided of an audited scan."""
-    candidates = [candidate(score, at=i) for i, score in enumerate(scores)]
-    link = link or LinkEstimate()
-    return decide(
-        candidates, THRESHOLDS, link, budget_s=budget_s, roi_bytes=48**3, max_rois=64, audited=True
-    )
+plan_of = partial(cases.plan_of, audited=True)
 
 
 def answers_of(*probabilities: float, to: Plan) -> Escalated:

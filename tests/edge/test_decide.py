@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge.decide import Room, Thresholds, decide, value_of_asking
+from edge.decide import Room, Situation, Thresholds, decide, value_of_asking
 from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
@@ -38,8 +38,7 @@ def test_value_of_asking_is_the_cost_left_without_an_answer() -> None:
 def test_no_more_is_sent_than_the_link_carries() -> None:
     """A link of 10 ROIs a second with a round trip of 0.1 s carries 3 in 0.45 s."""
     link = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
-    candidates = [candidate(0.5, at=i) for i in range(6)]
-    plan = decide(candidates, THRESHOLDS, link, budget_s=0.45, roi_bytes=1000, max_rois=64)
+    plan = plan_of(*[0.5] * 6, link=link, budget_s=0.45, roi_bytes=1000)
     assert len(plan.send) == 3
     assert plan.held_back == "the link carries 3 regions in the 0.5 s that were left"
 
@@ -54,9 +53,7 @@ def test_no_more_is_sent_than_the_cloud_takes() -> None:
 def test_nothing_is_sent_without_link_or_time() -> None:
     """With the link off, or no time left, nothing is sent and the reason is given."""
     off = plan_of(0.5, link=OFF)
-    late = decide(
-        [candidate(0.5)], THRESHOLDS, LinkEstimate(), budget_s=0.0, roi_bytes=1, max_rois=9
-    )
+    late = plan_of(0.5, budget_s=0.0)
     assert (off.send, off.held_back) == ((), "off")
     assert (late.send, late.held_back) == ((), "no time left to ask")
 
@@ -70,8 +67,7 @@ def test_what_fits_is_sent_whole_and_nothing_is_owed() -> None:
 
 def test_a_thin_link_makes_regions_smaller_before_it_drops_them() -> None:
     """At 100 kB/s four full regions take 4.5 s: in 1.8 s all four go, reduced."""
-    candidates = [candidate(0.5, at=i) for i in range(4)]
-    plan = decide(candidates, THRESHOLDS, THIN, budget_s=1.8, roi_bytes=48**3, max_rois=64)
+    plan = plan_of(*[0.5] * 4, link=THIN, budget_s=1.8)
     assert plan.send == (0, 1, 2, 3)
     assert set(plan.sizes) == {Size.REDUCED}
     assert plan.later == ()
@@ -79,8 +75,7 @@ def test_a_thin_link_makes_regions_smaller_before_it_drops_them() -> None:
 
 def test_what_is_not_sent_is_owed() -> None:
     """The uncertain ones that the budget leaves out wait for an amendment, the best first."""
-    candidates = [candidate(s, at=i) for i, s in enumerate((0.12, 0.2, 0.95, 0.5, 0.01, 0.3))]
-    plan = decide(candidates, THRESHOLDS, THIN, budget_s=0.6, roi_bytes=48**3, max_rois=64)
+    plan = plan_of(0.12, 0.2, 0.95, 0.5, 0.01, 0.3, link=THIN, budget_s=0.6)
     assert (plan.send, plan.later) == ((3, 5), (1, 0))
     assert plan.held_back == "the link carries 2 regions in the 0.6 s that were left"
 
@@ -88,9 +83,9 @@ def test_what_is_not_sent_is_owed() -> None:
 def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
     """Whatever the budget, what is sent is expected back within it 19 times in 20."""
     link = LinkEstimate()
-    candidates = [candidate(0.3 + 0.01 * i, at=i) for i in range(12)]
+    scores = [0.3 + 0.01 * i for i in range(12)]
     for budget_s in (0.4, 0.6, 1.0, 1.7, 3.0):
-        plan = decide(candidates, THRESHOLDS, link, budget_s=budget_s, roi_bytes=48**3, max_rois=64)
+        plan = plan_of(*scores, link=link, budget_s=budget_s)
         full = (48, 48, 48)
         sent_bytes = sum(math.prod(size.shape_of(full)) for size in plan.sizes)
         assert link.completion_s(len(plan.send), sent_bytes) <= budget_s
@@ -100,16 +95,15 @@ def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
 def test_a_large_nodule_is_sent_whole_or_not_at_all() -> None:
     """A nodule of 30 mm is not cut down to 32 mm: where it does not fit, a smaller one goes."""
     large = replace(candidate(0.5), diameter_mm=30.0)
-    candidates = [large, candidate(0.4, at=1)]
-    roomy = decide(candidates, THRESHOLDS, THIN, budget_s=1.7, roi_bytes=48**3, max_rois=64)
+    candidates = (large, candidate(0.4, at=1))
+    roomy = decide(Situation(candidates, THRESHOLDS, THIN, 1.7, 48**3, max_rois=64))
     assert (roomy.send, roomy.sizes) == ((0, 1), (Size.FULL, Size.REDUCED))
 
 
 def test_hopeless_link_is_asked_for_one_region_all_the_same() -> None:
     """However slow the link was, one small region is sent as long as there is any time."""
     hopeless = LinkEstimate.steady(Pace(60.0, 10.0, 10.0, queue_s=60.0, roi_s=9.0))
-    candidates = [candidate(0.4), candidate(0.5, at=1)]
-    plan = decide(candidates, THRESHOLDS, hopeless, budget_s=0.5, roi_bytes=48**3, max_rois=64)
+    plan = plan_of(0.4, 0.5, link=hopeless, budget_s=0.5)
     assert (plan.send, plan.sizes, plan.later) == ((1,), (Size.SLAB,), (0,))
 
 

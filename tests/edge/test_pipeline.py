@@ -137,15 +137,15 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
     """Nobody is asked although the cloud is there; the regions are kept, and the report is late."""
     clock, kept = HandClock(), list[tuple[int, ...]]()
 
-    def keep(_report: Report, assessment: Assessment, *_: object) -> None:
+    def persist(_report: Report, assessment: Assessment, *_: object) -> None:
         kept.append(still_owed(assessment.plan, assessment.answers))
 
     settings = load_settings(deadline_s=60.0)
     with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
         pipeline = build_pipeline(settings, FixedScreener(SCORES), second, clock=clock)
-        pipeline = replace(pipeline, read=study_at, preprocess=lung_box)
-        job = Job(Path("study"), tmp_path, "key-1", keep, since_s=clock() - 61.0)
+        pipeline = replace(pipeline, read=study_at, preprocess=lung_box, persist_pending=persist)
+        job = Job(Path("study"), tmp_path, "key-1", since_s=clock() - 61.0)
         report = read_and_report(pipeline, job).report
     assert cloud.headers == []
     assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.MISSING)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import structlog
 
-from edge.decide import Situation
+from edge.decide import Situation, decide
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.link.link import Link
-from edge.replay import EVENT, decided, decided_on_record, outcome, replay
+from edge.replay import EVENT, decide_and_log, outcome, replay
 from edge.selection import SelectionPolicy, Size
 from tests.edge.cases import THRESHOLDS, HandClock, candidate
 
@@ -48,16 +48,16 @@ def missed() -> LinkEstimate:
 @pytest.mark.parametrize("link", [LinkEstimate(), THIN, OFF, missed()])
 def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkEstimate) -> None:
     """One line of the log gives back the same plan, exactly, whatever the link was."""
-    plan = decided_on_record(situation(link), "key-1")
+    plan = decide_and_log(situation(link), "key-1")
     (line,) = logged.getvalue().splitlines()
-    assert replay(line) == plan == decided(situation(link), "key-1")
+    assert replay(line) == plan == decide(situation(link))
     assert json.loads(line)["plan"] == outcome(plan)
     assert json.loads(line)["study"] == "key-1"
 
 
 def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
     """Scores, thresholds, estimate, budget and policy are there to be read, and the outcome."""
-    decided_on_record(situation(THIN), "key-1")
+    decide_and_log(situation(THIN), "key-1")
     line = json.loads(logged.getvalue())
     told = line["situation"]
     assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
@@ -76,7 +76,7 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
 
 def test_another_policy_can_be_tried_on_the_same_day(logged: io.StringIO) -> None:
     """Where small regions are worth nothing, one full one is sent instead."""
-    decided_on_record(situation(THIN, budget_s=1.3), "key-1")
+    decide_and_log(situation(THIN, budget_s=1.3), "key-1")
     plan = replay(logged.getvalue(), SelectionPolicy(reduced=0.1, slab=0.01))
     assert (plan.send, plan.sizes) == ((1,), (Size.FULL,))
     assert plan.later == (2, 3)
@@ -86,7 +86,7 @@ def test_an_audit_is_replayed(logged: io.StringIO) -> None:
     """The line tells that the scan was sampled; one of an older program tells that it was not."""
     faint = (candidate(0.05), candidate(0.09, at=1))
     audit = replace(situation(LinkEstimate()), candidates=faint, audited=True)
-    assert decided_on_record(audit, "key-1").audit == (1, 0)
+    assert decide_and_log(audit, "key-1").audit == (1, 0)
     line = json.loads(logged.getvalue())
     assert replay(json.dumps(line)).send == (1, 0)
     del line["situation"]["audited"]

@@ -21,7 +21,7 @@ from edge.daemon.agent import run_agent
 from edge.daemon.study import MAX_ATTEMPTS
 from edge.job import Job
 from edge.pipeline import StudyResult
-from edge.store.pending import OwedStep
+from edge.store.pending import OwedStep, PersistPending
 from edge.store.studies import AlreadyRunning, Spool, Step
 from edge.telemetry import Meters
 from evaluation.recovery.agent import settings_in
@@ -84,12 +84,12 @@ def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> Non
     for name in "abc":
         put(tmp_path / "inbox", name)
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         jobs.append(job)
         clock.sleep(6.0)
         if len(jobs) == 2:
             raise OSError(errno.ENOSPC, "no room")
-        return quick_line(job)
+        return quick_line(job, persist)
 
     start_s = clock()
     work_off(tmp_path, line, clock=clock)
@@ -104,12 +104,12 @@ def test_the_budget_of_a_study_that_was_claimed_by_another_life_begins_with_this
     put(tmp_path / "inbox", "a")
     clock, since_s = HandClock(), list[float | None]()
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         since_s.append(job.since_s)
         clock.sleep(100.0)
         if len(since_s) == 1:
             raise Killed
-        return quick_line(job)
+        return quick_line(job, persist)
 
     with pytest.raises(Killed):
         work_off(tmp_path, line, clock=clock)
@@ -123,11 +123,11 @@ def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> 
     put(tmp_path / "inbox", "b")
     deaths: list[str] = []
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         if job.source.name == "a":
             deaths.append(job.study_key)
             raise Killed
-        return quick_line(job)
+        return quick_line(job, persist)
 
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Killed):
@@ -162,7 +162,7 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
     for name in "ab":
         put(tmp_path / "inbox", name)
 
-    def line(_job: Job) -> StudyResult:
+    def line(_job: Job, _persist: PersistPending) -> StudyResult:
         clock.sleep(6.0)
         raise ValueError("a fault in the line")
 
@@ -190,10 +190,10 @@ def test_how_things_stand_is_measured_every_turn(
         put(tmp_path / "inbox", name, text)
     gauges = ("waiting_studies", "owed_studies", "set_aside_studies", "cloud_available")
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         value = meters.registry.get_sample_value
         seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
-        return quick_line(job)
+        return quick_line(job, persist)
 
     work_off(tmp_path, line, clock=clock)
     assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
@@ -209,9 +209,9 @@ def test_what_is_owed_makes_room_though_more_studies_wait(
         put(tmp_path / "inbox", name, "owe")
     seen: list[dict[str, str]] = []
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         seen.append(statuses(tmp_path))
-        return quick_line(job)
+        return quick_line(job, persist)
 
     work_off(tmp_path, line)
     assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
@@ -224,7 +224,7 @@ def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:
     other = settings_in(tmp_path).model_copy(update={"state_dir": tmp_path / "other"})
     try:
         with pytest.raises(AlreadyRunning, match="another agent"):
-            run_agent(other, line=quick_line, stop=threading.Event())
+            run_agent(other, read=quick_line, stop=threading.Event())
     finally:
         process.kill()
         process.join(PATIENCE_S)
@@ -246,11 +246,11 @@ def test_sigterm_finishes_the_study_at_hand_and_no_other(tmp_path: Path) -> None
     assert whereabouts(tmp_path) == {"a": ["done"], "b": ["done"]}
 
 
-def slow_line(job: Job) -> StudyResult:
+def slow_line(job: Job, persist: PersistPending) -> StudyResult:
     """Takes a while over each study, and leaves a sign that it has begun."""
     (job.out.parent / "begun").touch()
     time.sleep(0.5)
-    return quick_line(job)
+    return quick_line(job, persist)
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
@@ -297,11 +297,11 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
     put(tmp_path / "inbox", "a")
     tries: list[str] = []
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         tries.append(job.study_key)
         if len(tries) <= MAX_ATTEMPTS + 2:
             raise OSError(full, "no room")
-        return quick_line(job)
+        return quick_line(job, persist)
 
     work_off(tmp_path, line)
     assert_each_once(tmp_path, {"a"}, set())
@@ -316,9 +316,9 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
     put(tmp_path / "inbox", "a")
     reads: list[str] = []
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         reads.append(job.study_key)
-        return quick_line(job)
+        return quick_line(job, persist)
 
     work_off(tmp_path, line, full_at(step, times=3))
     assert_each_once(tmp_path, {"a"}, set())
@@ -359,10 +359,10 @@ def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path
             left[0] -= 1
             raise full_error()
 
-    def line(job: Job) -> StudyResult:
+    def line(job: Job, persist: PersistPending) -> StudyResult:
         if full():
             raise OSError(errno.ENOSPC, "no room")
-        return quick_line(job)
+        return quick_line(job, persist)
 
     work_off(tmp_path, line, on_step)
     assert_each_once(tmp_path, {"a"}, set())
@@ -376,7 +376,7 @@ def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_lif
     """What died in the middle of its reading is blamed though every start meets a full disk."""
     put(tmp_path / "inbox", "a")
 
-    def line(_job: Job) -> StudyResult:
+    def line(_job: Job, _persist: PersistPending) -> StudyResult:
         raise Killed
 
     for _ in range(MAX_ATTEMPTS):
@@ -405,7 +405,7 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     stop = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("edge.daemon.study.move", move)
-        run_agent(settings_in(tmp_path), line=quick_line, stop=stop, on_step=on_step)
+        run_agent(settings_in(tmp_path), read=quick_line, stop=stop, on_step=on_step)
     assert whereabouts(tmp_path) == {"b": ["done"]}
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a", "b"}, set())
@@ -428,7 +428,7 @@ def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
         patch.setattr("edge.daemon.study.write_report", unwritable)
         for _ in range(MAX_ATTEMPTS + 1):
             stop = threading.Event()
-            run_agent(settings_in(tmp_path), line=unwritable, stop=stop, on_step=on_step)
+            run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=on_step)
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a"}, set())
     with Spool(tmp_path / "state" / "spool.sqlite3") as spool:

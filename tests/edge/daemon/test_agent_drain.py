@@ -10,6 +10,7 @@ from pathlib import Path
 from edge.daemon.agent import draining
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.store.pending import PersistPending
 from tests.edge.killable import put, quick_line, serve
 from tests.edge.running_agent import PATIENCE_S, PROCESSES, drain, wait_until, whereabouts
 
@@ -29,14 +30,14 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     assert whereabouts(tmp_path) == {"a": ["done"]}
 
 
-def endless_line(job: Job) -> StudyResult:
+def endless_line(job: Job, persist: PersistPending) -> StudyResult:
     """Never comes to an end; leaves a sign when it has begun and when it was told to stop."""
     (job.out.parent / "begun").touch()
     while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         time.sleep(0.001)
     (job.out.parent / "told").touch()
     time.sleep(PATIENCE_S)
-    return quick_line(job)
+    return quick_line(job, persist)
 
 
 def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:

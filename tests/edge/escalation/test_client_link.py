@@ -259,7 +259,7 @@ def test_the_agent_s_metrics_only_glance(tmp_path: Path, monkeypatch: pytest.Mon
     stop = threading.Event()
     stop.set()
     with escalator(f"127.0.0.1:{free_port()}") as second:
-        run_agent(settings_in(tmp_path), line=quick_line, second=second, stop=stop)
+        run_agent(settings_in(tmp_path), read=quick_line, second=second, stop=stop)
         assert told == [second.glance]
 
 

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -18,7 +19,7 @@ from edge.amend.amender import Backoff
 from edge.daemon.agent import run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
-from edge.store.pending import OwedStep
+from edge.store.pending import OwedStep, PersistPending
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import ChanceCloud, line_of, put_study, settings_in
 from evaluation.recovery.check import Found, busy, check
@@ -41,14 +42,15 @@ def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
             put_study(root / "inbox", name, scores)
     cloud, stop = ChanceCloud(Random(seed)), threading.Event()
 
-    def read(job: Job) -> StudyResult:
-        return read_and_report(line_of(job.source, cloud), job)
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        line = replace(line_of(job.source, cloud), persist_pending=persist)
+        return read_and_report(line, job)
 
     died: list[BaseException] = []
 
     def live() -> None:
         try:
-            run_agent(settings_in(root), line=read, second=cloud, stop=stop, on_step=on_step)
+            run_agent(settings_in(root), read=read, second=cloud, stop=stop, on_step=on_step)
         except BaseException as error:
             died.append(error)
 
