@@ -1,4 +1,4 @@
-"""What the C libraries below print on stderr, caught: of some damage it is the only sign."""
+"""Capture what C libraries print on stderr: for some damaged input it is the only sign."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _DAMAGE = "Corrupt JPEG data"  # libjpeg, which goes on and fills the rest with 
 _ONE_AT_A_TIME = threading.Lock()
 
 
-class Complaint(Exception):
-    """A library found its input damaged and yet returned a picture."""
+class ReportedDamage(Exception):
+    """A library reported damaged input and yet returned an image."""
 
 
 @contextmanager
-def caught() -> Iterator[None]:
-    """Keeps the process's stderr from printing inside the block.
+def captured() -> Iterator[None]:
+    """Keep the process's stderr from printing inside the block.
 
-    What was printed appears after it, for another thread may have written it. When the block
-    fails it is dropped: the exception says what there is to say.
+    The captured text is printed after the block, as another thread may have written it. When the
+    block fails the text is dropped: the exception says what is wrong.
 
     Raises:
-        Complaint: the block succeeded, but a library complained of damage.
+        ReportedDamage: the block succeeded, but a library reported damage.
     """
     with _ONE_AT_A_TIME, tempfile.TemporaryFile() as sink:
         with _redirected(sink):
@@ -36,19 +36,19 @@ def caught() -> Iterator[None]:
         text = sink.read().decode(errors="replace")
     for line in text.splitlines():
         if line.startswith(_DAMAGE):
-            raise Complaint(line)
+            raise ReportedDamage(line)
     if text and sys.stderr:
         sys.stderr.write(text)
 
 
 @contextmanager
 def _redirected(sink: BinaryIO) -> Iterator[None]:
-    """The descriptor itself, for C knows nothing of ``sys.stderr``."""
+    """Redirect the file descriptor itself: C code does not use ``sys.stderr``."""
     if sys.stderr:
         sys.stderr.flush()
     try:
-        kept = os.dup(_STDERR)
-    except OSError:  # a daemon without stderr has nothing to keep quiet
+        saved = os.dup(_STDERR)
+    except OSError:  # a daemon without stderr: nothing to redirect
         yield
         return
     os.dup2(sink.fileno(), _STDERR)
@@ -57,5 +57,5 @@ def _redirected(sink: BinaryIO) -> Iterator[None]:
     finally:
         if sys.stderr:
             sys.stderr.flush()
-        os.dup2(kept, _STDERR)
-        os.close(kept)
+        os.dup2(saved, _STDERR)
+        os.close(saved)

@@ -1,11 +1,11 @@
-"""What can be wrong with a study, sorted by what the person at the scanner must do.
+"""The errors of a study, sorted by what the person at the scanner must do.
 
 StudyError                       a study that cannot be read; it goes to quarantine
-├── UnreadableFile               a file is damaged, truncated or of no known format
-├── NotCt                        the pictures are not CT of an adult-sized chest stack
+├── UnreadableFile               a file is damaged, truncated or of an unknown format
+├── NotCt                        the images are not CT, or not images
 ├── IncompleteSeries             slices are missing, duplicated or too few
-├── IrregularGeometry            spacing, orientation or tilt that no volume can be made of
-└── NoLung                       a sound CT volume without lungs in it
+├── IrregularGeometry            spacing, orientation or tilt that does not make a volume
+└── NoLung                       a valid CT volume without lungs
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 class StudyError(Exception):
     """A study cannot be read.
 
-    ``reason`` says what is wrong with the offending value and what to do; ``file`` names the
-    file, or the folder when no single file is at fault.
+    Attributes:
+        reason: what is wrong, the value, what is expected, and what to do.
+        file: the file, or the folder where no single file is at fault.
     """
 
     def __init__(self, reason: str, file: Path | str) -> None:
@@ -27,12 +28,12 @@ class StudyError(Exception):
 
     @property
     def kind(self) -> str:
-        """The class name, as it stands in reports and quarantine reasons."""
+        """The class name, as reports and quarantine reasons show it."""
         return type(self).__name__
 
 
 class UnreadableFile(StudyError):
-    """A file is damaged, truncated or of no known format: send it again."""
+    """A file is damaged, truncated or of an unknown format: send it again."""
 
 
 class NotCt(StudyError):
@@ -44,8 +45,8 @@ class IncompleteSeries(StudyError):
 
 
 class IrregularGeometry(StudyError):
-    """Spacing, orientation or gantry tilt of which no volume can be made: reconstruct again."""
+    """Spacing, orientation or gantry tilt does not make a volume: reconstruct again."""
 
 
 class NoLung(StudyError):
-    """No lung in the volume: check that it is the chest series."""
+    """The volume holds no lung: check that it is the chest series."""

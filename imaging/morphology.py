@@ -1,7 +1,8 @@
 """Binary morphology with balls on small ``(z, y, x)`` grids, fast enough for the lung search.
 
 Masks are uint8, 0 or 1; radii are in cells of the grid. A ball is taken as a stack of discs, so
-that OpenCV does the work slice by slice.
+that OpenCV does the work slice by slice. SimpleITK's distance map gives the same masks in 4 to 50
+times the time; its filters with a ball are as slow and their balls are others.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ _SliceFilter = Callable[[UInt8Array, UInt8Array], object]
 
 
 def dilate(mask: UInt8Array, radius: float) -> UInt8Array:
-    """``mask`` grown by a ball of ``radius`` cells; nothing grows in from outside the grid."""
+    """Dilate ``mask`` by a ball of ``radius`` cells; nothing grows in from outside the grid."""
     return _by_discs(mask, radius, cv2.dilate, np.maximum)
 
 
 def erode(mask: UInt8Array, radius: float) -> UInt8Array:
-    """``mask`` shrunk by a ball of ``radius`` cells; the edge of the grid does not eat into it."""
+    """Erode ``mask`` by a ball of ``radius`` cells; the edge of the grid erodes nothing."""
     return _by_discs(mask, radius, cv2.erode, np.minimum)
 
 
 def opened(mask: UInt8Array, radius: float) -> UInt8Array:
-    """What of ``mask`` a ball of ``radius`` cells reaches without leaving it."""
+    """Open ``mask``: keep what a ball of ``radius`` cells reaches without leaving it."""
     return dilate(erode(mask, radius), radius)
 
 
 def closed(mask: UInt8Array, radius: float) -> UInt8Array:
-    """``mask`` with every hollow filled that a ball of ``radius`` cells does not enter.
+    """Close ``mask``: fill every hollow that a ball of ``radius`` cells does not enter.
 
-    Along z the mask goes on beyond the grid as it is on the first and the last slice, because a
-    scan may end in the middle of a lung; along y and x it is empty there.
+    Beyond the grid the first and the last slice are repeated along z, because a scan may end in
+    the middle of a lung; along y and x there is nothing.
     """
     pad = int(radius) + 1
     rows, columns = (np.flatnonzero(mask.any(axis=axes)) for axes in ((0, 2), (0, 1)))
     result = mask.copy()
     if rows.size:
-        # nothing is filled outside the bounds: work on them alone
+        # nothing is filled outside the bounding box of the mask: work on that alone
         inner = result[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         wide = np.pad(inner, ((0, 0), (pad, pad), (pad, pad)))
         wide = np.pad(wide, ((pad, pad), (0, 0), (0, 0)), mode="edge")
@@ -50,7 +51,7 @@ def closed(mask: UInt8Array, radius: float) -> UInt8Array:
 
 
 def closed_along_z(mask: UInt8Array, gap: int) -> UInt8Array:
-    """``mask`` with the gaps of up to ``gap`` cells filled that have mask above and below them."""
+    """Fill the gaps of up to ``gap`` cells that have ``mask`` above and below them."""
     columns = mask.reshape(mask.shape[0], -1)
     line = np.ones((gap + 1, 1), np.uint8)
     wide = cv2.copyMakeBorder(columns, gap, gap, 0, 0, cv2.BORDER_CONSTANT, value=0)
@@ -59,7 +60,7 @@ def closed_along_z(mask: UInt8Array, gap: int) -> UInt8Array:
 
 
 def hull(plane: UInt8Array) -> UInt8Array:
-    """The convex hull of one slice ``(y, x)`` of a mask."""
+    """Fill the convex hull of one slice ``(y, x)`` of a mask."""
     filled = np.zeros(plane.shape, np.uint8)
     points = cv2.findNonZero(np.ascontiguousarray(plane))
     if points is not None:
@@ -68,7 +69,7 @@ def hull(plane: UInt8Array) -> UInt8Array:
 
 
 def halved(mask: UInt8Array) -> UInt8Array:
-    """``mask`` on cells of twice the size: 1 where at least half of the eight cells are."""
+    """Reduce ``mask`` to cells of twice the size: 1 where at least half of the eight cells are."""
     padded = np.pad(mask, [(0, n % 2) for n in mask.shape], mode="edge")
     votes = padded[::2] + padded[1::2]
     votes = votes[:, ::2] + votes[:, 1::2]
@@ -77,7 +78,7 @@ def halved(mask: UInt8Array) -> UInt8Array:
 
 
 def doubled(mask: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
-    """``mask`` back on cells of half the size, cut to ``shape``: the way back from `halved`."""
+    """Enlarge ``mask`` to cells of half the size, cut to ``shape``: the inverse of `halved`."""
     fine = mask.repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
     z, y, x = shape
     return fine[:z, :y, :x]
@@ -86,7 +87,11 @@ def doubled(mask: UInt8Array, shape: tuple[int, ...]) -> UInt8Array:
 def _by_discs(
     mask: UInt8Array, radius: float, apply: _SliceFilter, combine: Callable[..., object]
 ) -> UInt8Array:
-    """A ball filter as one disc filter for each distance along z."""
+    """Apply a ball filter as one disc filter for each distance along z.
+
+    At the distance ``dz`` the ball's section is a disc; its result counts for the slices ``dz``
+    above and below.
+    """
     result = mask.copy()
     for dz in range(min(int(radius), mask.shape[0] - 1) + 1):
         disc = _disc((radius**2 - dz**2) ** 0.5)

@@ -1,4 +1,4 @@
-"""Read one study from disk, as whatever it lies there: DICOM folder, DICOM file, volume file."""
+"""Read one study from disk: a DICOM folder, a DICOM file or a volume file."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from imaging.volume_files import FORMATS, format_of, read_file
 
 
 def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -> Study:
-    """The study at ``path``, voxels in HU with axes turned to the patient's left, back, head.
+    """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
     Args:
-        path: a folder with DICOM files, one of its files (then its series is read and no
-            other), or a volume file (NIfTI, NRRD, MetaImage), alone in a folder or by itself.
-        progress: is told how much is done, from 0 to 1, in the caller's thread.
+        path: a folder with DICOM files, one of its files (then only its series is read), a
+            volume file (NIfTI, NRRD, MetaImage), or a folder with one volume file.
+        progress: called in the caller's thread with the share done, from 0 to 1.
 
     Raises:
-        StudyError: the study cannot be read; the message names the file and what to do.
+        StudyError: the study cannot be read; the message names the file and says what to do.
     """
-    report = progress or _no_report
+    report = progress or (lambda _share: None)
     report(0.0)
     study = _read(path, report)
     report(1.0)
@@ -35,32 +35,29 @@ def _read(path: Path, progress: Callable[[float], None]) -> Study:
     if path.is_dir():
         return _read_directory(path, progress)
     if not path.is_file():
-        raise UnreadableFile("does not exist, or is no file: check the path", path)
+        raise UnreadableFile("does not exist or is not a file: check the path", path)
     if format_of(path):
         return read_file(path)
     if is_dicom(path):
         files, _others = find_dicom(path.parent)
         return read_series(path.parent, files, only=path, progress=progress)
     known = ", ".join(FORMATS)
-    reason = f"is no file that can be read: give a DICOM folder or file, or one of {known}"
+    reason = f"unknown file format: give a DICOM folder, a DICOM file, or one of {known}"
     raise UnreadableFile(reason, path)
 
 
 def _read_directory(folder: Path, progress: Callable[[float], None]) -> Study:
-    """Of its DICOM files; where there are none, of the one volume file in it."""
+    """Read the DICOM files of a folder, or its one volume file where there are none."""
     files, others = find_dicom(folder)
     if files:
         study = read_series(folder, files, progress=progress)
         return replace(study, other_series=study.other_series + _ignored(others))
     volumes = [file for file in others if format_of(file)]
-    if len(volumes) != 1:
-        raise UnreadableFile(_nothing(others), folder)
-    return read_file(volumes[0])
-
-
-def _nothing(others: Sequence[Path]) -> str:
+    if len(volumes) == 1:
+        return read_file(volumes[0])
     found = f"but {len(others)} other files such as {others[0].name}" if others else "it is empty"
-    return f"no DICOM files in this folder, {found}: give the folder of one CT study"
+    reason = f"no DICOM files in this folder, {found}: give the folder of one CT study"
+    raise UnreadableFile(reason, folder)
 
 
 def _ignored(others: Sequence[Path]) -> tuple[str, ...]:
@@ -69,7 +66,3 @@ def _ignored(others: Sequence[Path]) -> tuple[str, ...]:
     names = ", ".join(file.name for file in others[:3])
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     return (f"not DICOM, ignored: {names}{more}",)
-
-
-def _no_report(_done: float) -> None:
-    """Nobody asked for the progress."""

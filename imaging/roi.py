@@ -1,4 +1,4 @@
-"""A region of interest: the piece of the lung box around a candidate that the cloud is sent."""
+"""Regions of interest (ROIs): the parts of the lung box around candidates that go to the cloud."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy.typing as npt
 from imaging.volume import UInt8Array
 
 ROI_SHAPE = (48, 48, 48)
-"""What the second reader takes: 48 mm at 1 mm, the largest that the 50 mm training cubes give."""
+"""Input of the second reader: 48 mm at 1 mm, the largest that the 50 mm training cubes give."""
 
 
 def cut_roi(
     voxels: UInt8Array, centre_zyx: npt.ArrayLike, shape: tuple[int, int, int] = ROI_SHAPE
 ) -> UInt8Array:
-    """uint8 of ``shape`` around a fractional index of ``voxels`` ``(z, y, x)``.
+    """Cut uint8 of ``shape`` around a fractional index of ``voxels`` ``(z, y, x)``.
 
-    Where the region reaches beyond the array it is filled with the array's mirror image, which
-    looks like neither air nor an edge.
+    Beyond the array the ROI is filled with the array's mirror image, which looks like neither air
+    nor an edge.
     """
     start = roi_start(centre_zyx, shape)
     if all(a >= 0 and a + n <= side for a, n, side in zip(start, shape, voxels.shape, strict=True)):
         inside = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
-        return voxels[inside].copy()  # ten times as fast as picking
+        return voxels[inside].copy()  # ten times as fast as picking index by index
     picks = [
         _mirrored(np.arange(first, first + size), limit)
         for first, size, limit in zip(start, shape, voxels.shape, strict=True)
@@ -31,12 +31,12 @@ def cut_roi(
 
 
 def roi_start(centre_zyx: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """The index of the region's first voxel; it may lie outside the array."""
+    """Compute the index of the ROI's first voxel; it may lie outside the array."""
     centre = np.rint(np.asarray(centre_zyx, dtype=np.float64)).astype(np.int64)
     return np.asarray(centre - np.array(shape) // 2)
 
 
 def _mirrored(index: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Indices beyond ``[0, limit)`` folded back at the faces, as often as it takes."""
+    """Fold indices beyond ``[0, limit)`` back at the faces, as often as necessary."""
     folded = np.mod(index, 2 * limit)
     return np.where(folded < limit, folded, 2 * limit - 1 - folded)

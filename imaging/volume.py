@@ -1,17 +1,12 @@
-"""The vocabulary that every part shares: a volume in HU and where it lies in the patient.
+"""The data types that every package shares: volume, geometry, study and nodule.
 
 Axis order is declared here once. Arrays are ``(z, y, x)``; spacings follow the array,
 ``(z, y, x)`` in mm; world points are ``(x, y, z)`` in DICOM patient coordinates (LPS), in mm.
-
-A study as it was read: the volume, who and what it is of, and what else lay beside it.
-
-A nodule whose place is known: what a reader marked, or what the phantom drew.
-
-Turning a volume so that its axes lie nearest to the patient's: left, back, head.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
@@ -28,13 +23,15 @@ WINDOW_HU: tuple[float, float] = (-1000.0, 400.0)
 """The HU window that the networks see; uint8 0 is its lower end, 255 its upper end."""
 
 
-def _identity() -> FloatArray:
-    return np.eye(3)
+def triple(values: Iterable[float]) -> Triple:
+    """Convert three numbers to a tuple of floats."""
+    a, b, c = (float(v) for v in values)
+    return a, b, c
 
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where an array lies in the patient.
+    """Position and orientation of an array in the patient.
 
     Attributes:
         spacing_mm: voxel size along the array's axes, ``(z, y, x)``.
@@ -45,23 +42,22 @@ class Geometry:
 
     spacing_mm: Triple = (1.0, 1.0, 1.0)
     origin_mm: Triple = (0.0, 0.0, 0.0)
-    direction: FloatArray = field(default_factory=_identity)
+    direction: FloatArray = field(default_factory=lambda: np.eye(3))
 
     def to_world(self, index_zyx: npt.ArrayLike) -> FloatArray:
-        """World points ``(..., 3)`` as ``(x, y, z)`` mm of fractional indices ``(..., 3)``."""
+        """Convert fractional indices ``(..., 3)`` to world points ``(x, y, z)`` in mm."""
         steps = np.asarray(index_zyx, dtype=np.float64) * np.asarray(self.spacing_mm)
         return np.asarray(np.asarray(self.origin_mm) + steps[..., ::-1] @ self.direction.T)
 
     def to_index(self, points_mm: npt.ArrayLike) -> FloatArray:
-        """Fractional indices ``(..., 3)`` as ``(z, y, x)`` of world points ``(x, y, z)`` mm."""
+        """Convert world points ``(..., 3)`` in mm to fractional indices ``(z, y, x)``."""
         offset = np.asarray(points_mm, dtype=np.float64) - np.asarray(self.origin_mm)
         steps = offset @ np.linalg.inv(self.direction).T
         return np.asarray(steps[..., ::-1] / np.asarray(self.spacing_mm))
 
     def cropped(self, start_zyx: npt.ArrayLike) -> Geometry:
-        """The geometry of the sub-array that begins at ``start_zyx``."""
-        x, y, z = (float(v) for v in self.to_world(start_zyx))
-        return Geometry(self.spacing_mm, (x, y, z), self.direction)
+        """Compute the geometry of the sub-array that begins at ``start_zyx``."""
+        return Geometry(self.spacing_mm, triple(self.to_world(start_zyx)), self.direction)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +81,7 @@ class Volume:
     @property
     def extent_mm(self) -> Triple:
         """Size of the volume along ``(z, y, x)``, slice thickness included."""
-        z, y, x = (n * s for n, s in zip(self.hu.shape, self.geometry.spacing_mm, strict=True))
-        return z, y, x
+        return triple(n * s for n, s in zip(self.hu.shape, self.geometry.spacing_mm, strict=True))
 
 
 def from_window(values: UInt8Array) -> HuArray:
@@ -98,10 +93,9 @@ def from_window(values: UInt8Array) -> HuArray:
 
 @dataclass(frozen=True)
 class StudyHeader:
-    """What the file says of patient and examination; empty where it says nothing.
+    """Patient and examination as the file states them; empty where it states nothing.
 
-    None of it leaves the site. ``spacing_mm`` and the volume's geometry are the measured truth;
-    these are the scanner's words.
+    None of it leaves the site.
     """
 
     patient_id: str = ""
@@ -120,7 +114,7 @@ class StudyHeader:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One readable study: the chosen series as a volume, and the series passed over (as text)."""
+    """One readable study: the chosen series as a volume, and the other series as text."""
 
     volume: Volume
     source: Path
@@ -130,14 +124,14 @@ class Study:
 
 @dataclass(frozen=True)
 class Nodule:
-    """Ground truth: centre ``(x, y, z)`` LPS mm and diameter in mm; ``kind`` in a word or two."""
+    """A true nodule: centre ``(x, y, z)`` LPS mm, diameter in mm, ``kind`` in a few words."""
 
     centre_mm: Triple
     diameter_mm: float
     kind: str = ""
 
     def hit_by(self, point_mm: Triple | FloatArray) -> bool:
-        """Whether a mark at ``point_mm`` counts as this nodule: nearer than half its diameter.
+        """Tell whether a finding at ``point_mm`` counts as this nodule: within half its diameter.
 
         The rule of LUNA16 (Setio et al., Medical Image Analysis 42:1-13, 2017).
         """
@@ -146,22 +140,21 @@ class Nodule:
 
 
 def to_patient_axes(hu: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]:
-    """The same voxels at the same world points, with axes permuted and flipped.
+    """Permute and flip the axes to the patient's; every voxel keeps its world point.
 
     Afterwards x grows towards the patient's left, y to the back and z to the head, as nearly
-    as the axes allow: nothing is resampled, an oblique volume stays oblique. Prone pictures,
+    as the axes allow: nothing is resampled, an oblique volume stays oblique. Prone patients,
     feet-first stacks and files in RAS order then all look alike to a network.
     """
     order = _nearest(geometry.direction)
     axes = tuple(2 - order[2 - axis] for axis in range(3))  # of the array, (z, y, x)
     direction = geometry.direction[:, order]
-    z, y, x = (geometry.spacing_mm[axis] for axis in axes)
-    turned = Geometry((z, y, x), geometry.origin_mm, direction)
-    return _flipped(hu.transpose(axes), turned)
+    spacing_mm = triple(geometry.spacing_mm[axis] for axis in axes)
+    return _flipped(hu.transpose(axes), Geometry(spacing_mm, geometry.origin_mm, direction))
 
 
 def _nearest(direction: FloatArray) -> list[int]:
-    """For each of the world axes x, y, z the index axis (x, y, z) that lies nearest to it."""
+    """Find for each of the world axes x, y, z the nearest index axis (x, y, z)."""
     best = max(
         permutations(range(3)),
         key=lambda order: sum(abs(direction[world, axis]) for world, axis in enumerate(order)),
@@ -170,9 +163,10 @@ def _nearest(direction: FloatArray) -> list[int]:
 
 
 def _flipped(hu: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]:
+    """Flip every axis that runs against the patient's."""
     signs = np.where(np.diagonal(geometry.direction) < 0, -1, 1)  # of x, y, z
     backward = tuple(axis for axis in range(3) if signs[2 - axis] < 0)
     start = [hu.shape[axis] - 1 if axis in backward else 0 for axis in range(3)]
-    x, y, z = (float(v) for v in geometry.to_world(start))
-    turned = Geometry(geometry.spacing_mm, (x, y, z), geometry.direction * signs)
-    return np.ascontiguousarray(np.flip(hu, backward)), turned
+    origin_mm = triple(geometry.to_world(start))
+    flipped = Geometry(geometry.spacing_mm, origin_mm, geometry.direction * signs)
+    return np.ascontiguousarray(np.flip(hu, backward)), flipped

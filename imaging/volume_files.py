@@ -30,7 +30,7 @@ from imaging.dicom.stack import (
     MIN_SPACING_MM,
 )
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
-from imaging.volume import Geometry, HuArray, Study, StudyHeader, Volume, to_patient_axes
+from imaging.volume import Geometry, HuArray, Study, StudyHeader, Volume, to_patient_axes, triple
 
 _NIFTI_VERSIONS: tuple[type[Nifti1Header], ...] = (Nifti1Header, Nifti2Header)
 _NIFTI_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024}  # codes of integers and floats (nifti1.h)
@@ -51,24 +51,24 @@ _DIRECTION_TOLERANCE = 1e-3
 
 
 def format_of(path: Path) -> str:
-    """The format that the file's name states; empty for another kind of file."""
+    """Return the format that the file's name states; empty for another kind of file."""
     name = path.name.lower()
     return next((kind for suffix, kind in FORMATS.items() if name.endswith(suffix)), "")
 
 
 def read_file(file: Path) -> Study:
-    """The study of one volume file.
+    """Read the study of one volume file.
 
     Raises:
         UnreadableFile: the file is damaged.
-        NotCt: it holds no three-dimensional picture in HU.
+        NotCt: it holds no three-dimensional image in HU.
         IncompleteSeries, IrregularGeometry: it is too short, or its geometry impossible.
     """
     try:
-        with c_stderr.caught():
+        with c_stderr.captured():
             hu, geometry = to_patient_axes(*_contents(file))
     except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(_said(error, format_of(file)), file) from None
+        raise UnreadableFile(_damage(error, format_of(file)), file) from None
     _require_sane(hu, geometry, file)
     require_hu(hu, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
@@ -76,17 +76,15 @@ def read_file(file: Path) -> Study:
 
 
 def _contents(file: Path) -> tuple[HuArray, Geometry]:
+    """Read voxels and geometry as the file orders its axes."""
     nifti = _nifti_header(file) if format_of(file) == "NIfTI" else None
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     _require_volume(reader, file)
-    x, y, z = reader.GetSpacing()
-    origin_x, origin_y, origin_z = reader.GetOrigin()
-    geometry = Geometry(
-        (z, y, x), (origin_x, origin_y, origin_z), np.array(reader.GetDirection()).reshape(3, 3)
-    )
+    direction = np.array(reader.GetDirection()).reshape(3, 3)
+    geometry = Geometry(triple(reader.GetSpacing()[::-1]), triple(reader.GetOrigin()), direction)
     if nifti:
         return _hu(_nifti_voxels(file, nifti).reshape(reader.GetSize()[::-1]), file), geometry
     return _hu(sitk.GetArrayFromImage(reader.Execute()), file), geometry
@@ -108,21 +106,21 @@ def _nifti_header(file: Path) -> Nifti1Header:
             if header["sizeof_hdr"] == size:
                 _require_nifti_voxels(header)
                 return header
-    raise ValueError("no NIfTI header")
+    raise ValueError("it has no NIfTI header")
 
 
 def _require_nifti_voxels(header: Nifti1Header) -> None:
     rank, *dim = header["dim"].tolist()
     if not 1 <= rank <= 7 or min(dim[:rank]) < 1:
-        raise ValueError(f"impossible dimensions {[rank, *dim]}")
+        raise ValueError(f"dimensions {[rank, *dim]} are impossible")
     code = int(header["datatype"])
     if code not in _NIFTI_NUMBERS:
-        raise ValueError(f"voxels of type {code}, not numbers")
+        raise ValueError(f"voxels of type {code} are not numbers")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite([slope, intercept]).all():
         raise ValueError(f"scale {slope} and offset {intercept} are not finite")
     if not -1 < header["vox_offset"] <= _MAX_NIFTI_OFFSET:  # the fraction is cut off
-        raise ValueError(f"voxels begin at byte {header['vox_offset']}")
+        raise ValueError(f"the voxels cannot begin at byte {header['vox_offset']}")
 
 
 def _nifti_voxels(file: Path, header: Nifti1Header) -> npt.NDArray[Any]:
@@ -152,32 +150,31 @@ def _opened(file: Path) -> Any:  # gzip and plain files share no public type
     return gzip.open(file, "rb") if compressed else file.open("rb")
 
 
-def _said(error: Exception, kind: str) -> str:
-    """The reason, which ITK puts last, after its source file and addresses."""
+def _damage(error: Exception, kind: str) -> str:
+    """Extract the reason, which ITK puts last, after its source file and addresses."""
     line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
     return f"damaged {kind} file ({line}): send it again"
 
 
 def _require_volume(reader: sitk.ImageFileReader, file: Path) -> None:
     size = reader.GetSize()
+    shape = " x ".join(map(str, size))
     if len(size) != 3 or min(size) < 2:
-        shape = " x ".join(map(str, size))
         raise NotCt(f"is {shape}, not a three-dimensional volume: give one CT series", file)
-    if reader.GetNumberOfComponents() != 1:
-        reason = f"{reader.GetNumberOfComponents()} values a voxel: give a CT series in HU"
-        raise NotCt(reason, file)
+    if (values := reader.GetNumberOfComponents()) != 1:
+        raise NotCt(f"has {values} values per voxel, expected 1: give a CT series in HU", file)
     if np.prod(size, dtype=np.float64) > MAX_VOXELS:
-        shape = " x ".join(map(str, size))
         reason = f"{shape} voxels are more than {MAX_VOXELS}: give a smaller volume"
         raise IrregularGeometry(reason, file)
 
 
 def _hu(values: npt.NDArray[Any], file: Path) -> HuArray:
+    """Round and clip values to HU in int16; refuse what is not a finite number."""
     if values.dtype.kind not in "iuf":
-        raise NotCt(f"voxels of type {values.dtype}, not numbers: give a CT series in HU", file)
+        reason = f"voxels of type {values.dtype} are not numbers: give a CT series in HU"
+        raise NotCt(reason, file)
     if values.dtype.kind == "f":
-        bad = int(values.size - np.count_nonzero(np.isfinite(values)))
-        if bad:
+        if bad := int(values.size - np.count_nonzero(np.isfinite(values))):
             raise NotCt(f"{bad} voxels are NaN or infinite: export the CT series again", file)
         values = np.rint(values)
     return np.asarray(np.clip(values, AIR_HU, MAX_HU).astype(np.int16))
@@ -190,7 +187,11 @@ def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
         raise IrregularGeometry(f"{reason}: resample the volume", file)
     pixels = all(MIN_PIXEL_MM <= v <= MAX_PIXEL_MM for v in (y, x))
     if not (pixels and MIN_SPACING_MM <= z <= MAX_SPACING_MM):
-        reason = f"spacing {z:g} x {y:g} x {x:g} mm (z, y, x) is not that of a chest CT"
+        reason = (
+            f"spacing {z:g} x {y:g} x {x:g} mm (z, y, x) is not that of a chest CT"
+            f" (slices {MIN_SPACING_MM:g} to {MAX_SPACING_MM:g} mm,"
+            f" pixels {MIN_PIXEL_MM:g} to {MAX_PIXEL_MM:g} mm)"
+        )
         raise IrregularGeometry(f"{reason}: give the original volume", file)
     if hu.shape[0] * z < MIN_EXTENT_MM:
         reason = f"{hu.shape[0]} slices every {z:.2f} mm are {hu.shape[0] * z:.1f} mm"

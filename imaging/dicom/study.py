@@ -189,10 +189,10 @@ def _checked(stack: Stack, progress: Progress) -> HuArray:
     if is_native(stack.slices[0].transfer_syntax):
         return _decode(stack, progress)
     try:
-        with c_stderr.caught():
+        with c_stderr.captured():
             return _decode(stack, progress)
-    except c_stderr.Complaint as complaint:
-        reason = f"pixel data: {complaint}: send the file again"
+    except c_stderr.ReportedDamage as damage:
+        reason = f"pixel data: {damage}: send the file again"
         raise UnreadableFile(reason, _damaged_file(stack)) from None
 
 
@@ -200,9 +200,9 @@ def _damaged_file(stack: Stack) -> Path:
     """The first file of which the decoder complains, looked for one by one."""
     for one in stack.slices:
         try:
-            with c_stderr.caught():
+            with c_stderr.captured():
                 stored_frames(one.file, [one.frame], one.layout, one.transfer_syntax)
-        except c_stderr.Complaint:
+        except c_stderr.ReportedDamage:
             return one.file
     return stack.slices[0].file.parent
 
