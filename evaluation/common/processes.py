@@ -283,9 +283,9 @@ class EdgeProcess:
         """The result of one study, as `evaluation.links.edge_worker` gives it."""
         return self._asked({"read": number, "from_files": from_files})
 
-    def ask(self, number: int) -> dict[str, Any]:
-        """The times of one candidate, as `evaluation.timing.detection_edge` gives them."""
-        return self._asked({"ask": number})
+    def escalate(self, number: int) -> dict[str, Any]:
+        """The times of one candidate, as `evaluation.timing.detection_worker` gives them."""
+        return self._asked({"escalate": number})
 
     def _asked(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -33,7 +33,7 @@ from edge.store.studies import Spool
 from evaluation.accuracy.nodules import score_scan
 from evaluation.accuracy.reports import ledger_s, refusal
 from evaluation.links.studies import Prepared, prepare, prepared_specs
-from evaluation.timing.latency import stalled
+from evaluation.timing.latency import scheduler_delay
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
@@ -136,7 +136,7 @@ def _read(
         keep(report, assessment, reader, box)
 
     began_s = time.monotonic()
-    with stalled() as stall:
+    with scheduler_delay() as delay:
         noting = replace(line, persist_pending=noted)
         report = read_and_report(noting, Job(study.folder, out)).report
         took_s = time.monotonic() - began_s
@@ -145,7 +145,7 @@ def _read(
     scores = score_scan(study.folder.name, marks, study.lesions, study.ignored, rim_mm=0.0)
     return {
         "took_s": took_s,
-        "stalled_s": stall.took_s,
+        "stalled_s": delay.took_s,
         "stages_s": ledger_s(report),
         "lesions": len(study.lesions),
         "found": int((scores.lesion_score >= 0).sum()),

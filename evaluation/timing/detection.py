@@ -1,6 +1,6 @@
-"""One candidate from its place to its final verdict: how long, and which part takes how much.
+"""``overread-eval detection``: the time from one candidate to its verdict, and of each part of it.
 
-``overread-eval detection``: from a candidate's place to its final verdict, by real processes.
+A real edge and a real cloud run as processes. Candidates follow one another over each link.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-import numpy as np
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -23,76 +22,67 @@ from evaluation.common.processes import cloud_service, edge_process
 from evaluation.errors import ServiceFailed
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
-from evaluation.timing.latency import this_machine
+from evaluation.timing.latency import percentiles_ms, this_machine
 
-BAR_MS = 85.0
-
+LIMIT_MS = 85.0
+"""Required of the 95th percentile."""
 
 LOOPBACK = "loopback"
+EDGE = ("evaluation.timing.detection_worker",)
+
+Times = dict[str, Any]
+"""The times of one candidate: ``total_s``, and ``parts_s`` by name."""
 
 
-PERCENTILES = (50, 95, 99)
+class Escalates(Protocol):
+    """The part of the edge's process that is needed here."""
 
-Took = dict[str, Any]
-"""What one candidate took: ``total_ms``, and ``parts_ms`` by name."""
-
-
-class Asks(Protocol):
-    """What is needed of the edge's process."""
-
-    def ask(self, number: int) -> Took:
-        """One candidate, read again."""
+    def escalate(self, number: int) -> Times:
+        """Have one candidate read again."""
 
 
-def ask_all(edge: Asks, numbers: Iterable[int], warm_up: int) -> list[Took]:
-    """What each candidate of these numbers took, without the first ``warm_up``.
+def escalate_all(edge: Escalates, numbers: Iterable[int], warm_up: int) -> list[Times]:
+    """Return the times of these candidates, without the first ``warm_up``.
 
     Raises:
-        ServiceFailed: one was not answered.
+        ServiceFailed: the cloud did not answer for one of them.
     """
-    took = [edge.ask(number) for number in numbers]
-    for one in took:
+    times = [edge.escalate(number) for number in numbers]
+    for one in times:
         if "reason" in one:
             raise ServiceFailed(f"the cloud did not answer: {one['reason']}")
-    return took[warm_up:]
+    return times[warm_up:]
 
 
-def row(link: str, took: Sequence[Took]) -> dict[str, Any]:
-    """The figures of one link."""
-    totals = [one["total_ms"] for one in took]
-    parts = {name: [one["parts_ms"][name] for one in took] for name in took[0]["parts_ms"]}
-    spread = _percentiles(totals)
+def row(link: str, times: Sequence[Times]) -> dict[str, Any]:
+    """Return the figures of one link."""
+    totals_s = [one["total_s"] for one in times]
+    parts_s = {name: [one["parts_s"][name] for one in times] for name in times[0]["parts_s"]}
+    spread = percentiles_ms(totals_s)
     return {
         "link": link,
-        "candidates": len(took),
+        "candidates": len(times),
         **spread,
-        "longest_ms": max(totals),
-        "kept": spread["p95_ms"] <= BAR_MS,
-        "parts": {name: _percentiles(values) for name, values in parts.items()},
+        "longest_ms": 1000 * max(totals_s),
+        "kept": spread["p95_ms"] <= LIMIT_MS,
+        "parts": {name: percentiles_ms(part_s) for name, part_s in parts_s.items()},
     }
-
-
-def _percentiles(values_ms: Sequence[float]) -> dict[str, float]:
-    return {f"p{q}_ms": float(np.percentile(values_ms, q)) for q in PERCENTILES}
-
-
-EDGE = ("evaluation.timing.detection_edge",)
 
 
 def detection_command(
     link: Annotated[
-        list[str] | None, typer.Option(metavar="NAME|CSV|loopback", help="Give several.")
+        list[str] | None, typer.Option(metavar="NAME|CSV|loopback", help="Link; may be repeated.")
     ] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Over each link.")] = 250,
-    warm_up: Annotated[int, typer.Option(min=0, help="Candidates before that.")] = 20,
+    candidates: Annotated[int, typer.Option(min=1, help="Candidates over each link.")] = 250,
+    warm_up: Annotated[int, typer.Option(min=0, help="Uncounted candidates before them.")] = 20,
     cloud_config: Annotated[
-        Path | None, typer.Option(metavar="TOML", help="Settings of the cloud.")
+        Path | None, typer.Option(metavar="TOML", help="Settings file of the cloud.")
     ] = None,
     cache: Cache = STUDIES,
-    seed: Annotated[int, typer.Option(min=0, help="Of phantom and jitter.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of phantom and jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Single candidates through a real edge and a real cloud: median, p95, p99, and the parts."""
+    """Time of single candidates through a real edge and a real cloud: p50, p95, p99, parts."""
     names = link or [LOOPBACK, "fibre"]
     with tempfile.TemporaryDirectory(prefix="overread-detection-") as folder:
         log = Path(folder, "edge.log")
@@ -103,15 +93,15 @@ def detection_command(
             served = describe(address)
             rows = []
             for name in names:
-                with _way(name, address, seed) as way:
-                    edge.open(cloud=way)
+                with _linked(name, address, seed) as cloud:
+                    edge.open(cloud=cloud)
                     numbers = each(range(warm_up + candidates), name)
-                    rows.append(row(name, ask_all(edge, numbers, warm_up)))
+                    rows.append(row(name, escalate_all(edge, numbers, warm_up)))
     result = {
         **asdict(this_machine()),
         "models": served.models,
         "engine": served.engine,
-        "bar_ms": BAR_MS,
+        "bar_ms": LIMIT_MS,
         "warm_up": warm_up,
         "links": rows,
     }
@@ -119,13 +109,13 @@ def detection_command(
 
 
 @contextmanager
-def _way(name: str, address: str, seed: int) -> Iterator[str]:
-    """The address by which the cloud is reached over that link."""
+def _linked(name: str, address: str, seed: int) -> Iterator[str]:
+    """Yield the address at which the cloud is reached over that link."""
     if name == LOOPBACK:
         yield address
         return
-    with proxied(address, find_trace(name), seed=seed) as through:
-        yield through.address
+    with proxied(address, find_trace(name), seed=seed) as link:
+        yield link.address
 
 
 def _table(result: dict[str, Any]) -> Table:

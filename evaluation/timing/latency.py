@@ -1,11 +1,9 @@
-"""How long the line takes on this machine: one study again and again, stage by stage.
+"""Times of one study stage by stage, and how long the machine delayed the measured thread.
 
-How long a thread was kept from running although it could have: the machine was too busy.
-
-Linux counts for each thread the time that it stood in the queue of a processor (`schedstat`, the
-second number). It tells a program that is slow from a machine that has no time for it. Only the
-calling thread counts: what others waited may have delayed nothing. What a hypervisor takes is not
-seen. Where there is no such count, nothing is said to have stalled.
+The *scheduler delay* is the time for which a thread could have run but waited for a processor.
+Linux counts it for each thread (`schedstat`, the second number). It tells a slow program from a
+busy machine. Only the calling thread counts, and what a hypervisor takes is not seen. Where the
+system has no such count the delay is 0.
 """
 
 from __future__ import annotations
@@ -13,11 +11,13 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
@@ -25,10 +25,14 @@ from edge.report.model import Report
 from evaluation.accuracy.reports import ledger_s, stage_times
 from evaluation.errors import MissingData
 
+PERCENTILES = (50, 95, 99)
+
+THREADS = Path("/proc/self/task")
+
 
 @dataclass(frozen=True)
 class Machine:
-    """What the times were measured on."""
+    """The machine on which times were measured; ``cores`` are those that this process may use."""
 
     cpu: str
     cores: int
@@ -36,21 +40,38 @@ class Machine:
 
 
 def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
-    """CPU model, cores that this process may use, and system."""
+    """Return CPU model, usable cores and operating system of this machine."""
     return Machine(_cpu_model(cpuinfo), len(os.sched_getaffinity(0)), platform.platform())
 
 
+def _cpu_model(cpuinfo: Path) -> str:
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+
+def percentiles_ms(times_s: Sequence[float]) -> dict[str, float]:
+    """Return the `PERCENTILES` of times in seconds, by key (``p50_ms``, ...) in milliseconds."""
+    return {f"p{q}_ms": 1000 * float(np.percentile(times_s, q)) for q in PERCENTILES}
+
+
 def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
-    """The reports of `study`, read once for each of `rounds`.
+    """Read `study` once for each of `rounds` and return the reports.
 
     Raises:
         MissingData: the study cannot be read; there is nothing to time.
     """
-    return [_read(line, study, out) for _ in rounds]
+    reports = []
+    for _ in rounds:
+        report = read_and_report(line, Job(study, out)).report
+        if report.rejection is not None:
+            raise MissingData(study, f"{report.rejection.kind}: {report.rejection.reason}")
+        reports.append(report)
+    return reports
 
 
 def as_dict(machine: Machine, study: Path, reports: list[Report]) -> dict[str, Any]:
-    """Times by stage and in all, with what they were measured on."""
+    """Return the times by stage and in total, with the machine and the models."""
     last = reports[-1]
     return {
         "study": str(study),
@@ -66,31 +87,15 @@ def as_dict(machine: Machine, study: Path, reports: list[Report]) -> dict[str, A
     }
 
 
-def _read(line: Pipeline, study: Path, out: Path) -> Report:
-    report = read_and_report(line, Job(study, out)).report
-    if report.rejection is not None:
-        raise MissingData(study, f"{report.rejection.kind}: {report.rejection.reason}")
-    return report
-
-
-def _cpu_model(cpuinfo: Path) -> str:
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
-
-
-THREADS = Path("/proc/self/task")
-
-
 @dataclass
-class Stall:
-    """``took_s``: how long the thread stood in the queue while it lasted."""
+class SchedulerDelay:
+    """Seconds for which the thread waited for a processor while it was measured."""
 
     took_s: float = 0.0
 
 
-def queued_s(threads: Path = THREADS) -> float:
-    """The seconds that this thread has stood in the queue since it began; 0 if none counts."""
+def scheduler_delay_s(threads: Path = THREADS) -> float:
+    """Return the scheduler delay of this thread since it began; 0 where none is counted."""
     try:
         text = (threads / str(threading.get_native_id()) / "schedstat").read_text()
         return int(text.split()[1]) / 1e9
@@ -99,8 +104,8 @@ def queued_s(threads: Path = THREADS) -> float:
 
 
 @contextmanager
-def stalled(threads: Path = THREADS) -> Iterator[Stall]:
-    """Measures the stall of the calling thread while it lasts."""
-    began_s, stall = queued_s(threads), Stall()
-    yield stall
-    stall.took_s = queued_s(threads) - began_s
+def scheduler_delay(threads: Path = THREADS) -> Iterator[SchedulerDelay]:
+    """Measure the scheduler delay of the calling thread for the time of the context."""
+    began_s, delay = scheduler_delay_s(threads), SchedulerDelay()
+    yield delay
+    delay.took_s = scheduler_delay_s(threads) - began_s

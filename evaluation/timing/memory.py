@@ -1,9 +1,7 @@
-"""Peak memory and time of a training step of the hybrid network, one way of saving after another.
+"""``overread-eval memory``: peak memory and time of a training step with each way to save memory.
 
-Each measurement is a process of its own, and each round measures every variant once: A B A B.
-Torch is loaded by those processes only.
-
-``overread-eval memory``: what each way of saving memory saves in training, and what it costs.
+Each measurement is a process of its own, and each round measures every variant once, A B A B.
+Only those processes load torch.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -41,26 +39,26 @@ PUBLISHED = {
     "sharing": (30, 40),
     "buffers+allocator": (20, 30),
 }
-"""Savings of memory in per cent that the published system claims, by variant."""
+"""Memory savings in per cent that the published system claims, by variant."""
 
 ALIKE = {True: 2e-2, False: 1e-3}
-"""How far losses that should be equal may be apart, as a share: in bf16, and not."""
+"""Largest relative difference of losses that should be equal: with bf16, and without."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Savings of `models.training.memory` together; none is the plain step."""
+    """A combination of the savings of `models.training.memory`; without any, the plain step."""
 
     savings: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """As in the tables."""
+        """Return the name in options and tables."""
         return "+".join(self.savings) or "plain"
 
     @property
     def alike(self) -> frozenset[str]:
-        """Variants with the same of these compute the same losses."""
+        """Return the savings that change the losses."""
         return frozenset(self.savings) & {"bf16", "sharing"}
 
 
@@ -76,16 +74,15 @@ VARIANTS = tuple(
 
 
 def measure(variant: Variant, batch: int, steps: int) -> dict[str, Any]:
-    """One process: peak bytes, times and losses of its steps.
+    """Run one process; its peak bytes, times and losses.
 
     Raises:
         StepFailed: it ended with an error, such as no memory left.
     """
-    line = [sys.executable, "-m", "models.training.memory"]
-    line += ["+".join(variant.savings) or "-", str(batch), str(steps)]
-    done = subprocess.run(
-        line, capture_output=True, text=True, check=False, env=environment(variant, os.environ)
-    )
+    savings = "+".join(variant.savings) or "-"
+    line = [sys.executable, "-m", "models.training.memory", savings, str(batch), str(steps)]
+    env = environment(variant, os.environ)
+    done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise StepFailed(f"{variant.name}: {said[-1]}")
@@ -94,31 +91,25 @@ def measure(variant: Variant, batch: int, steps: int) -> dict[str, Any]:
 
 
 def environment(variant: Variant, now: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a variant's process: the allocator's settings if it has them."""
+    """Return the environment of a variant's process, with the allocator's settings if it has it."""
     return {**now, **(ALLOCATOR if "allocator" in variant.savings else {})}
-
-
-def measure_in_turn(
-    turns: Iterable[Variant], batch: int, steps: int
-) -> dict[str, list[dict[str, Any]]]:
-    """One process for each turn; what they measured, by variant."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for variant in turns:
-        found.setdefault(variant.name, []).append(measure(variant, batch, steps))
-    return found
 
 
 def as_dict(
     variants: Sequence[Variant], found: Mapping[str, Sequence[dict[str, Any]]], batch: int
 ) -> dict[str, Any]:
-    """Medians of each variant over its rounds, and what it saves against the first."""
+    """Return the medians of each variant over its rounds, and its saving against the first."""
     rows: list[dict[str, Any]] = []
     losses: dict[frozenset[str], tuple[str, Sequence[float]]] = {}
     for variant in variants:
         runs = found[variant.name]
         like, known = losses.setdefault(variant.alike, (variant.name, runs[0]["losses"]))
         row = {"name": variant.name, **_medians(runs), "like": like}
-        row["loss_apart"] = max(_apart(known, run["losses"]) for run in runs)
+        row["loss_apart"] = max(
+            abs(a - b) / max(abs(a), 1e-9)
+            for run in runs
+            for a, b in zip(known, run["losses"], strict=True)
+        )
         row["loss_equal"] = row["loss_apart"] <= ALIKE["bf16" in variant.savings]
         first = rows[0] if rows else row
         for key in ("peak_bytes", "tensor_bytes", "step_s"):
@@ -133,7 +124,7 @@ def as_dict(
 
 
 def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of all rounds; the first step of each warms up and does not count as time."""
+    """Return the medians of all rounds; the first step of each is a warm-up."""
     steps = [second for run in runs for second in run["took_s"][1:] or run["took_s"]]
     return {
         "peak_bytes": float(np.median([run["peak_bytes"] for run in runs])),
@@ -144,58 +135,47 @@ def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _apart(known: Sequence[float], own: Sequence[float]) -> float:
-    return max(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(known, own, strict=True))
-
-
-HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", "saved",
-         "published", "step s", "to plain", "losses")  # fmt: skip
-
 NOTE = (
-    "Peak is the process's high-water mark beyond the built network ({where}); tensors is the "
-    "most that weights, gradients, optimiser, batch and activations hold at one moment of a step, "
-    "without what the libraries keep for themselves. Medians of {rounds} processes each, "
-    "in turn; batch of {batch} regions; {cores} cores of {cpu}. Losses are compared step by step "
-    "with the first variant that should give the same."
+    "Peak: the process's high-water mark beyond the network ({where}). Tensors: the most that "
+    "weights, gradients, optimiser, batch and activations hold at once in a step, without the "
+    "libraries' own memory. Medians of {rounds} processes each, in turn; batch of {batch} ROIs; "
+    "{cores} cores of {cpu}. Losses are compared step by step with the first variant that should "
+    "give the same."
 )
 
 
 def memory_command(
     variant: Annotated[
-        list[str] | None, typer.Option(help="Such as checkpointing+bf16; all by default.")
+        list[str] | None, typer.Option(help="Variant, such as checkpointing+bf16; all by default.")
     ] = None,
-    batch: Annotated[int, typer.Option(min=2, help="Regions of a step.")] = 32,
+    batch: Annotated[int, typer.Option(min=2, help="ROIs of a step.")] = 32,
     steps: Annotated[int, typer.Option(min=2, help="Steps of each process.")] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help="Processes for each variant.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Processes of each variant.")] = 2,
     as_json: Json = False,
 ) -> None:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
-    chosen = [one for one in VARIANTS if not one.savings or _asked(one.name, variant)]
+    chosen = [one for one in VARIANTS if not one.savings or not variant or one.name in variant]
     if variant and len(chosen) < len({*variant, "plain"}):
         known = ", ".join(one.name for one in VARIANTS)
-        raise typer.BadParameter(f"--variant {' '.join(variant)}: there are {known}")
-    found = measure_in_turn(each(chosen * rounds, "training steps"), batch, steps)
+        raise typer.BadParameter(f"unknown --variant {variant}, expected one of {known}")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in each(chosen * rounds, "training steps"):
+        found.setdefault(one.name, []).append(measure(one, batch, steps))
     result = as_dict(chosen, found, batch)
-    show(result, as_json, table(result), note(result))
+    where = "memory that CUDA allocated" if result["device"] == "cuda" else "VmHWM of the kernel"
+    show(result, as_json, table(result), NOTE.format(where=where, **result))
 
 
-def _asked(name: str, variants: list[str] | None) -> bool:
-    return not variants or name in variants
+_HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", "saved",
+         "published", "step s", "to plain", "losses")  # fmt: skip
 
 
 def table(result: dict[str, Any]) -> Table:
-    """For people."""
-    shown = Table(*HEADS, title=f"Training the hybrid, batch {result['batch']}")
+    """Return the table of all variants."""
+    shown = Table(*_HEADS, title=f"Training the hybrid, batch {result['batch']}")
     for row in result["variants"]:
         shown.add_row(*_cells(row))
     return shown
-
-
-def note(result: dict[str, Any]) -> str:
-    """How it was measured."""
-    where = "memory that CUDA allocated" if result["device"] == "cuda" else "VmHWM of the kernel"
-    values = {key: result[key] for key in ("rounds", "batch", "cores", "cpu")}
-    return NOTE.format(where=where, **values)
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

@@ -1,8 +1,7 @@
-"""How long one pass of a network takes here: artifacts and engines in turn, A B A B.
+"""``overread-eval network`` and ``cost``: what one pass of a network takes.
 
-``overread-eval network``: which artifacts run on which engines, and how it is shown.
-
-How many multiply-adds an artifact takes for one region, counted node by node.
+``network`` measures the time of artifacts on engines in turn, A B A B. ``cost`` counts the
+multiply-adds of one ROI, node by node.
 """
 
 from __future__ import annotations
@@ -27,21 +26,24 @@ from models.runtime.session import Session, open_session
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """One artifact on one engine, and the time of each of its passes, ``took_s`` (rounds,)."""
+    """One artifact on one engine, and the seconds of its passes, ``took_s`` (rounds,)."""
 
     session: Session
     took_s: list[float]
 
     @property
     def label(self) -> str:
-        """Artifact and engine."""
+        """Return artifact and engine as text."""
         return f"{self.session.artifact.name} on {self.session.engine}"
 
 
 def enter(names: Sequence[str], engines: Sequence[str], threads: int) -> list[Contestant]:
-    """Every artifact on every engine; errors as `open_session` and `find`.
+    """Open every artifact on every engine.
 
-    ``NAME:stored`` is the artifact of that name run as it is stored, INT4 not laid out as INT8.
+    ``NAME:stored`` runs the artifact as it is stored, with INT4 not laid out as INT8.
+
+    Raises:
+        ModelError: as `find` and `open_session`.
     """
     return [
         Contestant(open_session(_named(name), engine=engine, threads=threads), [])
@@ -64,7 +66,7 @@ def run_in_turn(
     batch: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """One pass of each in every round, after two that do not count."""
+    """Time one pass of each in every round, after two that do not count."""
     inputs = {c.label: _input(c.session.artifact, shape, batch) for c in contestants}
     for contestant in contestants:
         for _ in range(2):
@@ -79,7 +81,7 @@ def run_in_turn(
 def as_dict(
     contestants: Sequence[Contestant], shape: tuple[int, int, int], batch: int
 ) -> dict[str, Any]:
-    """Median and 95th percentile in ms of each, and its median ratio to the first, pair by pair."""
+    """Return the times of each in ms, and its ratio to the first: the median over the rounds."""
     first = np.array(contestants[0].took_s)
     return {
         "cpu": hardware.cpu_name(),
@@ -110,13 +112,13 @@ def _input(artifact: Artifact, shape: tuple[int, int, int], batch: int) -> np.nd
 
 def network_command(
     model: Annotated[
-        list[str] | None, typer.Option(help="Artifact, or ARTIFACT:stored; several.")
+        list[str] | None, typer.Option(help="Artifact, or ARTIFACT:stored; may be repeated.")
     ] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="Engine; give several.")] = None,
-    shape: Annotated[str, typer.Option(help="Lung box z,y,x for screening.")] = "256,224,320",
-    batch: Annotated[int, typer.Option(min=1, help="Boxes or regions a pass.")] = 1,
-    threads: Annotated[int, typer.Option(min=0, help="0: every core.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 20,
+    engine: Annotated[list[str] | None, typer.Option(help="Engine; may be repeated.")] = None,
+    shape: Annotated[str, typer.Option(help="Voxels z,y,x of the lung box.")] = "256,224,320",
+    batch: Annotated[int, typer.Option(min=1, help="Lung boxes or ROIs of a pass.")] = 1,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one for each core.")] = 0,
+    repeat: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Time of one pass of artifacts on engines, in turn, on this machine."""
@@ -131,17 +133,17 @@ def network_command(
 def _box_shape(text: str) -> tuple[int, int, int]:
     sides = [side.strip() for side in text.split(",")]
     if len(sides) != 3 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise typer.BadParameter(f"--shape {text!r} is not z,y,x in voxels, such as 256,224,320")
+        raise typer.BadParameter(f"invalid --shape {text!r}, expected z,y,x such as 256,224,320")
     z, y, x = map(int, sides)
     return z, y, x
 
 
 SIDE = 48
-"""Voxels along each side of the region that both networks are counted for."""
+"""Voxels along each side of the ROI for which multiply-adds are counted."""
 
 
 def multiply_adds(artifact: Artifact, side: int = SIDE) -> int:
-    """Those of one ``side``^3 region: convolutions and products, from the shapes that occur."""
+    """Count the multiply-adds of convolutions and matrix products for one ROI of ``side``^3."""
     model = onnx.load_model_from_string(artifact.stored())
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     nodes = [n for n in model.graph.node if n.op_type in _COUNTED]
@@ -152,7 +154,7 @@ def multiply_adds(artifact: Artifact, side: int = SIDE) -> int:
 def _shapes(
     model: onnx.ModelProto, nodes: list[onnx.NodeProto], side: int
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes of what goes into and out of the nodes, by running the model once."""
+    """Return the shapes of the nodes' inputs and outputs, by running the model once."""
     given = {tensor.name for tensor in model.graph.initializer}
     names = {name for n in nodes for name in (*n.input, *n.output) if name not in given}
     del model.graph.output[:]
@@ -167,12 +169,12 @@ def _shapes(
 
 
 def _convolution(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Each output value is a sum over the kernel and the input channels of its group."""
+    """An output value is a sum over the kernel and the input channels of its group."""
     return int(np.prod(shapes[node.output[0]]) * np.prod(shapes[node.input[1]][1:]))
 
 
-def _back(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """Each input value goes to a kernel's worth of output values of every channel."""
+def _transposed(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
+    """An input value adds to one kernel of output values in every channel."""
     return int(np.prod(shapes[node.input[0]]) * np.prod(shapes[node.input[1]][1:]))
 
 
@@ -180,28 +182,24 @@ def _product(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
     return int(np.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1])
 
 
-_COUNTED = {"Conv": _convolution, "ConvTranspose": _back, "MatMul": _product, "Gemm": _product}
-
-
-def cost_as_json(small: str, large: str) -> dict[str, Any]:
-    """Both counts, and what the small one saves."""
-    counts = {name: multiply_adds(find(name)) for name in (small, large)}
-    return {
-        "region": [SIDE] * 3,
-        "small": {"artifact": small, "multiply_adds": counts[small]},
-        "large": {"artifact": large, "multiply_adds": counts[large]},
-        "saved": 1 - counts[small] / counts[large],
-    }
+_COUNTED = {"Conv": _convolution, "ConvTranspose": _transposed,
+            "MatMul": _product, "Gemm": _product}  # fmt: skip
 
 
 def cost_command(
     small: Annotated[str, typer.Option(help="The edge's artifact.")] = "screening-fp32",
     large: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-fp32",
-    as_json_: Json = False,
+    as_json: Json = False,
 ) -> None:
-    """Multiply-adds of both networks for one region, and what the edge's saves."""
-    result = cost_as_json(small, large)
-    table = Table("artifact", "multiply-adds", title=f"one region of {SIDE}^3 voxels")
+    """Multiply-adds of both networks for one ROI, and the saving of the edge's."""
+    counts = {name: multiply_adds(find(name)) for name in (small, large)}
+    result = {
+        "region": [SIDE] * 3,
+        "small": {"artifact": small, "multiply_adds": counts[small]},
+        "large": {"artifact": large, "multiply_adds": counts[large]},
+        "saved": 1 - counts[small] / counts[large],
+    }
+    table = Table("artifact", "multiply-adds", title=f"one ROI of {SIDE}^3 voxels")
     for one in (result["small"], result["large"]):
         table.add_row(one["artifact"], f"{one['multiply_adds'] / 1e9:.3f} G")
-    show(result, as_json_, table, f"saved: {result['saved']:.1%}")
+    show(result, as_json, table, f"saved: {result['saved']:.1%}")

@@ -1,8 +1,8 @@
 """``overread-eval stages``: the second reader whole and in parts on this machine.
 
-All read the same batches through the cloud's own stages, in turn, A B C A B C: throughput with
-always the next batch at hand, what a batch takes then, and what one takes that is alone. The parts
-are cut for the run in a folder of its own. The cloud's default of ``stages`` is what this says.
+All read the same batches through the cloud's own stages, in turn, A B C A B C. Measured are the
+throughput at saturation, the time of a batch then, and the time of a batch that is alone. The
+parts are cut for the run in a temporary folder. The cloud's default of ``stages`` follows from it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.table import Table
 from cloud.settings import CloudSettings
 from cloud.workers import PipelineStage, ReaderStage
 from evaluation.common.cli import CloudModel, Json, each, show
+from evaluation.common.tables import columns_table
 from imaging.volume import UInt8Array
 from models.export.parts import export_parts
 from models.runtime import hardware
@@ -34,17 +35,27 @@ from models.runtime.staged import open_staged
 
 CONTENDER_PARTS = (2, 3)
 
+_COLUMNS = {
+    "name": ("", "{}"),
+    "rois_per_s": ("ROIs a second", "{:.1f}"),
+    "throughput_ratio": ("ratio", "{:.2f}"),
+    "busy_ms": ("busy batch, ms", "{:.0f}"),
+    "busy_ratio": ("ratio", "{:.2f}"),
+    "alone_ms": ("alone, ms", "{:.0f}"),
+    "alone_ratio": ("ratio", "{:.2f}"),
+}
+
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """A way to run the model, and what was measured in each round.
+    """A way to run the model, and its figures of each round.
 
     Attributes:
-        name: what it is called.
+        name: in tables.
         stages: parts that work at once, each on another batch.
-        stage: it.
-        per_s: ROIs a second with always the next batch at hand.
-        busy_s: median seconds of a batch then, from its entry.
+        stage: the model, as the cloud runs it.
+        per_s: ROIs a second at saturation.
+        busy_s: median seconds of a batch at saturation, from its entry.
         alone_s: seconds of a batch that is alone.
     """
 
@@ -59,7 +70,7 @@ class Contestant:
 def contestants(
     name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
 ) -> list[Contestant]:
-    """The artifact of ``folder`` whole and in so many parts each, on the same engine."""
+    """Open the artifact of ``folder`` whole and in each number of parts, on the same engine."""
     chosen = chosen_engine(find(name, folder), engine, threads)
     whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
     entered = [Contestant(f"whole on {whole.engine}", 1, ReaderStage(whole))]
@@ -73,7 +84,7 @@ def contestants(
 async def compare(
     entered: Sequence[Contestant], batch: UInt8Array, batches: int, rounds: int
 ) -> None:
-    """So many rounds, in each of which every contestant reads ``batches`` times ``batch``."""
+    """Let every contestant read ``batches`` times ``batch`` in each round."""
     for contestant in entered:
         await _read(contestant.stage, batch, 2)
     for _ in each(range(rounds), "rounds"):
@@ -88,7 +99,7 @@ async def compare(
 async def _read(
     stage: ReaderStage | PipelineStage, batch: UInt8Array, times: int
 ) -> tuple[float, list[float]]:
-    """Seconds until ``times`` batches, each entered as soon as there is room, are read; of each."""
+    """Read ``batch`` ``times`` times, queued back to back; seconds in all, and of each."""
     began_s, each_s = time.perf_counter(), list[float]()
 
     async def run(entered_s: float) -> None:
@@ -103,7 +114,7 @@ async def _read(
 
 
 def as_dict(entered: Sequence[Contestant]) -> dict[str, Any]:
-    """Medians over the rounds, and each one's ratio to the first, round by round."""
+    """Return the medians over the rounds, and ratios to the first, taken round by round."""
     first = entered[0]
     return {
         "contestants": [
@@ -128,13 +139,15 @@ def _ratio(these: Sequence[float], those: Sequence[float]) -> float:
 
 def stages_command(
     model: CloudModel = None,
-    parts: Annotated[list[int] | None, typer.Option(min=2, help="Stages; give several.")] = None,
+    parts: Annotated[
+        list[int] | None, typer.Option(min=2, help="Number of parts; may be repeated.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="Inference engine, or auto.")] = AUTO,
-    threads: Annotated[int, typer.Option(min=0, help="In all; 0: every core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads in all; 0: one for each core.")] = 0,
     batch: Annotated[int, typer.Option(min=1, help="ROIs of a batch.")] = 4,
     batches: Annotated[int, typer.Option(min=1, help="Batches of a round.")] = 12,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
-    as_json_: Json = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    as_json: Json = False,
 ) -> None:
     """The second reader whole and in parts, in turn, on this machine."""
     name = model or CloudSettings.model_fields["model"].default
@@ -147,13 +160,13 @@ def stages_command(
     machine = {"cpu": hardware.cpu_name(), "cores": hardware.cores()}
     setting = {"model": name, "batch": batch, "batches": batches, "rounds": rounds}
     result = {**machine, **setting, **as_dict(entered)}
-    show(result, as_json_, _table(result))
+    show(result, as_json, _table(result))
 
 
 def _entered(
     name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
 ) -> list[Contestant]:
-    """The contestants, cut in ``folder``: the artifacts of the package stay as they are."""
+    """Cut the parts in ``folder``, so that the package's artifacts stay as they are, and open."""
     with Console(stderr=True).status("cutting and opening"):
         shutil.copy(WEIGHTS / "manifest.toml", folder)
         whole = find(name)
@@ -171,16 +184,4 @@ def _regions(shape: Sequence[int], count: int) -> UInt8Array:
 
 def _table(result: dict[str, Any]) -> Table:
     title = f"{result['model']}, batches of {result['batch']}; {result['cpu']}"
-    heads = ("", "ROIs a second", "ratio", "a batch then, ms", "ratio", "alone, ms", "ratio")
-    table = Table(*heads, title=title)
-    for one in result["contestants"]:
-        table.add_row(
-            one["name"],
-            f"{one['rois_per_s']:.1f}",
-            f"{one['throughput_ratio']:.2f}",
-            f"{one['busy_ms']:.0f}",
-            f"{one['busy_ratio']:.2f}",
-            f"{one['alone_ms']:.0f}",
-            f"{one['alone_ratio']:.2f}",
-        )
-    return table
+    return columns_table(_COLUMNS, result["contestants"], title)

@@ -9,8 +9,8 @@ from edge.assemble import OPTIONS
 from edge.escalation.client import Asking, Escalator
 from edge.settings import load_settings
 from evaluation.errors import ServiceFailed
-from evaluation.timing.detection import _table, ask_all, row
-from evaluation.timing.detection_edge import Case, NotingLink, ask
+from evaluation.timing.detection import _table, escalate_all, row
+from evaluation.timing.detection_worker import Case, RecordingLink, escalate
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge.cases import SHAPE, THRESHOLDS, WEIGHTS, box, candidate
 from tests.edge.fake_cloud import FakeCloud
@@ -24,51 +24,55 @@ def slow(roi: Roi) -> Verdict | Refusal:
 def test_parts_add_up_to_the_whole() -> None:
     """What the cloud says it took is its own; the link is what is left of the stream's time."""
     case = Case(box(), [candidate(0.2), candidate(0.8)], THRESHOLDS, WEIGHTS)
-    link = NotingLink()
+    link = RecordingLink()
     with (
         FakeCloud(answer=slow) as cloud,
         grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
     ):
         second = Escalator(channel, link, Asking(SHAPE, 1.0))
-        took = ask(case, 3, second, link, load_settings(deadline_s=60.0))
-    parts = took["parts_ms"]
-    assert parts["queue"] == pytest.approx(2.0)
-    assert parts["compute"] == pytest.approx(3.0)
-    assert sum(parts.values()) == pytest.approx(took["total_ms"], abs=5.0)
+        took = escalate(case, 3, second, link, load_settings(deadline_s=60.0))
+    parts = took["parts_s"]
+    assert parts["queue"] == pytest.approx(0.002)
+    assert parts["compute"] == pytest.approx(0.003)
+    assert sum(parts.values()) == pytest.approx(took["total_s"], abs=0.005)
     assert len(cloud.headers) == 1
 
 
 def test_one_that_is_refused_has_no_time() -> None:
     """The reason is told instead, and ends the measurement."""
     case = Case(box(), [candidate(0.5)], THRESHOLDS, WEIGHTS)
-    link = NotingLink()
+    link = RecordingLink()
     with (
         FakeCloud(answer=lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan")) as cloud,
         grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
     ):
         second = Escalator(channel, link, Asking(SHAPE, 1.0))
-        took = ask(case, 0, second, link, load_settings(deadline_s=60.0))
+        took = escalate(case, 0, second, link, load_settings(deadline_s=60.0))
     assert took["reason"] == "1 regions refused: ModelFailed: nan"
 
     class Edge:
-        def ask(self, _number: int) -> dict[str, object]:
+        def escalate(self, _number: int) -> dict[str, object]:
             return took
 
     with pytest.raises(ServiceFailed, match="nan"):
-        ask_all(Edge(), range(2), 0)
+        escalate_all(Edge(), range(2), 0)
 
 
 def test_figures_of_a_link_by_hand() -> None:
     """Percentiles of the whole and of each part; the warm-up does not count."""
 
     class Edge:
-        def ask(self, number: int) -> dict[str, object]:
-            return {"total_ms": 10.0 * number, "parts_ms": {"link": 1.0, "compute": float(number)}}
+        def escalate(self, number: int) -> dict[str, object]:
+            return {"total_s": 0.01 * number, "parts_s": {"link": 0.001, "compute": 0.001 * number}}
 
-    found = row("fibre", ask_all(Edge(), range(11), 1))
-    assert (found["candidates"], found["p50_ms"], found["longest_ms"]) == (10, 55.0, 100.0)
+    found = row("fibre", escalate_all(Edge(), range(11), 1))
+    assert (found["candidates"], found["p50_ms"], found["longest_ms"]) == (
+        10,
+        pytest.approx(55.0),
+        pytest.approx(100.0),
+    )
     assert found["p95_ms"] == pytest.approx(95.5)
     assert not found["kept"]
-    assert found["parts"]["compute"]["p50_ms"] == 5.5
+    assert found["parts"]["compute"]["p50_ms"] == pytest.approx(5.5)
     result = {"cpu": "x", "cores": 2, "engine": "e", "links": [found]}
     assert _table(result).row_count == 7

@@ -13,7 +13,13 @@ import pytest
 
 from edge.pipeline import Pipeline
 from evaluation.errors import MissingData
-from evaluation.timing.latency import as_dict, queued_s, repeat_study, stalled, this_machine
+from evaluation.timing.latency import (
+    as_dict,
+    repeat_study,
+    scheduler_delay,
+    scheduler_delay_s,
+    this_machine,
+)
 
 
 def test_every_stage_is_timed(
@@ -53,19 +59,19 @@ def test_the_second_number_counts(tmp_path: Path) -> None:
     file = tmp_path / str(threading.get_native_id()) / "schedstat"
     file.parent.mkdir()
     file.write_text("900 1500000000 7\n")
-    with stalled(tmp_path) as stall:
+    with scheduler_delay(tmp_path) as delay:
         file.write_text("999 1750000000 9\n")
-    assert stall.took_s == 0.25
+    assert delay.took_s == 0.25
 
 
 def test_where_nothing_counts_nothing_has_stalled(tmp_path: Path) -> None:
     """A system without such files gives no excuse."""
-    with stalled(tmp_path) as stall:
+    with scheduler_delay(tmp_path) as delay:
         pass
-    assert stall.took_s == 0.0
+    assert delay.took_s == 0.0
 
 
 def test_the_kernel_s_own_count_never_falls() -> None:
     """It is of this thread, and grows."""
-    first = queued_s()
-    assert 0.0 <= first <= queued_s()
+    first = scheduler_delay_s()
+    assert 0.0 <= first <= scheduler_delay_s()

@@ -1,9 +1,9 @@
-"""The edge's side of ``overread-eval detection``: one candidate at a time, from place to verdict.
+"""The edge process of ``overread-eval detection``: times one candidate after another.
 
-It is told what to do by lines of JSON on stdin and answers each with one on stdout: ``{"open":
-{settings}}`` opens the way to a cloud, ``{"ask": number}`` has one candidate read again and tells
-what each part took, in milliseconds. The candidates are those that the edge's own network sees in
-one prepared study; whatever their scores, each is treated as uncertain.
+Each command is a line of JSON on stdin, each answer one on stdout. ``{"open": {settings}}``
+connects to a cloud; ``{"escalate": number}`` has one candidate read again and gives the seconds of
+each part. The candidates are those of the edge's own network in one prepared study. Whatever
+their scores, all are treated as uncertain.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from protos.messages import Roi
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """What is asked about: a lung box and what the edge sees in it, all of it uncertain."""
+    """A lung box and its candidates, all of them uncertain under these thresholds."""
 
     box: Preprocessed
     candidates: Sequence[Candidate]
@@ -50,8 +50,8 @@ class Case:
     weights: MergeWeights
 
 
-class NotingLink(Link):
-    """Remembers the verdict that came last."""
+class RecordingLink(Link):
+    """A link that also remembers the last verdict."""
 
     last: Arrival | None = None
 
@@ -61,8 +61,8 @@ class NotingLink(Link):
         super().succeeded(arrivals, heard_s)
 
 
-def case_of(folder: Path, settings: EdgeSettings) -> Case:
-    """The prepared study in that folder, through the first stages of the line."""
+def read_case(folder: Path, settings: EdgeSettings) -> Case:
+    """Read and screen the study in that folder."""
     screener = open_screener(settings.screening_model, engine=settings.engine)
     reader = EdgeReader.of(screener)
     box = preprocess(read_study(folder).volume, folder)
@@ -70,50 +70,43 @@ def case_of(folder: Path, settings: EdgeSettings) -> Case:
     return Case(box, reader.screen(box), uncertain, reader.weights)
 
 
-def ask(
-    case: Case, number: int, second: Escalator, link: NotingLink, settings: EdgeSettings
+def escalate(
+    case: Case, number: int, second: Escalator, link: RecordingLink, settings: EdgeSettings
 ) -> dict[str, Any]:
-    """One candidate from its place to its final verdict, and what each part of it took."""
+    """Take one candidate to its final verdict; the seconds in all and of each part."""
     candidate = case.candidates[number % len(case.candidates)]
     side = settings.roi_side
-    marks = [time.monotonic()]
+    times_s = [time.monotonic()]
     situation = Situation(
         (candidate,), case.thresholds, link.estimate(),
         settings.deadline_s, side**3, settings.max_rois,
     )  # fmt: skip
     plan = decide(situation)
-    marks.append(time.monotonic())
+    times_s.append(time.monotonic())
     rois = cut_rois(plan, case.box, (side, side, side))
-    marks.append(time.monotonic())
+    times_s.append(time.monotonic())
     answers = second.ask(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
-    marks.append(time.monotonic())
+    times_s.append(time.monotonic())
     merge(plan, answers, case.thresholds, case.weights, case.box.geometry)
-    marks.append(time.monotonic())
-    if link.last is None or not answers.verdicts:
+    times_s.append(time.monotonic())
+    if (last := link.last) is None or not answers.verdicts:
         return {"reason": answers.reason or "no verdict"}
-    return _parts(marks, _encode_s(rois), link.last)
-
-
-def _parts(marks: Sequence[float], encode_s: float, came: Arrival) -> dict[str, Any]:
-    """Milliseconds of each part; they add up to the whole."""
-    decide_s, cut_s, ask_s, merge_s = (b - a for a, b in pairwise(marks))
+    decide_s, cut_s, stream_s, merge_s = (b - a for a, b in pairwise(times_s))
+    encode_s = _encode_s(rois)
     parts_s = {
         "decide": decide_s,
         "cut and encode": cut_s + encode_s,
-        "link": came.transport_s - encode_s,
-        "queue": came.queue_s,
-        "compute": came.compute_s,
-        "end of stream": ask_s - came.after_s,
+        "link": last.transport_s - encode_s,
+        "queue": last.queue_s,
+        "compute": last.compute_s,
+        "end of stream": stream_s - last.after_s,
         "merge": merge_s,
     }
-    return {
-        "total_ms": 1000 * (marks[-1] - marks[0]),
-        "parts_ms": {name: 1000 * took_s for name, took_s in parts_s.items()},
-    }
+    return {"total_s": times_s[-1] - times_s[0], "parts_s": parts_s}
 
 
 def _encode_s(rois: Sequence[Roi]) -> float:
-    """What making messages of them takes, done once more for the purpose."""
+    """Encode the ROIs once more, to learn how long that takes."""
     began_s = time.monotonic()
     for roi in Exchange(rois).open.values():
         encode_roi(roi)
@@ -121,22 +114,22 @@ def _encode_s(rois: Sequence[Roi]) -> float:
 
 
 def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
-    """The answer to each command."""
+    """Answer each command."""
     with ExitStack() as held:
         settings = load_settings()
-        case, link, second = case_of(folder, settings), NotingLink(), None
+        case, link, second = read_case(folder, settings), RecordingLink(), None
         for command in map(json.loads, commands):
             if "open" in command:
                 held.close()
-                settings, link = load_settings(**command["open"]), NotingLink()
-                second = _open_way(settings, link, held)
+                settings, link = load_settings(**command["open"]), RecordingLink()
+                second = _open_cloud(settings, link, held)
                 link.settle()
                 yield {"opened": len(case.candidates)}
             elif second is not None:
-                yield ask(case, command["ask"], second, link, settings)
+                yield escalate(case, command["escalate"], second, link, settings)
 
 
-def _open_way(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalator:
+def _open_cloud(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalator:
     channel = held.enter_context(open_channel(str(settings.cloud), settings))
     if settings.watch_s:
         knock, first_s = partial(Knock, channel), settings.connect_s
@@ -146,7 +139,7 @@ def _open_way(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalator:
 
 
 def main(seed: int, cache: Path) -> None:
-    """Answers until stdin ends."""
+    """Answer until stdin ends."""
     (prepared,) = prepare(prepared_specs(1, seed), cache)
     for answer in answers(sys.stdin, prepared.folder):
         print(json.dumps(answer), flush=True)
