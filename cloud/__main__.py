@@ -1,4 +1,4 @@
-"""The command ``overread-cloud``: the second reader as a service. Not a medical device."""
+"""The command ``overread-cloud``: runs the second reader as a service. Not a medical device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cloud.describe import describe as ask
+from cloud.describe import fetch_description
 from cloud.errors import CloudError
 from cloud.server import CloudServer
 from cloud.server import serve as serve_until_signalled
@@ -32,32 +32,51 @@ app = typer.Typer(
     help="The second reader of chest CT as a service. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _log = structlog.get_logger(__name__)
 
-Config = Annotated[Path | None, typer.Option(help="TOML file with settings.")]
 Pem = Annotated[Path | None, typer.Option(help="PEM file.")]
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"overread-cloud {version('overread')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The second reader of chest CT as a service. Not a medical device."""
 
 
 @app.command()
 def serve(
-    config: Config = None,
-    address: Annotated[str | None, typer.Option(help="HOST:PORT; port 0 takes a free one.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT to listen on; port 0: a free one.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Artifact that reads ROIs.")] = None,
     engine: Annotated[str | None, typer.Option(help="Inference engine, or auto.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine; 0: its choice.")
+        int | None, typer.Option(help="Threads of the engine; 0: its own choice.")
     ] = None,
     grace_s: Annotated[
-        float | None, typer.Option(help="Seconds open studies have on stop.")
+        float | None, typer.Option(help="Seconds for open studies to finish after SIGTERM.")
     ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port of Prometheus metrics.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of Prometheus metrics; 0: a free one.")
+    ] = None,
     ready_file: Annotated[
-        Path | None, typer.Option(help="Written with the bound address when serving.")
+        Path | None, typer.Option(help="File for the bound address, written when serving.")
     ] = None,
 ) -> None:
-    """Serves until SIGTERM, then finishes what is open; a second signal stops at once."""
+    """Serve until SIGTERM, then finish open studies; a second signal stops at once."""
     try:
         settings = load_settings(
             config,
@@ -68,7 +87,7 @@ def serve(
             grace_s=grace_s,
             metrics_port=metrics_port,
         )
-        configure_logging(as_json=settings.log_json)
+        configure_logging(settings.log_format)
         asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
         _fail(error)
@@ -77,22 +96,24 @@ def serve(
 @app.command()
 def describe(
     address: Annotated[str, typer.Argument(help="HOST:PORT of a running service.")],
-    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for an answer.")] = 5.0,
+    timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
     tls_ca: Pem = None,
     tls_cert: Pem = None,
     tls_key: Pem = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Output as JSON.")] = False,
 ) -> None:
-    """Says what a running service serves, and its limits."""
+    """Show the model and the limits of a running service."""
     try:
         credentials = _channel_credentials(tls_ca, tls_cert, tls_key)
-        description = dataclasses.asdict(ask(address, credentials=credentials, timeout_s=timeout_s))
+        description = dataclasses.asdict(
+            fetch_description(address, credentials=credentials, timeout_s=timeout_s)
+        )
     except (OSError, OverreadError) as error:
         _fail(error)
     if as_json:
         print(json.dumps(description))
         return
-    table = Table("what", "value")
+    table = Table("property", "value")
     for name, value in description.items():
         table.add_row(name, str(value))
     Console().print(table)
@@ -103,16 +124,18 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     telemetry = Telemetry()
     server = CloudServer(settings, reader, telemetry, service_version=version("overread"))
     if settings.tls_cert is None and not _is_loopback(settings.address):
-        _log.warning("ROIs travel in the clear: set tls_cert and tls_key", address=settings.address)
+        _log.warning(
+            "ROIs are sent unencrypted: set tls_cert and tls_key", address=settings.address
+        )
 
     def ready(bound: str) -> None:
         _log.info("serving", address=bound, model=reader.name, engine=reader.engine)
         if ready_file is not None:
-            _write_whole(ready_file, bound)
+            _write_atomically(ready_file, bound)
 
-    with telemetry.serving(settings.metrics_address, settings.metrics_port) as metrics_port:
+    with telemetry.serve(settings.metrics_address, settings.metrics_port) as metrics_port:
         if metrics_port is not None:
-            _log.info("metrics", address=f"{settings.metrics_address}:{metrics_port}")
+            _log.info("metrics served", address=f"{settings.metrics_address}:{metrics_port}")
         await serve_until_signalled(server, ready=ready)
 
 
@@ -125,8 +148,8 @@ def _open_reader(settings: CloudSettings) -> Reader:
     )
 
 
-def _write_whole(path: Path, text: str) -> None:
-    """Writes so that who watches for the file never reads half of it."""
+def _write_atomically(path: Path, text: str) -> None:
+    """Write the file so that no reader sees half of it."""
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
@@ -144,7 +167,7 @@ def _channel_credentials(
     ca: Path | None, cert: Path | None, key: Path | None
 ) -> grpc.ChannelCredentials | None:
     if (cert is None) != (key is None):
-        raise typer.BadParameter("--tls-cert and --tls-key go together")
+        raise typer.BadParameter("--tls-cert and --tls-key must be given together")
     if ca is None and cert is None:
         return None
     ca_pem, cert_pem, key_pem = (None if p is None else p.read_bytes() for p in (ca, cert, key))
@@ -159,7 +182,7 @@ def _fail(error: Exception) -> None:
 
 
 def main() -> None:
-    """Entry point of ``overread-cloud``."""
+    """Run ``overread-cloud``."""
     app()
 
 

@@ -1,4 +1,4 @@
-"""Verdicts remembered for a while, so that an ROI sent again costs nothing."""
+"""The verdict cache: an ROI that is sent again is answered without being read again."""
 
 from __future__ import annotations
 
@@ -11,45 +11,46 @@ from protos.messages import Verdict
 
 
 @dataclass(frozen=True)
-class Question:
-    """What makes two ROIs the same: study, number in it, and content by checksum."""
+class CacheKey:
+    """What makes two ROIs the same: the study, the number in it, and the content."""
 
     study_key: str
     roi_id: int
     checksum: bytes
 
 
-class Answers:
-    """The last ``size`` verdicts, each for ``keep_s`` seconds."""
+class VerdictCache:
+    """The last ``size`` verdicts, each for ``ttl_s`` seconds."""
 
-    def __init__(self, size: int, keep_s: float, clock: Clock = time.monotonic) -> None:
-        self._size, self._keep_s, self._clock = size, keep_s, clock
-        self._known: OrderedDict[Question, tuple[Deadline, Verdict]] = OrderedDict()
-        self._last: dict[str, Question] = {}  # of each study: it is forgotten after the others
+    def __init__(self, size: int, ttl_s: float, clock: Clock = time.monotonic) -> None:
+        self._size, self._ttl_s, self._clock = size, ttl_s, clock
+        self._verdicts: OrderedDict[CacheKey, tuple[Deadline, Verdict]] = OrderedDict()
+        # the newest key of each study: when that is evicted, nothing of the study is left
+        self._newest: dict[str, CacheKey] = {}
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._verdicts)
 
-    def get(self, question: Question) -> Verdict | None:
-        """The verdict given before, which this time neither waited nor was computed."""
-        until, verdict = self._known.get(question, (None, None))
-        if until is None or verdict is None or until.passed:
+    def get(self, key: CacheKey) -> Verdict | None:
+        """Return the cached verdict, with no queue and compute time, or None."""
+        expiry, verdict = self._verdicts.get(key, (None, None))
+        if expiry is None or verdict is None or expiry.passed:
             return None
         return replace(verdict, queue_s=0.0, compute_s=0.0)
 
-    def of(self, study_key: str) -> int:
-        """How many verdicts of that study are remembered."""
-        if study_key not in self._last:
+    def count(self, study_key: str) -> int:
+        """Return how many verdicts of a study are cached."""
+        if study_key not in self._newest:
             return 0
-        known = (question for question in self._known if question.study_key == study_key)
-        return sum(self.get(question) is not None for question in known)
+        keys = (key for key in self._verdicts if key.study_key == study_key)
+        return sum(self.get(key) is not None for key in keys)
 
-    def put(self, question: Question, verdict: Verdict) -> None:
-        """Remembers ``verdict``; the oldest is forgotten when there is no room."""
-        self._known.pop(question, None)
-        self._known[question] = (Deadline.after(self._keep_s, self._clock), verdict)
-        self._last[question.study_key] = question
-        while len(self._known) > self._size:
-            oldest, _ = self._known.popitem(last=False)
-            if self._last[oldest.study_key] == oldest:
-                del self._last[oldest.study_key]
+    def put(self, key: CacheKey, verdict: Verdict) -> None:
+        """Cache ``verdict``, and evict the oldest ones beyond the size."""
+        self._verdicts.pop(key, None)
+        self._verdicts[key] = (Deadline.after(self._ttl_s, self._clock), verdict)
+        self._newest[key.study_key] = key
+        while len(self._verdicts) > self._size:
+            oldest, _ = self._verdicts.popitem(last=False)
+            if self._newest[oldest.study_key] == oldest:
+                del self._newest[oldest.study_key]

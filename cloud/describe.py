@@ -1,4 +1,4 @@
-"""Asks a running service what it serves: for an operator, and for scripts that wait for it."""
+"""The client of `Describe`, for operators and for scripts that wait for a service."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ from protos.errors import from_status
 from protos.messages import Description
 
 
-def describe(
+def fetch_description(
     address: str, *, credentials: grpc.ChannelCredentials | None = None, timeout_s: float = 5.0
 ) -> Description:
-    """What the service at ``address`` says of itself within ``timeout_s`` seconds.
+    """Return what the service at ``address`` offers; wait at most ``timeout_s`` seconds.
 
     Raises:
-        OverreadError: it cannot be reached, or does not answer as this contract says.
+        OverreadError: the service is unreachable, or its answer does not follow the contract.
     """
-    with _channel(address, credentials) as channel:
+    with (
+        grpc.insecure_channel(address)
+        if credentials is None
+        else grpc.secure_channel(address, credentials)
+    ) as channel:
         stub = overread_pb2_grpc.OverreadStub(channel)
         try:
             return codec.decode_description(stub.Describe(pb.DescribeRequest(), timeout=timeout_s))
         except grpc.RpcError as error:
-            status = cast(grpc.Call, error)  # a blocking call's error is its own status
+            status = cast(grpc.Call, error)  # the error of a blocking call is its own status
             raise from_status(status.code(), status.details(), status.trailing_metadata()) from None
-
-
-def _channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
-    if credentials is None:
-        return grpc.insecure_channel(address)
-    return grpc.secure_channel(address, credentials)

@@ -1,18 +1,18 @@
-"""What keeps the service from starting or going on: for the operator, never for a caller.
+"""Errors that keep the service from starting or running; they concern the operator, not callers.
 
     CloudError
     ├── BadSettings              a setting is unknown, missing or out of range
-    ├── AddressUnusable          the address cannot be bound, or is none
-    └── ReadingEnded             a fault of ours ended the loop that forms batches
+    ├── AddressUnusable          the address is invalid, or cannot be bound
+    └── BatcherFailed            a fault of the program ended the loop that forms batches
 
-What a caller may meet is in `protos.errors`.
+The errors that callers may receive are in `protos.errors`.
 """
 
 from __future__ import annotations
 
 
 class CloudError(Exception):
-    """The service cannot start as it is set up, or cannot go on."""
+    """The service cannot start, or cannot continue."""
 
 
 class BadSettings(CloudError):
@@ -20,8 +20,8 @@ class BadSettings(CloudError):
 
 
 class AddressUnusable(CloudError):
-    """The address cannot be bound, or is none; the message names it."""
+    """The address is invalid, or cannot be bound; the message names it."""
 
 
-class ReadingEnded(CloudError):
-    """A fault of ours ended the loop that forms batches; the log has the traceback."""
+class BatcherFailed(CloudError):
+    """A fault of the program ended the loop that forms batches; the log has the traceback."""

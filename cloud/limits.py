@@ -1,6 +1,7 @@
-"""What the service takes: pure checks of a header and of an ROI against its limits.
+"""The limits of the service: checks of a header and of an ROI, and the padding of small ROIs.
 
-Regions smaller than the model reads: mirrored to its size, and their masks cut back.
+An ROI may be smaller than what the model reads. It is then mirrored to the model's size, and the
+mask in the model's answer is cropped to the ROI.
 """
 
 from __future__ import annotations
@@ -19,36 +20,12 @@ from protos.messages import Header, Roi
 Shape = tuple[int, int, int]
 """Voxels (z, y, x)."""
 
-SMALLEST = 3
-"""A region may have a third of the model's side, along each axis."""
-
-
-def may_be_padded(shape: tuple[int, ...], full: Shape) -> bool:
-    """Whether a region of ``shape`` shows enough to be read as one of ``full``."""
-    return len(shape) == 3 and all(
-        side // SMALLEST <= given <= side for given, side in zip(shape, full, strict=True)
-    )
-
-
-def padded(voxels: UInt8Array, full: Shape) -> UInt8Array:
-    """uint8 of ``full`` with ``voxels`` ``(z, y, x)`` in its middle and their mirror image around.
-
-    The middle voxel stays the middle voxel, as `imaging.roi.cut_roi` counts it.
-    """
-    if voxels.shape == full:
-        return voxels
-    return cut_roi(voxels, np.array(voxels.shape) // 2, full)
-
-
-def unpadded(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
-    """The middle of ``mask`` ``(z, y, x)`` that a region of ``shape`` was padded around."""
-    start = roi_start(np.array(mask.shape) // 2, shape)
-    return mask[tuple(slice(a, a + side) for a, side in zip(start, shape, strict=True))]
-
+MIN_SIDE_DIVISOR = 3
+"""An ROI must be at least a third of the model's shape along each axis."""
 
 MAX_KEY_CHARACTERS = 128
 SHOWN_CHARACTERS = 100
-"""What a caller sent is repeated to this length at most, in answers and in the log."""
+"""Longest part of a caller's own text that is repeated in errors and in the log."""
 
 SPACING_RANGE_MM = (0.1, 5.0)
 
@@ -62,66 +39,92 @@ class Limits:
 
     max_rois: int
     max_roi_voxels: int
-    roi_shape: tuple[int, int, int]
+    roi_shape: Shape
     model_version: str
 
 
 def check_header(header: Header, limits: Limits) -> None:
-    """Refuses a header that no stream can be opened with.
+    """Reject a header that cannot open a stream.
 
     Raises:
-        InvalidRequest: the key is missing, key or version is too long, or the budget is no time.
-        TooLarge: it announces more ROIs than a study may have.
-        VersionMismatch: it expects another model.
+        InvalidRequest: the key is missing, key or version is too long, or the budget is not
+            positive and finite.
+        TooLarge: more ROIs are announced than a study may have.
+        VersionMismatch: another model is expected.
     """
-    if not 0 < len(header.study_key) <= MAX_KEY_CHARACTERS:
-        raise InvalidRequest(
-            f"study_key has {len(header.study_key)} characters, 1 to {MAX_KEY_CHARACTERS} are right"
-        )
-    if len(header.model_version) > MAX_KEY_CHARACTERS:
-        raise InvalidRequest(
-            f"model_version has {len(header.model_version)} characters, "
-            f"up to {MAX_KEY_CHARACTERS} are right"
-        )
+    for name, value, least in (
+        ("study_key", header.study_key, 1),
+        ("model_version", header.model_version, 0),
+    ):
+        if not least <= len(value) <= MAX_KEY_CHARACTERS:
+            raise InvalidRequest(
+                f"{name} has {len(value)} characters, expected {least} to {MAX_KEY_CHARACTERS}"
+            )
     if not (math.isfinite(header.budget_s) and header.budget_s > 0):
         raise InvalidRequest(
-            f"budget_s is {header.budget_s}: a positive number of seconds is right"
+            f"budget_s is {header.budget_s}, expected a positive number of seconds"
         )
     if header.roi_count > limits.max_rois:
-        raise TooLarge(f"{header.roi_count} ROIs announced, a study may have {limits.max_rois}")
-    if not compatible(header.model_version, limits.model_version):
+        raise TooLarge(f"{header.roi_count} ROIs announced, the limit is {limits.max_rois}")
+    if not is_compatible(header.model_version, limits.model_version):
         raise VersionMismatch(
-            f"model version {header.model_version!r:.{SHOWN_CHARACTERS}} expected, "
-            f"{limits.model_version!r} is served"
+            f"the caller expects model version {header.model_version!r:.{SHOWN_CHARACTERS}}, "
+            f"the service has {limits.model_version!r}"
         )
 
 
-def compatible(expected: str, served: str) -> bool:
-    """Whether a caller that expects one version can use the other: any, or the same major one.
+def is_compatible(expected: str, served: str) -> bool:
+    """Tell whether the ``served`` version has the ``expected`` major version; empty expects any.
 
-    What stands before the first dot counts; a version without dots, such as a digest, is all of it.
+    The major version is the text before the first dot, or all of a text without dots, for example
+    a digest.
     """
     return not expected or expected.partition(".")[0] == served.partition(".")[0]
 
 
 def check_roi(roi: Roi, limits: Limits) -> None:
-    """Refuses an ROI that the model cannot read, or would read wrongly.
+    """Reject an ROI that the model cannot read, or would read wrongly.
 
     Raises:
         TooLarge: it has more voxels than an ROI may have.
-        InvalidRequest: its shape, window, spacing or score is not what can be read.
+        InvalidRequest: its shape, window, spacing or score is out of range.
     """
     if roi.voxels.size > limits.max_roi_voxels:
-        raise TooLarge(f"{roi.voxels.size} voxels, an ROI may have {limits.max_roi_voxels}")
-    if not may_be_padded(roi.voxels.shape, limits.roi_shape):
+        raise TooLarge(
+            f"the ROI has {roi.voxels.size} voxels, the limit is {limits.max_roi_voxels}"
+        )
+    if not can_be_padded(roi.voxels.shape, limits.roi_shape):
         raise InvalidRequest(
-            f"shape {roi.voxels.shape}, the model reads {limits.roi_shape} "
-            f"or what is a {SMALLEST}rd of that or more along each side"
+            f"shape {roi.voxels.shape}, expected at most {limits.roi_shape} "
+            f"and at least 1/{MIN_SIDE_DIVISOR} of it along each axis"
         )
     if roi.window_hu != WINDOW_HU:
-        raise InvalidRequest(f"window_hu {roi.window_hu}, the model reads {WINDOW_HU}")
+        raise InvalidRequest(f"window_hu {roi.window_hu}, expected {WINDOW_HU}")
     low, high = SPACING_RANGE_MM
     if not all(low <= spacing <= high for spacing in roi.spacing_mm):
-        raise InvalidRequest(f"spacing_mm {roi.spacing_mm}, {low} to {high} is right")
+        raise InvalidRequest(f"spacing_mm {roi.spacing_mm}, expected {low} to {high}")
     if not 0.0 <= roi.edge_score <= 1.0:
-        raise InvalidRequest(f"edge_score {roi.edge_score}, 0 to 1 is right")
+        raise InvalidRequest(f"edge_score {roi.edge_score}, expected 0 to 1")
+
+
+def can_be_padded(shape: tuple[int, ...], full: Shape) -> bool:
+    """Tell whether an ROI of ``shape`` is large enough to be read as one of ``full``."""
+    return len(shape) == 3 and all(
+        side // MIN_SIDE_DIVISOR <= given <= side for given, side in zip(shape, full, strict=True)
+    )
+
+
+def pad(voxels: UInt8Array, full: Shape) -> UInt8Array:
+    """Return uint8 of shape ``full``: ``voxels`` ``(z, y, x)``, mirrored at their borders.
+
+    The middle voxel stays the middle voxel, as `imaging.roi.cut_roi` counts it.
+    """
+    if voxels.shape == full:
+        return voxels
+    return cut_roi(voxels, np.array(voxels.shape) // 2, full)
+
+
+def crop_mask(mask: npt.NDArray[np.bool_], shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:
+    """Return the part of ``mask`` that an ROI of ``shape`` covered before it was padded."""
+    start = roi_start(np.array(mask.shape) // 2, shape)
+    return mask[tuple(slice(a, a + side) for a, side in zip(start, shape, strict=True))]

@@ -1,4 +1,4 @@
-"""Puts the outcomes of one study together: given on as they finish, counted for the summary."""
+"""The response multiplexer: sends the outcomes of one study as they finish, and counts them."""
 
 from __future__ import annotations
 
@@ -15,75 +15,75 @@ from protos.messages import Summary, Verdict
 T = TypeVar("T")
 
 
-class Merger:
-    """The open ends of one study's stream.
+class ResponseMultiplexer:
+    """The pending and finished outcomes of one study's stream.
 
-    Work is added while the study is received; `outcomes` ends when all that was added has
-    finished and the merger is closed.
+    Work is added while ROIs are received; `outcomes` ends when all of it has finished and the
+    multiplexer is closed.
     """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock, self._began_s = clock, clock()
-        self._ready: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
-        self._working: set[asyncio.Future[Any]] = set()
-        self._closed = self._given_up = False
+        self._finished: asyncio.Queue[Outcome | BaseException | None] = asyncio.Queue()
+        self._pending: set[asyncio.Future[Any]] = set()
+        self._closed = self._cancelled = False
         self._answered: dict[int, bool] = {}
 
     def add(self, work: asyncio.Future[T], outcome: Callable[[asyncio.Future[T]], Outcome]) -> None:
-        """Gives on the ``outcome`` of ``work`` when that has finished, cancelled by others or not.
+        """Send ``outcome(work)`` when ``work`` has finished, or was cancelled by another party.
 
-        What ``outcome`` raises ends the study.
+        An exception of ``outcome`` ends the study.
         """
-        self._working.add(work)
-        work.add_done_callback(partial(self._finished, outcome))
-        if self._given_up:
+        self._pending.add(work)
+        work.add_done_callback(partial(self._finish, outcome))
+        if self._cancelled:
             work.cancel()
 
     def put(self, outcome: Outcome) -> None:
-        """Gives on an outcome that is there already."""
-        self._ready.put_nowait(outcome)
+        """Send an outcome that is known already."""
+        self._finished.put_nowait(outcome)
 
     def close(self) -> None:
-        """Says that nothing more will be added."""
+        """Say that nothing more will be added."""
         self._closed = True
         self._end_if_done()
 
     def fail(self, error: BaseException) -> None:
-        """Ends the study with ``error``, which `outcomes` raises; unfinished work is given up."""
-        self._ready.put_nowait(error)
+        """End the study with ``error``, which `outcomes` raises, and cancel pending work."""
+        self._finished.put_nowait(error)
         self.cancel()
 
     def cancel(self) -> None:
-        """Gives up all work that has not finished, and what is still added."""
-        self._given_up = True
-        for work in self._working:
+        """Cancel all pending work, and work that is added later."""
+        self._cancelled = True
+        for work in self._pending:
             work.cancel()
 
     async def outcomes(self) -> AsyncIterator[Outcome]:
-        """Verdicts and refusals as they finish, in no set order."""
-        while (item := await self._ready.get()) is not None:
+        """Yield verdicts and refusals as they finish, in any order."""
+        while (item := await self._finished.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
             self._answered[item.roi_id] = isinstance(item, Verdict)
             yield item
 
     def summary(self) -> Summary:
-        """How many ROIs were answered and refused, each by its last outcome, and the time since."""
+        """Return how many ROIs were answered and refused, by their last outcome, and the time."""
         answered = sum(self._answered.values())
         refused = len(self._answered) - answered
         return Summary(answered, refused, self._clock() - self._began_s)
 
-    def _finished(
+    def _finish(
         self, outcome: Callable[[asyncio.Future[T]], Outcome], work: asyncio.Future[T]
     ) -> None:
-        self._working.discard(work)
-        if not (self._given_up and work.cancelled()):
+        self._pending.discard(work)
+        if not (self._cancelled and work.cancelled()):
             try:
-                self._ready.put_nowait(outcome(work))
-            except Exception as error:  # the servicer meets it
-                self._ready.put_nowait(error)
+                self._finished.put_nowait(outcome(work))
+            except Exception as error:  # `outcomes` raises it in the servicer
+                self._finished.put_nowait(error)
         self._end_if_done()
 
     def _end_if_done(self) -> None:
-        if self._closed and not self._working:
-            self._ready.put_nowait(None)
+        if self._closed and not self._pending:
+            self._finished.put_nowait(None)

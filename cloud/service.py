@@ -1,8 +1,6 @@
-"""The servicer: opens streams and closes them, and turns errors into status.
+"""The gRPC servicer: opens and closes streams, and turns errors into status codes.
 
-What happens in between is `cloud.stream`'s.
-
-Which site a caller is of: by its certificate, else by what it says, else unknown.
+What happens while a stream is open is in `cloud.stream`.
 """
 
 from __future__ import annotations
@@ -18,37 +16,18 @@ import structlog
 
 from cloud.limits import check_header
 from cloud.scheduling.queue import UNKNOWN_SITE
-from cloud.scheduling.quota import Room
-from cloud.stream import Desk, StudyStream
+from cloud.scheduling.quota import StreamQuota
+from cloud.settings import CloudSettings
+from cloud.stream import Backend, StudyStream
 from protos import codec, overread_pb2_grpc
-from protos import metadata as accepted
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
-from protos.errors import BusyFault, Draining, InvalidRequest, Metadata, OverreadError, to_status
+from protos.errors import BusyFault, Draining, InvalidRequest, OverreadError, to_status
 from protos.messages import Description, Header
-from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load
+from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load, accepted_metadata
 
 _CERTIFICATE = "x509_pem_cert"
-_NAMES = ("x509_common_name", "x509_subject_alternative_name")
-
-
-def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    """The name in the caller's certificate, common or alternative, and ``unknown`` if it has none.
-
-    Who shows no certificate is believed what its ``overread-site`` says. So with mutual TLS nobody
-    can spend another site's quota by giving its name.
-    """
-    shown = context.auth_context()
-    if _CERTIFICATE in shown or any(name in shown for name in _NAMES):
-        named: list[str | bytes] = [value for name in _NAMES for value in shown.get(name, ())]
-    else:
-        named = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
-    for name in named:
-        text = name.decode(errors="replace") if isinstance(name, bytes) else name
-        if text := text.strip()[:MAX_SITE_CHARACTERS]:
-            return text
-    return UNKNOWN_SITE
-
+_CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
 
@@ -56,33 +35,25 @@ _log = structlog.get_logger(__name__)
 
 
 class OverreadService(overread_pb2_grpc.OverreadServicer):
-    """The contract's service.
+    """Implements the contract's service.
 
     Args:
-        desk: what its streams share.
-        description: what it says of itself.
-        room: how many studies may be open at once.
-        max_budget_s: longer budgets are cut to this.
-        header_wait_s: a stream that has sent no header by then is closed, and so is one that has
-            sent no ROI so long after its header.
-        return_s: kept of each budget for the answer's way back, half of it at most.
+        backend: what its streams share.
+        description: the answer to `Describe`.
+        settings: limits of streams and budgets.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        desk: Desk,
+        backend: Backend,
         description: Description,
-        *,
-        room: Room,
-        max_budget_s: float,
-        header_wait_s: float,
-        return_s: float = 0.0,
+        settings: CloudSettings,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._desk, self._description, self._clock = desk, description, clock
-        self._room, self._max_budget_s = room, max_budget_s
-        self._header_wait_s, self._return_s = header_wait_s, return_s
+        self._backend, self._description, self._settings = backend, description, settings
+        self._clock = clock
+        self._quota = StreamQuota(settings.max_streams, settings.site_share)
         self._draining = False
         self._open = 0
         self._streams: set[StudyStream] = set()
@@ -91,99 +62,129 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
 
     @property
     def open_streams(self) -> int:
-        """Studies open now."""
+        """Number of open studies."""
         return self._open
 
     def drain(self) -> None:
-        """From now on refuses new studies as `Draining`; open ones go on."""
+        """Reject new studies as `Draining` from now on; open ones continue."""
         self._draining = True
 
-    async def idle(self) -> None:
-        """Returns when no study is open."""
+    async def wait_until_idle(self) -> None:
+        """Wait until no study is open."""
         await self._idle.wait()
 
-    def cut(self) -> None:
-        """Ends open studies as `Draining`."""
+    def abort_streams(self) -> None:
+        """End open studies as `Draining`."""
         for stream in self._streams:
             stream.fail(Draining("the service stopped before this study was finished"))
 
     async def Describe(  # noqa: N802 - named by the contract
         self,
-        request: pb.DescribeRequest,  # noqa: ARG002 - it holds nothing
-        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],  # noqa: ARG002 - nothing to say beside the answer
+        request: pb.DescribeRequest,  # noqa: ARG002 - it is empty
+        context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],  # noqa: ARG002 - not needed
     ) -> pb.DescribeResponse:
-        """What is served, and the limits."""
+        """Answer with what the service offers, and its limits."""
         return codec.encode_description(self._description)
 
     async def Read(  # noqa: N802 - named by the contract
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context
     ) -> AsyncIterator[pb.ReadResponse]:
-        """One study: outcomes as they finish, then the summary."""
-        with self._counted() as counted:
+        """Read one study: yield outcomes as they finish, then the summary."""
+        with self._counted() as stack:
             try:
+                # whatever rejects the study comes before its ROIs are received
                 site = site_of(context)
-                counted.enter_context(self._place(site))
+                if self._draining:
+                    raise Draining("the service is being stopped; use another one, or retry later")
+                stack.enter_context(self._quota.open_stream(site))
                 requests = aiter(request_iterator)
-                header = await self._header(requests)
+                header = await self._receive_header(requests)
                 deadline = self._deadline(header, context)
-                told = self._accepted(header, deadline, site)
-                stream = counted.enter_context(self._opened(header, deadline, site))
-                stream.open(requests, self._header_wait_s)
-                await context.send_initial_metadata(told)  # so a caller knows the round trip too
+                accepted = self._count_accepted(header, deadline, site)
+                stream = stack.enter_context(self._opened(header, deadline, site))
+                stream.open(requests, self._settings.header_timeout_s)
+                # sent at once, so that the caller can measure the round trip too
+                await context.send_initial_metadata(accepted_metadata(accepted))
                 async for outcome in stream.outcomes():
                     yield codec.encode_response(outcome)
                 yield codec.encode_response(stream.summary())
                 context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
-                self._desk.telemetry.stream_ended("complete")
+                self._backend.telemetry.stream_ended("complete")
             except OverreadError as error:
-                await self._abort(context, error)
-            except Exception as error:  # a fault of ours: the caller is told UNKNOWN by gRPC
-                self._desk.telemetry.stream_ended(type(error).__name__)
-                _log.exception("study failed", peer=context.peer())
+                self._backend.telemetry.stream_ended(error.kind)
+                _log.info(
+                    "study failed", error=error.kind, reason=error.reason, peer=context.peer()
+                )
+                code, details, metadata = to_status(error)
+                await context.abort(code, details, metadata + self._load().to_metadata())
+            except Exception as error:  # a fault of the program: gRPC answers UNKNOWN
+                self._backend.telemetry.stream_ended(type(error).__name__)
+                _log.exception("internal error", peer=context.peer())
                 raise
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[contextlib.ExitStack]:
-        """Counts a study as open, until it ends in whatever way."""
+        """Count a study as open until it ends, however it ends."""
         self._open += 1
         self._idle.clear()
         try:
             with contextlib.ExitStack() as stack:
                 yield stack
         except (asyncio.CancelledError, GeneratorExit):
-            self._desk.telemetry.stream_ended("cancelled")
+            self._backend.telemetry.stream_ended("cancelled")
             raise
         finally:
             self._open -= 1
             if self._open == 0:
                 self._idle.set()
 
-    def _place(self, site: str) -> contextlib.AbstractContextManager[None]:
-        if self._draining:
-            raise Draining("the service is about to stop; try another, or later")
-        return self._room.place(site)
+    async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
+        """Return the header.
 
-    def _accepted(self, header: Header, deadline: Deadline, site: str) -> Metadata:
-        """How many of the announced ROIs can be met, told; raises where none can.
-
-        What is remembered of the study costs nothing, and is met whatever the load.
+        Raises:
+            CallerFault: there is none in time, or it cannot open a stream.
         """
-        self._room.check(site, header.priority)
-        if not (rois := header.roi_count):
-            return accepted.to_metadata(0)
-        remembered = self._desk.answers.of(header.study_key)
+        timeout_s = self._settings.header_timeout_s
         try:
-            met = self._desk.batcher.check(deadline, header.priority, site, rois=rois)
+            async with asyncio.timeout(timeout_s):
+                header = codec.decode_header(await anext(requests))
+        except TimeoutError:
+            raise InvalidRequest(f"no header arrived within {timeout_s} s") from None
+        except StopAsyncIteration:
+            raise InvalidRequest("the stream ended before its header") from None
+        check_header(header, self._backend.limits)
+        return header
+
+    def _deadline(self, header: Header, context: Context) -> Deadline:
+        """Return the earliest deadline of header, settings and call, less the return margin."""
+        budget_s = min(header.budget_s, self._settings.max_budget_s)
+        if (left_s := context.time_remaining()) is not None:
+            budget_s = max(0.0, min(budget_s, left_s))
+        margin_s = min(self._settings.return_margin_s, budget_s / 2)
+        return Deadline.after(budget_s - margin_s, self._clock)
+
+    def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
+        """Return how many announced ROIs can be answered in time; cached ones always can.
+
+        Raises:
+            BusyFault: none can.
+        """
+        self._quota.check_priority(site, header.priority)
+        if not (rois := header.roi_count):
+            return 0
+        cached = self._backend.cache.count(header.study_key)
+        try:
+            admitted = self._backend.batcher.check(deadline, header.priority, site, rois=rois)
         except BusyFault:
-            if not remembered:
+            if not cached:
                 raise
-            met = 0
-        return accepted.to_metadata(min(rois, met + remembered))
+            admitted = 0
+        return min(rois, admitted + cached)
 
     @contextlib.contextmanager
     def _opened(self, header: Header, deadline: Deadline, site: str) -> Iterator[StudyStream]:
-        """The stream that ``header`` opens, closed when it is left."""
-        stream = StudyStream(header, deadline, self._desk, site)
+        """Open the stream of a study while entered."""
+        stream = StudyStream(header, deadline, self._backend, site)
         self._streams.add(stream)
         try:
             yield stream
@@ -191,30 +192,23 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             self._streams.discard(stream)
             stream.close()
 
-    def _deadline(self, header: Header, context: Context) -> Deadline:
-        """The shortest of what is asked, granted and waited for, less the answer's way back."""
-        budget_s = min(header.budget_s, self._max_budget_s)
-        if (left_s := context.time_remaining()) is not None:
-            budget_s = max(0.0, min(budget_s, left_s))
-        return Deadline.after(budget_s - min(self._return_s, budget_s / 2), self._clock)
-
-    async def _header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
-        """The header, if the study may be sent at all."""
-        try:
-            async with asyncio.timeout(self._header_wait_s):
-                header = codec.decode_header(await anext(requests))
-        except TimeoutError:
-            raise InvalidRequest(f"no header within {self._header_wait_s} s") from None
-        except StopAsyncIteration:
-            raise InvalidRequest("the stream ended before its header") from None
-        check_header(header, self._desk.limits)
-        return header
-
     def _load(self, compute_s: float = 0.0) -> Load:
-        return Load(self._desk.batcher.queue_s, compute_s)
+        return Load(self._backend.batcher.queue_s, compute_s)
 
-    async def _abort(self, context: Context, error: OverreadError) -> None:
-        self._desk.telemetry.stream_ended(error.kind)
-        _log.info("study ended", error=error.kind, reason=error.reason, peer=context.peer())
-        code, details, metadata = to_status(error)
-        await context.abort(code, details, metadata + self._load().to_metadata())
+
+def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    """Return the caller's site: a name in its certificate, or ``unknown`` if that has none.
+
+    Only a caller without certificate may name its site itself, in ``overread-site``. With mutual
+    TLS no site can therefore use another site's quota.
+    """
+    identity = context.auth_context()
+    if any(key in identity for key in (_CERTIFICATE, *_CERTIFICATE_NAMES)):
+        names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
+    else:
+        names = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]
+    for name in names:
+        text = name.decode(errors="replace") if isinstance(name, bytes) else name
+        if text := text.strip()[:MAX_SITE_CHARACTERS]:
+            return text
+    return UNKNOWN_SITE

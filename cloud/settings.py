@@ -1,4 +1,4 @@
-"""The one settings object of a cloud process: built in `__main__`, passed on by argument."""
+"""The settings of a cloud process: one object, built in `__main__` and passed by argument."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from cloud.errors import BadSettings
 class CloudSettings(BaseSettings):
     """How a cloud process serves.
 
-    What is given by argument wins over ``OVERREAD_CLOUD_*`` in the environment, that over the
-    TOML file, that over what stands here.
+    An argument overrides ``OVERREAD_CLOUD_*`` in the environment, the environment overrides the
+    TOML file, the file overrides the defaults.
 
     Attributes:
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
         model: name of the artifact that reads ROIs.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the engine; 0 leaves it to the engine.
-        max_batch: ROIs read at once, at most.
-        max_wait_s: how long an ROI may wait for company before its batch starts.
-        max_waiting: ROIs that may wait in all; more are refused as `Overloaded`.
-        scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, blind
-            to deadlines, priorities, sites and callers that have gone: to compare with.
-        routine_wait_s: routine work that has waited so long, or half of its budget, is no longer
-            passed by all that is stat: every fourth place is its own.
-        site_share: of ``max_waiting``, what one site may hold while others wait, and of
-            ``max_streams`` once half of them are open.
-        site_weights: what a site gets beside another of weight 1, by its name.
-        stages: parts of the model that work on different batches at once; 1 is the model whole.
-        stage_engines: an engine for each of them; empty: ``engine`` for all.
-        max_streams: studies open at once, the last tenth of them stat; more are refused as
-            `Overloaded`. It bounds memory; what can be answered in time the deadlines decide.
-        max_rois: ROIs of one study.
-        max_roi_voxels: voxels of one ROI.
-        max_message_bytes: size of one gRPC message.
-        max_budget_s: longer budgets are cut to this.
-        header_wait_s: a stream that has sent no header by then is closed, and so is one that has
-            sent no ROI so long after its header.
-        return_s: kept of each budget for the answer's way back, half of it at most.
-        cached_answers: answers kept for an ROI that is sent again.
-        cached_for_s: and for how long.
-        grace_s: on SIGTERM, how long open studies have to finish.
-        tls_cert: PEM certificate chain; with ``tls_key`` the service speaks TLS.
+        max_batch: largest number of ROIs in a batch.
+        max_batch_delay_s: longest wait of an ROI for others to join its batch.
+        max_queued_rois: largest number of waiting ROIs; more are rejected as `Overloaded`.
+        scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, which
+            ignores deadlines, priorities, sites and cancelled calls; for comparison.
+        routine_max_wait_s: a routine ROI that has waited this long, or half of its budget, is aged:
+            while such ROIs wait, every fourth place is for routine.
+        site_share: fraction of ``max_queued_rois`` that one site may hold while others wait, and
+            of ``max_streams`` once half of them are open.
+        site_weights: the weight of each named site in shares and turns; others have weight 1.
+        stages: parts of the model that work on different batches at once; 1 is the whole model.
+        stage_engines: an engine for each part; empty: ``engine`` for all.
+        max_streams: largest number of open studies, the last tenth for stat only; more are
+            rejected as `Overloaded`. It bounds memory, while deadlines bound the load.
+        max_rois: largest number of ROIs in a study.
+        max_roi_voxels: largest number of voxels in an ROI.
+        max_message_bytes: largest size of a gRPC message.
+        max_budget_s: longer budgets are shortened to this.
+        header_timeout_s: longest wait for the header of a stream, and from there for its first
+            ROI.
+        return_margin_s: part of each budget that is kept for the answer's way back, at most half.
+        cache_size: largest number of cached verdicts, for ROIs that are sent again.
+        cache_ttl_s: lifetime of a cached verdict.
+        grace_s: time that open studies have to finish after SIGTERM.
+        tls_cert: PEM certificate chain; with ``tls_key`` the service uses TLS.
         tls_key: PEM private key.
-        tls_client_ca: PEM of the authority that callers' certificates must come from; mutual TLS.
+        tls_ca: PEM authority that must have signed callers' certificates: mutual TLS.
         metrics_address: host on which Prometheus metrics are served.
-        metrics_port: their port; none are served where it is not set.
-        log_json: log lines as JSON, for machines.
+        metrics_port: port of the metrics; not set: off, 0: a free port.
+        log_format: ``text`` or ``json``.
     """
 
     model_config = SettingsConfigDict(
@@ -73,10 +73,10 @@ class CloudSettings(BaseSettings):
     engine: str = "auto"
     threads: int = Field(0, ge=0)
     max_batch: int = Field(8, ge=1)
-    max_wait_s: float = Field(0.005, ge=0, le=1)
-    max_waiting: int = Field(512, ge=1)
+    max_batch_delay_s: float = Field(0.005, ge=0, le=1)
+    max_queued_rois: int = Field(512, ge=1)
     scheduling: Literal["deadline", "fcfs"] = "deadline"
-    routine_wait_s: float = Field(1.0, gt=0)
+    routine_max_wait_s: float = Field(1.0, gt=0)
     site_share: float = Field(0.5, gt=0, le=1)
     site_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
     stages: int = Field(1, ge=1, le=8)
@@ -86,17 +86,17 @@ class CloudSettings(BaseSettings):
     max_roi_voxels: int = Field(64**3, ge=1)
     max_message_bytes: int = Field(4 * 2**20, ge=4096)
     max_budget_s: float = Field(600.0, gt=0)
-    header_wait_s: float = Field(10.0, gt=0)
-    return_s: float = Field(0.01, ge=0)
-    cached_answers: int = Field(4096, ge=0)
-    cached_for_s: float = Field(600.0, ge=0)
+    header_timeout_s: float = Field(10.0, gt=0)
+    return_margin_s: float = Field(0.01, ge=0)
+    cache_size: int = Field(4096, ge=0)
+    cache_ttl_s: float = Field(600.0, ge=0)
     grace_s: float = Field(20.0, ge=0)
     tls_cert: Path | None = None
     tls_key: Path | None = None
-    tls_client_ca: Path | None = None
+    tls_ca: Path | None = None
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
-    log_json: bool = False
+    log_format: Literal["text", "json"] = "text"
 
     @model_validator(mode="after")
     def _each_stage_has_an_engine(self) -> Self:
@@ -107,11 +107,11 @@ class CloudSettings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _tls_is_whole(self) -> Self:
+    def _tls_is_complete(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key belong together: give both or none")
-        if self.tls_client_ca is not None and self.tls_cert is None:
-            raise ValueError("tls_client_ca needs tls_cert and tls_key")
+            raise ValueError("tls_cert and tls_key must be set together")
+        if self.tls_ca is not None and self.tls_cert is None:
+            raise ValueError("tls_ca requires tls_cert and tls_key")
         return self
 
     @classmethod
@@ -123,31 +123,31 @@ class CloudSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic calls by name
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Argument, environment, TOML file; the first that has a value wins."""
+        """Return arguments, environment and TOML file, in this order of precedence."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
-def load_settings(config: Path | None = None, **given: object) -> CloudSettings:
-    """The settings from ``config`` (TOML), environment and ``given``, of which None is not given.
+def load_settings(config: Path | None = None, **arguments: object) -> CloudSettings:
+    """Return the settings from ``config`` (TOML), environment and ``arguments`` that are not None.
 
     Raises:
         BadSettings: the file cannot be read, or a setting is unknown or out of range.
     """
     if config is not None and not config.is_file():
-        raise BadSettings(f"{config} is no file")
+        raise BadSettings(f"{config}: there is no such configuration file")
 
     class FromFile(CloudSettings):
         model_config = SettingsConfigDict(toml_file=config)
 
-    known = {name: value for name, value in given.items() if value is not None}
+    known = {name: value for name, value in arguments.items() if value is not None}
     try:
         return FromFile(**known)  # type: ignore[arg-type] # pydantic checks each value's type
     except ValidationError as error:
-        raise BadSettings("; ".join(_in_words(one) for one in error.errors())) from error
-    except ValueError as error:  # what tomllib and the environment's parser raise are such
+        raise BadSettings("; ".join(_message(one) for one in error.errors())) from error
+    except ValueError as error:  # raised by tomllib and by the parser of the environment
         raise BadSettings(f"{config or 'environment'}: {error}") from error
 
 
-def _in_words(error: ErrorDetails) -> str:
-    place = ".".join(str(part) for part in error["loc"])
-    return f"{place}: {error['msg']}, not {error['input']!r}" if place else error["msg"]
+def _message(error: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    return f"{name}: {error['msg']}, not {error['input']!r}" if name else error["msg"]

@@ -1,4 +1,4 @@
-"""What an operator sees: Prometheus metrics in a registry of their own, and structured logs."""
+"""Prometheus metrics, in a registry of their own, and structured logs."""
 
 from __future__ import annotations
 
@@ -15,73 +15,59 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class Telemetry:
-    """The metrics of one service; nothing is served until `serving` is entered."""
+    """The metrics of one service; nothing is served until `serve` is entered."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._streams = Counter(
-            "overread_cloud_streams", "Studies by how they ended", ["end"], registry=self.registry
+        self._streams = self._counter("streams", "Studies by how they ended", "end")
+        self._rois = self._counter("rois", "ROIs by outcome", "outcome")
+        self._wasted = self._counter(
+            "wasted_seconds", "Model time of ROIs whose answer was late or no longer wanted"
         )
-        self._rois = Counter(
-            "overread_cloud_rois", "ROIs by outcome", ["outcome"], registry=self.registry
-        )
-        self._batch = Histogram(
-            "overread_cloud_batch_rois",
-            "ROIs in a batch",
-            buckets=(1, 2, 4, 8, 16, 32),
-            registry=self.registry,
-        )
-        self._compute = self._seconds("compute", "Time of a batch in the model")
-        self._wasted = Counter(
-            "overread_cloud_wasted_seconds",
-            "Model time of ROIs whose answer came late or was no longer wanted",
-            registry=self.registry,
-        )
-        self._pushed = Counter(
-            "overread_cloud_pushed_rois",
-            "ROIs that were let in and had to leave for others",
-            registry=self.registry,
-        )
-        self._queue = self._seconds("queue", "Time that an answered ROI waited")
+        self._preempted = self._counter("preempted_rois", "Queued ROIs that others preempted")
+        self._batch = self._histogram("batch_rois", "ROIs in a batch", (1, 2, 4, 8, 16, 32))
+        self._compute = self._histogram("compute_seconds", "Time of a batch in the model", _SECONDS)
+        self._queue = self._histogram("queue_seconds", "Wait of an answered ROI", _SECONDS)
 
-    def _seconds(self, name: str, what: str) -> Histogram:
-        return Histogram(
-            f"overread_cloud_{name}_seconds", what, buckets=_SECONDS, registry=self.registry
-        )
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        return Counter(f"overread_cloud_{name}", meaning, labels, registry=self.registry)
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"overread_cloud_{name}", meaning, buckets=buckets, registry=self.registry)
+
+    def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
+        """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
+        Gauge(f"overread_cloud_{name}", meaning, registry=self.registry).set_function(value)
 
     def stream_ended(self, end: str) -> None:
-        """Counts a study; ``end`` is ``complete``, ``cancelled`` or an error class."""
+        """Count a study; ``end`` is ``complete``, ``cancelled`` or an error class."""
         self._streams.labels(end).inc()
 
-    def roi_ended(self, outcome: str, queue_s: float | None = None, count: int = 1) -> None:
-        """Counts ROIs; ``outcome`` is ``verdict``, ``remembered`` or an error class."""
-        self._rois.labels(outcome).inc(count)
+    def roi_ended(self, outcome: str, queue_s: float | None = None) -> None:
+        """Count an ROI; ``outcome`` is ``verdict``, ``cached`` or an error class."""
+        self._rois.labels(outcome).inc()
         if queue_s is not None:
             self._queue.observe(queue_s)
 
-    def batch_read(self, n: int, compute_s: float) -> None:
-        """Counts a batch of ``n`` ROIs that took ``compute_s`` seconds."""
+    def rois_preempted(self, n: int) -> None:
+        """Count ``n`` queued ROIs that others preempted."""
+        self._preempted.inc(n)
+
+    def batch_completed(self, n: int, compute_s: float) -> None:
+        """Count a batch of ``n`` ROIs that took ``compute_s`` seconds."""
         self._batch.observe(n)
         self._compute.observe(compute_s)
 
-    def pushed_out(self, n: int) -> None:
-        """Counts ROIs that had to leave the queue for others."""
-        self._pushed.inc(n)
-
-    def wasted(self, compute_s: float) -> None:
-        """Counts model time that nobody had anything of."""
+    def compute_wasted(self, compute_s: float) -> None:
+        """Count model time whose result nobody used."""
         self._wasted.inc(compute_s)
 
-    def watch(self, name: str, what: str, value: Callable[[], float]) -> None:
-        """Shows what ``value`` returns as the gauge ``overread_cloud_<name>``."""
-        Gauge(f"overread_cloud_{name}", what, registry=self.registry).set_function(value)
-
     @contextlib.contextmanager
-    def serving(self, host: str, port: int | None) -> Iterator[int | None]:
-        """Serves the metrics over HTTP while entered; gives the port, None where none is asked.
+    def serve(self, host: str, port: int | None) -> Iterator[int | None]:
+        """Serve the metrics over HTTP while entered; yield the port, or None if none is set.
 
         Raises:
-            AddressUnusable: the port cannot be had.
+            AddressUnusable: the port cannot be bound.
         """
         if port is None:
             yield None
@@ -98,11 +84,11 @@ class Telemetry:
             thread.join()
 
 
-def configure_logging(*, as_json: bool) -> None:
-    """Sends structured logs to stderr, one line an event; they hold no word about a patient."""
+def configure_logging(log_format: str) -> None:
+    """Log to stderr, one line an event, as ``text`` or ``json``; never log patient data."""
     renderer = (
         structlog.processors.JSONRenderer()
-        if as_json
+        if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     structlog.configure(

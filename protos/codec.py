@@ -1,9 +1,7 @@
-"""The contract's values (`protos.messages`) to protobuf and back.
+"""Conversion of the contract's values (`protos.messages`) to protobuf and back.
 
-Decoding checks the form of what came: that fields are there, that voxels fill their shape and
-match their checksum. What is sensible or allowed is for the service to say.
-
-The checksum of an ROI: voxels, and what gives them their meaning, came as they were sent.
+Decoding checks the form: fields are present, voxels fill their shape and match their checksum.
+What is sensible or allowed is for the service to check.
 """
 
 from __future__ import annotations
@@ -20,38 +18,13 @@ from protos import overread_pb2 as pb
 from protos.errors import ChecksumMismatch, InvalidRequest
 from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
 
-CHECKSUM_BYTES = 16
-
-
-def checksum(roi: Roi) -> bytes:
-    """BLAKE2b, 16 bytes, of the voxels and of what gives them their meaning.
-
-    Hashed are, little-endian: shape (three uint32), spacing in mm (three float64), window in HU
-    (two float64), then the voxels, z slowest.
-    """
-    meaning = struct.pack("<3I5d", *roi.voxels.shape, *roi.spacing_mm, *roi.window_hu)
-    digest = hashlib.blake2b(meaning, digest_size=CHECKSUM_BYTES)
-    digest.update(np.ascontiguousarray(roi.voxels).data)
-    return digest.digest()
-
-
-def verify(roi: Roi, claimed: bytes) -> None:
-    """Refuses an ROI that is not what was sent: ``claimed``, which came with it, is not its sum.
-
-    Raises:
-        ChecksumMismatch: so it is.
-    """
-    if (found := checksum(roi)) != claimed:
-        raise ChecksumMismatch(
-            f"ROI {roi.roi_id}: checksum {found.hex()} of what came, "
-            f"{claimed.hex()} of what was sent"
-        )
-
-
 Outcome = Verdict | Refusal
 
 MAX_SIDE = 4096
-"""Voxels of an ROI along one axis, whatever a service's own limit."""
+"""Largest side of an ROI in voxels, whatever the limits of a service."""
+
+CHECKSUM_BYTES = 16
+
 
 _PRIORITY_TO_WIRE = {Priority.ROUTINE: pb.PRIORITY_ROUTINE, Priority.STAT: pb.PRIORITY_STAT}
 _PRIORITY_OF_WIRE = {
@@ -62,7 +35,7 @@ _PRIORITY_OF_WIRE = {
 
 
 def encode_header(header: Header) -> pb.ReadRequest:
-    """The request that opens a stream."""
+    """Encode the request that opens a stream."""
     return pb.ReadRequest(
         header=pb.Header(
             study_key=header.study_key,
@@ -75,23 +48,23 @@ def encode_header(header: Header) -> pb.ReadRequest:
 
 
 def decode_header(request: pb.ReadRequest) -> Header:
-    """The header in ``request``.
+    """Decode the request that opens a stream.
 
     Raises:
-        InvalidRequest: it holds something else, or a priority that is not known.
+        InvalidRequest: it is another message, or its priority is unknown.
     """
     if (kind := request.WhichOneof("request")) != "header":
-        raise InvalidRequest(f"a stream begins with its header, this one with {kind or 'nothing'}")
+        raise InvalidRequest(f"a stream must begin with its header, not {kind or 'nothing'}")
     header = request.header
     if (priority := _PRIORITY_OF_WIRE.get(header.priority)) is None:
-        raise InvalidRequest(f"priority {header.priority} is not known")
+        raise InvalidRequest(f"unknown priority {header.priority}")
     return Header(
         header.study_key, header.model_version, header.budget_s, header.roi_count, priority
     )
 
 
 def encode_roi(roi: Roi) -> pb.ReadRequest:
-    """The request that carries one ROI, with its checksum."""
+    """Encode the request that carries one ROI, with its checksum."""
     z, y, x = roi.voxels.shape
     return pb.ReadRequest(
         roi=pb.Roi(
@@ -107,12 +80,12 @@ def encode_roi(roi: Roi) -> pb.ReadRequest:
 
 
 def decode_roi(message: pb.Roi) -> Roi:
-    """The ROI in ``message``; its voxels are a read-only view of the bytes.
+    """Decode an ROI; its voxels are a read-only view of the bytes.
 
     Raises:
-        InvalidRequest: a side or the checksum's length cannot be, or the voxels do not fill their
-            shape.
-        ChecksumMismatch: they, or what gives them their meaning, are not what was sent.
+        InvalidRequest: a side or the length of the checksum is out of range, or the voxels do not
+            fill their shape.
+        ChecksumMismatch: the ROI is not what was sent.
     """
     roi = decode_unverified(message)
     verify(roi, message.checksum)
@@ -120,16 +93,12 @@ def decode_roi(message: pb.Roi) -> Roi:
 
 
 def decode_unverified(message: pb.Roi) -> Roi:
-    """As `decode_roi`, but for the checksum: what it is the sum of was not looked at.
-
-    Raises:
-        InvalidRequest: see `decode_roi`.
-    """
+    """Decode an ROI as `decode_roi` does, but do not verify its checksum."""
     shape = (message.shape.z, message.shape.y, message.shape.x)
     voxels, claimed = message.voxels, message.checksum
     if not all(1 <= side <= MAX_SIDE for side in shape):
         raise InvalidRequest(
-            f"ROI {message.roi_id}: shape {shape}, 1 to {MAX_SIDE} a side is right"
+            f"ROI {message.roi_id}: shape {shape}, expected 1 to {MAX_SIDE} a side"
         )
     if len(voxels) != math.prod(shape):
         raise InvalidRequest(
@@ -137,7 +106,7 @@ def decode_unverified(message: pb.Roi) -> Roi:
         )
     if len(claimed) != CHECKSUM_BYTES:
         raise InvalidRequest(
-            f"ROI {message.roi_id}: a checksum of {len(claimed)} bytes, {CHECKSUM_BYTES} are right"
+            f"ROI {message.roi_id}: checksum of {len(claimed)} bytes, expected {CHECKSUM_BYTES}"
         )
     spacing, window = message.spacing_mm, message.window_hu
     return Roi(
@@ -149,8 +118,32 @@ def decode_unverified(message: pb.Roi) -> Roi:
     )
 
 
+def checksum(roi: Roi) -> bytes:
+    """Return the BLAKE2b checksum, 16 bytes, of the voxels and of what gives them their meaning.
+
+    Hashed are, little-endian: shape (three uint32), spacing in mm (three float64), window in HU
+    (two float64), then the voxels, z slowest.
+    """
+    meaning = struct.pack("<3I5d", *roi.voxels.shape, *roi.spacing_mm, *roi.window_hu)
+    digest = hashlib.blake2b(meaning, digest_size=CHECKSUM_BYTES)
+    digest.update(np.ascontiguousarray(roi.voxels).data)
+    return digest.digest()
+
+
+def verify(roi: Roi, claimed: bytes) -> None:
+    """Compare the checksum of ``roi`` with the ``claimed`` one that was sent with it.
+
+    Raises:
+        ChecksumMismatch: they differ.
+    """
+    if (computed := checksum(roi)) != claimed:
+        raise ChecksumMismatch(
+            f"ROI {roi.roi_id}: checksum {computed.hex()} as received, {claimed.hex()} as sent"
+        )
+
+
 def encode_response(response: Outcome | Summary) -> pb.ReadResponse:
-    """The response that carries a verdict, a refusal or the summary."""
+    """Encode a verdict, a refusal or the summary."""
     match response:
         case Verdict():
             return pb.ReadResponse(verdict=pb.Verdict(**vars(response)))  # None: not set
@@ -161,10 +154,10 @@ def encode_response(response: Outcome | Summary) -> pb.ReadResponse:
 
 
 def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
-    """What ``response`` carries.
+    """Decode a verdict, a refusal or the summary.
 
     Raises:
-        InvalidRequest: it carries nothing that this version of the contract knows.
+        InvalidRequest: it is none of them.
     """
     match response.WhichOneof("response"):
         case "verdict":
@@ -181,43 +174,42 @@ def decode_response(response: pb.ReadResponse) -> Outcome | Summary:
             s = response.summary
             return Summary(s.answered, s.refused, s.total_s)
         case _:
-            raise InvalidRequest("a response without verdict, refusal or summary")
+            raise InvalidRequest("the response has no verdict, refusal or summary")
 
 
 def pack_mask(mask: npt.NDArray[np.bool_]) -> bytes:
-    """The voxels of a nodule, bool ``(z, y, x)``, as a verdict carries them; empty for none."""
+    """Pack the voxels of a nodule, bool ``(z, y, x)``, for a verdict; empty for none."""
     return zlib.compress(np.packbits(mask).tobytes()) if mask.any() else b""
 
 
 def unpack_mask(packed: bytes, shape: tuple[int, int, int]) -> npt.NDArray[np.bool_]:
-    """The voxels that `pack_mask` packed, of an ROI of ``shape``.
+    """Unpack the voxels that `pack_mask` packed, as bool of ``shape``.
 
     Raises:
-        InvalidRequest: they are damaged, or of another shape.
+        InvalidRequest: the data is damaged, or of another shape.
     """
     if not packed:
         return np.zeros(shape, bool)
     count = math.prod(shape)
-    opener = zlib.decompressobj()
-    try:
-        bits = opener.decompress(packed, (count + 7) // 8 + 1)
+    try:  # one byte more than expected at most: a small message must not fill the memory
+        bits = zlib.decompressobj().decompress(packed, (count + 7) // 8 + 1)
     except zlib.error as error:
         raise InvalidRequest(f"mask: {error}") from error
     if len(bits) != (count + 7) // 8:
-        raise InvalidRequest(f"mask: {len(bits)} bytes or more of bits for the shape {shape}")
+        raise InvalidRequest(f"mask: {len(bits)} bytes or more for the shape {shape}")
     voxels = np.unpackbits(np.frombuffer(bits, np.uint8), count=count)
     return voxels.reshape(shape).astype(bool)
 
 
 def encode_description(description: Description) -> pb.DescribeResponse:
-    """The answer to `Describe`."""
+    """Encode the answer to `Describe`."""
     z, y, x = description.roi_shape
     fields = dict(vars(description), roi_shape=pb.Shape(z=z, y=y, x=x))
     return pb.DescribeResponse(**fields)
 
 
 def decode_description(response: pb.DescribeResponse) -> Description:
-    """What the service said of itself."""
+    """Decode the answer to `Describe`."""
     shape = response.roi_shape
     return Description(
         service_version=response.service_version,

@@ -1,6 +1,6 @@
-"""A point in time by which something must be done: monotonic inside a process.
+"""Deadlines: points in time on a monotonic clock, inside one process.
 
-On the wire a deadline is the seconds that remain, for clocks of two machines do not agree.
+On the wire a deadline is the remaining seconds, since the clocks of two machines differ.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Deadline:
 
     @classmethod
     def after(cls, budget_s: float, clock: Clock = time.monotonic) -> Deadline:
-        """The deadline ``budget_s`` seconds from now."""
+        """Return the deadline ``budget_s`` seconds from now."""
         return cls(clock() + budget_s, clock)
 
     @property
     def remaining_s(self) -> float:
-        """Seconds left, never negative: what goes on the wire and into timeouts."""
+        """Seconds left, never negative: for the wire and for timeouts."""
         return max(0.0, self.at_s - self.clock())
 
     @property
@@ -35,5 +35,5 @@ class Deadline:
         return self.remaining_s == 0.0
 
     def capped(self, budget_s: float) -> Deadline:
-        """This deadline, or the one ``budget_s`` from now if that is earlier."""
+        """Return this deadline, or the one ``budget_s`` from now if that is earlier."""
         return min(self, Deadline.after(budget_s, self.clock))

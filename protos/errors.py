@@ -1,24 +1,24 @@
-"""What can go wrong between edge and cloud, sorted by who must act.
+"""Errors between edge and cloud, sorted by who must act.
 
     OverreadError
-    ├── CallerFault              the request is wrong; sending it again will not help
+    ├── CallerFault              the request is wrong; sending it again does not help
     │   ├── InvalidRequest       a field is missing, out of range or out of order
-    │   ├── TooLarge             more ROIs, voxels or bytes than the service takes
-    │   ├── ChecksumMismatch     voxels changed on their way; sending them again may help
+    │   ├── TooLarge             more ROIs, voxels or bytes than the service accepts
+    │   ├── ChecksumMismatch     voxels changed on the way; sending them again may help
     │   └── VersionMismatch      the caller expects another model or contract
-    ├── BusyFault                nothing is wrong but the load; later, or elsewhere, may do
-    │   ├── DeadlineUnmeetable   the answer would come too late; `estimate_s` says how long
-    │   ├── Overloaded           the queue is full
-    │   └── Draining             the service is about to stop
+    ├── BusyFault                the service has too much to do; retry later, or elsewhere
+    │   ├── DeadlineUnmeetable   the answer would be late; `estimate_s` says how long it takes
+    │   ├── Overloaded           the queue or a quota is full
+    │   └── Draining             the service is being stopped
     ├── ServiceFault             the service is at fault
-    │   └── ModelFailed          the model raised, or answered nonsense
-    └── LinkFault                met on the edge, or found out too late
-        ├── Unreachable          no connection, or it was lost
-        └── DeadlinePassed       time ran out before the answer came
+    │   └── ModelFailed          the model raised an error, or its answer is invalid
+    └── LinkFault                the connection failed, or time ran out
+        ├── Unreachable          there is no connection, or it was lost
+        └── DeadlinePassed       the deadline passed before the answer arrived
 
-The same class is raised in the cloud and met on the edge: `to_status` and `from_status` are the
-two directions of one table. The class travels by name in trailing metadata; a status without it
-comes from gRPC itself and is read by its code.
+The cloud raises and the edge receives the same class: `to_status` and `from_status` are the two
+directions of one table. The class travels by name in trailing metadata. A status without a name
+comes from gRPC itself, and its code decides.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class OverreadError(Exception):
-    """Something went wrong between edge and cloud; ``reason`` says what, for people."""
+    """An error between edge and cloud; ``reason`` explains it to people."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -43,12 +43,12 @@ class OverreadError(Exception):
 
     @property
     def kind(self) -> str:
-        """The class name, as it travels and as it stands in reports."""
+        """The class name, as on the wire and in reports."""
         return type(self).__name__
 
 
 class CallerFault(OverreadError):
-    """The request is wrong; sending it again will not help."""
+    """The request is wrong; sending it again does not help."""
 
 
 class InvalidRequest(CallerFault):
@@ -56,23 +56,23 @@ class InvalidRequest(CallerFault):
 
 
 class TooLarge(CallerFault):
-    """More ROIs, voxels or bytes than the service takes."""
+    """More ROIs, voxels or bytes than the service accepts."""
 
 
 class ChecksumMismatch(CallerFault):
-    """Voxels changed on their way; sending them again may help."""
+    """Voxels changed on the way; sending them again may help."""
 
 
 class VersionMismatch(CallerFault):
-    """The caller expects another model or contract than is served."""
+    """The caller expects another model or contract."""
 
 
 class BusyFault(OverreadError):
-    """Nothing is wrong but the load; later, or elsewhere, may do."""
+    """The service has too much to do; retry later, or elsewhere."""
 
 
 class DeadlineUnmeetable(BusyFault):
-    """The answer would come too late; ``estimate_s`` is how long it would take, if known."""
+    """The answer would be late; ``estimate_s`` is how long it would take, if known."""
 
     def __init__(self, reason: str, estimate_s: float | None = None) -> None:
         super().__init__(reason)
@@ -80,11 +80,11 @@ class DeadlineUnmeetable(BusyFault):
 
 
 class Overloaded(BusyFault):
-    """The queue is full."""
+    """The queue or a quota is full."""
 
 
 class Draining(BusyFault):
-    """The service is about to stop and takes nothing new."""
+    """The service is being stopped."""
 
 
 class ServiceFault(OverreadError):
@@ -92,23 +92,23 @@ class ServiceFault(OverreadError):
 
 
 class ModelFailed(ServiceFault):
-    """The model raised, or answered nonsense; other batches are not touched by it."""
+    """The model raised an error, or its answer is invalid; other batches are not affected."""
 
 
 class LinkFault(OverreadError):
-    """Met on the edge, or found out too late."""
+    """The connection failed, or time ran out."""
 
 
 class Unreachable(LinkFault):
-    """No connection, or it was lost."""
+    """There is no connection, or it was lost."""
 
 
 class DeadlinePassed(LinkFault):
-    """Time ran out before the answer came."""
+    """The deadline passed before the answer arrived."""
 
 
-# The one table. A class goes out under the first row that names it; a code that came without a
-# class, from gRPC itself, is read as the first row that has it.
+# A class is sent with the code of its first row; a code without a class, from gRPC itself, is read
+# as the class of its first row.
 TABLE: tuple[tuple[type[OverreadError], grpc.StatusCode], ...] = (
     (InvalidRequest, grpc.StatusCode.INVALID_ARGUMENT),
     (TooLarge, grpc.StatusCode.RESOURCE_EXHAUSTED),
@@ -133,7 +133,7 @@ _BY_NAME = {error.__name__: error for error, _ in TABLE}
 
 
 def to_status(error: OverreadError) -> tuple[grpc.StatusCode, str, Metadata]:
-    """The status code, details and trailing metadata under which ``error`` travels."""
+    """Return the status code, details and trailing metadata of ``error``."""
     code = next((code for kind, code in TABLE if kind is type(error)), grpc.StatusCode.UNKNOWN)
     metadata: Metadata = ((ERROR_KEY, error.kind),)
     if isinstance(error, DeadlineUnmeetable) and error.estimate_s is not None:
@@ -144,17 +144,17 @@ def to_status(error: OverreadError) -> tuple[grpc.StatusCode, str, Metadata]:
 def from_status(
     code: grpc.StatusCode, details: str | None, metadata: Iterable[tuple[str, str | bytes]] | None
 ) -> OverreadError:
-    """The error that a status stands for: by the name in its metadata, else by its code."""
-    said = {key: value for key, value in metadata or () if isinstance(value, str)}
+    """Return the error of a status: by the name in its metadata, otherwise by its code."""
+    texts = {key: value for key, value in metadata or () if isinstance(value, str)}
     reason = details or code.name
-    if (name := said.get(ERROR_KEY)) in _BY_NAME:
-        return named(name, reason, estimate_s=_seconds(said.get(ESTIMATE_KEY)))
+    if (name := texts.get(ERROR_KEY)) in _BY_NAME:
+        return error_by_name(name, reason, estimate_s=_seconds(texts.get(ESTIMATE_KEY)))
     kind = next((kind for kind, row in TABLE if row is code), ServiceFault)
     return kind(reason)
 
 
-def named(name: str, reason: str, *, estimate_s: float | None = None) -> OverreadError:
-    """The error of class ``name``, as a refusal carries it; an unknown one is a `ServiceFault`."""
+def error_by_name(name: str, reason: str, *, estimate_s: float | None = None) -> OverreadError:
+    """Return the error of class ``name``, as in a refusal; `ServiceFault` if it is unknown."""
     kind = _BY_NAME.get(name, ServiceFault)
     if kind is DeadlineUnmeetable:
         return DeadlineUnmeetable(reason, estimate_s)

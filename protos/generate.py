@@ -1,9 +1,9 @@
-"""Regenerates the stubs beside the contract, or says how they have drifted from it.
+"""Regenerate the stubs of the contract, or check that they match it.
 
     python -m protos.generate [--check]
 
-Run from anywhere; the stubs are made with ``-I. protos/overread.proto`` from the root of the
-repository, so that their imports are right untouched. Needs grpcio-tools and mypy-protobuf.
+It runs the compiler in the root of the repository, so that the imports in the stubs are right.
+Needs grpcio-tools and mypy-protobuf.
 """
 
 from __future__ import annotations
@@ -24,21 +24,18 @@ STUBS = (
     "protos/overread_pb2_grpc.py",
     "protos/overread_pb2_grpc.pyi",
 )
-# A newer compiler stamps its own version into the same stubs: no drift of the contract.
+# The version that a compiler writes into its stubs: no drift of the contract.
 _STAMPS = re.compile(
     r"^(# Protobuf Python Version: .*|GRPC_GENERATED_VERSION = .*|    \d+,)$", re.MULTILINE
 )
 
 
 def generate(into: Path) -> None:
-    """Writes the stubs below ``into``, at the paths that they have in the repository."""
+    """Write the stubs into the folder ``into``, with their paths in the repository."""
     scripts = Path(sysconfig.get_path("scripts"))
     command = [
         *(sys.executable, "-m", "grpc_tools.protoc", "-I."),
-        *(
-            f"--plugin={name}={scripts / name}"
-            for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
-        ),
+        *(f"--plugin={p}={scripts / p}" for p in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")),
         *(f"--{kind}_out={into}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")),
         PROTO,
     ]
@@ -46,7 +43,7 @@ def generate(into: Path) -> None:
 
 
 def drifted() -> list[str]:
-    """The committed stubs that are not what the contract generates, compilers' stamps apart."""
+    """Return the committed stubs that differ from newly generated ones, versions apart."""
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         return [name for name in STUBS if _plain(ROOT / name) != _plain(Path(folder) / name)]
@@ -57,15 +54,17 @@ def _plain(stub: Path) -> str:
 
 
 def main() -> int:
-    """Generates, or with ``--check`` compares; returns the exit status."""
+    """Generate the stubs, or compare them with ``--check``; return the exit status."""
     parser = argparse.ArgumentParser(prog="protos.generate", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare only; status 1 on drift")
+    parser.add_argument(
+        "--check", action="store_true", help="compare only; exit status 1 if a stub differs"
+    )
     if not parser.parse_args().check:
         generate(ROOT)
         return 0
     names = drifted()
     for name in names:
-        print(f"{name} is not what {PROTO} generates: run python -m protos.generate")
+        print(f"{name} does not match {PROTO}: run python -m protos.generate")
     return 1 if names else 0
 
 

@@ -1,6 +1,6 @@
-"""The contract as Python values: what the edge sends for a study and what the cloud answers.
+"""The contract as Python values: what the edge sends for a study, and what the cloud answers.
 
-These are what edge and cloud handle; `protos.codec` turns them into protobuf and back.
+`protos.codec` converts them to protobuf and back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 
 class Priority(Enum):
-    """Clinical priority of a study; stat is served before routine."""
+    """Clinical priority of a study; stat is read before routine."""
 
     ROUTINE = "routine"
     STAT = "stat"
@@ -21,9 +21,9 @@ class Priority(Enum):
 
 @dataclass(frozen=True)
 class Header:
-    """Opens the stream of one study.
+    """The first message of a study's stream.
 
-    ``study_key`` is random and is no patient identifier; the same key sent again is the same
+    ``study_key`` is random, not a patient identifier; the same key sent again is the same
     escalation (idempotency). ``budget_s`` is the time left when it was sent.
     """
 
@@ -36,7 +36,7 @@ class Header:
 
 @dataclass(frozen=True, eq=False)
 class Roi:
-    """One region: ``voxels`` uint8 ``(z, y, x)`` of ``window_hu``, ``spacing_mm`` (z, y, x)."""
+    """One ROI: ``voxels`` uint8 ``(z, y, x)`` of ``window_hu``, ``spacing_mm`` (z, y, x)."""
 
     roi_id: int
     voxels: npt.NDArray[np.uint8]
@@ -47,10 +47,10 @@ class Roi:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The cloud's answer to one ROI, with the time it waited there and the time it took.
+    """The cloud's answer to one ROI, with its wait in the queue and the model's time.
 
-    ``malignancy`` is in [0, 1] and ``texture`` in words, empty where the model does not say;
-    ``mask`` are the nodule's voxels as `protos.codec.pack_mask` packs them, empty for none.
+    ``malignancy`` is in [0, 1], None if the model has none; ``texture`` is a word, or empty.
+    ``mask`` holds the nodule's voxels as `protos.codec.pack_mask` packs them; empty for none.
     """
 
     roi_id: int
@@ -66,9 +66,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An ROI that the cloud will not answer: `error` is a class name of `protos.errors`.
+    """An ROI that the cloud does not answer; ``error`` is a class name of `protos.errors`.
 
-    ``estimate_s`` is how long an answer would have taken, 0 where that is not known.
+    ``estimate_s`` is how long an answer would have taken, 0 if that is not known.
     """
 
     roi_id: int
@@ -79,7 +79,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Summary:
-    """Closes the stream: how many ROIs were answered and refused; the cloud's own total time."""
+    """The last message of a stream: ROIs answered and refused, and the total time in the cloud."""
 
     answered: int
     refused: int
@@ -88,7 +88,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Description:
-    """What the service is: models served (name -> version) and its limits."""
+    """The models that a service has, as name -> version, and its limits."""
 
     service_version: str
     models: dict[str, str]

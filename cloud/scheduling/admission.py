@@ -7,29 +7,122 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
-from cloud.scheduling.fairness import LEAD
-from cloud.scheduling.planner import Pace, Slot, foresee
-from cloud.scheduling.queue import STATS_A_ROUTINE, UNKNOWN_SITE, Claim, Queue, Ticket
-from cloud.scheduling.quota import make_room, places_for
+from cloud.scheduling.fairness import MAX_LEAD
+from cloud.scheduling.planner import BatchTiming, Slot, forecast
+from cloud.scheduling.queue import STATS_PER_ROUTINE, UNKNOWN_SITE, Queue, QueuedRoi, QueueEntry
+from cloud.scheduling.quota import preempt_for_quota, quota_left
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError
 from protos.messages import Priority
 
+STALE_S = 5.0
+"""Seconds without a batch after which the learnt cost may be out of date."""
 
-def admit(
-    newcomer: Claim, queue: Queue, free_s: float, pace: Pace, without: Collection[Claim] = ()
-) -> list[tuple[Claim, float]]:
-    """Who has to go for ``newcomer``, being late behind it, and the seconds each would take.
 
-    Stat may push routine, and routine stat while it has less than every fourth place; a site may
-    push one that holds far more of the queue than itself. The next batch may start at ``free_s``;
-    those of ``without`` leave in any case.
+class AdmissionControl:
+    """Decides which ROIs enter ``queue``, which holds ``max_queued`` of them.
+
+    Attributes:
+        stage_free_s: when the next batch is expected to start; minus infinity while none runs.
+        last_batch_s: when the last batch ended.
+        running_batches: batches that are being read.
+    """
+
+    def __init__(self, queue: Queue, timing: BatchTiming, max_queued: int, clock: Clock) -> None:
+        self.stage_free_s = self.last_batch_s = -math.inf
+        self.running_batches = 0
+        self._queue, self._timing, self._max_queued = queue, timing, max_queued
+        self._clock, self._by_deadline = clock, queue.rules.by_deadline
+
+    @property
+    def queue_s(self) -> float:
+        """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
+        full = self._timing.efficient_size()
+        before_s = len(self._queue) // full * self._timing.interval.estimate_s(full)
+        return max(0.0, self._start_s() - self._clock()) + before_s
+
+    def check(
+        self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
+    ) -> int:
+        """Return how many of ``rois`` would be admitted and answered in time if they arrived now.
+
+        It is at least one.
+
+        Raises:
+            Overloaded: the queue is full, or the site has used up its quota.
+            DeadlineUnmeetable: the answer would be late, or make others late.
+        """
+        now_s = self._clock()
+        entries = [
+            QueueEntry(deadline=deadline, priority=priority, arrived_s=now_s, site=site)
+            for _ in range(rois)
+        ]
+        self.admit(entries[0])
+        most = max(1, quota_left(entries[0], self._queue, self._max_queued))
+        if rois == 1 or not self._by_deadline:
+            return min(rois, most)
+        start_s = self._start_s()
+        return max(1, count_admissible(entries[:most], self._queue, start_s, self._timing))
+
+    def admit(self, entry: QueueEntry) -> list[tuple[QueuedRoi, OverreadError]]:
+        """Return the queued ROIs that ``entry`` preempts, each with its error.
+
+        The caller removes them from the queue.
+
+        Raises:
+            OverreadError: ``entry`` is rejected, see `check`.
+        """
+        errors: dict[int, OverreadError] = {}
+        over_quota = preempt_for_quota(entry, self._queue, self._max_queued, entry.arrived_s)
+        for one in over_quota:
+            errors[one.number] = Overloaded(
+                f"preempted: site {one.site} held the largest part of a queue that others need"
+            )
+        if self._by_deadline and not self.is_probe(entry.deadline):
+            late = preempt_for_deadline(
+                entry, self._queue, self._start_s(), self._timing, over_quota
+            )
+            for one, takes_s in late:
+                errors[one.number] = DeadlineUnmeetable(
+                    f"preempted by an ROI that arrived later; an answer would take {takes_s:.3f} s",
+                    takes_s,
+                )
+        return [(one, errors[one.number]) for one in self._queue.waiting() if one.number in errors]
+
+    def is_probe(self, deadline: Deadline) -> bool:
+        """Tell whether an ROI is read whatever its forecast: the service is idle, its cost stale.
+
+        Otherwise, after a stall, the high estimate would reject all that could correct it.
+        """
+        idle = not self.running_batches and self._clock() - self.last_batch_s > STALE_S
+        return idle and not len(self._queue) and not deadline.passed
+
+    def _start_s(self) -> float:
+        """Return when the next batch may start; an overrun is expected to last as long again."""
+        now_s = self._clock()
+        if math.isinf(self.stage_free_s) or now_s <= self.stage_free_s:
+            return max(now_s, self.stage_free_s)
+        return now_s + (now_s - self.stage_free_s)
+
+
+def preempt_for_deadline(
+    newcomer: QueueEntry,
+    queue: Queue,
+    free_s: float,
+    timing: BatchTiming,
+    without: Collection[QueueEntry] = (),
+) -> list[tuple[QueueEntry, float]]:
+    """Return the entries that ``newcomer`` would make late, and the seconds each would take.
+
+    These are to be preempted. The next batch may start at ``free_s``; the entries of ``without``
+    leave the queue in any case.
 
     Raises:
-        DeadlineUnmeetable: it would be late, or it would make another late that it may not.
+        DeadlineUnmeetable: it would be late itself, or would make a protected entry late.
     """
-    order, slots = _ahead(queue, [newcomer], free_s, pace, without)
-    now_s = newcomer.came_s
+    # first with the newcomer: is it in time, and is all else?
+    order, slots = _plan(queue, [newcomer], free_s, timing, without)
+    now_s = newcomer.arrived_s
     late = _late(order, slots)
     if newcomer.number in late:
         estimate_s = slots[order.index(newcomer)].answered_s - now_s
@@ -39,148 +132,82 @@ def admit(
         )
     if not late:
         return []
-    late -= _late(*_ahead(queue, [], free_s, pace, without))
+    # then without it: what would be late anyway is not its fault
+    late -= _late(*_plan(queue, [], free_s, timing, without))
     pairs = zip(order, slots, strict=True)
-    pushed = [(claim, slot.answered_s - now_s) for claim, slot in pairs if claim.number in late]
-    stays = _rights(newcomer, queue)
-    if any(stays(claim) for claim, _ in pushed):
+    preempted = [(one, slot.answered_s - now_s) for one, slot in pairs if one.number in late]
+    is_protected = _protection(newcomer, queue)
+    if any(is_protected(one) for one, _ in preempted):
         estimate_s = max(slot.answered_s for slot in slots) - now_s
         raise DeadlineUnmeetable(
-            f"others would be late for it; behind them it would take {estimate_s:.3f} s", estimate_s
+            "admitting this ROI would make queued ROIs miss their deadlines; "
+            f"estimated wait {estimate_s:.3f} s",
+            estimate_s,
         )
-    return pushed
+    return preempted
 
 
-def admitted(newcomers: Sequence[Claim], queue: Queue, free_s: float, pace: Pace) -> int:
-    """How many of ``newcomers``, alike but for their numbers, would be let in if they came now.
+def count_admissible(
+    newcomers: Sequence[QueueEntry], queue: Queue, free_s: float, timing: BatchTiming
+) -> int:
+    """Return how many of ``newcomers``, equal but for their numbers, can be admitted now.
 
-    So many that they would be answered in time and nobody that may stay would be late for them.
+    All of these would be answered in time, and would make no protected entry late.
     """
     own = {one.number for one in newcomers}
-    stays = _rights(newcomers[0], queue)
+    is_protected = _protection(newcomers[0], queue)
 
     @cache
-    def late_without() -> set[int]:
-        return _late(*_ahead(queue, [], free_s, pace))
+    def late_anyway() -> set[int]:
+        return _late(*_plan(queue, [], free_s, timing))
 
     def too_many(n: int) -> bool:
-        order, slots = _ahead(queue, newcomers[:n], free_s, pace)
+        order, slots = _plan(queue, newcomers[:n], free_s, timing)
         if late := _late(order, slots):
-            late -= late_without()
-        return any(one.number in own or stays(one) for one in order if one.number in late)
+            late -= late_anyway()
+        return any(one.number in own or is_protected(one) for one in order if one.number in late)
 
+    # usually all fit; otherwise bisect, since one more newcomer never helps the others
     if not too_many(len(newcomers)):
         return len(newcomers)
     return bisect_left(range(1, len(newcomers)), True, key=too_many)
 
 
-def _ahead(
+def _plan(
     queue: Queue,
-    newcomers: Sequence[Claim],
+    newcomers: Sequence[QueueEntry],
     free_s: float,
-    pace: Pace,
-    without: Collection[Claim] = (),
-) -> tuple[list[Claim], list[Slot]]:
-    """What waits and the newcomers in their order, and the slot of each."""
-    full = pace.worth()
-    each_s = pace.entrance.estimate_s(full) / full
-    order = queue.in_order(free_s, newcomers, each_s=each_s, without=without)
-    return order, foresee(order, free_s, pace)
+    timing: BatchTiming,
+    without: Collection[QueueEntry] = (),
+) -> tuple[list[QueueEntry], list[Slot]]:
+    """Return the queue with ``newcomers`` in reading order, and the slot of each entry."""
+    full = timing.efficient_size()
+    interval_s = timing.interval.estimate_s(full) / full
+    order = queue.in_order(free_s, newcomers, interval_s=interval_s, without=without)
+    return order, forecast(order, free_s, timing)
 
 
-def _late(claims: Sequence[Claim], slots: Sequence[Slot]) -> set[int]:
-    """The numbers of those that would be answered after their deadline."""
-    pairs = zip(claims, slots, strict=True)
-    return {claim.number for claim, slot in pairs if slot.answered_s > claim.deadline.at_s}
+def _late(entries: Sequence[QueueEntry], slots: Sequence[Slot]) -> set[int]:
+    """Return the numbers of the entries that would be answered after their deadline."""
+    pairs = zip(entries, slots, strict=True)
+    return {one.number for one, slot in pairs if slot.answered_s > one.deadline.at_s}
 
 
-def _rights(newcomer: Claim, queue: Queue) -> Callable[[Claim], bool]:
-    """Whether ``newcomer`` may not push a claim which was let in before it."""
-    waiting, held, weight = queue.waiting(), queue.held(), queue.rules.weight
-    stats = sum(one.priority is Priority.STAT for one in waiting)
-    # one more routine ROI would still be no more than the places that are routine's
-    routine_lacks_places = STATS_A_ROUTINE * (len(waiting) - stats + 1) <= stats
-    mine = (held.get(newcomer.site, 0) + 1) / weight(newcomer.site)
+def _protection(newcomer: QueueEntry, queue: Queue) -> Callable[[QueueEntry], bool]:
+    """Return the preemption rules: a function that tells whether a queued entry is protected.
 
-    def stays(claim: Claim) -> bool:
-        if claim.priority is not newcomer.priority:
-            return claim.priority is Priority.STAT and not routine_lacks_places
-        return held.get(claim.site, 0) / weight(claim.site) <= LEAD + mine
-
-    return stays
-
-
-STALE_S = 5.0
-"""After so long without a batch what was learnt of them may no longer hold."""
-
-
-class Gate:
-    """The way into ``queue``, which has ``places``.
-
-    Attributes:
-        free_s: when the next batch may start, by what is expected of the running one; minus
-            infinity while none runs.
-        read_at_s: when the last batch ended.
-        under_way: batches that are being read.
+    Stat may preempt routine; routine may preempt stat while it has less than every fourth place.
+    Within a priority, a site may preempt another that holds far more of the queue than itself.
     """
+    waiting, held, weight = queue.waiting(), queue.count_by_site(), queue.rules.weight
+    stats = sum(one.priority is Priority.STAT for one in waiting)
+    # with the newcomer counted in, routine would still hold no more than its own places
+    routine_is_short = STATS_PER_ROUTINE * (len(waiting) - stats + 1) <= stats
+    own = (held[newcomer.site] + 1) / weight(newcomer.site)
 
-    def __init__(self, queue: Queue, pace: Pace, places: int, clock: Clock) -> None:
-        self.free_s = self.read_at_s = -math.inf
-        self.under_way = 0
-        self._queue, self._pace, self._places, self._clock = queue, pace, places, clock
-        self._by_deadline = queue.rules.by_deadline
+    def is_protected(entry: QueueEntry) -> bool:
+        if entry.priority is not newcomer.priority:
+            return entry.priority is Priority.STAT and not routine_is_short
+        return held[entry.site] / weight(entry.site) <= MAX_LEAD + own
 
-    @property
-    def queue_s(self) -> float:
-        """How long a routine ROI that came now, with time to spare, would wait, in seconds."""
-        full = self._pace.worth()
-        before_s = len(self._queue) // full * self._pace.entrance.estimate_s(full)
-        return max(0.0, self._start_s() - self._clock()) + before_s
-
-    def check(
-        self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
-    ) -> int:
-        """How many of so many ROIs, one at least, could be answered in time if they came now.
-
-        Raises:
-            Overloaded: the queue is full, or the site has its share of it.
-            DeadlineUnmeetable: the answer would come too late, or make others late.
-        """
-        now_s = self._clock()
-        claims = [
-            Claim(deadline=deadline, priority=priority, came_s=now_s, site=site)
-            for _ in range(rois)
-        ]
-        self.room(claims[0])
-        most = max(1, places_for(claims[0], self._queue, self._places))
-        if rois == 1 or not self._by_deadline:
-            return min(rois, most)
-        return max(1, admitted(claims[:most], self._queue, self._start_s(), self._pace))
-
-    def room(self, claim: Claim) -> list[tuple[Ticket, OverreadError]]:
-        """Whom ``claim`` pushes out, and what they are told; raises as `check`."""
-        told: dict[int, OverreadError] = {}
-        gone = make_room(claim, self._queue, self._places, claim.came_s)
-        for one in gone:
-            told[one.number] = Overloaded(f"others wait too, and {one.site} had most places")
-        if self._by_deadline and not self.tries(claim.deadline):
-            for one, takes_s in admit(claim, self._queue, self._start_s(), self._pace, gone):
-                told[one.number] = DeadlineUnmeetable(
-                    f"behind what came since an answer would take {takes_s:.3f} s", takes_s
-                )
-        return [(one, told[one.number]) for one in self._queue.waiting() if one.number in told]
-
-    def tries(self, deadline: Deadline) -> bool:
-        """Whether an ROI is read whatever is expected of it: nothing waits, and nothing was read.
-
-        Else a stall that taught to expect too much would keep out all that could teach otherwise.
-        """
-        idle = not self.under_way and self._clock() - self.read_at_s > STALE_S
-        return idle and not len(self._queue) and not deadline.passed
-
-    def _start_s(self) -> float:
-        """When the next batch may start; a batch that overran takes as long again as it has."""
-        now_s = self._clock()
-        if math.isinf(self.free_s) or now_s <= self.free_s:
-            return max(now_s, self.free_s)
-        return now_s + (now_s - self.free_s)
+    return is_protected

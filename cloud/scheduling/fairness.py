@@ -1,11 +1,13 @@
-"""Sites share the model: none gets far ahead of another that waits, weights considered.
+"""Fair sharing of the model between sites, weighted, and by deadline within a bound.
 
-Within that bound the earliest deadline is first, whosever it is. It is start-time fair queueing
-(Goyal et al., SIGCOMM 1996) with a lead instead of strict turns.
+Start-time fair queueing (Goyal et al., SIGCOMM 1996) with a bounded lead instead of strict turns:
+a site may be at most `MAX_LEAD` ahead of any other that waits. Within that bound the earliest
+deadline is read first, whichever site sent it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
@@ -13,139 +15,145 @@ from typing import Protocol, TypeVar
 
 from protos.deadline import Deadline
 
-LEAD = 8.0
-"""How many ROIs, each over its site's weight, a site may be ahead of one that waits."""
+MAX_LEAD = 8.0
+"""ROIs, divided by the site's weight, that a site may be ahead of another that waits."""
 
 
-class Placed(Protocol):
-    """What has a deadline, a site, and a number that tells who came first."""
+class Schedulable(Protocol):
+    """What fair order is made of: a deadline, a site, and a number that grows with arrival."""
 
     @property
     def deadline(self) -> Deadline:
-        """When it is due."""
+        """When the result is due."""
 
     @property
     def site(self) -> str:
-        """Whose it is."""
+        """The site that sent it."""
 
     @property
     def number(self) -> int:
-        """Smaller came earlier."""
+        """Order of arrival."""
 
 
-OnePlaced = TypeVar("OnePlaced", bound=Placed)
+Item = TypeVar("Item", bound=Schedulable)
 
 
 @dataclass
-class Service:
-    """What sites got since something last waited: ROIs over weight, ``by_site``.
+class SiteUsage:
+    """What each site was served since the queue was last empty: ROIs divided by its weight.
 
-    ``stats`` counts the stat ROIs since the last routine one.
+    ``stats_in_a_row`` counts the stat ROIs read since the last routine one.
     """
 
     by_site: dict[str, float] = field(default_factory=dict)
-    stats: int = 0
+    stats_in_a_row: int = 0
 
-    def copy(self) -> Service:
-        """One to think ahead with."""
-        return Service(dict(self.by_site), self.stats)
+    def copy(self) -> SiteUsage:
+        """Return a copy, to plan ahead with."""
+        return SiteUsage(dict(self.by_site), self.stats_in_a_row)
 
     def join(self, site: str, waiting: set[str]) -> None:
-        """Lets ``site`` begin to wait beside others: what it did not use before is no credit."""
+        """Add a site at the least usage of those ``waiting``, so that idle time earns no credit."""
         if site not in waiting:
             least = min((self.by_site.get(other, 0.0) for other in waiting), default=0.0)
             self.by_site[site] = max(self.by_site.get(site, 0.0), least)
 
+    def charge(self, site: str, weight: float) -> None:
+        """Count one ROI of ``site`` as read."""
+        self.by_site[site] = self.by_site.get(site, 0.0) + 1.0 / weight
+
     def reset(self) -> None:
-        """Forgets all, when nothing waits any more."""
+        """Forget everything; called when the queue is empty."""
         self.by_site.clear()
-        self.stats = 0
+        self.stats_in_a_row = 0
 
 
-def fair(
-    claims: list[OnePlaced], service: Service, weight: Callable[[str], float]
-) -> Iterator[OnePlaced]:
-    """The claims in turn; ``service`` is told of each before it is given."""
-    heads: dict[str, list[OnePlaced]] = {}
-    urgent_last = sorted(claims, key=_urgency, reverse=True)
-    for claim in urgent_last:
-        heads.setdefault(claim.site, []).append(claim)
-    got = service.by_site
-    if _all_within_lead({site: len(them) for site, them in heads.items()}, got, weight):
-        for claim in reversed(urgent_last):
-            got[claim.site] = got.get(claim.site, 0.0) + 1.0 / weight(claim.site)
-            yield claim
+def fair_order(
+    items: list[Item], usage: SiteUsage, weight: Callable[[str], float]
+) -> Iterator[Item]:
+    """Yield ``items`` in fair order; ``usage`` is charged for each before it is yielded."""
+    by_site: dict[str, list[Item]] = {}
+    urgent_last = sorted(items, key=_urgency, reverse=True)
+    for item in urgent_last:
+        by_site.setdefault(item.site, []).append(item)
+    # the usual case, one site or few ROIs: no site can exceed the lead, deadlines decide alone
+    if _all_within_lead(Counter(item.site for item in items), usage.by_site, weight):
+        for item in reversed(urgent_last):
+            usage.charge(item.site, weight(item.site))
+            yield item
         return
-    turns = _Turns(heads, got)
-    while (site := turns.next()) is not None:
-        claim = heads[site].pop()
-        if not heads[site]:
-            del heads[site]
-        got[site] = got.get(site, 0.0) + 1.0 / weight(site)
-        turns.back(site)
-        yield claim
+    selector = _SiteSelector(by_site, usage.by_site)
+    while (site := selector.pop()) is not None:
+        item = by_site[site].pop()
+        if not by_site[site]:
+            del by_site[site]
+        usage.charge(site, weight(site))
+        selector.push(site)
+        yield item
 
 
-class _Turns:
-    """Whose turn it is, of the sites in ``heads``, each with its claims, the urgent last.
+class _SiteSelector:
+    """Selects the site to read next. ``items`` holds what waits of each, the most urgent last.
 
-    Heaps, for many sites may wait: all sites by what they got; those within the lead by urgency;
-    the others by what they got. Others serve the same sites meanwhile: what an entry says a site
-    got is looked at again when it comes up.
+    Heaps, since many sites may wait: one of all sites by usage, one of the sites within the lead
+    by urgency, one of those ahead by usage. The other priority lane changes the usage of the same
+    sites meanwhile, so an entry's usage is checked again when the entry comes to the top.
     """
 
-    def __init__(self, heads: Mapping[str, list[OnePlaced]], got: Mapping[str, float]) -> None:
-        self._heads, self._got = heads, got
-        self._by_got = [(got.get(site, 0.0), site) for site in heads]
-        heapify(self._by_got)
-        self._ahead, self._allowed = list(self._by_got), list[tuple[tuple[float, int], str]]()
+    def __init__(self, items: Mapping[str, list[Item]], usage: Mapping[str, float]) -> None:
+        self._items, self._usage = items, usage
+        self._by_usage = [(usage.get(site, 0.0), site) for site in items]
+        heapify(self._by_usage)
+        # every site begins as "ahead"; `pop` moves it over once it is known to be within the lead
+        self._ahead, self._within = list(self._by_usage), list[tuple[tuple[float, int], str]]()
 
-    def next(self) -> str | None:
-        """The site with the most urgent claim of those that are not too far ahead; None at last."""
-        if not self._heads:
+    def pop(self) -> str | None:
+        """Return the site within the lead whose item is most urgent; None when nothing waits."""
+        if not self._items:
             return None
-        limit = self._least() + LEAD
+        limit = self._least_usage() + MAX_LEAD
         while True:
+            # the least usage only grows: sites that were too far ahead come within the lead
             while self._ahead and self._ahead[0][0] < limit:
-                self._sort(heappop(self._ahead)[1], limit)
-            site = heappop(self._allowed)[1]
-            if self._got.get(site, 0.0) < limit:
+                self._sort_in(heappop(self._ahead)[1], limit)
+            site = heappop(self._within)[1]
+            if self._usage.get(site, 0.0) < limit:
                 return site
-            heappush(self._ahead, (self._got[site], site))
+            # the other lane served this site since it was sorted in: it is ahead again
+            heappush(self._ahead, (self._usage[site], site))
 
-    def back(self, site: str) -> None:
-        """That site has had its turn; where it still waits it may have another."""
-        if site in self._heads:
-            heappush(self._ahead, (self._got[site], site))
+    def push(self, site: str) -> None:
+        """Return a site that was served, if more of it waits."""
+        if site in self._items:
+            heappush(self._ahead, (self._usage[site], site))
 
-    def _least(self) -> float:
-        """What the site got that got least of all that wait."""
+    def _least_usage(self) -> float:
+        """Return the least usage of all sites that wait."""
         while True:
-            told, site = self._by_got[0]
-            if site not in self._heads:
-                heappop(self._by_got)
-            elif (got := self._got.get(site, 0.0)) != told:
-                heapreplace(self._by_got, (got, site))
+            seen, site = self._by_usage[0]
+            if site not in self._items:
+                heappop(self._by_usage)
+            elif (usage := self._usage.get(site, 0.0)) != seen:
+                heapreplace(self._by_usage, (usage, site))
             else:
-                return told
+                return seen
 
-    def _sort(self, site: str, limit: float) -> None:
-        """Among those within the lead, or among the others."""
-        if (got := self._got.get(site, 0.0)) < limit:
-            heappush(self._allowed, (_urgency(self._heads[site][-1]), site))
+    def _sort_in(self, site: str, limit: float) -> None:
+        if (usage := self._usage.get(site, 0.0)) < limit:
+            heappush(self._within, (_urgency(self._items[site][-1]), site))
         else:
-            heappush(self._ahead, (got, site))
+            heappush(self._ahead, (usage, site))
 
 
 def _all_within_lead(
-    counts: dict[str, int], got: dict[str, float], weight: Callable[[str], float]
+    counts: Mapping[str, int], usage: Mapping[str, float], weight: Callable[[str], float]
 ) -> bool:
-    """Whether nobody can get too far ahead: one site alone, or few ROIs of each, as is usual."""
+    """Tell whether no site could exceed the lead even if all of its ROIs were read first."""
     if len(counts) < 2:
         return True
-    most = max(got.get(site, 0.0) + count / weight(site) for site, count in counts.items())
-    return most <= min(got.get(site, 0.0) for site in counts) + LEAD
+    most = max(usage.get(site, 0.0) + count / weight(site) for site, count in counts.items())
+    return most <= min(usage.get(site, 0.0) for site in counts) + MAX_LEAD
 
 
-def _urgency(claim: Placed) -> tuple[float, int]:
-    return claim.deadline.at_s, claim.number
+def _urgency(item: Schedulable) -> tuple[float, int]:
+    return item.deadline.at_s, item.number

@@ -1,4 +1,4 @@
-"""Which ROIs are read together, and when each would be answered: all by estimate."""
+"""The forecast: which ROIs form a batch together, and when each would be answered."""
 
 from __future__ import annotations
 
@@ -7,61 +7,59 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloud.scheduling.cost import CostModel
-from cloud.scheduling.queue import Claim
+from cloud.scheduling.queue import QueueEntry
 
 
 @dataclass(frozen=True)
-class Pace:
-    """How a stage keeps time, learnt.
+class BatchTiming:
+    """How long batches of at most ``max_batch`` ROIs take, as learnt.
 
-    ``answer`` is from a batch's start to its answer, ``entrance`` from its start until the next
-    may start: the same where a stage is one, less where it is a pipeline. No batch has more than
-    ``most`` ROIs.
+    ``latency`` is from a batch's start to its results. ``interval`` is from its start until the
+    next batch may start: the same in a single stage, shorter in a pipeline.
     """
 
-    answer: CostModel
-    entrance: CostModel
-    most: int
+    latency: CostModel
+    interval: CostModel
+    max_batch: int
 
-    def worth(self) -> int:
-        """The batch beyond which company saves hardly anything."""
-        return self.entrance.worth(self.most)
+    def efficient_size(self) -> int:
+        """Return the batch size beyond which larger batches save hardly any time."""
+        return self.interval.efficient_size(self.max_batch)
 
 
-def together(claims: Sequence[Claim], start_s: float, pace: Pace) -> int:
-    """How many of the first ``claims``, one at least, are worth reading at once from ``start_s``.
+def batch_size(entries: Sequence[QueueEntry], start_s: float, timing: BatchTiming) -> int:
+    """Return how many of the first ``entries``, at least one, to read at once from ``start_s``.
 
-    None of them misses its deadline for the company it has.
+    Up to the efficient size, as long as none of them misses its deadline because of the others.
     """
-    soonest_s, n = claims[0].deadline.at_s, 1
-    most = min(pace.worth(), len(claims))
+    soonest_s, n = entries[0].deadline.at_s, 1
+    most = min(timing.efficient_size(), len(entries))
     while n < most:
-        soonest_s = min(soonest_s, claims[n].deadline.at_s)
-        if start_s + pace.answer.bound_s(n + 1) > soonest_s:
+        soonest_s = min(soonest_s, entries[n].deadline.at_s)
+        if start_s + timing.latency.bound_s(n + 1) > soonest_s:
             break
         n += 1
     return n
 
 
 class Slot(NamedTuple):
-    """When a claim would be read, and answered, on the clock."""
+    """When an ROI would be read, and answered, on the clock."""
 
     start_s: float
     answered_s: float
 
 
-def foresee(claims: Sequence[Claim], free_s: float, pace: Pace) -> list[Slot]:
-    """The slot of each of ``claims``, in order, if batches start from ``free_s`` on.
-
-    What is late whatever is done costs the others nothing: it will not be read.
-    """
+def forecast(entries: Sequence[QueueEntry], free_s: float, timing: BatchTiming) -> list[Slot]:
+    """Return the slot of each of ``entries``, in order, if the first batch starts at ``free_s``."""
     slots: list[Slot] = []
-    start_s, alone_s = free_s, pace.answer.bound_s(1)
-    while (at := len(slots)) < len(claims):
-        if start_s + alone_s > claims[at].deadline.at_s:
+    start_s, alone_s = free_s, timing.latency.bound_s(1)
+    while (at := len(slots)) < len(entries):
+        # too late even in a batch of its own: it will not be read, and delays nothing
+        if start_s + alone_s > entries[at].deadline.at_s:
             slots.append(Slot(start_s, start_s + alone_s))
             continue
-        n = together(claims[at : at + pace.most], start_s, pace)
-        slots += [Slot(start_s, start_s + pace.answer.bound_s(n))] * n
-        start_s += pace.entrance.estimate_s(n)
+        # the next batch, all of it answered at once; the one after it starts an interval later
+        n = batch_size(entries[at : at + timing.max_batch], start_s, timing)
+        slots += [Slot(start_s, start_s + timing.latency.bound_s(n))] * n
+        start_s += timing.interval.estimate_s(n)
     return slots

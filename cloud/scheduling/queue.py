@@ -1,13 +1,14 @@
-"""What waits to be read, and its order: rank, then fairness between sites, then deadlines."""
+"""The queue of ROIs, in reading order: stat first, then fair between sites, then by deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cloud.scheduling.fairness import Service, fair
+from cloud.scheduling.fairness import SiteUsage, fair_order
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Reading
 from protos.deadline import Deadline
@@ -15,37 +16,39 @@ from protos.messages import Priority
 
 UNKNOWN_SITE = "unknown"
 
-STATS_A_ROUTINE = 3
-"""While stat waits and some routine work is aged, routine has one place after so many of stat."""
+STATS_PER_ROUTINE = 3
+"""Stat ROIs that are read before the next aged routine ROI, while both wait."""
 
 
 @dataclass(frozen=True)
-class Rules:
-    """How the queue is ordered.
+class QueueRules:
+    """How the queue is ordered and shared.
 
     Attributes:
-        by_deadline: the earliest deadline first; else first come, first served: no rule below
-            counts, and what was let in is read though nobody waits for it any more.
-        routine_wait_s: routine work is aged when it has waited so long, or half its budget.
-        site_share: of the queue's places that one site may hold while others wait, in (0, 1].
-        site_weights: what a site may have beside another of weight 1, by its name.
+        by_deadline: earliest deadline first. Otherwise first come, first served: no other rule
+            applies, and every admitted ROI is read, even when its caller has gone.
+        routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
+            that is shorter.
+        site_share: fraction of the queue that one site may hold while others wait, in (0, 1].
+        site_weights: the weight of each named site in shares and turns; others have weight 1.
     """
 
     by_deadline: bool = True
-    routine_wait_s: float = 1.0
+    routine_max_wait_s: float = 1.0
     site_share: float = 0.5
     site_weights: Mapping[str, float] = field(default_factory=dict)
 
     def weight(self, site: str) -> float:
-        """That of ``site``, 1 where none is given."""
+        """Return the weight of ``site``, 1 where none is set."""
         return self.site_weights.get(site, 1.0)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model said of one ROI, and what it took.
+class RoiResult:
+    """What the model read in one ROI, and the time it took.
 
-    ``batch`` numbers the batch it was read in, which took ``compute_s``; it waited ``queue_s``.
+    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which took
+    ``compute_s``.
     """
 
     reading: Reading
@@ -55,134 +58,134 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Claim:
-    """What an ROI's place in the queue follows from; it came at ``came_s`` on the clock."""
+class QueueEntry:
+    """All that decides an ROI's position in the queue; it arrived at ``arrived_s`` on the clock."""
 
     deadline: Deadline
     priority: Priority
-    came_s: float
+    arrived_s: float
     site: str = UNKNOWN_SITE
     number: int = field(default_factory=itertools.count().__next__)
 
-    def aged_s(self, routine_wait_s: float) -> float:
-        """From when on it has waited long: half of its budget, or ``routine_wait_s``."""
-        return self.came_s + min(routine_wait_s, (self.deadline.at_s - self.came_s) / 2)
+    def aged_at_s(self, routine_max_wait_s: float) -> float:
+        """Return when it is aged: after ``routine_max_wait_s``, or half of its budget if sooner."""
+        return self.arrived_s + min(routine_max_wait_s, (self.deadline.at_s - self.arrived_s) / 2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Ticket(Claim):
+class QueuedRoi(QueueEntry):
     """One ROI in the queue: ``voxels`` uint8 ``(z, y, x)``.
 
-    ``answer`` is what its owner waits for; cancelling it takes the ticket out of the queue. What is
-    ``tried`` is read though it should come too late by what is known.
+    Its caller awaits ``result``; cancelling that takes the ROI out of the queue. A probe is read
+    even if it is expected to be late, so that the cost of a batch is measured again.
     """
 
     voxels: UInt8Array
-    answer: asyncio.Future[Answer]
-    tried: bool = False
+    result: asyncio.Future[RoiResult]
+    is_probe: bool = False
 
 
 class Queue:
-    """Tickets in the order in which they will be read; given up ones do not count."""
+    """Waiting ROIs in the order in which they will be read; cancelled ones do not count."""
 
-    def __init__(self, rules: Rules | None = None) -> None:
-        self.rules = rules or Rules()
-        self._tickets: list[Ticket] = []
-        self._service = Service()
+    def __init__(self, rules: QueueRules | None = None) -> None:
+        self.rules = rules or QueueRules()
+        self._rois: list[QueuedRoi] = []
+        self._usage = SiteUsage()
 
     def __len__(self) -> int:
-        # changes nothing: metrics ask from another thread
-        return sum(self._counts(ticket) for ticket in self._tickets)
+        # must change nothing: metrics are collected in another thread
+        return sum(self._counts(roi) for roi in self._rois)
 
-    def put(self, ticket: Ticket) -> None:
-        """Lets ``ticket`` wait in its place."""
-        self._forget()
-        if not self._tickets:
-            self._service.reset()
-        self._service.join(ticket.site, {waiting.site for waiting in self._tickets})
-        self._tickets.append(ticket)
+    def put(self, roi: QueuedRoi) -> None:
+        """Add ``roi`` to the queue."""
+        self._drop_cancelled()
+        if not self._rois:
+            self._usage.reset()
+        self._usage.join(roi.site, {waiting.site for waiting in self._rois})
+        self._rois.append(roi)
 
-    def held(self) -> dict[str, int]:
-        """How many tickets of each site wait."""
-        self._forget()
-        held: dict[str, int] = {}
-        for ticket in self._tickets:
-            held[ticket.site] = held.get(ticket.site, 0) + 1
-        return held
+    def count_by_site(self) -> Counter[str]:
+        """Return the number of waiting ROIs of each site."""
+        return Counter(roi.site for roi in self.waiting())
 
     def in_order(
         self,
         start_s: float,
-        newcomers: Sequence[Claim] = (),
+        newcomers: Sequence[QueueEntry] = (),
         *,
-        each_s: float = 0.0,
-        without: Collection[Claim] = (),
-    ) -> list[Claim]:
-        """All that waits as it would be read from ``start_s`` on, ``each_s`` after one another.
+        interval_s: float = 0.0,
+        without: Collection[QueueEntry] = (),
+    ) -> list[QueueEntry]:
+        """Return what waits in reading order, if one is read every ``interval_s`` from ``start_s``.
 
-        ``newcomers``, all of one site, are in their places, and those of ``without`` are gone.
+        ``newcomers``, all of one site, are placed as if they waited; ``without`` are left out.
         """
-        self._forget()
-        service = self._service.copy()
-        claims: list[Claim] = [one for one in self._tickets if one not in without]
+        self._drop_cancelled()
+        usage = self._usage.copy()
+        entries: list[QueueEntry] = [one for one in self._rois if one not in without]
         if newcomers:
-            service.join(newcomers[0].site, {waiting.site for waiting in claims})
-            claims += newcomers
-        return list(self._walk(claims, service, start_s, each_s))
+            usage.join(newcomers[0].site, {waiting.site for waiting in entries})
+            entries += newcomers
+        return list(self._ordered(entries, usage, start_s, interval_s))
 
-    def take(self, n: int, now_s: float) -> list[Ticket]:
-        """The first ``n`` tickets or fewer, which no longer wait."""
-        self._forget()
-        tickets = {ticket.number: ticket for ticket in self._tickets}
-        walk = self._walk(list(self._tickets), self._service, now_s, 0.0)
-        taken = [tickets[claim.number] for claim in itertools.islice(walk, n)]
+    def take(self, n: int, now_s: float) -> list[QueuedRoi]:
+        """Remove and return the first ``n`` ROIs, or fewer."""
+        self._drop_cancelled()
+        rois = {roi.number: roi for roi in self._rois}
+        order = self._ordered(list(self._rois), self._usage, now_s, 0.0)
+        taken = [rois[entry.number] for entry in itertools.islice(order, n)]
         self.remove(taken)
         return taken
 
-    def remove(self, tickets: list[Ticket]) -> None:
-        """Lets ``tickets`` wait no longer."""
-        gone = {ticket.number for ticket in tickets}
-        self._tickets = [ticket for ticket in self._tickets if ticket.number not in gone]
-        if not self._tickets:
-            self._service.reset()
+    def remove(self, rois: list[QueuedRoi]) -> None:
+        """Take ``rois`` out of the queue."""
+        gone = {roi.number for roi in rois}
+        self._rois = [roi for roi in self._rois if roi.number not in gone]
+        if not self._rois:
+            self._usage.reset()
 
-    def waiting(self) -> list[Ticket]:
-        """All that waits, as it came."""
-        self._forget()
-        return list(self._tickets)
+    def waiting(self) -> list[QueuedRoi]:
+        """Return what waits, in order of arrival."""
+        self._drop_cancelled()
+        return list(self._rois)
 
-    def _walk(
-        self, claims: list[Claim], service: Service, start_s: float, each_s: float
-    ) -> Iterator[Claim]:
-        """``claims`` in order; ``service`` is told of each before it is given.
-
-        Whether routine work has waited long is asked of the time at which a place is read.
-        """
+    def _ordered(
+        self, entries: list[QueueEntry], usage: SiteUsage, start_s: float, interval_s: float
+    ) -> Iterator[QueueEntry]:
+        """Yield ``entries`` in reading order; ``usage`` is updated before each is yielded."""
         if not self.rules.by_deadline:
-            yield from sorted(claims, key=lambda claim: claim.number)
+            yield from sorted(entries, key=lambda entry: entry.number)
             return
-        stat = [claim for claim in claims if claim.priority is Priority.STAT]
-        routine = [claim for claim in claims if claim.priority is not Priority.STAT]
-        urgent, usual = (fair(ones, service, self.rules.weight) for ones in (stat, routine))
-        aged_s = sorted(
-            (claim.aged_s(self.rules.routine_wait_s), claim.number) for claim in routine
+        # two lanes, each fair between sites by itself; both charge the same usage
+        stat = [entry for entry in entries if entry.priority is Priority.STAT]
+        routine = [entry for entry in entries if entry.priority is not Priority.STAT]
+        stat_lane, routine_lane = (
+            fair_order(lane, usage, self.rules.weight) for lane in (stat, routine)
         )
-        given: set[int] = set()
-        for place in range(len(claims)):
-            while aged_s and aged_s[0][1] in given:
-                aged_s.pop(0)
-            due = bool(aged_s) and aged_s[0][0] <= start_s + place * each_s
-            if place - len(given) < len(stat) and not (due and service.stats >= STATS_A_ROUTINE):
-                claim = next(urgent)
-                service.stats += 1
+        aging = sorted(
+            (entry.aged_at_s(self.rules.routine_max_wait_s), entry.number) for entry in routine
+        )
+        read: set[int] = set()  # the numbers of routine entries already yielded
+        for position in range(len(entries)):
+            # a routine ROI counts as aged by the time at which this position would be read
+            while aging and aging[0][1] in read:
+                aging.pop(0)
+            some_aged = bool(aging) and aging[0][0] <= start_s + position * interval_s
+            # stat goes first, except that after three in a row an aged routine ROI is due; the
+            # routine lane still gives its most urgent, which need not be the aged one
+            stat_left = position - len(read) < len(stat)
+            if stat_left and not (some_aged and usage.stats_in_a_row >= STATS_PER_ROUTINE):
+                entry = next(stat_lane)
+                usage.stats_in_a_row += 1
             else:
-                claim = next(usual)
-                service.stats = 0
-                given.add(claim.number)
-            yield claim
+                entry = next(routine_lane)
+                usage.stats_in_a_row = 0
+                read.add(entry.number)
+            yield entry
 
-    def _forget(self) -> None:
-        self._tickets = [ticket for ticket in self._tickets if self._counts(ticket)]
+    def _drop_cancelled(self) -> None:
+        self._rois = [roi for roi in self._rois if self._counts(roi)]
 
-    def _counts(self, ticket: Ticket) -> bool:
-        return not self.rules.by_deadline or not ticket.answer.done()
+    def _counts(self, roi: QueuedRoi) -> bool:
+        return not self.rules.by_deadline or not roi.result.done()

@@ -1,4 +1,4 @@
-"""Quotas: how much of the queue and of the open streams one site may hold."""
+"""Quotas: how much of the queue, and how many of the open streams, one site may hold."""
 
 from __future__ import annotations
 
@@ -6,124 +6,132 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from cloud.scheduling.queue import Claim, Queue
+from cloud.scheduling.queue import Queue, QueueEntry
 from protos.errors import Overloaded
 from protos.messages import Priority
 
+STAT_SHARE = 0.1
+"""Fraction of the streams that only stat studies may open, once all others are open."""
 
-def make_room(newcomer: Claim, queue: Queue, most: int, now_s: float) -> list[Claim]:
-    """Who has to leave for ``newcomer``: nobody, or the last of a site that holds too much.
 
-    A site alone may fill the queue of ``most`` places; another that comes then gets its own. What
-    a site may hold is its share times its weight. For stat the last routine ROI leaves, of its own
-    site where that has its share; no stat leaves for routine work.
+def preempt_for_quota(
+    newcomer: QueueEntry, queue: Queue, most: int, now_s: float
+) -> list[QueueEntry]:
+    """Return the entry to preempt so that ``newcomer`` has a place in a queue of ``most``, if any.
+
+    A site alone may fill the queue. While others wait its quota is its share times its weight, and
+    its last routine ROI gives way to another site. For stat the last routine ROI gives way, of the
+    same site where that has used up its quota. Stat never gives way.
 
     Raises:
-        Overloaded: the queue is full, or the newcomer's site has its share of it.
+        Overloaded: the queue is full, or the site has used up its quota.
     """
-    held, share = _held(queue), _share(queue, most)
-    mine, weight = held.pop(newcomer.site, 0), queue.rules.weight
+    held, share = _held(queue), _site_share(queue, most)
+    own, weight = held.pop(newcomer.site, 0), queue.rules.weight
     stat = queue.rules.by_deadline and newcomer.priority is Priority.STAT
-    full = (waiting := len(queue)) >= most
-    over = {site: n / weight(site) for site, n in held.items()}
-    greedy = max(over, key=lambda site: over[site], default=newcomer.site)
-    leaving: list[Claim] = []
-    if held and mine >= share * weight(newcomer.site):
+    # the other site that holds most for its weight is the first to give way
+    by_weight = {site: n / weight(site) for site, n in held.items()}
+    largest = max(by_weight, key=lambda site: by_weight[site], default=newcomer.site)
+    preempted: list[QueueEntry] = []
+    if held and own >= share * weight(newcomer.site):
+        # over its own quota: only stat gets in, in the place of its own site's routine work
         if stat:
-            leaving = _last(queue, now_s, lambda one: one.site == newcomer.site)
-        why = f"{mine} ROIs of {newcomer.site} wait, {share} may while others wait"
-    elif not full:
+            preempted = _last_routine(queue, now_s, lambda one: one.site == newcomer.site)
+        quota = int(share * weight(newcomer.site))
+        reason = (
+            f"site {newcomer.site} has {own} ROIs queued; its quota under contention is {quota}"
+        )
+    elif len(queue) < most:
         return []
     else:
-        why = f"{waiting} ROIs wait, and no more than {most} may"
-        if over.get(greedy, 0.0) > share:
-            leaving = _last(queue, now_s, lambda one: one.site == greedy)
+        # full: a site over its quota gives way to anyone, any site to stat
+        if by_weight.get(largest, 0.0) > share:
+            preempted = _last_routine(queue, now_s, lambda one: one.site == largest)
         elif stat:
-            leaving = _last(queue, now_s, lambda _: True)
-    if not leaving:
-        raise Overloaded(why)
-    return leaving
+            preempted = _last_routine(queue, now_s, lambda _: True)
+        reason = f"the queue is full: {len(queue)} ROIs wait, the limit is {most}"
+    if not preempted:
+        raise Overloaded(reason)
+    return preempted
 
 
-def places_for(newcomer: Claim, queue: Queue, most: int) -> int:
-    """How many like ``newcomer`` have a place without anybody leaving."""
+def quota_left(newcomer: QueueEntry, queue: Queue, most: int) -> int:
+    """Return how many ROIs like ``newcomer`` have a place without preempting any."""
     held, free = _held(queue), most - len(queue)
-    mine = held.pop(newcomer.site, 0)
+    own = held.pop(newcomer.site, 0)
     if held:
-        allowed = int(_share(queue, most) * queue.rules.weight(newcomer.site))
-        free = min(free, allowed - mine)
+        quota = int(_site_share(queue, most) * queue.rules.weight(newcomer.site))
+        free = min(free, quota - own)
     return max(0, free)
 
 
-def _held(queue: Queue) -> dict[str, int]:
-    """What each site holds, where sites have shares."""
-    return queue.held() if queue.rules.by_deadline else {}
+def _held(queue: Queue) -> Counter[str]:
+    """Return what each site holds; empty where the queue has no quotas."""
+    return queue.count_by_site() if queue.rules.by_deadline else Counter()
 
 
-def _share(queue: Queue, most: int) -> int:
+def _site_share(queue: Queue, most: int) -> int:
     return max(1, int(queue.rules.site_share * most))
 
 
-def _last(queue: Queue, now_s: float, among: Callable[[Claim], bool]) -> list[Claim]:
-    """The routine ROI that would be read last of those ``among`` which one is to leave."""
+def _last_routine(
+    queue: Queue, now_s: float, may_give_way: Callable[[QueueEntry], bool]
+) -> list[QueueEntry]:
+    """Return the routine ROI that would be read last of those that may give way, or none."""
     order = queue.in_order(now_s)
-    may_leave = [one for one in order if one.priority is not Priority.STAT and among(one)]
-    return may_leave[-1:]
+    return [one for one in order if one.priority is not Priority.STAT and may_give_way(one)][-1:]
 
 
-STAT_SHARE = 0.1
-"""Of all places, the last that only stat may have."""
+class StreamQuota:
+    """The limit of open streams: ``most`` in all, and for each site under contention.
 
-
-class Room:
-    """Places for ``most`` streams.
-
-    Once half of them are taken no site may have more than ``site_share`` of all while others have
-    any, but for stat. Whether an ROI can be answered in time is asked when it comes.
+    Once half of all streams are open, no site may have more than ``site_share`` of ``most`` while
+    another has any; stat may exceed that by the streams that are reserved for it.
     """
 
     def __init__(self, most: int, site_share: float) -> None:
-        self._most, self._share = most, max(1, int(site_share * most))
-        self._for_stat = int(STAT_SHARE * most)
-        self._taken: Counter[str] = Counter()
+        self._most, self._site_quota = most, max(1, int(site_share * most))
+        self._reserved = int(STAT_SHARE * most)
+        self._open: Counter[str] = Counter()
 
     @contextlib.contextmanager
-    def place(self, site: str) -> Iterator[None]:
-        """A place for a stream of ``site`` while entered; `check` it when its header is there.
+    def open_stream(self, site: str) -> Iterator[None]:
+        """Count a stream of ``site`` as open while entered; `check_priority` follows its header.
 
         Raises:
-            Overloaded: there is none, or the site has its share and what is for stat as well.
+            Overloaded: all streams are open, or the site has used up its quota and stat's reserve.
         """
-        if (taken := self._taken.total()) >= self._most:
-            raise Overloaded(f"{self._most} studies are open, and no more may be")
-        if self._crowds(site, taken, self._share + self._for_stat):
-            raise Overloaded(self._too_many(site))
-        self._taken[site] += 1
+        if (total := self._open.total()) >= self._most:
+            raise Overloaded(f"{total} streams are open, the limit is {self._most}")
+        if self._exceeds(site, self._site_quota + self._reserved):
+            raise Overloaded(self._over_quota(site))
+        self._open[site] += 1
         try:
             yield
         finally:
-            self._taken -= Counter((site,))
+            self._open -= Counter((site,))
 
-    def check(self, site: str, priority: Priority) -> None:
-        """Refuses a stream that has a place of stat's, or of others', if it is not stat.
+    def check_priority(self, site: str, priority: Priority) -> None:
+        """Reject an open stream that is not stat and uses stat's reserve, or another site's quota.
 
         Raises:
-            Overloaded: so it is.
+            Overloaded: the stream is rejected.
         """
         if priority is Priority.STAT:
             return
-        taken, for_all = self._taken.total(), self._most - self._for_stat
-        if taken > for_all:
+        for_routine = self._most - self._reserved
+        if self._open.total() > for_routine:
             raise Overloaded(
-                f"{for_all} studies are open, the last {self._for_stat} places are for stat"
+                f"{for_routine} streams are open, the last {self._reserved} are reserved for stat"
             )
-        if self._crowds(site, taken, self._share + 1):
-            raise Overloaded(self._too_many(site))
+        if self._exceeds(site, self._site_quota + 1):
+            raise Overloaded(self._over_quota(site))
 
-    def _crowds(self, site: str, taken: int, most: int) -> bool:
-        """Whether ``site`` has so many while others are there, and half of all are taken."""
-        mine = self._taken[site]
-        return mine >= most and taken > mine and 2 * taken >= self._most
+    def _exceeds(self, site: str, limit: int) -> bool:
+        """Tell whether ``site`` has reached ``limit`` under contention with other sites."""
+        own, total = self._open[site], self._open.total()
+        return own >= limit and total > own and 2 * total >= self._most
 
-    def _too_many(self, site: str) -> str:
-        return f"{self._taken[site]} studies of {site} are open, {self._share} may while others are"
+    def _over_quota(self, site: str) -> str:
+        own, quota = self._open[site], self._site_quota
+        return f"site {site} has {own} open streams; its quota under contention is {quota}"

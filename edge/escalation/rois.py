@@ -22,7 +22,7 @@ from protos.errors import (
     Overloaded,
     OverreadError,
     Unreachable,
-    named,
+    error_by_name,
 )
 from protos.messages import Refusal, Roi, Summary, Verdict
 
@@ -145,7 +145,7 @@ def no_room(message: object) -> bool:
 
 def _passes(refusal: Refusal) -> bool:
     """Whether another attempt may bring a verdict."""
-    return isinstance(named(refusal.error, refusal.reason), RETRYABLE)
+    return isinstance(error_by_name(refusal.error, refusal.reason), RETRYABLE)
 
 
 def _nonsense(verdict: Verdict) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from cloud.describe import describe
+from cloud.describe import fetch_description
 from evaluation.accuracy.bootstrap import OnStep
 from evaluation.common.processes import CLOUD, cloud_service
 from evaluation.load.generator import LATE, Edges, Offered, Traffic, poisson
@@ -27,7 +27,7 @@ from evaluation.load.generator import LATE, Edges, Offered, Traffic, poisson
 MODES: Mapping[str, Mapping[str, str]] = {
     "deadline": {},
     "one at a time": {"max_batch": "1"},
-    "first come": {"scheduling": '"fcfs"', "max_waiting": "4096"},
+    "first come": {"scheduling": '"fcfs"', "max_queued_rois": "4096"},
 }
 """The services that are compared, by what is set in each; first come queues whatever comes."""
 
@@ -194,7 +194,7 @@ def _pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
 
 
 def _edges(service: Service, traffic: Traffic) -> Edges:
-    return Edges(service.address, describe(service.address).roi_shape, traffic.edges)
+    return Edges(service.address, fetch_description(service.address).roi_shape, traffic.edges)
 
 
 async def _settled(service: Service) -> tuple[float, float]:

@@ -53,12 +53,12 @@ def main(
 ) -> None:
     """Serves until SIGTERM."""
     settings = load_settings(config, address=address)
-    configure_logging(as_json=False)
+    configure_logging("text")
     reader, telemetry = SleepingReader(fixed_ms / 1e3, each_ms / 1e3), Telemetry()
 
     async def run() -> None:
         server = CloudServer(settings, reader, telemetry, service_version="synthetic")
-        with telemetry.serving(settings.metrics_address, settings.metrics_port):
+        with telemetry.serve(settings.metrics_address, settings.metrics_port):
             await serve(server, ready=lambda bound: write_atomically(ready_file, bound.encode()))
 
     asyncio.run(run())

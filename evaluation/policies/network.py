@@ -37,11 +37,14 @@ class SimulatedCloud:
     Args:
         batches: ``(regions, seconds)`` as measured, from which the cost t = a n + b is learnt.
         most: regions in a batch.
-        max_wait_s: how long a region waits for company.
+        max_batch_delay_s: longest wait of a region for others to join its batch.
     """
 
-    def __init__(self, batches: Sequence[tuple[int, float]], most: int, max_wait_s: float) -> None:
-        self._cost, self._most, self._max_wait_s = CostModel(memory=1.0), most, max_wait_s
+    def __init__(
+        self, batches: Sequence[tuple[int, float]], most: int, max_batch_delay_s: float
+    ) -> None:
+        self._cost, self._most = CostModel(memory=1.0), most
+        self._max_batch_delay_s = max_batch_delay_s
         for n, took_s in batches:
             self._cost.observe(n, took_s)
         self._free_s = -math.inf
@@ -71,10 +74,10 @@ class SimulatedCloud:
         return served + [None] * (len(came_s) - len(served))
 
     def _begins_s(self, waiting: Sequence[float]) -> float:
-        """When the next batch begins: with enough company, or when its first has waited."""
-        worth = self._cost.worth(self._most)
-        company_s = waiting[worth - 1] if len(waiting) >= worth else math.inf
-        return max(self._free_s, min(waiting[0] + self._max_wait_s, company_s))
+        """Return when the next batch begins: full enough, or its first has waited."""
+        efficient = self._cost.efficient_size(self._most)
+        full_s = waiting[efficient - 1] if len(waiting) >= efficient else math.inf
+        return max(self._free_s, min(waiting[0] + self._max_batch_delay_s, full_s))
 
 
 REFUSED_S = 0.001

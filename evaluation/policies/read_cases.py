@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cloud.limits import padded
+from cloud.limits import pad
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Assessment, Report
@@ -208,7 +208,7 @@ def _read_cube(cube: Cube, split: str, marks: Sequence[Mark], readers: Readers) 
 
 def _as_sent(one: Candidate, voxels: UInt8Array, shape: Shape, full: Shape) -> UInt8Array:
     """The region as it is cut on the edge and mirrored in the cloud."""
-    return padded(cut_roi(voxels, one.index_zyx, shape), full)
+    return pad(cut_roi(voxels, one.index_zyx, shape), full)
 
 
 def _timed(second: ReadsRegions) -> Iterator[tuple[int, float]]:

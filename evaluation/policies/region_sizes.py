@@ -19,7 +19,7 @@ import numpy.typing as npt
 import typer
 from rich.table import Table
 
-from cloud.limits import padded
+from cloud.limits import pad
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.screen import EdgeReader
@@ -87,7 +87,7 @@ def _said(cube: Cube, found: Sequence[Candidate], size: Size, model: ReadsRegion
     full = model.roi_shape
     fits = [size in SELECTION_POLICY.sizes_for(one.diameter_mm, full) for one in found]
     regions = [
-        padded(cut_roi(cube.voxels, one.index_zyx, size.shape_of(full)), full)
+        pad(cut_roi(cube.voxels, one.index_zyx, size.shape_of(full)), full)
         for one, may in zip(found, fits, strict=True)
         if may
     ]

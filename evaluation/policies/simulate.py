@@ -191,7 +191,9 @@ class World:
 
     def wire(self, trace: Trace) -> SimulatedLink:
         """The trace with a cloud behind it."""
-        cloud = SimulatedCloud(self.cases.batches, self.cloud.max_batch, self.cloud.max_wait_s)
+        cloud = SimulatedCloud(
+            self.cases.batches, self.cloud.max_batch, self.cloud.max_batch_delay_s
+        )
         return SimulatedLink(trace, cloud, f"{self.seed} {trace.name}")
 
 

@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Serves until SIGTERM."""
     settings, telemetry = load_settings(address=address), Telemetry()
-    configure_logging(as_json=False)
+    configure_logging("text")
     server = CloudServer(settings, MiddleReader(), telemetry, service_version="middle")
     asyncio.run(serve(server, ready=lambda bound: write_atomically(ready_file, bound.encode())))
 

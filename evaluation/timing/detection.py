@@ -16,7 +16,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from cloud.describe import describe
+from cloud.describe import fetch_description
 from evaluation.common.cli import STUDIES, Cache, Json, each, show
 from evaluation.common.processes import cloud_service, edge_process
 from evaluation.errors import ServiceFailed
@@ -90,7 +90,7 @@ def detection_command(
             cloud_service(config=cloud_config) as address,
             edge_process(1, seed, cache, log, EDGE) as edge,
         ):
-            served = describe(address)
+            served = fetch_description(address)
             rows = []
             for name in names:
                 with _linked(name, address, seed) as cloud:

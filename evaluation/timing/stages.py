@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cloud.settings import CloudSettings
-from cloud.workers import PipelineStage, ReaderStage
+from cloud.workers import WorkerStage
 from evaluation.common.cli import CloudModel, Json, each, show
 from evaluation.common.tables import columns_table
 from imaging.volume import UInt8Array
@@ -61,7 +61,7 @@ class Contestant:
 
     name: str
     stages: int
-    stage: ReaderStage | PipelineStage
+    stage: WorkerStage
     per_s: list[float] = field(default_factory=list)
     busy_s: list[float] = field(default_factory=list)
     alone_s: list[float] = field(default_factory=list)
@@ -73,11 +73,11 @@ def contestants(
     """Open the artifact of ``folder`` whole and in each number of parts, on the same engine."""
     chosen = chosen_engine(find(name, folder), engine, threads)
     whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
-    entered = [Contestant(f"whole on {whole.engine}", 1, ReaderStage(whole))]
+    entered = [Contestant(f"whole on {whole.engine}", 1, WorkerStage(whole))]
     for count in counts:
         parts = open_staged(name, count, engine=chosen, threads=threads, folder=folder)
         title = f"{count} parts on {parts.engine}"
-        entered.append(Contestant(title, count, PipelineStage(parts)))
+        entered.append(Contestant(title, count, WorkerStage(parts)))
     return entered
 
 
@@ -96,9 +96,7 @@ async def compare(
             contestant.per_s.append(batches * len(batch) / took_s)
 
 
-async def _read(
-    stage: ReaderStage | PipelineStage, batch: UInt8Array, times: int
-) -> tuple[float, list[float]]:
+async def _read(stage: WorkerStage, batch: UInt8Array, times: int) -> tuple[float, list[float]]:
     """Read ``batch`` ``times`` times, queued back to back; seconds in all, and of each."""
     began_s, each_s = time.perf_counter(), list[float]()
 

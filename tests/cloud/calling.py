@@ -45,7 +45,7 @@ def taken(cloud: RunningCloud) -> int:
 
 def in_queue(cloud: RunningCloud) -> int:
     """How many ROIs wait for the model."""
-    return int(cloud.count("overread_cloud_waiting_rois"))
+    return int(cloud.count("overread_cloud_queued_rois"))
 
 
 def refused(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> OverreadError:

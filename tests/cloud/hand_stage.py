@@ -11,9 +11,9 @@ import numpy as np
 
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import CostModel
-from cloud.scheduling.queue import Rules
+from cloud.scheduling.queue import QueueRules
 from cloud.telemetry import Telemetry
-from cloud.workers import Timed, Unwanted, always
+from cloud.workers import BatchAbandoned, BatchResult, always
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from protos.messages import Priority
@@ -45,7 +45,7 @@ class HandStage:
         """See `cloud.workers.Stage.enter`."""
         await self.place.acquire()
 
-    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> BatchResult:
         """See `cloud.workers.Stage.run`."""
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
@@ -53,11 +53,11 @@ class HandStage:
         try:
             await self.allowed.acquire()
             if not wanted():
-                raise Unwanted
+                raise BatchAbandoned
             self.now_s += took_s
             if 255 in values:
                 raise ModelFailed("255")
-            return Timed(plain(values / 255, values), took_s)
+            return BatchResult(plain(values / 255, values), took_s)
         finally:
             self.place.release()
 
@@ -72,7 +72,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(asyncio.wait_for(coroutine, 20))
 
 
-def batcher(stage: HandStage, *, max_batch: int = 2, max_waiting: int = 9, **rules: Any) -> Batcher:
+def batcher(stage: HandStage, *, max_batch: int = 2, max_queued: int = 9, **rules: Any) -> Batcher:
     """A batcher that knows from the start what the stage takes."""
     cost = CostModel()
     for n in (1, 4):
@@ -81,9 +81,9 @@ def batcher(stage: HandStage, *, max_batch: int = 2, max_waiting: int = 9, **rul
         stage,
         Telemetry(),
         max_batch=max_batch,
-        max_wait_s=0.0,
-        max_waiting=max_waiting,
-        rules=Rules(**rules),
+        max_batch_delay_s=0.0,
+        max_queued=max_queued,
+        rules=QueueRules(**rules),
         cost=cost,
         clock=stage.clock,
     )
@@ -99,13 +99,13 @@ async def settle() -> None:
 class TwoParts(HandStage):
     """A stage that lets the next batch in after a while, when the last is still under way."""
 
-    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> Timed:
+    async def run(self, batch: UInt8Array, wanted: Callable[[], bool] = always) -> BatchResult:
         """As `HandStage.run`, but the place is free before the answer is there."""
         self.batches.append(batch[:, 0, 0, 0].tolist())
         self.now_s += self.fixed_s + len(batch)
         self.place.release()
         await self.allowed.acquire()
         if not wanted():
-            raise Unwanted
+            raise BatchAbandoned
         self.now_s += 1.0
-        return Timed(plain(batch[:, 0, 0, 0] / 255, batch[:, 0, 0, 0]), 1.0)
+        return BatchResult(plain(batch[:, 0, 0, 0] / 255, batch[:, 0, 0, 0]), 1.0)

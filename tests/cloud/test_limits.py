@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cloud.limits import compatible, may_be_padded, padded, unpadded
+from cloud.limits import can_be_padded, crop_mask, is_compatible, pad
 from imaging.roi import cut_roi
 
 FULL = (48, 48, 48)
@@ -17,7 +17,7 @@ def test_a_smaller_region_becomes_the_middle_of_a_full_one(shape: tuple[int, int
     """Its voxels lie where a full region around the same candidate has them."""
     box = np.random.default_rng(1).integers(0, 256, (80, 80, 80), dtype=np.uint8)
     centre = (40.2, 39.6, 41.0)
-    whole, filled = cut_roi(box, centre, FULL), padded(cut_roi(box, centre, shape), FULL)
+    whole, filled = cut_roi(box, centre, FULL), pad(cut_roi(box, centre, shape), FULL)
     assert filled.shape == FULL
     inner = tuple(slice(24 - n // 2, 24 - n // 2 + n) for n in shape)
     np.testing.assert_array_equal(filled[inner], whole[inner])
@@ -26,7 +26,7 @@ def test_a_smaller_region_becomes_the_middle_of_a_full_one(shape: tuple[int, int
 def test_around_it_lies_its_mirror_image() -> None:
     """The slices next to the first and the last are the same again, outwards."""
     slab = np.arange(16, dtype=np.uint8)[:, None, None].repeat(48, 1).repeat(48, 2)
-    filled = padded(slab, FULL)[:, 0, 0]
+    filled = pad(slab, FULL)[:, 0, 0]
     np.testing.assert_array_equal(filled[13:19], [2, 1, 0, 0, 1, 2])
     np.testing.assert_array_equal(filled[29:35], [13, 14, 15, 15, 14, 13])
 
@@ -34,7 +34,7 @@ def test_around_it_lies_its_mirror_image() -> None:
 def test_a_full_region_is_left_alone() -> None:
     """Nothing is copied."""
     whole = np.zeros(FULL, np.uint8)
-    assert padded(whole, FULL) is whole
+    assert pad(whole, FULL) is whole
 
 
 @pytest.mark.parametrize("shape", SMALL)
@@ -42,8 +42,8 @@ def test_a_mask_is_cut_back_to_what_was_sent(shape: tuple[int, int, int]) -> Non
     """A voxel of the mask keeps its place in the region."""
     marked = np.zeros(shape, np.uint8)
     marked[3, 5, 7] = 1
-    mask = padded(marked, FULL) == 1
-    np.testing.assert_array_equal(unpadded(mask, shape), marked == 1)
+    mask = pad(marked, FULL) == 1
+    np.testing.assert_array_equal(crop_mask(mask, shape), marked == 1)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_mask_is_cut_back_to_what_was_sent(shape: tuple[int, int, int]) -> Non
 )
 def test_a_third_of_each_side_is_the_least(shape: tuple[int, ...], taken: bool) -> None:
     """Smaller, larger and flat ones cannot be read."""
-    assert may_be_padded(shape, FULL) is taken
+    assert can_be_padded(shape, FULL) is taken
 
 
 @pytest.mark.parametrize(
@@ -75,4 +75,4 @@ def test_a_third_of_each_side_is_the_least(shape: tuple[int, ...], taken: bool) 
 )
 def test_a_version_goes_with_its_own_major_one(expected: str, served: str, taken: bool) -> None:
     """A caller that names no version takes any; another major version answers on another scale."""
-    assert compatible(expected, served) is taken
+    assert is_compatible(expected, served) is taken

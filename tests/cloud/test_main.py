@@ -76,7 +76,7 @@ def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
     """A key without its certificate would leave the call in the clear, unnoticed."""
     status, _, err = command("describe", "127.0.0.1:1", option, str(tmp_path / "edge.pem"))
     assert status == 2
-    assert "go together" in err
+    assert "must be given together" in err
 
 
 @pytest.mark.parametrize(

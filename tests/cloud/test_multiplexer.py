@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cloud.multiplexer import Merger
+from cloud.multiplexer import ResponseMultiplexer
 from protos.codec import Outcome
 from protos.errors import Draining, InvalidRequest
 from protos.messages import Refusal, Summary, Verdict
@@ -35,15 +35,15 @@ def test_what_finishes_first_is_given_first() -> None:
     now_s = iter((10.0, 12.5))
 
     async def study() -> tuple[list[int], Summary]:
-        merger, slow = Merger(lambda: next(now_s)), asyncio.Event()
-        merger.add(asyncio.ensure_future(after(slow, verdict(1))), given)
-        merger.put(Refusal(2, "TooLarge", "why"))
-        merger.close()
+        responses, slow = ResponseMultiplexer(lambda: next(now_s)), asyncio.Event()
+        responses.add(asyncio.ensure_future(after(slow, verdict(1))), given)
+        responses.put(Refusal(2, "TooLarge", "why"))
+        responses.close()
         ids = []
-        async for outcome in merger.outcomes():
+        async for outcome in responses.outcomes():
             ids.append(outcome.roi_id)
             slow.set()
-        return ids, merger.summary()
+        return ids, responses.summary()
 
     ids, summary = asyncio.run(study())
     assert ids == [2, 1]
@@ -54,9 +54,9 @@ def test_a_study_without_rois_ends_at_once() -> None:
     """Nothing to wait for is an end, not a wait."""
 
     async def study() -> list[Outcome]:
-        merger = Merger()
-        merger.close()
-        return [outcome async for outcome in merger.outcomes()]
+        responses = ResponseMultiplexer()
+        responses.close()
+        return [outcome async for outcome in responses.outcomes()]
 
     assert asyncio.run(study()) == []
 
@@ -65,12 +65,12 @@ def test_an_roi_counts_once_by_its_last_outcome() -> None:
     """Refused for damage and answered when sent again is one answered ROI."""
 
     async def study() -> Summary:
-        merger = Merger(lambda: 0.0)
-        merger.put(Refusal(1, "ChecksumMismatch", "why"))
-        merger.put(verdict(1))
-        merger.close()
-        assert len([outcome async for outcome in merger.outcomes()]) == 2
-        return merger.summary()
+        responses = ResponseMultiplexer(lambda: 0.0)
+        responses.put(Refusal(1, "ChecksumMismatch", "why"))
+        responses.put(verdict(1))
+        responses.close()
+        assert len([outcome async for outcome in responses.outcomes()]) == 2
+        return responses.summary()
 
     assert asyncio.run(study()) == Summary(1, 0, 0.0)
 
@@ -83,26 +83,26 @@ async def bug() -> Outcome:
 @pytest.mark.parametrize(
     ("end", "kind"),
     [
-        (lambda merger: merger.fail(Draining("stop")), Draining),
-        (lambda merger: merger.fail(InvalidRequest("no")), InvalidRequest),
-        (lambda merger: merger.add(asyncio.ensure_future(bug()), given), ZeroDivisionError),
+        (lambda responses: responses.fail(Draining("stop")), Draining),
+        (lambda responses: responses.fail(InvalidRequest("no")), InvalidRequest),
+        (lambda responses: responses.add(asyncio.ensure_future(bug()), given), ZeroDivisionError),
     ],
 )
 def test_a_failure_ends_the_study_after_what_is_ready(
-    end: Callable[[Merger], None], kind: type[Exception]
+    end: Callable[[ResponseMultiplexer], None], kind: type[Exception]
 ) -> None:
     """What finished before the failure is still given on; the rest is given up by the caller."""
 
     async def study() -> list[int]:
-        merger, never, ids = Merger(), asyncio.Event(), []
-        merger.put(verdict(1))
-        merger.add(asyncio.ensure_future(after(never, verdict(2))), given)
-        end(merger)
+        responses, never, ids = ResponseMultiplexer(), asyncio.Event(), []
+        responses.put(verdict(1))
+        responses.add(asyncio.ensure_future(after(never, verdict(2))), given)
+        end(responses)
         with contextlib.suppress(kind):
-            async for outcome in merger.outcomes():
+            async for outcome in responses.outcomes():
                 ids.append(outcome.roi_id)
             pytest.fail("the study ended well")
-        merger.cancel()
+        responses.cancel()
         await asyncio.sleep(0)
         return ids
 
@@ -113,11 +113,11 @@ def test_work_that_others_cancelled_has_an_outcome_too() -> None:
     """Only what the study itself gives up is not given on."""
 
     async def study() -> list[Outcome]:
-        merger, work = Merger(), asyncio.get_running_loop().create_future()
-        merger.add(work, given)
-        merger.close()
+        responses, work = ResponseMultiplexer(), asyncio.get_running_loop().create_future()
+        responses.add(work, given)
+        responses.close()
         work.cancel()
-        return [outcome async for outcome in merger.outcomes()]
+        return [outcome async for outcome in responses.outcomes()]
 
     assert asyncio.run(study()) == [Refusal(3, "ModelFailed", "why")]
 
@@ -126,11 +126,11 @@ def test_what_is_added_to_a_study_that_was_given_up_is_given_up_too() -> None:
     """Nothing is read for it, and nothing of it is given on."""
 
     async def study() -> bool:
-        merger, work = Merger(), asyncio.get_running_loop().create_future()
-        merger.fail(Draining("stop"))
-        merger.add(work, given)
+        responses, work = ResponseMultiplexer(), asyncio.get_running_loop().create_future()
+        responses.fail(Draining("stop"))
+        responses.add(work, given)
         with pytest.raises(Draining):
-            await anext(merger.outcomes())
-        return work.cancelled() and merger.summary().refused == 0
+            await anext(responses.outcomes())
+        return work.cancelled() and responses.summary().refused == 0
 
     assert asyncio.run(study())

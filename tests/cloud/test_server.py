@@ -24,7 +24,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
     ProtoReflectionDescriptorDatabase,
 )
 
-from cloud.describe import describe
+from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.server import SERVICE_NAME
 from cloud.service import site_of
@@ -173,12 +173,12 @@ def test_mutual_tls_lets_in_whom_the_authority_knows(start_cloud: StartCloud, pk
     """A caller with a certificate of the authority is served; one without is not let in."""
     tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"}
     ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", "client.key", "client.pem"))
-    with start_cloud(**tls, tls_client_ca=pki / "ca.pem") as cloud:
+    with start_cloud(**tls, tls_ca=pki / "ca.pem") as cloud:
         known = grpc.ssl_channel_credentials(ca, key, cert)
-        assert describe(cloud.address, credentials=known).models == {"mean": "2.1"}
+        assert fetch_description(cloud.address, credentials=known).models == {"mean": "2.1"}
         for unknown in (grpc.ssl_channel_credentials(ca), None):
             with pytest.raises(Unreachable):
-                describe(cloud.address, credentials=unknown, timeout_s=5.0)
+                fetch_description(cloud.address, credentials=unknown, timeout_s=5.0)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_certificate_is_believed_and_not_its_caller(
     tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"}
     ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", f"{name}.key", f"{name}.pem"))
     with (
-        start_cloud(**tls, tls_client_ca=pki / "ca.pem") as cloud,
+        start_cloud(**tls, tls_ca=pki / "ca.pem") as cloud,
         grpc.secure_channel(cloud.address, grpc.ssl_channel_credentials(ca, key, cert)) as channel,
     ):
         requests = iter(make_stream(make_roi(1)))
@@ -234,13 +234,13 @@ command.main()
 
 # The same, and the loop that forms batches ends by a bug with the first ROI.
 BROKEN = f"""
-from cloud.scheduling.batcher import Former
+from cloud.scheduling.batcher import BatchFormer
 
 async def broken(self):
     await self._arrived.wait()
     raise ZeroDivisionError("a bug")
 
-Former.batch = broken
+BatchFormer.next_batch = broken
 {PROCESS}"""
 
 
@@ -279,7 +279,7 @@ def _ended(call: Any) -> OverreadError | None:
 def test_one_signal_stops_a_service_that_is_idle(tmp_path: Path) -> None:
     """SIGTERM ends it cleanly; the ready file has told where it listened."""
     with _process(tmp_path) as (process, address):
-        assert describe(address, timeout_s=20.0).models == {"mean": "1.0"}
+        assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
     assert process.returncode == 0
@@ -326,6 +326,6 @@ def test_a_service_that_cannot_read_any_more_stops_and_says_why(tmp_path: Path) 
         assert isinstance(_ended(call), Draining)
         _, log = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert "batches are read no more" in log
+    assert "batcher failed, stopping" in log
     assert "in broken" in log
-    assert log.splitlines()[-1].startswith("ReadingEnded: ")
+    assert log.splitlines()[-1].startswith("BatcherFailed: ")

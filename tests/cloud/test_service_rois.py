@@ -142,23 +142,23 @@ def test_more_rois_than_announced_end_the_stream(
         assert refused(cloud, [header, roi, roi, roi]).kind == "TooLarge"
 
 
-def test_a_refused_roi_that_comes_again_is_not_counted_as_company_twice(
+def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice(
     start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
 ) -> None:
     """What one stream repeats takes nothing from what another has announced."""
     header, wrong = make_stream(make_roi(1, edge_score=1.5))
     outbox: queue.SimpleQueue[pb.ReadRequest | None] = queue.SimpleQueue()
     with start_cloud() as cloud, cloud.stub() as stub:
-        company = cloud.server._company
-        company.announce(5)
+        batcher = cloud.server._batcher
+        batcher.announced_rois += 5
         answers = stub.Read(iter(outbox.get, None), timeout=20)
         for request in (header, wrong, wrong):
             outbox.put(request)
         assert [next(answers).refusal.roi_id for _ in range(2)] == [1, 1]
-        assert company.coming == 5
+        assert batcher.announced_rois == 5
         outbox.put(None)
         assert next(answers).summary.refused == 1
-        until(lambda: company.coming == 5)
+        until(lambda: batcher.announced_rois == 5)
 
 
 def line_is(cloud: RunningCloud, waiting: int) -> bool:
@@ -223,7 +223,7 @@ def test_a_site_has_no_more_than_its_share_of_the_queue(
     start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
 ) -> None:
     """Of four places two are a site's while another waits, which is not barred by the first."""
-    with start_cloud(max_batch=1, max_waiting=4, site_share=0.5) as cloud, cloud.stub() as stub:
+    with start_cloud(max_batch=1, max_queued_rois=4, site_share=0.5) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
         until(lambda: taken(cloud) == 1)
@@ -236,7 +236,7 @@ def test_a_site_has_no_more_than_its_share_of_the_queue(
         until(lambda: in_queue(cloud) == 4)
         south = ask("south", 1)
         until(lambda: cloud.count("overread_cloud_rois_total", outcome="Overloaded") == 1)
-        with pytest.raises(OverreadError, match="3 ROIs of north wait, 2 may"), typed():
+        with pytest.raises(OverreadError, match=r"site north has 3 ROIs queued; .* is 2"), typed():
             list(ask("north", 5))
         cloud.reader.gate.set()
         kinds = [[type(codec.decode_response(r)) for r in call] for call in (first, north, south)]
@@ -270,7 +270,7 @@ def test_a_reader_in_steps_answers_as_a_whole_one(
             refusals = {r.roi_id: r for r in outcomes if isinstance(r, Refusal)}
             assert sorted([*verdicts, *refusals]) == list(range(26))
             assert refusals[25].error == "ModelFailed"
-            assert len(refusals) <= 3  # its own 255, that one's company, and the other study's
+            assert len(refusals) <= 3  # its own 255, one in its batch, and the other study's
             for number, verdict in verdicts.items():
                 assert verdict.probability == pytest.approx(values[number] / 255)
             assert isinstance(summary, Summary)
@@ -298,7 +298,7 @@ def admit(monkeypatch: pytest.MonkeyPatch) -> Admit:
             return []
 
         monkeypatch.setattr(cloud.server._batcher, "check", check)
-        monkeypatch.setattr(cloud.server._batcher._gate, "room", room)
+        monkeypatch.setattr(cloud.server._batcher._admission, "admit", room)
         return asked
 
     return set_
@@ -363,7 +363,7 @@ def test_an_roi_without_a_chance_costs_neither_sum_nor_padding(
     large = make_roi(2, voxels=large.voxels.repeat(2, axis=0))
     requests = make_stream(small, large)
     requests[1].roi.checksum = requests[2].roi.checksum = bytes(16)
-    for cost in ("verify", "padded"):
+    for cost in ("verify", "pad"):
         monkeypatch.setattr(f"cloud.stream.{cost}", lambda *_: pytest.fail("it was paid for"))
     with start_cloud(max_roi_voxels=512) as cloud:
         admit(cloud, 2)

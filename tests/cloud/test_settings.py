@@ -37,7 +37,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
     [
         ("max_bach = 3", "max_bach"),
         ("max_batch = 0", "max_batch"),
-        ("max_wait_s = -1", "max_wait_s"),
+        ("max_batch_delay_s = -1", "max_batch_delay_s"),
         ("max_budget_s = inf", "max_budget_s: Input should be a finite number"),
         ('threads = "many"', "threads"),
         ('scheduling = "lifo"', "scheduling"),
@@ -46,7 +46,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("site_weights = { north = inf }", "north: Input should be a finite number"),
         ('stages = 2\nstage_engines = ["openvino"]', "stage_engines names 1 engines"),
         ('tls_cert = "a.pem"', "tls_key"),
-        ('tls_client_ca = "a.pem"', "tls_cert"),
+        ('tls_ca = "a.pem"', "tls_cert"),
         ("max_batch = ", "cloud.toml"),
     ],
 )

@@ -24,23 +24,23 @@ def test_metrics_are_served_while_entered() -> None:
     telemetry = Telemetry()
     telemetry.stream_ended("complete")
     telemetry.roi_ended("verdict", 0.02)
-    telemetry.batch_read(3, 0.05)
-    telemetry.watch("waiting_rois", "ROIs that wait", lambda: 7)
-    with telemetry.serving("127.0.0.1", 0) as port:
+    telemetry.batch_completed(3, 0.05)
+    telemetry.add_gauge("queued_rois", "ROIs that wait", lambda: 7)
+    with telemetry.serve("127.0.0.1", 0) as port:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
             lines = page.read().decode().splitlines()
         assert 'overread_cloud_streams_total{end="complete"} 1.0' in lines
         assert 'overread_cloud_rois_total{outcome="verdict"} 1.0' in lines
         assert 'overread_cloud_queue_seconds_bucket{le="0.03"} 1.0' in lines
         assert 'overread_cloud_batch_rois_bucket{le="4.0"} 1.0' in lines
-        assert "overread_cloud_waiting_rois 7.0" in lines
-    with telemetry.serving("127.0.0.1", port) as again:
+        assert "overread_cloud_queued_rois 7.0" in lines
+    with telemetry.serve("127.0.0.1", port) as again:
         assert again == port
 
 
 def test_no_port_serves_nothing() -> None:
     """Metrics are off where no port is set."""
-    with Telemetry().serving("127.0.0.1", None) as port:
+    with Telemetry().serve("127.0.0.1", None) as port:
         assert port is None
 
 
@@ -56,7 +56,7 @@ def test_two_services_in_one_process_count_apart() -> None:
 @pytest.mark.usefixtures("plain_logging")
 def test_logs_for_machines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
     """One event is one line of JSON on stderr, and stdout stays clean."""
-    configure_logging(as_json=True)
+    configure_logging("json")
     structlog.get_logger().info("serving", address="127.0.0.1:1")
     out, err = capsys.readouterr()
     assert out == ""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.workers import PartedReader, PipelineStage, Timed, Unwanted
+from cloud.workers import BatchAbandoned, BatchResult, SteppedReader, WorkerStage
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
 
@@ -54,7 +54,7 @@ def batch(value: int, n: int = 1) -> np.ndarray:
     return np.full((n, 2, 2, 2), value, np.uint8)
 
 
-async def read(stage: PipelineStage, value: int) -> Timed:
+async def read(stage: WorkerStage, value: int) -> BatchResult:
     """Enters and runs one batch."""
     await stage.enter()
     return await stage.run(batch(value))
@@ -70,15 +70,15 @@ async def until(holds: Callable[[], bool]) -> None:
 def test_each_step_has_a_thread_of_its_own() -> None:
     """And none is the loop's; the readings are what the last step left."""
 
-    async def line() -> Timed:
-        stage = PipelineStage(steps)
+    async def line() -> BatchResult:
+        stage = WorkerStage(steps)
         try:
             return await read(stage, 51)
         finally:
             stage.close()
 
     steps = Steps()
-    assert isinstance(steps, PartedReader)
+    assert isinstance(steps, SteppedReader)
     timed = asyncio.run(line())
     assert timed.readings.probability.tolist() == [0.2]
     assert timed.compute_s >= 0.0
@@ -90,7 +90,7 @@ def test_a_batch_enters_when_the_first_step_is_free_and_not_before() -> None:
 
     async def line() -> None:
         steps = Steps()
-        stage = PipelineStage(steps)
+        stage = WorkerStage(steps)
         steps.gate.clear()
         tasks = [asyncio.create_task(read(stage, value)) for value in (1, 2, 3)]
         await until(lambda: ("first", 2) in steps.log)
@@ -108,14 +108,14 @@ def test_a_step_that_fails_fails_its_batch_alone() -> None:
     """The batches before and behind it are read, and the way is free again."""
 
     async def line() -> None:
-        stage = PipelineStage(Steps())
+        stage = WorkerStage(Steps())
         one, failed, other = await asyncio.gather(
             *(read(stage, value) for value in (1, 255, 2)), return_exceptions=True
         )
         assert isinstance(failed, ModelFailed)
         assert "steps: ValueError: all 255" in failed.reason
         for timed, value in ((one, 1.0), (other, 2.0), (await read(stage, 3), 3.0)):
-            assert isinstance(timed, Timed)
+            assert isinstance(timed, BatchResult)
             assert timed.readings.diameter_mm.tolist() == [value]
         stage.close()
 
@@ -127,7 +127,7 @@ def test_a_batch_given_up_frees_its_place() -> None:
 
     async def line() -> None:
         steps = Steps()
-        stage = PipelineStage(steps)
+        stage = WorkerStage(steps)
         steps.gate.clear()
         tasks = [asyncio.create_task(read(stage, value)) for value in (1, 2)]
         await until(lambda: ("first", 2) in steps.log)
@@ -151,7 +151,7 @@ def test_an_answer_that_cannot_be_is_a_failed_model(answer: Any) -> None:
             return answer
 
     async def line() -> None:
-        stage = PipelineStage(Wrong())
+        stage = WorkerStage(Wrong())
         try:
             await read(stage, 1)
         finally:
@@ -166,11 +166,11 @@ def test_a_batch_that_nobody_wants_any_more_goes_no_further() -> None:
 
     async def line() -> None:
         steps, wanted = Steps(), {1: True, 2: True}
-        stage = PipelineStage(steps)
+        stage = WorkerStage(steps)
 
         async def read_unwanted(value: int) -> None:
             await stage.enter()
-            with pytest.raises(Unwanted):
+            with pytest.raises(BatchAbandoned):
                 await stage.run(batch(value), lambda: wanted[value])
 
         steps.gate.clear()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.workers import ReaderStage, Timed, Unwanted
+from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
@@ -31,11 +31,11 @@ class Says:
         return self._answer
 
 
-def readings_of(reader: Any) -> Timed:
+def readings_of(reader: Any) -> BatchResult:
     """What a stage makes of a batch of two."""
 
-    async def run() -> Timed:
-        stage = ReaderStage(reader)
+    async def run() -> BatchResult:
+        stage = WorkerStage(reader)
         await stage.enter()
         try:
             return await stage.run(np.zeros((2, 2, 2, 2), np.uint8))
@@ -91,7 +91,7 @@ def test_the_next_batch_may_enter_when_the_last_is_read() -> None:
     """One batch at a time; one that fails makes room too."""
 
     async def line() -> None:
-        stage = ReaderStage(Says(None))
+        stage = WorkerStage(Says(None))
         await stage.enter()
         waiting = asyncio.create_task(stage.enter())
         await asyncio.sleep(0)
@@ -109,9 +109,9 @@ def test_a_batch_that_nobody_wants_is_not_read() -> None:
 
     async def line() -> None:
         reader = Says(plain([0.5], [1.0]))
-        stage = ReaderStage(reader)
+        stage = WorkerStage(reader)
         await stage.enter()
-        with pytest.raises(Unwanted):
+        with pytest.raises(BatchAbandoned):
             await stage.run(np.zeros((1, 2, 2, 2), np.uint8), lambda: False)
         assert reader.thread is None
         await asyncio.wait_for(stage.enter(), 20)

@@ -14,7 +14,7 @@ import grpc
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.errors import OverreadError, to_status
 from protos.messages import Description, Header, Refusal, Roi, Summary, Verdict
-from protos.metadata import COMPUTE_KEY, QUEUE_KEY, to_metadata
+from protos.metadata import COMPUTE_KEY, QUEUE_KEY, accepted_metadata
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
 
 
@@ -73,7 +73,9 @@ class FakeCloud(OverreadServicer):
         if self.turns_away:
             self._abort(context, self.turns_away.pop(0))
         self.admits()
-        context.send_initial_metadata(() if self.accepts is None else to_metadata(self.accepts))
+        context.send_initial_metadata(
+            () if self.accepts is None else accepted_metadata(self.accepts)
+        )
         for done, request in enumerate(request_iterator):
             if self.faults and done == self.fault_after:
                 self._abort(context, self.faults.pop(0))

@@ -50,7 +50,7 @@ def test_an_unknown_priority_is_refused() -> None:
 @pytest.mark.parametrize("request_", [pb.ReadRequest(), pb.ReadRequest(roi=pb.Roi(roi_id=1))])
 def test_a_stream_that_does_not_begin_with_a_header_is_refused(request_: pb.ReadRequest) -> None:
     """The first message is the header and nothing else."""
-    with pytest.raises(InvalidRequest, match="begins with its header"):
+    with pytest.raises(InvalidRequest, match="begin with its header"):
         codec.decode_header(request_)
 
 
@@ -102,7 +102,7 @@ def test_a_checksum_of_another_length_is_refused_and_not_repeated(checksum: byte
     """The reason tells its length only."""
     message = codec.encode_roi(an_roi()).roi
     message.checksum = checksum
-    with pytest.raises(InvalidRequest, match=f"a checksum of {len(checksum)} bytes, 16") as caught:
+    with pytest.raises(InvalidRequest, match=f"of {len(checksum)} bytes, expected 16") as caught:
         codec.decode_roi(message)
     assert len(caught.value.reason) < 100
 

@@ -24,8 +24,8 @@ from protos.errors import (
     TooLarge,
     Unreachable,
     VersionMismatch,
+    error_by_name,
     from_status,
-    named,
     to_status,
 )
 
@@ -98,5 +98,5 @@ def test_errors_are_sorted_by_who_must_act() -> None:
 
 def test_a_refusal_names_its_class() -> None:
     """The name in a refusal gives the class back; an unknown one is the service's fault."""
-    assert isinstance(named("ModelFailed", "why"), ModelFailed)
-    assert type(named("SomethingNew", "why")) is ServiceFault
+    assert isinstance(error_by_name("ModelFailed", "why"), ModelFailed)
+    assert type(error_by_name("SomethingNew", "why")) is ServiceFault

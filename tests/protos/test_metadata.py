@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from protos.metadata import KEY, Load, accepted_of, load_of, to_metadata
+from protos.metadata import ACCEPTED_KEY, Load, accepted_metadata, accepted_of, load_of
 
 
 def test_load_survives_the_metadata() -> None:
@@ -36,12 +36,12 @@ def test_metadata_without_a_load_tells_none(metadata: tuple[tuple[str, str], ...
 
 def test_what_is_told_is_read() -> None:
     """Beside whatever else stands in the metadata."""
-    assert accepted_of((("other", "1"), *to_metadata(3))) == 3
-    assert accepted_of(((KEY, b"12"),)) == 12
+    assert accepted_of((("other", "1"), *accepted_metadata(3))) == 3
+    assert accepted_of(((ACCEPTED_KEY, b"12"),)) == 12
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "٣", "9" * 20])
 def test_what_cannot_be_read_is_not_told(text: str) -> None:
     """A cloud that says nothing sensible is asked for everything."""
-    assert accepted_of(((KEY, text),)) is None
+    assert accepted_of(((ACCEPTED_KEY, text),)) is None
     assert accepted_of(None) is None

@@ -1,4 +1,4 @@
-"""Who is read together, and when: a batch is formed of what waits."""
+"""Who is read batch_size, and when: a batch is formed of what waits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_batch_follows_the_cost() -> None:
 
     async def line() -> None:
         stage = HandStage()
-        async with batcher(stage, max_batch=4, max_waiting=250) as line:
+        async with batcher(stage, max_batch=4, max_queued=250) as line:
             stage.fixed_s = 0.0
             answers = [
                 line.submit(roi(value), Deadline.after(900, stage.clock), ROUTINE)
@@ -109,9 +109,10 @@ def test_nobody_is_waited_for_when_nobody_is_to_come(coming: int, batches: list[
         for n in (1, 4):
             cost.observe(n, stage.fixed_s + n)
         waits = Batcher(
-            stage, Telemetry(), max_batch=2, max_wait_s=60.0, max_waiting=9, cost=cost,
-            coming=lambda: coming, clock=stage.clock,
+            stage, Telemetry(), max_batch=2, max_batch_delay_s=60.0, max_queued=9, cost=cost,
+            clock=stage.clock,
         )  # fmt: skip
+        waits.announced_rois = coming
         async with waits:
             answers = [waits.submit(roi(1), Deadline.after(900.0, stage.clock), ROUTINE)]
             await asyncio.sleep(0.05)

@@ -28,12 +28,12 @@ def test_whatever_goes_wrong_is_told_to_who_waits() -> None:
     async def line() -> None:
         stage = HandStage()
         async with batcher(stage) as line:
-            line._telemetry.batch_read = None  # type: ignore[assignment] # calling it is the fault
+            line._telemetry.batch_completed = None  # type: ignore[assignment] # calling it is the fault
             answer = line.submit(roi(1), Deadline.after(9, stage.clock), ROUTINE)
             stage.allowed.release()
             with pytest.raises(ModelFailed, match="TypeError"):
                 await answer
-            del line._telemetry.batch_read
+            del line._telemetry.batch_completed
             answer = line.submit(roi(2), Deadline.after(9, stage.clock), ROUTINE)
             stage.allowed.release()
             assert (await answer).reading.probability == pytest.approx(2 / 255)
@@ -56,7 +56,7 @@ def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read() -> None:
             answer = line.submit(roi(2), Deadline.after(90, stage.clock), ROUTINE)
             stage.allowed.release()
             assert (await answer).compute_s == 3.0
-            assert line.line == pytest.approx((2.0, 1.0))
+            assert line.cost_line == pytest.approx((2.0, 1.0))
 
     run(line())
 
@@ -131,11 +131,11 @@ def test_warming_up_teaches_the_cost() -> None:
         for _ in range(3):
             stage.allowed.release()
         line = Batcher(
-            stage, Telemetry(), max_batch=4, max_wait_s=0.0, max_waiting=9, clock=stage.clock
+            stage, Telemetry(), max_batch=4, max_batch_delay_s=0.0, max_queued=9, clock=stage.clock
         )
         await line.warm_up((1, 1, 1))
         assert [len(batch) for batch in stage.batches] == [1, 1, 4]
-        assert line.line == pytest.approx((2.0, 1.0))
+        assert line.cost_line == pytest.approx((2.0, 1.0))
 
     run(line())
 

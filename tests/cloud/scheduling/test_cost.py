@@ -62,7 +62,7 @@ def line(fixed_s: float, each_s: float) -> CostModel:
 )
 def test_a_batch_is_as_large_as_company_pays(fixed_s: float, each_s: float, worth: int) -> None:
     """The smallest in which an ROI costs at most a tenth more than in a batch of eight."""
-    assert line(fixed_s, each_s).worth(8) == worth
+    assert line(fixed_s, each_s).efficient_size(8) == worth
 
 
 def test_what_company_is_worth_is_found_out_again() -> None:
@@ -71,9 +71,9 @@ def test_what_company_is_worth_is_found_out_again() -> None:
         cost = line(0.0, 1.0)
         for _ in range(80):
             cost.observe(usual, float(usual))
-        assert cost.worth(8) == other
+        assert cost.efficient_size(8) == other
         cost.observe(other, float(other))
-        assert cost.worth(8) == 1
+        assert cost.efficient_size(8) == 1
 
 
 def test_the_bound_is_the_estimate_where_all_went_as_expected() -> None:

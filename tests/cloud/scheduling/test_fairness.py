@@ -6,35 +6,35 @@ from collections import Counter
 
 import numpy as np
 
-from cloud.scheduling.fairness import LEAD, Service, fair
-from tests.cloud.claims import claim
+from cloud.scheduling.fairness import MAX_LEAD, SiteUsage, fair_order
+from tests.cloud.entries import entry
 
 
 def test_sites_within_the_lead_are_served_by_deadline_alone() -> None:
     """Whose it is does not matter while nobody is far ahead."""
-    claims = [claim(60.0 + i, site="ab"[i % 2]) for i in (5, 2, 4, 1, 3)]
-    order = [one.deadline.at_s for one in fair(claims, Service(), lambda _: 1.0)]
+    claims = [entry(60.0 + i, site="ab"[i % 2]) for i in (5, 2, 4, 1, 3)]
+    order = [one.deadline.at_s for one in fair_order(claims, SiteUsage(), lambda _: 1.0)]
     assert order == [61.0, 62.0, 63.0, 64.0, 65.0]
 
 
 def test_weights_set_the_shares() -> None:
     """Of eighty ROIs a site of weight 3 gets sixty beside one of weight 1, up to the lead."""
-    claims = [claim(60.0, site=site) for site in ("heavy", "light") for _ in range(100)]
+    claims = [entry(60.0, site=site) for site in ("heavy", "light") for _ in range(100)]
     weights = {"heavy": 3.0, "light": 1.0}
-    turns = fair(claims, Service(), lambda site: weights[site])
+    turns = fair_order(claims, SiteUsage(), lambda site: weights[site])
     got = Counter(next(turns).site for _ in range(80))
-    assert abs(got["heavy"] - 60) <= 3 * LEAD / 4
+    assert abs(got["heavy"] - 60) <= 3 * MAX_LEAD / 4
 
 
 def test_of_those_not_too_far_ahead_the_most_urgent_is_next() -> None:
     """Word for word, for sites with many claims each and weights of their own."""
     rng = np.random.default_rng(0)
     weights = {str(site): float(rng.choice([0.5, 1.0, 2.0])) for site in range(7)}
-    claims = [claim(rng.uniform(60, 90), site=str(rng.integers(7))) for _ in range(300)]
+    claims = [entry(rng.uniform(60, 90), site=str(rng.integers(7))) for _ in range(300)]
     got, left = {"0": 5.0, "1": 20.0}, list(claims)
-    for found in fair(claims, Service(dict(got)), weights.__getitem__):
+    for found in fair_order(claims, SiteUsage(dict(got)), weights.__getitem__):
         least = min(got.get(one.site, 0.0) for one in left)
-        allowed = [one for one in left if got.get(one.site, 0.0) < least + LEAD]
+        allowed = [one for one in left if got.get(one.site, 0.0) < least + MAX_LEAD]
         expected = min(allowed, key=lambda one: (one.deadline.at_s, one.number))
         assert found is expected
         left.remove(found)
@@ -44,7 +44,7 @@ def test_of_those_not_too_far_ahead_the_most_urgent_is_next() -> None:
 
 def test_idleness_is_no_credit() -> None:
     """A site that begins to wait is where the least served one that waits is, not at zero."""
-    service = Service({"busy": 100.0, "other": 90.0})
+    service = SiteUsage({"busy": 100.0, "other": 90.0})
     service.join("late", {"busy", "other"})
     assert service.by_site["late"] == 90.0
     service.join("busy", {"other"})

@@ -22,7 +22,7 @@ SLOW = Conditions(latency_ms=20, up_kbit=8000)  # 1 MB a second
 def link(*spans: tuple[float, Conditions], repeat_s: float = 0.0) -> SimulatedLink:
     """Conditions by the time from which they hold, and a cloud that takes 10 ms for each region."""
     times_s, conditions = zip(*spans, strict=True)
-    cloud = SimulatedCloud(((1, 0.01), (8, 0.08)), most=8, max_wait_s=0.0)
+    cloud = SimulatedCloud(((1, 0.01), (8, 0.08)), most=8, max_batch_delay_s=0.0)
     return SimulatedLink(Trace("made", times_s, conditions, repeat_s), cloud, "0")
 
 
@@ -101,7 +101,7 @@ def test_a_trace_that_repeats_goes_on() -> None:
 
 def test_a_knock_tells_the_round_trip() -> None:
     """Or that nobody answered in time."""
-    cloud = SimulatedCloud(((1, 0.01),), most=8, max_wait_s=0.0)
+    cloud = SimulatedCloud(((1, 0.01),), most=8, max_batch_delay_s=0.0)
     wire = SimulatedLink(steady(Conditions(latency_ms=30)), cloud, "0")
     assert wire.knock_s(5.0, 2.0) == pytest.approx(0.03)
     assert wire.knock_s(5.0, 0.01) is None
@@ -114,14 +114,14 @@ BATCHES = ((1, 0.03), (8, 0.10))  # t = 0.01 n + 0.02
 
 def test_company_shares_a_batch() -> None:
     """Eight that come together are read at once, without a wait: the batch is full."""
-    served = SimulatedCloud(BATCHES, most=8, max_wait_s=0.005).read([1.0] * 8, math.inf)
+    served = SimulatedCloud(BATCHES, most=8, max_batch_delay_s=0.005).read([1.0] * 8, math.inf)
     assert [one.done_s for one in served if one] == pytest.approx([1.10] * 8)
     assert [one.compute_s for one in served if one] == pytest.approx([0.10] * 8)
 
 
 def test_one_alone_waits_for_company_and_the_next_for_it() -> None:
     """5 ms, then 30 ms for one; what comes meanwhile begins when that is done."""
-    cloud = SimulatedCloud(BATCHES, most=8, max_wait_s=0.005)
+    cloud = SimulatedCloud(BATCHES, most=8, max_batch_delay_s=0.005)
     first, second = cloud.read([1.0, 1.01], math.inf)
     assert first is not None
     assert second is not None
@@ -132,6 +132,6 @@ def test_one_alone_waits_for_company_and_the_next_for_it() -> None:
 
 def test_what_would_be_late_or_never_came_is_not_read() -> None:
     """Its place is none, and it costs nothing."""
-    cloud = SimulatedCloud(BATCHES, most=8, max_wait_s=0.0)
+    cloud = SimulatedCloud(BATCHES, most=8, max_batch_delay_s=0.0)
     assert cloud.read([1.0, math.inf], until_s=1.029) == [None, None]
     assert cloud.queue_s(1.0) == 0.0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.workers import PipelineStage, ReaderStage
+from cloud.workers import WorkerStage
 from evaluation.timing.stages import Contestant, as_dict, compare
 from models.runtime.second_reader import Readings
 from tests.plain_readings import plain
@@ -34,7 +34,7 @@ def test_contestants_take_turns() -> None:
     log: list[str] = []
 
     async def run() -> list[Contestant]:
-        entered = [Contestant(name, 1, ReaderStage(Counting(name, log))) for name in "ab"]
+        entered = [Contestant(name, 1, WorkerStage(Counting(name, log))) for name in "ab"]
         await compare(entered, np.zeros((3, 2, 2, 2), np.uint8), batches=4, rounds=2)
         for contestant in entered:
             contestant.stage.close()
@@ -77,7 +77,7 @@ def test_each_batch_of_a_full_pipeline_is_timed_from_its_entry() -> None:
             return plain(np.zeros(len(batch)), np.zeros(len(batch)))
 
     async def run() -> Contestant:
-        entered = Contestant("2 parts", 2, PipelineStage(Slow()))
+        entered = Contestant("2 parts", 2, WorkerStage(Slow()))
         await compare([entered], np.zeros((3, 2, 2, 2), np.uint8), batches=8, rounds=1)
         entered.stage.close()
         return entered
