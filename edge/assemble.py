@@ -20,7 +20,7 @@ from edge.budget import Budget
 from edge.decide import decide
 from edge.errors import BadSettings
 from edge.escalation.client import Asking, Escalator, Knock, NoSecondReader, SecondReader
-from edge.guarantee import with_regions
+from edge.guarantee import for_roi_side
 from edge.link.health import Watch
 from edge.link.link import Link
 from edge.pipeline import Pipeline
@@ -127,8 +127,8 @@ def build_pipeline(
         persist_pending=lambda *_: None,  # only the daemon amends a report later
         write=write_report,
         provenance=Provenance(
-            reader.described,
-            with_regions(reader.guaranteed, settings.roi_side),
+            reader.label,
+            for_roi_side(reader.guarantee, settings.roi_side),
             settings.deadline_s,
             lambda: datetime.now(UTC),
         ),
@@ -136,7 +136,7 @@ def build_pipeline(
         roi_bytes=settings.roi_side**3,
         max_rois=settings.max_rois,
         audit_rate=settings.audit_rate,
-        policy=replace(SELECTION_POLICY, describe=settings.describe),
+        policy=replace(SELECTION_POLICY, characterize=settings.describe),
     )
 
 

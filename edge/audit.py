@@ -66,7 +66,7 @@ class Audit:
                 return f"{best}; sampled, {counts}, {self.confirmed} of them confirmed{why}"
 
 
-def audited(study_key: str, rate: float) -> bool:
+def is_sampled(study_key: str, rate: float) -> bool:
     """Whether the study belongs to the sampled part ``rate`` of all.
 
     Raises:

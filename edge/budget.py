@@ -54,7 +54,7 @@ class Budget:
         name, budget_s, began_s = self._running
         return (*self.ledger, LedgerEntry(name, budget_s, self._deadline.clock() - began_s))
 
-    def waited(self, since_s: float) -> None:
+    def backdate(self, since_s: float) -> None:
         """The study has waited since then, on the deadline's clock: its time has run meanwhile.
 
         The wait is entered as the first stage, and the deadline is so much earlier.

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edge.errors import UnfitModel
-from edge.findings import Decision, Route
+from edge.findings import Decision, Finding, Route
 from edge.link.estimate import LinkEstimate
 from edge.selection import SELECTION_POLICY, Option, Pick, SelectionPolicy, Size, choose, least
 from models.runtime.detection import Candidate
 
 
 @dataclass(frozen=True)
-class Room:
+class SendLimits:
     """The limits of one asking.
 
     Attributes:
@@ -117,7 +117,7 @@ class Plan:
         later: uncertain ones that are not sent now but owed, the most valuable first: they wait
             for an amendment.
         audit: those in ``send`` that the edge dismissed, of a scan that is audited.
-        described: what the edge reports by itself and wants described, by falling score.
+        characterize: what the edge reports by itself and wants described, by falling score.
     """
 
     decisions: tuple[Decision, ...]
@@ -126,7 +126,7 @@ class Plan:
     sizes: tuple[Size, ...] = ()
     later: tuple[int, ...] = ()
     audit: tuple[int, ...] = ()
-    described: tuple[int, ...] = ()
+    characterize: tuple[int, ...] = ()
 
     @property
     def uncertain(self) -> tuple[int, ...]:
@@ -137,6 +137,14 @@ class Plan:
     def reported(self) -> tuple[int, ...]:
         """The places of all that the edge reports by itself, by falling score."""
         return _best(self.decisions, Route.REPORT)
+
+    def index_of(self, finding: Finding) -> int:
+        """Find the candidate that became the finding, by its index in ``decisions``."""
+        if finding.verdict is not None:
+            return finding.verdict.roi_id
+        seen = finding.index_zyx, finding.edge_score
+        candidates = (decision.candidate for decision in self.decisions)
+        return next(i for i, c in enumerate(candidates) if (c.index_zyx, c.score) == seen)
 
     def size_of(self, place: int) -> Size:
         """The size in which the region of that place is sent, full where nothing is said."""
@@ -181,17 +189,18 @@ def decide(situation: Situation) -> Plan:
     link, policy, roi_bytes = situation.link, situation.policy, situation.roi_bytes
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
     uncertain = sorted(
-        Plan(decisions).uncertain, key=lambda i: -value_of_asking(candidates[i].score, thresholds)
+        Plan(decisions).uncertain,
+        key=lambda i: -value_of_second_reading(candidates[i].score, thresholds),
     )
     offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
-    room = Room(link, situation.budget_s, situation.max_rois, policy.confidence)
+    room = SendLimits(link, situation.budget_s, situation.max_rois, policy.confidence)
     picks = _picked(offers, room)
     send = tuple(uncertain[pick.place] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
     sampled = situation.audited and not uncertain
     wanted = _best(decisions, Route.DISMISS)[:AUDITED] if sampled else ()
-    described = _best(decisions, Route.REPORT) if policy.describe else ()
-    beside = () if left else (*described, *wanted)
+    characterize = _best(decisions, Route.REPORT) if policy.characterize else ()
+    beside = () if left else (*characterize, *wanted)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
     extra = beside[: room.beside(len(picks), sent_bytes, len(beside), roi_bytes)]
     audit = tuple(i for i in wanted if i in extra)
@@ -203,11 +212,11 @@ def decide(situation: Situation) -> Plan:
         sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
         later=() if link.off else left,
         audit=audit,
-        described=described,
+        characterize=characterize,
     )
 
 
-def value_of_asking(score: float, thresholds: Thresholds) -> float:
+def value_of_second_reading(score: float, thresholds: Thresholds) -> float:
     """The cost that is to be expected if nobody reads this candidate again, in [0, 1/4].
 
     Reporting exactly from ``alone`` on is the best that can be done when a miss costs
@@ -229,7 +238,7 @@ def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
     return Decision(candidate, Route.ESCALATE, reason)
 
 
-def _picked(offers: Sequence[Sequence[Option]], room: Room) -> tuple[Pick, ...]:
+def _picked(offers: Sequence[Sequence[Option]], room: SendLimits) -> tuple[Pick, ...]:
     """The regions that are sent of those on offer."""
     return (choose(offers, room.most, room.fits) or least(offers)) if room.most else ()
 
@@ -244,7 +253,7 @@ def _options(
     candidate: Candidate, thresholds: Thresholds, roi_bytes: int, policy: SelectionPolicy
 ) -> list[Option]:
     """The ways to send one candidate's region."""
-    value, side = value_of_asking(candidate.score, thresholds), round(roi_bytes ** (1 / 3))
+    value, side = value_of_second_reading(candidate.score, thresholds), round(roi_bytes ** (1 / 3))
     full = (side, side, side)
     return [
         Option(size, value * policy.share(size), math.prod(size.shape_of(full)))

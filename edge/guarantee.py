@@ -37,8 +37,7 @@ class Terms:
             it read (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
         region_side: voxels along each side of the regions that the second model read.
-        basis: what the calibration's nodules lay in, in words. This and ``region_side`` have a
-            default for debts that were kept before they were said; a manifest must give them.
+        basis: what the calibration's nodules lay in, in words.
     """
 
     alpha: float
@@ -51,8 +50,8 @@ class Terms:
     screening: str
     hybrid: str
     slice_mm: float
-    region_side: int = 48
-    basis: str = "nodules in cubes of 50 mm"
+    region_side: int
+    basis: str
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Self | None:
@@ -97,15 +96,15 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Guaranteed:
+class Guarantee:
     """What one report promises: the ``terms``, or nothing for a ``reason``.
 
-    ``lasting`` tells a reason that no later verdict lifts.
+    ``permanent`` tells a reason that no later verdict lifts.
     """
 
     terms: Terms | None = None
     reason: str = "the settings of the model carry none"
-    lasting: bool = True
+    permanent: bool = True
 
     @property
     def given(self) -> bool:
@@ -120,11 +119,11 @@ class Guaranteed:
         return self.terms.text
 
 
-NOT_CALIBRATED = Guaranteed()
-UNREAD = Guaranteed(reason="the study was not read")
+NOT_CALIBRATED = Guarantee()
+UNREAD = Guarantee(reason="the study was not read")
 
 
-def offered(settings: Mapping[str, object], version: str) -> Guaranteed:
+def guarantee_of_model(settings: Mapping[str, object], version: str) -> Guarantee:
     """The most that a report of this model, in this ``version`` and reading, may promise.
 
     Raises:
@@ -135,21 +134,21 @@ def offered(settings: Mapping[str, object], version: str) -> Guaranteed:
         return NOT_CALIBRATED
     if terms.screening != version:
         reason = f"calibration was read by version {terms.screening} of the model, not {version}"
-        return Guaranteed(terms, reason)
-    return Guaranteed(terms, "", lasting=False)
+        return Guarantee(terms, reason)
+    return Guarantee(terms, "", permanent=False)
 
 
-def with_regions(most: Guaranteed, side: int) -> Guaranteed:
+def for_roi_side(most: Guarantee, side: int) -> Guarantee:
     """The same for an edge that sends regions of so many voxels along each side."""
     if most.terms is None or most.reason or side == most.terms.region_side:
         return most
     reason = (
         f"regions of {side} voxels a side are sent, and {most.terms.region_side} in calibration"
     )
-    return Guaranteed(most.terms, reason)
+    return Guarantee(most.terms, reason)
 
 
-def promised(most: Guaranteed, plan: Plan, answers: Escalated, slice_mm: float) -> Guaranteed:
+def guarantee_of(most: Guarantee, plan: Plan, answers: Escalated, slice_mm: float) -> Guarantee:
     """What the report of a reading promises.
 
     Args:
@@ -161,15 +160,15 @@ def promised(most: Guaranteed, plan: Plan, answers: Escalated, slice_mm: float) 
     if most.terms is None or most.reason:
         return most
     if reason := _beyond(most.terms, plan, answers, slice_mm):
-        return Guaranteed(most.terms, reason)
-    return amended_promise(most, plan, answers)
+        return Guarantee(most.terms, reason)
+    return amended_guarantee(most, plan, answers)
 
 
-def amended_promise(before: Guaranteed, plan: Plan, answers: Escalated) -> Guaranteed:
+def amended_guarantee(before: Guarantee, plan: Plan, answers: Escalated) -> Guarantee:
     """The same when more verdicts have come: it is given once all are there."""
-    if before.terms is None or before.lasting:
+    if before.terms is None or before.permanent:
         return before
-    return Guaranteed(before.terms, _unread(before.terms, plan, answers), lasting=False)
+    return Guarantee(before.terms, _unread(before.terms, plan, answers), permanent=False)
 
 
 def _beyond(terms: Terms, plan: Plan, answers: Escalated, slice_mm: float) -> str:

@@ -187,7 +187,7 @@ def _second_reading(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]
 def _described(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]:
     """Of a study that leaves nothing uncertain: whether the cloud told of what is reported."""
     why = answers.reason or plan.held_back
-    if not why or not plan.described or any(i in answers.verdicts for i in plan.described):
+    if not why or not plan.characterize or any(i in answers.verdicts for i in plan.characterize):
         return SecondReading.COMPLETE, "no candidate was uncertain"
     return SecondReading.MISSING, f"no candidate was uncertain, none was described: {why}"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import passes
-from edge.audit import audit_of, audited
+from edge.audit import audit_of, is_sampled
 from edge.budget import Budget
 from edge.decide import Plan, Situation
 from edge.escalation.client import SecondReader
@@ -109,7 +109,7 @@ def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str
     with budget.stage("decide"):
         link = second.estimate()
         left_s = budget.left_s(pipeline.reserve_s)
-        sampled = audited(study_key, pipeline.audit_rate)
+        sampled = is_sampled(study_key, pipeline.audit_rate)
         situation = Situation(
             candidates, reader.thresholds, link, left_s, pipeline.roi_bytes, pipeline.max_rois,
             policy=pipeline.policy, audited=sampled,
@@ -136,7 +136,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     """
     budget = pipeline.start_budget()
     if job.since_s is not None:
-        budget.waited(job.since_s)
+        budget.backdate(job.since_s)
     try:
         reading = run(pipeline, job, budget)
     except StudyError as error:

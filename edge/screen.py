@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from edge.decide import Thresholds
-from edge.guarantee import Guaranteed, offered
+from edge.guarantee import Guarantee, guarantee_of_model
 from edge.merge import MergeWeights
 from imaging.preprocess import Preprocessed
 from models.runtime.detection import Candidate
@@ -41,13 +41,13 @@ class Screening(Protocol):
 class EdgeReader:
     """A screening network, and how far its scores are trusted.
 
-    ``guaranteed`` is the most that a report of it may promise.
+    ``guarantee`` is the most that a report of it may promise.
     """
 
     screener: Screening
     thresholds: Thresholds
     weights: MergeWeights
-    guaranteed: Guaranteed
+    guarantee: Guarantee
 
     @classmethod
     def of(cls, screener: Screening) -> EdgeReader:
@@ -58,11 +58,11 @@ class EdgeReader:
         """
         thresholds = Thresholds.from_manifest(screener.settings)
         weights = MergeWeights.from_manifest(screener.settings)
-        guaranteed = offered(screener.settings, read_by(screener.version))
-        return cls(screener, thresholds, weights, guaranteed)
+        guarantee = guarantee_of_model(screener.settings, read_by(screener.version))
+        return cls(screener, thresholds, weights, guarantee)
 
     @property
-    def described(self) -> str:
+    def label(self) -> str:
         """Model, version and engine in one line, as it stands in the report."""
         return f"{self.screener.name} {self.screener.version} ({self.screener.engine})"
 

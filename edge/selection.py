@@ -47,7 +47,7 @@ class SelectionPolicy:
         confidence: the share of escalations that must end within the budget.
         fill: a region may be smaller than full if the nodule takes at most this share of its
             shortest side.
-        describe: whether the cloud is also asked for size, kind and outline of what is reported
+        characterize: whether the cloud is also asked for size, kind and outline of what is reported
             anyway, where there is room for it after all that is uncertain.
     """
 
@@ -56,7 +56,7 @@ class SelectionPolicy:
     slab: float = 0.88
     confidence: float = 0.95
     fill: float = 0.75
-    describe: bool = True
+    characterize: bool = True
 
     def share(self, size: Size) -> float:
         """What a reading of that size is worth."""

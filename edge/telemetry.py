@@ -123,7 +123,7 @@ class Meters:
         self._studies.labels(report.status.value).inc()
         if report.rejection is None:
             self._second.labels(report.second_reading.value).inc()
-            self._promises.labels("yes" if report.guaranteed.given else "no").inc()
+            self._promises.labels("yes" if report.guarantee.given else "no").inc()
         if report.audit is not None:
             self._audits.labels(report.audit.outcome.value).inc()
         for decision in report.decisions:

@@ -33,7 +33,7 @@ from edge.atomic_files import passes
 from edge.escalation.rois import Escalated
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
-from edge.report.pictures import picture_note, redrawn
+from edge.report.pictures import picture_note, redraw
 from edge.report.write import version_in, write_version
 from edge.settings import EdgeSettings
 from edge.store.pending import Debt, OwedStep
@@ -323,7 +323,7 @@ class Amender:
             gives_up=debt.gives_up,
         )
         if version_in(out, key) != report.version:
-            pictures = redrawn(report, grounds.plan, lambda place: owed.region(key, place), out)
+            pictures = redraw(report, grounds.plan, lambda place: owed.region(key, place), out)
             report = replace(report, picture_note=picture_note(report, pictures))
             write_version(report, pictures, out)
         if owed.amended(debt, replace(grounds, report=report)) is OwedStep.SETTLED:

@@ -14,33 +14,19 @@ from itertools import count
 from edge.decide import Plan
 from edge.escalation.rois import Escalated
 from edge.findings import Finding
-from edge.guarantee import amended_promise
+from edge.guarantee import amended_guarantee
 from edge.report.model import Change, ChangeKind, Report, Status, models_used
 from edge.store.context import Grounds
 from imaging.volume import Triple
-from models.runtime.detection import Candidate
 from protos.messages import Verdict
-
-
-def place_of(finding: Finding, plan: Plan) -> int:
-    """The place of the finding's candidate in the plan."""
-    if finding.verdict is not None:
-        return finding.verdict.roi_id
-    places = (i for i, d in enumerate(plan.decisions) if _is_of(finding, d.candidate))
-    return next(places)
-
-
-def _is_of(finding: Finding, candidate: Candidate) -> bool:
-    """Whether the finding is the candidate as the edge saw it."""
-    return finding.index_zyx == candidate.index_zyx and finding.edge_score == candidate.score
 
 
 def numbers_of(before: Report, findings: Sequence[Finding], plan: Plan) -> tuple[int, ...]:
     """A number for each of ``findings``: its old one, or the next that was never given."""
-    known = {place_of(finding, plan): number for number, finding in before.numbered}
+    known = {plan.index_of(finding): number for number, finding in before.numbered}
     given = [*known.values(), *(c.number for c in before.changes if c.number is not None)]
     unused = count(max(given, default=0) + 1)
-    places = [place_of(finding, plan) for finding in findings]
+    places = [plan.index_of(finding) for finding in findings]
     return tuple(known[place] if place in known else next(unused) for place in places)
 
 
@@ -81,7 +67,7 @@ Numbered = tuple[int, Finding]
 
 def _numbered(pairs: Iterable[Numbered], plan: Plan) -> Mapping[int, Numbered]:
     """Number and finding by the place of the candidate."""
-    return {place_of(finding, plan): (number, finding) for number, finding in pairs}
+    return {plan.index_of(finding): (number, finding) for number, finding in pairs}
 
 
 def _change(
@@ -170,7 +156,7 @@ def amended(
         second_reading=merged.second_reading,
         second_reading_reason=merged.reason,
         models=models_used(before.models["edge"], new),
-        guaranteed=amended_promise(before.guaranteed, grounds.plan, new),
+        guarantee=amended_guarantee(before.guarantee, grounds.plan, new),
         version=before.version + 1,
         changes=before.changes + changes,
         status=Status.FINAL if over else Status.PROVISIONAL,

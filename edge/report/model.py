@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from edge.audit import Audit
 from edge.findings import Decision, Finding, Route, SecondReading
-from edge.guarantee import NOT_CALIBRATED, Guaranteed
+from edge.guarantee import NOT_CALIBRATED, Guarantee
 from imaging.volume import StudyHeader, Triple
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ from datetime import datetime
 from edge.budget import LedgerEntry
 from edge.decide import Plan
 from edge.escalation.rois import Escalated
-from edge.guarantee import UNREAD, promised
+from edge.guarantee import UNREAD, guarantee_of
 from edge.job import Job
 from edge.merge import Merged
 from imaging.volume import Study
@@ -103,7 +103,7 @@ class Report:
         second_reading_reason: in words, why it is what it is.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were passed over.
-        guaranteed: what is promised of missed nodules, or why nothing is.
+        guarantee: what is promised of missed nodules, or why nothing is.
         audit: what became of a scan without anything to ask about; None for any other.
         version: 1, and one more for each amendment of the same report.
         changes: of all amendments since version 1, in their order.
@@ -126,7 +126,7 @@ class Report:
     second_reading_reason: str = ""
     models: dict[str, str] = field(default_factory=dict)
     other_series: tuple[str, ...] = ()
-    guaranteed: Guaranteed = NOT_CALIBRATED
+    guarantee: Guarantee = NOT_CALIBRATED
     audit: Audit | None = None
     version: int = 1
     changes: tuple[Change, ...] = ()
@@ -140,11 +140,6 @@ class Report:
         """The findings with their numbers, by falling probability."""
         numbers = self.finding_numbers or range(1, len(self.findings) + 1)
         return tuple(zip(numbers, self.findings, strict=True))
-
-    @property
-    def guarantee(self) -> str:
-        """What is promised of missed nodules, in one line."""
-        return self.guaranteed.text
 
     @property
     def awaits_second_reading(self) -> bool:
@@ -184,12 +179,12 @@ class Assessment:
 class Provenance:
     """What every report says of the line that made it.
 
-    ``edge_model`` is model, version and engine in one line, ``guaranteed`` the most that a report
+    ``edge_model`` is model, version and engine in one line, ``guarantee`` the most that a report
     may promise; ``now`` gives the wall-clock time.
     """
 
     edge_model: str
-    guaranteed: Guaranteed
+    guarantee: Guarantee
     deadline_s: float
     now: Callable[[], datetime]
 
@@ -218,7 +213,7 @@ def compose(
         second_reading_reason=merged.reason,
         models=models_used(provenance.edge_model, answers),
         other_series=study.other_series,
-        guaranteed=promised(provenance.guaranteed, plan, answers, slice_mm),
+        guarantee=guarantee_of(provenance.guarantee, plan, answers, slice_mm),
         audit=assessment.audit,
         status=_status(assessment),
     )
@@ -236,7 +231,7 @@ def compose_rejection(
         ledger=ledger,
         second_reading_reason="the study was not read",
         models={"edge": provenance.edge_model},
-        guaranteed=UNREAD,
+        guarantee=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
     )

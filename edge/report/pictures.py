@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from edge.amend.changes import place_of
 from edge.atomic_files import sync_folder, write_atomically
 from edge.decide import Plan
 from edge.findings import Finding
@@ -91,7 +90,7 @@ LAST_PICTURED = 99
 """Names of pictures have two digits."""
 
 
-def redrawn(
+def redraw(
     report: Report, plan: Plan, region_of: Callable[[int], Roi | None], out: Path
 ) -> Pictures:
     """The pictures that there are for ``report``, by file name, the overview first.
@@ -107,8 +106,8 @@ def redrawn(
     for number, finding in report.numbered:
         name, room = picture_name(number), len(pictures) <= PICTURED_FINDINGS
         if number in added and name not in pictures and room and number <= LAST_PICTURED:
-            roi = region_of(place_of(finding, plan))
-            pictures |= {} if roi is None else {name: _redrawn(number, finding, roi, plan)}
+            roi = region_of(plan.index_of(finding))
+            pictures |= {} if roi is None else {name: _draw_from_roi(number, finding, roi, plan)}
     return pictures
 
 
@@ -142,7 +141,7 @@ def _kept_names(report: Report, out: Path) -> list[str]:
     return [name for name in names if (out / name).is_file()]
 
 
-def _redrawn(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes:
+def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes:
     candidate = plan.decisions[roi.roi_id].candidate
     start = [int(first) for first in roi_start(candidate.index_zyx, roi.voxels.shape)]
     z, y, x = (at - first for at, first in zip(finding.index_zyx, start, strict=True))

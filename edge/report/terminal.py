@@ -33,7 +33,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         f"{escape(report.second_reading_reason)}",
         *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
         *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
-        f"[bold]guarantee[/]  {escape(report.guarantee)}",
+        f"[bold]guarantee[/]  {escape(report.guarantee.text)}",
         *([f"[bold]audit[/]  {escape(report.audit.text)}"] if report.audit else []),
         f"[bold]report[/]  {escape(str(paths.html))}",
         f"[dim]{NOT_A_DEVICE}[/]",

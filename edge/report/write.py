@@ -30,7 +30,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from edge.atomic_files import sync_folder, write_atomically
 from edge.audit import Audit
 from edge.findings import Decision, Finding, SecondReading
-from edge.guarantee import Guaranteed
+from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 
@@ -195,19 +195,19 @@ def _provenance(report: Report) -> dict[str, Any]:
             for entry in entries
         ],
         "models": dict(report.models),
-        "guarantee": report.guarantee,
-        "guarantee_terms": _terms(report.guaranteed),
+        "guarantee": report.guarantee.text,
+        "guarantee_terms": _terms(report.guarantee),
         "audit": None if report.audit is None else _audit(report.audit),
         "other_series": list(report.other_series),
         "disclaimer": NOT_A_DEVICE,
     }
 
 
-def _terms(guaranteed: Guaranteed) -> dict[str, Any]:
+def _terms(guarantee: Guarantee) -> dict[str, Any]:
     """What is promised; ``given`` tells whether it is, ``reason`` why it is not."""
-    terms = guaranteed.terms
+    terms = guarantee.terms
     found = {} if terms is None else asdict(terms)
-    return {"given": guaranteed.given, "reason": guaranteed.reason, **found}
+    return {"given": guarantee.given, "reason": guarantee.reason, **found}
 
 
 def _audit(audit: Audit) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Grounds:
             ValueError: they are of a form that this version does not know.
         """
         kept = json.loads(zlib.decompress(data))
-        plan = _plan(kept["plan"])
+        plan: Plan = _adapter(Plan).validate_python(kept["plan"])
         triple = _adapter(Triple)
         geometry = Geometry(
             triple.validate_python(kept["spacing_mm"]),
@@ -87,14 +87,6 @@ class Grounds:
             _adapter(MergeWeights).validate_python(kept["weights"]),
             geometry,
         )
-
-
-def _plan(words: Mapping[str, Any]) -> Plan:
-    """The plan of these words; an older one told by ``describes`` whether what it reports is."""
-    plan: Plan = _adapter(Plan).validate_python(words)
-    if words.get("describes") and "described" not in words:
-        return replace(plan, described=plan.reported)
-    return plan
 
 
 def _report(words: Mapping[str, Any], plan: Plan) -> Report:

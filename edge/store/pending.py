@@ -409,8 +409,8 @@ def still_owed(plan: Plan, answers: Escalated) -> tuple[int, ...]:
     """
     if answers.switched_off:
         return ()
-    if not plan.uncertain and not any(i in answers.verdicts for i in plan.described):
-        return plan.described
+    if not plan.uncertain and not any(i in answers.verdicts for i in plan.characterize):
+        return plan.characterize
     wanted = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
     undecided = (i for i in wanted if plan.decisions[i].route is Route.ESCALATE)
     return tuple(i for i in undecided if i not in answers.verdicts)

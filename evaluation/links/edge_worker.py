@@ -117,7 +117,7 @@ def answers(
                 line = studies.replayed(line) if command.get("replay") else line
                 side = settings.roi_side
                 keep = keep_in(spool.owed, (side, side, side))
-                yield {"opened": line.reader.described}
+                yield {"opened": line.reader.label}
             elif line is not None:
                 used = line if command["from_files"] else studies.from_memory(line)
                 yield _read(used, studies.study(command["read"]), out, keep, spool)

@@ -110,8 +110,8 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
         batches=tuple(_timed(readers.second)),
         thresholds=reader.thresholds,
         weights=reader.weights,
-        guarantee=reader.guaranteed.text,
-        models=(reader.described, readers.named),
+        guarantee=reader.guarantee.text,
+        models=(reader.label, readers.named),
         cpu=this_machine().cpu,
     )
 

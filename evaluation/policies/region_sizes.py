@@ -161,7 +161,7 @@ def sizes_command(
     result = {
         "split": split,
         "cubes": len(cubes),
-        "models": [reader.described, second.name],
+        "models": [reader.label, second.name],
         **as_dict(asked, reader.thresholds, reader.weights),
     }
     show(result, as_json, _table(result))

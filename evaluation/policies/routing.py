@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edge.audit import audited
+from edge.audit import is_sampled
 from edge.decide import Plan, Situation, Thresholds, decide
 from edge.findings import Decision, Route
 from edge.link.estimate import LinkEstimate
@@ -153,8 +153,8 @@ def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
             budget_s=budget_s,
             roi_bytes=settings.roi_side**3,
             max_rois=settings.max_rois,
-            policy=replace(SELECTION_POLICY, describe=settings.describe),
-            audited=audited(study.name, settings.audit_rate),
+            policy=replace(SELECTION_POLICY, characterize=settings.describe),
+            audited=is_sampled(study.name, settings.audit_rate),
         )
         return decide(situation)
 

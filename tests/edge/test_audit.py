@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.assemble import build_pipeline, open_channel
-from edge.audit import Audit, AuditOutcome, audit_of, audited
+from edge.audit import Audit, AuditOutcome, audit_of, is_sampled
 from edge.decide import AUDITED, Plan
 from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
 from edge.escalation.rois import Escalated
@@ -37,7 +37,7 @@ KEYS = [f"{number:032x}" for number in range(4000)]
 
 def test_the_sample_has_the_size_of_its_rate() -> None:
     """Of 4,000 keys about a tenth at 10 %; none at 0, all at 1."""
-    counts = [sum(audited(key, rate) for key in KEYS) for rate in (0.0, 0.1, 1.0)]
+    counts = [sum(is_sampled(key, rate) for key in KEYS) for rate in (0.0, 0.1, 1.0)]
     assert counts[0] == 0
     assert 340 <= counts[1] <= 460
     assert counts[2] == len(KEYS)
@@ -46,15 +46,15 @@ def test_the_sample_has_the_size_of_its_rate() -> None:
 def test_a_study_read_again_meets_the_same_fate() -> None:
     """The key decides, and a higher rate takes in whoever a lower one did."""
     key = new_study_key()
-    assert audited(key, 0.3) == audited(key, 0.3)
-    assert all(audited(key, 0.4) for key in KEYS if audited(key, 0.2))
+    assert is_sampled(key, 0.3) == is_sampled(key, 0.3)
+    assert all(is_sampled(key, 0.4) for key in KEYS if is_sampled(key, 0.2))
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
     """A share lies between 0 and 1."""
     with pytest.raises(ValueError, match="rate"):
-        audited("k", rate)
+        is_sampled("k", rate)
 
 
 FAINT = (0.02, 0.09, 0.05, 0.08, 0.01)

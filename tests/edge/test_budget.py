@@ -62,7 +62,7 @@ def test_a_wait_is_the_first_stage_and_comes_off_the_deadline() -> None:
     clock = HandClock()
     for waited_s, left_s in ((4.0, 6.0), (0.0, 10.0), (-1.0, 10.0), (25.0, 0.0)):
         budget = Budget(Deadline.after(10.0, clock))
-        budget.waited(clock() - waited_s)
+        budget.backdate(clock() - waited_s)
         with budget.stage("read"):
             clock.sleep(1.0)
         wait = LedgerEntry("wait", 10.0, max(0.0, waited_s))

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge.decide import Room, Situation, Thresholds, decide, value_of_asking
+from edge.decide import SendLimits, Situation, Thresholds, decide, value_of_second_reading
 from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
@@ -30,9 +30,9 @@ def test_most_valuable_candidates_are_sent_first() -> None:
 
 def test_value_of_asking_is_the_cost_left_without_an_answer() -> None:
     """The value is s(1-t) below the threshold t and (1-s)t above, greatest at t itself."""
-    assert value_of_asking(0.2, THRESHOLDS) == pytest.approx(0.2 * 0.5)
-    assert value_of_asking(0.8, THRESHOLDS) == pytest.approx(0.2 * 0.5)
-    assert value_of_asking(0.5, THRESHOLDS) == pytest.approx(0.25)
+    assert value_of_second_reading(0.2, THRESHOLDS) == pytest.approx(0.2 * 0.5)
+    assert value_of_second_reading(0.8, THRESHOLDS) == pytest.approx(0.2 * 0.5)
+    assert value_of_second_reading(0.5, THRESHOLDS) == pytest.approx(0.25)
 
 
 def test_no_more_is_sent_than_the_link_carries() -> None:
@@ -177,9 +177,9 @@ def test_what_is_reported_is_described_where_there_is_room() -> None:
 
 def test_nothing_is_described_where_the_policy_does_not_want_it() -> None:
     """Only what is uncertain is sent, and no description is owed."""
-    plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, describe=False))
-    assert (plan.send, plan.described) == ((1,), ())
-    assert plan_of(0.95, 0.4, 0.99).described == (2, 0)
+    plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, characterize=False))
+    assert (plan.send, plan.characterize) == ((1,), ())
+    assert plan_of(0.95, 0.4, 0.99).characterize == (2, 0)
 
 
 def test_descriptions_go_before_an_audit() -> None:
@@ -205,7 +205,7 @@ PACE = Pace(round_trip_s=0.1, bytes_per_s=1000.0, down_bytes_per_s=1e9, queue_s=
 LINK = LinkEstimate(middle=PACE, slow=PACE)
 """One second for a thousand bytes, whatever the confidence."""
 
-ROOM = Room(LINK, budget_s=5.0, max_rois=4, confidence=0.9)
+ROOM = SendLimits(LINK, budget_s=5.0, max_rois=4, confidence=0.9)
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ ROOM = Room(LINK, budget_s=5.0, max_rois=4, confidence=0.9)
         (replace(ROOM, link=replace(LINK, probing=True)), 1),
     ],
 )
-def test_how_many_may_go_at_most(room: Room, most: int) -> None:
+def test_how_many_may_go_at_most(room: SendLimits, most: int) -> None:
     """As many as the cloud takes; one where the link is on trial, none without link or time."""
     assert room.most == most
 

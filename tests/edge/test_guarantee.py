@@ -17,12 +17,12 @@ from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondRead
 from edge.escalation.rois import Escalated
 from edge.guarantee import (
     NOT_CALIBRATED,
-    Guaranteed,
+    Guarantee,
     Terms,
-    amended_promise,
-    offered,
-    promised,
-    with_regions,
+    amended_guarantee,
+    for_roi_side,
+    guarantee_of,
+    guarantee_of_model,
 )
 from edge.job import Job
 from edge.link.estimate import OFF
@@ -42,7 +42,7 @@ from tests.edge.fake_cloud import FakeCloud
 from tests.edge.owing import SilentCloud
 from tests.edge.test_pipeline import lung_box, study_at
 
-MOST = Guaranteed(TERMS, "", lasting=False)
+MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (
     "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
     "(calibration 0123abcd on nodules in cubes of 50 mm of 62 patients; 2.8 % was asked for, and "
@@ -60,27 +60,27 @@ def read_by(*places: int, model: str = "fake 1") -> Escalated:
     return Escalated({i: verdict(i, model) for i in places}, reason="DeadlinePassed: late")
 
 
-def of(plan: Plan, answers: Escalated, slice_mm: float = 1.0) -> Guaranteed:
+def of(plan: Plan, answers: Escalated, slice_mm: float = 1.0) -> Guarantee:
     """What is promised of that reading."""
-    return promised(MOST, plan, answers, slice_mm)
+    return guarantee_of(MOST, plan, answers, slice_mm)
 
 
 def test_regions_of_another_size_than_calibration_s_promise_nothing() -> None:
     """Full means full in calibration: what is smaller on this edge was never tried."""
-    assert with_regions(MOST, 48) == MOST
-    small = with_regions(MOST, 32)
+    assert for_roi_side(MOST, 48) == MOST
+    small = for_roi_side(MOST, 32)
     assert small.text == (
         "no guarantee, because regions of 32 voxels a side are sent, and 48 in calibration"
     )
     assert of(plan_of(0.95), Escalated()) == MOST
-    assert promised(small, plan_of(0.95), Escalated(), 1.0) == small
+    assert guarantee_of(small, plan_of(0.95), Escalated(), 1.0) == small
 
 
 def test_terms_come_from_the_manifest() -> None:
     """The table is taken as it stands, and a manifest without it promises nothing."""
     assert Terms.from_manifest({"guarantee": GUARANTEE}) == TERMS
     assert Terms.from_manifest({}) is None
-    assert offered({}, "1") == NOT_CALIBRATED
+    assert guarantee_of_model({}, "1") == NOT_CALIBRATED
     assert NOT_CALIBRATED.text == "no guarantee, because the settings of the model carry none"
 
 
@@ -117,13 +117,13 @@ def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
 
 def test_a_model_that_calibration_has_not_seen_promises_nothing() -> None:
     """Weights that were exported anew keep their settings, and lose the promise."""
-    assert offered({"guarantee": GUARANTEE}, TERMS.screening) == MOST
-    stale = offered({"guarantee": GUARANTEE}, "2")
+    assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == MOST
+    stale = guarantee_of_model({"guarantee": GUARANTEE}, "2")
     assert stale.text == (
         f"no guarantee, because calibration was read by version {TERMS.screening} of the model, "
         "not 2"
     )
-    assert promised(stale, plan_of(0.95), Escalated(), 1.0) == stale
+    assert guarantee_of(stale, plan_of(0.95), Escalated(), 1.0) == stale
 
 
 def test_a_reading_as_in_calibration_has_its_terms() -> None:
@@ -133,9 +133,9 @@ def test_a_reading_as_in_calibration_has_its_terms() -> None:
         assert found.given
         assert found.text == TEXT
     asked = replace(TERMS, alpha=0.028, holds=True, confidence=0.93)
-    assert "0123abcd on nodules in cubes of 50 mm of 62 patients)" in Guaranteed(asked, "").text
+    assert "0123abcd on nodules in cubes of 50 mm of 62 patients)" in Guarantee(asked, "").text
     hopeless = replace(TERMS, confidence=0.1)
-    assert "2.8 % was asked for, and cannot be promised)" in Guaranteed(hopeless, "").text
+    assert "2.8 % was asked for, and cannot be promised)" in Guarantee(hopeless, "").text
 
 
 def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> None:
@@ -147,8 +147,8 @@ def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> Non
         "DeadlinePassed: late"
     )
     assert not first.given
-    assert amended_promise(first, plan, Escalated({0: verdict(0)})).reason.startswith("1 of 2")
-    assert amended_promise(first, plan, read_by(0, 1)) == MOST
+    assert amended_guarantee(first, plan, Escalated({0: verdict(0)})).reason.startswith("1 of 2")
+    assert amended_guarantee(first, plan, read_by(0, 1)) == MOST
 
 
 def test_what_was_held_back_names_the_limit() -> None:
@@ -169,9 +169,9 @@ def test_smaller_regions_are_not_covered_for_good(size: Size) -> None:
     plan = replace(plan_of(0.7, 0.3), sizes=(Size.FULL, size))
     found = of(plan, read_by(0, 1))
     assert found.reason == "1 of 2 regions were sent smaller than in calibration"
-    assert amended_promise(found, plan, read_by(0, 1)) == found
+    assert amended_guarantee(found, plan, read_by(0, 1)) == found
     unanswered = of(plan, read_by(plan.send[0]))
-    assert amended_promise(unanswered, plan, read_by(0, 1)) == MOST
+    assert amended_guarantee(unanswered, plan, read_by(0, 1)) == MOST
 
 
 def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
@@ -179,7 +179,7 @@ def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
     assert of(plan_of(0.95), Escalated(), 2.52).given
     found = of(plan_of(0.95), Escalated(), 5.0)
     assert found.reason == "slices are 5 mm apart, and in calibration no more than 2.5 mm"
-    assert found.lasting
+    assert found.permanent
 
 
 def test_a_site_without_a_cloud_has_no_guarantee() -> None:
@@ -205,7 +205,7 @@ def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
     with FakeCloud() as cloud, open_channel(cloud.address, load_settings()) as channel:
         second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=2.0))
         report = report_in(tmp_path, pipeline_with(second, (0.95, 0.7, 0.05)))
-    assert report.guarantee == TEXT
+    assert report.guarantee.text == TEXT
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["guarantee"] == TEXT
     assert written["guarantee_terms"] == {"given": True, "reason": "", **GUARANTEE}
@@ -216,7 +216,7 @@ def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> No
     """The terms are told all the same, and that they are not given."""
     report = report_in(tmp_path, pipeline_with(NoSecondReader(), (0.95, 0.7)))
     words = "no guarantee, because no second reader is set up"
-    assert report.guarantee == words
+    assert report.guarantee.text == words
     written = json.loads((tmp_path / "report.json").read_text())
     assert (written["guarantee"], written["guarantee_terms"]["given"]) == (words, False)
     assert words in (tmp_path / "report.html").read_text()
@@ -230,7 +230,7 @@ def test_a_study_that_was_not_read_promises_nothing(tmp_path: Path) -> None:
 
     pipeline = replace(pipeline_with(NoSecondReader(), ()), preprocess=no_lung)
     words = "no guarantee, because the study was not read"
-    assert report_in(tmp_path, pipeline).guarantee == words
+    assert report_in(tmp_path, pipeline).guarantee.text == words
 
 
 def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.escalation.rois import Escalated
-from edge.guarantee import Guaranteed
+from edge.guarantee import Guarantee
 from edge.merge import merge
 from edge.report.model import Rejection, Report, Status
 from edge.report.terminal import render_report
@@ -70,7 +70,7 @@ def test_ledger_stands_against_the_deadline() -> None:
 def test_promise_and_audit_stand_in_words() -> None:
     """What is promised of missed nodules, and what became of a scan with nothing to ask about."""
     audit = Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 2, reason="DeadlinePassed: late")
-    text = " ".join(printed(study(guaranteed=Guaranteed(TERMS, ""), audit=audit)).split())
+    text = " ".join(printed(study(guarantee=Guarantee(TERMS, ""), audit=audit)).split())
     assert f"guarantee {TERMS.text}" in text
     assert (
         "audit nothing was uncertain, the best dismissed place scored 0.090; sampled, 2 of 3 "

@@ -275,7 +275,7 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
         "400 ms",
         "10.00 s",
         "screening-int8 1 on openvino",
-        REPORT.guarantee,
+        REPORT.guarantee.text,
         "1.2.4: 2 slices, localizer",
         "highest score dismissed: 0.041",
         NOT_A_DEVICE,

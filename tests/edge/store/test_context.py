@@ -7,14 +7,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.decide import Plan
 from edge.escalation.rois import Escalated
 from edge.findings import SecondReading
-from edge.guarantee import NOT_CALIBRATED, Guaranteed
+from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.report.model import Change, ChangeKind, Report, Status
 from edge.store.context import FOLLOWS, Grounds
 from imaging.volume import Geometry, StudyHeader
@@ -45,7 +44,7 @@ def full_report() -> Report:
         second_reading_reason="1 of 2",
         models={"edge": "e 1"},
         other_series=("1.2.4",),
-        guaranteed=Guaranteed(TERMS, "1 of 2 were not read", lasting=False),
+        guarantee=Guarantee(TERMS, "1 of 2 were not read", permanent=False),
         audit=Audit(AuditOutcome.CLEAR, 0.05, 0.04, 2, 2),
         version=2,
         changes=(change,),
@@ -87,12 +86,11 @@ def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
     """A field that is not known is left out, one that is missing has its default."""
     words = json.loads(zlib.decompress(grounds(full_report()).to_bytes()))
     words["report"]["of the future"] = 1
-    words["report"]["guarantee"] = "a sentence, as older versions kept it"
-    del words["report"]["guaranteed"]
+    del words["report"]["guarantee"]
     del words["report"]["picture_note"]
     kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode())).report
     assert (kept.picture_note, kept.series_uid) == ("", "1.2.3")
-    assert kept.guaranteed == NOT_CALIBRATED
+    assert kept.guarantee == NOT_CALIBRATED
 
 
 def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
@@ -103,18 +101,3 @@ def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
     verdict = Verdict(0, 0.99, 9.0, "m 1", 0.0, 0.0)
     merged = grounds(full_report(), held).merged(Escalated({0: verdict}))
     assert merged.second_reading is SecondReading.PARTIAL
-
-
-@pytest.mark.parametrize(("describes", "described"), [(True, (2, 1)), (False, ())])
-def test_grounds_that_the_earlier_version_kept_can_be_read(
-    describes: bool, described: tuple[int, ...]
-) -> None:
-    """Its terms named no regions and no basis, its plan only a yes or no."""
-    words = json.loads(zlib.decompress(grounds(full_report(), plan_of(0.7, 0.92, 0.95)).to_bytes()))
-    del words["report"]["guaranteed"]["terms"]["region_side"]
-    del words["report"]["guaranteed"]["terms"]["basis"]
-    del words["plan"]["described"]
-    words["plan"]["describes"] = describes
-    kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode()))
-    assert kept.report.guaranteed.terms == TERMS
-    assert kept.plan.described == described

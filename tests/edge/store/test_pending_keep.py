@@ -33,7 +33,7 @@ def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
 
 def test_what_nobody_wants_described_is_not_owed() -> None:
     """A report without anything uncertain is complete then, with the cloud dead too."""
-    plan = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, describe=False))
+    plan = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, characterize=False))
     answers = Escalated(reason="Unreachable: nobody listens")
     assert (plan.send, still_owed(plan, answers)) == ((), ())
     merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
