@@ -75,6 +75,19 @@ def read_file(file: Path) -> Study:
     return Study(Volume(hu, geometry, file.name, file.name), file, header)
 
 
+def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -> Study:
+    """Check voxels in HU ``(z, y, x)`` as those of a file; ``source`` names them in errors.
+
+    Raises:
+        NotCt: a voxel is NaN or infinite, or the values cannot be HU.
+        IncompleteSeries, IrregularGeometry: it is too short, or its geometry impossible.
+    """
+    hu, geometry = to_patient_axes(_hu(values, source), geometry)
+    _require_sane(hu, geometry, source)
+    require_hu(hu, source)
+    return Study(Volume(hu, geometry), source)
+
+
 def _contents(file: Path) -> tuple[HuArray, Geometry]:
     """Read voxels and geometry as the file orders its axes."""
     nifti = _nifti_header(file) if format_of(file) == "NIfTI" else None

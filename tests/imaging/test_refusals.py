@@ -332,7 +332,12 @@ VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
     ("lost data file", _lost_data, UnreadableFile, "a.mhd: damaged MetaImage"),
     ("noise as NIfTI", lambda f: _noise_file(f, "a.nii"), UnreadableFile, "a.nii: damaged"),
     ("noise as NRRD", lambda f: _noise_file(f, "a.nrrd"), UnreadableFile, "a.nrrd: damaged"),
-    ("another kind of file", lambda f: _noise_file(f, "a.png"), UnreadableFile, "unknown file format"),
+    (
+        "another kind of file",
+        lambda f: _noise_file(f, "a.png"),
+        UnreadableFile,
+        "unknown file format",
+    ),
     ("nothing there", lambda f: f / "nowhere", UnreadableFile, "nowhere: does not exist"),
     ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 other files"),
 ]

@@ -1,0 +1,50 @@
+"""The Python door of Overread: read a chest CT from a script or a notebook.
+
+    import overread
+
+    report = overread.screen("ct/")
+    for finding in report.findings:
+        print(finding.centre_mm, finding.diameter_mm, finding.probability)
+
+Not a medical device. For research and development only.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+_OWN = ("imaging", "protos", "models", "edge")
+
+
+def _require_own_packages() -> None:
+    """Refuse to start where another package of the same name comes first on Python's path.
+
+    Overread installs the top-level packages `imaging`, `protos`, `models` and `edge`. A folder
+    `models` with an `__init__.py` beside a notebook would be imported in their place.
+    """
+    root = Path(__file__).resolve().parents[1]
+    for name in _OWN:
+        spec = find_spec(name)
+        found = Path(spec.origin).resolve() if spec and spec.origin else None
+        if found != root / name / "__init__.py":
+            where = found or (list(spec.submodule_search_locations or ()) if spec else "nowhere")
+            raise ImportError(
+                f"overread needs its own package '{name}' from {root / name}, but Python finds "
+                f"{where} first. Rename that folder or file, or start Python from another folder."
+            )
+
+
+_require_own_packages()
+
+from edge.report.model import Report  # noqa: E402 - after the check, which says why not
+from edge.report.write import report_to_dict  # noqa: E402
+from imaging.errors import StudyError  # noqa: E402
+from imaging.volume import Study  # noqa: E402
+from overread.api import UnsupportedArray, read_study, screen  # noqa: E402
+
+__version__ = version("overread")
+__all__ = [
+    "Report", "Study", "StudyError", "UnsupportedArray", "read_study", "report_to_dict", "screen",
+]  # fmt: skip

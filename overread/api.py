@@ -1,0 +1,145 @@
+"""Read one study in this process: with the edge's networks, and with a cloud if one is given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+import imaging.read
+from edge import pipeline as edge_pipeline
+from edge.assemble import open_pipeline
+from edge.job import Job
+from edge.report.model import Report
+from edge.report.write import ReportPaths
+from edge.settings import load_settings
+from imaging.volume import Geometry, Study
+from imaging.volume_files import study_of_array
+
+ACCEPTED_TYPES = ("int16", "uint16", "float32")
+
+Array = npt.NDArray[Any]
+
+
+class UnsupportedArray(ValueError):
+    """An array that cannot be read as a chest CT; the message says what is expected."""
+
+
+@overload
+def screen(
+    source: str | Path,
+    *,
+    cloud: str | None = None,
+    deadline_s: float | None = None,
+    out: str | Path | None = None,
+) -> Report: ...
+
+
+@overload
+def screen(
+    source: Array,
+    *,
+    spacing_mm: Sequence[float],
+    cloud: str | None = None,
+    deadline_s: float | None = None,
+    out: str | Path | None = None,
+) -> Report: ...
+
+
+def screen(
+    source: str | Path | Array,
+    *,
+    spacing_mm: Sequence[float] | None = None,
+    cloud: str | None = None,
+    deadline_s: float | None = None,
+    out: str | Path | None = None,
+) -> Report:
+    """Return the report of one chest CT.
+
+    Not a medical device. For research and development only.
+
+    Args:
+        source: a DICOM folder or file, a NIfTI, NRRD or MetaImage file; or an array in HU of
+            shape (z, y, x), int16, uint16 or float32, whose axes run to the head, to the back and
+            to the patient's left.
+        spacing_mm: voxel size (z, y, x) of an array. It has no default: a wrong spacing gives
+            wrong diameters and missed nodules. A file states its own.
+        cloud: ``HOST:PORT`` of a cloud service for second readings, None for the edge alone.
+        deadline_s: seconds after which the report no longer waits for the cloud; 10 by default.
+        out: folder for report.json, report.html and pictures; None writes nothing.
+
+    Raises:
+        UnsupportedArray: the array or its spacing cannot be that of a chest CT.
+        imaging.errors.StudyError: the study cannot be read, or shows no lungs.
+        edge.errors.EdgeError: a setting is wrong, for example the address of the cloud.
+        OSError: the report cannot be written to ``out``.
+
+    Example:
+        >>> report = screen("ct/")  # doctest: +SKIP
+        >>> report.findings[0].diameter_mm  # doctest: +SKIP
+        12.4
+    """
+    study = _study(source, spacing_mm)
+    settings = load_settings(cloud=cloud, deadline_s=deadline_s)
+    with open_pipeline(settings) as opened:
+        pipeline = replace(opened, read=lambda _path: study)
+        if out is None:
+            pipeline = replace(pipeline, draw=lambda *_: {}, write=_write_nothing)
+        job = Job(study.source, Path(out or "."))
+        return edge_pipeline.run(pipeline, job, pipeline.start_budget()).report
+
+
+def read_study(path: str | Path) -> Study:
+    """Return the study at ``path``: its volume in HU, its geometry and its header.
+
+    Args:
+        path: a DICOM folder or file, or a NIfTI, NRRD or MetaImage file.
+
+    Raises:
+        imaging.errors.StudyError: the study cannot be read; the message names the file.
+    """
+    return imaging.read.read_study(Path(path))
+
+
+def _study(source: str | Path | Array, spacing_mm: Sequence[float] | None) -> Study:
+    if isinstance(source, (str, Path)):
+        if spacing_mm is not None:
+            raise UnsupportedArray("spacing_mm is for arrays: a file states its own spacing")
+        return read_study(source)
+    _require_hounsfield(source)
+    return study_of_array(source, Geometry(_spacing(spacing_mm)), Path("array"))
+
+
+def _require_hounsfield(array: Array) -> None:
+    kind = getattr(array, "dtype", None)
+    if kind is None:
+        raise UnsupportedArray(f"expected a path or a NumPy array, got {type(array).__name__}")
+    if array.ndim != 3:
+        raise UnsupportedArray(f"expected an array of shape (z, y, x), got shape {array.shape}")
+    if kind.name not in ACCEPTED_TYPES:
+        expected = ", ".join(ACCEPTED_TYPES)
+        raise UnsupportedArray(f"expected an array of HU as {expected}, got {kind.name}")
+    if array.size == 0:
+        raise UnsupportedArray(f"the array is empty: shape {array.shape}")
+
+
+def _spacing(spacing_mm: Sequence[float] | None) -> tuple[float, float, float]:
+    if spacing_mm is None:
+        raise UnsupportedArray("spacing_mm is missing: give the voxel size (z, y, x) in mm")
+    try:
+        z, y, x = (float(value) for value in spacing_mm)
+    except (TypeError, ValueError):
+        raise UnsupportedArray(
+            f"expected spacing_mm as three numbers (z, y, x) in mm, got {spacing_mm!r}"
+        ) from None
+    if not all(np.isfinite(value) and value > 0 for value in (z, y, x)):
+        raise UnsupportedArray(f"expected spacing_mm above 0, got {spacing_mm!r}")
+    return z, y, x
+
+
+def _write_nothing(_report: Report, _pictures: object, out: Path) -> ReportPaths:
+    return ReportPaths(out / "report.json", out / "report.html")

@@ -1,0 +1,126 @@
+"""The Python door: what a script or a notebook gives, and what it gets back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import overread
+from imaging.dicom.writer import write_series
+from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
+from imaging.volume import Nodule
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = PhantomSpec(
+    seed=3, spacing_mm=(2.5, 1.0, 1.0), size_mm=(280.0, 320.0, 320.0), nodule_count=2,
+    diameter_mm=(14.0, 20.0),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return make_phantom(SPEC)
+
+
+@pytest.fixture(scope="module")
+def ct(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("door") / "ct"
+    write_series(phantom.volume, folder, seed=SPEC.seed)
+    return folder
+
+
+def _found(report: overread.Report, nodules: tuple[Nodule, ...]) -> int:
+    return sum(any(n.hit_by(f.centre_mm) for f in report.findings) for n in nodules)
+
+
+def test_a_path_may_be_a_str_and_gives_a_report(ct: Path, phantom: Phantom) -> None:
+    report = overread.screen(str(ct))
+    assert _found(report, phantom.nodules) == len(phantom.nodules)
+    assert report.status.value == "final"
+    assert [entry.stage for entry in report.ledger][:3] == ["read", "preprocess", "screen"]
+
+
+def test_the_report_is_written_only_where_a_folder_is_given(
+    ct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overread.screen(ct)
+    assert list(tmp_path.iterdir()) == []
+    overread.screen(ct, out=tmp_path / "report")
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+def test_an_array_gives_the_findings_of_its_file(kind: str, ct: Path) -> None:
+    study = overread.read_study(ct)
+    array = study.volume.hu.astype(kind)
+    of_array = overread.screen(array, spacing_mm=study.volume.geometry.spacing_mm)
+    of_file = overread.screen(ct)
+    assert [f.probability for f in of_array.findings] == [f.probability for f in of_file.findings]
+
+
+def _array(kind: str = "int16", shape: tuple[int, ...] = (4, 4, 4)) -> npt.NDArray[np.generic]:
+    return np.zeros(shape, kind)
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing_mm", "says"),
+    [
+        (_array("int32"), (1, 1, 1), "an array of HU as int16, uint16, float32, got int32"),
+        (_array("float64"), (1, 1, 1), "got float64"),
+        (_array(shape=(4, 4)), (1, 1, 1), r"of shape \(z, y, x\), got shape \(4, 4\)"),
+        (_array(shape=(0, 4, 4)), (1, 1, 1), "the array is empty"),
+        (_array(), (1, 1), r"three numbers \(z, y, x\) in mm, got \(1, 1\)"),
+        (_array(), (1, 1, 0), "expected spacing_mm above 0"),
+        (_array(), None, "spacing_mm is missing"),
+        ([[1]], (1, 1, 1), "expected a path or a NumPy array, got list"),
+        ("ct", (1, 1, 1), "spacing_mm is for arrays"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_ct_is_refused_with_what_is_expected(
+    array: object, spacing_mm: object, says: str
+) -> None:
+    with pytest.raises(overread.UnsupportedArray, match=says):
+        overread.screen(array, spacing_mm=spacing_mm)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("array", "spacing_mm"),
+    [
+        (np.full((200, 64, 64), np.nan, np.float32), (1.0, 1.0, 1.0)),
+        (_array(shape=(8, 64, 64)), (1.0, 1.0, 1.0)),
+        (_array(shape=(200, 64, 64)), (40.0, 1.0, 1.0)),
+        (_array(shape=(200, 64, 64)), (1.0, 1.0, 1.0)),
+    ],
+)
+def test_a_volume_that_is_no_chest_is_refused_as_a_file_would_be(
+    array: npt.NDArray[np.generic], spacing_mm: tuple[float, float, float]
+) -> None:
+    with pytest.raises(overread.StudyError):
+        overread.screen(array, spacing_mm=spacing_mm)
+
+
+def _imported_from(folder: Path) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.path.append({str(ROOT)!r}); import overread; print(overread.screen)"
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_import_says_why_not_beside_a_package_of_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").touch()
+    said = _imported_from(tmp_path).stderr
+    assert f"Python finds {tmp_path / 'models' / '__init__.py'} first" in said
+    assert "Rename that folder or file" in said
+
+
+def test_a_plain_folder_of_the_same_name_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "weights.pt").touch()
+    assert _imported_from(tmp_path).returncode == 0
