@@ -1,19 +1,13 @@
-"""One compressed frame as its values, by SimpleITK's GDCM: fast, and free of Python's lock.
+"""Check and decode compressed frames.
 
-GDCM reads files only, and reads the whole header of a study's file anew. So each frame is
-written into a file of its own with nothing but the pixel attributes: quicker, and independent
-of what else the file says.
-
-Checks of a compressed frame before a decoder sees it: what it is, how large, whether whole.
-
-Decoders fill what is missing with grey, and trust the size that a codestream states though it
-ask for gigabytes.
-
-Whether a JPEG Lossless or JPEG-LS codestream is sound, segment by segment.
-
-The decoder of JPEG Lossless ends the whole process, not only the picture, when the tables are
-damaged; so nothing reaches it whose header is not exactly as it has to be
+Every frame is checked before a decoder sees it: decoders fill what is missing with grey, and
+trust the size that a codestream states, even if it asks for gigabytes. The decoder of JPEG Lossless
+ends the whole process when the tables are damaged; so JPEG headers are checked segment by segment
 (ISO/IEC 10918-1, annexes B, C and H; ISO/IEC 14495-1, annex C for JPEG-LS).
+
+Frames are decoded by GDCM in SimpleITK, which is fast and releases Python's lock. GDCM reads only
+files, and parses the whole header of each. So every frame is written to a file of its own with
+nothing but the pixel attributes: quicker, and independent of the rest of the header.
 """
 
 from __future__ import annotations
@@ -51,13 +45,73 @@ _LOSSLESS, _JPEG_LS = 0xC3, 0xF7  # SOF3 and SOF55, the frame headers of the two
 _TABLES, _SCAN, _RESTART_INTERVAL = 0xC4, 0xDA, 0xDD
 _HARMLESS = {*range(0xE0, 0xF0), 0xFE, 0xF8}  # APPn, comments, the parameters of JPEG-LS
 _STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart
+_START_JPEG2000 = b"\xff\x4f\xff\x51"
+_RLE_HEADER_BYTES = 64
+_ITEM, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
+
+SYNTAXES = frozenset(
+    {
+        *(JPEGLossless, JPEGLosslessSV1, JPEGLSLossless),
+        *(JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, RLELossless),
+    }
+)
+"""The supported transfer syntaxes of compressed CT."""
 
 
-def checked_size(frame: bytes) -> tuple[int, int, int]:
-    """Rows, columns and components of a sound frame, which ends with its end marker.
+def decode(frame: bytes, layout: Layout, transfer_syntax: str) -> npt.NDArray[Any]:
+    """Decode the stored values of one frame, ``(rows, columns)``, int16 or uint16.
 
     Raises:
-        ValueError: the frame is not sound; the message says where.
+        ValueError: the frame is damaged; the message says how.
+    """
+    rle = transfer_syntax == RLELossless
+    check(frame, layout.rows, layout.columns, rle=rle)
+    values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(frame))
+    if values.shape != (layout.rows, layout.columns):
+        size = (layout.rows, layout.columns)
+        raise ValueError(f"decodes to rows, columns {values.shape}, expected {size}")
+    return values
+
+
+def check(frame: bytes, rows: int, columns: int, *, rle: bool = False) -> None:
+    """Refuse a frame that is truncated, or not ``rows`` x ``columns`` pixels of one component.
+
+    Raises:
+        ValueError: the frame is refused; the message says why.
+    """
+    if rle:
+        _check_rle(frame)
+        return
+    whole = frame.rstrip(b"\x00")
+    if not whole.endswith(_END):
+        raise ValueError(f"the compressed frame is truncated after {len(frame)} bytes")
+    is_2000 = whole.startswith(_START_JPEG2000)
+    size = _jpeg2000_size(whole) if is_2000 else jpeg_size(whole)
+    if size != (rows, columns, 1):
+        raise ValueError(f"has rows, columns, components {size}, expected {(rows, columns, 1)}")
+
+
+def _check_rle(frame: bytes) -> None:
+    """Require two segments, one per byte of the 16-bit values (DICOM PS3.5, annex G)."""
+    segments = int.from_bytes(frame[:4], "little")
+    first, second = (int.from_bytes(frame[i : i + 4], "little") for i in (4, 8))
+    if segments != 2 or first != _RLE_HEADER_BYTES or not first < second < len(frame):
+        raise ValueError(f"the RLE header is damaged ({segments} segments at {first}, {second})")
+
+
+def _jpeg2000_size(frame: bytes) -> tuple[int, int, int]:
+    """Read rows, columns and components from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
+    if len(frame) < 42:
+        raise ValueError("the JPEG 2000 header is truncated")
+    right, bottom, left, top = (int.from_bytes(frame[i : i + 4], "big") for i in range(8, 24, 4))
+    return bottom - top, right - left, int.from_bytes(frame[40:42], "big")
+
+
+def jpeg_size(frame: bytes) -> tuple[int, int, int]:
+    """Read rows, columns and components of a valid frame, which ends with its end marker.
+
+    Raises:
+        ValueError: the frame is damaged; the message says where.
     """
     *segments, (last, scan, data_at) = _segments(frame)
     headers = [(m, s) for m, s, _ in segments if m in (_LOSSLESS, _JPEG_LS)]
@@ -70,12 +124,12 @@ def checked_size(frame: bytes) -> tuple[int, int, int]:
         tables = {t for m, s, _ in segments if m == _TABLES for t in _huffman_tables(s)}
         _check_scan(scan, header, tables)
         if stray := _STRAY_MARKER.search(frame, data_at, len(frame) - len(_END)):
-            raise ValueError(f"a marker {stray.group().hex()} in the midst of JPEG data")
+            raise ValueError(f"unexpected marker {stray.group().hex()} inside the JPEG data")
     return int.from_bytes(header[1:3], "big"), int.from_bytes(header[3:5], "big"), header[5]
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
-    """Marker, content and end of every segment up to the scan header, the last one."""
+    """Yield marker, content and end of every segment up to the scan header, the last one."""
     if not frame.startswith(_START):
         raise ValueError(f"is neither JPEG nor JPEG 2000 (starts with {frame[:4].hex()})")
     at, marker = len(_START), 0
@@ -90,7 +144,7 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
 
 
 def _huffman_tables(segment: bytes) -> set[int]:
-    """The numbers of the tables that one segment defines, each proven to be a prefix code."""
+    """Return the numbers of the tables that one segment defines, each checked as a prefix code."""
     tables, at = set(), 0
     while at < len(segment):
         counts = segment[at + 1 : at + 17]
@@ -105,79 +159,15 @@ def _huffman_tables(segment: bytes) -> set[int]:
 
 
 def _check_scan(scan: bytes, header: bytes, tables: set[int]) -> None:
-    """One component, the one of the frame header, with a table, a predictor and a shift."""
+    """Require the frame's one component, with a table, a predictor and a shift."""
     if len(scan) != 6 or scan[0] != 1 or scan[1] != header[6] or scan[2] >> 4 not in tables:
         raise ValueError(f"the JPEG scan header is damaged ({scan.hex()})")
     if not 1 <= scan[3] <= 7 or scan[4] != 0 or scan[5] >= header[0]:
         raise ValueError(f"the JPEG scan header is damaged ({scan.hex()})")
 
 
-_START_JPEG2000, _END_OF_CODESTREAM = b"\xff\x4f\xff\x51", b"\xff\xd9"
-
-
-_RLE_HEADER_BYTES = 64
-
-
-def check(frame: bytes, rows: int, columns: int, *, rle: bool = False) -> None:
-    """Nothing, if the frame is whole and of ``rows`` x ``columns`` pixels of one component.
-
-    Raises:
-        ValueError: it is not; the message says why.
-    """
-    if rle:
-        _check_rle(frame)
-        return
-    whole = frame.rstrip(b"\x00")
-    if not whole.endswith(_END_OF_CODESTREAM):
-        raise ValueError(f"the compressed picture breaks off after {len(frame)} bytes")
-    is_2000 = whole.startswith(_START_JPEG2000)
-    size = _jpeg2000_size(whole) if is_2000 else checked_size(whole)
-    if size != (rows, columns, 1):
-        raise ValueError(f"holds rows, columns, components {size}, not {(rows, columns, 1)}")
-
-
-def _jpeg2000_size(frame: bytes) -> tuple[int, int, int]:
-    """Of the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
-    if len(frame) < 42:
-        raise ValueError("the JPEG 2000 header breaks off")
-    right, bottom, left, top = (int.from_bytes(frame[i : i + 4], "big") for i in range(8, 24, 4))
-    return bottom - top, right - left, int.from_bytes(frame[40:42], "big")
-
-
-def _check_rle(frame: bytes) -> None:
-    """Two segments, one a byte of the 16-bit values (DICOM PS3.5, annex G)."""
-    segments = int.from_bytes(frame[:4], "little")
-    first, second = (int.from_bytes(frame[i : i + 4], "little") for i in (4, 8))
-    if segments != 2 or first != _RLE_HEADER_BYTES or not first < second < len(frame):
-        raise ValueError(f"the RLE header is damaged ({segments} segments at {first}, {second})")
-
-
-SYNTAXES = frozenset(
-    {
-        *(JPEGLossless, JPEGLosslessSV1, JPEGLSLossless),
-        *(JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, RLELossless),
-    }
-)
-"""The transfer syntaxes of compressed CT that can be read."""
-
-_ITEM, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
-
-
-def decode(frame: bytes, layout: Layout, transfer_syntax: str) -> npt.NDArray[Any]:
-    """The stored values of one frame, ``(rows, columns)``, int16 or uint16.
-
-    Raises:
-        ValueError: the frame is damaged; the message says how.
-    """
-    rle = transfer_syntax == RLELossless
-    check(frame, layout.rows, layout.columns, rle=rle)
-    values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(frame))
-    if values.shape != (layout.rows, layout.columns):
-        raise ValueError(f"decodes to {values.shape} values")
-    return values
-
-
 def _read_image(content: bytes) -> npt.NDArray[Any]:
+    """Decode a DICOM file of one frame with GDCM."""
     handle, name = tempfile.mkstemp(suffix=".dcm")
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -188,14 +178,14 @@ def _read_image(content: bytes) -> npt.NDArray[Any]:
         image = reader.Execute()
         return np.asarray(sitk.GetArrayFromImage(image)[0])
     except RuntimeError:
-        raise ValueError("the compressed picture cannot be decoded") from None
+        raise ValueError("the compressed frame cannot be decoded") from None
     finally:
         os.unlink(name)
 
 
 @lru_cache(maxsize=16)
 def _file_head(layout: Layout, transfer_syntax: str) -> bytes:
-    """A DICOM file up to its pixel data, with no rescaling and nothing of the patient."""
+    """Build a DICOM file up to its pixel data, without rescaling and without the patient."""
     data = Dataset()
     data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, UID("1.2.3")
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
@@ -213,7 +203,7 @@ def _file_head(layout: Layout, transfer_syntax: str) -> bytes:
 
 
 def _encapsulated(frame: bytes) -> bytes:
-    """The pixel data element with the frame as its one fragment (DICOM PS3.5, annex A.4)."""
+    """Build the pixel data element with the frame as its one fragment (DICOM PS3.5, annex A.4)."""
     even = frame + b"\x00" * (len(frame) % 2)
     start = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
     table, end = struct.pack("<HHI", *_ITEM, 0), struct.pack("<HHI", *_SEQUENCE_END, 0)

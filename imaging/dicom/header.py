@@ -1,7 +1,4 @@
-"""One DICOM file's header, and how its values are read without trusting them.
-
-Which files of a folder are DICOM: judged by content, so that names do not matter.
-"""
+"""Find the DICOM files of a folder by their content, and read headers without trusting them."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ HEADER_KEYWORDS = (
     *("SliceThickness", "GantryDetectorTilt"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
-"""What is read of each file; everything else in it is skipped unparsed."""
+"""The attributes that are read of each file; all others are skipped unparsed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +42,11 @@ class Instance:
     frame: int = 0
 
     def text(self, keyword: str) -> str:
-        """The value as stripped text, values of several joined by a backslash; else empty."""
+        """Return the value as stripped text, several joined by a backslash; empty if absent."""
         return "\\".join(self.texts(keyword))
 
     def texts(self, keyword: str) -> tuple[str, ...]:
-        """Every value of the attribute as stripped text; none where it is absent or empty."""
+        """Return every value of the attribute as stripped text; none if absent or empty."""
         value = self._raw(keyword)
         if value is None or value == "":
             return ()
@@ -57,34 +54,29 @@ class Instance:
         return tuple(str(v).strip() for v in values)
 
     def number(self, keyword: str) -> float | None:
-        """The value as a finite float; None where it is absent or empty."""
-        values = self._numbers(keyword)
-        if len(values) > 1:
-            raise UnreadableFile(f"{keyword} has {len(values)} values instead of 1", self.file)
-        return values[0] if values else None
+        """Return the value as a finite float; None if absent or empty."""
+        values = self.numbers(keyword, 1)
+        return None if values is None else float(values[0])
 
     def integer(self, keyword: str) -> int | None:
-        """The value as an int; None where it is absent or empty."""
+        """Return the value as an int; None if absent or empty."""
         value = self.number(keyword)
         return None if value is None else int(value)
 
     def numbers(self, keyword: str, count: int) -> FloatArray | None:
-        """The ``count`` values as finite floats ``(count,)``; None where they are absent."""
-        values = self._numbers(keyword)
+        """Return the ``count`` values as finite floats ``(count,)``; None if absent or empty."""
+        try:
+            values = [float(text) for text in self.texts(keyword) if text]
+        except ValueError:
+            reason = f"{keyword} is {self.text(keyword)[:40]!r}, not a number: send the file again"
+            raise UnreadableFile(reason, self.file) from None
+        if not all(map(math.isfinite, values)):
+            reason = f"{keyword} is {values}, not finite: send the file again"
+            raise UnreadableFile(reason, self.file)
         if values and len(values) != count:
             reason = f"{keyword} has {len(values)} values instead of {count}: send the file again"
             raise UnreadableFile(reason, self.file)
         return np.array(values) if values else None
-
-    def _numbers(self, keyword: str) -> list[float]:
-        try:
-            numbers = [float(text) for text in self.texts(keyword) if text]
-        except ValueError:
-            reason = f"{keyword} is no number ({self.text(keyword)[:40]!r}): send the file again"
-            raise UnreadableFile(reason, self.file) from None
-        if not all(map(math.isfinite, numbers)):
-            raise UnreadableFile(f"{keyword} is not finite: {numbers}", self.file)
-        return numbers
 
     def _raw(self, keyword: str) -> object:
         try:
@@ -97,7 +89,7 @@ class Instance:
 
 
 def read_instance(file: Path, *, bare: bool = False) -> Instance:
-    """The header of one DICOM file; ``bare`` for a data set without preamble.
+    """Read the header of one DICOM file; ``bare`` for a data set without preamble.
 
     Raises:
         UnreadableFile: the header is damaged or cut off.
@@ -109,7 +101,7 @@ def read_instance(file: Path, *, bare: bool = False) -> Instance:
 
 
 def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> Dataset:
-    """The named attributes of a file as pydicom reads them.
+    """Read the named attributes of a file with pydicom.
 
     Raises:
         UnreadableFile: the file cannot be opened or parsed.
@@ -132,7 +124,7 @@ def _transfer_syntax(data: Dataset) -> str:
 
 
 def _plain(value: object) -> object:
-    """Bytes, which pydicom leaves where it does not know the sign of a value, as an int."""
+    """Convert bytes, which pydicom leaves where it does not know a value's sign, to an int."""
     return int.from_bytes(value, "little") if isinstance(value, bytes) else value
 
 
@@ -142,20 +134,20 @@ def _short(error: Exception) -> str:
 
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 MAX_FILES = 20_000
-"""More than the files of any one examination: a wrong folder rather than a study."""
+"""More files than any one examination has: a wrong folder rather than a study."""
 
 _MAGIC = slice(128, 132)
 _HEAD_BYTES = 512
 
 
 def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The DICOM files below ``folder`` and the other files, each sorted by path.
+    """List the DICOM files below ``folder`` and the other files, each sorted by path.
 
-    Hidden files, DICOMDIR and what a file system leaves behind count as neither.
+    Hidden files, DICOMDIR and the archive folders of macOS are left out of both.
 
     Raises:
-        UnreadableFile: the folder cannot be listed, holds too many files, or one of them is a
-            DICOM file by its name, or could be, and is none by its content.
+        UnreadableFile: the folder cannot be listed, holds too many files, or one of them is or
+            could be a DICOM file by its name, but not by its content.
     """
     dicom: list[Path] = []
     others: list[Path] = []
@@ -168,7 +160,7 @@ def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def is_dicom(file: Path) -> bool:
-    """Whether the file is DICOM, with or without the preamble of part 10.
+    """Tell whether the file is DICOM, with or without the preamble of part 10.
 
     Raises:
         UnreadableFile: the file cannot be opened, or only its name says that it is DICOM.
@@ -178,19 +170,19 @@ def is_dicom(file: Path) -> bool:
         return True
     if not _could_be_dicom(file) or (head and _is_text(head) and not _claims_dicom(file)):
         return False
-    reason = "is empty" if not head else "is not DICOM, though its name says so"
+    reason = "is not DICOM, although it is named like a DICOM file" if head else "is empty"
     raise UnreadableFile(f"{reason}: send the file again", file)
 
 
 def is_bare(head: bytes) -> bool:
-    """Whether a file that starts with ``head`` is a data set without preamble (old exports)."""
+    """Tell whether a file that starts with ``head`` is a data set without preamble."""
     group, element = head[0:2], int.from_bytes(head[2:4], "little")
     starts_dataset = group in (b"\x02\x00", b"\x08\x00") and element <= 0x0018
     return starts_dataset and len(head) > 8 and head[_MAGIC] != b"DICM"
 
 
 def read_head(file: Path) -> bytes:
-    """The first bytes of a file, enough to know its format.
+    """Read the first bytes of a file, enough to know its format.
 
     Raises:
         UnreadableFile: the file cannot be opened.
@@ -199,12 +191,14 @@ def read_head(file: Path) -> bytes:
         with file.open("rb") as stream:
             return stream.read(_HEAD_BYTES)
     except OSError as error:
-        raise UnreadableFile(f"cannot be opened ({error.strerror})", file) from None
+        reason = f"cannot be opened ({error.strerror}): check its permissions"
+        raise UnreadableFile(reason, file) from None
 
 
 def _files(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
-        raise UnreadableFile(f"cannot be listed ({error.strerror})", folder)
+        reason = f"cannot be listed ({error.strerror}): check its permissions"
+        raise UnreadableFile(reason, folder)
 
     for root, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
@@ -215,7 +209,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _could_be_dicom(file: Path) -> bool:
-    """No suffix, or one of digits (a name that is a UID), is how scanners often write files."""
+    """Accept names without suffix or with one of digits (a UID), as scanners often write them."""
     return _claims_dicom(file) or not file.suffix or file.suffix[1:].isdigit()
 
 
@@ -224,7 +218,7 @@ def _claims_dicom(file: Path) -> bool:
 
 
 def _is_text(head: bytes) -> bool:
-    """A README or LICENSE without suffix: a damaged image has bytes that no text has."""
+    """Tell a README or LICENSE without suffix from a damaged image: UTF-8 without control codes."""
     try:
         text = codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:

@@ -1,7 +1,4 @@
-"""How the values of one image are stored in its file, and what they mean in HU.
-
-From stored values to HU: unused bits, padding, rescaling, air.
-"""
+"""The storage layout of one image, and the conversion of its stored values to HU."""
 
 from __future__ import annotations
 
@@ -46,11 +43,11 @@ class Rescale:
 
 
 def layout_of(image: Instance) -> Layout:
-    """The layout that the header states.
+    """Read the layout from the header.
 
     Raises:
         UnreadableFile: an attribute is missing or contradicts the others.
-        NotCt: the values are of a kind that no CT image has: colour, or other than 16 bits.
+        NotCt: the image is not CT: it has colours, or not 16 bits per pixel.
     """
     _require_grey(image)
     rows, columns = (_side(image, keyword) for keyword in ("Rows", "Columns"))
@@ -65,7 +62,7 @@ def layout_of(image: Instance) -> Layout:
 
 
 def rescale_of(image: Instance) -> Rescale:
-    """Slope and intercept of one image; they may differ from slice to slice.
+    """Read slope and intercept of one image; they may differ from slice to slice.
 
     Raises:
         NotCt: they are missing or zero, so that the values are not HU.
@@ -75,23 +72,26 @@ def rescale_of(image: Instance) -> Rescale:
         name = "RescaleSlope" if slope is None else "RescaleIntercept"
         raise NotCt(f"{name} is missing, the values are not HU: export the CT series", image.file)
     if slope <= 0:
-        raise NotCt(f"RescaleSlope is {slope:g}, the values are not HU: export again", image.file)
+        reason = f"RescaleSlope is {slope:g}, expected a positive number: export the CT series"
+        raise NotCt(reason, image.file)
     return Rescale(slope, intercept)
 
 
 def _require_grey(image: Instance) -> None:
     samples = image.integer("SamplesPerPixel")
     if samples not in (None, 1):
-        raise NotCt(f"a colour image (SamplesPerPixel {samples}): send the CT series", image.file)
+        reason = f"is a colour image (SamplesPerPixel {samples}, expected 1): send the CT series"
+        raise NotCt(reason, image.file)
     bits = _required(image, "BitsAllocated")
     if bits != 16:
-        raise NotCt(f"BitsAllocated is {bits}, CT has 16: send the CT series", image.file)
+        raise NotCt(f"BitsAllocated is {bits}, expected 16: send the CT series", image.file)
 
 
 def _side(image: Instance, keyword: str) -> int:
     side = _required(image, keyword)
     if not 1 <= side <= MAX_SIDE:
-        raise UnreadableFile(f"{keyword} is {side}, not 1 to {MAX_SIDE}: send again", image.file)
+        reason = f"{keyword} is {side}, expected 1 to {MAX_SIDE}: send the file again"
+        raise UnreadableFile(reason, image.file)
     return side
 
 
@@ -111,7 +111,7 @@ def _padding(image: Instance, signed: bool) -> tuple[int, int] | None:
 
 
 def _as_stored(value: int, signed: bool) -> int:
-    """The value in the sign of the pixels: scanners write 63536 where they mean -2000."""
+    """Convert a value to the sign of the pixels: scanners write 63536 where they mean -2000."""
     wrapped = value & 0xFFFF
     return wrapped - 0x10000 if signed and wrapped >= 0x8000 else wrapped
 
@@ -120,7 +120,7 @@ AIR_HU, MAX_HU = -1024, 32767
 
 _HIGHEST_AIR_HU, _LOWEST_TISSUE_HU = -200, 0
 _TISSUE_HU = (-950.0, 1500.0)
-"""What the body consists of; a padding value in it is believed only where it pads."""
+"""HU of the body; a padding value in this range is accepted only where it fills a corner."""
 
 
 def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray) -> None:
@@ -137,10 +137,10 @@ def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: Hu
 
 
 def require_hu(hu: HuArray, file: Path) -> None:
-    """Nothing, if the values of a volume can be HU of a body in air.
+    """Refuse a volume whose values cannot be HU of a body in air.
 
     Raises:
-        NotCt: they hold no air or no tissue, as pictures of 0 to 255 and raw values do.
+        NotCt: it holds no air or no tissue, as images of 0 to 255 and raw values do.
     """
     low, high = int(hu.min()), int(hu.max())
     if low > _HIGHEST_AIR_HU or high < _LOWEST_TISSUE_HU:
@@ -152,12 +152,12 @@ def _rescaled(stored: npt.NDArray[Any], rescale: Rescale) -> npt.NDArray[Any]:
     whole = rescale.slope == 1 and float(rescale.intercept).is_integer()
     if whole and abs(rescale.intercept) < 2**30:
         return np.asarray(np.add(stored, int(rescale.intercept), dtype=np.int32))
-    with np.errstate(over="ignore"):  # absurd factors end at the clip's limits
+    with np.errstate(over="ignore"):  # values out of range are clipped later
         return np.asarray(np.rint(stored * rescale.slope + rescale.intercept))
 
 
 def _used_bits(stored: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
-    """The values without the bits that lie above or below the stored ones, sign extended."""
+    """Remove the bits above and below the stored ones, and extend the sign."""
     if layout.bits_stored == 16:
         return stored
     above, below = 15 - layout.high_bit, 16 - layout.bits_stored
@@ -167,10 +167,10 @@ def _used_bits(stored: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
 def _padded(
     stored: npt.NDArray[Any], layout: Layout, rescale: Rescale
 ) -> npt.NDArray[np.bool_] | None:
-    """Where padding lies, if there is any.
+    """Find the padded pixels; None if there are none.
 
-    Some files state a padding value, 0 above all, that is tissue in their scale. It is believed
-    where it is no tissue, or where it fills a corner of the slice, as padding does.
+    Some files state a padding value, often 0, that is tissue in their scale. It is accepted if it
+    is not tissue, or if it fills a corner of the slice, as padding does.
     """
     if layout.padding is None:
         return None

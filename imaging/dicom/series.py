@@ -1,7 +1,4 @@
-"""The series of one folder, and which of them is read: the thinnest axial CT of the lungs.
-
-Multi-frame images (Enhanced CT): each frame as if it were an image of its own.
-"""
+"""Group the images of a folder into series, and choose one: the thinnest axial CT of the lungs."""
 
 from __future__ import annotations
 
@@ -27,14 +24,15 @@ _MACROS = (
 
 
 def frames_of(image: Instance) -> list[Instance]:
-    """The frames of one file, with what the functional groups say of each at the top level.
+    """Split a multi-frame image (Enhanced CT) into one instance per frame.
 
-    A classic single-frame image is returned as it is (DICOM PS3.3, C.7.6.16: a value in the
-    shared groups holds for every frame, one in the per-frame groups for its own).
+    Each gets the values of its functional groups at the top level: a value of the shared groups
+    holds for every frame, one of the per-frame groups for its own (DICOM PS3.3, C.7.6.16). A
+    single-frame image is returned as it is.
 
     Raises:
-        UnreadableFile: the groups are damaged or fewer than the frames.
-        IrregularGeometry: there are several frames and nothing says where they lie.
+        UnreadableFile: the groups are damaged, or their number is not that of the frames.
+        IrregularGeometry: there are several frames without positions.
     """
     count = image.integer("NumberOfFrames") or 1
     if "PerFrameFunctionalGroupsSequence" not in image.data:
@@ -55,20 +53,16 @@ def _flattened(image: Instance, count: int) -> list[Instance]:
     groups = list(image.data.PerFrameFunctionalGroupsSequence)
     if len(groups) != count or count > MAX_FRAMES:
         raise ValueError(f"{len(groups)} groups for {count} frames, at most {MAX_FRAMES}")
-    top = _without_groups(image.data)
+    top = Dataset()
+    top.update({e.tag: e for e in image.data if "FunctionalGroups" not in e.keyword})
     return [
         Instance(image.file, _merged(top, shared[0], group), image.transfer_syntax, frame)
         for frame, group in enumerate(groups)
     ]
 
 
-def _without_groups(data: Dataset) -> Dataset:
-    top = Dataset()
-    top.update({e.tag: e for e in data if "FunctionalGroups" not in e.keyword})
-    return top
-
-
 def _merged(top: Dataset, shared: Dataset, own: Dataset) -> Dataset:
+    """Copy the values of both groups of one frame to the top level."""
     flat = Dataset()
     flat.update(top)
     for group in (shared, own):
@@ -79,8 +73,8 @@ def _merged(top: Dataset, shared: Dataset, own: Dataset) -> Dataset:
 
 
 COVERS_LUNGS_MM = 200.0
-"""An adult's lungs are 200 mm and more from apex to base."""
-_NEARLY = 0.8  # of the longest series, where none is that long
+"""An adult's lungs are 200 mm or more from apex to base."""
+_LONG_SHARE = 0.8  # of the longest series, where none covers the lungs
 
 _NOT_SLICES = {"LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT"} | {
     *("PROJECTION IMAGE", "VOLREN", "SCREEN SAVE", "SCREENSHOT", "DOSE", "DOSE_INFO", "DOSE INFO")
@@ -93,7 +87,7 @@ _ELSEWHERE = ("HEAD", "BRAIN", "SKULL", "NECK", "ABDOM", "PELVI", "SPINE", "LEG"
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """Images of one SeriesInstanceUID; ``unfit`` says why none of them can be read, if so."""
+    """Images of one SeriesInstanceUID; ``unfit`` says why they cannot be read, if so."""
 
     uid: str
     images: tuple[Instance, ...]
@@ -101,7 +95,7 @@ class Series:
 
     @property
     def first(self) -> Instance:
-        """The image whose header speaks for the series."""
+        """The image whose header describes the series."""
         return self.images[0]
 
     def __str__(self) -> str:
@@ -112,19 +106,23 @@ class Series:
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The series to read with its stack, and a line for each that was passed over.
+    """The chosen series with its stack.
 
-    ``rivals`` of those passed over would make a volume too.
+    Attributes:
+        series: the chosen series.
+        stack: its slices.
+        others: a line for each other series, with the reason why it was not chosen.
+        alternatives: how many of the others would make a volume too.
     """
 
     series: Series
     stack: Stack
-    passed_over: tuple[str, ...]
-    rivals: int = 0
+    others: tuple[str, ...]
+    alternatives: int = 0
 
 
 def group(images: Iterable[Instance]) -> list[Series]:
-    """The series that the images belong to, those that are no axial CT slices set apart.
+    """Group images into series; images that are not slices of CT form series of their own.
 
     Raises:
         NotCt: one series mixes CT with another modality.
@@ -139,9 +137,7 @@ def group(images: Iterable[Instance]) -> list[Series]:
 
 
 def choose(series: Sequence[Series], folder: Path) -> Choice:
-    """The thinnest axial CT series that covers the lungs, of those that make a volume.
-
-    A series that makes none is passed over, with its reason, as long as another one does.
+    """Choose the thinnest axial CT series that covers the lungs, of those that make a volume.
 
     Raises:
         StudyError: no series makes a volume; the error is that of the largest.
@@ -150,7 +146,9 @@ def choose(series: Sequence[Series], folder: Path) -> Choice:
     fit = [s for s in series if not s.unfit]
     if not fit:
         found = "; ".join(f"{s}: {s.unfit}" for s in series)
-        raise NotCt(f"no CT slices, only {found}: send the chest CT series", _place(series, folder))
+        images = [image for one in series for image in one.images]
+        file = images[0].file if len(images) == 1 else folder
+        raise NotCt(f"no CT slices, only {found}: send the chest CT series", file)
     _require_one_patient(fit, folder)
     stacks, failures = _stacks(fit, folder)
     if not stacks:
@@ -165,6 +163,7 @@ def choose(series: Sequence[Series], folder: Path) -> Choice:
 def _stacks(
     fit: Sequence[Series], folder: Path
 ) -> tuple[dict[Series, Stack], dict[Series, StudyError]]:
+    """Stack every series; return the stacks, and the errors of the series without one."""
     stacks: dict[Series, Stack] = {}
     failures: dict[Series, StudyError] = {}
     for one in fit:
@@ -177,11 +176,11 @@ def _stacks(
 
 
 def _unfit(image: Instance) -> str:
-    """Why an image cannot be a slice of a CT volume; empty if it can."""
+    """Say why an image cannot be a slice of a CT volume; empty if it can."""
     if (modality := image.text("Modality")) != "CT":
         return f"modality {modality or 'not given'} is not CT"
     if (sop_class := image.text("SOPClassUID")) not in _CT_CLASSES:
-        return f"no CT image (SOP class {sop_class})"
+        return f"not a CT image (SOP class {sop_class})"
     if words := _NOT_SLICES & set(image.texts("ImageType")):
         return f"{min(words).lower()}, not slices"
     if (unit := image.text("RescaleType")) not in ("", "US", "HU", "HU_MOD"):
@@ -193,7 +192,7 @@ def _require_unmixed(series: Sequence[Series]) -> None:
     ct = {s.uid for s in series if s.first.text("Modality") == "CT"}
     for one in series:
         if one.uid in ct and one.first.text("Modality") != "CT":
-            reason = f"{one.unfit}, though others of its series are: send one series of CT"
+            reason = f"{one.unfit}, but other images of its series are: send only CT images"
             raise NotCt(reason, one.first.file)
 
 
@@ -201,17 +200,18 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
     owners = {image.text("PatientID"): image.file for one in fit for image in one.images}
     if len(owners) > 1:
         names = ", ".join(file.name for file in list(owners.values())[:3])
-        reason = f"CT of {len(owners)} patients in one folder ({names}): send each by itself"
+        reason = f"CT of {len(owners)} patients in one folder ({names}): send one patient a folder"
         raise NotCt(reason, folder)
 
 
 def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:
+    """Sort key: covers the lungs, of the chest, newest, original, thinnest, longest, first."""
     stack = stacks[one]
-    long_enough = min(COVERS_LUNGS_MM, _NEARLY * max(s.extent_mm for s in stacks.values()))
+    long_enough = min(COVERS_LUNGS_MM, _LONG_SHARE * max(s.extent_mm for s in stacks.values()))
     return (
         stack.extent_mm < long_enough,
         _is_elsewhere(one.first),
-        -_date(one.first),
+        -int(date) if (date := one.first.text("StudyDate")).isdecimal() else 0,
         bool(_REFORMATTED & set(one.first.texts("ImageType"))),
         round(_thickness_mm(stack), 2),
         -stack.extent_mm,
@@ -220,29 +220,18 @@ def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:
 
 
 def _thickness_mm(stack: Stack) -> float:
-    """What limits the resolution along the axis: the thickness or the distance of slices."""
+    """Return what limits the resolution along z: the thickness or the spacing of the slices."""
     return max(stack.spacing_mm, stack.slices[0].thickness_mm)
 
 
 def _is_elsewhere(image: Instance) -> bool:
-    """Whether the header names another part of the body and not the chest."""
+    """Tell whether the header names another part of the body and not the chest."""
     keywords = ("BodyPartExamined", "SeriesDescription", "ProtocolName")
     words = " ".join(image.text(k) for k in keywords).upper()
     return any(w in words for w in _ELSEWHERE) and not any(w in words for w in _CHEST)
-
-
-def _date(image: Instance) -> int:
-    date = image.text("StudyDate")
-    return int(date) if date.isdecimal() else 0
 
 
 def _compared(one: Series, stacks: dict[Series, Stack]) -> str:
     stack = stacks[one]
     size = f"{_thickness_mm(stack):g} mm slices over {stack.extent_mm:.0f} mm"
     return f"{size}, another series was preferred"
-
-
-def _place(series: Sequence[Series], folder: Path) -> Path:
-    """The file at fault where there is only one, so that the message names it."""
-    images = [image for one in series for image in one.images]
-    return images[0].file if len(images) == 1 else folder

@@ -1,7 +1,4 @@
-"""A stack: the slices of one series in order, proven to make a regular volume.
-
-One slice: where it lies in the patient and how its pixels are stored.
-"""
+"""Stack the slices of one series in order, and require that they make a regular volume."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ import numpy as np
 from imaging.dicom.header import Instance
 from imaging.dicom.layout import Layout, Rescale, layout_of, rescale_of
 from imaging.errors import IncompleteSeries, IrregularGeometry
-from imaging.volume import FloatArray, Geometry
+from imaging.volume import FloatArray, Geometry, triple
 
 MIN_PIXEL_MM, MAX_PIXEL_MM = 0.05, 3.0
-"""Pixel spacing of any chest CT: a field of view of 500 mm in 512 pixels is 0.98 mm."""
+"""Limits of the pixel spacing of a chest CT: a field of view of 500 mm in 512 pixels is 0.98 mm."""
 
 _UNIT_TOLERANCE = 0.01  # of a direction cosine; some scanners write three digits
 
@@ -30,7 +27,7 @@ class Slice:
         position_mm: world centre of the first pixel, ``(x, y, z)`` LPS.
         axes: ``(2, 3)``, the unit directions in which the column and the row index grow.
         pixel_mm: distance of rows and of columns, ``(y, x)``.
-        thickness_mm: nominal thickness of the slice; 0 where the header is silent.
+        thickness_mm: nominal thickness of the slice; 0 if the header does not state it.
         tilt_deg: gantry tilt as the header states it.
     """
 
@@ -48,16 +45,17 @@ class Slice:
     @property
     def normal(self) -> FloatArray:
         """Unit normal of the slice plane, ``(3,)``, right-handed with the two axes."""
+        # the axes are perpendicular only to within rounding, and so is the length of the product
         normal = np.cross(self.axes[0], self.axes[1])
         return np.asarray(normal / np.linalg.norm(normal))
 
 
 def slice_of(image: Instance) -> Slice:
-    """The slice that one image's header describes.
+    """Read position and layout of one slice from its header.
 
     Raises:
         UnreadableFile, NotCt: the pixels are not those of a CT image.
-        IrregularGeometry: the place in the patient is missing or impossible.
+        IrregularGeometry: the position in the patient is missing or impossible.
     """
     return Slice(
         file=image.file,
@@ -83,40 +81,43 @@ def _required(image: Instance, keyword: str, count: int) -> FloatArray:
 
 def _axes(image: Instance) -> FloatArray:
     axes = _required(image, "ImageOrientationPatient", 6).reshape(2, 3)
+    # the products of two perpendicular unit vectors, each with each, are the identity
     with np.errstate(over="ignore", invalid="ignore"):  # huge values are refused just below
-        gram = axes @ axes.T
-    if not np.allclose(gram, np.eye(2), atol=2 * _UNIT_TOLERANCE):
-        reason = f"ImageOrientationPatient {axes.ravel().tolist()} is no pair of directions"
-        raise IrregularGeometry(f"{reason}: send the original series", image.file)
+        products = axes @ axes.T
+    if not np.allclose(products, np.eye(2), atol=2 * _UNIT_TOLERANCE):
+        reason = f"ImageOrientationPatient is {axes.ravel().tolist()}"
+        advice = "expected two perpendicular unit vectors: send the original series"
+        raise IrregularGeometry(f"{reason}, {advice}", image.file)
     return np.asarray(axes / np.linalg.norm(axes, axis=1, keepdims=True))
 
 
 def _pixel_mm(image: Instance) -> tuple[float, float]:
     y, x = (float(v) for v in _required(image, "PixelSpacing", 2))
     if not all(MIN_PIXEL_MM <= v <= MAX_PIXEL_MM for v in (y, x)):
-        reason = f"PixelSpacing {y:g} x {x:g} mm is not {MIN_PIXEL_MM} to {MAX_PIXEL_MM} mm"
+        reason = f"PixelSpacing {y:g} x {x:g} mm, expected {MIN_PIXEL_MM} to {MAX_PIXEL_MM} mm"
         raise IrregularGeometry(f"{reason}: send the original series", image.file)
     return y, x
 
 
 MIN_EXTENT_MM = 20.0
-"""Less holds no nodule with its surroundings."""
+"""A shorter volume does not hold a nodule with its surroundings."""
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0
 MAX_GAP_MM = 3.0
-"""Tissue between two slices that neither of them shows: a nodule could lie in it unseen."""
+"""Tissue between two slices that neither of them shows: a small nodule could be missed in it."""
 MAX_VOXELS = 4096 * 512 * 512
 """About 2 GB of HU."""
 
-SAME_PLACE_MM = 0.01
-PLACE_TOLERANCE_MM = 0.1
-"""How far a slice may lie from the even grid between the first and the last.
+DUPLICATE_MM = 0.01
+"""Slices nearer than this have the same position."""
+POSITION_TOLERANCE_MM = 0.1
+"""How far a slice may be off the uniform grid between the first and the last.
 
 Scanners write positions with as little as one decimal, so that a slice and the grid's ends are
-each off by up to 0.05 mm. A tenth of a millimetre is a tenth of the networks' voxel.
+each off by up to 0.05 mm. The tolerance is a tenth of the networks' voxel.
 """
 SHIFT_TOLERANCE_MM = 0.5
-"""How far a slice may lie beside the line through the first slice along the normal: half the
-networks' voxel. A gantry tilt of one degree moves the last of 300 mm by 5 mm."""
+"""How far a slice may be off the line through the first slice along the normal: half the
+networks' voxel. A gantry tilt of one degree moves the last slice of 300 mm by 5 mm."""
 _COSINE_TOLERANCE = 2e-3  # 0.1 degree
 _SPACING_TOLERANCE = 1e-3  # of the pixel spacing, relative
 _MIN_TILT_DEG = 1.0
@@ -132,48 +133,51 @@ class Stack:
 
     @property
     def spacing_mm(self) -> float:
-        """Distance of neighbouring slices."""
+        """Distance between neighbouring slices."""
         return self.geometry.spacing_mm[0]
 
     @property
     def extent_mm(self) -> float:
-        """Length along the normal, every slice counted with its spacing."""
+        """Length along the normal; every slice counts with its spacing."""
         return len(self.slices) * self.spacing_mm
 
 
 def stack_of(slices: Sequence[Slice], folder: Path) -> Stack:
-    """The stack that the slices make, in whatever order they come.
+    """Stack slices that come in any order.
 
     Raises:
-        IncompleteSeries: slices are missing, doubled or too few.
+        IncompleteSeries: slices are missing, duplicated or too few.
         IrregularGeometry: they differ in matrix, orientation or spacing, or the gantry is tilted.
     """
     _require_alike(slices)
-    places = np.array([s.position_mm @ _upward(slices[0]) for s in slices])
-    ordered = [slices[i] for i in np.argsort(places, kind="stable")]
-    places.sort()
-    _require_enough(ordered, places, folder)
-    _require_distinct(ordered, places)
+    # the position of a slice along the stack is its first pixel's projection on the normal
+    at_mm = np.array([s.position_mm @ _upward(slices[0]) for s in slices])
+    ordered = [slices[i] for i in np.argsort(at_mm, kind="stable")]
+    at_mm.sort()
+    # an error names the first thing that is wrong: holes and tilts look uneven too
+    _require_enough(ordered, at_mm, folder)
+    _require_distinct(ordered, at_mm)
     _require_axial(ordered[0])
     _require_untilted(ordered)
-    _require_even(ordered, places)
-    step = float(places[-1] - places[0]) / (len(places) - 1)
+    _require_no_hole(ordered, at_mm)
+    _require_uniform(ordered, at_mm)
+    step = float(at_mm[-1] - at_mm[0]) / (len(at_mm) - 1)
     _require_sane_spacing(ordered, step, folder)
     return Stack(tuple(ordered), _geometry(ordered[0], step))
 
 
 def _upward(one: Slice) -> FloatArray:
-    """The slice normal, turned towards the head."""
+    """Turn the slice normal towards the head."""
     return one.normal if one.normal[2] >= 0 else -one.normal
 
 
 def _geometry(first: Slice, step: float) -> Geometry:
-    x, y, z = (float(v) for v in first.position_mm)
     direction = np.column_stack([first.axes[0], first.axes[1], _upward(first)])
-    return Geometry((step, *first.pixel_mm), (x, y, z), direction)
+    return Geometry((step, *first.pixel_mm), triple(first.position_mm), direction)
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:
+    """Require one matrix, one pixel spacing and one orientation."""
     first = slices[0]
     size = (first.layout.rows, first.layout.columns)
     for other in slices:
@@ -183,32 +187,33 @@ def _require_alike(slices: Sequence[Slice]) -> None:
         if not np.allclose(other.pixel_mm, first.pixel_mm, rtol=_SPACING_TOLERANCE, atol=0):
             _refuse_mixture(f"pixels of {other.pixel_mm} mm", f"{first.pixel_mm} mm", first, other)
         if not np.allclose(other.axes, first.axes, rtol=0, atol=_COSINE_TOLERANCE):
-            axes, wanted = (np.round(s.axes, 4).ravel().tolist() for s in (other, first))
-            _refuse_mixture(f"orientation {axes}", f"{wanted}", first, other)
+            axes, expected = (np.round(s.axes, 4).ravel().tolist() for s in (other, first))
+            _refuse_mixture(f"orientation {axes}", f"{expected}", first, other)
 
 
-def _refuse_mixture(found: str, wanted: str, first: Slice, other: Slice) -> None:
-    reason = f"{found}, but {first.file.name} of the same series has {wanted}"
+def _refuse_mixture(found: str, expected: str, first: Slice, other: Slice) -> None:
+    reason = f"{found}, but {first.file.name} of the same series has {expected}"
     raise IrregularGeometry(f"{reason}: send one uniform series", other.file)
 
 
-def _require_enough(ordered: Sequence[Slice], places: FloatArray, folder: Path) -> None:
+def _require_enough(ordered: Sequence[Slice], at_mm: FloatArray, folder: Path) -> None:
     if len(ordered) < 2:
         reason = "is the only slice of its series: send the whole series"
         raise IncompleteSeries(reason, ordered[0].file)
-    step = float(np.median(np.diff(places)))
-    if step > SAME_PLACE_MM and len(ordered) * step < MIN_EXTENT_MM:
+    # the median, which a hole or a duplicate does not change: those have errors of their own
+    step = float(np.median(np.diff(at_mm)))
+    if step > DUPLICATE_MM and len(ordered) * step < MIN_EXTENT_MM:
         reason = f"{len(ordered)} slices every {step:.2f} mm are {len(ordered) * step:.1f} mm"
         advice = f"at least {MIN_EXTENT_MM:g} mm are needed: send the whole series"
         raise IncompleteSeries(f"{reason}, {advice}", folder)
 
 
-def _require_distinct(ordered: Sequence[Slice], places: FloatArray) -> None:
-    """Even an exact copy is refused: which of two files is the right one is not ours to say."""
-    same = np.flatnonzero(np.diff(places) < SAME_PLACE_MM)
+def _require_distinct(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
+    """Refuse duplicates, even exact copies: we cannot decide which of two files is right."""
+    same = np.flatnonzero(np.diff(at_mm) < DUPLICATE_MM)
     if len(same):
         at = int(same[0])
-        reason = f"duplicate slice: lies where {_name(ordered[at])} lies ({places[at]:.2f} mm)"
+        reason = f"duplicate slice: same position as {_name(ordered[at])} ({at_mm[at]:.2f} mm)"
         raise IncompleteSeries(f"{reason}: send each slice once", ordered[at + 1].file)
 
 
@@ -220,14 +225,16 @@ def _require_axial(one: Slice) -> None:
 
 
 def _require_untilted(ordered: Sequence[Slice]) -> None:
-    """Refuse a sheared stack, and a stated tilt of which the orientation knows nothing."""
+    """Refuse a sheared stack, and a stated tilt that the orientation does not show."""
     first, normal = ordered[0], ordered[0].normal
     for other in ordered[1:]:
+        # the part of the step from the first slice that does not run along the normal
         step = other.position_mm - first.position_mm
         shift = float(np.linalg.norm(step - (step @ normal) * normal))
         if shift > SHIFT_TOLERANCE_MM:
-            reason = f"gantry tilt or moved slices: lies {shift:.1f} mm beside {_name(first)}"
+            reason = f"gantry tilt or shifted slices: {shift:.1f} mm off the axis of {_name(first)}"
             raise IrregularGeometry(f"{reason}: reconstruct without tilt", other.file)
+    # a scanner that states a tilt but writes upright slices has not corrected the shear
     tilt = abs(first.tilt_deg)
     leaning = float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
     if tilt >= _MIN_TILT_DEG and leaning < tilt / 2:
@@ -235,38 +242,44 @@ def _require_untilted(ordered: Sequence[Slice]) -> None:
         raise IrregularGeometry(f"{reason}: reconstruct without tilt", first.file)
 
 
-def _require_even(ordered: Sequence[Slice], places: FloatArray) -> None:
-    _require_no_hole(ordered, places)
-    grid = np.linspace(places[0], places[-1], len(places))
-    off = np.abs(places - grid)
-    worst = int(np.argmax(off))
-    if off[worst] > PLACE_TOLERANCE_MM:
-        steps = np.diff(places)
-        reason = f"spacing is not uniform ({steps.min():.2f} to {steps.max():.2f} mm), this slice"
-        detail = f"lies {off[worst]:.2f} mm off the even grid"
-        raise IrregularGeometry(f"{reason} {detail}: reconstruct evenly", ordered[worst].file)
+def _require_no_hole(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
+    """Refuse missing slices: steps of about twice, three times ... the usual step.
 
-
-def _require_no_hole(ordered: Sequence[Slice], places: FloatArray) -> None:
-    """Name the slices around a hole: a few steps that are whole multiples of the usual one."""
-    multiples = np.diff(places) / np.median(np.diff(places))
+    When more than a quarter of the steps are such, or one of them is no whole multiple, the
+    spacing is not uniform: that is another error.
+    """
+    multiples = np.diff(at_mm) / np.median(np.diff(at_mm))
     holes = np.flatnonzero(multiples > 1.5)
     whole = np.abs(multiples[holes] - np.round(multiples[holes])) < 0.15
     if 0 < len(holes) <= max(1, len(multiples) // 4) and whole.all():
         at = int(holes[0])
         missing = int(np.sum(np.round(multiples[holes]) - 1))
-        between = f"{_name(ordered[at])} ({places[at]:.2f} mm) and {_name(ordered[at + 1])}"
-        reason = f"{missing} missing between {between} ({places[at + 1]:.2f} mm)"
+        between = f"{_name(ordered[at])} ({at_mm[at]:.2f} mm) and {_name(ordered[at + 1])}"
+        reason = f"{missing} missing between {between} ({at_mm[at + 1]:.2f} mm)"
         raise IncompleteSeries(f"slices: {reason}: send the whole series", ordered[at + 1].file)
+
+
+def _require_uniform(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
+    """Require that every slice lies on the uniform grid from the first slice to the last.
+
+    Single steps are not compared: rounded positions make them differ, a drift adds up.
+    """
+    off = np.abs(at_mm - np.linspace(at_mm[0], at_mm[-1], len(at_mm)))
+    worst = int(np.argmax(off))
+    if off[worst] > POSITION_TOLERANCE_MM:
+        steps = np.diff(at_mm)
+        reason = f"spacing is not uniform ({steps.min():.2f} to {steps.max():.2f} mm), this slice"
+        detail = f"is {off[worst]:.2f} mm off the uniform grid: reconstruct with uniform spacing"
+        raise IrregularGeometry(f"{reason} {detail}", ordered[worst].file)
 
 
 def _require_sane_spacing(ordered: Sequence[Slice], step: float, folder: Path) -> None:
     if not MIN_SPACING_MM <= step <= MAX_SPACING_MM:
-        reason = f"slice spacing {step:.3g} mm is not {MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm"
+        reason = f"slice spacing {step:.3g} mm, expected {MIN_SPACING_MM} to {MAX_SPACING_MM:g} mm"
         raise IrregularGeometry(f"{reason}: send the thin series", folder)
     thickness = ordered[0].thickness_mm
     if thickness and step - thickness > MAX_GAP_MM:
-        reason = f"slices of {thickness:g} mm every {step:.2f} mm leave tissue unseen"
+        reason = f"slices of {thickness:g} mm every {step:.2f} mm leave gaps over {MAX_GAP_MM:g} mm"
         raise IncompleteSeries(f"{reason}: send the contiguous series", folder)
     layout = ordered[0].layout
     voxels = len(ordered) * layout.rows * layout.columns

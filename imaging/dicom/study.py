@@ -1,7 +1,4 @@
-"""The DICOM files of a folder as a study: choose a series, stack its slices, decode them.
-
-The stored values of a file's frames, whatever its transfer syntax.
-"""
+"""Read the DICOM files of a folder as a study: choose a series, stack its slices, decode them."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ from imaging.volume import HuArray, Study, StudyHeader, Volume, to_patient_axes
 StoredArray = npt.NDArray[Any]
 
 _NATIVE = {
-    "",  # a data set without preamble says nothing: then it is native
+    "",  # a data set without preamble does not state its syntax: it is native
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     DeflatedExplicitVRLittleEndian,
@@ -48,22 +45,22 @@ _NATIVE = {
 
 
 def is_native(transfer_syntax: str) -> bool:
-    """Whether pixels are stored as they are, without a codec."""
+    """Tell whether pixels are stored uncompressed."""
     return transfer_syntax in _NATIVE
 
 
 def stored_frames(
     file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
 ) -> list[StoredArray]:
-    """The stored values of the frames, each ``(rows, columns)``, int16 or uint16.
+    """Read the stored values of the frames, each ``(rows, columns)``, int16 or uint16.
 
     Raises:
-        UnreadableFile: the pixel data is missing, cut off or damaged, or in a transfer syntax
-            that cannot be read.
+        UnreadableFile: the pixel data is missing, truncated or damaged, or its transfer syntax is
+            not supported.
     """
     if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
-        reason = f"transfer syntax {transfer_syntax} cannot be read"
-        raise UnreadableFile(f"{reason}: send it uncompressed or in a lossless one", file)
+        reason = f"transfer syntax {transfer_syntax} is not supported"
+        raise UnreadableFile(f"{reason}: send the file uncompressed", file)
     data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
     try:
         content = _content(data)
@@ -86,7 +83,7 @@ def _content(data: Dataset) -> bytes:
 def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:
     needed = (frame + 1) * layout.frame_bytes
     if len(content) < needed:
-        raise ValueError(f"cut off, {len(content)} of {needed} bytes")
+        raise ValueError(f"truncated, {len(content)} of {needed} bytes")
     order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
     return np.frombuffer(
         content,
@@ -106,20 +103,21 @@ _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 def read_series(
     folder: Path, files: Sequence[Path], *, only: Path | None = None, progress: Progress
 ) -> Study:
-    """The study that the DICOM files of a folder make; ``only`` names one whose series is meant.
+    """Read the study of a folder's DICOM files; ``only`` names a file whose series is requested.
 
     Raises:
         StudyError: a file is damaged or no series makes a CT volume.
     """
     # pydicom warns of values that do not follow the standard; what matters is refused here,
-    # with the file's name, and the rest is of no concern to a reader.
+    # with the file's name.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
         images = _read_headers(files, progress)
         if not images:
-            raise UnreadableFile("no images, only a directory of them: give the images", folder)
-        choice, volume = _read_chest(_meant(group(images), only), folder, progress)
-        return Study(volume, folder, _header(choice), choice.passed_over)
+            reason = "no images, only a DICOM directory: give the folder of the images"
+            raise UnreadableFile(reason, folder)
+        choice, volume = _read_chest(_requested(group(images), only), folder, progress)
+        return Study(volume, folder, _header(choice), choice.others)
 
 
 def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
@@ -130,12 +128,12 @@ def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
     return [i for i in images if i.text("SOPClassUID") != _DIRECTORY_CLASS]
 
 
-def _meant(series: Sequence[Series], only: Path | None) -> list[Series]:
-    """The series, all but that of ``only`` marked as not meant where there is such a file."""
+def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
+    """Mark all series but that of the file ``only`` as not requested, if there is such a file."""
     if only is None:
         return list(series)
     return [
-        s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit="not asked for")
+        s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit="not requested")
         for s in series
     ]
 
@@ -143,16 +141,16 @@ def _meant(series: Sequence[Series], only: Path | None) -> list[Series]:
 def _read_chest(
     series: Sequence[Series], folder: Path, progress: Progress
 ) -> tuple[Choice, Volume]:
-    """The best series that holds lung, with its volume; the best of all where none does.
+    """Read the best series that holds lung, or the best of all where none does.
 
-    Headers do not always say of what part of the body a series is. Lung is looked for only
-    where there is another series to turn to.
+    Headers do not always state the part of the body. The search for lung takes time, so it is
+    done only where there is an alternative.
     """
     best = choice, volume = _read_best(series, folder, progress)
-    if not choice.rivals:
+    if not choice.alternatives:
         return best
     while not _has_lung(volume):
-        if not choice.rivals:
+        if not choice.alternatives:
             return best
         without = choice.series
         series = [replace(s, unfit="no lung in it") if s is without else s for s in series]
@@ -181,7 +179,7 @@ def _read_volume(choice: Choice, progress: Progress) -> Volume:
 
 
 def _checked(stack: Stack, progress: Progress) -> HuArray:
-    """The HU of every slice; a decoder's complaint counts as damage.
+    """Decode the HU of every slice; damage that a library reports is an error.
 
     Raises:
         UnreadableFile: the pixel data of a slice is damaged.
@@ -197,7 +195,7 @@ def _checked(stack: Stack, progress: Progress) -> HuArray:
 
 
 def _damaged_file(stack: Stack) -> Path:
-    """The first file of which the decoder complains, looked for one by one."""
+    """Find the first file whose damage the decoder reports, one by one."""
     for one in stack.slices:
         try:
             with c_stderr.captured():
@@ -208,15 +206,15 @@ def _damaged_file(stack: Stack) -> Path:
 
 
 def _decode(stack: Stack, progress: Progress) -> HuArray:
-    """The HU of every slice, ``(z, y, x)``; files are decoded side by side."""
+    """Decode the HU of every slice, ``(z, y, x)``; files are decoded in parallel."""
     layout = stack.slices[0].layout
     hu = np.empty((len(stack.slices), layout.rows, layout.columns), np.int16)
-    places: dict[Path, list[int]] = defaultdict(list)
+    slices_of: dict[Path, list[int]] = defaultdict(list)
     for z, one in enumerate(stack.slices):
-        places[one.file].append(z)
+        slices_of[one.file].append(z)
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            tasks = [pool.submit(_decode_file, stack.slices, zs, hu) for zs in places.values()]
+            tasks = [pool.submit(_decode_file, stack.slices, zs, hu) for zs in slices_of.values()]
             for count, task in enumerate(tasks, start=1):
                 task.result()
                 progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * (count / len(tasks)))

@@ -1,8 +1,8 @@
-"""A volume as a CT series in DICOM files: CT Image Storage, explicit VR little endian.
+"""Write a volume as a CT series in DICOM files: CT Image Storage, explicit VR little endian.
 
-Pixels are signed 16 bit Hounsfield units as they are (slope 1, intercept 0), so that what is read
-back equals what was written. Nothing is taken from the clock: a file says of dates what its header
-says. With a seed, the same volume gives the same bytes.
+Pixels are HU in signed 16 bits (slope 1, intercept 0), so that reading gives exactly what was
+written. Dates come from the header only, never from the clock. With a seed, the same volume gives
+the same bytes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pydicom.valuerep import DSfloat
 
 from imaging.volume import Geometry, HuArray, StudyHeader, Volume
 
-_SQUARE = 1e-4
-"""How far the third axis may be from square to the slice."""
+_PERPENDICULAR = 1e-4
+"""How far the cosine between the third axis and the slice normal may be from 1."""
 
 
 def write_series(
@@ -30,25 +30,25 @@ def write_series(
     slice_thickness_mm: float | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> list[Path]:
-    """The files written, one a slice, in the order of the volume's z.
+    """Write one file a slice, and return the files in the order of the volume's z.
 
     Args:
-        volume: what to write; its description becomes the series' where the header has none, its
-            series UID the series' where it has one.
-        folder: made where missing; must not hold DICOM files already.
+        volume: what to write; its description stands in where the header has none, and its series
+            UID is used if it has one.
+        folder: created if missing; must not hold DICOM files.
         header: patient and examination; empty fields are written empty.
         seed: makes the UIDs reproducible; without it they are new.
-        slice_thickness_mm: what the slices average over, where it is not their distance.
-        progress: called with the part done, 0..1.
+        slice_thickness_mm: thickness of the slices, if it is not their spacing.
+        progress: called with the share done, from 0 to 1.
 
     Raises:
         FileExistsError: ``folder`` holds ``.dcm`` files.
-        ValueError: the third axis is not the normal of the slices: DICOM could not say so.
+        ValueError: the third axis is not the normal of the slices, which DICOM cannot express.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.dcm")):
-        raise FileExistsError(f"{folder} already holds a series: two in one folder would be mixed")
-    _check_square(volume.geometry)
+        raise FileExistsError(f"{folder} already holds a series: choose an empty folder")
+    _require_perpendicular(volume.geometry)
     thickness = slice_thickness_mm or volume.geometry.spacing_mm[0]
     shared = _shared(volume, header or StudyHeader(), seed, thickness)
     paths = []
@@ -60,10 +60,11 @@ def write_series(
     return paths
 
 
-def _check_square(geometry: Geometry) -> None:
+def _require_perpendicular(geometry: Geometry) -> None:
     normal = np.cross(geometry.direction[:, 0], geometry.direction[:, 1])
-    if abs(float(normal @ geometry.direction[:, 2]) - 1) > _SQUARE:
-        raise ValueError(f"slices are not square to the third axis: {geometry.direction.tolist()}")
+    if abs(float(normal @ geometry.direction[:, 2]) - 1) > _PERPENDICULAR:
+        matrix = geometry.direction.tolist()
+        raise ValueError(f"the third axis is not the normal of the slices, direction {matrix}")
 
 
 def _uid(seed: int | None, *names: str) -> UID:
@@ -71,7 +72,7 @@ def _uid(seed: int | None, *names: str) -> UID:
 
 
 def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: float) -> Dataset:
-    """All that is the same in every file of the series."""
+    """Build the attributes that are the same in every file of the series."""
     ds = Dataset()
     _add_study(ds, header, seed)
     ds.Modality = header.modality
@@ -126,7 +127,7 @@ def _add_grid(ds: Dataset, volume: Volume) -> None:
 def _slice(
     shared: Dataset, geometry: Geometry, hu: HuArray, k: int, seed: int | None
 ) -> FileDataset:
-    """The file of slice ``k``, pixels ``hu`` int16 ``(y, x)``."""
+    """Build the file of slice ``k``, pixels ``hu`` int16 ``(y, x)``."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = CTImageStorage
@@ -134,13 +135,13 @@ def _slice(
     ds = FileDataset("", dict(shared), preamble=b"\0" * 128, file_meta=meta)
     ds.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
     ds.InstanceNumber = k + 1
-    place = geometry.to_world((k, 0, 0))
-    ds.ImagePositionPatient = [_ds(v) for v in place]
-    ds.SliceLocation = _ds(float(place @ geometry.direction[:, 2]))
+    position_mm = geometry.to_world((k, 0, 0))
+    ds.ImagePositionPatient = [_ds(v) for v in position_mm]
+    ds.SliceLocation = _ds(float(position_mm @ geometry.direction[:, 2]))
     ds.PixelData = np.ascontiguousarray(hu, dtype="<i2").tobytes()
     return ds
 
 
 def _ds(value: float) -> DSfloat:
-    """A decimal string of at most 16 characters, as DICOM demands."""
+    """Format a decimal string of at most 16 characters, as DICOM requires."""
     return DSfloat(float(value), auto_format=True)

@@ -1,4 +1,4 @@
-"""What of a JPEG codestream is refused before a decoder sees it."""
+"""Damaged codestreams are refused before a decoder sees them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SOUND = b"\xff\xd8" + _SOF + _DHT + _SOS + _DATA + b"\xff\xd9"
 
 def test_sound_stream_states_its_size() -> None:
     """16 rows of 32 columns of one component."""
-    assert codecs.checked_size(SOUND) == (16, 32, 1)
+    assert codecs.jpeg_size(SOUND) == (16, 32, 1)
     codecs.check(SOUND, 16, 32)
 
 
@@ -30,7 +30,7 @@ def test_sound_stream_states_its_size() -> None:
         (bytes.fromhex("000003ffda"), bytes.fromhex("0000ffffda"), "Huffman table"),
         (_DHT, b"", "scan header"),
         (_SOS, _SOS[:-3] + b"\x09\x00\x00", "scan header"),
-        (_DATA, b"\x12\xff\xc4\x34", "a marker ffc4"),
+        (_DATA, b"\x12\xff\xc4\x34", "unexpected marker ffc4"),
         (_SOS, _SOS[:2] + b"\xff\xff", "header is damaged"),
     ],
 )
@@ -38,15 +38,15 @@ def test_unsound_streams(old: bytes, new: bytes, text: str) -> None:
     """Each damage by its own words."""
     assert old in SOUND
     with pytest.raises(ValueError, match=text):
-        codecs.checked_size(SOUND.replace(old, new))
+        codecs.jpeg_size(SOUND.replace(old, new))
 
 
 @pytest.mark.parametrize(
     ("frame", "rle", "text"),
     [
-        (SOUND[:-2], False, "breaks off"),
+        (SOUND[:-2], False, "is truncated"),
         (SOUND.replace(b"\x00\x10\x00\x20", b"\xff\xff\xff\xff"), False, "65535"),
-        (b"\xff\x4f\xff\x51\x00\xff\xd9", False, "JPEG 2000 header breaks off"),
+        (b"\xff\x4f\xff\x51\x00\xff\xd9", False, "JPEG 2000 header is truncated"),
         (b"\x03\x00\x00\x00" + bytes(80), True, "RLE header"),
         (b"", True, "RLE header"),
     ],

@@ -46,7 +46,7 @@ def test_thinnest_that_covers_the_lungs(tmp_path: Path, small_ct: Make) -> None:
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "mip, not slices"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "another series was preferred"),
         ({"Modality": "SR"}, "modality SR is not CT"),
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "no CT image"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not a CT image"),
         ({"BodyPartExamined": "HEAD"}, "another series was preferred"),
         ({"StudyDate": "19990101"}, "another series was preferred"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
@@ -83,7 +83,7 @@ def test_file_names_its_series(tmp_path: Path, small_ct: Make) -> None:
         file.rename(tmp_path / "a" / f"thin{file.name}")
     study = read_study(files[3])
     assert study.volume.shape[0] == 12
-    assert study.other_series == ("'chest' (CT, 30 images): not asked for",)
+    assert study.other_series == ("'chest' (CT, 30 images): not requested",)
 
 
 def test_no_ct_names_what_was_found(tmp_path: Path, small_ct: Make) -> None:

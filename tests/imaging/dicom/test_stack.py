@@ -43,7 +43,7 @@ def test_tilt_is_measured_over_the_stack(
     ct = small_ct(step_mm=(0.0, shift, 2.5))
     ct.write(tmp_path)
     if refused:
-        with pytest.raises(IrregularGeometry, match=r"gantry tilt or moved slices: lies 0\.6 mm"):
+        with pytest.raises(IrregularGeometry, match=r"gantry tilt or shifted slices: 0\.6 mm"):
             read_study(tmp_path)
     else:
         assert read_study(tmp_path).volume.shape[0] == 12

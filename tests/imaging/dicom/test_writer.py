@@ -95,5 +95,5 @@ def test_a_folder_with_a_series_is_refused(tmp_path: Path) -> None:
 
 def test_left_handed_axes_are_refused(tmp_path: Path) -> None:
     """Slices stacked against their normal would be read back upside down."""
-    with pytest.raises(ValueError, match="square"):
+    with pytest.raises(ValueError, match="not the normal of the slices"):
         write_series(_volume(np.diag([1.0, 1.0, -1.0])), tmp_path)
