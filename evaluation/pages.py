@@ -1,27 +1,46 @@
-"""Renders the pages `docs/models.md` and `docs/budget.md` from their templates and `docs/results`.
+"""Renders the pages below `docs` that have a template: models, budget and commands.
 
-The prose stands in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each result under the
-name of its file, and adds no figure of its own.
+The prose stands in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each result of
+`docs/results` under the name of its file, and adds no figure of its own. It has the commands under
+``programs``, as they describe themselves.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import typer
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from cloud.__main__ import app as cloud
+from edge.__main__ import app as edge
+from evaluation.__main__ import app as evaluation
 from evaluation.accuracy.subgroups import share
 from models import markdown
-from models.distillation.compare import distil_tables
-from models.pruning.compare import prune_table
+from models.__main__ import app as models
 from models.runtime.artifacts import every
-from models.training.learning_curve import learning_table
+
+PROGRAMS = {
+    "overread-edge": edge,
+    "overread-cloud": cloud,
+    "overread-models": models,
+    "overread-eval": evaluation,
+}
+
+TABLES = {
+    "prune_table": "models.pruning.compare",
+    "distil_tables": "models.distillation.compare",
+    "learning_table": "models.training.learning_curve",
+}
+"""Tables that commands print too, with their modules, which need torch."""
 
 WIDTH = 100
 _AS_IT_IS = ("#", "|", "    ", "```", "![")
@@ -51,6 +70,7 @@ def render(template: Path, results: Path) -> str:
     values = {
         **found,
         "results": found,
+        "programs": programs(),
         "machines": {path.name: read_results(path) for path in machines},
         "artifacts": list(every().values()),
         "licences": sorted({f"{one.licence}. {one.attribution}" for one in every().values()}),
@@ -77,10 +97,15 @@ def environment(templates: Path) -> Environment:
     made.filters.update(
         number=markdown.number, percent=markdown.percent, percents=markdown.percents,
         interval=markdown.interval, points=markdown.points, share=share, command=command,
-        prune_table=prune_table, distil_tables=distil_tables, learning_table=learning_table,
+        **{name: _table(name, module) for name, module in TABLES.items()},
     )  # fmt: skip
     made.globals.update(lost=_lost, worst_layers=_worst_layers)
     return made
+
+
+def _table(name: str, module: str) -> Callable[[Mapping[str, Any]], str]:
+    """The function of that name, imported when it is called."""
+    return lambda result: str(getattr(importlib.import_module(module), name)(result))
 
 
 def command(result: Mapping[str, Any]) -> str:
@@ -89,6 +114,76 @@ def command(result: Mapping[str, Any]) -> str:
         result["command"], WIDTH - 2, initial_indent="    ", subsequent_indent="        "
     )
     return filled.replace("\n", " \\\n")
+
+
+@cache
+def programs() -> list[dict[str, Any]]:
+    """The four programs, each with its commands, as their own help describes them."""
+    groups = {name: typer.main.get_command(app) for name, app in PROGRAMS.items()}
+    return [
+        {
+            "name": name,
+            "help": _prose(group.help),
+            "commands": [_described(*one) for one in leaves(group, name)],
+        }
+        for name, group in groups.items()
+    ]
+
+
+def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The commands below a group, each with what is typed for it; typer does not export a type."""
+    if (below := getattr(command, "commands", None)) is None:
+        yield path, command
+        return
+    for name, one in below.items():
+        yield from leaves(one, f"{path} {name}")
+
+
+def _described(path: str, command: Any) -> dict[str, Any]:
+    """Summary, usage and options of one command."""
+    context = command.make_context(path, [], resilient_parsing=True)
+    records = [(one, one.get_help_record(context)) for one in command.params]
+    options = [
+        {"name": _name(one, record[0]), "default": _default(one), "help": _cell(one.help)}
+        for one, record in records
+        if record is not None  # a hidden one
+    ]
+    return {
+        "path": path,
+        "help": _prose(command.help),
+        "usage": " ".join((path, *command.collect_usage_pieces(context))),
+        "options": options,
+        "epilog": _prose(command.epilog),
+    }
+
+
+def _name(option: Any, shown: str) -> str:
+    """What is typed for an option or an argument, with the kind of its value."""
+    if option.metavar and not shown.startswith("-"):
+        return str(option.metavar)
+    several = re.sub(r"<list\[(\w+)\]>", lambda kind: f"<{kind[1].lower()}>...", shown)
+    return _cell(several.replace(" range>", ">").replace("<str>", "<text>"))
+
+
+def _default(option: Any) -> str:
+    """The default of an option as it is typed; empty where it has none."""
+    value = option.default.value if isinstance(option.default, Enum) else option.default
+    if option.required:
+        return "required"
+    if value is None or callable(value) or value is False or value == "":
+        return ""
+    given = value if isinstance(value, list | tuple) else [value]
+    return " ".join(f"`{one:g}`" if isinstance(one, float) else f"`{one}`" for one in given)
+
+
+def _prose(text: str | None) -> str:
+    """A help text as Markdown."""
+    return (text or "").replace("``", "`").strip()
+
+
+def _cell(text: str | None) -> str:
+    """The same in one cell of a table."""
+    return " ".join(_prose(text).split()).replace("|", "\\|")
 
 
 def _lost(whole: Mapping[str, Any], small: Mapping[str, Any]) -> list[float]:

@@ -5,29 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
 from pydantic_settings import BaseSettings
 
-from cloud.__main__ import app as cloud_app
 from cloud.settings import CloudSettings
-from edge.__main__ import app as edge_app
 from edge.settings import EdgeSettings
-from evaluation.__main__ import app as evaluation_app
-from models.__main__ import app as models_app
+from evaluation.pages import PROGRAMS, leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-COMMANDS = {
-    "overread-edge": edge_app,
-    "overread-cloud": cloud_app,
-    "overread-models": models_app,
-    "overread-eval": evaluation_app,
-}
 
 
 def words(name: str) -> str:
@@ -79,14 +68,13 @@ def test_operations_list_every_setting_with_its_default(settings: type[BaseSetti
     assert [row for row in rows if row not in words("docs/operations.md")] == []
 
 
-@pytest.mark.parametrize("program", COMMANDS)
-def test_readme_names_every_command_and_option(program: str) -> None:
-    """A person finds whatever can be typed, each option beside its command."""
-    sections = re.split(r"^#+ ", words("README.md"), flags=re.MULTILINE)
-    section = next((s for s in sections if s.startswith(f"`{program}`")), "")
-    said = set(re.findall(r"--[a-z-]+", section))
-    for path, command in leaves(typer.main.get_command(COMMANDS[program]), program):
-        assert f"`{path}" in section
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_page_of_commands_has_every_command_and_option(program: str) -> None:
+    """Whoever looks for what can be typed finds it, each option beside its command."""
+    sections = re.split(r"^#+ ", words("docs/commands.md"), flags=re.MULTILINE)
+    for path, command in leaves(typer.main.get_command(PROGRAMS[program]), program):
+        section = next(one for one in sections if one.startswith(f"`{path}`"))
+        said = set(re.findall(r"`(--[a-z-]+)", section))
         options = {name for option in command.params for name in option.opts}
         assert {name for name in options if name.startswith("--")} - said == set(), path
 
@@ -103,16 +91,6 @@ def is_defined(file: str, name: str) -> bool:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {one.id for t in targets for one in ast.walk(t) if isinstance(one, ast.Name)}
     return name in names
-
-
-def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The commands below one, each with what is typed for it; typer does not name their type."""
-    below = getattr(command, "commands", None)
-    if below is None:
-        yield path, command
-        return
-    for name, one in below.items():
-        yield from leaves(one, f"{path} {name}")
 
 
 def as_toml(default: object) -> str:
