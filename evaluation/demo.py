@@ -25,7 +25,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
 from edge.__main__ import ExitStatus
 from edge.errors import EdgeError
@@ -35,6 +34,7 @@ from evaluation.common.processes import Process, running
 from evaluation.errors import EvaluationError, MissingData
 from evaluation.links.studies import prepare, whole_chest
 from imaging.volume import Nodule
+from models.markdown import Rows
 
 Json = Mapping[str, Any]
 
@@ -63,26 +63,24 @@ def render_result(result: Result) -> RenderableType:
     return Group("", *truth, *second_readings(result))
 
 
-def truth_table(result: Result) -> Table:
+def truth_table(result: Result) -> Rows:
     """One line a nodule of the phantom: which finding it is, and who decided it."""
     hits = matches(result.found, result.truth)
     found = len(set(hits) - {None})
-    table = Table(
-        title=f"{found} of {len(result.truth)} nodules of the phantom found, "
+    title = (
+        f"{found} of {len(result.truth)} nodules of the phantom found, "
         f"{hits.count(None)} false positive{'s' if hits.count(None) != 1 else ''}"
     )
-    for heading in ("nodule", "mm", "type", "finding", "mm off", "decided by"):
-        words = heading in ("type", "decided by")
-        table.add_column(heading, justify="left" if words else "right")
+    rows = []
     for number, nodule in enumerate(result.truth):
-        cells = (str(number + 1), f"{nodule.diameter_mm:.1f}", nodule.kind)
+        row = [number + 1, f"{nodule.diameter_mm:.1f}", nodule.kind]
         if number in hits:
             finding = result.found[hits.index(number)]
             off = f"{_distance_mm(finding['centre_mm'], nodule):.1f}"
-            table.add_row(*cells, str(finding["number"]), off, finding["decided_by"])
+            rows.append([*row, finding["number"], off, finding["decided_by"]])
         else:
-            table.add_row(*cells, "missed", "-", _fate(result.report, nodule), style="red")
-    return table
+            rows.append([*row, "[red]missed[/]", "-", _fate(result.report, nodule)])
+    return Rows(("nodule", "mm", "type", "finding", "mm off", "decided by"), rows, title)
 
 
 def second_readings(result: Result) -> Iterator[str]:

@@ -1,19 +1,41 @@
-"""Tables and number formats in Markdown, and the result of a command on stdout."""
+"""Tables and number formats of results, and the result of a command on stdout."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table with these column heads, a line for each row."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
+@dataclass(frozen=True)
+class Rows:
+    """A table: the heads of its columns, and the cells of each row.
+
+    rich prints it on a terminal, `markdown` renders it for a page.
+    """
+
+    heads: Sequence[str]
+    cells: Sequence[Sequence[object]]
+    title: str | None = None
+
+    def __rich__(self) -> Table:
+        """Return the table for a terminal; its first column is never wrapped."""
+        shown = Table(title=self.title)
+        for number, head in enumerate(self.heads):
+            shown.add_column(head, no_wrap=number == 0)
+        for row in self.cells:
+            shown.add_row(*map(str, row))
+        return shown
+
+    def markdown(self) -> str:
+        """Return the table for a page, without its title."""
+        lines = [self.heads, ["---"] * len(self.heads), *self.cells]
+        return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"
 
 
 def number(value: float | None, digits: int = 3) -> str:

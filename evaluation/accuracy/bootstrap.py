@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from rich.table import Table
 
 from evaluation.accuracy.froc import (
     RATES,
@@ -27,6 +26,7 @@ from evaluation.accuracy.froc import (
 )
 from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
+from models.markdown import Rows
 
 RESAMPLES = 1000
 
@@ -119,24 +119,24 @@ def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
     )
 
 
-def froc_table(figures: Figures, title: str) -> Table:
+def froc_table(figures: Figures, title: str) -> Rows:
     """Sensitivity at the seven rates, and the CPM."""
-    table = Table("false positives a scan", "sensitivity", "95 % interval", title=title)
-    for rate, value in zip(RATES, figures.sensitivity, strict=True):
-        table.add_row(rate_name(rate), *percent_cells(value))
-    table.add_section()
-    table.add_row("CPM (their mean)", f"{figures.cpm.value:.4f}", span(figures.cpm, "{:.3f}"))
-    return table
+    cells = [
+        [rate_name(rate), *percent_cells(value)]
+        for rate, value in zip(RATES, figures.sensitivity, strict=True)
+    ]
+    cpm = ["CPM (their mean)", f"{figures.cpm.value:.4f}", span(figures.cpm, "{:.3f}")]
+    heads = ["false positives a scan", "sensitivity", "95 % interval"]
+    return Rows(heads, [*cells, cpm], title)
 
 
-def cost_table(figures: Figures) -> Table:
+def cost_table(figures: Figures) -> Rows:
     """False positives a scan at the sensitivities of `TARGETS`."""
-    table = Table("sensitivity", "false positives a scan", "95 % interval")
-    for target, value in zip(TARGETS, figures.false_positives, strict=True):
-        table.add_row(
-            f"{100 * target:g} %", format_value(value.value, "{:.2f}"), span(value, "{:.2f}")
-        )
-    return table
+    cells = [
+        [f"{100 * target:g} %", format_value(value.value, "{:.2f}"), span(value, "{:.2f}")]
+        for target, value in zip(TARGETS, figures.false_positives, strict=True)
+    ]
+    return Rows(["sensitivity", "false positives a scan", "95 % interval"], cells)
 
 
 def percent_cells(value: Interval) -> tuple[str, str]:

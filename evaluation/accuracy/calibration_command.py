@@ -13,8 +13,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import RenderableType
-from rich.table import Table
 
 from edge.settings import load_settings
 from evaluation.accuracy.bootstrap import RESAMPLES
@@ -59,7 +57,7 @@ from evaluation.lesion_insertion.hosts import of_splits
 from imaging.volume import FloatArray
 from models.charts import new_figure
 from models.extra import require
-from models.markdown import interval
+from models.markdown import Rows, interval
 from models.runtime.screener import open_screener
 
 READERS = ("edge", "cloud", "merged")
@@ -277,13 +275,10 @@ def _read(
     return gathered(rows)
 
 
-def tables(result: Mapping[str, Any]) -> list[RenderableType]:
+def tables(result: Mapping[str, Any]) -> list[Rows | str]:
     """Both tables, and how they were measured."""
-    first, second = Table(*HEADS, title="Calibration"), Table(*METHOD_HEADS, title="Methods")
-    for row in _rows(result):
-        first.add_row(*row)
-    for row in _method_rows(result):
-        second.add_row(*row)
+    first = Rows(HEADS, _rows(result), "Calibration")
+    second = Rows(METHOD_HEADS, _method_rows(result), "Methods")
     return [first, second, result["prior"], _methods_said(result)]
 
 

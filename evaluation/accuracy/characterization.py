@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
 from evaluation.accuracy.data import Cube, read_cubes, read_table, read_votes
@@ -25,14 +24,13 @@ from evaluation.common.readers import ReadsRegions, open_second
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.auc import auc
-from models.markdown import number
+from models.markdown import Rows, number
 from models.runtime.second_reader import TEXTURES, Reading
 
 
-def characterization_table(result: Mapping[str, Any]) -> Table:
+def characterization_table(result: Mapping[str, Any]) -> Rows:
     """What the second reader says of nodules, each figure with its interval."""
     title = f"{result['nodules']} nodules of {result['patients']} patients"
-    table = Table("", "value", "95 % interval", "taken from", title=title)
     textures = ", ".join(f"{n} {name}" for name, n in result["textures"].items())
     rows = {
         "malignancy_auc": ("malignancy, AUC", f"{result['malignant']} of {result['rated']} rated"),
@@ -41,10 +39,11 @@ def characterization_table(result: Mapping[str, Any]) -> Table:
         "diameter_error_mm": ("diameter, mean error, mm", "all"),
         "diameter_bias_mm": ("diameter, mean bias, mm", "all"),
     }
+    cells = []
     for name, (words, source) in rows.items():
-        found = [number(result[name][key]) for key in ("value", "low", "high")]
-        table.add_row(words, found[0], f"{found[1]} to {found[2]}", source)
-    return table
+        value, low, high = (number(result[name][key]) for key in ("value", "low", "high"))
+        cells.append([words, value, f"{low} to {high}", source])
+    return Rows(["", "value", "95 % interval", "taken from"], cells, title)
 
 
 MATCH_MM = 5.0

@@ -34,9 +34,10 @@ from evaluation.common.cli import (
     show,
 )
 from evaluation.common.processes import cloud_service
-from evaluation.common.tables import counts_table, times_table
+from evaluation.common.tables import times_table
 from evaluation.timing import latency
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec
+from models.markdown import Rows
 
 Cloud = Annotated[str | None, typer.Option(metavar="HOST:PORT|off", help="Who reads again.")]
 
@@ -163,4 +164,9 @@ def froc_command(
         },
     }
     title = f"FROC on {found.scored.scans} scans"
-    show(result, as_json, froc_table(value, title), counts_table(found.counts))
+    show(
+        result,
+        as_json,
+        froc_table(value, title),
+        Rows(list(found.counts), [list(found.counts.values())]),
+    )

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.decide import Thresholds
@@ -22,7 +21,7 @@ from evaluation.common.readers import open_second
 from evaluation.errors import MissingData
 from models.calibration.promise import DISMISS_SHARE, Asked, promise
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
-from models.markdown import percent
+from models.markdown import Rows, percent
 from models.runtime.artifacts import find
 from models.runtime.screener import open_screener
 
@@ -105,10 +104,10 @@ def _read(
     return known, held_out
 
 
-def _shown(result: dict[str, Any]) -> list[Table | str]:
+def _shown(result: dict[str, Any]) -> list[Rows | str]:
     at, served = result["thresholds"], result["served"]
     path = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
-    shown: list[Table | str] = [result["guarantee"], path, _experiments(result), _levels(result)]
+    shown: list[Rows | str] = [result["guarantee"], path, _experiments(result), _levels(result)]
     shown.append(_served(served))
     if served["cost"] is not None:
         shown.append(", ".join(f"{key}: {value:.2f}" for key, value in served["cost"].items()))
@@ -117,9 +116,10 @@ def _shown(result: dict[str, Any]) -> list[Table | str]:
     return shown
 
 
-def _experiments(result: dict[str, Any]) -> Table:
-    table = Table("sets", "alpha", "kept", "gave a guarantee", "mean miss rate",
-                  "90th percentile", "worst possible", "can fail")  # fmt: skip
+def _experiments(result: dict[str, Any]) -> Rows:
+    heads = ("sets", "alpha", "kept", "gave a guarantee", "mean miss rate",
+             "90th percentile", "worst possible", "can fail")  # fmt: skip
+    cells = []
     asked, carried, served = result, result["carried"], result["served"]
     for words, part in (("asked for", asked), ("carried", carried), ("as served", served)):
         for name in ("splits", "draws"):
@@ -129,8 +129,8 @@ def _experiments(result: dict[str, Any]) -> Table:
             rates = (one["miss_rate_mean"], one["miss_rate_p90"], one["worst"])
             label = f"{one['resamples']} {name}, {words}"
             able = "yes" if one["can_fail"] else "no"
-            table.add_row(label, *map(_percent, (alpha, *figures, *rates)), able)
-    return table
+            cells.append([label, *map(_percent, (alpha, *figures, *rates)), able])
+    return Rows(heads, cells)
 
 
 def _served(served: dict[str, Any]) -> str:
@@ -144,14 +144,15 @@ def _served(served: dict[str, Any]) -> str:
     return f"{words}; {_percent(test['miss_rate'])} of test, where it {held}"
 
 
-def _levels(result: dict[str, Any]) -> Table:
-    table = Table("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
-    for name in ("calibration", "test"):
-        if (one := result[name]) is not None:
-            counts = (f"{one['patients']} of {name}", str(one["nodules"]), str(one["lost"]))
-            rates = (one["miss_rate"], one["miss_rate_upper"], one["pooled"])
-            table.add_row(*counts, *map(_percent, rates))
-    return table
+def _levels(result: dict[str, Any]) -> Rows:
+    cells = [
+        [f"{one['patients']} of {name}", one["nodules"], one["lost"],
+         *(_percent(one[key]) for key in ("miss_rate", "miss_rate_upper", "pooled"))]
+        for name in ("calibration", "test")
+        if (one := result[name]) is not None
+    ]  # fmt: skip
+    heads = ("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
+    return Rows(heads, cells)
 
 
 def _percent(share: float | None) -> str:

@@ -22,7 +22,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Figures, cost_table, figures, froc_table
 from evaluation.accuracy.data import (
@@ -69,25 +68,19 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, Geometry, Triple
 from models.charts import new_figure, save_png
+from models.markdown import Rows
 
 
-def scans_table(scans: Sequence[Mapping[str, Any]]) -> Table:
+def scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
     """Each scan with its false positives at the seven rates and the score of its lesion."""
-    table = Table(title="False positives of each scan at the operating points")
-    table.add_column("scan", no_wrap=True)
-    for rate in RATES:
-        table.add_column(rate_name(rate))
-    table.add_column("lesion's score")
-    table.add_column("false above it")
-    for scan in scans:
-        above = [x["false_positives_above"] for x in scan["lesions"]]
-        table.add_row(
-            scan["scan"],
-            *(str(n) for n in scan["false_positives"].values()),
-            _list([x["score"] for x in scan["lesions"]], "{:.3f}"),
-            _list(above, "{}"),
-        )
-    return table
+    cells = [
+        [scan["scan"], *scan["false_positives"].values(),
+         _list([lesion["score"] for lesion in scan["lesions"]], "{:.3f}"),
+         _list([lesion["false_positives_above"] for lesion in scan["lesions"]], "{}")]
+        for scan in scans
+    ]  # fmt: skip
+    heads = ["scan", *(rate_name(rate) for rate in RATES), "lesion's score", "false above it"]
+    return Rows(heads, cells, "False positives of each scan at the operating points")
 
 
 def _list(values: Sequence[float | None], form: str) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
@@ -37,6 +36,7 @@ from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import FloatArray, Nodule
+from models.markdown import Rows
 
 PERCENTILE = 95.0
 
@@ -261,30 +261,23 @@ def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Le
     )
 
 
-def rates_table(point: OperatingPoint) -> Table:
+def rates_table(point: OperatingPoint) -> Rows:
     """The operating point of the final reports."""
     title = f"{point.found} of {point.lesions} lesions found in {point.studies} studies"
-    table = Table("final reports", "value", "95 % interval", title=title)
+    false = point.false_per_scan
+    cells = [["false positives a scan", format_value(false.value, "{:.2f}"), span(false, "{:.2f}")]]
     if point.sensitivity is not None:
-        table.add_row("sensitivity", *percent_cells(point.sensitivity))
-    value = format_value(point.false_per_scan.value, "{:.2f}")
-    table.add_row("false positives a scan", value, span(point.false_per_scan, "{:.2f}"))
-    return table
+        cells.insert(0, ["sensitivity", *percent_cells(point.sensitivity)])
+    return Rows(["final reports", "value", "95 % interval"], cells, title)
 
 
-def studies_table(studies: Sequence[Mapping[str, Any]]) -> Table:
+def studies_table(studies: Sequence[Mapping[str, Any]]) -> Rows:
     """Each study with its findings and small nodules; hits and false positives among both."""
     heads = ("study", "findings", "small", "found", "false", "second reading", "s")
-    table = Table(*heads, title="Studies")
+    cells = []
     for one in studies:
-        known = one["lesions"] is not None
-        table.add_row(
-            one["study"],
-            one["refused"] or str(one["findings"]),
-            str(one["small_nodules"]),
-            f"{one['found']} of {one['lesions']}" if known else "unknown",
-            str(one["false_positives"]) if known else "unknown",
-            one["second_reading"],
-            f"{one['total_s']:.2f}",
-        )
-    return table
+        hits = (f"{one['found']} of {one['lesions']}", one["false_positives"])
+        known = hits if one["lesions"] is not None else ("unknown", "unknown")
+        cells.append([one["study"], one["refused"] or one["findings"], one["small_nodules"], *known,
+                      one["second_reading"], f"{one['total_s']:.2f}"])  # fmt: skip
+    return Rows(heads, cells, "Studies")

@@ -7,21 +7,20 @@ A nodule without a value for a trait belongs to the subgroup `UNKNOWN`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, figures
 from evaluation.accuracy.data import Cube, read_table
 from evaluation.accuracy.froc import RATES, Scored
 from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
-from models.markdown import percents
+from models.markdown import Rows, percents
 from models.runtime.second_reader import TEXTURES
 
 MATCH_MM = 5.0
@@ -180,24 +179,20 @@ SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Of `RATES`, those that the tables show; the JSON has them all."""
 
 
-def subgroups_table(subgroups: Mapping[str, Any], title: str) -> Table:
+def subgroups_table(subgroups: Mapping[str, Any], title: str) -> Rows:
     """One line a subgroup: nodules, and sensitivity in % at some false positives a scan."""
-    heads = (f"at {rate_name(rate)}" for rate in SHOWN)
-    shown = Table("by", "subgroup", "nodules", *heads, title=title)
-    for by, subgroup, cells in _lines(subgroups):
-        shown.add_row(by, subgroup, *cells)
-    return shown
+    places = [RATES.index(rate) for rate in SHOWN]
+    cells = [
+        [by, subgroup, f"{one['nodules']} ({one['patients']})",
+         *(share(one["sensitivity"][place]) for place in places)]
+        for by, found in subgroups.items()
+        for subgroup, one in found.items()
+    ]  # fmt: skip
+    heads = ["by", "subgroup", "nodules", *(f"at {rate_name(rate)}" for rate in SHOWN)]
+    return Rows(heads, cells, title)
 
 
 def share(point: Mapping[str, float | None]) -> str:
     """A share with its interval, in %; a dash where any of it is unknown."""
     unknown = any(point[key] is None for key in ("value", "low", "high"))
     return "-" if unknown else percents(point)
-
-
-def _lines(subgroups: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
-    places = [RATES.index(rate) for rate in SHOWN]
-    for by, found in subgroups.items():
-        for subgroup, result in found.items():
-            count = f"{result['nodules']} ({result['patients']})"
-            yield by, subgroup, [count, *(share(result["sensitivity"][i]) for i in places)]

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluation.accuracy.bootstrap import OnStep
 from evaluation.accuracy.data import scan_name
 from models.extra import require
+from models.markdown import Rows
 
 
 def _drawn(path: Path | None) -> Path | None:
@@ -87,7 +88,7 @@ Plots = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-def show(result: dict[str, Any], as_json: bool, *shown: RenderableType) -> None:
+def show(result: dict[str, Any], as_json: bool, *shown: Rows | str) -> None:
     """Prints the result for machines, or what is shown of it to people."""
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import cv2
 import numpy as np
 import typer
-from rich.console import RenderableType
-from rich.table import Table
 
 from evaluation.accuracy.bootstrap import RESAMPLES
 from evaluation.accuracy.data import read_truth, scan_folders
@@ -47,6 +45,7 @@ from imaging.phantom.phantom import TRAINING_SEED
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.roi import cut_roi
 from imaging.volume import UInt8Array
+from models.markdown import Rows
 
 _SIDE_PX = 150
 
@@ -186,15 +185,15 @@ def _planned(
     return copies, left
 
 
-def tables(result: Mapping[str, Any]) -> list[RenderableType]:
+def tables(result: Mapping[str, Any]) -> list[Rows | str]:
     """Every table of one result, and what must be said of it."""
-    shown: list[RenderableType] = []
+    shown: list[Rows | str] = []
     for name, group in result["groups"].items():
         title = f"{TITLE}: {GROUPS[name]}, {STAGES[result['stage']]}"
-        table = Table("", *_heads(), title=title)
-        for row in _rows(group):
-            table.add_row(*row)
-        shown += [table, subgroups_table(group["subgroups"], f"{title}, in % by subgroup")]
+        shown += [
+            Rows(["", *_heads()], _rows(group), title),
+            subgroups_table(group["subgroups"], f"{title}, in % by subgroup"),
+        ]
     left = result["not_placed"]
     remark = [f"No room was found for: {', '.join(left)}."] if left else []
     return [*shown, result["semi_synthetic"], result["false_positives"], *remark]

@@ -21,7 +21,6 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from evaluation.common.cli import STUDIES, Cache, Deadline, Json, Phantoms, counting, show
 from evaluation.common.processes import edge_process
@@ -30,6 +29,7 @@ from evaluation.links.link import OFF, Reads
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
 from evaluation.timing.latency import this_machine
+from models.markdown import Rows
 
 BAR_MS = 50.0
 """What a study may take longer for a dead cloud, by the median and by the 95th percentile."""
@@ -185,6 +185,6 @@ def dead_cloud_command(
     show(result, as_json, _table(result))
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any]) -> Rows:
     title = f"{result['rounds']} rounds in turn; {result['cpu']}, {result['cores']} cores"
     return columns_table(_COLUMNS, result["ways"], title)

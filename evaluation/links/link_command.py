@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.settings import load_settings
@@ -32,6 +31,7 @@ from evaluation.links import link
 from evaluation.links.link import CAVEAT, OFF, Reads, Reaper, Run, parts_of, read_all
 from evaluation.links.trace import Trace, find_trace, shipped_names
 from evaluation.timing.latency import this_machine
+from models.markdown import Rows
 from models.runtime.artifacts import find
 
 Entry = dict[str, Any]
@@ -189,7 +189,7 @@ def _in_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(results, key=lambda one: (one["trace"], one["number"]))
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any]) -> Rows:
     counts = f"{result['from_files']} from files, {result['from_memory']} from memory"
     title = (
         f"{result['late']} of {result['studies']} answers late, {result['late_unstalled']} of them "

@@ -18,13 +18,12 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from evaluation.common.cli import CloudModel, Json, counting, show
 from evaluation.common.processes import CLOUD
 from evaluation.load.generator import Traffic
 from evaluation.load.load import LOADS, Plan, as_dict, capacities, services, under_load
-from models import markdown
+from models.markdown import Rows, number, percent
 from models.runtime import hardware
 
 
@@ -138,29 +137,25 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
     return numbers
 
 
-def _capacity_table(result: Mapping[str, Any]) -> Table:
-    table = Table("service", "ROIs a second", "of one at a time", title="Always enough to do")
-    for mode, rate in result["capacity_per_s"].items():
-        ratio = result["throughput_of_one_at_a_time"][mode]
-        table.add_row(mode, f"{rate:.1f}", f"{ratio:.2f}")
-    return table
+def _capacity_table(result: Mapping[str, Any]) -> Rows:
+    ratios = result["throughput_of_one_at_a_time"]
+    cells = [
+        [mode, f"{rate:.1f}", f"{ratios[mode]:.2f}"]
+        for mode, rate in result["capacity_per_s"].items()
+    ]
+    return Rows(["service", "ROIs a second", "of one at a time"], cells, "Always enough to do")
 
 
-def _load_table(result: Mapping[str, Any]) -> Table:
-    heads = ("load", "service", "in time, of capacity", "in time", "rejected", "late")
+def _load_table(result: Mapping[str, Any]) -> Rows:
+    heads = ("load", "service", "in time, of capacity", "in time", "rejected", "late",
+             "p50 ms", "p95 ms", "p99 ms", "wasted")  # fmt: skip
     where = f"{result['service_cores']} of {result['cores']} cores"
     title = f"{result['reader']}; the service on {where}, {result['cpu']}"
-    table = Table(*heads, "p50 ms", "p95 ms", "p99 ms", "wasted", title=title)
-    for number, run in enumerate(result["runs"]):
-        if number and run["load"] != result["runs"][number - 1]["load"]:
-            table.add_section()
-        shares = (run[name] / max(run["offered"], 1) for name in ("in_time", "rejected", "late"))
-        table.add_row(
-            f"{run['load']:g}",
-            run["mode"],
-            f"{100 * run['goodput_of_capacity']:.1f} %",
-            *(f"{100 * share:.1f} %" for share in shares),
-            *(markdown.number(run[f"{name}_ms"], 0) for name in ("p50", "p95", "p99")),
-            f"{100 * run['wasted_share']:.2f} %",
-        )
-    return table
+    cells = [
+        [f"{run['load']:g}", run["mode"], percent(run["goodput_of_capacity"]),
+         *(percent(run[name] / max(run["offered"], 1)) for name in ("in_time", "rejected", "late")),
+         *(number(run[f"{name}_ms"], 0) for name in ("p50", "p95", "p99")),
+         percent(run["wasted_share"], 2)]
+        for run in result["runs"]
+    ]  # fmt: skip
+    return Rows(heads, cells, title)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_pipeline
@@ -21,7 +20,7 @@ from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare, li
 from evaluation.policies.plots import save_fronts
 from evaluation.policies.read_cases import Readers, Sources, read_cases, timed
 from evaluation.policies.simulate import World
-from models.markdown import number
+from models.markdown import Rows, number
 from models.runtime.artifacts import find
 
 CACHE = Path("runs/policies")
@@ -128,8 +127,8 @@ def _cases(
     return cases
 
 
-def _tables(result: dict[str, Any]) -> list[Table | str]:
-    shown: list[Table | str] = []
+def _tables(result: dict[str, Any]) -> list[Rows | str]:
+    shown: list[Rows | str] = []
     for one in result["traces"]:
         title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
         shown.append(columns_table(COLUMNS, one["policies"], title))

@@ -17,7 +17,6 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import typer
-from rich.table import Table
 
 from cloud.limits import pad
 from edge.decide import Thresholds
@@ -33,6 +32,7 @@ from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry
 from models.auc import auc
+from models.markdown import Rows
 from models.runtime.detection import Candidate
 from models.runtime.screener import open_screener
 
@@ -167,6 +167,6 @@ def sizes_command(
     show(result, as_json, _table(result))
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any]) -> Rows:
     title = f"{result['cubes']} cubes of {result['split']}"
     return columns_table(_COLUMNS, result["sizes"], title)

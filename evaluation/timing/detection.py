@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from cloud.describe import fetch_description
 from evaluation.common.cli import STUDIES, Cache, Json, each, show
@@ -23,6 +21,7 @@ from evaluation.errors import ServiceFailed
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
 from evaluation.timing.latency import percentiles_ms, this_machine
+from models.markdown import Rows
 
 LIMIT_MS = 85.0
 """Required of the 95th percentile."""
@@ -118,12 +117,15 @@ def _linked(name: str, address: str, seed: int) -> Iterator[str]:
         yield link.address
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any]) -> Rows:
     title = f"{result['cpu']}, {result['cores']} cores, {result['engine']}"
-    table = Table("", *(one["link"] for one in result["links"]), title=title, box=SIMPLE_HEAD)
-    for key in ("candidates", "p50_ms", "p95_ms", "p99_ms", "longest_ms"):
-        table.add_row(key, *(f"{one[key]:.1f}" for one in result["links"]))
-    for part in result["links"][0]["parts"]:
-        cells = (one["parts"][part] for one in result["links"])
-        table.add_row(part, *(f"{one['p50_ms']:.1f} ({one['p95_ms']:.1f})" for one in cells))
-    return table
+    links = result["links"]
+    times = [
+        [key, *(f"{one[key]:.1f}" for one in links)]
+        for key in ("candidates", "p50_ms", "p95_ms", "p99_ms", "longest_ms")
+    ]
+    parts = [
+        [part, *("{p50_ms:.1f} ({p95_ms:.1f})".format(**one["parts"][part]) for one in links)]
+        for part in links[0]["parts"]
+    ]
+    return Rows(["", *(one["link"] for one in links)], [*times, *parts], title)

@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.table import Table
 
 from evaluation.common.cli import Json, each, show
 from evaluation.errors import StepFailed
+from models.markdown import Rows
 from models.runtime import hardware
 
 ALLOCATOR = {
@@ -170,12 +170,10 @@ _HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", 
          "published", "step s", "to plain", "losses")  # fmt: skip
 
 
-def table(result: dict[str, Any]) -> Table:
+def table(result: dict[str, Any]) -> Rows:
     """Return the table of all variants."""
-    shown = Table(*_HEADS, title=f"Training the hybrid, batch {result['batch']}")
-    for row in result["variants"]:
-        shown.add_row(*_cells(row))
-    return shown
+    cells = [_cells(row) for row in result["variants"]]
+    return Rows(_HEADS, cells, f"Training the hybrid, batch {result['batch']}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

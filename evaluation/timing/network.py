@@ -15,10 +15,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import typer
-from rich.table import Table
 
 from evaluation.common.cli import Json, each, show
 from evaluation.common.tables import passes_table
+from models.markdown import Rows
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact, find
 from models.runtime.session import Session, open_session
@@ -199,7 +199,6 @@ def cost_command(
         "large": {"artifact": large, "multiply_adds": counts[large]},
         "saved": 1 - counts[small] / counts[large],
     }
-    table = Table("artifact", "multiply-adds", title=f"one ROI of {SIDE}^3 voxels")
-    for one in (result["small"], result["large"]):
-        table.add_row(one["artifact"], f"{one['multiply_adds'] / 1e9:.3f} G")
+    cells = [[name, f"{count / 1e9:.3f} G"] for name, count in counts.items()]
+    table = Rows(["artifact", "multiply-adds"], cells, f"one ROI of {SIDE}^3 voxels")
     show(result, as_json, table, f"saved: {result['saved']:.1%}")

@@ -19,7 +19,6 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from cloud.settings import CloudSettings
 from cloud.workers import WorkerStage
@@ -27,6 +26,7 @@ from evaluation.common.cli import CloudModel, Json, each, show
 from evaluation.common.tables import columns_table
 from imaging.volume import UInt8Array
 from models.export.parts import export_parts
+from models.markdown import Rows
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, every, find
 from models.runtime.second_reader import SecondReader
@@ -180,6 +180,6 @@ def _regions(shape: Sequence[int], count: int) -> UInt8Array:
     return rng.integers(0, 256, (count, *map(int, shape)), dtype=np.uint8)
 
 
-def _table(result: dict[str, Any]) -> Table:
+def _table(result: dict[str, Any]) -> Rows:
     title = f"{result['model']}, batches of {result['batch']}; {result['cpu']}"
     return columns_table(_COLUMNS, result["contestants"], title)

@@ -32,7 +32,7 @@ from models.distillation.teachers import (
     weigh,
     weighted_target,
 )
-from models.markdown import points, table
+from models.markdown import Rows, points
 from models.runtime.errors import UnfitArtifact
 from models.training.loop import save
 from models.training.runs import SETTLED_ON, make_screening, ready
@@ -267,10 +267,10 @@ def distil_tables(result: Mapping[str, Any]) -> str:
     gained.append(["published claim", *[""] * 4, f"{result['claim_points']:+.1f}", ""])
     return "\n".join(
         [
-            table(["teacher", *HEADS.values(), *more], teachers),
-            table(["student", *HEADS.values()], students),
+            Rows(["teacher", *HEADS.values(), *more], teachers).markdown(),
+            Rows(["student", *HEADS.values()], students).markdown(),
             "Points over no teacher (95 % interval):\n",
-            table(["student", *HEADS.values()], gained),
+            Rows(["student", *HEADS.values()], gained).markdown(),
         ]
     )
 

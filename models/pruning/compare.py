@@ -25,7 +25,7 @@ from rich.progress import track
 from torch import nn
 
 from models.export.onnx import export_float, export_fp32
-from models.markdown import percent, points, table
+from models.markdown import Rows, percent, points
 from models.networks.screening import ScreeningSpec
 from models.pruning.weights import CONTROL, pruned
 from models.quantization.ptq import quantize
@@ -175,7 +175,7 @@ def prune_table(result: dict[str, Any]) -> str:
     """A row for each run, in Markdown."""
     heads = ["what goes", "parameters gone", "CPM", "CPM points lost", "at 8", "points lost at 8",
              "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
-    return table(heads, [_row(run) for run in result["runs"]])
+    return Rows(heads, [_row(run) for run in result["runs"]]).markdown()
 
 
 def _row(run: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from models.charts import legend_above, new_figure, save_png
-from models.markdown import number, table
+from models.markdown import Rows, number
 from models.runtime.errors import ModelError
 from models.training.data import Cubes
 from models.training.loop import Plan, train
@@ -132,4 +132,4 @@ def learning_table(result: Mapping[str, Any]) -> str:
          *(number(run["log"][-1][key]) for key in (MEASURE, "at_1", "at_2", "at_8"))]
         for run in result["runs"]
     ]  # fmt: skip
-    return table(heads, rows)
+    return Rows(heads, rows).markdown()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from models.markdown import interval, number, percent, percents, points, table
+from models.markdown import Rows, interval, number, percent, percents, points
 
 POINT = {"value": 0.9162, "low": 0.85, "high": None}
 
 
 def test_a_table_has_a_line_for_each_row() -> None:
-    """Heads, a rule, rows."""
-    assert table(["a", "b"], [[1, "x"]]) == "| a | b |\n| --- | --- |\n| 1 | x |\n"
+    assert Rows(["a", "b"], [[1, "x"]]).markdown() == "| a | b |\n| --- | --- |\n| 1 | x |\n"
 
 
 def test_numbers_come_with_their_intervals() -> None:

@@ -23,6 +23,7 @@ from evaluation.accuracy.calibration_command import (
 )
 from evaluation.accuracy.scores import Fitted
 from evaluation.errors import MissingData
+from models.markdown import Rows
 
 FITTED = Fitted((0.5, 0.0), (1.0, 0.0), MergeWeights(0.0, 0.5, 0.5))
 
@@ -79,7 +80,7 @@ def test_result_states_what_it_is_taken_from(result: dict[str, Any]) -> None:
 def test_tables_have_every_reader_and_method(result: dict[str, Any]) -> None:
     """A row for each reader and split, and one for each method."""
     first, second, *_ = tables(result)
-    assert (first.row_count, second.row_count) == (6, 24)  # type: ignore[union-attr]  # tables
+    assert [len(one.cells) for one in (first, second) if isinstance(one, Rows)] == [6, 24]
 
 
 def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) -> None:

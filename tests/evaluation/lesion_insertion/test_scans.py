@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.table import Table
 
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.subgroups import Traits
@@ -25,6 +24,7 @@ from evaluation.lesion_insertion.scans import (
     scored,
 )
 from imaging.preprocess import Preprocessed
+from models.markdown import Rows
 from models.runtime.detection import Candidate
 from tests.evaluation.plain_chest import LUNG_HU, bright, host, in_lung, nodule
 
@@ -125,7 +125,7 @@ def test_every_table_says_what_it_is(untouched: HostScores) -> None:
     """The title of each table says semi-synthetic."""
     said = result(untouched)
     shown = tables(said)
-    assert all("emi-synthetic" in str(t.title) for t in shown if isinstance(t, Table))
+    assert all("emi-synthetic" in str(t.title) for t in shown if isinstance(t, Rows))
     assert any("a, 60 mm" in str(t) for t in shown)
 
 

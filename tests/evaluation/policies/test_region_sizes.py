@@ -84,4 +84,4 @@ def test_figures_of_a_size_by_hand() -> None:
     assert reduced["share"] == pytest.approx(0.5)
     assert (slab["false_share"], slab["share"]) == (0.5, 1.0)
     table = {"cubes": 1, "split": "val", **said}
-    assert _table(table).row_count == 3
+    assert len(_table(table).cells) == 3
