@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from edge.decide import Plan, Thresholds
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.findings import Route
 from protos.messages import Verdict
 
@@ -87,7 +87,7 @@ def confirms(verdict: Verdict, thresholds: Thresholds) -> bool:
 
 
 def audit_of(
-    plan: Plan, answers: Escalated, thresholds: Thresholds, *, rate: float, sampled: bool
+    plan: Plan, answers: EscalationResult, thresholds: Thresholds, *, rate: float, sampled: bool
 ) -> Audit | None:
     """What an audit came to; None for a scan with something to ask about."""
     if plan.uncertain:

@@ -14,7 +14,7 @@ from typing import Self
 
 from edge.decide import Plan
 from edge.errors import UnfitModel
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.selection import Size
 
 SLICE_TOLERANCE_MM = 0.05
@@ -148,7 +148,9 @@ def for_roi_side(most: Guarantee, side: int) -> Guarantee:
     return Guarantee(most.terms, reason)
 
 
-def guarantee_of(most: Guarantee, plan: Plan, answers: Escalated, slice_mm: float) -> Guarantee:
+def guarantee_of(
+    most: Guarantee, plan: Plan, answers: EscalationResult, slice_mm: float
+) -> Guarantee:
     """What the report of a reading promises.
 
     Args:
@@ -164,14 +166,14 @@ def guarantee_of(most: Guarantee, plan: Plan, answers: Escalated, slice_mm: floa
     return amended_guarantee(most, plan, answers)
 
 
-def amended_guarantee(before: Guarantee, plan: Plan, answers: Escalated) -> Guarantee:
+def amended_guarantee(before: Guarantee, plan: Plan, answers: EscalationResult) -> Guarantee:
     """The same when more verdicts have come: it is given once all are there."""
     if before.terms is None or before.permanent:
         return before
     return Guarantee(before.terms, _unread(before.terms, plan, answers), permanent=False)
 
 
-def _beyond(terms: Terms, plan: Plan, answers: Escalated, slice_mm: float) -> str:
+def _beyond(terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float) -> str:
     """How the reading left what calibration covers, for good; empty if it did not."""
     if slice_mm > terms.slice_mm + SLICE_TOLERANCE_MM:
         return (
@@ -187,7 +189,7 @@ def _beyond(terms: Terms, plan: Plan, answers: Escalated, slice_mm: float) -> st
     return ""
 
 
-def _unread(terms: Terms, plan: Plan, answers: Escalated) -> str:
+def _unread(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
     """What is missing of the second reading, or was read by another; empty if all is there."""
     wanted = plan.uncertain
     if missing := sum(i not in answers.verdicts for i in wanted):

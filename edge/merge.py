@@ -14,7 +14,7 @@ import numpy as np
 from edge.audit import confirms
 from edge.decide import Plan, Thresholds
 from edge.errors import UnfitModel
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from imaging.roi import roi_start
 from imaging.volume import Geometry
@@ -70,7 +70,7 @@ class Merged:
 
 def merge(
     plan: Plan,
-    answers: Escalated,
+    answers: EscalationResult,
     thresholds: Thresholds,
     weights: MergeWeights,
     geometry: Geometry,
@@ -171,7 +171,7 @@ def _finding(
     )
 
 
-def _second_reading(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]:
+def _second_reading(plan: Plan, answers: EscalationResult) -> tuple[SecondReading, str]:
     wanted, came = len(plan.uncertain), sum(i in answers.verdicts for i in plan.uncertain)
     if answers.switched_off:
         return SecondReading.MISSING, answers.reason
@@ -184,7 +184,7 @@ def _second_reading(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]
     return (SecondReading.PARTIAL if came else SecondReading.MISSING), f"{counts}: {why}"
 
 
-def _described(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]:
+def _described(plan: Plan, answers: EscalationResult) -> tuple[SecondReading, str]:
     """Of a study that leaves nothing uncertain: whether the cloud told of what is reported."""
     why = answers.reason or plan.held_back
     if not why or not plan.characterize or any(i in answers.verdicts for i in plan.characterize):
@@ -192,7 +192,7 @@ def _described(plan: Plan, answers: Escalated) -> tuple[SecondReading, str]:
     return SecondReading.MISSING, f"no candidate was uncertain, none was described: {why}"
 
 
-def _why_missing(i: int, plan: Plan, answers: Escalated) -> str:
+def _why_missing(i: int, plan: Plan, answers: EscalationResult) -> str:
     if refusal := answers.refusals.get(i):
         return f"{refusal.error}: {refusal.reason}"
     return answers.reason if i in plan.send or answers.switched_off else plan.held_back

@@ -19,19 +19,18 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 import structlog
 
 from edge.amend.changes import amended
 from edge.atomic_files import passes
-from edge.escalation.rois import Escalated
-from edge.link.estimate import LinkEstimate
+from edge.escalation.client import SecondReader
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
 from edge.report.write import version_in, write_version
@@ -39,7 +38,6 @@ from edge.settings import EdgeSettings
 from edge.store.pending import Debt, OwedStep
 from edge.store.studies import Spool
 from protos.deadline import Deadline
-from protos.messages import Roi
 
 LONGEST_LINK_S = 300.0
 LONGEST_REFUSED_S = 3600.0
@@ -169,16 +167,6 @@ AGE_STEP_S = 60.0
 log = structlog.get_logger()
 
 
-class Asked(Protocol):
-    """Who is asked again: what `edge.escalation.client.SecondReader` gives, apart from the line."""
-
-    def estimate(self) -> LinkEstimate:
-        """What to expect of the link now."""
-
-    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
-        """The verdicts on ``rois`` that came by ``deadline``; nothing is raised."""
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -205,7 +193,7 @@ class Amender:
         self,
         spool: Spool,
         outbox: Path,
-        second: Asked,
+        second: SecondReader,
         persistence: Persistence,
         *,
         tell: Callable[[Report], None] = _unheard,
@@ -296,7 +284,7 @@ class Amender:
         most = 1 if self._second.estimate().probing else persistence.max_rois
         rois = self._owed.regions(key)[:most]
         budget_s = persistence.budget_s(self._backoff.in_vain)
-        answers = self._second.ask(rois, Deadline.after(budget_s, self._clock), key)
+        answers = self._second.read_rois(rois, Deadline.after(budget_s, self._clock), key)
         if answers.verdicts:
             self._backoff.answered()
             self._write(self._owed.answered(debt, answers))

@@ -12,7 +12,7 @@ from dataclasses import replace
 from itertools import count
 
 from edge.decide import Plan
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
 from edge.guarantee import amended_guarantee
 from edge.report.model import Change, ChangeKind, Report, Status, models_used
@@ -34,7 +34,7 @@ def changes_between(
     before: Report,
     findings: Sequence[Finding],
     numbers: Sequence[int],
-    news: Escalated,
+    news: EscalationResult,
     grounds: Grounds,
 ) -> tuple[Change, ...]:
     """What each new verdict changed, in the order of the candidates.
@@ -122,8 +122,8 @@ def _place(centre_mm: Triple) -> str:
 
 def amended(
     grounds: Grounds,
-    old: Escalated,
-    new: Escalated,
+    old: EscalationResult,
+    new: EscalationResult,
     *,
     created: str,
     open_places: int,
@@ -141,7 +141,7 @@ def amended(
     """
     before = replace(grounds.report, findings=grounds.merged(old).findings)
     merged = grounds.merged(new)
-    news = Escalated({i: v for i, v in new.verdicts.items() if i not in old.verdicts})
+    news = EscalationResult({i: v for i, v in new.verdicts.items() if i not in old.verdicts})
     numbers = numbers_of(before, merged.findings, grounds.plan)
     changes = changes_between(before, merged.findings, numbers, news, grounds)
     over = open_places == 0

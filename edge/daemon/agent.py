@@ -18,12 +18,12 @@ from types import FrameType
 
 import structlog
 
-from edge.amend.amender import Amender, Asked, Persistence
+from edge.amend.amender import Amender, Persistence
 from edge.assemble import open_pipeline
 from edge.daemon.inbox import Inbox
 from edge.daemon.loop import Begun, Turns
 from edge.daemon.study import Places, Read, carry
-from edge.escalation.client import Escalator, NoSecondReader
+from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
@@ -66,7 +66,7 @@ def run_agent(
     settings: EdgeSettings,
     *,
     read: ReadStudy | None = None,
-    second: Asked | None = None,
+    second: SecondReader | None = None,
     clock: Callable[[], float] = time.monotonic,
     stop: threading.Event | None = None,
     on_step: StepHook | None = None,
@@ -100,7 +100,7 @@ def run_agent(
             pipeline = held.enter_context(open_pipeline(settings, clock=clock))
             read, second = partial(_read, pipeline), second or pipeline.second_reader
         second = second or NoSecondReader()
-        meters.watch(second.glance if isinstance(second, Escalator) else second.estimate)
+        meters.watch(second.estimate_now if isinstance(second, Escalator) else second.estimate)
         held.enter_context(draining(stop))
         inbox, begun = Inbox(places.inbox, settings.quiet_s, clock), Begun(clock())
         persistence = Persistence.of(settings)

@@ -1,11 +1,10 @@
-"""One escalation: which clouds are asked in each attempt, and what their links learn of it.
+"""Make one attempt after another at an escalation, with a hedge, and tell the links how it went.
 
-It knows nothing of gRPC, nor of how often is tried: `edge.escalation.client` does.
+An attempt opens a stream to the first cloud that can be reached. Where that is slow or fails, a
+second stream to another cloud (the hedge) runs beside it. The first answer to each ROI wins.
 
-One attempt at an answer: a first stream and, where it is slow or fails, a second beside it.
-
-The first answer to each question wins, whoever brings it, and the loser is cancelled. It knows
-nothing of gRPC: a runner is whatever can be listened to and cancelled.
+This module knows nothing of gRPC: `Stream` is the border, and `edge.escalation.stream` is behind
+it. How often is tried, and with which pauses, is decided in `edge.escalation.client`.
 """
 
 from __future__ import annotations
@@ -13,308 +12,390 @@ from __future__ import annotations
 import math
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from itertools import accumulate
+from typing import Protocol
 
-from edge.escalation.rois import Exchange, no_room
-from edge.escalation.stream import Conversation, Heard
+from edge.escalation.rois import RoiStates, is_unmeetable
+from edge.link.estimate import Arrival
 from edge.link.link import Link
-from protos.deadline import Deadline
+from protos.codec import Outcome
+from protos.deadline import Clock, Deadline
 from protos.errors import CallerFault, DeadlinePassed, LinkFault, OverreadError
-from protos.messages import Verdict
+from protos.messages import Roi, Summary, Verdict
 from protos.metadata import Load
 
-LAST_WORD_S = 0.02
-"""How long the stream with the last answer is listened to for what it says of itself."""
+TRAILER_S = 0.02
+"""How long the stream that brought the last answer may take to end and report its queue."""
 
 
-class Runner(Protocol):
-    """A stream that has been opened."""
+@dataclass(frozen=True)
+class Received:
+    """A message of the cloud; None stands for its first response, which holds no message.
 
-    def listen(self) -> Iterator[Heard]:
-        """What it says until it ends; raises `OverreadError` where it ends early."""
+    ``after_s`` counts from the opening of the stream, ``received_bytes`` all answers up to here.
+    """
+
+    message: Outcome | Summary | None
+    after_s: float
+    received_bytes: int
+
+
+class StreamTiming:
+    """Measure one stream from its opening on.
+
+    Attributes:
+        first_response_s: seconds until the first response of the cloud; None before it.
+        held: whether the ROIs are sent only after the first response.
+        received_bytes: of all answers so far.
+        arrivals: the verdicts, in the order in which they came.
+    """
+
+    def __init__(self, rois: Sequence[Roi], clock: Clock, *, held: bool = False) -> None:
+        self.first_response_s: float | None = None
+        self.held, self._held_s = held, 0.0
+        self.arrivals: list[Arrival] = []
+        self._clock, self._began_s = clock, clock()
+        self.received_bytes = 0
+        sent = accumulate(roi.voxels.nbytes for roi in rois)
+        self._sent_bytes = dict(zip((roi.roi_id for roi in rois), sent, strict=True))
+
+    @property
+    def after_s(self) -> float:
+        """Seconds since the stream was opened."""
+        return self._clock() - self._began_s
+
+    @property
+    def sending_s(self) -> float:
+        """Seconds since the ROIs could be sent."""
+        return self.after_s - self._held_s
+
+    @property
+    def first_bytes(self) -> int:
+        """Bytes of the first ROI, which might have been answered alone; 0 for none."""
+        return next(iter(self._sent_bytes.values()), 0)
+
+    def up_to_first(self, unanswered: Container[int]) -> tuple[int, int]:
+        """Count the ROIs up to and including the first ``unanswered`` one, and their bytes."""
+        for count, (roi_id, sent_bytes) in enumerate(self._sent_bytes.items(), 1):
+            if roi_id in unanswered:
+                return count, sent_bytes
+        return 0, 0
+
+    def first_response(self, after_s: float) -> Received:
+        """Note that the cloud accepted the stream ``after_s``; held ROIs are sent from now on."""
+        self.first_response_s = after_s
+        self._held_s = self.after_s if self.held else 0.0  # a round trip, not slow bytes
+        return Received(None, after_s, 0)
+
+    def received(self, message: Outcome | Summary, answer_bytes: int) -> Received:
+        """Note a message that came just now."""
+        self.received_bytes += answer_bytes
+        return Received(message, self.after_s, self.received_bytes)
+
+    def arrived(self, verdict: Verdict, received: Received) -> None:
+        """Note that the message is a verdict that counts."""
+        self.arrivals.append(
+            Arrival(
+                sent_bytes=self._sent_bytes[verdict.roi_id],
+                after_s=received.after_s - self._held_s,
+                queue_s=verdict.queue_s,
+                compute_s=verdict.compute_s,
+                received_bytes=received.received_bytes,
+            )
+        )
+
+
+class Stream(Protocol):
+    """An open stream to a cloud: the border to gRPC."""
+
+    @property
+    def sent(self) -> bool:
+        """Whether any ROI was sent."""
+
+    @property
+    def timing(self) -> StreamTiming:
+        """When its ROIs were sent and their answers came."""
+
+    @property
+    def load(self) -> Load | None:
+        """The load that the cloud reported when the stream ended; None if it reported none."""
+
+    def listen(self) -> Iterator[Received]:
+        """Yield what the cloud sends until the stream ends.
+
+        Raises:
+            OverreadError: the stream ended early.
+        """
 
     def cancel(self) -> None:
-        """Ends it."""
-
-
-R = TypeVar("R", bound=Runner)
+        """End the stream."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Word(Generic[R]):
-    """What one runner said; nothing when it ended, with or without an exception."""
+class _Event:
+    """A message of one stream, or its end, with or without an exception."""
 
-    runner: R
-    said: Heard | None = None
+    stream: Stream
+    received: Received | None = None
     exception: Exception | None = None
 
 
-class Race(Generic[R]):
-    """The runners of one attempt, each followed by a thread, all heard by the caller's.
+class Race:
+    """The streams of one attempt: a thread follows each, the caller's thread handles all events.
 
     Attributes:
-        faults: of the runners that ended early, or had not ended at the deadline.
+        faults: of the streams that ended early, or had not ended at the deadline.
 
     Args:
         deadline: ends the attempt.
-        take: files what a runner said; returns whether the second may be of use at once.
+        take: records a message; returns whether the hedge should be opened at once.
         done: whether everything is answered.
     """
 
     def __init__(
-        self, deadline: Deadline, take: Callable[[R, Heard], bool], done: Callable[[], bool]
+        self, deadline: Deadline, take: Callable[[Stream, Received], bool], done: Callable[[], bool]
     ) -> None:
-        self.faults: dict[R, OverreadError] = {}
+        self.faults: dict[Stream, OverreadError] = {}
         self._deadline, self._take, self._done = deadline, take, done
-        self._running: list[R] = []
-        self._heard: queue.SimpleQueue[_Word[R]] = queue.SimpleQueue()
-        self._open_second: Callable[[], R | None] | None = None
-        self._hedge = self._sign = self._deadline
-        self._silence_s, self._quiet = math.inf, True
+        self._running: list[Stream] = []
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._open_hedge: Callable[[], Stream | None] | None = None
+        self._slow_at = self._silent_at = self._deadline
+        self._silence_s, self._silent = math.inf, True
 
     def run(
         self,
-        first: R,
-        after_s: float,
-        open_second: Callable[[], R | None] | None,
+        first: Stream,
+        slow_s: float,
+        open_hedge: Callable[[], Stream | None] | None,
         silence_s: float = math.inf,
     ) -> OverreadError | None:
-        """What ended the attempt before everything was answered, if it was a fault.
+        """Run the attempt; return the fault that ended it before everything was answered.
 
         Args:
             first: runs from the beginning.
-            after_s: what it may take before it counts as slow.
-            open_second: gives the other, once ``first`` is slow, has no room, or has failed by
-                no fault of the caller's; or None.
-            silence_s: the attempt ends where nothing at all was heard for so long.
+            slow_s: the hedge is opened when ``first`` takes longer.
+            open_hedge: opens the second stream, if there is another cloud. It is called once:
+                when ``first`` is slow, cannot answer in time, or fails by no fault of the caller.
+            silence_s: the attempt ends when no stream brought anything for so long.
         """
-        self._open_second, self._silence_s = open_second, silence_s
-        self._hedge = self._deadline.capped(after_s)
+        self._open_hedge, self._silence_s = open_hedge, silence_s
+        self._slow_at = self._deadline.capped(slow_s)
         self._start(first)
         fault = None
         try:
             while self._running:
-                if (word := self._next()) is not None:
-                    fault = self._hear(word)
-                elif not self._hedged():
-                    fault = self._out_of_time()
+                if (event := self._next()) is not None:
+                    fault = self._handle(event)
+                elif not self._hedge():
+                    fault = self._time_out()
         finally:
             self._cancel(list(self._running))  # only where something was raised
         return None if self._done() else fault
 
-    def _next(self) -> _Word[R] | None:
-        """What is said next; None when it is time for something else."""
+    def _next(self) -> _Event | None:
+        """Wait for the next event; None when a time limit comes first."""
+        # When all is answered, only the trailer of the last stream is still of interest.
+        # Before, the first of three limits counts: deadline, slow stream, silent cloud.
         left_s = self._deadline.remaining_s
         if self._done():
-            left_s = min(left_s, LAST_WORD_S)
+            left_s = min(left_s, TRAILER_S)
         else:
-            left_s = min(left_s, self._hedge.remaining_s if self._open_second else left_s)
-            left_s = min(left_s, self._sign.remaining_s if self._quiet else left_s)
+            left_s = min(left_s, self._slow_at.remaining_s if self._open_hedge else left_s)
+            left_s = min(left_s, self._silent_at.remaining_s if self._silent else left_s)
         try:
-            return self._heard.get(timeout=left_s)
+            return self._events.get(timeout=left_s)
         except queue.Empty:
             return None
 
-    def _hear(self, word: _Word[R]) -> OverreadError | None:
-        """Files one word; returns the fault that it tells of."""
-        if word.said is not None:
-            self._quiet = False
-            if self._take(word.runner, word.said):
-                self._hedged()
+    def _handle(self, event: _Event) -> OverreadError | None:
+        """Record one event; return the fault in it."""
+        if event.received is not None:
+            self._silent = False
+            if self._take(event.stream, event.received):
+                self._hedge()
             if self._done():
-                self._cancel(loser for loser in list(self._running) if loser is not word.runner)
+                self._cancel(loser for loser in list(self._running) if loser is not event.stream)
             return None
-        if word.runner not in self._running:
+        if event.stream not in self._running:
             return None  # it was cancelled
-        self._running.remove(word.runner)
-        if word.exception is None:
+        self._running.remove(event.stream)
+        if event.exception is None:
             return None
-        if not isinstance(word.exception, OverreadError):
-            raise word.exception
-        self.faults[word.runner] = word.exception
-        if not isinstance(word.exception, CallerFault):
-            self._hedged()
-        return word.exception
+        if not isinstance(event.exception, OverreadError):
+            raise event.exception
+        self.faults[event.stream] = event.exception
+        if not isinstance(event.exception, CallerFault):
+            self._hedge()
+        return event.exception
 
-    def _hedged(self) -> bool:
-        """Opens the second runner, if that may still help; whether there was one to open."""
-        if self._open_second is None or self._done() or self._deadline.passed:
+    def _hedge(self) -> bool:
+        """Open the hedge if it may still help; return whether it had not been opened before."""
+        if self._open_hedge is None or self._done() or self._deadline.passed:
             return False
-        open_second, self._open_second = self._open_second, None
-        if (second := open_second()) is not None:
-            self._start(second)
+        open_hedge, self._open_hedge = self._open_hedge, None
+        if (stream := open_hedge()) is not None:
+            self._start(stream)
         return True
 
-    def _out_of_time(self) -> OverreadError:
-        fault = DeadlinePassed("the answer did not come in time")
-        if self._quiet and not self._deadline.passed:
-            fault = DeadlinePassed(f"there was no sign of the cloud within {self._silence_s:.1f} s")
+    def _time_out(self) -> OverreadError:
+        fault = DeadlinePassed("the answer did not arrive before the deadline")
+        if self._silent and not self._deadline.passed:
+            fault = DeadlinePassed(f"no response from the cloud within {self._silence_s:.1f} s")
         if not self._done():
             self.faults |= dict.fromkeys(self._running, fault)
         self._cancel(list(self._running))
         return fault
 
-    def _cancel(self, runners: Iterable[R]) -> None:
-        for runner in runners:
-            self._running.remove(runner)
-            runner.cancel()
+    def _cancel(self, streams: Iterable[Stream]) -> None:
+        for stream in streams:
+            self._running.remove(stream)
+            stream.cancel()
 
-    def _start(self, runner: R) -> None:
-        self._running.append(runner)
-        self._sign = self._deadline.capped(self._silence_s)
-        threading.Thread(target=self._follow, args=(runner,), daemon=True).start()
+    def _start(self, stream: Stream) -> None:
+        self._running.append(stream)
+        self._silent_at = self._deadline.capped(self._silence_s)
+        threading.Thread(target=self._follow, args=(stream,), daemon=True).start()
 
-    def _follow(self, runner: R) -> None:
+    def _follow(self, stream: Stream) -> None:
         exception: Exception | None = None
         try:
-            for said in runner.listen():
-                self._heard.put(_Word(runner, said))
+            for received in stream.listen():
+                self._events.put(_Event(stream, received))
         except Exception as error:  # whatever it is, the caller's thread deals with it
             exception = error
-        self._heard.put(_Word(runner, exception=exception))
-
-
-class Stream(Runner, Protocol):
-    """A stream to a cloud, what is measured on it, and what the cloud says of its own load."""
-
-    @property
-    def sent(self) -> bool:
-        """Whether any of its regions were sent."""
-
-    @property
-    def conversation(self) -> Conversation:
-        """When its regions were sent and their answers came."""
-
-    @property
-    def load(self) -> Load | None:
-        """In trailing metadata, when it has ended; None where it tells none."""
+        self._events.put(_Event(stream, exception=exception))
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
-    """One address that gives second readings: how a stream to it is opened, and its link."""
+class Endpoint:
+    """One cloud: how a stream to it is opened, and its link."""
 
-    open: Callable[[Exchange, Deadline, str], Stream]
+    open: Callable[[RoiStates, Deadline, str], Stream]
     link: Link
 
 
 class Escalation:
-    """One escalation through all its attempts; `close` it in the end, however it went.
+    """One escalation through all its attempts; call `close` in the end, however it went.
 
     Args:
-        ways: to the clouds; the first that lets one in is asked, the next is the hedge.
-        exchange: the regions and their answers.
+        endpoints: the clouds. The first whose link admits the escalation is asked; the next one
+            is the hedge.
+        rois: the ROIs and their answers.
         deadline: for all of it.
         study_key: the same in every stream.
-        counts: whether a deadline missed by a cloud that was heard counts against its link.
+        counts: whether a missed deadline counts against the link of a cloud that responded.
     """
 
     def __init__(
         self,
-        ways: Sequence[Way],
-        exchange: Exchange,
+        endpoints: Sequence[Endpoint],
+        rois: RoiStates,
         deadline: Deadline,
         study_key: str,
         *,
         counts: bool = True,
     ) -> None:
-        self._exchange, self._deadline, self._study_key = exchange, deadline, study_key
+        self._rois, self._deadline, self._study_key = rois, deadline, study_key
         self._counts = counts
-        self._untried = list(ways)
-        self._entered: list[Way] = []
-        self._streams: dict[Way, Stream] = {}
+        self._untried = list(endpoints)
+        self._entered: list[Endpoint] = []
+        self._streams: dict[Endpoint, Stream] = {}
         self._links: dict[Stream, Link] = {}
         self._faults: dict[Stream, OverreadError] = {}
 
     def enter(self) -> bool:
-        """Whether any link lets this escalation in."""
-        return self._way(0) is not None
+        """Return whether any link admits this escalation."""
+        return self._endpoint(0) is not None
 
     def attempt(self) -> OverreadError | None:
-        """One stream from its header to its end, and the hedge; returns what ended it early."""
-        race = Race(self._deadline, self._take, lambda: not self._exchange.open)
+        """Run one attempt, with its hedge; return the fault that ended it early."""
+        race = Race(self._deadline, self._take, lambda: not self._rois.open)
         first = self._entered[0]
-        silence_s = first.link.patience_s()
+        silence_s = first.link.response_timeout_s()
         fault = race.run(self._opened(first), self._slow_s(first), self._hedge, silence_s)
         self._faults |= race.faults
-        self._exchange.close_left_over()
+        self._rois.close_unmeetable()
         return fault
 
     def close(self) -> None:
-        """Tells every link that let this in how it went."""
-        for way in self._entered:
-            stream = self._streams.get(way)
+        """Tell every link that admitted this escalation how it went."""
+        for endpoint in self._entered:
+            stream = self._streams.get(endpoint)
             if stream is None:
-                way.link.left()
+                endpoint.link.inconclusive()
             else:
-                fault, unanswered = self._faults.get(stream), self._exchange.unanswered
-                _learn(way.link, stream, fault, unanswered, counts=self._counts)
+                fault, unanswered = self._faults.get(stream), self._rois.unanswered
+                _learn(endpoint.link, stream, fault, unanswered, counts=self._counts)
 
-    def _way(self, number: int) -> Way | None:
-        """The way of that number among those that let this in; it enters where it must."""
+    def _endpoint(self, number: int) -> Endpoint | None:
+        """Return the endpoint of that number among those that admit this; enter more if needed."""
         while len(self._entered) <= number and self._untried:
-            way = self._untried.pop(0)
-            if way.link.enter():
-                self._entered.append(way)
+            endpoint = self._untried.pop(0)
+            if endpoint.link.enter():
+                self._entered.append(endpoint)
         return self._entered[number] if number < len(self._entered) else None
 
-    def _opened(self, way: Way) -> Stream:
-        stream = way.open(self._exchange, self._deadline, self._study_key)
-        self._streams[way], self._links[stream] = stream, way.link
+    def _opened(self, endpoint: Endpoint) -> Stream:
+        stream = endpoint.open(self._rois, self._deadline, self._study_key)
+        self._streams[endpoint], self._links[stream] = stream, endpoint.link
         return stream
 
     def _hedge(self) -> Stream | None:
-        way = self._way(1)
-        return None if way is None else self._opened(way)
+        endpoint = self._endpoint(1)
+        return None if endpoint is None else self._opened(endpoint)
 
-    def _slow_s(self, way: Way) -> float:
-        """What 19 of 20 such streams do not exceed."""
-        rois = self._exchange.open.values()
+    def _slow_s(self, endpoint: Endpoint) -> float:
+        """Return the time that 95 % of such streams do not exceed."""
+        rois = self._rois.open.values()
         sent_bytes = sum(roi.voxels.nbytes for roi in rois)
-        return way.link.estimate().completion_s(len(rois), sent_bytes)
+        return endpoint.link.estimate().completion_s(len(rois), sent_bytes)
 
-    def _take(self, stream: Stream, heard: Heard) -> bool:
-        """Files it; whether another cloud may have the room that this one lacks."""
-        self._links[stream].sign()
-        if (message := heard.message) is None:
+    def _take(self, stream: Stream, received: Received) -> bool:
+        """Record a message; return whether another cloud may answer what this one cannot."""
+        self._links[stream].responded()
+        if (message := received.message) is None:
             return False
-        elsewhere = no_room(message) and self._way(1) is not None
-        taken = self._exchange.take(message, elsewhere=elsewhere)
+        elsewhere = is_unmeetable(message) and self._endpoint(1) is not None
+        taken = self._rois.take(message, elsewhere=elsewhere)
         if taken and isinstance(message, Verdict):
-            stream.conversation.arrived(message, heard)
+            stream.timing.arrived(message, received)
         return elsewhere
 
 
 def _learn(
     link: Link, stream: Stream, fault: OverreadError | None, unanswered: Set[int], *, counts: bool
 ) -> None:
-    """What one stream tells of its link: it brought verdicts, was too slow, or broke.
-
-    A cloud that refuses is there all the same. One of which nothing was heard at all tells nothing
-    of how fast its link is. One that lost to the hedge was slow at least, if any region was sent;
-    so was one that brought something, but not all. What the cloud says of its queue goes before
-    what is guessed of it.
-    """
-    conversation = stream.conversation
-    heard_s, sending_s = conversation.heard_s, conversation.sending_s
+    """Tell the link what one stream shows: it brought verdicts, was too slow, or broke."""
+    timing = stream.timing
+    response_s, sending_s = timing.first_response_s, timing.sending_s
+    # 1. The connection broke: nothing is known of its speed.
     if isinstance(fault, LinkFault) and not isinstance(fault, DeadlinePassed):
         link.failed(f"{fault.kind}: {fault.reason}")
-    elif conversation.arrivals:
-        link.succeeded(conversation.arrivals, heard_s or 0.0)
-        rois, sent_bytes = conversation.up_to_first(unanswered)
+    # 2. Verdicts came: they are measurements. If the deadline cut off the rest, the first ROI
+    #    without an answer bounds the speed as well.
+    elif timing.arrivals:
+        link.succeeded(timing.arrivals, response_s or 0.0)
+        rois, sent_bytes = timing.up_to_first(unanswered)
         if isinstance(fault, DeadlinePassed) and rois:
-            link.slower_than(sent_bytes, sending_s, heard_s, rois)
-    elif isinstance(fault, DeadlinePassed) and heard_s is None:
+            link.slower_than(sent_bytes, sending_s, response_s, rois)
+    # 3. The deadline passed without any response: the cloud may be gone. This bounds no speed.
+    elif isinstance(fault, DeadlinePassed) and response_s is None:
         link.failed(fault.reason)
+    # 4. The cloud responded, but not one verdict came in time.
     elif isinstance(fault, DeadlinePassed) and stream.sent:
-        link.missed(conversation.first_bytes, sending_s, heard_s, counts=counts)
-    elif fault is None and conversation.received_bytes == 0:
+        link.missed(timing.first_bytes, sending_s, response_s, counts=counts)
+    # 5. The stream was cancelled because the hedge won: it was at least as slow as that,
+    #    provided that it sent anything.
+    elif fault is None and timing.received_bytes == 0:
         if stream.sent:
-            link.slower_than(conversation.first_bytes, sending_s, heard_s)
-        link.left()
+            link.slower_than(timing.first_bytes, sending_s, response_s)
+        link.inconclusive()
+    # 6. The cloud refused: it is reachable all the same.
     else:
         link.succeeded(())
+    # Last, so that the queue that the cloud reports replaces one inferred above.
     if stream.load is not None:
         link.queue_reported(stream.load.queue_s)

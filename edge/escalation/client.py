@@ -1,89 +1,90 @@
-"""Asks the cloud for a second reading, and always comes back in time with what was answered.
+"""Ask the cloud for a second reading, and return in time with what it answered.
 
-The only place on the edge that sees gRPC's errors: whatever happens on the link leaves here as
-an `Escalated` with its reason.
+Whatever happens on the link leaves here as an `EscalationResult` with its reason. Of the edge,
+only this module and `edge.escalation.stream` know gRPC.
+
+    read -> cut_rois -> attempts, with pauses between them -> EscalationResult
 """
 
 from __future__ import annotations
 
 import random
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import grpc
+import structlog
 
 from edge.budget import Budget
 from edge.decide import Plan
-from edge.escalation.attempt import Escalation, Way
-from edge.escalation.rois import Escalated, Exchange, cut_rois
-from edge.escalation.stream import Conversation, Heard, Sending
+from edge.errors import BadSettings
+from edge.escalation.attempt import Endpoint, Escalation
+from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
+from edge.escalation.stream import EscalationSettings, GrpcStream
 from edge.link.estimate import OFF, LinkEstimate
-from edge.link.link import Link
+from edge.link.health import HealthCheck, HealthMonitor
+from edge.link.link import CONNECT_S, Link
+from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
-from protos.codec import decode_response
-from protos.deadline import Deadline
+from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
-from protos.messages import Header, Priority, Roi
-from protos.metadata import SITE_KEY, Load, accepted_of, load_of
+from protos.messages import Priority, Roi
 from protos.overread_pb2_grpc import OverreadStub
+
+log = structlog.get_logger()
 
 RECONNECT_PAUSE_S, FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1, 1.0
 
-FAILED_S = 0.02
-"""By then gRPC has told that a stream of which it gave empty metadata has failed."""
+# A service that comes back is found again within a second, not within gRPC's two minutes.
+CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # despite its name: how long connecting may take
+    ("grpc.min_reconnect_backoff_ms", int(1000 * CONNECT_S)),
+    # a connection that loses all packets is detected and replaced
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_receive_message_length", 1 << 20),
+    ("grpc.enable_retries", 0),  # `Escalator` retries, within the study's budget
+)
 
 
 class SecondReader(Protocol):
-    """What the line needs of whoever gives second readings."""
+    """Gives second readings: the cloud, or what replaces it."""
 
     def estimate(self) -> LinkEstimate:
-        """What to expect of the link now."""
+        """Return what to expect of the link now."""
 
-    def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
-        """The second reading of the regions that ``plan`` sends."""
+    def read(
+        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+    ) -> EscalationResult:
+        """Read the ROIs that ``plan`` sends, within ``budget``."""
 
-    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
-        """The second reading of ``rois``, whenever they were cut, by ``deadline``."""
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
+        """Read ROIs that were cut before, by ``deadline``."""
 
 
 class NoSecondReader:
-    """Stands in the line of a site without a cloud."""
+    """The second reader of a site without a cloud."""
 
     def estimate(self) -> LinkEstimate:
-        """Always off."""
+        """Return that the link is off."""
         return OFF
 
-    def read(self, *_: object) -> Escalated:
-        """Nothing, and that it was not asked for."""
-        return Escalated(reason=OFF.reason, switched_off=True)
+    def read(self, *_: object) -> EscalationResult:
+        """Return no verdict, and that no cloud is configured."""
+        return EscalationResult(reason=OFF.reason, switched_off=True)
 
-    ask = read
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How a study is offered to the cloud.
-
-    Attributes:
-        shape: of the regions, voxels (z, y, x).
-        reserve_s: seconds kept back for the stages after the escalation.
-        attempts: streams that are opened for one study at most.
-        model_version: of the cloud's model that is expected; empty for any.
-        priority: clinical priority.
-        site: what the cloud calls the caller; empty for none.
-    """
-
-    shape: tuple[int, int, int]
-    reserve_s: float
-    attempts: int = 3
-    model_version: str = ""
-    priority: Priority = Priority.ROUTINE
-    site: str = ""
+    read_rois = read
 
 
 class Escalator:
@@ -91,10 +92,10 @@ class Escalator:
 
     Args:
         channel: to the cloud.
-        link: learns of it, and keeps from asking while it cannot be reached.
-        asking: how studies are offered.
-        hedge: another cloud with its link: asked beside the first where that is slow or fails,
-            and instead of it while it cannot be reached.
+        link: learns from every escalation, and admits none while the cloud is unreachable.
+        settings: how studies are sent.
+        hedge: another cloud with its link: asked as well where the first is slow or fails, and
+            instead of it while the first cannot be reached.
         sleep: pauses; injected for tests.
         jitter: a random number between two bounds; injected for tests.
     """
@@ -103,84 +104,94 @@ class Escalator:
         self,
         channel: grpc.Channel,
         link: Link,
-        asking: Asking,
+        settings: EscalationSettings,
         *,
         hedge: tuple[grpc.Channel, Link] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         clouds = [(channel, link), *([hedge] if hedge else [])]
-        self._ways = [Way(partial(_Call, OverreadStub(to), asking, by), by) for to, by in clouds]
-        self._asking, self._sleep, self._jitter = asking, sleep, jitter
+        self._endpoints = [
+            Endpoint(partial(GrpcStream, OverreadStub(to), settings, link), link)
+            for to, link in clouds
+        ]
+        self._settings, self._sleep, self._jitter = settings, sleep, jitter
 
     def estimate(self) -> LinkEstimate:
-        """What to expect of the first link that is there now; after a start it is waited for."""
-        return self._expected(lambda link: link.settle())
+        """Return the estimate of the first available link; wait during the startup grace."""
+        return self._first_available(wait=True)
 
-    def glance(self) -> LinkEstimate:
-        """As `estimate`, without waiting for anything."""
-        return self._expected(lambda _link: None)
+    def estimate_now(self) -> LinkEstimate:
+        """Return the same without waiting."""
+        return self._first_available(wait=False)
 
-    def _expected(self, settle: Callable[[Link], None]) -> LinkEstimate:
+    def _first_available(self, *, wait: bool) -> LinkEstimate:
         estimates = []
-        for way in self._ways:
-            settle(way.link)
-            estimates.append(way.link.estimate())
+        for endpoint in self._endpoints:
+            if wait:
+                endpoint.link.wait_until_known()
+            estimates.append(endpoint.link.estimate())
             if estimates[-1].available:
                 return estimates[-1]
         return estimates[0]
 
-    def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
-        """The verdicts that came within ``budget`` less the reserve; nothing is raised."""
-        deadline = budget.deadline.capped(budget.left_s(self._asking.reserve_s))
-        rois = cut_rois(plan, box, self._asking.shape)
-        return self._ask(rois, deadline, study_key, counts=True)
+    def read(
+        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+    ) -> EscalationResult:
+        """Return the verdicts that came within ``budget`` less the reserve; raise nothing."""
+        deadline = budget.deadline.capped(budget.left_s(self._settings.reserve_s))
+        rois = cut_rois(plan, box, self._settings.shape)
+        return self._escalate(rois, deadline, study_key, counts=True)
 
-    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
-        """The verdicts on ``rois`` that came by ``deadline``; nothing is raised.
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
+        """Return the verdicts on ``rois`` that came by ``deadline``; raise nothing.
 
-        A retry carries the same ``study_key`` and only the regions not yet answered. While no
-        link is there nothing is sent. The deadline may be short: where it is missed by a cloud
-        that was heard, the breaker does not count it.
+        Nothing is sent while no link is available. The deadline may be short: missing it does not
+        count against the link of a cloud that responded.
         """
-        return self._ask(rois, deadline, study_key, counts=False)
+        return self._escalate(rois, deadline, study_key, counts=False)
 
-    def _ask(
+    def _escalate(
         self, rois: Sequence[Roi], deadline: Deadline, study_key: str, *, counts: bool
-    ) -> Escalated:
-        for way in self._ways:
-            way.link.settle()
-        exchange = Exchange(rois)
-        if deadline.passed or not exchange.open:
-            return exchange.ended(DeadlinePassed("no time was left to ask"), 0)
-        escalation = Escalation(self._ways, exchange, deadline, study_key, counts=counts)
+    ) -> EscalationResult:
+        for endpoint in self._endpoints:
+            endpoint.link.wait_until_known()
+        states = RoiStates(rois)
+        if deadline.passed or not states.open:
+            return states.result(DeadlinePassed("no time was left to ask the cloud"), 0)
+        escalation = Escalation(self._endpoints, states, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():
-                return Escalated(reason=self.estimate().reason)
-            fault, attempts = self._attempts(escalation, exchange, deadline)
+                return EscalationResult(reason=self.estimate().reason)
+            fault, attempts = self._attempts(escalation, states, deadline)
         finally:
             escalation.close()
-        return exchange.ended(fault, attempts)
+        return states.result(fault, attempts)
 
     def _attempts(
-        self, escalation: Escalation, exchange: Exchange, deadline: Deadline
+        self, escalation: Escalation, states: RoiStates, deadline: Deadline
     ) -> tuple[OverreadError | None, int]:
-        """Tries until all is answered or nothing helps; the last fault, and how often it was."""
+        """Try until all is answered or no retry helps; return the last fault and the attempts.
+
+        A retry carries the same study key and only the ROIs without an answer.
+        """
         fault: OverreadError | None = None
-        for attempt in range(self._asking.attempts):
+        for attempt in range(self._settings.max_attempts):
             self._sleep(min(self._pause_s(attempt, fault), deadline.remaining_s))
-            if deadline.passed or not exchange.open:
+            if deadline.passed or not states.open:
                 return fault, attempt
             fault = escalation.attempt()
-            if not exchange.may_pass(fault):
+            if not states.is_retryable(fault):
                 return fault, attempt + 1
-        return fault, self._asking.attempts
+        return fault, self._settings.max_attempts
 
     def _pause_s(self, attempt: int, fault: OverreadError | None) -> float:
-        """The pause before an attempt after ``fault``: random, up to a bound that doubles.
+        """Return the pause before an attempt after ``fault``: random, up to a bound that doubles.
 
-        Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. A
-        connection that broke is made anew at once or not at all: a dead cloud costs little time.
+        Full jitter: M. Brooker, Exponential Backoff And Jitter, AWS Architecture Blog, 2015. The
+        pauses after a broken connection are short, so that a dead cloud costs little time.
         """
         if attempt == 0:
             return 0.0
@@ -188,99 +199,78 @@ class Escalator:
         return self._jitter(0.0, min(LONGEST_PAUSE_S, first_s * 2 ** (attempt - 1)))
 
 
-class _Call:
-    """One stream of the contract, opened with the regions that are open now.
+def open_second_reader(settings: EdgeSettings, held: ExitStack, clock: Clock) -> SecondReader:
+    """Open the second reader of the settings; ``held`` closes it.
 
-    Where the cloud is busy it is asked first: the regions follow when it has taken the header.
+    Raises:
+        BadSettings: a certificate or key file cannot be read.
     """
-
-    def __init__(
-        self,
-        stub: OverreadStub,
-        asking: Asking,
-        link: Link,
-        exchange: Exchange,
-        deadline: Deadline,
-        study_key: str,
-    ) -> None:
-        rois, left_s = list(exchange.open.values()), deadline.remaining_s
-        budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
-        header = Header(study_key, asking.model_version, budget_s, len(rois), asking.priority)
-        held = link.estimate().middle.busy
-        self._sending = Sending(header, rois, deadline, held=held)
-        self.conversation = Conversation(rois, deadline.clock, held=held)
-        self.load: Load | None = None
-        metadata = ((SITE_KEY, asking.site),) if asking.site else None
-        self._call = stub.Read(self._sending.requests(), timeout=left_s, metadata=metadata)
-        self._over = threading.Event()
-        if not self._call.add_callback(self._over.set):
-            self._over.set()
-
-    def listen(self) -> Iterator[Heard]:
-        """Every answer as it comes.
-
-        Raises:
-            OverreadError: the stream ended early, or an answer is not of this contract.
-        """
-        try:
-            yield from self._taken_up()
-            for response in self._call:
-                yield self.conversation.came(decode_response(response), response.ByteSize())
-        except grpc.RpcError:
-            metadata = self._call.trailing_metadata()
-            raise from_status(self._call.code(), self._call.details(), metadata) from None
-        finally:
-            self.cancel()  # changes nothing of a call that has ended
-            self.load = load_of(self._call.trailing_metadata())
-
-    @property
-    def sent(self) -> bool:
-        """Whether any of its regions were sent."""
-        return self._sending.began
-
-    def cancel(self) -> None:
-        """Ends the stream; what the cloud has not read yet it never will."""
-        self._sending.end()
-        _end(self._call)
-
-    def _taken_up(self) -> Iterator[Heard]:
-        """The first sign of the cloud, and the refusal of every region that it has no room for."""
-        # sent as soon as the cloud has taken the header; there is one too where it failed instead
-        accepted = accepted_of(self._call.initial_metadata())
-        after_s = self.conversation.after_s
-        if accepted is None and self._over.wait(FAILED_S):
-            return
-        heard = self.conversation.heard(after_s)
-        left_out = self._sending.admit(accepted)
-        yield heard
-        for refusal in left_out:
-            yield self.conversation.came(refusal, 0)
+    if settings.cloud is None:
+        if settings.cloud_hedge is not None:
+            log.warning("cloud_hedge has no effect without cloud")
+        return NoSecondReader()
+    side = settings.roi_side
+    how = EscalationSettings(
+        shape=(side, side, side),
+        reserve_s=settings.reserve_s,
+        max_attempts=settings.attempts,
+        model_version=settings.cloud_model,
+        priority=Priority(settings.priority),
+        site=settings.site,
+    )
+    link, hedge_link = Link(clock=clock), Link(clock=clock)
+    channel = open_link(settings.cloud, link, settings, held, clock)
+    if settings.cloud_hedge is None:
+        return Escalator(channel, link, how)
+    hedge = open_link(settings.cloud_hedge, hedge_link, settings, held, clock)
+    return Escalator(channel, link, how, hedge=(hedge, hedge_link))
 
 
-class Knock:
-    """A small question to see whether the cloud is there, with ``timeout_s`` for its answer."""
+def open_link(
+    address: str, link: Link, settings: EdgeSettings, held: ExitStack, clock: Clock = time.monotonic
+) -> grpc.Channel:
+    """Open the channel to one cloud, and monitor its link from now on."""
+    channel = held.enter_context(open_channel(address, settings))
+    if settings.watch_s:
+        check = partial(start_health_check, channel)
+        grace_s = settings.connect_s
+        held.enter_context(
+            HealthMonitor(check, link, settings.watch_s, startup_grace_s=grace_s, clock=clock)
+        )
+    return channel
 
-    def __init__(self, channel: grpc.Channel, timeout_s: float) -> None:
-        self._call = OverreadStub(channel).Describe.future(pb.DescribeRequest(), timeout=timeout_s)
 
-    def fault(self) -> LinkFault | None:
-        """Waits; None where it answered, whatever it was."""
-        call = self._call
+def start_health_check(channel: grpc.Channel, timeout_s: float) -> HealthCheck:
+    """Call the small method Describe; the cloud has ``timeout_s`` for its answer."""
+    call = OverreadStub(channel).Describe.future(pb.DescribeRequest(), timeout=timeout_s)
+
+    def fault() -> LinkFault | None:
         if (code := call.code()) is grpc.StatusCode.OK:
             return None
-        fault = from_status(code, call.details(), call.trailing_metadata())
-        return fault if isinstance(fault, LinkFault) else None
+        error = from_status(code, call.details(), call.trailing_metadata())
+        return error if isinstance(error, LinkFault) else None
 
-    def cancel(self) -> None:
-        """Ends it: who waits is told that it failed."""
-        _end(self._call)
+    return HealthCheck(fault, call.cancel)
 
 
-class _Endable(Protocol):
-    """A call of gRPC, as far as its stubs leave it untyped."""
+def open_channel(address: str, settings: EdgeSettings) -> grpc.Channel:
+    """Open a channel to ``HOST:PORT``: plain, TLS or mutual TLS. It connects on first use.
 
-    def cancel(self) -> object: ...
+    Raises:
+        BadSettings: a certificate or key file cannot be read.
+    """
+    if settings.tls_ca is None:
+        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+    credentials = grpc.ssl_channel_credentials(
+        root_certificates=_content(settings.tls_ca),
+        private_key=_content(settings.tls_key),
+        certificate_chain=_content(settings.tls_certificate),
+    )
+    return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
-def _end(call: _Endable) -> None:
-    call.cancel()
+def _content(file: Path | None) -> bytes | None:
+    try:
+        return None if file is None else file.read_bytes()
+    except OSError as error:
+        raise BadSettings(f"{file}: {error.strerror}") from error

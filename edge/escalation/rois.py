@@ -1,4 +1,4 @@
-"""One study's regions between edge and cloud: which are still open, and what came for the rest."""
+"""The ROIs of one escalation: which are still open, and the answers to the others."""
 
 from __future__ import annotations
 
@@ -27,20 +27,23 @@ from protos.errors import (
 from protos.messages import Refusal, Roi, Summary, Verdict
 
 RETRYABLE = (Unreachable, Overloaded, Draining, ChecksumMismatch)
-"""What may pass: of a stream or of one region."""
+"""Faults of a stream, or refusals of one ROI, after which a retry may help."""
 
 LARGEST_MM = 200.0
-"""No nodule is wider: a larger diameter is no answer."""
+"""A larger diameter is not plausible for a nodule: the verdict is refused."""
 
 
 @dataclass(frozen=True)
-class Escalated:
-    """What came back for one study, by ROI identifier; ``reason`` says why not all of it.
+class EscalationResult:
+    """The answers to one escalation, by ROI identifier.
 
-    ``masks`` holds the voxels ``(z, y, x)`` of the nodules that were outlined.
-    ``switched_off`` tells a site without a cloud from a cloud that did not answer, and
-    ``turned_away`` a cloud that was there and would not go on from one that was not reached; one
-    that is draining is as good as gone.
+    Attributes:
+        verdicts, refusals: the answers.
+        masks: voxels ``(z, y, x)`` of the nodules that were outlined.
+        reason: why the answers are incomplete; empty when they are complete.
+        attempts: streams that were opened.
+        switched_off: no cloud is configured.
+        rejected: a reachable cloud did not answer everything. A draining one is not reachable.
     """
 
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
@@ -49,49 +52,52 @@ class Escalated:
     reason: str = ""
     attempts: int = 0
     switched_off: bool = False
-    turned_away: bool = False
+    rejected: bool = False
 
     @property
     def refused(self) -> bool:
-        """Whether the cloud itself would not read some of it: its word on this study alone."""
-        return self.turned_away or bool(self.refusals)
+        """Whether the cloud itself refused some ROIs; this says nothing of other studies."""
+        return self.rejected or bool(self.refusals)
 
 
-class Exchange:
-    """The state of one escalation, through all its attempts."""
+class RoiStates:
+    """Which ROIs of one escalation are open, refused or answered, through all its attempts."""
 
     def __init__(self, rois: Sequence[Roi]) -> None:
         self.open = {roi.roi_id: roi for roi in rois}
         self.verdicts: dict[int, Verdict] = {}
         self.masks: dict[int, BoolArray] = {}
         self.refusals: dict[int, Refusal] = {}
-        self._left_over: set[int] = set()
+        self._unmeetable: set[int] = set()
 
     @property
     def unanswered(self) -> Set[int]:
-        """Those of which nothing came, not even that they are refused for now."""
+        """The open ROIs for which nothing came, not even a refusal."""
         return self.open.keys() - self.refusals.keys()
 
     def take(self, message: Verdict | Refusal | Summary, *, elsewhere: bool = False) -> bool:
-        """Files one answer; one that was not asked for, or came before, is not taken.
+        """Record one answer; return whether it is a verdict that counts.
 
-        A region that was refused for what may pass stays open, for the next attempt; and so does
-        one that a cloud has no room for while it may be answered ``elsewhere``, until another has
-        none either. Returns whether it was a verdict to go by.
+        Args:
+            message: the answer; one to an unknown or answered ROI is ignored.
+            elsewhere: whether another cloud may still answer what this one cannot do in time.
         """
         if isinstance(message, Summary) or message.roi_id not in self.open:
             return False
-        left_over = elsewhere and message.roi_id not in self._left_over and no_room(message)
-        if isinstance(message, Refusal) and (left_over or _passes(message)):
+        # A refused ROI stays open for a retry if the cause may pass. It also stays open for another
+        # cloud if this one cannot answer it in time, unless a cloud has said so before.
+        unmeetable = elsewhere and message.roi_id not in self._unmeetable and is_unmeetable(message)
+        if isinstance(message, Refusal) and (unmeetable or _is_retryable(message)):
             self.refusals[message.roi_id] = message
-            if left_over:
-                self._left_over.add(message.roi_id)
+            if unmeetable:
+                self._unmeetable.add(message.roi_id)
             return False
+        # Any other answer closes the ROI; an implausible verdict counts as a refusal.
         roi = self.open.pop(message.roi_id)
         self.refusals.pop(message.roi_id, None)
         if isinstance(message, Refusal):
             self.refusals[message.roi_id] = message
-        elif reason := _nonsense(message):
+        elif reason := _implausible(message):
             self.refusals[message.roi_id] = Refusal(message.roi_id, ModelFailed.__name__, reason)
         else:
             self.verdicts[message.roi_id] = message
@@ -99,29 +105,29 @@ class Exchange:
                 self.masks[message.roi_id] = mask
         return message.roi_id in self.verdicts
 
-    def close_left_over(self) -> None:
-        """What was left open for another cloud, and not answered by it, is refused for good."""
-        for roi_id in self._left_over & self.open.keys() & self.refusals.keys():
-            if no_room(self.refusals[roi_id]):
+    def close_unmeetable(self) -> None:
+        """Close the ROIs that were left open for another cloud, and not answered by it."""
+        for roi_id in self._unmeetable & self.open.keys() & self.refusals.keys():
+            if is_unmeetable(self.refusals[roi_id]):
                 del self.open[roi_id]
-        self._left_over.clear()
+        self._unmeetable.clear()
 
-    def may_pass(self, fault: OverreadError | None) -> bool:
-        """Whether another attempt may help after one that ``fault`` ended, None if it was whole."""
+    def is_retryable(self, fault: OverreadError | None) -> bool:
+        """Return whether a retry may help after an attempt that ended with ``fault``."""
         refused_for_now = any(
-            _passes(self.refusals[roi_id]) for roi_id in self.open if roi_id in self.refusals
+            _is_retryable(self.refusals[roi_id]) for roi_id in self.open if roi_id in self.refusals
         )
         return isinstance(fault, RETRYABLE) or (fault is None and refused_for_now)
 
-    def ended(self, fault: OverreadError | None, attempts: int) -> Escalated:
-        """What the escalation came to, ``fault`` being what ended its last attempt early."""
-        return Escalated(
+    def result(self, fault: OverreadError | None, attempts: int) -> EscalationResult:
+        """Return the result of the escalation; ``fault`` ended its last attempt early."""
+        return EscalationResult(
             self.verdicts,
             self.refusals,
             self.masks,
             self._why_incomplete(fault),
             attempts,
-            turned_away=attempts > 0
+            rejected=attempts > 0
             and bool(self.open)
             and not isinstance(fault, (LinkFault, Draining)),
         )
@@ -131,38 +137,37 @@ class Exchange:
         if unanswered and fault is not None:
             return f"{fault.kind}: {fault.reason}"
         if unanswered:
-            return f"the service ended the stream with {len(unanswered)} regions unanswered"
+            return f"the service ended the stream with {len(unanswered)} ROIs unanswered"
         if self.refusals:
             first = next(iter(self.refusals.values()))
-            return f"{len(self.refusals)} regions refused: {first.error}: {first.reason}"
+            return f"{len(self.refusals)} ROIs refused: {first.error}: {first.reason}"
         return ""
 
 
-def no_room(message: object) -> bool:
-    """Whether a cloud would read this region too late: another may be in time."""
+def is_unmeetable(message: object) -> bool:
+    """Return whether the message says that this cloud cannot read the ROI in time."""
     return isinstance(message, Refusal) and message.error == DeadlineUnmeetable.__name__
 
 
-def _passes(refusal: Refusal) -> bool:
-    """Whether another attempt may bring a verdict."""
+def _is_retryable(refusal: Refusal) -> bool:
     return isinstance(error_by_name(refusal.error, refusal.reason), RETRYABLE)
 
 
-def _nonsense(verdict: Verdict) -> str:
-    """What of a verdict cannot be, in words; empty where all can. NaN fails every comparison."""
+def _implausible(verdict: Verdict) -> str:
+    """Say what in a verdict is implausible; empty for nothing. NaN fails every comparison."""
     if not 0.0 <= verdict.probability <= 1.0:
-        return f"the verdict {verdict.probability} is no probability"
+        return f"invalid probability {verdict.probability}, expected 0 to 1"
     if not 0.0 < verdict.diameter_mm <= LARGEST_MM:
-        return f"{verdict.diameter_mm} mm is no diameter of a nodule"
+        return f"invalid diameter {verdict.diameter_mm} mm, expected 0 to {LARGEST_MM:g} mm"
     if verdict.malignancy is not None and not 0.0 <= verdict.malignancy <= 1.0:
-        return f"the malignancy {verdict.malignancy} is no probability"
+        return f"invalid malignancy score {verdict.malignancy}, expected 0 to 1"
     if not all(0.0 <= s < math.inf for s in (verdict.queue_s, verdict.compute_s)):
-        return f"{verdict.queue_s} s waiting and {verdict.compute_s} s computing are no times"
+        return f"invalid times: queue_s = {verdict.queue_s}, compute_s = {verdict.compute_s}"
     return ""
 
 
 def mask_of(verdict: Verdict, roi: Roi) -> BoolArray | None:
-    """The nodule's voxels in its region; None where the verdict holds none that can be read."""
+    """Return the nodule's voxels in its ROI; None where the verdict holds no readable mask."""
     z, y, x = roi.voxels.shape
     try:
         mask = unpack_mask(verdict.mask, (z, y, x))
@@ -172,18 +177,18 @@ def mask_of(verdict: Verdict, roi: Roi) -> BoolArray | None:
 
 
 def cut_rois(plan: Plan, box: Preprocessed, shape: tuple[int, int, int]) -> list[Roi]:
-    """The regions that ``plan`` sends, most valuable first, uint8 ``(z, y, x)``.
+    """Cut the ROIs that ``plan`` sends, most valuable first, uint8 ``(z, y, x)``.
 
-    ``shape`` is that of a full region; the plan's sizes make it smaller.
+    ``shape`` is that of a full ROI; the plan's sizes make it smaller.
     """
     return [cut_one(plan, i, box, plan.size_of(i).shape_of(shape)) for i in plan.send]
 
 
-def cut_one(plan: Plan, place: int, box: Preprocessed, shape: tuple[int, int, int]) -> Roi:
-    """The region of ``shape`` (z, y, x) around the candidate of that place in ``plan``."""
-    candidate = plan.decisions[place].candidate
+def cut_one(plan: Plan, number: int, box: Preprocessed, shape: tuple[int, int, int]) -> Roi:
+    """Cut the ROI of ``shape`` (z, y, x) around the candidate of that number in ``plan``."""
+    candidate = plan.decisions[number].candidate
     return Roi(
-        roi_id=place,
+        roi_id=number,
         voxels=cut_roi(box.voxels, candidate.index_zyx, shape),
         spacing_mm=box.geometry.spacing_mm,
         window_hu=WINDOW_HU,

@@ -1,156 +1,171 @@
-"""What is measured on one stream: when its regions were sent and their answers came.
-
-What one stream sends: its header, then its regions, at once or when the cloud has room for them.
-
-gRPC takes the requests from a thread of its own, which waits here while the regions are held.
-"""
+"""One stream to the cloud over gRPC: what it sends, what it receives, and how it ends."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
-from edge.link.estimate import Arrival
+import grpc
+
+from edge.escalation.attempt import Received, StreamTiming
+from edge.escalation.rois import RoiStates
+from edge.link.link import Link
 from protos import overread_pb2 as pb
-from protos.codec import Outcome, encode_header, encode_roi
-from protos.deadline import Clock, Deadline
-from protos.errors import DeadlineUnmeetable
-from protos.messages import Header, Refusal, Roi, Summary, Verdict
+from protos.codec import decode_response, encode_header, encode_roi
+from protos.deadline import Deadline
+from protos.errors import DeadlineUnmeetable, from_status
+from protos.messages import Header, Priority, Refusal, Roi
+from protos.metadata import SITE_KEY, Load, accepted_of, load_of
+from protos.overread_pb2_grpc import OverreadStub
+
+FAILED_S = 0.02
+"""gRPC gives empty metadata for a stream that failed; it reports the failure within this time."""
 
 
 @dataclass(frozen=True)
-class Heard:
-    """A message, when it came after the stream's opening, and the bytes that had come by then.
-
-    The first sign of the cloud is heard without a message.
-    """
-
-    message: Outcome | Summary | None
-    after_s: float
-    received_bytes: int
-
-
-class Conversation:
-    """One stream from its opening on.
+class EscalationSettings:
+    """How a study is sent to the cloud.
 
     Attributes:
-        heard_s: seconds until the first sign of the cloud; None while there was none.
-        held: whether its regions were sent only then.
-        received_bytes: of all answers so far.
-        arrivals: the verdicts, in the order in which they came.
+        shape: of the ROIs, voxels (z, y, x).
+        reserve_s: seconds reserved for the stages after the escalation.
+        max_attempts: streams that are opened for one study at most.
+        model_version: of the cloud's model that is required; empty for any.
+        priority: clinical priority.
+        site: the name of this site; empty for none.
     """
 
-    def __init__(self, rois: Sequence[Roi], clock: Clock, *, held: bool = False) -> None:
-        self.heard_s: float | None = None
-        self.held, self._held_s = held, 0.0
-        self.arrivals: list[Arrival] = []
-        self._clock, self._began_s = clock, clock()
-        self.received_bytes = 0
-        sent = accumulate(roi.voxels.nbytes for roi in rois)
-        self._sent_bytes = dict(zip((roi.roi_id for roi in rois), sent, strict=True))
+    shape: tuple[int, int, int]
+    reserve_s: float
+    max_attempts: int = 3
+    model_version: str = ""
+    priority: Priority = Priority.ROUTINE
+    site: str = ""
+
+
+class GrpcStream:
+    """One stream of the contract, opened with the ROIs that are open now.
+
+    Where the cloud is busy, the ROIs are held until it has accepted the header.
+    """
+
+    def __init__(
+        self,
+        stub: OverreadStub,
+        settings: EscalationSettings,
+        link: Link,
+        states: RoiStates,
+        deadline: Deadline,
+        study_key: str,
+    ) -> None:
+        rois, left_s = list(states.open.values()), deadline.remaining_s
+        budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
+        header = Header(study_key, settings.model_version, budget_s, len(rois), settings.priority)
+        held = link.estimate().middle.busy
+        self._requests = RequestIterator(header, rois, deadline, held=held)
+        self.timing = StreamTiming(rois, deadline.clock, held=held)
+        self.load: Load | None = None
+        metadata = ((SITE_KEY, settings.site),) if settings.site else None
+        self._call = stub.Read(self._requests.requests(), timeout=left_s, metadata=metadata)
+        self._cancel: Callable[[], object] = self._call.cancel
+        self._ended = threading.Event()
+        if not self._call.add_callback(self._ended.set):
+            self._ended.set()
+
+    def listen(self) -> Iterator[Received]:
+        """Yield every answer as it comes.
+
+        Raises:
+            OverreadError: the stream ended early, or an answer breaks the contract.
+        """
+        try:
+            yield from self._first_response()
+            for response in self._call:
+                yield self.timing.received(decode_response(response), response.ByteSize())
+        except grpc.RpcError:
+            metadata = self._call.trailing_metadata()
+            raise from_status(self._call.code(), self._call.details(), metadata) from None
+        finally:
+            self.cancel()  # changes nothing of a call that has ended
+            self.load = load_of(self._call.trailing_metadata())
 
     @property
-    def after_s(self) -> float:
-        """Seconds since it was opened."""
-        return self._clock() - self._began_s
+    def sent(self) -> bool:
+        """Whether any ROI was sent."""
+        return self._requests.began
 
-    @property
-    def sending_s(self) -> float:
-        """Seconds since its regions could be sent."""
-        return self.after_s - self._held_s
+    def cancel(self) -> None:
+        """End the stream; the cloud drops what it has not read yet."""
+        self._requests.end()
+        self._cancel()
 
-    @property
-    def first_bytes(self) -> int:
-        """Of its first region, which might have been answered alone; 0 for none."""
-        return next(iter(self._sent_bytes.values()), 0)
-
-    def up_to_first(self, unanswered: Container[int]) -> tuple[int, int]:
-        """Regions up to and including the first that is ``unanswered``, and bytes; 0 for none."""
-        for count, (roi_id, sent_bytes) in enumerate(self._sent_bytes.items(), 1):
-            if roi_id in unanswered:
-                return count, sent_bytes
-        return 0, 0
-
-    def heard(self, after_s: float) -> Heard:
-        """The cloud took the stream up ``after_s``; what was held goes now."""
-        self.heard_s = after_s
-        self._held_s = self.after_s if self.held else 0.0  # a round trip, not slow bytes
-        return Heard(None, after_s, 0)
-
-    def came(self, message: Outcome | Summary, answer_bytes: int) -> Heard:
-        """The message as it came just now."""
-        self.received_bytes += answer_bytes
-        return Heard(message, self.after_s, self.received_bytes)
-
-    def arrived(self, verdict: Verdict, heard: Heard) -> None:
-        """What was heard is a verdict to go by."""
-        self.arrivals.append(
-            Arrival(
-                sent_bytes=self._sent_bytes[verdict.roi_id],
-                after_s=heard.after_s - self._held_s,
-                queue_s=verdict.queue_s,
-                compute_s=verdict.compute_s,
-                received_bytes=heard.received_bytes,
-            )
-        )
+    def _first_response(self) -> Iterator[Received]:
+        """Yield the first response, and a refusal for every ROI that the cloud cannot accept."""
+        # The metadata comes when the cloud accepts the header, but also when the stream failed.
+        accepted = accepted_of(self._call.initial_metadata())
+        after_s = self.timing.after_s
+        if accepted is None and self._ended.wait(FAILED_S):
+            return
+        received = self.timing.first_response(after_s)
+        left_out = self._requests.admit(accepted)
+        yield received
+        for refusal in left_out:
+            yield self.timing.received(refusal, 0)
 
 
-class Sending:
-    """The requests of one stream; whoever opened it tells `admit` what the cloud said, and `end`.
+class RequestIterator:
+    """The requests of one stream; `admit` sends the held ROIs, `end` stops the sending.
+
+    gRPC takes the requests from a thread of its own, which waits here while the ROIs are held.
 
     Args:
         header: goes first.
         rois: the most valuable first.
-        deadline: nothing that is held is waited for beyond it.
-        held: whether the regions wait until they are admitted.
+        deadline: held ROIs wait no longer.
+        held: whether the ROIs wait until they are admitted.
     """
 
     def __init__(
         self, header: Header, rois: Sequence[Roi], deadline: Deadline, *, held: bool
     ) -> None:
         self._header, self._rois, self._deadline = header, rois, deadline
-        self._lock, self._told = threading.Lock(), threading.Event()
-        self._most, self._taken = 0 if held else len(rois), 0
+        self._lock, self._released = threading.Lock(), threading.Event()
+        self._limit, self._taken = 0 if held else len(rois), 0
         if not held:
-            self._told.set()
+            self._released.set()
 
     def requests(self) -> Iterator[pb.ReadRequest]:
-        """The header, then the regions as they may go; ends where none may any more."""
+        """Yield the header, then every ROI that may be sent."""
         yield encode_header(self._header)
-        self._told.wait(self._deadline.remaining_s)
+        self._released.wait(self._deadline.remaining_s)
         while (roi := self._next()) is not None:
             yield encode_roi(roi)
 
     def admit(self, accepted: int | None) -> list[Refusal]:
-        """Lets the first ``accepted`` regions go, all for None; the others that had not gone yet.
-
-        Args:
-            accepted: of the regions, the first that come, so many are answered in time.
-        """
+        """Send the first ``accepted`` ROIs, all for None; refuse the others not sent yet."""
         count = len(self._rois)
         with self._lock:
-            self._most = max(self._taken, count if accepted is None else min(accepted, count))
-            left_out = self._rois[self._most :]
-        self._told.set()
-        reason = f"the cloud had room for {accepted} of {count} regions"
+            self._limit = max(self._taken, count if accepted is None else min(accepted, count))
+            left_out = self._rois[self._limit :]
+        self._released.set()
+        reason = f"the cloud accepted {accepted} of {count} ROIs"
         return [Refusal(roi.roi_id, DeadlineUnmeetable.__name__, reason) for roi in left_out]
 
     def end(self) -> None:
-        """Sends nothing more, and lets go whoever waits."""
+        """Send nothing more, and release the waiting thread."""
         with self._lock:
-            self._most = 0
-        self._told.set()
+            self._limit = 0
+        self._released.set()
 
     @property
     def began(self) -> bool:
-        """Whether any region was sent; gRPC takes the first when the header has gone."""
+        """Whether any ROI was sent; gRPC takes the first when the header has gone."""
         return self._taken > 0
 
     def _next(self) -> Roi | None:
         with self._lock:
-            if self._taken >= self._most:
+            if self._taken >= self._limit:
                 return None
             self._taken += 1
             return self._rois[self._taken - 1]

@@ -1,7 +1,7 @@
-"""Looks now and then whether the cloud is there, so that no study has to find out.
+"""Check regularly whether the cloud is reachable, so that no study has to find out.
 
-It keeps the connection warm, tells the link when the cloud is gone, and when it is back. It knows
-nothing of gRPC: a knock is whatever can be waited for and cancelled.
+The checks keep the connection warm, and tell the link when the cloud goes down and comes up again.
+This module knows nothing of gRPC: the health check is injected.
 """
 
 from __future__ import annotations
@@ -9,109 +9,111 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, Self
+from dataclasses import dataclass
+from typing import Self
 
 import structlog
 
-from edge.link.link import Link
+from edge.link.link import CONNECT_S, Link
 from protos.errors import LinkFault
 
 log = structlog.get_logger()
 
-ANSWER_S = 3.0
-"""A knock not answered by then was in vain; enough for connecting over a satellite."""
-
-LOST_EVERY_S = 1.0
-"""While the cloud is gone it is looked for so often at least."""
+DOWN_PAUSE_S = 1.0
+"""The longest pause between two checks while the cloud is down."""
 
 
-class Knocks(Protocol):
-    """A question under way."""
+@dataclass(frozen=True)
+class HealthCheck:
+    """A health check that was started.
 
-    def fault(self) -> LinkFault | None:
-        """Waits; None where the cloud is there."""
+    Attributes:
+        fault: waits for the result; None if the cloud answered.
+        cancel: ends the wait.
+    """
 
-    def cancel(self) -> None:
-        """Ends it."""
+    fault: Callable[[], LinkFault | None]
+    cancel: Callable[[], object]
 
 
-class Watch:
-    """Knocks from a thread of its own while it is entered.
+class HealthMonitor:
+    """Run health checks from a thread of its own while it is entered.
 
     Args:
-        knock: asks, with the seconds that the answer may take.
-        link: is told what was found; an escalation in doubt makes it look at once.
-        every_s: pause between two looks.
-        first_s: so long after the start a study waits for the cloud to be found; not at all later.
+        check: starts a health check with this time limit in seconds.
+        link: is told the results; a failed escalation makes the monitor check at once.
+        pause_s: between two checks.
+        startup_grace_s: how long after the start studies wait for the first result.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        knock: Callable[[float], Knocks],
+        check: Callable[[float], HealthCheck],
         link: Link,
-        every_s: float,
+        pause_s: float,
         *,
-        first_s: float = ANSWER_S,
+        startup_grace_s: float = CONNECT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._knock, self._link, self._every_s, self._clock = knock, link, every_s, clock
-        self._first_s = first_s
-        self._lock, self._over, self._there = threading.Lock(), False, False
-        self._asked: Knocks | None = None
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._check, self._link, self._pause_s, self._clock = check, link, pause_s, clock
+        self._startup_grace_s = startup_grace_s
+        self._lock, self._over, self._up = threading.Lock(), False, False
+        self._running: HealthCheck | None = None
+        self._thread = threading.Thread(target=self._run, name="health monitor", daemon=True)
 
     def __enter__(self) -> Self:
-        self._link.awaited(self._first_s)
+        self._link.monitor_started(self._startup_grace_s)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._over = True
-            if self._asked is not None:
-                self._asked.cancel()
-        self._link.doubted.set()
+            if self._running is not None:
+                self._running.cancel()
+        self._link.suspect.set()
         self._thread.join()
-        self._link.unwatched()
+        self._link.monitor_stopped()
 
     def _run(self) -> None:
         try:
-            while self._look():
-                pause_s = self._every_s if self._there else min(self._every_s, LOST_EVERY_S)
-                self._link.doubted.wait(pause_s)
-                self._link.doubted.clear()
-        except Exception:  # whatever it is, a link that nobody watches must not stay lost
-            log.exception("the watch ended, studies find out for themselves")
-            self._link.found(None)
+            while self._check_once():
+                pause_s = self._pause_s if self._up else min(self._pause_s, DOWN_PAUSE_S)
+                self._link.suspect.wait(pause_s)
+                self._link.suspect.clear()
+        except Exception:  # whatever it is, a link without a monitor must not stay down
+            log.exception("health monitor stopped; each study will probe the cloud itself")
+            self._link.up(None)
 
-    def _look(self) -> bool:
-        """Knocks once, unless an escalation hears the cloud; False when the watch is over."""
-        if self._link.talking:
-            return not self._ends()
+    def _check_once(self) -> bool:
+        """Check once, unless an escalation is receiving answers; return False when it is over."""
+        if self._link.receiving:
+            return not self._is_over()
         began_s = self._clock()
         with self._lock:
             if self._over:
                 return False
-            self._asked = knock = self._knock(self._patience_s())
-        fault = knock.fault()
-        if not self._ends():
-            self._tell(fault, self._clock() - began_s)
-        return not self._ends()
+            self._running = check = self._check(self._timeout_s())
+        fault = check.fault()
+        if not self._is_over():
+            self._report(fault, self._clock() - began_s)
+        return not self._is_over()
 
-    def _patience_s(self) -> float:
-        """A cloud that was there is there at once; for another there is time to connect."""
-        if self._there:
-            return min(ANSWER_S, self._link.patience_s())
-        return max(ANSWER_S, self._first_s)
+    def _timeout_s(self) -> float:
+        """Return a short timeout while the cloud is up; otherwise allow for connecting."""
+        if self._up:
+            return min(CONNECT_S, self._link.response_timeout_s())
+        return max(CONNECT_S, self._startup_grace_s)
 
-    def _ends(self) -> bool:
+    def _is_over(self) -> bool:
         with self._lock:
             return self._over
 
-    def _tell(self, fault: LinkFault | None, took_s: float) -> None:
+    def _report(self, fault: LinkFault | None, took_s: float) -> None:
         if fault is None:
-            self._link.found(took_s if self._there else None)
+            # the first check after a failure includes connecting, and is no round trip
+            self._link.up(took_s if self._up else None)
         else:
-            self._link.lost(f"{fault.kind}: {fault.reason}")
-        self._there = fault is None
+            self._link.down(f"{fault.kind}: {fault.reason}")
+        self._up = fault is None

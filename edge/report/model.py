@@ -24,7 +24,7 @@ from datetime import datetime
 
 from edge.budget import LedgerEntry
 from edge.decide import Plan
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.guarantee import UNREAD, guarantee_of
 from edge.job import Job
 from edge.merge import Merged
@@ -170,7 +170,7 @@ class Assessment:
     """
 
     plan: Plan
-    answers: Escalated
+    answers: EscalationResult
     merged: Merged
     audit: Audit | None = None
 
@@ -237,7 +237,7 @@ def compose_rejection(
     )
 
 
-def models_used(edge_model: str, answers: Escalated) -> dict[str, str]:
+def models_used(edge_model: str, answers: EscalationResult) -> dict[str, str]:
     """Role to model: the edge's own, and the cloud's if it gave verdicts."""
     cloud = sorted({verdict.model for verdict in answers.verdicts.values()})
     return {"edge": edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})

@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from edge.decide import Plan, Thresholds
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.merge import Merged, MergeWeights, merge
 from edge.report.model import Report
 from imaging.volume import Geometry, Triple
@@ -44,7 +44,7 @@ class Grounds:
     weights: MergeWeights
     geometry: Geometry
 
-    def merged(self, answers: Escalated) -> Merged:
+    def merged(self, answers: EscalationResult) -> Merged:
         """The findings with these answers, as if every uncertain candidate had been sent."""
         everything = tuple(dict.fromkeys((*self.plan.send, *self.plan.uncertain)))
         plan = replace(self.plan, send=everything, sizes=(), later=())

@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from edge.decide import Plan
-from edge.escalation.rois import Escalated, cut_rois
+from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import BoolArray, Route
 from edge.report.model import Assessment, Report
 from edge.screen import EdgeReader
@@ -167,7 +167,7 @@ class Owed:
         self._database, self._on_step = database, on_step
         database.executescript(_SCHEMA)
 
-    def keep(self, grounds: Grounds, answers: Escalated, rois: Sequence[Roi]) -> None:
+    def keep(self, grounds: Grounds, answers: EscalationResult, rois: Sequence[Roi]) -> None:
         """Keep what a report owes that is about to go out; what an earlier attempt kept goes.
 
         Args:
@@ -245,7 +245,7 @@ class Owed:
         row = self._database.execute(query, (key, roi_id)).fetchone()
         return None if row is None else unpack_region(row["region"])
 
-    def answers(self, key: str, version: int) -> Escalated:
+    def answers(self, key: str, version: int) -> EscalationResult:
         """All verdicts that ``version`` of the report has, and why it has no more."""
         rows = self._database.execute(
             "SELECT * FROM owed_verdicts WHERE study_key = ? AND version <= ? ORDER BY roi_id",
@@ -259,7 +259,7 @@ class Owed:
             for row in rows
             if verdicts[row["roi_id"]].mask
         }
-        return Escalated(verdicts, masks=masks, reason=reason)
+        return EscalationResult(verdicts, masks=masks, reason=reason)
 
     def asked(self, debt: Debt) -> Debt:
         """Count an asking before it begins, so that one that kills the process is not the first."""
@@ -267,7 +267,7 @@ class Owed:
             self._move(debt, "attempts = attempts + 1")
         return self.get(debt.study_key)
 
-    def answered(self, debt: Debt, answers: Escalated) -> Debt:
+    def answered(self, debt: Debt, answers: EscalationResult) -> Debt:
         """Keep new verdicts, AMENDING from here on; what was answered before is not taken again."""
         with self._durable(OwedStep.AMENDING):
             step = (OwedStep.AMENDING.value, answers.reason)
@@ -348,7 +348,7 @@ class Owed:
             )
         return row is not None
 
-    def _insert(self, key: str, version: int, answers: Escalated) -> None:
+    def _insert(self, key: str, version: int, answers: EscalationResult) -> None:
         rows: list[tuple[object, ...]] = []
         for roi_id, verdict in answers.verdicts.items():
             mask = answers.masks.get(roi_id)
@@ -401,7 +401,7 @@ def keep_in(owed: Owed, shape: tuple[int, int, int]) -> PersistPending:
     return keep
 
 
-def still_owed(plan: Plan, answers: Escalated) -> tuple[int, ...]:
+def still_owed(plan: Plan, answers: EscalationResult) -> tuple[int, ...]:
     """The places whose second reading was wanted and did not come, most valuable first.
 
     What the edge reports anyway is owed a description only where nothing else was wanted and none

@@ -22,7 +22,7 @@ from cloud.stream import verdict_of
 from edge.assemble import build_pipeline
 from edge.budget import Budget
 from edge.decide import Plan
-from edge.escalation.rois import Escalated, cut_rois
+from edge.escalation.rois import EscalationResult, cut_rois
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import detect
 from edge.screen import Screening
@@ -64,18 +64,24 @@ class InProcess:
         """A link that is always there."""
         return LinkEstimate()
 
-    def read(self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str) -> Escalated:
+    def read(
+        self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
+    ) -> EscalationResult:
         """The model's word on every region that ``plan`` sends."""
-        return self.ask(cut_rois(plan, box, self._model.roi_shape), budget.deadline, study_key)
+        return self.read_rois(
+            cut_rois(plan, box, self._model.roi_shape), budget.deadline, study_key
+        )
 
-    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
         """The model's word on ``rois``."""
         del deadline, study_key  # nothing is late and nothing is sent
         if not rois:
-            return Escalated()
+            return EscalationResult()
         readings = self._model.read(np.stack([roi.voxels for roi in rois]))
         read = {roi.roi_id: readings[number] for number, roi in enumerate(rois)}
-        return Escalated(
+        return EscalationResult(
             verdicts={key: verdict_of(key, one, "in process") for key, one in read.items()},
             masks={key: one.mask for key, one in read.items() if one.mask.any()},
         )

@@ -23,10 +23,10 @@ from cloud.settings import CloudSettings
 from edge.amend.amender import Backoff, Persistence
 from edge.decide import Plan, Thresholds
 from edge.escalation.client import RECONNECT_PAUSE_S
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.link.estimate import LinkEstimate
-from edge.link.health import ANSWER_S, LOST_EVERY_S
-from edge.link.link import Link
+from edge.link.health import DOWN_PAUSE_S
+from edge.link.link import CONNECT_S, Link
 from edge.merge import merge
 from edge.selection import Size
 from edge.settings import EdgeSettings
@@ -116,7 +116,7 @@ class ByDeadline:
         return Asked(tuple(answered), rois, sent_bytes)
 
     def _attempt(self, sizes: Sequence[int], until_s: float) -> Spoken:
-        silence_s = self._belief.patience_s() if self._belief is not None else math.inf
+        silence_s = self._belief.response_timeout_s() if self._belief is not None else math.inf
         spoken = self._wire.stream(self._clock.now_s, sizes, until_s, silence_s=silence_s)
         self._clock.now_s = spoken.ended_s
         return spoken
@@ -126,7 +126,7 @@ class ByDeadline:
         return self._rng.uniform(0.0, most_s) if attempt else 0.0
 
     def _learn(self, spoken: Spoken, began_s: float, sizes: Sequence[int], *, counts: bool) -> None:
-        """As `edge.escalation.attempt` tells its link; who is cancelled at the deadline tells no queue."""
+        """Tell the link as `edge.escalation.attempt` does; at a deadline it hears of no queue."""
         if self._belief is None:
             return
         heard_s, waited_s = spoken.heard_s or None, self._clock.now_s - began_s
@@ -140,7 +140,7 @@ class ByDeadline:
             self._belief.succeeded(spoken.arrivals, spoken.heard_s)
             self._belief.slower_than(sum(sizes[:rois]), waited_s, heard_s, rois)
         elif heard_s is None:
-            self._belief.failed("there was no sign of the cloud")
+            self._belief.failed("no response from the cloud")
         else:
             self._belief.missed(sizes[0], waited_s, heard_s, counts=counts)
 
@@ -313,7 +313,7 @@ class _Bench:
         return min(due, key=lambda one: one.askings, default=None)
 
     def _owed(self, one: Told) -> tuple[int, ...]:
-        return still_owed(one.plan, Escalated(_verdicts(one.study, one.answered)))
+        return still_owed(one.plan, EscalationResult(_verdicts(one.study, one.answered)))
 
     def _settle(self, debt: Told) -> None:
         """Asks for what a report owes, in full, and amends it."""
@@ -335,17 +335,17 @@ class _Bench:
 
     def _look(self, belief: Link) -> None:
         """Knocks, as `edge.link.health` does, if it is time to."""
-        every_s = self._edge.watch_s if self._there else min(self._edge.watch_s, LOST_EVERY_S)
-        soon = belief.doubted.is_set() or self.clock.now_s - self._looked_s >= every_s
+        every_s = self._edge.watch_s if self._there else min(self._edge.watch_s, DOWN_PAUSE_S)
+        soon = belief.suspect.is_set() or self.clock.now_s - self._looked_s >= every_s
         if not self._edge.watch_s or not soon:
             return
-        belief.doubted.clear()
-        patience_s = belief.patience_s() if self._there else ANSWER_S
+        belief.suspect.clear()
+        patience_s = belief.response_timeout_s() if self._there else CONNECT_S
         took_s = self._wire.knock_s(self.clock.now_s, patience_s)
         if took_s is None:
-            belief.lost("a knock was not answered")
+            belief.down("a knock was not answered")
         else:
-            belief.found(took_s if self._there else None)
+            belief.up(took_s if self._there else None)
         self._there, self._looked_s = took_s is not None, self.clock.now_s
 
 
@@ -354,7 +354,7 @@ def findings(study: Study, plan: Plan, answered: Mapping[int, Size], cases: Case
 
     Where a candidate lies does not matter to it: here its place in the study stands there.
     """
-    answers = Escalated(_verdicts(study, answered))
+    answers = EscalationResult(_verdicts(study, answered))
     merged = merge(plan, answers, cases.thresholds, cases.weights, Geometry())
     return [round(finding.index_zyx[0]) for finding in merged.findings]
 

@@ -23,7 +23,7 @@ from edge.budget import Budget
 from edge.daemon.agent import run_agent
 from edge.decide import Plan
 from edge.escalation.client import SecondReader
-from edge.escalation.rois import Escalated, mask_of
+from edge.escalation.rois import EscalationResult, mask_of
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -127,21 +127,25 @@ class ChanceCloud:
         """Always worth asking."""
         return LinkEstimate()
 
-    def read(self, plan: Plan, _box: Preprocessed, _budget: Budget, study_key: str) -> Escalated:
+    def read(
+        self, plan: Plan, _box: Preprocessed, _budget: Budget, study_key: str
+    ) -> EscalationResult:
         """Of half of the studies nothing by the deadline, of the others some."""
         return self._some(plan.send, study_key)
 
-    def ask(self, rois: Sequence[Roi], _deadline: Deadline, study_key: str) -> Escalated:
+    def read_rois(
+        self, rois: Sequence[Roi], _deadline: Deadline, study_key: str
+    ) -> EscalationResult:
         """Every other time nothing, else some."""
         return self._some([roi.roi_id for roi in rois], study_key)
 
-    def _some(self, places: Sequence[int], study_key: str) -> Escalated:
+    def _some(self, places: Sequence[int], study_key: str) -> EscalationResult:
         share = self._chance.choice((0.0, 0.0, 0.5, 1.0))
         answered = [place for place in places if self._chance.random() < share]
         return verdicts_on(answered, study_key)
 
 
-def verdicts_on(places: Iterable[int], study_key: str) -> Escalated:
+def verdicts_on(places: Iterable[int], study_key: str) -> EscalationResult:
     """What the cloud says of these regions; every other one is outlined."""
     verdicts = {place: _verdict(place, study_key) for place in places}
     blank = np.zeros((SIDE,) * 3, np.uint8)
@@ -151,7 +155,7 @@ def verdicts_on(places: Iterable[int], study_key: str) -> Escalated:
         if (mask := mask_of(verdict, Roi(place, blank, (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)))
         is not None
     }
-    return Escalated(verdicts, masks=masks, reason="the link was lost", attempts=1)
+    return EscalationResult(verdicts, masks=masks, reason="the link was lost", attempts=1)
 
 
 def _verdict(place: int, study_key: str) -> Verdict:

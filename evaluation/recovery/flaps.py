@@ -23,13 +23,13 @@ from typing import Annotated
 
 import typer
 
-from edge.assemble import open_channel
 from edge.budget import Budget
 from edge.daemon.agent import run_agent
-from edge.escalation.client import Asking, Escalator, Knock
-from edge.escalation.rois import Escalated, cut_one
+from edge.escalation.client import Escalator, open_channel, start_health_check
+from edge.escalation.rois import EscalationResult, cut_one
+from edge.escalation.stream import EscalationSettings
 from edge.job import Job
-from edge.link.health import Watch
+from edge.link.health import HealthMonitor
 from edge.link.link import Link
 from edge.merge import merge
 from edge.pipeline import StudyResult, detect, read_and_report
@@ -67,11 +67,11 @@ def serve(root: Path, address: str) -> None:
     """Work on the site below ``root`` until SIGTERM, with the cloud at ``address``."""
     settings = settings_in(root).model_copy(update={"deadline_s": DEADLINE_S})
     link = Link(failures=3, cool_off_s=1.0)
-    asking = Asking((SIDE,) * 3, RESERVE_S)
+    asking = EscalationSettings((SIDE,) * 3, RESERVE_S)
     with (
         (root / "log").open("a") as log,
         open_channel(address, settings) as channel,
-        Watch(partial(Knock, channel), link, WATCH_S),
+        HealthMonitor(partial(start_health_check, channel), link, WATCH_S),
     ):
         second = Escalator(channel, link, asking)
 
@@ -100,7 +100,7 @@ def expected(source: Path, study_key: str) -> list[Said]:
     whole = replace(plan, send=plan.uncertain, sizes=(), later=())
     reader = line.reader
     return said_of(
-        merge(whole, Escalated(verdicts), reader.thresholds, reader.weights, box.geometry)
+        merge(whole, EscalationResult(verdicts), reader.thresholds, reader.weights, box.geometry)
     )
 
 

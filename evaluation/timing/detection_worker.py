@@ -15,17 +15,15 @@ import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from edge.assemble import open_channel
 from edge.decide import Situation, Thresholds, decide
-from edge.escalation.client import Asking, Escalator, Knock
-from edge.escalation.rois import Exchange, cut_rois
+from edge.escalation.client import Escalator, open_link
+from edge.escalation.rois import RoiStates, cut_rois
+from edge.escalation.stream import EscalationSettings
 from edge.link.estimate import Arrival
-from edge.link.health import Watch
 from edge.link.link import Link
 from edge.merge import MergeWeights, merge
 from edge.screen import EdgeReader
@@ -55,10 +53,10 @@ class RecordingLink(Link):
 
     last: Arrival | None = None
 
-    def succeeded(self, arrivals: Sequence[Arrival], heard_s: float = 0.0) -> None:
+    def succeeded(self, arrivals: Sequence[Arrival], response_s: float = 0.0) -> None:
         """See `edge.link.link.Link.succeeded`."""
         self.last = arrivals[-1] if arrivals else None
-        super().succeeded(arrivals, heard_s)
+        super().succeeded(arrivals, response_s)
 
 
 def read_case(folder: Path, settings: EdgeSettings) -> Case:
@@ -85,7 +83,7 @@ def escalate(
     times_s.append(time.monotonic())
     rois = cut_rois(plan, case.box, (side, side, side))
     times_s.append(time.monotonic())
-    answers = second.ask(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
+    answers = second.read_rois(rois, Deadline.after(settings.deadline_s), uuid.uuid4().hex)
     times_s.append(time.monotonic())
     merge(plan, answers, case.thresholds, case.weights, case.box.geometry)
     times_s.append(time.monotonic())
@@ -108,7 +106,7 @@ def escalate(
 def _encode_s(rois: Sequence[Roi]) -> float:
     """Encode the ROIs once more, to learn how long that takes."""
     began_s = time.monotonic()
-    for roi in Exchange(rois).open.values():
+    for roi in RoiStates(rois).open.values():
         encode_roi(roi)
     return time.monotonic() - began_s
 
@@ -123,19 +121,16 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
                 held.close()
                 settings, link = load_settings(**command["open"]), RecordingLink()
                 second = _open_cloud(settings, link, held)
-                link.settle()
+                link.wait_until_known()
                 yield {"opened": len(case.candidates)}
             elif second is not None:
                 yield escalate(case, command["escalate"], second, link, settings)
 
 
 def _open_cloud(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalator:
-    channel = held.enter_context(open_channel(str(settings.cloud), settings))
-    if settings.watch_s:
-        knock, first_s = partial(Knock, channel), settings.connect_s
-        held.enter_context(Watch(knock, link, settings.watch_s, first_s=first_s))
+    channel = open_link(str(settings.cloud), link, settings, held)
     side = settings.roi_side
-    return Escalator(channel, link, Asking((side, side, side), settings.reserve_s))
+    return Escalator(channel, link, EscalationSettings((side, side, side), settings.reserve_s))
 
 
 def main(seed: int, cache: Path) -> None:

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 import grpc
 
-from edge.assemble import OPTIONS
 from edge.budget import Budget
-from edge.escalation.client import Asking, Escalator
-from edge.escalation.rois import Escalated
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.rois import EscalationResult
+from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
 from protos.deadline import Deadline
 from protos.messages import Priority
@@ -25,14 +25,14 @@ def escalator(
     address: str, link: Link | None = None, reserve_s: float = RESERVE_S
 ) -> Iterator[Escalator]:
     """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
-        asking = Asking(SHAPE, reserve_s, priority=Priority.STAT)
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        asking = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT)
         yield Escalator(channel, link or Link(), asking, jitter=lambda *_: 0.01)
 
 
 def ask(
     address: str, *scores: float, budget_s: float = 60.0, link: Link | None = None
-) -> Escalated:
+) -> EscalationResult:
     """What comes back for candidates of these scores, with time enough for a slow machine."""
     with escalator(address, link) as second:
         return second.read(plan_of(*scores), box(), Budget(Deadline.after(budget_s)), "key-1")

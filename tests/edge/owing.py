@@ -10,7 +10,7 @@ import numpy as np
 
 from edge.assemble import build_pipeline
 from edge.escalation.client import SecondReader
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
@@ -47,21 +47,23 @@ class SilentCloud:
         """Up, down or about to find out, as it is set."""
         return LinkEstimate(available=self.available, probing=self.probing)
 
-    def read(self, *_: object) -> Escalated:
+    def read(self, *_: object) -> EscalationResult:
         """Nothing comes by the deadline."""
-        return Escalated(reason="Unreachable: nobody listens", attempts=1)
+        return EscalationResult(reason="Unreachable: nobody listens", attempts=1)
 
-    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
         """The next of the answers."""
         assert not deadline.passed
         self.asked.append((study_key, tuple(roi.roi_id for roi in rois)))
         if study_key in self.refuses:
             refusals = {r.roi_id: Refusal(r.roi_id, "ModelFailed", "no") for r in rois}
-            return Escalated(refusals=refusals, reason="2 regions refused", attempts=1)
+            return EscalationResult(refusals=refusals, reason="2 ROIs refused", attempts=1)
         count = self.answers.pop(0) if self.answers else 0
         verdicts = {r.roi_id: self._verdict(r) for r in rois[:count]}
         reason = "" if count >= len(rois) else "Unreachable: nobody listens"
-        return Escalated(verdicts, reason=reason, attempts=1)
+        return EscalationResult(verdicts, reason=reason, attempts=1)
 
     def _verdict(self, roi: Roi) -> Verdict:
         return Verdict(roi.roi_id, self.probability, 9.0, "fake 1", 0.0, 0.001)
@@ -77,14 +79,16 @@ class ForgetfulCloud(SilentCloud):
         super().__init__()
         self._log = log
 
-    def ask(self, rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
         """As many as this study's askings so far."""
         before = self._log.read_text().split() if self._log.exists() else []
         with self._log.open("a") as log:
             log.write(f"{study_key}\n")
         asked = before.count(study_key)
         self.answers = [len(rois) if asked > 1 else asked]
-        return super().ask(rois, deadline, study_key)
+        return super().read_rois(rois, deadline, study_key)
 
 
 def owing(second: SecondReader, *, pictures: bool = False) -> Pipeline:

@@ -11,12 +11,13 @@ import pytest
 import structlog
 
 from edge import assemble
-from edge.assemble import open_channel, open_pipeline
+from edge.assemble import open_pipeline
 from edge.budget import Budget
 from edge.decide import Situation, decide
 from edge.errors import BadSettings
-from edge.escalation.client import Asking, Escalator, NoSecondReader
-from edge.escalation.rois import Escalated, cut_rois
+from edge.escalation.client import Escalator, NoSecondReader, open_channel
+from edge.escalation.rois import EscalationResult, cut_rois
+from edge.escalation.stream import EscalationSettings
 from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
 from edge.replay import EVENT
@@ -56,7 +57,7 @@ def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
         settings = EdgeSettings(cloud=gone.address, cloud_hedge=other.address)
         with open_pipeline(settings) as pipeline:
             rois = cut_rois(plan_of(0.4), box(), SHAPE)
-            came = pipeline.second_reader.ask(rois, Deadline.after(60.0), "key")
+            came = pipeline.second_reader.read_rois(rois, Deadline.after(60.0), "key")
     assert (list(came.verdicts), came.reason) == ([0], "")
 
 
@@ -65,7 +66,7 @@ def test_a_hedge_without_a_cloud_is_told() -> None:
     settings = EdgeSettings(cloud_hedge="reader.example:50051")
     with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
-    assert [log["event"] for log in logs] == ["cloud_hedge is never asked: cloud is not set"]
+    assert [log["event"] for log in logs] == ["cloud_hedge has no effect without cloud"]
 
 
 @pytest.fixture
@@ -93,10 +94,12 @@ def mutual_tls(pki: Path) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=True)
 
 
-def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> Escalated:
+def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:
     """One region escalated over a channel of these settings."""
     with open_channel(address, settings) as channel:
-        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=0.1, attempts=1))
+        second = Escalator(
+            channel, Link(), EscalationSettings(SHAPE, reserve_s=0.1, max_attempts=1)
+        )
         return second.read(plan_of(0.5), box(), Budget(Deadline.after(budget_s)), "key")
 
 

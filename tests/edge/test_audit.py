@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_pipeline, open_channel
+from edge.assemble import build_pipeline
 from edge.audit import Audit, AuditOutcome, audit_of, is_sampled
 from edge.decide import AUDITED, Plan
-from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
-from edge.escalation.rois import Escalated
+from edge.escalation.client import Escalator, NoSecondReader, SecondReader, open_channel
+from edge.escalation.rois import EscalationResult
+from edge.escalation.stream import EscalationSettings
 from edge.findings import DecidedBy, Route, SecondReading
 from edge.job import Job, new_study_key
 from edge.link.estimate import OFF, LinkEstimate, Pace
@@ -64,10 +65,10 @@ FAINT = (0.02, 0.09, 0.05, 0.08, 0.01)
 plan_of = partial(cases.plan_of, audited=True)
 
 
-def answers_of(*probabilities: float, to: Plan) -> Escalated:
+def answers_of(*probabilities: float, to: Plan) -> EscalationResult:
     """Verdicts on the places that ``to`` audits, in their order."""
     pairs = zip(to.audit, probabilities, strict=False)
-    return Escalated({i: Verdict(i, p, 7.0, "fake 1", 0.0, 0.001) for i, p in pairs})
+    return EscalationResult({i: Verdict(i, p, 7.0, "fake 1", 0.0, 0.001) for i, p in pairs})
 
 
 def test_the_best_dismissed_places_of_an_audited_scan_are_sent() -> None:
@@ -121,27 +122,27 @@ def test_a_dismissed_place_is_no_finding_without_an_audit() -> None:
 
 def test_an_audit_owes_nothing() -> None:
     """It is a sample: what was not answered is told and not asked for again."""
-    assert still_owed(plan_of(*FAINT), Escalated(reason="Unreachable: lost")) == ()
+    assert still_owed(plan_of(*FAINT), EscalationResult(reason="Unreachable: lost")) == ()
 
 
 def test_what_an_audit_came_to() -> None:
     """Each outcome with its counts; a scan with something to ask about has none."""
     plan = plan_of(*FAINT)
 
-    def of(plan: Plan, answers: Escalated, sampled: bool = True) -> Audit | None:
+    def of(plan: Plan, answers: EscalationResult, sampled: bool = True) -> Audit | None:
         return audit_of(plan, answers, THRESHOLDS, rate=0.05, sampled=sampled)
 
     hit, clear = answers_of(0.97, 0.1, 0.2, to=plan), answers_of(0.1, to=plan)
-    lost = Escalated(reason="Unreachable: lost")
+    lost = EscalationResult(reason="Unreachable: lost")
     assert of(plan, hit) == Audit(AuditOutcome.CONFIRMED, 0.05, 0.09, 3, 3, 1)
     assert of(plan, clear) == Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 1, 0)
     assert of(plan, lost) == Audit(
         AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason="Unreachable: lost"
     )
-    assert of(plan_of(), Escalated()) == Audit(AuditOutcome.NOTHING, 0.05, 0.0)
-    unsampled = of(replace(plan, send=(), audit=()), Escalated(), sampled=False)
+    assert of(plan_of(), EscalationResult()) == Audit(AuditOutcome.NOTHING, 0.05, 0.0)
+    unsampled = of(replace(plan, send=(), audit=()), EscalationResult(), sampled=False)
     assert unsampled == Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
-    assert of(plan_of(0.5), Escalated()) is None
+    assert of(plan_of(0.5), EscalationResult()) is None
 
 
 def report_of(out: Path, second: SecondReader, rate: float = 1.0) -> Report:
@@ -155,7 +156,9 @@ def report_of(out: Path, second: SecondReader, rate: float = 1.0) -> Report:
 def report_by(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
     """The same with the second reader ``cloud``."""
     with open_channel(cloud.address, load_settings()) as channel:
-        return report_of(out, Escalator(channel, Link(), Asking(SHAPE, reserve_s=2.0)), rate)
+        return report_of(
+            out, Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=2.0)), rate
+        )
 
 
 def second_only(roi: Roi) -> Verdict | Refusal:

@@ -117,7 +117,7 @@ def test_a_link_that_was_lost_gets_one_region_to_find_out() -> None:
 def test_without_a_cloud_nothing_is_owed() -> None:
     """A site without a cloud waits for nothing; one that cannot reach its cloud does."""
     assert plan_of(0.5, link=OFF).later == ()
-    away = LinkEstimate(available=False, reason="Unreachable: lost; not asked again for 9 s")
+    away = LinkEstimate(available=False, reason="Unreachable: lost; next attempt in 9 s")
     plan = plan_of(0.5, link=away)
     assert (plan.send, plan.later, plan.held_back) == ((), (0,), away.reason)
 

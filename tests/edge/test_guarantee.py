@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_pipeline, open_channel
+from edge.assemble import build_pipeline
 from edge.decide import Plan
 from edge.errors import UnfitModel
-from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
-from edge.escalation.rois import Escalated
+from edge.escalation.client import Escalator, NoSecondReader, SecondReader, open_channel
+from edge.escalation.rois import EscalationResult
+from edge.escalation.stream import EscalationSettings
 from edge.guarantee import (
     NOT_CALIBRATED,
     Guarantee,
@@ -55,12 +56,12 @@ def verdict(place: int, model: str = "fake 1") -> Verdict:
     return Verdict(place, 0.9, 9.0, model, 0.0, 0.001)
 
 
-def read_by(*places: int, model: str = "fake 1") -> Escalated:
+def read_by(*places: int, model: str = "fake 1") -> EscalationResult:
     """Verdicts on these places, and why not on the others."""
-    return Escalated({i: verdict(i, model) for i in places}, reason="DeadlinePassed: late")
+    return EscalationResult({i: verdict(i, model) for i in places}, reason="DeadlinePassed: late")
 
 
-def of(plan: Plan, answers: Escalated, slice_mm: float = 1.0) -> Guarantee:
+def of(plan: Plan, answers: EscalationResult, slice_mm: float = 1.0) -> Guarantee:
     """What is promised of that reading."""
     return guarantee_of(MOST, plan, answers, slice_mm)
 
@@ -72,8 +73,8 @@ def test_regions_of_another_size_than_calibration_s_promise_nothing() -> None:
     assert small.text == (
         "no guarantee, because regions of 32 voxels a side are sent, and 48 in calibration"
     )
-    assert of(plan_of(0.95), Escalated()) == MOST
-    assert guarantee_of(small, plan_of(0.95), Escalated(), 1.0) == small
+    assert of(plan_of(0.95), EscalationResult()) == MOST
+    assert guarantee_of(small, plan_of(0.95), EscalationResult(), 1.0) == small
 
 
 def test_terms_come_from_the_manifest() -> None:
@@ -123,12 +124,15 @@ def test_a_model_that_calibration_has_not_seen_promises_nothing() -> None:
         f"no guarantee, because calibration was read by version {TERMS.screening} of the model, "
         "not 2"
     )
-    assert guarantee_of(stale, plan_of(0.95), Escalated(), 1.0) == stale
+    assert guarantee_of(stale, plan_of(0.95), EscalationResult(), 1.0) == stale
 
 
 def test_a_reading_as_in_calibration_has_its_terms() -> None:
     """All that was uncertain read again, in full, or nothing uncertain: the promise is given."""
-    for plan, answers in ((plan_of(0.7, 0.3), read_by(0, 1)), (plan_of(0.95, 0.05), Escalated())):
+    for plan, answers in (
+        (plan_of(0.7, 0.3), read_by(0, 1)),
+        (plan_of(0.95, 0.05), EscalationResult()),
+    ):
         found = of(plan, answers)
         assert found.given
         assert found.text == TEXT
@@ -147,13 +151,15 @@ def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> Non
         "DeadlinePassed: late"
     )
     assert not first.given
-    assert amended_guarantee(first, plan, Escalated({0: verdict(0)})).reason.startswith("1 of 2")
+    assert amended_guarantee(first, plan, EscalationResult({0: verdict(0)})).reason.startswith(
+        "1 of 2"
+    )
     assert amended_guarantee(first, plan, read_by(0, 1)) == MOST
 
 
 def test_what_was_held_back_names_the_limit() -> None:
     """Where nothing went wrong, why it was not sent is the reason."""
-    found = of(plan_of(0.7, 0.3, max_rois=1), Escalated({0: verdict(0)}))
+    found = of(plan_of(0.7, 0.3, max_rois=1), EscalationResult({0: verdict(0)}))
     assert "not read again: no more than 1 regions of one study are sent" in found.text
 
 
@@ -176,15 +182,15 @@ def test_smaller_regions_are_not_covered_for_good(size: Size) -> None:
 
 def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
     """Calibration says what slices it knows; a hair more is the same."""
-    assert of(plan_of(0.95), Escalated(), 2.52).given
-    found = of(plan_of(0.95), Escalated(), 5.0)
+    assert of(plan_of(0.95), EscalationResult(), 2.52).given
+    found = of(plan_of(0.95), EscalationResult(), 5.0)
     assert found.reason == "slices are 5 mm apart, and in calibration no more than 2.5 mm"
     assert found.permanent
 
 
 def test_a_site_without_a_cloud_has_no_guarantee() -> None:
     """Calibration had two readers."""
-    off = Escalated(reason="off", switched_off=True)
+    off = EscalationResult(reason="off", switched_off=True)
     assert of(plan_of(0.95, link=OFF), off).reason == "no second reader is set up"
 
 
@@ -203,7 +209,7 @@ def report_in(out: Path, pipeline: Pipeline) -> Report:
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
     """Over the real link: promised in report.json and report.html, with all that it rests on."""
     with FakeCloud() as cloud, open_channel(cloud.address, load_settings()) as channel:
-        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=2.0))
+        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=2.0))
         report = report_in(tmp_path, pipeline_with(second, (0.95, 0.7, 0.05)))
     assert report.guarantee.text == TEXT
     written = json.loads((tmp_path / "report.json").read_text())

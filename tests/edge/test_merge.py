@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge.errors import UnfitModel
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
 from edge.link.estimate import OFF
 from edge.merge import Merged, MergeWeights, merge
@@ -21,7 +21,7 @@ def verdict(roi_id: int, probability: float) -> Verdict:
     return Verdict(roi_id, probability, 8.0, "fake 1", 0.0, 0.0)
 
 
-def merged(scores: tuple[float, ...], answers: Escalated, max_rois: int = 64) -> Merged:
+def merged(scores: tuple[float, ...], answers: EscalationResult, max_rois: int = 64) -> Merged:
     """What becomes of candidates of these scores."""
     return merge(plan_of(*scores, max_rois=max_rois), answers, THRESHOLDS, WEIGHTS, Geometry())
 
@@ -41,7 +41,7 @@ def test_certain_scores_give_a_finite_probability(edge: float, cloud: float) -> 
 
 def test_cloud_raises_a_candidate_to_a_finding() -> None:
     """A verdict of 0.9 on 0.45 makes a finding of the cloud, with the cloud's diameter."""
-    (finding,) = merged((0.45,), Escalated({0: verdict(0, 0.9)})).findings
+    (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
     assert (finding.diameter_mm, finding.edge_score) == (8.0, 0.45)
@@ -50,7 +50,7 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
 
 def test_cloud_lowers_a_candidate_below_the_final_threshold() -> None:
     """A verdict of 0.02 on 0.8 leaves no finding."""
-    result = merged((0.8,), Escalated({0: verdict(0, 0.02)}))
+    result = merged((0.8,), EscalationResult({0: verdict(0, 0.02)}))
     assert result.findings == ()
     assert result.second_reading is SecondReading.COMPLETE
 
@@ -63,9 +63,9 @@ def ball(middle: tuple[int, int, int], radius: float) -> BoolArray:
 
 def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
     """The region's middle voxel is the candidate; 3 mm above it the centre moves up by 3 mm."""
-    answers = Escalated({0: verdict(0, 0.9)}, masks={0: ball((27, 24, 24), 4.0)})
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((27, 24, 24), 4.0)})
     (finding,) = merged((0.45,), answers).findings
-    (plain,) = merged((0.45,), Escalated({0: verdict(0, 0.9)})).findings
+    (plain,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     np.testing.assert_allclose(np.subtract(finding.index_zyx, plain.index_zyx), (3, 0, 0))
     np.testing.assert_allclose(np.subtract(finding.centre_mm, plain.centre_mm), (0, 0, 3))
     assert finding.outline is not None
@@ -76,7 +76,7 @@ def test_a_box_that_is_turned_turns_the_shift() -> None:
     """Of a box at 0.5 mm that lies on its side, the same voxels are a shift along its axes."""
     turned = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
     geometry = Geometry((0.5, 0.5, 0.5), (0.0, 0.0, 0.0), turned)
-    answers = Escalated({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 28), 4.0)})
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 28), 4.0)})
     plan = plan_of(0.45)
     (finding,) = merge(plan, answers, THRESHOLDS, WEIGHTS, geometry).findings
     shift = np.subtract(finding.centre_mm, plan.decisions[0].candidate.centre_mm)
@@ -90,14 +90,14 @@ def test_a_box_that_is_turned_turns_the_shift() -> None:
 
 def test_an_outline_of_something_else_does_not_move_the_finding() -> None:
     """Further off than the nodule is wide, it is shown but not believed."""
-    answers = Escalated({0: verdict(0, 0.9)}, masks={0: ball((40, 24, 24), 3.0)})
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((40, 24, 24), 3.0)})
     (finding,) = merged((0.45,), answers).findings
     assert finding.index_zyx == (30.0, 30.0, 30.0)
 
 
 def test_the_cloud_describes_what_the_edge_reports() -> None:
     """Size and place come of its verdict, the decision stays the edge's, however low that is."""
-    answers = Escalated({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
+    answers = EscalationResult({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
     result = merged((0.95,), answers)
     (finding,) = result.findings
     assert (finding.decided_by, finding.diameter_mm) == (DecidedBy.EDGE, 8.0)
@@ -108,7 +108,7 @@ def test_the_cloud_describes_what_the_edge_reports() -> None:
 
 def test_descriptions_do_not_count_as_second_readings() -> None:
     """One reported candidate was described, the uncertain one was not read: nothing is there."""
-    result = merged((0.95, 0.4), Escalated({0: verdict(0, 0.9)}, reason="late"))
+    result = merged((0.95, 0.4), EscalationResult({0: verdict(0, 0.9)}, reason="late"))
     assert result.second_reading is SecondReading.MISSING
     assert result.reason.startswith("0 of 1 uncertain candidates")
 
@@ -116,14 +116,14 @@ def test_descriptions_do_not_count_as_second_readings() -> None:
 def test_small_nodules_come_last() -> None:
     """However probable: what asks for action stands first."""
     small, large = replace(verdict(0, 0.95), diameter_mm=5.0), verdict(1, 0.9)
-    findings = merged((0.45, 0.45), Escalated({0: small, 1: large})).findings
+    findings = merged((0.45, 0.45), EscalationResult({0: small, 1: large})).findings
     assert [finding.small for finding in findings] == [False, True]
     assert findings[0].probability < findings[1].probability
 
 
 def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
     """Without a verdict a score from 0.5 on is a finding, one below is not, and it says why."""
-    result = merged((0.8, 0.3), Escalated(reason="Unreachable: connection refused"))
+    result = merged((0.8, 0.3), EscalationResult(reason="Unreachable: connection refused"))
     (finding,) = result.findings
     assert finding.decided_by is DecidedBy.EDGE_ALONE
     assert finding.probability == finding.edge_score == 0.8
@@ -138,7 +138,7 @@ def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
 
 def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
     """Only the certain candidate is a finding, the edge's own; nothing wanted a second reading."""
-    result = merged((0.95, 0.05), Escalated())
+    result = merged((0.95, 0.05), EscalationResult())
     (finding,) = result.findings
     assert (finding.decided_by, finding.route) == (DecidedBy.EDGE, Route.REPORT)
     assert result.second_reading is SecondReading.COMPLETE
@@ -147,9 +147,9 @@ def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
 
 def test_what_is_reported_undescribed_is_a_missing_reading() -> None:
     """Nothing was uncertain, but the cloud was wanted for size and kind, and was not there."""
-    gone = merged((0.95, 0.05), Escalated(reason="Unreachable: connection refused"))
+    gone = merged((0.95, 0.05), EscalationResult(reason="Unreachable: connection refused"))
     away = merge(
-        plan_of(0.95, link=OFF), Escalated(), THRESHOLDS, WEIGHTS, Geometry()
+        plan_of(0.95, link=OFF), EscalationResult(), THRESHOLDS, WEIGHTS, Geometry()
     )  # the breaker is open: nobody was asked
     assert gone.second_reading is away.second_reading is SecondReading.MISSING
     assert gone.reason == (
@@ -161,15 +161,15 @@ def test_what_is_reported_undescribed_is_a_missing_reading() -> None:
 
 def test_one_description_is_a_reading_and_nothing_to_describe_needs_none() -> None:
     """A cloud that described one finding was there; a scan without candidates never asks it."""
-    late = Escalated({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
+    late = EscalationResult({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
     assert merged((0.95, 0.97), late).second_reading is SecondReading.COMPLETE
-    gone = Escalated(reason="Unreachable: connection refused")
+    gone = EscalationResult(reason="Unreachable: connection refused")
     assert merged((0.05,), gone).second_reading is SecondReading.COMPLETE
 
 
 def test_some_verdicts_make_a_partial_reading() -> None:
     """One verdict of two is partial, and each candidate is judged by what there is of it."""
-    answers = Escalated({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
+    answers = EscalationResult({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
     result = merged((0.7, 0.6), answers)
     assert result.second_reading is SecondReading.PARTIAL
     assert [f.decided_by for f in result.findings] == [DecidedBy.CLOUD, DecidedBy.EDGE_ALONE]
@@ -178,8 +178,8 @@ def test_some_verdicts_make_a_partial_reading() -> None:
 
 def test_refused_region_names_its_refusal() -> None:
     """The finding says with which error the cloud refused its region."""
-    answers = Escalated(
-        {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 regions refused"
+    answers = EscalationResult(
+        {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 ROIs refused"
     )
     (finding,) = merged((0.7,), answers).findings
     assert "second reading missing (ModelFailed: not finite)" in finding.reason
@@ -187,7 +187,7 @@ def test_refused_region_names_its_refusal() -> None:
 
 def test_held_back_candidate_names_the_limit() -> None:
     """A candidate that was not sent for want of room says so, and the reading is partial."""
-    answers = Escalated({0: verdict(0, 0.9)})
+    answers = EscalationResult({0: verdict(0, 0.9)})
     result = merged((0.55, 0.7), answers, max_rois=1)
     assert result.second_reading is SecondReading.PARTIAL
     assert "no more than 1 regions" in result.findings[1].reason
@@ -195,7 +195,7 @@ def test_held_back_candidate_names_the_limit() -> None:
 
 def test_switched_off_is_missing_whatever_was_uncertain() -> None:
     """Without a cloud the second reading is missing, with the reason off."""
-    off = Escalated(reason="off", switched_off=True)
+    off = EscalationResult(reason="off", switched_off=True)
     for scores in ((0.7,), (0.95,), ()):
         result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS, Geometry())
         assert (result.second_reading, result.reason) == (SecondReading.MISSING, "off")
@@ -203,7 +203,7 @@ def test_switched_off_is_missing_whatever_was_uncertain() -> None:
 
 def test_findings_come_by_falling_probability() -> None:
     """The merged probability orders them, not the edge's score."""
-    result = merged((0.95, 0.6), Escalated({1: verdict(1, 0.99)}))
+    result = merged((0.95, 0.6), EscalationResult({1: verdict(1, 0.99)}))
     assert [f.edge_score for f in result.findings] == [0.6, 0.95]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.assemble import build_pipeline, open_channel
+from edge.assemble import build_pipeline
 from edge.budget import Budget
-from edge.escalation.client import Asking, Escalator, NoSecondReader, SecondReader
+from edge.escalation.client import Escalator, NoSecondReader, SecondReader, open_channel
+from edge.escalation.stream import EscalationSettings
 from edge.findings import DecidedBy, Finding, SecondReading
 from edge.job import Job
 from edge.link.link import Link
@@ -58,7 +59,7 @@ def report_of(pipeline: Pipeline, out: Path) -> Report:
 def read_with_cloud(address: str, out: Path, deadline_s: float = 60.0) -> Report:
     """The report of one study whose second reader is at ``address``."""
     with open_channel(address, load_settings()) as channel:
-        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
+        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=RESERVE_S))
         return report_of(pipeline_with(second, deadline_s), out)
 
 
@@ -142,7 +143,7 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
 
     settings = load_settings(deadline_s=60.0)
     with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
-        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
+        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=RESERVE_S))
         pipeline = build_pipeline(settings, FixedScreener(SCORES), second, clock=clock)
         pipeline = replace(pipeline, read=study_at, preprocess=lung_box, persist_pending=persist)
         job = Job(Path("study"), tmp_path, "key-1", since_s=clock() - 61.0)
@@ -170,7 +171,7 @@ def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> Non
     """Nothing found is a report as well."""
     settings = load_settings(deadline_s=60.0)
     with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
-        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=RESERVE_S))
+        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=RESERVE_S))
         pipeline = replace(
             build_pipeline(settings, FixedScreener(()), second), read=study_at, preprocess=lung_box
         )

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from edge.amend.amender import DAY_S, MB, Amender, Persistence
-from edge.assemble import open_channel
-from edge.escalation.client import Asking, Escalator
-from edge.escalation.rois import Escalated
+from edge.escalation.client import Escalator, open_channel
+from edge.escalation.rois import EscalationResult
+from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
 from edge.settings import load_settings
 from edge.store.pending import OwedStep
@@ -215,7 +215,7 @@ def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
         open_channel(fake.address, settings) as channel,
         Spool(tmp_path / "state" / "s.db") as spool,
     ):
-        escalator = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0))
+        escalator = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=1.0))
         site = Site(tmp_path, spool, SilentCloud())
         record = site.study("a", second=escalator)
         assert site.report("a")["status"] == "provisional"
@@ -326,7 +326,9 @@ def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
         FakeCloud(faults=[fault] * attempts) as fake,
         open_channel(fake.address, load_settings()) as channel,
     ):
-        second = Escalator(channel, Link(), Asking(SHAPE, reserve_s=1.0), sleep=lambda _s: None)
+        second = Escalator(
+            channel, Link(), EscalationSettings(SHAPE, reserve_s=1.0), sleep=lambda _s: None
+        )
         site.amender = Amender(site.spool, site.places.outbox, second, UNHURRIED)
         while site.amender.turn():
             pass
@@ -362,14 +364,14 @@ def test_an_asking_is_longer_the_more_in_a_row_were_in_vain_whatever_their_study
     for name in "abcd":
         site.study(name)
     given_s: list[float] = []
-    ask = site.cloud.ask
+    ask = site.cloud.read_rois
 
-    def asked(rois: Sequence[Roi], deadline: Deadline, study_key: str) -> Escalated:
+    def asked(rois: Sequence[Roi], deadline: Deadline, study_key: str) -> EscalationResult:
         given_s.append(deadline.remaining_s)
         site.cloud.answers = [2] if len(given_s) in (4, 5) else []
         return ask(rois, deadline, study_key)
 
-    monkeypatch.setattr(site.cloud, "ask", asked)
+    monkeypatch.setattr(site.cloud, "read_rois", asked)
     persistence = replace(UNHURRIED, asking_s=2.0)
     site.amender = Amender(
         site.spool,

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from edge.escalation.attempt import Race
-from edge.escalation.stream import Heard
+from edge.escalation.attempt import Race, Received, Stream, StreamTiming
 from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, InvalidRequest, OverreadError, Unreachable
 from protos.messages import Verdict
@@ -17,16 +17,18 @@ LONG_S, NO_ROOM = 60.0, 99
 class Scripted:
     """Says its verdicts and ends, with a fault or without; ``hangs`` until it is cancelled."""
 
+    sent, load, timing = True, None, StreamTiming((), time.monotonic)
+
     def __init__(
         self, says: Sequence[int] = (), fault: Exception | None = None, *, hangs: bool = False
     ) -> None:
         self.says, self.fault, self.hangs = says, fault, hangs
         self.cancelled = threading.Event()
 
-    def listen(self) -> Iterator[Heard]:
+    def listen(self) -> Iterator[Received]:
         """What it was scripted to say."""
         for roi_id in self.says:
-            yield Heard(Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0), 0.1, 100)
+            yield Received(Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0), 0.1, 100)
         if self.hangs:
             assert self.cancelled.wait(LONG_S)
         if self.fault is not None:
@@ -45,14 +47,14 @@ def raced(
     deadline_s: float = LONG_S,
     after_s: float = LONG_S,
     silence_s: float = LONG_S,
-) -> tuple[set[int], OverreadError | None, Race[Scripted]]:
+) -> tuple[set[int], OverreadError | None, Race]:
     """The answers that came to ``wants`` questions, and the fault."""
     answered: set[int] = set()
 
-    def take(_runner: Scripted, heard: Heard) -> bool:
-        assert isinstance(heard.message, Verdict)
-        answered.add(heard.message.roi_id)
-        return heard.message.roi_id == NO_ROOM
+    def take(_stream: Stream, received: Received) -> bool:
+        assert isinstance(received.message, Verdict)
+        answered.add(received.message.roi_id)
+        return received.message.roi_id == NO_ROOM
 
     race = Race(Deadline.after(deadline_s), take, lambda: len(answered) >= wants)
     fault = race.run(first, after_s, None if second is None else lambda: second, silence_s)
@@ -80,12 +82,12 @@ def test_the_first_may_still_win() -> None:
     go = threading.Event()
 
     class Late(Scripted):
-        def listen(self) -> Iterator[Heard]:
+        def listen(self) -> Iterator[Received]:
             assert go.wait(LONG_S)
             yield from super().listen()
 
     class Herald(Scripted):
-        def listen(self) -> Iterator[Heard]:
+        def listen(self) -> Iterator[Received]:
             go.set()
             yield from super().listen()
 
@@ -163,7 +165,7 @@ def test_silence_ends_the_attempt_long_before_the_deadline() -> None:
     answered, fault, race = raced(first, silence_s=0.01)
     assert (answered, first.cancelled.is_set()) == (set(), True)
     assert isinstance(fault, DeadlinePassed)
-    assert fault.reason == "there was no sign of the cloud within 0.0 s"
+    assert fault.reason == "no response from the cloud within 0.0 s"
     assert race.faults == {first: fault}
 
 
@@ -173,7 +175,7 @@ def test_one_word_is_enough_not_to_be_silent() -> None:
     answered, fault, _race = raced(first, silence_s=0.05, deadline_s=0.2)
     assert answered == {0}
     assert isinstance(fault, DeadlinePassed)
-    assert fault.reason == "the answer did not come in time"
+    assert fault.reason == "the answer did not arrive before the deadline"
 
 
 def test_silence_opens_the_second_first() -> None:

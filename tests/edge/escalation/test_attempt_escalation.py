@@ -9,12 +9,11 @@ from contextlib import contextmanager
 import grpc
 import pytest
 
-from edge.assemble import OPTIONS
 from edge.budget import Budget
-from edge.escalation.attempt import Escalation, Way
-from edge.escalation.client import Asking, Escalator
-from edge.escalation.rois import Exchange, cut_rois
-from edge.escalation.stream import Conversation, Heard
+from edge.escalation.attempt import Endpoint, Escalation, Received, StreamTiming
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.rois import RoiStates, cut_rois
+from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
 from protos.deadline import Deadline
 from protos.errors import Draining
@@ -31,11 +30,13 @@ def hedged(
 ) -> Iterator[Escalator]:
     """An escalator with a second cloud."""
     with (
-        grpc.insecure_channel(first, options=OPTIONS) as channel,
-        grpc.insecure_channel(other, options=OPTIONS) as second,
+        grpc.insecure_channel(first, options=CHANNEL_OPTIONS) as channel,
+        grpc.insecure_channel(other, options=CHANNEL_OPTIONS) as second,
     ):
         hedge = (second, other_link or Link())
-        yield Escalator(channel, link, Asking(SHAPE, RESERVE_S, attempts=1), hedge=hedge)
+        yield Escalator(
+            channel, link, EscalationSettings(SHAPE, RESERVE_S, max_attempts=1), hedge=hedge
+        )
 
 
 def test_slow_cloud_is_hedged_and_cancelled() -> None:
@@ -128,7 +129,7 @@ def test_no_room_at_either_cloud_ends_it() -> None:
         came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
     assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
     assert (len(first.headers), len(other.headers)) == (1, 1)
-    assert came.reason.startswith("2 regions refused: DeadlineUnmeetable: ")
+    assert came.reason.startswith("2 ROIs refused: DeadlineUnmeetable: ")
 
 
 class Scripted:
@@ -136,20 +137,20 @@ class Scripted:
 
     load = None
 
-    def __init__(self, exchange: Exchange, clock: HandClock, *, sent: bool, answers: bool) -> None:
+    def __init__(self, exchange: RoiStates, clock: HandClock, *, sent: bool, answers: bool) -> None:
         self._rois, self._clock, self._answers = list(exchange.open.values()), clock, answers
-        self.conversation = Conversation(self._rois, clock, held=not sent)
+        self.timing = StreamTiming(self._rois, clock, held=not sent)
         self.sent, self._over = sent, threading.Event()
 
-    def listen(self) -> Iterator[Heard]:
+    def listen(self) -> Iterator[Received]:
         """The verdicts, or nothing until it is cancelled."""
         if not self._answers:
             self._over.wait(60.0)
             return
         self._clock.sleep(8.0)
-        yield self.conversation.heard(self.conversation.after_s)
+        yield self.timing.first_response(self.timing.after_s)
         for roi in self._rois:
-            yield self.conversation.came(sure(roi), 100)
+            yield self.timing.received(sure(roi), 100)
 
     def cancel(self) -> None:
         """Lets it end."""
@@ -160,12 +161,12 @@ class Scripted:
 def test_bytes_that_were_never_sent_tell_nothing_of_the_wire(sent: bool) -> None:
     """A stream that lost to the hedge before it was heard bounds the wire where it sent any."""
     clock, link = HandClock(), Link(clock=lambda: 0.0)
-    exchange = Exchange(cut_rois(plan_of(0.5), box(), SHAPE))
-    link.sign()
-    link.patience_s = lambda: 60.0  # type: ignore[method-assign] # no silence counts
+    exchange = RoiStates(cut_rois(plan_of(0.5), box(), SHAPE))
+    link.responded()
+    link.response_timeout_s = lambda: 60.0  # type: ignore[method-assign] # no silence counts
 
-    def way(link: Link, *, sent: bool, answers: bool) -> Way:
-        return Way(lambda e, _d, _k: Scripted(e, clock, sent=sent, answers=answers), link)
+    def way(link: Link, *, sent: bool, answers: bool) -> Endpoint:
+        return Endpoint(lambda e, _d, _k: Scripted(e, clock, sent=sent, answers=answers), link)
 
     ways = [way(link, sent=sent, answers=False), way(Link(), sent=True, answers=True)]
     escalation = Escalation(ways, exchange, Deadline.after(60.0), "key-1")

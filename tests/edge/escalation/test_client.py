@@ -14,10 +14,10 @@ from dataclasses import replace
 import grpc
 import pytest
 
-from edge.assemble import OPTIONS
 from edge.budget import Budget
 from edge.escalation import stream
-from edge.escalation.client import Asking, Escalator, NoSecondReader
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator, NoSecondReader
+from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
 from protos import overread_pb2 as pb
 from protos.codec import encode_roi
@@ -94,7 +94,7 @@ def test_region_that_is_always_refused_keeps_the_last_refusal() -> None:
     assert cloud.asked == [[0, 1], [0], [0]]
     assert (list(came.verdicts), came.attempts) == ([1], 3)
     assert came.refusals == {0: Refusal(0, "Overloaded", "full 2")}
-    assert came.reason == "1 regions refused: Overloaded: full 2"
+    assert came.reason == "1 ROIs refused: Overloaded: full 2"
     assert came.refused
 
 
@@ -115,9 +115,9 @@ def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
 
     with (
         FakeCloud(faults=[Overloaded("full")] * 9) as cloud,
-        grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
+        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
     ):
-        second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S), jitter=jitter)
+        second = Escalator(channel, Link(), EscalationSettings(SHAPE, RESERVE_S), jitter=jitter)
         second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
     assert drawn == [(0.0, 0.1), (0.0, 0.2)]
 
@@ -130,8 +130,8 @@ def test_a_dead_cloud_costs_little_time() -> None:
         drawn.append(high)
         return 0.0
 
-    with grpc.insecure_channel(f"127.0.0.1:{free_port()}", options=OPTIONS) as channel:
-        second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S), jitter=jitter)
+    with grpc.insecure_channel(f"127.0.0.1:{free_port()}", options=CHANNEL_OPTIONS) as channel:
+        second = Escalator(channel, Link(), EscalationSettings(SHAPE, RESERVE_S), jitter=jitter)
         second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
     assert drawn == [0.01, 0.02]
 
@@ -208,7 +208,7 @@ def test_refused_region_is_kept_apart() -> None:
     with FakeCloud(answer=refuse_first) as cloud:
         came = ask(cloud.address, 0.4, 0.5)
     assert (list(came.verdicts), list(came.refusals)) == ([1], [0])
-    assert came.reason == "1 regions refused: ModelFailed: not finite"
+    assert came.reason == "1 ROIs refused: ModelFailed: not finite"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_verdict_that_nobody_asked_for_is_dropped() -> None:
         came = ask(cloud.address, 0.4)
     assert (came.verdicts, came.reason) == (
         {},
-        "the service ended the stream with 1 regions unanswered",
+        "the service ended the stream with 1 ROIs unanswered",
     )
 
 
@@ -262,11 +262,11 @@ def test_without_a_cloud_the_answer_is_off() -> None:
     second = NoSecondReader()
     assert not second.estimate().available
     assert second.read().switched_off
-    assert second.ask().switched_off
+    assert second.read_rois().switched_off
 
 
 SCORES = (0.5, 0.45, 0.4)
-REASON = "the cloud had room for 1 of 3 regions"
+REASON = "the cloud accepted 1 of 3 ROIs"
 
 
 def busy_link() -> Link:
@@ -319,7 +319,7 @@ def test_only_what_the_cloud_has_room_for_is_sent(sent: list[int]) -> None:
         came = ask(cloud.address, *SCORES, link=busy_link())
     assert (sent, cloud.asked) == ([0], [[0]])
     assert (list(came.verdicts), sorted(came.refusals), came.attempts) == ([0], [1, 2], 1)
-    assert came.reason == f"2 regions refused: DeadlineUnmeetable: {REASON}"
+    assert came.reason == f"2 ROIs refused: DeadlineUnmeetable: {REASON}"
     assert came.refused
 
 
@@ -346,18 +346,18 @@ def test_what_is_on_its_way_already_is_answered(sent: list[int]) -> None:
 
 def test_a_mute_cloud_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever holds the regions is let go when the stream is given up, not at the deadline."""
-    over, let_go, requests = threading.Event(), threading.Event(), stream.Sending.requests
+    over, let_go, requests = threading.Event(), threading.Event(), stream.RequestIterator.requests
 
-    def noted(self: stream.Sending) -> Iterator[pb.ReadRequest]:
+    def noted(self: stream.RequestIterator) -> Iterator[pb.ReadRequest]:
         yield from requests(self)
         let_go.set()
 
-    monkeypatch.setattr(stream.Sending, "requests", noted)
+    monkeypatch.setattr(stream.RequestIterator, "requests", noted)
     with FakeCloud(admits=lambda: over.wait(60.0)) as cloud:
         came = ask(cloud.address, *SCORES, budget_s=600.0, link=busy_link())
         assert let_go.wait(30.0)
         over.set()
-    assert came.reason.startswith("DeadlinePassed: there was no sign of the cloud")
+    assert came.reason.startswith("DeadlinePassed: no response from the cloud")
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_the_way_there_and_back_is_not_the_cloud_s(
 ) -> None:
     """Of 59.8 s a measured round trip is kept, half of them at most."""
     link = Link(clock=lambda: 0.0)
-    link.found(round_trip_s)
+    link.up(round_trip_s)
     with FakeCloud() as cloud:
         ask(cloud.address, 0.5, link=link)
     assert least_s < cloud.headers[0].budget_s <= most_s

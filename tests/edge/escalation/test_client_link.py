@@ -16,13 +16,13 @@ import grpc
 import numpy as np
 import pytest
 
-from edge.assemble import OPTIONS
 from edge.budget import Budget
 from edge.daemon.agent import run_agent
-from edge.escalation import client
-from edge.escalation.client import Asking, Escalator
+from edge.escalation import stream
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator
 from edge.escalation.rois import cut_rois
-from edge.link.link import UNHEARD, Link
+from edge.escalation.stream import EscalationSettings
+from edge.link.link import NO_RESPONSE_YET, Link
 from edge.selection import Size
 from edge.telemetry import Meters
 from evaluation.recovery.agent import settings_in
@@ -42,7 +42,7 @@ def test_no_time_left_asks_nobody() -> None:
     with FakeCloud() as cloud:
         came = ask(cloud.address, 0.4, budget_s=RESERVE_S / 2, link=link)
     assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "DeadlinePassed: no time was left to ask"
+    assert came.reason == "DeadlinePassed: no time was left to ask the cloud"
     assert link.estimate().available
 
 
@@ -72,7 +72,7 @@ def test_open_breaker_asks_nobody() -> None:
     with FakeCloud() as cloud:
         came = ask(cloud.address, 0.4, link=link)
     assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "Unreachable: refused; not asked again for 30 s"
+    assert came.reason == "Unreachable: refused; next attempt in 30 s"
 
 
 def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
@@ -87,7 +87,7 @@ def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
         came = ask(cloud.address, 0.4, budget_s=1.5, link=link)
         over.set()
     assert came.reason.startswith("DeadlinePassed: ")
-    assert "nothing was answered within" in link.estimate().reason
+    assert "no answer within" in link.estimate().reason
 
 
 def test_a_cloud_that_refuses_is_there_all_the_same() -> None:
@@ -120,13 +120,13 @@ def test_round_trip_is_measured_apart_from_reading() -> None:
 def test_a_mute_cloud_is_given_up_long_before_the_deadline() -> None:
     """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
     link = Link()
-    link.found(None)
+    link.up(None)
     with socket.create_server(("127.0.0.1", 0)) as mute:
         came = ask(f"127.0.0.1:{mute.getsockname()[1]}", 0.4, link=link)
     assert (came.attempts, sorted(came.verdicts)) == (1, [])
-    assert came.reason == "DeadlinePassed: there was no sign of the cloud within 1.0 s"
+    assert came.reason == "DeadlinePassed: no response from the cloud within 1.0 s"
     assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s
-    assert link.doubted.is_set()
+    assert link.suspect.is_set()
 
 
 def test_what_was_not_answered_in_time_is_slow_though_some_of_it_was() -> None:
@@ -213,12 +213,12 @@ def test_a_status_behind_empty_metadata_is_no_sign_of_the_cloud(
     held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However late it comes within what it may take, and whether the regions were held."""
-    monkeypatch.setattr(client, "FAILED_S", 60.0)
+    monkeypatch.setattr(stream, "FAILED_S", 60.0)
     link, signs = Link(), list[None]()
-    monkeypatch.setattr(link, "sign", lambda: signs.append(None))
+    monkeypatch.setattr(link, "responded", lambda: signs.append(None))
     if held:
         link.queue_reported(30.0)
-    second = Escalator(_Failing(), link, Asking(SHAPE, RESERVE_S, attempts=1))
+    second = Escalator(_Failing(), link, EscalationSettings(SHAPE, RESERVE_S, max_attempts=1))
     came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
     assert (came.reason, signs) == ("Unreachable: refused", [])
 
@@ -233,7 +233,7 @@ def test_a_short_asking_for_what_is_owed_does_not_open_the_breaker() -> None:
 
     rois = cut_rois(plan_of(0.4), box(), SHAPE)
     with FakeCloud(answer=stall) as cloud, escalator(cloud.address, link) as second:
-        came = second.ask(rois, Deadline.after(3.0), "key-1")
+        came = second.read_rois(rois, Deadline.after(3.0), "key-1")
         over.set()
     assert came.reason.startswith("DeadlinePassed: ")
     assert link.estimate().available
@@ -243,10 +243,10 @@ def test_a_short_asking_for_what_is_owed_does_not_open_the_breaker() -> None:
 def test_a_glance_at_the_link_waits_for_nothing() -> None:
     """Though the cloud is being looked for; whoever collects metrics has no time."""
     waited, link = list[None](), Link()
-    link.awaited(60.0)
-    link.settle = lambda: waited.append(None)  # type: ignore[method-assign] # to see a call
+    link.monitor_started(60.0)
+    link.wait_until_known = lambda: waited.append(None)  # type: ignore[method-assign] # to see a call
     with escalator(f"127.0.0.1:{free_port()}", link) as second:
-        assert second.glance().reason == UNHEARD
+        assert second.estimate_now().reason == NO_RESPONSE_YET
         assert waited == []
         second.estimate()
     assert waited == [None]
@@ -260,7 +260,7 @@ def test_the_agent_s_metrics_only_glance(tmp_path: Path, monkeypatch: pytest.Mon
     stop.set()
     with escalator(f"127.0.0.1:{free_port()}") as second:
         run_agent(settings_in(tmp_path), read=quick_line, second=second, stop=stop)
-        assert told == [second.glance]
+        assert told == [second.estimate_now]
 
 
 def test_header_tells_key_count_budget_and_priority() -> None:
@@ -300,7 +300,7 @@ def test_regions_cut_before_can_be_asked_for() -> None:
     """What was kept of a study is asked for by itself, under its key and by its own deadline."""
     rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
     with FakeCloud() as cloud, escalator(cloud.address) as second:
-        came = second.ask(rois, Deadline.after(60.0), "key-7")
+        came = second.read_rois(rois, Deadline.after(60.0), "key-7")
     assert (sorted(came.verdicts), cloud.asked) == ([0, 1], [[1, 0]])
     assert cloud.headers[0].study_key == "key-7"
 
@@ -322,8 +322,11 @@ def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> Non
 
 def test_the_site_s_name_travels_where_one_is_set() -> None:
     """In the stream's metadata; without a name there is none."""
-    with FakeCloud() as cloud, grpc.insecure_channel(cloud.address, options=OPTIONS) as channel:
+    with (
+        FakeCloud() as cloud,
+        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
+    ):
         for site in ("north wing", ""):
-            second = Escalator(channel, Link(), Asking(SHAPE, RESERVE_S, site=site))
+            second = Escalator(channel, Link(), EscalationSettings(SHAPE, RESERVE_S, site=site))
             second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
     assert cloud.sites == ["north wing", None]

@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from edge.escalation.rois import Exchange, cut_rois
+from edge.escalation.rois import RoiStates, cut_rois
 from protos.codec import pack_mask
 from protos.errors import DeadlinePassed, Draining, Overloaded, OverreadError, Unreachable
 from protos.messages import Refusal, Roi, Summary, Verdict
 from tests.edge.cases import box, plan_of
 
 
-def exchange(*scores: float) -> Exchange:
+def exchange(*scores: float) -> RoiStates:
     """One with a region for each uncertain score."""
-    return Exchange(rois(*scores))
+    return RoiStates(rois(*scores))
 
 
 def rois(*scores: float) -> list[Roi]:
@@ -53,7 +53,7 @@ def test_the_nodules_voxels_are_unpacked() -> None:
     mask[20:24, 22:25, 23] = True
     asked = exchange(0.4)
     asked.take(verdict(0, pack_mask(mask)))
-    np.testing.assert_array_equal(asked.ended(None, 1).masks[0], mask)
+    np.testing.assert_array_equal(asked.result(None, 1).masks[0], mask)
 
 
 @pytest.mark.parametrize("mask", [b"", b"nonsense", pack_mask(np.ones((4, 4, 4), bool))])
@@ -61,7 +61,7 @@ def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
     """None, a damaged one, one of another shape: the probability counts, nothing is outlined."""
     asked = exchange(0.4)
     asked.take(verdict(0, mask))
-    ended = asked.ended(None, 1)
+    ended = asked.result(None, 1)
     assert list(ended.verdicts) == [0]
     assert ended.masks == {}
 
@@ -69,11 +69,11 @@ def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
 def test_why_not_all_came_is_said() -> None:
     """The fault of the last attempt, a stream that ended early, or the first refusal."""
     asked = exchange(0.4, 0.5)
-    assert asked.ended(Unreachable("refused"), 1).reason == "Unreachable: refused"
+    assert asked.result(Unreachable("refused"), 1).reason == "Unreachable: refused"
     asked.take(verdict(0))
-    assert "1 regions unanswered" in asked.ended(None, 1).reason
+    assert "1 ROIs unanswered" in asked.result(None, 1).reason
     asked.take(Refusal(1, "ModelFailed", "not finite"))
-    assert asked.ended(None, 1).reason == "1 regions refused: ModelFailed: not finite"
+    assert asked.result(None, 1).reason == "1 ROIs refused: ModelFailed: not finite"
 
 
 @pytest.mark.parametrize(
@@ -90,11 +90,11 @@ def test_a_refusal_is_told_from_a_fault_of_the_link(
     fault: OverreadError | None, refused: bool
 ) -> None:
     """A cloud that would not read this study says nothing of others; one that goes is gone."""
-    assert exchange(0.4).ended(fault, 1).refused is refused
-    assert not exchange(0.4).ended(fault, 0).refused
+    assert exchange(0.4).result(fault, 1).refused is refused
+    assert not exchange(0.4).result(fault, 0).refused
 
 
-NO_ROOM = Refusal(0, "DeadlineUnmeetable", "the cloud had room for 0 of 1 regions")
+NO_ROOM = Refusal(0, "DeadlineUnmeetable", "the cloud accepted 0 of 1 ROIs")
 
 
 def test_a_region_without_room_is_left_open_for_another_cloud() -> None:
@@ -102,9 +102,9 @@ def test_a_region_without_room_is_left_open_for_another_cloud() -> None:
     asked = exchange(0.4)
     assert not asked.take(NO_ROOM, elsewhere=True)
     assert (list(asked.open), set(asked.unanswered)) == ([0], set())
-    assert not asked.may_pass(None)
+    assert not asked.is_retryable(None)
     assert asked.take(verdict(0), elsewhere=True)
-    asked.close_left_over()
+    asked.close_unmeetable()
     assert (asked.verdicts, asked.refusals) == ({0: verdict(0)}, {})
 
 
@@ -116,5 +116,5 @@ def test_a_region_without_room_anywhere_is_refused(others: bool) -> None:
     if others:
         asked.take(NO_ROOM, elsewhere=True)
     else:
-        asked.close_left_over()
+        asked.close_unmeetable()
     assert (asked.open, asked.refusals) == ({}, {0: NO_ROOM})

@@ -9,8 +9,9 @@ import threading
 
 import pytest
 
+from edge.escalation.attempt import StreamTiming
 from edge.escalation.rois import cut_rois
-from edge.escalation.stream import Conversation, Sending
+from edge.escalation.stream import RequestIterator
 from protos.deadline import Deadline
 from protos.messages import Header, Refusal, Verdict
 from tests.edge.cases import SHAPE, HandClock, box, plan_of
@@ -19,16 +20,16 @@ HEADER = Header("k", "", 1.0, 3)
 LONG_S = 60.0
 
 
-def sending(*, held: bool, within_s: float = LONG_S) -> Sending:
+def sending(*, held: bool, within_s: float = LONG_S) -> RequestIterator:
     """One of three regions."""
     rois = cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE)
-    return Sending(HEADER, rois, Deadline.after(within_s), held=held)
+    return RequestIterator(HEADER, rois, Deadline.after(within_s), held=held)
 
 
 class Taker:
     """Takes requests in a thread of its own, as gRPC does; notes the regions."""
 
-    def __init__(self, taken_from: Sending) -> None:
+    def __init__(self, taken_from: RequestIterator) -> None:
         self.rois: list[int] = []
         self.begun = threading.Event()
         self._from = taken_from
@@ -71,7 +72,7 @@ def test_only_as_many_go_as_the_cloud_has_room_for() -> None:
     """The most valuable; the others are refused in words, without having been sent."""
     one = sending(held=True)
     taker = Taker(one)
-    reason = "the cloud had room for 1 of 3 regions"
+    reason = "the cloud accepted 1 of 3 ROIs"
     assert one.admit(1) == [Refusal(i, "DeadlineUnmeetable", reason) for i in (1, 2)]
     assert taker.ends()
     assert taker.rois == [0]
@@ -122,36 +123,36 @@ def test_a_header_alone_is_no_region() -> None:
 ROI = 48**3
 
 
-def conversation(clock: HandClock, *, held: bool = False) -> Conversation:
+def timing(clock: HandClock, *, held: bool = False) -> StreamTiming:
     """One about three regions."""
-    return Conversation(cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE), clock, held=held)
+    return StreamTiming(cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE), clock, held=held)
 
 
 @pytest.mark.parametrize(("held", "after_s"), [(True, 1.0), (False, 3.0)])
 def test_the_wait_for_a_busy_cloud_is_no_slow_wire(held: bool, after_s: float) -> None:
     """Where regions were held for 2 s their time begins then; else with the stream."""
     clock = HandClock()
-    one = conversation(clock, held=held)
+    one = timing(clock, held=held)
     clock.sleep(2.0)
-    one.heard(one.after_s)
+    one.first_response(one.after_s)
     clock.sleep(1.0)
     verdict = Verdict(0, 0.9, 8.0, "m", 0.0, 0.1)
-    one.arrived(verdict, one.came(verdict, 100))
-    assert one.heard_s == 2.0
+    one.arrived(verdict, one.received(verdict, 100))
+    assert one.first_response_s == 2.0
     assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
 
 
 def test_the_sign_of_the_cloud_is_older_than_the_certainty() -> None:
     """The round trip ends with the sign; what was held goes when it is certain."""
     clock = HandClock()
-    one = conversation(clock, held=True)
+    one = timing(clock, held=True)
     clock.sleep(2.0)
-    one.heard(1.5)
-    assert (one.heard_s, one.sending_s) == (1.5, 0.0)
+    one.first_response(1.5)
+    assert (one.first_response_s, one.sending_s) == (1.5, 0.0)
 
 
 def test_what_was_sent_up_to_the_first_region_without_an_answer() -> None:
     """The second of three: two regions; none where all were answered."""
-    one = conversation(HandClock())
+    one = timing(HandClock())
     assert one.up_to_first({2, 1}) == (2, 2 * ROI)
     assert one.up_to_first(set()) == (0, 0)

@@ -11,13 +11,13 @@ from edge.link.estimate import (
     HALF_LIFE_S,
     PRIOR,
     Arrival,
-    Evidence,
+    DecayingQuantiles,
     LinkEstimate,
-    Measured,
+    Measurements,
     Pace,
+    computed,
+    computing_s,
     down_s,
-    read_now,
-    reading_s,
 )
 from tests.edge.cases import HandClock
 
@@ -59,18 +59,18 @@ ROI, PAUSE_S = 48**3, 30.0
 GOOD = Pace(round_trip_s=0.02, bytes_per_s=5e6, down_bytes_per_s=5e6, queue_s=0.01, roi_s=0.02)
 
 
-def used(clock: HandClock, studies: int = 60, pace: Pace = GOOD) -> Measured:
+def used(clock: HandClock, studies: int = 60, pace: Pace = GOOD) -> Measurements:
     """A link over which so many studies of ten regions went at ``pace``."""
-    measured = Measured(clock, HALF_LIFE_S)
+    measured = Measurements(clock, HALF_LIFE_S)
     for _ in range(studies):
         good_study(measured, clock, pace)
     return measured
 
 
-def good_study(measured: Measured, clock: HandClock, pace: Pace = GOOD) -> None:
+def good_study(measured: Measurements, clock: HandClock, pace: Pace = GOOD) -> None:
     """Ten regions, all answered in one batch; then half a minute passes."""
     batch_s = 10 * pace.roi_s
-    measured.take(
+    measured.add_stream(
         [
             Arrival(
                 sent_bytes=i * ROI,
@@ -85,19 +85,19 @@ def good_study(measured: Measured, clock: HandClock, pace: Pace = GOOD) -> None:
     clock.sleep(PAUSE_S)
 
 
-def p95_s(measured: Measured, rois: int = 10) -> float:
+def p95_s(measured: Measurements, rois: int = 10) -> float:
     """For so many regions."""
     estimate = LinkEstimate(middle=measured.pace(0.5), slow=measured.pace(0.95))
     return estimate.completion_s(rois, rois * ROI)
 
 
-@pytest.mark.parametrize("heard_s", [0.02, None])
-def test_one_miss_is_forgiven_after_a_handful_of_good_studies(heard_s: float | None) -> None:
+@pytest.mark.parametrize("response_s", [0.02, None])
+def test_one_miss_is_forgiven_after_a_handful_of_good_studies(response_s: float | None) -> None:
     """At once ten regions do not fit 8 s any more; after five studies they do as before."""
     clock = HandClock()
     measured = used(clock)
     assert p95_s(measured) < 1.0
-    measured.slower_than(ROI, 8.0, heard_s, 1)
+    measured.add_bound(ROI, 8.0, response_s, 1)
     assert p95_s(measured) > 7.9
     for _ in range(5):
         good_study(measured, clock)
@@ -109,7 +109,7 @@ def test_misses_that_go_on_are_believed() -> None:
     clock = HandClock()
     measured = used(clock)
     for _ in range(6):
-        measured.slower_than(ROI, 8.0, 0.02, 1)
+        measured.add_bound(ROI, 8.0, 0.02, 1)
         clock.sleep(PAUSE_S)
     for _ in range(5):
         good_study(measured, clock)
@@ -120,7 +120,7 @@ def test_a_slow_cloud_is_no_slow_wire() -> None:
     """It was heard at once: the wait is a fixed one, and ten regions take little more than one."""
     clock = HandClock()
     measured = used(clock)
-    measured.slower_than(ROI, 8.0, 0.02, 1)
+    measured.add_bound(ROI, 8.0, 0.02, 1)
     assert measured.pace(0.95).bytes_per_s == used(HandClock()).pace(0.95).bytes_per_s
     assert 7.9 < p95_s(measured, 1) < p95_s(measured, 10) < 8.6
 
@@ -130,7 +130,7 @@ def test_bytes_that_explain_the_wait_are_charged_with_it() -> None:
     clock = HandClock()
     slow = Pace(0.02, 20_000, 5e6, 0.01, 0.02)
     measured = used(clock, pace=slow)
-    measured.slower_than(ROI, 8.0, 0.02, 1)
+    measured.add_bound(ROI, 8.0, 0.02, 1)
     assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
     assert measured.pace(0.95).queue_s < 0.1
 
@@ -138,7 +138,7 @@ def test_bytes_that_explain_the_wait_are_charged_with_it() -> None:
 def test_a_cloud_that_was_heard_late_lies_behind_a_slow_wire() -> None:
     """Its first sign took most of the wait."""
     measured = used(HandClock())
-    measured.slower_than(ROI, 8.0, 5.0, 1)
+    measured.add_bound(ROI, 8.0, 5.0, 1)
     assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
 
 
@@ -146,7 +146,7 @@ def test_the_queue_that_was_not_told_is_guessed_and_drains() -> None:
     """Whoever is cancelled is told nothing; 7.9 s waited in vain are a queue of 4.9 s 3 s later."""
     clock = HandClock()
     measured = used(clock)
-    measured.slower_than(ROI, 8.0, 0.02, 1)
+    measured.add_bound(ROI, 8.0, 0.02, 1)
     assert measured.pace(0.5).queue_s == pytest.approx(7.9, abs=0.05)
     clock.sleep(3.0)
     assert measured.pace(0.5).queue_s == pytest.approx(4.9, abs=0.05)
@@ -157,7 +157,7 @@ def test_what_was_expected_to_take_so_long_teaches_nothing() -> None:
     clock = HandClock()
     measured = used(clock, pace=Pace(0.02, 5e6, 5e6, 0.01, 1.0))
     before = measured.pace(0.95)
-    measured.slower_than(8 * ROI, 8.0, 0.02, 8)
+    measured.add_bound(8 * ROI, 8.0, 0.02, 8)
     assert measured.pace(0.95) == before
 
 
@@ -167,7 +167,7 @@ def test_remembered_verdicts_do_not_make_a_cloud_fast() -> None:
     slow = Pace(0.02, 5e6, 5e6, 0.5, 0.25)
     measured = used(clock, studies=3, pace=slow)
     for _ in range(4):
-        measured.take(
+        measured.add_stream(
             [Arrival(ROI, 0.05, 0.0, 0.0, 500), Arrival(2 * ROI, 0.9, 0.0, 0.0, 999)], 0.02
         )
     middle = measured.pace(0.5)
@@ -177,22 +177,22 @@ def test_remembered_verdicts_do_not_make_a_cloud_fast() -> None:
 
 def test_the_round_trip_is_not_known_before_it_was_measured() -> None:
     """What is merely believed of it is not told."""
-    measured = Measured(HandClock(), HALF_LIFE_S)
+    measured = Measurements(HandClock(), HALF_LIFE_S)
     assert measured.round_trip_s is None
-    measured.timed(0.4)
+    measured.add_round_trip(0.4)
     assert measured.round_trip_s == 0.4
 
 
 def test_before_anything_is_measured_the_prior_holds() -> None:
     """The median and the 95th percentile are those that were believed."""
-    evidence = Evidence((1.0, 4.0), HandClock())
+    evidence = DecayingQuantiles((1.0, 4.0), HandClock())
     assert (evidence.quantile(0.5), evidence.quantile(0.95)) == (1.0, 4.0)
 
 
 @pytest.mark.parametrize("value", [0.1, 2.0, 9.0])
 def test_one_measurement_moves_the_median_but_tells_nothing_of_the_tail(value: float) -> None:
     """The median is what was seen; the slow side is the slower of that and the prior's."""
-    evidence = Evidence((1.0, 4.0), HandClock())
+    evidence = DecayingQuantiles((1.0, 4.0), HandClock())
     evidence.add(value)
     assert evidence.quantile(0.5) == value
     assert evidence.quantile(0.95) == max(value, 4.0)
@@ -200,7 +200,7 @@ def test_one_measurement_moves_the_median_but_tells_nothing_of_the_tail(value: f
 
 def test_many_measurements_outweigh_the_prior() -> None:
     """Of 1 to 60 the median is 30 or so and the 95th percentile 57, whatever was believed."""
-    evidence = Evidence((1000.0, 2000.0), HandClock())
+    evidence = DecayingQuantiles((1000.0, 2000.0), HandClock())
     for value in range(1, 61):
         evidence.add(float(value))
     assert evidence.quantile(0.5) == pytest.approx(30, abs=1)
@@ -210,7 +210,7 @@ def test_many_measurements_outweigh_the_prior() -> None:
 def test_what_is_old_counts_for_less() -> None:
     """Two fresh measurements outweigh three of two half-lives ago."""
     clock = HandClock()
-    evidence = Evidence((1.0, 1.0), clock, half_life_s=60.0)
+    evidence = DecayingQuantiles((1.0, 1.0), clock, half_life_s=60.0)
     for _ in range(3):
         evidence.add(5.0)
     clock.sleep(120.0)
@@ -222,7 +222,7 @@ def test_what_is_old_counts_for_less() -> None:
 def test_in_the_end_everything_is_forgotten() -> None:
     """After twenty half-lives without a measurement the prior holds again."""
     clock = HandClock()
-    evidence = Evidence((1.0, 4.0), clock, half_life_s=60.0)
+    evidence = DecayingQuantiles((1.0, 4.0), clock, half_life_s=60.0)
     for _ in range(64):
         evidence.add(100.0)
     clock.sleep(20 * 60.0)
@@ -231,7 +231,7 @@ def test_in_the_end_everything_is_forgotten() -> None:
 
 def test_a_bound_counts_until_five_measurements_have_come_since() -> None:
     """What was slower once is slow at first, and forgiven then."""
-    evidence = Evidence((1.0, 1.0), HandClock())
+    evidence = DecayingQuantiles((1.0, 1.0), HandClock())
     for _ in range(10):
         evidence.add(2.0)
     evidence.add_bound(9.0)
@@ -244,7 +244,7 @@ def test_a_bound_counts_until_five_measurements_have_come_since() -> None:
 
 def test_each_bound_that_is_remembered_asks_for_five_measurements_more() -> None:
     """After a second one nine are not enough."""
-    evidence = Evidence((1.0, 1.0), HandClock())
+    evidence = DecayingQuantiles((1.0, 1.0), HandClock())
     for measurements in (5, 9):
         evidence.add_bound(9.0)
         for _ in range(measurements):
@@ -256,7 +256,7 @@ def test_each_bound_that_is_remembered_asks_for_five_measurements_more() -> None
 
 def test_however_many_bounds_are_forgiven_after_twenty_measurements() -> None:
     """A bad hour is not held against the link all day."""
-    evidence = Evidence((1.0, 1.0), HandClock())
+    evidence = DecayingQuantiles((1.0, 1.0), HandClock())
     for _ in range(9):
         evidence.add_bound(9.0)
     for _ in range(20):
@@ -267,7 +267,7 @@ def test_however_many_bounds_are_forgiven_after_twenty_measurements() -> None:
 
 def test_a_bound_is_no_measurement() -> None:
     """Nothing was measured where nothing came."""
-    evidence = Evidence((1.0, 1.0), HandClock())
+    evidence = DecayingQuantiles((1.0, 1.0), HandClock())
     evidence.add_bound(9.0)
     assert not evidence.measured
     evidence.add(2.0)
@@ -281,12 +281,12 @@ SECOND = Arrival(3000, 0.6, 0.1, 0.2, received_bytes=300)
 
 def test_what_the_cloud_remembered_was_not_read() -> None:
     """It costs the cloud nothing, and says nothing of what another region would."""
-    assert read_now([REMEMBERED, FIRST, SECOND]) == [FIRST, SECOND]
+    assert computed([REMEMBERED, FIRST, SECOND]) == [FIRST, SECOND]
 
 
 def test_a_batch_counts_once() -> None:
     """Two regions that were read together took the time of one batch."""
-    assert reading_s([FIRST, SECOND]) == pytest.approx(0.2)
+    assert computing_s([FIRST, SECOND]) == pytest.approx(0.2)
 
 
 def test_answers_need_company_to_tell_of_throughput() -> None:

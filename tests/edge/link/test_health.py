@@ -11,10 +11,9 @@ from functools import partial
 
 import grpc
 
-from edge.assemble import OPTIONS
-from edge.escalation.client import Knock
-from edge.link.health import Watch
-from edge.link.link import UNHEARD, Link
+from edge.escalation.client import CHANNEL_OPTIONS, start_health_check
+from edge.link.health import HealthCheck, HealthMonitor
+from edge.link.link import NO_RESPONSE_YET, Link
 from protos.errors import DeadlinePassed, LinkFault, Unreachable
 from tests.edge.fake_cloud import FakeCloud
 
@@ -26,12 +25,12 @@ class Scripted:
 
     def __init__(self) -> None:
         self.answers: queue.SimpleQueue[LinkFault | None] = queue.SimpleQueue()
-        self.knocks = 0
+        self.checks = 0
 
-    def __call__(self, _timeout_s: float) -> Scripted:
+    def __call__(self, _timeout_s: float) -> HealthCheck:
         """One more knock."""
-        self.knocks += 1
-        return self
+        self.checks += 1
+        return HealthCheck(self.fault, self.cancel)
 
     def fault(self) -> LinkFault | None:
         """Waits for the next answer."""
@@ -53,7 +52,7 @@ def until(holds: Callable[[], bool]) -> bool:
 def test_a_lost_cloud_is_told_and_found_again() -> None:
     """Studies are turned away with the reason, and let in when it is back."""
     link, cloud = Link(), Scripted()
-    with Watch(cloud, link, 0.01):
+    with HealthMonitor(cloud, link, 0.01):
         cloud.answers.put(Unreachable("refused"))
         assert until(lambda: link.estimate().reason == "Unreachable: refused")
         assert not link.enter()
@@ -65,8 +64,8 @@ def test_a_lost_cloud_is_told_and_found_again() -> None:
 def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
     """The first study after a start goes on without it, and the next asks when it is there."""
     link, cloud = Link(), Scripted()
-    with Watch(cloud, link, LONG_S, first_s=0.0):
-        assert link.estimate().reason == UNHEARD
+    with HealthMonitor(cloud, link, LONG_S, startup_grace_s=0.0):
+        assert link.estimate().reason == NO_RESPONSE_YET
         assert not link.enter()
         cloud.answers.put(None)
         assert until(link.enter)
@@ -75,20 +74,20 @@ def test_a_cloud_that_does_not_answer_at_first_is_not_waited_for() -> None:
 def test_a_study_waits_for_a_cloud_that_is_about_to_answer() -> None:
     """As long as the watch was given for that, and no longer once it is known."""
     link, cloud = Link(), Scripted()
-    with Watch(cloud, link, LONG_S, first_s=LONG_S):
+    with HealthMonitor(cloud, link, LONG_S, startup_grace_s=LONG_S):
         threading.Timer(0.05, cloud.answers.put, [None]).start()
-        link.settle()
+        link.wait_until_known()
         assert link.estimate().available
 
 
 def test_an_escalation_in_doubt_makes_it_look_at_once() -> None:
     """It does not wait for the end of its pause."""
     link, cloud = Link(), Scripted()
-    with Watch(cloud, link, LONG_S):
+    with HealthMonitor(cloud, link, LONG_S):
         cloud.answers.put(None)
         assert until(lambda: link.estimate().silent_s is not None)
         link.failed("Unreachable: lost")
-        assert until(lambda: cloud.knocks == 2)
+        assert until(lambda: cloud.checks == 2)
         cloud.answers.put(DeadlinePassed("no answer"))
         assert until(lambda: link.estimate().reason == "DeadlinePassed: no answer")
 
@@ -97,33 +96,33 @@ def test_it_does_not_knock_while_an_escalation_hears_the_cloud() -> None:
     """What that sends may keep a knock out of a narrow link, and it tells more."""
     link, cloud = Link(), Scripted()
     assert link.enter()
-    link.sign()
-    link.lost("Unreachable: no answer")
+    link.responded()
+    link.down("Unreachable: no answer")
     assert link.estimate().available
-    with Watch(cloud, link, 0.001):
+    with HealthMonitor(cloud, link, 0.001):
         time.sleep(0.02)
-        assert cloud.knocks == 0
-        link.left()
-        assert until(lambda: cloud.knocks == 1)
+        assert cloud.checks == 0
+        link.inconclusive()
+        assert until(lambda: cloud.checks == 1)
 
 
 def test_a_link_that_nobody_watches_any_more_is_not_lost() -> None:
     """Whatever ends the watch: studies may ask, and find out for themselves."""
     link = Link()
-    link.lost("Unreachable: refused")
+    link.down("Unreachable: refused")
 
-    def broken(_timeout_s: float) -> Scripted:
+    def broken(_timeout_s: float) -> HealthCheck:
         raise RuntimeError("a fault of ours")
 
-    with Watch(broken, link, LONG_S):
+    with HealthMonitor(broken, link, LONG_S):
         assert until(lambda: link.estimate().available)
 
 
 def test_leaving_cancels_a_knock_that_waits() -> None:
     """It returns although no answer ever came, and tells nothing of the link."""
     link, cloud = Link(), Scripted()
-    with Watch(cloud, link, LONG_S):
-        assert until(lambda: cloud.knocks == 1)
+    with HealthMonitor(cloud, link, LONG_S):
+        assert until(lambda: cloud.checks == 1)
     assert link.estimate().available
 
 
@@ -131,29 +130,32 @@ def test_only_a_second_knock_tells_the_round_trip() -> None:
     """Connecting is a part of the first; of the later ones one a minute is taken in."""
     link, cloud = Link(), Scripted()
     before = link.estimate().middle.round_trip_s
-    with Watch(cloud, link, 0.001):
+    with HealthMonitor(cloud, link, 0.001):
         cloud.answers.put(None)
-        assert until(lambda: cloud.knocks == 2)
+        assert until(lambda: cloud.checks == 2)
         assert link.estimate().middle.round_trip_s == before
         cloud.answers.put(None)
-        assert until(lambda: cloud.knocks == 3)
+        assert until(lambda: cloud.checks == 3)
         taken = link.estimate().middle.round_trip_s
         assert taken != before
         cloud.answers.put(None)
-        assert until(lambda: cloud.knocks == 4)
+        assert until(lambda: cloud.checks == 4)
         assert link.estimate().middle.round_trip_s == taken
 
 
 def test_knocks_over_grpc() -> None:
     """A service that answers is there; where nobody listens, or answers, it is not."""
-    with FakeCloud() as cloud, grpc.insecure_channel(cloud.address, options=OPTIONS) as channel:
-        assert Knock(channel, LONG_S).fault() is None
+    with (
+        FakeCloud() as cloud,
+        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
+    ):
+        assert start_health_check(channel, LONG_S).fault() is None
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        with grpc.insecure_channel(address, options=OPTIONS) as channel:
-            assert isinstance(Knock(channel, 0.05).fault(), LinkFault)
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
-        assert isinstance(Knock(channel, LONG_S).fault(), Unreachable)
+        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            assert isinstance(start_health_check(channel, 0.05).fault(), LinkFault)
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        assert isinstance(start_health_check(channel, LONG_S).fault(), Unreachable)
 
 
 def test_a_watch_over_grpc_ends_while_its_knock_waits() -> None:
@@ -161,8 +163,8 @@ def test_a_watch_over_grpc_ends_while_its_knock_waits() -> None:
     link = Link()
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        with grpc.insecure_channel(address, options=OPTIONS) as channel:
-            watch = Watch(partial(Knock, channel), link, LONG_S)
+        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            watch = HealthMonitor(partial(start_health_check, channel), link, LONG_S)
             with watch:
                 pass
-    assert "watch" not in [thread.name for thread in threading.enumerate()]
+    assert "health monitor" not in [thread.name for thread in threading.enumerate()]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge.link.estimate import Arrival, LinkEstimate, Pace
-from edge.link.link import UNHEARD, Breaker, Link
+from edge.link.link import NO_RESPONSE_YET, Breaker, Link
 from tests.edge.cases import HandClock
 
 MB = 1_000_000
@@ -25,7 +25,7 @@ def arrivals(
 def test_round_trip_and_throughput_are_recovered(count: int) -> None:
     """From one region on: the first sign of the cloud is the round trip, the rest is sending."""
     link = Link(clock=HandClock())
-    link.succeeded(arrivals(0.08, 4 * MB, count), heard_s=0.08)
+    link.succeeded(arrivals(0.08, 4 * MB, count), response_s=0.08)
     middle = link.estimate().middle
     assert middle.round_trip_s == pytest.approx(0.08)
     assert middle.bytes_per_s == pytest.approx(4 * MB)
@@ -37,7 +37,7 @@ def test_throughput_down_is_that_of_answers_that_left_together() -> None:
     link = Link(clock=HandClock())
     first = Arrival(1000, 0.5, 0.0, 0.2, received_bytes=800)
     second = Arrival(2000, 0.51, 0.0, 0.2, received_bytes=5800)
-    link.succeeded([first, second], heard_s=0.1)
+    link.succeeded([first, second], response_s=0.1)
     assert link.estimate().middle.down_bytes_per_s == pytest.approx(MB / 2)
 
 
@@ -45,7 +45,7 @@ def test_middle_and_slow_side_are_those_of_what_was_seen() -> None:
     """Of fast and slow studies the estimate gives the median, and the slow tail beside it."""
     link = Link(clock=HandClock())
     for round_trip_s in [0.01, 0.02, 0.03] * 10 + [0.4, 0.5]:
-        link.succeeded(arrivals(round_trip_s, 4 * MB, count=4), heard_s=round_trip_s)
+        link.succeeded(arrivals(round_trip_s, 4 * MB, count=4), response_s=round_trip_s)
     estimate = link.estimate()
     assert estimate.middle.round_trip_s == pytest.approx(0.02)
     assert estimate.slow.round_trip_s == pytest.approx(0.4)
@@ -54,7 +54,7 @@ def test_middle_and_slow_side_are_those_of_what_was_seen() -> None:
 def test_cloud_time_of_a_region_is_shared_among_those_sent_together() -> None:
     """Ten regions of one batch of 1 s cost 0.1 s each, however slow the link was."""
     link = Link(clock=HandClock())
-    link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, heard_s=8.0)
+    link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, response_s=8.0)
     assert link.estimate().middle.roi_s == pytest.approx(0.1)
 
 
@@ -63,7 +63,7 @@ def test_a_cloud_that_serves_others_between_is_slow() -> None:
     link = Link(clock=HandClock())
     first = Arrival(1000, 0.3, queue_s=0.1, compute_s=0.1)
     second = Arrival(2000, 1.3, queue_s=1.0, compute_s=0.1001)
-    link.succeeded([first, second], heard_s=0.1)
+    link.succeeded([first, second], response_s=0.1)
     assert link.estimate().middle.roi_s == pytest.approx(0.5, rel=0.01)
 
 
@@ -83,7 +83,7 @@ def test_old_measurements_are_forgotten() -> None:
     clock = HandClock()
     link = Link(clock=clock)
     for _ in range(9):
-        link.succeeded(arrivals(3.0, 10_000, count=2), heard_s=3.0)
+        link.succeeded(arrivals(3.0, 10_000, count=2), response_s=3.0)
     assert link.estimate().middle.round_trip_s == pytest.approx(3.0)
     clock.sleep(8 * 3600)
     estimate = link.estimate()
@@ -109,7 +109,7 @@ def test_breaker_opens_after_failures_in_a_row_and_probes_after_the_cool_off() -
         assert link.estimate().available
         link.failed("Unreachable: refused")
     assert not link.estimate().available
-    assert link.estimate().reason == "Unreachable: refused; not asked again for 30 s"
+    assert link.estimate().reason == "Unreachable: refused; next attempt in 30 s"
     clock.sleep(30.0)
     assert link.estimate().available
     assert link.estimate().probing
@@ -154,8 +154,8 @@ def test_what_never_came_is_evidence_of_slowness() -> None:
     clock = HandClock()
     link = Link(failures=3, clock=clock)
     for _ in range(50):
-        link.succeeded(arrivals(0.05, 4 * MB, 1), heard_s=0.05)
-        link.slower_than(MB // 5, 8.0, heard_s=0.05, rois=2)
+        link.succeeded(arrivals(0.05, 4 * MB, 1), response_s=0.05)
+        link.slower_than(MB // 5, 8.0, response_s=0.05, rois=2)
         clock.sleep(60.0)
     estimate = link.estimate()
     assert estimate.available
@@ -166,7 +166,7 @@ def test_the_round_trip_is_told_once_it_was_measured() -> None:
     """Knocks measure it too."""
     link = Link(clock=HandClock())
     assert link.round_trip_s is None
-    link.found(0.3)
+    link.up(0.3)
     assert link.round_trip_s == 0.3
 
 
@@ -188,7 +188,7 @@ def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
             within.append(took_s <= link.estimate().completion_s(rois, rois * 100_000))
         batch_s = rois * pace.roi_s
         seen = arrivals(pace.round_trip_s, pace.bytes_per_s, rois, pace.queue_s, batch_s)
-        link.succeeded(seen, heard_s=pace.round_trip_s)
+        link.succeeded(seen, response_s=pace.round_trip_s)
         clock.sleep(20.0)
     assert 0.90 <= np.mean(within) <= 1.0
 
@@ -197,30 +197,30 @@ def test_patience_with_a_silent_cloud() -> None:
     """One that was never heard of may have to be connected to; a near one answers within 1 s."""
     clock = HandClock()
     link = Link(clock=clock)
-    assert link.patience_s() == 3.0
-    link.found(0.01)
-    assert link.patience_s() == 1.0
+    assert link.response_timeout_s() == 3.0
+    link.up(0.01)
+    assert link.response_timeout_s() == 1.0
     for _ in range(20):
         clock.sleep(60.0)
-        link.found(0.6)
-    assert link.patience_s() == pytest.approx(2.4)
+        link.up(0.6)
+    assert link.response_timeout_s() == pytest.approx(2.4)
     clock.sleep(61.0)
-    assert link.patience_s() == 3.0
+    assert link.response_timeout_s() == 3.0
 
 
 def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
     """Nobody asks until it is found; at first one may wait for that."""
     clock = HandClock()
     link = Link(clock=clock)
-    link.settle()  # nobody looks for it: nothing to wait for
+    link.wait_until_known()  # nobody looks for it: nothing to wait for
     assert link.estimate().available
-    link.awaited(0.5)
+    link.monitor_started(0.5)
     assert not link.enter()
-    assert link.estimate().reason == UNHEARD
+    assert link.estimate().reason == NO_RESPONSE_YET
     clock.sleep(0.6)
-    link.settle()  # it should have answered by now
-    assert link.estimate().reason == UNHEARD
-    link.found(None)
+    link.wait_until_known()  # it should have answered by now
+    assert link.estimate().reason == NO_RESPONSE_YET
+    link.up(None)
     assert link.enter()
     assert link.estimate().available
 
@@ -229,23 +229,23 @@ def test_a_lost_link_lets_nobody_in_until_it_is_found() -> None:
     """However long that takes: no study finds out."""
     clock = HandClock()
     link = Link(clock=clock)
-    link.lost("Unreachable: refused")
+    link.down("Unreachable: refused")
     clock.sleep(3600.0)
     assert not link.enter()
     assert link.estimate().reason == "Unreachable: refused"
-    link.found(None)
+    link.up(None)
     assert link.enter()
 
 
 def test_a_stream_in_which_the_cloud_is_heard_knows_better() -> None:
     """It is not lost until that has ended, and a first sign brings a lost one back."""
     link = Link(clock=HandClock())
-    link.lost("Unreachable: refused")
-    link.sign()
-    link.lost("DeadlinePassed: no answer")
+    link.down("Unreachable: refused")
+    link.responded()
+    link.down("DeadlinePassed: no answer")
     assert link.estimate().available
-    link.left()
-    link.lost("DeadlinePassed: no answer")
+    link.inconclusive()
+    link.down("DeadlinePassed: no answer")
     assert not link.estimate().available
 
 
@@ -253,10 +253,10 @@ def test_a_study_that_is_not_answered_puts_the_link_in_doubt() -> None:
     """Who watches is told by an event; success and refusal raise no doubt."""
     link = Link(clock=HandClock())
     link.succeeded(())
-    link.left()
-    assert not link.doubted.is_set()
+    link.inconclusive()
+    assert not link.suspect.is_set()
     link.failed("Unreachable: lost")
-    assert link.doubted.is_set()
+    assert link.suspect.is_set()
 
 
 class Ending(Link):
@@ -265,22 +265,22 @@ class Ending(Link):
     _due: float | None = None
 
     @property  # type: ignore[override] # a field in the class above
-    def _due_at_s(self) -> float | None:
+    def _grace_until_s(self) -> float | None:
         due, self._due = self._due, None
         if due is not None:
             self._known.set()
         return due
 
-    @_due_at_s.setter
-    def _due_at_s(self, due_at_s: float | None) -> None:
+    @_grace_until_s.setter
+    def _grace_until_s(self, due_at_s: float | None) -> None:
         self._due = due_at_s
 
 
 def test_a_watch_that_ends_while_one_waits_for_its_cloud() -> None:
     """Whoever waits goes on."""
     link = Ending(clock=HandClock())
-    link.awaited(60.0)
-    link.settle()
+    link.monitor_started(60.0)
+    link.wait_until_known()
     assert link.enter()
 
 
@@ -311,7 +311,7 @@ def test_failures_in_a_row_open_it() -> None:
     """Nobody is let in, and the reason names the last fault and the wait."""
     breaker = broken(HandClock())
     assert not breaker.enter()
-    assert breaker.why_shut == "Unreachable: refused; not asked again for 30 s"
+    assert breaker.reason == "Unreachable: refused; next attempt in 30 s"
 
 
 def test_failures_count_only_in_a_row() -> None:
@@ -330,7 +330,7 @@ def test_exactly_one_probe_is_let_in() -> None:
     clock.sleep(30.0)
     assert breaker.half_open
     assert [breaker.enter() for _ in range(4)] == [True, False, False, False]
-    assert "another study is finding out" in breaker.why_shut
+    assert "another study is probing the cloud" in breaker.reason
 
 
 def test_a_probe_that_succeeds_closes_it() -> None:
@@ -367,6 +367,6 @@ def test_a_probe_that_tells_nothing_leaves_its_place(rounds: int) -> None:
     clock.sleep(30.0)
     for _ in range(rounds):
         assert breaker.enter()
-        breaker.left()
+        breaker.inconclusive()
     assert breaker.half_open
     assert breaker.enter()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.guarantee import Guarantee
 from edge.merge import merge
 from edge.report.model import Rejection, Report, Status
@@ -31,7 +31,7 @@ def printed(report: Report, width: int = 80) -> str:
 def study(**fields: object) -> Report:
     """A report of one reported, one read again, and one dismissed candidate."""
     plan = plan_of(0.95, 0.5, 0.05)
-    answers = Escalated({1: Verdict(1, 0.9, 8.0, "fake 1", 0.0, 0.0)})
+    answers = EscalationResult({1: Verdict(1, 0.9, 8.0, "fake 1", 0.0, 0.0)})
     merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
     given: dict[str, Any] = {
         "findings": merged.findings,

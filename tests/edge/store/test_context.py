@@ -11,7 +11,7 @@ import numpy as np
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.decide import Plan
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.report.model import Change, ChangeKind, Report, Status
@@ -96,8 +96,8 @@ def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
 def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
     """The reason that a finding gives is that of the last asking, not of the first plan."""
     held = dataclasses.replace(plan_of(0.7, 0.3), send=(), held_back="no time left to ask")
-    merged = grounds(full_report(), held).merged(Escalated(reason="the link was lost"))
+    merged = grounds(full_report(), held).merged(EscalationResult(reason="the link was lost"))
     assert "the link was lost" in merged.findings[0].reason
     verdict = Verdict(0, 0.99, 9.0, "m 1", 0.0, 0.0)
-    merged = grounds(full_report(), held).merged(Escalated({0: verdict}))
+    merged = grounds(full_report(), held).merged(EscalationResult({0: verdict}))
     assert merged.second_reading is SecondReading.PARTIAL

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edge.escalation.rois import Escalated
+from edge.escalation.rois import EscalationResult
 from edge.store.database import WrongStep, open_database
 from edge.store.pending import Debt, Owed, OwedStep
 from protos.messages import Roi, Verdict
@@ -43,9 +43,9 @@ def verdict(roi_id: int) -> Verdict:
     return Verdict(roi_id, 0.75, 9.0, "m 1", 0.0, 0.001, 0.5, "solid")
 
 
-def debt(owed: Owed, *, answers: Escalated | None = None) -> Debt:
+def debt(owed: Owed, *, answers: EscalationResult | None = None) -> Debt:
     """A debt of the regions 2 and 1, whose report is out."""
-    owed.keep(grounds(full_report()), answers or Escalated(reason="dead"), [roi(2), roi(1)])
+    owed.keep(grounds(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)])
     owed.publish("k1")
     return owed.get("k1")
 
@@ -78,11 +78,11 @@ def test_a_damaged_region_is_squeezed_once_and_damaged_still(
 
 def test_what_is_not_published_does_not_count_and_is_replaced(owed: Owed) -> None:
     """A report that did not go out owes nothing; the next attempt's regions are the ones kept."""
-    owed.keep(grounds(full_report()), Escalated(), [roi(1), roi(2)])
+    owed.keep(grounds(full_report()), EscalationResult(), [roi(1), roi(2)])
     assert owed.at(OwedStep.OWED) == []
-    owed.keep(grounds(full_report()), Escalated(), [roi(3)])
+    owed.keep(grounds(full_report()), EscalationResult(), [roi(3)])
     assert [r.roi_id for r in owed.regions("k1")] == [3]
-    owed.keep(grounds(full_report()), Escalated(), [])
+    owed.keep(grounds(full_report()), EscalationResult(), [])
     with pytest.raises(KeyError, match="k1"):
         owed.get("k1")
 
@@ -96,8 +96,10 @@ def test_a_published_debt_is_not_forgotten(owed: Owed) -> None:
 
 def test_verdicts_count_from_their_version_on_with_their_masks(owed: Owed) -> None:
     """Those of the first report, then those that came later; each is taken once."""
-    first = Escalated({0: verdict(0)}, masks={0: MASK}, reason="dead")
-    begun = owed.answered(debt(owed, answers=first), Escalated({2: verdict(2), 0: verdict(0)}))
+    first = EscalationResult({0: verdict(0)}, masks={0: MASK}, reason="dead")
+    begun = owed.answered(
+        debt(owed, answers=first), EscalationResult({2: verdict(2), 0: verdict(0)})
+    )
     assert owed.open_places(begun) == (1,)
     before, after = owed.answers("k1", begun.version), owed.answers("k1", begun.version + 1)
     assert (set(before.verdicts), set(after.verdicts)) == ({0}, {0, 2})
@@ -111,12 +113,12 @@ def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
     """Regions go as they are answered; with the last one nothing is left in any table."""
     made = owed.asked(debt(owed))
     assert made.attempts == 1
-    begun = owed.answered(made, Escalated({2: verdict(2)}))
+    begun = owed.answered(made, EscalationResult({2: verdict(2)}))
     assert owed.amended(begun, grounds(full_report())) is OwedStep.OWED
     again = owed.get("k1")
     assert (again.version, again.attempts, again.step) == (3, 0, OwedStep.OWED)
     assert [r.roi_id for r in owed.regions("k1")] == [1]
-    last = owed.answered(again, Escalated({1: verdict(1)}))
+    last = owed.answered(again, EscalationResult({1: verdict(1)}))
     assert owed.amended(last, grounds(full_report())) is OwedStep.SETTLED
     for table in ("owed", "owed_regions", "owed_verdicts"):
         assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
@@ -125,9 +127,9 @@ def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
 def test_no_step_is_made_twice(owed: Owed) -> None:
     """Whoever holds an old view of a debt cannot move it."""
     old = debt(owed)
-    begun = owed.answered(old, Escalated({1: verdict(1)}))
+    begun = owed.answered(old, EscalationResult({1: verdict(1)}))
     with pytest.raises(WrongStep):
-        owed.answered(old, Escalated({2: verdict(2)}))
+        owed.answered(old, EscalationResult({2: verdict(2)}))
     owed.amended(begun, grounds(full_report()))
     with pytest.raises(WrongStep):
         owed.amended(begun, grounds(full_report()))
@@ -139,7 +141,7 @@ def test_those_asked_for_least_come_first(owed: Owed) -> None:
     owed.asked(debt(owed))
     report = full_report()
     other = grounds(type(report)("k2", report.created, report.source, 10.0))
-    owed.keep(other, Escalated(), [roi(1)])
+    owed.keep(other, EscalationResult(), [roi(1)])
     owed.publish("k2")
     assert [d.study_key for d in owed.at(OwedStep.OWED)] == ["k2", "k1"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from edge.assemble import OPTIONS
-from edge.escalation.client import Asking, Escalator
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.stream import EscalationSettings
 from edge.settings import load_settings
 from evaluation.errors import ServiceFailed
 from evaluation.timing.detection import _table, escalate_all, row
@@ -27,9 +27,9 @@ def test_parts_add_up_to_the_whole() -> None:
     link = RecordingLink()
     with (
         FakeCloud(answer=slow) as cloud,
-        grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
+        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
     ):
-        second = Escalator(channel, link, Asking(SHAPE, 1.0))
+        second = Escalator(channel, link, EscalationSettings(SHAPE, 1.0))
         took = escalate(case, 3, second, link, load_settings(deadline_s=60.0))
     parts = took["parts_s"]
     assert parts["queue"] == pytest.approx(0.002)
@@ -44,11 +44,11 @@ def test_one_that_is_refused_has_no_time() -> None:
     link = RecordingLink()
     with (
         FakeCloud(answer=lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan")) as cloud,
-        grpc.insecure_channel(cloud.address, options=OPTIONS) as channel,
+        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
     ):
-        second = Escalator(channel, link, Asking(SHAPE, 1.0))
+        second = Escalator(channel, link, EscalationSettings(SHAPE, 1.0))
         took = escalate(case, 0, second, link, load_settings(deadline_s=60.0))
-    assert took["reason"] == "1 regions refused: ModelFailed: nan"
+    assert took["reason"] == "1 ROIs refused: ModelFailed: nan"
 
     class Edge:
         def escalate(self, _number: int) -> dict[str, object]:
