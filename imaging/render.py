@@ -1,14 +1,10 @@
-"""Pictures of a place in the chest, as a radiologist expects to see them.
+"""Render pictures of findings as a radiologist expects to see them.
 
-Everything here draws on a preprocessed box: uint8 ``(z, y, x)`` at 1 mm isotropic, of
+The input is a preprocessed box: uint8 ``(z, y, x)`` at 1 mm isotropic, of
 `imaging.volume.WINDOW_HU`, its axes pointing to the head, the back and the patient's left. Display
 is radiological: the patient's left on the right, head up, front up (axial) or on the left
-(sagittal). Pictures are uint8 ``(rows, columns, 3)`` in BGR, the order of OpenCV.
-
-What is written on a tile of a picture: marks with their labels, letters, title and scale bar.
-
-A tile is uint8 ``(400, 400, 3)`` in BGR, points are its ``(x, y)`` in pixels. Everything is drawn
-in place.
+(sagittal). Pictures are uint8 ``(rows, columns, 3)`` in BGR, the order of OpenCV. They consist of
+tiles, ``(400, 400, 3)``, with points ``(x, y)`` in pixels; drawing changes a tile in place.
 """
 
 from __future__ import annotations
@@ -32,92 +28,6 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 Rect = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
-
-def draw_mark(
-    tile: UInt8Array, centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
-) -> Rect:
-    """A circle of ``radius`` pixels and four ticks outside it; its middle stays free.
-
-    Returns the rectangle of the label, so that the next label keeps clear of it.
-    """
-    radius = max(radius, 4.0)
-    _circle(tile, centre, radius)
-    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        near, far = radius + 3, radius + 12
-        start = (centre[0] + dx * near, centre[1] + dy * near)
-        _line(tile, start, (centre[0] + dx * far, centre[1] + dy * far))
-    rect = _label_place(centre, radius, label, taken)
-    draw_text(tile, label, (rect[0], rect[3]), AMBER, LABEL_SIZE)
-    return rect
-
-
-def _label_place(
-    centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
-) -> Rect:
-    """The first place around the circle where the label hits no other, else the first."""
-    (width, height), _ = cv2.getTextSize(label, _FONT, LABEL_SIZE, 1)
-    places = []
-    for away in (radius + 5, radius + 20):
-        for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1)):
-            x = centre[0] + dx * away * 0.75 - (width if dx < 0 else 0)
-            y = centre[1] + dy * away * 0.75 + (height if dy > 0 else 0)
-            places.append((x, y - height, x + width, y))
-    free = (place for place in places if not any(_overlap(place, other) for other in taken))
-    return next(free, places[0])
-
-
-def _overlap(one: Rect, other: Rect) -> bool:
-    apart = one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
-    return not apart
-
-
-def _circle(tile: UInt8Array, centre: tuple[float, float], radius: float) -> None:
-    cv2.circle(tile, _fixed(centre), round(radius * 16), AMBER, 1, cv2.LINE_AA, shift=4)
-
-
-def _line(tile: UInt8Array, start: tuple[float, float], end: tuple[float, float]) -> None:
-    cv2.line(tile, _fixed(start), _fixed(end), AMBER, 1, cv2.LINE_AA, shift=4)
-
-
-def _fixed(point: tuple[float, float]) -> tuple[int, int]:
-    """A point with four fractional bits, pixel centres at integers, as OpenCV's ``shift=4``."""
-    return round((point[0] - 0.5) * 16), round((point[1] - 0.5) * 16)
-
-
-def draw_frame(tile: UInt8Array, letters: str, title: str) -> None:
-    """The rim, the title, and the orientation letters: left, right, top, bottom."""
-    left, right, top, bottom = tuple(letters)
-    middle, edge = TILE_PX / 2, TILE_PX - 16
-    draw_text(tile, left, (6, middle + 5), _PALE, 0.45)
-    draw_text(tile, right, (edge, middle + 5), _PALE, 0.45)
-    draw_text(tile, top, (middle - 5, 16), _PALE, 0.45)
-    draw_text(tile, bottom, (middle - 5, TILE_PX - 8), _PALE, 0.45)
-    draw_text(tile, title, (8, 18), _PALE, 0.45)
-    cv2.rectangle(tile, (0, 0), (TILE_PX - 1, TILE_PX - 1), (40, 40, 40), 1)
-
-
-def draw_bar(tile: UInt8Array, length_mm: int, scale: float) -> None:
-    """A bar of that length at ``scale`` pixels per mm, with its length beside it."""
-    length, y = round(length_mm * scale), TILE_PX - 12
-    right = TILE_PX - 10
-    for colour, thickness in (((0, 0, 0), 3), (_PALE, 1)):
-        cv2.line(tile, (right - length, y), (right, y), colour, thickness)
-        for x in (right - length, right):
-            cv2.line(tile, (x, y - 4), (x, y + 4), colour, thickness)
-    draw_text(tile, f"{length_mm} mm", (right - length, y - 8), _PALE, 0.4)
-
-
-def draw_text(
-    tile: UInt8Array, words: str, at: tuple[float, float], colour: tuple[int, int, int], size: float
-) -> None:
-    """Words at a baseline point, dark-edged so that they read on any grey, kept in the tile."""
-    (width, height), _ = cv2.getTextSize(words, _FONT, size, 1)
-    x = round(min(max(at[0], 2), TILE_PX - width - 3))
-    y = round(min(max(at[1], height + 3), TILE_PX - 4))
-    cv2.putText(tile, words, (x, y), _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
-    cv2.putText(tile, words, (x, y), _FONT, size, colour, 1, cv2.LINE_AA)
-
-
 LUNG_HU: tuple[float, float] = (-1350.0, 150.0)
 """The usual lung window (level -600, width 1500), in which lung is dark grey and not black."""
 
@@ -135,9 +45,9 @@ class Contour:
 
 @dataclass(frozen=True)
 class Mark:
-    """What is drawn of a finding: ``index_zyx`` in the box, its diameter and a short label.
+    """A finding to draw: ``index_zyx`` in the box, its diameter and a short label.
 
-    Its contour is drawn where it is magnified, instead of a circle.
+    In the magnified tiles its contour, if it has one, replaces the circle.
     """
 
     index_zyx: Triple
@@ -149,7 +59,7 @@ class Mark:
 class Plane(Enum):
     """A viewing plane: its normal axis, the axes of picture rows and columns, its letters.
 
-    Letters stand left, right, top and bottom: Right, Left, Anterior, Posterior, Head, Feet.
+    The letters at left, right, top and bottom: Right, Left, Anterior, Posterior, Head, Feet.
     """
 
     AXIAL = (0, 1, 2, "RLAP")
@@ -181,14 +91,14 @@ class _View:
         return TILE_PX / max(self.extent)
 
     def pixel(self, row_mm: float, column_mm: float) -> tuple[float, float]:
-        """The tile's ``(x, y)`` of a place in the plane; the view lies in the tile's middle."""
+        """Convert a point of the plane to the tile's ``(x, y)``; the view is centred in the tile."""
         rows, columns = self.extent
         x = (column_mm - self.top_left[1] - columns / 2) * self.scale + TILE_PX / 2
         y = (row_mm - self.top_left[0] - rows / 2) * self.scale + TILE_PX / 2
         return x, y
 
     def shown(self, image: UInt8Array, flags: int) -> UInt8Array:
-        """The plane's image as the tile shows it, ``(400, 400)``; black beyond the box."""
+        """Draw the plane's image as the tile shows it, ``(400, 400)``; black beyond the box."""
         x, y = self.pixel(0.5, 0.5)
         to_tile = np.array([[self.scale, 0, x], [0, self.scale, y]], dtype=np.float64)
         return np.asarray(cv2.warpAffine(image, to_tile, (TILE_PX, TILE_PX), flags=flags), np.uint8)
@@ -197,22 +107,22 @@ class _View:
 def finding_picture(
     voxels: UInt8Array, mark: Mark, window_hu: tuple[float, float] = LUNG_HU
 ) -> UInt8Array:
-    """Three planes through one finding: whole above, magnified below, ``(800, 1200, 3)``.
+    """Render three planes through a finding, whole above, magnified below, ``(800, 1200, 3)``.
 
     Args:
         voxels: the box, ``(z, y, x)`` uint8 at 1 mm.
-        mark: the finding; a centre outside the box is drawn at the nearest plane of it.
-        window_hu: the window to display, at best that of the box.
+        mark: the finding; if its centre is outside the box, the nearest planes are shown.
+        window_hu: the window to display; beyond the window of the box there is no contrast.
     """
     whole, near = [], []
     for plane in Plane:
         image = _slice(voxels, plane, mark.index_zyx)
-        place = _place(voxels, plane, mark.index_zyx)
+        at_mm = _in_plane(voxels, plane, mark.index_zyx)
         grey = _rewindow(image, window_hu)
-        whole.append(_tile(grey, plane, _whole(grey), [(mark, place)], plane.name.title()))
-        view = _around(place, mark.diameter_mm)
+        whole.append(_tile(grey, plane, _whole(grey), [(mark, at_mm)], plane.name.title()))
+        view = _around(at_mm, mark.diameter_mm)
         if (contour := mark.contour) is None:
-            near.append(_tile(grey, plane, view, [(mark, place)]))
+            near.append(_tile(grey, plane, view, [(mark, at_mm)]))
         else:
             inside = _cut_contour(contour, plane, mark.index_zyx, voxels.shape)
             shown = view.shown(_displayed(inside, plane), cv2.INTER_LINEAR)
@@ -221,21 +131,21 @@ def finding_picture(
 
 
 def overview_picture(voxels: UInt8Array, marks: Sequence[Mark]) -> UInt8Array:
-    """The whole box in mean projection, from the front and from the side, ``(400, 800, 3)``.
+    """Render the whole box in mean projection, from front and side, ``(400, 800, 3)``.
 
-    Every mark is drawn with its label in both, so that a finding is placed at one glance.
+    Every mark is drawn with its label in both views.
     """
     tiles = []
     for plane in (Plane.CORONAL, Plane.SAGITTAL):
         image = _projection(voxels, plane)
-        places = [(mark, _place(voxels, plane, mark.index_zyx)) for mark in marks]
+        placed = [(mark, _in_plane(voxels, plane, mark.index_zyx)) for mark in marks]
         title = f"{plane.name.title()} projection"
-        tiles.append(_tile(image, plane, _whole(image), places, title))
+        tiles.append(_tile(image, plane, _whole(image), placed, title))
     return np.hstack(tiles)
 
 
 def encode_png(picture: UInt8Array) -> bytes:
-    """The picture as PNG, without loss; compressed as far as 40 ms for 800 x 1200 allow."""
+    """Encode a picture as PNG, without loss; 800 x 1200 pixels take at most 40 ms."""
     done, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 2])
     if not done:
         raise ValueError(f"a picture of shape {picture.shape} cannot be encoded as PNG")
@@ -243,20 +153,21 @@ def encode_png(picture: UInt8Array) -> bytes:
 
 
 def _slice(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> UInt8Array:
-    at = _number(voxels.shape, plane, index_zyx)
+    at = _slice_number(voxels.shape, plane, index_zyx)
     return _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
 
 
-def _number(shape: tuple[int, ...], plane: Plane, index_zyx: Triple) -> int:
-    """Which of the box's planes lies nearest to the place."""
+def _slice_number(shape: tuple[int, ...], plane: Plane, index_zyx: Triple) -> int:
+    """Find the plane of the box that is nearest to an index."""
     normal = plane.axes[0]
     return min(max(round(index_zyx[normal]), 0), shape[normal] - 1)
 
 
 def _projection(voxels: UInt8Array, plane: Plane) -> UInt8Array:
-    """Mean along the normal, bone counted as soft tissue so that lung keeps its contrast."""
+    """Average along the normal, bone counted as soft tissue so that lung keeps its contrast."""
     mean = np.minimum(voxels, _SOFT_TISSUE).mean(axis=plane.axes[0], dtype=np.float32)
     rows, columns = mean.shape
+    # black is the darkest percent of the middle (lung), white the brightest 3 percent of all
     middle = mean[rows // 4 : rows - rows // 4, columns // 4 : columns - columns // 4]
     low, high = np.percentile(middle, 1), np.percentile(mean, 97)
     grey = np.clip((mean - low) * (255.0 / max(high - low, 1.0)), 0, 255)
@@ -264,12 +175,12 @@ def _projection(voxels: UInt8Array, plane: Plane) -> UInt8Array:
 
 
 def _displayed(image: UInt8Array, plane: Plane) -> UInt8Array:
-    """The plane as it is looked at: the box's z runs upwards, a picture's rows run down."""
+    """Turn a plane for display: the box's z runs upwards, a picture's rows run downwards."""
     return image if plane is Plane.AXIAL else image[::-1]
 
 
-def _place(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> tuple[float, float]:
-    """Row and column in mm of a place in the displayed plane, pixel centres at halves."""
+def _in_plane(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> tuple[float, float]:
+    """Convert an index to row and column in mm of the displayed plane, pixel centres at halves."""
     _, rows, columns = plane.axes
     row = index_zyx[rows]
     if plane is not Plane.AXIAL:
@@ -278,6 +189,7 @@ def _place(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> tuple[float, 
 
 
 def _rewindow(image: UInt8Array, window_hu: tuple[float, float]) -> UInt8Array:
+    """Convert grey values from the window of the box to another window."""
     hu = np.linspace(*WINDOW_HU, 256)
     low, high = window_hu
     table = np.clip(np.rint((hu - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
@@ -288,49 +200,52 @@ def _whole(image: UInt8Array) -> _View:
     return _View((0.0, 0.0), (float(image.shape[0]), float(image.shape[1])), bar_mm=50)
 
 
-def _around(place: tuple[float, float], diameter_mm: float) -> _View:
+def _around(at_mm: tuple[float, float], diameter_mm: float) -> _View:
     side = max(_ZOOM_MM, 1.6 * diameter_mm)
-    return _View((place[0] - side / 2, place[1] - side / 2), (side, side), bar_mm=10)
+    return _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), bar_mm=10)
 
 
 def _tile(
     image: UInt8Array,
     plane: Plane,
     view: _View,
-    places: Sequence[tuple[Mark, tuple[float, float]]],
+    placed: Sequence[tuple[Mark, tuple[float, float]]],
     title: str = "",
 ) -> UInt8Array:
-    """One tile ``(400, 400, 3)``: the view of the plane, its marks, letters, bar and title."""
+    """Draw one tile ``(400, 400, 3)``: a view of the plane with marks, letters, bar and title."""
     grey = view.shown(image, cv2.INTER_CUBIC)
     tile: UInt8Array = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
     taken: list[Rect] = []
-    for mark, place in places:
+    for mark, at_mm in placed:
         radius = mark.diameter_mm / 2 * view.scale
-        taken.append(draw_mark(tile, view.pixel(*place), radius, mark.label, taken))
-    draw_frame(tile, plane.letters, title)
-    draw_bar(tile, view.bar_mm, view.scale)
+        taken.append(_draw_mark(tile, view.pixel(*at_mm), radius, mark.label, taken))
+    _draw_frame(tile, plane.letters, title)
+    _draw_bar(tile, view.bar_mm, view.scale)
     return tile
 
 
 def _outlined(tile: UInt8Array, soft: UInt8Array, label: str) -> UInt8Array:
-    """The tile with a line around what is bright in ``soft``, of its size, and the label."""
+    """Draw a line around what is bright in ``soft``, an image of the tile's size, and the label."""
     lines, _ = cv2.findContours(
         (soft > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
     cv2.drawContours(tile, lines, -1, AMBER, 1, cv2.LINE_AA)
     corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(TILE_PX / 2,) * 2)
-    draw_text(tile, label, (float(corner[0]) + 5, float(corner[1]) + 12), AMBER, LABEL_SIZE)
+    _draw_text(tile, label, (float(corner[0]) + 5, float(corner[1]) + 12), AMBER, LABEL_SIZE)
     return tile
 
 
 def _cut_contour(
     contour: Contour, plane: Plane, index_zyx: Triple, shape: tuple[int, ...]
 ) -> UInt8Array:
-    """The contour's voxels in one plane of the box of ``shape``, 255 inside."""
+    """Draw the contour's voxels in one plane of a box of ``shape``, 255 inside.
+
+    The contour may reach beyond the box: only the part inside is drawn.
+    """
     normal, rows, columns = plane.axes
     size = shape[rows], shape[columns]
     inside = np.zeros(size, np.uint8)
-    depth = _number(shape, plane, index_zyx) - contour.start[normal]
+    depth = _slice_number(shape, plane, index_zyx) - contour.start[normal]
     if not 0 <= depth < contour.mask.shape[normal]:
         return inside
     mask = np.take(contour.mask, depth, axis=normal)
@@ -339,3 +254,82 @@ def _cut_contour(
     part = mask[top - row : size[0] - row, left - column : size[1] - column]
     inside[top : top + part.shape[0], left : left + part.shape[1]] = part * np.uint8(255)
     return inside
+
+
+def _draw_mark(
+    tile: UInt8Array, centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
+) -> Rect:
+    """Draw a circle of ``radius`` pixels with four ticks outside it, and its label.
+
+    Returns the rectangle of the label, so that the next label does not overlap it.
+    """
+    radius = max(radius, 4.0)
+    cv2.circle(tile, _fixed(centre), round(radius * 16), AMBER, 1, cv2.LINE_AA, shift=4)
+    for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        start, end = (
+            _fixed((centre[0] + dx * away, centre[1] + dy * away))
+            for away in (radius + 3, radius + 12)
+        )
+        cv2.line(tile, start, end, AMBER, 1, cv2.LINE_AA, shift=4)
+    rect = _label_rect(centre, radius, label, taken)
+    _draw_text(tile, label, (rect[0], rect[3]), AMBER, LABEL_SIZE)
+    return rect
+
+
+def _label_rect(
+    centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
+) -> Rect:
+    """Choose the first position around the circle without overlap, else the first of all."""
+    (width, height), _ = cv2.getTextSize(label, _FONT, LABEL_SIZE, 1)
+    rects = []
+    for away in (radius + 5, radius + 20):
+        for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1)):
+            x = centre[0] + dx * away * 0.75 - (width if dx < 0 else 0)
+            y = centre[1] + dy * away * 0.75 + (height if dy > 0 else 0)
+            rects.append((x, y - height, x + width, y))
+    free = (rect for rect in rects if not any(_overlap(rect, other) for other in taken))
+    return next(free, rects[0])
+
+
+def _overlap(one: Rect, other: Rect) -> bool:
+    apart = one[2] < other[0] or other[2] < one[0] or one[3] < other[1] or other[3] < one[1]
+    return not apart
+
+
+def _fixed(point: tuple[float, float]) -> tuple[int, int]:
+    """Convert a point to OpenCV's ``shift=4``: four fractional bits, pixel centres at integers."""
+    return round((point[0] - 0.5) * 16), round((point[1] - 0.5) * 16)
+
+
+def _draw_frame(tile: UInt8Array, letters: str, title: str) -> None:
+    """Draw the border, the title, and the orientation letters: left, right, top, bottom."""
+    left, right, top, bottom = tuple(letters)
+    middle, edge = TILE_PX / 2, TILE_PX - 16
+    _draw_text(tile, left, (6, middle + 5), _PALE, 0.45)
+    _draw_text(tile, right, (edge, middle + 5), _PALE, 0.45)
+    _draw_text(tile, top, (middle - 5, 16), _PALE, 0.45)
+    _draw_text(tile, bottom, (middle - 5, TILE_PX - 8), _PALE, 0.45)
+    _draw_text(tile, title, (8, 18), _PALE, 0.45)
+    cv2.rectangle(tile, (0, 0), (TILE_PX - 1, TILE_PX - 1), (40, 40, 40), 1)
+
+
+def _draw_bar(tile: UInt8Array, length_mm: int, scale: float) -> None:
+    """Draw a scale bar at ``scale`` pixels per mm, with its length above it."""
+    length, y = round(length_mm * scale), TILE_PX - 12
+    right = TILE_PX - 10
+    for colour, thickness in (((0, 0, 0), 3), (_PALE, 1)):
+        cv2.line(tile, (right - length, y), (right, y), colour, thickness)
+        for x in (right - length, right):
+            cv2.line(tile, (x, y - 4), (x, y + 4), colour, thickness)
+    _draw_text(tile, f"{length_mm} mm", (right - length, y - 8), _PALE, 0.4)
+
+
+def _draw_text(
+    tile: UInt8Array, text: str, at: tuple[float, float], colour: tuple[int, int, int], size: float
+) -> None:
+    """Draw text at a baseline point, moved into the tile, with a dark edge for contrast."""
+    (width, height), _ = cv2.getTextSize(text, _FONT, size, 1)
+    x = round(min(max(at[0], 2), TILE_PX - width - 3))
+    y = round(min(max(at[1], height + 3), TILE_PX - 4))
+    cv2.putText(tile, text, (x, y), _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
+    cv2.putText(tile, text, (x, y), _FONT, size, colour, 1, cv2.LINE_AA)
