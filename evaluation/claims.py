@@ -111,7 +111,7 @@ def claims(data: str) -> list[Claim]:
                            "--truth", f"{data}/ct/scans.csv", "--plots", "docs/results")),
         Claim("detection", ("detection",)),
         Claim("dead_cloud", ("dead-cloud",)),
-        Claim("link", ("link", "--studies", "201", "--lanes", "2", "--replay", "--max-rois", "4",
+        Claim("link", ("link", "--studies", "201", "--workers", "2", "--replay", "--max-rois", "4",
                        "--deadline", "2.5", "--reserve", "0.6", "--kill-cloud", "0.02",
                        "--journal", "runs/link.jsonl")),
         Claim("kills", ("kills", "--rounds", "200")),

@@ -1,10 +1,10 @@
-"""The edge's side of ``overread-eval link``: the agent's own line in a process of its own.
+"""The edge process of ``overread-eval link``: the agent's own pipeline, one study per command.
 
-It is told what to do by lines of JSON on stdin and answers each with one on stdout:
-``{"open": {settings}, "replay": false}`` opens the line, ``{"read": number, "from_files": true}``
-reads a study. Most studies start from their lung box, which is kept in memory; with ``from_files``
-from DICOM. With ``replay`` the screening network sees each box once, when the line opens. What a
-report owes is kept in a spool, as the daemon does.
+Each command is a line of JSON on stdin, each answer one on stdout. ``{"open": {settings},
+"replay": false}`` opens the pipeline; ``{"read": number, "from_files": true}`` reads a study. With
+``from_files`` a study is read from DICOM, else from its lung box in memory. With ``replay`` the
+screening network sees each box once, when the pipeline opens. Pending reads are persisted as in
+the daemon.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import structlog
 
@@ -39,65 +39,54 @@ from imaging.volume import Study, Volume
 from models.runtime.detection import Candidate
 
 Opens = Callable[[EdgeSettings], AbstractContextManager[Pipeline]]
-"""Opens the line of these settings."""
-
-
-@dataclass(frozen=True, eq=False)
-class Kept:
-    """A study as the first two stages leave it."""
-
-    study: Study
-    box: Preprocessed
+"""Opens the pipeline of these settings."""
 
 
 class Studies:
-    """The prepared studies of one process, and their lung boxes once they are needed."""
+    """The prepared studies of one process, and their lung boxes after `load`."""
 
     def __init__(self, prepared: Sequence[Prepared]) -> None:
         self._prepared = list(prepared)
-        self._kept: dict[Path, Kept] = {}
+        self._loaded: dict[Path, tuple[Study, Preprocessed]] = {}
 
     def study(self, number: int) -> Prepared:
-        """The study that is read as the ``number``-th; they take turns."""
+        """Return the study to read as the ``number``-th; they are used in turn."""
         return self._prepared[number % len(self._prepared)]
 
-    def keep(self, line: Pipeline) -> None:
-        """Reads and preprocesses all of them, as ``line`` does; once."""
-        for one in self._prepared[len(self._kept) :]:
-            study = line.read(one.folder)
-            self._kept[one.folder] = Kept(study, line.preprocess(study.volume, one.folder))
+    def load(self, pipeline: Pipeline) -> None:
+        """Read and preprocess all studies, once."""
+        for one in self._prepared[len(self._loaded) :]:
+            study = pipeline.read(one.folder)
+            self._loaded[one.folder] = study, pipeline.preprocess(study.volume, one.folder)
 
-    def replayed(self, line: Pipeline) -> Pipeline:
-        """The line whose screening network says again what it said of each box that is kept."""
-        seen = [(kept.box, line.reader.screen(kept.box)) for kept in self._kept.values()]
-        return replace(
-            line, reader=replace(line.reader, screener=_Seen(line.reader.screener, seen))
-        )
+    def replayed(self, pipeline: Pipeline) -> Pipeline:
+        """Return the pipeline with a screening network that repeats its candidates of each box."""
+        reader = pipeline.reader
+        seen = {id(box): reader.screen(box) for _, box in self._loaded.values()}
+        return replace(pipeline, reader=replace(reader, screener=_Replay(reader.screener, seen)))
 
-    def from_memory(self, line: Pipeline) -> Pipeline:
-        """The line whose first two stages give what is kept."""
+    def from_memory(self, pipeline: Pipeline) -> Pipeline:
+        """Return the pipeline with first stages that give the loaded boxes."""
 
         def read(folder: Path) -> Study:
-            return self._kept[folder].study
+            return self._loaded[folder][0]
 
         def preprocess(_volume: Volume, folder: Path) -> Preprocessed:
-            return self._kept[folder].box
+            return self._loaded[folder][1]
 
-        return replace(line, read=read, preprocess=preprocess)
+        return replace(pipeline, read=read, preprocess=preprocess)
 
 
-class _Seen:
-    """A screening network that has seen some boxes, and runs for others only."""
+class _Replay:
+    """A screening network that repeats its candidates of some boxes, and runs for others."""
 
-    def __init__(
-        self, screener: Screening, seen: Sequence[tuple[Preprocessed, tuple[Candidate, ...]]]
-    ) -> None:
-        self._screener, self._seen = screener, {id(box): found for box, found in seen}
+    def __init__(self, screener: Screening, seen: Mapping[int, Sequence[Candidate]]) -> None:
+        self._screener, self._seen = screener, seen
         self.name, self.version = screener.name, screener.version
         self.engine, self.settings = screener.engine, screener.settings
 
     def screen(self, box: Preprocessed) -> Sequence[Candidate]:
-        """What was seen in this very box, or what is seen now."""
+        """Return the candidates of this very box."""
         found = self._seen.get(id(box))
         return self._screener.screen(box) if found is None else found
 
@@ -105,28 +94,28 @@ class _Seen:
 def answers(
     commands: Iterable[str], studies: Studies, out: Path, opens: Opens = open_pipeline
 ) -> Iterator[dict[str, Any]]:
-    """The answer to each command; reports are left in ``out``, each in place of the last."""
+    """Answer each command; ``out`` holds the last report."""
     with Spool(out.with_suffix(".sqlite3")) as spool, ExitStack() as held:
-        line: Pipeline | None = None
+        pipeline: Pipeline | None = None
         for command in map(json.loads, commands):
             if "open" in command:
                 held.close()
                 settings = load_settings(**command["open"])
-                line = held.enter_context(opens(settings))
-                studies.keep(line)
-                line = studies.replayed(line) if command.get("replay") else line
+                pipeline = held.enter_context(opens(settings))
+                studies.load(pipeline)
+                pipeline = studies.replayed(pipeline) if command.get("replay") else pipeline
                 side = settings.roi_side
                 keep = keep_in(spool.owed, (side, side, side))
-                yield {"opened": line.reader.label}
-            elif line is not None:
-                used = line if command["from_files"] else studies.from_memory(line)
+                yield {"opened": pipeline.reader.label}
+            elif pipeline is not None:
+                used = pipeline if command["from_files"] else studies.from_memory(pipeline)
                 yield _read(used, studies.study(command["read"]), out, keep, spool)
 
 
 def _read(
-    line: Pipeline, study: Prepared, out: Path, keep: PersistPending, spool: Spool
+    pipeline: Pipeline, study: Prepared, out: Path, keep: PersistPending, spool: Spool
 ) -> dict[str, Any]:
-    """One study through the line, timed from outside, and compared with its truth."""
+    """Run one study through the pipeline, time it from outside, and compare it with its truth."""
     made: list[Assessment] = []
 
     def noted(
@@ -137,15 +126,15 @@ def _read(
 
     began_s = time.monotonic()
     with scheduler_delay() as delay:
-        noting = replace(line, persist_pending=noted)
+        noting = replace(pipeline, persist_pending=noted)
         report = read_and_report(noting, Job(study.folder, out)).report
         took_s = time.monotonic() - began_s
     spool.owed.forget(report.study_key)
-    marks = [(finding.centre_mm, finding.probability) for finding in report.findings]
-    scores = score_scan(study.folder.name, marks, study.lesions, study.ignored, rim_mm=0.0)
+    findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
+    scores = score_scan(study.folder.name, findings, study.lesions, study.ignored, rim_mm=0.0)
     return {
         "took_s": took_s,
-        "stalled_s": delay.took_s,
+        "scheduler_delay_s": delay.took_s,
         "stages_s": ledger_s(report),
         "lesions": len(study.lesions),
         "found": int((scores.lesion_score >= 0).sum()),
@@ -158,20 +147,17 @@ def _read(
     }
 
 
-def serve(
-    count: int, seed: int, cache: Path, commands: TextIO, told: TextIO, opens: Opens = open_pipeline
-) -> None:
-    """Answers until ``commands`` end."""
+def main(count: int, seed: int, cache: Path) -> None:
+    """Answer until stdin ends."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
     studies = Studies(prepare(prepared_specs(count, seed), cache))
     with tempfile.TemporaryDirectory(prefix="overread-link-") as folder:
-        for answer in answers(commands, studies, Path(folder, "report"), opens):
-            told.write(f"{json.dumps(answer)}\n")
-            told.flush()
+        for answer in answers(sys.stdin, studies, Path(folder, "report")):
+            print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.stdin, sys.stdout)
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

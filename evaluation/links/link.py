@@ -1,90 +1,59 @@
-"""Studies through real edge and cloud processes, with the links of traces between them.
+"""Runs of studies over faulty links, through a real edge and a real cloud.
 
-Each study is timed from the moment it is taken up to its report. An answer is late when it comes
-more than `TOLERANCE_S` after its deadline.
-
-Parts of a long run of studies, read side by side by several edges that share one cloud.
+Each study is timed from its start to its report. A report is late if it comes more than
+`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud.
 """
 
 from __future__ import annotations
 
-import queue
 import random
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from edge.findings import SecondReading
+from evaluation.common.processes import EdgeProcess, RestartableCloud
 from evaluation.errors import ServiceFailed
-from evaluation.links.proxy import Proxied, proxied
+from evaluation.links.proxy import Proxy, proxied
 from evaluation.links.trace import Trace
+from evaluation.timing.latency import percentiles_ms
 
 TOLERANCE_S = 0.020
 
-
 OFF = "off"
-"""In place of a trace: no cloud at all, what the edge alone takes."""
+"""Instead of a trace: no cloud, the edge alone."""
 
 CAVEAT = (
-    "Phantoms are synthetic: they show what the line does, not how it does on patients. Studies "
-    "that are not from files start from lung boxes in memory; everything after is the agent's, but "
-    "where candidates are replayed the screening network is run once a study, beforehand."
+    "Phantoms are synthetic: they show what the pipeline does, not how it performs on patients. "
+    "Studies that are not read from files start from lung boxes in memory; all later stages are "
+    "the agent's, except that replayed candidates come from one run of the screening network."
 )
 
-DEATH_S = 0.5
-"""The cloud is killed within so long of a study's beginning, if that lasts so long."""
-
-PERCENTILES = (50, 95, 99)
+KILL_WITHIN_S = 0.5
+"""The cloud is killed at most this long after the start of a study."""
 
 Result = dict[str, Any]
-"""What became of one study: its trace and number, and what `evaluation.links.edge_worker` tells."""
-
-
-class Reads(Protocol):
-    """What is needed of the edge's process."""
-
-    def open(self, *, replay: bool = False, **settings: Any) -> str:
-        """Opens the line of these settings."""
-
-    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
-        """What became of one study."""
-
-
-class Dies(Protocol):
-    """What is needed of a cloud that may be killed."""
-
-    @property
-    def address(self) -> str:
-        """``HOST:PORT``."""
-
-    @property
-    def serves(self) -> bool:
-        """Whether it can be asked now."""
-
-    def kill(self) -> None:
-        """Ends it at once."""
-
-    def start(self) -> None:
-        """Begins to start it."""
+"""One study: trace, number, and the answer of `evaluation.links.edge_worker`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is done over each trace.
+    """The settings of a run.
 
     Attributes:
-        studies: how many are read.
-        settings: of the edge, beside the cloud's address.
-        deadline_s: of each study; ``reserve_s`` before it the wait for the cloud ends.
-        kill_share: part of the studies during which the cloud is killed, if it is there.
-        files_every: every so many-th study starts from files, beginning with the first.
-        seed: of the proxy's jitter and of the moments at which the cloud dies.
-        replay: the screening network's candidates are those of one pass beforehand.
+        studies: number of studies over each trace.
+        settings: of the edge, apart from the cloud's address.
+        deadline_s: of each study.
+        reserve_s: time before the deadline at which the wait for the cloud ends.
+        kill_share: share of the studies during which the cloud is killed.
+        files_every: every Nth study is read from DICOM, beginning with the first.
+        seed: of the jitter and of the moments of kills.
+        replay: reuse the candidates of one earlier run of the screening network.
     """
 
     studies: int
@@ -97,69 +66,129 @@ class Run:
     replay: bool = False
 
 
-class Reaper:
-    """Kills a cloud that others use too, and has it started again."""
+class CloudKiller:
+    """Kills and restarts a cloud that several edges use; ``kills`` counts it."""
 
-    def __init__(self, cloud: Dies) -> None:
+    def __init__(self, cloud: RestartableCloud) -> None:
         self._cloud, self._lock = cloud, threading.Lock()
-        self.deaths = 0
+        self.kills = 0
 
     @property
     def address(self) -> str:
-        """Of the cloud."""
+        """``HOST:PORT`` of the cloud."""
         return self._cloud.address
 
-    def require(self) -> None:
-        """Nothing, as long as the cloud has not ended by itself.
+    def require_alive(self) -> None:
+        """Do nothing as long as the cloud runs or restarts.
 
         Raises:
-            ServiceFailed: it has.
+            ServiceFailed: it ended by itself.
         """
         with self._lock:
             self._cloud.serves  # noqa: B018 - it raises
 
-    def strike(self) -> None:
-        """Kills the cloud if it serves."""
-        with self._lock, suppress(ServiceFailed):  # whoever reads next is told
+    def kill(self) -> None:
+        """Kill the cloud if it serves, and start it again without waiting."""
+        with self._lock, suppress(ServiceFailed):  # the next `require_alive` raises it
             if self._cloud.serves:
                 self._cloud.kill()
                 self._cloud.start()
-                self.deaths += 1
+                self.kills += 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """Studies of these numbers, one after the other, over one trace (None: without a cloud)."""
+
+    trace: Trace | None
+    numbers: tuple[int, ...]
+
+
+def parts_of(
+    traces: Sequence[Trace | None], studies: int, workers: int, done: set[tuple[str, int]]
+) -> list[Part]:
+    """Split the studies that are not in ``done`` into a part for each trace and worker.
+
+    ``done`` holds names of traces and numbers of studies. Neighbouring parts differ in trace.
+    """
+    parts = []
+    for worker in range(workers):
+        for trace in traces:
+            name = trace.name if trace else OFF
+            numbers = range(studies)[worker::workers]
+            if left := tuple(number for number in numbers if (name, number) not in done):
+                parts.append(Part(trace, left))
+    return parts
+
+
+def read_all(
+    run: Run,
+    parts: Sequence[Part],
+    edges: Sequence[EdgeProcess],
+    killer: CloudKiller,
+    record: Callable[[Result], None],
+) -> None:
+    """Read all parts with all ``edges`` in parallel; ``record`` is called with each study.
+
+    Raises:
+        Exception: what stopped one edge; the others end after their current study.
+    """
+    left = iter(parts)  # a list's iterator gives each part to one thread only
+    failed = threading.Event()
+
+    def work(edge: EdgeProcess) -> None:
+        try:
+            for part in left:
+                for result in read_part(run, part.trace, edge, killer, part.numbers):
+                    record(result)
+                    if failed.is_set():
+                        return
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(len(edges)) as pool:
+        list(pool.map(work, edges))
 
 
 def read_part(
-    run: Run, trace: Trace | None, edge: Reads, reaper: Reaper, numbers: Iterable[int]
+    run: Run, trace: Trace | None, edge: EdgeProcess, killer: CloudKiller, numbers: Iterable[int]
 ) -> Iterator[Result]:
-    """What becomes of the studies of these numbers over one trace, None being `OFF`.
+    """Read the studies of these numbers over one trace, None being `OFF`.
 
     Raises:
-        ServiceFailed: the cloud has ended by itself.
+        ServiceFailed: the cloud ended by itself.
     """
-    if trace is None:
-        edge.open(replay=run.replay, **run.settings, cloud=OFF)
+    link = proxied(killer.address, trace, seed=run.seed) if trace else nullcontext()
+    with link as proxy:
+        edge.open(replay=run.replay, **run.settings, cloud=proxy.address if proxy else OFF)
+        if proxy is not None:
+            proxy.rewind()
         for number in numbers:
-            yield _named(OFF, number, edge.read(number, from_files=_from_files(run, number)))
-        return
-    with proxied(reaper.address, trace, seed=run.seed) as link:
-        edge.open(replay=run.replay, **run.settings, cloud=link.address)
-        link.rewind()
-        for number in numbers:
-            yield _named(trace.name, number, _read(run, trace.name, number, edge, reaper, link))
+            yield _read(run, trace.name if trace else OFF, number, edge, killer, proxy)
 
 
 def _read(
-    run: Run, name: str, number: int, edge: Reads, reaper: Reaper, link: Proxied
-) -> dict[str, Any]:
+    run: Run, name: str, number: int, edge: EdgeProcess, killer: CloudKiller, proxy: Proxy | None
+) -> Result:
+    from_files = _from_files(run, number)
+    result: Result = {"trace": name, "number": number, "bytes": 0, "death": False}
+    if proxy is None:
+        return result | edge.read(number, from_files=from_files)
     chance = random.Random(f"{run.seed} {name} {number}")
-    dies, delay_s = chance.random() < run.kill_share, chance.uniform(0, DEATH_S)
-    reaper.require()
-    carried, deaths = link.carried.total_bytes, reaper.deaths
-    with _after(delay_s, reaper.strike if dies else None):
-        found = edge.read(number, from_files=_from_files(run, number))
-    return {
-        **found,
-        "bytes": link.carried.total_bytes - carried,
-        "death": dies and reaper.deaths > deaths,
+    kills, delay_s = chance.random() < run.kill_share, chance.uniform(0, KILL_WITHIN_S)
+    killer.require_alive()
+    carried, before = proxy.carried.total_bytes, killer.kills
+    timer = threading.Timer(delay_s, killer.kill)
+    if kills:
+        timer.start()
+    result |= edge.read(number, from_files=from_files)
+    if kills:
+        timer.cancel()
+        timer.join()
+    return result | {
+        "bytes": proxy.carried.total_bytes - carried,
+        "death": kills and killer.kills > before,
     }
 
 
@@ -167,47 +196,31 @@ def _from_files(run: Run, number: int) -> bool:
     return number % run.files_every == 0
 
 
-def _named(trace: str, number: int, found: dict[str, Any]) -> Result:
-    return {"trace": trace, "number": number, "bytes": 0, "death": False, **found}
-
-
-@contextmanager
-def _after(delay_s: float, act: Callable[[], None] | None) -> Iterator[None]:
-    """Does it ``delay_s`` after the context is entered, or not if the context is left before."""
-    timer = threading.Timer(delay_s, act) if act else None
-    if timer is not None:
-        timer.start()
-    yield
-    if timer is not None:
-        timer.cancel()
-        timer.join()
-
-
 def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, Any]:
-    """The figures of one trace; ``sensitivity`` is None without a lesion.
+    """Return the figures of one trace; ``sensitivity`` is None without a lesion.
 
-    ``late_unstalled`` are those that would be late without the time in which the machine did not
-    let the edge run, ``broken_off`` those that sent regions and had not all of them answered.
+    ``late_without_scheduler_delay`` counts the studies that would be late even if the machine had
+    never delayed the edge, ``broken_off`` those with a sent ROI that was not answered.
     """
     took_s = np.array([one["took_s"] for one in results])
-    stalled_s = np.array([one["stalled_s"] for one in results])
+    delay_s = np.array([one["scheduler_delay_s"] for one in results])
     lesions = sum(one["lesions"] for one in results)
-    complete = [one["second_reading"] == SecondReading.COMPLETE.value for one in results]
     last_s = deadline_s + TOLERANCE_S
+    complete = SecondReading.COMPLETE.value
     return {
         "trace": name,
         "studies": len(results),
         "late": int((took_s > last_s).sum()),
-        "late_unstalled": int((took_s - stalled_s > last_s).sum()),
-        **{f"p{q}_ms": 1000 * float(np.percentile(took_s, q)) for q in PERCENTILES},
+        "late_without_scheduler_delay": int((took_s - delay_s > last_s).sum()),
+        **percentiles_ms(took_s),
         "longest_ms": 1000 * float(took_s.max()),
-        "stalled_p95_ms": 1000 * float(np.percentile(stalled_s, 95)),
+        "scheduler_delay_p95_ms": 1000 * float(np.percentile(delay_s, 95)),
         "sensitivity": sum(one["found"] for one in results) / lesions if lesions else None,
         "false_positives_per_scan": sum(one["false"] for one in results) / len(results),
         "escalated": sum(one["escalated"] for one in results),
         "answered": sum(one["answered"] for one in results),
         "broken_off": sum(one["answered"] < one["escalated"] for one in results),
-        "complete": sum(complete),
+        "complete": sum(one["second_reading"] == complete for one in results),
         "refused": sum(bool(one["refused"]) for one in results),
         "bytes": sum(one["bytes"] for one in results),
         "deaths": sum(one["death"] for one in results),
@@ -215,10 +228,9 @@ def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, An
 
 
 def as_dict(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dict[str, Any]:
-    """Everything, for machines: the figures of all studies together, then those of each trace."""
+    """Return the figures of all studies together, and those of each trace."""
     names = dict.fromkeys(one["trace"] for one in results)
-    of = {name: [one for one in results if one["trace"] == name] for name in names}
-    rows = [row(name, those, run.deadline_s) for name, those in of.items()]
+    by_trace = {name: [one for one in results if one["trace"] == name] for name in names}
     from_files = sum(_from_files(run, one["number"]) for one in results)
     whole = row("all", results, run.deadline_s)
     del whole["trace"]
@@ -233,78 +245,6 @@ def as_dict(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dic
         **whole,
         "from_files": from_files,
         "from_memory": len(results) - from_files,
-        "traces": rows,
+        "traces": [row(name, those, run.deadline_s) for name, those in by_trace.items()],
         "caveat": CAVEAT,
     }
-
-
-Tell = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Part:
-    """Studies of these numbers, one after the other, over one trace (None: without a cloud)."""
-
-    trace: Trace | None
-    numbers: tuple[int, ...]
-
-
-def parts_of(
-    traces: Sequence[Trace | None], studies: int, lanes: int, done: set[tuple[str, int]]
-) -> list[Part]:
-    """What is left to read: a part a trace and lane, so that no two neighbours share a trace.
-
-    ``done`` holds traces by name and numbers of the studies that were read before.
-    """
-    return [
-        Part(trace, left)
-        for lane in range(lanes)
-        for trace in traces
-        if (left := _left(trace, range(studies)[lane::lanes], done))
-    ]
-
-
-def read_all(
-    run: Run, parts: Sequence[Part], edges: Sequence[Reads], reaper: Reaper, tell: Tell
-) -> None:
-    """Reads all parts, as many at once as there are ``edges``, and tells of each study.
-
-    Raises:
-        Exception: what stopped the first lane that failed; the others end with their study.
-    """
-    waiting: queue.SimpleQueue[Part] = queue.SimpleQueue()
-    for part in parts:
-        waiting.put(part)
-    failed: list[BaseException] = []
-
-    def lane(edge: Reads) -> None:
-        try:
-            for part in _taken(waiting):
-                for result in read_part(run, part.trace, edge, reaper, part.numbers):
-                    tell(result)
-                    if failed:
-                        return
-        except BaseException as error:
-            failed.append(error)
-            raise
-
-    with ThreadPoolExecutor(len(edges)) as pool:
-        futures = [pool.submit(lane, edge) for edge in edges]
-        wait(futures, return_when=FIRST_EXCEPTION)
-        for future in futures:
-            future.result()
-
-
-def _left(
-    trace: Trace | None, numbers: Sequence[int], done: set[tuple[str, int]]
-) -> tuple[int, ...]:
-    name = OFF if trace is None else trace.name
-    return tuple(number for number in numbers if (name, number) not in done)
-
-
-def _taken(waiting: queue.SimpleQueue[Part]) -> Iterator[Part]:
-    while True:
-        try:
-            yield waiting.get_nowait()
-        except queue.Empty:
-            return

@@ -1,8 +1,7 @@
-"""``overread-eval link``: starts the processes, goes over the traces, and shows the rows.
+"""``overread-eval link``: starts the processes, runs studies over the traces, and shows the rows.
 
-Results kept line by line as they come, so that a long run may be cut short and go on.
-
-The first line says what the run is, the checksums of the artifacts that read in it too; a file of
+With a journal each study is written as it comes, so that an interrupted run can be continued. The
+first line of the journal describes the run, with checksums of the artifacts; the journal of
 another run is refused.
 """
 
@@ -13,8 +12,8 @@ import itertools
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,118 +23,62 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.settings import load_settings
 from evaluation.common.cli import STUDIES, Cache, Deadline, Json, Phantoms, Reserve, counting, show
-from evaluation.common.processes import edge_process, restartable_cloud
+from evaluation.common.processes import EdgeProcess, edge_process, restartable_cloud
 from evaluation.common.tables import columns_table
 from evaluation.errors import MissingData
-from evaluation.links import link
-from evaluation.links.link import CAVEAT, OFF, Reads, Reaper, Run, parts_of, read_all
+from evaluation.links.link import CAVEAT, OFF, CloudKiller, Result, Run, as_dict, parts_of, read_all
 from evaluation.links.trace import Trace, find_trace, shipped_names
 from evaluation.timing.latency import this_machine
 from models.markdown import Rows
 from models.runtime.artifacts import find
 
-Entry = dict[str, Any]
-
-
-class Journal:
-    """The results so far; `add` may be called from several threads."""
-
-    def __init__(self, entries: list[Entry], path: Path | None) -> None:
-        self.entries, self._path = entries, path
-        self._lock = threading.Lock()
-
-    def add(self, entry: Entry) -> None:
-        """Keeps one more."""
-        with self._lock:
-            self.entries.append(entry)
-            if self._path is not None:
-                with self._path.open("a") as file:
-                    file.write(f"{json.dumps(entry)}\n")
-
-
-@contextmanager
-def open_journal(path: Path | None, run: Entry) -> Iterator[Journal]:
-    """The journal in ``path``, with what an earlier call has left there; None keeps no file.
-
-    Raises:
-        MissingData: the file is of another run, or cannot be read.
-    """
-    if path is None:
-        yield Journal([], None)
-        return
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{json.dumps(run)}\n")
-    first, *entries = _lines(path)
-    if first != json.loads(json.dumps(run)):
-        raise MissingData(path, f"it is of another run: {first}, not {run}")
-    yield Journal(entries, path)
-
-
-def _lines(path: Path) -> list[Entry]:
-    """All whole lines; a last one that was cut is taken off, so that the next is whole again."""
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    try:
-        lines = [dict(json.loads(line)) for line in whole.splitlines()]
-    except ValueError as error:
-        raise MissingData(path, f"it is no journal: {error}") from error
-    if not lines:
-        raise MissingData(path, "it is empty: remove it")
-    return lines
-
-
 _COLUMNS = {
     "trace": ("trace", "{}"),
     "studies": ("studies", "{}"),
     "late": ("late", "{}"),
-    "stalled_p95_ms": ("stalled", "{:.0f}"),
+    "scheduler_delay_p95_ms": ("delay ms", "{:.0f}"),
     "p50_ms": ("p50 ms", "{:.0f}"),
     "p95_ms": ("p95 ms", "{:.0f}"),
     "p99_ms": ("p99 ms", "{:.0f}"),
     "sensitivity": ("found", "{:.1%}"),
     "escalated": ("sent", "{}"),
-    "answered": ("read again", "{}"),
+    "answered": ("answered", "{}"),
     "broken_off": ("broken off", "{}"),
     "bytes": ("bytes", "{}"),
-    "deaths": ("deaths", "{}"),
+    "deaths": ("kills", "{}"),
 }
 
 
 def link_command(
     trace: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME|CSV|off", help="Link; give several. All shipped by default."),
+        typer.Option(metavar="NAME|CSV|off", help="Link; may be repeated. Default: all shipped."),
     ] = None,
     studies: Annotated[int, typer.Option(min=1, help="Studies over each trace.")] = 20,
     deadline: Deadline = None,
     reserve: Reserve = None,
     kill_cloud: Annotated[
-        float, typer.Option(min=0, max=1, help="Part of the studies in which the cloud is killed.")
+        float, typer.Option(min=0, max=1, help="Share of studies in which the cloud is killed.")
     ] = 0.0,
     phantoms: Phantoms = 4,
     files_every: Annotated[
-        int, typer.Option(min=1, help="Every so many-th study starts from its files.")
+        int, typer.Option(min=1, help="Read every Nth study from DICOM.", metavar="N")
     ] = 50,
     replay: Annotated[
-        bool, typer.Option("--replay", help="Screen each study once, beforehand.")
+        bool, typer.Option("--replay", help="Reuse the candidates of one earlier screening.")
     ] = False,
-    max_rois: Annotated[
-        int | None, typer.Option(min=1, help="Regions of a study that are sent at most.")
-    ] = None,
-    lanes: Annotated[int, typer.Option(min=1, help="Edges at work side by side.")] = 1,
+    max_rois: Annotated[int | None, typer.Option(min=1, help="Most ROIs sent per study.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Edges in parallel.")] = 1,
     journal: Annotated[
-        Path | None, typer.Option(metavar="JSONL", help="Keep each study here; go on from it.")
+        Path | None, typer.Option(metavar="JSONL", help="Journal to write and to continue from.")
     ] = None,
     cache: Cache = STUDIES,
-    seed: Annotated[int, typer.Option(min=0, help="Of phantoms, jitter and deaths.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of phantoms, jitter and kills.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Real edge and cloud over links with faults: deadlines kept, nodules found, bytes sent."""
+    """Real edge and cloud over faulty links: deadlines kept, nodules found, bytes sent."""
     names = trace or shipped_names()
-    links: list[Trace | None] = [None if name == OFF else find_trace(name) for name in names]
+    links = [None if name == OFF else find_trace(name) for name in names]
     given = {"deadline_s": deadline, "reserve_s": reserve, "max_rois": max_rois}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     edge = load_settings(**settings)
@@ -143,16 +86,15 @@ def link_command(
     run = Run(studies, settings, *times_s, kill_cloud, files_every, seed, replay)
     machine = asdict(this_machine())
     weights = checksums(edge.screening_model, load_cloud_settings().model)
-    with open_journal(
-        journal, {**asdict(run), "phantoms": phantoms, **machine, **weights}
-    ) as results:
-        _go_on(run, links, results, lanes, lambda log: edge_process(phantoms, seed, cache, log))
-        result = link.as_dict(run, _in_order(results.entries), {**machine, "lanes": lanes})
+    results = Journal(journal, {**asdict(run), "phantoms": phantoms, **machine, **weights})
+    _continue(run, links, results, workers, lambda log: edge_process(phantoms, seed, cache, log))
+    in_order = sorted(results.entries, key=lambda one: (one["trace"], one["number"]))
+    result = as_dict(run, in_order, {**machine, "workers": workers})
     show(result, as_json, _table(result), CAVEAT)
 
 
 def checksums(*names: str) -> dict[str, str]:
-    """By name a checksum of each artifact: of its weights, and of what it is used with."""
+    """Return a checksum of each artifact by name: of its weights and its settings."""
     found = {}
     for one in map(find, names):
         whole = json.dumps([one.sha256, one.settings], sort_keys=True)
@@ -160,40 +102,80 @@ def checksums(*names: str) -> dict[str, str]:
     return found
 
 
-def _go_on(
+class Journal:
+    """The results so far, also in the file ``path`` if that is not None.
+
+    Raises:
+        MissingData: the file belongs to another run than ``run``, or cannot be read.
+    """
+
+    def __init__(self, path: Path | None, run: dict[str, Any]) -> None:
+        self.entries: list[Result] = []
+        self._path, self._lock = path, threading.Lock()
+        if path is None:
+            return
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{json.dumps(run)}\n")
+        first, *self.entries = _lines(path)
+        if first != json.loads(json.dumps(run)):
+            raise MissingData(path, f"journal of another run: {first}, expected {run}")
+
+    def add(self, result: Result) -> None:
+        """Add one result; may be called from several threads."""
+        with self._lock:
+            self.entries.append(result)
+            if self._path is not None:
+                with self._path.open("a") as file:
+                    file.write(f"{json.dumps(result)}\n")
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Read all whole lines; an incomplete last line is removed from the file."""
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    try:
+        lines = [dict(json.loads(line)) for line in whole.splitlines()]
+    except ValueError as error:
+        raise MissingData(path, f"not a journal: {error}") from error
+    if not lines:
+        raise MissingData(path, "journal is empty: remove it")
+    return lines
+
+
+def _continue(
     run: Run,
     links: list[Trace | None],
     results: Journal,
-    lanes: int,
-    edge: Callable[[Path], AbstractContextManager[Reads]],
+    workers: int,
+    edge: Callable[[Path], AbstractContextManager[EdgeProcess]],
 ) -> None:
-    """Reads what the journal lacks, and adds it."""
+    """Read the studies that the journal lacks, and add them."""
     done = {(one["trace"], one["number"]) for one in results.entries}
-    if not (parts := parts_of(links, run.studies, lanes, done)):
+    if not (parts := parts_of(links, run.studies, workers, done)):
         return
     with ExitStack() as running, counting("studies") as step:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
         cloud = running.enter_context(restartable_cloud(folder))
-        logs = (folder / f"edge{lane}.log" for lane in range(min(lanes, len(parts))))
+        logs = (folder / f"edge{worker}.log" for worker in range(min(workers, len(parts))))
         edges = [running.enter_context(edge(log)) for log in logs]
-        left = itertools.count(1)
+        count, total = itertools.count(1), sum(len(part.numbers) for part in parts)
 
-        def tell(result: dict[str, Any]) -> None:
+        def record(result: Result) -> None:
             results.add(result)
-            step(next(left), sum(len(part.numbers) for part in parts))
+            step(next(count), total)
 
-        read_all(run, parts, edges, Reaper(cloud), tell)
-
-
-def _in_order(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(results, key=lambda one: (one["trace"], one["number"]))
+        read_all(run, parts, edges, CloudKiller(cloud), record)
 
 
 def _table(result: dict[str, Any]) -> Rows:
-    counts = f"{result['from_files']} from files, {result['from_memory']} from memory"
     title = (
-        f"{result['late']} of {result['studies']} answers late, {result['late_unstalled']} of them "
-        f"not by the machine's stalls (deadline {result['deadline_s']:g} s), {counts}; "
+        f"{result['late']} of {result['studies']} reports late "
+        f"({result['late_without_scheduler_delay']} without scheduler delay), "
+        f"deadline {result['deadline_s']:g} s; "
+        f"{result['from_files']} from files, {result['from_memory']} from memory; "
         f"{result['cpu']}, {result['cores']} cores"
     )
     return columns_table(_COLUMNS, result["traces"], title)

@@ -1,14 +1,8 @@
 """A TCP proxy that behaves as a link of a trace: slow, jittery, stalling, lossy, or dead.
 
-It carries bytes in their order and unchanged, or not at all. Everything happens in one asyncio
-loop, which nothing here blocks.
-
-One direction of a link: when bytes that enter now arrive at the other end.
-
-A token bucket says when they have left, latency and jitter how long they are under way. It knows
-nothing of sockets; time is what it is told.
-
-The fault proxy beside a program that is not asyncio: in a thread with a loop of its own.
+It carries bytes in their order and unchanged, or not at all. A token bucket gives the time at
+which bytes have left, latency and jitter the time of their flight. All happens in one asyncio
+loop, which nothing here blocks; `proxied` runs that loop in a thread beside a blocking program.
 """
 
 from __future__ import annotations
@@ -28,7 +22,7 @@ from typing import Self
 from evaluation.links.trace import Conditions, State, Trace
 
 BURST_BYTES = 16384
-"""What goes out at once after a pause, whatever the rate."""
+"""Bytes that leave at once after a pause, whatever the rate."""
 
 
 class TokenBucket:
@@ -40,9 +34,9 @@ class TokenBucket:
         self._seen_s = float("-inf")
 
     def wait_s(self, count: int, kbit: float, now_s: float) -> float:
-        """Seconds until ``count`` bytes that are offered now have left at ``kbit`` a second.
+        """Take ``count`` bytes from the bucket; the seconds until they have left at ``kbit``/s.
 
-        They are taken from the bucket, which may go below nothing: who comes next waits longer.
+        The bucket may go below zero: the next bytes wait longer. A rate of 0 is without limit.
         """
         if kbit <= 0:
             return 0.0
@@ -55,46 +49,38 @@ class TokenBucket:
 
 
 class Flight:
-    """The way of one connection's bytes in one direction; none overtakes another."""
+    """The flight of one connection's bytes in one direction; none overtakes another."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._last_s = float("-inf")
 
     def due_s(self, left_s: float, latency_ms: float, jitter_ms: float) -> float:
-        """When what left at ``left_s`` arrives, after half of the round trip ``latency_ms``."""
+        """Return when bytes that left at ``left_s`` arrive; ``latency_ms`` is a round trip."""
         way_s = (latency_ms / 2 + self._rng.uniform(0, jitter_ms)) / 1000
         self._last_s = max(self._last_s, left_s + way_s)
         return self._last_s
 
 
 CHUNK_BYTES = 16384
-
-
-UNDER_WAY = 256
-"""Chunks of one connection and direction that may be under way; then the sender waits."""
+IN_FLIGHT = 256
+"""Chunks of one connection and direction that may be in flight; then the sender waits."""
 
 WATCH_S = 0.01
-"""How often the trace is looked at."""
+"""Interval at which the state of the trace is checked."""
 
 _BUFFER_BYTES = 65536
-
-
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
-
-
 _ENDED, _BROKEN = "ended", "broken"
 
 Sleep = Callable[[float], Awaitable[None]]
-
-
-Under = tuple[float, bytes | str]
-"""When it arrives, and what: bytes, or how the stream ended."""
+InFlight = tuple[float, bytes | str]
+"""Time of arrival, and content: bytes, or how the stream ended."""
 
 
 @dataclass
 class Carried:
-    """What has crossed the link: bytes each way, and connections taken up."""
+    """The traffic so far: bytes each way, and accepted connections."""
 
     up_bytes: int = 0
     down_bytes: int = 0
@@ -102,7 +88,7 @@ class Carried:
 
     @property
     def total_bytes(self) -> int:
-        """Both ways together."""
+        """Return the bytes of both ways together."""
         return self.up_bytes + self.down_bytes
 
 
@@ -116,7 +102,7 @@ class _Pair:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def reset(self) -> None:
-        """Ends both at once, as a reset."""
+        """End both at once, as a reset."""
         for task in self.tasks:
             task.cancel()
         for writer in (self.edge, self.cloud):
@@ -128,9 +114,9 @@ class _Pair:
 
 
 class Proxy:
-    """Listens on loopback for the time of an ``async with``, and carries to ``upstream``.
+    """Listens on loopback for the time of an ``async with``, and connects to ``upstream``.
 
-    ``clock`` and ``sleep`` make time; the trace begins when the proxy is entered.
+    The trace begins when the proxy is entered. ``clock`` and ``sleep`` are injected by tests.
     """
 
     def __init__(
@@ -153,9 +139,9 @@ class Proxy:
         self._began_s = self._clock()
         self._state = self.conditions.state
         listening = socket.create_server(("127.0.0.1", 0))
-        # a small window: who sends feels the bandwidth, and not megabytes of the kernel's patience
+        # a small window, so that senders feel the bandwidth instead of the kernel's buffers
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
-        self._server = await asyncio.start_server(self._take, sock=listening)
+        self._server = await asyncio.start_server(self._accept, sock=listening)
         self.address = f"127.0.0.1:{listening.getsockname()[1]}"
         self._watcher = asyncio.create_task(self._watch())
         return self
@@ -168,34 +154,34 @@ class Proxy:
             pair.reset()
         await asyncio.gather(self._watcher, *tasks, return_exceptions=True)
         await self._server.wait_closed()
-        await asyncio.sleep(0)  # in which the transports take leave
+        await asyncio.sleep(0)  # lets the transports close
 
     @property
     def conditions(self) -> Conditions:
-        """Of the link, now."""
+        """Return the conditions of the link now."""
         return self._trace.at(self._clock() - self._began_s)
 
     def rewind(self) -> None:
-        """Begins the trace anew."""
+        """Restart the trace."""
         self._began_s = self._clock()
 
     async def _watch(self) -> None:
         while True:
             before, self._state = self._state, self.conditions.state
             if self._state is not before:
-                self._turn()
+                self._change()
             await asyncio.sleep(WATCH_S)
 
-    def _turn(self) -> None:
-        """The state has changed: resets what cannot live on, and wakes who waits."""
+    def _change(self) -> None:
+        """Reset the connections that the new state ends, and wake stalled ones."""
         for pair in tuple(self._pairs):
             if pair.lost or self._state is State.RESET:
                 pair.reset()
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection from the edge, to its end."""
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection from the edge to its end."""
         pair = _Pair(writer)
         task = asyncio.current_task()
         assert task is not None
@@ -206,7 +192,7 @@ class Proxy:
             if self._state is not State.RESET:
                 await self._carry(pair, reader)
         except (OSError, asyncio.CancelledError):
-            pass  # whoever is left learns it by the reset
+            pass  # the reset below tells the other side
         finally:
             pair.tasks.remove(task)
             pair.reset()
@@ -216,21 +202,20 @@ class Proxy:
         if self._state is State.BLACK_HOLE:
             await self._swallow(pair, reader)
             return
-        await self._sleep(self.conditions.latency_ms / 1000)  # what the handshake takes
+        await self._sleep(self.conditions.latency_ms / 1000)  # the time of the handshake
         host, _, port = self._upstream.rpartition(":")
         back, pair.cloud = await asyncio.open_connection(host, int(port))
         ways = [
-            self._way(pair, reader, pair.cloud, up=True),
-            self._way(pair, back, pair.edge, up=False),
+            asyncio.create_task(self._way(pair, reader, pair.cloud, up=True)),
+            asyncio.create_task(self._way(pair, back, pair.edge, up=False)),
         ]
-        ended = [asyncio.create_task(way) for way in ways]
-        pair.tasks += ended
-        await asyncio.gather(*ended)
-        for one in (pair.cloud, pair.edge):  # both streams ended as they should: no reset
+        pair.tasks += ways
+        await asyncio.gather(*ways)
+        for one in (pair.cloud, pair.edge):  # both streams ended normally: no reset
             one.close()
 
     async def _swallow(self, pair: _Pair, reader: asyncio.StreamReader) -> None:
-        """Takes and never answers, until the edge gives up, or the state is over: a reset."""
+        """Read and never answer, until the edge gives up or the state changes: a reset."""
         pair.lost = True
         while await reader.read(CHUNK_BYTES):
             pass
@@ -238,19 +223,19 @@ class Proxy:
     async def _way(
         self, pair: _Pair, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool
     ) -> None:
-        """One direction of a connection, from its first byte to its end."""
-        under_way: asyncio.Queue[Under] = asyncio.Queue(UNDER_WAY)
-        sending = asyncio.create_task(self._send(source, under_way, up=up))
+        """Carry one direction of a connection from its first byte to its end."""
+        in_flight: asyncio.Queue[InFlight] = asyncio.Queue(IN_FLIGHT)
+        sending = asyncio.create_task(self._send(source, in_flight, up=up))
         try:
-            while not await self._deliver(pair, await under_way.get(), sink, up=up):
+            while not await self._deliver(pair, await in_flight.get(), sink, up=up):
                 pass
         finally:
             sending.cancel()
 
     async def _send(
-        self, source: asyncio.StreamReader, under_way: asyncio.Queue[Under], *, up: bool
+        self, source: asyncio.StreamReader, in_flight: asyncio.Queue[InFlight], *, up: bool
     ) -> None:
-        """Puts on the way what comes, as fast as the bandwidth lets it, and then how it ended."""
+        """Send what comes at the rate of the bandwidth, and then how the stream ended."""
         bucket, flight = (self._up if up else self._down), Flight(self._rng)
         content: bytes | str = b""
         while isinstance(content, bytes):
@@ -260,13 +245,13 @@ class Proxy:
                 kbit = now.up_kbit if up else now.down_kbit
                 await self._sleep(bucket.wait_s(len(content), kbit, self._clock()))
             due_s = flight.due_s(self._clock(), now.latency_ms, now.jitter_ms)
-            await under_way.put((due_s, content))
+            await in_flight.put((due_s, content))
 
     async def _deliver(
-        self, pair: _Pair, under: Under, sink: asyncio.StreamWriter, *, up: bool
+        self, pair: _Pair, chunk: InFlight, sink: asyncio.StreamWriter, *, up: bool
     ) -> bool:
-        """Hands on what is under way when it is due; True when the stream has ended."""
-        due_s, content = under
+        """Deliver one chunk when it is due; True when the stream has ended."""
+        due_s, content = chunk
         if (early_s := due_s - self._clock()) > 0:
             await self._sleep(early_s)
         while self._state is State.STALL:
@@ -293,37 +278,18 @@ class Proxy:
 
 
 async def _next(source: asyncio.StreamReader) -> bytes | str:
-    """The next bytes of a stream, or how it ended."""
+    """Return the next bytes of a stream, or how it ended."""
     try:
         return await source.read(CHUNK_BYTES) or _ENDED
     except OSError:
         return _BROKEN
 
 
-class Proxied:
-    """A running proxy, as another thread sees it."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self._proxy = proxy
-
-    @property
-    def address(self) -> str:
-        """``HOST:PORT`` for the edge to connect to."""
-        return self._proxy.address
-
-    @property
-    def carried(self) -> Carried:
-        """What has crossed the link so far."""
-        return self._proxy.carried
-
-    def rewind(self) -> None:
-        """Begins the trace anew."""
-        self._proxy.rewind()
-
-
 @contextmanager
-def proxied(upstream: str, trace: Trace, *, seed: int = 0) -> Iterator[Proxied]:
-    """A proxy to ``HOST:PORT`` for the time of the context.
+def proxied(upstream: str, trace: Trace, *, seed: int = 0) -> Iterator[Proxy]:
+    """Run a proxy to ``HOST:PORT`` in a thread for the time of the context.
+
+    Other threads may use its `Proxy.address`, `Proxy.carried` and `Proxy.rewind`.
 
     Raises:
         OSError: it cannot listen.
@@ -335,7 +301,7 @@ def proxied(upstream: str, trace: Trace, *, seed: int = 0) -> Iterator[Proxied]:
     try:
         asyncio.run_coroutine_threadsafe(proxy.__aenter__(), loop).result()
         try:
-            yield Proxied(proxy)
+            yield proxy
         finally:
             asyncio.run_coroutine_threadsafe(proxy.__aexit__(), loop).result()
     finally:

@@ -1,4 +1,4 @@
-"""Studies prepared once and read many times: phantoms as DICOM, with their truth beside them."""
+"""Studies prepared once and read many times: phantoms as DICOM, with their truth in JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imaging.volume import Nodule
 
 @dataclass(frozen=True)
 class Prepared:
-    """A DICOM folder, the lesions that count, those too small to, and the nodules as drawn."""
+    """A DICOM folder, its lesions, those too small to count, and the nodules as drawn."""
 
     folder: Path
     lesions: tuple[Lesion, ...]
@@ -29,7 +29,7 @@ class Prepared:
 
 
 def whole_chest(seed: int) -> PhantomSpec:
-    """A whole chest of 120 slices of 2.5 mm with five nodules that a reader should see."""
+    """Return a whole chest of 120 slices of 2.5 mm with five nodules that a reader should see."""
     return PhantomSpec(
         seed=seed,
         spacing_mm=(2.5, 0.75, 0.75),
@@ -42,11 +42,10 @@ def whole_chest(seed: int) -> PhantomSpec:
 def prepare(
     specs: Iterable[PhantomSpec], cache: Path, progress: Progress | None = None
 ) -> list[Prepared]:
-    """The phantoms of ``specs`` in sub-folders of ``cache``; what lies there is not made again.
+    """Make the phantoms of ``specs`` in sub-folders of ``cache``, unless they are there already.
 
-    ``progress`` is called while a phantom is drawn, with the part done.
-
-    Processes that ask for the same at the same time wait for one another.
+    ``progress`` is called with the part done while a phantom is drawn. Processes that prepare at
+    the same time wait for one another.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
@@ -55,34 +54,27 @@ def prepare(
 
 
 def prepared_specs(count: int, seed: int) -> list[PhantomSpec]:
-    """Whole chests with five nodules each, of the seeds from ``seed`` on."""
+    """Return specs of whole chests with five nodules each, of the seeds from ``seed`` on."""
     return [whole_chest(seed + number) for number in range(count)]
 
 
 def _prepared(spec: PhantomSpec, cache: Path, progress: Progress | None) -> Prepared:
     folder, truth = cache / f"phantom-{spec.seed}", cache / f"phantom-{spec.seed}.json"
-    made = _read_truth(truth)
-    # the truth is written last: where it is, and of this spec, the series is whole
-    if made is None or made["spec"] != _told(spec):
+    described = json.loads(json.dumps(asdict(spec)))
+    try:
+        made: dict[str, Any] = json.loads(truth.read_text())
+    except (OSError, ValueError):
+        made = {"spec": None}
+    # the truth is written last: if it is there, and of this spec, the series is whole
+    if made["spec"] != described:
         truth.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         phantom = make_phantom(spec, progress)
         write_series(phantom.volume, folder, header=phantom_header(spec), seed=spec.seed)
-        made = {"spec": _told(spec), "nodules": [asdict(nodule) for nodule in phantom.nodules]}
+        made = {"spec": described, "nodules": [asdict(nodule) for nodule in phantom.nodules]}
         write_atomically(truth, json.dumps(made).encode())
     nodules = tuple(_nodule(entry) for entry in made["nodules"])
     return Prepared(folder, *split_truth(nodules), nodules)
-
-
-def _read_truth(path: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError):
-        return None
-
-
-def _told(spec: PhantomSpec) -> dict[str, Any]:
-    return dict(json.loads(json.dumps(asdict(spec))))
 
 
 def _nodule(entry: dict[str, Any]) -> Nodule:

@@ -1,10 +1,10 @@
-"""Traces: what a link between edge and cloud is like, moment by moment.
+"""Traces: the conditions of a link between edge and cloud over time.
 
-A trace is a CSV file. Each line holds from its time on until the next: ``time`` in seconds,
-``latency_ms`` (round trip, half of it each way), ``jitter_ms`` (at most so much more, each way),
-``up_kbit`` and ``down_kbit`` a second (edge to cloud and back; 0 is without limit), and ``state``.
-A last line of state ``repeat`` says when the trace begins anew; without it the last line holds
-for ever. The shipped ones lie in ``evaluation/links/traces``; they are made up, not recorded.
+A trace is a CSV file. Each line holds from its time until the next: ``time`` in seconds,
+``latency_ms`` (round trip, half of it each way), ``jitter_ms`` (largest additional delay each
+way), ``up_kbit`` and ``down_kbit`` a second (edge to cloud and back; 0 is without limit), and
+``state``. A last line of state ``repeat`` restarts the trace; without it the last line holds to
+the end. The shipped traces in ``evaluation/links/traces`` are made up, not recorded.
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ _REPEAT = "repeat"
 
 
 class State(Enum):
-    """What becomes of connections and bytes.
+    """The effect on connections and bytes.
 
-    ``UP`` carries them. ``STALL`` holds bytes back until it is over. ``RESET`` resets every
-    connection; a new one is taken up and reset at once, as by a balancer with nobody behind it
-    (a port where nobody listens is in `evaluation.links.dead_cloud`). ``HALF_OPEN`` carries bytes to the
-    cloud; nothing ever comes back. ``BLACK_HOLE`` accepts, and swallows both ways. A connection
-    that has lost bytes is reset when the state is over: nothing could mend its stream.
+    ``UP`` carries them. ``STALL`` holds bytes back until it ends. ``RESET`` resets every
+    connection; a new one is accepted and reset at once, as by a load balancer without a server.
+    ``HALF_OPEN`` carries bytes to the cloud and none back. ``BLACK_HOLE`` accepts connections and
+    swallows bytes both ways. A connection that has lost bytes is reset when the state ends.
     """
 
     UP = "up"
@@ -53,7 +52,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Trace:
-    """Conditions by the time from which they hold; ``repeat_s`` is 0 where the last one stays."""
+    """Conditions by the time from which they hold; ``repeat_s`` is 0 if the last ones stay."""
 
     name: str
     times_s: tuple[float, ...]
@@ -68,46 +67,46 @@ class Trace:
             raise ValueError(f"{self.name}: times {self.times_s} do not rise")
 
     def at(self, time_s: float) -> Conditions:
-        """The conditions ``time_s`` seconds after the trace began."""
+        """Return the conditions ``time_s`` seconds after the trace began."""
         within = time_s % self.repeat_s if self.repeat_s else time_s
         return self.conditions[max(0, bisect_right(self.times_s, within) - 1)]
 
 
 def steady(conditions: Conditions, name: str = "steady") -> Trace:
-    """A trace that never changes."""
+    """Return a trace that never changes."""
     return Trace(name, (0.0,), (conditions,))
 
 
 def shipped_names() -> list[str]:
-    """The names of the shipped traces."""
+    """Return the names of the shipped traces."""
     return sorted(path.stem for path in SHIPPED.glob("*.csv"))
 
 
 def find_trace(name: str) -> Trace:
-    """The shipped trace of that name, or the one in the file of that path.
+    """Return the shipped trace of that name, or the trace in the file of that path.
 
     Raises:
         MissingData: there is neither.
-        BadTable: the file is no trace.
+        BadTable: the file is not a trace.
     """
     file = SHIPPED / f"{name}.csv" if name in shipped_names() else Path(name)
     if not file.is_file():
-        raise MissingData(file, f"no such trace; shipped are {', '.join(shipped_names())}")
+        raise MissingData(file, f"no such trace; shipped: {', '.join(shipped_names())}")
     return read_trace(file)
 
 
 def read_trace(path: Path) -> Trace:
-    """The trace of a CSV file.
+    """Read the trace of a CSV file.
 
     Raises:
-        BadTable: it cannot be read, a value cannot be, or its times do not rise from 0.
+        BadTable: the file cannot be read, a value is invalid, or its times do not rise from 0.
     """
     table = read_table(path, _COLUMNS)
     times = [float(time) for time in table.numbers("time")]
     repeats = bool(table.rows) and table.text("state")[-1] == _REPEAT
     lines = len(table) - repeats
     if repeats and times[-1] <= 0:
-        raise BadTable(path, "it would begin anew without an end", table.lines[-1])
+        raise BadTable(path, "the repeat must come after time 0", table.lines[-1])
     try:
         conditions = tuple(_conditions(table, line) for line in range(lines))
         repeat_s = times[-1] if repeats else 0.0
@@ -119,7 +118,7 @@ def read_trace(path: Path) -> Trace:
 def _conditions(table: Table, line: int) -> Conditions:
     numbers = [float(table.numbers(name)[line]) for name in _COLUMNS[1:-1]]
     if min(numbers) < 0:
-        raise BadTable(table.path, f"{numbers}: none may be below 0", table.lines[line])
+        raise BadTable(table.path, f"{numbers}: values must not be below 0", table.lines[line])
     latency_ms, jitter_ms, up_kbit, down_kbit = numbers
     state = State(table.text("state")[line])
     return Conditions(latency_ms, jitter_ms, up_kbit, down_kbit, state)

@@ -23,7 +23,7 @@ import numpy as np
 
 from edge.decide import Thresholds
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
-from evaluation.links.link import PERCENTILES, TOLERANCE_S
+from evaluation.links.link import TOLERANCE_S
 from evaluation.links.trace import Trace
 from evaluation.policies.cases import Cases
 from evaluation.policies.read_cases import TEST, VAL
@@ -31,6 +31,7 @@ from evaluation.policies.routing import Policy, band, cloud_only, edge_only, ora
 from evaluation.policies.search import Choice, Reached, best, filters, reach, search
 from evaluation.policies.simulate import Told, World, run
 from evaluation.policies.studies import Study, studies_of
+from evaluation.timing.latency import percentiles_ms
 from models.auc import auc
 
 
@@ -57,7 +58,7 @@ def row(policy: Policy, told: Sequence[Told], deadline_s: float) -> dict[str, An
         "rois_per_scan": (rois + later) / len(told),
         "amended_rois_per_scan": later / len(told),
         "bytes_per_scan": sent / len(told),
-        **{f"p{q}_ms": 1000 * float(np.percentile(took_s, q)) for q in PERCENTILES},
+        **percentiles_ms(took_s),
         "missed": int((took_s > deadline_s + TOLERANCE_S).sum()),
     }
 

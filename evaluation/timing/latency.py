@@ -24,6 +24,7 @@ from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from evaluation.accuracy.reports import ledger_s, stage_times
 from evaluation.errors import MissingData
+from imaging.volume import FloatArray
 
 PERCENTILES = (50, 95, 99)
 
@@ -50,7 +51,7 @@ def _cpu_model(cpuinfo: Path) -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def percentiles_ms(times_s: Sequence[float]) -> dict[str, float]:
+def percentiles_ms(times_s: Sequence[float] | FloatArray) -> dict[str, float]:
     """Return the `PERCENTILES` of times in seconds, by key (``p50_ms``, ...) in milliseconds."""
     return {f"p{q}_ms": 1000 * float(np.percentile(times_s, q)) for q in PERCENTILES}
 

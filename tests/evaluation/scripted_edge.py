@@ -1,4 +1,4 @@
-"""A process that speaks as `evaluation.links.edge_worker` does, and ends when study 13 is asked for."""
+"""A process that answers as `evaluation.links.edge_worker`, and ends at study 13."""
 
 from __future__ import annotations
 

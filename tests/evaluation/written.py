@@ -12,7 +12,7 @@ RESULT = {
     "bytes": 0,
     "death": False,
     "took_s": 0.1,
-    "stalled_s": 0.0,
+    "scheduler_delay_s": 0.0,
     "lesions": 2,
     "found": 1,
     "false": 1,

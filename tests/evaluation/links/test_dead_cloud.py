@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from evaluation.links.dead_cloud import (
-    MUTE,
+    CLOUDS,
     REFUSED,
     SETTLE_S,
-    WAYS,
+    SILENT,
     _table,
     as_dict,
     dead_clouds,
@@ -38,7 +38,7 @@ class Edge:
         dead = self.opened[-1]["cloud"] != OFF
         return {
             "took_s": 1.0 + 0.01 * dead + 3.0 * (dead and number == 0),
-            "stalled_s": 0.1,
+            "scheduler_delay_s": 0.1,
             "stages_s": {"escalate": 0.002 * dead},
         }
 
@@ -50,7 +50,7 @@ def test_a_port_that_refuses_and_one_that_swallows() -> None:
         host, _, port = addresses[REFUSED].rpartition(":")
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((host, int(port)), timeout=60)
-        host, _, port = addresses[MUTE].rpartition(":")
+        host, _, port = addresses[SILENT].rpartition(":")
         with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(b"anyone there?")
             connection.settimeout(0.05)
@@ -60,9 +60,9 @@ def test_a_port_that_refuses_and_one_that_swallows() -> None:
 
 def test_ways_take_turns_and_the_difference_is_that_of_the_same_study() -> None:
     """The first study of a turn is from files and is told apart; the edge then has time."""
-    edges, slept = {way: Edge() for way in WAYS}, list[float]()
+    edges, slept = {way: Edge() for way in CLOUDS}, list[float]()
     results = list(measure(edges, {"deadline_s": 9.0}, 2, 3, slept.append))
-    assert [one["way"] for one in results[:9]] == [*WAYS, *WAYS, *WAYS[::-1]]
+    assert [one["way"] for one in results[:9]] == [*CLOUDS, *CLOUDS, *CLOUDS[::-1]]
     assert slept == [SETTLE_S] * 2
     for edge in edges.values():
         assert edge.files == [True, False, False, False] * 2
@@ -81,9 +81,11 @@ def test_ways_take_turns_and_the_difference_is_that_of_the_same_study() -> None:
 def test_a_slow_twentieth_breaks_the_bar_although_the_median_keeps_it() -> None:
     """One study in ten takes 60 ms more; the most that any takes is told too."""
     results = [
-        {"round": 0, "way": way, "study": n, "stalled_s": 0.0, "stages_s": {"escalate": 0.0},
-         "took_s": 1.0 + 0.06 * (way == MUTE and n % 10 == 1) + 0.07 * (way == REFUSED and n == 2)}
-        for way in WAYS
+        {"round": 0, "way": way, "study": n, "scheduler_delay_s": 0.0,
+         "stages_s": {"escalate": 0.0},
+         "took_s": 1.0 + 0.06 * (way == SILENT and n % 10 == 1)
+         + 0.07 * (way == REFUSED and n == 2)}
+        for way in CLOUDS
         for n in range(41)
     ]  # fmt: skip
     off, refused, mute = as_dict(results, {})["ways"]

@@ -18,8 +18,8 @@ from evaluation.errors import MissingData, ServiceFailed
 from evaluation.links.link import (
     CAVEAT,
     OFF,
+    CloudKiller,
     Part,
-    Reaper,
     Run,
     as_dict,
     parts_of,
@@ -39,10 +39,12 @@ def test_figures_of_a_trace_by_hand() -> None:
     """Late is more than 20 ms after the deadline; what the machine kept back is told apart."""
     took = [0.1, 0.2, 1.0, 1.02, 1.03, 1.5]
     stalled = [0.0, 0.0, 0.0, 0.0, 0.005, 0.5]
-    results = [{**RESULT, "took_s": s, "stalled_s": q} for s, q in zip(took, stalled, strict=True)]
+    results = [
+        {**RESULT, "took_s": s, "scheduler_delay_s": q} for s, q in zip(took, stalled, strict=True)
+    ]
     found = row("t", [*results[:-1], {**results[-1], "bytes": 77, "death": True}], 1.0)
     assert (found["trace"], found["studies"], found["late"]) == ("t", 6, 2)
-    assert found["late_unstalled"] == 1
+    assert found["late_without_scheduler_delay"] == 1
     assert found["p50_ms"] == pytest.approx(1010.0)
     assert found["sensitivity"] == 0.5
     assert (found["escalated"], found["answered"], found["complete"]) == (18, 12, 6)
@@ -53,7 +55,7 @@ def test_figures_of_a_trace_by_hand() -> None:
 def test_the_edge_speaks_through_the_proxy() -> None:
     """It is given the proxy's address, not the cloud's; every second study starts from files."""
     edge, run = WrittenEdge(), Run(9, {"deadline_s": 2.0}, 2.0, files_every=2, replay=True)
-    found = list(read_part(run, STEADY, edge, Reaper(WrittenCloud()), range(3, 7)))
+    found = list(read_part(run, STEADY, edge, CloudKiller(WrittenCloud()), range(3, 7)))
     (settings,) = edge.opened
     assert (settings["deadline_s"], settings["replay"]) == (2.0, True)
     assert settings["cloud"].startswith("127.0.0.1:")
@@ -66,19 +68,19 @@ def test_the_edge_speaks_through_the_proxy() -> None:
 def test_without_a_cloud_none_is_asked() -> None:
     """The trace ``off`` is the edge alone."""
     edge = WrittenEdge()
-    found = list(read_part(Run(3, {}, 2.0), None, edge, Reaper(WrittenCloud()), range(3)))
+    found = list(read_part(Run(3, {}, 2.0), None, edge, CloudKiller(WrittenCloud()), range(3)))
     assert edge.opened == [{"replay": False, "cloud": "off"}]
     assert [one["trace"] for one in found] == [OFF] * 3
 
 
 def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a share of 1 it dies in every study that lasts until then and finds it serving."""
-    monkeypatch.setattr("evaluation.links.link.DEATH_S", 0.0)
+    monkeypatch.setattr("evaluation.links.link.KILL_WITHIN_S", 0.0)
     cloud = WrittenCloud(back_after=2)
-    reaper, run = Reaper(cloud), Run(4, {}, 2.0, kill_share=1.0)
-    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.1), reaper, range(4)))
+    killer, run = CloudKiller(cloud), Run(4, {}, 2.0, kill_share=1.0)
+    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.1), killer, range(4)))
     assert [one["death"] for one in found] == [True, False, True, False]
-    assert cloud.deaths == cloud.starts == reaper.deaths == 2
+    assert cloud.deaths == cloud.starts == killer.kills == 2
 
 
 def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
@@ -91,14 +93,14 @@ def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
 
     run = Run(2, {}, 2.0, kill_share=1.0)
     with pytest.raises(ServiceFailed, match="ended with 1"):
-        list(read_part(run, STEADY, WrittenEdge(), Reaper(Gone()), range(2)))
+        list(read_part(run, STEADY, WrittenEdge(), CloudKiller(Gone()), range(2)))
 
 
 def test_a_study_that_is_over_is_not_struck_any_more() -> None:
     """The death that was meant for it does not happen."""
     cloud = WrittenCloud()
     run = Run(5, {}, 2.0, kill_share=1.0, seed=4)
-    found = list(read_part(run, STEADY, WrittenEdge(), Reaper(cloud), range(5)))
+    found = list(read_part(run, STEADY, WrittenEdge(), CloudKiller(cloud), range(5)))
     assert cloud.deaths == sum(one["death"] for one in found) <= 1
 
 
@@ -111,7 +113,7 @@ def test_the_whole_says_what_it_was_made_of() -> None:
         for n in range(5)
     ]
     said = as_dict(run, results, {"cpu": "x", "cores": 2})
-    assert (said["studies"], said["late"], said["late_unstalled"]) == (10, 10, 10)
+    assert (said["studies"], said["late"], said["late_without_scheduler_delay"]) == (10, 10, 10)
     assert (said["from_files"], said["from_memory"]) == (6, 4)
     assert (said["deadline_s"], said["reserve_s"]) == (1.0, 0.3)
     assert said["p50_ms"] == pytest.approx(1100.0)
@@ -201,7 +203,7 @@ def test_edges_read_at_the_same_time() -> None:
         Run(6),
         parts,
         edges,
-        Reaper(WrittenCloud()),
+        CloudKiller(WrittenCloud()),
         lambda r: told.append((r["trace"], r["number"])),
     )
     assert sorted(told) == [(name, n) for name in "ab" for n in range(6)]
@@ -216,6 +218,6 @@ def test_an_edge_that_fails_ends_the_run() -> None:
     with pytest.raises(OSError, match="it died"):
         read_all(
             Run(4), parts_of([A], 4, 2, set()), [Edge(both), Edge(both, fails=True)],
-            Reaper(WrittenCloud()),
+            CloudKiller(WrittenCloud()),
             lambda _: None,
         )  # fmt: skip

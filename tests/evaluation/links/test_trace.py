@@ -42,9 +42,9 @@ def test_without_repeat_the_last_line_stays(tmp_path: Path) -> None:
         ("", "do not begin at 0"),
         ("1,5,1,100,200,up\n", "do not begin at 0"),
         ("0,5,1,100,200,up\n0,5,1,100,200,stall\n", "do not rise"),
-        ("0,5,1,100,200,up\n0,0,0,0,0,repeat\n", "without an end"),
+        ("0,5,1,100,200,up\n0,0,0,0,0,repeat\n", "must come after time 0"),
         ("0,5,1,100,200,broken\n", "broken"),
-        ("0,-5,1,100,200,up\n", "below 0"),
+        ("0,-5,1,100,200,up\n", "not be below 0"),
         ("0,x,1,100,200,up\n", "not a number"),
     ],
 )
