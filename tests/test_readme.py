@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -22,6 +23,11 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 def words(name: str) -> str:
     """One document as text."""
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def result(name: str) -> Any:
+    """What a command measured."""
+    return json.loads(words(f"docs/results/{name}.json"))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -60,6 +66,29 @@ def test_the_modules_named_in_a_document_exist(document: Path) -> None:
     assert [file for file in cited if not (ROOT / file).is_file()] == []
 
 
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    """What README states was measured, and is in the pages too."""
+    both, link, kills = result("nodules_both_int8"), result("link"), result("kills")
+    at_1 = next(one for one in both["sensitivity"] if one["false_positives_per_scan"] == 1)
+    inserted = result("lesion_insertion_both")["groups"]["patients"]
+    in_lungs = next(one for one in inserted["sensitivity"] if one["false_positives_per_scan"] == 1)
+    fibre = next(one for one in result("policies")["traces"] if one["trace"] == "fibre")
+    sent = {one["policy"]: one["bytes_per_scan"] / 1e6 for one in fibre["policies"]}
+    kept = kills["kills"] - sum(len(kills[name]) for name in ("lost", "doubled", "left"))
+    stated = [
+        in_percent(at_1, 1),
+        in_percent(in_lungs, 0),
+        f"{both['nodules']} nodules",
+        f"{result('latency')['stages']['total']['median_s']:.2f} s",
+        f"{sent['ours']:.2f} MB",
+        f"{sent['ours, verdicts only']:.2f} MB",
+        f"{kept} of {kills['kills']}",
+        f"{link['late']} of {link['studies']:,}",
+    ]
+    readme = " ".join(words("README.md").split())
+    assert [figure for figure in stated if figure not in readme] == []
+
+
 @pytest.mark.parametrize("settings", [EdgeSettings, CloudSettings])
 def test_operations_list_every_setting_with_its_default(settings: type[BaseSettings]) -> None:
     """The tables name each setting once, and its default as TOML writes it."""
@@ -91,6 +120,12 @@ def is_defined(file: str, name: str) -> bool:
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             names |= {one.id for t in targets for one in ast.walk(t) if isinstance(one, ast.Name)}
     return name in names
+
+
+def in_percent(point: dict[str, float], digits: int) -> str:
+    """A share with its interval."""
+    value, low, high = (100 * point[key] for key in ("value", "low", "high"))
+    return f"{value:.{digits}f} % ({low:.0f}-{high:.0f} %)"
 
 
 def as_toml(default: object) -> str:
