@@ -59,6 +59,15 @@ def test_the_code_named_in_the_architecture_exists() -> None:
     assert missing == []
 
 
+def test_the_settings_named_in_the_table_of_times_exist() -> None:
+    """A row names a setting of edge or cloud, or a name in a module."""
+    section = words("docs/architecture.md").split("## Time")[1].split("\n## ")[0]
+    where = [line.split("|")[3] for line in section.splitlines() if line.startswith("| ")]
+    named = {name for cell in where for name in re.findall(r"`(\w+)`", cell)}
+    assert named
+    assert named - {*EdgeSettings.model_fields, *CloudSettings.model_fields} == set()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_the_modules_named_in_a_document_exist(document: Path) -> None:
     """A module that a page names by its path lies there."""
