@@ -1,6 +1,7 @@
-"""``overread-eval load``: what is asked for, progress, and the result as a table or as JSON.
+"""``overread-eval load``: the cloud under overload, beside simpler services.
 
-Cores of their own for a service and for those who load it, so that neither takes the other's.
+The service and the load generator are pinned to disjoint CPU cores, so that neither slows the
+other.
 """
 
 from __future__ import annotations
@@ -27,21 +28,62 @@ from models.markdown import Rows, number, percent
 from models.runtime import hardware
 
 
+def load_command(
+    model: CloudModel = None,
+    loads: Annotated[
+        str, typer.Option(metavar="X[,X]", help="Loads as multiples of the measured capacity.")
+    ] = ",".join(map(str, LOADS)),
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds; each service is measured once a round.")
+    ] = 2,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Seconds of each measurement.")] = 10.0,
+    edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
+    budgets: Annotated[
+        str, typer.Option(metavar="S[,S]", help="Budgets of studies in seconds, equally likely.")
+    ] = "0.5,1,2",
+    synthetic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIXED,EACH", help="Milliseconds of a sleeping reader, without a model."
+        ),
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="Run service and edges on the same cores.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the arrivals.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Goodput, rejections and wasted work of the cloud under overload, beside simpler services."""
+    traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
+    plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
+    cores = split_cores(shared=shared)
+    result = asyncio.run(_measured(plan, model, _program(synthetic), cores))
+    result = {
+        "cpu": hardware.cpu_name(),
+        "cores": hardware.cores(),
+        "service_cores": len(cores.service),
+        "pinned": cores.disjoint,
+        "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
+        **result,
+    }
+    show(result, as_json, _capacity_table(result), _load_table(result))
+
+
 @dataclass(frozen=True)
 class Cores:
-    """Numbers of the cores of each; both are all of them where there is but one, or no choice."""
+    """The CPU cores of the service and of the load generator; all for both if there is but one."""
 
     service: frozenset[int]
-    callers: frozenset[int]
+    generator: frozenset[int]
 
     @property
-    def apart(self) -> bool:
-        """Whether they have none in common."""
-        return not self.service & self.callers
+    def disjoint(self) -> bool:
+        """Return whether they have no core in common."""
+        return not self.service & self.generator
 
 
-def halves(*, shared: bool = False) -> Cores:
-    """The first half of this process's cores for the service, the rest for its callers."""
+def split_cores(*, shared: bool = False) -> Cores:
+    """Return the first half of this process's cores for the service, the rest for the generator."""
     if not hasattr(os, "sched_getaffinity"):
         every = frozenset(range(os.cpu_count() or 1))
         return Cores(every, every)
@@ -53,8 +95,8 @@ def halves(*, shared: bool = False) -> Cores:
 
 
 @contextmanager
-def on_cores(cores: Set[int]) -> Iterator[None]:
-    """This thread, and the threads and processes that it starts meanwhile, run on ``cores``."""
+def pinned(cores: Set[int]) -> Iterator[None]:
+    """Pin this thread, and all threads and processes that it starts meanwhile, to ``cores``."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -66,57 +108,20 @@ def on_cores(cores: Set[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def load_command(
-    model: CloudModel = None,
-    loads: Annotated[
-        str, typer.Option(metavar="X[,X]", help="Offered, as shares of the measured capacity.")
-    ] = ",".join(map(str, LOADS)),
-    rounds: Annotated[int, typer.Option(min=1, help="How often each service has its turn.")] = 2,
-    seconds: Annotated[float, typer.Option(min=0.5, help="Of each turn.")] = 10.0,
-    edges: Annotated[int, typer.Option(min=1, help="Simulated edges.")] = 16,
-    budgets: Annotated[
-        str, typer.Option(metavar="S[,S]", help="Seconds that studies have, equally likely.")
-    ] = "0.5,1,2",
-    synthetic: Annotated[
-        str | None,
-        typer.Option(metavar="FIXED,EACH", help="A reader that sleeps so many ms; no model."),
-    ] = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="Edges on the service's own cores, not on the others.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the arrivals.")] = 0,
-    as_json_: Json = False,
-) -> None:
-    """The cloud under too much work: answered in time, refused, wasted, beside plain services."""
-    traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
-    plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
-    cores = halves(shared=shared)
-    result = asyncio.run(_measured(plan, model, _program(synthetic), cores))
-    result = {
-        "cpu": hardware.cpu_name(),
-        "cores": hardware.cores(),
-        "service_cores": len(cores.service),
-        "apart": cores.apart,
-        "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
-        **result,
-    }
-    show(result, as_json_, _capacity_table(result), _load_table(result))
-
-
 async def _measured(
     plan: Plan, model: str | None, program: Sequence[str], cores: Cores
 ) -> dict[str, Any]:
     console = Console(stderr=True)
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
-        with console.status("starting the services"), on_cores(cores.service):
+        with console.status("starting the services"), pinned(cores.service):
             started = stack.enter_context(services(Path(folder), model, program))
-        stack.enter_context(on_cores(cores.callers))
+        stack.enter_context(pinned(cores.generator))
         with counting("capacity") as step:
             capacity = await capacities(started, plan, step)
-        offered_of = float(np.median(capacity[started[0].mode]))
-        with counting("turns") as step:
-            runs = await under_load(started, plan, offered_of, step)
+        full = float(np.median(capacity[started[0].mode]))
+        with counting("loads") as step:
+            runs = await under_load(started, plan, full, step)
     return as_dict(plan, capacity, runs)
 
 
@@ -131,9 +136,9 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise typer.BadParameter(f"{option} {text!r} is not numbers with commas between") from None
+        raise typer.BadParameter(f"invalid {option} {text!r}, expected numbers: X,X") from None
     if not all(math.isfinite(number) and number >= 0 for number in numbers):
-        raise typer.BadParameter(f"{option} {text!r}: no number may be negative or endless")
+        raise typer.BadParameter(f"invalid {option} {text!r}, expected finite numbers from 0 up")
     return numbers
 
 
@@ -143,7 +148,7 @@ def _capacity_table(result: Mapping[str, Any]) -> Rows:
         [mode, f"{rate:.1f}", f"{ratios[mode]:.2f}"]
         for mode, rate in result["capacity_per_s"].items()
     ]
-    return Rows(["service", "ROIs a second", "of one at a time"], cells, "Always enough to do")
+    return Rows(["service", "ROIs a second", "of one at a time"], cells, "Saturated")
 
 
 def _load_table(result: Mapping[str, Any]) -> Rows:

@@ -1,6 +1,6 @@
-"""Offers studies to a running cloud over real gRPC, and notes what became of each ROI.
+"""The load generator: sends studies to a running cloud over gRPC, and records each ROI's outcome.
 
-Studies as they reach a cloud from many sites: open loop, nobody waits for anybody's answer.
+Studies arrive as from many sites, in an open loop: none waits for the answer of another.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arrival:
-    """One study's escalation: when it is sent, by which edge, and what it asks.
+    """The escalation of one study by ``edge``.
 
-    ``at_s`` counts from the beginning, ``rois`` are sent at once and due after ``budget_s``.
+    It is sent ``at_s`` seconds after the start; its ``rois`` are due ``budget_s`` later.
     """
 
     at_s: float
@@ -46,7 +46,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What studies are like: each number of ``rois`` and each of ``budgets_s`` equally likely."""
+    """The distribution of studies: all numbers of ``rois`` and all ``budgets_s`` equally likely."""
 
     edges: int = 16
     rois: tuple[int, ...] = (1, 2, 3, 4)
@@ -55,12 +55,12 @@ class Traffic:
 
     @property
     def mean_rois(self) -> float:
-        """ROIs of a study, on average."""
+        """Return the mean number of ROIs of a study."""
         return sum(self.rois) / len(self.rois)
 
 
 def poisson(traffic: Traffic, rois_per_s: float, span_s: float, seed: int) -> list[Arrival]:
-    """The arrivals of ``span_s`` seconds: a Poisson process of ``rois_per_s`` on average."""
+    """Draw the arrivals of ``span_s`` seconds from a Poisson process with mean ``rois_per_s``."""
     rng = np.random.default_rng(seed)
     arrivals, at_s = [], 0.0
     while (at_s := at_s + rng.exponential(traffic.mean_rois / rois_per_s)) < span_s:
@@ -78,23 +78,23 @@ def poisson(traffic: Traffic, rois_per_s: float, span_s: float, seed: int) -> li
 
 
 BROKEN_OFF = "broken off"
-"""Of a stream that the cloud ended while it was written: `grpc.aio` then loses the status."""
+"""A stream that the cloud ended while it was written: `grpc.aio` then loses the status."""
 
 LATE = "late"
-"""What had no answer when its edge ran out of time, and was given up by it."""
+"""An ROI without an answer at its deadline."""
 
 
 @dataclass
-class Offered:
-    """What became of a number of studies; filled while they run.
+class Outcomes:
+    """The outcomes of all ROIs; filled while studies run.
 
     Attributes:
-        began_s: when it began, on the monotonic clock.
+        began_s: start, on the monotonic clock.
         took_s: of each ROI that was answered within its budget, from sending to verdict.
-        at_s: when each of them was answered, since the beginning.
-        lost: how many were not, by the error's class, or ``late``.
-        lag_s: how long after its time each study was sent: the generator's own fault.
-        span_s: until the last has ended.
+        at_s: when each of them was answered, since the start.
+        lost: number of the other ROIs by the error's class, or ``late``.
+        lag_s: delay of the generator itself, for each study.
+        span_s: time until the last study ended.
     """
 
     began_s: float = field(default_factory=time.monotonic)
@@ -106,36 +106,36 @@ class Offered:
 
     @property
     def rois(self) -> int:
-        """All that were sent, or would have been had their stream not been refused."""
+        """Return the number of all ROIs, those of rejected streams too."""
         return len(self.took_s) + sum(self.lost.values())
 
 
 @dataclass
-class Belief:
-    """What an edge was told of the cloud's queue, and the shortest round trip that it has seen."""
+class CloudLoad:
+    """The queue that the cloud last reported to an edge, and the edge's shortest round trip."""
 
     queue_s: float = 0.0
-    told_s: float = 0.0
+    reported_s: float = 0.0
     round_trip_s: float = math.inf
 
-    def asks_first(self) -> bool:
-        """Whether waiting for the cloud's word costs nothing: the agent's rule, `edge.escalation.stream`."""
-        return self.queue_s - (time.monotonic() - self.told_s) > self.round_trip_s
+    def holds_rois(self) -> bool:
+        """Return whether ROIs wait for the accepted header, as in `edge.escalation.stream`."""
+        return self.queue_s - (time.monotonic() - self.reported_s) > self.round_trip_s
 
 
 class Edges:
-    """Simulated edges, each with a channel and a site name; usable while it is entered."""
+    """Simulated edges, each with a channel and a site name, for the time of an ``async with``."""
 
     def __init__(self, address: str, roi_shape: tuple[int, int, int], count: int) -> None:
         self._address, self._shape, self._count = address, roi_shape, count
         self._stubs: list[OverreadAsyncStub] = []
-        self._beliefs = [Belief() for _ in range(count)]
+        self._loads = [CloudLoad() for _ in range(count)]
         self._rois: list[pb.ReadRequest] = []
         self._parts = AsyncExitStack()
 
     async def __aenter__(self) -> Edges:
         for _ in range(self._count):
-            # else all channels to one address would share a connection
+            # otherwise all channels to one address would share a connection
             options = (("grpc.use_local_subchannel_pool", 1),)
             channel = grpc.aio.insecure_channel(self._address, options=options)
             await self._parts.enter_async_context(channel)
@@ -146,75 +146,69 @@ class Edges:
     async def __aexit__(self, *_: object) -> None:
         await self._parts.aclose()
 
-    async def offer(
-        self, arrivals: Sequence[Arrival], ended: Callable[[], None] = lambda: None
-    ) -> Offered:
-        """Sends each study at its time, whatever became of those before it, and waits for all.
-
-        ``ended`` is called when one has ended.
-        """
-        offered = Offered()
-        began_s = offered.began_s
+    async def send(self, arrivals: Sequence[Arrival]) -> Outcomes:
+        """Send each study at its time, and wait until all have ended."""
+        outcomes = Outcomes()
+        began_s = outcomes.began_s
         async with asyncio.TaskGroup() as studies:
             for arrival in arrivals:
                 await asyncio.sleep(began_s + arrival.at_s - time.monotonic())
-                offered.lag_s.append(time.monotonic() - began_s - arrival.at_s)
-                task = studies.create_task(self._study(arrival, offered))
-                task.add_done_callback(lambda _: ended())
-        offered.span_s = time.monotonic() - began_s
-        return offered
+                outcomes.lag_s.append(time.monotonic() - began_s - arrival.at_s)
+                studies.create_task(self._study(arrival, outcomes))
+        outcomes.span_s = time.monotonic() - began_s
+        return outcomes
 
-    async def saturate(self, rois: int, span_s: float, budget_s: float, at_once: int) -> Offered:
-        """Studies of so many ROIs for ``span_s`` seconds, ``at_once`` of them open at any time."""
-        offered = Offered()
-        began_s = offered.began_s
+    async def saturate(self, rois: int, span_s: float, budget_s: float, at_once: int) -> Outcomes:
+        """Keep ``at_once`` studies of ``rois`` ROIs each open for ``span_s`` seconds."""
+        outcomes = Outcomes()
+        began_s = outcomes.began_s
 
         async def caller(edge: int) -> None:
             while time.monotonic() - began_s < span_s:
-                await self._study(Arrival(0.0, edge, rois, budget_s), offered)
+                await self._study(Arrival(0.0, edge, rois, budget_s), outcomes)
 
         async with asyncio.TaskGroup() as callers:
             for edge in range(at_once):
                 callers.create_task(caller(edge))
-        offered.span_s = time.monotonic() - began_s
-        return offered
+        outcomes.span_s = time.monotonic() - began_s
+        return outcomes
 
-    async def _study(self, arrival: Arrival, offered: Offered) -> None:
+    async def _study(self, arrival: Arrival, outcomes: Outcomes) -> None:
         sent_s, open_, reason = time.monotonic(), arrival.rois, LATE
-        belief = self._beliefs[arrival.edge % self._count]
+        load = self._loads[arrival.edge % self._count]
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        if not belief.asks_first():
+        if not load.holds_rois():
             accepted.set_result(arrival.rois)
         call = self._stubs[arrival.edge % self._count].Read(
             self._requests(arrival, accepted),
             timeout=arrival.budget_s,
             metadata=((SITE_KEY, f"edge-{arrival.edge}"),),
         )
-        hearing = asyncio.create_task(_hear(call, arrival.rois, accepted, belief))
+        waiting = asyncio.create_task(_await_accepted(call, arrival.rois, accepted, load))
         try:
             async for response in call:
                 kind = response.WhichOneof("response")
                 if kind == "summary":
-                    reason = DeadlineUnmeetable.__name__  # of what the cloud had no room for
+                    reason = DeadlineUnmeetable.__name__  # of ROIs beyond the cloud's capacity
                     continue
                 open_ -= 1
                 took_s = time.monotonic() - sent_s
                 if kind == "refusal":
-                    offered.lost[response.refusal.error] += 1
+                    outcomes.lost[response.refusal.error] += 1
                 elif took_s > arrival.budget_s:
-                    offered.lost[LATE] += 1
+                    outcomes.lost[LATE] += 1
                 else:
-                    offered.took_s.append(took_s)
-                    offered.at_s.append(sent_s + took_s - offered.began_s)
-            said = load_of(await call.trailing_metadata())
+                    outcomes.took_s.append(took_s)
+                    outcomes.at_s.append(sent_s + took_s - outcomes.began_s)
+            reported = load_of(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
             reason = _reason(error)
-            said = load_of(error.trailing_metadata())  # type: ignore[arg-type] # pairs, though its type does not say so
+            reported = load_of(error.trailing_metadata())  # type: ignore[arg-type] # pairs, though its type does not say so
         finally:
-            await hearing
-        if said is not None:
-            belief.queue_s, belief.told_s = said.queue_s, time.monotonic()
-        offered.lost[reason] += open_
+            await waiting
+        if reported is not None:
+            load.queue_s, load.reported_s = reported.queue_s, time.monotonic()
+        outcomes.lost[reason] += open_
 
     async def _requests(
         self, arrival: Arrival, accepted: asyncio.Future[int]
@@ -226,7 +220,7 @@ class Edges:
             yield self._roi(number)
 
     def _roi(self, number: int) -> pb.ReadRequest:
-        """Noise, encoded once for each number: the cloud is measured, not this."""
+        """Return noise, encoded once for each number, so that encoding takes no time here."""
         while len(self._rois) <= number:
             rng = np.random.default_rng(len(self._rois))
             voxels = rng.integers(0, 256, self._shape, dtype=np.uint8)
@@ -235,16 +229,18 @@ class Edges:
         return self._rois[number]
 
 
-async def _hear(call: Any, rois: int, accepted: asyncio.Future[int], belief: Belief) -> None:
-    """Waits for the cloud's first sign, and tells how many ROIs may be sent."""
+async def _await_accepted(
+    call: Any, rois: int, accepted: asyncio.Future[int], load: CloudLoad
+) -> None:
+    """Wait for the cloud's first response, and set the number of ROIs that may be sent."""
     began_s = time.monotonic()
     try:
-        told = accepted_of(await call.initial_metadata())
-        belief.round_trip_s = min(belief.round_trip_s, time.monotonic() - began_s)
+        count = accepted_of(await call.initial_metadata())
+        load.round_trip_s = min(load.round_trip_s, time.monotonic() - began_s)
     except (grpc.aio.AioRpcError, asyncio.CancelledError):
-        told = 0  # the stream has ended: nothing more is sent
+        count = 0  # the stream has ended: no ROI is sent
     if not accepted.done():
-        accepted.set_result(rois if told is None else min(told, rois))
+        accepted.set_result(rois if count is None else min(count, rois))
 
 
 def _reason(error: grpc.aio.AioRpcError) -> str:
@@ -252,5 +248,5 @@ def _reason(error: grpc.aio.AioRpcError) -> str:
         return LATE
     if error.details() == "Internal error from Core":
         return BROKEN_OFF
-    said: Any = error.trailing_metadata()  # pairs, though its type does not say so
-    return from_status(error.code(), error.details(), said).kind
+    metadata: Any = error.trailing_metadata()  # pairs, though its type does not say so
+    return from_status(error.code(), error.details(), metadata).kind

@@ -1,7 +1,7 @@
-"""The cloud under load: the share of its capacity that is answered in time, and what it wastes.
+"""The cloud under load: goodput as a share of its capacity, and wasted work.
 
-The same Poisson arrivals are offered to the service as it is, to the same with batches of one,
-and to the same that serves first come, first served in full batches, in turn, A B C A B C.
+The same Poisson arrivals are sent to three services in turn, A B C A B C: the cloud as it is, with
+batches of one, and with full batches first come, first served.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from cloud.describe import fetch_description
 from evaluation.accuracy.bootstrap import OnStep
 from evaluation.common.processes import CLOUD, cloud_service
-from evaluation.load.generator import LATE, Edges, Offered, Traffic, poisson
+from evaluation.load.generator import LATE, Edges, Outcomes, Traffic, poisson
 
 MODES: Mapping[str, Mapping[str, str]] = {
     "deadline": {},
     "one at a time": {"max_batch": "1"},
     "first come": {"scheduling": '"fcfs"', "max_queued_rois": "4096"},
 }
-"""The services that are compared, by what is set in each; first come queues whatever comes."""
+"""The settings of the services that are compared; "first come" queues everything."""
 
 LOADS = (0.5, 0.8, 1.0, 1.5, 2.0)
 """Offered load, as a share of the first mode's capacity."""
@@ -37,13 +37,13 @@ LOADS = (0.5, 0.8, 1.0, 1.5, 2.0)
 SATURATION_BUDGET_S = 60.0
 
 SETTLE_S = 1.0
-SETTLE_LOOKS = 30
-"""How often it is looked whether a service has come to rest, and how many times at most."""
+SETTLE_CHECKS = 30
+"""Interval and largest number of the checks that a service has become idle."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One running service: its mode, its address and where its metrics are."""
+    """One running service: its mode, address, and URL of its metrics."""
 
     mode: str
     address: str
@@ -52,18 +52,18 @@ class Service:
 
 @dataclass(frozen=True)
 class Run:
-    """What one mode did with one load in one round; times in seconds, rates in ROIs a second."""
+    """The outcomes of one mode under one load in one round, and its model's time."""
 
     mode: str
     load: float
-    offered: Offered
+    outcomes: Outcomes
     compute_s: float
     wasted_s: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: loads, rounds of ``span_s`` each, the studies, and the first round's seed."""
+    """The measurement: loads, rounds of ``span_s`` each, studies, and the first round's seed."""
 
     loads: Sequence[float] = LOADS
     rounds: int = 2
@@ -76,7 +76,7 @@ class Plan:
 def services(
     folder: Path, model: str | None = None, program: Sequence[str] = CLOUD
 ) -> Iterator[list[Service]]:
-    """One service for each of `MODES`, all there at once; those not under load are idle."""
+    """Run one service for each of `MODES` at the same time; those not under load are idle."""
     with ExitStack() as stack:
         started = []
         for number, (mode, given) in enumerate(MODES.items()):
@@ -92,13 +92,13 @@ def services(
 async def capacities(
     started: Sequence[Service], plan: Plan, step: OnStep = lambda _done, _of: None
 ) -> dict[str, list[float]]:
-    """ROIs a second of each mode when there is always enough to do, for every round in turn."""
+    """Measure the ROIs a second of each mode at saturation, for every round in turn."""
     found: dict[str, list[float]] = {service.mode: [] for service in started}
     for _ in range(plan.rounds):
         for service in started:
             async with _edges(service, plan.traffic) as edges:
-                offered = await edges.saturate(4, plan.span_s / 2, SATURATION_BUDGET_S, 16)
-            found[service.mode].append(len(offered.took_s) / offered.span_s)
+                outcomes = await edges.saturate(4, plan.span_s / 2, SATURATION_BUDGET_S, 16)
+            found[service.mode].append(len(outcomes.took_s) / outcomes.span_s)
             step(sum(map(len, found.values())), plan.rounds * len(started))
     return found
 
@@ -106,7 +106,7 @@ async def capacities(
 async def under_load(
     started: Sequence[Service], plan: Plan, capacity: float, step: OnStep = lambda _done, _of: None
 ) -> list[Run]:
-    """Every load in every round, offered to each mode in turn."""
+    """Send every load in every round to each mode in turn."""
     runs: list[Run] = []
     total = plan.rounds * len(plan.loads) * len(started)
     for number in range(plan.rounds):
@@ -116,9 +116,9 @@ async def under_load(
             for service in started:
                 before = _model_time(service)
                 async with _edges(service, plan.traffic) as edges:
-                    offered = await edges.offer(arrivals)
+                    outcomes = await edges.send(arrivals)
                 spent_s = np.subtract(await _settled(service), before)
-                runs.append(Run(service.mode, load, offered, *map(float, spent_s)))
+                runs.append(Run(service.mode, load, outcomes, *map(float, spent_s)))
                 step(len(runs), total)
     return runs
 
@@ -126,7 +126,7 @@ async def under_load(
 def as_dict(
     plan: Plan, capacity: Mapping[str, Sequence[float]], runs: Sequence[Run]
 ) -> dict[str, Any]:
-    """Capacities, and for each load and mode what was answered in time; rounds are pooled."""
+    """Return the capacities, and the figures of each load and mode over all rounds."""
     first = float(np.median(next(iter(capacity.values()))))
     pairs = [(load, mode) for load in plan.loads for mode in capacity]
     return {
@@ -153,9 +153,9 @@ def as_dict(
 
 
 def _latency(runs: Sequence[Run], load: float) -> dict[str, float | None]:
-    """Time of an answer of the first mode over that of one at a time; the median of the rounds."""
+    """Return the first mode's latency over that of one at a time: the median of the rounds."""
     pair = (next(iter(MODES)), "one at a time")
-    ours, alone = ([r.offered.took_s for r in runs if (r.load, r.mode) == (load, m)] for m in pair)
+    ours, alone = ([r.outcomes.took_s for r in runs if (r.load, r.mode) == (load, m)] for m in pair)
     return {
         f"p{q}": float(np.median([np.percentile(a, q) / np.percentile(b, q) for a, b in rounds]))
         if (rounds := [(a, b) for a, b in zip(ours, alone, strict=True) if a and b])
@@ -165,18 +165,18 @@ def _latency(runs: Sequence[Run], load: float) -> dict[str, float | None]:
 
 
 def _pooled(runs: Sequence[Run], capacity: float, plan: Plan) -> dict[str, Any]:
-    took_s = np.array([took for run in runs for took in run.offered.took_s])
-    lag_s = [lag for run in runs for lag in run.offered.lag_s]
-    lost = sum((run.offered.lost for run in runs), Counter[str]())
+    took_s = np.array([took for run in runs for took in run.outcomes.took_s])
+    lag_s = [lag for run in runs for lag in run.outcomes.lag_s]
+    lost = sum((run.outcomes.lost for run in runs), Counter[str]())
     compute_s = sum(run.compute_s for run in runs)
     late = lost.pop(LATE, 0) + lost.pop("DeadlinePassed", 0)
-    # what is answered after the last arrival would make an overloaded service look faster
-    goodput = [sum(at <= plan.span_s for at in run.offered.at_s) / plan.span_s for run in runs]
+    # answers after the last arrival would make an overloaded service look faster
+    goodput = [sum(at <= plan.span_s for at in run.outcomes.at_s) / plan.span_s for run in runs]
     quantiles = np.quantile(took_s, (0.5, 0.95, 0.99)) * 1e3 if len(took_s) else [None] * 3
     return {
         "load": runs[0].load,
         "mode": runs[0].mode,
-        "offered": sum(run.offered.rois for run in runs),
+        "offered": sum(run.outcomes.rois for run in runs),
         "in_time": len(took_s),
         "rejected": sum(lost.values()),
         "rejected_by": dict(lost),
@@ -198,9 +198,9 @@ def _edges(service: Service, traffic: Traffic) -> Edges:
 
 
 async def _settled(service: Service) -> tuple[float, float]:
-    """Its model time once it reads no more: what it left undone would burden the next's turn."""
+    """Wait until the service is idle, so that the next is not slowed down; its model time."""
     spent_s = _model_time(service)
-    for _ in range(SETTLE_LOOKS):
+    for _ in range(SETTLE_CHECKS):
         await asyncio.sleep(SETTLE_S)
         if (now_s := _model_time(service)) == spent_s:
             break
@@ -209,7 +209,7 @@ async def _settled(service: Service) -> tuple[float, float]:
 
 
 def _model_time(service: Service) -> tuple[float, float]:
-    """Seconds that the model has worked so far, and those that nobody had anything of."""
+    """Return the seconds of the model so far, and those of them that were wasted."""
     with urllib.request.urlopen(service.metrics, timeout=10) as answer:
         text = answer.read().decode()
     samples = {

@@ -7,25 +7,24 @@ import sys
 
 import pytest
 
-from evaluation.load.command import Cores, halves, on_cores
+from evaluation.load.command import Cores, pinned, split_cores
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")
 
 
-def test_cores_in_common_are_not_apart() -> None:
-    """Apart means that neither can take the other's time."""
-    assert Cores(frozenset({0}), frozenset({1})).apart
-    assert not Cores(frozenset({0, 1}), frozenset({1})).apart
+def test_cores_in_common_are_not_disjoint() -> None:
+    assert Cores(frozenset({0}), frozenset({1})).disjoint
+    assert not Cores(frozenset({0, 1}), frozenset({1})).disjoint
 
 
 @linux
-def test_halves_are_all_of_this_process_s_cores() -> None:
+def test_split_cores_are_all_of_this_process_s_cores() -> None:
     """Each core is one side's, and with shared, or on one core, both sides' alike."""
     mine = frozenset(os.sched_getaffinity(0))
-    found = halves()
-    assert found.service | found.callers == mine
-    assert found.apart == (len(mine) > 1)
-    assert halves(shared=True) == Cores(mine, mine)
+    found = split_cores()
+    assert found.service | found.generator == mine
+    assert found.disjoint == (len(mine) > 1)
+    assert split_cores(shared=True) == Cores(mine, mine)
 
 
 @linux
@@ -33,6 +32,6 @@ def test_afterwards_all_is_as_before() -> None:
     """The choice holds within, and not after."""
     before = os.sched_getaffinity(0)
     one = {min(before)}
-    with on_cores(one):
+    with pinned(one):
         assert os.sched_getaffinity(0) == one
     assert os.sched_getaffinity(0) == before

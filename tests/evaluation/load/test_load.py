@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
-from evaluation.load.generator import LATE, Arrival, Edges, Offered, Traffic
+from evaluation.load.generator import LATE, Arrival, Edges, Outcomes, Traffic
 from evaluation.load.load import MODES, Plan, Run, as_dict, services
 
 PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", "10")
@@ -19,8 +19,8 @@ PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", 
 
 def run_of(mode: str, load: float, at_s: list[float], lost: dict[str, int]) -> Run:
     """A run whose answers came at these times, each after a tenth of a second."""
-    offered = Offered(took_s=[0.1] * len(at_s), at_s=at_s, lost=Counter(lost), span_s=3.0)
-    return Run(mode, load, offered, compute_s=4.0, wasted_s=1.0)
+    outcomes = Outcomes(took_s=[0.1] * len(at_s), at_s=at_s, lost=Counter(lost), span_s=3.0)
+    return Run(mode, load, outcomes, compute_s=4.0, wasted_s=1.0)
 
 
 def test_rounds_are_pooled_and_set_against_the_first_capacity() -> None:
@@ -53,7 +53,7 @@ def test_latency_is_set_against_one_at_a_time_round_by_round() -> None:
     runs = [run_of(mode, load, [0.5], {}) for load in plan.loads for mode in capacity for _ in "ab"]
     for run in runs:
         if run.mode == "one at a time":
-            run.offered.took_s = [0.2]
+            run.outcomes.took_s = [0.2]
     (found,) = as_dict(plan, capacity, runs)["latency_of_one_at_a_time"]
     assert found == {"load": 0.5, "p50": pytest.approx(0.5), "p95": pytest.approx(0.5)}
 
@@ -62,9 +62,9 @@ def test_real_services_are_offered_studies_over_grpc(tmp_path: Path) -> None:
     """Each mode serves; what has time is answered, and what has none is refused or late."""
     arrivals = [Arrival(0.01 * i, i, 2, 20.0) for i in range(3)] + [Arrival(0.05, 0, 3, 0.02)]
 
-    async def offered(address: str) -> Offered:
+    async def offered(address: str) -> Outcomes:
         async with Edges(address, (48, 48, 48), 2) as edges:
-            return await edges.offer(arrivals)
+            return await edges.send(arrivals)
 
     with services(tmp_path, program=PROGRAM) as started:
         assert [service.mode for service in started] == list(MODES)

@@ -1,0 +1,25 @@
+"""The real cloud service around a reader that stands in for the model."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from cloud.server import CloudServer, serve
+from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry, configure_logging
+from cloud.workers import Reader
+from edge.atomic_files import write_atomically
+
+
+def serve_reader(reader: Reader, settings: CloudSettings, ready_file: Path) -> None:
+    """Serve ``reader`` until SIGTERM; ``ready_file`` gets the address when it serves."""
+    configure_logging("text")
+    telemetry = Telemetry()
+
+    async def run() -> None:
+        server = CloudServer(settings, reader, telemetry, service_version=reader.name)
+        with telemetry.serve(settings.metrics_address, settings.metrics_port):
+            await serve(server, ready=lambda bound: write_atomically(ready_file, bound.encode()))
+
+    asyncio.run(run())
