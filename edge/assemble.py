@@ -84,5 +84,5 @@ def build_pipeline(
         roi_bytes=settings.roi_side**3,
         max_rois=settings.max_rois,
         audit_rate=settings.audit_rate,
-        policy=replace(SELECTION_POLICY, characterize=settings.describe),
+        policy=replace(SELECTION_POLICY, characterize=settings.characterize),
     )

@@ -1,7 +1,7 @@
-"""The edge's configuration: one frozen object a process, from command line, environment and TOML.
+"""The settings of an edge process: one frozen object, built in `__main__` and passed by argument.
 
-The command line goes before the environment (``OVERREAD_EDGE_DEADLINE_S=5``), the environment
-before the file, the file before the defaults.
+The command line overrides the environment (``OVERREAD_EDGE_DEADLINE_S=5``), the environment
+overrides the TOML file, the file overrides the defaults.
 """
 
 from __future__ import annotations
@@ -23,54 +23,57 @@ from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
 LONGEST_S = 31_536_000.0
-"""A year: no time in seconds may be longer, for threads cannot wait for ever."""
+"""Largest time in seconds: a year. Threads cannot wait for arbitrarily long."""
 LONGEST_DAYS = 36_500.0
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 
 
 class EdgeSettings(BaseSettings):
-    """Everything that can be set; units are in the names.
+    """All settings of the edge; units are in the names.
 
     Attributes:
-        inbox: studies arrive here, a sub-folder each.
-        outbox: reports are left here, a sub-folder each; outside the inbox.
-        state_dir: the daemon's database, and studies at work and in quarantine; outside the inbox.
-        quiet_s: a study without a ``.done`` file is complete when nothing changed for so long.
-        cloud: ``HOST:PORT`` of the service, None for no second reading.
-        cloud_hedge: ``HOST:PORT`` of another one, asked too where the first is slow or fails.
-        deadline_s: the budget of a study from the moment it is complete in the inbox. It bounds
-            the wait for the cloud, which ends ``reserve_s`` before it. The edge's own stages are
-            not cut short: a report that comes after it is written all the same, counted as late.
-        reserve_s: kept back from the escalation for merging, drawing and writing the report; less
-            than ``deadline_s`` where there is a cloud.
-        attempts: times that one study is offered to the cloud at most.
-        watch_s: pause between two looks at whether the cloud is there, shorter while it is not;
-            0 looks never: then a study has to find out.
-        connect_s: so long after the agent began a study waits for the cloud to be found. Later it
-            goes on without, and what the cloud should have read is owed until it is found. A link
-            that is slow to connect, such as a satellite's, wants more. Of no effect where
-            ``watch_s`` is 0.
-        site: what this site is called by the cloud, which shares its time between sites; a
-            certificate's name goes before it. Empty for none.
-        max_rois: regions of one study that are escalated at most.
-        describe: whether the cloud is also asked for size, kind and outline of what the edge
-            reports by itself.
-        audit_rate: share of the scans without anything to ask about of which the best places that
-            the edge dismissed are read again all the same; 0 for none.
-        owed_keep_days: days of the daemon's life for which a second reading that did not come by
-            the deadline is asked for again; then the report's last version says so.
-        owed_most_mb: room in megabytes that the database with all that is owed may take; beyond it
-            the oldest debt is given up in the same way.
-        owed_pause_s: pause after the first such asking in vain; it doubles up to five minutes where
-            nobody answered, and up to an hour for a study that the cloud refused.
-        screening_model: name in the manifest of ``models/weights``.
-        threads: of the inference engine, 0 for all cores.
-        cloud_model: version of the cloud's model that is insisted on; empty for any.
-        tls_ca: certificate authority of the service; the link is encrypted when it is set.
-        tls_certificate, tls_key: the edge's own, for mutual TLS.
-        log_format: ``text`` for people; ``json`` for machines, which also tells every decision
-            with all that it was made on (`edge.replay`).
-        metrics_port: Prometheus metrics on this port of loopback, 0 for none.
+        inbox: folder in which studies arrive, a sub-folder each.
+        outbox: folder for the reports, a sub-folder each; must lie outside ``inbox``.
+        state_dir: folder for the database and for claimed, finished and quarantined studies; must
+            lie outside ``inbox``.
+        quiet_s: a study without a ``.done`` file is complete after this time without a change.
+        poll_s: pause between two looks at the inbox.
+        cloud: ``HOST:PORT`` of the cloud; None for no second reading.
+        cloud_hedge: ``HOST:PORT`` of another cloud, asked when the first is slow or fails.
+        deadline_s: budget of a study from the moment it is complete in the inbox. It limits the
+            wait for the cloud. The edge's own stages are not cut short: a report after the deadline
+            is counted as late.
+        reserve_s: part of the budget that is reserved for merging, drawing and writing the report.
+        max_attempts: largest number of streams opened for one study.
+        health_check_s: pause between two health checks, at most 1 s while the cloud is down;
+            0: no health checks, so that each study has to find out.
+        startup_grace_s: startup grace period: for this long after start, studies wait for the first
+            successful health check. No effect without health checks.
+        site: name of this site, by which the cloud divides its time between sites. The name in a
+            client certificate takes precedence. Empty for none.
+        max_rois: largest number of ROIs sent for one study.
+        characterize: whether findings that the edge reports by itself are also sent, for their
+            size, type and outline.
+        audit_rate: fraction of the studies without an uncertain candidate whose best dismissed
+            candidates are sent all the same; 0 for none.
+        pending_max_days: days of running time after which a pending read is given up.
+        pending_max_mb: largest size of the database in megabytes; beyond it, the oldest pending
+            read is given up.
+        retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
+            minutes if the cloud did not respond, and up to an hour for a study that it refused.
+        roi_side: side of an ROI in voxels.
+        priority: clinical priority: ``stat`` goes before ``routine``.
+        cloud_model: required version of the cloud's model; empty for any.
+        screening_model: name of the edge's model in the manifest of ``models/weights``.
+        engine: inference engine, or ``auto`` for the fastest that is correct.
+        threads: threads of the inference engine; 0 for all cores.
+        tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
+        tls_cert: PEM client certificate, for mutual TLS.
+        tls_key: PEM private key of ``tls_cert``.
+        log_format: ``text`` or ``json``. In JSON every decision is logged with all its inputs, so
+            that `edge.replay` can repeat it.
+        metrics_address: host on which Prometheus metrics are served.
+        metrics_port: port of the metrics; None: off, 0: a free port.
     """
 
     model_config = SettingsConfigDict(
@@ -87,16 +90,16 @@ class EdgeSettings(BaseSettings):
     cloud_hedge: str | None = None
     deadline_s: float = Field(default=10.0, gt=0, le=LONGEST_S)
     reserve_s: float = Field(default=2.0, ge=0, le=LONGEST_S)
-    attempts: int = Field(default=3, ge=1, le=20)
-    watch_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
-    connect_s: float = Field(default=0.5, ge=0, le=30)
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    health_check_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
+    startup_grace_s: float = Field(default=0.5, ge=0, le=30)
     site: str = Field(default="", max_length=MAX_SITE_CHARACTERS, pattern=_PRINTABLE)
     max_rois: int = Field(default=64, ge=1)
-    describe: bool = True
+    characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
-    owed_keep_days: float = Field(default=30.0, gt=0, le=LONGEST_DAYS)
-    owed_most_mb: float = Field(default=2000.0, ge=1)
-    owed_pause_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
+    pending_max_days: float = Field(default=30.0, gt=0, le=LONGEST_DAYS)
+    pending_max_mb: float = Field(default=2000.0, ge=1)
+    retry_pause_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
     roi_side: int = Field(default=48, ge=16, le=128)
     priority: Literal["routine", "stat"] = "routine"
     cloud_model: str = ""
@@ -106,11 +109,12 @@ class EdgeSettings(BaseSettings):
     threads: int = Field(default=0, ge=0)
 
     tls_ca: Path | None = None
-    tls_certificate: Path | None = None
+    tls_cert: Path | None = None
     tls_key: Path | None = None
 
     log_format: Literal["text", "json"] = "text"
-    metrics_port: int = Field(default=0, ge=0, le=65535)
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
 
     @field_validator("cloud", "cloud_hedge")
     @classmethod
@@ -119,7 +123,7 @@ class EdgeSettings(BaseSettings):
             return None
         host, _, port = cloud.rpartition(":")
         if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ValueError("must be HOST:PORT or off")
+            raise ValueError("invalid address, expected HOST:PORT or off")
         return cloud
 
     @model_validator(mode="after")
@@ -127,33 +131,35 @@ class EdgeSettings(BaseSettings):
         inbox = os.path.realpath(self.inbox)
         for name, folder in (("outbox", self.outbox), ("state_dir", self.state_dir)):
             if Path(os.path.realpath(folder)).is_relative_to(inbox):
-                raise ValueError(f"{name} must lie outside inbox, or what it holds is a study")
+                raise ValueError(
+                    f"{name} must lie outside inbox, or its contents would be taken for studies"
+                )
         if Path(inbox).is_relative_to(os.path.realpath(self.state_dir)):
-            raise ValueError("inbox must lie outside state_dir, which is the daemon's own")
+            raise ValueError("inbox must lie outside state_dir")
         return self
 
     @model_validator(mode="after")
-    def _the_cloud_has_time(self) -> Self:
+    def _leaves_time_for_the_cloud(self) -> Self:
         if self.cloud is not None and self.deadline_s <= self.reserve_s:
             raise ValueError(
-                f"deadline_s = {self.deadline_s:g} leaves no time to ask the cloud: it must be"
-                f" longer than reserve_s = {self.reserve_s:g}; set a later deadline or a smaller"
-                " reserve_s, or cloud to off"
+                f"deadline_s = {self.deadline_s:g} leaves no time to ask the cloud, expected more"
+                f" than reserve_s = {self.reserve_s:g}; increase deadline_s, decrease reserve_s, or"
+                " set cloud to off"
             )
         return self
 
     @model_validator(mode="after")
-    def _hedge_is_another(self) -> Self:
+    def _hedge_differs(self) -> Self:
         if self.cloud_hedge is not None and self.cloud_hedge == self.cloud:
-            raise ValueError("cloud_hedge must be another address than cloud")
+            raise ValueError("cloud_hedge must differ from cloud")
         return self
 
     @model_validator(mode="after")
-    def _mutual_tls_is_whole(self) -> Self:
-        if (self.tls_certificate is None) != (self.tls_key is None):
-            raise ValueError("tls_certificate and tls_key go together")
-        if self.tls_certificate is not None and self.tls_ca is None:
-            raise ValueError("tls_certificate needs tls_ca")
+    def _mutual_tls_is_complete(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key must be set together")
+        if self.tls_cert is not None and self.tls_ca is None:
+            raise ValueError("tls_cert requires tls_ca")
         return self
 
     @classmethod
@@ -165,22 +171,22 @@ class EdgeSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Command line, environment, file: the first that names a key wins."""
+        """Return command line, environment and TOML file, in this order of precedence."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> EdgeSettings:
-    """The settings of this process.
+    """Load the settings of this process.
 
     Args:
-        config: a TOML file, or None for environment and defaults alone.
-        overrides: from the command line; those that are None are not set there.
+        config: a TOML file; None for environment and defaults alone.
+        overrides: from the command line; None for an option that is not set.
 
     Raises:
-        BadSettings: the file is missing or no TOML, a key is unknown, a value not allowed.
+        BadSettings: the file is missing or not TOML, a key is unknown, or a value is not allowed.
     """
     if config is not None and not config.is_file():
-        raise BadSettings(f"{config}: there is no such configuration file")
+        raise BadSettings(f"configuration file not found: {config}")
 
     class FromFile(EdgeSettings):
         model_config = SettingsConfigDict(toml_file=config)
@@ -189,13 +195,13 @@ def load_settings(config: Path | None = None, **overrides: Any) -> EdgeSettings:
     try:
         return FromFile(**given)
     except ValidationError as error:
-        raise BadSettings(_in_words(error)) from error
+        raise BadSettings(_message(error)) from error
     except ValueError as error:  # what tomllib raises is one
         raise BadSettings(f"{config}: {error}") from error
 
 
-def _in_words(error: ValidationError) -> str:
-    """What is wrong with one setting, with its value; of several together the message alone."""
+def _message(error: ValidationError) -> str:
+    """Name each wrong setting with its value; an error of several settings has only a message."""
     return "; ".join(
         f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" if e["loc"] else e["msg"]
         for e in error.errors()

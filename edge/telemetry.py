@@ -135,21 +135,22 @@ class Meters:
             self._late.inc()
 
     @contextmanager
-    def served(self, port: int) -> Iterator[None]:
-        """Serves the metrics on ``port`` of loopback while it lasts; 0 serves nothing.
+    def serve(self, host: str, port: int | None) -> Iterator[int | None]:
+        """Serve the metrics over HTTP while entered; yield the port, or None if none is set.
 
         Raises:
-            BadSettings: the port cannot be had.
+            BadSettings: the port cannot be bound.
         """
-        if port == 0:
-            yield
+        if port is None:
+            yield None
             return
         try:
-            server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
+            server, thread = start_http_server(port, host, self.registry)
         except OSError as error:
-            raise BadSettings(f"metrics_port = {port}: {error.strerror}") from error
+            reason = f"metrics at {host}:{port}: {error.strerror}"
+            raise BadSettings(f"{reason} (metrics_address, metrics_port)") from error
         try:
-            yield
+            yield server.server_port
         finally:
             server.shutdown()
             server.server_close()

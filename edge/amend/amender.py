@@ -136,9 +136,9 @@ class Persistence:
             min(ASKING_S, ASKING_SHARE * settings.deadline_s),
             LONGEST_SHARE * settings.deadline_s,
             settings.max_rois,
-            settings.owed_pause_s,
-            settings.owed_keep_days,
-            settings.owed_most_mb * MB,
+            settings.retry_pause_s,
+            settings.pending_max_days,
+            settings.pending_max_mb * MB,
         )
 
     def budget_s(self, in_vain: int) -> float:

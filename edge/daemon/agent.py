@@ -95,7 +95,9 @@ def run_agent(
             held.enter_context(exclusive(folder / LOCK))
         spool = held.enter_context(Spool(places.state / "spool.sqlite3", on_step))
         meters = Meters()
-        held.enter_context(meters.served(settings.metrics_port))
+        metrics = meters.serve(settings.metrics_address, settings.metrics_port)
+        if (port := held.enter_context(metrics)) is not None:
+            log.info("metrics served", address=f"{settings.metrics_address}:{port}")
         if read is None:
             pipeline = held.enter_context(open_pipeline(settings, clock=clock))
             read, second = partial(_read, pipeline), second or pipeline.second_reader

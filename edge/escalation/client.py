@@ -213,7 +213,7 @@ def open_second_reader(settings: EdgeSettings, held: ExitStack, clock: Clock) ->
     how = EscalationSettings(
         shape=(side, side, side),
         reserve_s=settings.reserve_s,
-        max_attempts=settings.attempts,
+        max_attempts=settings.max_attempts,
         model_version=settings.cloud_model,
         priority=Priority(settings.priority),
         site=settings.site,
@@ -231,11 +231,13 @@ def open_link(
 ) -> grpc.Channel:
     """Open the channel to one cloud, and monitor its link from now on."""
     channel = held.enter_context(open_channel(address, settings))
-    if settings.watch_s:
+    if settings.health_check_s:
         check = partial(start_health_check, channel)
-        grace_s = settings.connect_s
+        grace_s = settings.startup_grace_s
         held.enter_context(
-            HealthMonitor(check, link, settings.watch_s, startup_grace_s=grace_s, clock=clock)
+            HealthMonitor(
+                check, link, settings.health_check_s, startup_grace_s=grace_s, clock=clock
+            )
         )
     return channel
 
@@ -264,7 +266,7 @@ def open_channel(address: str, settings: EdgeSettings) -> grpc.Channel:
     credentials = grpc.ssl_channel_credentials(
         root_certificates=_content(settings.tls_ca),
         private_key=_content(settings.tls_key),
-        certificate_chain=_content(settings.tls_certificate),
+        certificate_chain=_content(settings.tls_cert),
     )
     return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 

@@ -225,7 +225,7 @@ def line_up(world: World, rounds: int) -> Field:
             *_fixed(world, val, aim),
             _hindsight(world, test),
             *_sedna(world, val, aim),
-            ours(limits, world.edge.model_copy(update={"describe": False}), VERDICTS),
+            ours(limits, world.edge.model_copy(update={"characterize": False}), VERDICTS),
             ours(limits, world.edge, OURS),
             routed("oracle", "oracle", oracle(limits), most),
         ),

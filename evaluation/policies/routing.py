@@ -153,7 +153,7 @@ def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
             budget_s=budget_s,
             roi_bytes=settings.roi_side**3,
             max_rois=settings.max_rois,
-            policy=replace(SELECTION_POLICY, characterize=settings.describe),
+            policy=replace(SELECTION_POLICY, characterize=settings.characterize),
             audited=is_sampled(study.name, settings.audit_rate),
         )
         return decide(situation)

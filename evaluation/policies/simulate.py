@@ -256,11 +256,11 @@ class _Bench:
         self._wire, rng = world.wire(trace), random.Random(f"{world.seed} pauses")
         self._belief = Link(clock=self.clock) if policy.controlled else None
         self._asks: Asks = ByDeadline(
-            self._wire, self.clock, world.edge.attempts, rng, self._belief
+            self._wire, self.clock, world.edge.max_attempts, rng, self._belief
         )
         if policy.patient:
             self._asks = Patient(self._wire, self.clock)
-        self._backoff = Backoff(world.edge.owed_pause_s, self.clock, rng.uniform)
+        self._backoff = Backoff(world.edge.retry_pause_s, self.clock, rng.uniform)
         self._debts: list[Told] = []
         self._looked_s, self._there = -math.inf, False
         if self._belief is not None:
@@ -335,9 +335,13 @@ class _Bench:
 
     def _look(self, belief: Link) -> None:
         """Knocks, as `edge.link.health` does, if it is time to."""
-        every_s = self._edge.watch_s if self._there else min(self._edge.watch_s, DOWN_PAUSE_S)
+        every_s = (
+            self._edge.health_check_s
+            if self._there
+            else min(self._edge.health_check_s, DOWN_PAUSE_S)
+        )
         soon = belief.suspect.is_set() or self.clock.now_s - self._looked_s >= every_s
-        if not self._edge.watch_s or not soon:
+        if not self._edge.health_check_s or not soon:
             return
         belief.suspect.clear()
         patience_s = belief.response_timeout_s() if self._there else CONNECT_S

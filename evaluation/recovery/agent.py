@@ -94,7 +94,7 @@ def settings_in(root: Path) -> EdgeSettings:
         state_dir=root / "state",
         quiet_s=0.02,
         poll_s=0.005,
-        owed_pause_s=0.001,
+        retry_pause_s=0.001,
         roi_side=SIDE,
     )
 

@@ -106,7 +106,7 @@ def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> Escalati
 def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
     """With authority, certificate and key the service answers."""
     settings = load_settings(
-        tls_ca=pki / "ca.pem", tls_certificate=pki / "edge.pem", tls_key=pki / "edge.key"
+        tls_ca=pki / "ca.pem", tls_cert=pki / "edge.pem", tls_key=pki / "edge.key"
     )
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         assert list(ask(cloud.address, settings).verdicts) == [0]

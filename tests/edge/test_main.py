@@ -150,7 +150,10 @@ def test_agent_tells_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
         config = agent_config(tmp_path, f"metrics_port = {port}")
         result = CliRunner().invoke(app, ["run", "--config", str(config)])
     assert result.exit_code == 1
-    assert result.stderr == f"BadSettings: metrics_port = {port}: Address already in use\n"
+    assert result.stderr == (
+        f"BadSettings: metrics at 127.0.0.1:{port}: Address already in use"
+        " (metrics_address, metrics_port)\n"
+    )
 
 
 def test_agent_tells_a_database_that_is_none(tmp_path: Path) -> None:

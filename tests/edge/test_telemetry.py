@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import socket
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,14 +88,16 @@ def test_how_things_stand_is_told_as_it_is_now() -> None:
 
 
 def test_metrics_are_served_while_it_lasts() -> None:
-    """Prometheus finds them on the port that was set."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    """Prometheus finds them on a free port of the address that was set."""
     meters = Meters()
     meters.count(report())
-    with meters.served(port), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+    with (
+        meters.serve("127.0.0.1", 0) as port,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page,
+    ):
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
+    with meters.serve("127.0.0.1", None) as none:
+        assert none is None
 
 
 def test_logs_are_a_line_each_as_json() -> None:
