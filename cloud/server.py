@@ -42,16 +42,20 @@ async def serve(server: CloudServer, *, ready: Callable[[str], None]) -> None:
     Raises:
         BatcherFailed: batches are no longer formed; the service has stopped and told open studies.
     """
-    signals = _Signals(asyncio.get_running_loop())
+    first, second = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(
+            number, lambda: (second if first.is_set() else first).set()
+        )
     async with server:
         ready(server.address)
-        await _first(signals.first.wait(), server.wait_for_failure())
+        await _first_of(first.wait(), server.wait_for_failure())
         _log.info("draining", hint="a second signal stops at once")
-        await _first(server.drain(), signals.second.wait(), server.wait_for_failure())
+        await _first_of(server.drain(), second.wait(), server.wait_for_failure())
     _log.info("stopped")
 
 
-async def _first(*ends: Coroutine[None, None, object]) -> None:
+async def _first_of(*ends: Coroutine[None, None, object]) -> None:
     """Wait for the first to end, cancel the others, and raise its error if it failed."""
     tasks = [asyncio.create_task(end) for end in ends]
     try:
@@ -61,18 +65,6 @@ async def _first(*ends: Coroutine[None, None, object]) -> None:
             task.cancel()
     for task in done:
         task.result()
-
-
-class _Signals:
-    """The first and the second SIGTERM or SIGINT, as events."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first, self.second = asyncio.Event(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received)
-
-    def _received(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
 
 
 class CloudServer:
@@ -189,17 +181,17 @@ class CloudServer:
     def _add_gauges(self) -> None:
         batcher, service = self._batcher, self._service
         for name, meaning, value in (
-            ("queued_rois", "ROIs that wait now", lambda: batcher.queued_rois),
+            ("queued_rois", "ROIs that wait now", lambda: len(batcher.queue)),
             ("open_streams", "Studies open now", lambda: service.open_streams),
             (
                 "batch_fixed_seconds",
                 "Expected time of a batch whatever its size",
-                lambda: batcher.cost_line[0],
+                lambda: batcher.timing.latency.line[0],
             ),
             (
                 "batch_roi_seconds",
                 "Expected time of each ROI of a batch",
-                lambda: batcher.cost_line[1],
+                lambda: batcher.timing.latency.line[1],
             ),
         ):
             self._telemetry.add_gauge(name, meaning, value)

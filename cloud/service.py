@@ -101,13 +101,15 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 header = await self._receive_header(requests)
                 deadline = self._deadline(header, context)
                 accepted = self._count_accepted(header, deadline, site)
-                stream = stack.enter_context(self._opened(header, deadline, site))
+                stream = StudyStream(header, deadline, self._backend, site)
+                self._streams.add(stream)
+                stack.callback(self._close, stream)
                 stream.open(requests, self._settings.header_timeout_s)
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(accepted_metadata(accepted))
-                async for outcome in stream.outcomes():
+                async for outcome in stream.responses.outcomes():
                     yield codec.encode_response(outcome)
-                yield codec.encode_response(stream.summary())
+                yield codec.encode_response(stream.responses.summary())
                 context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
                 self._backend.telemetry.stream_ended("complete")
             except OverreadError as error:
@@ -174,26 +176,21 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
             return 0
         cached = self._backend.cache.count(header.study_key)
         try:
-            admitted = self._backend.batcher.check(deadline, header.priority, site, rois=rois)
+            admitted = self._backend.batcher.admission.check(
+                deadline, header.priority, site, rois=rois
+            )
         except BusyFault:
             if not cached:
                 raise
             admitted = 0
         return min(rois, admitted + cached)
 
-    @contextlib.contextmanager
-    def _opened(self, header: Header, deadline: Deadline, site: str) -> Iterator[StudyStream]:
-        """Open the stream of a study while entered."""
-        stream = StudyStream(header, deadline, self._backend, site)
-        self._streams.add(stream)
-        try:
-            yield stream
-        finally:
-            self._streams.discard(stream)
-            stream.close()
+    def _close(self, stream: StudyStream) -> None:
+        self._streams.discard(stream)
+        stream.close()
 
     def _load(self, compute_s: float = 0.0) -> Load:
-        return Load(self._backend.batcher.queue_s, compute_s)
+        return Load(self._backend.batcher.admission.queue_s, compute_s)
 
 
 def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:

@@ -31,7 +31,7 @@ from protos.errors import (
     OverreadError,
     TooLarge,
 )
-from protos.messages import Header, Refusal, Summary, Verdict
+from protos.messages import Header, Refusal, Verdict
 
 CLOSE_AFTER_S = 1.0
 """Seconds after its deadline at which a stream is closed; late outcomes are sent until then."""
@@ -52,13 +52,16 @@ class Backend:
 
 
 class StudyStream:
-    """The stream of one study of ``site``, from its accepted header to its summary."""
+    """The stream of one study of ``site``, from its accepted header to its summary.
+
+    Its outcomes, and the error that ends it, are in ``responses``.
+    """
 
     def __init__(
         self, header: Header, deadline: Deadline, backend: Backend, site: str = UNKNOWN_SITE
     ) -> None:
         self._header, self._deadline, self._backend, self._site = header, deadline, backend, site
-        self._responses = ResponseMultiplexer(deadline.clock)
+        self.responses = ResponseMultiplexer(deadline.clock)
         self._checksums: dict[int, bytes] = {}  # of the ROIs that were accepted, by number
         self._received = 0
         self._batch_s: dict[int, float] = {}  # model time by batch number
@@ -82,23 +85,11 @@ class StudyStream:
         self._closing = asyncio.get_running_loop().call_later(close_s, self.fail, late)
         self._receiver = asyncio.create_task(self._receive(requests, first_timeout_s))
 
-    def outcomes(self) -> AsyncIterator[codec.Outcome]:
-        """Yield verdicts and refusals as they finish.
-
-        Raises:
-            OverreadError: the whole stream failed.
-        """
-        return self._responses.outcomes()
-
-    def summary(self) -> Summary:
-        """Return how many ROIs were answered and refused."""
-        return self._responses.summary()
-
     def fail(self, error: OverreadError) -> None:
         """End the stream with ``error``: cancel what is pending, and receive no more."""
         if self._receiver is not None:
             self._receiver.cancel()
-        self._responses.fail(error)
+        self.responses.fail(error)
 
     def close(self) -> None:
         """Cancel all that is pending, so that none of it is read."""
@@ -106,7 +97,7 @@ class StudyStream:
         for running in (self._receiver, self._closing):
             if running is not None:
                 running.cancel()
-        self._responses.cancel()
+        self.responses.cancel()
 
     async def _receive(
         self, requests: AsyncIterator[pb.ReadRequest], first_timeout_s: float
@@ -124,15 +115,15 @@ class StudyStream:
         except TimeoutError:
             if not self._received and first_timeout_s < left_s:
                 error = f"no ROI arrived within {first_timeout_s} s of the header"
-                self._responses.fail(InvalidRequest(error))
+                self.responses.fail(InvalidRequest(error))
             elif not self._is_complete:
-                self._responses.fail(
+                self.responses.fail(
                     DeadlinePassed("the deadline passed before the last ROI arrived")
                 )
         except Exception as error:  # the servicer raises it, and logs a fault of the program
-            self._responses.fail(error)
+            self.responses.fail(error)
         else:
-            self._responses.close()
+            self.responses.close()
         finally:
             self._expect_no_more()
 
@@ -144,7 +135,7 @@ class StudyStream:
     def _close_if_complete(self) -> None:
         """Let the study end with its last outcome, even if its caller keeps the stream open."""
         if self._is_complete:
-            self._responses.close()
+            self.responses.close()
 
     def _expect_no_more(self) -> None:
         self._backend.batcher.announced_rois -= self._announced
@@ -163,10 +154,10 @@ class StudyStream:
         try:
             self._submit(message)
         except CallerFault as error:  # it may be corrected and sent again
-            self._responses.put(self._refused(message.roi_id, error))
+            self.responses.put(self._refused(message.roi_id, error))
             return
         except OverreadError as error:
-            self._responses.put(self._refused(message.roi_id, error))
+            self.responses.put(self._refused(message.roi_id, error))
         self._checksums[message.roi_id] = message.checksum
 
     def _is_repeated(self, message: pb.Roi) -> bool:
@@ -195,7 +186,7 @@ class StudyStream:
         key = CacheKey(self._header.study_key, roi.roi_id, message.checksum)
         if (verdict := backend.cache.get(key)) is not None:
             backend.telemetry.roi_ended("cached")
-            self._responses.put(verdict)
+            self.responses.put(verdict)
             return
 
         def voxels() -> UInt8Array:  # called after admission: a rejected ROI costs neither
@@ -203,7 +194,7 @@ class StudyStream:
             return pad(roi.voxels, backend.limits.roi_shape)
 
         result = backend.batcher.submit(voxels, self._deadline, self._header.priority, self._site)
-        self._responses.add(result, partial(self._outcome, key, roi.voxels.shape))
+        self.responses.add(result, partial(self._outcome, key, roi.voxels.shape))
 
     def _outcome(
         self, key: CacheKey, shape: tuple[int, ...], result: asyncio.Future[RoiResult]

@@ -13,7 +13,6 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Self
 
 import numpy as np
@@ -48,6 +47,9 @@ class Batcher:
         clock: monotonic seconds.
 
     Attributes:
+        queue: the waiting ROIs.
+        timing: expected time of a batch.
+        admission: decides which ROIs enter the queue.
         announced_rois: ROIs that open streams have announced and not sent yet. While there are
             none, a batch does not wait for more.
     """
@@ -67,12 +69,12 @@ class Batcher:
         self.announced_rois = 0
         self._stage, self._telemetry, self._clock = stage, telemetry, clock
         cost = cost or CostModel()
-        self._timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
-        self._queue = Queue(rules)
+        self.timing = BatchTiming(cost, copy.deepcopy(cost), max_batch)
+        self.queue = Queue(rules)
         self._former = BatchFormer(
-            self._queue, self._timing, max_batch_delay_s, lambda: self.announced_rois, clock
+            self.queue, self.timing, max_batch_delay_s, lambda: self.announced_rois, clock
         )
-        self._admission = AdmissionControl(self._queue, self._timing, max_queued, clock)
+        self.admission = AdmissionControl(self.queue, self.timing, max_queued, clock)
         self._batches = self._failures = 0
         self._loop: asyncio.Task[None] | None = None
         self._reading: set[asyncio.Task[None]] = set()
@@ -81,17 +83,12 @@ class Batcher:
         self._loop = asyncio.create_task(self._run())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         tasks = [*self._reading, *([self._loop] if self._loop is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for roi in self._queue.waiting():
+        for roi in self.queue.waiting():
             roi.result.cancel()
 
     async def wait_for_failure(self) -> None:
@@ -105,34 +102,13 @@ class Batcher:
         Raises:
             ModelFailed: the model cannot read them.
         """
-        for n, counts in ((1, False), (1, True), (self._timing.max_batch, True)):
+        for n, counts in ((1, False), (1, True), (self.timing.max_batch, True)):
             await self._stage.enter()
             began_s = self._clock()
             await self._stage.run(np.zeros((n, *roi_shape), np.uint8))
             if counts:
-                self._timing.latency.observe(n, self._clock() - began_s)
-                self._timing.interval.observe(n, self._clock() - began_s)
-
-    @property
-    def queued_rois(self) -> int:
-        """ROIs that wait to be read."""
-        return len(self._queue)
-
-    @property
-    def queue_s(self) -> float:
-        """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
-        return self._admission.queue_s
-
-    @property
-    def cost_line(self) -> tuple[float, float]:
-        """Expected seconds of a batch whatever its size, and of each ROI in it."""
-        return self._timing.latency.line
-
-    def check(
-        self, deadline: Deadline, priority: Priority, site: str = UNKNOWN_SITE, rois: int = 1
-    ) -> int:
-        """Return how many of ``rois`` would be admitted now, see `AdmissionControl.check`."""
-        return self._admission.check(deadline, priority, site, rois)
+                self.timing.latency.observe(n, self._clock() - began_s)
+                self.timing.interval.observe(n, self._clock() - began_s)
 
     def submit(
         self,
@@ -151,9 +127,9 @@ class Batcher:
             Overloaded: the queue is full, or the site has used up its quota.
             DeadlineUnmeetable: the answer would be late, or make others late.
         """
-        arrived_s, is_probe = self._clock(), self._admission.is_probe(deadline)
+        arrived_s, is_probe = self._clock(), self.admission.is_probe(deadline)
         entry = QueueEntry(deadline=deadline, priority=priority, arrived_s=arrived_s, site=site)
-        preempted = self._admission.admit(entry)
+        preempted = self.admission.admit(entry)
         roi = QueuedRoi(
             **vars(entry),
             voxels=voxels(),
@@ -164,7 +140,7 @@ class Batcher:
         self._telemetry.rois_preempted(len(preempted))
         for gone, error in preempted:
             gone.result.set_exception(error)
-        self._queue.put(roi)
+        self.queue.put(roi)
         self._former.notify()
         return roi.result
 
@@ -173,15 +149,15 @@ class Batcher:
         while True:
             await self._stage.enter()
             freed_s, busy = self._clock(), self._former.is_ready
-            self._admission.stage_free_s = -math.inf
+            self.admission.stage_free_s = -math.inf
             rois = await self._former.next_batch()
             # The interval of the batch before ends when the stage was free again. If more work
             # was ready by then, the time until this batch begins belongs to it as well.
             if n and failures == self._failures:
                 until_s = freed_s if self._former.waited or not busy else self._clock()
-                self._timing.interval.observe(n, until_s - began_s)
+                self.timing.interval.observe(n, until_s - began_s)
             began_s, n, failures = self._clock(), len(rois), self._failures
-            self._admission.stage_free_s = began_s + self._timing.interval.estimate_s(n)
+            self.admission.stage_free_s = began_s + self.timing.interval.estimate_s(n)
             # stacked in the loop, not in the task: a fault must end the loop, since the stage has
             # been entered and would never be released
             voxels = np.stack([roi.voxels for roi in rois])
@@ -191,11 +167,11 @@ class Batcher:
 
     async def _read(self, voxels: UInt8Array, rois: list[QueuedRoi], began_s: float) -> None:
         self._batches += 1
-        self._admission.running_batches += 1
+        self.admission.running_batches += 1
         batch = self._batches
         try:
             result = await self._stage.run(voxels, partial(self._is_wanted, rois))
-            self._timing.latency.observe(len(rois), self._clock() - began_s)
+            self.timing.latency.observe(len(rois), self._clock() - began_s)
             self._telemetry.batch_completed(len(rois), result.compute_s)
             self._deliver(rois, result, began_s, batch)
         except BatchAbandoned as error:
@@ -209,14 +185,14 @@ class Batcher:
                 if not roi.result.done():
                     roi.result.set_exception(ModelFailed(failed.reason))
         finally:
-            self._admission.last_batch_s = self._clock()
-            self._admission.running_batches -= 1
+            self.admission.last_batch_s = self._clock()
+            self.admission.running_batches -= 1
             for roi in rois:
                 roi.result.cancel()  # has an effect only if the service stops
 
     def _is_wanted(self, rois: list[QueuedRoi]) -> bool:
         """Tell whether any caller still waits; first come, first served reads in any case."""
-        return not self._queue.rules.by_deadline or not all(roi.result.done() for roi in rois)
+        return not self.queue.rules.by_deadline or not all(roi.result.done() for roi in rois)
 
     def _deliver(
         self, rois: list[QueuedRoi], result: BatchResult, began_s: float, batch: int

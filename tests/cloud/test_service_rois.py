@@ -297,8 +297,8 @@ def admit(monkeypatch: pytest.MonkeyPatch) -> Admit:
             check()
             return []
 
-        monkeypatch.setattr(cloud.server._batcher, "check", check)
-        monkeypatch.setattr(cloud.server._batcher._admission, "admit", room)
+        monkeypatch.setattr(cloud.server._batcher.admission, "check", check)
+        monkeypatch.setattr(cloud.server._batcher.admission, "admit", room)
         return asked
 
     return set_

@@ -25,7 +25,7 @@ def test_what_cannot_be_met_is_refused_with_an_estimate() -> None:
         async with batcher(stage) as line:
             for value in (1, 2, 3):
                 line.submit(roi(value), Deadline.after(10, stage.clock), ROUTINE)
-            assert line.queue_s == pytest.approx(4.0)
+            assert line.admission.queue_s == pytest.approx(4.0)
             with pytest.raises(DeadlineUnmeetable) as caught:
                 line.submit(roi(4), Deadline.after(0.5, stage.clock), ROUTINE)
             assert caught.value.estimate_s == pytest.approx(3.0)
@@ -41,9 +41,9 @@ def test_a_running_batch_counts_in_the_estimate() -> None:
         async with batcher(stage) as line:
             line.submit(roi(1), Deadline.after(10, stage.clock), ROUTINE)
             await settle()
-            assert line.queue_s == pytest.approx(3.0)
+            assert line.admission.queue_s == pytest.approx(3.0)
             stage.now_s += 0.75
-            assert line.queue_s == pytest.approx(2.25)
+            assert line.admission.queue_s == pytest.approx(2.25)
             stage.allowed.release()
 
     run(line())
@@ -58,7 +58,7 @@ def test_a_batch_that_overruns_is_expected_to_take_as_long_again() -> None:
             line.submit(roi(1), Deadline.after(90, stage.clock), ROUTINE)
             await settle()
             stage.now_s += 3.0 + 20.0
-            assert line.queue_s == pytest.approx(20.0)
+            assert line.admission.queue_s == pytest.approx(20.0)
             with pytest.raises(DeadlineUnmeetable):
                 line.submit(roi(2), Deadline.after(20, stage.clock), ROUTINE)
             stage.allowed.release()
@@ -98,10 +98,10 @@ def test_a_study_is_told_how_many_of_its_rois_can_be_met() -> None:
             answer = line.submit(roi(1), Deadline.after(9, stage.clock), ROUTINE)
             stage.allowed.release()
             await answer
-            assert line.check(Deadline.after(9, stage.clock), ROUTINE, rois=5) == 4
-            assert line.check(Deadline.after(99, stage.clock), ROUTINE, rois=5) == 5
+            assert line.admission.check(Deadline.after(9, stage.clock), ROUTINE, rois=5) == 4
+            assert line.admission.check(Deadline.after(99, stage.clock), ROUTINE, rois=5) == 5
             with pytest.raises(DeadlineUnmeetable):
-                line.check(Deadline.after(2, stage.clock), ROUTINE, rois=5)
+                line.admission.check(Deadline.after(2, stage.clock), ROUTINE, rois=5)
 
     run(line())
 
@@ -121,7 +121,7 @@ def test_what_is_not_let_in_costs_nothing() -> None:
                 line.submit(wrong, Deadline.after(0.5, stage.clock), ROUTINE)
             with pytest.raises(ChecksumMismatch):
                 line.submit(wrong, Deadline.after(90, stage.clock), ROUTINE)
-            assert line.queued_rois == 1
+            assert len(line.queue) == 1
             stage.allowed.release()
             await answer
 

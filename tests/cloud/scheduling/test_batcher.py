@@ -56,7 +56,7 @@ def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read() -> None:
             answer = line.submit(roi(2), Deadline.after(90, stage.clock), ROUTINE)
             stage.allowed.release()
             assert (await answer).compute_s == 3.0
-            assert line.cost_line == pytest.approx((2.0, 1.0))
+            assert line.timing.latency.line == pytest.approx((2.0, 1.0))
 
     run(line())
 
@@ -135,7 +135,7 @@ def test_warming_up_teaches_the_cost() -> None:
         )
         await line.warm_up((1, 1, 1))
         assert [len(batch) for batch in stage.batches] == [1, 1, 4]
-        assert line.cost_line == pytest.approx((2.0, 1.0))
+        assert line.timing.latency.line == pytest.approx((2.0, 1.0))
 
     run(line())
 
