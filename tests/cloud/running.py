@@ -1,23 +1,28 @@
-"""A cloud on loopback with a short honest reader, and a blocking client of it."""
+"""A cloud on loopback with a short reader, studies to send to it, and a blocking client."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 
 from cloud.server import CloudServer
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry
-from imaging.volume import UInt8Array
+from imaging.volume import WINDOW_HU, UInt8Array
 from models.runtime.second_reader import Readings
-from protos import overread_pb2_grpc
+from protos import codec, overread_pb2_grpc
+from protos import overread_pb2 as pb
+from protos.errors import OverreadError, from_status
+from protos.messages import Header, Refusal, Roi, Summary, Verdict
 from tests.plain_readings import plain
 
 SHAPE = (8, 8, 8)
@@ -66,8 +71,22 @@ class RunningCloud:
         asyncio.run_coroutine_threadsafe(self.server.drain(), self.loop).result(30)
 
     def count(self, sample: str, **labels: str) -> float:
-        """What a metric says."""
-        return self.telemetry.registry.get_sample_value(sample, labels) or 0.0
+        """The value of a metric, by its name after ``overread_cloud_``."""
+        name = f"overread_cloud_{sample}"
+        return self.telemetry.registry.get_sample_value(name, labels) or 0.0
+
+    @property
+    def open_streams(self) -> int:
+        return int(self.count("open_streams"))
+
+    @property
+    def queued(self) -> int:
+        return int(self.count("queued_rois"))
+
+    @property
+    def taken(self) -> int:
+        """ROIs that the model was given so far."""
+        return sum(map(len, self.reader.batches))
 
     @contextlib.contextmanager
     def stub(self) -> Iterator[Any]:
@@ -105,3 +124,72 @@ def run_cloud(reader: MeanReader | None = None, **settings: Any) -> Iterator[Run
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+def make_roi(roi_id: int, value: int = 51, **fields: Any) -> Roi:
+    """An ROI that the reader reads as ``value / 255``."""
+    given = {
+        "voxels": np.full(SHAPE, value, np.uint8),
+        "spacing_mm": (1.0, 1.0, 1.0),
+        "window_hu": WINDOW_HU,
+        "edge_score": 0.5,
+    }
+    return Roi(roi_id, **{**given, **fields})
+
+
+def make_stream(*rois: Roi, **header: Any) -> list[pb.ReadRequest]:
+    """The requests of one study; header fields may be given."""
+    given = {"study_key": "k1", "model_version": "", "budget_s": 10.0, "roi_count": len(rois)}
+    first = codec.encode_header(Header(**{**given, **header}))
+    return [first, *(codec.encode_roi(roi) for roi in rois)]
+
+
+def read(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> list[Verdict | Refusal | Summary]:
+    """The responses of a study's stream; raises what the edge would raise."""
+    with cloud.stub() as stub, typed():
+        return [codec.decode_response(r) for r in stub.Read(iter(requests), timeout=20)]
+
+
+def outcomes_by_id(responses: Any) -> dict[int, Any]:
+    """Verdicts and refusals by the number of their ROI."""
+    return {one.roi_id: one for one in responses if not isinstance(one, Summary)}
+
+
+def refused(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> OverreadError:
+    """The error that ends a study's stream."""
+    with pytest.raises(OverreadError) as caught:
+        read(cloud, requests)
+    return caught.value
+
+
+@contextlib.contextmanager
+def typed() -> Iterator[None]:
+    """Raises a status as its error, as the edge does."""
+    try:
+        yield
+    except grpc.RpcError as caught:
+        error: Any = caught  # a call's error is its own status
+        raise from_status(error.code(), error.details(), error.trailing_metadata()) from None
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Waits until what it is given holds; fails when it does not come to."""
+    end_s = time.monotonic() + 10.0
+    while not holds():
+        assert time.monotonic() < end_s, "it never came to hold"
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def unfinished(*requests: pb.ReadRequest) -> Iterator[Iterator[pb.ReadRequest]]:
+    """Requests of a caller that never closes its stream, while entered."""
+    leave = threading.Event()
+
+    def send() -> Iterator[pb.ReadRequest]:
+        yield from requests
+        leave.wait(30)
+
+    try:
+        yield send()
+    finally:
+        leave.set()

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,7 @@ from typer.testing import CliRunner
 from cloud import __main__ as command_line
 from cloud.__main__ import app
 from models.runtime.errors import DamagedArtifact
-from tests.cloud.calling import StartCloud
-from tests.cloud.running import MeanReader
+from tests.cloud.running import MeanReader, run_cloud
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
@@ -42,9 +42,9 @@ def fails_in_one_line(*arguments: str) -> str:
     return result.stderr.splitlines()[-1]
 
 
-def test_describe_prints_json_for_machines(start_cloud: StartCloud) -> None:
+def test_describe_prints_json_for_machines() -> None:
     """`--json` prints all that the service says of itself."""
-    with start_cloud() as cloud:
+    with run_cloud() as cloud:
         status, out, _ = command("describe", cloud.address, "--json")
     assert status == 0
     said = json.loads(out)
@@ -52,23 +52,34 @@ def test_describe_prints_json_for_machines(start_cloud: StartCloud) -> None:
     assert said["roi_shape"] == [8, 8, 8]
 
 
-def test_describe_prints_a_table_for_people(start_cloud: StartCloud) -> None:
+def test_describe_prints_a_table_for_people() -> None:
     """Without `--json` every limit stands in a table by its name."""
-    with start_cloud() as cloud:
+    with run_cloud() as cloud:
         status, out, _ = command("describe", cloud.address)
     assert status == 0
     assert "max_rois" in out
     assert "64" in out
 
 
-def test_describe_of_nobody_fails(start_cloud: StartCloud) -> None:
+def test_describe_of_nobody_fails() -> None:
     """A service that is not there is told as such, with status 1."""
-    with start_cloud() as cloud:
+    with run_cloud() as cloud:
         address = cloud.address
     status, out, err = command("describe", address)
     assert status == 1
     assert out == ""
     assert "Unreachable" in err
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("serve", "-h"), ("describe", "-h")])
+def test_help_has_a_short_option(arguments: tuple[str, ...]) -> None:
+    status, out, _ = command(*arguments)
+    assert status == 0
+    assert "Usage" in out
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert command("--version") == (0, f"overread-cloud {version('overread')}\n", "")
 
 
 @pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])

@@ -1,7 +1,4 @@
-"""The server around the service: health, reflection, drain, address, TLS.
-
-A service as a real process: ready file, one signal, two signals.
-"""
+"""The server around the service: health, reflection, drain, address, TLS, and the real process."""
 
 from __future__ import annotations
 
@@ -28,13 +25,18 @@ from cloud.describe import fetch_description
 from cloud.errors import AddressUnusable, BadSettings
 from cloud.server import SERVICE_NAME
 from cloud.service import site_of
-from imaging.volume import WINDOW_HU
 from protos import codec, overread_pb2_grpc
-from protos import overread_pb2 as pb
-from protos.errors import Draining, OverreadError, Unreachable, from_status
-from protos.messages import Header, Roi, Summary, Verdict
-from tests.cloud.calling import MakeRoi, MakeStream, StartCloud, Until
-from tests.cloud.running import RunningCloud
+from protos.errors import OverreadError, Unreachable
+from protos.messages import Summary, Verdict
+from tests.cloud.running import (
+    RunningCloud,
+    make_roi,
+    make_stream,
+    run_cloud,
+    typed,
+    unfinished,
+    until,
+)
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -47,43 +49,42 @@ def health_of(cloud: RunningCloud, service: str) -> int:
         return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=20).status)
 
 
-def error_of(call: Any) -> OverreadError:
-    """What ends a study, as the edge would meet it."""
-    with pytest.raises(grpc.RpcError) as caught:
-        list(call)
-    error: Any = caught.value
-    return from_status(error.code(), error.details(), error.trailing_metadata())
+def end_of(call: Any) -> str | None:
+    """The class of the error that ends a study, as the edge would meet it; None for a good end."""
+    try:
+        with typed():
+            list(call)
+    except OverreadError as error:
+        return error.kind
+    return None
 
 
-def test_health_says_serving(start_cloud: StartCloud) -> None:
+def test_health_says_serving() -> None:
     """Probes of the whole and of the service by name are answered."""
-    with start_cloud() as cloud:
+    with run_cloud() as cloud:
         assert health_of(cloud, "") == SERVING
         assert health_of(cloud, SERVICE_NAME) == SERVING
 
 
-def test_reflection_names_the_service(start_cloud: StartCloud) -> None:
+def test_reflection_names_the_service() -> None:
     """A tool that knows nothing of the contract can ask for it."""
-    with start_cloud() as cloud, grpc.insecure_channel(cloud.address) as channel:
+    with run_cloud() as cloud, grpc.insecure_channel(cloud.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert "overread.v1.Overread" in database.get_services()
         assert database.FindFileContainingSymbol("overread.v1.Roi").name == "protos/overread.proto"
 
 
-def test_drain_finishes_what_is_open_and_refuses_what_is_new(
-    start_cloud: StartCloud, make_roi: MakeRoi, make_stream: MakeStream, until: Until
-) -> None:
+def test_drain_finishes_what_is_open_and_refuses_what_is_new() -> None:
     """While it drains, an open study gets its verdict, a new one Draining, a probe NOT_SERVING."""
-    with start_cloud(grace_s=20.0) as cloud, cloud.stub() as stub:
+    with run_cloud(grace_s=20.0) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         open_call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
-        until(lambda: cloud.count("overread_cloud_open_streams") == 1)
+        until(lambda: cloud.open_streams == 1)
         draining = threading.Thread(target=cloud.drain)
         draining.start()
         until(lambda: health_of(cloud, "") == NOT_SERVING)
         assert health_of(cloud, SERVICE_NAME) == NOT_SERVING
-        refused = error_of(stub.Read(iter(make_stream(make_roi(1))), timeout=20))
-        assert refused.kind == "Draining"
+        assert end_of(stub.Read(iter(make_stream(make_roi(1))), timeout=20)) == "Draining"
         assert draining.is_alive()
         cloud.reader.gate.set()
         verdict, summary = (codec.decode_response(r) for r in open_call)
@@ -95,51 +96,39 @@ def test_drain_finishes_what_is_open_and_refuses_what_is_new(
     assert summary.answered == 1
 
 
-def test_a_study_that_outlives_the_grace_is_told(
-    start_cloud: StartCloud, make_stream: MakeStream, until: Until
-) -> None:
+def test_a_study_that_outlives_the_grace_is_told() -> None:
     """When the service stops with a study open, its caller meets Draining, not a torn line."""
-    never = threading.Event()
-    (header,) = make_stream(roi_count=1)
-
-    def requests() -> Iterator[pb.ReadRequest]:
-        yield header
-        never.wait(20)
-
     with contextlib.ExitStack() as channel:
-        with start_cloud(grace_s=0.05) as cloud:
+        with run_cloud(grace_s=0.05) as cloud:
             stub = channel.enter_context(cloud.stub())
-            call = stub.Read(requests(), timeout=20)
-            until(lambda: cloud.count("overread_cloud_open_streams") == 1)
+            sent = channel.enter_context(unfinished(*make_stream(roi_count=1)))
+            call = stub.Read(sent, timeout=20)
+            until(lambda: cloud.open_streams == 1)
             cloud.drain()
-        assert error_of(call).kind == "Draining"
-        never.set()
+        assert end_of(call) == "Draining"
 
 
 @pytest.mark.parametrize("address", ["nonsense", "", ":", "256.1.1.1:0"])
-def test_an_address_that_is_none_is_told(start_cloud: StartCloud, address: str) -> None:
+def test_an_address_that_is_none_is_told(address: str) -> None:
     """The operator reads which address cannot be used."""
-    with pytest.raises(AddressUnusable, match=r"address|bound"), start_cloud(address=address):
+    with pytest.raises(AddressUnusable, match=r"address|bound"), run_cloud(address=address):
         pass
 
 
-def test_a_taken_port_is_told(start_cloud: StartCloud) -> None:
+def test_a_taken_port_is_told() -> None:
     """A second service on the same port fails to start instead of sharing it unnoticed."""
     with (
-        start_cloud() as cloud,
+        run_cloud() as cloud,
         pytest.raises(AddressUnusable, match=cloud.address),
-        start_cloud(address=cloud.address),
+        run_cloud(address=cloud.address),
     ):
         pass
 
 
-def test_a_tls_file_that_is_missing_is_told(start_cloud: StartCloud, tmp_path: Path) -> None:
+def test_a_tls_file_that_is_missing_is_told(tmp_path: Path) -> None:
     """The operator reads which file cannot be read."""
-    cert = tmp_path / "cert.pem"
-    with (
-        pytest.raises(BadSettings, match=r"key\.pem"),
-        start_cloud(tls_cert=cert, tls_key=tmp_path / "key.pem"),
-    ):
+    tls = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
+    with pytest.raises(BadSettings, match=r"key\.pem"), run_cloud(**tls):
         pass
 
 
@@ -161,39 +150,42 @@ def pki(tmp_path: Path) -> Path:
         ("alternative", "O=none", "subjectAltName=DNS:south"),
         ("nameless", "O=none", "extendedKeyUsage=clientAuth"),
     ):
-        alt = ("-addext", extension)
+        signed = ("-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/{subject}")
         files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
-        openssl(
-            *new, "-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/{subject}", *alt, *files
-        )
+        openssl(*new, *signed, "-addext", extension, *files)
     return tmp_path
 
 
-def test_mutual_tls_lets_in_whom_the_authority_knows(start_cloud: StartCloud, pki: Path) -> None:
+@contextlib.contextmanager
+def run_mutual_tls(pki: Path, client: str) -> Iterator[tuple[RunningCloud, Any, Any]]:
+    """A cloud, and a client's credentials: with its certificate, and without."""
+    ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", f"{client}.key", f"{client}.pem"))
+    files = {
+        "tls_cert": pki / "server.pem",
+        "tls_key": pki / "server.key",
+        "tls_ca": pki / "ca.pem",
+    }
+    with run_cloud(**files) as cloud:
+        credentials = grpc.ssl_channel_credentials
+        yield cloud, credentials(ca, key, cert), credentials(ca)
+
+
+def test_mutual_tls_lets_in_whom_the_authority_knows(pki: Path) -> None:
     """A caller with a certificate of the authority is served; one without is not let in."""
-    tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"}
-    ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", "client.key", "client.pem"))
-    with start_cloud(**tls, tls_ca=pki / "ca.pem") as cloud:
-        known = grpc.ssl_channel_credentials(ca, key, cert)
+    with run_mutual_tls(pki, "client") as (cloud, known, unknown):
         assert fetch_description(cloud.address, credentials=known).models == {"mean": "2.1"}
-        for unknown in (grpc.ssl_channel_credentials(ca), None):
+        for credentials in (unknown, None):
             with pytest.raises(Unreachable):
-                fetch_description(cloud.address, credentials=unknown, timeout_s=5.0)
+                fetch_description(cloud.address, credentials=credentials, timeout_s=5.0)
 
 
 @pytest.mark.parametrize(
     ("name", "site"), [("client", "client"), ("alternative", "south"), ("nameless", "unknown")]
 )
 def test_a_certificate_is_believed_and_not_its_caller(
-    start_cloud: StartCloud,
-    make_roi: MakeRoi,
-    make_stream: MakeStream,
-    pki: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    site: str,
+    pki: Path, monkeypatch: pytest.MonkeyPatch, name: str, site: str
 ) -> None:
-    """Also one without any name cannot be used to take another site's places."""
+    """Also one without any name cannot be used to take another site's quota."""
     sites: list[str] = []
 
     def noted(context: Any) -> str:
@@ -201,15 +193,13 @@ def test_a_certificate_is_believed_and_not_its_caller(
         return sites[-1]
 
     monkeypatch.setattr("cloud.service.site_of", noted)
-    tls = {"tls_cert": pki / "server.pem", "tls_key": pki / "server.key"}
-    ca, key, cert = ((pki / n).read_bytes() for n in ("ca.pem", f"{name}.key", f"{name}.pem"))
     with (
-        start_cloud(**tls, tls_ca=pki / "ca.pem") as cloud,
-        grpc.secure_channel(cloud.address, grpc.ssl_channel_credentials(ca, key, cert)) as channel,
+        run_mutual_tls(pki, name) as (cloud, known, _),
+        grpc.secure_channel(cloud.address, known) as channel,
     ):
-        requests = iter(make_stream(make_roi(1)))
         stub = overread_pb2_grpc.OverreadStub(channel)
-        list(stub.Read(requests, timeout=20, metadata=(("overread-site", "north"),)))
+        metadata = (("overread-site", "north"),)
+        list(stub.Read(iter(make_stream(make_roi(1))), timeout=20, metadata=metadata))
     assert sites == [site]
 
 
@@ -245,10 +235,10 @@ BatchFormer.next_batch = broken
 
 
 @contextlib.contextmanager
-def _process(
+def run_process(
     folder: Path, *options: str, program: str = PROCESS
-) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The process and its address, once the ready file is there."""
+) -> Iterator[tuple[subprocess.Popen[str], str, Any]]:
+    """The process, its address once the ready file is there, and a stub."""
     ready = folder / "ready"
     command = [sys.executable, "-c", program, "serve", "--address", "127.0.0.1:0"]
     process = subprocess.Popen(
@@ -260,25 +250,17 @@ def _process(
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < end_s, "it never became ready"
             time.sleep(0.02)
-        yield process, ready.read_text()
+        address = ready.read_text()
+        with grpc.insecure_channel(address) as channel:
+            yield process, address, overread_pb2_grpc.OverreadStub(channel)
     finally:
         process.kill()
         process.communicate()
 
 
-def _ended(call: Any) -> OverreadError | None:
-    """What ended a study; None for a good end."""
-    try:
-        list(call)
-    except grpc.RpcError as caught:
-        error: Any = caught
-        return from_status(error.code(), error.details(), error.trailing_metadata())
-    return None
-
-
 def test_one_signal_stops_a_service_that_is_idle(tmp_path: Path) -> None:
     """SIGTERM ends it cleanly; the ready file has told where it listened."""
-    with _process(tmp_path) as (process, address):
+    with run_process(tmp_path) as (process, address, _):
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
@@ -289,41 +271,29 @@ def test_one_signal_stops_a_service_that_is_idle(tmp_path: Path) -> None:
 
 def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:
     """After one signal an open study holds the service, after two its caller meets Draining."""
-    hold = threading.Event()
-
-    def requests(wait: bool) -> Iterator[pb.ReadRequest]:
-        yield codec.encode_header(Header("k", "", 300.0, 1))
-        if wait:
-            hold.wait(60)
-
+    header = make_stream(budget_s=300.0, roi_count=1)
     with (
-        _process(tmp_path, "--grace-s", "300") as (process, address),
-        grpc.insecure_channel(address) as channel,
+        run_process(tmp_path, "--grace-s", "300") as (process, _, stub),
+        unfinished(*header) as sent,
     ):
-        stub = overread_pb2_grpc.OverreadStub(channel)
-        call = stub.Read(requests(wait=True), timeout=60)
-        list(stub.Read(requests(wait=False), timeout=60))  # by then the first is open too
+        call = stub.Read(sent, timeout=60)
+        list(stub.Read(iter(header), timeout=60))  # by then the first is open too
         process.send_signal(signal.SIGTERM)
-        while not isinstance(_ended(stub.Read(requests(wait=False), timeout=60)), Draining):
+        while end_of(stub.Read(iter(header), timeout=60)) != "Draining":
             time.sleep(0.02)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert isinstance(_ended(call), Draining)
-        hold.set()
+        assert end_of(call) == "Draining"
         process.communicate(timeout=30)
     assert process.returncode == 0
 
 
 def test_a_service_that_cannot_read_any_more_stops_and_says_why(tmp_path: Path) -> None:
     """The open study meets Draining, the log has the traceback, the status is 1."""
-    roi = Roi(1, np.zeros((4, 4, 4), np.uint8), (1.0, 1.0, 1.0), WINDOW_HU, 0.5)
-    requests = [codec.encode_header(Header("k", "", 300.0, 1)), codec.encode_roi(roi)]
-    with (
-        _process(tmp_path, program=BROKEN) as (process, address),
-        grpc.insecure_channel(address) as channel,
-    ):
-        call = overread_pb2_grpc.OverreadStub(channel).Read(iter(requests), timeout=60)
-        assert isinstance(_ended(call), Draining)
+    roi = make_roi(1, voxels=np.zeros((4, 4, 4), np.uint8))
+    with run_process(tmp_path, program=BROKEN) as (process, _, stub):
+        call = stub.Read(iter(make_stream(roi, budget_s=300.0)), timeout=60)
+        assert end_of(call) == "Draining"
         _, log = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "batcher failed, stopping" in log

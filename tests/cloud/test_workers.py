@@ -1,34 +1,52 @@
-"""A reader in steps: batches overlap, answers do not mix, and failures stay where they are."""
+"""A model behind a stage: off the event loop, overlapping in steps, and never trusted blindly."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from cloud.workers import BatchAbandoned, BatchResult, SteppedReader, WorkerStage
+from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
 
+Step = Callable[[Any], Any]
 
-class Steps:
+
+class FixedReader:
+    """A reader that answers what it is told to, and remembers its thread."""
+
+    name, version, engine, roi_shape = "fixed", "1", "none", (2, 2, 2)
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+        self.thread: threading.Thread | None = None
+
+    def read(self, _batch: UInt8Array) -> Any:
+        self.thread = threading.current_thread()
+        return self._answer
+
+
+class ThreeSteps:
     """Three steps that remember their threads; a gate holds the second, and 255 fails there."""
 
     name = "steps"
 
-    def __init__(self) -> None:
+    def __init__(self, answer: Callable[[Any], Any] = lambda mean: plain(mean / 255, mean)) -> None:
+        self._answer = answer
         self.gate = threading.Event()
         self.gate.set()
         self.log: list[tuple[str, int]] = []
         self.threads: dict[str, threading.Thread] = {}
 
     @property
-    def steps(self) -> tuple[Callable[[Any], Any], ...]:
-        """First, second and third."""
+    def steps(self) -> tuple[Step, ...]:
         return self._first, self._second, self._third
 
     def _first(self, batch: Any) -> Any:
@@ -41,7 +59,7 @@ class Steps:
         return self._note("second", mean)
 
     def _third(self, mean: Any) -> Any:
-        return plain(self._note("third", mean) / 255, mean)
+        return self._answer(self._note("third", mean))
 
     def _note(self, step: str, mean: Any) -> Any:
         self.log.append((step, int(mean[0])))
@@ -49,139 +67,168 @@ class Steps:
         return mean
 
 
-def batch(value: int, n: int = 1) -> np.ndarray:
-    """ROIs full of one value."""
-    return np.full((n, 2, 2, 2), value, np.uint8)
-
-
-async def read(stage: WorkerStage, value: int) -> BatchResult:
-    """Enters and runs one batch."""
+async def read(stage: WorkerStage, value: int = 1, n: int = 1, **options: Any) -> BatchResult:
+    """Enters and runs one batch of ROIs full of one value."""
     await stage.enter()
-    return await stage.run(batch(value))
+    return await stage.run(np.full((n, 2, 2, 2), value, np.uint8), **options)
+
+
+def run(reader: Any, scenario: Callable[[WorkerStage], Coroutine[Any, Any, Any]]) -> Any:
+    """What ``scenario`` returns of a stage with ``reader``."""
+
+    async def with_stage() -> Any:
+        stage = WorkerStage(reader)
+        try:
+            async with asyncio.timeout(20):
+                return await scenario(stage)
+        finally:
+            if isinstance(reader, ThreeSteps):
+                reader.gate.set()
+            stage.close()
+
+    return asyncio.run(with_stage())
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Waits until what it is given holds."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.005)
+    while not holds():
+        await asyncio.sleep(0.005)
+
+
+def test_a_batch_is_read_in_a_thread_of_its_own() -> None:
+    """The event loop is free while the model works, and the answer is the model's."""
+    reader = FixedReader(plain([0.25, 1.0], [4.0, 0.0]))
+    result = run(reader, lambda stage: read(stage, n=2))
+    assert result.readings.probability.tolist() == [0.25, 1.0]
+    assert result.readings.diameter_mm.tolist() == [4.0, 0.0]
+    assert result.compute_s >= 0.0
+    assert reader.thread is not threading.main_thread()
 
 
 def test_each_step_has_a_thread_of_its_own() -> None:
     """And none is the loop's; the readings are what the last step left."""
+    reader = ThreeSteps()
+    assert isinstance(reader, SteppedReader)
+    result = run(reader, lambda stage: read(stage, 51))
+    assert result.readings.probability.tolist() == [0.2]
+    assert result.compute_s >= 0.0
+    assert len({*reader.threads.values(), threading.main_thread()}) == 4
 
-    async def line() -> BatchResult:
-        stage = WorkerStage(steps)
-        try:
-            return await read(stage, 51)
-        finally:
-            stage.close()
 
-    steps = Steps()
-    assert isinstance(steps, SteppedReader)
-    timed = asyncio.run(line())
-    assert timed.readings.probability.tolist() == [0.2]
-    assert timed.compute_s >= 0.0
-    assert len({*steps.threads.values(), threading.main_thread()}) == 4
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (plain([0.5, float("nan")], [1.0, 1.0]), "probability"),
+        (plain([0.5, 1.5], [1.0, 1.0]), "probability"),
+        (plain([0.5, 0.5], [1.0, float("inf")]), "diameter"),
+        (plain([0.5, 0.5], [1.0, -1.0]), "diameter"),
+        (plain([0.5], [1.0, 1.0]), "2 ROIs"),
+        (replace(plain([0.5] * 2, [1.0] * 2), malignancy=np.array([0.5, 1.5])), "malignancy"),
+        (None, "TypeError"),
+        (([0.5, 0.5], [1.0, 1.0]), "AttributeError"),
+    ],
+)
+@pytest.mark.parametrize("reader", [FixedReader, lambda answer: ThreeSteps(lambda _: answer)])
+def test_an_answer_that_cannot_be_is_a_failed_model(reader: Any, answer: Any, word: str) -> None:
+    """NaN, numbers out of range, wrong shapes and no readings at all never reach a report."""
+    with pytest.raises(ModelFailed, match=rf"^(fixed|steps): .*{word}"):
+        run(reader(answer), lambda stage: read(stage, n=2))
+
+
+def test_the_next_batch_may_enter_when_the_last_is_read() -> None:
+    """One batch at a time; one that fails makes room too."""
+
+    async def scenario(stage: WorkerStage) -> None:
+        await stage.enter()
+        waiting = asyncio.create_task(stage.enter())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        with pytest.raises(ModelFailed):
+            await stage.run(np.zeros((1, 2, 2, 2), np.uint8))
+        await waiting
+
+    run(FixedReader(None), scenario)
 
 
 def test_a_batch_enters_when_the_first_step_is_free_and_not_before() -> None:
     """With the second step held, one batch is in it, one after the first step, a third outside."""
+    reader = ThreeSteps()
+    reader.gate.clear()
 
-    async def line() -> None:
-        steps = Steps()
-        stage = WorkerStage(steps)
-        steps.gate.clear()
+    async def scenario(stage: WorkerStage) -> None:
         tasks = [asyncio.create_task(read(stage, value)) for value in (1, 2, 3)]
-        await until(lambda: ("first", 2) in steps.log)
+        await until(lambda: ("first", 2) in reader.log)
         await asyncio.sleep(0.02)
-        assert steps.log == [("first", 1), ("first", 2)]
-        steps.gate.set()
-        timed = await asyncio.gather(*tasks)
-        stage.close()
-        assert [one.readings.diameter_mm.tolist() for one in timed] == [[1.0], [2.0], [3.0]]
+        assert reader.log == [("first", 1), ("first", 2)]
+        reader.gate.set()
+        results = await asyncio.gather(*tasks)
+        assert [one.readings.diameter_mm.tolist() for one in results] == [[1.0], [2.0], [3.0]]
 
-    asyncio.run(line())
+    run(reader, scenario)
 
 
 def test_a_step_that_fails_fails_its_batch_alone() -> None:
     """The batches before and behind it are read, and the way is free again."""
 
-    async def line() -> None:
-        stage = WorkerStage(Steps())
+    async def scenario(stage: WorkerStage) -> None:
         one, failed, other = await asyncio.gather(
             *(read(stage, value) for value in (1, 255, 2)), return_exceptions=True
         )
         assert isinstance(failed, ModelFailed)
         assert "steps: ValueError: all 255" in failed.reason
-        for timed, value in ((one, 1.0), (other, 2.0), (await read(stage, 3), 3.0)):
-            assert isinstance(timed, BatchResult)
-            assert timed.readings.diameter_mm.tolist() == [value]
-        stage.close()
+        for result, value in ((one, 1.0), (other, 2.0), (await read(stage, 3), 3.0)):
+            assert isinstance(result, BatchResult)
+            assert result.readings.diameter_mm.tolist() == [value]
 
-    asyncio.run(line())
+    run(ThreeSteps(), scenario)
 
 
 def test_a_batch_given_up_frees_its_place() -> None:
     """Whether it is under way or waits between two steps."""
+    reader = ThreeSteps()
+    reader.gate.clear()
 
-    async def line() -> None:
-        steps = Steps()
-        stage = WorkerStage(steps)
-        steps.gate.clear()
+    async def scenario(stage: WorkerStage) -> None:
         tasks = [asyncio.create_task(read(stage, value)) for value in (1, 2)]
-        await until(lambda: ("first", 2) in steps.log)
+        await until(lambda: ("first", 2) in reader.log)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        steps.gate.set()
-        timed = await read(stage, 3)
-        stage.close()
-        assert timed.readings.diameter_mm.tolist() == [3.0]
+        reader.gate.set()
+        assert (await read(stage, 3)).readings.diameter_mm.tolist() == [3.0]
 
-    asyncio.run(line())
+    run(reader, scenario)
 
 
-@pytest.mark.parametrize("answer", [None, plain([2.0], [1.0])])
-def test_an_answer_that_cannot_be_is_a_failed_model(answer: Any) -> None:
-    """What the last step leaves is checked as a whole reader's is."""
+def test_a_batch_that_nobody_wants_is_not_read() -> None:
+    """And makes room for the next."""
+    reader = FixedReader(plain([0.5], [1.0]))
 
-    class Wrong(Steps):
-        def _third(self, _mean: Any) -> Any:
-            return answer
+    async def scenario(stage: WorkerStage) -> None:
+        with pytest.raises(BatchAbandoned):
+            await read(stage, is_wanted=lambda: False)
+        assert reader.thread is None
+        await stage.enter()
 
-    async def line() -> None:
-        stage = WorkerStage(Wrong())
-        try:
-            await read(stage, 1)
-        finally:
-            stage.close()
-
-    with pytest.raises(ModelFailed, match="steps"):
-        asyncio.run(line())
+    run(reader, scenario)
 
 
 def test_a_batch_that_nobody_wants_any_more_goes_no_further() -> None:
     """It is asked before each step; the step that it would have begun is free for the next."""
+    reader, wanted = ThreeSteps(), {1: True, 2: True}
+    reader.gate.clear()
 
-    async def line() -> None:
-        steps, wanted = Steps(), {1: True, 2: True}
-        stage = WorkerStage(steps)
-
+    async def scenario(stage: WorkerStage) -> None:
         async def read_unwanted(value: int) -> None:
-            await stage.enter()
             with pytest.raises(BatchAbandoned):
-                await stage.run(batch(value), lambda: wanted[value])
+                await read(stage, value, is_wanted=lambda: wanted[value])
 
-        steps.gate.clear()
         tasks = [asyncio.create_task(read_unwanted(value)) for value in (1, 2)]
-        await until(lambda: ("first", 2) in steps.log)
+        await until(lambda: ("first", 2) in reader.log)
         wanted[1] = wanted[2] = False
-        steps.gate.set()
+        reader.gate.set()
         await asyncio.gather(*tasks)
         assert (await read(stage, 3)).readings.diameter_mm.tolist() == [3.0]
-        stage.close()
         done = [("first", 1), ("first", 2), ("second", 1)]
-        assert steps.log == [*done, ("first", 3), ("second", 3), ("third", 3)]
+        assert reader.log == [*done, ("first", 3), ("second", 3), ("third", 3)]
 
-    asyncio.run(line())
+    run(reader, scenario)

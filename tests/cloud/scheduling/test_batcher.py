@@ -1,5 +1,3 @@
-"""What cannot be met is refused with an estimate, and who waits is told what became of it."""
-
 from __future__ import annotations
 
 import asyncio
@@ -9,115 +7,178 @@ import structlog
 
 from cloud.scheduling.batcher import Batcher
 from cloud.telemetry import Telemetry
-from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed
-from protos.messages import Priority
-from tests.cloud.hand_stage import ROUTINE, HandStage, batcher, roi, run, settle
+from tests.cloud.scheduling.builders import (
+    ROUTINE,
+    STAT,
+    HandStage,
+    TwoSteps,
+    roi,
+    settle,
+    with_batcher,
+)
 
 
-def wasted_s(line: Batcher) -> float:
-    """Model time that nobody had anything of."""
-    value = line._telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
+def wasted_s(batcher: Batcher) -> float:
+    """Model time whose result nobody used."""
+    value = batcher._telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
     assert value is not None
     return value
 
 
-def test_whatever_goes_wrong_is_told_to_who_waits() -> None:
-    """A fault that is no `ModelFailed` is one to the caller; the next batch is read."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            line._telemetry.batch_completed = None  # type: ignore[assignment] # calling it is the fault
-            answer = line.submit(roi(1), Deadline.after(9, stage.clock), ROUTINE)
-            stage.allowed.release()
-            with pytest.raises(ModelFailed, match="TypeError"):
-                await answer
-            del line._telemetry.batch_completed
-            answer = line.submit(roi(2), Deadline.after(9, stage.clock), ROUTINE)
-            stage.allowed.release()
-            assert (await answer).reading.probability == pytest.approx(2 / 255)
-
-    run(line())
-
-
-def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read() -> None:
-    """It teaches nothing of what batches cost."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            given_up = line.submit(roi(1), Deadline.after(90, stage.clock), ROUTINE)
-            await settle()
-            given_up.cancel()
-            stage.allowed.release()
-            await settle()
-            assert stage.now_s == 0.0
-            answer = line.submit(roi(2), Deadline.after(90, stage.clock), ROUTINE)
-            stage.allowed.release()
-            assert (await answer).compute_s == 3.0
-            assert line.timing.latency.line == pytest.approx((2.0, 1.0))
-
-    run(line())
+@with_batcher()
+async def test_deadlines_decide_who_is_read_together(batcher: Batcher, stage: HandStage) -> None:
+    """While one batch runs, the next is formed of the earliest deadlines, not the first comers."""
+    results = [batcher.submit(roi(1), stage.after(50), ROUTINE)]
+    await settle()
+    for value, budget_s in ((2, 40), (3, 20), (4, 30)):
+        results.append(batcher.submit(roi(value), stage.after(budget_s), ROUTINE))
+    for _ in range(3):
+        stage.allow()
+        await settle()
+    assert stage.batches == [[1], [3, 4], [2]]
+    got = [await result for result in results]
+    assert [round(a.reading.probability * 255) for a in got] == [1, 2, 3, 4]
+    assert [a.batch for a in got] == [1, 3, 2, 2]
+    assert [a.queue_s for a in got] == [0.0, 7.0, 3.0, 3.0]
+    assert [a.compute_s for a in got] == [3.0, 3.0, 4.0, 4.0]
 
 
-def test_what_expired_or_was_given_up_is_never_read() -> None:
+@with_batcher(max_batch=4)
+async def test_a_batch_is_cut_where_one_more_would_make_one_late(
+    batcher: Batcher, stage: HandStage
+) -> None:
+    """A batch of four takes 6 s: with one due in 4.5 s it is made of two, and all are in time."""
+    results = [
+        batcher.submit(roi(value), stage.after(budget_s), ROUTINE)
+        for value, budget_s in ((1, 4.5), (2, 20), (3, 20), (4, 20))
+    ]
+    stage.allow(2)
+    await asyncio.gather(*results)
+    assert stage.batches == [[1, 2], [3, 4]]
+
+
+@with_batcher(max_batch=4, max_queued=250)
+async def test_the_batch_follows_the_cost(batcher: Batcher, stage: HandStage) -> None:
+    """Where batches turn out to save nothing, they shrink to one, and each is answered sooner."""
+    stage.fixed_s = 0.0
+    results = [batcher.submit(roi(value), stage.after(900), ROUTINE) for value in range(250)]
+    stage.allow(250)
+    await asyncio.gather(*results)
+    sizes = [len(batch) for batch in stage.batches]
+    assert sizes[0] == 4
+    assert sizes[-5:] == [1] * 5
+
+
+@with_batcher(TwoSteps)
+async def test_a_pipeline_is_kept_full(batcher: Batcher, stage: HandStage) -> None:
+    """The second batch starts before the first is answered, and each gets its own answers."""
+    results = [batcher.submit(roi(value), stage.after(60), ROUTINE) for value in (1, 2, 3, 4)]
+    await settle()
+    assert stage.batches == [[1, 2], [3, 4]]
+    stage.allow(2)
+    got = [await result for result in results]
+    assert [a.reading.diameter_mm for a in got] == [1.0, 2.0, 3.0, 4.0]
+    assert [a.batch for a in got] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("announced", "batches"), [(0, [[1], [2]]), (1, [[1, 2]])])
+def test_a_batch_waits_only_for_rois_that_are_announced(
+    announced: int, batches: list[list[int]]
+) -> None:
+    """An ROI alone starts at once; where another is announced it waits for that."""
+
+    @with_batcher(max_batch_delay_s=60.0)
+    async def scenario(batcher: Batcher, stage: HandStage) -> None:
+        stage.allow(2)
+        batcher.announced_rois = announced
+        results = [batcher.submit(roi(1), stage.after(900.0), ROUTINE)]
+        await asyncio.sleep(0.05)
+        results.append(batcher.submit(roi(2), stage.after(900.0), ROUTINE))
+        await asyncio.gather(*results)
+        assert stage.batches == batches
+
+    scenario()
+
+
+@with_batcher()
+async def test_what_expired_or_was_given_up_is_never_read(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """A deadline that passes in the queue is told; neither it nor a cancelled ROI is read."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            line.submit(roi(1), Deadline.after(60, stage.clock), ROUTINE)
-            await settle()
-            short = line.submit(roi(2), Deadline.after(8, stage.clock), ROUTINE)
-            given_up = line.submit(roi(3), Deadline.after(60, stage.clock), ROUTINE)
-            kept = line.submit(roi(4), Deadline.after(60, stage.clock), ROUTINE)
-            given_up.cancel()
-            stage.now_s += 6.0
-            stage.allowed.release()
-            stage.allowed.release()
-            with pytest.raises(DeadlinePassed, match=r"after 9\.000 s"):
-                await short
-            assert (await kept).reading.diameter_mm == 4.0
-            assert stage.batches == [[1], [4]]
-
-    run(line())
+    batcher.submit(roi(1), stage.after(60), ROUTINE)
+    await settle()
+    short = batcher.submit(roi(2), stage.after(8), ROUTINE)
+    given_up = batcher.submit(roi(3), stage.after(60), ROUTINE)
+    kept = batcher.submit(roi(4), stage.after(60), ROUTINE)
+    given_up.cancel()
+    stage.now_s += 6.0
+    stage.allow(2)
+    with pytest.raises(DeadlinePassed, match=r"after 9\.000 s"):
+        await short
+    assert (await kept).reading.diameter_mm == 4.0
+    assert stage.batches == [[1], [4]]
 
 
-def test_a_failed_batch_fails_its_own_alone() -> None:
-    """Both of a failed batch are told; the next batch is read."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            answers = [
-                line.submit(roi(value), Deadline.after(60 + i, stage.clock), ROUTINE)
-                for i, value in enumerate((255, 1, 2))
-            ]
-            for _ in range(2):
-                stage.allowed.release()
-            for answer in answers[:2]:
-                with pytest.raises(ModelFailed, match="255"):
-                    await answer
-            assert (await answers[2]).reading.diameter_mm == 2.0
-
-    run(line())
+@with_batcher()
+async def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read(
+    batcher: Batcher, stage: HandStage
+) -> None:
+    """It teaches nothing of what batches cost."""
+    given_up = batcher.submit(roi(1), stage.after(90), ROUTINE)
+    await settle()
+    given_up.cancel()
+    stage.allow()
+    await settle()
+    assert stage.now_s == 0.0
+    result = batcher.submit(roi(2), stage.after(90), ROUTINE)
+    stage.allow()
+    assert (await result).compute_s == 3.0
+    assert batcher.timing.latency.line == pytest.approx((2.0, 1.0))
 
 
-def test_a_failed_batch_is_logged_once_with_its_cause() -> None:
-    """The operator reads what the model threw; its callers are told in a word."""
+@with_batcher()
+async def test_what_is_late_in_the_end_counts_as_wasted(batcher: Batcher, stage: HandStage) -> None:
+    """Half of a batch of 4 s was for one that had been given up meanwhile."""
+    kept, given_up = (batcher.submit(roi(v), stage.after(9), ROUTINE) for v in (1, 2))
+    await settle()
+    given_up.cancel()
+    stage.allow()
+    await kept
+    assert wasted_s(batcher) == pytest.approx(2.0)
 
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            answers = [
-                line.submit(roi(255), Deadline.after(60, stage.clock), ROUTINE) for _ in range(2)
-            ]
-            stage.allowed.release()
-            await asyncio.gather(*answers, return_exceptions=True)
+
+@with_batcher()
+async def test_whatever_goes_wrong_is_told_to_who_waits(batcher: Batcher, stage: HandStage) -> None:
+    """A fault that is no `ModelFailed` is one to the caller; the next batch is read."""
+    batcher._telemetry.batch_completed = None  # type: ignore[assignment] # calling it is the fault
+    result = batcher.submit(roi(1), stage.after(9), ROUTINE)
+    stage.allow()
+    with pytest.raises(ModelFailed, match="TypeError"):
+        await result
+    del batcher._telemetry.batch_completed
+    result = batcher.submit(roi(2), stage.after(9), ROUTINE)
+    stage.allow()
+    assert (await result).reading.probability == pytest.approx(2 / 255)
+
+
+def test_a_failed_batch_fails_its_own_alone_and_is_logged_once() -> None:
+    """Both of a failed batch are told; the next batch is read; the log has what the model threw."""
+
+    @with_batcher()
+    async def scenario(batcher: Batcher, stage: HandStage) -> None:
+        results = [
+            batcher.submit(roi(value), stage.after(60 + i), ROUTINE)
+            for i, value in enumerate((255, 1, 2))
+        ]
+        stage.allow(2)
+        for result in results[:2]:
+            with pytest.raises(ModelFailed, match="255"):
+                await result
+        assert (await results[2]).reading.diameter_mm == 2.0
 
     with structlog.testing.capture_logs() as logs:
-        run(line())
+        scenario()
     (told,) = logs
     assert (told["event"], told["rois"], told["reason"]) == ("batch failed", 2, "255")
     assert isinstance(told["exc_info"], ModelFailed)
@@ -126,92 +187,58 @@ def test_a_failed_batch_is_logged_once_with_its_cause() -> None:
 def test_warming_up_teaches_the_cost() -> None:
     """After the warm-up an estimate is there before the first study came."""
 
-    async def line() -> None:
+    async def scenario() -> None:
         stage = HandStage()
-        for _ in range(3):
-            stage.allowed.release()
-        line = Batcher(
+        stage.allow(3)
+        batcher = Batcher(
             stage, Telemetry(), max_batch=4, max_batch_delay_s=0.0, max_queued=9, clock=stage.clock
         )
-        await line.warm_up((1, 1, 1))
+        await batcher.warm_up((1, 1, 1))
         assert [len(batch) for batch in stage.batches] == [1, 1, 4]
-        assert line.timing.latency.line == pytest.approx((2.0, 1.0))
+        assert batcher.timing.latency.line == pytest.approx((2.0, 1.0))
 
-    run(line())
+    asyncio.run(scenario())
 
 
-def test_closing_gives_up_what_waits() -> None:
+@with_batcher()
+async def test_closing_gives_up_what_waits(batcher: Batcher, stage: HandStage) -> None:
     """No one is left waiting for a batcher that has stopped."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            under_way = line.submit(roi(1), Deadline.after(60, stage.clock), ROUTINE)
-            await settle()
-            waiting = line.submit(roi(2), Deadline.after(60, stage.clock), ROUTINE)
-        assert under_way.cancelled()
-        assert waiting.cancelled()
-
-    run(line())
+    running = batcher.submit(roi(1), stage.after(60), ROUTINE)
+    await settle()
+    waiting = batcher.submit(roi(2), stage.after(60), ROUTINE)
+    await batcher.__aexit__()
+    assert running.cancelled()
+    assert waiting.cancelled()
 
 
-def test_stat_that_comes_late_pushes_a_routine_roi_out_at_once() -> None:
+@with_batcher()
+async def test_stat_that_comes_late_preempts_a_routine_roi_at_once(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """It is told so when that becomes clear, with an estimate, and is not read."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            line.submit(roi(1), Deadline.after(20, stage.clock), ROUTINE)
-            await settle()
-            routine = [
-                line.submit(roi(v), Deadline.after(7.5, stage.clock), ROUTINE) for v in (2, 3)
-            ]
-            stat = line.submit(roi(4), Deadline.after(20, stage.clock), Priority.STAT)
-            done = [answer for answer in routine if answer.done()]
-            assert len(done) == 1
-            error = done[0].exception()
-            assert isinstance(error, DeadlineUnmeetable)
-            assert error.estimate_s == pytest.approx(10.0)
-            for _ in range(2):
-                stage.allowed.release()
-            assert (await stat).reading.diameter_mm == 4.0
-            assert len(stage.batches) == 2
-
-    run(line())
+    batcher.submit(roi(1), stage.after(20), ROUTINE)
+    await settle()
+    routine = [batcher.submit(roi(v), stage.after(7.5), ROUTINE) for v in (2, 3)]
+    stat = batcher.submit(roi(4), stage.after(20), STAT)
+    (preempted,) = [result for result in routine if result.done()]
+    error = preempted.exception()
+    assert isinstance(error, DeadlineUnmeetable)
+    assert error.estimate_s == pytest.approx(10.0)
+    stage.allow(2)
+    assert (await stat).reading.diameter_mm == 4.0
+    assert len(stage.batches) == 2
 
 
-def test_first_come_first_served_refuses_nothing_and_reads_what_is_late() -> None:
+@with_batcher(by_deadline=False)
+async def test_first_come_first_served_refuses_nothing_and_reads_what_is_late(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """What it is there to be compared with: full batches in order of arrival, deadlines ignored."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage, by_deadline=False) as line:
-            answers = [
-                line.submit(roi(value), Deadline.after(1.0, stage.clock), priority)
-                for value, priority in ((1, ROUTINE), (2, ROUTINE), (3, Priority.STAT))
-            ]
-            for _ in range(2):
-                stage.allowed.release()
-            await asyncio.gather(*answers)
-            assert stage.batches == [[1, 2], [3]]
-            assert wasted_s(line) == pytest.approx(7.0)
-
-    run(line())
-
-
-def test_what_is_late_in_the_end_counts_as_wasted() -> None:
-    """Half of a batch of 4 s was for one that had been given up meanwhile."""
-
-    async def line() -> None:
-        stage = HandStage()
-        async with batcher(stage) as line:
-            kept, given_up = (
-                line.submit(roi(v), Deadline.after(9, stage.clock), ROUTINE) for v in (1, 2)
-            )
-            await settle()
-            given_up.cancel()
-            stage.allowed.release()
-            await kept
-            assert wasted_s(line) == pytest.approx(2.0)
-
-    run(line())
+    results = [
+        batcher.submit(roi(value), stage.after(1.0), priority)
+        for value, priority in ((1, ROUTINE), (2, ROUTINE), (3, STAT))
+    ]
+    stage.allow(2)
+    await asyncio.gather(*results)
+    assert stage.batches == [[1, 2], [3]]
+    assert wasted_s(batcher) == pytest.approx(7.0)

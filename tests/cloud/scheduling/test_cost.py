@@ -49,7 +49,7 @@ def test_no_estimate_is_negative(times: tuple[float, float]) -> None:
     assert all(cost.estimate_s(n) >= 0.0 for n in range(20))
 
 
-def line(fixed_s: float, each_s: float) -> CostModel:
+def learnt(fixed_s: float, each_s: float) -> CostModel:
     """One that saw batches of one and of eight."""
     cost = CostModel()
     for n in (1, 8, 1, 8):
@@ -58,17 +58,17 @@ def line(fixed_s: float, each_s: float) -> CostModel:
 
 
 @pytest.mark.parametrize(
-    ("fixed_s", "each_s", "worth"), [(0.0, 1.0, 1), (1.0, 0.0, 8), (20.0, 5.0, 7), (0.2, 1.0, 2)]
+    ("fixed_s", "each_s", "size"), [(0.0, 1.0, 1), (1.0, 0.0, 8), (20.0, 5.0, 7), (0.2, 1.0, 2)]
 )
-def test_a_batch_is_as_large_as_company_pays(fixed_s: float, each_s: float, worth: int) -> None:
+def test_a_batch_is_as_large_as_is_efficient(fixed_s: float, each_s: float, size: int) -> None:
     """The smallest in which an ROI costs at most a tenth more than in a batch of eight."""
-    assert line(fixed_s, each_s).efficient_size(8) == worth
+    assert learnt(fixed_s, each_s).efficient_size(8) == size
 
 
-def test_what_company_is_worth_is_found_out_again() -> None:
-    """Where one size alone was seen of late, another is asked for, once in a while."""
+def test_another_size_is_tried_once_in_a_while() -> None:
+    """With one size seen of late another is tried, and the efficient size found again."""
     for usual, other in ((1, 8), (8, 4)):
-        cost = line(0.0, 1.0)
+        cost = learnt(0.0, 1.0)
         for _ in range(80):
             cost.observe(usual, float(usual))
         assert cost.efficient_size(8) == other
@@ -78,7 +78,7 @@ def test_what_company_is_worth_is_found_out_again() -> None:
 
 def test_the_bound_is_the_estimate_where_all_went_as_expected() -> None:
     """What was never overrun needs no margin."""
-    assert line(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
+    assert learnt(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
 
 
 def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
@@ -93,7 +93,7 @@ def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
 
 def test_a_stall_is_no_measurement() -> None:
     """A batch that stood still for 20 s counts as a few times what it should have taken."""
-    cost = line(0.002, 0.014)
+    cost = learnt(0.002, 0.014)
     for _ in range(40):
         cost.observe(4, 0.058)
     cost.observe(4, 20.0)
@@ -102,7 +102,7 @@ def test_a_stall_is_no_measurement() -> None:
 
 def test_what_is_ten_times_slower_is_learnt_in_a_few_batches() -> None:
     """The cap on one measurement does not hide a machine that has become slow."""
-    cost = line(0.0, 1.0)
+    cost = learnt(0.0, 1.0)
     for _ in range(40):
         cost.observe(4, 4.0)
     for _ in range(30):

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from cloud.scheduling.fairness import MAX_LEAD, SiteUsage, fair_order
-from tests.cloud.entries import entry
+from tests.cloud.scheduling.builders import entry
 
 
 def test_sites_within_the_lead_are_served_by_deadline_alone() -> None:

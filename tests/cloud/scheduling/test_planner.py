@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 
 from cloud.scheduling.planner import Slot, batch_size, forecast
-from tests.cloud.entries import entry, timing
+from tests.cloud.scheduling.builders import entry, timing
 
 
-def test_nobody_is_late_for_company() -> None:
+def test_nobody_is_late_for_others_in_its_batch() -> None:
     """From 50 s on a batch of n is answered at 52 + n: with one due at 55, no more than three."""
     due = [entry(at_s) for at_s in (55.0, 80.0, 80.0, 80.0)]
     assert batch_size(due, 50.0, timing()) == 3
@@ -14,7 +14,7 @@ def test_nobody_is_late_for_company() -> None:
     assert batch_size([due[1], due[0], *due[2:]], 52.5, timing()) == 1
 
 
-def test_company_that_saves_nothing_is_not_sought() -> None:
+def test_a_batch_is_no_larger_than_is_efficient() -> None:
     """Where a batch has no cost of its own, ROIs are read one by one and answered earlier."""
     due = [entry(80.0) for _ in range(4)]
     assert batch_size(due, 50.0, timing(fixed_s=0.0)) == 1
@@ -28,8 +28,8 @@ def test_batches_follow_each_other() -> None:
 
 
 def test_a_pipeline_takes_the_next_batch_before_it_has_answered() -> None:
-    """Where the entrance is free after a third of the time, batches overlap."""
-    slots = forecast([entry(90.0) for _ in range(8)], 50.0, timing(entrance=1 / 3))
+    """Where the next batch may start after a third of the time, batches overlap."""
+    slots = forecast([entry(90.0) for _ in range(8)], 50.0, timing(interval=1 / 3))
     np.testing.assert_allclose(slots, [(50.0, 56.0)] * 4 + [(52.0, 58.0)] * 4)
 
 

@@ -1,170 +1,165 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
-from cloud.scheduling.queue import Queue, QueueRules
+from cloud.scheduling.queue import Queue
 from cloud.scheduling.quota import StreamQuota, preempt_for_quota, quota_left
 from protos.errors import Overloaded
-from protos.messages import Priority
-from tests.cloud.entries import NOW_S, entry, queued
+from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, entry, queue_of, queued
 
 
-@pytest.fixture
-def loop() -> Iterator[asyncio.AbstractEventLoop]:
-    """A loop for the tickets' futures; it never runs."""
-    loop = asyncio.new_event_loop()
-    yield loop
-    loop.close()
-
-
-def queue_of(loop: asyncio.AbstractEventLoop, sites: str, *, by_deadline: bool = True) -> Queue:
+def of_sites(sites: str, **rules: bool | dict[str, float]) -> Queue:
     """A queue in which one ROI of each of ``sites``, a letter each, waits."""
-    queue = Queue(QueueRules(by_deadline=by_deadline))
-    for i, site in enumerate(sites):
-        queue.put(queued(loop, 60.0 + i, site=site))
-    return queue
+    return queue_of(*(queued(60.0 + i, site=site) for i, site in enumerate(sites)), **rules)
 
 
-def test_a_site_alone_may_fill_the_queue(loop: asyncio.AbstractEventLoop) -> None:
-    """Its share binds only while others wait."""
-    assert preempt_for_quota(entry(99.0, site="a"), queue_of(loop, "aaa"), 4, NOW_S) == []
+@pytest.mark.parametrize(
+    ("waiting", "site", "most"),
+    [
+        pytest.param("aaa", "a", 4, id="a site alone may fill the queue"),
+        pytest.param("aab", "b", 4, id="beside others a site may have its share"),
+    ],
+)
+def test_whoever_is_within_its_quota_preempts_nobody(waiting: str, site: str, most: int) -> None:
+    assert preempt_for_quota(entry(99.0, site=site), of_sites(waiting), most, NOW_S) == []
 
 
-def test_a_site_has_its_share_while_others_wait(loop: asyncio.AbstractEventLoop) -> None:
-    """Half of four places are two: the third of a site is refused, that of another is not."""
-    queue = queue_of(loop, "aab")
-    with pytest.raises(Overloaded, match=r"site a has 2 ROIs queued; .* is 2"):
-        preempt_for_quota(entry(99.0, site="a"), queue, 4, NOW_S)
-    assert preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S) == []
+@pytest.mark.parametrize(
+    ("waiting", "site", "reason"),
+    [
+        pytest.param("aab", "a", "a has 2 ROIs queued; .* is 2", id="the third of a site"),
+        pytest.param("aaaa", "a", "queue is full: 4 ROIs", id="the site that filled the queue"),
+        pytest.param("aabb", "c", "queue is full: 4 ROIs", id="no site holds too much"),
+    ],
+)
+def test_beyond_its_quota_an_roi_is_overloaded(waiting: str, site: str, reason: str) -> None:
+    """Of four places half are a site's while others wait."""
+    with pytest.raises(Overloaded, match=reason):
+        preempt_for_quota(entry(99.0, site=site), of_sites(waiting), 4, NOW_S)
 
 
-def test_who_filled_the_queue_gives_way_to_another_site(loop: asyncio.AbstractEventLoop) -> None:
+def test_who_filled_the_queue_gives_way_to_another_site() -> None:
     """The last of the site that holds more than its share leaves."""
-    queue = queue_of(loop, "aaaa")
-    (gone,) = preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S)
+    (gone,) = preempt_for_quota(entry(99.0, site="b"), of_sites("aaaa"), 4, NOW_S)
     assert gone.deadline.at_s == 63.0
-    with pytest.raises(Overloaded, match="the queue is full: 4 ROIs"):
-        preempt_for_quota(entry(99.0, site="a"), queue, 4, NOW_S)
 
 
-def test_a_queue_that_is_full_and_shared_is_overloaded(loop: asyncio.AbstractEventLoop) -> None:
-    """Where nobody holds too much, nobody leaves."""
-    with pytest.raises(Overloaded, match="the queue is full: 4 ROIs"):
-        preempt_for_quota(entry(99.0, site="c"), queue_of(loop, "aabb"), 4, NOW_S)
-
-
-def test_no_stat_leaves_for_routine_work(loop: asyncio.AbstractEventLoop) -> None:
+def test_no_stat_leaves_for_routine_work() -> None:
     """Of a site that holds too much the last routine ROI leaves, and where all is stat nothing."""
-    queue = Queue()
-    kept = [queued(loop, 60.0, Priority.STAT, site="a") for _ in range(3)]
-    routine = queued(loop, 55.0, site="a")
-    for one in (*kept, routine):
-        queue.put(one)
+    routine = queued(55.0, site="a")
+    queue = queue_of(*(queued(60.0, STAT, site="a") for _ in range(3)), routine)
     assert preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S) == [routine]
     queue.remove([routine])
-    queue.put(queued(loop, 70.0, Priority.STAT, site="a"))
-    with pytest.raises(Overloaded, match="the queue is full: 4 ROIs"):
+    queue.put(queued(70.0, STAT, site="a"))
+    with pytest.raises(Overloaded, match="4 ROIs wait"):
         preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S)
 
 
-def test_for_stat_the_last_routine_roi_leaves(loop: asyncio.AbstractEventLoop) -> None:
+def test_for_stat_the_last_routine_roi_leaves() -> None:
     """In a full queue of one site, and of its own site where that has its share of it."""
-    stat = entry(99.0, Priority.STAT, site="a")
-    (gone,) = preempt_for_quota(stat, queue_of(loop, "aaaa"), 4, NOW_S)
+    stat = entry(99.0, STAT, site="a")
+    (gone,) = preempt_for_quota(stat, of_sites("aaaa"), 4, NOW_S)
     assert gone.deadline.at_s == 63.0
-    (gone,) = preempt_for_quota(stat, queue_of(loop, "aaab"), 8, NOW_S) or [None]
-    assert gone is None
-    (gone,) = preempt_for_quota(stat, queue_of(loop, "aaaab"), 8, NOW_S)
+    assert preempt_for_quota(stat, of_sites("aaab"), 8, NOW_S) == []
+    (gone,) = preempt_for_quota(stat, of_sites("aaaab"), 8, NOW_S)
     assert (gone.site, gone.deadline.at_s) == ("a", 63.0)
 
 
-def test_places_are_told_as_far_as_nobody_has_to_leave(loop: asyncio.AbstractEventLoop) -> None:
-    """Those that are free, and of a site beside others those of its share."""
-    assert quota_left(entry(99.0, site="a"), queue_of(loop, "aaa"), 8) == 5
-    assert quota_left(entry(99.0, site="a"), queue_of(loop, "aaab"), 8) == 1
-    assert quota_left(entry(99.0, site="c"), queue_of(loop, "aaab"), 8) == 4
-    assert quota_left(entry(99.0, site="a"), queue_of(loop, "aaaaaab"), 8) == 0
+@pytest.mark.parametrize(
+    ("waiting", "site", "left"),
+    [("aaa", "a", 5), ("aaab", "a", 1), ("aaab", "c", 4), ("a" * 6 + "b", "a", 0)],
+)
+def test_places_are_told_as_far_as_nobody_has_to_leave(waiting: str, site: str, left: int) -> None:
+    """Those that are free of eight, and of a site beside others those of its share."""
+    assert quota_left(entry(99.0, site=site), of_sites(waiting), 8) == left
 
 
-def test_weights_count_in_shares(loop: asyncio.AbstractEventLoop) -> None:
+def test_weights_count_in_shares() -> None:
     """A site of weight 2 holds three of four places by right, where one of weight 1 has two."""
-    queue = Queue(QueueRules(site_weights={"a": 2.0}))
-    for i in range(4):
-        queue.put(queued(loop, 60.0 + i, site="a"))
     with pytest.raises(Overloaded):
-        preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S)
+        preempt_for_quota(
+            entry(99.0, site="b"), of_sites("aaaa", site_weights={"a": 2.0}), 4, NOW_S
+        )
 
 
-def test_first_come_first_served_has_no_shares(loop: asyncio.AbstractEventLoop) -> None:
+def test_first_come_first_served_has_no_shares() -> None:
     """Its queue is full or it is not."""
-    queue = queue_of(loop, "aaab", by_deadline=False)
+    queue = of_sites("aaab", by_deadline=False)
     assert preempt_for_quota(entry(99.0, site="a"), queue, 5, NOW_S) == []
     with pytest.raises(Overloaded):
         preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S)
 
 
-def test_beside_others_a_site_has_no_more_than_its_share() -> None:
-    """Once half of the places are taken; alone it may have them all, and stat has some more."""
+Open = Callable[..., None]
+
+
+@pytest.fixture
+def streams() -> Iterator[Callable[[StreamQuota], Open]]:
+    """Opens routine streams, which must be accepted; all are closed at the end."""
+    with ExitStack() as stack:
+
+        def of(quota: StreamQuota) -> Open:
+            def open_(site: str, count: int = 1) -> None:
+                for _ in range(count):
+                    stack.enter_context(quota.open_stream(site))
+                    quota.check_priority(site, ROUTINE)
+
+            return open_
+
+        yield of
+
+
+def test_beside_others_a_site_has_no_more_than_its_share(
+    streams: Callable[[StreamQuota], Open],
+) -> None:
+    """Once half of the streams are open; alone it may have them all, and stat has some more."""
     quota = StreamQuota(20, 0.3)
-    with ExitStack() as places:
-        for _ in range(10):
-            places.enter_context(quota.open_stream("north"))
-            quota.check_priority("north", Priority.ROUTINE)
-        places.enter_context(quota.open_stream("south"))
-        quota.check_priority("south", Priority.ROUTINE)
-        with pytest.raises(Overloaded, match=r"site north has 10 open streams; .* is 6"):
-            places.enter_context(quota.open_stream("north"))
-        for _ in range(5):
-            places.enter_context(quota.open_stream("south"))
-            quota.check_priority("south", Priority.ROUTINE)
-        places.enter_context(quota.open_stream("south"))
-        quota.check_priority("south", Priority.STAT)
-        with pytest.raises(Overloaded, match="site south has 7 open streams"):
-            quota.check_priority("south", Priority.ROUTINE)
+    open_ = streams(quota)
+    open_("north", 10)
+    open_("south")
+    with pytest.raises(Overloaded, match=r"north has 10 open streams; .* is 6"):
+        open_("north")
+    open_("south", 5)
+    with quota.open_stream("south"):
+        quota.check_priority("south", STAT)
+        with pytest.raises(Overloaded, match="south has 7 open streams"):
+            quota.check_priority("south", ROUTINE)
 
 
-def test_a_service_of_one_site_is_all_that_site_s() -> None:
-    """Where no edge says whose it is none is kept out by its share."""
+def test_a_site_alone_is_not_kept_out_by_its_share(streams: Callable[[StreamQuota], Open]) -> None:
+    """As where no edge says whose it is; the last tenth of the streams is for stat."""
     quota = StreamQuota(20, 0.3)
-    with ExitStack() as places:
-        for _ in range(18):
-            places.enter_context(quota.open_stream("unknown"))
-            quota.check_priority("unknown", Priority.ROUTINE)
-        places.enter_context(quota.open_stream("unknown"))
-        quota.check_priority("unknown", Priority.STAT)
+    streams(quota)("unknown", 18)
+    with quota.open_stream("unknown"):
+        quota.check_priority("unknown", STAT)
 
 
-def test_all_places_taken_are_told_and_those_left_are_free_again() -> None:
-    """Who left holds none, whoever it was."""
+def test_the_last_tenth_is_for_stat(streams: Callable[[StreamQuota], Open]) -> None:
+    """Of twenty streams the last two are refused to routine, whosever it is."""
+    quota = StreamQuota(20, 1.0)
+    streams(quota)("north", 18)
+    with quota.open_stream("south"):
+        quota.check_priority("south", STAT)
+        with pytest.raises(Overloaded, match="18 streams are open, the last 2 are"):
+            quota.check_priority("north", ROUTINE)
+
+
+def test_all_streams_open_are_told_and_those_closed_are_free_again() -> None:
     quota = StreamQuota(2, 1.0)
-    with ExitStack() as places:
-        for _ in range(2):
-            places.enter_context(quota.open_stream("north"))
-        with pytest.raises(Overloaded, match="2 streams are open, the limit is 2"):
-            places.enter_context(quota.open_stream("south"))
+    with (
+        quota.open_stream("north"),
+        quota.open_stream("north"),
+        pytest.raises(Overloaded, match="2 streams are open, the limit is 2"),
+        quota.open_stream("south"),
+    ):
+        pass
     with quota.open_stream("south"), quota.open_stream("south"):
         pass
 
 
-def test_the_last_tenth_is_for_stat() -> None:
-    """Of twenty places the last two are refused to routine, whosever it is."""
-    quota = StreamQuota(20, 1.0)
-    with ExitStack() as places:
-        for _ in range(18):
-            places.enter_context(quota.open_stream("north"))
-            quota.check_priority("north", Priority.ROUTINE)
-        places.enter_context(quota.open_stream("south"))
-        quota.check_priority("south", Priority.STAT)
-        with pytest.raises(Overloaded, match="18 streams are open, the last 2 are"):
-            quota.check_priority("north", Priority.ROUTINE)
-
-
-def test_a_few_places_are_for_all() -> None:
+def test_a_few_streams_are_for_all(streams: Callable[[StreamQuota], Open]) -> None:
     """A service for one study takes a routine one."""
-    quota = StreamQuota(1, 0.5)
-    with quota.open_stream("north"):
-        quota.check_priority("north", Priority.ROUTINE)
+    streams(StreamQuota(1, 0.5))("north")

@@ -1,0 +1,172 @@
+"""Queue entries, and a batcher on a stage that works by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cloud.scheduling.batcher import Batcher
+from cloud.scheduling.cost import CostModel
+from cloud.scheduling.planner import BatchTiming
+from cloud.scheduling.queue import Queue, QueuedRoi, QueueEntry, QueueRules
+from cloud.telemetry import Telemetry
+from cloud.workers import BatchAbandoned, BatchResult, always
+from imaging.volume import UInt8Array
+from protos.deadline import Deadline
+from protos.errors import ModelFailed
+from protos.messages import Priority
+from tests.plain_readings import plain
+
+ROUTINE, STAT = Priority.ROUTINE, Priority.STAT
+NOW_S = 50.0
+
+
+def entry(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> QueueEntry:
+    """What arrived at 50 s, when the clock stands still, and is due at ``at_s``."""
+    given = {"deadline": Deadline(at_s, lambda: NOW_S), "priority": priority, "arrived_s": NOW_S}
+    return QueueEntry(**{**given, **fields})
+
+
+def queued(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> QueuedRoi:
+    """The same as an ROI, whose result has no event loop."""
+    result: Any = concurrent.futures.Future()
+    voxels = np.zeros((1, 1, 1), np.uint8)
+    return QueuedRoi(**vars(entry(at_s, priority, **fields)), voxels=voxels, result=result)
+
+
+def queue_of(*rois: QueuedRoi, **rules: Any) -> Queue:
+    """A queue in which these wait, in order of arrival."""
+    queue = Queue(QueueRules(**rules))
+    for roi in rois:
+        queue.put(roi)
+    return queue
+
+
+def timing(
+    fixed_s: float = 2.0, each_s: float = 1.0, interval: float = 1.0, most: int = 4
+) -> BatchTiming:
+    """A batch takes a fixed time and one for each ROI; the next may start after a part of that."""
+    latency, until_next = CostModel(), CostModel()
+    for n in (1, 8):
+        latency.observe(n, fixed_s + n * each_s)
+        until_next.observe(n, interval * (fixed_s + n * each_s))
+    return BatchTiming(latency, until_next, most)
+
+
+@dataclass
+class HandStage:
+    """A stage that works by hand: each batch waits until the test lets it go.
+
+    It reads an ROI as its first voxel, and fails on 255. A batch takes ``fixed_s`` and 1 s for each
+    ROI, on a clock of its own.
+    """
+
+    fixed_s: float = 2.0
+    now_s: float = 0.0
+    batches: list[list[int]] = field(default_factory=list)
+    allowed: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    place: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def clock(self) -> float:
+        """Seconds that batches took so far."""
+        return self.now_s
+
+    def after(self, budget_s: float) -> Deadline:
+        """The deadline ``budget_s`` from now."""
+        return Deadline.after(budget_s, self.clock)
+
+    def allow(self, batches: int = 1) -> None:
+        """Lets so many batches go."""
+        for _ in range(batches):
+            self.allowed.release()
+
+    async def enter(self) -> None:
+        """See `cloud.workers.Stage.enter`."""
+        await self.place.acquire()
+
+    async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
+        """See `cloud.workers.Stage.run`."""
+        values = batch[:, 0, 0, 0]
+        self.batches.append(values.tolist())
+        took_s = self.fixed_s + len(batch)
+        try:
+            await self.allowed.acquire()
+            if not is_wanted():
+                raise BatchAbandoned
+            self.now_s += took_s
+            if 255 in values:
+                raise ModelFailed("255")
+            return BatchResult(plain(values / 255, values), took_s)
+        finally:
+            self.place.release()
+
+
+@dataclass
+class TwoSteps(HandStage):
+    """A stage that lets the next batch in after a while, when the last is still being read."""
+
+    async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
+        """As `HandStage.run`, but the place is free before the answer is there."""
+        self.batches.append(batch[:, 0, 0, 0].tolist())
+        self.now_s += self.fixed_s + len(batch)
+        self.place.release()
+        await self.allowed.acquire()
+        if not is_wanted():
+            raise BatchAbandoned
+        self.now_s += 1.0
+        return BatchResult(plain(batch[:, 0, 0, 0] / 255, batch[:, 0, 0, 0]), 1.0)
+
+
+def roi(value: int) -> Callable[[], UInt8Array]:
+    """One voxel of that value, for who asks for it."""
+    return lambda: np.full((1, 1, 1), value, np.uint8)
+
+
+async def settle() -> None:
+    """Lets everything run that can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def with_batcher(
+    stage_type: type[HandStage] = HandStage,
+    *,
+    max_batch: int = 2,
+    max_queued: int = 9,
+    max_batch_delay_s: float = 0.0,
+    **rules: Any,
+) -> Callable[[Callable[[Batcher, HandStage], Coroutine[Any, Any, None]]], Callable[[], None]]:
+    """Makes a test of a coroutine: with a batcher that knows what its stage takes, for 20 s."""
+
+    def decorate(
+        scenario: Callable[[Batcher, HandStage], Coroutine[Any, Any, None]],
+    ) -> Callable[[], None]:
+        async def run() -> None:
+            stage, cost = stage_type(), CostModel()
+            for n in (1, 4):
+                cost.observe(n, stage.fixed_s + n)
+            batcher = Batcher(
+                stage,
+                Telemetry(),
+                max_batch=max_batch,
+                max_batch_delay_s=max_batch_delay_s,
+                max_queued=max_queued,
+                rules=QueueRules(**rules),
+                cost=cost,
+                clock=stage.clock,
+            )
+            async with asyncio.timeout(20), batcher:
+                await scenario(batcher, stage)
+
+        def test() -> None:
+            asyncio.run(run())
+
+        test.__doc__ = scenario.__doc__
+        return test
+
+    return decorate

@@ -1,0 +1,383 @@
+"""The ROIs of a study: read, refused, sent again, waiting, and counted before they are sent."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imaging.volume import UInt8Array
+from models.runtime.second_reader import Readings
+from protos import codec
+from protos import overread_pb2 as pb
+from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError
+from protos.messages import Priority, Refusal, Summary, Verdict
+from protos.metadata import accepted_of
+from tests.cloud.running import (
+    MeanReader,
+    RunningCloud,
+    make_roi,
+    make_stream,
+    outcomes_by_id,
+    read,
+    refused,
+    run_cloud,
+    typed,
+    until,
+)
+
+Outbox = queue.SimpleQueue[pb.ReadRequest | None]
+
+
+def test_every_roi_gets_its_own_verdict() -> None:
+    """Twenty ROIs of one study come back with their own numbers, and a summary closes it."""
+    with run_cloud() as cloud:
+        *verdicts, summary = read(cloud, make_stream(*(make_roi(i, 10 * i) for i in range(20))))
+    by_id = {v.roi_id: v for v in verdicts if isinstance(v, Verdict)}
+    assert sorted(by_id) == list(range(20))
+    for i, verdict in by_id.items():
+        assert verdict.model == "mean 2.1"
+        assert verdict.probability == pytest.approx(10 * i / 255)
+        assert verdict.diameter_mm == pytest.approx(i)
+        assert verdict.queue_s >= 0.0
+        assert verdict.compute_s >= 0.0
+    assert isinstance(summary, Summary)
+    assert (summary.answered, summary.refused) == (20, 0)
+    assert summary.total_s > 0.0
+
+
+def test_verdicts_come_before_the_study_is_sent_whole() -> None:
+    """The first verdict is there while the caller still holds the second ROI back."""
+    header, first, second = make_stream(make_roi(1), make_roi(2))
+    outbox = Outbox()
+    with run_cloud() as cloud, cloud.stub() as stub:
+        answers = stub.Read(iter(outbox.get, None), timeout=20)
+        outbox.put(header)
+        outbox.put(first)
+        assert next(answers).verdict.roi_id == 1
+        outbox.put(second)
+        assert next(answers).verdict.roi_id == 2
+        outbox.put(None)
+        assert next(answers).summary.answered == 2
+
+
+def test_what_waits_is_read_in_batches() -> None:
+    """ROIs that come while the model works are read together, never more than a batch holds."""
+    with run_cloud(max_batch=4, scheduling="fcfs") as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(12)))), timeout=20)
+        until(lambda: cloud.queued + cloud.taken == 12)
+        running = cloud.taken
+        cloud.reader.gate.set()
+        assert len(list(call)) == 13
+        full, rest = divmod(12 - running, 4)
+        assert [len(b) for b in cloud.reader.batches[1:]] == [4] * full + [rest] * bool(rest)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kind", "word"),
+    [
+        ({"window_hu": (-160.0, 240.0)}, "InvalidRequest", "window_hu"),
+        ({"spacing_mm": (1.0, 0.0, 1.0)}, "InvalidRequest", "spacing_mm"),
+        ({"spacing_mm": (1.0, float("nan"), 1.0)}, "InvalidRequest", "spacing_mm"),
+        ({"edge_score": 1.5}, "InvalidRequest", "edge_score"),
+        ({"edge_score": float("nan")}, "InvalidRequest", "edge_score"),
+        ({"voxels": np.zeros((1, 8, 8), np.uint8)}, "InvalidRequest", "(1, 8, 8)"),
+        ({"voxels": np.zeros((16, 8, 8), np.uint8)}, "TooLarge", "1024 voxels"),
+    ],
+)
+def test_an_roi_that_cannot_be_read_is_refused_alone(
+    fields: dict[str, Any], kind: str, word: str
+) -> None:
+    """One wrong ROI gets a refusal that names what is wrong; the rest gets its verdicts."""
+    with run_cloud(max_roi_voxels=512) as cloud:
+        answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), make_roi(2))))
+    assert answers[1].error == kind
+    assert word in answers[1].reason
+    assert isinstance(answers[2], Verdict)
+
+
+def test_a_smaller_roi_is_mirrored_and_its_mask_cut_back() -> None:
+    """The model reads its own shape, and the mask that comes back has the shape that was sent."""
+
+    class Outliner(MeanReader):
+        def read(self, batch: UInt8Array) -> Readings:
+            assert batch.shape[1:] == (8, 8, 8)
+            return replace(super().read(batch), mask=batch == 99)
+
+    voxels = np.full((4, 8, 6), 51, np.uint8)
+    voxels[1, 2, 3] = 99
+    with run_cloud(Outliner()) as cloud:
+        verdict, _ = read(cloud, make_stream(make_roi(1, voxels=voxels)))
+    assert isinstance(verdict, Verdict)
+    np.testing.assert_array_equal(codec.unpack_mask(verdict.mask, (4, 8, 6)), voxels == 99)
+
+
+def test_an_roi_sent_twice_is_read_and_answered_once() -> None:
+    header, roi = make_stream(make_roi(1))
+    with run_cloud() as cloud:
+        verdict, summary = read(cloud, [header, roi, roi])
+        assert cloud.taken == 1
+    assert isinstance(verdict, Verdict)
+    assert isinstance(summary, Summary)
+    assert summary.answered == 1
+
+
+def test_a_study_sent_again_costs_nothing() -> None:
+    """After a lost connection the same study gets the same verdicts without being read again."""
+    requests = make_stream(make_roi(1), make_roi(2, 102))
+    with run_cloud() as cloud:
+        first, again = (outcomes_by_id(read(cloud, requests)) for _ in range(2))
+        assert cloud.taken == 2
+        other = read(cloud, make_stream(make_roi(1), study_key="k2"))
+        assert cloud.taken == 3
+    for verdicts in (first, again):
+        assert {i: v.probability for i, v in verdicts.items()} == {1: 0.2, 2: 0.4}
+    assert all(v.queue_s == v.compute_s == 0.0 for v in again.values())
+    assert isinstance(other[0], Verdict)
+
+
+def test_more_rois_than_announced_end_the_stream() -> None:
+    """The header's count is a promise, and an ROI's number stands for one content."""
+    with run_cloud() as cloud:
+        cloud.reader.gate.clear()  # or the study could end before the rest is there
+        more = make_stream(make_roi(1), make_roi(2), roi_count=1)
+        assert refused(cloud, more).kind == "InvalidRequest"
+        other = make_stream(make_roi(1), make_roi(1, 200))
+        assert refused(cloud, other).kind == "InvalidRequest"
+        header, roi = make_stream(make_roi(1))
+        assert refused(cloud, [header, roi, roi, roi]).kind == "TooLarge"
+
+
+def test_a_caller_that_sends_fewer_ends_its_study_with_them() -> None:
+    """What was announced and never came is neither answered nor refused."""
+    with run_cloud() as cloud:
+        *verdicts, summary = read(cloud, make_stream(make_roi(1), make_roi(2), roi_count=9))
+    assert sorted(v.roi_id for v in verdicts if isinstance(v, Verdict)) == [1, 2]
+    assert isinstance(summary, Summary)
+    assert (summary.answered, summary.refused) == (2, 0)
+
+
+def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> None:
+    """What one stream repeats takes nothing from what another has announced."""
+    outbox = Outbox()
+    with run_cloud() as cloud, cloud.stub() as stub:
+        batcher = cloud.server._batcher
+        batcher.announced_rois += 5
+        answers = stub.Read(iter(outbox.get, None), timeout=20)
+        header, wrong = make_stream(make_roi(1, edge_score=1.5))
+        for request in (header, wrong, wrong):
+            outbox.put(request)
+        assert [next(answers).refusal.roi_id for _ in range(2)] == [1, 1]
+        assert batcher.announced_rois == 5
+        outbox.put(None)
+        assert next(answers).summary.refused == 1
+        until(lambda: batcher.announced_rois == 5)
+
+
+def one_is_read(cloud: RunningCloud, queued: int) -> bool:
+    """Whether the model has one ROI and so many wait behind it."""
+    return [cloud.taken, cloud.queued] == [1, queued]
+
+
+def test_a_cancelled_study_is_not_read() -> None:
+    """What waits for a caller that has gone never reaches the model."""
+    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
+        until(partial(one_is_read, cloud, 4))
+        call.cancel()
+        until(lambda: cloud.open_streams == 0)
+        cloud.reader.gate.set()
+        read(cloud, make_stream(make_roi(9), study_key="k2"))
+        assert [len(batch) for batch in cloud.reader.batches] == [1, 1]  # the running one, and k2's
+        assert cloud.count("streams_total", end="cancelled") == 1
+
+
+def test_a_stat_study_overtakes_routine_ones() -> None:
+    """While the model is busy with routine work, what is urgent goes to the head of the queue."""
+    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        calls = []
+        for queued, priority in enumerate((Priority.ROUTINE, Priority.ROUTINE, Priority.STAT)):
+            roi = make_roi(1, 10 * queued + 10)
+            requests = make_stream(roi, study_key=f"k{queued}", priority=priority)
+            calls.append(stub.Read(iter(requests), timeout=20))
+            until(partial(one_is_read, cloud, queued))
+        cloud.reader.gate.set()
+        assert all(len(list(call)) == 2 for call in calls)
+        assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
+
+
+def test_what_ran_out_of_time_in_the_queue_is_not_read() -> None:
+    """The model is held until a study behind it is late: that is told, and not read."""
+    with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        call = stub.Read(iter(make_stream(make_roi(1, 10))), timeout=20)
+        until(lambda: cloud.taken == 1)
+        late = make_stream(make_roi(1, 20), make_roi(2, 30), study_key="k2", budget_s=0.4)
+        outcomes = stub.Read(iter(late), timeout=20)
+        until(lambda: cloud.queued == 2)
+        time.sleep(0.5)
+        cloud.reader.gate.set()
+        assert len(list(call)) == 2
+        refusals = [r for r in map(codec.decode_response, outcomes) if isinstance(r, Refusal)]
+        assert [r.error for r in refusals] == ["DeadlinePassed", "DeadlinePassed"]
+        assert cloud.reader.batches == [[10.0]]
+
+
+def test_a_site_has_no_more_than_its_share_of_the_queue() -> None:
+    """Of four places two are a site's while another waits, which is not barred by the first."""
+    with run_cloud(max_batch=1, max_queued_rois=4, site_share=0.5) as cloud, cloud.stub() as stub:
+        cloud.reader.gate.clear()
+        first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
+        until(lambda: cloud.taken == 1)
+
+        def send(site: str, *numbers: int) -> Any:
+            requests = make_stream(*map(make_roi, numbers), study_key=f"{site}{numbers}")
+            return stub.Read(iter(requests), timeout=20, metadata=(("overread-site", site),))
+
+        north = send("north", 1, 2, 3, 4)
+        until(lambda: cloud.queued == 4)
+        south = send("south", 1)
+        until(lambda: cloud.count("rois_total", outcome="Overloaded") == 1)
+        with pytest.raises(OverreadError, match=r"site north has 3 ROIs queued; .* is 2"), typed():
+            list(send("north", 5))
+        cloud.reader.gate.set()
+        kinds = [
+            sorted(type(codec.decode_response(r)).__name__ for r in call)
+            for call in (first, north, south)
+        ]
+        assert kinds[0] == kinds[2] == ["Summary", "Verdict"]
+        assert kinds[1] == ["Refusal", "Summary"] + ["Verdict"] * 3
+
+
+def test_a_reader_in_steps_answers_as_a_whole_one() -> None:
+    """Batches overlap in the steps, and each ROI of each study gets its own verdict; one fails."""
+
+    class Steps(MeanReader):
+        @property
+        def steps(self) -> tuple[Callable[[Any], Any], ...]:
+            return (lambda batch: batch, self.read, lambda readings: readings)
+
+    values = [*range(0, 250, 10), 255]
+    with run_cloud(reader=Steps(), max_batch=2) as cloud, cloud.stub() as stub:
+        rois = list(map(make_roi, range(26), values))
+        studies = [make_stream(*rois, study_key=key) for key in ("k1", "k2")]
+        for call in [stub.Read(iter(requests), timeout=20) for requests in studies]:
+            *outcomes, summary = map(codec.decode_response, call)
+            verdicts = {v.roi_id: v for v in outcomes if isinstance(v, Verdict)}
+            refusals = {r.roi_id: r for r in outcomes if isinstance(r, Refusal)}
+            assert sorted([*verdicts, *refusals]) == list(range(26))
+            assert refusals[25].error == "ModelFailed"
+            assert len(refusals) <= 3  # its own 255, one in its batch, and the other study's
+            for number, verdict in verdicts.items():
+                assert verdict.probability == pytest.approx(values[number] / 255)
+            assert isinstance(summary, Summary)
+            assert (summary.answered, summary.refused) == (len(verdicts), len(refusals))
+
+
+Admission = Callable[[RunningCloud, Any], list[int]]
+
+
+@pytest.fixture
+def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
+    """Sets what admission control answers, or raises; gives for how many ROIs it was asked."""
+
+    def set_(cloud: RunningCloud, answer: Any) -> list[int]:
+        counts: list[int] = []
+
+        def check(*_: Any, rois: int = 1) -> int:
+            counts.append(rois)
+            if isinstance(answer, Exception):
+                raise answer
+            return int(answer)
+
+        def admit(_: Any) -> list[Any]:
+            check()
+            return []
+
+        monkeypatch.setattr(cloud.server._batcher.admission, "check", check)
+        monkeypatch.setattr(cloud.server._batcher.admission, "admit", admit)
+        return counts
+
+    return set_
+
+
+def accepted(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> int | None:
+    """What the initial metadata of a study's stream says."""
+    with cloud.stub() as stub:
+        call = stub.Read(iter(requests), timeout=20)
+        list(call)
+        return accepted_of(call.initial_metadata())
+
+
+def test_the_header_is_checked_for_all_rois_that_it_announces(admission: Admission) -> None:
+    """The caller knows how many of its ROIs can be met before it has sent the first."""
+    outbox = Outbox()
+    header, first, *_ = make_stream(*map(make_roi, range(5)))
+    with run_cloud() as cloud, cloud.stub() as stub:
+        counts = admission(cloud, 3)
+        outbox.put(header)
+        call = stub.Read(iter(outbox.get, None), timeout=20)
+        assert accepted_of(call.initial_metadata()) == 3
+        assert counts == [5]
+        outbox.put(first)
+        assert next(call).verdict.roi_id == 0
+        outbox.put(None)
+        assert next(call).summary.answered == 1
+
+
+def test_a_study_without_rois_is_told_none(admission: Admission) -> None:
+    """Nothing is asked of admission control for it."""
+    with run_cloud() as cloud:
+        counts = admission(cloud, Overloaded("full"))
+        assert accepted(cloud, make_stream()) == 0
+        assert counts == []
+
+
+def test_an_roi_without_a_chance_costs_neither_sum_nor_padding(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too large is told before too busy, and both before anything is made of the voxels."""
+    large = make_roi(2, voxels=np.zeros((16, 8, 8), np.uint8))
+    header, *rois = make_stream(make_roi(1), large)
+    for roi in rois:
+        roi.roi.checksum = bytes(16)
+    for cost in ("verify", "pad"):
+        monkeypatch.setattr(f"cloud.stream.{cost}", lambda *_: pytest.fail("it was paid for"))
+    outbox = Outbox()
+    with run_cloud(max_roi_voxels=512) as cloud, cloud.stub() as stub:
+        admission(cloud, 2)
+        call = stub.Read(iter(outbox.get, None), timeout=20)
+        outbox.put(header)
+        call.initial_metadata()
+        admission(cloud, DeadlineUnmeetable("no time", 2.5))
+        for request in (*rois, None):
+            outbox.put(request)
+        *outcomes, summary = map(codec.decode_response, call)
+    by_id = outcomes_by_id(outcomes)
+    assert by_id[1] == Refusal(1, "DeadlineUnmeetable", "no time", 2.5)
+    assert by_id[2].error == "TooLarge"
+    assert isinstance(summary, Summary)
+    assert (summary.answered, summary.refused) == (0, 2)
+
+
+def test_a_study_sent_again_is_answered_whatever_the_load(admission: Admission) -> None:
+    """What is cached is given though nothing is admitted; what is new of it is refused."""
+    known, new = make_roi(1), make_roi(2, 102)
+    with run_cloud() as cloud:
+        assert accepted(cloud, make_stream(known)) == 1
+        admission(cloud, Overloaded("full"))
+        again = outcomes_by_id(read(cloud, make_stream(known, new)))
+        assert accepted(cloud, make_stream(known)) == 1
+        assert refused(cloud, make_stream(known, study_key="k2")).kind == "Overloaded"
+        assert cloud.taken == 1
+    assert isinstance(again[1], Verdict)
+    assert again[2] == Refusal(2, "Overloaded", "full")
