@@ -50,16 +50,15 @@ class OverreadServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Read(self, request_iterator, context):
-        """One stream a study: a header, then its ROIs in any order. Outcomes come back as they finish,
-        in any order, and a summary closes the stream. An ROI that is sent again is harmless. A caller
-        need not send all that its header announced: when it hangs up its study ends with what came.
+        """Reads one study in one stream: a header, then its ROIs in any order. Verdicts and refusals come
+        back as they finish, in any order, and a summary closes the stream. An ROI may be sent again.
+        A caller may send fewer ROIs than its header announced: closing its side ends the study.
 
         Initial metadata: `overread-accepted`, how many of the announced ROIs could be answered in time
-        if they came now, in decimal. Who sends so many, the most valuable first, sends hardly anything
-        in vain; each is admitted by itself all the same. It is left out where the cloud remembers
-        answers of this study, which cost nothing.
+        if they arrived now, cached ones included, in decimal. A caller should send this many, the most
+        valuable first; each is still admitted by itself.
 
-        Trailing metadata: `overread-queue-s`, how long work that arrived now would wait, and
+        Trailing metadata: `overread-queue-s`, how long an ROI that arrived now would wait, and
         `overread-compute-s`, the model time spent on this stream. A stream that fails also carries
         `overread-error`, the name of its error class, and for DeadlineUnmeetable
         `overread-estimate-s`.
@@ -69,7 +68,7 @@ class OverreadServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Describe(self, request, context):
-        """What is served, and the limits that a caller must keep.
+        """Describes the model served, and the limits that a caller must keep.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -1,8 +1,3 @@
-"""The cloud's own word on its load.
-
-How many ROIs a cloud has room for, as it travels.
-"""
-
 from __future__ import annotations
 
 import pytest
