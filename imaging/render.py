@@ -91,7 +91,7 @@ class _View:
         return TILE_PX / max(self.extent)
 
     def pixel(self, row_mm: float, column_mm: float) -> tuple[float, float]:
-        """Convert a point of the plane to the tile's ``(x, y)``; the view is centred in the tile."""
+        """Convert a point of the plane to ``(x, y)`` of the tile, the view in its centre."""
         rows, columns = self.extent
         x = (column_mm - self.top_left[1] - columns / 2) * self.scale + TILE_PX / 2
         y = (row_mm - self.top_left[0] - rows / 2) * self.scale + TILE_PX / 2

@@ -1,4 +1,4 @@
-"""Ribs, spine, sternum, shoulder blades and collar bones, as distance fields."""
+"""Ribs, spine, sternum, shoulder blades and clavicles as distance fields."""
 
 from __future__ import annotations
 
@@ -12,19 +12,14 @@ from imaging.phantom.thorax import Thorax
 
 _RIB_TOP_MM, _RIB_PITCH_MM, _RIBS = 98.0, 25.0, 12
 _DISC_PITCH_MM = 25.0
-_SPINE = (
-    (46.0, -260.0),
-    (54.0, -180.0),
-    (58.0, -100.0),
-    (55.0, -20.0),
-    (45.0, 60.0),
-    (34.0, 130.0),
-)
+_SPINE_Z = (-260.0, -180.0, -100.0, -20.0, 60.0, 130.0)
+_SPINE_Y = (46.0, 54.0, 58.0, 55.0, 45.0, 34.0)
+_CLAVICLE = ((20.0, -58.0, 48.0), (62.0, -62.0, 70.0), (105.0, -34.0, 84.0), (152.0, 4.0, 98.0))
 
 
 @dataclass(frozen=True, eq=False)
 class Bones:
-    """Distance fields of the bones; the vertebrae apart, as the lungs lie against them."""
+    """Distance fields of the bones."""
 
     ribs: Field
     cartilage: Field
@@ -37,7 +32,7 @@ class Bones:
 
 
 def make_bones(lattice: Lattice, patient: Patient, thorax: Thorax) -> Bones:
-    """The bones of one patient."""
+    """Make the bones of one patient."""
     ribs, cartilage = _ribs(lattice, thorax)
     vertebrae, discs = _vertebrae(lattice)
     return Bones(
@@ -53,8 +48,9 @@ def make_bones(lattice: Lattice, patient: Patient, thorax: Thorax) -> Bones:
 
 
 def _ribs(lattice: Lattice, thorax: Thorax) -> tuple[Field, Field]:
-    """Bands on the cavity's wall that slope down to the front; their front ends are cartilage."""
+    """Make bands on the cavity wall that slope down to the front, where they are cartilage."""
     x, y, z = lattice.body
+    # `phase` counts ribs down the wall; its distance from a whole number is that from a rib
     forward = np.arctan2(np.abs(x) / 130, thorax.depth) / np.float32(np.pi)
     index = (_RIB_TOP_MM - z) / _RIB_PITCH_MM
     drop = forward * (70 + 8 * np.clip(index, 0, 8))
@@ -70,12 +66,11 @@ def _ribs(lattice: Lattice, thorax: Thorax) -> tuple[Field, Field]:
 
 
 def _spine_depth(z: Field) -> Field:
-    heights = [h for _, h in _SPINE]
-    return np.interp(z, heights, [d for d, _ in _SPINE]).astype(np.float32)
+    return np.interp(z, _SPINE_Z, _SPINE_Y).astype(np.float32)
 
 
 def _column(lattice: Lattice, behind: float, half_width: float, half_depth: float) -> Field:
-    """An elliptic column that follows the spine, ``behind`` its vertebral bodies' centre."""
+    """Make an elliptic column along the spine, ``behind`` the centre of the vertebral bodies."""
     x, y, z = lattice.body
     offset = y - _spine_depth(z) - behind
     near = np.sqrt((x / half_width) ** 2 + (offset / half_depth) ** 2)
@@ -83,7 +78,7 @@ def _column(lattice: Lattice, behind: float, half_width: float, half_depth: floa
 
 
 def _disc_phase(z: Field) -> Field:
-    """Distance in mm from the middle of the nearest disc."""
+    """Compute the distance in mm from the centre of the nearest disc."""
     phase = z / _DISC_PITCH_MM
     return np.asarray(np.abs(phase - np.rint(phase)) * _DISC_PITCH_MM, dtype=np.float32)
 
@@ -100,7 +95,7 @@ def _vertebrae(lattice: Lattice) -> tuple[Field, Field]:
 
 
 def _arches(lattice: Lattice) -> Field:
-    """Ring around the canal, transverse and spinous processes, one set a vertebra."""
+    """Make the ring around the canal and the processes of every vertebra."""
     x, y, z = lattice.body
     phase = z / _DISC_PITCH_MM + 0.5
     level = (phase - np.rint(phase)) * _DISC_PITCH_MM
@@ -117,7 +112,7 @@ def _arches(lattice: Lattice) -> Field:
 
 
 def _sternum(lattice: Lattice) -> Field:
-    """A plate, wide above (the handle), bent forward at the joint with its blade."""
+    """Make a plate, wide above (manubrium), bent forward at the joint with its body."""
     x, y, z = lattice.body
     half = np.interp(z, (-108, -90, -20, 0, 20, 42), (10, 18, 16, 15, 26, 31))
     middle = np.interp(z, (-110, -60, 0, 44), (-101, -98, -84, -63))
@@ -128,7 +123,7 @@ def _sternum(lattice: Lattice) -> Field:
 
 
 def _shoulder(lattice: Lattice, patient: Patient, thorax: Thorax) -> Field:
-    """Shoulder blades as bent plates on the wall, collar bones, and the arms' bones."""
+    """Make shoulder blades as bent plates on the wall, clavicles, and the bones of the arms."""
     x, y, z = lattice.body
     lift = 14.0 if patient.arms_up else 0.0
     plate = np.abs(thorax.cavity - 23 - 0.05 * (z + 10)) - 1.7
@@ -138,13 +133,8 @@ def _shoulder(lattice: Lattice, patient: Patient, thorax: Thorax) -> Field:
     parts = [blade]
     for side in (-1, 1):
         spur = [(side * 70.0, 82.0, 48.0), (side * 125.0, 62.0, 74.0), (side * 158.0, 20.0, 88.0)]
-        collar = [
-            (side * 20.0, -58.0, 48.0),
-            (side * 62.0, -62.0, 70.0),
-            (side * 105.0, -34.0, 84.0),
-        ]
-        collar.append((side * 152.0, 4.0, 98.0))
-        parts += [tube(lattice, spur, (4, 5, 7)), tube(lattice, collar, (7.5, 5.5, 5.5, 6.5))]
+        clavicle = [(side * x, y, z) for x, y, z in _CLAVICLE]
+        parts += [tube(lattice, spur, (4, 5, 7)), tube(lattice, clavicle, (7.5, 5.5, 5.5, 6.5))]
         parts.append(ellipsoid(lattice, (side * 150, 24, 74 + lift), (15, 18, 20)))
         parts.append(_arm(lattice, side, patient.arms_up))
     return joined(parts, 5.0)

@@ -1,10 +1,10 @@
-"""A coarse lattice over the field of view, and distance fields of simple bodies on it.
+"""Distance fields of simple bodies on a coarse lattice over the field of view.
 
-A distance field is float32 ``(z, y, x)`` in mm, negative inside. It is smooth where the picture is
-sharp: a lattice of 2.5 mm holds the chest's surfaces well enough to draw them at any finer
+A distance field is float32 ``(z, y, x)`` in mm, negative inside. It is smooth where the image is
+sharp: a lattice of 2.5 mm holds the surfaces of the chest well enough to draw them at any finer
 spacing. Points are ``(x, y, z)``. Anatomy is written in the *reference body*: mm of one adult,
-origin on the midline at the carina's height, axes as in the patient (x to the left, y to the
-back, z to the head). The patient is the reference body scaled and gently bent.
+origin on the midline at the height of the carina, axes as in the patient (x to the left, y to the
+back, z to the head). The patient is the reference body scaled and slightly bent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from imaging.volume import FloatArray, Triple
 Field = npt.NDArray[np.float32]
 
 FAR_MM = 25.0
-"""What a field holds where its body is farther away than this."""
+"""The value of a field where its body is farther away than this."""
 
 _STEP_MM = 2.5
 _BEND_MM = 6.0
@@ -29,10 +29,10 @@ _BEND_LENGTH_MM = 90.0
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Where the lattice's cells lie.
+    """The cells of the lattice and their reference coordinates.
 
     Attributes:
-        start_mm: the first cell's centre ``(x, y, z)`` in the phantom's world.
+        start_mm: centre of the first cell ``(x, y, z)`` in the phantom's world.
         step_mm: distance of the cells ``(x, y, z)``.
         scale: the patient's scale ``(x, y, z)``.
         bend: displacement of the reference body against the scaled world, ``(3, z, y, x)``.
@@ -57,10 +57,11 @@ class Lattice:
         return float(np.mean(self.scale))
 
     def sample(self, field: Field, points_mm: npt.ArrayLike) -> FloatArray:
-        """The field at world points ``(..., 3)``, linear between cells, its rim continued."""
+        """Interpolate the field at world points ``(..., 3)``; its outermost cells continue."""
         at = (np.asarray(points_mm) - self.start_mm) / self.step_mm
         top = np.asarray(self.shape[::-1]) - 1
         at = np.clip(at, 0, top)
+        # trilinear: the lower of the eight cells around each point, and the fraction beyond it
         low = np.minimum(at.astype(np.intp), np.maximum(top - 1, 0))
         part = at - low
         total = np.zeros(at.shape[:-1])
@@ -71,20 +72,21 @@ class Lattice:
         return total
 
     def gradient(self, field: Field, points_mm: npt.ArrayLike) -> FloatArray:
-        """Unit direction ``(..., 3)`` in which the field grows fastest at world points."""
+        """Compute the unit direction ``(..., 3)`` in which the field grows fastest."""
         points = np.asarray(points_mm, dtype=np.float64)
+        # central differences over one cell to either side
         steps = np.eye(3) * self.step_mm
         slopes = [self.sample(field, points + s) - self.sample(field, points - s) for s in steps]
         slope = np.stack(slopes, axis=-1) / self.step_mm
         return np.asarray(slope / np.maximum(np.linalg.norm(slope, axis=-1, keepdims=True), 1e-6))
 
     def cells(self, chosen: npt.NDArray[np.bool_]) -> FloatArray:
-        """World points ``(n, 3)`` of the chosen cells' centres."""
+        """Return the world points ``(n, 3)`` of the chosen cells' centres."""
         index = np.argwhere(chosen)[:, ::-1]
         return np.asarray(self.start_mm + index * self.step_mm)
 
     def to_world(self, body_points: npt.ArrayLike) -> FloatArray:
-        """World points of reference points ``(..., 3)``: scaled, and unbent to first order."""
+        """Convert reference points ``(..., 3)`` to world points: scaled, unbent to first order."""
         points = np.asarray(body_points, dtype=np.float64) * self.scale
         bend = [self.sample(part, points) for part in self.bend]
         return np.asarray(points - np.stack(bend, axis=-1) * self.scale)
@@ -93,7 +95,7 @@ class Lattice:
 def make_lattice(
     start_mm: FloatArray, size_mm: FloatArray, scale: Triple, rng: np.random.Generator
 ) -> Lattice:
-    """The lattice that fills a box of the world from corner ``start_mm``, both ``(x, y, z)``."""
+    """Fill a box of the world from corner ``start_mm`` with a lattice; both ``(x, y, z)``."""
     counts = np.maximum(np.rint(size_mm / _STEP_MM).astype(int), 2)
     step = size_mm / counts
     start = start_mm + step / 2
@@ -102,6 +104,7 @@ def make_lattice(
         for i in range(3)
     ]
     z, y, x = np.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    # every patient is bent differently: one random displacement per axis
     bend = np.stack(
         [_BEND_MM / 2 * smooth_noise(z.shape, step, _BEND_LENGTH_MM, rng) for _ in "xyz"]
     )
@@ -112,7 +115,8 @@ def make_lattice(
 def smooth_noise(
     shape: tuple[int, ...], step_mm: FloatArray, length_mm: float, rng: np.random.Generator
 ) -> Field:
-    """Random field ``(z, y, x)`` of unit deviation whose features are ``length_mm`` wide."""
+    """Draw a random field ``(z, y, x)`` of unit deviation with features of ``length_mm``."""
+    # independent numbers at knots `length_mm` apart, interpolated to the cells axis by axis
     ratios = np.asarray(step_mm)[::-1] / length_mm
     counts = [int((n - 1) * r) + 4 for n, r in zip(shape, ratios, strict=True)]
     field = rng.standard_normal(counts, dtype=np.float32)
@@ -122,13 +126,15 @@ def smooth_noise(
 
 
 def _interpolated(knots: Field, axis: int, count: int, ratio: float) -> Field:
-    """Independent unit noise at knots, by Catmull-Rom splines at ``count`` cells of one axis.
+    """Interpolate unit noise from knots to ``count`` cells of one axis by Catmull-Rom splines.
 
-    The weights are scaled so that the deviation is one between the knots too.
+    The weights are scaled so that the deviation is 1 between the knots too.
     """
     at = np.arange(count) * ratio
     low = at.astype(np.intp)
     t = (at - low).astype(np.float32)
+    # weights of the four knots around each cell, polynomials of the fraction t between the middle
+    # two; the sum of their squares is the variance of the result
     taps = np.stack(
         [
             ((2 - t) * t - 1) * t / 2,
@@ -147,11 +153,13 @@ def _interpolated(knots: Field, axis: int, count: int, ratio: float) -> Field:
 
 
 def ellipsoid(lattice: Lattice, centre: Triple, radii: Triple, axis: Triple | None = None) -> Field:
-    """Distance to an ellipsoid; ``axis`` turns its first radius into that direction."""
+    """Compute the distance to an ellipsoid; ``axis`` is the direction of its first radius."""
     offset = [lattice.body[i] - np.float32(centre[i]) for i in range(3)]
     if axis is not None:
-        turn = _basis(axis)
-        offset = [sum(np.float32(row[i]) * offset[i] for i in range(3)) for row in turn]
+        rotation = _basis(axis)
+        offset = [sum(np.float32(row[i]) * offset[i] for i in range(3)) for row in rotation]
+    # `near` is 1 on the surface; `near (near - 1) / slope` is the distance to first order, and
+    # exact for a ball
     near = np.sqrt(sum((o / np.float32(r)) ** 2 for o, r in zip(offset, radii, strict=True)))
     slope = np.sqrt(sum((o / np.float32(r * r)) ** 2 for o, r in zip(offset, radii, strict=True)))
     distance = near * (near - 1) / np.maximum(slope, np.float32(1e-4))
@@ -159,7 +167,7 @@ def ellipsoid(lattice: Lattice, centre: Triple, radii: Triple, axis: Triple | No
 
 
 def tube(lattice: Lattice, points: Sequence[Triple], radii: Sequence[float]) -> Field:
-    """Distance to a tube along reference points, its radius linear between them."""
+    """Compute the distance to a tube along reference points, its radius linear between them."""
     field = np.full(lattice.shape, FAR_MM, dtype=np.float32)
     for i in range(len(points) - 1):
         ends = np.array(points[i : i + 2], dtype=np.float64)
@@ -168,16 +176,17 @@ def tube(lattice: Lattice, points: Sequence[Triple], radii: Sequence[float]) -> 
 
 
 def joined(fields: Sequence[Field], soft_mm: float) -> Field:
-    """The union of bodies, the creases between them filled to a radius of about ``soft_mm``."""
+    """Unite bodies; the creases between them are filled to a radius of about ``soft_mm``."""
     total = fields[0]
     for field in fields[1:]:
+        # the smooth minimum of two distances: where they differ by less than soft_mm, both count
         bridge = np.maximum(soft_mm - np.abs(total - field), 0) ** 2 / (4 * soft_mm)
         total = np.minimum(total, field) - bridge.astype(np.float32)
     return total
 
 
 def _basis(axis: Triple) -> FloatArray:
-    """Rows: the unit axis and two directions across it."""
+    """Complete the unit axis to three perpendicular directions, in rows."""
     first = np.asarray(axis) / np.linalg.norm(axis)
     other = np.cross(first, (0.0, 0.0, 1.0) if abs(first[2]) < 0.9 else (0.0, 1.0, 0.0))
     other /= np.linalg.norm(other)
@@ -187,10 +196,12 @@ def _basis(axis: Triple) -> FloatArray:
 def _merge_cone(
     field: Field, lattice: Lattice, ends: FloatArray, start: float, stop: float
 ) -> None:
+    """Unite the field with a cone of radius ``start`` at its first and ``stop`` at its last end."""
     box = _box(lattice, ends, max(start, stop))
     if box is None:
         return
     body = lattice.body[(slice(None), *box)]
+    # `part` is where along the segment, 0 to 1, each cell is nearest to it
     along = (ends[1] - ends[0]).astype(np.float32)
     offset = body - ends[0].astype(np.float32)[:, None, None, None]
     part = np.tensordot(along, offset, axes=1) / np.float32(max(along @ along, 1e-6))
@@ -201,7 +212,7 @@ def _merge_cone(
 
 
 def _box(lattice: Lattice, ends: FloatArray, radius: float) -> tuple[slice, slice, slice] | None:
-    """The cells within ``FAR_MM`` of a segment, bend allowed for, or None outside the lattice."""
+    """Find the cells within ``FAR_MM`` of a segment, with a margin for the bend; None if none."""
     margin = radius + FAR_MM + 3 * _BEND_MM
     low = (ends.min(axis=0) - margin) * lattice.scale
     high = (ends.max(axis=0) + margin) * lattice.scale

@@ -1,9 +1,8 @@
-"""Distance fields become a picture: layers painted one over another at the spacing asked for.
+"""Paint distance fields as layers of an image, one over another, at any spacing.
 
-A layer covers a voxel by the part of it that lies inside, so that an edge is one voxel wide
-whatever the lattice. What is painted later covers what was painted before.
-
-Thin round things drawn straight into the fine picture: pieces of vessels and airways.
+A layer covers a voxel by the share of it that is inside, so that an edge is one voxel wide
+whatever the lattice. Later layers cover earlier ones. Vessels and airways are too thin for the
+lattice: they are drawn as cones into the fine image.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ class Layer:
         field: its distance field, mm, negative inside.
         hu: its density, one number or a lattice field.
         shell_hu: density of a shell inside its surface, if it has one (the cortex of bone).
-        shell_mm: that shell's thickness.
+        shell_mm: thickness of the shell.
         sheet_mm: if not 0, only a sheet of this thickness around the zero of the field is painted.
-        strength: how much of what lies beneath is covered, 0..1.
+        strength: opacity, 0 to 1.
     """
 
     field: Field
@@ -49,23 +48,23 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class LungLayer:
-    """What is painted inside the lungs: tissue, fissures and the two trees.
+    """The inside of the lungs: tissue, fissures, vessels and airways.
 
     Attributes:
-        field: the lungs' distance field.
-        tissue_hu: lattice field of the parenchyma's density.
-        fissures: distance to the nearest fissure, signed.
-        reach: where vessels are seen: the space above the diaphragm, so that they also cross the
-            mediastinum's fat.
-        vessels: uint8 coverage ``(z, y, x)`` of the picture by vessels and airway walls.
-        lumens: the same of the airways' air.
+        field: distance field of the lungs.
+        tissue_hu: lattice field of the density of the parenchyma.
+        fissures: signed distance to the nearest fissure.
+        vessel_space: distance field of the space in which vessels are drawn: all above the
+            diaphragm, so that they also cross the fat of the mediastinum.
+        vessels: uint8 coverage ``(z, y, x)`` of the image by vessels and airway walls.
+        lumens: uint8 coverage by the air in the airways.
         vessel_hu: density of vessels.
     """
 
     field: Field
     tissue_hu: Field
     fissures: Field
-    reach: Field
+    vessel_space: Field
     vessels: UInt8Array
     lumens: UInt8Array
     vessel_hu: float
@@ -73,15 +72,15 @@ class LungLayer:
 
 @dataclass(frozen=True)
 class Raster:
-    """The picture's voxels: ``shape`` and ``spacing_mm`` ``(z, y, x)``; it fills the lattice."""
+    """The voxels of the image: ``shape`` and ``spacing_mm`` ``(z, y, x)``; it fills the lattice."""
 
     shape: tuple[int, int, int]
     spacing_mm: Triple
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """One slice of the picture: its number, its height 0..1, its shape and its voxel's width."""
+class _Section:
+    """One slice of the image: its number, its height 0 to 1, its shape and its voxel width."""
 
     k: int
     at: float
@@ -89,7 +88,7 @@ class _Cut:
     voxel_mm: float
 
     def lattice_plane(self, field: Field) -> Plane:
-        """The field at the slice's height, linear between the lattice's planes."""
+        """Interpolate the field at the height of the slice, between two planes of the lattice."""
         top = field.shape[0] - 1
         position = min(max(self.at * field.shape[0] - 0.5, 0.0), float(top))
         low = min(int(position), top - 1)
@@ -97,21 +96,22 @@ class _Cut:
         return np.asarray(field[low] * (1 - part) + field[low + 1] * part)
 
     def enlarged(self, plane: Plane) -> Plane:
-        """A plane of the lattice at the picture's spacing."""
+        """Enlarge a plane of the lattice to the spacing of the image."""
         size = self.shape[::-1]
         return np.asarray(cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR), np.float32)
 
-    def of(self, field: Field) -> Plane:
-        """The field in this slice, at the picture's spacing."""
+    def sample(self, field: Field) -> Plane:
+        """Interpolate the field in this slice at the spacing of the image."""
         return self.enlarged(self.lattice_plane(field))
 
     def inside(self, distance: Plane) -> Plane:
-        """The part of each voxel inside a surface that lies ``distance`` away."""
+        """Compute the share of each voxel inside a surface at ``distance``: 0.5 on the surface."""
         cover = distance * np.float32(-1 / self.voxel_mm) + np.float32(0.5)
         return np.asarray(np.clip(cover, 0, 1, out=cover))
 
     def sheet(self, distance: Plane, thick_mm: float) -> Plane:
-        """The part of each voxel that a sheet around zero distance fills."""
+        """Compute the share of each voxel that a sheet around zero distance fills."""
+        # a sheet thinner than a voxel is drawn one voxel wide and as much fainter
         edge = max(self.voxel_mm, thick_mm)
         cover = 1 - np.abs(distance) * np.float32(1 / edge)
         return np.asarray(np.clip(cover, 0, 1, out=cover) * np.float32(thick_mm / edge))
@@ -124,18 +124,18 @@ def paint(
     over: Sequence[Layer],
     progress: Callable[[float], None],
 ) -> HuArray:
-    """The picture without noise, int16 HU ``(z, y, x)``: ``under``, the lungs, then ``over``."""
+    """Paint the image without noise, int16 HU ``(z, y, x)``: ``under``, lungs, then ``over``."""
     hu = np.empty(raster.shape, dtype=np.int16)
     count, rows, columns = raster.shape
 
     def paint_slice(k: int) -> None:
-        cut = _Cut(k, (k + 0.5) / count, (rows, columns), raster.spacing_mm[1])
-        plane = np.full(cut.shape, _AIR_HU, dtype=np.float32)
+        section = _Section(k, (k + 0.5) / count, (rows, columns), raster.spacing_mm[1])
+        plane = np.full(section.shape, _AIR_HU, dtype=np.float32)
         for layer in under:
-            _paint_layer(plane, layer, cut)
-        _paint_lungs(plane, lungs, cut)
+            _paint_layer(plane, layer, section)
+        _paint_lungs(plane, lungs, section)
         for layer in over:
-            _paint_layer(plane, layer, cut)
+            _paint_layer(plane, layer, section)
         hu[k] = np.rint(plane, out=plane)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -145,45 +145,47 @@ def paint(
 
 
 def _blend(plane: Plane, cover: Plane, value: float | Plane) -> None:
+    """Cover a share of each pixel with ``value``, in place."""
     plane += cover * (value - plane)
 
 
-def _paint_layer(plane: Plane, layer: Layer, cut: _Cut) -> None:
-    coarse = cut.lattice_plane(layer.field)
-    if coarse.min() > cut.voxel_mm:
+def _paint_layer(plane: Plane, layer: Layer, section: _Section) -> None:
+    coarse = section.lattice_plane(layer.field)
+    if coarse.min() > section.voxel_mm:  # the layer is not in this slice
         return
-    distance = cut.enlarged(coarse)
+    distance = section.enlarged(coarse)
     sheet = layer.sheet_mm
-    cover = cut.sheet(distance, sheet) if sheet else cut.inside(distance)
+    cover = section.sheet(distance, sheet) if sheet else section.inside(distance)
     if layer.strength != 1:
         cover *= np.float32(layer.strength)
-    _blend(plane, cover, _density(layer, distance, cut))
+    _blend(plane, cover, _density(layer, distance, section))
 
 
-def _density(layer: Layer, distance: Plane, cut: _Cut) -> float | Plane:
-    inner = cut.of(layer.hu) if isinstance(layer.hu, np.ndarray) else layer.hu
+def _density(layer: Layer, distance: Plane, section: _Section) -> float | Plane:
+    inner = section.sample(layer.hu) if isinstance(layer.hu, np.ndarray) else layer.hu
     if layer.shell_hu is None:
         return inner
-    core = cut.inside(distance + np.float32(layer.shell_mm))
+    # inside the shell is what lies deeper than its thickness
+    core = section.inside(distance + np.float32(layer.shell_mm))
     return np.asarray(layer.shell_hu + core * (inner - layer.shell_hu), dtype=np.float32)
 
 
-def _paint_lungs(plane: Plane, lungs: LungLayer, cut: _Cut) -> None:
-    reach = cut.lattice_plane(lungs.reach)
-    if reach.min() > cut.voxel_mm:
+def _paint_lungs(plane: Plane, lungs: LungLayer, section: _Section) -> None:
+    space = section.lattice_plane(lungs.vessel_space)
+    if space.min() > section.voxel_mm:  # the slice lies below the lungs
         return
-    inside = cut.inside(cut.of(lungs.field))
-    _blend(plane, inside, cut.of(lungs.tissue_hu))
-    _blend(plane, inside * cut.sheet(cut.of(lungs.fissures), _FISSURE_MM), _FISSURE_HU)
-    seen = cut.inside(cut.enlarged(reach)) * np.float32(1 / 255)
-    _blend(plane, lungs.vessels[cut.k] * seen, lungs.vessel_hu)
-    _blend(plane, lungs.lumens[cut.k] * seen, _AIR_HU)
+    inside = section.inside(section.sample(lungs.field))
+    _blend(plane, inside, section.sample(lungs.tissue_hu))
+    _blend(plane, inside * section.sheet(section.sample(lungs.fissures), _FISSURE_MM), _FISSURE_HU)
+    shown = section.inside(section.enlarged(space)) * np.float32(1 / 255)
+    _blend(plane, lungs.vessels[section.k] * shown, lungs.vessel_hu)
+    _blend(plane, lungs.lumens[section.k] * shown, _AIR_HU)
 
 
 def stamp_cones(
     cover: UInt8Array, raster: Raster, corner_mm: FloatArray, pieces: FloatArray, radii: FloatArray
 ) -> None:
-    """Raises ``cover`` (0..255, part of each voxel covered) by cones.
+    """Draw cones into ``cover``, the share of each voxel covered, 0 to 255.
 
     Args:
         cover: uint8 ``(z, y, x)``, changed in place.
@@ -194,18 +196,19 @@ def stamp_cones(
     """
     spacing = np.asarray(raster.spacing_mm)[::-1]
     edge = float(np.mean(spacing))
+    # the box of voxels around every piece; pieces outside the image are left out
     margin = radii.max(axis=1) + edge
     low = (pieces.min(axis=1) - margin[:, None] - corner_mm) / spacing - 0.5
     high = (pieces.max(axis=1) + margin[:, None] - corner_mm) / spacing - 0.5
     first = np.maximum(np.floor(low).astype(int), 0)
     last = np.minimum(np.ceil(high).astype(int) + 1, raster.shape[::-1])
-    seen = np.flatnonzero((first < last).all(axis=1))
+    visible = np.flatnonzero((first < last).all(axis=1))
     local = (pieces - corner_mm).astype(np.float32)
-    for i in seen:
-        _stamp(cover, spacing, edge, local[i], radii[i], first[i], last[i])
+    for i in visible:
+        _stamp_cone(cover, spacing, edge, local[i], radii[i], first[i], last[i])
 
 
-def _stamp(
+def _stamp_cone(
     cover: UInt8Array,
     spacing: FloatArray,
     edge: float,
@@ -214,21 +217,31 @@ def _stamp(
     first: FloatArray,
     last: FloatArray,
 ) -> None:
+    """Draw one cone into its box of voxels, from ``first`` to ``last``.
+
+    It is called some ten thousand times a phantom, so the arithmetic is spelled out: few passes
+    over the box, and none that needs all three coordinates at once.
+    """
+    # voxel centres relative to the first end, as three axes that broadcast
     axes = [
         ((np.arange(first[i], last[i]) + 0.5) * spacing[i] - ends[0, i]).astype(np.float32)
         for i in range(3)
     ]
     x, y, z = axes[0], axes[1][:, None], axes[2][:, None, None]
     u, v, w = (ends[1] - ends[0]).tolist()
+    # p - part * (u, v, w) is the way from the nearest point of the segment to voxel p, with `part`
+    # 0 at the first end and 1 at the last; its squared length by the binomial formula
     square = max(u * u + v * v + w * w, 1e-6)
     dot = x * u + (y * v + z * w)
     part = np.clip(dot * (1 / square), 0, 1)
     away = x * x + (y * y + z * z) + part * (part * square - 2 * dot)
     distance = np.sqrt(np.maximum(away, 0, out=away), out=away)
+    # depth below the surface of the cone there, as a share of a voxel
     thin, thick = float(radii[1]), float(radii[0])
     inside = (thick - distance) + part * (thin - thick)
     inside *= np.float32(1 / edge)
     inside += np.float32(0.5)
+    # a vessel thinner than a voxel covers only the share of its own section
     fill = 255.0 * min(1.0, 3.14 * max(thin, thick) ** 2 / edge**2)
     value = (np.clip(inside, 0, 1, out=inside) * np.float32(fill)).astype(np.uint8)
     box = cover[first[2] : last[2], first[1] : last[1], first[0] : last[0]]

@@ -1,7 +1,4 @@
-"""The lungs: where they are, their lobes and fissures, and the density of their tissue.
-
-The trees of the lungs, lobe by lobe: airways with their arteries beside them, and veins.
-"""
+"""The lungs: lobes, fissures and tissue, and the trees of airways, arteries and veins."""
 
 from __future__ import annotations
 
@@ -23,11 +20,14 @@ LobeArray = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class Lungs:
-    """``lungs`` both lungs as one distance field, ``fissures`` distance to the nearest fissure.
+    """The lungs on the lattice.
 
-    ``lobes`` numbers every cell of the lattice: 1 right upper, 2 right middle, 3 right lower,
-    4 left upper, 5 left lower lobe, 0 outside the lungs; ``tissue_hu`` is the density of the
-    parenchyma wherever lung is.
+    Attributes:
+        lungs: both lungs as one distance field.
+        fissures: signed distance to the nearest fissure.
+        lobes: 1 right upper, 2 right middle, 3 right lower, 4 left upper, 5 left lower lobe,
+            0 outside the lungs.
+        tissue_hu: density of the parenchyma.
     """
 
     lungs: Field
@@ -43,7 +43,7 @@ def make_lungs(
     mediastinum: Mediastinum,
     rng: np.random.Generator,
 ) -> Lungs:
-    """The lungs of one patient: what the walls, the diaphragm and the mediastinum leave."""
+    """Make the lungs of one patient: the space between chest wall, diaphragm and mediastinum."""
     above = -thorax.diaphragm
     walls = np.maximum(thorax.cavity + 1.5, cupula(lattice))
     lungs = np.maximum(np.maximum(walls, above), -mediastinum.envelope).astype(np.float32)
@@ -54,9 +54,10 @@ def make_lungs(
 
 
 def _lobes(lattice: Lattice, rng: np.random.Generator) -> tuple[Field, LobeArray]:
-    """The oblique fissures of both lungs and the horizontal one of the right, slightly wavy."""
+    """Make the oblique fissures of both lungs, the horizontal one of the right, and the lobes."""
     x, y, z = lattice.body
     right = x < 0
+    # the fissures are planes with a wave and a bulge, tilted and placed at random
     wave = 1.5 * smooth_noise(lattice.shape, lattice.step_mm, 45.0, rng)
     bulge = 0.0012 * (np.abs(x) - 75) ** 2
     tilt = float(rng.uniform(0.95, 1.1))
@@ -74,7 +75,7 @@ def _lobes(lattice: Lattice, rng: np.random.Generator) -> tuple[Field, LobeArray
 
 
 def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Generator) -> Field:
-    """Denser towards the back, uneven on every scale, with holes where emphysema is."""
+    """Make tissue that is denser towards the back, uneven on every scale, with emphysema."""
     shape, step = lattice.shape, lattice.step_mm
     hu = patient.lung_hu + patient.gravity_hu_per_mm * lattice.body[1]
     for length, deviation in ((60.0, 9.0), (18.0, 7.0), (6.0, 11.0), (2.6, 14.0)):
@@ -89,7 +90,7 @@ def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Gen
 
 
 _ENDS_MM = 9.5
-"""Distance of the trees' ends: one for every 0.9 ml of lung, as a secondary lobule has."""
+"""Distance of the ends of the trees: one for every 0.9 ml of lung, as a secondary lobule has."""
 
 _SUBPLEURAL_MM = 2.5
 _VESSEL_MM, _AIRWAY_MM = 0.54, 0.42
@@ -98,7 +99,7 @@ _AIRWAY_ENDS = 9.0
 
 @dataclass(frozen=True)
 class _Hilum:
-    """Where the trees of one lobe begin, in the reference body, and where they set out to."""
+    """Roots and first directions of the trees of one lobe, in the reference body."""
 
     bronchus: Triple
     bronchus_heading: Triple
@@ -117,7 +118,7 @@ _HILA = (
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """World-space pieces ``(n, 2, 3)`` with radii ``(n, 2)``: vessels, and airways with walls."""
+    """Pieces ``(n, 2, 3)`` in world mm with radii ``(n, 2)``: vessels, and airways with walls."""
 
     vessels: FloatArray
     vessel_radii: FloatArray
@@ -127,7 +128,7 @@ class Trees:
 
 
 def grow_trees(lattice: Lattice, lungs: Lungs, rng: np.random.Generator) -> Trees:
-    """The trees of all lobes that lie in the field of view."""
+    """Grow the trees of all lobes in the field of view."""
     bronchial, venous, beside = [], [], []
     for number, hilum in enumerate(_HILA, start=1):
         tree = _tree(lattice, lungs, number, hilum.bronchus, hilum.bronchus_heading, rng)
@@ -149,7 +150,7 @@ def grow_trees(lattice: Lattice, lungs: Lungs, rng: np.random.Generator) -> Tree
 def draw_trees(
     trees: Trees, raster: Raster, corner_mm: FloatArray
 ) -> tuple[UInt8Array, UInt8Array]:
-    """Coverage 0..255 of vessels and airway walls, and of lumens, both ``(z, y, x)``."""
+    """Draw the coverage, 0 to 255, of vessels and airway walls, and of lumens, ``(z, y, x)``."""
     solid = np.zeros(raster.shape, dtype=np.uint8)
     lumens = np.zeros(raster.shape, dtype=np.uint8)
     stamp_cones(solid, raster, corner_mm, trees.vessels, trees.vessel_radii)
@@ -171,12 +172,12 @@ def _tree(
 
 
 def _ends(lattice: Lattice, lungs: Lungs, lobe: int, rng: np.random.Generator) -> FloatArray:
-    """Points that fill a lobe evenly, not too near to its surface: a grid, every point shaken."""
+    """Fill a lobe evenly with points, not too near to its surface: a grid with random offsets."""
     size = np.asarray(lattice.shape[::-1]) * lattice.step_mm
     counts = np.maximum((size / _ENDS_MM).astype(int), 1)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in counts], indexing="ij"), axis=-1)
-    shaken = grid.reshape(-1, 3) + rng.uniform(0, 1, (counts.prod(), 3))
-    points = lattice.start_mm - lattice.step_mm / 2 + shaken * _ENDS_MM
+    jittered = grid.reshape(-1, 3) + rng.uniform(0, 1, (counts.prod(), 3))
+    points = lattice.start_mm - lattice.step_mm / 2 + jittered * _ENDS_MM
     deep = lattice.sample(lungs.lungs, points) < -_SUBPLEURAL_MM
     points = points[deep]
     cell = np.rint((points - lattice.start_mm) / lattice.step_mm).astype(int)
@@ -185,7 +186,7 @@ def _ends(lattice: Lattice, lungs: Lungs, lobe: int, rng: np.random.Generator) -
 
 
 def _beside(tree: Tree, side: float) -> FloatArray:
-    """The artery's pieces ``(n, 2, 3)``: next to the airway, up and out of it."""
+    """Place the pieces of the artery ``(n, 2, 3)`` beside the airway, outwards and above."""
     outward = np.array([side, -0.5, 0.8])
     across = outward - (tree.along @ outward)[..., None] * tree.along
     across /= np.maximum(np.linalg.norm(across, axis=-1, keepdims=True), 1e-6)

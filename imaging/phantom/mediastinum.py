@@ -1,4 +1,4 @@
-"""Heart, great vessels, windpipe and gullet, and the envelope that the lungs lie against."""
+"""Heart, great vessels, trachea and oesophagus, and the envelope that the lungs lie against."""
 
 from __future__ import annotations
 
@@ -20,50 +20,53 @@ _AORTA = (
     (22.0, 36.0, -110.0), (10.0, 30.0, -170.0), (3.0, 24.0, -270.0),
 )  # fmt: skip
 _AORTA_RADII = (15.0, 16.0, 15.0, 14.0, 13.0, 12.5, 12.5, 12.0, 11.5, 11.0, 10.0)
+_OESOPHAGUS = (
+    (4.0, 24.0, 150.0), (4.0, 32.0, 20.0), (7.0, 34.0, -60.0), (14.0, 26.0, -112.0),
+    (28.0, 8.0, -135.0),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Mediastinum:
-    """Distance fields. ``blood`` holds vessels and chambers, ``heart`` chambers with their wall.
+    """Distance fields of the organs between the lungs.
 
-    ``envelope`` is all that the lungs leave free between them; ``airway`` is the lumen of windpipe
-    and main bronchi.
+    Attributes:
+        blood: great vessels and the chambers of the heart.
+        heart: the heart with its wall.
+        oesophagus: the oesophagus.
+        nodes: lymph nodes.
+        airway: the lumen of trachea and main bronchi.
+        envelope: all that lies between the lungs.
     """
 
     blood: Field
     heart: Field
-    gullet: Field
+    oesophagus: Field
     nodes: Field
     airway: Field
     envelope: Field
 
 
 def make_mediastinum(lattice: Lattice, patient: Patient, bones: Bones) -> Mediastinum:
-    """The middle of the chest of one patient."""
+    """Make the mediastinum of one patient."""
     heart, chambers = _heart(lattice, patient.heart)
     vessels = _great_vessels(lattice)
     airway = _airway(lattice)
-    gullet = tube(lattice, _GULLET, (7, 7, 7, 8, 9))
-    soft = joined([heart, vessels, gullet, airway - 2], 6.0)
+    oesophagus = tube(lattice, _OESOPHAGUS, (7, 7, 7, 8, 9))
+    soft = joined([heart, vessels, oesophagus, airway - 2], 6.0)
     spine = np.minimum(bones.vertebrae - 4, bones.canal - 12)
     return Mediastinum(
         blood=np.minimum(vessels, chambers),
         heart=heart,
-        gullet=gullet,
+        oesophagus=oesophagus,
         nodes=_nodes(lattice),
         airway=airway,
         envelope=joined([soft - 2.5, spine, _column(lattice)], 9.0),
     )
 
 
-_GULLET = (
-    (4.0, 24.0, 150.0), (4.0, 32.0, 20.0), (7.0, 34.0, -60.0), (14.0, 26.0, -112.0),
-    (28.0, 8.0, -135.0),
-)  # fmt: skip
-
-
 def _heart(lattice: Lattice, size: float) -> tuple[Field, Field]:
-    """The heart with its wall, and the blood inside."""
+    """Make the heart with its wall, and the blood inside."""
     r = size
 
     def part(x: float, y: float, z: float, radii: tuple[float, float, float], long: bool) -> Field:
@@ -117,17 +120,17 @@ def _airway(lattice: Lattice) -> Field:
 
 
 def _nodes(lattice: Lattice) -> Field:
-    """Lymph nodes in the fat: beside the windpipe, under the carina, at the hila."""
-    places = (
+    """Make lymph nodes in the fat: beside the trachea, under the carina, at the hila."""
+    nodes = (
         ((-16, 4, 22), (4, 5, 7)), ((4, 26, -18), (8, 5, 7)), ((20, 2, 12), (4, 4, 5)),
         ((-44, 10, -14), (6, 6, 9)), ((48, 20, -22), (5, 6, 8)), ((-6, -40, 20), (9, 4, 14)),
     )  # fmt: skip
-    parts = [ellipsoid(lattice, centre, radii) for centre, radii in places]
+    parts = [ellipsoid(lattice, centre, radii) for centre, radii in nodes]
     return np.asarray(np.minimum.reduce(parts), dtype=np.float32)
 
 
 def _column(lattice: Lattice) -> Field:
-    """The fat of the mediastinum: wide around the vessels, narrow behind the breast bone."""
+    """Make the fat of the mediastinum: wide around the vessels, narrow behind the sternum."""
     x, y, z = lattice.body
     upper = np.interp(y, (-90, -62, -34, 8, 36, 60), (2, 4, 29, 29, 18, 20))
     lower = np.interp(y, (-95, -70, -40, 5, 30, 60), (6, 9, 18, 14, 9, 18))

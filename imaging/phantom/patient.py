@@ -1,4 +1,4 @@
-"""Who the phantom is: the body's size and build, its blood and its lungs, drawn from a seed."""
+"""The patient of a phantom: size and build of the body, blood and lungs, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Patient:
     """One random patient.
 
     Attributes:
-        scale: size along ``(x, y, z)`` relative to the anatomy's reference adult.
+        scale: size along ``(x, y, z)`` relative to the reference adult.
         female: whether there are breasts.
         arms_up: whether the arms lie beside the head; otherwise they lie beside the body.
         fat_mm: thickness of the fat under the skin at the flank.
@@ -22,10 +22,10 @@ class Patient:
         blood_hu: HU of blood: 40 without contrast medium, up to about 280 with it.
         lung_hu: HU of the parenchyma half-way between front and back.
         gravity_hu_per_mm: how much denser the parenchyma gets towards the back.
-        emphysema: 0 none .. 1 severe.
+        emphysema: 0 none to 1 severe.
         heart: size of the heart relative to the reference.
         dome_mm: rise of the right and of the left diaphragm dome against the reference.
-        calcium: 0 none .. 1 many calcified spots in the aorta's wall and the costal cartilage.
+        calcium: 0 none to 1 many calcified spots in the costal cartilage.
     """
 
     scale: Triple
@@ -43,7 +43,7 @@ class Patient:
 
 
 def draw_patient(rng: np.random.Generator) -> Patient:
-    """A patient as they come: half are women, half have contrast medium, few have arms down."""
+    """Draw a patient: half are women, half have contrast medium, few have their arms down."""
     female = bool(rng.random() < 0.5)
     size = 0.94 if female else 1.0
     height, width, depth = size * rng.uniform(0.93, 1.06, 3)

@@ -1,8 +1,8 @@
-"""A synthetic chest CT with nodules whose place, size and kind are known exactly.
+"""A synthetic chest CT with nodules whose position, size and kind are known exactly.
 
-`make_phantom` draws a random patient from a seed, grows the trees of the lungs, puts nodules in,
-and takes the picture as a scanner would. The same specification gives the same voxels. It is not
-a model of any real patient and shows no disease but the nodules and, sometimes, emphysema.
+`make_phantom` draws a random patient from a seed, paints the anatomy in layers, grows the trees of
+the lungs, draws nodules, and scans the result. The same specification gives the same voxels. It
+is not a model of any real patient, and shows no disease but nodules and sometimes emphysema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from imaging.phantom.fields import Field, Lattice, make_lattice, smooth_noise
 from imaging.phantom.layers import Layer, LungLayer, Raster, paint
 from imaging.phantom.lungs import Lungs, Trees, draw_trees, grow_trees, make_lungs
 from imaging.phantom.mediastinum import Mediastinum, make_mediastinum
-from imaging.phantom.nodules import Implant, Site, draw_implant, mark_implant, plan_implants
+from imaging.phantom.nodules import (
+    PlacedNodule,
+    Surroundings,
+    draw_nodule,
+    label_nodule,
+    place_nodules,
+)
 from imaging.phantom.patient import Patient, draw_patient
 from imaging.phantom.scanner import KERNELS, Kernel, Scanner, scan
 from imaging.phantom.thorax import Abdomen, Thorax, make_abdomen, make_thorax
@@ -30,31 +36,34 @@ from imaging.volume import (
     Triple,
     UInt8Array,
     Volume,
+    triple,
 )
 
 Progress = Callable[[float, str], None]
-"""Called with the part done, 0..1, and what is being done."""
+"""Called with the share done, from 0 to 1, and the current step."""
 
 TRAINING_SEED = 100_000
-"""Phantoms of this seed and above are learnt from; what is measured is measured on smaller ones."""
+"""Phantoms of this seed and above are for training; measurements use smaller seeds."""
 
 _FINE_MM = 1.25
-_MIDDLE_MM = (0.0, 12.0, -38.0)
+_CENTRE_MM = (0.0, 12.0, -38.0)
+_AIR_HU, _FAT_HU, _MUSCLE_HU = -1000.0, -102.0, 52.0
+_SKIN_HU, _SKIN_MM = 20.0, 1.8
 
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What is to be made.
+    """Specification of a phantom.
 
     Attributes:
-        seed: everything random follows from it.
+        seed: determines everything random.
         spacing_mm: voxel spacing ``(z, y, x)``.
-        size_mm: field of view ``(z, y, x)``, around the middle of the chest.
-        nodule_count: how many nodules; fewer only where the field of view has no room.
+        size_mm: field of view ``(z, y, x)``, around the centre of the chest.
+        nodule_count: number of nodules; fewer only if the field of view has no room.
         diameter_mm: range of their diameters.
         kernel: sharpness of edges and grain of the noise: soft, standard or sharp.
         dose_noise_hu: standard deviation of the noise in the chest.
-        slice_thickness_mm: over what the scanner averages along z; None means the spacing.
+        slice_thickness_mm: thickness of the slices; None means the spacing.
     """
 
     seed: int
@@ -70,13 +79,13 @@ class PhantomSpec:
         if min(self.spacing_mm) <= 0:
             raise ValueError(f"spacing_mm={self.spacing_mm} must be positive")
         if min(self.shape) < 2:
-            raise ValueError(f"size_mm={self.size_mm} makes only {self.shape} voxels")
+            raise ValueError(f"size_mm={self.size_mm} gives {self.shape} voxels, at least 2 needed")
         if not 0 < self.diameter_mm[0] <= self.diameter_mm[1]:
             raise ValueError(f"diameter_mm={self.diameter_mm} must be a rising positive range")
         if not 0 <= self.nodule_count <= 255:
-            raise ValueError(f"nodule_count={self.nodule_count} must lie in 0..255")
+            raise ValueError(f"nodule_count={self.nodule_count} must be 0 to 255")
         if self.kernel not in KERNELS:
-            raise ValueError(f"kernel={self.kernel!r} is none of {KERNELS}")
+            raise ValueError(f"kernel={self.kernel!r} must be one of {KERNELS}")
         if self.dose_noise_hu < 0:
             raise ValueError(f"dose_noise_hu={self.dose_noise_hu} must not be negative")
         if self.slice_thickness_mm is not None and self.slice_thickness_mm <= 0:
@@ -96,7 +105,7 @@ class Phantom:
     Attributes:
         volume: the CT, int16 HU, patient axes (x to the left, y to the back, z to the head).
         nodules: centre (centroid) and diameter (of the sphere of equal volume) of every nodule
-            as it was drawn, cut off at the pleura and without its spicules.
+            as drawn, cut off at the pleura and without its spicules.
         nodule_mask: uint8 ``(z, y, x)``, i + 1 inside ``nodules[i]``, 0 elsewhere.
     """
 
@@ -106,36 +115,39 @@ class Phantom:
 
 
 def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom:
-    """The phantom that ``spec`` describes."""
-    say = progress or _silent
+    """Make the phantom that ``spec`` describes."""
+    report = progress or (lambda _share, _step: None)
+    # one generator per stage, so that a change in one leaves the others alone
     seeds = np.random.SeedSequence(spec.seed).spawn(6)
     rngs = [np.random.default_rng(s) for s in seeds[:5]]
     patient = draw_patient(rngs[0])
-    say(0.0, "anatomy")
+    report(0.0, "anatomy")
     fine, corner = _fine_raster(spec), _corner(spec)
-    lattice = _lattice(fine, corner, patient, rngs[1])
-    anatomy = make_anatomy(lattice, patient, rngs[1])
-    say(0.15, "vessels and airways")
+    size_mm = np.asarray(fine.shape) * fine.spacing_mm
+    lattice = make_lattice(corner, size_mm[::-1], patient.scale, rngs[1])
+    anatomy = _make_anatomy(lattice, patient, rngs[1])
+    report(0.15, "vessels and airways")
     trees = grow_trees(lattice, anatomy.lungs, rngs[2])
-    hu = _painted(anatomy, trees, fine, corner, patient, say)
-    say(0.6, "nodules")
-    site = Site(lattice, anatomy.lungs.lungs, anatomy.thorax.cavity, trees)
-    implants = plan_implants(site, spec.nodule_count, spec.diameter_mm, rngs[3])
-    for implant in implants:
-        draw_implant(hu, fine, corner, site, implant, rngs[3])
+    hu = _painted(anatomy, trees, fine, corner, patient, report)
+    report(0.6, "nodules")
+    site = Surroundings(lattice, anatomy.lungs.lungs, anatomy.thorax.cavity, trees)
+    nodules = place_nodules(site, spec.nodule_count, spec.diameter_mm, rngs[3])
+    for nodule in nodules:
+        draw_nodule(hu, fine, corner, site, nodule, rngs[3])
+    thickness = spec.slice_thickness_mm or spec.spacing_mm[0]
     scanned = scan(
         hu,
         fine.spacing_mm[0],
         spec.shape[0],
-        _scanner(spec),
+        Scanner(spec.spacing_mm, thickness, spec.kernel, spec.dose_noise_hu),
         seeds[5],
-        lambda part: say(0.65 + 0.35 * part, "scan"),
+        lambda share: report(0.65 + 0.35 * share, "scan"),
     )
-    return _result(spec, scanned, implants, site, corner, rngs[4])
+    return _result(spec, scanned, nodules, site, corner, rngs[4])
 
 
 def varied_spec(seed: int) -> PhantomSpec:
-    """A phantom by a scanner and a protocol drawn from the seed too, as training wants them.
+    """Draw the scan protocol from the seed too, for training.
 
     Slices of 0.75 to 2.5 mm, every kernel, doses from screening to diagnostic.
     """
@@ -156,7 +168,7 @@ def varied_spec(seed: int) -> PhantomSpec:
 
 
 def phantom_header(spec: PhantomSpec) -> StudyHeader:
-    """A header that says what it is wherever a patient would be named."""
+    """Make a header that says "phantom" in the fields of the patient."""
     return StudyHeader(
         patient_id=f"PHANTOM-{spec.seed}",
         patient_name="SYNTHETIC^PHANTOM",
@@ -167,88 +179,70 @@ def phantom_header(spec: PhantomSpec) -> StudyHeader:
     )
 
 
-def _silent(part: float, what: str) -> None:
-    """Nobody watches."""
-
-
 def _fine_raster(spec: PhantomSpec) -> Raster:
-    """The anatomy's voxels: those of the result, thinner along z where its slices are thick."""
+    """Choose the voxels of the anatomy: those of the result, thinner along z if it is thick."""
     per_slice = int(np.ceil(spec.spacing_mm[0] / _FINE_MM))
     z, y, x = spec.shape
     return Raster((z * per_slice, y, x), (spec.spacing_mm[0] / per_slice, *spec.spacing_mm[1:]))
 
 
 def _corner(spec: PhantomSpec) -> FloatArray:
-    """World point ``(x, y, z)`` of the outer corner of voxel (0, 0, 0)."""
+    """Compute the world point ``(x, y, z)`` of the outer corner of voxel (0, 0, 0)."""
     size = np.asarray(spec.shape) * spec.spacing_mm
-    return np.asarray(_MIDDLE_MM) - size[::-1] / 2
-
-
-def _lattice(
-    raster: Raster, corner: FloatArray, patient: Patient, rng: np.random.Generator
-) -> Lattice:
-    size = np.asarray(raster.shape) * raster.spacing_mm
-    return make_lattice(corner, size[::-1], patient.scale, rng)
+    return np.asarray(_CENTRE_MM) - size[::-1] / 2
 
 
 def _painted(
-    anatomy: Anatomy,
+    anatomy: _Anatomy,
     trees: Trees,
     fine: Raster,
     corner: FloatArray,
     patient: Patient,
-    say: Progress,
+    report: Progress,
 ) -> HuArray:
-    solid, lumens = draw_trees(trees, fine, corner)
-    reach = np.maximum(anatomy.thorax.cavity, -anatomy.thorax.diaphragm)
-    found = anatomy.lungs
-    lungs = LungLayer(
-        found.lungs, found.tissue_hu, found.fissures, reach, solid, lumens, patient.blood_hu
+    """Paint the anatomy without nodules, int16 HU on the voxels of ``fine``."""
+    vessels, lumens = draw_trees(trees, fine, corner)
+    layer = LungLayer(
+        field=anatomy.lungs.lungs,
+        tissue_hu=anatomy.lungs.tissue_hu,
+        fissures=anatomy.lungs.fissures,
+        vessel_space=np.maximum(anatomy.thorax.cavity, -anatomy.thorax.diaphragm),
+        vessels=vessels,
+        lumens=lumens,
+        vessel_hu=patient.blood_hu,
     )
-    return paint(fine, anatomy.under, lungs, anatomy.over, lambda p: say(0.3 + 0.3 * p, "tissues"))
-
-
-def _scanner(spec: PhantomSpec) -> Scanner:
-    thick = spec.slice_thickness_mm or spec.spacing_mm[0]
-    return Scanner(spec.spacing_mm, thick, spec.kernel, spec.dose_noise_hu)
+    return paint(
+        fine, anatomy.under, layer, anatomy.over, lambda p: report(0.3 + 0.3 * p, "tissues")
+    )
 
 
 def _result(
     spec: PhantomSpec,
     hu: HuArray,
-    implants: list[Implant],
-    site: Site,
+    placed: list[PlacedNodule],
+    site: Surroundings,
     corner: FloatArray,
     rng: np.random.Generator,
 ) -> Phantom:
-    """The scan in a patient's coordinates: the table stands somewhere along z."""
+    """Move the scan to patient coordinates: the table position along z is random."""
     shift = np.array([0.0, -150.0, float(np.round(rng.uniform(-400, 100), 1))])
     first = corner + np.asarray(spec.spacing_mm)[::-1] / 2 + shift
     mask = np.zeros(spec.shape, dtype=np.uint8)
     raster = Raster(spec.shape, spec.spacing_mm)
-    for i, implant in enumerate(implants):
-        mark_implant(mask, raster, corner, site, implant, i + 1)
-    x, y, z = first.tolist()
-    geometry = Geometry(spec.spacing_mm, (x, y, z))
+    for label, nodule in enumerate(placed, start=1):
+        label_nodule(mask, raster, corner, site, nodule, label)
+    geometry = Geometry(spec.spacing_mm, triple(first))
     volume = Volume(hu, geometry, description=f"SYNTHETIC PHANTOM seed {spec.seed}")
-    nodules = tuple(_shifted(implant.truth, shift) for implant in implants)
-    return Phantom(volume, nodules, mask)
-
-
-def _shifted(nodule: Nodule, shift: FloatArray) -> Nodule:
-    x, y, z = (np.asarray(nodule.centre_mm) + shift).tolist()
-    return replace(nodule, centre_mm=(x, y, z))
-
-
-_AIR_HU, _FAT_HU, _MUSCLE_HU = -1000.0, -102.0, 52.0
-_SKIN_HU, _SKIN_MM = 20.0, 1.8
+    truths = (nodule.truth for nodule in placed)
+    nodules = (replace(t, centre_mm=triple(np.asarray(t.centre_mm) + shift)) for t in truths)
+    return Phantom(volume, tuple(nodules), mask)
 
 
 @dataclass(frozen=True, eq=False)
-class Anatomy:
-    """Layers in the order in which they are painted, and what is drawn at the picture's spacing.
+class _Anatomy:
+    """All tissues but the inside of the lungs, as layers in the order of painting.
 
-    ``under`` lies outside the lungs and is painted before them, ``over`` covers them.
+    ``under`` is painted before the lungs, ``over`` after them.
     """
 
     under: tuple[Layer, ...]
@@ -257,8 +251,8 @@ class Anatomy:
     lungs: Lungs
 
 
-def make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -> Anatomy:
-    """The anatomy of one patient on a lattice."""
+def _make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -> _Anatomy:
+    """Make the anatomy of one patient on a lattice."""
     thorax = make_thorax(lattice, patient)
     bones = make_bones(lattice, patient, thorax)
     mediastinum = make_mediastinum(lattice, patient, bones)
@@ -268,11 +262,11 @@ def make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -
     under = (
         *_wall(thorax, grain),
         *_organs(abdomen, thorax, patient, grain),
-        *_middle(mediastinum, patient),
+        *_mediastinum(mediastinum, patient),
         *_skeleton(bones, patient, grain),
         *_table(lattice),
     )
-    return Anatomy(
+    return _Anatomy(
         under=under,
         over=(
             Layer(mediastinum.airway - 1.6, 20.0, strength=0.9),
@@ -284,7 +278,7 @@ def make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -
 
 
 def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
-    """Skin, fat, muscles in sheets, and the fat that fills the cavity before its organs do."""
+    """Layer skin, fat and muscles in sheets, and fat in the cavity before its organs."""
     fat = (_FAT_HU + 7 * grain).astype(np.float32)
     marbled = (_MUSCLE_HU + 9 * grain).astype(np.float32)
     return [
@@ -305,15 +299,15 @@ def _organs(abdomen: Abdomen, thorax: Thorax, patient: Patient, grain: Field) ->
         Layer(abdomen.liver, liver),
         Layer(abdomen.spleen, 50.0 + enhanced),
         Layer(abdomen.stomach, 45.0),
-        Layer(abdomen.juice, 15.0),
+        Layer(abdomen.fluid, 15.0),
         Layer(abdomen.gas, -960.0),
     ]
 
 
-def _middle(mediastinum: Mediastinum, patient: Patient) -> list[Layer]:
+def _mediastinum(mediastinum: Mediastinum, patient: Patient) -> list[Layer]:
     return [
         Layer(mediastinum.nodes, 45.0),
-        Layer(mediastinum.gullet, 40.0),
+        Layer(mediastinum.oesophagus, 40.0),
         Layer(mediastinum.heart, 50.0 if patient.blood_hu < 60 else 90.0),
         Layer(mediastinum.blood, patient.blood_hu),
     ]
@@ -335,7 +329,7 @@ def _skeleton(bones: Bones, patient: Patient, grain: Field) -> list[Layer]:
 
 
 def _table(lattice: Lattice) -> list[Layer]:
-    """The table's two shells, shallow troughs under the back."""
+    """Layer the two shells of the table, shallow troughs under the back."""
     counts, steps, starts = lattice.shape[:0:-1], lattice.step_mm[:2], lattice.start_mm[:2]
     x, y = (np.arange(n) * s + a for n, s, a in zip(counts, steps, starts, strict=True))
     below = (y[:, None] - 166.0 + 0.00055 * x**2).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the scanner makes of the anatomy: slice thickness, sharpness and noise."""
+"""Scan the anatomy of a phantom: slice thickness, sharpness and noise."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _THREADS = 2
 
 @dataclass(frozen=True)
 class _Response:
-    """A reconstruction kernel: blur of edges, their enhancement, and the noise's spectrum.
+    """A reconstruction kernel: blur of edges, their enhancement, and the spectrum of the noise.
 
-    The noise power rises with the frequency f (per mm) as the ramp filter makes it and is cut off
-    by the kernel: f * exp(-(f / cut)^2) on top of a floor.
+    The noise power rises with the frequency f (per mm), as the ramp filter makes it, and is cut
+    off by the kernel: (f + 0.01) * exp(-(f / cut)^2).
     """
 
     blur_mm: float
@@ -42,7 +42,7 @@ _KERNELS: dict[str, _Response] = {
 
 @dataclass(frozen=True)
 class Scanner:
-    """How the picture is taken: ``spacing_mm`` ``(z, y, x)`` of the result, noise in HU."""
+    """The scan protocol: ``spacing_mm`` ``(z, y, x)`` of the result, noise in HU."""
 
     spacing_mm: tuple[float, float, float]
     slice_thickness_mm: float
@@ -58,15 +58,15 @@ def scan(
     seed: np.random.SeedSequence,
     report: Callable[[float], None],
 ) -> HuArray:
-    """The scan of noise-free anatomy, int16 HU ``(slices, y, x)``.
+    """Scan noise-free anatomy, int16 HU ``(slices, y, x)``.
 
     Args:
-        anatomy: HU ``(z, y, x)`` on thin slices that share the result's field of view.
+        anatomy: HU ``(z, y, x)`` on thin slices with the field of view of the result.
         fine_mm: distance of these thin slices.
-        slices: how many slices the result has.
-        scanner: how the picture is taken.
+        slices: number of slices of the result.
+        scanner: the scan protocol.
         seed: every slice draws its noise from a child of it.
-        report: called with the part done, 0..1.
+        report: called with the share done, from 0 to 1.
     """
     response = _KERNELS[scanner.kernel]
     amplitude = _amplitude(anatomy.shape[1:], scanner, response)
@@ -75,10 +75,10 @@ def scan(
 
     def take(k: int) -> None:
         plane = _thick(anatomy, fine_mm, (k + 0.5) * scanner.spacing_mm[0], scanner)
-        seen = _sharpened(plane, scanner, response)
+        image = _sharpened(plane, scanner, response)
         if scanner.noise_hu > 0:
-            seen += _noise(amplitude, plane, seeds[k])
-        result[k] = np.rint(np.clip(seen, -1024, 3071))
+            image += _noise(amplitude, plane, seeds[k])
+        result[k] = np.rint(np.clip(image, -1024, 3071))
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for k, _ in enumerate(pool.map(take, range(slices))):
@@ -87,7 +87,7 @@ def scan(
 
 
 def _thick(anatomy: HuArray, fine_mm: float, centre_mm: float, scanner: Scanner) -> Plane:
-    """Mean over the slice's thickness, thin slices at its rim counted in part."""
+    """Average over the thickness of the slice; thin slices at its faces count in part."""
     half = max(scanner.slice_thickness_mm, fine_mm) / 2
     low, high = (centre_mm - half) / fine_mm, (centre_mm + half) / fine_mm
     index = np.arange(int(np.floor(low)), int(np.ceil(high)))
@@ -100,22 +100,22 @@ def _thick(anatomy: HuArray, fine_mm: float, centre_mm: float, scanner: Scanner)
 
 
 def _sharpened(plane: Plane, scanner: Scanner, response: _Response) -> Plane:
+    """Blur by the kernel; sharper kernels then enhance edges by unsharp masking."""
     pixel = float(np.mean(scanner.spacing_mm[1:]))
-    seen = cv2.GaussianBlur(plane, (0, 0), max(response.blur_mm / pixel, 0.2))
+    image = cv2.GaussianBlur(plane, (0, 0), max(response.blur_mm / pixel, 0.2))
     if response.enhance:
-        wide = cv2.GaussianBlur(seen, (0, 0), 1.1 / pixel)
-        seen = seen + np.float32(response.enhance) * (seen - wide)
-    return np.asarray(seen, dtype=np.float32)
+        wide = cv2.GaussianBlur(image, (0, 0), 1.1 / pixel)
+        image = image + np.float32(response.enhance) * (image - wide)
+    return np.asarray(image, dtype=np.float32)
 
 
 def _amplitude(shape: tuple[int, ...], scanner: Scanner, response: _Response) -> Plane:
-    """Amplitude of every frequency of a slice's noise, for unit noise in the frequency domain."""
-    y, x = (
-        np.fft.fftfreq(shape[0], scanner.spacing_mm[1]),
-        np.fft.rfftfreq(shape[1], scanner.spacing_mm[2]),
-    )
+    """Compute the noise amplitude of every frequency, for unit noise in the frequency domain."""
+    y = np.fft.fftfreq(shape[0], scanner.spacing_mm[1])
+    x = np.fft.rfftfreq(shape[1], scanner.spacing_mm[2])
     frequency = np.hypot(y[:, None], x[None, :])
     power = (frequency + 0.01) * np.exp(-((frequency / response.cut_per_mm) ** 2))
+    # the real transform stores half of the frequencies: all but x = 0 count twice
     weight = np.full(len(x), 2.0)
     weight[0] = 1.0
     total = float((power * weight).sum())
@@ -123,7 +123,7 @@ def _amplitude(shape: tuple[int, ...], scanner: Scanner, response: _Response) ->
 
 
 def _noise(amplitude: Plane, plane: Plane, seed: np.random.SeedSequence) -> Plane:
-    """Noise of the slice: more where the rays cross much tissue, as in the middle of the body."""
+    """Draw the noise of a slice: more where the rays cross much tissue, as in the body's centre."""
     rng = np.random.Generator(np.random.SFC64(seed))
     shape = (*amplitude.shape, 2)
     spectrum = rng.standard_normal(shape, dtype=np.float32).view(np.complex64)[..., 0]
@@ -133,7 +133,7 @@ def _noise(amplitude: Plane, plane: Plane, seed: np.random.SeedSequence) -> Plan
 
 
 def _thickness(plane: Plane) -> Plane:
-    """Relative noise of every pixel, about 1 in the chest: from the tissue around it."""
+    """Estimate the relative noise of every pixel, about 1 in the chest, from the tissue around."""
     small = cv2.resize(plane, (64, 64), interpolation=cv2.INTER_AREA)
     tissue = np.clip((small + 1000) / 1000, 0, 1.4)
     across = tissue.mean(axis=1, keepdims=True) + tissue.mean(axis=0, keepdims=True)

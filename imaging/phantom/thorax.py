@@ -1,10 +1,8 @@
-"""The chest's walls: thoracic cavity, diaphragm, skin and muscles, as distance fields.
+"""The chest wall and the upper abdomen as distance fields: cavity, diaphragm, skin, organs.
 
 The numbers are profiles along z in the reference body: half widths and the front and back of the
-cavity at the height of apex, carina, heart and liver dome, measured off the anatomy of an adult
-in full inspiration.
-
-What the diaphragm covers: liver, spleen, and a stomach with its bubble of gas.
+cavity at the height of apex, carina, heart and liver dome, from the anatomy of an adult in full
+inspiration.
 """
 
 from __future__ import annotations
@@ -29,11 +27,14 @@ _ROUNDNESS = 2.25
 
 @dataclass(frozen=True, eq=False)
 class Thorax:
-    """Distance fields of the walls.
+    """Distance fields of the chest wall.
 
-    ``cavity`` is the space inside the ribs, ``diaphragm`` all that lies below it (negative there),
-    ``skin`` the body, ``muscle`` the body without the fat under its skin; ``depth`` runs from -1
-    at the cavity's front to 1 at its back.
+    Attributes:
+        cavity: the space inside the ribs.
+        diaphragm: the space below the diaphragm.
+        skin: the body.
+        muscle: the body without the fat under its skin.
+        depth: position between the front (-1) and the back (1) of the cavity.
     """
 
     cavity: Field
@@ -44,7 +45,7 @@ class Thorax:
 
 
 def make_thorax(lattice: Lattice, patient: Patient) -> Thorax:
-    """The walls of one patient."""
+    """Make the chest wall of one patient."""
     cavity, depth = _cavity(lattice)
     skin = _skin(lattice, patient)
     return Thorax(
@@ -57,7 +58,7 @@ def make_thorax(lattice: Lattice, patient: Patient) -> Thorax:
 
 
 def cupula(lattice: Lattice) -> Field:
-    """Distance to the space below the two domes that end the lungs above."""
+    """Compute the distance to the space below the two pleural cupulas, the top of the lungs."""
     x, y, z = lattice.body
     top = 114 - 0.017 * (np.abs(x) - 46) ** 2 - 0.010 * (y - 14) ** 2
     return _over_slope(z - top, lattice, limit=2.0)
@@ -77,7 +78,7 @@ def _cavity(lattice: Lattice) -> tuple[Field, Field]:
 
 
 def _radial(across: Field, depth: Field, lattice: Lattice, power: float) -> Field:
-    """Distance to the superellipse where ``across`` and ``depth`` reach it at 1."""
+    """Compute the distance to a superellipse with its surface where the norm is 1."""
     return _over_slope(_norm(across, depth, power) - 1, lattice)
 
 
@@ -87,7 +88,7 @@ def _norm(across: Field, depth: Field, power: float) -> Field:
 
 
 def _over_slope(value: Field, lattice: Lattice, limit: float = 0.0) -> Field:
-    """The value over its own slope: to first order the distance to where it is zero.
+    """Divide the value by its own slope: to first order the distance to where it is zero.
 
     ``limit`` bounds the slope from above where a height field drops steeply; 0 sets none.
     """
@@ -100,7 +101,7 @@ def _over_slope(value: Field, lattice: Lattice, limit: float = 0.0) -> Field:
 
 
 def _diaphragm(lattice: Lattice, patient: Patient) -> Field:
-    """Below: negative. Two domes that fall steeply at the wall, deepest behind."""
+    """Make two domes that fall steeply at the wall, deepest behind; negative below them."""
     x, y, z = lattice.body
     front, back = np.interp(-140, _Z, _FRONT), np.interp(-140, _Z, _BACK)
     middle, half = (front + back) / 2, (back - front) / 2
@@ -143,7 +144,7 @@ def _breasts(lattice: Lattice, patient: Patient) -> list[Field]:
 
 
 def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> Field:
-    """Inside the fat under the skin, and within a thickness of the ribs that varies around."""
+    """Fill what is below the subcutaneous fat and near the ribs; the thickness varies around."""
     x, y, z = lattice.body
     fat = patient.fat_mm * np.clip(0.75 + 0.004 * (y - 20), 0.45, 1.1)
     upper = np.clip((z + 40) / 60, 0, 1)
@@ -158,17 +159,17 @@ def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> F
 
 @dataclass(frozen=True, eq=False)
 class Abdomen:
-    """Distance fields; ``gas`` is the upper (front) part of the stomach's inside."""
+    """Distance fields; ``gas`` is the front part of the stomach's inside, above the ``fluid``."""
 
     liver: Field
     spleen: Field
     stomach: Field
-    juice: Field
+    fluid: Field
     gas: Field
 
 
 def make_abdomen(lattice: Lattice, thorax: Thorax, rng: np.random.Generator) -> Abdomen:
-    """The organs of one patient; how full the stomach is and of what is random."""
+    """Make the organs of one patient; size and gas of the stomach are random."""
     inside = np.maximum(thorax.diaphragm, thorax.cavity)
     right = ellipsoid(lattice, (-62, -8, -178), (92, 86, 92))
     lobe = ellipsoid(lattice, (14, -52, -150), (66, 38, 46))
@@ -177,6 +178,6 @@ def make_abdomen(lattice: Lattice, thorax: Thorax, rng: np.random.Generator) -> 
     fill = float(rng.uniform(0.75, 1.1))
     stomach = ellipsoid(lattice, (66, -12, -150), (42 * fill, 46 * fill, 44 * fill))
     stomach = np.maximum(np.maximum(stomach, inside + 4), 4 - np.minimum(liver, spleen))
-    juice = stomach + 4
+    fluid = stomach + 4
     level = (lattice.body[1] + float(rng.uniform(0, 25))) * lattice.size
-    return Abdomen(liver, spleen, stomach, juice, np.maximum(juice, level).astype(np.float32))
+    return Abdomen(liver, spleen, stomach, fluid, np.maximum(fluid, level).astype(np.float32))

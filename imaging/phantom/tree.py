@@ -1,8 +1,8 @@
-"""Branching trees that fill a space: airways, arteries and veins of one lobe.
+"""Grow branching trees that fill a space: airways, arteries and veins of one lobe.
 
-After Kitaoka, Takaki and Suki (J Appl Physiol 87:2207-2217, 1999): a branch serves a region; it
-grows towards the region's centre, the region is split in two by a plane that holds the branch,
-and a daughter grows into each part. A branch's radius follows from how many ends it serves
+After Kitaoka, Takaki and Suki (J Appl Physiol 87:2207-2217, 1999): a branch serves a region and
+grows towards its centre; a plane through the branch splits the region in two, and a daughter
+branch grows into each part. The radius of a branch follows from the number of ends that it serves
 (Murray's cube law).
 """
 
@@ -20,7 +20,7 @@ _REACH = (0.3, 0.48)
 _SHARE = (0.22, 0.78)
 _PIECE_MM = 7.0
 _BEND = 0.28
-_FADE = 0.5  # a last branch thins out to this many "ends"
+_FADE = 0.5  # a last branch tapers to the radius of this many ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class Tree:
     Attributes:
         points: ``(n, 2, 3)`` world mm of both ends of every piece.
         along: ``(n, 2, 3)`` unit direction of the branch there.
-        ends: ``(n, 2)`` how many ends the branch serves there; below 1 where it fades out.
+        ends: ``(n, 2)`` number of ends that the branch serves there; below 1 where it tapers off.
     """
 
     points: FloatArray
@@ -38,13 +38,16 @@ class Tree:
     ends: FloatArray
 
     def radii(self, terminal_mm: float) -> FloatArray:
-        """Radius in mm at both ends of every piece ``(n, 2)``, ``terminal_mm`` of a last branch."""
+        """Compute the radius in mm at both ends of every piece ``(n, 2)``.
+
+        A branch that serves one end has the radius ``terminal_mm``.
+        """
         return np.asarray(terminal_mm * self.ends ** (1 / _EXPONENT))
 
 
 @dataclass(frozen=True, eq=False)
 class _Branch:
-    """A branch yet to grow: where, in which direction, and the points that it serves."""
+    """A branch before it grows: its start, its direction, and the points that it serves."""
 
     start: FloatArray
     heading: FloatArray
@@ -53,7 +56,7 @@ class _Branch:
 
 @dataclass(frozen=True, eq=False)
 class _Grown:
-    """A branch as it grew: a quadratic Bezier curve and the ends served at both of its ends."""
+    """A grown branch: a quadratic Bezier curve, and the ends served at its start and stop."""
 
     curve: FloatArray
     ends: tuple[float, float]
@@ -62,7 +65,7 @@ class _Grown:
 def grow(
     root: FloatArray, heading: FloatArray, points: FloatArray, rng: np.random.Generator
 ) -> Tree:
-    """The tree from ``root`` (3,), along ``heading`` (3,) at first, to every point ``(n, 3)``."""
+    """Grow a tree from ``root`` (3,), first along ``heading`` (3,), to every point ``(n, 3)``."""
     grown: list[_Grown] = []
     pending = [_Branch(root, _unit(heading), points)] if len(points) else []
     while pending:
@@ -79,7 +82,7 @@ def grow(
 
 
 def joined_trees(trees: Sequence[Tree]) -> Tree:
-    """All pieces of several trees as one."""
+    """Join the pieces of several trees."""
     if not trees:
         return Tree(np.empty((0, 2, 3)), np.empty((0, 2, 3)), np.empty((0, 2)))
     return Tree(
@@ -90,13 +93,14 @@ def joined_trees(trees: Sequence[Tree]) -> Tree:
 
 
 def _split(branch: _Branch, rng: np.random.Generator) -> tuple[FloatArray, list[FloatArray]]:
-    """Where the branch ends, and the points that each of its daughters serves."""
+    """Choose where the branch ends, and the points that each of its daughters serves."""
     points = branch.points
     if len(points) == 1:
         return np.asarray(points[0]), []
-    way = points.mean(axis=0) - branch.start
-    stop = branch.start + way * rng.uniform(*_REACH)
-    along = _unit(way)
+    to_centre = points.mean(axis=0) - branch.start
+    stop = branch.start + to_centre * rng.uniform(*_REACH)
+    # sort the points along the widest direction across the branch, and cut at a random share
+    along = _unit(to_centre)
     across = points - stop
     across = across - np.outer(across @ along, along)
     order = np.argsort(across @ _widest(across), kind="stable")
@@ -105,7 +109,7 @@ def _split(branch: _Branch, rng: np.random.Generator) -> tuple[FloatArray, list[
 
 
 def _widest(across: FloatArray) -> FloatArray:
-    """The direction in which the points lie farthest apart."""
+    """Find the direction of the largest spread of the points: the first principal component."""
     if len(across) == 2:
         return np.asarray(across[1] - across[0])
     return np.asarray(np.linalg.eigh(across.T @ across)[1][:, -1])
@@ -117,7 +121,7 @@ def _unit(vectors: FloatArray) -> FloatArray:
 
 
 def _straightened(grown: Sequence[_Grown]) -> Tree:
-    """All branches in straight pieces, a longer branch in more of them."""
+    """Cut all branches into straight pieces, longer branches into more of them."""
     if not grown:
         return joined_trees([])
     curves = np.stack([g.curve for g in grown])
@@ -129,7 +133,7 @@ def _straightened(grown: Sequence[_Grown]) -> Tree:
 
 
 def _pieces(curves: FloatArray, ends: FloatArray, count: int) -> Tree:
-    """Curves ``(n, 3, 3)`` in ``count`` pieces each, in all ``n * count``."""
+    """Cut curves ``(n, 3, 3)`` into ``count`` pieces each, in all ``n * count``."""
     t = np.linspace(0, 1, count + 1)[:, None]
     start, bend, stop = (curves[:, i, None] for i in range(3))
     line = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * stop
