@@ -153,7 +153,7 @@ def test_met_or_not_follows_from_the_results(results: Path) -> None:
 def test_escalation_is_judged_for_each_kind_of_threshold(results: Path) -> None:
     """One that sends nothing and finds as much cannot be beaten; one that finds less can."""
     ratio = json.loads((results / "policies.json").read_text())["escalation_ratio"]
-    start = "regions and bytes sent, verdicts only, against "
+    start = "ROIs and bytes sent, verdicts only, against "
     page = render(BUDGET, results)
     assert "| 0.29 and 0.29 times | yes |" in row(page, start + "(a)")
     assert "| 62.50 and 62.50 times | no |" in row(page, start + "(b)")
