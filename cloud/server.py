@@ -179,22 +179,12 @@ class CloudServer:
         return OverreadService(backend, description, settings, self._clock)
 
     def _add_gauges(self) -> None:
-        batcher, service = self._batcher, self._service
-        for name, meaning, value in (
-            ("queued_rois", "ROIs that wait now", lambda: len(batcher.queue)),
-            ("open_streams", "Studies open now", lambda: service.open_streams),
-            (
-                "batch_fixed_seconds",
-                "Expected time of a batch whatever its size",
-                lambda: batcher.timing.latency.line[0],
-            ),
-            (
-                "batch_roi_seconds",
-                "Expected time of each ROI of a batch",
-                lambda: batcher.timing.latency.line[1],
-            ),
-        ):
-            self._telemetry.add_gauge(name, meaning, value)
+        batcher, service, add = self._batcher, self._service, self._telemetry.add_gauge
+        cost = batcher.timing.latency
+        add("queued_rois", "ROIs that wait now", lambda: len(batcher.queue))
+        add("open_streams", "Studies open now", lambda: service.open_streams)
+        add("batch_fixed_seconds", "Expected time of a batch of any size", lambda: cost.line[0])
+        add("batch_roi_seconds", "Expected time of each ROI of a batch", lambda: cost.line[1])
 
     def _make_server(self) -> grpc.aio.Server:
         size = self._settings.max_message_bytes

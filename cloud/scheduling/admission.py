@@ -46,7 +46,7 @@ class AdmissionControl:
     ) -> int:
         """Return how many of ``rois`` would be admitted and answered in time if they arrived now.
 
-        It is at least one.
+        If any is admitted the first is, so the number is at least one.
 
         Raises:
             Overloaded: the queue is full, or the site has used up its quota.
@@ -76,7 +76,7 @@ class AdmissionControl:
         over_quota = preempt_for_quota(entry, self._queue, self._max_queued, entry.arrived_s)
         for one in over_quota:
             errors[one.number] = Overloaded(
-                f"preempted: site {one.site} held the largest part of a queue that others need"
+                f"preempted: the queue is full, or site {one.site} has used up its quota"
             )
         if self._by_deadline and not self.is_probe(entry.deadline):
             late = preempt_for_deadline(

@@ -61,7 +61,7 @@ def test_describe_prints_a_table_for_people() -> None:
     assert "64" in out
 
 
-def test_describe_of_nobody_fails() -> None:
+def test_describe_fails_without_a_service() -> None:
     """A service that is not there is told as such, with status 1."""
     with run_cloud() as cloud:
         address = cloud.address
@@ -93,7 +93,7 @@ def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
 @pytest.mark.parametrize(
     ("text", "word"), [("max_batch = 0", "max_batch"), ("adress = 'x:1'", "adress")]
 )
-def test_serve_names_the_wrong_setting(tmp_path: Path, text: str, word: str) -> None:
+def test_serve_names_an_invalid_setting(tmp_path: Path, text: str, word: str) -> None:
     """A wrong setting ends the command with its name and status 1, without a traceback."""
     config = tmp_path / "cloud.toml"
     config.write_text(text)
@@ -105,7 +105,7 @@ def test_serve_names_the_wrong_setting(tmp_path: Path, text: str, word: str) -> 
 
 
 @pytest.mark.usefixtures("small_model")
-def test_serve_tells_a_taken_address() -> None:
+def test_serve_names_a_taken_address() -> None:
     """An address in use ends the command with its name."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
@@ -113,7 +113,7 @@ def test_serve_tells_a_taken_address() -> None:
 
 
 @pytest.mark.usefixtures("small_model")
-def test_serve_tells_a_taken_metrics_port() -> None:
+def test_serve_names_a_taken_metrics_port() -> None:
     """A metrics port in use ends the command with its number."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -122,7 +122,7 @@ def test_serve_tells_a_taken_metrics_port() -> None:
 
 
 @pytest.mark.usefixtures("small_model")
-def test_serve_tells_a_ready_file_that_cannot_be_written(tmp_path: Path) -> None:
+def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
     """A ready file in a folder that is not there ends the command, and the service, with it."""
     line = fails_in_one_line("--ready-file", str(tmp_path / "absent" / "ready"))
     assert line.startswith("FileNotFoundError: ")
@@ -136,12 +136,12 @@ def test_serve_tells_a_ready_file_that_cannot_be_written(tmp_path: Path) -> None
         ("screening-int8", "UnfitArtifact: screening-int8 is of kind 'screening'"),
     ],
 )
-def test_serve_tells_a_model_that_it_cannot_use(model: str, said: str) -> None:
+def test_serve_names_an_unusable_model(model: str, said: str) -> None:
     """One that is not there and one of another kind are told by name."""
     assert fails_in_one_line("--model", model).startswith(said)
 
 
-def test_serve_tells_that_a_model_is_not_in_parts(tmp_path: Path) -> None:
+def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
     """And the command that would cut it."""
     config = tmp_path / "cloud.toml"
     config.write_text("stages = 7\n")
@@ -149,7 +149,7 @@ def test_serve_tells_that_a_model_is_not_in_parts(tmp_path: Path) -> None:
     assert line.startswith("UnfitArtifact: hybrid-int8 is not in 7 parts: overread-models split")
 
 
-def test_serve_tells_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """What `models.runtime` says of a changed file is the one line."""
 
     def damaged(*_: object, **__: object) -> None:

@@ -27,7 +27,7 @@ async def after(event: asyncio.Event, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def test_what_finishes_first_is_given_first() -> None:
+def test_outcomes_are_sent_as_they_finish() -> None:
     """Order of finishing, not of sending; the summary counts both kinds and the time."""
     now_s = iter((10.0, 12.5))
 
@@ -57,7 +57,7 @@ async def bug() -> Outcome:
         (lambda responses: responses.add(asyncio.ensure_future(bug()), given), ZeroDivisionError),
     ],
 )
-def test_a_failure_ends_the_study_after_what_is_ready(
+def test_a_failure_ends_the_study_after_finished_outcomes(
     end: Callable[[ResponseMultiplexer], None], kind: type[Exception]
 ) -> None:
     """What finished before the failure is still given on; the rest is given up by the caller."""
@@ -78,7 +78,7 @@ def test_a_failure_ends_the_study_after_what_is_ready(
     assert asyncio.run(study()) == [1]
 
 
-def test_what_is_added_to_a_study_that_was_given_up_is_given_up_too() -> None:
+def test_work_added_after_a_failure_is_cancelled() -> None:
     """Nothing is read for it, and nothing of it is given on."""
 
     async def study() -> bool:

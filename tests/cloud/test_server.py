@@ -74,7 +74,7 @@ def test_reflection_names_the_service() -> None:
         assert database.FindFileContainingSymbol("overread.v1.Roi").name == "protos/overread.proto"
 
 
-def test_drain_finishes_what_is_open_and_refuses_what_is_new() -> None:
+def test_drain_finishes_open_studies_and_rejects_new_ones() -> None:
     """While it drains, an open study gets its verdict, a new one Draining, a probe NOT_SERVING."""
     with run_cloud(grace_s=20.0) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
@@ -96,7 +96,7 @@ def test_drain_finishes_what_is_open_and_refuses_what_is_new() -> None:
     assert summary.answered == 1
 
 
-def test_a_study_that_outlives_the_grace_is_told() -> None:
+def test_a_study_open_after_the_grace_period_gets_draining() -> None:
     """When the service stops with a study open, its caller meets Draining, not a torn line."""
     with contextlib.ExitStack() as channel:
         with run_cloud(grace_s=0.05) as cloud:
@@ -109,13 +109,13 @@ def test_a_study_that_outlives_the_grace_is_told() -> None:
 
 
 @pytest.mark.parametrize("address", ["nonsense", "", ":", "256.1.1.1:0"])
-def test_an_address_that_is_none_is_told(address: str) -> None:
+def test_an_invalid_address_is_named(address: str) -> None:
     """The operator reads which address cannot be used."""
     with pytest.raises(AddressUnusable, match=r"address|bound"), run_cloud(address=address):
         pass
 
 
-def test_a_taken_port_is_told() -> None:
+def test_a_taken_port_is_named() -> None:
     """A second service on the same port fails to start instead of sharing it unnoticed."""
     with (
         run_cloud() as cloud,
@@ -125,7 +125,7 @@ def test_a_taken_port_is_told() -> None:
         pass
 
 
-def test_a_tls_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
     """The operator reads which file cannot be read."""
     tls = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
     with pytest.raises(BadSettings, match=r"key\.pem"), run_cloud(**tls):
@@ -170,7 +170,7 @@ def run_mutual_tls(pki: Path, client: str) -> Iterator[tuple[RunningCloud, Any, 
         yield cloud, credentials(ca, key, cert), credentials(ca)
 
 
-def test_mutual_tls_lets_in_whom_the_authority_knows(pki: Path) -> None:
+def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
     """A caller with a certificate of the authority is served; one without is not let in."""
     with run_mutual_tls(pki, "client") as (cloud, known, unknown):
         assert fetch_description(cloud.address, credentials=known).models == {"mean": "2.1"}
@@ -182,7 +182,7 @@ def test_mutual_tls_lets_in_whom_the_authority_knows(pki: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "site"), [("client", "client"), ("alternative", "south"), ("nameless", "unknown")]
 )
-def test_a_certificate_is_believed_and_not_its_caller(
+def test_the_site_comes_from_the_certificate(
     pki: Path, monkeypatch: pytest.MonkeyPatch, name: str, site: str
 ) -> None:
     """Also one without any name cannot be used to take another site's quota."""
@@ -258,7 +258,7 @@ def run_process(
         process.communicate()
 
 
-def test_one_signal_stops_a_service_that_is_idle(tmp_path: Path) -> None:
+def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
     """SIGTERM ends it cleanly; the ready file has told where it listened."""
     with run_process(tmp_path) as (process, address, _):
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
@@ -288,7 +288,7 @@ def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:
     assert process.returncode == 0
 
 
-def test_a_service_that_cannot_read_any_more_stops_and_says_why(tmp_path: Path) -> None:
+def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
     """The open study meets Draining, the log has the traceback, the status is 1."""
     roi = make_roi(1, voxels=np.zeros((4, 4, 4), np.uint8))
     with run_process(tmp_path, program=BROKEN) as (process, _, stub):

@@ -33,7 +33,7 @@ CN, ALT, PEM = "x509_common_name", "x509_subject_alternative_name", "x509_pem_ce
 
 
 @pytest.mark.parametrize("values", [(), (51, 102)])
-def test_a_caller_that_never_hangs_up_gets_its_summary(values: tuple[int, ...]) -> None:
+def test_a_caller_that_never_closes_its_stream_gets_its_summary(values: tuple[int, ...]) -> None:
     """With all that was announced answered the study ends well, long before its budget."""
     requests = make_stream(*(make_roi(i, value) for i, value in enumerate(values)))
     with run_cloud() as cloud, cloud.stub() as stub, unfinished(*requests) as sent:
@@ -70,7 +70,7 @@ def test_trailing_metadata_tells_the_load() -> None:
         ({"model_version": "1.0"}, "VersionMismatch"),
     ],
 )
-def test_a_header_that_cannot_be_is_refused(header: dict[str, Any], kind: str) -> None:
+def test_an_invalid_header_is_refused(header: dict[str, Any], kind: str) -> None:
     with run_cloud() as cloud:
         assert refused(cloud, make_stream(**header)).kind == kind
 
@@ -87,9 +87,7 @@ def test_a_compatible_version_is_served(version: str) -> None:
 @pytest.mark.parametrize(
     ("version", "kind"), [("9" * 3_000_000, "InvalidRequest"), ("\x00" * 128, "VersionMismatch")]
 )
-def test_a_version_is_neither_repeated_nor_logged_beyond_its_beginning(
-    version: str, kind: str
-) -> None:
+def test_a_long_version_is_cut_in_errors_and_logs(version: str, kind: str) -> None:
     """The class reaches the caller, and the log keeps a line of readable length."""
     with run_cloud() as cloud, structlog.testing.capture_logs() as logs:
         error = refused(cloud, make_stream(model_version=version))
@@ -116,7 +114,7 @@ def test_a_message_beyond_the_limit_is_too_large() -> None:
         assert isinstance(read(cloud, [header, roi])[0], Verdict)
 
 
-def test_a_failed_batch_is_refused_and_the_service_lives() -> None:
+def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
     """What the model throws reaches the caller as ModelFailed, for that batch alone."""
     with run_cloud(max_batch=1) as cloud:
         answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, 255), make_roi(2))))
@@ -125,7 +123,7 @@ def test_a_failed_batch_is_refused_and_the_service_lives() -> None:
     assert isinstance(answers[2], Verdict)
 
 
-def test_a_fault_of_our_own_ends_its_study_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller meets ServiceFault, the operator a count and a traceback; the service goes on."""
     requests = make_stream(make_roi(1))
     with run_cloud() as cloud, structlog.testing.capture_logs() as logs:
@@ -151,7 +149,7 @@ def test_too_many_studies_are_refused_as_overloaded() -> None:
         assert len(read(cloud, make_stream(make_roi(1), study_key="k2"))) == 2
 
 
-def test_one_site_does_not_shut_out_the_others_nor_routine_work_stat() -> None:
+def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
     """Of ten streams five are a site's that holds them; the tenth is for stat."""
     with run_cloud(max_streams=10) as cloud, cloud.stub() as stub, ExitStack() as calls:
 
@@ -175,7 +173,7 @@ def test_one_site_does_not_shut_out_the_others_nor_routine_work_stat() -> None:
         assert hold("north", priority=Priority.STAT).initial_metadata()
 
 
-def test_a_stream_that_says_nothing_is_closed() -> None:
+def test_a_silent_stream_is_closed() -> None:
     """A caller that connects and sends no header does not hold a stream."""
     with (
         run_cloud(header_timeout_s=0.05) as cloud,
@@ -187,7 +185,7 @@ def test_a_stream_that_says_nothing_is_closed() -> None:
         list(stub.Read(sent, timeout=20))
 
 
-def test_a_header_without_an_roi_does_not_hold_a_place() -> None:
+def test_a_header_without_an_roi_is_closed() -> None:
     """Whatever its budget, the first ROI has to come as soon as a header must."""
     header = make_stream(budget_s=600.0, roi_count=1)
     with (
@@ -201,7 +199,7 @@ def test_a_header_without_an_roi_does_not_hold_a_place() -> None:
     assert caught.value.kind == "InvalidRequest"
 
 
-def test_a_study_never_sent_whole_ends_with_its_budget() -> None:
+def test_an_incomplete_study_ends_with_its_budget() -> None:
     header = make_stream(budget_s=0.3, roi_count=1)
     with (
         run_cloud() as cloud,
@@ -214,7 +212,7 @@ def test_a_study_never_sent_whole_ends_with_its_budget() -> None:
     assert caught.value.kind == "DeadlinePassed"
 
 
-def test_who_has_sent_one_roi_has_its_whole_budget_for_the_next() -> None:
+def test_after_the_first_roi_the_whole_budget_applies() -> None:
     """The wait for the first ROI does not bound the wait for the second."""
     *first, second = make_stream(make_roi(1), make_roi(2))
     outbox: queue.SimpleQueue[pb.ReadRequest | None] = queue.SimpleQueue()
@@ -230,7 +228,7 @@ def test_who_has_sent_one_roi_has_its_whole_budget_for_the_next() -> None:
     assert last.summary.answered == 2
 
 
-def test_a_model_that_hangs_does_not_hold_a_study_beyond_its_deadline(
+def test_a_hanging_model_does_not_hold_a_study_beyond_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A caller without a timeout of its own is told, and its stream is free."""
@@ -244,7 +242,7 @@ def test_a_model_that_hangs_does_not_hold_a_study_beyond_its_deadline(
     assert caught.value.kind == "DeadlinePassed"
 
 
-def test_a_checksum_of_another_length_is_not_repeated() -> None:
+def test_a_long_checksum_is_not_repeated() -> None:
     """A caller cannot have its own megabytes sent back, nor kept, by being refused."""
     header, roi = make_stream(make_roi(1))
     roi.roi.checksum = bytes(1_500_000)
@@ -254,7 +252,7 @@ def test_a_checksum_of_another_length_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2**32 - 1, 2**32 - 1, 0), (0, 0, 0), (1, 1, 2**32 - 1)])
-def test_a_shape_that_cannot_be_is_refused_alone(shape: tuple[int, int, int]) -> None:
+def test_an_invalid_shape_refuses_that_roi_alone(shape: tuple[int, int, int]) -> None:
     """It is its caller's fault, not one of the service, and the rest of the study is read."""
     header, wrong, sound = make_stream(make_roi(1), make_roi(2))
     wrong.roi.shape.z, wrong.roi.shape.y, wrong.roi.shape.x = shape
@@ -280,7 +278,7 @@ def test_a_damaged_roi_is_refused_and_may_be_sent_again() -> None:
     assert (summary.answered, summary.refused) == (1, 0)
 
 
-def test_an_answer_that_others_gave_up_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_without_an_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     """An ROI whose batch ended without a word is told, not forgotten."""
     with run_cloud() as cloud, cloud.stub() as stub:
         submit = cloud.server._batcher.submit
@@ -322,7 +320,7 @@ class Caller:
         ({CN: [b" "]}, (("overread-site", "north"),), "unknown"),
     ],
 )
-def test_the_certificate_is_believed_before_the_caller(
+def test_site_of_prefers_the_certificate(
     identity: dict[str, list[bytes]], metadata: tuple[tuple[str, str], ...] | None, site: str
 ) -> None:
     """What it says counts only where it shows none, cut to a length; else it is unknown."""

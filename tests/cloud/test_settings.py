@@ -50,7 +50,7 @@ def test_settings_cannot_be_changed_afterwards() -> None:
         ("max_batch = ", "cloud.toml"),
     ],
 )
-def test_a_file_that_cannot_be_is_told_by_the_setting(tmp_path: Path, text: str, word: str) -> None:
+def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> None:
     """A misspelt name, an impossible value, half a pair or broken TOML is named in the error."""
     config = tmp_path / "cloud.toml"
     config.write_text(text)
@@ -58,7 +58,7 @@ def test_a_file_that_cannot_be_is_told_by_the_setting(tmp_path: Path, text: str,
         load_settings(config)
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """A configuration asked for by name must be there."""
     with pytest.raises(BadSettings, match=r"nowhere\.toml"):
         load_settings(tmp_path / "nowhere.toml")

@@ -52,7 +52,7 @@ def test_every_roi_gets_its_own_verdict() -> None:
     assert summary.total_s > 0.0
 
 
-def test_verdicts_come_before_the_study_is_sent_whole() -> None:
+def test_verdicts_arrive_before_the_study_is_complete() -> None:
     """The first verdict is there while the caller still holds the second ROI back."""
     header, first, second = make_stream(make_roi(1), make_roi(2))
     outbox = Outbox()
@@ -67,7 +67,7 @@ def test_verdicts_come_before_the_study_is_sent_whole() -> None:
         assert next(answers).summary.answered == 2
 
 
-def test_what_waits_is_read_in_batches() -> None:
+def test_waiting_rois_are_read_in_batches() -> None:
     """ROIs that come while the model works are read together, never more than a batch holds."""
     with run_cloud(max_batch=4, scheduling="fcfs") as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
@@ -92,9 +92,7 @@ def test_what_waits_is_read_in_batches() -> None:
         ({"voxels": np.zeros((16, 8, 8), np.uint8)}, "TooLarge", "1024 voxels"),
     ],
 )
-def test_an_roi_that_cannot_be_read_is_refused_alone(
-    fields: dict[str, Any], kind: str, word: str
-) -> None:
+def test_an_invalid_roi_is_refused_alone(fields: dict[str, Any], kind: str, word: str) -> None:
     """One wrong ROI gets a refusal that names what is wrong; the rest gets its verdicts."""
     with run_cloud(max_roi_voxels=512) as cloud:
         answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), make_roi(2))))
@@ -215,7 +213,7 @@ def test_a_stat_study_overtakes_routine_ones() -> None:
         assert cloud.reader.batches == [[10.0], [30.0], [20.0]]
 
 
-def test_what_ran_out_of_time_in_the_queue_is_not_read() -> None:
+def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
     """The model is held until a study behind it is late: that is told, and not read."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
@@ -232,7 +230,7 @@ def test_what_ran_out_of_time_in_the_queue_is_not_read() -> None:
         assert cloud.reader.batches == [[10.0]]
 
 
-def test_a_site_has_no_more_than_its_share_of_the_queue() -> None:
+def test_a_site_may_hold_its_share_of_the_queue() -> None:
     """Of four places two are a site's while another waits, which is not barred by the first."""
     with run_cloud(max_batch=1, max_queued_rois=4, site_share=0.5) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
@@ -334,7 +332,7 @@ def test_the_header_is_checked_for_all_rois_that_it_announces(admission: Admissi
         assert next(call).summary.answered == 1
 
 
-def test_a_study_without_rois_is_told_none(admission: Admission) -> None:
+def test_a_study_without_rois_has_none_accepted(admission: Admission) -> None:
     """Nothing is asked of admission control for it."""
     with run_cloud() as cloud:
         counts = admission(cloud, Overloaded("full"))
@@ -342,7 +340,7 @@ def test_a_study_without_rois_is_told_none(admission: Admission) -> None:
         assert counts == []
 
 
-def test_an_roi_without_a_chance_costs_neither_sum_nor_padding(
+def test_a_rejected_roi_costs_neither_checksum_nor_padding(
     admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Too large is told before too busy, and both before anything is made of the voxels."""

@@ -44,7 +44,7 @@ def test_no_port_serves_nothing() -> None:
         assert port is None
 
 
-def test_two_services_in_one_process_count_apart() -> None:
+def test_two_services_in_one_process_have_separate_metrics() -> None:
     """There is no registry that all share."""
     first, second = Telemetry(), Telemetry()
     first.roi_ended("verdict")

@@ -128,7 +128,7 @@ def test_each_step_has_a_thread_of_its_own() -> None:
     ],
 )
 @pytest.mark.parametrize("reader", [FixedReader, lambda answer: ThreeSteps(lambda _: answer)])
-def test_an_answer_that_cannot_be_is_a_failed_model(reader: Any, answer: Any, word: str) -> None:
+def test_an_invalid_answer_is_a_failed_model(reader: Any, answer: Any, word: str) -> None:
     """NaN, numbers out of range, wrong shapes and no readings at all never reach a report."""
     with pytest.raises(ModelFailed, match=rf"^(fixed|steps): .*{word}"):
         run(reader(answer), lambda stage: read(stage, n=2))
@@ -182,7 +182,7 @@ def test_a_step_that_fails_fails_its_batch_alone() -> None:
     run(ThreeSteps(), scenario)
 
 
-def test_a_batch_given_up_frees_its_place() -> None:
+def test_a_cancelled_batch_frees_its_place() -> None:
     """Whether it is under way or waits between two steps."""
     reader = ThreeSteps()
     reader.gate.clear()
@@ -199,7 +199,7 @@ def test_a_batch_given_up_frees_its_place() -> None:
     run(reader, scenario)
 
 
-def test_a_batch_that_nobody_wants_is_not_read() -> None:
+def test_an_unwanted_batch_is_not_read() -> None:
     """And makes room for the next."""
     reader = FixedReader(plain([0.5], [1.0]))
 
@@ -212,7 +212,7 @@ def test_a_batch_that_nobody_wants_is_not_read() -> None:
     run(reader, scenario)
 
 
-def test_a_batch_that_nobody_wants_any_more_goes_no_further() -> None:
+def test_a_batch_abandoned_between_steps_goes_no_further() -> None:
     """It is asked before each step; the step that it would have begun is free for the next."""
     reader, wanted = ThreeSteps(), {1: True, 2: True}
     reader.gate.clear()

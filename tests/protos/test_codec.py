@@ -28,7 +28,7 @@ def test_a_header_comes_back_as_it_went(priority: Priority) -> None:
     assert codec.decode_header(codec.encode_header(header)) == header
 
 
-def test_a_priority_not_said_is_routine() -> None:
+def test_an_unspecified_priority_is_routine() -> None:
     """A caller that leaves the priority out is served as routine."""
     request = pb.ReadRequest(header=pb.Header(study_key="k", budget_s=1.0, roi_count=1))
     assert codec.decode_header(request).priority is Priority.ROUTINE
@@ -66,7 +66,7 @@ def test_an_roi_that_is_a_view_travels_in_array_order() -> None:
 
 
 @pytest.mark.parametrize("field", ["voxels", "spacing", "window", "shape", "checksum"])
-def test_anything_changed_on_the_way_is_noticed(field: str) -> None:
+def test_any_change_on_the_way_is_a_checksum_mismatch(field: str) -> None:
     """A flipped bit in the voxels, or in what gives them meaning, is a checksum mismatch."""
     message = codec.encode_roi(an_roi()).roi
     if field == "voxels":
@@ -104,7 +104,7 @@ def test_an_roi_of_invalid_form_is_refused(changes: dict[str, Any], reason: str)
     assert len(caught.value.reason) < 100
 
 
-def test_what_was_not_verified_is_as_it_came() -> None:
+def test_decode_unverified_ignores_the_checksum() -> None:
     """An ROI can be looked at before its sum is made, and is the same as after it."""
     message = codec.encode_roi(an_roi()).roi
     message.checksum = bytes(16)
@@ -112,7 +112,7 @@ def test_what_was_not_verified_is_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("estimate_s", [float("nan"), float("inf"), -1.0])
-def test_an_estimate_that_cannot_be_is_not_known(estimate_s: float) -> None:
+def test_an_invalid_estimate_is_unknown(estimate_s: float) -> None:
     refusal = Refusal(4, "DeadlineUnmeetable", "why", estimate_s)
     back = codec.decode_response(codec.encode_response(refusal))
     assert back == Refusal(4, "DeadlineUnmeetable", "why")
@@ -177,7 +177,7 @@ def test_the_checksum_is_what_the_contract_says() -> None:
     assert checksum(roi) == expected
 
 
-def test_another_sum_than_that_of_the_roi_is_a_mismatch() -> None:
+def test_verify_names_both_checksums() -> None:
     """The reason names both."""
     roi = an_roi()
     verify(roi, checksum(roi))

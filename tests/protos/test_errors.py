@@ -57,7 +57,7 @@ def test_an_estimate_travels_with_deadline_unmeetable() -> None:
 
 
 @pytest.mark.parametrize("text", ["soon", "nan", "inf", ""])
-def test_an_estimate_that_is_no_number_is_none(text: str) -> None:
+def test_an_invalid_estimate_in_metadata_is_none(text: str) -> None:
     """Nonsense in metadata is not passed on as a time."""
     metadata = ((ERROR_KEY, "DeadlineUnmeetable"), (ESTIMATE_KEY, text))
     met = from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "late", metadata)

@@ -24,7 +24,7 @@ from tests.cloud.scheduling.builders import (
 
 
 @with_batcher()
-async def test_what_cannot_be_met_is_refused_with_an_estimate(
+async def test_an_roi_that_would_be_late_is_rejected_with_an_estimate(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """Three ahead in batches of two, 4 s each: 4 s of waiting; one due first is read in 3 s."""
@@ -62,7 +62,9 @@ async def test_a_batch_that_overruns_is_expected_to_take_as_long_again(
 
 
 @with_batcher()
-async def test_one_stall_does_not_keep_everybody_out(batcher: Batcher, stage: HandStage) -> None:
+async def test_one_stall_does_not_block_admission_for_long(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """After a batch that stood still for a minute, one due in 5 s is read, and the next too."""
     batcher.submit(roi(1), stage.after(90), ROUTINE)
     await settle()
@@ -80,7 +82,7 @@ async def test_one_stall_does_not_keep_everybody_out(batcher: Batcher, stage: Ha
 
 
 @with_batcher()
-async def test_a_study_is_told_how_many_of_its_rois_can_be_met(
+async def test_check_counts_the_rois_that_can_be_answered_in_time(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """In batches of two, 4 s each, of five due in 9 s four can, and in 2 s none."""
@@ -94,7 +96,7 @@ async def test_a_study_is_told_how_many_of_its_rois_can_be_met(
 
 
 @with_batcher()
-async def test_what_is_not_admitted_costs_nothing(batcher: Batcher, stage: HandStage) -> None:
+async def test_a_rejected_roi_costs_nothing(batcher: Batcher, stage: HandStage) -> None:
     """The voxels of a refused ROI are never asked for; what is wrong with them queues nobody."""
 
     def wrong() -> UInt8Array:
@@ -131,7 +133,7 @@ def four() -> Queue:
     return routine(56.0, 56.0, 56.0, 56.0)
 
 
-def test_what_would_be_late_is_refused_with_its_own_estimate(four: Queue) -> None:
+def test_a_late_newcomer_is_rejected_with_its_own_estimate(four: Queue) -> None:
     """Behind four of 6 s an answer comes after 9 s; before them, after 3 s."""
     with pytest.raises(DeadlineUnmeetable, match=r"9\.000 s, 7\.000 s are left") as caught:
         preempt_for_deadline(entry(57.0, site="a"), four, 50.0, timing())
@@ -140,7 +142,7 @@ def test_what_would_be_late_is_refused_with_its_own_estimate(four: Queue) -> Non
 
 
 @pytest.mark.parametrize("site", ["a", "b"])
-def test_nobody_admitted_is_made_late_by_one_who_comes_after(four: Queue, site: str) -> None:
+def test_no_admitted_roi_is_made_late_by_a_later_one(four: Queue, site: str) -> None:
     """An ROI due earlier would be in time, but the others would not; no site holds too much."""
     with pytest.raises(DeadlineUnmeetable, match="would make queued ROIs miss") as caught:
         preempt_for_deadline(entry(55.5, site=site), four, 50.0, timing())
@@ -157,7 +159,7 @@ def test_stat_may_preempt_routine_and_routine_not_stat(four: Queue) -> None:
         preempt_for_deadline(entry(55.5, site="a"), urgent, 50.0, timing())
 
 
-def test_a_small_site_may_preempt_what_a_large_one_has_too_much() -> None:
+def test_a_small_site_may_preempt_a_large_one() -> None:
     """Else who floods the queue up to its deadlines would keep all others out."""
     flooded = routine(*[68.0] * 12)
     preempted = preempt_for_deadline(entry(55.5, site="b"), flooded, 50.0, timing())
@@ -175,20 +177,20 @@ def test_a_small_site_may_preempt_what_a_large_one_has_too_much() -> None:
         (lambda: entry(55.0, site="a"), 0),
     ],
 )
-def test_a_study_is_told_how_much_of_it_can_be_admitted(
+def test_admissible_rois_are_counted(
     four: Queue, newcomer: Callable[[], object], expected: int
 ) -> None:
     """Behind four of 6 s come four more by 62 s; stat may preempt routine, routine nobody."""
     assert count_admissible([newcomer() for _ in range(6)], four, 50.0, timing()) == expected
 
 
-def test_no_more_is_told_to_stay_away_than_has_to() -> None:
+def test_no_more_rois_are_rejected_than_necessary() -> None:
     """Seven ROIs due first leave those behind them in time, an eighth would not."""
     first = [entry(62.5, site="a") for _ in range(8)]
     assert count_admissible(first, routine(63.0), 50.0, timing()) == 7
 
 
-def test_routine_is_admitted_beside_stat_without_end() -> None:
+def test_routine_is_admitted_under_endless_stat() -> None:
     """Behind 40 s of stat a routine ROI of 20 s has its place when it is aged, and keeps it."""
     stats = [queued(99.0 + i, STAT, site="a") for i in range(26)]
     queue = queue_of(*stats, routine_max_wait_s=5.0)

@@ -27,7 +27,9 @@ def wasted_s(batcher: Batcher) -> float:
 
 
 @with_batcher()
-async def test_deadlines_decide_who_is_read_together(batcher: Batcher, stage: HandStage) -> None:
+async def test_the_earliest_deadlines_form_the_next_batch(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """While one batch runs, the next is formed of the earliest deadlines, not the first comers."""
     results = [batcher.submit(roi(1), stage.after(50), ROUTINE)]
     await settle()
@@ -102,7 +104,7 @@ def test_a_batch_waits_only_for_rois_that_are_announced(
 
 
 @with_batcher()
-async def test_what_expired_or_was_given_up_is_never_read(
+async def test_expired_and_cancelled_rois_are_never_read(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """A deadline that passes in the queue is told; neither it nor a cancelled ROI is read."""
@@ -121,7 +123,7 @@ async def test_what_expired_or_was_given_up_is_never_read(
 
 
 @with_batcher()
-async def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read(
+async def test_an_abandoned_batch_ends_and_the_next_is_read(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """It teaches nothing of what batches cost."""
@@ -138,7 +140,9 @@ async def test_a_batch_that_nobody_wants_any_more_ends_and_the_next_is_read(
 
 
 @with_batcher()
-async def test_what_is_late_in_the_end_counts_as_wasted(batcher: Batcher, stage: HandStage) -> None:
+async def test_model_time_of_cancelled_rois_counts_as_wasted(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """Half of a batch of 4 s was for one that had been given up meanwhile."""
     kept, given_up = (batcher.submit(roi(v), stage.after(9), ROUTINE) for v in (1, 2))
     await settle()
@@ -149,7 +153,9 @@ async def test_what_is_late_in_the_end_counts_as_wasted(batcher: Batcher, stage:
 
 
 @with_batcher()
-async def test_whatever_goes_wrong_is_told_to_who_waits(batcher: Batcher, stage: HandStage) -> None:
+async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
+    batcher: Batcher, stage: HandStage
+) -> None:
     """A fault that is no `ModelFailed` is one to the caller; the next batch is read."""
     batcher._telemetry.batch_completed = None  # type: ignore[assignment] # calling it is the fault
     result = batcher.submit(roi(1), stage.after(9), ROUTINE)
@@ -184,7 +190,7 @@ def test_a_failed_batch_fails_its_own_alone_and_is_logged_once() -> None:
     assert isinstance(told["exc_info"], ModelFailed)
 
 
-def test_warming_up_teaches_the_cost() -> None:
+def test_warm_up_measures_the_cost() -> None:
     """After the warm-up an estimate is there before the first study came."""
 
     async def scenario() -> None:
@@ -201,7 +207,7 @@ def test_warming_up_teaches_the_cost() -> None:
 
 
 @with_batcher()
-async def test_closing_gives_up_what_waits(batcher: Batcher, stage: HandStage) -> None:
+async def test_closing_cancels_all_waiting_rois(batcher: Batcher, stage: HandStage) -> None:
     """No one is left waiting for a batcher that has stopped."""
     running = batcher.submit(roi(1), stage.after(60), ROUTINE)
     await settle()
@@ -212,9 +218,7 @@ async def test_closing_gives_up_what_waits(batcher: Batcher, stage: HandStage) -
 
 
 @with_batcher()
-async def test_stat_that_comes_late_preempts_a_routine_roi_at_once(
-    batcher: Batcher, stage: HandStage
-) -> None:
+async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: HandStage) -> None:
     """It is told so when that becomes clear, with an estimate, and is not read."""
     batcher.submit(roi(1), stage.after(20), ROUTINE)
     await settle()
@@ -230,7 +234,7 @@ async def test_stat_that_comes_late_preempts_a_routine_roi_at_once(
 
 
 @with_batcher(by_deadline=False)
-async def test_first_come_first_served_refuses_nothing_and_reads_what_is_late(
+async def test_first_come_first_served_rejects_nothing_and_reads_late_rois(
     batcher: Batcher, stage: HandStage
 ) -> None:
     """What it is there to be compared with: full batches in order of arrival, deadlines ignored."""

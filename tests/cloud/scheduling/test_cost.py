@@ -30,7 +30,7 @@ def test_a_straight_line_is_found() -> None:
     assert cost.estimate_s(16) == pytest.approx(0.19)
 
 
-def test_what_is_long_past_is_forgotten() -> None:
+def test_old_batches_are_forgotten() -> None:
     """A machine that became four times slower is estimated so after some sixty batches."""
     cost = CostModel()
     for _ in range(200):
@@ -91,7 +91,7 @@ def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
     assert cost.bound_s(4) == pytest.approx(2 * cost.estimate_s(4))
 
 
-def test_a_stall_is_no_measurement() -> None:
+def test_a_stall_is_capped() -> None:
     """A batch that stood still for 20 s counts as a few times what it should have taken."""
     cost = learnt(0.002, 0.014)
     for _ in range(40):
@@ -100,7 +100,7 @@ def test_a_stall_is_no_measurement() -> None:
     assert cost.bound_s(1) < 0.1
 
 
-def test_what_is_ten_times_slower_is_learnt_in_a_few_batches() -> None:
+def test_a_tenfold_slowdown_is_learnt_in_a_few_batches() -> None:
     """The cap on one measurement does not hide a machine that has become slow."""
     cost = learnt(0.0, 1.0)
     for _ in range(40):

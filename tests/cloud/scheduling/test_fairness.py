@@ -26,7 +26,7 @@ def test_weights_set_the_shares() -> None:
     assert abs(got["heavy"] - 60) <= 3 * MAX_LEAD / 4
 
 
-def test_of_those_not_too_far_ahead_the_most_urgent_is_next() -> None:
+def test_the_most_urgent_within_the_lead_is_next() -> None:
     """Word for word, for sites with many claims each and weights of their own."""
     rng = np.random.default_rng(0)
     weights = {str(site): float(rng.choice([0.5, 1.0, 2.0])) for site in range(7)}
@@ -42,7 +42,7 @@ def test_of_those_not_too_far_ahead_the_most_urgent_is_next() -> None:
     assert not left
 
 
-def test_idleness_is_no_credit() -> None:
+def test_idle_time_earns_no_credit() -> None:
     """A site that begins to wait is where the least served one that waits is, not at zero."""
     service = SiteUsage({"busy": 100.0, "other": 90.0})
     service.join("late", {"busy", "other"})

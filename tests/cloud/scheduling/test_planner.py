@@ -6,7 +6,7 @@ from cloud.scheduling.planner import Slot, batch_size, forecast
 from tests.cloud.scheduling.builders import entry, timing
 
 
-def test_nobody_is_late_for_others_in_its_batch() -> None:
+def test_a_batch_makes_none_of_its_rois_late() -> None:
     """From 50 s on a batch of n is answered at 52 + n: with one due at 55, no more than three."""
     due = [entry(at_s) for at_s in (55.0, 80.0, 80.0, 80.0)]
     assert batch_size(due, 50.0, timing()) == 3
@@ -33,7 +33,7 @@ def test_a_pipeline_takes_the_next_batch_before_it_has_answered() -> None:
     np.testing.assert_allclose(slots, [(50.0, 56.0)] * 4 + [(52.0, 58.0)] * 4)
 
 
-def test_what_will_not_be_read_delays_nobody() -> None:
+def test_a_late_roi_delays_no_other() -> None:
     """One that cannot be met even alone is dropped when its turn comes."""
     slots = forecast([entry(51.0), entry(90.0)], 50.0, timing())
     assert slots == [Slot(50.0, 53.0), Slot(50.0, 53.0)]

@@ -51,7 +51,7 @@ def test_routine_ages_while_it_waits() -> None:
     assert queue.in_order(NOW_S, [fresh], interval_s=0.1).index(fresh) == 9
 
 
-def test_half_of_a_short_budget_is_a_long_wait() -> None:
+def test_a_short_budget_ages_at_its_half() -> None:
     """What came at 48 s and is due at 52 s is aged at 50 s, though it may wait 5 s."""
     assert entry(52.0, arrived_s=48.0).aged_at_s(5.0) == NOW_S
     assert entry(80.0, arrived_s=48.0).aged_at_s(5.0) == 53.0
@@ -69,7 +69,7 @@ def test_routine_is_never_starved_by_stat_without_end() -> None:
     assert read.index(routine) == 3
 
 
-def test_what_was_given_up_no_longer_waits() -> None:
+def test_a_cancelled_roi_no_longer_waits() -> None:
     """A cancelled ROI is neither counted nor taken."""
     given_up, kept = queued(60.0), queued(70.0)
     queue = queue_of(given_up, kept)
@@ -87,7 +87,7 @@ def test_a_site_that_floods_the_queue_does_not_bar_another() -> None:
     assert order == ["large"] * 8 + ["small", "large"] * 4
 
 
-def test_everything_that_waits_has_one_place() -> None:
+def test_the_order_is_that_of_the_rules() -> None:
     """Of many sites with stat and routine work, some of it aged: the most urgent of its kind.
 
     Stat and routine share what a site got, so each finds it changed by the other.
@@ -112,7 +112,7 @@ def test_everything_that_waits_has_one_place() -> None:
             got[one.site] += 1
 
 
-def test_thinking_ahead_changes_nothing() -> None:
+def test_in_order_does_not_change_the_queue() -> None:
     """An order that is only asked for is the order that is taken, asked for or not."""
     queue = queue_of(*(queued(60.0 + i, site=str(i % 3)) for i in range(20)))
     expected = queue.in_order(NOW_S)
@@ -120,7 +120,7 @@ def test_thinking_ahead_changes_nothing() -> None:
     assert [*queue.take(7, NOW_S), *queue.take(20, NOW_S)] == expected
 
 
-def test_counting_changes_nothing() -> None:
+def test_counting_does_not_change_the_queue() -> None:
     """Metrics may count from another thread while an ROI is put: counting drops none."""
     given_up = queued(60.0)
     queue = queue_of(given_up)

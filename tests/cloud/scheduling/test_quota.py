@@ -23,7 +23,7 @@ def of_sites(sites: str, **rules: bool | dict[str, float]) -> Queue:
         pytest.param("aab", "b", 4, id="beside others a site may have its share"),
     ],
 )
-def test_whoever_is_within_its_quota_preempts_nobody(waiting: str, site: str, most: int) -> None:
+def test_a_site_within_its_quota_preempts_none(waiting: str, site: str, most: int) -> None:
     assert preempt_for_quota(entry(99.0, site=site), of_sites(waiting), most, NOW_S) == []
 
 
@@ -41,13 +41,13 @@ def test_beyond_its_quota_an_roi_is_overloaded(waiting: str, site: str, reason: 
         preempt_for_quota(entry(99.0, site=site), of_sites(waiting), 4, NOW_S)
 
 
-def test_who_filled_the_queue_gives_way_to_another_site() -> None:
+def test_a_site_that_filled_the_queue_gives_way_to_another() -> None:
     """The last of the site that holds more than its share leaves."""
     (gone,) = preempt_for_quota(entry(99.0, site="b"), of_sites("aaaa"), 4, NOW_S)
     assert gone.deadline.at_s == 63.0
 
 
-def test_no_stat_leaves_for_routine_work() -> None:
+def test_stat_never_gives_way_to_routine() -> None:
     """Of a site that holds too much the last routine ROI leaves, and where all is stat nothing."""
     routine = queued(55.0, site="a")
     queue = queue_of(*(queued(60.0, STAT, site="a") for _ in range(3)), routine)
@@ -58,7 +58,7 @@ def test_no_stat_leaves_for_routine_work() -> None:
         preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S)
 
 
-def test_for_stat_the_last_routine_roi_leaves() -> None:
+def test_for_stat_the_last_routine_roi_gives_way() -> None:
     """In a full queue of one site, and of its own site where that has its share of it."""
     stat = entry(99.0, STAT, site="a")
     (gone,) = preempt_for_quota(stat, of_sites("aaaa"), 4, NOW_S)
@@ -72,7 +72,7 @@ def test_for_stat_the_last_routine_roi_leaves() -> None:
     ("waiting", "site", "left"),
     [("aaa", "a", 5), ("aaab", "a", 1), ("aaab", "c", 4), ("a" * 6 + "b", "a", 0)],
 )
-def test_places_are_told_as_far_as_nobody_has_to_leave(waiting: str, site: str, left: int) -> None:
+def test_quota_left_counts_places_without_preemption(waiting: str, site: str, left: int) -> None:
     """Those that are free of eight, and of a site beside others those of its share."""
     assert quota_left(entry(99.0, site=site), of_sites(waiting), 8) == left
 
@@ -147,7 +147,7 @@ def test_the_last_tenth_is_for_stat(streams: Callable[[StreamQuota], Open]) -> N
             quota.check_priority("north", ROUTINE)
 
 
-def test_all_streams_open_are_told_and_those_closed_are_free_again() -> None:
+def test_closed_streams_are_free_again() -> None:
     quota = StreamQuota(2, 1.0)
     with (
         quota.open_stream("north"),
