@@ -1,13 +1,11 @@
-"""`overread-models`: train, export, fit and list the models. Only ``list`` works without torch.
-
-What is in `models/weights`, for people and as JSON.
-"""
+"""`overread-models`: train, export, fit and list the models. Only ``list`` works without torch."""
 
 from __future__ import annotations
 
 import json
 import textwrap
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,60 +18,69 @@ from models.calibration.risk_control import ALPHA, DELTA
 from models.cli_compress import int4, prune, qat, ranges, sensitivity
 from models.cli_train import distil, train
 from models.extra import how_to_install
-from models.options import Data, Kind, Method
+from models.options import Data, Json, Kind, Method
 from models.runtime.artifacts import Artifact, every
 from models.runtime.errors import ModelError
 
+app = typer.Typer(
+    help="Train, export and list Overread's models.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(train, name="train")
+app.add_typer(prune, name="prune")
+app.add_typer(distil, name="distil")
 
-def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"overread-models {version('overread')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
+    ] = False,
 ) -> None:
-    """The artifacts with version, size, figures, licence and attribution."""
+    pass
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the artifacts with version, size, figures, licence and attribution."""
     artifacts = every()
     if as_json:
-        print(
-            json.dumps({name: _entry(artifact) for name, artifact in artifacts.items()}, indent=2)
-        )
+        print(json.dumps({name: _entry(one) for name, one in artifacts.items()}, indent=2))
         return
     console = Console()
     table = Table(Column("artifact", no_wrap=True), Column("made as", no_wrap=True), "figures")
     for name, artifact in artifacts.items():
-        table.add_row(f"{name}\n{artifact.version}", _made(artifact), _figures(artifact))
+        figures = (f"{key} {_short(value)}" for key, value in artifact.metrics.items())
+        table.add_row(f"{name}\n{artifact.version}", _made(artifact), "\n".join(figures))
         table.add_section()
     console.print(table)
     for text in sorted({f"{a.licence}. {a.attribution}" for a in artifacts.values()}):
         console.print(text, style="dim")
 
 
-def _made(artifact: Artifact) -> str:
-    there = artifact.path.exists()
-    size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if there else "missing"
-    source = f"\nfrom {artifact.parent}" if artifact.parent else ""
-    method = f"\n{textwrap.fill(artifact.method, 30)}" if artifact.method else ""
-    return f"{artifact.precision}, {size}{source}{method}"
-
-
-def _figures(artifact: Artifact) -> str:
-    return "\n".join(f"{key} {_short(value)}" for key, value in artifact.metrics.items())
-
-
 def _entry(artifact: Artifact) -> dict[str, Any]:
-    fields = (
-        "version",
-        "kind",
-        "precision",
-        "parent",
-        "method",
-        "sha256",
-        "licence",
-        "attribution",
-    )
+    told = ("version", "kind", "precision", "parent", "method", "sha256", "licence", "attribution")
     return {
-        **{name: getattr(artifact, name) for name in fields},
+        **{name: getattr(artifact, name) for name in told},
         "file": str(artifact.path),
         "settings": artifact.settings,
         "metrics": artifact.metrics,
     }
+
+
+def _made(artifact: Artifact) -> str:
+    exists = artifact.path.exists()
+    size = f"{artifact.path.stat().st_size / 1e6:.2f} MB" if exists else "missing"
+    source = f"\nfrom {artifact.parent}" if artifact.parent else ""
+    method = f"\n{textwrap.fill(artifact.method, 30)}" if artifact.method else ""
+    return f"{artifact.precision}, {size}{source}{method}"
 
 
 def _short(value: object) -> str:
@@ -82,22 +89,15 @@ def _short(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-app = typer.Typer(help="Train, export and list Overread's models.", no_args_is_help=True)
-app.add_typer(train, name="train")
-app.add_typer(prune, name="prune")
-app.add_typer(distil, name="distil")
-app.command("list")(list_models)
-
-
 @app.command("export")
 def export(
     kind: Kind,
     data: Data,
     weights: Annotated[Path, typer.Option(help="averaged.pt of a run.")],
-    method: Annotated[Method, typer.Option(help="How the ranges are found.")] = "minmax",
+    method: Method = "minmax",
 ) -> None:
     """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
-    from models.release import run_export
+    from models.quantization.ptq import run_export
 
     run_export(kind, data, weights, method)
 
@@ -109,30 +109,29 @@ for command in (qat, int4, ranges, sensitivity):
 @app.command("fit")
 def fit(
     data: Data,
-    screening: Annotated[str, typer.Option(help="The edge's artifact.")] = "screening-int8",
-    hybrid: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-int8",
+    screening: Annotated[str, typer.Option(help="Screening artifact.")] = "screening-int8",
+    hybrid: Annotated[str, typer.Option(help="Hybrid artifact.")] = "hybrid-int8",
     alpha: Annotated[
-        float, typer.Option(min=1e-6, max=0.999999, help="Share of nodules missed at most.")
+        float, typer.Option(min=1e-6, max=0.999999, help="Largest share of missed nodules.")
     ] = ALPHA,
     delta: Annotated[
-        float, typer.Option(min=1e-6, max=0.999999, help="Chance that more are missed.")
+        float, typer.Option(min=1e-6, max=0.999999, help="Probability that more are missed.")
     ] = DELTA,
 ) -> None:
     """Fit calibration, merger and thresholds on validation cases; write them to the manifest.
 
-    With them goes what they promise of missed nodules: what is asked for where enough patients
-    allow it, with lower thresholds if need be, and else what the fitted ones do promise.
+    The promise on missed nodules is written too. If enough patients allow the one asked for, the
+    thresholds are lowered to it where needed; else it is the one that the fitted thresholds keep.
     """
-    from models.calibration.promise import Asked
-    from models.release import run_fit
+    from models.calibration.promise import Target, run_fit
 
-    run_fit(data, screening, hybrid, Asked(alpha, delta))
+    run_fit(data, screening, hybrid, Target(alpha, delta))
 
 
 @app.command("split")
 def split(
-    name: Annotated[str, typer.Argument(help="A hybrid artifact.")],
-    parts: Annotated[int, typer.Option(min=2, help="How many; the cloud's setting stages.")] = 3,
+    name: Annotated[str, typer.Argument(help="Hybrid artifact.")],
+    parts: Annotated[int, typer.Option(min=2, help="Number of parts, as the cloud's stages.")] = 3,
 ) -> None:
     """Cut an artifact into parts of about equal time that the cloud runs as a pipeline."""
     from models.export.parts import export_parts
@@ -141,8 +140,8 @@ def split(
 
 
 def main() -> None:
-    """The command ``overread-models``; what cannot be done ends with a line that says why."""
-    rich.reconfigure(stderr=True)  # progress; stdout stays for the result
+    """Run the command ``overread-models``; an error ends it with one line."""
+    rich.reconfigure(stderr=True)  # progress goes to stderr, results to stdout
     try:
         app()
     except (ModelError, OSError) as error:

@@ -9,10 +9,10 @@ from imaging.volume import FloatArray
 
 
 def auc(score: FloatArray, positive: npt.NDArray[np.bool_]) -> float:
-    """The probability that a positive scores above a negative, ties half; NaN without either.
+    """Return the probability that a positive scores above a negative, ties half; NaN if none.
 
-    Mann and Whitney's U from two searches in the sorted negatives. It equals scikit-learn's
-    ``roc_auc_score``, whose checks of every argument take most of the time of a bootstrap.
+    It is Mann and Whitney's U, equal to scikit-learn's ``roc_auc_score``, whose argument checks
+    would take most of the time of a bootstrap.
     """
     high, low = score[positive], np.sort(score[~positive])
     if not (high.size and low.size):

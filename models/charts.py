@@ -12,7 +12,7 @@ DPI = 100
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty `matplotlib.figure.Figure`; width and height in inches of `DPI` pixels."""
+    """Return an empty `matplotlib.figure.Figure`; width and height in inches of `DPI` pixels."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -21,13 +21,13 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def legend_above(axes: Any, columns: int) -> None:
-    """A legend between title and axes, where it hides no data."""
+    """Put a legend between title and axes, where it hides no data."""
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
     axes.legend(**place, ncols=columns, fontsize="small", frameon=False)
 
 
 def log_x(axes: Any, ticks: tuple[int, ...] = (1, 2, 5)) -> None:
-    """A logarithmic x axis with plain numbers at ``ticks`` of each decade."""
+    """Set a logarithmic x axis with plain numbers at ``ticks`` of each decade."""
     from matplotlib.ticker import LogLocator
 
     axes.set_xscale("log")
@@ -37,9 +37,5 @@ def log_x(axes: Any, ticks: tuple[int, ...] = (1, 2, 5)) -> None:
 
 
 def save_png(figure: Any, path: Path) -> None:
-    """Writes the figure as PNG, whatever the file is called.
-
-    Raises:
-        OSError: there is no such folder, or it cannot be written.
-    """
+    """Write the figure as PNG, whatever the file is called."""
     figure.savefig(path, format="png")

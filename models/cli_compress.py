@@ -1,7 +1,4 @@
-"""``overread-models qat``, ``int4``, ``ranges`` and ``sensitivity``: what learns to be rounded.
-
-``overread-models prune``: the ways to prune side by side, and the one that makes it faster.
-"""
+"""``overread-models``: quantisation (``qat``, ``int4``, ``ranges``, ``sensitivity``), ``prune``."""
 
 from __future__ import annotations
 
@@ -24,16 +21,17 @@ from models.options import (
     Phantoms,
     Rate,
     Resume,
+    RunsOut,
     Seed,
 )
 
-Start = Annotated[Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt behind it.")]
+Start = Annotated[Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt that it is from.")]
 Qat = Annotated[
     Path | None,
-    typer.Option(help="averaged.pt of the run that made `KIND-int8`; none: that file itself."),
+    typer.Option(help="averaged.pt of the run of `KIND-int8`; default: the file itself."),
 ]
 Screeners = Annotated[
-    list[Path] | None, typer.Option(help="For a hybrid: weights as `train hybrid` takes them.")
+    list[Path] | None, typer.Option(help="For a hybrid: weights as for `train hybrid`.")
 ]
 
 
@@ -42,7 +40,7 @@ def qat(
     data: Data,
     start: Start,
     screening: Screeners = None,
-    method: Annotated[Method, typer.Option(help="How the first ranges are found.")] = "minmax",
+    method: Method = "minmax",
     out: Out = Path("runs/qat"),
     minutes: Minutes = 20,
     resume: Resume = False,
@@ -51,8 +49,8 @@ def qat(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """Quantisation-aware training: `KIND-int8` anew, answering as the float network does."""
-    from models.release import run_qat
+    """Make `KIND-int8` by quantisation-aware training, to answer as the float network."""
+    from models.quantization.qat import run_qat
     from models.training.runs import Run
 
     run = Run(data, out, minutes, rate, resume, start, cache, phantoms, seed)
@@ -74,8 +72,8 @@ def int4(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """From INT8 to INT4, the layers that mind least first, until the file is small enough."""
-    from models.release import run_int4
+    """Make `KIND-int4` from INT8: lower the least sensitive layers until the file is small."""
+    from models.quantization.qat import run_int4
     from models.training.runs import Run
 
     run = Run(data, out, minutes, rate, resume, start, cache, phantoms, seed)
@@ -83,9 +81,8 @@ def int4(
 
 
 def ranges(kind: Kind, data: Data, start: Start, qat: Qat = None, as_json: Json = False) -> None:
-    """How far INT8 is from float on validation: min-max, percentile, entropy, learnt ranges."""
-    from models.quantization.sensitivity import show_ranges
-    from models.release import run_ranges
+    """Measure INT8 against float on validation: min-max, percentile, entropy, learned ranges."""
+    from models.quantization.sensitivity import run_ranges, show_ranges
 
     show_ranges(run_ranges(kind, data, start, qat), as_json)
 
@@ -95,12 +92,11 @@ def sensitivity(
     data: Data,
     start: Start,
     qat: Qat = None,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the report.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How much each layer minds being rounded to INT8 and to INT4."""
-    from models.quantization.sensitivity import show_layers
-    from models.release import run_sensitivity
+    """Measure each layer's sensitivity to INT8 and to INT4."""
+    from models.quantization.sensitivity import run_sensitivity, show_layers
 
     show_layers(run_sensitivity(kind, data, start, qat), plot, as_json)
 
@@ -108,11 +104,7 @@ def sensitivity(
 prune = typer.Typer(help="Prune the screening network.", no_args_is_help=True)
 
 PruneStart = Annotated[Path, typer.Option(help="Weights to prune: averaged.pt or KIND-fp32.onnx.")]
-
-
-FineTuning = Annotated[float, typer.Option(help="Fine-tuning of each run.")]
-
-
+FineTuning = Annotated[float, typer.Option(help="Minutes of fine-tuning of each run.")]
 PruneSeed = Annotated[int, typer.Option(help="Seed of samples and of random masks.")]
 
 
@@ -120,7 +112,7 @@ PruneSeed = Annotated[int, typer.Option(help="Seed of samples and of random mask
 def compare(
     start: PruneStart,
     data: Data,
-    out: Annotated[Path, typer.Option(help="A folder for each run; finished ones are kept.")],
+    out: RunsOut,
     minutes: FineTuning = 1.5,
     way: Annotated[
         list[str] | None,
@@ -128,30 +120,33 @@ def compare(
     ] = None,
     share: Annotated[
         list[float] | None,
-        typer.Option(help="Share of the parameters that goes; 0.2, 0.42, 0.6 and 0.8 by default."),
+        typer.Option(help="Share of the parameters to prune; default: 0.2, 0.42, 0.6 and 0.8."),
     ] = None,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
     seed: PruneSeed = 0,
-    engine: Annotated[str, typer.Option(help="Engine that is timed.")] = "openvino",
+    engine: Annotated[str, typer.Option(help="Engine to time.")] = "openvino",
     rounds: Annotated[int, typer.Option(min=1, help="Timed passes of each network.")] = 10,
     as_json: Json = False,
 ) -> None:
-    """Every way at every share, and a control, judged on validation and timed; resumable."""
-    from models.pruning.compare import Cell, prune_table, run_compare
-    from models.pruning.weights import USUAL, WAYS
+    """Compare pruning methods and shares with a control; an interrupted comparison continues."""
+    from models.pruning.compare import CONTROL, METHODS, USUAL, Cell, prune_table, run_compare
     from models.training.runs import Run
 
-    ways, shares = way or list(USUAL), share or [0.2, 0.42, 0.6, 0.8]
-    if unknown := set(ways) - set(WAYS):
-        raise typer.BadParameter(f"--way {sorted(unknown)} is none of {', '.join(WAYS)}")
+    methods, shares = way or list(USUAL), share or [0.2, 0.42, 0.6, 0.8]
+    known = METHODS.keys() - {CONTROL}
+    if unknown := set(methods) - known:
+        raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
     for one in shares:
         _check_share(one)
     run = Run(data, out, minutes, rate, False, start, cache, phantoms, seed)
-    cells = [Cell(name, one) for name in ways for one in shares]
+    cells = [Cell(method, one) for method in methods for one in shares]
     result = run_compare(run, cells, engine=engine, rounds=rounds)
-    shown = {"command": _line(start, data, out, minutes, rate, phantoms, ways, shares), **result}
+    words = [f"overread-models prune compare --start {start} --data {data} --out {out}"]
+    words += [f"--minutes {minutes:g} --rate {rate:g} --phantoms {phantoms}"]
+    words += [f"--way {method}" for method in methods] + [f"--share {one:g}" for one in shares]
+    shown = {"command": " ".join(words), **result}
     show_section(shown, as_json, prune_table(shown))
 
 
@@ -159,8 +154,8 @@ def compare(
 def structured(
     start: PruneStart,
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder of the run: averaged.pt, checkpoint and log.")],
-    share: Annotated[float, typer.Option(help="Share of the parameters that goes.")] = 0.42,
+    out: Out,
+    share: Annotated[float, typer.Option(help="Share of the parameters to prune.")] = 0.42,
     minutes: FineTuning = 1.5,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
@@ -168,7 +163,7 @@ def structured(
     seed: PruneSeed = 0,
     as_json: Json = False,
 ) -> None:
-    """Take whole channels out and fine-tune; train and export take the weights as any others."""
+    """Remove whole channels and fine-tune; train and export accept the weights as any others."""
     from models.pruning.compare import run_structured
     from models.training.runs import Run
 
@@ -178,23 +173,6 @@ def structured(
     show_section(result, as_json, json.dumps(result, indent=2))
 
 
-def _line(
-    start: Path,
-    data: Path,
-    out: Path,
-    minutes: float,
-    rate: float,
-    phantoms: int,
-    ways: list[str],
-    shares: list[float],
-) -> str:
-    """The comparison as a person would type it again."""
-    words = ["overread-models prune compare", f"--start {start} --data {data} --out {out}"]
-    words += [f"--minutes {minutes:g} --rate {rate:g} --phantoms {phantoms}"]
-    words += [f"--way {way}" for way in ways] + [f"--share {share:g}" for share in shares]
-    return " ".join(words)
-
-
 def _check_share(share: float) -> None:
     if not 0 < share < 1:
-        raise typer.BadParameter(f"--share {share:g} is not between 0 and 1")
+        raise typer.BadParameter(f"--share {share:g}, expected a value between 0 and 1")

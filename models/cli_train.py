@@ -1,7 +1,4 @@
-"""``overread-models train``: the networks, what they are shown, and what would help them.
-
-``overread-models distil``: the pool of regions, and students with and without teachers.
-"""
+"""``overread-models train``: networks, their samples and the learning curve; and ``distil``."""
 
 from __future__ import annotations
 
@@ -21,12 +18,15 @@ from models.options import (
     Phantoms,
     Rate,
     Resume,
+    RunsOut,
     Screeners,
     Seed,
     Start,
 )
 
-train = typer.Typer(help="Train a network; --resume goes on after a kill.", no_args_is_help=True)
+train = typer.Typer(
+    help="Train a network; --resume continues an interrupted run.", no_args_is_help=True
+)
 
 
 @train.command("screening")
@@ -42,10 +42,10 @@ def train_screening(
     seed: Seed = 0,
     blocks: Annotated[
         tuple[int, int, int] | None,
-        typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16; by default those of --start."),
+        typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16; default: those of --start."),
     ] = None,
 ) -> None:
-    """The screening network, from nothing or from weights given."""
+    """Train the screening network, from random weights or from --start."""
     from models.training.runs import Run, run_screening
 
     run_screening(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed), blocks)
@@ -64,7 +64,7 @@ def train_hybrid(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """The hybrid network, on the screening networks' candidates, from the last one's stem."""
+    """Train the hybrid network on screening networks' candidates, with the last one's stem."""
     from models.training.runs import Run, run_hybrid
 
     run_hybrid(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed), screening)
@@ -73,11 +73,11 @@ def train_hybrid(
 @train.command("teacher")
 def train_teacher(
     kind: Annotated[
-        Literal["residual", "convnext", "multiscale"], typer.Option(help="What it is made of.")
+        Literal["residual", "convnext", "multiscale"], typer.Option(help="Blocks of the trunk.")
     ],
     data: Data,
     screening: Screeners,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/KIND if none.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/KIND.")] = None,
     minutes: Minutes = 8,
     resume: Resume = False,
     start: Start = None,
@@ -86,7 +86,7 @@ def train_teacher(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """A teacher for distillation, trained on what the hybrid is trained on."""
+    """Train a teacher for distillation on the hybrid's regions."""
     from models.distillation.teachers import run_teacher
     from models.networks.teacher import Kind
     from models.training.runs import Run
@@ -99,15 +99,15 @@ def train_teacher(
 @train.command("sheet")
 def sheet(
     data: Data,
-    png: Annotated[Path, typer.Argument(help="Where the picture goes.")],
-    columns: Annotated[int, typer.Option(min=1, help="Samples of each kind.")] = 6,
+    png: Annotated[Path, typer.Argument(help="PNG file to write.")],
+    columns: Annotated[int, typer.Option(min=1, help="Samples of each composition.")] = 6,
     phantoms: Phantoms = 4,
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """A picture of what the screening network is shown: mosaics, mirrored cubes, scans."""
+    """Draw training samples of the screening network: mosaics, mirrored cubes, scans."""
+    from models.training.compose import draw_samples, save_samples
     from models.training.runs import load_material
-    from models.training.sheet import draw_samples, save_samples
 
     composer = load_material(data, cache, phantoms).composer
     save_samples(png, draw_samples(composer, columns, seed))
@@ -117,31 +117,29 @@ def sheet(
 @train.command("curve")
 def curve(
     data: Data,
-    out: Annotated[Path, typer.Option(help="A folder for each run; finished ones are kept.")] = (
-        Path("runs/curve")
-    ),
+    out: RunsOut = Path("runs/curve"),
     share: Annotated[
         list[float] | None,
-        typer.Option(help="Of the training patients; 0.125, 0.25, 0.5 and 1 by default."),
+        typer.Option(help="Share of the training patients; default: 0.125, 0.25, 0.5 and 1."),
     ] = None,
-    minutes: Annotated[float, typer.Option(help="Training of each run.")] = 7,
+    minutes: Annotated[float, typer.Option(help="Minutes of training of each run.")] = 7,
     longer: Annotated[
-        list[Path] | None, typer.Option(help="Folders of other runs, drawn beside.")
+        list[Path] | None, typer.Option(help="Folders of other runs to draw as well.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="PNG file to write.")] = None,
     rate: Rate = 3e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """The learning curve: the screening network anew on parts of the patients; resumable."""
+    """Train the screening network on shares of the patients; an interrupted curve continues."""
     from models.training.learning_curve import learning_table, run_learning, save_curves
     from models.training.runs import Run
 
     shares = share or [0.125, 0.25, 0.5, 1.0]
     if any(not 0 < one <= 1 for one in shares):
-        raise typer.BadParameter(f"--share: {shares} are not all above 0 and at most 1")
+        raise typer.BadParameter(f"--share: {shares}, expected values above 0 and at most 1")
     run = Run(data, out, minutes, rate, True, None, cache, phantoms, seed)
     result = run_learning(run, shares, longer or [])
     words = [f"overread-models train curve --data {data} --out {out} --minutes {minutes:g}"]
@@ -154,7 +152,7 @@ def curve(
 
 distil = typer.Typer(help="Distil teachers into the screening network.", no_args_is_help=True)
 
-Pool = Annotated[Path, typer.Option(help="Folder of the pool and of what teachers say of it.")]
+Pool = Annotated[Path, typer.Option(help="Folder of the pool and of the teachers' logits.")]
 
 
 @distil.command("pool")
@@ -162,22 +160,24 @@ def pool(
     data: Data,
     screening: Screeners,
     pool: Pool = Path("runs/pool"),
-    count: Annotated[int, typer.Option(min=20, help="How many regions to draw.")] = 6000,
-    teachers: Annotated[list[Path] | None, typer.Option(help="Ask these at once.")] = None,
+    count: Annotated[int, typer.Option(min=20, help="Number of regions.")] = 6000,
+    teachers: Annotated[
+        list[Path] | None, typer.Option(help="Weights of teachers to read the pool with.")
+    ] = None,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
     seed: Annotated[int, typer.Option(help="Seed of the regions.")] = 0,
 ) -> None:
-    """Draw the regions that students learn from and are judged on; keep what teachers say."""
+    """Draw the regions that students are trained and measured on; store the teachers' logits."""
     from models.distillation.pool import make_pool
-    from models.distillation.teachers import ask_teachers
+    from models.distillation.teachers import read_teachers
     from models.training.runs import load_material, make_screening
 
     screeners = [make_screening(path).eval() for path in screening]
     drawn = make_pool(
         load_material(data, cache, phantoms), data, screeners, pool, count=count, seed=seed
     )
-    for teacher in ask_teachers(teachers or [], drawn, pool):
+    for teacher in read_teachers(teachers or [], drawn, pool):
         typer.echo(f"{teacher.name}: temperature {teacher.temperature:.2f}", err=True)
     typer.echo(f"{pool}: {len(drawn.voxels)} regions, {int(drawn.label.sum())} with a nodule")
 
@@ -187,22 +187,24 @@ def compare(
     start: Annotated[Path, typer.Option(help="Weights of an early screening network.")],
     teachers: Annotated[list[Path], typer.Option(help="averaged.pt of trained teachers.")],
     pool: Pool = Path("runs/pool"),
-    out: Annotated[Path, typer.Option(help="Folder of the students.")] = Path("runs/distil"),
+    out: RunsOut = Path("runs/distil"),
     seeds: Annotated[int, typer.Option(min=1, help="Students of each arm.")] = 3,
-    minutes: Annotated[float, typer.Option(help="Time that one student may take.")] = 2.5,
+    minutes: Annotated[float, typer.Option(help="Minutes of training of each student.")] = 2.5,
     weight: Annotated[
-        float, typer.Option(min=0, max=1, help="The soft target's share of the loss.")
+        float, typer.Option(min=0, max=1, help="Weight of the soft target in the loss.")
     ] = 0.5,
-    temperature: Annotated[float, typer.Option(min=0.1, help="Of the distillation.")] = 2.0,
+    temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
     rate: Rate = 3e-4,
     as_json: Json = False,
 ) -> None:
-    """No teacher, the best one, their mean, dynamic weights; finished students are kept."""
+    """Compare students of no teacher, the best one, their mean, and dynamic weights."""
     from models.distillation.compare import Comparison, distil_tables, run_compare
+    from models.distillation.student import Teaching
 
-    asked = Comparison(start, tuple(teachers), pool, out, seeds, minutes, weight, temperature, rate)
+    teaching = Teaching(weight=weight, temperature=temperature, rate=rate)
+    given = Comparison(start, tuple(teachers), pool, out, seeds, minutes, teaching)
     options = [f"--start {start}", *(f"--teachers {path}" for path in teachers)]
     options += [f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]
     line = " ".join(["overread-models distil compare", *options])
-    result = {"command": line, **run_compare(asked)}
+    result = {"command": line, **run_compare(given)}
     show_section(result, as_json, distil_tables(result))

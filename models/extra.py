@@ -1,4 +1,4 @@
-"""Packages that only the extra `train` installs, and the error where one is missing."""
+"""Packages that only the extra `train` installs, and the error if one is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def require(package: str) -> None:
 
 
 def how_to_install(error: ModuleNotFoundError) -> str | None:
-    """A line that names the missing package and the extra; None if the extra lacks it too."""
+    """Return a line that names the package and the extra; None if the extra does not have it."""
     if (error.name or "").partition(".")[0] not in PACKAGES:
         return None
     return f"{error.name} is missing: needs the extra `train`: pip install 'overread[train]'"

@@ -39,35 +39,35 @@ class Rows:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """So many digits; what is unknown is a dash."""
+    """Format a number; None is a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """The same in per cent, with its sign."""
+    """Format a share in per cent; None is a dash."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def interval(point: Mapping[str, float | None], digits: int = 3) -> str:
-    """``value (low-high)``; what is unknown is a dash."""
+    """Format ``value (low-high)``; None is a dash."""
     value, low, high = (number(point[key], digits) for key in ("value", "low", "high"))
     return f"{value} ({low}-{high})"
 
 
 def percents(point: Mapping[str, float | None]) -> str:
-    """The same in per cent."""
+    """Format ``value (low-high)`` in per cent."""
     shares = (point[key] for key in ("value", "low", "high"))
     value, low, high = (None if share is None else 100 * share for share in shares)
     return f"{number(value, 1)} ({number(low, 0)}-{number(high, 0)})"
 
 
 def points(point: Mapping[str, float], key: str = "value") -> str:
-    """Points with their sign and interval; ``key`` names the value."""
+    """Format points with sign and interval; ``key`` names the value."""
     return f"{point[key]:+.1f} ({point['low']:+.1f} to {point['high']:+.1f})"
 
 
 def show_section(result: dict[str, Any], as_json: bool, section: str) -> None:
-    """Prints the result as JSON, or what Markdown says of it."""
+    """Print the result as JSON, or its section in Markdown."""
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:

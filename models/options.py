@@ -1,4 +1,4 @@
-"""The options that several commands of `overread-models` have, each said once."""
+"""The options that several commands of `overread-models` share."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Annotated, Literal
 
 import typer
 
-Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Which network.")]
-Method = Literal["minmax", "percentile", "entropy"]
+Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")]
+Method = Annotated[
+    Literal["minmax", "percentile", "entropy"],
+    typer.Option(help="Method to find the first INT8 ranges."),
+]
 
-Data = Annotated[Path, typer.Option(help="Folder with nodules/ and ct/, as docs/models.md tells.")]
-Cache = Annotated[Path, typer.Option(help="Where the phantoms are kept.")]
-Phantoms = Annotated[int, typer.Option(help="How many phantoms to learn from as well.")]
+Data = Annotated[
+    Path, typer.Option(help="Folder with nodules/ and ct/, as described in docs/models.md.")
+]
+Cache = Annotated[Path, typer.Option(help="Cache folder of the phantoms.")]
+Phantoms = Annotated[int, typer.Option(help="Number of phantoms among the training scans.")]
 Screeners = Annotated[
     list[Path],
     typer.Option(
@@ -21,14 +26,16 @@ Screeners = Annotated[
 ]
 
 Out = Annotated[Path, typer.Option(help="Folder of the run: weights, checkpoint and log.")]
-Minutes = Annotated[float, typer.Option(help="Time to spend training, resumptions included.")]
+RunsOut = Annotated[Path, typer.Option(help="Folder of the runs; finished ones are kept.")]
+Minutes = Annotated[float, typer.Option(help="Minutes of training, resumptions included.")]
 Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on from the run's last checkpoint.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
 Start = Annotated[
-    Path | None, typer.Option(help="Weights to begin with: a run's averaged.pt or KIND-fp32.onnx.")
+    Path | None, typer.Option(help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON output.")]
+
 PHANTOMS = Path("runs/phantoms")
-"""Where the phantoms are kept if nobody says otherwise."""
+"""The default cache folder of the phantoms."""

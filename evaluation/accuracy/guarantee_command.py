@@ -19,7 +19,7 @@ from evaluation.accuracy.scores import Fitted, Scores, joined, read_scores, scor
 from evaluation.common.cli import CloudModel, Json, Model, each, show
 from evaluation.common.readers import open_second
 from evaluation.errors import MissingData
-from models.calibration.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.promise import DISMISS_SHARE, Target, promise
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import Rows, percent
 from models.runtime.artifacts import find
@@ -78,7 +78,7 @@ def guarantee_command(
         path = quantile_path(read_scores(path_from, fitted).nodules)
     fitted_at = Thresholds.from_manifest(settings)
     asked = Promise(path, fitted_at.report, alpha, delta, bound)
-    terms = promise(known.nodules, asdict(fitted_at), Asked(alpha, delta), settings["merge"])
+    terms = promise(known.nodules, asdict(fitted_at), Target(alpha, delta), settings["merge"])
     rng = np.random.default_rng(seed)
     result = {
         **examine(known, held_out, asked, resamples=resamples, seed=seed),

@@ -1,14 +1,17 @@
-"""What the fitted thresholds promise of missed nodules, as the manifest and then the report say it.
+"""Fits the settings of both artifacts, and states what their thresholds promise of missed nodules.
 
-The path that thresholds are lowered along is fixed beforehand: ``dismiss`` is a set part of
-``final``. Where the promise asked for can be had on it, the fit's thresholds are lowered that
-far. Where it cannot, they stay and say what they do promise: ``final`` was set by false alarms,
-which are no nodules, and ``dismiss`` lies at or below its part of it, so the bound is that of one
-point which no nodule chose. At last ``dismiss`` rises to where no verdict can bring a candidate to
-``final`` any more: asking below that loses time and finds nothing. Calibration and merger have seen
-the same patients: their seven numbers are taken as given, and `overread-eval guarantee` shows what
-holds on others. Nodules are read in cubes, where they score higher than in whole lungs: the promise
-says so. Cubes lie within the lungs: a nodule that their outline leaves out is beyond it.
+The promise is made along a path of thresholds that is fixed beforehand: ``dismiss`` is a set part
+of ``final``.
+
+- If the path reaches the promise that was asked for, the fitted thresholds are lowered to it.
+- If not, they stay, and the bound for them alone is stated. That is valid because no nodule chose
+  them: ``final`` was set by false positives, and ``dismiss`` is at most its part of ``final``.
+- Last, ``dismiss`` is raised to the score below which no verdict lifts a candidate to ``final``:
+  requests below it cost time and find nothing.
+
+Limits: calibration and merger (seven numbers) were fitted on the same patients and are taken as
+given; `overread-eval guarantee` measures the effect on others. Nodules are read in cubes, where
+they score higher than in whole lungs, and cubes lie inside the lungs.
 """
 
 from __future__ import annotations
@@ -16,14 +19,15 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from imaging.volume import FloatArray
-from models.calibration.fit import Cases, sigmoid
+from models.calibration.fit import Cases, gather, logistic, sigmoid, thresholds
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -36,26 +40,37 @@ from models.calibration.risk_control import (
     straight_path,
     upper_bound,
 )
+from models.export.manifest import amend
+from models.runtime.artifacts import Artifact, find
+from models.runtime.screener import Screener, read_by
+from models.runtime.second_reader import SecondReader
+from models.runtime.session import open_session
+from models.training.data import load_cubes
+from models.training.runs import boxes_of_role
 
 DISMISS_SHARE = 0.25
 """``dismiss`` as a part of ``final`` along the path."""
 
 BOUND = Bound.HOEFFDING_BENTKUS
 
+CLOUD_QUANTILE = 0.99
+"""The cloud's logit counts up to this quantile of validation's false positives: the few above it
+do not tell how much more certain a higher logit is."""
+
 _DIGITS = 1e6
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be promised: at most ``alpha`` missed, with confidence 1 - ``delta``."""
+class Target:
+    """The promise that is asked for: at most ``alpha`` missed, with confidence 1 - ``delta``."""
 
     alpha: float = ALPHA
     delta: float = DELTA
 
 
 @dataclass(frozen=True)
-class Read:
-    """What a calibration was read with, which the manifest's ``guarantee`` names as well.
+class ReadWith:
+    """What the calibration was read with; the manifest's ``guarantee`` names it.
 
     ``screening`` is as `models.runtime.screener.read_by` has it, ``hybrid`` a version, ``slice_mm``
     the largest distance of slices, ``region_side`` that of the regions in voxels; ``basis`` is what
@@ -69,85 +84,136 @@ class Read:
     basis: str = "nodules in cubes of 50 mm"
 
 
+def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
+    """Fit the settings of both artifacts on validation, and enter them with their promise."""
+    console = Console(stderr=True)
+    screener = Screener(open_session(uncalibrated(find(screening))))
+    reader = SecondReader(open_session(uncalibrated(find(hybrid))))
+    cubes, scans = load_cubes(data / "nodules", "val"), boxes_of_role(data / "ct", "val")
+    with console.status("reading validation cases"):
+        cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
+    settings, cloud = fit_settings(cases)
+    slice_mm = widest_slices_mm(data / "nodules" / "index.csv", "val")
+    side = reader.roi_shape[0]
+    read = ReadWith(read_by(find(screening).version), find(hybrid).version, slice_mm, side)
+    nodules = nodules_of(cases, settings, cloud)
+    settings |= promise(nodules, settings["thresholds"], target, settings["merge"])
+    settings["guarantee"] |= asdict(read)
+    amend(screening, "settings", settings)
+    amend(hybrid, "settings", cloud)
+    console.print(settings, cloud)
+
+
+def uncalibrated(artifact: Artifact) -> Artifact:
+    """Return the artifact with its raw logits; the one in the manifest stays calibrated."""
+    return replace(artifact, settings={**artifact.settings, "calibration": [1.0, 0.0]})
+
+
+def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the edge's settings (calibration, merge, thresholds) and the cloud's (calibration)."""
+    # Platt calibration of each reader alone
+    edge_bias, edge_slope = logistic(cases.edge[:, None], cases.nodule)
+    cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
+    edge, cloud = edge_bias + edge_slope * cases.edge, cloud_bias + cloud_slope * cases.cloud
+    # the merger: a logistic regression on both calibrated logits, the cloud's clipped at the top
+    most = float(np.quantile(cloud[~cases.nodule], CLOUD_QUANTILE))
+    clipped = np.minimum(cloud, most)  # see `edge.merge.MergeWeights`
+    bias, edge_weight, cloud_weight = logistic(np.stack([edge, clipped], 1), cases.nodule)
+    merged = sigmoid(bias + edge_weight * edge + cloud_weight * clipped)
+    settings = {
+        "calibration": _rounded(edge_slope, edge_bias),
+        "merge": _rounded(bias, edge_weight, cloud_weight, most),
+        "thresholds": thresholds(sigmoid(edge), merged, cases),
+    }
+    return settings, {"calibration": _rounded(cloud_slope, cloud_bias)}
+
+
+def _rounded(*values: float) -> list[float]:
+    return [round(float(v), 6) for v in values]
+
+
 def nodules_of(
     cases: Cases, settings: Mapping[str, Any], cloud: Mapping[str, Any]
 ) -> ScoredNodules:
-    """The nodules of ``cases`` as readers with these settings score them; the missed ones last.
+    """Return the nodules of ``cases`` as scored with these settings; the missed ones come last.
 
-    Where nobody knows whose they are, each counts as a patient.
+    Where the patients are unknown, each nodule counts as a patient.
     """
     edge = _scaled(cases.edge[cases.nodule], settings["calibration"])
     second = _scaled(cases.cloud[cases.nodule], cloud["calibration"])
     bias, edge_weight, cloud_weight, most = settings["merge"]
     merged = bias + edge_weight * edge + cloud_weight * np.minimum(second, most)
+    patient = np.array([f"nodule {i}" for i in range(int(cases.nodule.sum()) + cases.missed)])
+    if cases.patient:
+        patient = np.array([*np.array(cases.patient)[cases.nodule], *cases.missed_patient])
+    # a missed nodule has no edge score, and no merged one that could reach a threshold
     return ScoredNodules(
         np.concatenate([sigmoid(edge), np.full(cases.missed, -np.inf)]),
         np.concatenate([sigmoid(merged), np.zeros(cases.missed)]),
-        _owners(cases),
+        patient,
     )
 
 
 def promise(
-    nodules: ScoredNodules, fitted: Mapping[str, float], asked: Asked, merge: Sequence[float]
+    nodules: ScoredNodules, fitted: Mapping[str, float], target: Target, merge: Sequence[float]
 ) -> dict[str, dict[str, Any]]:
-    """The settings ``thresholds`` and ``guarantee``: ``final`` as fitted or lower, and the promise.
+    """Return the settings ``thresholds``, as fitted or lowered, and ``guarantee``.
 
     ``merge`` is the manifest's, see `out_of_reach`.
 
     Raises:
-        ValueError: every nodule is lost, or ``asked`` is not in (0, 1).
+        ValueError: every nodule is lost, or ``target`` is not in (0, 1).
     """
-    report, delta = fitted["report"], asked.delta
+    report, delta = fitted["report"], target.delta
     path = straight_path(DISMISS_SHARE)
-    found = control(nodules, path, report=report, alpha=asked.alpha, delta=delta, bound=BOUND)
+    found = control(nodules, path, report=report, alpha=target.alpha, delta=delta, bound=BOUND)
     holds = found.guarantee.holds
     final = min(fitted["final"], found.final) if holds else fitted["final"]
+    # the loss of every patient at that one point of the path, and the bound on its mean
     point = ThresholdPath(np.array([DISMISS_SHARE * final]), np.array([final]))
     shares = losses(nodules, point, report)[:, 0]
     mean, n = float(shares.mean()), len(shares)
     reached = upper_bound(mean, n, delta, BOUND)
     if reached >= 1:
         raise ValueError(f"all nodules of {n} patients are lost: nothing can be promised")
+    # dismiss rises to where requests are useless; alone and report never lie below it
     dismiss = max(min(fitted["dismiss"], DISMISS_SHARE * final), out_of_reach(final, merge))
     moved = {"dismiss": dismiss, "final": final, "alone": max(fitted["alone"], dismiss)}
     moved["report"] = max(report, moved["alone"])
     guarantee = {
-        "alpha": asked.alpha if holds else math.ceil(reached * _DIGITS) / _DIGITS,
+        "alpha": target.alpha if holds else math.ceil(reached * _DIGITS) / _DIGITS,
         "delta": delta,
         "patients": n,
         "calibration": nodules.identity,
-        "asked_alpha": asked.alpha,
-        "confidence": _down(1 - float(p_value(mean, n, asked.alpha, BOUND))),
+        "asked_alpha": target.alpha,
+        "confidence": _down(1 - float(p_value(mean, n, target.alpha, BOUND))),
         "holds": holds,
     }
-    thresholds = {**fitted, **{name: _down(value) for name, value in moved.items()}}
-    return {"thresholds": thresholds, "guarantee": guarantee}
+    return {
+        "thresholds": {**fitted, **{name: _down(value) for name, value in moved.items()}},
+        "guarantee": guarantee,
+    }
 
 
 def out_of_reach(final: float, merge: Sequence[float]) -> float:
-    """The edge's score below which no verdict brings the merged score to ``final``.
+    """Return the edge score below which no verdict lifts the merged score to ``final``.
 
     ``merge`` is ``[bias, edge, cloud, most]``: the cloud's logit counts no further than ``most``.
-    0 where it counts without end or the edge does not count.
+    0 if it counts without limit or the edge does not count.
     """
     bias, edge, cloud, *most = merge
     if not most or edge <= 0 or cloud < 0 or not 0 < final < 1:
         return 0.0
+    # solve final = sigmoid(bias + edge * logit + cloud * most) for the edge's logit
     logit = (math.log(final / (1 - final)) - bias - cloud * most[0]) / edge
     return 1 / (1 + math.exp(-logit))
 
 
 def widest_slices_mm(index: Path, split: str) -> float:
-    """The largest distance of slices among the scans of ``split`` in `index.csv`."""
+    """Return the largest distance of slices among the scans of ``split`` in `index.csv`."""
     with index.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     return max(float(row["slice_spacing"]) for row in rows)
-
-
-def _owners(cases: Cases) -> np.ndarray:
-    if not cases.patient:
-        return np.array([f"nodule {i}" for i in range(int(cases.nodule.sum()) + cases.missed)])
-    return np.array([*np.array(cases.patient)[cases.nodule], *cases.missed_patient])
 
 
 def _scaled(logit: FloatArray, calibration: tuple[float, float]) -> FloatArray:
@@ -156,5 +222,5 @@ def _scaled(logit: FloatArray, calibration: tuple[float, float]) -> FloatArray:
 
 
 def _down(value: float) -> float:
-    """Rounded towards the cautious side."""
+    """Round towards the cautious side."""
     return math.floor(value * _DIGITS) / _DIGITS

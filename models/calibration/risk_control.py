@@ -1,25 +1,20 @@
-"""Conformal risk control: thresholds under which few nodules are missed, with a promise.
+"""Conformal risk control: thresholds that bound the share of missed nodules, with confidence.
 
 **What is promised.** With probability 1 - delta over the calibration patients, a new patient
 loses on average at most a share alpha of his nodules. Nodules of one patient resemble each
-other, so the patient is the exchangeable unit and his loss is the *share* of his nodules that
-are lost: never proposed, dismissed on the edge, or refused by the merged word of edge and cloud.
-The miss rate pooled over nodules is a figure beside it, not what is promised: patients with many
-nodules weigh more there. The scores must come of networks, calibration and merger that were
-fitted on other patients.
+other, so the patient is the exchangeable unit, and his loss is the *share* of his nodules that
+are lost: never proposed, dismissed on the edge, or below ``final`` after the merge. The miss rate
+pooled over nodules is not promised; patients with many nodules weigh more there. Networks,
+calibration and merger must have been fitted on other patients.
 
 **How.** Thresholds are tried along a path from the most to the least cautious, fixed beforehand.
 Losses only grow along it, and the last step before the first that the bound rejects is taken
 (fixed-sequence testing: Angelopoulos et al., Learn then test, 2021, section 2.3; for monotone
-losses the same as Bates et al., J. ACM 68(6), 2021, theorem 1).
+losses the same as Bates et al., J. ACM 68(6), 2021, theorem 1). The losses of ``n`` exchangeable
+patients lie in [0, 1]. A p-value tests "the risk exceeds alpha"; a bound is the smallest alpha
+that is still rejected.
 
-A scan without candidates has its nodules counted as lost. That some such scans are audited can
-only lower the risk; the promise does not count on it.
-
-Bounds on a risk from a sample of losses: what a finite calibration set can promise.
-
-The losses of ``n`` exchangeable patients lie in [0, 1] and average to ``mean_loss``. A p-value
-speaks against "the risk exceeds alpha"; a bound is the smallest alpha that is still rejected.
+In a scan without candidates all nodules count as lost, although audits may find some.
 """
 
 from __future__ import annotations
@@ -37,9 +32,16 @@ from imaging.volume import FloatArray
 
 _HALVINGS = 45
 
+ALPHA, DELTA = 0.028, 0.1
+"""The default promise: 97.2 % sensitivity with 90 % confidence."""
+
+STEPS = 400
+
+BoolArray = npt.NDArray[np.bool_]
+
 
 class Bound(Enum):
-    """How the risk is bounded.
+    """The bound on the risk.
 
     ``BINOMIAL`` is exact where every loss is 0 or 1 (Clopper and Pearson, Biometrika 26, 1934).
     ``HOEFFDING_BENTKUS`` holds for any losses in [0, 1] (Bates et al., Distribution-free,
@@ -51,70 +53,14 @@ class Bound(Enum):
     HOEFFDING_BENTKUS = "hoeffding-bentkus"
 
 
-def p_value(mean_loss: npt.ArrayLike, n: int, alpha: float, bound: Bound) -> FloatArray:
-    """The p-value against "the risk exceeds ``alpha``", for each of ``mean_loss``.
-
-    Raises:
-        ValueError: ``n`` < 1, or ``alpha`` is not in (0, 1).
-    """
-    if n < 1 or not 0 < alpha < 1:
-        raise ValueError(f"n = {n} patients and alpha = {alpha} give no p-value")
-    mean = np.asarray(mean_loss, np.float64)
-    # a loss of k patients is k / n in floating point, and must not count as k + 1
-    count = np.ceil(n * mean - 1e-6).astype(np.int64)
-    tail = binomial_cdf(n, alpha)[np.clip(count, 0, n)]
-    if bound is Bound.BINOMIAL:
-        return np.asarray(tail)
-    hoeffding = np.exp(-n * _divergence(np.minimum(mean, alpha), alpha))
-    return np.minimum(np.minimum(hoeffding, math.e * tail), 1.0)
-
-
-def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
-    """The smallest risk that, with confidence 1 - ``delta``, is not exceeded; 1 if none is."""
-    low, high = 0.0, 1.0
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        rejected = float(p_value(mean_loss, n, middle, bound)) <= delta
-        low, high = (low, middle) if rejected else (middle, high)
-    return high
-
-
-def fewest_patients(alpha: float, delta: float) -> int:
-    """How many patients promise ``alpha`` at ``delta`` if none of them loses anything."""
-    return math.ceil(math.log(delta) / math.log1p(-alpha))
-
-
-def binomial_cdf(n: int, p: float) -> FloatArray:
-    """P(X <= k) for k = 0..n ``(n + 1,)``, X binomial of ``n`` draws with chance ``p``."""
-    k = np.arange(n)
-    ratio = np.log((n - k) / (k + 1)) + math.log(p) - math.log1p(-p)
-    log_mass = n * math.log1p(-p) + np.concatenate([[0.0], np.cumsum(ratio)])
-    return np.minimum(np.exp(np.logaddexp.accumulate(log_mass)), 1.0)
-
-
-def _divergence(a: FloatArray, b: float) -> FloatArray:
-    """Kullback-Leibler divergence of Bernoulli(a) from Bernoulli(b), for a <= b."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        hits = np.where(a > 0, a * np.log(a / b), 0.0)
-    return np.asarray(hits + (1 - a) * (np.log1p(-a) - math.log1p(-b)))
-
-
-ALPHA, DELTA = 0.028, 0.1
-"""97.2 % sensitivity with 90 % confidence."""
-
-STEPS = 400
-
-BoolArray = npt.NDArray[np.bool_]
-
-
 @dataclass(frozen=True, eq=False)
 class ScoredNodules:
-    """Nodules of calibration or test: what the two readers make of each.
+    """The scores of calibration or test nodules.
 
     Attributes:
-        edge: calibrated score of the edge ``(n,)``; ``-inf`` where it proposed nothing.
+        edge: calibrated score of the edge ``(n,)``; ``-inf`` if the nodule was not proposed.
         merged: merged probability of edge and cloud ``(n,)``.
-        patient: whose nodule it is ``(n,)``, any labels.
+        patient: the patient of each ``(n,)``, any labels.
     """
 
     edge: FloatArray
@@ -124,7 +70,7 @@ class ScoredNodules:
     def __post_init__(self) -> None:
         shapes = {self.edge.shape, self.merged.shape, self.patient.shape}
         if len(shapes) != 1 or self.edge.ndim != 1 or self.edge.size == 0:
-            raise ValueError(f"nodules of shapes {shapes}: one (n,) with n >= 1 is needed")
+            raise ValueError(f"nodules of shapes {shapes}, expected one shape (n,) with n >= 1")
         if np.isnan(self.edge).any() or np.isnan(self.merged).any():
             raise ValueError("a score is NaN")
 
@@ -135,7 +81,7 @@ class ScoredNodules:
     def identity(self) -> str:
         """Eight hexadecimal digits that change with any score or patient.
 
-        The order does not count, nor what lies beyond the fourth decimal: engines differ there.
+        The order and decimals after the fourth, in which engines differ, do not count.
         """
         rows = zip(self.patient, self.edge, self.merged, strict=True)
         lines = sorted(f"{patient} {edge:.4f} {merged:.4f}" for patient, edge, merged in rows)
@@ -144,21 +90,23 @@ class ScoredNodules:
 
 @dataclass(frozen=True, eq=False)
 class ThresholdPath:
-    """Thresholds from the most to the least cautious; both ``(steps,)`` and never falling."""
+    """Thresholds from the most to the least cautious, both ``(steps,)`` and non-decreasing."""
 
     dismiss: FloatArray
     final: FloatArray
 
     def __post_init__(self) -> None:
         if self.dismiss.shape != self.final.shape or self.dismiss.size == 0:
-            raise ValueError(f"a path of {self.dismiss.shape} and {self.final.shape} steps")
+            raise ValueError(
+                f"thresholds of shapes {self.dismiss.shape} and {self.final.shape}, expected equal"
+            )
         if (np.diff(self.dismiss) < 0).any() or (np.diff(self.final) < 0).any():
-            raise ValueError("a threshold falls along the path: later steps must be less cautious")
+            raise ValueError("a threshold falls along the path, expected non-decreasing ones")
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What is promised of the miss rate, or why nothing is.
+    """The promised bound on the miss rate, or the reason why there is none.
 
     ``n`` nodules of ``patients`` patients were calibrated on; ``reason`` is empty if it ``holds``.
     """
@@ -173,7 +121,7 @@ class Guarantee:
 
     @property
     def text(self) -> str:
-        """One line for the report."""
+        """The promise in one line, for the report."""
         if not self.holds:
             return f"no guarantee: {self.reason}"
         return (
@@ -185,11 +133,11 @@ class Guarantee:
 
 @dataclass(frozen=True)
 class Controlled:
-    """Thresholds and what they promise; ``alpha_reached`` and ``delta_reached`` are the tightest.
+    """Thresholds and what they promise.
 
-    Where the guarantee does not hold, the thresholds are the most cautious of the path:
-    everything proposed is escalated and reported. ``alpha_reached`` is the smallest miss rate
-    that these promise at delta, ``delta_reached`` the smallest delta at which they promise alpha.
+    If the guarantee does not hold, the thresholds are the most cautious of the path: everything
+    proposed is escalated and reported. ``alpha_reached`` is the smallest miss rate that they
+    promise at delta, ``delta_reached`` the smallest delta at which they promise alpha.
     """
 
     dismiss: float
@@ -200,22 +148,22 @@ class Controlled:
 
 
 def straight_path(dismiss_share: float = 0.5, *, steps: int = STEPS) -> ThresholdPath:
-    """``final`` from 0 to 1, denser near 0, and ``dismiss`` that share of it."""
+    """Return a path with ``final`` from 0 to 1, denser near 0, and ``dismiss`` a share of it."""
     if not 0 <= dismiss_share <= 1:
-        raise ValueError(f"dismiss_share = {dismiss_share} is not in [0, 1]")
+        raise ValueError(f"dismiss_share = {dismiss_share}, expected a value in [0, 1]")
     final = np.linspace(0, 1, steps) ** 2
     return ThresholdPath(dismiss_share * final, final)
 
 
 def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath:
-    """A path on which edge and cloud lose alike: quantiles of the scores of *other* nodules.
+    """Return a path of equal quantiles of both scores of *other* nodules.
 
-    They must not be those of the calibration: a path that has seen them promises nothing.
+    They must not be the calibration's, which would void the promise.
     """
     share = np.linspace(0, 1, steps)
     proposed = np.isfinite(others.edge)
     if not proposed.any():
-        raise ValueError("none of the nodules was proposed: they give no path")
+        raise ValueError("none of the nodules was proposed, expected at least one")
     scores = (others.edge[proposed], others.merged[proposed])
     dismiss, final = (np.quantile(one, share, method="lower") for one in scores)
     dismiss[0] = final[0] = 0.0
@@ -223,19 +171,20 @@ def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath
 
 
 def losses(nodules: ScoredNodules, path: ThresholdPath, report: float) -> FloatArray:
-    """The share that each patient loses at each step ``(patients, steps)``.
+    """Return the share of nodules that each patient loses at each step ``(patients, steps)``.
 
-    From the edge's score ``report`` on a nodule is reported without asking.
+    A nodule with an edge score of ``report`` or more is reported without the cloud.
     """
-    asked = (nodules.edge < report)[:, None]
+    # lost: dismissed by the edge, below ``final`` after the merge, or never proposed
+    escalated = (nodules.edge < report)[:, None]
     dismissed = nodules.edge[:, None] < np.minimum(path.dismiss, report)
-    lost = dismissed | (asked & (nodules.merged[:, None] < path.final))
+    lost = dismissed | (escalated & (nodules.merged[:, None] < path.final))
     lost |= np.isneginf(nodules.edge)[:, None]
     return per_patient(lost, nodules.patient)
 
 
 def per_patient(lost: BoolArray, patient: npt.NDArray[Any]) -> FloatArray:
-    """The mean of ``lost`` ``(nodules, steps)`` over each patient's nodules."""
+    """Average ``lost`` ``(nodules, steps)`` over each patient's nodules."""
     _, group = np.unique(patient, return_inverse=True)
     member = np.equal.outer(np.arange(group.max() + 1), group).astype(np.float64)
     return np.asarray(member @ lost / member.sum(1, keepdims=True))
@@ -244,15 +193,15 @@ def per_patient(lost: BoolArray, patient: npt.NDArray[Any]) -> FloatArray:
 def furthest(
     mean_loss: FloatArray, n: int, alpha: float, delta: float, bound: Bound
 ) -> npt.NDArray[np.int64]:
-    """The last step before the bound first fails, for each row of ``(..., steps)``; -1: none."""
+    """Return the last step before the bound first fails, or -1; rows are ``(..., steps)``."""
     holds = p_value(mean_loss, n, alpha, bound) <= delta
     return np.asarray(np.cumprod(holds, axis=-1).sum(-1) - 1)
 
 
 def counted(shares: FloatArray, bound: Bound) -> FloatArray:
-    """The losses that ``bound`` takes: the exact one counts a patient who loses any nodule.
+    """Return the losses for ``bound``: the exact one counts a patient who loses any nodule.
 
-    That is never less than the share, so what it promises of the one holds for the other.
+    That is never less than the share, so its promise holds for the share too.
     """
     return (shares > 0).astype(np.float64) if bound is Bound.BINOMIAL else shares
 
@@ -266,13 +215,14 @@ def control(
     delta: float = DELTA,
     bound: Bound = Bound.HOEFFDING_BENTKUS,
 ) -> Controlled:
-    """The least cautious thresholds of ``path`` that promise ``alpha`` at ``delta``.
+    """Return the least cautious thresholds of ``path`` that promise ``alpha`` at ``delta``.
 
     Raises:
         ValueError: ``alpha`` or ``delta`` is not in (0, 1).
     """
     if not (0 < alpha < 1 and 0 < delta < 1):
-        raise ValueError(f"alpha = {alpha} and delta = {delta} must lie in (0, 1)")
+        raise ValueError(f"alpha = {alpha} and delta = {delta}, expected values in (0, 1)")
+    # walk along the path while the bound holds; without a first step, state the tightest pair
     shares = counted(losses(nodules, path, report), bound)
     n, mean = len(shares), shares.mean(0)
     step = int(furthest(mean, n, alpha, delta, bound))
@@ -301,3 +251,55 @@ def _why_not(n: int, alpha: float, delta: float, reached: float, sure: float) ->
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
+
+
+def p_value(mean_loss: npt.ArrayLike, n: int, alpha: float, bound: Bound) -> FloatArray:
+    """Return the p-value of "the risk exceeds ``alpha``" for each of ``mean_loss``.
+
+    Raises:
+        ValueError: ``n`` < 1, or ``alpha`` is not in (0, 1).
+    """
+    if n < 1 or not 0 < alpha < 1:
+        raise ValueError(
+            f"no p-value for n = {n} and alpha = {alpha}, expected n >= 1 and 0 < alpha < 1"
+        )
+    mean = np.asarray(mean_loss, np.float64)
+    # a loss of k patients is k / n in floating point, and must not count as k + 1
+    count = np.ceil(n * mean - 1e-6).astype(np.int64)
+    tail = binomial_cdf(n, alpha)[np.clip(count, 0, n)]
+    if bound is Bound.BINOMIAL:
+        return np.asarray(tail)
+    # the smaller of Hoeffding's and Bentkus's p-value
+    hoeffding = np.exp(-n * _divergence(np.minimum(mean, alpha), alpha))
+    return np.minimum(np.minimum(hoeffding, math.e * tail), 1.0)
+
+
+def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
+    """Return the smallest risk not exceeded with confidence 1 - ``delta``, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        rejected = float(p_value(mean_loss, n, middle, bound)) <= delta
+        low, high = (low, middle) if rejected else (middle, high)
+    return high
+
+
+def fewest_patients(alpha: float, delta: float) -> int:
+    """Return how many patients without a loss promise ``alpha`` at ``delta``."""
+    return math.ceil(math.log(delta) / math.log1p(-alpha))
+
+
+def binomial_cdf(n: int, p: float) -> FloatArray:
+    """Return P(X <= k) for k = 0..n ``(n + 1,)``, X binomial of ``n`` draws with chance ``p``."""
+    # in logarithms: each mass from the one before, then their sums
+    k = np.arange(n)
+    ratio = np.log((n - k) / (k + 1)) + math.log(p) - math.log1p(-p)
+    log_mass = n * math.log1p(-p) + np.concatenate([[0.0], np.cumsum(ratio)])
+    return np.minimum(np.exp(np.logaddexp.accumulate(log_mass)), 1.0)
+
+
+def _divergence(a: FloatArray, b: float) -> FloatArray:
+    """Return the Kullback-Leibler divergence of Bernoulli(a) from Bernoulli(b), for a <= b."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        hits = np.where(a > 0, a * np.log(a / b), 0.0)
+    return np.asarray(hits + (1 - a) * (np.log1p(-a) - math.log1p(-b)))

@@ -1,8 +1,7 @@
-"""The pool that students learn from: regions drawn once, so that teachers are asked once.
+"""The pool that students train on: regions drawn once, so that teachers read each region once.
 
-A teacher costs eight times what the student costs. Asked anew for every batch of every run it
-would take most of the time; asked once for each region of a pool, next to none. Each region of
-the pool is drawn as the hybrid's are, augmented; the student sees it mirrored and turned as well.
+A teacher costs eight times what the student costs. Regions are drawn and augmented as the hybrid's
+are; the student sees them mirrored and turned as well.
 """
 
 from __future__ import annotations
@@ -26,34 +25,33 @@ from torch import nn
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.runtime.errors import DamagedArtifact
-from models.training import data as stream
-from models.training.data import NONE, Cubes, Piece, load_cubes
-from models.training.hybrid import Trial
+from models.training.data import NONE, Batch, Cubes, Piece, draw_batches, load_cubes
+from models.training.hybrid import Validation
 from models.training.regions import Region, RegionDrawer
-from models.training.runs import Material, find_alarms, hybrid_task
+from models.training.runs import Material, find_false_positives, hybrid_task
 
 HELD = 10
-"""One region of so many is held out: students never learn from it."""
+"""One region in ten is held out from the students."""
 
 ALARMS_A_CUBE = 5
-"""Of a validation cube's surroundings so many false alarms are kept, the strongest."""
+"""The strongest false positives of a validation cube that are kept."""
 
 BATCH = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Regions for students, and regions of other patients to judge them on.
+    """Regions to train students on, and regions of other patients to measure them on.
 
     Attributes:
         voxels: uint8 ``(n, side, side, side)``.
         masks: the nodules' voxels as bits, ``(n, side^3 / 8)``.
         nodules: ``(n, 4)``: z, y, x in voxels and diameter in mm; 0 where there is none.
         val_nodules: regions of validation nodules ``(m, side, side, side)``.
-        val_patients: whose each of them is ``(m,)``.
-        scan_alarms: regions of the screening network's false alarms on validation scans.
+        val_patients: the patient of each ``(m,)``.
+        scan_alarms: regions of the screening network's false positives on validation scans.
         cube_alarms: the same for the surroundings of the validation nodules.
-        scans: how many whole scans `scan_alarms` come from ``(1,)``.
+        scans: the number of whole scans that `scan_alarms` come from ``(1,)``.
     """
 
     voxels: UInt8Array
@@ -72,12 +70,12 @@ class Pool:
 
     @property
     def learnt(self) -> int:
-        """How many regions students learn from, the first ones; the others are held out."""
+        """The number of regions that students train on, the first ones; the others are held out."""
         return len(self.voxels) - len(self.voxels) // HELD
 
     @property
     def judged(self) -> dict[str, UInt8Array]:
-        """The regions that readers are judged on, by what their `Scores` are called."""
+        """The validation regions by the names of `Scores`."""
         return {
             "nodules": self.val_nodules,
             "scan_alarms": self.scan_alarms,
@@ -86,14 +84,14 @@ class Pool:
 
     @property
     def key(self) -> str:
-        """Twelve digits that tell this pool from any other."""
+        """Twelve digits that identify this pool."""
         digest = hashlib.sha256(self.nodules.tobytes())
         for part in (self.voxels[::50], *self.judged.values()):
             digest.update(part.tobytes())
         return digest.hexdigest()[:12]
 
     def piece(self, number: int) -> Piece:
-        """One region with its truth."""
+        """Return one region with its truth."""
         shape = self.voxels.shape[1:]
         bits = np.unpackbits(self.masks[number], count=int(np.prod(shape)))
         mark = self.nodules[number : number + 1]
@@ -106,38 +104,35 @@ def make_pool(
     material: Material, data: Path, screeners: Sequence[nn.Module], folder: Path,
     *, count: int, seed: int,
 ) -> Pool:  # fmt: skip
-    """Draws a pool as the hybrid's training draws, and writes it to ``folder``."""
+    """Draw a pool as the hybrid's training draws, and write it to ``folder``."""
     task = hybrid_task(material, screeners, screeners[-1])
     val = load_cubes(data / "nodules", "val")
-    pool = draw_pool(task.drawer, task.trial, val, screeners[-1], count=count, seed=seed)
+    pool = draw_pool(task.drawer, task.validation, val, screeners[-1], count=count, seed=seed)
     save_pool(pool, folder)
     return pool
 
 
 def draw_pool(
-    drawer: RegionDrawer, trial: Trial, val: Cubes, screener: nn.Module,
+    drawer: RegionDrawer, validation: Validation, val: Cubes, screener: nn.Module,
     *, count: int, seed: int, workers: int = 2,
 ) -> Pool:  # fmt: skip
-    """``count`` regions by that seed, and the validation regions of ``trial`` and ``val``."""
-    batches = stream.batches(partial(_draw, drawer), BATCH, workers=workers, seed=seed)
-    some = track(
-        islice(batches, -(-count // BATCH)), "drawing regions", -(-count // BATCH),
-        console=Console(stderr=True),
-    )  # fmt: skip
-    drawn = list(some)
+    """Draw ``count`` regions by the seed, and add the regions of ``validation`` and ``val``."""
+    batches = draw_batches(partial(_draw, drawer), BATCH, workers=workers, seed=seed)
+    needed = -(-count // BATCH)
+    console = Console(stderr=True)
+    drawn = list(track(islice(batches, needed), "drawing regions", needed, console=console))
     voxels, masks, nodules = (
         np.concatenate([batch[name].numpy() for batch in drawn])[:count]
         for name in ("voxels", "masks", "nodules")
     )
     patients = np.unique(val.patients, return_inverse=True)[1].astype(np.int64)
-    beside = _beside(val.pieces, screener, drawer.side)
     return Pool(
-        voxels, masks, nodules, trial.nodules, patients, trial.alarms, beside,
-        np.array([trial.scans]),
+        voxels, masks, nodules, validation.nodules, patients, validation.alarms,
+        _cube_alarms(val.pieces, screener, drawer.side), np.array([validation.scans]),
     )  # fmt: skip
 
 
-def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> stream.Batch:
+def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
     region = drawer.draw(rng)
     return {
         "voxels": torch.from_numpy(region.voxels),
@@ -147,10 +142,9 @@ def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> stream.Batch:
 
 
 def mark_of(region: Region) -> FloatArray:
-    """Centre and diameter ``(4,)`` of the nodule in the region's middle; 0 where there is none.
+    """Return centre and diameter ``(4,)`` of the nodule in the region's middle, 0 if none.
 
-    A region's middle errs as a candidate does; the outline tells where the nodule really is. A
-    nodule without an outline is taken to be in the middle.
+    The centre is that of the outline near the middle; without an outline it is the middle.
     """
     middle = (np.array(region.voxels.shape) - 1) / 2
     if not region.diameter_mm:
@@ -163,35 +157,35 @@ def mark_of(region: Region) -> FloatArray:
     return np.append(centre, region.diameter_mm)
 
 
-def _beside(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
-    """Regions around the strongest false alarms in each cube."""
+def _cube_alarms(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
+    """Return regions around the strongest false positives in each cube."""
     found = [np.zeros((0, side, side, side), np.uint8)]
-    for cube in track(cubes, "looking beside nodules", console=Console(stderr=True)):
-        places = find_alarms([screener], cube)[0][:ALARMS_A_CUBE]
+    for cube in track(cubes, "collecting false positives", console=Console(stderr=True)):
+        places = find_false_positives([screener], cube)[0][:ALARMS_A_CUBE]
         found += [cut_roi(cube.voxels, place, (side,) * 3)[None] for place in places]
     return np.concatenate(found)
 
 
 def save_pool(pool: Pool, folder: Path) -> None:
-    """Writes ``folder/pool.npz``, whole or not at all."""
+    """Write ``folder/pool.npz`` atomically."""
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / "pool.npz", {f.name: getattr(pool, f.name) for f in fields(pool)})
 
 
 def load_pool(folder: Path) -> Pool:
-    """What `save_pool` wrote.
+    """Read the file of `save_pool`.
 
     Raises:
-        DamagedArtifact: the file holds something else.
+        DamagedArtifact: the file is not a pool.
     """
     with np.load(folder / "pool.npz") as found:
         if set(found) != (names := {f.name for f in fields(Pool)}):
-            raise DamagedArtifact(f"{folder / 'pool.npz'}: no pool: lacks {names - set(found)}")
+            raise DamagedArtifact(f"{folder / 'pool.npz'}: not a pool, lacks {names - set(found)}")
         return Pool(**found)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """An npz that a kill leaves either old or new."""
+    """Write an npz file atomically."""
     part = path.with_suffix(".partial.npz")
     np.savez(part, **arrays)
     os.replace(part, path)

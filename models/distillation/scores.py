@@ -1,4 +1,4 @@
-"""How a reader of regions ranks validation, and how sure the difference of two readers is."""
+"""Figures of a network on the validation regions, and confidence intervals of differences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from imaging.volume import FloatArray
 from models.auc import auc
-from models.training.screening import sensitivity_leaving
+from models.training.screening import sensitivity_at
 
 RATES = (0.5, 1.0, 2.0, 4.0)
 """False positives a scan."""
@@ -23,7 +23,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Logits of one reader: of nodules, of false alarms of scans, and of those beside nodules."""
+    """Logits of one network: of nodules, of false positives in scans, and of those in cubes."""
 
     nodules: FloatArray
     scan_alarms: FloatArray
@@ -31,9 +31,9 @@ class Scores:
 
 
 def figures(scores: Scores, scans: int) -> dict[str, float]:
-    """Sensitivity at `RATES`, their mean, and the area under the ROC curve against all alarms."""
+    """Return sensitivity at `RATES`, its mean, and the AUC against all false positives."""
     at = {
-        f"at_{rate:g}": sensitivity_leaving(scores.nodules, scores.scan_alarms, rate * scans)
+        f"at_{rate:g}": sensitivity_at(scores.nodules, scores.scan_alarms, rate * scans)
         for rate in RATES
     }
     ranked = np.concatenate([scores.nodules, scores.scan_alarms, scores.cube_alarms])
@@ -45,10 +45,10 @@ def points_gained(
     arm: Sequence[Scores], base: Sequence[Scores], patients: Indices, scans: int,
     *, resamples: int = RESAMPLES, seed: int = 0,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """By figure: how many points ``arm`` is above ``base``, with a 95 % interval.
+    """Return the points that ``arm`` gains over ``base`` in each figure, with 95 % intervals.
 
-    Both hold one reader a seed, in the same order. Each resample draws seeds, patients and alarms
-    with replacement, the same for both: what the interval tells covers all three.
+    Both hold one network a seed, in the same order. Each resample draws seeds, patients and false
+    positives with replacement, the same for both.
     """
     rng = np.random.default_rng(seed)
     everything = [np.arange(len(part)) for part in _parts(base[0])]

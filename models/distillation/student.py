@@ -1,14 +1,13 @@
-"""One student: a screening network that learns from the pool, with or without a soft target.
+"""One student: a screening network trained on the pool, with or without a soft target.
 
 The loss is (1 - w) times the screening network's own (`models.training.targets.screening_loss`)
 plus w t^2 times the cross-entropy of its score at temperature t against the soft target (Hinton
-et al., arXiv:1503.02531, section 2.1 for t^2). Its score is the highest heat around the region's
-middle: that is what whole scans are read with, so that is what is taught.
+et al., arXiv:1503.02531, section 2.1 for t^2). The score is the highest heat around the region's
+middle, as in whole scans.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -24,26 +23,26 @@ from imaging.volume import FloatArray, UInt8Array
 from models.distillation.pool import Pool
 from models.distillation.scores import Scores
 from models.networks.screening import STRIDE
-from models.training import data
 from models.training.augment import turned
+from models.training.data import Batch, draw_batches
 from models.training.loop import channels_last
 from models.training.targets import Targets, make_targets, screening_loss
 
 REACH = 1
-"""Cells to either side of the middle that a region's score is read from: 8 mm in all."""
+"""Cells on either side of the middle that give a region's score: 8 mm in all."""
 
-JUDGED_MM = 16.0
-"""Further from the middle than this nothing is learnt: the region's label does not reach there."""
+LABEL_MM = 16.0
+"""The region's label holds up to this distance from the middle; beyond it the weight is 0."""
 
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a student is trained; the same for all that are compared.
+    """Training parameters, the same for all students that are compared.
 
     ``weight`` is the soft target's share of the loss, ``temperature`` that of the distillation.
     """
 
-    steps: int
+    steps: int = 0
     weight: float = 0.5
     temperature: float = 2.0
     rate: float = 3e-4
@@ -58,7 +57,7 @@ class Teaching:
 def train_student(
     network: nn.Module, pool: Pool, soft: FloatArray | None, teaching: Teaching, seed: int
 ) -> nn.Module:
-    """The averaged network after so many steps; ``soft`` is a target for each region, or None."""
+    """Train ``teaching.steps`` and return the averaged network; ``soft`` is a target per region."""
     torch.manual_seed(seed)
     if soft is None:
         teaching = replace(teaching, weight=0.0)
@@ -69,7 +68,8 @@ def train_student(
     )
     optimizer = torch.optim.AdamW(network.parameters(), teaching.rate, weight_decay=teaching.decay)
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, teaching))
-    batches = _batches(pool, soft, teaching, seed)
+    draw = partial(_sample, pool, np.zeros(len(pool.voxels)) if soft is None else soft)
+    batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
     bar = track(range(teaching.steps), f"student, seed {seed}", console=Console(stderr=True))
     for _ in bar:
         batch = {name: value.to(device) for name, value in next(batches).items()}
@@ -78,7 +78,7 @@ def train_student(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(network.parameters(), teaching.most_norm)
-        if torch.isfinite(norm):  # as in the training loop: a step that is not is left out
+        if torch.isfinite(norm):  # as in the training loop
             optimizer.step()
             averaged.update_parameters(network)
         rates.step()
@@ -87,17 +87,17 @@ def train_student(
 
 
 def scores_of(network: nn.Module, pool: Pool) -> Scores:
-    """What the student says of the validation regions; read in FP32, where logits do not tie."""
+    """Return the student's scores of the validation regions, in FP32, where logits do not tie."""
     return Scores(**{name: _read(network, part) for name, part in pool.judged.items()})
 
 
 def middle_heat(maps: torch.Tensor) -> torch.Tensor:
-    """The score of each region, ``(n,)``: the highest heat logit around the middle of its maps."""
+    """Return the score of each region ``(n,)``: the highest heat logit around its middle."""
     z, y, x = (slice(n // 2 - REACH, n // 2 + REACH) for n in maps.shape[2:])
     return maps[:, 0, z, y, x].amax((1, 2, 3))
 
 
-def _loss(network: nn.Module, batch: data.Batch, teaching: Teaching) -> torch.Tensor:
+def _loss(network: nn.Module, batch: Batch, teaching: Teaching) -> torch.Tensor:
     maps = network(batch["voxels"].float() / 255).float()
     own = torch.stack(list(screening_loss(maps, batch).values())).sum()
     if not teaching.weight:
@@ -107,17 +107,10 @@ def _loss(network: nn.Module, batch: data.Batch, teaching: Teaching) -> torch.Te
     return (1 - teaching.weight) * own + teaching.weight * t**2 * taught
 
 
-def _batches(
-    pool: Pool, soft: FloatArray | None, teaching: Teaching, seed: int
-) -> Iterator[data.Batch]:
-    draw = partial(_sample, pool, np.zeros(len(pool.voxels)) if soft is None else soft)
-    return data.batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
-
-
-def _sample(pool: Pool, soft: FloatArray, rng: np.random.Generator) -> data.Batch:
+def _sample(pool: Pool, soft: FloatArray, rng: np.random.Generator) -> Batch:
     number = int(rng.integers(pool.learnt))
     piece = turned(pool.piece(number), rng)
-    targets = _judged(make_targets(piece))
+    targets = _label_zone(make_targets(piece))
     return {
         "voxels": torch.from_numpy(np.ascontiguousarray(piece.voxels))[None],
         "soft": torch.tensor(soft[number], dtype=torch.float32),
@@ -125,17 +118,17 @@ def _sample(pool: Pool, soft: FloatArray, rng: np.random.Generator) -> data.Batc
     }
 
 
-def _judged(targets: Targets) -> Targets:
-    """Nothing is learnt far from the middle, nor where a neighbour lies that has no mark."""
+def _label_zone(targets: Targets) -> Targets:
+    """Set the weight to 0 far from the middle and at neighbours without a mark."""
     lines = [(np.arange(n) - (n - 1) / 2) * STRIDE for n in targets.heat.shape]
     z, y, x = np.meshgrid(*lines, indexing="ij")
-    far = z**2 + y**2 + x**2 > JUDGED_MM**2
+    far = z**2 + y**2 + x**2 > LABEL_MM**2
     neighbour = (targets.share > 0.1) & (targets.heat < 0.5)
     return replace(targets, weight=np.where(far | neighbour, 0, targets.weight))
 
 
 def _rate(teaching: Teaching, step: int) -> float:
-    """Linear warm-up, then a cosine down to a hundredth, by the share of the steps done."""
+    """Return the factor on the rate: linear warm-up, then a cosine down to 0.01."""
     progress = step / teaching.steps
     if progress < teaching.warm_up:
         return progress / teaching.warm_up + 0.01

@@ -1,8 +1,4 @@
-"""Training a teacher, and taking a trained one's weights back into a network.
-
-What every teacher says of the pool: asked once, kept beside the pool, calibrated.
-
-How much each teacher counts for each sample.
+"""Teachers: training, their calibrated logits of the pool, and the weight of each per sample.
 
 For teacher k and sample i with label y, let p be the teacher's calibrated probability, H(p) its
 entropy in bits, a = p if y = 1 else 1 - p the probability that it gives the label, and m the mean
@@ -12,7 +8,7 @@ probability of the other teachers. Then
     w_ki = exp(sharpness s_ki) / sum_j exp(sharpness s_ji)
 
 so that sum_k w_ki = 1 for every i. Confidence counts for a teacher that is right and against one
-that is wrong; a teacher that does not know (p = 1/2) has none. The soft target is
+that is wrong. The soft target is
 
     q_i = sum_k w_ki sigmoid(z_ki / (T_k t)),
 
@@ -20,15 +16,14 @@ z the logit, T_k the teacher's calibration temperature, t that of the distillati
 arXiv:1503.02531). Weights of each sample from the label follow Zhang et al., Confidence-aware
 multi-teacher knowledge distillation, arXiv:2201.00007; entropy and agreement are added here.
 
-A mean of the teachers' distributions, as it is often published under the name of dynamic weights,
-is no weighting: every teacher counts 1/K for every sample, whatever it says. That is `mean_target`
-here, and compared with.
+Some publications call the plain mean of the teachers' distributions dynamic weights. Here that is
+`mean_target`, for comparison.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -48,17 +43,17 @@ from models.runtime.errors import UnfitArtifact
 from models.runtime.sigmoid import sigmoid
 from models.training.hybrid import logits
 from models.training.loop import channels_last, train
-from models.training.runs import Run, hybrid_task, load_weights, make_screening
+from models.training.runs import Run, fitting, hybrid_task, load_weights, make_screening
 
 HYBRID = "hybrid"
-"""What a teacher that is a hybrid network is called among the kinds."""
+"""The kind of a teacher that is a hybrid network."""
 
 AVERAGE = 0.98
-"""A teacher has some hundred steps: a longer average of weights would still hold the first."""
+"""Decay of the weight average: a teacher has some hundred steps only."""
 
 
 def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
-    """Trains a teacher as the hybrid is trained: same regions, same losses, same judge."""
+    """Train a teacher as the hybrid is trained: same regions, losses and figures."""
     torch.manual_seed(run.seed)
     screeners = [make_screening(path).eval() for path in screening]
     teacher = make_teacher(run.start, kind, screeners[-1])
@@ -67,10 +62,10 @@ def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
 
 
 def make_teacher(start: Path | None, kind: Kind, screening: ScreeningNetwork) -> TeacherNetwork:
-    """A teacher with the weights of ``start``; its known stem is that of ``screening``.
+    """Return a teacher with the weights of ``start`` and the known stem of ``screening``.
 
     Raises:
-        UnfitArtifact: the weights of ``start`` are another kind's.
+        UnfitArtifact: ``start`` holds another kind.
     """
     if start is None:
         known = ScreeningSpec.of(screening.state_dict())
@@ -78,36 +73,32 @@ def make_teacher(start: Path | None, kind: Kind, screening: ScreeningNetwork) ->
     else:
         found = open_teacher(start)
         if not isinstance(found, TeacherNetwork) or found.spec.kind is not kind:
-            raise UnfitArtifact(f"{start}: weights of a {kind_of(found)}, asked for {kind}")
+            raise UnfitArtifact(f"{start}: weights of a {kind_of(found)} teacher, expected {kind}")
         network = found
     network.start_from(screening.state_dict())
     return network
 
 
 def open_teacher(path: Path) -> HybridNetwork | TeacherNetwork:
-    """The trained teacher of whatever kind that a run left in ``path``.
+    """Return the trained teacher of any kind whose weights are in ``path``.
 
     Raises:
-        UnfitArtifact: the weights are no teacher's.
+        UnfitArtifact: the weights are not a teacher's.
     """
     weights = load_weights(path)
-    try:
-        network = _empty(weights)
+    with fitting(path, "teacher"):
+        network: HybridNetwork | TeacherNetwork
+        if "place" in weights:
+            network = HybridNetwork(HybridSpec.of(weights))
+        else:
+            network = TeacherNetwork(TeacherSpec.of(weights))
         network.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise UnfitArtifact(f"{path}: no weights of a teacher: {error}") from error
     return network
 
 
 def kind_of(network: nn.Module) -> str:
-    """What kind of teacher it is."""
+    """Return the kind of a teacher."""
     return network.spec.kind.value if isinstance(network, TeacherNetwork) else HYBRID
-
-
-def _empty(weights: Mapping[str, torch.Tensor]) -> HybridNetwork | TeacherNetwork:
-    if "place" in weights:
-        return HybridNetwork(HybridSpec.of(weights))
-    return TeacherNetwork(TeacherSpec.of(weights))
 
 
 TEMPERATURES = np.geomspace(0.1, 10.0, 401)
@@ -115,14 +106,14 @@ TEMPERATURES = np.geomspace(0.1, 10.0, 401)
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A trained teacher and its word.
+    """A trained teacher and its logits.
 
     Attributes:
-        name: its kind, numbered where there are several.
+        name: its kind, numbered if there are several.
         digest: twelve digits of its weights' SHA-256.
-        temperature: what its logits are divided by; fitted on validation.
+        temperature: the divisor of its logits, fitted on validation.
         pool: its logits of the pool's regions ``(n,)``, calibrated.
-        validation: its logits of the validation regions, as they came.
+        validation: its raw logits of the validation regions.
     """
 
     name: str
@@ -132,40 +123,40 @@ class Teacher:
     validation: Scores
 
 
-def ask_teachers(paths: Sequence[Path], pool: Pool, folder: Path) -> list[Teacher]:
-    """The teachers whose weights are given; ``folder`` keeps what each said of this pool."""
-    asked = [_ask(path, pool, folder) for path in paths]
-    kinds = [kind for kind, *_ in asked]
+def read_teachers(paths: Sequence[Path], pool: Pool, folder: Path) -> list[Teacher]:
+    """Return the teachers with these weights; ``folder`` caches their logits of the pool."""
+    found = [_read_pool(path, pool, folder) for path in paths]
+    kinds = [kind for kind, *_ in found]
     names = [
         kind if kinds.count(kind) == 1 else f"{kind}-{kinds[: i + 1].count(kind)}"
         for i, kind in enumerate(kinds)
     ]
     return [
         _calibrated(name, digest, said)
-        for name, (_, digest, said) in zip(names, asked, strict=True)
+        for name, (_, digest, said) in zip(names, found, strict=True)
     ]
 
 
 def temperature_of(found: FloatArray, alarms: FloatArray) -> float:
-    """The temperature that makes the logits say how sure one may be, nodules and alarms even.
+    """Return the temperature of least log loss (Guo et al., arXiv:1706.04599).
 
-    The log loss is least there (Guo et al., arXiv:1706.04599); both classes weigh one half.
+    Nodules and false positives weigh one half each.
     """
     return float(min(TEMPERATURES, key=lambda t: _loss(found / t) + _loss(-alarms / t)))
 
 
 def log_loss(logits: FloatArray, label: FloatArray) -> float:
-    """The mean of -ln of the probability that the label was given."""
+    """Return the mean of -ln of the probability of the label."""
     return _loss(np.where(label > 0, logits, -logits))
 
 
 def held_out_loss(teacher: Teacher, pool: Pool) -> float:
-    """Its log loss on the regions of the pool that students do not learn from."""
+    """Return its log loss on the held-out regions of the pool."""
     return log_loss(teacher.pool[pool.learnt :], pool.label[pool.learnt :])
 
 
 def best_of(teachers: Sequence[Teacher], pool: Pool) -> Teacher:
-    """The one with the least `held_out_loss`."""
+    """Return the one with the least `held_out_loss`."""
     return min(teachers, key=lambda teacher: held_out_loss(teacher, pool))
 
 
@@ -180,7 +171,7 @@ def _calibrated(name: str, digest: str, said: dict[str, FloatArray]) -> Teacher:
     return Teacher(name, digest, temperature, said["pool"] / temperature, scores)
 
 
-def _ask(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str, FloatArray]]:
+def _read_pool(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str, FloatArray]]:
     network = channels_last(open_teacher(path).eval())
     kind, digest = kind_of(network), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     kept = folder / f"logits_{pool.key}_{digest}.npz"
@@ -200,7 +191,7 @@ def _read(network: nn.Module, regions: UInt8Array, what: str) -> FloatArray:
 
 @dataclass(frozen=True)
 class Weighing:
-    """What a weight is made of: the factors of the formula above."""
+    """The factors of the formula of weights."""
 
     confidence: float = 1.0
     label: float = 1.0
@@ -209,7 +200,7 @@ class Weighing:
 
 
 def weigh(logits: FloatArray, label: FloatArray, weighing: Weighing | None = None) -> FloatArray:
-    """Weights ``(teachers, n)`` that add up to 1 for each sample.
+    """Return weights ``(teachers, n)`` that add up to 1 for each sample.
 
     ``logits`` ``(teachers, n)`` are calibrated, ``label`` ``(n,)`` is 0 or 1.
     """
@@ -223,7 +214,7 @@ def weigh(logits: FloatArray, label: FloatArray, weighing: Weighing | None = Non
 
 
 def agreement(chance: FloatArray) -> FloatArray:
-    """1 less the distance from the mean of the other teachers, ``(teachers, n)``; alone: 1."""
+    """Return 1 minus the distance from the mean of the other teachers; 1 if there are none."""
     teachers = len(chance)
     if teachers == 1:
         return np.ones_like(chance)
@@ -232,16 +223,16 @@ def agreement(chance: FloatArray) -> FloatArray:
 
 
 def entropy(chance: FloatArray) -> FloatArray:
-    """In bits, of a coin that falls so with that probability."""
+    """Return the binary entropy in bits."""
     p = np.clip(chance, 1e-12, 1 - 1e-12)
     return np.asarray(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
 
 
 def weighted_target(logits: FloatArray, weights: FloatArray, temperature: float) -> FloatArray:
-    """The soft target ``(n,)`` at that temperature; both arguments are ``(teachers, n)``."""
+    """Return the soft target ``(n,)``; ``logits`` and ``weights`` are ``(teachers, n)``."""
     return np.asarray((weights * sigmoid(logits / temperature)).sum(0))
 
 
 def mean_target(logits: FloatArray, temperature: float) -> FloatArray:
-    """The same with every teacher counting alike, whatever it says."""
+    """Return the soft target with equal weights."""
     return weighted_target(logits, np.full_like(logits, 1 / len(logits)), temperature)

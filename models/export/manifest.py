@@ -1,4 +1,4 @@
-"""Writing artifacts: the file under its name, and its entry in the manifest."""
+"""Writes artifacts: the file under its name, and its entry in the manifest."""
 
 from __future__ import annotations
 
@@ -21,26 +21,38 @@ ATTRIBUTION = (
 )
 
 
+UNFITTED: dict[str, dict[str, Any]] = {
+    "screening": {"calibration": [1.0, 0.0]},
+    "hybrid": {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]},
+}
+"""The settings of an artifact before the first `overread-models fit`."""
+
+
 def register(
     name: str,
     model: onnx.ModelProto,
     *,
-    kind: str,
-    precision: str,
     parent: str,
     method: str = "",
-    settings: dict[str, Any],
-    metrics: dict[str, Any] | None = None,
+    kind: str = "",
+    precision: str = "",
+    settings: dict[str, Any] | None = None,
     folder: Path = WEIGHTS,
 ) -> None:
-    """Saves ``model`` as `name.onnx` and enters it; its version is the content's hash.
+    """Save ``model`` as `name.onnx` and enter it in the manifest; its version is the file's hash.
 
-    ``method`` says in a few words how it was made from ``parent``.
+    Unless given, kind and precision are those of the name (`KIND-PRECISION`), and the settings
+    those that were fitted before. ``method`` says how it was made from ``parent``.
     """
+    of_name = name.split("-")
+    kind, precision = kind or of_name[0], precision or of_name[-1]
+    entries = _entries(folder)
+    if settings is None:
+        settings = entries[name].get("settings", {}) if name in entries else UNFITTED[kind]
     content = model.SerializeToString()
     digest = hashlib.sha256(content).hexdigest()
     _replace(folder / f"{name}.onnx", content)
-    entry = {
+    entries[name] = {
         "file": f"{name}.onnx",
         "sha256": digest,
         "version": digest[:12],
@@ -51,13 +63,13 @@ def register(
         "licence": LICENCE,
         "attribution": ATTRIBUTION,
         "settings": settings,
-        "metrics": metrics or {},
+        "metrics": {},
     }
-    _write({**_entries(folder), name: entry}, folder)
+    _write(entries, folder)
 
 
 def amend(name: str, part: str, values: dict[str, Any], folder: Path = WEIGHTS) -> None:
-    """Sets ``values`` in an entry's ``settings`` or ``metrics``; what else stands there stays."""
+    """Set ``values`` in an entry's ``settings`` or ``metrics``; its other values stay."""
     entries = _entries(folder)
     entries[name][part] = {**entries[name].get(part, {}), **values}
     _write(entries, folder)

@@ -1,7 +1,4 @@
-"""From a trained torch network to the FP32 ONNX file that everything after it starts from.
-
-Small surgery on ONNX graphs: uint8 in at the front, float out at the end.
-"""
+"""Exports a torch network to ONNX, and edits graphs: uint8 as input, float outputs."""
 
 from __future__ import annotations
 
@@ -24,11 +21,59 @@ INPUT = "voxels"
 """The name of every artifact's input, uint8 ``(n, 1, z, y, x)`` of the HU window."""
 
 SCALE = ("unit_scale", "unit_zero")
-"""The names of the constants that dequantise it."""
+"""The names of the constants that dequantise the input."""
+
+OPSET = 17
+
+
+OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
+"""The outputs of each kind of network, in this order."""
+
+_EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
+
+
+_FREE_AXES = {
+    "screening": {
+        INPUT: {0: "n", 2: "z", 3: "y", 4: "x"},
+        "maps": {0: "n", 2: "z4", 3: "y4", 4: "x4"},
+    },
+    "hybrid": {name: {0: "n"} for name in (INPUT, *OUTPUTS["hybrid"])},
+}
+
+
+def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
+    """Export a network to ONNX with float input in [0, 1], the form that quantisation reads.
+
+    ``kind`` is ``screening`` or ``hybrid``. Batch norms are folded into the convolutions.
+    """
+    network = copy.deepcopy(network).eval().cpu()
+    for weight in network.parameters():
+        weight.data = weight.data.contiguous()
+    example = torch.rand(1, 1, *(_EXAMPLE_SIDE[kind],) * 3)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        # the tracing exporter is deprecated, and the only one that folds batch norm by itself
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(
+            network,
+            (example,),
+            str(path),
+            input_names=[INPUT],
+            output_names=OUTPUTS[kind],
+            dynamic_axes=_FREE_AXES[kind],
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        return onnx.load(path)
+
+
+def export_fp32(network: nn.Module, kind: str) -> onnx.ModelProto:
+    """Export a network to ONNX as it is served: uint8 of the HU window in, float32 inside."""
+    return take_uint8(export_float(network, kind))
 
 
 def take_uint8(model: ModelProto) -> ModelProto:
-    """The float model with uint8 as input, dequantised inside the graph: value / 255."""
+    """Give the float model a uint8 input, dequantised inside the graph: value / 255."""
     graph = model.graph
     source = graph.input[0].name
     inner = f"{source}_unit"
@@ -41,10 +86,9 @@ def take_uint8(model: ModelProto) -> ModelProto:
 
 
 def take_uint8_quantized(model: ModelProto) -> ModelProto:
-    """The quantised float-input model with uint8 as input: the first QuantizeLinear is dropped.
+    """Give the quantised model a uint8 input: the first QuantizeLinear is removed.
 
-    The scale that calibration gave that input is replaced by 1/255, zero point 0, which is what
-    the voxels are.
+    The calibrated scale of the input is replaced by that of the voxels: 1/255, zero point 0.
     """
     graph = model.graph
     source = graph.input[0].name
@@ -60,13 +104,12 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
     return model
 
 
-def add_unrounded(model: ModelProto) -> ModelProto:
-    """What a convolution gives goes into a sum as it is; the sum is rounded.
+def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
+    """Remove the rounding of a convolution's output before a sum; the sum is rounded.
 
-    An engine that adds to a convolution's output before it rounds leaves the rounding between the
-    two out. So does the file then, and every engine and the simulation compute the same. A rounding
-    that stands for a ReLU as well (its lowest level is zero) stays, and of two convolutions that
-    are added one stays rounded.
+    Some engines fuse convolution and sum and skip that rounding. Without it in the file all
+    engines and the simulation compute the same. A rounding that is a ReLU too (its lowest level
+    is zero) stays, and of two convolutions that are added one stays rounded.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -91,7 +134,7 @@ def add_unrounded(model: ModelProto) -> ModelProto:
 def _rounding_behind(
     name: str, makers: Mapping[str, NodeProto]
 ) -> tuple[NodeProto, NodeProto] | None:
-    """The two nodes that round a convolution's output to ``name``, the last first."""
+    """Return the two nodes that round a convolution's output to ``name``, the last first."""
     back = makers.get(name)
     forth = makers.get(back.input[0]) if back and back.op_type == "DequantizeLinear" else None
     source = makers.get(forth.input[0]) if forth else None
@@ -101,7 +144,7 @@ def _rounding_behind(
 
 
 def give_float(model: ModelProto) -> ModelProto:
-    """Outputs as the last layer computed them, not rounded to 256 levels."""
+    """Return outputs as the last layer computed them, not rounded to 256 levels."""
     graph = model.graph
     makers = {out: node for node in graph.node for out in node.output}
     for output in graph.output:
@@ -127,7 +170,7 @@ def _scale() -> list[TensorProto]:
 
 
 def _drop_unused(model: ModelProto) -> None:
-    """Constants that no node reads any more go; onnx's checker refuses a name given twice."""
+    """Remove constants without a reader; onnx's checker rejects duplicate names."""
     graph = model.graph
     used = {name for node in graph.node for name in node.input}
     for tensor in [t for t in graph.initializer if t.name not in used]:
@@ -154,49 +197,3 @@ def _rename_output(node: NodeProto, old: str, new: str) -> None:
     for index, name in enumerate(node.output):
         if name == old:
             node.output[index] = new
-
-
-OPSET = 17
-
-OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
-"""What each kind of network gives, in this order."""
-
-_EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
-_FREE_AXES = {
-    "screening": {
-        INPUT: {0: "n", 2: "z", 3: "y", 4: "x"},
-        "maps": {0: "n", 2: "z4", 3: "y4", 4: "x4"},
-    },
-    "hybrid": {name: {0: "n"} for name in (INPUT, *OUTPUTS["hybrid"])},
-}
-
-
-def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
-    """The network in ONNX with float input in [0, 1]: the form that quantisation reads.
-
-    ``kind`` is ``screening`` or ``hybrid``. Batch norms are folded into the convolutions.
-    """
-    network = copy.deepcopy(network).eval().cpu()
-    for weight in network.parameters():
-        weight.data = weight.data.contiguous()
-    example = torch.rand(1, 1, *(_EXAMPLE_SIDE[kind],) * 3)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # the tracing exporter is deprecated, and the only one that folds batch norm by itself
-        warnings.simplefilter("ignore")
-        path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            network,
-            (example,),
-            str(path),
-            input_names=[INPUT],
-            output_names=OUTPUTS[kind],
-            dynamic_axes=_FREE_AXES[kind],
-            opset_version=OPSET,
-            dynamo=False,
-        )
-        return onnx.load(path)
-
-
-def export_fp32(network: nn.Module, kind: str) -> onnx.ModelProto:
-    """The network in ONNX as it is served: uint8 of the HU window in, float32 inside."""
-    return take_uint8(export_float(network, kind))

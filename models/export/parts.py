@@ -1,7 +1,4 @@
-"""The artifacts that the cloud runs as a pipeline: a hybrid artifact cut into even parts.
-
-Where to cut a network so that its parts take about the same time.
-"""
+"""Cuts a hybrid artifact into parts of about equal time, which the cloud runs as a pipeline."""
 
 from __future__ import annotations
 
@@ -24,96 +21,23 @@ from models.runtime.staged import part_name
 
 RUNS = 10
 
-LEAST_PLACES = 20
-"""So many of the nearest places are looked at for each cut, however far away."""
+NEAREST = 20
+"""The nearest positions are considered for each cut, even beyond `SLACK`."""
 
 SLACK = 0.1
-"""A cut may be this share of the whole time away from where it would be even."""
-
-
-def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) -> list[list[str]]:
-    """The cuts for `models.export.split.split` that make ``count`` parts.
-
-    Of the places near an even share of the measured time the one is taken where the fewest bytes
-    cross. ``examples`` are as for `split`.
-
-    Raises:
-        ValueError: there is no place to cut.
-    """
-    took_s = node_times(model, examples[0])
-    total_s = sum(took_s)
-    shares = [before_s / total_s for before_s in accumulate(took_s, initial=0.0)]
-    places = _places(model, shares, count)
-    names = sorted({name for crossing in places.values() for name in crossing})
-    shown = [values(model, names, example) for example in examples]
-    sizes = {
-        position: sum(shown[0][name].nbytes for name in crossing)
-        for position, crossing in places.items()
-        if crossing and all(_of_batch(shown[0][name], shown[1][name]) for name in crossing)
-    }
-    chosen = [0]
-    for i in range(1, count):
-        chosen.append(_best(sizes, shares, i / count, after=chosen[-1]))
-    return [places[position] for position in chosen[1:]]
-
-
-def node_times(model: ModelProto, example: Example) -> list[float]:
-    """Seconds of each node, in their order: the least of some runs, node by node."""
-    named = ModelProto()
-    named.CopyFrom(model)
-    for number, node in enumerate(named.graph.node):
-        node.name = f"node{number}"
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder, "profile"))
-        session = open_plain(named, options)
-        for _ in range(RUNS):
-            session.run(None, dict(example))
-        events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[str, float] = {}
-    for event in events:
-        name, _, what = event["name"].partition("_")
-        if event.get("cat") == "Node" and what == "kernel_time":
-            times[name] = min(times.get(name, float("inf")), event["dur"] * 1e-6)
-    return [times.get(node.name, 0.0) for node in named.graph.node]
-
-
-def _places(model: ModelProto, shares: Sequence[float], count: int) -> dict[int, list[str]]:
-    """The positions near an even share, and what crosses at each."""
-    near: set[int] = set()
-    for share in (i / count for i in range(1, count)):
-        nearest = sorted(range(1, len(model.graph.node)), key=lambda i: abs(shares[i] - share))
-        within = [i for i in nearest if abs(shares[i] - share) <= SLACK / 2]
-        near.update(within, nearest[:LEAST_PLACES])
-    return {position: crossing_at(model.graph, position) for position in sorted(near)}
-
-
-def _best(sizes: dict[int, int], shares: Sequence[float], share: float, after: int) -> int:
-    """The place of fewest bytes near ``share``; where none is near, the nearest."""
-    left = [position for position in sizes if position > after]
-    if not left:
-        raise ValueError("there are not so many places where only what is of a batch crosses")
-    near = [position for position in left if abs(shares[position] - share) <= SLACK / 2]
-    if near:
-        return min(near, key=lambda position: (sizes[position], abs(shares[position] - share)))
-    return min(left, key=lambda position: abs(shares[position] - share))
-
-
-def _of_batch(one: Array, two: Array) -> bool:
-    return one.ndim > 0 and one.shape[0] != two.shape[0]
+"""The range of positions for each cut, as a share of the whole time."""
 
 
 def export_parts(name: str, count: int, folder: Path = WEIGHTS) -> list[str]:
-    """Registers the ``count`` parts of a hybrid artifact; their names.
+    """Register the ``count`` parts of a hybrid artifact and return their names.
 
     Raises:
-        UnknownArtifact: it is not in the manifest.
-        UnfitArtifact: it is no hybrid, or cannot be cut.
+        UnknownArtifact: the manifest lacks it.
+        UnfitArtifact: it is not a hybrid, or cannot be cut.
     """
     whole = find(name, folder)
     if whole.kind != "hybrid":
-        raise UnfitArtifact(f"{name} is of kind {whole.kind!r}, 'hybrid' is needed")
+        raise UnfitArtifact(f"{name} is of kind {whole.kind!r}, expected 'hybrid'")
     model = onnx.load_model_from_string(whole.content())
     examples = (_example(whole, model, 1), _example(whole, model, 2))
     try:
@@ -141,3 +65,76 @@ def _example(whole: Artifact, model: onnx.ModelProto, count: int) -> Example:
     rng = np.random.default_rng(count)
     voxels = rng.integers(0, 256, (count, 1, *shape), dtype=np.uint8)
     return {model.graph.input[0].name: voxels}
+
+
+def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) -> list[list[str]]:
+    """Return the cuts for `models.export.split.split` that make ``count`` parts.
+
+    Of the positions near an even share of the measured time the one with the fewest crossing bytes
+    is taken. ``examples`` are as for `split`.
+
+    Raises:
+        ValueError: there is no position to cut.
+    """
+    took_s = node_times(model, examples[0])
+    total_s = sum(took_s)
+    shares = [before_s / total_s for before_s in accumulate(took_s, initial=0.0)]
+    crossings = _crossings(model, shares, count)
+    names = sorted({name for crossing in crossings.values() for name in crossing})
+    shown = [values(model, names, example) for example in examples]
+    sizes = {
+        position: sum(shown[0][name].nbytes for name in crossing)
+        for position, crossing in crossings.items()
+        if crossing and all(_of_batch(shown[0][name], shown[1][name]) for name in crossing)
+    }
+    chosen = [0]
+    for i in range(1, count):
+        chosen.append(_best(sizes, shares, i / count, after=chosen[-1]))
+    return [crossings[position] for position in chosen[1:]]
+
+
+def node_times(model: ModelProto, example: Example) -> list[float]:
+    """Return the seconds of each node in their order, the least of `RUNS` runs."""
+    named = ModelProto()
+    named.CopyFrom(model)
+    for number, node in enumerate(named.graph.node):
+        node.name = f"node{number}"
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(folder, "profile"))
+        session = open_plain(named, options)
+        for _ in range(RUNS):
+            session.run(None, dict(example))
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[str, float] = {}
+    for event in events:
+        name, _, what = event["name"].partition("_")
+        if event.get("cat") == "Node" and what == "kernel_time":
+            times[name] = min(times.get(name, float("inf")), event["dur"] * 1e-6)
+    return [times.get(node.name, 0.0) for node in named.graph.node]
+
+
+def _crossings(model: ModelProto, shares: Sequence[float], count: int) -> dict[int, list[str]]:
+    """Return the positions near an even share, with the tensors that cross at each."""
+    near: set[int] = set()
+    for share in (i / count for i in range(1, count)):
+        nearest = sorted(range(1, len(model.graph.node)), key=lambda i: abs(shares[i] - share))
+        within = [i for i in nearest if abs(shares[i] - share) <= SLACK / 2]
+        near.update(within, nearest[:NEAREST])
+    return {position: crossing_at(model.graph, position) for position in sorted(near)}
+
+
+def _best(sizes: dict[int, int], shares: Sequence[float], share: float, after: int) -> int:
+    """Return the position of fewest bytes near ``share``; if none is near, the nearest."""
+    left = [position for position in sizes if position > after]
+    if not left:
+        raise ValueError("there are too few positions where only tensors with a batch axis cross")
+    near = [position for position in left if abs(shares[position] - share) <= SLACK / 2]
+    if near:
+        return min(near, key=lambda position: (sizes[position], abs(shares[position] - share)))
+    return min(left, key=lambda position: abs(shares[position] - share))
+
+
+def _of_batch(one: Array, two: Array) -> bool:
+    return one.ndim > 0 and one.shape[0] != two.shape[0]

@@ -1,9 +1,9 @@
-"""Cuts an ONNX network into consecutive parts that together say what the whole says.
+"""Cuts an ONNX network into consecutive parts that together compute the same.
 
-A part takes by name what earlier parts made and gives by name what later parts or the answer
-need, so a skip connection goes around the parts between. What costs nothing (constants, shapes,
-`DequantizeLinear`) is repeated in each part that uses it: an INT8 network stays one on both sides
-of a cut, and its tensors cross as bytes.
+A part takes tensors of earlier parts by name and gives those that later parts or the outputs need,
+so a skip connection goes around the parts between. Cheap nodes (constants, shapes,
+`DequantizeLinear`) are repeated in each part that uses them, so the tensors of an INT8 network
+cross as bytes.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FREE_AXIS = "n"
 def split(
     model: ModelProto, cuts: Sequence[Sequence[str]], examples: tuple[Example, Example]
 ) -> list[ModelProto]:
-    """The parts of ``model``: one more than there are ``cuts``.
+    """Return the parts of ``model``, one more than there are ``cuts``.
 
-    Each cut is a list of tensors; what they are computed from is before it, all else after it.
-    ``examples`` are inputs of two batch sizes, from which the shapes at the cuts are known.
+    Each cut is a list of tensors: the nodes that they depend on are before it, all others after it.
+    ``examples`` are inputs of two batch sizes, which give the shapes at the cuts.
 
     Raises:
-        ValueError: a tensor is not in the network, a part would be empty, or something crosses
-            that is not of a batch.
+        ValueError: a tensor is not in the network, a part would be empty, or a tensor without a
+            batch axis crosses.
     """
     parts = _assign(model.graph, cuts)
     crossing = sorted({name for part in parts for name in _taken(model.graph, part)})
@@ -41,14 +41,14 @@ def split(
 
 
 def crossing_at(graph: GraphProto, position: int) -> list[str]:
-    """What the nodes from ``position`` on use of what those before it made."""
+    """Return the tensors that pass from nodes before ``position`` to those from it on."""
     cheap = _cheap(graph)
     taken = _taken(graph, [i for i in range(position, len(graph.node)) if i not in cheap])
     return [name for name in taken if name in _makers(graph)]
 
 
 def _assign(graph: GraphProto, cuts: Sequence[Sequence[str]]) -> list[list[int]]:
-    """The numbers of the nodes of each part, without the cheap ones."""
+    """Return the numbers of the nodes of each part, without the cheap ones."""
     makers = _makers(graph)
     free = set(range(len(graph.node))) - _cheap(graph)
     parts = []
@@ -75,7 +75,7 @@ def _ancestors(graph: GraphProto, names: Sequence[str]) -> set[int]:
 
 
 def _cheap(graph: GraphProto) -> set[int]:
-    """The nodes that any part may repeat."""
+    """Return the nodes that any part may repeat."""
     constant = {tensor.name for tensor in graph.initializer} | {""}
     found = set()
     for number, node in enumerate(graph.node):
@@ -87,10 +87,10 @@ def _cheap(graph: GraphProto) -> set[int]:
     return found
 
 
-def _with_cheap(graph: GraphProto, part: Sequence[int], asked: Sequence[str] = ()) -> list[int]:
-    """The part's nodes and the cheap ones that they, or ``asked``, need, in order."""
+def _with_cheap(graph: GraphProto, part: Sequence[int], outputs: Sequence[str] = ()) -> list[int]:
+    """Return the part's nodes and the cheap ones that they, or ``outputs``, need, in order."""
     makers, cheap, numbers = _makers(graph), _cheap(graph), set(part)
-    open_ = [name for number in part for name in graph.node[number].input] + list(asked)
+    open_ = [name for number in part for name in graph.node[number].input] + list(outputs)
     while open_:
         number = makers.get(open_.pop())
         if number in cheap and number not in numbers:
@@ -100,7 +100,7 @@ def _with_cheap(graph: GraphProto, part: Sequence[int], asked: Sequence[str] = (
 
 
 def _taken(graph: GraphProto, part: Sequence[int]) -> list[str]:
-    """What a part uses and neither makes nor holds as a constant."""
+    """Return the tensors that a part uses and neither makes nor holds as a constant."""
     numbers = _with_cheap(graph, part)
     made = {name for number in numbers for name in graph.node[number].output}
     known = made | {tensor.name for tensor in graph.initializer} | {""}
@@ -109,16 +109,14 @@ def _taken(graph: GraphProto, part: Sequence[int]) -> list[str]:
 
 
 def _given(graph: GraphProto, part: Sequence[int], crossing: Sequence[str]) -> list[str]:
-    """What a part makes for others: what crosses, and outputs of the whole."""
+    """Return the tensors that a part makes for others: crossing ones and outputs."""
     wanted = [*crossing, *(output.name for output in graph.output)]
     makers, makes = _makers(graph), set(part)
     cheap = _cheap(graph)
 
     def mine(name: str) -> bool:
         number = makers.get(name)
-        while (
-            number in cheap
-        ):  # an output that is only dequantised here is made where its bytes are
+        while number in cheap:  # an output that is only dequantised is made where its bytes are
             number = makers.get(graph.node[number].input[0])
         return number in makes
 
@@ -133,7 +131,7 @@ def _extract(
     nodes = [graph.node[number] for number in numbers]
     takes = _taken(graph, part)
     used = {name for node in nodes for name in node.input}
-    held = {tensor.name: tensor for tensor in graph.initializer}  # of two of a name the last holds
+    held = {tensor.name: tensor for tensor in graph.initializer}  # the last of a name counts
     cut = helper.make_graph(
         nodes,
         graph.name,
@@ -149,7 +147,7 @@ def _extract(
 def _declare(
     model: ModelProto, crossing: Sequence[str], examples: tuple[Example, Example]
 ) -> dict[str, ValueInfoProto]:
-    """Type and shape of each tensor at a cut, and of the outputs."""
+    """Return type and shape of each crossing tensor and of the outputs."""
     outputs = [output.name for output in model.graph.output]
     inputs = [given.name for given in model.graph.input]
     names = [name for name in dict.fromkeys([*crossing, *outputs]) if name not in inputs]
@@ -158,7 +156,7 @@ def _declare(
     for name in names:
         one, two = first[name], second[name]
         if one.ndim == 0 or one.shape[0] == two.shape[0]:
-            raise ValueError(f"{name} {one.shape} crosses a cut and is not of a batch")
+            raise ValueError(f"{name} {one.shape} crosses a cut and has no batch axis")
         shape = [a if a == b else f"{FREE_AXIS}{i}" for i, (a, b) in enumerate(_sides(one, two))]
         kind = helper.np_dtype_to_tensor_dtype(one.dtype)
         declared[name] = helper.make_tensor_value_info(name, kind, [FREE_AXIS, *shape[1:]])
@@ -170,7 +168,7 @@ def _sides(one: Array, two: Array) -> list[tuple[int, int]]:
 
 
 def values(model: ModelProto, names: Sequence[str], example: Example) -> dict[str, Array]:
-    """The named tensors as the whole network computes them."""
+    """Return the named tensors as the whole network computes them."""
     shown = ModelProto()
     shown.CopyFrom(model)
     known = {output.name for output in model.graph.output}
@@ -180,7 +178,7 @@ def values(model: ModelProto, names: Sequence[str], example: Example) -> dict[st
 
 
 def open_plain(model: ModelProto, options: Any) -> Any:
-    """The network node by node, nothing fused, so that every tensor of it can be had."""
+    """Open the network without fusion, so that every tensor is available."""
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = model.SerializeToString()
@@ -188,5 +186,5 @@ def open_plain(model: ModelProto, options: Any) -> Any:
 
 
 def _makers(graph: GraphProto) -> dict[str, int]:
-    """The number of the node that makes each tensor."""
+    """Return the number of the node that makes each tensor."""
     return {name: number for number, node in enumerate(graph.node) for name in node.output}

@@ -1,9 +1,8 @@
-"""The blocks that the networks are made of, chosen for what INT8 kernels run well.
-
-The blocks that tell the teachers apart; a residual network's are in `models.networks.blocks`.
-"""
+"""The blocks of the networks, chosen for what INT8 kernels run well, and those of the teachers."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ Size = int | tuple[int, int, int]
 def conv_norm(
     inputs: int, outputs: int, kernel: Size, stride: Size = 1, *, relu: bool = True
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm and ReLU; padded to keep the grid at stride 1."""
+    """Make convolution without bias, batch norm and ReLU; padding keeps the grid at stride 1."""
     sizes = (kernel,) * 3 if isinstance(kernel, int) else kernel
     z, y, x = (size // 2 if size % 2 else 0 for size in sizes)
     parts: list[nn.Module] = [
@@ -25,7 +24,7 @@ def conv_norm(
 
 
 def patchify(inputs: int, outputs: int) -> nn.Sequential:
-    """Halves the grid: each 2 x 2 x 2 patch becomes one voxel of ``outputs`` channels."""
+    """Make a layer that turns each 2 x 2 x 2 patch into one voxel of ``outputs`` channels."""
     return conv_norm(inputs, outputs, 2, 2)
 
 
@@ -49,8 +48,19 @@ class Residual(nn.Module):
         return torch.relu(x + self.second(self.first(x)))
 
 
+def residuals(channels: int, inner: Sequence[int]) -> list[nn.Module]:
+    """Return factored residual blocks with these channels inside each."""
+    return [Residual(channels, factored=True, inner=width) for width in inner]
+
+
+def upsample(x: torch.Tensor) -> torch.Tensor:
+    """Double the grid by nearest neighbours."""
+    return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
 KERNEL = 5
-"""Side of the depthwise kernel: of 6^3 cells it leaves out none but the farthest."""
+"""Side of the depthwise kernel, on a grid of 6^3 cells."""
+
 
 DILATIONS = (1, 2, 3)
 
@@ -58,8 +68,8 @@ DILATIONS = (1, 2, 3)
 class ConvNext(nn.Module):
     """Large depthwise kernel, layer norm, inverted bottleneck, all of it added to the input.
 
-    Source: Liu et al., A ConvNet for the 2020s, arXiv:2201.03545, figure 4; here in 3D, the
-    kernel in two parts: the way back through a whole one takes a CPU more than twice as long.
+    Source: Liu et al., A ConvNet for the 2020s, arXiv:2201.03545, figure 4; here in 3D with a
+    factored kernel: the backward pass of a whole one takes a CPU more than twice as long.
     """
 
     def __init__(self, channels: int) -> None:
@@ -84,7 +94,7 @@ class ConvNext(nn.Module):
 
 
 class Scales(nn.Module):
-    """The input, and beside it what three dilated convolutions see of it, ``growth`` channels each.
+    """Appends the features of three dilated convolutions, ``growth`` channels each, to the input.
 
     Dense connections are those of Huang et al., arXiv:1608.06993; parallel dilations are the
     atrous pyramid of Chen et al., arXiv:1706.05587.
@@ -106,7 +116,7 @@ class Scales(nn.Module):
 
 
 class Multiscale(nn.Module):
-    """So many dense layers of `Scales`, then back to ``channels``."""
+    """Dense layers of `Scales`, then back to ``channels``."""
 
     def __init__(self, channels: int, layers: int) -> None:
         super().__init__()

@@ -6,13 +6,10 @@
                              |            |                               |
     mask:    1 x 48^3 <- 16 x 24^3 <- 64 x 12^3 <-------------------------+
 
-The known stem is the screening network's down to 1/8, weights and all, and stays as it is: it
-knows lung already. The texture stem beside it is the hybrid's own. The region becomes 216 tokens
-of 8 mm; the encoder relates them (is the thing a bend of that vessel, a part of the pleura?), and
-a class token carries the answers, as in ViT (Dosovitskiy et al., arXiv:2010.11929). The way back
-up to the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
-
-The stem that networks for regions take over from the screening network, weights and all.
+The known stem is the screening network's down to 1/8, with its weights, and is not trained: it
+knows lung already. The texture stem is the hybrid's own. The region becomes 216 tokens of 8 mm; the
+encoder relates them, and a class token carries the answers, as in ViT (Dosovitskiy et al.,
+arXiv:2010.11929). The decoder of the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
 """
 
 from __future__ import annotations
@@ -23,14 +20,13 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from models.networks.blocks import Residual, conv_norm, patchify
+from models.networks.blocks import Residual, conv_norm, patchify, residuals, upsample
 from models.networks.screening import ScreeningSpec, inner_widths, make_stem
 from models.runtime.second_reader import TEXTURES
 
 KNOWN = ("stem", "down4", "down8")
-"""The parts that are a screening network's."""
+"""The parts taken from a screening network."""
 
 
 class KnownStem(nn.Module):
@@ -41,19 +37,19 @@ class KnownStem(nn.Module):
         self.stem, self.down4, self.down8 = make_stem(known)
 
     def known(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A region ``(n, 1, z, y, x)`` at 1/4 and at 1/8, as the screening network sees it."""
+        """Return the screening network's features of ``(n, 1, z, y, x)`` at 1/4 and at 1/8."""
         quarter = self.down4(self.stem(x))
         return quarter, self.down8(quarter)
 
     def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
-        """Takes over the stem of a trained screening network, which then stays as it is."""
+        """Take over the stem of a trained screening network and freeze it."""
         taken = {n: v for n, v in screening.items() if n.split(".")[0] in KNOWN}
         self.load_state_dict(self.state_dict() | taken)
         for name in KNOWN:
             getattr(self, name).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """As every module's; a stem that was taken over keeps its batch norm's statistics too."""
+        """Set the mode; a frozen stem keeps the statistics of its batch norms."""
         super().train(mode)
         for name in KNOWN:
             part = getattr(self, name)
@@ -62,7 +58,7 @@ class KnownStem(nn.Module):
 
 
 def known_spec(weights: Mapping[str, torch.Tensor]) -> ScreeningSpec:
-    """The spec of the stem among these weights; of what is below it the usual.
+    """Return the spec of the stem among these weights, with defaults below it.
 
     Raises:
         KeyError: there is no such stem.
@@ -77,7 +73,7 @@ def known_spec(weights: Mapping[str, torch.Tensor]) -> ScreeningSpec:
 
 
 def parts(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """How many members the sequence below that prefix, such as ``down4.``, has."""
+    """Count the members of the sequence below a prefix such as ``down4.``."""
     depth = prefix.count(".")
     return len({name.split(".")[depth] for name in weights if name.startswith(prefix)})
 
@@ -87,7 +83,7 @@ HEAD_CHANNELS = 32
 
 @dataclass(frozen=True)
 class HybridSpec:
-    """Side of a region in voxels; the known stem; the own stem's widths and blocks; the encoder."""
+    """Side of a region in voxels; the known stem; the texture stem's widths and blocks; encoder."""
 
     side: int = 48
     known: ScreeningSpec = field(default_factory=ScreeningSpec)
@@ -99,10 +95,10 @@ class HybridSpec:
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor], side: int = 48) -> Self:
-        """The spec that a network with these weights was made with.
+        """Return the spec of a network with these weights.
 
         Raises:
-            KeyError: they are no hybrid network's.
+            KeyError: they are not a hybrid network's.
         """
         channels = weights["place"].shape[2]
         return cls(
@@ -115,29 +111,16 @@ class HybridSpec:
             heads=channels // HEAD_CHANNELS,
         )
 
-    @classmethod
-    def sized(cls, dial: float, known: ScreeningSpec | None = None) -> HybridSpec:
-        """Depth and width from one dial; 1 is the shipped network, 1/2 costs about a quarter."""
-        heads = max(1, round(5 * dial))
-        return cls(
-            known=known or ScreeningSpec(),
-            widths=(16 * max(1, round(dial)), 16 * max(1, round(4 * dial))),
-            blocks=(max(1, round(2 * dial)), max(1, round(3 * dial))),
-            channels=HEAD_CHANNELS * heads,
-            depth=max(1, round(4 * dial)),
-            heads=heads,
-        )
-
 
 class Answers(NamedTuple):
-    """What the hybrid says of ``n`` regions.
+    """The hybrid's outputs for ``n`` regions.
 
     Attributes:
         logit: of being a nodule, ``(n, 1)``.
         log_diameter: ln of the diameter in mm, ``(n, 1)``.
-        malignancy: logit of the readers' suspicion, ``(n, 1)``.
+        malignancy: logit of the malignancy score, ``(n, 1)``.
         texture: logits of `TEXTURES`, ``(n, 3)``.
-        mask: logit of each voxel's being nodule, ``(n, 1, side, side, side)``.
+        mask: logit of each voxel, ``(n, 1, side, side, side)``.
     """
 
     logit: torch.Tensor
@@ -157,10 +140,12 @@ class HybridNetwork(KnownStem):
         _, quarter, eighth, _ = spec.known.widths
         half_width, quarter_width = spec.widths
         tokens = (spec.side // 8) ** 3
-        self.fine2 = nn.Sequential(patchify(1, half_width), *_blocks(half_width, spec.blocks[0]))
+        self.fine2 = nn.Sequential(
+            patchify(1, half_width), *residuals(half_width, [half_width] * spec.blocks[0])
+        )
         self.fine4 = patchify(half_width, quarter_width)
         self.join4 = conv_norm(quarter, quarter_width, 1)
-        self.mix4 = nn.Sequential(*_blocks(quarter_width, spec.blocks[1]))
+        self.mix4 = nn.Sequential(*residuals(quarter_width, [quarter_width] * spec.blocks[1]))
         self.fine8 = nn.Conv3d(quarter_width, spec.channels, 2, 2)
         self.embed = nn.Linear(eighth, spec.channels)
         self.place = nn.Parameter(torch.randn(1, tokens + 1, spec.channels) * 0.02)
@@ -187,8 +172,8 @@ class HybridNetwork(KnownStem):
         tokens = self.norm(self.encoder(torch.cat([asked, tokens], 1) + self.place))
         answer = self.answer(tokens[:, 0])  # (n, 6)
         grid = tokens[:, 1:].transpose(1, 2).unflatten(2, known8.shape[2:])
-        back4 = self.back4(torch.relu(fine4 + _double(self.up4(grid))))
-        back2 = self.back2(torch.relu(fine2 + _double(self.up2(back4))))
+        back4 = self.back4(torch.relu(fine4 + upsample(self.up4(grid))))
+        back2 = self.back2(torch.relu(fine2 + upsample(self.up2(back4))))
         return Answers(
             answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back2)
         )
@@ -222,11 +207,3 @@ class EncoderLayer(nn.Module):
         mixed = share @ value  # for these sizes faster than the fused operator
         out: torch.Tensor = self.mix(mixed.transpose(1, 2).reshape(n, tokens, channels))
         return out
-
-
-def _blocks(channels: int, count: int) -> list[nn.Module]:
-    return [Residual(channels, factored=True) for _ in range(count)]
-
-
-def _double(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")

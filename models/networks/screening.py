@@ -16,30 +16,29 @@ from typing import Self
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from models.networks.blocks import Residual, patchify
+from models.networks.blocks import patchify, residuals, upsample
 
 STRIDE = 4
 """Voxels of the box per cell of the maps, along each axis."""
 
 DOWN = ("down4", "down8", "down16")
-"""The parts that halve the grid, each with its blocks behind."""
+"""The parts that halve the grid, each followed by its blocks."""
 
 COARSEST = 16
 """The box is padded to multiples of this."""
 
 MAPS = ("heat", "offset_z", "offset_y", "offset_x", "log_diameter")
-"""What the five output channels are; heat is a logit, offsets are in voxels from the cell's
-centre divided by `STRIDE`, the diameter is ln(mm)."""
+"""The five output channels: heat is a logit, offsets from the cell's centre are in cells, the
+diameter is ln(mm)."""
 
 
 @dataclass(frozen=True)
 class ScreeningSpec:
     """Widths at 1/2, 1/4, 1/8 and 1/16, and residual blocks at 1/4, 1/8 and 1/16.
 
-    ``inner`` are the channels inside each part's blocks where pruning left others than outside,
-    for the parts of `DOWN` and the last block, in this order; empty for a network unpruned.
+    ``inner`` are the channels inside each block of the parts of `DOWN` and of the last block, if
+    pruning made them differ from those outside; else empty.
     """
 
     widths: tuple[int, int, int, int] = (16, 32, 64, 128)
@@ -48,10 +47,10 @@ class ScreeningSpec:
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> Self:
-        """The spec that a network with these weights was made with.
+        """Return the spec of a network with these weights.
 
         Raises:
-            KeyError: they are no screening network's.
+            KeyError: they are not a screening network's.
         """
         first = ("stem.0.weight", *(f"{part}.0.0.weight" for part in DOWN))
         half, quarter, eighth, sixteenth = (weights[name].shape[0] for name in first)
@@ -63,14 +62,14 @@ class ScreeningSpec:
         return spec if inner == whole else replace(spec, inner=inner)
 
     def inner_of(self, part: int) -> tuple[int, ...]:
-        """Channels inside each block of that part of `DOWN`; of the last block for 3."""
+        """Return the channels inside each block of that part of `DOWN`; of the last block for 3."""
         count = (*self.blocks, 1)[part]
         known = self.inner[part][:count] if self.inner else ()
         return (*known, *[(*self.widths[1:], self.widths[1])[part]] * (count - len(known)))
 
 
 def inner_widths(weights: Mapping[str, torch.Tensor], part: str) -> tuple[int, ...]:
-    """Channels inside each residual block of a part, first to last."""
+    """Return the channels inside each residual block of a part, in order."""
     inside = [n for n in weights if n.startswith(f"{part}.") and n.endswith("first.0.weight")]
     order = sorted(inside, key=lambda name: [int(p) for p in name.split(".") if p.isdecimal()])
     return tuple(weights[name].shape[0] for name in order)
@@ -88,11 +87,11 @@ class ScreeningNetwork(nn.Module):
         _, quarter, eighth, sixteenth = spec.widths
         self.stem, self.down4, self.down8 = make_stem(spec)
         self.down16 = nn.Sequential(
-            patchify(eighth, sixteenth), *_blocks(sixteenth, spec.inner_of(2))
+            patchify(eighth, sixteenth), *residuals(sixteenth, spec.inner_of(2))
         )
         self.lateral8 = nn.Conv3d(sixteenth, eighth, 1)
         self.lateral4 = nn.Conv3d(eighth, quarter, 1)
-        (smooth,) = _blocks(quarter, spec.inner_of(3))
+        (smooth,) = residuals(quarter, spec.inner_of(3))
         self.smooth = smooth
         self.head = nn.Conv3d(quarter, len(MAPS), 1)
         self.share = nn.Conv3d(quarter, 1, 1)
@@ -103,24 +102,16 @@ class ScreeningNetwork(nn.Module):
         quarter = self.down4(self.stem(x))
         eighth = self.down8(quarter)
         sixteenth = self.down16(eighth)
-        eighth = torch.relu(eighth + _double(self.lateral8(sixteenth)))
-        quarter = torch.relu(quarter + _double(self.lateral4(eighth)))
+        eighth = torch.relu(eighth + upsample(self.lateral8(sixteenth)))
+        quarter = torch.relu(quarter + upsample(self.lateral4(eighth)))
         features = self.smooth(quarter)
         maps: torch.Tensor = self.head(features)
         return torch.cat([maps, self.share(features)], 1) if self.training else maps
 
 
 def make_stem(spec: ScreeningSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """The way down to 1/2, 1/4 and 1/8, which the hybrid network shares."""
+    """Make the parts down to 1/2, 1/4 and 1/8, which the hybrid network shares."""
     half, quarter, eighth, _ = spec.widths
-    down4 = nn.Sequential(patchify(half, quarter), *_blocks(quarter, spec.inner_of(0)))
-    down8 = nn.Sequential(patchify(quarter, eighth), *_blocks(eighth, spec.inner_of(1)))
+    down4 = nn.Sequential(patchify(half, quarter), *residuals(quarter, spec.inner_of(0)))
+    down8 = nn.Sequential(patchify(quarter, eighth), *residuals(eighth, spec.inner_of(1)))
     return patchify(1, half), down4, down8
-
-
-def _blocks(channels: int, inner: tuple[int, ...]) -> list[nn.Module]:
-    return [Residual(channels, factored=True, inner=width) for width in inner]
-
-
-def _double(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2.0, mode="nearest")

@@ -1,4 +1,4 @@
-"""Teachers of other kinds than the hybrid: one frame, and a trunk of the kind in it.
+"""Teachers of other kinds than the hybrid: the same frame around a trunk of the kind.
 
     known:   1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 ------------> 64 x 6^3
                                           |                       |
@@ -7,9 +7,8 @@
     mask:    1 x 48^3 <----------------------------- + <---------------------+
 
 Both stems are the hybrid's (`models.networks.hybrid`): the known one is the screening network's
-and stays as it is, the texture stem is the teacher's own. From nothing a stem learns too slowly
-for two cores. So the teachers share their first layers, and their mistakes are less independent
-than those of networks that share nothing.
+and frozen, because a new one learns too slowly on two cores. So the teachers share their first
+layers, and their errors are less independent than those of unrelated networks.
 """
 
 from __future__ import annotations
@@ -21,16 +20,23 @@ from typing import Self
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from models.networks.blocks import ConvNext, Multiscale, Residual, conv_norm, patchify
+from models.networks.blocks import (
+    ConvNext,
+    Multiscale,
+    Residual,
+    conv_norm,
+    patchify,
+    residuals,
+    upsample,
+)
 from models.networks.hybrid import Answers, KnownStem, known_spec, parts
 from models.networks.screening import ScreeningSpec
 from models.runtime.second_reader import TEXTURES
 
 
 class Kind(StrEnum):
-    """What the trunk is made of."""
+    """The blocks of the trunk."""
 
     RESIDUAL = "residual"
     CONVNEXT = "convnext"
@@ -38,10 +44,10 @@ class Kind(StrEnum):
 
 
 DEPTHS = {Kind.RESIDUAL: (1, 2), Kind.CONVNEXT: (2, 6), Kind.MULTISCALE: (2, 3)}
-"""Blocks at 1/4 and 1/8 that make a step of training cost about as much as the hybrid's."""
+"""Blocks at 1/4 and 1/8 with which a training step costs about as much as the hybrid's."""
 
 MARKS = {Kind.RESIDUAL: "first", Kind.CONVNEXT: "depthwise", Kind.MULTISCALE: "layers"}
-"""A part that the blocks of no other kind have."""
+"""A part that only the blocks of this kind have."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,15 @@ class TeacherSpec:
 
     @classmethod
     def usual(cls, kind: Kind, known: ScreeningSpec) -> TeacherSpec:
-        """The spec of a teacher of that kind that costs about as much to train as the hybrid."""
+        """Return the spec of a teacher that costs about as much to train as the hybrid."""
         return cls(kind, known, depths=DEPTHS[kind])
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor]) -> Self:
-        """The spec that a teacher with these weights was made with.
+        """Return the spec of a teacher with these weights.
 
         Raises:
-            KeyError: they are no teacher's.
+            KeyError: they are not a teacher's.
         """
         fine = ("fine2.0.0.weight", "fine4.0.weight", "fine8.0.weight")
         width2, width4, width8 = (weights[name].shape[0] for name in fine)
@@ -74,19 +80,14 @@ class TeacherSpec:
 
 
 class TeacherNetwork(KnownStem):
-    """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`.
-
-    The answers are read from the middle of the region, where the candidate is, and from the mean
-    over all of it.
-    """
+    """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`, from its middle and its mean."""
 
     def __init__(self, spec: TeacherSpec) -> None:
         super().__init__(spec.known)
         self.spec = spec
         _, quarter, eighth, _ = spec.known.widths
         width2, width4, width8 = spec.widths
-        rough = [Residual(width2, factored=True) for _ in range(2)]
-        self.fine2 = nn.Sequential(patchify(1, width2), *rough)
+        self.fine2 = nn.Sequential(patchify(1, width2), *residuals(width2, [width2] * 2))
         self.fine4 = patchify(width2, width4)
         self.join4 = conv_norm(quarter, width4, 1)
         self.trunk4 = _trunk(spec.kind, width4, spec.depths[0])
@@ -106,7 +107,7 @@ class TeacherNetwork(KnownStem):
         fine8 = self.trunk8(self.fine8(fine4) + self.join8(known8))  # (n, c, 6, 6, 6)
         asked = torch.cat([_middle(fine8), fine8.mean((2, 3, 4))], 1)
         answer = self.answer(self.norm(asked))  # (n, 6)
-        back4 = torch.relu(fine4 + F.interpolate(self.up4(fine8), scale_factor=2.0))
+        back4 = torch.relu(fine4 + upsample(self.up4(fine8)))
         return Answers(
             answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back4)
         )
@@ -120,7 +121,7 @@ def _trunk(kind: Kind, channels: int, depth: int) -> nn.Module:
 
 
 def _middle(x: torch.Tensor) -> torch.Tensor:
-    """The mean of the eight cells around the middle: ``(n, c, z, y, x)`` to ``(n, c)``."""
+    """Average the eight cells around the middle: ``(n, c, z, y, x)`` to ``(n, c)``."""
     z, y, x_ = (slice(n // 2 - 1, n // 2 + 1) for n in x.shape[2:])
     return x[:, :, z, y, x_].mean((2, 3, 4))
 

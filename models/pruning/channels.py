@@ -1,7 +1,7 @@
-"""Whole channels of the screening network out: a really smaller network, the same to every user.
+"""Pruning of whole channels: a smaller screening network that loads and exports as any other.
 
-Channels that are added to each other go together. A group is either a stage (its stem, the
-outputs of its blocks, what is added on the way back) or the inside of one residual block.
+Channels that are added to each other go together. A group is a stage (its stem, the outputs of its
+blocks, what is added on the way back) or the inside of one residual block.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from dataclasses import dataclass
 import torch
 
 from models.networks.screening import DOWN, ScreeningNetwork, ScreeningSpec
+from models.pruning.masks import gradients
 from models.runtime.errors import ModelError
+from models.training.loop import Task
 
 STAGES = ("half", "quarter", "eighth", "sixteenth")
 
 STEP = 16
 """Channels go in steps of this: INT8 kernels work in blocks of 16."""
 
-_WAYS = {
+_GROUPS = {
     "stem": ("half", None),
     "lateral8": ("eighth", "sixteenth"),
     "lateral4": ("quarter", "eighth"),
@@ -28,12 +30,14 @@ _WAYS = {
     **{part: (STAGES[i + 1], STAGES[i]) for i, part in enumerate(DOWN)},
     "smooth": ("quarter", None),
 }
-_SIDE = {"stem": 2, "down4": 4, "down8": 8, "down16": 16, "lateral8": 16, "lateral4": 8}
-"""Voxels of the box for one cell of the grid that a part computes on, an axis; else 4."""
+"""The groups that each part writes to and reads from."""
+
+_STRIDE = {"stem": 2, "down4": 4, "down8": 8, "down16": 16, "lateral8": 16, "lateral4": 8}
+"""Voxels of the box per cell of the grid that a part computes on, along each axis; else 4."""
 
 
 class CannotPrune(ModelError):
-    """No channels are left to take; the message says how far it can go."""
+    """The share of parameters cannot be removed; the message says how much can."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,10 @@ class Cost:
     multiply_adds: float
 
 
-def axes(name: str) -> tuple[str | None, str | None]:
-    """The groups that a weight of that name writes to and reads from; None where it has none."""
+def groups_of(name: str) -> tuple[str | None, str | None]:
+    """Return the groups that a weight of that name writes to and reads from, None if none."""
     part, *rest = name.split(".")
-    writes, reads = _WAYS[part]
+    writes, reads = _GROUPS[part]
     block = f"{part}.{rest[0]}" if part in DOWN else part
     if "first" in rest:
         return block, writes
@@ -55,19 +59,19 @@ def axes(name: str) -> tuple[str | None, str | None]:
 
 
 def widths(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
-    """How many channels each group has."""
+    """Return the number of channels of each group."""
     return {
         group: value.shape[0]
         for name, value in weights.items()
-        if value.ndim and (group := axes(name)[0]) is not None
+        if value.ndim and (group := groups_of(name)[0]) is not None
     }
 
 
 def cut(network: ScreeningNetwork, keep: Mapping[str, torch.Tensor]) -> ScreeningNetwork:
-    """The network with only those channels, ``keep`` by group: indices in rising order."""
+    """Return the network with only those channels, ``keep`` by group: indices in rising order."""
     kept = {}
     for name, value in network.state_dict().items():
-        out, into = axes(name)
+        out, into = groups_of(name)
         if value.ndim and out is not None and out in keep:
             value = value[keep[out]]
         if value.ndim > 1 and into is not None and into in keep:
@@ -79,16 +83,16 @@ def cut(network: ScreeningNetwork, keep: Mapping[str, torch.Tensor]) -> Screenin
 
 
 def cost(weights: Mapping[str, torch.Tensor], width: Mapping[str, int]) -> Cost:
-    """What a network of these weights' shapes costs with so many channels in each group."""
+    """Return the cost of a network of these shapes with ``width`` channels in each group."""
     parameters, work = 0.0, 0.0
     for name, value in weights.items():
         if name.endswith(("running_mean", "running_var")) or not value.ndim:
             continue
-        out, into = axes(name)
+        out, into = groups_of(name)
         count = value.numel() / value.shape[0] * width.get(out or "", value.shape[0])
         if value.ndim > 1:
             count *= width.get(into or "", value.shape[1]) / value.shape[1]
-            work += count / _SIDE.get(name.split(".")[0], 4) ** 3
+            work += count / _STRIDE.get(name.split(".")[0], 4) ** 3
         parameters += count
     return Cost(parameters, work)
 
@@ -99,9 +103,9 @@ def choose(
     share: float,
     step: int = STEP,
 ) -> dict[str, torch.Tensor]:
-    """The channels to keep of each group so that ``share`` of the parameters goes.
+    """Return the channels of each group to keep so that ``share`` of the parameters goes.
 
-    ``step`` channels go at a time: those that matter least for what they cost, as their share of
+    ``step`` channels go at a time: those of least score for their cost, which is their share of
     the parameters plus their share of the multiply-adds. ``step`` of each group stay.
 
     Raises:
@@ -111,16 +115,17 @@ def choose(
     width = widths(weights)
     whole = now = cost(weights, width)
     while now.parameters > (1 - share) * whole.parameters:
+        # of every group, what its last ``step`` channels score for what their removal saves
         best, least = "", float("inf")
         for group in order:
             if width[group] < 2 * step:
                 continue
             then = cost(weights, width | {group: width[group] - step})
-            gain = (now.parameters - then.parameters) / whole.parameters
-            gain += (now.multiply_adds - then.multiply_adds) / whole.multiply_adds
+            saved = (now.parameters - then.parameters) / whole.parameters
+            saved += (now.multiply_adds - then.multiply_adds) / whole.multiply_adds
             last = order[group][width[group] - step : width[group]]
-            if (worth := float(scores[group][last].sum()) / gain) < least:
-                best, least = group, worth
+            if (ratio := float(scores[group][last].sum()) / saved) < least:
+                best, least = group, ratio
         if not best:
             gone = 1 - now.parameters / whole.parameters
             raise CannotPrune(
@@ -130,3 +135,29 @@ def choose(
         width[best] -= step
         now = cost(weights, width)
     return {group: rank[: width[group]].sort().values for group, rank in order.items()}
+
+
+def channel_scores(task: Task, count: int) -> dict[str, torch.Tensor]:
+    """Return the mean square change of the loss if a channel were zero, for each group.
+
+    A channel is zero if scale and shift of every batch norm that writes to it are, and the
+    weights of a lateral, which has no batch norm. Source: Molchanov et al., arXiv:1906.10771.
+    """
+    sums: dict[str, torch.Tensor] = {}
+    for network in gradients(task, count):
+        gates: dict[str, torch.Tensor] = {}
+        for name, weight in network.named_parameters():
+            group = groups_of(name)[0]
+            if group is None or weight.grad is None or not is_gate(name, weight):
+                continue
+            change = (weight * weight.grad).detach().flatten(1 if weight.ndim > 1 else 0)
+            change = change.sum(1) if change.ndim > 1 else change
+            gates[group] = gates[group] + change if group in gates else change
+        for group, gate in gates.items():
+            sums[group] = sums[group] + gate**2 if group in sums else gate**2
+    return {group: total / count for group, total in sums.items()}
+
+
+def is_gate(name: str, weight: torch.Tensor) -> bool:
+    """Return whether this parameter alone can shut the channels that it writes to."""
+    return weight.ndim == 1 or name.startswith("lateral")

@@ -1,8 +1,12 @@
 """The pruning commands: prune, fine-tune for a short while, judge on validation, time it.
 
-What a pruned network costs: parameters, multiply-adds, and time through the served engine.
+The methods (`METHODS`), each from the same start:
 
-What pruning lost against the control, nodule by nodule, and the section of the page.
+- ``control``: nothing is pruned.
+- ``weights``: the least important single weights of the whole network, once.
+- ``channels``: whole channels, once; the network becomes smaller.
+- ``dynamic``: a random part of each layer (Erdős–Rényi), which moves during training (RigL).
+- ``dynamic-trained``: the same, starting from each layer's largest weights.
 """
 
 from __future__ import annotations
@@ -26,39 +30,160 @@ from torch import nn
 
 from models.export.onnx import export_float, export_fp32
 from models.markdown import Rows, percent, points
-from models.networks.screening import ScreeningSpec
-from models.pruning.weights import CONTROL, pruned
+from models.networks.screening import ScreeningNetwork, ScreeningSpec
+from models.pruning.channels import channel_scores, choose, cut
+from models.pruning.masks import (
+    Regrow,
+    SparseTask,
+    importance_masks,
+    layerwise_masks,
+    random_scores,
+    weight_scores,
+)
 from models.quantization.ptq import quantize
 from models.runtime.artifacts import Artifact
 from models.runtime.hardware import cpu_name
 from models.runtime.session import open_session
 from models.training.data import load_cubes
-from models.training.loop import train
-from models.training.runs import (
-    Run,
-    load_weights,
-    make_screening,
-    ready,
-    regions_of,
-    screening_task,
-)
-from models.training.screening import ScreeningTask, summary
+from models.training.loop import Task, train
+from models.training.runs import Run, load_weights, make_screening, make_screening_task
+from models.training.screening import RATES, ScreeningTask, summary
+
+CONTROL = "control"
+METHODS = {
+    CONTROL: "none, fine-tuned as long",
+    "weights": "single weights by importance",
+    "channels": "whole channels",
+    "dynamic": "dynamic sparse, from random masks",
+    "dynamic-trained": "dynamic sparse, from the largest weights",
+}
+"""The methods and their titles in tables."""
+
+USUAL = ("weights", "channels", "dynamic")
+
+BATCHES = 32
+"""Batches that importance is averaged over."""
+
+AVERAGE = 0.98
+"""Decay of the weight average: a short run averages its last fifty steps or so."""
 
 BOX = (256, 224, 320)
-"""The lung box that costs are told for, in voxels of 1 mm."""
+"""The lung box that time and multiply-adds are measured on, in voxels of 1 mm."""
+
+CALIBRATION_CUBES = 8
+"""Enough for ranges, on which time does not depend; `overread-models export` takes more."""
+
+CLAIM = {"share": 0.42, "points_lost": 1.2}
+"""The published system: 42 % fewer parameters at no more than 1.2 points lost."""
+
+RESAMPLES = 2000
 
 Box = npt.NDArray[np.uint8]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One run of the table: a method and the share of parameters that goes."""
+
+    method: str
+    share: float
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.method if self.method == CONTROL else f"{self.method}-{self.share:g}"
+
+
+def run_compare(
+    run: Run, cells: Sequence[Cell], *, engine: str = "openvino", rounds: int = 10
+) -> dict[str, Any]:
+    """Prune, fine-tune, judge and time every cell and the control; return the comparison.
+
+    A cell with a result is not run again; one that was interrupted starts over.
+    """
+    cells = [Cell(CONTROL, 0.0), *cells]
+    missing = [cell for cell in cells if not (run.out / cell.name / "result.json").exists()]
+    if missing:
+        task = make_screening_task(run)
+        for cell in missing:
+            _run_cell(run, task, cell, run.out / cell.name)
+    _time_missing(run, cells, engine, rounds)
+    found = [json.loads((run.out / cell.name / "result.json").read_text()) for cell in cells]
+    times = [json.loads((run.out / cell.name / "time.json").read_text()) for cell in cells]
+    head = {"start": str(run.start), "minutes": run.minutes, "box": list(BOX), "engine": engine}
+    return {**head, "rounds": rounds, "cpu": cpu_name(), **compared(found, times)}
+
+
+def run_structured(run: Run, share: float) -> dict[str, Any]:
+    """Prune channels and fine-tune; `averaged.pt` in `run.out` starts runs as any other."""
+    found = _run_cell(run, make_screening_task(run), Cell("channels", share), run.out)
+    shown = {key: value for key, value in found.items() if key not in ("found", "alarms")}
+    weights = run.out / "averaged.pt"
+    spec = ScreeningSpec.of(load_weights(weights))
+    return {**shown, "weights": str(weights), "spec": asdict(spec)}
+
+
+def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    own = pruned(task, cell.method, cell.share, run.minutes, seed=run.seed)
+    before = task.judge(own.network.eval())
+    network = train(own, replace(run.plan(decay=0.02), out=folder, average=AVERAGE))
+    found, alarms = task.scores(network.eval())
+    result = {
+        "way": cell.method,
+        "share": cell.share,
+        "whole": sum(p.numel() for p in task.network.parameters()),
+        "parameters": parameters_left(network),
+        "multiply_adds": multiply_adds(network),
+        "steps": json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["steps"],
+        "scans": len(task.scans),
+        "before": before,
+        "after": summary(found, alarms, len(task.scans)),
+        "found": _finite(found),
+        "alarms": _finite(alarms),
+    }
+    _write(folder / "result.json", result)
+    return result
+
+
+def pruned(
+    task: ScreeningTask,
+    method: str,
+    share: float,
+    minutes: float,
+    *,
+    seed: int,
+    count: int = BATCHES,
+) -> Task:
+    """Return a task on a copy of the network without ``share`` of its parameters.
+
+    Raises:
+        CannotPrune: so many channels cannot go.
+        KeyError: the method is unknown.
+    """
+    network = copy.deepcopy(task.network)
+    assert isinstance(network, ScreeningNetwork)
+    own = replace(task, network=network)
+    if method == CONTROL:
+        return own
+    if method == "channels":
+        keep = choose(network.state_dict(), channel_scores(own, count), share)
+        return replace(own, network=cut(network, keep))
+    if method == "weights":
+        return SparseTask(own, importance_masks(network, weight_scores(own, count), share))
+    scores = {"dynamic": random_scores(seed), "dynamic-trained": torch.abs}[method]
+    return SparseTask(own, layerwise_masks(network, share, scores), Regrow(seconds=60 * minutes))
+
+
 def parameters_left(network: nn.Module) -> int:
-    """Parameters that are not exactly zero in convolutions, and all others."""
+    """Count the weights of convolutions that are not exactly zero, and all other parameters."""
     return sum(
         int(torch.count_nonzero(p)) if p.ndim > 1 else p.numel() for p in network.parameters()
     )
 
 
 def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
-    """Multiply-adds of one pass with weights that are not zero; bias and norms left out."""
+    """Count the multiply-adds of one pass with weights that are not zero, without bias and norm."""
     left = {n: int(torch.count_nonzero(p)) for n, p in network.named_parameters() if p.ndim > 1}
     total = 0
 
@@ -77,11 +202,31 @@ def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
     return total
 
 
-def files(network: nn.Module, boxes: Iterable[Box], folder: Path) -> dict[str, Path]:
-    """The network as it would be served, by precision, written to ``folder``.
+def _time_missing(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
+    """Time each cell in turn with the control, and the control against itself."""
+    missing = [cell for cell in cells if not (run.out / cell.name / "time.json").exists()]
+    if not missing:
+        return
+    pieces = load_cubes(run.data / "nodules", "train").pieces[:CALIBRATION_CUBES]
+    boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
+    control = export_files(run.out / CONTROL, boxes)
+    for cell in track(missing, "timing pruned networks"):
+        own = export_files(run.out / cell.name, boxes)
+        times = {}
+        for precision in control:
+            took = times_in_turn([control[precision], own[precision]], engine, range(rounds))
+            times[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
+            times[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
+            times[f"{precision}_bytes"] = own[precision].stat().st_size
+        _write(run.out / cell.name / "time.json", times)
+
+
+def export_files(folder: Path, boxes: Iterable[Box]) -> dict[str, Path]:
+    """Export `averaged.pt` of ``folder`` into it; return the files by precision.
 
     ``boxes`` calibrate INT8, ``(n, 1, z, y, x)``, from training data only.
     """
+    network = make_screening(folder / "averaged.pt").eval()
     models = {
         "fp32": export_fp32(network, "screening"),
         "int8": quantize(export_float(network, "screening"), "screening", boxes),
@@ -100,7 +245,7 @@ def times_in_turn(
     box: tuple[int, int, int] = BOX,
     clock: Callable[[], float] = time.perf_counter,
 ) -> npt.NDArray[np.float64]:
-    """Seconds of each pass, ``(rounds, files)``: A B A B, after two passes that do not count."""
+    """Return the seconds of each pass, ``(rounds, files)``: A B A B, after two warm-up passes."""
     sessions = [open_session(_artifact(path), engine=engine) for path in paths]
     voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *box), dtype=np.uint8)
     for session in sessions:
@@ -118,7 +263,7 @@ def times_in_turn(
 
 
 def _artifact(path: Path) -> Artifact:
-    """A file that no manifest knows, for the engine."""
+    """Return an artifact of a file that is in no manifest."""
     return Artifact(
         name=path.stem, path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         version="", kind="screening", precision=path.stem, parent="", method="", settings={},
@@ -126,23 +271,8 @@ def _artifact(path: Path) -> Artifact:
     )  # fmt: skip
 
 
-CLAIM = {"share": 0.42, "points_lost": 1.2}
-"""The published system: 42 % fewer parameters at no more than 1.2 points lost."""
-
-RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
-RESAMPLES = 2000
-
-TITLES = {
-    "control": "none, fine-tuned as long",
-    "weights": "single weights by importance",
-    "channels": "whole channels",
-    "dynamic": "dynamic sparse, from random masks",
-    "dynamic-trained": "dynamic sparse, from the largest weights",
-}
-
-
 def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The runs with what each lost against the first, which is the control."""
+    """Return the runs with what each lost against the first, which is the control."""
     control = hits(found[0])
     rows = []
     for run, timed in zip(found, times, strict=True):
@@ -156,7 +286,7 @@ def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -
 
 
 def hits(run: dict[str, Any]) -> npt.NDArray[np.float64]:
-    """Which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
+    """Return which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
     ranked = np.sort(run["alarms"])[::-1]
     counts = [int(rate * run["scans"]) for rate in RATES]
     least = [ranked[n] if n < len(ranked) else -1e8 for n in counts]
@@ -164,7 +294,7 @@ def hits(run: dict[str, Any]) -> npt.NDArray[np.float64]:
 
 
 def lost_points(lost: npt.NDArray[np.float64]) -> dict[str, float]:
-    """The mean of ``lost`` (nodules,) in points of a hundred, with its interval."""
+    """Return the mean of ``lost`` (nodules,) in points of a hundred, with its 95 % interval."""
     rng = np.random.default_rng(0)
     means = [lost[rng.integers(0, len(lost), len(lost))].mean() for _ in range(RESAMPLES)]
     low, high = np.quantile(means, [0.025, 0.975])
@@ -172,135 +302,24 @@ def lost_points(lost: npt.NDArray[np.float64]) -> dict[str, float]:
 
 
 def prune_table(result: dict[str, Any]) -> str:
-    """A row for each run, in Markdown."""
+    """Return a row for each run, in Markdown."""
     heads = ["what goes", "parameters gone", "CPM", "CPM points lost", "at 8", "points lost at 8",
              "GMAC", "INT8 ms", "to control", "FP32 ms", "to control"]  # fmt: skip
-    return Rows(heads, [_row(run) for run in result["runs"]]).markdown()
-
-
-def _row(run: dict[str, Any]) -> list[str]:
-    after = run["after"]
-    return [
-        TITLES[run["way"]], percent(run["gone"]), f"{after['cpm']:.3f}", points(run["cpm_lost"]),
-        f"{after['at_8']:.3f}", points(run["at_8_lost"]), f"{run['multiply_adds'] / 1e9:.1f}",
-        f"{run['int8_ms']:.0f}", f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}",
-        f"{run['fp32_ratio']:.2f}",
+    rows = [
+        [
+            METHODS[run["way"]], percent(run["gone"]), f"{run['after']['cpm']:.3f}",
+            points(run["cpm_lost"]), f"{run['after']['at_8']:.3f}", points(run["at_8_lost"]),
+            f"{run['multiply_adds'] / 1e9:.1f}", f"{run['int8_ms']:.0f}",
+            f"{run['int8_ratio']:.2f}", f"{run['fp32_ms']:.0f}", f"{run['fp32_ratio']:.2f}",
+        ]
+        for run in result["runs"]
     ]  # fmt: skip
-
-
-CALIBRATION_CUBES = 8
-"""Enough for ranges that time does not depend on; `overread-models export` takes more."""
-
-AVERAGE = 0.98
-"""A short run's weights are averaged over its last fifty steps or so."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the table: a way of `prune_ways` and the share of parameters that goes."""
-
-    way: str
-    share: float
-
-    @property
-    def name(self) -> str:
-        """Its folder's."""
-        return self.way if self.way == CONTROL else f"{self.way}-{self.share:g}"
-
-
-def run_compare(
-    run: Run, cells: Sequence[Cell], *, engine: str = "openvino", rounds: int = 10
-) -> dict[str, Any]:
-    """Every cell pruned, fine-tuned for `run.minutes`, judged and timed, beside the control.
-
-    A cell that has its result is not run again; one that was cut off begins anew.
-    """
-    cells = [Cell(CONTROL, 0.0), *cells]
-    missing = [cell for cell in cells if not (run.out / cell.name / "result.json").exists()]
-    task = prepared(run) if missing else None
-    for cell in missing:
-        assert task is not None  # it was prepared
-        _run_cell(run, task, cell, run.out / cell.name)
-    _time_missing(run, cells, engine, rounds)
-    found = [_read(run.out / cell.name / "result.json") for cell in cells]
-    times = [_read(run.out / cell.name / "time.json") for cell in cells]
-    head = {"start": str(run.start), "minutes": run.minutes, "box": list(BOX), "engine": engine}
-    return {**head, "rounds": rounds, "cpu": cpu_name(), **compared(found, times)}
-
-
-def run_structured(run: Run, share: float) -> dict[str, Any]:
-    """Channels pruned and fine-tuned; `averaged.pt` in `run.out` is a start like any other."""
-    found = _run_cell(run, prepared(run), Cell("channels", share), run.out)
-    shown = {key: value for key, value in found.items() if key not in ("found", "alarms")}
-    weights = run.out / "averaged.pt"
-    spec = ScreeningSpec.of(load_weights(weights))
-    return {**shown, "weights": str(weights), "spec": asdict(spec)}
-
-
-def prepared(run: Run) -> ScreeningTask:
-    """The task on the start's weights, its hard negatives mined once for every cell."""
-    material = run.material()
-    network = ready(make_screening(run.start), run.start, regions_of(material))
-    task = screening_task(material, network)
-    task.refresh(task.network.eval())
-    return task
-
-
-def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
-    own = pruned(task, cell.way, cell.share, run.minutes, seed=run.seed)
-    before = task.judge(own.network.eval())
-    plan = replace(run.plan(decay=0.02), out=folder, average=AVERAGE)
-    network = train(own, plan)
-    found, alarms = task.scores(network.eval())
-    result = {
-        "way": cell.way,
-        "share": cell.share,
-        "whole": sum(p.numel() for p in task.network.parameters()),
-        "parameters": parameters_left(network),
-        "multiply_adds": multiply_adds(network),
-        "steps": json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["steps"],
-        "scans": len(task.scans),
-        "before": before,
-        "after": summary(found, alarms, len(task.scans)),
-        "found": _finite(found),
-        "alarms": _finite(alarms),
-    }
-    _write(folder / "result.json", result)
-    return result
-
-
-def _time_missing(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
-    """Each cell in turn with the control, which is timed against itself."""
-    missing = [cell for cell in cells if not (run.out / cell.name / "time.json").exists()]
-    if not missing:
-        return
-    pieces = load_cubes(run.data / "nodules", "train").pieces[:CALIBRATION_CUBES]
-    boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
-    control = _files(run.out / CONTROL, boxes)
-    for cell in track(missing, "timing pruned networks"):
-        own = _files(run.out / cell.name, boxes)
-        told = {}
-        for precision in control:
-            took = times_in_turn([control[precision], own[precision]], engine, range(rounds))
-            told[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
-            told[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
-            told[f"{precision}_bytes"] = own[precision].stat().st_size
-        _write(run.out / cell.name / "time.json", told)
-
-
-def _files(folder: Path, boxes: Sequence[Box]) -> dict[str, Path]:
-    return files(make_screening(folder / "averaged.pt").eval(), boxes, folder)
+    return Rows(heads, rows).markdown()
 
 
 def _finite(values: np.ndarray) -> list[float]:
-    """Logits for JSON; a nodule that raised no peak is below every threshold."""
+    """Return logits for JSON; a nodule without a peak is below every threshold."""
     return [round(float(value), 4) if np.isfinite(value) else -1e9 for value in values]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
 
 
 def _write(path: Path, value: object) -> None:

@@ -1,6 +1,6 @@
-"""What the nodes of an exported graph compute, in torch, so that gradients flow through it.
+"""ONNX operators of the exported graphs in torch, and fake quantisation with learned ranges.
 
-Fake quantisation with learned ranges: rounds going forward, passes gradients going back.
+Fake quantisation rounds in the forward pass and passes gradients in the backward pass.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ Operator = Callable[[Sequence[Any], dict[str, Any]], Any]
 
 
 class UnknownOperator(ModelError):
-    """A graph holds a node that the simulation does not know."""
+    """The simulation does not implement an operator of the graph."""
 
 
 def run(node: NodeProto, given: Sequence[Value]) -> list[torch.Tensor]:
-    """The node's outputs.
+    """Return the node's outputs.
 
     Raises:
-        UnknownOperator: its type, or a form of it, is not among those that the exports use.
+        UnknownOperator: its type, or an option of it, is not implemented.
     """
     options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     if node.op_type not in OPERATORS:
-        raise UnknownOperator(f"{node.name}: {node.op_type} is not known to the simulation")
+        raise UnknownOperator(f"{node.name}: {node.op_type} is not implemented in the simulation")
     try:
         found = OPERATORS[node.op_type](given, options)
     except UnknownOperator as error:
@@ -42,10 +42,10 @@ def run(node: NodeProto, given: Sequence[Value]) -> list[torch.Tensor]:
 
 
 def _only(options: dict[str, Any], **known: Any) -> None:
-    """Refuses options that are given and are not the ``known``: they would be overlooked."""
+    """Refuse options with other values than the ``known``: they would be ignored."""
     for name, value in known.items():
         if options.get(name, value) != value:
-            raise UnknownOperator(f"{name} {options[name]!r} is not known to the simulation")
+            raise UnknownOperator(f"{name} = {options[name]!r} is not implemented, only {value!r}")
 
 
 def _convolve(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
@@ -139,7 +139,7 @@ def _expand(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
 def _cast(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x: torch.Tensor = given[0]
     if options["to"] not in TYPES:
-        raise UnknownOperator(f"type {options['to']} is not known to the simulation")
+        raise UnknownOperator(f"cast to type {options['to']} is not implemented")
     return x.to(TYPES[options["to"]])
 
 
@@ -172,7 +172,7 @@ OPERATORS: dict[str, Operator] = {
     "Unsqueeze": _unsqueeze,
     "Where": lambda g, _: torch.where(g[0], g[1], g[2]),
 }
-"""Every operator of the exported networks; shapes are computed as the graph says."""
+"""Every operator of the exported networks."""
 
 
 class _Rounded(torch.autograd.Function):
@@ -182,6 +182,7 @@ class _Rounded(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, scale: torch.Tensor, low: int, high: int
     ) -> torch.Tensor:
+        # the level of each value, clipped to the range
         steps = x / scale.to(x.dtype)
         level = steps.round().clamp_(low, high)
         ctx.save_for_backward(steps, level, scale)
@@ -191,17 +192,18 @@ class _Rounded(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (gradient,) = gradients
         steps, level, scale = ctx.saved_tensors
+        # straight through inside the range, nothing to values that were clipped
         inside = (steps - level).abs_() <= 0.5
+        # the scale gets the rounding error inside the range, the range's end beyond it
         lost = torch.where(inside, level - steps, level) * gradient
         to_scale = lost.float().sum_to_size(scale.shape)
         return gradient * inside, to_scale, None, None
 
 
 def rounded(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.Tensor:
-    """``x`` on the levels ``low`` to ``high`` of ``scale``, which broadcasts against it.
+    """Round ``x`` to the levels ``low`` to ``high`` of ``scale``, which broadcasts against it.
 
-    Source: LSQ (Esser et al., arXiv:1902.08153): the gradient to the scale is what rounding loses
-    within the range, and the end of the range beyond it.
+    Source of the gradients: LSQ (Esser et al., arXiv:1902.08153).
     """
     apply: Callable[..., torch.Tensor] = _Rounded.apply
     return apply(x, scale, low, high)
@@ -210,8 +212,8 @@ def rounded(x: torch.Tensor, scale: torch.Tensor, low: int, high: int) -> torch.
 class Rounding(nn.Module):
     """Rounds to the levels of an unsigned or signed integer with a learned, positive scale.
 
-    The logarithm is learnt, so that a step changes the scale by a share of itself. Levels are
-    counted from the zero point: ``low`` and ``high`` are the type's bounds less the zero point.
+    The logarithm is learned, so that a step changes the scale by a share of itself. ``low`` and
+    ``high`` are the type's bounds less the zero point.
     """
 
     def __init__(self, scale: torch.Tensor, low: int, high: int) -> None:
@@ -221,19 +223,18 @@ class Rounding(nn.Module):
 
     @property
     def scale(self) -> torch.Tensor:
-        """What a level is worth."""
+        """The difference of two levels."""
         return self.log_scale.exp()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` rounded; same shape."""
+        """Round ``x``; the shape stays."""
         return rounded(x, self.scale, self.low, self.high)
 
 
 def best_scale(weight: torch.Tensor, high: int, axis: int = 0) -> torch.Tensor:
-    """For each channel along ``axis`` the scale that loses least, ``(channels,)``.
+    """Return the scale with the least mean square error for each channel along ``axis``.
 
-    The mean square error decides among 40 shares of the channel's largest weight: with few bits
-    it pays to clip the outermost.
+    Tried are 40 shares of the channel's largest weight: with few bits it pays to clip outliers.
     """
     rows = weight.movedim(axis, 0).flatten(1)
     most = rows.abs().amax(1, keepdim=True).clamp(min=1e-12)

@@ -20,19 +20,81 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from models.export.onnx import INPUT, add_unrounded, give_float, take_uint8_quantized
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray
+from models.export.manifest import register
+from models.export.onnx import (
+    INPUT,
+    drop_rounding_before_sums,
+    export_float,
+    export_fp32,
+    give_float,
+    take_uint8_quantized,
+)
+from models.training.data import Piece, load_cubes
+from models.training.runs import make_network, scans_of_role
 
 OPERATORS = {
     "screening": ["Conv", "Add", "Relu", "Resize"],
     "hybrid": ["Conv", "MatMul", "Gemm", "Add", "Relu"],
 }
-"""What is quantised, less `_kept_float`."""
+"""The operators that are quantised, except for the nodes of `_float_nodes`."""
 
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
     "entropy": CalibrationMethod.Entropy,
 }
+
+CALIBRATION_CUBES = 96
+"""Training cubes that quantisation is calibrated on, in addition to whole training scans."""
+
+BOX_SIDE = 96
+
+
+def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
+    """Register `KIND-fp32` and `KIND-int8` of trained ``weights``."""
+    network = make_network(kind, weights)
+    register(f"{kind}-fp32", export_fp32(network, kind), parent="", method="training")
+    exact = export_float(network, kind)
+    register(
+        f"{kind}-int8",
+        quantize(exact, kind, calibration(kind, data), method=method),
+        parent=f"{kind}-fp32",
+        method=f"post-training quantisation, {method}",
+    )
+
+
+def quantize(
+    model: onnx.ModelProto,
+    kind: str,
+    batches: Iterable[npt.NDArray[np.uint8]],
+    *,
+    method: str = "minmax",
+) -> onnx.ModelProto:
+    """Return the INT8 form of a float model (`export_float`), uint8 in and float32 out.
+
+    ``batches`` are calibration inputs ``(n, 1, z, y, x)``, from training data only.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        whole, prepared, small = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "int8"))
+        onnx.save(model, whole)
+        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
+        with redirect_stdout(sys.stderr):  # it prints its progress; stdout is for results
+            quantize_static(
+                str(prepared),
+                str(small),
+                _Reader(batches),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=OPERATORS[kind],
+                nodes_to_exclude=_float_nodes(onnx.load(prepared)),
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=METHODS[method],
+            )
+        # input stays uint8; sums take unrounded convolutions; outputs are not rounded
+        return give_float(drop_rounding_before_sums(take_uint8_quantized(onnx.load(small))))
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publishes no types
@@ -44,44 +106,12 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publi
         return None if batch is None else {INPUT: batch.astype(np.float32) / np.float32(255)}
 
 
-def quantize(
-    model: onnx.ModelProto,
-    kind: str,
-    batches: Iterable[npt.NDArray[np.uint8]],
-    *,
-    method: str = "minmax",
-) -> onnx.ModelProto:
-    """The INT8 form of a float model (`export_float`), uint8 in and float32 out.
+def _float_nodes(model: onnx.ModelProto) -> list[str]:
+    """Return the Transformer nodes that stay float: sums, products of two activations, answers.
 
-    ``batches`` are calibration inputs ``(n, 1, z, y, x)``, from training data only. The first
-    tensor is uint8 as it comes; the last layer's output is not rounded, nor what is added at once.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        whole, prepared, small = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "int8"))
-        onnx.save(model, whole)
-        quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
-        with redirect_stdout(sys.stderr):  # it tells how far it is; stdout is for results
-            quantize_static(
-                str(prepared),
-                str(small),
-                _Reader(batches),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=OPERATORS[kind],
-                nodes_to_exclude=_kept_float(onnx.load(prepared)),
-                per_channel=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-                calibrate_method=METHODS[method],
-            )
-        return give_float(add_unrounded(take_uint8_quantized(onnx.load(small))))
-
-
-def _kept_float(model: onnx.ModelProto) -> list[str]:
-    """Nodes of a Transformer that stay float: sums, products of two activations, the answers.
-
-    What runs along its residual path and through its soft-max has no range that 256 levels
-    serve; the products with weights, where the time goes, are quantised. The last block before
-    the mask costs little, and rounded it let two engines differ by 6 % of the mask's spread.
+    The residual path and the soft-max have no range that 256 levels serve; the products with
+    weights, which take the time, are quantised. The last block before the mask costs little, and
+    rounding it let two engines differ by 6 % of the mask's spread.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
@@ -91,3 +121,33 @@ def _kept_float(model: onnx.ModelProto) -> list[str]:
         or (node.op_type == "Add" and "encoder" in node.name)
         or any(name in node.name for name in ("answer", "up2", "back2"))
     ]
+
+
+def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
+    """Yield inputs ``(1, 1, z, y, x)`` of that kind of network from a split's material."""
+    cubes = load_cubes(data / "nodules", split).pieces
+    scans = scans_of_role(data / "ct", split)
+    return (_boxes if kind == "screening" else _regions)(cubes, scans)
+
+
+def _boxes(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
+    """Yield boxes of one size, which histograms need: cubes mirrored at their faces, and scans."""
+    for cube in cubes[: CALIBRATION_CUBES // 3]:
+        pad = [(0, BOX_SIDE - n) for n in cube.voxels.shape]
+        yield np.pad(cube.voxels, pad, mode="symmetric")[None, None]
+    for centre, scan in _random_centres(scans, CALIBRATION_CUBES // 24):
+        yield cut_roi(scan.voxels, centre, (BOX_SIDE,) * 3)[None, None]
+
+
+def _regions(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
+    for cube in cubes[:CALIBRATION_CUBES]:
+        yield cut_roi(cube.voxels, cube.nodules[0, :3])[None, None]
+    for centre, scan in _random_centres(scans, CALIBRATION_CUBES // 4):
+        yield cut_roi(scan.voxels, centre)[None, None]
+
+
+def _random_centres(scans: tuple[Piece, ...], count: int) -> Iterator[tuple[FloatArray, Piece]]:
+    rng = np.random.default_rng(0)
+    for scan in scans:
+        for _ in range(count):
+            yield rng.uniform(0.2, 0.8, 3) * scan.voxels.shape, scan

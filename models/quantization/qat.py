@@ -1,64 +1,102 @@
-"""Quantisation-aware training in three phases, from trained weights to an INT8 file.
+"""Quantisation-aware training: from trained weights to an INT8 file, and from INT8 to INT4.
 
-1. Fake-quant insertion: the quantiser decides what is rounded; the simulation rounds the same.
-2. Range calibration: the first ranges come from training material (`models.quantization.ptq`).
-3. Fine-tuning: weights and ranges learn to answer as the float network does.
+INT8 takes three steps. (1) Post-training quantisation decides what is rounded, and the simulation
+rounds the same. (2) The first ranges come from training material (`models.quantization.ptq`).
+(3) Weights and ranges learn to give the float network's outputs; labels are not needed.
 
-Progressively from INT8 to INT4: layer by layer, those that mind least first.
-
-A trained INT8 simulation has its weights lowered in stages; after each, weights and ranges learn
-again to answer as the float network does. Which layers go, the budget says: the file's size.
+INT4 starts from that simulation. The least sensitive layers are lowered in stages, as many as the
+file's size demands; after each stage weights and ranges learn again.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 import torch
 from torch import nn
 
-from models.networks.hybrid import Answers
-from models.quantization.matching import MatchTask
-from models.quantization.sensitivity import Layer, cheapest, sensitivity
-from models.quantization.simulation import Simulation, exact_weights, stored_weights, written
+from models.export.manifest import register
+from models.export.onnx import export_float
+from models.networks.screening import ScreeningNetwork
+from models.quantization.ptq import calibration, quantize
+from models.quantization.sensitivity import (
+    match_loss,
+    select_layers,
+    sensitivity,
+    sensitivity_batches,
+    trained_simulation,
+)
+from models.quantization.simulation import Simulation, simulate, to_onnx
+from models.runtime.artifacts import find
+from models.runtime.errors import NoWeights
+from models.training.data import Batch
 from models.training.loop import Plan, Task, train
-
-ANSWERS: dict[str, Callable[..., Any]] = {"screening": lambda maps: maps, "hybrid": Answers}
-"""What makes the outputs of an artifact what its network gives."""
-
-
-def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto, kind: str) -> Simulation:
-    """The torch form of a quantised file; ``exact`` is the float export of the same network."""
-    return Simulation(quantized, exact_weights(exact), ANSWERS[kind])
-
-
-def simulate_file(quantized: onnx.ModelProto, kind: str) -> Simulation:
-    """The torch form of a quantised file by itself: its weights are those that it holds."""
-    return Simulation(quantized, stored_weights(quantized), ANSWERS[kind])
-
-
-def fine_tune(
-    simulation: Simulation, network: nn.Module, base: Task, plan: Plan, *, resume: bool = False
-) -> Simulation:
-    """The simulation after the third phase; ``network`` is the float one that it shall match.
-
-    In full precision: bfloat16 rounds products as coarsely as INT8 does, and what is to be learnt
-    would drown in it.
-    """
-    reference = copy.deepcopy(network).eval().requires_grad_(False)
-    learnt = train(MatchTask(base, reference, simulation), replace(plan, half=False), resume=resume)
-    assert isinstance(learnt, Simulation)  # `train` gives back what the task trains
-    return learnt.cpu()
-
+from models.training.runs import Run, make_network, make_screening, task_of
 
 STAGES = 3
 
 
-def lower_step_by_step(
+def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None:
+    """Register `KIND-int8`, trained to give the outputs of the float network ``run.start``.
+
+    ``screening`` is for a hybrid: the screening networks whose candidates it reads.
+    """
+    screeners, network = _screeners(kind, screening), _network(run, kind)
+    exact = export_float(network, kind)
+    small = quantize(exact, kind, calibration(kind, run.data), method=method)
+    task = task_of(network, run.material(), screeners)
+    trained = fine_tune(
+        simulate(small, exact, kind), network, task, run.plan(decay=0.0), resume=run.resume
+    )
+    register(
+        f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
+        method=f"quantisation-aware training, {run.minutes:g} minutes, ranges from {method}",
+    )  # fmt: skip
+
+
+def run_int4(
+    run: Run, kind: str, qat: Path | None, screening: Sequence[Path], share: float
+) -> None:
+    """Register `KIND-int4`, a file of at most ``share`` of FP32's if INT4 in all layers gives that.
+
+    It starts from the weights ``qat`` of the INT8 run or, if None, from the registered INT8 file.
+    ``screening`` is as for `run_qat`.
+    """
+    screeners, network = _screeners(kind, screening), _network(run, kind)
+    simulation = trained_simulation(network, kind, qat)
+    layers = sensitivity(simulation, network, sensitivity_batches(run.data, kind))
+    max_bytes = int(find(f"{kind}-fp32").path.stat().st_size * share)
+    chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
+    task = task_of(network, run.material(), screeners)
+    plan = run.plan(decay=0.0)
+    small = lower_in_stages(simulation, network, task, plan, chosen, resume=run.resume)
+    lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
+    part = lowered / sum(layer.parameters for layer in layers)
+    register(
+        f"{kind}-int4", small, parent=f"{kind}-int8",
+        method=f"{len(chosen)} of {len(layers)} layers ({part:.0%} of the weights) in INT4, "
+        f"{run.minutes:g} minutes",
+    )  # fmt: skip
+
+
+def _screeners(kind: str, paths: Sequence[Path]) -> list[ScreeningNetwork]:
+    if kind == "hybrid" and not paths:
+        raise NoWeights("--screening is missing: a hybrid trains on screening networks' candidates")
+    return [make_screening(path).eval() for path in paths]
+
+
+def _network(run: Run, kind: str) -> nn.Module:
+    if run.start is None:
+        raise NoWeights("--start is missing: quantisation starts from trained weights")
+    torch.manual_seed(run.seed)
+    return make_network(kind, run.start).eval()
+
+
+def lower_in_stages(
     simulation: Simulation,
     network: nn.Module,
     base: Task,
@@ -67,22 +105,53 @@ def lower_step_by_step(
     *,
     resume: bool = False,
 ) -> onnx.ModelProto:
-    """The file with the weights ``chosen`` in INT4, in their order; ``plan.minutes`` in all."""
-    learnt = simulation
+    """Return the file with the weights ``chosen`` in INT4, trained ``plan.minutes`` in all."""
     for stage in range(STAGES):
         first, last = (round(len(chosen) * part / STAGES) for part in (stage, stage + 1))
         for name in chosen[first:last]:
-            learnt.lower(name, 4)
-        out, minutes = plan.out / f"stage{stage + 1}", plan.minutes / STAGES
-        learnt = fine_tune(
-            learnt, network, base, replace(plan, out=out, minutes=minutes), resume=resume
-        )
-    return written(learnt)
+            simulation.lower(name, 4)
+        part = replace(plan, out=plan.out / f"stage{stage + 1}", minutes=plan.minutes / STAGES)
+        simulation = fine_tune(simulation, network, base, part, resume=resume)
+    return to_onnx(simulation)
 
 
-def choose(
-    simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor], wanted: int
-) -> tuple[list[Layer], list[str]]:
-    """Every layer's report, and the weights to lower so that the file has ``wanted`` bytes."""
-    layers = sensitivity(simulation, network, batches)
-    return layers, cheapest(layers, written(simulation).ByteSize(), wanted)
+def fine_tune(
+    simulation: Simulation, network: nn.Module, base: Task, plan: Plan, *, resume: bool = False
+) -> Simulation:
+    """Train the simulation to give the outputs of the float ``network`` on ``base``'s batches.
+
+    In full precision: bfloat16 rounds products as coarsely as INT8 does and would hide its effect.
+    """
+    reference = copy.deepcopy(network).eval().requires_grad_(False)
+    task = MatchTask(base, reference, simulation)
+    trained = train(task, replace(plan, half=False), resume=resume)
+    assert isinstance(trained, Simulation)  # `train` returns the network of the task
+    return trained.cpu()
+
+
+@dataclass
+class MatchTask:
+    """Trains ``network`` to give what ``reference`` gives for the voxels of ``base``'s batches."""
+
+    base: Task
+    reference: nn.Module
+    network: nn.Module
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Yield the voxels of the base's batches."""
+        return ({"voxels": batch["voxels"]} for batch in self.base.batches(seed))
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the terms of `match_loss`."""
+        unit = batch["voxels"].float() / 255
+        with torch.no_grad():
+            wanted = self.reference(unit)
+        return match_loss(network(unit), wanted)
+
+    def refresh(self, network: nn.Module) -> None:
+        """Refresh the base."""
+        self.base.refresh(network)
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        """Return the base's figures."""
+        return self.base.judge(network)

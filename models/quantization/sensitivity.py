@@ -1,25 +1,48 @@
-"""How much each layer minds being rounded: the report that mixed precision is chosen by.
+"""Difference of a quantised network from the float one: of each layer, and of each range method.
 
-What rounding costs, for people: tables, a plot, or JSON.
+Mixed precision is chosen by the report on the layers. The difference is the matching loss, which
+quantisation-aware training minimises too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
+from torch.nn import functional as F
 
 from models.charts import legend_above, log_x, new_figure, save_png
+from models.export.onnx import export_float
 from models.networks.hybrid import Answers
-from models.quantization.matching import match_loss
-from models.quantization.simulation import Simulation, parameter_name
+from models.quantization.ptq import METHODS, calibration, quantize
+from models.quantization.simulation import (
+    Simulation,
+    exact_weights,
+    parameter_name,
+    simulate,
+    simulate_file,
+)
+from models.runtime.artifacts import every, find
+from models.runtime.errors import UnfitArtifact
+from models.training.runs import load_weights, make_network
+
+HEAT_MARGIN = 3.0
+"""Heat logits this far below zero weigh one half; candidates with much lower ones are dismissed."""
+
+OTHER_NETWORK = 0.5
+"""Weights that differ by more than this part of their norm are another network's."""
+
+BATCHES = 24
+"""Of the calibration batches every nth is used, so that at least these remain."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +50,10 @@ class Layer:
     """One rounded weight.
 
     Attributes:
-        name: of the weight in the graph; ``layer``: where in the network.
-        parameters: how many numbers it holds.
-        exact: what the simulation's answers differ from the float network's with this weight
-            left exact and all else rounded as it is; ``int8``, ``int4``: with it rounded so.
+        name: of the weight in the graph; ``layer``: its module in the network.
+        parameters: the number of its elements.
+        exact: difference of the simulation's outputs from the float network's with this weight
+            left exact and all others rounded; ``int8``, ``int4``: with it rounded so.
     """
 
     name: str
@@ -42,49 +65,95 @@ class Layer:
 
     @property
     def cost(self) -> float:
-        """What four bits more save: the difference that INT4 makes, for each parameter."""
+        """The increase of the difference from INT8 to INT4, for each parameter."""
         return (self.int4 - self.int8) / self.parameters
+
+
+def run_sensitivity(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
+    """Return every layer's report as JSON holds it."""
+    network = make_network(kind, start).eval()
+    simulation = trained_simulation(network, kind, qat)
+    layers = sensitivity(simulation, network, sensitivity_batches(data, kind))
+    return [{k: v for k, v in asdict(layer).items() if k != "name"} for layer in layers]
+
+
+def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
+    """Return the difference of INT8 from float on validation for each method to find ranges.
+
+    The last row is the trained simulation, if there is one: see `trained_simulation`.
+    """
+    network = make_network(kind, start).eval()
+    exact = export_float(network, kind)
+    given, batches = list(calibration(kind, data)), sensitivity_batches(data, kind, "val")
+    rows = []
+    for method in METHODS:
+        simulation = simulate(quantize(exact, kind, given, method=method), exact, kind).eval()
+        rows.append({"ranges": method, **distance(simulation, network, batches)})
+    if qat is not None or f"{kind}-int8" in every():
+        trained = trained_simulation(network, kind, qat)
+        rows.append({"ranges": "learnt", **distance(trained, network, batches)})
+    return rows
+
+
+def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simulation:
+    """Return the simulation of the registered INT8 file, with the weights of the run ``qat``.
+
+    Without the run it has the weights that the file holds, which are rounded.
+
+    Raises:
+        UnfitArtifact: the run or the file was not made from ``network``.
+    """
+    model = onnx.load_model_from_string(find(f"{kind}-int8").content())
+    exact = export_float(network, kind)
+    if qat is not None:
+        simulation = simulate(model, exact, kind)
+        try:
+            simulation.load_state_dict(load_weights(qat))
+        except RuntimeError as error:
+            raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
+        return simulation.eval()
+    simulation = simulate_file(model, kind).eval()
+    # the file's weights are the network's up to rounding and the training that followed
+    wanted = exact_weights(exact)
+    for name in simulation.weights():
+        mine = simulation.exact[parameter_name(name)].detach().numpy()
+        other = wanted.get(name, np.zeros(0))
+        same = other.shape == mine.shape
+        if not same or np.linalg.norm(mine - other) > OTHER_NETWORK * np.linalg.norm(other):
+            raise UnfitArtifact(f"{kind}-int8 is not of the network that --start gives: {name}")
+    return simulation
+
+
+def sensitivity_batches(data: Path, kind: str, split: str = "train") -> list[torch.Tensor]:
+    """Return some of the calibration batches, in [0, 1]."""
+    batches = list(calibration(kind, data, split))
+    step = max(1, len(batches) // BATCHES)
+    return [torch.from_numpy(batch).float() / 255 for batch in batches[::step]]
 
 
 def sensitivity(
     simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor]
 ) -> list[Layer]:
-    """Every weight's report, in the order of the graph; ``batches`` ``(n, 1, z, y, x)`` in [0, 1].
+    """Return every weight's report, in the order of the graph; the simulation is left unchanged.
 
-    The difference is the matching loss of `models.quantization.matching` (heat or logit first of
-    all), its mean over the batches. The simulation is left as it was.
+    ``batches`` are ``(n, 1, z, y, x)`` in [0, 1]; differences are means over them.
     """
+    layers = []
     with torch.no_grad():
         wanted = [network(batch) for batch in batches]
         usual = _difference(simulation, batches, wanted)
-        return [_layer(simulation, name, batches, wanted, usual) for name in simulation.weights()]
-
-
-def distance(
-    simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor]
-) -> dict[str, float]:
-    """The terms of the matching loss between the two, each its mean over the batches."""
-    with torch.no_grad():
-        terms = [match_loss(simulation(batch), network(batch)) for batch in batches]
-    return {name: sum(float(t[name]) for t in terms) / len(terms) for name in terms[0]}
-
-
-def _layer(
-    simulation: Simulation,
-    name: str,
-    batches: Sequence[torch.Tensor],
-    wanted: Sequence[torch.Tensor | Answers],
-    usual: float,
-) -> Layer:
-    key = parameter_name(name)
-    rounding = simulation.rounding[key]
-    simulation.lower(name, 4)
-    lowered = _difference(simulation, batches, wanted)
-    simulation.lower(name, 16)
-    exact = _difference(simulation, batches, wanted)
-    simulation.rounding[key] = rounding
-    count = simulation.exact[key].numel()
-    return Layer(name, simulation.layer_of(name), count, exact, usual, lowered)
+        for name in simulation.weights():
+            # change the rounding of this weight alone, measure, put it back
+            key = parameter_name(name)
+            rounding = simulation.rounding[key]
+            simulation.lower(name, 4)
+            int4 = _difference(simulation, batches, wanted)
+            simulation.lower(name, 16)
+            exact = _difference(simulation, batches, wanted)
+            simulation.rounding[key] = rounding
+            count = simulation.exact[key].numel()
+            layers.append(Layer(name, simulation.layer_of(name), count, exact, usual, int4))
+    return layers
 
 
 def _difference(
@@ -99,15 +168,51 @@ def _difference(
     return sum(terms) / len(terms)
 
 
-def cheapest(layers: Sequence[Layer], size: int, wanted: int) -> list[str]:
-    """The weights to lower to INT4, least harm for each byte first, until the file is small enough.
+def distance(
+    simulation: Simulation, network: nn.Module, batches: Sequence[torch.Tensor]
+) -> dict[str, float]:
+    """Return each term of the matching loss between the two, as its mean over the batches."""
+    with torch.no_grad():
+        terms = [match_loss(simulation(batch), network(batch)) for batch in batches]
+    return {name: sum(float(t[name]) for t in terms) / len(terms) for name in terms[0]}
 
-    ``size`` is the INT8 file's, ``wanted`` the size to come to, in bytes. All of them, if even
-    that is not enough.
+
+def match_loss(found: Any, wanted: Any) -> dict[str, torch.Tensor]:
+    """Return the terms of the difference, for screening maps or for a hybrid's `Answers`."""
+    if isinstance(wanted, Answers):
+        return _answers_loss(Answers(*(out.float() for out in found)), wanted)
+    return _maps_loss(found.float(), wanted.float())
+
+
+def _maps_loss(maps: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
+    # heat weighs where it could pass a threshold, offsets and diameter where there is heat
+    heat, aim = maps[:, 0], wanted[:, 0]
+    possible, likely = torch.sigmoid(aim + HEAT_MARGIN), torch.sigmoid(aim)
+    box = F.smooth_l1_loss(maps[:, 1:], wanted[:, 1:], reduction="none", beta=0.1).sum(1)
+    apart = F.smooth_l1_loss(heat, aim, reduction="none", beta=0.2)
+    return {
+        "heat": (apart * possible).sum() / possible.sum().clamp(min=1e-3),
+        "place": (box * likely).sum() / likely.sum().clamp(min=1e-3),
+    }
+
+
+def _answers_loss(found: Answers, wanted: Answers) -> dict[str, torch.Tensor]:
+    numbers = {
+        name: F.smooth_l1_loss(getattr(found, name), getattr(wanted, name).float(), beta=0.2)
+        for name in ("logit", "log_diameter", "malignancy", "texture")
+    }
+    mask = F.binary_cross_entropy_with_logits(found.mask, torch.sigmoid(wanted.mask.float()))
+    return {**numbers, "mask": mask}
+
+
+def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[str]:
+    """Return the weights to lower to INT4 so that a file of ``size`` bytes has ``max_bytes``.
+
+    Those of least `Layer.cost` come first. All of them, if even that is not enough.
     """
     chosen: list[str] = []
     for layer in sorted(layers, key=lambda one: one.cost):
-        if size <= wanted:
+        if size <= max_bytes:
             break
         chosen.append(layer.name)
         size -= layer.parameters * (8 - 4) // 8
@@ -118,7 +223,7 @@ SERIES = (("exact", "left exact", "o"), ("int8", "INT8", "."), ("int4", "INT4", 
 
 
 def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool) -> None:
-    """Prints the rows of `models.quantization.sensitivity.Layer`, and draws them."""
+    """Print the rows of `run_sensitivity`, and draw them to ``plot``."""
     if plot is not None:
         _draw(rows, plot)
     if as_json:
@@ -133,8 +238,25 @@ def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool
     Console().print(table)
 
 
+def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    figure = new_figure(9, 0.26 * len(rows) + 1.6)
+    axes = figure.subplots()
+    heights = range(len(rows))
+    for key, label, mark in SERIES:
+        axes.plot([row[key] for row in rows], heights, mark, label=label, alpha=0.8)
+    names = [f"{row['layer']}  {row['parameters']:,}" for row in rows]
+    axes.set_yticks(heights, names, fontsize="small")
+    axes.invert_yaxis()
+    log_x(axes)
+    axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
+    axes.grid(axis="x", alpha=0.3)
+    legend_above(axes, len(SERIES))
+    figure.suptitle("One layer changed at a time")
+    save_png(figure, path)
+
+
 def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    """Prints how far each way to find the ranges leaves INT8 from float."""
+    """Print the rows of `run_ranges`."""
     if as_json:
         print(json.dumps({"ranges": list(rows)}, indent=1))
         return
@@ -144,20 +266,3 @@ def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         table.add_row(*(v if isinstance(v, str) else f"{v:.4f}" for v in row.values()))
     Console().print(table)
-
-
-def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    figure = new_figure(9, 0.26 * len(rows) + 1.6)
-    axes = figure.subplots()
-    places = range(len(rows))
-    for key, label, mark in SERIES:
-        axes.plot([row[key] for row in rows], places, mark, label=label, alpha=0.8)
-    names = [f"{row['layer']}  {row['parameters']:,}" for row in rows]
-    axes.set_yticks(places, names, fontsize="small")
-    axes.invert_yaxis()
-    log_x(axes)
-    axes.set(xlabel="difference from the float network's answers", ylabel="layer and parameters")
-    axes.grid(axis="x", alpha=0.3)
-    legend_above(axes, len(SERIES))
-    figure.suptitle("One layer changed at a time")
-    save_png(figure, path)

@@ -1,9 +1,7 @@
 """A quantised graph in torch: the same nodes with the same rounding, and gradients through it.
 
-It is made from the file that post-training quantisation wrote, so that what is rounded where is
-the same by construction; what it learns is written back into that file.
-
-What a simulation has learnt, written into the file that it was made from.
+It is made from the file of post-training quantisation and written back into that file, so both
+round the same tensors.
 """
 
 from __future__ import annotations
@@ -19,14 +17,27 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from models.export.onnx import INPUT
+from models.networks.hybrid import Answers
 from models.quantization import operators
 from models.quantization.operators import Rounding, best_scale, rounded
 from models.runtime.errors import UnfitArtifact
 from models.training.warm_start import module_of
 
-Answer = Callable[..., Any]
 LEVELS = {4: 7, 8: 127, 16: 32767}
-"""The highest level of a weight of so many bits; sixteen are as good as exact."""
+"""The highest level of a weight by its bits; 16 stands for no rounding."""
+
+OUTPUT_TYPES: dict[str, Callable[..., Any]] = {"screening": lambda maps: maps, "hybrid": Answers}
+"""Turns the outputs of an artifact into what its network returns."""
+
+
+def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto, kind: str) -> Simulation:
+    """Return the simulation of a quantised file with the weights of its float export ``exact``."""
+    return Simulation(quantized, exact_weights(exact), OUTPUT_TYPES[kind])
+
+
+def simulate_file(quantized: onnx.ModelProto, kind: str) -> Simulation:
+    """Return the simulation of a quantised file with the rounded weights that it holds."""
+    return Simulation(quantized, stored_weights(quantized), OUTPUT_TYPES[kind])
 
 
 class Simulation(nn.Module):
@@ -35,85 +46,32 @@ class Simulation(nn.Module):
     Args:
         model: an INT8 artifact in QDQ form.
         exact: the float weights by name, as the float export holds them.
-        answer: makes the outputs one value, such as `models.networks.hybrid.Answers`.
+        output_type: makes the outputs one value, such as `models.networks.hybrid.Answers`.
 
     Raises:
         UnfitArtifact: ``exact`` lacks a weight of ``model``: it is another network's.
     """
 
     def __init__(
-        self, model: onnx.ModelProto, exact: Mapping[str, np.ndarray], answer: Answer
+        self,
+        model: onnx.ModelProto,
+        exact: Mapping[str, np.ndarray],
+        output_type: Callable[..., Any],
     ) -> None:
         super().__init__()
-        self.model, self.answer = model, answer
+        self.model, self.output_type = model, output_type
         self.exact = nn.ParameterDict()
         self.rounding = nn.ModuleDict()
         nodes = model.graph.node
         self._constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self._makers = {out: node for node in nodes for out in node.output}
         self._users = {name: node for node in reversed(nodes) for name in node.input}
-        self._learnt: dict[str, NodeProto] = {}
+        self._dequantizers: dict[str, NodeProto] = {}  # of each weight and bias
         for node in nodes:
             if node.op_type == "QuantizeLinear":
                 self._round_activation(node)
             elif node.op_type == "DequantizeLinear" and node.input[0] in self._constants:
                 self._take_constant(node, exact)
-
-    def weights(self) -> list[str]:
-        """The names of the weights that are rounded, in the order of the graph."""
-        return [name for name in self._learnt if parameter_name(name) in self.rounding]
-
-    def layer_of(self, name: str) -> str:
-        """Where in the network the node that uses a weight stands, such as ``down4.1.first.0``."""
-        return module_of(self._user(name))
-
-    def forward(self, x: torch.Tensor) -> Any:
-        """See the class."""
-        values: dict[str, Any] = {INPUT: x, "": None}
-        for node in self.model.graph.node:
-            given = [values[n] if n in values else self._constant(n, x.device) for n in node.input]
-            outputs = self._run(node, given)
-            values.update(zip(node.output, outputs, strict=True))
-        return self.answer(*(values[out.name] for out in self.model.graph.output))
-
-    def _run(self, node: NodeProto, given: list[Any]) -> list[Any]:
-        if node.op_type == "QuantizeLinear":
-            return [self.rounding_of(node.input[1])(given[0])]
-        if node.op_type != "DequantizeLinear":
-            return operators.run(node, given)
-        if node.input[0] not in self._constants:
-            return [given[0]]  # rounded already; the input comes in [0, 1]
-        name = weight_name(node)
-        if name not in self._learnt:
-            return [given[0].float().sub(given[2]).mul(given[1])]
-        weight = self.exact[parameter_name(name)]
-        if parameter_name(name) in self.rounding:
-            return [self.rounding_of(name)(weight)]
-        return [rounded(weight, self.bias_scale(name).detach(), -(2**31), 2**31 - 1)]
-
-    def bias_scale(self, name: str) -> torch.Tensor:
-        """What a level of that bias is worth, ``(channels,)``: as the products that it is added to.
-
-        Kernels sum integers, so the file format asks for exactly this scale.
-        """
-        source, weight = (self._makers[n] for n in self._user(name).input[:2])
-        scale = self.rounding_of(weight_name(weight)).scale.flatten()
-        if source.input[0] == INPUT:
-            return scale * float(self._constants[source.input[1]])
-        return scale * self.rounding_of(source.input[1]).scale
-
-    def rounding_of(self, name: str) -> Rounding:
-        """How the weight of that name, or what has the scale of that name, is rounded."""
-        found = self.rounding[parameter_name(name)]
-        assert isinstance(found, Rounding)
-        return found
-
-    def _constant(self, name: str, device: torch.device) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._constants[name])).to(device)
-
-    def _user(self, name: str) -> NodeProto:
-        """The node that a weight or a bias is for."""
-        return self._users[self._learnt[name].output[0]]
 
     def _round_activation(self, node: NodeProto) -> None:
         scale, zero = (self._constants[name] for name in node.input[1:3])
@@ -123,48 +81,105 @@ class Simulation(nn.Module):
         )
 
     def _take_constant(self, node: NodeProto, exact: Mapping[str, np.ndarray]) -> None:
-        """Weights and biases become parameters; what else is rounded once and for all stays."""
+        """Make a parameter of a weight (int8) or bias (int32); other constants stay rounded."""
         name = weight_name(node)
         stored = self._constants[node.input[0]]
         if stored.dtype not in (np.int8, np.int32):
             return
         if name not in exact:
             raise UnfitArtifact(f"{name}: the float network has no weight of that name")
-        self._learnt[name] = node
+        self._dequantizers[name] = node
         self.exact[parameter_name(name)] = nn.Parameter(torch.tensor(exact[name]))
         if stored.dtype == np.int8:
             scale = torch.tensor(self._constants[node.input[1]])
             self._round_weight(name, scale, LEVELS[8])
 
+    def weights(self) -> list[str]:
+        """Return the names of the rounded weights, in the order of the graph."""
+        return [name for name in self._dequantizers if parameter_name(name) in self.rounding]
+
+    def layer_of(self, name: str) -> str:
+        """Return the module that uses a weight, such as ``down4.1.first.0``."""
+        return module_of(self._user(name))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """See the class."""
+        values: dict[str, Any] = {INPUT: x, "": None}
+        for node in self.model.graph.node:
+            given = [values[n] if n in values else self._constant(n, x.device) for n in node.input]
+            outputs = self._run(node, given)
+            values.update(zip(node.output, outputs, strict=True))
+        return self.output_type(*(values[out.name] for out in self.model.graph.output))
+
+    def _run(self, node: NodeProto, given: list[Any]) -> list[Any]:
+        # QuantizeLinear rounds and stays float; DequantizeLinear gives a weight or passes through
+        if node.op_type == "QuantizeLinear":
+            return [self.rounding_of(node.input[1])(given[0])]
+        if node.op_type != "DequantizeLinear":
+            return operators.run(node, given)
+        if node.input[0] not in self._constants:
+            return [given[0]]  # rounded already; the input comes in [0, 1]
+        name = weight_name(node)
+        if name not in self._dequantizers:
+            return [given[0].float().sub(given[2]).mul(given[1])]
+        weight = self.exact[parameter_name(name)]
+        if parameter_name(name) in self.rounding:
+            return [self.rounding_of(name)(weight)]
+        return [rounded(weight, self.bias_scale(name).detach(), -(2**31), 2**31 - 1)]
+
+    def bias_scale(self, name: str) -> torch.Tensor:
+        """Return the step of that bias, ``(channels,)``: scale of the input times of the weight.
+
+        Kernels sum integer products, so the file format demands exactly this scale.
+        """
+        source, weight = (self._makers[n] for n in self._user(name).input[:2])
+        scale = self.rounding_of(weight_name(weight)).scale.flatten()
+        if source.input[0] == INPUT:
+            return scale * float(self._constants[source.input[1]])
+        return scale * self.rounding_of(source.input[1]).scale
+
+    def rounding_of(self, name: str) -> Rounding:
+        """Return the rounding of that weight, or of the activation whose scale has that name."""
+        found = self.rounding[parameter_name(name)]
+        assert isinstance(found, Rounding)
+        return found
+
     def lower(self, name: str, bits: int) -> None:
-        """Rounds that weight to so many bits from now on, with the scales that lose least."""
-        weight, axis = self.exact[parameter_name(name)].detach(), axis_of(self._learnt[name])
+        """Round that weight to ``bits`` from now on, with the scales that lose least."""
+        weight, axis = self.exact[parameter_name(name)].detach(), axis_of(self._dequantizers[name])
         self._round_weight(name, best_scale(weight, LEVELS[bits], axis), LEVELS[bits])
 
     def _round_weight(self, name: str, scale: torch.Tensor, high: int) -> None:
         """``scale`` has one value for each channel along the weight's axis."""
-        key, axis = parameter_name(name), axis_of(self._learnt[name])
+        key, axis = parameter_name(name), axis_of(self._dequantizers[name])
         shape = [-1 if i == axis else 1 for i in range(self.exact[key].ndim)]
         self.rounding[key] = Rounding(scale.reshape(shape), -high - 1, high)
 
+    def _constant(self, name: str, device: torch.device) -> torch.Tensor:
+        return torch.from_numpy(np.array(self._constants[name])).to(device)
+
+    def _user(self, name: str) -> NodeProto:
+        """Return the node that uses a weight or a bias."""
+        return self._users[self._dequantizers[name].output[0]]
+
 
 def weight_name(node: NodeProto) -> str:
-    """The name that a quantised weight's float original has."""
+    """Return the name of the float original of a quantised weight."""
     return str(node.input[0]).removesuffix("_quantized")
 
 
 def axis_of(node: NodeProto) -> int:
-    """Along which axis of the weight the scales of a `DequantizeLinear` run."""
+    """Return the axis of the weight along which the scales of a `DequantizeLinear` run."""
     return next((a.i for a in node.attribute if a.name == "axis"), 1)
 
 
 def exact_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """A float model's constants by name."""
+    """Return a float model's constants by name."""
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
 def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """The weights and biases of a quantised file by the names of their float originals."""
+    """Return the dequantised weights and biases of a file by the names of their originals."""
     constants = exact_weights(model)
     found = {}
     for node in model.graph.node:
@@ -178,16 +193,16 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def parameter_name(name: str) -> str:
-    """A name that torch takes for a parameter's."""
+    """Return the name as torch allows it for a parameter."""
     return name.replace(".", "|")
 
 
 INT4_OPSET, INT4_IR = 21, 10
-"""The first versions of operators and of the format that know weights of four bits."""
+"""The first versions of operators and of the format that have weights of four bits."""
 
 
-def written(simulation: Simulation) -> onnx.ModelProto:
-    """The QDQ file that computes what ``simulation`` does, up to the order of sums."""
+def to_onnx(simulation: Simulation) -> onnx.ModelProto:
+    """Return the QDQ file that computes what ``simulation`` does, up to the order of sums."""
     model = copy.deepcopy(simulation.model)
     store = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
@@ -197,7 +212,10 @@ def written(simulation: Simulation) -> onnx.ModelProto:
         elif node.op_type == "DequantizeLinear" and node.input[0] in store:
             _write_constant(simulation, node, store)
     if any(tensor.data_type == TensorProto.INT4 for tensor in store.values()):
-        _raise_versions(model)
+        for entry in model.opset_import:
+            if entry.domain in ("", "ai.onnx"):
+                entry.version = max(entry.version, INT4_OPSET)
+        model.ir_version = max(model.ir_version, INT4_IR)
     return model
 
 
@@ -209,11 +227,13 @@ def _write_constant(
     if key not in simulation.exact:
         return
     weight = simulation.exact[key]
+    # a bias: int32 levels at the scale of the products that it is added to
     if key not in simulation.rounding:
         scale = simulation.bias_scale(name)
         _set(store, node.input[1], _array(scale))
         _set(store, node.input[0], np.round(_array(weight / scale)).astype(np.int32))
         return
+    # a weight: levels and scales, INT8 in place; INT4 changes the type, of its zero points too
     rounding = simulation.rounding_of(name)
     level = _array((weight / rounding.scale).round().clamp(rounding.low, rounding.high))
     _set(store, node.input[1], _array(rounding.scale.flatten()))
@@ -226,7 +246,7 @@ def _write_constant(
 
 
 def int4_tensor(name: str, values: np.ndarray) -> TensorProto:
-    """Integers from -8 to 7 as a tensor of four bits each, two to a byte, the lower half first."""
+    """Pack integers from -8 to 7 into a tensor, two to a byte, the lower half first."""
     nibbles = values.astype(np.int8).flatten().view(np.uint8) & 0xF
     if len(nibbles) % 2:
         nibbles = np.append(nibbles, np.uint8(0))
@@ -241,10 +261,3 @@ def _set(store: dict[str, TensorProto], name: str, values: np.ndarray) -> None:
 
 def _array(values: torch.Tensor) -> np.ndarray:
     return values.detach().float().cpu().numpy()
-
-
-def _raise_versions(model: onnx.ModelProto) -> None:
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            entry.version = max(entry.version, INT4_OPSET)
-    model.ir_version = max(model.ir_version, INT4_IR)

@@ -1,13 +1,7 @@
-"""The artifacts: model files and what the manifest says of each.
+"""The artifacts: model files and their entries in the manifest.
 
-`models/weights/manifest.toml` is the only list. An artifact is used only if its content is what
-the manifest says (SHA-256).
-
-INT4 weights laid out as INT8 when a file is loaded: the small file at INT8's speed.
-
-Engines unpack INT4 into a slower kernel. Each of its sixteen levels is a level of INT8 too, so
-the same numbers stand in one byte each, and the INT8 kernels run. Outputs are equal up to the
-order of sums.
+`models/weights/manifest.toml` is the only list. An artifact is used only if its content has the
+SHA-256 of the manifest.
 """
 
 from __future__ import annotations
@@ -26,26 +20,6 @@ from onnx import TensorProto, numpy_helper
 
 from models.runtime.errors import DamagedArtifact, UnknownArtifact
 
-
-def expanded(content: bytes) -> bytes:
-    """An ONNX file without INT4 tensors that computes the same; the same bytes if it has none.
-
-    Raises:
-        DamagedArtifact: the content is no ONNX file.
-    """
-    try:
-        model = onnx.load_from_string(content)
-    except Exception as error:  # protobuf's decode errors have no public base
-        raise DamagedArtifact(f"no ONNX file: {error}") from error
-    small = [t for t in model.graph.initializer if t.data_type == TensorProto.INT4]
-    if not small:
-        return content
-    for tensor in small:
-        levels = numpy_helper.to_array(tensor).astype(np.int8)
-        tensor.CopyFrom(numpy_helper.from_array(levels, tensor.name))
-    return model.SerializeToString()
-
-
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
 
@@ -54,17 +28,17 @@ class Artifact:
     """One exported model.
 
     Attributes:
-        name: what it is asked for by, such as ``screening-int8``.
+        name: such as ``screening-int8``.
         path: the ONNX file.
         sha256: of the file's content.
-        version: changes with every retraining; what reports name.
+        version: changes with every retraining; reports name it.
         kind: ``screening`` or ``hybrid``.
         precision: ``fp32``, ``int8`` or ``int4``.
-        parent: the artifact that it was made from, or empty; ``method``: how.
-        settings: what its user needs to read its outputs (calibration, thresholds).
-        metrics: figures as measured, each with the command that measured it in ``docs``.
+        parent: the artifact that it was made from, or empty; ``method``: how it was made.
+        settings: calibration, thresholds and others that its outputs are read with.
+        metrics: measured figures; ``docs/models.md`` has the commands.
         licence: of the weights; ``attribution``: of the data that they were trained on.
-        expand: whether INT4 weights are laid out as INT8 for the engine.
+        expand: whether INT4 weights are stored as INT8 for the engine.
     """
 
     name: str
@@ -83,15 +57,11 @@ class Artifact:
 
     @property
     def half(self) -> bool:
-        """Whether what is float in it may be computed in bfloat16.
-
-        It may beside what is rounded to integers anyway. All that is float in a screening network
-        is its answer, which stays exact.
-        """
+        """Whether its float layers may run in bfloat16: not in FP32, nor the screening output."""
         return self.precision != "fp32" and self.kind != "screening"
 
     def content(self) -> bytes:
-        """What an engine loads: the file's bytes, checked, INT4 laid out as INT8.
+        """Return the bytes that an engine loads: checked, INT4 stored as INT8.
 
         Raises:
             DamagedArtifact: see `stored`.
@@ -100,10 +70,10 @@ class Artifact:
         return expanded(stored) if self.precision == "int4" and self.expand else stored
 
     def stored(self) -> bytes:
-        """The file's bytes, checked.
+        """Return the file's bytes, checked.
 
         Raises:
-            DamagedArtifact: the file is missing or another than the manifest describes.
+            DamagedArtifact: the file is missing, or its hash is not the manifest's.
         """
         try:
             content = self.path.read_bytes()
@@ -119,10 +89,10 @@ class Artifact:
 
 
 def find(name: str, folder: Path = WEIGHTS) -> Artifact:
-    """The artifact of that name.
+    """Return the artifact of that name.
 
     Raises:
-        UnknownArtifact: it is not in the manifest.
+        UnknownArtifact: the manifest lacks it.
     """
     known = every(folder)
     if name not in known:
@@ -132,7 +102,7 @@ def find(name: str, folder: Path = WEIGHTS) -> Artifact:
 
 @lru_cache(maxsize=8)
 def every(folder: Path = WEIGHTS) -> dict[str, Artifact]:
-    """All artifacts of a folder's manifest, by name, in its order.
+    """Return all artifacts of a folder's manifest by name, in its order.
 
     Raises:
         DamagedArtifact: the manifest cannot be read.
@@ -140,23 +110,44 @@ def every(folder: Path = WEIGHTS) -> dict[str, Artifact]:
     manifest = folder / "manifest.toml"
     try:
         entries = tomllib.loads(manifest.read_text())
-        return {name: _artifact(name, entry, folder) for name, entry in entries.items()}
+        return {
+            name: Artifact(
+                name=name,
+                path=folder / entry["file"],
+                sha256=entry["sha256"],
+                version=entry["version"],
+                kind=entry["kind"],
+                precision=entry["precision"],
+                parent=entry.get("parent", ""),
+                method=entry.get("method", ""),
+                settings=entry.get("settings", {}),
+                metrics=entry.get("metrics", {}),
+                licence=entry.get("licence", ""),
+                attribution=entry.get("attribution", ""),
+            )
+            for name, entry in entries.items()
+        }
     except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
         raise DamagedArtifact(f"cannot read the manifest {manifest}: {error!r}") from error
 
 
-def _artifact(name: str, entry: dict[str, Any], folder: Path) -> Artifact:
-    return Artifact(
-        name=name,
-        path=folder / entry["file"],
-        sha256=entry["sha256"],
-        version=entry["version"],
-        kind=entry["kind"],
-        precision=entry["precision"],
-        parent=entry.get("parent", ""),
-        method=entry.get("method", ""),
-        settings=entry.get("settings", {}),
-        metrics=entry.get("metrics", {}),
-        licence=entry.get("licence", ""),
-        attribution=entry.get("attribution", ""),
-    )
+def expanded(content: bytes) -> bytes:
+    """Store INT4 weights as INT8, so that engines use their fast INT8 kernels.
+
+    The levels stay the same; outputs are equal up to the order of sums. A file without INT4 is
+    returned as it is.
+
+    Raises:
+        DamagedArtifact: the content is not an ONNX file.
+    """
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf's decode errors have no public base
+        raise DamagedArtifact(f"not an ONNX file: {error}") from error
+    small = [t for t in model.graph.initializer if t.data_type == TensorProto.INT4]
+    if not small:
+        return content
+    for tensor in small:
+        levels = numpy_helper.to_array(tensor).astype(np.int8)
+        tensor.CopyFrom(numpy_helper.from_array(levels, tensor.name))
+    return model.SerializeToString()

@@ -1,4 +1,4 @@
-"""From the screening network's maps to candidates: peaks, their exact place and diameter."""
+"""From the screening network's maps to candidates: peaks, their position and diameter."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ STRIDE = 4
 """Voxels of the box per cell of the maps, along each axis."""
 
 DIAMETER_MM = (2.0, 100.0)
-"""Diameters that the network gives are kept inside this range."""
+"""Predicted diameters are clipped to this range."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A place that the screening network thinks may be a nodule.
+    """A possible nodule of the screening network.
 
-    ``centre_mm`` is ``(x, y, z)`` LPS, ``index_zyx`` the same place in the preprocessed box,
+    ``centre_mm`` is ``(x, y, z)`` LPS, ``index_zyx`` the same point in the preprocessed box,
     ``score`` its calibrated probability in [0, 1].
     """
 
@@ -48,17 +48,14 @@ class Peaks:
 
 @dataclass(frozen=True)
 class SizePrior:
-    """How much likelier a large place is a nodule than a small one of the same heat.
-
-    From ``from_mm`` on each mm adds ``per_mm`` to the logit, ``most`` at most.
-    """
+    """A bonus on the logit of large peaks: ``per_mm`` above ``from_mm``, up to ``most``."""
 
     from_mm: float
     per_mm: float
     most: float
 
     def logit(self, diameter_mm: FloatArray) -> FloatArray:
-        """What is added for these diameters ``(n,)``."""
+        """Return the bonus for these diameters ``(n,)``."""
         return np.clip((diameter_mm - self.from_mm) * self.per_mm, 0.0, self.most)
 
 
@@ -70,18 +67,20 @@ def find_peaks(
     prior: SizePrior | None = None,
     voxel_mm: float = 1.0,
 ) -> Peaks:
-    """Peaks of the heat map of at least ``least_logit``, at most ``most`` of them.
+    """Return peaks of the heat map of at least ``least_logit``, at most ``most`` of them.
 
     ``maps`` is ``(5, z, y, x)``: heat logit, offsets z, y, x in cells, ln of the diameter in
-    voxels of ``voxel_mm``. With a ``prior`` their logits are corrected by it. Of two
-    peaks closer than half the larger one's diameter (or one cell) the stronger stays.
+    voxels of ``voxel_mm``. ``prior`` is added to the logits. Of two peaks closer than half the
+    larger one's diameter (or one cell) the stronger stays.
     """
     heat = maps[0]
+    # cells that are the maximum of their neighbourhood, with their offsets and diameters
     cells = np.argwhere((heat >= least_logit) & (heat >= _highest_neighbour(heat)))
     values = maps[:, cells[:, 0], cells[:, 1], cells[:, 2]].astype(np.float64)
     diameter = np.exp(np.clip(values[4], *np.log(np.array(DIAMETER_MM) / voxel_mm)))
     if prior is not None:
         values[0] += prior.logit(diameter * voxel_mm)
+    # strongest first; the cell's centre plus the offset, in voxels
     order = np.argsort(-values[0], kind="stable")[: 4 * most]
     cells, values, diameter = cells[order], values[:, order], diameter[order]
     offset = np.clip(values[1:4].T, -1.5, 1.5)
@@ -91,7 +90,7 @@ def find_peaks(
 
 
 def strongest(parts: Sequence[Peaks], most: int) -> Peaks:
-    """The peaks of several maps of one box, strongest first, apart as in `find_peaks`."""
+    """Merge the peaks of several maps of one box, strongest first, apart as in `find_peaks`."""
     logit, diameter = (np.concatenate([getattr(p, n) for p in parts])
                        for n in ("logit", "diameter_mm"))  # fmt: skip
     index = np.concatenate([part.index_zyx for part in parts])
@@ -101,7 +100,7 @@ def strongest(parts: Sequence[Peaks], most: int) -> Peaks:
 
 
 def mirrored(maps: FloatMap, axes: tuple[int, ...]) -> FloatMap:
-    """The maps ``(5, z, y, x)`` of the box mirrored along ``axes`` (0 z, 1 y, 2 x).
+    """Return the maps ``(5, z, y, x)`` of the box mirrored along ``axes`` (0 z, 1 y, 2 x).
 
     The box's sides must be multiples of `STRIDE`.
     """
@@ -114,7 +113,7 @@ def mirrored(maps: FloatMap, axes: tuple[int, ...]) -> FloatMap:
 def to_candidates(
     peaks: Peaks, geometry: Geometry, calibration: tuple[float, float]
 ) -> list[Candidate]:
-    """Peaks as candidates; the score is sigmoid(slope * logit + intercept) (Platt, 1999)."""
+    """Return candidates with score sigmoid(slope * logit + intercept) (Platt, 1999)."""
     slope, intercept = calibration
     score = sigmoid(slope * peaks.logit + intercept)
     world = geometry.to_world(peaks.index_zyx)
@@ -127,7 +126,7 @@ def to_candidates(
 
 
 def _highest_neighbour(heat: FloatMap) -> FloatMap:
-    """The maximum over each cell's 3 x 3 x 3 neighbourhood."""
+    """Return the maximum over each cell's 3 x 3 x 3 neighbourhood."""
     out = heat
     for axis in range(3):
         padded = np.pad(out, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")

@@ -1,10 +1,7 @@
 """The two engines behind one interface: an ONNX file's bytes in, a callable out.
 
-Transposed convolutions without overlap as point-wise ones: the same numbers from fast kernels.
-
-Where a transposed convolution's stride is its kernel, each voxel becomes a patch of its own, and
-what it computes is a point-wise convolution with a channel for each voxel of the patch. Engines
-have slow kernels for the one and fast ones for the other.
+Each has its workaround. openvino runs fixed batch sizes only (`_in_batches`); both get transposed
+convolutions as point-wise ones, for which they have fast kernels (`pointwise_upsampling`).
 """
 
 from __future__ import annotations
@@ -24,12 +21,213 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from models.runtime import hardware
 from models.runtime.errors import EngineUnavailable, ModelFailed
 
+Outputs = tuple[npt.NDArray[np.float32], ...]
+Runner = Callable[..., Outputs]
+"""Takes the model's inputs in the order of the file, one array ``(n, ...)`` each."""
+
+LAYOUT = 3
+"""Increase it if models are run differently, so that engines are timed again."""
+
+BATCHES = (4, 8)
+"""Batch sizes besides 1 if only the batch axis is free; larger ones gain little."""
+
+SAME = 0.01
+"""The largest difference of equal outputs, as a share of the standard deviation."""
+
+_log = logging.getLogger(__name__)
+
+
+def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> Runner:
+    """Load an ONNX file on one engine; the model takes inputs of any size.
+
+    With ``half`` its float layers run in bfloat16 if the CPU has instructions for it.
+
+    Raises:
+        EngineUnavailable: the engine is missing, or rejects the model.
+    """
+    family, _, device = engine.partition(":")
+    starters = {"openvino": _start_openvino, "onnxruntime": _start_onnxruntime}
+    if family not in starters:
+        raise EngineUnavailable(
+            f"unknown engine {engine!r}, expected one of: {', '.join(starters)}"
+        )
+    try:
+        return starters[family](pointwise_upsampling(content), device, threads, half)
+    except Exception as error:  # both engines raise bare RuntimeErrors and worse
+        raise EngineUnavailable(f"{engine} rejects the model: {error}") from error
+
+
+def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Runner:
+    core = openvino.Core()
+    model = core.read_model(content)
+    options = {"PERFORMANCE_HINT": "LATENCY"}
+    if not device:
+        options["INFERENCE_NUM_THREADS"] = str(threads)
+        if threads < hardware.cores():  # else the parts of a split model would share one core
+            options["ENABLE_CPU_PINNING"] = "NO"
+        # by default it uses bf16 where it can, also for layers that must stay exact
+        options["INFERENCE_PRECISION_HINT"] = "bf16" if half and hardware.fast_bf16() else "f32"
+
+    sides = _sides(model)
+
+    def compiled(batch: int) -> Runner:
+        streams = 1 if device else _streams(batch, threads)
+        model.reshape({number: [batch // streams, *one] for number, one in enumerate(sides)})
+        beside = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
+        chosen = {**options, **(beside if streams > 1 else {})}
+        return _requests(core.compile_model(model, device or "CPU", chosen), streams)
+
+    if sides:
+        return _in_batches(compiled, _samples(model, sides))
+    return _requests(core.compile_model(model, device or "CPU", options), 1)
+
+
+def _streams(batch: int, threads: int) -> int:
+    """Return in how many parallel parts a batch is read, each on its own cores.
+
+    Cores that share one input wait for each other at every layer.
+    """
+    return max(parts for parts in range(1, min(batch, threads) + 1) if batch % parts == 0)
+
+
+def _requests(compiled: openvino.CompiledModel, count: int) -> Runner:
+    """Make a runner of a batch in ``count`` equal parts in parallel."""
+    requests = [compiled.create_infer_request() for _ in range(count)]
+    outputs = range(len(compiled.outputs))
+
+    def run(*batch: npt.NDArray[Any]) -> Outputs:
+        parts = zip(*(np.split(one, count) if count > 1 else [one] for one in batch), strict=True)
+        given = [dict(enumerate(part)) for part in parts]  # kept: the engine reads them in place
+        with ExitStack() as under_way:
+            for request, part in zip(requests, given, strict=True):
+                request.start_async(part, share_inputs=True)
+                under_way.callback(request.wait)
+        found = [[np.array(r.get_output_tensor(i).data) for r in requests] for i in outputs]
+        return tuple(_plain(one[0] if count == 1 else np.concatenate(one)) for one in found)
+
+    return run
+
+
+def _in_batches(compiled: Callable[[int], Runner], sample: Sequence[npt.NDArray[Any]]) -> Runner:
+    """Make a runner of batches of any size from runners of fixed sizes, the largest first.
+
+    openvino 2026.4 gives wrong answers for the INT8 hybrid with a free batch on a CPU without
+    AMX, and right ones with a fixed one. A size whose answers for ``sample`` are not those of
+    single regions is not used.
+    """
+    runners = {1: compiled(1)}
+    alone = _in_pieces(runners, sample)
+    for size in BATCHES:
+        try:
+            runner = compiled(size)
+            answers = runner(*(one[:size] for one in sample))
+        except Exception as error:  # the engine's own errors have no common class
+            _log.warning("batch size %d is not used: %s", size, error)
+            continue
+        if _same(answers, [out[:size] for out in alone]):
+            runners[size] = runner
+        else:
+            _log.warning(
+                "batch size %d is not used: its answers differ from those of single inputs", size
+            )
+    return lambda *batch: _in_pieces(runners, batch)
+
+
+def _in_pieces(runners: Mapping[int, Runner], batch: Sequence[npt.NDArray[Any]]) -> Outputs:
+    done, answers = 0, []
+    for size in sorted(runners, reverse=True):
+        while len(batch[0]) - done >= size:
+            answers.append(runners[size](*(one[done : done + size] for one in batch)))
+            done += size
+    if len(answers) == 1:
+        return answers[0]
+    return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
+
+
+def _sides(model: openvino.Model) -> list[list[int]]:
+    """Return the fixed sides of each input if only the batch axis is free; else nothing."""
+    shapes = [given.partial_shape for given in model.inputs]
+    if any(batch.is_static or any(side.is_dynamic for side in o) for batch, *o in shapes):
+        return []
+    return [[side.get_length() for side in others] for _, *others in shapes]
+
+
+def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
+    """Return random values for each input, for the largest batch."""
+    rng, count = np.random.default_rng(0), max(BATCHES)
+    kinds = [given.element_type.to_dtype() for given in model.inputs]
+    return [
+        (255 * rng.random((count, *one)) if np.issubdtype(kind, np.integer)
+         else rng.random((count, *one))).astype(kind)
+        for kind, one in zip(kinds, sides, strict=True)
+    ]  # fmt: skip
+
+
+def _same(found: Outputs, wanted: Sequence[npt.NDArray[Any]]) -> bool:
+    return all(
+        float(np.abs(a.astype(np.float32) - b).max()) <= _tolerance(b)
+        for a, b in zip(found, wanted, strict=True)
+    )
+
+
+def _tolerance(wanted: npt.NDArray[Any]) -> float:
+    """Return the largest difference of an equal output: one level of integers, or `SAME`."""
+    if np.issubdtype(wanted.dtype, np.integer):
+        return 1.0
+    return SAME * max(float(np.std(wanted)), 1.0)
+
+
+def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return floats as float32; integers, which pass between the parts of a model, as they are."""
+    return out if np.issubdtype(out.dtype, np.integer) else np.asarray(out, np.float32)
+
+
+def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool) -> Runner:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    provider, _, number = provider.partition(":")
+    providers = [(provider, {"device_id": number} if number else {})] if provider else []
+    session = onnxruntime.InferenceSession(
+        content, options, providers=[*providers, "CPUExecutionProvider"]
+    )
+    if provider and session.get_providers()[0] != provider:
+        raise EngineUnavailable(f"onnxruntime fell back from {provider}")
+    names = [given.name for given in session.get_inputs()]
+
+    def run(*batch: npt.NDArray[Any]) -> Outputs:
+        given = dict(zip(names, batch, strict=True))
+        return tuple(_plain(out) for out in session.run(None, given))
+
+    return run
+
+
+def checked(engine: str, run: Runner) -> Runner:
+    """Wrap a runner so that its failures are raised as `ModelFailed`."""
+
+    def answer(*batch: npt.NDArray[Any]) -> Outputs:
+        shape = batch[0].shape
+        try:
+            outputs = run(*batch)
+        except Exception as error:  # an engine's own errors have no common class
+            raise ModelFailed(f"{engine} failed on an input of {shape}: {error}") from error
+        if not all(np.isfinite(out).all() for out in outputs):
+            raise ModelFailed(f"{engine} gave values that are not finite for {shape}")
+        return outputs
+
+    return answer
+
+
 OPSET = 15
-"""The first version of operators that cuts a shape."""
+"""The first operator set whose ``Shape`` takes a start."""
 
 
-def laid_out(content: bytes) -> bytes:
-    """An ONNX file that computes the same, faster; the same bytes where nothing can be done."""
+def pointwise_upsampling(content: bytes) -> bytes:
+    """Replace transposed convolutions whose stride is their kernel by point-wise ones.
+
+    Each input voxel becomes a patch of its own, so the same numbers come from a point-wise
+    convolution with a channel for each voxel of the patch. Other files are returned as they are.
+    """
     if b"ConvTranspose" not in content:
         return content
     model = onnx.load_from_string(content)
@@ -61,7 +259,7 @@ def _is_patchwise(node: NodeProto) -> bool:
 def _pointwise(
     node: NodeProto, stored: Mapping[str, np.ndarray], model: ModelProto
 ) -> list[NodeProto]:
-    """``(n, c, z, y, x)`` to ``(n, out kz ky kx, z, y, x)``, and each patch put in its place."""
+    """Return nodes that compute ``(n, out kz ky kx, z, y, x)`` and put each patch in its place."""
     weight = stored[node.input[1]]  # (c, out, kz, ky, kx)
     inputs, outputs, *patch = weight.shape
     kernel = np.moveaxis(weight, 0, -1).reshape(-1, inputs, 1, 1, 1)
@@ -94,196 +292,3 @@ def _pointwise(
         step("Transpose", ["pieces"], "turned", perm=[0, 1, 5, 2, 6, 3, 7, 4]),
         step("Reshape", ["turned", "joined"], ""),
     ]
-
-
-Outputs = tuple[npt.NDArray[np.float32], ...]
-Runner = Callable[..., Outputs]
-"""Takes the model's inputs in the order of the file, one array ``(n, ...)`` each."""
-
-LAYOUT = 3
-"""Changes whenever models are laid out or run otherwise, and should be timed anew."""
-
-BATCHES = (4, 8)
-"""So many are read at once where only the batch is free, beside one; larger batches gain little."""
-
-SAME = 0.01
-"""The difference, as a share of the spread, up to which two answers are the same."""
-
-_log = logging.getLogger(__name__)
-
-
-def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> Runner:
-    """The model of an ONNX file, ready on one engine; it takes inputs of any size.
-
-    With ``half`` what is float in it may be computed in bfloat16 where the CPU is fast at that.
-
-    Raises:
-        EngineUnavailable: the engine is not here, or does not take the model.
-    """
-    family, _, device = engine.partition(":")
-    starters = {"openvino": _start_openvino, "onnxruntime": _start_onnxruntime}
-    if family not in starters:
-        raise EngineUnavailable(f"engine {engine!r} is unknown; there are: {', '.join(starters)}")
-    try:
-        return starters[family](laid_out(content), device, threads, half)
-    except Exception as error:  # both engines raise bare RuntimeErrors and worse
-        raise EngineUnavailable(f"{engine} does not take the model: {error}") from error
-
-
-def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Runner:
-    core = openvino.Core()
-    model = core.read_model(content)
-    options = {"PERFORMANCE_HINT": "LATENCY"}
-    if not device:
-        options["INFERENCE_NUM_THREADS"] = str(threads)
-        if threads < hardware.cores():  # else the parts of a model would share one core
-            options["ENABLE_CPU_PINNING"] = "NO"
-        # left to itself it takes bf16 where it can, also for what must stay exact
-        options["INFERENCE_PRECISION_HINT"] = "bf16" if half and hardware.fast_bf16() else "f32"
-
-    sides = _sides(model)
-
-    def compiled(batch: int) -> Runner:
-        streams = 1 if device else _streams(batch, threads)
-        model.reshape({number: [batch // streams, *one] for number, one in enumerate(sides)})
-        beside = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
-        chosen = {**options, **(beside if streams > 1 else {})}
-        return _requests(core.compile_model(model, device or "CPU", chosen), streams)
-
-    if sides:
-        return _in_batches(compiled, _samples(model, sides))
-    return _requests(core.compile_model(model, device or "CPU", options), 1)
-
-
-def _streams(batch: int, threads: int) -> int:
-    """In how many equal parts a batch is read side by side, each on cores of its own.
-
-    Cores that share one input wait for each other at every layer.
-    """
-    return max(parts for parts in range(1, min(batch, threads) + 1) if batch % parts == 0)
-
-
-def _requests(compiled: openvino.CompiledModel, count: int) -> Runner:
-    """A batch in ``count`` equal parts at once."""
-    requests = [compiled.create_infer_request() for _ in range(count)]
-    outputs = range(len(compiled.outputs))
-
-    def run(*batch: npt.NDArray[Any]) -> Outputs:
-        parts = zip(*(np.split(one, count) if count > 1 else [one] for one in batch), strict=True)
-        given = [dict(enumerate(part)) for part in parts]  # kept: the engine reads them in place
-        with ExitStack() as under_way:
-            for request, part in zip(requests, given, strict=True):
-                request.start_async(part, share_inputs=True)
-                under_way.callback(request.wait)
-        found = [[np.array(r.get_output_tensor(i).data) for r in requests] for i in outputs]
-        return tuple(_plain(one[0] if count == 1 else np.concatenate(one)) for one in found)
-
-    return run
-
-
-def _in_batches(compiled: Callable[[int], Runner], sample: Sequence[npt.NDArray[Any]]) -> Runner:
-    """Batches of any size, in pieces of fixed sizes: the largest that is left, again and again.
-
-    openvino 2026.4 gives wrong answers for the INT8 hybrid with a free batch on a CPU without
-    AMX, and right ones with a fixed one. A size whose answers for ``sample`` are not those of
-    one at a time is left out.
-    """
-    runners = {1: compiled(1)}
-    alone = _in_pieces(runners, sample)
-    for size in BATCHES:
-        try:
-            runner = compiled(size)
-            answers = runner(*(one[:size] for one in sample))
-        except Exception as error:  # the engine's own errors have no common class
-            _log.warning("batches of %d left out: %s", size, error)
-            continue
-        if _same(answers, [out[:size] for out in alone]):
-            runners[size] = runner
-        else:
-            _log.warning("batches of %d left out: they are answered otherwise than one", size)
-    return lambda *batch: _in_pieces(runners, batch)
-
-
-def _in_pieces(runners: Mapping[int, Runner], batch: Sequence[npt.NDArray[Any]]) -> Outputs:
-    done, answers = 0, []
-    for size in sorted(runners, reverse=True):
-        while len(batch[0]) - done >= size:
-            answers.append(runners[size](*(one[done : done + size] for one in batch)))
-            done += size
-    if len(answers) == 1:
-        return answers[0]
-    return tuple(np.concatenate(parts) for parts in zip(*answers, strict=True))
-
-
-def _sides(model: openvino.Model) -> list[list[int]]:
-    """The sides of each input but the batch, where nothing but the batch is free; else none."""
-    shapes = [given.partial_shape for given in model.inputs]
-    if any(batch.is_static or any(side.is_dynamic for side in o) for batch, *o in shapes):
-        return []
-    return [[side.get_length() for side in others] for _, *others in shapes]
-
-
-def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.NDArray[Any]]:
-    """Something for each input, as many as the largest batch takes."""
-    rng, count = np.random.default_rng(0), max(BATCHES)
-    kinds = [given.element_type.to_dtype() for given in model.inputs]
-    return [
-        (255 * rng.random((count, *one)) if np.issubdtype(kind, np.integer)
-         else rng.random((count, *one))).astype(kind)
-        for kind, one in zip(kinds, sides, strict=True)
-    ]  # fmt: skip
-
-
-def _same(found: Outputs, wanted: Sequence[npt.NDArray[Any]]) -> bool:
-    return all(
-        float(np.abs(a.astype(np.float32) - b).max()) <= _apart(b)
-        for a, b in zip(found, wanted, strict=True)
-    )
-
-
-def _apart(wanted: npt.NDArray[Any]) -> float:
-    """How far an answer may be from this one: a level of bytes, or so much of its spread."""
-    if np.issubdtype(wanted.dtype, np.integer):
-        return 1.0
-    return SAME * max(float(np.std(wanted)), 1.0)
-
-
-def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Floats as float32; bytes, which cross between the parts of a model, as they are."""
-    return out if np.issubdtype(out.dtype, np.integer) else np.asarray(out, np.float32)
-
-
-def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool) -> Runner:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    provider, _, number = provider.partition(":")
-    providers = [(provider, {"device_id": number} if number else {})] if provider else []
-    session = onnxruntime.InferenceSession(
-        content, options, providers=[*providers, "CPUExecutionProvider"]
-    )
-    if provider and session.get_providers()[0] != provider:
-        raise EngineUnavailable(f"onnxruntime fell back from {provider}")
-    names = [given.name for given in session.get_inputs()]
-
-    def run(*batch: npt.NDArray[Any]) -> Outputs:
-        given = dict(zip(names, batch, strict=True))
-        return tuple(_plain(out) for out in session.run(None, given))
-
-    return run
-
-
-def checked(engine: str, run: Runner) -> Runner:
-    """The same runner; what goes wrong inside it comes out as `ModelFailed`."""
-
-    def answer(*batch: npt.NDArray[Any]) -> Outputs:
-        shape = batch[0].shape
-        try:
-            outputs = run(*batch)
-        except Exception as error:  # an engine's own errors have no common class
-            raise ModelFailed(f"{engine} failed on an input of {shape}: {error}") from error
-        if not all(np.isfinite(out).all() for out in outputs):
-            raise ModelFailed(f"{engine} gave values that are not finite for {shape}")
-        return outputs
-
-    return answer

@@ -1,22 +1,23 @@
-"""What can be wrong with a model on the way to an answer, sorted by who must act.
+"""The errors of models, sorted by who must act.
 
 ModelError
-├── UnknownArtifact      the name is not in the manifest: the operator picks another
+├── UnknownArtifact      the manifest lacks the name: the operator picks another
 ├── DamagedArtifact      the file is missing or is not the one that the manifest describes
 ├── UnfitArtifact        it is of another kind, or lacks a setting: the operator picks another
 ├── EngineUnavailable    no engine on this machine runs it as asked
-└── ModelFailed          it ran, and gave an error or something that is no answer
+├── ModelFailed          it raised an error, or its output is not finite
+└── NoWeights            a command needs trained weights: the user gives an option
 """
 
 from __future__ import annotations
 
 
 class ModelError(Exception):
-    """Something is wrong with an artifact or with the engine that runs it."""
+    """An artifact or the engine that runs it is faulty."""
 
 
 class UnknownArtifact(ModelError):
-    """No artifact of that name; the message lists those there are."""
+    """No artifact has that name; the message lists those that exist."""
 
 
 class DamagedArtifact(ModelError):
@@ -24,11 +25,11 @@ class DamagedArtifact(ModelError):
 
 
 class UnfitArtifact(ModelError):
-    """The artifact is of another kind than is asked for, or its settings cannot be read with."""
+    """The artifact is of another kind, or lacks a valid setting."""
 
 
 class EngineUnavailable(ModelError):
-    """No engine here runs the artifact correctly; the message says what each of them did."""
+    """No engine on this machine runs the artifact correctly."""
 
 
 class ModelFailed(ModelError):
@@ -36,4 +37,4 @@ class ModelFailed(ModelError):
 
 
 class NoWeights(ModelError):
-    """A command starts from trained weights and was given none."""
+    """A command that starts from trained weights was given none."""

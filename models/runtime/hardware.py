@@ -1,4 +1,4 @@
-"""What this machine is, and which engines can run a model on it."""
+"""The machine's processor, cores and engines."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import openvino
 
 
 def cpu_name() -> str:
-    """The processor's name as the system tells it."""
+    """Return the processor's name and instruction sets."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -23,14 +23,14 @@ def cpu_name() -> str:
 
 
 def _features() -> str:
-    """The instruction sets that low-precision kernels are made of, where Linux lists them."""
+    """Return the instruction sets of low-precision kernels, where Linux lists them."""
     telling = ("amx_int8", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx2")
     known = [name for name in telling if name in _flags()]
     return ", ".join(known) or "no vector extensions known"
 
 
 def fast_bf16() -> bool:
-    """Whether the processor multiplies matrices of bfloat16 in hardware."""
+    """Return whether the processor multiplies matrices of bfloat16 in hardware."""
     return "amx_bf16" in _flags()
 
 
@@ -43,12 +43,12 @@ def _flags() -> set[str]:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def engines() -> tuple[str, ...]:
-    """Every engine that can be asked for here, accelerators first.
+    """Return every engine of this machine, accelerators first.
 
     ``openvino`` and ``onnxruntime`` run on the CPU; others are named
     ``onnxruntime:PROVIDER`` and ``openvino:DEVICE``.
@@ -67,5 +67,5 @@ _NOT_RUNNERS = ("CPUExecutionProvider", "AzureExecutionProvider")
 
 
 def fingerprint() -> str:
-    """Changes whenever what was measured on this machine should be measured again."""
+    """Return a key that changes if engines should be timed again on this machine."""
     return "|".join((cpu_name(), str(cores()), version("openvino"), version("onnxruntime")))

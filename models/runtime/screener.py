@@ -26,24 +26,23 @@ PAD_TO = 16
 """The network halves the grid four times."""
 
 READING = 3
-"""Changes whenever boxes are read otherwise: what another reading was calibrated on is void."""
+"""Increase it if boxes are read differently: calibrations of another reading are void."""
 
 VIEWS: tuple[tuple[int, ...], ...] = ((), (2,))
-"""The axes (z, y, x) along which a box is mirrored for each of its views; left is like right."""
+"""The axes (z, y, x) along which a box is mirrored for each of its views."""
 
 PRIOR = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
-"""Chosen on training and validation scans, in whose lungs the full resolution shows nothing so
-large but lesions."""
+"""Chosen on training and validation scans, where such large peaks in lungs are lesions only."""
 
 COARSE_MM = 2.0
-"""Voxels of the second reading."""
+"""Voxel size of the reading at half the resolution."""
 
 LARGE_MM = 28.0
-"""What the second reading finds counts from this diameter on: four cells of its maps and more."""
+"""The least diameter of candidates at half the resolution: four cells of its maps."""
 
 LEAST_LOGIT = -7.0
 MOST_CANDIDATES = 100
-"""What is kept of a scan: no weaker peak, and no more of them (LUNA16 takes 100 a scan too)."""
+"""The weakest peak and the most candidates of a scan (LUNA16 takes 100 a scan too)."""
 
 
 class Screener(Opened):
@@ -55,17 +54,17 @@ class Screener(Opened):
         return self.session.artifact.settings
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
-        """The candidates inside the lung, strongest first.
+        """Return the candidates inside the lung, strongest first.
 
-        The box is read in its `VIEWS` and the maps are averaged; then once more at half the
-        resolution, for what is too large for the network to see at once.
+        The box is read in its `VIEWS`, whose maps are averaged, and once more at half the
+        resolution, for nodules larger than the network's field of view.
 
         Raises:
             ModelFailed: the engine failed on this box.
         """
         voxels = padded(box.voxels)
         readings = [self._peaks(voxels)]
-        if min(box.voxels.shape) >= 2 * LARGE_MM:  # else nothing so large shows whole
+        if min(box.voxels.shape) >= 2 * LARGE_MM:  # else no such nodule is whole
             readings.append(self._large(voxels))
         found = strongest(readings, 2 * MOST_CANDIDATES)
         within = _within(found, box)
@@ -73,7 +72,7 @@ class Screener(Opened):
         return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]
 
     def _peaks(self, voxels: UInt8Array, voxel_mm: float = 1.0) -> Peaks:
-        """The peaks in a box of such voxels."""
+        """Return the peaks in a box of that voxel size."""
         maps = np.mean([self._view(voxels, axes) for axes in VIEWS], axis=0)
         return find_peaks(
             np.asarray(maps, np.float32),
@@ -84,38 +83,38 @@ class Screener(Opened):
         )
 
     def _large(self, voxels: UInt8Array) -> Peaks:
-        """What shows at half the resolution and is too large for the full one."""
+        """Return the large peaks at half the resolution."""
         seen = self._peaks(padded(halved(voxels)), COARSE_MM)
         index = (seen.index_zyx + 0.5) * COARSE_MM - 0.5
         large = seen.diameter_mm >= LARGE_MM
         return Peaks(seen.logit[large], index[large], seen.diameter_mm[large])
 
     def _view(self, voxels: UInt8Array, axes: tuple[int, ...]) -> FloatMap:
-        """The maps ``(5, z, y, x)`` of the mirrored box, mirrored back."""
+        """Return the maps ``(5, z, y, x)`` of the mirrored box, mirrored back."""
         view = np.ascontiguousarray(np.flip(voxels, axes))
         (maps,) = self.session.run(view[None, None])
         return mirrored(maps[0], axes)
 
 
 def read_by(version: str) -> str:
-    """That version of a screening artifact and how boxes are read with it, as calibration says."""
+    """Return an artifact's version and the reading, as the calibration states them."""
     return f"{version}, reading {READING}"
 
 
 def open_screener(name: str, *, engine: str = AUTO, threads: int = 0) -> Screener:
-    """The screening artifact of that name, opened; errors as `open_as`."""
+    """Open the screening artifact of that name; errors as `open_as`."""
     needed = {"calibration": 2}
     return Screener(open_as("screening", name, needed, engine=engine, threads=threads))
 
 
 def padded(voxels: UInt8Array) -> UInt8Array:
-    """The box grown at its far ends to multiples of `PAD_TO`, mirrored there."""
+    """Pad the box at its far ends to multiples of `PAD_TO` by mirroring."""
     pad = [(0, -n % PAD_TO) for n in voxels.shape]
     return np.pad(voxels, pad, mode="symmetric")
 
 
 def halved(voxels: UInt8Array) -> UInt8Array:
-    """Each 2 x 2 x 2 voxels as their mean; the sides must be even."""
+    """Average each 2 x 2 x 2 voxels; the sides must be even."""
     height, width = (n // 2 for n in voxels.shape[1:])
     flat = [cv2.resize(s, (width, height), interpolation=cv2.INTER_AREA) for s in voxels]
     pairs = zip(flat[::2], flat[1::2], strict=True)

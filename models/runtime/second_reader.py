@@ -1,7 +1,4 @@
-"""The hybrid network as the cloud uses it: regions in, readings out.
-
-What a second reader says of regions, before it has a place in anyone's line.
-"""
+"""The hybrid network as the cloud uses it: regions in, readings out."""
 
 from __future__ import annotations
 
@@ -22,17 +19,20 @@ BoolArray = npt.NDArray[np.bool_]
 TEXTURES = ("ground glass", "part-solid", "solid")
 """The texture classes, in the order of their logits."""
 
+VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 2), (1, 3), (2, 3))
+"""The axes along which a batch of regions is mirrored for each of its views, as in training."""
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """Of one region: the chance of a nodule, and what kind of one it would be.
+    """The reading of one region.
 
     Attributes:
         probability: of being a nodule, calibrated, in [0, 1].
         diameter_mm: its diameter.
-        malignancy: how readers would suspect it, in [0, 1]; 1/2 is the middle of their scale.
+        malignancy: malignancy score in [0, 1]; 0.5 is the middle of the readers' scale.
         texture: one of `TEXTURES`.
-        mask: bool ``(z, y, x)``: the voxels of the nodule, one piece; empty where none is seen.
+        mask: bool ``(z, y, x)``: the voxels of the nodule, one piece; may be empty.
     """
 
     probability: float
@@ -44,9 +44,9 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """Of ``n`` regions: each field ``(n,)`` but ``mask``, bool ``(n, z, y, x)``; see `Reading`.
+    """Readings of ``n`` regions: each field is ``(n,)``, ``mask`` bool ``(n, z, y, x)``.
 
-    ``texture`` holds places in `TEXTURES`.
+    See `Reading`; ``texture`` holds indices into `TEXTURES`.
     """
 
     probability: FloatArray
@@ -68,62 +68,50 @@ class Readings:
         )
 
 
-def nearest_piece(mask: BoolArray) -> BoolArray:
-    """The connected piece of ``mask`` ``(z, y, x)`` that comes nearest to its middle."""
-    places = np.argwhere(mask)
-    if len(places) == 0:
-        return mask
-    low, high = places.min(0), places.max(0) + 1  # a small part of the region, as a rule
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    components = sitk.ConnectedComponentImageFilter()
-    components.FullyConnectedOn()
-    components.SetNumberOfWorkUnits(1)  # more take longer to start than this takes
-    pieces = components.Execute(sitk.GetImageFromArray(mask[box].astype(np.uint8)))
-    labels = sitk.GetArrayFromImage(pieces)
-    away = ((places - (np.array(mask.shape) - 1) / 2) ** 2).sum(1)
-    nearest = np.zeros_like(mask)
-    nearest[box] = labels == labels[tuple(places[away.argmin()] - low)]
-    return nearest
-
-
-VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 2), (1, 3), (2, 3))
-"""The axes along which a region is mirrored for each of its views; training mirrors alike."""
-
-
 class SecondReader(Opened):
     """Reads regions with one opened hybrid artifact."""
 
     @property
     def roi_shape(self) -> tuple[int, int, int]:
-        """What `read` takes, ``(z, y, x)``."""
-        z, y, x = self.session.artifact.settings["roi_shape"]
-        return int(z), int(y), int(x)
+        """The shape of a region, ``(z, y, x)``."""
+        return roi_shape_of(self.session.artifact)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """What the network says of regions ``(n, z, y, x)``; probabilities are calibrated.
-
-        Each region is read in four `VIEWS` and the logits are averaged.
+        """Read uint8 regions ``(n, z, y, x)``, each in four `VIEWS` whose logits are averaged.
 
         Raises:
             ModelFailed: the engine failed on this batch.
             ValueError: the regions are not of `roi_shape`.
         """
-        if batch.shape[1:] != self.roi_shape:
-            raise ValueError(f"regions of {batch.shape[1:]}, {self.name} takes {self.roi_shape}")
-        return conclude(self.session.run(views_of(batch)), self.session.artifact)
+        artifact = self.session.artifact
+        return conclude(self.session.run(views_of(batch, artifact)), artifact)
 
 
-def views_of(batch: UInt8Array) -> UInt8Array:
-    """Regions ``(n, z, y, x)`` as the network takes them, ``(views * n, 1, z, y, x)``."""
+def roi_shape_of(artifact: Artifact) -> tuple[int, int, int]:
+    """Return the shape of a hybrid's regions, ``(z, y, x)``."""
+    z, y, x = artifact.settings["roi_shape"]
+    return int(z), int(y), int(x)
+
+
+def views_of(batch: UInt8Array, artifact: Artifact) -> UInt8Array:
+    """Return all views of regions ``(n, z, y, x)`` as network input, ``(views * n, 1, z, y, x)``.
+
+    Raises:
+        ValueError: the regions are not of the artifact's shape.
+    """
+    expected = roi_shape_of(artifact)
+    if batch.shape[1:] != expected:
+        raise ValueError(f"{artifact.name}: regions of {batch.shape[1:]}, expected {expected}")
     views = np.concatenate([np.flip(batch, axes) for axes in VIEWS])
     return np.ascontiguousarray(views)[:, None]
 
 
 def conclude(outputs: Outputs, artifact: Artifact) -> Readings:
-    """What the network's outputs for all views say of the regions."""
+    """Average the network's outputs over the views, and calibrate them."""
     logit, log_diameter, malignancy, texture, masks = (
         out.reshape(len(VIEWS), len(out) // len(VIEWS), *out.shape[1:]) for out in outputs
     )
+    # masks are mirrored back before they are summed
     mask = sum(np.flip(m[:, 0], axes) for m, axes in zip(masks, VIEWS, strict=True))
     slope, intercept = artifact.settings["calibration"]
     return Readings(
@@ -136,11 +124,29 @@ def conclude(outputs: Outputs, artifact: Artifact) -> Readings:
 
 
 def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> SecondReader:
-    """The hybrid artifact of that name, opened; errors as `open_as`."""
+    """Open the hybrid artifact of that name; errors as `open_as`."""
     needed = {"calibration": 2, "roi_shape": 3}
     return SecondReader(open_as("hybrid", name, needed, engine=engine, threads=threads))
 
 
 def _mean(views: npt.NDArray[np.float32]) -> FloatArray:
-    """``(views, n, 1)`` to ``(n,)``."""
+    """Average ``(views, n, 1)`` to ``(n,)``."""
     return np.asarray(views.mean(0)[:, 0], np.float64)
+
+
+def nearest_piece(mask: BoolArray) -> BoolArray:
+    """Return the connected piece of ``mask`` ``(z, y, x)`` that is nearest to its middle."""
+    voxels = np.argwhere(mask)
+    if len(voxels) == 0:
+        return mask
+    low, high = voxels.min(0), voxels.max(0) + 1  # usually a small part of the region
+    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    components = sitk.ConnectedComponentImageFilter()
+    components.FullyConnectedOn()
+    components.SetNumberOfWorkUnits(1)  # more take longer to start than this takes
+    pieces = components.Execute(sitk.GetImageFromArray(mask[box].astype(np.uint8)))
+    labels = sitk.GetArrayFromImage(pieces)
+    away = ((voxels - (np.array(mask.shape) - 1) / 2) ** 2).sum(1)
+    nearest = np.zeros_like(mask)
+    nearest[box] = labels == labels[tuple(voxels[away.argmin()] - low)]
+    return nearest

@@ -1,12 +1,18 @@
-"""The one place that opens an artifact: which engine, how many threads, and what was chosen.
+"""Opens an artifact on an engine: the one that is named, or the fastest correct one.
 
-What both readers are: an artifact opened for its kind, that can say what it is.
+For ``auto`` every engine answers one fixed input. `onnxruntime` on the CPU is the reference; an
+engine whose answer differs by more than the precision allows is excluded. The choice is cached for
+the machine, the engines' versions and the artifact.
 """
 
 from __future__ import annotations
 
+import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +22,24 @@ import numpy.typing as npt
 
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact, find
-from models.runtime.engines import Outputs, Runner, checked, start
-from models.runtime.errors import UnfitArtifact
-from models.runtime.probe import fastest
+from models.runtime.engines import LAYOUT, Outputs, Runner, checked, start
+from models.runtime.errors import EngineUnavailable, UnfitArtifact
 
 AUTO = "auto"
 
 PROBE_CACHE = Path("~/.cache/overread/engines.json")
 
+REFERENCE = "onnxruntime"
+
+TOLERANCE = {"fp32": 1e-3, "int8": 0.05, "int4": 0.05}
+"""Largest root mean square difference, as a share of the reference's standard deviation."""
+
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
-    """An artifact that is ready to answer, the engine it runs on and its threads."""
+    """An artifact on an engine, ready to run, and its number of threads."""
 
     artifact: Artifact
     engine: str
@@ -35,7 +47,7 @@ class Session:
     _run: Runner
 
     def run(self, *batch: npt.NDArray[Any]) -> Outputs:
-        """The model's outputs, float32, in the order of the file; inputs in its order too.
+        """Return the model's outputs, float32, for its inputs, both in the order of the file.
 
         Raises:
             ModelFailed: the engine failed, or an output is not finite.
@@ -43,59 +55,9 @@ class Session:
         return self._run(*batch)
 
 
-def open_session(
-    artifact: Artifact,
-    *,
-    engine: str = AUTO,
-    threads: int = 0,
-    probe_cache: Path | None = PROBE_CACHE,
-) -> Session:
-    """Opens ``artifact`` on ``engine``; ``auto`` is the fastest correct one here.
-
-    ``threads`` 0 means every core that the process may use. ``engine`` is one of
-    `models.runtime.hardware.engines()`. What the probe found is kept in ``probe_cache``, or
-    nowhere if that lies in a home folder and there is none.
-
-    Raises:
-        DamagedArtifact: the file is not what the manifest says.
-        EngineUnavailable: the engine is not here or does not take the model.
-    """
-    count = threads or hardware.cores()
-    chosen = chosen_engine(artifact, engine, threads, probe_cache)
-    run = start(chosen, artifact.content(), count, half=artifact.half)
-    return Session(artifact, chosen, count, checked(chosen, run))
-
-
-def chosen_engine(
-    artifact: Artifact, engine: str, threads: int = 0, probe_cache: Path | None = PROBE_CACHE
-) -> str:
-    """``engine`` itself, or for ``auto`` the fastest correct one; errors as `open_session`."""
-    if engine != AUTO:
-        return engine
-    count = threads or hardware.cores()
-    return fastest(artifact, probe_input(artifact), count, _at_home(probe_cache))
-
-
-def _at_home(cache: Path | None) -> Path | None:
-    try:
-        return cache and cache.expanduser()
-    except RuntimeError:  # a system user without an entry and without HOME
-        return None
-
-
-def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:
-    """A fixed input that is neither empty nor noise: smooth shapes over the whole range."""
-    side = 96 if artifact.kind == "screening" else int(artifact.settings["roi_shape"][0])
-    z, y, x = np.meshgrid(*([np.linspace(0, 6, side)] * 3), indexing="ij")
-    shapes = np.sin(2 * z + y) * np.cos(3 * y - x) + np.sin(x * z / 2)
-    grey = np.asarray(np.clip(shapes * 64 + 128, 0, 255).astype(np.uint8))
-    pair = np.stack([grey, grey[::-1].copy()])[:, None]
-    return pair if artifact.kind == "screening" else np.concatenate([pair] * 4)
-
-
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """Reads with one opened artifact."""
+    """The base of readers with one opened artifact."""
 
     session: Session
 
@@ -118,21 +80,21 @@ class Opened:
 def open_as(
     kind: str, name: str, needed: Mapping[str, int], *, engine: str, threads: int
 ) -> Session:
-    """The artifact of that name, opened for a reader of that ``kind``; errors as `open_session`.
+    """Open the artifact of that name for a reader of ``kind``; errors as `open_session`.
 
-    ``needed`` are the settings that the reader cannot do without, and how many numbers each has.
+    ``needed`` gives the settings that the reader needs, and the count of numbers of each.
 
     Raises:
-        UnknownArtifact: it is not in the manifest.
-        UnfitArtifact: it is of another kind, or a setting is missing or cannot be.
+        UnknownArtifact: the manifest lacks it.
+        UnfitArtifact: it is of another kind, or a setting is missing or invalid.
     """
     artifact = find(name)
     if artifact.kind != kind:
-        raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, {kind!r} is needed")
+        raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in needed.items():
         given = artifact.settings.get(setting)
         if not _are_numbers(given, count):
-            raise UnfitArtifact(f"{name}: {setting} = {given!r}, {count} numbers are needed")
+            raise UnfitArtifact(f"{name}: {setting} = {given!r}, expected {count} numbers")
     return open_session(artifact, engine=engine, threads=threads)
 
 
@@ -140,3 +102,146 @@ def _are_numbers(given: object, count: int) -> bool:
     if not isinstance(given, Sequence) or len(given) != count:
         return False
     return all(isinstance(n, int | float) and math.isfinite(n) for n in given)
+
+
+def open_session(
+    artifact: Artifact,
+    *,
+    engine: str = AUTO,
+    threads: int = 0,
+    probe_cache: Path | None = PROBE_CACHE,
+) -> Session:
+    """Open ``artifact`` on ``engine``, one of `models.runtime.hardware.engines()` or ``auto``.
+
+    ``threads`` 0 means every core that the process may use. The choice of ``auto`` is cached in
+    ``probe_cache``, or not at all if that lies in a home folder and there is none.
+
+    Raises:
+        DamagedArtifact: the file is not what the manifest says.
+        EngineUnavailable: the engine is missing or rejects the model.
+    """
+    count = threads or hardware.cores()
+    chosen = chosen_engine(artifact, engine, threads, probe_cache)
+    run = start(chosen, artifact.content(), count, half=artifact.half)
+    return Session(artifact, chosen, count, checked(chosen, run))
+
+
+def chosen_engine(
+    artifact: Artifact, engine: str, threads: int = 0, probe_cache: Path | None = PROBE_CACHE
+) -> str:
+    """Return ``engine``, or for ``auto`` the fastest correct one; errors as `open_session`."""
+    if engine != AUTO:
+        return engine
+    try:
+        cache = probe_cache and probe_cache.expanduser()
+    except RuntimeError:  # a system user without an entry and without HOME
+        cache = None
+    return fastest(artifact, probe_input(artifact), threads or hardware.cores(), cache)
+
+
+def probe_input(artifact: Artifact) -> npt.NDArray[np.uint8]:
+    """Return a fixed input that is neither empty nor noise: smooth shapes over the whole range."""
+    side = 96 if artifact.kind == "screening" else int(artifact.settings["roi_shape"][0])
+    z, y, x = np.meshgrid(*([np.linspace(0, 6, side)] * 3), indexing="ij")
+    shapes = np.sin(2 * z + y) * np.cos(3 * y - x) + np.sin(x * z / 2)
+    grey = np.asarray(np.clip(shapes * 64 + 128, 0, 255).astype(np.uint8))
+    pair = np.stack([grey, grey[::-1].copy()])[:, None]
+    return pair if artifact.kind == "screening" else np.concatenate([pair] * 4)
+
+
+def fastest(
+    artifact: Artifact,
+    sample: npt.NDArray[np.uint8],
+    threads: int,
+    cache: Path | None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> str:
+    """Return the name of the fastest correct engine, from ``cache`` if it is known.
+
+    Raises:
+        EngineUnavailable: not even the reference runs the artifact.
+    """
+    key = f"{artifact.sha256}|{threads}|{hardware.fingerprint()}|{LAYOUT}"
+    known = _load(cache)
+    if key in known:
+        return known[key]
+    times = _measure(artifact, sample, threads, clock)
+    best = min(times, key=lambda name: times[name])
+    _log.info("engine chosen for %s: %s of %s", artifact.name, best, times)
+    _store(cache, known | {key: best})
+    return best
+
+
+def _measure(
+    artifact: Artifact, sample: npt.NDArray[np.uint8], threads: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    truth, reference_s = _time(REFERENCE, artifact, sample, threads, clock)
+    times = {REFERENCE: reference_s}
+    for engine in hardware.engines():
+        if engine == REFERENCE:
+            continue
+        try:
+            answer, took_s = _time(engine, artifact, sample, threads, clock)
+        except EngineUnavailable as error:
+            _log.info("engine excluded: %s", error)
+            continue
+        difference = _difference(answer, truth)
+        if difference <= TOLERANCE[artifact.precision]:
+            times[engine] = took_s
+        else:
+            _log.warning(
+                "engine %s excluded: differs by %.3f of the standard deviation", engine, difference
+            )
+    return times
+
+
+def _time(
+    engine: str,
+    artifact: Artifact,
+    sample: npt.NDArray[np.uint8],
+    threads: int,
+    clock: Callable[[], float],
+) -> tuple[Outputs, float]:
+    run = start(engine, artifact.content(), threads, half=artifact.half)
+    try:
+        answer = run(sample)
+        took = []
+        for _ in range(3):
+            began = clock()
+            run(sample)
+            took.append(clock() - began)
+    except Exception as error:  # an engine's own errors have no common class
+        raise EngineUnavailable(f"{engine} failed on the probe: {error}") from error
+    return answer, float(np.median(took))
+
+
+def _difference(answer: Outputs, truth: Outputs) -> float:
+    """Return the largest root mean square difference of an output, as a share of its spread.
+
+    A standard deviation below 1 counts as 1: outputs are logits and logarithms.
+    """
+    shares = [
+        float(np.sqrt(np.mean((a - t) ** 2)) / max(float(np.std(t)), 1.0))
+        for a, t in zip(answer, truth, strict=True)
+    ]
+    return max(shares) if np.isfinite(shares).all() else float("inf")
+
+
+def _load(cache: Path | None) -> dict[str, str]:
+    try:
+        found = json.loads(cache.read_text()) if cache else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _store(cache: Path | None, known: dict[str, str]) -> None:
+    if cache is None:
+        return
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial = cache.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(known))
+        os.replace(partial, cache)
+    except OSError as error:
+        _log.warning("cannot cache the choice of engine in %s: %s", cache, error)

@@ -1,4 +1,4 @@
-"""From a logit to a probability, for every array in Overread."""
+"""From a logit to a probability."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from imaging.volume import FloatArray
 
 
 def sigmoid(logit: npt.ArrayLike) -> FloatArray:
-    """1 / (1 + exp(-logit)), of any shape."""
+    """Return 1 / (1 + exp(-logit)), of any shape."""
     with np.errstate(over="ignore"):  # exp overflows to infinity below -709, and 0 is right there
         return np.asarray(1 / (1 + np.exp(-np.asarray(logit))))

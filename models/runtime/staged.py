@@ -1,7 +1,7 @@
-"""The hybrid network in parts, each with a session, an engine and threads of its own.
+"""The hybrid network in parts, each with its own session, engine and threads.
 
-The parts are artifacts of kind ``part``, cut by ``overread-models split``: each says in its
-settings which tensors it ``takes`` and ``gives``, and of which ``whole`` file it is a part.
+The parts are artifacts of kind ``part``, cut by ``overread-models split``. The settings of each
+list the tensors that it ``takes`` and ``gives``, and the hash of the ``whole`` file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from imaging.volume import UInt8Array
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, Artifact, every, find
 from models.runtime.errors import UnfitArtifact
-from models.runtime.second_reader import Readings, conclude, views_of
+from models.runtime.second_reader import Readings, conclude, roi_shape_of, views_of
 from models.runtime.session import AUTO, Session, chosen_engine, open_session
 
 Tensors = Mapping[str, npt.NDArray[Any]]
@@ -45,28 +45,27 @@ class StagedReader:
 
     @property
     def engine(self) -> str:
-        """The engines of the parts, in their order; one where they are the same."""
+        """The engines of the parts, in their order; one if they are the same."""
         return " + ".join(dict.fromkeys(part.engine for part in self.parts))
 
     @property
     def roi_shape(self) -> tuple[int, int, int]:
-        """What `read` takes, ``(z, y, x)``."""
-        z, y, x = self.whole.settings["roi_shape"]
-        return int(z), int(y), int(x)
+        """The shape of a region, ``(z, y, x)``."""
+        return roi_shape_of(self.whole)
 
     @property
     def steps(self) -> tuple[Callable[[Any], Any], ...]:
-        """The parts at work: regions uint8 ``(n, z, y, x)`` into the first, readings at last."""
+        """One function for each part: regions uint8 ``(n, z, y, x)`` to tensors to `Readings`."""
         first, *others = (self._step(part) for part in self.parts)
         middle, last = others[:-1], others[-1]
         return (
-            lambda batch: first(self._begin(batch)),
+            lambda batch: first({self.input: views_of(batch, self.whole)}),
             *middle,
             lambda tensors: self._conclude(last(tensors)),
         )
 
     def read(self, batch: UInt8Array) -> Readings:
-        """What all parts in turn say of regions ``(n, z, y, x)``, as the whole would.
+        """Read regions ``(n, z, y, x)`` with all parts in turn, as the whole would.
 
         Raises:
             ModelFailed: an engine failed on this batch.
@@ -77,11 +76,6 @@ class StagedReader:
             work = step(work)
         readings: Readings = work
         return readings
-
-    def _begin(self, batch: UInt8Array) -> Tensors:
-        if batch.shape[1:] != self.roi_shape:
-            raise ValueError(f"regions of {batch.shape[1:]}, {self.name} takes {self.roi_shape}")
-        return {self.input: views_of(batch)}
 
     def _step(self, part: Session) -> Callable[[Tensors], Tensors]:
         takes, gives = part.artifact.settings["takes"], part.artifact.settings["gives"]
@@ -106,10 +100,10 @@ def open_staged(
     threads: int = 0,
     folder: Path = WEIGHTS,
 ) -> StagedReader:
-    """The hybrid artifact of that name in ``count`` parts, two at least, errors as `open_session`.
+    """Open a hybrid artifact in ``count`` >= 2 parts; errors as `open_session`.
 
-    ``engines`` has one for each part; empty, all run on ``engine``, and ``auto`` is the fastest
-    for the whole. ``threads`` are shared out among the parts; 0 means every core.
+    ``engines`` has one for each part; if empty, all run on ``engine``, where ``auto`` is the
+    fastest for the whole. ``threads`` are divided among the parts; 0 means every core.
 
     Raises:
         UnfitArtifact: it was not split so, or was exported again since.
@@ -127,15 +121,16 @@ def open_staged(
 
 
 def part_name(whole: str, number: int, count: int) -> str:
-    """The name of a part, ``number`` from 1 to ``count``."""
+    """Return the name of a part, ``number`` from 1 to ``count``."""
     return f"{whole}-part{number}of{count}"
 
 
 def _part(whole: Artifact, number: int, count: int, folder: Path) -> Artifact:
-    name, mend = part_name(whole.name, number, count), f"overread-models split {whole.name}"
+    name = part_name(whole.name, number, count)
+    remedy = f"run: overread-models split {whole.name} --parts {count}"
     part = every(folder).get(name)
     if part is None:
-        raise UnfitArtifact(f"{whole.name} is not in {count} parts: {mend} --parts {count}")
+        raise UnfitArtifact(f"{whole.name} is not split into {count} parts; {remedy}")
     if part.settings.get("whole") != whole.sha256:
-        raise UnfitArtifact(f"{name} is part of another {whole.name}: {mend} --parts {count}")
+        raise UnfitArtifact(f"{name} is part of another {whole.name}; {remedy}")
     return part

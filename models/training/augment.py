@@ -1,4 +1,4 @@
-"""What another scanner, dose, kernel or slice thickness would have made of the same piece."""
+"""Augmentation: the same piece under another scanner, dose, kernel or slice thickness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HU_PER_LEVEL = 1400 / 255
 
 
 def turned(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False) -> Piece:
-    """A random one of the symmetries; whole lungs (``keep_head_up``) only left to right."""
+    """Apply a random symmetry; whole lungs (``keep_head_up``) are not turned upside down."""
     if keep_head_up:
         return mirrored(piece, (False, bool(rng.random() < 0.15), bool(rng.random() < 0.5)))
     z, y, x, swap = (bool(v) for v in rng.random(4) < 0.5)
@@ -22,7 +22,7 @@ def turned(piece: Piece, rng: np.random.Generator, *, keep_head_up: bool = False
 
 
 def zoom_factor(piece: Piece, rng: np.random.Generator) -> float:
-    """1 in three cases of five, else near it; a nodule of 12 mm or more may become a mass."""
+    """Draw a factor: 1 in three of five cases, else near it; 12 mm and more may become a mass."""
     largest = float(piece.nodules[:, 3].max()) if len(piece.nodules) else 0.0
     if 12 <= largest < 35 and rng.random() < 0.3:
         return float(rng.uniform(1.3, min(3.0, 60 / largest)))
@@ -32,13 +32,13 @@ def zoom_factor(piece: Piece, rng: np.random.Generator) -> float:
 
 
 def resized(piece: Piece, rng: np.random.Generator) -> Piece:
-    """The piece at another size, by `zoom_factor`."""
+    """Scale the piece by a `zoom_factor`."""
     factor = zoom_factor(piece, rng)
     return zoomed(piece, factor) if factor != 1.0 else piece
 
 
 def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """As slices of 2 to 4 mm, resampled to 1 mm, would show it; axes as they were."""
+    """Simulate slices of 2 to 4 mm resampled to 1 mm."""
     depth = voxels.shape[0]
     columns = np.ascontiguousarray(voxels).reshape(depth, -1)
     slices = max(4, round(depth / rng.uniform(1.8, 4.0)))
@@ -48,7 +48,7 @@ def thickened(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 def toned(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Another HU scale: gain within 8 %, shift within 45 HU, air stays near air."""
+    """Change the HU scale: gain within 8 %, shift within 45 HU."""
     levels = np.arange(256, dtype=np.float32)
     table = levels * rng.uniform(0.92, 1.08) + rng.uniform(-45, 45) / HU_PER_LEVEL
     table = np.clip(table, 0, 255).astype(np.uint8)
@@ -58,7 +58,7 @@ def toned(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 def kernelled(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-    """Through a softer or a sharper reconstruction kernel, in the plane.
+    """Simulate a softer or sharper reconstruction kernel, in the plane.
 
     The sharpest overshoot at edges and double the noise, as lung and bone kernels do.
     """
@@ -72,10 +72,9 @@ def kernelled(voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
 
 
 class Noise:
-    """A bank of noise from which any sample cuts its own: white, soft, and that of sharp kernels.
+    """A bank of noise that samples cut theirs from: white, soft, and that of sharp kernels.
 
-    A sharp kernel lifts the high frequencies in the plane; across slices thicker than 1 mm the
-    noise of any kernel is smooth, because they were interpolated.
+    Each is there as it is and smooth along z, as interpolated thick slices have it.
     """
 
     def __init__(self, size: int, seed: int) -> None:
@@ -88,7 +87,7 @@ class Noise:
         self._bank = np.clip(np.rint(bank * 24), -127, 127).astype(np.int16)
 
     def added(self, voxels: UInt8Array, rng: np.random.Generator) -> UInt8Array:
-        """With noise of 3 to 70 HU standard deviation."""
+        """Add noise of 3 to 70 HU standard deviation."""
         bank = self._bank[int(rng.integers(len(self._bank)))]
         start = [int(rng.integers(bank.shape[0] - n + 1)) for n in voxels.shape]
         piece = bank[tuple(slice(a, a + n) for a, n in zip(start, voxels.shape, strict=True))]
@@ -98,7 +97,7 @@ class Noise:
 
 
 def _along_z(noise: np.ndarray) -> np.ndarray:
-    """As slices of some 2.5 mm, interpolated to 1 mm, correlate it."""
+    """Correlate noise along z, as slices of 2.5 mm interpolated to 1 mm do."""
     columns = np.ascontiguousarray(noise).reshape(noise.shape[0], -1)
     return np.asarray(cv2.GaussianBlur(columns, (1, 0), 0.001, sigmaY=1.0)).reshape(noise.shape)
 
@@ -106,7 +105,7 @@ def _along_z(noise: np.ndarray) -> np.ndarray:
 def scanned_anew(
     piece: Piece, rng: np.random.Generator, noise: Noise | None, *, thicken: float = 0.3
 ) -> Piece:
-    """The piece as another scanner would show it; each effect comes in some of the cases."""
+    """Simulate another scanner; each effect is applied in some of the cases."""
     voxels = piece.voxels
     if rng.random() < thicken:
         voxels = thickened(voxels, rng)

@@ -1,28 +1,28 @@
-"""Composes what the screening network trains on, so that no place tells where a nodule is.
+"""Composes the screening network's training samples, in which nodules may lie anywhere.
 
-A cube has its nodule in the middle. Three compositions take the middle away: mosaics of many
-cubes cut at random, one cube mirrored into its surroundings without a seam, and crops of whole
-scans with nodules implanted (and with pieces of vessel implanted the same way, so that the seam
-tells nothing).
+A cube has its nodule in the middle. Three compositions remove that bias: mosaics of many cubes cut
+at random; one cube mirrored into its surroundings; and crops of whole scans with nodules implanted
+(and pieces of vessel, so that the seam gives nothing away).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from imaging.volume import FloatArray
+from imaging.volume import FloatArray, UInt8Array
 from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
 from models.training.data import NONE, Piece, crop, zoomed
 
 LUNG_BELOW = 75
-"""uint8 of about -590 HU: the mean around a place that is taken for lung."""
+"""uint8 of about -590 HU: the highest mean of a block that is taken for lung."""
 
 AIR_BELOW = 6
-"""uint8 of about -970 HU: darker than lung; more than `AIR_SHARE` of it lies outside the body."""
+"""uint8 of about -970 HU: a block with more than `AIR_SHARE` below it lies outside the body."""
 
 AIR_SHARE = 0.15
 
@@ -34,8 +34,8 @@ class Composer:
     Attributes:
         cubes: pieces with their nodule in the middle.
         scans: whole lung boxes (real and phantoms), nodules marked.
-        hard: for each scan, places ``(n, 3)`` where the network raised false alarms.
-        shares: how often a mosaic, a mirrored cube, a scan is drawn; the three add up to 1.
+        hard: hard negatives ``(n, 3)`` of each scan.
+        shares: of mosaics, mirrored cubes and scans; they add up to 1.
     """
 
     cubes: Sequence[Piece]
@@ -47,7 +47,7 @@ class Composer:
     noise: Noise = field(default_factory=lambda: Noise(160, 0))
 
     def draw(self, rng: np.random.Generator) -> Piece:
-        """One sample; which composition it is, is drawn too."""
+        """Draw a sample of a random composition."""
         kind = rng.choice(3, p=self.shares)
         if kind == 0 or (kind == 2 and not self.scans):
             sample = self.mosaic(rng)
@@ -60,7 +60,7 @@ class Composer:
         return sample
 
     def mosaic(self, rng: np.random.Generator) -> Piece:
-        """Tiles of 20 to 40 voxels, each a random part of a random cube."""
+        """Compose tiles of 20 to 40 voxels, each a random part of a random cube."""
         voxels = np.zeros((self.side,) * 3, np.uint8)
         mask = np.zeros_like(voxels)
         nodules, ignored = [NONE], [NONE]
@@ -77,7 +77,7 @@ class Composer:
         return Piece(voxels, mask, np.concatenate(nodules), np.concatenate(ignored))
 
     def mirror(self, rng: np.random.Generator) -> Piece:
-        """One cube, mirrored at its faces until it fills the sample, cut at a random place."""
+        """Mirror one cube at its faces until it fills the sample, and crop at random."""
         cube = self._cube(rng)
         pad = self.side // 2
         wide = [np.pad(a, pad, mode="symmetric") for a in (cube.voxels, cube.mask)]
@@ -88,13 +88,13 @@ class Composer:
         return _inside(part)
 
     def scan(self, rng: np.random.Generator) -> Piece:
-        """A crop of a whole scan, often where it raised false alarms, with implants."""
+        """Crop a whole scan, often at hard negatives, and implant nodules and vessels."""
         weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
         number = int(rng.choice(len(self.scans), p=weights / weights.sum()))
         scan = self.scans[number]
         factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
         side = int(np.ceil(self.side / factor)) + 1
-        part = _crop_padded(scan, self._place(number, side, rng), side)
+        part = _crop_padded(scan, self._centre(number, side, rng), side)
         part = zoomed(part, factor) if factor != 1.0 else part
         part = turned(crop(part, (0, 0, 0), (self.side,) * 3), rng, keep_head_up=True)
         part = scanned_anew(_inside(part), rng, None, thicken=0.15)
@@ -102,7 +102,7 @@ class Composer:
             part = implanted(part, self._cube(rng), rng, real=bool(rng.random() < 0.75))
         return part
 
-    def _place(self, number: int, side: int, rng: np.random.Generator) -> FloatArray:
+    def _centre(self, number: int, side: int, rng: np.random.Generator) -> FloatArray:
         shape = np.array(self.scans[number].voxels.shape)
         if len(self.hard) > number and len(self.hard[number]) and rng.random() < 0.5:
             return np.asarray(rng.choice(self.hard[number]) + rng.uniform(-side / 3, side / 3, 3))
@@ -116,7 +116,7 @@ class Composer:
         return scanned_anew(turned(resized(cube, rng), rng), rng, None)
 
     def _tile(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
-        """A random part of a random cube, cut before anything costly is done to it."""
+        """Return a random part of a random cube, cropped before the costly augmentations."""
         cube = turned(self.cubes[int(rng.integers(len(self.cubes)))], rng)
         factor = zoom_factor(cube, rng)
         need = np.ceil(size / factor).astype(int) + 1
@@ -125,7 +125,7 @@ class Composer:
             need = np.minimum(np.ceil(size / factor).astype(int) + 1, cube.voxels.shape)
         room = np.array(cube.voxels.shape) - need
         start = rng.integers(0, room + 1)
-        if rng.random() < 0.6:  # the nodule at a uniform place of the tile
+        if rng.random() < 0.6:  # the nodule anywhere in the tile
             start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * need).astype(int)
         tile = crop(cube, np.clip(start, 0, room), need)
         tile = zoomed(tile, factor) if factor != 1.0 else tile
@@ -134,9 +134,9 @@ class Composer:
 
 
 def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool) -> Piece:
-    """The donor's nodule, or a piece of whatever lies beside it, blended into a place in the lung.
+    """Blend the donor's nodule, or (not ``real``) tissue beside it, into lung of ``part``.
 
-    Without a place of lung large enough, the part as it was.
+    Returns ``part`` itself if no block of lung is large enough.
     """
     z, y, x, diameter = donor.nodules[0]
     mask, centre = donor.mask, np.array([z, y, x])
@@ -149,34 +149,30 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     if box is None:
         return part
     size = np.array([s.stop - s.start for s in box])
-    place = _lung_place(part, size, rng)
-    if place is None:
+    start = _lung_block(part, size, rng)
+    if start is None:
         return part
-    return _blend(part, donor.voxels[box], mask[box], place, real,
-                  np.array([*(centre - [s.start for s in box] + place), diameter]))  # fmt: skip
+    mark = np.array([*(centre - [s.start for s in box] + start), diameter])
+    return _blend(part, donor.voxels[box], mask[box], start, mark if real else None)
 
 
 def _blend(
-    part: Piece,
-    voxels: np.ndarray,
-    mask: np.ndarray,
-    place: np.ndarray,
-    real: bool,
-    mark: FloatArray,
+    part: Piece, voxels: np.ndarray, mask: np.ndarray, start: np.ndarray, mark: FloatArray | None
 ) -> Piece:
+    # the mask, grown and softened, is the weight of the donor's voxels
     alpha = np.stack([cv2.GaussianBlur(m, (0, 0), 0.9) for m in cv2.dilate(mask, np.ones((3, 3)))])
     weight = alpha.astype(np.float32) / 255
-    to = tuple(slice(a, a + n) for a, n in zip(place, mask.shape, strict=True))
+    to = tuple(slice(a, a + n) for a, n in zip(start, mask.shape, strict=True))
     out, truth = part.voxels.copy(), part.mask.copy()
     out[to] = np.rint(weight * voxels + (1 - weight) * out[to]).astype(np.uint8)
-    if not real:
+    if mark is None:
         return Piece(out, truth, part.nodules, part.ignored)
     truth[to] = np.maximum(truth[to], mask)
     return Piece(out, truth, np.concatenate([part.nodules, mark[None]]), part.ignored)
 
 
-def _lung_place(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
-    """Where a block of ``size`` lies in lung, apart from other nodules; None after ten tries."""
+def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.ndarray | None:
+    """Return the start of a block in lung, apart from nodules; None after ten tries."""
     room = np.array(part.voxels.shape) - size
     if (room <= 0).any():
         return None
@@ -185,14 +181,10 @@ def _lung_place(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         centre, reach = start + size / 2, size.max() / 2
         apart = np.linalg.norm(part.nodules[:, :3] - centre, axis=1) - part.nodules[:, 3] / 2
         block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
-        if _is_lung(block) and (apart > reach + 4).all():
+        is_lung = 15 < block.mean() < LUNG_BELOW and (block < AIR_BELOW).mean() <= AIR_SHARE
+        if is_lung and (apart > reach + 4).all():
             return np.asarray(start)
     return None
-
-
-def _is_lung(block: np.ndarray) -> bool:
-    dark_enough = 15 < block.mean() < LUNG_BELOW
-    return bool(dark_enough and (block < AIR_BELOW).mean() <= AIR_SHARE)
 
 
 def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, slice, slice] | None:
@@ -214,7 +206,7 @@ def _shifted(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
 
 
 def _cuts(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """``side`` cut into spans of 20 to 40."""
+    """Cut ``side`` into spans of 20 to 40."""
     edges = [0]
     while side - edges[-1] > 40:
         edges.append(edges[-1] + int(rng.integers(20, min(40, side - edges[-1] - 20) + 1)))
@@ -222,7 +214,7 @@ def _cuts(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
 
 
 def _inside(part: Piece) -> Piece:
-    """Marks outside go; a nodule cut by more than its middle allows is ignored instead."""
+    """Drop marks outside; a nodule whose middle is at the border becomes an ignored mark."""
     shape = np.array(part.voxels.shape)
     depth = np.minimum(part.nodules[:, :3], shape - 1 - part.nodules[:, :3]).min(1, initial=1e9)
     whole = depth >= np.minimum(part.nodules[:, 3] / 2 - 1, 5)
@@ -238,7 +230,7 @@ def _inside(part: Piece) -> Piece:
 
 
 def _mirror_marks(marks: FloatArray, shape: tuple[int, ...]) -> FloatArray:
-    """Each mark and its mirror images beyond the low and the high face of every axis."""
+    """Return each mark and its mirror images beyond both faces of every axis."""
     out = marks
     for axis, size in enumerate(shape):
         low, high = out.copy(), out.copy()
@@ -249,7 +241,7 @@ def _mirror_marks(marks: FloatArray, shape: tuple[int, ...]) -> FloatArray:
 
 
 def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
-    """A cube of ``side`` around ``centre``; beyond the scan there is air, as the network pads."""
+    """Crop a cube of ``side`` around ``centre``; beyond the scan there is air."""
     shape = np.array(scan.voxels.shape)
     start = np.rint(centre - side / 2).astype(int)
     start = np.where(shape > side, np.clip(start, -8, shape - side + 8), (shape - side) // 2)
@@ -259,3 +251,53 @@ def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     shift = np.array([*(p[0] for p in pad), 0])
     return Piece(np.pad(inner.voxels, pad), np.pad(inner.mask, pad),
                  inner.nodules + shift, inner.ignored + shift)  # fmt: skip
+
+
+NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
+"""BGR of a circle around a nodule and around an ignored mark."""
+
+
+SCALE = 2
+
+
+def draw_samples(composer: Composer, columns: int, seed: int) -> UInt8Array:
+    """Draw ``columns`` samples of each composition, as uint8 BGR ``(height, width, 3)``.
+
+    Each is shown by the axial slice that most nodules cross.
+    """
+    rng = np.random.default_rng(seed)
+    makers: list[tuple[str, Callable[[np.random.Generator], Piece]]] = [
+        ("mosaic", composer.mosaic), ("mirrored", composer.mirror), ("scan", composer.scan)
+    ]  # fmt: skip
+    rows = [np.hstack([_picture(make(rng), name) for _ in range(columns)]) for name, make in makers]
+    return np.asarray(np.vstack(rows), np.uint8)
+
+
+def save_samples(path: Path, sheet: UInt8Array) -> None:
+    """Write the sheet as PNG."""
+    _, png = cv2.imencode(".png", sheet)
+    path.write_bytes(png.tobytes())
+
+
+def _picture(sample: Piece, name: str) -> UInt8Array:
+    z = _busiest(sample)
+    size = tuple(SCALE * n for n in sample.voxels.shape[:0:-1])
+    grey = cv2.resize(np.ascontiguousarray(sample.voxels[z]), size, interpolation=cv2.INTER_CUBIC)
+    tile = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
+    # circles of the nodules' diameters on the slice
+    for marks, colour in ((sample.ignored, IGNORED), (sample.nodules, NODULE)):
+        for away, y, x, diameter in marks - np.array([z, 0, 0, 0]):
+            if abs(away) <= max(diameter, 4) / 2:
+                centre = (round(SCALE * (x + 0.5)), round(SCALE * (y + 0.5)))
+                cv2.circle(tile, centre, round(SCALE * max(diameter, 4) / 2) + 2, colour, 1)
+    cv2.putText(tile, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
+    return np.asarray(np.pad(tile, ((0, 2), (0, 2), (0, 0)), constant_values=255), np.uint8)
+
+
+def _busiest(sample: Piece) -> int:
+    """Return the slice that most nodules cross, the middle one if there is none."""
+    depth = sample.voxels.shape[0]
+    if not len(sample.nodules):
+        return int(depth // 2)
+    away = np.abs(np.arange(depth)[:, None] - sample.nodules[:, 0])
+    return int(np.argmax((away < sample.nodules[:, 3] / 2).sum(1)))

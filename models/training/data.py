@@ -1,8 +1,6 @@
-"""What the networks learn from: cubes of real nodules, whole real scans, and phantoms.
+"""Pieces of lung with their truth: cubes of nodules and whole scans read, transformed and batched.
 
-A piece of lung with what is known in it; what is done to the picture is done to the truth.
-
-An endless stream of batches, drawn by other processes while the network trains.
+Every transformation moves the truth with the voxels.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class Piece:
         voxels: uint8 ``(z, y, x)`` of the HU window.
         mask: uint8 of the same shape, 255 where a nodule is.
         nodules: ``(n, 4)``: z, y, x in voxels and diameter in mm.
-        ignored: the same for places that count neither way.
+        ignored: the same for marks that count neither as nodule nor as false positive.
     """
 
     voxels: UInt8Array
@@ -44,7 +42,7 @@ class Piece:
 
 
 def crop(piece: Piece, start: npt.ArrayLike, size: npt.ArrayLike) -> Piece:
-    """The part from ``start`` of ``size``; marks outside stay, in the part's coordinates."""
+    """Return the part from ``start`` of ``size``; marks outside stay, in the part's coordinates."""
     first = np.asarray(start, dtype=int)
     box = tuple(slice(a, a + n) for a, n in zip(first, np.asarray(size, dtype=int), strict=True))
     shift = np.array([*first, 0.0])
@@ -52,7 +50,7 @@ def crop(piece: Piece, start: npt.ArrayLike, size: npt.ArrayLike) -> Piece:
 
 
 def mirrored(piece: Piece, axes: tuple[bool, bool, bool], swap_yx: bool = False) -> Piece:
-    """Flipped along the axes asked for; then y and x exchanged."""
+    """Flip along ``axes``; then exchange y and x."""
     flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in axes)
     voxels, mask = piece.voxels[flips], piece.mask[flips]
     marks = [_flip_marks(m, axes, piece.voxels.shape) for m in (piece.nodules, piece.ignored)]
@@ -73,7 +71,7 @@ def _flip_marks(
 
 
 def zoomed(piece: Piece, factor: float) -> Piece:
-    """Everything ``factor`` times as large, diameters too."""
+    """Scale the piece by ``factor``, diameters too."""
     marks = [_zoom_marks(m, factor) for m in (piece.nodules, piece.ignored)]
     return Piece(resize(piece.voxels, factor), resize(piece.mask, factor), marks[0], marks[1])
 
@@ -85,7 +83,7 @@ def _zoom_marks(marks: FloatArray, factor: float) -> FloatArray:
 
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
-    """uint8 ``(z, y, x)`` scaled by ``factor`` along every axis, trilinear."""
+    """Scale uint8 ``(z, y, x)`` by ``factor`` along every axis, trilinear."""
     z, y, x = (max(4, round(n * factor)) for n in voxels.shape)
     deep = cv2.resize(np.ascontiguousarray(voxels).reshape(voxels.shape[0], -1),
                       (voxels[0].size, z)).reshape(z, *voxels.shape[1:])  # fmt: skip
@@ -96,13 +94,13 @@ def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
 
 
 READERS_FOR_MASK = 2
-"""A voxel is nodule where at least this many of the four readers drew it."""
+"""The readers, of four, who must have outlined a voxel for it to be nodule."""
 
 UNKNOWN_MM = 10.0
 """The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
 
 MATCH_MM = 5.0
-"""Ratings and masks of readers whose centre is further from LUNA16's may be a neighbour's."""
+"""Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +109,7 @@ class Cubes:
 
     Attributes:
         pieces: the cubes.
-        patients: whose each is.
+        patients: the patient of each.
         malignancy: the readers' mean rating, 1 to 5, ``(n,)``; NaN where it may be a neighbour's.
         texture: the same, 1 ground glass to 5 solid.
     """
@@ -123,7 +121,7 @@ class Cubes:
 
 
 def load_cubes(folder: Path, split: str) -> Cubes:
-    """The cubes of `folder/split.npz` with the marks of `index.csv` and `marks.csv`."""
+    """Read the cubes of `folder/split.npz` with the marks of `index.csv` and `marks.csv`."""
     with np.load(folder / f"{split}.npz") as arrays:
         ct, votes = arrays["ct"], arrays["votes"]
     index = [row for row in _rows(folder / "index.csv") if row["split"] == split]
@@ -142,25 +140,19 @@ def load_cubes(folder: Path, split: str) -> Cubes:
     return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
 
 
-def load_scan(folder: Path, truth: Path | None = None) -> Piece:
-    """A whole scan's lung box, with the lesion that ``truth`` (`scans.csv`) marks in it."""
-    return load_box(folder, truth)[1]
-
-
 def load_box(folder: Path, truth: Path | None = None) -> tuple[Preprocessed, Piece]:
-    """The same beside the box as the edge has it, which knows where in it the lungs are."""
+    """Read a scan as the edge preprocesses it, and as a piece with the lesions of `scans.csv`."""
     study = read_study(folder)
     box = preprocess(study.volume, folder)
     lesions = [
-        _lesion(box.geometry.to_index([float(row[a]) for a in "xyz"]), row)
+        [
+            *(float(v) for v in box.geometry.to_index([float(row[a]) for a in "xyz"])),
+            float(row["diameter_mm"]),
+        ]
         for row in (_rows(truth) if truth else [])
         if row["scan"] == folder.name and row["x"]
     ]
     return box, Piece(box.voxels, np.zeros_like(box.voxels), _stack(lesions), NONE)
-
-
-def _lesion(index_zyx: FloatArray, row: dict[str, str]) -> list[float]:
-    return [*(float(v) for v in index_zyx), float(row["diameter_mm"])]
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -187,8 +179,8 @@ Batch = dict[str, torch.Tensor]
 Draw = Callable[[np.random.Generator], Batch]
 
 
-def batches(draw: Draw, size: int, *, workers: int, seed: int) -> Iterator[Batch]:
-    """Batches of ``size`` of what ``draw`` gives, by ``workers`` processes (0: in this one)."""
+def draw_batches(draw: Draw, size: int, *, workers: int, seed: int) -> Iterator[Batch]:
+    """Yield batches of ``size`` samples of ``draw``, by ``workers`` processes (0: this one)."""
     ahead = 6 if workers else None
     yield from DataLoader(_Stream(draw, seed), size, num_workers=workers, prefetch_factor=ahead)
 

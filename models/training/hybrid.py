@@ -12,16 +12,15 @@ from torch import nn
 
 from imaging.volume import FloatArray
 from models.networks.hybrid import Answers
-from models.training import data
-from models.training.data import Batch
+from models.training.data import Batch, draw_batches
 from models.training.regions import RegionDrawer
-from models.training.screening import sensitivity_leaving
+from models.training.screening import sensitivity_at
 from models.training.targets import hybrid_loss
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """Validation: regions of nodules and of a scan's candidates, with the edge's logits."""
+class Validation:
+    """Regions of validation nodules and of false positives in scans, with the edge's logits."""
 
     nodules: np.ndarray
     nodule_logit: FloatArray
@@ -32,39 +31,38 @@ class Trial:
 
 @dataclass
 class HybridTask:
-    """Trains on ``drawer``'s regions; judges on regions of other patients."""
+    """Trains on ``drawer``'s regions; measures on regions of other patients."""
 
     drawer: RegionDrawer
-    trial: Trial
+    validation: Validation
     network: nn.Module
     batch: int = 32
     workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
-        return data.batches(
+        """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
+        return draw_batches(
             partial(_draw, self.drawer), self.batch, workers=self.workers, seed=seed
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """The terms of `hybrid_loss`."""
+        """Return the terms of `hybrid_loss`."""
         answers = network(batch["voxels"].float() / 255)
         return hybrid_loss(Answers(*(out.float() for out in answers)), batch)
 
     def refresh(self, network: nn.Module) -> None:
-        """Nothing: the alarms are those of the screening network, which stands still."""
+        """Do nothing: the false positives are those of the screening network, which is fixed."""
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """Sensitivity at 1/2 to 8 false positives a scan, alone and added to the edge's logit."""
-        nodule, alarm = (logits(network, r) for r in (self.trial.nodules, self.trial.alarms))
-        figures = {}
-        both = (nodule + self.trial.nodule_logit, alarm + self.trial.alarm_logit)
-        for name, (found, false) in {"alone": (nodule, alarm), "both": both}.items():
-            for rate in (0.5, 1, 2, 4):
-                figures[f"{name}_{rate:g}"] = sensitivity_leaving(
-                    found, false, rate * self.trial.scans
-                )
-        return figures
+        """Return sensitivity at 0.5 to 4 false positives a scan, alone and with the edge."""
+        held = self.validation
+        nodule, alarm = (logits(network, regions) for regions in (held.nodules, held.alarms))
+        both = (nodule + held.nodule_logit, alarm + held.alarm_logit)
+        return {
+            f"{name}_{rate:g}": sensitivity_at(found, false, rate * held.scans)
+            for name, (found, false) in {"alone": (nodule, alarm), "both": both}.items()
+            for rate in (0.5, 1, 2, 4)
+        }
 
 
 def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
@@ -80,7 +78,7 @@ def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
 
 
 def logits(network: nn.Module, regions: np.ndarray, *, batch: int = 32) -> FloatArray:
-    """The network's logits ``(n,)`` of uint8 regions ``(n, z, y, x)``."""
+    """Return the network's logits ``(n,)`` of uint8 regions ``(n, z, y, x)``."""
     device = next(network.parameters()).device
     found = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):

@@ -1,8 +1,6 @@
-"""The learning curve: the same network trained anew on more and more patients, equally long.
+"""The learning curve: the same network trained equally long on more and more patients.
 
-It tells which of the two would help, more patients or more time.
-
-The learning curve as a picture, and its section of the page.
+It shows whether more patients or more training time would help.
 """
 
 from __future__ import annotations
@@ -24,26 +22,26 @@ from models.training.loop import Plan, train
 from models.training.runs import Run, make_screening, screening_task
 
 AVERAGE = 0.99
-"""Short runs forget their beginning sooner than long ones."""
+"""Decay of the weight average, lower than in long runs."""
 
 JUDGED = 4
-"""How often a run is judged on validation."""
+"""How often a run is measured on validation."""
 
 
 class NoLog(ModelError):
-    """A run's folder holds no log, or one that cannot be read."""
+    """A run's log is missing or damaged."""
 
 
 def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ()) -> dict[str, Any]:
-    """A run for each share of the training patients, and what validation said of it over time.
+    """Train a run for each share of the patients; return its logs and those of ``longer``.
 
-    A run that has its weights is not trained again; one that was cut off goes on. The logs of
-    ``longer``, folders of other runs, are shown beside them.
+    A finished run is not trained again, an interrupted one goes on. ``longer`` are folders of
+    other runs.
 
     Raises:
         NoLog: a folder of ``longer`` has no log.
     """
-    told = [{"name": path.name, "log": read_log(path)} for path in longer]
+    others = [{"name": path.name, "log": read_log(path)} for path in longer]
     material = run.material()
     runs = []
     for share in sorted(shares):
@@ -59,12 +57,12 @@ def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ())
         })  # fmt: skip
     return {
         "minutes": run.minutes, "seed": run.seed, "val_nodules": len(material.val_cubes),
-        "val_scans": len(material.val_scans), "runs": runs, "longer": told,
+        "val_scans": len(material.val_scans), "runs": runs, "longer": others,
     }  # fmt: skip
 
 
 def part_of(cubes: Cubes, share: float, seed: int) -> Cubes:
-    """The cubes of so many of the patients; a larger share has all patients of a smaller one."""
+    """Return the cubes of a share of the patients; a larger share contains a smaller one."""
     patients = np.random.default_rng(seed).permutation(sorted(set(cubes.patients)))
     chosen = set(patients[: max(1, round(share * len(patients)))].tolist())
     keep = [i for i, patient in enumerate(cubes.patients) if patient in chosen]
@@ -75,10 +73,10 @@ def part_of(cubes: Cubes, share: float, seed: int) -> Cubes:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The judgements of a run, in time.
+    """Return a run's figures in order of time.
 
     Raises:
-        NoLog: there is none in the folder, or a line is no JSON.
+        NoLog: the folder has none, or a line is not JSON.
     """
     path = run / "log.jsonl"
     try:
@@ -97,7 +95,7 @@ MEASURE = "cpm"
 
 
 def save_curves(path: Path, result: Mapping[str, Any]) -> None:
-    """Draws CPM on validation over patients, and over the minutes of each run; writes a PNG."""
+    """Draw CPM on validation over patients and over the minutes of each run, as PNG."""
     figure = new_figure(11, 5)
     data, time = figure.subplots(1, 2)
     runs = result["runs"]
@@ -125,7 +123,7 @@ def _over_time(axes: Any, log: list[dict[str, float]], name: str) -> None:
 
 
 def learning_table(result: Mapping[str, Any]) -> str:
-    """A row for each part of the patients, in Markdown."""
+    """Return a row for each share of the patients, in Markdown."""
     heads = ["patients", "nodules", "CPM", "at 1", "at 2", "at 8"]
     rows = [
         [run["patients"], run["nodules"],

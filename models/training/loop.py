@@ -1,6 +1,6 @@
-"""The training loop: a budget in minutes, resumable, averaged weights, a GPU where there is one.
+"""The training loop: a budget in minutes, resumable, averaged weights, a GPU if there is one.
 
-It does not know what it trains: a `Task` says what a batch is and what it costs.
+It does not know what it trains: a `Task` gives batches and losses.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from models.training.data import Batch
 
 
 class Task(Protocol):
-    """What is trained: a network, an endless stream of batches, and a loss."""
+    """A network to train, an endless stream of batches, and a loss."""
 
     network: nn.Module
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Batches without end."""
+        """Yield batches without end."""
         ...
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """The terms of the loss of one batch, by name; they are added up."""
+        """Return the terms of the loss of one batch by name; they are summed."""
         ...
 
     def refresh(self, network: nn.Module) -> None:
-        """Called now and then: the batches asked for afterwards may learn from the network."""
+        """Adapt later batches to the network; called every ``refresh_minutes``."""
         ...
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """Figures of the averaged network on validation material."""
+        """Return figures of the averaged network on validation material."""
         ...
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how. ``minutes`` is time spent training, over all resumptions.
+    """The parameters of a run. ``minutes`` is time spent training, over all resumptions.
 
     ``half``: products are computed in bfloat16, which is four to five times as fast.
     """
@@ -76,7 +76,7 @@ class _State:
 
 
 def train(task: Task, plan: Plan, *, resume: bool = False) -> nn.Module:
-    """The averaged network after ``plan.minutes``; what happened is in `plan.out/log.jsonl`."""
+    """Train for ``plan.minutes`` and return the averaged network; log to `plan.out/log.jsonl`."""
     plan.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = _start(task, plan, device)
@@ -89,12 +89,12 @@ def train(task: Task, plan: Plan, *, resume: bool = False) -> nn.Module:
 
 
 def save(network: nn.Module, path: Path) -> None:
-    """Writes the weights so that a kill leaves either the old file or the new one."""
+    """Write the weights atomically."""
     _write_atomically(network.state_dict(), path)
 
 
 def channels_last(network: nn.Module) -> nn.Module:
-    """The network with its weights laid out as a CPU's fast 3D convolutions like them."""
+    """Lay the weights out for a CPU's fast 3D convolutions."""
     layout = torch.channels_last_3d
     moved: nn.Module = network.to(memory_format=layout)  # type: ignore[call-overload]  # no stub
     return moved
@@ -169,7 +169,7 @@ def _step(
 
 
 def _schedule(progress: float, warm_up: float) -> float:
-    """Linear warm-up, flat for the first half, then a cosine down to a hundredth."""
+    """Return the factor on the rate: linear warm-up, flat to 0.4, then a cosine down to 0.01."""
     if progress < warm_up:
         return progress / warm_up + 0.01
     if progress < 0.4:

@@ -1,21 +1,19 @@
-"""Ways to train the hybrid network in less memory, each put onto a network that is there.
+"""Methods to train the hybrid network in less memory, and their measurement in this process.
 
-- ``checkpointing``: a block keeps its input only; what is inside is computed again on the way back
+`python -m models.training.memory` measures one combination and prints a line of JSON. Each needs a
+process of its own: the allocator keeps memory of an earlier one.
+
+- ``checkpointing``: a block keeps its input only and is computed again in the backward pass
   (Chen et al., arXiv:1604.06174).
-- ``recomputation``: convolutions and matrix products are kept, what is cheap is computed again:
-  norms, ReLU, GELU, soft-max, sums (selective recomputation, Korthikanti et al., arXiv:2205.05198).
-- ``bf16``: the pass forward under autocast; weights and optimiser stay float32.
+- ``recomputation``: convolutions and matrix products are kept, cheap operators are computed again
+  (selective recomputation, Korthikanti et al., arXiv:2205.05198).
+- ``bf16``: the forward pass under autocast; weights and optimiser stay float32.
 - ``sharing``: one encoder layer's weights for all layers (ALBERT, Lan et al., arXiv:1909.11942).
-- ``buffers``: input and gradients live in buffers that are made once and used again.
+- ``buffers``: input and gradients live in buffers that are reused.
 - ``allocator``: the C library keeps freed memory for the next tensor; set for a whole process.
 
-What is computed again meets its batch norms twice, so their running statistics move twice in a
-step; losses and gradients are those of the batch and stay what they were.
-
-Measures training steps of the hybrid in this process: `python -m models.training.memory`.
-
-A process of its own for each measurement: what another left in the allocator would count too.
-The result is one line of JSON on stdout.
+Batch norms that are computed again update their running statistics twice in a step; losses and
+gradients do not change.
 """
 
 from __future__ import annotations
@@ -46,30 +44,30 @@ COSTLY = [
     torch.ops.aten.addmm.default,
     torch.ops.aten.bmm.default,
 ]
-"""What ``recomputation`` keeps the results of."""
+"""The operators whose results ``recomputation`` keeps."""
 
 STEMS = ("fine2.0", "fine4", "join4")
-"""Blocks that are neither `Residual` nor `EncoderLayer`."""
+"""Trained blocks that are neither `Residual` nor `EncoderLayer`."""
 
 
 def checkpoint_blocks(network: HybridNetwork) -> None:
-    """Every trained block keeps its input and nothing else."""
+    """Make every trained block keep its input only."""
     _wrap(network, checkpoint)
 
 
 def recompute_cheap(network: HybridNetwork) -> None:
-    """Every trained block keeps its input and what `COSTLY` operators gave."""
+    """Make every trained block keep its input and the results of `COSTLY` operators."""
     contexts = partial(create_selective_checkpoint_contexts, COSTLY)
     _wrap(network, partial(checkpoint, context_fn=contexts))
 
 
 def share_encoder(network: HybridNetwork) -> None:
-    """All encoder layers become the first one."""
+    """Use the first encoder layer for all."""
     network.encoder = nn.Sequential(*[network.encoder[0]] * len(network.encoder))
 
 
 def blocks(network: HybridNetwork) -> list[nn.Module]:
-    """The blocks that are trained, each once."""
+    """Return the blocks that are trained, each once."""
     return [
         module
         for name, module in network.named_modules()
@@ -84,7 +82,7 @@ def _wrap(network: HybridNetwork, through: Callable[..., Any]) -> None:
 
 
 class GradientBuffer:
-    """One buffer that the gradients of all trained weights are views of."""
+    """One buffer of which the gradients of all trained weights are views."""
 
     def __init__(self, network: nn.Module) -> None:
         self._weights = [p for p in network.parameters() if p.requires_grad]
@@ -92,7 +90,7 @@ class GradientBuffer:
         self._flat = torch.zeros(total, device=self._weights[0].device)
 
     def clear(self) -> None:
-        """Zeroes the buffer; the gradients are views of it afterwards, wherever they were."""
+        """Zero the buffer and make all gradients views of it."""
         self._flat.zero_()
         at = 0
         for weight in self._weights:
@@ -101,24 +99,24 @@ class GradientBuffer:
 
 
 class InputBuffer:
-    """One buffer for the network's input, filled anew for every batch."""
+    """One buffer for the network's input."""
 
     def __init__(self, like: torch.Tensor) -> None:
         self._unit = torch.empty(like.shape, device=like.device)
 
     def fill(self, voxels: torch.Tensor) -> torch.Tensor:
-        """``voxels`` uint8 as float in [0, 1], of the shape that the buffer was made for."""
+        """Fill the buffer with uint8 ``voxels`` as float in [0, 1]."""
         return self._unit.copy_(voxels).div_(255)
 
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 CLEAR_PEAK = "5"
-"""What makes the kernel forget a process's high-water mark (proc(5))."""
+"""Written to ``clear_refs``, it resets a process's high-water mark (proc(5))."""
 
 
 def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:
-    """The hybrid as it is trained, its known stem taken over, with those savings."""
+    """Return the hybrid in training mode with a known stem, and with those savings."""
     torch.manual_seed(0)
     network = HybridNetwork(spec)
     network.start_from(ScreeningNetwork(spec.known).state_dict())
@@ -132,7 +130,7 @@ def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:
 
 
 def make_batch(size: int, side: int) -> Batch:
-    """What `hybrid_loss` asks for, drawn at random: memory and time do not depend on it."""
+    """Return a random batch for `hybrid_loss`; memory and time do not depend on its values."""
     draw = torch.Generator().manual_seed(0)
     box = (size, 1, side, side, side)
     return {
@@ -146,7 +144,7 @@ def make_batch(size: int, side: int) -> Batch:
 
 
 class Trainer:
-    """One network, its optimiser, and its buffers if it has them."""
+    """A network with its optimiser, and its buffers if it has them."""
 
     def __init__(
         self, savings: Collection[str], size: int, spec: HybridSpec, device: torch.device
@@ -162,7 +160,7 @@ class Trainer:
         self._low = "bf16" in savings
 
     def step(self) -> float:
-        """One training step; its loss."""
+        """Do one training step and return its loss."""
         # cached casts of shared weights would be missing when a forward pass is done again
         low = torch.autocast(self.batch["voxels"].device.type, torch.bfloat16, cache_enabled=False)
         with low if self._low else nullcontext():
@@ -189,12 +187,10 @@ def measure(
     spec: HybridSpec | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Peak memory of ``steps`` steps beyond what the built network takes, their times and losses.
+    """Measure ``steps`` training steps: peak memory beyond the built network's, times, losses.
 
-    The network is the shipped one unless ``spec`` says another.
-
-    ``tensors`` is the peak of what tensors hold during one further step, weights and optimiser
-    included: of the allocator's calls, without what the libraries keep for themselves.
+    ``tensor_bytes`` is the peak of all tensors during one further step, weights and optimiser
+    included, by the allocator's calls.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = Trainer(savings, size, spec or HybridSpec(), device)
@@ -250,7 +246,7 @@ def _tensor_peak(trainer: Trainer, device: torch.device) -> int:
 
 
 def _held(trainer: Trainer) -> int:
-    """What weights, gradients, optimiser and batch hold between two steps."""
+    """Return the bytes of weights, gradients, optimiser and batch between two steps."""
     weights = [*trainer.network.parameters(), *trainer.network.buffers()]
     states = [v for state in trainer.optimizer.state.values() for v in state.values()]
     slopes = [w.grad for w in weights if w.grad is not None]
@@ -259,7 +255,7 @@ def _held(trainer: Trainer) -> int:
 
 
 def main() -> None:
-    """``SAVING+SAVING BATCH STEPS`` as arguments; ``-`` for no saving."""
+    """Measure by the arguments ``SAVING+SAVING BATCH STEPS``; ``-`` is no saving."""
     savings, size, steps = sys.argv[1:]
     print(json.dumps(measure(savings.split("+"), int(size), int(steps))))
 

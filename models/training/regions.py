@@ -1,8 +1,8 @@
-"""What the hybrid network trains on: regions around the screening network's own candidates.
+"""Training regions of the hybrid network, around the screening network's own candidates.
 
-Regions of nodules come from the middle of a cube, those of false alarms mostly from whole scans.
-Whatever differs between the two besides the nodule would be learnt, so both are shifted, scaled,
-cut short and mirrored alike, and nodules are implanted into the scans as well.
+Nodules come from the middle of a cube, false positives mostly from whole scans. The network would
+learn any other difference between the two, so both are shifted, scaled, shortened and mirrored
+alike, and nodules are implanted into the scans as well.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ JITTER_MM = 1.3
 class Region:
     """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
 
-    ``malignancy`` is in [0, 1], NaN where nobody knows; ``texture`` a class of
-    `models.runtime.second_reader.TEXTURES`, -1 where nobody knows.
+    ``malignancy`` is in [0, 1], NaN if unknown; ``texture`` a class of
+    `models.runtime.second_reader.TEXTURES`, -1 if unknown.
     """
 
     voxels: np.ndarray
@@ -43,14 +43,14 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """Of each cube's nodule: ``malignancy`` and ``texture`` as in `Region`, each ``(n,)``."""
+    """``malignancy`` and ``texture`` of each cube's nodule, as in `Region`, each ``(n,)``."""
 
     malignancy: FloatArray
     texture: npt.NDArray[np.int64]
 
     @classmethod
     def of(cls, cubes: Cubes) -> Ratings:
-        """The readers' mean ratings; a mean of 1.5 and 4.5 is certain either way."""
+        """Return targets from the readers' mean ratings; 1.5 and 4.5 count as certain."""
         known = np.isfinite(cubes.texture)
         classes = np.digitize(np.where(known, cubes.texture, 5.0), [2.5, 4.0])
         return cls(np.clip((cubes.malignancy - 1.5) / 3, 0, 1), np.where(known, classes, -1))
@@ -58,13 +58,13 @@ class Ratings:
 
 @dataclass(frozen=True, eq=False)
 class RegionDrawer:
-    """Draws regions.
+    """Draws training regions.
 
     Attributes:
         composer: its cubes and scans are the sources.
         ratings: of the composer's cubes.
-        alarms: for each cube, then each scan: places ``(n, 3)`` that hold no nodule.
-        weights: for each of them ``(n,)``: how often it is drawn.
+        alarms: false positives ``(n, 3)`` of each cube, then of each scan.
+        weights: the odds ``(n,)`` to draw each of them.
         side: of a region, in voxels.
         share: of regions with a nodule.
     """
@@ -78,7 +78,7 @@ class RegionDrawer:
     share: float = 0.45
 
     def draw(self, rng: np.random.Generator) -> Region:
-        """One region, a nodule in it or not."""
+        """Draw one region, with or without a nodule."""
         kind = rng.random()
         if kind < 0.6 * self.share:
             return self._nodule(rng)
@@ -101,7 +101,8 @@ class RegionDrawer:
         side = self.side + 16
         for _ in range(8):
             middle = rng.uniform(0.15, 0.85, 3) * scan.voxels.shape
-            ground = Piece(cut_roi(scan.voxels, middle, (side,) * 3), _empty(side), NONE, NONE)
+            voxels = cut_roi(scan.voxels, middle, (side,) * 3)
+            ground = Piece(voxels, np.zeros_like(voxels), NONE, NONE)
             part = implanted(ground, donor, rng, real=real)
             changed = np.argwhere(part.voxels != ground.voxels)
             if len(changed):
@@ -121,7 +122,7 @@ class RegionDrawer:
         return self._cut(piece, np.append(place, 0.0), rng)
 
     def _rated(self, region: Region, number: int) -> Region:
-        """With the ratings of that cube's nodule; of another size its malignancy is not known."""
+        """Add the ratings of that cube's nodule; at another size its malignancy is unknown."""
         diameter = self.composer.cubes[number].nodules[0, 3]
         same = abs(np.log(region.diameter_mm / diameter)) < SAME_SIZE
         return replace(
@@ -137,11 +138,9 @@ class RegionDrawer:
         size = (round(self.side / factor),) * 3
         voxels, mask = (cut_roi(a, at, size) for a in (piece.voxels, piece.mask))
         voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
-        if rng.random() < 0.5:
-            low, high = (
-                rng.integers(0, 13, 3) * (rng.random(3) < 0.5),
-                self.side - rng.integers(0, 13, 3) * (rng.random(3) < 0.5),
-            )
+        if rng.random() < 0.5:  # as at the border of a lung box
+            low = rng.integers(0, 13, 3) * (rng.random(3) < 0.5)
+            high = self.side - rng.integers(0, 13, 3) * (rng.random(3) < 0.5)
             voxels, mask = (_shortened(a, low, high) for a in (voxels, mask))
         whole = turned(Piece(voxels, mask, NONE, NONE), rng)
         whole = scanned_anew(whole, rng, self.noise, thicken=0.25)
@@ -149,19 +148,15 @@ class RegionDrawer:
         return Region(voxels, mask, diameter * self.side / size[0])
 
 
-def _empty(side: int) -> np.ndarray:
-    return np.zeros((side,) * 3, np.uint8)
-
-
 def _shortened(voxels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """What remains between ``low`` and ``high``, mirrored back to the full size."""
+    """Mirror what lies between ``low`` and ``high`` back to the full size."""
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     pad = [(int(a), int(n - b)) for a, b, n in zip(low, high, voxels.shape, strict=True)]
     return np.pad(voxels[box], pad, mode="symmetric")
 
 
 def without_nodules(places: FloatArray, piece: Piece) -> np.ndarray:
-    """Which of the places ``(n, 3)`` lie apart from every mark: bool ``(n,)``."""
+    """Return which of the places ``(n, 3)`` lie apart from every mark, bool ``(n,)``."""
     apart = np.ones(len(places), dtype=bool)
     for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
         apart &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + 4

@@ -1,10 +1,8 @@
-"""The training commands: material, task and plan put together, weights left in the run's folder.
-
-The recipes of the two shipped networks: which material, which task, which plan.
+"""The training commands: material, task and plan put together; weights stay in the run's folder.
 
 Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, ``marks.csv``) and
-``DIR/ct`` (a folder for each scan, ``scans.csv`` with its role). Only material of role ``train``
-is learnt from; ``val`` is looked at; ``test`` is never opened here.
+``DIR/ct`` (a folder for each scan, ``scans.csv`` with its role). Material of role ``train`` is
+trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
 from __future__ import annotations
@@ -31,22 +29,79 @@ from models.runtime.sigmoid import sigmoid
 from models.training.augment import Noise
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Piece, load_box, load_cubes
-from models.training.hybrid import HybridTask, Trial
+from models.training.hybrid import HybridTask, Validation
 from models.training.loop import Plan, train
 from models.training.regions import Ratings, RegionDrawer, without_nodules
-from models.training.screening import ScreeningTask, false_alarms, look, nodule_logit
+from models.training.screening import ScreeningTask, false_positives, nodule_logit, peaks_of
 from models.training.warm_start import settle_norms, weights_of_artifact
 
 PHANTOM_SHARE = 0.25
-"""How often a crop of a whole lung is one of a phantom's."""
+"""The share of phantoms among crops of whole lungs."""
 
-ALARM_SHARES = (0.5, 0.38, 0.12)
-"""How often a false alarm comes from a cube (hundreds of scanners), a whole scan, a phantom."""
+SOURCE_SHARES = (0.5, 0.38, 0.12)
+"""The shares of false positives from cubes (hundreds of scanners), whole scans and phantoms."""
+
+ARTIFACT = ".onnx"
+
+SETTLE_CUBES = 64
+"""Training cubes whose regions settle the batch norms of a network from an artifact."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The options of a training command.
+
+    Attributes:
+        data: folder with ``nodules`` and ``ct``.
+        out: folder of the run; `averaged.pt` in it is the result.
+        minutes: time to spend training, resumptions included.
+        rate: highest learning rate.
+        resume: whether to go on from the run's checkpoint.
+        start: weights to begin with, of a run or a float artifact; None for random ones.
+        cache: folder of the phantoms; ``phantoms``: how many of them to train on.
+        seed: of weights and samples.
+    """
+
+    data: Path
+    out: Path
+    minutes: float
+    rate: float
+    resume: bool
+    start: Path | None
+    cache: Path
+    phantoms: int
+    seed: int
+
+    def material(self) -> Material:
+        """Read the data, and make the phantoms that the cache lacks."""
+        return load_material(self.data, self.cache, self.phantoms)
+
+    def plan(self, decay: float) -> Plan:
+        """Return the loop's plan with that weight decay."""
+        return Plan(self.out, self.minutes, rate=self.rate, decay=decay, seed=self.seed)
+
+
+def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
+    """Train a screening network with so many blocks; as many as its start has, if None."""
+    torch.manual_seed(run.seed)
+    train(make_screening_task(run, blocks), run.plan(decay=0.02), resume=run.resume)
+
+
+def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
+    """Train the hybrid network on the candidates of the given screening weights."""
+    torch.manual_seed(run.seed)
+    screeners = [make_screening(path).eval() for path in screening]
+    material = run.material()
+    hybrid = ready(make_hybrid(run.start, screeners[-1]), run.start, regions_of(material))
+    task = hybrid_task(material, screeners, hybrid)
+    train(task, run.plan(decay=0.05), resume=run.resume)
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """Everything that the recipes use: cubes and whole scans of training and of validation."""
+    """Cubes and whole scans of training and of validation."""
 
     learnt: Cubes
     scans: tuple[Piece, ...]
@@ -62,24 +117,24 @@ class Material:
         return Composer(self.learnt.pieces, (*self.scans, *self.phantoms), scan_weights=weights)
 
 
-def load_material(data: Path, phantoms: Path, phantom_count: int) -> Material:
-    """Reads the data; makes the phantoms that ``phantoms`` (a cache folder) lacks."""
+def load_material(data: Path, cache: Path, phantom_count: int) -> Material:
+    """Read the data, and make the phantoms that the folder ``cache`` lacks."""
     return Material(
         load_cubes(data / "nodules", "train"),
         scans_of_role(data / "ct", "train"),
-        tuple(load_phantoms(phantoms, phantom_count)),
+        tuple(load_phantoms(cache, phantom_count)),
         load_cubes(data / "nodules", "val").pieces,
         scans_of_role(data / "ct", "val"),
     )
 
 
 def scans_of_role(folder: Path, role: str) -> tuple[Piece, ...]:
-    """The lung boxes of the scans that `scans.csv` gives that role, lesions marked."""
+    """Return the lung boxes of the scans with that role in `scans.csv`, lesions marked."""
     return tuple(piece for _, piece in boxes_of_role(folder, role))
 
 
 def boxes_of_role(folder: Path, role: str) -> list[tuple[Preprocessed, Piece]]:
-    """The same beside the boxes as the edge has them."""
+    """Return them with the boxes as the edge has them."""
     truth = folder / "scans.csv"
     with truth.open(newline="") as file:
         names = [row["scan"] for row in csv.DictReader(file) if row["role"] == role]
@@ -87,7 +142,7 @@ def boxes_of_role(folder: Path, role: str) -> list[tuple[Preprocessed, Piece]]:
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:
-    """The first ``count`` training phantoms as preprocessed lung boxes with their nodules."""
+    """Return the first ``count`` training phantoms as preprocessed lung boxes."""
     cache.mkdir(parents=True, exist_ok=True)
     return [_phantom(cache, number) for number in track(range(count), "making phantoms")]
 
@@ -113,145 +168,99 @@ def _phantom(cache: Path, number: int) -> Piece:
         return Piece(found["voxels"], np.zeros_like(found["voxels"]), found["nodules"], NONE)
 
 
+def make_screening_task(run: Run, blocks: tuple[int, int, int] | None = None) -> ScreeningTask:
+    """Return the task on the run's data and start, with so many blocks as `make_screening`."""
+    material = run.material()
+    network = ready(make_screening(run.start, blocks), run.start, regions_of(material))
+    task = screening_task(material, network)
+    if run.start is not None:
+        task.refresh(network.eval())  # a trained network has hard negatives from the beginning
+    return task
+
+
+def task_of(
+    network: nn.Module, material: Material, screeners: Sequence[ScreeningNetwork]
+) -> ScreeningTask | HybridTask:
+    """Return the task to train a network further; ``screeners`` propose a hybrid's regions."""
+    if isinstance(network, HybridNetwork):
+        return hybrid_task(material, screeners, network)
+    assert isinstance(network, ScreeningNetwork)
+    task = screening_task(material, network)
+    task.refresh(network.eval())
+    return task
+
+
 def screening_task(material: Material, network: ScreeningNetwork) -> ScreeningTask:
-    """Trains a screening network on the material's training part."""
+    """Return the task that trains a screening network on the material's training part."""
     return ScreeningTask(material.composer, material.val_cubes, material.val_scans, network)
 
 
 def hybrid_task(
-    material: Material, screeners: Sequence[torch.nn.Module], network: torch.nn.Module
+    material: Material, screeners: Sequence[nn.Module], network: nn.Module
 ) -> HybridTask:
-    """Trains a hybrid, or a teacher of another kind, on candidates of the screening networks.
+    """Return the task that trains a hybrid or a teacher on the screening networks' candidates.
 
-    Those of an early one are added to the last one's: on its own training scans a finished
-    network raises fewer and easier alarms than it will on a stranger's.
+    An early screening network belongs among them: on its own training scans a finished one raises
+    fewer and easier false positives than on other scans.
     """
     groups = (material.learnt.pieces, material.scans, material.phantoms)
     sources = [piece for group in groups for piece in group]
-    found = [find_alarms(screeners, piece) for piece in track(sources, "collecting false alarms")]
+    found = [
+        find_false_positives(screeners, piece)
+        for piece in track(sources, "collecting false positives")
+    ]
     drawer = RegionDrawer(
         material.composer, Ratings.of(material.learnt), [places for places, _ in found],
-        share_alarms([odds for _, odds in found], [len(g) for g in groups]), Noise(96, 1),
+        share_sources([odds for _, odds in found], [len(g) for g in groups]), Noise(96, 1),
     )  # fmt: skip
-    trial = _trial(material, screeners[-1])
-    return HybridTask(drawer, trial, network)
+    return HybridTask(drawer, _validation(material, screeners[-1]), network)
 
 
-def share_alarms(odds: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
-    """The odds scaled so that each group of sources has its share of `ALARM_SHARES`."""
+def find_false_positives(
+    screeners: Sequence[nn.Module], piece: Piece
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the false positives ``(n, 3)`` and the odds to draw each, which grow with its score.
+
+    Those of each network follow each other, strongest first.
+    """
+    places, odds = [np.zeros((0, 3))], [np.zeros(0)]
+    middle = np.array(piece.voxels.shape) / 2
+    for network in screeners:
+        peaks = peaks_of(network, piece.voxels)
+        keep = without_nodules(peaks.index_zyx, piece)
+        if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
+            keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
+        places.append(peaks.index_zyx[keep])
+        odds.append(0.08 + sigmoid(peaks.logit[keep] + 2))
+    return np.concatenate(places), np.concatenate(odds)
+
+
+def share_sources(odds: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
+    """Scale the odds so that each group of sources has its share of `SOURCE_SHARES`."""
     scaled: list[np.ndarray] = []
-    for share, count in zip(ALARM_SHARES, counts, strict=True):
+    for share, count in zip(SOURCE_SHARES, counts, strict=True):
         group = odds[len(scaled) : len(scaled) + count]
         total = sum(float(one.sum()) for one in group)
         scaled += [one * (share / total) if total else one for one in group]
     return scaled
 
 
-def find_alarms(
-    screeners: Sequence[torch.nn.Module], piece: Piece
-) -> tuple[np.ndarray, np.ndarray]:
-    """Places without a nodule and how often to draw each: the stronger the alarm the oftener."""
-    places, weights = [np.zeros((0, 3))], [np.zeros(0)]
-    middle = np.array(piece.voxels.shape) / 2
-    for network in screeners:
-        peaks = look(network, piece.voxels)
-        keep = without_nodules(peaks.index_zyx, piece)
-        if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
-            keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
-        places.append(peaks.index_zyx[keep])
-        weights.append(0.08 + sigmoid(peaks.logit[keep] + 2))
-    return np.concatenate(places), np.concatenate(weights)
-
-
-def _trial(material: Material, screener: torch.nn.Module) -> Trial:
+def _validation(material: Material, screener: nn.Module) -> Validation:
     nodules = [cut_roi(cube.voxels, cube.nodules[0, :3]) for cube in material.val_cubes]
-    logit = [max(nodule_logit(screener, cube), -7.0) for cube in material.val_cubes]
-    alarms, alarm_logit = [], []
+    nodule_logits = [max(nodule_logit(screener, cube), -7.0) for cube in material.val_cubes]
+    regions, logits = [], []
     for scan in material.val_scans:
-        peaks = false_alarms(screener, scan)
-        alarms += [cut_roi(scan.voxels, place) for place in peaks.index_zyx]
-        alarm_logit.append(peaks.logit)
-    return Trial(
-        np.stack(nodules), np.array(logit), np.stack(alarms), np.concatenate(alarm_logit),
+        peaks = false_positives(screener, scan)
+        regions += [cut_roi(scan.voxels, centre) for centre in peaks.index_zyx]
+        logits.append(peaks.logit)
+    return Validation(
+        np.stack(nodules), np.array(nodule_logits), np.stack(regions), np.concatenate(logits),
         len(material.val_scans),
     )  # fmt: skip
 
 
-ARTIFACT = ".onnx"
-SETTLED_ON = 64
-Network = TypeVar("Network", bound=nn.Module)
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a training command was asked for.
-
-    Attributes:
-        data: folder with ``nodules`` and ``ct``.
-        out: folder of the run; `averaged.pt` in it is the result.
-        minutes: time to spend training, resumptions included.
-        rate: highest learning rate.
-        resume: go on from the run's checkpoint.
-        start: weights to begin with, of a run or a float artifact; None for the network's own
-            beginning.
-        cache: where phantoms are kept; ``phantoms``: how many of them are learnt from.
-        seed: of weights and samples.
-    """
-
-    data: Path
-    out: Path
-    minutes: float
-    rate: float
-    resume: bool
-    start: Path | None
-    cache: Path
-    phantoms: int
-    seed: int
-
-    def material(self) -> Material:
-        """Reads the data, and makes the phantoms that are not there yet."""
-        return load_material(self.data, self.cache, self.phantoms)
-
-    def plan(self, decay: float) -> Plan:
-        """The loop's plan, with that weight decay."""
-        return Plan(self.out, self.minutes, rate=self.rate, decay=decay, seed=self.seed)
-
-
-def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
-    """Trains a screening network with so many blocks; as many as its start has, if None."""
-    torch.manual_seed(run.seed)
-    material = run.material()
-    network = ready(make_screening(run.start, blocks), run.start, regions_of(material))
-    task = screening_task(material, network)
-    if run.start is not None:
-        task.refresh(task.network.eval())  # it can raise alarms that are worth mining already
-    train(task, run.plan(decay=0.02), resume=run.resume)
-
-
-def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
-    """Trains the hybrid network on the candidates of the screening weights given."""
-    torch.manual_seed(run.seed)
-    screeners = [make_screening(path).eval() for path in screening]
-    material = run.material()
-    hybrid = ready(make_hybrid(run.start, screeners[-1]), run.start, regions_of(material))
-    task = hybrid_task(material, screeners, hybrid)
-    train(task, run.plan(decay=0.05), resume=run.resume)
-
-
-def task_of(
-    network: nn.Module, material: Material, screeners: Sequence[ScreeningNetwork]
-) -> ScreeningTask | HybridTask:
-    """The task that a trained network goes on with; ``screeners`` find a hybrid's regions."""
-    if isinstance(network, HybridNetwork):
-        return hybrid_task(material, screeners, network)
-    assert isinstance(network, ScreeningNetwork)
-    task = screening_task(material, network)
-    task.refresh(network.eval())  # it can raise alarms that are worth mining already
-    return task
-
-
 def ready(network: Network, start: Path | None, voxels: Iterable[np.ndarray]) -> Network:
-    """The network, fit to be trained on: one out of an artifact has no statistics of its own yet.
+    """Settle the batch norms of a network that comes from an artifact, and return it.
 
     ``voxels`` are uint8 regions ``(z, y, x)`` like those that it will be trained on.
     """
@@ -261,15 +270,20 @@ def ready(network: Network, start: Path | None, voxels: Iterable[np.ndarray]) ->
 
 
 def regions_of(material: Material) -> Iterator[np.ndarray]:
-    """Regions around some of the nodules that are learnt from."""
-    for cube in material.learnt.pieces[:SETTLED_ON]:
+    """Yield regions around some of the training nodules."""
+    for cube in material.learnt.pieces[:SETTLE_CUBES]:
         yield cut_roi(cube.voxels, cube.nodules[0, :3])
+
+
+def make_network(kind: str, weights: Path) -> ScreeningNetwork | HybridNetwork:
+    """Return a network of ``kind``, ``screening`` or ``hybrid``, with these weights."""
+    return make_screening(weights) if kind == "screening" else make_hybrid(weights)
 
 
 def make_screening(
     start: Path | None, blocks: tuple[int, int, int] | None = None
 ) -> ScreeningNetwork:
-    """A network with the weights of ``start``; where it has fewer blocks, the last are left out.
+    """Return a network with the weights of ``start``; fewer ``blocks`` leave out the last ones.
 
     Raises:
         UnfitArtifact: ``start`` holds another kind of network, or too few blocks.
@@ -277,7 +291,7 @@ def make_screening(
     if start is None:
         return ScreeningNetwork(ScreeningSpec(blocks=blocks or ScreeningSpec.blocks))
     weights = load_weights(start)
-    with refused(start, "screening"):
+    with fitting(start, "screening"):
         spec = ScreeningSpec.of(weights)
         network = ScreeningNetwork(replace(spec, blocks=blocks or spec.blocks))
         wanted = network.state_dict().keys()
@@ -286,17 +300,17 @@ def make_screening(
 
 
 def make_hybrid(start: Path | None, screening: ScreeningNetwork | None = None) -> HybridNetwork:
-    """A network with the weights of ``start``, or a new one with the stem of ``screening``.
+    """Return a network with the weights of ``start``, or a new one with the stem of ``screening``.
 
-    Where ``screening`` is given the known stem stays as it is. That of ``start`` is its own: the
-    rest has learnt on it.
+    If ``screening`` is given the known stem is not trained. A network from ``start`` keeps its own
+    stem, on which the rest was trained.
 
     Raises:
         UnfitArtifact: ``start`` holds another kind of network.
     """
     if start is not None:
         weights = load_weights(start)
-        with refused(start, "hybrid"):
+        with fitting(start, "hybrid"):
             network = HybridNetwork(HybridSpec.of(weights))
             network.load_state_dict(weights)
     else:
@@ -308,16 +322,16 @@ def make_hybrid(start: Path | None, screening: ScreeningNetwork | None = None) -
 
 
 @contextmanager
-def refused(start: Path, kind: str) -> Iterator[None]:
-    """Turns what torch says of weights that do not fit into one line."""
+def fitting(path: Path, kind: str) -> Iterator[None]:
+    """Turn torch's errors about weights that do not fit into `UnfitArtifact`."""
     try:
         yield
     except (KeyError, RuntimeError) as error:
-        raise UnfitArtifact(f"{start}: holds no {kind} network's weights: {error}") from error
+        raise UnfitArtifact(f"{path}: no weights of a {kind} network: {error}") from error
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """What a run left in ``path``; or, where that is a float artifact, what it was made from."""
+    """Return the weights of a run, or those that a float artifact was exported from."""
     if path.suffix == ARTIFACT:
         return weights_of_artifact(path)
     weights: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)

@@ -13,21 +13,23 @@ from torch import nn
 from imaging.volume import FloatArray
 from models.networks.screening import COARSEST
 from models.runtime.detection import Peaks, find_peaks
-from models.training import data
 from models.training.compose import Composer
-from models.training.data import Batch, Piece
+from models.training.data import Batch, Piece, draw_batches
 from models.training.targets import Targets, make_targets, screening_loss
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
-"""The false positives a scan that the CPM is the mean over."""
+"""The false positives a scan whose mean sensitivity is the CPM."""
 
 HARD_LOGIT = -4.0
-"""A false alarm of at least this is a hard negative."""
+"""A false positive of at least this logit is a hard negative."""
+
+HARD_NEGATIVES = 60
+"""The most hard negatives of one scan."""
 
 
 @dataclass
 class ScreeningTask:
-    """Trains on ``composer``'s samples; judges on ``cubes`` and ``scans`` of other patients."""
+    """Trains on ``composer``'s samples; measures on ``cubes`` and ``scans`` of other patients."""
 
     composer: Composer
     cubes: Sequence[Piece]
@@ -37,35 +39,38 @@ class ScreeningTask:
     workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """``voxels`` float ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
-        return data.batches(
+        """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
+        return draw_batches(
             partial(_draw, self.composer), self.batch, workers=self.workers, seed=seed
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """The terms of `screening_loss`."""
+        """Return the terms of `screening_loss`."""
         maps = network(batch["voxels"].float() / 255)
         return screening_loss(maps.float(), batch)
 
     def refresh(self, network: nn.Module) -> None:
-        """Mines the training scans: where the network raises false alarms, it trains more often."""
-        hard = [_hard_places(network, scan) for scan in self.composer.scans]
+        """Mine hard negatives: the training scans are drawn more often where they lie."""
+        hard = []
+        for scan in self.composer.scans:
+            peaks = false_positives(network, scan)
+            hard.append(peaks.index_zyx[peaks.logit > HARD_LOGIT][:HARD_NEGATIVES])
         self.composer = replace(self.composer, hard=hard)
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """Sensitivity on the cubes at 1, 2, 4 and 8 false positives a scan, and the CPM."""
+        """Return sensitivity on the cubes at 1, 2, 4 and 8 false positives a scan, and the CPM."""
         return summary(*self.scores(network), len(self.scans))
 
     def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
-        """The logit of each cube's nodule, and of each false alarm in the scans."""
+        """Return the logit of each cube's nodule, and of each false positive in the scans."""
         found = np.array([nodule_logit(network, cube) for cube in self.cubes])
-        alarms = [false_alarms(network, scan).logit for scan in self.scans]
+        alarms = [false_positives(network, scan).logit for scan in self.scans]
         return found, np.concatenate(alarms)
 
 
 def summary(found: FloatArray, alarms: FloatArray, scans: int) -> dict[str, float]:
-    """What `ScreeningTask.judge` gives, from its scores and the number of scans."""
-    at = [sensitivity_leaving(found, alarms, rate * scans) for rate in RATES]
+    """Return the figures of `ScreeningTask.judge` from its scores and the number of scans."""
+    at = [sensitivity_at(found, alarms, rate * scans) for rate in RATES]
     named = {f"at_{rate:g}": value for rate, value in zip(RATES, at, strict=True) if rate >= 1}
     return {"cpm": float(np.mean(at)), **named}
 
@@ -79,8 +84,8 @@ def _draw(composer: Composer, rng: np.random.Generator) -> Batch:
     }
 
 
-def look(network: nn.Module, voxels: np.ndarray, *, most: int = 200) -> Peaks:
-    """The peaks that the torch network sees in a box, padded as the runtime pads it."""
+def peaks_of(network: nn.Module, voxels: np.ndarray, *, most: int = 200) -> Peaks:
+    """Return the torch network's peaks in a box, which is padded as the runtime pads it."""
     pad = [(0, -n % COARSEST) for n in voxels.shape]
     device = next(network.parameters()).device
     x = torch.from_numpy(np.pad(voxels, pad, mode="symmetric")).to(device)[None, None].float() / 255
@@ -90,28 +95,23 @@ def look(network: nn.Module, voxels: np.ndarray, *, most: int = 200) -> Peaks:
 
 
 def nodule_logit(network: nn.Module, cube: Piece) -> float:
-    """The highest logit within half a diameter of the cube's own nodule; -inf if there is none."""
-    peaks = look(network, cube.voxels)
+    """Return the highest logit within half a diameter of the cube's own nodule, -inf if none."""
+    peaks = peaks_of(network, cube.voxels)
     away = np.linalg.norm(peaks.index_zyx - cube.nodules[0, :3], axis=1)
     return float(peaks.logit[away < cube.nodules[0, 3] / 2].max(initial=-np.inf))
 
 
-def false_alarms(network: nn.Module, scan: Piece) -> Peaks:
-    """The peaks of a whole scan that lie in none of its marked lesions."""
-    peaks = look(network, scan.voxels)
+def false_positives(network: nn.Module, scan: Piece) -> Peaks:
+    """Return the peaks of a whole scan that lie in none of its marked lesions."""
+    peaks = peaks_of(network, scan.voxels)
     apart = np.ones(len(peaks.logit), dtype=bool)
     for z, y, x, diameter in np.concatenate([scan.nodules, scan.ignored]):
         apart &= np.linalg.norm(peaks.index_zyx - [z, y, x], axis=1) > diameter / 2 + 5
     return Peaks(peaks.logit[apart], peaks.index_zyx[apart], peaks.diameter_mm[apart])
 
 
-def _hard_places(network: nn.Module, scan: Piece, most: int = 60) -> FloatArray:
-    peaks = false_alarms(network, scan)
-    return peaks.index_zyx[peaks.logit > HARD_LOGIT][:most]
-
-
-def sensitivity_leaving(found: FloatArray, alarms: FloatArray, allowed: float) -> float:
-    """The share of ``found`` above the lowest threshold that lets ``allowed`` alarms through."""
+def sensitivity_at(found: FloatArray, alarms: FloatArray, allowed: float) -> float:
+    """Return the share of ``found`` above the lowest threshold with ``allowed`` false positives."""
     ranked = np.sort(alarms)[::-1]
     count = int(allowed)
     return float(np.mean(found > (ranked[count] if count < len(ranked) else -np.inf)))

@@ -1,7 +1,4 @@
-"""What the screening network should say of a sample, on its own grid.
-
-The losses of the networks.
-"""
+"""Training targets of the screening network on its own grid, and the losses of both networks."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ class Targets:
 
     Attributes:
         heat: 1 at a nodule's centre, falling off as a Gaussian.
-        weight: 0 where nothing is to be learnt (ignored marks), else 1.
+        weight: 0 at ignored marks, else 1.
         box: ``(4, z, y, x)``: offsets in cells and ln of the diameter, where ``near`` is not 0.
         near: the weight of the box terms: the heat where it is above one half.
         share: the share of the cell that is nodule.
@@ -39,7 +36,7 @@ class Targets:
 
 
 def make_targets(sample: Piece) -> Targets:
-    """The targets of a sample whose sides are multiples of `STRIDE`."""
+    """Return the targets of a sample whose sides are multiples of `STRIDE`."""
     grid = tuple(n // STRIDE for n in sample.voxels.shape)
     heat, weight = np.zeros(grid, np.float32), np.ones(grid, np.float32)
     box = np.zeros((4, *grid), np.float32)
@@ -49,6 +46,7 @@ def make_targets(sample: Piece) -> Targets:
         weight[away < max(diameter / 2, 4.0) + 2.0] = 0
     for z, y, x, diameter in sample.nodules:
         away = _distance(centres, (z, y, x))
+        # the nearest cells are 1 even if the centre lies between; of two nodules the nearer wins
         sigma = float(np.clip(diameter / 4, 2.0, 8.0))
         bump = np.exp(-(away**2) / (2 * sigma**2)).astype(np.float32)
         bump[away <= max(float(away.min()), 0.15 * diameter)] = 1.0
@@ -85,7 +83,7 @@ TEXTURE_WEIGHTS = (3.0, 3.0, 1.0)
 
 
 def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Penalty-reduced focal loss over all cells, for each nodule (scalar).
+    """Return the penalty-reduced focal loss over all cells, per nodule (scalar).
 
     Source: CenterNet (Zhou et al., arXiv:1904.07850, eq. 1) with alpha 2 and beta 4, after
     CornerNet. ``logit``, ``heat`` and ``weight`` are ``(n, z, y, x)``.
@@ -98,10 +96,10 @@ def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> 
 
 
 def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The terms of the screening loss, to be added up.
+    """Return the terms of the screening loss, to be summed.
 
     ``maps`` is ``(n, 6, z, y, x)`` as the network gives in training; ``targets`` holds the
-    fields of `models.training.targets.Targets`, stacked.
+    fields of `Targets`, stacked.
     """
     near = targets["near"]
     box = F.smooth_l1_loss(maps[:, 1:5], targets["box"], reduction="none", beta=0.3).sum(1)
@@ -115,18 +113,18 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
 
 
 def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The terms of the hybrid's loss, to be added up.
+    """Return the terms of the hybrid's loss, to be summed.
 
     ``batch`` holds ``nodule`` (0 or 1), ``log_diameter``, ``malignancy`` (in [0, 1], NaN unknown),
     ``texture`` (class, -1 unknown), each ``(n,)``, and ``mask`` ``(n, 1, z, y, x)`` in [0, 1].
-    Diameter, malignancy and texture are learnt where there is a nodule.
+    Diameter, malignancy and texture count where there is a nodule.
     """
     nodule = batch["nodule"]
     size = F.smooth_l1_loss(
         answers.log_diameter[:, 0], batch["log_diameter"], reduction="none", beta=0.3
     )
     rated = torch.isfinite(batch["malignancy"])
-    suspicion = F.binary_cross_entropy_with_logits(
+    malignancy = F.binary_cross_entropy_with_logits(
         answers.malignancy[rated, 0], batch["malignancy"][rated], reduction="sum"
     )
     seen = batch["texture"] >= 0
@@ -137,7 +135,7 @@ def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, t
     return {
         "nodule": F.binary_cross_entropy_with_logits(answers.logit[:, 0], nodule * 0.98 + 0.01),
         "size": 0.2 * (size * nodule).sum() / nodule.sum().clamp(min=1),
-        "malignancy": 0.1 * suspicion / rated.sum().clamp(min=1),
+        "malignancy": 0.1 * malignancy / rated.sum().clamp(min=1),
         "texture": 0.1 * texture / seen.sum().clamp(min=1),
         **mask_loss(answers.mask, batch["mask"], nodule),
     }
@@ -146,7 +144,7 @@ def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, t
 def mask_loss(
     logit: torch.Tensor, mask: torch.Tensor, nodule: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Cross-entropy over all voxels and soft Dice (Milletari et al., arXiv:1606.04797) of nodules.
+    """Return cross-entropy over all voxels and soft Dice (Milletari et al., arXiv:1606.04797).
 
     ``logit`` and ``mask`` are ``(n, 1, z, y, x)``, ``nodule`` ``(n,)``.
     """

@@ -1,10 +1,8 @@
-"""A network's weights out of the float artifact that it was exported to.
+"""Recovers a network's weights from its float artifact, so that training can start from it.
 
-Who has the repository has the artifacts and not the runs that made them: with this every command
-that starts from weights starts from `KIND-fp32.onnx` too. The export folded each batch norm into
-its convolution; here the convolution keeps the product, and its batch norm does nothing more than
-add the bias. That is the same network. Before it is trained on, `settle_norms` gives the batch
-norms statistics to live by.
+The export folded each batch norm into its convolution. Here the convolution keeps the product and
+the batch norm adds the bias: the same network. Before it is trained, `settle_norms` gives the batch
+norms statistics.
 """
 
 from __future__ import annotations
@@ -22,27 +20,27 @@ from torch import nn
 from models.runtime.errors import UnfitArtifact
 
 NORM_EPS = 1e-5
-"""That of every batch norm here (torch's own)."""
+"""Epsilon of every batch norm (torch's default)."""
 
 UNUSED_SHARE_LOGIT = -4.0
-"""Where the map that only training has begins: an artifact does not hold it."""
+"""The initial bias of the map that only training has: an artifact does not hold it."""
 
 Weights = dict[str, torch.Tensor]
 
 
 def weights_of_artifact(path: Path) -> Weights:
-    """The state of the network that ``path``, a float artifact, was exported from.
+    """Return the state of the network that ``path``, a float artifact, was exported from.
 
     Raises:
-        UnfitArtifact: it is no float export of a network of `models.networks`.
+        UnfitArtifact: it is not a float export of a network of `models.networks`.
     """
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's own errors have no common class
-        raise UnfitArtifact(f"{path}: no ONNX file: {error}") from error
+        raise UnfitArtifact(f"{path}: not an ONNX file: {error}") from error
     stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        raise UnfitArtifact(f"{path}: it is quantised; start from the float artifact")
+        raise UnfitArtifact(f"{path}: quantised, expected a float artifact")
     for node in model.graph.node:  # equal tensors are stored once
         if node.op_type == "Identity" and node.input[0] in stored:
             stored[node.output[0]] = stored[node.input[0]]
@@ -60,14 +58,13 @@ def weights_of_artifact(path: Path) -> Weights:
 
 
 def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
-    """Gives every batch norm the statistics of what it is fed, and keeps what it computes.
+    """Give every batch norm the statistics of its inputs, without changing what it computes.
 
-    Filters are scaled to the norm that they would have begun with, which batch norm undoes, so
-    that a learning rate means what it does from the beginning. ``batches`` are the network's
-    inputs ``(n, 1, z, y, x)``.
+    Filters are scaled to the norm of fresh ones, which batch norm undoes, so that a learning rate
+    has its usual effect. ``batches`` are the network's inputs ``(n, 1, z, y, x)``.
     """
-    norms = {m: _Seen() for m in network.modules() if isinstance(m, nn.BatchNorm3d)}
-    hooks = [m.register_forward_pre_hook(seen.look) for m, seen in norms.items()]
+    norms = {m: _Statistics() for m in network.modules() if isinstance(m, nn.BatchNorm3d)}
+    hooks = [m.register_forward_pre_hook(seen.add) for m, seen in norms.items()]
     try:
         with torch.inference_mode():
             for batch in batches:
@@ -79,15 +76,15 @@ def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         _settle(convolution, norm, norms[norm])
 
 
-class _Seen:
-    """Sums of what a batch norm was fed, for each channel."""
+class _Statistics:
+    """Sums over the inputs of a batch norm, for each channel."""
 
     def __init__(self) -> None:
         self.count = 0
         self.sums: torch.Tensor | float = 0.0
         self.squares: torch.Tensor | float = 0.0
 
-    def look(self, _: nn.Module, given: tuple[torch.Tensor]) -> None:
+    def add(self, _: nn.Module, given: tuple[torch.Tensor]) -> None:
         x = given[0].double()
         self.count += x.numel() // x.shape[1]
         self.sums = self.sums + x.sum((0, 2, 3, 4))
@@ -95,7 +92,7 @@ class _Seen:
 
 
 def _pairs(network: nn.Module) -> list[tuple[nn.Conv3d, nn.BatchNorm3d]]:
-    """Each batch norm with the convolution that feeds it."""
+    """Return each batch norm with the convolution that feeds it."""
     found = []
     for part in network.modules():
         members = list(part.children()) if isinstance(part, nn.Sequential) else []
@@ -106,16 +103,17 @@ def _pairs(network: nn.Module) -> list[tuple[nn.Conv3d, nn.BatchNorm3d]]:
 
 
 @torch.no_grad()
-def _settle(convolution: nn.Conv3d, norm: nn.BatchNorm3d, seen: _Seen) -> None:
+def _settle(convolution: nn.Conv3d, norm: nn.BatchNorm3d, seen: _Statistics) -> None:
     mean = torch.as_tensor(seen.sums / seen.count)
     variance = torch.as_tensor(seen.squares / seen.count) - mean.square()
     assert norm.running_mean is not None
     assert norm.running_var is not None
     slope = norm.weight / (norm.running_var + norm.eps).sqrt()
     shift = norm.bias - slope * norm.running_mean
+    # scale each filter to the norm of uniform weights within 1 / sqrt(fan_in)
     fan_in = convolution.weight[0].numel()
-    begun = fan_in**0.5 * (3 * fan_in) ** -0.5  # of uniform weights within 1 / sqrt(fan_in)
-    scale = begun / convolution.weight.flatten(1).norm(dim=1).clamp_min(1e-6)
+    usual = fan_in**0.5 * (3 * fan_in) ** -0.5
+    scale = usual / convolution.weight.flatten(1).norm(dim=1).clamp_min(1e-6)
     mean, variance = (mean * scale).float(), (variance * scale.square()).float()
     convolution.weight *= scale[:, None, None, None, None]
     norm.running_mean.copy_(mean)
@@ -125,7 +123,7 @@ def _settle(convolution: nn.Conv3d, norm: nn.BatchNorm3d, seen: _Seen) -> None:
 
 
 def _weights_of(node: NodeProto, held: list[np.ndarray], *, folded: bool) -> Weights:
-    """What the module behind a node holds."""
+    """Return the weights of the module that a node was exported from."""
     name = module_of(node)
     if not held or not name:
         return {}
@@ -140,12 +138,12 @@ def _weights_of(node: NodeProto, held: list[np.ndarray], *, folded: bool) -> Wei
 
 
 def _is_anonymous(names: Iterable[str]) -> bool:
-    """Whether a tensor has lost its module's name, as what the exporter computed anew has."""
+    """Return whether a tensor lost its module's name, as folded weights do."""
     return any(name.startswith("onnx::") for name in names)
 
 
 def _folded(name: str, weight: np.ndarray, bias: np.ndarray) -> Weights:
-    """A convolution with its batch norm folded in, as the two again."""
+    """Split a folded convolution into convolution and batch norm."""
     *parents, number = name.split(".")
     norm = ".".join([*parents, str(int(number) + 1)])
     channels = len(bias)
@@ -160,7 +158,7 @@ def _folded(name: str, weight: np.ndarray, bias: np.ndarray) -> Weights:
 
 
 def module_of(node: NodeProto) -> str:
-    """The module that the node was exported from: ``/a/a.1/b/b.0/Conv`` is ``a.1.b.0``."""
+    """Return the module that the node was exported from: ``/a/a.1/b/b.0/Conv`` is ``a.1.b.0``."""
     names: list[str] = []
     for part in node.name.strip("/").split("/")[:-1]:
         if names and part.startswith(f"{names[-1]}."):

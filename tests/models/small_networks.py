@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from models.networks.hybrid import HybridNetwork
+from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork
+
+SMALL_HYBRID = HybridSpec(widths=(16, 32), blocks=(1, 2), channels=64, depth=2, heads=2)
 
 NETWORKS = {"screening": ScreeningNetwork, "hybrid": HybridNetwork}
 

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.accuracy.guarantee import Promise, carried, carried_alpha, served
 from evaluation.accuracy.scores import Scores
-from models.calibration.promise import DISMISS_SHARE, Asked, promise
+from models.calibration.promise import DISMISS_SHARE, Target, promise
 from models.calibration.risk_control import Bound, ScoredNodules, straight_path, upper_bound
 
 FITTED = {"dismiss": 0.1, "report": 0.97, "alone": 0.3, "final": 0.6}
@@ -56,7 +56,7 @@ def test_a_row_that_cannot_fail_shows_itself() -> None:
     scores = Scores(
         ScoredNodules(edge, edge.clip(0), np.arange(62)), np.zeros(0), np.zeros(0), 0.0, True
     )
-    terms = promise(scores.nodules, FITTED, Asked(), [0.0, 1.0, 1.0])
+    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     found = served(scores, None, ASKED, terms, 20, np.random.default_rng(0))
     assert found["splits"]["worst"] == pytest.approx(1 / 31)
     assert found["draws"]["worst"] == pytest.approx(1 / 62)
@@ -82,7 +82,7 @@ def test_the_carried_alpha_is_the_bound_of_an_unlucky_half() -> None:
 
 def test_the_level_that_each_set_states_is_kept_as_often_as_promised() -> None:
     """In splits and draws, and on test patients of the same kind."""
-    scores, asked = patients(120, 2), Asked()
+    scores, asked = patients(120, 2), Target()
     terms = promise(scores.nodules, FITTED, asked, [0.0, 1.0, 1.0])
     rng = np.random.default_rng(0)
     found = served(scores, patients(300, 3), ASKED, terms, 1000, rng)
@@ -99,7 +99,7 @@ def test_the_level_that_each_set_states_is_kept_as_often_as_promised() -> None:
 def test_a_promise_that_test_patients_break_is_told() -> None:
     """Patients of another kind lose more than was promised."""
     scores = patients(200, 4, missed=0.0)
-    terms = promise(scores.nodules, FITTED, Asked(), [0.0, 1.0, 1.0])
+    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     worse = patients(100, 5, missed=0.5)
     found = served(scores, worse, ASKED, terms, 5, np.random.default_rng(0))
     assert found["test"]["kept"] is False
@@ -109,5 +109,5 @@ def test_a_promise_that_test_patients_break_is_told() -> None:
 def test_without_test_patients_there_is_no_level() -> None:
     """None, and no claim."""
     scores = patients(50, 6)
-    terms = promise(scores.nodules, FITTED, Asked(), [0.0, 1.0, 1.0])
+    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     assert served(scores, None, ASKED, terms, 5, np.random.default_rng(0))["test"] is None

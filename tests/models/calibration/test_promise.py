@@ -15,15 +15,17 @@ from edge.merge import MergeWeights
 from models.calibration.fit import Cases
 from models.calibration.promise import (
     DISMISS_SHARE,
-    Asked,
-    Read,
+    ReadWith,
+    Target,
+    fit_settings,
     nodules_of,
     out_of_reach,
     promise,
+    uncalibrated,
     widest_slices_mm,
 )
 from models.calibration.risk_control import ScoredNodules, ThresholdPath, losses
-from models.release import fit_settings
+from models.runtime.artifacts import find
 
 MERGE = [0.0, 1.0, 1.0]
 """The cloud's word counts without end: nothing is out of its reach."""
@@ -56,7 +58,7 @@ def cases(seed: int = 0) -> Cases:
 
 def test_enough_patients_promise_what_is_asked() -> None:
     """100 without a miss promise 2.8 % at 90 %: the fit's ``final`` stays."""
-    found = promise(sound(100), FITTED, Asked(0.028, 0.1), MERGE)
+    found = promise(sound(100), FITTED, Target(0.028, 0.1), MERGE)
     assert found["guarantee"] == {
         "alpha": 0.028,
         "delta": 0.1,
@@ -71,7 +73,7 @@ def test_enough_patients_promise_what_is_asked() -> None:
 
 def test_too_few_say_the_tightest_pair_that_holds() -> None:
     """62 without a miss promise 3.65 % at 90 %, and 2.8 % with 82.8 %, as Clopper and Pearson."""
-    found = promise(sound(62), FITTED, Asked(0.028, 0.1), MERGE)
+    found = promise(sound(62), FITTED, Target(0.028, 0.1), MERGE)
     guarantee = found["guarantee"]
     assert not guarantee["holds"]
     assert guarantee["alpha"] == pytest.approx(float(beta.ppf(0.9, 1, 62)), abs=2e-6)
@@ -82,7 +84,7 @@ def test_too_few_say_the_tightest_pair_that_holds() -> None:
 def test_thresholds_are_lowered_where_that_brings_the_promise() -> None:
     """Six of 200 are lost at the fit's ``final`` and none below 0.4: it goes below 0.4."""
     nodules = faint(200, 6, 0.4)
-    found = promise(nodules, FITTED, Asked(0.028, 0.1), MERGE)
+    found = promise(nodules, FITTED, Target(0.028, 0.1), MERGE)
     at = found["thresholds"]
     assert found["guarantee"]["holds"]
     assert 0.39 < at["final"] <= 0.4
@@ -94,7 +96,7 @@ def test_thresholds_are_lowered_where_that_brings_the_promise() -> None:
 
 def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
     """Nodules that were never proposed are lost at any threshold, and count in full."""
-    found = promise(sound(200, lost=20), FITTED, Asked(0.028, 0.1), MERGE)
+    found = promise(sound(200, lost=20), FITTED, Target(0.028, 0.1), MERGE)
     assert not found["guarantee"]["holds"]
     assert found["guarantee"]["alpha"] > 0.1
     assert found["guarantee"]["confidence"] == 0.0
@@ -104,13 +106,13 @@ def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
 def test_a_cautious_fit_keeps_its_own_dismiss() -> None:
     """Thresholds are never raised."""
     fitted = {**FITTED, "dismiss": 0.01}
-    assert promise(sound(100), fitted, Asked(), MERGE)["thresholds"]["dismiss"] == 0.01
+    assert promise(sound(100), fitted, Target(), MERGE)["thresholds"]["dismiss"] == 0.01
 
 
 def test_what_no_verdict_can_bring_to_final_is_not_asked_about() -> None:
     """``dismiss`` rises to the score that the highest verdict that counts just brings there."""
     merge = [0.3, 1.1, 0.4, 1.2]
-    found = promise(sound(100), FITTED, Asked(), merge)["thresholds"]
+    found = promise(sound(100), FITTED, Target(), merge)["thresholds"]
     assert found["dismiss"] > FITTED["dismiss"]
     assert found["alone"] == max(FITTED["alone"], found["dismiss"])
     weights = MergeWeights(*merge)
@@ -127,7 +129,7 @@ def test_nothing_is_out_of_reach_of_a_word_without_end(merge: list[float]) -> No
 def test_nothing_found_promises_nothing() -> None:
     """A network that proposes no nodule cannot be fitted."""
     with pytest.raises(ValueError, match="all nodules of 9 patients are lost"):
-        promise(sound(9, lost=9), FITTED, Asked(), MERGE)
+        promise(sound(9, lost=9), FITTED, Target(), MERGE)
 
 
 def test_nodules_are_scored_as_the_edge_scores_them() -> None:
@@ -156,8 +158,8 @@ def test_the_edge_takes_what_is_entered() -> None:
     """The table has exactly the keys that the edge asks for, with values that can be."""
     given = cases()
     settings, cloud = fit_settings(given)
-    found = promise(nodules_of(given, settings, cloud), settings["thresholds"], Asked(), MERGE)
-    entered = {**found["guarantee"], **asdict(Read("v1", "v2", 2.5, 48))}
+    found = promise(nodules_of(given, settings, cloud), settings["thresholds"], Target(), MERGE)
+    entered = {**found["guarantee"], **asdict(ReadWith("v1", "v2", 2.5, 48))}
     terms = Terms.from_manifest({"guarantee": entered})
     assert terms is not None
     assert (terms.patients, terms.hybrid, terms.holds) == (20, "v2", False)
@@ -178,8 +180,37 @@ def test_the_stated_level_holds_as_often_as_promised() -> None:
     for _ in range(300):
         edge = np.where(rng.random(62) < 0.03, -np.inf, 0.8)
         nodules = ScoredNodules(edge, rng.beta(9, 1, 62), np.arange(62))
-        found = promise(nodules, FITTED, Asked(0.028, 0.1), MERGE)
+        found = promise(nodules, FITTED, Target(0.028, 0.1), MERGE)
         at = found["thresholds"]
         true = 0.03 + 0.97 * float(beta.cdf(at["final"], 9, 1))
         kept += true <= found["guarantee"]["alpha"]
     assert kept >= 270
+
+
+def test_an_uncalibrated_artifact_leaves_the_shipped_one_fitted() -> None:
+    """Fitting reads outputs as they are, while whoever serves meanwhile keeps the calibration."""
+    shipped = find("hybrid-int8")
+    before = dict(shipped.settings)
+    found = uncalibrated(shipped)
+    assert found.settings == {**before, "calibration": [1.0, 0.0]}
+    assert (found.path, found.sha256) == (shipped.path, shipped.sha256)
+    assert dict(find("hybrid-int8").settings) == before
+
+
+def test_fitted_scores_part_nodules_from_alarms() -> None:
+    """Of logits with a wrong zero and scale, the calibrated score is 0.5 between the classes."""
+    rng = np.random.default_rng(0)
+    nodule = np.arange(4000) < 2000
+    logit = np.where(nodule, 1.0, -1.0) + rng.normal(0, 1, 4000)
+    edge, cloud = fit_settings(Cases(2 * logit + 3, 0.5 * logit - 1, nodule, 0, scans=100))
+    for (slope, bias), middle in ((edge["calibration"], 3.0), (cloud["calibration"], -1.0)):
+        assert slope > 0
+        assert abs(-bias / slope - middle) < 0.1
+    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final"}
+    bias, edge_weight, cloud_weight, most = edge["merge"]
+    assert abs(bias) < 0.1
+    assert edge_weight > 0
+    assert cloud_weight > 0
+    slope, zero = cloud["calibration"]
+    highest = float(np.quantile((0.5 * logit - 1)[~nodule], 0.99))
+    assert most == pytest.approx(slope * highest + zero, abs=1e-3)

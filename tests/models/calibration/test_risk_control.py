@@ -147,7 +147,7 @@ def test_what_cannot_be_is_refused() -> None:
         ScoredNodules(np.zeros(2), np.zeros(3), np.arange(2))
     with pytest.raises(ValueError, match="NaN"):
         ScoredNodules(np.array([np.nan]), np.zeros(1), np.arange(1))
-    with pytest.raises(ValueError, match="must lie"):
+    with pytest.raises(ValueError, match=r"expected values in \(0, 1\)"):
         control(nodules(9, np.random.default_rng(6)), straight_path(), report=REPORT, alpha=1.0)
 
 

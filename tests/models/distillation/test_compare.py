@@ -15,7 +15,7 @@ from models.distillation import teachers as distil_teachers
 from models.distillation.compare import ARMS, Comparison, distil_tables, run_compare, soft_targets
 from models.distillation.pool import Pool, draw_pool, load_pool, mark_of, save_pool
 from models.distillation.scores import Scores
-from models.distillation.student import middle_heat
+from models.distillation.student import Teaching, middle_heat
 from models.distillation.teachers import Teacher, make_teacher, open_teacher, temperature_of
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
@@ -51,7 +51,7 @@ def made() -> Pool:
     cubes = tuple(ball((50, 50, 50), (25, 25, 25), d) for d in (8.0, 12.0))
     val = Cubes(cubes, ("a", "b"), np.zeros(2), np.zeros(2))
     task = test_hybrid.task()
-    return draw_pool(task.drawer, task.trial, val, screening(), count=20, seed=0, workers=0)
+    return draw_pool(task.drawer, task.validation, val, screening(), count=20, seed=0, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +64,19 @@ def asked(tmp_path_factory: pytest.TempPathFactory, made: Pool) -> Comparison:
     save_pool(made, folder / "pool")
     return Comparison(
         folder / "start.pt", teachers, folder / "pool", folder / "out", seeds=2, minutes=0.002,
-        batch=2, workers=0,
+        teaching=Teaching(batch=2, workers=0),
     )  # fmt: skip
 
 
 def test_a_comparison_tells_every_arm(asked: Comparison) -> None:
     """Four arms of two students each, weights that add up, differences against no teacher."""
     result = run_compare(asked)
-    assert tuple(result["arms"]) == ARMS
+    assert tuple(result["arms"]) == tuple(ARMS)
     assert all(len(figures["auc"]["seeds"]) == 2 for figures in result["arms"].values())
     assert sum(t["mean_weight"] for t in result["teachers"]) == pytest.approx(1)
     assert {t["name"] for t in result["teachers"]} == {"residual", "convnext"}
     assert result["best_single"] in {"residual", "convnext"}
-    assert tuple(result["gained"]) == ARMS[1:]
+    assert tuple(result["gained"]) == tuple(ARMS)[1:]
     text = distil_tables(result)
     assert "dynamic weights" in text
     assert "+2.3" in text
@@ -97,7 +97,7 @@ def test_another_comparison_does_not_mix_with_it(asked: Comparison) -> None:
     """Students of another loss in the same folder would be compared with these."""
     run_compare(asked)
     with pytest.raises(UnfitArtifact, match=r"plan\.json: .* another weight"):
-        run_compare(replace(asked, weight=0.9))
+        run_compare(replace(asked, teaching=replace(asked.teaching, weight=0.9)))
 
 
 def test_the_soft_target_is_all_that_arms_differ_in() -> None:
@@ -167,5 +167,5 @@ def test_weights_of_no_teacher_are_refused(asked: Comparison) -> None:
     """By the name of the file, whether of another network or of another kind."""
     with pytest.raises(UnfitArtifact, match=r"start\.pt: no weights of a teacher"):
         open_teacher(asked.start)
-    with pytest.raises(UnfitArtifact, match="weights of a residual, asked for multiscale"):
+    with pytest.raises(UnfitArtifact, match="weights of a residual teacher, expected multiscale"):
         make_teacher(asked.teachers[0], Kind.MULTISCALE, screening())

@@ -12,12 +12,13 @@ from models.export.manifest import register
 from models.export.onnx import export_fp32
 from models.export.parts import even_cuts, export_parts
 from models.export.split import split
-from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.hybrid import HybridNetwork
 from models.runtime.artifacts import every, find
 from models.runtime.errors import UnfitArtifact
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
 from models.runtime.staged import open_staged
+from tests.models.small_networks import SMALL_HYBRID
 
 SETTINGS = {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]}
 
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights with an untrained small hybrid, whole and in three parts."""
     torch.manual_seed(0)
     made = tmp_path_factory.mktemp("weights")
-    model = export_fp32(HybridNetwork(HybridSpec.sized(0.5)).eval(), "hybrid")
+    model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     register("h", model, kind="hybrid", precision="fp32", parent="", settings=SETTINGS, folder=made)
     export_parts("h", 3, made)
     return made
@@ -76,7 +77,7 @@ def test_the_parts_know_their_whole(folder: Path, tmp_path: Path) -> None:
 
 def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     """With half of the time in one convolution and half in the next, the cut is between them."""
-    model = export_fp32(HybridNetwork(HybridSpec.sized(0.5)).eval(), "hybrid")
+    model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     convolutions = [i for i, n in enumerate(model.graph.node) if n.op_type == "Conv"]
     times = [0.0] * len(model.graph.node)
     for i in convolutions[4:6]:
@@ -90,7 +91,7 @@ def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.Monkey
 
 def test_cuts_are_apart_though_one_node_takes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three parts have work each, as even as can be."""
-    model = export_fp32(HybridNetwork(HybridSpec.sized(0.5)).eval(), "hybrid")
+    model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     times = [0.0] * len(model.graph.node)
     times[[n.op_type for n in model.graph.node].index("Conv") + 6] = 1.0
     monkeypatch.setattr("models.export.parts.node_times", lambda *_: times)

@@ -116,5 +116,5 @@ def test_what_is_not_of_a_batch_cannot_cross() -> None:
     model.graph.node.insert(3, total)
     model.graph.node.append(helper.make_node("Add", ["z", "total"], ["z2"]))
     model.graph.output[1].name = "z2"
-    with pytest.raises(ValueError, match=r"total .* not of a batch"):
+    with pytest.raises(ValueError, match=r"total .* no batch axis"):
         split(model, [["total"]], EXAMPLES)

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.pruning.channels import CannotPrune, axes, choose, cost, cut, widths
+from models.pruning.channels import CannotPrune, choose, cost, cut, groups_of, is_gate, widths
 from models.pruning.compare import multiply_adds, parameters_left
-from models.pruning.weights import writes
 
 SPEC = ScreeningSpec((8, 8, 16, 16), (1, 2, 1))
 
@@ -27,8 +26,8 @@ def shut(network: ScreeningNetwork, gone: dict[str, list[int]]) -> dict[str, tor
     """Zeroes everything that writes to those channels; the others, by group."""
     with torch.no_grad():
         for name, weight in network.named_parameters():
-            group = axes(name)[0]
-            if group in gone and writes(name, weight):
+            group = groups_of(name)[0]
+            if group in gone and is_gate(name, weight):
                 weight[gone[group]] = 0
     return {
         group: torch.tensor([c for c in range(width) if c not in gone.get(group, [])])

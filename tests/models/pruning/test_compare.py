@@ -20,18 +20,17 @@ from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.pruning import compare
 from models.pruning.channels import cut
 from models.pruning.compare import (
-    RATES,
+    USUAL,
     Cell,
     compared,
-    files,
+    export_files,
     hits,
     lost_points,
     prune_table,
+    pruned,
     run_compare,
     times_in_turn,
 )
-from models.pruning.weights import USUAL, pruned
-from models.training import screening
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Piece
 from models.training.runs import Run, make_screening
@@ -46,7 +45,7 @@ def leave(folder: Path, cell: Cell) -> None:
     folder.mkdir()
     found, alarms = [2.0, -9.0], [1.0]
     result = {
-        "way": cell.way, "share": cell.share, "whole": 100, "parameters": 100 * (1 - cell.share),
+        "way": cell.method, "share": cell.share, "whole": 100, "parameters": 100 * (1 - cell.share),
         "multiply_adds": 10, "scans": 1, "found": found, "alarms": alarms,
         "after": summary(np.array(found), np.array(alarms), 1),
     }  # fmt: skip
@@ -74,7 +73,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     cubes = [ball((48, 48, 48), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0)]
     scan = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
     task = ScreeningTask(Composer(cubes, [], side=48), cubes, [scan], network, batch=2, workers=0)
-    monkeypatch.setattr(compare, "prepared", lambda _: task)
+    monkeypatch.setattr(compare, "make_screening_task", lambda _: task)
     monkeypatch.setattr(compare, "pruned", partial(pruned, count=1))
     monkeypatch.setattr(
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), (), np.zeros(0), np.zeros(0))
@@ -89,7 +88,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(gone.values()) == pytest.approx([0.42] * 2, abs=0.001)
     assert all(row["int8_ms"] > 0 for row in first["runs"])
     assert "single weights" in prune_table(first)
-    monkeypatch.setattr(compare, "prepared", None)
+    monkeypatch.setattr(compare, "make_screening_task", None)
     assert run_compare(run, cells, rounds=2) == first
 
 
@@ -113,7 +112,7 @@ def test_a_pruned_network_is_trained_exported_and_timed(tmp_path: Path) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(again(x), smaller(x))
     boxes = [np.random.default_rng(0).integers(0, 256, (1, 1, 32, 32, 32), dtype=np.uint8)]
-    paths = files(again, boxes, tmp_path)
+    paths = export_files(tmp_path, boxes)
     took = times_in_turn(list(paths.values()), "openvino", range(3), box=(32, 32, 32))
     assert took.shape == (3, 2)
     assert (took > 0).all()
@@ -169,7 +168,6 @@ def test_hits_agree_with_what_is_judged() -> None:
     judged = summary(found, alarms, 1)
     assert own.mean() == pytest.approx(judged["cpm"])
     assert own[-1] == pytest.approx(judged["at_8"])
-    assert RATES == screening.RATES
 
 
 def test_an_interval_holds_the_value() -> None:

@@ -14,8 +14,9 @@ from torch import nn
 from models.export.onnx import export_float
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization.ptq import quantize
-from models.quantization.qat import STAGES, choose, fine_tune, lower_step_by_step, simulate
-from models.quantization.simulation import written
+from models.quantization.qat import STAGES, fine_tune, lower_in_stages
+from models.quantization.sensitivity import select_layers, sensitivity
+from models.quantization.simulation import simulate, to_onnx
 from models.training.data import Batch
 from models.training.loop import Plan
 from tests.models.small_networks import pictures
@@ -70,12 +71,13 @@ def test_fine_tuning_and_lowering_end_in_a_file_of_the_wanted_size(
     task = Pictures(network)
     plan = Plan(tmp_path / "int8", minutes=0.01, rate=1e-4)
     learnt = fine_tune(simulate(small, exact, "screening"), network, task, plan)
-    int8 = written(learnt)
+    int8 = to_onnx(learnt)
     batches = [torch.from_numpy(pictures(1)).float() / 255]
-    layers, chosen = choose(learnt, network, batches, int(int8.ByteSize() * 0.9))
+    layers = sensitivity(learnt, network, batches)
+    chosen = select_layers(layers, int8.ByteSize(), int(int8.ByteSize() * 0.9))
     assert 0 < len(chosen) < len(layers)
     plan = Plan(tmp_path / "int4", minutes=0.01 * STAGES, rate=1e-4)
-    int4 = lower_step_by_step(learnt, network, task, plan, chosen)
+    int4 = lower_in_stages(learnt, network, task, plan, chosen)
     onnx.checker.check_model(int4)
     assert int4.ByteSize() <= int8.ByteSize() * 0.9 + 2048  # the scales take a little
     kinds = [t.data_type for t in int4.graph.initializer]
@@ -97,7 +99,7 @@ def test_a_run_that_was_lowered_goes_on_from_its_checkpoint(
         simulation = simulate(small, exact, "screening")
         chosen = simulation.weights()[-3:]
         files.append(
-            lower_step_by_step(
+            lower_in_stages(
                 simulation, network, Pictures(network), plan, chosen, resume=resume
             ).SerializeToString()
         )

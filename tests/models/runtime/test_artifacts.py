@@ -92,7 +92,7 @@ def test_a_file_without_int4_stays_as_it_is() -> None:
 
 def test_what_is_no_model_is_refused() -> None:
     """With the class that says that the artifact is damaged."""
-    with pytest.raises(DamagedArtifact, match="no ONNX file"):
+    with pytest.raises(DamagedArtifact, match="not an ONNX file"):
         expanded(b"\xff\xff not a model")
 
 

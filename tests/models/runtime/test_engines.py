@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.runtime import engines
 from models.runtime.artifacts import find
-from models.runtime.engines import Outputs, Runner, laid_out, start
+from models.runtime.engines import Outputs, Runner, pointwise_upsampling, start
 
 SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
 
@@ -114,7 +114,7 @@ def answer(content: bytes, x: np.ndarray, name: str) -> list[np.ndarray]:
 def test_patches_land_where_they_did(bias: bool) -> None:
     """For batches of any size, on sides that differ."""
     content = transposed(2, bias=bias)
-    new = laid_out(content)
+    new = pointwise_upsampling(content)
     assert "ConvTranspose" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
     x = np.random.default_rng(1).standard_normal((3, 3, 4, 5, 6)).astype(np.float32)
     (found,), (wanted,) = answer(new, x, "x"), answer(content, x, "x")
@@ -125,19 +125,19 @@ def test_an_older_file_stays() -> None:
     """Its operators cannot cut a shape."""
     model = onnx.load_from_string(transposed(2, bias=True))
     model.opset_import[0].version = 13
-    assert laid_out(model.SerializeToString()) == model.SerializeToString()
+    assert pointwise_upsampling(model.SerializeToString()) == model.SerializeToString()
 
 
 def test_what_overlaps_stays() -> None:
     """The same bytes."""
     content = transposed(1, bias=True)
-    assert laid_out(content) == content
+    assert pointwise_upsampling(content) == content
 
 
 def test_the_shipped_hybrid_answers_as_its_file() -> None:
     """Every output of it."""
     content = find("hybrid-fp32").content()
-    new = laid_out(content)
+    new = pointwise_upsampling(content)
     assert new != content
     x = np.random.default_rng(2).integers(0, 256, (2, 1, 48, 48, 48), dtype=np.uint8)
     for found, wanted in zip(answer(new, x, "voxels"), answer(content, x, "voxels"), strict=True):

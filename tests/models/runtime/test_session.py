@@ -15,10 +15,9 @@ from models.runtime import hardware
 from models.runtime import session as opened
 from models.runtime.artifacts import Artifact, find
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
-from models.runtime.probe import TOLERANCE, fastest
 from models.runtime.screener import open_screener
 from models.runtime.second_reader import open_second_reader
-from models.runtime.session import open_session, probe_input
+from models.runtime.session import TOLERANCE, fastest, open_session, probe_input
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
@@ -135,9 +134,13 @@ def test_each_reader_opens_its_kind() -> None:
 @pytest.mark.usefixtures("shelf")
 def test_another_kind_is_refused() -> None:
     """The error gives the kind that it is and the kind that is needed."""
-    with pytest.raises(UnfitArtifact, match=r"bright-hybrid is of kind 'hybrid', 'screening'"):
+    with pytest.raises(
+        UnfitArtifact, match=r"bright-hybrid is of kind 'hybrid', expected 'screening'"
+    ):
         open_screener("bright-hybrid")
-    with pytest.raises(UnfitArtifact, match=r"bright-screening is of kind 'screening', 'hybrid'"):
+    with pytest.raises(
+        UnfitArtifact, match=r"bright-screening is of kind 'screening', expected 'hybrid'"
+    ):
         open_second_reader("bright-screening")
 
 
@@ -145,12 +148,14 @@ def test_another_kind_is_refused() -> None:
 def test_a_calibration_that_cannot_be_is_refused(shelf: Path, given: str) -> None:
     """The error names the setting and its value; the file is not opened."""
     rewrite(shelf, "calibration = [1.0, 0.0]", f"calibration = {given}")
-    with pytest.raises(UnfitArtifact, match=r"bright-screening: calibration = .*2 numbers"):
+    with pytest.raises(
+        UnfitArtifact, match=r"bright-screening: calibration = .*expected 2 numbers"
+    ):
         open_screener("bright-screening")
 
 
 def test_a_hybrid_without_the_shape_of_its_regions_is_refused(shelf: Path) -> None:
     """Without ``roi_shape`` nobody knows what it reads."""
     rewrite(shelf, "roi_shape = [8, 8, 8]", "")
-    with pytest.raises(UnfitArtifact, match=r"bright-hybrid: roi_shape = None, 3 numbers"):
+    with pytest.raises(UnfitArtifact, match=r"bright-hybrid: roi_shape = None, expected 3 numbers"):
         open_second_reader("bright-hybrid")

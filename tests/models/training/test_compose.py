@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
-from models.training.compose import Composer, implanted
+from models.training.compose import NODULE, Composer, draw_samples, implanted, save_samples
 from models.training.data import NONE, Piece
 from tests.models.training.test_data import ball
 
@@ -83,3 +86,14 @@ def test_the_same_seed_draws_the_same_samples() -> None:
     one, other = (composer().draw(np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(one.voxels, other.voxels)
     np.testing.assert_array_equal(one.nodules, other.nodules)
+
+
+def test_the_sheet_shows_every_composition_with_its_nodules(tmp_path: Path) -> None:
+    """Three rows of tiles, nodules circled, the same picture for the same seed."""
+    sheet = draw_samples(composer(), columns=2, seed=1)
+    assert sheet.shape == (3 * 194, 2 * 194, 3)
+    for row in np.split(sheet, 3):
+        assert (row == NODULE).all(-1).any()
+    np.testing.assert_array_equal(sheet, draw_samples(composer(), columns=2, seed=1))
+    save_samples(tmp_path / "sheet.png", sheet)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png")), sheet)

@@ -7,7 +7,7 @@ import torch
 
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningSpec
-from models.training.hybrid import HybridTask, Trial, logits
+from models.training.hybrid import HybridTask, Validation, logits
 from tests.models.training.test_regions import SIDE, drawer
 
 SMALL = HybridSpec(
@@ -20,7 +20,9 @@ def task() -> HybridTask:
     """One that draws in this process; bright regions are nodules on validation."""
     grey = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, SIDE))
     regions = grey.astype(np.uint8) * 60
-    trial = Trial(regions[2:], np.array([2.0, 3.0]), regions[:2], np.array([0.0, 1.0]), scans=1)
+    trial = Validation(
+        regions[2:], np.array([2.0, 3.0]), regions[:2], np.array([0.0, 1.0]), scans=1
+    )
     torch.manual_seed(0)
     return HybridTask(drawer(), trial, HybridNetwork(SMALL), batch=6, workers=0)
 

@@ -90,5 +90,5 @@ def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnfitArtifact, match="quantised"):
         weights_of_artifact(tmp_path / "q.onnx")
     (tmp_path / "text.onnx").write_text("no model")
-    with pytest.raises(UnfitArtifact, match="no ONNX file"):
+    with pytest.raises(UnfitArtifact, match="not an ONNX file"):
         weights_of_artifact(tmp_path / "text.onnx")

@@ -1,7 +1,4 @@
-"""The commands of learnt rounding: from weights to entries in the manifest, and to reports.
-
-The export and fit commands.
-"""
+"""The commands of quantisation: from weights to entries in the manifest, and to reports."""
 
 from __future__ import annotations
 
@@ -17,16 +14,16 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from models import release
 from models.__main__ import app
-from models.calibration.fit import Cases
+from models.export.manifest import UNFITTED, amend, register
 from models.export.onnx import export_float, export_fp32
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.options import Method
-from models.quantization.ptq import METHODS, quantize
-from models.quantization.qat import simulate_file
-from models.quantization.sensitivity import show_layers, show_ranges
-from models.release import fit_settings, neutral, run_int4, run_qat, run_ranges, run_sensitivity
+from models.quantization import ptq, qat, sensitivity
+from models.quantization.ptq import METHODS, quantize, run_export
+from models.quantization.qat import run_int4, run_qat
+from models.quantization.sensitivity import run_ranges, run_sensitivity, show_layers, show_ranges
+from models.quantization.simulation import simulate_file
 from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, make_screening
@@ -60,13 +57,13 @@ def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         del kind, data
         yield from (one[None] for one in pictures(2 if split == "val" else 3))
 
-    entered, found = partial(release.enter, folder=folder), partial(find, folder=folder)
-    for module in (release, release):
+    entered, found = partial(register, folder=folder), partial(find, folder=folder)
+    for module in (ptq, qat, sensitivity):
         monkeypatch.setattr(module, "calibration", batches)
-        monkeypatch.setattr(module, "enter", entered)
-    monkeypatch.setattr(release, "find", found)
-    monkeypatch.setattr(release, "every", lambda where=folder: every(where))
-    monkeypatch.setattr(release, "task_of", lambda network, *_: Pictures(network))
+        monkeypatch.setattr(module, "register", entered, raising=module is not sensitivity)
+        monkeypatch.setattr(module, "find", found, raising=module is not ptq)
+    monkeypatch.setattr(sensitivity, "every", lambda where=folder: every(where))
+    monkeypatch.setattr(qat, "task_of", lambda network, *_: Pictures(network))
     monkeypatch.setattr(Run, "material", lambda _: None)
     float_file = export_fp32(make_screening(start), "screening")
     entered("screening-fp32", float_file, parent="", method="training")
@@ -106,8 +103,8 @@ def test_int4_enters_a_file_of_the_share_asked_for(
     trained: Path, shelf: Path, start: Path, from_run: bool
 ) -> None:
     """Made from the INT8 run or from its file; how many layers were lowered is told."""
-    qat = trained if from_run else None
-    run_int4(asked(start, shelf.parent / "int4"), "screening", qat, [], SHARE)
+    weights = trained if from_run else None
+    run_int4(asked(start, shelf.parent / "int4"), "screening", weights, [], SHARE)
     whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
     sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
     assert sizes[2] <= SHARE * sizes[0] < sizes[1]
@@ -214,10 +211,10 @@ def test_what_is_missing_is_told_before_anything_is_quantised(start: Path, tmp_p
 
 def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, start: Path) -> None:
     """FP32 and INT8 of the same weights; a second export leaves the settings alone."""
-    release.run_export("screening", shelf, start, "minmax")
-    assert find("screening-int8", shelf).settings == release.UNFITTED["screening"]
-    release.amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
-    release.run_export("screening", shelf, start, "percentile")
+    run_export("screening", shelf, start, "minmax")
+    assert find("screening-int8", shelf).settings == UNFITTED["screening"]
+    amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
+    run_export("screening", shelf, start, "percentile")
     again = find("screening-int8", shelf)
     assert again.settings == {"calibration": [2.0, 1.0]}
     assert again.method == "post-training quantisation, percentile"
@@ -225,36 +222,7 @@ def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, star
 
 def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
     """And a kind that there is not is refused by name."""
-    assert get_args(Method) == tuple(METHODS)
+    assert get_args(get_args(Method)[0]) == tuple(METHODS)
     result = CliRunner().invoke(app, ["ranges", "magic", "--data", "x", "--start", "y"])
     assert result.exit_code == 2
     assert "magic" in result.stderr
-
-
-def test_a_neutral_artifact_leaves_the_shipped_one_fitted() -> None:
-    """Fitting reads outputs as they are, while whoever serves meanwhile keeps the calibration."""
-    shipped = find("hybrid-int8")
-    before = dict(shipped.settings)
-    found = neutral(shipped)
-    assert found.settings == {**before, "calibration": [1.0, 0.0]}
-    assert (found.path, found.sha256) == (shipped.path, shipped.sha256)
-    assert dict(find("hybrid-int8").settings) == before
-
-
-def test_fitted_scores_part_nodules_from_alarms() -> None:
-    """Of logits with a wrong zero and scale, the calibrated score is 0.5 between the classes."""
-    rng = np.random.default_rng(0)
-    nodule = np.arange(4000) < 2000
-    logit = np.where(nodule, 1.0, -1.0) + rng.normal(0, 1, 4000)
-    edge, cloud = fit_settings(Cases(2 * logit + 3, 0.5 * logit - 1, nodule, 0, scans=100))
-    for (slope, bias), middle in ((edge["calibration"], 3.0), (cloud["calibration"], -1.0)):
-        assert slope > 0
-        assert abs(-bias / slope - middle) < 0.1
-    assert set(edge["thresholds"]) == {"dismiss", "report", "alone", "final"}
-    bias, edge_weight, cloud_weight, most = edge["merge"]
-    assert abs(bias) < 0.1
-    assert edge_weight > 0
-    assert cloud_weight > 0
-    slope, zero = cloud["calibration"]
-    highest = float(np.quantile((0.5 * logit - 1)[~nodule], 0.99))
-    assert most == pytest.approx(slope * highest + zero, abs=1e-3)

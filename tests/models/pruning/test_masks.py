@@ -1,30 +1,32 @@
-"""Masks of single weights: the share asked for goes, and the least important of them.
-
-How much weights and channels matter: not at all where they are shut.
-"""
+"""Masks of single weights, importance, and training under a mask."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, islice
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.pruning.channels import widths
+from models.pruning.channels import channel_scores, widths
 from models.pruning.compare import multiply_adds, parameters_left
-from models.pruning.sparse import leave_out
-from models.pruning.weights import (
-    at_random,
-    channel_scores,
-    drawn,
+from models.pruning.masks import (
+    Regrow,
+    SparseTask,
+    apply_masks,
     erdos_renyi,
-    most_important,
+    importance_masks,
+    layerwise_masks,
+    moved,
     prunable,
+    random_scores,
     weight_scores,
 )
 from models.training.data import Batch
+from models.training.loop import Plan, train
 
 
 def magnitudes(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -44,8 +46,8 @@ def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> No
     """By importance and at random, of all parameters, to one weight."""
     whole = parameters_left(network)
     for masks in (
-        most_important(network, magnitudes(network), share),
-        drawn(network, share, at_random(0)),
+        importance_masks(network, magnitudes(network), share),
+        layerwise_masks(network, share, random_scores(0)),
     ):
         assert sum(int((~mask).sum()) for mask in masks.values()) == round(share * whole)
 
@@ -53,7 +55,7 @@ def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> No
 def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> None:
     """One threshold parts what stays from what goes, over all layers."""
     scores = magnitudes(network)
-    masks = most_important(network, scores, 0.5)
+    masks = importance_masks(network, scores, 0.5)
     stays = torch.cat([scores[name][mask] for name, mask in masks.items()])
     goes = torch.cat([scores[name][~mask] for name, mask in masks.items()])
     assert stays.min() >= goes.max()
@@ -62,7 +64,7 @@ def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> 
 def test_the_network_itself_is_left_alone(network: ScreeningNetwork) -> None:
     """Masks are made, nothing is applied, no buffer stays behind."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    most_important(network, magnitudes(network), 0.5)
+    importance_masks(network, magnitudes(network), 0.5)
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
 
@@ -80,7 +82,7 @@ def test_small_layers_stay_denser() -> None:
 def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> None:
     """Parameters and multiply-adds fall with the weights that are zero; answers stay whole."""
     whole, work = parameters_left(network), multiply_adds(network, (32, 32, 32))
-    leave_out(network, most_important(network, magnitudes(network), 0.42))
+    apply_masks(network, importance_masks(network, magnitudes(network), 0.42))
     assert parameters_left(network) == whole - round(0.42 * whole)
     assert multiply_adds(network, (32, 32, 32)) < work
     assert not {"head.weight", "share.weight"} & prunable(network).keys()
@@ -123,6 +125,88 @@ def task() -> Heat:
     return made
 
 
+def test_weights_of_a_shut_channel_do_not_matter(task: Heat) -> None:
+    """Nothing comes back through them; the network that was weighed is as it was."""
+    before = {name: value.clone() for name, value in task.network.state_dict().items()}
+    scores = weight_scores(task, 2)
+    assert not scores["down8.1.first.0.weight"][3].any()
+    assert scores["down8.1.first.0.weight"][0].any()
+    assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())
+
+
+class Plane:
+    """Learns y = W x, of which the true W uses the last four inputs only."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.network: nn.Module = nn.Linear(8, 2, bias=False)
+        self.truth = torch.zeros(2, 8)
+        self.truth[:, 4:] = 3.0
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Points of the plane."""
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            x = torch.randn(32, 8, generator=generator)
+            yield {"x": x, "y": x @ self.truth.T}
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Squared error."""
+        return {"square": ((network(batch["x"]).float() - batch["y"]) ** 2).mean()}
+
+    def refresh(self, network: nn.Module) -> None:
+        """Nothing to learn from the network."""
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        """How many weights are not zero."""
+        return {"left": float(torch.count_nonzero(network.weight))}
+
+
+MASK = torch.tensor([[True] * 4 + [False] * 4] * 2)
+
+
+def test_what_is_left_out_stays_zero(tmp_path: Path) -> None:
+    """In the network, in its average, and in the weights that the run leaves."""
+    task = SparseTask(Plane(), {"weight": MASK})
+    averaged = train(task, Plan(tmp_path, minutes=0.01, average=0.9))
+    saved = torch.load(tmp_path / "averaged.pt", weights_only=True)["weight"]
+    for weight in (task.network.weight, averaged.weight, saved):
+        assert not weight[~MASK].any()
+        assert weight[MASK].all()
+
+
+def test_moving_masks_find_the_weights_that_count() -> None:
+    """As many weights as before at every moment, in the end mostly the true ones."""
+    seconds = count()
+    task = SparseTask(
+        Plane(), {"weight": MASK}, Regrow(seconds=300, every=5), clock=lambda: next(seconds)
+    )
+    optimizer = torch.optim.SGD(task.network.parameters(), lr=0.1)
+    for batch in islice(task.batches(0), 300):
+        loss = task.losses(task.network, batch)["square"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert int(task.masks["weight"].sum()) == int(MASK.sum())
+        assert not task.network.weight.detach()[~task.masks["weight"]].any()
+    assert int(task.masks["weight"][:, 4:].sum()) >= 6  # of eight, from none
+
+
+def test_the_share_that_moves_falls_to_nothing() -> None:
+    """From its beginning with a cosine, and none is moved in the last quarter."""
+    regrow = Regrow(seconds=100, share=0.4)
+    assert [regrow.share_at(s) for s in (0, 37.5, 75, 90)] == pytest.approx([0.4, 0.2, 0, 0])
+
+
+def test_the_smallest_go_and_the_steepest_come() -> None:
+    """One of four weights moves to where the gradient is largest among those left out."""
+    mask = torch.tensor([True, True, True, True, False, False])
+    weight = torch.tensor([1.0, -0.1, 2.0, -3.0, 0.0, 0.0])
+    slope = torch.tensor([9.0, 9.0, 9.0, 9.0, 0.5, -0.7])
+    assert moved(mask, weight, slope, 0.25).tolist() == [True, False, True, True, False, True]
+    assert moved(mask, weight, slope * torch.nan, 0.25).equal(mask)
+
+
 def test_a_shut_channel_does_not_matter(task: Heat) -> None:
     """Its score is zero, that of others is not; every group has a score for each channel."""
     scores = channel_scores(task, 1)
@@ -133,12 +217,3 @@ def test_a_shut_channel_does_not_matter(task: Heat) -> None:
     assert scores["eighth"][5] == 0
     assert int((scores["eighth"] > 0).sum()) == 7
     assert float(scores["quarter"].max()) > 0
-
-
-def test_weights_of_a_shut_channel_do_not_matter(task: Heat) -> None:
-    """Nothing comes back through them; the network that was weighed is as it was."""
-    before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    scores = weight_scores(task, 2)
-    assert not scores["down8.1.first.0.weight"][3].any()
-    assert scores["down8.1.first.0.weight"][0].any()
-    assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())

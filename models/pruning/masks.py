@@ -1,0 +1,247 @@
+"""Pruning of single weights: masks that say which stay, and training under a mask.
+
+Zeros among the weights make a network smaller on disk; an engine that multiplies dense tensors
+takes as long as before.
+
+Importance is the change of the loss if a weight went, to first order (Molchanov et al.,
+arXiv:1906.10771). With a `Regrow` the masks move as in RigL (Evci et al., arXiv:1911.11134): every
+few steps the smallest weights of each layer go, and as many others come, at zero, where the
+gradient is largest.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+
+import torch
+from rich.progress import track
+from torch import nn
+from torch.nn.utils import prune
+
+from models.training.data import Batch
+from models.training.loop import Task
+
+Scores = Mapping[str, torch.Tensor]
+"""By the name of a weight: the importance of each of its elements, of its shape."""
+
+Masks = Mapping[str, torch.Tensor]
+"""By the name of a parameter: bool of its shape, True where the weight stays."""
+
+OUTPUT_LAYERS = ("head", "share")
+"""The last layers stay whole: they are small, and everything passes through them."""
+
+
+def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
+    """Return the convolutions whose weights may be pruned, by the name of their weight."""
+    return {
+        f"{name}.weight": module
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Conv3d) and name not in OUTPUT_LAYERS
+    }
+
+
+def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
+    """Yield a copy of the task's network ``count`` times, each with the gradient of one batch."""
+    network = copy.deepcopy(task.network).train()
+    device = next(network.parameters()).device
+    for batch in track(islice(task.batches(seed), count), "measuring importance", count):
+        moved = {name: value.to(device) for name, value in batch.items()}
+        network.zero_grad()
+        with torch.autocast(device.type, torch.bfloat16):
+            terms = task.losses(network, moved)
+        torch.stack(list(terms.values())).sum().backward()
+        yield network
+
+
+def weight_scores(task: Task, count: int) -> dict[str, torch.Tensor]:
+    """Return the mean ``|w g|`` of every prunable weight over ``count`` batches."""
+    sums: dict[str, torch.Tensor] = {}
+    for network in gradients(task, count):
+        for name, conv in prunable(network).items():
+            assert conv.weight.grad is not None  # every convolution is used
+            change = (conv.weight * conv.weight.grad).detach().abs()
+            sums[name] = sums[name] + change if name in sums else change
+    return {name: total / count for name, total in sums.items()}
+
+
+def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[str, torch.Tensor]:
+    """Return masks without the least important ``share`` of all the network's parameters.
+
+    Importance is compared over all layers at once.
+    """
+    network = copy.deepcopy(network)
+    convolutions = prunable(network)
+    prune.global_unstructured(
+        [(conv, "weight") for conv in convolutions.values()],
+        pruning_method=prune.L1Unstructured,
+        importance_scores={(conv, "weight"): scores[n] for n, conv in convolutions.items()},
+        amount=_to_remove(network, convolutions, share),
+    )
+    masks = {name: conv.get_buffer("weight_mask").bool() for name, conv in convolutions.items()}
+    return {name: mask.contiguous() for name, mask in masks.items()}
+
+
+def layerwise_masks(
+    network: nn.Module, share: float, scores: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return masks without ``share`` of all parameters, each layer's part by `erdos_renyi`.
+
+    In a layer those stay that ``scores`` of its weight ranks highest; `random_scores` is one.
+    """
+    convolutions = prunable(network)
+    left = erdos_renyi(
+        {name: tuple(conv.weight.shape) for name, conv in convolutions.items()},
+        _to_remove(network, convolutions, share),
+    )
+    masks = {}
+    for name, conv in convolutions.items():
+        order = scores(conv.weight.detach()).flatten().argsort(descending=True)
+        mask = torch.zeros(len(order), dtype=torch.bool)
+        mask[order[: left[name]].cpu()] = True
+        masks[name] = mask.view(conv.weight.shape)
+    return masks
+
+
+def random_scores(seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a scorer for `layerwise_masks` that draws at random, by the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda weight: torch.rand(weight.shape, generator=generator)
+
+
+def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], to_remove: int) -> dict[str, int]:
+    """Return how many weights each layer keeps if ``to_remove`` of all of them go.
+
+    A layer's density grows with the sum of its sides over their product: small layers stay
+    denser. Source: the kernel form of Erdős–Rényi, Evci et al., arXiv:1911.11134, section 3.
+    """
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    odds = {name: float(sum(shape)) for name, shape in shapes.items()}  # of a layer's kept weights
+    left, full = sum(sizes.values()) - to_remove, set[str]()
+    # a layer that would keep more than it has is kept whole, and the others share the rest
+    while True:
+        open_layers = [name for name in sizes if name not in full]
+        spare = left - sum(sizes[name] for name in full)
+        scale = spare / max(sum(odds[name] for name in open_layers), 1.0)
+        over = {name for name in open_layers if scale * odds[name] > sizes[name]}
+        if not over:
+            break
+        full |= over
+    # what rounding down left over goes to the layers with most room
+    kept = {n: sizes[n] if n in full else math.floor(scale * odds[n]) for n in sizes}
+    short = left - sum(kept.values())
+    for name in sorted(open_layers, key=lambda n: sizes[n] - kept[n], reverse=True)[:short]:
+        kept[name] += 1
+    return kept
+
+
+def _to_remove(network: nn.Module, convolutions: Mapping[str, nn.Conv3d], share: float) -> int:
+    wanted = round(share * sum(p.numel() for p in network.parameters()))
+    return min(wanted, sum(conv.weight.numel() for conv in convolutions.values()))
+
+
+@dataclass(frozen=True)
+class Regrow:
+    """How the masks move: ``share`` of each layer every ``every`` steps, less and less.
+
+    The share falls with a cosine to 0 at ``until`` of the run's ``seconds``.
+    """
+
+    seconds: float
+    every: int = 10
+    share: float = 0.3
+    until: float = 0.75
+
+    def share_at(self, spent_s: float) -> float:
+        """Return the share that moves after ``spent_s``."""
+        progress = min(spent_s / (self.until * self.seconds), 1.0)
+        return self.share / 2 * (1 + math.cos(math.pi * progress))
+
+
+class SparseTask:
+    """A task whose network keeps the masked weights at zero."""
+
+    def __init__(
+        self,
+        task: Task,
+        masks: Masks,
+        regrow: Regrow | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.network = task.network
+        self.masks = dict(masks)
+        self._task, self._regrow, self._clock = task, regrow, clock
+        self._steps, self._began = 0, math.nan
+        self._gradients: dict[str, torch.Tensor] = {}
+        apply_masks(self.network, self.masks)
+        for name, weight in self.network.named_parameters():
+            if name in self.masks:
+                weight.register_hook(partial(self._mask_gradient, name))
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Yield the task's batches."""
+        return self._task.batches(seed)
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        """Return the task's losses, after the masks have moved if it is time and were applied."""
+        if self._gradients:
+            self._move(network)
+        apply_masks(network, self.masks)
+        self._began = self._clock() if self._steps == 0 else self._began
+        self._steps += 1
+        return self._task.losses(network, batch)
+
+    def refresh(self, network: nn.Module) -> None:
+        """Refresh the task."""
+        self._task.refresh(network)
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        """Return the task's figures; an averaged network needs the last masks first."""
+        apply_masks(network, self.masks)
+        return self._task.judge(network)
+
+    def _mask_gradient(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
+        if self._regrow is not None and self._steps % self._regrow.every == 0:
+            self._gradients[name] = gradient.detach().clone()
+        self.masks[name] = self.masks[name].to(gradient.device)
+        return gradient * self.masks[name]
+
+    def _move(self, network: nn.Module) -> None:
+        assert self._regrow is not None  # without it no gradient is kept
+        share = self._regrow.share_at(self._clock() - self._began)
+        weights = dict(network.named_parameters())
+        for name, gradient in self._gradients.items():
+            self.masks[name] = moved(self.masks[name], weights[name].detach(), gradient, share)
+        self._gradients = {}
+
+
+def apply_masks(network: nn.Module, masks: Masks) -> None:
+    """Set the masked weights to zero, in place."""
+    with torch.no_grad():
+        for name, weight in network.named_parameters():
+            if name in masks:
+                weight.mul_(masks[name].to(weight.device))
+
+
+def moved(
+    mask: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor, share: float
+) -> torch.Tensor:
+    """Swap ``share`` of the mask's smallest weights for as many of the largest gradient elsewhere.
+
+    All arguments are of one shape. A gradient that is not finite moves nothing.
+    """
+    kept, size = mask.flatten(), weight.abs().flatten()
+    steep = gradient.abs().flatten()
+    count = min(int(share * int(kept.sum())), int((~kept).sum()))
+    if count == 0 or not torch.isfinite(steep).all():
+        return mask
+    gone = torch.where(kept, size, torch.inf).topk(count, largest=False).indices
+    come = torch.where(kept, -torch.inf, steep.to(size.dtype)).topk(count).indices
+    new = kept.clone()
+    new[gone], new[come] = False, True
+    return new.view_as(mask)
