@@ -40,13 +40,10 @@ from models.calibration.risk_control import (
     straight_path,
     upper_bound,
 )
-from models.export.manifest import amend
 from models.runtime.artifacts import Artifact, find
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
-from models.training.data import load_cubes
-from models.training.runs import boxes_of_role
 
 DISMISS_SHARE = 0.25
 """``dismiss`` as a part of ``final`` along the path."""
@@ -86,6 +83,11 @@ class ReadWith:
 
 def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     """Fit the settings of both artifacts on validation, and enter them with their promise."""
+    # these need the extra `train`, which `promise` does without
+    from models.export.manifest import amend
+    from models.training.data import load_cubes
+    from models.training.runs import boxes_of_role
+
     console = Console(stderr=True)
     screener = Screener(open_session(uncalibrated(find(screening))))
     reader = SecondReader(open_session(uncalibrated(find(hybrid))))

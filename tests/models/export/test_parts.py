@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.export import parts
 from models.export.manifest import register
 from models.export.onnx import export_fp32
 from models.export.parts import even_cuts, export_parts
@@ -82,7 +83,7 @@ def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.Monkey
     times = [0.0] * len(model.graph.node)
     for i in convolutions[4:6]:
         times[i] = 1.0
-    monkeypatch.setattr("models.export.parts.node_times", lambda *_: times)
+    monkeypatch.setattr(parts, "node_times", lambda *_: times)
     examples = ({"voxels": regions(1)[:, None]}, {"voxels": regions(2)[:, None]})
     (cut,) = even_cuts(model, 2, examples)
     makers = {name: i for i, node in enumerate(model.graph.node) for name in node.output}
@@ -94,7 +95,7 @@ def test_cuts_are_apart_though_one_node_takes_all_the_time(monkeypatch: pytest.M
     model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     times = [0.0] * len(model.graph.node)
     times[[n.op_type for n in model.graph.node].index("Conv") + 6] = 1.0
-    monkeypatch.setattr("models.export.parts.node_times", lambda *_: times)
+    monkeypatch.setattr(parts, "node_times", lambda *_: times)
     examples = ({"voxels": regions(1)[:, None]}, {"voxels": regions(2)[:, None]})
     cuts = even_cuts(model, 3, examples)
     assert len(split(model, cuts, examples)) == 3
