@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,17 @@ def test_the_report_is_written_only_where_a_folder_is_given(
     assert list(tmp_path.iterdir()) == []
     overread.screen(ct, out=tmp_path / "report")
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_the_example_of_the_readme_runs(
+    ct: Path, phantom: Phantom, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints a line for each finding of the folder `ct`."""
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example is not None
+    monkeypatch.chdir(ct.parent)
+    exec(example[1], {})
+    assert len(capsys.readouterr().out.splitlines()) >= len(phantom.nodules)
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32"])
