@@ -9,7 +9,7 @@ from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
 from models.runtime.detection import Candidate
-from tests.imaging.bodies import to_window
+from tests.imaging.volumes import to_window
 
 LUNG_HU, TISSUE_HU = -850, 40
 LUNGS: tuple[Triple, Triple] = ((70.0, 75.0, 60.0), (70.0, 75.0, 150.0))

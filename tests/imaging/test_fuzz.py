@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from imaging.errors import StudyError
 from imaging.read import read_study
+from tests.imaging.small_ct import SmallCt
 
 _HEADER_BYTES = 2500  # where mutations do more than change a pixel
 
@@ -49,37 +49,31 @@ def _outcomes(folder: Path, victim: Path, mutants: Iterator[bytes]) -> tuple[int
     return read, refused
 
 
-def test_mutants_in_a_series(tmp_path: Path, small_ct: Callable[..., Any]) -> None:
-    """200 mutants of a generated slice among sound ones: some are harmless, many refused."""
-    victim = small_ct(8).write(tmp_path)[4]
+def test_mutants_in_a_series(tmp_path: Path) -> None:
+    victim = SmallCt(8).write(tmp_path)[4]
     read, refused = _outcomes(tmp_path, victim, _mutants(victim.read_bytes(), 200, seed=1))
     assert read + refused == 200
     assert read > 10
     assert refused > 50
 
 
-def test_mutants_alone(tmp_path: Path, small_ct: Callable[..., Any]) -> None:
-    """200 mutants of a generated slice, each by itself, are too few slices at best."""
-    victim = small_ct(1).write(tmp_path)[0]
+def test_mutants_alone(tmp_path: Path) -> None:
+    victim = SmallCt(1).write(tmp_path)[0]
     assert _outcomes(tmp_path, victim, _mutants(victim.read_bytes(), 200, seed=2)) == (0, 200)
 
 
 @pytest.mark.parametrize("syntax", ["4.80", "4.90", "5"], ids=["JPEG-LS", "JPEG 2000", "RLE"])
-def test_compressed_mutants(
-    syntax: str, tmp_path: Path, small_ct: Callable[..., Any], capfd: pytest.CaptureFixture[str]
-) -> None:
-    """Mutants of compressed slices end neither the process nor its silence."""
-    images = small_ct(8).images()
+def test_compressed_mutants(syntax: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images = SmallCt(8).images()
     for image in images:
         image.compress(f"1.2.840.10008.1.2.{syntax}", generate_instance_uid=False)
-    victim = small_ct(8).write(tmp_path, images)[4]
+    victim = SmallCt(8).write(tmp_path, images)[4]
     read, refused = _outcomes(tmp_path, victim, _mutants(victim.read_bytes(), 60, seed=3))
     assert read + refused == 60
     assert capfd.readouterr().err == ""
 
 
 def test_mutants_of_a_real_slice(tmp_path: Path, shared_data: Path) -> None:
-    """200 mutants of a slice of a real scan, among its neighbours and by themselves."""
     source = sorted((shared_data / "ct/lidc_slabs/LIDC-IDRI-0003").glob("*.dcm"))[:8]
     for folder, files in (("series", source), ("alone", source[4:5])):
         (tmp_path / folder).mkdir()

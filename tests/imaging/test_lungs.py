@@ -1,5 +1,3 @@
-"""The lungs of a synthetic chest, whole and ill, and of real ones."""
-
 from __future__ import annotations
 
 import csv
@@ -10,9 +8,23 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from imaging.errors import NoLung
 from imaging.lungs import MARGIN_MM, Lungs, find_lungs
+from imaging.read import read_study
 from imaging.volume import HuArray, Triple
-from tests.imaging.bodies import SHAPE, SPACING_MM, Mask, ellipsoid, read_series
+
+SPACING_MM = (3.0, 2.0, 2.0)
+SHAPE = (96, 150, 192)
+Mask = npt.NDArray[np.bool_]
+
+
+def ellipsoid(centre_mm: Triple, radii_mm: Triple) -> Mask:
+    """The voxels of the synthetic chest inside an ellipsoid, ``(z, y, x)`` mm from its middle."""
+    grid = np.ogrid[tuple(slice(0, n) for n in SHAPE)]
+    middle = [(n - 1) / 2 for n in SHAPE]
+    parts = zip(grid, middle, SPACING_MM, centre_mm, radii_mm, strict=True)
+    return np.asarray(sum((((g - m) * s - c) / r) ** 2 for g, m, s, c, r in parts) < 1)
+
 
 RIGHT = ellipsoid((0, 0, -75), (110, 75, 55))
 LEFT = ellipsoid((0, 0, 75), (110, 75, 55))
@@ -26,7 +38,7 @@ def chest(fresh_chest: HuArray) -> HuArray:
 
 @pytest.fixture(scope="module")
 def fresh_chest() -> HuArray:
-    """A chest of ellipsoids: body, two lungs, windpipe, spine, heart, stomach gas and a table."""
+    """A chest of ellipsoids: body, two lungs, trachea, spine, heart, stomach gas and a table."""
     rng = np.random.default_rng(7)
     hu = np.full(SHAPE, -1000.0, dtype=np.float32)
     hu[ellipsoid((0, 0, 0), (1000, 115, 170))] = 20
@@ -55,7 +67,6 @@ def boxed(lungs: Lungs, region: Mask) -> bool:
 
 
 def test_lungs_lie_wholly_inside_with_their_margin(chest: HuArray) -> None:
-    """Both lungs are inside the region, and the box ends about the margin beyond them."""
     lungs = find_lungs(chest, SPACING_MM, "chest")
     assert covered(lungs, RIGHT | LEFT) > 0.9999
     points = np.argwhere(RIGHT | LEFT)
@@ -68,7 +79,6 @@ def test_lungs_lie_wholly_inside_with_their_margin(chest: HuArray) -> None:
 
 
 def test_chest_wall_table_and_air_lie_outside(chest: HuArray) -> None:
-    """The skin, the table and the air around the patient are outside the region."""
     lungs = find_lungs(chest, SPACING_MM, "chest")
     body = ellipsoid((0, 0, 0), (1000, 115, 170))
     wall = body & ~ellipsoid((0, 0, 0), (1000, 100, 155))
@@ -76,15 +86,13 @@ def test_chest_wall_table_and_air_lie_outside(chest: HuArray) -> None:
     assert covered(lungs, ~body) == 0.0
 
 
-def test_windpipe_does_not_stretch_the_box_into_the_neck(chest: HuArray) -> None:
-    """The box ends near the top of the lungs although the windpipe goes on."""
+def test_trachea_does_not_stretch_the_box_into_the_neck(chest: HuArray) -> None:
     lungs = find_lungs(chest, SPACING_MM, "chest")
     top = int(np.argwhere(RIGHT | LEFT)[:, 0].max())
     assert lungs.stop[0] - top <= 5
 
 
 def test_mask_is_uint8_on_isotropic_cells_over_the_whole_volume(chest: HuArray) -> None:
-    """The mask's cells are cubes of ``cell_mm``, to within rounding to whole numbers."""
     lungs = find_lungs(chest, SPACING_MM, "chest")
     extent_mm = np.array(SHAPE) * SPACING_MM
     assert lungs.mask.dtype == np.uint8
@@ -92,7 +100,6 @@ def test_mask_is_uint8_on_isotropic_cells_over_the_whole_volume(chest: HuArray) 
 
 
 def test_places_outside_the_volume_are_outside_the_lungs(chest: HuArray) -> None:
-    """An index beyond the array is answered with no, not with an error."""
     lungs = find_lungs(chest, SPACING_MM, "chest")
     inside = lungs.contains([[-5, 75, 60], [48, 75, 58], [4000, 75, 60], [48, -1, 58]])
     assert inside.tolist() == [False, True, False, False]
@@ -104,7 +111,6 @@ def test_places_outside_the_volume_are_outside_the_lungs(chest: HuArray) -> None
     ids=["wall right", "wall left", "back", "front", "mediastinum", "upper"],
 )
 def test_mass_of_60_mm_is_not_cut_away(chest: HuArray, centre_mm: Triple) -> None:
-    """A soft-tissue mass of 60 mm on a wall of the lung stays inside the region."""
     mass = ellipsoid(centre_mm, (30, 30, 30))
     chest[mass] = 30
     lungs = find_lungs(chest, SPACING_MM, "chest")
@@ -136,7 +142,6 @@ def whole(lung: Mask) -> Mask:
 def test_opaque_part_of_one_lung_stays_inside(
     chest: HuArray, part: Callable[[Mask], Mask], lung: Mask
 ) -> None:
-    """Fluid in half of one lung, or all of it, stays inside the region and the box."""
     chest[part(lung)] = 10
     lungs = find_lungs(chest, SPACING_MM, "chest")
     assert covered(lungs, RIGHT | LEFT) > 0.95
@@ -145,7 +150,6 @@ def test_opaque_part_of_one_lung_stays_inside(
 
 @pytest.mark.parametrize("lung", [RIGHT, RIGHT | LEFT], ids=["one", "both"])
 def test_ground_glass_stays_inside(chest: HuArray, lung: Mask) -> None:
-    """Lungs whose density is raised by 300 HU are still lungs."""
     chest[lung & (chest < -500)] += 300
     lungs = find_lungs(chest, SPACING_MM, "chest")
     assert covered(lungs, RIGHT | LEFT) > 0.999
@@ -153,14 +157,12 @@ def test_ground_glass_stays_inside(chest: HuArray, lung: Mask) -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(45, 192), (0, 147), (45, 147)])
 def test_lung_cut_by_the_field_of_view_is_found(chest: HuArray, first: int, last: int) -> None:
-    """A lung that reaches the edge of the picture is not taken for the air outside."""
     cut = np.ascontiguousarray(chest[:, :, first:last])
     lungs = find_lungs(cut, SPACING_MM, "chest")
     assert covered(lungs, (RIGHT | LEFT)[:, :, first:last]) > 0.98
 
 
 def test_lung_cut_by_a_round_field_of_view_is_found(chest: HuArray) -> None:
-    """Lung that ends at the padding around a round picture is not taken for air outside."""
     y, x = np.ogrid[: SHAPE[1], : SHAPE[2]]
     seen = (y - 74.5) ** 2 + (x - 95.5) ** 2 < 54**2
     chest[:, ~seen] = -1024
@@ -169,7 +171,6 @@ def test_lung_cut_by_a_round_field_of_view_is_found(chest: HuArray) -> None:
 
 
 def test_table_is_no_lung_although_it_is_as_dense_as_one(chest: HuArray) -> None:
-    """A table of foam that ends at the edges of the picture stays outside the box."""
     assert find_lungs(chest, SPACING_MM, "chest").stop[1] < 139
 
 
@@ -183,21 +184,18 @@ def test_noise_of_80_hu_changes_little(chest: HuArray) -> None:
 
 
 def test_thick_slices(chest: HuArray) -> None:
-    """Slices of 6 mm lose no lung."""
     lungs = find_lungs(chest[::2], (6.0, 2.0, 2.0), "chest")
     assert covered(lungs, (RIGHT | LEFT)[::2]) > 0.999
 
 
 @pytest.mark.parametrize("first", [12, 20, 44, 70, 75])
 def test_slab_of_27_mm_is_enough(chest: HuArray, first: int) -> None:
-    """Nine slices anywhere in the lungs are found, up to the first and the last slice."""
     lungs = find_lungs(chest[first : first + 9], SPACING_MM, "slab")
     assert covered(lungs, (RIGHT | LEFT)[first : first + 9]) > 0.99
     assert (lungs.start[0], lungs.stop[0]) == (0, 9)
 
 
 def test_patient_lying_prone_and_views_with_negative_strides(chest: HuArray) -> None:
-    """Turning the patient over, table below, loses no lung."""
     lungs = find_lungs(chest[:, ::-1, ::-1], SPACING_MM, "chest")
     assert covered(lungs, (RIGHT | LEFT)[:, ::-1, ::-1]) > 0.9999
 
@@ -211,8 +209,7 @@ def lesion(folder: Path, name: str) -> tuple[npt.NDArray[np.float64], float]:
 
 @pytest.mark.parametrize("name", ["qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068"])
 def test_lesion_of_a_real_scan_lies_inside(shared_data: Path, name: str) -> None:
-    """The whole sphere of the known lesion lies in the region and in the box of a real chest."""
-    volume = read_series(shared_data / "ct" / name)
+    volume = read_study(shared_data / "ct" / name).volume
     lungs = find_lungs(volume.hu, volume.geometry.spacing_mm, name)
     centre_mm, diameter_mm = lesion(shared_data / "ct", name)
     ball = np.random.default_rng(0).uniform(-1, 1, (4000, 3)) * diameter_mm / 2
@@ -220,3 +217,57 @@ def test_lesion_of_a_real_scan_lies_inside(shared_data: Path, name: str) -> None
     index = volume.geometry.to_index(points_mm)
     assert lungs.contains(index).all()
     assert np.all((index >= np.array(lungs.start) - 0.5) & (index <= np.array(lungs.stop) - 0.5))
+
+
+def head(body: Mask) -> HuArray:
+    """A skull-sized ball with sinuses and mastoid cells."""
+    hu = np.where(ellipsoid((0, 0, 0), (100, 95, 75)), 40, -1000)
+    hu[ellipsoid((-30, -50, 20), (18, 15, 15)) | ellipsoid((-30, -50, -20), (18, 15, 15))] = -990
+    hu[ellipsoid((-30, 20, 60), (12, 12, 8)) | ellipsoid((-30, 20, -60), (12, 12, 8))] = -600
+    return np.where(body, hu, -1000).astype(np.int16)
+
+
+def abdomen(body: Mask) -> HuArray:
+    """A trunk with gas in stomach and bowel."""
+    hu = np.where(body, 40, -1000)
+    hu[ellipsoid((20, -50, 50), (40, 35, 50)) | ellipsoid((-60, -40, -80), (60, 25, 25))] = -1000
+    return hu.astype(np.int16)
+
+
+def water(body: Mask) -> HuArray:
+    """A cylinder of water in air."""
+    return np.where(body, 0, -1000).astype(np.int16)
+
+
+def air(body: Mask) -> HuArray:
+    """Nothing but air."""
+    return np.full(body.shape, -1000, dtype=np.int16)
+
+
+@pytest.mark.parametrize("scene", [head, abdomen, water, air])
+@pytest.mark.parametrize("noise_hu", [0, 30])
+def test_volume_without_lung_is_refused(scene: Callable[[Mask], HuArray], noise_hu: int) -> None:
+    noise = np.random.default_rng(3).normal(0, noise_hu, SHAPE)
+    hu = scene(ellipsoid((0, 0, 0), (1000, 115, 170))) + noise
+    with pytest.raises(NoLung, match="no lung in the volume") as caught:
+        find_lungs(np.clip(hu, -1024, 3071).astype(np.int16), SPACING_MM, "series/7")
+    assert str(caught.value.file) == "series/7"
+
+
+def test_refusal_says_what_was_found() -> None:
+    """The reason gives the size of the largest air-filled region, here bowel gas of 0.29 l."""
+    hu = abdomen(ellipsoid((0, 0, 0), (1000, 115, 170)))
+    with pytest.raises(NoLung, match=r"largest air-filled region holds 0\.(2|3)\d l"):
+        find_lungs(hu, SPACING_MM, "abdomen")
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 8, 8), (1, 512, 512)])
+def test_volume_too_small_for_lungs_is_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(NoLung):
+        find_lungs(np.full(shape, -850, dtype=np.int16), (1.0, 0.7, 0.7), "tiny")
+
+
+def test_abdomen_of_a_real_scan_is_refused(shared_data: Path) -> None:
+    volume = read_study(shared_data / "ct" / "qin_lsc_0028").volume
+    with pytest.raises(NoLung):
+        find_lungs(volume.hu[:14], volume.geometry.spacing_mm, "qin_lsc_0028")

@@ -13,17 +13,14 @@ def ball(radius: float, size: int = 21) -> UInt8Array:
 
 
 def test_a_dilated_point_is_a_ball() -> None:
-    """Growing one cell by 5 cells gives exactly the ball of radius 5."""
     assert np.array_equal(dilate(ball(0), 5), ball(5))
 
 
 def test_erosion_undoes_the_dilation_of_a_ball() -> None:
-    """A ball of 4 grown by 3 and shrunk by 3 is itself again."""
     assert np.array_equal(erode(dilate(ball(4), 3), 3), ball(4))
 
 
 def test_opening_drops_what_is_thinner_than_the_ball() -> None:
-    """A sheet two cells thick vanishes, a ball beside it stays."""
     both = ball(5)
     both[:2] = 1
     left = opened(np.pad(both, 4), 2)[4:-4, 4:-4, 4:-4]
@@ -32,7 +29,6 @@ def test_opening_drops_what_is_thinner_than_the_ball() -> None:
 
 
 def test_closing_fills_a_dent_but_not_a_wide_hollow() -> None:
-    """A dent that the ball does not enter is filled; a hollow wider than it stays open."""
     block = np.zeros((20, 40, 60), np.uint8)
     block[:, 10:30, 5:55] = 1
     block[:, 10:18, 10:14] = 0
@@ -43,7 +39,6 @@ def test_closing_fills_a_dent_but_not_a_wide_hollow() -> None:
 
 
 def test_closing_along_z_bridges_gaps_up_to_the_given_length() -> None:
-    """Six empty cells between two full ones are filled, seven are not."""
     line = np.zeros((20, 1, 2), np.uint8)
     line[[2, 9], 0, 0] = 1
     line[[2, 10], 0, 1] = 1
@@ -51,7 +46,6 @@ def test_closing_along_z_bridges_gaps_up_to_the_given_length() -> None:
 
 
 def test_halving_and_doubling_keep_even_blocks() -> None:
-    """A mask of whole 2 x 2 x 2 blocks survives the way to coarse cells and back."""
     coarse = np.random.default_rng(0).integers(0, 2, (3, 4, 5)).astype(np.uint8)
     fine = doubled(coarse, (5, 8, 9))
     assert fine.shape == (5, 8, 9)
@@ -59,7 +53,6 @@ def test_halving_and_doubling_keep_even_blocks() -> None:
 
 
 def test_hull_of_a_slice_fills_its_bay() -> None:
-    """The hull of a U is a full rectangle, and that of nothing is empty."""
     plane = np.ones((8, 9), np.uint8)
     plane[:5, 3:6] = 0
     assert hull(plane).all()

@@ -10,11 +10,10 @@ import numpy as np
 from imaging.preprocess import Preprocessed, preprocess, resample
 from imaging.read import read_study
 from imaging.volume import Geometry
-from tests.imaging.bodies import ramp, to_window
+from tests.imaging.volumes import ramp, to_window
 
 
 def test_resampling_keeps_a_linear_picture_linear_at_its_place() -> None:
-    """Trilinear resampling of a ramp gives the ramp at the new voxels' world points."""
     volume = ramp(Geometry((2.5, 0.7, 0.8), (-20.0, 10.0, 30.0)), (20, 60, 70))
     voxels, geometry = resample(volume.hu, volume.geometry)
     np.testing.assert_allclose(geometry.spacing_mm, 1.0, rtol=0.02)
@@ -25,13 +24,11 @@ def test_resampling_keeps_a_linear_picture_linear_at_its_place() -> None:
 
 
 def test_without_lungs_told_everything_is_inside() -> None:
-    """A box that is all lung dismisses no place."""
     box = Preprocessed(np.zeros((4, 4, 4), np.uint8), Geometry())
     assert box.inside(np.array([[0.0, 0, 0], [3, 3, 3]])).all()
 
 
 def test_every_known_lesion_lies_inside_the_lung_of_its_scan(shared_data: Path) -> None:
-    """In each real scan the marked lesion is in the box, inside the lung, and dense."""
     with (shared_data / "ct" / "scans.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["x"]]
     for row in rows:

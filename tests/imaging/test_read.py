@@ -1,20 +1,18 @@
-"""One door for every kind of study."""
-
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
-from imaging.errors import UnreadableFile
+from imaging.errors import IncompleteSeries, UnreadableFile
 from imaging.read import read_study
+from tests.imaging.small_ct import SmallCt
 
 
-def test_progress_runs_from_0_to_1(tmp_path: Path, small_ct: Callable[..., Any]) -> None:
-    """The progress never goes back and ends at 1."""
-    small_ct().write(tmp_path)
+def test_progress_runs_from_0_to_1(tmp_path: Path) -> None:
+    SmallCt().write(tmp_path)
     told: list[float] = []
     read_study(tmp_path, progress=told.append)
     assert told == sorted(told)
@@ -22,9 +20,8 @@ def test_progress_runs_from_0_to_1(tmp_path: Path, small_ct: Callable[..., Any])
     assert len(told) > 20
 
 
-def test_sub_folders(tmp_path: Path, small_ct: Callable[..., Any]) -> None:
-    """Slices spread over sub-folders, as on a patient's disc, are one series."""
-    for index, file in enumerate(small_ct().write(tmp_path)):
+def test_sub_folders(tmp_path: Path) -> None:
+    for index, file in enumerate(SmallCt().write(tmp_path)):
         place = tmp_path / f"DIR{index % 3}" / "IMAGES"
         place.mkdir(parents=True, exist_ok=True)
         file.rename(place / f"IM{index:05}")
@@ -34,9 +31,56 @@ def test_sub_folders(tmp_path: Path, small_ct: Callable[..., Any]) -> None:
 
 
 def test_error_carries_reason_and_file(tmp_path: Path) -> None:
-    """A refusal can be filed: its kind, the file and the reason stand by themselves."""
     with pytest.raises(UnreadableFile) as caught:
         read_study(tmp_path / "gone")
     assert caught.value.file == tmp_path / "gone"
     assert caught.value.kind == "UnreadableFile"
     assert caught.value.reason.startswith("does not exist")
+
+
+SCANS = (
+    *("qin_lsc_0014", "qin_lsc_0028", "qin_lsc_0049", "qin_lsc_0088", "qin_lung_01_0007"),
+    *("cmb_crc_01068", "lungfcp_01_0001"),
+)
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_whole_scan(name: str, shared_data: Path) -> None:
+    with (shared_data / "ct/scans.csv").open() as table:
+        known = next(row for row in csv.DictReader(table) if row["scan"] == name)
+    study = read_study(shared_data / "ct" / name)
+    hu, geometry = study.volume.hu, study.volume.geometry
+    assert hu.shape == (int(known["slices"]), 512, 512)
+    pixel = float(known["pixel_spacing_mm"])
+    expected = (float(known["slice_spacing_mm"]), pixel, pixel)
+    assert geometry.spacing_mm == pytest.approx(expected, abs=1e-3)
+    np.testing.assert_allclose(geometry.direction, np.eye(3), atol=1e-6)
+    assert (study.header.kernel, study.header.transfer_syntax) == (
+        known["kernel"],
+        known["transfer_syntax"],
+    )
+    assert hu.min() == -1024
+    assert -1000 < np.median(hu) < 100
+    if known["x"]:
+        z, y, x = np.rint(geometry.to_index([float(known[a]) for a in "xyz"])).astype(int)
+        assert hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -300
+
+
+@pytest.mark.parametrize(
+    ("patient", "slices", "nodule"),
+    [("0001", 16, (57.24, 84.94, -115.62)), ("0003", 11, (72.15, 77.83, -191.81))],
+)
+def test_slab(
+    patient: str, slices: int, nodule: tuple[float, float, float], shared_data: Path
+) -> None:
+    study = read_study(shared_data / f"ct/lidc_slabs/LIDC-IDRI-{patient}")
+    assert study.volume.shape == (slices, 512, 512)
+    assert study.other_series == ("not DICOM, ignored: annotation.xml",)
+    z, y, x = np.rint(study.volume.geometry.to_index(nodule)).astype(int)
+    assert study.volume.hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -100
+
+
+def test_short_slab_is_refused(shared_data: Path) -> None:
+    """Twelve slices of 1.25 mm are 15 mm: too few to judge a nodule in."""
+    with pytest.raises(IncompleteSeries, match=r"12 slices every 1\.25 mm are 15\.0 mm"):
+        read_study(shared_data / "ct/lidc_slabs/LIDC-IDRI-0002")

@@ -18,6 +18,7 @@ from pydicom.uid import UID
 
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
 from imaging.read import read_study
+from tests.imaging.small_ct import SmallCt
 
 Damage = Callable[[list[Dataset]], Any]
 
@@ -190,11 +191,9 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
 @pytest.mark.parametrize(
     ("damage", "error", "text"), [c[1:] for c in IMAGES], ids=[c[0] for c in IMAGES]
 )
-def test_bad_images(
-    damage: Damage, error: type[StudyError], text: str, tmp_path: Path, small_ct: Callable[..., Any]
-) -> None:
+def test_bad_images(damage: Damage, error: type[StudyError], text: str, tmp_path: Path) -> None:
     """A series that makes no CT volume is refused by class, file or value, and advice."""
-    ct = small_ct()
+    ct = SmallCt()
     images = ct.images()
     damage(images)
     ct.write(tmp_path, images)
@@ -255,14 +254,10 @@ FILES: list[tuple[str, Callable[[Path], object], type[StudyError], str]] = [
     ("damage", "error", "text"), [c[1:] for c in FILES], ids=[c[0] for c in FILES]
 )
 def test_bad_files(
-    damage: Callable[[Path], object],
-    error: type[StudyError],
-    text: str,
-    tmp_path: Path,
-    small_ct: Callable[..., Any],
+    damage: Callable[[Path], object], error: type[StudyError], text: str, tmp_path: Path
 ) -> None:
     """A damaged file among good ones is never dropped in silence: the study is refused."""
-    small_ct().write(tmp_path)
+    SmallCt().write(tmp_path)
     damage(tmp_path)
     _assert_refused(tmp_path, error, text)
 

@@ -56,7 +56,6 @@ def test_display_is_radiological() -> None:
 
 
 def test_places_are_drawn_to_scale() -> None:
-    """A cube at (z, y, x) lies where the scale of the tile puts it, within a pixel."""
     index = (48, 20, 75)
     picture = finding_picture(box_with(index), Mark(index, 5.0), WINDOW_HU)
     scale = TILE / SHAPE[2]
@@ -67,7 +66,6 @@ def test_places_are_drawn_to_scale() -> None:
 
 @pytest.mark.parametrize("diameter_mm", [6.0, 20.0, 60.0])
 def test_circle_has_the_diameter_of_the_finding(diameter_mm: float) -> None:
-    """Magnified, the ring around the middle has the finding's radius, also where it is large."""
     index = (30, 40, 50)
     picture = finding_picture(np.zeros((90, 90, 100), np.uint8), Mark(index, diameter_mm))
     scale = TILE / max(64.0, 1.6 * diameter_mm)
@@ -83,7 +81,6 @@ def test_circle_has_the_diameter_of_the_finding(diameter_mm: float) -> None:
 
 
 def test_contour_is_drawn_in_all_planes() -> None:
-    """Magnified, the line runs around the nodule's voxels, also where the region leaves the box."""
     voxels = np.zeros((60, 80, 100), np.uint8)
     mask = np.zeros((48, 48, 48), bool)
     mask[20:30, 18:32, 14:36] = True  # 10 x 14 x 22 mm from index (50, 8, 4) on
@@ -97,7 +94,6 @@ def test_contour_is_drawn_in_all_planes() -> None:
 
 
 def test_scale_bar_has_its_length() -> None:
-    """10 mm of a view of 64 mm, 50 mm of a box of 100 mm."""
     picture = finding_picture(np.zeros((100, 100, 100), np.uint8), Mark((50, 50, 50), 5.0))
     for row, length in ((0, 50 * TILE / 100), (1, 10 * TILE / 64)):
         line = tile(picture, row, 0)[TILE - 12, :, 0] > 200
@@ -105,7 +101,6 @@ def test_scale_bar_has_its_length() -> None:
 
 
 def test_window_decides_what_is_grey() -> None:
-    """Soft tissue of 40 HU is white in the lung window and mid-grey in its own."""
     value = round((40 + 1000) * 255 / 1400)
     voxels = np.full(SHAPE, value, np.uint8)
     lung = finding_picture(voxels, Mark((30, 40, 50), 5.0), LUNG_HU)
@@ -116,14 +111,12 @@ def test_window_decides_what_is_grey() -> None:
 
 @pytest.mark.parametrize("index", [(0, 0, 0), (59, 79, 99), (-5.0, 90.0, 130.0)])
 def test_a_finding_at_or_beyond_the_rim_is_drawn(index: tuple[float, float, float]) -> None:
-    """The picture has its size whatever the place."""
     picture = finding_picture(np.zeros(SHAPE, np.uint8), Mark(index, 8.0, "1"))
     assert picture.shape == (2 * TILE, 3 * TILE, 3)
     assert picture.dtype == np.uint8
 
 
 def test_overview_shows_every_finding_in_both_views() -> None:
-    """A mark stands where the projection puts it; without marks there is no mark's colour."""
     voxels = np.random.default_rng(0).integers(0, 200, SHAPE).astype(np.uint8)
     assert not amber(overview_picture(voxels, [])).any()
     picture = overview_picture(voxels, [Mark((30, 40, 25), 8.0, "1"), Mark((30, 40, 75), 8.0, "2")])
@@ -143,12 +136,10 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
 
 
 def test_an_even_box_gives_an_even_overview() -> None:
-    """No division by nothing where there is no contrast."""
     assert overview_picture(np.full(SHAPE, 7, np.uint8), []).shape == (TILE, 2 * TILE, 3)
 
 
 def test_png_keeps_every_pixel() -> None:
-    """What is encoded is decoded to the same picture."""
     picture = finding_picture(box_with((30, 40, 50)), Mark((30, 40, 50), 5.0, "1"))
     decoded = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
@@ -156,5 +147,4 @@ def test_png_keeps_every_pixel() -> None:
 
 
 def test_letters_follow_the_planes() -> None:
-    """Left, right, top and bottom of each plane, as radiologists expect them."""
     assert [plane.letters for plane in Plane] == ["RLAP", "RLHF", "APHF"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imaging.volume import Geometry, Volume, from_window, to_patient_axes
-from tests.imaging.bodies import ramp, to_window
+from tests.imaging.volumes import ramp, to_window
 
 OBLIQUE = Geometry(
     (2.5, 0.7, 0.8),
@@ -18,13 +18,11 @@ OBLIQUE = Geometry(
 
 
 def test_world_and_index_are_inverse() -> None:
-    """A point that goes to the world and back is the same point."""
     index = np.array([[0.0, 0, 0], [3.5, 10, 20], [-2, 100.25, 7]])
     np.testing.assert_allclose(OBLIQUE.to_index(OBLIQUE.to_world(index)), index, atol=1e-9)
 
 
 def test_index_steps_follow_the_spacing_of_their_axis() -> None:
-    """One step along z moves by the slice spacing along the third column of the direction."""
     step = OBLIQUE.to_world([1, 0, 0]) - OBLIQUE.to_world([0, 0, 0])
     np.testing.assert_allclose(step, [0, 0, 2.5])
     step = OBLIQUE.to_world([0, 0, 1]) - OBLIQUE.to_world([0, 0, 0])
@@ -32,20 +30,17 @@ def test_index_steps_follow_the_spacing_of_their_axis() -> None:
 
 
 def test_a_crop_keeps_its_place_in_the_patient() -> None:
-    """Voxel 0 of a crop lies where the voxel lay that it was cut from."""
     np.testing.assert_allclose(
         OBLIQUE.cropped((4, 5, 6)).to_world([1, 1, 1]), OBLIQUE.to_world([5, 6, 7])
     )
 
 
 def test_extent_counts_slices_with_their_thickness() -> None:
-    """Ten slices of 2.5 mm are 25 mm."""
     volume = Volume(np.zeros((10, 4, 5), np.int16), OBLIQUE)
     np.testing.assert_allclose(volume.extent_mm, (25.0, 2.8, 4.0))
 
 
 def test_the_window_is_undone_within_half_a_level() -> None:
-    """HU inside the window come back within half of 5.5 HU."""
     hu = np.arange(-1000, 401, dtype=np.int16)
     assert np.abs(from_window(to_window(hu)) - hu).max() <= 3
 
@@ -55,7 +50,6 @@ def test_the_window_is_undone_within_half_a_level() -> None:
 def test_patient_axes_keep_every_voxel_at_its_place(
     order: tuple[int, int, int], signs: tuple[int, int, int]
 ) -> None:
-    """However a volume is stored, each HU stays at its world point."""
     direction = np.zeros((3, 3))
     for index_axis, world_axis in enumerate(order):
         direction[world_axis, index_axis] = signs[index_axis]
@@ -66,7 +60,6 @@ def test_patient_axes_keep_every_voxel_at_its_place(
 
 
 def test_a_small_tilt_stays_in_the_geometry() -> None:
-    """An oblique series is not resampled: its direction keeps the tilt, its voxels their places."""
     c, s = np.cos(0.2), np.sin(0.2)
     tilted = Geometry((1.0, 1.0, 1.0), (0, 0, 0), np.array([[1, 0, 0], [0, c, -s], [0, s, c]]))
     _, geometry = to_patient_axes(ramp(tilted, (5, 6, 7)).hu, tilted)

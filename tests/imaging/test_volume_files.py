@@ -29,7 +29,6 @@ def _image(direction: tuple[int, ...]) -> sitk.Image:
 @pytest.mark.parametrize("direction", _DIRECTIONS)
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mhd", ".mha"])
 def test_round_trip(suffix: str, direction: str, tmp_path: Path) -> None:
-    """Every voxel is found at its world point, and the axes run to left, back and head."""
     image = _image(_DIRECTIONS[direction])
     file = tmp_path / f"scan{suffix}"
     sitk.WriteImage(image, str(file))
@@ -44,7 +43,6 @@ def test_round_trip(suffix: str, direction: str, tmp_path: Path) -> None:
 
 
 def test_floats_are_rounded_and_clipped(tmp_path: Path) -> None:
-    """Fractions of HU are rounded, and what is below air is air."""
     values = np.full((24, 24, 24), -1000.4, np.float32)
     values[2:20, 2:20, 2:20] = 39.6
     values[0, 0, 0] = -3024
@@ -54,7 +52,6 @@ def test_floats_are_rounded_and_clipped(tmp_path: Path) -> None:
 
 
 def test_alone_in_a_folder(tmp_path: Path) -> None:
-    """A folder that holds one volume file and no DICOM is that file's study."""
     sitk.WriteImage(_image(_DIRECTIONS["as DICOM"]), str(tmp_path / "scan.nii.gz"))
     (tmp_path / "notes.txt").write_text("x")
     study = read_study(tmp_path)

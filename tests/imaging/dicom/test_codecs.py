@@ -14,7 +14,6 @@ SOUND = b"\xff\xd8" + _SOF + _DHT + _SOS + _DATA + b"\xff\xd9"
 
 
 def test_sound_stream_states_its_size() -> None:
-    """16 rows of 32 columns of one component."""
     assert codecs.jpeg_size(SOUND) == (16, 32, 1)
     codecs.check(SOUND, 16, 32)
 
@@ -35,7 +34,6 @@ def test_sound_stream_states_its_size() -> None:
     ],
 )
 def test_unsound_streams(old: bytes, new: bytes, text: str) -> None:
-    """Each damage by its own words."""
     assert old in SOUND
     with pytest.raises(ValueError, match=text):
         codecs.jpeg_size(SOUND.replace(old, new))
@@ -52,6 +50,5 @@ def test_unsound_streams(old: bytes, new: bytes, text: str) -> None:
     ],
 )
 def test_frames_that_do_not_fit(frame: bytes, rle: bool, text: str) -> None:
-    """A frame that is cut, of another size or no frame at all never reaches a decoder."""
     with pytest.raises(ValueError, match=text):
         codecs.check(frame, 16, 32, rle=rle)

@@ -5,7 +5,6 @@ Enhanced CT: all slices in one file, with functional groups instead of headers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ from imaging.errors import IncompleteSeries, NoLung, NotCt, UnreadableFile
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, Volume
+from tests.imaging.small_ct import SmallCt
 
-Make = Callable[..., Any]
 
-
-def test_thinnest_that_covers_the_lungs(tmp_path: Path, small_ct: Make) -> None:
+def test_thinnest_that_covers_the_lungs(tmp_path: Path) -> None:
     """Of thick, thin and thin but short, the thin whole chest is read and the rest is named."""
-    small_ct(50, 5.0, series="5", description="thick").write(tmp_path / "a")
-    small_ct(210, 1.0, series="6", description="thin").write(tmp_path / "b")
-    small_ct(60, 0.5, series="7", description="slab").write(tmp_path / "c")
+    SmallCt(50, 5.0, series="5", description="thick").write(tmp_path / "a")
+    SmallCt(210, 1.0, series="6", description="thin").write(tmp_path / "b")
+    SmallCt(60, 0.5, series="7", description="slab").write(tmp_path / "c")
     study = read_study(tmp_path)
     assert study.volume.description == "thin"
     assert study.volume.shape == (210, 32, 32)
@@ -52,13 +50,11 @@ def test_thinnest_that_covers_the_lungs(tmp_path: Path, small_ct: Make) -> None:
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
     ],
 )
-def test_passed_over(
-    attributes: dict[str, object], reason: str, tmp_path: Path, small_ct: Make
-) -> None:
+def test_passed_over(attributes: dict[str, object], reason: str, tmp_path: Path) -> None:
     """Thinner series that are no slices, or not of this chest, give way with their reason."""
     dated = {"StudyDate": "20240101"}
-    small_ct(series="2", attributes=dated).write(tmp_path / "good")
-    thin = small_ct(30, 1.0, series="3", description="thin", attributes=dated | attributes)
+    SmallCt(series="2", attributes=dated).write(tmp_path / "good")
+    thin = SmallCt(30, 1.0, series="3", description="thin", attributes=dated | attributes)
     thin.write(tmp_path / "thin")
     study = read_study(tmp_path)
     assert study.volume.description == "chest"
@@ -66,30 +62,27 @@ def test_passed_over(
     assert reason in study.other_series[0]
 
 
-def test_incomplete_series_gives_way_to_a_whole_one(tmp_path: Path, small_ct: Make) -> None:
-    """A thin series with a hole is passed over aloud when a thicker one is whole."""
-    small_ct(series="2").write(tmp_path / "thick")
-    thin = small_ct(30, 1.0, series="3", description="thin")
+def test_incomplete_series_gives_way_to_a_whole_one(tmp_path: Path) -> None:
+    SmallCt(series="2").write(tmp_path / "thick")
+    thin = SmallCt(30, 1.0, series="3", description="thin")
     thin.write(tmp_path / "thin")[9].unlink()
     study = read_study(tmp_path)
     assert study.volume.geometry.spacing_mm[0] == 2.5
     assert "slices: 1 missing between 008.dcm" in study.other_series[0]
 
 
-def test_file_names_its_series(tmp_path: Path, small_ct: Make) -> None:
-    """Given one file, its series is read though another would be preferred."""
-    files = small_ct(series="2").write(tmp_path / "a")
-    for file in small_ct(30, 1.0, series="3").write(tmp_path / "b"):
+def test_file_names_its_series(tmp_path: Path) -> None:
+    files = SmallCt(series="2").write(tmp_path / "a")
+    for file in SmallCt(30, 1.0, series="3").write(tmp_path / "b"):
         file.rename(tmp_path / "a" / f"thin{file.name}")
     study = read_study(files[3])
     assert study.volume.shape[0] == 12
     assert study.other_series == ("'chest' (CT, 30 images): not requested",)
 
 
-def test_no_ct_names_what_was_found(tmp_path: Path, small_ct: Make) -> None:
-    """A folder with other modalities only is refused with a list of them."""
-    small_ct(series="2", description="T1", attributes={"Modality": "MR"}).write(tmp_path / "a")
-    small_ct(1, series="3", description="dose", attributes={"Modality": "SR"}).write(tmp_path / "b")
+def test_no_ct_names_what_was_found(tmp_path: Path) -> None:
+    SmallCt(series="2", description="T1", attributes={"Modality": "MR"}).write(tmp_path / "a")
+    SmallCt(1, series="3", description="dose", attributes={"Modality": "SR"}).write(tmp_path / "b")
     with pytest.raises(NotCt, match=r"'T1' \(MR, 12 images\).*'dose' \(SR, 1 image\)"):
         read_study(tmp_path)
 
@@ -106,7 +99,6 @@ def torso(slices: int, spacing_mm: float, lungs: bool, description: str) -> Volu
 
 
 def test_a_series_without_lung_gives_way_to_one_with(tmp_path: Path) -> None:
-    """A thin series of another part of the body, unnamed in its header, is passed over aloud."""
     chest = torso(50, 5.0, True, "thick")
     write_series(chest, tmp_path / "a", seed=1)
     write_series(torso(160, 1.5, False, "thin"), tmp_path / "b", seed=2)
@@ -163,18 +155,17 @@ def _enhanced(ct: Any, compressed: bool = False) -> Dataset:
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["uncompressed", "JPEG-LS"])
-def test_frames_become_slices(compressed: bool, tmp_path: Path, small_ct: Make) -> None:
+def test_frames_become_slices(compressed: bool, tmp_path: Path) -> None:
     """The frames are stacked by their own positions, here written head first."""
-    ct = small_ct()
+    ct = SmallCt()
     ct.write(tmp_path, [_enhanced(ct, compressed)])
     volume = read_study(tmp_path).volume
     np.testing.assert_array_equal(volume.hu, ct.hu())
     assert volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
 
 
-def test_missing_frame(tmp_path: Path, small_ct: Make) -> None:
-    """A hole between frames is told by their numbers."""
-    ct = small_ct()
+def test_missing_frame(tmp_path: Path) -> None:
+    ct = SmallCt()
     data = _enhanced(ct)
     data.PerFrameFunctionalGroupsSequence[5].PlanePositionSequence[0].ImagePositionPatient = [
         *(-30, -30),
@@ -185,9 +176,9 @@ def test_missing_frame(tmp_path: Path, small_ct: Make) -> None:
         read_study(tmp_path)
 
 
-def test_fewer_groups_than_frames(tmp_path: Path, small_ct: Make) -> None:
+def test_fewer_groups_than_frames(tmp_path: Path) -> None:
     """Frames of which the groups do not speak make the file unreadable."""
-    ct = small_ct()
+    ct = SmallCt()
     data = _enhanced(ct)
     data.NumberOfFrames = 13
     ct.write(tmp_path, [data])

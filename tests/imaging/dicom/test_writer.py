@@ -26,7 +26,6 @@ def _volume(direction: np.ndarray | None = None) -> Volume:
 
 @pytest.mark.parametrize("direction", [None, TURN])
 def test_series_reads_back_equal(tmp_path: Path, direction: np.ndarray | None) -> None:
-    """An independent reader finds the same HU at the same places."""
     volume = _volume(direction)
     write_series(volume, tmp_path, seed=1)
     reader = SimpleITK.ImageSeriesReader()
@@ -39,7 +38,6 @@ def test_series_reads_back_equal(tmp_path: Path, direction: np.ndarray | None) -
 
 
 def test_files_are_valid_ct_slices(tmp_path: Path) -> None:
-    """Every file is a CT image in explicit little endian with its own valid UID and place."""
     paths = write_series(_volume(), tmp_path, seed=1)
     files = [pydicom.dcmread(path) for path in paths]
     assert len({f.SOPInstanceUID for f in files}) == 5
@@ -53,7 +51,6 @@ def test_files_are_valid_ct_slices(tmp_path: Path) -> None:
 
 
 def test_header_is_written_where_a_reader_looks(tmp_path: Path) -> None:
-    """Patient, study and series fields are those of the header."""
     header = StudyHeader(
         patient_id="P1",
         patient_name="SYNTHETIC^PHANTOM",
@@ -71,7 +68,6 @@ def test_header_is_written_where_a_reader_looks(tmp_path: Path) -> None:
 
 
 def test_a_seed_makes_the_same_bytes_and_none_new_uids(tmp_path: Path) -> None:
-    """With a seed all is reproducible; without one two series never share a UID."""
     seeded = [write_series(_volume(), tmp_path / name, seed=7)[2] for name in ("a", "b")]
     fresh = [write_series(_volume(), tmp_path / name)[2] for name in ("c", "d")]
     assert seeded[0].read_bytes() == seeded[1].read_bytes()
@@ -80,14 +76,12 @@ def test_a_seed_makes_the_same_bytes_and_none_new_uids(tmp_path: Path) -> None:
 
 
 def test_progress_tells_every_slice(tmp_path: Path) -> None:
-    """The part done rises by a slice a time, to one."""
     parts: list[float] = []
     write_series(_volume(), tmp_path, progress=parts.append)
     assert parts == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 
 
 def test_a_folder_with_a_series_is_refused(tmp_path: Path) -> None:
-    """Two series are never mixed in one folder by accident."""
     write_series(_volume(), tmp_path)
     with pytest.raises(FileExistsError, match="already holds"):
         write_series(_volume(), tmp_path)

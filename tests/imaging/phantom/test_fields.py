@@ -14,14 +14,12 @@ def lattice() -> Lattice:
 
 
 def test_lattice_fills_the_box_it_was_given(lattice: Lattice) -> None:
-    """The outermost cells end where the box ends, on both sides."""
     high = lattice.start_mm + (np.array(lattice.shape[::-1]) - 0.5) * lattice.step_mm
     assert lattice.shape == (16, 20, 24)
     assert np.allclose(high, [30, 25, 20])
 
 
 def test_ball_has_its_radius_in_every_direction(lattice: Lattice) -> None:
-    """The distance field of a ball is zero on it, negative inside, positive outside."""
     field = ellipsoid(lattice, (0, 0, 0), (12, 12, 12))
     surface = lattice.to_world(12 * np.array([[1, 0, 0], [0, -1, 0], [0, 0, 1], [0.6, 0.8, 0]]))
     assert np.abs(lattice.sample(field, surface)).max() < 0.9
@@ -29,14 +27,12 @@ def test_ball_has_its_radius_in_every_direction(lattice: Lattice) -> None:
 
 
 def test_tube_follows_its_line_and_radius(lattice: Lattice) -> None:
-    """A tube is as thick as asked for at both of its ends."""
     field = tube(lattice, [(-15, 0, 0), (15, 0, 0)], (4, 8))
     rim = lattice.to_world([[-15, 4, 0], [15, 0, -8], [0, 6, 0]])
     assert np.abs(lattice.sample(field, rim)).max() < 0.8
 
 
 def test_union_holds_both_and_fills_the_crease(lattice: Lattice) -> None:
-    """The joined field is nowhere farther from a body than the nearer of the two."""
     first = ellipsoid(lattice, (-8, 0, 0), (9, 9, 9))
     second = ellipsoid(lattice, (8, 0, 0), (9, 9, 9))
     both = joined([first, second], 6.0)
@@ -45,7 +41,6 @@ def test_union_holds_both_and_fills_the_crease(lattice: Lattice) -> None:
 
 
 def test_sample_is_linear_and_gradient_points_uphill(lattice: Lattice) -> None:
-    """A plane's field is met exactly between cells, and its gradient is its normal."""
     x = lattice.start_mm[0] + np.arange(lattice.shape[2]) * lattice.step_mm[0]
     field = np.broadcast_to(x.astype(np.float32), lattice.shape)
     points = np.array([[3.3, -2.0, 1.0], [-7.9, 4.0, 0.0]])
@@ -54,7 +49,6 @@ def test_sample_is_linear_and_gradient_points_uphill(lattice: Lattice) -> None:
 
 
 def test_noise_is_as_smooth_as_asked() -> None:
-    """Neighbours of a long-waved field are alike, those of a short-waved one are not."""
     rng, step = np.random.default_rng(0), np.array([2.0, 2.0, 2.0])
     long, short = (smooth_noise((30, 40, 50), step, n, rng) for n in (40.0, 2.0))
     assert np.abs(np.diff(long, axis=2)).mean() < 0.15 < np.abs(np.diff(short, axis=2)).mean()

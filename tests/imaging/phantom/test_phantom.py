@@ -43,7 +43,6 @@ def _median_hu(phantom: Phantom, label: int, part: float) -> float:
 
 
 def test_same_spec_gives_same_voxels_and_truth() -> None:
-    """Everything follows from the specification, whatever the threads do."""
     spec = replace(SLAB, nodule_count=1, diameter_mm=(4.0, 5.0))
     first, second = make_phantom(spec), make_phantom(spec)
     assert np.array_equal(first.volume.hu, second.volume.hu)
@@ -53,13 +52,11 @@ def test_same_spec_gives_same_voxels_and_truth() -> None:
 
 
 def test_another_seed_gives_another_patient() -> None:
-    """Two seeds differ by far more than noise."""
     first, second = (make_phantom(replace(SLAB, seed=s)).volume.hu for s in (1, 2))
     assert np.abs(first.astype(int) - second).mean() > 50
 
 
 def test_volume_has_the_spacing_and_size_asked_for(phantom: Phantom) -> None:
-    """The volume is int16 of the size asked for, its axes those of the patient."""
     assert phantom.volume.hu.dtype == np.int16
     assert phantom.volume.shape == SMALL.shape == (48, 200, 256)
     assert phantom.volume.geometry.spacing_mm == SMALL.spacing_mm
@@ -68,7 +65,6 @@ def test_volume_has_the_spacing_and_size_asked_for(phantom: Phantom) -> None:
 
 
 def test_all_nodules_are_there_and_within_the_range(phantom: Phantom) -> None:
-    """As many nodules as asked for, none outside the range of diameters."""
     assert len(phantom.nodules) == 6
     assert set(np.unique(phantom.nodule_mask)) == set(range(7))
     assert all(8.5 < n.diameter_mm < 18.5 for n in phantom.nodules)
@@ -85,7 +81,6 @@ def test_truth_agrees_with_the_mask(phantom: Phantom) -> None:
 
 
 def test_nodules_lie_in_the_lung(phantom: Phantom) -> None:
-    """At least a quarter of what surrounds a nodule is lung."""
     for nodule in phantom.nodules:
         angle = np.random.default_rng(0).standard_normal((400, 3))
         angle /= np.linalg.norm(angle, axis=1, keepdims=True)
@@ -97,7 +92,6 @@ def test_nodules_lie_in_the_lung(phantom: Phantom) -> None:
 
 @pytest.mark.parametrize("seed", [3, 5])
 def test_density_is_what_the_kind_says(seed: int) -> None:
-    """Solid nodules are soft tissue or calcified, ground glass is thin, part-solid has both."""
     made = make_phantom(replace(SMALL, seed=seed))
     for label, nodule in enumerate(made.nodules, start=1):
         middle = _median_hu(made, label, 0.6)
@@ -112,7 +106,6 @@ def test_density_is_what_the_kind_says(seed: int) -> None:
 
 
 def test_chest_holds_lung_bone_and_soft_tissue(phantom: Phantom) -> None:
-    """The slab through the carina shows what a chest does, in likely amounts."""
     hu = phantom.volume.hu
     litre = hu.size * float(np.prod(SMALL.spacing_mm)) / 1e6
     share = {
@@ -138,7 +131,6 @@ def test_left_is_where_the_heart_and_the_aorta_point() -> None:
 
 
 def test_noise_is_as_strong_as_asked() -> None:
-    """Two doses differ by exactly the noise: its deviation in the lungs is near the one asked."""
     clean = make_phantom(replace(SLAB, dose_noise_hu=0.0)).volume.hu.astype(float)
     noisy = make_phantom(replace(SLAB, dose_noise_hu=30.0)).volume.hu
     lung = (clean > -930) & (clean < -780)
@@ -146,7 +138,6 @@ def test_noise_is_as_strong_as_asked() -> None:
 
 
 def test_progress_rises_to_one() -> None:
-    """A person who watches sees rising parts, at last all."""
     parts: list[float] = []
     make_phantom(SLAB, lambda part, what: parts.append(part) if what else None)
     assert parts == sorted(parts)
@@ -166,13 +157,11 @@ def test_progress_rises_to_one() -> None:
     ],
 )
 def test_impossible_spec_is_refused_with_its_value(wrong: dict[str, Any]) -> None:
-    """A specification that makes no sense says at once which value is wrong."""
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PhantomSpec(seed=1, **wrong)
 
 
 def test_varied_spec_varies_the_scanner_and_repeats() -> None:
-    """Seeds give different protocols, the same seed the same one."""
     specs = [varied_spec(seed) for seed in range(12)]
     assert specs[4] == varied_spec(4)
     assert len({s.kernel for s in specs}) == 3
@@ -180,7 +169,6 @@ def test_varied_spec_varies_the_scanner_and_repeats() -> None:
 
 
 def test_header_names_no_patient() -> None:
-    """Whatever names a patient says that this is none."""
     header = phantom_header(SMALL)
     assert header.patient_name == "SYNTHETIC^PHANTOM"
     assert header.series_description.startswith("SYNTHETIC PHANTOM")

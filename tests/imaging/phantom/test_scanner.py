@@ -22,13 +22,11 @@ def _likeness(noise: HuArray) -> float:
 
 
 def test_sharp_kernel_has_finer_grain_than_soft() -> None:
-    """Neighbouring pixels' noise is alike with a soft kernel, hardly with a sharp one."""
     soft, sharp = (_scan(WATER, kernel, noise=30.0) for kernel in ("soft", "sharp"))
     assert _likeness(soft) > 0.5 > _likeness(sharp) + 0.2
 
 
 def test_sharp_kernel_keeps_an_edge_steeper() -> None:
-    """The greatest step across an edge is higher with the sharp kernel."""
     edge = np.full((3, 64, 64), -850, dtype=np.int16)
     edge[:, :, 32:] = 40
     soft, sharp = (int(np.diff(_scan(edge, k)[1, 32]).max()) for k in ("soft", "sharp"))
@@ -37,18 +35,15 @@ def test_sharp_kernel_keeps_an_edge_steeper() -> None:
 
 @pytest.mark.parametrize(("thick", "expected"), [(1.0, 900.0), (3.0, 300.0), (2.0, 450.0)])
 def test_slice_thickness_spreads_a_thin_plane(thick: float, expected: float) -> None:
-    """A plane of 1 mm is seen as its mean over the slice's thickness."""
     plane = np.zeros((9, 32, 32), dtype=np.int16)
     plane[4] = 900
     assert _scan(plane, thick=thick)[4].mean() == pytest.approx(expected, abs=1)
 
 
 def test_noise_of_neighbouring_slices_is_independent() -> None:
-    """No grain is repeated from slice to slice."""
     noise = _scan(WATER, noise=30.0)
     assert abs(np.corrcoef(noise[0].ravel(), noise[1].ravel())[0, 1]) < 0.1
 
 
 def test_without_noise_flat_water_stays_flat() -> None:
-    """The scanner adds nothing of its own."""
     assert not _scan(WATER, "sharp").any()

@@ -18,7 +18,6 @@ def _tree() -> Tree:
 
 
 def test_tree_reaches_every_point() -> None:
-    """Every point that is to be served is the end of a branch."""
     stops = _tree().points[:, 1]
     gaps = np.linalg.norm(_points()[:, None] - stops[None], axis=2).min(axis=1)
     assert gaps.max() < 1e-6
@@ -33,19 +32,16 @@ def test_branches_hang_together() -> None:
 
 
 def test_vessels_taper_from_the_root_to_the_periphery() -> None:
-    """No piece gets thicker on its way, and the root is the thickest by the cube law."""
     radii = _tree().radii(0.5)
     assert np.all(radii[:, 1] <= radii[:, 0] + 1e-9)
     assert np.isclose(radii.max(), 0.5 * 200 ** (1 / 3))
 
 
 def test_no_points_no_tree() -> None:
-    """A lobe outside the field of view has no vessels."""
     assert len(grow(ROOT, HEADING, np.empty((0, 3)), np.random.default_rng(0)).points) == 0
 
 
 def test_stamped_cylinder_has_its_volume() -> None:
-    """What is drawn of a cylinder of 3 mm radius is its volume, parts of voxels counted."""
     raster = Raster((40, 30, 30), (1.0, 0.8, 0.8))
     cover = np.zeros(raster.shape, dtype=np.uint8)
     ends = np.array([[[12.0, 12.0, 8.0], [12.0, 12.0, 32.0]]])
@@ -55,7 +51,6 @@ def test_stamped_cylinder_has_its_volume() -> None:
 
 
 def test_stamping_outside_the_picture_changes_nothing() -> None:
-    """A vessel outside the field of view is left out without a fuss."""
     raster = Raster((8, 8, 8), (1.0, 1.0, 1.0))
     cover = np.zeros(raster.shape, dtype=np.uint8)
     stamp_cones(cover, raster, np.zeros(3), np.full((1, 2, 3), 50.0), np.array([[2.0, 1.0]]))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pytest
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
@@ -19,8 +17,8 @@ SIZE = 32
 class SmallCt:
     """Slices of a round chest in air, 32 x 32 pixels of 2 mm; slice k has k HU in its middle.
 
-    ``images`` makes data sets, feet first; a test changes them as it likes; ``write`` saves
-    them under names that say their index.
+    ``images`` makes data sets, feet first; a test may change them; ``write`` saves them, named by
+    index.
     """
 
     count: int = 12
@@ -77,9 +75,3 @@ class SmallCt:
         for file, image in zip(files, images, strict=True):
             image.save_as(file, enforce_file_format=True)
         return files
-
-
-@pytest.fixture
-def small_ct() -> Callable[..., SmallCt]:
-    """Makes small CT series: ``small_ct(count=20, spacing_mm=1.0)``."""
-    return SmallCt
