@@ -9,7 +9,7 @@ VERDICT = Verdict(1, 0.5, 6.0, "m 1", 0.25, 0.125)
 
 
 def test_a_verdict_is_cached_by_study_number_and_content() -> None:
-    """What is cached was neither queued nor computed this time."""
+    """A cached verdict has no queue and no compute time."""
     cache, key = VerdictCache(10, 60.0), CacheKey("k", 1, b"sum")
     assert cache.get(key) is None
     cache.put(key, VERDICT)
@@ -31,7 +31,7 @@ def test_the_oldest_is_evicted_when_the_cache_is_full() -> None:
 
 
 def test_the_verdicts_of_a_study_are_counted() -> None:
-    """Not those that were evicted, nor those over their time: at 60 s one cached for 60 s is."""
+    """Evicted and expired ones do not count: at 60 s one cached for 60 s is expired."""
     now_s = 0.0
     cache = VerdictCache(2, 60.0, lambda: now_s)
     assert cache.count("k") == 0

@@ -32,7 +32,6 @@ def test_around_it_lies_its_mirror_image() -> None:
 
 
 def test_a_full_region_is_left_alone() -> None:
-    """Nothing is copied."""
     whole = np.zeros(FULL, np.uint8)
     assert pad(whole, FULL) is whole
 

@@ -27,14 +27,14 @@ def command(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def small_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command with a short reader in the network's place; its logs are its own."""
+    """The command with a short reader instead of the network; logging is reset at the end."""
     monkeypatch.setattr(command_line, "open_second_reader", lambda *_, **__: MeanReader())
     yield
     structlog.reset_defaults()
 
 
 def fails_in_one_line(*arguments: str) -> str:
-    """What ``overread-cloud serve`` says when it ends with status 1, in its last line alone."""
+    """The last line of stderr of ``overread-cloud serve``, which must end with status 1."""
     result = CliRunner().invoke(app, ["serve", "--address", "127.0.0.1:0", *arguments])
     structlog.reset_defaults()
     assert result.exit_code == 1, result.output
@@ -43,7 +43,6 @@ def fails_in_one_line(*arguments: str) -> str:
 
 
 def test_describe_prints_json_for_machines() -> None:
-    """`--json` prints all that the service says of itself."""
     with run_cloud() as cloud:
         status, out, _ = command("describe", cloud.address, "--json")
     assert status == 0
@@ -53,7 +52,6 @@ def test_describe_prints_json_for_machines() -> None:
 
 
 def test_describe_prints_a_table_for_people() -> None:
-    """Without `--json` every limit stands in a table by its name."""
     with run_cloud() as cloud:
         status, out, _ = command("describe", cloud.address)
     assert status == 0
@@ -62,7 +60,6 @@ def test_describe_prints_a_table_for_people() -> None:
 
 
 def test_describe_fails_without_a_service() -> None:
-    """A service that is not there is told as such, with status 1."""
     with run_cloud() as cloud:
         address = cloud.address
     status, out, err = command("describe", address)
@@ -84,7 +81,7 @@ def test_version_is_that_of_the_package() -> None:
 
 @pytest.mark.parametrize("option", ["--tls-cert", "--tls-key"])
 def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
-    """A key without its certificate would leave the call in the clear, unnoticed."""
+    """A key without its certificate would leave the call unencrypted."""
     status, _, err = command("describe", "127.0.0.1:1", option, str(tmp_path / "edge.pem"))
     assert status == 2
     assert "must be given together" in err
@@ -94,7 +91,7 @@ def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
     ("text", "word"), [("max_batch = 0", "max_batch"), ("adress = 'x:1'", "adress")]
 )
 def test_serve_names_an_invalid_setting(tmp_path: Path, text: str, word: str) -> None:
-    """A wrong setting ends the command with its name and status 1, without a traceback."""
+    """The command ends with status 1 and one line, without a traceback."""
     config = tmp_path / "cloud.toml"
     config.write_text(text)
     status, _, err = command("serve", "--config", str(config))
@@ -106,7 +103,6 @@ def test_serve_names_an_invalid_setting(tmp_path: Path, text: str, word: str) ->
 
 @pytest.mark.usefixtures("small_model")
 def test_serve_names_a_taken_address() -> None:
-    """An address in use ends the command with its name."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         assert fails_in_one_line("--address", address).startswith(f"AddressUnusable: {address} ")
@@ -114,7 +110,6 @@ def test_serve_names_a_taken_address() -> None:
 
 @pytest.mark.usefixtures("small_model")
 def test_serve_names_a_taken_metrics_port() -> None:
-    """A metrics port in use ends the command with its number."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = fails_in_one_line("--metrics-port", str(port))
@@ -123,7 +118,7 @@ def test_serve_names_a_taken_metrics_port() -> None:
 
 @pytest.mark.usefixtures("small_model")
 def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
-    """A ready file in a folder that is not there ends the command, and the service, with it."""
+    """Its folder does not exist."""
     line = fails_in_one_line("--ready-file", str(tmp_path / "absent" / "ready"))
     assert line.startswith("FileNotFoundError: ")
     assert str(tmp_path / "absent" / "ready") in line
@@ -137,12 +132,11 @@ def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
     ],
 )
 def test_serve_names_an_unusable_model(model: str, said: str) -> None:
-    """One that is not there and one of another kind are told by name."""
+    """One does not exist, the other is of another kind."""
     assert fails_in_one_line("--model", model).startswith(said)
 
 
 def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
-    """And the command that would cut it."""
     config = tmp_path / "cloud.toml"
     config.write_text("stages = 7\n")
     line = fails_in_one_line("--config", str(config))
@@ -150,7 +144,7 @@ def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
 
 
 def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `models.runtime` says of a changed file is the one line."""
+    """The line is the error of `models.runtime`."""
 
     def damaged(*_: object, **__: object) -> None:
         raise DamagedArtifact("hybrid-int8: the manifest says another SHA-256")

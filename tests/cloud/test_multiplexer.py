@@ -17,7 +17,6 @@ def verdict(roi_id: int) -> Verdict:
 
 
 def given(work: asyncio.Future[Outcome]) -> Outcome:
-    """What the work returned."""
     return work.result()
 
 
@@ -28,7 +27,7 @@ async def after(event: asyncio.Event, outcome: Outcome) -> Outcome:
 
 
 def test_outcomes_are_sent_as_they_finish() -> None:
-    """Order of finishing, not of sending; the summary counts both kinds and the time."""
+    """In the order of finishing, not of sending; the summary counts both kinds and the time."""
     now_s = iter((10.0, 12.5))
 
     async def study() -> tuple[list[int], Summary]:
@@ -60,7 +59,7 @@ async def bug() -> Outcome:
 def test_a_failure_ends_the_study_after_finished_outcomes(
     end: Callable[[ResponseMultiplexer], None], kind: type[Exception]
 ) -> None:
-    """What finished before the failure is still given on; the rest is given up by the caller."""
+    """What finished before the failure is still sent; the rest is cancelled by the caller."""
 
     async def study() -> list[int]:
         responses, never, ids = ResponseMultiplexer(), asyncio.Event(), []
@@ -79,7 +78,6 @@ def test_a_failure_ends_the_study_after_finished_outcomes(
 
 
 def test_work_added_after_a_failure_is_cancelled() -> None:
-    """Nothing is read for it, and nothing of it is given on."""
 
     async def study() -> bool:
         responses, work = ResponseMultiplexer(), asyncio.get_running_loop().create_future()

@@ -67,7 +67,7 @@ def test_health_says_serving() -> None:
 
 
 def test_reflection_names_the_service() -> None:
-    """A tool that knows nothing of the contract can ask for it."""
+    """A tool can find the contract without having it."""
     with run_cloud() as cloud, grpc.insecure_channel(cloud.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert "overread.v1.Overread" in database.get_services()
@@ -97,7 +97,7 @@ def test_drain_finishes_open_studies_and_rejects_new_ones() -> None:
 
 
 def test_a_study_open_after_the_grace_period_gets_draining() -> None:
-    """When the service stops with a study open, its caller meets Draining, not a torn line."""
+    """The caller of an open study gets Draining, not a broken connection."""
     with contextlib.ExitStack() as channel:
         with run_cloud(grace_s=0.05) as cloud:
             stub = channel.enter_context(cloud.stub())
@@ -110,7 +110,6 @@ def test_a_study_open_after_the_grace_period_gets_draining() -> None:
 
 @pytest.mark.parametrize("address", ["nonsense", "", ":", "256.1.1.1:0"])
 def test_an_invalid_address_is_named(address: str) -> None:
-    """The operator reads which address cannot be used."""
     with pytest.raises(AddressUnusable, match=r"address|bound"), run_cloud(address=address):
         pass
 
@@ -126,7 +125,6 @@ def test_a_taken_port_is_named() -> None:
 
 
 def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
-    """The operator reads which file cannot be read."""
     tls = {"tls_cert": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
     with pytest.raises(BadSettings, match=r"key\.pem"), run_cloud(**tls):
         pass
@@ -171,7 +169,7 @@ def run_mutual_tls(pki: Path, client: str) -> Iterator[tuple[RunningCloud, Any, 
 
 
 def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
-    """A caller with a certificate of the authority is served; one without is not let in."""
+    """A caller with a certificate of the authority is served, others are rejected."""
     with run_mutual_tls(pki, "client") as (cloud, known, unknown):
         assert fetch_description(cloud.address, credentials=known).models == {"mean": "2.1"}
         for credentials in (unknown, None):
@@ -185,7 +183,7 @@ def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
 def test_the_site_comes_from_the_certificate(
     pki: Path, monkeypatch: pytest.MonkeyPatch, name: str, site: str
 ) -> None:
-    """Also one without any name cannot be used to take another site's quota."""
+    """Even a certificate without any name cannot be used to take another site's quota."""
     sites: list[str] = []
 
     def noted(context: Any) -> str:
@@ -259,7 +257,7 @@ def run_process(
 
 
 def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
-    """SIGTERM ends it cleanly; the ready file has told where it listened."""
+    """SIGTERM ends it cleanly; the ready file has its address."""
     with run_process(tmp_path) as (process, address, _):
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
         process.send_signal(signal.SIGTERM)
@@ -270,7 +268,7 @@ def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:
-    """After one signal an open study holds the service, after two its caller meets Draining."""
+    """After one signal an open study holds the service, after two its caller gets Draining."""
     header = make_stream(budget_s=300.0, roi_count=1)
     with (
         run_process(tmp_path, "--grace-s", "300") as (process, _, stub),
@@ -289,7 +287,7 @@ def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:
 
 
 def test_a_failed_batcher_stops_the_service(tmp_path: Path) -> None:
-    """The open study meets Draining, the log has the traceback, the status is 1."""
+    """The open study gets Draining, the log has the traceback, the status is 1."""
     roi = make_roi(1, voxels=np.zeros((4, 4, 4), np.uint8))
     with run_process(tmp_path, program=BROKEN) as (process, _, stub):
         call = stub.Read(iter(make_stream(roi, budget_s=300.0)), timeout=60)

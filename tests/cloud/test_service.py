@@ -34,7 +34,7 @@ CN, ALT, PEM = "x509_common_name", "x509_subject_alternative_name", "x509_pem_ce
 
 @pytest.mark.parametrize("values", [(), (51, 102)])
 def test_a_caller_that_never_closes_its_stream_gets_its_summary(values: tuple[int, ...]) -> None:
-    """With all that was announced answered the study ends well, long before its budget."""
+    """When all announced ROIs are answered the study ends, long before its budget."""
     requests = make_stream(*(make_roi(i, value) for i, value in enumerate(values)))
     with run_cloud() as cloud, cloud.stub() as stub, unfinished(*requests) as sent:
         *verdicts, last = stub.Read(sent, timeout=5)
@@ -105,7 +105,7 @@ def test_the_header_comes_first_and_once() -> None:
 
 
 def test_a_message_beyond_the_limit_is_too_large() -> None:
-    """What gRPC itself refuses is met as the same class, and the service goes on."""
+    """A message that gRPC itself rejects gets the same class, and the service continues."""
     header, roi = make_stream(make_roi(1))
     huge = codec.encode_roi(make_roi(1))
     huge.roi.voxels = bytes(10_000)
@@ -115,7 +115,7 @@ def test_a_message_beyond_the_limit_is_too_large() -> None:
 
 
 def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
-    """What the model throws reaches the caller as ModelFailed, for that batch alone."""
+    """An error of the model reaches the caller as ModelFailed, for that batch alone."""
     with run_cloud(max_batch=1) as cloud:
         answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, 255), make_roi(2))))
         assert isinstance(read(cloud, make_stream(make_roi(3)))[0], Verdict)
@@ -124,7 +124,7 @@ def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
 
 
 def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller meets ServiceFault, the operator a count and a traceback; the service goes on."""
+    """The caller gets ServiceFault, the operator a count and a traceback; the service continues."""
     requests = make_stream(make_roi(1))
     with run_cloud() as cloud, structlog.testing.capture_logs() as logs:
         with monkeypatch.context() as patch:
@@ -137,7 +137,7 @@ def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.Monk
 
 
 def test_too_many_studies_are_refused_as_overloaded() -> None:
-    """The limit of open studies is told at once, and holds no longer than they are open."""
+    """The limit applies at once, and only while the studies are open."""
     with run_cloud(max_streams=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
@@ -150,7 +150,7 @@ def test_too_many_studies_are_refused_as_overloaded() -> None:
 
 
 def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
-    """Of ten streams five are a site's that holds them; the tenth is for stat."""
+    """Of ten streams one site may keep five under contention; the tenth is for stat."""
     with run_cloud(max_streams=10) as cloud, cloud.stub() as stub, ExitStack() as calls:
 
         def hold(site: str, **header: Any) -> Any:
@@ -186,7 +186,7 @@ def test_a_silent_stream_is_closed() -> None:
 
 
 def test_a_header_without_an_roi_is_closed() -> None:
-    """Whatever its budget, the first ROI has to come as soon as a header must."""
+    """Whatever its budget, the first ROI must arrive within the header timeout."""
     header = make_stream(budget_s=600.0, roi_count=1)
     with (
         run_cloud(header_timeout_s=0.1) as cloud,
@@ -231,7 +231,7 @@ def test_after_the_first_roi_the_whole_budget_applies() -> None:
 def test_a_hanging_model_does_not_hold_a_study_beyond_its_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A caller without a timeout of its own is told, and its stream is free."""
+    """A caller without a timeout of its own gets an error, and its stream is free."""
     monkeypatch.setattr("cloud.stream.CLOSE_AFTER_S", 0.05)
     with run_cloud() as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
@@ -243,7 +243,7 @@ def test_a_hanging_model_does_not_hold_a_study_beyond_its_deadline(
 
 
 def test_a_long_checksum_is_not_repeated() -> None:
-    """A caller cannot have its own megabytes sent back, nor kept, by being refused."""
+    """A caller cannot make the service send back or keep megabytes by being refused."""
     header, roi = make_stream(make_roi(1))
     roi.roi.checksum = bytes(1_500_000)
     with run_cloud() as cloud:
@@ -253,7 +253,7 @@ def test_a_long_checksum_is_not_repeated() -> None:
 
 @pytest.mark.parametrize("shape", [(2**32 - 1, 2**32 - 1, 0), (0, 0, 0), (1, 1, 2**32 - 1)])
 def test_an_invalid_shape_refuses_that_roi_alone(shape: tuple[int, int, int]) -> None:
-    """It is its caller's fault, not one of the service, and the rest of the study is read."""
+    """It is the caller's fault, not the service's, and the rest of the study is read."""
     header, wrong, sound = make_stream(make_roi(1), make_roi(2))
     wrong.roi.shape.z, wrong.roi.shape.y, wrong.roi.shape.x = shape
     wrong.roi.voxels = b""
@@ -264,7 +264,7 @@ def test_an_invalid_shape_refuses_that_roi_alone(shape: tuple[int, int, int]) ->
 
 
 def test_a_damaged_roi_is_refused_and_may_be_sent_again() -> None:
-    """Voxels that changed on their way are told; the same ROI sent whole gets its verdict."""
+    """Changed voxels are refused; the same ROI sent again intact gets its verdict."""
     header, whole = make_stream(make_roi(1))
     damaged = pb.ReadRequest()
     damaged.CopyFrom(whole)
@@ -279,7 +279,6 @@ def test_a_damaged_roi_is_refused_and_may_be_sent_again() -> None:
 
 
 def test_a_batch_without_an_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An ROI whose batch ended without a word is told, not forgotten."""
     with run_cloud() as cloud, cloud.stub() as stub:
         submit = cloud.server._batcher.submit
 
@@ -296,7 +295,7 @@ def test_a_batch_without_an_answer_is_a_refusal(monkeypatch: pytest.MonkeyPatch)
 
 
 class Caller:
-    """What a caller shows: certificate and metadata, as gRPC gives them."""
+    """The certificate and the metadata of a caller, as gRPC gives them."""
 
     def __init__(
         self, identity: dict[str, list[bytes]], metadata: tuple[tuple[str, str], ...] | None
@@ -323,6 +322,6 @@ class Caller:
 def test_site_of_prefers_the_certificate(
     identity: dict[str, list[bytes]], metadata: tuple[tuple[str, str], ...] | None, site: str
 ) -> None:
-    """What it says counts only where it shows none, cut to a length; else it is unknown."""
+    """Metadata counts only without a certificate, and is cut; otherwise the site is unknown."""
     context: Any = Caller(identity, metadata)
     assert site_of(context) == site

@@ -27,7 +27,6 @@ def test_argument_beats_environment_beats_file_beats_default(
 
 
 def test_settings_cannot_be_changed_afterwards() -> None:
-    """What a process was started with is what it runs with."""
     with pytest.raises(ValidationError, match="frozen"):
         load_settings().max_batch = 3
 
@@ -59,6 +58,5 @@ def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> No
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    """A configuration asked for by name must be there."""
     with pytest.raises(BadSettings, match=r"nowhere\.toml"):
         load_settings(tmp_path / "nowhere.toml")

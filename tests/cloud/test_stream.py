@@ -53,7 +53,7 @@ def test_every_roi_gets_its_own_verdict() -> None:
 
 
 def test_verdicts_arrive_before_the_study_is_complete() -> None:
-    """The first verdict is there while the caller still holds the second ROI back."""
+    """The first verdict arrives before the caller has sent the second ROI."""
     header, first, second = make_stream(make_roi(1), make_roi(2))
     outbox = Outbox()
     with run_cloud() as cloud, cloud.stub() as stub:
@@ -68,7 +68,7 @@ def test_verdicts_arrive_before_the_study_is_complete() -> None:
 
 
 def test_waiting_rois_are_read_in_batches() -> None:
-    """ROIs that come while the model works are read together, never more than a batch holds."""
+    """ROIs that arrive while the model is busy are read together, in batches of at most four."""
     with run_cloud(max_batch=4, scheduling="fcfs") as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(12)))), timeout=20)
@@ -142,7 +142,7 @@ def test_a_study_sent_again_costs_nothing() -> None:
 
 
 def test_more_rois_than_announced_end_the_stream() -> None:
-    """The header's count is a promise, and an ROI's number stands for one content."""
+    """The header's count is binding, and an ROI's number stands for one content."""
     with run_cloud() as cloud:
         cloud.reader.gate.clear()  # or the study could end before the rest is there
         more = make_stream(make_roi(1), make_roi(2), roi_count=1)
@@ -154,7 +154,7 @@ def test_more_rois_than_announced_end_the_stream() -> None:
 
 
 def test_a_caller_that_sends_fewer_ends_its_study_with_them() -> None:
-    """What was announced and never came is neither answered nor refused."""
+    """Announced ROIs that are never sent are neither answered nor refused."""
     with run_cloud() as cloud:
         *verdicts, summary = read(cloud, make_stream(make_roi(1), make_roi(2), roi_count=9))
     assert sorted(v.roi_id for v in verdicts if isinstance(v, Verdict)) == [1, 2]
@@ -163,7 +163,7 @@ def test_a_caller_that_sends_fewer_ends_its_study_with_them() -> None:
 
 
 def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> None:
-    """What one stream repeats takes nothing from what another has announced."""
+    """A repeated ROI is not taken off the count of another stream."""
     outbox = Outbox()
     with run_cloud() as cloud, cloud.stub() as stub:
         batcher = cloud.server._batcher
@@ -180,12 +180,12 @@ def test_a_refused_roi_that_comes_again_is_not_counted_as_announced_twice() -> N
 
 
 def one_is_read(cloud: RunningCloud, queued: int) -> bool:
-    """Whether the model has one ROI and so many wait behind it."""
+    """Whether the model has one ROI and ``queued`` wait behind it."""
     return [cloud.taken, cloud.queued] == [1, queued]
 
 
 def test_a_cancelled_study_is_not_read() -> None:
-    """What waits for a caller that has gone never reaches the model."""
+    """ROIs of a caller that has left never reach the model."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
@@ -199,7 +199,7 @@ def test_a_cancelled_study_is_not_read() -> None:
 
 
 def test_a_stat_study_overtakes_routine_ones() -> None:
-    """While the model is busy with routine work, what is urgent goes to the head of the queue."""
+    """While the model is busy with routine work, stat goes to the head of the queue."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         calls = []
@@ -214,7 +214,7 @@ def test_a_stat_study_overtakes_routine_ones() -> None:
 
 
 def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
-    """The model is held until a study behind it is late: that is told, and not read."""
+    """The model is held until the study behind it is late: its ROIs are refused, not read."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(make_roi(1, 10))), timeout=20)
@@ -231,7 +231,7 @@ def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
 
 
 def test_a_site_may_hold_its_share_of_the_queue() -> None:
-    """Of four places two are a site's while another waits, which is not barred by the first."""
+    """Of four places a site may hold two while another waits; the other is admitted."""
     with run_cloud(max_batch=1, max_queued_rois=4, site_share=0.5) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         first = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
@@ -286,7 +286,7 @@ Admission = Callable[[RunningCloud, Any], list[int]]
 
 @pytest.fixture
 def admission(monkeypatch: pytest.MonkeyPatch) -> Admission:
-    """Sets what admission control answers, or raises; gives for how many ROIs it was asked."""
+    """Sets what admission control returns or raises; returns the ROI counts of its calls."""
 
     def set_(cloud: RunningCloud, answer: Any) -> list[int]:
         counts: list[int] = []
@@ -317,7 +317,7 @@ def accepted(cloud: RunningCloud, requests: list[pb.ReadRequest]) -> int | None:
 
 
 def test_the_header_is_checked_for_all_rois_that_it_announces(admission: Admission) -> None:
-    """The caller knows how many of its ROIs can be met before it has sent the first."""
+    """The caller knows how many of its ROIs can be answered before it has sent the first."""
     outbox = Outbox()
     header, first, *_ = make_stream(*map(make_roi, range(5)))
     with run_cloud() as cloud, cloud.stub() as stub:
@@ -333,7 +333,7 @@ def test_the_header_is_checked_for_all_rois_that_it_announces(admission: Admissi
 
 
 def test_a_study_without_rois_has_none_accepted(admission: Admission) -> None:
-    """Nothing is asked of admission control for it."""
+    """Admission control is not called for it."""
     with run_cloud() as cloud:
         counts = admission(cloud, Overloaded("full"))
         assert accepted(cloud, make_stream()) == 0
@@ -343,7 +343,7 @@ def test_a_study_without_rois_has_none_accepted(admission: Admission) -> None:
 def test_a_rejected_roi_costs_neither_checksum_nor_padding(
     admission: Admission, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Too large is told before too busy, and both before anything is made of the voxels."""
+    """Size is checked before load, and both before the voxels are touched."""
     large = make_roi(2, voxels=np.zeros((16, 8, 8), np.uint8))
     header, *rois = make_stream(make_roi(1), large)
     for roi in rois:
@@ -368,7 +368,7 @@ def test_a_rejected_roi_costs_neither_checksum_nor_padding(
 
 
 def test_a_study_sent_again_is_answered_whatever_the_load(admission: Admission) -> None:
-    """What is cached is given though nothing is admitted; what is new of it is refused."""
+    """Cached verdicts are sent although nothing is admitted; new ROIs are refused."""
     known, new = make_roi(1), make_roi(2, 102)
     with run_cloud() as cloud:
         assert accepted(cloud, make_stream(known)) == 1

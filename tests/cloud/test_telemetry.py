@@ -45,7 +45,6 @@ def test_no_port_serves_nothing() -> None:
 
 
 def test_two_services_in_one_process_have_separate_metrics() -> None:
-    """There is no registry that all share."""
     first, second = Telemetry(), Telemetry()
     first.roi_ended("verdict")
     name = "overread_cloud_rois_total"
@@ -55,7 +54,7 @@ def test_two_services_in_one_process_have_separate_metrics() -> None:
 
 @pytest.mark.usefixtures("plain_logging")
 def test_logs_for_machines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """One event is one line of JSON on stderr, and stdout stays clean."""
+    """One event is one line of JSON on stderr, and stdout stays empty."""
     configure_logging("json")
     structlog.get_logger().info("serving", address="127.0.0.1:1")
     out, err = capsys.readouterr()

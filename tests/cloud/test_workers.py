@@ -20,7 +20,7 @@ Step = Callable[[Any], Any]
 
 
 class FixedReader:
-    """A reader that answers what it is told to, and remembers its thread."""
+    """A reader with a fixed answer that remembers its thread."""
 
     name, version, engine, roi_shape = "fixed", "1", "none", (2, 2, 2)
 
@@ -105,7 +105,7 @@ def test_a_batch_is_read_in_a_thread_of_its_own() -> None:
 
 
 def test_each_step_has_a_thread_of_its_own() -> None:
-    """And none is the loop's; the readings are what the last step left."""
+    """None of them is the event loop's; the readings are those of the last step."""
     reader = ThreeSteps()
     assert isinstance(reader, SteppedReader)
     result = run(reader, lambda stage: read(stage, 51))
@@ -135,7 +135,7 @@ def test_an_invalid_answer_is_a_failed_model(reader: Any, answer: Any, word: str
 
 
 def test_the_next_batch_may_enter_when_the_last_is_read() -> None:
-    """One batch at a time; one that fails makes room too."""
+    """One batch at a time; a failed one leaves the stage too."""
 
     async def scenario(stage: WorkerStage) -> None:
         await stage.enter()
@@ -167,7 +167,7 @@ def test_a_batch_enters_when_the_first_step_is_free_and_not_before() -> None:
 
 
 def test_a_step_that_fails_fails_its_batch_alone() -> None:
-    """The batches before and behind it are read, and the way is free again."""
+    """The batches before and behind it are read, and the stage is free again."""
 
     async def scenario(stage: WorkerStage) -> None:
         one, failed, other = await asyncio.gather(
@@ -183,7 +183,7 @@ def test_a_step_that_fails_fails_its_batch_alone() -> None:
 
 
 def test_a_cancelled_batch_frees_its_place() -> None:
-    """Whether it is under way or waits between two steps."""
+    """Whether it is being read or waits between two steps."""
     reader = ThreeSteps()
     reader.gate.clear()
 
@@ -200,7 +200,7 @@ def test_a_cancelled_batch_frees_its_place() -> None:
 
 
 def test_an_unwanted_batch_is_not_read() -> None:
-    """And makes room for the next."""
+    """It leaves the stage to the next."""
     reader = FixedReader(plain([0.5], [1.0]))
 
     async def scenario(stage: WorkerStage) -> None:
@@ -213,7 +213,7 @@ def test_an_unwanted_batch_is_not_read() -> None:
 
 
 def test_a_batch_abandoned_between_steps_goes_no_further() -> None:
-    """It is asked before each step; the step that it would have begun is free for the next."""
+    """`is_wanted` is asked before each step; the next step is then free for another batch."""
     reader, wanted = ThreeSteps(), {1: True, 2: True}
     reader.gate.clear()
 

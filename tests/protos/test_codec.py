@@ -29,7 +29,6 @@ def test_a_header_comes_back_as_it_went(priority: Priority) -> None:
 
 
 def test_an_unspecified_priority_is_routine() -> None:
-    """A caller that leaves the priority out is served as routine."""
     request = pb.ReadRequest(header=pb.Header(study_key="k", budget_s=1.0, roi_count=1))
     assert codec.decode_header(request).priority is Priority.ROUTINE
 
@@ -58,7 +57,7 @@ def test_an_roi_comes_back_as_it_went() -> None:
 
 
 def test_an_roi_that_is_a_view_travels_in_array_order() -> None:
-    """A crop of a larger volume, not contiguous, is sent and summed as it is indexed."""
+    """A crop of a larger volume that is not contiguous is sent and hashed as it is indexed."""
     volume = np.random.default_rng(0).integers(0, 256, (8, 8, 8), np.uint8)
     roi = dataclasses.replace(an_roi(), voxels=volume[1:5, ::2, 2:6].transpose(2, 0, 1))
     back = codec.decode_roi(codec.encode_roi(roi).roi)
@@ -96,7 +95,7 @@ def test_any_change_on_the_way_is_a_checksum_mismatch(field: str) -> None:
     ],
 )
 def test_an_roi_of_invalid_form_is_refused(changes: dict[str, Any], reason: str) -> None:
-    """Before any sum is made, and without repeating what was sent."""
+    """Before the checksum is computed, and without repeating what was sent."""
     valid = codec.encode_roi(an_roi()).roi
     fields = {field.name: value for field, value in valid.ListFields()}
     with pytest.raises(InvalidRequest, match=reason) as caught:
@@ -105,7 +104,6 @@ def test_an_roi_of_invalid_form_is_refused(changes: dict[str, Any], reason: str)
 
 
 def test_decode_unverified_ignores_the_checksum() -> None:
-    """An ROI can be looked at before its sum is made, and is the same as after it."""
     message = codec.encode_roi(an_roi()).roi
     message.checksum = bytes(16)
     np.testing.assert_array_equal(codec.decode_unverified(message).voxels, an_roi().voxels)
@@ -152,7 +150,7 @@ def test_a_mask_comes_back_as_it_went() -> None:
     ],
 )
 def test_a_mask_of_another_shape_is_refused(packed: bytes, shape: tuple[int, int, int]) -> None:
-    """Too little, too much, what would fill the memory if it were opened, and no zlib stream."""
+    """Too little, too much, a decompression bomb, and no zlib stream."""
     with pytest.raises(InvalidRequest, match="mask"):
         codec.unpack_mask(packed, shape)
 
@@ -170,7 +168,7 @@ def test_a_description_comes_back_as_it_went() -> None:
 
 
 def test_the_checksum_is_what_the_contract_says() -> None:
-    """Another implementation can make the same checksum from the words of the contract."""
+    """Another implementation can compute the same checksum from the documentation."""
     roi = an_roi()
     meaning = struct.pack("<IIIddddd", 2, 3, 4, 1.25, 0.5, 0.75, -1000.0, 400.0)
     expected = hashlib.blake2b(meaning + roi.voxels.tobytes(), digest_size=16).digest()
@@ -178,7 +176,6 @@ def test_the_checksum_is_what_the_contract_says() -> None:
 
 
 def test_verify_names_both_checksums() -> None:
-    """The reason names both."""
     roi = an_roi()
     verify(roi, checksum(roi))
     with pytest.raises(ChecksumMismatch, match=f"ROI 7: checksum {checksum(roi).hex()}.* 0000"):

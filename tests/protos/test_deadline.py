@@ -9,12 +9,11 @@ from protos.deadline import Deadline
 
 @dataclass
 class HandClock:
-    """A clock that is moved by hand."""
+    """A clock that tests set."""
 
     now_s: float = 100.0
 
     def __call__(self) -> float:
-        """The time that it was moved to."""
         return self.now_s
 
 

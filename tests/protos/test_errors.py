@@ -39,7 +39,6 @@ def test_every_class_survives_the_wire(kind: type[OverreadError]) -> None:
 
 
 def test_every_class_of_the_tree_is_in_the_table() -> None:
-    """No error can be raised that has no row."""
     tree = {
         value
         for value in vars(errors).values()
@@ -58,7 +57,6 @@ def test_an_estimate_travels_with_deadline_unmeetable() -> None:
 
 @pytest.mark.parametrize("text", ["soon", "nan", "inf", ""])
 def test_an_invalid_estimate_in_metadata_is_none(text: str) -> None:
-    """Nonsense in metadata is not passed on as a time."""
     metadata = ((ERROR_KEY, "DeadlineUnmeetable"), (ESTIMATE_KEY, text))
     met = from_status(grpc.StatusCode.RESOURCE_EXHAUSTED, "late", metadata)
     assert isinstance(met, DeadlineUnmeetable)
@@ -88,7 +86,6 @@ def test_a_status_of_grpc_itself_is_read_by_its_code(
 
 
 def test_errors_are_sorted_by_who_must_act() -> None:
-    """A caller can decide by the four faults alone."""
     assert issubclass(InvalidRequest, CallerFault)
     assert issubclass(Overloaded, BusyFault)
     assert issubclass(Draining, BusyFault)
@@ -97,6 +94,6 @@ def test_errors_are_sorted_by_who_must_act() -> None:
 
 
 def test_a_refusal_names_its_class() -> None:
-    """The name in a refusal gives the class back; an unknown one is the service's fault."""
+    """An unknown name is a `ServiceFault`."""
     assert isinstance(error_by_name("ModelFailed", "why"), ModelFailed)
     assert type(error_by_name("SomethingNew", "why")) is ServiceFault

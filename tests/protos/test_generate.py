@@ -8,6 +8,5 @@ from protos import generate
 
 
 def test_the_committed_stubs_have_not_drifted() -> None:
-    """Regenerating changes nothing."""
     pytest.importorskip("grpc_tools", reason="needs grpcio-tools, of the extra dev")
     assert generate.drifted() == []

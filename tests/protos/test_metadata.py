@@ -27,18 +27,16 @@ def test_load_survives_the_metadata() -> None:
 def test_metadata_without_a_valid_load_is_none(
     metadata: tuple[tuple[str, str], ...] | None,
 ) -> None:
-    """A service that says nothing of its load, or nonsense, is not guessed at."""
     assert load_of(metadata) is None
 
 
 def test_accepted_rois_are_read_among_other_metadata() -> None:
-    """Beside whatever else stands in the metadata."""
     assert accepted_of((("other", "1"), *accepted_metadata(3))) == 3
     assert accepted_of(((ACCEPTED_KEY, b"12"),)) == 12
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "many", "٣", "9" * 20])
 def test_invalid_accepted_metadata_is_none(text: str) -> None:
-    """A cloud that says nothing sensible is asked for everything."""
+    """All ROIs are then sent."""
     assert accepted_of(((ACCEPTED_KEY, text),)) is None
     assert accepted_of(None) is None

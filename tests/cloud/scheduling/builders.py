@@ -27,20 +27,20 @@ NOW_S = 50.0
 
 
 def entry(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> QueueEntry:
-    """What arrived at 50 s, when the clock stands still, and is due at ``at_s``."""
+    """An entry that arrived at 50 s and is due at ``at_s``; the clock stands still."""
     given = {"deadline": Deadline(at_s, lambda: NOW_S), "priority": priority, "arrived_s": NOW_S}
     return QueueEntry(**{**given, **fields})
 
 
 def queued(at_s: float, priority: Priority = ROUTINE, **fields: Any) -> QueuedRoi:
-    """The same as an ROI, whose result has no event loop."""
+    """The same as an ROI; its result needs no event loop."""
     result: Any = concurrent.futures.Future()
     voxels = np.zeros((1, 1, 1), np.uint8)
     return QueuedRoi(**vars(entry(at_s, priority, **fields)), voxels=voxels, result=result)
 
 
 def queue_of(*rois: QueuedRoi, **rules: Any) -> Queue:
-    """A queue in which these wait, in order of arrival."""
+    """A queue of ``rois``, in order of arrival."""
     queue = Queue(QueueRules(**rules))
     for roi in rois:
         queue.put(roi)
@@ -60,7 +60,7 @@ def timing(
 
 @dataclass
 class HandStage:
-    """A stage that works by hand: each batch waits until the test lets it go.
+    """A stage that works by hand: each batch waits until the test allows it.
 
     It reads an ROI as its first voxel, and fails on 255. A batch takes ``fixed_s`` and 1 s for each
     ROI, on a clock of its own.
@@ -81,7 +81,7 @@ class HandStage:
         return Deadline.after(budget_s, self.clock)
 
     def allow(self, batches: int = 1) -> None:
-        """Lets so many batches go."""
+        """Lets this many batches finish."""
         for _ in range(batches):
             self.allowed.release()
 
@@ -108,10 +108,10 @@ class HandStage:
 
 @dataclass
 class TwoSteps(HandStage):
-    """A stage that lets the next batch in after a while, when the last is still being read."""
+    """A stage that lets the next batch in while the last is still being read."""
 
     async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
-        """As `HandStage.run`, but the place is free before the answer is there."""
+        """As `HandStage.run`, but the stage is free before the result is there."""
         self.batches.append(batch[:, 0, 0, 0].tolist())
         self.now_s += self.fixed_s + len(batch)
         self.place.release()
@@ -123,7 +123,7 @@ class TwoSteps(HandStage):
 
 
 def roi(value: int) -> Callable[[], UInt8Array]:
-    """One voxel of that value, for who asks for it."""
+    """The voxels of an ROI: one, of that value."""
     return lambda: np.full((1, 1, 1), value, np.uint8)
 
 
@@ -141,7 +141,7 @@ def with_batcher(
     max_batch_delay_s: float = 0.0,
     **rules: Any,
 ) -> Callable[[Callable[[Batcher, HandStage], Coroutine[Any, Any, None]]], Callable[[], None]]:
-    """Makes a test of a coroutine: with a batcher that knows what its stage takes, for 20 s."""
+    """Turns a coroutine into a test with a batcher that knows the cost of its stage."""
 
     def decorate(
         scenario: Callable[[Batcher, HandStage], Coroutine[Any, Any, None]],

@@ -38,7 +38,7 @@ async def test_an_roi_that_would_be_late_is_rejected_with_an_estimate(
 
 @with_batcher()
 async def test_a_running_batch_counts_in_the_estimate(batcher: Batcher, stage: HandStage) -> None:
-    """It is waited for, less the time it has run already."""
+    """Its remaining time counts."""
     batcher.submit(roi(1), stage.after(10), ROUTINE)
     await settle()
     assert batcher.admission.queue_s == pytest.approx(3.0)
@@ -51,7 +51,7 @@ async def test_a_running_batch_counts_in_the_estimate(batcher: Batcher, stage: H
 async def test_a_batch_that_overruns_is_expected_to_take_as_long_again(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """Else whoever comes while the model hangs is promised an answer at once."""
+    """Otherwise an ROI that arrives while the model hangs would be promised an answer at once."""
     batcher.submit(roi(1), stage.after(90), ROUTINE)
     await settle()
     stage.now_s += 3.0 + 20.0
@@ -65,7 +65,7 @@ async def test_a_batch_that_overruns_is_expected_to_take_as_long_again(
 async def test_one_stall_does_not_block_admission_for_long(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """After a batch that stood still for a minute, one due in 5 s is read, and the next too."""
+    """After a batch that stalled for a minute, one due in 5 s is read, and the next too."""
     batcher.submit(roi(1), stage.after(90), ROUTINE)
     await settle()
     stage.now_s += 57.0
@@ -97,7 +97,7 @@ async def test_check_counts_the_rois_that_can_be_answered_in_time(
 
 @with_batcher()
 async def test_a_rejected_roi_costs_nothing(batcher: Batcher, stage: HandStage) -> None:
-    """The voxels of a refused ROI are never asked for; what is wrong with them queues nobody."""
+    """The voxels of a rejected ROI are not requested; invalid voxels are not queued."""
 
     def wrong() -> UInt8Array:
         raise ChecksumMismatch("changed on the way")
@@ -114,7 +114,7 @@ async def test_a_rejected_roi_costs_nothing(batcher: Batcher, stage: HandStage) 
 
 @with_batcher(max_queued=2)
 async def test_a_full_queue_is_overloaded(batcher: Batcher, stage: HandStage) -> None:
-    """No more may wait than the settings say; those given up do not count."""
+    """Cancelled ROIs do not count."""
     first, _ = (batcher.submit(roi(v), stage.after(60), ROUTINE) for v in (1, 2))
     with pytest.raises(Overloaded, match="2 ROIs wait, the limit is 2"):
         batcher.submit(roi(3), stage.after(60), ROUTINE)
@@ -151,7 +151,6 @@ def test_no_admitted_roi_is_made_late_by_a_later_one(four: Queue, site: str) -> 
 
 
 def test_stat_may_preempt_routine_and_routine_not_stat(four: Queue) -> None:
-    """Who has to go for an urgent ROI is named; for a routine one nobody urgent is."""
     preempted = preempt_for_deadline(entry(80.0, STAT, site="a"), four, 50.0, timing())
     assert [takes_s for _, takes_s in preempted] == pytest.approx([9.0])
     urgent = queue_of(*(queued(56.0, STAT, site="a") for _ in range(4)))
@@ -160,7 +159,7 @@ def test_stat_may_preempt_routine_and_routine_not_stat(four: Queue) -> None:
 
 
 def test_a_small_site_may_preempt_a_large_one() -> None:
-    """Else who floods the queue up to its deadlines would keep all others out."""
+    """Otherwise a site could fill the queue up to its deadlines and keep all others out."""
     flooded = routine(*[68.0] * 12)
     preempted = preempt_for_deadline(entry(55.5, site="b"), flooded, 50.0, timing())
     assert [one.site for one, _ in preempted] == ["a", "a"]
@@ -180,12 +179,12 @@ def test_a_small_site_may_preempt_a_large_one() -> None:
 def test_admissible_rois_are_counted(
     four: Queue, newcomer: Callable[[], object], expected: int
 ) -> None:
-    """Behind four of 6 s come four more by 62 s; stat may preempt routine, routine nobody."""
+    """Behind four of 6 s four more fit by 62 s; stat may preempt routine, not the reverse."""
     assert count_admissible([newcomer() for _ in range(6)], four, 50.0, timing()) == expected
 
 
 def test_no_more_rois_are_rejected_than_necessary() -> None:
-    """Seven ROIs due first leave those behind them in time, an eighth would not."""
+    """Seven ROIs due first leave the one behind them in time, an eighth would not."""
     first = [entry(62.5, site="a") for _ in range(8)]
     assert count_admissible(first, routine(63.0), 50.0, timing()) == 7
 
@@ -201,7 +200,7 @@ def test_routine_is_admitted_under_endless_stat() -> None:
 
 
 def test_routine_may_preempt_stat_up_to_its_own_places() -> None:
-    """One stat ROI goes for the first routine one; none where a fourth is routine already."""
+    """One stat ROI is preempted for the first routine one; none if a fourth is routine already."""
     stats = queue_of(*(queued(68.0, STAT, site="a") for _ in range(12)))
     preempted = preempt_for_deadline(entry(63.0, site="b"), stats, 50.0, timing())
     assert [one.priority for one, _ in preempted] == [STAT]

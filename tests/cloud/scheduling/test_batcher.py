@@ -30,7 +30,7 @@ def wasted_s(batcher: Batcher) -> float:
 async def test_the_earliest_deadlines_form_the_next_batch(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """While one batch runs, the next is formed of the earliest deadlines, not the first comers."""
+    """Not the first to arrive."""
     results = [batcher.submit(roi(1), stage.after(50), ROUTINE)]
     await settle()
     for value, budget_s in ((2, 40), (3, 20), (4, 30)):
@@ -62,7 +62,7 @@ async def test_a_batch_is_cut_where_one_more_would_make_one_late(
 
 @with_batcher(max_batch=4, max_queued=250)
 async def test_the_batch_follows_the_cost(batcher: Batcher, stage: HandStage) -> None:
-    """Where batches turn out to save nothing, they shrink to one, and each is answered sooner."""
+    """If batches save no time they shrink to one, and each ROI is answered sooner."""
     stage.fixed_s = 0.0
     results = [batcher.submit(roi(value), stage.after(900), ROUTINE) for value in range(250)]
     stage.allow(250)
@@ -88,7 +88,7 @@ async def test_a_pipeline_is_kept_full(batcher: Batcher, stage: HandStage) -> No
 def test_a_batch_waits_only_for_rois_that_are_announced(
     announced: int, batches: list[list[int]]
 ) -> None:
-    """An ROI alone starts at once; where another is announced it waits for that."""
+    """A single ROI starts at once; if another is announced the batch waits for it."""
 
     @with_batcher(max_batch_delay_s=60.0)
     async def scenario(batcher: Batcher, stage: HandStage) -> None:
@@ -107,7 +107,7 @@ def test_a_batch_waits_only_for_rois_that_are_announced(
 async def test_expired_and_cancelled_rois_are_never_read(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """A deadline that passes in the queue is told; neither it nor a cancelled ROI is read."""
+    """An ROI that expires in the queue gets DeadlinePassed."""
     batcher.submit(roi(1), stage.after(60), ROUTINE)
     await settle()
     short = batcher.submit(roi(2), stage.after(8), ROUTINE)
@@ -126,7 +126,7 @@ async def test_expired_and_cancelled_rois_are_never_read(
 async def test_an_abandoned_batch_ends_and_the_next_is_read(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """It teaches nothing of what batches cost."""
+    """Its time is not learnt as a cost."""
     given_up = batcher.submit(roi(1), stage.after(90), ROUTINE)
     await settle()
     given_up.cancel()
@@ -143,7 +143,7 @@ async def test_an_abandoned_batch_ends_and_the_next_is_read(
 async def test_model_time_of_cancelled_rois_counts_as_wasted(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """Half of a batch of 4 s was for one that had been given up meanwhile."""
+    """Half of a batch of 4 s was for a cancelled ROI."""
     kept, given_up = (batcher.submit(roi(v), stage.after(9), ROUTINE) for v in (1, 2))
     await settle()
     given_up.cancel()
@@ -156,7 +156,7 @@ async def test_model_time_of_cancelled_rois_counts_as_wasted(
 async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """A fault that is no `ModelFailed` is one to the caller; the next batch is read."""
+    """The caller gets `ModelFailed` whatever it was; the next batch is read."""
     batcher._telemetry.batch_completed = None  # type: ignore[assignment] # calling it is the fault
     result = batcher.submit(roi(1), stage.after(9), ROUTINE)
     stage.allow()
@@ -169,7 +169,7 @@ async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
 
 
 def test_a_failed_batch_fails_its_own_alone_and_is_logged_once() -> None:
-    """Both of a failed batch are told; the next batch is read; the log has what the model threw."""
+    """Both of its ROIs fail; the next batch is read; the log has the model's error."""
 
     @with_batcher()
     async def scenario(batcher: Batcher, stage: HandStage) -> None:
@@ -191,7 +191,6 @@ def test_a_failed_batch_fails_its_own_alone_and_is_logged_once() -> None:
 
 
 def test_warm_up_measures_the_cost() -> None:
-    """After the warm-up an estimate is there before the first study came."""
 
     async def scenario() -> None:
         stage = HandStage()
@@ -208,7 +207,6 @@ def test_warm_up_measures_the_cost() -> None:
 
 @with_batcher()
 async def test_closing_cancels_all_waiting_rois(batcher: Batcher, stage: HandStage) -> None:
-    """No one is left waiting for a batcher that has stopped."""
     running = batcher.submit(roi(1), stage.after(60), ROUTINE)
     await settle()
     waiting = batcher.submit(roi(2), stage.after(60), ROUTINE)
@@ -219,7 +217,7 @@ async def test_closing_cancels_all_waiting_rois(batcher: Batcher, stage: HandSta
 
 @with_batcher()
 async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: HandStage) -> None:
-    """It is told so when that becomes clear, with an estimate, and is not read."""
+    """The routine ROI gets an estimate, and is not read."""
     batcher.submit(roi(1), stage.after(20), ROUTINE)
     await settle()
     routine = [batcher.submit(roi(v), stage.after(7.5), ROUTINE) for v in (2, 3)]
@@ -237,7 +235,7 @@ async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: Hand
 async def test_first_come_first_served_rejects_nothing_and_reads_late_rois(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """What it is there to be compared with: full batches in order of arrival, deadlines ignored."""
+    """Full batches in order of arrival, whatever the deadlines."""
     results = [
         batcher.submit(roi(value), stage.after(1.0), priority)
         for value, priority in ((1, ROUTINE), (2, ROUTINE), (3, STAT))

@@ -8,12 +8,12 @@ from cloud.scheduling.cost import CostModel
 
 
 def test_nothing_is_known_before_the_first_batch() -> None:
-    """Without a batch seen, an estimate is 0: nothing is refused on a guess."""
+    """The estimate is then 0: nothing is rejected on a guess."""
     assert CostModel().estimate_s(8) == 0.0
 
 
 def test_one_batch_size_is_taken_in_proportion() -> None:
-    """With one size seen, twice as many are thought to take twice as long."""
+    """With one size seen, twice as many ROIs are expected to take twice as long."""
     cost = CostModel()
     cost.observe(4, 0.2)
     cost.observe(4, 0.2)
@@ -22,7 +22,7 @@ def test_one_batch_size_is_taken_in_proportion() -> None:
 
 
 def test_a_straight_line_is_found() -> None:
-    """A fixed cost and a cost for each are told apart once two sizes were seen."""
+    """Two sizes are enough to separate the fixed cost from that of each ROI."""
     cost = CostModel()
     for n in (1, 8, 4, 2, 8):
         cost.observe(n, 0.03 + 0.01 * n)
@@ -42,7 +42,6 @@ def test_old_batches_are_forgotten() -> None:
 
 @pytest.mark.parametrize("times", [(0.2, 0.1), (0.01, 0.5)])
 def test_no_estimate_is_negative(times: tuple[float, float]) -> None:
-    """Whatever noise was seen, no batch of any size is thought to take less than nothing."""
     cost = CostModel()
     cost.observe(1, times[0])
     cost.observe(8, times[1])
@@ -50,7 +49,7 @@ def test_no_estimate_is_negative(times: tuple[float, float]) -> None:
 
 
 def learnt(fixed_s: float, each_s: float) -> CostModel:
-    """One that saw batches of one and of eight."""
+    """A cost model that saw batches of one and of eight."""
     cost = CostModel()
     for n in (1, 8, 1, 8):
         cost.observe(n, fixed_s + each_s * n)
@@ -77,12 +76,11 @@ def test_another_size_is_tried_once_in_a_while() -> None:
 
 
 def test_the_bound_is_the_estimate_where_all_went_as_expected() -> None:
-    """What was never overrun needs no margin."""
     assert learnt(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
 
 
 def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
-    """Batches that take twice as long now and then leave a margin, and no more than that."""
+    """Batches that sometimes take twice as long leave a margin of at most that."""
     cost = CostModel()
     for i in range(60):
         cost.observe(4, 2.0 if i % 6 == 0 else 1.0)
@@ -92,7 +90,7 @@ def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
 
 
 def test_a_stall_is_capped() -> None:
-    """A batch that stood still for 20 s counts as a few times what it should have taken."""
+    """A batch of 20 s counts as a few times its estimate."""
     cost = learnt(0.002, 0.014)
     for _ in range(40):
         cost.observe(4, 0.058)

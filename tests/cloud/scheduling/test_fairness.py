@@ -11,7 +11,6 @@ from tests.cloud.scheduling.builders import entry
 
 
 def test_sites_within_the_lead_are_served_by_deadline_alone() -> None:
-    """Whose it is does not matter while nobody is far ahead."""
     claims = [entry(60.0 + i, site="ab"[i % 2]) for i in (5, 2, 4, 1, 3)]
     order = [one.deadline.at_s for one in fair_order(claims, SiteUsage(), lambda _: 1.0)]
     assert order == [61.0, 62.0, 63.0, 64.0, 65.0]
@@ -27,7 +26,7 @@ def test_weights_set_the_shares() -> None:
 
 
 def test_the_most_urgent_within_the_lead_is_next() -> None:
-    """Word for word, for sites with many claims each and weights of their own."""
+    """Checked against the definition, for sites with many ROIs and different weights."""
     rng = np.random.default_rng(0)
     weights = {str(site): float(rng.choice([0.5, 1.0, 2.0])) for site in range(7)}
     claims = [entry(rng.uniform(60, 90), site=str(rng.integers(7))) for _ in range(300)]
@@ -43,7 +42,7 @@ def test_the_most_urgent_within_the_lead_is_next() -> None:
 
 
 def test_idle_time_earns_no_credit() -> None:
-    """A site that begins to wait is where the least served one that waits is, not at zero."""
+    """A site that begins to wait starts at the least usage of those that wait, not at zero."""
     service = SiteUsage({"busy": 100.0, "other": 90.0})
     service.join("late", {"busy", "other"})
     assert service.by_site["late"] == 90.0

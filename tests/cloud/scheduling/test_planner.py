@@ -34,6 +34,6 @@ def test_a_pipeline_takes_the_next_batch_before_it_has_answered() -> None:
 
 
 def test_a_late_roi_delays_no_other() -> None:
-    """One that cannot be met even alone is dropped when its turn comes."""
+    """An ROI that would be late even alone is not read."""
     slots = forecast([entry(51.0), entry(90.0)], 50.0, timing())
     assert slots == [Slot(50.0, 53.0), Slot(50.0, 53.0)]

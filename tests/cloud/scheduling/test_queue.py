@@ -9,7 +9,7 @@ from tests.cloud.scheduling.builders import NOW_S, ROUTINE, STAT, entry, queue_o
 
 
 def test_the_earliest_deadline_is_read_first() -> None:
-    """Order of arrival does not matter, but among equals."""
+    """Order of arrival decides only between equal deadlines."""
     late, early, late_too = (queued(at_s) for at_s in (90.0, 60.0, 90.0))
     queue = queue_of(late, early, late_too)
     assert queue.take(2, NOW_S) == [early, late]
@@ -17,7 +17,7 @@ def test_the_earliest_deadline_is_read_first() -> None:
 
 
 def test_first_come_first_served_knows_no_deadline() -> None:
-    """Nor priority, where the rules say so."""
+    """Nor priority."""
     rois = [queued(90.0), queued(60.0), queued(70.0, STAT)]
     assert queue_of(*rois, by_deadline=False).take(3, NOW_S) == rois
 
@@ -33,7 +33,7 @@ def test_stat_is_read_before_routine() -> None:
 
 
 def test_routine_has_every_fourth_place_when_some_is_aged() -> None:
-    """However much stat waits: three of it pass at most, and three are sure to."""
+    """However much stat waits: exactly three stat ROIs pass each aged one."""
     stats = [queued(60.0 + i, STAT) for i in range(9)]
     aged = [queued(90.0 + i, arrived_s=NOW_S - 6.0) for i in range(3)]
     fresh = queued(70.0)
@@ -44,7 +44,7 @@ def test_routine_has_every_fourth_place_when_some_is_aged() -> None:
 
 
 def test_routine_ages_while_it_waits() -> None:
-    """Thinking ahead, work of 10 s that came just now is aged at the places read after 5 s."""
+    """A new ROI with a budget of 10 s is aged at the positions that are read after 5 s."""
     queue = queue_of(*(queued(99.0 + i, STAT) for i in range(9)), routine_max_wait_s=5.0)
     fresh = entry(60.0)
     assert queue.in_order(NOW_S, [fresh], interval_s=1.0).index(fresh) == 5
@@ -52,13 +52,13 @@ def test_routine_ages_while_it_waits() -> None:
 
 
 def test_a_short_budget_ages_at_its_half() -> None:
-    """What came at 48 s and is due at 52 s is aged at 50 s, though it may wait 5 s."""
+    """An ROI that arrived at 48 s and is due at 52 s is aged at 50 s, not at 53 s."""
     assert entry(52.0, arrived_s=48.0).aged_at_s(5.0) == NOW_S
     assert entry(80.0, arrived_s=48.0).aged_at_s(5.0) == 53.0
 
 
 def test_routine_is_never_starved_by_stat_without_end() -> None:
-    """With stat coming faster than it is read, an aged ROI is read as the fourth."""
+    """With stat arriving faster than it is read, an aged ROI is read fourth."""
     routine = queued(900.0, arrived_s=NOW_S - 2.0)
     queue = queue_of(routine, routine_max_wait_s=1.0)
     read = []
@@ -80,7 +80,7 @@ def test_a_cancelled_roi_no_longer_waits() -> None:
 
 
 def test_a_site_that_floods_the_queue_does_not_bar_another() -> None:
-    """Beside forty ROIs due earlier, another site's are read after eight, then in turn."""
+    """Beside forty ROIs due earlier, those of another site are read after eight, then in turn."""
     large = [queued(60.0 + i / 100, site="large") for i in range(40)]
     small = [queued(90.0 + i, site="small") for i in range(4)]
     order = [one.site for one in queue_of(*large, *small).take(16, NOW_S)]
@@ -113,7 +113,6 @@ def test_the_order_is_that_of_the_rules() -> None:
 
 
 def test_in_order_does_not_change_the_queue() -> None:
-    """An order that is only asked for is the order that is taken, asked for or not."""
     queue = queue_of(*(queued(60.0 + i, site=str(i % 3)) for i in range(20)))
     expected = queue.in_order(NOW_S)
     queue.in_order(NOW_S, [entry(55.0, site="other")])
@@ -121,7 +120,7 @@ def test_in_order_does_not_change_the_queue() -> None:
 
 
 def test_counting_does_not_change_the_queue() -> None:
-    """Metrics may count from another thread while an ROI is put: counting drops none."""
+    """Metrics count in another thread while ROIs are put."""
     given_up = queued(60.0)
     queue = queue_of(given_up)
     given_up.result.cancel()

@@ -36,19 +36,19 @@ def test_a_site_within_its_quota_preempts_none(waiting: str, site: str, most: in
     ],
 )
 def test_beyond_its_quota_an_roi_is_overloaded(waiting: str, site: str, reason: str) -> None:
-    """Of four places half are a site's while others wait."""
+    """Of four places a site may hold half while others wait."""
     with pytest.raises(Overloaded, match=reason):
         preempt_for_quota(entry(99.0, site=site), of_sites(waiting), 4, NOW_S)
 
 
 def test_a_site_that_filled_the_queue_gives_way_to_another() -> None:
-    """The last of the site that holds more than its share leaves."""
+    """Its last ROI is preempted."""
     (gone,) = preempt_for_quota(entry(99.0, site="b"), of_sites("aaaa"), 4, NOW_S)
     assert gone.deadline.at_s == 63.0
 
 
 def test_stat_never_gives_way_to_routine() -> None:
-    """Of a site that holds too much the last routine ROI leaves, and where all is stat nothing."""
+    """A site over its quota loses its last routine ROI, and nothing if all is stat."""
     routine = queued(55.0, site="a")
     queue = queue_of(*(queued(60.0, STAT, site="a") for _ in range(3)), routine)
     assert preempt_for_quota(entry(99.0, site="b"), queue, 4, NOW_S) == [routine]
@@ -59,7 +59,7 @@ def test_stat_never_gives_way_to_routine() -> None:
 
 
 def test_for_stat_the_last_routine_roi_gives_way() -> None:
-    """In a full queue of one site, and of its own site where that has its share of it."""
+    """Of any site in a full queue; of its own site if that has used up its quota."""
     stat = entry(99.0, STAT, site="a")
     (gone,) = preempt_for_quota(stat, of_sites("aaaa"), 4, NOW_S)
     assert gone.deadline.at_s == 63.0
@@ -73,12 +73,12 @@ def test_for_stat_the_last_routine_roi_gives_way() -> None:
     [("aaa", "a", 5), ("aaab", "a", 1), ("aaab", "c", 4), ("a" * 6 + "b", "a", 0)],
 )
 def test_quota_left_counts_places_without_preemption(waiting: str, site: str, left: int) -> None:
-    """Those that are free of eight, and of a site beside others those of its share."""
+    """The free ones of eight places, and beside other sites no more than the quota."""
     assert quota_left(entry(99.0, site=site), of_sites(waiting), 8) == left
 
 
 def test_weights_count_in_shares() -> None:
-    """A site of weight 2 holds three of four places by right, where one of weight 1 has two."""
+    """A site of weight 2 may hold all four places; with weight 1 it would give way."""
     with pytest.raises(Overloaded):
         preempt_for_quota(
             entry(99.0, site="b"), of_sites("aaaa", site_weights={"a": 2.0}), 4, NOW_S
@@ -86,7 +86,7 @@ def test_weights_count_in_shares() -> None:
 
 
 def test_first_come_first_served_has_no_shares() -> None:
-    """Its queue is full or it is not."""
+    """Only a full queue rejects."""
     queue = of_sites("aaab", by_deadline=False)
     assert preempt_for_quota(entry(99.0, site="a"), queue, 5, NOW_S) == []
     with pytest.raises(Overloaded):
@@ -98,7 +98,7 @@ Open = Callable[..., None]
 
 @pytest.fixture
 def streams() -> Iterator[Callable[[StreamQuota], Open]]:
-    """Opens routine streams, which must be accepted; all are closed at the end."""
+    """Opens routine streams, none of which may be rejected; closes all at the end."""
     with ExitStack() as stack:
 
         def of(quota: StreamQuota) -> Open:
@@ -115,7 +115,7 @@ def streams() -> Iterator[Callable[[StreamQuota], Open]]:
 def test_beside_others_a_site_has_no_more_than_its_share(
     streams: Callable[[StreamQuota], Open],
 ) -> None:
-    """Once half of the streams are open; alone it may have them all, and stat has some more."""
+    """Once half of all streams are open; stat may exceed the quota."""
     quota = StreamQuota(20, 0.3)
     open_ = streams(quota)
     open_("north", 10)
@@ -130,7 +130,7 @@ def test_beside_others_a_site_has_no_more_than_its_share(
 
 
 def test_a_site_alone_is_not_kept_out_by_its_share(streams: Callable[[StreamQuota], Open]) -> None:
-    """As where no edge says whose it is; the last tenth of the streams is for stat."""
+    """For example if no edge names its site."""
     quota = StreamQuota(20, 0.3)
     streams(quota)("unknown", 18)
     with quota.open_stream("unknown"):
@@ -138,7 +138,7 @@ def test_a_site_alone_is_not_kept_out_by_its_share(streams: Callable[[StreamQuot
 
 
 def test_the_last_tenth_is_for_stat(streams: Callable[[StreamQuota], Open]) -> None:
-    """Of twenty streams the last two are refused to routine, whosever it is."""
+    """Of twenty streams the last two are closed to routine, whatever the site."""
     quota = StreamQuota(20, 1.0)
     streams(quota)("north", 18)
     with quota.open_stream("south"):
@@ -161,5 +161,5 @@ def test_closed_streams_are_free_again() -> None:
 
 
 def test_a_few_streams_are_for_all(streams: Callable[[StreamQuota], Open]) -> None:
-    """A service for one study takes a routine one."""
+    """A service with one stream accepts a routine study."""
     streams(StreamQuota(1, 0.5))("north")
