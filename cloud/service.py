@@ -15,7 +15,7 @@ import grpc
 import structlog
 
 from cloud.limits import check_header
-from cloud.scheduling.queue import UNKNOWN_SITE
+from cloud.scheduling.entry import UNKNOWN_SITE
 from cloud.scheduling.quota import StreamQuota
 from cloud.settings import CloudSettings
 from cloud.stream import Backend, StudyStream

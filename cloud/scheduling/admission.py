@@ -7,9 +7,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 
+from cloud.scheduling.entry import UNKNOWN_SITE, QueuedRoi, QueueEntry
 from cloud.scheduling.fairness import MAX_LEAD
 from cloud.scheduling.planner import BatchTiming, Slot, forecast
-from cloud.scheduling.queue import STATS_PER_ROUTINE, UNKNOWN_SITE, Queue, QueuedRoi, QueueEntry
+from cloud.scheduling.queue import STATS_PER_ROUTINE, Queue
 from cloud.scheduling.quota import preempt_for_quota, quota_left
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError

@@ -20,8 +20,9 @@ import structlog
 
 from cloud.scheduling.admission import AdmissionControl
 from cloud.scheduling.cost import CostModel
+from cloud.scheduling.entry import UNKNOWN_SITE, QueuedRoi, QueueEntry, RoiResult
 from cloud.scheduling.planner import BatchTiming, batch_size
-from cloud.scheduling.queue import UNKNOWN_SITE, Queue, QueuedRoi, QueueEntry, QueueRules, RoiResult
+from cloud.scheduling.queue import Queue, QueueRules
 from cloud.telemetry import Telemetry
 from cloud.workers import BatchAbandoned, BatchResult, Stage
 from imaging.volume import UInt8Array

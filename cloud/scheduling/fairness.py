@@ -11,31 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
-from typing import Protocol, TypeVar
 
-from protos.deadline import Deadline
+from cloud.scheduling.entry import QueueEntry
 
 MAX_LEAD = 8.0
 """ROIs, divided by the site's weight, that a site may be ahead of another that waits."""
-
-
-class Schedulable(Protocol):
-    """What fair order is made of: a deadline, a site, and a number that grows with arrival."""
-
-    @property
-    def deadline(self) -> Deadline:
-        """When the result is due."""
-
-    @property
-    def site(self) -> str:
-        """The site that sent it."""
-
-    @property
-    def number(self) -> int:
-        """Order of arrival."""
-
-
-Item = TypeVar("Item", bound=Schedulable)
 
 
 @dataclass
@@ -69,47 +49,47 @@ class SiteUsage:
 
 
 def fair_order(
-    items: list[Item], usage: SiteUsage, weight: Callable[[str], float]
-) -> Iterator[Item]:
-    """Yield ``items`` in fair order; ``usage`` is charged for each before it is yielded."""
-    by_site: dict[str, list[Item]] = {}
-    urgent_last = sorted(items, key=_urgency, reverse=True)
-    for item in urgent_last:
-        by_site.setdefault(item.site, []).append(item)
+    entries: list[QueueEntry], usage: SiteUsage, weight: Callable[[str], float]
+) -> Iterator[QueueEntry]:
+    """Yield ``entries`` in fair order; ``usage`` is charged for each before it is yielded."""
+    by_site: dict[str, list[QueueEntry]] = {}
+    urgent_last = sorted(entries, key=_urgency, reverse=True)
+    for entry in urgent_last:
+        by_site.setdefault(entry.site, []).append(entry)
     # the usual case, one site or few ROIs: no site can exceed the lead, deadlines decide alone
-    if _all_within_lead(Counter(item.site for item in items), usage.by_site, weight):
-        for item in reversed(urgent_last):
-            usage.charge(item.site, weight(item.site))
-            yield item
+    if _all_within_lead(Counter(entry.site for entry in entries), usage.by_site, weight):
+        for entry in reversed(urgent_last):
+            usage.charge(entry.site, weight(entry.site))
+            yield entry
         return
     selector = _SiteSelector(by_site, usage.by_site)
     while (site := selector.pop()) is not None:
-        item = by_site[site].pop()
+        entry = by_site[site].pop()
         if not by_site[site]:
             del by_site[site]
         usage.charge(site, weight(site))
         selector.push(site)
-        yield item
+        yield entry
 
 
 class _SiteSelector:
-    """Selects the site to read next. ``items`` holds what waits of each, the most urgent last.
+    """Selects the site to read next. ``entries`` holds what waits of each, the most urgent last.
 
     Heaps, since many sites may wait: one of all sites by usage, one of the sites within the lead
     by urgency, one of those ahead by usage. The other priority lane changes the usage of the same
-    sites meanwhile, so an entry's usage is checked again when the entry comes to the top.
+    sites meanwhile, so the usage of a site is checked again when it comes to the top.
     """
 
-    def __init__(self, items: Mapping[str, list[Item]], usage: Mapping[str, float]) -> None:
-        self._items, self._usage = items, usage
-        self._by_usage = [(usage.get(site, 0.0), site) for site in items]
+    def __init__(self, entries: Mapping[str, list[QueueEntry]], usage: Mapping[str, float]) -> None:
+        self._entries, self._usage = entries, usage
+        self._by_usage = [(usage.get(site, 0.0), site) for site in entries]
         heapify(self._by_usage)
         # every site begins as "ahead"; `pop` moves it over once it is known to be within the lead
         self._ahead, self._within = list(self._by_usage), list[tuple[tuple[float, int], str]]()
 
     def pop(self) -> str | None:
-        """Return the site within the lead whose item is most urgent; None when nothing waits."""
-        if not self._items:
+        """Return the site within the lead whose entry is most urgent; None when nothing waits."""
+        if not self._entries:
             return None
         limit = self._least_usage() + MAX_LEAD
         while True:
@@ -124,14 +104,14 @@ class _SiteSelector:
 
     def push(self, site: str) -> None:
         """Return a site that was served, if more of it waits."""
-        if site in self._items:
+        if site in self._entries:
             heappush(self._ahead, (self._usage[site], site))
 
     def _least_usage(self) -> float:
         """Return the least usage of all sites that wait."""
         while True:
             seen, site = self._by_usage[0]
-            if site not in self._items:
+            if site not in self._entries:
                 heappop(self._by_usage)
             elif (usage := self._usage.get(site, 0.0)) != seen:
                 heapreplace(self._by_usage, (usage, site))
@@ -140,7 +120,7 @@ class _SiteSelector:
 
     def _sort_in(self, site: str, limit: float) -> None:
         if (usage := self._usage.get(site, 0.0)) < limit:
-            heappush(self._within, (_urgency(self._items[site][-1]), site))
+            heappush(self._within, (_urgency(self._entries[site][-1]), site))
         else:
             heappush(self._ahead, (usage, site))
 
@@ -155,5 +135,5 @@ def _all_within_lead(
     return most <= min(usage.get(site, 0.0) for site in counts) + MAX_LEAD
 
 
-def _urgency(item: Schedulable) -> tuple[float, int]:
-    return item.deadline.at_s, item.number
+def _urgency(entry: QueueEntry) -> tuple[float, int]:
+    return entry.deadline.at_s, entry.number

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cloud.scheduling.cost import CostModel
-from cloud.scheduling.queue import QueueEntry
+from cloud.scheduling.entry import QueueEntry
 
 
 @dataclass(frozen=True)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cloud.scheduling.entry import QueuedRoi, QueueEntry
 from cloud.scheduling.fairness import SiteUsage, fair_order
-from imaging.volume import UInt8Array
-from models.runtime.second_reader import Reading
-from protos.deadline import Deadline
 from protos.messages import Priority
-
-UNKNOWN_SITE = "unknown"
 
 STATS_PER_ROUTINE = 3
 """Stat ROIs that are read before the next aged routine ROI, while both wait."""
@@ -41,48 +36,6 @@ class QueueRules:
     def weight(self, site: str) -> float:
         """Return the weight of ``site``, 1 where none is set."""
         return self.site_weights.get(site, 1.0)
-
-
-@dataclass(frozen=True)
-class RoiResult:
-    """What the model read in one ROI, and the time it took.
-
-    The ROI waited ``queue_s`` and was read in the batch numbered ``batch``, which took
-    ``compute_s``.
-    """
-
-    reading: Reading
-    queue_s: float
-    compute_s: float
-    batch: int
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class QueueEntry:
-    """All that decides an ROI's position in the queue; it arrived at ``arrived_s`` on the clock."""
-
-    deadline: Deadline
-    priority: Priority
-    arrived_s: float
-    site: str = UNKNOWN_SITE
-    number: int = field(default_factory=itertools.count().__next__)
-
-    def aged_at_s(self, routine_max_wait_s: float) -> float:
-        """Return when it is aged: after ``routine_max_wait_s``, or half of its budget if sooner."""
-        return self.arrived_s + min(routine_max_wait_s, (self.deadline.at_s - self.arrived_s) / 2)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class QueuedRoi(QueueEntry):
-    """One ROI in the queue: ``voxels`` uint8 ``(z, y, x)``.
-
-    Its caller awaits ``result``; cancelling that takes the ROI out of the queue. A probe is read
-    even if it is expected to be late, so that the cost of a batch is measured again.
-    """
-
-    voxels: UInt8Array
-    result: asyncio.Future[RoiResult]
-    is_probe: bool = False
 
 
 class Queue:

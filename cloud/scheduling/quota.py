@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from cloud.scheduling.queue import Queue, QueueEntry
+from cloud.scheduling.entry import QueueEntry
+from cloud.scheduling.queue import Queue
 from protos.errors import Overloaded
 from protos.messages import Priority
 
@@ -37,7 +39,7 @@ def preempt_for_quota(
         # over its own quota: only stat gets in, in the place of its own site's routine work
         if stat:
             preempted = _last_routine(queue, now_s, lambda one: one.site == newcomer.site)
-        quota = int(share * weight(newcomer.site))
+        quota = math.ceil(share * weight(newcomer.site))
         reason = (
             f"site {newcomer.site} has {own} ROIs queued; its quota under contention is {quota}"
         )

@@ -140,7 +140,9 @@ def test_serve_names_the_command_that_splits_a_model(tmp_path: Path) -> None:
     config = tmp_path / "cloud.toml"
     config.write_text("stages = 7\n")
     line = fails_in_one_line("--config", str(config))
-    assert line.startswith("UnfitArtifact: hybrid-int8 is not in 7 parts: overread-models split")
+    assert line.startswith(
+        "UnfitArtifact: hybrid-int8 is not split into 7 parts; run: overread-models split"
+    )
 
 
 def test_serve_names_a_damaged_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.cost import CostModel
+from cloud.scheduling.entry import QueuedRoi, QueueEntry
 from cloud.scheduling.planner import BatchTiming
-from cloud.scheduling.queue import Queue, QueuedRoi, QueueEntry, QueueRules
+from cloud.scheduling.queue import Queue, QueueRules
 from cloud.telemetry import Telemetry
 from cloud.workers import BatchAbandoned, BatchResult, always
 from imaging.volume import UInt8Array
