@@ -1,7 +1,7 @@
-"""What both readers made of real scans and nodules, once and for all policies, and its file.
+"""The readings of real scans and nodules by both models, and their file.
 
-A *piece* is what was read in one go: a whole scan, or a cube around a nodule. Its candidates are
-kept with everything that a policy could learn by asking: the cloud's word at each size of region.
+A *piece* is a whole scan, or a cube around a nodule. Its candidates carry everything that a policy
+could learn from the cloud: the cloud's score at each size of ROI.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Sighting:
     """One candidate of the edge.
 
     Attributes:
-        score: the edge's, calibrated.
-        diameter_mm: as the edge measured it.
-        cloud: the cloud's probability by the size of the region that it was sent.
+        score: the edge's calibrated score.
+        diameter_mm: the edge's estimate.
+        cloud: the cloud's probability by size of the ROI.
         nodule: name of the known nodule that it hits; empty for none.
-        ignored: it counts neither as hit nor as false.
+        ignored: it counts neither as a hit nor as a false positive.
     """
 
     score: float
@@ -40,6 +40,11 @@ class Sighting:
     nodule: str = ""
     ignored: bool = False
 
+    @property
+    def is_false(self) -> bool:
+        """Return whether a finding here would be a false positive."""
+        return not self.nodule and not self.ignored
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -47,12 +52,12 @@ class Piece:
 
     Attributes:
         name: of scan or cube.
-        split: ``val`` is fitted on, ``test`` reported.
-        patient: whose it is.
-        nodules: names of its known ones, those among them that the edge never proposed.
+        split: ``val`` to fit, ``test`` to report.
+        patient: to whom it belongs.
+        nodules: names of its known nodules, also of those without a candidate.
         sightings: its candidates, by falling score.
-        before_s: from files to candidates, 0 for a cube.
-        after_s: from the last verdict to the written report, 0 for a cube.
+        before_s: seconds from files to candidates, 0 for a cube.
+        after_s: seconds from the last verdict to the written report, 0 for a cube.
     """
 
     name: str
@@ -65,23 +70,23 @@ class Piece:
 
     @property
     def whole(self) -> bool:
-        """Whether it is a whole scan."""
+        """Return whether it is a whole scan."""
         return self.before_s > 0
 
 
 @dataclass(frozen=True)
 class Cases:
-    """All pieces, and what the readers are like.
+    """All pieces, and the readers.
 
     Attributes:
         pieces: whole scans and cubes of all splits.
-        proposed: no weaker candidates are among them.
-        batches: ``(regions, seconds)`` of the cloud's model, measured.
+        proposed: the lowest score of a candidate.
+        batches: measured ``(ROIs, seconds)`` of the cloud's model.
         thresholds: of the edge's manifest.
-        weights: of its merger.
-        guarantee: what the manifest promises at these thresholds.
+        weights: of the score fusion.
+        guarantee: of the manifest at these thresholds.
         models: both readers with version and engine.
-        cpu: the machine on which all times were measured.
+        cpu: of the machine on which all times were measured.
     """
 
     pieces: tuple[Piece, ...]
@@ -94,23 +99,23 @@ class Cases:
     cpu: str
 
     def of(self, split: str) -> tuple[Piece, ...]:
-        """The pieces of one split."""
+        """Return the pieces of one split."""
         return tuple(piece for piece in self.pieces if piece.split == split)
 
 
 def key_of(**described: object) -> str:
-    """Twelve hexadecimal digits that change with anything that is described."""
+    """Return twelve hexadecimal digits that change with any of the values."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def save(cases: Cases, path: Path) -> None:
-    """Writes them whole or not at all."""
+    """Write the cases atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, json.dumps(_adapter().dump_python(cases, mode="json")).encode())
 
 
 def load(path: Path) -> Cases:
-    """The cases of a file that `save` wrote.
+    """Read the cases of a file that `save` wrote.
 
     Raises:
         MissingData: it cannot be read, or holds something else.
@@ -118,11 +123,11 @@ def load(path: Path) -> Cases:
     try:
         return _adapter().validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
-        reason = f"holds no cases ({type(error).__name__}): delete it to read anew"
+        reason = f"not a file of cases ({type(error).__name__}): delete it to read them again"
         raise MissingData(path, reason) from error
 
 
 @cache
 def _adapter() -> TypeAdapter[Cases]:
-    """Between cases and JSON; built once."""
+    """Return the converter between cases and JSON; built once."""
     return TypeAdapter(Cases)

@@ -1,4 +1,4 @@
-"""``overread-eval policies``: reads the cases once, runs the policies, and shows the rows."""
+"""``overread-eval policies``: reads the cases once, simulates the policies, and shows the rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evaluation.links.trace import find_trace, shipped_names
 from evaluation.policies.cases import Cases, key_of, load, save
 from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare, line_up
 from evaluation.policies.plots import save_fronts
-from evaluation.policies.read_cases import Readers, Sources, read_cases, timed
+from evaluation.policies.read_cases import Readers, Sources, read_cases, remeasured
 from evaluation.policies.simulate import World
 from models.markdown import Rows, number
 from models.runtime.artifacts import find
@@ -47,46 +47,47 @@ KINDS = {
     "sedna": ENTROPY,
     "hindsight": "(a) in hindsight",
 }
-"""By the names of `policy_ratio.OPPONENTS`."""
+"""By the keys of `evaluation.policies.compare.OPPONENTS`."""
 
-SIDES = {"verdicts": "verdicts alone", "described": "with descriptions"}
+SIDES = {"verdicts": "verdicts only", "characterized": "with characterization"}
 
 
 def policies_command(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Cubes: NAME.npz and index.csv.")],
-    scans: Annotated[Path, typer.Option(metavar="DIR", help="Whole scans, a sub-folder each.")],
+    scans: Annotated[Path, typer.Option(metavar="DIR", help="Whole scans, one sub-folder each.")],
     truth: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="Lesions and roles; DIR/scans.csv by default."),
     ] = None,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="What was read is kept here.")] = CACHE,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the readings.")] = CACHE,
     trace: Annotated[
-        list[str] | None, typer.Option(metavar="NAME|CSV", help="Give several. All by default.")
+        list[str] | None,
+        typer.Option(metavar="NAME|CSV", help="Link; may be repeated. Default: all shipped."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Every test patient so often.")] = 3,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between studies, mean.")] = 20.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions per test patient.")] = 3,
+    every: Annotated[float, typer.Option(min=0.1, help="Mean seconds between studies.")] = 20.0,
     deadline: Deadline = None,
     reserve: Reserve = None,
     propose: Annotated[
-        float, typer.Option(min=0, max=1, help="Weaker candidates are nobody's.")
+        float, typer.Option(min=0, max=1, help="Ignore candidates below this score.")
     ] = PROPOSED,
-    time_anew: Annotated[
-        bool, typer.Option("--time-anew", help="Measure the times again, not the scores.")
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure-times", help="Measure the times again, not the scores.")
     ] = False,
     model: Model = None,
     cloud_model: CloudModel = None,
     plots: Plots = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of studies, arrivals and jitter.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of studies, arrivals and jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """What to ask the cloud about: ours against fixed thresholds, filters, all, nothing, truth."""
+    """Escalation policies: ours, fixed thresholds, filters, everything, nothing, an oracle."""
     given: dict[str, Any] = {
         "screening_model": model, "deadline_s": deadline, "reserve_s": reserve
     }  # fmt: skip
     settings = load_settings(cloud=CLOUD_OFF, **given)
     links = [find_trace(name) for name in trace or shipped_names()]
     sources = Sources(data, scans, truth or scans / "scans.csv")
-    cases = _cases(sources, settings, cloud_model, propose, cache, time_anew=time_anew)
+    cases = _cases(sources, settings, cloud_model, propose, cache, remeasure=remeasure)
     world = World(cases, settings, load_cloud_settings(model=cloud_model), every, seed)
     field = line_up(world, rounds)
     pairs = [(link, policy) for link in links for policy in field.policies]
@@ -103,9 +104,9 @@ def _cases(
     propose: float,
     cache: Path,
     *,
-    time_anew: bool,
+    remeasure: bool,
 ) -> Cases:
-    """From the cache, or read anew: the key changes with models, data and what is proposed."""
+    """Return the cases from the cache, or read them: the key changes with models and data."""
     hybrid = find(cloud_model or load_cloud_settings().model)
     screening = find(settings.screening_model)
     key = key_of(
@@ -116,13 +117,13 @@ def _cases(
     )
     path = cache / f"cases-{key}.json"
     kept = load(path) if path.is_file() else None
-    if kept is not None and not time_anew:
+    if kept is not None and not remeasure:
         return kept
-    with open_pipeline(settings) as line:
+    with open_pipeline(settings) as pipeline:
         second = open_second(cloud_model)
-        named = f"{second.name} {second.version} ({second.engine})"
-        readers = Readers(line, second, named, propose)
-        cases = read_cases(sources, readers) if kept is None else timed(kept, sources, readers)
+        label = f"{second.name} {second.version} ({second.engine})"
+        readers = Readers(pipeline, second, label, propose)
+        cases = read_cases(sources, readers) if kept is None else remeasured(kept, sources, readers)
     save(cases, path)
     return cases
 
@@ -135,17 +136,18 @@ def _tables(result: dict[str, Any]) -> list[Rows | str]:
     ratio = result["escalation_ratio"]
     for side, words in SIDES.items():
         by_kind = ratio[side][ratio["trace"]]
-        told = "; ".join(f"{kind}: {_against(by_kind[key])}" for key, kind in KINDS.items())
-        shown.append(f"ours, {words}, as a part of others over {ratio['trace']}: {told}")
+        ratios = "; ".join(f"{kind}: {_ratio(by_kind[key])}" for key, kind in KINDS.items())
+        shown.append(f"ratio of ours, {words}, to others over {ratio['trace']}: {ratios}")
     return shown
 
 
-def _against(one: Mapping[str, Any] | None) -> str:
-    """The parts that ours asks, or in words why there are none."""
+def _ratio(one: Mapping[str, Any] | None) -> str:
+    """Return the ratios of ROIs and bytes, or why there are none; a star: finds less than ours."""
     if one is None:
-        return "there is none"
-    if not one["asks"] and not one["ours_asks"]:
-        return "neither asks"
-    if not one["asks"]:
-        return "asks nothing, as good" if one["as_good"] else "asks nothing *"
-    return f"{number(one['rois'], 2)}, {number(one['bytes'], 2)}" + ("" if one["as_good"] else " *")
+        return "not run"
+    if not one["escalates"] and not one["ours_escalates"]:
+        return "neither escalates"
+    star = "" if one["as_good"] else " *"
+    if not one["escalates"]:
+        return f"sends nothing{star}"
+    return f"{number(one['rois'], 2)}, {number(one['bytes'], 2)}{star}"

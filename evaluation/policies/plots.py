@@ -1,4 +1,4 @@
-"""Pareto charts of policies: what they find against what it costs, a panel for links alike."""
+"""Pareto charts of policies: sensitivity against cost, with one panel for links that are alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.charts import log_x, new_figure
 
 COLUMNS = 3
 ALIKE = 0.02
-"""Links share a panel where no marker moves by more than this part of it."""
+"""Links share a panel where no marker moves by more than this share of it."""
 
 MARKERS = {
     "edge only": ("#787878", "s", 15),
@@ -31,36 +31,35 @@ MARKERS = {
     OURS: ("#146e14", "o", 5),
     "oracle": ("#8c28a0", ".", 5),
 }
-"""Colour, outline and size in points by kind, so different that one shows through the other."""
+"""Colour, outline and size in points by kind; all stay visible one upon the other."""
 
 SCALES: dict[str, Any] = {"linear": np.asarray, "log": np.log, "asinh": np.arcsinh}
-"""Where a value stands on a scale of matplotlib; asinh is a log scale that holds zero."""
+"""Position of a value on a scale of matplotlib; asinh is a log scale that holds zero."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One figure of a row in a unit of its own, on a scale that matplotlib knows."""
+    """One figure of a row as an axis: in this unit (``factor`` times the figure), on this scale."""
 
     key: str
-    words: str
+    name: str
     unit: str = ""
-    share: float = 1.0
+    factor: float = 1.0
     scale: str = "linear"
     ticks: tuple[float, ...] = ()
 
     @property
     def label(self) -> str:
-        """The words, with the unit if there is one."""
-        return f"{self.words}, {self.unit}" if self.unit else self.words
+        """Return the name, with the unit if there is one."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def of(self, row: Row) -> float:
-        """The figure in the axis's unit."""
-        return float(row[self.key]) * self.share
+        """Return the figure in the axis's unit."""
+        return float(row[self.key]) * self.factor
 
-    def places(self, rows: Sequence[Row]) -> Any:
-        """Where rows stand along the axis, in any unit."""
-        values = np.array([self.of(row) for row in rows])
-        return SCALES[self.scale](values)
+    def positions(self, rows: Sequence[Row]) -> Any:
+        """Return the positions of rows along the axis, in any unit."""
+        return SCALES[self.scale](np.array([self.of(row) for row in rows]))
 
 
 FOUND = Axis("sensitivity", "nodules found", "%", 100.0)
@@ -77,11 +76,11 @@ PLOTS = {
     "p95": (P95, FOUND),
     "false": (ROIS, FALSE),
 }
-"""By name: what lies along, and what upwards."""
+"""By name: the x axis and the y axis."""
 
 
 def save_fronts(result: Mapping[str, Any], folder: Path) -> None:
-    """Writes ``policies_NAME.png`` for each of `PLOTS`.
+    """Write ``policies_NAME.png`` for each of `PLOTS`.
 
     Raises:
         MissingData: the folder cannot be written.
@@ -95,7 +94,7 @@ def save_fronts(result: Mapping[str, Any], folder: Path) -> None:
 
 
 def draw(result: Mapping[str, Any], name: str) -> Any:
-    """The figure: all panels of one of `PLOTS`, and a legend below them."""
+    """Return the figure of one of `PLOTS`: all panels, and a legend below them."""
     x, y = PLOTS[name]
     panels = panels_of(result["traces"], x, y)
     lines = max(1, -(-len(panels) // COLUMNS))
@@ -106,24 +105,24 @@ def draw(result: Mapping[str, Any], name: str) -> Any:
     for axes, (title, rows) in zip(grid, panels, strict=False):
         draw_panel(axes, rows, x, y)
         axes.set_title(title)
-    title = f"{y.words} against {x.words} (links with equal results share a panel)"
+    title = f"{y.name} against {x.name} (links with equal results share a panel)"
     figure.suptitle(title[0].upper() + title[1:])
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
 def draw_panel(axes: Any, rows: Sequence[Row], x: Axis, y: Axis) -> None:
-    """A marker for each policy, and a line through the single thresholds that were tried."""
-    swept = sorted((x.of(row), y.of(row)) for row in rows if _on_line(row))
-    axes.plot(
-        *np.reshape(swept, (-1, 2)).T,
-        color=MARKERS[FIXED][0],
-        linewidth=1,
-        label="fixed threshold, any",
-    )
+    """Draw a marker for each policy, and a line through all single thresholds."""
+    swept = [row for row in rows if row["policy"] == FIXED or "sweep" in row["policy"]]
+    line = np.reshape(sorted((x.of(row), y.of(row)) for row in swept), (-1, 2)).T
+    axes.plot(*line, color=MARKERS[FIXED][0], linewidth=1, label="fixed threshold, any")
     for row in rows:
         if "sweep" not in row["policy"]:
-            _mark(axes, x.of(row), y.of(row), row)
+            name = row["policy"] if row["policy"] in MARKERS else row["kind"]
+            colour, shape, size = MARKERS[name]
+            style = {"linestyle": "", "markeredgewidth": 2, "fillstyle": "none"}
+            axes.plot(x.of(row), y.of(row), marker=shape, markersize=size, color=colour,
+                      label=name, **style)  # fmt: skip
     if x.scale == "log":
         log_x(axes, (1, 3))
     else:
@@ -138,14 +137,14 @@ def draw_panel(axes: Any, rows: Sequence[Row], x: Axis, y: Axis) -> None:
 def panels_of(
     traces: Sequence[Mapping[str, Any]], x: Axis, y: Axis
 ) -> list[tuple[str, Sequence[Row]]]:
-    """What is drawn: a title and rows for each group of links alike.
+    """Return title and rows of each panel: one for each group of links that are alike.
 
-    A link over which no policy costs more than another, or finds more, is left out.
+    A link without a difference between policies on one of the axes has no panel.
     """
     groups: list[tuple[list[str], Sequence[Row]]] = []
     for trace in traces:
         rows = trace["policies"]
-        if any(np.ptp(axis.places(rows)) == 0 for axis in (x, y)):
+        if any(np.ptp(axis.positions(rows)) == 0 for axis in (x, y)):
             continue
         same = next((names for names, others in groups if _alike(others, rows, x, y)), None)
         if same is None:
@@ -156,29 +155,9 @@ def panels_of(
 
 
 def _alike(first: Sequence[Row], second: Sequence[Row], x: Axis, y: Axis) -> bool:
-    """Whether no marker of the second would lie elsewhere in the panel of the first."""
+    """Return whether all markers of the second have their position in the panel of the first."""
     return all(
-        np.abs(axis.places(first) - axis.places(second)).max() <= ALIKE * np.ptp(axis.places(first))
+        np.abs(axis.positions(first) - axis.positions(second)).max()
+        <= ALIKE * np.ptp(axis.positions(first))
         for axis in (x, y)
-    )
-
-
-def _on_line(row: Row) -> bool:
-    """The single thresholds: what was chosen, and those below it."""
-    return row["policy"] == FIXED or "sweep" in row["policy"]
-
-
-def _mark(axes: Any, x: float, y: float, row: Row) -> None:
-    name = row["policy"] if row["policy"] in MARKERS else row["kind"]
-    colour, shape, size = MARKERS[name]
-    axes.plot(
-        x,
-        y,
-        linestyle="",
-        marker=shape,
-        markersize=size,
-        markeredgewidth=2,
-        color=colour,
-        fillstyle="none",
-        label=name,
     )

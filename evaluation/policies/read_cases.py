@@ -1,4 +1,4 @@
-"""Reads real scans and nodules with both models, as agent and cloud do, into cases for policies."""
+"""Reads real scans and nodules with both models, as agent and cloud do, into cases."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from models.runtime.detection import Candidate
 
 VAL, TEST = "val", "test"
 BATCHES = (1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8)
-"""Regions at once, to learn what the cloud's model costs; the first of each size warms up."""
+"""Sizes of the batches that time the cloud's model; the first of each size is a warm-up."""
 
 BEFORE = ("read", "preprocess", "screen")
 AFTER = ("merge", "draw", "report")
@@ -46,7 +46,7 @@ AFTER = ("merge", "draw", "report")
 
 @dataclass(frozen=True)
 class Sources:
-    """Where the pieces lie: cubes with their index, whole scans, and a table with their roles."""
+    """The folders of cubes and of whole scans, and the table with the roles of the scans."""
 
     cubes: Path
     scans: Path
@@ -55,44 +55,49 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """The line of the edge, without a cloud, and the cloud's model.
+    """Both readers.
 
     Attributes:
-        line: of the agent.
-        second: reads regions.
-        named: what `second` is.
-        proposed: weaker candidates are left out.
+        pipeline: of the edge, without a cloud.
+        second: the cloud's model.
+        second_label: its name, version and engine.
+        proposed: the lowest score of a candidate.
     """
 
-    line: Pipeline
+    pipeline: Pipeline
     second: ReadsRegions
-    named: str
+    second_label: str
     proposed: float
 
     def sightings(
         self, candidates: Sequence[Candidate], voxels: UInt8Array
     ) -> Iterator[tuple[Candidate, Sighting]]:
-        """The proposed ones among the candidates, with the cloud's word on each."""
-        for one in candidates:
-            if one.score >= self.proposed:
-                words = self._words(one, voxels)
-                yield one, Sighting(one.score, one.diameter_mm, words)
+        """Yield the candidates from ``proposed`` on, with the cloud's score at each size.
 
-    def _words(self, one: Candidate, voxels: UInt8Array) -> dict[Size, float]:
-        """By size; smaller ones where the edge might ask about it and send them."""
-        full, thresholds = self.second.roi_shape, self.line.reader.thresholds
-        unsure = thresholds.dismiss <= one.score < thresholds.report
-        sizes = SELECTION_POLICY.sizes_for(one.diameter_mm, full) if unsure else (Size.FULL,)
-        regions = [_as_sent(one, voxels, size.shape_of(full), full) for size in sizes]
-        chances = self.second.read(np.stack(regions)).probability
-        return dict(zip(sizes, map(float, chances), strict=True))
+        Smaller sizes are read only where the edge is uncertain, and so might send them.
+        """
+        full, thresholds = self.second.roi_shape, self.pipeline.reader.thresholds
+        for one in candidates:
+            if one.score < self.proposed:
+                continue
+            uncertain = thresholds.dismiss <= one.score < thresholds.report
+            sizes = SELECTION_POLICY.sizes_for(one.diameter_mm, full) if uncertain else (Size.FULL,)
+            rois = [as_sent(one, voxels, size, full) for size in sizes]
+            scores = self.second.read(np.stack(rois)).probability
+            cloud = dict(zip(sizes, map(float, scores), strict=True))
+            yield one, Sighting(one.score, one.diameter_mm, cloud)
+
+
+def as_sent(one: Candidate, voxels: UInt8Array, size: Size, full: Shape) -> UInt8Array:
+    """Cut the candidate's ROI in that size as the edge does, and pad it as the cloud does."""
+    return pad(cut_roi(voxels, one.index_zyx, size.shape_of(full)), full)
 
 
 def read_cases(sources: Sources, readers: Readers) -> Cases:
-    """Everything that lies in ``sources`` for val and test.
+    """Read all pieces of ``sources`` for val and test.
 
     Raises:
-        MissingData, BadTable: cubes, scans or tables are not what was promised.
+        MissingData, BadTable: cubes, scans or tables are missing or damaged.
     """
     roles, truth = _roles(sources), read_truth(sources.truth)
     pieces = [
@@ -103,7 +108,7 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
         marks = read_marks(sources.cubes, split)
         for cube in each(read_cubes(sources.cubes, (split,)), f"{split} nodules"):
             pieces.append(_read_cube(cube, split, marks.get(cube.name, ()), readers))
-    reader = readers.line.reader
+    reader = readers.pipeline.reader
     return Cases(
         pieces=tuple(pieces),
         proposed=readers.proposed,
@@ -111,89 +116,75 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
         thresholds=reader.thresholds,
         weights=reader.weights,
         guarantee=reader.guarantee.text,
-        models=(reader.label, readers.named),
+        models=(reader.label, readers.second_label),
         cpu=this_machine().cpu,
     )
 
 
 def _roles(sources: Sources) -> list[tuple[str, str]]:
-    """The scans of val and test."""
+    """Return the scans of val and test, each with its split."""
     table = read_table(sources.truth, ("scan", "role"))
     named = dict(zip(table.text("scan"), table.text("role"), strict=True))
     roles = [(name, role) for name, role in named.items() if role in (VAL, TEST)]
     for split in (VAL, TEST):
         if split not in named.values():
-            raise MissingData(sources.truth, f"names no scan of role {split}")
+            raise MissingData(sources.truth, f"no scan of role {split}")
     return roles
 
 
-def timed(cases: Cases, sources: Sources, readers: Readers) -> Cases:
-    """The same scores with all times measured again, on this machine as it is now."""
+def remeasured(cases: Cases, sources: Sources, readers: Readers) -> Cases:
+    """Return the same scores with all times measured again on this machine."""
     scans = [piece.name for piece in cases.pieces if piece.whole]
-    times_s = {name: _walk(sources.scans / name, readers)[1] for name in each(scans, "scans")}
-    pieces = (
-        replace(piece, before_s=times_s[piece.name][0], after_s=times_s[piece.name][1])
-        if piece.whole
-        else piece
-        for piece in cases.pieces
-    )
+    times_s = {name: _run(sources.scans / name, readers)[2:] for name in each(scans, "scans")}
+    pieces = []
+    for piece in cases.pieces:
+        before_s, after_s = times_s.get(piece.name, (0.0, 0.0))
+        pieces.append(replace(piece, before_s=before_s, after_s=after_s) if piece.whole else piece)
     batches = tuple(_timed(readers.second))
     return replace(cases, pieces=tuple(pieces), batches=batches, cpu=this_machine().cpu)
 
 
 def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: Readers) -> Piece:
-    """A whole scan through the agent's own line, with its times."""
-    (assessment, box), (before_s, after_s) = _walk(folder, readers)
+    """Read a whole scan through the agent's own pipeline, and time it."""
+    assessment, box, before_s, after_s = _run(folder, readers)
     candidates = [decision.candidate for decision in assessment.plan.decisions]
-    return Piece(
-        folder.name,
-        split,
-        folder.name,
-        tuple(f"{folder.name}/{i}" for i in range(len(lesions))),
-        tuple(
-            _in_scan(sighting, one, folder.name, lesions)
-            for one, sighting in readers.sightings(candidates, box.voxels)
-        ),
-        before_s,
-        after_s,
-    )
+    names = tuple(f"{folder.name}/{i}" for i in range(len(lesions)))
+    sightings = []
+    for one, sighting in readers.sightings(candidates, box.voxels):
+        hits = (name for name, lesion in zip(names, lesions, strict=True)
+                if lesion.hit_by(one.centre_mm))  # fmt: skip
+        if nodule := next(hits, ""):
+            sightings.append(replace(sighting, nodule=nodule))
+        else:
+            near = any(lesion.covers(one.centre_mm) for lesion in lesions)
+            sightings.append(replace(sighting, ignored=near))
+    return Piece(folder.name, split, folder.name, names, tuple(sightings), before_s, after_s)
 
 
-def _walk(
-    folder: Path, readers: Readers
-) -> tuple[tuple[Assessment, Preprocessed], tuple[float, float]]:
-    """What the line makes of a scan, and its seconds before the decision and after the verdicts.
+def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, float, float]:
+    """Run a scan through the pipeline; its seconds before the decision and after the verdicts.
 
-    It is read twice: the first time the engine and the disk's cache are cold.
+    It is read twice, because the engine and the disk's cache are cold the first time.
     """
     kept: list[tuple[Assessment, Preprocessed]] = []
 
     def note(_report: Report, assessment: Assessment, _reader: object, box: Preprocessed) -> None:
         kept.append((assessment, box))
 
-    line = replace(readers.line, persist_pending=note)
+    pipeline = replace(readers.pipeline, persist_pending=note)
     with tempfile.TemporaryDirectory(prefix="overread-policies-") as out:
         for _ in range(2):
-            report = read_and_report(line, Job(folder, Path(out, "report"))).report
+            report = read_and_report(pipeline, Job(folder, Path(out, "report"))).report
     if report.rejection is not None:
         raise MissingData(folder, report.rejection.reason)
     took_s = ledger_s(report)
     before_s, after_s = (sum(took_s[stage] for stage in part) for part in (BEFORE, AFTER))
-    return kept[-1], (before_s, after_s)
-
-
-def _in_scan(
-    sighting: Sighting, one: Candidate, scan: str, lesions: tuple[Lesion, ...]
-) -> Sighting:
-    hit = next((i for i, lesion in enumerate(lesions) if lesion.hit_by(one.centre_mm)), None)
-    if hit is not None:
-        return replace(sighting, nodule=f"{scan}/{hit}")
-    return replace(sighting, ignored=any(lesion.covers(one.centre_mm) for lesion in lesions))
+    return *kept[-1], before_s, after_s
 
 
 def _read_cube(cube: Cube, split: str, marks: Sequence[Mark], readers: Readers) -> Piece:
-    """A cube with its nodule; what lies on another known place counts neither way."""
-    found = readers.line.reader.screen(Preprocessed(cube.voxels, Geometry()))
+    """Read a cube with its nodule; a candidate on another annotation counts neither way."""
+    found = readers.pipeline.reader.screen(Preprocessed(cube.voxels, Geometry()))
     own = Mark(cube.centre_zyx, cube.diameter_mm)
     sightings = [
         replace(
@@ -206,12 +197,8 @@ def _read_cube(cube: Cube, split: str, marks: Sequence[Mark], readers: Readers) 
     return Piece(cube.name, split, cube.patient, (cube.name,), tuple(sightings))
 
 
-def _as_sent(one: Candidate, voxels: UInt8Array, shape: Shape, full: Shape) -> UInt8Array:
-    """The region as it is cut on the edge and mirrored in the cloud."""
-    return pad(cut_roi(voxels, one.index_zyx, shape), full)
-
-
 def _timed(second: ReadsRegions) -> Iterator[tuple[int, float]]:
+    """Yield ``(ROIs, seconds)`` of batches of the cloud's model."""
     for number, n in enumerate(BATCHES):
         batch = np.zeros((n, *second.roi_shape), np.uint8)
         began_s = time.perf_counter()

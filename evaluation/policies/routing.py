@@ -1,13 +1,9 @@
-"""The policies that know no link: which candidates are asked about, and which reported unasked.
+"""The policies that are compared: which candidates they escalate, and how.
 
-``routes(study)`` says it for the candidates of one study. Sedna's filters are described after its
-library (Apache-2.0, github.com/kubeedge/sedna, `hard_example_mining` and `joint_inference`): a
-filter judges the edge's result hard or not, a hard one goes to the cloud, whose word then counts.
-
-What every policy is held to, and the policies as the simulation runs them.
-
-They share both readers, calibration, merger and the thresholds for what has or lacks its verdict;
-they differ in what they ask about, how, and whether they know a deadline.
+All share both readers, calibration, score fusion and the thresholds of a finding. A *routing* knows
+no link: it selects the candidates to escalate and those to report at once. Sedna's filters follow
+its library (Apache-2.0, github.com/kubeedge/sedna, `hard_example_mining` and `joint_inference`): a
+filter judges the edge's result hard or not; a hard one is escalated, and the cloud's score counts.
 """
 
 from __future__ import annotations
@@ -33,9 +29,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Routes:
-    """For each candidate ``(n,)``; what is neither is dismissed."""
+    """The escalated and the reported candidates, bool ``(n,)``; the others are dismissed."""
 
-    asked: BoolArray
+    escalated: BoolArray
     reported: BoolArray
 
 
@@ -43,7 +39,7 @@ Routing = Callable[[Study], Routes]
 
 
 def edge_only(alone: float) -> Routing:
-    """Nothing is asked about."""
+    """Escalate nothing."""
 
     def routes(study: Study) -> Routes:
         reported = study.scores >= alone
@@ -53,17 +49,17 @@ def edge_only(alone: float) -> Routing:
 
 
 def cloud_only() -> Routing:
-    """Everything proposed is asked about."""
+    """Escalate everything."""
 
     def routes(study: Study) -> Routes:
-        asked = np.ones(study.scores.shape, bool)
-        return Routes(asked, ~asked)
+        escalated = np.ones(study.scores.shape, bool)
+        return Routes(escalated, ~escalated)
 
     return routes
 
 
 def band(low: float, high: float) -> Routing:
-    """What scores from ``low`` to below ``high`` is asked about, what is above reported."""
+    """Escalate scores in [``low``, ``high``), and report those from ``high`` on."""
 
     def routes(study: Study) -> Routes:
         reported = study.scores >= high
@@ -73,10 +69,7 @@ def band(low: float, high: float) -> Routing:
 
 
 def threshold_filter(threshold: float, alone: float) -> Routing:
-    """Sedna's ``Threshold``: a study is hard if its candidates score below that on average.
-
-    Of a hard one all candidates are sent; without candidates none is hard.
-    """
+    """Sedna's ``Threshold``: escalate all of a study whose mean score is below the threshold."""
 
     def routes(study: Study) -> Routes:
         hard = study.scores.size > 0 and float(study.scores.mean()) < threshold
@@ -86,66 +79,60 @@ def threshold_filter(threshold: float, alone: float) -> Routing:
 
 
 def entropy_filter(threshold: float, alone: float) -> Routing:
-    """Sedna's ``CrossEntropy``: hard is what leaves 1 - entropy / ln 2 below the threshold.
+    """Sedna's ``CrossEntropy``: escalate candidates whose `certainty` is below the threshold.
 
-    It is made for a classification, so that it judges each candidate for itself.
+    The filter is made for classification, so it judges each candidate by itself.
     """
 
     def routes(study: Study) -> Routes:
-        asked = certainty(study.scores) < threshold
-        return Routes(asked, ~asked & (study.scores >= alone))
+        escalated = certainty(study.scores) < threshold
+        return Routes(escalated, ~escalated & (study.scores >= alone))
 
     return routes
 
 
 def oracle(thresholds: Thresholds) -> Routing:
-    """Asks where it knows that the cloud puts the edge's own word right, and nowhere else."""
+    """Escalate where the cloud corrects the edge, which only the truth can tell."""
 
     def routes(study: Study) -> Routes:
-        nodule = np.array([bool(one.nodule) for one in study.sightings], bool)
-        false = np.array([not one.nodule and not one.ignored for one in study.sightings], bool)
         edge, both = study.scores >= thresholds.alone, study.merged >= thresholds.final
-        asked = (nodule & ~edge & both) | (false & edge & ~both)
-        return Routes(asked, ~asked & edge)
+        escalated = (study.is_nodule & ~edge & both) | (study.is_false & edge & ~both)
+        return Routes(escalated, ~escalated & edge)
 
     return routes
 
 
 def certainty(chance: FloatArray) -> FloatArray:
-    """1 - entropy of "nodule or not" in bits, ``(n,)``: 1 where it is certain, 0 at one half."""
+    """Return 1 - the entropy in bits of "nodule or not", ``(n,)``: 1 is certain, 0 one half."""
     terms = [np.where(p > 0, -p * np.log2(np.maximum(p, 1e-12)), 0.0) for p in (chance, 1 - chance)]
     return np.asarray(1 - (terms[0] + terms[1]))
 
 
-Plans = Callable[[Study, LinkEstimate, float], Plan]
-"""The plan for a study, by what is known of the link and the seconds that are left to ask."""
-
-
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """One of those that are compared.
+    """One policy.
 
     Attributes:
         name: in tables.
-        kind: those of one kind are one line in a plot.
-        plans: what it asks about.
-        patient: it knows no deadline, and asks as Sedna's client does.
-        controlled: it has the agent's link, and amends its reports.
-        told: what else is to be said of it.
+        kind: policies of one kind share a marker in plots.
+        plan: the plan for a study, the link's estimate, and the seconds left for the cloud.
+        without_deadline: it requests as Sedna's client does.
+        is_agent: it has the agent's link, and amends its reports.
+        details: further figures for the result.
     """
 
     name: str
     kind: str
-    plans: Plans
-    patient: bool = False
-    controlled: bool = False
-    told: dict[str, Any] = field(default_factory=dict)
+    plan: Callable[[Study, LinkEstimate, float], Plan]
+    without_deadline: bool = False
+    is_agent: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
-    """The agent's own: `edge.decide` with all that it is given there; ``name`` in tables."""
+    """Return the agent's own policy, `edge.decide` under these settings."""
 
-    def plans(study: Study, link: LinkEstimate, budget_s: float) -> Plan:
+    def plan(study: Study, link: LinkEstimate, budget_s: float) -> Plan:
         situation = Situation(
             candidates=study.candidates,
             thresholds=thresholds,
@@ -158,34 +145,34 @@ def ours(thresholds: Thresholds, settings: EdgeSettings, name: str) -> Policy:
         )
         return decide(situation)
 
-    return Policy(name, name, plans, controlled=True)
+    return Policy(name, name, plan, is_agent=True)
 
 
 def routed(
-    name: str, kind: str, routing: Routing, max_rois: int, *, patient: bool = False, **told: Any
+    name: str,
+    kind: str,
+    routing: Routing,
+    max_rois: int,
+    *,
+    without_deadline: bool = False,
+    **details: Any,
 ) -> Policy:
-    """A policy that knows no link: everything that its routing asks about, in full."""
+    """Return the policy that sends everything that the routing escalates, in full size."""
 
-    def plans(study: Study, _link: LinkEstimate, _budget_s: float) -> Plan:
+    def plan(study: Study, _link: LinkEstimate, _budget_s: float) -> Plan:
         return plan_of(routing(study), study, max_rois)
 
-    return Policy(name, kind, plans, patient, told=told)
+    return Policy(name, kind, plan, without_deadline, details=details)
 
 
 def plan_of(routes: Routes, study: Study, max_rois: int) -> Plan:
-    """The plan that asks by falling score."""
-    decisions = tuple(
-        Decision(candidate, _route(asked, reported), "")
-        for candidate, asked, reported in zip(
-            study.candidates, routes.asked, routes.reported, strict=True
+    """Return the plan that sends the escalated candidates by falling score."""
+    decisions = (
+        Decision(one, Route.ESCALATE if sent else Route.REPORT if reported else Route.DISMISS, "")
+        for one, sent, reported in zip(
+            study.candidates, routes.escalated, routes.reported, strict=True
         )
     )
-    asked = np.flatnonzero(routes.asked)
-    send = asked[np.argsort(-study.scores[asked], kind="stable")][:max_rois].tolist()
-    return Plan(decisions, tuple(send), sizes=(Size.FULL,) * len(send))
-
-
-def _route(asked: bool, reported: bool) -> Route:
-    if asked:
-        return Route.ESCALATE
-    return Route.REPORT if reported else Route.DISMISS
+    escalated = np.flatnonzero(routes.escalated)
+    send = escalated[np.argsort(-study.scores[escalated], kind="stable")][:max_rois].tolist()
+    return Plan(tuple(decisions), tuple(send), sizes=(Size.FULL,) * len(send))

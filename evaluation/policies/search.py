@@ -1,16 +1,10 @@
-"""The exact search for fixed thresholds: every end between neighbouring scores of the studies.
+"""The choice of thresholds, on studies where every answer arrives.
 
-Nothing changes while an end moves between two neighbouring scores, so that the midpoints between
-them, with one end below and one above all scores, are all the ends there are.
-
-Of those that fulfil the aim the one that asks least is chosen. Ties go to the widest margin: to
-the middle of the range within which the ends may move and nothing of that changes.
-
-The rule by which what a policy leaves open is chosen, on studies where every answer arrives.
-
-One rule for all: of the choices that find as much as is aimed at, with no more false alarms, the
-one that asks least; where none does, the one that finds most within the false alarms. Thresholds
-are tried at every midpoint between neighbouring values, so that the choice is exact.
+One rule holds for all policies: of the choices that find as much as the aim with no more false
+positives, take the one that escalates least; if there is none, the one that finds most within the
+false positives. Nothing changes while a threshold moves between two neighbouring scores. So the
+midpoints between them, one value below and one above all scores, are all thresholds there are, and
+the search is exact. Ties go to the middle of the widest range.
 """
 
 from __future__ import annotations
@@ -36,20 +30,22 @@ from evaluation.policies.routing import (
 from evaluation.policies.studies import Study
 from imaging.volume import FloatArray
 
+IntArray = npt.NDArray[np.int64]
+
 NO_TOP = 1.01
-"""An end above every score: of two ends the upper one of a single threshold."""
+"""A threshold above every score: the upper one of a single threshold."""
 
 
 @dataclass(frozen=True)
 class Reached:
-    """What a routing comes to where every answer arrives."""
+    """The figures of a routing where every answer arrives."""
 
     sensitivity: float
     false_per_scan: float
     rois_per_scan: float
 
     def as_dict(self) -> dict[str, float]:
-        """For machines."""
+        """Return the figures for JSON."""
         return {
             "sensitivity": self.sensitivity,
             "false_positives_per_scan": self.false_per_scan,
@@ -57,83 +53,82 @@ class Reached:
         }
 
     def fulfils(self, aim: Reached) -> bool:
-        """Whether it finds as much with no more false alarms."""
+        """Return whether it finds as much as the aim with no more false positives."""
         return self.sensitivity >= aim.sensitivity and self.false_per_scan <= aim.false_per_scan
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A routing with what was chosen for it, and what it reached where it was fitted."""
+    """A routing with its chosen thresholds, and its figures where they were fitted."""
 
     routing: Routing
     settings: dict[str, float]
     reached: Reached
 
     def as_dict(self, aim: Reached) -> dict[str, Any]:
-        """For machines."""
-        told = self.reached.as_dict() | {"fulfils": self.reached.fulfils(aim)}
-        return {"settings": self.settings, "fitted": told}
+        """Return thresholds and figures for JSON."""
+        fitted = self.reached.as_dict() | {"fulfils": self.reached.fulfils(aim)}
+        return {"settings": self.settings, "fitted": fitted}
 
 
 def reach(routing: Routing, studies: Sequence[Study], final: float) -> Reached:
-    """What the routing comes to where every region is read in full."""
-    found = false = asked = 0
+    """Return the figures of the routing if every ROI is answered in full size."""
+    found = false = escalated = 0
     for study in studies:
         routes = routing(study)
-        places = np.flatnonzero(routes.reported | (routes.asked & (study.merged >= final)))
-        found += len(study.found(places.tolist()))
-        false += study.false(places.tolist())
-        asked += int(routes.asked.sum())
+        findings = np.flatnonzero(routes.reported | (routes.escalated & (study.merged >= final)))
+        found += len(study.found(findings.tolist()))
+        false += study.false(findings.tolist())
+        escalated += int(routes.escalated.sum())
     nodules = sum(len(study.nodules) for study in studies)
-    return Reached(found / max(nodules, 1), false / len(studies), asked / len(studies))
+    return Reached(found / max(nodules, 1), false / len(studies), escalated / len(studies))
+
+
+def _best(
+    allowed: BoolArray, sensitivity: FloatArray, false: FloatArray, rois: FloatArray, aim: Reached
+) -> BoolArray:
+    """Select the best of the ``allowed`` choices by the rule, with all ties; shapes are equal."""
+    quiet = allowed & (false <= aim.false_per_scan)
+    pool = quiet & (sensitivity >= aim.sensitivity)
+    if not pool.any():
+        pool = quiet if quiet.any() else allowed
+        pool = pool & (sensitivity == sensitivity[pool].max())
+    return np.asarray(pool & (rois == rois[pool].min()), bool)
 
 
 def best(choices: Iterable[Choice], aim: Reached) -> Choice:
-    """The one that asks least of those that fulfil the aim, else the nearest to it."""
+    """Return the first of the best choices."""
     every = list(choices)
-    if able := [one for one in every if one.reached.fulfils(aim)]:
-        return min(able, key=lambda one: one.reached.rois_per_scan)
-    quiet = [one for one in every if one.reached.false_per_scan <= aim.false_per_scan]
-    return max(quiet or every, key=lambda one: _rank(one.reached))
+    sensitivity, false, rois = np.array([list(one.reached.as_dict().values()) for one in every]).T
+    return every[int(np.argmax(_best(np.ones(len(every), bool), sensitivity, false, rois, aim)))]
 
 
 def filters(studies: Sequence[Study], final: float, alone: float) -> dict[str, list[Choice]]:
-    """Sedna's filters at every threshold that makes a difference."""
+    """Return Sedna's filters at every threshold that makes a difference."""
     means = np.array([study.scores.mean() for study in studies if study.scores.size])
     sure = certainty(np.concatenate([study.scores for study in studies]))
     tried = {"threshold": (threshold_filter, means), "entropy": (entropy_filter, sure)}
-    return {
-        name: [
+    choices: dict[str, list[Choice]] = {}
+    for name, (make, values) in tried.items():
+        found = np.unique(values)
+        between = [0.0, *((found[:-1] + found[1:]) / 2).tolist(), NO_TOP]
+        choices[name] = [
             Choice(make(t, alone), {"threshold": t}, reach(make(t, alone), studies, final))
-            for t in _between(values)
+            for t in between
         ]
-        for name, (make, values) in tried.items()
-    }
-
-
-def _rank(reached: Reached) -> tuple[float, float]:
-    return reached.sensitivity, -reached.rois_per_scan
-
-
-def _between(values: FloatArray) -> list[float]:
-    """Below all values, midway between each two neighbours, and above all."""
-    found = np.unique(values)
-    return [0.0, *((found[:-1] + found[1:]) / 2).tolist(), NO_TOP]
-
-
-IntArray = npt.NDArray[np.int64]
+    return choices
 
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """What every two ends come to on these studies, where every region is read in full.
+    """The figures of all pairs of thresholds if every ROI is answered in full size.
 
     Attributes:
         studies: fitted on.
-        final: from it on a merged probability is a finding.
-        bounds: 0, the scores by rising value, and `NO_TOP`; an end lies between two neighbours.
-        sensitivity, false, asked: ``(lower ends, upper ends)``, false alarms and regions a scan;
-            a lower end above the upper one means nothing.
+        final: merged probability from which a candidate is a finding.
+        bounds: 0, the scores by rising value, and `NO_TOP`; a threshold lies between neighbours.
+        sensitivity, false, escalated: ``(lower, upper thresholds)``; the last two per scan. A
+            lower threshold above the upper one means nothing.
     """
 
     studies: tuple[Study, ...]
@@ -141,129 +136,113 @@ class Search:
     bounds: FloatArray
     sensitivity: FloatArray
     false: FloatArray
-    asked: FloatArray
+    escalated: FloatArray
 
     @cached_property
     def ends(self) -> FloatArray:
-        """The midpoints; the last is `NO_TOP` itself."""
+        """Return the thresholds: the midpoints, and `NO_TOP` itself."""
         return np.append((self.bounds[:-2] + self.bounds[1:-1]) / 2, NO_TOP)
 
     def single(self, aim: Reached) -> Choice:
-        """A single threshold: everything from it on is asked about."""
-        allowed = np.zeros(self.asked.shape, bool)
+        """Choose a single threshold, from which everything is escalated."""
+        allowed = np.zeros(self.escalated.shape, bool)
         allowed[:, -1] = True
         lows, _ = np.nonzero(self._tied(allowed, aim))
         return self._single(self._middle(lows))
 
     def pair(self, aim: Reached) -> Choice:
-        """Two ends: asked about is what lies between, something at least; reported what is above.
+        """Choose two thresholds: escalate what lies between, at least one, and report above.
 
-        An end that moves across a score asks one more or one less, so that ties never touch.
+        A threshold that crosses a score escalates one candidate more or less, so ties are apart.
         """
-        lows, highs = np.nonzero(self._tied(self.asked > 0, aim))
+        lows, highs = np.nonzero(self._tied(self.escalated > 0, aim))
         half = np.append(np.diff(self.bounds)[:-1] / 2, np.inf)
-        place = int(np.argmax(np.minimum(half[lows], half[highs])))
-        low, high = float(self.ends[lows[place]]), float(self.ends[highs[place]])
-        reached = reach(band(low, high), self.studies, self.final)
-        return Choice(band(low, high), {"low": low, "high": high}, reached)
+        widest = int(np.argmax(np.minimum(half[lows], half[highs])))
+        low, high = float(self.ends[lows[widest]]), float(self.ends[highs[widest]])
+        return self._choice(band(low, high), low=low, high=high)
 
     def cut(self, aim: Reached) -> Choice:
-        """A single cut on the edge's own score: nothing is asked about."""
-        places, _ = np.nonzero(self._tied(np.eye(len(self.asked), dtype=bool), aim))
-        cut = self._middle(places)
-        reached = reach(edge_only(cut), self.studies, self.final)
-        return Choice(edge_only(cut), {"threshold": cut}, reached)
+        """Choose a single threshold on the edge's score, without escalating anything."""
+        cuts, _ = np.nonzero(self._tied(np.eye(len(self.escalated), dtype=bool), aim))
+        cut = self._middle(cuts)
+        return self._choice(edge_only(cut), threshold=cut)
 
     def sweep(self, top: float, count: int) -> list[Choice]:
-        """At most so many single thresholds, from below all scores up to ``top``."""
+        """Return at most ``count`` single thresholds, from below all scores up to ``top``."""
         below = self.ends[self.ends < top]
-        places = np.linspace(0, len(below) - 1, min(count, len(below))).round().astype(int)
-        return [self._single(float(below[place])) for place in places]
+        chosen = np.linspace(0, len(below) - 1, min(count, len(below))).round().astype(int)
+        return [self._single(float(low)) for low in below[chosen]]
 
     def _single(self, low: float) -> Choice:
-        reached = reach(band(low, NO_TOP), self.studies, self.final)
-        return Choice(band(low, NO_TOP), {"threshold": low}, reached)
+        return self._choice(band(low, NO_TOP), threshold=low)
+
+    def _choice(self, routing: Routing, **settings: float) -> Choice:
+        return Choice(routing, settings, reach(routing, self.studies, self.final))
 
     def _tied(self, allowed: BoolArray, aim: Reached) -> BoolArray:
-        """Those that are best by the rule of `policy_fit.best`."""
-        quiet = allowed & (self.false <= aim.false_per_scan)
-        pool = quiet & (self.sensitivity >= aim.sensitivity)
-        if not pool.any():
-            pool = quiet if quiet.any() else allowed
-            pool = pool & (self.sensitivity == self.sensitivity[pool].max())
-        return np.asarray(pool & (self.asked == self.asked[pool].min()), bool)
+        return _best(allowed, self.sensitivity, self.false, self.escalated, aim)
 
-    def _middle(self, places: IntArray) -> float:
-        """The middle of the widest run of neighbouring ends."""
-        runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
+    def _middle(self, ends: IntArray) -> float:
+        """Return the middle of the widest run of neighbouring thresholds."""
+        runs = np.split(ends, np.flatnonzero(np.diff(ends) > 1) + 1)
         spans = [(self.bounds[run[0]], self.bounds[run[-1] + 1]) for run in runs]
         low, high = max(spans, key=lambda span: span[1] - span[0])
         return float(low + high) / 2
 
 
 def search(studies: Sequence[Study], final: float) -> Search:
-    """Every two ends, in one go: counts over ranks of scores instead of pass after pass.
+    """Count all pairs of thresholds at once, by ranks of scores.
 
     Raises:
         EvaluationError: the studies have no candidate.
     """
-    scores = np.unique(np.concatenate([study.scores for study in studies]))
+    all_scores = np.concatenate([study.scores for study in studies])
+    scores = np.unique(all_scores)
     if not scores.size:
         raise EvaluationError(f"{len(studies)} studies without a candidate: nothing to choose by")
     ends = np.arange(scores.size + 1)
-    ranks, merged, false = _candidates(studies, scores, final)
-    asked = _ranks_between(ranks, ends)
-    alarms = _from(ranks[false], ends)[None, :] + _ranks_between(ranks[false & merged], ends)
-    best, best_merged = _nodules(studies, scores, final)
-    # Missed is a nodule of which nothing reaches the upper end, and nothing that the merger
-    # takes for a finding the lower one.
-    under = (best[:, None] < ends).astype(np.float64)
-    unasked = (best_merged[:, None] < ends).astype(np.float64)
+    ranks = np.searchsorted(scores, all_scores)
+    merged = np.concatenate([study.merged for study in studies]) >= final
+    false = np.concatenate([study.is_false for study in studies])
+    false_positives = _from(ranks[false], ends)[None, :] + _between(ranks[false & merged], ends)
+    best_rank, best_merged_rank = _nodules(studies, scores, final)
+    # a nodule is missed if none of its candidates reaches the upper threshold, and none that the
+    # merged score makes a finding reaches the lower one
+    below_high = (best_rank[:, None] < ends).astype(np.float64)
+    below_low = (best_merged_rank[:, None] < ends).astype(np.float64)
     nodules = sum(len(study.nodules) for study in studies)
-    proposed = best.size
     return Search(
         studies=tuple(studies),
         final=final,
         bounds=np.concatenate([[0.0], scores, [NO_TOP]]),
-        sensitivity=(proposed - unasked.T @ under) / max(nodules, 1),
-        false=alarms / len(studies),
-        asked=asked / len(studies),
+        sensitivity=(best_rank.size - below_low.T @ below_high) / max(nodules, 1),
+        false=false_positives / len(studies),
+        escalated=_between(ranks, ends) / len(studies),
     )
-
-
-def _candidates(
-    studies: Sequence[Study], scores: FloatArray, final: float
-) -> tuple[IntArray, BoolArray, BoolArray]:
-    """Of each candidate the rank of its score, whether the merger finds it, whether it is false."""
-    ranks = np.searchsorted(scores, np.concatenate([study.scores for study in studies]))
-    merged = np.concatenate([study.merged for study in studies]) >= final
-    sightings = (one for study in studies for one in study.sightings)
-    false = np.array([not one.nodule and not one.ignored for one in sightings], bool)
-    return np.asarray(ranks, np.int64), merged, false
 
 
 def _nodules(
     studies: Sequence[Study], scores: FloatArray, final: float
 ) -> tuple[IntArray, IntArray]:
-    """Of each proposed nodule the highest rank, and that of what the merger finds; -1 for none."""
+    """Return the highest rank of each proposed nodule, and of its findings; -1 for none."""
     ranks: dict[tuple[int, str], tuple[int, int]] = {}
     for number, study in enumerate(studies):
         places = np.searchsorted(scores, study.scores).tolist()
-        for one, place, merged in zip(study.sightings, places, study.merged, strict=True):
+        for one, rank, merged in zip(study.sightings, places, study.merged, strict=True):
             if one.nodule:
                 best, found = ranks.get((number, one.nodule), (-1, -1))
-                found = max(found, place) if merged >= final else found
-                ranks[number, one.nodule] = (max(best, place), found)
+                found = max(found, rank) if merged >= final else found
+                ranks[number, one.nodule] = (max(best, rank), found)
     pairs = np.array(list(ranks.values()), np.int64).reshape(-1, 2)
     return pairs[:, 0], pairs[:, 1]
 
 
 def _from(ranks: IntArray, ends: IntArray) -> IntArray:
-    """How many lie at each end or above it."""
+    """Count the ranks at each threshold or above it."""
     return ranks.size - np.searchsorted(np.sort(ranks), ends)
 
 
-def _ranks_between(ranks: IntArray, ends: IntArray) -> IntArray:
-    """How many lie from each lower end to below each upper one, ``(lower, upper)``."""
+def _between(ranks: IntArray, ends: IntArray) -> IntArray:
+    """Count the ranks from each lower threshold to below each upper one, ``(lower, upper)``."""
     above = _from(ranks, ends)
     return above[:, None] - above[None, :]

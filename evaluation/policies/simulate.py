@@ -1,14 +1,11 @@
-"""Runs one policy over one trace: study after study in simulated time, amendments between them.
+"""Policies in simulated time: studies over one link, and the amendments between them.
 
-How a policy asks: as the agent does, within the deadline, or as Sedna does, until it is over.
-
-`ByDeadline` follows `edge.escalation.client` and `edge.escalation.attempt` in simulated time, with the agent's own
-`edge.link.link.Link` if it is given one; it never asks first, for nobody else keeps that cloud busy.
-`Patient` is the client of Sedna's joint inference (github.com/kubeedge/sedna,
-`lib/sedna/service/client.py`): one request with everything, five attempts three seconds apart, no
-deadline. The time-out of 300 s that its code names is given to nobody there; here it holds.
-
-What all policies have in common in one comparison, and what became of each study.
+`AgentClient` follows `edge.escalation` in simulated time, with the agent's own
+`edge.link.link.Link` if it is given one. It never waits for an accepted header, because no other
+edge loads the simulated cloud. `SednaClient` is the client of Sedna's joint inference
+(github.com/kubeedge/sedna, `lib/sedna/service/client.py`): one request with everything, five
+attempts three seconds apart, no deadline. Its code names a time-out of 300 s but does not apply
+it; here it is applied.
 """
 
 from __future__ import annotations
@@ -33,54 +30,63 @@ from edge.settings import EdgeSettings
 from edge.store.pending import still_owed
 from evaluation.links.trace import Trace
 from evaluation.policies.cases import Cases
-from evaluation.policies.network import SimulatedCloud, SimulatedLink, Spoken
 from evaluation.policies.routing import Policy
+from evaluation.policies.simulated_link import SimulatedCloud, SimulatedLink, StreamResult
 from evaluation.policies.studies import Study
 from imaging.volume import Geometry
 from protos.messages import Verdict
 
 SEDNA_ATTEMPTS, SEDNA_PAUSE_S, SEDNA_TIMEOUT_S = 5, 3.0, 300.0
 
-Regions = Sequence[tuple[int, int]]
-"""Place of the candidate, and bytes of its region."""
+STEP_S = 1.0
+"""Interval at which an idle edge looks for work."""
+
+LAST_S = 120.0
+"""Idle time after the last study, for its amendments."""
+
+DIAMETER_MM = 10.0
+"""Of every verdict; the comparison does not use it."""
+
+Rois = Sequence[tuple[int, int]]
+"""Number of the candidate, and bytes of its ROI."""
 
 
 @dataclass
 class Clock:
-    """Simulated seconds; it only goes forward when someone says so."""
+    """Simulated seconds."""
 
     now_s: float = 0.0
 
     def __call__(self) -> float:
-        """Now."""
+        """Return the time."""
         return self.now_s
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What came of it: the places with a verdict, and what was sent for them."""
+class Answer:
+    """The candidates with a verdict, and what was sent for them."""
 
     answered: tuple[int, ...] = ()
     rois: int = 0
     sent_bytes: int = 0
 
 
-class Asks(Protocol):
-    """Asks about regions; the clock stands where it is over."""
+class Client(Protocol):
+    """Requests verdicts, and moves the clock to the end of the request."""
 
-    def ask(self, regions: Regions, until_s: float, *, counts: bool = True) -> Asked:
-        """The verdicts that came by ``until_s``, if that matters, and if missing it ``counts``."""
+    def request(self, rois: Rois, until_s: float, *, counts: bool = True) -> Answer:
+        """Return the verdicts that came by ``until_s``; ``counts``: a miss counts for the link."""
 
 
-class ByDeadline:
-    """Streams verdicts as they come; breaks off at the deadline.
+class AgentClient:
+    """Streams verdicts as they come, and stops at the deadline.
 
     Args:
-        wire: what is asked over.
-        clock: goes on to the end of each asking.
-        attempts: streams at most.
+        wire: the simulated link.
+        clock: moved to the end of each request.
+        attempts: most streams of a request.
         rng: of the pauses.
-        belief: learns of the link and keeps from asking; None asks always.
+        link: learns from each request, and prevents requests while it is down; None: always up.
     """
 
     def __init__(
@@ -89,93 +95,94 @@ class ByDeadline:
         clock: Clock,
         attempts: int,
         rng: random.Random,
-        belief: Link | None = None,
+        link: Link | None = None,
     ) -> None:
         self._wire, self._clock, self._attempts = wire, clock, attempts
-        self._rng, self._belief = rng, belief
+        self._rng, self._link = rng, link
 
-    def ask(self, regions: Regions, until_s: float, *, counts: bool = True) -> Asked:
-        """The verdicts that came by then; ``counts`` is false for what is owed."""
-        open_ones, answered, rois, sent_bytes = dict(regions), list[int](), 0, 0
-        if not open_ones or until_s <= self._clock.now_s:
-            return Asked()
-        if self._belief is not None and not self._belief.enter():
-            return Asked()
+    def request(self, rois: Rois, until_s: float, *, counts: bool = True) -> Answer:
+        """See `Client.request`."""
+        open_rois, answered, sent, sent_bytes = dict(rois), list[int](), 0, 0
+        if not open_rois or until_s <= self._clock.now_s:
+            return Answer()
+        if self._link is not None and not self._link.enter():
+            return Answer()
         for attempt in range(self._attempts):
-            self._clock.now_s = min(until_s, self._clock.now_s + self._pause_s(attempt))
-            places, began_s = list(open_ones), self._clock.now_s
-            sizes = [open_ones[i] for i in places]
-            spoken = self._attempt(sizes, until_s)
-            came = [places[i] for i in spoken.answered_s]
+            if attempt:
+                pause_s = self._rng.uniform(0.0, RECONNECT_PAUSE_S * 2 ** (attempt - 1))
+                self._clock.now_s = min(until_s, self._clock.now_s + pause_s)
+            numbers, sizes = list(open_rois), list(open_rois.values())
+            began_s = self._clock.now_s
+            timeout_s = math.inf if self._link is None else self._link.response_timeout_s()
+            stream = self._wire.stream(began_s, sizes, until_s, response_timeout_s=timeout_s)
+            self._clock.now_s = stream.ended_s
+            came = [numbers[i] for i in stream.answered_s]
             answered += came
-            rois, sent_bytes = max(rois, spoken.rois), sent_bytes + spoken.sent_bytes
-            if not spoken.broke or self._clock.now_s >= until_s:
+            sent, sent_bytes = max(sent, stream.rois), sent_bytes + stream.sent_bytes
+            if not stream.broke or self._clock.now_s >= until_s:
                 break
-            open_ones = {i: size for i, size in open_ones.items() if i not in came}
-        self._learn(spoken, began_s, sizes, counts=counts)
-        return Asked(tuple(answered), rois, sent_bytes)
+            open_rois = {i: size for i, size in open_rois.items() if i not in came}
+        if self._link is not None:
+            self._learn(self._link, stream, began_s, sizes, counts=counts)
+        return Answer(tuple(answered), sent, sent_bytes)
 
-    def _attempt(self, sizes: Sequence[int], until_s: float) -> Spoken:
-        silence_s = self._belief.response_timeout_s() if self._belief is not None else math.inf
-        spoken = self._wire.stream(self._clock.now_s, sizes, until_s, silence_s=silence_s)
-        self._clock.now_s = spoken.ended_s
-        return spoken
-
-    def _pause_s(self, attempt: int) -> float:
-        most_s = RECONNECT_PAUSE_S * 2 ** (attempt - 1)
-        return self._rng.uniform(0.0, most_s) if attempt else 0.0
-
-    def _learn(self, spoken: Spoken, began_s: float, sizes: Sequence[int], *, counts: bool) -> None:
-        """Tell the link as `edge.escalation.attempt` does; at a deadline it hears of no queue."""
-        if self._belief is None:
-            return
-        heard_s, waited_s = spoken.heard_s or None, self._clock.now_s - began_s
-        rois = next((i for i in range(len(sizes)) if i not in spoken.answered_s), 0) + 1
-        if spoken.broke:
-            self._belief.failed("the connection was lost")
-        elif len(spoken.arrivals) == len(sizes):
-            self._belief.succeeded(spoken.arrivals, spoken.heard_s)
-            self._belief.queue_reported(self._wire.cloud.queue_s(self._clock.now_s))
-        elif spoken.arrivals:
-            self._belief.succeeded(spoken.arrivals, spoken.heard_s)
-            self._belief.slower_than(sum(sizes[:rois]), waited_s, heard_s, rois)
-        elif heard_s is None:
-            self._belief.failed("no response from the cloud")
+    def _learn(
+        self,
+        link: Link,
+        stream: StreamResult,
+        began_s: float,
+        sizes: Sequence[int],
+        *,
+        counts: bool,
+    ) -> None:
+        """Record the stream as `edge.escalation.attempt` does; a missed deadline has no queue."""
+        first_s, waited_s = stream.first_response_s or None, self._clock.now_s - began_s
+        rois = next((i for i in range(len(sizes)) if i not in stream.answered_s), 0) + 1
+        if stream.broke:
+            link.failed("the connection was lost")
+        elif len(stream.arrivals) == len(sizes):
+            link.succeeded(stream.arrivals, stream.first_response_s)
+            link.queue_reported(self._wire.cloud.queue_s(self._clock.now_s))
+        elif stream.arrivals:
+            link.succeeded(stream.arrivals, stream.first_response_s)
+            link.slower_than(sum(sizes[:rois]), waited_s, first_s, rois)
+        elif first_s is None:
+            link.failed("no response from the cloud")
         else:
-            self._belief.missed(sizes[0], waited_s, heard_s, counts=counts)
+            link.missed(sizes[0], waited_s, first_s, counts=counts)
 
 
-class Patient:
-    """Waits for one answer to everything, and tries again; knows no deadline."""
+class SednaClient:
+    """Waits for one answer to everything, and tries again, without a deadline."""
 
     def __init__(self, wire: SimulatedLink, clock: Clock) -> None:
         self._wire, self._clock = wire, clock
 
-    def ask(self, regions: Regions, until_s: float, *, counts: bool = True) -> Asked:
-        """All verdicts, or none after the last attempt."""
+    def request(self, rois: Rois, until_s: float, *, counts: bool = True) -> Answer:
+        """Return all verdicts, or none after the last attempt."""
         del until_s, counts
-        sizes, rois, sent_bytes = [size for _, size in regions], 0, 0
-        for attempt in range(SEDNA_ATTEMPTS if regions else 0):
+        sizes, sent, sent_bytes = [size for _, size in rois], 0, 0
+        for attempt in range(SEDNA_ATTEMPTS if rois else 0):
             self._clock.now_s += SEDNA_PAUSE_S if attempt else 0.0
             now_s = self._clock.now_s
-            spoken = self._wire.stream(now_s, sizes, now_s + SEDNA_TIMEOUT_S, anew=True)
-            self._clock.now_s = spoken.ended_s
-            rois, sent_bytes = max(rois, spoken.rois), sent_bytes + spoken.sent_bytes
-            if len(spoken.answered_s) == len(sizes):
-                return Asked(tuple(place for place, _ in regions), rois, sent_bytes)
-        return Asked((), rois, sent_bytes)
+            stream = self._wire.stream(now_s, sizes, now_s + SEDNA_TIMEOUT_S, new_connection=True)
+            self._clock.now_s = stream.ended_s
+            sent, sent_bytes = max(sent, stream.rois), sent_bytes + stream.sent_bytes
+            if len(stream.answered_s) == len(sizes):
+                return Answer(tuple(number for number, _ in rois), sent, sent_bytes)
+        return Answer((), sent, sent_bytes)
 
 
 @dataclass(frozen=True)
 class World:
-    """All that the policies have in common.
+    """The common ground of all policies in one comparison.
 
     Attributes:
         cases: readers, thresholds and the cloud's cost.
         edge: settings of the agent.
         cloud: settings of the cloud.
-        every_s: a study comes so often, on average, at random.
-        seed: of everything that is random.
+        every_s: mean time between studies.
+        seed: of all random numbers.
     """
 
     cases: Cases
@@ -186,11 +193,11 @@ class World:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Of the edge's manifest."""
+        """Return the thresholds of the edge's manifest."""
         return self.cases.thresholds
 
     def wire(self, trace: Trace) -> SimulatedLink:
-        """The trace with a cloud behind it."""
+        """Return the trace with a cloud behind it."""
         cloud = SimulatedCloud(
             self.cases.batches, self.cloud.max_batch, self.cloud.max_batch_delay_s
         )
@@ -198,17 +205,17 @@ class World:
 
 
 @dataclass
-class Told:
-    """What became of one study, at its answer and after all amendments.
+class Outcome:
+    """One study, at its report and after all amendments.
 
     Attributes:
         study, plan: as they were decided on.
-        took_s: from taking the study up to its answer.
-        answered: sizes of the regions with a verdict, by place.
-        found, false: nodules and false alarms of the answer.
-        rois, sent_bytes: sent for the answer; ``later_`` for amendments.
-        amended, amended_false: nodules and false alarms of the last version.
-        askings: for amendments.
+        took_s: from the start of the study to its report.
+        answered: sizes of the ROIs with a verdict, by number of the candidate.
+        found, false: nodules and false positives of the report.
+        rois, sent_bytes: sent for the report; ``later_`` for amendments.
+        amended, amended_false: nodules and false positives of the last version.
+        attempts: of amendments.
     """
 
     study: Study
@@ -223,140 +230,128 @@ class Told:
     amended_false: int = 0
     later_rois: int = 0
     later_bytes: int = 0
-    askings: int = 0
+    attempts: int = 0
+
+    @property
+    def pending(self) -> tuple[int, ...]:
+        """Return the candidates whose verdict is pending."""
+        return still_owed(self.plan, EscalationResult(_verdicts(self.study, self.answered)))
 
 
-STEP_S = 1.0
-"""An idle edge looks for work this often."""
-
-LAST_S = 120.0
-"""Of idleness after the last study, in which its debts may be settled."""
-
-NOWHERE_MM = 10.0
-
-
-def run(world: World, policy: Policy, trace: Trace, studies: Sequence[Study]) -> list[Told]:
-    """What became of each study."""
-    bench = _Bench(world, policy, trace)
+def run(world: World, policy: Policy, trace: Trace, studies: Sequence[Study]) -> list[Outcome]:
+    """Run the studies under the policy over the trace."""
+    edge = _Edge(world, policy, trace)
     rng, arrives_s = random.Random(f"{world.seed} arrivals"), 0.0
     for study in studies:
-        bench.idle(arrives_s)
-        bench.read(study)
+        edge.idle(arrives_s)
+        edge.read(study)
         arrives_s += rng.expovariate(1 / world.every_s)
-    bench.idle(bench.clock.now_s + LAST_S)
-    return bench.told
+    edge.idle(edge.clock.now_s + LAST_S)
+    return edge.outcomes
 
 
-class _Bench:
-    """One edge with its link, from the first study to the last debt."""
+class _Edge:
+    """One edge with its link, from the first study to the last amendment."""
 
     def __init__(self, world: World, policy: Policy, trace: Trace) -> None:
-        self.clock, self.told = Clock(), list[Told]()
-        self._world, self._policy, self._edge = world, policy, world.edge
+        self.clock, self.outcomes = Clock(), list[Outcome]()
+        self._cases, self._policy, self._settings = world.cases, policy, world.edge
         self._wire, rng = world.wire(trace), random.Random(f"{world.seed} pauses")
-        self._belief = Link(clock=self.clock) if policy.controlled else None
-        self._asks: Asks = ByDeadline(
-            self._wire, self.clock, world.edge.max_attempts, rng, self._belief
+        self._link = Link(clock=self.clock) if policy.is_agent else None
+        self._client: Client = AgentClient(
+            self._wire, self.clock, world.edge.max_attempts, rng, self._link
         )
-        if policy.patient:
-            self._asks = Patient(self._wire, self.clock)
+        if policy.without_deadline:
+            self._client = SednaClient(self._wire, self.clock)
         self._backoff = Backoff(world.edge.retry_pause_s, self.clock, rng.uniform)
-        self._debts: list[Told] = []
-        self._looked_s, self._there = -math.inf, False
-        if self._belief is not None:
-            self._look(self._belief)
+        self._pending: list[Outcome] = []
+        self._checked_s, self._up = -math.inf, False
+        if self._link is not None:
+            self._check_health(self._link)
 
     def read(self, study: Study) -> None:
-        """One study, from the moment it is taken up to its answer."""
+        """Run one study from its start to its report."""
         began_s = self.clock.now_s
         self.clock.now_s += study.before_s
-        until_s = began_s + self._edge.deadline_s - self._edge.reserve_s
-        link = self._belief.estimate() if self._belief is not None else LinkEstimate()
-        plan = self._policy.plans(study, link, max(0.0, until_s - self.clock.now_s))
-        asked = self._asks.ask(self._regions(plan), until_s)
-        answered = {place: plan.size_of(place) for place in asked.answered}
+        until_s = began_s + self._settings.deadline_s - self._settings.reserve_s
+        link = self._link.estimate() if self._link is not None else LinkEstimate()
+        plan = self._policy.plan(study, link, max(0.0, until_s - self.clock.now_s))
+        side = self._settings.roi_side
+        sizes = {i: math.prod(plan.size_of(i).shape_of((side, side, side))) for i in plan.send}
+        answer = self._client.request(list(sizes.items()), until_s)
+        answered = {number: plan.size_of(number) for number in answer.answered}
         self.clock.now_s += study.after_s
         found, false = self._findings(study, plan, answered)
-        one = Told(study, plan, self.clock.now_s - began_s, answered, found, false,
-                   asked.rois, asked.sent_bytes, found, false)  # fmt: skip
-        self.told.append(one)
-        if asked.answered:
+        outcome = Outcome(study, plan, self.clock.now_s - began_s, answered, found, false,
+                          answer.rois, answer.sent_bytes, found, false)  # fmt: skip
+        self.outcomes.append(outcome)
+        if answer.answered:
             self._backoff.heard()
-        if self._belief is not None and self._owed(one):
-            self._debts.append(one)
+        if self._link is not None and outcome.pending:
+            self._pending.append(outcome)
 
     def idle(self, until_s: float) -> None:
-        """Looks after the link and settles debts, one at a time, until the next study comes."""
-        while self._belief is not None and self.clock.now_s < until_s:
-            self._look(self._belief)
-            debt = self._due()
-            if debt is not None and self._belief.estimate().available:
-                self._settle(debt)
+        """Check the link's health and amend reports, one at a time, until ``until_s``."""
+        while self._link is not None and self.clock.now_s < until_s:
+            self._check_health(self._link)
+            due = [one for one in self._pending if self._backoff.due(one.study.name)]
+            if due and self._link.estimate().available:
+                self._amend(min(due, key=lambda one: one.attempts))
             else:
                 self.clock.now_s = min(until_s, self.clock.now_s + STEP_S)
         self.clock.now_s = max(self.clock.now_s, until_s)
 
-    def _regions(self, plan: Plan) -> Regions:
-        side = self._edge.roi_side
-        return [(i, math.prod(plan.size_of(i).shape_of((side, side, side)))) for i in plan.send]
+    def _amend(self, outcome: Outcome) -> None:
+        """Request the pending verdicts of a report in full size, and amend it."""
+        numbers = outcome.pending[: self._settings.max_rois]
+        outcome.attempts += 1
+        budget_s = Persistence.of(self._settings).budget_s(self._backoff.in_vain)
+        answer = self._client.request(
+            [(number, self._settings.roi_side**3) for number in numbers],
+            self.clock.now_s + budget_s,
+            counts=False,
+        )
+        outcome.later_rois += answer.rois
+        outcome.later_bytes += answer.sent_bytes
+        if not answer.answered:
+            self._backoff.unheard()
+            return
+        self._backoff.answered()
+        outcome.answered |= dict.fromkeys(answer.answered, Size.FULL)
+        outcome.amended, outcome.amended_false = self._findings(
+            outcome.study, outcome.plan, outcome.answered
+        )
+        if not outcome.pending:
+            self._pending.remove(outcome)
 
     def _findings(
         self, study: Study, plan: Plan, answered: Mapping[int, Size]
     ) -> tuple[set[str], int]:
-        """Nodules and false alarms of the report with these verdicts."""
-        places = findings(study, plan, answered, self._world.cases)
-        return study.found(places), study.false(places)
+        """Return nodules and false positives of the report with these verdicts."""
+        numbers = findings(study, plan, answered, self._cases)
+        return study.found(numbers), study.false(numbers)
 
-    def _due(self) -> Told | None:
-        """The debt that was asked for least, of those that may be asked for now."""
-        due = (one for one in self._debts if self._backoff.due(one.study.name))
-        return min(due, key=lambda one: one.askings, default=None)
-
-    def _owed(self, one: Told) -> tuple[int, ...]:
-        return still_owed(one.plan, EscalationResult(_verdicts(one.study, one.answered)))
-
-    def _settle(self, debt: Told) -> None:
-        """Asks for what a report owes, in full, and amends it."""
-        places = self._owed(debt)[: self._edge.max_rois]
-        regions = [(place, self._edge.roi_side**3) for place in places]
-        debt.askings += 1
-        budget_s = Persistence.of(self._edge).budget_s(self._backoff.in_vain)
-        asked = self._asks.ask(regions, self.clock.now_s + budget_s, counts=False)
-        debt.later_rois += asked.rois
-        debt.later_bytes += asked.sent_bytes
-        if not asked.answered:
-            self._backoff.unheard()
+    def _check_health(self, link: Link) -> None:
+        """Make a health check, as `edge.link.health` does, if one is due."""
+        every_s = self._settings.health_check_s
+        pause_s = every_s if self._up else min(every_s, DOWN_PAUSE_S)
+        due = link.suspect.is_set() or self.clock.now_s - self._checked_s >= pause_s
+        if not every_s or not due:
             return
-        self._backoff.answered()
-        debt.answered |= dict.fromkeys(asked.answered, Size.FULL)
-        debt.amended, debt.amended_false = self._findings(debt.study, debt.plan, debt.answered)
-        if not self._owed(debt):
-            self._debts.remove(debt)
-
-    def _look(self, belief: Link) -> None:
-        """Knocks, as `edge.link.health` does, if it is time to."""
-        every_s = (
-            self._edge.health_check_s
-            if self._there
-            else min(self._edge.health_check_s, DOWN_PAUSE_S)
-        )
-        soon = belief.suspect.is_set() or self.clock.now_s - self._looked_s >= every_s
-        if not self._edge.health_check_s or not soon:
-            return
-        belief.suspect.clear()
-        patience_s = belief.response_timeout_s() if self._there else CONNECT_S
-        took_s = self._wire.knock_s(self.clock.now_s, patience_s)
+        link.suspect.clear()
+        timeout_s = link.response_timeout_s() if self._up else CONNECT_S
+        took_s = self._wire.health_check_s(self.clock.now_s, timeout_s)
         if took_s is None:
-            belief.down("a knock was not answered")
+            link.down("health check failed")
         else:
-            belief.up(took_s if self._there else None)
-        self._there, self._looked_s = took_s is not None, self.clock.now_s
+            link.up(took_s if self._up else None)
+        self._up, self._checked_s = took_s is not None, self.clock.now_s
 
 
 def findings(study: Study, plan: Plan, answered: Mapping[int, Size], cases: Cases) -> list[int]:
-    """The places of the report's findings, as `edge.merge` has them.
+    """Return the numbers of the candidates that `edge.merge` makes findings.
 
-    Where a candidate lies does not matter to it: here its place in the study stands there.
+    The first index of a candidate is its number in the study: positions do not matter here.
     """
     answers = EscalationResult(_verdicts(study, answered))
     merged = merge(plan, answers, cases.thresholds, cases.weights, Geometry())
@@ -365,6 +360,6 @@ def findings(study: Study, plan: Plan, answered: Mapping[int, Size], cases: Case
 
 def _verdicts(study: Study, answered: Mapping[int, Size]) -> dict[int, Verdict]:
     return {
-        place: Verdict(place, study.sightings[place].cloud[size], NOWHERE_MM, "cloud", 0.0, 0.0)
-        for place, size in answered.items()
+        number: Verdict(number, study.sightings[number].cloud[size], DIAMETER_MM, "cloud", 0.0, 0.0)
+        for number, size in answered.items()
     }

@@ -1,8 +1,7 @@
-"""Studies made of cases: the alarms of a whole scan, and the nodules of a patient with their cubes.
+"""Studies made of cases: the nodules of one patient among the false positives of a whole scan.
 
-Real scans with all their nodules marked are too few to choose thresholds by. So each study is a
-patient of the cubes, with everything that both readers saw there, laid into one whole scan of the
-same split: what a chest with these nodules would bring before the decision.
+Real scans with all their nodules annotated are too few to choose thresholds by. So each study is
+one patient's cubes, with all candidates of both readers, laid into a whole scan of the same split.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 
 from edge.merge import MergeWeights
 from edge.selection import Size
@@ -25,15 +25,15 @@ from models.runtime.detection import Candidate
 
 @dataclass(frozen=True)
 class Study:
-    """One study as the edge's screening leaves it.
+    """One study after the edge's screening.
 
     Attributes:
-        name: for the random numbers that belong to it.
+        name: seeds the random numbers of this study.
         sightings: its candidates, by falling score.
-        nodules: names of all its known ones.
-        weights: of the merger.
-        before_s, after_s: what the edge takes up to the decision, and after the last verdict.
-        patient: whose nodules they are.
+        nodules: names of all its known nodules.
+        weights: of the score fusion.
+        before_s, after_s: the edge's time up to the decision, and after the last verdict.
+        patient: to whom the nodules belong.
     """
 
     name: str
@@ -46,45 +46,60 @@ class Study:
 
     @cached_property
     def scores(self) -> FloatArray:
-        """The edge's, ``(candidates,)``."""
+        """The edge's scores, ``(candidates,)``."""
         return np.array([one.score for one in self.sightings], np.float64)
 
     @cached_property
     def merged(self) -> FloatArray:
-        """Edge and cloud together, each region sent in full, ``(candidates,)``."""
+        """The fused scores with each ROI in full size, ``(candidates,)``."""
         return np.array([self.merged_at(i, Size.FULL) for i in range(len(self.sightings))])
 
     @cached_property
+    def is_nodule(self) -> npt.NDArray[np.bool_]:
+        """Whether each candidate hits a nodule, ``(candidates,)``."""
+        return np.array([bool(one.nodule) for one in self.sightings], bool)
+
+    @cached_property
+    def is_false(self) -> npt.NDArray[np.bool_]:
+        """Whether each candidate would be a false positive, ``(candidates,)``."""
+        return np.array([one.is_false for one in self.sightings], bool)
+
+    @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
-        """As the edge takes them; where they lie does not matter, so their number stands there."""
+        """The edge's candidates; instead of its position each has its number as first index."""
         return tuple(
             Candidate((0.0, 0.0, 0.0), (float(i), 0.0, 0.0), one.diameter_mm, one.score)
             for i, one in enumerate(self.sightings)
         )
 
-    def merged_at(self, place: int, size: Size) -> float:
-        """The merged probability of a candidate whose region was sent in that size.
+    def merged_at(self, number: int, size: Size) -> float:
+        """Return the fused score of a candidate whose ROI was sent in that size.
 
         Raises:
-            EvaluationError: the cases do not know the cloud's word on it.
+            EvaluationError: the cases lack the cloud's score at that size.
         """
-        one = self.sightings[place]
+        one = self.sightings[number]
         if size not in one.cloud:
-            raise EvaluationError(f"the cases lack {one.score:.3f} at size {size.value}: read anew")
+            raise EvaluationError(
+                f"cases lack score {one.score:.3f} at size {size.value}: read them again"
+            )
         return self.weights.merged(one.score, one.cloud[size])
 
-    def found(self, places: Sequence[int]) -> set[str]:
-        """The nodules among candidates."""
-        return {self.sightings[i].nodule for i in places} - {""}
+    def found(self, numbers: Sequence[int]) -> set[str]:
+        """Return the nodules among these candidates."""
+        return {self.sightings[i].nodule for i in numbers} - {""}
 
-    def false(self, places: Sequence[int]) -> int:
-        """The false alarms among candidates."""
-        ones = (self.sightings[i] for i in places)
-        return sum(not one.nodule and not one.ignored for one in ones)
+    def false(self, numbers: Sequence[int]) -> int:
+        """Count the false positives among these candidates."""
+        return sum(self.sightings[i].is_false for i in numbers)
 
 
 def studies_of(cases: Cases, split: str, *, rounds: int, seed: int) -> tuple[Study, ...]:
-    """Every patient of the split ``rounds`` times, in random order, over its scans in turn."""
+    """Return every patient of the split ``rounds`` times, in random order, over scans in turn.
+
+    Raises:
+        EvaluationError: the split lacks whole scans or cubes.
+    """
     scans = [piece for piece in cases.of(split) if piece.whole]
     patients = defaultdict[str, list[Piece]](list)
     for piece in cases.of(split):
@@ -105,12 +120,12 @@ def studies_of(cases: Cases, split: str, *, rounds: int, seed: int) -> tuple[Stu
 def _study(
     number: int, patient: str, scan: Piece, cubes: Sequence[Piece], weights: MergeWeights
 ) -> Study:
-    """The patient's cubes in the scan, whose own lesion is left out: it would count many times."""
-    alarms = [one for one in scan.sightings if not one.nodule]
-    seen = [one for cube in cubes for one in cube.sightings]
+    """Lay the cubes into the scan, without the scan's own lesion: it would count many times."""
+    of_scan = [one for one in scan.sightings if not one.nodule]
+    of_cubes = [one for cube in cubes for one in cube.sightings]
     return Study(
         f"{number} {patient}",
-        tuple(sorted((*alarms, *seen), key=lambda one: -one.score)),
+        tuple(sorted((*of_scan, *of_cubes), key=lambda one: -one.score)),
         tuple(nodule for cube in cubes for nodule in cube.nodules),
         weights,
         scan.before_s,

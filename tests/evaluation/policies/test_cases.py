@@ -23,7 +23,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     """The message says which, and what helps."""
     path = tmp_path / "cases.json"
     path.write_text('{"pieces": 3}')
-    with pytest.raises(MissingData, match=r"cases\.json: .* delete it to read anew"):
+    with pytest.raises(MissingData, match=r"cases\.json: .* delete it to read them again"):
         load(path)
 
 

@@ -52,4 +52,4 @@ def test_it_shows_tables_by_default(arguments: list[str]) -> None:
     """A line for each policy, and what ours asks of each opponent."""
     shown = invoke(arguments)
     assert "oracle" in shown
-    assert "ours, verdicts alone, as a part of others over fibre: (a) fixed threshold: " in shown
+    assert "ratio of ours, verdicts only, to others over fibre: (a) fixed threshold: " in shown

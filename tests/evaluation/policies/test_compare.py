@@ -24,15 +24,15 @@ from evaluation.errors import MissingData
 from evaluation.links.trace import find_trace
 from evaluation.policies.compare import (
     OPPONENTS,
-    alarms,
     by_patient,
     compare,
     escalation_ratio,
     evidence,
+    false_positives,
     line_up,
 )
 from evaluation.policies.plots import PLOTS, draw, save_fronts
-from evaluation.policies.simulate import Told, World
+from evaluation.policies.simulate import Outcome, World
 from tests.evaluation.made_cases import THRESHOLDS, made_cases
 from tests.evaluation.policies.test_routing import STUDY
 
@@ -128,7 +128,7 @@ ROWS = [
 def test_ours_is_held_against_each_kind() -> None:
     """Regions and bytes, whatever the opponent reaches on the test; that is told beside it."""
     ratio = escalation_ratio({"fibre": ROWS, "dsl": ROWS[:3]})
-    asked = ratio["described"]["fibre"]
+    asked = ratio["characterized"]["fibre"]
     assert {key: one["rois"] for key, one in asked.items()} == {
         "single": 0.5, "pair": 4.0, "cut": None, "sedna": 4.0, "hindsight": 0.8}  # fmt: skip
     assert asked["single"]["bytes"] == 0.4
@@ -141,50 +141,50 @@ def test_the_bar_wants_both() -> None:
     """Half of the regions with more than half of the bytes is not enough."""
     rows = [row("ours", 0.95, 2.0, 4.0, 501.0), *ROWS[1:]]
     ratio = escalation_ratio({"fibre": rows})
-    assert not ratio["described"]["fibre"]["single"]["met"]
+    assert not ratio["characterized"]["fibre"]["single"]["met"]
     assert ratio["verdicts"]["fibre"]["single"]["met"]
 
 
 def test_what_asks_nothing_is_told_apart_from_what_is_not_there() -> None:
     """There is no ratio in either case, and the bar is met in neither."""
     ratio = escalation_ratio({"dead": ROWS})
-    told = ratio["described"]["dead"]["cut"]
-    assert (ratio["trace"], told["rois"], told["asks"], told["ours_asks"]) == (
+    told = ratio["characterized"]["dead"]["cut"]
+    assert (ratio["trace"], told["rois"], told["escalates"], told["ours_escalates"]) == (
         "dead", None, False, True)  # fmt: skip
     assert (told["as_good"], told["met"]) == (True, False)
     alone = escalation_ratio({"dead": ROWS[:1]})
-    assert alone["described"]["dead"] == dict.fromkeys(OPPONENTS)
+    assert alone["characterized"]["dead"] == dict.fromkeys(OPPONENTS)
     assert alone["verdicts"]["dead"] == dict.fromkeys(OPPONENTS)
 
 
 def test_verdicts_are_counted_by_what_they_change() -> None:
     """At .3 alone one alarm goes and one nodule comes; asked about are .2 to .5, not .1 and .9."""
     told = evidence([STUDY], THRESHOLDS)
-    assert told["asked"] == {
+    assert told["escalated"] == {
         "nodules": {"candidates": 2, "taken_away": 0, "brought_back": 1},
         "false": {"candidates": 1, "taken_away": 1, "brought_back": 0},
     }
     assert (told["auc_edge"], told["auc_both"]) == (4 / 6, 1.0)
     narrow = Thresholds(0.45, 0.55, 0.45, 0.5)
-    assert evidence([STUDY], narrow)["asked"]["nodules"]["candidates"] == 0
+    assert evidence([STUDY], narrow)["escalated"]["nodules"]["candidates"] == 0
 
 
 def test_alarms_are_those_of_the_scan_itself() -> None:
     """Not its nodule, and nothing that is ignored."""
     cases = made_cases()
-    told = alarms(cases, "test")
+    told = false_positives(cases, "test")
     assert set(told) == {"test scan 0", "test scan 1"}
     scan = cases.of("test")[0]
     expected = [one for one in scan.sightings if one.score >= 0.3 and not one.nodule]
     assert told["test scan 0"] == len(expected) > 0
     quiet = replace(scan, sightings=tuple(replace(one, ignored=True) for one in scan.sightings))
-    assert alarms(replace(cases, pieces=(quiet,)), "test") == {"test scan 0": 0}
+    assert false_positives(replace(cases, pieces=(quiet,)), "test") == {"test scan 0": 0}
 
 
-def told(patient: str, found: set[str]) -> Told:
+def told(patient: str, found: set[str]) -> Outcome:
     """A study of four nodules."""
     study = replace(STUDY, patient=patient)
-    return Told(study, Plan(()), 1.0, {}, found, 0, rois=0, sent_bytes=0)
+    return Outcome(study, Plan(()), 1.0, {}, found, 0, rois=0, sent_bytes=0)
 
 
 def test_patients_are_drawn_not_nodules() -> None:

@@ -12,7 +12,7 @@ import pytest
 from edge.pipeline import Pipeline
 from edge.selection import Size
 from evaluation.errors import MissingData
-from evaluation.policies.read_cases import Readers, Sources, read_cases, timed
+from evaluation.policies.read_cases import Readers, Sources, read_cases, remeasured
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, UInt8Array, Volume
 from models.runtime.second_reader import Readings
@@ -108,7 +108,7 @@ def test_times_are_measured_again_without_the_scores(
     sources, readers = _sources(tmp_path), _readers(scripted_line)
     cases = read_cases(sources, readers)
     slow = [replace(one, before_s=99.0) if one.whole else one for one in cases.pieces]
-    anew = timed(replace(cases, pieces=tuple(slow), batches=((1, 99.0),)), sources, readers)
-    assert all(0 < one.before_s < 99 for one in anew.pieces if one.whole)
-    assert len(anew.batches) == len(cases.batches)
-    assert [one.sightings for one in anew.pieces] == [one.sightings for one in cases.pieces]
+    again = remeasured(replace(cases, pieces=tuple(slow), batches=((1, 99.0),)), sources, readers)
+    assert all(0 < one.before_s < 99 for one in again.pieces if one.whole)
+    assert len(again.batches) == len(cases.batches)
+    assert [one.sightings for one in again.pieces] == [one.sightings for one in cases.pieces]

@@ -1,9 +1,13 @@
-"""Who asks about what."""
+"""Which candidates the policies escalate."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from edge.findings import Route
+from edge.link.estimate import LinkEstimate, Pace
+from edge.selection import Size
+from edge.settings import EdgeSettings
 from evaluation.policies.routing import (
     Routing,
     band,
@@ -11,6 +15,9 @@ from evaluation.policies.routing import (
     edge_only,
     entropy_filter,
     oracle,
+    ours,
+    plan_of,
+    routed,
     threshold_filter,
 )
 from evaluation.policies.studies import Study
@@ -31,11 +38,13 @@ STUDY = Study(
     0.1,
 )
 
+FAST = LinkEstimate.steady(Pace(0.01, 1e8, 1e8, 0.0, 0.001))
+
 
 def said(routing: Routing, study: Study = STUDY) -> tuple[list[int], list[int]]:
     """Places that are asked about, and places that are reported unasked."""
     routes = routing(study)
-    return np.flatnonzero(routes.asked).tolist(), np.flatnonzero(routes.reported).tolist()
+    return np.flatnonzero(routes.escalated).tolist(), np.flatnonzero(routes.reported).tolist()
 
 
 def test_edge_only_and_cloud_only_are_the_two_ends() -> None:
@@ -67,3 +76,31 @@ def test_sedna_s_entropy_judges_each_candidate() -> None:
 def test_the_oracle_asks_where_it_helps() -> None:
     """For a false alarm that the cloud takes away, and a nodule that it brings back."""
     assert said(oracle(THRESHOLDS)) == ([1, 3], [0, 2])
+
+
+def test_a_routing_becomes_a_plan() -> None:
+    """Sent in full by falling score, no more than the cloud takes."""
+    plan = plan_of(band(0.15, 0.85)(STUDY), STUDY, max_rois=2)
+    assert [decision.route for decision in plan.decisions] == [
+        Route.REPORT, Route.ESCALATE, Route.ESCALATE, Route.ESCALATE, Route.DISMISS]  # fmt: skip
+    assert (plan.send, plan.sizes) == ((1, 2), (Size.FULL, Size.FULL))
+    assert plan.uncertain == (1, 2, 3)
+
+
+def test_a_routed_policy_knows_no_link() -> None:
+    """The same plan for a link that is off and no time."""
+    policy = routed("band", "fixed threshold", band(0.15, 0.85), 64, low=0.15)
+    assert policy.plan(STUDY, FAST, 9.0) == policy.plan(STUDY, LinkEstimate(off=True), 0.0)
+    assert policy.details == {"low": 0.15}
+
+
+def test_ours_is_the_agent_s_own_decision() -> None:
+    """Most valuable first, what is reported anyway after it; nothing where nobody may ask."""
+    policy = ours(THRESHOLDS, EdgeSettings(audit_rate=0.0), "ours")
+    assert policy.is_agent
+    plan = policy.plan(STUDY, FAST, 9.0)
+    assert set(plan.send[:3]) == {1, 2, 3}
+    assert plan.send[3:] == (0,)
+    off = LinkEstimate(available=False, reason="off")
+    assert policy.plan(STUDY, off, 9.0).send == ()
+    assert set(policy.plan(STUDY, off, 9.0).later) == {1, 2, 3}

@@ -29,7 +29,7 @@ def test_every_two_ends_are_counted_as_the_policies_themselves_would() -> None:
     for i, low in enumerate(searched.ends):
         for j, high in enumerate(searched.ends[i:], i):
             shortcut = Reached(
-                searched.sensitivity[i, j], searched.false[i, j], searched.asked[i, j]
+                searched.sensitivity[i, j], searched.false[i, j], searched.escalated[i, j]
             )
             assert shortcut == reach(band(low, high), [*STUDIES, STUDY], FINAL)
 

@@ -14,9 +14,17 @@ from edge.link.link import Link
 from edge.selection import Size
 from edge.settings import EdgeSettings
 from evaluation.links.trace import Conditions, State, Trace, find_trace, steady
-from evaluation.policies.network import SimulatedCloud, SimulatedLink
 from evaluation.policies.routing import band, cloud_only, edge_only, ours, plan_of, routed
-from evaluation.policies.simulate import ByDeadline, Clock, Patient, Told, World, findings, run
+from evaluation.policies.simulate import (
+    AgentClient,
+    Clock,
+    Outcome,
+    SednaClient,
+    World,
+    findings,
+    run,
+)
+from evaluation.policies.simulated_link import SimulatedCloud, SimulatedLink
 from evaluation.policies.studies import studies_of
 from tests.evaluation.made_cases import THRESHOLDS, made_cases
 from tests.evaluation.policies.test_routing import STUDY
@@ -27,7 +35,7 @@ ROI = 110_592
 GOOD = Conditions(latency_ms=20, up_kbit=80000)
 
 
-REGIONS = [(7, ROI), (3, ROI)]
+ROIS = [(7, ROI), (3, ROI)]
 
 
 def wire(trace: Trace) -> SimulatedLink:
@@ -35,31 +43,31 @@ def wire(trace: Trace) -> SimulatedLink:
     return SimulatedLink(trace, SimulatedCloud(((1, 0.01), (8, 0.08)), 8, 0.0), "0")
 
 
-def by_deadline(trace: Trace, belief: Link | None = None, clock: Clock | None = None) -> ByDeadline:
+def by_deadline(trace: Trace, link: Link | None = None, clock: Clock | None = None) -> AgentClient:
     """With two attempts."""
-    return ByDeadline(wire(trace), clock or Clock(), 2, random.Random(0), belief)
+    return AgentClient(wire(trace), clock or Clock(), 2, random.Random(0), link)
 
 
 def test_places_are_answered_and_the_link_learns() -> None:
     """What is believed of it afterwards is what was measured."""
     clock = Clock()
-    belief = Link(clock=clock)
-    asked = by_deadline(steady(GOOD), belief, clock).ask(REGIONS, 8.0)
-    assert (asked.answered, asked.rois, asked.sent_bytes) == ((7, 3), 2, 2 * ROI)
+    link = Link(clock=clock)
+    answer = by_deadline(steady(GOOD), link, clock).request(ROIS, 8.0)
+    assert (answer.answered, answer.rois, answer.sent_bytes) == ((7, 3), 2, 2 * ROI)
     assert clock.now_s == pytest.approx(0.08, abs=0.02)
-    assert belief.estimate().silent_s == 0.0
-    assert belief.estimate().middle.round_trip_s < 0.045
+    assert link.estimate().silent_s == 0.0
+    assert link.estimate().middle.round_trip_s < 0.045
 
 
 def test_what_did_not_come_in_time_is_slow_though_some_did() -> None:
-    """One of two regions before a stall: the belief expects a pair to take longer than that."""
+    """One of two regions before a stall: the link expects a pair to take longer than that."""
     good, stall = GOOD, Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
     clock = Clock()
-    belief = Link(failures=1, clock=clock)
-    asks = by_deadline(Trace("made", (0.0, 0.065, 30.0), (good, stall, good)), belief, clock)
-    assert asks.ask(REGIONS, 8.0).answered == (7,)
-    assert belief.estimate().available
-    assert belief.estimate().completion_s(2, 2 * ROI) > 7.0
+    link = Link(failures=1, clock=clock)
+    client = by_deadline(Trace("made", (0.0, 0.065, 30.0), (good, stall, good)), link, clock)
+    assert client.request(ROIS, 8.0).answered == (7,)
+    assert link.estimate().available
+    assert link.estimate().completion_s(2, 2 * ROI) > 7.0
 
 
 @pytest.mark.parametrize("counts", [True, False])
@@ -67,10 +75,10 @@ def test_a_miss_over_what_is_owed_does_not_open_the_breaker(counts: bool) -> Non
     """The cloud was heard, and the first region did not come: a study's miss counts."""
     stall = Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
     trace, clock = Trace("made", (0.0, 0.045, 30.0), (GOOD, stall, GOOD)), Clock()
-    belief = Link(failures=1, clock=clock)
-    asked = by_deadline(trace, belief, clock).ask(REGIONS, 2.0, counts=counts)
-    assert asked.answered == ()
-    assert belief.estimate().available == (not counts)
+    link = Link(failures=1, clock=clock)
+    answer = by_deadline(trace, link, clock).request(ROIS, 2.0, counts=counts)
+    assert answer.answered == ()
+    assert link.estimate().available == (not counts)
 
 
 def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
@@ -79,33 +87,33 @@ def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
     reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
     trace = Trace("made", (0.0, 0.19, 0.1905, 0.4, 0.4005), (slow, reset, slow, reset, slow))
     clock = Clock()
-    belief = Link(failures=1, clock=clock)
-    asked = by_deadline(trace, belief, clock).ask([*REGIONS, (5, ROI)], 8.0)
-    assert asked.answered == (7, 3)
-    assert not belief.estimate().available
+    link = Link(failures=1, clock=clock)
+    answer = by_deadline(trace, link, clock).request([*ROIS, (5, ROI)], 8.0)
+    assert answer.answered == (7, 3)
+    assert not link.estimate().available
 
 
 def test_no_region_and_no_time_cost_nothing() -> None:
-    """Nobody is asked."""
-    assert by_deadline(steady(GOOD)).ask([], 8.0).rois == 0
-    assert by_deadline(steady(GOOD)).ask(REGIONS, 0.0).rois == 0
+    """Nobody is answer."""
+    assert by_deadline(steady(GOOD)).request([], 8.0).rois == 0
+    assert by_deadline(steady(GOOD)).request(ROIS, 0.0).rois == 0
 
 
 def test_silence_opens_the_breaker() -> None:
-    """Three in a row that heard nothing, then nobody is asked; without belief all the time goes."""
+    """Three in a row that heard nothing, then nobody is asked; without link all the time goes."""
     hole = steady(Conditions(latency_ms=20, state=State.BLACK_HOLE))
     clock = Clock()
-    belief = Link(clock=clock)
-    asks = by_deadline(hole, belief, clock)
+    link = Link(clock=clock)
+    client = by_deadline(hole, link, clock)
     spent_s = []
     for _ in range(4):
         began_s = clock.now_s
-        assert asks.ask(REGIONS, began_s + 8.0).answered == ()
+        assert client.request(ROIS, began_s + 8.0).answered == ()
         spent_s.append(clock.now_s - began_s)
     assert spent_s[-1] == 0.0
     assert max(spent_s) < 8.0
     blind = Clock()
-    by_deadline(hole, None, blind).ask(REGIONS, 8.0)
+    by_deadline(hole, None, blind).request(ROIS, 8.0)
     assert blind.now_s == 8.0
 
 
@@ -114,27 +122,27 @@ def test_a_lost_connection_is_tried_again_with_what_is_open() -> None:
     reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
     slow = Conditions(latency_ms=20, up_kbit=8000)
     trace = Trace("made", (0.0, 0.19, 0.1905), (slow, reset, slow))
-    asked = by_deadline(trace).ask(REGIONS, 8.0)
-    assert asked.answered == (7, 3)
-    assert asked.sent_bytes > 2 * ROI
+    answer = by_deadline(trace).request(ROIS, 8.0)
+    assert answer.answered == (7, 3)
+    assert answer.sent_bytes > 2 * ROI
 
 
 def test_the_patient_one_gives_up_after_five_attempts() -> None:
     """Three seconds apart, whatever the deadline; nothing of what came counts by itself."""
     clock = Clock()
-    patient = Patient(wire(steady(Conditions(state=State.RESET))), clock)
-    assert patient.ask(REGIONS, 1.0).answered == ()
+    sedna = SednaClient(wire(steady(Conditions(state=State.RESET))), clock)
+    assert sedna.request(ROIS, 1.0).answered == ()
     assert clock.now_s == pytest.approx(4 * 3.0, abs=0.1)
 
 
 def test_the_patient_one_waits_for_the_whole() -> None:
     """Far beyond the deadline."""
     clock = Clock()
-    patient = Patient(wire(steady(Conditions(up_kbit=100))), clock)
-    asked = patient.ask(REGIONS, 8.0)
-    assert (asked.answered, asked.rois) == ((7, 3), 2)
+    sedna = SednaClient(wire(steady(Conditions(up_kbit=100))), clock)
+    answer = sedna.request(ROIS, 8.0)
+    assert (answer.answered, answer.rois) == ((7, 3), 2)
     assert clock.now_s == pytest.approx(2 * ROI / 12500, rel=0.1)
-    assert patient.ask([], 8.0).rois == 0
+    assert sedna.request([], 8.0).rois == 0
 
 
 WORLD = World(made_cases(), EdgeSettings(audit_rate=0.0), CloudSettings(), every_s=20.0, seed=0)
@@ -152,7 +160,7 @@ FIXED = routed("fixed", "fixed threshold", band(0.15, 0.85), 64)
 DEAD = steady(Conditions(state=State.RESET))
 
 
-def found(told: list[Told]) -> list[set[str]]:
+def found(told: list[Outcome]) -> list[set[str]]:
     """Nodules of each answer."""
     return [one.found for one in told]
 
@@ -192,7 +200,7 @@ def test_ours_keeps_the_deadline_whatever_the_link(name: str) -> None:
 
 def test_the_patient_one_is_late_where_the_link_is_slow() -> None:
     """But has everything then."""
-    policy = routed("cloud only", "cloud only", cloud_only(), 64, patient=True)
+    policy = routed("cloud only", "cloud only", cloud_only(), 64, without_deadline=True)
     told = run(WORLD, policy, steady(Conditions(latency_ms=50, up_kbit=1000)), STUDIES[:3])
     assert min(one.took_s for one in told) > 10.0
     assert all(len(one.answered) == len(one.study.sightings) for one in told)

@@ -53,7 +53,7 @@ def test_a_size_that_was_not_read_is_told() -> None:
     """Thresholds may have been changed since the cases were read."""
     study = studies_of(CASES, "test", rounds=1, seed=0)[0]
     one = replace(study.sightings[0], cloud={Size.FULL: 0.5})
-    with pytest.raises(EvaluationError, match="slab: read anew"):
+    with pytest.raises(EvaluationError, match="slab: read them again"):
         replace(study, sightings=(one,)).merged_at(0, Size.SLAB)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from evaluation.links.proxy import BURST_BYTES
 from evaluation.links.trace import Conditions, State, Trace, steady
-from evaluation.policies.network import SimulatedCloud, SimulatedLink
+from evaluation.policies.simulated_link import SimulatedCloud, SimulatedLink
 
 ROI = 110_592
 
@@ -22,7 +22,7 @@ SLOW = Conditions(latency_ms=20, up_kbit=8000)  # 1 MB a second
 def link(*spans: tuple[float, Conditions], repeat_s: float = 0.0) -> SimulatedLink:
     """Conditions by the time from which they hold, and a cloud that takes 10 ms for each region."""
     times_s, conditions = zip(*spans, strict=True)
-    cloud = SimulatedCloud(((1, 0.01), (8, 0.08)), most=8, max_batch_delay_s=0.0)
+    cloud = SimulatedCloud(((1, 0.01), (8, 0.08)), max_batch=8, max_batch_delay_s=0.0)
     return SimulatedLink(Trace("made", times_s, conditions, repeat_s), cloud, "0")
 
 
@@ -39,9 +39,9 @@ def test_a_region_takes_bandwidth_round_trips_and_reading() -> None:
     assert first.answered_s[0] == pytest.approx(1.0 + 0.02 + sending_s + 0.02 + 0.01)
     assert first.ended_s == first.answered_s[0]
     assert (first.broke, first.rois, first.sent_bytes) == (False, 1, ROI)
-    assert first.heard_s == pytest.approx(0.04)
+    assert first.first_response_s == pytest.approx(0.04)
     again = wire.stream(5.0, [ROI], 9.0)
-    assert again.heard_s == pytest.approx(0.02)
+    assert again.first_response_s == pytest.approx(0.02)
     arrival = again.arrivals[0]
     assert (arrival.sent_bytes, arrival.compute_s) == (ROI, pytest.approx(0.01))
     assert arrival.transport_s == pytest.approx(sending_s + 0.02)
@@ -49,29 +49,29 @@ def test_a_region_takes_bandwidth_round_trips_and_reading() -> None:
 
 def test_at_the_deadline_it_is_over() -> None:
     """What has come counts; the rest was begun or not sent at all."""
-    spoken = link((0.0, SLOW)).stream(0.0, [ROI] * 9, 0.4)
-    assert list(spoken.answered_s) == [0, 1, 2]
-    assert (spoken.ended_s, spoken.broke, spoken.rois) == (0.4, False, 4)
+    stream = link((0.0, SLOW)).stream(0.0, [ROI] * 9, 0.4)
+    assert list(stream.answered_s) == [0, 1, 2]
+    assert (stream.ended_s, stream.broke, stream.rois) == (0.4, False, 4)
 
 
 def test_nobody_listens() -> None:
     """It is known at once, and nothing has left."""
-    spoken = link((0.0, down(State.RESET))).stream(1.0, [ROI], 9.0)
-    assert (spoken.broke, spoken.sent_bytes) == (True, 0)
-    assert spoken.ended_s == pytest.approx(1.0, abs=0.01)
+    stream = link((0.0, down(State.RESET))).stream(1.0, [ROI], 9.0)
+    assert (stream.broke, stream.sent_bytes) == (True, 0)
+    assert stream.ended_s == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_reset_in_the_midst_breaks_the_stream() -> None:
     """What came before counts."""
-    spoken = link((0.0, SLOW), (1.3, down(State.RESET))).stream(1.0, [ROI] * 9, 9.0)
-    assert (len(spoken.answered_s), spoken.broke, spoken.ended_s) == (2, True, 1.3)
+    stream = link((0.0, SLOW), (1.3, down(State.RESET))).stream(1.0, [ROI] * 9, 9.0)
+    assert (len(stream.answered_s), stream.broke, stream.ended_s) == (2, True, 1.3)
 
 
 def test_a_stall_holds_everything_back() -> None:
     """Until it is over; nothing is lost."""
-    spoken = link((0.0, down(State.STALL)), (3.0, SLOW)).stream(1.0, [ROI], 9.0)
-    assert spoken.answered_s[0] == pytest.approx(3.0, abs=0.05)
-    assert not spoken.broke
+    stream = link((0.0, down(State.STALL)), (3.0, SLOW)).stream(1.0, [ROI], 9.0)
+    assert stream.answered_s[0] == pytest.approx(3.0, abs=0.05)
+    assert not stream.broke
 
 
 @pytest.mark.parametrize("state", [State.BLACK_HOLE, State.HALF_OPEN])
@@ -79,16 +79,16 @@ def test_what_is_swallowed_is_never_answered(state: State) -> None:
     """The stream lives until its deadline, or to the end of the silence that one bears."""
     wire = link((0.0, down(state)))
     assert wire.stream(1.0, [ROI], 9.0).ended_s == 9.0
-    quiet = wire.stream(20.0, [ROI], 29.0, silence_s=3.0)
-    assert (quiet.ended_s, quiet.heard_s, quiet.answered_s) == (23.0, 0.0, {})
+    quiet = wire.stream(20.0, [ROI], 29.0, response_timeout_s=3.0)
+    assert (quiet.ended_s, quiet.first_response_s, quiet.answered_s) == (23.0, 0.0, {})
 
 
 def test_a_stream_that_lost_bytes_is_reset_when_the_state_is_over() -> None:
     """Nothing could mend it; the next one connects anew."""
     wire = link((0.0, down(State.HALF_OPEN)), (3.0, SLOW))
-    spoken = wire.stream(1.0, [ROI], 9.0)
-    assert (spoken.broke, spoken.ended_s) == (True, 3.0)
-    assert wire.stream(4.0, [ROI], 9.0).heard_s == pytest.approx(0.04)
+    stream = wire.stream(1.0, [ROI], 9.0)
+    assert (stream.broke, stream.ended_s) == (True, 3.0)
+    assert wire.stream(4.0, [ROI], 9.0).first_response_s == pytest.approx(0.04)
 
 
 def test_a_trace_that_repeats_goes_on() -> None:
@@ -99,14 +99,14 @@ def test_a_trace_that_repeats_goes_on() -> None:
     assert wire.stream(65.0, [ROI], 70.0).sent_bytes == 0
 
 
-def test_a_knock_tells_the_round_trip() -> None:
+def test_a_health_check_tells_the_round_trip() -> None:
     """Or that nobody answered in time."""
-    cloud = SimulatedCloud(((1, 0.01),), most=8, max_batch_delay_s=0.0)
+    cloud = SimulatedCloud(((1, 0.01),), max_batch=8, max_batch_delay_s=0.0)
     wire = SimulatedLink(steady(Conditions(latency_ms=30)), cloud, "0")
-    assert wire.knock_s(5.0, 2.0) == pytest.approx(0.03)
-    assert wire.knock_s(5.0, 0.01) is None
-    assert link((0.0, down(State.RESET))).knock_s(1.0, math.inf) is None
-    assert link((0.0, down(State.BLACK_HOLE))).knock_s(1.0, 2.0) is None
+    assert wire.health_check_s(5.0, 2.0) == pytest.approx(0.03)
+    assert wire.health_check_s(5.0, 0.01) is None
+    assert link((0.0, down(State.RESET))).health_check_s(1.0, math.inf) is None
+    assert link((0.0, down(State.BLACK_HOLE))).health_check_s(1.0, 2.0) is None
 
 
 BATCHES = ((1, 0.03), (8, 0.10))  # t = 0.01 n + 0.02
@@ -114,14 +114,14 @@ BATCHES = ((1, 0.03), (8, 0.10))  # t = 0.01 n + 0.02
 
 def test_company_shares_a_batch() -> None:
     """Eight that come together are read at once, without a wait: the batch is full."""
-    served = SimulatedCloud(BATCHES, most=8, max_batch_delay_s=0.005).read([1.0] * 8, math.inf)
+    served = SimulatedCloud(BATCHES, max_batch=8, max_batch_delay_s=0.005).read([1.0] * 8, math.inf)
     assert [one.done_s for one in served if one] == pytest.approx([1.10] * 8)
     assert [one.compute_s for one in served if one] == pytest.approx([0.10] * 8)
 
 
 def test_one_alone_waits_for_company_and_the_next_for_it() -> None:
     """5 ms, then 30 ms for one; what comes meanwhile begins when that is done."""
-    cloud = SimulatedCloud(BATCHES, most=8, max_batch_delay_s=0.005)
+    cloud = SimulatedCloud(BATCHES, max_batch=8, max_batch_delay_s=0.005)
     first, second = cloud.read([1.0, 1.01], math.inf)
     assert first is not None
     assert second is not None
@@ -132,6 +132,6 @@ def test_one_alone_waits_for_company_and_the_next_for_it() -> None:
 
 def test_what_would_be_late_or_never_came_is_not_read() -> None:
     """Its place is none, and it costs nothing."""
-    cloud = SimulatedCloud(BATCHES, most=8, max_batch_delay_s=0.0)
+    cloud = SimulatedCloud(BATCHES, max_batch=8, max_batch_delay_s=0.0)
     assert cloud.read([1.0, math.inf], until_s=1.029) == [None, None]
     assert cloud.queue_s(1.0) == 0.0

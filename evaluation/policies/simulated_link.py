@@ -1,12 +1,9 @@
-"""The link of the simulation: what becomes of one stream over a trace, as in `evaluation.links.proxy`.
+"""The link and the cloud of the simulation.
 
-Bytes pass the same token bucket and the same lane as the proxy's, in simulated time. A stream ends
-with its last answer, when its connection breaks, or when its time is up.
-
-The cloud of the simulation: one reader of learnt cost, its queue, and its batches.
-
-It reads as `cloud.scheduling.batcher` does: in batches as large as company pays, each after the one before;
-a region whose answer would come too late is never read.
+A stream over a trace behaves as in `evaluation.links.proxy`: bytes pass the same token bucket and
+flight, in simulated time. It ends with its last answer, when its connection breaks, or at its
+deadline. The cloud reads as `cloud.scheduling.batcher`: one batch after another, at the efficient
+size or when its first ROI has waited long enough. An ROI that would be late is not read.
 """
 
 from __future__ import annotations
@@ -21,10 +18,13 @@ from edge.link.estimate import ANSWER_BYTES, Arrival
 from evaluation.links.proxy import CHUNK_BYTES, Flight, TokenBucket
 from evaluation.links.trace import State, Trace
 
+REFUSED_S = 0.001
+"""Time to learn that a connection is refused."""
+
 
 @dataclass(frozen=True)
 class Served:
-    """One region as the cloud read it: when that was done, how long it waited and took."""
+    """One ROI as the cloud read it: when it was done, how long it waited and took."""
 
     done_s: float
     queue_s: float
@@ -32,38 +32,38 @@ class Served:
 
 
 class SimulatedCloud:
-    """Serves one stream after another; time is what it is told.
+    """Serves one stream after another.
 
     Args:
-        batches: ``(regions, seconds)`` as measured, from which the cost t = a n + b is learnt.
-        most: regions in a batch.
-        max_batch_delay_s: longest wait of a region for others to join its batch.
+        batches: measured ``(ROIs, seconds)``, from which the cost t = a n + b is learnt.
+        max_batch: most ROIs of a batch.
+        max_batch_delay_s: longest wait of an ROI for others to join its batch.
     """
 
     def __init__(
-        self, batches: Sequence[tuple[int, float]], most: int, max_batch_delay_s: float
+        self, batches: Sequence[tuple[int, float]], max_batch: int, max_batch_delay_s: float
     ) -> None:
-        self._cost, self._most = CostModel(memory=1.0), most
-        self._max_batch_delay_s = max_batch_delay_s
+        self._max_batch, self._max_batch_delay_s = max_batch, max_batch_delay_s
+        self._cost = CostModel(memory=1.0)
         for n, took_s in batches:
             self._cost.observe(n, took_s)
         self._free_s = -math.inf
 
     def queue_s(self, now_s: float) -> float:
-        """How long what came now would wait."""
+        """Return how long an ROI that comes now would wait."""
         return max(0.0, self._free_s - now_s)
 
     def read(self, came_s: Sequence[float], until_s: float) -> list[Served | None]:
-        """What becomes of regions that came at these times, each after the one before.
+        """Serve ROIs that came at these times, in order; ``inf`` never came.
 
-        None is what could not be answered by ``until_s``; ``inf`` never came.
+        None is an ROI that could not be answered by ``until_s``.
         """
         served: list[Served | None] = []
         waiting = [t for t in came_s if math.isfinite(t)]
         while len(served) < len(waiting):
             first = len(served)
             begin_s = self._begins_s(waiting[first:])
-            n = sum(t <= begin_s for t in waiting[first : first + self._most])
+            n = sum(t <= begin_s for t in waiting[first : first + self._max_batch])
             took_s = self._cost.estimate_s(n)
             if begin_s + took_s > until_s:
                 served.append(None)
@@ -75,31 +75,28 @@ class SimulatedCloud:
 
     def _begins_s(self, waiting: Sequence[float]) -> float:
         """Return when the next batch begins: full enough, or its first has waited."""
-        efficient = self._cost.efficient_size(self._most)
+        efficient = self._cost.efficient_size(self._max_batch)
         full_s = waiting[efficient - 1] if len(waiting) >= efficient else math.inf
         return max(self._free_s, min(waiting[0] + self._max_batch_delay_s, full_s))
 
 
-REFUSED_S = 0.001
-"""What it takes to learn that nobody listens."""
-
-
 @dataclass(frozen=True)
-class Spoken:
+class StreamResult:
     """One stream, from its opening to its end.
 
     Attributes:
-        answered_s: when the answer to each region came, by its number; those that came.
-        arrivals: the same as `edge.link.link` takes them in.
-        heard_s: to the first sign of the cloud, 0 for none.
-        ended_s: when it was over.
+        answered_s: when the answer to each ROI came, by number, for those that came.
+        arrivals: the answers as `edge.link.link` records them.
+        first_response_s: time to the cloud's first response, 0 for none.
+        ended_s: when the stream ended.
         broke: the connection was lost.
-        rois, sent_bytes: regions of which something left the edge, and all that did.
+        rois: number of ROIs of which a part left the edge.
+        sent_bytes: bytes that left the edge.
     """
 
     answered_s: dict[int, float]
     arrivals: tuple[Arrival, ...]
-    heard_s: float
+    first_response_s: float
     ended_s: float
     broke: bool
     rois: int
@@ -107,13 +104,13 @@ class Spoken:
 
 
 class SimulatedLink:
-    """A trace with a cloud behind it, and one connection, made anew when it is lost."""
+    """A trace with a cloud behind it, and one connection that is made again when it is lost."""
 
     def __init__(self, trace: Trace, cloud: SimulatedCloud, seed: str) -> None:
         self.cloud = cloud
         self._trace, self._rng = trace, random.Random(seed)
         self._up, self._down = TokenBucket(), TokenBucket()
-        self._kept_s = math.nan  # until when the connection is known to live; NaN: there is none
+        self._alive_s = math.nan  # until when the connection is known to live; NaN: there is none
 
     def stream(
         self,
@@ -121,59 +118,65 @@ class SimulatedLink:
         sizes: Sequence[int],
         until_s: float,
         *,
-        silence_s: float = math.inf,
-        anew: bool = False,
-    ) -> Spoken:
-        """Regions of so many bytes that are sent at ``at_s``.
+        response_timeout_s: float = math.inf,
+        new_connection: bool = False,
+    ) -> StreamResult:
+        """Send ROIs of ``sizes`` bytes at ``at_s``, until ``until_s`` at most.
 
-        It is over where nothing was heard within ``silence_s``; ``anew`` makes a new connection.
+        Without a first response within ``response_timeout_s`` the stream ends then.
         """
         if self._trace.at(at_s).state is State.RESET:
-            self._kept_s = math.nan
-            return Spoken({}, (), 0.0, at_s + REFUSED_S, True, 0, 0)
-        fresh = anew or not self._first_reset_s(self._kept_s) > at_s
-        opened_s = at_s + (self._trace.at(at_s).latency_ms / 1000 if fresh else 0.0)
-        way = _Way(self._trace, self._rng, self._first_reset_s(at_s))
-        heard_s = way.echo_s(opened_s) - at_s
-        until_s = until_s if heard_s <= silence_s else min(until_s, at_s + silence_s)
-        came_s, rois, sent_bytes = self._sent(way, opened_s, sizes, until_s)
+            self._alive_s = math.nan
+            return StreamResult({}, (), 0.0, at_s + REFUSED_S, True, 0, 0)
+        connects = new_connection or not self._first_reset_s(self._alive_s) > at_s
+        opened_s = at_s + (self._trace.at(at_s).latency_ms / 1000 if connects else 0.0)
+        connection = _Connection(self._trace, self._rng, self._first_reset_s(at_s))
+        first_s = connection.echo_s(opened_s) - at_s
+        until_s = (
+            until_s if first_s <= response_timeout_s else min(until_s, at_s + response_timeout_s)
+        )
+        came_s, rois, sent_bytes = self._send(connection, opened_s, sizes, until_s)
         served = self.cloud.read(came_s, until_s)
-        back_s = self._returned(way, opened_s, served)
-        limit_s = min(until_s, way.broken_s)
+        back_s = self._return(connection, opened_s, served)
+        limit_s = min(until_s, connection.broken_s)
         answered_s = {i: t for i, t in enumerate(back_s) if t <= limit_s}
-        whole = len(answered_s) == len(sizes)
-        ended_s = max(answered_s.values()) if whole else limit_s
-        broke = not whole and way.broken_s <= until_s
-        self._kept_s = math.nan if broke or way.lost else ended_s
+        complete = len(answered_s) == len(sizes)
+        ended_s = max(answered_s.values()) if complete else limit_s
+        broke = not complete and connection.broken_s <= until_s
+        self._alive_s = math.nan if broke or connection.lost else ended_s
         arrivals = tuple(_arrivals(at_s, sizes, served, answered_s))
-        heard_s = heard_s if at_s + heard_s <= ended_s else 0.0
-        return Spoken(answered_s, arrivals, heard_s, ended_s, broke, rois, sent_bytes)
+        first_s = first_s if at_s + first_s <= ended_s else 0.0
+        return StreamResult(answered_s, arrivals, first_s, ended_s, broke, rois, sent_bytes)
 
-    def knock_s(self, at_s: float, patience_s: float) -> float | None:
-        """What a small question took; None where it was not answered in time."""
+    def health_check_s(self, at_s: float, timeout_s: float) -> float | None:
+        """Return the time of a health check; None if it was not answered in time."""
         if self._trace.at(at_s).state is State.RESET:
             return None
-        took_s = _Way(self._trace, self._rng, self._first_reset_s(at_s)).echo_s(at_s) - at_s
-        return took_s if took_s <= patience_s else None
+        connection = _Connection(self._trace, self._rng, self._first_reset_s(at_s))
+        took_s = connection.echo_s(at_s) - at_s
+        return took_s if took_s <= timeout_s else None
 
-    def _sent(
-        self, way: _Way, now_s: float, sizes: Sequence[int], until_s: float
+    def _send(
+        self, connection: _Connection, now_s: float, sizes: Sequence[int], until_s: float
     ) -> tuple[list[float], int, int]:
-        """When each region has come whole, how many were begun, and the bytes that left."""
+        """Return when each ROI has arrived whole, how many were begun, and the bytes that left."""
         came_s, sent, flight = [math.inf] * len(sizes), 0, Flight(self._rng)
         for number, size in enumerate(sizes):
-            for chunk_number, chunk in enumerate(_chunks(size)):
+            for start in range(0, size, CHUNK_BYTES):
+                chunk = min(CHUNK_BYTES, size - start)
                 now = self._trace.at(now_s)
                 now_s += self._up.wait_s(chunk, now.up_kbit, now_s)
-                if now_s > min(until_s, way.broken_s):
-                    return came_s, number + (chunk_number > 0), sent
+                if now_s > min(until_s, connection.broken_s):
+                    return came_s, number + (start > 0), sent
                 sent += chunk
                 due_s = flight.due_s(now_s, now.latency_ms, now.jitter_ms)
-                came_s[number] = way.arrives_s(due_s, up=True)
+                came_s[number] = connection.arrives_s(due_s, up=True)
         return came_s, len(sizes), sent
 
-    def _returned(self, way: _Way, opened_s: float, served: Sequence[Served | None]) -> list[float]:
-        """When each answer is back."""
+    def _return(
+        self, connection: _Connection, opened_s: float, served: Sequence[Served | None]
+    ) -> list[float]:
+        """Return when each answer is back."""
         flight, left_s, back_s = Flight(self._rng), opened_s, list[float]()
         for one in served:
             if one is None:
@@ -183,26 +186,26 @@ class SimulatedLink:
             now = self._trace.at(left_s)
             left_s += self._down.wait_s(ANSWER_BYTES, now.down_kbit, left_s)
             due_s = flight.due_s(left_s, now.latency_ms, now.jitter_ms)
-            back_s.append(way.arrives_s(due_s, up=False))
+            back_s.append(connection.arrives_s(due_s, up=False))
         return back_s
 
     def _first_reset_s(self, after_s: float) -> float:
-        """When connections are next reset, from ``after_s`` on; NaN stays NaN."""
+        """Return when connections are next reset, from ``after_s`` on; NaN stays NaN."""
         if math.isnan(after_s):
             return after_s
         spans = _spans(self._trace, after_s)
-        return next((begin_s for begin_s, _, one in spans if one is State.RESET), math.inf)
+        return next((begin_s for begin_s, _, state in spans if state is State.RESET), math.inf)
 
 
-class _Way:
-    """Both directions of one stream: when what is due arrives, and when the connection breaks."""
+class _Connection:
+    """The connection of one stream: when bytes arrive, and when it breaks."""
 
     def __init__(self, trace: Trace, rng: random.Random, reset_s: float) -> None:
         self._trace, self._rng = trace, rng
         self.broken_s, self.lost = reset_s, False
 
     def echo_s(self, at_s: float) -> float:
-        """When the first sign of the cloud is there: a few bytes up, and a few back."""
+        """Return when the first response arrives: a few bytes up, and a few back."""
         for up in (True, False):
             if not math.isfinite(at_s):
                 break
@@ -212,7 +215,7 @@ class _Way:
         return at_s
 
     def arrives_s(self, due_s: float, *, up: bool) -> float:
-        """When what is due at ``due_s`` is there; ``inf`` for never."""
+        """Return when bytes that are due at ``due_s`` arrive; ``inf`` for never."""
         if due_s >= self.broken_s:
             return math.inf
         for begin_s, end_s, state in _spans(self._trace, due_s):
@@ -227,9 +230,9 @@ class _Way:
 
 
 def _spans(trace: Trace, from_s: float) -> Iterator[tuple[float, float, State]]:
-    """Times at which a state begins and ends, from the one that holds at ``from_s``; one round.
+    """Yield begin, end and state of the spans from ``from_s`` on, for one round of the trace.
 
-    Where the trace does not repeat the last one never ends.
+    Where the trace does not repeat the last span never ends.
     """
     round_s = trace.repeat_s or math.inf
     base_s = from_s // round_s * round_s if trace.repeat_s else 0.0
@@ -246,7 +249,7 @@ def _spans(trace: Trace, from_s: float) -> Iterator[tuple[float, float, State]]:
 def _arrivals(
     at_s: float, sizes: Sequence[int], served: Sequence[Served | None], answered_s: dict[int, float]
 ) -> Iterator[Arrival]:
-    """What was answered, as the edge measures it, in the order in which it came."""
+    """Yield the answers as the edge measures them, in order of arrival."""
     for count, i in enumerate(sorted(answered_s, key=answered_s.__getitem__), 1):
         one = served[i]
         assert one is not None  # it was answered
@@ -257,8 +260,3 @@ def _arrivals(
             compute_s=one.compute_s,
             received_bytes=count * ANSWER_BYTES,
         )
-
-
-def _chunks(size: int) -> Iterator[int]:
-    for start in range(0, size, CHUNK_BYTES):
-        yield min(CHUNK_BYTES, size - start)

@@ -11,7 +11,7 @@ from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.selection import Size
 from evaluation.accuracy.data import Cube
-from evaluation.policies.region_sizes import Asked, _table, as_dict, read_sizes
+from evaluation.policies.roi_sizes import Verdicts, _table, as_dict, read_sizes
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import Candidate
@@ -56,17 +56,17 @@ def test_each_size_shows_the_reader_what_the_cloud_would_see(
     voxels = np.full((50, 50, 50), 50, np.uint8)
     voxels[bright] = 200
     cube = Cube("val/0", "p", voxels, (25.0, 25.0, 25.0), 6.0)
-    asked = read_sizes([cube], screens, Brightest(), THRESHOLDS)
-    assert asked.nodule.tolist() == [True, False, True]
-    assert asked.score.tolist() == [0.8, 0.4, 0.7]
-    np.testing.assert_allclose(asked.said[Size.FULL], [0.8, 0.8, 0.8])
-    np.testing.assert_allclose(asked.said[Size.REDUCED], reduced)
-    np.testing.assert_allclose(asked.said[Size.SLAB], slab)
+    verdicts = read_sizes([cube], screens, Brightest(), THRESHOLDS)
+    assert verdicts.nodule.tolist() == [True, False, True]
+    assert verdicts.score.tolist() == [0.8, 0.4, 0.7]
+    np.testing.assert_allclose(verdicts.cloud[Size.FULL], [0.8, 0.8, 0.8])
+    np.testing.assert_allclose(verdicts.cloud[Size.REDUCED], reduced)
+    np.testing.assert_allclose(verdicts.cloud[Size.SLAB], slab)
 
 
 def test_figures_of_a_size_by_hand() -> None:
     """Only who fits is counted, beside the full size too; the share is that of 2 AUC - 1."""
-    asked = Asked(
+    verdicts = Verdicts(
         np.array([True, True, False, False, True]),
         np.full(5, 0.5),
         {
@@ -75,7 +75,7 @@ def test_figures_of_a_size_by_hand() -> None:
             Size.SLAB: np.array([0.9, 0.8, 0.6, 0.2, NAN]),
         },
     )
-    said = as_dict(asked, THRESHOLDS, CLOUD_ALONE)
+    said = as_dict(verdicts, THRESHOLDS, CLOUD_ALONE)
     full, reduced, slab = said["sizes"]
     assert (full["candidates"], full["share"], full["agreement"]) == (5, 1.0, 1.0)
     assert (reduced["candidates"], reduced["nodules"]) == (4, 2)
