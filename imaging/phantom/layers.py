@@ -72,10 +72,17 @@ class LungLayer:
 
 @dataclass(frozen=True)
 class Raster:
-    """The voxels of the image: ``shape`` and ``spacing_mm`` ``(z, y, x)``; it fills the lattice."""
+    """The voxels of an image.
+
+    Attributes:
+        shape: number of voxels ``(z, y, x)``.
+        spacing_mm: their spacing ``(z, y, x)``.
+        corner_mm: world point ``(x, y, z)`` of the outer corner of voxel (0, 0, 0).
+    """
 
     shape: tuple[int, int, int]
     spacing_mm: Triple
+    corner_mm: Triple = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -182,28 +189,25 @@ def _paint_lungs(plane: Plane, lungs: LungLayer, section: _Section) -> None:
     _blend(plane, lungs.lumens[section.k] * shown, _AIR_HU)
 
 
-def stamp_cones(
-    cover: UInt8Array, raster: Raster, corner_mm: FloatArray, pieces: FloatArray, radii: FloatArray
-) -> None:
+def stamp_cones(cover: UInt8Array, raster: Raster, pieces: FloatArray, radii: FloatArray) -> None:
     """Draw cones into ``cover``, the share of each voxel covered, 0 to 255.
 
     Args:
         cover: uint8 ``(z, y, x)``, changed in place.
         raster: its voxels.
-        corner_mm: ``(x, y, z)`` world point of the outer corner of voxel (0, 0, 0).
         pieces: ``(n, 2, 3)`` world points of both ends.
         radii: ``(n, 2)`` mm at both ends.
     """
-    spacing = np.asarray(raster.spacing_mm)[::-1]
+    spacing, corner = np.asarray(raster.spacing_mm)[::-1], np.asarray(raster.corner_mm)
     edge = float(np.mean(spacing))
     # the box of voxels around every piece; pieces outside the image are left out
     margin = radii.max(axis=1) + edge
-    low = (pieces.min(axis=1) - margin[:, None] - corner_mm) / spacing - 0.5
-    high = (pieces.max(axis=1) + margin[:, None] - corner_mm) / spacing - 0.5
+    low = (pieces.min(axis=1) - margin[:, None] - corner) / spacing - 0.5
+    high = (pieces.max(axis=1) + margin[:, None] - corner) / spacing - 0.5
     first = np.maximum(np.floor(low).astype(int), 0)
     last = np.minimum(np.ceil(high).astype(int) + 1, raster.shape[::-1])
     visible = np.flatnonzero((first < last).all(axis=1))
-    local = (pieces - corner_mm).astype(np.float32)
+    local = (pieces - corner).astype(np.float32)
     for i in visible:
         _stamp_cone(cover, spacing, edge, local[i], radii[i], first[i], last[i])
 

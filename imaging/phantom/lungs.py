@@ -147,15 +147,13 @@ def grow_trees(lattice: Lattice, lungs: Lungs, rng: np.random.Generator) -> Tree
     )
 
 
-def draw_trees(
-    trees: Trees, raster: Raster, corner_mm: FloatArray
-) -> tuple[UInt8Array, UInt8Array]:
+def draw_trees(trees: Trees, raster: Raster) -> tuple[UInt8Array, UInt8Array]:
     """Draw the coverage, 0 to 255, of vessels and airway walls, and of lumens, ``(z, y, x)``."""
     solid = np.zeros(raster.shape, dtype=np.uint8)
     lumens = np.zeros(raster.shape, dtype=np.uint8)
-    stamp_cones(solid, raster, corner_mm, trees.vessels, trees.vessel_radii)
-    stamp_cones(solid, raster, corner_mm, trees.airways, trees.wall_radii)
-    stamp_cones(lumens, raster, corner_mm, trees.airways, trees.lumen_radii)
+    stamp_cones(solid, raster, trees.vessels, trees.vessel_radii)
+    stamp_cones(solid, raster, trees.airways, trees.wall_radii)
+    stamp_cones(lumens, raster, trees.airways, trees.lumen_radii)
     return solid, lumens
 
 

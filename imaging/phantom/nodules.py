@@ -16,6 +16,13 @@ TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
 SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
 LOCATIONS = {"free": 0.5, "vessel": 0.25, "pleura": 0.25}
 
+_TRIES = 60
+_GAP_MM = 4.0
+_RIM_MM = 3.0
+_SHRINK = 0.85
+_GLASS_EDGE_MM = 1.6
+_FINE_STEPS = 32
+
 
 @dataclass(frozen=True)
 class Appearance:
@@ -69,64 +76,6 @@ class Surface:
         return np.asarray(share * self.radius_mm - away)
 
 
-def _draw_appearance(diameter_mm: tuple[float, float], rng: np.random.Generator) -> Appearance:
-    """Draw an appearance; small nodules are more frequent (uniform in the log of diameter)."""
-    low, high = np.log(diameter_mm)
-    texture = _choice(TEXTURES, rng)
-    shape = _choice(SHAPES, rng)
-    if texture == "ground-glass" and shape == "spiculated":
-        shape = "round"
-    diameter = float(np.exp(rng.uniform(low, high)))
-    return Appearance(diameter, texture, shape, _choice(LOCATIONS, rng))
-
-
-def _draw_surface(look: Appearance, rng: np.random.Generator) -> Surface:
-    """Draw a random surface of that appearance, its radius not yet fitted to the diameter."""
-    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
-    squeeze = np.diag(np.exp(rng.uniform(-0.14, 0.14, 3)))
-    count = {"round": 1, "lobulated": int(rng.integers(4, 8)), "spiculated": 5}[look.shape]
-    tall = {"round": 0.06, "lobulated": 0.42, "spiculated": 0.25}[look.shape]
-    spikes = np.empty((0, 3))
-    if look.shape == "spiculated":
-        spikes = _directions(int(rng.integers(9, 20)), rng) * rng.uniform(1.5, 2.3, (1, 1))
-        spikes *= rng.uniform(0.8, 1.1, (len(spikes), 1))
-    core = np.append(rng.uniform(-0.25, 0.25, 3), rng.uniform(0.35, 0.6))
-    return Surface(
-        radius_mm=look.diameter_mm / 2,
-        stretch=turn @ squeeze @ turn.T,
-        bumps=_directions(count, rng),
-        heights=rng.uniform(0.4, 1.0, count) * tall,
-        spikes=spikes,
-        core=core,
-    )
-
-
-def _density_hu(look: Appearance, rng: np.random.Generator) -> tuple[float, float]:
-    """Draw the HU of the nodule and of its core: soft tissue, 7 % calcified, or ground glass."""
-    solid = float(rng.uniform(150, 500) if rng.random() < 0.07 else rng.uniform(10, 70))
-    if look.texture == "solid":
-        return solid, solid
-    glass = float(rng.uniform(-680, -480))
-    return glass, min(solid, 70.0) if look.texture == "part-solid" else glass
-
-
-def _choice(shares: dict[str, float], rng: np.random.Generator) -> str:
-    return str(rng.choice(list(shares), p=list(shares.values())))
-
-
-def _directions(count: int, rng: np.random.Generator) -> FloatArray:
-    vectors = rng.standard_normal((count, 3))
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-
-
-Ball = tuple[FloatArray, float]
-"""Centre (3,) and radius in mm of another nodule."""
-
-_TRIES = 60
-_GAP_MM = 4.0
-_RIM_MM = 3.0
-
-
 @dataclass(frozen=True, eq=False)
 class Surroundings:
     """Where nodules are placed: distance fields of lungs and cavity, and the trees."""
@@ -137,17 +86,87 @@ class Surroundings:
     trees: Trees
 
 
-def _find_centre(
-    site: Surroundings, look: Appearance, others: Sequence[Ball], rng: np.random.Generator
-) -> FloatArray | None:
-    """Find the first of several random centres ``(3,)`` where the nodule fits; None if none."""
+@dataclass(frozen=True, eq=False)
+class PlacedNodule:
+    """A nodule with its centre; ``truth`` is measured on its surface, cut off at the pleura."""
+
+    look: Appearance
+    surface: Surface
+    centre_mm: FloatArray
+    truth: Nodule
+
+    def depth(self, site: Surroundings, points_mm: FloatArray) -> FloatArray:
+        """Compute the depth in mm inside the nodule at world points, negative outside."""
+        inside = self.surface.depth(points_mm - self.centre_mm)
+        clear = -float(site.lattice.sample(site.lungs, self.centre_mm))
+        if clear > 2.2 * self.surface.radius_mm + 4:  # far from the pleura
+            return inside
+        return np.minimum(inside, -site.lattice.sample(site.lungs, points_mm))
+
+
+def place_nodules(
+    site: Surroundings, count: int, diameter_mm: tuple[float, float], rng: np.random.Generator
+) -> list[PlacedNodule]:
+    """Place random nodules; one for which there is no room is made smaller.
+
+    The list is shorter than ``count`` only if there is no room for the smallest nodule.
+    """
+    placed: list[PlacedNodule] = []
+    for _ in range(count):
+        look = _draw_appearance(diameter_mm, rng)
+        nodule = _placed(site, look, placed, rng)
+        while nodule is None and look.diameter_mm * _SHRINK >= diameter_mm[0]:
+            look = replace(look, diameter_mm=look.diameter_mm * _SHRINK)
+            nodule = _placed(site, look, placed, rng)
+        if nodule is not None:
+            placed.append(nodule)
+    return placed
+
+
+def draw_nodule(
+    anatomy: HuArray,
+    raster: Raster,
+    site: Surroundings,
+    nodule: PlacedNodule,
+    rng: np.random.Generator,
+) -> None:
+    """Draw the nodule into the anatomy in place; it never makes anything less dense."""
+    shell_hu, core_hu = _density_hu(nodule.look, rng)
+    box, points = _voxels(raster, nodule, reach=2.7)
+    edge = float(np.mean(raster.spacing_mm))
+    depth = nodule.depth(site, points)
+    soft = max(edge, _GLASS_EDGE_MM) if shell_hu < 0 else edge
+    hu = anatomy[box].astype(np.float64)
+    _raise(hu, np.clip(depth / soft + 0.5, 0, 1), shell_hu)
+    if core_hu != shell_hu:
+        core = np.minimum(nodule.surface.core_depth(points - nodule.centre_mm), depth)
+        _raise(hu, np.clip(core / edge + 0.5, 0, 1), core_hu)
+    _raise(hu, _spicules(raster, site, nodule, points), min(core_hu, 0.0))
+    anatomy[box] = np.rint(hu)
+
+
+def label_nodule(
+    mask: UInt8Array, raster: Raster, site: Surroundings, nodule: PlacedNodule, label: int
+) -> None:
+    """Write ``label`` into every voxel whose centre is inside the nodule."""
+    box, points = _voxels(raster, nodule, reach=1.7)
+    mask[box][nodule.depth(site, points) > 0] = label
+
+
+def _placed(
+    site: Surroundings, look: Appearance, others: list[PlacedNodule], rng: np.random.Generator
+) -> PlacedNodule | None:
+    """Place a nodule where it fits; None if there is no room."""
+    surface = _draw_surface(look, rng)
     for centre in _CENTRES[look.location](site, look.diameter_mm / 2, rng):
         if _fits(site, look, centre, others):
-            return np.asarray(centre)
+            return _measured(site, look, surface, np.asarray(centre))
     return None
 
 
-def _fits(site: Surroundings, look: Appearance, centre: FloatArray, others: Sequence[Ball]) -> bool:
+def _fits(
+    site: Surroundings, look: Appearance, centre: FloatArray, others: Sequence[PlacedNodule]
+) -> bool:
     """Tell whether a nodule is in the field of view, away from other nodules and thick vessels."""
     radius = look.diameter_mm / 2
     lattice = site.lattice
@@ -156,8 +175,9 @@ def _fits(site: Surroundings, look: Appearance, centre: FloatArray, others: Sequ
     margin = radius * 1.6 + _RIM_MM
     if np.any(centre - margin < low) or np.any(centre + margin > high):
         return False
-    for other, other_radius in others:
-        if float(np.linalg.norm(centre - other)) < radius + other_radius + _GAP_MM:
+    for other in others:
+        distance = float(np.linalg.norm(centre - other.centre_mm))
+        if distance < radius + other.look.diameter_mm / 2 + _GAP_MM:
             return False
     return look.location == "vessel" or _clear(site.trees, centre, radius)
 
@@ -214,97 +234,45 @@ def _some(cells: FloatArray, rng: np.random.Generator) -> FloatArray:
     return np.asarray(cells[chosen] + rng.uniform(-1, 1, (len(chosen), 3)))
 
 
-_SHRINK = 0.85
-_GLASS_EDGE_MM = 1.6
-_FINE_STEPS = 32
+def _draw_appearance(diameter_mm: tuple[float, float], rng: np.random.Generator) -> Appearance:
+    """Draw an appearance; small nodules are more frequent (uniform in the log of diameter)."""
+    low, high = np.log(diameter_mm)
+    texture = _choice(TEXTURES, rng)
+    shape = _choice(SHAPES, rng)
+    if texture == "ground-glass" and shape == "spiculated":
+        shape = "round"
+    diameter = float(np.exp(rng.uniform(low, high)))
+    return Appearance(diameter, texture, shape, _choice(LOCATIONS, rng))
 
 
-@dataclass(frozen=True, eq=False)
-class PlacedNodule:
-    """A nodule with its centre; ``truth`` is measured on its surface, cut off at the pleura."""
-
-    look: Appearance
-    surface: Surface
-    centre_mm: FloatArray
-    truth: Nodule
-
-    def depth(self, site: Surroundings, points_mm: FloatArray) -> FloatArray:
-        """Compute the depth in mm inside the nodule at world points, negative outside."""
-        inside = self.surface.depth(points_mm - self.centre_mm)
-        clear = -float(site.lattice.sample(site.lungs, self.centre_mm))
-        if clear > 2.2 * self.surface.radius_mm + 4:  # far from the pleura
-            return inside
-        return np.minimum(inside, -site.lattice.sample(site.lungs, points_mm))
-
-
-def place_nodules(
-    site: Surroundings, count: int, diameter_mm: tuple[float, float], rng: np.random.Generator
-) -> list[PlacedNodule]:
-    """Place random nodules; one for which there is no room is made smaller.
-
-    The list is shorter than ``count`` only if there is no room for the smallest nodule.
-    """
-    placed: list[PlacedNodule] = []
-    for _ in range(count):
-        look = _draw_appearance(diameter_mm, rng)
-        nodule = _placed(site, look, placed, rng)
-        while nodule is None and look.diameter_mm * _SHRINK >= diameter_mm[0]:
-            look = replace(look, diameter_mm=look.diameter_mm * _SHRINK)
-            nodule = _placed(site, look, placed, rng)
-        if nodule is not None:
-            placed.append(nodule)
-    return placed
+def _draw_surface(look: Appearance, rng: np.random.Generator) -> Surface:
+    """Draw a random surface of that appearance, its radius not yet fitted to the diameter."""
+    turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
+    squeeze = np.diag(np.exp(rng.uniform(-0.14, 0.14, 3)))
+    count = {"round": 1, "lobulated": int(rng.integers(4, 8)), "spiculated": 5}[look.shape]
+    tall = {"round": 0.06, "lobulated": 0.42, "spiculated": 0.25}[look.shape]
+    spikes = np.empty((0, 3))
+    if look.shape == "spiculated":
+        spikes = _directions(int(rng.integers(9, 20)), rng) * rng.uniform(1.5, 2.3, (1, 1))
+        spikes *= rng.uniform(0.8, 1.1, (len(spikes), 1))
+    core = np.append(rng.uniform(-0.25, 0.25, 3), rng.uniform(0.35, 0.6))
+    return Surface(
+        radius_mm=look.diameter_mm / 2,
+        stretch=turn @ squeeze @ turn.T,
+        bumps=_directions(count, rng),
+        heights=rng.uniform(0.4, 1.0, count) * tall,
+        spikes=spikes,
+        core=core,
+    )
 
 
-def draw_nodule(
-    anatomy: HuArray,
-    raster: Raster,
-    corner_mm: FloatArray,
-    site: Surroundings,
-    nodule: PlacedNodule,
-    rng: np.random.Generator,
-) -> None:
-    """Draw the nodule into the anatomy in place; it never makes anything less dense."""
-    shell_hu, core_hu = _density_hu(nodule.look, rng)
-    box, points = _voxels(raster, corner_mm, nodule, reach=2.7)
-    edge = float(np.mean(raster.spacing_mm))
-    depth = nodule.depth(site, points)
-    soft = max(edge, _GLASS_EDGE_MM) if shell_hu < 0 else edge
-    hu = anatomy[box].astype(np.float64)
-    _raise(hu, np.clip(depth / soft + 0.5, 0, 1), shell_hu)
-    if core_hu != shell_hu:
-        core = np.minimum(nodule.surface.core_depth(points - nodule.centre_mm), depth)
-        _raise(hu, np.clip(core / edge + 0.5, 0, 1), core_hu)
-    _raise(hu, _spicules(raster, site, nodule, points), min(core_hu, 0.0))
-    anatomy[box] = np.rint(hu)
+def _choice(shares: dict[str, float], rng: np.random.Generator) -> str:
+    return str(rng.choice(list(shares), p=list(shares.values())))
 
 
-def label_nodule(
-    mask: UInt8Array,
-    raster: Raster,
-    corner_mm: FloatArray,
-    site: Surroundings,
-    nodule: PlacedNodule,
-    label: int,
-) -> None:
-    """Write ``label`` into every voxel whose centre is inside the nodule."""
-    box, points = _voxels(raster, corner_mm, nodule, reach=1.7)
-    mask[box][nodule.depth(site, points) > 0] = label
-
-
-def _raise(hu: FloatArray, cover: FloatArray, target: float) -> None:
-    """Raise a share of each voxel to ``target`` HU where it is lower, in place."""
-    hu += cover * np.maximum(target - hu, 0)
-
-
-def _placed(
-    site: Surroundings, look: Appearance, others: list[PlacedNodule], rng: np.random.Generator
-) -> PlacedNodule | None:
-    """Place a nodule where it fits; None if there is no room."""
-    surface = _draw_surface(look, rng)
-    balls = [(other.centre_mm, other.look.diameter_mm / 2) for other in others]
-    centre = _find_centre(site, look, balls, rng)
-    return None if centre is None else _measured(site, look, surface, centre)
+def _directions(count: int, rng: np.random.Generator) -> FloatArray:
+    vectors = rng.standard_normal((count, 3))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _measured(
@@ -334,19 +302,33 @@ def _truth(site: Surroundings, nodule: PlacedNodule) -> tuple[float, FloatArray]
     return float(np.cbrt(6 * volume / np.pi)), np.asarray(centre)
 
 
+def _density_hu(look: Appearance, rng: np.random.Generator) -> tuple[float, float]:
+    """Draw the HU of the nodule and of its core: soft tissue, 7 % calcified, or ground glass."""
+    solid = float(rng.uniform(150, 500) if rng.random() < 0.07 else rng.uniform(10, 70))
+    if look.texture == "solid":
+        return solid, solid
+    glass = float(rng.uniform(-680, -480))
+    return glass, min(solid, 70.0) if look.texture == "part-solid" else glass
+
+
 def _voxels(
-    raster: Raster, corner_mm: FloatArray, nodule: PlacedNodule, reach: float
+    raster: Raster, nodule: PlacedNodule, reach: float
 ) -> tuple[tuple[slice, slice, slice], FloatArray]:
     """Find the voxels around a nodule, and their centres ``(z, y, x, 3)`` in the world."""
-    spacing = np.asarray(raster.spacing_mm)[::-1]
+    spacing, corner = np.asarray(raster.spacing_mm)[::-1], np.asarray(raster.corner_mm)
     half = nodule.surface.radius_mm * reach + 2
-    low = np.floor((nodule.centre_mm - half - corner_mm) / spacing).astype(int)
-    high = np.ceil((nodule.centre_mm + half - corner_mm) / spacing).astype(int) + 1
+    low = np.floor((nodule.centre_mm - half - corner) / spacing).astype(int)
+    high = np.ceil((nodule.centre_mm + half - corner) / spacing).astype(int) + 1
     low, high = np.maximum(low, 0), np.minimum(high, raster.shape[::-1])
-    x, y, z = (corner_mm[i] + (np.arange(low[i], high[i]) + 0.5) * spacing[i] for i in range(3))
+    x, y, z = (corner[i] + (np.arange(low[i], high[i]) + 0.5) * spacing[i] for i in range(3))
     grid = np.meshgrid(z, y, x, indexing="ij")
     box = (slice(low[2], high[2]), slice(low[1], high[1]), slice(low[0], high[0]))
     return box, np.stack(grid[::-1], axis=-1)
+
+
+def _raise(hu: FloatArray, cover: FloatArray, target: float) -> None:
+    """Raise a share of each voxel to ``target`` HU where it is lower, in place."""
+    hu += cover * np.maximum(target - hu, 0)
 
 
 def _spicules(
@@ -354,14 +336,14 @@ def _spicules(
 ) -> FloatArray:
     """Draw the coverage of fine strands out of the surface; the truth does not include them."""
     z, y, x = points.shape[:-1]
-    local = Raster((z, y, x), raster.spacing_mm)
+    corner = points[0, 0, 0] - np.asarray(raster.spacing_mm)[::-1] / 2
+    local = Raster((z, y, x), raster.spacing_mm, triple(corner))
     cover = np.zeros(local.shape, dtype=np.uint8)
     tips = nodule.centre_mm + nodule.surface.spikes * nodule.surface.radius_mm
     starts = np.broadcast_to(nodule.centre_mm, tips.shape)
     thick = min(0.35 + nodule.surface.radius_mm * 0.06, 0.9)
     radii = np.broadcast_to([thick * 1.6, thick * 0.4], (len(tips), 2))
     if len(tips):
-        corner = points[0, 0, 0] - np.asarray(raster.spacing_mm)[::-1] / 2
-        stamp_cones(cover, local, corner, np.stack([starts, tips], axis=1), radii)
+        stamp_cones(cover, local, np.stack([starts, tips], axis=1), radii)
     within = site.lattice.sample(site.lungs, points) < 0
     return np.asarray(cover / 255.0 * within)

@@ -28,7 +28,6 @@ from imaging.phantom.patient import Patient, draw_patient
 from imaging.phantom.scanner import KERNELS, Kernel, Scanner, scan
 from imaging.phantom.thorax import Abdomen, Thorax, make_abdomen, make_thorax
 from imaging.volume import (
-    FloatArray,
     Geometry,
     HuArray,
     Nodule,
@@ -122,18 +121,18 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     rngs = [np.random.default_rng(s) for s in seeds[:5]]
     patient = draw_patient(rngs[0])
     report(0.0, "anatomy")
-    fine, corner = _fine_raster(spec), _corner(spec)
+    raster, fine = _rasters(spec)
     size_mm = np.asarray(fine.shape) * fine.spacing_mm
-    lattice = make_lattice(corner, size_mm[::-1], patient.scale, rngs[1])
+    lattice = make_lattice(np.asarray(fine.corner_mm), size_mm[::-1], patient.scale, rngs[1])
     anatomy = _make_anatomy(lattice, patient, rngs[1])
     report(0.15, "vessels and airways")
     trees = grow_trees(lattice, anatomy.lungs, rngs[2])
-    hu = _painted(anatomy, trees, fine, corner, patient, report)
+    hu = _painted(anatomy, trees, fine, patient, report)
     report(0.6, "nodules")
     site = Surroundings(lattice, anatomy.lungs.lungs, anatomy.thorax.cavity, trees)
     nodules = place_nodules(site, spec.nodule_count, spec.diameter_mm, rngs[3])
     for nodule in nodules:
-        draw_nodule(hu, fine, corner, site, nodule, rngs[3])
+        draw_nodule(hu, fine, site, nodule, rngs[3])
     thickness = spec.slice_thickness_mm or spec.spacing_mm[0]
     scanned = scan(
         hu,
@@ -143,7 +142,7 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
         seeds[5],
         lambda share: report(0.65 + 0.35 * share, "scan"),
     )
-    return _result(spec, scanned, nodules, site, corner, rngs[4])
+    return _result(spec, scanned, nodules, site, raster, rngs[4])
 
 
 def varied_spec(seed: int) -> PhantomSpec:
@@ -179,29 +178,21 @@ def phantom_header(spec: PhantomSpec) -> StudyHeader:
     )
 
 
-def _fine_raster(spec: PhantomSpec) -> Raster:
-    """Choose the voxels of the anatomy: those of the result, thinner along z if it is thick."""
+def _rasters(spec: PhantomSpec) -> tuple[Raster, Raster]:
+    """Choose the voxels of the result and those of the anatomy, thinner where slices are thick."""
+    corner_mm = triple(_CENTRE_MM - (np.asarray(spec.shape) * spec.spacing_mm)[::-1] / 2)
     per_slice = int(np.ceil(spec.spacing_mm[0] / _FINE_MM))
     z, y, x = spec.shape
-    return Raster((z * per_slice, y, x), (spec.spacing_mm[0] / per_slice, *spec.spacing_mm[1:]))
-
-
-def _corner(spec: PhantomSpec) -> FloatArray:
-    """Compute the world point ``(x, y, z)`` of the outer corner of voxel (0, 0, 0)."""
-    size = np.asarray(spec.shape) * spec.spacing_mm
-    return np.asarray(_CENTRE_MM) - size[::-1] / 2
+    fine_mm = (spec.spacing_mm[0] / per_slice, *spec.spacing_mm[1:])
+    fine = Raster((z * per_slice, y, x), fine_mm, corner_mm)
+    return Raster(spec.shape, spec.spacing_mm, corner_mm), fine
 
 
 def _painted(
-    anatomy: _Anatomy,
-    trees: Trees,
-    fine: Raster,
-    corner: FloatArray,
-    patient: Patient,
-    report: Progress,
+    anatomy: _Anatomy, trees: Trees, fine: Raster, patient: Patient, report: Progress
 ) -> HuArray:
     """Paint the anatomy without nodules, int16 HU on the voxels of ``fine``."""
-    vessels, lumens = draw_trees(trees, fine, corner)
+    vessels, lumens = draw_trees(trees, fine)
     layer = LungLayer(
         field=anatomy.lungs.lungs,
         tissue_hu=anatomy.lungs.tissue_hu,
@@ -221,16 +212,15 @@ def _result(
     hu: HuArray,
     placed: list[PlacedNodule],
     site: Surroundings,
-    corner: FloatArray,
+    raster: Raster,
     rng: np.random.Generator,
 ) -> Phantom:
     """Move the scan to patient coordinates: the table position along z is random."""
     shift = np.array([0.0, -150.0, float(np.round(rng.uniform(-400, 100), 1))])
-    first = corner + np.asarray(spec.spacing_mm)[::-1] / 2 + shift
+    first = np.asarray(raster.corner_mm) + np.asarray(spec.spacing_mm)[::-1] / 2 + shift
     mask = np.zeros(spec.shape, dtype=np.uint8)
-    raster = Raster(spec.shape, spec.spacing_mm)
     for label, nodule in enumerate(placed, start=1):
-        label_nodule(mask, raster, corner, site, nodule, label)
+        label_nodule(mask, raster, site, nodule, label)
     geometry = Geometry(spec.spacing_mm, triple(first))
     volume = Volume(hu, geometry, description=f"SYNTHETIC PHANTOM seed {spec.seed}")
     truths = (nodule.truth for nodule in placed)

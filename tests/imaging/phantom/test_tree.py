@@ -45,7 +45,7 @@ def test_stamped_cylinder_has_its_volume() -> None:
     raster = Raster((40, 30, 30), (1.0, 0.8, 0.8))
     cover = np.zeros(raster.shape, dtype=np.uint8)
     ends = np.array([[[12.0, 12.0, 8.0], [12.0, 12.0, 32.0]]])
-    stamp_cones(cover, raster, np.zeros(3), ends, np.array([[3.0, 3.0]]))
+    stamp_cones(cover, raster, ends, np.array([[3.0, 3.0]]))
     volume = cover.sum() / 255 * 0.64
     assert np.isclose(volume, np.pi * 9 * 24 + 4 / 3 * np.pi * 27, rtol=0.04)
 
@@ -53,5 +53,5 @@ def test_stamped_cylinder_has_its_volume() -> None:
 def test_stamping_outside_the_picture_changes_nothing() -> None:
     raster = Raster((8, 8, 8), (1.0, 1.0, 1.0))
     cover = np.zeros(raster.shape, dtype=np.uint8)
-    stamp_cones(cover, raster, np.zeros(3), np.full((1, 2, 3), 50.0), np.array([[2.0, 1.0]]))
+    stamp_cones(cover, raster, np.full((1, 2, 3), 50.0), np.array([[2.0, 1.0]]))
     assert not cover.any()
