@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings
 
 from cloud.settings import CloudSettings
 from edge.settings import EdgeSettings
-from evaluation.pages import PROGRAMS, leaves
+from evaluation.pages import PROGRAMS, WIDTH, leaves
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -37,6 +37,14 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
     targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text)]
     inside = [t for t in targets if t and not re.match(r"[a-z]+:", t)]
     assert [t for t in inside if not (document.parent / t).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_prose_wraps_at_100_columns(document: Path) -> None:
+    """Tables, code and pictures have lines of their own length."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "    ", "!["))]
+    assert [line for line in prose if len(line) > WIDTH] == []
 
 
 def test_the_tests_named_in_the_architecture_exist() -> None:
