@@ -1,10 +1,11 @@
-"""``overread-edge``: read one study, or watch an inbox. Not a medical device."""
+"""The command ``overread-edge``: reads one study, or watches an inbox. Not a medical device."""
 
 from __future__ import annotations
 
 import json
 import sys
 from enum import IntEnum
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from edge.assemble import open_pipeline
 from edge.daemon.agent import run_agent
 from edge.errors import EdgeError
 from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
+from edge.pipeline import read_and_report
 from edge.report.model import Report
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
@@ -27,15 +28,16 @@ app = typer.Typer(
     help="Reads chest CT for lung nodules beside the scanner. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-SETUP_FAULTS = (EdgeError, ModelError, OSError)
+SETUP_ERRORS = (EdgeError, ModelError, OSError)
 Config = Annotated[
-    Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* in the environment goes before it.")
+    Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
 ]
 
 
 class ExitStatus(IntEnum):
-    """What the exit status of ``overread-edge screen`` tells."""
+    """The exit status of ``overread-edge screen``."""
 
     DONE = 0
     FAILED = 1
@@ -43,48 +45,67 @@ class ExitStatus(IntEnum):
     NO_SECOND_READING = 3
 
 
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"overread-edge {version('overread')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Reads chest CT for lung nodules beside the scanner. Not a medical device."""
+
+
 @app.command(
-    epilog="Exit status: 0 the second reading is complete or off; 1 the program is "
-    "not set up or failed; 2 the study was refused (a report that says why is written); 3 a "
-    "cloud was asked, and its second reading is missing or partial."
+    epilog="Exit status: 0: the second reading is complete, or off. 1: an error of the settings "
+    "or of the program. 2: the study cannot be read; the report says why. 3: a cloud is "
+    "set up, but the second reading is missing or partial."
 )
 def screen(
     path: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MHD file.")],
     cloud: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT|off", help="Who gives second readings.")
+        str | None, typer.Option(metavar="HOST:PORT|off", help="Second reader.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     deadline: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Budget; bounds the wait for the cloud.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time for one study; limits the wait for the cloud."),
     ] = None,
     config: Config = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
-    """Reads one study, prints the findings and leaves report.json, report.html and pictures."""
+    """Read one study, print its findings, and write report.json, report.html and pictures."""
     settings = _settings(config, cloud=cloud, deadline_s=deadline)
     progress = Progress(Console(stderr=True))
     try:
-        out.mkdir(parents=True, exist_ok=True)  # before minutes go into what cannot be written
-        with progress.shown(), open_pipeline(settings, watch=progress.watch) as pipeline:
-            reading = read_and_report(pipeline, Job(path, out))
-    except SETUP_FAULTS as error:
+        out.mkdir(parents=True, exist_ok=True)  # an error here comes before the long work
+        with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
+            result = read_and_report(pipeline, Job(path, out))
+    except SETUP_ERRORS as error:
         raise _failed(error) from error
-    _print(reading, as_json=as_json)
-    raise typer.Exit(exit_status(reading.report))
+    if as_json:
+        typer.echo(json.dumps(report_to_dict(result.report), indent=2, ensure_ascii=False))
+    else:
+        Console().print(render_report(result.report, result.paths))
+    raise typer.Exit(exit_status(result.report))
 
 
 @app.command()
 def run(config: Config = None) -> None:
-    """Watches an inbox and reports every study that arrives, until SIGTERM."""
+    """Watch an inbox and report every study that arrives, until SIGTERM."""
     settings = _settings(config)
     try:
         run_agent(settings)
-    except SETUP_FAULTS as error:
+    except SETUP_ERRORS as error:
         raise _failed(error) from error
 
 
 def exit_status(report: Report) -> ExitStatus:
-    """The exit status that tells what became of one study."""
+    """Return the exit status for the report of one study."""
     if report.rejection is not None:
         return ExitStatus.FAILED if report.rejection.internal else ExitStatus.REFUSED
     return ExitStatus.NO_SECOND_READING if report.awaits_second_reading else ExitStatus.DONE
@@ -102,13 +123,6 @@ def _settings(config: Path | None, **overrides: object) -> EdgeSettings:
 def _failed(error: Exception) -> typer.Exit:
     typer.echo(f"{type(error).__name__}: {error}", err=True)
     return typer.Exit(ExitStatus.FAILED)
-
-
-def _print(reading: StudyResult, *, as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(report_to_dict(reading.report), indent=2, ensure_ascii=False))
-    else:
-        Console().print(render_report(reading.report, reading.paths))
 
 
 def main() -> None:

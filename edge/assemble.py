@@ -1,4 +1,4 @@
-"""Assembles the pipeline from the settings: the one place where the edge's parts are opened."""
+"""Build the pipeline from the settings: here the model and the channel to the cloud are opened."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from protos.deadline import Clock, Deadline
 def open_pipeline(
     settings: EdgeSettings,
     *,
-    watch: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
     clock: Clock = time.monotonic,
 ) -> Iterator[Pipeline]:
-    """The pipeline, with the model loaded and the channel to the cloud kept for all studies.
+    """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
 
     Args:
         settings: of this process.
-        watch: is told the name of each stage as it begins.
-        clock: that deadlines and the ledger are measured with.
+        on_stage: gets the name of each stage as it begins.
+        clock: monotonic seconds, for deadlines and ledger.
 
     Raises:
         BadSettings: a certificate cannot be read.
@@ -49,7 +49,7 @@ def open_pipeline(
     )
     with ExitStack() as parts:
         second_reader = open_second_reader(settings, parts, clock)
-        pipeline = build_pipeline(settings, screener, second_reader, watch=watch, clock=clock)
+        pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         for_machines = settings.log_format == "json"
         yield replace(pipeline, decide=decide_and_log) if for_machines else pipeline
 
@@ -59,13 +59,13 @@ def build_pipeline(
     screener: Screening,
     second_reader: SecondReader,
     *,
-    watch: Callable[[str], None] | None = None,
+    on_stage: Callable[[str], None] | None = None,
     clock: Clock = time.monotonic,
 ) -> Pipeline:
-    """The pipeline around a screening network and a second reader that are open already."""
+    """Build the pipeline around a screening network and a second reader that are open."""
     reader = EdgeReader.of(screener)
     return Pipeline(
-        start_budget=lambda: Budget(Deadline.after(settings.deadline_s, clock), watch),
+        start_budget=lambda: Budget(Deadline.after(settings.deadline_s, clock), on_stage),
         read=read_study,
         preprocess=preprocess,
         reader=reader,

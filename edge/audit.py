@@ -1,9 +1,9 @@
-"""Which scans without anything to ask about are read again all the same: a random sample.
+"""Audit a random sample of the scans in which no candidate is uncertain.
 
-A filter that calls "nothing found" easy never learns of its misses. Of a sampled scan the best
-places that the edge dismissed are sent, where there is room beside what is described; the promise
-of `edge.guarantee` does not count on it. The study's random key decides, so that a study that is
-read again after a crash is audited again, or again not.
+A filter that finds nothing uncertain never learns of its misses. Of a sampled scan the best
+dismissed candidates are sent too, where they fit beside those to characterize. The guarantee of
+`edge.guarantee` does not count on it. The random study key decides, so that a study that is read
+again after a crash gets the same answer.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _RANGE = 2.0**64
 
 
 class AuditOutcome(Enum):
-    """What became of a scan without anything to ask about."""
+    """The result for a scan in which no candidate was uncertain."""
 
     NOT_SAMPLED = "not sampled"
-    NOTHING = "nothing to send"  # not even a faint place was proposed
-    UNANSWERED = "unanswered"  # not one place was read again
+    NOTHING = "nothing to send"  # the screening network proposed no candidate at all
+    UNANSWERED = "unanswered"  # no candidate was read again
     CLEAR = "clear"
-    CONFIRMED = "confirmed"  # the cloud calls a dismissed place a nodule
+    CONFIRMED = "confirmed"  # the cloud calls a dismissed candidate a nodule
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The audit of one scan in which nothing was uncertain.
+    """The audit of one scan in which no candidate was uncertain.
 
     Attributes:
-        rate: the share of such scans that are sampled.
-        highest_score: of the places that the edge dismissed, 0 if there are none.
+        rate: share of such scans that are sampled.
+        highest_score: of the candidates that the edge dismissed, 0 if there are none.
         sent, read, confirmed: how many of them were sent, read again, and called nodules.
         reason: why not all that were sent were read.
     """
@@ -51,15 +51,17 @@ class Audit:
 
     @property
     def text(self) -> str:
-        """One line for the report."""
-        best = f"nothing was uncertain, the best dismissed place scored {self.highest_score:.3f}"
-        counts = f"{self.read} of {self.sent} dismissed places were read again"
+        """The audit in one line for the report."""
+        best = (
+            f"no candidate was uncertain, the highest dismissed score is {self.highest_score:.3f}"
+        )
+        counts = f"{self.read} of {self.sent} dismissed candidates were read again"
         why = f": {self.reason}" if self.reason else ""
         match self.outcome:
             case AuditOutcome.NOT_SAMPLED:
-                return f"{best}; not sampled ({100 * self.rate:g} % of such scans are)"
+                return f"{best}; not sampled (rate {100 * self.rate:g} %)"
             case AuditOutcome.NOTHING:
-                return "sampled, and not one place was proposed that could be sent"
+                return "sampled, but there was no candidate to send"
             case AuditOutcome.UNANSWERED:
                 return f"{best}; sampled, {counts}{why}"
             case _:
@@ -67,21 +69,21 @@ class Audit:
 
 
 def is_sampled(study_key: str, rate: float) -> bool:
-    """Whether the study belongs to the sampled part ``rate`` of all.
+    """Tell whether the study is in the sample, a share ``rate`` of all.
 
     Raises:
         ValueError: ``rate`` is not in [0, 1].
     """
     if not 0 <= rate <= 1:
-        raise ValueError(f"an audit rate of {rate} is not in [0, 1]")
+        raise ValueError(f"audit rate {rate} is not in [0, 1]")
     digest = hashlib.sha256(f"audit {study_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") < rate * _RANGE
 
 
 def confirms(verdict: Verdict, thresholds: Thresholds) -> bool:
-    """Whether the second reader calls an audited place a nodule.
+    """Tell whether the verdict makes a dismissed candidate a finding.
 
-    His own word counts: the merged one never overrules an edge that was sure of nothing.
+    The cloud's own probability counts: the edge's score would hold the merged one down.
     """
     return verdict.probability >= thresholds.final
 
@@ -89,7 +91,7 @@ def confirms(verdict: Verdict, thresholds: Thresholds) -> bool:
 def audit_of(
     plan: Plan, answers: EscalationResult, thresholds: Thresholds, *, rate: float, sampled: bool
 ) -> Audit | None:
-    """What an audit came to; None for a scan with something to ask about."""
+    """Return the audit of a scan; None if a candidate was uncertain."""
     if plan.uncertain:
         return None
     dismissed = [d.candidate.score for d in plan.decisions if d.route is Route.DISMISS]

@@ -1,6 +1,6 @@
-"""Spends: one study's deadline, and the ledger of what each stage of the line was given and took.
+"""The time of one study: its deadline, and a ledger of what each stage was given and took.
 
-It knows nothing of the link nor of what the stages do.
+This module knows nothing of the link or of what the stages do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from protos.deadline import Deadline
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """One stage of the line: the time it was given when it began and that it took, seconds."""
+    """One stage: the seconds that were left for it when it began, and those that it took."""
 
     stage: str
     budget_s: float
@@ -22,20 +22,17 @@ class LedgerEntry:
 
 
 class Budget:
-    """The time of one study: from the moment it is taken up, or since when it has `waited`.
+    """The time of one study; ``on_stage`` gets the name of each stage as it begins."""
 
-    ``watch`` is told the name of each stage as it begins, for progress on a screen.
-    """
-
-    def __init__(self, deadline: Deadline, watch: Callable[[str], None] | None = None) -> None:
+    def __init__(self, deadline: Deadline, on_stage: Callable[[str], None] | None = None) -> None:
         self._deadline = deadline
-        self._watch = watch
+        self._on_stage = on_stage
         self._ledger: list[LedgerEntry] = []
         self._running: tuple[str, float, float] | None = None
 
     @property
     def deadline(self) -> Deadline:
-        """The point in time by which the report should be there."""
+        """The point in time by which the report is due."""
         return self._deadline
 
     @property
@@ -45,36 +42,33 @@ class Budget:
 
     @property
     def ledger_so_far(self) -> tuple[LedgerEntry, ...]:
-        """The ledger, and after it the stage that runs now with its time up to this moment.
-
-        It is what a report can say of the stage that writes it.
-        """
+        """The ledger with the running stage so far: what a report can say while it is written."""
         if self._running is None:
             return self.ledger
-        name, budget_s, began_s = self._running
-        return (*self.ledger, LedgerEntry(name, budget_s, self._deadline.clock() - began_s))
+        name, budget_s, start_s = self._running
+        return (*self.ledger, LedgerEntry(name, budget_s, self._deadline.clock() - start_s))
 
     def backdate(self, since_s: float) -> None:
-        """The study has waited since then, on the deadline's clock: its time has run meanwhile.
+        """Count the wait since ``since_s``, on the deadline's clock, as the first stage.
 
-        The wait is entered as the first stage, and the deadline is so much earlier.
+        The deadline becomes earlier by as much.
         """
         wait_s = max(0.0, self._deadline.clock() - since_s)
         self._ledger.append(LedgerEntry("wait", self.left_s(), wait_s))
         self._deadline = replace(self._deadline, at_s=self._deadline.at_s - wait_s)
 
     def left_s(self, reserve_s: float = 0.0) -> float:
-        """Seconds that a stage may use when ``reserve_s`` is kept for those after it; >= 0."""
+        """Return the seconds left when ``reserve_s`` is kept for later stages; at least 0."""
         return max(0.0, self._deadline.remaining_s - reserve_s)
 
     @contextmanager
     def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[None]:
-        """Runs one stage and enters its time in the ledger, also when it raises.
+        """Run one stage and enter its time in the ledger, also when it raises.
 
-        It is given all that is left less ``reserve_s``, which is kept for those after it.
+        Its budget is what is left less ``reserve_s``.
         """
-        if self._watch is not None:
-            self._watch(name)
+        if self._on_stage is not None:
+            self._on_stage(name)
         self._running = (name, self.left_s(reserve_s), self._deadline.clock())
         try:
             yield

@@ -1,9 +1,11 @@
-"""Chooses: which candidate is dismissed, reported, or worth a second reading, and in what order.
+"""Decide what happens to each candidate: dismiss it, report it, or send it for a second reading.
 
-A pure function of what it is given, so that a day of decisions can be replayed offline. It
-knows nothing of the network, the clock or the pictures.
+    link      measures what the network and the cloud can do      edge/link/
+    budget    spends the study's time                             edge/budget.py
+    decide    chooses the candidates that are worth sending       this file, with edge/selection.py
 
-What can be sent of one study: how many regions, and with what bytes they are back in time.
+`decide` is a pure function of a `Situation`: a day of decisions can be replayed from the log
+(`edge.replay`). It knows nothing of the network, the clock or the pictures.
 """
 
 from __future__ import annotations
@@ -15,59 +17,11 @@ from dataclasses import dataclass
 from edge.errors import UnfitModel
 from edge.findings import Decision, Finding, Route
 from edge.link.estimate import LinkEstimate
-from edge.selection import SELECTION_POLICY, Option, Pick, SelectionPolicy, Size, choose, least
+from edge.selection import SELECTION_POLICY, Option, Pick, SelectionPolicy, Size, choose, smallest
 from models.runtime.detection import Candidate
 
-
-@dataclass(frozen=True)
-class SendLimits:
-    """The limits of one asking.
-
-    Attributes:
-        link: what to expect of it now.
-        budget_s: seconds that the second reading may take.
-        max_rois: regions of one study that the cloud takes at most.
-        confidence: with which the answers are to be back within the budget.
-    """
-
-    link: LinkEstimate
-    budget_s: float
-    max_rois: int
-    confidence: float
-
-    @property
-    def most(self) -> int:
-        """Regions at most; a probe is one."""
-        if not self.link.available or self.budget_s <= 0:
-            return 0
-        return 1 if self.link.probing else self.max_rois
-
-    def fits(self, rois: int, sent_bytes: int) -> bool:
-        """Whether so many regions with so many bytes together are answered within the budget."""
-        return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
-
-    def beside(self, rois: int, sent_bytes: int, offered: int, each_bytes: int) -> int:
-        """For how many of those ``offered``, of ``each_bytes``, there is room beside the others."""
-        for count in range(min(offered, self.most - rois), 0, -1):
-            if self.fits(rois + count, sent_bytes + count * each_bytes):
-                return count
-        return 0
-
-    def why_no_more(self, sent: int) -> str:
-        """Why not more than ``sent`` regions go, in words for the report."""
-        if not self.link.available:
-            return self.link.reason
-        if self.budget_s <= 0:
-            return "no time left to ask"
-        if self.link.probing:
-            return "one region finds out whether the cloud is back"
-        if sent >= self.max_rois:
-            return f"no more than {self.max_rois} regions of one study are sent"
-        return f"the link carries {sent} regions in the {self.budget_s:.1f} s that were left"
-
-
 AUDITED = 3
-"""Places of an audited scan that are read again at most."""
+"""Most candidates of an audited scan that are sent."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +29,10 @@ class Thresholds:
     """Where the routes part, on calibrated scores.
 
     Attributes:
-        dismiss: below it the edge dismisses.
-        report: from it on the edge reports without asking.
-        alone: from it on a candidate is a finding when its second reading is missing.
-        final: from it on a merged probability is a finding.
+        dismiss: the edge dismisses a candidate below it.
+        report: the edge reports a candidate at or above it without a second reading.
+        alone: a candidate at or above it is a finding when its second reading is missing.
+        final: a candidate whose merged probability is at or above it is a finding.
     """
 
     dismiss: float
@@ -88,67 +42,20 @@ class Thresholds:
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Thresholds:
-        """The thresholds that were fitted with the model.
+        """Read the thresholds that were fitted with the model.
 
         Raises:
-            UnfitModel: one is missing, no number, or ``dismiss`` lies above ``report``.
+            UnfitModel: one is missing or no number, or ``dismiss`` is above ``report``.
         """
-        given = settings.get("thresholds")
-        if not isinstance(given, Mapping):
-            raise UnfitModel(f"thresholds = {given!r}: the manifest must give a table of four")
-        values = {name: _number(given, name) for name in ("dismiss", "report", "alone", "final")}
+        table = settings.get("thresholds")
+        if not isinstance(table, Mapping):
+            raise UnfitModel(f"thresholds = {table!r}: the manifest must hold a table of four")
+        values = {name: _number(table, name) for name in ("dismiss", "report", "alone", "final")}
         if values["dismiss"] > values["report"]:
-            raise UnfitModel(f"thresholds: dismiss {values['dismiss']} above {values['report']}")
+            raise UnfitModel(
+                f"thresholds: dismiss {values['dismiss']} is above report {values['report']}"
+            )
         return cls(**values)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All candidates with their routes, and which are sent.
-
-    Attributes:
-        decisions: all candidates with their routes.
-        send: places in ``decisions`` (they are the ROI identifiers on the wire), the most
-            valuable first; those that are reported anyway and only described come last, and
-            behind them those that are audited.
-        held_back: why the other uncertain ones, or the audited ones, are not among them; empty
-            where all are sent.
-        sizes: of the regions in ``send``, in the same order.
-        later: uncertain ones that are not sent now but owed, the most valuable first: they wait
-            for an amendment.
-        audit: those in ``send`` that the edge dismissed, of a scan that is audited.
-        characterize: what the edge reports by itself and wants described, by falling score.
-    """
-
-    decisions: tuple[Decision, ...]
-    send: tuple[int, ...] = ()
-    held_back: str = ""
-    sizes: tuple[Size, ...] = ()
-    later: tuple[int, ...] = ()
-    audit: tuple[int, ...] = ()
-    characterize: tuple[int, ...] = ()
-
-    @property
-    def uncertain(self) -> tuple[int, ...]:
-        """The places of all candidates that want a second reading."""
-        return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
-
-    @property
-    def reported(self) -> tuple[int, ...]:
-        """The places of all that the edge reports by itself, by falling score."""
-        return _best(self.decisions, Route.REPORT)
-
-    def index_of(self, finding: Finding) -> int:
-        """Find the candidate that became the finding, by its index in ``decisions``."""
-        if finding.verdict is not None:
-            return finding.verdict.roi_id
-        seen = finding.index_zyx, finding.edge_score
-        candidates = (decision.candidate for decision in self.decisions)
-        return next(i for i, c in enumerate(candidates) if (c.index_zyx, c.score) == seen)
-
-    def size_of(self, place: int) -> Size:
-        """The size in which the region of that place is sent, full where nothing is said."""
-        return dict(zip(self.send, self.sizes, strict=False)).get(place, Size.FULL)
 
 
 @dataclass(frozen=True)
@@ -160,10 +67,10 @@ class Situation:
         thresholds: from the model's manifest.
         link: what to expect of the link now.
         budget_s: seconds that the second reading may take.
-        roi_bytes: size of one full region on the wire, a cube.
-        max_rois: regions of one study that the cloud takes at most.
-        policy: what is worth how much.
-        audited: whether the best that were dismissed are sent if nothing is uncertain.
+        roi_bytes: size of one full ROI on the wire, a cube.
+        max_rois: most ROIs of one study that the cloud accepts.
+        policy: how the budget is spent.
+        audited: whether the best dismissed candidates are sent if nothing is uncertain.
     """
 
     candidates: tuple[Candidate, ...]
@@ -176,52 +83,150 @@ class Situation:
     audited: bool = False
 
 
-def decide(situation: Situation) -> Plan:
-    """The plan for one study.
+@dataclass(frozen=True)
+class Plan:
+    """All candidates with their routes, and which of them are sent.
 
-    What is sent has the greatest value of which the link, at the policy's confidence, brings
-    the answers within the budget. One region is sent whenever there is a link and any time at
-    all: a link that is never asked is never measured again. A link that was lost gets no more.
-    Where there is room after all that is uncertain, the cloud is asked for size and kind of what
-    is reported anyway, if the policy says so.
+    An index is that of a candidate in ``decisions``. It is the ROI identifier on the wire.
+
+    Attributes:
+        decisions: all candidates with their routes.
+        send: indices of the candidates to send, the most valuable first. Candidates to
+            characterize come after the uncertain ones, those of an audit come last.
+        held_back: why not all uncertain or audited ones are sent; empty if they are.
+        sizes: of the ROIs in ``send``, in the same order.
+        later: uncertain ones that are not sent now, the most valuable first. They stay pending.
+        audit: those in ``send`` that the edge dismissed, of a scan that is audited.
+        characterize: those that the edge reports and the cloud should characterize, by falling
+            score.
+    """
+
+    decisions: tuple[Decision, ...]
+    send: tuple[int, ...] = ()
+    held_back: str = ""
+    sizes: tuple[Size, ...] = ()
+    later: tuple[int, ...] = ()
+    audit: tuple[int, ...] = ()
+    characterize: tuple[int, ...] = ()
+
+    @property
+    def uncertain(self) -> tuple[int, ...]:
+        """All candidates that need a second reading."""
+        return tuple(i for i, d in enumerate(self.decisions) if d.route is Route.ESCALATE)
+
+    def index_of(self, finding: Finding) -> int:
+        """Find the candidate that became the finding."""
+        if finding.verdict is not None:
+            return finding.verdict.roi_id
+        seen = finding.index_zyx, finding.edge_score
+        candidates = (decision.candidate for decision in self.decisions)
+        return next(i for i, c in enumerate(candidates) if (c.index_zyx, c.score) == seen)
+
+    def size_of(self, index: int) -> Size:
+        """Look up the size in which a candidate is sent; full if it is not in ``sizes``."""
+        return dict(zip(self.send, self.sizes, strict=False)).get(index, Size.FULL)
+
+
+@dataclass(frozen=True)
+class SendLimits:
+    """How many ROIs, and how many bytes, can be answered in time.
+
+    Attributes:
+        link: what to expect of it now.
+        budget_s: seconds that the second reading may take.
+        max_rois: most ROIs of one study that the cloud accepts.
+        confidence: share of escalations that must be answered within the budget.
+    """
+
+    link: LinkEstimate
+    budget_s: float
+    max_rois: int
+    confidence: float
+
+    @property
+    def most(self) -> int:
+        """The largest number of ROIs to send; 1 while the link is only probed."""
+        if not self.link.available or self.budget_s <= 0:
+            return 0
+        return 1 if self.link.probing else self.max_rois
+
+    def fits(self, rois: int, sent_bytes: int) -> bool:
+        """Tell whether so many ROIs of ``sent_bytes`` in all are answered within the budget."""
+        return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
+
+    def count_extra(self, rois: int, sent_bytes: int, wanted: int, each_bytes: int) -> int:
+        """Count how many of ``wanted`` ROIs of ``each_bytes`` fit beside ``rois`` others."""
+        for count in range(min(wanted, self.most - rois), 0, -1):
+            if self.fits(rois + count, sent_bytes + count * each_bytes):
+                return count
+        return 0
+
+    def reason(self, sent: int) -> str:
+        """Say, for the report, why no more than ``sent`` candidates are sent."""
+        if not self.link.available:
+            return self.link.reason
+        if self.budget_s <= 0:
+            return "no time was left for a second reading"
+        if self.link.probing:
+            return "one was sent to test whether the cloud is reachable again"
+        if sent >= self.max_rois:
+            return f"the limit per study is {self.max_rois}"
+        return f"the link was fast enough for {sent} in the {self.budget_s:.1f} s left"
+
+
+def decide(situation: Situation) -> Plan:
+    """Plan the second reading of one study.
+
+    The candidates that are sent have the greatest value whose answers the link brings back within
+    the budget, at the policy's confidence. One ROI is sent whenever there is a link and any time:
+    a link that is not used is not measured. A link that was lost gets only that one.
     """
     candidates, thresholds = situation.candidates, situation.thresholds
-    link, policy, roi_bytes = situation.link, situation.policy, situation.roi_bytes
+    policy, roi_bytes = situation.policy, situation.roi_bytes
+    limits = SendLimits(situation.link, situation.budget_s, situation.max_rois, policy.confidence)
+
+    # 1. The score alone gives each candidate its route.
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
+
+    # 2. The uncertain ones compete for the link: each may be sent in several sizes, and a size
+    # has a value and a number of bytes.
     uncertain = sorted(
         Plan(decisions).uncertain,
         key=lambda i: -value_of_second_reading(candidates[i].score, thresholds),
     )
     offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
-    room = SendLimits(link, situation.budget_s, situation.max_rois, policy.confidence)
-    picks = _picked(offers, room)
-    send = tuple(uncertain[pick.place] for pick in picks)
+    picks = _pick(offers, limits)
+    send = tuple(uncertain[pick.offer] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
-    sampled = situation.audited and not uncertain
-    wanted = _best(decisions, Route.DISMISS)[:AUDITED] if sampled else ()
+
+    # 3. If all of them are sent, what fits beside them goes too, in full size: what the edge
+    # reports anyway, for its type and malignancy score, and then the sample of an audit.
     characterize = _best(decisions, Route.REPORT) if policy.characterize else ()
-    beside = () if left else (*characterize, *wanted)
+    sampled = situation.audited and not uncertain
+    audit = _best(decisions, Route.DISMISS)[:AUDITED] if sampled else ()
+    wanted = () if left else (*characterize, *audit)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
-    extra = beside[: room.beside(len(picks), sent_bytes, len(beside), roi_bytes)]
-    audit = tuple(i for i in wanted if i in extra)
-    open_ones = left or len(extra) < len(beside)
+    extra = wanted[: limits.count_extra(len(picks), sent_bytes, len(wanted), roi_bytes)]
+
+    # 4. What is left over stays pending, unless the site has no cloud at all.
+    incomplete = left or len(extra) < len(wanted)
     return Plan(
         decisions,
         send + extra,
-        held_back=room.why_no_more(len(send + extra)) if open_ones else "",
+        held_back=limits.reason(len(send + extra)) if incomplete else "",
         sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
-        later=() if link.off else left,
-        audit=audit,
+        later=() if situation.link.off else left,
+        audit=tuple(i for i in audit if i in extra),
         characterize=characterize,
     )
 
 
 def value_of_second_reading(score: float, thresholds: Thresholds) -> float:
-    """The cost that is to be expected if nobody reads this candidate again, in [0, 1/4].
+    """Return the expected cost of deciding this candidate without one, in [0, 1/4].
 
-    Reporting exactly from ``alone`` on is the best that can be done when a miss costs
-    ``1 - alone`` and a false alarm ``alone`` (Elkan, The foundations of cost-sensitive learning,
-    IJCAI 2001, section 2); the cost that remains is greatest at ``alone`` itself.
+    Reporting exactly from ``alone`` on is the best decision when a miss costs ``1 - alone`` and a
+    false positive ``alone`` (Elkan, The foundations of cost-sensitive learning, IJCAI 2001,
+    section 2). The cost that remains is greatest at ``alone`` itself.
     """
     if score >= thresholds.alone:
         return (1 - score) * thresholds.alone
@@ -231,29 +236,32 @@ def value_of_second_reading(score: float, thresholds: Thresholds) -> float:
 def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
     score, low, high = candidate.score, thresholds.dismiss, thresholds.report
     if score < low:
-        return Decision(candidate, Route.DISMISS, f"edge score {score:.3f} is below {low:.3f}")
+        reason = f"edge score {score:.3f} is below the threshold {low:.3f}"
+        return Decision(candidate, Route.DISMISS, reason)
     if score >= high:
-        return Decision(candidate, Route.REPORT, f"edge score {score:.3f} reaches {high:.3f}")
-    reason = f"edge score {score:.3f} lies between {low:.3f} and {high:.3f}"
+        reason = f"edge score {score:.3f} is at or above the threshold {high:.3f}"
+        return Decision(candidate, Route.REPORT, reason)
+    reason = f"edge score {score:.3f} is between the thresholds {low:.3f} and {high:.3f}"
     return Decision(candidate, Route.ESCALATE, reason)
 
 
-def _picked(offers: Sequence[Sequence[Option]], room: SendLimits) -> tuple[Pick, ...]:
-    """The regions that are sent of those on offer."""
-    return (choose(offers, room.most, room.fits) or least(offers)) if room.most else ()
+def _pick(offers: Sequence[Sequence[Option]], limits: SendLimits) -> tuple[Pick, ...]:
+    """Choose what fits; if nothing does, the most valuable candidate is sent all the same."""
+    return (choose(offers, limits.most, limits.fits) or smallest(offers)) if limits.most else ()
 
 
 def _best(decisions: Sequence[Decision], route: Route) -> tuple[int, ...]:
-    """The places of that route, the highest scores first."""
-    places = (i for i, decision in enumerate(decisions) if decision.route is route)
-    return tuple(sorted(places, key=lambda i: -decisions[i].candidate.score))
+    """Return the candidates of that route, the highest scores first."""
+    indices = (i for i, decision in enumerate(decisions) if decision.route is route)
+    return tuple(sorted(indices, key=lambda i: -decisions[i].candidate.score))
 
 
 def _options(
     candidate: Candidate, thresholds: Thresholds, roi_bytes: int, policy: SelectionPolicy
 ) -> list[Option]:
-    """The ways to send one candidate's region."""
-    value, side = value_of_second_reading(candidate.score, thresholds), round(roi_bytes ** (1 / 3))
+    """Return the sizes in which a candidate may be sent, with their values and bytes."""
+    value = value_of_second_reading(candidate.score, thresholds)
+    side = round(roi_bytes ** (1 / 3))
     full = (side, side, side)
     return [
         Option(size, value * policy.share(size), math.prod(size.shape_of(full)))
@@ -261,8 +269,8 @@ def _options(
     ]
 
 
-def _number(given: Mapping[str, object], name: str) -> float:
-    value = given.get(name)
+def _number(table: Mapping[str, object], name: str) -> float:
+    value = table.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise UnfitModel(f"thresholds: {name} = {value!r} must be a number")
+        raise UnfitModel(f"thresholds: {name} = {value!r} must be a finite number")
     return float(value)

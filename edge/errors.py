@@ -1,23 +1,22 @@
-"""What can go wrong on the edge itself, apart from the study and from the link.
+"""Errors of the edge itself, apart from the study and from the link.
 
     EdgeError
-    ├── BadSettings                  the configuration is wrong: the operator corrects it
-    └── UnfitModel                   the model's manifest lacks what the edge needs: export again
+    ├── BadSettings    the settings are wrong: the operator corrects them
+    └── UnfitModel     the model's manifest lacks what the edge needs: export the model again
 
-What is wrong with a study is in `imaging.errors`, what happens on the way to the cloud in
-`protos.errors`.
+Errors of a study are in `imaging.errors`, errors of the link and of the cloud in `protos.errors`.
 """
 
 from __future__ import annotations
 
 
 class EdgeError(Exception):
-    """The edge cannot work as it is set up."""
+    """The edge cannot work with these settings or this model."""
 
 
 class BadSettings(EdgeError):
-    """The configuration is wrong; the message names the key, its value and what is allowed."""
+    """A setting is wrong; the message names it, its value and what is allowed."""
 
 
 class UnfitModel(EdgeError):
-    """The manifest of the screening model lacks a setting, or holds one that cannot be."""
+    """The screening model's manifest lacks a setting, or one is out of range."""

@@ -1,4 +1,4 @@
-"""The nouns of the edge: what becomes of a candidate on its way to the report."""
+"""The nouns of the edge: a candidate with its route, its outline, and the finding it becomes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from protos.messages import Verdict
 BoolArray = npt.NDArray[np.bool_]
 
 SMALL_MM = 6.0
-"""Below it guidelines ask for no follow-up of a nodule that is not suspicious: Fleischner Society
-(MacMahon et al., Radiology 284:228-243, 2017); Lung-RADS v2022, category 2."""
+"""Guidelines ask for no follow-up of a smaller nodule that does not look malignant: Fleischner
+Society (MacMahon et al., Radiology 284:228-243, 2017); Lung-RADS v2022, category 2."""
 
-SUSPICIOUS = 0.5
-"""A malignancy above the middle of the readers' scale."""
+MALIGNANT = 0.5
+"""A malignancy score at or above it, the middle of the readers' scale, makes no nodule small."""
 
 
 class Route(Enum):
-    """What the edge decides of a candidate."""
+    """What the edge decides for a candidate."""
 
     DISMISS = "dismiss"
     REPORT = "report"
@@ -31,7 +31,7 @@ class Route(Enum):
 
 
 class DecidedBy(Enum):
-    """Whose word a finding stands on."""
+    """Who made the decision that a candidate is a finding."""
 
     EDGE = "edge"
     CLOUD = "cloud"
@@ -39,7 +39,7 @@ class DecidedBy(Enum):
 
 
 class SecondReading(Enum):
-    """How much of what wanted a second reading got one; all of nothing is complete."""
+    """How many of the uncertain candidates were read again; all of none is complete."""
 
     COMPLETE = "complete"
     PARTIAL = "partial"
@@ -48,7 +48,7 @@ class SecondReading(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """A candidate with its route, and the reason in words that a person can check."""
+    """A candidate with its route, and a reason that a person can check."""
 
     candidate: Candidate
     route: Route
@@ -65,22 +65,22 @@ class Outline:
 
     @property
     def volume_mm3(self) -> float:
-        """Of all its voxels."""
+        """The volume of all voxels."""
         return float(self.mask.sum()) * self.voxel_mm3
 
     @property
     def centre_zyx(self) -> Triple:
-        """The middle of its voxels, in the box."""
+        """The mean of the voxels' indices, in the box."""
         z, y, x = (float(a) for a in np.argwhere(self.mask).mean(0) + self.start)
         return z, y, x
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A candidate after the decision, as it stands in the report.
+    """A candidate that is in the report.
 
-    ``probability`` is the merged one; ``edge_score`` and ``verdict`` are what it came from.
-    Where the nodule was outlined, the centre is the outline's.
+    ``probability`` is merged from ``edge_score`` and ``verdict``. The centre is that of the
+    outline, if there is one.
     """
 
     centre_mm: Triple
@@ -96,9 +96,6 @@ class Finding:
 
     @property
     def small(self) -> bool:
-        """Whether it is told apart from what asks for action: below 6 mm, and not suspicious.
-
-        What nobody has read a second time is not suspicious to anybody.
-        """
-        suspicion = self.verdict.malignancy if self.verdict else None
-        return self.diameter_mm < SMALL_MM and (suspicion or 0.0) < SUSPICIOUS
+        """Whether it is listed apart: below 6 mm, with a low malignancy score or none."""
+        malignancy = self.verdict.malignancy if self.verdict else None
+        return self.diameter_mm < SMALL_MM and (malignancy or 0.0) < MALIGNANT

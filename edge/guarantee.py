@@ -1,8 +1,8 @@
-"""What a report promises of missed nodules, and why it promises nothing where it does not.
+"""State what a report guarantees of missed nodules, or why it guarantees nothing.
 
-The terms come with the model: they were found on held-back cases (`models.calibration.promise`)
-for two readers that read everything uncertain, in full. A report whose reading was another
-promises nothing. Pure functions: the same reading gives the same promise.
+The terms come with the model: calibration (`models.calibration.promise`) found them on held-back
+cases, where every uncertain candidate was read again in full size. A report that was made in
+another way has no guarantee. Pure functions: the same reading gives the same guarantee.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from edge.escalation.rois import EscalationResult
 from edge.selection import Size
 
 SLICE_TOLERANCE_MM = 0.05
-"""Slices count as no further apart than calibration's up to so much more."""
+"""How much thicker than in calibration a slice may be."""
+
+TEXTS = ("calibration", "screening", "hybrid", "basis")
+COUNTS = ("patients", "region_side")
 
 
 @dataclass(frozen=True)
@@ -26,18 +29,18 @@ class Terms:
     """What calibration found: with confidence 1 - ``delta`` at most ``alpha`` is missed.
 
     Attributes:
-        alpha: the share of his nodules that a patient loses at most, on average over patients.
-        delta: the chance that calibration was lucky and more is lost.
+        alpha: share of a patient's nodules that is missed at most, on average over patients.
+        delta: probability that calibration was lucky and more is missed.
         patients: of the calibration.
         calibration: its identity; another score or another patient gives another.
-        asked_alpha: the share that was asked for.
-        confidence: with which ``asked_alpha`` can be promised.
-        holds: whether ``asked_alpha`` can be promised at ``delta``.
-        screening, hybrid: versions of the two models that read the calibration, the first with how
-            it read (`models.runtime.screener.read_by`).
+        asked_alpha: the share that was requested.
+        confidence: with which ``asked_alpha`` holds.
+        holds: whether ``asked_alpha`` holds at ``delta``.
+        screening, hybrid: versions of the two models in calibration, the first with its way of
+            reading (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
-        region_side: voxels along each side of the regions that the second model read.
-        basis: what the calibration's nodules lay in, in words.
+        region_side: voxels along each side of the ROIs that the second model read.
+        basis: where the calibration's nodules lay, for the report.
     """
 
     alpha: float
@@ -55,60 +58,63 @@ class Terms:
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Self | None:
-        """The terms of the manifest's table ``guarantee``, None where it gives none.
+        """Read the manifest's table ``guarantee``; None if it has none.
 
         Raises:
-            UnfitModel: it is no table of exactly these, or one of them cannot be.
+            UnfitModel: it is no table of exactly these keys, or a value is out of range.
         """
-        given = settings.get("guarantee")
-        if given is None:
+        table = settings.get("guarantee")
+        if table is None:
             return None
-        if not isinstance(given, Mapping):
-            raise UnfitModel(f"guarantee = {given!r}: the manifest must give a table")
+        if not isinstance(table, Mapping):
+            raise UnfitModel(f"guarantee = {table!r}: the manifest must hold a table")
         names = [field.name for field in fields(cls)]
-        if odd := set(names) ^ set(given):
-            raise UnfitModel(f"guarantee: {', '.join(sorted(odd))}: missing or not known")
+        if odd := set(names) ^ set(table):
+            raise UnfitModel(f"guarantee: {', '.join(sorted(odd))}: missing or unknown")
         for name in names:
-            if not _can_be(name, given[name]):
-                raise UnfitModel(f"guarantee: {name} = {given[name]!r} cannot be")
-        terms = cls(*(given[name] for name in names))
+            if not _is_valid(name, table[name]):
+                raise UnfitModel(f"guarantee: {name} = {table[name]!r} is out of range")
+        terms = cls(*(table[name] for name in names))
         if terms.holds != (terms.alpha <= terms.asked_alpha):
             raise UnfitModel(f"guarantee: holds = {terms.holds}, but alpha = {terms.alpha}")
         return terms
 
     @property
     def likely(self) -> bool:
-        """Whether there is more for ``asked_alpha`` than against it."""
+        """Whether ``asked_alpha`` holds with more than 50 % confidence."""
         return self.confidence > 0.5
 
     @property
     def text(self) -> str:
-        """The promise in a sentence."""
-        found_on = f"calibration {self.calibration} on {self.basis} of {self.patients} patients"
+        """The guarantee in a sentence."""
+        calibration = f"calibration {self.calibration} with {self.basis}, {self.patients} patients"
         if not self.holds:
-            share = f"has {_percent(self.confidence)} confidence"
-            found_on += f"; {_percent(self.asked_alpha)} was asked for, and "
-            found_on += share if self.likely else "cannot be promised"
+            share = (
+                f"has {_percent(self.confidence)} confidence"
+                if self.likely
+                else "cannot be guaranteed"
+            )
+            calibration += f"; the requested {_percent(self.asked_alpha)} {share}"
         return (
             f"with {_percent(1 - self.delta)} confidence at most {_percent(self.alpha)} of nodules "
-            f"are missed, on average over patients ({found_on})"
+            f"are missed, on average over patients ({calibration})"
         )
 
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What one report promises: the ``terms``, or nothing for a ``reason``.
+    """What one report guarantees: the ``terms``, or nothing for a ``reason``.
 
-    ``permanent`` tells a reason that no later verdict lifts.
+    ``permanent`` means that no later verdict removes the reason.
     """
 
     terms: Terms | None = None
-    reason: str = "the settings of the model carry none"
+    reason: str = "the model has no calibrated guarantee"
     permanent: bool = True
 
     @property
     def given(self) -> bool:
-        """Whether anything is promised."""
+        """Whether anything is guaranteed."""
         return self.terms is not None and not self.reason
 
     @property
@@ -124,7 +130,7 @@ UNREAD = Guarantee(reason="the study was not read")
 
 
 def guarantee_of_model(settings: Mapping[str, object], version: str) -> Guarantee:
-    """The most that a report of this model, in this ``version`` and reading, may promise.
+    """Return the most that a report of this model, in this ``version`` and reading, may guarantee.
 
     Raises:
         UnfitModel: the manifest's guarantee cannot be read.
@@ -133,64 +139,63 @@ def guarantee_of_model(settings: Mapping[str, object], version: str) -> Guarante
     if terms is None:
         return NOT_CALIBRATED
     if terms.screening != version:
-        reason = f"calibration was read by version {terms.screening} of the model, not {version}"
+        reason = f"calibration used version {terms.screening} of the model, not {version}"
         return Guarantee(terms, reason)
     return Guarantee(terms, "", permanent=False)
 
 
 def for_roi_side(most: Guarantee, side: int) -> Guarantee:
-    """The same for an edge that sends regions of so many voxels along each side."""
+    """Withdraw the guarantee from an edge whose ROIs have another side than in calibration."""
     if most.terms is None or most.reason or side == most.terms.region_side:
         return most
-    reason = (
-        f"regions of {side} voxels a side are sent, and {most.terms.region_side} in calibration"
-    )
+    reason = f"ROIs have {side} voxels a side, in calibration they had {most.terms.region_side}"
     return Guarantee(most.terms, reason)
 
 
 def guarantee_of(
     most: Guarantee, plan: Plan, answers: EscalationResult, slice_mm: float
 ) -> Guarantee:
-    """What the report of a reading promises.
+    """Return what the report of one study guarantees.
 
     Args:
         most: the most that it may.
         plan: what was to be read again, and in what sizes.
-        answers: what was.
+        answers: what was read again.
         slice_mm: the distance of the study's slices.
     """
     if most.terms is None or most.reason:
         return most
-    if reason := _beyond(most.terms, plan, answers, slice_mm):
+    if reason := _outside_calibration(most.terms, plan, answers, slice_mm):
         return Guarantee(most.terms, reason)
     return amended_guarantee(most, plan, answers)
 
 
 def amended_guarantee(before: Guarantee, plan: Plan, answers: EscalationResult) -> Guarantee:
-    """The same when more verdicts have come: it is given once all are there."""
+    """Return the guarantee when more verdicts have come: it is given once all are there."""
     if before.terms is None or before.permanent:
         return before
-    return Guarantee(before.terms, _unread(before.terms, plan, answers), permanent=False)
+    return Guarantee(before.terms, _incomplete(before.terms, plan, answers), permanent=False)
 
 
-def _beyond(terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float) -> str:
-    """How the reading left what calibration covers, for good; empty if it did not."""
+def _outside_calibration(
+    terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float
+) -> str:
+    """Say in what the reading differs from calibration for good; empty if it does not."""
     if slice_mm > terms.slice_mm + SLICE_TOLERANCE_MM:
-        return (
-            f"slices are {slice_mm:.3g} mm apart, and in calibration no more than "
-            f"{terms.slice_mm:.3g} mm"
-        )
+        return f"slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm"
     if answers.switched_off:
         return "no second reader is set up"
+    # A smaller ROI shows the cloud less than calibration did. An unanswered one does no harm: an
+    # amendment sends it in full size.
     verdicts = [i for i in plan.uncertain if i in answers.verdicts]
     small = sum(plan.size_of(i) is not Size.FULL for i in verdicts)
     if small:
-        return f"{small} of {len(verdicts)} regions were sent smaller than in calibration"
+        return f"{small} of {len(verdicts)} ROIs were smaller than in calibration"
     return ""
 
 
-def _unread(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
-    """What is missing of the second reading, or was read by another; empty if all is there."""
+def _incomplete(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
+    """Say what is missing of the second reading, or who else gave it; empty if all is there."""
     wanted = plan.uncertain
     if missing := sum(i not in answers.verdicts for i in wanted):
         why = answers.reason or plan.held_back
@@ -202,28 +207,20 @@ def _unread(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
     return ""
 
 
-def _can_be(name: str, value: object) -> bool:
-    match name:
-        case "calibration" | "screening" | "hybrid" | "basis":
-            return isinstance(value, str) and value != ""
-        case "holds":
-            return isinstance(value, bool)
-        case _:
-            return _number_can_be(name, value)
-
-
-def _number_can_be(name: str, value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+def _is_valid(name: str, value: object) -> bool:
+    """Tell whether a key of the manifest's table may have this value."""
+    if name in TEXTS:
+        return isinstance(value, str) and value != ""
+    if name == "holds" or isinstance(value, bool):
+        return name == "holds" and isinstance(value, bool)
+    if name in COUNTS:
+        return isinstance(value, int) and value > 0
+    if not isinstance(value, int | float):
         return False
-    match name:
-        case "patients" | "region_side":
-            return isinstance(value, int) and value > 0
-        case "slice_mm":
-            return 0 < value < math.inf
-        case "confidence":
-            return 0 <= value < 1
-        case _:
-            return 0 < value < 1
+    if name == "slice_mm":
+        return 0 < value < math.inf
+    # The rest are shares. Only the confidence may be 0: then nothing speaks for `asked_alpha`.
+    return 0 < value < 1 or (name == "confidence" and value == 0)
 
 
 def _percent(share: float) -> str:

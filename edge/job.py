@@ -1,4 +1,4 @@
-"""One study to read, and the random key by which everything else names it."""
+"""One study to read, and its random key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def new_study_key() -> str:
-    """A random name for one reading of one study; it says nothing of the patient."""
+    """Return a random name for one reading of one study; it does not identify the patient."""
     return secrets.token_hex(16)
 
 

@@ -1,11 +1,18 @@
-"""The line that one study walks. Read this first.
+"""The pipeline of one study, from its files to its report. Read this file first.
 
-    start_budget -> read -> preprocess -> screen -> decide -> escalate -> merge -> draw -> report
+    read -> preprocess -> screen -> decide -> escalate -> merge -> draw -> report
 
-There is no branch in it: every stage returns a value for each legitimate outcome, a lost link
-among them, and only an exception ends a study (`edge.pipeline` reports that too).
+`run` has no branch. A stage returns a value for every expected outcome, a lost link among them.
+Only an exception ends a study, and `read_and_report` reports that too. In the daemon
+(`overread-edge run`) this file is one of five steps:
 
-One study from the door to its report, whatever it is: an ended study is reported too.
+    inbox       daemon/inbox.py   waits until a study is complete; from then its budget runs
+    claim       daemon/claim.py   moves it to the work folder; store/studies.py records each step
+    THIS        daemon/study.py   calls `read_and_report`, which writes the report
+    outbox      report/write.py   holds it: report.json last, so that the rest is there before
+    amendment   amend/amender.py  requests what store/pending.py persisted; writes a new version
+
+`daemon/loop.py` takes these steps in turn. `assemble.py` builds a `Pipeline` from the settings.
 """
 
 from __future__ import annotations
@@ -34,27 +41,29 @@ from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 
+log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Pipeline:
-    """The stages, opened once and used for study after study.
+    """The stages, opened once and used for every study.
 
     Attributes:
-        start_budget: from here the deadline runs, or since when the study has waited.
+        start_budget: starts the time of one study.
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
-        reader: the edge's own reader.
-        decide: what is sent of a study, told by its key.
-        second_reader: the cloud, or who stands in for it.
-        draw: leaves the pictures of the findings in a folder.
-        persist_pending: stores what is still pending, so that the report can be amended later.
-        write: leaves the report beside them.
-        provenance: what the report says of the line itself.
+        reader: the screening network with its thresholds.
+        decide: chooses the candidates to send; the study key is for the log.
+        second_reader: the cloud, or `NoSecondReader`.
+        draw: writes the pictures of the findings into a folder.
+        persist_pending: stores the pending reads, for an amendment of the report.
+        write: writes the report beside the pictures.
+        provenance: what every report says of this pipeline.
         reserve_s: seconds kept back for the stages after the escalation.
-        roi_bytes: size of one region on the wire.
-        max_rois: regions of one study that are escalated at most.
-        audit_rate: share of the scans without anything to ask about that are audited.
-        policy: how the time that is left is spent.
+        roi_bytes: size of one full ROI on the wire.
+        max_rois: most ROIs of one study.
+        audit_rate: share of the scans without uncertain candidates that are audited.
+        policy: how the latency budget is spent.
     """
 
     start_budget: Callable[[], Budget]
@@ -76,9 +85,9 @@ class Pipeline:
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """The report of one study and where it was written.
+    """The report of one study and its files.
 
-    Its ledger is complete. That of the files ends where their writing began.
+    Its ledger is complete. The ledger in the files ends where their writing began.
     """
 
     report: Report
@@ -86,7 +95,7 @@ class StudyResult:
 
 
 def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
-    """One study from its files to its report."""
+    """Take one study from its files to its report."""
     with budget.stage("read"):
         study = pipeline.read(job.source)
     with budget.stage("preprocess"):
@@ -102,7 +111,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
 
 
 def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str) -> Assessment:
-    """The middle of the pipeline: from a lung box to findings."""
+    """Find the nodules of a lung box: the stages between the files and the report."""
     reader, second = pipeline.reader, pipeline.second_reader
     with budget.stage("screen"):
         candidates = reader.screen(box)
@@ -124,32 +133,29 @@ def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str
     return Assessment(plan, answers, merged, audit)
 
 
-log = structlog.get_logger()
-
-
 def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
-    """The reading of one study; one that cannot be read gives a report that says why.
+    """Run the pipeline; a study that cannot be read gets a report that says why.
 
     Raises:
-        OSError: the report cannot be written, or there is no room left on the disk.
-        sqlite3.OperationalError: what it owes cannot be kept now, which passes.
+        OSError: the report cannot be written, or the disk is full.
+        sqlite3.OperationalError: the pending reads cannot be stored now; retry later.
     """
     budget = pipeline.start_budget()
     if job.since_s is not None:
         budget.backdate(job.since_s)
     try:
-        reading = run(pipeline, job, budget)
+        result = run(pipeline, job, budget)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        reading = _reject(pipeline, job, budget, rejection)
+        result = _reject(pipeline, job, budget, rejection)
     except Exception as error:  # a fault of ours costs neither the report nor the next studies
         if passes(error):
-            raise  # the study is sound: whoever called waits, and reads it again
+            raise  # the study is sound: the caller waits and reads it again
         log.exception("study failed", study_key=job.study_key)
-        kind, reason = type(error).__name__, f"internal fault: {error}"
-        reading = _reject(pipeline, job, budget, Rejection(kind, reason, internal=True))
-    _tell(reading)
-    return reading
+        kind, reason = type(error).__name__, f"internal error: {error}"
+        result = _reject(pipeline, job, budget, Rejection(kind, reason, internal=True))
+    _log_report(result.report)
+    return result
 
 
 def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:
@@ -159,8 +165,7 @@ def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) 
     return StudyResult(replace(report, ledger=budget.ledger), paths)
 
 
-def _tell(reading: StudyResult) -> None:
-    report = reading.report
+def _log_report(report: Report) -> None:
     log.info(
         "study reported",
         study_key=report.study_key,

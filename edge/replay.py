@@ -1,15 +1,13 @@
-"""Decisions on record: all that one was made on, in one line of the log, to be made again offline.
+"""Log decisions with all that they depend on, and make them again offline.
 
-A line tells scores, places in the lung box and what is known of the link; nothing of the patient.
+A log line holds scores, positions in the lung box and the link's estimate; nothing of the patient.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
-from typing import Any
 
 import structlog
 from pydantic import TypeAdapter
@@ -23,14 +21,14 @@ _log = structlog.get_logger(__name__)
 
 
 def decide_and_log(situation: Situation, study_key: str) -> Plan:
-    """The plan, with a line in the log from which `replay` makes it again."""
+    """Decide, and log a line from which `replay` makes the same plan."""
     plan = decide(situation)
-    _log.info(EVENT, study=study_key, situation=asdict(situation), plan=outcome(plan))
+    _log.info(EVENT, study=study_key, situation=asdict(situation), plan=plan_to_dict(plan))
     return plan
 
 
-def outcome(plan: Plan) -> dict[str, object]:
-    """What was decided, as it stands in the log."""
+def plan_to_dict(plan: Plan) -> dict[str, object]:
+    """Return the plan as the log holds it."""
     return {
         "routes": [decision.route.value for decision in plan.decisions],
         "send": list(plan.send),
@@ -42,19 +40,19 @@ def outcome(plan: Plan) -> dict[str, object]:
 
 
 def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
-    """The plan of a logged decision, made again; under another ``policy`` if one is given.
+    """Make a logged decision again.
 
     Args:
         line: of the log in its JSON form.
-        policy: instead of the one that held then.
+        policy: in place of the policy in the log.
 
     Raises:
         ValueError: the line is no decision.
     """
-    words: Mapping[str, Any] = json.loads(line)
-    if words.get("event") != EVENT:
-        raise ValueError(f"event {words.get('event')!r} is no decision")
-    situation = dict(words["situation"])
+    record = json.loads(line)
+    if record.get("event") != EVENT:
+        raise ValueError(f"event {record.get('event')!r} is no decision")
+    situation = dict(record["situation"])
     if policy is not None:
         situation["policy"] = asdict(policy)
     return decide(_situations().validate_python(situation))
@@ -62,5 +60,5 @@ def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
 
 @cache
 def _situations() -> TypeAdapter[Situation]:
-    """Reads a situation from JSON; built once, which takes longer than reading."""
+    """Return the parser of situations; building it takes longer than parsing."""
     return TypeAdapter(Situation)

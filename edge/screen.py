@@ -1,4 +1,4 @@
-"""The edge's own reader: the screening network, with the thresholds that were fitted with it."""
+"""The edge's own reader: the screening network, and the thresholds that were fitted with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from models.runtime.screener import read_by
 
 
 class Screening(Protocol):
-    """A screening network that is open: what `models.runtime.screener` gives."""
+    """An open screening network, as `models.runtime.screener` gives it."""
 
     @property
     def name(self) -> str:
@@ -31,17 +31,17 @@ class Screening(Protocol):
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What the manifest says of it, thresholds among it."""
+        """Its settings in the manifest, thresholds included."""
 
     def screen(self, box: Preprocessed) -> Sequence[Candidate]:
-        """Candidates by falling score."""
+        """Return the candidates by falling score."""
 
 
 @dataclass(frozen=True)
 class EdgeReader:
-    """A screening network, and how far its scores are trusted.
+    """A screening network and how far its scores are trusted.
 
-    ``guarantee`` is the most that a report of it may promise.
+    ``guarantee`` is the most that a report may guarantee.
     """
 
     screener: Screening
@@ -51,10 +51,10 @@ class EdgeReader:
 
     @classmethod
     def of(cls, screener: Screening) -> EdgeReader:
-        """The reader with the thresholds of the screener's own manifest.
+        """Read the thresholds of the screener's own manifest.
 
         Raises:
-            UnfitModel: the manifest lacks them, or they or its guarantee cannot be.
+            UnfitModel: the manifest lacks one, or a value is out of range.
         """
         thresholds = Thresholds.from_manifest(screener.settings)
         weights = MergeWeights.from_manifest(screener.settings)
@@ -63,9 +63,9 @@ class EdgeReader:
 
     @property
     def label(self) -> str:
-        """Model, version and engine in one line, as it stands in the report."""
+        """Model, version and engine in one line, for the report."""
         return f"{self.screener.name} {self.screener.version} ({self.screener.engine})"
 
     def screen(self, box: Preprocessed) -> tuple[Candidate, ...]:
-        """All candidates of the lung box, by falling score."""
+        """Return all candidates of the lung box, by falling score."""
         return tuple(self.screener.screen(box))

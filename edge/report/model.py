@@ -1,43 +1,34 @@
-"""What one study came to: the report as data, before anyone prints or draws it.
+"""The report of one study as data, and how it is composed.
 
-Composes the report of a study: of one that was read, and of one that was not.
+`edge.report.write` writes it to files, `edge.report.terminal` prints it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edge.audit import Audit
-from edge.findings import Decision, Finding, Route, SecondReading
-from edge.guarantee import NOT_CALIBRATED, Guarantee
-from imaging.volume import StudyHeader, Triple
-
-if TYPE_CHECKING:
-    pass
-
-
-from collections.abc import Callable
-from datetime import datetime
-
 from edge.budget import LedgerEntry
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
-from edge.guarantee import UNREAD, guarantee_of
+from edge.findings import Decision, Finding, Route, SecondReading
+from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
 from edge.job import Job
 from edge.merge import Merged
-from imaging.volume import Study
+from imaging.volume import Study, StudyHeader, Triple
 
 NOT_A_DEVICE = "Not a medical device. For research and development only."
 
 
 class Status(Enum):
-    """Where a report stands."""
+    """Whether a report can still change."""
 
     FINAL = "final"
-    PROVISIONAL = "provisional"  # the edge alone; a second reading may still amend it
+    PROVISIONAL = "provisional"  # second readings are pending: it may be amended
     REJECTED = "rejected"
 
 
@@ -45,7 +36,7 @@ class Status(Enum):
 class Rejection:
     """Why a study was not read: ``kind`` is a class name, ``reason`` says what to do.
 
-    ``internal`` tells a fault of this program from a fault of the study.
+    ``internal`` distinguishes an error of this program from an error of the study.
     """
 
     kind: str
@@ -55,7 +46,7 @@ class Rejection:
 
 
 class ChangeKind(Enum):
-    """What an amendment changed."""
+    """The kinds of change that an amendment makes."""
 
     ADDED = "finding added"
     REMOVED = "finding removed"
@@ -66,21 +57,21 @@ class ChangeKind(Enum):
 
 @dataclass(frozen=True)
 class Change:
-    """One thing in which a version of a report differs from the one before.
+    """One difference between two versions of a report.
 
     Attributes:
-        version: in which it appeared.
-        words: the change in a sentence.
-        number: of the finding, None if it is about none.
-        centre_mm: place of finding or candidate, None if it is about several.
-        probability_before, probability_after: what stood for the place, and what stands now.
-        verdict: the probability that the second reader gave, None if there was no verdict.
-        model: of the second reader.
+        version: the later one.
+        text: the change in a sentence.
+        number: of the finding, None if it is no finding.
+        centre_mm: of finding or candidate, None if several are meant.
+        probability_before, probability_after: in the two versions.
+        verdict: the probability that the cloud gave, None without a verdict.
+        model: of the cloud.
     """
 
     version: int
     kind: ChangeKind
-    words: str
+    text: str
     number: int | None = None
     centre_mm: Triple | None = None
     probability_before: float | None = None
@@ -91,26 +82,26 @@ class Change:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that is said of one study, in one place.
+    """All that is reported of one study.
 
     Attributes:
-        study_key: random name of this reading; no patient identifier.
+        study_key: random name of this reading; it does not identify the patient.
         created: wall-clock time of the report, ISO 8601 with zone.
         source: the folder or file that was read.
-        findings: what the reader should look at, by falling probability.
-        decisions: every candidate of the edge with its route, dismissed ones included.
-        ledger: time by stage, in the order of the line.
-        second_reading_reason: in words, why it is what it is.
+        findings: by falling probability, small ones last.
+        decisions: every candidate with its route, dismissed ones included.
+        ledger: time by stage, in the order of the pipeline.
+        second_reading_reason: why it is complete, partial or missing.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
-        other_series: series of the same folder that were passed over.
-        guarantee: what is promised of missed nodules, or why nothing is.
-        audit: what became of a scan without anything to ask about; None for any other.
-        version: 1, and one more for each amendment of the same report.
+        other_series: series of the same folder that were not read.
+        guarantee: of missed nodules, or why there is none.
+        audit: of a scan in which no candidate was uncertain; None for any other.
+        version: 1, and one more for each amendment.
         changes: of all amendments since version 1, in their order.
-        finding_numbers: a number for each finding, which it keeps through all versions; empty
-            for 1, 2, 3, … as in version 1.
-        picture_note: in words, which pictures are not of this version, or are missing.
-        rejection: set when, and only when, `status` is `Status.REJECTED`.
+        finding_numbers: a number for each finding, the same in all versions; empty means
+            1, 2, 3, … as in version 1.
+        picture_note: which pictures belong to an older version, or are missing.
+        rejection: set exactly when `status` is `Status.REJECTED`.
     """
 
     study_key: str
@@ -143,12 +134,12 @@ class Report:
 
     @property
     def awaits_second_reading(self) -> bool:
-        """Whether a cloud was asked, or should have been, and did not answer everything."""
+        """Whether a cloud is set up and has not answered everything."""
         return self.status is Status.PROVISIONAL
 
     @property
     def took_s(self) -> float:
-        """The time of all stages together, in seconds."""
+        """Seconds of all stages together."""
         return sum(entry.took_s for entry in self.ledger)
 
     @property
@@ -164,9 +155,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What the line came to think of one lung box, and on what grounds.
+    """The result of detection in one lung box: the plan, the verdicts, and the findings.
 
-    ``audit`` is set where there was nothing to ask about.
+    ``audit`` is set where no candidate was uncertain.
     """
 
     plan: Plan
@@ -177,10 +168,10 @@ class Assessment:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What every report says of the line that made it.
+    """What every report says of the pipeline that made it.
 
-    ``edge_model`` is model, version and engine in one line, ``guarantee`` the most that a report
-    may promise; ``now`` gives the wall-clock time.
+    ``edge_model`` is model, version and engine in one line. ``guarantee`` is the most that a report
+    may guarantee. ``now`` gives the wall-clock time.
     """
 
     edge_model: str
@@ -196,7 +187,7 @@ def compose(
     assessment: Assessment,
     ledger: tuple[LedgerEntry, ...],
 ) -> Report:
-    """The report of a study that was read."""
+    """Compose the report of a study that was read."""
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
     slice_mm = study.volume.geometry.spacing_mm[0]
     return Report(
@@ -222,7 +213,7 @@ def compose(
 def compose_rejection(
     provenance: Provenance, job: Job, rejection: Rejection, ledger: tuple[LedgerEntry, ...]
 ) -> Report:
-    """The report of a study that was not read."""
+    """Compose the report of a study that was not read."""
     return Report(
         study_key=job.study_key,
         created=provenance.now().isoformat(timespec="seconds"),
@@ -238,13 +229,13 @@ def compose_rejection(
 
 
 def models_used(edge_model: str, answers: EscalationResult) -> dict[str, str]:
-    """Role to model: the edge's own, and the cloud's if it gave verdicts."""
+    """Return role to model: the edge's own, and the cloud's if it gave verdicts."""
     cloud = sorted({verdict.model for verdict in answers.verdicts.values()})
     return {"edge": edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})
 
 
 def _status(assessment: Assessment) -> Status:
-    """Provisional while a second reading that was wanted of a cloud is not all there."""
+    """Return provisional while a cloud is set up and the second reading is incomplete."""
     unread = assessment.merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
     wanted = unread and not assessment.answers.switched_off
     return Status.PROVISIONAL if wanted else Status.FINAL

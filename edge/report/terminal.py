@@ -1,4 +1,4 @@
-"""A report on a terminal: the findings and the ledger as tables, and what is going on meanwhile."""
+"""Print a report on a terminal: findings and ledger as tables, and the progress before it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.write import ReportPaths
 
-PATIENCE_S = 2.0
+PROGRESS_AFTER_S = 2.0
 
 
 def render_report(report: Report, paths: ReportPaths) -> RenderableType:
-    """Everything a person at the terminal wants to know of one study."""
+    """Return all that a person at the terminal needs of one study."""
     if report.rejection is not None:
         why = report.rejection
         return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
@@ -41,11 +41,11 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
 
 
 def findings_table(report: Report) -> Table:
-    """One line a finding: place, size, what either reader said and who decided."""
+    """Return a table with a row for each finding."""
     small = sum(finding.small for finding in report.findings)
     table = Table(
         title=counted(len(report.findings) - small, small, len(report.decisions)),
-        caption=f"{len(report.dismissed)} dismissed on the edge, the best of them scored "
+        caption=f"{len(report.dismissed)} dismissed on the edge, highest score "
         f"{report.highest_dismissed_score:.3f}",
     )
     for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
@@ -57,18 +57,18 @@ def findings_table(report: Report) -> Table:
 
 
 def counted(findings: int, small: int, candidates: int) -> str:
-    """How much was found, in words."""
-    words = _so_many(findings, "finding")
-    words += f" and {_so_many(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
-    return f"{words} of {_so_many(candidates, 'candidate')}"
+    """Return the numbers of findings, small nodules and candidates in one line."""
+    text = _plural(findings, "finding")
+    text += f" and {_plural(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
+    return f"{text} of {_plural(candidates, 'candidate')}"
 
 
-def _so_many(count: int, of: str) -> str:
-    return f"{count} {of}" if count == 1 else f"{count} {of}s"
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def ledger_table(report: Report) -> Table:
-    """The time of every stage, beside the budget that it found."""
+    """Return a table with the budget and the time of every stage."""
     table = Table(title=f"{report.took_s:.2f} s of {report.deadline_s:.2f} s")
     table.add_column("stage")
     table.add_column("budget s", justify="right")
@@ -79,20 +79,20 @@ def ledger_table(report: Report) -> Table:
 
 
 class Progress:
-    """Names the stage at work on a terminal, once the reader has waited for `PATIENCE_S`."""
+    """Shows the running stage on a terminal, once a study has taken `PROGRESS_AFTER_S`."""
 
     def __init__(self, console: Console) -> None:
         self._status = Status("starting", console=console)
         self._terminal = console.is_terminal
 
-    def watch(self, stage: str) -> None:
-        """Takes note that ``stage`` has begun."""
+    def on_stage(self, stage: str) -> None:
+        """Show the name of the stage that begins."""
         self._status.update(stage)
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Shows the progress while it lasts; nothing where there is no terminal."""
-        timer = Timer(PATIENCE_S, self._status.start)
+        """Show the progress inside the context; nothing where there is no terminal."""
+        timer = Timer(PROGRESS_AFTER_S, self._status.start)
         if self._terminal:
             timer.start()
         try:

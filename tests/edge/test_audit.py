@@ -108,7 +108,8 @@ def test_a_place_that_the_cloud_confirms_is_a_finding_by_audit() -> None:
     assert (finding.edge_score, finding.probability) == (0.09, 0.97)
     assert (finding.decided_by, finding.route) == (DecidedBy.CLOUD, Route.DISMISS)
     assert finding.reason == (
-        "audit: dismissed on the edge with 0.09, the cloud says 0.97, which reaches 0.60"
+        "audit: the edge dismissed it with 0.09; the cloud gives 0.97, "
+        "at or above the threshold 0.60"
     )
     assert result.second_reading is SecondReading.COMPLETE
 
@@ -184,8 +185,8 @@ def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
         "reason": "",
     }
     (finding,) = written["findings"]
-    assert finding["reason"].startswith("audit: dismissed on the edge with 0.08, the cloud says")
-    words = "sampled, 3 of 3 dismissed places were read again, 1 of them confirmed"
+    assert finding["reason"].startswith("audit: the edge dismissed it with 0.08; the cloud gives")
+    words = "sampled, 3 of 3 dismissed candidates were read again, 1 of them confirmed"
     assert words in (tmp_path / "report.html").read_text()
     meters = Meters()
     meters.count(report)

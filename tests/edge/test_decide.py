@@ -40,14 +40,14 @@ def test_no_more_is_sent_than_the_link_carries() -> None:
     link = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
     plan = plan_of(*[0.5] * 6, link=link, budget_s=0.45, roi_bytes=1000)
     assert len(plan.send) == 3
-    assert plan.held_back == "the link carries 3 regions in the 0.5 s that were left"
+    assert plan.held_back == "the link was fast enough for 3 in the 0.5 s left"
 
 
 def test_no_more_is_sent_than_the_cloud_takes() -> None:
     """The limit on regions of one study holds however fast the link is."""
     plan = plan_of(*[0.5] * 9, max_rois=4)
     assert len(plan.send) == 4
-    assert plan.held_back == "no more than 4 regions of one study are sent"
+    assert plan.held_back == "the limit per study is 4"
 
 
 def test_nothing_is_sent_without_link_or_time() -> None:
@@ -55,7 +55,7 @@ def test_nothing_is_sent_without_link_or_time() -> None:
     off = plan_of(0.5, link=OFF)
     late = plan_of(0.5, budget_s=0.0)
     assert (off.send, off.held_back) == ((), "off")
-    assert (late.send, late.held_back) == ((), "no time left to ask")
+    assert (late.send, late.held_back) == ((), "no time was left for a second reading")
 
 
 def test_what_fits_is_sent_whole_and_nothing_is_owed() -> None:
@@ -77,7 +77,7 @@ def test_what_is_not_sent_is_owed() -> None:
     """The uncertain ones that the budget leaves out wait for an amendment, the best first."""
     plan = plan_of(0.12, 0.2, 0.95, 0.5, 0.01, 0.3, link=THIN, budget_s=0.6)
     assert (plan.send, plan.later) == ((3, 5), (1, 0))
-    assert plan.held_back == "the link carries 2 regions in the 0.6 s that were left"
+    assert plan.held_back == "the link was fast enough for 2 in the 0.6 s left"
 
 
 def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
@@ -111,7 +111,7 @@ def test_a_link_that_was_lost_gets_one_region_to_find_out() -> None:
     """The probe of a half-open breaker carries one region; the rest is owed."""
     plan = plan_of(0.5, 0.4, link=LinkEstimate(probing=True))
     assert (plan.send, plan.later) == ((0,), (1,))
-    assert plan.held_back == "one region finds out whether the cloud is back"
+    assert plan.held_back == "one was sent to test whether the cloud is reachable again"
 
 
 def test_without_a_cloud_nothing_is_owed() -> None:
@@ -139,9 +139,9 @@ def test_every_decision_gives_its_numbers() -> None:
     """The reason names the score and the threshold that it was held against."""
     reasons = [d.reason for d in plan_of(0.95, 0.5, 0.05).decisions]
     assert reasons == [
-        "edge score 0.950 reaches 0.900",
-        "edge score 0.500 lies between 0.100 and 0.900",
-        "edge score 0.050 is below 0.100",
+        "edge score 0.950 is at or above the threshold 0.900",
+        "edge score 0.500 is between the thresholds 0.100 and 0.900",
+        "edge score 0.050 is below the threshold 0.100",
     ]
 
 
@@ -157,7 +157,10 @@ def test_thresholds_come_from_the_manifest() -> None:
         ({"thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5}}, "final = None"),
         ({"thresholds": {**THRESHOLDS.__dict__, "alone": "half"}}, "alone = 'half'"),
         ({"thresholds": {**THRESHOLDS.__dict__, "final": float("nan")}}, "final = nan"),
-        ({"thresholds": {**THRESHOLDS.__dict__, "dismiss": 0.95}}, "dismiss 0.95 above 0.9"),
+        (
+            {"thresholds": {**THRESHOLDS.__dict__, "dismiss": 0.95}},
+            "dismiss 0.95 is above report 0.9",
+        ),
     ],
 )
 def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> None:
@@ -226,18 +229,18 @@ def test_what_fits_beside_the_others_is_bounded_by_time_and_number() -> None:
     """Time for 4900 bytes: after 2000 there is room for two more of 1000; of four places one."""
     assert ROOM.fits(1, 4890)
     assert not ROOM.fits(1, 4910)
-    assert ROOM.beside(1, 2000, offered=9, each_bytes=1000) == 2
-    assert ROOM.beside(1, 2000, offered=1, each_bytes=1000) == 1
-    assert ROOM.beside(3, 1000, offered=9, each_bytes=100) == 1
-    assert ROOM.beside(1, 4800, offered=9, each_bytes=1000) == 0
+    assert ROOM.count_extra(1, 2000, wanted=9, each_bytes=1000) == 2
+    assert ROOM.count_extra(1, 2000, wanted=1, each_bytes=1000) == 1
+    assert ROOM.count_extra(3, 1000, wanted=9, each_bytes=100) == 1
+    assert ROOM.count_extra(1, 4800, wanted=9, each_bytes=1000) == 0
 
 
 def test_why_no_more_go_is_said_in_words() -> None:
     """The first limit that binds is named: the link, time, the trial, the number, the bytes."""
     lost = replace(LINK, available=False, reason="Unreachable: refused")
-    assert replace(ROOM, link=lost).why_no_more(0) == "Unreachable: refused"
-    assert replace(ROOM, budget_s=0.0).why_no_more(0) == "no time left to ask"
+    assert replace(ROOM, link=lost).reason(0) == "Unreachable: refused"
+    assert replace(ROOM, budget_s=0.0).reason(0) == "no time was left for a second reading"
     trial = replace(ROOM, link=replace(LINK, probing=True))
-    assert trial.why_no_more(1) == "one region finds out whether the cloud is back"
-    assert ROOM.why_no_more(4) == "no more than 4 regions of one study are sent"
-    assert ROOM.why_no_more(2) == "the link carries 2 regions in the 5.0 s that were left"
+    assert trial.reason(1) == "one was sent to test whether the cloud is reachable again"
+    assert ROOM.reason(4) == "the limit per study is 4"
+    assert ROOM.reason(2) == "the link was fast enough for 2 in the 5.0 s left"

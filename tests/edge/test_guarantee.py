@@ -46,8 +46,8 @@ from tests.edge.test_pipeline import lung_box, study_at
 MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (
     "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
-    "(calibration 0123abcd on nodules in cubes of 50 mm of 62 patients; 2.8 % was asked for, and "
-    "has 70 % confidence)"
+    "(calibration 0123abcd with nodules in cubes of 50 mm, 62 patients; the requested 2.8 % has "
+    "70 % confidence)"
 )
 
 
@@ -71,7 +71,7 @@ def test_regions_of_another_size_than_calibration_s_promise_nothing() -> None:
     assert for_roi_side(MOST, 48) == MOST
     small = for_roi_side(MOST, 32)
     assert small.text == (
-        "no guarantee, because regions of 32 voxels a side are sent, and 48 in calibration"
+        "no guarantee, because ROIs have 32 voxels a side, in calibration they had 48"
     )
     assert of(plan_of(0.95), EscalationResult()) == MOST
     assert guarantee_of(small, plan_of(0.95), EscalationResult(), 1.0) == small
@@ -82,13 +82,13 @@ def test_terms_come_from_the_manifest() -> None:
     assert Terms.from_manifest({"guarantee": GUARANTEE}) == TERMS
     assert Terms.from_manifest({}) is None
     assert guarantee_of_model({}, "1") == NOT_CALIBRATED
-    assert NOT_CALIBRATED.text == "no guarantee, because the settings of the model carry none"
+    assert NOT_CALIBRATED.text == "no guarantee, because the model has no calibrated guarantee"
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"alpha": 1.5}, "alpha = 1.5 cannot be"),
+        ({"alpha": 1.5}, "alpha = 1.5 is out of range"),
         ({"delta": 0.0}, "delta = 0.0"),
         ({"delta": math.nan}, "delta = nan"),
         ({"patients": 62.5}, "patients = 62.5"),
@@ -98,7 +98,7 @@ def test_terms_come_from_the_manifest() -> None:
         ({"holds": True}, "holds = True, but alpha = 0.05"),
         ({"confidence": "0.7"}, "confidence = '0.7'"),
         ({"slice_mm": -1}, "slice_mm = -1"),
-        ({"beta": 1}, "beta: missing or not known"),
+        ({"beta": 1}, "beta: missing or unknown"),
     ],
 )
 def test_malformed_terms_are_refused(changed: Mapping[str, object], says: str) -> None:
@@ -109,7 +109,7 @@ def test_malformed_terms_are_refused(changed: Mapping[str, object], says: str) -
 
 def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
     """A sentence is no table, and every key must be there."""
-    with pytest.raises(UnfitModel, match="must give a table"):
+    with pytest.raises(UnfitModel, match="must hold a table"):
         Terms.from_manifest({"guarantee": "few are missed"})
     less = {key: value for key, value in GUARANTEE.items() if key != "patients"}
     with pytest.raises(UnfitModel, match="patients: missing"):
@@ -121,8 +121,7 @@ def test_a_model_that_calibration_has_not_seen_promises_nothing() -> None:
     assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == MOST
     stale = guarantee_of_model({"guarantee": GUARANTEE}, "2")
     assert stale.text == (
-        f"no guarantee, because calibration was read by version {TERMS.screening} of the model, "
-        "not 2"
+        f"no guarantee, because calibration used version {TERMS.screening} of the model, not 2"
     )
     assert guarantee_of(stale, plan_of(0.95), EscalationResult(), 1.0) == stale
 
@@ -137,9 +136,9 @@ def test_a_reading_as_in_calibration_has_its_terms() -> None:
         assert found.given
         assert found.text == TEXT
     asked = replace(TERMS, alpha=0.028, holds=True, confidence=0.93)
-    assert "0123abcd on nodules in cubes of 50 mm of 62 patients)" in Guarantee(asked, "").text
+    assert "0123abcd with nodules in cubes of 50 mm, 62 patients)" in Guarantee(asked, "").text
     hopeless = replace(TERMS, confidence=0.1)
-    assert "2.8 % was asked for, and cannot be promised)" in Guarantee(hopeless, "").text
+    assert "the requested 2.8 % cannot be guaranteed)" in Guarantee(hopeless, "").text
 
 
 def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> None:
@@ -160,7 +159,7 @@ def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> Non
 def test_what_was_held_back_names_the_limit() -> None:
     """Where nothing went wrong, why it was not sent is the reason."""
     found = of(plan_of(0.7, 0.3, max_rois=1), EscalationResult({0: verdict(0)}))
-    assert "not read again: no more than 1 regions of one study are sent" in found.text
+    assert "not read again: the limit per study is 1" in found.text
 
 
 def test_another_second_reader_promises_nothing() -> None:
@@ -174,7 +173,7 @@ def test_smaller_regions_are_not_covered_for_good(size: Size) -> None:
     """A verdict on a smaller region than calibration's is no such verdict, however many follow."""
     plan = replace(plan_of(0.7, 0.3), sizes=(Size.FULL, size))
     found = of(plan, read_by(0, 1))
-    assert found.reason == "1 of 2 regions were sent smaller than in calibration"
+    assert found.reason == "1 of 2 ROIs were smaller than in calibration"
     assert amended_guarantee(found, plan, read_by(0, 1)) == found
     unanswered = of(plan, read_by(plan.send[0]))
     assert amended_guarantee(unanswered, plan, read_by(0, 1)) == MOST
@@ -184,7 +183,7 @@ def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
     """Calibration says what slices it knows; a hair more is the same."""
     assert of(plan_of(0.95), EscalationResult(), 2.52).given
     found = of(plan_of(0.95), EscalationResult(), 5.0)
-    assert found.reason == "slices are 5 mm apart, and in calibration no more than 2.5 mm"
+    assert found.reason == "slices are 5 mm apart, in calibration at most 2.5 mm"
     assert found.permanent
 
 

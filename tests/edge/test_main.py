@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def test_json_gives_every_finding_with_its_grounds(tmp_path: Path) -> None:
     assert second["centre_mm"] == [1.0, 2.0, 3.0]
     assert (second["diameter_mm"], second["decided_by"]) == (9.0, "cloud")
     assert second["edge_score"] == 0.7
-    assert second["reason"] == "cloud raised 0.70 to 1.00, which reaches 0.60"
+    assert second["reason"] == "the cloud raised 0.70 to 1.00, at or above the threshold 0.60"
     written = json.loads((tmp_path / "report.json").read_text())
     assert printed.keys() == written.keys()
     stages = [[entry["stage"] for entry in said["ledger"]] for said in (printed, written)]
@@ -176,11 +177,14 @@ def agent_config(root: Path, *more: str) -> Path:
     return config
 
 
+def test_version_is_that_of_the_package() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"overread-edge {version('overread')}\n"
+
+
 def test_help_documents_the_exit_status() -> None:
-    """The four statuses are in --help."""
-    text = " ".join(CliRunner().invoke(app, ["screen", "--help"]).stdout.split())
+    text = " ".join(CliRunner().invoke(app, ["screen", "-h"]).stdout.split())
     assert "Exit status: 0" in text
-    assert "3 a cloud was asked" in text
+    assert "3: a cloud is set up" in text
 
 
 def test_edge_never_imports_torch_nor_the_cloud() -> None:

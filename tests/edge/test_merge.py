@@ -45,7 +45,7 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
     assert (finding.diameter_mm, finding.edge_score) == (8.0, 0.45)
-    assert finding.reason == "cloud raised 0.45 to 0.88, which reaches 0.60"
+    assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.60"
 
 
 def test_cloud_lowers_a_candidate_below_the_final_threshold() -> None:
@@ -128,7 +128,8 @@ def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
     assert finding.decided_by is DecidedBy.EDGE_ALONE
     assert finding.probability == finding.edge_score == 0.8
     assert finding.reason == (
-        "edge alone, 0.80 reaches 0.50: second reading missing (Unreachable: connection refused)"
+        "no second reading (Unreachable: connection refused); "
+        "edge score 0.80 is at or above the threshold 0.50"
     )
     assert result.second_reading is SecondReading.MISSING
     assert result.reason == (
@@ -153,9 +154,9 @@ def test_what_is_reported_undescribed_is_a_missing_reading() -> None:
     )  # the breaker is open: nobody was asked
     assert gone.second_reading is away.second_reading is SecondReading.MISSING
     assert gone.reason == (
-        "no candidate was uncertain, none was described: Unreachable: connection refused"
+        "no candidate was uncertain, no finding was characterized: Unreachable: connection refused"
     )
-    assert away.reason.endswith("none was described: off")
+    assert away.reason.endswith("no finding was characterized: off")
     assert [f.decided_by for f in gone.findings] == [DecidedBy.EDGE]
 
 
@@ -182,7 +183,7 @@ def test_refused_region_names_its_refusal() -> None:
         {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 ROIs refused"
     )
     (finding,) = merged((0.7,), answers).findings
-    assert "second reading missing (ModelFailed: not finite)" in finding.reason
+    assert "no second reading (ModelFailed: not finite)" in finding.reason
 
 
 def test_held_back_candidate_names_the_limit() -> None:
@@ -190,7 +191,7 @@ def test_held_back_candidate_names_the_limit() -> None:
     answers = EscalationResult({0: verdict(0, 0.9)})
     result = merged((0.55, 0.7), answers, max_rois=1)
     assert result.second_reading is SecondReading.PARTIAL
-    assert "no more than 1 regions" in result.findings[1].reason
+    assert "the limit per study is 1" in result.findings[1].reason
 
 
 def test_switched_off_is_missing_whatever_was_uncertain() -> None:

@@ -150,7 +150,7 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
         report = read_and_report(pipeline, job).report
     assert cloud.headers == []
     assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.MISSING)
-    assert "no time left to ask" in report.second_reading_reason
+    assert "no time was left for a second reading" in report.second_reading_reason
     assert [(f.edge_score, f.decided_by) for f in report.findings] == [
         (0.95, DecidedBy.EDGE),
         (0.7, DecidedBy.EDGE_ALONE),

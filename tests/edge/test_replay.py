@@ -11,7 +11,7 @@ import structlog
 from edge.decide import Situation, decide
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.link.link import Link
-from edge.replay import EVENT, decide_and_log, outcome, replay
+from edge.replay import EVENT, decide_and_log, plan_to_dict, replay
 from edge.selection import SelectionPolicy, Size
 from tests.edge.cases import THRESHOLDS, HandClock, candidate
 
@@ -51,7 +51,7 @@ def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkE
     plan = decide_and_log(situation(link), "key-1")
     (line,) = logged.getvalue().splitlines()
     assert replay(line) == plan == decide(situation(link))
-    assert json.loads(line)["plan"] == outcome(plan)
+    assert json.loads(line)["plan"] == plan_to_dict(plan)
     assert json.loads(line)["study"] == "key-1"
 
 
@@ -69,7 +69,7 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
         "send": [1, 2, 3],
         "sizes": ["reduced", "reduced", "reduced"],
         "later": [],
-        "held_back": "the link carries 3 regions in the 1.2 s that were left",
+        "held_back": "the link was fast enough for 3 in the 1.2 s left",
         "audit": [],
     }
 

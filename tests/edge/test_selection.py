@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from edge.link.estimate import LinkEstimate, Pace
-from edge.selection import SELECTION_POLICY, Fits, Option, Size, choose, efficient, least
+from edge.selection import SELECTION_POLICY, Fits, Option, Size, choose, efficient, smallest
 
 KB = 1000
 
@@ -46,7 +46,7 @@ def value_of(offers: list[list[Option]], most: int, fits: Fits) -> float:
     """The value of what is chosen, which must be allowed."""
     picks = choose(offers, most, fits)
     assert len(picks) <= most
-    assert all(pick.option in offers[pick.place] for pick in picks)
+    assert all(pick.option in offers[pick.offer] for pick in picks)
     assert not picks or fits(len(picks), sum(pick.option.sent_bytes for pick in picks))
     return sum(pick.option.value for pick in picks)
 
@@ -79,7 +79,7 @@ def test_it_is_near_the_best_where_sizes_differ() -> None:
 def test_room_that_is_left_makes_the_most_valuable_larger() -> None:
     """Three small regions fit and one may be full: the first."""
     picks = choose([options(0.1), options(0.2), options(0.15)], 9, lambda _, b: b <= 180 * KB)
-    assert [(p.place, p.option.size) for p in picks] == [
+    assert [(p.offer, p.option.size) for p in picks] == [
         (1, Size.FULL),
         (2, Size.REDUCED),
         (0, Size.REDUCED),
@@ -89,7 +89,7 @@ def test_room_that_is_left_makes_the_most_valuable_larger() -> None:
 def test_fewer_and_larger_may_be_worth_more() -> None:
     """With room for one full region or two small ones of which one is worth nothing: the full."""
     picks = choose([options(0.2), options(0.001)], 9, lambda _, b: b <= 112 * KB)
-    assert [(p.place, p.option.size) for p in picks] == [(0, Size.FULL)]
+    assert [(p.offer, p.option.size) for p in picks] == [(0, Size.FULL)]
 
 
 def test_what_is_dearer_and_worth_less_is_never_considered() -> None:
@@ -104,11 +104,11 @@ def test_nothing_is_chosen_of_nothing_or_without_room() -> None:
     assert choose([options(0.2)], 9, lambda *_: False) == ()
 
 
-def test_the_least_is_the_most_valuable_at_its_smallest() -> None:
+def test_what_is_sent_at_all_is_the_most_valuable_at_its_smallest() -> None:
     """Of two regions the better, reduced; of none, none."""
-    (pick,) = least([options(0.1), options(0.2)])
-    assert (pick.place, pick.option.size) == (1, Size.REDUCED)
-    assert least([]) == ()
+    (pick,) = smallest([options(0.1), options(0.2)])
+    assert (pick.offer, pick.option.size) == (1, Size.REDUCED)
+    assert smallest([]) == ()
 
 
 FULL = (48, 48, 48)

@@ -57,13 +57,13 @@ def test_changes_are_named_in_words_and_as_data(site: Site) -> None:
     assert (moved["probability_before"], moved["probability_after"]) == (0.7, 0.9957)
     assert moved["verdict"] == {"probability": 0.99, "model": "fake 1"}
     assert (added["kind"], added["number"]) == ("finding added", 3)
-    assert added["words"] == (
+    assert added["text"] == (
         "finding 3 is new, at (2.0, 2.0, 3.0) mm: "
         "probability from 0.30 to 0.98 by the verdict 0.99 of fake 1"
     )
     page = (site.places.outbox / "a" / "report.html").read_text()
     assert "Amended report, version 2" in page
-    assert added["words"] in page
+    assert added["text"] in page
     assert page.index("Changes since version 1") < page.index('id="findings"')
     assert "Amended" not in (site.places.outbox / "a" / "report.v1.html").read_text()
 
@@ -107,7 +107,7 @@ def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
     assert report["second_reading"] == "missing"
     (change,) = report["changes"]
     assert change["kind"] == "given up"
-    assert change["words"] == (
+    assert change["text"] == (
         "2 candidates were not read again: no answer within 30 days, and nobody is asked any more"
     )
     assert findings(report) == BY_EDGE
@@ -143,7 +143,7 @@ def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: 
     assert not site.amender.overfull
     report = site.report("old")
     assert (report["version"], report["status"]) == (2, "final")
-    assert report["changes"][0]["words"] == (
+    assert report["changes"][0]["text"] == (
         "2 candidates were not read again: "
         f"more than {room / MB:g} MB were owed, and nobody is asked any more"
     )

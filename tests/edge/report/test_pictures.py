@@ -17,9 +17,9 @@ def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> Non
     assert after.items() >= before.items()
     assert sorted(after) == ["finding_01.png", "finding_02.png", "finding_03.png", "overview.png"]
     assert site.report("a")["picture_note"] == (
-        "The overview is that of version 1 and shows the findings of then. "
-        "Drawn for version 1: finding 2, finding 1. "
-        "Drawn from the region that was sent: finding 3."
+        "The overview shows the findings of version 1. "
+        "Pictures of version 1: finding 2, finding 1. "
+        "Pictures of the region that was sent to the cloud: finding 3."
     )
 
 
@@ -31,4 +31,4 @@ def test_a_removed_finding_loses_its_picture_and_a_missing_one_is_told(site: Sit
     site.cloud.answers, site.cloud.probability = [2], 0.01
     site.turns()
     assert [path.name for path in out.glob("*.png")] == ["overview.png"]
-    assert "No picture is there of: finding 1." in site.report("a")["picture_note"]
+    assert "Without a picture: finding 1." in site.report("a")["picture_note"]

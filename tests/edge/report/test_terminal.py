@@ -57,7 +57,7 @@ def test_each_finding_has_place_scores_and_reason() -> None:
         "0.90",
         "cloud",
     ]
-    assert "2  cloud raised 0.50 to 0.90, which reaches 0.60" in lines
+    assert "2  the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in lines
 
 
 def test_ledger_stands_against_the_deadline() -> None:
@@ -73,11 +73,11 @@ def test_promise_and_audit_stand_in_words() -> None:
     text = " ".join(printed(study(guarantee=Guarantee(TERMS, ""), audit=audit)).split())
     assert f"guarantee {TERMS.text}" in text
     assert (
-        "audit nothing was uncertain, the best dismissed place scored 0.090; sampled, 2 of 3 "
-        "dismissed places were read again, 0 of them confirmed: DeadlinePassed: late"
+        "audit no candidate was uncertain, the highest dismissed score is 0.090; sampled, 2 of 3 "
+        "dismissed candidates were read again, 0 of them confirmed: DeadlinePassed: late"
     ) in text
     idle = Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
-    assert "not sampled (5 % of such scans are)" in printed(study(audit=idle), width=200)
+    assert "not sampled (rate 5 %)" in printed(study(audit=idle), width=200)
     assert "audit" not in printed(study())
 
 

@@ -59,7 +59,7 @@ def test_small_nodules_are_listed_apart() -> None:
     assert [one["number"] for one in values["small_nodules"]] == [2]
     text = page(replace(REPORT, findings=(FINDING, small)))
     assert "1 finding, 1 small nodule<" in text
-    assert "below 6 mm, and not suspicious where the second reader has read them" in text
+    assert "below 6 mm, with a malignancy score below 0.5 or none" in text
     assert "small nodule" not in page()
 
 
@@ -277,7 +277,7 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
         "screening-int8 1 on openvino",
         REPORT.guarantee.text,
         "1.2.4: 2 slices, localizer",
-        "highest score dismissed: 0.041",
+        "the highest score among them is 0.041",
         NOT_A_DEVICE,
     ):
         assert words in text
