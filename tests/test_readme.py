@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import typer
+from prometheus_client import CollectorRegistry
 from pydantic_settings import BaseSettings
 
 from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry
 from edge.settings import EdgeSettings
+from edge.telemetry import Meters
 from evaluation.pages import PROGRAMS, WIDTH, leaves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -112,6 +115,33 @@ def test_operations_list_every_setting_with_its_default(settings: type[BaseSetti
     fields = settings.model_fields.items()
     rows = [f"| `{name}` | {as_toml(field.default)} |" for name, field in fields]
     assert [row for row in rows if row not in words("docs/operations.md")] == []
+
+
+@pytest.mark.parametrize("registry", [Meters().registry, Telemetry().registry])
+def test_operations_list_every_metric(registry: CollectorRegistry) -> None:
+    """By the name under which Prometheus finds it."""
+    names = [f"{m.name}_total" if m.type == "counter" else m.name for m in registry.collect()]
+    assert [name for name in names if f"| `{name}` |" not in words("docs/operations.md")] == []
+
+
+def test_operations_list_no_metric_that_is_not_served() -> None:
+    """Neither the table nor the rules for alarms."""
+    served = " ".join(words(f"{package}/telemetry.py") for package in ("edge", "cloud"))
+    served += words("cloud/server.py")  # gauges of the queue
+    page = set(re.findall(r"overread_(?:edge|cloud)_(\w+)", words("docs/operations.md")))
+    # the code adds these endings to some names
+    bare = {re.sub(r"(_seconds)?(_total|_bucket)?$", "", name) for name in page}
+    assert [name for name in bare if f'"{name}' not in served] == []
+
+
+@pytest.mark.parametrize("package", ["edge", "cloud"])
+def test_operations_list_log_events_by_their_words(package: str) -> None:
+    """A person who searches the page for a line of the log finds it."""
+    table = words("docs/operations.md").split(f"| event of the {package} |")[1].split("\n\n")[0]
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / package).rglob("*.py"))
+    events = re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE)
+    assert events
+    assert [event for event in events if f'"{event}"' not in code] == []
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
