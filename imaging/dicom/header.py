@@ -80,7 +80,9 @@ class Instance:
 
     def _raw(self, keyword: str) -> object:
         try:
-            return _plain(self.data.get(keyword))
+            value = self.data.get(keyword)
+            # pydicom leaves bytes where it does not know the sign of a value
+            return int.from_bytes(value, "little") if isinstance(value, bytes) else value
         # A damaged value is met only now, when pydicom converts it, and fails as anything:
         # ValueError, TypeError, OverflowError, struct.error, NotImplementedError ...
         except Exception as error:
@@ -121,11 +123,6 @@ def _transfer_syntax(data: Dataset) -> str:
         return str(data.file_meta.get("TransferSyntaxUID", ""))
     except Exception:  # a damaged value, as above; the pixel data then speaks for itself
         return ""
-
-
-def _plain(value: object) -> object:
-    """Convert bytes, which pydicom leaves where it does not know a value's sign, to an int."""
-    return int.from_bytes(value, "little") if isinstance(value, bytes) else value
 
 
 def _short(error: Exception) -> str:

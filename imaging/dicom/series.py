@@ -205,7 +205,7 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
 
 
 def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:
-    """Sort key: covers the lungs, of the chest, newest, original, thinnest, longest, first."""
+    """Compute the sort key: covers the lungs, chest, newest, original, thinnest, longest, first."""
     stack = stacks[one]
     long_enough = min(COVERS_LUNGS_MM, _LONG_SHARE * max(s.extent_mm for s in stacks.values()))
     return (

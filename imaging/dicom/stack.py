@@ -234,7 +234,7 @@ def _require_untilted(ordered: Sequence[Slice]) -> None:
         if shift > SHIFT_TOLERANCE_MM:
             reason = f"gantry tilt or shifted slices: {shift:.1f} mm off the axis of {_name(first)}"
             raise IrregularGeometry(f"{reason}: reconstruct without tilt", other.file)
-    # a scanner that states a tilt but writes upright slices has not corrected the shear
+    # a tilt that neither the positions nor the orientation show: one of the two is wrong
     tilt = abs(first.tilt_deg)
     leaning = float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
     if tilt >= _MIN_TILT_DEG and leaning < tilt / 2:
