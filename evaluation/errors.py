@@ -1,10 +1,10 @@
-"""What can go wrong with an evaluation, sorted by what must be put right.
+"""Errors of an evaluation, sorted by what must be put right.
 
-EvaluationError          the evaluation cannot be run as asked
+EvaluationError          the evaluation cannot be run
 ├── BadTable             a CSV is missing, damaged, or contradicts the others
-├── MissingData          a folder of studies or a file of cubes is not what was promised
-├── ServiceFailed        the cloud service that was to be started did not come up
-└── StepFailed           a process that measured a training step ended with an error
+├── MissingData          a folder of studies or a file of cubes is missing or unusable
+├── ServiceFailed        a process that the evaluation started failed
+└── StepFailed           a process that measured a training step failed
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class EvaluationError(Exception):
-    """The evaluation cannot be run as asked; the message says what to put right."""
+    """The evaluation cannot be run; the message says what to put right."""
 
 
 class BadTable(EvaluationError):
@@ -28,7 +28,7 @@ class BadTable(EvaluationError):
 
 
 class MissingData(EvaluationError):
-    """A folder of studies or a file of cubes is missing or holds something else."""
+    """A folder of studies or a file of cubes is missing or unusable."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
@@ -37,8 +37,8 @@ class MissingData(EvaluationError):
 
 
 class StepFailed(EvaluationError):
-    """A process that measured a training step ended with an error; the message is its last line."""
+    """A process that measured a training step failed; the message is its last line."""
 
 
 class ServiceFailed(EvaluationError):
-    """The cloud service that was to be started for the run did not come up."""
+    """A process that the evaluation started failed: it did not start, serve or end cleanly."""

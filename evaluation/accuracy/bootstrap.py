@@ -1,15 +1,16 @@
-"""How sure a figure is: bootstrap over patients and scans, never over single nodules.
+"""Confidence intervals: bootstrap over patients and scans, never over single nodules.
 
 Nodules of one patient resemble each other, so whole patients are drawn with replacement, and
 whole scans for the false positives (Efron and Tibshirani, An Introduction to the Bootstrap,
-1993, chapter 13: percentile intervals). Where nodules and false positives come of the same
-scans, both are drawn together.
+1993, chapter 13: percentile intervals). Nodules and false positives of the same scans are drawn
+together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,8 +30,6 @@ from imaging.volume import FloatArray
 from models.markdown import Rows
 
 RESAMPLES = 1000
-
-
 CONFIDENCE = 0.95
 
 OnStep = Callable[[int, int], None]
@@ -39,16 +38,15 @@ OnStep = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the interval that covers it with 95 % confidence; ``inf`` = unreachable."""
+    """A figure with its 95 % interval; ``inf`` where it cannot be reached."""
 
     value: float
     low: float
     high: float
 
     def as_dict(self) -> dict[str, float | None]:
-        """``value``, ``low`` and ``high``; None where unreachable."""
-        pairs = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: v if np.isfinite(v) else None for name, v in pairs.items()}
+        """Return ``value``, ``low`` and ``high`` for JSON."""
+        return {name: finite(value) for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,21 @@ class Figures:
     cpm: Interval
     false_positives: tuple[Interval, ...]
 
+    def points(self, thresholds: FloatArray | None = None) -> list[dict[str, Any]]:
+        """Return the sensitivity at each of `RATES` for JSON, with the threshold if given."""
+        more: list[dict[str, float | None]] = [{}] * len(RATES)
+        if thresholds is not None:
+            more = [{"threshold": finite(threshold)} for threshold in thresholds]
+        return [
+            {"false_positives_per_scan": rate, **value.as_dict(), **one}
+            for rate, value, one in zip(RATES, self.sensitivity, more, strict=True)
+        ]
+
 
 def figures(
     scored: Scored, *, resamples: int = RESAMPLES, seed: int = 0, on_step: OnStep | None = None
 ) -> Figures:
-    """The figures of `scored` with percentile intervals of `resamples` bootstrap resamples."""
+    """Return the figures of ``scored`` with percentile intervals of ``resamples`` resamples."""
     ranking = rank(scored)
     value = _numbers(froc(scored, ranking))
     drawn = np.empty((resamples, value.size))
@@ -80,13 +88,18 @@ def figures(
     return Figures(intervals[:n], intervals[n], intervals[n + 1 :])
 
 
+def finite(value: float) -> float | None:
+    """Return the value for JSON, None where it is infinite or unknown."""
+    return float(value) if np.isfinite(value) else None
+
+
 def interval(value: float, drawn: FloatArray) -> Interval:
-    """The percentile interval of `drawn` ``(resamples,)`` around `value`."""
+    """Return the percentile interval of ``drawn`` ``(resamples,)`` around ``value``."""
     return _percentiles(np.array([value]), drawn[:, None])[0]
 
 
 def draw(groups: int, rng: np.random.Generator) -> FloatArray:
-    """How often each of `groups` is drawn when as many are drawn with replacement ``(groups,)``."""
+    """Draw as many groups with replacement as there are; return each one's count ``(groups,)``."""
     return rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
 
 
@@ -120,7 +133,7 @@ def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
 
 
 def froc_table(figures: Figures, title: str) -> Rows:
-    """Sensitivity at the seven rates, and the CPM."""
+    """Return the sensitivity at the seven rates, and the CPM."""
     cells = [
         [rate_name(rate), *percent_cells(value)]
         for rate, value in zip(RATES, figures.sensitivity, strict=True)
@@ -131,7 +144,7 @@ def froc_table(figures: Figures, title: str) -> Rows:
 
 
 def cost_table(figures: Figures) -> Rows:
-    """False positives a scan at the sensitivities of `TARGETS`."""
+    """Return the false positives a scan at the sensitivities of `TARGETS`."""
     cells = [
         [f"{100 * target:g} %", format_value(value.value, "{:.2f}"), span(value, "{:.2f}")]
         for target, value in zip(TARGETS, figures.false_positives, strict=True)

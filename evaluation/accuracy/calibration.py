@@ -1,15 +1,13 @@
-"""How far a score can be taken for a probability: reliability and expected calibration error.
+"""Calibration of scores: reliability, expected calibration error, and three ways to fit it.
 
 Bins hold equal mass (Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019):
-scores crowd at both ends, where bins of equal width would be full, and leave those between empty.
+scores crowd at both ends, where bins of equal width would be full and those between empty.
 
-What share of candidates are nodules is the class prior. It belongs to how candidates were
-collected, not to the network: here every class weighs the prior it is given, whatever its number.
+The class prior is the share of nodules among candidates. It depends on how candidates were
+collected, not on the network: each class weighs the prior it is given, whatever its number.
 
-Three ways from a logit to a probability, and how they do on patients they were not fitted on.
-
-Temperature: one number (Guo et al., On Calibration of Modern Neural Networks, ICML 2017). Platt:
-slope and intercept, with his smoothed targets (1999). Isotonic: any rising step function
+Temperature is one number (Guo et al., On Calibration of Modern Neural Networks, ICML 2017). Platt
+is slope and intercept, with his smoothed targets (1999). Isotonic is any rising step function
 (Zadrozny and Elkan, KDD 2002). The fits are scikit-learn's, of the extra `train`.
 """
 
@@ -21,19 +19,25 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.bootstrap import Interval, interval
+from evaluation.accuracy.bootstrap import Interval, draw, interval
 from evaluation.accuracy.scores import calibrated
 from imaging.volume import FloatArray
 
 BINS = 10
-
-
 EVEN = 0.5
-"""The prior at which nodules and alarms weigh the same; the shipped calibration is fitted at it."""
+"""The prior of equal weight for nodules and false candidates; the shipped fit has it."""
+
+FOLDS = 5
 
 _LEAST = 1e-6
 
 BoolArray = npt.NDArray[np.bool_]
+
+Apply = Callable[[FloatArray], FloatArray]
+"""From logits ``(n,)`` to probabilities."""
+
+Fit = Callable[[FloatArray, BoolArray], Apply]
+"""Fits on logits and truth; both classes weigh the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,26 +50,30 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """The mean distance between score and share."""
+        """Return the expected calibration error: the mean distance between score and share."""
         return float((np.abs(self.score - self.share) * self.mass).sum())
 
 
 def class_weights(nodule: BoolArray, prior: float, count: FloatArray | None = None) -> FloatArray:
-    """Weights ``(n,)`` that add up to 1 and give nodules the share ``prior``.
+    """Return weights ``(n,)`` that add up to 1 and give nodules the share ``prior``.
 
-    ``count`` is how often each candidate counts within its class, once where it is None.
+    ``count`` is how often each candidate counts within its class; None counts each once.
     """
-    often = np.ones(nodule.size) if count is None else count
-    positive, negative = often[nodule].sum(), often[~nodule].sum()
+    counts = np.ones(nodule.size) if count is None else count
+    positive, negative = counts[nodule].sum(), counts[~nodule].sum()
     if not (positive > 0 and negative > 0):
-        raise ValueError(f"{positive:g} nodules and {negative:g} alarms: both are needed")
-    return np.asarray(np.where(nodule, prior / positive, (1 - prior) / negative) * often)
+        raise ValueError(f"{positive:g} nodules and {negative:g} others: both are needed")
+    return np.asarray(np.where(nodule, prior / positive, (1 - prior) / negative) * counts)
 
 
 def reliability(
     score: FloatArray, nodule: BoolArray, weight: FloatArray, bins: int = BINS
 ) -> Reliability:
-    """The reliability of scores ``(n,)`` in [0, 1]; a candidate on an edge is in both bins."""
+    """Return the reliability of scores ``(n,)`` in [0, 1].
+
+    A candidate on the edge of two bins belongs to both, in parts.
+    """
+    # Running sums of weighted score and truth, read at the edges of bins of equal weight.
     order = np.argsort(score, kind="stable")
     ends = np.concatenate([[0.0], np.cumsum(weight[order])])
     ends /= ends[-1]
@@ -79,14 +87,14 @@ def reliability(
 
 
 def log_loss(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> float:
-    """The mean of -ln of what was given to the truth."""
+    """Return the mean of -ln of the probability that was given to the truth."""
     clipped = np.clip(score, _LEAST, 1 - _LEAST)
     loss = -np.where(nodule, np.log(clipped), np.log(1 - clipped))
     return float((loss * weight).sum() / weight.sum())
 
 
 def brier(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> float:
-    """The mean squared distance to the truth."""
+    """Return the mean squared distance to the truth."""
     return float((((score - nodule) ** 2) * weight).sum() / weight.sum())
 
 
@@ -99,18 +107,16 @@ def ece_interval(
     resamples: int,
     seed: int,
 ) -> Interval:
-    """The calibration error with a percentile interval by bootstrap over groups.
+    """Return the calibration error with a percentile interval by bootstrap over groups.
 
-    A resample never has less error on the whole: the interval leans upwards.
+    A resample tends to have more error than the sample: the interval leans upwards.
     """
     value = reliability(score, nodule, class_weights(nodule, prior)).ece
     names, owner = np.unique(group, return_inverse=True)
     rng = np.random.default_rng(seed)
     drawn: list[float] = []
     while len(drawn) < resamples:
-        count = rng.multinomial(len(names), np.full(len(names), 1 / len(names)))[owner].astype(
-            float
-        )
+        count = draw(len(names), rng)[owner]
         if count[nodule].any() and count[~nodule].any():
             weight = class_weights(nodule, prior, count)
             drawn.append(reliability(score, nodule, weight).ece)
@@ -118,36 +124,27 @@ def ece_interval(
 
 
 def at_prior(score: FloatArray, prior: float, fitted: float = EVEN) -> FloatArray:
-    """Scores fitted at one class prior as they are at another: their odds are multiplied."""
+    """Return scores that were fitted at one class prior as they are at another."""
     odds = prior * (1 - fitted) / ((1 - prior) * fitted)
     clipped = np.clip(score, _LEAST, 1 - _LEAST)
     changed = odds * clipped / (1 - clipped)
     return np.asarray(changed / (1 + changed))
 
 
-FOLDS = 5
-
-Apply = Callable[[FloatArray], FloatArray]
-"""From logits ``(n,)`` to probabilities."""
-
-Fit = Callable[[FloatArray, BoolArray], Apply]
-"""Fits on logits and truth; both classes weigh the same."""
-
-
 def fit_temperature(logit: FloatArray, nodule: BoolArray) -> Apply:
-    """sigmoid(slope logit): the temperature is 1 / slope."""
+    """Fit sigmoid(slope logit): the temperature is 1 / slope."""
     by = _regression(logit, nodule, intercept=False)
     return lambda x: calibrated(x, by)
 
 
 def fit_platt(logit: FloatArray, nodule: BoolArray) -> Apply:
-    """sigmoid(slope logit + intercept)."""
+    """Fit sigmoid(slope logit + intercept)."""
     by = _regression(logit, nodule, intercept=True)
     return lambda x: calibrated(x, by)
 
 
 def fit_isotonic(logit: FloatArray, nodule: BoolArray) -> Apply:
-    """A rising step function, kept away from 0 and 1 by what one more case would say."""
+    """Fit a rising step function, kept away from 0 and 1 by one more case of either class."""
     from sklearn.isotonic import IsotonicRegression
 
     low, high = 1 / (2 + (~nodule).sum()), 1 - 1 / (2 + nodule.sum())
@@ -166,7 +163,7 @@ METHODS: dict[str, Fit] = {
 def cross_validated(
     fit: Fit, logit: FloatArray, nodule: BoolArray, group: npt.NDArray[np.str_], seed: int
 ) -> FloatArray:
-    """Probabilities ``(n,)``, each by a fit that did not see its group."""
+    """Return probabilities ``(n,)``, each by a fit that did not see its group."""
     names, owner = np.unique(group, return_inverse=True)
     fold = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[owner]
     out = np.zeros(logit.size)
@@ -177,7 +174,7 @@ def cross_validated(
 
 
 def _regression(logit: FloatArray, nodule: BoolArray, *, intercept: bool) -> tuple[float, float]:
-    """Slope and intercept (or 0) of a logistic regression on Platt's targets, unregularized."""
+    """Return slope and intercept (or 0) of an unregularized regression on Platt's targets."""
     from sklearn.linear_model import LogisticRegression
 
     positive, negative = nodule.sum(), (~nodule).sum()

@@ -1,8 +1,9 @@
-"""The candidates that calibration is judged by: logits of both readers, and what is true of them.
+"""The candidates on which calibration is judged: logits of both readers, and the truth.
 
-They are taken as the fit takes them: of a cube the best candidate on its nodule and the six
-strongest beside it, away from the faces, where there is mirror image; of a scan the best
-candidate on each known lesion and every other one. What is marked as neither counts neither way.
+They are chosen as the fit chooses them. Of a cube: the best candidate on its nodule and the six
+strongest beside it, away from the faces, where there are mirror images. Of a scan: the best
+candidate on each known lesion and every other one. A candidate at another annotation counts
+neither way.
 """
 
 from __future__ import annotations
@@ -14,21 +15,20 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edge.merge import MergeWeights
 from evaluation.accuracy.calibration import BoolArray
-from evaluation.accuracy.data import Cube, Lesion, Mark, scan_name
+from evaluation.accuracy.data import Annotation, Cube, Lesion, scan_name
 from evaluation.accuracy.scores import Fitted
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray, Geometry
+from imaging.volume import FloatArray, Geometry, UInt8Array
 from models.calibration.fit import CUBE_ALARMS, FACE
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
 
 NEAR_MM = 5.0
-"""A candidate within this of a mark's sphere is neither hit nor alarm."""
+"""A candidate within this of an annotation's sphere is neither hit nor false positive."""
 
 _BATCH = 8
 _EPSILON = 1e-12
@@ -36,9 +36,9 @@ _EPSILON = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Candidates ``(n,)``: logits as the networks gave them, truth, and whose they are.
+    """Candidates ``(n,)``: logits as the networks gave them, and the truth.
 
-    ``group`` names a cube's patient or a scan: what belongs together is drawn together.
+    ``group`` names a cube's patient or a scan: the bootstrap draws whole groups.
     """
 
     edge: FloatArray
@@ -46,92 +46,77 @@ class Candidates:
     nodule: BoolArray
     group: npt.NDArray[np.str_]
 
-    def of(self, chosen: npt.NDArray[np.generic]) -> Candidates:
-        """Those ``chosen`` by mask or by number."""
-        return Candidates(
-            self.edge[chosen], self.cloud[chosen], self.nodule[chosen], self.group[chosen]
-        )
-
 
 @dataclass(frozen=True, eq=False)
-class Pair:
-    """Both readers, opened, with the settings that were fitted with them."""
+class Readers:
+    """Both readers, opened."""
 
     screener: Screener
     second: SecondReader
 
     @property
     def fitted(self) -> Fitted:
-        """What the manifest says of both."""
+        """Return the settings of the manifest that were fitted with them."""
         return Fitted.of(self.screener.settings, self.second.session.artifact.settings)
-
-    @property
-    def weights(self) -> MergeWeights:
-        """The merger."""
-        return self.fitted.weights
 
 
 Row = tuple[float, float, bool, str]
 
 
-def cube_rows(pair: Pair, cube: Cube, marks: Sequence[Mark]) -> list[Row]:
-    """What counts of one cube; ``marks`` is what else is known to be there."""
-    found = pair.screener.screen(Preprocessed(cube.voxels, Geometry()))
+def cube_rows(readers: Readers, cube: Cube, annotations: Sequence[Annotation]) -> list[Row]:
+    """Return the candidates of one cube; ``annotations`` are other known places in it."""
+    found = readers.screener.screen(Preprocessed(cube.voxels, Geometry()))
     hits = [c for c in found if cube.hit_by(c.index_zyx)][:1]
-    known = (Mark(cube.centre_zyx, cube.diameter_mm), *marks)
+    known = (Annotation(cube.centre_zyx, cube.diameter_mm), *annotations)
     size = np.array(cube.voxels.shape)
     beside = [
         c for c in found
         if min(c.index_zyx) >= FACE and (np.array(c.index_zyx) < size - FACE).all()
-        and not any(mark.covers(c.index_zyx, NEAR_MM) for mark in known)
+        and not any(one.covers(c.index_zyx, NEAR_MM) for one in known)
     ][:CUBE_ALARMS]  # fmt: skip
-    return _rows(pair, cube.voxels, hits, True, cube.patient) + _rows(
-        pair, cube.voxels, beside, False, cube.patient
-    )
+    parts = ((hits, True), (beside, False))
+    return [row for part in parts for row in _rows(readers, cube.voxels, *part, cube.patient)]
 
 
-def scan_rows(pair: Pair, folder: Path, lesions: Sequence[Lesion]) -> list[Row]:
-    """What counts of one whole scan.
+def scan_rows(readers: Readers, folder: Path, lesions: Sequence[Lesion]) -> list[Row]:
+    """Return the candidates of one whole scan.
 
     Raises:
-        StudyError: it cannot be read.
+        StudyError: the scan cannot be read.
     """
-    box, name = preprocess(read_study(folder).volume, folder), scan_name(folder)
-    found = pair.screener.screen(box)
-    hits = [c for lesion in lesions for c in _first(found, lesion)]
+    box = preprocess(read_study(folder).volume, folder)
+    found = readers.screener.screen(box)
+    firsts = (next((c for c in found if lesion.hit_by(c.centre_mm)), None) for lesion in lesions)
+    hits = [c for c in firsts if c is not None]
     beside = [c for c in found if not any(lesion.covers(c.centre_mm) for lesion in lesions)]
-    return _rows(pair, box.voxels, hits, True, name) + _rows(pair, box.voxels, beside, False, name)
+    parts, name = ((hits, True), (beside, False)), scan_name(folder)
+    return [row for part in parts for row in _rows(readers, box.voxels, *part, name)]
 
 
 def gathered(rows: Iterable[Row]) -> Candidates:
-    """The rows as columns."""
+    """Return the rows as columns."""
     edge, cloud, nodule, group = zip(*rows, strict=True)
     return Candidates(
         np.array(edge, float), np.array(cloud, float), np.array(nodule, bool), np.array(group)
     )
 
 
-def _first(found: Sequence[Candidate], lesion: Lesion) -> list[Candidate]:
-    return [c for c in found if lesion.hit_by(c.centre_mm)][:1]
-
-
 def _rows(
-    pair: Pair, voxels: npt.NDArray[np.uint8], found: Sequence[Candidate], nodule: bool, group: str
+    readers: Readers, voxels: UInt8Array, found: Sequence[Candidate], nodule: bool, group: str
 ) -> list[Row]:
+    """Return the candidates as both networks score them."""
     if not found:
         return []
-    shape = pair.second.roi_shape
-    regions = np.stack([cut_roi(voxels, c.index_zyx, shape) for c in found])
-    parts = [pair.second.read(regions[i : i + _BATCH]) for i in range(0, len(found), _BATCH)]
-    chance = np.concatenate([part.probability for part in parts])
-    fitted = pair.fitted
+    second, fitted = readers.second, readers.fitted
+    regions = np.stack([cut_roi(voxels, c.index_zyx, second.roi_shape) for c in found])
+    parts = [second.read(regions[i : i + _BATCH]) for i in range(0, len(found), _BATCH)]
     edge = _raw(np.array([c.score for c in found]), fitted.edge)
-    cloud = _raw(chance, fitted.cloud)
+    cloud = _raw(np.concatenate([part.probability for part in parts]), fitted.cloud)
     return [(e, c, nodule, group) for e, c in zip(edge.tolist(), cloud.tolist(), strict=True)]
 
 
 def _raw(score: FloatArray, calibration: tuple[float, float]) -> FloatArray:
-    """The network's own logit, before slope and intercept."""
+    """Return the network's own logit, before slope and intercept."""
     slope, intercept = calibration
     clipped = np.clip(score, _EPSILON, 1 - _EPSILON)
     return np.asarray((np.log(clipped / (1 - clipped)) - intercept) / slope)

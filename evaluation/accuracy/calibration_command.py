@@ -1,8 +1,6 @@
 """``overread-eval calibration``: how far the scores of edge and cloud are probabilities.
 
-The figures of calibration for machines: each reader before and after, and what else there is.
-
-Reliability diagrams as a chart: one panel per reader and split, before and after the fit.
+Each reader before and after the fit, other methods, and reliability diagrams as a chart.
 """
 
 from __future__ import annotations
@@ -14,13 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from edge.settings import load_settings
 from evaluation.accuracy.bootstrap import RESAMPLES
 from evaluation.accuracy.calibration import (
     EVEN,
     METHODS,
-    BoolArray,
-    Reliability,
     at_prior,
     brier,
     class_weights,
@@ -29,54 +24,105 @@ from evaluation.accuracy.calibration import (
     log_loss,
     reliability,
 )
-from evaluation.accuracy.calibration_cases import Candidates, Pair, cube_rows, gathered, scan_rows
+from evaluation.accuracy.calibration_cases import (
+    Candidates,
+    Readers,
+    cube_rows,
+    gathered,
+    scan_rows,
+)
 from evaluation.accuracy.data import (
     Lesion,
+    read_annotations,
     read_cubes,
-    read_marks,
     read_truth,
     scan_folders,
     scan_name,
+    scans_of_splits,
 )
 from evaluation.accuracy.nodules import save_chart
 from evaluation.accuracy.scores import Fitted, calibrated
-from evaluation.common.cli import (
-    CloudModel,
-    Data,
-    Json,
-    Model,
-    MoreScans,
-    Plot,
-    Resamples,
-    Scans,
-    each,
-    show,
-)
-from evaluation.common.readers import open_second
-from evaluation.lesion_insertion.hosts import of_splits
+from evaluation.common import cli
+from evaluation.common.readers import open_screening, open_second
 from imaging.volume import FloatArray
 from models.charts import new_figure
 from models.extra import require
 from models.markdown import Rows, interval
-from models.runtime.screener import open_screener
 
 READERS = ("edge", "cloud", "merged")
-
+COLOURS = {"before": "tab:gray", "after": "tab:blue"}
 PRIOR = (
-    "Class prior 0.5: nodules and false candidates weigh the same, as in the fit. Where it is said"
-    " to be as found, each candidate counts once, and scores are taken to the share of nodules"
-    " that the fitting split has. Before: the networks' own logits, for merged their mean."
+    "Class prior 0.5: nodules and false candidates weigh the same, as in the fit. As found: each"
+    " candidate counts once, and scores are moved to the share of nodules in the fitting split."
+    " Before: the networks' own logits, for merged their mean."
 )
 
 
+def calibration_command(
+    data: cli.Data,
+    scans: cli.Scans,
+    truth: Annotated[
+        Path,
+        typer.Option(
+            metavar="CSV", exists=True, dir_okay=False, help="Known lesions, with column role."
+        ),
+    ],
+    more_scans: cli.MoreScans = None,
+    fitted_on: Annotated[str, typer.Option(metavar="NAME", help="Split of the fit.")] = "val",
+    unseen: Annotated[str, typer.Option(metavar="NAME", help="Split not in the fit.")] = "test",
+    model: cli.Model = None,
+    cloud_model: cli.CloudModel = None,
+    limit: cli.Limit = 0,
+    plot: cli.Plot = None,
+    resamples: cli.Resamples = RESAMPLES,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of folds and bootstrap.")] = 0,
+    as_json: cli.Json = False,
+) -> None:
+    """Reliability and calibration error before and after the fit, and with other methods."""
+    require("sklearn")
+    readers = Readers(open_screening(model), open_second(cloud_model))
+    known = read_truth(truth)
+    folders = scan_folders([*scans, *(more_scans or [])], set(known))
+    splits = {
+        name: _read(
+            readers, data, name, scans_of_splits(folders, truth, (name,)), known, limit or None
+        )
+        for name in (fitted_on, unseen)
+    }
+    result: dict[str, Any] = {
+        "edge_model": readers.screener.name,
+        "cloud_model": readers.second.name,
+        **as_dict(splits, readers.fitted, fitted_on, resamples=resamples, seed=seed),
+    }
+    if plot is not None:
+        save_chart(draw_reliability(result), plot)
+    cli.show(result, as_json, *tables(result))
+
+
+def _read(
+    readers: Readers,
+    data: Path,
+    split: str,
+    folders: list[Path],
+    known: dict[str, tuple[Lesion, ...]],
+    limit: int | None,
+) -> Candidates:
+    cubes, annotations = read_cubes(data, (split,))[:limit], read_annotations(data, split)
+    rows = [row for cube in cli.each(cubes, f"cubes of {split}")
+            for row in cube_rows(readers, cube, annotations.get(cube.name, ()))]  # fmt: skip
+    rows += [row for folder in cli.each(folders, f"scans of {split}")
+             for row in scan_rows(readers, folder, known.get(scan_name(folder), ()))]  # fmt: skip
+    return gathered(rows)
+
+
 def before(of: Candidates) -> dict[str, FloatArray]:
-    """Scores without any fit."""
+    """Return the scores without any fit."""
     logits = {"edge": of.edge, "cloud": of.cloud, "merged": (of.edge + of.cloud) / 2}
     return {name: calibrated(logit) for name, logit in logits.items()}
 
 
 def after(of: Candidates, fitted: Fitted) -> dict[str, FloatArray]:
-    """Scores as they are shipped."""
+    """Return the scores as they are shipped."""
     edge, merged = fitted.scores(of.edge, of.cloud)
     return {"edge": edge, "cloud": calibrated(of.cloud, fitted.cloud), "merged": merged}
 
@@ -84,10 +130,10 @@ def after(of: Candidates, fitted: Fitted) -> dict[str, FloatArray]:
 def as_dict(
     splits: Mapping[str, Candidates], fitted: Fitted, fit_split: str, *, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Every split and reader; ``fit_split`` is the one that calibration was fitted on.
+    """Return the figures of every split and reader; ``fit_split`` is the split of the fit.
 
     Raises:
-        KeyError: ``fit_split`` is none of the splits.
+        KeyError: ``fit_split`` is not among the splits.
     """
     learnt = splits[fit_split]
     found = float(learnt.nodule.mean())
@@ -116,21 +162,21 @@ def _reader_json(
 ) -> dict[str, Any]:
     raw, shipped = before(of)[reader], after(of, fitted)[reader]
     return {
-        "before": _judged(raw, of, EVEN, resamples, seed),
-        "after": _judged(shipped, of, EVEN, resamples, seed),
-        "before_as_found": _judged(raw, of, found, resamples, seed),
-        "after_as_found": _judged(at_prior(shipped, found), of, found, resamples, seed),
+        "before": _figures(raw, of, EVEN, resamples, seed),
+        "after": _figures(shipped, of, EVEN, resamples, seed),
+        "before_as_found": _figures(raw, of, found, resamples, seed),
+        "after_as_found": _figures(at_prior(shipped, found), of, found, resamples, seed),
     }
 
 
 def _methods_json(
     splits: Mapping[str, Candidates], fitted: Fitted, fit_split: str, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Each method on the fitting split by cross-validation, on the others fitted on all of it."""
+    """Return each method: cross-validated on the split of the fit, fitted on it for the others."""
     return {
         reader: {
             method: {
-                name: _judged(
+                name: _figures(
                     _by_method(method, reader, of, splits[fit_split], fitted, seed),
                     of, EVEN, resamples, seed,
                 )
@@ -152,36 +198,29 @@ def _by_method(
 
 
 def _logit_of(of: Candidates, fitted: Fitted, reader: str) -> FloatArray:
-    """What a method is fitted on: a network's own logit, or that of the shipped merger."""
+    """Return the logit that a method is fitted on: a network's own, or of the merged score."""
     if reader != "merged":
         return of.edge if reader == "edge" else of.cloud
     merged = np.clip(after(of, fitted)["merged"], 1e-9, 1 - 1e-9)
     return np.asarray(np.log(merged / (1 - merged)))
 
 
-def _judged(
+def _figures(
     score: FloatArray, of: Candidates, prior: float, resamples: int, seed: int
 ) -> dict[str, Any]:
     weight = class_weights(of.nodule, prior)
+    bins = reliability(score, of.nodule, weight)
     error = ece_interval(score, of.nodule, of.group, prior, resamples=resamples, seed=seed)
     return {
         "ece": error.as_dict(),
         "log_loss": log_loss(score, of.nodule, weight),
         "brier": brier(score, of.nodule, weight),
-        "bins": _bins_json(score, of.nodule, weight),
+        "bins": {"score": bins.score.round(5).tolist(), "share": bins.share.round(5).tolist()},
     }
 
 
-def _bins_json(score: FloatArray, nodule: BoolArray, weight: FloatArray) -> dict[str, list[float]]:
-    found: Reliability = reliability(score, nodule, weight)
-    return {"score": found.score.round(5).tolist(), "share": found.share.round(5).tolist()}
-
-
-COLOURS = {"before": "tab:gray", "after": "tab:blue"}
-
-
 def draw_reliability(result: Mapping[str, Any]) -> Any:
-    """The figure: a row of panels for each split, a column for each reader."""
+    """Draw a row of panels for each split, a column for each reader; return the figure."""
     splits = result["splits"]
     figure = new_figure(3.8 * len(READERS), 3.8 * len(splits) + 0.6)
     rows = figure.subplots(len(splits), len(READERS), squeeze=False)
@@ -191,11 +230,6 @@ def draw_reliability(result: Mapping[str, Any]) -> Any:
     figure.suptitle(f"Reliability at class prior {EVEN:g}, fitted on {result['fitted_on']}")
     figure.legend(*rows[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
-
-
-def save_reliability(path: Path, result: Mapping[str, Any]) -> None:
-    """Writes the chart as PNG; errors as `evaluation.accuracy.nodules.save_chart`."""
-    save_chart(draw_reliability(result), path)
 
 
 def _panel(axes: Any, title: str, reader: Mapping[str, Any]) -> None:
@@ -211,93 +245,25 @@ def _panel(axes: Any, title: str, reader: Mapping[str, Any]) -> None:
     axes.grid(alpha=0.3)
 
 
-HEADS = ["reader", "split", "ECE before", "ECE after", "ECE before, as found",
-         "ECE after, as found"]  # fmt: skip
-
-
-METHOD_HEADS = ["reader", "method", "split", "ECE", "log loss", "Brier"]
-
-
-def calibration_command(
-    data: Data,
-    scans: Scans,
-    truth: Annotated[
-        Path, typer.Option(metavar="CSV", exists=True, dir_okay=False, help="With column role.")
-    ],
-    more_scans: MoreScans = None,
-    fitted_on: Annotated[str, typer.Option(metavar="NAME", help="The split of the fit.")] = "val",
-    unseen: Annotated[str, typer.Option(metavar="NAME", help="The split it never saw.")] = "test",
-    model: Model = None,
-    cloud_model: CloudModel = None,
-    limit: Annotated[int, typer.Option(min=0, help="So many cubes a split; 0: all.")] = 0,
-    plot: Plot = None,
-    resamples: Resamples = RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds and bootstrap.")] = 0,
-    as_json: Json = False,
-) -> None:
-    """Reliability and calibration error before and after the fit; other methods beside it."""
-    require("sklearn")
-    settings = load_settings(screening_model=model)
-    screener = open_screener(
-        settings.screening_model, engine=settings.engine, threads=settings.threads
-    )
-    pair = Pair(screener, open_second(cloud_model))
-    known = read_truth(truth)
-    folders = scan_folders([*scans, *(more_scans or [])], set(known))
-    splits = {
-        name: _read(pair, data, name, of_splits(folders, truth, (name,)), known, limit)
-        for name in (fitted_on, unseen)
-    }
-    result: dict[str, Any] = {
-        "edge_model": pair.screener.name,
-        "cloud_model": pair.second.name,
-        **as_dict(splits, pair.fitted, fitted_on, resamples=resamples, seed=seed),
-    }
-    if plot is not None:
-        save_reliability(plot, result)
-    show(result, as_json, *tables(result))
-
-
-def _read(
-    pair: Pair,
-    data: Path,
-    split: str,
-    folders: list[Path],
-    known: dict[str, tuple[Lesion, ...]],
-    limit: int,
-) -> Candidates:
-    cubes = read_cubes(data, (split,))[: limit or None]
-    marks = read_marks(data, split)
-    rows = [row for cube in each(cubes, f"cubes of {split}")
-            for row in cube_rows(pair, cube, marks.get(cube.name, ()))]  # fmt: skip
-    rows += [row for folder in each(folders, f"scans of {split}")
-             for row in scan_rows(pair, folder, known.get(scan_name(folder), ()))]  # fmt: skip
-    return gathered(rows)
-
-
 def tables(result: Mapping[str, Any]) -> list[Rows | str]:
-    """Both tables, and how they were measured."""
-    first = Rows(HEADS, _rows(result), "Calibration")
-    second = Rows(METHOD_HEADS, _method_rows(result), "Methods")
-    return [first, second, result["prior"], _methods_said(result)]
-
-
-def _methods_said(result: Mapping[str, Any]) -> str:
-    split = result["fitted_on"]
-    return (
-        f"Methods at prior 0.5: on {split} cross-validated over patients, on the other splits"
-        f" fitted on all of {split}. As shipped, {split} is judged on what it was fitted on. For"
-        " merged a method is put on top of the shipped merger."
-    )
-
-
-def _rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Return both tables, and how they were measured."""
     keys = ("before", "after", "before_as_found", "after_as_found")
-    return [
+    heads = ["reader", "split", "ECE before", "ECE after", "ECE before, as found",
+             "ECE after, as found"]  # fmt: skip
+    cells = [
         [reader, split, *(interval(found[key]["ece"]) for key in keys)]
         for split, of in result["splits"].items()
         for reader, found in of["readers"].items()
     ]
+    methods = Rows(["reader", "method", "split", "ECE", "log loss", "Brier"],
+                   _method_rows(result), "Methods")  # fmt: skip
+    split = result["fitted_on"]
+    remark = (
+        f"Methods at prior 0.5: on {split} cross-validated over patients, on the other splits"
+        f" fitted on all of {split}. As shipped, {split} is the split of the fit. For merged a"
+        " method is fitted on the shipped merged score."
+    )
+    return [Rows(heads, cells, "Calibration"), methods, result["prior"], remark]
 
 
 def _method_rows(result: Mapping[str, Any]) -> list[list[str]]:

@@ -1,10 +1,7 @@
-"""Nodules with their surroundings, cut out of scans: a folder of cubes with an index.
+"""The data of an evaluation: cubes with nodules, the known lesions of scans, and their tables.
 
-What is known of whole scans: the lesions that a CSV lists for each, by the folder's name.
-
-A CSV file as named columns, with a typed error that gives the line of whatever is wrong.
-
-What else is known inside cubes of nodules: places that count neither as hit nor as false.
+A CSV is read as named columns; an error names the line. A folder of cubes has ``SPLIT.npz``,
+``index.csv`` and, where more is known inside the cubes, ``marks.csv``.
 """
 
 from __future__ import annotations
@@ -12,18 +9,28 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from evaluation.errors import BadTable, MissingData
 from imaging.volume import FloatArray, Triple, UInt8Array
 
+RIM_MM = 3.0
+"""A detection up to this far outside a known lesion is neither hit nor false positive."""
+
+UNKNOWN_RADIUS_MM = 5.0
+"""Radius of an annotation without a diameter, as in LUNA16."""
+
+_PLACE = ("z", "y", "x", "diameter_mm")
+
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of one CSV file; `lines` are their line numbers in it, for messages."""
+    """The rows of one CSV file; ``lines`` are their line numbers, for messages."""
 
     path: Path
     rows: list[dict[str, str]]
@@ -33,7 +40,7 @@ class Table:
         return len(self.rows)
 
     def text(self, column: str) -> list[str]:
-        """The column as text ``(n,)``.
+        """Return a column as text ``(n,)``.
 
         Raises:
             BadTable: a value is empty.
@@ -45,7 +52,7 @@ class Table:
         return values
 
     def numbers(self, column: str, *, blank: float | None = None) -> FloatArray:
-        """The column as float64 ``(n,)``; an empty value becomes `blank` where one is given.
+        """Return a column as float64 ``(n,)``; an empty value becomes ``blank``, if given.
 
         Raises:
             BadTable: a value is not a finite number.
@@ -67,10 +74,10 @@ class Table:
 
 
 def read_table(path: Path, required: tuple[str, ...]) -> Table:
-    """The CSV at `path`, whose header must name every column of `required`.
+    """Read the CSV at ``path``, whose header must name the columns ``required``.
 
     Raises:
-        BadTable: no such file, not text, a column is missing, or a row is too short or too long.
+        BadTable: it is missing, not text, lacks a column, or has a row of another length.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -81,7 +88,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
         raise BadTable(path, f"cannot be read as CSV ({error})") from error
     missing = [name for name in required if name not in header]
     if missing:
-        raise BadTable(path, f"lacks the columns {missing}; it has {list(header)}", 1)
+        raise BadTable(path, f"lacks the columns {missing}, has {list(header)}", 1)
     return Table(path, rows, lines)
 
 
@@ -89,13 +96,10 @@ def _rows(path: Path, reader: csv.DictReader[str]) -> tuple[list[dict[str, str]]
     rows, lines = [], []
     for row in reader:
         if "" in row or None in row.values():
-            raise BadTable(path, "has another number of values than the header", reader.line_num)
+            raise BadTable(path, "the row is shorter or longer than the header", reader.line_num)
         rows.append(row)
         lines.append(reader.line_num)
     return rows, lines
-
-
-_COLUMNS = ("split", "row", "patient", "z", "y", "x", "diameter_mm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,19 +113,19 @@ class Cube:
     diameter_mm: float
 
     def hit_by(self, index_zyx: Triple) -> bool:
-        """Whether a mark there counts as this nodule: nearer than half its diameter."""
+        """Return whether a detection there hits it: nearer than half its diameter."""
         distance = float(np.linalg.norm(np.subtract(index_zyx, self.centre_zyx)))
         return distance < self.diameter_mm / 2
 
 
 def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
-    """The cubes of `splits`: ``SPLIT.npz`` with ``ct`` uint8 (n, z, y, x), and ``index.csv``.
+    """Read the cubes of ``splits``: ``ct`` uint8 (n, z, y, x) of ``SPLIT.npz``, and ``index.csv``.
 
     Raises:
-        MissingData: a split has no file, or the file is no such array.
+        MissingData: the file of a split is missing or unusable.
         BadTable: the index cannot be read, or does not have one line for each cube.
     """
-    index = read_table(folder / "index.csv", _COLUMNS)
+    index = read_table(folder / "index.csv", ("split", "row", "patient", *_PLACE))
     return [cube for split in splits for cube in _cubes_of(folder, split, index)]
 
 
@@ -131,7 +135,7 @@ def _cubes_of(folder: Path, split: str, index: Table) -> list[Cube]:
     rows = index.numbers("row")[chosen].astype(np.int64)
     if sorted(rows) != list(range(len(voxels))):
         raise BadTable(index.path, f"split {split!r}: {len(rows)} lines for {len(voxels)} cubes")
-    z, y, x, diameter = (index.numbers(name)[chosen] for name in ("z", "y", "x", "diameter_mm"))
+    z, y, x, diameter = (index.numbers(name)[chosen] for name in _PLACE)
     patients = [index.text("patient")[i] for i in chosen]
     return [
         Cube(f"{split}/{row}", patients[i], voxels[row], (z[i], y[i], x[i]), float(diameter[i]))
@@ -139,11 +143,18 @@ def _cubes_of(folder: Path, split: str, index: Table) -> list[Cube]:
     ]
 
 
+def index_lines(index: Table, cubes: Sequence[Cube]) -> npt.NDArray[np.int64]:
+    """Return the row of the index for each cube, ``(n,)``."""
+    keys = zip(index.text("split"), index.numbers("row"), strict=True)
+    line = {f"{split}/{int(row)}": number for number, (split, row) in enumerate(keys)}
+    return np.array([line[cube.name] for cube in cubes], dtype=np.int64)
+
+
 def read_votes(folder: Path, split: str) -> UInt8Array:
-    """How many readers drew each voxel, ``(n, z, y, x)`` as the cubes of that split.
+    """Read how many readers drew each voxel, ``(n, z, y, x)`` as the cubes of that split.
 
     Raises:
-        MissingData: the split has no file, or the file holds no votes.
+        MissingData: the file of the split is missing or has no votes.
     """
     return _voxels(folder / f"{split}.npz", "votes")
 
@@ -160,18 +171,12 @@ def _voxels(path: Path, name: str = "ct") -> UInt8Array:
     return voxels
 
 
-RIM_MM = 3.0
-"""A mark this far outside a known lesion is still put down to it, as neither hit nor false."""
-
-_TRUTH_COLUMNS = ("scan", "x", "y", "z", "diameter_mm")
-
-
 @dataclass(frozen=True)
 class Lesion:
     """A known lesion: centre ``(x, y, z)`` LPS mm, diameter of the sphere of equal volume.
 
-    ``longest_mm`` is its longest extent, 0 where it was not measured. Lesions are no spheres:
-    the longer of the two says how far from the centre a mark may lie and still mean the lesion.
+    ``longest_mm`` is its longest extent, 0 if it was not measured. Lesions are not spheres: half
+    the longer of the two is the distance within which a detection hits the lesion.
     """
 
     centre_mm: Triple
@@ -180,15 +185,15 @@ class Lesion:
 
     @property
     def reach_mm(self) -> float:
-        """Half the longer of diameter and longest extent."""
+        """Return half the longer of diameter and longest extent."""
         return max(self.diameter_mm, self.longest_mm) / 2
 
     def hit_by(self, point_mm: Triple) -> bool:
-        """Whether a mark there means this lesion: nearer than `reach_mm`."""
+        """Return whether a detection there hits it: nearer than `reach_mm`."""
         return self._distance(point_mm) < self.reach_mm
 
     def covers(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
-        """Whether a mark there is not counted as false: nearer than `reach_mm` + `rim_mm`."""
+        """Return whether a detection there is no false positive: within the rim of `reach_mm`."""
         return self._distance(point_mm) < self.reach_mm + rim_mm
 
     def _distance(self, point_mm: Triple) -> float:
@@ -196,7 +201,7 @@ class Lesion:
 
 
 def read_truth(path: Path) -> dict[str, tuple[Lesion, ...]]:
-    """The lesions of each scan that the CSV names; a scan with empty x, y, z has none known.
+    """Read the known lesions of each scan that the CSV names; empty x, y, z: none is known.
 
     Columns ``scan, x, y, z, diameter_mm`` and, where measured, ``longest_mm``; several lines may
     name one scan.
@@ -204,10 +209,11 @@ def read_truth(path: Path) -> dict[str, tuple[Lesion, ...]]:
     Raises:
         BadTable: the file cannot be read, lacks a column, or a lesion has no place or no size.
     """
-    table = read_table(path, _TRUTH_COLUMNS)
+    table = read_table(path, ("scan", "x", "y", "z", "diameter_mm"))
     place = [table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")]
     diameter = table.numbers("diameter_mm", blank=0.0)
-    longest = table.numbers("longest_mm", blank=0.0) if _measured(table) else diameter * 0
+    measured = bool(table.rows) and "longest_mm" in table.rows[0]
+    longest = table.numbers("longest_mm", blank=0.0) if measured else diameter * 0
     found: dict[str, list[Lesion]] = {name: [] for name in table.text("scan")}
     for i, name in enumerate(table.text("scan")):
         x, y, z = (float(axis[i]) for axis in place)
@@ -219,12 +225,8 @@ def read_truth(path: Path) -> dict[str, tuple[Lesion, ...]]:
     return {name: tuple(lesions) for name, lesions in found.items()}
 
 
-def _measured(table: Table) -> bool:
-    return bool(table.rows) and "longest_mm" in table.rows[0]
-
-
 def scan_folders(given: list[Path], named: set[str]) -> list[Path]:
-    """The scans to read: each folder given, or its sub-folders where `named` names those.
+    """Return the scans to read: each folder given, or those of its sub-folders that are ``named``.
 
     Raises:
         MissingData: a path does not exist, or two scans have the same name.
@@ -232,7 +234,7 @@ def scan_folders(given: list[Path], named: set[str]) -> list[Path]:
     folders: list[Path] = []
     for path in given:
         if not path.exists():
-            raise MissingData(path, "there is no such scan")
+            raise MissingData(path, "no such scan")
         inside = [p for p in sorted(path.iterdir()) if p.name in named] if path.is_dir() else []
         folders += [path] if scan_name(path) in named or not inside else inside
     names = [scan_name(folder) for folder in folders]
@@ -242,42 +244,53 @@ def scan_folders(given: list[Path], named: set[str]) -> list[Path]:
     return folders
 
 
+def scans_of_splits(folders: Sequence[Path], truth: Path, splits: Sequence[str]) -> list[Path]:
+    """Return the scans whose ``role`` in the table ``truth`` is one of ``splits``.
+
+    A table without that column excludes no scan.
+
+    Raises:
+        BadTable: the table cannot be read.
+        MissingData: no scan is left.
+    """
+    table = read_table(truth, ("scan",))
+    role = {row["scan"].strip(): row.get("role", "").strip() for row in table.rows}
+    kept = [folder for folder in folders if role.get(scan_name(folder), "") in ("", *splits)]
+    if not kept:
+        raise MissingData(truth, f"no scan has one of the roles {tuple(splits)}")
+    return kept
+
+
 def scan_name(folder: Path) -> str:
-    """The name of a scan: of its folder, wherever one stands while it is named."""
+    """Return the name of a scan: that of its folder, whatever the working directory."""
     return folder.resolve().name
 
 
-LEAST_RADIUS_MM = 5.0
-"""Of a mark whose diameter is not known, as LUNA16 has it."""
-
-
 @dataclass(frozen=True)
-class Mark:
+class Annotation:
     """A place ``(z, y, x)`` in a cube of 1 mm a voxel; a diameter of -1 is not known."""
 
     index_zyx: Triple
     diameter_mm: float
 
     def covers(self, index_zyx: Triple, rim_mm: float) -> bool:
-        """Whether a candidate there is put down to it."""
-        radius_mm = self.diameter_mm / 2 if self.diameter_mm > 0 else LEAST_RADIUS_MM
+        """Return whether a candidate there belongs to it."""
+        radius_mm = self.diameter_mm / 2 if self.diameter_mm > 0 else UNKNOWN_RADIUS_MM
         return float(np.linalg.norm(np.subtract(index_zyx, self.index_zyx))) < radius_mm + rim_mm
 
 
-def read_marks(folder: Path, split: str) -> dict[str, list[Mark]]:
-    """The marks of ``marks.csv`` by the cube's name; none where there is no such file.
+def read_annotations(folder: Path, split: str) -> dict[str, list[Annotation]]:
+    """Read ``marks.csv`` by the cube's name; empty without such a file.
 
     Raises:
-        BadTable: it is there and cannot be read.
+        BadTable: the file cannot be read.
     """
-    path, found = folder / "marks.csv", defaultdict[str, list[Mark]](list)
+    path, found = folder / "marks.csv", defaultdict[str, list[Annotation]](list)
     if not path.is_file():
         return found
-    table = read_table(path, ("split", "row", "z", "y", "x", "diameter_mm"))
-    z, y, x, diameter = (table.numbers(name) for name in ("z", "y", "x", "diameter_mm"))
-    rows = table.numbers("row").astype(np.int64)
-    for i, name in enumerate(table.text("split")):
+    table = read_table(path, ("split", "row", *_PLACE))
+    values = zip(*(table.numbers(name).tolist() for name in ("row", *_PLACE)), strict=True)
+    for name, (row, z, y, x, diameter) in zip(table.text("split"), values, strict=True):
         if name == split:
-            place = (float(z[i]), float(y[i]), float(x[i]))
-            found[f"{split}/{rows[i]}"].append(Mark(place, float(diameter[i])))
+            found[f"{split}/{int(row)}"].append(Annotation((z, y, x), diameter))
     return found

@@ -1,29 +1,25 @@
-"""The FROC curve: sensitivity against false positives a scan, from scores alone.
+"""The FROC curve: sensitivity against false positives a scan, and the rules of LUNA16.
 
-It does not know what a hit is, nor where the scores come from. Every point of the
-curve is one threshold that could be set: candidates of equal score are taken or left together,
-nothing is interpolated.
+Every point of the curve is one threshold that could be set: candidates of equal score are taken or
+left together, nothing is interpolated.
 
-Candidates against annotations under the rules of LUNA16, and the FROC that comes of it.
-
-The rules (Setio et al., Medical Image Analysis 42:1-13, 2017, and the challenge's own script):
-a candidate hits a nodule when it is nearer to its centre than half the diameter; a nodule counts
-once, at the highest score that hit it, further hits are doubles; candidates on an excluded
+The rules of LUNA16 (Setio et al., Medical Image Analysis 42:1-13, 2017, and the challenge's own
+script): a candidate hits a nodule when it is nearer to its centre than half the diameter; a nodule
+counts once, at the highest score that hit it, further hits are doubles; candidates on an excluded
 finding are ignored; of every scan the 100 candidates with the highest scores count.
-
-``overread-eval froc``: the FROC of a file of candidates, whoever proposed them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.data import Table, read_table
+from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
 from evaluation.errors import BadTable
 from imaging.volume import FloatArray
 
@@ -35,21 +31,23 @@ RATES: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TARGETS: tuple[float, ...] = (0.90, 0.95, 0.972, 0.99)
 """Sensitivities at which the false positives a scan are read."""
 
+CANDIDATES_PER_SCAN = 100
+
+_PLACE = ("coordX", "coordY", "coordZ")
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What an FROC is made of.
+    """The scores that an FROC is made of.
 
     Attributes:
-        nodule_score: ``(n,)`` the highest score of a candidate that hit the nodule, ``-inf``
-            where none did.
+        nodule_score: ``(n,)`` the highest score of a candidate that hit the nodule, or ``-inf``.
         nodule_group: ``(n,)`` the patient or scan of each nodule, counted from 0.
         false_score: ``(m,)`` the scores of the false positives.
         false_scan: ``(m,)`` the scan of each false positive, counted from 0.
-        scans: how many scans there are, those without any false positive included.
-        paired: whether nodules and false positives come of the same scans, so that
+        scans: number of scans, those without false positives included.
+        paired: whether nodules and false positives are of the same scans, so that
             ``nodule_group`` counts the same scans as ``false_scan``.
     """
 
@@ -70,9 +68,29 @@ class Scored:
         if np.isnan(self.nodule_score).any() or not np.isfinite(self.false_score).all():
             raise ValueError("a score is not a number")
 
+    @classmethod
+    def of(
+        cls,
+        nodule_score: FloatArray,
+        nodule_group: npt.NDArray[np.integer],
+        false_scores: Sequence[FloatArray],
+        *,
+        paired: bool,
+    ) -> Scored:
+        """Join nodules with the false positives of every scan, one array of scores each."""
+        counts = [scores.size for scores in false_scores]
+        return cls(
+            nodule_score=nodule_score,
+            nodule_group=nodule_group.astype(np.int64),
+            false_score=np.concatenate(false_scores),
+            false_scan=np.repeat(np.arange(len(false_scores)), counts),
+            scans=len(false_scores),
+            paired=paired,
+        )
+
     @property
     def groups(self) -> int:
-        """How many patients (or scans) the nodules are of."""
+        """Return the number of patients (or scans) of the nodules."""
         return self.scans if self.paired else int(self.nodule_group.max()) + 1
 
 
@@ -80,7 +98,7 @@ class Scored:
 class Curve:
     """An FROC curve from the highest threshold down.
 
-    All ``(k + 1,)``; the first point is the threshold ``inf``, where nothing is marked.
+    All ``(k + 1,)``; the first point is the threshold ``inf``, with no detection.
     """
 
     threshold: FloatArray
@@ -90,7 +108,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """All marks sorted by falling score once, so that resampling needs two sums and no sort."""
+    """Detections sorted by falling score once, so that resampling needs two sums and no sort."""
 
     order: IntArray
     ends: IntArray
@@ -98,7 +116,7 @@ class Ranking:
 
 
 def rank(scored: Scored) -> Ranking:
-    """The marks (hit nodules first, then false positives) by falling score, ties together."""
+    """Rank hit nodules, then false positives, by falling score; ties end at one threshold."""
     score = np.concatenate([scored.nodule_score, scored.false_score])
     order = np.argsort(-score, kind="stable")
     order = order[: int(np.isfinite(score).sum())]
@@ -108,7 +126,7 @@ def rank(scored: Scored) -> Ranking:
 
 
 def froc(scored: Scored, ranking: Ranking | None = None) -> Curve:
-    """The FROC curve of `scored`, every nodule and every scan counting once."""
+    """Return the FROC curve; every nodule and every scan counts once."""
     every_nodule = np.ones(scored.nodule_score.size)
     every_scan = np.ones(scored.scans)
     return weighted_froc(scored, ranking or rank(scored), every_nodule, every_scan)
@@ -117,14 +135,14 @@ def froc(scored: Scored, ranking: Ranking | None = None) -> Curve:
 def weighted_froc(
     scored: Scored, ranking: Ranking, nodule_weight: FloatArray, scan_weight: FloatArray
 ) -> Curve:
-    """The curve where nodule i counts ``nodule_weight[i]`` times and scan j ``scan_weight[j]``.
+    """Return the curve with nodule i counted ``nodule_weight[i]`` times, scan j ``scan_weight[j]``.
 
     Raises:
         ValueError: no nodule or no scan has a weight.
     """
     nodules, scans = nodule_weight.sum(), scan_weight.sum()
     if nodules <= 0 or scans <= 0:
-        raise ValueError(f"nodules weigh {nodules} and scans {scans}: nothing to count")
+        raise ValueError(f"nodules weigh {nodules}, scans {scans}: nothing to count")
     hits = np.concatenate([nodule_weight, np.zeros(scored.false_score.size)])[ranking.order]
     falses = np.concatenate([np.zeros(nodule_weight.size), scan_weight[scored.false_scan]])
     sensitivity = np.cumsum(hits)[ranking.ends] / nodules
@@ -137,42 +155,33 @@ def weighted_froc(
 
 
 def sensitivity_at(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:
-    """The highest sensitivity that costs at most each of `rates` false positives a scan."""
+    """Return the highest sensitivity with at most each of ``rates`` false positives a scan."""
     limit = np.asarray(rates) + _ROUNDING
     return curve.sensitivity[np.searchsorted(curve.false_per_scan, limit, side="right") - 1]
 
 
 def false_positives_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
-    """The fewest false positives a scan that reach each sensitivity; ``inf`` where none does."""
+    """Return the fewest false positives a scan that reach each sensitivity, or ``inf``."""
     place = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
     return np.append(curve.false_per_scan, np.inf)[place]
 
 
 def threshold_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
-    """The threshold that belongs to `false_positives_at`; ``-inf`` where none reaches it."""
+    """Return the threshold of `false_positives_at`, ``-inf`` where none reaches it."""
     place = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
     return np.append(curve.threshold, -np.inf)[place]
 
 
 def threshold_within(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:
-    """The highest threshold with the sensitivity of `sensitivity_at`; ``inf`` where that is 0."""
+    """Return the highest threshold with the sensitivity of `sensitivity_at`; ``inf`` if it is 0."""
     return threshold_at(curve, tuple(sensitivity_at(curve, rates).tolist()))
-
-
-CANDIDATES_PER_SCAN = 100
-
-
-UNKNOWN_RADIUS_MM = 5.0
-"""Radius of an excluded finding whose diameter is unknown (-1)."""
-
-_PLACE = ("coordX", "coordY", "coordZ")
 
 
 @dataclass(frozen=True, eq=False)
 class ScanMatch:
-    """What became of one scan's candidates.
+    """The candidates of one scan, matched.
 
-    ``nodule_score`` ``(n,)`` is ``-inf`` for a nodule that nothing hit; ``false_score`` ``(m,)``.
+    ``nodule_score`` ``(n,)`` is ``-inf`` for a missed nodule; ``false_score`` is ``(m,)``.
     """
 
     nodule_score: FloatArray
@@ -183,29 +192,19 @@ class ScanMatch:
 
 @dataclass(frozen=True, eq=False)
 class Challenge:
-    """The whole set: what the FROC is made of, and the challenge's counts."""
+    """All scans: scores for the FROC, and counts at the lowest threshold.
+
+    The counts are ``tp``, ``fn``, ``fp``, ``ignored`` and ``double``.
+    """
 
     scored: Scored
-    ignored: int
-    double: int
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """``tp``, ``fn``, ``fp``, ``ignored``, ``double``, all at the lowest threshold."""
-        hit = int(np.isfinite(self.scored.nodule_score).sum())
-        return {
-            "tp": hit,
-            "fn": self.scored.nodule_score.size - hit,
-            "fp": self.scored.false_score.size,
-            "ignored": self.ignored,
-            "double": self.double,
-        }
+    counts: dict[str, int]
 
 
 def match_scan(candidates: FloatArray, nodules: FloatArray, excluded: FloatArray) -> ScanMatch:
-    """What became of `candidates` ``(k, 4)``: x, y, z in mm and score.
+    """Match ``candidates`` ``(k, 4)``: x, y, z in mm and score.
 
-    `nodules` ``(n, 4)`` and `excluded` ``(e, 4)`` are x, y, z and diameter in mm.
+    ``nodules`` ``(n, 4)`` and ``excluded`` ``(e, 4)`` are x, y, z and diameter in mm.
     """
     best = np.argsort(-candidates[:, 3], kind="stable")[:CANDIDATES_PER_SCAN]
     points, score = candidates[best, :3], candidates[best, 3]
@@ -218,23 +217,38 @@ def match_scan(candidates: FloatArray, nodules: FloatArray, excluded: FloatArray
 
 
 def challenge(candidates: Path, annotations: Path, excluded: Path, scans: Path) -> Challenge:
-    """The challenge's matching of four CSV files.
+    """Match four CSV files by the rules of the challenge.
 
     Raises:
-        BadTable: a file cannot be read, lacks a column, holds a value that is no number, or
-            names a scan that `scans` does not list.
+        BadTable: a file cannot be read, lacks a column, has a value that is not a number, or
+            names a scan that ``scans`` does not list.
     """
     listed = read_scan_list(scans)
-    marks = _by_scan(candidates, "probability", listed)
+    proposed = _by_scan(candidates, "probability", listed)
     nodules = _by_scan(annotations, "diameter_mm", listed)
     ignore = _by_scan(excluded, "diameter_mm", listed)
     if not any(len(found) for found in nodules):
-        raise BadTable(annotations, "holds no nodule: there is nothing to find")
-    return _gather([match_scan(m, n, e) for m, n, e in zip(marks, nodules, ignore, strict=True)])
+        raise BadTable(annotations, "has no nodule")
+    found = [match_scan(*scan) for scan in zip(proposed, nodules, ignore, strict=True)]
+    scored = Scored.of(
+        np.concatenate([one.nodule_score for one in found]),
+        np.repeat(np.arange(len(found)), [one.nodule_score.size for one in found]),
+        [one.false_score for one in found],
+        paired=True,
+    )
+    hits = int(np.isfinite(scored.nodule_score).sum())
+    counts = {
+        "tp": hits,
+        "fn": scored.nodule_score.size - hits,
+        "fp": scored.false_score.size,
+        "ignored": sum(one.ignored for one in found),
+        "double": sum(one.double for one in found),
+    }
+    return Challenge(scored, counts)
 
 
 def read_scan_list(path: Path) -> list[str]:
-    """The scans that a file lists, one a line, with or without the header ``seriesuid``.
+    """Read the scans that a file lists, one a line, with or without the header ``seriesuid``.
 
     Raises:
         BadTable: the file cannot be read, lists nothing, or lists a scan twice.
@@ -272,16 +286,3 @@ def _within(points: FloatArray, spheres: FloatArray) -> npt.NDArray[np.bool_]:
     radius = np.where(spheres[:, 3] < 0, UNKNOWN_RADIUS_MM, spheres[:, 3] / 2)
     distance = np.linalg.norm(points[:, None, :] - spheres[None, :, :3], axis=2)
     return np.asarray(distance < radius)
-
-
-def _gather(matches: list[ScanMatch]) -> Challenge:
-    numbers = np.arange(len(matches))
-    scored = Scored(
-        nodule_score=np.concatenate([m.nodule_score for m in matches]),
-        nodule_group=np.repeat(numbers, [m.nodule_score.size for m in matches]),
-        false_score=np.concatenate([m.false_score for m in matches]),
-        false_scan=np.repeat(numbers, [m.false_score.size for m in matches]),
-        scans=len(matches),
-        paired=True,
-    )
-    return Challenge(scored, sum(m.ignored for m in matches), sum(m.double for m in matches))

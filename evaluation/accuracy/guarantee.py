@@ -1,22 +1,19 @@
-"""Is the promise kept? Calibration sets drawn again and again, and patients never calibrated on.
+"""Whether the guarantee of the miss rate holds: on resampled calibration sets, on other patients.
 
-Two experiments on the same scored nodules. **Splits:** the patients are parted at random, the
-thresholds are controlled on one part, and the miss rate is counted on the other: what a hospital
-would see, the noise of its own few patients included. **Draws:** calibration sets of the same
-size are drawn with replacement, and the miss rate is that of all patients, who stand for the
-population: what the mathematics promises. A set that gives no guarantee breaks none; how many do
-is a figure of its own.
+Two experiments use the same scored nodules. **Splits:** the patients are divided at random, the
+thresholds are controlled on one part, and the miss rate is counted on the other. That is what a
+hospital would see, the noise of its own few patients included. **Draws:** calibration sets of the
+same size are drawn with replacement, and the miss rate is that of all patients, who stand for the
+population. That is what the mathematics guarantees. A set without a guarantee breaks none; the
+share of those sets is a figure of its own.
 
-What the sample can carry: the promise that is served, and whether it is kept.
-
-Where the level asked for is beyond the sample, no set promises it and none breaks it, which
-proves nothing. So two questions are put that the sample can answer. **At a level it carries:**
-thresholds are controlled at an alpha that nearly every set of the size of a split can promise.
-There nothing is reported without asking, so that the path ends where every nodule is lost: with
-the report cut even its last step may lose less than alpha, and no set could break a promise.
-**As it is served:** each set states the tightest alpha of the fitted thresholds, and that is held
-against the patients left out, and against the population that the set was drawn from. How high
-that could have been at worst stands beside.
+If the requested level is beyond the sample, no set guarantees it and none breaks it, which proves
+nothing. So two more questions are asked. **Carried:** the thresholds are controlled at an alpha
+that nearly every set of the size of a split can guarantee. Nothing is reported without the cloud
+there, so that the path ends where every nodule is lost; otherwise its last step might lose less
+than alpha, and no set could break a guarantee. **Served:** each set states the tightest alpha of
+the fitted thresholds, which is compared with the patients left out, and with the population. The
+highest possible miss rate is given with each.
 """
 
 from __future__ import annotations
@@ -51,10 +48,16 @@ from models.calibration.risk_control import (
 CALIBRATION_SHARE = 0.5
 """The part of the patients that a split calibrates on."""
 
+MOST = 0.95
+"""The share of sets that can guarantee the carried level."""
+
+UNCUT = 2.0
+"""In place of ``report``: no score is above it, so nothing is reported without the cloud."""
+
 
 @dataclass(frozen=True)
-class Promise:
-    """What is to be promised, and how: along which path, with which bound."""
+class GuaranteeSpec:
+    """The guarantee to be reached: its level, its bound, and the path of thresholds."""
 
     path: ThresholdPath
     report: float
@@ -63,7 +66,7 @@ class Promise:
     bound: Bound = Bound.HOEFFDING_BENTKUS
 
     def control(self, nodules: ScoredNodules) -> Controlled:
-        """The thresholds that these nodules allow."""
+        """Return the thresholds that these nodules allow."""
         return control(
             nodules, self.path, report=self.report, alpha=self.alpha, delta=self.delta,
             bound=self.bound,
@@ -74,9 +77,9 @@ class Promise:
 class Resampled:
     """One experiment: which sets gave a guarantee, and the miss rate reached ``(resamples,)``.
 
-    The miss rate is that at the set's thresholds, NaN where there was no guarantee. ``worst`` is
-    the highest that any set could have had, at the least cautious thresholds that can be tried:
-    where even that is within ``alpha`` no set can break its promise, and ``kept`` says nothing.
+    The miss rate is that at the set's thresholds, NaN without a guarantee. ``worst`` is the highest
+    possible one, at the least cautious thresholds of the path: if it is within ``alpha``, no set
+    can break its guarantee, and ``kept`` proves nothing.
     """
 
     promised: npt.NDArray[np.bool_]
@@ -86,54 +89,54 @@ class Resampled:
 
     @property
     def kept(self) -> float:
-        """The share of all sets in which no guarantee was broken."""
+        """Return the share of all sets in which no guarantee was broken."""
         return float((~self.promised | (self.miss_rate <= self.alpha)).mean())
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines; None where no set gave a guarantee."""
+        """Return the figures for JSON; None where no set gave a guarantee."""
         rates = self.miss_rate[self.promised]
-        told = rates.size > 0
+        known = rates.size > 0
         return {
             "resamples": self.promised.size,
             "promised": float(self.promised.mean()),
             "kept": self.kept,
-            "kept_of_promised": float((rates <= self.alpha).mean()) if told else None,
-            "miss_rate_mean": float(rates.mean()) if told else None,
-            "miss_rate_p90": float(np.quantile(rates, 0.9)) if told else None,
+            "kept_of_promised": float((rates <= self.alpha).mean()) if known else None,
+            "miss_rate_mean": float(rates.mean()) if known else None,
+            "miss_rate_p90": float(np.quantile(rates, 0.9)) if known else None,
             "worst": self.worst,
-            "can_fail": told and self.worst > self.alpha,
+            "can_fail": known and self.worst > self.alpha,
         }
 
 
 def worst_rest(shares: FloatArray, taken: int) -> float:
-    """The highest miss rate of the patients left out, if ``taken`` of ``shares`` are not."""
+    """Return the highest possible mean of ``shares`` after ``taken`` of them are left out."""
     most = np.sort(shares)[taken:]
     return float(most.mean()) if most.size else 0.0
 
 
 def split_patients(
-    nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
+    nodules: ScoredNodules, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> Resampled:
-    """Calibrates on a random part of the patients and counts on the rest, again and again."""
-    shares = losses(nodules, promise.path, promise.report)
+    """Calibrate on a random part of the patients and count on the rest, ``resamples`` times."""
+    shares = losses(nodules, spec.path, spec.report)
     patients = len(shares)
-    taken = max(1, round(CALIBRATION_SHARE * patients))
+    taken = _taken(patients)
     order = rng.permuted(np.tile(np.arange(patients), (resamples, 1)), axis=1)
     inside = np.zeros((resamples, patients))
     np.put_along_axis(inside, order[:, :taken], 1.0, axis=1)
     rest = (1 - inside) @ shares / max(1, patients - taken)
-    return _reached(inside, taken, shares, rest, promise, worst_rest(shares[:, -1], taken))
+    return _reached(inside, taken, shares, rest, spec, worst_rest(shares[:, -1], taken))
 
 
 def draw_patients(
-    nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
+    nodules: ScoredNodules, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> Resampled:
-    """Calibrates on as many patients drawn with replacement, and counts on them all."""
-    shares = losses(nodules, promise.path, promise.report)
+    """Calibrate on as many patients drawn with replacement, and count on all of them."""
+    shares = losses(nodules, spec.path, spec.report)
     weight = np.stack([draw(len(shares), rng) for _ in range(resamples)])
     whole = np.broadcast_to(shares.mean(0), (resamples, shares.shape[1]))
     worst = float(shares[:, -1].mean())
-    return _reached(weight, len(shares), shares, whole, promise, worst)
+    return _reached(weight, len(shares), shares, whole, spec, worst)
 
 
 def _reached(
@@ -141,26 +144,26 @@ def _reached(
     n: int,
     shares: FloatArray,
     elsewhere: FloatArray,
-    promise: Promise,
+    spec: GuaranteeSpec,
     worst: float,
 ) -> Resampled:
-    """What sets of ``n`` patients, each taken ``weight`` times, come to on others."""
-    mean = weight @ counted(shares, promise.bound) / n
-    step = furthest(mean, n, promise.alpha, promise.delta, promise.bound)
+    """Return what sets of ``n`` patients, each counted ``weight`` times, reach ``elsewhere``."""
+    mean = weight @ counted(shares, spec.bound) / n
+    step = furthest(mean, n, spec.alpha, spec.delta, spec.bound)
     rate = np.take_along_axis(elsewhere, np.maximum(step, 0)[:, None], axis=1)[:, 0]
-    return Resampled(step >= 0, np.where(step >= 0, rate, np.nan), promise.alpha, worst)
+    return Resampled(step >= 0, np.where(step >= 0, rate, np.nan), spec.alpha, worst)
 
 
-def level(nodules: ScoredNodules, promise: Promise, found: Controlled) -> dict[str, Any]:
-    """The miss rate of patients at thresholds found on others, with its own upper bound.
+def level(nodules: ScoredNodules, spec: GuaranteeSpec, found: Controlled) -> dict[str, Any]:
+    """Return the miss rate of patients at thresholds found on others, with its upper bound.
 
-    ``miss_rate`` is the mean over patients, which is promised; ``pooled`` that over nodules.
+    ``miss_rate`` is the mean over patients, which is guaranteed; ``pooled`` that over nodules.
     """
     one = ThresholdPath(np.array([found.dismiss]), np.array([found.final]))
-    shares = losses(nodules, one, promise.report)[:, 0]
+    shares = losses(nodules, one, spec.report)[:, 0]
     each = ScoredNodules(nodules.edge, nodules.merged, np.arange(len(nodules)))
-    lost = losses(each, one, promise.report)[:, 0]
-    limit = upper_bound(shares.mean(), len(shares), promise.delta, Bound.HOEFFDING_BENTKUS)
+    lost = losses(each, one, spec.report)[:, 0]
+    limit = upper_bound(shares.mean(), len(shares), spec.delta, Bound.HOEFFDING_BENTKUS)
     return {
         "nodules": len(nodules),
         "patients": len(shares),
@@ -168,101 +171,94 @@ def level(nodules: ScoredNodules, promise: Promise, found: Controlled) -> dict[s
         "miss_rate": float(shares.mean()),
         "miss_rate_upper": limit,
         "pooled": float(lost.mean()),
-        "kept": bool(shares.mean() <= promise.alpha) if found.guarantee.holds else None,
+        "kept": bool(shares.mean() <= spec.alpha) if found.guarantee.holds else None,
     }
 
 
-def cost(scores: Scores, promise: Promise, found: Controlled) -> dict[str, float] | None:
-    """What the thresholds cost a scan, or None where no false alarms were read."""
+def cost(scores: Scores, spec: GuaranteeSpec, found: Controlled) -> dict[str, float] | None:
+    """Return what the thresholds cost per scan, or None without false candidates."""
     if scores.scans <= 0:
         return None
-    edge, merged = scores.alarms_edge, scores.alarms_merged
-    asked = (edge >= found.dismiss) & (edge < promise.report)
-    false = (edge >= promise.report) | (asked & (merged >= found.final))
+    edge, merged = scores.false_edge, scores.false_merged
+    escalated = (edge >= found.dismiss) & (edge < spec.report)
+    false = (edge >= spec.report) | (escalated & (merged >= found.final))
     return {
-        "escalated_per_scan": float(asked.sum() / scores.scans),
+        "escalated_per_scan": float(escalated.sum() / scores.scans),
         "false_positives_per_scan": float(false.sum() / scores.scans),
     }
 
 
 def examine(
-    scores: Scores, test: Scores | None, promise: Promise, *, resamples: int, seed: int
+    scores: Scores, test: Scores | None, spec: GuaranteeSpec, *, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Thresholds and guarantee of ``scores``, both experiments, and the level on ``test``."""
+    """Return thresholds and guarantee of ``scores``, both experiments, the level on ``test``."""
     rng = np.random.default_rng(seed)
-    found = promise.control(scores.nodules)
+    found = spec.control(scores.nodules)
     given = found.guarantee
     return {
         "alpha": given.alpha,
         "delta": given.delta,
-        "bound": promise.bound.value,
+        "bound": spec.bound.value,
         "nodules": given.n,
         "patients": given.patients,
-        "patients_known": scores.owned,
+        "patients_known": scores.patients_known,
         "calibration_id": given.calibration_id,
         "holds": given.holds,
         "guarantee": given.text,
-        "thresholds": {"dismiss": found.dismiss, "final": found.final, "report": promise.report},
+        "thresholds": {"dismiss": found.dismiss, "final": found.final, "report": spec.report},
         "alpha_reached": found.alpha_reached,
         "delta_reached": found.delta_reached,
-        "cost": cost(scores, promise, found),
-        "calibration": level(scores.nodules, promise, found),
-        "splits": split_patients(scores.nodules, promise, resamples, rng).as_dict(),
-        "draws": draw_patients(scores.nodules, promise, resamples, rng).as_dict(),
-        "test": None if test is None else level(test.nodules, promise, found),
+        "cost": cost(scores, spec, found),
+        "calibration": level(scores.nodules, spec, found),
+        "splits": split_patients(scores.nodules, spec, resamples, rng).as_dict(),
+        "draws": draw_patients(scores.nodules, spec, resamples, rng).as_dict(),
+        "test": None if test is None else level(test.nodules, spec, found),
     }
 
 
-MOST = 0.95
-"""The share of sets that can promise the level that is carried."""
-
-UNCUT = 2.0
-"""In place of ``report``: no score is above it, so nothing is reported without asking."""
-
-
 def carried(
-    nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
+    nodules: ScoredNodules, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Both experiments at the smallest alpha, in whole percent, that the sample carries."""
-    uncut = replace(promise, report=UNCUT)
-    alpha = max(promise.alpha, carried_alpha(nodules, uncut, resamples, rng))
+    """Run both experiments at the smallest alpha, in whole percent, that the sample carries."""
+    uncut = replace(spec, report=UNCUT)
+    alpha = max(spec.alpha, carried_alpha(nodules, uncut, resamples, rng))
     at = replace(uncut, alpha=alpha)
     return {
         "alpha": alpha,
-        "delta": promise.delta,
+        "delta": spec.delta,
         "splits": split_patients(nodules, at, resamples, rng).as_dict(),
         "draws": draw_patients(nodules, at, resamples, rng).as_dict(),
     }
 
 
 def carried_alpha(
-    nodules: ScoredNodules, promise: Promise, resamples: int, rng: np.random.Generator
+    nodules: ScoredNodules, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> float:
-    """The alpha that `MOST` of such sets can promise with the most cautious thresholds."""
-    shares = counted(losses(nodules, promise.path, promise.report)[:, :1], promise.bound)[:, 0]
+    """Return the alpha that `MOST` of the sets can guarantee with the most cautious thresholds."""
+    shares = counted(losses(nodules, spec.path, spec.report)[:, :1], spec.bound)[:, 0]
     taken = _taken(len(shares))
     means = [float(rng.permutation(shares)[:taken].mean()) for _ in range(resamples)]
     worst = float(np.quantile(means, MOST, method="higher"))
-    return math.ceil(100 * upper_bound(worst, taken, promise.delta, promise.bound)) / 100
+    return math.ceil(100 * upper_bound(worst, taken, spec.delta, spec.bound)) / 100
 
 
 def served(
     scores: Scores,
     test: Scores | None,
-    promise: Promise,
+    spec: GuaranteeSpec,
     settings: Mapping[str, Any],
     resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """The fitted thresholds: what they promise, in sets drawn anew, and to test patients.
+    """Examine the guarantee of the fitted thresholds: on resampled sets, and on test patients.
 
     Args:
         scores: of the calibration.
         test: of patients never calibrated on.
-        promise: what was asked for.
+        spec: the requested guarantee.
         settings: ``thresholds`` and ``guarantee`` as `models.calibration.promise` gives them.
-        resamples: sets that are drawn.
-        rng: draws them.
+        resamples: number of sets.
+        rng: draws the sets.
     """
     at, terms = settings["thresholds"], settings["guarantee"]
     point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["final"]]))
@@ -272,53 +268,53 @@ def served(
         terms["patients"],
     )  # fmt: skip
     found = Controlled(at["dismiss"], at["final"], given, terms["alpha"], terms["delta"])
-    as_served = replace(promise, path=point, alpha=terms["alpha"])
+    as_served = replace(spec, path=point, alpha=terms["alpha"])
     return {
         **settings,
         "cost": cost(scores, as_served, found),
         "calibration": level(scores.nodules, as_served, found),
-        "splits": _stated_in_splits(shares, promise, resamples, rng),
-        "draws": _stated_in_draws(shares, promise, resamples, rng),
+        "splits": _stated_in_splits(shares, spec, resamples, rng),
+        "draws": _stated_in_draws(shares, spec, resamples, rng),
         "test": None if test is None else level(test.nodules, as_served, found),
     }
 
 
 def _stated_in_splits(
-    shares: FloatArray, promise: Promise, resamples: int, rng: np.random.Generator
+    shares: FloatArray, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Each half of the patients states its alpha, which the other half is held against."""
+    """Compare the alpha that each half of the patients states with the other half."""
     taken = _taken(len(shares))
     orders = [rng.permutation(shares) for _ in range(resamples)]
     inside = np.array([order[:taken].mean() for order in orders])
     rest = np.array([order[taken:].mean() for order in orders])
     luckiest, worst = float(np.sort(shares)[:taken].mean()), worst_rest(shares, taken)
-    return _stated(inside, taken, rest, promise, luckiest, worst)
+    return _stated(inside, taken, rest, spec, luckiest, worst)
 
 
 def _stated_in_draws(
-    shares: FloatArray, promise: Promise, resamples: int, rng: np.random.Generator
+    shares: FloatArray, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
-    """Each set drawn from the patients states its alpha, which they all are held against."""
+    """Compare the alpha that each set drawn from the patients states with all of them."""
     n = len(shares)
     means = np.array([draw(n, rng) @ shares / n for _ in range(resamples)])
     luckiest, worst = float(shares.min()), float(shares.mean())
-    return _stated(means, n, np.full(resamples, worst), promise, luckiest, worst)
+    return _stated(means, n, np.full(resamples, worst), spec, luckiest, worst)
 
 
 def _stated(
     means: FloatArray,
     n: int,
     elsewhere: FloatArray,
-    promise: Promise,
+    spec: GuaranteeSpec,
     luckiest: float,
     worst: float,
 ) -> dict[str, Any]:
-    """The alphas that sets of these means state, held against the rates ``elsewhere``.
+    """Compare the alphas that sets of these means state with the rates ``elsewhere``.
 
     ``luckiest`` is the lowest mean of any set, which states the smallest alpha, and ``worst`` the
     highest rate elsewhere.
     """
-    bound = cache(lambda mean: upper_bound(mean, n, promise.delta, Bound.HOEFFDING_BENTKUS))
+    bound = cache(lambda mean: upper_bound(mean, n, spec.delta, Bound.HOEFFDING_BENTKUS))
     alpha = np.array([bound(round(float(mean), 9)) for mean in means])
     kept = float((elsewhere <= alpha + 1e-12).mean())
     return {

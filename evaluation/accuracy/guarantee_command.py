@@ -1,4 +1,4 @@
-"""``overread-eval guarantee``: where the scores come from, and how the result is shown."""
+"""``overread-eval guarantee``: thresholds by conformal risk control, and whether they hold."""
 
 from __future__ import annotations
 
@@ -14,54 +14,55 @@ from edge.decide import Thresholds
 from edge.merge import MergeWeights
 from edge.settings import load_settings
 from evaluation.accuracy.data import read_cubes
-from evaluation.accuracy.guarantee import Promise, carried, examine, served
+from evaluation.accuracy.guarantee import GuaranteeSpec, carried, examine, served
 from evaluation.accuracy.scores import Fitted, Scores, joined, read_scores, score_cubes
-from evaluation.common.cli import CloudModel, Json, Model, each, show
-from evaluation.common.readers import open_second
+from evaluation.common import cli
+from evaluation.common.readers import open_screening, open_second
 from evaluation.errors import MissingData
 from models.calibration.promise import DISMISS_SHARE, Target, promise
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import Rows, percent
 from models.runtime.artifacts import find
-from models.runtime.screener import open_screener
 
-CasesFile = Annotated[
-    list[Path] | None,
-    typer.Option("--cases", metavar="FILE", help="NPZ or JSON of cases; give several."),
-]
 Share = Annotated[float, typer.Option(min=1e-6, max=0.999999)]
 
 
 def guarantee_command(
-    cases: CasesFile = None,
+    cases: Annotated[
+        list[Path] | None,
+        typer.Option("--cases", metavar="FILE", help="NPZ or JSON of cases; several possible."),
+    ] = None,
     test: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Cases never calibrated on.")
+        list[Path] | None, typer.Option(metavar="FILE", help="Cases not in the calibration.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Cubes to read instead: NAME.npz, index.csv.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Cubes instead of cases: NAME.npz and index.csv."),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Cubes of --data.")] = "val",
-    test_split: Annotated[str, typer.Option(metavar="NAME[,NAME]", help="The same.")] = "test",
+    split: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Splits of --data for the calibration.")
+    ] = "val",
+    test_split: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Splits of --data for the test.")
+    ] = "test",
     path_from: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Other cases that shape the path.")
     ] = None,
     dismiss_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Without it: dismiss as a part of final.")
+        float, typer.Option(min=0, max=1, help="Dismiss as a part of final, without --path-from.")
     ] = DISMISS_SHARE,
     alpha: Share = ALPHA,
     delta: Share = DELTA,
-    bound: Annotated[Bound, typer.Option(help="How the risk is bounded.")] = (
-        Bound.HOEFFDING_BENTKUS
-    ),
+    bound: Annotated[Bound, typer.Option(help="Bound of the risk.")] = Bound.HOEFFDING_BENTKUS,
     resamples: Annotated[int, typer.Option(min=1, help="Calibration sets drawn.")] = 1000,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    model: Model = None,
-    cloud_model: CloudModel = None,
-    as_json: Json = False,
+    model: cli.Model = None,
+    cloud_model: cli.CloudModel = None,
+    as_json: cli.Json = False,
 ) -> None:
-    """Thresholds by conformal risk control: what they promise, and how often it is kept."""
+    """Thresholds by conformal risk control: their guarantee, and how often it holds."""
     if bool(cases) == (data is not None):
-        raise typer.BadParameter("--cases gives the scores, or --data the cubes: one of them")
+        raise typer.BadParameter("expected either --cases or --data")
     screening = model or load_settings().screening_model
     hybrid = cloud_model or load_cloud_settings().model
     settings = find(screening).settings
@@ -76,29 +77,28 @@ def guarantee_command(
     if path_from is not None:
         fitted = Fitted.of(settings, find(hybrid).settings)
         path = quantile_path(read_scores(path_from, fitted).nodules)
-    fitted_at = Thresholds.from_manifest(settings)
-    asked = Promise(path, fitted_at.report, alpha, delta, bound)
-    terms = promise(known.nodules, asdict(fitted_at), Target(alpha, delta), settings["merge"])
+    thresholds = Thresholds.from_manifest(settings)
+    spec = GuaranteeSpec(path, thresholds.report, alpha, delta, bound)
+    terms = promise(known.nodules, asdict(thresholds), Target(alpha, delta), settings["merge"])
     rng = np.random.default_rng(seed)
     result = {
-        **examine(known, held_out, asked, resamples=resamples, seed=seed),
-        "carried": carried(known.nodules, asked, resamples, rng),
-        "served": served(known, held_out, asked, terms, resamples, rng),
+        **examine(known, held_out, spec, resamples=resamples, seed=seed),
+        "carried": carried(known.nodules, spec, resamples, rng),
+        "served": served(known, held_out, spec, terms, resamples, rng),
     }
-    show(result, as_json, *_shown(result))
+    cli.show(result, as_json, *_shown(result))
 
 
 def _read(
     data: Path, split: str, test_split: str, screening: str, hybrid: str
 ) -> tuple[Scores, Scores]:
-    edge = load_settings(screening_model=screening)
-    screener = open_screener(screening, engine=edge.engine, threads=edge.threads)
-    second, weights = open_second(hybrid), MergeWeights.from_manifest(screener.settings)
+    screener, second = open_screening(screening), open_second(hybrid)
+    weights = MergeWeights.from_manifest(screener.settings)
     names = (tuple(split.split(",")), tuple(test_split.split(",")))
     if shared := set(names[0]) & set(names[1]):
-        raise MissingData(data, f"{sorted(shared)} would be calibrated on and tested on")
+        raise MissingData(data, f"splits for both calibration and test: {sorted(shared)}")
     known, held_out = (
-        score_cubes(each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
+        score_cubes(cli.each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
         for one in names
     )
     return known, held_out
@@ -112,7 +112,7 @@ def _shown(result: dict[str, Any]) -> list[Rows | str]:
     if served["cost"] is not None:
         shown.append(", ".join(f"{key}: {value:.2f}" for key, value in served["cost"].items()))
     if not result["patients_known"]:
-        shown.append("The cases do not say whose they are: every nodule counts as a patient.")
+        shown.append("The cases do not name patients: every nodule counts as a patient.")
     return shown
 
 
@@ -120,8 +120,8 @@ def _experiments(result: dict[str, Any]) -> Rows:
     heads = ("sets", "alpha", "kept", "gave a guarantee", "mean miss rate",
              "90th percentile", "worst possible", "can fail")  # fmt: skip
     cells = []
-    asked, carried, served = result, result["carried"], result["served"]
-    for words, part in (("asked for", asked), ("carried", carried), ("as served", served)):
+    parts = {"requested": result, "carried": result["carried"], "as served": result["served"]}
+    for words, part in parts.items():
         for name in ("splits", "draws"):
             one = part[name]
             alpha = one.get("alpha_mean", part.get("alpha"))
@@ -140,8 +140,8 @@ def _served(served: dict[str, Any]) -> str:
     words += f"{_percent(terms['alpha'])} missed with {confidence} confidence"
     if test is None:
         return words
-    held = "holds" if test["kept"] else "does not hold"
-    return f"{words}; {_percent(test['miss_rate'])} of test, where it {held}"
+    holds = "holds" if test["kept"] else "does not hold"
+    return f"{words}; {_percent(test['miss_rate'])} of test, where it {holds}"
 
 
 def _levels(result: dict[str, Any]) -> Rows:

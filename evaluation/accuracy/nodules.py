@@ -1,16 +1,8 @@
-"""Sensitivity on cubes of nodules against false positives on whole scans, at one threshold.
+"""``overread-eval nodules``: sensitivity on cubes of nodules, false positives on whole scans.
 
-A cube holds a nodule with its surroundings, a whole scan everything that is taken for one by
-mistake; the same reader goes over both. The computation is here, the reading is not: a reader is
-any function from a box to candidates (`evaluation.common.readers` gives the agent's own).
-
-Only some lesions of a scan are known, so a few of the false positives may be true.
-
-What the marks on one whole scan are worth, given the lesions that are known of it.
-
-``overread-eval nodules``: which cubes and scans are read, by whom, and how it is shown.
-
-An FROC curve as a chart: false positives per scan on a log scale, sensitivity upwards.
+A cube holds a nodule with its surroundings, a whole scan everything that may be mistaken for one.
+The same reader reads both, and one threshold serves both. A reader is any function from a lung box
+to candidates; `evaluation.common.readers` has the product's own.
 """
 
 from __future__ import annotations
@@ -23,7 +15,14 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import RESAMPLES, Figures, cost_table, figures, froc_table
+from evaluation.accuracy.bootstrap import (
+    RESAMPLES,
+    Figures,
+    cost_table,
+    figures,
+    finite,
+    froc_table,
+)
 from evaluation.accuracy.data import (
     RIM_MM,
     Cube,
@@ -44,24 +43,8 @@ from evaluation.accuracy.froc import (
     threshold_within,
 )
 from evaluation.accuracy.subgroups import by_subgroup, read_traits, subgroups_table
-from evaluation.common.cli import (
-    CloudModel,
-    Csv,
-    Data,
-    Json,
-    Model,
-    MoreScans,
-    Plot,
-    Resamples,
-    Scans,
-    Seed,
-    Split,
-    counting,
-    each,
-    remark_unknown,
-    show,
-)
-from evaluation.common.readers import Reads, Stage, open_reads
+from evaluation.common import cli
+from evaluation.common.readers import Reads, Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed, preprocess
@@ -70,26 +53,9 @@ from imaging.volume import FloatArray, Geometry, Triple
 from models.charts import new_figure, save_png
 from models.markdown import Rows
 
+CAVEAT = "Only some lesions of each scan are known: a few of the false positives may be true."
 
-def scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
-    """Each scan with its false positives at the seven rates and the score of its lesion."""
-    cells = [
-        [scan["scan"], *scan["false_positives"].values(),
-         _list([lesion["score"] for lesion in scan["lesions"]], "{:.3f}"),
-         _list([lesion["false_positives_above"] for lesion in scan["lesions"]], "{}")]
-        for scan in scans
-    ]  # fmt: skip
-    heads = ["scan", *(rate_name(rate) for rate in RATES), "lesion's score", "false above it"]
-    return Rows(heads, cells, "False positives of each scan at the operating points")
-
-
-def _list(values: Sequence[float | None], form: str) -> str:
-    return (
-        ", ".join("not proposed" if v is None else form.format(v) for v in values) or "none known"
-    )
-
-
-Mark = tuple[Triple, float]
+Detection = tuple[Triple, float]
 """A place ``(x, y, z)`` LPS mm and its score."""
 
 
@@ -97,7 +63,7 @@ Mark = tuple[Triple, float]
 class ScanScores:
     """One scan: scores of its false positives ``(m,)``, highest score on each known lesion.
 
-    ``lesion_score`` ``(len(lesions),)`` is ``-inf`` where no mark hit the lesion.
+    ``lesion_score`` ``(len(lesions),)`` is ``-inf`` where no detection hit the lesion.
     """
 
     name: str
@@ -106,39 +72,16 @@ class ScanScores:
     lesion_score: FloatArray
 
     def false_above(self, threshold: float) -> int:
-        """How many false positives score `threshold` or more."""
+        """Return the number of false positives at or above ``threshold``."""
         return int((self.false_score >= threshold).sum())
-
-
-def score_scan(
-    name: str,
-    marks: Iterable[Mark],
-    lesions: tuple[Lesion, ...],
-    ignored: tuple[Lesion, ...] = (),
-    *,
-    rim_mm: float = RIM_MM,
-) -> ScanScores:
-    """The marks of one scan, sorted into hits of `lesions` and false positives.
-
-    A mark within a lesion's reach scores for it, the highest one counts. Within `rim_mm` outside
-    it, and on what is `ignored`, a mark counts neither way. Every other mark is false.
-    """
-    found = list(marks)
-    known = (*lesions, *ignored)
-    false = [score for place, score in found if not any(x.covers(place, rim_mm) for x in known)]
-    best = [
-        max((score for place, score in found if lesion.hit_by(place)), default=-np.inf)
-        for lesion in lesions
-    ]
-    return ScanScores(name, np.array(false, float), lesions, np.array(best, float))
-
-
-CAVEAT = "Only some lesions of each scan are known: a few of the false positives may be true."
 
 
 @dataclass(frozen=True, eq=False)
 class NoduleScores:
-    """Everything that was read; ``nodule_score`` ``(n,)``, ``patients`` names each one's."""
+    """All cubes and scans as one reader read them.
+
+    ``nodule_score`` is ``(n,)``, ``patients`` names the patient of each nodule.
+    """
 
     nodule_score: FloatArray
     patients: tuple[str, ...]
@@ -146,31 +89,82 @@ class NoduleScores:
 
     @property
     def scored(self) -> Scored:
-        """What the FROC is made of: nodules by patient, false positives by scan."""
+        """Return the input of the FROC: nodules by patient, false positives by scan."""
         _, group = np.unique(self.patients, return_inverse=True)
-        counts = [scan.false_score.size for scan in self.scans]
-        return Scored(
-            nodule_score=self.nodule_score,
-            nodule_group=group.astype(np.int64),
-            false_score=np.concatenate([scan.false_score for scan in self.scans]),
-            false_scan=np.repeat(np.arange(len(self.scans)), counts),
-            scans=len(self.scans),
-            paired=False,
-        )
+        false = [scan.false_score for scan in self.scans]
+        return Scored.of(self.nodule_score, group, false, paired=False)
+
+
+def nodules_command(
+    data: cli.Data,
+    split: cli.Split,
+    scans: cli.Scans,
+    truth: cli.Csv,
+    more_scans: cli.MoreScans = None,
+    stage: StageOption = Stage.EDGE,
+    model: cli.Model = None,
+    cloud_model: cli.CloudModel = None,
+    surround: Annotated[
+        int, typer.Option(min=0, help="Side of the boxes that cubes are mirrored into; 0: none.")
+    ] = 0,
+    plot: cli.Plot = None,
+    resamples: cli.Resamples = RESAMPLES,
+    seed: cli.Seed = 0,
+    as_json: cli.Json = False,
+) -> None:
+    """Sensitivity on cubes of nodules against false positives on whole scans."""
+    known = read_truth(truth)
+    folders = scan_folders([*scans, *(more_scans or [])], set(known))
+    cli.remark_unknown(folders, known)
+    cubes = read_cubes(data, tuple(split.split(",")))
+    reads = open_reads(stage, model, cloud_model)
+    with_truth = [(folder, known.get(scan_name(folder), ())) for folder in folders]
+    read = read_all(cli.each(cubes, "nodules"), cli.each(with_truth, "scans"), reads, surround)
+    with cli.counting("bootstrap") as step:
+        value = figures(read.scored, resamples=resamples, seed=seed, on_step=step)
+    subgroups = by_subgroup(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
+    request = {"stage": stage.value, "split": split, "surround": surround}
+    result = {**request, **as_dict(read, value, subgroups)}
+    counts = f"{len(cubes)} nodules, {len(folders)} scans"
+    if plot is not None:
+        save_chart(draw_curve(froc(read.scored), f"{stage.value}: {counts}"), plot)
+    cli.show(
+        result,
+        as_json,
+        froc_table(value, f"{counts}, {stage.value}"),
+        cost_table(value),
+        subgroups_table(subgroups, f"Sensitivity in % by subgroup, {stage.value}"),
+        scans_table(result["scans"]),
+        CAVEAT,
+    )
+
+
+def read_all(
+    cubes: Iterable[Cube],
+    scans: Iterable[tuple[Path, tuple[Lesion, ...]]],
+    reads: Reads,
+    surround: int = 0,
+) -> NoduleScores:
+    """Read cubes, and whole scans with their known lesions; ``surround`` as in `surrounded`.
+
+    Raises:
+        StudyError: a scan cannot be read.
+    """
+    found = [(read_cube(cube, reads, surround), cube.patient) for cube in cubes]
+    read = tuple(read_scan(folder, lesions, reads) for folder, lesions in scans)
+    score = np.array([score for score, _ in found], float)
+    return NoduleScores(score, tuple(patient for _, patient in found), read)
 
 
 def read_cube(cube: Cube, reads: Reads, surround: int = 0) -> float:
-    """The highest score of a candidate that hits the cube's nodule, ``-inf`` if none does.
-
-    ``surround`` is as for `surrounded`.
-    """
+    """Return the highest score of a candidate that hits the cube's nodule, or ``-inf``."""
     seen = surrounded(cube, surround)
     found = reads(Preprocessed(seen.voxels, Geometry()))
     return max((c.score for c in found if seen.hit_by(c.index_zyx)), default=-np.inf)
 
 
 def surrounded(cube: Cube, side: int) -> Cube:
-    """The cube in the middle of a box of ``side`` voxels, filled with its own mirror images.
+    """Return the cube in the middle of a box of ``side`` voxels, filled with mirror images.
 
     A network sees the faces of a small box, and with them that a nodule is in its middle; a scan
     gives no such hint. A side that is no larger leaves the cube as it is.
@@ -182,66 +176,65 @@ def surrounded(cube: Cube, side: int) -> Cube:
 
 
 def read_scan(folder: Path, lesions: tuple[Lesion, ...], reads: Reads) -> ScanScores:
-    """One whole scan from its files, read as the agent reads it.
+    """Read one whole scan from its files, as the agent reads it.
 
     Raises:
         StudyError: the scan cannot be read.
     """
     box = preprocess(read_study(folder).volume, folder)
-    marks = [(candidate.centre_mm, candidate.score) for candidate in reads(box)]
-    return score_scan(scan_name(folder), marks, lesions)
+    detections = [(candidate.centre_mm, candidate.score) for candidate in reads(box)]
+    return score_scan(scan_name(folder), detections, lesions)
 
 
-def read_all(
-    cubes: Iterable[Cube],
-    scans: Iterable[tuple[Path, tuple[Lesion, ...]]],
-    reads: Reads,
-    surround: int = 0,
-) -> NoduleScores:
-    """Everything through one reader: cubes, and whole scans with what is known of them.
+def score_scan(
+    name: str,
+    detections: Iterable[Detection],
+    lesions: tuple[Lesion, ...],
+    ignored: tuple[Lesion, ...] = (),
+    *,
+    rim_mm: float = RIM_MM,
+) -> ScanScores:
+    """Sort the detections of one scan into hits of ``lesions`` and false positives.
 
-    ``surround`` is as for `surrounded`.
-
-    Raises:
-        StudyError: a scan cannot be read.
+    A lesion has the highest score of the detections that hit it. A detection within ``rim_mm``
+    outside a lesion, or on an ``ignored`` one, counts neither way. Every other one is a false
+    positive.
     """
-    found = [(read_cube(cube, reads, surround), cube.patient) for cube in cubes]
-    read = tuple(read_scan(folder, lesions, reads) for folder, lesions in scans)
-    score = np.array([score for score, _ in found], float)
-    return NoduleScores(score, tuple(patient for _, patient in found), read)
+    found = list(detections)
+    known = (*lesions, *ignored)
+    false = [score for place, score in found if not any(x.covers(place, rim_mm) for x in known)]
+    best = [
+        max((score for place, score in found if lesion.hit_by(place)), default=-np.inf)
+        for lesion in lesions
+    ]
+    return ScanScores(name, np.array(false, float), lesions, np.array(best, float))
 
 
 def as_dict(
     scores: NoduleScores, figures: Figures, subgroups: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The result for machines; a figure that no threshold reaches is None.
-
-    ``subgroups`` are the figures of `evaluation.accuracy.subgroups`, where they were taken.
-    """
+    """Return the result for JSON; a figure that no threshold reaches is None."""
     curve = froc(scores.scored)
     by_rate, by_target = threshold_within(curve), threshold_at(curve)
     return {
         "nodules": scores.nodule_score.size,
         "patients": len(set(scores.patients)),
         "proposed": int(np.isfinite(scores.nodule_score).sum()),
-        "sensitivity": [
-            {"false_positives_per_scan": rate, "threshold": _finite(t), **value.as_dict()}
-            for rate, t, value in zip(RATES, by_rate, figures.sensitivity, strict=True)
-        ],
+        "sensitivity": figures.points(by_rate),
         "cpm": figures.cpm.as_dict(),
         "fp_at": {
-            f"{100 * target:g}": {"threshold": _finite(t), **value.as_dict()}
+            f"{100 * target:g}": {"threshold": finite(t), **value.as_dict()}
             for target, t, value in zip(TARGETS, by_target, figures.false_positives, strict=True)
         },
         "scans": [_scan_json(scan, by_rate, by_target) for scan in scores.scans],
-        "without": without_each(scores),
+        "without": _without_each(scores),
         "caveat": CAVEAT,
         **({} if subgroups is None else {"subgroups": subgroups}),
     }
 
 
-def without_each(scores: NoduleScores) -> list[dict[str, Any]]:
-    """The sensitivities and the CPM with each scan left out in turn: what hangs on one scan."""
+def _without_each(scores: NoduleScores) -> list[dict[str, Any]]:
+    """Return the sensitivities and the CPM with each scan left out in turn."""
     found = []
     for left_out in scores.scans if len(scores.scans) > 1 else ():
         rest = tuple(scan for scan in scores.scans if scan is not left_out)
@@ -252,7 +245,9 @@ def without_each(scores: NoduleScores) -> list[dict[str, Any]]:
 
 
 def _scan_json(scan: ScanScores, by_rate: FloatArray, by_target: FloatArray) -> dict[str, Any]:
-    best = scan.lesion_score.max(initial=-np.inf)
+    def false_above(threshold: float) -> int | None:
+        return scan.false_above(threshold) if np.isfinite(threshold) else None
+
     return {
         "scan": scan.name,
         "proposed_false": scan.false_score.size,
@@ -260,28 +255,41 @@ def _scan_json(scan: ScanScores, by_rate: FloatArray, by_target: FloatArray) -> 
             f"{rate:g}": scan.false_above(t) for rate, t in zip(RATES, by_rate, strict=True)
         },
         "false_positives_at": {
-            f"{100 * target:g}": scan.false_above(t) if np.isfinite(t) else None
+            f"{100 * target:g}": false_above(t)
             for target, t in zip(TARGETS, by_target, strict=True)
         },
-        "lesion_score": _finite(best),
+        "lesion_score": finite(scan.lesion_score.max(initial=-np.inf)),
         "lesions": [
             {
                 "centre_mm": list(lesion.centre_mm),
                 "diameter_mm": lesion.diameter_mm,
-                "score": _finite(score),
-                "false_positives_above": scan.false_above(score) if np.isfinite(score) else None,
+                "score": finite(score),
+                "false_positives_above": false_above(score),
             }
             for lesion, score in zip(scan.lesions, scan.lesion_score, strict=True)
         ],
     }
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+def scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
+    """Return each scan with its false positives at the seven rates, and its lesions' scores."""
+    cells = [
+        [scan["scan"], *scan["false_positives"].values(),
+         _list([lesion["score"] for lesion in scan["lesions"]], "{:.3f}"),
+         _list([lesion["false_positives_above"] for lesion in scan["lesions"]], "{}")]
+        for scan in scans
+    ]  # fmt: skip
+    heads = ["scan", *(rate_name(rate) for rate in RATES), "lesion's score", "false above it"]
+    return Rows(heads, cells, "False positives of each scan at the operating points")
+
+
+def _list(values: Sequence[float | None], form: str) -> str:
+    texts = ("not proposed" if value is None else form.format(value) for value in values)
+    return ", ".join(texts) or "none known"
 
 
 def draw_curve(curve: Curve, title: str) -> Any:
-    """The figure, with the seven rates as grid lines."""
+    """Draw the curve with the seven rates as grid lines; return the figure."""
     figure = new_figure(9, 6.4)
     axes = figure.subplots()
     shown = curve.false_per_scan <= RATES[-1]
@@ -298,62 +306,13 @@ def draw_curve(curve: Curve, title: str) -> Any:
     return figure
 
 
-def save_curve(path: Path, curve: Curve, title: str) -> None:
-    """Writes the chart as PNG; errors as `save_chart`."""
-    save_chart(draw_curve(curve, title), path)
-
-
 def save_chart(figure: Any, path: Path) -> None:
-    """Writes a figure as PNG.
+    """Write a figure as PNG.
 
     Raises:
-        MissingData: there is no such folder, or it cannot be written.
+        MissingData: the folder does not exist, or the file cannot be written.
     """
     try:
         save_png(figure, path)
     except OSError as error:
         raise MissingData(path, f"cannot be written ({error})") from error
-
-
-def nodules_command(
-    data: Data,
-    split: Split,
-    scans: Scans,
-    truth: Csv,
-    more_scans: MoreScans = None,
-    stage: Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")] = Stage.EDGE,
-    model: Model = None,
-    cloud_model: CloudModel = None,
-    surround: Annotated[
-        int, typer.Option(min=0, help="Mirror cubes into boxes of this side; 0: as they are.")
-    ] = 0,
-    plot: Plot = None,
-    resamples: Resamples = RESAMPLES,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
-    """Sensitivity on cubes of nodules against false positives on whole scans."""
-    known = read_truth(truth)
-    folders = scan_folders([*scans, *(more_scans or [])], set(known))
-    remark_unknown(folders, known)
-    cubes = read_cubes(data, tuple(split.split(",")))
-    reads = open_reads(stage, model, cloud_model)
-    with_truth = [(folder, known.get(scan_name(folder), ())) for folder in folders]
-    read = read_all(each(cubes, "nodules"), each(with_truth, "scans"), reads, surround)
-    with counting("bootstrap") as step:
-        value = figures(read.scored, resamples=resamples, seed=seed, on_step=step)
-    subgroups = by_subgroup(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
-    asked = {"stage": stage.value, "split": split, "surround": surround}
-    result = {**asked, **as_dict(read, value, subgroups)}
-    counts = f"{len(cubes)} nodules, {len(folders)} scans"
-    if plot is not None:
-        save_curve(plot, froc(read.scored), f"{stage.value}: {counts}")
-    show(
-        result,
-        as_json,
-        froc_table(value, f"{counts}, {stage.value}"),
-        cost_table(value),
-        subgroups_table(subgroups, f"Sensitivity in % by subgroup, {stage.value}"),
-        scans_table(result["scans"]),
-        CAVEAT,
-    )

@@ -1,17 +1,13 @@
-"""What final reports are worth: sensitivity and false positives a scan, as a reader gets them.
+"""Final reports against known lesions: sensitivity and false positives a scan, as users get them.
 
-No threshold is moved here: what counts, for and against, is all that the report lists, the small
-nodules that it lists apart among it.
-
-Studies through the agent's whole line, from files to report, against what is known of them.
-
-Synthetic chests through the agent's whole line, against nodules that are all known.
+Studies go through the edge's whole pipeline, from files to the report, and so do phantoms, whose
+nodules are all known. No threshold is moved: all that the report lists counts, small nodules too.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,16 +36,26 @@ from models.markdown import Rows
 
 PERCENTILE = 95.0
 
+COUNTED_MM = 5.0
+"""Least diameter of the nodules of phantoms that count; smaller ones are ignored."""
+
+IGNORED_REACH_MM = 5.0
+"""A finding this near to a smaller nodule is neither hit nor false positive."""
+
+CAVEAT = (
+    "Phantoms are synthetic: they show what the pipeline does, not how well it works on patients."
+)
+
 
 @dataclass(frozen=True, eq=False)
-class StudyResult:
+class ReportScores:
     """One study's report: its findings sorted by truth, and the time of each stage.
 
     Attributes:
-        scores: false positives and hits among all that it lists; None where no truth is known.
-        findings: how many the report lists, small nodules left out.
-        small: how many small nodules it lists apart.
-        stages_s: seconds by stage, in the order of the line.
+        scores: hits and false positives among all that it lists; None without known truth.
+        findings: number of findings, without small nodules.
+        small: number of small nodules.
+        stages_s: seconds by stage, in the order of the pipeline.
         second_reading: complete, partial or missing.
         refused: why the study was not read, empty if it was.
     """
@@ -64,23 +70,23 @@ class StudyResult:
 
     @property
     def lesions(self) -> int:
-        """How many lesions count in this study."""
+        """Return the number of lesions that count in this study."""
         return 0 if self.scores is None else self.scores.lesion_score.size
 
     @property
     def found(self) -> int:
-        """How many of them the report has."""
+        """Return the number of lesions in the report."""
         return 0 if self.scores is None else int(np.isfinite(self.scores.lesion_score).sum())
 
     @property
     def false(self) -> int:
-        """How many places in the report are false."""
+        """Return the number of false positives in the report."""
         return 0 if self.scores is None else self.scores.false_score.size
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """Where the final reports stand; sensitivity is None when no study has a known lesion."""
+    """The operating point of final reports; sensitivity is None without a known lesion."""
 
     sensitivity: Interval | None
     false_per_scan: Interval
@@ -90,10 +96,10 @@ class OperatingPoint:
     false: int
 
 
-def operating_point(results: Sequence[StudyResult], *, seed: int = 0) -> OperatingPoint:
-    """The operating point of all studies with known truth, intervals by bootstrap over studies.
+def operating_point(results: Sequence[ReportScores], *, seed: int = 0) -> OperatingPoint:
+    """Return the operating point of the studies with known truth; bootstrap over studies.
 
-    A study that was refused counts: its lesions are missed.
+    A refused study counts: its lesions are missed.
 
     Raises:
         ValueError: no study has known truth.
@@ -123,7 +129,7 @@ def _sensitivity(found: int, lesions: int, drawn: FloatArray) -> Interval | None
 
 
 def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Median and 95th percentile of each stage over `ledgers`, and of their ``total``, last."""
+    """Return median and 95th percentile of each stage over ``ledgers``, then of their ``total``."""
     stages = dict.fromkeys(name for ledger in ledgers for name in ledger)
     times = {name: [ledger[name] for ledger in ledgers if name in ledger] for name in stages}
     if ledgers:
@@ -137,8 +143,8 @@ def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
     }
 
 
-def as_dict(results: Sequence[StudyResult], point: OperatingPoint | None) -> dict[str, Any]:
-    """The result for machines."""
+def as_dict(results: Sequence[ReportScores], point: OperatingPoint | None) -> dict[str, Any]:
+    """Return the result for JSON."""
     read = [result.stages_s for result in results if not result.refused]
     return {
         "sensitivity": point.sensitivity.as_dict() if point and point.sensitivity else None,
@@ -153,7 +159,7 @@ def as_dict(results: Sequence[StudyResult], point: OperatingPoint | None) -> dic
     }
 
 
-def _study_json(result: StudyResult) -> dict[str, Any]:
+def _study_json(result: ReportScores) -> dict[str, Any]:
     return {
         "study": result.name,
         "findings": result.findings,
@@ -168,46 +174,39 @@ def _study_json(result: StudyResult) -> dict[str, Any]:
 
 
 def study_folders(folder: Path) -> list[Path]:
-    """The studies in `folder`: each of its sub-folders.
+    """Return the studies in ``folder``: its sub-folders.
 
     Raises:
-        MissingData: it is no folder, or has no sub-folder.
+        MissingData: it is not a folder, or has no sub-folder.
     """
     if not folder.is_dir():
-        raise MissingData(folder, "is no folder of studies")
+        raise MissingData(folder, "not a folder, expected a folder of studies")
     studies = [path for path in sorted(folder.iterdir()) if path.is_dir()]
     if not studies:
-        raise MissingData(folder, "holds no sub-folder; each study must be one")
+        raise MissingData(folder, "no sub-folder, expected one a study")
     return studies
 
 
-def detect(
-    line: Pipeline, studies: Iterable[Path], truth: Mapping[str, tuple[Lesion, ...]], out: Path
-) -> list[StudyResult]:
-    """Every study's result; its report is left in a sub-folder of `out`.
-
-    A study that `truth` does not name counts for the times alone.
-    """
-    return [read_one(line, study, out, truth.get(scan_name(study))) for study in studies]
-
-
 def read_one(
-    line: Pipeline,
+    pipeline: Pipeline,
     study: Path,
     out: Path,
     lesions: tuple[Lesion, ...] | None,
     ignored: tuple[Lesion, ...] = (),
     *,
     rim_mm: float = RIM_MM,
-) -> StudyResult:
-    """One study's result; `lesions` is None where nothing at all is known of it."""
+) -> ReportScores:
+    """Read one study; its report is left in a sub-folder of ``out``.
+
+    A study without known truth, whose ``lesions`` are None, counts only for the times.
+    """
     name = scan_name(study)
-    report = read_and_report(line, Job(study, out / name)).report
-    marks = [(finding.centre_mm, finding.probability) for finding in report.findings]
+    report = read_and_report(pipeline, Job(study, out / name)).report
+    detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
     scores = None
     if lesions is not None:
-        scores = score_scan(name, marks, lesions, ignored, rim_mm=rim_mm)
-    return StudyResult(
+        scores = score_scan(name, detections, lesions, ignored, rim_mm=rim_mm)
+    return ReportScores(
         name=name,
         scores=scores,
         findings=sum(not finding.small for finding in report.findings),
@@ -219,40 +218,31 @@ def read_one(
 
 
 def ledger_s(report: Report) -> dict[str, float]:
-    """Seconds by stage, in the order of the line."""
+    """Return the seconds by stage, in the order of the pipeline."""
     return {entry.stage: entry.took_s for entry in report.ledger}
 
 
 def refusal(report: Report) -> str:
-    """Why the study was not read, empty if it was."""
+    """Return why the study was not read, empty if it was."""
     rejection = report.rejection
     return "" if rejection is None else f"{rejection.kind}: {rejection.reason}"
 
 
-COUNTED_MM = 5.0
-"""Nodules from this diameter on count; a mark on a smaller one is neither hit nor false."""
+def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScores:
+    """Write a phantom as a DICOM series, read that, and compare the report with the truth.
 
-IGNORED_REACH_MM = 5.0
-"""How near a mark must be to a smaller nodule to mean it, as for the challenge's small ones."""
-
-CAVEAT = "Phantoms are synthetic: they show what the line does, not how it does on patients."
-
-
-def read_phantom(line: Pipeline, spec: PhantomSpec, out: Path) -> StudyResult:
-    """One phantom, written as a DICOM series, read from there, and compared with its truth.
-
-    Its truth is exact, so there is no rim: a finding outside every nodule is false.
+    The truth is exact, so there is no rim: a finding outside every nodule is a false positive.
     """
     phantom = make_phantom(spec)
     lesions, ignored = split_truth(phantom.nodules)
     with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
         study = Path(folder, f"phantom-{spec.seed}")
         write_series(phantom.volume, study, seed=spec.seed)
-        return read_one(line, study, out, lesions, ignored, rim_mm=0.0)
+        return read_one(pipeline, study, out, lesions, ignored, rim_mm=0.0)
 
 
 def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Lesion, ...]]:
-    """The nodules that count, and those too small to."""
+    """Return the nodules that count, and those that are too small."""
     counted = [n for n in nodules if n.diameter_mm >= COUNTED_MM]
     small = [n for n in nodules if n.diameter_mm < COUNTED_MM]
     return (
@@ -262,7 +252,7 @@ def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Le
 
 
 def rates_table(point: OperatingPoint) -> Rows:
-    """The operating point of the final reports."""
+    """Return the table of the operating point."""
     title = f"{point.found} of {point.lesions} lesions found in {point.studies} studies"
     false = point.false_per_scan
     cells = [["false positives a scan", format_value(false.value, "{:.2f}"), span(false, "{:.2f}")]]
@@ -272,7 +262,7 @@ def rates_table(point: OperatingPoint) -> Rows:
 
 
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Rows:
-    """Each study with its findings and small nodules; hits and false positives among both."""
+    """Return each study with its findings and small nodules; hits and false positives of both."""
     heads = ("study", "findings", "small", "found", "false", "second reading", "s")
     cells = []
     for one in studies:

@@ -1,9 +1,9 @@
-"""What edge and cloud make of known nodules: from a file of cases, or read with the models.
+"""The scores of known nodules from edge and cloud: of a file of cases, or read with the models.
 
-A file holds the cases as `models.calibration.fit.Cases` has them: ``edge`` and ``cloud`` (logits
-of the candidates), ``nodule`` (which of them are nodules), ``missed`` (nodules never proposed) and
-``scans`` (how much lung the others come from). With ``patient`` (one label a candidate) and
-``missed_patient`` (one a missed nodule) it says whose they are.
+A file has the cases of `models.calibration.fit.Cases`: ``edge`` and ``cloud`` (logits of the
+candidates), ``nodule`` (which of them are nodules), ``missed`` (nodules never proposed) and
+``scans`` (how much lung the others come from). It may name the patients: ``patient`` (one label a
+candidate) and ``missed_patient`` (one a missed nodule).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 from edge.merge import MergeWeights
 from edge.screen import Screening
 from evaluation.accuracy.data import Cube
-from evaluation.common.readers import ReadsRegions
+from evaluation.common.readers import RoiReader
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed
 from imaging.roi import cut_roi
@@ -31,14 +31,14 @@ from models.runtime.sigmoid import sigmoid
 
 
 def calibrated(logit: FloatArray, by: tuple[float, float] = (1.0, 0.0)) -> FloatArray:
-    """The probability of logits, of any shape, after slope and intercept."""
+    """Return the probabilities of logits of any shape, after slope and intercept."""
     slope, intercept = by
     return sigmoid(slope * logit + intercept)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What turns logits into scores: calibration ``(slope, intercept)`` of both, and merger."""
+    """The fit that turns logits into scores: ``(slope, intercept)`` of both, and the merger."""
 
     edge: tuple[float, float]
     cloud: tuple[float, float]
@@ -46,12 +46,12 @@ class Fitted:
 
     @classmethod
     def of(cls, screening: Mapping[str, Any], hybrid: Mapping[str, Any]) -> Self:
-        """From the manifest's settings of both artifacts."""
+        """Return the fit in the manifest's settings of both artifacts."""
         edge, cloud = tuple(screening["calibration"]), tuple(hybrid["calibration"])
         return cls(edge, cloud, MergeWeights.from_manifest(screening))
 
     def scores(self, edge: FloatArray, cloud: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The edge's scores and the merged probabilities of logits ``(n,)``."""
+        """Return the edge's scores and the merged probabilities of logits ``(n,)``."""
         score, chance = calibrated(edge, self.edge), calibrated(cloud, self.cloud)
         pairs = zip(score.tolist(), chance.tolist(), strict=True)
         return score, np.array([self.weights.merged(e, c) for e, c in pairs], np.float64)
@@ -59,67 +59,70 @@ class Fitted:
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Nodules, and the false alarms ``(m,)`` of ``scans`` scans; 0 where none were read.
+    """Nodules, and the false candidates ``(m,)`` of ``scans`` scans; 0 without scans.
 
-    ``owned`` is False where nobody knows whose the nodules are: each counts as a patient then.
+    ``patients_known`` is False if the patients are not named: each nodule counts as a patient.
     """
 
     nodules: ScoredNodules
-    alarms_edge: FloatArray
-    alarms_merged: FloatArray
+    false_edge: FloatArray
+    false_merged: FloatArray
     scans: float
-    owned: bool
+    patients_known: bool
 
 
 def read_scores(path: Path, fitted: Fitted) -> Scores:
-    """The cases of an NPZ or JSON file as `Fitted` scores them.
+    """Read the cases of an NPZ or JSON file, as ``fitted`` scores them.
 
     Raises:
-        MissingData: it cannot be read, or lacks what makes a case.
+        MissingData: the file cannot be read, or lacks a part of the cases.
     """
     arrays = _arrays(path)
     try:
         edge, cloud = (np.asarray(arrays[key], np.float64) for key in ("edge", "cloud"))
         nodule = np.asarray(arrays["nodule"], bool)
         missed, scans = int(arrays["missed"]), float(arrays["scans"])
-        owner, owned = _owners(arrays, nodule, missed)
+        patient, patients_known = _patients(arrays, nodule, missed)
         score, merged = fitted.scores(edge, cloud)
         nodules = ScoredNodules(
             np.concatenate([score[nodule], np.full(missed, -np.inf)]),
             np.concatenate([merged[nodule], np.zeros(missed)]),
-            owner,
+            patient,
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise MissingData(path, f"holds no cases ({type(error).__name__}: {error})") from error
-    return Scores(nodules, score[~nodule], merged[~nodule], scans, owned)
+        raise MissingData(path, f"has no cases ({type(error).__name__}: {error})") from error
+    return Scores(nodules, score[~nodule], merged[~nodule], scans, patients_known)
 
 
 def score_cubes(
-    cubes: Iterable[Cube], screener: Screening, second: ReadsRegions, weights: MergeWeights
+    cubes: Iterable[Cube], screener: Screening, second: RoiReader, weights: MergeWeights
 ) -> Scores:
-    """Every cube's nodule as both models read it: by its strongest candidate, if it has one."""
+    """Score every cube's nodule with both models, by its strongest candidate if it has one."""
     rows = [(*_score_cube(cube, screener, second, weights), cube.patient) for cube in cubes]
     edge, merged, patient = (np.array(column) for column in zip(*rows, strict=True))
     none = np.zeros(0)
-    return Scores(ScoredNodules(edge, merged, patient), none, none, 0.0, owned=True)
+    return Scores(ScoredNodules(edge, merged, patient), none, none, 0.0, patients_known=True)
 
 
 def joined(parts: Iterable[Scores]) -> Scores:
-    """All of them as one; the same label in two of them is the same patient."""
+    """Join several scores; the same label in two of them is the same patient."""
     every = list(parts)
     nodules = ScoredNodules(
         np.concatenate([part.nodules.edge for part in every]),
         np.concatenate([part.nodules.merged for part in every]),
         np.concatenate([part.nodules.patient.astype(str) for part in every]),
     )
-    alarms = [np.concatenate([p.alarms_edge for p in every]),
-              np.concatenate([p.alarms_merged for p in every])]  # fmt: skip
-    owned = all(part.owned for part in every)
-    return Scores(nodules, alarms[0], alarms[1], sum(part.scans for part in every), owned)
+    return Scores(
+        nodules,
+        np.concatenate([part.false_edge for part in every]),
+        np.concatenate([part.false_merged for part in every]),
+        sum(part.scans for part in every),
+        all(part.patients_known for part in every),
+    )
 
 
 def _score_cube(
-    cube: Cube, screener: Screening, second: ReadsRegions, weights: MergeWeights
+    cube: Cube, screener: Screening, second: RoiReader, weights: MergeWeights
 ) -> tuple[float, float]:
     found = screener.screen(Preprocessed(cube.voxels, Geometry()))
     hits = [c for c in found if cube.hit_by(c.index_zyx)]
@@ -134,18 +137,17 @@ def _score_cube(
 def _arrays(path: Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".json":
-            found = json.loads(path.read_text())
-            return dict(found)
+            return dict(json.loads(path.read_text()))
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MissingData(path, f"cannot be read as cases ({error})") from error
 
 
-def _owners(
+def _patients(
     arrays: Mapping[str, Any], nodule: npt.NDArray[np.bool_], missed: int
 ) -> tuple[npt.NDArray[Any], bool]:
-    """Whose the nodules are, proposed ones first, and whether the file says so."""
+    """Return the patients of the nodules, proposed ones first, and whether the file names them."""
     if "patient" not in arrays:
         labels = [f"nodule {number}" for number in range(int(nodule.sum()) + missed)]
         return np.array(labels), False

@@ -1,4 +1,4 @@
-"""Sensitivity by what is known of each nodule: diameter, texture, subtlety, slice spacing.
+"""Sensitivity in subgroups of nodules: by diameter, texture, subtlety and slice spacing.
 
 Every subgroup is compared with the false positives of all scans, so that one threshold serves all.
 A nodule without a value for a trait belongs to the subgroup `UNKNOWN`.
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.bootstrap import RESAMPLES, Interval, figures
-from evaluation.accuracy.data import Cube, read_table
+from evaluation.accuracy.bootstrap import RESAMPLES, figures
+from evaluation.accuracy.data import Cube, index_lines, read_table
 from evaluation.accuracy.froc import RATES, Scored
 from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
@@ -24,16 +24,19 @@ from models.markdown import Rows, percents
 from models.runtime.second_reader import TEXTURES
 
 MATCH_MM = 5.0
-"""Readers whose centre lies further from the nodule's may have rated a neighbour."""
+"""Ratings whose centre lies further from the nodule's may belong to a neighbour."""
 
 UNKNOWN = "unknown"
+
+SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""The `RATES` in tables; the JSON has all."""
 
 BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
 class Traits:
-    """What is known of nodules, each ``(n,)``, NaN where it is not.
+    """Traits of nodules, each ``(n,)``; NaN where one is not known.
 
     ``texture`` and ``subtlety`` are the readers' means of scales from 1 to 5 (ground glass to
     solid, extremely subtle to obvious); ``slice_spacing_mm`` is that of the scan.
@@ -45,21 +48,21 @@ class Traits:
     slice_spacing_mm: FloatArray
 
     def of(self, chosen: Sequence[int]) -> Traits:
-        """Those of the nodules ``chosen``, in that order."""
+        """Return those of the nodules ``chosen``, in that order."""
         columns = (getattr(self, name)[list(chosen)] for name in self.__dataclass_fields__)
         return Traits(*columns)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """Where one trait is cut: ``names[i]`` is for values from ``edges[i - 1]`` to ``edges[i]``."""
+    """The subgroups of one trait: ``names[i]`` has values from ``edges[i - 1]`` to ``edges[i]``."""
 
     trait: str
     edges: tuple[float, ...]
     names: tuple[str, ...]
 
     def masks(self, traits: Traits) -> dict[str, BoolArray]:
-        """The nodules ``(n,)`` of each subgroup; empty subgroups are left out."""
+        """Return the nodules ``(n,)`` of each subgroup that is not empty."""
         value = getattr(traits, self.trait)
         known = np.isfinite(value)
         place = np.digitize(np.where(known, value, 0.0), self.edges)
@@ -83,14 +86,14 @@ GROUPINGS: dict[str, Grouping] = {
 
 
 def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
-    """What ``index.csv`` of `folder` says of `cubes`; columns and values may be missing.
+    """Read the traits of ``cubes`` from ``index.csv``; columns and values may be missing.
 
     Raises:
         BadTable: the index cannot be read, or does not have a line for each cube.
     """
     names = ("match_mm", "texture_mean", "subtlety_mean", "slice_spacing")
     match, texture, subtlety, spacing = (optional_column(folder, cubes, name) for name in names)
-    unsure = match > MATCH_MM  # where nobody measured it, ratings are taken for the nodule's
+    unsure = match > MATCH_MM  # an unknown distance does not exclude ratings
     return Traits(
         diameter_mm=np.array([cube.diameter_mm for cube in cubes], float),
         texture=np.where(unsure, np.nan, texture),
@@ -100,71 +103,52 @@ def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
 
 
 def optional_column(folder: Path, cubes: Sequence[Cube], column: str) -> FloatArray:
-    """The column of ``index.csv`` for `cubes` ``(n,)``; NaN where it, or a value, is missing.
+    """Read a column of ``index.csv`` for ``cubes`` ``(n,)``; NaN if it, or a value, is missing.
 
     Raises:
         BadTable: the index cannot be read.
     """
     index = read_table(folder / "index.csv", ("split", "row"))
-    keys = zip(index.text("split"), index.numbers("row"), strict=True)
-    line = {f"{split}/{int(row)}": number for number, (split, row) in enumerate(keys)}
-    values = [_number(row.get(column, "")) for row in index.rows]
-    return np.array([values[line[cube.name]] for cube in cubes], float)
+    values = np.array([_number(row.get(column, "")) for row in index.rows], float)
+    return values[index_lines(index, cubes)]
 
 
 def by_subgroup(
-    scored: Scored,
-    traits: Traits,
-    *,
-    groupings: Mapping[str, Grouping] = GROUPINGS,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    scored: Scored, traits: Traits, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
-    """For machines: sensitivity at `RATES` of each subgroup of each grouping, with its interval."""
+    """Return the sensitivity at `RATES` of each subgroup of each grouping, with intervals."""
     return {
         name: {
             subgroup: subgroup_json(scored, mask, resamples=resamples, seed=seed)
             for subgroup, mask in grouping.masks(traits).items()
         }
-        for name, grouping in groupings.items()
+        for name, grouping in GROUPINGS.items()
     }
 
 
 def subgroup_json(scored: Scored, mask: BoolArray, *, resamples: int, seed: int) -> dict[str, Any]:
-    """Sensitivity at `RATES` of the nodules ``mask`` ``(n,)``, against all false positives."""
+    """Return the sensitivity of the nodules ``mask`` ``(n,)`` against all false positives."""
     part = only(scored, mask)
     found = figures(part, resamples=resamples, seed=seed)
     return {
         "nodules": part.nodule_score.size,
         "patients": int(np.unique(part.nodule_group).size),
         "proposed": int(np.isfinite(part.nodule_score).sum()),
-        "sensitivity": at_rates(found.sensitivity),
+        "sensitivity": found.points(),
         "cpm": found.cpm.as_dict(),
     }
 
 
-def at_rates(sensitivity: Sequence[Interval]) -> list[dict[str, Any]]:
-    """For machines: one point for each of `RATES`."""
-    return [
-        {"false_positives_per_scan": rate, **value.as_dict()}
-        for rate, value in zip(RATES, sensitivity, strict=True)
-    ]
-
-
 def only(scored: Scored, mask: BoolArray) -> Scored:
-    """The same false positives with the nodules ``mask`` ``(n,)`` alone; their patients renumbered.
+    """Return the nodules ``mask`` ``(n,)`` with all false positives; patients are renumbered.
 
     Raises:
         ValueError: no nodule is left.
     """
-    if scored.paired:
-        return replace(
-            scored, nodule_score=scored.nodule_score[mask], nodule_group=scored.nodule_group[mask]
-        )
-    _, group = np.unique(scored.nodule_group[mask], return_inverse=True)
-    return replace(
-        scored, nodule_score=scored.nodule_score[mask], nodule_group=group.astype(np.int64)
-    )
+    group = scored.nodule_group[mask]
+    if not scored.paired:
+        group = np.unique(group, return_inverse=True)[1].astype(np.int64)
+    return replace(scored, nodule_score=scored.nodule_score[mask], nodule_group=group)
 
 
 def _number(text: str) -> float:
@@ -175,12 +159,8 @@ def _number(text: str) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-SHOWN: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0)
-"""Of `RATES`, those that the tables show; the JSON has them all."""
-
-
 def subgroups_table(subgroups: Mapping[str, Any], title: str) -> Rows:
-    """One line a subgroup: nodules, and sensitivity in % at some false positives a scan."""
+    """Return a row for each subgroup: nodules, and sensitivity in % at the rates `SHOWN`."""
     places = [RATES.index(rate) for rate in SHOWN]
     cells = [
         [by, subgroup, f"{one['nodules']} ({one['patients']})",
@@ -193,6 +173,6 @@ def subgroups_table(subgroups: Mapping[str, Any], title: str) -> Rows:
 
 
 def share(point: Mapping[str, float | None]) -> str:
-    """A share with its interval, in %; a dash where any of it is unknown."""
+    """Return a share with its interval in %, or a dash where any of it is unknown."""
     unknown = any(point[key] is None for key in ("value", "low", "high"))
     return "-" if unknown else percents(point)

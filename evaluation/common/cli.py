@@ -1,8 +1,6 @@
-"""What more than one command can be told: each option under one name, with one help.
+"""Options that several commands share, their output and their progress bars.
 
-The result of a command on stdout, as tables or as JSON, and remarks on stderr.
-
-Progress on stderr while something takes its time; stdout stays for the result.
+Results go to stdout, as tables or as JSON; remarks and progress go to stderr.
 """
 
 from __future__ import annotations
@@ -24,72 +22,46 @@ from models.markdown import Rows
 
 
 def _drawn(path: Path | None) -> Path | None:
-    """A chart that cannot be drawn is refused before anything is measured."""
+    """Refuse a chart that cannot be drawn before anything is measured."""
     if path is not None:
         require("matplotlib")
     return path
 
 
 Csv = Annotated[Path, typer.Option(metavar="CSV", exists=True, dir_okay=False)]
-
-
-Data = Annotated[Path, typer.Option(metavar="DIR", help="NAME.npz and index.csv.")]
-
-
-Split = Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Which cubes.")]
-
-
+Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder with NAME.npz and index.csv.")]
+Split = Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Splits of the cubes.")]
 Scans = Annotated[list[Path], typer.Option(metavar="DIR", help="Whole scans; DIR DIR ...")]
-
-
 MoreScans = Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...")]
-
-Model = Annotated[str | None, typer.Option(help="Screening model; the edge's own by default.")]
-
-
-CloudModel = Annotated[str | None, typer.Option(help="Second reader; the cloud's by default.")]
-
-
-Deadline = Annotated[float | None, typer.Option(metavar="SECONDS", help="Of each study.")]
-
-
-Reserve = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="Kept back from the escalation.")
+Model = Annotated[str | None, typer.Option(help="Screening model; the edge's default if omitted.")]
+CloudModel = Annotated[
+    str | None, typer.Option(help="Second reader; the cloud's default if omitted.")
 ]
-
+Limit = Annotated[int, typer.Option(min=0, help="Largest number of cubes; 0: all.")]
+Deadline = Annotated[float | None, typer.Option(metavar="SECONDS", help="Budget of each study.")]
+Reserve = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="Seconds reserved after the cloud call.")
+]
 STUDIES = Path("runs/studies")
-
-
-Cache = Annotated[Path, typer.Option(metavar="DIR", help="Where the studies are kept.")]
-
-
-Phantoms = Annotated[int, typer.Option(min=1, help="Different studies; they take turns.")]
-
+Cache = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the prepared studies.")]
+Phantoms = Annotated[int, typer.Option(min=1, help="Different studies, read in turn.")]
 Resamples = Annotated[int, typer.Option(min=1, help="Bootstrap resamples.")]
-
-
-Seed = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap, and of the phantoms.")]
-
-
+Seed = Annotated[int, typer.Option(min=0, help="Seed of bootstrap and phantoms.")]
 Plot = Annotated[
     Path | None,
-    typer.Option(metavar="PNG", help="Draw a chart; needs the extra train.", callback=_drawn),
+    typer.Option(metavar="PNG", help="File for a chart; needs the extra train.", callback=_drawn),
 ]
-
-
 Plots = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="Draw the Pareto charts here; needs the extra train.", callback=_drawn
+        metavar="DIR", help="Folder for the Pareto charts; needs the extra train.", callback=_drawn
     ),
 ]
-
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Output as JSON.")]
 
 
 def show(result: dict[str, Any], as_json: bool, *shown: Rows | str) -> None:
-    """Prints the result for machines, or what is shown of it to people."""
+    """Print the result as JSON, or what is shown of it to people."""
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
@@ -97,10 +69,10 @@ def show(result: dict[str, Any], as_json: bool, *shown: Rows | str) -> None:
 
 
 def remark_unknown(folders: Sequence[Path], known: Collection[str]) -> None:
-    """Names the folders of which nothing is known."""
+    """Name on stderr the scans without known truth."""
     for folder in folders:
         if scan_name(folder) not in known:
-            typer.echo(f"{folder}: the truth does not name it", err=True)
+            typer.echo(f"{folder}: not in the table of lesions", err=True)
 
 
 Item = TypeVar("Item")
@@ -117,14 +89,14 @@ def _bar() -> Progress:
 
 
 def each(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """The items one by one, with a bar that says `what` is being done."""
+    """Yield the items, with a progress bar labelled ``what``."""
     with _bar() as bar:
         yield from bar.track(items, description=what)
 
 
 @contextmanager
 def counting(what: str) -> Iterator[OnStep]:
-    """A function to be called with (done, all) after each step, drawn as a bar."""
+    """Yield a function to be called with (done, all) after each step, drawn as a bar."""
     with _bar() as bar:
         task = bar.add_task(what, total=None)
 

@@ -1,11 +1,9 @@
-"""Opens the models that an evaluation reads with, those of the agent and the cloud by default.
+"""The readers that are measured: functions from a lung box to candidates.
 
-Readers to measure: functions from a lung box to candidates, through the agent's own line.
-
-The edge alone is its screening network. Edge and cloud together are the middle of the agent's
-line, with the cloud's model in this process in place of the link to it; the score of a mark is
-the probability of its finding in the report. What the edge dismisses never reaches a report, so
-it is not among the marks at all.
+The edge alone is its screening network. Edge and cloud together are the middle of the edge's
+pipeline, with the cloud's model in this process instead of the link; the score of a candidate is
+the probability of its finding in the report. Candidates that the edge dismisses never reach a
+report, so they are not among them.
 """
 
 from __future__ import annotations
@@ -13,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+import typer
 
 from cloud.settings import load_settings as load_cloud_settings
 from cloud.stream import verdict_of
@@ -31,51 +30,50 @@ from edge.settings import load_settings as load_edge_settings
 from imaging.preprocess import Preprocessed
 from imaging.volume import UInt8Array
 from models.runtime.detection import Candidate
-from models.runtime.screener import open_screener
+from models.runtime.screener import Screener, open_screener
 from models.runtime.second_reader import Readings, SecondReader, open_second_reader
 from protos.deadline import Deadline
 from protos.messages import Roi
 
 Reads = Callable[[Preprocessed], Sequence[Candidate]]
-"""A reader: the candidates of a box, each with the score that counts."""
+"""A reader: returns the candidates of a lung box, each with the score that counts."""
 
-UNHURRIED_S = 3600.0
-"""A deadline that cuts no second reading short: accuracy is measured here, not time."""
+NO_DEADLINE_S = 3600.0
+"""A budget that ends no second reading early: accuracy is measured here, not time."""
 
 
-class ReadsRegions(Protocol):
-    """What is needed of a model that `models.runtime.second_reader` opens."""
+class RoiReader(Protocol):
+    """The part of `models.runtime.second_reader.SecondReader` that is needed here."""
 
     @property
     def roi_shape(self) -> tuple[int, int, int]:
-        """Voxels (z, y, x) of one region."""
+        """Return the voxels (z, y, x) of one ROI."""
 
     def read(self, batch: UInt8Array) -> Readings:
-        """What it says of regions ``(n, z, y, x)``."""
+        """Return the readings of ROIs ``(n, z, y, x)``."""
 
 
 class InProcess:
-    """The cloud's model as the line's second reader, without a link between."""
+    """The cloud's model as the pipeline's second reader, without a link between."""
 
-    def __init__(self, model: ReadsRegions) -> None:
+    def __init__(self, model: RoiReader) -> None:
         self._model = model
 
     def estimate(self) -> LinkEstimate:
-        """A link that is always there."""
+        """Return the estimate of a link that is always up."""
         return LinkEstimate()
 
     def read(
         self, plan: Plan, box: Preprocessed, budget: Budget, study_key: str
     ) -> EscalationResult:
-        """The model's word on every region that ``plan`` sends."""
-        return self.read_rois(
-            cut_rois(plan, box, self._model.roi_shape), budget.deadline, study_key
-        )
+        """Return the model's verdicts on every ROI of ``plan``."""
+        rois = cut_rois(plan, box, self._model.roi_shape)
+        return self.read_rois(rois, budget.deadline, study_key)
 
     def read_rois(
         self, rois: Sequence[Roi], deadline: Deadline, study_key: str
     ) -> EscalationResult:
-        """The model's word on ``rois``."""
+        """Return the model's verdicts on ``rois``."""
         del deadline, study_key  # nothing is late and nothing is sent
         if not rois:
             return EscalationResult()
@@ -88,42 +86,54 @@ class InProcess:
 
 
 def edge_alone(screener: Screening) -> Reads:
-    """The screening network's candidates with its own scores, dismissed ones among them."""
+    """Return the reader of the edge: its candidates and scores, dismissed ones among them."""
     return screener.screen
 
 
-def edge_and_cloud(screener: Screening, model: ReadsRegions, settings: EdgeSettings) -> Reads:
-    """The findings of a report whose last threshold is 0, for an FROC to move it."""
+def edge_and_cloud(screener: Screening, model: RoiReader, settings: EdgeSettings) -> Reads:
+    """Return the reader of both: findings without the last threshold, which the FROC moves."""
     side = model.roi_shape[0]
-    unhurried = settings.model_copy(update={"deadline_s": UNHURRIED_S, "roi_side": side})
-    line = build_pipeline(unhurried, screener, InProcess(model))
-    every_one = replace(line.reader, thresholds=replace(line.reader.thresholds, final=0.0))
-    line = replace(line, reader=every_one)
+    unlimited = settings.model_copy(update={"deadline_s": NO_DEADLINE_S, "roi_side": side})
+    pipeline = build_pipeline(unlimited, screener, InProcess(model))
+    thresholds = replace(pipeline.reader.thresholds, final=0.0)
+    pipeline = replace(pipeline, reader=replace(pipeline.reader, thresholds=thresholds))
 
     def reads(box: Preprocessed) -> list[Candidate]:
-        findings = detect(line, box, line.start_budget(), study_key="evaluation").merged.findings
-        return [Candidate(f.centre_mm, f.index_zyx, f.diameter_mm, f.probability) for f in findings]
+        found = detect(pipeline, box, pipeline.start_budget(), study_key="evaluation")
+        return [
+            Candidate(one.centre_mm, one.index_zyx, one.diameter_mm, one.probability)
+            for one in found.merged.findings
+        ]
 
     return reads
 
 
 class Stage(Enum):
-    """How far a candidate goes."""
+    """Who reads: the edge alone, or edge and cloud."""
 
     EDGE = "edge"
     BOTH = "both"
 
 
+StageOption = Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")]
+
+
 def open_reads(stage: Stage, model: str | None, cloud_model: str | None) -> Reads:
-    """The reader of `stage`, with the models named or those that the settings name."""
-    edge = load_edge_settings(screening_model=model)
-    screener = open_screener(edge.screening_model, engine=edge.engine, threads=edge.threads)
+    """Open the reader of ``stage``, with these models or those of the settings."""
+    screener = open_screening(model)
     if stage is Stage.EDGE:
         return edge_alone(screener)
-    return edge_and_cloud(screener, open_second(cloud_model), edge)
+    settings = load_edge_settings(screening_model=model)
+    return edge_and_cloud(screener, open_second(cloud_model), settings)
+
+
+def open_screening(model: str | None) -> Screener:
+    """Open the screening network, with this model or that of the edge's settings."""
+    edge = load_edge_settings(screening_model=model)
+    return open_screener(edge.screening_model, engine=edge.engine, threads=edge.threads)
 
 
 def open_second(cloud_model: str | None) -> SecondReader:
-    """The second reader, with the model named or that of the cloud's settings."""
+    """Open the second reader, with this model or that of the cloud's settings."""
     cloud = load_cloud_settings(model=cloud_model)
     return open_second_reader(cloud.model, engine=cloud.engine, threads=cloud.threads)

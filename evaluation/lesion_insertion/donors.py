@@ -1,8 +1,8 @@
-"""What is implanted: nodules cut out of their cubes by the readers' votes, and scans' lesions.
+"""Donors: nodules cut out of their cubes by the readers' votes, and lesions cut out of scans.
 
-A nodule takes with it what at least two of four readers drew and one millimetre of the lung
-around. Chest wall, vessel and fissure stay behind, so an implant lies freely in the lung where
-the nodule may have lain at a wall; ``attached`` tells how much of its surroundings was dense.
+A nodule takes with it what at least two of four readers drew, and one millimetre of the lung
+around. Chest wall, vessel and fissure stay behind, so an inserted nodule lies freely in the lung
+even if it was attached to a wall; ``attached`` is the dense part of its surroundings.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from imaging.volume import FloatArray, Triple, UInt8Array, from_window
 from models.runtime.second_reader import nearest_piece
 
 VOTES = 2
+"""Readers that must have drawn a voxel."""
+
 SOFT_HU = 40.0
-"""Tissue that keeps its density when the lung around it is another."""
+"""Tissue from this density on keeps its density in another lung."""
 
 _LUNG_HU = -600
 _DENSE_HU = -400
@@ -37,13 +39,13 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """A nodule or lesion that can be implanted.
+    """A nodule or lesion that can be inserted.
 
     Attributes:
-        name: where it comes from.
+        name: of its cube or scan.
         patient: whose it is.
         hu: float32 ``(z, y, x)`` at 1 mm, axes LPS.
-        cover: how much of each voxel is taken over, 0 to 1.
+        cover: the part of each voxel that is inserted, 0 to 1.
         centre_zyx: its centre in these voxels.
         diameter_mm: its diameter.
         reach_mm: how far it extends from its centre.
@@ -65,9 +67,9 @@ class Donor:
 def read_donors(
     folder: Path, splits: tuple[str, ...], *, most: int | None = None
 ) -> tuple[list[Donor], Traits]:
-    """The nodules of `splits` that readers outlined at their centre, and what is known of them.
+    """Return the nodules of ``splits`` that readers outlined at their centre, and their traits.
 
-    ``most``: so many at most, the first of the splits.
+    At most ``most`` cubes are read, the first of the splits.
 
     Raises:
         MissingData: a file of cubes or of votes is missing.
@@ -85,7 +87,7 @@ def read_donors(
 
 
 def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
-    """The cube's nodule, or None where no two readers drew anything at its centre."""
+    """Return the cube's nodule, or None if no two readers drew anything at its centre."""
     mask = nearest_piece(votes >= VOTES)
     if not mask.any() or _nearest_mm(mask, cube.centre_zyx) > max(cube.diameter_mm / 2, 2.0):
         return None
@@ -93,13 +95,13 @@ def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
 
 
 def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
-    """The lesions of a scan, those of them that can be cut out of its lung box."""
+    """Return the lesions of a scan that can be cut out of its lung box."""
     found = [cut_lesion(host.name, box, lesion) for lesion in host.lesions]
     return [donor for donor in found if donor is not None]
 
 
 def cut_lesion(name: str, box: Preprocessed, lesion: Lesion) -> Donor | None:
-    """The lesion of a scan: what is dense within its longest extent, without thin vessels."""
+    """Return a lesion of a scan: dense voxels within its longest extent, without thin vessels."""
     side = int(2 * lesion.reach_mm + 24)
     centre = np.rint(box.geometry.to_index(lesion.centre_mm)).astype(int)
     start = centre - side // 2
@@ -144,7 +146,7 @@ def _cut(
 
 
 def _soft(mask: npt.NDArray[np.bool_]) -> Floats:
-    """The mask with an edge a millimetre soft, along every axis."""
+    """Return the mask with an edge that is a millimetre soft, along every axis."""
     out = mask.astype(np.float32)
     flat = cv2.GaussianBlur(out.reshape(out.shape[0], -1), (1, 0), 0.001, sigmaY=0.8)
     planes = flat.reshape(out.shape)
@@ -156,7 +158,7 @@ def _nearest_mm(mask: npt.NDArray[np.bool_], centre_zyx: Triple) -> float:
 
 
 def _away_mm(shape: Sequence[int], centre_zyx: Sequence[float]) -> FloatArray:
-    """The distance of each voxel ``(z, y, x)`` from the centre."""
+    """Return the distance of each voxel ``(z, y, x)`` from the centre."""
     z, y, x = np.ogrid[tuple(slice(n) for n in shape)]
     a, b, c = centre_zyx
     return np.asarray(np.sqrt((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2))

@@ -1,50 +1,57 @@
-"""A nodule into a scan: sampled on the scan's own grid, blended into the lung that is there.
+"""Lesion insertion: which donor goes where, and how its voxels are blended into the scan.
 
-The donor is averaged over the scan's slices, so that it is no sharper along z than its host. Its
-lung takes on the density of the lung around the place and soft tissue keeps its own: between them
-a voxel is a mixture of both. The host's wall is never made less dense; its vessels shine through
-what is not solid, and end in what is.
+A donor is sampled on the scan's own grid and averaged over the scan's slices, so that it is no
+sharper along z than its host. Its lung takes on the density of the lung around the place, soft
+tissue keeps its own density, and between them a voxel is a mixture of both. The host's wall is
+never made less dense. The host's vessels show through parts that are not solid, and end in solid
+parts.
 
-Copies of a scan with different implants, all from one seed.
-
-Every nodule is implanted once into the scans of a group, some to a copy; so is every mass, one to
-a copy. An implant lies in lung, away from the wall, from known lesions, from the others of its
-copy, and from the places that the untouched scan is most suspected for.
+Every nodule is inserted once into the scans of a group, several in one copy of a scan; every mass
+has a copy of its own. An insertion lies in lung, away from the wall, from known lesions, from other
+insertions, and from the strongest detections in the scan itself. One seed draws all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
+from evaluation.accuracy.nodules import Detection, ScanScores, score_scan
 from evaluation.lesion_insertion.donors import SOFT_HU, Donor, Floats
-from evaluation.lesion_insertion.hosts import Host, Room, Taken
+from evaluation.lesion_insertion.hosts import FreeSpace, Host, Occupied
 from imaging.volume import FloatArray, Geometry, HuArray, Triple, Volume
 
+WALL_MM = 2.0
+"""Least lung between a nodule and the wall."""
+
+APART_MM = 12.0
+"""Least distance between an insertion and any other occupied place."""
+
+MASS_MM: tuple[float, ...] = (30.0, 40.0, 50.0, 60.0)
+"""Diameters of masses, which are magnified donors."""
+
+MASS_FROM_MM = 15.0
+"""Least diameter of a donor of masses: one magnified more than four times is not realistic."""
+
+MASS_CLEAR: tuple[float, ...] = (1.0, 0.8, 0.6)
+"""Clear lung around a mass as a part of its radius, tried in turn: it may reach into the wall."""
+
 _TISSUE_HU = -400
-
-
 _SOLID_HU = -100
-
-
 _VESSEL_MM = 12.0
-
-
 _SUB_MM = 1.0
-"""Samples along z lie no further apart than this before they are averaged over a slice."""
+"""Largest distance of the samples along z that are averaged over a slice."""
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
-    """One donor to be implanted, ``scale`` times as large as it is.
-
-    ``donor_id`` is its number among the donors.
-    """
+class ScaledDonor:
+    """A donor to be inserted at ``scale`` times its size; ``donor_id`` counts the donors."""
 
     donor_id: int
     donor: Donor
@@ -52,50 +59,51 @@ class Wanted:
 
     @property
     def diameter_mm(self) -> float:
-        """As it is wanted."""
+        """Return the diameter after scaling."""
         return self.donor.diameter_mm * self.scale
 
     @property
     def reach_mm(self) -> float:
-        """How far it extends from its centre, as it is wanted."""
+        """Return how far it extends from its centre after scaling."""
         return self.donor.reach_mm * self.scale
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Implant(Wanted):
-    """It has its place ``(x, y, z)`` LPS mm in a scan; ``lung_hu`` is the lung around it."""
+class Insertion(ScaledDonor):
+    """A donor with its place ``(x, y, z)`` LPS mm in a scan; ``lung_hu`` is the lung around it."""
 
     centre_mm: Triple
     lung_hu: float
 
 
-def implanted(volume: Volume, implants: list[Implant]) -> Volume:
-    """A copy of the scan with all `implants`; ``volume`` has the patient's axes."""
+def insert(volume: Volume, insertions: Sequence[Insertion]) -> Volume:
+    """Return a copy of the scan with all insertions; ``volume`` has the patient's axes."""
     hu = volume.hu.copy()
-    for implant in implants:
-        _implant(hu, volume.geometry, implant)
+    for insertion in insertions:
+        _insert_one(hu, volume.geometry, insertion)
     return Volume(hu, volume.geometry, volume.series_uid, volume.description)
 
 
-def _implant(hu: HuArray, geometry: Geometry, implant: Implant) -> None:
-    start, stop = _bounds(hu.shape, geometry, implant)
+def _insert_one(hu: HuArray, geometry: Geometry, insertion: Insertion) -> None:
+    start, stop = _bounds(hu.shape, geometry, insertion)
     if (stop <= start).any():
         return
     box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
     part = geometry.cropped(start)
     size = (int(stop[0] - start[0]), int(stop[1] - start[1]), int(stop[2] - start[2]))
-    donor = implant.donor
-    density = _adapted(donor, implant.lung_hu)
-    cover = _sampled(donor.cover, implant, part, size)
-    mixed = _sampled(donor.cover * density, implant, part, size)
+    donor = insertion.donor
+    density = _adapted(donor, insertion.lung_hu)
+    cover = _sampled(donor.cover, insertion, part, size)
+    mixed = _sampled(donor.cover * density, insertion, part, size)
     host = hu[box].astype(np.float32)
     new = mixed + (1 - cover) * host
+    # Wall never gets less dense. A vessel shows through unless the inserted part is solid.
     stays = (host > _TISSUE_HU) & (_wall(host, geometry) | (new < _SOLID_HU))
     hu[box] = np.rint(np.where(stays, np.maximum(new, host), new)).astype(np.int16)
 
 
 def _wall(host: Floats, geometry: Geometry) -> npt.NDArray[np.bool_]:
-    """Dense tissue ``(z, y, x)`` that is thicker within its slice than any vessel of the lung."""
+    """Return dense tissue ``(z, y, x)`` thicker in its slice than any vessel of the lung."""
     _, y, x = geometry.spacing_mm
     disc = cv2.getStructuringElement(
         cv2.MORPH_ELLIPSE, (round(_VESSEL_MM / x) | 1, round(_VESSEL_MM / y) | 1)
@@ -105,30 +113,30 @@ def _wall(host: Floats, geometry: Geometry) -> npt.NDArray[np.bool_]:
 
 
 def _adapted(donor: Donor, lung_hu: float) -> Floats:
-    """The donor's HU with its lung as dense as ``lung_hu``; soft tissue and bone stay."""
+    """Return the donor's HU with its lung as dense as ``lung_hu``; soft tissue and bone stay."""
     stretch = (SOFT_HU - lung_hu) / (SOFT_HU - donor.lung_hu)
     below = SOFT_HU - (SOFT_HU - donor.hu) * stretch
     return np.where(donor.hu < SOFT_HU, below, donor.hu).astype(np.float32)
 
 
 def _bounds(
-    shape: tuple[int, ...], geometry: Geometry, implant: Implant
+    shape: tuple[int, ...], geometry: Geometry, insertion: Insertion
 ) -> tuple[FloatArray, FloatArray]:
-    """First voxel and the one after the last that the implant may touch, ``(z, y, x)`` each."""
-    middle = geometry.to_index(implant.centre_mm)
-    reach = (implant.reach_mm + 5 * implant.scale) / np.asarray(geometry.spacing_mm) + 1
+    """Return the first voxel that it may touch and the one after the last, ``(z, y, x)`` each."""
+    middle = geometry.to_index(insertion.centre_mm)
+    reach = (insertion.reach_mm + 5 * insertion.scale) / np.asarray(geometry.spacing_mm) + 1
     start = np.clip(np.floor(middle - reach), 0, shape)
     return start, np.clip(np.ceil(middle + reach) + 1, 0, shape)
 
 
 def _sampled(
-    voxels: Floats, implant: Implant, geometry: Geometry, size: tuple[int, int, int]
+    voxels: Floats, insertion: Insertion, geometry: Geometry, size: tuple[int, int, int]
 ) -> Floats:
-    """The donor's ``voxels`` on a grid of ``size`` ``(z, y, x)``, each slice the mean over it."""
+    """Return the donor's ``voxels`` on a grid of ``size`` (z, y, x), averaged over each slice."""
     image = sitk.GetImageFromArray(voxels)
-    image.SetSpacing((implant.scale,) * 3)
-    corner = np.asarray(implant.centre_mm) - implant.scale * np.array(
-        implant.donor.centre_zyx[::-1]
+    image.SetSpacing((insertion.scale,) * 3)
+    corner = np.asarray(insertion.centre_mm) - insertion.scale * np.array(
+        insertion.donor.centre_zyx[::-1]
     )
     image.SetOrigin([float(v) for v in corner])
     z, y, x = geometry.spacing_mm
@@ -145,44 +153,38 @@ def _sampled(
     return np.asarray(mean, np.float32)
 
 
-WALL_MM = 2.0
-"""Between a nodule and the wall there is so much lung."""
-
-APART_MM = 12.0
-"""Between two implants, and between an implant and whatever else is taken."""
-
-MASS_MM: tuple[float, ...] = (30.0, 40.0, 50.0, 60.0)
-
-
-MASS_FROM_MM = 15.0
-"""Smaller nodules make no masses: magnified more than four times they are like nothing real."""
-
-MASS_CLEAR: tuple[float, ...] = (1.0, 0.8, 0.6)
-"""A mass may reach into the wall where there is no room else: clear lung as a part of its reach."""
-
-
 @dataclass(frozen=True, eq=False)
-class Ready:
-    """A host that is ready for implants: its room, and what is taken there."""
+class PreparedHost:
+    """A host that was read without insertions: free space, occupied places and detections."""
 
     host: Host
-    room: Room
-    taken: tuple[Taken, ...]
+    space: FreeSpace
+    occupied: tuple[Occupied, ...]
+    detections: tuple[Detection, ...] = ()
+
+    @cached_property
+    def scores(self) -> ScanScores:
+        """Return its false positives, and the scores of its known lesions."""
+        return score_scan(self.host.name, self.detections, self.host.lesions)
 
 
 @dataclass(frozen=True, eq=False)
-class Copy:
-    """What is implanted into one copy of a host."""
+class SyntheticScan:
+    """A copy of a host with insertions, nodules or one of the ``masses``."""
 
-    ready: Ready
-    implants: tuple[Implant, ...]
+    host: PreparedHost
+    insertions: tuple[Insertion, ...]
     masses: bool = False
 
 
-def masses(donors: Sequence[Donor]) -> list[Wanted]:
-    """Every donor of `MASS_FROM_MM` and more at every size of `MASS_MM`; none is made smaller."""
+Planned = tuple[list[SyntheticScan], list[ScaledDonor]]
+"""The scans to be made, and the donors for which no host had room."""
+
+
+def masses(donors: Sequence[Donor]) -> list[ScaledDonor]:
+    """Return every donor of `MASS_FROM_MM` or more at each size of `MASS_MM`, none made smaller."""
     return [
-        Wanted(number, donor, size / donor.diameter_mm)
+        ScaledDonor(number, donor, size / donor.diameter_mm)
         for number, donor in enumerate(donors)
         for size in MASS_MM
         if MASS_FROM_MM <= donor.diameter_mm <= size
@@ -190,91 +192,73 @@ def masses(donors: Sequence[Donor]) -> list[Wanted]:
 
 
 def plan_nodules(
-    hosts: Sequence[Ready], donors: Sequence[Donor], each: int, rng: np.random.Generator
-) -> tuple[list[Copy], list[Wanted]]:
-    """Copies with `each` nodules at most, and the nodules for which no scan had room."""
-    wanted = [Wanted(number, donor) for number, donor in enumerate(donors)]
-    return _planned(hosts, wanted, each, _place_nodule, rng, masses=False)
+    hosts: Sequence[PreparedHost], donors: Sequence[Donor], each: int, rng: np.random.Generator
+) -> Planned:
+    """Plan scans with at most ``each`` nodules."""
+    scaled = [ScaledDonor(number, donor) for number, donor in enumerate(donors)]
+    return _plan(hosts, scaled, each, lambda one: (one.reach_mm + WALL_MM,), rng, masses=False)
 
 
 def plan_masses(
-    hosts: Sequence[Ready], donors: Sequence[Donor], rng: np.random.Generator
-) -> tuple[list[Copy], list[Wanted]]:
-    """Copies with one mass each, and the masses for which no scan had room."""
-    return _planned(hosts, masses(donors), 1, _place_mass, rng, masses=True)
+    hosts: Sequence[PreparedHost], donors: Sequence[Donor], rng: np.random.Generator
+) -> Planned:
+    """Plan scans with one mass each."""
+
+    def clear_mm(one: ScaledDonor) -> Sequence[float]:
+        return [share * one.diameter_mm / 2 for share in MASS_CLEAR]
+
+    return _plan(hosts, masses(donors), 1, clear_mm, rng, masses=True)
 
 
-Placer = Callable[[Ready, Wanted, Sequence[Taken], np.random.Generator], Implant | None]
-
-
-def _planned(
-    hosts: Sequence[Ready],
-    wanted: Sequence[Wanted],
+def _plan(
+    hosts: Sequence[PreparedHost],
+    donors: Sequence[ScaledDonor],
     each: int,
-    place: Placer,
+    clear_mm: Callable[[ScaledDonor], Sequence[float]],
     rng: np.random.Generator,
     *,
     masses: bool,
-) -> tuple[list[Copy], list[Wanted]]:
-    """Goes round the hosts; what found no room in one is tried in the next of them."""
-    copies: list[Copy] = []
-    left: list[Wanted] = []
-    for start, group in _groups(wanted, each, rng):
-        waiting = sorted(group, key=lambda one: -one.reach_mm)
+) -> Planned:
+    """Go round the hosts; what has no room in one is tried in the next.
+
+    ``clear_mm`` gives the distances from the wall that are tried in turn for a donor.
+    """
+    scans: list[SyntheticScan] = []
+    not_placed: list[ScaledDonor] = []
+    order = rng.permutation(len(donors))
+    for number, start in enumerate(range(0, len(order), each)):
+        # Large ones first: they find room the hardest.
+        waiting = sorted(
+            (donors[i] for i in order[start : start + each]), key=lambda one: -one.reach_mm
+        )
         for turn in range(len(hosts)):
-            ready = hosts[(start + turn) % len(hosts)]
-            put, waiting = _fill(ready, waiting, place, rng)
-            if put:
-                copies.append(Copy(ready, tuple(put), masses))
+            host = hosts[(number + turn) % len(hosts)]
+            placed, waiting = _fill(host, waiting, clear_mm, rng)
+            if placed:
+                scans.append(SyntheticScan(host, tuple(placed), masses))
             if not waiting:
                 break
-        left += waiting
-    return copies, left
-
-
-def _groups(
-    wanted: Sequence[Wanted], each: int, rng: np.random.Generator
-) -> Iterator[tuple[int, list[Wanted]]]:
-    order = rng.permutation(len(wanted))
-    for number, start in enumerate(range(0, len(order), each)):
-        yield number, [wanted[i] for i in order[start : start + each]]
+        not_placed += waiting
+    return scans, not_placed
 
 
 def _fill(
-    ready: Ready, wanted: Iterable[Wanted], place: Placer, rng: np.random.Generator
-) -> tuple[list[Implant], list[Wanted]]:
-    taken, put, waiting = list(ready.taken), [], []
-    for one in wanted:
-        implant = place(ready, one, taken, rng)
-        if implant is None:
+    host: PreparedHost,
+    donors: Sequence[ScaledDonor],
+    clear_mm: Callable[[ScaledDonor], Sequence[float]],
+    rng: np.random.Generator,
+) -> tuple[list[Insertion], list[ScaledDonor]]:
+    """Return the insertions for which the host has room, and the other donors."""
+    occupied, placed, waiting = list(host.occupied), [], []
+    for one in donors:
+        tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in clear_mm(one))
+        place = next((found for found in tries if found is not None), None)
+        if place is None:
             waiting.append(one)
-        else:
-            put.append(implant)
-            taken.append(Taken(implant.centre_mm, implant.reach_mm + APART_MM))
-    return put, waiting
-
-
-def _place_nodule(
-    ready: Ready, one: Wanted, taken: Sequence[Taken], rng: np.random.Generator
-) -> Implant | None:
-    return _placed(ready, one, one.reach_mm + WALL_MM, taken, rng)
-
-
-def _place_mass(
-    ready: Ready, one: Wanted, taken: Sequence[Taken], rng: np.random.Generator
-) -> Implant | None:
-    for share in MASS_CLEAR:
-        found = _placed(ready, one, share * one.diameter_mm / 2, taken, rng)
-        if found is not None:
-            return found
-    return None
-
-
-def _placed(
-    ready: Ready, one: Wanted, clear_mm: float, taken: Sequence[Taken], rng: np.random.Generator
-) -> Implant | None:
-    place = ready.room.place(clear_mm, one.reach_mm, taken, rng)
-    if place is None:
-        return None
-    lung_hu = ready.room.lung_hu(place, one.reach_mm)
-    return Implant(one.donor_id, one.donor, one.scale, centre_mm=place, lung_hu=lung_hu)
+            continue
+        lung_hu = host.space.lung_hu(place, one.reach_mm)
+        placed.append(
+            Insertion(one.donor_id, one.donor, one.scale, centre_mm=place, lung_hu=lung_hu)
+        )
+        occupied.append(Occupied(place, one.reach_mm + APART_MM))
+    return placed, waiting

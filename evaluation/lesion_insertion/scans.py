@@ -1,310 +1,262 @@
-"""Semi-synthetic whole scans: known nodules implanted into scans, found or not by the agent's line.
+"""Sensitivity to inserted lesions, against the false positives of the scans without them.
 
-False positives are those of the untouched scan, counted once, however many copies of it carry
-implants; the copies give nothing but the scores of their implants. What is marked in a copy and
-lies neither at an implant nor where the untouched scan is marked was brought by the implants: it
-is told apart and is no part of the curve.
-
-The figures of semi-synthetic scans for machines: each group of hosts by itself, and all.
+The false positives of a host are counted once, however many synthetic scans are made of it; those
+give only the scores of their insertions. A detection of a synthetic scan that lies neither at an
+insertion nor at a detection of its host is *extra*: the insertions caused it. It is counted apart
+and is not part of the curve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from evaluation.accuracy.bootstrap import figures
+from evaluation.accuracy.bootstrap import figures, finite
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
-from evaluation.accuracy.nodules import Mark, ScanScores, score_scan
-from evaluation.accuracy.subgroups import Traits, at_rates, by_subgroup, only, subgroup_json
+from evaluation.accuracy.nodules import Detection, score_scan
+from evaluation.accuracy.subgroups import Traits, by_subgroup, subgroup_json
 from evaluation.common.readers import Reads
-from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, Host, Room, Taken
-from evaluation.lesion_insertion.insert import APART_MM, Copy, Implant, Ready, implanted
+from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, FreeSpace, Host, Occupied
+from evaluation.lesion_insertion.insert import (
+    APART_MM,
+    Insertion,
+    PreparedHost,
+    SyntheticScan,
+    insert,
+)
 from imaging.preprocess import preprocess
-from imaging.volume import Volume
+from imaging.volume import FloatArray, Triple
 
-SUSPECTED = 20
-"""So many of the untouched scan's strongest marks are no places for an implant."""
+STRONGEST = 20
+"""Detections of the host at which nothing is inserted, the strongest ones."""
 
 SAME_MM = 6.0
-"""A mark of a copy so near to one of the untouched scan is the same."""
+"""Detections of host and synthetic scan that are nearer than this are the same."""
 
+SEMI_SYNTHETIC = (
+    "Semi-synthetic: real nodules, cut out by their readers' contours and inserted into whole"
+    " scans, in lung and away from wall and mediastinum. They lose what they were attached to and"
+    " take on the slice thickness of the scan; masses are magnified nodules and lesions. The"
+    " measure that counts is overread-eval nodules."
+)
+FALSE_POSITIVES = (
+    "False positives are those of each scan without insertions, counted once; scans with insertions"
+    " give only the sensitivity. Candidates that only a scan with insertions has, beside its"
+    " insertions, are counted apart. Of a patient's scan only some lesions are known, so a few of"
+    " its false positives may be true."
+)
 
-@dataclass(frozen=True, eq=False)
-class HostScores:
-    """An untouched scan that was read: itself, its marks, and what they are worth."""
+ATTACHED = 0.15
+"""From this share of dense surroundings on a nodule was attached to a wall or a vessel."""
 
-    ready: Ready
-    marks: tuple[Mark, ...]
-    scores: ScanScores
+FROM_MM = 5.0
+"""Least diameter of the nodules in the figures of ``from_5_mm``."""
 
-    @property
-    def group(self) -> str:
-        """What kind of scan it is."""
-        return self.ready.host.group
+POINT = 2.0
+"""False positives a scan at the operating point of missed masses and extra detections."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """One implant and the highest score of a mark that hit it, ``-inf`` where none did."""
+class InsertionScore:
+    """One insertion and the highest score of a detection that hit it, ``-inf`` without one."""
 
-    implant: Implant
-    host: str
-    group: str
+    insertion: Insertion
+    host: Host
     mass: bool
     score: float
 
 
 @dataclass(frozen=True)
-class CopyScores:
-    """One copy that was read: its implants, and the scores of the marks that they brought."""
+class SyntheticScores:
+    """One synthetic scan that was read: its insertions, and the scores of extra detections."""
 
-    found: tuple[Found, ...]
+    insertions: tuple[InsertionScore, ...]
     group: str
-    brought: tuple[float, ...]
+    extra: tuple[float, ...]
 
 
-def read_host(host: Host, reads: Reads) -> HostScores:
-    """The untouched scan as the agent reads it.
+def prepare_host(host: Host, reads: Reads) -> PreparedHost:
+    """Read the scan as the agent reads it, and find out where lesions can be inserted.
 
     Raises:
         NoLung: there is no lung in it.
     """
     box = preprocess(host.volume, host.name)
-    marks = tuple((candidate.centre_mm, candidate.score) for candidate in reads(box))
-    strongest = sorted(marks, key=lambda mark: -mark[1])[:SUSPECTED]
-    taken = [Taken(lesion.centre_mm, lesion.reach_mm + APART_MM) for lesion in host.lesions]
-    taken += [Taken(place, SAME_MM) for place, _ in strongest]
-    ready = Ready(host, Room.of(box), tuple(taken))
-    return HostScores(ready, marks, score_scan(host.name, marks, host.lesions))
+    detections = tuple((candidate.centre_mm, candidate.score) for candidate in reads(box))
+    strongest = sorted(detections, key=lambda one: -one[1])[:STRONGEST]
+    occupied = (
+        *(Occupied(lesion.centre_mm, lesion.reach_mm + APART_MM) for lesion in host.lesions),
+        *(Occupied(place, SAME_MM) for place, _ in strongest),
+    )
+    return PreparedHost(host, FreeSpace.of(box), occupied, detections)
 
 
-def read_copies(
-    copies: Iterable[Copy], hosts: Sequence[HostScores], reads: Reads
-) -> list[CopyScores]:
-    """Every copy as the agent reads it, from the volume on.
+def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
+    """Read one synthetic scan as the agent reads it, from the volume on.
 
     Raises:
-        NoLung: implants hid the lung.
+        NoLung: insertions hid the lung.
     """
-    by_name = {one.ready.host.name: one for one in hosts}
-    return [read_copy(copy, by_name[copy.ready.host.name], reads) for copy in copies]
-
-
-def read_copy(copy: Copy, untouched: HostScores, reads: Reads) -> CopyScores:
-    """One copy as the agent reads it."""
-    host = copy.ready.host
-    volume = implanted(host.volume, list(copy.implants))
-    marks = _marks(volume, host.name, reads)
-    truth = tuple(Lesion(one.centre_mm, one.diameter_mm) for one in copy.implants)
-    scores = score_scan(host.name, marks, truth)
-    found = tuple(
-        Found(implant, host.name, host.group, copy.masses, float(score))
-        for implant, score in zip(copy.implants, scores.lesion_score, strict=True)
-    )
-    known = (*host.lesions, *_wide(copy.implants))
-    new = [
+    host = scan.host.host
+    volume = insert(host.volume, scan.insertions)
+    detections = [(c.centre_mm, c.score) for c in reads(preprocess(volume, host.name))]
+    truth = tuple(Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions)
+    scores = score_scan(host.name, detections, truth).lesion_score
+    extents = (Lesion(one.centre_mm, 2 * one.reach_mm) for one in scan.insertions)
+    known = (*host.lesions, *extents)
+    extra = [
         score
-        for place, score in marks
-        if not any(lesion.covers(place) for lesion in known) and not _near(place, untouched.marks)
+        for place, score in detections
+        if not any(lesion.covers(place) for lesion in known)
+        and not _near(place, scan.host.detections)
     ]
-    return CopyScores(found, host.group, tuple(new))
-
-
-def scored(found: Sequence[Found], hosts: Sequence[HostScores]) -> Scored:
-    """What the FROC is made of: implants by patient, false positives of the untouched scans."""
-    _, patient = np.unique([one.implant.donor.patient for one in found], return_inverse=True)
-    counts = [host.scores.false_score.size for host in hosts]
-    return Scored(
-        nodule_score=np.array([one.score for one in found], float),
-        nodule_group=patient.astype(np.int64),
-        false_score=np.concatenate([host.scores.false_score for host in hosts]),
-        false_scan=np.repeat(np.arange(len(hosts)), counts),
-        scans=len(hosts),
-        paired=False,
+    insertions = tuple(
+        InsertionScore(insertion, host, scan.masses, float(score))
+        for insertion, score in zip(scan.insertions, scores, strict=True)
     )
+    return SyntheticScores(insertions, host.group, tuple(extra))
 
 
-def _marks(volume: Volume, name: str, reads: Reads) -> list[Mark]:
-    return [(c.centre_mm, c.score) for c in reads(preprocess(volume, name))]
+def _near(place: Triple, detections: Sequence[Detection]) -> bool:
+    return any(np.linalg.norm(np.subtract(place, other)) < SAME_MM for other, _ in detections)
 
 
-def _wide(implants: Sequence[Implant]) -> tuple[Lesion, ...]:
-    """The implants as far as they extend."""
-    return tuple(Lesion(one.centre_mm, 2 * one.reach_mm) for one in implants)
-
-
-def _near(place: tuple[float, float, float], marks: Sequence[Mark]) -> bool:
-    return any(np.linalg.norm(np.subtract(place, other)) < SAME_MM for other, _ in marks)
-
-
-SEMI_SYNTHETIC = (
-    "Semi-synthetic: real nodules, cut out by their readers' contours and implanted into whole"
-    " scans, in lung and away from wall and mediastinum. They lose what they were attached to and"
-    " take on the slice thickness of the scan; masses are magnified nodules and lesions. The"
-    " measure that counts is overread-eval nodules."
-)
-
-FALSE_POSITIVES = (
-    "False positives are those of each scan without implants, counted once; copies with implants"
-    " give the sensitivity alone. Marks that only a copy has, beside its implants, are told apart."
-    " Of a patient's scan only some lesions are known, so a few of its false positives may be true."
-)
-
-ATTACHED = 0.15
-"""From this share of dense surroundings on a nodule lay at a wall or a vessel."""
-
-FROM_MM = 5.0
-"""Smaller nodules are left out where the figures say so."""
-
-POINT = 2.0
-"""False positives a scan at the operating point of what is listed one by one."""
+def scored(insertions: Sequence[InsertionScore], hosts: Sequence[PreparedHost]) -> Scored:
+    """Return the input of the FROC: insertions by patient, false positives of the hosts."""
+    _, patient = np.unique([one.insertion.donor.patient for one in insertions], return_inverse=True)
+    score = np.array([one.score for one in insertions], float)
+    return Scored.of(score, patient, [host.scores.false_score for host in hosts], paired=False)
 
 
 def as_dict(
-    copies: Sequence[CopyScores],
-    hosts: Sequence[HostScores],
+    scans: Sequence[SyntheticScores],
+    hosts: Sequence[PreparedHost],
     traits: Traits,
     *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """All figures; ``traits`` are those of the donors by their number."""
-    groups = {
-        name: _group_json(part, of, traits, resamples, seed)
-        for name, part, of in _groups(copies, hosts)
-    }
+    """Return all figures for JSON; ``traits`` are those of the donors by their number.
+
+    The groups of hosts come one by one, and together if there is more than one.
+    """
+    parts: dict[str, tuple[list[SyntheticScores], list[PreparedHost]]] = {}
+    for name in (PATIENTS, PHANTOMS):
+        of = [host for host in hosts if host.host.group == name]
+        part = [scan for scan in scans if scan.group == name]
+        if of and any(not one.mass for scan in part for one in scan.insertions):
+            parts[name] = (part, of)
+    if len(parts) > 1:
+        parts["all"] = (list(scans), list(hosts))
     return {
         "semi_synthetic": SEMI_SYNTHETIC,
         "false_positives": FALSE_POSITIVES,
-        "groups": groups,
-        "insertions": [_implant_json(one) for copy in copies for one in copy.found],
+        "groups": {
+            name: _group_json(part, of, traits, resamples, seed)
+            for name, (part, of) in parts.items()
+        },
+        "insertions": [_insertion_json(one) for scan in scans for one in scan.insertions],
     }
 
 
-def _groups(
-    copies: Sequence[CopyScores], hosts: Sequence[HostScores]
-) -> list[tuple[str, list[CopyScores], list[HostScores]]]:
-    """The groups that are there; all of them together only where there is more than one."""
-    found = []
-    for name in (PATIENTS, PHANTOMS):
-        of = [host for host in hosts if host.group == name]
-        part = [copy for copy in copies if copy.group == name]
-        if of and any(not one.mass for copy in part for one in copy.found):
-            found.append((name, part, of))
-    return found if len(found) < 2 else [*found, ("all", list(copies), list(hosts))]
-
-
 def _group_json(
-    copies: Sequence[CopyScores],
-    hosts: Sequence[HostScores],
+    scans: Sequence[SyntheticScores],
+    hosts: Sequence[PreparedHost],
     traits: Traits,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    found = [one for copy in copies for one in copy.found]
-    nodules, masses = ([one for one in found if one.mass is mass] for mass in (False, True))
+    insertions = [one for scan in scans for one in scan.insertions]
+    nodules, masses = ([one for one in insertions if one.mass is mass] for mass in (False, True))
     whole = scored(nodules, hosts)
     value = figures(whole, resamples=resamples, seed=seed)
     threshold = threshold_within(froc(whole))
-    of = traits.of([one.implant.donor_id for one in nodules])
+    of = traits.of([one.insertion.donor_id for one in nodules])
     large = of.diameter_mm >= FROM_MM
+    attached = np.array([one.insertion.donor.attached >= ATTACHED for one in nodules])
+    origins = {"freely in the lung": ~attached, "at wall or vessel": attached}
     least = least_score(whole, POINT)
+    extra = [sum(score >= least for score in scan.extra) for scan in scans]
     return {
-        "scans": [_host_json(host, threshold.tolist()) for host in hosts],
-        "scans_with_insertions": len(copies),
+        "scans": [_host_json(host, threshold) for host in hosts],
+        "scans_with_insertions": len(scans),
         "nodules": len(nodules),
-        "patients": len({one.implant.donor.patient for one in nodules}),
-        "sensitivity": [
-            {**point, "threshold": t if np.isfinite(t) else None}
-            for point, t in zip(at_rates(value.sensitivity), threshold.tolist(), strict=True)
-        ],
+        "patients": len({one.insertion.donor.patient for one in nodules}),
+        "sensitivity": value.points(threshold),
         "cpm": value.cpm.as_dict(),
         "from_5_mm": subgroup_json(whole, large, resamples=resamples, seed=seed)
         if large.any()
         else None,
         "subgroups": {
             **by_subgroup(whole, of, resamples=resamples, seed=seed),
-            "original location": _where_json(whole, nodules, resamples, seed),
+            "original location": {
+                name: subgroup_json(whole, mask, resamples=resamples, seed=seed)
+                for name, mask in origins.items()
+                if mask.any()
+            },
         },
         "masses": _masses_json(masses, hosts, least, resamples, seed),
-        "extra_per_scan_at_2": float(
-            np.mean([sum(score >= least for score in copy.brought) for copy in copies])
-        ),
+        "extra_per_scan_at_2": float(np.mean(extra)),
     }
 
 
 def least_score(of: Scored, rate: float) -> float:
-    """The lowest threshold with at most ``rate`` false positives a scan; ``-inf`` if all pass."""
-    alarms = np.sort(of.false_score)[::-1]
+    """Return the lowest threshold with at most ``rate`` false positives a scan, or ``-inf``."""
+    scores = np.sort(of.false_score)[::-1]
     allowed = int(rate * of.scans)
-    return float(np.nextafter(alarms[allowed], np.inf)) if allowed < alarms.size else -np.inf
-
-
-def _where_json(
-    whole: Scored, nodules: Sequence[Found], resamples: int, seed: int
-) -> dict[str, Any]:
-    """Nodules that lay freely in the lung, and those that lay at a wall or a vessel."""
-    attached = np.array([one.implant.donor.attached >= ATTACHED for one in nodules])
-    masks = {"freely in the lung": ~attached, "at wall or vessel": attached}
-    return {
-        name: subgroup_json(whole, mask, resamples=resamples, seed=seed)
-        for name, mask in masks.items()
-        if mask.any()
-    }
+    return float(np.nextafter(scores[allowed], np.inf)) if allowed < scores.size else -np.inf
 
 
 def _masses_json(
-    masses: Sequence[Found], hosts: Sequence[HostScores], least: float, resamples: int, seed: int
+    masses: Sequence[InsertionScore],
+    hosts: Sequence[PreparedHost],
+    least: float,
+    resamples: int,
+    seed: int,
 ) -> dict[str, Any] | None:
-    """Masses against the same false positives; those below ``least``, or unmarked, are listed."""
+    """Return the figures of masses; those scored below ``least``, or not at all, are listed."""
     if not masses:
         return None
-    part = scored(masses, hosts)
     every = np.ones(len(masses), bool)
-    sizes = sorted({round(one.implant.diameter_mm) for one in masses})
+    sizes = sorted({round(one.insertion.diameter_mm) for one in masses})
     missed = [one for one in masses if one.score < least or not np.isfinite(one.score)]
     return {
-        **subgroup_json(only(part, every), every, resamples=resamples, seed=seed),
-        "threshold": least if np.isfinite(least) else None,
-        "missed": [_implant_json(one) for one in missed],
+        **subgroup_json(scored(masses, hosts), every, resamples=resamples, seed=seed),
+        "threshold": finite(least),
+        "missed": [_insertion_json(one) for one in missed],
         "by_size": {
             f"{size} mm": {
-                "masses": sum(round(one.implant.diameter_mm) == size for one in masses),
-                "missed": sum(round(one.implant.diameter_mm) == size for one in missed),
+                name: sum(round(one.insertion.diameter_mm) == size for one in of)
+                for name, of in (("masses", masses), ("missed", missed))
             }
             for size in sizes
         },
     }
 
 
-def _host_json(host: HostScores, thresholds: Sequence[float]) -> dict[str, Any]:
+def _host_json(host: PreparedHost, thresholds: FloatArray) -> dict[str, Any]:
     return {
-        "scan": host.ready.host.name,
+        "scan": host.host.name,
         "false_positives": {
             f"{rate:g}": host.scores.false_above(t)
             for rate, t in zip(RATES, thresholds, strict=True)
         },
-        "lesion_scores": [_finite(float(score)) for score in host.scores.lesion_score],
+        "lesion_scores": [finite(score) for score in host.scores.lesion_score],
     }
 
 
-def _implant_json(one: Found) -> dict[str, Any]:
-    implant = one.implant
+def _insertion_json(one: InsertionScore) -> dict[str, Any]:
+    insertion = one.insertion
     return {
-        "donor": implant.donor.name,
-        "scan": one.host,
+        "donor": insertion.donor.name,
+        "scan": one.host.name,
         "mass": one.mass,
-        "diameter_mm": round(implant.diameter_mm, 2),
-        "centre_mm": [round(v, 1) for v in implant.centre_mm],
-        "attached": round(implant.donor.attached, 2),
-        "score": _finite(one.score),
+        "diameter_mm": round(insertion.diameter_mm, 2),
+        "centre_mm": [round(v, 1) for v in insertion.centre_mm],
+        "attached": round(insertion.donor.attached, 2),
+        "score": finite(one.score),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if np.isfinite(value) else None

@@ -17,17 +17,17 @@ from edge.report.model import Assessment, Report
 from edge.selection import SELECTION_POLICY, Shape, Size
 from evaluation.accuracy.data import (
     RIM_MM,
+    Annotation,
     Cube,
     Lesion,
-    Mark,
+    read_annotations,
     read_cubes,
-    read_marks,
     read_table,
     read_truth,
 )
 from evaluation.accuracy.reports import ledger_s
 from evaluation.common.cli import each
-from evaluation.common.readers import ReadsRegions
+from evaluation.common.readers import RoiReader
 from evaluation.errors import MissingData
 from evaluation.policies.cases import Cases, Piece, Sighting
 from evaluation.timing.latency import this_machine
@@ -65,7 +65,7 @@ class Readers:
     """
 
     pipeline: Pipeline
-    second: ReadsRegions
+    second: RoiReader
     second_label: str
     proposed: float
 
@@ -105,9 +105,9 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
         for name, role in each(roles, "scans")
     ]
     for split in (VAL, TEST):
-        marks = read_marks(sources.cubes, split)
+        annotations = read_annotations(sources.cubes, split)
         for cube in each(read_cubes(sources.cubes, (split,)), f"{split} nodules"):
-            pieces.append(_read_cube(cube, split, marks.get(cube.name, ()), readers))
+            pieces.append(_read_cube(cube, split, annotations.get(cube.name, ()), readers))
     reader = readers.pipeline.reader
     return Cases(
         pieces=tuple(pieces),
@@ -182,22 +182,24 @@ def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, floa
     return *kept[-1], before_s, after_s
 
 
-def _read_cube(cube: Cube, split: str, marks: Sequence[Mark], readers: Readers) -> Piece:
+def _read_cube(
+    cube: Cube, split: str, annotations: Sequence[Annotation], readers: Readers
+) -> Piece:
     """Read a cube with its nodule; a candidate on another annotation counts neither way."""
     found = readers.pipeline.reader.screen(Preprocessed(cube.voxels, Geometry()))
-    own = Mark(cube.centre_zyx, cube.diameter_mm)
+    own = Annotation(cube.centre_zyx, cube.diameter_mm)
     sightings = [
         replace(
             sighting,
             nodule=cube.name if cube.hit_by(one.index_zyx) else "",
-            ignored=any(mark.covers(one.index_zyx, RIM_MM) for mark in (own, *marks)),
+            ignored=any(mark.covers(one.index_zyx, RIM_MM) for mark in (own, *annotations)),
         )
         for one, sighting in readers.sightings(found, cube.voxels)
     ]
     return Piece(cube.name, split, cube.patient, (cube.name,), tuple(sightings))
 
 
-def _timed(second: ReadsRegions) -> Iterator[tuple[int, float]]:
+def _timed(second: RoiReader) -> Iterator[tuple[int, float]]:
     """Yield ``(ROIs, seconds)`` of batches of the cloud's model."""
     for number, n in enumerate(BATCHES):
         batch = np.zeros((n, *second.roi_shape), np.uint8)

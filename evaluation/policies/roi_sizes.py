@@ -22,7 +22,7 @@ from edge.selection import SELECTION_POLICY, Size
 from edge.settings import load_settings
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.common.cli import CloudModel, Data, Json, Split, each, show
-from evaluation.common.readers import Reads, ReadsRegions, open_second
+from evaluation.common.readers import Reads, RoiReader, open_second
 from evaluation.common.tables import columns_table
 from evaluation.policies.read_cases import as_sent
 from imaging.preprocess import Preprocessed
@@ -48,7 +48,7 @@ class Verdicts:
 
 
 def read_sizes(
-    cubes: Iterable[Cube], screens: Reads, model: ReadsRegions, thresholds: Thresholds
+    cubes: Iterable[Cube], screens: Reads, model: RoiReader, thresholds: Thresholds
 ) -> Verdicts:
     """Read every candidate of the cubes that is not dismissed, in every size."""
     nodule: list[bool] = []
@@ -69,7 +69,7 @@ def read_sizes(
 
 
 def _probabilities(
-    cube: Cube, found: Sequence[Candidate], size: Size, model: ReadsRegions
+    cube: Cube, found: Sequence[Candidate], size: Size, model: RoiReader
 ) -> list[float]:
     """Return the cloud's score of each candidate; NaN where that size may not be sent."""
     full = model.roi_shape

@@ -8,8 +8,8 @@ from typing import cast
 import numpy as np
 import pytest
 
-from evaluation.accuracy.calibration_cases import Pair, cube_rows, gathered
-from evaluation.accuracy.data import Cube, Mark
+from evaluation.accuracy.calibration_cases import Readers, cube_rows, gathered
+from evaluation.accuracy.data import Annotation, Cube
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple, UInt8Array
 from models.runtime.detection import Candidate
@@ -45,9 +45,9 @@ class Doubts:
         return plain([0.5] * len(batch), [4.0] * len(batch), side=8)
 
 
-def pair(marks: list[tuple[Triple, float]]) -> Pair:
+def readers(marks: list[tuple[Triple, float]]) -> Readers:
     """Both readers."""
-    return Pair(cast(Screener, Says(marks)), cast(SecondReader, Doubts()))
+    return Readers(cast(Screener, Says(marks)), cast(SecondReader, Doubts()))
 
 
 CUBE = Cube("val/0", "p", np.zeros((50, 50, 50), np.uint8), (25.0, 25.0, 25.0), 8.0)
@@ -59,8 +59,8 @@ def test_best_hit_and_alarms_away_from_marks_and_faces() -> None:
         ((25.0, 25.0, 26.0), 0.9), ((25.0, 26.0, 25.0), 0.8), ((25.0, 25.0, 33.0), 0.7),
         ((5.0, 25.0, 25.0), 0.6), ((40.0, 40.0, 40.0), 0.5), ((10.0, 10.0, 10.0), 0.4),
     ]  # fmt: skip
-    beside = [Mark((40.0, 40.0, 41.0), 6.0)]
-    found = gathered(cube_rows(pair(marks), CUBE, beside))
+    beside = [Annotation((40.0, 40.0, 41.0), 6.0)]
+    found = gathered(cube_rows(readers(marks), CUBE, beside))
     assert found.nodule.tolist() == [True, False]
     assert found.group.tolist() == ["p", "p"]
     assert found.edge[0] == pytest.approx((np.log(9.0) - 1.0) / 2.0)
@@ -71,6 +71,6 @@ def test_best_hit_and_alarms_away_from_marks_and_faces() -> None:
 def test_a_cube_gives_six_alarms_at_most() -> None:
     """The strongest count."""
     marks = [((10.0, 10.0, 8.0 + i), 0.5 - 0.01 * i) for i in range(9)]
-    found = gathered(cube_rows(pair(marks), CUBE, ()))
+    found = gathered(cube_rows(readers(marks), CUBE, ()))
     assert found.nodule.tolist() == [False] * 6
-    assert found.of(found.nodule).edge.size == 0
+    assert found.edge[found.nodule].size == 0

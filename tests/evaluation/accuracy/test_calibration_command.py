@@ -18,9 +18,9 @@ from evaluation.accuracy.calibration_command import (
     as_dict,
     before,
     draw_reliability,
-    save_reliability,
     tables,
 )
+from evaluation.accuracy.nodules import save_chart
 from evaluation.accuracy.scores import Fitted
 from evaluation.errors import MissingData
 from models.markdown import Rows
@@ -89,9 +89,9 @@ def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) ->
     assert [axes.get_title().partition("\n")[0] for axes in panels] == [
         f"{reader}, {split}" for split in ("val", "test") for reader in READERS
     ]
-    save_reliability(tmp_path / "r.png", result)
+    save_chart(draw_reliability(result), tmp_path / "r.png")
     picture = cv2.imread(str(tmp_path / "r.png"))
     assert picture is not None
     assert picture.shape == (820, 1140, 3)
     with pytest.raises(MissingData):
-        save_reliability(tmp_path / "none" / "r.png", result)
+        save_chart(draw_reliability(result), tmp_path / "none" / "r.png")

@@ -1,15 +1,23 @@
-"""What is known of whole scans.
-
-What else is known inside cubes.
-"""
+"""Tables, known lesions of scans, cubes, and what else is known inside them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evaluation.accuracy.data import Lesion, Mark, read_marks, read_truth, scan_folders, scan_name
+from evaluation.accuracy.data import (
+    Annotation,
+    Cube,
+    Lesion,
+    read_annotations,
+    read_cubes,
+    read_truth,
+    scan_folders,
+    scan_name,
+    scans_of_splits,
+)
 from evaluation.errors import BadTable, MissingData
 
 HEAD = "scan,x,y,z,diameter_mm,longest_mm\n"
@@ -75,19 +83,84 @@ def test_marks_belong_to_their_cubes(tmp_path: Path) -> None:
     """Those of the split alone, by the cube's name."""
     lines = ["split,row,z,y,x,diameter_mm,kind", "val,2,1,2,3,8,nodule", "test,2,4,5,6,-1,excluded"]
     (tmp_path / "marks.csv").write_text("\n".join(lines) + "\n")
-    assert read_marks(tmp_path, "val") == {"val/2": [Mark((1.0, 2.0, 3.0), 8.0)]}
+    assert read_annotations(tmp_path, "val") == {"val/2": [Annotation((1.0, 2.0, 3.0), 8.0)]}
 
 
 def test_no_table_is_no_mark_and_a_bad_one_is_told(tmp_path: Path) -> None:
     """A folder may have none; one without the columns is a mistake."""
-    assert read_marks(tmp_path, "val") == {}
+    assert read_annotations(tmp_path, "val") == {}
     (tmp_path / "marks.csv").write_text("split,row\nval,2\n")
     with pytest.raises(BadTable):
-        read_marks(tmp_path, "val")
+        read_annotations(tmp_path, "val")
 
 
 def test_an_unknown_diameter_reaches_five_millimetres() -> None:
     """Half the diameter where it is known, and the rim beyond both."""
-    assert Mark((0, 0, 0), -1).covers((0, 0, 7.9), rim_mm=3)
-    assert not Mark((0, 0, 0), -1).covers((0, 0, 8.0), rim_mm=3)
-    assert not Mark((0, 0, 0), 8).covers((0, 0, 7.9), rim_mm=3)
+    assert Annotation((0, 0, 0), -1).covers((0, 0, 7.9), rim_mm=3)
+    assert not Annotation((0, 0, 0), -1).covers((0, 0, 8.0), rim_mm=3)
+    assert not Annotation((0, 0, 0), 8).covers((0, 0, 7.9), rim_mm=3)
+
+
+def test_roles_choose_the_scans(tmp_path: Path) -> None:
+    """Without a column of roles no scan is excluded; that none is left is an error."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    table = tmp_path / "scans.csv"
+    table.write_text("scan,role\na,train\nb,test\n")
+    assert scans_of_splits(folders, table, ("test",)) == folders[1:]
+    with pytest.raises(MissingData):
+        scans_of_splits(folders, table, ("val",))
+    table.write_text("scan\na\nb\n")
+    assert scans_of_splits(folders, table, ("test",)) == folders
+
+
+INDEX = "split,row,patient,z,y,x,diameter_mm\n"
+
+
+def write(folder: Path, index: str, ct: np.ndarray) -> Path:
+    """A folder with one split, ``val``."""
+    (folder / "index.csv").write_text(INDEX + index)
+    np.savez_compressed(folder / "val.npz", ct=ct)
+    return folder
+
+
+def test_rows_of_the_index_find_their_cubes(tmp_path: Path) -> None:
+    """Each line's row, not its place in the file, names its cube; other splits are left out."""
+    ct = np.zeros((2, 4, 4, 4), np.uint8)
+    ct[1] = 7
+    folder = write(tmp_path, "val,1,p,1,2,3,8\ntrain,0,q,0,0,0,1\nval,0,r,2,2,2,6\n", ct)
+    first, second = read_cubes(folder, ("val",))
+    assert (first.name, first.patient, first.centre_zyx, first.diameter_mm) == (
+        "val/1",
+        "p",
+        (1.0, 2.0, 3.0),
+        8.0,
+    )
+    assert int(first.voxels.min()) == 7
+    assert second.patient == "r"
+
+
+def test_hit_is_nearer_than_half_the_diameter() -> None:
+    """The rule of the challenge, on indices of a 1 mm cube."""
+    cube = Cube("val/0", "p", np.zeros((9, 9, 9), np.uint8), (4.0, 4.0, 4.0), 6.0)
+    assert cube.hit_by((4.0, 4.0, 6.9))
+    assert not cube.hit_by((4.0, 4.0, 7.0))
+
+
+@pytest.mark.parametrize("index", ["val,0,p,1,1,1,5\n", "val,0,p,1,1,1,5\nval,0,p,1,1,1,5\n"])
+def test_index_must_name_every_cube_once(tmp_path: Path, index: str) -> None:
+    """A cube without a line, or with two, is refused."""
+    folder = write(tmp_path, index, np.zeros((2, 4, 4, 4), np.uint8))
+    with pytest.raises(BadTable, match="lines for 2 cubes"):
+        read_cubes(folder, ("val",))
+
+
+def test_what_is_no_file_of_cubes_is_refused(tmp_path: Path) -> None:
+    """A missing split, a damaged file and a wrong array are named."""
+    folder = write(tmp_path, "val,0,p,1,1,1,5\n", np.zeros((1, 4, 4), np.float32))
+    with pytest.raises(MissingData, match="not uint8"):
+        read_cubes(folder, ("val",))
+    with pytest.raises(MissingData, match="cannot be read"):
+        read_cubes(folder, ("test",))
+    (folder / "test.npz").write_bytes(b"PK\x03\x04 damaged")
+    with pytest.raises(MissingData, match="cannot be read"):
+        read_cubes(folder, ("test",))

@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from evaluation.accuracy.guarantee import (
-    Promise,
+    GuaranteeSpec,
     cost,
     draw_patients,
     examine,
@@ -29,7 +29,7 @@ from models.calibration.risk_control import (
     straight_path,
 )
 
-PROMISE = Promise(straight_path(steps=120), report=0.97, alpha=0.06)
+SPEC = GuaranteeSpec(straight_path(steps=120), report=0.97, alpha=0.06)
 
 
 def patients(count: int, seed: int) -> Scores:
@@ -40,7 +40,9 @@ def patients(count: int, seed: int) -> Scores:
     edge, merged = (_sigmoid(logit + rng.normal(0, 0.7, owner.size)) for _ in range(2))
     edge[rng.random(owner.size) < 0.004] = -np.inf
     alarms = _sigmoid(rng.normal(-2, 1.5, (2, 40)))
-    return Scores(ScoredNodules(edge, merged, owner), alarms[0], alarms[1], 10.0, owned=True)
+    return Scores(
+        ScoredNodules(edge, merged, owner), alarms[0], alarms[1], 10.0, patients_known=True
+    )
 
 
 def _sigmoid(logit: np.ndarray) -> np.ndarray:
@@ -50,10 +52,10 @@ def _sigmoid(logit: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("bound", list(Bound))
 def test_promises_are_kept_in_nine_of_ten_sets(bound: Bound) -> None:
     """On half of the patients, and on a population that the sets are drawn from."""
-    promise = Promise(PROMISE.path, PROMISE.report, PROMISE.alpha, bound=bound)
+    spec = GuaranteeSpec(SPEC.path, SPEC.report, SPEC.alpha, bound=bound)
     nodules, rng = patients(600, 0).nodules, np.random.default_rng(0)
     for experiment in (split_patients, draw_patients):
-        reached = experiment(nodules, promise, 1000, rng)
+        reached = experiment(nodules, spec, 1000, rng)
         assert reached.promised.mean() > 0.9
         assert reached.kept >= 0.9
         assert np.nanmin(reached.miss_rate) > 0
@@ -62,8 +64,8 @@ def test_promises_are_kept_in_nine_of_ten_sets(bound: Bound) -> None:
 def test_splits_count_on_patients_not_calibrated_on() -> None:
     """Two patients, one lost at every threshold: whoever is calibrated on, the other is counted."""
     nodules = ScoredNodules(np.array([0.9, -np.inf]), np.array([0.9, 0.0]), np.arange(2))
-    promise = Promise(straight_path(steps=3), report=0.95, alpha=0.95, delta=0.2)
-    reached = split_patients(nodules, promise, 50, np.random.default_rng(0))
+    spec = GuaranteeSpec(straight_path(steps=3), report=0.95, alpha=0.95, delta=0.2)
+    reached = split_patients(nodules, spec, 50, np.random.default_rng(0))
     assert 0 < reached.promised.mean() < 1
     assert set(reached.miss_rate[reached.promised]) == {1.0}
     assert reached.kept == pytest.approx(1 - reached.promised.mean())
@@ -74,13 +76,13 @@ def test_the_worst_that_any_set_could_have_had_stands_beside() -> None:
     """One patient of four is lost whatever is tried: half of two, and a quarter of them all."""
     edge = np.array([0.9, 0.9, 0.9, -np.inf])
     nodules, rng = ScoredNodules(edge, edge.clip(0), np.arange(4)), np.random.default_rng(0)
-    promise = Promise(straight_path(steps=3), report=0.8, alpha=0.9, delta=0.2)
+    spec = GuaranteeSpec(straight_path(steps=3), report=0.8, alpha=0.9, delta=0.2)
     for experiment, worst in ((split_patients, 0.5), (draw_patients, 0.25)):
-        told = experiment(nodules, promise, 20, rng).as_dict()
+        told = experiment(nodules, spec, 20, rng).as_dict()
         assert told["worst"] == pytest.approx(worst)
         assert told["kept"] == 1.0
         assert told["can_fail"] is False
-    never = split_patients(nodules, replace(promise, alpha=0.01), 20, rng).as_dict()
+    never = split_patients(nodules, replace(spec, alpha=0.01), 20, rng).as_dict()
     assert never["promised"] == 0.0
     assert never["can_fail"] is False
 
@@ -90,7 +92,9 @@ def test_level_on_test_patients_by_hand() -> None:
     edge, merged = np.array([0.2, 0.6, 0.6, 0.99]), np.array([0.9, 0.9, 0.9, 0.1])
     nodules = ScoredNodules(edge, merged, np.array(["a", "a", "b", "c"]))
     given = Guarantee(0.2, 0.1, 9, "0", True, "", 9)
-    found = level(nodules, Promise(PROMISE.path, 0.97, 0.2), Controlled(0.3, 0.5, given, 0.2, 0.1))
+    found = level(
+        nodules, GuaranteeSpec(SPEC.path, 0.97, 0.2), Controlled(0.3, 0.5, given, 0.2, 0.1)
+    )
     assert (found["patients"], found["nodules"], found["lost"]) == (3, 4, 1)
     assert found["miss_rate"] == pytest.approx(1 / 6)
     assert found["pooled"] == pytest.approx(1 / 4)
@@ -103,7 +107,7 @@ def test_cost_by_hand() -> None:
     none = ScoredNodules(np.ones(1), np.ones(1), np.ones(1))
     alarms = np.array([0.1, 0.5, 0.6, 0.99]), np.array([0.9, 0.2, 0.8, 0.0])
     given = Controlled(0.3, 0.5, Guarantee(0.2, 0.1, 9, "0", True, "", 9), 0.2, 0.1)
-    assert cost(Scores(none, *alarms, 2.0, True), PROMISE, given) == {
+    assert cost(Scores(none, *alarms, 2.0, True), SPEC, given) == {
         "escalated_per_scan": 1.0,
         "false_positives_per_scan": 1.0,
     }
@@ -113,7 +117,7 @@ def test_the_same_seed_gives_the_same_result() -> None:
     """And another one another."""
     scores = patients(80, 1)
     one, two, three = (
-        examine(scores, patients(50, 2), PROMISE, resamples=40, seed=s) for s in (5, 5, 6)
+        examine(scores, patients(50, 2), SPEC, resamples=40, seed=s) for s in (5, 5, 6)
     )
     assert one == two
     assert one["splits"] != three["splits"]

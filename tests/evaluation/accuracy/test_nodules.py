@@ -25,7 +25,7 @@ from evaluation.accuracy.nodules import (
     read_all,
     read_cube,
     read_scan,
-    save_curve,
+    save_chart,
     score_scan,
     surrounded,
 )
@@ -200,12 +200,12 @@ def test_curve_ends_at_the_right_rim() -> None:
 
 def test_picture_is_saved(tmp_path: Path) -> None:
     """A PNG that can be opened, or a typed refusal."""
-    save_curve(tmp_path / "froc.png", curve([0.9], [0.1]), "one")
+    save_chart(draw_curve(curve([0.9], [0.1]), "one"), tmp_path / "froc.png")
     opened = cv2.imread(str(tmp_path / "froc.png"))
     assert opened is not None
     assert opened.shape == (640, 900, 3)
     with pytest.raises(MissingData, match="cannot be written"):
-        save_curve(tmp_path / "nowhere" / "froc.png", curve([0.9], [0.1]), "one")
+        save_chart(draw_curve(curve([0.9], [0.1]), "one"), tmp_path / "nowhere" / "froc.png")
 
 
 LESION = Lesion((0.0, 0.0, 0.0), 20.0)

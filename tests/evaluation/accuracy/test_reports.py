@@ -18,10 +18,10 @@ from evaluation.accuracy.bootstrap import Interval
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.nodules import ScanScores
 from evaluation.accuracy.reports import (
-    StudyResult,
+    ReportScores,
     as_dict,
-    detect,
     operating_point,
+    read_one,
     read_phantom,
     split_truth,
     stage_times,
@@ -32,16 +32,16 @@ from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Nodule
 
 
-def result(hits: list[bool], false: int, refused: str = "") -> StudyResult:
+def result(hits: list[bool], false: int, refused: str = "") -> ReportScores:
     """A study with these lesions hit or missed and so many false findings."""
     lesion = Lesion((0.0, 0.0, 0.0), 10.0)
     best = np.where(np.array(hits, bool), 0.9, -np.inf)
     scores = ScanScores("a", np.full(false, 0.5), (lesion,) * len(hits), best)
     stages_s = {} if refused else {"read": 1.0, "screen": 0.5}
-    return StudyResult("a", scores, false + sum(hits), stages_s, "complete", refused)
+    return ReportScores("a", scores, false + sum(hits), stages_s, "complete", refused)
 
 
-UNKNOWN = StudyResult("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
+UNKNOWN = ReportScores("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
 
 
 def test_operating_point_counts_studies_with_truth() -> None:
@@ -102,8 +102,7 @@ def test_real_slab_from_files_to_result(
     centre = (57.24, 84.94, -115.62)
     marks = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
     line = scripted_line(marks)
-    truth = {slab.name: (Lesion(centre, 32.0),)}
-    (result,) = detect(line, [slab], truth, tmp_path)
+    result = read_one(line, slab, tmp_path, (Lesion(centre, 32.0),))
     assert (result.lesions, result.found, result.false, result.findings) == (1, 1, 1, 2)
     assert list(result.stages_s) == STAGES
     assert result.second_reading == "missing"
@@ -116,9 +115,9 @@ def test_study_that_is_refused_misses_its_lesion(
     """A folder without a CT is a refusal with its reason, and what it held was not found."""
     (tmp_path / "studies" / "bad").mkdir(parents=True)
     (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
-    truth = {"bad": (Lesion((0.0, 0.0, 0.0), 10.0),)}
-    folders = study_folders(tmp_path / "studies")
-    (result,) = detect(scripted_line([]), folders, truth, tmp_path / "out")
+    (study,) = study_folders(tmp_path / "studies")
+    lesions = (Lesion((0.0, 0.0, 0.0), 10.0),)
+    result = read_one(scripted_line([]), study, tmp_path / "out", lesions)
     assert (result.lesions, result.found, result.false) == (1, 0, 0)
     assert result.refused != ""
 
@@ -128,13 +127,13 @@ def test_study_that_the_truth_does_not_name(
 ) -> None:
     """Of such a study nothing is claimed."""
     (tmp_path / "in" / "x").mkdir(parents=True)
-    (result,) = detect(scripted_line([]), [tmp_path / "in" / "x"], {}, tmp_path / "out")
+    result = read_one(scripted_line([]), tmp_path / "in" / "x", tmp_path / "out", None)
     assert result.scores is None
 
 
 def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
     """No folder, or none with a sub-folder, is a typed error."""
-    with pytest.raises(MissingData, match="no folder"):
+    with pytest.raises(MissingData, match="not a folder"):
         study_folders(tmp_path / "nowhere")
     with pytest.raises(MissingData, match="no sub-folder"):
         study_folders(tmp_path)

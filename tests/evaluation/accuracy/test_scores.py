@@ -53,8 +53,8 @@ def test_a_file_of_cases_is_scored_as_the_product_scores(tmp_path: Path, kind: s
     merged = 1 / (1 + np.exp(-np.array([0.5 * 1 + 0.5 * 1, 0.5 * 3 + 0.5 * 1])))
     np.testing.assert_allclose(scores.nodules.merged, [*merged, 0.0])
     assert scores.nodules.patient.tolist() == ["a", "b", "a"]
-    np.testing.assert_allclose(scores.alarms_edge, [1 / (1 + np.e)])
-    assert (scores.scans, scores.owned) == (2.5, True)
+    np.testing.assert_allclose(scores.false_edge, [1 / (1 + np.e)])
+    assert (scores.scans, scores.patients_known) == (2.5, True)
 
 
 def test_nodules_without_owners_are_patients_of_their_own(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_nodules_without_owners_are_patients_of_their_own(tmp_path: Path) -> Non
     cases = {k: v for k, v in CASES.items() if "patient" not in k}
     scores = read_scores(write(tmp_path, cases), FITTED)
     assert len(set(scores.nodules.patient)) == 3
-    assert not scores.owned
+    assert not scores.patients_known
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_files_are_joined_by_patient(tmp_path: Path) -> None:
     """Nodules and alarms of both; a label that both know is one patient."""
     one = read_scores(write(tmp_path, CASES), FITTED)
     both = joined([one, one])
-    assert (len(both.nodules), both.scans, both.alarms_edge.size) == (6, 5.0, 2)
+    assert (len(both.nodules), both.scans, both.false_edge.size) == (6, 5.0, 2)
     assert len(set(both.nodules.patient)) == 2
 
 

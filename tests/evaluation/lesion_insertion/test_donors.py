@@ -1,5 +1,3 @@
-"""Nodules cut out of their cubes: what comes with them and what stays."""
-
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,21 +1,16 @@
-"""Implants on a scan's own grid: place, size, density, and what is left alone.
-
-Copies of scans: who is implanted, how often, how large, how far apart.
-"""
-
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
 from evaluation.lesion_insertion.donors import Donor, cut_donor
-from evaluation.lesion_insertion.hosts import Room, Taken
+from evaluation.lesion_insertion.hosts import FreeSpace, Occupied
 from evaluation.lesion_insertion.insert import (
     APART_MM,
     MASS_MM,
-    Implant,
-    Ready,
-    implanted,
+    Insertion,
+    PreparedHost,
+    insert,
     masses,
     plan_masses,
     plan_nodules,
@@ -45,9 +40,8 @@ def dense(volume: Volume, before: Volume) -> tuple[float, FloatArray]:
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (3.0, 0.8, 0.8)])
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: float) -> None:
-    """A ball is found where it was put, as large as it was to be, whatever the grid."""
     before, point = chest(spacing), in_lung(1, 1.3)
-    after = implanted(before, [Implant(0, donor(), scale, centre_mm=point, lung_hu=LUNG_HU)])
+    after = insert(before, [Insertion(0, donor(), scale, centre_mm=point, lung_hu=LUNG_HU)])
     size, centre = dense(after, before)
     assert centre == pytest.approx(np.array(point), abs=0.3)
     assert size == pytest.approx(np.pi / 6 * (10 * scale) ** 3, rel=0.2)
@@ -56,7 +50,7 @@ def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: fl
 def test_no_seam_where_lungs_differ() -> None:
     """Lung of -900 HU becomes the host's -850; nothing around the nodule is darker."""
     before = chest((1.0, 1.0, 1.0))
-    after = implanted(before, [Implant(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
+    after = insert(before, [Insertion(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
     changed = after.hu != before.hu
     assert changed.any()
     assert after.hu[changed].min() >= LUNG_HU - 8
@@ -66,8 +60,8 @@ def test_a_wall_is_never_made_less_dense() -> None:
     """A mass at the wall leaves the wall as it is, and the original untouched."""
     before = chest((1.0, 1.0, 1.0))
     copy = before.hu.copy()
-    after = implanted(
-        before, [Implant(0, donor(), 3.0, centre_mm=in_lung(0, -36.0), lung_hu=LUNG_HU)]
+    after = insert(
+        before, [Insertion(0, donor(), 3.0, centre_mm=in_lung(0, -36.0), lung_hu=LUNG_HU)]
     )
     assert (after.hu[copy == TISSUE_HU] >= TISSUE_HU - 1).all()
     assert (before.hu == copy).all()
@@ -78,23 +72,24 @@ def test_vessels_end_in_a_solid_nodule() -> None:
     before = chest((1.0, 1.0, 1.0))
     z, y, x = (round(float(v)) for v in before.geometry.to_index(in_lung(0)))
     before.hu[z, y, x - 15 : x + 15] = 200
-    after = implanted(before, [Implant(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
+    after = insert(before, [Insertion(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
     assert after.hu[z, y, x] == pytest.approx(TISSUE_HU, abs=6)
     assert after.hu[z, y, x + 12] == 200
 
 
-def test_an_implant_beside_the_scan_changes_nothing() -> None:
-    """A place that the scan does not show has no voxels."""
+def test_an_insertion_beside_the_scan_changes_nothing() -> None:
     before = chest()
-    after = implanted(before, [Implant(0, donor(), centre_mm=(5000.0, 0.0, 0.0), lung_hu=LUNG_HU)])
+    after = insert(before, [Insertion(0, donor(), centre_mm=(5000.0, 0.0, 0.0), lung_hu=LUNG_HU)])
     assert (after.hu == before.hu).all()
 
 
 @pytest.fixture(scope="module")
-def ready() -> Ready:
+def ready() -> PreparedHost:
     """The plain chest, with a place taken in its right lung."""
     chest = host()
-    return Ready(chest, Room.of(preprocess(chest.volume)), (Taken(in_lung(0), 10.0),))
+    return PreparedHost(
+        chest, FreeSpace.of(preprocess(chest.volume)), (Occupied(in_lung(0), 10.0),)
+    )
 
 
 def donors(*diameters_mm: float) -> list[Donor]:
@@ -103,14 +98,13 @@ def donors(*diameters_mm: float) -> list[Donor]:
     return [donor for donor in found if donor is not None]
 
 
-def test_every_nodule_is_implanted_once(ready: Ready) -> None:
-    """Seven nodules make three copies of three at most, each apart from the others."""
-    copies, left = plan_nodules([ready], donors(*[6.0] * 7), 3, np.random.default_rng(0))
-    assert not left
-    assert [len(copy.implants) for copy in copies] == [3, 3, 1]
-    assert sorted(one.donor_id for copy in copies for one in copy.implants) == list(range(7))
-    for copy in copies:
-        places = [np.array(one.centre_mm) for one in copy.implants]
+def test_every_nodule_is_inserted_once(ready: PreparedHost) -> None:
+    scans, not_placed = plan_nodules([ready], donors(*[6.0] * 7), 3, np.random.default_rng(0))
+    assert not not_placed
+    assert [len(scan.insertions) for scan in scans] == [3, 3, 1]
+    assert sorted(one.donor_id for scan in scans for one in scan.insertions) == list(range(7))
+    for scan in scans:
+        places = [np.array(one.centre_mm) for one in scan.insertions]
         for number, place in enumerate(places):
             assert np.linalg.norm(place - in_lung(0)) > 13
             others = places[:number] + places[number + 1 :]
@@ -124,18 +118,16 @@ def test_masses_are_scaled_up_and_never_down() -> None:
     assert [one.diameter_mm for one in found] == pytest.approx(list(MASS_MM))
 
 
-def test_a_mass_without_room_is_left(ready: Ready) -> None:
-    """What fits into no lung is named, not forgotten; a copy holds one mass."""
-    copies, left = plan_masses([ready], donors(20.0), np.random.default_rng(0))
-    assert len(copies) + len(left) == len(MASS_MM)
-    assert copies
-    assert all(len(copy.implants) == 1 and copy.masses for copy in copies)
+def test_a_mass_without_room_is_left(ready: PreparedHost) -> None:
+    scans, not_placed = plan_masses([ready], donors(20.0), np.random.default_rng(0))
+    assert len(scans) + len(not_placed) == len(MASS_MM)
+    assert scans
+    assert all(len(scan.insertions) == 1 and scan.masses for scan in scans)
 
 
-def test_the_same_seed_gives_the_same_copies(ready: Ready) -> None:
-    """Places follow from the seed alone."""
+def test_the_same_seed_gives_the_same_scans(ready: PreparedHost) -> None:
     plans = [
         plan_nodules([ready], donors(6.0, 8.0), 2, np.random.default_rng(5))[0] for _ in range(2)
     ]
-    places = [[one.centre_mm for copy in plan for one in copy.implants] for plan in plans]
+    places = [[one.centre_mm for scan in plan for one in scan.insertions] for plan in plans]
     assert places[0] == places[1]

@@ -1,5 +1,3 @@
-"""Scans with implants through a reader that sees what is bright, from the volume on."""
-
 from __future__ import annotations
 
 import json
@@ -13,14 +11,12 @@ from evaluation.accuracy.subgroups import Traits
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.command import draw_sheet, save_sheet, tables
 from evaluation.lesion_insertion.donors import cut_donor
-from evaluation.lesion_insertion.hosts import of_splits
-from evaluation.lesion_insertion.insert import Copy, Implant
+from evaluation.lesion_insertion.insert import Insertion, PreparedHost, SyntheticScan
 from evaluation.lesion_insertion.scans import (
-    HostScores,
     as_dict,
     least_score,
-    read_copies,
-    read_host,
+    prepare_host,
+    read_synthetic,
     scored,
 )
 from imaging.preprocess import Preprocessed
@@ -28,45 +24,45 @@ from models.markdown import Rows
 from models.runtime.detection import Candidate
 from tests.evaluation.plain_chest import LUNG_HU, bright, host, in_lung, nodule
 
-ALARM_MM = in_lung(1, 20.0)
+FALSE_MM = in_lung(1, 20.0)
 
 
 def reads(box: Preprocessed) -> list[Candidate]:
-    """What is bright, and one place that is always suspected."""
-    z, y, x = (float(v) for v in box.geometry.to_index(ALARM_MM))
-    return [*bright(box), Candidate(ALARM_MM, (z, y, x), 5.0, 0.6)]
+    """Candidates where it is bright, and one that is always false."""
+    z, y, x = (float(v) for v in box.geometry.to_index(FALSE_MM))
+    return [*bright(box), Candidate(FALSE_MM, (z, y, x), 5.0, 0.6)]
 
 
 @pytest.fixture(scope="module")
-def untouched() -> HostScores:
+def untouched() -> PreparedHost:
     """The plain chest, read."""
-    return read_host(host(), reads)
+    return prepare_host(host(), reads)
 
 
-def copy(untouched: HostScores, *shifts_mm: float, masses: bool = False) -> Copy:
-    """A copy with nodules of 10 mm in the right lung at these places."""
+def synthetic(untouched: PreparedHost, *shifts_mm: float, masses: bool = False) -> SyntheticScan:
+    """A scan with nodules of 10 mm inserted into the right lung at these places."""
     donor = cut_donor(*nodule(10.0))
     assert donor is not None
-    implants = [
-        Implant(0, donor, 3.0 if masses else 1.0, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU)
+    insertions = [
+        Insertion(0, donor, 3.0 if masses else 1.0, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU)
         for shift in shifts_mm
     ]
-    return Copy(untouched.ready, tuple(implants), masses)
+    return SyntheticScan(untouched, tuple(insertions), masses)
 
 
-def test_alarms_are_those_of_the_untouched_scan(untouched: HostScores) -> None:
-    """However many copies were read, the scan's alarm counts once."""
-    read = read_copies([copy(untouched, 0.0), copy(untouched, 10.0)], [untouched], reads)
-    found = [one for each in read for one in each.found]
+def test_false_positives_are_those_of_the_host(untouched: PreparedHost) -> None:
+    """However many synthetic scans are read, the host's false positive counts once."""
+    read = [read_synthetic(synthetic(untouched, shift), reads) for shift in (0.0, 10.0)]
+    found = [one for each in read for one in each.insertions]
     whole = scored(found, [untouched])
     assert whole.false_score.tolist() == [0.6]
     assert whole.scans == 1
     assert [one.score for one in found] == [pytest.approx(0.54), pytest.approx(0.64)]
-    assert [each.brought for each in read] == [(), ()]
+    assert [each.extra for each in read] == [(), ()]
 
 
-def test_what_only_a_copy_has_is_told_apart(untouched: HostScores) -> None:
-    """A mark beside the implant and away from the untouched scan's was brought by it."""
+def test_extra_detections_are_counted_apart(untouched: PreparedHost) -> None:
+    """A detection beside the insertion, and away from the host's, is caused by it."""
 
     def nervous(box: Preprocessed) -> list[Candidate]:
         found = reads(box)
@@ -74,14 +70,14 @@ def test_what_only_a_copy_has_is_told_apart(untouched: HostScores) -> None:
         z, y, x = (float(v) for v in box.geometry.to_index(extra))
         return [*found, Candidate(extra, (z, y, x), 5.0, 0.9)]
 
-    (read,) = read_copies([copy(untouched, 10.0)], [untouched], nervous)
-    assert read.brought == (0.9,)
+    assert read_synthetic(synthetic(untouched, 10.0), nervous).extra == (0.9,)
 
 
-def result(untouched: HostScores) -> dict[str, object]:
-    """Two nodules found, one of them below the alarm, and a mass."""
-    copies = [copy(untouched, 0.0), copy(untouched, 10.0), copy(untouched, 0.0, masses=True)]
-    read = read_copies(copies, [untouched], reads)
+def result(untouched: PreparedHost) -> dict[str, object]:
+    """Two nodules found, one of them below the false positive, and a mass."""
+    scans = [synthetic(untouched, 0.0), synthetic(untouched, 10.0)]
+    scans.append(synthetic(untouched, 0.0, masses=True))
+    read = [read_synthetic(scan, reads) for scan in scans]
     one = np.array([10.0])
     found = as_dict(
         read, [untouched], Traits(one, one / 2, one / 2, one / 10), resamples=20, seed=0
@@ -89,8 +85,8 @@ def result(untouched: HostScores) -> dict[str, object]:
     return {"stage": "edge", "split": "test", "not_placed": ["a, 60 mm, patients"], **found}
 
 
-def test_json_has_figures_subgroups_and_masses(untouched: HostScores) -> None:
-    """One of two nodules is above the alarm; the mass is found; all of it is plain JSON."""
+def test_json_has_figures_subgroups_and_masses(untouched: PreparedHost) -> None:
+    """One of two nodules is above the false positive; the mass is found; all is plain JSON."""
     said = json.loads(json.dumps(result(untouched), allow_nan=False))
     group = said["groups"]["patients"]
     assert list(said["groups"]) == ["patients"]
@@ -108,7 +104,7 @@ def test_json_has_figures_subgroups_and_masses(untouched: HostScores) -> None:
 
 
 def test_operating_point_is_the_lowest_threshold_allowed() -> None:
-    """One alarm a scan on two scans leaves two of three; where all are allowed nothing is cut."""
+    """One a scan on two scans leaves two of three; where all are allowed there is no threshold."""
     of = Scored(
         nodule_score=np.array([0.1]),
         nodule_group=np.array([0]),
@@ -121,7 +117,7 @@ def test_operating_point_is_the_lowest_threshold_allowed() -> None:
     assert least_score(of, 2.0) == -np.inf
 
 
-def test_every_table_says_what_it_is(untouched: HostScores) -> None:
+def test_every_table_says_what_it_is(untouched: PreparedHost) -> None:
     """The title of each table says semi-synthetic."""
     said = result(untouched)
     shown = tables(said)
@@ -129,9 +125,9 @@ def test_every_table_says_what_it_is(untouched: HostScores) -> None:
     assert any("a, 60 mm" in str(t) for t in shown)
 
 
-def test_sheet_shows_before_and_after(untouched: HostScores, tmp_path: Path) -> None:
+def test_sheet_shows_before_and_after(untouched: PreparedHost, tmp_path: Path) -> None:
     """The sheet is a picture with bright nodules; a folder that is not there is an error."""
-    sheet = draw_sheet([copy(untouched, 0.0, 15.0)])
+    sheet = draw_sheet([synthetic(untouched, 0.0, 15.0)])
     assert sheet.ndim == 2
     tile = sheet.shape[0] // 2
     assert sheet[tile:].max() > 150
@@ -139,15 +135,3 @@ def test_sheet_shows_before_and_after(untouched: HostScores, tmp_path: Path) -> 
     assert (tmp_path / "sheet.png").stat().st_size > 1000
     with pytest.raises(MissingData):
         save_sheet(tmp_path / "none" / "sheet.png", sheet)
-
-
-def test_training_scans_are_no_hosts(tmp_path: Path) -> None:
-    """Roles decide; without such a column every scan may serve, and none left is an error."""
-    folders = [tmp_path / name for name in ("a", "b")]
-    table = tmp_path / "scans.csv"
-    table.write_text("scan,role\na,train\nb,test\n")
-    assert of_splits(folders, table, ("test",)) == folders[1:]
-    with pytest.raises(MissingData):
-        of_splits(folders, table, ("val",))
-    table.write_text("scan\na\nb\n")
-    assert of_splits(folders, table, ("test",)) == folders
