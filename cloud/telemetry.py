@@ -1,4 +1,4 @@
-"""Prometheus metrics, in a registry of their own, and structured logs."""
+"""Prometheus metrics, in a separate registry, and structured logs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Telemetry:
         self._compute.observe(compute_s)
 
     def compute_wasted(self, compute_s: float) -> None:
-        """Count model time whose result nobody used."""
+        """Count model time whose result was not used."""
         self._wasted.inc(compute_s)
 
     @contextlib.contextmanager

@@ -90,7 +90,7 @@ class Stage(Protocol):
     """Reads batches, each as a whole; every `run` must follow one `enter`."""
 
     async def enter(self) -> None:
-        """Wait until a batch could start at once, and reserve that place for the caller."""
+        """Wait until a batch could start at once, and reserve the stage for the caller."""
 
     async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
         """Read ROIs uint8 ``(n, z, y, x)``; ``is_wanted`` is asked before each step.
@@ -102,7 +102,7 @@ class Stage(Protocol):
 
 
 class WorkerStage:
-    """Runs a model: whole, or in its steps, each in a worker thread of its own."""
+    """Runs a whole model, or its steps, in one worker thread each."""
 
     def __init__(self, reader: Reader | SteppedReader, *, clock: Clock = time.monotonic) -> None:
         self._name, self._clock = reader.name, clock

@@ -1,7 +1,7 @@
 """Conversion of the contract's values (`protos.messages`) to protobuf and back.
 
 Decoding checks the form: fields are present, voxels fill their shape and match their checksum.
-What is sensible or allowed is for the service to check.
+The service checks the values.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class AdmissionControl:
     @property
     def queue_s(self) -> float:
         """Seconds that a routine ROI with a late deadline would wait if it arrived now."""
+        # the rest of the running batch, and the full batches that wait
         full = self._timing.efficient_size()
         before_s = len(self._queue) // full * self._timing.interval.estimate_s(full)
         return max(0.0, self._start_s() - self._clock()) + before_s
@@ -53,12 +54,14 @@ class AdmissionControl:
             Overloaded: the queue is full, or the site has used up its quota.
             DeadlineUnmeetable: the answer would be late, or make others late.
         """
+        # equal but for their numbers: if the first is rejected, all are
         now_s = self._clock()
         entries = [
             QueueEntry(deadline=deadline, priority=priority, arrived_s=now_s, site=site)
             for _ in range(rois)
         ]
         self.admit(entries[0])
+        # then as many as have a place without preemption, and of those as many as are in time
         most = max(1, quota_left(entries[0], self._queue, self._max_queued))
         if rois == 1 or not self._by_deadline:
             return min(rois, most)
@@ -74,6 +77,7 @@ class AdmissionControl:
             OverreadError: ``entry`` is rejected, see `check`.
         """
         errors: dict[int, OverreadError] = {}
+        # first the place in the queue, then the time: what leaves for the one helps the other
         over_quota = preempt_for_quota(entry, self._queue, self._max_queued, entry.arrived_s)
         for one in over_quota:
             errors[one.number] = Overloaded(
@@ -93,7 +97,7 @@ class AdmissionControl:
     def is_probe(self, deadline: Deadline) -> bool:
         """Tell whether an ROI is read whatever its forecast: the service is idle, its cost stale.
 
-        Otherwise, after a stall, the high estimate would reject all that could correct it.
+        Otherwise the high estimate after a stall would reject every ROI that could correct it.
         """
         idle = not self.running_batches and self._clock() - self.last_batch_s > STALE_S
         return idle and not len(self._queue) and not deadline.passed
@@ -102,7 +106,7 @@ class AdmissionControl:
         """Return when the next batch may start; an overrun is expected to last as long again."""
         now_s = self._clock()
         if math.isinf(self.stage_free_s) or now_s <= self.stage_free_s:
-            return max(now_s, self.stage_free_s)
+            return max(now_s, self.stage_free_s)  # no batch runs, or it is within its time
         return now_s + (now_s - self.stage_free_s)
 
 
@@ -162,6 +166,7 @@ def count_admissible(
     def late_anyway() -> set[int]:
         return _late(*_plan(queue, [], free_s, timing))
 
+    # as in `preempt_for_deadline`, for the first n at once
     def too_many(n: int) -> bool:
         order, slots = _plan(queue, newcomers[:n], free_s, timing)
         if late := _late(order, slots):
@@ -182,6 +187,7 @@ def _plan(
     without: Collection[QueueEntry] = (),
 ) -> tuple[list[QueueEntry], list[Slot]]:
     """Return the queue with ``newcomers`` in reading order, and the slot of each entry."""
+    # when routine entries age depends on the pace of reading: that of full batches
     full = timing.efficient_size()
     interval_s = timing.interval.estimate_s(full) / full
     order = queue.in_order(free_s, newcomers, interval_s=interval_s, without=without)

@@ -137,7 +137,7 @@ class Batcher:
             result=asyncio.get_running_loop().create_future(),
             is_probe=is_probe,
         )
-        # nobody is preempted before the voxels proved sound
+        # only now, since invalid voxels must not preempt any
         self._telemetry.rois_preempted(len(preempted))
         for gone, error in preempted:
             gone.result.set_exception(error)
@@ -272,10 +272,12 @@ class BatchFormer:
         """
         if not (waiting := self._queue.waiting()):
             return math.inf
+        # full, or nothing more is to come: start now
         efficient = self._timing.efficient_size()
         full = efficient if self._by_deadline else self._timing.max_batch
         if len(waiting) >= full or (self._by_deadline and self._announced_rois() == 0):
             return 0.0
+        # otherwise until the oldest ROI has waited enough, or the earliest deadline is at risk
         delay_s = min(roi.arrived_s for roi in waiting) + self._max_delay_s - self._clock()
         if not self._by_deadline:
             return delay_s
@@ -283,7 +285,7 @@ class BatchFormer:
         return min(delay_s, soonest_s - self._timing.latency.bound_s(len(waiting)))
 
     def _reject_late(self) -> None:
-        """Reject the ROIs that can no longer be answered in time, even in a batch of their own."""
+        """Reject the ROIs that can no longer be answered in time, even if read alone."""
         if not self._by_deadline:
             return
         alone_s = self._timing.latency.bound_s(1)

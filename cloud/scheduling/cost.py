@@ -80,8 +80,10 @@ class CostModel:
         return self._efficient_sizes[most]
 
     def _find_efficient_size(self, most: int) -> int:
+        # about one size was seen: try the full size if that was small, half of it otherwise
         if self._variance() <= MIN_SPREAD * most**2:
             return most if 2 * self._n <= most * self._weight else (most + 1) // 2
+        # seconds of each ROI fall with the size of the batch: the first size below the limit
         limit_s = EFFICIENT * (self._fixed_s / most + self._per_roi_s)
         sizes = range(1, most)
         return next((n for n in sizes if self._fixed_s / n + self._per_roi_s <= limit_s), most)

@@ -110,6 +110,7 @@ class _SiteSelector:
     def _least_usage(self) -> float:
         """Return the least usage of all sites that wait."""
         while True:
+            # the top is out of date if its site has nothing left, or was served since
             seen, site = self._by_usage[0]
             if site not in self._entries:
                 heappop(self._by_usage)

@@ -35,6 +35,7 @@ def batch_size(entries: Sequence[QueueEntry], start_s: float, timing: BatchTimin
     soonest_s, n = entries[0].deadline.at_s, 1
     most = min(timing.efficient_size(), len(entries))
     while n < most:
+        # one more ROI delays the whole batch: the earliest deadline in it must still hold
         soonest_s = min(soonest_s, entries[n].deadline.at_s)
         if start_s + timing.latency.bound_s(n + 1) > soonest_s:
             break
@@ -54,7 +55,7 @@ def forecast(entries: Sequence[QueueEntry], free_s: float, timing: BatchTiming) 
     slots: list[Slot] = []
     start_s, alone_s = free_s, timing.latency.bound_s(1)
     while (at := len(slots)) < len(entries):
-        # too late even in a batch of its own: it will not be read, and delays nothing
+        # late even if it is read alone: it will not be read, and delays nothing
         if start_s + alone_s > entries[at].deadline.at_s:
             slots.append(Slot(start_s, start_s + alone_s))
             continue

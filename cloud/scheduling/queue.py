@@ -75,7 +75,7 @@ class Queue:
         ``newcomers``, all of one site, are placed as if they waited; ``without`` are left out.
         """
         self._drop_cancelled()
-        usage = self._usage.copy()
+        usage = self._usage.copy()  # the real usage must not change
         entries: list[QueueEntry] = [one for one in self._rois if one not in without]
         if newcomers:
             usage.join(newcomers[0].site, {waiting.site for waiting in entries})
@@ -110,7 +110,7 @@ class Queue:
         if not self.rules.by_deadline:
             yield from sorted(entries, key=lambda entry: entry.number)
             return
-        # two lanes, each fair between sites by itself; both charge the same usage
+        # two lanes, each fair between sites; both charge the same usage
         stat = [entry for entry in entries if entry.priority is Priority.STAT]
         routine = [entry for entry in entries if entry.priority is not Priority.STAT]
         stat_lane, routine_lane = (

@@ -36,7 +36,7 @@ def preempt_for_quota(
     largest = max(by_weight, key=lambda site: by_weight[site], default=newcomer.site)
     preempted: list[QueueEntry] = []
     if held and own >= share * weight(newcomer.site):
-        # over its own quota: only stat gets in, in the place of its own site's routine work
+        # over its quota: only stat is admitted, in the place of routine work of the same site
         if stat:
             preempted = _last_routine(queue, now_s, lambda one: one.site == newcomer.site)
         quota = math.ceil(share * weight(newcomer.site))
@@ -59,6 +59,7 @@ def preempt_for_quota(
 
 def quota_left(newcomer: QueueEntry, queue: Queue, most: int) -> int:
     """Return how many ROIs like ``newcomer`` have a place without preempting any."""
+    # beside other sites the quota counts, alone only the size of the queue
     held, free = _held(queue), most - len(queue)
     own = held.pop(newcomer.site, 0)
     if held:
@@ -131,6 +132,7 @@ class StreamQuota:
 
     def _exceeds(self, site: str, limit: int) -> bool:
         """Tell whether ``site`` has reached ``limit`` under contention with other sites."""
+        # contention: others have streams open too, and half of all streams are open
         own, total = self._open[site], self._open.total()
         return own >= limit and total > own and 2 * total >= self._most
 
