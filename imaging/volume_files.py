@@ -36,7 +36,6 @@ _NIFTI_VERSIONS: tuple[type[Nifti1Header], ...] = (Nifti1Header, Nifti2Header)
 _NIFTI_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024}  # codes of integers and floats (nifti1.h)
 _MAX_NIFTI_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
 _GZIP_MAGIC = b"\x1f\x8b"
-
 FORMATS = {
     ".nii": "NIfTI",
     ".nii.gz": "NIfTI",
@@ -45,7 +44,6 @@ FORMATS = {
     ".mhd": "MetaImage",
     ".mha": "MetaImage",
 }
-
 _IO = {"NIfTI": "NiftiImageIO", "NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
 _DIRECTION_TOLERANCE = 1e-3
 

@@ -30,6 +30,11 @@ HEADER_KEYWORDS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The attributes that are read of each file; all others are skipped unparsed."""
+DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+MAX_FILES = 20_000
+"""More files than any one examination has: a wrong folder rather than a study."""
+_MAGIC = slice(128, 132)
+_HEAD_BYTES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,14 +132,6 @@ def _transfer_syntax(data: Dataset) -> str:
 
 def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:120]
-
-
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
-MAX_FILES = 20_000
-"""More files than any one examination has: a wrong folder rather than a study."""
-
-_MAGIC = slice(128, 132)
-_HEAD_BYTES = 512
 
 
 def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -15,6 +15,10 @@ from imaging.volume import HuArray
 
 MAX_SIDE = 4096
 """Rows or columns: eight times the usual 512; beyond it the header is damaged."""
+AIR_HU, MAX_HU = -1024, 32767
+_HIGHEST_AIR_HU, _LOWEST_TISSUE_HU = -200, 0
+_TISSUE_HU = (-950.0, 1500.0)
+"""HU of the body; a padding value in this range is accepted only where it fills a corner."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,6 @@ def _as_stored(value: int, signed: bool) -> int:
     """Convert a value to the sign of the pixels: scanners write 63536 where they mean -2000."""
     wrapped = value & 0xFFFF
     return wrapped - 0x10000 if signed and wrapped >= 0x8000 else wrapped
-
-
-AIR_HU, MAX_HU = -1024, 32767
-
-_HIGHEST_AIR_HU, _LOWEST_TISSUE_HU = -200, 0
-_TISSUE_HU = (-950.0, 1500.0)
-"""HU of the body; a padding value in this range is accepted only where it fills a corner."""
 
 
 def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray) -> None:

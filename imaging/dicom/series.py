@@ -13,7 +13,6 @@ from imaging.dicom.stack import Stack, slice_of, stack_of
 from imaging.errors import IrregularGeometry, NotCt, StudyError, UnreadableFile
 
 MAX_FRAMES = 4096
-
 _MACROS = (
     "PixelMeasuresSequence",
     "PlanePositionSequence",
@@ -21,61 +20,9 @@ _MACROS = (
     "PixelValueTransformationSequence",
     "CTAcquisitionDetailsSequence",
 )
-
-
-def frames_of(image: Instance) -> list[Instance]:
-    """Split a multi-frame image (Enhanced CT) into one instance per frame.
-
-    Each gets the values of its functional groups at the top level: a value of the shared groups
-    holds for every frame, one of the per-frame groups for its own (DICOM PS3.3, C.7.6.16). A
-    single-frame image is returned as it is.
-
-    Raises:
-        UnreadableFile: the groups are damaged, or their number is not that of the frames.
-        IrregularGeometry: there are several frames without positions.
-    """
-    count = image.integer("NumberOfFrames") or 1
-    if "PerFrameFunctionalGroupsSequence" not in image.data:
-        if count == 1:
-            return [image]
-        reason = f"{count} frames without functional groups: send the original series"
-        raise IrregularGeometry(reason, image.file)
-    try:
-        return _flattened(image, count)
-    # Nested values fail in pydicom as top-level ones do: with any exception.
-    except Exception as error:
-        reason = f"damaged functional groups ({type(error).__name__}: {error})"[:160]
-        raise UnreadableFile(f"{reason}: send the file again", image.file) from None
-
-
-def _flattened(image: Instance, count: int) -> list[Instance]:
-    shared = image.data.get("SharedFunctionalGroupsSequence") or [Dataset()]
-    groups = list(image.data.PerFrameFunctionalGroupsSequence)
-    if len(groups) != count or count > MAX_FRAMES:
-        raise ValueError(f"{len(groups)} groups for {count} frames, at most {MAX_FRAMES}")
-    top = Dataset()
-    top.update({e.tag: e for e in image.data if "FunctionalGroups" not in e.keyword})
-    return [
-        Instance(image.file, _merged(top, shared[0], group), image.transfer_syntax, frame)
-        for frame, group in enumerate(groups)
-    ]
-
-
-def _merged(top: Dataset, shared: Dataset, own: Dataset) -> Dataset:
-    """Copy the values of both groups of one frame to the top level."""
-    flat = Dataset()
-    flat.update(top)
-    for group in (shared, own):
-        for macro in _MACROS:
-            for item in group.get(macro, [])[:1]:
-                flat.update(item)
-    return flat
-
-
 COVERS_LUNGS_MM = 200.0
 """An adult's lungs are 200 mm or more from apex to base."""
 _LONG_SHARE = 0.8  # of the longest series, where none covers the lungs
-
 _NOT_SLICES = {"LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT"} | {
     *("PROJECTION IMAGE", "VOLREN", "SCREEN SAVE", "SCREENSHOT", "DOSE", "DOSE_INFO", "DOSE INFO")
 }
@@ -235,3 +182,52 @@ def _compared(one: Series, stacks: dict[Series, Stack]) -> str:
     stack = stacks[one]
     size = f"{_thickness_mm(stack):g} mm slices over {stack.extent_mm:.0f} mm"
     return f"{size}, another series was preferred"
+
+
+def frames_of(image: Instance) -> list[Instance]:
+    """Split a multi-frame image (Enhanced CT) into one instance per frame.
+
+    Each gets the values of its functional groups at the top level: a value of the shared groups
+    holds for every frame, one of the per-frame groups for its own (DICOM PS3.3, C.7.6.16). A
+    single-frame image is returned as it is.
+
+    Raises:
+        UnreadableFile: the groups are damaged, or their number is not that of the frames.
+        IrregularGeometry: there are several frames without positions.
+    """
+    count = image.integer("NumberOfFrames") or 1
+    if "PerFrameFunctionalGroupsSequence" not in image.data:
+        if count == 1:
+            return [image]
+        reason = f"{count} frames without functional groups: send the original series"
+        raise IrregularGeometry(reason, image.file)
+    try:
+        return _flattened(image, count)
+    # Nested values fail in pydicom as top-level ones do: with any exception.
+    except Exception as error:
+        reason = f"damaged functional groups ({type(error).__name__}: {error})"[:160]
+        raise UnreadableFile(f"{reason}: send the file again", image.file) from None
+
+
+def _flattened(image: Instance, count: int) -> list[Instance]:
+    shared = image.data.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    groups = list(image.data.PerFrameFunctionalGroupsSequence)
+    if len(groups) != count or count > MAX_FRAMES:
+        raise ValueError(f"{len(groups)} groups for {count} frames, at most {MAX_FRAMES}")
+    top = Dataset()
+    top.update({e.tag: e for e in image.data if "FunctionalGroups" not in e.keyword})
+    return [
+        Instance(image.file, _merged(top, shared[0], group), image.transfer_syntax, frame)
+        for frame, group in enumerate(groups)
+    ]
+
+
+def _merged(top: Dataset, shared: Dataset, own: Dataset) -> Dataset:
+    """Copy the values of both groups of one frame to the top level."""
+    flat = Dataset()
+    flat.update(top)
+    for group in (shared, own):
+        for macro in _MACROS:
+            for item in group.get(macro, [])[:1]:
+                flat.update(item)
+    return flat

@@ -15,8 +15,29 @@ from imaging.volume import FloatArray, Geometry, triple
 
 MIN_PIXEL_MM, MAX_PIXEL_MM = 0.05, 3.0
 """Limits of the pixel spacing of a chest CT: a field of view of 500 mm in 512 pixels is 0.98 mm."""
-
 _UNIT_TOLERANCE = 0.01  # of a direction cosine; some scanners write three digits
+MIN_EXTENT_MM = 20.0
+"""A shorter volume does not hold a nodule with its surroundings."""
+MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0
+MAX_GAP_MM = 3.0
+"""Tissue between two slices that neither of them shows: a small nodule could be missed in it."""
+MAX_VOXELS = 4096 * 512 * 512
+"""About 2 GB of HU."""
+DUPLICATE_MM = 0.01
+"""Slices nearer than this have the same position."""
+POSITION_TOLERANCE_MM = 0.1
+"""How far a slice may be off the uniform grid between the first and the last.
+
+Scanners write positions with as little as one decimal, so that a slice and the grid's ends are
+each off by up to 0.05 mm. The tolerance is a tenth of the networks' voxel.
+"""
+SHIFT_TOLERANCE_MM = 0.5
+"""How far a slice may be off the line through the first slice along the normal: half the
+networks' voxel. A gantry tilt of one degree moves the last slice of 300 mm by 5 mm."""
+_COSINE_TOLERANCE = 2e-3  # 0.1 degree
+_SPACING_TOLERANCE = 1e-3  # of the pixel spacing, relative
+_MIN_TILT_DEG = 1.0
+_AXIAL_COSINE = np.cos(np.pi / 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +69,24 @@ class Slice:
         # the axes are perpendicular only to within rounding, and so is the length of the product
         normal = np.cross(self.axes[0], self.axes[1])
         return np.asarray(normal / np.linalg.norm(normal))
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Slices in the order of the patient's axis, feet to head, with the volume's geometry."""
+
+    slices: tuple[Slice, ...]
+    geometry: Geometry
+
+    @property
+    def spacing_mm(self) -> float:
+        """Distance between neighbouring slices."""
+        return self.geometry.spacing_mm[0]
+
+    @property
+    def extent_mm(self) -> float:
+        """Length along the normal; every slice counts with its spacing."""
+        return len(self.slices) * self.spacing_mm
 
 
 def slice_of(image: Instance) -> Slice:
@@ -97,49 +136,6 @@ def _pixel_mm(image: Instance) -> tuple[float, float]:
         reason = f"PixelSpacing {y:g} x {x:g} mm, expected {MIN_PIXEL_MM} to {MAX_PIXEL_MM} mm"
         raise IrregularGeometry(f"{reason}: send the original series", image.file)
     return y, x
-
-
-MIN_EXTENT_MM = 20.0
-"""A shorter volume does not hold a nodule with its surroundings."""
-MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0
-MAX_GAP_MM = 3.0
-"""Tissue between two slices that neither of them shows: a small nodule could be missed in it."""
-MAX_VOXELS = 4096 * 512 * 512
-"""About 2 GB of HU."""
-
-DUPLICATE_MM = 0.01
-"""Slices nearer than this have the same position."""
-POSITION_TOLERANCE_MM = 0.1
-"""How far a slice may be off the uniform grid between the first and the last.
-
-Scanners write positions with as little as one decimal, so that a slice and the grid's ends are
-each off by up to 0.05 mm. The tolerance is a tenth of the networks' voxel.
-"""
-SHIFT_TOLERANCE_MM = 0.5
-"""How far a slice may be off the line through the first slice along the normal: half the
-networks' voxel. A gantry tilt of one degree moves the last slice of 300 mm by 5 mm."""
-_COSINE_TOLERANCE = 2e-3  # 0.1 degree
-_SPACING_TOLERANCE = 1e-3  # of the pixel spacing, relative
-_MIN_TILT_DEG = 1.0
-_AXIAL_COSINE = np.cos(np.pi / 4)
-
-
-@dataclass(frozen=True, eq=False)
-class Stack:
-    """Slices in the order of the patient's axis, feet to head, with the volume's geometry."""
-
-    slices: tuple[Slice, ...]
-    geometry: Geometry
-
-    @property
-    def spacing_mm(self) -> float:
-        """Distance between neighbouring slices."""
-        return self.geometry.spacing_mm[0]
-
-    @property
-    def extent_mm(self) -> float:
-        """Length along the normal; every slice counts with its spacing."""
-        return len(self.slices) * self.spacing_mm
 
 
 def stack_of(slices: Sequence[Slice], folder: Path) -> Stack:

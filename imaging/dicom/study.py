@@ -34,6 +34,7 @@ from imaging.lungs import find_lungs
 from imaging.volume import HuArray, Study, StudyHeader, Volume, to_patient_axes
 
 StoredArray = npt.NDArray[Any]
+Progress = Callable[[float], None]
 
 _NATIVE = {
     "",  # a data set without preamble does not state its syntax: it is native
@@ -42,59 +43,6 @@ _NATIVE = {
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
 }
-
-
-def is_native(transfer_syntax: str) -> bool:
-    """Tell whether pixels are stored uncompressed."""
-    return transfer_syntax in _NATIVE
-
-
-def stored_frames(
-    file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
-) -> list[StoredArray]:
-    """Read the stored values of the frames, each ``(rows, columns)``, int16 or uint16.
-
-    Raises:
-        UnreadableFile: the pixel data is missing, truncated or damaged, or its transfer syntax is
-            not supported.
-    """
-    if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
-        reason = f"transfer syntax {transfer_syntax} is not supported"
-        raise UnreadableFile(f"{reason}: send the file uncompressed", file)
-    data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
-    try:
-        content = _content(data)
-        if is_native(transfer_syntax):
-            return [_native(content, frame, layout, transfer_syntax) for frame in frames]
-        encoded = list(generate_frames(content, number_of_frames=max(frames) + 1))
-        return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
-    # generate_frames meets damaged encapsulation with ValueError, struct.error, EOFError ...
-    except Exception as error:
-        raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
-
-
-def _content(data: Dataset) -> bytes:
-    content = data.get("PixelData")
-    if not isinstance(content, bytes) or not content:
-        raise ValueError("missing")
-    return content
-
-
-def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:
-    needed = (frame + 1) * layout.frame_bytes
-    if len(content) < needed:
-        raise ValueError(f"truncated, {len(content)} of {needed} bytes")
-    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
-    return np.frombuffer(
-        content,
-        f"{order}{'i' if layout.signed else 'u'}2",
-        layout.rows * layout.columns,
-        offset=needed - layout.frame_bytes,
-    ).reshape(layout.rows, layout.columns)
-
-
-Progress = Callable[[float], None]
-
 _HEADERS_SHARE = 0.2  # of the time, and so of the progress
 _MAX_THREADS = 4
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
@@ -231,6 +179,55 @@ def _decode_file(slices: Sequence[Slice], zs: Sequence[int], hu: HuArray) -> Non
     stored = stored_frames(first.file, frames, first.layout, first.transfer_syntax)
     for z, values in zip(zs, stored, strict=True):
         write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
+
+
+def is_native(transfer_syntax: str) -> bool:
+    """Tell whether pixels are stored uncompressed."""
+    return transfer_syntax in _NATIVE
+
+
+def stored_frames(
+    file: Path, frames: Sequence[int], layout: Layout, transfer_syntax: str
+) -> list[StoredArray]:
+    """Read the stored values of the frames, each ``(rows, columns)``, int16 or uint16.
+
+    Raises:
+        UnreadableFile: the pixel data is missing, truncated or damaged, or its transfer syntax is
+            not supported.
+    """
+    if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
+        reason = f"transfer syntax {transfer_syntax} is not supported"
+        raise UnreadableFile(f"{reason}: send the file uncompressed", file)
+    data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
+    try:
+        content = _content(data)
+        if is_native(transfer_syntax):
+            return [_native(content, frame, layout, transfer_syntax) for frame in frames]
+        encoded = list(generate_frames(content, number_of_frames=max(frames) + 1))
+        return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
+    # generate_frames meets damaged encapsulation with ValueError, struct.error, EOFError ...
+    except Exception as error:
+        raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
+
+
+def _content(data: Dataset) -> bytes:
+    content = data.get("PixelData")
+    if not isinstance(content, bytes) or not content:
+        raise ValueError("missing")
+    return content
+
+
+def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:
+    needed = (frame + 1) * layout.frame_bytes
+    if len(content) < needed:
+        raise ValueError(f"truncated, {len(content)} of {needed} bytes")
+    order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
+    return np.frombuffer(
+        content,
+        f"{order}{'i' if layout.signed else 'u'}2",
+        layout.rows * layout.columns,
+        offset=needed - layout.frame_bytes,
+    ).reshape(layout.rows, layout.columns)
 
 
 def _header(choice: Choice) -> StudyHeader:

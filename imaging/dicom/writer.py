@@ -74,54 +74,35 @@ def _uid(seed: int | None, *names: str) -> UID:
 def _shared(volume: Volume, header: StudyHeader, seed: int | None, thickness: float) -> Dataset:
     """Build the attributes that are the same in every file of the series."""
     ds = Dataset()
-    _add_study(ds, header, seed)
-    ds.Modality = header.modality
-    ds.SeriesInstanceUID = volume.series_uid or _uid(seed, "series")
-    ds.SeriesDescription = (header.series_description or volume.description)[:64]
-    ds.SeriesNumber = 1
-    ds.FrameOfReferenceUID = _uid(seed, "frame")
-    ds.PositionReferenceIndicator = ""
-    ds.Manufacturer = header.manufacturer
-    ds.ConvolutionKernel = header.kernel
-    ds.SliceThickness = _ds(thickness)
-    _add_ct(ds)
-    _add_grid(ds, volume)
-    return ds
-
-
-def _add_study(ds: Dataset, header: StudyHeader, seed: int | None) -> None:
-    ds.PatientName = header.patient_name
-    ds.PatientID = header.patient_id
-    ds.PatientBirthDate = ""
-    ds.PatientSex = header.sex
+    # patient and study
+    ds.PatientName, ds.PatientID = header.patient_name, header.patient_id
+    ds.PatientBirthDate, ds.PatientSex = "", header.sex
     if header.age:
         ds.PatientAge = header.age
-    ds.StudyInstanceUID = header.study_uid or _uid(seed, "study")
-    ds.StudyDate = header.study_date
-    ds.StudyTime = ""
-    ds.AccessionNumber = header.accession
-    ds.ReferringPhysicianName = ""
-    ds.StudyID = ""
-
-
-def _add_ct(ds: Dataset) -> None:
-    ds.SOPClassUID = CTImageStorage
-    ds.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    ds.KVP = None
-    ds.AcquisitionNumber = 1
-    ds.PatientPosition = "HFS"
+    ds.StudyInstanceUID, ds.StudyID = header.study_uid or _uid(seed, "study"), ""
+    ds.StudyDate, ds.StudyTime = header.study_date, ""
+    ds.AccessionNumber, ds.ReferringPhysicianName = header.accession, ""
+    # series
+    ds.Modality = header.modality
+    ds.SeriesInstanceUID, ds.SeriesNumber = volume.series_uid or _uid(seed, "series"), 1
+    ds.SeriesDescription = (header.series_description or volume.description)[:64]
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = _uid(seed, "frame"), ""
+    ds.Manufacturer, ds.ConvolutionKernel = header.manufacturer, header.kernel
+    ds.SliceThickness = _ds(thickness)
+    # image
+    ds.SOPClassUID, ds.ImageType = CTImageStorage, ["DERIVED", "SECONDARY", "AXIAL"]
+    ds.KVP, ds.AcquisitionNumber, ds.PatientPosition = None, 1, "HFS"
     ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = 0, 1, "HU"
     ds.WindowCenter, ds.WindowWidth = -600, 1500
     ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
-
-
-def _add_grid(ds: Dataset, volume: Volume) -> None:
+    # grid
     _, ds.Rows, ds.Columns = volume.shape
     spacing, direction = volume.geometry.spacing_mm, volume.geometry.direction
     ds.PixelSpacing = [_ds(spacing[1]), _ds(spacing[2])]
     ds.SpacingBetweenSlices = _ds(spacing[0])
     ds.ImageOrientationPatient = [_ds(v) for v in (*direction[:, 0], *direction[:, 1])]
+    return ds
 
 
 def _slice(

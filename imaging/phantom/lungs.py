@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from imaging.phantom.fields import Field, Lattice, smooth_noise
 from imaging.phantom.layers import Raster, stamp_cones
@@ -15,7 +14,11 @@ from imaging.phantom.thorax import Thorax, cupula
 from imaging.phantom.tree import Tree, grow, joined_trees
 from imaging.volume import FloatArray, Triple, UInt8Array
 
-LobeArray = npt.NDArray[np.uint8]
+_ENDS_MM = 9.5
+"""Distance of the ends of the trees: one for every 0.9 ml of lung, as a secondary lobule has."""
+_SUBPLEURAL_MM = 2.5
+_VESSEL_MM, _AIRWAY_MM = 0.54, 0.42
+_AIRWAY_ENDS = 9.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +35,38 @@ class Lungs:
 
     lungs: Field
     fissures: Field
-    lobes: LobeArray
+    lobes: UInt8Array
     tissue_hu: Field
+
+
+@dataclass(frozen=True)
+class _Hilum:
+    """Roots and first directions of the trees of one lobe, in the reference body."""
+
+    bronchus: Triple
+    bronchus_heading: Triple
+    vein: Triple
+    vein_heading: Triple
+
+
+_HILA = (
+    _Hilum((-24, 19, -18), (-1.0, -0.1, 0.5), (-35, -4, -30), (-1.0, -0.4, 0.8)),
+    _Hilum((-36, 14, -44), (-0.6, -0.9, -0.5), (-35, -4, -32), (-0.8, -0.7, -0.6)),
+    _Hilum((-34, 19, -26), (-0.3, 0.2, -1.0), (-35, 16, -54), (-0.8, 0.6, -0.6)),
+    _Hilum((40, 24, -28), (0.8, -0.5, 0.5), (35, -2, -28), (0.8, -0.6, 0.6)),
+    _Hilum((42, 24, -29), (0.3, 0.2, -1.0), (35, 18, -52), (0.8, 0.5, -0.6)),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """Pieces ``(n, 2, 3)`` in world mm with radii ``(n, 2)``: vessels, and airways with walls."""
+
+    vessels: FloatArray
+    vessel_radii: FloatArray
+    airways: FloatArray
+    lumen_radii: FloatArray
+    wall_radii: FloatArray
 
 
 def make_lungs(
@@ -53,7 +86,7 @@ def make_lungs(
     return Lungs(lungs, fissures, lobes, tissue)
 
 
-def _lobes(lattice: Lattice, rng: np.random.Generator) -> tuple[Field, LobeArray]:
+def _lobes(lattice: Lattice, rng: np.random.Generator) -> tuple[Field, UInt8Array]:
     """Make the oblique fissures of both lungs, the horizontal one of the right, and the lobes."""
     x, y, z = lattice.body
     right = x < 0
@@ -87,44 +120,6 @@ def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Gen
         holes = smooth_noise(shape, step, 9.0, rng) + 0.006 * lattice.body[2] - 1.9
         hu = hu - np.clip(holes + patient.emphysema, 0, 1) * 120
     return np.asarray(np.maximum(hu, -990), dtype=np.float32)
-
-
-_ENDS_MM = 9.5
-"""Distance of the ends of the trees: one for every 0.9 ml of lung, as a secondary lobule has."""
-
-_SUBPLEURAL_MM = 2.5
-_VESSEL_MM, _AIRWAY_MM = 0.54, 0.42
-_AIRWAY_ENDS = 9.0
-
-
-@dataclass(frozen=True)
-class _Hilum:
-    """Roots and first directions of the trees of one lobe, in the reference body."""
-
-    bronchus: Triple
-    bronchus_heading: Triple
-    vein: Triple
-    vein_heading: Triple
-
-
-_HILA = (
-    _Hilum((-24, 19, -18), (-1.0, -0.1, 0.5), (-35, -4, -30), (-1.0, -0.4, 0.8)),
-    _Hilum((-36, 14, -44), (-0.6, -0.9, -0.5), (-35, -4, -32), (-0.8, -0.7, -0.6)),
-    _Hilum((-34, 19, -26), (-0.3, 0.2, -1.0), (-35, 16, -54), (-0.8, 0.6, -0.6)),
-    _Hilum((40, 24, -28), (0.8, -0.5, 0.5), (35, -2, -28), (0.8, -0.6, 0.6)),
-    _Hilum((42, 24, -29), (0.3, 0.2, -1.0), (35, 18, -52), (0.8, 0.5, -0.6)),
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Trees:
-    """Pieces ``(n, 2, 3)`` in world mm with radii ``(n, 2)``: vessels, and airways with walls."""
-
-    vessels: FloatArray
-    vessel_radii: FloatArray
-    airways: FloatArray
-    lumen_radii: FloatArray
-    wall_radii: FloatArray
 
 
 def grow_trees(lattice: Lattice, lungs: Lungs, rng: np.random.Generator) -> Trees:

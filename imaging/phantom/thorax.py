@@ -44,6 +44,17 @@ class Thorax:
     depth: Field
 
 
+@dataclass(frozen=True, eq=False)
+class Abdomen:
+    """Distance fields; ``gas`` is the front part of the stomach's inside, above the ``fluid``."""
+
+    liver: Field
+    spleen: Field
+    stomach: Field
+    fluid: Field
+    gas: Field
+
+
 def make_thorax(lattice: Lattice, patient: Patient) -> Thorax:
     """Make the chest wall of one patient."""
     cavity, depth = _cavity(lattice)
@@ -155,17 +166,6 @@ def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> F
     thick = thick + rear * (8 + 12 * np.exp(-(((np.abs(x) - 34) / 22) ** 2)))
     thick = thick + 60 * np.clip((z - 75) / 30, 0, 1)
     return np.asarray(np.maximum(skin + fat, cavity - thick * patient.muscle), dtype=np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class Abdomen:
-    """Distance fields; ``gas`` is the front part of the stomach's inside, above the ``fluid``."""
-
-    liver: Field
-    spleen: Field
-    stomach: Field
-    fluid: Field
-    gas: Field
 
 
 def make_abdomen(lattice: Lattice, thorax: Thorax, rng: np.random.Generator) -> Abdomen:
