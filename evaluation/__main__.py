@@ -32,7 +32,7 @@ from evaluation.links.link_command import link_command
 from evaluation.load.command import load_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.roi_sizes import sizes_command
-from evaluation.recovery.clock import clock_jumps_command
+from evaluation.recovery.clock_jumps import clock_jumps_command
 from evaluation.recovery.flaps import flaps_command
 from evaluation.recovery.full_disk import full_disk_command
 from evaluation.recovery.kills import kills_command

@@ -31,19 +31,20 @@ from evaluation.recovery.check import (
     busy,
     check,
     require,
+    show_and_exit,
     some_scores,
-    tell,
     working,
 )
 
 LARGEST_BYTES = 256 << 20
-"""A larger filesystem is not filled: it is not one made for the purpose."""
+"""A larger filesystem is refused: it was not made for this test."""
 
-FULL_S, ROOM_S = (0.05, 0.6), (0.1, 0.5)
+FULL_S, FREE_S = (0.05, 0.6), (0.1, 0.5)
+"""Ranges of the times for which the disk is full, and is not."""
 
 
 def fill(ballast: Path) -> None:
-    """Writes to ``ballast`` until not one byte more can be written."""
+    """Write to ``ballast`` until the disk is full to the last byte."""
     with ballast.open("ab", buffering=0) as file:
         for block in (1 << 20, 4096, 1):
             try:
@@ -55,10 +56,10 @@ def fill(ballast: Path) -> None:
 
 
 def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
-    """Fills the filesystem below ``root`` so often while studies arrive; ``log`` lies elsewhere.
+    """Fill the filesystem below ``root`` while studies arrive; ``log`` lies on another.
 
     Raises:
-        ServiceFailed: the agent died, or did not finish its work when there was room.
+        ServiceFailed: the agent died, or did not finish its work when there was space again.
     """
     (root / "inbox").mkdir(parents=True)
     log.touch()
@@ -69,7 +70,7 @@ def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
             require((root / "started").exists, agent, log)
             for _ in each(range(fillings), "fillings"):
                 arrive(root, studies, some_scores(chance, 4))
-                time.sleep(chance.uniform(*ROOM_S))
+                time.sleep(chance.uniform(*FREE_S))
                 fill(ballast)
                 time.sleep(chance.uniform(*FULL_S))
                 ballast.unlink()
@@ -80,16 +81,20 @@ def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
 
 
 def full_disk_command(
-    at: Annotated[Path, typer.Option(metavar="DIR", help="On a small filesystem of its own.")],
-    fillings: Annotated[int, typer.Option(min=1, help="How often the disk is filled.")] = 50,
-    seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
+    at: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder on a small filesystem of its own.")
+    ],
+    fillings: Annotated[
+        int, typer.Option(min=1, help="Number of times that the disk is filled.")
+    ] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of studies, answers and times.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Fills the disk under the daemon and tells what was lost or doubled."""
+    """Chaos test of the daemon on a disk that is filled: what is lost or doubled."""
     if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
         raise typer.BadParameter(
-            f"--at {at}: a filesystem of {size} bytes, {LARGEST_BYTES} may be filled at most"
+            f"--at {at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"
         )
     with tempfile.TemporaryDirectory() as elsewhere:
         found = run(at / "site", Path(elsewhere) / "log", fillings, seed)
-    tell({"fillings": fillings}, found, as_json)
+    show_and_exit({"fillings": fillings}, found, as_json)

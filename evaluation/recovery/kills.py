@@ -1,8 +1,8 @@
 """``overread-eval kills``: kills the edge's daemon again and again, and checks what is left.
 
-In a round some studies arrive, the agent is killed (SIGKILL) twice, at a moment of chance or just
-before or after a durable step, and then works in peace until it has nothing left to do. The state
-is never cleared between the rounds. Status 1 if anything is amiss.
+In a round studies arrive, and the agent is killed (SIGKILL) twice, at a random moment or just
+before or after a durable step. Then it works undisturbed until it is idle. The state is never
+cleared between rounds. Status 1 if anything is lost or doubled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import multiprocessing
 import signal
 import tempfile
 import time
-from dataclasses import asdict, dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -26,33 +25,24 @@ from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import Crash, serve
 from evaluation.recovery.check import (
     PATIENCE_S,
-    Found,
     Studies,
     arrive,
     busy,
     check,
+    show_and_exit,
     some_scores,
-    tell,
     wait,
 )
 
 KILLS_A_ROUND = 2
-"""A study whose reading has died three times is blamed, as it should be: so never more than two."""
+"""A study that kills the agent three times is quarantined, so it is killed only twice."""
+
 FIRST_LIFE_S = 0.5
-"""An agent lives at most as long as one took to do all there was, in the round before."""
-
-
-@dataclass(frozen=True)
-class Kills:
-    """How often the agent was killed: ``at_steps`` by durable step, the rest at random."""
-
-    rounds: int
-    kills: int
-    at_steps: dict[str, int]
+"""Longest life of an agent in the first round; later the working time of the round before."""
 
 
 class Site:
-    """One inbox, outbox and state folder, and the agents that live and die on it."""
+    """One inbox, outbox and state folder, and its agents."""
 
     def __init__(self, root: Path, chance: Random) -> None:
         self.root, self._chance = root, chance
@@ -65,25 +55,18 @@ class Site:
         (root / "inbox").mkdir(parents=True)
 
     def round(self) -> None:
-        """Studies arrive, agents are killed, and one works in peace."""
+        """Let studies arrive, kill agents, and let one finish."""
         for _ in range(KILLS_A_ROUND):
-            self._arrive()
+            scores = some_scores(self._chance, self._chance.randrange(5))
+            arrive(self.root, self.studies, None if self._chance.random() < 0.1 else scores)
             self._kill()
-        self._work_off()
-
-    def check(self) -> Found:
-        """What became of all studies."""
-        return check(self.root, self.studies)
-
-    def _arrive(self) -> None:
-        scores = some_scores(self._chance, self._chance.randrange(5))
-        arrive(self.root, self.studies, None if self._chance.random() < 0.1 else scores)
+        self._finish()
 
     def _kill(self) -> None:
-        """Let an agent live until the chosen step, or for a time of chance.
+        """Let an agent live until a random step, or for a random time.
 
         Raises:
-            ServiceFailed: it died of something else.
+            ServiceFailed: it ended by itself.
         """
         chance = self._chance
         kinds: tuple[list[Step | OwedStep], ...] = (list(Step), list(OwedStep))
@@ -93,7 +76,7 @@ class Site:
         if crash is None:
             process.join(chance.uniform(0.0, self._life_s))
         else:
-            wait(self._idle, process)
+            wait(lambda: not busy(self.root), process)
         if process.exitcode not in (None, -signal.SIGKILL):
             raise ServiceFailed(f"an agent ended with {process.exitcode} before it was killed")
         if crash is not None and process.exitcode is not None:
@@ -103,26 +86,23 @@ class Site:
         process.join(PATIENCE_S)
         self.kills += 1
 
-    def _work_off(self) -> None:
-        """Let an agent do all there is, and end it by SIGTERM.
+    def _finish(self) -> None:
+        """Let an agent work until it is idle, and end it by SIGTERM.
 
         Raises:
-            ServiceFailed: it died, or did not come to an end.
+            ServiceFailed: it ended by itself, or did not finish.
         """
         process, began_s = self._start(None), time.monotonic()
-        done = wait(self._idle, process)
+        done = wait(lambda: not busy(self.root), process)
         self._life_s = time.monotonic() - began_s
         process.terminate()
         process.join(PATIENCE_S)
         if not done:
             process.kill()
-            raise ServiceFailed(f"an agent ended with {process.exitcode}, its work undone")
-
-    def _idle(self) -> bool:
-        return not busy(self.root)
+            raise ServiceFailed(f"an agent ended with {process.exitcode} and did not finish")
 
     def _start(self, crash: Crash) -> BaseProcess:
-        """An agent that has begun, as a process."""
+        """Start an agent as a process, and wait until it works."""
         started = self.root / "started"
         started.unlink(missing_ok=True)
         arguments = (self.root, crash, self._chance.randrange(2**32))
@@ -132,24 +112,17 @@ class Site:
         return process
 
 
-def run(root: Path, rounds: int, seed: int) -> tuple[Kills, Found]:
-    """Play the rounds on a site below ``root``.
-
-    Raises:
-        ServiceFailed: an agent died by itself, or did not finish its work.
-    """
-    site = Site(root, Random(seed))
-    for _ in each(range(rounds), "rounds"):
-        site.round()
-    return Kills(rounds, site.kills, dict(sorted(site.at_steps.items()))), site.check()
-
-
 def kills_command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of two kills each.")] = 200,
-    seed: Annotated[int, typer.Option(min=0, help="Of studies, answers and moments.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of studies, answers and times.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Kills the daemon and tells what was lost or doubled."""
+    """Chaos test of the daemon, killed at random: what is lost or doubled."""
     with tempfile.TemporaryDirectory() as folder:
-        killed, found = run(Path(folder) / "site", rounds, seed)
-    tell(asdict(killed), found, as_json)
+        site = Site(Path(folder) / "site", Random(seed))
+        for _ in each(range(rounds), "rounds"):
+            site.round()
+        found = check(site.root, site.studies)
+    at_steps = dict(sorted(site.at_steps.items()))
+    what = {"rounds": rounds, "kills": site.kills, "at_steps": at_steps}
+    show_and_exit(what, found, as_json)

@@ -9,6 +9,7 @@ from random import Random
 
 import numpy as np
 
+from edge.escalation.rois import EscalationResult
 from evaluation.links.trace import State
 from evaluation.recovery.check import check
 from evaluation.recovery.flapping_cloud import MiddleReader, probability_of
@@ -54,5 +55,5 @@ def test_other_verdicts_than_expected_are_told(tmp_path: Path) -> None:
     found = run(root, trace, 3, lambda *_: None)
     assert found.sound, found
     names = {path.parent.name: (0.5,) for path in (root / "outbox").glob("*/report.json")}
-    wrong = check(root, names, lambda _source, _key: [("escalate", 1.0, 2.0, 3.0, 0.123)])
+    wrong = check(root, names, lambda _plan, _box, _key: EscalationResult())
     assert any("a finding, or a verdict on one" in words for words in wrong.lost)

@@ -22,7 +22,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def test_nothing_is_lost_or_doubled_by_kills(site: Site) -> None:
     """Two rounds are four kills and four studies, and nothing is amiss."""
-    found = site.check()
+    found = check(site.root, site.studies)
     assert (site.kills, found.studies) == (4, 4)
     assert found.sound, found
 

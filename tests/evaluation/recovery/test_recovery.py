@@ -8,7 +8,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -16,12 +15,9 @@ from random import Random
 import pytest
 
 from edge.amend.amender import Backoff
-from edge.daemon.agent import run_agent
-from edge.job import Job
-from edge.pipeline import StudyResult, read_and_report
-from edge.store.pending import OwedStep, PersistPending
+from edge.store.pending import OwedStep
 from edge.store.studies import Step, StepHook
-from evaluation.recovery.agent import ChanceCloud, line_of, put_study, settings_in
+from evaluation.recovery.agent import RandomCloud, put_study, work
 from evaluation.recovery.check import Found, busy, check
 from tests.edge.cases import HandClock
 
@@ -40,17 +36,12 @@ def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
     for name, scores in STUDIES.items():
         if not (root / "inbox" / name).exists():
             put_study(root / "inbox", name, scores)
-    cloud, stop = ChanceCloud(Random(seed)), threading.Event()
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        line = replace(line_of(job.source, cloud), persist_pending=persist)
-        return read_and_report(line, job)
-
+    stop = threading.Event()
     died: list[BaseException] = []
 
     def live() -> None:
         try:
-            run_agent(settings_in(root), read=read, second=cloud, stop=stop, on_step=on_step)
+            work(root, RandomCloud(Random(seed)), on_step=on_step, stop=stop)
         except BaseException as error:
             died.append(error)
 

@@ -13,7 +13,14 @@ import pytest
 
 from edge.store import studies
 from evaluation.recovery.check import check
-from evaluation.recovery.clock import LONGEST_S, SHORTEST_S, WallClock, counts, run, told_by
+from evaluation.recovery.clock_jumps import (
+    LONGEST_S,
+    SHORTEST_S,
+    WallClock,
+    counts,
+    edge_clock,
+    run,
+)
 
 REAL_S = 1_700_000_000.0
 
@@ -30,10 +37,10 @@ def test_the_clock_is_set_both_ways_by_hours_and_by_more_than_a_debt_is_kept() -
     assert max(jumped_s) <= LONGEST_S + 60
 
 
-def test_the_edge_is_told_by_it_and_the_monotonic_clock_is_left() -> None:
+def test_the_edge_is_edge_clock_it_and_the_monotonic_clock_is_left() -> None:
     """Dates and seconds since 1970 in the edge are the clock's; afterwards they are right again."""
     clock, before = WallClock(Random(1), REAL_S), studies.datetime
-    with told_by(clock):
+    with edge_clock(clock):
         clock.jump()
         days = [abs((studies.datetime.now(UTC) - datetime.now(UTC)).days) for _ in range(20)]
         assert min(days) > 30
@@ -70,4 +77,4 @@ def test_a_debt_that_was_given_up_is_told(site: Path, tmp_path: Path) -> None:
     words["changes"].append({"kind": "given up", "centre_mm": None})
     path.write_text(json.dumps(words))
     found = check(root, {path.parent.name: (0.5,)})
-    assert f"{path.parent.name}: a debt, given up before its time" in found.lost
+    assert f"{path.parent.name}: a pending read, given up too early" in found.lost
