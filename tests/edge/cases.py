@@ -1,21 +1,30 @@
-"""What the tests of the edge's line are made of: candidates, boxes, plans and a clock by hand."""
+"""Builders for tests of the edge: candidates, boxes, plans, pipelines, and a clock by hand."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
+from edge.assemble import build_pipeline
 from edge.decide import Plan, Situation, Thresholds, decide
+from edge.escalation.client import SecondReader
 from edge.guarantee import Terms
+from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.merge import MergeWeights
+from edge.pipeline import Pipeline, read_and_report
+from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, SelectionPolicy
+from edge.settings import load_settings
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry
+from imaging.volume import Geometry, Study, Volume
 from models.runtime.detection import Candidate
 from models.runtime.screener import read_by
+from protos.deadline import Clock
 
 THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
 WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
@@ -107,3 +116,32 @@ def plan_of(
         audited,
     )
     return decide(situation)
+
+
+def study_at(source: Path) -> Study:
+    """A study of empty voxels; the screener decides what it shows."""
+    return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
+
+
+SCORES = (0.95, 0.7, 0.3, 0.05)
+"""The first is reported, the next two are uncertain, the last is dismissed."""
+
+
+def pipeline_of(
+    second: SecondReader,
+    scores: Sequence[float] = SCORES,
+    *,
+    guarantee: Mapping[str, object] | None = None,
+    clock: Clock = time.monotonic,
+    **settings: object,
+) -> Pipeline:
+    """The real pipeline around a screener that sees ``scores``, whatever the files."""
+    manifest = {**SETTINGS, **({"guarantee": guarantee} if guarantee else {})}
+    screener = FixedScreener(scores, settings=manifest)
+    limits = load_settings(**{"deadline_s": 60.0, **settings})
+    pipeline = build_pipeline(limits, screener, second, clock=clock)
+    return replace(pipeline, read=study_at, preprocess=lambda *_: box())
+
+
+def report_of(pipeline: Pipeline, out: Path) -> Report:
+    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report

@@ -29,7 +29,6 @@ from tests.edge.fake_cloud import FakeCloud
 
 @pytest.fixture(autouse=True)
 def _fixed_screener(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model is opened."""
     monkeypatch.setattr(assemble, "open_screener", lambda *_, **__: FixedScreener(()))
 
 
@@ -44,13 +43,11 @@ def test_json_logs_record_every_decision(log_format: str, events: list[str]) -> 
 
 
 def test_without_a_cloud_nobody_reads_again() -> None:
-    """The stand-in takes the place of the second reader."""
     with open_pipeline(EdgeSettings()) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
 
 
 def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
-    """Both addresses are opened, each with its own link."""
     with FakeCloud() as gone:
         pass
     with FakeCloud() as other:
@@ -62,7 +59,6 @@ def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
 
 
 def test_a_hedge_without_a_cloud_is_told() -> None:
-    """Nobody should believe in a second reader that is never asked."""
     settings = EdgeSettings(cloud_hedge="reader.example:50051")
     with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
@@ -88,14 +84,12 @@ def pki(tmp_path: Path) -> Path:
 
 
 def mutual_tls(pki: Path) -> grpc.ServerCredentials:
-    """A service that lets in only whom the authority knows."""
     pair = ((pki / "service.key").read_bytes(), (pki / "service.pem").read_bytes())
     ca = (pki / "ca.pem").read_bytes()
     return grpc.ssl_server_credentials([pair], root_certificates=ca, require_client_auth=True)
 
 
 def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:
-    """One region escalated over a channel of these settings."""
     with open_channel(address, settings) as channel:
         second = Escalator(
             channel, Link(), EscalationSettings(SHAPE, reserve_s=0.1, max_attempts=1)
@@ -104,7 +98,6 @@ def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> Escalati
 
 
 def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
-    """With authority, certificate and key the service answers."""
     settings = load_settings(
         tls_ca=pki / "ca.pem", tls_cert=pki / "edge.pem", tls_key=pki / "edge.key"
     )
@@ -122,7 +115,6 @@ def test_edge_without_certificate_is_not_let_in(pki: Path) -> None:
 
 
 def test_unreadable_certificate_is_named(tmp_path: Path) -> None:
-    """A certificate file that is not there is a fault of the settings, with its name."""
     settings = load_settings(tls_ca=tmp_path / "absent.pem")
     with pytest.raises(BadSettings, match=r"absent\.pem: No such file"):
         open_channel("127.0.0.1:1", settings)

@@ -9,35 +9,28 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_pipeline
 from edge.audit import Audit, AuditOutcome, audit_of, is_sampled
 from edge.decide import AUDITED, Plan
-from edge.escalation.client import Escalator, NoSecondReader, SecondReader, open_channel
+from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult
-from edge.escalation.stream import EscalationSettings
 from edge.findings import DecidedBy, Route, SecondReading
-from edge.job import Job, new_study_key
+from edge.job import new_study_key
 from edge.link.estimate import OFF, LinkEstimate, Pace
-from edge.link.link import Link
 from edge.merge import merge
-from edge.pipeline import read_and_report
 from edge.report.model import Report, Status
-from edge.settings import load_settings
-from edge.store.pending import still_owed
 from edge.telemetry import Meters
 from imaging.volume import Geometry
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge import cases
-from tests.edge.cases import SHAPE, THRESHOLDS, WEIGHTS, FixedScreener
+from tests.edge.asking import escalator
+from tests.edge.cases import THRESHOLDS, WEIGHTS, pipeline_of, report_of
 from tests.edge.fake_cloud import FakeCloud, sure
-from tests.edge.test_pipeline import lung_box, study_at
 
 KEYS = [f"{number:032x}" for number in range(4000)]
 
 
 def test_the_sample_has_the_size_of_its_rate() -> None:
-    """Of 4,000 keys about a tenth at 10 %; none at 0, all at 1."""
     counts = [sum(is_sampled(key, rate) for key in KEYS) for rate in (0.0, 0.1, 1.0)]
     assert counts[0] == 0
     assert 340 <= counts[1] <= 460
@@ -53,7 +46,6 @@ def test_a_study_read_again_meets_the_same_fate() -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, float("nan")])
 def test_a_rate_that_is_none_is_refused(rate: float) -> None:
-    """A share lies between 0 and 1."""
     with pytest.raises(ValueError, match="rate"):
         is_sampled("k", rate)
 
@@ -80,16 +72,16 @@ def test_the_best_dismissed_places_of_an_audited_scan_are_sent() -> None:
     assert (plan.uncertain, plan.later, plan.held_back) == ((), (), "")
 
 
-def test_a_scan_with_anything_to_ask_about_is_not_audited() -> None:
-    """One uncertain candidate is asked about, and nothing beside it."""
+def test_a_scan_with_an_uncertain_candidate_is_not_audited() -> None:
     plan = plan_of(*FAINT, 0.5)
     assert (plan.send, plan.audit) == ((5,), ())
 
 
-def test_reported_candidates_are_described_before_the_audit() -> None:
-    """What is found without asking leaves the scan one without anything to ask about."""
+def test_reported_candidates_are_characterized_before_the_audit() -> None:
     plan = plan_of(0.95, 0.05)
     assert (plan.send, plan.audit) == ((0, 1), (1,))
+    plan = plan_of(0.95, 0.05, max_rois=1)
+    assert (plan.send, plan.audit) == ((0,), ())
 
 
 def test_an_audit_keeps_to_the_budget() -> None:
@@ -121,13 +113,7 @@ def test_a_dismissed_place_is_no_finding_without_an_audit() -> None:
     assert merge(replace(plan, audit=()), answers, THRESHOLDS, WEIGHTS, Geometry()).findings == ()
 
 
-def test_an_audit_owes_nothing() -> None:
-    """It is a sample: what was not answered is told and not asked for again."""
-    assert still_owed(plan_of(*FAINT), EscalationResult(reason="Unreachable: lost")) == ()
-
-
-def test_what_an_audit_came_to() -> None:
-    """Each outcome with its counts; a scan with something to ask about has none."""
+def test_outcome_and_counts_of_an_audit() -> None:
     plan = plan_of(*FAINT)
 
     def of(plan: Plan, answers: EscalationResult, sampled: bool = True) -> Audit | None:
@@ -146,20 +132,9 @@ def test_what_an_audit_came_to() -> None:
     assert of(plan_of(0.5), EscalationResult()) is None
 
 
-def report_of(out: Path, second: SecondReader, rate: float = 1.0) -> Report:
-    """The report of one scan in which everything is faint, audited at ``rate``."""
-    settings = load_settings(deadline_s=60.0, audit_rate=rate)
-    pipeline = build_pipeline(settings, FixedScreener(FAINT), second)
-    pipeline = replace(pipeline, read=study_at, preprocess=lung_box)
-    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
-
-
-def report_by(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
-    """The same with the second reader ``cloud``."""
-    with open_channel(cloud.address, load_settings()) as channel:
-        return report_of(
-            out, Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=2.0)), rate
-        )
+def audited(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
+    with escalator(cloud.address, reserve_s=2.0) as second:
+        return report_of(pipeline_of(second, FAINT, audit_rate=rate), out)
 
 
 def second_only(roi: Roi) -> Verdict | Refusal:
@@ -171,7 +146,7 @@ def second_only(roi: Roi) -> Verdict | Refusal:
 def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
     """Three faint places are sent; the one that is confirmed is a finding that says why."""
     with FakeCloud(second_only) as cloud:
-        report = report_by(cloud, tmp_path)
+        report = audited(cloud, tmp_path)
     assert cloud.asked == [[1, 3, 2]]
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.COMPLETE)
     written = json.loads((tmp_path / "report.json").read_text())
@@ -197,7 +172,7 @@ def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
 def test_an_audit_that_fails_leaves_the_report_as_it_was(tmp_path: Path) -> None:
     """The report is final and names what the cloud said; nothing is owed."""
     with FakeCloud(faults=[DeadlineUnmeetable("busy")]) as cloud:
-        report = report_by(cloud, tmp_path)
+        report = audited(cloud, tmp_path)
     assert (report.status, report.findings) == (Status.FINAL, ())
     assert report.audit is not None
     assert report.audit.outcome is AuditOutcome.UNANSWERED
@@ -205,14 +180,12 @@ def test_an_audit_that_fails_leaves_the_report_as_it_was(tmp_path: Path) -> None
 
 
 def test_a_scan_that_is_not_sampled_says_so(tmp_path: Path) -> None:
-    """At a rate of 0 nothing is sent, and the best faint score stands in the report."""
     with FakeCloud() as cloud:
-        report = report_by(cloud, tmp_path, rate=0.0)
+        report = audited(cloud, tmp_path, rate=0.0)
     assert cloud.headers == []
     assert report.audit == Audit(AuditOutcome.NOT_SAMPLED, 0.0, 0.09)
 
 
 def test_a_site_without_a_cloud_cannot_audit(tmp_path: Path) -> None:
-    """It is told as unanswered, with the reason."""
-    report = report_of(tmp_path, NoSecondReader())
+    report = report_of(pipeline_of(NoSecondReader(), FAINT, audit_rate=1.0), tmp_path)
     assert report.audit == Audit(AuditOutcome.UNANSWERED, 1.0, 0.09, reason="off")

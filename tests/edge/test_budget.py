@@ -8,7 +8,6 @@ from tests.edge.cases import HandClock
 
 
 def test_ledger_holds_what_each_stage_found_and_took() -> None:
-    """Each stage is entered with the budget it found when it began and the time it took."""
     clock = HandClock()
     budget = Budget(Deadline.after(10.0, clock))
     with budget.stage("read"):
@@ -18,8 +17,7 @@ def test_ledger_holds_what_each_stage_found_and_took() -> None:
     assert budget.ledger == (LedgerEntry("read", 10.0, 2.0), LedgerEntry("screen", 8.0, 0.5))
 
 
-def test_running_stage_can_be_told_with_its_time_so_far() -> None:
-    """Within a stage the ledger so far ends with it; outside it is the ledger."""
+def test_the_ledger_so_far_has_the_running_stage() -> None:
     clock = HandClock()
     budget = Budget(Deadline.after(10.0, clock))
     with budget.stage("draw"):
@@ -34,7 +32,6 @@ def test_running_stage_can_be_told_with_its_time_so_far() -> None:
 
 
 def test_reserve_is_kept_from_a_stage() -> None:
-    """A stage may use what is left less the reserve, and never less than nothing."""
     clock = HandClock()
     budget = Budget(Deadline.after(3.0, clock))
     assert budget.left_s(reserve_s=1.0) == pytest.approx(2.0)
@@ -43,7 +40,6 @@ def test_reserve_is_kept_from_a_stage() -> None:
 
 
 def test_stage_that_raises_is_entered_and_raises_on() -> None:
-    """A failing stage stands in the ledger, and its error passes."""
     clock = HandClock()
     budget = Budget(Deadline.after(3.0, clock))
 
@@ -71,7 +67,6 @@ def test_a_wait_is_the_first_stage_and_comes_off_the_deadline() -> None:
 
 
 def test_a_stage_is_given_what_is_left_less_the_reserve() -> None:
-    """The ledger says what it was given, not what was there."""
     clock = HandClock()
     budget = Budget(Deadline.after(10.0, clock))
     with budget.stage("escalate", reserve_s=2.0):
@@ -83,8 +78,7 @@ def test_a_stage_is_given_what_is_left_less_the_reserve() -> None:
     assert [entry.budget_s for entry in budget.ledger] == [8.0, 1.0, 0.0]
 
 
-def test_watch_is_told_of_each_stage_as_it_begins() -> None:
-    """The watcher hears the names in their order."""
+def test_on_stage_gets_each_name_as_it_begins() -> None:
     heard: list[str] = []
     budget = Budget(Deadline.after(3.0), heard.append)
     with budget.stage("read"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge.decide import SendLimits, Situation, Thresholds, decide, value_of_second_reading
+from edge.decide import Situation, Thresholds, decide, value_of_second_reading
 from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
@@ -16,19 +16,17 @@ THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
 
 def test_routes_part_at_the_thresholds() -> None:
-    """Below dismiss is dismissed, from report on reported, between them escalated."""
     routes = [d.route for d in plan_of(0.95, 0.9, 0.899, 0.1, 0.099).decisions]
     expected = [Route.REPORT, Route.REPORT, Route.ESCALATE, Route.ESCALATE, Route.DISMISS]
     assert routes == expected
 
 
 def test_most_valuable_candidates_are_sent_first() -> None:
-    """Those nearest to the threshold of the edge alone come first, in falling order of worth."""
     plan = plan_of(0.85, 0.51, 0.45, 0.12)
     assert [plan.decisions[i].candidate.score for i in plan.send] == [0.51, 0.45, 0.85, 0.12]
 
 
-def test_value_of_asking_is_the_cost_left_without_an_answer() -> None:
+def test_value_is_the_expected_cost_without_a_second_reading() -> None:
     """The value is s(1-t) below the threshold t and (1-s)t above, greatest at t itself."""
     assert value_of_second_reading(0.2, THRESHOLDS) == pytest.approx(0.2 * 0.5)
     assert value_of_second_reading(0.8, THRESHOLDS) == pytest.approx(0.2 * 0.5)
@@ -44,22 +42,19 @@ def test_no_more_is_sent_than_the_link_carries() -> None:
 
 
 def test_no_more_is_sent_than_the_cloud_takes() -> None:
-    """The limit on regions of one study holds however fast the link is."""
     plan = plan_of(*[0.5] * 9, max_rois=4)
     assert len(plan.send) == 4
     assert plan.held_back == "the limit per study is 4"
 
 
 def test_nothing_is_sent_without_link_or_time() -> None:
-    """With the link off, or no time left, nothing is sent and the reason is given."""
     off = plan_of(0.5, link=OFF)
     late = plan_of(0.5, budget_s=0.0)
     assert (off.send, off.held_back) == ((), "off")
     assert (late.send, late.held_back) == ((), "no time was left for a second reading")
 
 
-def test_what_fits_is_sent_whole_and_nothing_is_owed() -> None:
-    """With time enough every region goes at full size, and nothing is held back."""
+def test_with_time_enough_all_go_at_full_size() -> None:
     plan = plan_of(0.5, 0.4)
     assert plan.sizes == (Size.FULL, Size.FULL)
     assert (plan.later, plan.held_back) == ((), "")
@@ -73,7 +68,7 @@ def test_a_thin_link_makes_regions_smaller_before_it_drops_them() -> None:
     assert plan.later == ()
 
 
-def test_what_is_not_sent_is_owed() -> None:
+def test_what_is_not_sent_stays_pending() -> None:
     """The uncertain ones that the budget leaves out wait for an amendment, the best first."""
     plan = plan_of(0.12, 0.2, 0.95, 0.5, 0.01, 0.3, link=THIN, budget_s=0.6)
     assert (plan.send, plan.later) == ((3, 5), (1, 0))
@@ -100,21 +95,20 @@ def test_a_large_nodule_is_sent_whole_or_not_at_all() -> None:
     assert (roomy.send, roomy.sizes) == ((0, 1), (Size.FULL, Size.REDUCED))
 
 
-def test_hopeless_link_is_asked_for_one_region_all_the_same() -> None:
+def test_a_hopeless_link_gets_one_candidate() -> None:
     """However slow the link was, one small region is sent as long as there is any time."""
     hopeless = LinkEstimate.steady(Pace(60.0, 10.0, 10.0, queue_s=60.0, roi_s=9.0))
     plan = plan_of(0.4, 0.5, link=hopeless, budget_s=0.5)
     assert (plan.send, plan.sizes, plan.later) == ((1,), (Size.SLAB,), (0,))
 
 
-def test_a_link_that_was_lost_gets_one_region_to_find_out() -> None:
-    """The probe of a half-open breaker carries one region; the rest is owed."""
+def test_a_link_that_was_lost_is_probed_with_one_candidate() -> None:
     plan = plan_of(0.5, 0.4, link=LinkEstimate(probing=True))
     assert (plan.send, plan.later) == ((0,), (1,))
     assert plan.held_back == "one was sent to test whether the cloud is reachable again"
 
 
-def test_without_a_cloud_nothing_is_owed() -> None:
+def test_without_a_cloud_nothing_is_pending() -> None:
     """A site without a cloud waits for nothing; one that cannot reach its cloud does."""
     assert plan_of(0.5, link=OFF).later == ()
     away = LinkEstimate(available=False, reason="Unreachable: lost; next attempt in 9 s")
@@ -122,21 +116,14 @@ def test_without_a_cloud_nothing_is_owed() -> None:
     assert (plan.send, plan.later, plan.held_back) == ((), (0,), away.reason)
 
 
-def test_size_of_a_region_is_full_where_nothing_is_said() -> None:
-    """Of a plan without sizes, and of what is not sent."""
+def test_the_default_size_is_full() -> None:
     plan = plan_of(0.5, 0.4)
     assert replace(plan, sizes=()).size_of(0) is Size.FULL
     assert replace(plan, sizes=(Size.SLAB, Size.FULL)).size_of(0) is Size.SLAB
     assert plan.size_of(99) is Size.FULL
 
 
-def test_same_input_gives_same_plan() -> None:
-    """The decision is a pure function: it can be replayed."""
-    assert plan_of(0.3, 0.7, 0.95) == plan_of(0.3, 0.7, 0.95)
-
-
 def test_every_decision_gives_its_numbers() -> None:
-    """The reason names the score and the threshold that it was held against."""
     reasons = [d.reason for d in plan_of(0.95, 0.5, 0.05).decisions]
     assert reasons == [
         "edge score 0.950 is at or above the threshold 0.900",
@@ -146,7 +133,6 @@ def test_every_decision_gives_its_numbers() -> None:
 
 
 def test_thresholds_come_from_the_manifest() -> None:
-    """The four numbers are taken as they stand."""
     assert Thresholds.from_manifest(SETTINGS) == THRESHOLDS
 
 
@@ -164,12 +150,11 @@ def test_thresholds_come_from_the_manifest() -> None:
     ],
 )
 def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> None:
-    """Missing or senseless thresholds are refused with the offending value."""
     with pytest.raises(UnfitModel, match=says):
         Thresholds.from_manifest(settings)
 
 
-def test_what_is_reported_is_described_where_there_is_room() -> None:
+def test_reported_candidates_are_characterized_where_they_fit() -> None:
     """After all that is uncertain, the highest scores first, at full size; none is owed."""
     plan = plan_of(0.95, 0.4, 0.99, 0.05)
     assert plan.send == (1, 2, 0)
@@ -178,69 +163,18 @@ def test_what_is_reported_is_described_where_there_is_room() -> None:
     assert plan_of(0.95, 0.4, 0.99, max_rois=2).send == (1, 2)
 
 
-def test_nothing_is_described_where_the_policy_does_not_want_it() -> None:
-    """Only what is uncertain is sent, and no description is owed."""
+def test_nothing_is_characterized_against_the_policy() -> None:
     plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, characterize=False))
     assert (plan.send, plan.characterize) == ((1,), ())
     assert plan_of(0.95, 0.4, 0.99).characterize == (2, 0)
 
 
-def test_descriptions_go_before_an_audit() -> None:
-    """A thin link carries what the report is made of first."""
-    plan = plan_of(0.95, 0.05, audited=True, max_rois=1)
-    assert (plan.send, plan.audit) == ((0,), ())
-
-
-def test_what_is_uncertain_goes_before_descriptions() -> None:
-    """Where not even that has room, nothing is described."""
+def test_uncertain_candidates_go_before_characterization() -> None:
     plan = plan_of(0.95, 0.4, 0.45, max_rois=1)
     assert len(plan.send) == 1
     assert 0 not in plan.send
 
 
-def test_a_probe_describes_nothing() -> None:
-    """A link that may be back gets one region, or one description where nothing is uncertain."""
+def test_a_probe_characterizes_nothing() -> None:
     probing = replace(LinkEstimate(), probing=True)
     assert len(plan_of(0.95, 0.4, link=probing).send) == 1
-
-
-PACE = Pace(round_trip_s=0.1, bytes_per_s=1000.0, down_bytes_per_s=1e9, queue_s=0.0, roi_s=0.0)
-LINK = LinkEstimate(middle=PACE, slow=PACE)
-"""One second for a thousand bytes, whatever the confidence."""
-
-ROOM = SendLimits(LINK, budget_s=5.0, max_rois=4, confidence=0.9)
-
-
-@pytest.mark.parametrize(
-    ("room", "most"),
-    [
-        (ROOM, 4),
-        (replace(ROOM, budget_s=0.0), 0),
-        (replace(ROOM, link=replace(LINK, available=False)), 0),
-        (replace(ROOM, link=replace(LINK, probing=True)), 1),
-    ],
-)
-def test_how_many_may_go_at_most(room: SendLimits, most: int) -> None:
-    """As many as the cloud takes; one where the link is on trial, none without link or time."""
-    assert room.most == most
-
-
-def test_what_fits_beside_the_others_is_bounded_by_time_and_number() -> None:
-    """Time for 4900 bytes: after 2000 there is room for two more of 1000; of four places one."""
-    assert ROOM.fits(1, 4890)
-    assert not ROOM.fits(1, 4910)
-    assert ROOM.count_extra(1, 2000, wanted=9, each_bytes=1000) == 2
-    assert ROOM.count_extra(1, 2000, wanted=1, each_bytes=1000) == 1
-    assert ROOM.count_extra(3, 1000, wanted=9, each_bytes=100) == 1
-    assert ROOM.count_extra(1, 4800, wanted=9, each_bytes=1000) == 0
-
-
-def test_why_no_more_go_is_said_in_words() -> None:
-    """The first limit that binds is named: the link, time, the trial, the number, the bytes."""
-    lost = replace(LINK, available=False, reason="Unreachable: refused")
-    assert replace(ROOM, link=lost).reason(0) == "Unreachable: refused"
-    assert replace(ROOM, budget_s=0.0).reason(0) == "no time was left for a second reading"
-    trial = replace(ROOM, link=replace(LINK, probing=True))
-    assert trial.reason(1) == "one was sent to test whether the cloud is reachable again"
-    assert ROOM.reason(4) == "the limit per study is 4"
-    assert ROOM.reason(2) == "the link was fast enough for 2 in the 5.0 s left"

@@ -10,7 +10,6 @@ from protos.messages import Verdict
 
 
 def finding(diameter_mm: float, malignancy: float | None) -> Finding:
-    """One with a verdict that says so much of its malignancy."""
     verdict = Verdict(0, 0.9, diameter_mm, "m", 0.0, 0.0, malignancy)
     place = (1.0, 2.0, 3.0)
     return Finding(
@@ -22,15 +21,13 @@ def finding(diameter_mm: float, malignancy: float | None) -> Finding:
     ("diameter_mm", "malignancy", "small"),
     [(5.9, 0.2, True), (5.9, None, True), (5.9, 0.5, False), (6.0, 0.2, False), (30, None, False)],
 )
-def test_below_6_mm_and_not_suspicious_is_small(
+def test_below_6_mm_with_low_malignancy_is_small(
     diameter_mm: float, malignancy: float | None, small: bool
 ) -> None:
-    """A suspicious one is not, whatever its size."""
     assert finding(diameter_mm, malignancy).small is small
 
 
-def test_an_outline_knows_its_middle_and_volume() -> None:
-    """Places are counted in the box, from where the region begins."""
+def test_centre_and_volume_of_an_outline() -> None:
     mask = np.zeros((4, 4, 4), bool)
     mask[1, 1, 1] = mask[1, 1, 3] = True
     outline = Outline(mask, (10, -2, 30), voxel_mm3=0.5)

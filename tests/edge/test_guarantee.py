@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.assemble import build_pipeline
 from edge.decide import Plan
 from edge.errors import UnfitModel
-from edge.escalation.client import Escalator, NoSecondReader, SecondReader, open_channel
+from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult
-from edge.escalation.stream import EscalationSettings
 from edge.guarantee import (
     NOT_CALIBRATED,
     Guarantee,
@@ -25,23 +23,16 @@ from edge.guarantee import (
     guarantee_of,
     guarantee_of_model,
 )
-from edge.job import Job
 from edge.link.estimate import OFF
-from edge.link.link import Link
-from edge.pipeline import Pipeline, read_and_report
-from edge.report.model import Report
 from edge.selection import Size
-from edge.settings import load_settings
-from edge.store.studies import Spool
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Volume
 from protos.messages import Verdict
 from tests.edge.amending import Site
-from tests.edge.cases import GUARANTEE, SETTINGS, SHAPE, TERMS, FixedScreener, plan_of
+from tests.edge.asking import escalator
+from tests.edge.cases import GUARANTEE, TERMS, pipeline_of, plan_of, report_of
 from tests.edge.fake_cloud import FakeCloud
-from tests.edge.owing import SilentCloud
-from tests.edge.test_pipeline import lung_box, study_at
 
 MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (
@@ -52,7 +43,6 @@ TEXT = (
 
 
 def verdict(place: int, model: str = "fake 1") -> Verdict:
-    """A verdict on that place."""
     return Verdict(place, 0.9, 9.0, model, 0.0, 0.001)
 
 
@@ -62,12 +52,10 @@ def read_by(*places: int, model: str = "fake 1") -> EscalationResult:
 
 
 def of(plan: Plan, answers: EscalationResult, slice_mm: float = 1.0) -> Guarantee:
-    """What is promised of that reading."""
     return guarantee_of(MOST, plan, answers, slice_mm)
 
 
-def test_regions_of_another_size_than_calibration_s_promise_nothing() -> None:
-    """Full means full in calibration: what is smaller on this edge was never tried."""
+def test_rois_of_another_side_have_no_guarantee() -> None:
     assert for_roi_side(MOST, 48) == MOST
     small = for_roi_side(MOST, 32)
     assert small.text == (
@@ -78,7 +66,6 @@ def test_regions_of_another_size_than_calibration_s_promise_nothing() -> None:
 
 
 def test_terms_come_from_the_manifest() -> None:
-    """The table is taken as it stands, and a manifest without it promises nothing."""
     assert Terms.from_manifest({"guarantee": GUARANTEE}) == TERMS
     assert Terms.from_manifest({}) is None
     assert guarantee_of_model({}, "1") == NOT_CALIBRATED
@@ -102,13 +89,11 @@ def test_terms_come_from_the_manifest() -> None:
     ],
 )
 def test_malformed_terms_are_refused(changed: Mapping[str, object], says: str) -> None:
-    """A wrong value, an unknown key and a contradiction are named."""
     with pytest.raises(UnfitModel, match=says):
         Terms.from_manifest({"guarantee": {**GUARANTEE, **changed}})
 
 
 def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
-    """A sentence is no table, and every key must be there."""
     with pytest.raises(UnfitModel, match="must hold a table"):
         Terms.from_manifest({"guarantee": "few are missed"})
     less = {key: value for key, value in GUARANTEE.items() if key != "patients"}
@@ -116,7 +101,7 @@ def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
         Terms.from_manifest({"guarantee": less})
 
 
-def test_a_model_that_calibration_has_not_seen_promises_nothing() -> None:
+def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
     """Weights that were exported anew keep their settings, and lose the promise."""
     assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == MOST
     stale = guarantee_of_model({"guarantee": GUARANTEE}, "2")
@@ -141,7 +126,7 @@ def test_a_reading_as_in_calibration_has_its_terms() -> None:
     assert "the requested 2.8 % cannot be guaranteed)" in Guarantee(hopeless, "").text
 
 
-def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> None:
+def test_the_guarantee_waits_for_the_last_verdict() -> None:
     """The reason counts them and names the fault; with the last verdict the terms are back."""
     plan = plan_of(0.7, 0.3)
     first = of(plan, read_by(0))
@@ -156,20 +141,18 @@ def test_missing_verdicts_take_the_promise_and_later_ones_bring_it_back() -> Non
     assert amended_guarantee(first, plan, read_by(0, 1)) == MOST
 
 
-def test_what_was_held_back_names_the_limit() -> None:
-    """Where nothing went wrong, why it was not sent is the reason."""
+def test_candidates_held_back_name_the_limit() -> None:
     found = of(plan_of(0.7, 0.3, max_rois=1), EscalationResult({0: verdict(0)}))
     assert "not read again: the limit per study is 1" in found.text
 
 
-def test_another_second_reader_promises_nothing() -> None:
-    """Calibration holds for the two models that read it."""
+def test_another_second_reader_has_no_guarantee() -> None:
     found = of(plan_of(0.7), read_by(0, model="other 2"))
     assert found.reason == "the second reader was other 2, in calibration version fake 1"
 
 
 @pytest.mark.parametrize("size", [Size.REDUCED, Size.SLAB])
-def test_smaller_regions_are_not_covered_for_good(size: Size) -> None:
+def test_smaller_rois_withdraw_the_guarantee_for_good(size: Size) -> None:
     """A verdict on a smaller region than calibration's is no such verdict, however many follow."""
     plan = replace(plan_of(0.7, 0.3), sizes=(Size.FULL, size))
     found = of(plan, read_by(0, 1))
@@ -180,7 +163,6 @@ def test_smaller_regions_are_not_covered_for_good(size: Size) -> None:
 
 
 def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
-    """Calibration says what slices it knows; a hair more is the same."""
     assert of(plan_of(0.95), EscalationResult(), 2.52).given
     found = of(plan_of(0.95), EscalationResult(), 5.0)
     assert found.reason == "slices are 5 mm apart, in calibration at most 2.5 mm"
@@ -188,28 +170,14 @@ def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
 
 
 def test_a_site_without_a_cloud_has_no_guarantee() -> None:
-    """Calibration had two readers."""
     off = EscalationResult(reason="off", switched_off=True)
     assert of(plan_of(0.95, link=OFF), off).reason == "no second reader is set up"
 
 
-def pipeline_with(second: SecondReader, scores: tuple[float, ...]) -> Pipeline:
-    """The real pipeline around a calibrated screener that sees ``scores``."""
-    screener = FixedScreener(scores, settings={**SETTINGS, "guarantee": GUARANTEE})
-    pipeline = build_pipeline(load_settings(deadline_s=60.0), screener, second)
-    return replace(pipeline, read=study_at, preprocess=lung_box)
-
-
-def report_in(out: Path, pipeline: Pipeline) -> Report:
-    """The report of one study that went through ``pipeline``."""
-    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
-
-
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
-    """Over the real link: promised in report.json and report.html, with all that it rests on."""
-    with FakeCloud() as cloud, open_channel(cloud.address, load_settings()) as channel:
-        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=2.0))
-        report = report_in(tmp_path, pipeline_with(second, (0.95, 0.7, 0.05)))
+    """Over the real link: in report.json and report.html, with all that they rest on."""
+    with FakeCloud() as cloud, escalator(cloud.address, reserve_s=2.0) as second:
+        report = report_of(pipeline_of(second, guarantee=GUARANTEE), tmp_path)
     assert report.guarantee.text == TEXT
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["guarantee"] == TEXT
@@ -218,40 +186,35 @@ def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> None:
-    """The terms are told all the same, and that they are not given."""
-    report = report_in(tmp_path, pipeline_with(NoSecondReader(), (0.95, 0.7)))
-    words = "no guarantee, because no second reader is set up"
-    assert report.guarantee.text == words
+    """The data hold the terms, and that they are not given."""
+    report = report_of(pipeline_of(NoSecondReader(), guarantee=GUARANTEE), tmp_path)
+    text = "no guarantee, because no second reader is set up"
+    assert report.guarantee.text == text
     written = json.loads((tmp_path / "report.json").read_text())
-    assert (written["guarantee"], written["guarantee_terms"]["given"]) == (words, False)
-    assert words in (tmp_path / "report.html").read_text()
+    assert (written["guarantee"], written["guarantee_terms"]["given"]) == (text, False)
+    assert text in (tmp_path / "report.html").read_text()
 
 
-def test_a_study_that_was_not_read_promises_nothing(tmp_path: Path) -> None:
-    """A refusal says so in its data."""
-
+def test_a_study_that_was_not_read_has_no_guarantee(tmp_path: Path) -> None:
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)
 
-    pipeline = replace(pipeline_with(NoSecondReader(), ()), preprocess=no_lung)
-    words = "no guarantee, because the study was not read"
-    assert report_in(tmp_path, pipeline).guarantee.text == words
+    pipeline = replace(pipeline_of(NoSecondReader(), guarantee=GUARANTEE), preprocess=no_lung)
+    text = "no guarantee, because the study was not read"
+    assert report_of(pipeline, tmp_path).guarantee.text == text
 
 
-def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(tmp_path: Path) -> None:
+def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(site: Site) -> None:
     """Version 1 says that verdicts are missing, 2 still does, and version 3 has the terms."""
-    (tmp_path / "state").mkdir()
-    with Spool(tmp_path / "state" / "s.db") as spool:
-        site = Site(tmp_path, spool, SilentCloud())
-        site.study("a")
-        site.cloud.answers = [1, 1]
-        site.turns()
-    told = [site.report("a", version)["guarantee"] for version in (".v1", ".v2", "")]
-    assert told[0] == (
+    site.study("a")
+    site.cloud.answers = [1, 1]
+    site.turns()
+    texts = [site.report("a", version)["guarantee"] for version in (".v1", ".v2", "")]
+    assert texts[0] == (
         "no guarantee, because 2 of 2 uncertain candidates were not read again: "
         "Unreachable: nobody listens"
     )
-    assert told[1].startswith("no guarantee, because 1 of 2 uncertain candidates")
-    assert told[2] == TEXT
+    assert texts[1].startswith("no guarantee, because 1 of 2 uncertain candidates")
+    assert texts[2] == TEXT
     assert site.report("a")["guarantee_terms"]["given"]
     assert TEXT in (site.places.outbox / "a" / "report.html").read_text()

@@ -45,12 +45,10 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def screen(out: Path, *arguments: str) -> Result:
-    """What the command does with these arguments."""
     return CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
 
 
 def test_cloud_off_is_done(tmp_path: Path) -> None:
-    """Without a cloud the status is 0 and the second reading is missing, for the reason off."""
     result = screen(tmp_path, "study", "--cloud", "off", "--json")
     printed = json.loads(result.stdout)
     assert result.exit_code == 0
@@ -58,8 +56,7 @@ def test_cloud_off_is_done(tmp_path: Path) -> None:
     assert printed["models"] == {"edge": "fixed 1 (auto, 0 threads)"}
 
 
-def test_json_gives_every_finding_with_its_grounds(tmp_path: Path) -> None:
-    """Each finding has place, size, probability, who decided and why, and the cloud's verdict."""
+def test_json_gives_every_finding(tmp_path: Path) -> None:
     with FakeCloud() as cloud:
         result = screen(tmp_path, "study", "--cloud", cloud.address, "--json")
     printed = json.loads(result.stdout)
@@ -79,14 +76,12 @@ def test_json_gives_every_finding_with_its_grounds(tmp_path: Path) -> None:
 
 
 def test_people_get_a_table(tmp_path: Path) -> None:
-    """Without --json the findings, the ledger, the report's path and the warning are printed."""
     result = screen(tmp_path, "study")
     for said in ("2 findings of 3 candidates", "preprocess", "report.html", "Not a medical device"):
         assert said in " ".join(result.stdout.split())
 
 
 def test_logs_stay_out_of_the_output(tmp_path: Path) -> None:
-    """What is told to operators goes to standard error."""
     result = screen(tmp_path, "study", "--json")
     assert "study reported" in result.stderr
     assert "study reported" not in result.stdout
@@ -105,7 +100,6 @@ def test_dead_cloud_has_a_status_of_its_own(tmp_path: Path) -> None:
 
 
 def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
-    """A study that cannot be read gives status 2, kind and reason, and a report."""
     result = screen(tmp_path, "short")
     assert result.exit_code == 2
     assert "IncompleteSeries" in result.stdout
@@ -115,7 +109,6 @@ def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [("--cloud", "nowhere"), ("--config", "absent.toml")])
 def test_bad_settings_are_named(tmp_path: Path, arguments: tuple[str, str]) -> None:
-    """Settings that cannot be give status 1 and say which, on standard error."""
     result = screen(tmp_path, "study", *arguments)
     assert result.exit_code == 1
     assert result.stderr.startswith("BadSettings: ")
@@ -135,7 +128,6 @@ def test_out_that_is_a_file_is_told_in_one_line(tmp_path: Path, below: str) -> N
 
 @pytest.mark.parametrize("taken", ["inbox", "outbox", "state_dir"])
 def test_agent_tells_a_folder_that_cannot_be(tmp_path: Path, taken: str) -> None:
-    """A folder of the agent that is a file gives status 1 and one line with its name."""
     config = agent_config(tmp_path)
     (tmp_path / taken).write_text("mine")
     result = CliRunner().invoke(app, ["run", "--config", str(config)])
@@ -145,7 +137,6 @@ def test_agent_tells_a_folder_that_cannot_be(tmp_path: Path, taken: str) -> None
 
 
 def test_agent_tells_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
-    """A port that another has gives status 1 and one line with its number."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         config = agent_config(tmp_path, f"metrics_port = {port}")
@@ -158,7 +149,6 @@ def test_agent_tells_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
 
 
 def test_agent_tells_a_database_that_is_none(tmp_path: Path) -> None:
-    """A file in the database's place gives status 1 and one line with its name."""
     config = agent_config(tmp_path)
     (tmp_path / "state_dir").mkdir()
     (tmp_path / "state_dir" / "spool.sqlite3").write_text("no database" * 1000)
@@ -170,7 +160,6 @@ def test_agent_tells_a_database_that_is_none(tmp_path: Path) -> None:
 
 
 def agent_config(root: Path, *more: str) -> Path:
-    """A configuration with all folders below ``root``."""
     lines = [f'{name} = "{root / name}"' for name in ("inbox", "outbox", "state_dir")]
     config = root / "edge.toml"
     config.write_text("\n".join([*lines, *more]))
@@ -188,7 +177,6 @@ def test_help_documents_the_exit_status() -> None:
 
 
 def test_edge_never_imports_torch_nor_the_cloud() -> None:
-    """Importing the whole command brings in neither torch nor the service."""
     code = (
         "import sys, edge.__main__; wrong = ('torch', 'cloud', 'evaluation', 'models.networks');"
         "print([module for module in wrong if module in sys.modules])"

@@ -17,17 +17,14 @@ from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
 
 
 def verdict(roi_id: int, probability: float) -> Verdict:
-    """A verdict of 8 mm."""
     return Verdict(roi_id, probability, 8.0, "fake 1", 0.0, 0.0)
 
 
 def merged(scores: tuple[float, ...], answers: EscalationResult, max_rois: int = 64) -> Merged:
-    """What becomes of candidates of these scores."""
     return merge(plan_of(*scores, max_rois=max_rois), answers, THRESHOLDS, WEIGHTS, Geometry())
 
 
 def test_merged_probability_is_the_logistic_sum() -> None:
-    """0.4 and 0.9 with weights 1 and 2 and bias -1 give the sigmoid of their logits' sum."""
     x = -1 + math.log(0.4 / 0.6) + 2 * math.log(0.9 / 0.1)
     expected = 1 / (1 + math.exp(-x))
     assert MergeWeights(-1.0, 1.0, 2.0).merged(0.4, 0.9) == pytest.approx(expected)
@@ -35,12 +32,10 @@ def test_merged_probability_is_the_logistic_sum() -> None:
 
 @pytest.mark.parametrize(("edge", "cloud"), [(0.0, 0.0), (1.0, 1.0), (0.0, 1.0)])
 def test_certain_scores_give_a_finite_probability(edge: float, cloud: float) -> None:
-    """Scores of exactly 0 and 1 are merged without overflow."""
     assert 0.0 <= MergeWeights(0.0, 5.0, 90.0).merged(edge, cloud) <= 1.0
 
 
 def test_cloud_raises_a_candidate_to_a_finding() -> None:
-    """A verdict of 0.9 on 0.45 makes a finding of the cloud, with the cloud's diameter."""
     (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
@@ -49,14 +44,12 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
 
 
 def test_cloud_lowers_a_candidate_below_the_final_threshold() -> None:
-    """A verdict of 0.02 on 0.8 leaves no finding."""
     result = merged((0.8,), EscalationResult({0: verdict(0, 0.02)}))
     assert result.findings == ()
     assert result.second_reading is SecondReading.COMPLETE
 
 
 def ball(middle: tuple[int, int, int], radius: float) -> BoolArray:
-    """A ball in a region of 48 mm."""
     away = np.moveaxis(np.indices((48, 48, 48)), 0, 3) - middle
     return np.asarray(np.linalg.norm(away, axis=3) < radius)
 
@@ -95,7 +88,7 @@ def test_an_outline_of_something_else_does_not_move_the_finding() -> None:
     assert finding.index_zyx == (30.0, 30.0, 30.0)
 
 
-def test_the_cloud_describes_what_the_edge_reports() -> None:
+def test_the_cloud_characterizes_what_the_edge_reports() -> None:
     """Size and place come of its verdict, the decision stays the edge's, however low that is."""
     answers = EscalationResult({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
     result = merged((0.95,), answers)
@@ -106,15 +99,13 @@ def test_the_cloud_describes_what_the_edge_reports() -> None:
     assert result.reason == "no candidate was uncertain"
 
 
-def test_descriptions_do_not_count_as_second_readings() -> None:
-    """One reported candidate was described, the uncertain one was not read: nothing is there."""
+def test_characterizations_do_not_count_as_second_readings() -> None:
     result = merged((0.95, 0.4), EscalationResult({0: verdict(0, 0.9)}, reason="late"))
     assert result.second_reading is SecondReading.MISSING
     assert result.reason.startswith("0 of 1 uncertain candidates")
 
 
 def test_small_nodules_come_last() -> None:
-    """However probable: what asks for action stands first."""
     small, large = replace(verdict(0, 0.95), diameter_mm=5.0), verdict(1, 0.9)
     findings = merged((0.45, 0.45), EscalationResult({0: small, 1: large})).findings
     assert [finding.small for finding in findings] == [False, True]
@@ -122,7 +113,6 @@ def test_small_nodules_come_last() -> None:
 
 
 def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
-    """Without a verdict a score from 0.5 on is a finding, one below is not, and it says why."""
     result = merged((0.8, 0.3), EscalationResult(reason="Unreachable: connection refused"))
     (finding,) = result.findings
     assert finding.decided_by is DecidedBy.EDGE_ALONE
@@ -138,7 +128,6 @@ def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
 
 
 def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
-    """Only the certain candidate is a finding, the edge's own; nothing wanted a second reading."""
     result = merged((0.95, 0.05), EscalationResult())
     (finding,) = result.findings
     assert (finding.decided_by, finding.route) == (DecidedBy.EDGE, Route.REPORT)
@@ -169,7 +158,6 @@ def test_one_description_is_a_reading_and_nothing_to_describe_needs_none() -> No
 
 
 def test_some_verdicts_make_a_partial_reading() -> None:
-    """One verdict of two is partial, and each candidate is judged by what there is of it."""
     answers = EscalationResult({0: verdict(0, 0.9)}, reason="DeadlinePassed: late")
     result = merged((0.7, 0.6), answers)
     assert result.second_reading is SecondReading.PARTIAL
@@ -178,7 +166,6 @@ def test_some_verdicts_make_a_partial_reading() -> None:
 
 
 def test_refused_region_names_its_refusal() -> None:
-    """The finding says with which error the cloud refused its region."""
     answers = EscalationResult(
         {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 ROIs refused"
     )
@@ -187,7 +174,6 @@ def test_refused_region_names_its_refusal() -> None:
 
 
 def test_held_back_candidate_names_the_limit() -> None:
-    """A candidate that was not sent for want of room says so, and the reading is partial."""
     answers = EscalationResult({0: verdict(0, 0.9)})
     result = merged((0.55, 0.7), answers, max_rois=1)
     assert result.second_reading is SecondReading.PARTIAL
@@ -195,7 +181,6 @@ def test_held_back_candidate_names_the_limit() -> None:
 
 
 def test_switched_off_is_missing_whatever_was_uncertain() -> None:
-    """Without a cloud the second reading is missing, with the reason off."""
     off = EscalationResult(reason="off", switched_off=True)
     for scores in ((0.7,), (0.95,), ()):
         result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS, Geometry())
@@ -203,7 +188,6 @@ def test_switched_off_is_missing_whatever_was_uncertain() -> None:
 
 
 def test_findings_come_by_falling_probability() -> None:
-    """The merged probability orders them, not the edge's score."""
     result = merged((0.95, 0.6), EscalationResult({1: verdict(1, 0.99)}))
     assert [f.edge_score for f in result.findings] == [0.6, 0.95]
 
@@ -217,7 +201,6 @@ def test_the_cloud_counts_no_more_than_its_most() -> None:
 
 
 def test_weights_come_from_the_manifest() -> None:
-    """Three or four numbers are taken in the order bias, edge, cloud, most."""
     assert MergeWeights.from_manifest({"merge": [-1, 0.5, 2.0]}) == MergeWeights(-1.0, 0.5, 2.0)
     assert MergeWeights.from_manifest({"merge": [0, 1, 2, 3]}) == MergeWeights(0.0, 1.0, 2.0, 3.0)
 
@@ -226,6 +209,5 @@ def test_weights_come_from_the_manifest() -> None:
     "given", [None, [1.0, 2.0], [1.0, "x", 2.0], [1.0, math.inf, 2.0], [1.0] * 5]
 )
 def test_unfit_weights_are_refused(given: object) -> None:
-    """Anything but three or four finite numbers is refused."""
     with pytest.raises(UnfitModel, match="merge = "):
         MergeWeights.from_manifest({"merge": given})

@@ -6,65 +6,37 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from edge.assemble import build_pipeline
 from edge.budget import Budget
-from edge.escalation.client import Escalator, NoSecondReader, SecondReader, open_channel
-from edge.escalation.stream import EscalationSettings
+from edge.escalation.client import NoSecondReader
 from edge.findings import DecidedBy, Finding, SecondReading
 from edge.job import Job
-from edge.link.link import Link
-from edge.pipeline import Pipeline, detect, read_and_report
+from edge.pipeline import detect, read_and_report
 from edge.report.model import Assessment, Report, Status
 from edge.report.pictures import Pictures
 from edge.report.write import report_to_dict
-from edge.settings import load_settings
 from edge.store.pending import still_owed
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, Study, Volume
+from imaging.volume import Volume
 from protos.deadline import Deadline
-from tests.edge.cases import SHAPE, FixedScreener, HandClock, box
+from tests.edge.asking import escalator
+from tests.edge.cases import HandClock, box, pipeline_of, report_of
 from tests.edge.fake_cloud import FakeCloud
 
-SCORES = (0.95, 0.7, 0.3, 0.05)
 RESERVE_S = 20.0
 STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
 
 
-def study_at(source: Path) -> Study:
-    """A study of empty voxels; what it shows is up to the screener."""
-    return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
-
-
-def lung_box(_volume: Volume, _source: Path) -> Preprocessed:
-    """The box of the tests, whatever the volume."""
-    return box()
-
-
-def pipeline_with(second: SecondReader, deadline_s: float = 60.0) -> Pipeline:
-    """The real pipeline around a screener that always sees `SCORES`."""
-    settings = load_settings(deadline_s=deadline_s, reserve_s=RESERVE_S)
-    pipeline = build_pipeline(settings, FixedScreener(SCORES), second)
-    return replace(pipeline, read=study_at, preprocess=lung_box)
-
-
-def report_of(pipeline: Pipeline, out: Path) -> Report:
-    """The report of one study that went through ``pipeline``."""
-    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
-
-
 def read_with_cloud(address: str, out: Path, deadline_s: float = 60.0) -> Report:
     """The report of one study whose second reader is at ``address``."""
-    with open_channel(address, load_settings()) as channel:
-        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=RESERVE_S))
-        return report_of(pipeline_with(second, deadline_s), out)
+    with escalator(address, reserve_s=RESERVE_S) as second:
+        limits = {"deadline_s": deadline_s, "reserve_s": RESERVE_S}
+        return report_of(pipeline_of(second, **limits), out)
 
 
-def test_study_walks_the_whole_line(tmp_path: Path) -> None:
-    """With a cloud the report is final, every stage is in the ledger, each finding has its word."""
+def test_a_study_passes_every_stage(tmp_path: Path) -> None:
     with FakeCloud() as cloud:
         report = read_with_cloud(cloud.address, tmp_path)
     assert [entry.stage for entry in report.ledger] == STAGES
@@ -79,7 +51,6 @@ def test_study_walks_the_whole_line(tmp_path: Path) -> None:
 
 
 def test_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
-    """report.json holds the findings, and a ledger of every stage, that of its writing too."""
     with FakeCloud() as cloud:
         report = read_with_cloud(cloud.address, tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
@@ -123,9 +94,7 @@ def test_a_study_that_has_waited_has_so_much_less_time(tmp_path: Path) -> None:
     The escalation is given what is left less the reserve.
     """
     clock = HandClock()
-    settings = load_settings(deadline_s=60.0, reserve_s=RESERVE_S)
-    pipeline = build_pipeline(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
-    pipeline = replace(pipeline, read=study_at, preprocess=lung_box)
+    pipeline = pipeline_of(NoSecondReader(), clock=clock, reserve_s=RESERVE_S)
     job = Job(Path("study"), tmp_path, "key-1", since_s=clock() - 25.0)
     report = read_and_report(pipeline, job).report
     given = {entry.stage: entry.budget_s for entry in report.ledger}
@@ -141,11 +110,8 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
     def persist(_report: Report, assessment: Assessment, *_: object) -> None:
         kept.append(still_owed(assessment.plan, assessment.answers))
 
-    settings = load_settings(deadline_s=60.0)
-    with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
-        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=RESERVE_S))
-        pipeline = build_pipeline(settings, FixedScreener(SCORES), second, clock=clock)
-        pipeline = replace(pipeline, read=study_at, preprocess=lung_box, persist_pending=persist)
+    with FakeCloud() as cloud, escalator(cloud.address, reserve_s=RESERVE_S) as second:
+        pipeline = replace(pipeline_of(second, clock=clock), persist_pending=persist)
         job = Job(Path("study"), tmp_path, "key-1", since_s=clock() - 61.0)
         report = read_and_report(pipeline, job).report
     assert cloud.headers == []
@@ -160,22 +126,15 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
 
 
 def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
-    """Off is no fault: the report is final, and says that the second reading is missing."""
-    report = report_of(pipeline_with(NoSecondReader()), tmp_path)
+    report = report_of(pipeline_of(NoSecondReader()), tmp_path)
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.MISSING)
     assert report.second_reading_reason == "off"
     assert not report.awaits_second_reading
 
 
 def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> None:
-    """Nothing found is a report as well."""
-    settings = load_settings(deadline_s=60.0)
-    with FakeCloud() as cloud, open_channel(cloud.address, settings) as channel:
-        second = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=RESERVE_S))
-        pipeline = replace(
-            build_pipeline(settings, FixedScreener(()), second), read=study_at, preprocess=lung_box
-        )
-        report = report_of(pipeline, tmp_path)
+    with FakeCloud() as cloud, escalator(cloud.address) as second:
+        report = report_of(pipeline_of(second, ()), tmp_path)
     assert (report.findings, report.second_reading) == ((), SecondReading.COMPLETE)
     assert report.second_reading_reason == "no candidate was uncertain"
     assert report.status is Status.FINAL
@@ -183,12 +142,10 @@ def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> Non
 
 
 def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
-    """A refusal names kind, reason and file, keeps its ledger, and leaves a report."""
-
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)
 
-    pipeline = replace(pipeline_with(NoSecondReader()), preprocess=no_lung)
+    pipeline = replace(pipeline_of(NoSecondReader()), preprocess=no_lung)
     report = report_of(pipeline, tmp_path)
     assert report.status is Status.REJECTED
     assert report.rejection is not None
@@ -201,14 +158,13 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
 def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) -> None:
     """The time that the pictures take stands in report.json, and in the sum there."""
     clock = HandClock()
-    settings = load_settings(deadline_s=60.0)
-    pipeline = build_pipeline(settings, FixedScreener(SCORES), NoSecondReader(), clock=clock)
+    pipeline = pipeline_of(NoSecondReader(), clock=clock)
 
     def draw(findings: Sequence[Finding], lung: Preprocessed, out: Path) -> Pictures:
         clock.sleep(3.0)
         return pipeline.draw(findings, lung, out)
 
-    report_of(replace(pipeline, read=study_at, preprocess=lung_box, draw=draw), tmp_path)
+    report_of(replace(pipeline, draw=draw), tmp_path)
     written = json.loads((tmp_path / "report.json").read_text())
     entry = {"stage": "draw", "budget_s": 60.0, "took_s": 3.0}
     assert entry in written["ledger"]
@@ -218,19 +174,16 @@ def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) ->
 def test_fault_of_our_own_is_reported_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An exception that nobody foresaw ends its study with a report, and is logged."""
-
     def burst(_volume: Volume, _source: Path) -> Preprocessed:
         raise ZeroDivisionError("by zero")
 
-    report = report_of(replace(pipeline_with(NoSecondReader()), preprocess=burst), tmp_path)
+    report = report_of(replace(pipeline_of(NoSecondReader()), preprocess=burst), tmp_path)
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.internal) == ("ZeroDivisionError", True)
     assert "study failed" in capsys.readouterr().out
 
 
-def test_lung_box_alone_can_be_judged() -> None:
-    """The middle of the pipeline serves who has a box and no files, with the same findings."""
-    pipeline = pipeline_with(NoSecondReader())
+def test_a_lung_box_without_files_can_be_read() -> None:
+    pipeline = pipeline_of(NoSecondReader())
     assessment = detect(pipeline, box(), Budget(Deadline.after(5.0)), "key")
     assert [f.edge_score for f in assessment.merged.findings] == [0.95, 0.7]

@@ -19,14 +19,12 @@ THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, 0.0, 0.02))
 
 
 def situation(link: LinkEstimate, budget_s: float = 1.2) -> Situation:
-    """Five candidates, four of them uncertain."""
     candidates = tuple(candidate(s, at=i) for i, s in enumerate((0.95, 0.5, 0.31, 0.7, 0.05)))
     return Situation(candidates, THRESHOLDS, link, budget_s, roi_bytes=48**3, max_rois=64)
 
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What a process that logs as JSON writes."""
     stream = io.StringIO()
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()],
@@ -47,7 +45,6 @@ def missed() -> LinkEstimate:
 
 @pytest.mark.parametrize("link", [LinkEstimate(), THIN, OFF, missed()])
 def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkEstimate) -> None:
-    """One line of the log gives back the same plan, exactly, whatever the link was."""
     plan = decide_and_log(situation(link), "key-1")
     (line,) = logged.getvalue().splitlines()
     assert replay(line) == plan == decide(situation(link))
@@ -56,7 +53,6 @@ def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkE
 
 
 def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
-    """Scores, thresholds, estimate, budget and policy are there to be read, and the outcome."""
     decide_and_log(situation(THIN), "key-1")
     line = json.loads(logged.getvalue())
     told = line["situation"]
@@ -94,7 +90,6 @@ def test_an_audit_is_replayed(logged: io.StringIO) -> None:
 
 
 def test_another_line_is_refused() -> None:
-    """A line of the log that tells something else is no decision."""
     assert EVENT == "decided"
     with pytest.raises(ValueError, match="'stopped' is no decision"):
         replay(json.dumps({"event": "stopped"}))

@@ -28,12 +28,10 @@ def link_of(draw: np.random.Generator) -> LinkEstimate:
 
 
 def fits_in(link: LinkEstimate, budget_s: float) -> Fits:
-    """Whether the link carries so much in that time."""
     return lambda rois, sent_bytes: link.completion_s(rois, sent_bytes) <= budget_s
 
 
 def best_by_force(offers: list[list[Option]], most: int, fits: Fits) -> float:
-    """The greatest value of all ways to send any of the regions."""
     best = 0.0
     for ways in itertools.product(*([None, *ways] for ways in offers)):
         picks = [way for way in ways if way is not None]
@@ -43,7 +41,6 @@ def best_by_force(offers: list[list[Option]], most: int, fits: Fits) -> float:
 
 
 def value_of(offers: list[list[Option]], most: int, fits: Fits) -> float:
-    """The value of what is chosen, which must be allowed."""
     picks = choose(offers, most, fits)
     assert len(picks) <= most
     assert all(pick.option in offers[pick.offer] for pick in picks)
@@ -93,19 +90,16 @@ def test_fewer_and_larger_may_be_worth_more() -> None:
 
 
 def test_what_is_dearer_and_worth_less_is_never_considered() -> None:
-    """A slab of more bytes than the reduced cube and less value is no option."""
     assert [o.size for o in efficient(options(0.2))] == [Size.REDUCED, Size.FULL]
 
 
 def test_nothing_is_chosen_of_nothing_or_without_room() -> None:
-    """No region, none allowed, none that fits."""
     assert choose([], 9, lambda *_: True) == ()
     assert choose([options(0.2)], 0, lambda *_: True) == ()
     assert choose([options(0.2)], 9, lambda *_: False) == ()
 
 
 def test_what_is_sent_at_all_is_the_most_valuable_at_its_smallest() -> None:
-    """Of two regions the better, reduced; of none, none."""
     (pick,) = smallest([options(0.1), options(0.2)])
     assert (pick.offer, pick.option.size) == (1, Size.REDUCED)
     assert smallest([]) == ()
@@ -122,7 +116,6 @@ def test_a_smaller_region_is_a_cube_or_a_slab() -> None:
 
 
 def test_a_reading_is_worth_what_the_policy_says() -> None:
-    """By default what was measured: 1, 0.94 and 0.88 of a full one."""
     assert [SELECTION_POLICY.share(size) for size in Size] == [1.0, 0.94, 0.88]
 
 

@@ -22,7 +22,6 @@ PATHS = ReportPaths(Path("out/report.json"), Path("out/report.html"))
 
 
 def printed(report: Report, width: int = 80) -> str:
-    """What a terminal of this width shows."""
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(render_report(report, PATHS))
     return console.export_text()
@@ -44,7 +43,7 @@ def study(**fields: object) -> Report:
     return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)
 
 
-def test_each_finding_has_place_scores_and_reason() -> None:
+def test_each_finding_has_centre_scores_and_reason() -> None:
     """Place, diameter, probability, both readers' scores and the reason fit a terminal of 80."""
     lines = printed(study()).splitlines()
     (row,) = [line for line in lines if "│ 2 │" in line]
@@ -61,14 +60,12 @@ def test_each_finding_has_place_scores_and_reason() -> None:
 
 
 def test_ledger_stands_against_the_deadline() -> None:
-    """The sum of the stages is given beside the deadline, each stage beside its budget."""
     text = printed(study())
     assert "0.25 s of 10.00 s" in text
     assert "│ read  │   10.000 │  0.250 │" in text
 
 
-def test_promise_and_audit_stand_in_words() -> None:
-    """What is promised of missed nodules, and what became of a scan with nothing to ask about."""
+def test_guarantee_and_audit_are_printed() -> None:
     audit = Audit(AuditOutcome.CLEAR, 0.05, 0.09, 3, 2, reason="DeadlinePassed: late")
     text = " ".join(printed(study(guarantee=Guarantee(TERMS, ""), audit=audit)).split())
     assert f"guarantee {TERMS.text}" in text
@@ -81,8 +78,7 @@ def test_promise_and_audit_stand_in_words() -> None:
     assert "audit" not in printed(study())
 
 
-def test_words_of_the_scanner_are_no_markup() -> None:
-    """Brackets in what a file says are printed as they are."""
+def test_header_text_is_no_markup() -> None:
     assert "[bold]series 3[/]" in printed(study(other_series=("[bold]series 3[/]",)))
 
 

@@ -1,39 +1,81 @@
-"""The report's files: what stands in them, in what order they come, and what may lie beside.
-
-The page that readers open.
-"""
-
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge.atomic_files import write_atomically
 from edge.budget import LedgerEntry
-from edge.findings import SecondReading
+from edge.findings import DecidedBy, Decision, Finding, Route, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Rejection, Report, Status
 from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
 from edge.report.write import (
     SCHEMA,
+    ReportPaths,
     banners,
+    render_page,
     report_to_dict,
     version_in,
     write_report,
     write_version,
 )
-from imaging.volume import StudyHeader
-from tests.edge.reports import FINDING, REPORT, box, page, write
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry, StudyHeader
+from models.runtime.detection import Candidate
+from protos.messages import Verdict
+
+VERDICT = Verdict(3, 0.93, 11.5, "hybrid-int8 1", 0.01, 0.04)
+FINDING = Finding(
+    (-21.104, -137.2, 237.1),
+    12.346,
+    0.95,
+    0.61234,
+    DecidedBy.CLOUD,
+    "0.61 lies between 0.10 and 0.90; the cloud says 0.93",
+    (20.0, 30.0, 40.0),
+    Route.ESCALATE,
+    VERDICT,
+)
+DISMISSED = Decision(
+    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.0412), Route.DISMISS, "below 0.10"
+)
+REPORT = Report(
+    study_key="k1",
+    created="2026-03-01T10:11:12+00:00",
+    source=Path("/inbox/case 1"),
+    deadline_s=10.0,
+    header=StudyHeader(patient_id="P1", patient_name="Doe^Jane", study_date="20260301"),
+    series_uid="1.2.3",
+    findings=(FINDING,),
+    decisions=(DISMISSED,),
+    ledger=(LedgerEntry("read", 10.0, 0.3), LedgerEntry("screen", 9.7, 0.1)),
+    second_reading=SecondReading.COMPLETE,
+    second_reading_reason="1 of 1 regions",
+    models={"edge": "screening-int8 1 on openvino"},
+    other_series=("1.2.4: 2 slices, localizer",),
+)
+
+
+def box() -> Preprocessed:
+    voxels = np.random.default_rng(0).integers(0, 255, (48, 64, 80)).astype(np.uint8)
+    return Preprocessed(voxels, Geometry())
+
+
+def write(report: Report, out: Path) -> ReportPaths:
+    return write_report(report, draw_pictures(report.findings, box(), out), out)
+
+
+def page(report: Report = REPORT) -> str:
+    return render_page(report, {})
 
 
 def test_json_keys_of_the_contract_are_there() -> None:
-    """What programs rely on: names, units, order of coordinates, values of the enums."""
     values = report_to_dict(REPORT)
     (finding,) = values["findings"]
     assert values["schema"] == SCHEMA == "overread.report/1"
@@ -64,9 +106,8 @@ def test_small_nodules_are_listed_apart() -> None:
 
 
 def test_json_says_nothing_that_is_no_json() -> None:
-    """A number that is not finite becomes null."""
-    odd = dataclasses.replace(FINDING, diameter_mm=float("nan"), verdict=None)
-    values = report_to_dict(dataclasses.replace(REPORT, findings=(odd,), deadline_s=float("inf")))
+    odd = replace(FINDING, diameter_mm=float("nan"), verdict=None)
+    values = report_to_dict(replace(REPORT, findings=(odd,), deadline_s=float("inf")))
     assert values["findings"][0]["diameter_mm"] is None
     assert values["findings"][0]["verdict"] is None
     assert values["deadline_s"] is None
@@ -74,8 +115,7 @@ def test_json_says_nothing_that_is_no_json() -> None:
 
 
 def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
-    """JSON, page, overview and one picture a finding, and no partial file left."""
-    report = dataclasses.replace(REPORT, findings=(FINDING, FINDING))
+    report = replace(REPORT, findings=(FINDING, FINDING))
     paths = write(report, tmp_path / "out")
     names = ["finding_01.png", "finding_02.png", "overview.png", "report.html", "report.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
@@ -85,7 +125,6 @@ def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where it is, the rest is whole: it is the last file to be written."""
     written: list[str] = []
 
     def watched(path: Path, data: bytes) -> None:
@@ -100,7 +139,7 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
     """A report with fewer findings, and one of a refusal, leave no picture of the one before."""
-    write(dataclasses.replace(REPORT, findings=(FINDING,) * 3), tmp_path)
+    write(replace(REPORT, findings=(FINDING,) * 3), tmp_path)
     (tmp_path / "finding_notes.png").touch()
     paths = write(REPORT, tmp_path)
     others = ["finding_notes.png", "report.html", "report.json"]
@@ -113,7 +152,6 @@ def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path
 def test_an_older_report_goes_before_the_pictures_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the process dies among the pictures, no report is left that does not fit them."""
     write(REPORT, tmp_path)
 
     def dies(path: Path, _data: bytes) -> None:
@@ -151,7 +189,7 @@ def test_a_disk_that_fills_up_leaves_no_half_report(
 
     monkeypatch.setattr("edge.report.write.write_atomically", full)
     with pytest.raises(OSError, match="No space"):
-        write_report(dataclasses.replace(REPORT, version=2), {}, tmp_path)
+        write_report(replace(REPORT, version=2), {}, tmp_path)
     assert os.listdir(tmp_path) == ["report.html"]
 
 
@@ -172,9 +210,9 @@ def _no_space(_descriptor: int) -> None:
 )
 def test_hostile_text_stays_text(hostile: str) -> None:
     """Whatever a header, path or reason says, the page shows it and runs none of it."""
-    header = StudyHeader(*[hostile] * len(dataclasses.fields(StudyHeader)))
-    finding = dataclasses.replace(FINDING, reason=hostile)
-    report = dataclasses.replace(
+    header = StudyHeader(*[hostile] * len(fields(StudyHeader)))
+    finding = replace(FINDING, reason=hostile)
+    report = replace(
         REPORT,
         header=header,
         findings=(finding,),
@@ -194,20 +232,18 @@ def test_hostile_text_stays_text(hostile: str) -> None:
 
 def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
     """A path with odd bytes is written with a question mark in their place."""
-    paths = write_report(dataclasses.replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
+    paths = write_report(replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
     assert json.loads(paths.json.read_text())["source"] == "/in/?"
 
 
 def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> None:
-    """A swarm of findings does not make a page that nobody can open."""
     count = PICTURED_FINDINGS + 2
-    paths = write(dataclasses.replace(REPORT, findings=(FINDING,) * count), tmp_path)
+    paths = write(replace(REPORT, findings=(FINDING,) * count), tmp_path)
     assert len(paths.pictures) == PICTURED_FINDINGS + 1
     assert len(json.loads(paths.json.read_text())["findings"]) == count
 
 
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
-    """Every picture is in the page as it is on disk, and nothing is fetched or run."""
     paths = write(REPORT, tmp_path)
     text = paths.html.read_text()
     inside = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
@@ -235,8 +271,7 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
 def test_banner_tells_how_far_the_reading_went(
     status: Status, second: SecondReading, expected: list[tuple[str, str]]
 ) -> None:
-    """What is not complete is said above everything else, with its reason."""
-    report = dataclasses.replace(
+    report = replace(
         REPORT, status=status, second_reading=second, second_reading_reason="the link is down"
     )
     assert [(banner.level, banner.title) for banner in banners(report)] == expected
@@ -264,7 +299,6 @@ def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
 
 
 def test_page_names_everything_that_the_reader_must_know() -> None:
-    """Patient, finding, who decided and why, times, models, guarantee, other series."""
     text = page()
     for words in (
         "Doe Jane",
@@ -284,7 +318,7 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
 
 
 CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
-SECOND = dataclasses.replace(
+SECOND = replace(
     REPORT, version=2, findings=(FINDING, FINDING), finding_numbers=(4, 1), changes=(CHANGE,)
 )
 PICTURES = {"overview.png": b"\x89PNG o", "finding_01.png": b"\x89PNG 1", "finding_04.png": b"4"}
@@ -345,7 +379,6 @@ def test_killed_at_any_file_the_old_version_is_whole_and_the_next_attempt_ends_i
 
 
 def test_the_version_of_another_study_is_none(tmp_path: Path) -> None:
-    """A folder that is empty, damaged, or of another key holds no version."""
     assert version_in(tmp_path, "k1") == 0
     first(tmp_path)
     assert (version_in(tmp_path, "k1"), version_in(tmp_path, "k2")) == (1, 0)
@@ -354,7 +387,6 @@ def test_the_version_of_another_study_is_none(tmp_path: Path) -> None:
 
 
 def test_a_new_study_s_report_leaves_no_version_of_an_older_one(tmp_path: Path) -> None:
-    """Versions of one patient never lie beside another's report."""
     first(tmp_path)
     write_version(SECOND, PICTURES, tmp_path)
     before = first(tmp_path)
