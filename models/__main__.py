@@ -66,9 +66,18 @@ def list_models(as_json: Json = False) -> None:
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:
-    told = ("version", "kind", "precision", "parent", "method", "sha256", "licence", "attribution")
+    fields = (
+        "version",
+        "kind",
+        "precision",
+        "parent",
+        "method",
+        "sha256",
+        "licence",
+        "attribution",
+    )
     return {
-        **{name: getattr(artifact, name) for name in told},
+        **{name: getattr(artifact, name) for name in fields},
         "file": str(artifact.path),
         "settings": artifact.settings,
         "metrics": artifact.metrics,

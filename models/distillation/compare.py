@@ -116,7 +116,7 @@ def _teaching(given: Comparison, pool: Pool, teachers: list[Teacher]) -> Teachin
     if path.exists():
         plan = json.loads(path.read_text())
         if other := [name for name in wanted if plan.get(name) != wanted[name]]:
-            raise UnfitArtifact(f"{path}: the comparison there has another {', '.join(other)}")
+            raise UnfitArtifact(f"{path}: holds a comparison with another {', '.join(other)}")
         return replace(given.teaching, steps=plan["steps"])
     steps = max(1, round(given.minutes * 60 / _step_s(given, pool)))
     given.out.mkdir(parents=True, exist_ok=True)

@@ -74,7 +74,7 @@ class Pool:
         return len(self.voxels) - len(self.voxels) // HELD
 
     @property
-    def judged(self) -> dict[str, UInt8Array]:
+    def validation(self) -> dict[str, UInt8Array]:
         """The validation regions by the names of `Scores`."""
         return {
             "nodules": self.val_nodules,
@@ -86,7 +86,7 @@ class Pool:
     def key(self) -> str:
         """Twelve digits that identify this pool."""
         digest = hashlib.sha256(self.nodules.tobytes())
-        for part in (self.voxels[::50], *self.judged.values()):
+        for part in (self.voxels[::50], *self.validation.values()):
             digest.update(part.tobytes())
         return digest.hexdigest()[:12]
 

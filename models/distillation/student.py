@@ -88,7 +88,7 @@ def train_student(
 
 def scores_of(network: nn.Module, pool: Pool) -> Scores:
     """Return the student's scores of the validation regions, in FP32, where logits do not tie."""
-    return Scores(**{name: _read(network, part) for name, part in pool.judged.items()})
+    return Scores(**{name: _read(network, part) for name, part in pool.validation.items()})
 
 
 def middle_heat(maps: torch.Tensor) -> torch.Tensor:

@@ -131,10 +131,13 @@ def read_teachers(paths: Sequence[Path], pool: Pool, folder: Path) -> list[Teach
         kind if kinds.count(kind) == 1 else f"{kind}-{kinds[: i + 1].count(kind)}"
         for i, kind in enumerate(kinds)
     ]
-    return [
-        _calibrated(name, digest, said)
-        for name, (_, digest, said) in zip(names, found, strict=True)
-    ]
+    teachers = []
+    for name, (_, digest, read) in zip(names, found, strict=True):
+        scores = Scores(*(read[field.name] for field in fields(Scores)))
+        alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
+        temperature = temperature_of(scores.nodules, alarms)
+        teachers.append(Teacher(name, digest, temperature, read["pool"] / temperature, scores))
+    return teachers
 
 
 def temperature_of(found: FloatArray, alarms: FloatArray) -> float:
@@ -145,14 +148,10 @@ def temperature_of(found: FloatArray, alarms: FloatArray) -> float:
     return float(min(TEMPERATURES, key=lambda t: _loss(found / t) + _loss(-alarms / t)))
 
 
-def log_loss(logits: FloatArray, label: FloatArray) -> float:
-    """Return the mean of -ln of the probability of the label."""
-    return _loss(np.where(label > 0, logits, -logits))
-
-
 def held_out_loss(teacher: Teacher, pool: Pool) -> float:
     """Return its log loss on the held-out regions of the pool."""
-    return log_loss(teacher.pool[pool.learnt :], pool.label[pool.learnt :])
+    logits, label = teacher.pool[pool.learnt :], pool.label[pool.learnt :]
+    return _loss(np.where(label > 0, logits, -logits))
 
 
 def best_of(teachers: Sequence[Teacher], pool: Pool) -> Teacher:
@@ -161,14 +160,8 @@ def best_of(teachers: Sequence[Teacher], pool: Pool) -> Teacher:
 
 
 def _loss(logits: FloatArray) -> float:
+    """Return the mean of -ln sigmoid(logit)."""
     return float(np.logaddexp(0, -logits).mean())
-
-
-def _calibrated(name: str, digest: str, said: dict[str, FloatArray]) -> Teacher:
-    scores = Scores(*(said[field.name] for field in fields(Scores)))
-    alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
-    temperature = temperature_of(scores.nodules, alarms)
-    return Teacher(name, digest, temperature, said["pool"] / temperature, scores)
 
 
 def _read_pool(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str, FloatArray]]:
@@ -176,9 +169,9 @@ def _read_pool(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str
     kind, digest = kind_of(network), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     kept = folder / f"logits_{pool.key}_{digest}.npz"
     if not kept.exists():
-        regions = {"pool": pool.voxels, **pool.judged}
-        said = {name: _read(network, part, f"{kind}, {name}") for name, part in regions.items()}
-        write_arrays(kept, said)
+        regions = {"pool": pool.voxels, **pool.validation}
+        read = {name: _read(network, part, f"{kind}, {name}") for name, part in regions.items()}
+        write_arrays(kept, read)
     with np.load(kept) as found:
         return kind, digest, dict(found)
 

@@ -6,7 +6,7 @@ import copy
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +77,10 @@ def take_uint8(model: ModelProto) -> ModelProto:
     graph = model.graph
     source = graph.input[0].name
     inner = f"{source}_unit"
-    _replace_uses(graph.node, source, inner)
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == source:
+                node.input[index] = inner
     graph.initializer.extend(_scale())
     node = helper.make_node("DequantizeLinear", [INPUT, *SCALE], [inner], "voxels_dequantize")
     graph.node.insert(0, node)
@@ -156,7 +159,8 @@ def give_float(model: ModelProto) -> ModelProto:
         raw = forth.input[0]
         if not any(raw in node.input for node in graph.node if node is not forth):
             graph.node.remove(forth)
-            _rename_output(makers[raw], raw, output.name)
+            names = makers[raw].output
+            names[list(names).index(raw)] = output.name
         else:
             graph.node.append(helper.make_node("Identity", [raw], [output.name]))
     return model
@@ -184,16 +188,3 @@ def _declare_uint8(model: ModelProto) -> None:
     declared = model.graph.input[0]
     declared.name = INPUT
     declared.type.tensor_type.elem_type = TensorProto.UINT8
-
-
-def _replace_uses(nodes: Iterable[NodeProto], old: str, new: str) -> None:
-    for node in nodes:
-        for index, name in enumerate(node.input):
-            if name == old:
-                node.input[index] = new
-
-
-def _rename_output(node: NodeProto, old: str, new: str) -> None:
-    for index, name in enumerate(node.output):
-        if name == old:
-            node.output[index] = new

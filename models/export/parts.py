@@ -14,7 +14,7 @@ import onnxruntime
 from onnx import ModelProto
 
 from models.export.manifest import register
-from models.export.split import Array, Example, crossing_at, open_plain, split, values
+from models.export.split import Example, crossing_at, open_plain, split, values
 from models.runtime.artifacts import WEIGHTS, Artifact, find
 from models.runtime.errors import UnfitArtifact
 from models.runtime.staged import part_name
@@ -81,11 +81,12 @@ def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) 
     shares = [before_s / total_s for before_s in accumulate(took_s, initial=0.0)]
     crossings = _crossings(model, shares, count)
     names = sorted({name for crossing in crossings.values() for name in crossing})
-    shown = [values(model, names, example) for example in examples]
+    one, two = (values(model, names, example) for example in examples)
+    batched = {n for n in names if one[n].ndim > 0 and one[n].shape[0] != two[n].shape[0]}
     sizes = {
-        position: sum(shown[0][name].nbytes for name in crossing)
+        position: sum(one[name].nbytes for name in crossing)
         for position, crossing in crossings.items()
-        if crossing and all(_of_batch(shown[0][name], shown[1][name]) for name in crossing)
+        if crossing and batched.issuperset(crossing)
     }
     chosen = [0]
     for i in range(1, count):
@@ -134,7 +135,3 @@ def _best(sizes: dict[int, int], shares: Sequence[float], share: float, after: i
     if near:
         return min(near, key=lambda position: (sizes[position], abs(shares[position] - share)))
     return min(left, key=lambda position: abs(shares[position] - share))
-
-
-def _of_batch(one: Array, two: Array) -> bool:
-    return one.ndim > 0 and one.shape[0] != two.shape[0]

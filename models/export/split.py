@@ -55,7 +55,7 @@ def _assign(graph: GraphProto, cuts: Sequence[Sequence[str]]) -> list[list[int]]
     for cut in cuts:
         if unknown := [name for name in cut if name not in makers]:
             raise ValueError(f"no node makes {unknown}")
-        before = _ancestors(graph, cut) & free
+        before = _sources(graph, cut, set(range(len(graph.node)))) & free
         parts.append(sorted(before))
         free -= before
     parts.append(sorted(free))
@@ -64,11 +64,12 @@ def _assign(graph: GraphProto, cuts: Sequence[Sequence[str]]) -> list[list[int]]
     return parts
 
 
-def _ancestors(graph: GraphProto, names: Sequence[str]) -> set[int]:
+def _sources(graph: GraphProto, names: Sequence[str], among: set[int]) -> set[int]:
+    """Return the nodes of ``among`` that the named tensors depend on, through such nodes only."""
     makers, found, open_ = _makers(graph), set[int](), list(names)
     while open_:
         number = makers.get(open_.pop())
-        if number is not None and number not in found:
+        if number in among and number not in found:
             found.add(number)
             open_ += graph.node[number].input
     return found
@@ -89,14 +90,8 @@ def _cheap(graph: GraphProto) -> set[int]:
 
 def _with_cheap(graph: GraphProto, part: Sequence[int], outputs: Sequence[str] = ()) -> list[int]:
     """Return the part's nodes and the cheap ones that they, or ``outputs``, need, in order."""
-    makers, cheap, numbers = _makers(graph), _cheap(graph), set(part)
-    open_ = [name for number in part for name in graph.node[number].input] + list(outputs)
-    while open_:
-        number = makers.get(open_.pop())
-        if number in cheap and number not in numbers:
-            numbers.add(number)
-            open_ += graph.node[number].input
-    return sorted(numbers)
+    names = [name for number in part for name in graph.node[number].input] + list(outputs)
+    return sorted(set(part) | _sources(graph, names, _cheap(graph)))
 
 
 def _taken(graph: GraphProto, part: Sequence[int]) -> list[str]:
@@ -157,14 +152,13 @@ def _declare(
         one, two = first[name], second[name]
         if one.ndim == 0 or one.shape[0] == two.shape[0]:
             raise ValueError(f"{name} {one.shape} crosses a cut and has no batch axis")
-        shape = [a if a == b else f"{FREE_AXIS}{i}" for i, (a, b) in enumerate(_sides(one, two))]
+        shape = [
+            a if a == b else f"{FREE_AXIS}{i}"
+            for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True))
+        ]
         kind = helper.np_dtype_to_tensor_dtype(one.dtype)
         declared[name] = helper.make_tensor_value_info(name, kind, [FREE_AXIS, *shape[1:]])
     return declared
-
-
-def _sides(one: Array, two: Array) -> list[tuple[int, int]]:
-    return list(zip(one.shape, two.shape, strict=True))
 
 
 def values(model: ModelProto, names: Sequence[str], example: Example) -> dict[str, Array]:

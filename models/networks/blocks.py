@@ -44,7 +44,7 @@ class Residual(nn.Module):
         self.second = conv_norm(inner, channels, second, relu=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, c, z, y, x)`` to the same shape."""
+        """Map ``(n, c, z, y, x)`` to the same shape."""
         return torch.relu(x + self.second(self.first(x)))
 
 
@@ -86,7 +86,7 @@ class ConvNext(nn.Module):
         self.narrow = nn.Linear(4 * channels, channels)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, c, z, y, x)`` to the same shape."""
+        """Map ``(n, c, z, y, x)`` to the same shape."""
         cells = self.norm(self.depthwise(x).permute(0, 2, 3, 4, 1))  # (n, z, y, x, c)
         mixed = self.narrow(nn.functional.gelu(self.widen(cells)))
         out: torch.Tensor = x + mixed.permute(0, 4, 1, 2, 3)
@@ -109,7 +109,7 @@ class Scales(nn.Module):
         self.norm = nn.BatchNorm3d(growth * len(DILATIONS))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, c, z, y, x)`` to ``(n, c + 3 growth, z, y, x)``."""
+        """Map ``(n, c, z, y, x)`` to ``(n, c + 3 growth, z, y, x)``."""
         narrow = self.squeeze(x)
         seen = torch.cat([conv(narrow) for conv in self.dilated], 1)
         return torch.cat([x, torch.relu(self.norm(seen))], 1)
@@ -126,6 +126,6 @@ class Multiscale(nn.Module):
         self.narrow = conv_norm(channels + layers * step, channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, c, z, y, x)`` to the same shape."""
+        """Map ``(n, c, z, y, x)`` to the same shape."""
         out: torch.Tensor = self.narrow(self.layers(x))
         return out

@@ -148,6 +148,7 @@ class HybridNetwork(KnownStem):
         self.mix4 = nn.Sequential(*residuals(quarter_width, [quarter_width] * spec.blocks[1]))
         self.fine8 = nn.Conv3d(quarter_width, spec.channels, 2, 2)
         self.embed = nn.Linear(eighth, spec.channels)
+        # positions and class token; both names are in the shipped artifacts
         self.place = nn.Parameter(torch.randn(1, tokens + 1, spec.channels) * 0.02)
         self.asked = nn.Parameter(torch.randn(1, 1, spec.channels) * 0.02)
         layers = [EncoderLayer(spec.channels, spec.heads) for _ in range(spec.depth)]
@@ -168,8 +169,8 @@ class HybridNetwork(KnownStem):
         fine4 = self.mix4(self.fine4(fine2) + self.join4(known4))
         fine8 = self.fine8(fine4)  # (n, c, 6, 6, 6)
         tokens = fine8.flatten(2).transpose(1, 2) + self.embed(known8.flatten(2).transpose(1, 2))
-        asked = self.asked.expand(tokens.shape[0], -1, -1)
-        tokens = self.norm(self.encoder(torch.cat([asked, tokens], 1) + self.place))
+        class_token = self.asked.expand(tokens.shape[0], -1, -1)
+        tokens = self.norm(self.encoder(torch.cat([class_token, tokens], 1) + self.place))
         answer = self.answer(tokens[:, 0])  # (n, 6)
         grid = tokens[:, 1:].transpose(1, 2).unflatten(2, known8.shape[2:])
         back4 = self.back4(torch.relu(fine4 + upsample(self.up4(grid))))
@@ -194,7 +195,7 @@ class EncoderLayer(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(n, tokens, channels)`` to the same shape."""
+        """Map ``(n, tokens, channels)`` to the same shape."""
         x = x + self._attend(self.norm_mix(x))
         out: torch.Tensor = x + self.feed(self.norm_feed(x))
         return out

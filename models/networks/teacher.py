@@ -105,8 +105,8 @@ class TeacherNetwork(KnownStem):
         known4, known8 = self.known(x)  # (n, 32, 12, 12, 12), (n, 64, 6, 6, 6)
         fine4 = self.trunk4(self.fine4(self.fine2(x)) + self.join4(known4))
         fine8 = self.trunk8(self.fine8(fine4) + self.join8(known8))  # (n, c, 6, 6, 6)
-        asked = torch.cat([_middle(fine8), fine8.mean((2, 3, 4))], 1)
-        answer = self.answer(self.norm(asked))  # (n, 6)
+        features = torch.cat([_middle(fine8), fine8.mean((2, 3, 4))], 1)
+        answer = self.answer(self.norm(features))  # (n, 6)
         back4 = torch.relu(fine4 + upsample(self.up4(fine8)))
         return Answers(
             answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back4)

@@ -12,12 +12,12 @@ The methods (`METHODS`), each from the same start:
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +246,16 @@ def times_in_turn(
     clock: Callable[[], float] = time.perf_counter,
 ) -> npt.NDArray[np.float64]:
     """Return the seconds of each pass, ``(rounds, files)``: A B A B, after two warm-up passes."""
-    sessions = [open_session(_artifact(path), engine=engine) for path in paths]
+    # artifacts that are in no manifest
+    sessions = [
+        open_session(
+            Artifact(
+                path.stem, path, sha256(path.read_bytes()).hexdigest(), "", "screening", path.stem
+            ),
+            engine=engine,
+        )
+        for path in paths
+    ]
     voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *box), dtype=np.uint8)
     for session in sessions:
         for _ in range(2):
@@ -260,15 +269,6 @@ def times_in_turn(
             row.append(clock() - began)
         took.append(row)
     return np.array(took)
-
-
-def _artifact(path: Path) -> Artifact:
-    """Return an artifact of a file that is in no manifest."""
-    return Artifact(
-        name=path.stem, path=path, sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        version="", kind="screening", precision=path.stem, parent="", method="", settings={},
-        metrics={}, licence="", attribution="",
-    )  # fmt: skip
 
 
 def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> dict[str, Any]:

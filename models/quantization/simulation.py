@@ -150,7 +150,7 @@ class Simulation(nn.Module):
         self._round_weight(name, best_scale(weight, LEVELS[bits], axis), LEVELS[bits])
 
     def _round_weight(self, name: str, scale: torch.Tensor, high: int) -> None:
-        """``scale`` has one value for each channel along the weight's axis."""
+        """Round a weight with one ``scale`` for each channel along its axis."""
         key, axis = parameter_name(name), axis_of(self._dequantizers[name])
         shape = [-1 if i == axis else 1 for i in range(self.exact[key].ndim)]
         self.rounding[key] = Rounding(scale.reshape(shape), -high - 1, high)

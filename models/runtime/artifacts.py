@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,10 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from models.runtime.errors import DamagedArtifact, UnknownArtifact
+
+REQUIRED = ("sha256", "version", "kind", "precision")
+OPTIONAL = ("parent", "method", "settings", "metrics", "licence", "attribution")
+"""The keys of a manifest entry besides ``file``."""
 
 WEIGHTS = Path(__file__).resolve().parents[1] / "weights"
 
@@ -47,12 +51,12 @@ class Artifact:
     version: str
     kind: str
     precision: str
-    parent: str
-    method: str
-    settings: Mapping[str, Any]
-    metrics: Mapping[str, Any]
-    licence: str
-    attribution: str
+    parent: str = ""
+    method: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    attribution: str = ""
     expand: bool = True
 
     @property
@@ -112,18 +116,10 @@ def every(folder: Path = WEIGHTS) -> dict[str, Artifact]:
         entries = tomllib.loads(manifest.read_text())
         return {
             name: Artifact(
-                name=name,
-                path=folder / entry["file"],
-                sha256=entry["sha256"],
-                version=entry["version"],
-                kind=entry["kind"],
-                precision=entry["precision"],
-                parent=entry.get("parent", ""),
-                method=entry.get("method", ""),
-                settings=entry.get("settings", {}),
-                metrics=entry.get("metrics", {}),
-                licence=entry.get("licence", ""),
-                attribution=entry.get("attribution", ""),
+                name,
+                folder / entry["file"],
+                *(entry[key] for key in REQUIRED),
+                **{key: entry[key] for key in OPTIONAL if key in entry},
             )
             for name, entry in entries.items()
         }

@@ -73,8 +73,8 @@ def _start_openvino(content: bytes, device: str, threads: int, half: bool) -> Ru
     def compiled(batch: int) -> Runner:
         streams = 1 if device else _streams(batch, threads)
         model.reshape({number: [batch // streams, *one] for number, one in enumerate(sides)})
-        beside = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
-        chosen = {**options, **(beside if streams > 1 else {})}
+        parallel = {"PERFORMANCE_HINT": "THROUGHPUT", "NUM_STREAMS": str(streams)}
+        chosen = {**options, **(parallel if streams > 1 else {})}
         return _requests(core.compile_model(model, device or "CPU", chosen), streams)
 
     if sides:
@@ -164,17 +164,12 @@ def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.
 
 
 def _same(found: Outputs, wanted: Sequence[npt.NDArray[Any]]) -> bool:
+    """Return whether outputs differ by one level of integers, or by `SAME`, at most."""
     return all(
-        float(np.abs(a.astype(np.float32) - b).max()) <= _tolerance(b)
+        float(np.abs(a.astype(np.float32) - b).max())
+        <= (1.0 if np.issubdtype(b.dtype, np.integer) else SAME * max(float(np.std(b)), 1.0))
         for a, b in zip(found, wanted, strict=True)
     )
-
-
-def _tolerance(wanted: npt.NDArray[Any]) -> float:
-    """Return the largest difference of an equal output: one level of integers, or `SAME`."""
-    if np.issubdtype(wanted.dtype, np.integer):
-        return 1.0
-    return SAME * max(float(np.std(wanted)), 1.0)
 
 
 def _plain(out: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -192,7 +187,7 @@ def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool)
         content, options, providers=[*providers, "CPUExecutionProvider"]
     )
     if provider and session.get_providers()[0] != provider:
-        raise EngineUnavailable(f"onnxruntime fell back from {provider}")
+        raise EngineUnavailable(f"onnxruntime cannot use {provider} and fell back to the CPU")
     names = [given.name for given in session.get_inputs()]
 
     def run(*batch: npt.NDArray[Any]) -> Outputs:

@@ -4,7 +4,7 @@ ModelError
 ├── UnknownArtifact      the manifest lacks the name: the operator picks another
 ├── DamagedArtifact      the file is missing or is not the one that the manifest describes
 ├── UnfitArtifact        it is of another kind, or lacks a setting: the operator picks another
-├── EngineUnavailable    no engine on this machine runs it as asked
+├── EngineUnavailable    no engine on this machine runs it correctly
 ├── ModelFailed          it raised an error, or its output is not finite
 └── NoWeights            a command needs trained weights: the user gives an option
 """

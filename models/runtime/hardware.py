@@ -12,34 +12,28 @@ import openvino
 
 
 def cpu_name() -> str:
-    """Return the processor's name and instruction sets."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()} ({_features()})"
-    except OSError:
-        pass
+    """Return the processor's name and its instruction sets of low-precision kernels."""
+    name, flags = _cpu()
+    low_precision = ("amx_int8", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx2")
+    known = ", ".join(flag for flag in low_precision if flag in flags)
+    if name:
+        return f"{name} ({known or 'no vector extensions known'})"
     return platform.processor() or platform.machine()
-
-
-def _features() -> str:
-    """Return the instruction sets of low-precision kernels, where Linux lists them."""
-    telling = ("amx_int8", "avx512_vnni", "avx512_bf16", "avx_vnni", "avx2")
-    known = [name for name in telling if name in _flags()]
-    return ", ".join(known) or "no vector extensions known"
 
 
 def fast_bf16() -> bool:
     """Return whether the processor multiplies matrices of bfloat16 in hardware."""
-    return "amx_bf16" in _flags()
+    return "amx_bf16" in _cpu()[1]
 
 
-def _flags() -> set[str]:
+def _cpu() -> tuple[str, set[str]]:
+    """Return the processor's name and flags, where Linux lists them."""
     try:
-        listed = Path("/proc/cpuinfo").read_text()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return set()
-    return set(listed.split("flags", 1)[-1].split("\n", 1)[0].split())
+        return "", set()
+    fields = {key.strip(): value for key, _, value in (line.partition(":") for line in lines)}
+    return fields.get("model name", "").strip(), set(fields.get("flags", "").split())
 
 
 def cores() -> int:

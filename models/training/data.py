@@ -72,14 +72,9 @@ def _flip_marks(
 
 def zoomed(piece: Piece, factor: float) -> Piece:
     """Scale the piece by ``factor``, diameters too."""
-    marks = [_zoom_marks(m, factor) for m in (piece.nodules, piece.ignored)]
+    shift = np.array([0.5 * factor - 0.5] * 3 + [0.0])  # voxel centres lie at halves
+    marks = [m * factor + shift for m in (piece.nodules, piece.ignored)]
     return Piece(resize(piece.voxels, factor), resize(piece.mask, factor), marks[0], marks[1])
-
-
-def _zoom_marks(marks: FloatArray, factor: float) -> FloatArray:
-    out = marks * factor
-    out[:, :3] += 0.5 * factor - 0.5
-    return out
 
 
 def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
@@ -130,10 +125,10 @@ def load_cubes(folder: Path, split: str) -> Cubes:
     pieces = []
     for row in index:
         number = int(row["row"])
-        beside = [m for m in marks if int(m["row"]) == number]
+        neighbours = [m for m in marks if int(m["row"]) == number]
         own = [_mark(row)]
-        nodules = own + [_mark(m) for m in beside if m["kind"] == "nodule"]
-        ignored = [_mark(m) for m in beside if m["kind"] != "nodule"]
+        nodules = own + [_mark(m) for m in neighbours if m["kind"] == "nodule"]
+        ignored = [_mark(m) for m in neighbours if m["kind"] != "nodule"]
         mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
         pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
     malignancy, texture = (_ratings(index, name) for name in ("malignancy", "texture"))

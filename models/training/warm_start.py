@@ -49,7 +49,9 @@ def weights_of_artifact(path: Path) -> Weights:
     }
     for node in model.graph.node:
         held = [stored[name] for name in node.input if name in stored]
-        weights |= _weights_of(node, held, folded=_is_anonymous(node.input[1:2]))
+        # a folded weight lost the name of its module
+        folded = any(name.startswith("onnx::") for name in node.input[1:2])
+        weights |= _weights_of(node, held, folded=folded)
     if "head.weight" in weights:
         features = weights["head.weight"].shape[1]
         weights["share.weight"] = torch.zeros(1, features, 1, 1, 1)
@@ -135,11 +137,6 @@ def _weights_of(node: NodeProto, held: list[np.ndarray], *, folded: bool) -> Wei
     if node.op_type == "MatMul":
         return {f"{name}.weight": _tensor(held[0].T)}
     return {f"{name}.bias": _tensor(held[0])} if node.op_type == "Add" else {}
-
-
-def _is_anonymous(names: Iterable[str]) -> bool:
-    """Return whether a tensor lost its module's name, as folded weights do."""
-    return any(name.startswith("onnx::") for name in names)
 
 
 def _folded(name: str, weight: np.ndarray, bias: np.ndarray) -> Weights:

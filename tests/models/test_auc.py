@@ -19,14 +19,12 @@ def test_auc_is_the_chance_to_rank_right() -> None:
 
 
 def test_without_positives_or_negatives_there_is_no_area() -> None:
-    """Nothing ranks above nothing."""
     assert np.isnan(auc(np.array([1.0]), np.array([True])))
     assert np.isnan(auc(np.array([1.0]), np.array([False])))
     assert np.isnan(auc(np.zeros(0), np.zeros(0, bool)))
 
 
 def test_auc_equals_that_of_scikit_learn() -> None:
-    """With many ties."""
     rng = np.random.default_rng(0)
     truth = rng.random(300) < 0.3
     score = np.round(rng.normal(truth, 1.0), 1)

@@ -24,7 +24,6 @@ def said(*options: str, columns: int = 80) -> str:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_names_and_versions_are_whole_on_any_terminal(columns: int) -> None:
-    """What a person copies into a setting or a report is never wrapped or cut short."""
     printed = said(columns=columns)
     for name, artifact in every().items():
         assert name in printed
@@ -33,7 +32,6 @@ def test_names_and_versions_are_whole_on_any_terminal(columns: int) -> None:
 
 
 def test_size_and_origin_are_told() -> None:
-    """The lines of an artifact tell its precision, size and what it was made from."""
     artifact = every()["screening-int8"]
     lines = said(columns=200).splitlines()
     first = next(i for i, line in enumerate(lines) if "screening-int8" in line)
@@ -43,7 +41,6 @@ def test_size_and_origin_are_told() -> None:
 
 
 def test_licence_and_attribution_stand_below() -> None:
-    """Whose data the weights were learnt from is told to whoever lists them."""
     words = " ".join(said(columns=200).split())
     for artifact in every().values():
         assert f"{artifact.licence}. {artifact.attribution}" in words

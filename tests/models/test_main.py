@@ -29,7 +29,6 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_missing_file_is_one_line(ended: Ended, tmp_path: Path) -> None:
-    """Weights that are not there are told by their path, without a traceback."""
     missing = tmp_path / "averaged.pt"
     said = ended("export", "screening", "--data", str(tmp_path), "--weights", str(missing))
     assert said.count("\n") == 1
@@ -38,7 +37,6 @@ def test_a_missing_file_is_one_line(ended: Ended, tmp_path: Path) -> None:
 
 
 def test_an_unknown_artifact_is_one_line(ended: Ended, tmp_path: Path) -> None:
-    """A name that the manifest lacks is told with those that it has."""
     said = ended("fit", "--data", str(tmp_path), "--screening", "screening-int9")
     assert said.count("\n") == 1
     assert "UnknownArtifact: no artifact 'screening-int9'" in said
@@ -48,7 +46,6 @@ def test_an_unknown_artifact_is_one_line(ended: Ended, tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_one_line(
     ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Listing weights whose manifest is gone says so."""
     monkeypatch.setattr("models.__main__.every", lambda: artifacts.every(tmp_path))
     said = ended("list")
     assert said.count("\n") == 1
@@ -59,7 +56,6 @@ def test_a_damaged_manifest_is_one_line(
 def test_without_the_extra_the_command_names_it(
     module: str, ended: Ended, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where what training needs is not installed, the line says how to install it."""
     for name in [
         n for n in sys.modules if n.startswith("models.") and not n.startswith("models.runtime")
     ]:
@@ -71,7 +67,6 @@ def test_without_the_extra_the_command_names_it(
 
 
 def test_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fault of the installation itself is raised as it is."""
 
     def broken() -> None:
         raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
@@ -88,6 +83,5 @@ class Lacking:
         self.module = module
 
     def find_spec(self, name: str, *_: object) -> None:
-        """Raises for the module and what is below it; of others it says nothing."""
         if name.partition(".")[0] == self.module:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

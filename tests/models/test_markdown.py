@@ -12,7 +12,6 @@ def test_a_table_has_a_line_for_each_row() -> None:
 
 
 def test_numbers_come_with_their_intervals() -> None:
-    """What is unknown is a dash."""
     assert interval(POINT, 2) == "0.92 (0.85--)"
     assert percents(POINT) == "91.6 (85--)"
     assert [number(0.9162, 1), number(2, 0), number(None)] == ["0.9", "2", "-"]

@@ -16,7 +16,6 @@ from models.training.data import NONE, Piece
 
 
 def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
-    """On balanced data drawn from known weights they come back."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20_000, 2))
     truth = rng.random(20_000) < 1 / (1 + np.exp(-(1.5 * x[:, 0] - 0.5 * x[:, 1])))
@@ -24,7 +23,6 @@ def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
 
 
 def test_separable_data_gives_finite_weights() -> None:
-    """Where a line parts the classes the ridge keeps the weights finite."""
     x = np.array([[-2.0], [-1.0], [1.0], [2.0]])
     assert np.isfinite(logistic(x, np.array([False, False, True, True]))).all()
 
@@ -57,7 +55,6 @@ class BrightSpots:
     """Proposes every voxel of 200 and more, the brighter the surer."""
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
-        """Candidates by falling score."""
         found = [
             Candidate(
                 (0.0, 0.0, 0.0), (float(z), float(y), float(x)), 6.0, box.voxels[z, y, x] / 256
@@ -73,7 +70,6 @@ class Sure:
     roi_shape = (8, 8, 8)
 
     def read(self, batch: np.ndarray) -> Any:
-        """The same for each region."""
         return SimpleNamespace(probability=np.full(len(batch), 0.75))
 
 
@@ -86,7 +82,6 @@ def cube(*bright: tuple[int, int, int]) -> Piece:
 
 
 def test_cases_say_whose_each_nodule_is() -> None:
-    """A nodule that is proposed, one that is not, and alarms: each with its patient."""
     cubes = [cube((20, 20, 21), (32, 32, 32)), cube((10, 10, 10)), cube((20, 20, 20))]
     screener, reader = cast(Any, BrightSpots()), cast(Any, Sure())
     scan = cube((3, 3, 3))

@@ -95,7 +95,6 @@ def test_thresholds_are_lowered_where_that_brings_the_promise() -> None:
 
 
 def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
-    """Nodules that were never proposed are lost at any threshold, and count in full."""
     found = promise(sound(200, lost=20), FITTED, Target(0.028, 0.1), MERGE)
     assert not found["guarantee"]["holds"]
     assert found["guarantee"]["alpha"] > 0.1
@@ -104,7 +103,6 @@ def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
 
 
 def test_a_cautious_fit_keeps_its_own_dismiss() -> None:
-    """Thresholds are never raised."""
     fitted = {**FITTED, "dismiss": 0.01}
     assert promise(sound(100), fitted, Target(), MERGE)["thresholds"]["dismiss"] == 0.01
 
@@ -122,12 +120,10 @@ def test_what_no_verdict_can_bring_to_final_is_not_asked_about() -> None:
 
 @pytest.mark.parametrize("merge", [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 2.0], [0.0, 1.0, -1.0, 2.0]])
 def test_nothing_is_out_of_reach_of_a_word_without_end(merge: list[float]) -> None:
-    """Nor where the edge does not count, or the merger is not what it should be."""
     assert out_of_reach(0.5, merge) == 0.0
 
 
 def test_nothing_found_promises_nothing() -> None:
-    """A network that proposes no nodule cannot be fitted."""
     with pytest.raises(ValueError, match="all nodules of 9 patients are lost"):
         promise(sound(9, lost=9), FITTED, Target(), MERGE)
 
@@ -149,13 +145,11 @@ def test_nodules_are_scored_as_the_edge_scores_them() -> None:
 
 
 def test_whose_they_are_need_not_be_known() -> None:
-    """Then each nodule counts as a patient."""
     given = replace(cases(), patient=(), missed_patient=())
     assert len(set(nodules_of(given, *fit_settings(given)).patient)) == 40
 
 
 def test_the_edge_takes_what_is_entered() -> None:
-    """The table has exactly the keys that the edge asks for, with values that can be."""
     given = cases()
     settings, cloud = fit_settings(given)
     found = promise(nodules_of(given, settings, cloud), settings["thresholds"], Target(), MERGE)
@@ -167,7 +161,6 @@ def test_the_edge_takes_what_is_entered() -> None:
 
 
 def test_the_widest_slices_of_a_split(tmp_path: Path) -> None:
-    """The other splits do not count."""
     index = tmp_path / "index.csv"
     index.write_text("split,slice_spacing\nval,1.25\nval,2.5\ntrain,5\n")
     assert widest_slices_mm(index, "val") == 2.5

@@ -1,7 +1,4 @@
-"""Conformal risk control of the miss rate.
-
-Bounds on a risk, against scipy, MAPIE and simulation.
-"""
+"""Conformal risk control of the miss rate; bounds against scipy, MAPIE and simulation."""
 
 from __future__ import annotations
 
@@ -38,7 +35,6 @@ def nodules(patients: int, rng: np.random.Generator, missed: float = 0.005) -> S
 
 
 def test_losses_by_hand() -> None:
-    """Never proposed, dismissed, refused; the sure ones are reported whatever the cloud says."""
     edge = np.array([-np.inf, 0.1, 0.5, 0.5, 0.99])
     merged = np.array([0.9, 0.9, 0.2, 0.9, 0.0])
     given = ScoredNodules(edge, merged, np.array(["a", "a", "b", "b", "c"]))
@@ -65,7 +61,6 @@ def test_the_promise_holds_as_often_as_promised(bound: Bound) -> None:
 
 
 def test_one_more_step_would_not_hold() -> None:
-    """The thresholds are the largest whose bound holds."""
     given, path = nodules(400, np.random.default_rng(2)), straight_path()
     found = control(given, path, report=REPORT, alpha=0.05)
     step = int(np.searchsorted(path.final, found.final))
@@ -78,7 +73,6 @@ def test_one_more_step_would_not_hold() -> None:
 
 
 def test_the_report_says_what_is_promised() -> None:
-    """Confidence, level, sample and calibration in one line."""
     given = nodules(400, np.random.default_rng(2))
     guarantee = control(given, straight_path(), report=REPORT, alpha=0.05).guarantee
     assert guarantee.text == (
@@ -114,7 +108,6 @@ def test_nodules_never_proposed_are_lost_whatever_the_thresholds() -> None:
 
 
 def test_the_exact_bound_counts_patients_who_lose_anything() -> None:
-    """Half of a patient's nodules lost is one patient for it, and half a loss for the other."""
     shares = np.array([[0.5], [0.0]])
     assert counted(shares, Bound.BINOMIAL).tolist() == [[1.0], [0.0]]
     assert counted(shares, Bound.HOEFFDING_BENTKUS).tolist() == [[0.5], [0.0]]
@@ -154,14 +147,12 @@ def test_what_cannot_be_is_refused() -> None:
 @pytest.mark.parametrize(("k", "n"), [(0, 62), (1, 129), (3, 200), (7, 30), (129, 129)])
 @pytest.mark.parametrize("delta", [0.05, 0.1, 0.3])
 def test_the_exact_bound_is_that_of_clopper_and_pearson(k: int, n: int, delta: float) -> None:
-    """The one-sided exact interval of scipy ends where ours does."""
     interval = binomtest(k, n, alternative="less").proportion_ci(1 - delta, method="exact")
     assert upper_bound(k / n, n, delta, Bound.BINOMIAL) == pytest.approx(interval.high, abs=1e-9)
 
 
 @pytest.mark.parametrize(("n", "p"), [(1, 0.5), (62, 0.028), (1000, 0.3), (400, 0.999)])
 def test_binomial_tail_is_scipy_s(n: int, p: float) -> None:
-    """Every P(X <= k), also far out in the tail."""
     np.testing.assert_allclose(binomial_cdf(n, p), binom.cdf(np.arange(n + 1), n, p), atol=1e-12)
 
 
@@ -175,7 +166,6 @@ def mapie_p_value(mean: np.ndarray, n: int, alpha: float) -> np.ndarray:
 @pytest.mark.parametrize("n", [1, 30, 62, 129, 400])
 @pytest.mark.parametrize("alpha", [0.01, 0.028, 0.1, 0.3, 0.9])
 def test_hoeffding_bentkus_is_mapie_s(n: int, alpha: float) -> None:
-    """For whole and fractional losses, from none to all."""
     whole = np.arange(n + 1) / n
     # where k / n * n is a little above k in floating point, MAPIE counts k + 1
     mean = np.concatenate([whole[whole * n == np.arange(n + 1)], (np.arange(n) + 0.3) / n])
@@ -187,7 +177,6 @@ def test_hoeffding_bentkus_is_mapie_s(n: int, alpha: float) -> None:
 def test_the_upper_bound_is_where_mapie_s_p_value_passes_delta(
     mean: float, n: int, delta: float
 ) -> None:
-    """A little above it the level is rejected, a little below it is not."""
     limit = upper_bound(mean, n, delta, Bound.HOEFFDING_BENTKUS)
     assert mapie_p_value(np.array([mean]), n, limit + 1e-9) <= delta
     assert mapie_p_value(np.array([mean]), n, limit - 1e-9) > delta
@@ -203,7 +192,6 @@ def test_no_loss_gives_the_rule_of_all_patients_sound(bound: Bound) -> None:
 
 @pytest.mark.parametrize("bound", list(Bound))
 def test_a_mean_above_alpha_is_no_evidence(bound: Bound) -> None:
-    """The p-value falls with the loss, and is large where the loss itself exceeds alpha."""
     p = p_value(np.array([0.0, 0.02, 0.05, 0.2]), 100, 0.05, bound)
     assert (np.diff(p) >= 0).all()
     assert p[-1] > 0.9
@@ -211,7 +199,6 @@ def test_a_mean_above_alpha_is_no_evidence(bound: Bound) -> None:
 
 
 def test_the_p_value_errs_as_seldom_as_it_says() -> None:
-    """At a risk just above alpha, fractional losses are rejected in less than delta of samples."""
     rng = np.random.default_rng(0)
     loss = (rng.random((20_000, 90)) < 0.12) * rng.choice([0.5, 1.0], (20_000, 90))
     p = p_value(loss.mean(1), 90, 0.09, Bound.HOEFFDING_BENTKUS)

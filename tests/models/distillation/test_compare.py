@@ -31,7 +31,6 @@ SMALL = ScreeningSpec((4, 8, 8, 8), (1, 1, 1))
 
 
 def screening() -> ScreeningNetwork:
-    """An untrained one."""
     torch.manual_seed(0)
     return ScreeningNetwork(SMALL).eval()
 
@@ -69,7 +68,6 @@ def asked(tmp_path_factory: pytest.TempPathFactory, made: Pool) -> Comparison:
 
 
 def test_a_comparison_tells_every_arm(asked: Comparison) -> None:
-    """Four arms of two students each, weights that add up, differences against no teacher."""
     result = run_compare(asked)
     assert tuple(result["arms"]) == tuple(ARMS)
     assert all(len(figures["auc"]["seeds"]) == 2 for figures in result["arms"].values())
@@ -86,7 +84,6 @@ def test_a_comparison_tells_every_arm(asked: Comparison) -> None:
 def test_a_finished_student_is_not_trained_again(
     asked: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is a teacher asked again: the same result comes from the folders alone."""
     first = run_compare(asked)
     monkeypatch.setattr(compare, "train_student", None)
     monkeypatch.setattr(distil_teachers, "logits", None)
@@ -101,7 +98,6 @@ def test_another_comparison_does_not_mix_with_it(asked: Comparison) -> None:
 
 
 def test_the_soft_target_is_all_that_arms_differ_in() -> None:
-    """None without a teacher; the best one's, the mean, and the weighted one."""
     nothing = Scores(np.zeros(0), np.zeros(0), np.zeros(0))
     sure = Teacher("a", "", 1.0, np.array([8.0, -8.0]), nothing)
     unsure = Teacher("b", "", 1.0, np.array([0.0, 0.0]), nothing)
@@ -114,7 +110,6 @@ def test_the_soft_target_is_all_that_arms_differ_in() -> None:
 
 
 def test_a_pool_comes_back_as_it_was(tmp_path: Path, made: Pool) -> None:
-    """Voxels, outlines and marks, and the key that tells it from others."""
     save_pool(made, tmp_path)
     back = load_pool(tmp_path)
     for field in fields(Pool):
@@ -125,7 +120,6 @@ def test_a_pool_comes_back_as_it_was(tmp_path: Path, made: Pool) -> None:
 
 
 def test_a_pool_holds_what_was_drawn(made: Pool) -> None:
-    """A region of the pool is a piece with its outline, and a mark where there is a nodule."""
     assert 0 < made.label.mean() < 1
     for number, label in enumerate(made.label):
         piece = made.piece(number)
@@ -135,7 +129,6 @@ def test_a_pool_holds_what_was_drawn(made: Pool) -> None:
 
 
 def test_the_mark_is_where_the_outline_is() -> None:
-    """A nodule that lies beside the middle is marked where it lies."""
     off = ball((48, 48, 48), (26.0, 22.0, 23.5), 9.0)
     np.testing.assert_allclose(
         mark_of(Region(off.voxels, off.mask, 9.0)), [26, 22, 23.5, 9], atol=0.3
@@ -146,7 +139,6 @@ def test_the_mark_is_where_the_outline_is() -> None:
 
 
 def test_a_score_is_the_highest_heat_in_the_middle() -> None:
-    """Eight cells count, those around them do not, nor do other maps."""
     maps = torch.zeros(2, 6, 12, 12, 12)
     maps[0, 0, 5, 6, 5] = 3.0
     maps[0, 0, 4, 6, 6] = 9.0
@@ -155,7 +147,6 @@ def test_a_score_is_the_highest_heat_in_the_middle() -> None:
 
 
 def test_the_temperature_makes_a_loud_teacher_quiet() -> None:
-    """Logits drawn honestly and tripled ask for a temperature of three."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 5000)
     label = rng.random(5000) < 1 / (1 + np.exp(-logits))
@@ -164,7 +155,6 @@ def test_the_temperature_makes_a_loud_teacher_quiet() -> None:
 
 
 def test_weights_of_no_teacher_are_refused(asked: Comparison) -> None:
-    """By the name of the file, whether of another network or of another kind."""
     with pytest.raises(UnfitArtifact, match=r"start\.pt: no weights of a teacher"):
         open_teacher(asked.start)
     with pytest.raises(UnfitArtifact, match="weights of a residual teacher, expected multiscale"):

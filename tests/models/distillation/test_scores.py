@@ -17,7 +17,6 @@ def reader(shift: float) -> Scores:
 
 
 def test_sensitivity_follows_the_alarms_of_scans() -> None:
-    """Half the nodules pass at every rate but the last, where any passes."""
     found = figures(reader(0.0), scans=1)
     assert [found[f"at_{r}"] for r in ("0.5", "1", "2")] == [0.5, 0.5, 0.5]
     assert found["at_4"] == 1.0
@@ -26,13 +25,11 @@ def test_sensitivity_follows_the_alarms_of_scans() -> None:
 
 
 def test_the_same_reader_gains_nothing() -> None:
-    """Whatever is drawn."""
     gained = points_gained([reader(0.0)] * 3, [reader(0.0)] * 3, PATIENTS, 1, resamples=20)
     assert all(g == {"points": 0.0, "low": 0.0, "high": 0.0} for g in gained.values())
 
 
 def test_a_better_reader_gains_and_the_interval_holds_the_gain() -> None:
-    """In points of a hundred."""
     better = [reader(5.0), reader(5.0), reader(0.0)]
     gained = points_gained(better, [reader(0.0)] * 3, PATIENTS, 1, resamples=200)
     assert gained["at_1"]["points"] == pytest.approx(100 * 0.5 * 2 / 3)

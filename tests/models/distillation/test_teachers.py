@@ -17,7 +17,6 @@ from models.runtime.sigmoid import sigmoid
 
 
 def test_the_weights_of_each_sample_add_up_to_one() -> None:
-    """For any logits, also such as saturate."""
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 50, (4, 200))
     weights = weigh(logits, (rng.random(200) < 0.5).astype(float))
@@ -36,38 +35,32 @@ def test_a_confident_wrong_teacher_counts_less_than_a_right_one() -> None:
 
 
 def test_teachers_that_say_the_same_count_alike() -> None:
-    """A third each, sample by sample."""
     logits = np.tile([[3.0, -2.0, 0.1]], (3, 1))
     np.testing.assert_allclose(weigh(logits, np.array([1.0, 1.0, 0.0])), 1 / 3)
 
 
 def test_the_weight_differs_from_sample_to_sample() -> None:
-    """Where one teacher is right and the other wrong, and the other way round, they change."""
     first, second = weigh(np.array([[3.0, -3.0], [-3.0, 3.0]]), np.array([1.0, 1.0]))
     assert first[0] > 0.9
     assert second[1] > 0.9
 
 
 def test_the_one_that_stands_alone_counts_less() -> None:
-    """With nothing but agreement to go by."""
     by = Weighing(confidence=0, label=0)
     weights = weigh(np.array([[2.0], [2.0], [-2.0]]), np.array([1.0]), by)
     assert weights[0] == weights[1] > weights[2]
 
 
 def test_a_single_teacher_has_the_whole_weight() -> None:
-    """There is nobody to agree with."""
     assert weigh(np.array([[-7.0, 2.0]]), np.array([1.0, 0.0])).tolist() == [[1.0, 1.0]]
     assert agreement(np.array([[0.2]])).tolist() == [[1.0]]
 
 
 def test_entropy_is_in_bits() -> None:
-    """A fair coin has one; certainty has none."""
     np.testing.assert_allclose(entropy(np.array([0.5, 0.0, 1.0])), [1, 0, 0], atol=1e-9)
 
 
 def test_the_targets_lie_between_what_the_teachers_say() -> None:
-    """The mean counts all alike; at a higher temperature a target is softer."""
     logits = np.array([[4.0], [0.0]])
     assert mean_target(logits, 1.0)[0] == pytest.approx((sigmoid(np.array(4.0)) + 0.5) / 2)
     weights = np.array([[0.75], [0.25]])

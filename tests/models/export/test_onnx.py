@@ -66,7 +66,6 @@ def test_the_int8_artifact_is_close_small_and_integer(kind: str, tmp_path: Path)
 
 
 def test_the_manifest_keeps_other_entries_and_amends_one(tmp_path: Path) -> None:
-    """Registering adds or replaces one entry; amending sets some of its values."""
     model = export_fp32(settled("hybrid"), "hybrid")
     for name in ("one", "two"):
         register(

@@ -42,7 +42,6 @@ def regions(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_three_parts_read_as_the_whole_does(folder: Path, engine: str) -> None:
-    """On both engines, for one region and for three, through the reader's own steps."""
     whole = SecondReader(open_session(find("h", folder), engine=engine))
     staged = open_staged("h", 3, engine=engine, folder=folder)
     assert (staged.name, staged.version, staged.engine) == (whole.name, whole.version, engine)
@@ -56,14 +55,12 @@ def test_three_parts_read_as_the_whole_does(folder: Path, engine: str) -> None:
 
 
 def test_parts_have_engines_of_their_own(folder: Path) -> None:
-    """As many as there are parts, in their order."""
     staged = open_staged("h", 3, engines=["onnxruntime", "openvino", "onnxruntime"], folder=folder)
     assert [part.engine for part in staged.parts] == ["onnxruntime", "openvino", "onnxruntime"]
     assert staged.engine == "onnxruntime + openvino"
 
 
 def test_the_parts_know_their_whole(folder: Path, tmp_path: Path) -> None:
-    """Parts that are missing, or of a file that has changed since, are refused with the remedy."""
     with pytest.raises(UnfitArtifact, match="overread-models split h --parts 2"):
         open_staged("h", 2, folder=folder)
     for path in folder.iterdir():
@@ -77,7 +74,6 @@ def test_the_parts_know_their_whole(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With half of the time in one convolution and half in the next, the cut is between them."""
     model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     convolutions = [i for i, n in enumerate(model.graph.node) if n.op_type == "Conv"]
     times = [0.0] * len(model.graph.node)
@@ -91,7 +87,6 @@ def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.Monkey
 
 
 def test_cuts_are_apart_though_one_node_takes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three parts have work each, as even as can be."""
     model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     times = [0.0] * len(model.graph.node)
     times[[n.op_type for n in model.graph.node].index("Conv") + 6] = 1.0

@@ -67,13 +67,11 @@ def run(model: onnx.ModelProto, given: Example) -> dict[str, np.ndarray]:
 
 
 def names(values: list[onnx.ValueInfoProto]) -> list[str]:
-    """What goes in or out."""
     return [value.name for value in values]
 
 
 @pytest.mark.parametrize("cuts", [[["a"]], [["b"]], [["a"], ["b"]], [["aq"], ["c"]]])
 def test_the_parts_say_what_the_whole_says(cuts: list[list[str]]) -> None:
-    """To the last bit, for a batch of a size that was no example."""
     model = ladder()
     given = {"x": np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)}
     tensors: dict[str, np.ndarray] = dict(given)
@@ -98,13 +96,11 @@ def test_only_what_is_needed_crosses_and_as_bytes() -> None:
 
 
 def test_a_tensor_that_is_none_is_named() -> None:
-    """A cut at what no node makes is no cut."""
     with pytest.raises(ValueError, match="nowhere"):
         split(ladder(), [["nowhere"]], EXAMPLES)
 
 
 def test_a_part_without_work_is_none() -> None:
-    """Two cuts at one place leave nothing between them."""
     with pytest.raises(ValueError, match="without nodes"):
         split(ladder(), [["a"], ["a"]], EXAMPLES)
 

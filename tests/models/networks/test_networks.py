@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.networks.hybrid import KNOWN, HybridNetwork
+from models.networks.hybrid import KNOWN, HybridNetwork, KnownStem
 from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
+from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
 from models.runtime import detection, screener
 from models.runtime.second_reader import TEXTURES
 
@@ -20,7 +21,6 @@ def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:
 
 
 def test_the_runtime_knows_the_networks_grid() -> None:
-    """What decodes and pads without torch agrees with the network."""
     assert (detection.STRIDE, screener.PAD_TO) == (STRIDE, COARSEST)
 
 
@@ -30,7 +30,6 @@ def test_the_screening_network_has_one_to_three_million_parameters() -> None:
 
 
 def test_the_screening_network_does_not_mind_where_it_looks() -> None:
-    """A box shifted by whole coarsest cells gives maps shifted alike, away from the faces."""
     torch.manual_seed(0)
     network = ScreeningNetwork().eval()
     x = torch.rand(1, 1, 144, 96, 96)
@@ -40,40 +39,41 @@ def test_the_screening_network_does_not_mind_where_it_looks() -> None:
 
 
 def test_the_hybrid_answers_all_its_questions() -> None:
-    """Nodule, diameter and malignancy, three texture classes, and a mask of the region's size."""
     answers = HybridNetwork()(torch.rand(3, 1, 48, 48, 48))
     shapes = [tuple(answer.shape) for answer in answers]
     assert shapes == [(3, 1), (3, 1), (3, 1), (3, len(TEXTURES)), (3, 1, 48, 48, 48)]
 
 
-def test_the_hybrid_starts_from_the_screening_networks_stem() -> None:
-    """The stem's weights and statistics are taken over; the encoder's stay its own."""
+@pytest.mark.parametrize(
+    ("network", "trained"),
+    [
+        (HybridNetwork(), {"encoder", "answer"}),
+        (TeacherNetwork(TeacherSpec(Kind.RESIDUAL)), {"trunk4", "trunk8", "answer", "mask"}),
+    ],
+)
+def test_the_screening_networks_stem_is_taken_over_and_frozen(
+    network: KnownStem, trained: set[str]
+) -> None:
+    """Neither its weights nor the statistics of its batch norms move in training."""
     torch.manual_seed(0)
-    screening, hybrid = ScreeningNetwork(), HybridNetwork()
-    encoder = hybrid.answer.weight.clone()
-    hybrid.start_from(screening.state_dict())
-    for name in ("stem", "down4", "down8"):
-        ours, theirs = (getattr(n, name).state_dict() for n in (hybrid, screening))
+    screening, answer = ScreeningNetwork(), network.answer.weight.clone()
+    network.start_from(screening.state_dict())
+    for name in KNOWN:
+        ours, theirs = (getattr(n, name).state_dict() for n in (network, screening))
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert torch.equal(hybrid.answer.weight, encoder)
-
-
-def test_a_stem_that_was_taken_over_is_not_trained() -> None:
-    """Neither its weights nor its batch norm's statistics move; the encoder's weights do."""
-    torch.manual_seed(0)
-    hybrid = HybridNetwork()
-    hybrid.start_from(ScreeningNetwork().state_dict())
-    before = {name: value.clone() for name, value in hybrid.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in hybrid.parameters() if p.requires_grad], lr=0.1)
-    hybrid.train()
-    sum(out.square().mean() for out in hybrid(torch.rand(2, 1, 48, 48, 48))).backward()
+    assert torch.equal(network.answer.weight, answer)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
+    network.train()
+    answers = network(torch.rand(2, 1, 48, 48, 48))
+    torch.stack([answer.square().mean() for answer in answers]).sum().backward()
     optimizer.step()
     moved = {
-        n.split(".")[0] for n, v in hybrid.state_dict().items() if not torch.equal(v, before[n])
+        n.split(".")[0] for n, v in network.state_dict().items() if not torch.equal(v, before[n])
     }
     assert moved.isdisjoint(KNOWN)
-    assert {"encoder", "answer"} <= moved
+    assert trained <= moved
 
 
 @pytest.mark.parametrize("place", [(5, 5, 5), (40, 20, 10)])

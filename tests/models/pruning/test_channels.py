@@ -36,7 +36,6 @@ def shut(network: ScreeningNetwork, gone: dict[str, list[int]]) -> dict[str, tor
 
 
 def test_channels_that_are_shut_go_without_a_change(network: ScreeningNetwork) -> None:
-    """Stages, insides of blocks and the last block: the maps are what they were."""
     gone = {
         "half": [1], "quarter": [0, 5], "eighth": [3, 4, 15], "sixteenth": [2],
         "down8.1": [0, 1, 7], "down16.1": [9], "smooth": [2, 3], "down4.1": [7],
@@ -50,7 +49,6 @@ def test_channels_that_are_shut_go_without_a_change(network: ScreeningNetwork) -
 
 
 def test_a_cut_network_is_read_back_from_its_weights(network: ScreeningNetwork) -> None:
-    """The spec tells the insides of the blocks; that of a whole network does not."""
     keep = {"down8.2": torch.arange(4), "quarter": torch.arange(6)}
     smaller = cut(network, keep)
     spec = ScreeningSpec.of(smaller.state_dict())
@@ -62,7 +60,6 @@ def test_a_cut_network_is_read_back_from_its_weights(network: ScreeningNetwork) 
 
 @pytest.mark.parametrize("share", [0.2, 0.42, 0.6])
 def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> None:
-    """At least that share, and no more than a step beyond it."""
     weights = network.state_dict()
     scores = {group: torch.rand(width) for group, width in widths(weights).items()}
     smaller = cut(network, choose(weights, scores, share, step=2))
@@ -71,7 +68,6 @@ def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> No
 
 
 def test_what_matters_least_goes_first(network: ScreeningNetwork) -> None:
-    """Of a block's inside those channels stay that score highest, in their order."""
     weights = network.state_dict()
     scores = {group: torch.full((width,), 1e9) for group, width in widths(weights).items()}
     scores["down16.1"] = torch.tensor([float(i % 4) for i in range(16)])
@@ -80,7 +76,6 @@ def test_what_matters_least_goes_first(network: ScreeningNetwork) -> None:
 
 
 def test_more_than_there_is_cannot_go(network: ScreeningNetwork) -> None:
-    """A share that no step can reach is refused with what is possible."""
     weights = network.state_dict()
     scores = {group: torch.ones(width) for group, width in widths(weights).items()}
     with pytest.raises(CannotPrune, match="at most"):
@@ -88,7 +83,6 @@ def test_more_than_there_is_cannot_go(network: ScreeningNetwork) -> None:
 
 
 def test_the_cost_that_choices_go_by_is_the_networks(network: ScreeningNetwork) -> None:
-    """Parameters agree exactly, multiply-adds as measured by a pass."""
     weights = network.state_dict()
     told = cost(weights, widths(weights))
     assert told.parameters == parameters_left(network)

@@ -1,7 +1,4 @@
-"""The comparison of the ways to prune: what is finished is not done again.
-
-What pruning lost: nodule by nodule against the control, with intervals; the page's section.
-"""
+"""The comparison of pruning methods: runs are kept, losses have intervals."""
 
 from __future__ import annotations
 
@@ -40,21 +37,24 @@ from tests.models.training.test_data import ball
 CELLS = [Cell("channels", 0.42), Cell("weights", 0.42)]
 
 
+def finished(way: str, share: float, found: list[float], alarms: list[float]) -> dict[str, Any]:
+    """What one run leaves: 1000 parameters of which the share is gone."""
+    return {
+        "way": way, "share": share, "whole": 1000, "parameters": round(1000 * (1 - share)),
+        "multiply_adds": 2e9, "scans": 1, "found": found, "alarms": alarms,
+        "after": summary(np.array(found), np.array(alarms), 1),
+    }  # fmt: skip
+
+
 def leave(folder: Path, cell: Cell) -> None:
     """What a finished cell leaves."""
     folder.mkdir()
-    found, alarms = [2.0, -9.0], [1.0]
-    result = {
-        "way": cell.method, "share": cell.share, "whole": 100, "parameters": 100 * (1 - cell.share),
-        "multiply_adds": 10, "scans": 1, "found": found, "alarms": alarms,
-        "after": summary(np.array(found), np.array(alarms), 1),
-    }  # fmt: skip
+    result = finished(cell.method, cell.share, [2.0, -9.0], [1.0])
     (folder / "result.json").write_text(json.dumps(result))
     (folder / "time.json").write_text(json.dumps({"int8_ms": 1.0, "int8_ratio": 0.5}))
 
 
 def test_finished_cells_are_only_read(tmp_path: Path) -> None:
-    """With all results there, neither data nor weights are opened."""
     for cell in (Cell("control", 0.0), *CELLS):
         leave(tmp_path / cell.name, cell)
     nowhere = tmp_path / "nowhere"
@@ -67,7 +67,6 @@ def test_finished_cells_are_only_read(tmp_path: Path) -> None:
 
 
 def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pruned, fine-tuned, judged and timed; weights that are gone stay gone; no second time."""
     torch.manual_seed(0)
     network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 32), (1, 1, 1)))
     cubes = [ball((48, 48, 48), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0)]
@@ -93,7 +92,6 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
-    """A folder without a result is not taken for one that is finished."""
     (tmp_path / "control").mkdir()
     nowhere = tmp_path / "nowhere"
     run = Run(nowhere, tmp_path, 1.5, 1e-3, False, nowhere, nowhere, 0, 0)
@@ -102,7 +100,6 @@ def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
 
 
 def test_a_pruned_network_is_trained_exported_and_timed(tmp_path: Path) -> None:
-    """Its weights start a training run; both its files run in the engine, in turn with others."""
     torch.manual_seed(0)
     network = ScreeningNetwork(ScreeningSpec((8, 16, 16, 16), (1, 1, 1))).eval()
     smaller = cut(network, {"down8.1": torch.arange(8), "quarter": torch.arange(8)})
@@ -120,7 +117,6 @@ def test_a_pruned_network_is_trained_exported_and_timed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [["--way", "magic"], ["--share", "1.2"]])
 def test_what_cannot_be_asked_for_is_refused(wrong: list[str], tmp_path: Path) -> None:
-    """A way that there is not and a share beyond everything, by name."""
     asked = ["--start", "x", "--data", "y", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["prune", "compare", *asked, *wrong])
     assert result.exit_code == 2
@@ -130,21 +126,12 @@ def test_what_cannot_be_asked_for_is_refused(wrong: list[str], tmp_path: Path) -
 TIME = {"int8_ms": 60.0, "int8_ratio": 1.0, "fp32_ms": 200.0, "fp32_ratio": 1.0}
 
 
-def run(way: str, share: float, found: list[float], alarms: list[float]) -> dict[str, Any]:
-    """What one run leaves: 1000 parameters of which the share is gone."""
-    return {
-        "way": way, "share": share, "whole": 1000, "parameters": round(1000 * (1 - share)),
-        "multiply_adds": 2e9, "scans": 1, "found": found, "alarms": alarms,
-        "after": summary(np.array(found), np.array(alarms), 1),
-    }  # fmt: skip
-
-
 @pytest.fixture
 def result() -> dict[str, Any]:
     """A control that finds nine of ten and channels that lose one of them."""
     runs = [
-        run("control", 0.0, [3.0] * 9 + [-9.0], [1.0]),
-        run("channels", 0.42, [3.0] * 8 + [-9.0] * 2, [1.0, -2.0]),
+        finished("control", 0.0, [3.0] * 9 + [-9.0], [1.0]),
+        finished("channels", 0.42, [3.0] * 8 + [-9.0] * 2, [1.0, -2.0]),
     ]
     head = {"minutes": 1.5, "rounds": 10, "box": [1, 2, 3], "engine": "openvino", "cpu": "a CPU"}
     times = [TIME, TIME | {"int8_ms": 45.0, "int8_ratio": 0.75}]
@@ -161,24 +148,21 @@ def test_the_loss_is_told_in_points(result: dict[str, Any]) -> None:
 
 
 def test_hits_agree_with_what_is_judged() -> None:
-    """Their means are the sensitivities that the task's judge gives."""
     rng = np.random.default_rng(0)
     found, alarms = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
-    own = hits(run("weights", 0.2, found.tolist(), alarms.tolist())).mean(0)
+    own = hits(finished("weights", 0.2, found.tolist(), alarms.tolist())).mean(0)
     judged = summary(found, alarms, 1)
     assert own.mean() == pytest.approx(judged["cpm"])
     assert own[-1] == pytest.approx(judged["at_8"])
 
 
 def test_an_interval_holds_the_value() -> None:
-    """A loss of two nodules in a hundred is told with its doubt."""
     lost = lost_points(np.array([1.0] * 2 + [0.0] * 98))
     assert lost["value"] == pytest.approx(2.0)
     assert lost["low"] < 2.0 < lost["high"] < 7.0
 
 
 def test_the_table_has_a_row_for_each_run(result: dict[str, Any]) -> None:
-    """What is gone, and the time beside the control's."""
     lines = prune_table(result).splitlines()
     row = next(line for line in lines if line.startswith("| whole channels"))
     assert "| 42.0 % |" in row

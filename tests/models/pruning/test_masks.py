@@ -36,14 +36,12 @@ def magnitudes(network: nn.Module) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def network() -> ScreeningNetwork:
-    """A small one."""
     torch.manual_seed(0)
     return ScreeningNetwork(ScreeningSpec((8, 8, 16, 16), (1, 1, 1)))
 
 
 @pytest.mark.parametrize("share", [0.2, 0.42, 0.6, 0.8])
 def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> None:
-    """By importance and at random, of all parameters, to one weight."""
     whole = parameters_left(network)
     for masks in (
         importance_masks(network, magnitudes(network), share),
@@ -53,7 +51,6 @@ def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> No
 
 
 def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> None:
-    """One threshold parts what stays from what goes, over all layers."""
     scores = magnitudes(network)
     masks = importance_masks(network, scores, 0.5)
     stays = torch.cat([scores[name][mask] for name, mask in masks.items()])
@@ -62,7 +59,6 @@ def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> 
 
 
 def test_the_network_itself_is_left_alone(network: ScreeningNetwork) -> None:
-    """Masks are made, nothing is applied, no buffer stays behind."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
     importance_masks(network, magnitudes(network), 0.5)
     assert network.state_dict().keys() == before.keys()
@@ -70,7 +66,6 @@ def test_the_network_itself_is_left_alone(network: ScreeningNetwork) -> None:
 
 
 def test_small_layers_stay_denser() -> None:
-    """Every weight that may stay is given out, no layer more than it has."""
     shapes = {"small": (4, 4, 1, 3, 3), "large": (64, 64, 1, 3, 3), "tiny": (2, 1, 2, 2, 2)}
     sizes = {"small": 144, "large": 36864, "tiny": 16}
     kept = erdos_renyi(shapes, 30000)
@@ -80,7 +75,6 @@ def test_small_layers_stay_denser() -> None:
 
 
 def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> None:
-    """Parameters and multiply-adds fall with the weights that are zero; answers stay whole."""
     whole, work = parameters_left(network), multiply_adds(network, (32, 32, 32))
     apply_masks(network, importance_masks(network, magnitudes(network), 0.42))
     assert parameters_left(network) == whole - round(0.42 * whole)
@@ -96,20 +90,17 @@ class Heat:
         self.network: nn.Module = ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1)))
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Noise."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             yield {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)}
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Mean square of all maps."""
         return {"square": network(batch["voxels"]).float().square().mean()}
 
     def refresh(self, network: nn.Module) -> None:
         """Nothing to learn from the network."""
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """How many parameters it has."""
         return {"parameters": float(sum(p.numel() for p in network.parameters()))}
 
 
@@ -126,7 +117,6 @@ def task() -> Heat:
 
 
 def test_weights_of_a_shut_channel_do_not_matter(task: Heat) -> None:
-    """Nothing comes back through them; the network that was weighed is as it was."""
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
     scores = weight_scores(task, 2)
     assert not scores["down8.1.first.0.weight"][3].any()
@@ -144,21 +134,18 @@ class Plane:
         self.truth[:, 4:] = 3.0
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Points of the plane."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             x = torch.randn(32, 8, generator=generator)
             yield {"x": x, "y": x @ self.truth.T}
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Squared error."""
         return {"square": ((network(batch["x"]).float() - batch["y"]) ** 2).mean()}
 
     def refresh(self, network: nn.Module) -> None:
         """Nothing to learn from the network."""
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """How many weights are not zero."""
         return {"left": float(torch.count_nonzero(network.weight))}
 
 
@@ -166,7 +153,6 @@ MASK = torch.tensor([[True] * 4 + [False] * 4] * 2)
 
 
 def test_what_is_left_out_stays_zero(tmp_path: Path) -> None:
-    """In the network, in its average, and in the weights that the run leaves."""
     task = SparseTask(Plane(), {"weight": MASK})
     averaged = train(task, Plan(tmp_path, minutes=0.01, average=0.9))
     saved = torch.load(tmp_path / "averaged.pt", weights_only=True)["weight"]
@@ -176,7 +162,6 @@ def test_what_is_left_out_stays_zero(tmp_path: Path) -> None:
 
 
 def test_moving_masks_find_the_weights_that_count() -> None:
-    """As many weights as before at every moment, in the end mostly the true ones."""
     seconds = count()
     task = SparseTask(
         Plane(), {"weight": MASK}, Regrow(seconds=300, every=5), clock=lambda: next(seconds)
@@ -193,13 +178,11 @@ def test_moving_masks_find_the_weights_that_count() -> None:
 
 
 def test_the_share_that_moves_falls_to_nothing() -> None:
-    """From its beginning with a cosine, and none is moved in the last quarter."""
     regrow = Regrow(seconds=100, share=0.4)
     assert [regrow.share_at(s) for s in (0, 37.5, 75, 90)] == pytest.approx([0.4, 0.2, 0, 0])
 
 
 def test_the_smallest_go_and_the_steepest_come() -> None:
-    """One of four weights moves to where the gradient is largest among those left out."""
     mask = torch.tensor([True, True, True, True, False, False])
     weight = torch.tensor([1.0, -0.1, 2.0, -3.0, 0.0, 0.0])
     slope = torch.tensor([9.0, 9.0, 9.0, 9.0, 0.5, -0.7])
@@ -208,7 +191,6 @@ def test_the_smallest_go_and_the_steepest_come() -> None:
 
 
 def test_a_shut_channel_does_not_matter(task: Heat) -> None:
-    """Its score is zero, that of others is not; every group has a score for each channel."""
     scores = channel_scores(task, 1)
     assert {group: len(score) for group, score in scores.items()} == widths(
         task.network.state_dict()

@@ -9,14 +9,12 @@ from models.quantization.operators import Rounding, best_scale, rounded
 
 
 def test_values_land_on_the_levels_and_within_the_range() -> None:
-    """Each value goes to the nearest level; beyond the range it goes to the range's end."""
     x = torch.tensor([-3.0, -0.26, 0.24, 0.26, 9.0])
     found = rounded(x, torch.tensor(0.5), -4, 3)
     assert found.tolist() == [-2.0, -0.5, 0.0, 0.5, 1.5]
 
 
 def test_the_gradient_passes_inside_the_range_only() -> None:
-    """A value inside is moved by its gradient, one beyond the range is not."""
     x = torch.tensor([0.3, 9.0], requires_grad=True)
     rounded(x, torch.tensor(0.5), -4, 3).sum().backward()
     assert x.grad is not None
@@ -32,7 +30,6 @@ def test_the_scale_learns_what_rounding_loses() -> None:
 
 
 def test_learning_the_range_finds_one_that_fits() -> None:
-    """A scale that is far too large shrinks until most values keep their places."""
     torch.manual_seed(0)
     x = torch.randn(4096)
     rounding = Rounding(torch.tensor(2.0), -8, 7)
@@ -47,7 +44,6 @@ def test_learning_the_range_finds_one_that_fits() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_the_best_scale_clips_an_outlier(axis: int) -> None:
-    """With sixteen levels a channel with one outlier is served better by clipping it."""
     torch.manual_seed(0)
     weight = torch.randn(3, 400) if axis == 0 else torch.randn(400, 3)
     weight.movedim(axis, 0)[1, 0] = 9.0

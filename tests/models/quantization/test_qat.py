@@ -30,21 +30,17 @@ class Pictures:
         self.refreshed: list[nn.Module] = []
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """The same two again and again."""
         del seed
         while True:
             yield {"voxels": torch.from_numpy(pictures(2)), "label": torch.zeros(2)}
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Never asked for: matching has a loss of its own."""
         raise AssertionError(network, batch)
 
     def refresh(self, network: nn.Module) -> None:
-        """Notes who asked."""
         self.refreshed.append(network)
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """The mean heat."""
         with torch.inference_mode():
             return {"heat": float(network(torch.from_numpy(pictures(1)).float() / 255).mean())}
 
@@ -90,7 +86,6 @@ def test_fine_tuning_and_lowering_end_in_a_file_of_the_wanted_size(
 def test_a_run_that_was_lowered_goes_on_from_its_checkpoint(
     network: nn.Module, tmp_path: Path
 ) -> None:
-    """Resumed, every stage that was finished is taken as it was left."""
     exact = export_float(network, "screening")
     small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
     plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4)

@@ -87,7 +87,6 @@ def trained(shelf: Path, start: Path) -> Path:
 def test_qat_enters_a_file_that_answers_as_the_float_network(
     trained: Path, shelf: Path, start: Path
 ) -> None:
-    """Its parent and how it was made stand beside it."""
     assert trained.exists()
     small = find("screening-int8", shelf)
     assert (small.parent, small.precision) == ("screening-fp32", "int8")
@@ -116,7 +115,6 @@ def test_int4_enters_a_file_of_the_share_asked_for(
 def test_the_registered_file_by_itself_is_simulated_as_it_answers(
     trained: Path, shelf: Path
 ) -> None:
-    """Who has no run goes on from what the file holds."""
     assert trained.exists()
     content = find("screening-int8", shelf).content()
     simulation = simulate_file(onnx.load_model_from_string(content), "screening").eval()
@@ -154,7 +152,6 @@ def test_a_rounding_that_stands_for_a_relu_stays() -> None:
 def test_ranges_compare_every_method_and_what_was_learnt(
     trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A row for each, with every term of the difference; none is the float network itself."""
     rows = run_ranges("screening", shelf, start, trained)
     assert [row["ranges"] for row in rows] == [*METHODS, "learnt"]
     assert all(row["heat"] > 0 and row["place"] > 0 for row in rows)
@@ -168,7 +165,6 @@ def test_ranges_compare_every_method_and_what_was_learnt(
 def test_sensitivity_tells_of_every_layer(
     trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By its place in the network, as JSON and as a picture; four bits cost more than eight."""
     rows = run_sensitivity("screening", shelf, start, trained)
     layers = {row["layer"] for row in rows}
     assert {"stem.0", "down4.1.first.0", "head"} <= layers
@@ -183,7 +179,6 @@ def test_sensitivity_tells_of_every_layer(
 
 @pytest.mark.usefixtures("trained")
 def test_the_file_of_another_network_is_refused(shelf: Path, tmp_path: Path) -> None:
-    """Of the same shape, with weights of its own."""
     torch.manual_seed(5)
     other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
     torch.save(other.state_dict(), tmp_path / "other.pt")
@@ -200,7 +195,6 @@ def test_weights_of_another_run_are_refused(shelf: Path, start: Path) -> None:
 
 @pytest.mark.usefixtures("shelf")
 def test_what_is_missing_is_told_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
-    """Weights to start from; for a hybrid the screening networks whose candidates it reads."""
     with pytest.raises(NoWeights, match="--start"):
         run_qat(asked(None, tmp_path), "screening", [], "minmax")
     with pytest.raises(NoWeights, match="--screening"):
@@ -221,7 +215,6 @@ def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, star
 
 
 def test_the_methods_that_can_be_typed_are_those_that_there_are() -> None:
-    """And a kind that there is not is refused by name."""
     assert get_args(get_args(Method)[0]) == tuple(METHODS)
     result = CliRunner().invoke(app, ["ranges", "magic", "--data", "x", "--start", "y"])
     assert result.exit_code == 2

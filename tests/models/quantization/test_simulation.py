@@ -68,14 +68,12 @@ def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
 def test_the_simulation_answers_as_the_file(
     simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
-    """The same rounding at the same places gives the engine's outputs."""
     agree(told(simulation), served(quantised[2].SerializeToString()))
 
 
 def test_what_was_learnt_is_in_the_file(
     simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
-    """After some steps the answers come closer to the float network's, and the file has them."""
     network = quantised[0]
     unit = torch.from_numpy(pictures(2)).float() / 255
     with torch.no_grad():
@@ -115,7 +113,6 @@ def test_an_int4_file_is_small_and_its_expansion_says_the_same(simulation: Simul
 def test_layers_are_compared_and_the_simulation_left_alone(
     simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
-    """Every weight has a report, and all roundings are as they were afterwards."""
     batches = [torch.from_numpy(pictures(1)).float() / 255]
     before = told(simulation)
     layers = sensitivity(simulation, quantised[0], batches)
@@ -130,14 +127,12 @@ def test_layers_are_compared_and_the_simulation_left_alone(
 
 
 def test_four_bits_keep_their_values() -> None:
-    """Packed integers come back, an odd number of them too."""
     values = np.array([[-8, 7, 3], [0, -1, 5], [1, 2, -7]], np.int8)
     back = onnx.numpy_helper.to_array(int4_tensor("w", values))
     np.testing.assert_array_equal(back.astype(np.int8), values)
 
 
 def test_an_operator_that_is_not_known_is_named() -> None:
-    """A graph of another origin is refused by the operator's name."""
     node = onnx.helper.make_node("Einsum", ["a"], ["b"], "/odd")
     with pytest.raises(UnknownOperator, match=r"/odd: Einsum"):
         run(node, [torch.zeros(1)])
@@ -167,7 +162,6 @@ def test_a_lowered_layer_is_compared_and_stays_lowered(
 def test_weights_of_another_network_do_not_fit(
     kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 ) -> None:
-    """A quantised weight without its float original is told by name."""
     with pytest.raises(UnfitArtifact, match="the float network has no weight of that name"):
         simulate(quantised[2], onnx.ModelProto(), kind)
 

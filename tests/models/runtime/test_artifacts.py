@@ -1,7 +1,4 @@
-"""The manifest and what it vouches for.
-
-INT4 files laid out as INT8 when they are loaded.
-"""
+"""The manifest, and INT4 files loaded as INT8."""
 
 from __future__ import annotations
 
@@ -18,7 +15,6 @@ from models.runtime.errors import DamagedArtifact, UnknownArtifact
 
 
 def test_an_artifact_is_found_by_its_name(weights: Path) -> None:
-    """The entry gives kind, settings and content."""
     artifact = find("bright-screening", weights)
     assert artifact.kind == "screening"
     assert artifact.settings["calibration"] == [1.0, 0.0]
@@ -26,13 +22,11 @@ def test_an_artifact_is_found_by_its_name(weights: Path) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is(weights: Path) -> None:
-    """The error names the artifacts of the manifest."""
     with pytest.raises(UnknownArtifact, match="bright-screening, bright-hybrid"):
         find("nothing", weights)
 
 
 def test_a_changed_file_is_refused(weights: Path) -> None:
-    """A file whose content is not what the manifest says is never run."""
     artifact = find("bright-screening", weights)
     artifact.path.write_bytes(artifact.path.read_bytes() + b"x")
     with pytest.raises(DamagedArtifact, match="SHA-256"):
@@ -40,7 +34,6 @@ def test_a_changed_file_is_refused(weights: Path) -> None:
 
 
 def test_a_missing_file_and_a_missing_manifest_are_told(weights: Path, tmp_path: Path) -> None:
-    """Both say which path could not be read."""
     artifact = find("bright-screening", weights)
     artifact.path.unlink()
     with pytest.raises(DamagedArtifact, match=r"bright-screening\.onnx"):
@@ -50,7 +43,6 @@ def test_a_missing_file_and_a_missing_manifest_are_told(weights: Path, tmp_path:
 
 
 def test_every_shipped_artifact_is_whole_and_attributed() -> None:
-    """What is committed in models/weights has the content, licence and attribution it claims."""
     shipped = every(WEIGHTS)
     assert {"screening-int8", "screening-fp32", "hybrid-int8", "hybrid-fp32"} <= set(shipped)
     for artifact in shipped.values():
@@ -85,19 +77,16 @@ def test_four_bits_become_eight_with_the_same_values() -> None:
 
 
 def test_a_file_without_int4_stays_as_it_is() -> None:
-    """Byte for byte."""
     content = model(TensorProto.INT8)
     assert expanded(content) is content
 
 
 def test_what_is_no_model_is_refused() -> None:
-    """With the class that says that the artifact is damaged."""
     with pytest.raises(DamagedArtifact, match="not an ONNX file"):
         expanded(b"\xff\xff not a model")
 
 
 def test_only_int4_artifacts_are_expanded() -> None:
-    """What is stored is what is loaded for any other precision."""
     artifact = find("screening-int8")
     assert artifact.content() == artifact.stored()
     assert replace(artifact, expand=False).content() == artifact.stored()

@@ -36,7 +36,6 @@ def test_a_peak_lies_at_its_cells_centre_plus_the_offset() -> None:
 
 
 def test_peaks_come_strongest_first_and_no_more_than_asked_for() -> None:
-    """Of four peaks the two strongest are given."""
     maps = maps_with(*[((2, 2, 2 + 3 * n), float(n), 4.0) for n in range(4)])
     peaks = find_peaks(maps, least_logit=-5, most=2)
     assert peaks.logit.tolist() == [3.0, 2.0]
@@ -51,7 +50,6 @@ def test_the_weaker_of_two_peaks_inside_one_nodule_goes() -> None:
 
 
 def test_what_is_large_is_likelier_a_nodule() -> None:
-    """The prior grows from its first mm on up to its most, and decides which of two stays."""
     prior = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
     added = prior.logit(np.array([5.0, 18.0, 22.0, 26.0, 60.0]))
     np.testing.assert_allclose(added, [0.0, 0.0, 1.0, 2.0, 2.0])
@@ -70,7 +68,6 @@ def test_diameters_of_a_coarse_map_are_told_in_mm() -> None:
 
 
 def test_of_several_readings_the_strongest_stay() -> None:
-    """A place that both tell of is one; those apart are all there, in order."""
     at = np.array([[10.0, 10.0, 10.0], [40.0, 40.0, 40.0]])
     first = Peaks(np.array([1.0, 0.5]), at, np.array([8.0, 8.0]))
     second = Peaks(np.array([2.0]), at[:1] + 1, np.array([30.0]))
@@ -81,14 +78,12 @@ def test_of_several_readings_the_strongest_stay() -> None:
 
 
 def test_a_flat_map_below_the_least_logit_has_no_peak() -> None:
-    """Nothing found is an empty result, not an error."""
     peaks = find_peaks(maps_with(), least_logit=-5, most=9)
     assert peaks.index_zyx.shape == (0, 3)
     assert to_candidates(peaks, Geometry(), (1.0, 0.0)) == []
 
 
 def test_candidates_are_told_in_the_patient_with_a_calibrated_score() -> None:
-    """World points are x, y, z; the score is the sigmoid of slope times logit plus intercept."""
     peaks = Peaks(np.array([2.0]), np.array([[1.0, 2.0, 3.0]]), np.array([7.0]))
     geometry = Geometry((1.0, 1.0, 1.0), (10.0, 20.0, 30.0))
     (candidate,) = to_candidates(peaks, geometry, (0.5, 1.0))
@@ -98,7 +93,6 @@ def test_candidates_are_told_in_the_patient_with_a_calibrated_score() -> None:
 
 
 def test_mirrored_maps_have_their_peaks_where_the_box_has_them() -> None:
-    """What a mirrored box shows at its mirrored place lies where it lay before."""
     maps = np.full((5, 4, 5, 6), -9, np.float32)
     maps[1:4] = 0
     maps[:, 1, 2, 4] = (3, 0.5, -0.25, 0.125, 2)

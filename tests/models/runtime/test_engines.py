@@ -1,7 +1,4 @@
-"""Batches that an engine reads in pieces of fixed sizes.
-
-Files laid out anew answer as before.
-"""
+"""Batches in pieces of fixed sizes, and transposed convolutions as point-wise ones."""
 
 from __future__ import annotations
 
@@ -26,7 +23,6 @@ SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
     ("name", "half"), [("hybrid-int8", False), ("hybrid-int8", True), ("hybrid-fp32", False)]
 )
 def test_a_batch_is_answered_as_its_regions_are_alone(name: str, half: bool, threads: int) -> None:
-    """Whatever its size: a piece of eight, one of four, one alone; in halves side by side too."""
     run = start("openvino", find(name).content(), threads, half=half)
     batch = np.random.default_rng(0).integers(0, 256, (13, 1, 48, 48, 48), dtype=np.uint8)
     alone = [run(batch[i : i + 1]) for i in range(len(batch))]
@@ -103,7 +99,6 @@ def transposed(stride: int, *, bias: bool) -> bytes:
 
 
 def answer(content: bytes, x: np.ndarray, name: str) -> list[np.ndarray]:
-    """What onnxruntime says."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options)
@@ -112,7 +107,6 @@ def answer(content: bytes, x: np.ndarray, name: str) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("bias", [True, False])
 def test_patches_land_where_they_did(bias: bool) -> None:
-    """For batches of any size, on sides that differ."""
     content = transposed(2, bias=bias)
     new = pointwise_upsampling(content)
     assert "ConvTranspose" not in {n.op_type for n in onnx.load_from_string(new).graph.node}
@@ -121,21 +115,15 @@ def test_patches_land_where_they_did(bias: bool) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-def test_an_older_file_stays() -> None:
-    """Its operators cannot cut a shape."""
-    model = onnx.load_from_string(transposed(2, bias=True))
-    model.opset_import[0].version = 13
+@pytest.mark.parametrize(("stride", "opset"), [(2, 13), (1, 17)])
+def test_a_file_that_overlaps_or_is_older_stays(stride: int, opset: int) -> None:
+    """The operators of version 13 have no shape with a start."""
+    model = onnx.load_from_string(transposed(stride, bias=True))
+    model.opset_import[0].version = opset
     assert pointwise_upsampling(model.SerializeToString()) == model.SerializeToString()
 
 
-def test_what_overlaps_stays() -> None:
-    """The same bytes."""
-    content = transposed(1, bias=True)
-    assert pointwise_upsampling(content) == content
-
-
 def test_the_shipped_hybrid_answers_as_its_file() -> None:
-    """Every output of it."""
     content = find("hybrid-fp32").content()
     new = pointwise_upsampling(content)
     assert new != content

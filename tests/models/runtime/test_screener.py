@@ -18,12 +18,10 @@ from models.runtime.session import Session, open_session
 
 
 def screener(weights: Path) -> Screener:
-    """One that finds bright cells."""
     return Screener(open_session(find("bright-screening", weights), engine="onnxruntime"))
 
 
 def test_a_bright_place_becomes_a_candidate_in_the_patient(weights: Path) -> None:
-    """The brightest cell of a box of any size is the first candidate, at its world point."""
     voxels = np.zeros((21, 34, 30), np.uint8)
     voxels[8:12, 16:20, 24:28] = 255
     box = Preprocessed(voxels, Geometry((1.0, 1.0, 1.0), (100.0, 0.0, -50.0)))
@@ -56,7 +54,6 @@ def screened(draw: Callable[[np.ndarray], None], *shape: int) -> list[Candidate]
 
 
 def test_the_views_of_a_box_are_averaged() -> None:
-    """A network that sees the left half only finds a nodule there half as surely."""
 
     def left(maps: np.ndarray) -> None:
         maps[0, 1, 1, 0] = 4
@@ -67,7 +64,6 @@ def test_the_views_of_a_box_are_averaged() -> None:
 
 
 def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
-    """Where it lies in the box; small things are left to the full resolution, as is a thin box."""
 
     def far(maps: np.ndarray) -> None:
         if maps.shape[1] != 8:  # a box of 64 voxels, halved
@@ -85,7 +81,6 @@ def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> 
 
 
 def test_half_the_resolution_is_the_mean() -> None:
-    """Of eight voxels; the middle of the first pair lies between them."""
     voxels = np.zeros((4, 6, 8), np.uint8)
     voxels[:2, :2, :2] = 80
     voxels[2, 4, 6] = 240

@@ -1,7 +1,4 @@
-"""The hybrid network as the cloud uses it.
-
-Readings: one of many, and the piece of a mask that is the nodule.
-"""
+"""The hybrid network as the cloud uses it."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ def reader(weights: Path) -> SecondReader:
 
 
 def test_each_region_gets_a_probability_and_a_diameter(weights: Path) -> None:
-    """Probability is the sigmoid of the calibrated logit, the diameter is in mm."""
     batch = np.stack([np.zeros((8, 8, 8)), np.full((8, 8, 8), 255)]).astype(np.uint8)
     readings = reader(weights).read(batch)
     np.testing.assert_allclose(readings.probability, [0.5, 1 / (1 + np.exp(-1))], rtol=1e-5)
@@ -32,7 +28,6 @@ def test_each_region_gets_a_probability_and_a_diameter(weights: Path) -> None:
 
 
 def test_the_mask_lies_where_the_region_has_the_nodule(weights: Path) -> None:
-    """Views are mirrored back before they are averaged; only the piece in the middle is kept."""
     region = np.zeros((8, 8, 8), np.uint8)
     region[2:4, 3:6, 4] = 200
     region[7, 7, 7] = 200
@@ -43,13 +38,11 @@ def test_the_mask_lies_where_the_region_has_the_nodule(weights: Path) -> None:
 
 
 def test_a_region_of_another_shape_is_refused(weights: Path) -> None:
-    """The error gives the shape that came and the one that is taken."""
     with pytest.raises(ValueError, match=r"\(4, 8, 8\).*\(8, 8, 8\)"):
         reader(weights).read(np.zeros((1, 4, 8, 8), np.uint8))
 
 
 def test_one_of_many_has_its_own_values() -> None:
-    """In plain Python numbers and words."""
     reading = plain([0.25, 0.5], [6.0, 7.0])[1]
     assert (reading.probability, reading.diameter_mm) == (0.5, 7.0)
     assert (reading.malignancy, reading.texture) == (0.0, "solid")
@@ -57,7 +50,6 @@ def test_one_of_many_has_its_own_values() -> None:
 
 
 def test_the_piece_in_the_middle_is_kept() -> None:
-    """Touching by a corner is one piece; what lies apart goes, be it larger."""
     mask = np.zeros((9, 9, 9), bool)
     mask[4, 4, 5] = mask[5, 5, 6] = True
     mask[:2] = True
@@ -66,11 +58,9 @@ def test_the_piece_in_the_middle_is_kept() -> None:
 
 
 def test_of_nothing_nothing_is_kept() -> None:
-    """An empty mask stays empty."""
     assert not nearest_piece(np.zeros((4, 4, 4), bool)).any()
 
 
 def test_a_number_that_is_not_there_is_an_error() -> None:
-    """As in every sequence."""
     with pytest.raises(IndexError):
         plain([0.5], [5.0])[1]

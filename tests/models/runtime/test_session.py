@@ -1,7 +1,4 @@
-"""Opening artifacts on both engines, and choosing between them.
-
-Opening an artifact for what it is used for.
-"""
+"""Opening artifacts on both engines, choosing between them, and opening readers."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ from models.runtime.session import TOLERANCE, fastest, open_session, probe_input
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
 def test_both_engines_give_the_same_answer(weights: Path, engine: str) -> None:
-    """The maps of a known model are what its weights say, on either engine."""
     voxels = np.zeros((1, 1, 8, 8, 8), np.uint8)
     voxels[0, 0, 4:, 4:, 4:] = 255
     session = open_session(find("bright-screening", weights), engine=engine, threads=1)
@@ -32,20 +28,16 @@ def test_both_engines_give_the_same_answer(weights: Path, engine: str) -> None:
     np.testing.assert_allclose(maps[0, 0].ravel(), [-10] * 7 + [10], atol=1e-4)
 
 
-def test_an_unknown_engine_is_refused(weights: Path) -> None:
-    """The error lists the engines that there are."""
-    with pytest.raises(EngineUnavailable, match="openvino, onnxruntime"):
-        open_session(find("bright-screening", weights), engine="tensorflow")
-
-
-def test_an_engine_without_its_device_is_refused(weights: Path) -> None:
-    """An accelerator that is not here is no silent fall-back to the CPU."""
-    with pytest.raises(EngineUnavailable, match="NoSuchProvider"):
-        open_session(find("bright-screening", weights), engine="onnxruntime:NoSuchProvider")
+@pytest.mark.parametrize(
+    ("engine", "named"),
+    [("tensorflow", "openvino, onnxruntime"), ("onnxruntime:NoSuchProvider", "NoSuchProvider")],
+)
+def test_an_engine_that_is_missing_is_refused(weights: Path, engine: str, named: str) -> None:
+    with pytest.raises(EngineUnavailable, match=named):
+        open_session(find("bright-screening", weights), engine=engine)
 
 
 def test_a_wrong_input_is_a_model_failure(weights: Path) -> None:
-    """An input that the model does not take raises our error, not the engine's."""
     session = open_session(find("bright-screening", weights), engine="onnxruntime")
     with pytest.raises(ModelFailed, match="onnxruntime"):
         session.run(np.zeros((1, 3, 8, 8, 8), np.uint8))
@@ -77,7 +69,6 @@ def test_without_a_home_the_choice_is_not_kept(
 
 
 def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
-    """With a clock under which the reference is slow, the other engine is chosen."""
     ticks = iter([0, 10, 20, 30, 40, 50, *(60 + 0.001 * n for n in range(100))])
     artifact = find("bright-screening", weights)
     chosen = fastest(artifact, probe_input(artifact), 1, None, clock=lambda: float(next(ticks)))
@@ -85,7 +76,6 @@ def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
 
 
 def test_a_damaged_cache_is_no_obstacle(weights: Path, tmp_path: Path) -> None:
-    """A cache that is no JSON is measured anew and replaced."""
     cache = tmp_path / "engines.json"
     cache.write_text("{")
     open_session(find("bright-screening", weights), threads=1, probe_cache=cache)
@@ -95,7 +85,6 @@ def test_a_damaged_cache_is_no_obstacle(weights: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
 def test_shipped_artifacts_agree_on_both_engines(kind: str, precision: str) -> None:
-    """Each shipped artifact gives the same on openvino and onnxruntime, within its precision."""
     artifact = find(f"{kind}-{precision}")
     sample = probe_input(artifact)
     one, other = (
@@ -125,7 +114,6 @@ def rewrite(shelf: Path, old: str, new: str) -> None:
 
 @pytest.mark.usefixtures("shelf")
 def test_each_reader_opens_its_kind() -> None:
-    """A fit artifact is opened, and says what it is."""
     assert open_screener("bright-screening", engine="onnxruntime").name == "bright-screening"
     reader = open_second_reader("bright-hybrid", engine="onnxruntime")
     assert (reader.engine, reader.roi_shape) == ("onnxruntime", (8, 8, 8))
@@ -133,7 +121,6 @@ def test_each_reader_opens_its_kind() -> None:
 
 @pytest.mark.usefixtures("shelf")
 def test_another_kind_is_refused() -> None:
-    """The error gives the kind that it is and the kind that is needed."""
     with pytest.raises(
         UnfitArtifact, match=r"bright-hybrid is of kind 'hybrid', expected 'screening'"
     ):
@@ -146,7 +133,6 @@ def test_another_kind_is_refused() -> None:
 
 @pytest.mark.parametrize("given", ["[1.0]", "[1.0, nan]", "['a', 'b']", "1.0"])
 def test_a_calibration_that_cannot_be_is_refused(shelf: Path, given: str) -> None:
-    """The error names the setting and its value; the file is not opened."""
     rewrite(shelf, "calibration = [1.0, 0.0]", f"calibration = {given}")
     with pytest.raises(
         UnfitArtifact, match=r"bright-screening: calibration = .*expected 2 numbers"

@@ -10,12 +10,10 @@ from models.runtime.sigmoid import sigmoid
 
 
 def test_sigmoid_equals_that_of_scipy() -> None:
-    """For any shape, and for a single number."""
     logit = np.linspace(-30, 30, 61).reshape(1, 61)
     np.testing.assert_allclose(sigmoid(logit), expit(logit), rtol=1e-14)
     assert float(sigmoid(0.0)) == 0.5
 
 
 def test_extreme_logits_neither_warn_nor_fail() -> None:
-    """They are certain, where exp overflows too."""
     assert sigmoid(np.array([-1000.0, 1000.0])) == pytest.approx([0.0, 1.0])

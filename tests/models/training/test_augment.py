@@ -20,12 +20,10 @@ from tests.models.training.test_data import ball
 
 
 def rng(seed: int = 0) -> np.random.Generator:
-    """The seed decides."""
     return np.random.default_rng(seed)
 
 
 def test_thick_slices_blur_along_z_only() -> None:
-    """An edge along z gets wide, one in the plane stays."""
     voxels = np.zeros((48, 16, 16), np.uint8)
     voxels[24:, :, :8] = 200
     out = thickened(voxels, rng())
@@ -35,7 +33,6 @@ def test_thick_slices_blur_along_z_only() -> None:
 
 
 def test_tone_is_a_line() -> None:
-    """Equal stays equal, brighter stays brighter."""
     grey = np.arange(0, 256, 4, dtype=np.uint8).reshape(4, 4, 4)
     for seed in range(5):
         assert (np.diff(toned(grey, rng(seed)).ravel().astype(int)) >= 0).all()
@@ -52,7 +49,6 @@ def test_kernels_soften_and_sharpen() -> None:
 
 
 def test_noise_is_of_many_kinds() -> None:
-    """White, soft and sharp, each alone and smooth across slices; weak and strong."""
     noise, even = Noise(48, 0), np.full((24, 24, 24), 128, np.uint8)
     outs = [noise.added(even, rng(seed)).astype(float) - 128 for seed in range(60)]
     spreads = [out.std() for out in outs]
@@ -68,7 +64,6 @@ def test_noise_is_of_many_kinds() -> None:
 
 
 def test_turning_keeps_the_nodule_in_its_mask() -> None:
-    """Marks go where the voxels go."""
     for seed in range(8):
         piece = turned(ball((20, 30, 40), (6, 22, 11), 8.0), rng(seed))
         z, y, x = np.rint(piece.nodules[0, :3]).astype(int)
@@ -76,7 +71,6 @@ def test_turning_keeps_the_nodule_in_its_mask() -> None:
 
 
 def test_whole_lungs_keep_their_head_up() -> None:
-    """They are mirrored left to right, at times front to back, and not turned over."""
     piece = ball((20, 30, 40), (6, 22, 11), 8.0)
     zs = {turned(piece, rng(seed), keep_head_up=True).nodules[0, 0] for seed in range(12)}
     assert zs == {6.0}
@@ -92,14 +86,12 @@ def test_large_nodules_become_masses_and_small_ones_do_not() -> None:
 
 
 def test_resizing_scales_the_diameter() -> None:
-    """The truth follows the picture."""
     sizes = {resized(ball((50,) * 3, (25,) * 3, 8.0), rng(s)).nodules[0, 3] for s in range(12)}
     assert len(sizes) > 3
 
 
 @pytest.mark.parametrize("noise", [None, Noise(64, 1)])
 def test_another_scanner_changes_voxels_and_no_truth(noise: Noise | None) -> None:
-    """Shape, mask and marks stay; most draws change the picture."""
     piece = ball((40, 40, 40), (20, 20, 20), 8.0)
     outs: list[Piece] = [scanned_anew(piece, rng(seed), noise) for seed in range(10)]
     for out in outs:

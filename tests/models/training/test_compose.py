@@ -22,7 +22,6 @@ def composer() -> Composer:
 
 @pytest.mark.parametrize("kind", ["mosaic", "mirror", "scan"])
 def test_every_mark_lies_on_something_bright(kind: str) -> None:
-    """Whatever is composed, the marked centres are bright and masked."""
     rng = np.random.default_rng(3)
     seen = 0
     for _ in range(6):
@@ -37,7 +36,6 @@ def test_every_mark_lies_on_something_bright(kind: str) -> None:
 
 
 def test_nodules_of_mosaics_lie_everywhere() -> None:
-    """Over many mosaics no eighth of the sample holds much more than its share."""
     rng = np.random.default_rng(1)
     places = np.concatenate([composer().mosaic(rng).nodules[:, :3] for _ in range(40)])
     assert len(places) > 200
@@ -46,7 +44,6 @@ def test_nodules_of_mosaics_lie_everywhere() -> None:
 
 
 def test_an_implant_goes_into_lung_only() -> None:
-    """Where everything is soft tissue nothing is implanted; in lung it is, with its mark."""
     rng = np.random.default_rng(0)
     donor = ball((50, 50, 50), (25, 25, 25), 8.0)
     lung, tissue = (
@@ -71,7 +68,6 @@ def test_no_implant_goes_where_skin_meets_air() -> None:
 
 
 def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
-    """The same seam without a nodule changes the picture and adds no truth."""
     rng = np.random.default_rng(0)
     donor = ball((50, 50, 50), (25, 25, 25), 8.0)
     donor.voxels[30:, 30:, 30:] = 150
@@ -82,14 +78,12 @@ def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
 
 
 def test_the_same_seed_draws_the_same_samples() -> None:
-    """Sampling depends on the generator alone."""
     one, other = (composer().draw(np.random.default_rng(7)) for _ in range(2))
     np.testing.assert_array_equal(one.voxels, other.voxels)
     np.testing.assert_array_equal(one.nodules, other.nodules)
 
 
 def test_the_sheet_shows_every_composition_with_its_nodules(tmp_path: Path) -> None:
-    """Three rows of tiles, nodules circled, the same picture for the same seed."""
     sheet = draw_samples(composer(), columns=2, seed=1)
     assert sheet.shape == (3 * 194, 2 * 194, 3)
     for row in np.split(sheet, 3):

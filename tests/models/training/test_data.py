@@ -31,12 +31,10 @@ def check(piece: Piece, tolerance: float = 0.6) -> None:
 def test_a_mirrored_piece_has_its_mark_on_the_ball(
     axes: tuple[bool, bool, bool], swap: bool
 ) -> None:
-    """Flips and the exchange of y and x move voxels, mask and mark alike."""
     check(mirrored(ball((30, 34, 38), (11, 14, 20), 12), axes, swap))
 
 
 def test_a_cropped_piece_tells_places_in_its_own_coordinates() -> None:
-    """A crop moves the mark by its start."""
     part = crop(ball((40, 40, 40), (20, 21, 22), 10), (5, 6, 7), (30, 30, 30))
     assert part.nodules[0].tolist() == [15, 15, 15, 10]
     check(part)
@@ -44,7 +42,6 @@ def test_a_cropped_piece_tells_places_in_its_own_coordinates() -> None:
 
 @pytest.mark.parametrize("factor", [0.8, 1.3, 2.5])
 def test_a_zoomed_piece_has_a_larger_nodule_at_the_right_place(factor: float) -> None:
-    """Diameter and place grow with the picture."""
     large = zoomed(ball((30, 34, 38), (14, 15, 20), 12), factor)
     assert large.voxels.shape == tuple(round(n * factor) for n in (30, 34, 38))
     assert large.nodules[0, 3] == pytest.approx(12 * factor)

@@ -28,7 +28,6 @@ def task() -> HybridTask:
 
 
 def test_a_batch_holds_all_that_the_loss_asks_for() -> None:
-    """Voxels, presence, size, kind and mask; every term of the loss is finite."""
     learning = task()
     batch = next(learning.batches(seed=1))
     assert batch["voxels"].shape == batch["mask"].shape == (6, 1, SIDE, SIDE, SIDE)
@@ -40,7 +39,6 @@ def test_a_batch_holds_all_that_the_loss_asks_for() -> None:
 
 
 def test_the_seed_decides_the_batches() -> None:
-    """The same seed gives the same regions."""
     one, two = (next(task().batches(seed=3)) for _ in range(2))
     assert torch.equal(one["voxels"], two["voxels"])
 
@@ -58,14 +56,12 @@ class Brightness(torch.nn.Module):
 
 
 def test_a_network_is_judged_alone_and_with_the_edge() -> None:
-    """One that ranks right finds every nodule above every alarm."""
     figures = task().judge(Brightness())
     assert figures["alone_0.5"] == figures["both_4"] == 1.0
     assert set(figures) == {f"{n}_{r}" for n in ("alone", "both") for r in ("0.5", "1", "2", "4")}
 
 
 def test_logits_come_in_the_order_of_the_regions() -> None:
-    """Also when they are read in several batches."""
     regions = (np.arange(5, dtype=np.uint8) * 50)[:, None, None, None] * np.ones(
         (1, 8, 8, 8), np.uint8
     )

@@ -32,7 +32,6 @@ def cubes() -> Cubes:
 
 
 def test_a_larger_part_has_every_patient_of_a_smaller_one() -> None:
-    """All nodules of a patient come along, with their own ratings."""
     small, large = part_of(cubes(), 0.25, 3), part_of(cubes(), 0.5, 3)
     assert (len(set(small.patients)), len(small.pieces)) == (2, 4)
     assert (len(set(large.patients)), len(large.pieces)) == (4, 8)
@@ -49,7 +48,6 @@ def test_the_whole_is_in_its_old_order_and_a_tiny_part_has_one_patient() -> None
 
 
 def test_a_run_without_a_log_is_named(tmp_path: Path) -> None:
-    """So is one whose log was cut off in a line."""
     with pytest.raises(NoLog, match=str(tmp_path)):
         read_log(tmp_path)
     (tmp_path / "log.jsonl").write_text(json.dumps(LOG[0]) + "\n{")
@@ -58,7 +56,6 @@ def test_a_run_without_a_log_is_named(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_drawn_and_told(tmp_path: Path) -> None:
-    """A picture with ink in it, and a table with the last figures of each run."""
     save_curves(tmp_path / "curve.png", RESULT)
     picture = cv2.imread(str(tmp_path / "curve.png"))
     assert picture is not None

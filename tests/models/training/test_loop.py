@@ -23,7 +23,6 @@ class Line:
         self.drawn = 0
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Points of the line."""
         generator = torch.Generator().manual_seed(seed)
         while True:
             self.drawn += 1
@@ -31,19 +30,16 @@ class Line:
             yield {"x": x, "y": 2 * x + 1}
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Squared error."""
         return {"square": ((network(batch["x"]).float() - batch["y"]) ** 2).mean()}
 
     def refresh(self, network: nn.Module) -> None:
         """Nothing to learn from the network."""
 
     def judge(self, network: nn.Module) -> dict[str, float]:
-        """The slope."""
         return {"slope": float(network.weight.detach().squeeze())}
 
 
 def test_training_learns_and_logs(tmp_path: Path) -> None:
-    """After a short budget the averaged weights fit the line, and the log ends with the figures."""
     plan = Plan(tmp_path, minutes=0.05, rate=5e-2, average=0.9)
     network = train(Line(), plan)
     assert float(network(torch.ones(1, 1)).detach()) == pytest.approx(3.0, abs=0.3)
@@ -53,7 +49,6 @@ def test_training_learns_and_logs(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_spends_only_what_is_left(tmp_path: Path) -> None:
-    """A finished run that is resumed with a larger budget goes on where it stood."""
     train(Line(), Plan(tmp_path, minutes=0.02))
     steps = torch.load(tmp_path / "last.pt", weights_only=True)["steps"]
     again = Line()
@@ -67,13 +62,11 @@ class Broken(Line):
     """Every second batch gives a loss that is not finite."""
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Squared error, or not a number."""
         factor = float("nan") if self.drawn % 2 else 1.0
         return {"square": super().losses(network, batch)["square"] * factor}
 
 
 def test_steps_with_gradients_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
-    """Such a step changes nothing and is counted."""
     network = train(Broken(), Plan(tmp_path, minutes=0.02, rate=1e-2))
     state = torch.load(tmp_path / "last.pt", weights_only=True)
     assert state["skipped"] > 0

@@ -1,7 +1,4 @@
-"""Saving memory in training: the same gradients, the weights shared, the buffers used again.
-
-One process's measurement: what it says, and that buffers and bf16 train as the plain step.
-"""
+"""Training in less memory gives the same gradients and steps; its measurement."""
 
 from __future__ import annotations
 
@@ -56,7 +53,6 @@ def test_what_is_computed_again_gives_the_same_gradients(
 
 
 def test_a_checkpointed_block_keeps_less_for_the_way_back() -> None:
-    """The tensors kept between the passes fall to the blocks' inputs."""
 
     def kept(network: HybridNetwork) -> int:
         seen: dict[int, int] = {}
@@ -76,7 +72,6 @@ def test_a_checkpointed_block_keeps_less_for_the_way_back() -> None:
 
 
 def test_the_known_stem_is_left_alone() -> None:
-    """It keeps nothing anyway: only blocks that are trained are wrapped."""
     network = make()
     wrapped = blocks(network)
     names = {name.split(".")[0] for name, m in network.named_modules() if m in wrapped}
@@ -84,7 +79,6 @@ def test_the_known_stem_is_left_alone() -> None:
 
 
 def test_a_shared_encoder_has_one_layers_weights() -> None:
-    """Every layer is the first; the weights of the others are gone, the depth is not."""
     plain, shared = make(), make()
     share_encoder(shared)
     layer = sum(p.numel() for p in plain.encoder[0].parameters())
@@ -97,7 +91,6 @@ def test_a_shared_encoder_has_one_layers_weights() -> None:
 
 
 def test_gradients_land_in_the_buffer() -> None:
-    """They are those of a step without it, in the same place in every step."""
     wanted, network = slopes(make()), make()
     buffer = GradientBuffer(network)
     for _ in range(2):
@@ -119,18 +112,12 @@ def test_the_input_buffer_is_filled_anew() -> None:
     assert buffer.fill(voxels.flip(0)).data_ptr() == first.data_ptr()
 
 
-SMALL = HybridSpec(
-    side=16, known=ScreeningSpec((4, 8, 8, 8), (1, 1, 1)), widths=(4, 8), blocks=(1, 1),
-    channels=32, depth=2, heads=1,
-)  # fmt: skip
-
-
 def test_a_measurement_says_peak_times_and_losses() -> None:
     """Tensors hold at least the weights and the batch; a step has a time and a finite loss.
 
     The peak is the process's, and this one has had higher ones before: it is only told.
     """
-    said = measure(["bf16", "sharing"], 2, 1, spec=SMALL)
+    said = measure(["bf16", "sharing"], 2, 1, spec=SPEC)
     assert isinstance(said["peak_bytes"], int)
     assert said["tensor_bytes"] > 4 * said["parameters"] + 2 * 16**3
     assert len(said["took_s"]) == len(said["losses"]) == 1
@@ -138,9 +125,8 @@ def test_a_measurement_says_peak_times_and_losses() -> None:
 
 
 def test_buffers_change_no_step() -> None:
-    """Two steps give the losses that they give with fresh tensors, and the weights move."""
     device = torch.device("cpu")
-    plain, pooled = (Trainer(s, 2, SMALL, device) for s in ([], ["buffers"]))
+    plain, pooled = (Trainer(s, 2, SPEC, device) for s in ([], ["buffers"]))
     before = plain.network.answer.weight.detach().clone()
     torch.testing.assert_close(
         [plain.step(), plain.step()], [pooled.step(), pooled.step()], rtol=1e-4, atol=0

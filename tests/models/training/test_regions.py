@@ -46,7 +46,6 @@ def test_regions_are_of_one_shape_and_of_both_kinds() -> None:
 
 
 def test_a_nodule_lies_near_the_middle_with_its_size() -> None:
-    """It is no further off than a candidate errs, and as large as the diameter says."""
     sizes = []
     for region in drawn(1, 16, share=1.0):
         inside = np.argwhere(region.mask > 127)
@@ -57,7 +56,6 @@ def test_a_nodule_lies_near_the_middle_with_its_size() -> None:
 
 
 def test_alarms_have_no_diameter_and_no_mask() -> None:
-    """Where nothing but alarms and pieces of vessel is drawn, no truth is stated."""
     for region in drawn(2, 12, share=0.0):
         assert region.diameter_mm == 0
         near = region.mask[16:32, 16:32, 16:32]
@@ -65,7 +63,6 @@ def test_alarms_have_no_diameter_and_no_mask() -> None:
 
 
 def test_a_nodule_brings_its_ratings() -> None:
-    """Texture whatever its size, malignancy only near its own; alarms bring none."""
     nodules = drawn(3, 30, share=1.0)
     assert {region.texture for region in nodules} == {2, -1}
     rated = [region for region in nodules if np.isfinite(region.malignancy)]
@@ -84,7 +81,6 @@ def test_the_readers_means_become_targets() -> None:
 
 
 def test_the_seed_decides() -> None:
-    """The same seed draws the same regions, another seed others."""
     first, again, other = (drawn(seed, 4) for seed in (5, 5, 6))
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a.voxels, b.voxels)

@@ -1,7 +1,4 @@
-"""Networks as runs make them: from nothing, from weights, from a deeper network's weights.
-
-The recipes: shares of what is drawn, phantoms made once, roles kept apart.
-"""
+"""Networks from random or given weights, and the training material."""
 
 from __future__ import annotations
 
@@ -39,7 +36,6 @@ def saved(network: torch.nn.Module, path: Path) -> Path:
 
 
 def test_a_screening_network_comes_back_as_it_was(tmp_path: Path) -> None:
-    """Widths and blocks are told by the weights."""
     network = ScreeningNetwork(SMALL)
     back = make_screening(saved(network, tmp_path / "w.pt"))
     assert ScreeningSpec.of(back.state_dict()) == SMALL
@@ -62,14 +58,12 @@ def test_a_deeper_network_does_not_start_from_a_shallower_one(tmp_path: Path) ->
 
 
 def test_from_nothing_the_blocks_are_those_asked_for() -> None:
-    """Or those of the spec."""
     assert ScreeningSpec.of(make_screening(None).state_dict()) == ScreeningSpec()
     asked = make_screening(None, blocks=(1, 3, 4))
     assert ScreeningSpec.of(asked.state_dict()).blocks == (1, 3, 4)
 
 
 def test_a_hybrid_comes_back_as_it_was(tmp_path: Path) -> None:
-    """With whatever stem it knows."""
     network = HybridNetwork(replace(SMALL_HYBRID, known=SMALL))
     back = make_hybrid(saved(network, tmp_path / "w.pt"))
     assert back.spec.channels == network.spec.channels
@@ -78,7 +72,6 @@ def test_a_hybrid_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 def test_a_new_hybrid_knows_the_screening_networks_stem() -> None:
-    """Its stem is of that network's spec and has its weights."""
     screening = ScreeningNetwork(SMALL)
     hybrid = make_hybrid(None, screening)
     assert torch.equal(hybrid.down8[0][0].weight, screening.down8[0][0].weight)
@@ -86,13 +79,11 @@ def test_a_new_hybrid_knows_the_screening_networks_stem() -> None:
 
 
 def lung(value: int = 40) -> Piece:
-    """A plain box."""
     voxels = np.full((60, 60, 60), value, np.uint8)
     return Piece(voxels, np.zeros_like(voxels), NONE, NONE)
 
 
 def test_alarms_are_shared_between_the_groups() -> None:
-    """However many alarms a group has, it is drawn as often as its share says."""
     odds = [np.array([1.0, 1.0]), np.array([]), np.array([30.0]), np.array([0.5, 0.5, 1.0])]
     shared = share_sources(odds, [2, 1, 1])
     assert shared[0].sum() + shared[1].sum() == pytest.approx(SOURCE_SHARES[0])
@@ -107,7 +98,6 @@ def test_a_group_without_alarms_has_no_share() -> None:
 
 
 def test_phantoms_have_their_share_of_the_whole_lungs() -> None:
-    """One real scan and three phantoms: the phantoms together are drawn in a quarter."""
     nothing = Cubes((), (), np.zeros(0), np.zeros(0))
     composer = Material(nothing, (lung(),), (lung(),) * 3, (), ()).composer
     weights = np.array(composer.scan_weights) / sum(composer.scan_weights)
@@ -116,7 +106,6 @@ def test_phantoms_have_their_share_of_the_whole_lungs() -> None:
 
 
 def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time it comes from the cache, voxels and nodules alike."""
     first = load_phantoms(tmp_path, 1)[0]
     monkeypatch.setattr(runs, "make_phantom", None)
     again = load_phantoms(tmp_path, 1)[0]
@@ -126,7 +115,6 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_only_scans_of_the_role_are_read(shared_data: Path) -> None:
-    """Validation is one scan, with its lesion marked where it is bright."""
     (scan,) = scans_of_role(shared_data / "ct", "val")
     ((z, y, x, _),) = scan.nodules
     assert scan.voxels[round(z), round(y), round(x)] > 120

@@ -1,7 +1,4 @@
-"""What the screening network is asked to say.
-
-The losses: small where the network is right, larger where it is wrong, blind where told so.
-"""
+"""Training targets of the screening network, and the losses."""
 
 from __future__ import annotations
 
@@ -22,7 +19,6 @@ def sample(nodules: list[list[float]], ignored: list[list[float]] | None = None)
 
 
 def test_decoding_the_targets_gives_the_nodules_back() -> None:
-    """Maps made of the targets decode to the marked places and diameters."""
     nodules = [[12.3, 20.8, 33.1, 5.0], [30.0, 35.5, 10.2, 18.0]]
     targets = make_targets(sample(nodules))
     heat = np.log(np.clip(targets.heat, 1e-4, 1 - 1e-4) / (1 - np.clip(targets.heat, 1e-4, 0.9999)))
@@ -42,7 +38,6 @@ def test_ignored_marks_weigh_nothing_but_a_nodule_does() -> None:
 
 
 def test_the_share_is_the_part_of_the_cell_that_is_nodule() -> None:
-    """A mask that fills half a cell gives a share of one half."""
     piece = sample([[10.0, 10, 10, 6]])
     mask = piece.mask.copy()
     mask[8:10, 8:12, 8:12] = 255
@@ -64,7 +59,6 @@ def sure(found: torch.Tensor, logit: float = 12.0) -> torch.Tensor:
 
 
 def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
-    """Next to nothing for a perfect map; more for an alarm, as much again for a miss."""
     truth, all_count = heat(), torch.ones(1, 6, 6, 6)
     perfect = heat_loss(sure(truth), truth, all_count)
     assert 0 <= perfect < 1e-4
@@ -77,7 +71,6 @@ def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
 
 
 def test_an_alarm_beside_a_centre_costs_less() -> None:
-    """The penalty falls off towards the centre, where nobody can tell the cells apart."""
     truth, all_count = heat(), torch.ones(1, 6, 6, 6)
     near, far = sure(truth), sure(truth)
     near[0, 2, 3, 3] = far[0, 5, 0, 0] = 4.0
@@ -86,7 +79,6 @@ def test_an_alarm_beside_a_centre_costs_less() -> None:
 
 
 def test_cells_of_no_weight_are_not_looked_at() -> None:
-    """Whatever the network says at an ignored mark costs nothing and teaches nothing."""
     truth, weight = heat(), torch.ones(1, 6, 6, 6)
     weight[0, 5, 5] = 0
     logit = sure(truth)
@@ -100,7 +92,6 @@ def test_cells_of_no_weight_are_not_looked_at() -> None:
 
 
 def test_box_is_learnt_near_nodules_only() -> None:
-    """Offsets and diameters that are wrong elsewhere cost nothing."""
     truth = heat()
     targets = {
         "heat": truth,
@@ -141,7 +132,6 @@ def answers(logit: list[float], diameter_mm: list[float]) -> Answers:
 
 
 def test_size_is_learnt_from_nodules_only() -> None:
-    """A wrong diameter counts for the region with a nodule, not for the one without."""
     said = answers([5.0, -5.0], [20.0, 90.0])
     size = hybrid_loss(said, batch([1.0, 0.0]))["size"]
     size.backward()
@@ -154,7 +144,6 @@ def test_size_is_learnt_from_nodules_only() -> None:
 
 
 def test_hybrid_is_cheap_when_right() -> None:
-    """The right answer costs little, the opposite one much."""
     truth = batch([1.0, 0.0])
     right = hybrid_loss(answers([5.0, -5.0], [10.0, 10.0]), truth)
     wrong = hybrid_loss(answers([-5.0, 5.0], [10.0, 10.0]), truth)
@@ -165,7 +154,6 @@ def test_hybrid_is_cheap_when_right() -> None:
 
 
 def test_kind_is_learnt_where_readers_said_it() -> None:
-    """A wrong malignancy or texture costs; where none is known, nothing, and no NaN comes of it."""
     said = answers([5.0], [10.0])._replace(
         malignancy=torch.full((1, 1), -9.0), texture=torch.tensor([[9.0, -9.0, -9.0]])
     )
@@ -176,7 +164,6 @@ def test_kind_is_learnt_where_readers_said_it() -> None:
 
 
 def test_mask_is_cheap_when_right() -> None:
-    """Both terms fall where the mask is met; overlap is asked of nodules only."""
     truth = torch.zeros(2, 1, 6, 6, 6)
     truth[0, 0, 2:4, 2:4, 2:4] = 1
     nodule = torch.tensor([1.0, 0.0])

@@ -15,7 +15,7 @@ from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization.ptq import quantize
 from models.runtime.errors import UnfitArtifact
-from models.training.runs import make_hybrid, make_screening
+from models.training.runs import make_network, make_screening
 from models.training.warm_start import settle_norms, weights_of_artifact
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (1, 2, 1))
@@ -47,24 +47,15 @@ def exported(network: nn.Module, kind: str, folder: Path) -> Path:
     return path
 
 
-def test_a_screening_network_comes_back(tmp_path: Path) -> None:
-    """The same answers, from a file that holds no batch norm."""
-    torch.manual_seed(0)
-    network = lived_in(ScreeningNetwork(SMALL))
-    back = make_screening(exported(network, "screening", tmp_path)).eval()
-    with torch.inference_mode():
-        torch.testing.assert_close(back(boxes()), network(boxes()), atol=1e-4, rtol=1e-4)
-
-
-def test_a_hybrid_comes_back(tmp_path: Path) -> None:
-    """Its encoder too."""
+@pytest.mark.parametrize("kind", ["screening", "hybrid"])
+def test_a_network_comes_back(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec = HybridSpec(known=SMALL, widths=(8, 16), blocks=(1, 1), channels=32, depth=2, heads=1)
-    network = lived_in(HybridNetwork(spec))
-    back = make_hybrid(exported(network, "hybrid", tmp_path)).eval()
+    network = ScreeningNetwork(SMALL) if kind == "screening" else HybridNetwork(spec)
+    path = exported(lived_in(network), kind, tmp_path)
+    back = make_network(kind, path).eval()
     with torch.inference_mode():
-        for found, wanted in zip(back(boxes()), network(boxes()), strict=True):
-            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(back(boxes()), network(boxes()), atol=1e-4, rtol=1e-4)
 
 
 def test_settled_norms_compute_the_same_also_in_training(tmp_path: Path) -> None:
@@ -80,7 +71,6 @@ def test_settled_norms_compute_the_same_also_in_training(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_trained_is_refused(tmp_path: Path) -> None:
-    """A quantised file, and one that is none."""
     network = lived_in(ScreeningNetwork(SMALL))
     rng = np.random.default_rng(0)
     batch = rng.integers(0, 256, (1, 1, 32, 32, 32), dtype=np.uint8)
