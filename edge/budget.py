@@ -65,7 +65,7 @@ class Budget:
     def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[None]:
         """Run one stage and enter its time in the ledger, also when it raises.
 
-        Its budget is what is left less ``reserve_s``.
+        Its budget is the time left less ``reserve_s``.
         """
         if self._on_stage is not None:
             self._on_stage(name)

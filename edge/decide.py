@@ -151,7 +151,7 @@ class SendLimits:
         return 1 if self.link.probing else self.max_rois
 
     def fits(self, rois: int, sent_bytes: int) -> bool:
-        """Tell whether so many ROIs of ``sent_bytes`` in all are answered within the budget."""
+        """Tell whether that many ROIs, of ``sent_bytes`` in all, are answered within the budget."""
         return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
 
     def count_extra(self, rois: int, sent_bytes: int, wanted: int, each_bytes: int) -> int:
@@ -208,7 +208,7 @@ def decide(situation: Situation) -> Plan:
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
     extra = wanted[: limits.count_extra(len(picks), sent_bytes, len(wanted), roi_bytes)]
 
-    # 4. What is left over stays pending, unless the site has no cloud at all.
+    # 4. Uncertain candidates that are not sent stay pending, unless the site has no cloud.
     incomplete = left or len(extra) < len(wanted)
     return Plan(
         decisions,
@@ -246,7 +246,7 @@ def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
 
 
 def _pick(offers: Sequence[Sequence[Option]], limits: SendLimits) -> tuple[Pick, ...]:
-    """Choose what fits; if nothing does, the most valuable candidate is sent all the same."""
+    """Choose what fits; if nothing does, still send the most valuable candidate."""
     return (choose(offers, limits.most, limits.fits) or smallest(offers)) if limits.most else ()
 
 

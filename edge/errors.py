@@ -15,7 +15,7 @@ class EdgeError(Exception):
 
 
 class BadSettings(EdgeError):
-    """A setting is wrong; the message names it, its value and what is allowed."""
+    """A setting is wrong; the message names it, its value and the allowed values."""
 
 
 class UnfitModel(EdgeError):

@@ -159,8 +159,8 @@ def guarantee_of(
 
     Args:
         most: the most that it may.
-        plan: what was to be read again, and in what sizes.
-        answers: what was read again.
+        plan: the candidates to read again, and their sizes.
+        answers: the verdicts.
         slice_mm: the distance of the study's slices.
     """
     if most.terms is None or most.reason:
@@ -195,7 +195,7 @@ def _outside_calibration(
 
 
 def _incomplete(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
-    """Say what is missing of the second reading, or who else gave it; empty if all is there."""
+    """Say why the second reading is incomplete or from another model; empty if it is complete."""
     wanted = plan.uncertain
     if missing := sum(i not in answers.verdicts for i in wanted):
         why = answers.reason or plan.held_back

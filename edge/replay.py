@@ -44,7 +44,7 @@ def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
 
     Args:
         line: of the log in its JSON form.
-        policy: in place of the policy in the log.
+        policy: used instead of the logged one.
 
     Raises:
         ValueError: the line is no decision.

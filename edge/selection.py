@@ -128,7 +128,7 @@ def choose(offers: Sequence[Iterable[Option]], most: int, fits: Fits) -> tuple[P
         for count in range(min(len(ranking), most), 0, -1):
             taken = {i: ladders[i] for i in ranking[:count]}
             if sum(ladder[-1].value for ladder in taken.values()) <= _value(best):
-                break  # even at full size so few are not worth more than what was found
+                break  # even at full size, that few are not worth more than the best so far
             if fits(count, sum(ladder[0].sent_bytes for ladder in taken.values())):
                 best = max(best, _enlarged(taken, fits), key=_value)
     return tuple(sorted(best, key=lambda pick: by_value.index(pick.offer)))

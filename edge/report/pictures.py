@@ -20,7 +20,7 @@ from imaging.roi import roi_start
 from protos.messages import Roi
 
 PICTURED_FINDINGS = 20
-"""Most findings with a picture of their own; the overview shows all."""
+"""The largest number of findings with a picture each; the overview shows all."""
 
 LAST_PICTURED = 99
 """The highest number of a finding with a picture: file names have two digits."""
