@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 from nibabel.volumeutils import array_from_file
 
 from imaging import c_stderr
@@ -32,7 +30,6 @@ from imaging.dicom.stack import (
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
 from imaging.volume import Geometry, HuArray, Study, StudyHeader, Volume, to_patient_axes, triple
 
-_NIFTI_VERSIONS: tuple[type[Nifti1Header], ...] = (Nifti1Header, Nifti2Header)
 _NIFTI_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024}  # codes of integers and floats (nifti1.h)
 _MAX_NIFTI_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -102,22 +99,22 @@ def _contents(file: Path) -> tuple[HuArray, Geometry]:
 
 
 def _nifti_header(file: Path) -> Nifti1Header:
-    """Read the header of NIfTI version 1 or 2, of either byte order.
+    """Read a NIfTI header of either byte order; ITK does not read version 2.
 
     Raises:
-        ValueError: it is not a NIfTI header, or its voxels cannot be those of a CT.
+        ValueError: it is not a NIfTI-1 header, or its voxels cannot be those of a CT.
     """
+    size = Nifti1Header.sizeof_hdr
     with _opened(file) as stream:
-        block = stream.read(Nifti2Header.sizeof_hdr)
-    for version, order in product(_NIFTI_VERSIONS, "<>"):
-        size = version.sizeof_hdr
-        if len(block) >= size:
+        block = stream.read(size)
+    if len(block) == size:
+        for order in "<>":
             # nibabel's own checks mend some damage in silence; ours refuse it
-            header = version(block[:size], order, check=False)
+            header = Nifti1Header(block, order, check=False)
             if header["sizeof_hdr"] == size:
                 _require_nifti_voxels(header)
                 return header
-    raise ValueError("it has no NIfTI header")
+    raise ValueError("it has no NIfTI-1 header")
 
 
 def _require_nifti_voxels(header: Nifti1Header) -> None:

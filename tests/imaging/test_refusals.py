@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -281,6 +282,11 @@ def _nan(folder: Path) -> Path:
     return _volume(folder, "a.nii.gz", values)
 
 
+def _complex(folder: Path) -> Path:
+    nibabel.Nifti1Image(_body("complex64"), np.eye(4)).to_filename(folder / "a.nii")
+    return folder / "a.nii"
+
+
 def _cut_gzip(folder: Path) -> Path:
     file = _volume(folder, "a.nii.gz", _body())
     file.write_bytes(file.read_bytes()[:100])
@@ -322,6 +328,7 @@ VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
         IrregularGeometry,
         "spacing 2 x 0.001 x 0.001",
     ),
+    ("complex numbers", _complex, UnreadableFile, "voxels of type 32 are not numbers"),
     ("cut gzip", _cut_gzip, UnreadableFile, "a.nii.gz: damaged NIfTI"),
     ("cut NIfTI", _cut_nifti, UnreadableFile, "b.nii: damaged NIfTI"),
     ("lost data file", _lost_data, UnreadableFile, "a.mhd: damaged MetaImage"),

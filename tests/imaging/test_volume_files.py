@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -49,6 +51,20 @@ def test_floats_are_rounded_and_clipped(tmp_path: Path) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.nii.gz"))
     hu = read_study(tmp_path / "a.nii.gz").volume.hu
     assert (hu[0, 0, 0], hu[1, 1, 1], hu[5, 5, 5]) == (-1024, -1000, 40)
+
+
+@pytest.mark.parametrize(("slope", "intercept"), [(0.5, -100.0), (1.0, -20.0), (0.0, 7.0)])
+def test_scale_of_nifti(slope: float, intercept: float, tmp_path: Path) -> None:
+    """The scale is applied exactly; a slope of 0 says that there is none."""
+    stored = np.random.default_rng(0).integers(-1000, 400, (24, 24, 24)).astype(np.int16)
+    file = tmp_path / "a.nii"
+    nibabel.Nifti1Image(stored, np.diag([-2.0, -2.0, 2.0, 1.0])).to_filename(file)
+    content = bytearray(file.read_bytes())
+    content[112:120] = struct.pack("<2f", slope, intercept)
+    file.write_bytes(content)
+    expected = stored * slope + intercept if slope else stored
+    hu = read_study(file).volume.hu
+    np.testing.assert_array_equal(hu, np.rint(expected).transpose(2, 1, 0))
 
 
 def test_alone_in_a_folder(tmp_path: Path) -> None:
