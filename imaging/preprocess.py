@@ -23,7 +23,7 @@ class Preprocessed:
 
     Attributes:
         voxels: uint8 ``(z, y, x)`` of the window `WINDOW_HU`, 1 mm within half a voxel of rounding.
-        geometry: its place in the patient, axes canonical (x to the left, y back, z to the head).
+        geometry: its position in the patient (x to the left, y to the back, z to the head).
         lungs: the lungs in the voxels of ``source``; None if the box is all lung.
         source: the geometry of ``lungs``.
     """

@@ -74,7 +74,9 @@ def _column(lattice: Lattice, behind: float, half_width: float, half_depth: floa
     x, y, z = lattice.body
     offset = y - _spine_depth(z) - behind
     near = np.sqrt((x / half_width) ** 2 + (offset / half_depth) ** 2)
-    return np.asarray((near - 1) * min(half_width, half_depth) * lattice.size, dtype=np.float32)
+    return np.asarray(
+        (near - 1) * min(half_width, half_depth) * lattice.mean_scale, dtype=np.float32
+    )
 
 
 def _disc_phase(z: Field) -> Field:
@@ -100,10 +102,13 @@ def _arches(lattice: Lattice) -> Field:
     phase = z / _DISC_PITCH_MM + 0.5
     level = (phase - np.rint(phase)) * _DISC_PITCH_MM
     behind = y - _spine_depth(z)
+    # the ring: a thick wall of the canal at the height of each vertebra
     ring = np.abs(_column(lattice, 25, 11.5, 10)) - 2.6
     ring = np.maximum(ring, np.abs(level) - 9)
+    # the transverse processes: plates that lean backwards to both sides
     wing = np.maximum(np.abs(behind - 27 - 0.25 * np.abs(x)) - 4, np.abs(x) - 36)
     wing = np.maximum(np.maximum(wing, np.abs(level) - 6), 9 - np.abs(x))
+    # the spinous processes: thin plates in the middle that hang down backwards
     sag = level + 0.7 * (behind - 36)
     sag = sag - np.rint(sag / _DISC_PITCH_MM) * _DISC_PITCH_MM
     spur = np.maximum(np.abs(x) - 2.8, np.abs(behind - 45) - 13)
@@ -119,7 +124,7 @@ def _sternum(lattice: Lattice) -> Field:
     near = (np.abs(x) / half) ** 4 + (np.abs(y - middle) / 6.2) ** 4
     plate = (near**0.25 - 1) * 6.2
     ends = np.maximum(z - 44 - 0.15 * np.abs(x), -110 - z)
-    return np.asarray(np.maximum(plate, ends) * lattice.size, dtype=np.float32)
+    return np.asarray(np.maximum(plate, ends) * lattice.mean_scale, dtype=np.float32)
 
 
 def _shoulder(lattice: Lattice, patient: Patient, thorax: Thorax) -> Field:

@@ -52,7 +52,7 @@ class Lattice:
         return z, y, x
 
     @property
-    def size(self) -> float:
+    def mean_scale(self) -> float:
         """One factor from reference to world distances, where a surface has no direction."""
         return float(np.mean(self.scale))
 
@@ -163,7 +163,7 @@ def ellipsoid(lattice: Lattice, centre: Triple, radii: Triple, axis: Triple | No
     near = np.sqrt(sum((o / np.float32(r)) ** 2 for o, r in zip(offset, radii, strict=True)))
     slope = np.sqrt(sum((o / np.float32(r * r)) ** 2 for o, r in zip(offset, radii, strict=True)))
     distance = near * (near - 1) / np.maximum(slope, np.float32(1e-4))
-    return np.asarray(distance * np.float32(lattice.size), dtype=np.float32)
+    return np.asarray(distance * np.float32(lattice.mean_scale), dtype=np.float32)
 
 
 def tube(lattice: Lattice, points: Sequence[Triple], radii: Sequence[float]) -> Field:
@@ -208,7 +208,7 @@ def _merge_cone(
     part = np.clip(part, 0, 1)
     across = offset - along[:, None, None, None] * part
     distance = np.sqrt((across**2).sum(axis=0)) - (start + (stop - start) * part)
-    np.minimum(field[box], distance * np.float32(lattice.size), out=field[box])
+    np.minimum(field[box], distance * np.float32(lattice.mean_scale), out=field[box])
 
 
 def _box(lattice: Lattice, ends: FloatArray, radius: float) -> tuple[slice, slice, slice] | None:

@@ -35,7 +35,7 @@ class Layer:
         shell_hu: density of a shell inside its surface, if it has one (the cortex of bone).
         shell_mm: thickness of the shell.
         sheet_mm: if not 0, only a sheet of this thickness around the zero of the field is painted.
-        strength: opacity, 0 to 1.
+        opacity: from 0 to 1.
     """
 
     field: Field
@@ -43,7 +43,7 @@ class Layer:
     shell_hu: float | None = None
     shell_mm: float = 0.0
     sheet_mm: float = 0.0
-    strength: float = 1.0
+    opacity: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,8 +163,8 @@ def _paint_layer(plane: Plane, layer: Layer, section: _Section) -> None:
     distance = section.enlarged(coarse)
     sheet = layer.sheet_mm
     cover = section.sheet(distance, sheet) if sheet else section.inside(distance)
-    if layer.strength != 1:
-        cover *= np.float32(layer.strength)
+    if layer.opacity != 1:
+        cover *= np.float32(layer.opacity)
     _blend(plane, cover, _density(layer, distance, section))
 
 

@@ -137,4 +137,4 @@ def _column(lattice: Lattice) -> Field:
     above = np.clip((z + 50) / 35, 0, 1)
     neck = np.clip((z - 55) / 60, 0, 1) * np.interp(y, (-60, -10, 30, 60), (18, 8, 2, 0))
     half = lower + (upper - lower) * above + neck
-    return np.asarray((np.abs(x - 2) - half) * lattice.size, dtype=np.float32)
+    return np.asarray((np.abs(x - 2) - half) * lattice.mean_scale, dtype=np.float32)

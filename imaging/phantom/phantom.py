@@ -259,7 +259,7 @@ def _make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) 
     return _Anatomy(
         under=under,
         over=(
-            Layer(mediastinum.airway - 1.6, 20.0, strength=0.9),
+            Layer(mediastinum.airway - 1.6, 20.0, opacity=0.9),
             Layer(mediastinum.airway, _AIR_HU),
         ),
         thorax=thorax,
@@ -274,8 +274,8 @@ def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
     return [
         Layer(thorax.skin, fat, shell_hu=_SKIN_HU, shell_mm=_SKIN_MM),
         Layer(thorax.muscle, marbled),
-        Layer(np.maximum(np.abs(thorax.cavity - 13.5) - 0.8, thorax.muscle), -85.0, strength=0.8),
-        Layer(np.maximum(np.abs(thorax.cavity - 29) - 1.0, thorax.muscle), -85.0, strength=0.8),
+        Layer(np.maximum(np.abs(thorax.cavity - 13.5) - 0.8, thorax.muscle), -85.0, opacity=0.8),
+        Layer(np.maximum(np.abs(thorax.cavity - 29) - 1.0, thorax.muscle), -85.0, opacity=0.8),
         Layer(thorax.cavity, fat),
     ]
 

@@ -80,12 +80,18 @@ def _profile(z: Field, values: tuple[float, ...], heights: tuple[float, ...] = _
 
 
 def _cavity(lattice: Lattice) -> tuple[Field, Field]:
-    x, y, z = lattice.body
-    front, back = _profile(z, _FRONT), _profile(z, _BACK)
+    x, _, z = lattice.body
+    depth = _depth(lattice, _profile(z, _FRONT), _profile(z, _BACK))
+    across = np.abs(x) / _profile(z, _HALF_WIDTH)
+    return _radial(across, depth, lattice, _ROUNDNESS), depth
+
+
+def _depth(lattice: Lattice, front: Field | float, back: Field | float) -> Field:
+    """Compute the position between front (-1) and back (1); the spine dents the back."""
+    x, y, _ = lattice.body
     notch = _NOTCH_MM * np.exp(-((x / 19) ** 2)) * np.clip(y / 40, 0, 1)
     depth = (y + notch - (front + back) / 2) / ((back - front) / 2)
-    across = np.abs(x) / _profile(z, _HALF_WIDTH)
-    return _radial(across, depth, lattice, _ROUNDNESS), depth.astype(np.float32)
+    return np.asarray(depth, dtype=np.float32)
 
 
 def _radial(across: Field, depth: Field, lattice: Lattice, power: float) -> Field:
@@ -113,14 +119,13 @@ def _over_slope(value: Field, lattice: Lattice, limit: float = 0.0) -> Field:
 
 def _diaphragm(lattice: Lattice, patient: Patient) -> Field:
     """Make two domes that fall steeply at the wall, deepest behind; negative below them."""
-    x, y, z = lattice.body
-    front, back = np.interp(-140, _Z, _FRONT), np.interp(-140, _Z, _BACK)
-    middle, half = (front + back) / 2, (back - front) / 2
-    notch = _NOTCH_MM * np.exp(-((x / 19) ** 2)) * np.clip(y / 40, 0, 1)
-    depth = ((y + notch - middle) / half).astype(np.float32)
+    x, _, z = lattice.body
+    depth = _depth(lattice, np.interp(-140, _Z, _FRONT), np.interp(-140, _Z, _BACK))
+    # `fall` is 1 on top of a dome and 0 at the wall
     aside = np.abs(x) - np.float32(52)
     reach = _norm(np.where(aside > 0, aside / 84, aside / 150).astype(np.float32), depth, 2.1)
     fall = (1 - np.clip(reach, 0, 1) ** 2) ** 0.8
+    # the height at the wall, and that of the domes: the right one is higher, the heart lies between
     base = np.interp(depth, (-1, -0.5, 0.1, 0.6, 1), (-118, -142, -164, -178, -188))
     right, left = -82 + patient.dome_mm[0], -95 + patient.dome_mm[1]
     top = right + (left - right) / (1 + np.exp(-x / 14))
@@ -133,6 +138,7 @@ def _skin(lattice: Lattice, patient: Patient) -> Field:
     x, y, z = lattice.body
     fat = np.float32(patient.fat_mm)
     arms = np.float32(1.0 if patient.arms_up else 0.8)
+    # half widths, front and back of the body: the cavity's, plus muscle, plus fat, plus shoulders
     side = _profile(z, _HALF_WIDTH) + 26 + fat * (0.7 + 0.3 * np.clip(-z / 100, 0, 1))
     side = np.maximum(side, 150) + arms * _profile(z, _SHOULDER, _SHOULDER_Z)
     belly = np.clip((-z - 90) / 120, 0, 1)
@@ -161,6 +167,7 @@ def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> F
     upper = np.clip((z + 40) / 60, 0, 1)
     front = np.clip(-y / 50, 0, 1)
     rear = np.clip((y - 40) / 30, 0, 1)
+    # thickness over the ribs: upper chest, pectoral muscles in front, and the back's muscles
     thick: npt.NDArray[np.float32] = 17 + 13 * upper * (1 - rear) + 12 * upper * front
     thick = thick - 6 * front * (1 - upper) * np.clip(np.abs(x) / 60, 0, 1)
     thick = thick + rear * (8 + 12 * np.exp(-(((np.abs(x) - 34) / 22) ** 2)))
@@ -179,5 +186,5 @@ def make_abdomen(lattice: Lattice, thorax: Thorax, rng: np.random.Generator) -> 
     stomach = ellipsoid(lattice, (66, -12, -150), (42 * fill, 46 * fill, 44 * fill))
     stomach = np.maximum(np.maximum(stomach, inside + 4), 4 - np.minimum(liver, spleen))
     fluid = stomach + 4
-    level = (lattice.body[1] + float(rng.uniform(0, 25))) * lattice.size
+    level = (lattice.body[1] + float(rng.uniform(0, 25))) * lattice.mean_scale
     return Abdomen(liver, spleen, stomach, fluid, np.maximum(fluid, level).astype(np.float32))
