@@ -1,7 +1,7 @@
-"""Files that are whole or not there, and moves that survive a power cut.
+"""Atomic file operations that survive a power cut, and the errors that pass by themselves.
 
-A rename is atomic but reaches the disk only when its folder is synchronised; both are done here
-and nowhere else.
+A rename is atomic, but it reaches the disk only when its folder is synchronised. Both are done
+here and nowhere else.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _SQLITE_NO_ROOM = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_WRITE}
 )
-"""Of EDQUOT and EROFS sqlite tells no more than that a write failed."""
+"""For EDQUOT and EROFS, sqlite reports only that a write failed."""
 _SQLITE_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-"""Another has the database: a backup, somebody with the sqlite shell."""
+"""Another process holds the database, for example a backup or the sqlite shell."""
 _PRIMARY = 0xFF
-"""The part of an extended code that says what it is about; the rest says why."""
+"""Mask of the primary result code within an extended one."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path``: a reader sees the old file or the new one, never a part.
+    """Write ``data`` to ``path``: a reader sees the old file or the new one, never a part of it.
 
     Raises:
-        OSError: the disk is full or refuses; the old file is untouched, nothing else is left.
+        OSError: writing failed; the old file is unchanged, and nothing else is left.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -44,19 +44,19 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename within one filesystem; when this returns, the move outlasts a power cut."""
+    """Rename within one filesystem; the move survives a power cut once this returns."""
     source.rename(target)
     sync_folder(target.parent)
     sync_folder(source.parent)
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file or folder, also to another filesystem: ``target`` is whole or not there.
+    """Copy a file or folder, also to another filesystem: ``target`` is complete or missing.
 
-    A link stays a link, wherever it leads, as it would in a rename.
+    A link stays a link, as in a rename.
 
     Raises:
-        OSError: the first that was met, as `passes` knows it; nothing else is left.
+        OSError: the first error, with its number; nothing is left.
     """
     part = target.with_name(f".{target.name}.part")
     remove(part)
@@ -70,15 +70,15 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder with all that is in it; that it is not there is no error."""
+    """Remove a file, or a folder with its contents; a missing one is not an error."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def passes(error: BaseException) -> bool:
-    """Whether it passes by itself: disk full or read-only, database held by another. Try again."""
+def is_transient(error: BaseException) -> bool:
+    """Return whether trying again may help: disk full or read-only, or database locked."""
     if isinstance(error, sqlite3.OperationalError):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
         return code in _SQLITE_NO_ROOM or code & _PRIMARY in _SQLITE_HELD
@@ -86,12 +86,12 @@ def passes(error: BaseException) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring the folder's own entries to the disk."""
+    """Synchronise the entries of the folder to the disk."""
     _sync(folder)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """One after the other: `shutil.copytree` goes on after an error, and loses its number."""
+    """Copy file by file: `shutil.copytree` continues after an error, and loses its number."""
     if source.is_dir() and not source.is_symlink():
         target.mkdir()
         for entry in source.iterdir():

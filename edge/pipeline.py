@@ -23,7 +23,7 @@ from pathlib import Path
 
 import structlog
 
-from edge.atomic_files import passes
+from edge.atomic_files import is_transient
 from edge.audit import audit_of, is_sampled
 from edge.budget import Budget
 from edge.decide import Plan, Situation
@@ -149,7 +149,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         rejection = Rejection(error.kind, error.reason, str(error.file))
         result = _reject(pipeline, job, budget, rejection)
     except Exception as error:  # a fault of ours costs neither the report nor the next studies
-        if passes(error):
+        if is_transient(error):
             raise  # the study is sound: the caller waits and reads it again
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal error: {error}"

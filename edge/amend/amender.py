@@ -1,17 +1,11 @@
-"""Asks again for what is owed when the link is back, and writes the amended report.
+"""Retry pending reads when the cloud can be reached, and write the amended reports.
 
-Called between studies, one piece of work a turn. It keeps nothing in memory that matters: verdicts
-are durable before a version is written from them, so that a version begun is finished by the next
-start, with the same verdicts and the same number.
+The main loop calls `Amender.run_once` between studies. Nothing that matters is only in memory:
+verdicts are durable before a version is written from them, so that the next start finishes a
+version that was begun, with the same verdicts and the same number.
 
-How long one waits after an asking in vain: longer and longer.
-
-Where nobody answered at all the link is down, and no debt is asked for until its pause is over:
-an asking keeps the agent from the studies that arrive. Where the cloud refused a study, that
-study alone waits. How many askings in a row were in vain, of whatever study, tells how long the
-next may take. It lives with the process: a start asks for everything once.
-
-How long and how often one asks for what is owed, and what room it may take meanwhile.
+All timing of retries is here: `RetryBudget` says how long a retry may take, `Backoff` says when the
+next one is due. (Within one escalation, `edge.escalation.client` paces its attempts.)
 """
 
 from __future__ import annotations
@@ -28,26 +22,45 @@ from typing import Self
 
 import structlog
 
-from edge.amend.changes import amended
-from edge.atomic_files import passes
+from edge.amend.changes import amend_report
+from edge.atomic_files import is_transient
 from edge.escalation.client import SecondReader
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
 from edge.report.write import version_in, write_version
 from edge.settings import EdgeSettings
-from edge.store.pending import Debt, OwedStep
-from edge.store.studies import Spool
+from edge.store.pending import PendingRead, PendingStep
+from edge.store.studies import StudyStore
 from protos.deadline import Deadline
 
-LONGEST_LINK_S = 300.0
-LONGEST_REFUSED_S = 3600.0
+MAX_LINK_PAUSE_S = 300.0
+MAX_REFUSAL_PAUSE_S = 3600.0
+
+FIRST_RETRY_S, FIRST_RETRY_SHARE = 2.0, 0.2
+"""Limit of a first retry: so many seconds, or that share of the deadline if it is less. A study
+that arrives meanwhile waits for its end."""
+MAX_RETRY_SHARE = 0.5
+"""Limit of any retry as a share of the deadline: a new study keeps at least half of its time."""
+DAY_S = 86_400.0
+MB = 1_000_000
+
+COMPRESSED_AT_ONCE = 20
+"""ROIs that are compressed in one go to make room, 3 ms each at 48 voxels a side."""
+AGE_STEP_S = 60.0
+"""Age is stored in steps of this: a restart loses no more of it."""
+
+log = structlog.get_logger()
 
 
 class Backoff:
-    """When each debt may be asked for again, on a monotonic clock.
+    """Say when each pending read is due, on a monotonic clock.
+
+    There are two kinds of pause. If the cloud did not respond at all, the link is down: nothing is
+    retried for a while, because a retry keeps the agent from new studies. If the cloud refused a
+    study, this study alone waits. The state is lost at a restart: then everything is due once.
 
     Args:
-        first_s: the pause after the first asking in vain; it doubles with each one more.
+        first_s: the pause after the first failed retry; it doubles with each further one.
         clock: monotonic seconds.
         jitter: uniform between two bounds.
     """
@@ -57,282 +70,261 @@ class Backoff:
     ) -> None:
         self._first_s, self._clock, self._jitter = first_s, clock, jitter
         self._refused_until: dict[str, float] = {}
-        self._link_until, self._unheard = float("-inf"), 0
-        self._in_vain = 0
-
-    @property
-    def in_vain(self) -> int:
-        """Askings in a row that brought no verdict; that the link was found again ends no row."""
-        return self._in_vain
+        self._link_until, self._no_responses = float("-inf"), 0
+        self.failed_in_a_row = 0
+        """Consecutive retries without a verdict, of whatever study. Only a verdict resets it."""
 
     def due(self, key: str) -> bool:
-        """Whether this debt may be asked for now."""
+        """Return whether this study may be retried now."""
         return self._clock() >= max(self._link_until, self._refused_until.get(key, float("-inf")))
 
-    def unheard(self) -> None:
-        """Nobody answered: no debt is asked for during the pause, five minutes at most."""
-        self._unheard += 1
-        self._in_vain += 1
-        self._link_until = self._clock() + self._pause_s(self._unheard, LONGEST_LINK_S)
+    def no_response(self) -> None:
+        """Pause all studies, for five minutes at most: the cloud did not respond."""
+        self._no_responses += 1
+        self.failed_in_a_row += 1
+        self._link_until = self._clock() + self._pause_s(self._no_responses, MAX_LINK_PAUSE_S)
 
     def refused(self, key: str, attempts: int) -> None:
-        """The cloud would not answer asking number ``attempts``: it waits, an hour at most."""
-        self.heard()
-        self._in_vain += 1
-        self._refused_until[key] = self._clock() + self._pause_s(attempts, LONGEST_REFUSED_S)
+        """Pause this study, for an hour at most: the cloud refused its attempt ``attempts``."""
+        self.responded()
+        self.failed_in_a_row += 1
+        self._refused_until[key] = self._clock() + self._pause_s(attempts, MAX_REFUSAL_PAUSE_S)
 
     def answered(self) -> None:
-        """An asking brought a verdict."""
-        self.heard()
-        self._in_vain = 0
+        """Note that a retry brought a verdict."""
+        self.responded()
+        self.failed_in_a_row = 0
 
-    def heard(self) -> None:
-        """The cloud answers: the link is no reason to wait any more."""
-        self._link_until, self._unheard = float("-inf"), 0
+    def responded(self) -> None:
+        """End the pause of the link: the cloud responds."""
+        self._link_until, self._no_responses = float("-inf"), 0
 
-    def over(self, key: str) -> None:
-        """Nothing is owed any more."""
+    def forget(self, key: str) -> None:
+        """Forget a study that is not pending any more."""
         self._refused_until.pop(key, None)
 
     def _pause_s(self, count: int, longest_s: float) -> float:
-        """From the upper half of what is allowed, so that agents do not come back together."""
+        """Draw from the upper half of what is allowed, so that agents do not retry in step."""
         most_s = min(longest_s, self._first_s * 2.0 ** min(count - 1, 30))
         return self._jitter(most_s / 2, most_s)
 
 
-ASKING_S, ASKING_SHARE = 2.0, 0.2
-"""A first asking may take so long, or that share of the deadline if it is less: a study that
-arrives meanwhile waits for its end."""
-LONGEST_SHARE = 0.5
-"""No asking takes more of the deadline: what arrives has half of its time left at least."""
-DAY_S = 86_400.0
-MB = 1_000_000
-
-
 @dataclass(frozen=True)
-class Persistence:
-    """The limits of asking for what is owed.
+class RetryBudget:
+    """The limits of retrying.
 
     Attributes:
-        asking_s: for an asking when the last one brought a verdict.
-        longest_s: for any asking.
-        max_rois: regions of one asking at most.
-        pause_s: after the first asking in vain; it doubles, as `edge.amend.amender` has it.
-        keep_days: days of an agent's life after which a debt is given up.
-        most_bytes: of the database; beyond it the oldest debt is given up.
+        first_s: limit of a retry after one that brought a verdict.
+        longest_s: limit of any retry.
+        max_rois: ROIs of one retry.
+        pause_s: after the first failed retry; `Backoff` doubles it.
+        max_days: running time after which a pending read is given up.
+        max_bytes: of the database; beyond it the oldest pending read is given up.
     """
 
-    asking_s: float
+    first_s: float
     longest_s: float
     max_rois: int
     pause_s: float
-    keep_days: float
-    most_bytes: float
+    max_days: float
+    max_bytes: float
 
     @classmethod
     def of(cls, settings: EdgeSettings) -> Self:
-        """That which the settings name."""
+        """Take the limits from the settings."""
         return cls(
-            min(ASKING_S, ASKING_SHARE * settings.deadline_s),
-            LONGEST_SHARE * settings.deadline_s,
+            min(FIRST_RETRY_S, FIRST_RETRY_SHARE * settings.deadline_s),
+            MAX_RETRY_SHARE * settings.deadline_s,
             settings.max_rois,
             settings.retry_pause_s,
             settings.pending_max_days,
             settings.pending_max_mb * MB,
         )
 
-    def budget_s(self, in_vain: int) -> float:
-        """For an asking after ``in_vain`` others in a row, of whatever study, brought no verdict.
+    def budget_s(self, failed_in_a_row: int) -> float:
+        """Return the limit of the next retry, which doubles with every failed one.
 
-        It doubles: a link that needs longer for a single region would never bring one.
+        On a slow link a fixed limit might be too short for even one ROI, for ever.
         """
-        return min(self.longest_s, self.asking_s * 2.0 ** min(in_vain, 30))
+        return min(self.longest_s, self.first_s * 2.0 ** min(failed_in_a_row, 30))
 
     @property
     def too_old(self) -> str:
-        """Why a debt is given up that is older than it may be."""
-        return f"no answer within {self.keep_days:g} days, and nobody is asked any more"
+        """The reason for giving up a pending read that is too old."""
+        return f"no answer within {self.max_days:g} days"
 
     @property
     def too_much(self) -> str:
-        """Why a debt is given up for which there is no room."""
-        return f"more than {self.most_bytes / MB:g} MB were owed, and nobody is asked any more"
-
-
-SQUEEZED_AT_ONCE = 20
-"""Regions that one turn compresses for want of room: 3 ms each of 48 voxels a side."""
-AGE_STEP_S = 60.0
-"""Debts age in steps of this: a start loses no more of it."""
-
-log = structlog.get_logger()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _unheard(_report: Report) -> None:
-    """No one wants to know of amendments."""
+        """The reason for giving up a pending read for lack of room."""
+        return f"pending reads exceeded {self.max_bytes / MB:g} MB"
 
 
 class Amender:
-    """The debts of one spool, their asking and their amendments.
+    """Retry the pending reads of one store, and amend their reports.
 
     Args:
-        spool: that holds them.
-        outbox: where the reports are.
-        second: who is asked.
-        persistence: how long and how often.
-        tell: is told of every new version.
-        clock: monotonic; all time spans are its own.
-        now: wall-clock time, which only stands in the reports.
+        store: holds them.
+        outbox: folder of the reports.
+        second: reads the ROIs.
+        budget: the limits of retrying.
+        on_amended: is told of every new version.
+        clock: monotonic seconds, for all time spans.
+        now: wall-clock time, only for the date in a report.
         jitter: uniform between two bounds.
     """
 
     def __init__(
         self,
-        spool: Spool,
+        store: StudyStore,
         outbox: Path,
         second: SecondReader,
-        persistence: Persistence,
+        budget: RetryBudget,
         *,
-        tell: Callable[[Report], None] = _unheard,
+        on_amended: Callable[[Report], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        now: Callable[[], datetime] = _now,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self._spool, self._owed, self._outbox = spool, spool.owed, outbox
-        self._second, self._persistence = second, persistence
-        self._tell, self._clock, self._now = tell, clock, now
-        self._backoff = Backoff(persistence.pause_s, clock, jitter)
-        self._aged_s, self._lost = clock(), False
-        self._aside: set[str] = set()
+        self._store, self._pending, self._outbox = store, store.pending, outbox
+        self._second, self._budget = second, budget
+        self._on_amended, self._clock, self._now = on_amended, clock, now
+        self._backoff = Backoff(budget.pause_s, clock, jitter)
+        self._aged_s, self._was_down = clock(), False
+        self._suspended: set[str] = set()
 
-    def turn(self) -> bool:
-        """One piece of work, the most urgent first; returns whether there was any.
-
-        A version that was begun is finished, a debt too old is given up, and one for which there
-        is no room though some more was compressed; one that is due is asked for while the link is
-        there, and regions stored in haste are compressed.
+    def run_once(self) -> bool:
+        """Do the most urgent piece of work; return whether there was any.
 
         Raises:
-            OSError, sqlite3.OperationalError: nothing can be written now, nothing is lost: turn
-                again.
+            OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
-        self._pass_time()
-        there = self._is_there()
-        if (debt := self._first(OwedStep.AMENDING)) is not None:
-            return self._attempt(debt, self._write)
-        if (debt := self._first(OwedStep.OWED, self._too_old)) is not None:
-            return self._attempt(debt, partial(self._give_up, self._persistence.too_old))
-        if not self._has_room() and (debt := self._oldest()) is not None:
-            return self._attempt(debt, partial(self._give_up, self._persistence.too_much))
-        if there and (debt := self._first(OwedStep.OWED, self._due)):
-            return self._attempt(debt, self._ask)
-        return self._owed.squeeze()
+        self._add_age()
+        available = self._is_available()
+        # 1. Finish a version that was begun: its verdicts are stored.
+        if (read := self._first(PendingStep.AMENDING)) is not None:
+            return self._attempt(read, self._write)
+        # 2. Give up a read that is too old, or the oldest when compressing makes no room.
+        if (read := self._first(PendingStep.PENDING, self._too_old)) is not None:
+            return self._attempt(read, partial(self._give_up, self._budget.too_old))
+        if not self._has_room() and (read := self._oldest()) is not None:
+            return self._attempt(read, partial(self._give_up, self._budget.too_much))
+        # 3. Retry a read that is due, while the cloud can be reached.
+        if available and (read := self._first(PendingStep.PENDING, self._due)) is not None:
+            return self._attempt(read, self._retry)
+        # 4. Nothing is urgent: compress an ROI that was stored fast.
+        return self._pending.compress_one()
 
     @property
-    def overfull(self) -> bool:
-        """Whether what is owed takes more room than it may: another turn makes some."""
-        return self._owed.used_bytes() > self._persistence.most_bytes
+    def over_limit(self) -> bool:
+        """Whether pending reads exceed their limit; `run_once` makes room."""
+        return self._pending.used_bytes() > self._budget.max_bytes
 
     @property
-    def set_aside(self) -> int:
-        """Debts that nothing is done about until the next start."""
-        return len(self._aside)
+    def suspended(self) -> int:
+        """Pending reads that failed for a lasting reason, and wait for the next start."""
+        return len(self._suspended)
 
-    def heard(self) -> None:
-        """The cloud has answered a study: the link is no reason to wait any more."""
-        self._backoff.heard()
+    def responded(self) -> None:
+        """Note that the cloud answered a study: the link is up."""
+        self._backoff.responded()
 
     def _has_room(self) -> bool:
-        """Whether what is owed has room, once some of what was stored in haste is compressed."""
-        for _ in range(SQUEEZED_AT_ONCE):
-            if not self.overfull or not self._owed.squeeze():
+        """Return whether the reads fit, after compressing some ROIs if they do not."""
+        for _ in range(COMPRESSED_AT_ONCE):
+            if not self.over_limit or not self._pending.compress_one():
                 break
-        return not self.overfull
+        return not self.over_limit
 
-    def _is_there(self) -> bool:
-        """Whether the link can be asked; one that was lost and is found makes no one wait."""
+    def _is_available(self) -> bool:
+        """Return whether the link admits a retry; end its pause when it comes up again."""
         link = self._second.estimate()
-        found = link.available and not link.probing
-        if found and self._lost:
-            self._backoff.heard()
-        self._lost = not found
+        up = link.available and not link.probing
+        if up and self._was_down:
+            self._backoff.responded()
+        self._was_down = not up
         return link.available
 
     def _first(
-        self, step: OwedStep, wanted: Callable[[Debt], bool] = lambda _debt: True
-    ) -> Debt | None:
-        return next((debt for debt in self._at(step) if wanted(debt)), None)
+        self, step: PendingStep, wanted: Callable[[PendingRead], bool] | None = None
+    ) -> PendingRead | None:
+        return next((read for read in self._at(step) if wanted is None or wanted(read)), None)
 
-    def _oldest(self) -> Debt | None:
-        return max(self._at(OwedStep.OWED), key=lambda debt: debt.age_s, default=None)
+    def _oldest(self) -> PendingRead | None:
+        return max(self._at(PendingStep.PENDING), key=lambda read: read.age_s, default=None)
 
-    def _at(self, step: OwedStep) -> Iterator[Debt]:
-        return (debt for debt in self._owed.at(step) if debt.study_key not in self._aside)
+    def _at(self, step: PendingStep) -> Iterator[PendingRead]:
+        return (r for r in self._pending.at(step) if r.study_key not in self._suspended)
 
-    def _due(self, debt: Debt) -> bool:
-        return self._backoff.due(debt.study_key)
+    def _due(self, read: PendingRead) -> bool:
+        return self._backoff.due(read.study_key)
 
-    def _too_old(self, debt: Debt) -> bool:
-        return debt.age_s > self._persistence.keep_days * DAY_S
+    def _too_old(self, read: PendingRead) -> bool:
+        return read.age_s > self._budget.max_days * DAY_S
 
-    def _ask(self, debt: Debt) -> None:
-        key, persistence = debt.study_key, self._persistence
-        debt = self._owed.asked(debt)
-        most = 1 if self._second.estimate().probing else persistence.max_rois
-        rois = self._owed.regions(key)[:most]
-        budget_s = persistence.budget_s(self._backoff.in_vain)
-        answers = self._second.read_rois(rois, Deadline.after(budget_s, self._clock), key)
+    def _retry(self, read: PendingRead) -> None:
+        """Send the ROIs of one study again; write a new version if any verdict comes."""
+        key = read.study_key
+        read = self._pending.count_attempt(read)
+        # While the breaker is half-open, one ROI is enough as a probe.
+        max_rois = 1 if self._second.estimate().probing else self._budget.max_rois
+        rois = self._pending.rois(key)[:max_rois]
+        limit_s = self._budget.budget_s(self._backoff.failed_in_a_row)
+        answers = self._second.read_rois(rois, Deadline.after(limit_s, self._clock), key)
+        # The verdicts are made durable first, then the version is written from them. Without any,
+        # the pause depends on who is to blame: this study, or the link.
         if answers.verdicts:
             self._backoff.answered()
-            self._write(self._owed.answered(debt, answers))
+            self._write(self._pending.add_verdicts(read, answers))
+            return
+        if answers.refused:
+            self._backoff.refused(key, read.attempts)
         else:
-            if answers.refused:
-                self._backoff.refused(key, debt.attempts)
-            else:
-                self._backoff.unheard()
-            log.info("asked in vain", study_key=key, attempts=debt.attempts, why=answers.reason)
+            self._backoff.no_response()
+        log.info("retry failed", study_key=key, attempts=read.attempts, reason=answers.reason)
 
-    def _give_up(self, reason: str, debt: Debt) -> None:
-        self._write(self._owed.give_up(debt, reason))
+    def _give_up(self, reason: str, read: PendingRead) -> None:
+        self._write(self._pending.give_up(read, reason))
 
-    def _write(self, debt: Debt) -> None:
-        """The next version of the report of a debt in AMENDING, unless it is out already."""
-        key, owed = debt.study_key, self._owed
-        grounds, out = owed.grounds(key), self._outbox / self._spool.get(key).report_name
-        report = amended(
-            grounds,
-            owed.answers(key, debt.version),
-            owed.answers(key, debt.version + 1),
+    def _write(self, read: PendingRead) -> None:
+        """Write the next version of the report of a read at AMENDING, unless it is out already."""
+        key, pending = read.study_key, self._pending
+        context, out = pending.context(key), self._outbox / self._store.get(key).report_name
+        report = amend_report(
+            context,
+            pending.answers(key, read.version),
+            pending.answers(key, read.version + 1),
             created=self._now().isoformat(timespec="seconds"),
-            open_places=len(owed.open_places(debt)),
-            gives_up=debt.gives_up,
+            open_rois=len(pending.open_rois(read)),
+            gives_up=read.gives_up,
         )
+        # After a crash the version may be complete in the outbox; then only the step is missing.
         if version_in(out, key) != report.version:
-            pictures = redraw(report, grounds.plan, lambda place: owed.region(key, place), out)
+            pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
             report = replace(report, picture_note=picture_note(report, pictures))
             write_version(report, pictures, out)
-        if owed.amended(debt, replace(grounds, report=report)) is OwedStep.SETTLED:
-            self._backoff.over(key)
-        self._tell(report)
+        if pending.version_written(read, replace(context, report=report)) is PendingStep.CLOSED:
+            self._backoff.forget(key)
+        if self._on_amended is not None:
+            self._on_amended(report)
         log.info(
             "report amended", study_key=key, version=report.version, status=report.status.value
         )
 
-    def _attempt(self, debt: Debt, action: Callable[[Debt], None]) -> bool:
-        """Do it; what fails for a reason that does not pass must not stop the others."""
+    def _attempt(self, read: PendingRead, action: Callable[[PendingRead], None]) -> bool:
+        """Run the action; suspend the read if it fails for a lasting reason, for the others' sake.
+
+        A transient error is raised: it would hit the others as well.
+        """
         try:
-            action(debt)
-        except Exception as error:  # whatever one debt does, the others are still owed
-            if passes(error) or isinstance(error, sqlite3.OperationalError):
+            action(read)
+        except Exception as error:  # whatever it is, it must not stop the other reads
+            if is_transient(error) or isinstance(error, sqlite3.OperationalError):
                 raise
-            log.exception("set aside until the next start", study_key=debt.study_key)
-            self._aside.add(debt.study_key)
+            log.exception("suspended until the next start", study_key=read.study_key)
+            self._suspended.add(read.study_key)
         return True
 
-    def _pass_time(self) -> None:
+    def _add_age(self) -> None:
         if (passed_s := self._clock() - self._aged_s) >= AGE_STEP_S:
-            self._owed.pass_time(passed_s)
+            self._pending.add_age(passed_s)
             self._aged_s += passed_s

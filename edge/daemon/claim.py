@@ -1,8 +1,8 @@
-"""Takes a complete study out of the inbox, once, whatever happens in between.
+"""Claim a complete study: move it out of the inbox exactly once, even if the process dies.
 
-The row goes first (step CLAIMING), then the files, then the row again (CLAIMED). A rename moves
-the files. Where the inbox lies on another filesystem they are first renamed to a hidden name in
-the inbox, which takes them out of everybody's reach, and then copied.
+The row goes first (step CLAIMING), then the files, then the row again (CLAIMED). A rename moves the
+files. If the inbox is on another filesystem, they are first renamed to a hidden name in the inbox,
+so that nobody else touches them, and then copied.
 """
 
 from __future__ import annotations
@@ -16,70 +16,70 @@ from pathlib import Path
 import structlog
 
 from edge.atomic_files import copy_whole, move, remove, sync_folder
-from edge.daemon.inbox import DONE, Arrival, report_names
-from edge.store.studies import Record, Spool, Step
+from edge.daemon.inbox import DONE, CompleteStudy, report_names
+from edge.store.studies import Record, Step, StudyStore
 
 log = structlog.get_logger()
 
 
 def claim(
-    arrival: Arrival,
+    study: CompleteStudy,
     inbox: Path,
     work: Path,
-    spool: Spool,
-    taken: Callable[[str], bool],
-    begun: Callable[[str, float], None],
+    store: StudyStore,
+    is_taken: Callable[[str], bool],
+    on_claim: Callable[[str, float], None],
 ) -> Record | None:
-    """The record of the study, its files in ``work / record.id``; None if another took it.
+    """Move the study to ``work / record.id``; return None if another process took it.
 
     Args:
-        arrival: the complete study.
-        inbox: where it lies.
-        work: where it goes.
-        spool: that remembers it.
-        taken: whether a name in the outbox must not be used.
-        begun: is told the study's key, and since when its budget runs, before a file is moved.
+        study: the complete study.
+        inbox: its folder.
+        work: folder of claimed studies.
+        store: the durable state.
+        is_taken: whether a name in the outbox is in use.
+        on_claim: is told the study key, and since when its budget runs, before a file is moved.
     """
-    names = filterfalse(taken, report_names(arrival.name))
-    record = spool.open_claim(arrival.members, arrival.fingerprint, names)
+    names = filterfalse(is_taken, report_names(study.name))
+    record = store.open_claim(study.members, study.fingerprint, names)
     if record is None:
         return None
-    begun(record.id, arrival.since_s)
-    return _take(record, inbox, work, spool)
+    on_claim(record.id, study.since_s)
+    return _take(record, inbox, work, store)
 
 
-def resume_claim(record: Record, inbox: Path, work: Path, spool: Spool) -> None:
-    """Finish a claim that was interrupted, or forget it if it had not moved a file yet.
+def resume_claim(record: Record, inbox: Path, work: Path, store: StudyStore) -> None:
+    """Finish an interrupted claim, or delete it if it had not moved a file yet.
 
-    A forgotten one is seen again in the inbox; more of it may have arrived in the meantime.
+    In that case the study is still in the inbox, and more of it may have arrived.
     """
-    begun = (work / record.id / record.name, _staged(inbox, record, record.name))
-    if any(path.exists() for path in begun):
-        _take(record, inbox, work, spool)
+    moved = (work / record.id / record.name, _staged(inbox, record, record.name))
+    if any(path.exists() for path in moved):
+        _take(record, inbox, work, store)
     else:
-        _forget(record, work, spool)
+        _forget(record, work, store)
 
 
-def _take(record: Record, inbox: Path, work: Path, spool: Spool) -> Record | None:
+def _take(record: Record, inbox: Path, work: Path, store: StudyStore) -> Record | None:
     folder = work / record.id
     folder.mkdir(parents=True, exist_ok=True)
     sync_folder(work)
     for member in record.members:
         _bring(inbox / member, _staged(inbox, record, member), folder / member)
         if not (folder / record.name).exists():
-            log.warning("gone before it could be claimed", study_key=record.id)
-            _forget(record, work, spool)
+            log.warning("study vanished before it was claimed", study_key=record.id)
+            _forget(record, work, store)
             return None
     for marker in (folder / record.name / DONE, folder / f"{record.name}{DONE}"):
         if marker.is_file():
             remove(marker)
-    return spool.advance(record.id, Step.CLAIMED)
+    return store.advance(record.id, Step.CLAIMED)
 
 
 def _bring(source: Path, staged: Path, target: Path) -> None:
-    """Move one member; may be called again after a crash at any point of it."""
-    there = os.path.lexists  # a link that dangles is a member all the same
-    if not there(target) and not there(staged):
+    """Move one member; it can be called again after a crash at any point."""
+    exists = os.path.lexists  # a dangling link is a member too
+    if not exists(target) and not exists(staged):
         try:
             move(source, target)
         except FileNotFoundError:
@@ -88,7 +88,7 @@ def _bring(source: Path, staged: Path, target: Path) -> None:
             if error.errno != errno.EXDEV:
                 raise
             move(source, staged)
-    if not there(target):
+    if not exists(target):
         copy_whole(staged, target)
     remove(staged)
 
@@ -97,8 +97,8 @@ def _staged(inbox: Path, record: Record, member: str) -> Path:
     return inbox / f".claimed-{record.id}-{record.members.index(member)}"
 
 
-def _forget(record: Record, work: Path, spool: Spool) -> None:
+def _forget(record: Record, work: Path, store: StudyStore) -> None:
     folder = work / record.id
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-    spool.forget(record.id)
+    store.forget_claim(record.id)

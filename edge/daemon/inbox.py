@@ -1,11 +1,9 @@
-"""Watches the inbox and says which studies in it are complete. It moves and changes nothing.
+"""Find the complete studies in the inbox; nothing is moved or changed.
 
-A study is a sub-folder, or one file of a known volume format together with the data file that it
-names. It is complete when a ``.done`` file says so (in the folder, or ``NAME.done`` beside it), or
-when nothing of it has changed for a while and the data file that it names is there. Hidden and
-temporary names are left alone.
-
-Looks at one study as it lies in the inbox: what belongs to it, and when it changed.
+A study is a sub-folder, or one file of a known volume format with the data file that it names. It
+is complete when a ``.done`` file says so (in the folder, or ``NAME.done`` beside it), or when it
+has not changed for a while and the data file that it names is there. Hidden and temporary names
+are ignored.
 """
 
 from __future__ import annotations
@@ -26,15 +24,15 @@ _HEADER_BYTES = 16384
 
 
 @dataclass(frozen=True)
-class Look:
-    """A study as it lies in the inbox now.
+class InboxEntry:
+    """A study in the inbox, as it is now.
 
     Attributes:
-        members: names in the inbox of all of it that is there, the study itself first.
-        fingerprint: SHA-256 of the names, sizes and times of its files; empty where it has none.
-        changed: when it last changed, or got its name, in seconds since the epoch.
-        marked: a ``.done`` file calls it complete.
-        lacks_data: its header names a data file that is not there, and nothing marks it complete.
+        members: names in the inbox of all its parts that exist, the study itself first.
+        fingerprint: SHA-256 of the names, sizes and times of its files; empty for no files.
+        changed: when it last changed or was renamed, in seconds since the epoch.
+        marked: a ``.done`` file says that it is complete.
+        lacks_data: its header names a data file that is missing, and no ``.done`` file is there.
     """
 
     members: tuple[str, ...]
@@ -44,11 +42,11 @@ class Look:
     lacks_data: bool
 
 
-def look_at(inbox: Path, name: str, names: Set[str]) -> Look:
-    """The study ``name`` among all the ``names`` in the inbox.
+def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
+    """Inspect the study ``name`` among all the ``names`` in the inbox.
 
     Raises:
-        OSError: a part of it cannot be looked at.
+        OSError: a part of it cannot be read.
     """
     study, data = inbox / name, _data_file(inbox / name)
     others = [other for other in (data, name + DONE) if other in names and other != name]
@@ -57,11 +55,13 @@ def look_at(inbox: Path, name: str, names: Set[str]) -> Look:
     markers = (inbox / f"{name}{DONE}", study / DONE)
     marked = any(_is_marked(study, marker) for marker in markers)
     lacks_data = not marked and _is_beside(data) and data not in members
-    return Look(members, _fingerprint(inbox, files), _changed(study, files), marked, lacks_data)
+    return InboxEntry(
+        members, _fingerprint(inbox, files), _changed(study, files), marked, lacks_data
+    )
 
 
 def _data_file(path: Path) -> str:
-    """What a detached header names as its data file, empty if nothing."""
+    """Return the data file that a detached header names; empty for none."""
     key = _NAMES_DATA.get(path.suffix.lower())
     if key is None or not path.is_file():
         return ""
@@ -72,14 +72,14 @@ def _data_file(path: Path) -> str:
 
 
 def _is_beside(data: str) -> bool:
-    """Whether this names one file in the header's own folder: no path, pattern or keyword."""
+    """Return whether this is one file beside the header: no path, pattern or keyword."""
     if not data or "%" in data or PureWindowsPath(data).name != data:
         return False
     return data.split()[0].upper() not in ("LOCAL", "LIST")
 
 
 def _is_marked(study: Path, marker: Path) -> bool:
-    """Whether the marker is there and of this study: one left by an older study is older."""
+    """Return whether the marker exists and belongs to this study: a stale one is older."""
     try:
         written = marker.stat().st_ctime_ns
     except (FileNotFoundError, NotADirectoryError):
@@ -89,7 +89,7 @@ def _is_marked(study: Path, marker: Path) -> bool:
 
 
 def _fingerprint(folder: Path, found: Iterable[tuple[Path, os.stat_result]]) -> str:
-    """Empty for a study without any file: it has not begun to arrive."""
+    """Return the fingerprint; empty for a study without files, which has not begun to arrive."""
     files = sorted(
         (str(path.relative_to(folder)), status.st_size, status.st_mtime_ns)
         for path, status in found
@@ -99,7 +99,7 @@ def _fingerprint(folder: Path, found: Iterable[tuple[Path, os.stat_result]]) -> 
 
 
 def _changed(study: Path, files: Iterable[tuple[Path, os.stat_result]]) -> float:
-    """By the time that nobody can set: a copy may bring its own dates, and a rename alters none."""
+    """Return the latest status change: a copy may set other times, and a rename changes none."""
     times = [status.st_ctime for _, status in files]
     with suppress(FileNotFoundError):
         times.append(study.stat().st_ctime)
@@ -107,7 +107,7 @@ def _changed(study: Path, files: Iterable[tuple[Path, os.stat_result]]) -> float
 
 
 def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The files of a study, or the one that it is; what vanishes meanwhile is not among them."""
+    """Yield the files of a study, or the file itself; files that vanish meanwhile are skipped."""
     tops = os.walk(study, onerror=_unless_gone)
     inside = (Path(top) / name for top, _, names in tops for name in names)
     for path in inside if study.is_dir() else [study]:
@@ -116,7 +116,7 @@ def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _unless_gone(error: OSError) -> None:
-    """A folder that cannot be listed is no empty one."""
+    """Raise, unless the folder vanished: a folder that cannot be listed is not empty."""
     if not isinstance(error, FileNotFoundError):
         raise error
 
@@ -128,14 +128,13 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class Arrival:
-    """A study that lies complete in the inbox.
+class CompleteStudy:
+    """A complete study in the inbox.
 
     Attributes:
-        members: names in the inbox of all that belongs to it, the study itself first.
+        members: names in the inbox of all its parts, the study itself first.
         fingerprint: SHA-256 of the names, sizes and times of its files.
-        since_s: when it was complete, by its mark or as soon as looking could tell, on the inbox's
-            clock: from here its budget runs.
+        since_s: when it became complete, on the inbox's clock; its budget runs since then.
     """
 
     members: tuple[str, ...]
@@ -144,20 +143,20 @@ class Arrival:
 
     @property
     def name(self) -> str:
-        """The name of the folder, or of the volume's file."""
+        """Name of its folder or of its volume file."""
         return self.members[0]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What is remembered of a study from look to look, on the inbox's clock.
+    """What is remembered of a study between polls, on the inbox's clock.
 
     Attributes:
         fingerprint: of its files.
-        changed: when they last changed, as the filesystem has it: a copy that brings names, sizes
-            and times along is another all the same.
-        first_s: the look that saw them first.
-        since_s: when they were complete; None as long as they are not.
+        changed: when they last changed according to the filesystem: this detects a new copy with
+            the same names, sizes and times.
+        first_s: the poll that saw them first.
+        since_s: when they became complete; None while they are not.
     """
 
     fingerprint: str
@@ -167,18 +166,18 @@ class _Seen:
 
 
 class Inbox:
-    """Remembers since when each study has been quiet, and since when complete.
+    """Remember since when each study has been unchanged, and since when it is complete.
 
-    What is marked complete between two looks, as happens while the agent reads another study, was
-    so when its newest file says, but within these two looks: the wall clock has no other part in
-    it. Without a mark the quiet time runs from the look that saw the study first, and no study
-    is charged for it.
+    A study may be marked complete between two polls, while the agent reads another one. Then it is
+    complete since the time of its newest file, but not before the first of these polls: the wall
+    clock is used for nothing else. Without a mark, the quiet time begins with the poll that saw the
+    study first, and it is not part of the study's budget.
 
     Args:
         folder: the inbox.
         quiet_s: seconds without a change after which a study counts as complete.
         clock: monotonic seconds.
-        wall: seconds since the epoch, as files are dated.
+        wall: seconds since the epoch, for the times of files.
     """
 
     def __init__(
@@ -191,105 +190,105 @@ class Inbox:
         self._folder = folder
         self._quiet_s = quiet_s
         self._clock, self._wall = clock, wall
-        self._looked_s: float | None = None
+        self._polled_s: float | None = None
         self._seen: dict[str, _Seen] = {}
         self._strays: set[str] = set()
-        self._shut: dict[str, str] = {}
+        self._unreadable: dict[str, str] = {}
         self._headers: set[str] = set()
         self._closed = ""
 
-    def complete(self) -> list[Arrival]:
-        """Look once: the studies that are complete now, by name.
+    def complete(self) -> list[CompleteStudy]:
+        """Poll once: return the studies that are complete now, by name.
 
-        One that cannot be looked at waits until it can, and keeps none of the others waiting. While
-        the inbox itself cannot be listed, as one on a network may be, there are none.
+        A study that cannot be read waits, and does not delay the others. While the inbox itself
+        cannot be listed, for example on a network share, nothing is complete.
         """
         if (names := self._names()) is None:
             return []
         now = self._clock()
-        shut: dict[str, str] = {}
-        looks: dict[str, Look] = {}
+        unreadable: dict[str, str] = {}
+        entries: dict[str, InboxEntry] = {}
         for name in sorted(names):
             try:
                 if self._is_study(name):
-                    looks[name] = look_at(self._folder, name, names)
-            except OSError as error:  # it is not ours to read, goes in circles, its disk fails
-                shut[name] = _reason(error)
-        self._tell_of_shut(shut)
-        self._tell_of_headers({n for n, look in looks.items() if look.lacks_data})
-        owned = {member for look in looks.values() for member in look.members}
-        self._tell_of_strays({n for n in names - owned - {*shut} if not _is_passing(n)})
-        self._seen = {name: self._remembered(name, look, now) for name, look in looks.items()}
-        self._looked_s = now
+                    entries[name] = inspect_entry(self._folder, name, names)
+            except OSError as error:  # no permission, a loop of links, a failing disk
+                unreadable[name] = _reason(error)
+        self._log_unreadable(unreadable)
+        self._log_headers({n for n, entry in entries.items() if entry.lacks_data})
+        owned = {member for entry in entries.values() for member in entry.members}
+        self._log_strays({n for n in names - owned - {*unreadable} if not _is_temporary(n)})
+        self._seen = {name: self._remembered(name, entry, now) for name, entry in entries.items()}
+        self._polled_s = now
         return [
-            Arrival(looks[name].members, seen.fingerprint, seen.since_s)
+            CompleteStudy(entries[name].members, seen.fingerprint, seen.since_s)
             for name, seen in self._seen.items()
             if seen.since_s is not None
         ]
 
     def _names(self) -> set[str] | None:
-        """What lies in the inbox, None if it cannot be listed; that is said once."""
+        """List the inbox; return None if that fails, which is logged once."""
         try:
             names = set(os.listdir(self._folder))
         except OSError as error:
             if (closed := _reason(error)) != self._closed:
-                log.error("the inbox cannot be read, waiting", reason=closed)
+                log.error("inbox unreadable, waiting", reason=closed)
             self._closed = closed
             return None
         self._closed = ""
         return names
 
-    def _remembered(self, name: str, look: Look, now: float) -> _Seen:
+    def _remembered(self, name: str, entry: InboxEntry, now: float) -> _Seen:
         seen = self._seen.get(name)
-        now_there = (look.fingerprint, look.changed)
+        now_there = (entry.fingerprint, entry.changed)
         if seen is None or (seen.fingerprint, seen.changed) != now_there:
             seen = _Seen(*now_there, now)
-        quiet = look.fingerprint != "" and now - seen.first_s >= self._quiet_s
-        if not (look.marked or (quiet and not look.lacks_data)):
+        quiet = entry.fingerprint != "" and now - seen.first_s >= self._quiet_s
+        if not (entry.marked or (quiet and not entry.lacks_data)):
             return replace(seen, since_s=None)
         if seen.since_s is not None:
             return seen
         by_quiet_s = seen.first_s + self._quiet_s
-        return replace(seen, since_s=self._moment_s(look, now) if look.marked else by_quiet_s)
+        return replace(seen, since_s=self._marked_at_s(entry, now) if entry.marked else by_quiet_s)
 
-    def _moment_s(self, look: Look, now: float) -> float:
-        """When it was marked: after the last look, for it was not so then.
+    def _marked_at_s(self, entry: InboxEntry, now: float) -> float:
+        """Return when it was marked: not before the last poll, which saw it unmarked.
 
-        What lies there at the first look came while nobody looked, and begins with it.
+        A study that is there at the first poll counts from this poll.
         """
-        if self._looked_s is None:
+        if self._polled_s is None:
             return now
-        return min(now, max(self._looked_s, now - (self._wall() - look.changed)))
+        return min(now, max(self._polled_s, now - (self._wall() - entry.changed)))
 
     def _is_study(self, name: str) -> bool:
         path = self._folder / name
-        if _is_passing(name) or path.is_symlink():
+        if _is_temporary(name) or path.is_symlink():
             return False
         return path.is_dir() or (path.is_file() and name.lower().endswith(VOLUME_SUFFIXES))
 
-    def _tell_of_strays(self, strays: set[str]) -> None:
-        """Say once of files that they belong to no study: they would wait here for ever."""
+    def _log_strays(self, strays: set[str]) -> None:
+        """Log once that files belong to no study; they stay in the inbox."""
         if new := strays - self._strays:  # no names: they may be a patient's
-            kinds = sorted({Path(name).suffix for name in new})
-            log.warning("files that are no study stay in the inbox", count=len(new), kinds=kinds)
+            suffixes = sorted({Path(name).suffix for name in new})
+            log.warning("files in the inbox belong to no study", count=len(new), suffixes=suffixes)
         self._strays = strays
 
-    def _tell_of_shut(self, shut: dict[str, str]) -> None:
-        """Say once of studies that they cannot be looked at, by the reason alone, as above."""
-        if new := shut.keys() - self._shut.keys():
-            reasons = sorted({shut[name] for name in new})
-            log.warning("studies that cannot be read wait", count=len(new), reasons=reasons)
-        self._shut = shut
+    def _log_unreadable(self, unreadable: dict[str, str]) -> None:
+        """Log once that studies cannot be read; again without names."""
+        if new := unreadable.keys() - self._unreadable.keys():
+            reasons = sorted({unreadable[name] for name in new})
+            log.warning("studies in the inbox are unreadable", count=len(new), reasons=reasons)
+        self._unreadable = unreadable
 
-    def _tell_of_headers(self, headers: set[str]) -> None:
-        """Say once of headers that they lack their data, without their names, as above."""
+    def _log_headers(self, headers: set[str]) -> None:
+        """Log once that headers lack their data files; again without names."""
         if new := headers - self._headers:
-            log.warning("headers wait for their data files", count=len(new))
+            log.warning("headers lack their data files", count=len(new))
         self._headers = headers
 
 
 def report_names(name: str) -> Iterator[str]:
-    """Wishes for a report's folder: the study's name without suffix, then with 2, 3, … after."""
+    """Propose a report's folder: the study's name without suffix, then with -2, -3, … after it."""
     suffix = next((s for s in VOLUME_SUFFIXES if name.lower().endswith(s)), "")
     stem = name[: len(name) - len(suffix)] or name
     stem = stem.encode("utf-8", "replace").decode()  # a name that is not UTF-8
@@ -302,8 +301,8 @@ def report_names(name: str) -> Iterator[str]:
         number += 1
 
 
-def _is_passing(name: str) -> bool:
-    """Whether the name is one of a file in transfer, or hidden, or a marker."""
+def _is_temporary(name: str) -> bool:
+    """Return whether the name is hidden, a marker, or of a file in transfer."""
     return name.startswith(".") or name.lower().endswith(_TEMPORARY)
 
 

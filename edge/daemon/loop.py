@@ -1,9 +1,7 @@
-"""The turns of the daemon: claim what is complete, carry the oldest study to its end, then amend.
+"""The main loop: claim complete studies, process the oldest one, then amend a report.
 
-It keeps nothing in memory that matters. Every turn begins with what the spool says is unfinished,
-so that starting after a crash and going on after a full disk are the ordinary turn.
-
-Since when the budget of each unfinished study runs, on the agent's clock.
+Nothing that matters is only in memory. Every turn begins with what the database says is unfinished,
+so that a start after a crash and the end of a full disk need no code of their own.
 """
 
 from __future__ import annotations
@@ -17,190 +15,164 @@ from functools import partial
 import structlog
 
 from edge.amend.amender import Amender
-from edge.atomic_files import passes
+from edge.atomic_files import is_transient
 from edge.daemon.claim import claim, resume_claim
 from edge.daemon.inbox import Inbox
-from edge.daemon.study import UNFINISHED, Carry, Places
+from edge.daemon.study import UNFINISHED, AgentFolders
 from edge.settings import EdgeSettings
-from edge.store.studies import Record, Spool, Step
-from edge.telemetry import Meters, Standing
-
-
-class Begun:
-    """The moments by study key; it lives with the process.
-
-    Args:
-        start_s: of the agent: then the budget begins of what an earlier one had claimed, whose
-            clock tells nothing here.
-    """
-
-    def __init__(self, start_s: float) -> None:
-        self._start_s = start_s
-        self._since_s: dict[str, float] = {}
-
-    def at(self, key: str, since_s: float) -> None:
-        """The budget of this study runs since then."""
-        self._since_s[key] = since_s
-
-    def since_s(self, key: str) -> float:
-        """When the budget of this study began."""
-        return self._since_s.get(key, self._start_s)
-
-    def over(self, key: str) -> None:
-        """The study has come to its end."""
-        self._since_s.pop(key, None)
-
+from edge.store.studies import Record, Step, StudyStore
+from edge.telemetry import Backlog, Meters
 
 PAUSE_POLLS = 10
-"""Polls that a pause lasts while nothing can be written."""
+"""Length of a pause while nothing can be written, in polls of the inbox."""
 AMEND_EVERY = 10
-"""Studies in a row after which what is owed gets a turn although more studies wait."""
+"""Studies in a row after which a pending read gets a turn although more studies wait."""
 
 log = structlog.get_logger()
 
 
-class Turns:
-    """The turns of the daemon, and the studies it has set aside until the next start.
+class MainLoop:
+    """The turns of the daemon, and the studies that are suspended until the next start.
 
     Args:
-        places: its folders.
-        spool: what it must not forget.
-        inbox: says what is complete.
-        begun: remembers since when the budget of each study runs.
-        bring: carries a study to its end.
-        amender: does what is owed.
-        meters: are told how things stand.
+        folders: of the agent.
+        store: the durable state.
+        inbox: finds complete studies.
+        process: processes a claimed study to its end; the number says since when its budget runs.
+        amender: retries pending reads.
+        meters: are told the backlog.
         settings: of this process.
         stop: ends the work when it is set.
+        start_s: since when the budget of a study runs that an earlier process claimed: the clock
+            of that process is not known here.
     """
 
     def __init__(
         self,
-        places: Places,
-        spool: Spool,
+        folders: AgentFolders,
+        store: StudyStore,
         inbox: Inbox,
-        begun: Begun,
-        bring: Carry,
+        process: Callable[[Record, float], None],
         amender: Amender,
         meters: Meters,
         settings: EdgeSettings,
         stop: threading.Event,
+        start_s: float,
     ) -> None:
-        self._places = places
-        self._spool = spool
-        self._inbox = inbox
-        self._begun = begun
-        self._carry = bring
-        self._amender = amender
-        self._meters = meters
-        self._settings = settings
-        self._stop = stop
-        self._aside: set[str] = set()
-        self._blameless: set[str] = set()
-        self._at_hand: Record | None = None
-        self._held_up = False
+        self._folders, self._store, self._inbox = folders, store, inbox
+        self._process, self._amender, self._meters = process, amender, meters
+        self._settings, self._stop = settings, stop
+        self._start_s, self._since_s = start_s, dict[str, float]()
+        self._suspended: set[str] = set()
+        self._uncounted: set[str] = set()
+        self._current: Record | None = None
+        self._interrupted = False
         self._in_a_row = 0
 
     def work(self) -> None:
-        """Turn after turn, until the stop is set; waits where there is nothing to do."""
-        log.info("watching", quiet_s=self._settings.quiet_s, deadline_s=self._settings.deadline_s)
+        """Turn after turn until the stop is set; wait where there is nothing to do."""
+        log.info(
+            "agent started", quiet_s=self._settings.quiet_s, deadline_s=self._settings.deadline_s
+        )
         while not self._stop.is_set():
             try:
-                busy = self.turn()
+                busy = self.run_once()
             except (OSError, sqlite3.OperationalError) as error:
-                if not passes(error):
+                if not is_transient(error):
                     raise
                 self._pause(error)
                 continue
             if not busy:
                 self._stop.wait(self._settings.poll_s)
 
-    def turn(self) -> bool:
-        """Claim what is complete, and carry the oldest unfinished study to its end.
+    def run_once(self) -> bool:
+        """Claim what is complete, and process the oldest study; return whether there was work.
 
-        Where there is none, and now and then where there are many, what is owed has its turn.
-        Returns whether there was anything to do.
+        A pending read gets its turn when no study waits, and now and then when many do.
 
         Raises:
-            OSError, sqlite3.OperationalError: nothing can be written now, nothing is lost: turn
-                again.
+            OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
         self._take_attempts_back()
         self._claim()
-        waiting = [r for r in self._spool.at(*UNFINISHED) if r.id not in self._aside]
-        self._tell(len(waiting))
+        waiting = [r for r in self._store.at(*UNFINISHED) if r.id not in self._suspended]
+        self._report_backlog(len(waiting))
         for record in waiting[:1]:
-            self._at_hand = record
-            if self._attempt(record.id, partial(self._carry, record)):
-                self._begun.over(record.id)
+            self._current = record
+            since_s = self._since_s.get(record.id, self._start_s)
+            if self._attempt(record.id, partial(self._process, record, since_s)):
+                self._since_s.pop(record.id, None)
         self._in_a_row = self._in_a_row + 1 if waiting else 0
-        due = self._in_a_row % AMEND_EVERY == 0 or self._amender.overfull
-        amends = due and self._amender.turn()
+        due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
+        amends = due and self._amender.run_once()
         return bool(waiting) or amends
 
     def _claim(self) -> None:
-        """What is complete in the inbox, and what was being claimed when it was interrupted."""
-        places, spool = self._places, self._spool
-        for record in spool.at(Step.CLAIMING):
-            resume = partial(resume_claim, record, places.inbox, places.work, spool)
+        """Claim complete studies, and finish claims that were interrupted."""
+        folders, store = self._folders, self._store
+        for record in store.at(Step.CLAIMING):
+            resume = partial(resume_claim, record, folders.inbox, folders.work, store)
             self._attempt(record.id, resume)
-        for arrival in self._inbox.complete():
-            where = (places.inbox, places.work, spool)
-            take = partial(claim, arrival, *where, self._is_taken, self._begun.at)
-            self._attempt(arrival.fingerprint, take)
+        for study in self._inbox.complete():
+            where = (folders.inbox, folders.work, store)
+            take = partial(claim, study, *where, self._is_taken, self._since_s.__setitem__)
+            self._attempt(study.fingerprint, take)
 
     def _attempt(self, key: str, action: Callable[[], object]) -> bool:
-        """Do it; if files cannot be written or moved, set it aside, so that the others go on.
+        """Run the action; suspend the study if its files cannot be moved or written.
 
         Returns whether it was done.
         """
-        if key in self._aside:
+        if key in self._suspended:
             return False
         try:
             action()
         except OSError as error:
-            if passes(error):
+            if is_transient(error):
                 raise
-            log.exception("set aside until the next start", study_key=key)
-            self._aside.add(key)
-            self._blameless |= {key} & self._being_read()
+            log.exception("suspended until the next start", study_key=key)
+            self._suspended.add(key)
+            self._uncounted |= {key} & self._being_read()
             self._take_attempts_back()
             return False
         return True
 
-    def _tell(self, waiting: int) -> None:
-        owed, oldest_s = self._spool.owed.standing()
-        aside = len(self._aside) + self._amender.set_aside
-        self._meters.stands(Standing(waiting, aside, owed, oldest_s))
+    def _report_backlog(self, claimed: int) -> None:
+        pending, oldest_s = self._store.pending.backlog()
+        suspended = len(self._suspended) + self._amender.suspended
+        self._meters.set_backlog(Backlog(claimed, suspended, pending, oldest_s))
 
     def _is_taken(self, name: str) -> bool:
-        return (self._places.outbox / name).exists()
+        return (self._folders.outbox / name).exists()
 
     def _pause(self, error: Exception) -> None:
-        """Wait until it passes; no attempt that met it is held against its study."""
+        """Wait for a transient error to pass; it is not counted against the current study."""
         pause_s = PAUSE_POLLS * self._settings.poll_s
-        log.error("nothing can be written now, pausing", error=str(error), pause_s=pause_s)
-        self._held_up = True
+        log.error("cannot write, pausing", error=str(error), pause_s=pause_s)
+        self._interrupted = True
         with suppress(sqlite3.OperationalError):  # the next turn tries again
             self._take_attempts_back()
         self._stop.wait(pause_s)
 
     def _being_read(self) -> set[str]:
-        """The study at hand, if this turn began to read it: what an earlier life began died."""
-        before = self._at_hand
+        """Return the current study, if this process began its attempt.
+
+        An attempt from before a crash still counts.
+        """
+        before = self._current
         if before is None:
             return set()
-        now = self._spool.get(before.id)
+        now = self._store.get(before.id)
         return {now.id} if now.step is Step.READING and now.attempts > before.attempts else set()
 
     def _take_attempts_back(self) -> None:
-        """Of the studies that are not to blame; the database itself may not be written now.
+        """Do not count attempts that were interrupted; the database may not be writable now.
 
-        Nothing is being read between turns but what a pause has held up.
+        Between turns nothing is being read, except what a pause has interrupted.
         """
-        if self._held_up:
-            self._blameless |= self._being_read()
-            self._held_up = False
-        for key in sorted(self._blameless):
-            self._spool.advance(key, Step.CLAIMED)
-            self._blameless.discard(key)
+        if self._interrupted:
+            self._uncounted |= self._being_read()
+            self._interrupted = False
+        for key in sorted(self._uncounted):
+            self._store.advance(key, Step.CLAIMED)
+            self._uncounted.discard(key)

@@ -1,6 +1,6 @@
-"""What a report was made on: enough to make it again when more verdicts come, without the study.
+"""The amendment context: what a report was made from, so that it can be amended without the study.
 
-The lung box is not kept, nor are the findings: they follow from the plan and the verdicts.
+Neither the lung box nor the findings are stored: the findings follow from plan and verdicts.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from edge.merge import Merged, MergeWeights, merge
 from edge.report.model import Report
 from imaging.volume import Geometry, Triple
 
-FOLLOWS = frozenset({"findings", "decisions"})
-"""Fields of a report that are made again and not kept."""
+DERIVED = frozenset({"findings", "decisions"})
+"""Fields of a report that follow from plan and verdicts, and are not stored."""
 
 
 @dataclass(frozen=True, eq=False)
-class Grounds:
-    """The report that is out, and what its findings followed from.
+class AmendmentContext:
+    """The report that is out, and what its findings follow from.
 
     Attributes:
         report: as it stands in the outbox, without its findings.
         plan: every candidate with its route.
-        thresholds, weights: of the model that screened, so that a newer one changes nothing.
+        thresholds, weights: of the model that screened, so that a newer model changes nothing.
         geometry: of the lung box.
     """
 
@@ -45,68 +45,65 @@ class Grounds:
     geometry: Geometry
 
     def merged(self, answers: EscalationResult) -> Merged:
-        """The findings with these answers, as if every uncertain candidate had been sent."""
+        """Merge these answers, as if every uncertain candidate had been sent."""
         everything = tuple(dict.fromkeys((*self.plan.send, *self.plan.uncertain)))
         plan = replace(self.plan, send=everything, sizes=(), later=())
         return merge(plan, answers, self.thresholds, self.weights, self.geometry)
 
     def to_bytes(self) -> bytes:
-        """The grounds as JSON, compressed."""
-        place = self.geometry
-        kept = {
-            "report": _without(asdict(replace(self.report, findings=(), decisions=()))),
-            "plan": asdict(replace(self.plan, sizes=())),  # of no use afterwards
+        """Serialize the context as compressed JSON."""
+        geometry = self.geometry
+        report = asdict(replace(self.report, findings=(), decisions=()))
+        stored = {
+            "report": {name: value for name, value in report.items() if name not in DERIVED},
+            "plan": asdict(replace(self.plan, sizes=())),
             "thresholds": asdict(self.thresholds),
             "weights": asdict(self.weights),
-            "spacing_mm": place.spacing_mm,
-            "origin_mm": place.origin_mm,
-            "direction": np.asarray(place.direction).tolist(),
+            "spacing_mm": geometry.spacing_mm,
+            "origin_mm": geometry.origin_mm,
+            "direction": np.asarray(geometry.direction).tolist(),
         }
-        text = json.dumps(kept, ensure_ascii=False, default=_plain)
+        text = json.dumps(stored, ensure_ascii=False, default=_plain)
         return zlib.compress(text.encode("utf-8", "replace"), 1)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """The grounds that `to_bytes` wrote, also by an older version of this program.
+        """Read what `to_bytes` wrote, also in an older version of this program.
 
         Raises:
-            ValueError: they are of a form that this version does not know.
+            ValueError: this version does not know the format.
         """
-        kept = json.loads(zlib.decompress(data))
-        plan: Plan = _adapter(Plan).validate_python(kept["plan"])
+        stored = json.loads(zlib.decompress(data))
+        plan: Plan = _adapter(Plan).validate_python(stored["plan"])
         triple = _adapter(Triple)
         geometry = Geometry(
-            triple.validate_python(kept["spacing_mm"]),
-            triple.validate_python(kept["origin_mm"]),
-            np.array(kept["direction"], dtype=np.float64),
+            triple.validate_python(stored["spacing_mm"]),
+            triple.validate_python(stored["origin_mm"]),
+            np.array(stored["direction"], dtype=np.float64),
         )
         return cls(
-            _report(kept["report"], plan),
+            _report(stored["report"], plan),
             plan,
-            _adapter(Thresholds).validate_python(kept["thresholds"]),
-            _adapter(MergeWeights).validate_python(kept["weights"]),
+            _adapter(Thresholds).validate_python(stored["thresholds"]),
+            _adapter(MergeWeights).validate_python(stored["weights"]),
             geometry,
         )
 
 
-def _report(words: Mapping[str, Any], plan: Plan) -> Report:
-    """The report of these words; a field that only another version knows is left out."""
+def _report(stored: Mapping[str, Any], plan: Plan) -> Report:
+    """Read a report; a field that only another version of this program knows is ignored."""
     kinds = get_type_hints(Report)
     values = {
         name: _adapter(kinds[name]).validate_python(value)
-        for name, value in words.items()
+        for name, value in stored.items()
         if name in kinds
     }
     return Report(**values, decisions=plan.decisions)
 
 
-def _without(words: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in words.items() if name not in FOLLOWS}
-
-
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Reads values of this kind from JSON; built once, which takes longer than reading."""
+    """Return a reader of such values; building one takes longer than reading."""
     return TypeAdapter(kind)
 
 
@@ -115,4 +112,4 @@ def _plain(value: object) -> object:
         return value.value
     if isinstance(value, Path):
         return str(value)
-    raise TypeError(f"{value!r} cannot be kept")
+    raise TypeError(f"cannot store {value!r}")

@@ -1,6 +1,6 @@
-"""The one database of the state folder: how it is opened, and what is done in it all or not at all.
+"""The database of the state folder: opening it, and transactions.
 
-WAL and ``synchronous=FULL``: what a transaction has written outlasts a power cut when it returns.
+WAL and ``synchronous=FULL``: what a transaction has written survives a power cut once it returns.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from pathlib import Path
 from edge.errors import EdgeError
 
 BUSY_S = 0.5
-"""So long one waits for another who holds the database: it counts against a study's deadline, and
-must be well below the default of ``reserve_s``. What comes after it is `edge.atomic_files.passes`."""
+"""How long to wait for another process that holds the database.
+
+It counts against a study's deadline, and must be well below the default of ``reserve_s``. After it,
+sqlite raises an error that `edge.atomic_files.is_transient` knows.
+"""
 
 
 class WrongStep(EdgeError):
-    """A study or debt cannot make this step from where it is: another process has moved it."""
+    """A study or pending read is not at the expected step: another process has moved it."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """A connection to the database at ``path``, made if need be; its rows go by name.
+    """Connect to the database at ``path``, and create it if it is missing; rows have names.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is no database.
+        sqlite3.Error: it cannot be opened, or is not a database.
     """
     database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
     try:
@@ -41,7 +44,7 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
-    """What is done while it lasts is durable at its end, all of it, or not done at all."""
+    """Run a transaction: at its end everything is durable, after an exception nothing is done."""
     database.execute("BEGIN IMMEDIATE")
     try:
         yield

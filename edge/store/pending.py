@@ -1,27 +1,12 @@
-"""What is owed: second readings that did not come by the deadline, until they come or are given up.
+"""Pending reads: second readings that did not come by the deadline, until they do.
 
-It lies in the spool's database. A debt is kept before the report that owes it is out, and counts
-from the step in which the spool learns that it is out; it is over when nothing is owed any more.
+They lie in the database of `edge.store.studies`. A pending read is saved before its report goes
+out, and counts from the transaction in which the report is marked as out.
 
-    KEPT -> OWED <-> AMENDING -> SETTLED
+    SAVED -> PENDING <-> AMENDING -> CLOSED
 
-The wall clock has no part in it: amendments go by version, and age is the time that an agent has
-lived with the debt.
-
-A debt: the second readings that one report owes, and the durable steps that it goes through.
-
-KEPT -> OWED <-> AMENDING -> SETTLED
-
-Regions and verdicts as the database keeps them: as they cross the wire, compressed.
-
-The wire's checksum goes with a region, so that one that a disk has damaged is never read again
-as if it were sound.
-
-Keeps what a report will owe, before the report is out.
-
-A candidate is owed when a second reading was wanted and no verdict came by the deadline: it was
-held back for want of time, was not answered, or was refused. So is the description of what the
-edge reports, where that was all that was wanted and the cloud said nothing of it.
+The wall clock plays no part: amendments are ordered by version, and age is the time in which an
+agent ran.
 """
 
 from __future__ import annotations
@@ -38,7 +23,7 @@ from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import BoolArray, Route
 from edge.report.model import Assessment, Report
 from edge.screen import EdgeReader
-from edge.store.context import Grounds
+from edge.store.context import AmendmentContext
 from edge.store.database import WrongStep, transaction
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
@@ -53,82 +38,80 @@ from protos.codec import (
 from protos.messages import Roi, Verdict
 
 
-class OwedStep(Enum):
-    """A durable step of a debt."""
+class PendingStep(Enum):
+    """A durable step of a pending read."""
 
-    KEPT = "kept"  # regions and grounds are there; the report may not be out yet
-    ASKED = "asked"  # one more asking is counted; the debt stays OWED
-    AMENDING = "amending"  # new verdicts are there; the new version may not be out yet
-    OWED = "owed"  # the report is out in this version, and more is owed
-    SETTLED = "settled"  # the last version is out; nothing is kept any more
+    SAVED = "saved"  # ROIs and context are stored; the report may not be out yet
+    RETRYING = "retrying"  # one more attempt is counted; the row stays PENDING
+    AMENDING = "amending"  # new verdicts are stored; the new version may not be out yet
+    PENDING = "pending"  # the report is out in this version, and verdicts are missing
+    CLOSED = "closed"  # the last version is out; nothing is stored any more
 
 
-OwedHook = Callable[[OwedStep, bool], None]
+PendingHook = Callable[[PendingStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 
 @dataclass(frozen=True)
-class Debt:
-    """What one report owes.
+class PendingRead:
+    """The missing second readings of one report.
 
     Attributes:
         version: of the report that is out; in AMENDING the next one is being written.
         gives_up: whether the version being written is the last though verdicts are missing.
-        attempts: askings since the last verdict came.
-        age_s: seconds that agents have lived with it.
+        attempts: since the last verdict came.
+        age_s: seconds for which agents have run since.
     """
 
     study_key: str
-    step: OwedStep
+    step: PendingStep
     version: int
     gives_up: bool
     attempts: int
     age_s: float
 
 
-STORED, SQUEEZED = 0, 6
-"""zlib levels: 0.1 ms for a region of 48 voxels a side that a report waits for; and 3 ms."""
+FAST, SMALL = 0, 6
+"""zlib levels: 0.1 ms an ROI of 48 voxels a side, while the report waits; and 3 ms, later."""
 
 
-def pack_region(roi: Roi, level: int = SQUEEZED) -> bytes:
-    """The region, its place on the wire and its checksum."""
+def pack_roi(roi: Roi, level: int = SMALL) -> bytes:
+    """Pack an ROI as it crosses the wire, compressed.
+
+    The checksum of the wire is stored with it, so that an ROI that the disk damaged is detected.
+    """
     return zlib.compress(encode_roi(roi).SerializeToString(), level)
 
 
-def unpack_region(data: bytes) -> Roi:
-    """The region that `pack_region` packed.
+def unpack_roi(data: bytes) -> Roi:
+    """Unpack what `pack_roi` packed.
 
     Raises:
-        ChecksumMismatch: its voxels are not what was kept.
+        ChecksumMismatch: its voxels are damaged.
     """
     return decode_roi(pb.ReadRequest.FromString(zlib.decompress(data)).roi)
 
 
-def squeeze(data: bytes) -> bytes:
-    """What was packed at any level, at `SQUEEZED`."""
-    return zlib.compress(zlib.decompress(data), SQUEEZED)
-
-
 def pack_verdict(verdict: Verdict, mask: BoolArray | None) -> bytes:
-    """The verdict, with ``mask`` as the voxels of its nodule."""
+    """Pack a verdict, with ``mask`` as the voxels of its nodule."""
     packed = b"" if mask is None else pack_mask(mask)
     return encode_response(replace(verdict, mask=packed)).SerializeToString()
 
 
 def unpack_verdict(data: bytes) -> Verdict:
-    """The verdict that `pack_verdict` packed.
+    """Unpack what `pack_verdict` packed.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is not a verdict.
     """
     verdict = decode_response(pb.ReadResponse.FromString(data))
     if not isinstance(verdict, Verdict):
-        raise TypeError(f"{verdict!r} was kept as a verdict")
+        raise TypeError(f"stored as a verdict: {verdict!r}")
     return verdict
 
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS owed (
+CREATE TABLE IF NOT EXISTS pending (
     study_key TEXT PRIMARY KEY,
     step TEXT NOT NULL,
     version INTEGER NOT NULL,
@@ -136,19 +119,19 @@ CREATE TABLE IF NOT EXISTS owed (
     attempts INTEGER NOT NULL DEFAULT 0,
     age_s REAL NOT NULL DEFAULT 0,
     reason TEXT NOT NULL,
-    grounds BLOB NOT NULL
+    context BLOB NOT NULL
 );
-CREATE TABLE IF NOT EXISTS owed_regions (
-    study_key TEXT NOT NULL REFERENCES owed ON DELETE CASCADE,
+CREATE TABLE IF NOT EXISTS pending_rois (
+    study_key TEXT NOT NULL REFERENCES pending ON DELETE CASCADE,
     roi_id INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    region BLOB NOT NULL,
-    squeezed INTEGER NOT NULL DEFAULT 0,
+    priority INTEGER NOT NULL,
+    roi BLOB NOT NULL,
+    compressed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (study_key, roi_id)
 );
-CREATE INDEX IF NOT EXISTS owed_stored ON owed_regions (squeezed) WHERE squeezed = 0;
-CREATE TABLE IF NOT EXISTS owed_verdicts (
-    study_key TEXT NOT NULL REFERENCES owed ON DELETE CASCADE,
+CREATE INDEX IF NOT EXISTS uncompressed ON pending_rois (compressed) WHERE compressed = 0;
+CREATE TABLE IF NOT EXISTS pending_verdicts (
+    study_key TEXT NOT NULL REFERENCES pending ON DELETE CASCADE,
     roi_id INTEGER NOT NULL,
     version INTEGER NOT NULL,
     verdict BLOB NOT NULL,
@@ -160,193 +143,197 @@ CREATE TABLE IF NOT EXISTS owed_verdicts (
 """
 
 
-class Owed:
-    """The debts in a database that is open; ``on_step`` is told of every durable step."""
+class PendingStore:
+    """The pending reads in an open database; ``on_step`` is told of every durable step."""
 
-    def __init__(self, database: sqlite3.Connection, on_step: OwedHook) -> None:
+    def __init__(self, database: sqlite3.Connection, on_step: PendingHook) -> None:
         self._database, self._on_step = database, on_step
         database.executescript(_SCHEMA)
 
-    def keep(self, grounds: Grounds, answers: EscalationResult, rois: Sequence[Roi]) -> None:
-        """Keep what a report owes that is about to go out; what an earlier attempt kept goes.
+    def save(
+        self, context: AmendmentContext, answers: EscalationResult, rois: Sequence[Roi]
+    ) -> None:
+        """Save what is pending for a report that is about to go out.
 
         Args:
-            grounds: what it was made on.
-            answers: what had come when it was made.
-            rois: the regions owed, most valuable first; nothing is kept if there are none.
+            context: of the report.
+            answers: those that came in time.
+            rois: the pending ROIs, most valuable first; nothing is saved if there are none.
         """
-        key = grounds.report.study_key
+        key = context.report.study_key
         if not rois:
-            self.forget(key)
+            self.discard(key)
             return
-        head = (key, OwedStep.KEPT.value, grounds.report.version, answers.reason)
-        with self._durable(OwedStep.KEPT):
-            self.forget(key)
+        head = (key, PendingStep.SAVED.value, context.report.version, answers.reason)
+        with self._durable(PendingStep.SAVED):
+            self.discard(key)  # of an earlier attempt
             self._database.execute(
-                "INSERT INTO owed (study_key, step, version, reason, grounds)"
+                "INSERT INTO pending (study_key, step, version, reason, context)"
                 " VALUES (?, ?, ?, ?, ?)",
-                (*head, grounds.to_bytes()),
+                (*head, context.to_bytes()),
             )
-            # stored, not squeezed: the report waits for it. `squeeze` does that later
+            # Hardly compressed, because the report waits for it. `compress_one` does that later.
             self._database.executemany(
-                "INSERT INTO owed_regions (study_key, roi_id, place, region) VALUES (?, ?, ?, ?)",
-                [(key, roi.roi_id, i, pack_region(roi, STORED)) for i, roi in enumerate(rois)],
+                "INSERT INTO pending_rois (study_key, roi_id, priority, roi) VALUES (?, ?, ?, ?)",
+                [(key, roi.roi_id, i, pack_roi(roi, FAST)) for i, roi in enumerate(rois)],
             )
-            self._insert(key, grounds.report.version, answers)
+            self._insert(key, context.report.version, answers)
 
     def publish(self, key: str) -> None:
-        """The report is out, what it owes counts; part of the spool's own transaction."""
+        """Note that the report is out; part of the transaction that notes it for the study."""
         self._database.execute(
-            "UPDATE owed SET step = ? WHERE study_key = ? AND step = ?",
-            (OwedStep.OWED.value, key, OwedStep.KEPT.value),
+            "UPDATE pending SET step = ? WHERE study_key = ? AND step = ?",
+            (PendingStep.PENDING.value, key, PendingStep.SAVED.value),
         )
 
-    def forget(self, key: str) -> None:
-        """Drop what was kept for a report that did not go out; part of another's transaction."""
+    def discard(self, key: str) -> None:
+        """Drop what was saved for a report that did not go out; part of another's transaction."""
         self._database.execute(
-            "DELETE FROM owed WHERE study_key = ? AND step = ?", (key, OwedStep.KEPT.value)
+            "DELETE FROM pending WHERE study_key = ? AND step = ?", (key, PendingStep.SAVED.value)
         )
 
-    def at(self, step: OwedStep) -> list[Debt]:
-        """The debts at this step: those asked for least first, and of these the oldest."""
+    def at(self, step: PendingStep) -> list[PendingRead]:
+        """Return the pending reads at this step: fewest attempts first, then the oldest."""
         rows = self._database.execute(
-            "SELECT study_key, step, version, gives_up, attempts, age_s FROM owed"
+            "SELECT study_key, step, version, gives_up, attempts, age_s FROM pending"
             " WHERE step = ? ORDER BY attempts, rowid",
             (step.value,),
         )
-        return [_debt(row) for row in rows]
+        return [_pending_read(row) for row in rows]
 
-    def get(self, key: str) -> Debt:
-        """The debt of one study.
+    def get(self, key: str) -> PendingRead:
+        """Return the pending read of one study.
 
         Raises:
-            KeyError: it owes nothing.
+            KeyError: nothing is pending.
         """
-        query = "SELECT * FROM owed WHERE study_key = ?"
-        if (row := self._database.execute(query, (key,)).fetchone()) is None:
-            raise KeyError(f"study {key} owes nothing")
-        return _debt(row)
+        return _pending_read(self._row(key))
 
-    def grounds(self, key: str) -> Grounds:
-        """What the report that is out was made on."""
-        query = "SELECT grounds FROM owed WHERE study_key = ?"
-        return Grounds.from_bytes(self._database.execute(query, (key,)).fetchone()["grounds"])
+    def context(self, key: str) -> AmendmentContext:
+        """Return the amendment context of the report that is out."""
+        return AmendmentContext.from_bytes(self._row(key)["context"])
 
-    def regions(self, key: str) -> list[Roi]:
-        """The regions whose verdicts the report that is out lacks, most valuable first."""
+    def rois(self, key: str) -> list[Roi]:
+        """Return the ROIs without a verdict in the report that is out, most valuable first."""
         rows = self._database.execute(
-            "SELECT region FROM owed_regions WHERE study_key = ? ORDER BY place", (key,)
+            "SELECT roi FROM pending_rois WHERE study_key = ? ORDER BY priority", (key,)
         )
-        return [unpack_region(row["region"]) for row in rows]
+        return [unpack_roi(row["roi"]) for row in rows]
 
-    def region(self, key: str, roi_id: int) -> Roi | None:
-        """One of the regions, None if it is not kept."""
-        query = "SELECT region FROM owed_regions WHERE study_key = ? AND roi_id = ?"
+    def roi(self, key: str, roi_id: int) -> Roi | None:
+        """Return one of the ROIs; None if it is not stored."""
+        query = "SELECT roi FROM pending_rois WHERE study_key = ? AND roi_id = ?"
         row = self._database.execute(query, (key, roi_id)).fetchone()
-        return None if row is None else unpack_region(row["region"])
+        return None if row is None else unpack_roi(row["roi"])
 
     def answers(self, key: str, version: int) -> EscalationResult:
-        """All verdicts that ``version`` of the report has, and why it has no more."""
+        """Return all verdicts that ``version`` of the report has, and why it has no more."""
         rows = self._database.execute(
-            "SELECT * FROM owed_verdicts WHERE study_key = ? AND version <= ? ORDER BY roi_id",
+            "SELECT * FROM pending_verdicts WHERE study_key = ? AND version <= ? ORDER BY roi_id",
             (key, version),
         ).fetchall()
-        query = "SELECT reason FROM owed WHERE study_key = ?"
-        reason = self._database.execute(query, (key,)).fetchone()["reason"]
         verdicts = {row["roi_id"]: unpack_verdict(row["verdict"]) for row in rows}
         masks = {
             row["roi_id"]: unpack_mask(verdicts[row["roi_id"]].mask, (row["z"], row["y"], row["x"]))
             for row in rows
             if verdicts[row["roi_id"]].mask
         }
-        return EscalationResult(verdicts, masks=masks, reason=reason)
+        return EscalationResult(verdicts, masks=masks, reason=self._row(key)["reason"])
 
-    def asked(self, debt: Debt) -> Debt:
-        """Count an asking before it begins, so that one that kills the process is not the first."""
-        with self._durable(OwedStep.ASKED):
-            self._move(debt, "attempts = attempts + 1")
-        return self.get(debt.study_key)
+    def count_attempt(self, read: PendingRead) -> PendingRead:
+        """Count an attempt before it begins, in case it kills the process."""
+        with self._durable(PendingStep.RETRYING):
+            self._move(read, "attempts = attempts + 1")
+        return self.get(read.study_key)
 
-    def answered(self, debt: Debt, answers: EscalationResult) -> Debt:
-        """Keep new verdicts, AMENDING from here on; what was answered before is not taken again."""
-        with self._durable(OwedStep.AMENDING):
-            step = (OwedStep.AMENDING.value, answers.reason)
-            self._move(debt, "step = ?, reason = ?, attempts = 0", step)
-            self._insert(debt.study_key, debt.version + 1, answers)
-        return self.get(debt.study_key)
+    def add_verdicts(self, read: PendingRead, answers: EscalationResult) -> PendingRead:
+        """Store new verdicts, and move to AMENDING; an ROI keeps its first verdict."""
+        with self._durable(PendingStep.AMENDING):
+            step = (PendingStep.AMENDING.value, answers.reason)
+            self._move(read, "step = ?, reason = ?, attempts = 0", step)
+            self._insert(read.study_key, read.version + 1, answers)
+        return self.get(read.study_key)
 
-    def give_up(self, debt: Debt, reason: str) -> Debt:
-        """Ask for it no more, AMENDING from here on: a last version will say so."""
-        with self._durable(OwedStep.AMENDING):
-            self._move(
-                debt, "step = ?, reason = ?, gives_up = 1", (OwedStep.AMENDING.value, reason)
-            )
-        return self.get(debt.study_key)
+    def give_up(self, read: PendingRead, reason: str) -> PendingRead:
+        """Stop retrying, and move to AMENDING: the last version gives the reason."""
+        with self._durable(PendingStep.AMENDING):
+            step = (PendingStep.AMENDING.value, reason)
+            self._move(read, "step = ?, reason = ?, gives_up = 1", step)
+        return self.get(read.study_key)
 
-    def open_places(self, debt: Debt) -> tuple[int, ...]:
-        """The regions that no verdict is there for, most valuable first."""
+    def open_rois(self, read: PendingRead) -> tuple[int, ...]:
+        """Return the identifiers of the ROIs without a verdict, most valuable first."""
         rows = self._database.execute(
-            "SELECT roi_id FROM owed_regions WHERE study_key = ?1 AND roi_id NOT IN"
-            " (SELECT roi_id FROM owed_verdicts WHERE study_key = ?1) ORDER BY place",
-            (debt.study_key,),
+            "SELECT roi_id FROM pending_rois WHERE study_key = ?1 AND roi_id NOT IN"
+            " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1) ORDER BY priority",
+            (read.study_key,),
         )
         return tuple(row["roi_id"] for row in rows)
 
-    def amended(self, debt: Debt, grounds: Grounds) -> OwedStep:
-        """The next version is out: OWED again if more is owed, else SETTLED and forgotten."""
-        key, more = debt.study_key, bool(self.open_places(debt)) and not debt.gives_up
-        step = OwedStep.OWED if more else OwedStep.SETTLED
+    def version_written(self, read: PendingRead, context: AmendmentContext) -> PendingStep:
+        """Note that the next version is out; return PENDING, or CLOSED if it is the last."""
+        key, more = read.study_key, bool(self.open_rois(read)) and not read.gives_up
+        step = PendingStep.PENDING if more else PendingStep.CLOSED
         with self._durable(step):
-            change = "step = ?, version = version + 1, grounds = ?"
-            self._move(debt, change, (step.value, grounds.to_bytes()))
+            change = "step = ?, version = version + 1, context = ?"
+            self._move(read, change, (step.value, context.to_bytes()))
+            # Answered ROIs are not needed any more. After the last version everything goes:
+            # deleting the row deletes its ROIs and verdicts.
             if more:
                 self._database.execute(
-                    "DELETE FROM owed_regions WHERE study_key = ?1 AND roi_id IN"
-                    " (SELECT roi_id FROM owed_verdicts WHERE study_key = ?1)",
+                    "DELETE FROM pending_rois WHERE study_key = ?1 AND roi_id IN"
+                    " (SELECT roi_id FROM pending_verdicts WHERE study_key = ?1)",
                     (key,),
                 )
             else:
-                self._database.execute("DELETE FROM owed WHERE study_key = ?", (key,))
+                self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
         return step
 
-    def pass_time(self, seconds: float) -> None:
-        """Every debt has become older by ``seconds``."""
-        self._database.execute("UPDATE owed SET age_s = age_s + ?", (seconds,))
+    def add_age(self, seconds: float) -> None:
+        """Make every pending read older by ``seconds``."""
+        self._database.execute("UPDATE pending SET age_s = age_s + ?", (seconds,))
 
-    def standing(self) -> tuple[int, float]:
-        """How many reports owe something, and the age of the oldest debt in seconds."""
+    def backlog(self) -> tuple[int, float]:
+        """Return how many reports have a pending read, and the greatest age in seconds."""
         row = self._database.execute(
-            "SELECT count(*), coalesce(max(age_s), 0.0) FROM owed WHERE step != ?",
-            (OwedStep.KEPT.value,),
+            "SELECT count(*), coalesce(max(age_s), 0.0) FROM pending WHERE step != ?",
+            (PendingStep.SAVED.value,),
         ).fetchone()
         return row[0], row[1]
 
     def used_bytes(self) -> int:
-        """What the database holds, without what is free in its file: nearly all of it is owed."""
+        """Return the used size of the database, nearly all of it pending reads."""
         pages, free, page_bytes = (
             self._database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
         )
         return int((pages - free) * page_bytes)
 
-    def squeeze(self) -> bool:
-        """Compress one region that was stored in haste; returns whether there was one.
+    def compress_one(self) -> bool:
+        """Compress one ROI that was stored fast; return whether there was one.
 
-        A damaged one stays as it is: asking for it finds out, and sets its debt aside.
+        A damaged one stays as it is: the retry detects it, and suspends the pending read.
         """
         row = self._database.execute(
-            "SELECT study_key, roi_id, region FROM owed_regions WHERE squeezed = 0 LIMIT 1"
+            "SELECT study_key, roi_id, roi FROM pending_rois WHERE compressed = 0 LIMIT 1"
         ).fetchone()
-        if row is not None:
-            region = row["region"]
-            with suppress(zlib.error):
-                region = squeeze(region)
-            self._database.execute(
-                "UPDATE owed_regions SET region = ?, squeezed = 1"
-                " WHERE study_key = ? AND roi_id = ?",
-                (region, row["study_key"], row["roi_id"]),
-            )
-        return row is not None
+        if row is None:
+            return False
+        data = row["roi"]
+        with suppress(zlib.error):
+            data = zlib.compress(zlib.decompress(data), SMALL)
+        self._database.execute(
+            "UPDATE pending_rois SET roi = ?, compressed = 1 WHERE study_key = ? AND roi_id = ?",
+            (data, row["study_key"], row["roi_id"]),
+        )
+        return True
+
+    def _row(self, key: str) -> sqlite3.Row:
+        query = "SELECT * FROM pending WHERE study_key = ?"
+        row: sqlite3.Row | None = self._database.execute(query, (key,)).fetchone()
+        if row is None:
+            raise KeyError(f"no read is pending for study {key}")
+        return row
 
     def _insert(self, key: str, version: int, answers: EscalationResult) -> None:
         rows: list[tuple[object, ...]] = []
@@ -355,29 +342,31 @@ class Owed:
             shape = (0, 0, 0) if mask is None else mask.shape
             rows.append((key, roi_id, version, pack_verdict(verdict, mask), *shape))
         self._database.executemany(
-            "INSERT OR IGNORE INTO owed_verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+            "INSERT OR IGNORE INTO pending_verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows
         )
 
-    def _move(self, debt: Debt, change: str, values: tuple[object, ...] = ()) -> None:
+    def _move(self, read: PendingRead, change: str, values: tuple[object, ...] = ()) -> None:
+        """Change the row, unless it is not at the step and version of ``read`` any more."""
         changed = self._database.execute(
-            f"UPDATE owed SET {change} WHERE study_key = ? AND step = ? AND version = ?",
-            (*values, debt.study_key, debt.step.value, debt.version),
+            f"UPDATE pending SET {change} WHERE study_key = ? AND step = ? AND version = ?",
+            (*values, read.study_key, read.step.value, read.version),
         ).rowcount
         if changed != 1:
-            raise WrongStep(f"{debt} has been moved by another process")
+            raise WrongStep(f"another process has changed {read}")
 
     @contextmanager
-    def _durable(self, step: OwedStep) -> Iterator[None]:
+    def _durable(self, step: PendingStep) -> Iterator[None]:
+        """Run a transaction, and tell the hook before and after it."""
         self._on_step(step, False)
         with transaction(self._database):
             yield
         self._on_step(step, True)
 
 
-def _debt(row: sqlite3.Row) -> Debt:
-    return Debt(
+def _pending_read(row: sqlite3.Row) -> PendingRead:
+    return PendingRead(
         row["study_key"],
-        OwedStep(row["step"]),
+        PendingStep(row["step"]),
         row["version"],
         bool(row["gives_up"]),
         row["attempts"],
@@ -386,31 +375,34 @@ def _debt(row: sqlite3.Row) -> Debt:
 
 
 PersistPending = Callable[[Report, Assessment, EdgeReader, Preprocessed], None]
-"""Is told of a report that is about to go out, and of all that it was made on."""
+"""Saves what is pending for a report that is about to go out, and what it was made from."""
 
 
-def keep_in(owed: Owed, shape: tuple[int, int, int]) -> PersistPending:
-    """Keeps in ``owed`` the regions, voxels of ``shape`` (z, y, x), that lack their verdict."""
+def persist_in(store: PendingStore, shape: tuple[int, int, int]) -> PersistPending:
+    """Return the stage that saves the ROIs without a verdict, ``shape`` (z, y, x), in ``store``."""
 
-    def keep(report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed) -> None:
+    def persist(
+        report: Report, assessment: Assessment, reader: EdgeReader, box: Preprocessed
+    ) -> None:
         plan, answers = assessment.plan, assessment.answers
-        grounds = Grounds(report, plan, reader.thresholds, reader.weights, box.geometry)
-        whole = replace(plan, send=still_owed(plan, answers), sizes=())
-        owed.keep(grounds, answers, cut_rois(whole, box, shape))
+        context = AmendmentContext(report, plan, reader.thresholds, reader.weights, box.geometry)
+        pending = replace(plan, send=pending_candidates(plan, answers), sizes=())
+        store.save(context, answers, cut_rois(pending, box, shape))
 
-    return keep
+    return persist
 
 
-def still_owed(plan: Plan, answers: EscalationResult) -> tuple[int, ...]:
-    """The places whose second reading was wanted and did not come, most valuable first.
+def pending_candidates(plan: Plan, answers: EscalationResult) -> tuple[int, ...]:
+    """Return the candidates whose second reading is pending, most valuable first.
 
-    What the edge reports anyway is owed a description only where nothing else was wanted and none
-    came; an audit owes nothing.
+    A candidate is pending if the cloud was to read it and no verdict came by the deadline: time
+    was short, or the cloud did not answer, or refused. An audit is never pending.
     """
     if answers.switched_off:
         return ()
+    # Where only characterizations were requested, they are pending if none came at all.
     if not plan.uncertain and not any(i in answers.verdicts for i in plan.characterize):
         return plan.characterize
-    wanted = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
-    undecided = (i for i in wanted if plan.decisions[i].route is Route.ESCALATE)
+    requested = dict.fromkeys((*plan.send, *plan.later, *plan.uncertain))
+    undecided = (i for i in requested if plan.decisions[i].route is Route.ESCALATE)
     return tuple(i for i in undecided if i not in answers.verdicts)

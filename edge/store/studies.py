@@ -1,14 +1,14 @@
-"""What the daemon must not forget: one row a study, and the step that it has reached.
+"""The durable state of the daemon: one row a study, with the step that it has reached.
 
-Every step is durable before the next begins (sqlite in WAL mode, ``synchronous=FULL``), so that
-after a crash at any moment the row and the files together tell what remains to be done. What is
-done between two steps is the business of `edge.daemon.claim` and `edge.daemon.agent`.
+Every step is durable before the next begins, so that after a crash at any moment the row and the
+files together tell what remains to be done. The work between two steps is in `edge.daemon.claim`
+and `edge.daemon.study`.
 
     CLAIMING -> CLAIMED -> READING -> REPORTED -> DONE
         |           ^         |
      forgotten      +---------+----> QUARANTINING -> QUARANTINED
 
-What a report owes lies in the same database (`edge.store.pending`), and begins to count in the same
+Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
 transaction as REPORTED.
 """
 
@@ -29,18 +29,18 @@ from typing import Self
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, open_database, transaction
-from edge.store.pending import Owed, OwedStep
+from edge.store.pending import PendingStep, PendingStore
 
 
 class Step(Enum):
     """A durable step of a study."""
 
-    CLAIMING = "claiming"  # the row is there; the files may still lie in the inbox
+    CLAIMING = "claiming"  # the row exists; the files may still be in the inbox
     CLAIMED = "claimed"  # the files are in work/
     READING = "reading"  # an attempt has begun
-    REPORTED = "reported"  # the report is whole in the outbox
+    REPORTED = "reported"  # the report is complete in the outbox
     DONE = "done"  # the files are in done/
-    QUARANTINING = "quarantining"  # why is known; the files may still lie in work/
+    QUARANTINING = "quarantining"  # the reason is stored; the files may still be in work/
     QUARANTINED = "quarantined"  # files and reason are in quarantine/
 
 
@@ -53,7 +53,7 @@ _BEFORE: dict[Step, tuple[Step, ...]] = {
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
 
-StepHook = Callable[[Step | OwedStep, bool], None]
+StepHook = Callable[[Step | PendingStep, bool], None]
 """Called with each step twice: just before it is made durable (False) and just after (True)."""
 
 _SCHEMA = """
@@ -76,24 +76,24 @@ CREATE INDEX IF NOT EXISTS by_step ON studies (step);
 
 
 class AlreadyRunning(EdgeError):
-    """Another agent works on this inbox or state folder: stop it, or give this one its own."""
+    """Another agent uses this inbox or state folder: stop it, or use other folders."""
 
 
-class DamagedSpool(EdgeError):
-    """The database of the state folder cannot be opened, or is none."""
+class InvalidDatabase(EdgeError):
+    """The database of the state folder cannot be opened, or is not a database."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One study as the spool knows it.
+    """The row of one study.
 
     Attributes:
-        id: the study key, random; names its folder in ``work``, ``done`` or ``quarantine``.
-        members: names in the inbox of all that belongs to it, the study itself first.
+        id: the random study key; its folder in ``work``, ``done`` or ``quarantine``.
+        members: names in the inbox of all its files and folders, the study itself first.
         fingerprint: of names, sizes and times of its files when it was complete.
-        report_name: its folder in the outbox; no other study ever gets the same.
-        attempts: how often its reading has begun without coming to an end, this time included.
-        kind, reason, file: why it was quarantined, else empty.
+        report_name: its folder in the outbox, unique.
+        attempts: readings that have begun without an end, the current one included.
+        kind, reason, file: why it was quarantined; else empty.
         created, updated: wall-clock time of the claim and of the last step, ISO 8601.
     """
 
@@ -111,29 +111,29 @@ class Record:
 
     @property
     def name(self) -> str:
-        """The name of the folder, or of the volume's file, as it lay in the inbox."""
+        """Name of its folder, or of its volume file, in the inbox."""
         return self.members[0]
 
 
-class Spool:
-    """The table of studies, and beside it what is ``owed``.
+class StudyStore:
+    """The table of studies, and the ``pending`` reads; a context manager.
 
-    Use it as a context manager; two processes may hold it at once.
+    Several processes may open it at once.
 
     Raises:
-        DamagedSpool: ``path`` cannot be opened, or is no database.
+        InvalidDatabase: ``path`` cannot be opened, or is not a database.
     """
 
     def __init__(self, path: Path, on_step: StepHook | None = None) -> None:
-        self._on_step = on_step or _unwatched
+        self._on_step = on_step or (lambda _step, _durable: None)
         with ExitStack() as opened:
             try:
                 self._database = open_database(path)
                 opened.callback(self._database.close)
                 self._database.executescript(_SCHEMA)
-                self.owed = Owed(self._database, self._on_step)
+                self.pending = PendingStore(self._database, self._on_step)
             except sqlite3.Error as error:
-                raise DamagedSpool(f"{path}: {error}") from error
+                raise InvalidDatabase(f"{path}: {error}") from error
             opened.pop_all()
 
     def __enter__(self) -> Self:
@@ -150,12 +150,12 @@ class Spool:
     def open_claim(
         self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]
     ) -> Record | None:
-        """A new study in step CLAIMING, or None if another process is claiming the same name.
+        """Insert a study at step CLAIMING; return None if another process claims the same name.
 
         Args:
             members: names in the inbox, that of the study first.
             fingerprint: of its files.
-            report_names: wishes for its folder in the outbox; the first that is free is taken.
+            report_names: proposed folders in the outbox; the first free one is taken.
         """
         key, now = new_study_key(), _now()
         row = (key, json.dumps(members), fingerprint)
@@ -176,43 +176,44 @@ class Spool:
     def advance(self, key: str, step: Step) -> Record:
         """Make a step durable and return the record after it.
 
-        READING counts an attempt; CLAIMED after READING takes the attempt back. With REPORTED
-        what the report owes begins to count.
+        READING counts an attempt; CLAIMED after READING takes the attempt back. REPORTED also
+        publishes the pending read.
 
         Raises:
-            WrongStep: the study is not where this step begins.
+            WrongStep: the study is not at a step before this one.
         """
         counted = {Step.READING: "attempts + 1", Step.CLAIMED: "max(attempts - 1, 0)"}
         return self._update(key, step, f"attempts = {counted.get(step, 'attempts')}", ())
 
-    def condemn(self, key: str, kind: str, reason: str, file: str) -> Record:
+    def quarantine(self, key: str, kind: str, reason: str, file: str) -> Record:
         """Make QUARANTINING durable, with the reason.
 
         Raises:
             WrongStep: the study is not being read.
         """
-        words = tuple(word.encode("utf-8", "replace").decode() for word in (kind, reason, file))
-        return self._update(key, Step.QUARANTINING, "kind = ?, reason = ?, file = ?", words)
+        texts = (kind, reason, file)
+        values = tuple(text.encode("utf-8", "replace").decode() for text in texts)
+        return self._update(key, Step.QUARANTINING, "kind = ?, reason = ?, file = ?", values)
 
-    def forget(self, key: str) -> None:
-        """Drop a claim of which no file has been moved; the study is seen in the inbox again."""
+    def forget_claim(self, key: str) -> None:
+        """Delete a claim of which no file was moved; the study stays in the inbox."""
         self._database.execute(
             "DELETE FROM studies WHERE id = ? AND step = ?", (key, Step.CLAIMING.value)
         )
 
     def get(self, key: str) -> Record:
-        """The record of one study.
+        """Return the record of one study.
 
         Raises:
             KeyError: there is none.
         """
         row = self._database.execute("SELECT * FROM studies WHERE id = ?", (key,)).fetchone()
         if row is None:
-            raise KeyError(f"the spool knows no study {key}")
+            raise KeyError(f"no study {key} in the database")
         return _record(row)
 
     def at(self, *steps: Step) -> list[Record]:
-        """The studies at these steps, oldest claim first."""
+        """Return the studies at these steps, oldest claim first."""
         marks = ", ".join("?" * len(steps))
         rows = self._database.execute(
             f"SELECT * FROM studies WHERE step IN ({marks}) ORDER BY rowid",
@@ -230,11 +231,11 @@ class Spool:
                 (step.value, _now(), *values, key, *before),
             ).rowcount
             if changed != 1:
-                raise WrongStep(f"study {key} is at {self.get(key).step.value}, not at {before}")
+                raise WrongStep(f"study {key} is at {self.get(key).step.value}, expected {before}")
             if step is Step.REPORTED:
-                self.owed.publish(key)
+                self.pending.publish(key)
             if step is Step.QUARANTINING:
-                self.owed.forget(key)
+                self.pending.discard(key)
         self._on_step(step, True)
         return self.get(key)
 
@@ -245,7 +246,7 @@ class Spool:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the kernel lets it go when the process dies, however it dies.
+    """Hold the lock file ``path``; the kernel releases it when the process dies.
 
     Raises:
         AlreadyRunning: another process holds it.
@@ -254,12 +255,8 @@ def exclusive(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise AlreadyRunning(f"{path.parent}: another agent works on this folder") from error
+            raise AlreadyRunning(f"{path.parent}: another agent uses this folder") from error
         yield
-
-
-def _unwatched(_step: Step | OwedStep, _durable: bool) -> None:
-    """No one wants to know of the steps."""
 
 
 def _record(row: sqlite3.Row) -> Record:

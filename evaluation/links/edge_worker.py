@@ -28,8 +28,8 @@ from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Assessment, Report
 from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings, load_settings
-from edge.store.pending import PersistPending, keep_in
-from edge.store.studies import Spool
+from edge.store.pending import PersistPending, persist_in
+from edge.store.studies import StudyStore
 from evaluation.accuracy.nodules import score_scan
 from evaluation.accuracy.reports import ledger_s, refusal
 from evaluation.links.studies import Prepared, prepare, prepared_specs
@@ -95,7 +95,7 @@ def answers(
     commands: Iterable[str], studies: Studies, out: Path, opens: Opens = open_pipeline
 ) -> Iterator[dict[str, Any]]:
     """Answer each command; ``out`` holds the last report."""
-    with Spool(out.with_suffix(".sqlite3")) as spool, ExitStack() as held:
+    with StudyStore(out.with_suffix(".sqlite3")) as store, ExitStack() as held:
         pipeline: Pipeline | None = None
         for command in map(json.loads, commands):
             if "open" in command:
@@ -105,15 +105,15 @@ def answers(
                 studies.load(pipeline)
                 pipeline = studies.replayed(pipeline) if command.get("replay") else pipeline
                 side = settings.roi_side
-                keep = keep_in(spool.owed, (side, side, side))
+                keep = persist_in(store.pending, (side, side, side))
                 yield {"opened": pipeline.reader.label}
             elif pipeline is not None:
                 used = pipeline if command["from_files"] else studies.from_memory(pipeline)
-                yield _read(used, studies.study(command["read"]), out, keep, spool)
+                yield _read(used, studies.study(command["read"]), out, keep, store)
 
 
 def _read(
-    pipeline: Pipeline, study: Prepared, out: Path, keep: PersistPending, spool: Spool
+    pipeline: Pipeline, study: Prepared, out: Path, keep: PersistPending, store: StudyStore
 ) -> dict[str, Any]:
     """Run one study through the pipeline, time it from outside, and compare it with its truth."""
     made: list[Assessment] = []
@@ -129,7 +129,7 @@ def _read(
         noting = replace(pipeline, persist_pending=noted)
         report = read_and_report(noting, Job(study.folder, out)).report
         took_s = time.monotonic() - began_s
-    spool.owed.forget(report.study_key)
+    store.pending.discard(report.study_key)
     findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
     scores = score_scan(study.folder.name, findings, study.lesions, study.ignored, rim_mm=0.0)
     return {

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from cloud.settings import CloudSettings
-from edge.amend.amender import Backoff, Persistence
+from edge.amend.amender import Backoff, RetryBudget
 from edge.decide import Plan, Thresholds
 from edge.escalation.client import RECONNECT_PAUSE_S
 from edge.escalation.rois import EscalationResult
@@ -27,7 +27,7 @@ from edge.link.link import CONNECT_S, Link
 from edge.merge import merge
 from edge.selection import Size
 from edge.settings import EdgeSettings
-from edge.store.pending import still_owed
+from edge.store.pending import pending_candidates
 from evaluation.links.trace import Trace
 from evaluation.policies.cases import Cases
 from evaluation.policies.routing import Policy
@@ -235,7 +235,7 @@ class Outcome:
     @property
     def pending(self) -> tuple[int, ...]:
         """Return the candidates whose verdict is pending."""
-        return still_owed(self.plan, EscalationResult(_verdicts(self.study, self.answered)))
+        return pending_candidates(self.plan, EscalationResult(_verdicts(self.study, self.answered)))
 
 
 def run(world: World, policy: Policy, trace: Trace, studies: Sequence[Study]) -> list[Outcome]:
@@ -286,7 +286,7 @@ class _Edge:
                           answer.rois, answer.sent_bytes, found, false)  # fmt: skip
         self.outcomes.append(outcome)
         if answer.answered:
-            self._backoff.heard()
+            self._backoff.responded()
         if self._link is not None and outcome.pending:
             self._pending.append(outcome)
 
@@ -305,7 +305,7 @@ class _Edge:
         """Request the pending verdicts of a report in full size, and amend it."""
         numbers = outcome.pending[: self._settings.max_rois]
         outcome.attempts += 1
-        budget_s = Persistence.of(self._settings).budget_s(self._backoff.in_vain)
+        budget_s = RetryBudget.of(self._settings).budget_s(self._backoff.failed_in_a_row)
         answer = self._client.request(
             [(number, self._settings.roi_side**3) for number in numbers],
             self.clock.now_s + budget_s,
@@ -314,7 +314,7 @@ class _Edge:
         outcome.later_rois += answer.rois
         outcome.later_bytes += answer.sent_bytes
         if not answer.answered:
-            self._backoff.unheard()
+            self._backoff.no_response()
             return
         self._backoff.answered()
         outcome.answered |= dict.fromkeys(answer.answered, Size.FULL)

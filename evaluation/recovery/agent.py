@@ -30,7 +30,7 @@ from edge.job import Job
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
-from edge.store.pending import OwedStep, PersistPending
+from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import Step, StepHook
 from edge.telemetry import configure_logging
 from imaging.errors import NotCt
@@ -41,7 +41,7 @@ from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.messages import Roi, Verdict
 
-Crash = tuple[Step | OwedStep, bool] | None
+Crash = tuple[Step | PendingStep, bool] | None
 """The durable step at which the agent kills itself, and whether just after it."""
 
 SIDE = 16
@@ -103,7 +103,7 @@ def work(
 def killing(crash: Crash) -> StepHook:
     """Return a hook that kills this process at ``crash``."""
 
-    def on_step(step: Step | OwedStep, durable: bool) -> None:
+    def on_step(step: Step | PendingStep, durable: bool) -> None:
         if (step, durable) == crash:
             os.kill(os.getpid(), signal.SIGKILL)
 

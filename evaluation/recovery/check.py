@@ -104,7 +104,7 @@ def busy(root: Path) -> bool:
     if any(not path.name.startswith(".") for path in (root / "inbox").iterdir()):
         return True
     query = "SELECT (SELECT count(*) FROM studies WHERE step NOT IN (?, ?))"
-    query += " + (SELECT count(*) FROM owed)"
+    query += " + (SELECT count(*) FROM pending)"
     try:
         with closing(sqlite3.connect(f"file:{_database(root)}?mode=ro", uri=True)) as opened:
             ends = (Step.DONE.value, Step.QUARANTINED.value)
@@ -258,7 +258,7 @@ def _leftovers(root: Path) -> Iterator[str]:
     yield from (str(path) for path in root.rglob("*.part"))
     yield from (f"work/{path.name}" for path in (root / "state" / "work").iterdir())
     with closing(sqlite3.connect(_database(root))) as opened:
-        for table in ("owed", "owed_regions", "owed_verdicts"):
+        for table in ("pending", "pending_rois", "pending_verdicts"):
             count = opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
             if count:
                 yield f"{count} rows in {table}"

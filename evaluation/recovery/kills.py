@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from edge.store.pending import OwedStep
+from edge.store.pending import PendingStep
 from edge.store.studies import Step
 from evaluation.common.cli import Json, each
 from evaluation.errors import ServiceFailed
@@ -69,7 +69,7 @@ class Site:
             ServiceFailed: it ended by itself.
         """
         chance = self._chance
-        kinds: tuple[list[Step | OwedStep], ...] = (list(Step), list(OwedStep))
+        kinds: tuple[list[Step | PendingStep], ...] = (list(Step), list(PendingStep))
         step = (chance.choice(chance.choice(kinds)), chance.random() < 0.5)
         crash = step if chance.random() < 0.5 else None
         process = self._start(crash)

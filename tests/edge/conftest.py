@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.store.studies import Spool
+from edge.store.studies import StudyStore
 from tests.edge.amending import Site
 from tests.edge.owing import SilentCloud
 
@@ -22,5 +22,5 @@ def cloud() -> SilentCloud:
 def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
     """A site whose cloud is silent."""
     (tmp_path / "state").mkdir()
-    with Spool(tmp_path / "state" / "s.db") as spool:
-        yield Site(tmp_path, spool, cloud)
+    with StudyStore(tmp_path / "state" / "s.db") as store:
+        yield Site(tmp_path, store, cloud)

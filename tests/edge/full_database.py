@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from edge.store.pending import OwedStep
+from edge.store.pending import PendingStep
 from edge.store.studies import Step, StepHook
 
 
@@ -16,11 +16,11 @@ def full_error() -> sqlite3.OperationalError:
     return error
 
 
-def full_at(step: Step | OwedStep, times: int) -> StepHook:
+def full_at(step: Step | PendingStep, times: int) -> StepHook:
     """A hook that finds the disk full just before ``step`` is durable, so many times."""
     left = [times]
 
-    def on_step(now: Step | OwedStep, durable: bool) -> None:
+    def on_step(now: Step | PendingStep, durable: bool) -> None:
         if now is step and not durable and left[0]:
             left[0] -= 1
             raise full_error()
@@ -28,14 +28,14 @@ def full_at(step: Step | OwedStep, times: int) -> StepHook:
     return on_step
 
 
-def held_at(path: Path, step: Step | OwedStep, looks: int) -> StepHook:
+def held_at(path: Path, step: Step | PendingStep, looks: int) -> StepHook:
     """A hook from which on another holds the database at ``path``, just before ``step``.
 
     It lets go when so many more steps were tried.
     """
     left, others = [looks], list[sqlite3.Connection]()
 
-    def on_step(now: Step | OwedStep, durable: bool) -> None:
+    def on_step(now: Step | PendingStep, durable: bool) -> None:
         if others:
             left[0] -= 1
             if not left[0]:

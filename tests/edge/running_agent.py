@@ -14,7 +14,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from edge.daemon.agent import ReadStudy, run_agent
-from edge.store.pending import OwedStep
+from edge.store.pending import PendingStep
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import Crash, settings_in
 from tests.edge.killable import quick_line, serve
@@ -35,7 +35,7 @@ def work_off(
     expected = sum(not name.startswith(".") for name in os.listdir(root / "inbox"))
     expected += unfinished(root)
 
-    def watch(step: Step | OwedStep, durable: bool) -> None:
+    def watch(step: Step | PendingStep, durable: bool) -> None:
         nonlocal expected
         if on_step is not None:
             on_step(step, durable)
@@ -53,7 +53,7 @@ def unfinished(root: Path) -> int:
     if not path.exists():
         return 0
     query = "SELECT (SELECT count(*) FROM studies WHERE step NOT IN (?, ?)) +"
-    query += " (SELECT count(*) FROM owed)"
+    query += " (SELECT count(*) FROM pending)"
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
         ends = (Step.DONE.value, Step.QUARANTINED.value)
         return int(database.execute(query, ends).fetchone()[0])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.atomic_files import copy_whole, passes
+from edge.atomic_files import copy_whole, is_transient
 from tests.edge.killable import put
 
 
@@ -48,7 +48,7 @@ def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
         patch.setattr(shutil, "copy2", copy2)
         with pytest.raises(OSError, match=os.strerror(code)) as raised:
             copy_whole(study, tmp_path / "to" / "a")
-    assert passes(raised.value)
+    assert is_transient(raised.value)
     assert list((tmp_path / "to").iterdir()) == []
     copy_whole(study, tmp_path / "to" / "a")
     assert len(list((tmp_path / "to" / "a").iterdir())) == len(list(study.iterdir()))
@@ -74,9 +74,9 @@ def test_what_keeps_the_database_from_being_written_passes(code: int, does: bool
     """
     error = sqlite3.OperationalError("disk I/O error")
     error.sqlite_errorcode = code
-    assert passes(error) is does
+    assert is_transient(error) is does
 
 
 def test_a_fault_that_is_none_of_sqlite_s_own_does_not_pass() -> None:
     """The module raises some without a code of sqlite's."""
-    assert not passes(sqlite3.OperationalError("Could not decode to UTF-8"))
+    assert not is_transient(sqlite3.OperationalError("Could not decode to UTF-8"))

@@ -164,7 +164,7 @@ def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
     words = "sampled, 3 of 3 dismissed candidates were read again, 1 of them confirmed"
     assert words in (tmp_path / "report.html").read_text()
     meters = Meters()
-    meters.count(report)
+    meters.count_report(report)
     value = meters.registry.get_sample_value
     assert value("overread_edge_audits_total", {"outcome": "confirmed"}) == 1
 

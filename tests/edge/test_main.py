@@ -155,7 +155,7 @@ def test_agent_tells_a_database_that_is_none(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["run", "--config", str(config)])
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
-    assert line.startswith("DamagedSpool: ")
+    assert line.startswith("InvalidDatabase: ")
     assert "spool.sqlite3" in line
 
 

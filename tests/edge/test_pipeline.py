@@ -16,7 +16,7 @@ from edge.pipeline import detect, read_and_report
 from edge.report.model import Assessment, Report, Status
 from edge.report.pictures import Pictures
 from edge.report.write import report_to_dict
-from edge.store.pending import still_owed
+from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Volume
@@ -108,7 +108,7 @@ def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path:
     clock, kept = HandClock(), list[tuple[int, ...]]()
 
     def persist(_report: Report, assessment: Assessment, *_: object) -> None:
-        kept.append(still_owed(assessment.plan, assessment.answers))
+        kept.append(pending_candidates(assessment.plan, assessment.answers))
 
     with FakeCloud() as cloud, escalator(cloud.address, reserve_s=RESERVE_S) as second:
         pipeline = replace(pipeline_of(second, clock=clock), persist_pending=persist)

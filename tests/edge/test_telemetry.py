@@ -14,7 +14,7 @@ from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Report, Status
-from edge.telemetry import Meters, Standing, configure_logging
+from edge.telemetry import Backlog, Meters, configure_logging
 from imaging.volume import StudyHeader
 from tests.edge.cases import plan_of
 
@@ -40,22 +40,24 @@ def report(**fields: object) -> Report:
 def test_a_report_is_counted_by_what_became_of_it() -> None:
     """Status, second reading, routes, stage times and lateness are all counted."""
     meters = Meters()
-    meters.count(report())
+    meters.count_report(report())
     value = meters.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "final"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) == 1
     assert value("overread_edge_candidates_total", {"route": "dismiss"}) == 2
     assert value("overread_edge_stage_seconds_sum", {"stage": "read"}) == 12.0
-    assert value("overread_edge_given_seconds_sum", {"stage": "read"}) == 10.0
+    assert value("overread_edge_stage_budget_seconds_sum", {"stage": "read"}) == 10.0
     assert value("overread_edge_guarantees_total", {"given": "no"}) == 1
-    assert value("overread_edge_late_total") == 1
+    assert value("overread_edge_late_reports_total") == 1
 
 
 def test_a_rejected_study_has_no_second_reading() -> None:
     """A study that was not read is counted as rejected and as nothing else."""
     meters = Meters()
     rejection = Rejection("NotCt", "MR")
-    meters.count(report(status=Status.REJECTED, rejection=rejection, decisions=(), ledger=()))
+    meters.count_report(
+        report(status=Status.REJECTED, rejection=rejection, decisions=(), ledger=())
+    )
     value = meters.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "rejected"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) is None
@@ -65,23 +67,23 @@ def test_a_wait_alone_can_make_a_report_late() -> None:
     """The reader of a report waits for the study's turn as well."""
     meters = Meters()
     ledger = (LedgerEntry("wait", 10.0, 9.0), LedgerEntry("read", 1.0, 2.0))
-    meters.count(report(ledger=ledger))
-    assert meters.registry.get_sample_value("overread_edge_late_total") == 1
+    meters.count_report(report(ledger=ledger))
+    assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
 def test_how_things_stand_is_told_as_it_is_now() -> None:
     """What waits, what is set aside, what is owed, and whether the cloud can be asked."""
     meters, available = Meters(), [True]
-    meters.watch(lambda: LinkEstimate(available=available[0]))
+    meters.observe_link(lambda: LinkEstimate(available=available[0]))
     value = meters.registry.get_sample_value
-    for standing in (Standing(3, 1, 20, 86_400.0), Standing(0, 0, 0, 0.0)):
-        meters.stands(standing)
+    for standing in (Backlog(3, 1, 20, 86_400.0), Backlog(0, 0, 0, 0.0)):
+        meters.set_backlog(standing)
         told = tuple(
             value(f"overread_edge_{name}")
-            for name in ("waiting_studies", "set_aside_studies", "owed_studies")
+            for name in ("claimed_studies", "suspended_studies", "pending_studies")
         )
-        assert told == (standing.waiting, standing.aside, standing.owed)
-        assert value("overread_edge_owed_oldest_seconds") == standing.oldest_s
+        assert told == (standing.claimed, standing.suspended, standing.pending)
+        assert value("overread_edge_pending_oldest_seconds") == standing.oldest_s
     assert value("overread_edge_cloud_available") == 1
     available[0] = False
     assert value("overread_edge_cloud_available") == 0
@@ -90,7 +92,7 @@ def test_how_things_stand_is_told_as_it_is_now() -> None:
 def test_metrics_are_served_while_it_lasts() -> None:
     """Prometheus finds them on a free port of the address that was set."""
     meters = Meters()
-    meters.count(report())
+    meters.count_report(report())
     with (
         meters.serve("127.0.0.1", 0) as port,
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend.amender import DAY_S, MB, Amender, Persistence
+from edge.amend.amender import DAY_S, MB, Amender, RetryBudget
 from edge.escalation.client import Escalator, open_channel
 from edge.escalation.rois import EscalationResult
 from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
 from edge.settings import load_settings
-from edge.store.pending import OwedStep
-from edge.store.studies import Spool
+from edge.store.pending import PendingStep
+from edge.store.studies import StudyStore
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarge, VersionMismatch
 from protos.messages import Roi
@@ -58,7 +58,7 @@ def test_changes_are_named_in_words_and_as_data(site: Site) -> None:
     assert moved["verdict"] == {"probability": 0.99, "model": "fake 1"}
     assert (added["kind"], added["number"]) == ("finding added", 3)
     assert added["text"] == (
-        "finding 3 is new, at (2.0, 2.0, 3.0) mm: "
+        "new finding 3 at (2.0, 2.0, 3.0) mm: "
         "probability from 0.30 to 0.98 by the verdict 0.99 of fake 1"
     )
     page = (site.places.outbox / "a" / "report.html").read_text()
@@ -107,48 +107,47 @@ def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
     assert report["second_reading"] == "missing"
     (change,) = report["changes"]
     assert change["kind"] == "given up"
-    assert change["text"] == (
-        "2 candidates were not read again: no answer within 30 days, and nobody is asked any more"
-    )
+    assert change["text"] == ("2 candidates were not read again: no answer within 30 days")
     assert findings(report) == BY_EDGE
     with pytest.raises(KeyError):
-        site.spool.owed.get(record.id)
+        site.store.pending.get(record.id)
 
 
 def test_what_has_room_once_compressed_is_not_given_up(site: Site) -> None:
     """Regions stored in haste give way before a debt does, several in one turn."""
     site.cloud.available = False
     keys = [site.study(name).id for name in "abcd"]
-    site.amender = site.start(most_bytes=site.spool.owed.used_bytes() - 100_000)
-    assert site.amender.overfull
-    site.amender.turn()
-    assert not site.amender.overfull
-    assert all(site.spool.owed.get(key).step is OwedStep.OWED for key in keys)
+    site.amender = site.start(max_bytes=site.store.pending.used_bytes() - 100_000)
+    assert site.amender.over_limit
+    site.amender.run_once()
+    assert not site.amender.over_limit
+    assert all(site.store.pending.get(key).step is PendingStep.PENDING for key in keys)
 
 
 def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: Site) -> None:
     """Its last version is final and says so; what was freed is enough for the others."""
     site.cloud.available = False
     old = site.study("old")
-    site.spool.owed.pass_time(60.0)
-    site.spool.owed.asked(site.spool.owed.get(old.id))  # the order is that of age alone
+    site.store.pending.add_age(60.0)
+    site.store.pending.count_attempt(
+        site.store.pending.get(old.id)
+    )  # the order is that of age alone
     young = site.study("young")
     with sqlite3.connect(site.places.state / "s.db") as database:
-        database.execute("UPDATE owed_regions SET squeezed = 1")  # compressing makes no more room
+        database.execute("UPDATE pending_rois SET compressed = 1")  # compressing makes no more room
     database.close()
-    room = site.spool.owed.used_bytes() - 1
-    site.amender = site.start(most_bytes=room)
-    assert site.amender.overfull
+    room = site.store.pending.used_bytes() - 1
+    site.amender = site.start(max_bytes=room)
+    assert site.amender.over_limit
     site.turns()
-    assert not site.amender.overfull
+    assert not site.amender.over_limit
     report = site.report("old")
     assert (report["version"], report["status"]) == (2, "final")
     assert report["changes"][0]["text"] == (
-        "2 candidates were not read again: "
-        f"more than {room / MB:g} MB were owed, and nobody is asked any more"
+        f"2 candidates were not read again: pending reads exceeded {room / MB:g} MB"
     )
     assert site.report("young")["version"] == 1
-    assert site.spool.owed.get(young.id).step is OwedStep.OWED
+    assert site.store.pending.get(young.id).step is PendingStep.PENDING
 
 
 def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> None:
@@ -169,7 +168,7 @@ def test_a_wall_clock_that_jumps_changes_nothing_but_the_dates(site: Site) -> No
     assert three["status"] == "final"
 
 
-def crash_at(step: OwedStep, durable: bool) -> Callable[[object, bool], None]:
+def crash_at(step: PendingStep, durable: bool) -> Callable[[object, bool], None]:
     """A hook that ends the process, as far as the test is concerned, once."""
     left = [True]
 
@@ -182,27 +181,27 @@ def crash_at(step: OwedStep, durable: bool) -> Callable[[object, bool], None]:
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", [OwedStep.AMENDING, OwedStep.SETTLED], ids=lambda s: s.value)
+@pytest.mark.parametrize("step", [PendingStep.AMENDING, PendingStep.CLOSED], ids=lambda s: s.value)
 def test_a_version_that_was_begun_is_finished_and_not_made_twice(
-    tmp_path: Path, step: OwedStep, durable: bool
+    tmp_path: Path, step: PendingStep, durable: bool
 ) -> None:
     """Once the verdicts are durable nobody is asked again, and there is one version 2."""
     (tmp_path / "state").mkdir()
     cloud = SilentCloud([2, 2])
-    with Spool(tmp_path / "state" / "s.db", crash_at(step, durable)) as spool:
-        site = Site(tmp_path, spool, cloud)
+    with StudyStore(tmp_path / "state" / "s.db", crash_at(step, durable)) as store:
+        site = Site(tmp_path, store, cloud)
         site.study("a")
         with pytest.raises(KeyboardInterrupt):
             site.turns()
-    with Spool(tmp_path / "state" / "s.db") as spool:
-        site = Site(tmp_path, spool, cloud)
+    with StudyStore(tmp_path / "state" / "s.db") as store:
+        site = Site(tmp_path, store, cloud)
         site.turns()
         report = site.report("a")
         assert (report["version"], report["status"]) == (2, "final")
-        asked_again = step is OwedStep.AMENDING and not durable
+        asked_again = step is PendingStep.AMENDING and not durable
         assert len(cloud.asked) == 1 + asked_again
         assert not (site.places.outbox / "a" / "report.v2.json").exists()
-        assert [debt for step in OwedStep for debt in spool.owed.at(step)] == []
+        assert [debt for step in PendingStep for debt in store.pending.at(step)] == []
 
 
 def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
@@ -213,13 +212,13 @@ def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
     with (
         FakeCloud(faults=faults) as fake,
         open_channel(fake.address, settings) as channel,
-        Spool(tmp_path / "state" / "s.db") as spool,
+        StudyStore(tmp_path / "state" / "s.db") as store,
     ):
         escalator = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=1.0))
-        site = Site(tmp_path, spool, SilentCloud())
+        site = Site(tmp_path, store, SilentCloud())
         record = site.study("a", second=escalator)
         assert site.report("a")["status"] == "provisional"
-        site.amender = Amender(spool, site.places.outbox, escalator, UNHURRIED)
+        site.amender = Amender(store, site.places.outbox, escalator, UNHURRIED)
         site.turns()
     assert {header.study_key for header in fake.headers} == {record.id}
     assert sorted(fake.asked[-1]) == [1, 2]
@@ -234,7 +233,7 @@ def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
     site.cloud.available = False
     site.turns()
     assert site.cloud.asked == []
-    assert site.spool.owed.get(record.id).step is OwedStep.OWED
+    assert site.store.pending.get(record.id).step is PendingStep.PENDING
 
 
 def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site: Site) -> None:
@@ -249,7 +248,7 @@ def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site
             waited += 1.0
         pauses.append(waited)
     assert pauses == [1.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 300.0]
-    assert site.spool.owed.get(record.id).attempts == 9
+    assert site.store.pending.get(record.id).attempts == 9
     site.amender = site.start()
     site.cloud.answers = [2]
     site.turns()
@@ -263,7 +262,7 @@ def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(sit
     site.turns()
     site.turns()
     assert len(site.cloud.asked) == 1
-    site.amender.heard()
+    site.amender.responded()
     site.cloud.answers = [2, 2]
     site.turns()
     assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
@@ -291,7 +290,7 @@ def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
     site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
     site.turns()
     assert [site.report(name)["version"] for name in "ab"] == [1, 2]
-    assert site.spool.owed.get(keys[0]).attempts == 1
+    assert site.store.pending.get(keys[0]).attempts == 1
 
 
 def test_one_damaged_region_sets_its_own_debt_aside(site: Site) -> None:
@@ -300,7 +299,7 @@ def test_one_damaged_region_sets_its_own_debt_aside(site: Site) -> None:
         site.study(name)
     key = site.report("a")["study_key"]
     with sqlite3.connect(site.places.state / "s.db") as database:
-        damage = "UPDATE owed_regions SET region = x'00' WHERE study_key = ? AND roi_id = 2"
+        damage = "UPDATE pending_rois SET roi = x'00' WHERE study_key = ? AND roi_id = 2"
         database.execute(damage, (key,))
     database.close()
     site.cloud.available = False
@@ -308,7 +307,7 @@ def test_one_damaged_region_sets_its_own_debt_aside(site: Site) -> None:
     site.cloud.available, site.cloud.answers = True, [2]
     site.turns()
     assert [site.report(name)["version"] for name in "ab"] == [1, 2]
-    assert site.spool.owed.get(key).step is OwedStep.OWED
+    assert site.store.pending.get(key).step is PendingStep.PENDING
 
 
 @pytest.mark.parametrize(
@@ -329,8 +328,8 @@ def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
         second = Escalator(
             channel, Link(), EscalationSettings(SHAPE, reserve_s=1.0), sleep=lambda _s: None
         )
-        site.amender = Amender(site.spool, site.places.outbox, second, UNHURRIED)
-        while site.amender.turn():
+        site.amender = Amender(site.store, site.places.outbox, second, UNHURRIED)
+        while site.amender.run_once():
             pass
     assert [header.study_key for header in fake.headers] == [keys[0]] * attempts + [keys[1]]
     assert [site.report(name)["version"] for name in "ab"] == [1, 2]
@@ -340,7 +339,7 @@ def test_a_link_that_was_broken_is_tried_with_one_region(site: Site) -> None:
     """The rest follows when it has answered."""
     key = site.study("a").id
     site.cloud.answers, site.cloud.probing = [1, 1], True
-    site.amender.turn()
+    site.amender.run_once()
     site.cloud.probing = False
     site.turns()
     assert site.cloud.asked == [(key, (1,)), (key, (2,))]
@@ -372,9 +371,9 @@ def test_an_asking_is_longer_the_more_in_a_row_were_in_vain_whatever_their_study
         return ask(rois, deadline, study_key)
 
     monkeypatch.setattr(site.cloud, "read_rois", asked)
-    persistence = replace(UNHURRIED, asking_s=2.0)
+    persistence = replace(UNHURRIED, first_s=2.0)
     site.amender = Amender(
-        site.spool,
+        site.store,
         site.places.outbox,
         site.cloud,
         persistence,
@@ -396,6 +395,6 @@ def test_an_asking_is_short_and_longer_only_after_those_in_vain(
     deadline_s: float, budgets_s: list[float]
 ) -> None:
     """It doubles, and what arrives meanwhile keeps half of its deadline at least."""
-    persistence = Persistence.of(load_settings(deadline_s=deadline_s))
-    assert [persistence.budget_s(in_vain) for in_vain in range(4)] == budgets_s
+    persistence = RetryBudget.of(load_settings(deadline_s=deadline_s))
+    assert [persistence.budget_s(failed_in_a_row) for failed_in_a_row in range(4)] == budgets_s
     assert persistence.budget_s(10**6) == deadline_s / 2

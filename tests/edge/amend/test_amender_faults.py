@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend.amender import LONGEST_LINK_S, LONGEST_REFUSED_S, Backoff
-from edge.atomic_files import passes, write_atomically
-from edge.store.pending import OwedStep
-from edge.store.studies import Spool
+from edge.amend.amender import MAX_LINK_PAUSE_S, MAX_REFUSAL_PAUSE_S, Backoff
+from edge.atomic_files import is_transient, write_atomically
+from edge.store.pending import PendingStep
+from edge.store.studies import StudyStore
 from tests.edge.amending import Site
 from tests.edge.cases import HandClock
 from tests.edge.full_database import full_at, held_at
@@ -85,13 +85,13 @@ def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> Non
 
 
 @pytest.mark.parametrize(
-    "step", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.OWED, OwedStep.SETTLED]
+    "step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.PENDING, PendingStep.CLOSED]
 )
-def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: OwedStep) -> None:
+def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: PendingStep) -> None:
     """Whichever step finds it full, it is made later, and no version is made twice."""
     (tmp_path / "state").mkdir()
-    with Spool(tmp_path / "state" / "s.db", full_at(step, times=2)) as spool:
-        site = Site(tmp_path, spool, SilentCloud([1, 1, 1, 1]))
+    with StudyStore(tmp_path / "state" / "s.db", full_at(step, times=2)) as store:
+        site = Site(tmp_path, store, SilentCloud([1, 1, 1, 1]))
         site.study("a")
         for _ in range(2):
             with pytest.raises(sqlite3.OperationalError):
@@ -102,21 +102,21 @@ def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: Ow
         assert [change["number"] for change in report["changes"]] == [2, 3]
 
 
-@pytest.mark.parametrize("step", [OwedStep.ASKED, OwedStep.AMENDING, OwedStep.SETTLED])
+@pytest.mark.parametrize("step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.CLOSED])
 def test_a_database_that_another_holds_loses_and_doubles_no_amendment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: OwedStep
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: PendingStep
 ) -> None:
     """A backup, say: what it keeps from being written is written later, once."""
     monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
     (tmp_path / "state").mkdir()
     path = tmp_path / "state" / "s.db"
-    with Spool(path, held_at(path, step, looks=2)) as spool:
-        site = Site(tmp_path, spool, SilentCloud([2, 2]))
+    with StudyStore(path, held_at(path, step, looks=2)) as store:
+        site = Site(tmp_path, store, SilentCloud([2, 2]))
         site.study("a")
         for _ in range(2):
             with pytest.raises(sqlite3.OperationalError, match="locked") as raised:
                 site.turns()
-            assert passes(raised.value)
+            assert is_transient(raised.value)
         site.turns()
         report = site.report("a")
         assert (report["version"], report["status"]) == (2, "final")
@@ -137,11 +137,11 @@ def test_pauses_of_the_link_double_up_to_five_minutes_for_all() -> None:
     backoff = Backoff(5.0, clock, lambda _low, high: high)
     pauses = []
     for _ in range(9):
-        backoff.unheard()
+        backoff.no_response()
         pauses.append(waited_s(backoff, clock, "any"))
-    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, *[LONGEST_LINK_S] * 3]
-    backoff.heard()
-    backoff.unheard()
+    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, *[MAX_LINK_PAUSE_S] * 3]
+    backoff.responded()
+    backoff.no_response()
     assert waited_s(backoff, clock, "any") == 5.0
 
 
@@ -149,12 +149,12 @@ def test_a_refused_study_waits_alone_and_up_to_an_hour() -> None:
     """The others are due at once; what is over waits for nothing."""
     clock = HandClock()
     backoff = Backoff(5.0, clock, lambda _low, high: high)
-    for attempts, pause_s in ((1, 5.0), (2, 10.0), (5000, LONGEST_REFUSED_S)):
+    for attempts, pause_s in ((1, 5.0), (2, 10.0), (5000, MAX_REFUSAL_PAUSE_S)):
         backoff.refused("k", attempts)
         assert backoff.due("other")
         assert waited_s(backoff, clock, "k") == pause_s
     backoff.refused("k", 1)
-    backoff.over("k")
+    backoff.forget("k")
     assert backoff.due("k")
 
 
@@ -162,9 +162,9 @@ def test_word_of_the_link_does_not_free_what_was_refused() -> None:
     """What the cloud itself refused waits on; what met nobody is due."""
     backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
     backoff.refused("refused", 1)
-    backoff.unheard()
+    backoff.no_response()
     assert not backoff.due("other")
-    backoff.heard()
+    backoff.responded()
     assert (backoff.due("other"), backoff.due("refused")) == (True, False)
 
 
@@ -177,18 +177,18 @@ def test_pauses_are_drawn_from_the_upper_half() -> None:
         return high
 
     backoff = Backoff(8.0, HandClock(), jitter)
-    backoff.unheard()
-    backoff.unheard()
+    backoff.no_response()
+    backoff.no_response()
     assert drawn == [(4.0, 8.0), (8.0, 16.0)]
 
 
 def test_askings_in_vain_are_counted_over_all_debts_until_one_is_answered() -> None:
     """A refusal counts too; word of the link alone ends no row."""
     backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
-    assert backoff.in_vain == 0
-    backoff.unheard()
+    assert backoff.failed_in_a_row == 0
+    backoff.no_response()
     backoff.refused("k", 1)
-    backoff.heard()
-    assert backoff.in_vain == 2
+    backoff.responded()
+    assert backoff.failed_in_a_row == 2
     backoff.answered()
-    assert backoff.in_vain == 0
+    assert backoff.failed_in_a_row == 0

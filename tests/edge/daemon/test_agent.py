@@ -21,8 +21,8 @@ from edge.daemon.agent import run_agent
 from edge.daemon.study import MAX_ATTEMPTS
 from edge.job import Job
 from edge.pipeline import StudyResult
-from edge.store.pending import OwedStep, PersistPending
-from edge.store.studies import AlreadyRunning, Spool, Step
+from edge.store.pending import PendingStep, PersistPending
+from edge.store.studies import AlreadyRunning, Step, StudyStore
 from edge.telemetry import Meters
 from evaluation.recovery.agent import settings_in
 from tests.edge.amending import UNHURRIED
@@ -177,7 +177,7 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
         for name in "ab"
     ]
     assert ledgers == [[("wait", 0.0), ("failed", 6.0)], [("wait", 6.0), ("failed", 6.0)]]
-    assert meters.registry.get_sample_value("overread_edge_late_total") == 1
+    assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
 def test_how_things_stand_is_measured_every_turn(
@@ -188,7 +188,7 @@ def test_how_things_stand_is_measured_every_turn(
     monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
     for name, text in (("a", "owe"), ("b", "x")):
         put(tmp_path / "inbox", name, text)
-    gauges = ("waiting_studies", "owed_studies", "set_aside_studies", "cloud_available")
+    gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
 
     def line(job: Job, persist: PersistPending) -> StudyResult:
         value = meters.registry.get_sample_value
@@ -203,8 +203,8 @@ def test_what_is_owed_makes_room_though_more_studies_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the room allowed a debt is given up after every study, not when there are none."""
-    limits = replace(UNHURRIED, most_bytes=0.0)
-    monkeypatch.setattr("edge.daemon.agent.Persistence.of", lambda _settings: limits)
+    limits = replace(UNHURRIED, max_bytes=0.0)
+    monkeypatch.setattr("edge.daemon.agent.RetryBudget.of", lambda _settings: limits)
     for name in "abc":
         put(tmp_path / "inbox", name, "owe")
     seen: list[dict[str, str]] = []
@@ -254,9 +254,9 @@ def slow_line(job: Job, persist: PersistPending) -> StudyResult:
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", [*Step, *OwedStep], ids=lambda step: step.value)
+@pytest.mark.parametrize("step", [*Step, *PendingStep], ids=lambda step: step.value)
 def test_killed_at_any_durable_step_no_study_is_lost_or_doubled(
-    tmp_path: Path, step: Step | OwedStep, durable: bool
+    tmp_path: Path, step: Step | PendingStep, durable: bool
 ) -> None:
     """SIGKILL just before or just after each step: the next start ends every study once.
 
@@ -306,8 +306,8 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
     work_off(tmp_path, line)
     assert_each_once(tmp_path, {"a"}, set())
     assert len(set(tries)) == 1
-    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
-        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+        assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
 @pytest.mark.parametrize("step", [Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE])
@@ -327,11 +327,11 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
 
 @pytest.mark.parametrize(
     "step",
-    [Step.CLAIMING, Step.CLAIMED, Step.READING, OwedStep.KEPT, Step.REPORTED, Step.DONE],
+    [Step.CLAIMING, Step.CLAIMED, Step.READING, PendingStep.SAVED, Step.REPORTED, Step.DONE],
     ids=lambda step: step.value,
 )
 def test_a_database_that_another_holds_pauses_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | OwedStep
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | PendingStep
 ) -> None:
     """A backup, say: the study is not refused, its report is out once, and what it owes counts."""
     monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
@@ -340,9 +340,9 @@ def test_a_database_that_another_holds_pauses_and_loses_nothing(
     work_off(tmp_path, on_step=held_at(path, step, looks=3))
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert statuses(tmp_path) == {"a": "provisional"}
-    with Spool(path) as spool:
-        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
-        assert [debt.version for debt in spool.owed.at(OwedStep.OWED)] == [1]
+    with StudyStore(path) as store:
+        assert [record.attempts for record in store.at(Step.DONE)] == [1]
+        assert [debt.version for debt in store.pending.at(PendingStep.PENDING)] == [1]
 
 
 def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path
         left[0] -= 1
         return left[0] > 0
 
-    def on_step(step: Step | OwedStep, durable: bool) -> None:
+    def on_step(step: Step | PendingStep, durable: bool) -> None:
         if step is Step.CLAIMED and not durable and left[0] < 4 * MAX_ATTEMPTS and left[0] % 2:
             left[0] -= 1
             raise full_error()
@@ -366,8 +366,8 @@ def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path
 
     work_off(tmp_path, line, on_step)
     assert_each_once(tmp_path, {"a"}, set())
-    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
-        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+        assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
 def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_life(
@@ -398,7 +398,7 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
             raise PermissionError(errno.EACCES, "not yours")
         real_move(source, target)
 
-    def on_step(step: Step | OwedStep, _durable: bool) -> None:
+    def on_step(step: Step | PendingStep, _durable: bool) -> None:
         if step is Step.DONE:
             stop.set()
 
@@ -420,7 +420,7 @@ def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
     def unwritable(*_: object) -> StudyResult:
         raise PermissionError(errno.EACCES, "not yours")
 
-    def on_step(step: Step | OwedStep, durable: bool) -> None:
+    def on_step(step: Step | PendingStep, durable: bool) -> None:
         if step is Step.READING and durable:
             stop.set()
 
@@ -431,5 +431,5 @@ def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
             run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=on_step)
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a"}, set())
-    with Spool(tmp_path / "state" / "spool.sqlite3") as spool:
-        assert [record.attempts for record in spool.at(Step.DONE)] == [1]
+    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+        assert [record.attempts for record in store.at(Step.DONE)] == [1]

@@ -8,17 +8,17 @@ import pytest
 
 from edge.daemon import claim as claiming
 from edge.daemon.claim import claim, resume_claim
-from edge.daemon.inbox import Arrival, report_names
-from edge.store.studies import Record, Spool, Step
+from edge.daemon.inbox import CompleteStudy, report_names
+from edge.store.studies import Record, Step, StudyStore
 from tests.edge.inbox import names, watch
 from tests.edge.killable import put
 
 
-def take(arrival: Arrival, root: Path, spool: Spool) -> Record | None:
+def take(study: CompleteStudy, root: Path, store: StudyStore) -> Record | None:
     """Claim it from ``root/inbox`` into ``root/work``."""
     (root / "work").mkdir(exist_ok=True)
     places = (root / "inbox", root / "work")
-    return claim(arrival, *places, spool, lambda _name: False, lambda _key, _since_s: None)
+    return claim(study, *places, store, lambda _name: False, lambda _key, _since_s: None)
 
 
 def files(folder: Path) -> list[str]:
@@ -30,8 +30,8 @@ def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path) -> None:
     """The files are in work, the inbox is empty, the row says so."""
     inbox, _ = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a b")
-    with Spool(tmp_path / "s.db") as spool:
-        record = take(inbox.complete()[0], tmp_path, spool)
+    with StudyStore(tmp_path / "s.db") as store:
+        record = take(inbox.complete()[0], tmp_path, store)
         assert record is not None
         assert record.step is Step.CLAIMED
     assert files(tmp_path / "work" / record.id) == ["a b/0.dcm", "a b/1.dcm"]
@@ -51,11 +51,11 @@ def test_since_when_the_budget_runs_is_told_before_a_file_is_moved(
         raise OSError(28, "no room")
 
     monkeypatch.setattr(claiming, "move", full)
-    with Spool(tmp_path / "s.db") as spool:
+    with StudyStore(tmp_path / "s.db") as store:
         places = (tmp_path / "inbox", tmp_path / "work")
         with pytest.raises(OSError, match="no room"):
-            claim(inbox.complete()[0], *places, spool, lambda _: False, begun.__setitem__)
-        assert begun == {record.id: clock.now_s for record in spool.at(Step.CLAIMING)}
+            claim(inbox.complete()[0], *places, store, lambda _: False, begun.__setitem__)
+        assert begun == {record.id: clock.now_s for record in store.at(Step.CLAIMING)}
         assert len(begun) == 1
 
 
@@ -65,8 +65,8 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) ->
     box.mkdir()
     (box / "x.mhd").write_text("ElementDataFile = x.raw\n")
     (box / "x.raw").symlink_to("../gone/x.raw")
-    with Spool(tmp_path / "s.db") as spool:
-        record = take(Arrival(("x.mhd", "x.raw"), "p", 0.0), tmp_path, spool)
+    with StudyStore(tmp_path / "s.db") as store:
+        record = take(CompleteStudy(("x.mhd", "x.raw"), "p", 0.0), tmp_path, store)
         assert record is not None
         assert record.step is Step.CLAIMED
     moved = tmp_path / "work" / record.id / "x.raw"
@@ -77,11 +77,11 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) ->
 def test_the_same_name_again_is_a_new_study(tmp_path: Path) -> None:
     """What arrives after the claim is claimed on its own, with a report of its own."""
     inbox, _ = watch(tmp_path / "inbox")
-    with Spool(tmp_path / "s.db") as spool:
+    with StudyStore(tmp_path / "s.db") as store:
         records = []
         for text in ("first", "second"):
             put(tmp_path / "inbox", "a", text)
-            records.append(take(inbox.complete()[0], tmp_path, spool))
+            records.append(take(inbox.complete()[0], tmp_path, store))
     kept = [record for record in records if record is not None]
     assert [record.report_name for record in kept] == ["a", "a-2"]
     texts = [(tmp_path / "work" / r.id / "a" / "0.dcm").read_text() for r in kept]
@@ -91,9 +91,9 @@ def test_the_same_name_again_is_a_new_study(tmp_path: Path) -> None:
 def test_a_study_that_another_took_is_forgotten(tmp_path: Path) -> None:
     """No row and no folder remain of it."""
     put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
-    with Spool(tmp_path / "s.db") as spool:
-        assert take(Arrival(("a", "a.done"), "p", 0.0), tmp_path, spool) is None
-        assert spool.at(*Step) == []
+    with StudyStore(tmp_path / "s.db") as store:
+        assert take(CompleteStudy(("a", "a.done"), "p", 0.0), tmp_path, store) is None
+        assert store.at(*Step) == []
     assert list((tmp_path / "work").iterdir()) == []
 
 
@@ -101,11 +101,11 @@ def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(tmp_path
     """The row is dropped and the study is seen again."""
     inbox, _ = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
-    with Spool(tmp_path / "s.db") as spool:
-        record = spool.open_claim(("a",), "p", report_names("a"))
+    with StudyStore(tmp_path / "s.db") as store:
+        record = store.open_claim(("a",), "p", report_names("a"))
         assert record is not None
-        resume_claim(record, tmp_path / "inbox", tmp_path / "work", spool)
-        assert spool.at(*Step) == []
+        resume_claim(record, tmp_path / "inbox", tmp_path / "work", store)
+        assert store.at(*Step) == []
     assert names(inbox) == ["a"]
 
 
@@ -113,13 +113,13 @@ def test_a_claim_interrupted_between_header_and_data_is_finished(tmp_path: Path)
     """The data follows its header."""
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox" / "d.raw").write_text("data")
-    with Spool(tmp_path / "s.db") as spool:
-        record = spool.open_claim(("d.mhd", "d.raw"), "p", report_names("d.mhd"))
+    with StudyStore(tmp_path / "s.db") as store:
+        record = store.open_claim(("d.mhd", "d.raw"), "p", report_names("d.mhd"))
         assert record is not None
         (tmp_path / "work" / record.id).mkdir(parents=True)
         (tmp_path / "work" / record.id / "d.mhd").write_text("header")
-        resume_claim(record, tmp_path / "inbox", tmp_path / "work", spool)
-        assert spool.get(record.id).step is Step.CLAIMED
+        resume_claim(record, tmp_path / "inbox", tmp_path / "work", store)
+        assert store.get(record.id).step is Step.CLAIMED
     assert files(tmp_path / "work" / record.id) == ["d.mhd", "d.raw"]
 
 
@@ -154,15 +154,15 @@ def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
 
     for name in ("move", "copy_whole", "remove"):
         crashing(name)
-    with Spool(tmp_path / "s.db") as spool:
+    with StudyStore(tmp_path / "s.db") as store:
         try:
-            take(arrival, tmp_path, spool)
+            take(arrival, tmp_path, store)
         except Killed:
-            for record in spool.at(Step.CLAIMING):
-                resume_claim(record, tmp_path / "inbox", tmp_path / "work", spool)
+            for record in store.at(Step.CLAIMING):
+                resume_claim(record, tmp_path / "inbox", tmp_path / "work", store)
         for again in inbox.complete():
-            take(again, tmp_path, spool)
-        (record,) = spool.at(*Step)
+            take(again, tmp_path, store)
+        (record,) = store.at(*Step)
         assert record.step is Step.CLAIMED
     assert files(tmp_path / "work" / record.id) == ["a/0.dcm", "a/1.dcm"]
     assert files(tmp_path / "inbox") == []

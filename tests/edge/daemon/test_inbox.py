@@ -93,7 +93,7 @@ def test_hidden_temporary_linked_and_loose_files_are_left_alone(tmp_path: Path) 
         for _ in range(3):
             assert names(inbox) == []
             clock.sleep(QUIET_S)
-    assert [(entry["count"], entry["kinds"]) for entry in logs] == [(2, ["", ".dcm"])]
+    assert [(entry["count"], entry["suffixes"]) for entry in logs] == [(2, ["", ".dcm"])]
 
 
 @pytest.mark.parametrize("where", ["a folder of its own", "the study itself"])
@@ -202,9 +202,7 @@ def test_a_header_waits_for_data_under_a_passing_name(
         for _ in range(3):
             assert names(inbox) == []
             clock.sleep(QUIET_S)
-    assert logs == [
-        {"event": "headers wait for their data files", "count": 1, "log_level": "warning"}
-    ]
+    assert logs == [{"event": "headers lack their data files", "count": 1, "log_level": "warning"}]
     part.rename(tmp_path / "inbox" / "d.raw")
     assert names(inbox) == []
     clock.sleep(QUIET_S)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from edge.daemon.inbox import report_names
-from edge.daemon.study import MAX_ATTEMPTS, Places, carry
+from edge.daemon.study import MAX_ATTEMPTS, AgentFolders, process_study
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Report
-from edge.store.studies import Record, Spool, Step
+from edge.store.studies import Record, Step, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.killable import put, quick_line
 from tests.edge.running_agent import work_off
@@ -32,28 +32,30 @@ def test_reason_file_names_kind_file_and_reason(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
+def places(tmp_path: Path) -> AgentFolders:
     """The folders of an agent."""
-    places = Places.of(settings_in(tmp_path))
+    places = AgentFolders.of(settings_in(tmp_path))
     places.make()
     return places
 
 
 @pytest.fixture
-def spool(places: Places) -> Iterator[Spool]:
+def store(places: AgentFolders) -> Iterator[StudyStore]:
     """Its database."""
-    with Spool(places.state / "s.db") as spool:
-        yield spool
+    with StudyStore(places.state / "s.db") as store:
+        yield store
 
 
-def being_read(places: Places, spool: Spool, text: str = "pixels", times: int = 1) -> Record:
+def being_read(
+    places: AgentFolders, store: StudyStore, text: str = "pixels", times: int = 1
+) -> Record:
     """The study ``a``, whose reading has begun so many times."""
-    record = spool.open_claim(("a",), "p", report_names("a"))
+    record = store.open_claim(("a",), "p", report_names("a"))
     assert record is not None
     put(places.work / record.id, "a", text)
-    spool.advance(record.id, Step.CLAIMED)
+    store.advance(record.id, Step.CLAIMED)
     for _ in range(times):
-        record = spool.advance(record.id, Step.READING)
+        record = store.advance(record.id, Step.READING)
     return record
 
 
@@ -62,44 +64,44 @@ def never(_job: Job) -> StudyResult:
     raise AssertionError("read again")
 
 
-def test_a_report_that_is_out_is_not_written_again(places: Places, spool: Spool) -> None:
+def test_a_report_that_is_out_is_not_written_again(places: AgentFolders, store: StudyStore) -> None:
     """Killed between report and database, the next start believes the report."""
-    record = being_read(places, spool, "bad")
+    record = being_read(places, store, "bad")
     quick_line(Job(places.work / record.id / "a", places.outbox / "a", record.id))
-    carry(record, places, spool, never, 10.0, [].append)
-    assert spool.get(record.id).step is Step.QUARANTINED
-    assert spool.get(record.id).kind == "NotCt"
+    process_study(record, None, places, store, never, 10.0, [].append)
+    assert store.get(record.id).step is Step.QUARANTINED
+    assert store.get(record.id).kind == "NotCt"
 
 
 @pytest.mark.parametrize("damaged", ["", '{"rejec', "[]", "{}", '{"rejection": {"odd": 1}}'])
 def test_a_report_that_is_damaged_counts_as_none(
-    places: Places, spool: Spool, damaged: str
+    places: AgentFolders, store: StudyStore, damaged: str
 ) -> None:
     """The study is read again, and its report takes the place of the damaged one."""
-    record = being_read(places, spool)
+    record = being_read(places, store)
     answer = places.outbox / "a" / "report.json"
     answer.parent.mkdir()
     answer.write_text(damaged)
-    carry(record, places, spool, quick_line, 10.0, [].append)
-    assert spool.get(record.id).step is Step.DONE
+    process_study(record, None, places, store, quick_line, 10.0, [].append)
+    assert store.get(record.id).step is Step.DONE
     assert json.loads(answer.read_text())["status"] == "final"
 
 
 def test_a_study_that_is_blamed_unread_has_a_report_that_is_told(
-    places: Places, spool: Spool
+    places: AgentFolders, store: StudyStore
 ) -> None:
     """It goes out as any other does, once."""
     told: list[Report] = []
-    record = being_read(places, spool, times=MAX_ATTEMPTS)
-    carry(record, places, spool, never, 10.0, told.append, lambda _key: 12.0)
+    record = being_read(places, store, times=MAX_ATTEMPTS)
+    process_study(record, 0.0, places, store, never, 10.0, told.append, lambda: 12.0)
     (report,) = told
     assert [(entry.stage, entry.took_s) for entry in report.ledger] == [("wait", 12.0)]
     assert report.rejection is not None
-    assert report.rejection.kind == spool.get(record.id).kind == "RepeatedCrash"
+    assert report.rejection.kind == store.get(record.id).kind == "RepeatedCrash"
 
 
 def test_the_folder_in_quarantine_outlasts_a_power_cut(
-    places: Places, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    places: AgentFolders, store: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its entry is on the disk before the reason lies in it."""
     synced: list[tuple[Path, list[Path]]] = []
@@ -107,5 +109,7 @@ def test_the_folder_in_quarantine_outlasts_a_power_cut(
         "edge.daemon.study.sync_folder",
         lambda folder: synced.append((folder, list(folder.glob("*/reason.json")))),
     )
-    carry(being_read(places, spool, "bad"), places, spool, quick_line, 10.0, [].append)
+    process_study(
+        being_read(places, store, "bad"), None, places, store, quick_line, 10.0, [].append
+    )
     assert synced == [(places.quarantine, [])]

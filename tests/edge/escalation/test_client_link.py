@@ -255,7 +255,7 @@ def test_a_glance_at_the_link_waits_for_nothing() -> None:
 def test_the_agent_s_metrics_only_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever collects them is not made to wait for a cloud that is being looked for."""
     told: list[object] = []
-    monkeypatch.setattr(Meters, "watch", lambda _meters, estimate: told.append(estimate))
+    monkeypatch.setattr(Meters, "observe_link", lambda _meters, estimate: told.append(estimate))
     stop = threading.Event()
     stop.set()
     with escalator(f"127.0.0.1:{free_port()}") as second:

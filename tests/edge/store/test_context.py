@@ -15,7 +15,7 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.report.model import Change, ChangeKind, Report, Status
-from edge.store.context import FOLLOWS, Grounds
+from edge.store.context import DERIVED, AmendmentContext
 from imaging.volume import Geometry, StudyHeader
 from protos.messages import Verdict
 from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
@@ -24,9 +24,9 @@ TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
 
 
-def grounds(report: Report, plan: Plan | None = None) -> Grounds:
+def grounds(report: Report, plan: Plan | None = None) -> AmendmentContext:
     """Grounds of a report, of three candidates if nothing else is said."""
-    return Grounds(report, plan or plan_of(0.95, 0.7, 0.3), THRESHOLDS, WEIGHTS, GEOMETRY)
+    return AmendmentContext(report, plan or plan_of(0.95, 0.7, 0.3), THRESHOLDS, WEIGHTS, GEOMETRY)
 
 
 def full_report() -> Report:
@@ -57,9 +57,9 @@ def full_report() -> Report:
 def test_every_field_of_a_report_comes_back() -> None:
     """Also those that someone adds later; only what follows from the plan is made again."""
     report = full_report()
-    kept = Grounds.from_bytes(grounds(report).to_bytes()).report
+    kept = AmendmentContext.from_bytes(grounds(report).to_bytes()).report
     for field in dataclasses.fields(Report):
-        if field.name not in FOLLOWS:
+        if field.name not in DERIVED:
             assert getattr(kept, field.name) == getattr(report, field.name), field.name
     assert kept.decisions == plan_of(0.95, 0.7, 0.3).decisions
 
@@ -67,7 +67,7 @@ def test_every_field_of_a_report_comes_back() -> None:
 def test_plan_thresholds_and_place_come_back() -> None:
     """What the findings follow from is the same to the last digit."""
     before = grounds(full_report(), plan_of(1 / 3, math.nextafter(0.7, 1)))
-    after = Grounds.from_bytes(before.to_bytes())
+    after = AmendmentContext.from_bytes(before.to_bytes())
     assert after.plan == dataclasses.replace(before.plan, sizes=())
     assert (after.thresholds, after.weights) == (THRESHOLDS, WEIGHTS)
     assert after.geometry.spacing_mm == GEOMETRY.spacing_mm
@@ -78,7 +78,7 @@ def test_plan_thresholds_and_place_come_back() -> None:
 def test_text_that_is_no_utf8_and_an_endless_deadline_can_be_kept() -> None:
     """Odd bytes of a file name become question marks, as in the report."""
     report = dataclasses.replace(full_report(), source=Path("/in/\udcff"), deadline_s=math.inf)
-    kept = Grounds.from_bytes(grounds(report).to_bytes()).report
+    kept = AmendmentContext.from_bytes(grounds(report).to_bytes()).report
     assert (kept.source, kept.deadline_s) == (Path("/in/?"), math.inf)
 
 
@@ -88,7 +88,7 @@ def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
     words["report"]["of the future"] = 1
     del words["report"]["guarantee"]
     del words["report"]["picture_note"]
-    kept = Grounds.from_bytes(zlib.compress(json.dumps(words).encode())).report
+    kept = AmendmentContext.from_bytes(zlib.compress(json.dumps(words).encode())).report
     assert (kept.picture_note, kept.series_uid) == ("", "1.2.3")
     assert kept.guarantee == NOT_CALIBRATED
 

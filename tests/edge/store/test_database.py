@@ -6,7 +6,7 @@ from pathlib import Path
 
 from edge.settings import load_settings
 from edge.store.database import BUSY_S
-from edge.store.studies import Spool, Step
+from edge.store.studies import Step, StudyStore
 
 
 def test_waiting_for_who_holds_the_database_costs_no_deadline() -> None:
@@ -17,10 +17,10 @@ def test_waiting_for_who_holds_the_database_costs_no_deadline() -> None:
 def test_a_database_that_another_holds_can_be_opened_and_read(tmp_path: Path) -> None:
     """A backup that runs while the agent starts is no reason to stop."""
     path = tmp_path / "s.db"
-    with Spool(path):
+    with StudyStore(path):
         pass
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        with Spool(path) as spool:
-            assert spool.at(*Step) == []
-            assert spool.owed.standing() == (0, 0.0)
+        with StudyStore(path) as store:
+            assert store.at(*Step) == []
+            assert store.pending.backlog() == (0, 0.0)

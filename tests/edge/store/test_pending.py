@@ -10,7 +10,7 @@ import pytest
 
 from edge.escalation.rois import EscalationResult
 from edge.store.database import WrongStep, open_database
-from edge.store.pending import Debt, Owed, OwedStep
+from edge.store.pending import PendingRead, PendingStep, PendingStore
 from protos.messages import Roi, Verdict
 from tests.edge.store.test_context import full_report, grounds
 
@@ -27,9 +27,9 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def owed(database: sqlite3.Connection) -> Owed:
+def owed(database: sqlite3.Connection) -> PendingStore:
     """The debts in it: none."""
-    return Owed(database, lambda _step, _durable: None)
+    return PendingStore(database, lambda _step, _durable: None)
 
 
 def roi(roi_id: int) -> Roi:
@@ -43,64 +43,64 @@ def verdict(roi_id: int) -> Verdict:
     return Verdict(roi_id, 0.75, 9.0, "m 1", 0.0, 0.001, 0.5, "solid")
 
 
-def debt(owed: Owed, *, answers: EscalationResult | None = None) -> Debt:
+def debt(owed: PendingStore, *, answers: EscalationResult | None = None) -> PendingRead:
     """A debt of the regions 2 and 1, whose report is out."""
-    owed.keep(grounds(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)])
+    owed.save(grounds(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)])
     owed.publish("k1")
     return owed.get("k1")
 
 
-def test_regions_come_back_as_they_were_and_in_their_order(owed: Owed) -> None:
+def test_regions_come_back_as_they_were_and_in_their_order(owed: PendingStore) -> None:
     """Voxel for voxel, the most valuable first, also after they were compressed."""
     debt(owed)
     for _ in range(2):
-        kept = owed.regions("k1")
+        kept = owed.rois("k1")
         assert [r.roi_id for r in kept] == [2, 1]
         for found in kept:
             np.testing.assert_array_equal(found.voxels, roi(found.roi_id).voxels)
             assert (found.spacing_mm, found.window_hu) == ((1.0, 1.0, 1.0), (-1000.0, 400.0))
-        while owed.squeeze():
+        while owed.compress_one():
             pass
-    assert owed.region("k1", 7) is None
+    assert owed.roi("k1", 7) is None
 
 
 def test_a_damaged_region_is_squeezed_once_and_damaged_still(
-    owed: Owed, database: sqlite3.Connection
+    owed: PendingStore, database: sqlite3.Connection
 ) -> None:
     """The others are compressed all the same; whoever reads the debt meets the damage."""
     debt(owed)
-    database.execute("UPDATE owed_regions SET region = x'00' WHERE roi_id = 2")
-    assert [owed.squeeze() for _ in range(3)] == [True, True, False]
+    database.execute("UPDATE pending_rois SET roi = x'00' WHERE roi_id = 2")
+    assert [owed.compress_one() for _ in range(3)] == [True, True, False]
     with pytest.raises(zlib.error):
-        owed.regions("k1")
-    assert owed.region("k1", 1) is not None
+        owed.rois("k1")
+    assert owed.roi("k1", 1) is not None
 
 
-def test_what_is_not_published_does_not_count_and_is_replaced(owed: Owed) -> None:
+def test_what_is_not_published_does_not_count_and_is_replaced(owed: PendingStore) -> None:
     """A report that did not go out owes nothing; the next attempt's regions are the ones kept."""
-    owed.keep(grounds(full_report()), EscalationResult(), [roi(1), roi(2)])
-    assert owed.at(OwedStep.OWED) == []
-    owed.keep(grounds(full_report()), EscalationResult(), [roi(3)])
-    assert [r.roi_id for r in owed.regions("k1")] == [3]
-    owed.keep(grounds(full_report()), EscalationResult(), [])
+    owed.save(grounds(full_report()), EscalationResult(), [roi(1), roi(2)])
+    assert owed.at(PendingStep.PENDING) == []
+    owed.save(grounds(full_report()), EscalationResult(), [roi(3)])
+    assert [r.roi_id for r in owed.rois("k1")] == [3]
+    owed.save(grounds(full_report()), EscalationResult(), [])
     with pytest.raises(KeyError, match="k1"):
         owed.get("k1")
 
 
-def test_a_published_debt_is_not_forgotten(owed: Owed) -> None:
+def test_a_published_debt_is_not_forgotten(owed: PendingStore) -> None:
     """Only what a report that never went out would have owed can be dropped."""
     debt(owed)
-    owed.forget("k1")
-    assert owed.get("k1").step is OwedStep.OWED
+    owed.discard("k1")
+    assert owed.get("k1").step is PendingStep.PENDING
 
 
-def test_verdicts_count_from_their_version_on_with_their_masks(owed: Owed) -> None:
+def test_verdicts_count_from_their_version_on_with_their_masks(owed: PendingStore) -> None:
     """Those of the first report, then those that came later; each is taken once."""
     first = EscalationResult({0: verdict(0)}, masks={0: MASK}, reason="dead")
-    begun = owed.answered(
+    begun = owed.add_verdicts(
         debt(owed, answers=first), EscalationResult({2: verdict(2), 0: verdict(0)})
     )
-    assert owed.open_places(begun) == (1,)
+    assert owed.open_rois(begun) == (1,)
     before, after = owed.answers("k1", begun.version), owed.answers("k1", begun.version + 1)
     assert (set(before.verdicts), set(after.verdicts)) == ({0}, {0, 2})
     np.testing.assert_array_equal(after.masks[0], MASK)
@@ -108,47 +108,47 @@ def test_verdicts_count_from_their_version_on_with_their_masks(owed: Owed) -> No
 
 
 def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
-    owed: Owed, database: sqlite3.Connection
+    owed: PendingStore, database: sqlite3.Connection
 ) -> None:
     """Regions go as they are answered; with the last one nothing is left in any table."""
-    made = owed.asked(debt(owed))
+    made = owed.count_attempt(debt(owed))
     assert made.attempts == 1
-    begun = owed.answered(made, EscalationResult({2: verdict(2)}))
-    assert owed.amended(begun, grounds(full_report())) is OwedStep.OWED
+    begun = owed.add_verdicts(made, EscalationResult({2: verdict(2)}))
+    assert owed.version_written(begun, grounds(full_report())) is PendingStep.PENDING
     again = owed.get("k1")
-    assert (again.version, again.attempts, again.step) == (3, 0, OwedStep.OWED)
-    assert [r.roi_id for r in owed.regions("k1")] == [1]
-    last = owed.answered(again, EscalationResult({1: verdict(1)}))
-    assert owed.amended(last, grounds(full_report())) is OwedStep.SETTLED
-    for table in ("owed", "owed_regions", "owed_verdicts"):
+    assert (again.version, again.attempts, again.step) == (3, 0, PendingStep.PENDING)
+    assert [r.roi_id for r in owed.rois("k1")] == [1]
+    last = owed.add_verdicts(again, EscalationResult({1: verdict(1)}))
+    assert owed.version_written(last, grounds(full_report())) is PendingStep.CLOSED
+    for table in ("pending", "pending_rois", "pending_verdicts"):
         assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
 
-def test_no_step_is_made_twice(owed: Owed) -> None:
+def test_no_step_is_made_twice(owed: PendingStore) -> None:
     """Whoever holds an old view of a debt cannot move it."""
     old = debt(owed)
-    begun = owed.answered(old, EscalationResult({1: verdict(1)}))
+    begun = owed.add_verdicts(old, EscalationResult({1: verdict(1)}))
     with pytest.raises(WrongStep):
-        owed.answered(old, EscalationResult({2: verdict(2)}))
-    owed.amended(begun, grounds(full_report()))
+        owed.add_verdicts(old, EscalationResult({2: verdict(2)}))
+    owed.version_written(begun, grounds(full_report()))
     with pytest.raises(WrongStep):
-        owed.amended(begun, grounds(full_report()))
+        owed.version_written(begun, grounds(full_report()))
     assert owed.get("k1").version == begun.version + 1
 
 
-def test_those_asked_for_least_come_first(owed: Owed) -> None:
+def test_those_asked_for_least_come_first(owed: PendingStore) -> None:
     """One that never gets an answer does not keep the others from theirs."""
-    owed.asked(debt(owed))
+    owed.count_attempt(debt(owed))
     report = full_report()
     other = grounds(type(report)("k2", report.created, report.source, 10.0))
-    owed.keep(other, EscalationResult(), [roi(1)])
+    owed.save(other, EscalationResult(), [roi(1)])
     owed.publish("k2")
-    assert [d.study_key for d in owed.at(OwedStep.OWED)] == ["k2", "k1"]
+    assert [d.study_key for d in owed.at(PendingStep.PENDING)] == ["k2", "k1"]
 
 
-def test_age_is_the_time_that_has_passed(owed: Owed) -> None:
+def test_age_is_the_time_that_has_passed(owed: PendingStore) -> None:
     """Every debt ages by what it is told."""
     debt(owed)
-    owed.pass_time(60.0)
-    owed.pass_time(0.5)
+    owed.add_age(60.0)
+    owed.add_age(0.5)
     assert owed.get("k1").age_s == 60.5

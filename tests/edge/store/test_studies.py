@@ -7,28 +7,28 @@ import pytest
 
 from edge.daemon.inbox import report_names
 from edge.store.database import WrongStep
-from edge.store.pending import OwedStep
-from edge.store.studies import AlreadyRunning, Record, Spool, Step, exclusive
+from edge.store.pending import PendingStep
+from edge.store.studies import AlreadyRunning, Record, Step, StudyStore, exclusive
 
 PATH_TO_DONE = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE)
 
 
-def claimed(spool: Spool, name: str = "a") -> Record:
+def claimed(store: StudyStore, name: str = "a") -> Record:
     """A study at CLAIMED."""
-    record = spool.open_claim((name,), "print", report_names(name))
+    record = store.open_claim((name,), "print", report_names(name))
     assert record is not None
-    return spool.advance(record.id, Step.CLAIMED)
+    return store.advance(record.id, Step.CLAIMED)
 
 
 def test_a_study_walks_to_done_and_is_remembered_by_the_next_process(tmp_path: Path) -> None:
     """Every step is there for whoever opens the database afterwards."""
-    with Spool(tmp_path / "s.db") as spool:
-        record = spool.open_claim(("a b ü", "a b ü.done"), "print", report_names("a b ü"))
+    with StudyStore(tmp_path / "s.db") as store:
+        record = store.open_claim(("a b ü", "a b ü.done"), "print", report_names("a b ü"))
         assert record is not None
         assert record.step is Step.CLAIMING
         for step in PATH_TO_DONE:
-            assert spool.advance(record.id, step).step is step
-    with Spool(tmp_path / "s.db") as again:
+            assert store.advance(record.id, step).step is step
+    with StudyStore(tmp_path / "s.db") as again:
         kept = again.get(record.id)
     assert (kept.members, kept.step, kept.attempts) == (("a b ü", "a b ü.done"), Step.DONE, 1)
     assert kept.updated >= kept.created
@@ -36,35 +36,35 @@ def test_a_study_walks_to_done_and_is_remembered_by_the_next_process(tmp_path: P
 
 def test_no_step_is_left_out_or_made_twice(tmp_path: Path) -> None:
     """A step from the wrong place is refused and changes nothing."""
-    with Spool(tmp_path / "s.db") as spool:
-        record = claimed(spool)
+    with StudyStore(tmp_path / "s.db") as store:
+        record = claimed(store)
         for step in (Step.REPORTED, Step.DONE, Step.QUARANTINED):
             with pytest.raises(WrongStep, match="claimed"):
-                spool.advance(record.id, step)
-        assert spool.get(record.id).step is Step.CLAIMED
+                store.advance(record.id, step)
+        assert store.get(record.id).step is Step.CLAIMED
 
 
 def test_attempts_count_up_and_a_returned_one_counts_down(tmp_path: Path) -> None:
     """READING counts an attempt, going back to CLAIMED takes it off again."""
-    with Spool(tmp_path / "s.db") as spool:
-        key = claimed(spool).id
-        assert spool.advance(key, Step.READING).attempts == 1
-        assert spool.advance(key, Step.READING).attempts == 2
-        assert spool.advance(key, Step.CLAIMED).attempts == 1
+    with StudyStore(tmp_path / "s.db") as store:
+        key = claimed(store).id
+        assert store.advance(key, Step.READING).attempts == 1
+        assert store.advance(key, Step.READING).attempts == 2
+        assert store.advance(key, Step.CLAIMED).attempts == 1
 
 
 def test_a_condemned_study_keeps_its_reason(tmp_path: Path) -> None:
     """Kind, reason and file stand in the row, whatever bytes the file name had."""
-    with Spool(tmp_path / "s.db") as spool:
-        key = claimed(spool).id
-        spool.condemn(key, "NotCt", "no CT", "odd\udcff.dcm")
-        record = spool.advance(key, Step.QUARANTINED)
+    with StudyStore(tmp_path / "s.db") as store:
+        key = claimed(store).id
+        store.quarantine(key, "NotCt", "no CT", "odd\udcff.dcm")
+        record = store.advance(key, Step.QUARANTINED)
     assert (record.kind, record.reason, record.file) == ("NotCt", "no CT", "odd?.dcm")
 
 
 def test_two_processes_cannot_be_claiming_the_same_name(tmp_path: Path) -> None:
     """The second claim of a name gets nothing while the first is open; later it is a new study."""
-    with Spool(tmp_path / "s.db") as one, Spool(tmp_path / "s.db") as two:
+    with StudyStore(tmp_path / "s.db") as one, StudyStore(tmp_path / "s.db") as two:
         first = one.open_claim(("a",), "p", report_names("a"))
         assert first is not None
         assert two.open_claim(("a",), "p", report_names("a")) is None
@@ -76,29 +76,29 @@ def test_two_processes_cannot_be_claiming_the_same_name(tmp_path: Path) -> None:
 
 def test_a_forgotten_claim_leaves_nothing_and_a_made_one_is_not_forgotten(tmp_path: Path) -> None:
     """Only a claim that is still open can be dropped."""
-    with Spool(tmp_path / "s.db") as spool:
-        open_claim = spool.open_claim(("a",), "p", report_names("a"))
+    with StudyStore(tmp_path / "s.db") as store:
+        open_claim = store.open_claim(("a",), "p", report_names("a"))
         assert open_claim is not None
-        spool.forget(open_claim.id)
+        store.forget_claim(open_claim.id)
         with pytest.raises(KeyError):
-            spool.get(open_claim.id)
-        made = claimed(spool)
-        spool.forget(made.id)
-        assert spool.at(Step.CLAIMED) == [made]
+            store.get(open_claim.id)
+        made = claimed(store)
+        store.forget_claim(made.id)
+        assert store.at(Step.CLAIMED) == [made]
 
 
 def test_studies_come_in_the_order_of_their_claims(tmp_path: Path) -> None:
     """The oldest study is the first to be read."""
-    with Spool(tmp_path / "s.db") as spool:
-        keys = [claimed(spool, name).id for name in "cab"]
-        assert [record.id for record in spool.at(Step.CLAIMED, Step.READING)] == keys
+    with StudyStore(tmp_path / "s.db") as store:
+        keys = [claimed(store, name).id for name in "cab"]
+        assert [record.id for record in store.at(Step.CLAIMED, Step.READING)] == keys
 
 
 def test_hook_sees_each_step_before_and_after_it_is_durable(tmp_path: Path) -> None:
     """Whoever crashes in the hook crashes around exactly one step."""
-    seen: list[tuple[Step | OwedStep, bool]] = []
-    with Spool(tmp_path / "s.db", lambda step, durable: seen.append((step, durable))) as spool:
-        claimed(spool)
+    seen: list[tuple[Step | PendingStep, bool]] = []
+    with StudyStore(tmp_path / "s.db", lambda step, durable: seen.append((step, durable))) as store:
+        claimed(store)
     both = [(s, d) for s in (Step.CLAIMING, Step.CLAIMED) for d in (False, True)]
     assert seen == both
 
@@ -123,5 +123,5 @@ def test_lock_keeps_a_second_process_out_until_it_is_released(tmp_path: Path) ->
         return str(told.get(timeout=30))
 
     with exclusive(tmp_path / "lock"):
-        assert other() == f"{tmp_path}: another agent works on this folder"
+        assert other() == f"{tmp_path}: another agent uses this folder"
     assert other() == "held"

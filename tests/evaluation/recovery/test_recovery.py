@@ -15,7 +15,7 @@ from random import Random
 import pytest
 
 from edge.amend.amender import Backoff
-from edge.store.pending import OwedStep
+from edge.store.pending import PendingStep
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import RandomCloud, put_study, work
 from evaluation.recovery.check import Found, busy, check
@@ -76,14 +76,14 @@ def test_a_disk_that_is_full_at_any_file_loses_and_doubles_nothing(
     assert found.sound, found
 
 
-@pytest.mark.parametrize("step", [*Step, *OwedStep])
+@pytest.mark.parametrize("step", [*Step, *PendingStep])
 def test_a_database_that_is_full_at_any_step_loses_and_doubles_nothing(
-    tmp_path: Path, step: Step | OwedStep
+    tmp_path: Path, step: Step | PendingStep
 ) -> None:
     """Before each durable step, twice: it is made when there is room."""
     full = [2]
 
-    def on_step(at: Step | OwedStep, durable: bool) -> None:
+    def on_step(at: Step | PendingStep, durable: bool) -> None:
         if at is step and not durable and full[0]:
             full[0] -= 1
             error = sqlite3.OperationalError("database or disk is full")
@@ -145,7 +145,7 @@ def test_pauses_follow_the_monotonic_clock_alone(monkeypatch: pytest.MonkeyPatch
     """A day forward or back of the wall clock neither ends a pause nor makes it longer."""
     clock = HandClock()
     backoff = Backoff(5.0, clock, lambda _low, high: high)
-    backoff.unheard()
+    backoff.no_response()
     for wall_s in (0.0, 86_400.0, -86_400.0):
         monkeypatch.setattr(time, "time", lambda wall_s=wall_s: wall_s)
         assert not backoff.due("a")
