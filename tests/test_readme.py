@@ -70,13 +70,16 @@ def test_the_code_named_in_the_architecture_exists() -> None:
     assert missing == []
 
 
-def test_the_settings_named_in_the_table_of_times_exist() -> None:
-    """A row names a setting of edge or cloud, or a name in a module."""
+def test_the_table_of_times_has_the_defaults_of_the_settings() -> None:
+    """A row names a setting of edge or cloud with its default, or a name in a module."""
     section = words("docs/architecture.md").split("## Time")[1].split("\n## ")[0]
-    where = [line.split("|")[3] for line in section.splitlines() if line.startswith("| ")]
-    named = {name for cell in where for name in re.findall(r"`(\w+)`", cell)}
-    assert named
-    assert named - {*EdgeSettings.model_fields, *CloudSettings.model_fields} == set()
+    rows = [line.split("|")[2:4] for line in section.splitlines() if line.startswith("| ")]
+    stated = {name: given for given, where in rows for name in re.findall(r"`(\w+)`", where)}
+    fields = EdgeSettings.model_fields | CloudSettings.model_fields
+    assert "deadline_s" in stated
+    assert stated.keys() - fields.keys() == set()
+    wrong = [n for n, given in stated.items() if f"{fields[n].default:g}" not in given.split()]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
