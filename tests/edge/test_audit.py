@@ -126,7 +126,9 @@ def test_outcome_and_counts_of_an_audit() -> None:
     assert of(plan, lost) == Audit(
         AuditOutcome.UNANSWERED, 0.05, 0.09, 3, reason="Unreachable: lost"
     )
-    assert of(plan_of(), EscalationResult()) == Audit(AuditOutcome.NOTHING, 0.05, 0.0)
+    nothing = Audit(AuditOutcome.NOTHING, 0.05, 0.0)
+    assert of(plan_of(), EscalationResult()) == nothing
+    assert nothing.text == "sampled, but there was no candidate to send"
     unsampled = of(replace(plan, send=(), audit=()), EscalationResult(), sampled=False)
     assert unsampled == Audit(AuditOutcome.NOT_SAMPLED, 0.05, 0.09)
     assert of(plan_of(0.5), EscalationResult()) is None

@@ -12,7 +12,7 @@ import pytest
 
 from edge.atomic_files import write_atomically
 from edge.budget import LedgerEntry
-from edge.findings import DecidedBy, Decision, Finding, Route, SecondReading
+from edge.findings import DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Rejection, Report, Status
 from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
 from edge.report.write import (
@@ -241,6 +241,12 @@ def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> No
     paths = write(replace(REPORT, findings=(FINDING,) * count), tmp_path)
     assert len(paths.pictures) == PICTURED_FINDINGS + 1
     assert len(json.loads(paths.json.read_text())["findings"]) == count
+
+
+def test_an_outline_is_drawn(tmp_path: Path) -> None:
+    outlined = replace(FINDING, outline=Outline(np.ones((4, 4, 4), bool), (18, 28, 38)))
+    plain, drawn = (draw_pictures((one,), box(), tmp_path) for one in (FINDING, outlined))
+    assert plain["finding_01.png"] != drawn["finding_01.png"]
 
 
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
