@@ -28,8 +28,8 @@ from evaluation.accuracy.nodules import nodules_command
 from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import lesion_insertion_command
 from evaluation.links.dead_cloud import dead_cloud_command
-from evaluation.links.link_command import link_command
-from evaluation.load.command import load_command
+from evaluation.links.link import link_command
+from evaluation.load.load import load_command
 from evaluation.policies.command import policies_command
 from evaluation.policies.roi_sizes import sizes_command
 from evaluation.recovery.clock_jumps import clock_jumps_command

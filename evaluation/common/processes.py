@@ -12,9 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,17 +176,21 @@ def running(name: str, command: Sequence[str], log: Path) -> Iterator[Process]:
 
 
 class RestartableCloud:
-    """One cloud process after another at the same address; ``deaths`` counts those killed."""
+    """One cloud process after another at the same address; ``kills`` counts those killed.
+
+    `require_alive` and `restart` may be called from several threads.
+    """
 
     def __init__(self, folder: Path, program: Sequence[str] = CLOUD, *options: str) -> None:
         self._ready, self._log = folder / "address", folder / "log"
         self._program, self._options = program, options
         self._process: Process | None = None
-        self.address, self.deaths = "127.0.0.1:0", 0
+        self._lock = threading.Lock()
+        self.address, self.kills = "127.0.0.1:0", 0
 
     @property
     def serves(self) -> bool:
-        """Whether it can be asked now.
+        """Return whether it accepts requests now.
 
         Raises:
             ServiceFailed: it has ended by itself.
@@ -194,6 +199,22 @@ class RestartableCloud:
             return False
         self._process.require_alive()
         return self._ready.is_file()
+
+    def require_alive(self) -> None:
+        """Do nothing as long as it serves or starts.
+
+        Raises:
+            ServiceFailed: it has ended by itself.
+        """
+        with self._lock:
+            self.serves  # noqa: B018 - it raises
+
+    def restart(self) -> None:
+        """Kill it if it serves, and start it again without waiting."""
+        with self._lock, suppress(ServiceFailed):  # the next `require_alive` raises it
+            if self.serves:
+                self.kill()
+                self.start()
 
     def start(self) -> None:
         """Start it without waiting."""
@@ -217,7 +238,7 @@ class RestartableCloud:
         if self._process is not None:
             self._process.kill()
             self._process = None
-            self.deaths += 1
+            self.kills += 1
 
     def stop(self) -> None:
         """Stop it, or kill it if it does not end."""

@@ -1,27 +1,46 @@
-"""Runs of studies over faulty links, through a real edge and a real cloud.
+"""``overread-eval link``: studies over faulty links, through a real edge and a real cloud.
 
 Each study is timed from its start to its report. A report is late if it comes more than
-`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud.
+`TOLERANCE_S` after its deadline. Several edges may share the run, and the cloud. With a journal
+each study is written as it comes, so that an interrupted run can be continued. Its first line
+describes the run, with checksums of the artifacts; the journal of another run is refused.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import random
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+from cloud.settings import load_settings as load_cloud_settings
 from edge.findings import SecondReading
-from evaluation.common.processes import EdgeProcess, RestartableCloud
-from evaluation.errors import ServiceFailed
+from edge.settings import load_settings
+from evaluation.common.cli import STUDIES, Cache, Deadline, Json, Phantoms, Reserve, counting, show
+from evaluation.common.processes import (
+    EdgeProcess,
+    RestartableCloud,
+    edge_process,
+    restartable_cloud,
+)
+from evaluation.common.tables import columns_table
+from evaluation.errors import MissingData
 from evaluation.links.proxy import Proxy, proxied
-from evaluation.links.trace import Trace
-from evaluation.timing.latency import percentiles_ms
+from evaluation.links.trace import Trace, find_trace, shipped_names
+from evaluation.timing.latency import percentiles_ms, this_machine
+from models.markdown import Rows
+from models.runtime.artifacts import find
 
 TOLERANCE_S = 0.020
 
@@ -39,6 +58,22 @@ KILL_WITHIN_S = 0.5
 
 Result = dict[str, Any]
 """One study: trace, number, and the answer of `evaluation.links.edge_worker`."""
+
+_COLUMNS = {
+    "trace": ("trace", "{}"),
+    "studies": ("studies", "{}"),
+    "late": ("late", "{}"),
+    "scheduler_delay_p95_ms": ("delay ms", "{:.0f}"),
+    "p50_ms": ("p50 ms", "{:.0f}"),
+    "p95_ms": ("p95 ms", "{:.0f}"),
+    "p99_ms": ("p99 ms", "{:.0f}"),
+    "sensitivity": ("found", "{:.1%}"),
+    "escalated": ("sent", "{}"),
+    "answered": ("answered", "{}"),
+    "broken_off": ("broken off", "{}"),
+    "bytes": ("bytes", "{}"),
+    "deaths": ("kills", "{}"),
+}
 
 
 @dataclass(frozen=True)
@@ -66,34 +101,125 @@ class Run:
     replay: bool = False
 
 
-class CloudKiller:
-    """Kills and restarts a cloud that several edges use; ``kills`` counts it."""
+def link_command(
+    trace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME|CSV|off", help="Link; may be repeated. Default: all shipped."),
+    ] = None,
+    studies: Annotated[int, typer.Option(min=1, help="Studies over each trace.")] = 20,
+    deadline: Deadline = None,
+    reserve: Reserve = None,
+    kill_cloud: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of studies in which the cloud is killed.")
+    ] = 0.0,
+    phantoms: Phantoms = 4,
+    files_every: Annotated[
+        int, typer.Option(min=1, help="Read every Nth study from DICOM.", metavar="N")
+    ] = 50,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Reuse the candidates of one earlier screening.")
+    ] = False,
+    max_rois: Annotated[int | None, typer.Option(min=1, help="Most ROIs sent per study.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Edges in parallel.")] = 1,
+    journal: Annotated[
+        Path | None, typer.Option(metavar="JSONL", help="Journal to write and to continue from.")
+    ] = None,
+    cache: Cache = STUDIES,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of phantoms, jitter and kills.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Real edge and cloud over faulty links: deadlines kept, nodules found, bytes sent."""
+    names = trace or shipped_names()
+    links = [None if name == OFF else find_trace(name) for name in names]
+    given = {"deadline_s": deadline, "reserve_s": reserve, "max_rois": max_rois}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    edge = load_settings(**settings)
+    times_s = (edge.deadline_s, edge.reserve_s)
+    run = Run(studies, settings, *times_s, kill_cloud, files_every, seed, replay)
+    machine = asdict(this_machine())
+    weights = checksums(edge.screening_model, load_cloud_settings().model)
+    results = Journal(journal, {**asdict(run), "phantoms": phantoms, **machine, **weights})
+    _continue(run, links, results, workers, lambda log: edge_process(phantoms, seed, cache, log))
+    in_order = sorted(results.entries, key=lambda one: (one["trace"], one["number"]))
+    result = as_dict(run, in_order, {**machine, "workers": workers})
+    show(result, as_json, _table(result), CAVEAT)
 
-    def __init__(self, cloud: RestartableCloud) -> None:
-        self._cloud, self._lock = cloud, threading.Lock()
-        self.kills = 0
 
-    @property
-    def address(self) -> str:
-        """``HOST:PORT`` of the cloud."""
-        return self._cloud.address
+def checksums(*names: str) -> dict[str, str]:
+    """Return a checksum of each artifact by name: of its weights and its settings."""
+    found = {}
+    for one in map(find, names):
+        whole = json.dumps([one.sha256, one.settings], sort_keys=True)
+        found[one.name] = hashlib.sha256(whole.encode()).hexdigest()[:16]
+    return found
 
-    def require_alive(self) -> None:
-        """Do nothing as long as the cloud runs or restarts.
 
-        Raises:
-            ServiceFailed: it ended by itself.
-        """
+class Journal:
+    """The results so far, also in the file ``path`` if that is not None.
+
+    Raises:
+        MissingData: the file belongs to another run than ``run``, or cannot be read.
+    """
+
+    def __init__(self, path: Path | None, run: dict[str, Any]) -> None:
+        self.entries: list[Result] = []
+        self._path, self._lock = path, threading.Lock()
+        if path is None:
+            return
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{json.dumps(run)}\n")
+        first, *self.entries = _lines(path)
+        if first != json.loads(json.dumps(run)):
+            raise MissingData(path, f"journal of another run: {first}, expected {run}")
+
+    def add(self, result: Result) -> None:
+        """Add one result; may be called from several threads."""
         with self._lock:
-            self._cloud.serves  # noqa: B018 - it raises
+            self.entries.append(result)
+            if self._path is not None:
+                with self._path.open("a") as file:
+                    file.write(f"{json.dumps(result)}\n")
 
-    def kill(self) -> None:
-        """Kill the cloud if it serves, and start it again without waiting."""
-        with self._lock, suppress(ServiceFailed):  # the next `require_alive` raises it
-            if self._cloud.serves:
-                self._cloud.kill()
-                self._cloud.start()
-                self.kills += 1
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Read all whole lines; an incomplete last line is removed from the file."""
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    try:
+        lines = [dict(json.loads(line)) for line in whole.splitlines()]
+    except ValueError as error:
+        raise MissingData(path, f"not a journal: {error}") from error
+    if not lines:
+        raise MissingData(path, "journal is empty: remove it")
+    return lines
+
+
+def _continue(
+    run: Run,
+    links: list[Trace | None],
+    results: Journal,
+    workers: int,
+    edge: Callable[[Path], AbstractContextManager[EdgeProcess]],
+) -> None:
+    """Read the studies that the journal lacks, and add them."""
+    done = {(one["trace"], one["number"]) for one in results.entries}
+    if not (parts := parts_of(links, run.studies, workers, done)):
+        return
+    with ExitStack() as running, counting("studies") as step:
+        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
+        cloud = running.enter_context(restartable_cloud(folder))
+        logs = (folder / f"edge{worker}.log" for worker in range(min(workers, len(parts))))
+        edges = [running.enter_context(edge(log)) for log in logs]
+        count, total = itertools.count(1), sum(len(part.numbers) for part in parts)
+
+        def record(result: Result) -> None:
+            results.add(result)
+            step(next(count), total)
+
+        read_all(run, parts, edges, cloud, record)
 
 
 @dataclass(frozen=True)
@@ -125,7 +251,7 @@ def read_all(
     run: Run,
     parts: Sequence[Part],
     edges: Sequence[EdgeProcess],
-    killer: CloudKiller,
+    cloud: RestartableCloud,
     record: Callable[[Result], None],
 ) -> None:
     """Read all parts with all ``edges`` in parallel; ``record`` is called with each study.
@@ -139,7 +265,7 @@ def read_all(
     def work(edge: EdgeProcess) -> None:
         try:
             for part in left:
-                for result in read_part(run, part.trace, edge, killer, part.numbers):
+                for result in read_part(run, part.trace, edge, cloud, part.numbers):
                     record(result)
                     if failed.is_set():
                         return
@@ -152,24 +278,33 @@ def read_all(
 
 
 def read_part(
-    run: Run, trace: Trace | None, edge: EdgeProcess, killer: CloudKiller, numbers: Iterable[int]
+    run: Run,
+    trace: Trace | None,
+    edge: EdgeProcess,
+    cloud: RestartableCloud,
+    numbers: Iterable[int],
 ) -> Iterator[Result]:
     """Read the studies of these numbers over one trace, None being `OFF`.
 
     Raises:
         ServiceFailed: the cloud ended by itself.
     """
-    link = proxied(killer.address, trace, seed=run.seed) if trace else nullcontext()
+    link = proxied(cloud.address, trace, seed=run.seed) if trace else nullcontext()
     with link as proxy:
         edge.open(replay=run.replay, **run.settings, cloud=proxy.address if proxy else OFF)
         if proxy is not None:
             proxy.rewind()
         for number in numbers:
-            yield _read(run, trace.name if trace else OFF, number, edge, killer, proxy)
+            yield _read(run, trace.name if trace else OFF, number, edge, cloud, proxy)
 
 
 def _read(
-    run: Run, name: str, number: int, edge: EdgeProcess, killer: CloudKiller, proxy: Proxy | None
+    run: Run,
+    name: str,
+    number: int,
+    edge: EdgeProcess,
+    cloud: RestartableCloud,
+    proxy: Proxy | None,
 ) -> Result:
     from_files = _from_files(run, number)
     result: Result = {"trace": name, "number": number, "bytes": 0, "death": False}
@@ -177,9 +312,9 @@ def _read(
         return result | edge.read(number, from_files=from_files)
     chance = random.Random(f"{run.seed} {name} {number}")
     kills, delay_s = chance.random() < run.kill_share, chance.uniform(0, KILL_WITHIN_S)
-    killer.require_alive()
-    carried, before = proxy.carried.total_bytes, killer.kills
-    timer = threading.Timer(delay_s, killer.kill)
+    cloud.require_alive()
+    carried, before = proxy.carried.total_bytes, cloud.kills
+    timer = threading.Timer(delay_s, cloud.restart)
     if kills:
         timer.start()
     result |= edge.read(number, from_files=from_files)
@@ -188,7 +323,7 @@ def _read(
         timer.join()
     return result | {
         "bytes": proxy.carried.total_bytes - carried,
-        "death": kills and killer.kills > before,
+        "death": kills and cloud.kills > before,
     }
 
 
@@ -248,3 +383,14 @@ def as_dict(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dic
         "traces": [row(name, those, run.deadline_s) for name, those in by_trace.items()],
         "caveat": CAVEAT,
     }
+
+
+def _table(result: dict[str, Any]) -> Rows:
+    title = (
+        f"{result['late']} of {result['studies']} reports late "
+        f"({result['late_without_scheduler_delay']} without scheduler delay), "
+        f"deadline {result['deadline_s']:g} s; "
+        f"{result['from_files']} from files, {result['from_memory']} from memory; "
+        f"{result['cpu']}, {result['cores']} cores"
+    )
+    return columns_table(_COLUMNS, result["traces"], title)

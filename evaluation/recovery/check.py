@@ -1,7 +1,4 @@
-"""The check of a site after a chaos test: no answer is lost, doubled or left behind.
-
-Also what all chaos tests of the daemon share: studies arrive, an agent works, the result is shown.
-"""
+"""The site of a chaos test, and its check: no answer is lost, doubled or left behind."""
 
 from __future__ import annotations
 
@@ -75,28 +72,49 @@ class Found:
         return not (self.lost or self.doubled or self.left)
 
 
-def some_scores(chance: Random, count: int) -> list[float]:
-    """Draw ``count`` scores, the highest first."""
-    return sorted((round(chance.uniform(0.02, 0.98), 3) for _ in range(count)), reverse=True)
+class Site:
+    """One inbox, outbox and state folder below ``root``, which must not exist yet."""
 
+    def __init__(self, root: Path, chance: Random) -> None:
+        self.root, self.chance, self.studies = root, chance, Studies()
+        (root / "inbox").mkdir(parents=True)
 
-def arrive(root: Path, studies: Studies, scores: Sequence[float] | None) -> None:
-    """Put one more study in the inbox below ``root``, and in ``studies``."""
-    name = f"study {len(studies)}"
-    studies[name] = scores
-    put_study(root / "inbox", name, scores)
+    def arrive(self, scores: Sequence[float] | None) -> None:
+        """Put one more study in the inbox."""
+        name = f"study {len(self.studies)}"
+        self.studies[name] = scores
+        put_study(self.root / "inbox", name, scores)
 
+    def some_scores(self, count: int) -> list[float]:
+        """Draw ``count`` scores, the highest first."""
+        scores = (round(self.chance.uniform(0.02, 0.98), 3) for _ in range(count))
+        return sorted(scores, reverse=True)
 
-@contextmanager
-def working(serve: Callable[..., None], *arguments: object) -> Iterator[BaseProcess]:
-    """Run an agent as a process for the time of the context, and end it by SIGTERM."""
-    agent = multiprocessing.get_context("spawn").Process(target=serve, args=arguments)
-    agent.start()
-    try:
-        yield agent
-    finally:
-        agent.terminate()
-        agent.join(PATIENCE_S)
+    @contextmanager
+    def working(self, serve: Callable[..., None], *arguments: object) -> Iterator[BaseProcess]:
+        """Run an agent as a process for the time of the context, and end it by SIGTERM."""
+        process = multiprocessing.get_context("spawn").Process
+        agent = process(target=serve, args=(self.root, *arguments))
+        agent.start()
+        try:
+            yield agent
+        finally:
+            agent.terminate()
+            agent.join(PATIENCE_S)
+
+    def is_idle(self) -> bool:
+        """Return whether the agent has nothing left to do."""
+        return not busy(self.root)
+
+    def require(self, holds: Callable[[], bool], agent: BaseProcess) -> None:
+        """Wait until the condition holds.
+
+        Raises:
+            ServiceFailed: the agent died, or `PATIENCE_S` passed.
+        """
+        if not wait(holds, agent):
+            log = log_tail(self.root / "log")
+            raise ServiceFailed(f"the agent (status {agent.exitcode})\n{log}")
 
 
 def busy(root: Path) -> bool:
@@ -119,16 +137,6 @@ def wait(holds: Callable[[], bool], agent: BaseProcess) -> bool:
     while not (held := holds()) and agent.exitcode is None and time.monotonic() < until:
         time.sleep(POLL_S)
     return held
-
-
-def require(holds: Callable[[], bool], agent: BaseProcess, log: Path) -> None:
-    """Wait until the condition holds.
-
-    Raises:
-        ServiceFailed: the agent died, or `PATIENCE_S` passed.
-    """
-    if not wait(holds, agent):
-        raise ServiceFailed(f"the agent (status {agent.exitcode})\n{log_tail(log)}")
 
 
 def show_and_exit(what: dict[str, Any], found: Found, as_json: bool) -> None:

@@ -28,17 +28,7 @@ from edge.store.pending import PendingStep
 from edge.store.studies import Step
 from evaluation.common.cli import Json, each
 from evaluation.recovery.agent import RandomCloud, logging_below, work
-from evaluation.recovery.check import (
-    Found,
-    Studies,
-    arrive,
-    busy,
-    check,
-    require,
-    show_and_exit,
-    some_scores,
-    working,
-)
+from evaluation.recovery.check import Found, Site, check, show_and_exit
 
 SHORTEST_S, LONGEST_S = 3600.0, 400 * 24 * 3600.0
 """Of a jump: the longest is longer than pending reads are kept."""
@@ -127,19 +117,17 @@ def run(root: Path, rounds: int, seed: int) -> Found:
     Raises:
         ServiceFailed: an agent died, or did not finish its work.
     """
-    (root / "inbox").mkdir(parents=True)
-    chance, studies = Random(seed), Studies()
-    started, log = root / "started", root / "log"
+    site, started = Site(root, chance := Random(seed)), root / "started"
     for left in each(range(rounds - 1, -1, -1), "rounds"):
         for _ in range(STUDIES_A_ROUND):
-            arrive(root, studies, some_scores(chance, chance.randrange(1, 6)))
+            site.arrive(site.some_scores(chance.randrange(1, 6)))
         started.unlink(missing_ok=True)
-        with working(serve, root, chance.randrange(2**32)) as agent:
-            require(started.exists, agent, log)
+        with site.working(serve, chance.randrange(2**32)) as agent:
+            site.require(started.exists, agent)
             time.sleep(chance.uniform(*LIFE_S))
             if left == 0:
-                require(lambda: not busy(root), agent, log)
-    return check(root, studies)
+                site.require(site.is_idle, agent)
+    return check(root, site.studies)
 
 
 def clock_jumps_command(

@@ -31,17 +31,7 @@ from evaluation.common.processes import cloud_service
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Conditions, State, Trace
 from evaluation.recovery.agent import SIDE, logging_below, settings_in, work
-from evaluation.recovery.check import (
-    Found,
-    Studies,
-    arrive,
-    busy,
-    check,
-    require,
-    show_and_exit,
-    some_scores,
-    working,
-)
+from evaluation.recovery.check import Found, Site, check, show_and_exit
 from evaluation.recovery.flapping_cloud import DIAMETER_MM, MODEL, probability_of
 from imaging.preprocess import Preprocessed
 from protos.messages import Verdict
@@ -99,25 +89,24 @@ def run(root: Path, trace: Trace, seed: int, step: Callable[[int, int], None]) -
     Raises:
         ServiceFailed: the agent died, or did not finish its work.
     """
-    (root / "inbox").mkdir(parents=True)
-    chance, studies = Random(seed), Studies()
+    site = Site(root, chance := Random(seed))
     with (
         cloud_service(program=CLOUD) as cloud,
         proxied(cloud, trace, seed=seed) as link,
-        working(serve, root, link.address) as agent,
+        site.working(serve, link.address) as agent,
     ):
-        require((root / "state" / "spool.sqlite3").exists, agent, root / "log")
+        site.require((root / "state" / "spool.sqlite3").exists, agent)
         link.rewind()
         began_s, last_s = time.monotonic(), trace.times_s[-1]
         while (at_s := time.monotonic() - began_s) < last_s:
             step(int(at_s), int(last_s))
             if sum(1 for _ in (root / "inbox").iterdir()) < MOST_WAITING:
-                scores = some_scores(chance, 5)
+                scores = site.some_scores(5)
                 unusable = chance.random() < 0.05
-                arrive(root, studies, None if unusable else scores[: chance.randrange(1, 6)])
+                site.arrive(None if unusable else scores[: chance.randrange(1, 6)])
             time.sleep(chance.uniform(*STUDY_EVERY_S))
-        require(lambda: not busy(root), agent, root / "log")
-    return check(root, studies, answers)
+        site.require(site.is_idle, agent)
+    return check(root, site.studies, answers)
 
 
 def flaps_command(

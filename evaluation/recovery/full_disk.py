@@ -24,17 +24,7 @@ import typer
 
 from evaluation.common.cli import Json, each
 from evaluation.recovery.agent import serve
-from evaluation.recovery.check import (
-    Found,
-    Studies,
-    arrive,
-    busy,
-    check,
-    require,
-    show_and_exit,
-    some_scores,
-    working,
-)
+from evaluation.recovery.check import Found, Site, check, show_and_exit
 
 LARGEST_BYTES = 256 << 20
 """A larger filesystem is refused: it was not made for this test."""
@@ -61,23 +51,22 @@ def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
     Raises:
         ServiceFailed: the agent died, or did not finish its work when there was space again.
     """
-    (root / "inbox").mkdir(parents=True)
+    site, ballast = Site(root, chance := Random(seed)), root / "ballast"
     log.touch()
     (root / "log").symlink_to(log)
-    chance, studies, ballast = Random(seed), Studies(), root / "ballast"
-    with working(serve, root, None, seed) as agent:
+    with site.working(serve, None, seed) as agent:
         try:
-            require((root / "started").exists, agent, log)
+            site.require((root / "started").exists, agent)
             for _ in each(range(fillings), "fillings"):
-                arrive(root, studies, some_scores(chance, 4))
+                site.arrive(site.some_scores(4))
                 time.sleep(chance.uniform(*FREE_S))
                 fill(ballast)
                 time.sleep(chance.uniform(*FULL_S))
                 ballast.unlink()
-            require(lambda: not busy(root), agent, log)
+            site.require(site.is_idle, agent)
         finally:
             ballast.unlink(missing_ok=True)
-    return check(root, studies)
+    return check(root, site.studies)
 
 
 def full_disk_command(

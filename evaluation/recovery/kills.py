@@ -23,16 +23,7 @@ from edge.store.studies import Step
 from evaluation.common.cli import Json, each
 from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import Crash, serve
-from evaluation.recovery.check import (
-    PATIENCE_S,
-    Studies,
-    arrive,
-    busy,
-    check,
-    show_and_exit,
-    some_scores,
-    wait,
-)
+from evaluation.recovery.check import PATIENCE_S, Site, check, show_and_exit, wait
 
 KILLS_A_ROUND = 2
 """A study that kills the agent three times is quarantined, so it is killed only twice."""
@@ -41,24 +32,22 @@ FIRST_LIFE_S = 0.5
 """Longest life of an agent in the first round; later the working time of the round before."""
 
 
-class Site:
-    """One inbox, outbox and state folder, and its agents."""
+class Killings(Site):
+    """A site whose agents are killed: ``at_steps`` counts the kills at durable steps."""
 
     def __init__(self, root: Path, chance: Random) -> None:
-        self.root, self._chance = root, chance
+        super().__init__(root, chance)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "evaluation.recovery.agent"])
-        self.studies: Studies = {}
         self.kills = 0
         self.at_steps: dict[str, int] = {}
         self._life_s = FIRST_LIFE_S
-        (root / "inbox").mkdir(parents=True)
 
     def round(self) -> None:
         """Let studies arrive, kill agents, and let one finish."""
         for _ in range(KILLS_A_ROUND):
-            scores = some_scores(self._chance, self._chance.randrange(5))
-            arrive(self.root, self.studies, None if self._chance.random() < 0.1 else scores)
+            scores = self.some_scores(self.chance.randrange(5))
+            self.arrive(None if self.chance.random() < 0.1 else scores)
             self._kill()
         self._finish()
 
@@ -68,7 +57,7 @@ class Site:
         Raises:
             ServiceFailed: it ended by itself.
         """
-        chance = self._chance
+        chance = self.chance
         kinds: tuple[list[Step | PendingStep], ...] = (list(Step), list(PendingStep))
         step = (chance.choice(chance.choice(kinds)), chance.random() < 0.5)
         crash = step if chance.random() < 0.5 else None
@@ -76,7 +65,7 @@ class Site:
         if crash is None:
             process.join(chance.uniform(0.0, self._life_s))
         else:
-            wait(lambda: not busy(self.root), process)
+            wait(self.is_idle, process)
         if process.exitcode not in (None, -signal.SIGKILL):
             raise ServiceFailed(f"an agent ended with {process.exitcode} before it was killed")
         if crash is not None and process.exitcode is not None:
@@ -93,7 +82,7 @@ class Site:
             ServiceFailed: it ended by itself, or did not finish.
         """
         process, began_s = self._start(None), time.monotonic()
-        done = wait(lambda: not busy(self.root), process)
+        done = wait(self.is_idle, process)
         self._life_s = time.monotonic() - began_s
         process.terminate()
         process.join(PATIENCE_S)
@@ -105,7 +94,7 @@ class Site:
         """Start an agent as a process, and wait until it works."""
         started = self.root / "started"
         started.unlink(missing_ok=True)
-        arguments = (self.root, crash, self._chance.randrange(2**32))
+        arguments = (self.root, crash, self.chance.randrange(2**32))
         process = self._context.Process(target=serve, args=arguments)
         process.start()
         wait(started.exists, process)
@@ -119,7 +108,7 @@ def kills_command(
 ) -> None:
     """Chaos test of the daemon, killed at random: what is lost or doubled."""
     with tempfile.TemporaryDirectory() as folder:
-        site = Site(Path(folder) / "site", Random(seed))
+        site = Killings(Path(folder) / "site", Random(seed))
         for _ in each(range(rounds), "rounds"):
             site.round()
         found = check(site.root, site.studies)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from evaluation.common.processes import RestartableCloud
 
 RESULT = {
     "trace": "t",
@@ -45,27 +48,21 @@ class WrittenEdge:
         return {key: RESULT[key] for key in RESULT if key not in GIVEN}
 
 
-@dataclass
-class WrittenCloud:
-    """Counts its deaths; is back ``back_after`` looks later."""
+class WrittenCloud(RestartableCloud):
+    """Counts its kills and starts; serves again ``back_after`` looks after a start."""
 
-    back_after: int = 0
-    address: str = "127.0.0.1:9"
-    deaths: int = 0
-    starts: int = 0
-    looks: int = 0
+    def __init__(self, back_after: int = 0) -> None:
+        super().__init__(Path())
+        self.address, self.back_after, self.starts, self.looks = "127.0.0.1:9", back_after, 0, 0
 
     @property
     def serves(self) -> bool:
-        """Whether it is up again."""
         self.looks -= 1
         return self.looks < 0
 
     def kill(self) -> None:
-        """Dies."""
-        self.deaths += 1
+        self.kills += 1
 
     def start(self) -> None:
-        """Begins to come back."""
         self.starts += 1
         self.looks = self.back_after

@@ -173,7 +173,7 @@ def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
         assert not _serves(cloud)
         cloud.start()
         cloud.wait()
-        assert (cloud.address, cloud.deaths) == (first, 1)
+        assert (cloud.address, cloud.kills) == (first, 1)
     assert not _serves(cloud)
 
 

@@ -18,16 +18,18 @@ from evaluation.errors import MissingData, ServiceFailed
 from evaluation.links.link import (
     CAVEAT,
     OFF,
-    CloudKiller,
+    Journal,
     Part,
     Run,
+    _table,
     as_dict,
+    checksums,
+    link_command,
     parts_of,
     read_all,
     read_part,
     row,
 )
-from evaluation.links.link_command import _table, checksums, link_command
 from evaluation.links.trace import Conditions, steady
 from models.runtime.artifacts import find
 from tests.evaluation.written import GIVEN, RESULT, WrittenCloud, WrittenEdge
@@ -55,7 +57,7 @@ def test_figures_of_a_trace_by_hand() -> None:
 def test_the_edge_speaks_through_the_proxy() -> None:
     """It is given the proxy's address, not the cloud's; every second study starts from files."""
     edge, run = WrittenEdge(), Run(9, {"deadline_s": 2.0}, 2.0, files_every=2, replay=True)
-    found = list(read_part(run, STEADY, edge, CloudKiller(WrittenCloud()), range(3, 7)))
+    found = list(read_part(run, STEADY, edge, WrittenCloud(), range(3, 7)))
     (settings,) = edge.opened
     assert (settings["deadline_s"], settings["replay"]) == (2.0, True)
     assert settings["cloud"].startswith("127.0.0.1:")
@@ -68,7 +70,7 @@ def test_the_edge_speaks_through_the_proxy() -> None:
 def test_without_a_cloud_none_is_asked() -> None:
     """The trace ``off`` is the edge alone."""
     edge = WrittenEdge()
-    found = list(read_part(Run(3, {}, 2.0), None, edge, CloudKiller(WrittenCloud()), range(3)))
+    found = list(read_part(Run(3, {}, 2.0), None, edge, WrittenCloud(), range(3)))
     assert edge.opened == [{"replay": False, "cloud": "off"}]
     assert [one["trace"] for one in found] == [OFF] * 3
 
@@ -77,10 +79,10 @@ def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch
     """With a share of 1 it dies in every study that lasts until then and finds it serving."""
     monkeypatch.setattr("evaluation.links.link.KILL_WITHIN_S", 0.0)
     cloud = WrittenCloud(back_after=2)
-    killer, run = CloudKiller(cloud), Run(4, {}, 2.0, kill_share=1.0)
-    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.1), killer, range(4)))
+    run = Run(4, {}, 2.0, kill_share=1.0)
+    found = list(read_part(run, STEADY, WrittenEdge(wait_s=0.1), cloud, range(4)))
     assert [one["death"] for one in found] == [True, False, True, False]
-    assert cloud.deaths == cloud.starts == killer.kills == 2
+    assert cloud.kills == cloud.starts == 2
 
 
 def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
@@ -93,15 +95,15 @@ def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
 
     run = Run(2, {}, 2.0, kill_share=1.0)
     with pytest.raises(ServiceFailed, match="ended with 1"):
-        list(read_part(run, STEADY, WrittenEdge(), CloudKiller(Gone()), range(2)))
+        list(read_part(run, STEADY, WrittenEdge(), Gone(), range(2)))
 
 
 def test_a_study_that_is_over_is_not_struck_any_more() -> None:
     """The death that was meant for it does not happen."""
     cloud = WrittenCloud()
     run = Run(5, {}, 2.0, kill_share=1.0, seed=4)
-    found = list(read_part(run, STEADY, WrittenEdge(), CloudKiller(cloud), range(5)))
-    assert cloud.deaths == sum(one["death"] for one in found) <= 1
+    found = list(read_part(run, STEADY, WrittenEdge(), cloud, range(5)))
+    assert cloud.kills == sum(one["death"] for one in found) <= 1
 
 
 def test_the_whole_says_what_it_was_made_of() -> None:
@@ -142,7 +144,7 @@ def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch
     one = find("screening-int8")
     seen = []
     for now in (one, replace(one, sha256="0"), replace(one, settings={"merge": [1]})):
-        monkeypatch.setattr("evaluation.links.link_command.find", lambda _, now=now: now)
+        monkeypatch.setattr("evaluation.links.link.find", lambda _, now=now: now)
         seen.append(checksums(one.name)[one.name])
     assert len(set(seen)) == 3
 
@@ -199,13 +201,7 @@ def test_edges_read_at_the_same_time() -> None:
     told: list[tuple[str, int]] = []
     edges = [Edge(both := threading.Barrier(2)), Edge(both)]
     parts = parts_of([A, B], 6, 2, set())
-    read_all(
-        Run(6),
-        parts,
-        edges,
-        CloudKiller(WrittenCloud()),
-        lambda r: told.append((r["trace"], r["number"])),
-    )
+    read_all(Run(6), parts, edges, WrittenCloud(), lambda r: told.append((r["trace"], r["number"])))
     assert sorted(told) == [(name, n) for name in "ab" for n in range(6)]
     assert all(edge.read_here for edge in edges)
     seen = [{address for address, _ in edge.read_here} for edge in edges]
@@ -218,6 +214,43 @@ def test_an_edge_that_fails_ends_the_run() -> None:
     with pytest.raises(OSError, match="it died"):
         read_all(
             Run(4), parts_of([A], 4, 2, set()), [Edge(both), Edge(both, fails=True)],
-            CloudKiller(WrittenCloud()),
+            WrittenCloud(),
             lambda _: None,
         )  # fmt: skip
+
+
+def test_a_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
+    """What was added is there, and a line that was cut is forgotten."""
+    path, run = tmp_path / "sub" / "j.jsonl", {"seed": 1, "pair": (1, 2)}
+    first = Journal(path, run)
+    first.add({"number": 0})
+    first.add({"number": 1})
+    path.write_text(f'{path.read_text()}{{"numb')
+    second = Journal(path, run)
+    assert second.entries == [{"number": 0}, {"number": 1}]
+    second.add({"number": 2})
+    assert [one["number"] for one in Journal(path, run).entries] == [0, 1, 2]
+
+
+def test_the_journal_of_another_run_is_refused(tmp_path: Path) -> None:
+    """The message names the file and both runs."""
+    path = tmp_path / "j.jsonl"
+    Journal(path, {"seed": 1})
+    with pytest.raises(MissingData, match=r"j\.jsonl.*another run.*'seed': 1.*'seed': 2"):
+        Journal(path, {"seed": 2})
+
+
+@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("{]\n", "not a journal")])
+def test_what_is_no_journal_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """It is neither overwritten nor added to."""
+    path = tmp_path / "j.jsonl"
+    path.write_text(text)
+    with pytest.raises(MissingData, match=says):
+        Journal(path, {})
+    assert path.read_text() == text
+
+
+def test_without_a_file_it_is_kept_in_memory() -> None:
+    kept = Journal(None, {})
+    kept.add({"number": 0})
+    assert kept.entries == [{"number": 0}]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app
 from evaluation.load.generator import LATE, Arrival, Edges, Outcomes, Traffic
-from evaluation.load.load import MODES, Plan, Run, as_dict, services
+from evaluation.load.load import MODES, Cores, Plan, Run, as_dict, pinned, services, split_cores
 
 PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", "10")
 
@@ -89,3 +91,31 @@ def test_what_is_no_number_is_told(options: list[str]) -> None:
 def test_traffic_knows_its_mean() -> None:
     """Of one to four ROIs it is two and a half."""
     assert Traffic().mean_rois == 2.5
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")
+
+
+def test_cores_in_common_are_not_disjoint() -> None:
+    assert Cores(frozenset({0}), frozenset({1})).disjoint
+    assert not Cores(frozenset({0, 1}), frozenset({1})).disjoint
+
+
+@linux
+def test_split_cores_are_all_of_this_process_s_cores() -> None:
+    """Each core is one side's, and with shared, or on one core, both sides' alike."""
+    mine = frozenset(os.sched_getaffinity(0))
+    found = split_cores()
+    assert found.service | found.generator == mine
+    assert found.disjoint == (len(mine) > 1)
+    assert split_cores(shared=True) == Cores(mine, mine)
+
+
+@linux
+def test_afterwards_all_is_as_before() -> None:
+    """The choice holds within, and not after."""
+    before = os.sched_getaffinity(0)
+    one = {min(before)}
+    with pinned(one):
+        assert os.sched_getaffinity(0) == one
+    assert os.sched_getaffinity(0) == before
