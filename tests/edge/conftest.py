@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.store.studies import StudyStore
-from tests.edge.amending import Site
-from tests.edge.owing import SilentCloud
+from tests.edge.builders import SilentCloud, Site
 
 
 @pytest.fixture

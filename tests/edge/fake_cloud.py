@@ -1,21 +1,30 @@
-"""A cloud service for tests: the real contract on loopback, with scripted answers and faults."""
+"""A cloud for tests: the real contract on loopback, with scripted answers, and its clients."""
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
 from typing import Any, Self
 
 import grpc
 
+from edge.budget import Budget
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.rois import EscalationResult
+from edge.escalation.stream import EscalationSettings
+from edge.link.link import Link
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
+from protos.deadline import Deadline
 from protos.errors import OverreadError, to_status
-from protos.messages import Description, Header, Refusal, Roi, Summary, Verdict
+from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
 from protos.metadata import COMPUTE_KEY, QUEUE_KEY, accepted_metadata
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
+from tests.edge.builders import SHAPE, box, plan_of
 
 
 def sure(roi: Roi) -> Verdict:
@@ -97,3 +106,32 @@ class FakeCloud(OverreadServicer):
     def Describe(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - gRPC's name
         """That it is there, and nothing else."""
         return encode_description(Description("fake", {}, "none", 64, 64**3, 1 << 22, (48, 48, 48)))
+
+
+RESERVE_S = 0.2
+
+
+@contextmanager
+def escalator(
+    address: str, link: Link | None = None, reserve_s: float = RESERVE_S
+) -> Iterator[Escalator]:
+    """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        asking = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT)
+        yield Escalator(channel, link or Link(), asking, jitter=lambda *_: 0.01)
+
+
+def ask(
+    address: str, *scores: float, budget_s: float = 60.0, link: Link | None = None
+) -> EscalationResult:
+    """What comes back for candidates of these scores, with time enough for a slow machine."""
+    with escalator(address, link) as second:
+        return second.read(plan_of(*scores), box(), Budget(Deadline.after(budget_s)), "key-1")
+
+
+def free_port() -> int:
+    """A port of loopback on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

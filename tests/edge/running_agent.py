@@ -1,4 +1,4 @@
-"""The daemon put to work, in this process or as one of its own, and what it leaves behind."""
+"""The daemon put to work, here or as a process that is killed, and a database that fails."""
 
 from __future__ import annotations
 
@@ -10,18 +10,76 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from edge.daemon.agent import ReadStudy, run_agent
-from edge.store.pending import PendingStep
+from edge.job import Job
+from edge.pipeline import StudyResult, read_and_report
+from edge.report.model import Rejection, Report, Status
+from edge.report.write import write_report
+from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import Step, StepHook
-from evaluation.recovery.agent import Crash, settings_in
-from tests.edge.killable import quick_line, serve
+from evaluation.recovery.agent import Crash, killing, settings_in
+from tests.edge.builders import ForgetfulCloud, SilentCloud, pending_pipeline
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["tests.edge.killable"])
+PROCESSES.set_forkserver_preload(["tests.edge.running_agent"])
 PATIENCE_S = 300.0
+
+
+class Stop(threading.Event):
+    """The agent's stop, which leaves a file when the agent first asks whether it is set."""
+
+    def __init__(self, asked: Path) -> None:
+        super().__init__()
+        self._asked = asked
+
+    def is_set(self) -> bool:
+        """Whether the agent is to stop."""
+        self._asked.touch()
+        return super().is_set()
+
+
+def nothing_pending(*_: object) -> None:
+    """Persist nothing."""
+
+
+def quick_line(job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
+    """Does what the study's text says: ``bad`` is rejected, ``boom`` raises, ``owe`` owes."""
+    text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
+    if "boom" in text:
+        raise RuntimeError("a fault in the line")
+    if "owe" in text:
+        return read_and_report(
+            replace(pending_pipeline(SilentCloud()), persist_pending=persist), job
+        )
+    rejection = Rejection("NotCt", "this is no CT", "0.dcm") if "bad" in text else None
+    report = Report(
+        study_key=job.study_key,
+        created="2026-01-02T03:04:05+00:00",
+        source=job.source,
+        deadline_s=10.0,
+        status=Status.REJECTED if rejection else Status.FINAL,
+        rejection=rejection,
+    )
+    return StudyResult(report, write_report(report, {}, job.out))
+
+
+def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_line) -> None:
+    """Run the agent in this process; it kills itself at the durable step ``crash``.
+
+    ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
+    """
+    (root / "started").touch()
+    run_agent(
+        settings_in(root),
+        read=read,
+        second=ForgetfulCloud(root / "asked"),
+        on_step=killing(crash),
+        stop=Stop(root / "watching"),
+    )
 
 
 def work_off(
@@ -139,3 +197,41 @@ def assert_amended_once(out: Path) -> None:
 
 class Killed(BaseException):
     """Stands for a crash inside this process: nothing may catch it."""
+
+
+def full_error() -> sqlite3.OperationalError:
+    """What sqlite raises when the disk is full."""
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
+
+
+def full_at(step: Step | PendingStep, times: int) -> StepHook:
+    """A hook that finds the disk full just before ``step`` is durable, so many times."""
+    left = [times]
+
+    def on_step(now: Step | PendingStep, durable: bool) -> None:
+        if now is step and not durable and left[0]:
+            left[0] -= 1
+            raise full_error()
+
+    return on_step
+
+
+def held_at(path: Path, step: Step | PendingStep, looks: int) -> StepHook:
+    """A hook from which on another holds the database at ``path``, just before ``step``.
+
+    It lets go when so many more steps were tried.
+    """
+    left, others = [looks], list[sqlite3.Connection]()
+
+    def on_step(now: Step | PendingStep, durable: bool) -> None:
+        if others:
+            left[0] -= 1
+            if not left[0]:
+                others.pop().close()
+        elif left[0] and now is step and not durable:
+            others.append(sqlite3.connect(path, isolation_level=None))
+            others[0].execute("BEGIN IMMEDIATE")
+
+    return on_step

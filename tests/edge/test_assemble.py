@@ -23,7 +23,7 @@ from edge.link.link import Link
 from edge.replay import EVENT
 from edge.settings import EdgeSettings, load_settings
 from protos.deadline import Deadline
-from tests.edge.cases import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
+from tests.edge.builders import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
 from tests.edge.fake_cloud import FakeCloud
 
 

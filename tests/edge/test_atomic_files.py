@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge.atomic_files import copy_whole, is_transient
-from tests.edge.killable import put
+from tests.edge.builders import put
 
 
 def test_a_folder_is_copied_as_a_rename_would_leave_it(tmp_path: Path) -> None:

@@ -23,9 +23,8 @@ from imaging.volume import Geometry
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge import cases
-from tests.edge.asking import escalator
-from tests.edge.cases import THRESHOLDS, WEIGHTS, pipeline_of, report_of
-from tests.edge.fake_cloud import FakeCloud, sure
+from tests.edge.builders import THRESHOLDS, WEIGHTS, pipeline_of, report_of
+from tests.edge.fake_cloud import FakeCloud, escalator, sure
 
 KEYS = [f"{number:032x}" for number in range(4000)]
 

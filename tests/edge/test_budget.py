@@ -4,7 +4,7 @@ import pytest
 
 from edge.budget import Budget, LedgerEntry
 from protos.deadline import Deadline
-from tests.edge.cases import HandClock
+from tests.edge.builders import HandClock
 
 
 def test_ledger_holds_what_each_stage_found_and_took() -> None:

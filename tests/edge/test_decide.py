@@ -10,7 +10,7 @@ from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.selection import SELECTION_POLICY, Size
-from tests.edge.cases import SETTINGS, THRESHOLDS, candidate, plan_of
+from tests.edge.builders import SETTINGS, THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 

@@ -29,10 +29,8 @@ from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Volume
 from protos.messages import Verdict
-from tests.edge.amending import Site
-from tests.edge.asking import escalator
-from tests.edge.cases import GUARANTEE, TERMS, pipeline_of, plan_of, report_of
-from tests.edge.fake_cloud import FakeCloud
+from tests.edge.builders import GUARANTEE, TERMS, Site, pipeline_of, plan_of, report_of
+from tests.edge.fake_cloud import FakeCloud, escalator
 
 MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (

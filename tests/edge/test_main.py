@@ -18,7 +18,7 @@ from edge.__main__ import app
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
-from tests.edge.cases import FixedScreener, box
+from tests.edge.builders import FixedScreener, box
 from tests.edge.fake_cloud import FakeCloud
 
 

@@ -13,7 +13,7 @@ from edge.link.estimate import OFF
 from edge.merge import Merged, MergeWeights, merge
 from imaging.volume import Geometry
 from protos.messages import Refusal, Verdict
-from tests.edge.cases import THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
 
 
 def verdict(roi_id: int, probability: float) -> Verdict:

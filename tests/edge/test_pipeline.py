@@ -21,9 +21,8 @@ from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Volume
 from protos.deadline import Deadline
-from tests.edge.asking import escalator
-from tests.edge.cases import HandClock, box, pipeline_of, report_of
-from tests.edge.fake_cloud import FakeCloud
+from tests.edge.builders import HandClock, box, pipeline_of, report_of
+from tests.edge.fake_cloud import FakeCloud, escalator
 
 RESERVE_S = 20.0
 STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]

@@ -13,7 +13,7 @@ from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.link.link import Link
 from edge.replay import EVENT, decide_and_log, plan_to_dict, replay
 from edge.selection import SelectionPolicy, Size
-from tests.edge.cases import THRESHOLDS, HandClock, candidate
+from tests.edge.builders import THRESHOLDS, HandClock, candidate
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, 0.0, 0.02))
 

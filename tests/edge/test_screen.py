@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.screen import EdgeReader
-from tests.edge.cases import GUARANTEE, SETTINGS, TERMS, THRESHOLDS, WEIGHTS, FixedScreener, box
+from tests.edge.builders import GUARANTEE, SETTINGS, TERMS, THRESHOLDS, WEIGHTS, FixedScreener, box
 
 
 def test_reader_takes_its_rules_from_the_model_s_manifest() -> None:

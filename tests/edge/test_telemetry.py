@@ -16,7 +16,7 @@ from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Report, Status
 from edge.telemetry import Backlog, Meters, configure_logging
 from imaging.volume import StudyHeader
-from tests.edge.cases import plan_of
+from tests.edge.builders import plan_of
 
 
 @pytest.fixture(autouse=True)

@@ -24,10 +24,8 @@ from edge.store.studies import StudyStore
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarge, VersionMismatch
 from protos.messages import Roi
-from tests.edge.amending import BY_EDGE, UNHURRIED, Site, findings
-from tests.edge.cases import SHAPE
+from tests.edge.builders import BY_EDGE, SHAPE, UNHURRIED, SilentCloud, Site, findings
 from tests.edge.fake_cloud import FakeCloud
-from tests.edge.owing import SilentCloud
 
 
 def test_what_is_owed_is_asked_again_and_amends_the_report(site: Site) -> None:

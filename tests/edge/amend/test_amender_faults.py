@@ -13,10 +13,8 @@ from edge.amend.amender import MAX_LINK_PAUSE_S, MAX_REFUSAL_PAUSE_S, Backoff
 from edge.atomic_files import is_transient, write_atomically
 from edge.store.pending import PendingStep
 from edge.store.studies import StudyStore
-from tests.edge.amending import Site
-from tests.edge.cases import HandClock
-from tests.edge.full_database import full_at, held_at
-from tests.edge.owing import SilentCloud
+from tests.edge.builders import HandClock, SilentCloud, Site
+from tests.edge.running_agent import full_at, held_at
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,4 @@
-"""The daemon: every study once, whatever kills it or fills its disk.
-
-Disks, databases and folders that fail the daemon: it pauses or goes on, and blames no study.
-"""
+"""The daemon: every study once, whatever kills it, fills its disk or locks its database."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge.atomic_files import move as real_move
-from edge.daemon.agent import run_agent
+from edge.daemon.agent import draining, run_agent
 from edge.daemon.study import MAX_ATTEMPTS
 from edge.job import Job
 from edge.pipeline import StudyResult
@@ -25,10 +22,7 @@ from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import AlreadyRunning, Step, StudyStore
 from edge.telemetry import Meters
 from evaluation.recovery.agent import settings_in
-from tests.edge.amending import UNHURRIED
-from tests.edge.cases import HandClock
-from tests.edge.full_database import full_at, full_error, held_at
-from tests.edge.killable import put, quick_line, serve
+from tests.edge.builders import UNHURRIED, HandClock, put
 from tests.edge.running_agent import (
     PATIENCE_S,
     PROCESSES,
@@ -36,6 +30,11 @@ from tests.edge.running_agent import (
     assert_amended_once,
     assert_each_once,
     drain,
+    full_at,
+    full_error,
+    held_at,
+    quick_line,
+    serve,
     start,
     statuses,
     wait_until,
@@ -433,3 +432,37 @@ def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
     assert_each_once(tmp_path, {"a"}, set())
     with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    """It dies of the signal, the study is read at the next start."""
+    put(tmp_path / "inbox", "a")
+    process = PROCESSES.Process(target=serve, args=(tmp_path, None, endless_line))
+    process.start()
+    wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
+    process.terminate()
+    wait_until(lambda: (tmp_path / "outbox" / "told").exists())
+    process.terminate()
+    process.join(PATIENCE_S)
+    assert process.exitcode == -signal.SIGTERM
+    drain(tmp_path)
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+
+
+def endless_line(job: Job, persist: PersistPending) -> StudyResult:
+    """Never comes to an end; leaves a sign when it has begun and when it was told to stop."""
+    (job.out.parent / "begun").touch()
+    while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        time.sleep(0.001)
+    (job.out.parent / "told").touch()
+    time.sleep(PATIENCE_S)
+    return quick_line(job, persist)
+
+
+def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:
+    """The handler returns although the thread that it interrupts holds the event's lock."""
+    stop = threading.Event()
+    with draining(stop):
+        with stop._cond:  # type: ignore[attr-defined]  # the lock that a wait holds
+            signal.raise_signal(signal.SIGTERM)
+        assert stop.wait(10)

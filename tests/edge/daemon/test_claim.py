@@ -10,8 +10,7 @@ from edge.daemon import claim as claiming
 from edge.daemon.claim import claim, resume_claim
 from edge.daemon.inbox import CompleteStudy, report_names
 from edge.store.studies import Record, Step, StudyStore
-from tests.edge.inbox import names, watch
-from tests.edge.killable import put
+from tests.edge.builders import names, put, watch
 
 
 def take(study: CompleteStudy, root: Path, store: StudyStore) -> Record | None:

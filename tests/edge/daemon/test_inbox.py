@@ -16,9 +16,7 @@ import pytest
 import structlog
 
 from edge.daemon.inbox import report_names
-from tests.edge.cases import HandClock
-from tests.edge.inbox import QUIET_S, names, watch
-from tests.edge.killable import put
+from tests.edge.builders import QUIET_S, HandClock, names, put, watch
 
 
 def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from edge.pipeline import StudyResult
 from edge.report.model import Report
 from edge.store.studies import Record, Step, StudyStore
 from evaluation.recovery.agent import settings_in
-from tests.edge.killable import put, quick_line
-from tests.edge.running_agent import work_off
+from tests.edge.builders import put
+from tests.edge.running_agent import quick_line, work_off
 
 
 def test_reason_file_names_kind_file_and_reason(tmp_path: Path) -> None:

@@ -3,15 +3,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import grpc
 import pytest
 
-from edge.escalation.attempt import Race, Received, Stream, StreamTiming
+from edge.budget import Budget
+from edge.escalation.attempt import Endpoint, Escalation, Race, Received, Stream, StreamTiming
+from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.rois import RoiStates, cut_rois
+from edge.escalation.stream import EscalationSettings
+from edge.link.link import Link
 from protos.deadline import Deadline
-from protos.errors import DeadlinePassed, InvalidRequest, OverreadError, Unreachable
-from protos.messages import Verdict
+from protos.errors import DeadlinePassed, Draining, InvalidRequest, OverreadError, Unreachable
+from protos.messages import Refusal, Roi, Verdict
+from tests.edge.builders import SHAPE, HandClock, box, plan_of
+from tests.edge.fake_cloud import FakeCloud, sure
 
-LONG_S, NO_ROOM = 60.0, 99
+LONG_S = 60.0
 
 
 class Scripted:
@@ -54,27 +63,11 @@ def raced(
     def take(_stream: Stream, received: Received) -> bool:
         assert isinstance(received.message, Verdict)
         answered.add(received.message.roi_id)
-        return received.message.roi_id == NO_ROOM
+        return False
 
     race = Race(Deadline.after(deadline_s), take, lambda: len(answered) >= wants)
     fault = race.run(first, after_s, None if second is None else lambda: second, silence_s)
     return answered, fault, race
-
-
-def test_one_runner_that_says_everything_needs_no_other() -> None:
-    """All is answered, nothing is at fault, and the second was never opened."""
-    second = Scripted([0, 1])
-    answered, fault, race = raced(Scripted([0, 1]), second)
-    assert (answered, fault, race.faults) == ({0, 1}, None, {})
-    assert not second.cancelled.is_set()
-
-
-def test_the_second_runs_when_the_first_is_slow_and_the_loser_is_cancelled() -> None:
-    """The first hangs after one answer; the second brings the other, and the first is ended."""
-    first, second = Scripted([0], hangs=True), Scripted([0, 1])
-    answered, fault, race = raced(first, second, after_s=0.01)
-    assert (answered, fault, race.faults) == ({0, 1}, None, {})
-    assert first.cancelled.is_set()
 
 
 def test_the_first_may_still_win() -> None:
@@ -95,14 +88,6 @@ def test_the_first_may_still_win() -> None:
     answered, fault, _ = raced(Late([0, 1]), second, after_s=0.01)
     assert (answered, fault) == ({0, 1}, None)
     assert second.cancelled.is_set()
-
-
-def test_the_second_runs_at_once_when_the_first_fails() -> None:
-    """Nobody waits for what cannot come; the fault of the first is kept for its link."""
-    first = Scripted([0], Unreachable("gone"))
-    answered, fault, race = raced(first, Scripted([1]))
-    assert (answered, fault) == ({0, 1}, None)
-    assert race.faults[first].reason == "gone"
 
 
 def test_a_fault_of_the_caller_is_not_carried_elsewhere() -> None:
@@ -131,12 +116,6 @@ def test_the_deadline_ends_it_and_cancels_who_runs() -> None:
     assert second.cancelled.is_set()
 
 
-def test_a_stream_that_ends_well_but_early_is_no_fault() -> None:
-    """Without another to ask, the attempt ends without a fault and with questions open."""
-    answered, fault, race = raced(Scripted([0]))
-    assert (answered, fault, race.faults) == ({0}, None, {})
-
-
 def test_a_stream_that_lingers_after_the_last_answer_is_cancelled() -> None:
     """It is listened to a moment longer, and no more."""
     first = Scripted([0, 1], hangs=True)
@@ -145,28 +124,12 @@ def test_a_stream_that_lingers_after_the_last_answer_is_cancelled() -> None:
     assert first.cancelled.is_set()
 
 
-def test_an_exception_of_our_own_is_not_swallowed() -> None:
-    """What no contract foresees is raised in the caller's thread."""
-    with pytest.raises(ZeroDivisionError):
-        raced(Scripted([], ZeroDivisionError("by zero")))
-
-
 def test_an_exception_of_our_own_leaves_no_runner_behind() -> None:
     """The other stream is ended too: nobody would listen to it any more."""
     first, second = Scripted(hangs=True), Scripted([], ZeroDivisionError("by zero"))
     with pytest.raises(ZeroDivisionError):
         raced(first, second, after_s=0.01)
     assert first.cancelled.is_set()
-
-
-def test_silence_ends_the_attempt_long_before_the_deadline() -> None:
-    """Nothing at all was heard: it is given up, and the fault says after how long."""
-    first = Scripted(hangs=True)
-    answered, fault, race = raced(first, silence_s=0.01)
-    assert (answered, first.cancelled.is_set()) == (set(), True)
-    assert isinstance(fault, DeadlinePassed)
-    assert fault.reason == "no response from the cloud within 0.0 s"
-    assert race.faults == {first: fault}
 
 
 def test_one_word_is_enough_not_to_be_silent() -> None:
@@ -184,8 +147,158 @@ def test_silence_opens_the_second_first() -> None:
     assert (answered, fault) == ({0, 1}, None)
 
 
-def test_a_first_without_room_opens_the_second_at_once() -> None:
-    """Not when it is slow: it goes on beside it."""
-    first, second = Scripted([NO_ROOM], hangs=True), Scripted([1])
-    answered, fault, _ = raced(first, second)
-    assert (answered, fault) == ({1, NO_ROOM}, None)
+RESERVE_S = 0.2
+
+
+@contextmanager
+def hedged(
+    first: str, other: str, link: Link, other_link: Link | None = None
+) -> Iterator[Escalator]:
+    """An escalator with a second cloud."""
+    with (
+        grpc.insecure_channel(first, options=CHANNEL_OPTIONS) as channel,
+        grpc.insecure_channel(other, options=CHANNEL_OPTIONS) as second,
+    ):
+        hedge = (second, other_link or Link())
+        yield Escalator(
+            channel, link, EscalationSettings(SHAPE, RESERVE_S, max_attempts=1), hedge=hedge
+        )
+
+
+def test_slow_cloud_is_hedged_and_cancelled() -> None:
+    """The other cloud answers under the same key; the first's stream is given up at once."""
+    over, gone, link = threading.Event(), threading.Event(), Link()
+
+    def stall(roi: Roi) -> Verdict | Refusal:
+        over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=stall) as slow, FakeCloud() as fast:
+        with hedged(slow.address, fast.address, link) as second:
+            slow.on_end = gone.set
+            came = second.read(plan_of(0.4, 0.5), box(), Budget(Deadline.after(60.0)), "key-1")
+        assert gone.wait(30)  # long before its 60 s
+        over.set()
+    assert (sorted(came.verdicts), came.reason, came.attempts) == ([0, 1], "", 1)
+    assert [header.study_key for header in slow.headers + fast.headers] == ["key-1", "key-1"]
+    assert link.estimate().available
+
+
+def test_fast_cloud_is_not_hedged() -> None:
+    """The other cloud hears nothing of it."""
+    with FakeCloud() as fast, FakeCloud() as other:
+        with hedged(fast.address, other.address, Link()) as second:
+            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+        assert other.headers == []
+    assert list(came.verdicts) == [0]
+
+
+def test_only_what_is_open_is_asked_of_the_other_cloud() -> None:
+    """After one verdict the first breaks; the other is asked for the rest."""
+    with (
+        FakeCloud(faults=[Draining("stopping")], fault_after=1) as first,
+        FakeCloud() as other,
+        hedged(first.address, other.address, Link()) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (first.asked, other.asked) == ([[0]], [[1]])
+    assert (sorted(came.verdicts), came.reason) == ([0, 1], "")
+
+
+def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
+    """Each link has a breaker of its own: with the first open, the other is asked alone."""
+    link, other_link = Link(failures=1), Link()
+    with FakeCloud() as gone:
+        pass
+    with FakeCloud() as other, hedged(gone.address, other.address, link, other_link) as second:
+        for _ in range(2):
+            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+            assert list(came.verdicts) == [0]
+        assert not link.estimate().available
+        assert second.estimate().available
+    assert len(other.headers) == 2
+
+
+def test_what_the_first_has_no_room_for_is_asked_of_the_other_at_once() -> None:
+    """A busy cloud takes one of three; an idle one answers the others while that one is read."""
+    asked, link = threading.Event(), Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+
+    def slowly(roi: Roi) -> Verdict | Refusal:
+        asked.wait(10)
+        return sure(roi)
+
+    def at_once(roi: Roi) -> Verdict | Refusal:
+        asked.set()
+        return sure(roi)
+
+    with (
+        FakeCloud(accepts=1, answer=slowly) as busy,
+        FakeCloud(answer=at_once) as idle,
+        hedged(busy.address, idle.address, link) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.45, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
+    assert (busy.asked, len(idle.headers)) == ([[0]], 1)
+
+
+def test_no_room_at_either_cloud_ends_it() -> None:
+    """Nobody waits for the deadline, and nobody is asked twice."""
+    link, other_link = Link(clock=lambda: 0.0), Link(clock=lambda: 0.0)
+    link.queue_reported(30.0)
+    other_link.queue_reported(30.0)
+    with (
+        FakeCloud(accepts=0) as first,
+        FakeCloud(accepts=0) as other,
+        hedged(first.address, other.address, link, other_link) as second,
+    ):
+        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+    assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
+    assert (len(first.headers), len(other.headers)) == (1, 1)
+    assert came.reason.startswith("2 ROIs refused: DeadlineUnmeetable: ")
+
+
+class Unheard:
+    """A stream that was not heard for 8 s when the hedge has answered all."""
+
+    load = None
+
+    def __init__(self, exchange: RoiStates, clock: HandClock, *, sent: bool, answers: bool) -> None:
+        self._rois, self._clock, self._answers = list(exchange.open.values()), clock, answers
+        self.timing = StreamTiming(self._rois, clock, held=not sent)
+        self.sent, self._over = sent, threading.Event()
+
+    def listen(self) -> Iterator[Received]:
+        """The verdicts, or nothing until it is cancelled."""
+        if not self._answers:
+            self._over.wait(60.0)
+            return
+        self._clock.sleep(8.0)
+        yield self.timing.first_response(self.timing.after_s)
+        for roi in self._rois:
+            yield self.timing.received(sure(roi), 100)
+
+    def cancel(self) -> None:
+        """Lets it end."""
+        self._over.set()
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_bytes_that_were_never_sent_tell_nothing_of_the_wire(sent: bool) -> None:
+    """A stream that lost to the hedge before it was heard bounds the wire where it sent any."""
+    clock, link = HandClock(), Link(clock=lambda: 0.0)
+    exchange = RoiStates(cut_rois(plan_of(0.5), box(), SHAPE))
+    link.responded()
+    link.response_timeout_s = lambda: 60.0  # type: ignore[method-assign] # no silence counts
+
+    def way(link: Link, *, sent: bool, answers: bool) -> Endpoint:
+        return Endpoint(lambda e, _d, _k: Unheard(e, clock, sent=sent, answers=answers), link)
+
+    ways = [way(link, sent=sent, answers=False), way(Link(), sent=True, answers=True)]
+    escalation = Escalation(ways, exchange, Deadline.after(60.0), "key-1")
+    assert escalation.enter()
+    assert escalation.attempt() is None
+    escalation.close()
+    assert list(exchange.verdicts) == [0]
+    unknown = Link().estimate().middle.bytes_per_s
+    assert (link.estimate().middle.bytes_per_s < unknown) == sent

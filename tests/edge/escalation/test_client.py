@@ -32,9 +32,8 @@ from protos.errors import (
     OverreadError,
 )
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.asking import RESERVE_S, ask, escalator, free_port
-from tests.edge.cases import SHAPE, box, plan_of
-from tests.edge.fake_cloud import FakeCloud, sure
+from tests.edge.builders import SHAPE, box, plan_of
+from tests.edge.fake_cloud import RESERVE_S, FakeCloud, ask, escalator, free_port, sure
 
 NAN, INF = float("nan"), float("inf")
 

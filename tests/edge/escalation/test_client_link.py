@@ -30,10 +30,9 @@ from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority, Refusal, Roi, Verdict
-from tests.edge.asking import RESERVE_S, ask, escalator, free_port
-from tests.edge.cases import SHAPE, box, plan_of
-from tests.edge.fake_cloud import FakeCloud, sure
-from tests.edge.killable import quick_line
+from tests.edge.builders import SHAPE, box, plan_of
+from tests.edge.fake_cloud import RESERVE_S, FakeCloud, ask, escalator, free_port, sure
+from tests.edge.running_agent import quick_line
 
 
 def test_no_time_left_asks_nobody() -> None:

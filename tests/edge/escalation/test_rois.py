@@ -11,7 +11,7 @@ from edge.escalation.rois import RoiStates, cut_rois
 from protos.codec import pack_mask
 from protos.errors import DeadlinePassed, Draining, Overloaded, OverreadError, Unreachable
 from protos.messages import Refusal, Roi, Summary, Verdict
-from tests.edge.cases import box, plan_of
+from tests.edge.builders import box, plan_of
 
 
 def exchange(*scores: float) -> RoiStates:

@@ -13,8 +13,8 @@ from edge.escalation.attempt import StreamTiming
 from edge.escalation.rois import cut_rois
 from edge.escalation.stream import RequestIterator
 from protos.deadline import Deadline
-from protos.messages import Header, Refusal, Verdict
-from tests.edge.cases import SHAPE, HandClock, box, plan_of
+from protos.messages import Header, Verdict
+from tests.edge.builders import SHAPE, HandClock, box, plan_of
 
 HEADER = Header("k", "", 1.0, 3)
 LONG_S = 60.0
@@ -48,36 +48,6 @@ class Taker:
         return not self._thread.is_alive()
 
 
-def test_all_regions_follow_the_header_at_once() -> None:
-    """Where nothing is held nobody waits, and nothing is left out."""
-    one = sending(held=False)
-    taker = Taker(one)
-    assert taker.ends()
-    assert taker.rois == [0, 1, 2]
-    assert one.admit(None) == []
-
-
-def test_held_regions_go_when_the_cloud_has_taken_the_header() -> None:
-    """Before that only the header goes; a cloud that tells no number takes all."""
-    one = sending(held=True)
-    taker = Taker(one)
-    assert taker.begun.wait(LONG_S)
-    assert taker.rois == []
-    assert one.admit(None) == []
-    assert taker.ends()
-    assert taker.rois == [0, 1, 2]
-
-
-def test_only_as_many_go_as_the_cloud_has_room_for() -> None:
-    """The most valuable; the others are refused in words, without having been sent."""
-    one = sending(held=True)
-    taker = Taker(one)
-    reason = "the cloud accepted 1 of 3 ROIs"
-    assert one.admit(1) == [Refusal(i, "DeadlineUnmeetable", reason) for i in (1, 2)]
-    assert taker.ends()
-    assert taker.rois == [0]
-
-
 def test_what_has_gone_already_is_not_refused() -> None:
     """Of three two are under way when the cloud says that it has room for one."""
     one = sending(held=False)
@@ -91,15 +61,6 @@ def test_what_has_gone_already_is_not_refused() -> None:
 def test_more_room_than_regions_leaves_nothing_out() -> None:
     """The cloud may have room for more than was announced."""
     assert sending(held=True).admit(9) == []
-
-
-def test_the_end_lets_go_who_waits() -> None:
-    """The thread that takes the requests ends, with nothing sent."""
-    one = sending(held=True)
-    taker = Taker(one)
-    one.end()
-    assert taker.ends()
-    assert taker.rois == []
 
 
 def test_the_deadline_lets_go_who_waits() -> None:

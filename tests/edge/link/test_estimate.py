@@ -19,7 +19,7 @@ from edge.link.estimate import (
     computing_s,
     down_s,
 )
-from tests.edge.cases import HandClock
+from tests.edge.builders import HandClock
 
 MB = 1_000_000
 

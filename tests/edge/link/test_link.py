@@ -5,7 +5,7 @@ import pytest
 
 from edge.link.estimate import Arrival, LinkEstimate, Pace
 from edge.link.link import NO_RESPONSE_YET, Breaker, Link
-from tests.edge.cases import HandClock
+from tests.edge.builders import HandClock
 
 MB = 1_000_000
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.edge.amending import Site
+from tests.edge.builders import Site
 
 
 def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> None:

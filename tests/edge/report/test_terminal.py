@@ -16,7 +16,7 @@ from edge.report.terminal import render_report
 from edge.report.write import ReportPaths
 from imaging.volume import Geometry
 from protos.messages import Verdict
-from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.builders import TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 PATHS = ReportPaths(Path("out/report.json"), Path("out/report.html"))
 

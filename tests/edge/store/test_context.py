@@ -18,7 +18,7 @@ from edge.report.model import Change, ChangeKind, Report, Status
 from edge.store.context import DERIVED, AmendmentContext
 from imaging.volume import Geometry, StudyHeader
 from protos.messages import Verdict
-from tests.edge.cases import TERMS, THRESHOLDS, WEIGHTS, plan_of
+from tests.edge.builders import TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)

@@ -19,7 +19,7 @@ from edge.store.pending import PendingStep
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import RandomCloud, put_study, work
 from evaluation.recovery.check import Found, busy, check
-from tests.edge.cases import HandClock
+from tests.edge.builders import HandClock
 
 PATIENCE_S = 300.0
 STUDIES: dict[str, Sequence[float] | None] = {

@@ -12,7 +12,7 @@ from evaluation.errors import ServiceFailed
 from evaluation.timing.detection import _table, escalate_all, row
 from evaluation.timing.detection_worker import Case, RecordingLink, escalate
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.cases import SHAPE, THRESHOLDS, WEIGHTS, box, candidate
+from tests.edge.builders import SHAPE, THRESHOLDS, WEIGHTS, box, candidate
 from tests.edge.fake_cloud import FakeCloud
 
 

@@ -1,0 +1,325 @@
+"""Builders for tests of the edge: candidates, pipelines, sites with pending reads, an inbox."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge.amend.amender import Amender, RetryBudget
+from edge.assemble import build_pipeline
+from edge.daemon.inbox import Inbox, report_names
+from edge.daemon.study import AgentFolders, process_study
+from edge.decide import Plan, Situation, Thresholds, decide
+from edge.escalation.client import SecondReader
+from edge.escalation.rois import EscalationResult
+from edge.guarantee import Terms
+from edge.job import Job
+from edge.link.estimate import LinkEstimate
+from edge.merge import MergeWeights
+from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.report.model import Report
+from edge.selection import SELECTION_POLICY, SelectionPolicy
+from edge.settings import load_settings
+from edge.store.pending import persist_in
+from edge.store.studies import Record, Step, StudyStore
+from evaluation.recovery.agent import settings_in
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry, Study, StudyHeader, Volume
+from models.runtime.detection import Candidate
+from models.runtime.screener import read_by
+from protos.deadline import Clock, Deadline
+from protos.messages import Refusal, Roi, Verdict
+
+THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
+WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
+SHAPE = (48, 48, 48)
+GUARANTEE = {
+    "alpha": 0.05,
+    "delta": 0.1,
+    "patients": 62,
+    "calibration": "0123abcd",
+    "asked_alpha": 0.028,
+    "confidence": 0.7,
+    "holds": False,
+    "screening": read_by("1"),
+    "hybrid": "fake 1",
+    "slice_mm": 2.5,
+    "region_side": 48,
+    "basis": "nodules in cubes of 50 mm",
+}
+TERMS = Terms(
+    0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, read_by("1"), "fake 1", 2.5, 48,
+    "nodules in cubes of 50 mm",
+)  # fmt: skip
+SETTINGS = {
+    "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
+    "merge": [0.0, 1.0, 1.0],
+}
+
+
+class HandClock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        """The time it stands at, in seconds."""
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Moves on by ``seconds``."""
+        self.now_s += seconds
+
+
+@dataclass
+class FixedScreener:
+    """A screening network that sees the same candidates in every box."""
+
+    scores: Sequence[float]
+    name: str = "fixed"
+    version: str = "1"
+    engine: str = "none"
+    settings: Mapping[str, object] = field(default_factory=lambda: SETTINGS)
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        """The candidates of ``scores``, in their order."""
+        del box  # it never looks
+        return [candidate(score, at=i) for i, score in enumerate(self.scores)]
+
+
+def candidate(score: float, at: int = 0) -> Candidate:
+    """A candidate of 6 mm, one for each place ``at``."""
+    return Candidate((float(at), 2.0, 3.0), (30.0 + at, 30.0, 30.0), 6.0, score)
+
+
+def box() -> Preprocessed:
+    """A lung box of 60 mm in which each slice is as bright as its number."""
+    slices = np.arange(60, dtype=np.uint8)[:, None, None]
+    return Preprocessed(np.broadcast_to(slices, (60, 60, 60)).copy(), Geometry())
+
+
+def plan_of(
+    *scores: float,
+    link: LinkEstimate | None = None,
+    budget_s: float = 60.0,
+    roi_bytes: int = 48**3,
+    max_rois: int = 64,
+    policy: SelectionPolicy = SELECTION_POLICY,
+    audited: bool = False,
+) -> Plan:
+    """What is decided of candidates of these scores, with time enough."""
+    situation = Situation(
+        tuple(candidate(score, at=i) for i, score in enumerate(scores)),
+        THRESHOLDS,
+        link or LinkEstimate(),
+        budget_s,
+        roi_bytes,
+        max_rois,
+        policy,
+        audited,
+    )
+    return decide(situation)
+
+
+def study_at(source: Path) -> Study:
+    """A study of empty voxels; the screener decides what it shows."""
+    return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
+
+
+SCORES = (0.95, 0.7, 0.3, 0.05)
+"""The first is reported, the next two are uncertain, the last is dismissed."""
+
+
+def pipeline_of(
+    second: SecondReader,
+    scores: Sequence[float] = SCORES,
+    *,
+    guarantee: Mapping[str, object] | None = None,
+    clock: Clock = time.monotonic,
+    **settings: object,
+) -> Pipeline:
+    """The real pipeline around a screener that sees ``scores``, whatever the files."""
+    manifest = {**SETTINGS, **({"guarantee": guarantee} if guarantee else {})}
+    screener = FixedScreener(scores, settings=manifest)
+    limits = load_settings(**{"deadline_s": 60.0, **settings})
+    pipeline = build_pipeline(limits, screener, second, clock=clock)
+    return replace(pipeline, read=study_at, preprocess=lambda *_: box())
+
+
+def report_of(pipeline: Pipeline, out: Path) -> Report:
+    return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
+
+
+HEADER = StudyHeader(patient_id="P1", study_date="20260301")
+
+
+@dataclass
+class SilentCloud:
+    """A link that is up as long as ``answers`` are left; each is given to one asking.
+
+    An answer is the number of regions, from the first, that get a verdict of ``probability``.
+    Studies whose key is in ``refuses`` get refusals instead.
+    """
+
+    answers: list[int] = field(default_factory=list)
+    probability: float = 0.99
+    available: bool = True
+    probing: bool = False
+    refuses: set[str] = field(default_factory=set)
+    asked: list[tuple[str, tuple[int, ...]]] = field(default_factory=list)
+
+    def estimate(self) -> LinkEstimate:
+        """Up, down or about to find out, as it is set."""
+        return LinkEstimate(available=self.available, probing=self.probing)
+
+    def read(self, *_: object) -> EscalationResult:
+        """Nothing comes by the deadline."""
+        return EscalationResult(reason="Unreachable: nobody listens", attempts=1)
+
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
+        """The next of the answers."""
+        assert not deadline.passed
+        self.asked.append((study_key, tuple(roi.roi_id for roi in rois)))
+        if study_key in self.refuses:
+            refusals = {r.roi_id: Refusal(r.roi_id, "ModelFailed", "no") for r in rois}
+            return EscalationResult(refusals=refusals, reason="2 ROIs refused", attempts=1)
+        count = self.answers.pop(0) if self.answers else 0
+        verdicts = {r.roi_id: self._verdict(r) for r in rois[:count]}
+        reason = "" if count >= len(rois) else "Unreachable: nobody listens"
+        return EscalationResult(verdicts, reason=reason, attempts=1)
+
+    def _verdict(self, roi: Roi) -> Verdict:
+        return Verdict(roi.roi_id, self.probability, 9.0, "fake 1", 0.0, 0.001)
+
+
+class ForgetfulCloud(SilentCloud):
+    """One that answers a study's first asking with nothing, the second with one region, then all.
+
+    What was asked is told in the file ``log``, so that it goes on from there in the next process.
+    """
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self._log = log
+
+    def read_rois(
+        self, rois: Sequence[Roi], deadline: Deadline, study_key: str
+    ) -> EscalationResult:
+        """As many as this study's askings so far."""
+        before = self._log.read_text().split() if self._log.exists() else []
+        with self._log.open("a") as log:
+            log.write(f"{study_key}\n")
+        asked = before.count(study_key)
+        self.answers = [len(rois) if asked > 1 else asked]
+        return super().read_rois(rois, deadline, study_key)
+
+
+def pending_pipeline(second: SecondReader, *, pictures: bool = False) -> Pipeline:
+    """The real pipeline, calibrated; two candidates of its study are pending."""
+    pipeline = replace(pipeline_of(second, guarantee=GUARANTEE), read=_study_with_header)
+    return pipeline if pictures else replace(pipeline, draw=lambda *_: {})
+
+
+def _study_with_header(source: Path) -> Study:
+    return replace(study_at(source), header=HEADER, other_series=("1.2.4: 2 slices, localizer",))
+
+
+def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path:
+    """A study of two files in the inbox, marked as complete if ``done``."""
+    folder = inbox / name
+    folder.mkdir(parents=True)
+    for number in range(2):
+        (folder / f"{number}.dcm").write_text(text)
+    if done:
+        (folder / ".done").touch()
+    return folder
+
+
+PAUSE_S = 4.0
+UNHURRIED = RetryBudget(
+    first_s=20.0, longest_s=20.0, max_rois=64, pause_s=PAUSE_S, max_days=30.0, max_bytes=math.inf
+)
+BY_EDGE = {1: 0.95, 2: 0.7}
+"""Findings of version 1 by number, with their probability: the edge alone."""
+
+
+class Site:
+    """A store, its folders, and an amender on a clock by hand."""
+
+    def __init__(self, root: Path, store: StudyStore, cloud: SilentCloud) -> None:
+        self.clock, self.store, self.cloud = HandClock(), store, cloud
+        self.places = AgentFolders.of(settings_in(root))
+        self.places.make()
+        self.now = datetime(2026, 3, 1, tzinfo=UTC)
+        self.amender = self.start()
+
+    def start(self, max_bytes: float = math.inf) -> Amender:
+        """The amender of a process that has just begun."""
+        return Amender(
+            self.store,
+            self.places.outbox,
+            self.cloud,
+            replace(UNHURRIED, max_bytes=max_bytes),
+            clock=self.clock,
+            now=lambda: self.now,
+            jitter=lambda _low, high: high,
+        )
+
+    def study(
+        self, name: str, *, pictures: bool = False, second: SecondReader | None = None
+    ) -> Record:
+        """A study whose report is out and owes two second readings."""
+        record = self.store.open_claim((name,), "p", report_names(name))
+        assert record is not None
+        put(self.places.work / record.id, name)
+        record = self.store.advance(record.id, Step.CLAIMED)
+
+        def read(job: Job) -> StudyResult:
+            pipeline = pending_pipeline(second or self.cloud, pictures=pictures)
+            persist = persist_in(self.store.pending, SHAPE)
+            return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+        process_study(record, None, self.places, self.store, read, 60.0, [].append)
+        return self.store.get(record.id)
+
+    def turns(self) -> None:
+        """Turns until there is nothing to do."""
+        while self.amender.run_once():
+            pass
+
+    def report(self, name: str, version: str = "") -> dict[str, Any]:
+        """The report of a study as its readers have it."""
+        path = self.places.outbox / name / f"report{version}.json"
+        words: dict[str, Any] = json.loads(path.read_text())
+        return words
+
+
+def findings(report: dict[str, Any]) -> dict[int, float]:
+    """Number to probability."""
+    return {finding["number"]: finding["probability"] for finding in report["findings"]}
+
+
+QUIET_S = 5.0
+
+
+def watch(folder: Path, wall: Callable[[], float] = time.time) -> tuple[Inbox, HandClock]:
+    """An inbox and its clock; ``wall`` is that by which files are dated."""
+    clock = HandClock()
+    folder.mkdir(exist_ok=True)
+    return Inbox(folder, QUIET_S, clock, wall), clock
+
+
+def names(inbox: Inbox) -> list[str]:
+    """What is complete now."""
+    return [arrival.name for arrival in inbox.complete()]
