@@ -1,4 +1,4 @@
-"""``overread-eval``: every figure that the project claims, each by one command.
+"""``overread-eval``: one command for every figure that the project states.
 
 The result goes to stdout, as a table or as JSON; progress and remarks go to stderr.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import structlog
 import typer
@@ -45,11 +46,27 @@ from models.extra import how_to_install
 from models.runtime.errors import ModelError
 
 app = typer.Typer(
-    help="Measures Overread: every claim by one command. Not a medical device.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        print(f"overread-eval {version('overread')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Measures Overread: one command for every claim. Not a medical device."""
+
 
 app.command("calibration")(calibration_command)
 app.command("characterization")(characterization_command)
@@ -77,7 +94,7 @@ app.command("stages")(stages_command)
 
 
 def main() -> None:
-    """The command ``overread-eval``; what cannot be evaluated ends with a line that says why."""
+    """Run ``overread-eval``; an error ends with one line that says what is wrong."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),

@@ -1,4 +1,4 @@
-"""Measures every claim of the pages again and writes them: `make evaluate`.
+"""Measure every claim of the pages again, and render the pages: `make evaluate`.
 
 Each claim is a command of `overread-eval` with ``--json``. Its output is kept in `docs/results`, so
 that the pages can be written without measuring (``--page-only``).
@@ -21,11 +21,13 @@ from models.export.manifest import amend
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SCANS = ("qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068")
-"""The scans of role val and test."""
+"""Scans that were not trained on: of role val or test."""
 
 SMALL_DISK = ("unshare", "-rm", "sh", "-c")
 MOUNT = "mount -t tmpfs -o size=240m none /mnt"
-"""A filesystem that may be filled, for one command and without rights."""
+"""Makes a small filesystem for one command, without privileges."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Claim:
 
     @property
     def typed(self) -> str:
-        """The same as a person types it."""
+        """Return the command as a person types it."""
         words = " ".join(("overread-eval", *self.command))
         if not self.small_disk:
             return words
@@ -56,7 +58,7 @@ class Claim:
 
 
 def claims(data: str) -> list[Claim]:
-    """Every measurement of the page; ``data`` is the folder with ``nodules`` and ``ct``."""
+    """Return every measurement; ``data`` is the folder with ``nodules``, ``ct`` and ``luna16``."""
     scans = [f"{data}/ct/{scan}" for scan in SCANS]
     nodules = ["nodules", "--data", f"{data}/nodules", "--split", "val,test",
                "--truth", f"{data}/ct/scans.csv", "--scans", *scans]  # fmt: skip
@@ -127,9 +129,9 @@ def claims(data: str) -> list[Claim]:
 
 
 def measure(claim: Claim) -> dict[str, Any]:
-    """Runs the command; its JSON with the command beside it.
+    """Run the command and return its JSON, with the command in it.
 
-    A journal of an earlier run is removed: what it says was measured with another state of things.
+    The journal of an earlier run is removed: it belongs to another version of the program.
     """
     if "--journal" in claim.command:
         journal = claim.command[claim.command.index("--journal") + 1]
@@ -141,7 +143,7 @@ def measure(claim: Claim) -> dict[str, Any]:
 
 
 def can_measure(claim: Claim) -> bool:
-    """Whether this machine lets a filesystem be made, where the claim needs one."""
+    """Return whether this machine can make the small filesystem, if the claim needs one."""
     if not claim.small_disk:
         return True
     try:
@@ -150,20 +152,29 @@ def can_measure(claim: Claim) -> bool:
         return False
 
 
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
 def main(
-    data: Annotated[str, typer.Option(help="Folder with nodules/ and ct/.")] = "../shared/data",
-    only: Annotated[list[str] | None, typer.Option(help="Only these claims, by name.")] = None,
-    page_only: Annotated[bool, typer.Option("--page-only", help="Measure nothing.")] = False,
+    data: Annotated[
+        str, typer.Option(help="Folder with nodules/, ct/ and luna16/.")
+    ] = "../shared/data",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Names of the only claims to measure.")
+    ] = None,
+    page_only: Annotated[
+        bool, typer.Option("--page-only", help="Pages from the results as they are.")
+    ] = False,
 ) -> None:
-    """Measure the claims, and write docs/models.md and docs/budget.md."""
+    """Measure the claims, and render the pages of docs that have a template."""
     results = DOCS / "results"
-    for folder in (results, DOCS.parent / "runs"):  # what is not for the page goes to the latter
+    for folder in (results, DOCS.parent / "runs"):  # the latter for output that no page shows
         folder.mkdir(exist_ok=True)
     for claim in [] if page_only else claims(data):
         if only and claim.name not in only:
             continue
         if not can_measure(claim):
-            typer.echo(f"leaving out {claim.name}: unshare and mount are not let here", err=True)
+            typer.echo(
+                f"leaving out {claim.name}: unshare and mount are not permitted here", err=True
+            )
             continue
         typer.echo(f"measuring {claim.name}", err=True)
         found = measure(claim)
@@ -174,7 +185,7 @@ def main(
 
 
 def read_figures(results: Path) -> dict[str, dict[str, Any]]:
-    """For the manifest: each artifact's figures with their intervals."""
+    """Return the figures of each artifact for the manifest, with their intervals."""
     sources = {
         "screening-fp32": "nodules_edge_fp32",
         "screening-int8": "nodules_edge_int8",
@@ -200,4 +211,4 @@ def read_figures(results: Path) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

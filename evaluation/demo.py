@@ -1,12 +1,8 @@
 """``python -m evaluation.demo``: one study through edge and cloud, as two real processes.
 
 It starts ``overread-cloud serve`` on loopback, draws a phantom with known nodules (or takes a
-study of your own), and has ``overread-edge screen`` read it. Then it says which nodules were
-found, and by whom. It uses the two programs as an operator does. Not a medical device.
-
-What the demo says beside the edge's own tables: who decided what, and whether it is true.
-
-It reads ``report.json`` as any other program would.
+study of your own), and has ``overread-edge screen`` read it. Then it reads ``report.json``, and
+says which nodules were found, and by whom. Not a medical device.
 """
 
 from __future__ import annotations
@@ -38,33 +34,59 @@ from models.markdown import Rows
 
 Json = Mapping[str, Any]
 
+SEED = 37
+CHOSEN = " (chosen to show nodules that the second reading decides)"
+"""Printed with `SEED`; nothing else of its phantom is tuned."""
+
+DEADLINE_S = 30.0
+"""Budget of the study: longer than the edge's default, for machines that do other work."""
+
+START_S = 180.0
+"""Time for the cloud to start; the first start on a machine compares the inference engines."""
+
+WIDTH = 100
+"""Largest number of columns printed."""
+
+_MARK = ".overread-demo"
+"""The lock in the demo's folder, which also shows that the folder is the demo's own."""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """The commands of the two processes, without their arguments."""
+
+    cloud: tuple[str, ...] = (sys.executable, "-m", "cloud", "serve")
+    edge: tuple[str, ...] = (sys.executable, "-m", "edge", "screen")
+
 
 @dataclass(frozen=True)
 class Result:
-    """One report as it was written, and the phantom's nodules; empty where nothing is known."""
+    """One report, and the phantom's nodules; empty without a phantom."""
 
     report: Json
     truth: tuple[Nodule, ...]
 
     @classmethod
     def of(cls, report: Path, truth: tuple[Nodule, ...]) -> Result:
-        """The result that a ``report.json`` holds."""
+        """Read a ``report.json``."""
         return cls(json.loads(report.read_text(encoding="utf-8")), truth)
 
     @property
     def found(self) -> list[Json]:
-        """What the report lists: its findings, then its small nodules."""
+        """Return its findings, then its small nodules."""
         return [*self.report["findings"], *self.report["small_nodules"]]
 
 
 def render_result(result: Result) -> RenderableType:
-    """Everything that the demo adds to the tables of the edge."""
+    """Return everything that the demo adds to the tables of the edge."""
     truth = (truth_table(result), "") if result.truth else ()
     return Group("", *truth, *second_readings(result))
 
 
 def truth_table(result: Result) -> Rows:
-    """One line a nodule of the phantom: which finding it is, and who decided it."""
+    """Return a row for each nodule of the phantom: its finding, and who decided it."""
     hits = matches(result.found, result.truth)
     found = len(set(hits) - {None})
     title = (
@@ -84,7 +106,7 @@ def truth_table(result: Result) -> Rows:
 
 
 def second_readings(result: Result) -> Iterator[str]:
-    """The way to the cloud and back in words: how long it took, and what was decided there."""
+    """Yield the time to the cloud and back, and what was decided there."""
     report = result.report
     took_s = {entry["stage"]: entry["took_s"] for entry in report["ledger"]}["escalate"]
     unsure = [c for c in report["candidates"] if c["route"] == Route.ESCALATE.value]
@@ -104,7 +126,7 @@ def second_readings(result: Result) -> Iterator[str]:
 
 
 def matches(findings: Sequence[Json], truth: Sequence[Nodule]) -> list[int | None]:
-    """Of each finding the place in ``truth`` of the nodule that it hits, the nearest of several."""
+    """Return for each finding the number of the nodule that it hits, the nearest of several."""
     return [_hit(finding["centre_mm"], truth) for finding in findings]
 
 
@@ -119,7 +141,7 @@ def _distance_mm(place: Sequence[float], nodule: Nodule) -> float:
 
 
 def _fate(report: Json, nodule: Nodule) -> str:
-    """Why a nodule was missed, by the best candidate that the edge had there."""
+    """Return why a nodule was missed, from the edge's best candidate there."""
     proposed = [c for c in report["candidates"] if nodule.hit_by(tuple(c["centre_mm"]))]
     best = max(proposed, key=lambda c: c["score"], default=None)
     if best is None:
@@ -128,45 +150,19 @@ def _fate(report: Json, nodule: Nodule) -> str:
     return f"{by} at {best['score']:.2f}"
 
 
-SEED = 37
-
-
-CHOSEN = " (chosen to show nodules that the second reading decides)"
-"""Said of `SEED`; nothing else of its phantom is tuned."""
-
-DEADLINE_S = 30.0
-"""For the study: more than the edge's own default, for machines that do other work meanwhile."""
-
-START_S = 180.0
-"""For the cloud to start; the first start on a machine compares the inference engines."""
-
-WIDTH = 100
-"""Columns of what is printed, at most."""
-
-_MARK = ".overread-demo"
-"""A lock, and the sign that the folder is the demo's own."""
-
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-
-@dataclass(frozen=True)
-class Programs:
-    """The commands of the two processes, without their arguments."""
-
-    cloud: tuple[str, ...] = (sys.executable, "-m", "cloud", "serve")
-    edge: tuple[str, ...] = (sys.executable, "-m", "edge", "screen")
-
-
 @app.command(
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status, as of overread-edge screen: 0 the study was read; 1 something failed; "
-    "2 the study was refused; 3 the second reading is missing or partial."
+    "2 the study was refused; 3 the second reading is missing or partial.",
 )
 def demo(
     own: Annotated[
         Path | None,
-        typer.Option("--input", exists=True, help="Own DICOM folder, NIfTI, NRRD or MHD."),
+        typer.Option(
+            "--input", exists=True, help="Study of your own: DICOM folder, NIfTI, NRRD or MHD."
+        ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for report, logs, phantom.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for report, logs and phantom.")] = Path("demo"),
     seed: Annotated[
         int,
         typer.Option(
@@ -174,20 +170,20 @@ def demo(
         ),
     ] = SEED,
 ) -> None:
-    """Reads one chest CT with edge and cloud. Not a medical device."""
+    """Read one chest CT with edge and cloud. Not a medical device."""
     with _held(out):
         raise typer.Exit(run_demo(out, Programs(), own=own, seed=seed))
 
 
 def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: int = SEED) -> int:
-    """The exit status of ``overread-edge screen``, whose report is left in ``out / "reports"``.
+    """Run both programs; return the exit status of ``overread-edge screen``.
 
-    Both processes have ended when it is returned.
+    The report is left in ``out / "reports"``. Both processes have ended on return.
 
     Args:
         out: the demo's own folder.
         programs: the two commands.
-        own: a person's own study, or None for a phantom.
+        own: a study of the user's, or None for a phantom.
         seed: of the phantom.
 
     Raises:
@@ -216,7 +212,7 @@ def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: in
 
 
 def _screened(command: tuple[str, ...], log: Path, tables: Path) -> int:
-    """Run the edge and show the tables that it prints; its exit status."""
+    """Run the edge, show the tables that it prints, and return its exit status."""
     color = {"FORCE_COLOR": "1"} if Console().is_terminal else {}
     environment = {"COLUMNS": str(_width()), **color}
     edge = Process("edge", command, log, isolated=True, output=tables, environment=environment)
@@ -231,7 +227,7 @@ def _screened(command: tuple[str, ...], log: Path, tables: Path) -> int:
 
 
 def _phantom(seed: int, out: Path) -> tuple[Path, tuple[Nodule, ...]]:
-    """The DICOM folder of a phantom and its nodules; an earlier demo may have drawn it."""
+    """Return the DICOM folder of a phantom and its nodules; draw it unless an earlier demo did."""
     spec = whole_chest(seed)
     what = f"drawing a phantom of {spec.shape[0]} slices with {spec.nodule_count} nodules"
     _say(f"{what}, seed {seed}{CHOSEN if seed == SEED else ''}")
@@ -242,14 +238,14 @@ def _phantom(seed: int, out: Path) -> tuple[Path, tuple[Nodule, ...]]:
 
 @contextmanager
 def _held(out: Path) -> Iterator[None]:
-    """The demo's folder, made if need be, and held against a second demo.
+    """Lock the demo's folder, which is created if necessary.
 
     Raises:
-        MissingData: the folder holds something else.
-        AlreadyRunning: another demo works in it.
+        MissingData: the folder has other contents.
+        AlreadyRunning: another demo uses it.
     """
     if out.is_dir() and not (out / _MARK).is_file() and any(out.iterdir()):
-        reason = "is not empty, and no earlier demonstration made it: give another with --out"
+        reason = "is not empty and not of an earlier demo: choose another with --out"
         raise MissingData(out, reason)
     out.mkdir(parents=True, exist_ok=True)
     with exclusive(out / _MARK):
@@ -258,13 +254,13 @@ def _held(out: Path) -> Iterator[None]:
 
 @contextmanager
 def _waiting(what: str) -> Iterator[Callable[[str], None]]:
-    """Shows on a terminal what goes on; other words can be given for it meanwhile."""
+    """Show a status line on a terminal; yield a function that changes it."""
     with Console(stderr=True).status(what) as status:
         yield status.update
 
 
 def _say(line: str) -> None:
-    """A line on standard error; standard output is for the results."""
+    """Print a line on standard error; standard output is for the results."""
     Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
 
 
@@ -275,7 +271,7 @@ def _width() -> int:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGHUP end us as Ctrl-C does: both processes are stopped on the way out."""
+    """Exit on SIGTERM and SIGHUP as on Ctrl-C, so that both processes are stopped."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         sys.exit(128 + number)
@@ -289,7 +285,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def main() -> None:
-    """The command; what goes wrong ends with a line that says what and why."""
+    """Run the command; an error ends with one line that says what is wrong."""
     try:
         with _ended_by_signals():
             app()

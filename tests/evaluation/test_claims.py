@@ -79,9 +79,7 @@ def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     kept = tmp_path / "docs" / "results" / "full_disk.json"
     kept.parent.mkdir(parents=True)
     kept.write_text("{}")
-    program = typer.Typer()
-    program.command()(claims.main)
-    ended = CliRunner().invoke(program, ["--only", "full_disk"])
+    ended = CliRunner().invoke(claims.app, ["--only", "full_disk"])
     assert ended.exit_code == 0, ended.output
     assert "leaving out full_disk" in ended.output
     assert kept.read_text() == "{}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def tables(tmp_path: Path) -> list[str]:
     for name, text in texts.items():
         (tmp_path / f"{name}.csv").write_text(text)
     return [word for name in texts for word in (f"--{name}", str(tmp_path / f"{name}.csv"))]
+
+
+def test_version_and_short_help() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"overread-eval {version('overread')}\n"
+    for command in ([], ["froc"]):
+        assert "Usage: " in CliRunner().invoke(app, [*command, "-h"]).stdout
 
 
 def test_froc_prints_json(tables: list[str]) -> None:
