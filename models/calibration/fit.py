@@ -75,6 +75,7 @@ def gather(
     rows: list[tuple[float, float, bool, str]] = []
     missed: list[str] = []
     for cube, patient in zip(cubes, patients, strict=True):
+        # of a cube: its nodule, if a candidate lies in it, and its strongest false positives
         found = screener.screen(Preprocessed(cube.voxels, Geometry()))
         hits = [c for c in found if _hits(c, cube.nodules[:1], 0.5)][:1]
         missed += [] if hits else [patient]
@@ -96,6 +97,7 @@ def gather(
 
 
 def _alarms(found: Sequence[Candidate], piece: Piece, face: int) -> list[Candidate]:
+    # a false positive is inside the faces and at least 5 voxels away from every mark
     marks = np.concatenate([piece.nodules, piece.ignored])
     size = np.array(piece.voxels.shape)
     return [
@@ -114,6 +116,7 @@ def _read(
     if not candidates:
         return []
     rois = np.stack([cut_roi(piece.voxels, c.index_zyx, reader.roi_shape) for c in candidates])
+    # in batches of eight, which bounds the memory
     parts = [reader.read(rois[i : i + 8]).probability for i in range(0, len(rois), 8)]
     chance = np.concatenate(parts)
     return [(_logit(c.score), _logit(float(p))) for c, p in zip(candidates, chance, strict=True)]
@@ -135,6 +138,7 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
     Both classes weigh the same, so that 0.5 lies where they are equally likely; targets are
     smoothed as by Platt (1999).
     """
+    # a column of ones for the bias; smoothed targets; weights that sum to one half for each class
     x = np.concatenate([np.ones((len(features), 1)), features], 1)
     positives, negatives = truth.sum(), (~truth).sum()
     target = np.where(truth, (positives + 1) / (positives + 2), 1 / (negatives + 2))
@@ -162,10 +166,12 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
     `ALONE_ALARMS` and `FINAL_ALARMS` false positives a scan. From ``report`` on the edge decides
     alone: it lies above every false positive, or above every candidate that a verdict rejects.
     """
+    # three thresholds from one score each
     nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
     dismiss = MARGIN * float(nodules.min())
     alone = _leaving(alarms, ALONE_ALARMS * cases.scans)
     final = _leaving(merged[~cases.nodule], FINAL_ALARMS * cases.scans)
+    # report needs both: no false positive of the edge alone, or no candidate that is rejected
     report = min(float(alarms.max(initial=0.0)) + 1e-5, _above_rejected(edge, merged >= final))
     values = {"dismiss": dismiss, "report": report, "alone": max(alone, dismiss), "final": final}
     return {name: round(value, 6) for name, value in values.items()}
@@ -181,6 +187,6 @@ def _leaving(alarms: FloatArray, allowed: float) -> float:
     """Return a threshold half-way between the last allowed false positive and the next."""
     ranked = np.sort(alarms)[::-1]
     count = int(allowed)
-    if count >= len(ranked):
+    if count >= len(ranked):  # all are allowed: half the lowest score
         return float(ranked[-1]) / 2
     return float((ranked[count - 1] + ranked[count]) / 2)

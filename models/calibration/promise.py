@@ -141,6 +141,7 @@ def nodules_of(
 
     Where the patients are unknown, each nodule counts as a patient.
     """
+    # as the edge does it: calibrate both logits, clip the cloud's, merge
     edge = _scaled(cases.edge[cases.nodule], settings["calibration"])
     second = _scaled(cases.cloud[cases.nodule], cloud["calibration"])
     bias, edge_weight, cloud_weight, most = settings["merge"]
@@ -167,6 +168,7 @@ def promise(
         ValueError: every nodule is lost, or ``target`` is not in (0, 1).
     """
     report, delta = fitted["report"], target.delta
+    # the furthest point of the path that keeps the promise; the fitted one if none does
     path = straight_path(DISMISS_SHARE)
     found = control(nodules, path, report=report, alpha=target.alpha, delta=delta, bound=BOUND)
     holds = found.guarantee.holds

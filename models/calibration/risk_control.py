@@ -151,6 +151,7 @@ def straight_path(dismiss_share: float = 0.5, *, steps: int = STEPS) -> Threshol
     """Return a path with ``final`` from 0 to 1, denser near 0, and ``dismiss`` a share of it."""
     if not 0 <= dismiss_share <= 1:
         raise ValueError(f"dismiss_share = {dismiss_share}, expected a value in [0, 1]")
+    # squares are denser near 0, where the promise is decided
     final = np.linspace(0, 1, steps) ** 2
     return ThresholdPath(dismiss_share * final, final)
 
@@ -160,6 +161,7 @@ def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath
 
     They must not be the calibration's, which would void the promise.
     """
+    # both thresholds at the same quantile of their scores; the first step loses nothing
     share = np.linspace(0, 1, steps)
     proposed = np.isfinite(others.edge)
     if not proposed.any():
@@ -185,6 +187,7 @@ def losses(nodules: ScoredNodules, path: ThresholdPath, report: float) -> FloatA
 
 def per_patient(lost: BoolArray, patient: npt.NDArray[Any]) -> FloatArray:
     """Average ``lost`` ``(nodules, steps)`` over each patient's nodules."""
+    # one row a patient, one column a nodule: the product sums, the row sums divide
     _, group = np.unique(patient, return_inverse=True)
     member = np.equal.outer(np.arange(group.max() + 1), group).astype(np.float64)
     return np.asarray(member @ lost / member.sum(1, keepdims=True))
@@ -194,6 +197,7 @@ def furthest(
     mean_loss: FloatArray, n: int, alpha: float, delta: float, bound: Bound
 ) -> npt.NDArray[np.int64]:
     """Return the last step before the bound first fails, or -1; rows are ``(..., steps)``."""
+    # the product is 1 up to the first step that fails, so its sum counts the steps that hold
     holds = p_value(mean_loss, n, alpha, bound) <= delta
     return np.asarray(np.cumprod(holds, axis=-1).sum(-1) - 1)
 
@@ -236,6 +240,7 @@ def control(
 
 
 def _why_not(n: int, alpha: float, delta: float, reached: float, sure: float) -> str:
+    # too few patients whatever they lose, or too large a loss at the first step
     needed = fewest_patients(alpha, delta)
     few = f"{n} patients are too few, {needed} without a miss would do"
     why = few if n < needed else f"{n} patients lose too much at the most cautious thresholds"
@@ -276,7 +281,7 @@ def p_value(mean_loss: npt.ArrayLike, n: int, alpha: float, bound: Bound) -> Flo
 
 def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
     """Return the smallest risk not exceeded with confidence 1 - ``delta``, by bisection."""
-    low, high = 0.0, 1.0
+    low, high = 0.0, 1.0  # a risk of ``high`` is rejected, one of ``low`` is not
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         rejected = float(p_value(mean_loss, n, middle, bound)) <= delta

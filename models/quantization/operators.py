@@ -50,6 +50,7 @@ def _only(options: dict[str, Any], **known: Any) -> None:
 
 def _convolve(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x, weight, *bias = given
+    # torch pads both sides alike; ONNX lists all begins, then all ends
     pads = options["pads"]
     half = len(pads) // 2
     _only(options, auto_pad=b"NOTSET", pads=pads[:half] * 2)
@@ -90,7 +91,7 @@ def _slice(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
     _only({"steps": given[4].tolist()} if len(given) > 4 else {}, steps=[1] * len(starts))
     axes = given[3].tolist() if len(given) > 3 else range(len(starts))
     bounds = zip(axes, starts.tolist(), ends.tolist(), strict=True)
-    for axis, start, end in bounds:
+    for axis, start, end in bounds:  # negative bounds count from the end, large ones are clipped
         size = x.shape[axis]
         first, last = (min(n + size if n < 0 else n, size) for n in (start, end))
         x = x.narrow(axis, first, last - first)
@@ -101,6 +102,7 @@ def _gather(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
     x: torch.Tensor = given[0]
     index: torch.Tensor = given[1]
     axis = options.get("axis", 0) % x.ndim
+    # torch gathers along a flat index; the index's own shape comes back afterwards
     picked = x.index_select(axis, index.reshape(-1).long() % x.shape[axis])
     return picked.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
 
@@ -108,6 +110,7 @@ def _gather(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
 def _reshape(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
     x: torch.Tensor = given[0]
     shape: torch.Tensor = given[1]
+    # 0 keeps the side, -1 is inferred as in torch
     sides = [x.shape[i] if side == 0 else side for i, side in enumerate(shape.tolist())]
     return x.reshape(sides)
 
@@ -236,6 +239,7 @@ def best_scale(weight: torch.Tensor, high: int, axis: int = 0) -> torch.Tensor:
 
     Tried are 40 shares of the channel's largest weight: with few bits it pays to clip outliers.
     """
+    # a row for each channel; every scale rounds all rows, and each row takes its best
     rows = weight.movedim(axis, 0).flatten(1)
     most = rows.abs().amax(1, keepdim=True).clamp(min=1e-12)
     tried = [most * share / high for share in torch.linspace(0.4, 1.0, 40).tolist()]

@@ -77,6 +77,7 @@ def quantize(
     ``batches`` are calibration inputs ``(n, 1, z, y, x)``, from training data only.
     """
     with tempfile.TemporaryDirectory() as folder:
+        # onnxruntime works on files: fold and infer shapes, then calibrate and insert QDQ pairs
         whole, prepared, small = (Path(folder) / f"{n}.onnx" for n in ("float", "ready", "int8"))
         onnx.save(model, whole)
         quant_pre_process(str(whole), str(prepared), skip_symbolic_shape=True)
@@ -147,7 +148,7 @@ def _regions(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.
 
 
 def _random_centres(scans: tuple[Piece, ...], count: int) -> Iterator[tuple[FloatArray, Piece]]:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # the same centres in every run
     for scan in scans:
         for _ in range(count):
             yield rng.uniform(0.2, 0.8, 3) * scan.voxels.shape, scan

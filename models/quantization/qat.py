@@ -45,6 +45,7 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
 
     ``screening`` is for a hybrid: the screening networks whose candidates it reads.
     """
+    # the first ranges, then the simulation that is trained, then its file
     screeners, network = _screeners(kind, screening), _network(run, kind)
     exact = export_float(network, kind)
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
@@ -67,6 +68,7 @@ def run_int4(
     ``screening`` is as for `run_qat`.
     """
     screeners, network = _screeners(kind, screening), _network(run, kind)
+    # choose layers by their sensitivity until the file is small enough, then lower and train
     simulation = trained_simulation(network, kind, qat)
     layers = sensitivity(simulation, network, sensitivity_batches(run.data, kind))
     max_bytes = int(find(f"{kind}-fp32").path.stat().st_size * share)
@@ -106,6 +108,7 @@ def lower_in_stages(
     resume: bool = False,
 ) -> onnx.ModelProto:
     """Return the file with the weights ``chosen`` in INT4, trained ``plan.minutes`` in all."""
+    # each stage lowers the next third of the layers and trains for a third of the time
     for stage in range(STAGES):
         first, last = (round(len(chosen) * part / STAGES) for part in (stage, stage + 1))
         for name in chosen[first:last]:

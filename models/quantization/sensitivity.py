@@ -85,6 +85,7 @@ def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dic
     network = make_network(kind, start).eval()
     exact = export_float(network, kind)
     given, batches = list(calibration(kind, data)), sensitivity_batches(data, kind, "val")
+    # each method on the same batches, before any training
     rows = []
     for method in METHODS:
         simulation = simulate(quantize(exact, kind, given, method=method), exact, kind).eval()
@@ -197,6 +198,7 @@ def _maps_loss(maps: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tens
 
 
 def _answers_loss(found: Answers, wanted: Answers) -> dict[str, torch.Tensor]:
+    # numbers as they are, the mask as probabilities
     numbers = {
         name: F.smooth_l1_loss(getattr(found, name), getattr(wanted, name).float(), beta=0.2)
         for name in ("logit", "log_diameter", "malignancy", "texture")
@@ -210,6 +212,7 @@ def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[st
 
     Those of least `Layer.cost` come first. All of them, if even that is not enough.
     """
+    # least increase of the difference per parameter first; four of eight bits are saved
     chosen: list[str] = []
     for layer in sorted(layers, key=lambda one: one.cost):
         if size <= max_bytes:

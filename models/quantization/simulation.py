@@ -67,6 +67,7 @@ class Simulation(nn.Module):
         self._makers = {out: node for node in nodes for out in node.output}
         self._users = {name: node for node in reversed(nodes) for name in node.input}
         self._dequantizers: dict[str, NodeProto] = {}  # of each weight and bias
+        # every QuantizeLinear is an activation, every dequantised constant a weight or a bias
         for node in nodes:
             if node.op_type == "QuantizeLinear":
                 self._round_activation(node)
@@ -105,6 +106,7 @@ class Simulation(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         """See the class."""
         values: dict[str, Any] = {INPUT: x, "": None}
+        # run the nodes in their order; constants are looked up where no node made the value
         for node in self.model.graph.node:
             given = [values[n] if n in values else self._constant(n, x.device) for n in node.input]
             outputs = self._run(node, given)
@@ -132,6 +134,7 @@ class Simulation(nn.Module):
 
         Kernels sum integer products, so the file format demands exactly this scale.
         """
+        # the nodes that dequantise the two factors
         source, weight = (self._makers[n] for n in self._user(name).input[:2])
         scale = self.rounding_of(weight_name(weight)).scale.flatten()
         if source.input[0] == INPUT:
@@ -185,6 +188,7 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in constants:
             level, scale = (constants[name] for name in node.input[:2])
+            # one scale for each channel along the axis, or one for all
             axis = axis_of(node) % max(level.ndim, 1)
             shape = [-1 if i == axis else 1 for i in range(level.ndim)]
             value = level.astype(np.float32) * (scale.reshape(shape) if scale.ndim else scale)
@@ -247,6 +251,7 @@ def _write_constant(
 
 def int4_tensor(name: str, values: np.ndarray) -> TensorProto:
     """Pack integers from -8 to 7 into a tensor, two to a byte, the lower half first."""
+    # four bits of two's complement each, padded to whole bytes
     nibbles = values.astype(np.int8).flatten().view(np.uint8) & 0xF
     if len(nibbles) % 2:
         nibbles = np.append(nibbles, np.uint8(0))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from models import __main__ as command
 from models.runtime import artifacts
@@ -74,6 +75,15 @@ def test_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(command, "app", broken)
     with pytest.raises(ModuleNotFoundError):
         command.main()
+
+
+@pytest.mark.parametrize(
+    "words", [["-h"], ["train", "-h"], ["prune", "compare", "-h"], ["int4", "-h"], ["--version"]]
+)
+def test_every_command_has_help_and_the_program_a_version(words: list[str]) -> None:
+    result = CliRunner().invoke(command.app, words)
+    assert result.exit_code == 0
+    assert ("overread-models 0." if words == ["--version"] else "Usage") in result.stdout
 
 
 class Lacking:
