@@ -51,6 +51,8 @@ HYBRID = "hybrid"
 AVERAGE = 0.98
 """Decay of the weight average: a teacher has some hundred steps only."""
 
+TEMPERATURES = np.geomspace(0.1, 10.0, 401)
+
 
 def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
     """Train a teacher as the hybrid is trained: same regions, losses and figures."""
@@ -99,9 +101,6 @@ def open_teacher(path: Path) -> HybridNetwork | TeacherNetwork:
 def kind_of(network: nn.Module) -> str:
     """Return the kind of a teacher."""
     return network.spec.kind.value if isinstance(network, TeacherNetwork) else HYBRID
-
-
-TEMPERATURES = np.geomspace(0.1, 10.0, 401)
 
 
 @dataclass(frozen=True, eq=False)

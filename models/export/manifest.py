@@ -20,7 +20,6 @@ ATTRIBUTION = (
     "NODE21 (Apache-2.0), and on QIN LUNG CT and Lung-Fused-CT-Pathology (TCIA, CC BY 3.0)."
 )
 
-
 UNFITTED: dict[str, dict[str, Any]] = {
     "screening": {"calibration": [1.0, 0.0]},
     "hybrid": {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]},

@@ -25,12 +25,10 @@ SCALE = ("unit_scale", "unit_zero")
 
 OPSET = 17
 
-
 OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
 """The outputs of each kind of network, in this order."""
 
 _EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
-
 
 _FREE_AXES = {
     "screening": {

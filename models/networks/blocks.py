@@ -9,6 +9,11 @@ from torch import nn
 
 Size = int | tuple[int, int, int]
 
+KERNEL = 5
+"""Side of the depthwise kernel, on a grid of 6^3 cells."""
+
+DILATIONS = (1, 2, 3)
+
 
 def conv_norm(
     inputs: int, outputs: int, kernel: Size, stride: Size = 1, *, relu: bool = True
@@ -56,13 +61,6 @@ def residuals(channels: int, inner: Sequence[int]) -> list[nn.Module]:
 def upsample(x: torch.Tensor) -> torch.Tensor:
     """Double the grid by nearest neighbours."""
     return nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-KERNEL = 5
-"""Side of the depthwise kernel, on a grid of 6^3 cells."""
-
-
-DILATIONS = (1, 2, 3)
 
 
 class ConvNext(nn.Module):

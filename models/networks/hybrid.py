@@ -28,6 +28,8 @@ from models.runtime.second_reader import TEXTURES
 KNOWN = ("stem", "down4", "down8")
 """The parts taken from a screening network."""
 
+HEAD_CHANNELS = 32
+
 
 class KnownStem(nn.Module):
     """The base of a network whose first layers are a screening network's; see `start_from`."""
@@ -76,9 +78,6 @@ def parts(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
     """Count the members of the sequence below a prefix such as ``down4.``."""
     depth = prefix.count(".")
     return len({name.split(".")[depth] for name in weights if name.startswith(prefix)})
-
-
-HEAD_CHANNELS = 32
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,8 @@ OTHER_NETWORK = 0.5
 BATCHES = 24
 """Of the calibration batches every nth is used, so that at least these remain."""
 
+SERIES = (("exact", "left exact", "o"), ("int8", "INT8", "."), ("int4", "INT4", "s"))
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -220,9 +222,6 @@ def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[st
         chosen.append(layer.name)
         size -= layer.parameters * (8 - 4) // 8
     return chosen
-
-
-SERIES = (("exact", "left exact", "o"), ("int8", "INT8", "."), ("int4", "INT4", "s"))
 
 
 def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool) -> None:

@@ -29,6 +29,9 @@ LEVELS = {4: 7, 8: 127, 16: 32767}
 OUTPUT_TYPES: dict[str, Callable[..., Any]] = {"screening": lambda maps: maps, "hybrid": Answers}
 """Turns the outputs of an artifact into what its network returns."""
 
+INT4_OPSET, INT4_IR = 21, 10
+"""The first versions of operators and of the format that have weights of four bits."""
+
 
 def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto, kind: str) -> Simulation:
     """Return the simulation of a quantised file with the weights of its float export ``exact``."""
@@ -199,10 +202,6 @@ def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 def parameter_name(name: str) -> str:
     """Return the name as torch allows it for a parameter."""
     return name.replace(".", "|")
-
-
-INT4_OPSET, INT4_IR = 21, 10
-"""The first versions of operators and of the format that have weights of four bits."""
 
 
 def to_onnx(simulation: Simulation) -> onnx.ModelProto:

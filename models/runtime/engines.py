@@ -36,6 +36,9 @@ SAME = 0.01
 
 _log = logging.getLogger(__name__)
 
+OPSET = 15
+"""The first operator set whose ``Shape`` takes a start."""
+
 
 def start(engine: str, content: bytes, threads: int, *, half: bool = False) -> Runner:
     """Load an ONNX file on one engine; the model takes inputs of any size.
@@ -211,10 +214,6 @@ def checked(engine: str, run: Runner) -> Runner:
         return outputs
 
     return answer
-
-
-OPSET = 15
-"""The first operator set whose ``Shape`` takes a start."""
 
 
 def pointwise_upsampling(content: bytes) -> bytes:

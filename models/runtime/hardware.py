@@ -10,6 +10,8 @@ from pathlib import Path
 import onnxruntime
 import openvino
 
+_NOT_RUNNERS = ("CPUExecutionProvider", "AzureExecutionProvider")
+
 
 def cpu_name() -> str:
     """Return the processor's name and its instruction sets of low-precision kernels."""
@@ -55,9 +57,6 @@ def engines() -> tuple[str, ...]:
         "openvino",
         "onnxruntime",
     )
-
-
-_NOT_RUNNERS = ("CPUExecutionProvider", "AzureExecutionProvider")
 
 
 def fingerprint() -> str:

@@ -26,6 +26,11 @@ AIR_BELOW = 6
 
 AIR_SHARE = 0.15
 
+NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
+"""BGR of a circle around a nodule and around an ignored mark."""
+
+SCALE = 2
+
 
 @dataclass(frozen=True, eq=False)
 class Composer:
@@ -251,13 +256,6 @@ def _crop_padded(scan: Piece, centre: FloatArray, side: int) -> Piece:
     shift = np.array([*(p[0] for p in pad), 0])
     return Piece(np.pad(inner.voxels, pad), np.pad(inner.mask, pad),
                  inner.nodules + shift, inner.ignored + shift)  # fmt: skip
-
-
-NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
-"""BGR of a circle around a nodule and around an ignored mark."""
-
-
-SCALE = 2
 
 
 def draw_samples(composer: Composer, columns: int, seed: int) -> UInt8Array:

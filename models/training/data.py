@@ -22,6 +22,19 @@ from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
 
 NONE: FloatArray = np.zeros((0, 4))
+"""No marks."""
+
+READERS_FOR_MASK = 2
+"""The readers, of four, who must have outlined a voxel for it to be nodule."""
+
+UNKNOWN_MM = 10.0
+"""The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
+
+MATCH_MM = 5.0
+"""Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
+
+Batch = dict[str, torch.Tensor]
+Draw = Callable[[np.random.Generator], Batch]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,16 +99,6 @@ def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     for image, target in zip(deep, out, strict=True):
         cv2.resize(image, (x, y), dst=target)
     return out
-
-
-READERS_FOR_MASK = 2
-"""The readers, of four, who must have outlined a voxel for it to be nodule."""
-
-UNKNOWN_MM = 10.0
-"""The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
-
-MATCH_MM = 5.0
-"""Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,10 +171,6 @@ def _ratings(index: list[dict[str, str]], name: str) -> FloatArray:
 
 def _stack(marks: list[list[float]]) -> FloatArray:
     return np.array(marks, dtype=np.float64).reshape(-1, 4)
-
-
-Batch = dict[str, torch.Tensor]
-Draw = Callable[[np.random.Generator], Batch]
 
 
 def draw_batches(draw: Draw, size: int, *, workers: int, seed: int) -> Iterator[Batch]:

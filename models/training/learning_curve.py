@@ -27,6 +27,8 @@ AVERAGE = 0.99
 JUDGED = 4
 """How often a run is measured on validation."""
 
+MEASURE = "cpm"
+
 
 class NoLog(ModelError):
     """A run's log is missing or damaged."""
@@ -89,9 +91,6 @@ def _plan(run: Run, folder: Path) -> Plan:
     often = run.minutes / JUDGED - 0.01
     return Plan(folder, run.minutes, rate=run.rate, average=AVERAGE, judge_minutes=often,
                 refresh_minutes=run.minutes / 2, seed=run.seed)  # fmt: skip
-
-
-MEASURE = "cpm"
 
 
 def save_curves(path: Path, result: Mapping[str, Any]) -> None:

@@ -49,6 +49,11 @@ COSTLY = [
 STEMS = ("fine2.0", "fine4", "join4")
 """Trained blocks that are neither `Residual` nor `EncoderLayer`."""
 
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+CLEAR_PEAK = "5"
+"""Written to ``clear_refs``, it resets a process's high-water mark (proc(5))."""
+
 
 def checkpoint_blocks(network: HybridNetwork) -> None:
     """Make every trained block keep its input only."""
@@ -107,12 +112,6 @@ class InputBuffer:
     def fill(self, voxels: torch.Tensor) -> torch.Tensor:
         """Fill the buffer with uint8 ``voxels`` as float in [0, 1]."""
         return self._unit.copy_(voxels).div_(255)
-
-
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-CLEAR_PEAK = "5"
-"""Written to ``clear_refs``, it resets a process's high-water mark (proc(5))."""
 
 
 def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:

@@ -15,6 +15,13 @@ from models.training.data import Piece
 
 FloatMap = npt.NDArray[np.float32]
 
+SHARE_WEIGHT = 0.3
+
+BOX_WEIGHT = 0.5
+
+TEXTURE_WEIGHTS = (3.0, 3.0, 1.0)
+"""Nine of ten nodules are solid."""
+
 
 @dataclass(frozen=True, eq=False)
 class Targets:
@@ -73,13 +80,6 @@ def _share(mask: npt.NDArray[np.uint8], grid: tuple[int, ...]) -> FloatMap:
     z, y, x = grid
     blocks = mask.reshape(z, STRIDE, y, STRIDE, x, STRIDE).mean((1, 3, 5), dtype=np.float32)
     return np.asarray(blocks / 255, np.float32)
-
-
-SHARE_WEIGHT = 0.3
-BOX_WEIGHT = 0.5
-
-TEXTURE_WEIGHTS = (3.0, 3.0, 1.0)
-"""Nine of ten nodules are solid."""
 
 
 def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
