@@ -14,9 +14,8 @@ from torch import nn
 from models.export.onnx import export_float
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization.ptq import quantize
-from models.quantization.qat import STAGES, fine_tune, lower_in_stages
-from models.quantization.sensitivity import select_layers, sensitivity
-from models.quantization.simulation import simulate, to_onnx
+from models.quantization.qat import STAGES, lower_in_stages
+from models.quantization.simulation import simulate
 from models.training.data import Batch
 from models.training.loop import Plan
 from tests.models.small_networks import pictures
@@ -57,35 +56,9 @@ def network() -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS")
-def test_fine_tuning_and_lowering_end_in_a_file_of_the_wanted_size(
-    network: nn.Module, tmp_path: Path
-) -> None:
-    """INT8 learns, then the layers that mind least go to INT4 in stages; the float net stays."""
+def test_lowering_in_stages_goes_on_from_its_checkpoint(network: nn.Module, tmp_path: Path) -> None:
+    """The float network stays as it is."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    exact = export_float(network, "screening")
-    small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
-    task = Pictures(network)
-    plan = Plan(tmp_path / "int8", minutes=0.01, rate=1e-4)
-    learnt = fine_tune(simulate(small, exact, "screening"), network, task, plan)
-    int8 = to_onnx(learnt)
-    batches = [torch.from_numpy(pictures(1)).float() / 255]
-    layers = sensitivity(learnt, network, batches)
-    chosen = select_layers(layers, int8.ByteSize(), int(int8.ByteSize() * 0.9))
-    assert 0 < len(chosen) < len(layers)
-    plan = Plan(tmp_path / "int4", minutes=0.01 * STAGES, rate=1e-4)
-    int4 = lower_in_stages(learnt, network, task, plan, chosen)
-    onnx.checker.check_model(int4)
-    assert int4.ByteSize() <= int8.ByteSize() * 0.9 + 2048  # the scales take a little
-    kinds = [t.data_type for t in int4.graph.initializer]
-    assert kinds.count(onnx.TensorProto.INT4) == 2 * len(chosen)  # weights and zero points
-    assert (tmp_path / "int4" / f"stage{STAGES}" / "averaged.pt").exists()
-    for name, value in network.state_dict().items():
-        np.testing.assert_array_equal(value, before[name])
-
-
-def test_a_run_that_was_lowered_goes_on_from_its_checkpoint(
-    network: nn.Module, tmp_path: Path
-) -> None:
     exact = export_float(network, "screening")
     small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
     plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4)
@@ -93,9 +66,12 @@ def test_a_run_that_was_lowered_goes_on_from_its_checkpoint(
     for resume in (False, True):
         simulation = simulate(small, exact, "screening")
         chosen = simulation.weights()[-3:]
-        files.append(
-            lower_in_stages(
-                simulation, network, Pictures(network), plan, chosen, resume=resume
-            ).SerializeToString()
-        )
-    assert files[0] == files[1]
+        task = Pictures(network)
+        files.append(lower_in_stages(simulation, network, task, plan, chosen, resume=resume))
+    assert files[0].SerializeToString() == files[1].SerializeToString()
+    onnx.checker.check_model(files[0])
+    kinds = [t.data_type for t in files[0].graph.initializer]
+    assert kinds.count(onnx.TensorProto.INT4) == 2 * len(chosen)  # weights and zero points
+    assert (tmp_path / f"stage{STAGES}" / "averaged.pt").exists()
+    for name, value in network.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])
