@@ -1,4 +1,4 @@
-"""The readings of real scans and nodules by both models, and their file.
+"""The readings of real scans and nodules by both models, as agent and cloud read them; their file.
 
 A *piece* is a whole scan, or a cube around a nodule. Its candidates carry everything that a policy
 could learn from the cloud: the cloud's score at each size of ROI.
@@ -8,18 +8,50 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
+from cloud.limits import pad
 from edge.atomic_files import write_atomically
 from edge.decide import Thresholds
+from edge.job import Job
 from edge.merge import MergeWeights
-from edge.selection import Size
+from edge.pipeline import Pipeline, read_and_report
+from edge.report.model import Assessment, Report
+from edge.selection import SELECTION_POLICY, Shape, Size
+from evaluation.accuracy.data import (
+    RIM_MM,
+    Annotation,
+    Cube,
+    Lesion,
+    read_annotations,
+    read_cubes,
+    read_table,
+    read_truth,
+)
+from evaluation.accuracy.reports import ledger_s
+from evaluation.common.cli import each
+from evaluation.common.readers import RoiReader
 from evaluation.errors import MissingData
+from evaluation.timing.latency import this_machine
+from imaging.preprocess import Preprocessed
+from imaging.roi import cut_roi
+from imaging.volume import Geometry, UInt8Array
+from models.runtime.detection import Candidate
+
+VAL, TEST = "val", "test"
+BATCHES = (1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8)
+"""Sizes of the batches that time the cloud's model; the first of each size is a warm-up."""
+
+BEFORE = ("read", "preprocess", "screen")
+AFTER = ("merge", "draw", "report")
 
 
 @dataclass(frozen=True)
@@ -101,6 +133,171 @@ class Cases:
     def of(self, split: str) -> tuple[Piece, ...]:
         """Return the pieces of one split."""
         return tuple(piece for piece in self.pieces if piece.split == split)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The folders of cubes and of whole scans, and the table with the roles of the scans."""
+
+    cubes: Path
+    scans: Path
+    truth: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """Both readers.
+
+    Attributes:
+        pipeline: of the edge, without a cloud.
+        second: the cloud's model.
+        second_label: its name, version and engine.
+        proposed: the lowest score of a candidate.
+    """
+
+    pipeline: Pipeline
+    second: RoiReader
+    second_label: str
+    proposed: float
+
+    def sightings(
+        self, candidates: Sequence[Candidate], voxels: UInt8Array
+    ) -> Iterator[tuple[Candidate, Sighting]]:
+        """Yield the candidates from ``proposed`` on, with the cloud's score at each size.
+
+        Smaller sizes are read only where the edge is uncertain, and so might send them.
+        """
+        full, thresholds = self.second.roi_shape, self.pipeline.reader.thresholds
+        for one in candidates:
+            if one.score < self.proposed:
+                continue
+            uncertain = thresholds.dismiss <= one.score < thresholds.report
+            sizes = SELECTION_POLICY.sizes_for(one.diameter_mm, full) if uncertain else (Size.FULL,)
+            rois = [as_sent(one, voxels, size, full) for size in sizes]
+            scores = self.second.read(np.stack(rois)).probability
+            cloud = dict(zip(sizes, map(float, scores), strict=True))
+            yield one, Sighting(one.score, one.diameter_mm, cloud)
+
+
+def as_sent(one: Candidate, voxels: UInt8Array, size: Size, full: Shape) -> UInt8Array:
+    """Cut the candidate's ROI in that size as the edge does, and pad it as the cloud does."""
+    return pad(cut_roi(voxels, one.index_zyx, size.shape_of(full)), full)
+
+
+def read_cases(sources: Sources, readers: Readers) -> Cases:
+    """Read all pieces of ``sources`` for val and test.
+
+    Raises:
+        MissingData, BadTable: cubes, scans or tables are missing or damaged.
+    """
+    roles, truth = _roles(sources), read_truth(sources.truth)
+    pieces = [
+        _read_scan(sources.scans / name, role, truth[name], readers)
+        for name, role in each(roles, "scans")
+    ]
+    for split in (VAL, TEST):
+        annotations = read_annotations(sources.cubes, split)
+        for cube in each(read_cubes(sources.cubes, (split,)), f"{split} nodules"):
+            pieces.append(_read_cube(cube, split, annotations.get(cube.name, ()), readers))
+    reader = readers.pipeline.reader
+    return Cases(
+        pieces=tuple(pieces),
+        proposed=readers.proposed,
+        batches=tuple(_timed(readers.second)),
+        thresholds=reader.thresholds,
+        weights=reader.weights,
+        guarantee=reader.guarantee.text,
+        models=(reader.label, readers.second_label),
+        cpu=this_machine().cpu,
+    )
+
+
+def _roles(sources: Sources) -> list[tuple[str, str]]:
+    """Return the scans of val and test, each with its split."""
+    table = read_table(sources.truth, ("scan", "role"))
+    named = dict(zip(table.text("scan"), table.text("role"), strict=True))
+    roles = [(name, role) for name, role in named.items() if role in (VAL, TEST)]
+    for split in (VAL, TEST):
+        if split not in named.values():
+            raise MissingData(sources.truth, f"no scan of role {split}")
+    return roles
+
+
+def remeasured(cases: Cases, sources: Sources, readers: Readers) -> Cases:
+    """Return the same scores with all times measured again on this machine."""
+    scans = [piece.name for piece in cases.pieces if piece.whole]
+    times_s = {name: _run(sources.scans / name, readers)[2:] for name in each(scans, "scans")}
+    pieces = []
+    for piece in cases.pieces:
+        before_s, after_s = times_s.get(piece.name, (0.0, 0.0))
+        pieces.append(replace(piece, before_s=before_s, after_s=after_s) if piece.whole else piece)
+    batches = tuple(_timed(readers.second))
+    return replace(cases, pieces=tuple(pieces), batches=batches, cpu=this_machine().cpu)
+
+
+def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: Readers) -> Piece:
+    """Read a whole scan through the agent's own pipeline, and time it."""
+    assessment, box, before_s, after_s = _run(folder, readers)
+    candidates = [decision.candidate for decision in assessment.plan.decisions]
+    names = tuple(f"{folder.name}/{i}" for i in range(len(lesions)))
+    sightings = []
+    for one, sighting in readers.sightings(candidates, box.voxels):
+        hits = (name for name, lesion in zip(names, lesions, strict=True)
+                if lesion.hit_by(one.centre_mm))  # fmt: skip
+        if nodule := next(hits, ""):
+            sightings.append(replace(sighting, nodule=nodule))
+        else:
+            near = any(lesion.covers(one.centre_mm) for lesion in lesions)
+            sightings.append(replace(sighting, ignored=near))
+    return Piece(folder.name, split, folder.name, names, tuple(sightings), before_s, after_s)
+
+
+def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, float, float]:
+    """Run a scan through the pipeline; its seconds before the decision and after the verdicts.
+
+    It is read twice, because the engine and the disk's cache are cold the first time.
+    """
+    kept: list[tuple[Assessment, Preprocessed]] = []
+
+    def note(_report: Report, assessment: Assessment, _reader: object, box: Preprocessed) -> None:
+        kept.append((assessment, box))
+
+    pipeline = replace(readers.pipeline, persist_pending=note)
+    with tempfile.TemporaryDirectory(prefix="overread-policies-") as out:
+        for _ in range(2):
+            report = read_and_report(pipeline, Job(folder, Path(out, "report"))).report
+    if report.rejection is not None:
+        raise MissingData(folder, report.rejection.reason)
+    took_s = ledger_s(report)
+    before_s, after_s = (sum(took_s[stage] for stage in part) for part in (BEFORE, AFTER))
+    return *kept[-1], before_s, after_s
+
+
+def _read_cube(
+    cube: Cube, split: str, annotations: Sequence[Annotation], readers: Readers
+) -> Piece:
+    """Read a cube with its nodule; a candidate on another annotation counts neither way."""
+    found = readers.pipeline.reader.screen(Preprocessed(cube.voxels, Geometry()))
+    own = Annotation(cube.centre_zyx, cube.diameter_mm)
+    sightings = [
+        replace(
+            sighting,
+            nodule=cube.name if cube.hit_by(one.index_zyx) else "",
+            ignored=any(mark.covers(one.index_zyx, RIM_MM) for mark in (own, *annotations)),
+        )
+        for one, sighting in readers.sightings(found, cube.voxels)
+    ]
+    return Piece(cube.name, split, cube.patient, (cube.name,), tuple(sightings))
+
+
+def _timed(second: RoiReader) -> Iterator[tuple[int, float]]:
+    """Yield ``(ROIs, seconds)`` of batches of the cloud's model."""
+    for number, n in enumerate(BATCHES):
+        batch = np.zeros((n, *second.roi_shape), np.uint8)
+        began_s = time.perf_counter()
+        second.read(batch)
+        if n in BATCHES[:number]:
+            yield n, time.perf_counter() - began_s
 
 
 def key_of(**described: object) -> str:

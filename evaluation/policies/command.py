@@ -15,10 +15,18 @@ from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Rese
 from evaluation.common.readers import open_second
 from evaluation.common.tables import columns_table
 from evaluation.links.trace import find_trace, shipped_names
-from evaluation.policies.cases import Cases, key_of, load, save
+from evaluation.policies.cases import (
+    Cases,
+    Readers,
+    Sources,
+    key_of,
+    load,
+    read_cases,
+    remeasured,
+    save,
+)
 from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare, line_up
 from evaluation.policies.plots import save_fronts
-from evaluation.policies.read_cases import Readers, Sources, read_cases, remeasured
 from evaluation.policies.simulate import World
 from models.markdown import Rows, number
 from models.runtime.artifacts import find

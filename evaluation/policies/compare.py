@@ -20,8 +20,7 @@ from edge.decide import Thresholds
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
 from evaluation.links.link import TOLERANCE_S
 from evaluation.links.trace import Trace
-from evaluation.policies.cases import Cases
-from evaluation.policies.read_cases import TEST, VAL
+from evaluation.policies.cases import TEST, VAL, Cases
 from evaluation.policies.routing import Policy, band, cloud_only, edge_only, oracle, ours, routed
 from evaluation.policies.search import Choice, Reached, best, filters, reach, search
 from evaluation.policies.simulate import Outcome, World, run

@@ -24,7 +24,7 @@ from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.common.cli import CloudModel, Data, Json, Split, each, show
 from evaluation.common.readers import Reads, RoiReader, open_second
 from evaluation.common.tables import columns_table
-from evaluation.policies.read_cases import as_sent
+from evaluation.policies.cases import as_sent
 from imaging.preprocess import Preprocessed
 from imaging.volume import FloatArray, Geometry
 from models.auc import auc

@@ -40,32 +40,17 @@ Routing = Callable[[Study], Routes]
 
 def edge_only(alone: float) -> Routing:
     """Escalate nothing."""
-
-    def routes(study: Study) -> Routes:
-        reported = study.scores >= alone
-        return Routes(np.zeros_like(reported), reported)
-
-    return routes
+    return lambda study: Routes(np.zeros(study.scores.shape, bool), study.scores >= alone)
 
 
 def cloud_only() -> Routing:
     """Escalate everything."""
-
-    def routes(study: Study) -> Routes:
-        escalated = np.ones(study.scores.shape, bool)
-        return Routes(escalated, ~escalated)
-
-    return routes
+    return band(-np.inf, np.inf)
 
 
 def band(low: float, high: float) -> Routing:
     """Escalate scores in [``low``, ``high``), and report those from ``high`` on."""
-
-    def routes(study: Study) -> Routes:
-        reported = study.scores >= high
-        return Routes((study.scores >= low) & ~reported, reported)
-
-    return routes
+    return lambda study: Routes((study.scores >= low) & (study.scores < high), study.scores >= high)
 
 
 def threshold_filter(threshold: float, alone: float) -> Routing:

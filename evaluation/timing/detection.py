@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 
 from cloud.describe import fetch_description
 from evaluation.common.cli import STUDIES, Cache, Json, each, show
-from evaluation.common.processes import cloud_service, edge_process
+from evaluation.common.processes import EdgeProcess, cloud_service, edge_process
 from evaluation.errors import ServiceFailed
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
@@ -33,14 +33,7 @@ Times = dict[str, Any]
 """The times of one candidate: ``total_s``, and ``parts_s`` by name."""
 
 
-class Escalates(Protocol):
-    """The part of the edge's process that is needed here."""
-
-    def escalate(self, number: int) -> Times:
-        """Have one candidate read again."""
-
-
-def escalate_all(edge: Escalates, numbers: Iterable[int], warm_up: int) -> list[Times]:
+def escalate_all(edge: EdgeProcess, numbers: Iterable[int], warm_up: int) -> list[Times]:
     """Return the times of these candidates, without the first ``warm_up``.
 
     Raises:

@@ -67,20 +67,6 @@ class Contestant:
     alone_s: list[float] = field(default_factory=list)
 
 
-def contestants(
-    name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
-) -> list[Contestant]:
-    """Open the artifact of ``folder`` whole and in each number of parts, on the same engine."""
-    chosen = chosen_engine(find(name, folder), engine, threads)
-    whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
-    entered = [Contestant(f"whole on {whole.engine}", 1, WorkerStage(whole))]
-    for count in counts:
-        parts = open_staged(name, count, engine=chosen, threads=threads, folder=folder)
-        title = f"{count} parts on {parts.engine}"
-        entered.append(Contestant(title, count, WorkerStage(parts)))
-    return entered
-
-
 async def compare(
     entered: Sequence[Contestant], batch: UInt8Array, batches: int, rounds: int
 ) -> None:
@@ -164,15 +150,24 @@ def stages_command(
 def _entered(
     name: str, folder: Path, engine: str, threads: int, counts: Sequence[int]
 ) -> list[Contestant]:
-    """Cut the parts in ``folder``, so that the package's artifacts stay as they are, and open."""
+    """Open the artifact whole and in each number of parts, on the same engine.
+
+    The parts are cut in ``folder``, so that the package's artifacts stay as they are.
+    """
     with Console(stderr=True).status("cutting and opening"):
         shutil.copy(WEIGHTS / "manifest.toml", folder)
-        whole = find(name)
-        shutil.copy(whole.path, folder)
+        shutil.copy(find(name).path, folder)
         every.cache_clear()
         for count in counts:
             export_parts(name, count, folder)
-        return contestants(name, folder, engine, threads, counts)
+        chosen = chosen_engine(find(name, folder), engine, threads)
+        whole = SecondReader(open_session(find(name, folder), engine=chosen, threads=threads))
+        entered = [Contestant(f"whole on {whole.engine}", 1, WorkerStage(whole))]
+        for count in counts:
+            parts = open_staged(name, count, engine=chosen, threads=threads, folder=folder)
+            title = f"{count} parts on {parts.engine}"
+            entered.append(Contestant(title, count, WorkerStage(parts)))
+    return entered
 
 
 def _regions(shape: Sequence[int], count: int) -> UInt8Array:

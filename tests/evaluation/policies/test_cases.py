@@ -1,14 +1,118 @@
-"""Cases and their file."""
+"""Cases read with a scripted screening network and a second reader that sees how bright it is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from edge.pipeline import Pipeline
+from edge.selection import Size
 from evaluation.errors import MissingData
-from evaluation.policies.cases import key_of, load, save
+from evaluation.policies.cases import Readers, Sources, key_of, load, read_cases, remeasured, save
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry, Study, UInt8Array, Volume
+from models.runtime.second_reader import Readings
 from tests.evaluation.made_cases import made_cases
+from tests.plain_readings import plain
+
+NODULE, ALARM, SHADOW, FAINT = (
+    (25.0, 25.0, 25.0),
+    (40.0, 40.0, 40.0),
+    (10.0, 10.0, 10.0),
+    (1.0, 1, 1),
+)
+MARKS = [(NODULE, 0.95), (ALARM, 0.4), (SHADOW, 0.3), (FAINT, 0.01)]
+
+
+class Bright:
+    """Says how bright a region is on average."""
+
+    roi_shape = (48, 48, 48)
+
+    def read(self, batch: UInt8Array) -> Readings:
+        """The mean as a probability."""
+        return plain(batch.mean(axis=(1, 2, 3)) / 255, [6.0] * len(batch))
+
+
+def _sources(folder: Path) -> Sources:
+    cubes = np.full((1, 50, 50, 50), 51, np.uint8)
+    for split in ("val", "test"):
+        np.savez(folder / f"{split}.npz", ct=cubes)
+    head = "split,row,patient,z,y,x,diameter_mm"
+    rows = [f"{split},0,patient {split},25,25,25,8" for split in ("val", "test")]
+    (folder / "index.csv").write_text("\n".join([head, *rows]) + "\n")
+    marks = [f"{split},0,10,10,10,-1" for split in ("val", "test")]
+    (folder / "marks.csv").write_text("\n".join(["split,row,z,y,x,diameter_mm", *marks]) + "\n")
+    scans = ["scan,role,x,y,z,diameter_mm", "a,train,,,,", "b,val,25,25,25,8", "c,test,25,25,25,8"]
+    (folder / "scans.csv").write_text("\n".join(scans) + "\n")
+    return Sources(folder, folder, folder / "scans.csv")
+
+
+def _readers(scripted_line: Callable[..., Pipeline]) -> Readers:
+    def read(folder: Path) -> Study:
+        return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
+
+    def preprocess(_volume: Volume, _folder: Path) -> Preprocessed:
+        return Preprocessed(np.full((60, 60, 60), 102, np.uint8), Geometry())
+
+    line = replace(scripted_line(MARKS), read=read, preprocess=preprocess)
+    return Readers(line, Bright(), "bright 1 (none)", 0.05)
+
+
+def test_scans_and_cubes_become_pieces(
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+) -> None:
+    """Training scans and faint candidates are left out; truth and the cloud's word are kept."""
+    cases = read_cases(_sources(tmp_path), _readers(scripted_line))
+    names = [(piece.name, piece.split, piece.whole) for piece in cases.pieces]
+    assert names == [("b", "val", True), ("c", "test", True),
+                     ("val/0", "val", False), ("test/0", "test", False)]  # fmt: skip
+    scan, cube = cases.pieces[0], cases.pieces[2]
+    assert [one.score for one in scan.sightings] == [0.95, 0.4, 0.3]
+    assert [one.nodule for one in scan.sightings] == ["b/0", "", ""]
+    assert scan.nodules == ("b/0",)
+    assert scan.before_s > 0
+    assert scan.after_s > 0
+    assert [(one.nodule, one.ignored) for one in cube.sightings] == [
+        ("val/0", True), ("", False), ("", True)]  # fmt: skip
+    assert cube.patient == "patient val"
+    assert cases.models == ("scripted 1 (none)", "bright 1 (none)")
+    assert {n for n, _ in cases.batches} == {1, 2, 4, 8}
+
+
+def test_what_is_uncertain_is_read_in_every_size(
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+) -> None:
+    """What is reported anyway is sent in full only."""
+    cases = read_cases(_sources(tmp_path), _readers(scripted_line))
+    sure, unsure = cases.pieces[0].sightings[:2]
+    assert set(sure.cloud) == {Size.FULL}
+    assert unsure.cloud == pytest.approx(dict.fromkeys(Size, 0.4))
+
+
+def test_a_split_needs_a_scan(tmp_path: Path, scripted_line: Callable[..., Pipeline]) -> None:
+    """Without one there would be no false alarms."""
+    sources = _sources(tmp_path)
+    sources.truth.write_text("scan,role,x,y,z,diameter_mm\nb,val,,,,\n")
+    with pytest.raises(MissingData, match="no scan of role test"):
+        read_cases(sources, _readers(scripted_line))
+
+
+def test_times_are_measured_again_without_the_scores(
+    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+) -> None:
+    """Those of another day give way; nothing else changes."""
+    sources, readers = _sources(tmp_path), _readers(scripted_line)
+    cases = read_cases(sources, readers)
+    slow = [replace(one, before_s=99.0) if one.whole else one for one in cases.pieces]
+    again = remeasured(replace(cases, pieces=tuple(slow), batches=((1, 99.0),)), sources, readers)
+    assert all(0 < one.before_s < 99 for one in again.pieces if one.whole)
+    assert len(again.batches) == len(cases.batches)
+    assert [one.sightings for one in again.pieces] == [one.sightings for one in cases.pieces]
 
 
 def test_cases_come_back_as_they_were_saved(tmp_path: Path) -> None:
