@@ -80,21 +80,14 @@ class Terms:
         return terms
 
     @property
-    def likely(self) -> bool:
-        """Whether ``asked_alpha`` holds with more than 50 % confidence."""
-        return self.confidence > 0.5
-
-    @property
     def text(self) -> str:
         """The guarantee in a sentence."""
         calibration = f"calibration {self.calibration} with {self.basis}, {self.patients} patients"
         if not self.holds:
-            share = (
-                f"has {_percent(self.confidence)} confidence"
-                if self.likely
-                else "cannot be guaranteed"
-            )
-            calibration += f"; the requested {_percent(self.asked_alpha)} {share}"
+            likely = self.confidence > 0.5
+            share = f"has {_percent(self.confidence)} confidence"
+            calibration += f"; the requested {_percent(self.asked_alpha)} "
+            calibration += share if likely else "cannot be guaranteed"
         return (
             f"with {_percent(1 - self.delta)} confidence at most {_percent(self.alpha)} of nodules "
             f"are missed, on average over patients ({calibration})"

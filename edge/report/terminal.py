@@ -25,10 +25,10 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         why = report.rejection
         return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
     return Group(
-        findings_table(report),
+        _findings_table(report),
         *(f"[bold]{n}[/]  {escape(f.reason)}" for n, f in report.numbered),
         "",
-        ledger_table(report),
+        _ledger_table(report),
         f"[bold]second reading[/]  {report.second_reading.value}: "
         f"{escape(report.second_reading_reason)}",
         *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
@@ -40,11 +40,12 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     )
 
 
-def findings_table(report: Report) -> Table:
-    """Return a table with a row for each finding."""
+def _findings_table(report: Report) -> Table:
     small = sum(finding.small for finding in report.findings)
+    title = _plural(len(report.findings) - small, "finding")
+    title += f" and {_plural(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
     table = Table(
-        title=counted(len(report.findings) - small, small, len(report.decisions)),
+        title=f"{title} of {_plural(len(report.decisions), 'candidate')}",
         caption=f"{len(report.dismissed)} dismissed on the edge, highest score "
         f"{report.highest_dismissed_score:.3f}",
     )
@@ -56,19 +57,11 @@ def findings_table(report: Report) -> Table:
     return table
 
 
-def counted(findings: int, small: int, candidates: int) -> str:
-    """Return the numbers of findings, small nodules and candidates in one line."""
-    text = _plural(findings, "finding")
-    text += f" and {_plural(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
-    return f"{text} of {_plural(candidates, 'candidate')}"
-
-
 def _plural(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def ledger_table(report: Report) -> Table:
-    """Return a table with the budget and the time of every stage."""
+def _ledger_table(report: Report) -> Table:
     table = Table(title=f"{report.took_s:.2f} s of {report.deadline_s:.2f} s")
     table.add_column("stage")
     table.add_column("budget s", justify="right")
