@@ -7,10 +7,11 @@ blocks, what is added on the way back) or the inside of one residual block.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from imaging.volume import FloatArray
 from models.networks.screening import DOWN, ScreeningNetwork, ScreeningSpec
 from models.pruning.masks import gradients
 from models.runtime.errors import ModelError
@@ -22,15 +23,15 @@ STEP = 16
 """Channels go in steps of this: INT8 kernels work in blocks of 16."""
 
 _GROUPS = {
-    "stem": ("half", None),
+    "stem": ("half", ""),
     "lateral8": ("eighth", "sixteenth"),
     "lateral4": ("quarter", "eighth"),
-    "head": (None, "quarter"),
-    "share": (None, "quarter"),
+    "head": ("", "quarter"),
+    "share": ("", "quarter"),
     **{part: (STAGES[i + 1], STAGES[i]) for i, part in enumerate(DOWN)},
-    "smooth": ("quarter", None),
+    "smooth": ("quarter", ""),
 }
-"""The groups that each part writes to and reads from."""
+"""The groups that each part writes to and reads from; empty: of no group."""
 
 _STRIDE = {"stem": 2, "down4": 4, "down8": 8, "down16": 16, "lateral8": 16, "lateral4": 8}
 """Voxels of the box per cell of the grid that a part computes on, along each axis; else 4."""
@@ -40,16 +41,8 @@ class CannotPrune(ModelError):
     """The share of parameters cannot be removed; the message says how much can."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters, and multiply-adds for each voxel of the box."""
-
-    parameters: float
-    multiply_adds: float
-
-
-def groups_of(name: str) -> tuple[str | None, str | None]:
-    """Return the groups that a weight of that name writes to and reads from, None if none."""
+def groups_of(name: str) -> tuple[str, str]:
+    """Return the groups that a weight of that name writes to and reads from, empty if none."""
     part, *rest = name.split(".")
     writes, reads = _GROUPS[part]
     block = f"{part}.{rest[0]}" if part in DOWN else part
@@ -63,7 +56,7 @@ def widths(weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
     return {
         group: value.shape[0]
         for name, value in weights.items()
-        if value.ndim and (group := groups_of(name)[0]) is not None
+        if value.ndim and (group := groups_of(name)[0])
     }
 
 
@@ -72,9 +65,9 @@ def cut(network: ScreeningNetwork, keep: Mapping[str, torch.Tensor]) -> Screenin
     kept = {}
     for name, value in network.state_dict().items():
         out, into = groups_of(name)
-        if value.ndim and out is not None and out in keep:
+        if value.ndim and out in keep:
             value = value[keep[out]]
-        if value.ndim > 1 and into is not None and into in keep:
+        if value.ndim > 1 and into in keep:
             value = value[:, keep[into]]
         kept[name] = value.clone()
     smaller = ScreeningNetwork(ScreeningSpec.of(kept)).to(next(network.parameters()).dtype)
@@ -82,19 +75,22 @@ def cut(network: ScreeningNetwork, keep: Mapping[str, torch.Tensor]) -> Screenin
     return smaller.train(network.training)
 
 
-def cost(weights: Mapping[str, torch.Tensor], width: Mapping[str, int]) -> Cost:
-    """Return the cost of a network of these shapes with ``width`` channels in each group."""
+def cost(weights: Mapping[str, torch.Tensor], width: Mapping[str, int]) -> FloatArray:
+    """Return the cost of a network of these shapes with ``width`` channels in each group.
+
+    It is ``(2,)``: parameters, and multiply-adds for each voxel of the box.
+    """
     parameters, work = 0.0, 0.0
     for name, value in weights.items():
         if name.endswith(("running_mean", "running_var")) or not value.ndim:
             continue
         out, into = groups_of(name)
-        count = value.numel() / value.shape[0] * width.get(out or "", value.shape[0])
+        count = value.numel() / value.shape[0] * width.get(out, value.shape[0])
         if value.ndim > 1:
-            count *= width.get(into or "", value.shape[1]) / value.shape[1]
+            count *= width.get(into, value.shape[1]) / value.shape[1]
             work += count / _STRIDE.get(name.split(".")[0], 4) ** 3
         parameters += count
-    return Cost(parameters, work)
+    return np.array([parameters, work])
 
 
 def choose(
@@ -114,25 +110,21 @@ def choose(
     order = {group: score.argsort(descending=True) for group, score in scores.items()}
     width = widths(weights)
     whole = now = cost(weights, width)
-    while now.parameters > (1 - share) * whole.parameters:
-        # of every group, what its last ``step`` channels score for what their removal saves
-        best, least = "", float("inf")
-        for group in order:
-            if width[group] < 2 * step:
-                continue
-            then = cost(weights, width | {group: width[group] - step})
-            saved = (now.parameters - then.parameters) / whole.parameters
-            saved += (now.multiply_adds - then.multiply_adds) / whole.multiply_adds
-            last = order[group][width[group] - step : width[group]]
-            if (ratio := float(scores[group][last].sum()) / saved) < least:
-                best, least = group, ratio
-        if not best:
-            gone = 1 - now.parameters / whole.parameters
+
+    def ratio(group: str) -> float:
+        """Return what the last ``step`` channels score for what their removal saves."""
+        then = cost(weights, width | {group: width[group] - step})
+        last = order[group][width[group] - step : width[group]]
+        return float(scores[group][last].sum()) / float(((now - then) / whole).sum())
+
+    while now[0] > (1 - share) * whole[0]:
+        left = [group for group in order if width[group] >= 2 * step]
+        if not left:
             raise CannotPrune(
                 f"{share:.0%} of the parameters cannot go in steps of {step} channels, at most "
-                f"{gone:.0%}"
+                f"{1 - now[0] / whole[0]:.0%}"
             )
-        width[best] -= step
+        width[min(left, key=ratio)] -= step
         now = cost(weights, width)
     return {group: rank[: width[group]].sort().values for group, rank in order.items()}
 
@@ -148,13 +140,12 @@ def channel_scores(task: Task, count: int) -> dict[str, torch.Tensor]:
         gates: dict[str, torch.Tensor] = {}
         for name, weight in network.named_parameters():
             group = groups_of(name)[0]
-            if group is None or weight.grad is None or not is_gate(name, weight):
+            if not group or weight.grad is None or not is_gate(name, weight):
                 continue
             change = (weight * weight.grad).detach().flatten(1 if weight.ndim > 1 else 0)
-            change = change.sum(1) if change.ndim > 1 else change
-            gates[group] = gates[group] + change if group in gates else change
+            gates[group] = gates.get(group, 0) + (change.sum(1) if change.ndim > 1 else change)
         for group, gate in gates.items():
-            sums[group] = sums[group] + gate**2 if group in sums else gate**2
+            sums[group] = sums.get(group, 0) + gate**2
     return {group: total / count for group, total in sums.items()}
 
 

@@ -15,7 +15,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -76,8 +76,6 @@ CALIBRATION_CUBES = 8
 CLAIM = {"share": 0.42, "points_lost": 1.2}
 """The published system: 42 % fewer parameters at no more than 1.2 points lost."""
 
-RESAMPLES = 2000
-
 Box = npt.NDArray[np.uint8]
 
 
@@ -102,14 +100,20 @@ def run_compare(
     A cell with a result is not run again; one that was interrupted starts over.
     """
     cells = [Cell(CONTROL, 0.0), *cells]
-    missing = [cell for cell in cells if not (run.out / cell.name / "result.json").exists()]
-    if missing:
+
+    def lacking(name: str) -> list[Cell]:
+        return [cell for cell in cells if not (run.out / cell.name / name).exists()]
+
+    if missing := lacking("result.json"):
         task = make_screening_task(run)
         for cell in missing:
             _run_cell(run, task, cell, run.out / cell.name)
-    _time_missing(run, cells, engine, rounds)
-    found = [json.loads((run.out / cell.name / "result.json").read_text()) for cell in cells]
-    times = [json.loads((run.out / cell.name / "time.json").read_text()) for cell in cells]
+    if missing := lacking("time.json"):
+        _time(run, missing, engine, rounds)
+    found, times = (
+        [json.loads((run.out / cell.name / name).read_text()) for cell in cells]
+        for name in ("result.json", "time.json")
+    )
     head = {"start": str(run.start), "minutes": run.minutes, "box": list(BOX), "engine": engine}
     return {**head, "rounds": rounds, "cpu": cpu_name(), **compared(found, times)}
 
@@ -184,37 +188,31 @@ def parameters_left(network: nn.Module) -> int:
 
 def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
     """Count the multiply-adds of one pass with weights that are not zero, without bias and norm."""
-    left = {n: int(torch.count_nonzero(p)) for n, p in network.named_parameters() if p.ndim > 1}
-    total = 0
+    shapes = copy.deepcopy(network).eval().to("meta")  # a pass that computes shapes only
+    whole = dict(zip(shapes.modules(), network.modules(), strict=True))
+    work: list[int] = []
 
-    def count(name: str) -> Callable[[nn.Module, object, torch.Tensor], None]:
-        def add(_: nn.Module, __: object, out: torch.Tensor) -> None:
-            nonlocal total
-            total += left[f"{name}.weight"] * out[0, 0].numel()
+    def count(conv: nn.Module, _: object, out: torch.Tensor) -> None:
+        left = torch.count_nonzero(whole[conv].get_parameter("weight"))
+        work.append(int(left) * out[0, 0].numel())
 
-        return add
-
-    shapes = copy.deepcopy(network).eval().to("meta")
-    for name, module in shapes.named_modules():
+    for module in shapes.modules():
         if isinstance(module, nn.Conv3d):
-            module.register_forward_hook(count(name))
+            module.register_forward_hook(count)
     shapes(torch.empty(1, 1, *box, device="meta"))
-    return total
+    return sum(work)
 
 
-def _time_missing(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
+def _time(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
     """Time each cell in turn with the control, and the control against itself."""
-    missing = [cell for cell in cells if not (run.out / cell.name / "time.json").exists()]
-    if not missing:
-        return
     pieces = load_cubes(run.data / "nodules", "train").pieces[:CALIBRATION_CUBES]
     boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
     control = export_files(run.out / CONTROL, boxes)
-    for cell in track(missing, "timing pruned networks"):
+    for cell in track(cells, "timing pruned networks"):
         own = export_files(run.out / cell.name, boxes)
         times = {}
         for precision in control:
-            took = times_in_turn([control[precision], own[precision]], engine, range(rounds))
+            took = times_in_turn([control[precision], own[precision]], engine, rounds)
             times[f"{precision}_ms"] = float(np.median(took[:, 1])) * 1e3
             times[f"{precision}_ratio"] = float(np.median(took[:, 1] / took[:, 0]))
             times[f"{precision}_bytes"] = own[precision].stat().st_size
@@ -238,12 +236,7 @@ def export_files(folder: Path, boxes: Iterable[Box]) -> dict[str, Path]:
 
 
 def times_in_turn(
-    paths: Sequence[Path],
-    engine: str,
-    rounds: Iterable[int],
-    *,
-    box: tuple[int, int, int] = BOX,
-    clock: Callable[[], float] = time.perf_counter,
+    paths: Sequence[Path], engine: str, rounds: int, *, box: tuple[int, int, int] = BOX
 ) -> npt.NDArray[np.float64]:
     """Return the seconds of each pass, ``(rounds, files)``: A B A B, after two warm-up passes."""
     # artifacts that are in no manifest
@@ -257,18 +250,13 @@ def times_in_turn(
         for path in paths
     ]
     voxels = np.random.default_rng(0).integers(0, 256, (1, 1, *box), dtype=np.uint8)
-    for session in sessions:
-        for _ in range(2):
+    took = np.zeros((2 + rounds, len(sessions)))
+    for row in took:
+        for place, session in enumerate(sessions):
+            began = time.perf_counter()
             session.run(voxels)
-    took = []
-    for _ in rounds:
-        row = []
-        for session in sessions:
-            began = clock()
-            session.run(voxels)
-            row.append(clock() - began)
-        took.append(row)
-    return np.array(took)
+            row[place] = time.perf_counter() - began
+    return took[2:]
 
 
 def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -296,7 +284,7 @@ def hits(run: dict[str, Any]) -> npt.NDArray[np.float64]:
 def lost_points(lost: npt.NDArray[np.float64]) -> dict[str, float]:
     """Return the mean of ``lost`` (nodules,) in points of a hundred, with its 95 % interval."""
     rng = np.random.default_rng(0)
-    means = [lost[rng.integers(0, len(lost), len(lost))].mean() for _ in range(RESAMPLES)]
+    means = [lost[rng.integers(0, len(lost), len(lost))].mean() for _ in range(2000)]
     low, high = np.quantile(means, [0.025, 0.975])
     return {"value": 100 * float(lost.mean()), "low": 100 * float(low), "high": 100 * float(high)}
 

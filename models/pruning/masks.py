@@ -65,8 +65,7 @@ def weight_scores(task: Task, count: int) -> dict[str, torch.Tensor]:
     for network in gradients(task, count):
         for name, conv in prunable(network).items():
             assert conv.weight.grad is not None  # every convolution is used
-            change = (conv.weight * conv.weight.grad).detach().abs()
-            sums[name] = sums[name] + change if name in sums else change
+            sums[name] = sums.get(name, 0) + (conv.weight * conv.weight.grad).detach().abs()
     return {name: total / count for name, total in sums.items()}
 
 
@@ -83,8 +82,9 @@ def importance_masks(network: nn.Module, scores: Scores, share: float) -> dict[s
         importance_scores={(conv, "weight"): scores[n] for n, conv in convolutions.items()},
         amount=_to_remove(network, convolutions, share),
     )
-    masks = {name: conv.get_buffer("weight_mask").bool() for name, conv in convolutions.items()}
-    return {name: mask.contiguous() for name, mask in masks.items()}
+    return {
+        n: conv.get_buffer("weight_mask").bool().contiguous() for n, conv in convolutions.items()
+    }
 
 
 def layerwise_masks(
@@ -178,27 +178,21 @@ class SparseTask:
         self._task, self._regrow, self._clock = task, regrow, clock
         self._steps, self._began = 0, math.nan
         self._gradients: dict[str, torch.Tensor] = {}
+        self.batches, self.refresh = task.batches, task.refresh
         apply_masks(self.network, self.masks)
         for name, weight in self.network.named_parameters():
             if name in self.masks:
                 weight.register_hook(partial(self._mask_gradient, name))
-
-    def batches(self, seed: int) -> Iterator[Batch]:
-        """Yield the task's batches."""
-        return self._task.batches(seed)
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the task's losses, after the masks have moved if it is time and were applied."""
         if self._gradients:
             self._move(network)
         apply_masks(network, self.masks)
-        self._began = self._clock() if self._steps == 0 else self._began
+        if not self._steps:
+            self._began = self._clock()
         self._steps += 1
         return self._task.losses(network, batch)
-
-    def refresh(self, network: nn.Module) -> None:
-        """Refresh the task."""
-        self._task.refresh(network)
 
     def judge(self, network: nn.Module) -> dict[str, float]:
         """Return the task's figures; an averaged network needs the last masks first."""
@@ -235,8 +229,7 @@ def moved(
 
     All arguments are of one shape. A gradient that is not finite moves nothing.
     """
-    kept, size = mask.flatten(), weight.abs().flatten()
-    steep = gradient.abs().flatten()
+    kept, size, steep = mask.flatten(), weight.abs().flatten(), gradient.abs().flatten()
     count = min(int(share * int(kept.sum())), int((~kept).sum()))
     if count == 0 or not torch.isfinite(steep).all():
         return mask

@@ -49,21 +49,17 @@ COSTLY = [
 STEMS = ("fine2.0", "fine4", "join4")
 """Trained blocks that are neither `Residual` nor `EncoderLayer`."""
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
-CLEAR_PEAK = "5"
-"""Written to ``clear_refs``, it resets a process's high-water mark (proc(5))."""
-
-
-def checkpoint_blocks(network: HybridNetwork) -> None:
-    """Make every trained block keep its input only."""
-    _wrap(network, checkpoint)
+def checkpoint_blocks(network: HybridNetwork, **options: Any) -> None:
+    """Make every trained block keep its input only, or what ``options`` of `checkpoint` say."""
+    for block in blocks(network):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
 
 
 def recompute_cheap(network: HybridNetwork) -> None:
     """Make every trained block keep its input and the results of `COSTLY` operators."""
     contexts = partial(create_selective_checkpoint_contexts, COSTLY)
-    _wrap(network, partial(checkpoint, context_fn=contexts))
+    checkpoint_blocks(network, context_fn=contexts)
 
 
 def share_encoder(network: HybridNetwork) -> None:
@@ -81,37 +77,13 @@ def blocks(network: HybridNetwork) -> list[nn.Module]:
     ]
 
 
-def _wrap(network: HybridNetwork, through: Callable[..., Any]) -> None:
-    for block in blocks(network):
-        block.forward = partial(through, block.forward, use_reentrant=False)
-
-
-class GradientBuffer:
-    """One buffer of which the gradients of all trained weights are views."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self._weights = [p for p in network.parameters() if p.requires_grad]
-        total = sum(p.numel() for p in self._weights)
-        self._flat = torch.zeros(total, device=self._weights[0].device)
-
-    def clear(self) -> None:
-        """Zero the buffer and make all gradients views of it."""
-        self._flat.zero_()
-        at = 0
-        for weight in self._weights:
-            weight.grad = self._flat[at : at + weight.numel()].view_as(weight)
-            at += weight.numel()
-
-
-class InputBuffer:
-    """One buffer for the network's input."""
-
-    def __init__(self, like: torch.Tensor) -> None:
-        self._unit = torch.empty(like.shape, device=like.device)
-
-    def fill(self, voxels: torch.Tensor) -> torch.Tensor:
-        """Fill the buffer with uint8 ``voxels`` as float in [0, 1]."""
-        return self._unit.copy_(voxels).div_(255)
+def pool_gradients(network: nn.Module) -> None:
+    """Make the gradients of all trained weights views of one buffer of zeros."""
+    weights = [p for p in network.parameters() if p.requires_grad]
+    sizes = [p.numel() for p in weights]
+    flat = torch.zeros(sum(sizes), device=weights[0].device)
+    for weight, part in zip(weights, flat.split(sizes), strict=True):
+        weight.grad = part.view_as(weight)
 
 
 def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:
@@ -149,13 +121,13 @@ class Trainer:
         self, savings: Collection[str], size: int, spec: HybridSpec, device: torch.device
     ) -> None:
         self.network = make_network(savings, spec).to(device)
-        batch = make_batch(size, spec.side)
-        self.batch = {name: value.to(device) for name, value in batch.items()}
+        self.batch = {n: value.to(device) for n, value in make_batch(size, spec.side).items()}
         trained = [p for p in self.network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
-        pooled = "buffers" in savings
-        self._gradients = GradientBuffer(self.network) if pooled else None
-        self._input = InputBuffer(self.batch["voxels"]) if pooled else None
+        self._unit: torch.Tensor | None = None  # the buffer for the network's input
+        if "buffers" in savings:
+            pool_gradients(self.network)
+            self._unit = torch.empty(self.batch["voxels"].shape, device=device)
         self._low = "bf16" in savings
 
     def step(self) -> float:
@@ -164,14 +136,12 @@ class Trainer:
         low = torch.autocast(self.batch["voxels"].device.type, torch.bfloat16, cache_enabled=False)
         with low if self._low else nullcontext():
             voxels = self.batch["voxels"]
-            unit = self._input.fill(voxels) if self._input else voxels.float() / 255
+            buffer = self._unit
+            unit = voxels.float() / 255 if buffer is None else buffer.copy_(voxels).div_(255)
             answers = self.network(unit)
         terms = hybrid_loss(Answers(*(out.float() for out in answers)), self.batch)
         loss = torch.stack(list(terms.values())).sum()
-        if self._gradients:
-            self._gradients.clear()
-        else:
-            self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self._unit is None)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
         self.optimizer.step()
@@ -213,7 +183,7 @@ def _start_peak(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    CLEAR.write_text(CLEAR_PEAK)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark, see proc(5)
     return _status("VmRSS")
 
 
@@ -224,8 +194,8 @@ def _peak(device: torch.device) -> int:
 
 
 def _status(field: str) -> int:
-    line = next(li for li in STATUS.read_text().splitlines() if li.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
+    text = Path("/proc/self/status").read_text()
+    return int(text.split(f"{field}:")[1].split()[0]) * 1024
 
 
 def _tensor_peak(trainer: Trainer, device: torch.device) -> int:

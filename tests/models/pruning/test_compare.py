@@ -110,7 +110,7 @@ def test_a_pruned_network_is_trained_exported_and_timed(tmp_path: Path) -> None:
         torch.testing.assert_close(again(x), smaller(x))
     boxes = [np.random.default_rng(0).integers(0, 256, (1, 1, 32, 32, 32), dtype=np.uint8)]
     paths = export_files(tmp_path, boxes)
-    took = times_in_turn(list(paths.values()), "openvino", range(3), box=(32, 32, 32))
+    took = times_in_turn(list(paths.values()), "openvino", 3, box=(32, 32, 32))
     assert took.shape == (3, 2)
     assert (took > 0).all()
 
