@@ -1,6 +1,9 @@
-"""Small material for tests of exported networks: untrained networks and pictures."""
+"""Small material for tests: untrained networks, pictures, and a task."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork
+from models.training.data import Batch
 
 SMALL_HYBRID = HybridSpec(widths=(16, 32), blocks=(1, 2), channels=64, depth=2, heads=2)
 
@@ -38,3 +42,33 @@ def pictures(count: int) -> np.ndarray:
             grey += 150 * np.exp(-away / rng.uniform(8, 60))
         out.append(np.clip(grey, 0, 255).astype(np.uint8)[None])
     return np.stack(out)
+
+
+def square_error(network: nn.Module, batch: Batch) -> torch.Tensor:
+    """Of the network's output for ``x`` against ``y``."""
+    return ((network(batch["x"]).float() - batch["y"]) ** 2).mean()
+
+
+@dataclass
+class SmallTask:
+    """A task of a function that draws a batch and one that gives the loss."""
+
+    network: nn.Module
+    draw: Callable[[torch.Generator], Batch]
+    loss: Callable[[nn.Module, Batch], torch.Tensor]
+    drawn: int = 0
+
+    def batches(self, seed: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            self.drawn += 1
+            yield self.draw(generator)
+
+    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
+        return {"loss": self.loss(network, batch)}
+
+    def refresh(self, network: nn.Module) -> None:
+        """Nothing to learn from the network."""
+
+    def judge(self, network: nn.Module) -> dict[str, float]:
+        return {"left": float(sum(torch.count_nonzero(p) for p in network.parameters()))}

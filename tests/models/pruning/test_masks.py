@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count, islice
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from models.pruning.masks import (
 )
 from models.training.data import Batch
 from models.training.loop import Plan, train
+from tests.models.small_networks import SmallTask, square_error
 
 
 def magnitudes(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -82,32 +82,15 @@ def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> 
     assert not {"head.weight", "share.weight"} & prunable(network).keys()
 
 
-class Heat:
-    """A small network whose loss is the mean square of its maps."""
-
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.network: nn.Module = ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1)))
-
-    def batches(self, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            yield {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)}
-
-    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"square": network(batch["voxels"]).float().square().mean()}
-
-    def refresh(self, network: nn.Module) -> None:
-        """Nothing to learn from the network."""
-
-    def judge(self, network: nn.Module) -> dict[str, float]:
-        return {"parameters": float(sum(p.numel() for p in network.parameters()))}
-
-
 @pytest.fixture(scope="module")
-def task() -> Heat:
+def task() -> SmallTask:
     """One whose blocks have a channel inside that nothing gets through, and a shut stage one."""
-    made = Heat()
+    torch.manual_seed(0)
+    made = SmallTask(
+        ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1))),
+        lambda generator: {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)},
+        lambda network, batch: network(batch["voxels"]).float().square().mean(),
+    )
     parts = dict(made.network.named_modules())
     with torch.no_grad():
         for part, channel in (("down8.1.first.1", 3), ("down8.0.1", 5), ("down8.1.second.1", 5)):
@@ -116,7 +99,7 @@ def task() -> Heat:
     return made
 
 
-def test_weights_of_a_shut_channel_do_not_matter(task: Heat) -> None:
+def test_weights_of_a_shut_channel_do_not_matter(task: SmallTask) -> None:
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
     scores = weight_scores(task, 2)
     assert not scores["down8.1.first.0.weight"][3].any()
@@ -124,36 +107,24 @@ def test_weights_of_a_shut_channel_do_not_matter(task: Heat) -> None:
     assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())
 
 
-class Plane:
+def plane() -> SmallTask:
     """Learns y = W x, of which the true W uses the last four inputs only."""
+    truth = torch.zeros(2, 8)
+    truth[:, 4:] = 3.0
 
-    def __init__(self) -> None:
-        torch.manual_seed(0)
-        self.network: nn.Module = nn.Linear(8, 2, bias=False)
-        self.truth = torch.zeros(2, 8)
-        self.truth[:, 4:] = 3.0
+    def draw(generator: torch.Generator) -> Batch:
+        x = torch.randn(32, 8, generator=generator)
+        return {"x": x, "y": x @ truth.T}
 
-    def batches(self, seed: int) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(seed)
-        while True:
-            x = torch.randn(32, 8, generator=generator)
-            yield {"x": x, "y": x @ self.truth.T}
-
-    def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        return {"square": ((network(batch["x"]).float() - batch["y"]) ** 2).mean()}
-
-    def refresh(self, network: nn.Module) -> None:
-        """Nothing to learn from the network."""
-
-    def judge(self, network: nn.Module) -> dict[str, float]:
-        return {"left": float(torch.count_nonzero(network.weight))}
+    torch.manual_seed(0)
+    return SmallTask(nn.Linear(8, 2, bias=False), draw, square_error)
 
 
 MASK = torch.tensor([[True] * 4 + [False] * 4] * 2)
 
 
 def test_what_is_left_out_stays_zero(tmp_path: Path) -> None:
-    task = SparseTask(Plane(), {"weight": MASK})
+    task = SparseTask(plane(), {"weight": MASK})
     averaged = train(task, Plan(tmp_path, minutes=0.01, average=0.9))
     saved = torch.load(tmp_path / "averaged.pt", weights_only=True)["weight"]
     for weight in (task.network.weight, averaged.weight, saved):
@@ -164,11 +135,11 @@ def test_what_is_left_out_stays_zero(tmp_path: Path) -> None:
 def test_moving_masks_find_the_weights_that_count() -> None:
     seconds = count()
     task = SparseTask(
-        Plane(), {"weight": MASK}, Regrow(seconds=300, every=5), clock=lambda: next(seconds)
+        plane(), {"weight": MASK}, Regrow(seconds=300, every=5), clock=lambda: next(seconds)
     )
     optimizer = torch.optim.SGD(task.network.parameters(), lr=0.1)
     for batch in islice(task.batches(0), 300):
-        loss = task.losses(task.network, batch)["square"]
+        loss = task.losses(task.network, batch)["loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -190,7 +161,7 @@ def test_the_smallest_go_and_the_steepest_come() -> None:
     assert moved(mask, weight, slope * torch.nan, 0.25).equal(mask)
 
 
-def test_a_shut_channel_does_not_matter(task: Heat) -> None:
+def test_a_shut_channel_does_not_matter(task: SmallTask) -> None:
     scores = channel_scores(task, 1)
     assert {group: len(score) for group, score in scores.items()} == widths(
         task.network.state_dict()
