@@ -1,4 +1,4 @@
-"""The agent's line with a screening network whose every answer is written down in the test."""
+"""The edge's pipeline with a screening network whose every answer is written down in the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import Triple
 from models.runtime.detection import Candidate
 
-Marks = list[tuple[Triple, float]]
+Places = list[tuple[Triple, float]]
 
 
 class ScriptedScreening:
@@ -22,14 +22,14 @@ class ScriptedScreening:
 
     name, version, engine = "scripted", "1", "none"
 
-    def __init__(self, marks: Marks) -> None:
-        self.marks = marks
+    def __init__(self, places: Places) -> None:
+        self.places = places
         thresholds = {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6}
         self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5]}
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
         """The scripted candidates, with their place in this box."""
-        return [_candidate(box, place, score) for place, score in self.marks]
+        return [_candidate(box, place, score) for place, score in self.places]
 
 
 def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:
@@ -38,12 +38,12 @@ def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:
 
 
 @pytest.fixture
-def scripted_line() -> Callable[[Marks], Pipeline]:
-    """Makes the line of an edge without a cloud that proposes the marks given."""
+def scripted_pipeline() -> Callable[[Places], Pipeline]:
+    """Make the pipeline of an edge without a cloud that proposes these places."""
 
-    def make(marks: Marks) -> Pipeline:
+    def make(places: Places) -> Pipeline:
         return build_pipeline(
-            EdgeSettings(deadline_s=60), ScriptedScreening(marks), NoSecondReader()
+            EdgeSettings(deadline_s=60), ScriptedScreening(places), NoSecondReader()
         )
 
     return make

@@ -1,5 +1,3 @@
-"""What `make evaluate` measures, and how each command is started and told."""
-
 from __future__ import annotations
 
 import json
@@ -24,14 +22,12 @@ class Started:
         self.status = status
 
     def __call__(self, line: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        """One command."""
         self.lines.append(line)
         return subprocess.CompletedProcess(line, self.status, stdout=json.dumps({"n": 1}))
 
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> Started:
-    """Nothing is run."""
     made = Started()
     monkeypatch.setattr(claims.subprocess, "run", made)
     return made
@@ -45,14 +41,13 @@ def test_each_claim_has_a_name_and_a_command() -> None:
     assert {one.command[0] for one in every} <= set(commands)
 
 
-def test_a_claim_is_run_and_told_by_its_command(started: Started) -> None:
+def test_a_claim_is_run_and_named_by_its_command(started: Started) -> None:
     found = measure(Claim("kills", ("kills", "--rounds", "2")))
     assert found == {"command": "overread-eval kills --rounds 2", "n": 1}
     assert started.lines[0][1:] == ["-m", "evaluation", "kills", "--rounds", "2", "--json"]
 
 
-def test_what_fills_a_disk_is_given_one_of_its_own(started: Started) -> None:
-    """Made for the command alone; where none can be made the claim is left out."""
+def test_the_full_disk_is_a_small_filesystem(started: Started) -> None:
     claim = Claim("full_disk", ("full-disk", "--fillings", "3"), small_disk=True)
     command = measure(claim)["command"]
     assert command == (
@@ -71,7 +66,6 @@ def test_what_fills_a_disk_is_given_one_of_its_own(started: Started) -> None:
 def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A message says so, and nothing is written over."""
     started.status = 1
     monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
     for writes in ("write_pages", "amend"):
@@ -85,10 +79,9 @@ def test_a_claim_that_cannot_be_measured_keeps_what_there_was(
     assert kept.read_text() == "{}"
 
 
-def test_a_journal_of_an_earlier_run_is_not_gone_on_from(
+def test_a_journal_of_an_earlier_run_is_removed(
     started: Started, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is removed before the command begins."""
     monkeypatch.setattr(claims, "DOCS", tmp_path / "docs")
     stale = tmp_path / "runs" / "link.jsonl"
     stale.parent.mkdir()
@@ -99,7 +92,6 @@ def test_a_journal_of_an_earlier_run_is_not_gone_on_from(
 
 
 def test_the_manifest_gets_the_figures_of_its_artifacts(tmp_path: Path) -> None:
-    """The edge's figures go to the screening network, those of both to the hybrid."""
     cpm = {"value": 0.82, "low": 0.77, "high": 0.86}
     points = [
         {"false_positives_per_scan": rate, "value": rate / 10, "low": 0.0, "high": 1.0}

@@ -97,7 +97,6 @@ def phantom(monkeypatch: pytest.MonkeyPatch) -> Phantom:
 
 @pytest.fixture
 def slice_of_nothing(tmp_path: Path) -> Path:
-    """A study of one file that is no DICOM."""
     own = tmp_path / "own"
     own.mkdir()
     (own / "slice.dcm").write_text("no pixels here")
@@ -106,7 +105,6 @@ def slice_of_nothing(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
-    """The demo's folder."""
     folder = tmp_path / "demo"
     folder.mkdir()
     return folder
@@ -144,7 +142,6 @@ def test_the_default_shows_nodules_that_the_second_reading_decides(tmp_path: Pat
 def test_phantom_is_compared_with_its_truth(
     out: Path, phantom: Phantom, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Hits, a false positive and misses are told apart; the tables of the edge stand before it."""
     first, second, _ = (list(nodule.centre_mm) for nodule in phantom.nodules)
     beside = [first[0], first[1], first[2] + 30.0]
     edge = _edge([*beside, 0.97], [*first, 0.95], [*second, 0.05])
@@ -163,14 +160,12 @@ def test_phantom_is_compared_with_its_truth(
 def test_study_that_cannot_be_read_is_refused_with_a_reason(
     out: Path, slice_of_nothing: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The edge's own refusal and exit status; the person's folder is as it was."""
     assert run_demo(out, Programs(_python(CLOUD), _edge()), own=slice_of_nothing) == 2
     assert "Refused: UnreadableFile" in capfd.readouterr().out
     assert [path.name for path in slice_of_nothing.iterdir()] == ["slice.dcm"]
 
 
-def test_port_that_is_taken_is_told(out: Path, slice_of_nothing: Path) -> None:
-    """The real cloud says that it cannot have the address, and the demo what to do."""
+def test_port_that_is_taken_is_an_error(out: Path, slice_of_nothing: Path) -> None:
     taken = """
         import socket, sys
         from cloud.__main__ import main
@@ -184,22 +179,19 @@ def test_port_that_is_taken_is_told(out: Path, slice_of_nothing: Path) -> None:
 
 
 def test_edge_that_fails_takes_the_cloud_with_it(out: Path, slice_of_nothing: Path) -> None:
-    """The error quotes the edge's log and says what to do; the cloud is stopped."""
     fails = _python("import sys; sys.exit('DamagedArtifact: screening-int8')")
     with pytest.raises(ServiceFailed, match=r"edge could not(.|\n)*Damaged(.|\n)*git checkout"):
         run_demo(out, Programs(_python(CLOUD), fails), own=slice_of_nothing)
     assert not _is_running(_pid(out / "cloud.log"))
 
 
-def test_edge_that_dies_is_told(out: Path, slice_of_nothing: Path) -> None:
-    """A signal is named."""
+def test_edge_that_dies_is_an_error(out: Path, slice_of_nothing: Path) -> None:
     dies = _python("import os; os.abort()")
     with pytest.raises(ServiceFailed, match="edge ended with signal 6"):
         run_demo(out, Programs(_python(CLOUD), dies), own=slice_of_nothing)
 
 
-def test_cloud_that_dies_is_told(out: Path, slice_of_nothing: Path) -> None:
-    """The edge ended well, but the demo of both failed all the same."""
+def test_cloud_that_dies_is_an_error(out: Path, slice_of_nothing: Path) -> None:
     leaves = CLOUD.replace("time.sleep(600)", "sys.exit(4)")
     with pytest.raises(ServiceFailed, match="cloud ended with exit status 4 before its time"):
         run_demo(out, Programs(_python(leaves), _edge()), own=slice_of_nothing)
@@ -211,7 +203,6 @@ def test_cloud_that_dies_is_told(out: Path, slice_of_nothing: Path) -> None:
 def test_signal_leaves_no_process_behind(
     out: Path, slice_of_nothing: Path, number: int, status: int
 ) -> None:
-    """While the study is read, a signal ends the demo and both of its processes."""
     programs = f"demo.Programs = lambda: Programs({_python(CLOUD)!r}, {_python(IDLE_EDGE)!r})"
     code = f"from evaluation import demo; Programs = demo.Programs; {programs}; demo.main()"
     options = ["--input", str(slice_of_nothing), "--out", str(out)]
@@ -231,7 +222,6 @@ def _has_pid(log: Path) -> bool:
 
 
 def test_input_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
-    """Nothing is started, and the message names the option."""
     said = CliRunner().invoke(demo.app, ["--input", str(tmp_path / "none")])
     assert said.exit_code == 2
     assert "--input" in said.output
@@ -240,7 +230,6 @@ def test_input_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:
 def test_folder_of_something_else_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit status 1 and the reason, without a traceback; nothing in the folder is touched."""
     (tmp_path / "thesis.txt").write_text("three years of work")
     monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
@@ -251,7 +240,6 @@ def test_folder_of_something_else_ends_in_one_line(
 
 
 def test_two_demos_do_not_share_a_folder(tmp_path: Path) -> None:
-    """The second is refused while the first is at work."""
     with demo._held(tmp_path / "demo"), pytest.raises(AlreadyRunning):
         CliRunner().invoke(demo.app, ["--out", str(tmp_path / "demo")], catch_exceptions=False)
 
@@ -274,14 +262,12 @@ import evaluation.demo, imaging.volume_files, overread
 
 
 def test_nearest_of_two_nodules_is_hit() -> None:
-    """Where two overlap, a finding is put down to the nearer one; a hit is nearer than d/2."""
     pair = (Nodule((0.0, 0.0, 0.0), 20.0), Nodule((8.0, 0.0, 0.0), 20.0))
     findings: list[dict[str, Any]] = [{"centre_mm": [x, 0.0, 0.0]} for x in (7.0, 1.0, 18.0)]
     assert matches(findings, pair) == [1, 0, None]
 
 
-def test_the_way_to_the_cloud_is_told_of_each_finding_that_it_decided() -> None:
-    """Both readers, the merged probability, and the times; a finding of the edge is not among."""
+def test_the_way_to_the_cloud_is_shown_for_each_finding_that_it_decided() -> None:
     verdict = {"probability": 0.96, "compute_s": 0.027}
     scores = {"edge_score": 0.51, "probability": 0.69}
     undecided = {"number": 2, "route": "escalate", "decided_by": "cloud", "verdict": verdict}

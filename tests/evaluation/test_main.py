@@ -1,5 +1,3 @@
-"""The command ``overread-eval``."""
-
 from __future__ import annotations
 
 import json
@@ -39,7 +37,6 @@ def test_version_and_short_help() -> None:
 
 
 def test_froc_prints_json(tables: list[str]) -> None:
-    """Figures, counts and intervals under their promised names, and nothing else on stdout."""
     result = CliRunner().invoke(app, ["froc", *tables, "--resamples", "20", "--json"])
     said = json.loads(result.stdout)
     assert said["cpm"] == 1.0
@@ -56,7 +53,6 @@ def test_froc_prints_json(tables: list[str]) -> None:
 
 
 def test_froc_prints_a_table(tables: list[str]) -> None:
-    """People get the same figures as a table."""
     result = CliRunner().invoke(app, ["froc", *tables, "--resamples", "20"])
     assert result.exit_code == 0
     assert "CPM" in result.stdout
@@ -66,7 +62,6 @@ def test_froc_prints_a_table(tables: list[str]) -> None:
 def test_bad_table_ends_with_a_line(
     tables: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What cannot be evaluated is one line on stderr and exit status 1."""
     Path(tables[1]).write_text(HEAD + "probability\nc,0,0,0,0.9\n")
     monkeypatch.setattr("sys.argv", ["overread-eval", "froc", *tables])
     with pytest.raises(SystemExit) as ended:
@@ -81,7 +76,6 @@ def test_bad_table_ends_with_a_line(
 def test_a_chart_without_matplotlib_names_the_extra(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is read: a line with the package and how to install it."""
     monkeypatch.setattr("sys.meta_path", [Lacking("matplotlib"), *sys.meta_path])
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
     data = ["--data", ".", "--scans", ".", "--truth", __file__]
@@ -100,7 +94,6 @@ def test_torch_is_not_loaded_before_a_command_needs_it() -> None:
 
 
 def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:
-    """Two clouds for one run are a mistake of the caller."""
     arguments = ["latency", str(tmp_path), "--serve", "--cloud", "off"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
@@ -109,7 +102,6 @@ def test_serve_and_cloud_exclude_each_other(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("shape", ["256,224", "256,224,x", "256,0,320", ""])
 def test_a_shape_that_is_none_is_refused(shape: str) -> None:
-    """Three numbers of voxels, or a line that shows how they are written."""
     result = CliRunner().invoke(app, ["network", "--shape", shape])
     assert result.exit_code == 2
     assert "--shape" in result.stderr
@@ -118,7 +110,6 @@ def test_a_shape_that_is_none_is_refused(shape: str) -> None:
 
 @pytest.mark.parametrize(("seed", "count"), [(TRAINING_SEED, 1), (TRAINING_SEED - 2, 3)])
 def test_phantoms_that_were_learnt_from_are_refused(seed: int, count: int) -> None:
-    """Nothing is measured on the phantoms that the networks were trained on."""
     result = CliRunner().invoke(app, ["phantoms", "--count", str(count), "--seed", str(seed)])
     assert result.exit_code == 2
     assert "--seed" in result.stderr
@@ -128,7 +119,6 @@ def test_phantoms_that_were_learnt_from_are_refused(seed: int, count: int) -> No
 def test_an_unwritable_folder_ends_with_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the operating system refuses is one line on stderr, after the progress bar has ended."""
     (tmp_path / "studies" / "one").mkdir(parents=True)
     truth = tmp_path / "truth.csv"
     truth.write_text("scan,x,y,z,diameter_mm\none,0,0,0,10\n")

@@ -1,5 +1,3 @@
-"""The pages: rendered from their templates and the committed results, nothing else."""
-
 from __future__ import annotations
 
 import json
@@ -22,19 +20,16 @@ figures = pytest.mark.parametrize("template", [MODELS, BUDGET], ids=lambda path:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """A copy of the results, to change."""
     ignored = shutil.ignore_patterns("*.png")
     return Path(shutil.copytree(DOCS / "results", tmp_path / "results", ignore=ignored))
 
 
 def change(results: Path, name: str, **values: Any) -> None:
-    """Sets figures of one result."""
     path = results / f"{name}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
 def row(page: str, start: str) -> str:
-    """The first line of a table that begins so."""
     return next(line for line in page.splitlines() if line.startswith(f"| {start}"))
 
 
@@ -46,14 +41,12 @@ def test_the_committed_page_is_what_is_rendered(template: Path) -> None:
 
 @names
 def test_prose_is_wrapped(template: Path) -> None:
-    """Tables are not."""
     lines = render(template, DOCS / "results").splitlines()
     assert [x for x in lines if len(x) > WIDTH and not x.startswith("|")] == []
 
 
 @figures
 def test_without_results_there_are_no_figures(template: Path, tmp_path: Path) -> None:
-    """What was required or published is there, and says that it was not measured."""
     page = render(template, tmp_path)
     measured = render(template, DOCS / "results")
     assert "not measured" in page
@@ -64,7 +57,6 @@ def test_without_results_there_are_no_figures(template: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", sorted(read_results(DOCS / "results")))
 def test_a_page_can_do_without_any_result(name: str, results: Path) -> None:
-    """Its section is left out, and its rows are not measured."""
     path = results / f"{name}.json"
     typed = command(json.loads(path.read_text()))
     path.unlink()
@@ -73,7 +65,6 @@ def test_a_page_can_do_without_any_result(name: str, results: Path) -> None:
 
 
 def test_every_result_of_the_budget_is_measured_by_a_claim() -> None:
-    """`make evaluate` measures whatever the page on the budget states."""
     text = BUDGET.read_text()
     found = read_results(DOCS / "results")
     used = {name for name in found if f"{name} is defined" in text or f'\n  "{name}": ' in text}
@@ -81,7 +72,6 @@ def test_every_result_of_the_budget_is_measured_by_a_claim() -> None:
 
 
 def test_every_artifact_has_its_version_licence_and_warning() -> None:
-    """And whose data it was trained on."""
     page = render(MODELS, DOCS / "results")
     words = " ".join(page.split())
     for artifact in every().values():
@@ -91,7 +81,6 @@ def test_every_artifact_has_its_version_licence_and_warning() -> None:
 
 
 def test_what_is_not_reached_is_a_dash_or_words(results: Path) -> None:
-    """An open interval, and a lesion that was not proposed."""
     found = json.loads((results / "nodules_both_int8.json").read_text())
     scans = [found["scans"][0] | {"scan": "chest_8", "lesion_score": None}]
     change(results, "nodules_both_int8", scans=scans, fp_at={
@@ -118,7 +107,6 @@ def test_points_lost_are_the_difference_of_the_tables(results: Path) -> None:
 
 
 def test_met_or_not_follows_from_the_results(results: Path) -> None:
-    """A late answer, a slow p95, a guarantee that does not hold, wasted work, a lost study."""
     sound = render(BUDGET, results)
     found = read_results(results)
     change(results, "link", late=1)
@@ -164,7 +152,6 @@ def test_escalation_is_judged_for_each_kind_of_threshold(results: Path) -> None:
 
 
 def test_links_over_which_nothing_was_sent_are_named(results: Path) -> None:
-    """There no study waits: that they are in time says little."""
     assert "Over `black-hole`, `dead`, `half-open` the health monitor" in render(BUDGET, results)
     traces = json.loads((results / "link.json").read_text())["traces"]
     change(results, "link", traces=[one for one in traces if one["escalated"]])
@@ -172,7 +159,6 @@ def test_links_over_which_nothing_was_sent_are_named(results: Path) -> None:
 
 
 def test_a_long_command_continues_on_the_next_line() -> None:
-    """So that it can be pasted."""
     words = ["overread-eval", "nodules", *(f"--option-{n}" for n in range(12))]
     lines = command({"command": " ".join(words)}).split(" \\\n")
     assert len(lines) == 2

@@ -1,5 +1,3 @@
-"""Bootstrap intervals over patients and scans."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -16,7 +14,6 @@ def paired(hits: list[float], false: list[float]) -> Scored:
 
 
 def test_a_perfect_reader_is_sure() -> None:
-    """Where every draw gives the same figure the interval is that figure."""
     found = figures(paired([0.9] * 5, [0.1] * 5), resamples=50)
     assert found.cpm == Interval(1.0, 1.0, 1.0)
     assert all(s == Interval(1.0, 1.0, 1.0) for s in found.sensitivity)
@@ -43,14 +40,12 @@ def test_nodules_of_one_patient_are_drawn_together() -> None:
 
 
 def test_unreachable_sensitivity_stays_unreachable() -> None:
-    """A sensitivity that no threshold reaches is infinity inside and null in JSON."""
     never = figures(paired([0.9, -np.inf] * 20, [0.1] * 40), resamples=50).false_positives[3]
     assert never == Interval(np.inf, np.inf, np.inf)
     assert never.as_dict() == {"value": None, "low": None, "high": None}
 
 
 def test_same_seed_same_intervals() -> None:
-    """The draws depend on the seed alone."""
     scored = paired([0.9, -np.inf, 0.4, 0.3], [0.5, 0.35, 0.2, 0.1])
     assert figures(scored, resamples=100, seed=4) == figures(scored, resamples=100, seed=4)
 
@@ -66,7 +61,6 @@ def test_draws_without_a_nodule_are_drawn_again() -> None:
 
 
 def test_draw_keeps_the_number() -> None:
-    """As many are drawn as there are."""
     assert draw(7, np.random.default_rng(0)).sum() == 7
 
 

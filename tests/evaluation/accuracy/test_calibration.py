@@ -1,8 +1,3 @@
-"""Reliability and calibration error by hand and by simulation.
-
-Temperature, Platt and isotonic fits against what they were made from.
-"""
-
 from __future__ import annotations
 
 import numpy as np
@@ -26,7 +21,6 @@ from imaging.volume import FloatArray
 
 
 def test_classes_weigh_the_prior() -> None:
-    """Whatever their number, nodules weigh the prior together; a draw may leave some out."""
     nodule = np.array([True, False, False, False])
     weight = class_weights(nodule, 0.5)
     assert weight.tolist() == pytest.approx([0.5, 1 / 6, 1 / 6, 1 / 6])
@@ -58,7 +52,6 @@ def test_true_probabilities_have_little_error() -> None:
 
 
 def test_interval_is_drawn_over_groups() -> None:
-    """Candidates that all belong to one of few patients make a wider interval."""
     rng = np.random.default_rng(0)
     score = rng.uniform(size=400)
     nodule = rng.uniform(size=400) < score
@@ -87,7 +80,6 @@ def test_another_prior_multiplies_the_odds() -> None:
 
 
 def sigmoid(x: FloatArray) -> FloatArray:
-    """The logistic function."""
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
@@ -99,7 +91,6 @@ def made(slope: float, intercept: float, n: int = 4000) -> tuple[FloatArray, Boo
 
 
 def test_the_temperature_is_found_again() -> None:
-    """Logits three times too steep are brought back."""
     logit, nodule = made(1.0, 0.0)
     chance = fit_temperature(3 * logit, nodule)(np.array([3.0]))
     assert chance[0] == pytest.approx(sigmoid(np.array(1.0)), abs=0.03)
@@ -115,7 +106,7 @@ def test_platt_finds_slope_and_even_prior() -> None:
 
 
 def test_falling_neighbours_are_pooled() -> None:
-    """Alarm, nodule, alarm, nodule: the falling pair becomes one step, by weight; the ends stay."""
+    """False, nodule, false, nodule: the falling pair becomes one step, by weight; the ends stay."""
     logit, nodule = np.arange(4.0), np.array([False, True, False, True])
     assert fit_isotonic(logit, nodule)(logit) == pytest.approx([0.25, 0.5, 0.5, 0.75])
     logit, nodule = np.arange(5.0), np.array([False, True, False, False, True])
@@ -124,7 +115,6 @@ def test_falling_neighbours_are_pooled() -> None:
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_methods_rise_and_stay_inside(method: str) -> None:
-    """Higher logits never get lower probabilities, and none is certain."""
     logit, nodule = made(1.0, 0.0, 300)
     chance = METHODS[method](logit, nodule)(np.linspace(-20, 20, 50))
     assert (np.diff(chance) >= -1e-12).all()
@@ -134,7 +124,6 @@ def test_methods_rise_and_stay_inside(method: str) -> None:
 
 @pytest.mark.parametrize("method", list(METHODS))
 def test_methods_mend_what_is_too_steep(method: str) -> None:
-    """Out of fold, the error of overconfident scores falls."""
     logit, nodule = made(1.0, 0.0, 2000)
     group = np.array([f"p{i % 100}" for i in range(2000)])
     weight = class_weights(nodule, 0.5)
@@ -144,7 +133,6 @@ def test_methods_mend_what_is_too_steep(method: str) -> None:
 
 
 def test_no_patient_is_fitted_on_itself() -> None:
-    """Every fit sees the other folds alone: whole groups are held out."""
     seen: list[set[float]] = []
 
     def spy(logit: FloatArray, nodule: BoolArray):  # type: ignore[no-untyped-def]  # a local spy

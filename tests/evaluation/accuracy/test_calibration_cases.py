@@ -1,5 +1,3 @@
-"""Which candidates calibration is judged by, with readers whose every word is written here."""
-
 from __future__ import annotations
 
 from types import SimpleNamespace
@@ -25,13 +23,12 @@ class Says:
 
     settings = {"calibration": [2.0, 1.0], "merge": MERGE}  # noqa: RUF012  # a test's constant
 
-    def __init__(self, marks: list[tuple[Triple, float]]) -> None:
-        self.marks = marks
+    def __init__(self, candidates: list[tuple[Triple, float]]) -> None:
+        self.candidates = candidates
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
-        """All of them, whatever the box."""
         del box
-        return [Candidate((at[2], at[1], at[0]), at, 5.0, score) for at, score in self.marks]
+        return [Candidate((at[2], at[1], at[0]), at, 5.0, score) for at, score in self.candidates]
 
 
 class Doubts:
@@ -41,26 +38,24 @@ class Doubts:
     session = SimpleNamespace(artifact=SimpleNamespace(settings={"calibration": [1.0, 0.25]}))
 
     def read(self, batch: UInt8Array) -> Readings:
-        """One reading for each region."""
         return plain([0.5] * len(batch), [4.0] * len(batch), side=8)
 
 
-def readers(marks: list[tuple[Triple, float]]) -> Readers:
-    """Both readers."""
-    return Readers(cast(Screener, Says(marks)), cast(SecondReader, Doubts()))
+def readers(candidates: list[tuple[Triple, float]]) -> Readers:
+    return Readers(cast(Screener, Says(candidates)), cast(SecondReader, Doubts()))
 
 
 CUBE = Cube("val/0", "p", np.zeros((50, 50, 50), np.uint8), (25.0, 25.0, 25.0), 8.0)
 
 
-def test_best_hit_and_alarms_away_from_marks_and_faces() -> None:
-    """One row for the nodule; none for a second hit, the rim, a face, or what is marked."""
-    marks = [
+def test_best_hit_and_false_candidates_away_from_annotations_and_faces() -> None:
+    """One row for the nodule; none for a second hit, the rim, a face, or an annotation."""
+    candidates = [
         ((25.0, 25.0, 26.0), 0.9), ((25.0, 26.0, 25.0), 0.8), ((25.0, 25.0, 33.0), 0.7),
         ((5.0, 25.0, 25.0), 0.6), ((40.0, 40.0, 40.0), 0.5), ((10.0, 10.0, 10.0), 0.4),
     ]  # fmt: skip
     beside = [Annotation((40.0, 40.0, 41.0), 6.0)]
-    found = gathered(cube_rows(readers(marks), CUBE, beside))
+    found = gathered(cube_rows(readers(candidates), CUBE, beside))
     assert found.nodule.tolist() == [True, False]
     assert found.group.tolist() == ["p", "p"]
     assert found.edge[0] == pytest.approx((np.log(9.0) - 1.0) / 2.0)
@@ -68,9 +63,8 @@ def test_best_hit_and_alarms_away_from_marks_and_faces() -> None:
     assert found.cloud.tolist() == pytest.approx([-0.25, -0.25])
 
 
-def test_a_cube_gives_six_alarms_at_most() -> None:
-    """The strongest count."""
-    marks = [((10.0, 10.0, 8.0 + i), 0.5 - 0.01 * i) for i in range(9)]
-    found = gathered(cube_rows(readers(marks), CUBE, ()))
+def test_a_cube_gives_its_six_strongest_false_candidates_at_most() -> None:
+    candidates = [((10.0, 10.0, 8.0 + i), 0.5 - 0.01 * i) for i in range(9)]
+    found = gathered(cube_rows(readers(candidates), CUBE, ()))
     assert found.nodule.tolist() == [False] * 6
     assert found.edge[found.nodule].size == 0

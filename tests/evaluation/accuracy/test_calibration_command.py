@@ -1,5 +1,3 @@
-"""Calibration of both readers as figures, tables and pictures."""
-
 from __future__ import annotations
 
 import json
@@ -38,7 +36,6 @@ def made(seed: int, n: int = 600) -> Candidates:
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    """Both splits judged, as the command prints it."""
     splits = {"val": made(0), "test": made(1)}
     found = as_dict(splits, FITTED, "val", resamples=20, seed=0)
     return {"command": "overread-eval calibration --seed 0", **found}
@@ -65,7 +62,6 @@ def test_fit_mends_the_edge(result: dict[str, Any]) -> None:
 
 
 def test_result_states_what_it_is_taken_from(result: dict[str, Any]) -> None:
-    """Counts, the prior in words and as found, and every method on every split; plain JSON."""
     said = json.loads(json.dumps(result, allow_nan=False))
     assert "Class prior 0.5" in said["prior"]
     assert said["prior_as_found"] == pytest.approx(float(made(0).nodule.mean()))
@@ -78,13 +74,11 @@ def test_result_states_what_it_is_taken_from(result: dict[str, Any]) -> None:
 
 
 def test_tables_have_every_reader_and_method(result: dict[str, Any]) -> None:
-    """A row for each reader and split, and one for each method."""
     first, second, *_ = tables(result)
     assert [len(one.cells) for one in (first, second) if isinstance(one, Rows)] == [6, 24]
 
 
 def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) -> None:
-    """Three readers beside each other, two splits above each other."""
     panels = draw_reliability(result).axes
     assert [axes.get_title().partition("\n")[0] for axes in panels] == [
         f"{reader}, {split}" for split in ("val", "test") for reader in READERS

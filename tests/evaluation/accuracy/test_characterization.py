@@ -1,5 +1,3 @@
-"""Kind, size and outline against the readers' own."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -55,12 +53,9 @@ def test_figures_are_taken_from_what_readers_said() -> None:
 
 
 class Bright:
-    """Outlines what is bright, and measures nothing."""
-
     roi_shape = (8, 8, 8)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """One reading for each region."""
         found = plain([0.5] * len(batch), [4.0] * len(batch), side=8)
         return Readings(
             found.probability, found.diameter_mm, found.malignancy, found.texture, batch > 100

@@ -1,5 +1,3 @@
-"""Tables, known lesions of scans, cubes, and what else is known inside them."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -24,7 +22,6 @@ HEAD = "scan,x,y,z,diameter_mm,longest_mm\n"
 
 
 def table(folder: Path, text: str) -> Path:
-    """A truth file with this text."""
     path = folder / "truth.csv"
     path.write_text(text)
     return path
@@ -50,20 +47,17 @@ def test_several_lesions_and_none(tmp_path: Path) -> None:
 
 
 def test_longest_extent_is_optional(tmp_path: Path) -> None:
-    """A truth file without the longest extent is read."""
     known = read_truth(table(tmp_path, "scan,x,y,z,diameter_mm\na,1,2,3,10\n"))
     assert known["a"][0].reach_mm == 5.0
 
 
 @pytest.mark.parametrize("row", ["a,1,,3,10,\n", "a,1,2,3,,\n", "a,1,2,3,-5,\n", "a,1,2,x,5,\n"])
 def test_lesion_without_place_or_size_is_refused(tmp_path: Path, row: str) -> None:
-    """Half a place, no size or a value that is no number is refused with its line."""
     with pytest.raises(BadTable, match="line 2"):
         read_truth(table(tmp_path, HEAD + row))
 
 
 def test_scans_are_folders_or_folders_of_named_scans(tmp_path: Path) -> None:
-    """A folder of named scans stands for those; any other folder is a scan itself."""
     for name in ("set/a", "set/b", "set/other", "c"):
         (tmp_path / name).mkdir(parents=True)
     folders = scan_folders([tmp_path / "set", tmp_path / "c"], {"a", "b"})
@@ -71,7 +65,6 @@ def test_scans_are_folders_or_folders_of_named_scans(tmp_path: Path) -> None:
 
 
 def test_missing_and_doubled_scans_are_refused(tmp_path: Path) -> None:
-    """A scan that is not there, or given twice, is refused."""
     with pytest.raises(MissingData, match="no such scan"):
         scan_folders([tmp_path / "nowhere"], set())
     (tmp_path / "a").mkdir()
@@ -79,15 +72,13 @@ def test_missing_and_doubled_scans_are_refused(tmp_path: Path) -> None:
         scan_folders([tmp_path / "a", tmp_path / "a"], set())
 
 
-def test_marks_belong_to_their_cubes(tmp_path: Path) -> None:
-    """Those of the split alone, by the cube's name."""
+def test_annotations_belong_to_their_cubes(tmp_path: Path) -> None:
     lines = ["split,row,z,y,x,diameter_mm,kind", "val,2,1,2,3,8,nodule", "test,2,4,5,6,-1,excluded"]
     (tmp_path / "marks.csv").write_text("\n".join(lines) + "\n")
     assert read_annotations(tmp_path, "val") == {"val/2": [Annotation((1.0, 2.0, 3.0), 8.0)]}
 
 
-def test_no_table_is_no_mark_and_a_bad_one_is_told(tmp_path: Path) -> None:
-    """A folder may have none; one without the columns is a mistake."""
+def test_annotations_may_be_absent_but_not_damaged(tmp_path: Path) -> None:
     assert read_annotations(tmp_path, "val") == {}
     (tmp_path / "marks.csv").write_text("split,row\nval,2\n")
     with pytest.raises(BadTable):
@@ -117,7 +108,6 @@ INDEX = "split,row,patient,z,y,x,diameter_mm\n"
 
 
 def write(folder: Path, index: str, ct: np.ndarray) -> Path:
-    """A folder with one split, ``val``."""
     (folder / "index.csv").write_text(INDEX + index)
     np.savez_compressed(folder / "val.npz", ct=ct)
     return folder
@@ -140,7 +130,6 @@ def test_rows_of_the_index_find_their_cubes(tmp_path: Path) -> None:
 
 
 def test_hit_is_nearer_than_half_the_diameter() -> None:
-    """The rule of the challenge, on indices of a 1 mm cube."""
     cube = Cube("val/0", "p", np.zeros((9, 9, 9), np.uint8), (4.0, 4.0, 4.0), 6.0)
     assert cube.hit_by((4.0, 4.0, 6.9))
     assert not cube.hit_by((4.0, 4.0, 7.0))
@@ -148,14 +137,12 @@ def test_hit_is_nearer_than_half_the_diameter() -> None:
 
 @pytest.mark.parametrize("index", ["val,0,p,1,1,1,5\n", "val,0,p,1,1,1,5\nval,0,p,1,1,1,5\n"])
 def test_index_must_name_every_cube_once(tmp_path: Path, index: str) -> None:
-    """A cube without a line, or with two, is refused."""
     folder = write(tmp_path, index, np.zeros((2, 4, 4, 4), np.uint8))
     with pytest.raises(BadTable, match="lines for 2 cubes"):
         read_cubes(folder, ("val",))
 
 
 def test_what_is_no_file_of_cubes_is_refused(tmp_path: Path) -> None:
-    """A missing split, a damaged file and a wrong array are named."""
     folder = write(tmp_path, "val,0,p,1,1,1,5\n", np.zeros((1, 4, 4), np.float32))
     with pytest.raises(MissingData, match="not uint8"):
         read_cubes(folder, ("val",))

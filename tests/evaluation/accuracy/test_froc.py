@@ -1,8 +1,3 @@
-"""The FROC curve, worked out by hand on a handful of marks.
-
-The rules of LUNA16, on hand-made scans and on the challenge's own tables.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -40,7 +35,6 @@ FOUR = make([0.9, 0.7, 0.5, -np.inf], [0.8, 0.6, 0.6], [0, 0, 1], 2)
 
 
 def test_curve_lists_every_threshold() -> None:
-    """Each distinct score is one point of the curve, from nothing marked to everything marked."""
     curve = froc(FOUR)
     assert curve.threshold.tolist() == [np.inf, 0.9, 0.8, 0.7, 0.6, 0.5]
     assert curve.sensitivity.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.75]
@@ -48,7 +42,6 @@ def test_curve_lists_every_threshold() -> None:
 
 
 def test_sensitivity_is_that_of_an_achievable_threshold() -> None:
-    """Between two thresholds the lower sensitivity counts; beyond the last, the last."""
     curve = froc(FOUR)
     assert sensitivity_at(curve, (0.125, 0.5, 1.0, 1.5, 8.0)).tolist() == [
         0.25,
@@ -61,27 +54,23 @@ def test_sensitivity_is_that_of_an_achievable_threshold() -> None:
 
 
 def test_tied_nodule_and_false_positive_are_taken_together() -> None:
-    """A nodule with the score of a false positive cannot be had without paying for that one."""
     curve = froc(make([0.5], [0.5], [0], 1))
     assert sensitivity_at(curve, (0.5, 1.0)).tolist() == [0.0, 1.0]
 
 
 def test_false_positives_at_a_sensitivity() -> None:
-    """The fewest false positives that reach a sensitivity, and inf where nothing reaches it."""
     curve = froc(FOUR)
     assert false_positives_at(curve, (0.25, 0.5, 0.75, 0.9)).tolist() == [0, 0.5, 1.5, np.inf]
     assert threshold_at(curve, (0.5, 0.9)).tolist() == [0.7, -np.inf]
 
 
 def test_without_false_positives_everything_is_free() -> None:
-    """A reader without a false positive has its full sensitivity at every rate."""
     curve = froc(make([0.9, 0.1], [], [], 3))
     assert sensitivity_at(curve).tolist() == [1.0] * 7
     assert false_positives_at(curve, (1.0,)).tolist() == [0.0]
 
 
 def test_reader_that_finds_nothing() -> None:
-    """A reader that never proposes a nodule has no sensitivity at any rate."""
     curve = froc(make([-np.inf], [0.9], [0], 1))
     assert sensitivity_at(curve).tolist() == [0.0] * 7
 
@@ -95,7 +84,6 @@ def test_weights_count_nodules_and_scans_several_times() -> None:
 
 
 def test_weights_of_nothing_are_refused() -> None:
-    """A draw without any nodule has no sensitivity."""
     with pytest.raises(ValueError, match="nothing to count"):
         weighted_froc(FOUR, rank(FOUR), np.zeros(4), np.ones(2))
 
@@ -113,7 +101,6 @@ def test_weights_of_nothing_are_refused() -> None:
 def test_scores_that_make_no_curve_are_refused(
     nodules: list[float], false: list[float], scan: list[int], scans: int
 ) -> None:
-    """No nodule, a score that is no number, or a scan that is not counted is an error at once."""
     with pytest.raises(ValueError, match=r"score|scan"):
         make(nodules, false, scan, scans)
 
@@ -122,16 +109,15 @@ NONE = np.empty((0, 4))
 
 
 def test_a_nodule_counts_once_at_its_highest_score() -> None:
-    """Of three marks on one nodule the best counts and the other two are doubles."""
-    marks = np.array([[0, 0, 0, 0.3], [1, 0, 0, 0.9], [0, 1, 0, 0.5], [50, 0, 0, 0.8]])
-    found = match_scan(marks, np.array([[0, 0, 0, 6.0]]), NONE)
+    """Of three points on one nodule the best counts and the other two are doubles."""
+    points = np.array([[0, 0, 0, 0.3], [1, 0, 0, 0.9], [0, 1, 0, 0.5], [50, 0, 0, 0.8]])
+    found = match_scan(points, np.array([[0, 0, 0, 6.0]]), NONE)
     assert found.nodule_score.tolist() == [0.9]
     assert found.false_score.tolist() == [0.8]
     assert (found.double, found.ignored) == (2, 0)
 
 
 def test_half_the_diameter_is_outside() -> None:
-    """A mark at exactly half the diameter misses."""
     found = match_scan(np.array([[3.0, 0, 0, 0.9]]), np.array([[0, 0, 0, 6.0]]), NONE)
     assert found.nodule_score.tolist() == [-np.inf]
     assert found.false_score.tolist() == [0.9]
@@ -139,26 +125,24 @@ def test_half_the_diameter_is_outside() -> None:
 
 def test_excluded_findings_are_ignored_but_hits_come_first() -> None:
     """A mark on nodule and excluded finding is a hit; unknown diameters reach 5 mm."""
-    marks = np.array([[0, 0, 0, 0.9], [15.1, 0, 0, 0.8], [25.0, 0, 0, 0.7]])
+    points = np.array([[0, 0, 0, 0.9], [15.1, 0, 0, 0.8], [25.0, 0, 0, 0.7]])
     excluded = np.array([[0, 0, 0, 20.0], [20.0, 0, 0, -1.0]])
-    found = match_scan(marks, np.array([[0, 0, 0, 6.0]]), excluded)
+    found = match_scan(points, np.array([[0, 0, 0, 6.0]]), excluded)
     assert found.nodule_score.tolist() == [0.9]
     assert found.false_score.tolist() == [0.7]
     assert (found.double, found.ignored) == (0, 1)
 
 
 def test_only_the_hundred_best_of_a_scan_count() -> None:
-    """The 101st candidate by score is dropped, even if it hits."""
     score = np.linspace(1.0, 0.5, 101)
-    marks = np.stack([np.arange(101) * 10.0 + 100, np.zeros(101), np.zeros(101), score], axis=1)
-    marks[100, 0] = 0
-    found = match_scan(marks, np.array([[0, 0, 0, 6.0]]), NONE)
+    points = np.stack([np.arange(101) * 10.0 + 100, np.zeros(101), np.zeros(101), score], axis=1)
+    points[100, 0] = 0
+    found = match_scan(points, np.array([[0, 0, 0, 6.0]]), NONE)
     assert found.nodule_score.tolist() == [-np.inf]
     assert found.false_score.size == 100
 
 
 def test_scan_without_candidates() -> None:
-    """A scan in which nothing was marked misses all of its nodules."""
     found = match_scan(NONE, np.array([[0, 0, 0, 6.0], [9, 9, 9, 4.0]]), NONE)
     assert found.nodule_score.tolist() == [-np.inf, -np.inf]
     assert found.false_score.size == 0
@@ -186,7 +170,6 @@ Write = Callable[[str, str], Path]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a small file and gives its path."""
 
     def to(name: str, text: str) -> Path:
         path = tmp_path / name
@@ -208,7 +191,6 @@ GOOD = {
 
 
 def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(write: Write) -> None:
-    """Headers of the scan list are no scan, and nothing needs to be excluded."""
     found = challenge(*(write(name, text) for name, text in GOOD.items()))
     assert found.counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
     assert found.scored.scans == 2
@@ -232,7 +214,6 @@ def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(write: Wri
     ],
 )
 def test_bad_tables_are_named(write: Write, file: str, text: str, message: str) -> None:
-    """Whatever is wrong with a table is refused with its path, its line and the reason."""
     paths = {name: write(name, text) for name, text in (GOOD | {file: text}).items()}
     with pytest.raises(BadTable, match=message) as refused:
         challenge(*paths.values())
@@ -240,7 +221,6 @@ def test_bad_tables_are_named(write: Write, file: str, text: str, message: str) 
 
 
 def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
-    """A file that is not there or is no text is a typed refusal, not a stack trace."""
     with pytest.raises(BadTable, match="cannot be read"):
         read_scan_list(tmp_path / "nowhere.csv")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\x01" * 10)

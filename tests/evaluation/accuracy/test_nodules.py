@@ -1,10 +1,3 @@
-"""Nodules against false positives, with a reader whose every answer is written down here.
-
-The picture of an FROC curve.
-
-What the marks on one scan are worth.
-"""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,7 +34,6 @@ class Scripted:
         self.answers = answers
 
     def __call__(self, box: Preprocessed) -> list[Candidate]:
-        """What is written for this box."""
         found = self.answers.get(int(box.voxels[0, 0, 0]), [])
         return [
             Candidate((place[2], place[1], place[0]), place, 5.0, score) for place, score in found
@@ -55,7 +47,6 @@ def cube(number: int, patient: str, diameter_mm: float = 8.0) -> Cube:
 
 
 def test_best_hit_of_a_cube_counts() -> None:
-    """Marks beside the nodule do not count, however high; without a hit there is no score."""
     reads = Scripted(
         {
             1: [((10, 11, 12), 0.4), ((10, 11, 15.9), 0.6), ((10, 11, 16), 0.9)],
@@ -84,7 +75,6 @@ def test_froc_by_hand() -> None:
 
 
 def test_json_has_every_figure() -> None:
-    """Sensitivities, CPM, costs, and each scan's false positives at the same thresholds."""
     said = as_dict(scores(), figures(scores().scored, resamples=20))
     assert (said["nodules"], said["patients"], said["proposed"]) == (4, 3, 3)
     assert [at["value"] for at in said["sensitivity"]] == [0.25, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75]
@@ -111,22 +101,20 @@ def test_each_scan_is_left_out_in_turn() -> None:
 
 
 def test_patients_are_drawn_whole() -> None:
-    """The groups of the bootstrap are patients for nodules and scans for false positives."""
     scored = scores().scored
     assert scored.nodule_group.tolist() == [0, 0, 1, 2]
     assert scored.false_scan.tolist() == [0, 0, 1]
     assert (scored.groups, scored.scans, scored.paired) == (3, 2, False)
 
 
-def test_scan_without_marks_still_counts() -> None:
-    """A silent scan lowers the false positives a scan of all."""
+def test_scan_without_detections_still_counts() -> None:
     silent = ScanScores("silent", np.zeros(0), (), np.zeros(0))
     both = NoduleScores(scores().nodule_score, scores().patients, (*scores().scans, silent))
     assert froc(both.scored).false_per_scan[-1] == 1.0
 
 
 def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
-    """A scan goes through reader and preprocessing, and marks are judged in patient mm."""
+    """A scan goes through reader and preprocessing, and detections are judged in patient mm."""
     folder = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
     lesion = Lesion((57.24, 84.94, -115.62), 32.76)
     seen: list[Preprocessed] = []
@@ -149,7 +137,6 @@ def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
 
 
 def test_read_all_keeps_the_order() -> None:
-    """Nodules stay beside their patients."""
     reads = Scripted({1: [((10, 11, 12), 0.3)], 2: [((10, 11, 12), 0.2)]})
     found = read_all([cube(2, "q"), cube(1, "p")], [], reads)
     assert found.nodule_score.tolist() == [0.2, 0.3]
@@ -169,7 +156,6 @@ def test_a_cube_can_be_read_in_larger_surroundings() -> None:
 
 
 def curve(nodules: list[float], false: list[float]) -> Curve:
-    """One scan, each nodule a patient."""
     group, scan = np.arange(len(nodules)), np.zeros(len(false), np.int64)
     return froc(Scored(np.array(nodules), group, np.array(false, float), scan, 1, False))
 
@@ -190,7 +176,6 @@ def test_line_runs_at_the_sensitivity_of_the_rate() -> None:
 
 
 def test_curve_ends_at_the_right_rim() -> None:
-    """A reader with few false positives keeps its sensitivity, one with many is cut off."""
     few = draw_curve(curve([0.9, -np.inf], []), "few")
     many = draw_curve(curve([0.9, 0.01], [0.5] * 20), "many")
     assert height_of_line(few, 8.0) == 0.5
@@ -199,7 +184,6 @@ def test_curve_ends_at_the_right_rim() -> None:
 
 
 def test_picture_is_saved(tmp_path: Path) -> None:
-    """A PNG that can be opened, or a typed refusal."""
     save_chart(draw_curve(curve([0.9], [0.1]), "one"), tmp_path / "froc.png")
     opened = cv2.imread(str(tmp_path / "froc.png"))
     assert opened is not None
@@ -211,29 +195,27 @@ def test_picture_is_saved(tmp_path: Path) -> None:
 LESION = Lesion((0.0, 0.0, 0.0), 20.0)
 
 
-def test_marks_are_sorted_into_hits_rim_and_false() -> None:
+def test_detections_are_sorted_into_hits_rim_and_false() -> None:
     """The best hit scores for the lesion, the rim counts neither way, the rest is false."""
-    marks = [
+    detections = [
         ((9.0, 0.0, 0.0), 0.6),
         ((0.0, 9.0, 0.0), 0.7),
         ((12.0, 0.0, 0.0), 0.99),
         ((13.5, 0.0, 0.0), 0.5),
         ((99.0, 0.0, 0.0), 0.2),
     ]
-    scores = score_scan("a", marks, (LESION,))
+    scores = score_scan("a", detections, (LESION,))
     assert scores.lesion_score.tolist() == [0.7]
     assert scores.false_score.tolist() == [0.5, 0.2]
     assert [scores.false_above(t) for t in (0.5, 0.51, 0.0)] == [1, 0, 2]
 
 
 def test_without_rim_a_near_miss_is_false() -> None:
-    """Where truth is exact there is no rim."""
     scores = score_scan("a", [((12.0, 0.0, 0.0), 0.9)], (LESION,), rim_mm=0.0)
     assert scores.lesion_score.tolist() == [-np.inf]
     assert scores.false_score.tolist() == [0.9]
 
 
-def test_marks_on_what_is_ignored_count_neither_way() -> None:
-    """A mark on an ignored place is no hit and not false."""
+def test_detections_on_ignored_lesions_count_neither_way() -> None:
     scores = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], (), (LESION,))
     assert scores.lesion_score.size == scores.false_score.size == 0

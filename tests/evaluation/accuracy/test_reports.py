@@ -1,10 +1,3 @@
-"""Final reports against truth, worked out by hand.
-
-Studies through the agent's line, with a screening network that answers as it is told.
-
-Synthetic chests as an evaluation set.
-"""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -73,7 +66,7 @@ def test_without_truth_there_is_no_operating_point() -> None:
 
 
 def test_stage_times_are_median_and_p95() -> None:
-    """Per stage and in all, in the order of the line; a stage may be absent from a ledger."""
+    """Per stage and in all, in the order of the pipeline; a stage may be absent from a ledger."""
     times = stage_times([{"read": 1.0, "screen": 0.5}, {"read": 3.0, "screen": 0.5}, {"read": 2.0}])
     assert list(times) == ["read", "screen", "total"]
     assert times["read"] == {"median_s": 2.0, "p95_s": pytest.approx(2.9)}
@@ -95,14 +88,14 @@ STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw",
 
 
 def test_real_slab_from_files_to_result(
-    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    shared_data: Path, tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """A finding on the lesion is a hit, one elsewhere is false, a doubtful one is no finding."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
     centre = (57.24, 84.94, -115.62)
-    marks = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
-    line = scripted_line(marks)
-    result = read_one(line, slab, tmp_path, (Lesion(centre, 32.0),))
+    findings = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
+    pipeline = scripted_pipeline(findings)
+    result = read_one(pipeline, slab, tmp_path, (Lesion(centre, 32.0),))
     assert (result.lesions, result.found, result.false, result.findings) == (1, 1, 1, 2)
     assert list(result.stages_s) == STAGES
     assert result.second_reading == "missing"
@@ -110,29 +103,26 @@ def test_real_slab_from_files_to_result(
 
 
 def test_study_that_is_refused_misses_its_lesion(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """A folder without a CT is a refusal with its reason, and what it held was not found."""
     (tmp_path / "studies" / "bad").mkdir(parents=True)
     (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
     (study,) = study_folders(tmp_path / "studies")
     lesions = (Lesion((0.0, 0.0, 0.0), 10.0),)
-    result = read_one(scripted_line([]), study, tmp_path / "out", lesions)
+    result = read_one(scripted_pipeline([]), study, tmp_path / "out", lesions)
     assert (result.lesions, result.found, result.false) == (1, 0, 0)
     assert result.refused != ""
 
 
 def test_study_that_the_truth_does_not_name(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """Of such a study nothing is claimed."""
     (tmp_path / "in" / "x").mkdir(parents=True)
-    result = read_one(scripted_line([]), tmp_path / "in" / "x", tmp_path / "out", None)
+    result = read_one(scripted_pipeline([]), tmp_path / "in" / "x", tmp_path / "out", None)
     assert result.scores is None
 
 
 def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
-    """No folder, or none with a sub-folder, is a typed error."""
     with pytest.raises(MissingData, match="not a folder"):
         study_folders(tmp_path / "nowhere")
     with pytest.raises(MissingData, match="no sub-folder"):
@@ -140,7 +130,6 @@ def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
 
 
 def test_nodules_of_five_millimetres_count() -> None:
-    """Smaller ones are put aside, with the reach of a small finding."""
     large = Nodule((1.0, 2.0, 3.0), 5.0, "solid")
     small = Nodule((9.0, 9.0, 9.0), 4.9, "solid")
     counted, ignored = split_truth([large, small])
@@ -149,13 +138,14 @@ def test_nodules_of_five_millimetres_count() -> None:
 
 
 def test_phantom_is_read_from_its_files(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """Places in the drawn truth are the same places in the series that the line reads."""
     spec = PhantomSpec(seed=11, spacing_mm=(3.0, 2.0, 2.0), nodule_count=2, diameter_mm=(8.0, 20.0))
     first, second = make_phantom(spec).nodules
     x, y, z = second.centre_mm
     beside = (x, y + second.diameter_mm / 2 + 1, z)
-    result = read_phantom(scripted_line([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path)
+    result = read_phantom(
+        scripted_pipeline([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path
+    )
     assert (result.lesions, result.found, result.false) == (2, 1, 1)
     assert result.refused == ""

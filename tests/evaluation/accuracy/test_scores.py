@@ -1,5 +1,3 @@
-"""Scores of known nodules, from files and from models."""
-
 from __future__ import annotations
 
 import json
@@ -34,7 +32,6 @@ CASES: dict[str, Any] = {
 
 
 def write(folder: Path, cases: dict[str, Any], kind: str = "npz") -> Path:
-    """The cases as a file."""
     path = folder / f"cases.{kind}"
     if kind == "json":
         path.write_text(json.dumps(cases))
@@ -57,8 +54,7 @@ def test_a_file_of_cases_is_scored_as_the_product_scores(tmp_path: Path, kind: s
     assert (scores.scans, scores.patients_known) == (2.5, True)
 
 
-def test_nodules_without_owners_are_patients_of_their_own(tmp_path: Path) -> None:
-    """A file that does not say whose they are is taken, and that is told."""
+def test_nodules_without_patients_are_patients_of_their_own(tmp_path: Path) -> None:
     cases = {k: v for k, v in CASES.items() if "patient" not in k}
     scores = read_scores(write(tmp_path, cases), FITTED)
     assert len(set(scores.nodules.patient)) == 3
@@ -69,7 +65,6 @@ def test_nodules_without_owners_are_patients_of_their_own(tmp_path: Path) -> Non
     "change", [{"edge": None}, {"cloud": [1.0]}, {"missed_patient": []}, {"edge": ["x", "y", "z"]}]
 )
 def test_what_is_no_file_of_cases_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    """A column missing, too short, or of words; the file is named."""
     cases = {k: v for k, v in {**CASES, **change}.items() if v is not None}
     with pytest.raises(MissingData, match="cases"):
         read_scores(write(tmp_path, cases, "json"), FITTED)
@@ -78,7 +73,6 @@ def test_what_is_no_file_of_cases_is_refused(tmp_path: Path, change: dict[str, A
 
 
 def test_files_are_joined_by_patient(tmp_path: Path) -> None:
-    """Nodules and alarms of both; a label that both know is one patient."""
     one = read_scores(write(tmp_path, CASES), FITTED)
     both = joined([one, one])
     assert (len(both.nodules), both.scans, both.false_edge.size) == (6, 5.0, 2)
@@ -92,7 +86,6 @@ class OnePlace:
     settings: Mapping[str, object] = MappingProxyType({})
 
     def screen(self, box: Preprocessed) -> list[Candidate]:  # noqa: ARG002 - it never looks
-        """Two candidates within 2 mm of each other."""
         places = ((20.0, 20.0, 20.0), 0.4), ((20.0, 20.0, 21.0), 0.8)
         return [Candidate((0.0, 0.0, 0.0), at, 6.0, score) for at, score in places]
 
@@ -103,12 +96,10 @@ class Sure:
     roi_shape = (8, 8, 8)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """The same for every region."""
         return plain(np.full(len(batch), 0.9), np.full(len(batch), 6.0))
 
 
 def test_cubes_are_scored_by_their_strongest_hit() -> None:
-    """The strongest candidate on the nodule counts; a nodule without one was never proposed."""
     voxels = np.zeros((40, 40, 40), np.uint8)
     cubes = [
         Cube("a", "p", voxels, (20.0, 20.0, 20.0), 6.0),

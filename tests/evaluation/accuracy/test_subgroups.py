@@ -1,5 +1,3 @@
-"""Subgroups of nodules: where they are cut, what is not known, and one threshold for all."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -22,7 +20,6 @@ from evaluation.accuracy.subgroups import (
 
 
 def traits(diameter: list[float]) -> Traits:
-    """Nodules of which only the diameter is known."""
     nothing = np.full(len(diameter), np.nan)
     return Traits(np.array(diameter), nothing, nothing, nothing)
 
@@ -49,7 +46,6 @@ def test_a_subgroup_begins_at_its_edge() -> None:
 
 
 def test_what_is_not_known_has_a_subgroup_of_its_own() -> None:
-    """A trait that is missing everywhere leaves one subgroup, and the figures are those of all."""
     found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
     assert list(found["texture"]) == [UNKNOWN]
     assert found["texture"][UNKNOWN]["nodules"] == 4
@@ -66,14 +62,12 @@ def test_every_subgroup_meets_all_false_positives() -> None:
 
 
 def test_only_renumbers_patients() -> None:
-    """No patient without a nodule is left to be drawn."""
     part = only(scored(), np.array([False, False, True, True]))
     assert part.nodule_group.tolist() == [0, 1]
     assert part.groups == 2
 
 
 def cube(row: int) -> Cube:
-    """A cube of which only name and diameter matter."""
     return Cube(f"val/{row}", "p", np.zeros((4, 4, 4), np.uint8), (2.0, 2.0, 2.0), 6.0 + row)
 
 
@@ -92,7 +86,6 @@ def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
 
 
 def test_real_subgroups_add_up(shared_data: Path) -> None:
-    """Every nodule of validation lies in one subgroup of each kind."""
     from evaluation.accuracy.data import read_cubes
 
     cubes = read_cubes(shared_data / "nodules", ("val",))
@@ -102,7 +95,6 @@ def test_real_subgroups_add_up(shared_data: Path) -> None:
 
 
 def test_tables_have_a_line_for_each_subgroup() -> None:
-    """An unreachable end is a dash."""
     found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
     shown = subgroups_table(found, "title")
     assert len(shown.cells) == sum(len(subgroups) for subgroups in found.values())
@@ -111,7 +103,6 @@ def test_tables_have_a_line_for_each_subgroup() -> None:
     assert share({"value": 0.5, "low": 0.25, "high": 1.0}) == "50.0 (25-100)"
 
 
-def test_a_band_without_nodules_is_refused() -> None:
-    """Nothing to find is no figure."""
+def test_a_subgroup_without_nodules_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one"):
         only(scored(), np.zeros(4, bool))

@@ -1,5 +1,3 @@
-"""Processes that an evaluation starts."""
-
 from __future__ import annotations
 
 import os
@@ -42,12 +40,10 @@ def _serves(cloud: RestartableCloud) -> bool:
 
 @pytest.fixture
 def root(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Modules of the tests can be run."""
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
 
 
 def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
-    """It runs while the context lasts, and has ended with 0 after it."""
     log = tmp_path / "log"
     with running("edge", _python(OBEYS), log) as process:
         process.wait_until(lambda: _is_up(log), "start", 60)
@@ -56,7 +52,6 @@ def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
 
 
 def test_an_unclean_end_is_an_error(tmp_path: Path) -> None:
-    """An exit status other than 0 after SIGTERM is told, though all else went well."""
     log = tmp_path / "log"
     with (
         pytest.raises(ServiceFailed, match="ended with exit status 9 after SIGTERM"),
@@ -66,7 +61,6 @@ def test_an_unclean_end_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_deaf_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that ignores SIGTERM is gone after the grace, and that is told."""
     monkeypatch.setattr(processes, "STOP_S", 0.2)
     log = tmp_path / "log"
     with (
@@ -78,7 +72,6 @@ def test_a_deaf_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
-    """The error of the context is handed on, and not hidden by that of the process."""
     log = tmp_path / "log"
     context = running("edge", _python(LEAVES_DIRTY), log)
     process = context.__enter__()
@@ -89,7 +82,6 @@ def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
-    """It leads a process group of its own, which the terminal's signals pass by."""
     log = tmp_path / "log"
     code = f"import os; print(os.getpgid(0), flush=True); {OBEYS}"
     with running("edge", _python(code), log) as process:
@@ -100,13 +92,12 @@ def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
 def test_settings_of_the_environment_do_not_reach_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A demonstration is set up by itself alone; the rest of the environment is handed on."""
     monkeypatch.setenv("OVERREAD_EDGE_CLOUD", "off")
     monkeypatch.setenv("overread_cloud_model", "another")
     monkeypatch.setenv("SOMETHING_ELSE", "stays")
     log = tmp_path / "log"
-    told = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
-    with running("edge", _python(f"import os; {told}; {OBEYS}"), log) as process:
+    code = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
+    with running("edge", _python(f"import os; {code}; {OBEYS}"), log) as process:
         process.wait_until(lambda: _is_up(log), "start", 60)
     assert log.read_text().splitlines()[0] == "['SOMETHING_ELSE']"
 
@@ -118,10 +109,9 @@ def test_settings_of_the_environment_do_not_reach_a_process(
         ("AddressUnusable: 127.0.0.1:4711", "the port is taken"),
     ],
 )
-def test_an_early_end_tells_the_log_and_what_to_do(
+def test_an_early_end_quotes_the_log_and_says_what_to_do(
     tmp_path: Path, printed: str, advice: str
 ) -> None:
-    """The last lines of the log, and the advice that fits them."""
     code = f"import sys; print({printed!r}); sys.exit(1)"
     log = tmp_path / "cloud.log"
     with pytest.raises(ServiceFailed) as failure, running("cloud", _python(code), log) as process:
@@ -133,7 +123,6 @@ def test_an_early_end_tells_the_log_and_what_to_do(
 
 
 def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
-    """What is not ready after the limit is an error that names what it should have done."""
     times = iter([0.0, 1.0, 2.0, 3.0])
     log = tmp_path / "log"
     with (
@@ -143,8 +132,7 @@ def test_a_slow_start_has_an_end(tmp_path: Path) -> None:
         process.wait_until(lambda: False, "start", 2.0, lambda: next(times))
 
 
-def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
-    """A missing program is an error of its own, not one of the operating system."""
+def test_a_command_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with (
         pytest.raises(ServiceFailed, match="edge cannot be started"),
         running("edge", [str(tmp_path / "none")], tmp_path / "log"),
@@ -164,7 +152,6 @@ def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("root")
 def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
-    """Killed, it serves no more; started again, it serves where it did."""
     with restartable_cloud(tmp_path, IDLE) as cloud:
         assert _serves(cloud)
         first = cloud.address
@@ -179,14 +166,12 @@ def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("root")
 def test_a_cloud_that_ends_by_itself_is_an_error(tmp_path: Path) -> None:
-    """The end of its log is quoted."""
     early = r"ended with exit status 3 before its time\n(.|\n)*no model to read with"
     with pytest.raises(ServiceFailed, match=early), restartable_cloud(tmp_path, (*IDLE, "ends")):
         pass
 
 
 def test_a_cloud_service_that_cannot_start_says_why() -> None:
-    """A model that does not exist ends the service at once; its log is quoted."""
     with (
         pytest.raises(ServiceFailed, match=r"exit status 1 before its time\n(.|\n)*no-such-model"),
         cloud_service("no-such-model"),
@@ -195,8 +180,7 @@ def test_a_cloud_service_that_cannot_start_says_why() -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_an_edge_answers_line_by_line_and_its_end_is_told(tmp_path: Path) -> None:
-    """Started with its studies, it answers each command; one that ends says why."""
+def test_an_edge_answers_line_by_line_and_its_end_is_an_error(tmp_path: Path) -> None:
     log, cache = tmp_path / "log", tmp_path / "cache"
     with edge_process(4, 7, cache, log, SCRIPTED) as edge:
         assert edge.open(cloud="off") == f"4 7 {cache}"

@@ -1,5 +1,3 @@
-"""Edge and cloud together in one process, with networks whose every answer is written here."""
-
 from __future__ import annotations
 
 import math
@@ -31,7 +29,6 @@ class Screener:
         self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5]}
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
-        """The scripted candidates, whatever the box."""
         del box
         places = [(10.0 + 5 * i, 30.0, 30.0) for i in range(len(self.scores))]
         return [
@@ -50,19 +47,16 @@ class Second:
         self.shown: list[tuple[int, ...]] = []
 
     def read(self, batch: UInt8Array) -> Readings:
-        """One probability for each region, and 7 mm for all."""
         self.shown.append(batch.shape)
         return plain(self.probabilities[: len(batch)], [7.0] * len(batch))
 
 
 def test_edge_alone_keeps_every_candidate() -> None:
-    """The edge's own FROC knows candidates that the agent would dismiss."""
     found = edge_alone(Screener([0.95, 0.3, 0.05]))(BOX)
     assert [c.score for c in found] == [0.95, 0.3, 0.05]
 
 
 def test_merged_score_decides_and_dismissed_ones_are_gone() -> None:
-    """Uncertain ones get the merged probability, also far below the final threshold."""
     second = Second([0.02])
     found = edge_and_cloud(Screener([0.3, 0.05]), second, EdgeSettings())(BOX)
     logit = 0.5 * math.log(0.3 / 0.7) + 0.5 * math.log(0.02 / 0.98)
@@ -71,8 +65,8 @@ def test_merged_score_decides_and_dismissed_ones_are_gone() -> None:
     assert second.shown == [(1, 48, 48, 48)]
 
 
-def test_what_is_reported_at_once_is_described() -> None:
-    """The second reader sees it too, and its word moves the score but not the finding."""
+def test_findings_of_the_edge_are_characterized() -> None:
+    """The second reader sees it too, and changes the score but not the finding."""
     second = Second([0.02])
     found = edge_and_cloud(Screener([0.95]), second, EdgeSettings())(BOX)
     logit = 0.5 * math.log(0.95 / 0.05) + 0.5 * math.log(0.02 / 0.98)
@@ -80,8 +74,8 @@ def test_what_is_reported_at_once_is_described() -> None:
     assert second.shown == [(1, 48, 48, 48)]
 
 
-def test_regions_beyond_the_agents_limit_are_not_read() -> None:
-    """The agent sends so many regions at most; the rest stands on the edge's word alone."""
+def test_rois_beyond_the_limit_are_not_read() -> None:
+    """The other findings have the edge's score alone."""
     second = Second([0.9, 0.9])
     settings = EdgeSettings(max_rois=2)
     found = edge_and_cloud(Screener([0.7, 0.5, 0.4, 0.2]), second, settings)(BOX)

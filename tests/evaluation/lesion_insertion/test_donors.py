@@ -13,7 +13,6 @@ from tests.evaluation.plain_chest import chest, host, in_lung, nodule
 
 
 def test_the_wall_stays_behind() -> None:
-    """The ball is covered, the wall is not; lung and surroundings are measured."""
     donor = cut_donor(*nodule(10.0))
     assert donor is not None
     assert donor.cover[25, 24, 25] == pytest.approx(1.0)
@@ -24,7 +23,6 @@ def test_the_wall_stays_behind() -> None:
 
 
 def test_a_nodule_at_the_wall_says_so() -> None:
-    """Dense surroundings are a part of the shell around it."""
     cube, votes = nodule(10.0)
     voxels = cube.voxels.copy()
     voxels[:, :, :19] = 189
@@ -35,7 +33,6 @@ def test_a_nodule_at_the_wall_says_so() -> None:
 
 
 def test_an_outline_elsewhere_is_no_donor() -> None:
-    """Where readers drew nothing at the centre, the nodule is left out."""
     cube, votes = nodule(6.0)
     assert cut_donor(cube, np.roll(votes, 12, axis=0)) is None
     assert cut_donor(cube, votes * 0) is None

@@ -10,7 +10,6 @@ from tests.evaluation.plain_chest import LUNG_HU, RADIUS_MM, chest, in_lung
 
 @pytest.fixture(scope="module")
 def space() -> FreeSpace:
-    """The free space in the plain chest."""
     return FreeSpace.of(preprocess(chest()))
 
 
@@ -34,7 +33,6 @@ def test_places_lie_in_lung_and_keep_away(space: FreeSpace) -> None:
 
 
 def test_none_is_found_without_room(space: FreeSpace) -> None:
-    """A mass larger than the lung has no place, nor has anything where all is occupied."""
     rng = np.random.default_rng(0)
     assert space.find(50.0, 50.0, (), rng) is None
     assert space.find(5.0, 5.0, (Occupied(in_lung(0), 300.0),), rng) is None

@@ -21,7 +21,6 @@ from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, host, in_lun
 
 
 def donor(diameter_mm: float = 10.0) -> Donor:
-    """A ball of soft tissue."""
     found = cut_donor(*nodule(diameter_mm))
     assert found is not None
     return found
@@ -85,7 +84,7 @@ def test_an_insertion_beside_the_scan_changes_nothing() -> None:
 
 @pytest.fixture(scope="module")
 def ready() -> PreparedHost:
-    """The plain chest, with a place taken in its right lung."""
+    """The plain chest, with an occupied place in its right lung."""
     chest = host()
     return PreparedHost(
         chest, FreeSpace.of(preprocess(chest.volume)), (Occupied(in_lung(0), 10.0),)
@@ -93,7 +92,6 @@ def ready() -> PreparedHost:
 
 
 def donors(*diameters_mm: float) -> list[Donor]:
-    """Balls of these diameters."""
     found = [cut_donor(*nodule(d, f"test/{i}")) for i, d in enumerate(diameters_mm)]
     return [donor for donor in found if donor is not None]
 
@@ -118,7 +116,7 @@ def test_masses_are_scaled_up_and_never_down() -> None:
     assert [one.diameter_mm for one in found] == pytest.approx(list(MASS_MM))
 
 
-def test_a_mass_without_room_is_left(ready: PreparedHost) -> None:
+def test_a_mass_without_room_is_not_placed(ready: PreparedHost) -> None:
     scans, not_placed = plan_masses([ready], donors(20.0), np.random.default_rng(0))
     assert len(scans) + len(not_placed) == len(MASS_MM)
     assert scans

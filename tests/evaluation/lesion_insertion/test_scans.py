@@ -35,7 +35,6 @@ def reads(box: Preprocessed) -> list[Candidate]:
 
 @pytest.fixture(scope="module")
 def untouched() -> PreparedHost:
-    """The plain chest, read."""
     return prepare_host(host(), reads)
 
 
@@ -118,7 +117,6 @@ def test_operating_point_is_the_lowest_threshold_allowed() -> None:
 
 
 def test_every_table_says_what_it_is(untouched: PreparedHost) -> None:
-    """The title of each table says semi-synthetic."""
     said = result(untouched)
     shown = tables(said)
     assert all("emi-synthetic" in str(t.title) for t in shown if isinstance(t, Rows))
@@ -126,7 +124,6 @@ def test_every_table_says_what_it_is(untouched: PreparedHost) -> None:
 
 
 def test_sheet_shows_before_and_after(untouched: PreparedHost, tmp_path: Path) -> None:
-    """The sheet is a picture with bright nodules; a folder that is not there is an error."""
     sheet = draw_sheet([synthetic(untouched, 0.0, 15.0)])
     assert sheet.ndim == 2
     tile = sheet.shape[0] // 2

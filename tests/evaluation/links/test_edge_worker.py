@@ -51,12 +51,12 @@ def opener(line: Pipeline, read: list[Path], settings: list[EdgeSettings]) -> Op
 
 
 def test_studies_from_memory_are_read_once(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """Two studies are read when the line opens, and again only when files are asked for."""
     read: list[Path] = []
     settings: list[EdgeSettings] = []
-    line = scripted_line([(HIT, 0.95), (FALSE, 0.92)])
+    line = scripted_pipeline([(HIT, 0.95), (FALSE, 0.92)])
     lesions = (Lesion(HIT, 8.0), Lesion((5.0, 5.0, 5.0), 8.0))
     studies = Studies([Prepared(tmp_path / name, lesions, ()) for name in ("a", "b")])
     commands = [
@@ -77,9 +77,11 @@ def test_studies_from_memory_are_read_once(
     assert (tmp_path / "out" / "report.json").is_file()
 
 
-def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., Pipeline]) -> None:
+def test_what_was_seen_is_replayed(
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
+) -> None:
     """The network sees a box once, when the line opens, and every study has its candidates."""
-    line, seen = scripted_line([(HIT, 0.95)]), list[Preprocessed]()
+    line, seen = scripted_pipeline([(HIT, 0.95)]), list[Preprocessed]()
     screener = line.reader.screener
 
     class Counting:
@@ -100,10 +102,10 @@ def test_what_was_seen_is_replayed(tmp_path: Path, scripted_line: Callable[..., 
 
 
 def test_a_refused_study_is_told_and_has_found_nothing(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """What was not read missed its lesions."""
-    line = scripted_line([(HIT, 0.95)])
+    line = scripted_pipeline([(HIT, 0.95)])
     studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
     opens = opener(line, [], [])
     commands = [command(open={}), command(read=0, from_files=False)]

@@ -52,22 +52,22 @@ def _sources(folder: Path) -> Sources:
     return Sources(folder, folder, folder / "scans.csv")
 
 
-def _readers(scripted_line: Callable[..., Pipeline]) -> Readers:
+def _readers(scripted_pipeline: Callable[..., Pipeline]) -> Readers:
     def read(folder: Path) -> Study:
         return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
 
     def preprocess(_volume: Volume, _folder: Path) -> Preprocessed:
         return Preprocessed(np.full((60, 60, 60), 102, np.uint8), Geometry())
 
-    line = replace(scripted_line(MARKS), read=read, preprocess=preprocess)
+    line = replace(scripted_pipeline(MARKS), read=read, preprocess=preprocess)
     return Readers(line, Bright(), "bright 1 (none)", 0.05)
 
 
 def test_scans_and_cubes_become_pieces(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """Training scans and faint candidates are left out; truth and the cloud's word are kept."""
-    cases = read_cases(_sources(tmp_path), _readers(scripted_line))
+    cases = read_cases(_sources(tmp_path), _readers(scripted_pipeline))
     names = [(piece.name, piece.split, piece.whole) for piece in cases.pieces]
     assert names == [("b", "val", True), ("c", "test", True),
                      ("val/0", "val", False), ("test/0", "test", False)]  # fmt: skip
@@ -85,28 +85,28 @@ def test_scans_and_cubes_become_pieces(
 
 
 def test_what_is_uncertain_is_read_in_every_size(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """What is reported anyway is sent in full only."""
-    cases = read_cases(_sources(tmp_path), _readers(scripted_line))
+    cases = read_cases(_sources(tmp_path), _readers(scripted_pipeline))
     sure, unsure = cases.pieces[0].sightings[:2]
     assert set(sure.cloud) == {Size.FULL}
     assert unsure.cloud == pytest.approx(dict.fromkeys(Size, 0.4))
 
 
-def test_a_split_needs_a_scan(tmp_path: Path, scripted_line: Callable[..., Pipeline]) -> None:
+def test_a_split_needs_a_scan(tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]) -> None:
     """Without one there would be no false alarms."""
     sources = _sources(tmp_path)
     sources.truth.write_text("scan,role,x,y,z,diameter_mm\nb,val,,,,\n")
     with pytest.raises(MissingData, match="no scan of role test"):
-        read_cases(sources, _readers(scripted_line))
+        read_cases(sources, _readers(scripted_pipeline))
 
 
 def test_times_are_measured_again_without_the_scores(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """Those of another day give way; nothing else changes."""
-    sources, readers = _sources(tmp_path), _readers(scripted_line)
+    sources, readers = _sources(tmp_path), _readers(scripted_pipeline)
     cases = read_cases(sources, readers)
     slow = [replace(one, before_s=99.0) if one.whole else one for one in cases.pieces]
     again = remeasured(replace(cases, pieces=tuple(slow), batches=((1, 99.0),)), sources, readers)

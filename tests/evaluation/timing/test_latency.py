@@ -23,11 +23,11 @@ from evaluation.timing.latency import (
 
 
 def test_every_stage_is_timed(
-    shared_data: Path, tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    shared_data: Path, tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """The study is read as often as asked, and stages and total have median and p95."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
-    reports = repeat_study(scripted_line([]), slab, tmp_path, range(2))
+    reports = repeat_study(scripted_pipeline([]), slab, tmp_path, range(2))
     said = as_dict(this_machine(), slab, reports)
     assert (said["repeats"], said["findings"]) == (2, 0)
     assert list(said["stages"])[-1] == "total"
@@ -37,12 +37,12 @@ def test_every_stage_is_timed(
 
 
 def test_unreadable_study_has_no_latency(
-    tmp_path: Path, scripted_line: Callable[..., Pipeline]
+    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
     """A study that is refused is an error, not a quick answer."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingData, match="empty"):
-        repeat_study(scripted_line([]), tmp_path / "empty", tmp_path / "out", range(1))
+        repeat_study(scripted_pipeline([]), tmp_path / "empty", tmp_path / "out", range(1))
 
 
 def test_machine_is_named_from_cpuinfo(tmp_path: Path) -> None:
