@@ -22,7 +22,7 @@ from edge.telemetry import Meters
 from imaging.volume import Geometry
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge import cases
+from tests.edge import builders
 from tests.edge.builders import THRESHOLDS, WEIGHTS, pipeline_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator, sure
 
@@ -53,7 +53,7 @@ FAINT = (0.02, 0.09, 0.05, 0.08, 0.01)
 """Places below ``dismiss``, and nothing else."""
 
 
-plan_of = partial(cases.plan_of, audited=True)
+plan_of = partial(builders.plan_of, audited=True)
 
 
 def answers_of(*probabilities: float, to: Plan) -> EscalationResult:
