@@ -7,16 +7,6 @@ from protos.deadline import Deadline
 from tests.edge.builders import HandClock
 
 
-def test_ledger_holds_what_each_stage_found_and_took() -> None:
-    clock = HandClock()
-    budget = Budget(Deadline.after(10.0, clock))
-    with budget.stage("read"):
-        clock.sleep(2.0)
-    with budget.stage("screen"):
-        clock.sleep(0.5)
-    assert budget.ledger == (LedgerEntry("read", 10.0, 2.0), LedgerEntry("screen", 8.0, 0.5))
-
-
 def test_the_ledger_so_far_has_the_running_stage() -> None:
     clock = HandClock()
     budget = Budget(Deadline.after(10.0, clock))
@@ -29,14 +19,6 @@ def test_the_ledger_so_far_has_the_running_stage() -> None:
     drawn = LedgerEntry("draw", 10.0, 2.0)
     assert so_far == (drawn, LedgerEntry("report", 8.0, 0.5))
     assert budget.ledger == budget.ledger_so_far == (drawn, LedgerEntry("report", 8.0, 1.5))
-
-
-def test_reserve_is_kept_from_a_stage() -> None:
-    clock = HandClock()
-    budget = Budget(Deadline.after(3.0, clock))
-    assert budget.left_s(reserve_s=1.0) == pytest.approx(2.0)
-    clock.sleep(2.5)
-    assert budget.left_s(reserve_s=1.0) == 0.0
 
 
 def test_stage_that_raises_is_entered_and_raises_on() -> None:

@@ -10,7 +10,7 @@ from edge.errors import UnfitModel
 from edge.findings import Route
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.selection import SELECTION_POLICY, Size
-from tests.edge.builders import SETTINGS, THRESHOLDS, candidate, plan_of
+from tests.edge.builders import THRESHOLDS, candidate, plan_of
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, queue_s=0.0, roi_s=0.02))
 
@@ -130,10 +130,6 @@ def test_every_decision_gives_its_numbers() -> None:
         "edge score 0.500 is between the thresholds 0.100 and 0.900",
         "edge score 0.050 is below the threshold 0.100",
     ]
-
-
-def test_thresholds_come_from_the_manifest() -> None:
-    assert Thresholds.from_manifest(SETTINGS) == THRESHOLDS
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,7 @@ from edge.guarantee import (
     guarantee_of,
     guarantee_of_model,
 )
-from edge.link.estimate import OFF
 from edge.selection import Size
-from imaging.errors import NoLung
-from imaging.preprocess import Preprocessed
-from imaging.volume import Volume
 from protos.messages import Verdict
 from tests.edge.builders import GUARANTEE, TERMS, Site, pipeline_of, plan_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator
@@ -167,11 +163,6 @@ def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
     assert found.permanent
 
 
-def test_a_site_without_a_cloud_has_no_guarantee() -> None:
-    off = EscalationResult(reason="off", switched_off=True)
-    assert of(plan_of(0.95, link=OFF), off).reason == "no second reader is set up"
-
-
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
     """Over the real link: in report.json and report.html, with all that they rest on."""
     with FakeCloud() as cloud, escalator(cloud.address, reserve_s=2.0) as second:
@@ -191,15 +182,6 @@ def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> No
     written = json.loads((tmp_path / "report.json").read_text())
     assert (written["guarantee"], written["guarantee_terms"]["given"]) == (text, False)
     assert text in (tmp_path / "report.html").read_text()
-
-
-def test_a_study_that_was_not_read_has_no_guarantee(tmp_path: Path) -> None:
-    def no_lung(_volume: Volume, source: Path) -> Preprocessed:
-        raise NoLung("no air inside the body", source)
-
-    pipeline = replace(pipeline_of(NoSecondReader(), guarantee=GUARANTEE), preprocess=no_lung)
-    text = "no guarantee, because the study was not read"
-    assert report_of(pipeline, tmp_path).guarantee.text == text
 
 
 def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(site: Site) -> None:
