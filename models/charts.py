@@ -22,8 +22,13 @@ def new_figure(width: float, height: float) -> Any:
 
 def legend_above(axes: Any, columns: int) -> None:
     """Put a legend between title and axes, where it hides no data."""
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
-    axes.legend(**place, ncols=columns, fontsize="small", frameon=False)
+    axes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=columns,
+        fontsize="small",
+        frameon=False,
+    )
 
 
 def log_x(axes: Any, ticks: tuple[int, ...] = (1, 2, 5)) -> None:

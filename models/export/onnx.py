@@ -117,14 +117,14 @@ def drop_rounding_before_sums(model: ModelProto) -> ModelProto:
     makers = {out: node for node in graph.node for out in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
     for total in [node for node in graph.node if node.op_type == "Add"]:
-        for place, name in enumerate(total.input):
+        for index, name in enumerate(total.input):
             chain = _rounding_behind(name, makers)
             if chain is None or any(uses[node.output[0]] > 1 for node in chain):
                 continue
             zero = numpy_helper.to_array(constants[chain[1].input[2]])
             if zero == np.iinfo(zero.dtype).min:
                 continue
-            total.input[place] = chain[1].input[0]
+            total.input[index] = chain[1].input[0]
             for node in chain:
                 graph.node.remove(node)
             break

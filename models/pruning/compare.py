@@ -162,7 +162,7 @@ def pruned(
     """Return a task on a copy of the network without ``share`` of its parameters.
 
     Raises:
-        CannotPrune: so many channels cannot go.
+        CannotPrune: that share of channels cannot go.
         KeyError: the method is unknown.
     """
     network = copy.deepcopy(task.network)

@@ -118,8 +118,8 @@ def to_candidates(
     score = sigmoid(slope * peaks.logit + intercept)
     world = geometry.to_world(peaks.index_zyx)
     return [
-        Candidate(_triple(place), _triple(index), float(diameter), float(chance))
-        for place, index, diameter, chance in zip(
+        Candidate(_triple(centre), _triple(index), float(diameter), float(chance))
+        for centre, index, diameter, chance in zip(
             world, peaks.index_zyx, peaks.diameter_mm, score, strict=True
         )
     ]

@@ -115,11 +115,11 @@ class RegionDrawer:
         totals = np.array([w.sum() for w in self.weights])
         source = int(rng.choice(len(totals), p=totals / totals.sum()))
         odds = self.weights[source] / totals[source]
-        place = self.alarms[source][int(rng.choice(len(odds), p=odds))]
+        centre = self.alarms[source][int(rng.choice(len(odds), p=odds))]
         cubes = len(self.composer.cubes)
         pieces = self.composer.cubes if source < cubes else self.composer.scans
         piece = pieces[source if source < cubes else source - cubes]
-        return self._cut(piece, np.append(place, 0.0), rng)
+        return self._cut(piece, np.append(centre, 0.0), rng)
 
     def _rated(self, region: Region, number: int) -> Region:
         """Add the ratings of that cube's nodule; at another size its malignancy is unknown."""

@@ -84,7 +84,7 @@ class Run:
 
 
 def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
-    """Train a screening network with so many blocks; as many as its start has, if None."""
+    """Train a screening network with ``blocks``, or with those of its start if None."""
     torch.manual_seed(run.seed)
     train(make_screening_task(run, blocks), run.plan(decay=0.02), resume=run.resume)
 
@@ -169,7 +169,7 @@ def _phantom(cache: Path, number: int) -> Piece:
 
 
 def make_screening_task(run: Run, blocks: tuple[int, int, int] | None = None) -> ScreeningTask:
-    """Return the task on the run's data and start, with so many blocks as `make_screening`."""
+    """Return the task on the run's data and start; ``blocks`` as for `make_screening`."""
     material = run.material()
     network = ready(make_screening(run.start, blocks), run.start, regions_of(material))
     task = screening_task(material, network)
