@@ -11,14 +11,14 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from imaging.volume import FloatArray
-from models.distillation.pool import Pool, load_pool, write_arrays
+from models.distillation.pool import Pool, load_pool, stored
 from models.distillation.scores import Scores, figures, points_gained
 from models.distillation.student import Teaching, scores_of, train_student
 from models.distillation.teachers import (
@@ -151,15 +151,13 @@ def soft_targets(
 def _student(
     given: Comparison, pool: Pool, soft: FloatArray | None, teaching: Teaching, name: str, seed: int
 ) -> Scores:
-    kept = given.out / f"{name}.npz"
-    if not kept.exists():
+    def scores() -> dict[str, FloatArray]:
         network = ready(make_screening(given.start), given.start, pool.voxels[:SETTLE_CUBES])
         student = train_student(network, pool, soft, teaching, seed)
         save(student, given.out / f"{name}.pt")
-        scores = scores_of(student, pool)
-        write_arrays(kept, {f.name: getattr(scores, f.name) for f in fields(Scores)})
-    with np.load(kept) as found:
-        return Scores(**found)
+        return scores_of(student, pool)._asdict()
+
+    return Scores(**stored(given.out / f"{name}.npz", scores))
 
 
 def result(

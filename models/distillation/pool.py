@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
@@ -169,7 +169,7 @@ def _cube_alarms(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt
 def save_pool(pool: Pool, folder: Path) -> None:
     """Write ``folder/pool.npz`` atomically."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "pool.npz", {f.name: getattr(pool, f.name) for f in fields(pool)})
+    _write(folder / "pool.npz", {f.name: getattr(pool, f.name) for f in fields(pool)})
 
 
 def load_pool(folder: Path) -> Pool:
@@ -184,8 +184,15 @@ def load_pool(folder: Path) -> Pool:
         return Pool(**found)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an npz file atomically."""
+def stored(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the arrays of an npz file, which are made and written first if it is missing."""
+    if not path.exists():
+        _write(path, make())
+    with np.load(path) as found:
+        return dict(found)
+
+
+def _write(path: Path, arrays: Mapping[str, Any]) -> None:
     part = path.with_suffix(".partial.npz")
     np.savez(part, **arrays)
     os.replace(part, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,7 @@ TAIL = 0.025
 Indices = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+class Scores(NamedTuple):
     """Logits of one network: of nodules, of false positives in scans, and of those in cubes."""
 
     nodules: FloatArray
@@ -51,7 +50,7 @@ def points_gained(
     positives with replacement, the same for both.
     """
     rng = np.random.default_rng(seed)
-    everything = [np.arange(len(part)) for part in _parts(base[0])]
+    everything = [np.arange(len(part)) for part in base[0]]
     value = _gain(arm, base, range(len(arm)), everything, scans)
     drawn = []
     for _ in range(resamples):
@@ -70,7 +69,9 @@ def _gain(
 ) -> dict[str, float]:  # fmt: skip
     gains = []
     for seed in seeds:
-        ours, theirs = (figures(_taken(r[seed], cases), scans) for r in (arm, base))
+        ours, theirs = (
+            figures(Scores(*map(np.take, readers[seed], cases)), scans) for readers in (arm, base)
+        )
         gains.append({name: 100 * (ours[name] - theirs[name]) for name in ours})
     return {name: float(np.mean([gain[name] for gain in gains])) for name in gains[0]}
 
@@ -79,16 +80,5 @@ def _draw(scores: Scores, patients: Indices, rng: np.random.Generator) -> list[I
     count = int(patients.max()) + 1
     times = rng.multinomial(count, np.full(count, 1 / count))[patients]
     nodules = np.repeat(np.arange(len(patients)), times)
-    counts = [len(part) for part in _parts(scores)[1:]]
+    counts = [len(part) for part in scores[1:]]
     return [nodules, *(rng.integers(max(count, 1), size=count) for count in counts)]
-
-
-def _parts(scores: Scores) -> tuple[FloatArray, FloatArray, FloatArray]:
-    return scores.nodules, scores.scan_alarms, scores.cube_alarms
-
-
-def _taken(scores: Scores, cases: Sequence[Indices]) -> Scores:
-    nodules, scan_alarms, cube_alarms = (
-        part[taken] for part, taken in zip(_parts(scores), cases, strict=True)
-    )
-    return replace(scores, nodules=nodules, scan_alarms=scan_alarms, cube_alarms=cube_alarms)

@@ -17,7 +17,6 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from imaging.volume import FloatArray, UInt8Array
 from models.distillation.pool import Pool
@@ -25,7 +24,7 @@ from models.distillation.scores import Scores
 from models.networks.screening import STRIDE
 from models.training.augment import turned
 from models.training.data import Batch, draw_batches
-from models.training.loop import channels_last
+from models.training.loop import State, average_of, channels_last, descend, schedule
 from models.training.targets import Targets, make_targets, screening_loss
 
 REACH = 1
@@ -49,7 +48,6 @@ class Teaching:
     decay: float = 0.02
     warm_up: float = 0.05
     average: float = 0.98
-    most_norm: float = 5.0
     batch: int = 32
     workers: int = 2
 
@@ -63,26 +61,18 @@ def train_student(
         teaching = replace(teaching, weight=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = channels_last(network.to(device)).train()
-    averaged = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(teaching.average), use_buffers=True
-    )
     optimizer = torch.optim.AdamW(network.parameters(), teaching.rate, weight_decay=teaching.decay)
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, teaching))
+    state = State(network, average_of(network, teaching.average), optimizer)
     draw = partial(_sample, pool, np.zeros(len(pool.voxels)) if soft is None else soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
-    bar = track(range(teaching.steps), f"student, seed {seed}", console=Console(stderr=True))
-    for _ in bar:
+    steps, console = range(teaching.steps), Console(stderr=True)
+    for step in track(steps, f"student, seed {seed}", console=console):
         batch = {name: value.to(device) for name, value in next(batches).items()}
         with torch.autocast(device.type, torch.bfloat16):
             loss = _loss(network, batch, teaching)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(network.parameters(), teaching.most_norm)
-        if torch.isfinite(norm):  # as in the training loop
-            optimizer.step()
-            averaged.update_parameters(network)
-        rates.step()
-    student: nn.Module = averaged.module
+        factor = schedule(step / teaching.steps, teaching.warm_up, flat=teaching.warm_up)
+        descend(state, loss, teaching.rate * factor)
+    student: nn.Module = state.averaged.module
     return student.eval()
 
 
@@ -125,15 +115,6 @@ def _label_zone(targets: Targets) -> Targets:
     far = z**2 + y**2 + x**2 > LABEL_MM**2
     neighbour = (targets.share > 0.1) & (targets.heat < 0.5)
     return replace(targets, weight=np.where(far | neighbour, 0, targets.weight))
-
-
-def _rate(teaching: Teaching, step: int) -> float:
-    """Return the factor on the rate: linear warm-up, then a cosine down to 0.01."""
-    progress = step / teaching.steps
-    if progress < teaching.warm_up:
-        return progress / teaching.warm_up + 0.01
-    fall = (progress - teaching.warm_up) / (1 - teaching.warm_up)
-    return float(0.01 + 0.99 * 0.5 * (1 + np.cos(fall * np.pi)))
 
 
 def _read(network: nn.Module, regions: UInt8Array) -> FloatArray:

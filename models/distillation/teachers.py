@@ -4,7 +4,7 @@ For teacher k and sample i with label y, let p be the teacher's calibrated proba
 entropy in bits, a = p if y = 1 else 1 - p the probability that it gives the label, and m the mean
 probability of the other teachers. Then
 
-    s_ki = confidence (1 - H(p)) (2 a - 1) + label a + peers (1 - |p - m|)
+    s_ki = confidence (1 - H(p)) (2 a - 1) + correct a + peers (1 - |p - m|)
     w_ki = exp(sharpness s_ki) / sum_j exp(sharpness s_ji)
 
 so that sum_k w_ki = 1 for every i. Confidence counts for a teacher that is right and against one
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from rich.progress import track
 from torch import nn
 
 from imaging.volume import FloatArray, UInt8Array
-from models.distillation.pool import Pool, write_arrays
+from models.distillation.pool import Pool, stored
 from models.distillation.scores import Scores
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
@@ -132,7 +132,7 @@ def read_teachers(paths: Sequence[Path], pool: Pool, folder: Path) -> list[Teach
     ]
     teachers = []
     for name, (_, digest, read) in zip(names, found, strict=True):
-        scores = Scores(*(read[field.name] for field in fields(Scores)))
+        scores = Scores(*(read[part] for part in Scores._fields))
         alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
         temperature = temperature_of(scores.nodules, alarms)
         teachers.append(Teacher(name, digest, temperature, read["pool"] / temperature, scores))
@@ -166,13 +166,12 @@ def _loss(logits: FloatArray) -> float:
 def _read_pool(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str, FloatArray]]:
     network = channels_last(open_teacher(path).eval())
     kind, digest = kind_of(network), hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    kept = folder / f"logits_{pool.key}_{digest}.npz"
-    if not kept.exists():
+
+    def read() -> dict[str, FloatArray]:
         regions = {"pool": pool.voxels, **pool.validation}
-        read = {name: _read(network, part, f"{kind}, {name}") for name, part in regions.items()}
-        write_arrays(kept, read)
-    with np.load(kept) as found:
-        return kind, digest, dict(found)
+        return {name: _read(network, part, f"{kind}, {name}") for name, part in regions.items()}
+
+    return kind, digest, stored(folder / f"logits_{pool.key}_{digest}.npz", read)
 
 
 def _read(network: nn.Module, regions: UInt8Array, what: str) -> FloatArray:
@@ -181,27 +180,20 @@ def _read(network: nn.Module, regions: UInt8Array, what: str) -> FloatArray:
     return np.concatenate(parts) if parts else np.zeros(0)
 
 
-@dataclass(frozen=True)
-class Weighing:
-    """The factors of the formula of weights."""
-
-    confidence: float = 1.0
-    label: float = 1.0
-    peers: float = 1.0
-    sharpness: float = 2.0
-
-
-def weigh(logits: FloatArray, label: FloatArray, weighing: Weighing | None = None) -> FloatArray:
+def weigh(
+    logits: FloatArray, label: FloatArray,
+    *, confidence: float = 1.0, correct: float = 1.0, peers: float = 1.0, sharpness: float = 2.0,
+) -> FloatArray:  # fmt: skip
     """Return weights ``(teachers, n)`` that add up to 1 for each sample.
 
-    ``logits`` ``(teachers, n)`` are calibrated, ``label`` ``(n,)`` is 0 or 1.
+    ``logits`` ``(teachers, n)`` are calibrated, ``label`` ``(n,)`` is 0 or 1. The others are the
+    factors of the formula.
     """
-    by = weighing or Weighing()
     chance = sigmoid(logits)
     given = np.where(label > 0, chance, 1 - chance)
-    score = by.confidence * (1 - entropy(chance)) * (2 * given - 1)
-    score += by.label * given + by.peers * agreement(chance)
-    raised = np.exp(by.sharpness * (score - score.max(0)))
+    score = confidence * (1 - entropy(chance)) * (2 * given - 1)
+    score += correct * given + peers * agreement(chance)
+    raised = np.exp(sharpness * (score - score.max(0)))
     return np.asarray(raised / raised.sum(0))
 
 

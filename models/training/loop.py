@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import Progress
@@ -20,6 +21,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.training.data import Batch
+
+MOST_NORM = 5.0
+"""Longer gradients are shortened to this norm."""
 
 
 class Task(Protocol):
@@ -57,7 +61,6 @@ class Plan:
     decay: float = 0.02
     warm_up: float = 0.03
     average: float = 0.998
-    most_norm: float = 5.0
     judge_minutes: float = 4.0
     refresh_minutes: float = 8.0
     save_minutes: float = 2.0
@@ -66,7 +69,9 @@ class Plan:
 
 
 @dataclass
-class _State:
+class State:
+    """What a run carries from step to step."""
+
     network: nn.Module
     averaged: AveragedModel
     optimizer: torch.optim.Optimizer
@@ -100,13 +105,10 @@ def channels_last(network: nn.Module) -> nn.Module:
     return moved
 
 
-def _start(task: Task, plan: Plan, device: torch.device) -> _State:
+def _start(task: Task, plan: Plan, device: torch.device) -> State:
     network = task.network.to(device)
     if any(weight.ndim == 5 for weight in network.parameters()):
         network = channels_last(network)
-    averaged = AveragedModel(
-        network, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
-    )
     trained = [p for p in network.parameters() if p.requires_grad]
     weights = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
@@ -114,10 +116,16 @@ def _start(task: Task, plan: Plan, device: torch.device) -> _State:
         {"params": weights, "weight_decay": plan.decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return _State(network, averaged, torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98)))
+    optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
+    return State(network, average_of(network, plan.average), optimizer)
 
 
-def _run(task: Task, plan: Plan, state: _State, device: torch.device) -> None:
+def average_of(network: nn.Module, decay: float) -> AveragedModel:
+    """Return the exponential moving average of a network's weights and buffers."""
+    return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+def _run(task: Task, plan: Plan, state: State, device: torch.device) -> None:
     budget_s = plan.minutes * 60
     if state.steps:
         task.refresh(state.averaged.module.eval())
@@ -147,38 +155,43 @@ def _run(task: Task, plan: Plan, state: _State, device: torch.device) -> None:
 
 
 def _step(
-    task: Task, plan: Plan, state: _State, batch: Batch, progress: float, device: torch.device
+    task: Task, plan: Plan, state: State, batch: Batch, progress: float, device: torch.device
 ) -> dict[str, float]:
-    for group in state.optimizer.param_groups:
-        group["lr"] = plan.rate * _schedule(progress, plan.warm_up)
     state.network.train()
     moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
     with torch.autocast(device.type, torch.bfloat16, enabled=plan.half):
         terms = task.losses(state.network, moved)
     loss = torch.stack(list(terms.values())).sum()
-    state.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), plan.most_norm)
-    state.steps += 1
-    if not torch.isfinite(norm):  # seen in bf16 on some CPUs: leave the step out, and count it
-        state.skipped += 1
+    if not descend(state, loss, plan.rate * schedule(progress, plan.warm_up)):
         return {}
-    state.optimizer.step()
-    state.averaged.update_parameters(state.network)
     return {name: float(value.detach()) for name, value in terms.items()}
 
 
-def _schedule(progress: float, warm_up: float) -> float:
-    """Return the factor on the rate: linear warm-up, flat to 0.4, then a cosine down to 0.01."""
+def descend(state: State, loss: torch.Tensor, rate: float) -> bool:
+    """Do one step, also of the average; leave it out and count it if a gradient is not finite."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    state.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), MOST_NORM)
+    state.steps += 1
+    if not torch.isfinite(norm):  # seen in bf16 on some CPUs
+        state.skipped += 1
+        return False
+    state.optimizer.step()
+    state.averaged.update_parameters(state.network)
+    return True
+
+
+def schedule(progress: float, warm_up: float, flat: float = 0.4) -> float:
+    """Return the factor on the rate: linear warm-up, 1 until ``flat``, then a cosine to 0.01."""
     if progress < warm_up:
         return progress / warm_up + 0.01
-    if progress < 0.4:
-        return 1.0
-    fall = (progress - 0.4) / 0.6
-    return 0.01 + 0.99 * 0.5 * (1 + float(torch.cos(torch.tensor(fall * torch.pi))))
+    fall = max(progress - flat, 0.0) / (1 - flat)
+    return float(0.01 + 0.99 * 0.5 * (1 + np.cos(fall * np.pi)))
 
 
-def _log(plan: Plan, state: _State, sums: dict[str, float], figures: dict[str, float]) -> None:
+def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, float]) -> None:
     line = {
         "minutes": round(state.spent_s / 60, 2),
         "steps": state.steps,
@@ -190,7 +203,7 @@ def _log(plan: Plan, state: _State, sums: dict[str, float], figures: dict[str, f
         file.write(json.dumps(line) + "\n")
 
 
-def _snapshot(state: _State) -> dict[str, Any]:
+def _snapshot(state: State) -> dict[str, Any]:
     return {
         "network": state.network.state_dict(),
         "averaged": state.averaged.state_dict(),
@@ -201,7 +214,7 @@ def _snapshot(state: _State) -> dict[str, Any]:
     }
 
 
-def _restore(state: _State, path: Path, device: torch.device) -> None:
+def _restore(state: State, path: Path, device: torch.device) -> None:
     found = torch.load(path, map_location=device, weights_only=True)
     state.network.load_state_dict(found["network"])
     state.averaged.load_state_dict(found["averaged"])

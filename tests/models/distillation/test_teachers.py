@@ -5,14 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.distillation.teachers import (
-    Weighing,
-    agreement,
-    entropy,
-    mean_target,
-    weigh,
-    weighted_target,
-)
+from models.distillation.teachers import agreement, entropy, mean_target, weigh, weighted_target
 from models.runtime.sigmoid import sigmoid
 
 
@@ -46,8 +39,8 @@ def test_the_weight_differs_from_sample_to_sample() -> None:
 
 
 def test_the_one_that_stands_alone_counts_less() -> None:
-    by = Weighing(confidence=0, label=0)
-    weights = weigh(np.array([[2.0], [2.0], [-2.0]]), np.array([1.0]), by)
+    logits = np.array([[2.0], [2.0], [-2.0]])
+    weights = weigh(logits, np.array([1.0]), confidence=0, correct=0)
     assert weights[0] == weights[1] > weights[2]
 
 
