@@ -22,7 +22,7 @@ from typing import Self
 
 import structlog
 
-from edge.amend.changes import amend_report
+from edge.amend.amendment import amend_report
 from edge.atomic_files import is_transient
 from edge.escalation.client import SecondReader
 from edge.report.model import Report

@@ -17,8 +17,8 @@ from edge.store.database import WrongStep, open_database
 from edge.store.pending import PendingRead, PendingStep, PendingStore, pending_candidates
 from imaging.volume import Geometry
 from protos.messages import Roi, Verdict
+from tests.edge.amend.test_amendment import context_of, full_report
 from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
-from tests.edge.store.test_context import full_report, grounds
 
 MASK = np.zeros((8, 8, 8), bool)
 MASK[2:5, 3:6, 1:4] = True
@@ -51,7 +51,9 @@ def verdict(roi_id: int) -> Verdict:
 
 def debt(owed: PendingStore, *, answers: EscalationResult | None = None) -> PendingRead:
     """A debt of the regions 2 and 1, whose report is out."""
-    owed.save(grounds(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)])
+    owed.save(
+        context_of(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)]
+    )
     owed.publish("k1")
     return owed.get("k1")
 
@@ -84,11 +86,11 @@ def test_a_damaged_region_is_squeezed_once_and_damaged_still(
 
 def test_what_is_not_published_does_not_count_and_is_replaced(owed: PendingStore) -> None:
     """A report that did not go out owes nothing; the next attempt's regions are the ones kept."""
-    owed.save(grounds(full_report()), EscalationResult(), [roi(1), roi(2)])
+    owed.save(context_of(full_report()), EscalationResult(), [roi(1), roi(2)])
     assert owed.at(PendingStep.PENDING) == []
-    owed.save(grounds(full_report()), EscalationResult(), [roi(3)])
+    owed.save(context_of(full_report()), EscalationResult(), [roi(3)])
     assert [r.roi_id for r in owed.rois("k1")] == [3]
-    owed.save(grounds(full_report()), EscalationResult(), [])
+    owed.save(context_of(full_report()), EscalationResult(), [])
     with pytest.raises(KeyError, match="k1"):
         owed.get("k1")
 
@@ -120,12 +122,12 @@ def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
     made = owed.count_attempt(debt(owed))
     assert made.attempts == 1
     begun = owed.add_verdicts(made, EscalationResult({2: verdict(2)}))
-    assert owed.version_written(begun, grounds(full_report())) is PendingStep.PENDING
+    assert owed.version_written(begun, context_of(full_report())) is PendingStep.PENDING
     again = owed.get("k1")
     assert (again.version, again.attempts, again.step) == (3, 0, PendingStep.PENDING)
     assert [r.roi_id for r in owed.rois("k1")] == [1]
     last = owed.add_verdicts(again, EscalationResult({1: verdict(1)}))
-    assert owed.version_written(last, grounds(full_report())) is PendingStep.CLOSED
+    assert owed.version_written(last, context_of(full_report())) is PendingStep.CLOSED
     for table in ("pending", "pending_rois", "pending_verdicts"):
         assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
@@ -136,9 +138,9 @@ def test_no_step_is_made_twice(owed: PendingStore) -> None:
     begun = owed.add_verdicts(old, EscalationResult({1: verdict(1)}))
     with pytest.raises(WrongStep):
         owed.add_verdicts(old, EscalationResult({2: verdict(2)}))
-    owed.version_written(begun, grounds(full_report()))
+    owed.version_written(begun, context_of(full_report()))
     with pytest.raises(WrongStep):
-        owed.version_written(begun, grounds(full_report()))
+        owed.version_written(begun, context_of(full_report()))
     assert owed.get("k1").version == begun.version + 1
 
 
@@ -146,7 +148,7 @@ def test_those_asked_for_least_come_first(owed: PendingStore) -> None:
     """One that never gets an answer does not keep the others from theirs."""
     owed.count_attempt(debt(owed))
     report = full_report()
-    other = grounds(type(report)("k2", report.created, report.source, 10.0))
+    other = context_of(type(report)("k2", report.created, report.source, 10.0))
     owed.save(other, EscalationResult(), [roi(1)])
     owed.publish("k2")
     assert [d.study_key for d in owed.at(PendingStep.PENDING)] == ["k2", "k1"]

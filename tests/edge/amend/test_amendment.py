@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.amend.amendment import DERIVED, AmendmentContext
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.decide import Plan
@@ -15,7 +16,6 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.report.model import Change, ChangeKind, Report, Status
-from edge.store.context import DERIVED, AmendmentContext
 from imaging.volume import Geometry, StudyHeader
 from protos.messages import Verdict
 from tests.edge.builders import TERMS, THRESHOLDS, WEIGHTS, plan_of
@@ -24,8 +24,8 @@ TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
 
 
-def grounds(report: Report, plan: Plan | None = None) -> AmendmentContext:
-    """Grounds of a report, of three candidates if nothing else is said."""
+def context_of(report: Report, plan: Plan | None = None) -> AmendmentContext:
+    """The context of a report, of three candidates if nothing else is said."""
     return AmendmentContext(report, plan or plan_of(0.95, 0.7, 0.3), THRESHOLDS, WEIGHTS, GEOMETRY)
 
 
@@ -57,7 +57,7 @@ def full_report() -> Report:
 def test_every_field_of_a_report_comes_back() -> None:
     """Also those that someone adds later; only what follows from the plan is made again."""
     report = full_report()
-    kept = AmendmentContext.from_bytes(grounds(report).to_bytes()).report
+    kept = AmendmentContext.from_bytes(context_of(report).to_bytes()).report
     for field in dataclasses.fields(Report):
         if field.name not in DERIVED:
             assert getattr(kept, field.name) == getattr(report, field.name), field.name
@@ -66,7 +66,7 @@ def test_every_field_of_a_report_comes_back() -> None:
 
 def test_plan_thresholds_and_place_come_back() -> None:
     """What the findings follow from is the same to the last digit."""
-    before = grounds(full_report(), plan_of(1 / 3, math.nextafter(0.7, 1)))
+    before = context_of(full_report(), plan_of(1 / 3, math.nextafter(0.7, 1)))
     after = AmendmentContext.from_bytes(before.to_bytes())
     assert after.plan == dataclasses.replace(before.plan, sizes=())
     assert (after.thresholds, after.weights) == (THRESHOLDS, WEIGHTS)
@@ -78,13 +78,13 @@ def test_plan_thresholds_and_place_come_back() -> None:
 def test_text_that_is_no_utf8_and_an_endless_deadline_can_be_kept() -> None:
     """Odd bytes of a file name become question marks, as in the report."""
     report = dataclasses.replace(full_report(), source=Path("/in/\udcff"), deadline_s=math.inf)
-    kept = AmendmentContext.from_bytes(grounds(report).to_bytes()).report
+    kept = AmendmentContext.from_bytes(context_of(report).to_bytes()).report
     assert (kept.source, kept.deadline_s) == (Path("/in/?"), math.inf)
 
 
 def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
     """A field that is not known is left out, one that is missing has its default."""
-    words = json.loads(zlib.decompress(grounds(full_report()).to_bytes()))
+    words = json.loads(zlib.decompress(context_of(full_report()).to_bytes()))
     words["report"]["of the future"] = 1
     del words["report"]["guarantee"]
     del words["report"]["picture_note"]
@@ -96,8 +96,8 @@ def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
 def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
     """The reason that a finding gives is that of the last asking, not of the first plan."""
     held = dataclasses.replace(plan_of(0.7, 0.3), send=(), held_back="no time left to ask")
-    merged = grounds(full_report(), held).merged(EscalationResult(reason="the link was lost"))
+    merged = context_of(full_report(), held).merged(EscalationResult(reason="the link was lost"))
     assert "the link was lost" in merged.findings[0].reason
     verdict = Verdict(0, 0.99, 9.0, "m 1", 0.0, 0.0)
-    merged = grounds(full_report(), held).merged(EscalationResult({0: verdict}))
+    merged = context_of(full_report(), held).merged(EscalationResult({0: verdict}))
     assert merged.second_reading is SecondReading.PARTIAL
