@@ -1,6 +1,6 @@
-"""Renders the pages below `docs` that have a template: models, budget and commands.
+"""Render the pages below `docs` that have a template: models, budget and commands.
 
-The prose stands in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each result of
+The prose is in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each result of
 `docs/results` under the name of its file, and adds no figure of its own. It has the commands under
 ``programs``, as they describe themselves.
 """
@@ -44,13 +44,13 @@ TABLES = {
 
 WIDTH = 100
 _AS_IT_IS = ("#", "|", "    ", "```", "![")
-"""How headings, tables, code and pictures begin; their lines are not wrapped."""
+"""Starts of headings, tables, code and pictures; their lines are not wrapped."""
 
 _fill = partial(textwrap.fill, break_long_words=False, break_on_hyphens=False)
 
 
 def write_pages(docs: Path) -> list[Path]:
-    """Renders every template of the folder ``docs``; returns the pages that it wrote."""
+    """Render every template of the folder ``docs``; return the pages written."""
     pages = []
     for template in sorted(docs.glob("*.md.j2")):
         page = template.with_suffix("")
@@ -60,7 +60,7 @@ def write_pages(docs: Path) -> list[Path]:
 
 
 def render(template: Path, results: Path) -> str:
-    """The page in Markdown, prose wrapped at `WIDTH`; ``results`` has the JSON files.
+    """Return the page in Markdown, prose wrapped at `WIDTH`; ``results`` has the JSON files.
 
     Raises:
         jinja2.UndefinedError: a result lacks a figure that the template states.
@@ -80,13 +80,13 @@ def render(template: Path, results: Path) -> str:
 
 
 def read_results(folder: Path) -> dict[str, Any]:
-    """The JSON files of one folder by name."""
+    """Read the JSON files of one folder by name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
 
 
 @cache
 def environment(templates: Path) -> Environment:
-    """What templates may use: the number formats, and the tables that commands print too."""
+    """Return the template environment: number formats, and tables that commands print too."""
     made = Environment(
         loader=FileSystemLoader(templates),
         undefined=StrictUndefined,
@@ -104,12 +104,12 @@ def environment(templates: Path) -> Environment:
 
 
 def _table(name: str, module: str) -> Callable[[Mapping[str, Any]], str]:
-    """The function of that name, imported when it is called."""
+    """Return the function of that name, imported when it is called."""
     return lambda result: str(getattr(importlib.import_module(module), name)(result))
 
 
 def command(result: Mapping[str, Any]) -> str:
-    """The command that measured a result, as a block of code of several lines where it is long."""
+    """Return the command that measured a result as a block of code, wrapped if it is long."""
     filled = _fill(
         result["command"], WIDTH - 2, initial_indent="    ", subsequent_indent="        "
     )
@@ -118,7 +118,7 @@ def command(result: Mapping[str, Any]) -> str:
 
 @cache
 def programs() -> list[dict[str, Any]]:
-    """The four programs, each with its commands, as their own help describes them."""
+    """Return the four programs with their commands, as their own help describes them."""
     groups = {name: typer.main.get_command(app) for name, app in PROGRAMS.items()}
     return [
         {
@@ -131,7 +131,7 @@ def programs() -> list[dict[str, Any]]:
 
 
 def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The commands below a group, each with what is typed for it; typer does not export a type."""
+    """Yield the commands below a group with their full names; typer does not export a type."""
     if (below := getattr(command, "commands", None)) is None:
         yield path, command
         return
@@ -140,7 +140,7 @@ def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _described(path: str, command: Any) -> dict[str, Any]:
-    """Summary, usage and options of one command."""
+    """Return summary, usage and options of one command."""
     context = command.make_context(path, [], resilient_parsing=True)
     records = [(one, one.get_help_record(context)) for one in command.params]
     options = [
@@ -158,7 +158,7 @@ def _described(path: str, command: Any) -> dict[str, Any]:
 
 
 def _name(option: Any, shown: str) -> str:
-    """What is typed for an option or an argument, with the kind of its value."""
+    """Return the name of an option or an argument, with the type of its value."""
     if option.metavar and not shown.startswith("-"):
         return str(option.metavar)
     several = re.sub(r"<list\[(\w+)\]>", lambda kind: f"<{kind[1].lower()}>...", shown)
@@ -166,7 +166,7 @@ def _name(option: Any, shown: str) -> str:
 
 
 def _default(option: Any) -> str:
-    """The default of an option as it is typed; empty where it has none."""
+    """Return the default of an option as it is typed, or an empty text."""
     value = option.default.value if isinstance(option.default, Enum) else option.default
     if option.required:
         return "required"
@@ -177,28 +177,28 @@ def _default(option: Any) -> str:
 
 
 def _prose(text: str | None) -> str:
-    """A help text as Markdown."""
+    """Return a help text as Markdown."""
     return (text or "").replace("``", "`").strip()
 
 
 def _cell(text: str | None) -> str:
-    """The same in one cell of a table."""
+    """Return a help text as one cell of a table."""
     return " ".join(_prose(text).split()).replace("|", "\\|")
 
 
 def _lost(whole: Mapping[str, Any], small: Mapping[str, Any]) -> list[float]:
-    """Points of sensitivity that ``small`` lost against ``whole`` at each rate."""
+    """Return the points of sensitivity that ``small`` lost against ``whole`` at each rate."""
     pairs = zip(whole["sensitivity"], small["sensitivity"], strict=True)
     return [100 * (a["value"] - b["value"]) for a, b in pairs]
 
 
 def _worst_layers(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The three layers that lose most from INT8 to INT4."""
+    """Return the three layers that lose most from INT8 to INT4."""
     return sorted(result["layers"], key=lambda row: float(row["int8"] - row["int4"]))[:3]
 
 
 def _wrapped(block: str) -> str:
-    """One paragraph or list at `WIDTH`."""
+    """Wrap one paragraph or list at `WIDTH`."""
     if block.startswith(_AS_IT_IS):
         return block
     items = re.split(r"\n(?=- )", block)

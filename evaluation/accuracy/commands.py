@@ -147,9 +147,8 @@ def _folder(kept: Path | None) -> Iterator[Path]:
 def _show_results(
     results: Sequence[reports.ReportScores], as_json: bool, seed: int, caveat: str
 ) -> None:
-    known = any(result.scores is not None for result in results)
-    point = reports.operating_point(results, seed=seed) if known else None
-    result = reports.as_dict(results, point) | {"caveat": caveat}
+    result = reports.as_dict(results, seed=seed) | {"caveat": caveat}
     tables = [reports.studies_table(result["per_study"]), times_table(result["stages"])]
-    summary = [] if point is None else [reports.rates_table(point)]
-    cli.show(result, as_json, *tables, *summary, caveat)
+    if result["studies_with_truth"]:
+        tables.append(reports.rates_table(result))
+    cli.show(result, as_json, *tables, caveat)

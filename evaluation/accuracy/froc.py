@@ -162,14 +162,14 @@ def sensitivity_at(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray
 
 def false_positives_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
     """Return the fewest false positives a scan that reach each sensitivity, or ``inf``."""
-    place = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
-    return np.append(curve.false_per_scan, np.inf)[place]
+    first = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
+    return np.append(curve.false_per_scan, np.inf)[first]
 
 
 def threshold_at(curve: Curve, targets: tuple[float, ...] = TARGETS) -> FloatArray:
     """Return the threshold of `false_positives_at`, ``-inf`` where none reaches it."""
-    place = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
-    return np.append(curve.threshold, -np.inf)[place]
+    first = np.searchsorted(curve.sensitivity, np.asarray(targets) - _ROUNDING, side="left")
+    return np.append(curve.threshold, -np.inf)[first]
 
 
 def threshold_within(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:

@@ -2,8 +2,8 @@
 
 Two experiments use the same scored nodules. **Splits:** the patients are divided at random, the
 thresholds are controlled on one part, and the miss rate is counted on the other. That is what a
-hospital would see, the noise of its own few patients included. **Draws:** calibration sets of the
-same size are drawn with replacement, and the miss rate is that of all patients, who stand for the
+hospital would see, including the noise of its few patients. **Draws:** calibration sets of the
+same size are drawn with replacement, and the miss rate is that of all patients, who represent the
 population. That is what the mathematics guarantees. A set without a guarantee breaks none; the
 share of those sets is a figure of its own.
 

@@ -31,7 +31,7 @@ from evaluation.accuracy.nodules import ScanScores, score_scan
 from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
-from imaging.volume import FloatArray, Nodule
+from imaging.volume import Nodule
 from models.markdown import Rows
 
 PERCENTILE = 95.0
@@ -84,50 +84,6 @@ class ReportScores:
         return 0 if self.scores is None else self.scores.false_score.size
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """The operating point of final reports; sensitivity is None without a known lesion."""
-
-    sensitivity: Interval | None
-    false_per_scan: Interval
-    studies: int
-    lesions: int
-    found: int
-    false: int
-
-
-def operating_point(results: Sequence[ReportScores], *, seed: int = 0) -> OperatingPoint:
-    """Return the operating point of the studies with known truth; bootstrap over studies.
-
-    A refused study counts: its lesions are missed.
-
-    Raises:
-        ValueError: no study has known truth.
-    """
-    known = [result for result in results if result.scores is not None]
-    if not known:
-        raise ValueError("no study has known truth")
-    table = np.array([(r.lesions, r.found, r.false) for r in known], dtype=float)
-    rng = np.random.default_rng(seed)
-    drawn = np.stack([draw(len(known), rng) for _ in range(RESAMPLES)]) @ table
-    lesions, found, false = (int(n) for n in table.sum(axis=0))
-    return OperatingPoint(
-        sensitivity=_sensitivity(found, lesions, drawn),
-        false_per_scan=interval(false / len(known), drawn[:, 2] / len(known)),
-        studies=len(known),
-        lesions=lesions,
-        found=found,
-        false=false,
-    )
-
-
-def _sensitivity(found: int, lesions: int, drawn: FloatArray) -> Interval | None:
-    if lesions == 0:
-        return None
-    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
-    return interval(found / lesions, some[:, 1] / some[:, 0])
-
-
 def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """Return median and 95th percentile of each stage over ``ledgers``, then of their ``total``."""
     stages = dict.fromkeys(name for ledger in ledgers for name in ledger)
@@ -143,19 +99,36 @@ def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
     }
 
 
-def as_dict(results: Sequence[ReportScores], point: OperatingPoint | None) -> dict[str, Any]:
-    """Return the result for JSON."""
+def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
+    """Return the result for JSON; a refused study counts, its lesions are missed."""
     read = [result.stages_s for result in results if not result.refused]
+    known = [result for result in results if result.scores is not None]
     return {
-        "sensitivity": point.sensitivity.as_dict() if point and point.sensitivity else None,
-        "false_positives_per_scan": point.false_per_scan.as_dict() if point else None,
+        **_operating_point(known, seed),
         "studies": len(results),
-        "studies_with_truth": point.studies if point else 0,
-        "lesions": point.lesions if point else 0,
-        "found": point.found if point else 0,
-        "false_positives": point.false if point else 0,
+        "studies_with_truth": len(known),
+        "lesions": sum(result.lesions for result in known),
+        "found": sum(result.found for result in known),
+        "false_positives": sum(result.false for result in known),
         "stages": stage_times(read),
         "per_study": [_study_json(result) for result in results],
+    }
+
+
+def _operating_point(known: Sequence[ReportScores], seed: int) -> dict[str, Any]:
+    """Return sensitivity and false positives a scan, with intervals by bootstrap over studies."""
+    if not known:
+        return {"sensitivity": None, "false_positives_per_scan": None}
+    table = np.array([(one.lesions, one.found, one.false) for one in known], dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([draw(len(known), rng) for _ in range(RESAMPLES)]) @ table
+    lesions, found, false = table.sum(axis=0)
+    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
+    sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]) if lesions else None
+    false_per_scan = interval(false / len(known), drawn[:, 2] / len(known))
+    return {
+        "sensitivity": sensitivity.as_dict() if sensitivity else None,
+        "false_positives_per_scan": false_per_scan.as_dict(),
     }
 
 
@@ -251,13 +224,14 @@ def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Le
     )
 
 
-def rates_table(point: OperatingPoint) -> Rows:
-    """Return the table of the operating point."""
-    title = f"{point.found} of {point.lesions} lesions found in {point.studies} studies"
-    false = point.false_per_scan
+def rates_table(result: Mapping[str, Any]) -> Rows:
+    """Return the table of the operating point; there is one if any truth is known."""
+    false = Interval(**result["false_positives_per_scan"])
     cells = [["false positives a scan", format_value(false.value, "{:.2f}"), span(false, "{:.2f}")]]
-    if point.sensitivity is not None:
-        cells.insert(0, ["sensitivity", *percent_cells(point.sensitivity)])
+    if result["sensitivity"] is not None:
+        cells.insert(0, ["sensitivity", *percent_cells(Interval(**result["sensitivity"]))])
+    found = f"{result['found']} of {result['lesions']} lesions found"
+    title = f"{found} in {result['studies_with_truth']} studies"
     return Rows(["final reports", "value", "95 % interval"], cells, title)
 
 

@@ -1,8 +1,8 @@
-"""Processes that an evaluation starts: watched while they run, and stopped whatever happens.
+"""Processes that an evaluation starts: monitored while they run, and always stopped.
 
 `running` runs any command, `cloud_service` the cloud, `restartable_cloud` a cloud that can be
-killed, and `edge_process` an edge that is told what to read. A process that fails is a
-`ServiceFailed` that quotes the end of its log.
+killed, and `edge_process` an edge that reads on command. A process that fails raises
+`ServiceFailed`, which quotes the end of its log.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EDGE = ("evaluation.links.edge_worker",)
 
 START_S = 120.0
 STOP_S = 30.0
-"""Time to end after SIGTERM; a process that takes longer is killed."""
+"""Time limit after SIGTERM; then the process is killed."""
 
 _POLL_S = 0.05
 _TAIL_LINES = 12
@@ -47,15 +47,15 @@ _REMEDIES = {
     "No space left": "the disk is full: make room, or give another folder with --out",
     "Killed": "the machine has too little memory: close other programs",
 }
-"""A word in a log, and what to do about it."""
+"""Words in a log, and the remedy for each."""
 
 
 class Process:
-    """One running process: ``name`` is for people, ``log`` gets all that it prints.
+    """One running process: ``name`` is for messages, ``log`` gets all that it prints.
 
-    An ``isolated`` process has a session of its own, so that Ctrl-C does not reach it, and does
-    not see the ``OVERREAD_*`` settings of the environment. With ``output`` its standard output
-    goes to that file instead of the log; ``environment`` is added to its own.
+    An ``isolated`` process has its own session, so that Ctrl-C does not reach it, and does not see
+    the ``OVERREAD_*`` settings of the environment. With ``output`` its standard output goes to that
+    file instead of the log; ``environment`` is added to the environment.
 
     Raises:
         ServiceFailed: it cannot be started.
@@ -91,7 +91,7 @@ class Process:
                 raise ServiceFailed(f"{name} cannot be started: {error}") from error
 
     def require_alive(self) -> None:
-        """Do nothing as long as it runs.
+        """Check that it runs.
 
         Raises:
             ServiceFailed: it has ended.
@@ -106,10 +106,10 @@ class Process:
         limit_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Return when ``ready`` says so; ``what`` is what the process should do by then.
+        """Wait until ``ready()``; ``what`` names that in the error.
 
         Raises:
-            ServiceFailed: the process ended first, or ``limit_s`` went by.
+            ServiceFailed: the process ended first, or ``limit_s`` passed.
         """
         until = clock() + limit_s
         while not ready():
@@ -119,13 +119,13 @@ class Process:
             time.sleep(_POLL_S)
 
     def failed(self, what: str) -> ServiceFailed:
-        """The error that says what is wrong, what the log said last, and what to do if known."""
+        """Return an error with ``what`` is wrong, the end of the log, and a known remedy."""
         tail = log_tail(self.log)
         known = (f"\nWhat to do: {remedy}" for word, remedy in _REMEDIES.items() if word in tail)
         return ServiceFailed(f"{self.name} {what}\n{tail}{next(known, '')}")
 
     def wait(self) -> int:
-        """Its exit status when it ends by itself; it is stopped if the wait is interrupted.
+        """Wait for its end and return the exit status; stop it if the wait is interrupted.
 
         Raises:
             ServiceFailed: a signal ended it.
@@ -140,7 +140,7 @@ class Process:
         return status
 
     def stop(self) -> int:
-        """Its exit status after SIGTERM, or after SIGKILL when that did not help."""
+        """End it by SIGTERM, or by SIGKILL after `STOP_S`; return the exit status."""
         self._process.terminate()
         try:
             return self._process.wait(STOP_S)
@@ -151,18 +151,18 @@ class Process:
             raise
 
     def kill(self) -> int:
-        """Its exit status after SIGKILL."""
+        """End it by SIGKILL; return the exit status."""
         self._process.kill()
         return self._process.wait()
 
 
 @contextmanager
 def running(name: str, command: Sequence[str], log: Path) -> Iterator[Process]:
-    """Runs a command, isolated, for the time of the context.
+    """Run a command, isolated, for the time of the context.
 
     Raises:
-        ServiceFailed: it cannot be started, or it did not end cleanly after SIGTERM (where the
-            context itself ended well).
+        ServiceFailed: it cannot be started, or did not end cleanly after SIGTERM, while the
+            context itself raised no error.
     """
     process = Process(name, command, log, isolated=True)
     try:
@@ -193,7 +193,7 @@ class RestartableCloud:
         """Return whether it accepts requests now.
 
         Raises:
-            ServiceFailed: it has ended by itself.
+            ServiceFailed: it has ended.
         """
         if self._process is None:
             return False
@@ -204,7 +204,7 @@ class RestartableCloud:
         """Do nothing as long as it serves or starts.
 
         Raises:
-            ServiceFailed: it has ended by itself.
+            ServiceFailed: it has ended.
         """
         with self._lock:
             self.serves  # noqa: B018 - it raises
@@ -224,7 +224,7 @@ class RestartableCloud:
         self._process = Process("the cloud", command, self._log)
 
     def wait(self) -> None:
-        """Return when it serves.
+        """Wait until it serves.
 
         Raises:
             ServiceFailed: it ended, or did not serve within `START_S`.
@@ -234,7 +234,7 @@ class RestartableCloud:
             self.address = self._ready.read_text().strip()
 
     def kill(self) -> None:
-        """Kill it, as a power cut would."""
+        """Kill it, as a power failure would."""
         if self._process is not None:
             self._process.kill()
             self._process = None
@@ -251,7 +251,7 @@ class RestartableCloud:
 def restartable_cloud(
     folder: Path, program: Sequence[str] = CLOUD, *options: str
 ) -> Iterator[RestartableCloud]:
-    """A cloud that serves, for the time of the context; its log and ready file are in ``folder``.
+    """Run a cloud for the time of the context; its log and ready file are in ``folder``.
 
     Raises:
         ServiceFailed: it ended, or did not serve within `START_S`.
@@ -269,9 +269,9 @@ def restartable_cloud(
 def cloud_service(
     model: str | None = None, *, program: Sequence[str] = CLOUD, config: Path | None = None
 ) -> Iterator[str]:
-    """The ``HOST:PORT`` of a cloud service on loopback, for the time of the context.
+    """Run a cloud service on loopback for the time of the context; yield its ``HOST:PORT``.
 
-    ``program`` is another module that serves, with its options; ``config`` its settings in TOML.
+    ``program`` is the module that serves, with its options; ``config`` its settings in TOML.
 
     Raises:
         ServiceFailed: it ended, or did not serve within `START_S`.
@@ -288,27 +288,27 @@ def cloud_service(
 
 
 class EdgeProcess:
-    """An edge in a process of its own: takes commands and gives answers as lines of JSON."""
+    """An edge in another process: commands and answers are lines of JSON."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self._process, self._log = process, log
 
     def open(self, *, replay: bool = False, **settings: Any) -> str:
-        """Open the pipeline with these settings; the model in words.
+        """Open the pipeline with these settings; return the name of the model.
 
-        With ``replay`` the screening network sees each study once, now.
+        With ``replay`` the screening network reads each study once, now.
         """
-        return str(self._asked({"open": settings, "replay": replay})["opened"])
+        return str(self._answer({"open": settings, "replay": replay})["opened"])
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
-        """The result of one study, as `evaluation.links.edge_worker` gives it."""
-        return self._asked({"read": number, "from_files": from_files})
+        """Return the result of one study, as `evaluation.links.edge_worker` gives it."""
+        return self._answer({"read": number, "from_files": from_files})
 
     def escalate(self, number: int) -> dict[str, Any]:
-        """The times of one candidate, as `evaluation.timing.detection_worker` gives them."""
-        return self._asked({"escalate": number})
+        """Return the times of one candidate, as `evaluation.timing.detection_worker` gives them."""
+        return self._answer({"escalate": number})
 
-    def _asked(self, command: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -327,10 +327,10 @@ class EdgeProcess:
 def edge_process(
     count: int, seed: int, cache: Path, log: Path, program: Sequence[str] = EDGE
 ) -> Iterator[EdgeProcess]:
-    """An edge with ``count`` prepared studies of ``cache``, for the time of the context.
+    """Run an edge with ``count`` prepared studies of ``cache`` for the time of the context.
 
     Raises:
-        ServiceFailed: it ended while it was asked.
+        ServiceFailed: it ended during a command.
     """
     cache.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", *program, str(count), str(seed), str(cache)]
@@ -347,7 +347,7 @@ def edge_process(
 
 
 def log_tail(log: Path) -> str:
-    """The last lines of a log, indented, or a word that there are none."""
+    """Return the last lines of a log, indented, or a remark that it is empty."""
     with log.open("rb") as lines:
         lines.seek(max(0, log.stat().st_size - _TAIL_BYTES))
         text = lines.read().decode(errors="replace")

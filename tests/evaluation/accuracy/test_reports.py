@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from edge.pipeline import Pipeline
-from evaluation.accuracy.bootstrap import Interval
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.nodules import ScanScores
 from evaluation.accuracy.reports import (
     ReportScores,
     as_dict,
-    operating_point,
+    rates_table,
     read_one,
     read_phantom,
     split_truth,
@@ -39,30 +38,30 @@ UNKNOWN = ReportScores("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
 
 def test_operating_point_counts_studies_with_truth() -> None:
     """Three of four lesions, three false findings in two studies; the unknown study is left out."""
-    point = operating_point([result([True, False], 1), result([True, True], 2), UNKNOWN])
-    assert (point.studies, point.lesions, point.found, point.false) == (2, 4, 3, 3)
-    assert point.sensitivity == Interval(0.75, 0.5, 1.0)
-    assert point.false_per_scan == Interval(1.5, 1.0, 2.0)
+    said = as_dict([result([True, False], 1), result([True, True], 2), UNKNOWN])
+    counts = ("studies_with_truth", "lesions", "found", "false_positives")
+    assert [said[key] for key in counts] == [2, 4, 3, 3]
+    assert said["sensitivity"] == {"value": 0.75, "low": 0.5, "high": 1.0}
+    assert said["false_positives_per_scan"] == {"value": 1.5, "low": 1.0, "high": 2.0}
 
 
 def test_refused_study_misses_its_lesions() -> None:
-    """What was not read was not found."""
-    point = operating_point([result([True], 0), result([False], 0, "NotCt: ...")])
-    assert point.sensitivity is not None
-    assert point.sensitivity.value == 0.5
+    said = as_dict([result([True], 0), result([False], 0, "NotCt: ...")])
+    assert said["sensitivity"]["value"] == 0.5
 
 
 def test_without_lesions_there_is_no_sensitivity() -> None:
-    """Healthy scans give false positives only."""
-    point = operating_point([result([], 2), result([], 0)])
-    assert point.sensitivity is None
-    assert point.false_per_scan.value == 1.0
+    said = as_dict([result([], 2), result([], 0)])
+    assert said["sensitivity"] is None
+    assert said["false_positives_per_scan"]["value"] == 1.0
+    assert len(rates_table(said).cells) == 1
 
 
 def test_without_truth_there_is_no_operating_point() -> None:
-    """Nothing can be said of studies of which nothing is known."""
-    with pytest.raises(ValueError, match="known truth"):
-        operating_point([UNKNOWN])
+    said = as_dict([UNKNOWN])
+    assert said["sensitivity"] is None
+    assert said["false_positives_per_scan"] is None
+    assert said["studies_with_truth"] == 0
 
 
 def test_stage_times_are_median_and_p95() -> None:
@@ -77,7 +76,7 @@ def test_stage_times_are_median_and_p95() -> None:
 def test_json_says_what_is_not_known() -> None:
     """Unknown truth is null, and refused studies do not blur the times."""
     results = [result([True], 0), UNKNOWN, result([False], 0, "NotCt: MR")]
-    said = as_dict(results, operating_point(results))
+    said = as_dict(results)
     assert said["sensitivity"]["value"] == 0.5
     assert said["stages"]["read"]["median_s"] == 2.0
     assert said["per_study"][1]["found"] is None
