@@ -17,12 +17,12 @@ BATCHES = ((1, 0.02), (8, 0.09))
 def sighting(
     score: float, cloud: float, nodule: str = "", *, diameter_mm: float = 6.0, ignored: bool = False
 ) -> Sighting:
-    """A candidate of which the cloud says the same at every size."""
+    """A candidate with the same score of the cloud at every size."""
     return Sighting(score, diameter_mm, dict.fromkeys(Size, cloud), nodule, ignored)
 
 
 def made_cases(patients: int = 12, alarms: int = 20, seed: int = 0) -> Cases:
-    """For val and test: two scans of so many alarms, and so many patients of two nodules each."""
+    """For val and test: two scans of false positives, and patients of two nodules each."""
     rng = random.Random(seed)
     pieces = [
         piece

@@ -7,7 +7,7 @@ import sys
 
 
 def run(arguments: list[str]) -> None:
-    """Answers every line with what it was started with and asked for."""
+    """Answer every line with what it was started with and asked for."""
     for line in sys.stdin:
         command = json.loads(line)
         if command.get("read") == 13:

@@ -37,12 +37,10 @@ class WrittenEdge:
     files: list[bool] = field(default_factory=list)
 
     def open(self, *, replay: bool = False, **settings: Any) -> str:
-        """Notes the settings."""
         self.opened.append({"replay": replay, **settings})
         return "written"
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:  # noqa: ARG002 - the shape of the real one
-        """The answer to one study."""
         self.files.append(from_files)
         time.sleep(self.wait_s)
         return {key: RESULT[key] for key in RESULT if key not in GIVEN}

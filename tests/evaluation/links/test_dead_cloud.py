@@ -1,5 +1,3 @@
-"""What a dead cloud costs, with an edge whose every time is written down here."""
-
 from __future__ import annotations
 
 import socket
@@ -21,19 +19,17 @@ from evaluation.links.link import OFF
 
 
 class Edge:
-    """Takes 1 s, more by its cloud, and 3 s more for the first study if there is one."""
+    """Takes 1 s, more by its cloud, and 3 s more for the first study if there is a cloud."""
 
     def __init__(self) -> None:
         self.opened: list[dict[str, Any]] = []
         self.files: list[bool] = []
 
     def open(self, *, replay: bool = False, **settings: Any) -> str:
-        """Notes the settings."""
         self.opened.append({"replay": replay, **settings})
         return ""
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:
-        """One study."""
         self.files.append(from_files)
         dead = self.opened[-1]["cloud"] != OFF
         return {
@@ -43,8 +39,7 @@ class Edge:
         }
 
 
-def test_a_port_that_refuses_and_one_that_swallows() -> None:
-    """Nobody can connect to the first; the second takes a connection and never says a word."""
+def test_one_cloud_refuses_and_one_never_answers() -> None:
     with dead_clouds() as addresses:
         assert addresses[OFF] == OFF
         host, _, port = addresses[REFUSED].rpartition(":")
@@ -58,8 +53,7 @@ def test_a_port_that_refuses_and_one_that_swallows() -> None:
                 connection.recv(1)
 
 
-def test_ways_take_turns_and_the_difference_is_that_of_the_same_study() -> None:
-    """The first study of a turn is from files and is told apart; the edge then has time."""
+def test_clouds_alternate_and_each_study_is_compared_with_itself() -> None:
     edges, slept = {way: Edge() for way in CLOUDS}, list[float]()
     results = list(measure(edges, {"deadline_s": 9.0}, 2, 3, slept.append))
     assert [one["way"] for one in results[:9]] == [*CLOUDS, *CLOUDS, *CLOUDS[::-1]]
@@ -78,8 +72,7 @@ def test_ways_take_turns_and_the_difference_is_that_of_the_same_study() -> None:
     assert len(_table(said).cells) == 3
 
 
-def test_a_slow_twentieth_breaks_the_bar_although_the_median_keeps_it() -> None:
-    """One study in ten takes 60 ms more; the most that any takes is told too."""
+def test_a_slow_tenth_of_the_studies_misses_the_limit() -> None:
     results = [
         {"round": 0, "way": way, "study": n, "scheduler_delay_s": 0.0,
          "stages_s": {"escalate": 0.0},

@@ -26,12 +26,11 @@ HIT, FALSE = (20.0, 20.0, 20.0), (40.0, 40.0, 30.0)
 
 
 def command(**fields: Any) -> str:
-    """One line as it comes on stdin."""
     return json.dumps(fields)
 
 
 def opener(line: Pipeline, read: list[Path], settings: list[EdgeSettings]) -> Opens:
-    """Opens ``line`` with a first stage that notes what it reads, and no voxels to preprocess."""
+    """Opens ``line`` with a first stage that records its folders, and without preprocessing."""
 
     def first(folder: Path) -> Study:
         read.append(folder)
@@ -53,7 +52,6 @@ def opener(line: Pipeline, read: list[Path], settings: list[EdgeSettings]) -> Op
 def test_studies_from_memory_are_read_once(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """Two studies are read when the line opens, and again only when files are asked for."""
     read: list[Path] = []
     settings: list[EdgeSettings] = []
     line = scripted_pipeline([(HIT, 0.95), (FALSE, 0.92)])
@@ -77,10 +75,9 @@ def test_studies_from_memory_are_read_once(
     assert (tmp_path / "out" / "report.json").is_file()
 
 
-def test_what_was_seen_is_replayed(
+def test_candidates_are_replayed(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """The network sees a box once, when the line opens, and every study has its candidates."""
     line, seen = scripted_pipeline([(HIT, 0.95)]), list[Preprocessed]()
     screener = line.reader.screener
 
@@ -101,10 +98,9 @@ def test_what_was_seen_is_replayed(
     assert set(said[0]["stages_s"]) >= {"screen", "escalate", "report"}
 
 
-def test_a_refused_study_is_told_and_has_found_nothing(
+def test_a_refused_study_has_found_nothing(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """What was not read missed its lesions."""
     line = scripted_pipeline([(HIT, 0.95)])
     studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
     opens = opener(line, [], [])

@@ -1,7 +1,4 @@
-"""Studies over traces, with an edge and a cloud whose every answer is written down here.
-
-Parts of a run, and edges that read them side by side.
-"""
+"""Studies over traces, with a scripted edge and a scripted cloud."""
 
 from __future__ import annotations
 
@@ -38,7 +35,7 @@ STEADY = steady(Conditions())
 
 
 def test_figures_of_a_trace_by_hand() -> None:
-    """Late is more than 20 ms after the deadline; what the machine kept back is told apart."""
+    """Late is more than 20 ms after the deadline."""
     took = [0.1, 0.2, 1.0, 1.02, 1.03, 1.5]
     stalled = [0.0, 0.0, 0.0, 0.0, 0.005, 0.5]
     results = [
@@ -55,7 +52,6 @@ def test_figures_of_a_trace_by_hand() -> None:
 
 
 def test_the_edge_speaks_through_the_proxy() -> None:
-    """It is given the proxy's address, not the cloud's; every second study starts from files."""
     edge, run = WrittenEdge(), Run(9, {"deadline_s": 2.0}, 2.0, files_every=2, replay=True)
     found = list(read_part(run, STEADY, edge, WrittenCloud(), range(3, 7)))
     (settings,) = edge.opened
@@ -67,8 +63,7 @@ def test_the_edge_speaks_through_the_proxy() -> None:
     assert {one["bytes"] for one in found} == {0}
 
 
-def test_without_a_cloud_none_is_asked() -> None:
-    """The trace ``off`` is the edge alone."""
+def test_off_is_the_edge_alone() -> None:
     edge = WrittenEdge()
     found = list(read_part(Run(3, {}, 2.0), None, edge, WrittenCloud(), range(3)))
     assert edge.opened == [{"replay": False, "cloud": "off"}]
@@ -76,7 +71,7 @@ def test_without_a_cloud_none_is_asked() -> None:
 
 
 def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a share of 1 it dies in every study that lasts until then and finds it serving."""
+    """With a share of 1 it is killed in every study that lasts until then and finds it serving."""
     monkeypatch.setattr("evaluation.links.link.KILL_WITHIN_S", 0.0)
     cloud = WrittenCloud(back_after=2)
     run = Run(4, {}, 2.0, kill_share=1.0)
@@ -86,8 +81,6 @@ def test_a_cloud_that_is_killed_is_started_again(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
-    """No study is read as if the link had taken it."""
-
     class Gone(WrittenCloud):
         @property
         def serves(self) -> bool:
@@ -98,16 +91,14 @@ def test_a_cloud_that_ends_by_itself_ends_the_run() -> None:
         list(read_part(run, STEADY, WrittenEdge(), Gone(), range(2)))
 
 
-def test_a_study_that_is_over_is_not_struck_any_more() -> None:
-    """The death that was meant for it does not happen."""
+def test_the_cloud_is_not_killed_after_the_study() -> None:
     cloud = WrittenCloud()
     run = Run(5, {}, 2.0, kill_share=1.0, seed=4)
     found = list(read_part(run, STEADY, WrittenEdge(), cloud, range(5)))
     assert cloud.kills == sum(one["death"] for one in found) <= 1
 
 
-def test_the_whole_says_what_it_was_made_of() -> None:
-    """Sums over traces, how many started from files, and that phantoms are synthetic."""
+def test_the_result_sums_over_traces() -> None:
     run = Run(5, {}, 1.0, 0.3, files_every=2)
     results = [
         {**RESULT, "trace": name, "number": n, "took_s": 1.1 + n * (name == "b"), "bytes": 10}
@@ -129,7 +120,6 @@ def test_the_whole_says_what_it_was_made_of() -> None:
 
 
 def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
-    """Its first line holds a checksum of each artifact that read."""
     app, path = typer.Typer(), tmp_path / "j.jsonl"
     app.command()(link_command)
     path.write_text("{}\n")
@@ -140,7 +130,6 @@ def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thresholds fitted anew are another run, as are weights."""
     one = find("screening-int8")
     seen = []
     for now in (one, replace(one, sha256="0"), replace(one, settings={"merge": [1]})):
@@ -149,8 +138,7 @@ def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch
     assert len(set(seen)) == 3
 
 
-def test_a_trace_that_is_nowhere_starts_nothing() -> None:
-    """It is told before any process is started."""
+def test_an_unknown_trace_starts_nothing() -> None:
     app = typer.Typer()
     app.command()(link_command)
     ended = CliRunner().invoke(app, ["--trace", "off", "--trace", "carrier-pigeon"])
@@ -162,19 +150,15 @@ A, B = steady(Conditions(), "a"), steady(Conditions(), "b")
 
 
 class Edge:
-    """Notes what it reads, under the address that it has been opened with."""
-
     def __init__(self, both: threading.Barrier | None = None, fails: bool = False) -> None:
         self.read_here: list[tuple[str, int]] = []
         self._both, self._fails, self._cloud = both, fails, ""
 
     def open(self, *, replay: bool = False, **settings: Any) -> str:
-        """Notes where the cloud is."""
         self._cloud = settings["cloud"]
         return f"replay {replay}"
 
     def read(self, number: int, *, from_files: bool) -> dict[str, Any]:  # noqa: ARG002 - the shape of the real one
-        """A study; the first waits for the other edge's."""
         if self._both is not None and not self.read_here:
             self._both.wait(60)
         if self._fails:
@@ -184,7 +168,6 @@ class Edge:
 
 
 def test_each_study_is_in_exactly_one_part() -> None:
-    """And what was read before in none; neighbours are of different traces."""
     parts = parts_of([A, None, B], 5, 2, {("a", 0), (OFF, 3), ("b", 1), ("b", 3)})
     assert parts == [
         Part(A, (2, 4)),
@@ -197,7 +180,6 @@ def test_each_study_is_in_exactly_one_part() -> None:
 
 
 def test_edges_read_at_the_same_time() -> None:
-    """Every study is told once, and each edge has its own proxy to the cloud."""
     told: list[tuple[str, int]] = []
     edges = [Edge(both := threading.Barrier(2)), Edge(both)]
     parts = parts_of([A, B], 6, 2, set())
@@ -209,7 +191,6 @@ def test_edges_read_at_the_same_time() -> None:
 
 
 def test_an_edge_that_fails_ends_the_run() -> None:
-    """The error is raised, though the other edge reads on."""
     both = threading.Barrier(2)
     with pytest.raises(OSError, match="it died"):
         read_all(
@@ -219,8 +200,7 @@ def test_an_edge_that_fails_ends_the_run() -> None:
         )  # fmt: skip
 
 
-def test_a_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
-    """What was added is there, and a line that was cut is forgotten."""
+def test_a_second_run_continues_the_first(tmp_path: Path) -> None:
     path, run = tmp_path / "sub" / "j.jsonl", {"seed": 1, "pair": (1, 2)}
     first = Journal(path, run)
     first.add({"number": 0})
@@ -233,7 +213,6 @@ def test_a_second_run_goes_on_from_the_first(tmp_path: Path) -> None:
 
 
 def test_the_journal_of_another_run_is_refused(tmp_path: Path) -> None:
-    """The message names the file and both runs."""
     path = tmp_path / "j.jsonl"
     Journal(path, {"seed": 1})
     with pytest.raises(MissingData, match=r"j\.jsonl.*another run.*'seed': 1.*'seed': 2"):
@@ -241,8 +220,9 @@ def test_the_journal_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("text", "says"), [("", "empty"), ("{]\n", "not a journal")])
-def test_what_is_no_journal_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    """It is neither overwritten nor added to."""
+def test_a_file_that_is_no_journal_is_refused_and_kept(
+    tmp_path: Path, text: str, says: str
+) -> None:
     path = tmp_path / "j.jsonl"
     path.write_text(text)
     with pytest.raises(MissingData, match=says):
@@ -250,7 +230,7 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, text: str, says: str) -> 
     assert path.read_text() == text
 
 
-def test_without_a_file_it_is_kept_in_memory() -> None:
+def test_without_a_file_the_journal_is_in_memory() -> None:
     kept = Journal(None, {})
     kept.add({"number": 0})
     assert kept.entries == [{"number": 0}]

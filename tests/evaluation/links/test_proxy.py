@@ -1,7 +1,4 @@
-"""The fault proxy before an echo server; its time is the test's own where it matters.
-
-Bandwidth and delay of one direction, in seconds that the test makes.
-"""
+"""The fault proxy before an echo server, in simulated time where it matters."""
 
 from __future__ import annotations
 
@@ -19,23 +16,20 @@ from evaluation.links.trace import Conditions, State, Trace, steady
 
 LIMIT_S = 60.0
 
-
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 @dataclass
 class Hand:
-    """Time that passes where somebody sleeps, at once."""
+    """Time that passes at once when a coroutine sleeps."""
 
     now_s: float = 0.0
     sleeps: list[float] = field(default_factory=list)
 
     def __call__(self) -> float:
-        """The time."""
         return self.now_s
 
     async def sleep(self, seconds: float) -> None:
-        """Lets ``seconds`` pass."""
         self.now_s += seconds
         self.sleeps.append(seconds)
         await asyncio.sleep(0)
@@ -54,29 +48,24 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @dataclass
 class Bench:
-    """A proxy with an echo server behind it, and its hand on the state."""
-
     proxy: Proxy
     hand: Hand
     stack: AsyncExitStack
 
     async def connect(self) -> Streams:
-        """A connection through the proxy."""
         host, _, port = self.proxy.address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         self.stack.callback(writer.close)
         return reader, writer
 
     async def until(self, state: State) -> None:
-        """Goes on to the next second of the trace, and waits until the proxy has seen it."""
+        """Go on to the next second of the trace, and wait until the proxy has seen it."""
         self.hand.now_s = float(int(self.hand.now_s) + 1)
         while self.proxy._state is not state:
             await asyncio.sleep(0.002)
 
 
 def bench(trace: Trace, test: Callable[[Bench], Awaitable[None]], *, seed: int = 0) -> None:
-    """Runs ``test`` with a proxy of ``trace`` before an echo server."""
-
     async def run() -> None:
         async with asyncio.timeout(LIMIT_S), AsyncExitStack() as stack:
             server = await asyncio.start_server(_echo, "127.0.0.1", 0)
@@ -92,13 +81,11 @@ def bench(trace: Trace, test: Callable[[Bench], Awaitable[None]], *, seed: int =
 
 
 def states(*names: State) -> Trace:
-    """A trace with one state after the other, a second each."""
     conditions = tuple(Conditions(state=state) for state in names)
     return Trace("states", tuple(float(i) for i in range(len(names))), conditions)
 
 
 async def talk(streams: Streams, content: bytes) -> bytes:
-    """What comes back of ``content``, all of it."""
     reader, writer = streams
     writer.write(content)
     await writer.drain()
@@ -106,7 +93,7 @@ async def talk(streams: Streams, content: bytes) -> bytes:
 
 
 async def is_silent(reader: asyncio.StreamReader) -> bool:
-    """Whether nothing comes, not even an end, while the loop turns for a moment."""
+    """Whether nothing comes, not even an end, for a moment."""
     try:
         await asyncio.wait_for(reader.read(1), 0.1)
     except TimeoutError:
@@ -115,7 +102,6 @@ async def is_silent(reader: asyncio.StreamReader) -> bool:
 
 
 async def is_reset(reader: asyncio.StreamReader) -> bool:
-    """Whether the connection ends with a reset."""
     try:
         return await reader.read() == b"never"
     except ConnectionResetError:
@@ -123,8 +109,6 @@ async def is_reset(reader: asyncio.StreamReader) -> bool:
 
 
 def test_bytes_come_whole_and_in_order() -> None:
-    """A megabyte on each of three connections, with jitter; then the end of the stream."""
-
     async def test(it: Bench) -> None:
         contents = [random.Random(i).randbytes(1 << 20) for i in range(3)]
 
@@ -153,7 +137,7 @@ def test_latency_takes_a_round_trip() -> None:
 
 
 @pytest.mark.parametrize(("up", "down", "least_s"), [(800, 0, 1.8), (0, 1600, 0.9)])
-def test_bandwidth_is_apart_for_each_way(up: float, down: float, least_s: float) -> None:
+def test_bandwidth_is_limited_each_way(up: float, down: float, least_s: float) -> None:
     """200 kB take 2 s at 800 kbit/s up, 1 s at 1600 kbit/s down, less the first burst."""
 
     async def test(it: Bench) -> None:
@@ -164,8 +148,6 @@ def test_bandwidth_is_apart_for_each_way(up: float, down: float, least_s: float)
 
 
 def test_bandwidth_is_shared_by_all_connections() -> None:
-    """Two connections with 100 kB each take as long as one with 200 kB."""
-
     async def test(it: Bench) -> None:
         pair = [await it.connect(), await it.connect()]
         await asyncio.gather(*(talk(streams, bytes(100_000)) for streams in pair))
@@ -175,8 +157,6 @@ def test_bandwidth_is_shared_by_all_connections() -> None:
 
 
 def test_a_stall_holds_bytes_back_and_loses_none() -> None:
-    """Nothing comes while it lasts, all of it after."""
-
     async def test(it: Bench) -> None:
         streams = await it.connect()
         assert await talk(streams, b"before") == b"before"
@@ -190,8 +170,6 @@ def test_a_stall_holds_bytes_back_and_loses_none() -> None:
 
 
 def test_a_reset_ends_connections_old_and_new() -> None:
-    """Who is connected is reset, who connects is too, and afterwards all is well."""
-
     async def test(it: Bench) -> None:
         streams = await it.connect()
         assert await talk(streams, b"before") == b"before"
@@ -206,8 +184,6 @@ def test_a_reset_ends_connections_old_and_new() -> None:
 
 
 def test_half_open_carries_up_and_nothing_back() -> None:
-    """The echo server is reached; its answer is not, and the connection is reset in the end."""
-
     async def test(it: Bench) -> None:
         streams = await it.connect()
         assert await talk(streams, b"before") == b"before"
@@ -223,8 +199,6 @@ def test_half_open_carries_up_and_nothing_back() -> None:
 
 
 def test_a_black_hole_swallows_both_ways() -> None:
-    """Old and new connections stand and say nothing; when it is over they are reset."""
-
     async def test(it: Bench) -> None:
         old = await it.connect()
         assert await talk(old, b"before") == b"before"
@@ -243,8 +217,6 @@ def test_a_black_hole_swallows_both_ways() -> None:
 
 
 def test_a_cloud_that_does_not_listen_is_a_reset() -> None:
-    """The edge learns at once that there is nobody."""
-
     async def run() -> None:
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))  # bound but not listening
@@ -259,8 +231,6 @@ def test_a_cloud_that_does_not_listen_is_a_reset() -> None:
 
 
 def test_the_loop_is_never_blocked() -> None:
-    """While a connection stalls for ever, another loop turn comes thousands of times."""
-
     async def test(it: Bench) -> None:
         streams = await it.connect()
         streams[1].write(bytes(1 << 20))
@@ -274,7 +244,6 @@ def test_the_loop_is_never_blocked() -> None:
 
 
 def test_a_proxy_in_a_thread() -> None:
-    """A blocking program speaks through it, and reads what was carried."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         upstream = f"127.0.0.1:{server.getsockname()[1]}"
         with proxied(upstream, steady(Conditions(latency_ms=1))) as link:
@@ -291,7 +260,6 @@ def test_a_proxy_in_a_thread() -> None:
 
 
 def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
-    """At 800 kbit/s, 100,000 bytes a second; what waits is made up by whoever comes next."""
     bucket = TokenBucket()
     assert bucket.wait_s(BURST_BYTES, 800, 0.0) == 0.0
     assert bucket.wait_s(50_000, 800, 0.0) == pytest.approx(0.5)
@@ -299,14 +267,12 @@ def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
 
 
 def test_a_pause_fills_the_bucket_and_no_more() -> None:
-    """After an hour the burst is there again, not an hour's bytes."""
     bucket = TokenBucket()
     bucket.wait_s(BURST_BYTES, 800, 0.0)
     assert bucket.wait_s(BURST_BYTES + 10_000, 800, 3600.0) == pytest.approx(0.1)
 
 
 def test_the_rate_may_change() -> None:
-    """What is owed is paid at the new rate; 0 is no limit."""
     bucket = TokenBucket()
     bucket.wait_s(BURST_BYTES, 800, 0.0)
     assert bucket.wait_s(1000, 8, 0.0) == pytest.approx(1.0)
@@ -314,7 +280,6 @@ def test_the_rate_may_change() -> None:
 
 
 def test_latency_is_a_round_trip() -> None:
-    """Each way takes half of it."""
     assert Flight(random.Random(0)).due_s(10.0, 600.0, 0.0) == pytest.approx(10.3)
 
 

@@ -1,5 +1,3 @@
-"""Studies that are prepared once."""
-
 from __future__ import annotations
 
 import time
@@ -18,7 +16,6 @@ SPEC = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=2, diameter
 
 
 def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second time its files and truth are there; the truth of another spec is not believed."""
     phantom, made = make_phantom(SPEC), list[PhantomSpec]()
 
     def counted(spec: PhantomSpec, _progress: object) -> Phantom:
@@ -36,10 +33,7 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert made == [SPEC, other]
 
 
-def test_two_that_ask_at_once_share_what_one_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second waits, and finds what the first has written."""
+def test_two_processes_share_one_phantom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phantom, made = make_phantom(SPEC), list[PhantomSpec]()
 
     def counted(spec: PhantomSpec, _progress: object) -> Phantom:
@@ -55,7 +49,6 @@ def test_two_that_ask_at_once_share_what_one_makes(
 
 
 def test_specs_are_whole_chests_of_rising_seeds() -> None:
-    """Each with five nodules."""
     specs = prepared_specs(3, 7)
     assert [spec.seed for spec in specs] == [7, 8, 9]
     assert {spec.nodule_count for spec in specs} == {5}

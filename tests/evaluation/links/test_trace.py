@@ -1,5 +1,3 @@
-"""Traces of links, from files and shipped."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -13,14 +11,12 @@ HEAD = "time,latency_ms,jitter_ms,up_kbit,down_kbit,state\n"
 
 
 def write(folder: Path, lines: str) -> Path:
-    """A trace file with these lines."""
     path = folder / "own.csv"
     path.write_text(HEAD + lines)
     return path
 
 
 def test_lines_hold_until_the_next_and_repeat(tmp_path: Path) -> None:
-    """After the last line the trace begins anew."""
     trace = read_trace(write(tmp_path, "0,5,1,100,200,up\n2,5,1,100,200,reset\n3,0,0,0,0,repeat\n"))
     assert trace.name == "own"
     assert trace.at(0.0) == Conditions(5, 1, 100, 200, State.UP)
@@ -30,7 +26,6 @@ def test_lines_hold_until_the_next_and_repeat(tmp_path: Path) -> None:
 
 
 def test_without_repeat_the_last_line_stays(tmp_path: Path) -> None:
-    """For ever."""
     trace = read_trace(write(tmp_path, "0,5,1,100,200,up\n2,0,0,0,0,black-hole\n"))
     assert trace.at(1e6).state is State.BLACK_HOLE
     assert steady(Conditions(latency_ms=3)).at(1e6).latency_ms == 3
@@ -48,14 +43,12 @@ def test_without_repeat_the_last_line_stays(tmp_path: Path) -> None:
         ("0,x,1,100,200,up\n", "not a number"),
     ],
 )
-def test_what_is_no_trace_is_refused(tmp_path: Path, lines: str, reason: str) -> None:
-    """The file is named, and what is wrong with it."""
+def test_an_invalid_trace_is_refused(tmp_path: Path, lines: str, reason: str) -> None:
     with pytest.raises(BadTable, match=reason):
         read_trace(write(tmp_path, lines))
 
 
-def test_the_shipped_traces_are_what_they_are_called() -> None:
-    """Ten links, all readable, with the figures of their names."""
+def test_the_shipped_traces_match_their_names() -> None:
     traces = {name: find_trace(name) for name in shipped_names()}
     required = {"fibre", "dsl", "lte-good", "lte-poor", "satellite", "flapping", "dead",
                 "swallow"}  # fmt: skip
@@ -71,7 +64,6 @@ def test_the_shipped_traces_are_what_they_are_called() -> None:
     assert flaps == set(State)
 
 
-def test_a_trace_that_is_nowhere_is_told() -> None:
-    """With the names that there are."""
+def test_an_unknown_trace_names_the_shipped_ones() -> None:
     with pytest.raises(MissingData, match="fibre"):
         find_trace("carrier-pigeon")

@@ -1,5 +1,3 @@
-"""Arrivals of a Poisson process."""
-
 from __future__ import annotations
 
 from collections import Counter
@@ -12,7 +10,7 @@ from protos.messages import Priority
 
 
 def test_the_rate_is_met_and_gaps_are_exponential() -> None:
-    """In 2,000 s at 50 ROIs a second, 2.5 a study: 20 studies a second, gaps as spread as long."""
+    """2,000 s at 50 ROIs a second, 2.5 a study: 20 studies a second, gaps as spread as long."""
     arrivals = poisson(Traffic(), 50.0, 2000.0, seed=3)
     gaps_s = np.diff([0.0] + [one.at_s for one in arrivals])
     assert sum(one.rois for one in arrivals) / 2000.0 == pytest.approx(50.0, rel=0.03)
@@ -20,8 +18,7 @@ def test_the_rate_is_met_and_gaps_are_exponential() -> None:
     assert gaps_s.std() == pytest.approx(gaps_s.mean(), rel=0.03)
 
 
-def test_studies_are_as_the_traffic_says() -> None:
-    """Sizes and budgets are equally likely, a tenth is stat, every edge sends."""
+def test_studies_follow_the_traffic() -> None:
     arrivals = poisson(Traffic(edges=4), 50.0, 1000.0, seed=3)
     count = len(arrivals)
     for values, options in (
@@ -36,7 +33,6 @@ def test_studies_are_as_the_traffic_says() -> None:
 
 
 def test_a_seed_gives_the_same_arrivals_again() -> None:
-    """And another seed others."""
     again = [poisson(Traffic(), 20.0, 10.0, seed=seed) for seed in (1, 1, 2)]
     assert again[0] == again[1]
     assert again[0] != again[2]

@@ -1,5 +1,3 @@
-"""The load test: real services, and what is made of what became of the ROIs."""
-
 from __future__ import annotations
 
 import asyncio
@@ -20,12 +18,12 @@ PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", 
 
 
 def run_of(mode: str, load: float, at_s: list[float], lost: dict[str, int]) -> Run:
-    """A run whose answers came at these times, each after a tenth of a second."""
+    """A run with answers at these times, each after 0.1 s."""
     outcomes = Outcomes(took_s=[0.1] * len(at_s), at_s=at_s, lost=Counter(lost), span_s=3.0)
     return Run(mode, load, outcomes, compute_s=4.0, wasted_s=1.0)
 
 
-def test_rounds_are_pooled_and_set_against_the_first_capacity() -> None:
+def test_rounds_are_pooled_and_compared_with_the_first_capacity() -> None:
     """Three of four answers within two seconds at a capacity of 2 a second are 75 %."""
     plan = Plan(loads=(2.0,), rounds=2, span_s=2.0, seed=7)
     capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
@@ -48,8 +46,8 @@ def test_rounds_are_pooled_and_set_against_the_first_capacity() -> None:
     json.dumps(result, allow_nan=False)
 
 
-def test_latency_is_set_against_one_at_a_time_round_by_round() -> None:
-    """Of answers in a tenth of a second beside ones in a fifth it is half; above capacity none."""
+def test_latency_is_compared_with_one_at_a_time_round_by_round() -> None:
+    """0.1 s against 0.2 s is one half; above capacity there is no figure."""
     plan = Plan(loads=(0.5, 2.0), rounds=2, span_s=2.0)
     capacity = {"deadline": [2.0, 2.0], "one at a time": [1.0, 2.0]}
     runs = [run_of(mode, load, [0.5], {}) for load in plan.loads for mode in capacity for _ in "ab"]
@@ -60,8 +58,7 @@ def test_latency_is_set_against_one_at_a_time_round_by_round() -> None:
     assert found == {"load": 0.5, "p50": pytest.approx(0.5), "p95": pytest.approx(0.5)}
 
 
-def test_real_services_are_offered_studies_over_grpc(tmp_path: Path) -> None:
-    """Each mode serves; what has time is answered, and what has none is refused or late."""
+def test_real_services_answer_reject_or_are_late(tmp_path: Path) -> None:
     arrivals = [Arrival(0.01 * i, i, 2, 20.0) for i in range(3)] + [Arrival(0.05, 0, 3, 0.02)]
 
     async def offered(address: str) -> Outcomes:
@@ -81,15 +78,13 @@ def test_real_services_are_offered_studies_over_grpc(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options", [["--loads", "much"], ["--budgets", "1,-1"], ["--synthetic", "inf,1"]]
 )
-def test_what_is_no_number_is_told(options: list[str]) -> None:
-    """Before any service is started."""
+def test_invalid_numbers_are_refused(options: list[str]) -> None:
     result = CliRunner().invoke(app, ["load", *options])
     assert result.exit_code == 2
     assert options[0] in result.output
 
 
 def test_traffic_knows_its_mean() -> None:
-    """Of one to four ROIs it is two and a half."""
     assert Traffic().mean_rois == 2.5
 
 
@@ -103,7 +98,6 @@ def test_cores_in_common_are_not_disjoint() -> None:
 
 @linux
 def test_split_cores_are_all_of_this_process_s_cores() -> None:
-    """Each core is one side's, and with shared, or on one core, both sides' alike."""
     mine = frozenset(os.sched_getaffinity(0))
     found = split_cores()
     assert found.service | found.generator == mine
@@ -112,8 +106,7 @@ def test_split_cores_are_all_of_this_process_s_cores() -> None:
 
 
 @linux
-def test_afterwards_all_is_as_before() -> None:
-    """The choice holds within, and not after."""
+def test_pinning_ends_with_the_context() -> None:
     before = os.sched_getaffinity(0)
     one = {min(before)}
     with pinned(one):

@@ -29,12 +29,9 @@ MARKS = [(NODULE, 0.95), (ALARM, 0.4), (SHADOW, 0.3), (FAINT, 0.01)]
 
 
 class Bright:
-    """Says how bright a region is on average."""
-
     roi_shape = (48, 48, 48)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """The mean as a probability."""
         return plain(batch.mean(axis=(1, 2, 3)) / 255, [6.0] * len(batch))
 
 
@@ -66,7 +63,6 @@ def _readers(scripted_pipeline: Callable[..., Pipeline]) -> Readers:
 def test_scans_and_cubes_become_pieces(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """Training scans and faint candidates are left out; truth and the cloud's word are kept."""
     cases = read_cases(_sources(tmp_path), _readers(scripted_pipeline))
     names = [(piece.name, piece.split, piece.whole) for piece in cases.pieces]
     assert names == [("b", "val", True), ("c", "test", True),
@@ -84,10 +80,9 @@ def test_scans_and_cubes_become_pieces(
     assert {n for n, _ in cases.batches} == {1, 2, 4, 8}
 
 
-def test_what_is_uncertain_is_read_in_every_size(
+def test_uncertain_candidates_are_read_in_every_size(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """What is reported anyway is sent in full only."""
     cases = read_cases(_sources(tmp_path), _readers(scripted_pipeline))
     sure, unsure = cases.pieces[0].sightings[:2]
     assert set(sure.cloud) == {Size.FULL}
@@ -95,7 +90,6 @@ def test_what_is_uncertain_is_read_in_every_size(
 
 
 def test_a_split_needs_a_scan(tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]) -> None:
-    """Without one there would be no false alarms."""
     sources = _sources(tmp_path)
     sources.truth.write_text("scan,role,x,y,z,diameter_mm\nb,val,,,,\n")
     with pytest.raises(MissingData, match="no scan of role test"):
@@ -105,7 +99,6 @@ def test_a_split_needs_a_scan(tmp_path: Path, scripted_pipeline: Callable[..., P
 def test_times_are_measured_again_without_the_scores(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """Those of another day give way; nothing else changes."""
     sources, readers = _sources(tmp_path), _readers(scripted_pipeline)
     cases = read_cases(sources, readers)
     slow = [replace(one, before_s=99.0) if one.whole else one for one in cases.pieces]
@@ -115,8 +108,7 @@ def test_times_are_measured_again_without_the_scores(
     assert [one.sightings for one in again.pieces] == [one.sightings for one in cases.pieces]
 
 
-def test_cases_come_back_as_they_were_saved(tmp_path: Path) -> None:
-    """Every score, size and name; half a file never lies there."""
+def test_cases_are_read_as_they_were_saved(tmp_path: Path) -> None:
     path, cases = tmp_path / "new" / "cases.json", made_cases()
     save(cases, path)
     assert load(path) == cases
@@ -124,7 +116,6 @@ def test_cases_come_back_as_they_were_saved(tmp_path: Path) -> None:
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    """The message says which, and what helps."""
     path = tmp_path / "cases.json"
     path.write_text('{"pieces": 3}')
     with pytest.raises(MissingData, match=r"cases\.json: .* delete it to read them again"):
@@ -132,13 +123,11 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 
 
 def test_the_key_changes_with_what_is_described() -> None:
-    """Another model is another key; the order of words is none."""
     assert key_of(a=1, b="x") == key_of(b="x", a=1)
     assert key_of(a=1, b="x") != key_of(a=2, b="x")
 
 
-def test_pieces_are_told_apart() -> None:
-    """By split, and whole scans from cubes."""
+def test_pieces_differ_by_split_and_kind() -> None:
     pieces = made_cases(patients=3).of("test")
     assert {piece.split for piece in pieces} == {"test"}
     assert [piece.whole for piece in pieces] == [True] * 2 + [False] * 6

@@ -1,5 +1,3 @@
-"""The command on cases that are there already."""
-
 from __future__ import annotations
 
 import json
@@ -16,7 +14,7 @@ from tests.evaluation.made_cases import made_cases
 
 @pytest.fixture
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Of a run whose cases lie in the cache, so that no model is opened."""
+    """Of a run whose cases are in the cache, so that no model is opened."""
     truth = tmp_path / "scans.csv"
     truth.write_text("scan,role\n")
 
@@ -31,7 +29,6 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def invoke(arguments: list[str]) -> str:
-    """What the command prints."""
     app = typer.Typer()
     app.command()(command.policies_command)
     done = CliRunner().invoke(app, arguments, catch_exceptions=False)
@@ -40,7 +37,6 @@ def invoke(arguments: list[str]) -> str:
 
 
 def test_it_prints_json_and_writes_plots(arguments: list[str], tmp_path: Path) -> None:
-    """Both from one run."""
     more = ["--json", "--plots", str(tmp_path / "plots")]
     said = json.loads(invoke([*arguments, *more]))
     assert [one["trace"] for one in said["traces"]] == ["fibre"]
@@ -49,7 +45,6 @@ def test_it_prints_json_and_writes_plots(arguments: list[str], tmp_path: Path) -
 
 
 def test_it_shows_tables_by_default(arguments: list[str]) -> None:
-    """A line for each policy, and what ours asks of each opponent."""
     shown = invoke(arguments)
     assert "oracle" in shown
     assert "ratio of ours, verdicts only, to others over fibre: (a) fixed threshold: " in shown

@@ -1,12 +1,3 @@
-"""The comparison from cases to JSON, plots and page.
-
-Ours against each kind of opponent.
-
-What the cases say of second readings.
-
-The interval of what a policy finds.
-"""
-
 from __future__ import annotations
 
 import json
@@ -39,20 +30,17 @@ from tests.evaluation.policies.test_routing import STUDY
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
-    """A comparison on made cases, over a good link and a dead one."""
     world = World(made_cases(), EdgeSettings(), CloudSettings(), every_s=20.0, seed=0)
     field, traces = line_up(world, rounds=1), [find_trace(name) for name in ("fibre", "dead")]
     return compare(world, field, traces, [(t, p) for t in traces for p in field.policies])
 
 
 def by_name(result: dict[str, Any], trace: str) -> dict[str, dict[str, Any]]:
-    """The rows of one trace."""
     rows = next(one["policies"] for one in result["traces"] if one["trace"] == trace)
     return {row["policy"]: row for row in rows}
 
 
 def test_every_policy_has_its_figures_over_every_trace(result: dict[str, Any]) -> None:
-    """And they can be told as JSON."""
     json.dumps(result, allow_nan=False)
     rows = by_name(result, "fibre")
     assert set(rows) == set(by_name(result, "dead")) == set(result["policies"])
@@ -64,7 +52,6 @@ def test_every_policy_has_its_figures_over_every_trace(result: dict[str, Any]) -
 
 
 def test_the_ends_and_the_oracle_frame_the_others(result: dict[str, Any]) -> None:
-    """Nothing asks less than the edge alone, or finds more for less than who knows the truth."""
     rows = by_name(result, "fibre")
     assert rows["edge only"]["bytes_per_scan"] == 0
     assert rows["cloud only"]["escalated_share"] == 1.0
@@ -77,8 +64,7 @@ def test_the_ends_and_the_oracle_frame_the_others(result: dict[str, Any]) -> Non
     assert low < fitted["sensitivity"] < high
 
 
-def test_over_a_dead_link_only_the_patient_are_late(result: dict[str, Any]) -> None:
-    """Whatever they find is the edge's own word."""
+def test_over_a_dead_link_only_policies_without_deadline_are_late(result: dict[str, Any]) -> None:
     rows = by_name(result, "dead")
     late = {name for name, row in rows.items() if row["missed"]}
     assert late <= {"cloud only", "Sedna threshold", "Sedna entropy"}
@@ -89,7 +75,6 @@ def test_over_a_dead_link_only_the_patient_are_late(result: dict[str, Any]) -> N
 def test_plots_have_a_panel_for_each_trace_that_differs(
     result: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Over a dead link nobody's regions arrive: it has a panel only where answers are late."""
     save_fronts(result, tmp_path / "plots")
     for name in PLOTS:
         picture = cv2.imread(str(tmp_path / "plots" / f"policies_{name}.png"))
@@ -104,7 +89,6 @@ def test_plots_have_a_panel_for_each_trace_that_differs(
 
 
 def row(policy: str, found: float, false: float, rois: float, sent: float) -> dict[str, Any]:
-    """What the ratio looks at."""
     return {
         "policy": policy,
         "sensitivity": found,
@@ -125,8 +109,7 @@ ROWS = [
 ]
 
 
-def test_ours_is_held_against_each_kind() -> None:
-    """Regions and bytes, whatever the opponent reaches on the test; that is told beside it."""
+def test_ours_is_compared_with_each_kind() -> None:
     ratio = escalation_ratio({"fibre": ROWS, "dsl": ROWS[:3]})
     asked = ratio["characterized"]["fibre"]
     assert {key: one["rois"] for key, one in asked.items()} == {
@@ -137,16 +120,14 @@ def test_ours_is_held_against_each_kind() -> None:
     assert ratio["verdicts"]["fibre"]["hindsight"]["met"]
 
 
-def test_the_bar_wants_both() -> None:
-    """Half of the regions with more than half of the bytes is not enough."""
+def test_the_limit_holds_for_rois_and_bytes() -> None:
     rows = [row("ours", 0.95, 2.0, 4.0, 501.0), *ROWS[1:]]
     ratio = escalation_ratio({"fibre": rows})
     assert not ratio["characterized"]["fibre"]["single"]["met"]
     assert ratio["verdicts"]["fibre"]["single"]["met"]
 
 
-def test_what_asks_nothing_is_told_apart_from_what_is_not_there() -> None:
-    """There is no ratio in either case, and the bar is met in neither."""
+def test_an_opponent_that_sends_nothing_differs_from_one_that_was_not_run() -> None:
     ratio = escalation_ratio({"dead": ROWS})
     told = ratio["characterized"]["dead"]["cut"]
     assert (ratio["trace"], told["rois"], told["escalates"], told["ours_escalates"]) == (
@@ -157,8 +138,8 @@ def test_what_asks_nothing_is_told_apart_from_what_is_not_there() -> None:
     assert alone["verdicts"]["dead"] == dict.fromkeys(OPPONENTS)
 
 
-def test_verdicts_are_counted_by_what_they_change() -> None:
-    """At .3 alone one alarm goes and one nodule comes; asked about are .2 to .5, not .1 and .9."""
+def test_evidence_counts_what_verdicts_change() -> None:
+    """At 0.3 alone one false positive goes and one nodule comes; escalated are 0.2 to 0.5."""
     told = evidence([STUDY], THRESHOLDS)
     assert told["escalated"] == {
         "nodules": {"candidates": 2, "taken_away": 0, "brought_back": 1},
@@ -169,8 +150,7 @@ def test_verdicts_are_counted_by_what_they_change() -> None:
     assert evidence([STUDY], narrow)["escalated"]["nodules"]["candidates"] == 0
 
 
-def test_alarms_are_those_of_the_scan_itself() -> None:
-    """Not its nodule, and nothing that is ignored."""
+def test_false_positives_are_those_of_the_scan_itself() -> None:
     cases = made_cases()
     told = false_positives(cases, "test")
     assert set(told) == {"test scan 0", "test scan 1"}
@@ -182,20 +162,18 @@ def test_alarms_are_those_of_the_scan_itself() -> None:
 
 
 def told(patient: str, found: set[str]) -> Outcome:
-    """A study of four nodules."""
     study = replace(STUDY, patient=patient)
     return Outcome(study, Plan(()), 1.0, {}, found, 0, rois=0, sent_bytes=0)
 
 
 def test_patients_are_drawn_not_nodules() -> None:
-    """One patient read thrice is one, however it comes out."""
     alone = by_patient([told("a", {"a", "b"})] * 3)
     assert (alone.value, alone.low, alone.high) == (0.5, 0.5, 0.5)
     both = by_patient([told("a", {"a", "b", "c", "never proposed"}), told("b", set())])
     assert (both.value, both.low, both.high) == (0.5, 0.0, 1.0)
 
 
-def test_more_patients_are_surer() -> None:
-    """Twenty of which half are found: about .5 +- .22."""
+def test_more_patients_narrow_the_interval() -> None:
+    """Twenty of which half are found: about 0.5 +- 0.22."""
     many = by_patient([told(str(i), set(STUDY.nodules) if i % 2 else set()) for i in range(20)])
     assert (many.low, many.high) == (pytest.approx(0.28, abs=0.04), pytest.approx(0.72, abs=0.04))

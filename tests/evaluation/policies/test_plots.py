@@ -1,5 +1,3 @@
-"""The panels of a Pareto chart."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,12 +13,10 @@ AT = {"p95_ms": 1000.0}
 
 
 def at(policy: str, rois: float, found: float = 0.9) -> dict[str, object]:
-    """A row of which only its place matters."""
     return {"kind": policy, **row(policy, found, 1.0, rois, 0.0), **AT}
 
 
 def test_no_marker_hides_another(tmp_path: Path) -> None:
-    """All kinds at one place: something of each colour is to be seen."""
     rows = [at(kind, 1.0) for kind in MARKERS] + [at("edge only", 9.0, 0.8)]
     figure = new_figure(4.2, 3.4)
     draw_panel(figure.subplots(), rows, ROIS, FOUND)
@@ -34,14 +30,12 @@ def test_no_marker_hides_another(tmp_path: Path) -> None:
 
 
 def test_where_nothing_differs_the_chart_is_empty() -> None:
-    """Links over which all policies are alike leave a title and no panel."""
     dead = [at("ours", 0.0), at("oracle", 0.0)]
     figure = draw({"traces": [{"trace": "dead", "policies": dead}]}, "rois")
     assert not any(axes.axison for axes in figure.axes)
 
 
-def test_links_alike_share_a_panel_and_where_nothing_differs_there_is_none() -> None:
-    """Named by all of them."""
+def test_links_that_are_alike_share_a_panel() -> None:
     rows = [at("ours", 1.0), at("oracle", 9.0, 0.95)]
     near = [at("ours", 1.01), at("oracle", 9.0, 0.95)]
     far = [at("ours", 4.0), at("oracle", 9.0, 0.95)]

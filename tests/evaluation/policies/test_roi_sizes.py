@@ -1,5 +1,3 @@
-"""Smaller regions beside the full ones, with a reader that says what it was shown."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -23,12 +21,11 @@ CLOUD_ALONE = MergeWeights(bias=0.0, edge=0.0, cloud=1.0)
 
 
 class Brightest:
-    """Says of a region its brightest voxel, as a share of 250."""
+    """The brightest voxel of an ROI as a share of 250."""
 
     roi_shape = (48, 48, 48)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """One probability a region."""
         return plain(batch.max((1, 2, 3)) / 250, np.full(len(batch), 8.0))
 
 
@@ -49,10 +46,10 @@ NAN = float("nan")
     ],
     ids=["20 mm off in the slice", "12 mm off along the slices"],
 )
-def test_each_size_shows_the_reader_what_the_cloud_would_see(
+def test_each_size_shows_what_the_cloud_would_see(
     bright: tuple[int, int, int], reduced: list[float], slab: list[float]
 ) -> None:
-    """What is off in the slice is in the full region alone, along the slices in the cubes."""
+    """Off in the slice: in the full ROI alone; along the slices: in the cubes."""
     voxels = np.full((50, 50, 50), 50, np.uint8)
     voxels[bright] = 200
     cube = Cube("val/0", "p", voxels, (25.0, 25.0, 25.0), 6.0)
@@ -65,7 +62,7 @@ def test_each_size_shows_the_reader_what_the_cloud_would_see(
 
 
 def test_figures_of_a_size_by_hand() -> None:
-    """Only who fits is counted, beside the full size too; the share is that of 2 AUC - 1."""
+    """Only candidates that fit count, for the full size too; the share is that of 2 AUC - 1."""
     verdicts = Verdicts(
         np.array([True, True, False, False, True]),
         np.full(5, 0.5),

@@ -1,5 +1,3 @@
-"""Which candidates the policies escalate."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -42,24 +40,21 @@ FAST = LinkEstimate.steady(Pace(0.01, 1e8, 1e8, 0.0, 0.001))
 
 
 def said(routing: Routing, study: Study = STUDY) -> tuple[list[int], list[int]]:
-    """Places that are asked about, and places that are reported unasked."""
     routes = routing(study)
     return np.flatnonzero(routes.escalated).tolist(), np.flatnonzero(routes.reported).tolist()
 
 
-def test_edge_only_and_cloud_only_are_the_two_ends() -> None:
-    """Nothing, or everything."""
+def test_edge_only_and_cloud_only_are_the_extremes() -> None:
     assert said(edge_only(0.3)) == ([], [0, 1, 2])
     assert said(cloud_only()) == ([0, 1, 2, 3, 4], [])
 
 
-def test_a_band_asks_between_its_ends() -> None:
-    """The lower end belongs to it, the upper is reported."""
+def test_a_band_escalates_between_its_thresholds() -> None:
     assert said(band(0.2, 0.5)) == ([2, 3], [0, 1])
 
 
 def test_sedna_s_threshold_judges_the_study_by_its_mean() -> None:
-    """A mean of 0.42 is hard below 0.5: everything goes, or nothing."""
+    """A mean of 0.42 is hard below 0.5."""
     assert said(threshold_filter(0.5, 0.3)) == ([0, 1, 2, 3, 4], [])
     assert said(threshold_filter(0.4, 0.3)) == ([], [0, 1, 2])
     empty = Study("empty", (), (), WEIGHTS, 1.0, 0.1)
@@ -67,19 +62,17 @@ def test_sedna_s_threshold_judges_the_study_by_its_mean() -> None:
 
 
 def test_sedna_s_entropy_judges_each_candidate() -> None:
-    """One half leaves no certainty at all; 0.9 and 0.1 leave 0.53, 0.4 0.03 and 0.2 0.28."""
+    """One half leaves no certainty; 0.9 and 0.1 leave 0.53, 0.4 leaves 0.03 and 0.2 leaves 0.28."""
     assert said(entropy_filter(0.01, 0.3)) == ([1], [0, 2])
     assert said(entropy_filter(0.3, 0.3)) == ([1, 2, 3], [0])
     assert said(entropy_filter(0.54, 0.3)) == ([0, 1, 2, 3, 4], [])
 
 
-def test_the_oracle_asks_where_it_helps() -> None:
-    """For a false alarm that the cloud takes away, and a nodule that it brings back."""
+def test_the_oracle_escalates_where_it_helps() -> None:
     assert said(oracle(THRESHOLDS)) == ([1, 3], [0, 2])
 
 
 def test_a_routing_becomes_a_plan() -> None:
-    """Sent in full by falling score, no more than the cloud takes."""
     plan = plan_of(band(0.15, 0.85)(STUDY), STUDY, max_rois=2)
     assert [decision.route for decision in plan.decisions] == [
         Route.REPORT, Route.ESCALATE, Route.ESCALATE, Route.ESCALATE, Route.DISMISS]  # fmt: skip
@@ -88,14 +81,12 @@ def test_a_routing_becomes_a_plan() -> None:
 
 
 def test_a_routed_policy_knows_no_link() -> None:
-    """The same plan for a link that is off and no time."""
     policy = routed("band", "fixed threshold", band(0.15, 0.85), 64, low=0.15)
     assert policy.plan(STUDY, FAST, 9.0) == policy.plan(STUDY, LinkEstimate(off=True), 0.0)
     assert policy.details == {"low": 0.15}
 
 
 def test_ours_is_the_agent_s_own_decision() -> None:
-    """Most valuable first, what is reported anyway after it; nothing where nobody may ask."""
     policy = ours(THRESHOLDS, EdgeSettings(audit_rate=0.0), "ours")
     assert policy.is_agent
     plan = policy.plan(STUDY, FAST, 9.0)

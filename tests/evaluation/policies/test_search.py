@@ -1,8 +1,3 @@
-"""The exact search for fixed thresholds.
-
-What is chosen, and by which rule.
-"""
-
 from __future__ import annotations
 
 import itertools
@@ -19,12 +14,10 @@ from tests.evaluation.policies.test_routing import STUDY
 
 FINAL = THRESHOLDS.final
 
-
 STUDIES = studies_of(made_cases(patients=6, alarms=8), "val", rounds=1, seed=0)
 
 
-def test_every_two_ends_are_counted_as_the_policies_themselves_would() -> None:
-    """The shortcut over ranks says of each pair what going through the studies says."""
+def test_the_exact_search_agrees_with_running_each_pair() -> None:
     searched = search([*STUDIES, STUDY], FINAL)
     for i, low in enumerate(searched.ends):
         for j, high in enumerate(searched.ends[i:], i):
@@ -35,8 +28,7 @@ def test_every_two_ends_are_counted_as_the_policies_themselves_would() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_the_agent_s_own_ends_are_never_better(seed: int) -> None:
-    """Where it was fitted the chosen pair does what these do, and asks no more; a cut asks none."""
+def test_random_thresholds_are_never_better(seed: int) -> None:
     rng = random.Random(seed)
     studies = studies_of(made_cases(patients=8, seed=seed), "val", rounds=1, seed=0)
     searched = search(studies, FINAL)
@@ -53,7 +45,7 @@ def test_the_agent_s_own_ends_are_never_better(seed: int) -> None:
 
 
 def test_ties_go_to_the_middle_of_the_widest_range() -> None:
-    """A cut from above .55 up to .9 does as well, and the pair that has most room is chosen."""
+    """A cut from above 0.55 up to 0.9 does as well."""
     ones = (sighting(0.9, 0.9, "a"), sighting(0.8, 0.1), sighting(0.6, 0.1), sighting(0.55, 0.1))
     searched = search([Study("one", ones, ("a",), WEIGHTS, 1.0, 0.1)], FINAL)
     cut = searched.cut(Reached(1.0, 2.0, 1.0))
@@ -63,23 +55,20 @@ def test_ties_go_to_the_middle_of_the_widest_range() -> None:
     assert searched.single(Reached(1.0, 0.0, 1.0)).settings == {"threshold": pytest.approx(0.85)}
 
 
-def test_where_none_fulfils_the_nearest_is_chosen() -> None:
-    """What finds most within the false alarms, else of all."""
+def test_without_thresholds_that_fulfil_the_aim_the_nearest_are_chosen() -> None:
     searched = search([STUDY], FINAL)
     assert searched.cut(Reached(1.0, 0.0, 0.0)).reached == Reached(0.25, 0.0, 0.0)
     assert searched.single(Reached(1.0, 0.0, 0.0)).reached.sensitivity == 0.75
     assert searched.pair(Reached(1.0, -1.0, 0.0)).reached.sensitivity == 0.75
 
 
-def test_a_sweep_goes_from_below_all_scores_up_to_its_top() -> None:
-    """At most as many as wanted."""
+def test_a_sweep_rises_from_below_all_scores_to_its_top() -> None:
     swept = search([STUDY], FINAL).sweep(0.3, 2)
     assert [one.settings["threshold"] for one in swept] == pytest.approx([0.05, 0.15])
     assert len(search([STUDY], FINAL).sweep(0.31, 9)) == 3
 
 
 def test_without_a_candidate_nothing_can_be_chosen() -> None:
-    """The message says so."""
     with pytest.raises(EvaluationError, match="without a candidate"):
         search([Study("empty", (), (), WEIGHTS, 1.0, 0.1)], FINAL)
 
@@ -88,19 +77,17 @@ AIM = Reached(0.9, 2.0, 0.0)
 
 
 def choice(sensitivity: float, false: float, rois: float) -> Choice:
-    """One of which only what it reached matters."""
     return Choice(cloud_only(), {}, Reached(sensitivity, false, rois))
 
 
 def test_what_a_routing_reaches_is_counted() -> None:
-    """Two of four nodules, of which one was never proposed; one alarm taken away, one left."""
+    """Two of four nodules, of which one has no candidate; one false positive removed, one left."""
     reached = reach(band(0.3, 0.95), [STUDY], THRESHOLDS.final)
     assert reached == Reached(0.5, 0.0, 3.0)
     assert reach(band(0.05, 0.05), [STUDY], THRESHOLDS.final) == Reached(0.75, 2.0, 0.0)
 
 
-def test_the_one_that_asks_least_of_those_that_do_is_best() -> None:
-    """One that finds less, or raises more alarms, does not count."""
+def test_the_best_fulfils_the_aim_and_escalates_least() -> None:
     able, dear, deaf, loud = (
         choice(0.9, 2, 6), choice(0.95, 1, 9), choice(0.89, 2, 1), choice(0.99, 2.1, 2)
     )  # fmt: skip
@@ -108,15 +95,13 @@ def test_the_one_that_asks_least_of_those_that_do_is_best() -> None:
     assert not deaf.as_dict(AIM)["fitted"]["fulfils"]
 
 
-def test_where_none_does_the_nearest_is_best() -> None:
-    """Within the false alarms if one is, else of all."""
+def test_without_a_choice_that_fulfils_the_aim_the_nearest_is_best() -> None:
     deaf, loud = choice(0.89, 2, 1), choice(0.99, 2.1, 2)
     assert best([deaf, loud], AIM) is deaf
     assert best([loud], AIM) is loud
 
 
 def test_filters_are_tried_wherever_it_makes_a_difference() -> None:
-    """Sedna's thresholds from nothing to everything, each asking more than the one before."""
     studies = studies_of(made_cases(), "val", rounds=1, seed=0)
     most = reach(cloud_only(), studies, 0.5).rois_per_scan
     tried = filters(studies, THRESHOLDS.final, THRESHOLDS.alone)

@@ -1,8 +1,3 @@
-"""Asking by a deadline, and asking without one.
-
-Whole runs of policies over traces.
-"""
-
 from __future__ import annotations
 
 import random
@@ -31,7 +26,6 @@ from tests.evaluation.policies.test_routing import STUDY
 
 ROI = 110_592
 
-
 GOOD = Conditions(latency_ms=20, up_kbit=80000)
 
 
@@ -39,17 +33,14 @@ ROIS = [(7, ROI), (3, ROI)]
 
 
 def wire(trace: Trace) -> SimulatedLink:
-    """The trace with a cloud of 10 ms a region."""
     return SimulatedLink(trace, SimulatedCloud(((1, 0.01), (8, 0.08)), 8, 0.0), "0")
 
 
 def by_deadline(trace: Trace, link: Link | None = None, clock: Clock | None = None) -> AgentClient:
-    """With two attempts."""
     return AgentClient(wire(trace), clock or Clock(), 2, random.Random(0), link)
 
 
-def test_places_are_answered_and_the_link_learns() -> None:
-    """What is believed of it afterwards is what was measured."""
+def test_rois_are_answered_and_the_link_learns() -> None:
     clock = Clock()
     link = Link(clock=clock)
     answer = by_deadline(steady(GOOD), link, clock).request(ROIS, 8.0)
@@ -59,8 +50,8 @@ def test_places_are_answered_and_the_link_learns() -> None:
     assert link.estimate().middle.round_trip_s < 0.045
 
 
-def test_what_did_not_come_in_time_is_slow_though_some_did() -> None:
-    """One of two regions before a stall: the link expects a pair to take longer than that."""
+def test_partial_answers_in_time_still_count_as_slow() -> None:
+    """One of two ROIs before a stall: the link expects a pair to take longer than that."""
     good, stall = GOOD, Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
     clock = Clock()
     link = Link(failures=1, clock=clock)
@@ -71,8 +62,7 @@ def test_what_did_not_come_in_time_is_slow_though_some_did() -> None:
 
 
 @pytest.mark.parametrize("counts", [True, False])
-def test_a_miss_over_what_is_owed_does_not_open_the_breaker(counts: bool) -> None:
-    """The cloud was heard, and the first region did not come: a study's miss counts."""
+def test_a_missed_retry_does_not_open_the_breaker(counts: bool) -> None:
     stall = Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
     trace, clock = Trace("made", (0.0, 0.045, 30.0), (GOOD, stall, GOOD)), Clock()
     link = Link(failures=1, clock=clock)
@@ -82,7 +72,6 @@ def test_a_miss_over_what_is_owed_does_not_open_the_breaker(counts: bool) -> Non
 
 
 def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
-    """Though the last of them answered a region before."""
     slow = Conditions(latency_ms=20, up_kbit=8000)
     reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
     trace = Trace("made", (0.0, 0.19, 0.1905, 0.4, 0.4005), (slow, reset, slow, reset, slow))
@@ -93,14 +82,13 @@ def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
     assert not link.estimate().available
 
 
-def test_no_region_and_no_time_cost_nothing() -> None:
-    """Nobody is answer."""
+def test_without_rois_or_time_nothing_is_sent() -> None:
     assert by_deadline(steady(GOOD)).request([], 8.0).rois == 0
     assert by_deadline(steady(GOOD)).request(ROIS, 0.0).rois == 0
 
 
 def test_silence_opens_the_breaker() -> None:
-    """Three in a row that heard nothing, then nobody is asked; without link all the time goes."""
+    """After three requests without a response none is made; without a link all time is spent."""
     hole = steady(Conditions(latency_ms=20, state=State.BLACK_HOLE))
     clock = Clock()
     link = Link(clock=clock)
@@ -117,8 +105,7 @@ def test_silence_opens_the_breaker() -> None:
     assert blind.now_s == 8.0
 
 
-def test_a_lost_connection_is_tried_again_with_what_is_open() -> None:
-    """One region came before the reset, the other with the second attempt."""
+def test_open_rois_are_retried_after_a_lost_connection() -> None:
     reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
     slow = Conditions(latency_ms=20, up_kbit=8000)
     trace = Trace("made", (0.0, 0.19, 0.1905), (slow, reset, slow))
@@ -127,16 +114,14 @@ def test_a_lost_connection_is_tried_again_with_what_is_open() -> None:
     assert answer.sent_bytes > 2 * ROI
 
 
-def test_the_patient_one_gives_up_after_five_attempts() -> None:
-    """Three seconds apart, whatever the deadline; nothing of what came counts by itself."""
+def test_sedna_s_client_gives_up_after_five_attempts() -> None:
     clock = Clock()
     sedna = SednaClient(wire(steady(Conditions(state=State.RESET))), clock)
     assert sedna.request(ROIS, 1.0).answered == ()
     assert clock.now_s == pytest.approx(4 * 3.0, abs=0.1)
 
 
-def test_the_patient_one_waits_for_the_whole() -> None:
-    """Far beyond the deadline."""
+def test_sedna_s_client_waits_for_all_verdicts() -> None:
     clock = Clock()
     sedna = SednaClient(wire(steady(Conditions(up_kbit=100))), clock)
     answer = sedna.request(ROIS, 8.0)
@@ -147,12 +132,10 @@ def test_the_patient_one_waits_for_the_whole() -> None:
 
 WORLD = World(made_cases(), EdgeSettings(audit_rate=0.0), CloudSettings(), every_s=20.0, seed=0)
 
-
 STUDIES = studies_of(WORLD.cases, "test", rounds=1, seed=0)
 
 
 OURS = ours(THRESHOLDS, WORLD.edge, "ours")
-
 
 FIXED = routed("fixed", "fixed threshold", band(0.15, 0.85), 64)
 
@@ -161,20 +144,17 @@ DEAD = steady(Conditions(state=State.RESET))
 
 
 def found(told: list[Outcome]) -> list[set[str]]:
-    """Nodules of each answer."""
     return [one.found for one in told]
 
 
 def test_findings_are_the_agent_s_own_merge() -> None:
-    """With verdicts the merged word counts, without them the edge's alone."""
     plan = plan_of(band(0.15, 0.85)(STUDY), STUDY, 64)
     verdicts = {1: Size.FULL, 3: Size.FULL}
     assert sorted(findings(STUDY, plan, verdicts, WORLD.cases)) == [0, 2, 3]
     assert sorted(findings(STUDY, plan, {}, WORLD.cases)) == [0, 1, 2]
 
 
-def test_without_a_cloud_all_say_what_the_edge_says() -> None:
-    """And ours says it as fast; the debts stay."""
+def test_without_a_cloud_all_report_as_the_edge_alone() -> None:
     alone = run(WORLD, routed("edge", "edge only", edge_only(0.3), 64), DEAD, STUDIES)
     own = run(WORLD, OURS, DEAD, STUDIES)
     assert found(own) == found(alone)
@@ -184,7 +164,6 @@ def test_without_a_cloud_all_say_what_the_edge_says() -> None:
 
 
 def test_over_a_good_link_ours_finds_what_its_band_finds() -> None:
-    """Everything uncertain comes back in time."""
     fibre = find_trace("fibre")
     own, fixed = (run(WORLD, policy, fibre, STUDIES) for policy in (OURS, FIXED))
     assert found(own) == found(fixed)
@@ -193,21 +172,18 @@ def test_over_a_good_link_ours_finds_what_its_band_finds() -> None:
 
 @pytest.mark.parametrize("name", ["lte-poor", "flapping", "half-open", "black-hole", "dsl"])
 def test_ours_keeps_the_deadline_whatever_the_link(name: str) -> None:
-    """It is back before the reserve begins."""
     for one in run(WORLD, OURS, find_trace(name), STUDIES):
         assert one.took_s <= WORLD.edge.deadline_s - WORLD.edge.reserve_s + one.study.after_s + 1e-6
 
 
-def test_the_patient_one_is_late_where_the_link_is_slow() -> None:
-    """But has everything then."""
+def test_sedna_s_client_is_late_over_a_slow_link() -> None:
     policy = routed("cloud only", "cloud only", cloud_only(), 64, without_deadline=True)
     told = run(WORLD, policy, steady(Conditions(latency_ms=50, up_kbit=1000)), STUDIES[:3])
     assert min(one.took_s for one in told) > 10.0
     assert all(len(one.answered) == len(one.study.sightings) for one in told)
 
 
-def test_what_is_owed_is_asked_for_when_the_link_is_back() -> None:
-    """The link is dead for the first study; the amendments find what a good link would have."""
+def test_pending_reads_are_retried_when_the_link_is_up_again() -> None:
     good = Conditions(latency_ms=5, up_kbit=100_000)
     trace = Trace("back", (0.0, 15.0), (Conditions(state=State.RESET), good))
     late, never = (run(WORLD, OURS, one, STUDIES[:4]) for one in (trace, steady(good)))
@@ -218,6 +194,5 @@ def test_what_is_owed_is_asked_for_when_the_link_is_back() -> None:
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
-    """Over a trace with jitter, stalls and retries."""
     one, two = (run(WORLD, OURS, find_trace("lte-poor"), STUDIES) for _ in range(2))
     assert [a.took_s for a in one] == [b.took_s for b in two]

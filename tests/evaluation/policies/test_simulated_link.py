@@ -1,8 +1,3 @@
-"""The simulated link: bandwidth, latency, and every state of a trace.
-
-The simulated cloud: cost, queue and batches.
-"""
-
 from __future__ import annotations
 
 import math
@@ -15,24 +10,22 @@ from evaluation.policies.simulated_link import SimulatedCloud, SimulatedLink
 
 ROI = 110_592
 
-
 SLOW = Conditions(latency_ms=20, up_kbit=8000)  # 1 MB a second
 
 
 def link(*spans: tuple[float, Conditions], repeat_s: float = 0.0) -> SimulatedLink:
-    """Conditions by the time from which they hold, and a cloud that takes 10 ms for each region."""
+    """Conditions by the time from which they hold, and a cloud that takes 10 ms for each ROI."""
     times_s, conditions = zip(*spans, strict=True)
     cloud = SimulatedCloud(((1, 0.01), (8, 0.08)), max_batch=8, max_batch_delay_s=0.0)
     return SimulatedLink(Trace("made", times_s, conditions, repeat_s), cloud, "0")
 
 
 def down(state: State) -> Conditions:
-    """A link in another state."""
     return Conditions(latency_ms=20, up_kbit=8000, state=state)
 
 
-def test_a_region_takes_bandwidth_round_trips_and_reading() -> None:
-    """Once 20 ms to connect, then 20 ms there and back; what the bucket holds goes at once."""
+def test_an_roi_takes_bandwidth_round_trips_and_reading() -> None:
+    """20 ms to connect, then 20 ms there and back; a burst goes at once."""
     wire = link((0.0, SLOW))
     sending_s = (ROI - BURST_BYTES) / 1e6
     first = wire.stream(1.0, [ROI], 9.0)
@@ -47,36 +40,31 @@ def test_a_region_takes_bandwidth_round_trips_and_reading() -> None:
     assert arrival.transport_s == pytest.approx(sending_s + 0.02)
 
 
-def test_at_the_deadline_it_is_over() -> None:
-    """What has come counts; the rest was begun or not sent at all."""
+def test_a_stream_ends_at_the_deadline() -> None:
     stream = link((0.0, SLOW)).stream(0.0, [ROI] * 9, 0.4)
     assert list(stream.answered_s) == [0, 1, 2]
     assert (stream.ended_s, stream.broke, stream.rois) == (0.4, False, 4)
 
 
-def test_nobody_listens() -> None:
-    """It is known at once, and nothing has left."""
+def test_a_refused_connection_ends_at_once() -> None:
     stream = link((0.0, down(State.RESET))).stream(1.0, [ROI], 9.0)
     assert (stream.broke, stream.sent_bytes) == (True, 0)
     assert stream.ended_s == pytest.approx(1.0, abs=0.01)
 
 
-def test_a_reset_in_the_midst_breaks_the_stream() -> None:
-    """What came before counts."""
+def test_a_reset_breaks_the_stream() -> None:
     stream = link((0.0, SLOW), (1.3, down(State.RESET))).stream(1.0, [ROI] * 9, 9.0)
     assert (len(stream.answered_s), stream.broke, stream.ended_s) == (2, True, 1.3)
 
 
 def test_a_stall_holds_everything_back() -> None:
-    """Until it is over; nothing is lost."""
     stream = link((0.0, down(State.STALL)), (3.0, SLOW)).stream(1.0, [ROI], 9.0)
     assert stream.answered_s[0] == pytest.approx(3.0, abs=0.05)
     assert not stream.broke
 
 
 @pytest.mark.parametrize("state", [State.BLACK_HOLE, State.HALF_OPEN])
-def test_what_is_swallowed_is_never_answered(state: State) -> None:
-    """The stream lives until its deadline, or to the end of the silence that one bears."""
+def test_swallowed_rois_are_never_answered(state: State) -> None:
     wire = link((0.0, down(state)))
     assert wire.stream(1.0, [ROI], 9.0).ended_s == 9.0
     quiet = wire.stream(20.0, [ROI], 29.0, response_timeout_s=3.0)
@@ -84,7 +72,6 @@ def test_what_is_swallowed_is_never_answered(state: State) -> None:
 
 
 def test_a_stream_that_lost_bytes_is_reset_when_the_state_is_over() -> None:
-    """Nothing could mend it; the next one connects anew."""
     wire = link((0.0, down(State.HALF_OPEN)), (3.0, SLOW))
     stream = wire.stream(1.0, [ROI], 9.0)
     assert (stream.broke, stream.ended_s) == (True, 3.0)
@@ -92,7 +79,6 @@ def test_a_stream_that_lost_bytes_is_reset_when_the_state_is_over() -> None:
 
 
 def test_a_trace_that_repeats_goes_on() -> None:
-    """Ten rounds later the link is reset at the same place."""
     wire = link((0.0, SLOW), (4.0, down(State.RESET)), repeat_s=6.0)
     assert wire.stream(61.0, [ROI], 70.0).answered_s
     assert wire.stream(63.9, [ROI], 70.0).ended_s == pytest.approx(64.0)
@@ -100,7 +86,6 @@ def test_a_trace_that_repeats_goes_on() -> None:
 
 
 def test_a_health_check_tells_the_round_trip() -> None:
-    """Or that nobody answered in time."""
     cloud = SimulatedCloud(((1, 0.01),), max_batch=8, max_batch_delay_s=0.0)
     wire = SimulatedLink(steady(Conditions(latency_ms=30)), cloud, "0")
     assert wire.health_check_s(5.0, 2.0) == pytest.approx(0.03)
@@ -112,15 +97,15 @@ def test_a_health_check_tells_the_round_trip() -> None:
 BATCHES = ((1, 0.03), (8, 0.10))  # t = 0.01 n + 0.02
 
 
-def test_company_shares_a_batch() -> None:
-    """Eight that come together are read at once, without a wait: the batch is full."""
+def test_eight_share_a_batch() -> None:
+    """A full batch is read at once, without a wait."""
     served = SimulatedCloud(BATCHES, max_batch=8, max_batch_delay_s=0.005).read([1.0] * 8, math.inf)
     assert [one.done_s for one in served if one] == pytest.approx([1.10] * 8)
     assert [one.compute_s for one in served if one] == pytest.approx([0.10] * 8)
 
 
-def test_one_alone_waits_for_company_and_the_next_for_it() -> None:
-    """5 ms, then 30 ms for one; what comes meanwhile begins when that is done."""
+def test_one_alone_waits_for_others_and_the_next_for_it() -> None:
+    """5 ms, then 30 ms for one; the next begins when that is done."""
     cloud = SimulatedCloud(BATCHES, max_batch=8, max_batch_delay_s=0.005)
     first, second = cloud.read([1.0, 1.01], math.inf)
     assert first is not None
@@ -130,8 +115,7 @@ def test_one_alone_waits_for_company_and_the_next_for_it() -> None:
     assert cloud.queue_s(1.05) == pytest.approx(0.015)
 
 
-def test_what_would_be_late_or_never_came_is_not_read() -> None:
-    """Its place is none, and it costs nothing."""
+def test_late_and_missing_rois_are_not_read() -> None:
     cloud = SimulatedCloud(BATCHES, max_batch=8, max_batch_delay_s=0.0)
     assert cloud.read([1.0, math.inf], until_s=1.029) == [None, None]
     assert cloud.queue_s(1.0) == 0.0

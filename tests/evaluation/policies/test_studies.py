@@ -1,5 +1,3 @@
-"""Studies laid together from patients and scans."""
-
 from __future__ import annotations
 
 from dataclasses import replace
@@ -15,7 +13,7 @@ CASES = made_cases(patients=4, alarms=5)
 
 
 def test_every_patient_comes_once_a_round_over_the_scans_in_turn() -> None:
-    """Two rounds of four patients, each with his two nodules and one scan's five alarms."""
+    """Two rounds of four patients, each with two nodules and one scan's five false positives."""
     studies = studies_of(CASES, "test", rounds=2, seed=0)
     assert len(studies) == len({study.name for study in studies}) == 8
     assert [len(study.sightings) for study in studies] == [7] * 8
@@ -26,19 +24,16 @@ def test_every_patient_comes_once_a_round_over_the_scans_in_turn() -> None:
 
 
 def test_the_scan_s_own_lesion_is_left_out() -> None:
-    """It would be found again with every patient."""
     for study in studies_of(CASES, "val", rounds=1, seed=0):
         assert not any("lesion" in one.nodule for one in study.sightings)
 
 
 def test_the_seed_orders_the_patients() -> None:
-    """The same again for the same, another order for another."""
     names = [[s.name for s in studies_of(CASES, "test", rounds=1, seed=i)] for i in (1, 1, 2)]
     assert names[0] == names[1] != names[2]
 
 
 def test_candidates_fall_and_know_their_place() -> None:
-    """As the edge gives them; the merged word is that of the whole region."""
     study = studies_of(CASES, "test", rounds=1, seed=0)[0]
     assert (study.scores[:-1] >= study.scores[1:]).all()
     assert [one.index_zyx[0] for one in study.candidates] == list(range(7))
@@ -49,15 +44,13 @@ def test_candidates_fall_and_know_their_place() -> None:
     assert study.false(found) == 0
 
 
-def test_a_size_that_was_not_read_is_told() -> None:
-    """Thresholds may have been changed since the cases were read."""
+def test_a_size_that_was_not_read_is_an_error() -> None:
     study = studies_of(CASES, "test", rounds=1, seed=0)[0]
     one = replace(study.sightings[0], cloud={Size.FULL: 0.5})
     with pytest.raises(EvaluationError, match="slab: read them again"):
         replace(study, sightings=(one,)).merged_at(0, Size.SLAB)
 
 
-def test_a_split_without_pieces_is_told() -> None:
-    """There is nothing to make studies of."""
+def test_a_split_without_pieces_is_an_error() -> None:
     with pytest.raises(EvaluationError, match="train"):
         studies_of(CASES, "train", rounds=1, seed=0)

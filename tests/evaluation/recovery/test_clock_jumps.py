@@ -1,5 +1,3 @@
-"""A wall clock that is set by hours and days under the real daemon."""
-
 from __future__ import annotations
 
 import json
@@ -25,8 +23,7 @@ from evaluation.recovery.clock_jumps import (
 REAL_S = 1_700_000_000.0
 
 
-def test_the_clock_is_set_both_ways_by_hours_and_by_more_than_a_debt_is_kept() -> None:
-    """About every second look finds another time, counted from the right one."""
+def test_the_clock_jumps_both_ways_by_hours_and_by_more_than_a_year() -> None:
     clock = WallClock(Random(0), REAL_S)
     ahead_s = [clock.now_s() - REAL_S for _ in range(400)]
     assert clock.looks == 400
@@ -37,8 +34,7 @@ def test_the_clock_is_set_both_ways_by_hours_and_by_more_than_a_debt_is_kept() -
     assert max(jumped_s) <= LONGEST_S + 60
 
 
-def test_the_edge_is_edge_clock_it_and_the_monotonic_clock_is_left() -> None:
-    """Dates and seconds since 1970 in the edge are the clock's; afterwards they are right again."""
+def test_only_the_edge_s_time_of_day_is_replaced() -> None:
     clock, before = WallClock(Random(1), REAL_S), studies.datetime
     with edge_clock(clock):
         clock.jump()
@@ -52,7 +48,6 @@ def test_the_edge_is_edge_clock_it_and_the_monotonic_clock_is_left() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A site after two agents."""
     root = tmp_path_factory.mktemp("clock") / "site"
     found = run(root, 2, 3)
     assert (found.studies, found.sound) == (4, True), found
@@ -60,7 +55,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nothing_is_lost_doubled_or_given_up_when_the_clock_jumps(site: Path) -> None:
-    """Two agents one after the other; what stands in the reports as their date shows the jumps."""
     counted = counts(site)
     assert counted["jumps"] > 20
     assert counted["looks"] > 0
@@ -69,8 +63,7 @@ def test_nothing_is_lost_doubled_or_given_up_when_the_clock_jumps(site: Path) ->
     assert max(abs(at - datetime.now(UTC)) for at in written) > timedelta(hours=1)
 
 
-def test_a_debt_that_was_given_up_is_told(site: Path, tmp_path: Path) -> None:
-    """What the clock must not bring about would not go unseen."""
+def test_the_check_sees_a_pending_read_that_was_given_up(site: Path, tmp_path: Path) -> None:
     shutil.copytree(site, root := tmp_path / "copy")
     path = next((root / "outbox").glob("*/report.json"))
     words = json.loads(path.read_text())

@@ -1,5 +1,3 @@
-"""A link that comes and goes under the real daemon, with a real service behind it."""
-
 from __future__ import annotations
 
 import json
@@ -16,8 +14,7 @@ from evaluation.recovery.flapping_cloud import MiddleReader, probability_of
 from evaluation.recovery.flaps import DOWN, flapping, run
 
 
-def test_every_kind_of_loss_has_its_turn() -> None:
-    """Between two of them the link is up; it ends so, and the seed decides when."""
+def test_flaps_have_every_kind_of_loss() -> None:
     trace = flapping(8, Random(1))
     states = [conditions.state for conditions in trace.conditions]
     assert states[::2] == [State.UP] * 9
@@ -26,8 +23,7 @@ def test_every_kind_of_loss_has_its_turn() -> None:
     assert trace == flapping(8, Random(1)) != flapping(8, Random(2))
 
 
-def test_a_verdict_follows_from_the_middle_alone() -> None:
-    """A region cut smaller and mirrored by the cloud is judged as the full one."""
+def test_a_verdict_depends_on_the_middle_alone() -> None:
     voxels = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 16), np.uint8)
     said = MiddleReader().read(voxels)
     assert said.probability[0] == probability_of(voxels[0]) != said.probability[1]
@@ -35,7 +31,6 @@ def test_a_verdict_follows_from_the_middle_alone() -> None:
 
 
 def test_nothing_is_lost_or_doubled_when_the_link_flaps(tmp_path: Path) -> None:
-    """Four losses of four kinds; every uncertain region has its verdict in the end."""
     steps: list[tuple[int, int]] = []
     root = tmp_path / "site"
     found = run(root, flapping(4, Random(5)), 5, lambda *step: steps.append(step))
@@ -48,8 +43,7 @@ def test_nothing_is_lost_or_doubled_when_the_link_flaps(tmp_path: Path) -> None:
     assert statuses <= {"final", "rejected"}
 
 
-def test_other_verdicts_than_expected_are_told(tmp_path: Path) -> None:
-    """The check knows what the cloud says, and does not take another word for it."""
+def test_the_check_sees_other_verdicts_than_expected(tmp_path: Path) -> None:
     root = tmp_path / "site"
     trace = flapping(1, Random(3))
     found = run(root, trace, 3, lambda *_: None)

@@ -1,5 +1,3 @@
-"""A disk that is filled to the last byte, by a command that fills no other."""
-
 from __future__ import annotations
 
 import errno
@@ -15,13 +13,12 @@ from evaluation.recovery.full_disk import LARGEST_BYTES, fill
 
 
 class SmallDisk(io.RawIOBase):
-    """Takes 2 MiB and 10 bytes, a part of a block where no whole one fits."""
+    """Takes 2 MiB and 10 bytes, and a part of a block where no whole one fits."""
 
     def __init__(self, error: int = errno.ENOSPC) -> None:
         self.left, self.error = (2 << 20) + 10, error
 
     def write(self, block: object) -> int:
-        """As much as there is room for."""
         assert isinstance(block, bytes)
         if not self.left:
             raise OSError(self.error, "no")
@@ -31,7 +28,6 @@ class SmallDisk(io.RawIOBase):
 
 
 def test_it_is_filled_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a byte of room is left; another error than that is told."""
     disk = SmallDisk()
     monkeypatch.setattr(Path, "open", lambda *_, **__: disk)
     fill(tmp_path / "ballast")
@@ -42,7 +38,6 @@ def test_it_is_filled_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_large_filesystem_is_never_filled(tmp_path: Path) -> None:
-    """It is refused before anything is written."""
     if shutil.disk_usage(tmp_path).total <= LARGEST_BYTES:
         pytest.skip("the temporary folder lies on a small filesystem")
     ended = CliRunner().invoke(app, ["full-disk", "--at", str(tmp_path)])

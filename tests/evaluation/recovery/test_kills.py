@@ -13,7 +13,6 @@ from evaluation.recovery.kills import Killings
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Killings:
-    """A site after two rounds of kills."""
     made = Killings(tmp_path_factory.mktemp("kills") / "site", Random(3))
     for _ in range(2):
         made.round()
@@ -21,14 +20,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Killings:
 
 
 def test_nothing_is_lost_or_doubled_by_kills(site: Killings) -> None:
-    """Two rounds are four kills and four studies, and nothing is amiss."""
     found = check(site.root, site.studies)
     assert (site.kills, found.studies) == (4, 4)
     assert found.sound, found
 
 
-def test_what_is_amiss_is_told(tmp_path: Path, site: Killings) -> None:
-    """A verdict that is missing, one that is there twice, a study twice: none goes unseen."""
+def test_the_check_sees_what_is_lost_doubled_or_left(tmp_path: Path, site: Killings) -> None:
     root = tmp_path / "copy"
     shutil.copytree(site.root, root)
     name = next(n for n, scores in site.studies.items() if scores)

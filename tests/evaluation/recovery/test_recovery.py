@@ -1,4 +1,4 @@
-"""The real daemon on a disk that is full now and then, and under a wall clock that jumps."""
+"""The real daemon on a disk that is full at times, and under a wall clock that jumps."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STUDIES: dict[str, Sequence[float] | None] = {
 
 
 def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
-    """What becomes of all studies when the daemon works until it has nothing left to do."""
+    """Check all studies after the daemon has worked until it is idle."""
     for name, scores in STUDIES.items():
         if not (root / "inbox" / name).exists():
             put_study(root / "inbox", name, scores)
@@ -61,7 +61,7 @@ def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
 def test_a_disk_that_is_full_at_any_file_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
-    """One in ten of all synchronisations finds no room, moves that were done already among them."""
+    """One in ten of all synchronisations finds no space."""
     chance, real, full = Random(seed), os.fsync, [0]
 
     def fsync(descriptor: int) -> None:
@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_at_any_file_loses_and_doubles_nothing(
 def test_a_database_that_is_full_at_any_step_loses_and_doubles_nothing(
     tmp_path: Path, step: Step | PendingStep
 ) -> None:
-    """Before each durable step, twice: it is made when there is room."""
+    """Before each durable step, twice."""
     full = [2]
 
     def on_step(at: Step | PendingStep, durable: bool) -> None:
@@ -101,7 +101,6 @@ class Jumping(datetime):
 
     @classmethod
     def now(cls, tz: object = None) -> datetime:  # type: ignore[override] # only ever UTC here
-        """A day from now, or a day ago."""
         assert tz is UTC
         cls.looks += 1
         return datetime.now(UTC) + timedelta(days=1 if cls.looks % 2 else -1)
@@ -110,7 +109,6 @@ class Jumping(datetime):
 def test_a_wall_clock_that_jumps_loses_and_doubles_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Versions go by number: no order, wait or age is taken from the time that stands in them."""
     for module in (
         "edge.store.studies",
         "edge.amend.amender",
@@ -131,7 +129,6 @@ def test_a_wall_clock_that_jumps_loses_and_doubles_nothing(
 
 
 def test_files_dated_tomorrow_or_yesterday_are_read(tmp_path: Path) -> None:
-    """A sender's clock has no part in when a study is complete."""
     for days, name in ((1, "a"), (-1, "b")):
         put_study(tmp_path / "inbox", name, STUDIES[name])
         for path in (tmp_path / "inbox" / name).iterdir():
@@ -142,7 +139,6 @@ def test_files_dated_tomorrow_or_yesterday_are_read(tmp_path: Path) -> None:
 
 
 def test_pauses_follow_the_monotonic_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A day forward or back of the wall clock neither ends a pause nor makes it longer."""
     clock = HandClock()
     backoff = Backoff(5.0, clock, lambda _low, high: high)
     backoff.no_response()

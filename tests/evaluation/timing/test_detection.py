@@ -1,5 +1,3 @@
-"""One candidate's way to its verdict: figures by hand, and the parts of a real exchange."""
-
 from __future__ import annotations
 
 import grpc
@@ -17,12 +15,11 @@ from tests.edge.fake_cloud import FakeCloud
 
 
 def slow(roi: Roi) -> Verdict | Refusal:
-    """A verdict that says it waited 2 ms and took 3 ms, in the cloud's own time."""
+    """A verdict that waited 2 ms and took 3 ms, by the cloud's clock."""
     return Verdict(roi.roi_id, 0.9, 8.0, "slow", queue_s=0.002, compute_s=0.003)
 
 
 def test_parts_add_up_to_the_whole() -> None:
-    """What the cloud says it took is its own; the link is what is left of the stream's time."""
     case = Case(box(), [candidate(0.2), candidate(0.8)], THRESHOLDS, WEIGHTS)
     link = RecordingLink()
     with (
@@ -38,8 +35,7 @@ def test_parts_add_up_to_the_whole() -> None:
     assert len(cloud.headers) == 1
 
 
-def test_one_that_is_refused_has_no_time() -> None:
-    """The reason is told instead, and ends the measurement."""
+def test_a_refused_candidate_ends_the_measurement() -> None:
     case = Case(box(), [candidate(0.5)], THRESHOLDS, WEIGHTS)
     link = RecordingLink()
     with (
@@ -59,8 +55,6 @@ def test_one_that_is_refused_has_no_time() -> None:
 
 
 def test_figures_of_a_link_by_hand() -> None:
-    """Percentiles of the whole and of each part; the warm-up does not count."""
-
     class Edge:
         def escalate(self, number: int) -> dict[str, object]:
             return {"total_s": 0.01 * number, "parts_s": {"link": 0.001, "compute": 0.001 * number}}

@@ -1,8 +1,3 @@
-"""Times of the line on one study.
-
-The time in the processor's queue, from files made by hand and from the kernel.
-"""
-
 from __future__ import annotations
 
 import threading
@@ -25,7 +20,6 @@ from evaluation.timing.latency import (
 def test_every_stage_is_timed(
     shared_data: Path, tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """The study is read as often as asked, and stages and total have median and p95."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
     reports = repeat_study(scripted_pipeline([]), slab, tmp_path, range(2))
     said = as_dict(this_machine(), slab, reports)
@@ -39,14 +33,12 @@ def test_every_stage_is_timed(
 def test_unreadable_study_has_no_latency(
     tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
 ) -> None:
-    """A study that is refused is an error, not a quick answer."""
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingData, match="empty"):
         repeat_study(scripted_pipeline([]), tmp_path / "empty", tmp_path / "out", range(1))
 
 
 def test_machine_is_named_from_cpuinfo(tmp_path: Path) -> None:
-    """The CPU is named as the kernel names it, and named somehow where the kernel does not."""
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nmodel name\t: Example CPU @ 2 GHz\n")
     assert this_machine(cpuinfo).cpu == "Example CPU @ 2 GHz"
@@ -54,8 +46,7 @@ def test_machine_is_named_from_cpuinfo(tmp_path: Path) -> None:
     assert this_machine().cores >= 1
 
 
-def test_the_second_number_counts(tmp_path: Path) -> None:
-    """What this thread stood in the queue more at the end than at the beginning."""
+def test_the_scheduler_delay_is_the_second_number(tmp_path: Path) -> None:
     file = tmp_path / str(threading.get_native_id()) / "schedstat"
     file.parent.mkdir()
     file.write_text("900 1500000000 7\n")
@@ -64,14 +55,12 @@ def test_the_second_number_counts(tmp_path: Path) -> None:
     assert delay.took_s == 0.25
 
 
-def test_where_nothing_counts_nothing_has_stalled(tmp_path: Path) -> None:
-    """A system without such files gives no excuse."""
+def test_without_a_count_there_is_no_delay(tmp_path: Path) -> None:
     with scheduler_delay(tmp_path) as delay:
         pass
     assert delay.took_s == 0.0
 
 
 def test_the_kernel_s_own_count_never_falls() -> None:
-    """It is of this thread, and grows."""
     first = scheduler_delay_s()
     assert 0.0 <= first <= scheduler_delay_s()

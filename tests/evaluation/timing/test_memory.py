@@ -1,5 +1,3 @@
-"""The memory matrix: medians, savings, losses that should be equal; a failed process is told."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -15,7 +13,7 @@ PLAIN, LESS, LOW = Variant(), Variant(("checkpointing",)), Variant(("bf16", "che
 
 
 def run(peak: float, loss: float, step: float = 1.0) -> dict[str, Any]:
-    """What one process says: its first step is slow."""
+    """The output of one process; its first step is slow."""
     return {
         "peak_bytes": peak, "tensor_bytes": peak / 2, "took_s": [9.0, step], "parameters": 10,
         "losses": [2.0, loss], "device": "cpu",
@@ -24,7 +22,6 @@ def run(peak: float, loss: float, step: float = 1.0) -> dict[str, Any]:
 
 @pytest.fixture
 def result() -> dict[str, Any]:
-    """Two rounds of three variants."""
     found = {
         "plain": [run(100e6, 1.0), run(120e6, 1.0)],
         "checkpointing": [run(50e6, 1.0, 1.5), run(60e6, 1.0, 1.7)],
@@ -34,7 +31,7 @@ def result() -> dict[str, Any]:
 
 
 def test_savings_are_of_medians_against_the_plain_step(result: dict[str, Any]) -> None:
-    """Half the memory for 1.6 times the time; the first step of a process is no step's time."""
+    """Half the memory for 1.6 times the time; the first step of a process does not count."""
     plain, less, _ = result["variants"]
     assert plain["peak_bytes_saved"] == 0
     assert less["peak_bytes_saved"] == pytest.approx(0.5)
@@ -44,7 +41,6 @@ def test_savings_are_of_medians_against_the_plain_step(result: dict[str, Any]) -
 
 
 def test_losses_are_compared_where_they_should_be_equal(result: dict[str, Any]) -> None:
-    """Checkpointing with plain; what changes the arithmetic with its own kind, in every round."""
     plain, less, low = result["variants"]
     assert (less["like"], less["loss_equal"]) == ("plain", True)
     assert low["like"] == "bf16+checkpointing"
@@ -53,7 +49,6 @@ def test_losses_are_compared_where_they_should_be_equal(result: dict[str, Any]) 
 
 
 def test_the_table_has_a_row_for_each(result: dict[str, Any]) -> None:
-    """With the published figures beside the measured."""
     second = list(table(result).cells[1])
     assert second == [
         "checkpointing", "10", "55", "50%", "28", "50%", "60-70 %", "1.60", "1.60", "equal"
@@ -65,21 +60,18 @@ def test_the_table_has_a_row_for_each(result: dict[str, Any]) -> None:
 
 
 def test_only_the_allocators_variants_set_the_allocator() -> None:
-    """In the environment of their process, beside what is there."""
     assert environment(LESS, {"HOME": "x"}) == {"HOME": "x"}
     assert environment(Variant(("allocator",)), {"HOME": "x"}) == {"HOME": "x", **ALLOCATOR}
 
 
 def test_every_published_figure_has_its_variant() -> None:
-    """The five claims are rows of the matrix, and so are combinations of all."""
     names = [variant.name for variant in memory.VARIANTS]
     assert set(memory.PUBLISHED) <= set(names)
     assert names[0] == "plain"
     assert len(set(names)) == len(names)
 
 
-def test_a_process_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the variant's name and the process's last line, or its exit status."""
+def test_a_failed_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory.sys, "executable", "/bin/false")
     with pytest.raises(StepFailed, match="checkpointing: exit status 1"):
         memory.measure(LESS, 2, 2)

@@ -1,8 +1,3 @@
-"""Timing passes of a network in turn.
-
-Counting multiply-adds of artifacts.
-"""
-
 from __future__ import annotations
 
 import itertools
@@ -19,8 +14,6 @@ from models.runtime.session import Session
 
 
 def contestant(engine: str, calls: list[str]) -> Contestant:
-    """A session that only notes that it was run."""
-
     def run(batch: np.ndarray) -> tuple[np.ndarray, ...]:
         calls.append(engine)
         return (np.zeros(len(batch), np.float32),)
@@ -29,7 +22,6 @@ def contestant(engine: str, calls: list[str]) -> Contestant:
 
 
 def test_contestants_take_turns_after_a_warm_up() -> None:
-    """Two passes each do not count, then they alternate."""
     calls: list[str] = []
     pair = [contestant("a", calls), contestant("b", calls)]
     run_in_turn(pair, (16, 16, 16), range(3))
@@ -38,7 +30,6 @@ def test_contestants_take_turns_after_a_warm_up() -> None:
 
 
 def test_the_ratio_is_taken_round_by_round() -> None:
-    """With a clock under which b takes twice as long as a, its ratio is 2."""
     calls: list[str] = []
     pair = [contestant("a", calls), contestant("b", calls)]
     ticks = itertools.accumulate(itertools.cycle([1.0, 0.0, 2.0, 0.0]), initial=0.0)
@@ -49,7 +40,7 @@ def test_the_ratio_is_taken_round_by_round() -> None:
 
 
 def by_hand(spec: ScreeningSpec, side: int) -> int:
-    """The screening network's, from its spec alone."""
+    """The screening network's multiply-adds from its spec alone."""
     half, quarter, eighth, sixteenth = spec.widths
     grids = [(side // n) ** 3 for n in (2, 4, 8, 16)]
     total = grids[0] * 8 * half + grids[1] * 8 * half * quarter
@@ -61,14 +52,12 @@ def by_hand(spec: ScreeningSpec, side: int) -> int:
 
 
 def test_the_count_is_the_one_by_hand() -> None:
-    """Of the shipped screening network, in FP32 and in INT8."""
     spec = ScreeningSpec(blocks=(1, 3, 4))
     for name in ("screening-fp32", "screening-int8"):
         assert multiply_adds(find(name), 48) == by_hand(spec, 48)
 
 
 def test_a_region_of_the_student_costs_at_most_22_per_cent() -> None:
-    """The command says how much less than the second reader's."""
     done = CliRunner().invoke(app, ["cost", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["saved"] >= 0.78

@@ -1,5 +1,3 @@
-"""Comparing the model whole and in parts."""
-
 from __future__ import annotations
 
 import asyncio
@@ -16,7 +14,7 @@ from tests.plain_readings import plain
 
 
 class Counting:
-    """A reader that notes whose batch it was given."""
+    """A reader that records whose batch it was given."""
 
     version, engine, roi_shape = "1", "none", (2, 2, 2)
 
@@ -24,13 +22,12 @@ class Counting:
         self.name, self._log = name, log
 
     def read(self, batch: Any) -> Readings:
-        """Nothing of worth."""
         self._log.append(self.name)
         return plain(np.zeros(len(batch)), np.zeros(len(batch)))
 
 
 def test_contestants_take_turns() -> None:
-    """Two batches each that do not count, then one alone and the rest, A B A B."""
+    """Two warm-up batches each, then one alone and the rest, A B A B."""
     log: list[str] = []
 
     async def run() -> list[Contestant]:
@@ -46,7 +43,6 @@ def test_contestants_take_turns() -> None:
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    """Twice as fast in each round is a ratio of 2, however the rounds differ."""
     stage: Any = None
     first = Contestant("whole", 1, stage, [10.0, 20.0, 30.0], [2.0, 2.0, 4.0], [1.0, 2.0, 4.0])
     second = Contestant("parts", 2, stage, [20.0, 40.0, 60.0], [3.0, 3.0, 6.0], [3.0, 6.0, 12.0])
@@ -58,11 +54,9 @@ def test_ratios_are_taken_round_by_round() -> None:
 
 
 def test_each_batch_of_a_full_pipeline_is_timed_from_its_entry() -> None:
-    """Two are under way at once: together their times are more than the time that passed."""
+    """Two are processed at once: their times together are more than the time that passed."""
 
     class Slow:
-        """Two steps that take as long."""
-
         name = "slow"
 
         def __init__(self) -> None:
