@@ -126,7 +126,7 @@ def _failed(error: Exception) -> typer.Exit:
 
 
 def main() -> None:
-    """The command ``overread-edge``."""
+    """Run the command ``overread-edge``."""
     app()
 
 
