@@ -9,7 +9,7 @@ Only an exception ends a study, and `read_and_report` reports that too. In the d
     inbox       daemon/inbox.py   waits until a study is complete; from then its budget runs
     claim       daemon/claim.py   moves it to the work folder; store/studies.py records each step
     THIS        daemon/study.py   calls `read_and_report`, which writes the report
-    outbox      report/write.py   holds it: report.json last, so that the rest is there before
+    outbox      report/write.py   writes report.json last: where it is, the report is complete
     amendment   amend/amender.py  requests what store/pending.py persisted; writes a new version
 
 `daemon/loop.py` takes these steps in turn. `assemble.py` builds a `Pipeline` from the settings.

@@ -317,7 +317,7 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
         "screening-int8 1 on openvino",
         REPORT.guarantee.text,
         "1.2.4: 2 slices, localizer",
-        "the highest score among them is 0.041",
+        "Dismissed: 1, highest score 0.041",
         NOT_A_DEVICE,
     ):
         assert words in text
