@@ -164,7 +164,7 @@ HEADER = StudyHeader(patient_id="P1", study_date="20260301")
 
 @dataclass
 class SilentCloud:
-    """A link that is up as long as ``answers`` are left; each is given to one asking.
+    """A link that is up as long as ``answers`` are left; each is given to one retry.
 
     An answer is the number of regions, from the first, that get a verdict of ``probability``.
     Studies whose key is in ``refuses`` get refusals instead.
@@ -204,7 +204,7 @@ class SilentCloud:
 
 
 class ForgetfulCloud(SilentCloud):
-    """One that answers a study's first asking with nothing, the second with one region, then all.
+    """One that answers a study's first retry with nothing, the second with one region, then all.
 
     What was asked is told in the file ``log``, so that it goes on from there in the next process.
     """
@@ -216,7 +216,7 @@ class ForgetfulCloud(SilentCloud):
     def read_rois(
         self, rois: Sequence[Roi], deadline: Deadline, study_key: str
     ) -> EscalationResult:
-        """As many as this study's askings so far."""
+        """As many as this study's retries so far."""
         before = self._log.read_text().split() if self._log.exists() else []
         with self._log.open("a") as log:
             log.write(f"{study_key}\n")
@@ -279,7 +279,7 @@ class Site:
     def study(
         self, name: str, *, pictures: bool = False, second: SecondReader | None = None
     ) -> Record:
-        """A study whose report is out and owes two second readings."""
+        """A study whose report is out, with two pending ROIs."""
         record = self.store.open_claim((name,), "p", report_names(name))
         assert record is not None
         put(self.places.work / record.id, name)

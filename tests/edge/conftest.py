@@ -1,4 +1,4 @@
-"""A site with a silent cloud, for the tests of what is owed."""
+"""A site with a silent cloud, for the tests of pending reads."""
 
 from __future__ import annotations
 

@@ -117,8 +117,8 @@ def escalator(
 ) -> Iterator[Escalator]:
     """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        asking = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT)
-        yield Escalator(channel, link or Link(), asking, jitter=lambda *_: 0.01)
+        how = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT)
+        yield Escalator(channel, link or Link(), how, jitter=lambda *_: 0.01)
 
 
 def ask(
@@ -130,7 +130,7 @@ def ask(
 
 
 def free_port() -> int:
-    """A port of loopback on which nobody listens."""
+    """A port of loopback without a listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -47,11 +47,11 @@ def nothing_pending(*_: object) -> None:
 
 
 def quick_line(job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
-    """Does what the study's text says: ``bad`` is rejected, ``boom`` raises, ``owe`` owes."""
+    """Obeys the study's text: ``bad`` is rejected, ``boom`` raises, ``pending`` is provisional."""
     text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
     if "boom" in text:
-        raise RuntimeError("a fault in the line")
-    if "owe" in text:
+        raise RuntimeError("a fault in the pipeline")
+    if "pending" in text:
         return read_and_report(
             replace(pending_pipeline(SilentCloud()), persist_pending=persist), job
         )
@@ -106,7 +106,7 @@ def work_off(
 
 
 def unfinished(root: Path) -> int:
-    """Studies that have not come to their end, and debts; read without disturbing the agent."""
+    """Unfinished studies and pending reads, read without disturbing the agent."""
     path = root / "state" / "spool.sqlite3"
     if not path.exists():
         return 0
@@ -137,7 +137,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     """Return when it holds; fail the test if it never does."""
     until = time.monotonic() + PATIENCE_S
     while not condition():
-        assert time.monotonic() < until, "waited in vain"
+        assert time.monotonic() < until, "it never held"
         time.sleep(0.005)
 
 

@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_in_a_copy_is_known_and_nothing_is_left(
         (sqlite3.SQLITE_ERROR, False),
     ],
 )
-def test_what_keeps_the_database_from_being_written_passes(code: int, does: bool) -> None:
+def test_which_database_errors_are_transient(code: int, does: bool) -> None:
     """A full disk does; to sqlite a used-up quota and a read-only remount are failed writes.
 
     So does another who holds it.

@@ -86,7 +86,7 @@ def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, s
 
 
 def test_a_reserve_above_the_deadline_is_no_matter_without_a_cloud() -> None:
-    """There is nobody from whom anything would be kept back."""
+    """Without a cloud nothing is reserved."""
     assert load_settings(deadline_s=1.0, reserve_s=2.0, cloud="off").cloud is None
 
 

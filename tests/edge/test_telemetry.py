@@ -71,8 +71,8 @@ def test_a_wait_alone_can_make_a_report_late() -> None:
     assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
-def test_how_things_stand_is_told_as_it_is_now() -> None:
-    """What waits, what is set aside, what is owed, and whether the cloud can be asked."""
+def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
+    """Claimed, suspended and pending studies, and whether the cloud is available."""
     meters, available = Meters(), [True]
     meters.observe_link(lambda: LinkEstimate(available=available[0]))
     value = meters.registry.get_sample_value

@@ -1,6 +1,6 @@
 """Amended reports: what is written, what is given up, and that neither full disk nor kill harms.
 
-When what is owed is asked for again, and for how long.
+When a pending read is retried, and for how long.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.edge.builders import BY_EDGE, SHAPE, UNHURRIED, SilentCloud, Site, fi
 from tests.edge.fake_cloud import FakeCloud
 
 
-def test_what_is_owed_is_asked_again_and_amends_the_report(site: Site) -> None:
+def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
     """Version 2 is final, has both verdicts, and leaves version 1 as it was beside it."""
     site.study("a")
     first = site.report("a")
@@ -78,7 +78,7 @@ def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
 
 
 def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
-    """Version 2 owes the rest, version 3 is final and lists the changes of both."""
+    """After version 2 the rest is pending, version 3 is final and lists the changes of both."""
     site.study("a")
     site.cloud.answers = [1, 1]
     site.turns()
@@ -92,7 +92,7 @@ def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
     assert site.report("a", ".v1")["version"] == 1
 
 
-def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
+def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> None:
     """After the days allowed the report says so, is final, and nothing is kept."""
     record = site.study("a")
     site.clock.sleep(30 * DAY_S - 100)
@@ -111,8 +111,8 @@ def test_a_debt_too_old_is_given_up_in_a_last_version(site: Site) -> None:
         site.store.pending.get(record.id)
 
 
-def test_what_has_room_once_compressed_is_not_given_up(site: Site) -> None:
-    """Regions stored in haste give way before a debt does, several in one turn."""
+def test_compressing_may_make_enough_room(site: Site) -> None:
+    """ROIs are compressed before a read is given up, several in one turn."""
     site.cloud.available = False
     keys = [site.study(name).id for name in "abcd"]
     site.amender = site.start(max_bytes=site.store.pending.used_bytes() - 100_000)
@@ -122,7 +122,7 @@ def test_what_has_room_once_compressed_is_not_given_up(site: Site) -> None:
     assert all(site.store.pending.get(key).step is PendingStep.PENDING for key in keys)
 
 
-def test_beyond_the_room_allowed_the_oldest_debt_is_given_up_and_no_other(site: Site) -> None:
+def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -> None:
     """Its last version is final and says so; what was freed is enough for the others."""
     site.cloud.available = False
     old = site.study("old")
@@ -183,7 +183,7 @@ def crash_at(step: PendingStep, durable: bool) -> Callable[[object, bool], None]
 def test_a_version_that_was_begun_is_finished_and_not_made_twice(
     tmp_path: Path, step: PendingStep, durable: bool
 ) -> None:
-    """Once the verdicts are durable nobody is asked again, and there is one version 2."""
+    """Once the verdicts are durable there is no retry, and one version 2."""
     (tmp_path / "state").mkdir()
     cloud = SilentCloud([2, 2])
     with StudyStore(tmp_path / "state" / "s.db", crash_at(step, durable)) as store:
@@ -199,10 +199,10 @@ def test_a_version_that_was_begun_is_finished_and_not_made_twice(
         asked_again = step is PendingStep.AMENDING and not durable
         assert len(cloud.asked) == 1 + asked_again
         assert not (site.places.outbox / "a" / "report.v2.json").exists()
-        assert [debt for step in PendingStep for debt in store.pending.at(step)] == []
+        assert [read for step in PendingStep for read in store.pending.at(step)] == []
 
 
-def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
+def test_a_retry_over_the_real_link_has_the_same_key(tmp_path: Path) -> None:
     """A cloud that refuses once and answers later: the same study, the same regions, one report."""
     (tmp_path / "state").mkdir()
     faults: list[OverreadError] = [DeadlineUnmeetable("too busy")]
@@ -225,8 +225,8 @@ def test_the_real_link_is_asked_with_the_same_key(tmp_path: Path) -> None:
     assert findings(report) == {2: 0.9957, 3: 0.977, 1: 0.95}
 
 
-def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
-    """A link that is known to be down costs no asking, and the debt stays."""
+def test_nothing_is_retried_while_the_link_is_down(site: Site) -> None:
+    """A link that is down costs no retry, and the read stays pending."""
     record = site.study("a")
     site.cloud.available = False
     site.turns()
@@ -234,7 +234,7 @@ def test_nobody_is_asked_while_the_link_is_down(site: Site) -> None:
     assert site.store.pending.get(record.id).step is PendingStep.PENDING
 
 
-def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site: Site) -> None:
+def test_pauses_after_failed_retries_double_up_to_five_minutes(site: Site) -> None:
     """The pauses double from the first; no attempt is forgotten by a new start."""
     record = site.study("a")
     pauses = []
@@ -253,8 +253,8 @@ def test_an_asking_in_vain_waits_longer_and_longer_but_at_most_five_minutes(site
     assert site.report("a")["status"] == "final"
 
 
-def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(site: Site) -> None:
-    """Askings in vain do not add up over studies; word of the link ends the pause."""
+def test_a_link_that_is_down_is_tried_with_one_study_and_a_response_frees_all(site: Site) -> None:
+    """The pause does not grow with the number of studies; a response ends it."""
     for name in "ab":
         site.study(name)
     site.turns()
@@ -266,8 +266,8 @@ def test_a_link_that_is_down_is_tried_with_one_study_and_an_answer_frees_all(sit
     assert [site.report(name)["status"] for name in "ab"] == ["final", "final"]
 
 
-def test_a_link_that_was_lost_and_is_found_makes_no_one_wait(site: Site) -> None:
-    """However long the pause had grown: what is owed is asked for as soon as the cloud is there."""
+def test_a_link_that_is_up_again_ends_the_pause(site: Site) -> None:
+    """However long the pause had grown: the retry comes as soon as the cloud is up."""
     site.study("a")
     for _ in range(12):
         site.turns()
@@ -283,7 +283,7 @@ def test_a_link_that_was_lost_and_is_found_makes_no_one_wait(site: Site) -> None
 
 
 def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
-    """The others are asked for meanwhile, and it stays owed."""
+    """The others are retried meanwhile, and it stays pending."""
     keys = [site.study(name).id for name in "ab"]
     site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
     site.turns()
@@ -291,7 +291,7 @@ def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
     assert site.store.pending.get(keys[0]).attempts == 1
 
 
-def test_one_damaged_region_sets_its_own_debt_aside(site: Site) -> None:
+def test_one_damaged_roi_suspends_its_own_read_alone(site: Site) -> None:
     """It ends no turn, neither while the link is down nor later, and the others are read again."""
     for name in "ab":
         site.study(name)
@@ -333,7 +333,7 @@ def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
     assert [site.report(name)["version"] for name in "ab"] == [1, 2]
 
 
-def test_a_link_that_was_broken_is_tried_with_one_region(site: Site) -> None:
+def test_a_half_open_breaker_is_probed_with_one_roi(site: Site) -> None:
     """The rest follows when it has answered."""
     key = site.study("a").id
     site.cloud.answers, site.cloud.probing = [1, 1], True
@@ -354,10 +354,10 @@ def test_age_is_counted_through_starts(site: Site) -> None:
     assert site.report("a")["changes"][0]["kind"] == "given up"
 
 
-def test_an_asking_is_longer_the_more_in_a_row_were_in_vain_whatever_their_study(
+def test_a_retry_may_take_longer_after_failed_ones_of_any_study(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a slow link many debts do not all fail at the shortest before one is given longer."""
+    """On a slow link not every read fails at the shortest limit before one may take longer."""
     for name in "abcd":
         site.study(name)
     given_s: list[float] = []
@@ -389,7 +389,7 @@ def test_an_asking_is_longer_the_more_in_a_row_were_in_vain_whatever_their_study
     ("deadline_s", "budgets_s"),
     [(10.0, [2.0, 4.0, 5.0, 5.0]), (60.0, [2.0, 4.0, 8.0, 16.0]), (5.0, [1.0, 2.0, 2.5, 2.5])],
 )
-def test_an_asking_is_short_and_longer_only_after_those_in_vain(
+def test_a_retry_is_short_and_longer_only_after_failed_ones(
     deadline_s: float, budgets_s: list[float]
 ) -> None:
     """It doubles, and what arrives meanwhile keeps half of its deadline at least."""

@@ -46,10 +46,10 @@ def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
     assert "version 1<br>" in page
 
 
-def test_one_debt_that_cannot_be_written_does_not_stop_the_others(
+def test_one_report_that_cannot_be_written_does_not_stop_the_others(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is set aside until the next start, with its verdicts."""
+    """It is suspended until the next start, with its verdicts."""
     for name in "ab":
         site.study(name)
     site.cloud.answers = [2, 2]
@@ -122,7 +122,7 @@ def test_a_database_that_another_holds_loses_and_doubles_no_amendment(
 
 
 def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:
-    """Seconds until the debt is due, in steps of half a second."""
+    """Seconds until the read is due, in steps of half a second."""
     began_s = clock()
     while not backoff.due(key):
         clock.sleep(0.5)
@@ -130,7 +130,7 @@ def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:
 
 
 def test_pauses_of_the_link_double_up_to_five_minutes_for_all() -> None:
-    """No debt is asked for while nobody answers, and the pause begins anew after an answer."""
+    """Nothing is retried while the cloud is silent; a response resets the pauses."""
     clock = HandClock()
     backoff = Backoff(5.0, clock, lambda _low, high: high)
     pauses = []
@@ -156,8 +156,8 @@ def test_a_refused_study_waits_alone_and_up_to_an_hour() -> None:
     assert backoff.due("k")
 
 
-def test_word_of_the_link_does_not_free_what_was_refused() -> None:
-    """What the cloud itself refused waits on; what met nobody is due."""
+def test_a_response_of_the_link_does_not_free_what_was_refused() -> None:
+    """What the cloud itself refused waits on; what met no response is due."""
     backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
     backoff.refused("refused", 1)
     backoff.no_response()
@@ -180,7 +180,7 @@ def test_pauses_are_drawn_from_the_upper_half() -> None:
     assert drawn == [(4.0, 8.0), (8.0, 16.0)]
 
 
-def test_askings_in_vain_are_counted_over_all_debts_until_one_is_answered() -> None:
+def test_failed_retries_are_counted_over_all_studies_until_a_verdict_comes() -> None:
     """A refusal counts too; word of the link alone ends no row."""
     backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
     assert backoff.failed_in_a_row == 0

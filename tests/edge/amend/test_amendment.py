@@ -82,7 +82,7 @@ def test_text_that_is_no_utf8_and_an_endless_deadline_can_be_kept() -> None:
     assert (kept.source, kept.deadline_s) == (Path("/in/?"), math.inf)
 
 
-def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
+def test_a_context_of_another_version_of_the_program_can_be_read() -> None:
     """A field that is not known is left out, one that is missing has its default."""
     words = json.loads(zlib.decompress(context_of(full_report()).to_bytes()))
     words["report"]["of the future"] = 1
@@ -94,7 +94,7 @@ def test_grounds_of_another_version_of_the_program_can_be_read() -> None:
 
 
 def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
-    """The reason that a finding gives is that of the last asking, not of the first plan."""
+    """The reason that a finding gives is that of the last retry, not of the first plan."""
     held = dataclasses.replace(plan_of(0.7, 0.3), send=(), held_back="no time left to ask")
     merged = context_of(full_report(), held).merged(EscalationResult(reason="the link was lost"))
     assert "the link was lost" in merged.findings[0].reason

@@ -62,7 +62,7 @@ def test_an_unexpected_fault_is_kept_with_its_traceback_and_the_rest_goes_on(
     reason = json.loads(path.read_text())
     assert reason["kind"] == "InternalError"
     assert "Traceback" in reason["reason"]
-    assert "a fault in the line" in reason["reason"]
+    assert "a fault in the pipeline" in reason["reason"]
     assert "Traceback" not in (tmp_path / "outbox" / "a" / "report.html").read_text()
     assert statuses(tmp_path) == {"a": "rejected", "b": "final"}
 
@@ -116,7 +116,7 @@ def test_the_budget_of_a_study_that_was_claimed_by_another_life_begins_with_this
     assert since_s == [100.0, 200.0]
 
 
-def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> None:
+def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -> None:
     """After three deaths it is quarantined unread, and the study after it gets its report."""
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
@@ -141,7 +141,7 @@ def test_a_study_that_kills_the_process_is_blamed_in_the_end(tmp_path: Path) -> 
 def test_every_report_that_goes_out_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the line gave it or the daemon, and whatever full disk it meets afterwards."""
+    """Whether the pipeline gave it or the daemon, and whatever full disk it meets afterwards."""
     meters = Meters()
     monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
     for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
@@ -163,7 +163,7 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
 
     def line(_job: Job, _persist: PersistPending) -> StudyResult:
         clock.sleep(6.0)
-        raise ValueError("a fault in the line")
+        raise ValueError("a fault in the pipeline")
 
     work_off(tmp_path, line, clock=clock)
     ledgers = [
@@ -179,13 +179,13 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
     assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
-def test_how_things_stand_is_measured_every_turn(
+def test_the_backlog_is_measured_every_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What waits, what is owed, what is set aside, and whether the cloud is there."""
+    """Claimed, pending and suspended studies, and whether the cloud is up."""
     meters, seen, clock = Meters(), list[tuple[float | None, ...]](), HandClock()
     monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
-    for name, text in (("a", "owe"), ("b", "x")):
+    for name, text in (("a", "pending"), ("b", "x")):
         put(tmp_path / "inbox", name, text)
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
 
@@ -198,14 +198,14 @@ def test_how_things_stand_is_measured_every_turn(
     assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
 
 
-def test_what_is_owed_makes_room_though_more_studies_wait(
+def test_pending_reads_make_room_though_more_studies_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond the room allowed a debt is given up after every study, not when there are none."""
+    """Beyond the limit a read is given up after every study, not when there are none."""
     limits = replace(UNHURRIED, max_bytes=0.0)
     monkeypatch.setattr("edge.daemon.agent.RetryBudget.of", lambda _settings: limits)
     for name in "abc":
-        put(tmp_path / "inbox", name, "owe")
+        put(tmp_path / "inbox", name, "pending")
     seen: list[dict[str, str]] = []
 
     def line(job: Job, persist: PersistPending) -> StudyResult:
@@ -259,9 +259,9 @@ def test_killed_at_any_durable_step_no_study_is_lost_or_doubled(
 ) -> None:
     """SIGKILL just before or just after each step: the next start ends every study once.
 
-    What is owed is amended once: every version is there, each verdict is one change.
+    Pending reads are amended once: every version is there, each verdict is one change.
     """
-    for name, text in (("a", "x"), ("b ü", "bad"), ("c", "boom"), ("d", "owe")):
+    for name, text in (("a", "x"), ("b ü", "bad"), ("c", "boom"), ("d", "pending")):
         put(tmp_path / "inbox", name, text)
     process = start(tmp_path, (step, durable))
     process.join(PATIENCE_S)
@@ -277,7 +277,7 @@ def test_killed_at_random_moments_no_study_is_lost_or_doubled(tmp_path: Path, se
     chance = random.Random(seed)
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b ü", "bad")
-    put(tmp_path / "inbox", "c", "owe")
+    put(tmp_path / "inbox", "c", "pending")
     process = start(tmp_path)
     wait_until((tmp_path / "started").exists)
     time.sleep(chance.uniform(0.0, 0.1))
@@ -332,16 +332,16 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
 def test_a_database_that_another_holds_pauses_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | PendingStep
 ) -> None:
-    """A backup, say: the study is not refused, its report is out once, and what it owes counts."""
+    """A backup, say: the report is out once, and its pending read counts."""
     monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
-    put(tmp_path / "inbox", "a", "owe")
+    put(tmp_path / "inbox", "a", "pending")
     path = tmp_path / "state" / "spool.sqlite3"
     work_off(tmp_path, on_step=held_at(path, step, looks=3))
     assert whereabouts(tmp_path) == {"a": ["done"]}
     assert statuses(tmp_path) == {"a": "provisional"}
     with StudyStore(path) as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
-        assert [debt.version for debt in store.pending.at(PendingStep.PENDING)] == [1]
+        assert [read.version for read in store.pending.at(PendingStep.PENDING)] == [1]
 
 
 def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path) -> None:
@@ -388,7 +388,7 @@ def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_lif
 def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is set aside with its report out, and finished at the next start."""
+    """It is suspended with its report out, and finished at the next start."""
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
 

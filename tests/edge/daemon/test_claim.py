@@ -44,7 +44,7 @@ def test_since_when_the_budget_runs_is_told_before_a_file_is_moved(
     inbox, clock = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
     (tmp_path / "work").mkdir()
-    begun: dict[str, float] = {}
+    claimed: dict[str, float] = {}
 
     def full(*_: Path) -> None:
         raise OSError(28, "no room")
@@ -53,9 +53,9 @@ def test_since_when_the_budget_runs_is_told_before_a_file_is_moved(
     with StudyStore(tmp_path / "s.db") as store:
         places = (tmp_path / "inbox", tmp_path / "work")
         with pytest.raises(OSError, match="no room"):
-            claim(inbox.complete()[0], *places, store, lambda _: False, begun.__setitem__)
-        assert begun == {record.id: clock.now_s for record in store.at(Step.CLAIMING)}
-        assert len(begun) == 1
+            claim(inbox.complete()[0], *places, store, lambda _: False, claimed.__setitem__)
+        assert claimed == {record.id: clock.now_s for record in store.at(Step.CLAIMING)}
+        assert len(claimed) == 1
 
 
 def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(tmp_path: Path) -> None:

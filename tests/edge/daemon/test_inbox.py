@@ -95,7 +95,7 @@ def test_hidden_temporary_linked_and_loose_files_are_left_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("where", ["a folder of its own", "the study itself"])
-def test_a_study_that_cannot_be_looked_at_keeps_no_other_waiting(
+def test_an_unreadable_study_keeps_no_other_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """It is told once, by its reason alone, and is a study like any other when it can be read."""
@@ -258,7 +258,7 @@ def test_report_names_are_short_enough_and_never_the_same() -> None:
     assert len(next(report_names("漢" * 80)).encode()) <= 200
 
 
-def test_what_lies_there_at_the_first_look_begins_with_it(tmp_path: Path) -> None:
+def test_a_study_that_is_there_at_the_first_poll_counts_from_it(tmp_path: Path) -> None:
     """However long it has lain there: nobody was there to read it."""
     inbox, clock = watch(tmp_path / "inbox", wall=lambda: time.time() + 3600.0)
     put(tmp_path / "inbox", "a")
@@ -268,7 +268,7 @@ def test_what_lies_there_at_the_first_look_begins_with_it(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("age_s", "waited_s"), [(2.0, 2.0), (0.0, 0.0), (60.0, 6.0), (-3600.0, 0.0)]
 )
-def test_what_arrives_between_two_looks_begins_when_its_newest_file_says(
+def test_a_study_complete_between_two_polls_is_so_since_its_newest_file(
     tmp_path: Path, age_s: float, waited_s: float
 ) -> None:
     """But after the one look and before the other, whatever the wall clock says."""
@@ -300,7 +300,7 @@ def test_a_study_that_is_renamed_into_place_begins_with_that(tmp_path: Path) -> 
 
 
 def test_a_study_without_a_mark_begins_when_it_had_been_quiet(tmp_path: Path) -> None:
-    """Though the look that finds it so comes later; and it does not begin anew at the next."""
+    """Though the poll that finds it so comes later; the next one does not change it."""
     inbox, clock = watch(tmp_path / "inbox")
     assert names(inbox) == []
     put(tmp_path / "inbox", "a", done=False)
@@ -326,7 +326,7 @@ def test_no_study_is_charged_for_the_time_in_which_its_quiet_is_waited_for(tmp_p
 
 
 def test_a_copy_that_brings_everything_along_is_another_study(tmp_path: Path) -> None:
-    """Taken and sent again before the next look, it is quiet and complete anew."""
+    """Taken and sent again before the next poll, its quiet time starts again."""
     inbox, clock = watch(tmp_path / "inbox")
     folder = put(tmp_path / "inbox", "a", done=False)
     assert names(inbox) == []

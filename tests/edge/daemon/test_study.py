@@ -87,9 +87,7 @@ def test_a_report_that_is_damaged_counts_as_none(
     assert json.loads(answer.read_text())["status"] == "final"
 
 
-def test_a_study_that_is_blamed_unread_has_a_report_that_is_told(
-    places: AgentFolders, store: StudyStore
-) -> None:
+def test_a_study_rejected_unread_has_a_report(places: AgentFolders, store: StudyStore) -> None:
     """It goes out as any other does, once."""
     told: list[Report] = []
     record = being_read(places, store, times=MAX_ATTEMPTS)

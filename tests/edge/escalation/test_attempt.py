@@ -185,7 +185,7 @@ def test_slow_cloud_is_hedged_and_cancelled() -> None:
 
 
 def test_fast_cloud_is_not_hedged() -> None:
-    """The other cloud hears nothing of it."""
+    """The other cloud receives nothing."""
     with FakeCloud() as fast, FakeCloud() as other:
         with hedged(fast.address, other.address, Link()) as second:
             came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
@@ -219,7 +219,7 @@ def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
     assert len(other.headers) == 2
 
 
-def test_what_the_first_has_no_room_for_is_asked_of_the_other_at_once() -> None:
+def test_what_the_first_cannot_answer_in_time_is_asked_of_the_other_at_once() -> None:
     """A busy cloud takes one of three; an idle one answers the others while that one is read."""
     asked, link = threading.Event(), Link(clock=lambda: 0.0)
     link.queue_reported(30.0)
@@ -242,7 +242,7 @@ def test_what_the_first_has_no_room_for_is_asked_of_the_other_at_once() -> None:
     assert (busy.asked, len(idle.headers)) == ([[0]], 1)
 
 
-def test_no_room_at_either_cloud_ends_it() -> None:
+def test_two_clouds_that_cannot_answer_in_time_end_it() -> None:
     """Nobody waits for the deadline, and nobody is asked twice."""
     link, other_link = Link(clock=lambda: 0.0), Link(clock=lambda: 0.0)
     link.queue_reported(30.0)
@@ -259,7 +259,7 @@ def test_no_room_at_either_cloud_ends_it() -> None:
 
 
 class Unheard:
-    """A stream that was not heard for 8 s when the hedge has answered all."""
+    """A stream without a response for 8 s when the hedge has answered all."""
 
     load = None
 
@@ -285,7 +285,7 @@ class Unheard:
 
 @pytest.mark.parametrize("sent", [True, False])
 def test_bytes_that_were_never_sent_tell_nothing_of_the_wire(sent: bool) -> None:
-    """A stream that lost to the hedge before it was heard bounds the wire where it sent any."""
+    """A stream that lost to the hedge before any response bounds the link where it sent any."""
     clock, link = HandClock(), Link(clock=lambda: 0.0)
     exchange = RoiStates(cut_rois(plan_of(0.5), box(), SHAPE))
     link.responded()

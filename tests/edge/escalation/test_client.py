@@ -220,7 +220,7 @@ def test_refused_region_is_kept_apart() -> None:
         *(("compute_s", s) for s in (NAN, INF, -1.0)),
     ],
 )
-def test_nonsense_is_no_verdict(field: str, value: float) -> None:
+def test_an_implausible_verdict_is_refused(field: str, value: float) -> None:
     """A probability, diameter or time that cannot be is a refusal: not merged, not learnt from."""
     link = Link()
     with FakeCloud(answer=lambda roi: Verdict(**{**vars(sure(roi)), field: value})) as cloud:
@@ -312,7 +312,7 @@ def test_a_busy_cloud_gets_the_regions_when_it_has_taken_the_header(sent: list[i
     assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
 
 
-def test_only_what_the_cloud_has_room_for_is_sent(sent: list[int]) -> None:
+def test_only_accepted_rois_are_sent(sent: list[int]) -> None:
     """The most valuable; the others are refused, and the stream ends well, with no other try."""
     with FakeCloud(accepts=1) as cloud:
         came = ask(cloud.address, *SCORES, link=busy_link())
@@ -322,7 +322,7 @@ def test_only_what_the_cloud_has_room_for_is_sent(sent: list[int]) -> None:
     assert came.refused
 
 
-def test_a_cloud_without_any_room_ends_it() -> None:
+def test_a_cloud_that_accepts_no_roi_ends_it() -> None:
     """All are refused, none was sent, and nobody waits for the deadline."""
     with FakeCloud(accepts=0) as cloud:
         came = ask(cloud.address, *SCORES, link=busy_link())
@@ -343,7 +343,7 @@ def test_what_is_on_its_way_already_is_answered(sent: list[int]) -> None:
     assert sorted(came.refusals) == [i for i in range(3) if i not in sent]
 
 
-def test_a_mute_cloud_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_cloud_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever holds the regions is let go when the stream is given up, not at the deadline."""
     over, let_go, requests = threading.Event(), threading.Event(), stream.RequestIterator.requests
 

@@ -1,4 +1,4 @@
-"""What an escalation teaches the link, and how the link keeps it from asking.
+"""What the link learns from an escalation, and when it rejects one.
 
 What travels to the cloud, and in what shape.
 """
@@ -35,7 +35,7 @@ from tests.edge.fake_cloud import RESERVE_S, FakeCloud, ask, escalator, free_por
 from tests.edge.running_agent import quick_line
 
 
-def test_no_time_left_asks_nobody() -> None:
+def test_no_time_left_sends_nothing() -> None:
     """When only the reserve is left, no stream is opened, and the link is not blamed."""
     link = Link(failures=1)
     with FakeCloud() as cloud:
@@ -64,7 +64,7 @@ def test_senseless_queue_estimate_is_ignored(said: str) -> None:
     assert (came.reason, link.estimate().middle.queue_s) == ("", 0.0)
 
 
-def test_open_breaker_asks_nobody() -> None:
+def test_an_open_breaker_sends_nothing() -> None:
     """While the link is given up nothing is sent, and the reason is that of the breaker."""
     link = Link(failures=1, clock=lambda: 0.0)
     link.failed("Unreachable: refused")
@@ -116,7 +116,7 @@ def test_round_trip_is_measured_apart_from_reading() -> None:
     assert link.estimate().middle.round_trip_s < 0.4
 
 
-def test_a_mute_cloud_is_given_up_long_before_the_deadline() -> None:
+def test_a_silent_cloud_is_given_up_long_before_the_deadline() -> None:
     """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
     link = Link()
     link.up(None)
@@ -144,7 +144,7 @@ def test_what_was_not_answered_in_time_is_slow_though_some_of_it_was() -> None:
     assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
 
 
-def test_a_slow_cloud_that_was_heard_leaves_the_wire_its_good_name() -> None:
+def test_a_slow_cloud_that_responded_is_not_a_slow_link() -> None:
     """The wait of a missed deadline is the cloud's queue, not seconds a byte."""
     over, link = threading.Event(), Link()
 
@@ -160,8 +160,8 @@ def test_a_slow_cloud_that_was_heard_leaves_the_wire_its_good_name() -> None:
     assert slow.queue_s > 2.0
 
 
-def test_a_cloud_that_cannot_be_reached_was_not_heard() -> None:
-    """A refused connection is no sign of it."""
+def test_an_unreachable_cloud_has_not_responded() -> None:
+    """A refused connection is no response."""
     link = Link()
     ask(f"127.0.0.1:{free_port()}", 0.4, link=link)
     assert link.estimate().silent_s is None
@@ -208,7 +208,7 @@ class _Failing(grpc.Channel):  # type: ignore[misc] # grpc has no types here: it
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_a_status_behind_empty_metadata_is_no_sign_of_the_cloud(
+def test_a_status_behind_empty_metadata_is_no_response(
     held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However late it comes within what it may take, and whether the regions were held."""
@@ -222,8 +222,8 @@ def test_a_status_behind_empty_metadata_is_no_sign_of_the_cloud(
     assert (came.reason, signs) == ("Unreachable: refused", [])
 
 
-def test_a_short_asking_for_what_is_owed_does_not_open_the_breaker() -> None:
-    """The cloud was heard: it is there, and slow."""
+def test_a_short_retry_does_not_open_the_breaker() -> None:
+    """The cloud responded: it is up, and slow."""
     over, link = threading.Event(), Link(failures=1)
 
     def stall(roi: Roi) -> Verdict | Refusal:
@@ -239,7 +239,7 @@ def test_a_short_asking_for_what_is_owed_does_not_open_the_breaker() -> None:
     assert link.estimate().slow.queue_s > 2.0
 
 
-def test_a_glance_at_the_link_waits_for_nothing() -> None:
+def test_an_estimate_of_the_link_now_waits_for_nothing() -> None:
     """Though the cloud is being looked for; whoever collects metrics has no time."""
     waited, link = list[None](), Link()
     link.monitor_started(60.0)
@@ -251,7 +251,9 @@ def test_a_glance_at_the_link_waits_for_nothing() -> None:
     assert waited == [None]
 
 
-def test_the_agent_s_metrics_only_glance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_s_metrics_never_wait_for_the_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whoever collects them is not made to wait for a cloud that is being looked for."""
     told: list[object] = []
     monkeypatch.setattr(Meters, "observe_link", lambda _meters, estimate: told.append(estimate))
@@ -288,14 +290,14 @@ def test_region_is_cut_around_its_candidate() -> None:
     assert (roi.edge_score, roi.window_hu) == (0.5, (-1000.0, 400.0))
 
 
-def test_nothing_to_send_asks_nobody() -> None:
+def test_nothing_to_send_opens_no_stream() -> None:
     """A plan that sends nothing opens no stream."""
     with FakeCloud() as cloud:
         came = ask(cloud.address, 0.05)
     assert (came.attempts, came.reason, cloud.headers) == (0, "", [])
 
 
-def test_regions_cut_before_can_be_asked_for() -> None:
+def test_rois_cut_before_can_be_read() -> None:
     """What was kept of a study is asked for by itself, under its key and by its own deadline."""
     rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
     with FakeCloud() as cloud, escalator(cloud.address) as second:

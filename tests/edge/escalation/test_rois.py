@@ -38,7 +38,7 @@ def test_what_is_refused_for_now_is_open_but_not_unanswered() -> None:
 
 
 def test_an_answer_counts_once() -> None:
-    """A second verdict for a region, one that nobody asked for, and the summary change nothing."""
+    """A second verdict for a region, one for an unknown ROI, and the summary change nothing."""
     asked = exchange(0.4)
     asked.take(verdict(0))
     asked.take(replace(verdict(0), probability=0.1))
@@ -97,7 +97,7 @@ def test_a_refusal_is_told_from_a_fault_of_the_link(
 NO_ROOM = Refusal(0, "DeadlineUnmeetable", "the cloud accepted 0 of 1 ROIs")
 
 
-def test_a_region_without_room_is_left_open_for_another_cloud() -> None:
+def test_an_roi_that_one_cloud_cannot_answer_in_time_is_left_open_for_another() -> None:
     """Its verdict counts, and leaves no refusal; it calls for no other attempt."""
     asked = exchange(0.4)
     assert not asked.take(NO_ROOM, elsewhere=True)
@@ -109,7 +109,7 @@ def test_a_region_without_room_is_left_open_for_another_cloud() -> None:
 
 
 @pytest.mark.parametrize("others", [True, False])
-def test_a_region_without_room_anywhere_is_refused(others: bool) -> None:
+def test_an_roi_that_no_cloud_can_answer_in_time_is_refused(others: bool) -> None:
     """Once the other cloud has none either, or has not answered."""
     asked = exchange(0.4)
     asked.take(NO_ROOM, elsewhere=True)

@@ -58,7 +58,7 @@ def test_what_has_gone_already_is_not_refused() -> None:
     assert list(requests) == []
 
 
-def test_more_room_than_regions_leaves_nothing_out() -> None:
+def test_a_cloud_that_accepts_more_than_was_announced_refuses_nothing() -> None:
     """The cloud may have room for more than was announced."""
     assert sending(held=True).admit(9) == []
 
@@ -70,7 +70,7 @@ def test_the_deadline_lets_go_who_waits() -> None:
     assert taker.rois == []
 
 
-def test_a_header_alone_is_no_region() -> None:
+def test_a_header_alone_is_not_a_sent_roi() -> None:
     """Regions that are held have not been sent; once they may go they have."""
     one = sending(held=True)
     taker = Taker(one)
@@ -103,7 +103,7 @@ def test_the_wait_for_a_busy_cloud_is_no_slow_wire(held: bool, after_s: float) -
     assert (one.sending_s, one.arrivals[0].after_s) == (after_s, after_s)
 
 
-def test_the_sign_of_the_cloud_is_older_than_the_certainty() -> None:
+def test_the_first_response_is_older_than_the_certainty() -> None:
     """The round trip ends with the sign; what was held goes when it is certain."""
     clock = HandClock()
     one = timing(clock, held=True)
@@ -112,7 +112,7 @@ def test_the_sign_of_the_cloud_is_older_than_the_certainty() -> None:
     assert (one.first_response_s, one.sending_s) == (1.5, 0.0)
 
 
-def test_what_was_sent_up_to_the_first_region_without_an_answer() -> None:
+def test_bytes_are_counted_up_to_the_first_roi_without_an_answer() -> None:
     """The second of three: two regions; none where all were answered."""
     one = timing(HandClock())
     assert one.up_to_first({2, 1}) == (2, 2 * ROI)

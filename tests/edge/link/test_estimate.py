@@ -117,7 +117,7 @@ def test_misses_that_go_on_are_believed() -> None:
 
 
 def test_a_slow_cloud_is_no_slow_wire() -> None:
-    """It was heard at once: the wait is a fixed one, and ten regions take little more than one."""
+    """It responded at once: the wait is a fixed one, and ten regions take little more than one."""
     clock = HandClock()
     measured = used(clock)
     measured.add_bound(ROI, 8.0, 0.02, 1)
@@ -135,7 +135,7 @@ def test_bytes_that_explain_the_wait_are_charged_with_it() -> None:
     assert measured.pace(0.95).queue_s < 0.1
 
 
-def test_a_cloud_that_was_heard_late_lies_behind_a_slow_wire() -> None:
+def test_a_cloud_that_responded_late_is_behind_a_slow_link() -> None:
     """Its first sign took most of the wait."""
     measured = used(HandClock())
     measured.add_bound(ROI, 8.0, 5.0, 1)
@@ -143,7 +143,7 @@ def test_a_cloud_that_was_heard_late_lies_behind_a_slow_wire() -> None:
 
 
 def test_the_queue_that_was_not_told_is_guessed_and_drains() -> None:
-    """Whoever is cancelled is told nothing; 7.9 s waited in vain are a queue of 4.9 s 3 s later."""
+    """7.9 s without an answer are a queue of 4.9 s three seconds later."""
     clock = HandClock()
     measured = used(clock)
     measured.add_bound(ROI, 8.0, 0.02, 1)

@@ -21,14 +21,14 @@ LONG_S = 60.0
 
 
 class Scripted:
-    """Gives each knock the next answer that is put in; ``cancel`` ends a wait for one."""
+    """Gives each health check the next answer that is put in; ``cancel`` ends a wait for one."""
 
     def __init__(self) -> None:
         self.answers: queue.SimpleQueue[LinkFault | None] = queue.SimpleQueue()
         self.checks = 0
 
     def __call__(self, _timeout_s: float) -> HealthCheck:
-        """One more knock."""
+        """One more health check."""
         self.checks += 1
         return HealthCheck(self.fault, self.cancel)
 
@@ -49,8 +49,8 @@ def until(holds: Callable[[], bool]) -> bool:
     return holds()
 
 
-def test_a_lost_cloud_is_told_and_found_again() -> None:
-    """Studies are turned away with the reason, and let in when it is back."""
+def test_a_cloud_goes_down_and_comes_up_again() -> None:
+    """Studies are rejected with the reason, and let in when it is back."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, 0.01):
         cloud.answers.put(Unreachable("refused"))
@@ -80,7 +80,7 @@ def test_a_study_waits_for_a_cloud_that_is_about_to_answer() -> None:
         assert link.estimate().available
 
 
-def test_an_escalation_in_doubt_makes_it_look_at_once() -> None:
+def test_a_failed_escalation_starts_a_health_check_at_once() -> None:
     """It does not wait for the end of its pause."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, LONG_S):
@@ -92,8 +92,8 @@ def test_an_escalation_in_doubt_makes_it_look_at_once() -> None:
         assert until(lambda: link.estimate().reason == "DeadlinePassed: no answer")
 
 
-def test_it_does_not_knock_while_an_escalation_hears_the_cloud() -> None:
-    """What that sends may keep a knock out of a narrow link, and it tells more."""
+def test_no_health_check_runs_while_an_escalation_receives_answers() -> None:
+    """Its upload may saturate a narrow link, and its answers say more."""
     link, cloud = Link(), Scripted()
     assert link.enter()
     link.responded()
@@ -106,7 +106,7 @@ def test_it_does_not_knock_while_an_escalation_hears_the_cloud() -> None:
         assert until(lambda: cloud.checks == 1)
 
 
-def test_a_link_that_nobody_watches_any_more_is_not_lost() -> None:
+def test_a_link_without_a_monitor_is_not_down() -> None:
     """Whatever ends the watch: studies may ask, and find out for themselves."""
     link = Link()
     link.down("Unreachable: refused")
@@ -118,7 +118,7 @@ def test_a_link_that_nobody_watches_any_more_is_not_lost() -> None:
         assert until(lambda: link.estimate().available)
 
 
-def test_leaving_cancels_a_knock_that_waits() -> None:
+def test_stopping_the_monitor_cancels_a_waiting_health_check() -> None:
     """It returns although no answer ever came, and tells nothing of the link."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, LONG_S):
@@ -126,7 +126,7 @@ def test_leaving_cancels_a_knock_that_waits() -> None:
     assert link.estimate().available
 
 
-def test_only_a_second_knock_tells_the_round_trip() -> None:
+def test_only_a_second_health_check_measures_the_round_trip() -> None:
     """Connecting is a part of the first; of the later ones one a minute is taken in."""
     link, cloud = Link(), Scripted()
     before = link.estimate().middle.round_trip_s
@@ -143,7 +143,7 @@ def test_only_a_second_knock_tells_the_round_trip() -> None:
         assert link.estimate().middle.round_trip_s == taken
 
 
-def test_knocks_over_grpc() -> None:
+def test_health_checks_over_grpc() -> None:
     """A service that answers is there; where nobody listens, or answers, it is not."""
     with (
         FakeCloud() as cloud,
@@ -158,8 +158,8 @@ def test_knocks_over_grpc() -> None:
         assert isinstance(start_health_check(channel, LONG_S).fault(), Unreachable)
 
 
-def test_a_watch_over_grpc_ends_while_its_knock_waits() -> None:
-    """The knock is cancelled, and no thread is left behind."""
+def test_a_monitor_over_grpc_ends_while_its_health_check_waits() -> None:
+    """The health check is cancelled, and no thread is left behind."""
     link = Link()
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"

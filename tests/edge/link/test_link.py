@@ -23,7 +23,7 @@ def arrivals(
 
 @pytest.mark.parametrize("count", [1, 2, 6])
 def test_round_trip_and_throughput_are_recovered(count: int) -> None:
-    """From one region on: the first sign of the cloud is the round trip, the rest is sending."""
+    """From one ROI on: the first response is the round trip, the rest is sending."""
     link = Link(clock=HandClock())
     link.succeeded(arrivals(0.08, 4 * MB, count), response_s=0.08)
     middle = link.estimate().middle
@@ -91,7 +91,7 @@ def test_old_measurements_are_forgotten() -> None:
 
 
 def test_loss_of_contact_is_known() -> None:
-    """The estimate tells how long nothing was heard of the cloud, and None for never."""
+    """The estimate tells how long the cloud has been silent, and None for never."""
     clock = HandClock()
     link = Link(clock=clock)
     assert link.estimate().silent_s is None
@@ -194,7 +194,7 @@ def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
 
 
 def test_patience_with_a_silent_cloud() -> None:
-    """One that was never heard of may have to be connected to; a near one answers within 1 s."""
+    """One that never responded may have to be connected to; a near one answers within 1 s."""
     clock = HandClock()
     link = Link(clock=clock)
     assert link.response_timeout_s() == 3.0
@@ -212,7 +212,7 @@ def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
     """Nobody asks until it is found; at first one may wait for that."""
     clock = HandClock()
     link = Link(clock=clock)
-    link.wait_until_known()  # nobody looks for it: nothing to wait for
+    link.wait_until_known()  # no monitor: nothing to wait for
     assert link.estimate().available
     link.monitor_started(0.5)
     assert not link.enter()
@@ -225,7 +225,7 @@ def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
     assert link.estimate().available
 
 
-def test_a_lost_link_lets_nobody_in_until_it_is_found() -> None:
+def test_a_link_that_is_down_rejects_escalations_until_it_is_up() -> None:
     """However long that takes: no study finds out."""
     clock = HandClock()
     link = Link(clock=clock)
@@ -237,7 +237,7 @@ def test_a_lost_link_lets_nobody_in_until_it_is_found() -> None:
     assert link.enter()
 
 
-def test_a_stream_in_which_the_cloud_is_heard_knows_better() -> None:
+def test_a_stream_that_receives_answers_overrules_a_failed_health_check() -> None:
     """It is not lost until that has ended, and a first sign brings a lost one back."""
     link = Link(clock=HandClock())
     link.down("Unreachable: refused")
@@ -276,7 +276,7 @@ class Ending(Link):
         self._due = due_at_s
 
 
-def test_a_watch_that_ends_while_one_waits_for_its_cloud() -> None:
+def test_a_monitor_that_stops_ends_the_wait_for_its_cloud() -> None:
     """Whoever waits goes on."""
     link = Ending(clock=HandClock())
     link.monitor_started(60.0)
@@ -315,7 +315,7 @@ def test_failures_in_a_row_open_it() -> None:
 
 
 def test_failures_count_only_in_a_row() -> None:
-    """A success between them begins the count anew."""
+    """A success between them resets the count."""
     breaker = Breaker(HandClock(), failures=2, cool_off_s=30.0)
     breaker.failed("x")
     breaker.succeeded()

@@ -33,8 +33,8 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.fixture
-def owed(database: sqlite3.Connection) -> PendingStore:
-    """The debts in it: none."""
+def pending(database: sqlite3.Connection) -> PendingStore:
+    """The pending reads in it: none."""
     return PendingStore(database, lambda _step, _durable: None)
 
 
@@ -49,127 +49,127 @@ def verdict(roi_id: int) -> Verdict:
     return Verdict(roi_id, 0.75, 9.0, "m 1", 0.0, 0.001, 0.5, "solid")
 
 
-def debt(owed: PendingStore, *, answers: EscalationResult | None = None) -> PendingRead:
-    """A debt of the regions 2 and 1, whose report is out."""
-    owed.save(
+def pending_read(pending: PendingStore, *, answers: EscalationResult | None = None) -> PendingRead:
+    """A pending read of ROIs 2 and 1, whose report is out."""
+    pending.save(
         context_of(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)]
     )
-    owed.publish("k1")
-    return owed.get("k1")
+    pending.publish("k1")
+    return pending.get("k1")
 
 
-def test_regions_come_back_as_they_were_and_in_their_order(owed: PendingStore) -> None:
+def test_rois_come_back_as_they_were_and_in_their_order(pending: PendingStore) -> None:
     """Voxel for voxel, the most valuable first, also after they were compressed."""
-    debt(owed)
+    pending_read(pending)
     for _ in range(2):
-        kept = owed.rois("k1")
+        kept = pending.rois("k1")
         assert [r.roi_id for r in kept] == [2, 1]
         for found in kept:
             np.testing.assert_array_equal(found.voxels, roi(found.roi_id).voxels)
             assert (found.spacing_mm, found.window_hu) == ((1.0, 1.0, 1.0), (-1000.0, 400.0))
-        while owed.compress_one():
+        while pending.compress_one():
             pass
-    assert owed.roi("k1", 7) is None
+    assert pending.roi("k1", 7) is None
 
 
-def test_a_damaged_region_is_squeezed_once_and_damaged_still(
-    owed: PendingStore, database: sqlite3.Connection
+def test_a_damaged_roi_is_compressed_once_and_stays_damaged(
+    pending: PendingStore, database: sqlite3.Connection
 ) -> None:
-    """The others are compressed all the same; whoever reads the debt meets the damage."""
-    debt(owed)
+    """The others are compressed all the same; reading it detects the damage."""
+    pending_read(pending)
     database.execute("UPDATE pending_rois SET roi = x'00' WHERE roi_id = 2")
-    assert [owed.compress_one() for _ in range(3)] == [True, True, False]
+    assert [pending.compress_one() for _ in range(3)] == [True, True, False]
     with pytest.raises(zlib.error):
-        owed.rois("k1")
-    assert owed.roi("k1", 1) is not None
+        pending.rois("k1")
+    assert pending.roi("k1", 1) is not None
 
 
-def test_what_is_not_published_does_not_count_and_is_replaced(owed: PendingStore) -> None:
-    """A report that did not go out owes nothing; the next attempt's regions are the ones kept."""
-    owed.save(context_of(full_report()), EscalationResult(), [roi(1), roi(2)])
-    assert owed.at(PendingStep.PENDING) == []
-    owed.save(context_of(full_report()), EscalationResult(), [roi(3)])
-    assert [r.roi_id for r in owed.rois("k1")] == [3]
-    owed.save(context_of(full_report()), EscalationResult(), [])
+def test_what_is_not_published_does_not_count_and_is_replaced(pending: PendingStore) -> None:
+    """A report that did not go out has no pending read; the next attempt replaces its ROIs."""
+    pending.save(context_of(full_report()), EscalationResult(), [roi(1), roi(2)])
+    assert pending.at(PendingStep.PENDING) == []
+    pending.save(context_of(full_report()), EscalationResult(), [roi(3)])
+    assert [r.roi_id for r in pending.rois("k1")] == [3]
+    pending.save(context_of(full_report()), EscalationResult(), [])
     with pytest.raises(KeyError, match="k1"):
-        owed.get("k1")
+        pending.get("k1")
 
 
-def test_a_published_debt_is_not_forgotten(owed: PendingStore) -> None:
-    """Only what a report that never went out would have owed can be dropped."""
-    debt(owed)
-    owed.discard("k1")
-    assert owed.get("k1").step is PendingStep.PENDING
+def test_a_published_read_is_not_discarded(pending: PendingStore) -> None:
+    """Only what a report that never went out would have pending can be dropped."""
+    pending_read(pending)
+    pending.discard("k1")
+    assert pending.get("k1").step is PendingStep.PENDING
 
 
-def test_verdicts_count_from_their_version_on_with_their_masks(owed: PendingStore) -> None:
+def test_verdicts_count_from_their_version_on_with_their_masks(pending: PendingStore) -> None:
     """Those of the first report, then those that came later; each is taken once."""
     first = EscalationResult({0: verdict(0)}, masks={0: MASK}, reason="dead")
-    begun = owed.add_verdicts(
-        debt(owed, answers=first), EscalationResult({2: verdict(2), 0: verdict(0)})
+    begun = pending.add_verdicts(
+        pending_read(pending, answers=first), EscalationResult({2: verdict(2), 0: verdict(0)})
     )
-    assert owed.open_rois(begun) == (1,)
-    before, after = owed.answers("k1", begun.version), owed.answers("k1", begun.version + 1)
+    assert pending.open_rois(begun) == (1,)
+    before, after = pending.answers("k1", begun.version), pending.answers("k1", begun.version + 1)
     assert (set(before.verdicts), set(after.verdicts)) == ({0}, {0, 2})
     np.testing.assert_array_equal(after.masks[0], MASK)
     assert after.verdicts[2] == verdict(2)
 
 
 def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
-    owed: PendingStore, database: sqlite3.Connection
+    pending: PendingStore, database: sqlite3.Connection
 ) -> None:
     """Regions go as they are answered; with the last one nothing is left in any table."""
-    made = owed.count_attempt(debt(owed))
+    made = pending.count_attempt(pending_read(pending))
     assert made.attempts == 1
-    begun = owed.add_verdicts(made, EscalationResult({2: verdict(2)}))
-    assert owed.version_written(begun, context_of(full_report())) is PendingStep.PENDING
-    again = owed.get("k1")
+    begun = pending.add_verdicts(made, EscalationResult({2: verdict(2)}))
+    assert pending.version_written(begun, context_of(full_report())) is PendingStep.PENDING
+    again = pending.get("k1")
     assert (again.version, again.attempts, again.step) == (3, 0, PendingStep.PENDING)
-    assert [r.roi_id for r in owed.rois("k1")] == [1]
-    last = owed.add_verdicts(again, EscalationResult({1: verdict(1)}))
-    assert owed.version_written(last, context_of(full_report())) is PendingStep.CLOSED
+    assert [r.roi_id for r in pending.rois("k1")] == [1]
+    last = pending.add_verdicts(again, EscalationResult({1: verdict(1)}))
+    assert pending.version_written(last, context_of(full_report())) is PendingStep.CLOSED
     for table in ("pending", "pending_rois", "pending_verdicts"):
         assert database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0
 
 
-def test_no_step_is_made_twice(owed: PendingStore) -> None:
-    """Whoever holds an old view of a debt cannot move it."""
-    old = debt(owed)
-    begun = owed.add_verdicts(old, EscalationResult({1: verdict(1)}))
+def test_no_step_is_made_twice(pending: PendingStore) -> None:
+    """An old view of a read cannot move it."""
+    old = pending_read(pending)
+    begun = pending.add_verdicts(old, EscalationResult({1: verdict(1)}))
     with pytest.raises(WrongStep):
-        owed.add_verdicts(old, EscalationResult({2: verdict(2)}))
-    owed.version_written(begun, context_of(full_report()))
+        pending.add_verdicts(old, EscalationResult({2: verdict(2)}))
+    pending.version_written(begun, context_of(full_report()))
     with pytest.raises(WrongStep):
-        owed.version_written(begun, context_of(full_report()))
-    assert owed.get("k1").version == begun.version + 1
+        pending.version_written(begun, context_of(full_report()))
+    assert pending.get("k1").version == begun.version + 1
 
 
-def test_those_asked_for_least_come_first(owed: PendingStore) -> None:
+def test_reads_with_the_fewest_attempts_come_first(pending: PendingStore) -> None:
     """One that never gets an answer does not keep the others from theirs."""
-    owed.count_attempt(debt(owed))
+    pending.count_attempt(pending_read(pending))
     report = full_report()
     other = context_of(type(report)("k2", report.created, report.source, 10.0))
-    owed.save(other, EscalationResult(), [roi(1)])
-    owed.publish("k2")
-    assert [d.study_key for d in owed.at(PendingStep.PENDING)] == ["k2", "k1"]
+    pending.save(other, EscalationResult(), [roi(1)])
+    pending.publish("k2")
+    assert [d.study_key for d in pending.at(PendingStep.PENDING)] == ["k2", "k1"]
 
 
-def test_age_is_the_time_that_has_passed(owed: PendingStore) -> None:
-    """Every debt ages by what it is told."""
-    debt(owed)
-    owed.add_age(60.0)
-    owed.add_age(0.5)
-    assert owed.get("k1").age_s == 60.5
+def test_age_is_the_time_that_has_passed(pending: PendingStore) -> None:
+    """Every read ages by what it is told."""
+    pending_read(pending)
+    pending.add_age(60.0)
+    pending.add_age(0.5)
+    assert pending.get("k1").age_s == 60.5
 
 
-def test_what_was_wanted_and_did_not_come_is_owed() -> None:
+def test_what_was_requested_and_did_not_come_is_pending() -> None:
     """Sent and unanswered first, then what was held back; dismissed and reported ones never."""
     plan = replace(plan_of(0.95, 0.3, 0.7, 0.4, 0.05), send=(2, 3, 0), later=(1,))
     assert pending_candidates(plan, EscalationResult({2: verdict(2)})) == (3, 1)
     assert pending_candidates(plan, EscalationResult()) == (2, 3, 1)
 
 
-def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
+def test_characterizations_are_pending_where_nothing_else_was_requested() -> None:
     """Then the report says that the second reading is missing, and it comes later."""
     plan = plan_of(0.95, 0.05, 0.97)
     assert pending_candidates(plan, EscalationResult(reason="Unreachable: nobody listens")) == (
@@ -179,7 +179,7 @@ def test_descriptions_are_owed_where_nothing_else_was_wanted() -> None:
     assert pending_candidates(plan, EscalationResult({0: verdict(0)})) == ()
 
 
-def test_what_nobody_wants_described_is_not_owed() -> None:
+def test_without_characterization_nothing_reported_is_pending() -> None:
     """A report without anything uncertain is complete then, with the cloud dead too."""
     plan = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, characterize=False))
     answers = EscalationResult(reason="Unreachable: nobody listens")
@@ -190,7 +190,7 @@ def test_what_nobody_wants_described_is_not_owed() -> None:
 
 
 def test_an_audit_that_is_answered_does_not_stand_for_the_description() -> None:
-    """What is reported and not described is owed, though the audited place has its verdict."""
+    """A reported candidate is pending, though the audited one has its verdict."""
     plan = replace(plan_of(0.95, 0.05), send=(1, 0), audit=(1,))
     answers = EscalationResult({1: verdict(1)}, reason="DeadlinePassed: too slow")
     merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
@@ -199,7 +199,7 @@ def test_an_audit_that_is_answered_does_not_stand_for_the_description() -> None:
     assert pending_candidates(plan, EscalationResult({0: verdict(0)})) == ()
 
 
-def test_an_audit_of_a_scan_without_findings_owes_nothing() -> None:
+def test_nothing_is_pending_after_an_audit_without_findings() -> None:
     """Answered or not, there is nothing to describe."""
     plan = replace(plan_of(0.08, 0.05), send=(0, 1), audit=(0, 1))
     for answers in (
@@ -211,6 +211,6 @@ def test_an_audit_of_a_scan_without_findings_owes_nothing() -> None:
         assert pending_candidates(plan, answers) == ()
 
 
-def test_a_site_without_a_cloud_owes_nothing() -> None:
+def test_nothing_is_pending_at_a_site_without_a_cloud() -> None:
     """What nobody was to read is not missing."""
     assert pending_candidates(plan_of(0.7, 0.3), EscalationResult(switched_off=True)) == ()

@@ -53,7 +53,7 @@ def test_attempts_count_up_and_a_returned_one_counts_down(tmp_path: Path) -> Non
         assert store.advance(key, Step.CLAIMED).attempts == 1
 
 
-def test_a_condemned_study_keeps_its_reason(tmp_path: Path) -> None:
+def test_a_quarantined_study_keeps_its_reason(tmp_path: Path) -> None:
     """Kind, reason and file stand in the row, whatever bytes the file name had."""
     with StudyStore(tmp_path / "s.db") as store:
         key = claimed(store).id
