@@ -26,9 +26,9 @@ from edge.__main__ import ExitStatus
 from edge.errors import EdgeError
 from edge.findings import Route
 from edge.store.studies import exclusive
+from evaluation.common.phantoms import prepare, whole_chest
 from evaluation.common.processes import Process, running
 from evaluation.errors import EvaluationError, MissingData
-from evaluation.links.studies import prepare, whole_chest
 from imaging.volume import Nodule
 from models.markdown import Rows
 

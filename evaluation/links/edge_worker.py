@@ -32,7 +32,7 @@ from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StudyStore
 from evaluation.accuracy.nodules import score_scan
 from evaluation.accuracy.reports import ledger_s, refusal
-from evaluation.links.studies import Prepared, prepare, prepared_specs
+from evaluation.common.phantoms import Prepared, prepare, whole_chest
 from evaluation.timing.latency import scheduler_delay
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
@@ -153,7 +153,8 @@ def main(count: int, seed: int, cache: Path) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )
-    studies = Studies(prepare(prepared_specs(count, seed), cache))
+    specs = map(whole_chest, range(seed, seed + count))
+    studies = Studies(prepare(specs, cache))
     with tempfile.TemporaryDirectory(prefix="overread-link-") as folder:
         for answer in answers(sys.stdin, studies, Path(folder, "report")):
             print(json.dumps(answer), flush=True)

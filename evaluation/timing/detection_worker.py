@@ -28,7 +28,7 @@ from edge.link.link import Link
 from edge.merge import MergeWeights, merge
 from edge.screen import EdgeReader
 from edge.settings import EdgeSettings, load_settings
-from evaluation.links.studies import prepare, prepared_specs
+from evaluation.common.phantoms import prepare, whole_chest
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from models.runtime.detection import Candidate
@@ -135,7 +135,7 @@ def _open_cloud(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalato
 
 def main(seed: int, cache: Path) -> None:
     """Answer until stdin ends."""
-    (prepared,) = prepare(prepared_specs(1, seed), cache)
+    (prepared,) = prepare([whole_chest(seed)], cache)
     for answer in answers(sys.stdin, prepared.folder):
         print(json.dumps(answer), flush=True)
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from edge.store.studies import AlreadyRunning
 from evaluation import demo
+from evaluation.common import phantoms
 from evaluation.demo import Programs, Result, main, matches, run_demo, second_readings
 from evaluation.errors import ServiceFailed
-from evaluation.links import studies
 from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Geometry, Nodule, Volume
 
@@ -91,7 +91,7 @@ def phantom(monkeypatch: pytest.MonkeyPatch) -> Phantom:
     nodules = tuple(Nodule(place, 12.0, "solid round") for place in places)
     drawn = Phantom(volume, nodules, np.zeros(SPEC.shape, np.uint8))
     monkeypatch.setattr(demo, "whole_chest", lambda _seed: SPEC)
-    monkeypatch.setattr(studies, "make_phantom", lambda _spec, _told: drawn)
+    monkeypatch.setattr(phantoms, "make_phantom", lambda _spec, _told: drawn)
     return drawn
 
 

@@ -14,8 +14,8 @@ import numpy as np
 from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
 from evaluation.accuracy.data import Lesion
+from evaluation.common.phantoms import Prepared
 from evaluation.links.edge_worker import Opens, Studies, answers
-from evaluation.links.studies import Prepared
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume

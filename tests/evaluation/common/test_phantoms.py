@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from evaluation.accuracy.reports import split_truth
-from evaluation.links import studies
-from evaluation.links.studies import prepare, prepared_specs
+from evaluation.common import phantoms
+from evaluation.common.phantoms import prepare
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.read import read_study
 
@@ -22,7 +22,7 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         made.append(spec)
         return phantom
 
-    monkeypatch.setattr(studies, "make_phantom", counted)
+    monkeypatch.setattr(phantoms, "make_phantom", counted)
     (first,) = prepare([SPEC], tmp_path)
     assert (first.lesions, first.ignored) == split_truth(phantom.nodules)
     assert read_study(first.folder).volume.hu.ndim == 3
@@ -41,14 +41,8 @@ def test_two_processes_share_one_phantom(tmp_path: Path, monkeypatch: pytest.Mon
         time.sleep(0.2)
         return phantom
 
-    monkeypatch.setattr(studies, "make_phantom", counted)
+    monkeypatch.setattr(phantoms, "make_phantom", counted)
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(lambda _: prepare([SPEC], tmp_path), range(2))
     assert one == other
     assert made == [SPEC]
-
-
-def test_specs_are_whole_chests_of_rising_seeds() -> None:
-    specs = prepared_specs(3, 7)
-    assert [spec.seed for spec in specs] == [7, 8, 9]
-    assert {spec.nodule_count for spec in specs} == {5}

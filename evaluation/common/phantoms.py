@@ -53,11 +53,6 @@ def prepare(
         return [_prepared(spec, cache, progress) for spec in specs]
 
 
-def prepared_specs(count: int, seed: int) -> list[PhantomSpec]:
-    """Return specs of whole chests with five nodules each, of the seeds from ``seed`` on."""
-    return [whole_chest(seed + number) for number in range(count)]
-
-
 def _prepared(spec: PhantomSpec, cache: Path, progress: Progress | None) -> Prepared:
     folder, truth = cache / f"phantom-{spec.seed}", cache / f"phantom-{spec.seed}.json"
     described = json.loads(json.dumps(asdict(spec)))
