@@ -6,6 +6,7 @@ Fake quantisation rounds in the forward pass and passes gradients in the backwar
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -15,17 +16,14 @@ from torch.nn import functional as F
 
 from models.runtime.errors import ModelError
 
-TYPES = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
-
-Value = torch.Tensor | None
-Operator = Callable[[Sequence[Any], dict[str, Any]], Any]
+TYPES: dict[int, torch.dtype] = {TensorProto.FLOAT: torch.float32, TensorProto.INT64: torch.int64}
 
 
 class UnknownOperator(ModelError):
     """The simulation does not implement an operator of the graph."""
 
 
-def run(node: NodeProto, given: Sequence[Value]) -> list[torch.Tensor]:
+def run(node: NodeProto, given: Sequence[torch.Tensor | None]) -> list[torch.Tensor]:
     """Return the node's outputs.
 
     Raises:
@@ -35,8 +33,8 @@ def run(node: NodeProto, given: Sequence[Value]) -> list[torch.Tensor]:
     if node.op_type not in OPERATORS:
         raise UnknownOperator(f"{node.name}: {node.op_type} is not implemented in the simulation")
     try:
-        found = OPERATORS[node.op_type](given, options)
-    except UnknownOperator as error:
+        found = OPERATORS[node.op_type](*given, **options)
+    except (UnknownOperator, TypeError) as error:  # TypeError: an option that it does not take
         raise UnknownOperator(f"{node.name}: {error}") from error
     return list(found) if isinstance(found, tuple | list) else [found]
 
@@ -48,134 +46,105 @@ def _only(options: dict[str, Any], **known: Any) -> None:
             raise UnknownOperator(f"{name} = {options[name]!r} is not implemented, only {value!r}")
 
 
-def _convolve(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    x, weight, *bias = given
+def _convolve(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any
+) -> torch.Tensor:
     # torch pads both sides alike; ONNX lists all begins, then all ends
-    pads = options["pads"]
-    half = len(pads) // 2
-    _only(options, auto_pad=b"NOTSET", pads=pads[:half] * 2)
-    return F.conv3d(
-        x, weight, bias[0] if bias else None, tuple(options["strides"]), tuple(pads[:half]),
-        tuple(options["dilations"]), options["group"],
-    )  # fmt: skip
+    half = options["pads"][: len(options["pads"]) // 2]
+    _only(options, auto_pad=b"NOTSET", pads=half * 2)
+    strides, dilations = options["strides"], options["dilations"]
+    return F.conv3d(x, weight, bias, strides, half, dilations, options["group"])
 
 
-def _convolve_back(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    x, weight, *bias = given
+def _convolve_back(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any
+) -> torch.Tensor:
     sides = len(options["strides"])
     _only(options, auto_pad=b"NOTSET", pads=[0] * 2 * sides, dilations=[1] * sides, group=1,
           output_padding=[0] * sides)  # fmt: skip
-    return F.conv_transpose3d(x, weight, bias[0] if bias else None, tuple(options["strides"]))
+    return F.conv_transpose3d(x, weight, bias, options["strides"])
 
 
-def _resize(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
+def _resize(x: torch.Tensor, _: None, scales: torch.Tensor, **options: Any) -> torch.Tensor:
     _only(options, mode=b"nearest")
-    return F.interpolate(given[0], scale_factor=[float(s) for s in given[2][2:]], mode="nearest")
+    return F.interpolate(x, scale_factor=scales[2:].tolist(), mode="nearest")
 
 
-def _gemm(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    x, weight, *bias = given
+def _gemm(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, **options: Any
+) -> torch.Tensor:
     _only(options, alpha=1.0, beta=1.0, transA=0)
-    return F.linear(x, weight if options.get("transB") else weight.t(), *bias)
+    return F.linear(x, weight if options.get("transB") else weight.t(), bias)
 
 
-def _normalise(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    x, weight, bias = given
+def _normalise(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, **options: Any
+) -> torch.Tensor:
     _only(options, axis=-1)
     return F.layer_norm(x, weight.shape, weight, bias, options["epsilon"])
 
 
-def _slice(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    starts, ends = given[1:3]
-    _only({"steps": given[4].tolist()} if len(given) > 4 else {}, steps=[1] * len(starts))
-    axes = given[3].tolist() if len(given) > 3 else range(len(starts))
-    bounds = zip(axes, starts.tolist(), ends.tolist(), strict=True)
-    for axis, start, end in bounds:  # negative bounds count from the end, large ones are clipped
-        size = x.shape[axis]
-        first, last = (min(n + size if n < 0 else n, size) for n in (start, end))
-        x = x.narrow(axis, first, last - first)
-    return x
+def _slice(
+    x: torch.Tensor, starts: torch.Tensor, ends: torch.Tensor,
+    axes: torch.Tensor | None = None, steps: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
+    _only({} if steps is None else {"steps": steps.tolist()}, steps=[1] * len(starts))
+    named = range(len(starts)) if axes is None else axes.tolist()
+    index = [slice(None)] * x.ndim
+    # as in torch, negative bounds count from the end and large ones are clipped
+    for axis, start, end in zip(named, starts.tolist(), ends.tolist(), strict=True):
+        index[axis] = slice(start, end)
+    return x[tuple(index)]
 
 
-def _gather(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    index: torch.Tensor = given[1]
-    axis = options.get("axis", 0) % x.ndim
+def _gather(x: torch.Tensor, index: torch.Tensor, axis: int = 0) -> torch.Tensor:
+    axis %= x.ndim
     # torch gathers along a flat index; the index's own shape comes back afterwards
     picked = x.index_select(axis, index.reshape(-1).long() % x.shape[axis])
     return picked.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
 
 
-def _reshape(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    shape: torch.Tensor = given[1]
-    # 0 keeps the side, -1 is inferred as in torch
-    sides = [x.shape[i] if side == 0 else side for i, side in enumerate(shape.tolist())]
-    return x.reshape(sides)
+def _reshape(x: torch.Tensor, shape: torch.Tensor, **options: Any) -> torch.Tensor:
+    _only(options, allowzero=0)  # 0 keeps the side, -1 is inferred as in torch
+    return x.reshape([side or x.shape[i] for i, side in enumerate(shape.tolist())])
 
 
-def _squeeze(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    axes: torch.Tensor = given[1]
-    return x.squeeze(tuple(int(a) for a in axes))
+def _cast(x: torch.Tensor, to: int) -> torch.Tensor:
+    if to not in TYPES:
+        raise UnknownOperator(f"cast to type {to} is not implemented")
+    return x.to(TYPES[to])
 
 
-def _unsqueeze(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    axes: torch.Tensor = given[1]
-    for axis in sorted(int(a) for a in axes):
-        x = x.unsqueeze(axis)
-    return x
-
-
-def _shape(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    return torch.tensor(given[0].shape[options.get("start", 0) :], dtype=torch.int64)
-
-
-def _expand(given: Sequence[Any], _: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    shape: torch.Tensor = given[1]
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(shape.tolist())))
-
-
-def _cast(given: Sequence[Any], options: dict[str, Any]) -> torch.Tensor:
-    x: torch.Tensor = given[0]
-    if options["to"] not in TYPES:
-        raise UnknownOperator(f"cast to type {options['to']} is not implemented")
-    return x.to(TYPES[options["to"]])
-
-
-OPERATORS: dict[str, Operator] = {
-    "Add": lambda g, _: g[0] + g[1],
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "Add": torch.add,
     "Cast": _cast,
-    "Concat": lambda g, o: torch.cat(list(g), o["axis"]),
+    "Concat": lambda *parts, axis: torch.cat(parts, axis),
     "Conv": _convolve,
     "ConvTranspose": _convolve_back,
-    "Div": lambda g, _: g[0] / g[1] if g[0].is_floating_point() else g[0] // g[1],
-    "Equal": lambda g, _: g[0] == g[1],
-    "Erf": lambda g, _: torch.erf(g[0]),
-    "Expand": _expand,
+    "Div": lambda a, b: a / b if a.is_floating_point() else a // b,
+    "Equal": torch.eq,
+    "Erf": torch.erf,
+    "Expand": lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, shape.tolist())),
     "Gather": _gather,
     "Gemm": _gemm,
-    "Identity": lambda g, _: g[0],
+    "Identity": lambda x: x,
     "LayerNormalization": _normalise,
-    "MatMul": lambda g, _: g[0] @ g[1],
-    "Mul": lambda g, _: g[0] * g[1],
-    "Pow": lambda g, _: g[0] ** g[1],
-    "Relu": lambda g, _: torch.relu(g[0]),
+    "MatMul": torch.matmul,
+    "Mul": torch.mul,
+    "Pow": torch.pow,
+    "Relu": torch.relu,
     "Reshape": _reshape,
     "Resize": _resize,
-    "Shape": _shape,
+    "Shape": lambda x, start=0: torch.tensor(x.shape[start:], dtype=torch.int64),
     "Slice": _slice,
-    "Softmax": lambda g, o: torch.softmax(g[0], o["axis"]),
-    "Split": lambda g, o: g[0].split(g[1].tolist(), o.get("axis", 0)),
-    "Squeeze": _squeeze,
-    "Transpose": lambda g, o: g[0].permute(o["perm"]),
-    "Unsqueeze": _unsqueeze,
-    "Where": lambda g, _: torch.where(g[0], g[1], g[2]),
+    "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
+    "Split": lambda x, sizes, axis=0: x.split(sizes.tolist(), axis),
+    "Squeeze": lambda x, axes: x.squeeze(axes.tolist()),
+    "Transpose": lambda x, perm: x.permute(perm),
+    "Unsqueeze": lambda x, axes: reduce(torch.unsqueeze, sorted(axes.tolist()), x),
+    "Where": torch.where,
 }
-"""Every operator of the exported networks."""
+"""Every operator of the exported networks; called with a node's inputs and, by name, options."""
 
 
 class _Rounded(torch.autograd.Function):

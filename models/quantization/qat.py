@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -51,7 +51,7 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
     task = task_of(network, run.material(), screeners)
     trained = fine_tune(
-        simulate(small, exact, kind), network, task, run.plan(decay=0.0), resume=run.resume
+        simulate(small, exact), network, task, run.plan(decay=0.0), resume=run.resume
     )
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
@@ -132,29 +132,20 @@ def fine_tune(
     return trained.cpu()
 
 
-@dataclass
 class MatchTask:
     """Trains ``network`` to give what ``reference`` gives for the voxels of ``base``'s batches."""
 
-    base: Task
-    reference: nn.Module
-    network: nn.Module
+    def __init__(self, base: Task, reference: nn.Module, network: nn.Module) -> None:
+        self.network, self.refresh, self.judge = network, base.refresh, base.judge
+        self._base, self._reference = base, reference
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield the voxels of the base's batches."""
-        return ({"voxels": batch["voxels"]} for batch in self.base.batches(seed))
+        return ({"voxels": batch["voxels"]} for batch in self._base.batches(seed))
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the terms of `match_loss`."""
         unit = batch["voxels"].float() / 255
         with torch.no_grad():
-            wanted = self.reference(unit)
+            wanted = self._reference(unit)
         return match_loss(network(unit), wanted)
-
-    def refresh(self, network: nn.Module) -> None:
-        """Refresh the base."""
-        self.base.refresh(network)
-
-    def judge(self, network: nn.Module) -> dict[str, float]:
-        """Return the base's figures."""
-        return self.base.judge(network)

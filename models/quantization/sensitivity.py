@@ -16,21 +16,15 @@ import numpy as np
 import onnx
 import torch
 from rich.console import Console
-from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
 
 from models.charts import legend_above, log_x, new_figure, save_png
 from models.export.onnx import export_float
+from models.markdown import Rows, number
 from models.networks.hybrid import Answers
 from models.quantization.ptq import METHODS, calibration, quantize
-from models.quantization.simulation import (
-    Simulation,
-    exact_weights,
-    parameter_name,
-    simulate,
-    simulate_file,
-)
+from models.quantization.simulation import Simulation, exact_weights, parameter_name, simulate
 from models.runtime.artifacts import every, find
 from models.runtime.errors import UnfitArtifact
 from models.training.runs import load_weights, make_network
@@ -90,7 +84,7 @@ def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dic
     # each method on the same batches, before any training
     rows = []
     for method in METHODS:
-        simulation = simulate(quantize(exact, kind, given, method=method), exact, kind).eval()
+        simulation = simulate(quantize(exact, kind, given, method=method), exact).eval()
         rows.append({"ranges": method, **distance(simulation, network, batches)})
     if qat is not None or f"{kind}-int8" in every():
         trained = trained_simulation(network, kind, qat)
@@ -109,13 +103,13 @@ def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simul
     model = onnx.load_model_from_string(find(f"{kind}-int8").content())
     exact = export_float(network, kind)
     if qat is not None:
-        simulation = simulate(model, exact, kind)
+        simulation = simulate(model, exact)
         try:
             simulation.load_state_dict(load_weights(qat))
         except RuntimeError as error:
             raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
         return simulation.eval()
-    simulation = simulate_file(model, kind).eval()
+    simulation = simulate(model).eval()
     # the file's weights are the network's up to rounding and the training that followed
     wanted = exact_weights(exact)
     for name in simulation.weights():
@@ -144,31 +138,25 @@ def sensitivity(
     layers = []
     with torch.no_grad():
         wanted = [network(batch) for batch in batches]
-        usual = _difference(simulation, batches, wanted)
+
+        def difference() -> float:
+            pairs = zip(batches, wanted, strict=True)
+            terms = [match_loss(simulation(batch), aim).values() for batch, aim in pairs]
+            return sum(sum(map(float, one)) for one in terms) / len(terms)
+
+        usual = difference()
         for name in simulation.weights():
             # change the rounding of this weight alone, measure, put it back
             key = parameter_name(name)
             rounding = simulation.rounding[key]
             simulation.lower(name, 4)
-            int4 = _difference(simulation, batches, wanted)
+            int4 = difference()
             simulation.lower(name, 16)
-            exact = _difference(simulation, batches, wanted)
+            exact = difference()
             simulation.rounding[key] = rounding
             count = simulation.exact[key].numel()
             layers.append(Layer(name, simulation.layer_of(name), count, exact, usual, int4))
     return layers
-
-
-def _difference(
-    simulation: Simulation,
-    batches: Sequence[torch.Tensor],
-    wanted: Sequence[torch.Tensor | Answers],
-) -> float:
-    terms = [
-        sum(float(term) for term in match_loss(simulation(batch), aim).values())
-        for batch, aim in zip(batches, wanted, strict=True)
-    ]
-    return sum(terms) / len(terms)
 
 
 def distance(
@@ -183,12 +171,17 @@ def distance(
 def match_loss(found: Any, wanted: Any) -> dict[str, torch.Tensor]:
     """Return the terms of the difference, for screening maps or for a hybrid's `Answers`."""
     if isinstance(wanted, Answers):
-        return _answers_loss(Answers(*(out.float() for out in found)), wanted)
-    return _maps_loss(found.float(), wanted.float())
-
-
-def _maps_loss(maps: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tensor]:
+        # numbers as they are, the mask as probabilities
+        terms = {
+            name: F.smooth_l1_loss(
+                getattr(found, name).float(), getattr(wanted, name).float(), beta=0.2
+            )
+            for name in ("logit", "log_diameter", "malignancy", "texture")
+        }
+        mask = torch.sigmoid(wanted.mask.float())
+        return {**terms, "mask": F.binary_cross_entropy_with_logits(found.mask.float(), mask)}
     # heat weighs where it could pass a threshold, offsets and diameter where there is heat
+    maps, wanted = found.float(), wanted.float()
     heat, aim = maps[:, 0], wanted[:, 0]
     possible, likely = torch.sigmoid(aim + HEAT_MARGIN), torch.sigmoid(aim)
     box = F.smooth_l1_loss(maps[:, 1:], wanted[:, 1:], reduction="none", beta=0.1).sum(1)
@@ -197,16 +190,6 @@ def _maps_loss(maps: torch.Tensor, wanted: torch.Tensor) -> dict[str, torch.Tens
         "heat": (apart * possible).sum() / possible.sum().clamp(min=1e-3),
         "place": (box * likely).sum() / likely.sum().clamp(min=1e-3),
     }
-
-
-def _answers_loss(found: Answers, wanted: Answers) -> dict[str, torch.Tensor]:
-    # numbers as they are, the mask as probabilities
-    numbers = {
-        name: F.smooth_l1_loss(getattr(found, name), getattr(wanted, name).float(), beta=0.2)
-        for name in ("logit", "log_diameter", "malignancy", "texture")
-    }
-    mask = F.binary_cross_entropy_with_logits(found.mask, torch.sigmoid(wanted.mask.float()))
-    return {**numbers, "mask": mask}
 
 
 def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[str]:
@@ -228,16 +211,13 @@ def show_layers(rows: Sequence[dict[str, Any]], plot: Path | None, as_json: bool
     """Print the rows of `run_sensitivity`, and draw them to ``plot``."""
     if plot is not None:
         _draw(rows, plot)
-    if as_json:
-        print(json.dumps({"layers": list(rows)}, indent=1))
-        return
-    table = Table(title="difference from the float network, one layer changed at a time")
-    for title in ("layer", "parameters", "exact", "INT8", "INT4"):
-        table.add_column(title, justify="left" if title == "layer" else "right")
-    for row in rows:
-        figures = (f"{row[key]:.4f}" for key, *_ in SERIES)
-        table.add_row(row["layer"], f"{row['parameters']:,}", *figures)
-    Console().print(table)
+    cells = [
+        [row["layer"], f"{row['parameters']:,}", *(number(row[key], 4) for key, *_ in SERIES)]
+        for row in rows
+    ]
+    title = "difference from the float network, one layer changed at a time"
+    heads = ["layer", "parameters", "exact", "INT8", "INT4"]
+    _show("layers", rows, Rows(heads, cells, title), as_json)
 
 
 def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
@@ -259,12 +239,13 @@ def _draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 def show_ranges(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
     """Print the rows of `run_ranges`."""
+    cells = [[v if isinstance(v, str) else number(v, 4) for v in row.values()] for row in rows]
+    title = "difference from the float network on validation"
+    _show("ranges", rows, Rows(list(rows[0]), cells, title), as_json)
+
+
+def _show(name: str, rows: Sequence[dict[str, Any]], table: Rows, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"ranges": list(rows)}, indent=1))
-        return
-    table = Table(title="difference from the float network on validation")
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name == "ranges" else "right")
-    for row in rows:
-        table.add_row(*(v if isinstance(v, str) else f"{v:.4f}" for v in row.values()))
-    Console().print(table)
+        print(json.dumps({name: list(rows)}, indent=1))
+    else:
+        Console().print(table)

@@ -7,7 +7,7 @@ round the same tensors.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,21 +26,18 @@ from models.training.warm_start import module_of
 LEVELS = {4: 7, 8: 127, 16: 32767}
 """The highest level of a weight by its bits; 16 stands for no rounding."""
 
-OUTPUT_TYPES: dict[str, Callable[..., Any]] = {"screening": lambda maps: maps, "hybrid": Answers}
-"""Turns the outputs of an artifact into what its network returns."""
-
 INT4_OPSET, INT4_IR = 21, 10
 """The first versions of operators and of the format that have weights of four bits."""
 
 
-def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto, kind: str) -> Simulation:
-    """Return the simulation of a quantised file with the weights of its float export ``exact``."""
-    return Simulation(quantized, exact_weights(exact), OUTPUT_TYPES[kind])
+def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto | None = None) -> Simulation:
+    """Return the simulation of a quantised file.
 
-
-def simulate_file(quantized: onnx.ModelProto, kind: str) -> Simulation:
-    """Return the simulation of a quantised file with the rounded weights that it holds."""
-    return Simulation(quantized, stored_weights(quantized), OUTPUT_TYPES[kind])
+    It has the weights of the file's float export ``exact`` or, if None, the rounded ones of the
+    file itself.
+    """
+    weights = stored_weights(quantized) if exact is None else exact_weights(exact)
+    return Simulation(quantized, weights)
 
 
 class Simulation(nn.Module):
@@ -49,20 +46,14 @@ class Simulation(nn.Module):
     Args:
         model: an INT8 artifact in QDQ form.
         exact: the float weights by name, as the float export holds them.
-        output_type: makes the outputs one value, such as `models.networks.hybrid.Answers`.
 
     Raises:
         UnfitArtifact: ``exact`` lacks a weight of ``model``: it is another network's.
     """
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        exact: Mapping[str, np.ndarray],
-        output_type: Callable[..., Any],
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, exact: Mapping[str, np.ndarray]) -> None:
         super().__init__()
-        self.model, self.output_type = model, output_type
+        self.model = model
         self.exact = nn.ParameterDict()
         self.rounding = nn.ModuleDict()
         nodes = model.graph.node
@@ -114,7 +105,8 @@ class Simulation(nn.Module):
             given = [values[n] if n in values else self._constant(n, x.device) for n in node.input]
             outputs = self._run(node, given)
             values.update(zip(node.output, outputs, strict=True))
-        return self.output_type(*(values[out.name] for out in self.model.graph.output))
+        found = [values[out.name] for out in self.model.graph.output]
+        return Answers(*found) if len(found) > 1 else found[0]
 
     def _run(self, node: NodeProto, given: list[Any]) -> list[Any]:
         # QuantizeLinear rounds and stays float; DequantizeLinear gives a weight or passes through
@@ -240,22 +232,11 @@ def _write_constant(
     rounding = simulation.rounding_of(name)
     level = _array((weight / rounding.scale).round().clamp(rounding.low, rounding.high))
     _set(store, node.input[1], _array(rounding.scale.flatten()))
-    if rounding.high != LEVELS[4]:
-        _set(store, node.input[0], level.astype(np.int8))
-        return
-    zeros = np.zeros(weight.shape[axis_of(node)], np.int8)
-    for target, values in ((node.input[0], level.astype(np.int8)), (node.input[2], zeros)):
-        store[target].CopyFrom(int4_tensor(target, values))
-
-
-def int4_tensor(name: str, values: np.ndarray) -> TensorProto:
-    """Pack integers from -8 to 7 into a tensor, two to a byte, the lower half first."""
-    # four bits of two's complement each, padded to whole bytes
-    nibbles = values.astype(np.int8).flatten().view(np.uint8) & 0xF
-    if len(nibbles) % 2:
-        nibbles = np.append(nibbles, np.uint8(0))
-    packed = (nibbles[0::2] | (nibbles[1::2] << 4)).tobytes()
-    return helper.make_tensor(name, TensorProto.INT4, values.shape, packed, raw=True)
+    kind = np.dtype(np.int8)
+    if rounding.high == LEVELS[4]:
+        kind = helper.tensor_dtype_to_np_dtype(TensorProto.INT4)
+        _set(store, node.input[2], np.zeros(weight.shape[axis_of(node)], kind))
+    _set(store, node.input[0], level.astype(kind))
 
 
 def _set(store: dict[str, TensorProto], name: str, values: np.ndarray) -> None:

@@ -64,7 +64,7 @@ def test_lowering_in_stages_goes_on_from_its_checkpoint(network: nn.Module, tmp_
     plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4)
     files = []
     for resume in (False, True):
-        simulation = simulate(small, exact, "screening")
+        simulation = simulate(small, exact)
         chosen = simulation.weights()[-3:]
         task = Pictures(network)
         files.append(lower_in_stages(simulation, network, task, plan, chosen, resume=resume))

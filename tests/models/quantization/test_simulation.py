@@ -12,10 +12,13 @@ from models.export.onnx import export_float
 from models.quantization.operators import UnknownOperator, run
 from models.quantization.ptq import quantize
 from models.quantization.sensitivity import match_loss, select_layers, sensitivity
-from models.quantization.simulation import Simulation, int4_tensor, simulate, to_onnx
+from models.quantization.simulation import Simulation, simulate, to_onnx
 from models.runtime.artifacts import expanded
 from models.runtime.errors import UnfitArtifact
 from tests.models.small_networks import pictures, settled
+
+Made = tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+"""A network, its float export, and its INT8 form."""
 
 smaller_kind = pytest.mark.parametrize("kind", ["screening"], indirect=True)
 """For what is the same over the hybrid's layers, which are twice as many."""
@@ -28,20 +31,17 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def quantised(kind: str) -> tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]:
-    """A network, its float export, and its INT8 form."""
+def quantised(kind: str) -> Made:
     network = settled(kind)
     exact = export_float(network, kind)
     return network, exact, quantize(exact, kind, (pictures(4)[n : n + 1] for n in range(4)))
 
 
 @pytest.fixture
-def simulation(
-    kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
-) -> Simulation:
+def simulation(quantised: Made) -> Simulation:
     """The INT8 form in torch."""
     _, exact, small = quantised
-    return simulate(small, exact, kind).eval()
+    return simulate(small, exact).eval()
 
 
 def told(simulation: Simulation) -> list[np.ndarray]:
@@ -65,15 +65,11 @@ def agree(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
         assert float(np.abs(a - b).mean()) < 0.05 * max(float(b.std()), 0.5)
 
 
-def test_the_simulation_answers_as_the_file(
-    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
-) -> None:
+def test_the_simulation_answers_as_the_file(simulation: Simulation, quantised: Made) -> None:
     agree(told(simulation), served(quantised[2].SerializeToString()))
 
 
-def test_what_was_learnt_is_in_the_file(
-    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
-) -> None:
+def test_what_was_learnt_is_in_the_file(simulation: Simulation, quantised: Made) -> None:
     network = quantised[0]
     unit = torch.from_numpy(pictures(2)).float() / 255
     with torch.no_grad():
@@ -111,7 +107,7 @@ def test_an_int4_file_is_small_and_its_expansion_says_the_same(simulation: Simul
 
 @smaller_kind
 def test_layers_are_compared_and_the_simulation_left_alone(
-    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+    simulation: Simulation, quantised: Made
 ) -> None:
     batches = [torch.from_numpy(pictures(1)).float() / 255]
     before = told(simulation)
@@ -124,12 +120,6 @@ def test_layers_are_compared_and_the_simulation_left_alone(
     size = to_onnx(simulation).ByteSize()
     few, many = select_layers(layers, size, size - 1000), select_layers(layers, size, size // 2)
     assert 0 < len(few) < len(many) <= len(layers)
-
-
-def test_four_bits_keep_their_values() -> None:
-    values = np.array([[-8, 7, 3], [0, -1, 5], [1, 2, -7]], np.int8)
-    back = onnx.numpy_helper.to_array(int4_tensor("w", values))
-    np.testing.assert_array_equal(back.astype(np.int8), values)
 
 
 def test_an_operator_that_is_not_known_is_named() -> None:
@@ -150,7 +140,7 @@ def test_a_form_of_an_operator_that_is_not_known_is_refused() -> None:
 
 @smaller_kind
 def test_a_lowered_layer_is_compared_and_stays_lowered(
-    simulation: Simulation, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
+    simulation: Simulation, quantised: Made
 ) -> None:
     """Its report leaves it in INT4, in the file too."""
     simulation.lower(simulation.weights()[0], 4)
@@ -159,11 +149,9 @@ def test_a_lowered_layer_is_compared_and_stays_lowered(
     assert to_onnx(simulation).SerializeToString() == before
 
 
-def test_weights_of_another_network_do_not_fit(
-    kind: str, quantised: tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
-) -> None:
+def test_weights_of_another_network_do_not_fit(quantised: Made) -> None:
     with pytest.raises(UnfitArtifact, match="the float network has no weight of that name"):
-        simulate(quantised[2], onnx.ModelProto(), kind)
+        simulate(quantised[2], onnx.ModelProto())
 
 
 def test_any_bias_has_the_scale_of_the_products_it_is_added_to() -> None:
@@ -189,7 +177,7 @@ def test_any_bias_has_the_scale_of_the_products_it_is_added_to() -> None:
         [onnx.numpy_helper.from_array(np.asarray(v), n) for n, v in constants.items()],
     )  # fmt: skip
     exact = {"w": weight, "b": np.array([1.0], np.float32)}
-    simulation = Simulation(onnx.helper.make_model(graph), exact, lambda out: out)
+    simulation = Simulation(onnx.helper.make_model(graph), exact)
     assert simulation.bias_scale("b").tolist() == pytest.approx([0.125])
     simulation.lower("w", 4)
     assert simulation.rounding_of("w").scale.shape == (1, 1)
