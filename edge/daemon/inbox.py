@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PureWindowsPath
@@ -192,9 +192,7 @@ class Inbox:
         self._clock, self._wall = clock, wall
         self._polled_s: float | None = None
         self._seen: dict[str, _Seen] = {}
-        self._strays: set[str] = set()
-        self._unreadable: dict[str, str] = {}
-        self._headers: set[str] = set()
+        self._logged: dict[str, Set[str]] = {}
         self._closed = ""
 
     def complete(self) -> list[CompleteStudy]:
@@ -214,10 +212,13 @@ class Inbox:
                     entries[name] = inspect_entry(self._folder, name, names)
             except OSError as error:  # no permission, a loop of links, a failing disk
                 unreadable[name] = _reason(error)
-        self._log_unreadable(unreadable)
-        self._log_headers({n for n, entry in entries.items() if entry.lacks_data})
+        self._log_once("studies in the inbox are unreadable", unreadable, "reasons")
+        headers = {name: "" for name, entry in entries.items() if entry.lacks_data}
+        self._log_once("headers lack their data files", headers)
         owned = {member for entry in entries.values() for member in entry.members}
-        self._log_strays({n for n in names - owned - {*unreadable} if not _is_temporary(n)})
+        others = names - owned - unreadable.keys()
+        strays = {name: Path(name).suffix for name in others if not _is_temporary(name)}
+        self._log_once("files in the inbox belong to no study", strays, "suffixes")
         self._seen = {name: self._remembered(name, entry, now) for name, entry in entries.items()}
         self._polled_s = now
         return [
@@ -266,25 +267,12 @@ class Inbox:
             return False
         return path.is_dir() or (path.is_file() and name.lower().endswith(VOLUME_SUFFIXES))
 
-    def _log_strays(self, strays: set[str]) -> None:
-        """Log once that files belong to no study; they stay in the inbox."""
-        if new := strays - self._strays:  # no names: they may be a patient's
-            suffixes = sorted({Path(name).suffix for name in new})
-            log.warning("files in the inbox belong to no study", count=len(new), suffixes=suffixes)
-        self._strays = strays
-
-    def _log_unreadable(self, unreadable: dict[str, str]) -> None:
-        """Log once that studies cannot be read; again without names."""
-        if new := unreadable.keys() - self._unreadable.keys():
-            reasons = sorted({unreadable[name] for name in new})
-            log.warning("studies in the inbox are unreadable", count=len(new), reasons=reasons)
-        self._unreadable = unreadable
-
-    def _log_headers(self, headers: set[str]) -> None:
-        """Log once that headers lack their data files; again without names."""
-        if new := headers - self._headers:
-            log.warning("headers lack their data files", count=len(new))
-        self._headers = headers
+    def _log_once(self, event: str, details: Mapping[str, str], key: str = "") -> None:
+        """Log an event once for each name, without the names: they may be a patient's."""
+        if new := details.keys() - self._logged.get(event, frozenset()):
+            values = {key: sorted({details[name] for name in new})} if key else {}
+            log.warning(event, count=len(new), **values)
+        self._logged[event] = details.keys()
 
 
 def report_names(name: str) -> Iterator[str]:

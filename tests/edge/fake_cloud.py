@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Self
 
 import grpc
@@ -106,6 +106,23 @@ class FakeCloud(OverreadServicer):
     def Describe(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - gRPC's name
         """That it is there, and nothing else."""
         return encode_description(Description("fake", {}, "none", 64, 64**3, 1 << 22, (48, 48, 48)))
+
+
+@contextmanager
+def stalled_cloud(after: int = 0) -> Iterator[FakeCloud]:
+    """A cloud that answers the first ``after`` ROIs of a plan, then nothing until the end."""
+    over = Event()
+
+    def answer(roi: Roi) -> Verdict | Refusal:
+        if roi.roi_id >= after:
+            over.wait(60)
+        return sure(roi)
+
+    with FakeCloud(answer=answer) as cloud:
+        try:
+            yield cloud
+        finally:
+            over.set()
 
 
 RESERVE_S = 0.2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.amend.amender import MAX_LINK_PAUSE_S, MAX_REFUSAL_PAUSE_S, Backoff
+from edge.amend.amender import MAX_REFUSAL_PAUSE_S, Backoff
 from edge.atomic_files import is_transient, write_atomically
 from edge.store.pending import PendingStep
 from edge.store.studies import StudyStore
@@ -129,20 +129,6 @@ def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:
     return clock() - began_s
 
 
-def test_pauses_of_the_link_double_up_to_five_minutes_for_all() -> None:
-    """Nothing is retried while the cloud is silent; a response resets the pauses."""
-    clock = HandClock()
-    backoff = Backoff(5.0, clock, lambda _low, high: high)
-    pauses = []
-    for _ in range(9):
-        backoff.no_response()
-        pauses.append(waited_s(backoff, clock, "any"))
-    assert pauses == [5.0, 10.0, 20.0, 40.0, 80.0, 160.0, *[MAX_LINK_PAUSE_S] * 3]
-    backoff.responded()
-    backoff.no_response()
-    assert waited_s(backoff, clock, "any") == 5.0
-
-
 def test_a_refused_study_waits_alone_and_up_to_an_hour() -> None:
     """The others are due at once; what is over waits for nothing."""
     clock = HandClock()
@@ -178,15 +164,3 @@ def test_pauses_are_drawn_from_the_upper_half() -> None:
     backoff.no_response()
     backoff.no_response()
     assert drawn == [(4.0, 8.0), (8.0, 16.0)]
-
-
-def test_failed_retries_are_counted_over_all_studies_until_a_verdict_comes() -> None:
-    """A refusal counts too; word of the link alone ends no row."""
-    backoff = Backoff(5.0, HandClock(), lambda _low, high: high)
-    assert backoff.failed_in_a_row == 0
-    backoff.no_response()
-    backoff.refused("k", 1)
-    backoff.responded()
-    assert backoff.failed_in_a_row == 2
-    backoff.answered()
-    assert backoff.failed_in_a_row == 0

@@ -33,7 +33,15 @@ from protos.errors import (
 )
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge.builders import SHAPE, box, plan_of
-from tests.edge.fake_cloud import RESERVE_S, FakeCloud, ask, escalator, free_port, sure
+from tests.edge.fake_cloud import (
+    RESERVE_S,
+    FakeCloud,
+    ask,
+    escalator,
+    free_port,
+    stalled_cloud,
+    sure,
+)
 
 NAN, INF = float("nan"), float("inf")
 
@@ -154,19 +162,13 @@ def test_port_that_never_answers_costs_no_more_than_the_budget() -> None:
 
 
 def test_slow_service_leaves_what_came_in_time() -> None:
-    """Of a service that stops answering half-way the verdicts that came are kept."""
-    over = threading.Event()
-
-    def stall(roi: Roi) -> Verdict | Refusal:
-        if roi.roi_id != 0:
-            over.wait(60)
-        return sure(roi)
-
-    with FakeCloud(answer=stall) as cloud:
-        came = ask(cloud.address, 0.5, 0.4, budget_s=3.0)
-        over.set()
-    assert list(came.verdicts) == [0]
+    """One of three verdicts came: it is kept, the link is up, and known to be slow."""
+    link = Link(failures=1)
+    with stalled_cloud(after=1) as cloud:
+        came = ask(cloud.address, 0.5, 0.45, 0.4, budget_s=3.0, link=link)
+    assert (list(came.verdicts), link.estimate().available) == ([0], True)
     assert came.reason.startswith("DeadlinePassed: ")
+    assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
 
 
 def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:

@@ -31,7 +31,15 @@ from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable
 from protos.messages import Priority, Refusal, Roi, Verdict
 from tests.edge.builders import SHAPE, box, plan_of
-from tests.edge.fake_cloud import RESERVE_S, FakeCloud, ask, escalator, free_port, sure
+from tests.edge.fake_cloud import (
+    RESERVE_S,
+    FakeCloud,
+    ask,
+    escalator,
+    free_port,
+    stalled_cloud,
+    sure,
+)
 from tests.edge.running_agent import quick_line
 
 
@@ -76,15 +84,9 @@ def test_an_open_breaker_sends_nothing() -> None:
 
 def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
     """A cloud that takes the study and stays silent is as good as none."""
-    over, link = threading.Event(), Link(failures=1)
-
-    def stall(roi: Roi) -> Verdict | Refusal:
-        over.wait(60)
-        return sure(roi)
-
-    with FakeCloud(answer=stall) as cloud:
+    link = Link(failures=1)
+    with stalled_cloud() as cloud:
         came = ask(cloud.address, 0.4, budget_s=1.5, link=link)
-        over.set()
     assert came.reason.startswith("DeadlinePassed: ")
     assert "no answer within" in link.estimate().reason
 
@@ -128,33 +130,11 @@ def test_a_silent_cloud_is_given_up_long_before_the_deadline() -> None:
     assert link.suspect.is_set()
 
 
-def test_what_was_not_answered_in_time_is_slow_though_some_of_it_was() -> None:
-    """One of three regions came: the link is not given up, but three more are not expected soon."""
-    over, link = threading.Event(), Link(failures=1)
-
-    def stall(roi: Roi) -> Verdict | Refusal:
-        if roi.roi_id != 0:
-            over.wait(60)
-        return sure(roi)
-
-    with FakeCloud(answer=stall) as cloud:
-        came = ask(cloud.address, 0.5, 0.45, 0.4, budget_s=3.0, link=link)
-        over.set()
-    assert (list(came.verdicts), link.estimate().available) == ([0], True)
-    assert link.estimate().completion_s(3, 3 * 48**3) > 2.0
-
-
 def test_a_slow_cloud_that_responded_is_not_a_slow_link() -> None:
     """The wait of a missed deadline is the cloud's queue, not seconds a byte."""
-    over, link = threading.Event(), Link()
-
-    def stall(roi: Roi) -> Verdict | Refusal:
-        over.wait(60)
-        return sure(roi)
-
-    with FakeCloud(answer=stall) as cloud:
+    link = Link()
+    with stalled_cloud() as cloud:
         ask(cloud.address, 0.5, budget_s=3.0, link=link)
-        over.set()
     slow, unknown = link.estimate().slow, Link().estimate().slow
     assert slow.bytes_per_s == unknown.bytes_per_s
     assert slow.queue_s > 2.0
@@ -224,16 +204,10 @@ def test_a_status_behind_empty_metadata_is_no_response(
 
 def test_a_short_retry_does_not_open_the_breaker() -> None:
     """The cloud responded: it is up, and slow."""
-    over, link = threading.Event(), Link(failures=1)
-
-    def stall(roi: Roi) -> Verdict | Refusal:
-        over.wait(60)
-        return sure(roi)
-
+    link = Link(failures=1)
     rois = cut_rois(plan_of(0.4), box(), SHAPE)
-    with FakeCloud(answer=stall) as cloud, escalator(cloud.address, link) as second:
+    with stalled_cloud() as cloud, escalator(cloud.address, link) as second:
         came = second.read_rois(rois, Deadline.after(3.0), "key-1")
-        over.set()
     assert came.reason.startswith("DeadlinePassed: ")
     assert link.estimate().available
     assert link.estimate().slow.queue_s > 2.0
