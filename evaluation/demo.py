@@ -61,95 +61,6 @@ class Programs:
     edge: tuple[str, ...] = (sys.executable, "-m", "edge", "screen")
 
 
-@dataclass(frozen=True)
-class Result:
-    """One report, and the phantom's nodules; empty without a phantom."""
-
-    report: Json
-    truth: tuple[Nodule, ...]
-
-    @classmethod
-    def of(cls, report: Path, truth: tuple[Nodule, ...]) -> Result:
-        """Read a ``report.json``."""
-        return cls(json.loads(report.read_text(encoding="utf-8")), truth)
-
-    @property
-    def found(self) -> list[Json]:
-        """Return its findings, then its small nodules."""
-        return [*self.report["findings"], *self.report["small_nodules"]]
-
-
-def render_result(result: Result) -> RenderableType:
-    """Return everything that the demo adds to the tables of the edge."""
-    truth = (truth_table(result), "") if result.truth else ()
-    return Group("", *truth, *second_readings(result))
-
-
-def truth_table(result: Result) -> Rows:
-    """Return a row for each nodule of the phantom: its finding, and who decided it."""
-    hits = matches(result.found, result.truth)
-    found = len(set(hits) - {None})
-    title = (
-        f"{found} of {len(result.truth)} nodules of the phantom found, "
-        f"{hits.count(None)} false positive{'s' if hits.count(None) != 1 else ''}"
-    )
-    rows = []
-    for number, nodule in enumerate(result.truth):
-        row = [number + 1, f"{nodule.diameter_mm:.1f}", nodule.kind]
-        if number in hits:
-            finding = result.found[hits.index(number)]
-            off = f"{_distance_mm(finding['centre_mm'], nodule):.1f}"
-            rows.append([*row, finding["number"], off, finding["decided_by"]])
-        else:
-            rows.append([*row, "[red]missed[/]", "-", _fate(result.report, nodule)])
-    return Rows(("nodule", "mm", "type", "finding", "mm off", "decided by"), rows, title)
-
-
-def second_readings(result: Result) -> Iterator[str]:
-    """Yield the time to the cloud and back, and what was decided there."""
-    report = result.report
-    took_s = {entry["stage"]: entry["took_s"] for entry in report["ledger"]}["escalate"]
-    unsure = [c for c in report["candidates"] if c["route"] == Route.ESCALATE.value]
-    kept = [f for f in result.found if f["route"] == Route.ESCALATE.value]
-    yield (
-        f"[bold]to the cloud and back[/]  {1000 * took_s:.0f} ms; candidates that the edge was "
-        f"unsure of: {len(unsure)}, reported: {len(kept)}"
-    )
-    for finding in kept:
-        if (verdict := finding["verdict"]) is not None:
-            yield (
-                f"[bold]finding {finding['number']}[/]  decided by the {finding['decided_by']}: "
-                f"edge {finding['edge_score']:.2f} (unsure), cloud {verdict['probability']:.2f} "
-                f"(read in {1000 * verdict['compute_s']:.0f} ms), together "
-                f"{finding['probability']:.2f}"
-            )
-
-
-def matches(findings: Sequence[Json], truth: Sequence[Nodule]) -> list[int | None]:
-    """Return for each finding the number of the nodule that it hits, the nearest of several."""
-    return [_hit(finding["centre_mm"], truth) for finding in findings]
-
-
-def _hit(place: Sequence[float], truth: Sequence[Nodule]) -> int | None:
-    x, y, z = place
-    near = [n for n, nodule in enumerate(truth) if nodule.hit_by((x, y, z))]
-    return min(near, key=lambda n: _distance_mm(place, truth[n]), default=None)
-
-
-def _distance_mm(place: Sequence[float], nodule: Nodule) -> float:
-    return float(np.linalg.norm(np.subtract(place, nodule.centre_mm)))
-
-
-def _fate(report: Json, nodule: Nodule) -> str:
-    """Return why a nodule was missed, from the edge's best candidate there."""
-    proposed = [c for c in report["candidates"] if nodule.hit_by(tuple(c["centre_mm"]))]
-    best = max(proposed, key=lambda c: c["score"], default=None)
-    if best is None:
-        return "not proposed"
-    by = "edge, dismissed" if best["route"] == Route.DISMISS.value else "cloud, dismissed"
-    return f"{by} at {best['score']:.2f}"
-
-
 @app.command(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status, as of overread-edge screen: 0 the study was read; 1 something failed; "
@@ -267,6 +178,95 @@ def _say(line: str) -> None:
 def _width() -> int:
     console = Console()
     return min(console.width, WIDTH) if console.is_terminal else WIDTH
+
+
+@dataclass(frozen=True)
+class Result:
+    """One report, and the phantom's nodules; empty without a phantom."""
+
+    report: Json
+    truth: tuple[Nodule, ...]
+
+    @classmethod
+    def of(cls, report: Path, truth: tuple[Nodule, ...]) -> Result:
+        """Read a ``report.json``."""
+        return cls(json.loads(report.read_text(encoding="utf-8")), truth)
+
+    @property
+    def found(self) -> list[Json]:
+        """Return its findings, then its small nodules."""
+        return [*self.report["findings"], *self.report["small_nodules"]]
+
+
+def render_result(result: Result) -> RenderableType:
+    """Return everything that the demo adds to the tables of the edge."""
+    truth = (truth_table(result), "") if result.truth else ()
+    return Group("", *truth, *second_readings(result))
+
+
+def truth_table(result: Result) -> Rows:
+    """Return a row for each nodule of the phantom: its finding, and who decided it."""
+    hits = matches(result.found, result.truth)
+    found = len(set(hits) - {None})
+    title = (
+        f"{found} of {len(result.truth)} nodules of the phantom found, "
+        f"{hits.count(None)} false positive{'s' if hits.count(None) != 1 else ''}"
+    )
+    rows = []
+    for number, nodule in enumerate(result.truth):
+        row = [number + 1, f"{nodule.diameter_mm:.1f}", nodule.kind]
+        if number in hits:
+            finding = result.found[hits.index(number)]
+            off = f"{_distance_mm(finding['centre_mm'], nodule):.1f}"
+            rows.append([*row, finding["number"], off, finding["decided_by"]])
+        else:
+            rows.append([*row, "[red]missed[/]", "-", _fate(result.report, nodule)])
+    return Rows(("nodule", "mm", "type", "finding", "mm off", "decided by"), rows, title)
+
+
+def second_readings(result: Result) -> Iterator[str]:
+    """Yield the time to the cloud and back, and what was decided there."""
+    report = result.report
+    took_s = {entry["stage"]: entry["took_s"] for entry in report["ledger"]}["escalate"]
+    unsure = [c for c in report["candidates"] if c["route"] == Route.ESCALATE.value]
+    kept = [f for f in result.found if f["route"] == Route.ESCALATE.value]
+    yield (
+        f"[bold]to the cloud and back[/]  {1000 * took_s:.0f} ms; candidates that the edge was "
+        f"unsure of: {len(unsure)}, reported: {len(kept)}"
+    )
+    for finding in kept:
+        if (verdict := finding["verdict"]) is not None:
+            yield (
+                f"[bold]finding {finding['number']}[/]  decided by the {finding['decided_by']}: "
+                f"edge {finding['edge_score']:.2f} (unsure), cloud {verdict['probability']:.2f} "
+                f"(read in {1000 * verdict['compute_s']:.0f} ms), together "
+                f"{finding['probability']:.2f}"
+            )
+
+
+def matches(findings: Sequence[Json], truth: Sequence[Nodule]) -> list[int | None]:
+    """Return for each finding the number of the nodule that it hits, the nearest of several."""
+    return [_hit(finding["centre_mm"], truth) for finding in findings]
+
+
+def _hit(place: Sequence[float], truth: Sequence[Nodule]) -> int | None:
+    x, y, z = place
+    near = [n for n, nodule in enumerate(truth) if nodule.hit_by((x, y, z))]
+    return min(near, key=lambda n: _distance_mm(place, truth[n]), default=None)
+
+
+def _distance_mm(place: Sequence[float], nodule: Nodule) -> float:
+    return float(np.linalg.norm(np.subtract(place, nodule.centre_mm)))
+
+
+def _fate(report: Json, nodule: Nodule) -> str:
+    """Return why a nodule was missed, from the edge's best candidate there."""
+    proposed = [c for c in report["candidates"] if nodule.hit_by(tuple(c["centre_mm"]))]
+    best = max(proposed, key=lambda c: c["score"], default=None)
+    if best is None:
+        return "not proposed"
+    by = "edge, dismissed" if best["route"] == Route.DISMISS.value else "cloud, dismissed"
+    return f"{by} at {best['score']:.2f}"
 
 
 @contextmanager

@@ -84,68 +84,6 @@ class ReportScores:
         return 0 if self.scores is None else self.scores.false_score.size
 
 
-def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
-    """Return median and 95th percentile of each stage over ``ledgers``, then of their ``total``."""
-    stages = dict.fromkeys(name for ledger in ledgers for name in ledger)
-    times = {name: [ledger[name] for ledger in ledgers if name in ledger] for name in stages}
-    if ledgers:
-        times["total"] = [sum(ledger.values()) for ledger in ledgers]
-    return {
-        name: {
-            "median_s": float(np.median(seconds)),
-            "p95_s": float(np.percentile(seconds, PERCENTILE)),
-        }
-        for name, seconds in times.items()
-    }
-
-
-def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
-    """Return the result for JSON; a refused study counts, its lesions are missed."""
-    read = [result.stages_s for result in results if not result.refused]
-    known = [result for result in results if result.scores is not None]
-    return {
-        **_operating_point(known, seed),
-        "studies": len(results),
-        "studies_with_truth": len(known),
-        "lesions": sum(result.lesions for result in known),
-        "found": sum(result.found for result in known),
-        "false_positives": sum(result.false for result in known),
-        "stages": stage_times(read),
-        "per_study": [_study_json(result) for result in results],
-    }
-
-
-def _operating_point(known: Sequence[ReportScores], seed: int) -> dict[str, Any]:
-    """Return sensitivity and false positives a scan, with intervals by bootstrap over studies."""
-    if not known:
-        return {"sensitivity": None, "false_positives_per_scan": None}
-    table = np.array([(one.lesions, one.found, one.false) for one in known], dtype=float)
-    rng = np.random.default_rng(seed)
-    drawn = np.stack([draw(len(known), rng) for _ in range(RESAMPLES)]) @ table
-    lesions, found, false = table.sum(axis=0)
-    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
-    sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]) if lesions else None
-    false_per_scan = interval(false / len(known), drawn[:, 2] / len(known))
-    return {
-        "sensitivity": sensitivity.as_dict() if sensitivity else None,
-        "false_positives_per_scan": false_per_scan.as_dict(),
-    }
-
-
-def _study_json(result: ReportScores) -> dict[str, Any]:
-    return {
-        "study": result.name,
-        "findings": result.findings,
-        "small_nodules": result.small,
-        "lesions": result.lesions if result.scores else None,
-        "found": result.found if result.scores else None,
-        "false_positives": result.false if result.scores else None,
-        "second_reading": result.second_reading,
-        "total_s": sum(result.stages_s.values()),
-        "refused": result.refused or None,
-    }
-
-
 def study_folders(folder: Path) -> list[Path]:
     """Return the studies in ``folder``: its sub-folders.
 
@@ -222,6 +160,68 @@ def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Le
         tuple(Lesion(n.centre_mm, n.diameter_mm) for n in counted),
         tuple(Lesion(n.centre_mm, 2 * IGNORED_REACH_MM) for n in small),
     )
+
+
+def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
+    """Return the result for JSON; a refused study counts, its lesions are missed."""
+    read = [result.stages_s for result in results if not result.refused]
+    known = [result for result in results if result.scores is not None]
+    return {
+        **_operating_point(known, seed),
+        "studies": len(results),
+        "studies_with_truth": len(known),
+        "lesions": sum(result.lesions for result in known),
+        "found": sum(result.found for result in known),
+        "false_positives": sum(result.false for result in known),
+        "stages": stage_times(read),
+        "per_study": [_study_json(result) for result in results],
+    }
+
+
+def _operating_point(known: Sequence[ReportScores], seed: int) -> dict[str, Any]:
+    """Return sensitivity and false positives a scan, with intervals by bootstrap over studies."""
+    if not known:
+        return {"sensitivity": None, "false_positives_per_scan": None}
+    table = np.array([(one.lesions, one.found, one.false) for one in known], dtype=float)
+    rng = np.random.default_rng(seed)
+    drawn = np.stack([draw(len(known), rng) for _ in range(RESAMPLES)]) @ table
+    lesions, found, false = table.sum(axis=0)
+    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
+    sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]) if lesions else None
+    false_per_scan = interval(false / len(known), drawn[:, 2] / len(known))
+    return {
+        "sensitivity": sensitivity.as_dict() if sensitivity else None,
+        "false_positives_per_scan": false_per_scan.as_dict(),
+    }
+
+
+def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """Return median and 95th percentile of each stage over ``ledgers``, then of their ``total``."""
+    stages = dict.fromkeys(name for ledger in ledgers for name in ledger)
+    times = {name: [ledger[name] for ledger in ledgers if name in ledger] for name in stages}
+    if ledgers:
+        times["total"] = [sum(ledger.values()) for ledger in ledgers]
+    return {
+        name: {
+            "median_s": float(np.median(seconds)),
+            "p95_s": float(np.percentile(seconds, PERCENTILE)),
+        }
+        for name, seconds in times.items()
+    }
+
+
+def _study_json(result: ReportScores) -> dict[str, Any]:
+    return {
+        "study": result.name,
+        "findings": result.findings,
+        "small_nodules": result.small,
+        "lesions": result.lesions if result.scores else None,
+        "found": result.found if result.scores else None,
+        "false_positives": result.false if result.scores else None,
+        "second_reading": result.second_reading,
+        "total_s": sum(result.stages_s.values()),
+        "refused": result.refused or None,
+    }
 
 
 def rates_table(result: Mapping[str, Any]) -> Rows:

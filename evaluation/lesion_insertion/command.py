@@ -19,7 +19,7 @@ from evaluation.common.readers import Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import Donor, cut_lesions, read_donors
-from evaluation.lesion_insertion.hosts import host_loaders
+from evaluation.lesion_insertion.hosts import load_host
 from evaluation.lesion_insertion.insert import (
     Insertion,
     PreparedHost,
@@ -74,10 +74,10 @@ def lesion_insertion_command(
     known = read_truth(truth)
     folders = scan_folders([*scans, *(more_scans or [])], set(known))
     folders = scans_of_splits(folders, truth, splits)
-    loaders = host_loaders(folders, known, range(seed, seed + phantoms))
+    sources = [*folders, *range(seed, seed + phantoms)]
     donors, traits = read_donors(data, splits, most=limit or None)
     reads = open_reads(stage, model, cloud_model)
-    hosts = [prepare_host(load(), reads) for load in cli.each(loaders, "scans")]
+    hosts = [prepare_host(load_host(one, known), reads) for one in cli.each(sources, "scans")]
     planned, not_placed = _plan(hosts, donors, together, seed)
     if sheet is not None:
         save_sheet(sheet, draw_sheet(planned))

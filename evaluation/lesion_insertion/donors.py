@@ -89,7 +89,8 @@ def read_donors(
 def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
     """Return the cube's nodule, or None if no two readers drew anything at its centre."""
     mask = nearest_piece(votes >= VOTES)
-    if not mask.any() or _nearest_mm(mask, cube.centre_zyx) > max(cube.diameter_mm / 2, 2.0):
+    limit_mm = max(cube.diameter_mm / 2, 2.0)
+    if not mask.any() or _away_mm(mask.shape, cube.centre_zyx)[mask].min() > limit_mm:
         return None
     return _cut(cube.name, cube.patient, cube.voxels, mask, cube.centre_zyx, cube.diameter_mm)
 
@@ -151,10 +152,6 @@ def _soft(mask: npt.NDArray[np.bool_]) -> Floats:
     flat = cv2.GaussianBlur(out.reshape(out.shape[0], -1), (1, 0), 0.001, sigmaY=0.8)
     planes = flat.reshape(out.shape)
     return np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in planes])
-
-
-def _nearest_mm(mask: npt.NDArray[np.bool_], centre_zyx: Triple) -> float:
-    return float(_away_mm(mask.shape, centre_zyx)[mask].min())
 
 
 def _away_mm(shape: Sequence[int], centre_zyx: Sequence[float]) -> FloatArray:

@@ -6,9 +6,8 @@ the lung is from wall and mediastinum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,27 +47,19 @@ class Host:
     lesions: tuple[Lesion, ...] = ()
 
 
-def host_loaders(
-    folders: Iterable[Path], truth: Mapping[str, tuple[Lesion, ...]], seeds: Iterable[int]
-) -> list[Callable[[], Host]]:
-    """Return a function for each host that loads it: patients first, then phantoms."""
-    patients = [partial(patient_host, f, truth.get(scan_name(f), ())) for f in folders]
-    return [*patients, *(partial(phantom_host, seed) for seed in seeds)]
+def load_host(source: Path | int, truth: Mapping[str, tuple[Lesion, ...]]) -> Host:
+    """Return the scan in a folder, or the phantom with this seed.
 
-
-def patient_host(folder: Path, lesions: tuple[Lesion, ...]) -> Host:
-    """Return a patient's scan.
+    A phantom has no nodules, and a scanner that the seed draws too.
 
     Raises:
         StudyError: the scan cannot be read.
     """
-    return Host(scan_name(folder), PATIENTS, read_study(folder).volume, lesions)
-
-
-def phantom_host(seed: int) -> Host:
-    """Return a phantom without nodules, from a scanner that the seed draws too."""
-    phantom = make_phantom(replace(varied_spec(seed), nodule_count=0))
-    return Host(f"phantom-{seed}", PHANTOMS, phantom.volume)
+    if isinstance(source, int):
+        phantom = make_phantom(replace(varied_spec(source), nodule_count=0))
+        return Host(f"phantom-{source}", PHANTOMS, phantom.volume)
+    name = scan_name(source)
+    return Host(name, PATIENTS, read_study(source).volume, truth.get(name, ()))
 
 
 @dataclass(frozen=True)

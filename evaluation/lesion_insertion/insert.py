@@ -76,6 +76,117 @@ class Insertion(ScaledDonor):
     lung_hu: float
 
 
+@dataclass(frozen=True, eq=False)
+class PreparedHost:
+    """A host that was read without insertions: free space, occupied places and detections."""
+
+    host: Host
+    space: FreeSpace
+    occupied: tuple[Occupied, ...]
+    detections: tuple[Detection, ...] = ()
+
+    @cached_property
+    def scores(self) -> ScanScores:
+        """Return its false positives, and the scores of its known lesions."""
+        return score_scan(self.host.name, self.detections, self.host.lesions)
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticScan:
+    """A copy of a host with insertions, nodules or one of the ``masses``."""
+
+    host: PreparedHost
+    insertions: tuple[Insertion, ...]
+    masses: bool = False
+
+
+Planned = tuple[list[SyntheticScan], list[ScaledDonor]]
+"""The scans to be made, and the donors for which no host had room."""
+
+
+def plan_nodules(
+    hosts: Sequence[PreparedHost], donors: Sequence[Donor], each: int, rng: np.random.Generator
+) -> Planned:
+    """Plan scans with at most ``each`` nodules."""
+    scaled = [ScaledDonor(number, donor) for number, donor in enumerate(donors)]
+    return _plan(hosts, scaled, each, lambda one: (one.reach_mm + WALL_MM,), rng, masses=False)
+
+
+def plan_masses(
+    hosts: Sequence[PreparedHost], donors: Sequence[Donor], rng: np.random.Generator
+) -> Planned:
+    """Plan scans with one mass each."""
+
+    def clear_mm(one: ScaledDonor) -> Sequence[float]:
+        return [share * one.diameter_mm / 2 for share in MASS_CLEAR]
+
+    return _plan(hosts, masses(donors), 1, clear_mm, rng, masses=True)
+
+
+def masses(donors: Sequence[Donor]) -> list[ScaledDonor]:
+    """Return every donor of `MASS_FROM_MM` or more at each size of `MASS_MM`, none made smaller."""
+    return [
+        ScaledDonor(number, donor, size / donor.diameter_mm)
+        for number, donor in enumerate(donors)
+        for size in MASS_MM
+        if MASS_FROM_MM <= donor.diameter_mm <= size
+    ]
+
+
+def _plan(
+    hosts: Sequence[PreparedHost],
+    donors: Sequence[ScaledDonor],
+    each: int,
+    clear_mm: Callable[[ScaledDonor], Sequence[float]],
+    rng: np.random.Generator,
+    *,
+    masses: bool,
+) -> Planned:
+    """Go round the hosts; what has no room in one is tried in the next.
+
+    ``clear_mm`` gives the distances from the wall that are tried in turn for a donor.
+    """
+    scans: list[SyntheticScan] = []
+    not_placed: list[ScaledDonor] = []
+    order = rng.permutation(len(donors))
+    for number, start in enumerate(range(0, len(order), each)):
+        # Large ones first: they find room the hardest.
+        waiting = sorted(
+            (donors[i] for i in order[start : start + each]), key=lambda one: -one.reach_mm
+        )
+        for turn in range(len(hosts)):
+            host = hosts[(number + turn) % len(hosts)]
+            placed, waiting = _fill(host, waiting, clear_mm, rng)
+            if placed:
+                scans.append(SyntheticScan(host, tuple(placed), masses))
+            if not waiting:
+                break
+        not_placed += waiting
+    return scans, not_placed
+
+
+def _fill(
+    host: PreparedHost,
+    donors: Sequence[ScaledDonor],
+    clear_mm: Callable[[ScaledDonor], Sequence[float]],
+    rng: np.random.Generator,
+) -> tuple[list[Insertion], list[ScaledDonor]]:
+    """Return the insertions for which the host has room, and the other donors."""
+    occupied, placed, waiting = list(host.occupied), [], []
+    for one in donors:
+        tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in clear_mm(one))
+        place = next((found for found in tries if found is not None), None)
+        if place is None:
+            waiting.append(one)
+            continue
+        lung_hu = host.space.lung_hu(place, one.reach_mm)
+        placed.append(
+            Insertion(one.donor_id, one.donor, one.scale, centre_mm=place, lung_hu=lung_hu)
+        )
+        occupied.append(Occupied(place, one.reach_mm + APART_MM))
+    return placed, waiting
+
+
 def insert(volume: Volume, insertions: Sequence[Insertion]) -> Volume:
     """Return a copy of the scan with all insertions; ``volume`` has the patient's axes."""
     hu = volume.hu.copy()
@@ -151,114 +262,3 @@ def _sampled(
     found = sitk.GetArrayFromImage(grid.Execute(image))
     mean = found.reshape(size[0], fine, size[1], size[2]).mean(axis=1)
     return np.asarray(mean, np.float32)
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedHost:
-    """A host that was read without insertions: free space, occupied places and detections."""
-
-    host: Host
-    space: FreeSpace
-    occupied: tuple[Occupied, ...]
-    detections: tuple[Detection, ...] = ()
-
-    @cached_property
-    def scores(self) -> ScanScores:
-        """Return its false positives, and the scores of its known lesions."""
-        return score_scan(self.host.name, self.detections, self.host.lesions)
-
-
-@dataclass(frozen=True, eq=False)
-class SyntheticScan:
-    """A copy of a host with insertions, nodules or one of the ``masses``."""
-
-    host: PreparedHost
-    insertions: tuple[Insertion, ...]
-    masses: bool = False
-
-
-Planned = tuple[list[SyntheticScan], list[ScaledDonor]]
-"""The scans to be made, and the donors for which no host had room."""
-
-
-def masses(donors: Sequence[Donor]) -> list[ScaledDonor]:
-    """Return every donor of `MASS_FROM_MM` or more at each size of `MASS_MM`, none made smaller."""
-    return [
-        ScaledDonor(number, donor, size / donor.diameter_mm)
-        for number, donor in enumerate(donors)
-        for size in MASS_MM
-        if MASS_FROM_MM <= donor.diameter_mm <= size
-    ]
-
-
-def plan_nodules(
-    hosts: Sequence[PreparedHost], donors: Sequence[Donor], each: int, rng: np.random.Generator
-) -> Planned:
-    """Plan scans with at most ``each`` nodules."""
-    scaled = [ScaledDonor(number, donor) for number, donor in enumerate(donors)]
-    return _plan(hosts, scaled, each, lambda one: (one.reach_mm + WALL_MM,), rng, masses=False)
-
-
-def plan_masses(
-    hosts: Sequence[PreparedHost], donors: Sequence[Donor], rng: np.random.Generator
-) -> Planned:
-    """Plan scans with one mass each."""
-
-    def clear_mm(one: ScaledDonor) -> Sequence[float]:
-        return [share * one.diameter_mm / 2 for share in MASS_CLEAR]
-
-    return _plan(hosts, masses(donors), 1, clear_mm, rng, masses=True)
-
-
-def _plan(
-    hosts: Sequence[PreparedHost],
-    donors: Sequence[ScaledDonor],
-    each: int,
-    clear_mm: Callable[[ScaledDonor], Sequence[float]],
-    rng: np.random.Generator,
-    *,
-    masses: bool,
-) -> Planned:
-    """Go round the hosts; what has no room in one is tried in the next.
-
-    ``clear_mm`` gives the distances from the wall that are tried in turn for a donor.
-    """
-    scans: list[SyntheticScan] = []
-    not_placed: list[ScaledDonor] = []
-    order = rng.permutation(len(donors))
-    for number, start in enumerate(range(0, len(order), each)):
-        # Large ones first: they find room the hardest.
-        waiting = sorted(
-            (donors[i] for i in order[start : start + each]), key=lambda one: -one.reach_mm
-        )
-        for turn in range(len(hosts)):
-            host = hosts[(number + turn) % len(hosts)]
-            placed, waiting = _fill(host, waiting, clear_mm, rng)
-            if placed:
-                scans.append(SyntheticScan(host, tuple(placed), masses))
-            if not waiting:
-                break
-        not_placed += waiting
-    return scans, not_placed
-
-
-def _fill(
-    host: PreparedHost,
-    donors: Sequence[ScaledDonor],
-    clear_mm: Callable[[ScaledDonor], Sequence[float]],
-    rng: np.random.Generator,
-) -> tuple[list[Insertion], list[ScaledDonor]]:
-    """Return the insertions for which the host has room, and the other donors."""
-    occupied, placed, waiting = list(host.occupied), [], []
-    for one in donors:
-        tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in clear_mm(one))
-        place = next((found for found in tries if found is not None), None)
-        if place is None:
-            waiting.append(one)
-            continue
-        lung_hu = host.space.lung_hu(place, one.reach_mm)
-        placed.append(
-            Insertion(one.donor_id, one.donor, one.scale, centre_mm=place, lung_hu=lung_hu)
-        )
-        occupied.append(Occupied(place, one.reach_mm + APART_MM))
-    return placed, waiting
