@@ -143,6 +143,7 @@ def weighted_froc(
     nodules, scans = nodule_weight.sum(), scan_weight.sum()
     if nodules <= 0 or scans <= 0:
         raise ValueError(f"nodules weigh {nodules}, scans {scans}: nothing to count")
+    # Running sums along the ranking, read at the last of equal scores.
     hits = np.concatenate([nodule_weight, np.zeros(scored.false_score.size)])[ranking.order]
     falses = np.concatenate([np.zeros(nodule_weight.size), scan_weight[scored.false_scan]])
     sensitivity = np.cumsum(hits)[ranking.ends] / nodules

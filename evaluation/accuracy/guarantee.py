@@ -121,6 +121,7 @@ def split_patients(
     shares = losses(nodules, spec.path, spec.report)
     patients = len(shares)
     taken = _taken(patients)
+    # One row a set: 1 for the patients that it calibrates on.
     order = rng.permuted(np.tile(np.arange(patients), (resamples, 1)), axis=1)
     inside = np.zeros((resamples, patients))
     np.put_along_axis(inside, order[:, :taken], 1.0, axis=1)
@@ -148,6 +149,7 @@ def _reached(
     worst: float,
 ) -> Resampled:
     """Return what sets of ``n`` patients, each counted ``weight`` times, reach ``elsewhere``."""
+    # Each set goes along the path as far as the bound of its own mean loss permits.
     mean = weight @ counted(shares, spec.bound) / n
     step = furthest(mean, n, spec.alpha, spec.delta, spec.bound)
     rate = np.take_along_axis(elsewhere, np.maximum(step, 0)[:, None], axis=1)[:, 0]

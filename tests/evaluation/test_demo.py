@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ def _python(code: str) -> tuple[str, ...]:
     return (sys.executable, "-c", textwrap.dedent(code))
 
 
-def _edge(*marks: list[float]) -> tuple[str, ...]:
-    return (sys.executable, str(EDGE), json.dumps(marks))
+def _edge(*proposed: tuple[Sequence[float], float]) -> tuple[str, ...]:
+    return (sys.executable, str(EDGE), json.dumps(proposed))
 
 
 def _wait(condition: Callable[[], bool]) -> None:
@@ -144,7 +144,7 @@ def test_phantom_is_compared_with_its_truth(
 ) -> None:
     first, second, _ = (list(nodule.centre_mm) for nodule in phantom.nodules)
     beside = [first[0], first[1], first[2] + 30.0]
-    edge = _edge([*beside, 0.97], [*first, 0.95], [*second, 0.05])
+    edge = _edge((beside, 0.97), (first, 0.95), (second, 0.05))
     assert run_demo(out, Programs(_python(CLOUD), edge)) == 3  # nobody reads a second time
     said = capfd.readouterr()
     lines = [[cell.strip() for cell in line.split("│")] for line in said.out.splitlines()]
