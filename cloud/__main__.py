@@ -131,7 +131,9 @@ async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     def ready(bound: str) -> None:
         _log.info("serving", address=bound, model=reader.name, engine=reader.engine)
         if ready_file is not None:
-            _write_atomically(ready_file, bound)
+            part = ready_file.with_name(ready_file.name + ".part")
+            part.write_text(bound)
+            part.replace(ready_file)  # atomic: no reader sees half of it
 
     with telemetry.serve(settings.metrics_address, settings.metrics_port) as metrics_port:
         if metrics_port is not None:
@@ -146,13 +148,6 @@ def _open_reader(settings: CloudSettings) -> Reader:
     return open_staged(
         name, settings.stages, engine=engine, engines=settings.stage_engines, threads=threads
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write the file so that no reader sees half of it."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _is_loopback(address: str) -> bool:

@@ -35,14 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class OverreadService(overread_pb2_grpc.OverreadServicer):
-    """Implements the contract's service.
-
-    Args:
-        backend: what its streams share.
-        description: the answer to `Describe`.
-        settings: limits of streams and budgets.
-        clock: monotonic seconds.
-    """
+    """Implements the contract's service; ``description`` is the answer to `Describe`."""
 
     def __init__(
         self,
@@ -55,15 +48,10 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         self._clock = clock
         self._quota = StreamQuota(settings.max_streams, settings.site_share)
         self._draining = False
-        self._open = 0
+        self.open_streams = 0  # open studies
         self._streams: set[StudyStream] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-
-    @property
-    def open_streams(self) -> int:
-        """Number of open studies."""
-        return self._open
 
     def drain(self) -> None:
         """Reject new studies as `Draining` from now on; open ones continue."""
@@ -111,33 +99,33 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                     yield codec.encode_response(outcome)
                 yield codec.encode_response(stream.responses.summary())
                 context.set_trailing_metadata(self._load(stream.compute_s).to_metadata())
-                self._backend.telemetry.stream_ended("complete")
+                self._backend.telemetry.streams.labels("complete").inc()
             except OverreadError as error:
-                self._backend.telemetry.stream_ended(error.kind)
+                self._backend.telemetry.streams.labels(error.kind).inc()
                 _log.info(
                     "study failed", error=error.kind, reason=error.reason, peer=context.peer()
                 )
                 code, details, metadata = to_status(error)
                 await context.abort(code, details, metadata + self._load().to_metadata())
             except Exception as error:  # a fault of the program: gRPC answers UNKNOWN
-                self._backend.telemetry.stream_ended(type(error).__name__)
+                self._backend.telemetry.streams.labels(type(error).__name__).inc()
                 _log.exception("internal error", peer=context.peer())
                 raise
 
     @contextlib.contextmanager
     def _counted(self) -> Iterator[contextlib.ExitStack]:
         """Count a study as open until it ends, however it ends."""
-        self._open += 1
+        self.open_streams += 1
         self._idle.clear()
         try:
             with contextlib.ExitStack() as stack:
                 yield stack
         except (asyncio.CancelledError, GeneratorExit):
-            self._backend.telemetry.stream_ended("cancelled")
+            self._backend.telemetry.streams.labels("cancelled").inc()
             raise
         finally:
-            self._open -= 1
-            if self._open == 0:
+            self.open_streams -= 1
+            if self.open_streams == 0:
                 self._idle.set()
 
     async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:

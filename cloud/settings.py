@@ -99,15 +99,11 @@ class CloudSettings(BaseSettings):
     log_format: Literal["text", "json"] = "text"
 
     @model_validator(mode="after")
-    def _each_stage_has_an_engine(self) -> Self:
+    def _settings_agree(self) -> Self:
         if self.stage_engines and len(self.stage_engines) != self.stages:
             raise ValueError(
                 f"stage_engines names {len(self.stage_engines)} engines for stages = {self.stages}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _tls_is_complete(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
         if self.tls_ca is not None and self.tls_cert is None:

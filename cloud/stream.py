@@ -185,7 +185,7 @@ class StudyStream:
         check_roi(roi, backend.limits)
         key = CacheKey(self._header.study_key, roi.roi_id, message.checksum)
         if (verdict := backend.cache.get(key)) is not None:
-            backend.telemetry.roi_ended("cached")
+            backend.telemetry.rois.labels("cached").inc()
             self.responses.put(verdict)
             return
 
@@ -199,25 +199,25 @@ class StudyStream:
     def _outcome(
         self, key: CacheKey, shape: tuple[int, ...], result: asyncio.Future[RoiResult]
     ) -> codec.Outcome:
+        backend = self._backend
         try:
-            verdict = self._verdict(key.roi_id, shape, result.result())
+            roi = result.result()
         except OverreadError as error:
             return self._refused(key.roi_id, error)
         except asyncio.CancelledError:  # by the batcher; a stream that gives up asks no outcome
             return self._refused(key.roi_id, ModelFailed("the batch ended without an answer"))
-        self._backend.cache.put(key, verdict)
+        self._batch_s[roi.batch] = roi.compute_s
+        backend.telemetry.rois.labels("verdict").inc()
+        backend.telemetry.queue_s.observe(roi.queue_s)
+        reading = roi.reading
+        if shape != backend.limits.roi_shape:
+            reading = replace(reading, mask=crop_mask(reading.mask, shape))
+        verdict = verdict_of(key.roi_id, reading, backend.model, roi.queue_s, roi.compute_s)
+        backend.cache.put(key, verdict)
         return verdict
 
-    def _verdict(self, roi_id: int, shape: tuple[int, ...], result: RoiResult) -> Verdict:
-        self._batch_s[result.batch] = result.compute_s
-        self._backend.telemetry.roi_ended("verdict", result.queue_s)
-        reading = result.reading
-        if shape != self._backend.limits.roi_shape:
-            reading = replace(reading, mask=crop_mask(reading.mask, shape))
-        return verdict_of(roi_id, reading, self._backend.model, result.queue_s, result.compute_s)
-
     def _refused(self, roi_id: int, error: OverreadError) -> Refusal:
-        self._backend.telemetry.roi_ended(error.kind)
+        self._backend.telemetry.rois.labels(error.kind).inc()
         estimate_s = error.estimate_s if isinstance(error, DeadlineUnmeetable) else None
         return Refusal(roi_id, error.kind, error.reason, estimate_s or 0.0)
 

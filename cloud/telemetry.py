@@ -15,19 +15,25 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
 class Telemetry:
-    """The metrics of one service; nothing is served until `serve` is entered."""
+    """The metrics of one service; nothing is served until `serve` is entered.
+
+    A stream's ``end`` is ``complete``, ``cancelled`` or an error class. An ROI's ``outcome`` is
+    ``verdict``, ``cached`` or an error class.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._streams = self._counter("streams", "Studies by how they ended", "end")
-        self._rois = self._counter("rois", "ROIs by outcome", "outcome")
-        self._wasted = self._counter(
+        self.streams = self._counter("streams", "Studies by how they ended", "end")
+        self.rois = self._counter("rois", "ROIs by outcome", "outcome")
+        self.wasted_s = self._counter(
             "wasted_seconds", "Model time of ROIs whose answer was late or no longer wanted"
         )
-        self._preempted = self._counter("preempted_rois", "Queued ROIs that others preempted")
-        self._batch = self._histogram("batch_rois", "ROIs in a batch", (1, 2, 4, 8, 16, 32))
-        self._compute = self._histogram("compute_seconds", "Time of a batch in the model", _SECONDS)
-        self._queue = self._histogram("queue_seconds", "Wait of an answered ROI", _SECONDS)
+        self.preempted = self._counter("preempted_rois", "Queued ROIs that others preempted")
+        self.batch_rois = self._histogram("batch_rois", "ROIs in a batch", (1, 2, 4, 8, 16, 32))
+        self.compute_s = self._histogram(
+            "compute_seconds", "Time of a batch in the model", _SECONDS
+        )
+        self.queue_s = self._histogram("queue_seconds", "Wait of an answered ROI", _SECONDS)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"overread_cloud_{name}", meaning, labels, registry=self.registry)
@@ -38,29 +44,6 @@ class Telemetry:
     def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
         Gauge(f"overread_cloud_{name}", meaning, registry=self.registry).set_function(value)
-
-    def stream_ended(self, end: str) -> None:
-        """Count a study; ``end`` is ``complete``, ``cancelled`` or an error class."""
-        self._streams.labels(end).inc()
-
-    def roi_ended(self, outcome: str, queue_s: float | None = None) -> None:
-        """Count an ROI; ``outcome`` is ``verdict``, ``cached`` or an error class."""
-        self._rois.labels(outcome).inc()
-        if queue_s is not None:
-            self._queue.observe(queue_s)
-
-    def rois_preempted(self, n: int) -> None:
-        """Count ``n`` queued ROIs that others preempted."""
-        self._preempted.inc(n)
-
-    def batch_completed(self, n: int, compute_s: float) -> None:
-        """Count a batch of ``n`` ROIs that took ``compute_s`` seconds."""
-        self._batch.observe(n)
-        self._compute.observe(compute_s)
-
-    def compute_wasted(self, compute_s: float) -> None:
-        """Count model time whose result was not used."""
-        self._wasted.inc(compute_s)
 
     @contextlib.contextmanager
     def serve(self, host: str, port: int | None) -> Iterator[int | None]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -49,19 +49,6 @@ Step = Callable[[Any], Any]
 """One step of a model: the first takes ROIs uint8 ``(n, z, y, x)``, the last gives `Readings`."""
 
 
-@runtime_checkable
-class SteppedReader(Protocol):
-    """A model in steps, as `models.runtime.staged` opens it."""
-
-    @property
-    def name(self) -> str:
-        """Name of its artifact."""
-
-    @property
-    def steps(self) -> Sequence[Step]:
-        """The steps in order; each takes what the one before it returned."""
-
-
 @dataclass(frozen=True, eq=False)
 class BatchResult:
     """The readings of a batch, and the time that the model took."""
@@ -81,34 +68,15 @@ class BatchAbandoned(asyncio.CancelledError):
         self.compute_s = compute_s
 
 
-def always() -> bool:
-    """Say that a batch is wanted to its end."""
-    return True
-
-
-class Stage(Protocol):
-    """Reads batches, each as a whole; every `run` must follow one `enter`."""
-
-    async def enter(self) -> None:
-        """Wait until a batch could start at once, and reserve the stage for the caller."""
-
-    async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
-        """Read ROIs uint8 ``(n, z, y, x)``; ``is_wanted`` is asked before each step.
-
-        Raises:
-            ModelFailed: the batch could not be read; the next one may be.
-            BatchAbandoned: the batch is no longer wanted; the stage is free for the next one.
-        """
-
-
 class WorkerStage:
-    """Runs a whole model, or its steps, in one worker thread each."""
+    """Runs a whole model, or its ``steps`` if it has any, in one worker thread each.
 
-    def __init__(self, reader: Reader | SteppedReader, *, clock: Clock = time.monotonic) -> None:
+    A batch is read as a whole; every `run` must follow one `enter`.
+    """
+
+    def __init__(self, reader: Reader, *, clock: Clock = time.monotonic) -> None:
         self._name, self._clock = reader.name, clock
-        self._steps: Sequence[Step] = (
-            reader.steps if isinstance(reader, SteppedReader) else (reader.read,)
-        )
+        self._steps: Sequence[Step] = reader.steps if hasattr(reader, "steps") else (reader.read,)
         self._locks = [asyncio.Lock() for _ in self._steps]
         self._workers = [
             ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"step{i}")
@@ -116,11 +84,20 @@ class WorkerStage:
         ]
 
     async def enter(self) -> None:
-        """See `Stage.enter`."""
+        """Wait until a batch could start at once, and reserve the stage for the caller."""
         await self._locks[0].acquire()
 
-    async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
-        """See `Stage.run`; the time is that of all steps, without the waits between them."""
+    async def run(
+        self, batch: UInt8Array, is_wanted: Callable[[], bool] = lambda: True
+    ) -> BatchResult:
+        """Read ROIs uint8 ``(n, z, y, x)``; ``is_wanted`` is asked before each step.
+
+        The time is that of all steps, without the waits between them.
+
+        Raises:
+            ModelFailed: the batch could not be read; the next one may be.
+            BatchAbandoned: the batch is no longer wanted; the stage is free for the next one.
+        """
         loop = asyncio.get_running_loop()
         work: Any = batch
         held, compute_s = self._locks[0], 0.0

@@ -35,15 +35,8 @@ _PRIORITY_OF_WIRE = {
 
 def encode_header(header: Header) -> pb.ReadRequest:
     """Encode the request that opens a stream."""
-    return pb.ReadRequest(
-        header=pb.Header(
-            study_key=header.study_key,
-            model_version=header.model_version,
-            budget_s=header.budget_s,
-            roi_count=header.roi_count,
-            priority=_PRIORITY_TO_WIRE[header.priority],
-        )
-    )
+    fields = dict(vars(header), priority=_PRIORITY_TO_WIRE[header.priority])
+    return pb.ReadRequest(header=pb.Header(**fields))
 
 
 def decode_header(request: pb.ReadRequest) -> Header:

@@ -9,7 +9,7 @@ from functools import cache
 
 from cloud.scheduling.entry import UNKNOWN_SITE, QueuedRoi, QueueEntry
 from cloud.scheduling.fairness import MAX_LEAD
-from cloud.scheduling.planner import BatchTiming, Slot, forecast
+from cloud.scheduling.planner import BatchTiming, forecast
 from cloud.scheduling.queue import STATS_PER_ROUTINE, Queue
 from cloud.scheduling.quota import preempt_for_quota, quota_left
 from protos.deadline import Clock, Deadline
@@ -126,11 +126,11 @@ def preempt_for_deadline(
         DeadlineUnmeetable: it would be late itself, or would make a protected entry late.
     """
     # first with the newcomer: is it in time, and is all else?
-    order, slots = _plan(queue, [newcomer], free_s, timing, without)
+    order, answered_s = _plan(queue, [newcomer], free_s, timing, without)
     now_s = newcomer.arrived_s
-    late = _late(order, slots)
+    late = _late(order, answered_s)
     if newcomer.number in late:
-        estimate_s = slots[order.index(newcomer)].answered_s - now_s
+        estimate_s = answered_s[order.index(newcomer)] - now_s
         left_s = newcomer.deadline.at_s - now_s
         raise DeadlineUnmeetable(
             f"an answer would take {estimate_s:.3f} s, {left_s:.3f} s are left", estimate_s
@@ -139,11 +139,11 @@ def preempt_for_deadline(
         return []
     # then without it: what would be late anyway is not its fault
     late -= _late(*_plan(queue, [], free_s, timing, without))
-    pairs = zip(order, slots, strict=True)
-    preempted = [(one, slot.answered_s - now_s) for one, slot in pairs if one.number in late]
+    pairs = zip(order, answered_s, strict=True)
+    preempted = [(one, at_s - now_s) for one, at_s in pairs if one.number in late]
     is_protected = _protection(newcomer, queue)
     if any(is_protected(one) for one, _ in preempted):
-        estimate_s = max(slot.answered_s for slot in slots) - now_s
+        estimate_s = max(answered_s) - now_s
         raise DeadlineUnmeetable(
             "admitting this ROI would make queued ROIs miss their deadlines; "
             f"estimated wait {estimate_s:.3f} s",
@@ -168,8 +168,8 @@ def count_admissible(
 
     # as in `preempt_for_deadline`, for the first n at once
     def too_many(n: int) -> bool:
-        order, slots = _plan(queue, newcomers[:n], free_s, timing)
-        if late := _late(order, slots):
+        order, answered_s = _plan(queue, newcomers[:n], free_s, timing)
+        if late := _late(order, answered_s):
             late -= late_anyway()
         return any(one.number in own or is_protected(one) for one in order if one.number in late)
 
@@ -185,8 +185,8 @@ def _plan(
     free_s: float,
     timing: BatchTiming,
     without: Collection[QueueEntry] = (),
-) -> tuple[list[QueueEntry], list[Slot]]:
-    """Return the queue with ``newcomers`` in reading order, and the slot of each entry."""
+) -> tuple[list[QueueEntry], list[float]]:
+    """Return the queue with ``newcomers`` in reading order, and when each entry is answered."""
     # when routine entries age depends on the pace of reading: that of full batches
     full = timing.efficient_size()
     interval_s = timing.interval.estimate_s(full) / full
@@ -194,10 +194,10 @@ def _plan(
     return order, forecast(order, free_s, timing)
 
 
-def _late(entries: Sequence[QueueEntry], slots: Sequence[Slot]) -> set[int]:
+def _late(entries: Sequence[QueueEntry], answered_s: Sequence[float]) -> set[int]:
     """Return the numbers of the entries that would be answered after their deadline."""
-    pairs = zip(entries, slots, strict=True)
-    return {one.number for one, slot in pairs if slot.answered_s > one.deadline.at_s}
+    pairs = zip(entries, answered_s, strict=True)
+    return {one.number for one, at_s in pairs if at_s > one.deadline.at_s}
 
 
 def _protection(newcomer: QueueEntry, queue: Queue) -> Callable[[QueueEntry], bool]:

@@ -24,7 +24,7 @@ from cloud.scheduling.entry import UNKNOWN_SITE, QueuedRoi, QueueEntry, RoiResul
 from cloud.scheduling.planner import BatchTiming, batch_size
 from cloud.scheduling.queue import Queue, QueueRules
 from cloud.telemetry import Telemetry
-from cloud.workers import BatchAbandoned, BatchResult, Stage
+from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
 from imaging.volume import UInt8Array
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, DeadlineUnmeetable, ModelFailed, OverreadError
@@ -36,28 +36,15 @@ _log = structlog.get_logger(__name__)
 class Batcher:
     """Feeds one stage from one queue; runs while it is entered as an async context.
 
-    Args:
-        stage: reads the batches.
-        telemetry: counts batches and waits.
-        max_batch: largest number of ROIs in a batch.
-        max_batch_delay_s: longest wait of an ROI for others to join its batch.
-        max_queued: largest number of waiting ROIs.
-        rules: the order of the queue. First come, first served rejects nothing for its deadline
-            and fills every batch.
-        cost: expected time of a batch; learns from each.
-        clock: monotonic seconds.
-
-    Attributes:
-        queue: the waiting ROIs.
-        timing: expected time of a batch.
-        admission: decides which ROIs enter the queue.
-        announced_rois: ROIs that open streams have announced and not sent yet. While there are
-            none, a batch does not wait for more.
+    First come, first served, if ``rules`` say so, rejects nothing for its deadline and fills every
+    batch. ``cost`` is the expected time of a batch, and learns from each. ``announced_rois`` are
+    those that open streams have announced and not sent yet: while there are none, a batch does not
+    wait for more, otherwise for ``max_batch_delay_s`` at most.
     """
 
     def __init__(
         self,
-        stage: Stage,
+        stage: WorkerStage,
         telemetry: Telemetry,
         *,
         max_batch: int,
@@ -138,7 +125,7 @@ class Batcher:
             is_probe=is_probe,
         )
         # only now, since invalid voxels must not preempt any
-        self._telemetry.rois_preempted(len(preempted))
+        self._telemetry.preempted.inc(len(preempted))
         for gone, error in preempted:
             gone.result.set_exception(error)
         self.queue.put(roi)
@@ -173,11 +160,12 @@ class Batcher:
         try:
             result = await self._stage.run(voxels, partial(self._is_wanted, rois))
             self.timing.latency.observe(len(rois), self._clock() - began_s)
-            self._telemetry.batch_completed(len(rois), result.compute_s)
+            self._telemetry.batch_rois.observe(len(rois))
+            self._telemetry.compute_s.observe(result.compute_s)
             self._deliver(rois, result, began_s, batch)
         except BatchAbandoned as error:
             self._failures += 1  # its time says nothing about the cost of a batch
-            self._telemetry.compute_wasted(error.compute_s)
+            self._telemetry.wasted_s.inc(error.compute_s)
         except Exception as error:  # whatever it is, every caller must get an outcome
             self._failures += 1
             failed = error if isinstance(error, ModelFailed) else ModelFailed(repr(error))
@@ -199,7 +187,7 @@ class Batcher:
         self, rois: list[QueuedRoi], result: BatchResult, began_s: float, batch: int
     ) -> None:
         late = sum(roi.result.done() or roi.deadline.passed for roi in rois)
-        self._telemetry.compute_wasted(result.compute_s * late / len(rois))
+        self._telemetry.wasted_s.inc(result.compute_s * late / len(rois))
         for i, roi in enumerate(rois):
             if not roi.result.done():
                 queue_s = began_s - roi.arrived_s
@@ -211,15 +199,8 @@ class Batcher:
 class BatchFormer:
     """Decides when the next batch starts, and which waiting ROIs it contains.
 
-    Args:
-        queue: the waiting ROIs.
-        timing: expected time of a batch.
-        max_delay_s: longest wait of an ROI for others to join its batch.
-        announced_rois: returns how many more ROIs may arrive on open streams.
-        clock: monotonic seconds.
-
-    Attributes:
-        waited: whether the last batch had to wait for ROIs.
+    ``announced_rois`` returns how many more ROIs may arrive on open streams. ``waited`` tells
+    whether the last batch had to wait for ROIs.
     """
 
     def __init__(

@@ -28,10 +28,6 @@ class SiteUsage:
     by_site: dict[str, float] = field(default_factory=dict)
     stats_in_a_row: int = 0
 
-    def copy(self) -> SiteUsage:
-        """Return a copy, to plan ahead with."""
-        return SiteUsage(dict(self.by_site), self.stats_in_a_row)
-
     def join(self, site: str, waiting: set[str]) -> None:
         """Add a site at the least usage of those ``waiting``, so that idle time earns no credit."""
         if site not in waiting:
@@ -41,11 +37,6 @@ class SiteUsage:
     def charge(self, site: str, weight: float) -> None:
         """Count one ROI of ``site`` as read."""
         self.by_site[site] = self.by_site.get(site, 0.0) + 1.0 / weight
-
-    def reset(self) -> None:
-        """Forget everything; called when the queue is empty."""
-        self.by_site.clear()
-        self.stats_in_a_row = 0
 
 
 def fair_order(

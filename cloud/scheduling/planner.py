@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from cloud.scheduling.cost import CostModel
 from cloud.scheduling.entry import QueueEntry
@@ -43,24 +42,17 @@ def batch_size(entries: Sequence[QueueEntry], start_s: float, timing: BatchTimin
     return n
 
 
-class Slot(NamedTuple):
-    """When an ROI would be read, and answered, on the clock."""
-
-    start_s: float
-    answered_s: float
-
-
-def forecast(entries: Sequence[QueueEntry], free_s: float, timing: BatchTiming) -> list[Slot]:
-    """Return the slot of each of ``entries``, in order, if the first batch starts at ``free_s``."""
-    slots: list[Slot] = []
+def forecast(entries: Sequence[QueueEntry], free_s: float, timing: BatchTiming) -> list[float]:
+    """Return when each of ``entries`` is answered if the next batch starts at ``free_s``."""
+    answered_s: list[float] = []
     start_s, alone_s = free_s, timing.latency.bound_s(1)
-    while (at := len(slots)) < len(entries):
+    while (at := len(answered_s)) < len(entries):
         # late even if it is read alone: it will not be read, and delays nothing
         if start_s + alone_s > entries[at].deadline.at_s:
-            slots.append(Slot(start_s, start_s + alone_s))
+            answered_s.append(start_s + alone_s)
             continue
         # the next batch, all of it answered at once; the one after it starts an interval later
         n = batch_size(entries[at : at + timing.max_batch], start_s, timing)
-        slots += [Slot(start_s, start_s + timing.latency.bound_s(n))] * n
+        answered_s += [start_s + timing.latency.bound_s(n)] * n
         start_s += timing.interval.estimate_s(n)
-    return slots
+    return answered_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cloud.scheduling.entry import QueuedRoi, QueueEntry
 from cloud.scheduling.fairness import SiteUsage, fair_order
@@ -54,7 +54,7 @@ class Queue:
         """Add ``roi`` to the queue."""
         self._drop_cancelled()
         if not self._rois:
-            self._usage.reset()
+            self._usage = SiteUsage()
         self._usage.join(roi.site, {waiting.site for waiting in self._rois})
         self._rois.append(roi)
 
@@ -75,7 +75,7 @@ class Queue:
         ``newcomers``, all of one site, are placed as if they waited; ``without`` are left out.
         """
         self._drop_cancelled()
-        usage = self._usage.copy()  # the real usage must not change
+        usage = replace(self._usage, by_site=dict(self._usage.by_site))  # to plan ahead
         entries: list[QueueEntry] = [one for one in self._rois if one not in without]
         if newcomers:
             usage.join(newcomers[0].site, {waiting.site for waiting in entries})
@@ -96,7 +96,7 @@ class Queue:
         gone = {roi.number for roi in rois}
         self._rois = [roi for roi in self._rois if roi.number not in gone]
         if not self._rois:
-            self._usage.reset()
+            self._usage = SiteUsage()
 
     def waiting(self) -> list[QueuedRoi]:
         """Return what waits, in order of arrival."""

@@ -22,9 +22,10 @@ def plain_logging() -> Iterator[None]:
 def test_metrics_are_served_while_entered() -> None:
     """A scrape shows the counts, and the port is free again afterwards."""
     telemetry = Telemetry()
-    telemetry.stream_ended("complete")
-    telemetry.roi_ended("verdict", 0.02)
-    telemetry.batch_completed(3, 0.05)
+    telemetry.streams.labels("complete").inc()
+    telemetry.rois.labels("verdict").inc()
+    telemetry.queue_s.observe(0.02)
+    telemetry.batch_rois.observe(3)
     telemetry.add_gauge("queued_rois", "ROIs that wait", lambda: 7)
     with telemetry.serve("127.0.0.1", 0) as port:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as page:
@@ -46,7 +47,7 @@ def test_no_port_serves_nothing() -> None:
 
 def test_two_services_in_one_process_have_separate_metrics() -> None:
     first, second = Telemetry(), Telemetry()
-    first.roi_ended("verdict")
+    first.rois.labels("verdict").inc()
     name = "overread_cloud_rois_total"
     assert first.registry.get_sample_value(name, {"outcome": "verdict"}) == 1.0
     assert second.registry.get_sample_value(name, {"outcome": "verdict"}) is None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cloud.workers import BatchAbandoned, BatchResult, SteppedReader, WorkerStage
+from cloud.workers import BatchAbandoned, BatchResult, WorkerStage
 from imaging.volume import UInt8Array
 from protos.errors import ModelFailed
 from tests.plain_readings import plain
@@ -107,7 +107,6 @@ def test_a_batch_is_read_in_a_thread_of_its_own() -> None:
 def test_each_step_has_a_thread_of_its_own() -> None:
     """None of them is the event loop's; the readings are those of the last step."""
     reader = ThreeSteps()
-    assert isinstance(reader, SteppedReader)
     result = run(reader, lambda stage: read(stage, 51))
     assert result.readings.probability.tolist() == [0.2]
     assert result.compute_s >= 0.0

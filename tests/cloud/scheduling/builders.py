@@ -16,7 +16,7 @@ from cloud.scheduling.entry import QueuedRoi, QueueEntry
 from cloud.scheduling.planner import BatchTiming
 from cloud.scheduling.queue import Queue, QueueRules
 from cloud.telemetry import Telemetry
-from cloud.workers import BatchAbandoned, BatchResult, always
+from cloud.workers import BatchAbandoned, BatchResult
 from imaging.volume import UInt8Array
 from protos.deadline import Deadline
 from protos.errors import ModelFailed
@@ -87,17 +87,17 @@ class HandStage:
             self.allowed.release()
 
     async def enter(self) -> None:
-        """See `cloud.workers.Stage.enter`."""
+        """See `cloud.workers.WorkerStage.enter`."""
         await self.place.acquire()
 
-    async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
-        """See `cloud.workers.Stage.run`."""
+    async def run(self, batch: UInt8Array, is_wanted: Any = None) -> BatchResult:
+        """See `cloud.workers.WorkerStage.run`."""
         values = batch[:, 0, 0, 0]
         self.batches.append(values.tolist())
         took_s = self.fixed_s + len(batch)
         try:
             await self.allowed.acquire()
-            if not is_wanted():
+            if is_wanted and not is_wanted():
                 raise BatchAbandoned
             self.now_s += took_s
             if 255 in values:
@@ -111,13 +111,13 @@ class HandStage:
 class TwoSteps(HandStage):
     """A stage that lets the next batch in while the last is still being read."""
 
-    async def run(self, batch: UInt8Array, is_wanted: Callable[[], bool] = always) -> BatchResult:
+    async def run(self, batch: UInt8Array, is_wanted: Any = None) -> BatchResult:
         """As `HandStage.run`, but the stage is free before the result is there."""
         self.batches.append(batch[:, 0, 0, 0].tolist())
         self.now_s += self.fixed_s + len(batch)
         self.place.release()
         await self.allowed.acquire()
-        if not is_wanted():
+        if is_wanted and not is_wanted():
             raise BatchAbandoned
         self.now_s += 1.0
         return BatchResult(plain(batch[:, 0, 0, 0] / 255, batch[:, 0, 0, 0]), 1.0)
