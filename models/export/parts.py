@@ -67,8 +67,8 @@ def _example(whole: Artifact, model: onnx.ModelProto, count: int) -> Example:
     return {model.graph.input[0].name: voxels}
 
 
-def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) -> list[list[str]]:
-    """Return the cuts for `models.export.split.split` that make ``count`` parts.
+def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) -> list[int]:
+    """Return the positions for `models.export.split.split` that make ``count`` parts.
 
     Of the positions near an even share of the measured time the one with the fewest crossing bytes
     is taken. ``examples`` are as for `split`.
@@ -91,7 +91,7 @@ def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) 
     chosen = [0]
     for i in range(1, count):
         chosen.append(_best(sizes, shares, i / count, after=chosen[-1]))
-    return [crossings[position] for position in chosen[1:]]
+    return chosen[1:]
 
 
 def node_times(model: ModelProto, example: Example) -> list[float]:

@@ -9,6 +9,7 @@ cross as bytes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy.typing as npt
@@ -23,56 +24,31 @@ FREE_AXIS = "n"
 
 
 def split(
-    model: ModelProto, cuts: Sequence[Sequence[str]], examples: tuple[Example, Example]
+    model: ModelProto, positions: Sequence[int], examples: tuple[Example, Example]
 ) -> list[ModelProto]:
-    """Return the parts of ``model``, one more than there are ``cuts``.
+    """Return the parts of ``model``, one more than there are ``positions``.
 
-    Each cut is a list of tensors: the nodes that they depend on are before it, all others after it.
-    ``examples`` are inputs of two batch sizes, which give the shapes at the cuts.
+    Each position is the number of the first node of a part, in rising order. ``examples`` are
+    inputs of two batch sizes, which give the shapes of the tensors between the parts.
 
     Raises:
-        ValueError: a tensor is not in the network, a part would be empty, or a tensor without a
-            batch axis crosses.
+        ValueError: a part would be empty, or a tensor without a batch axis crosses.
     """
-    parts = _assign(model.graph, cuts)
-    crossing = sorted({name for part in parts for name in _taken(model.graph, part)})
+    graph, cheap = model.graph, _cheap(model.graph)
+    bounds = pairwise([0, *positions, len(graph.node)])
+    parts = [[i for i in range(first, end) if i not in cheap] for first, end in bounds]
+    if not all(parts):
+        raise ValueError(f"cuts before the nodes {list(positions)} leave a part without nodes")
+    crossing = sorted({name for part in parts for name in _taken(graph, part)})
     declared = _declare(model, crossing, examples)
-    return [_extract(model, part, _given(model.graph, part, crossing), declared) for part in parts]
+    return [_extract(model, part, _given(graph, part, crossing), declared) for part in parts]
 
 
 def crossing_at(graph: GraphProto, position: int) -> list[str]:
     """Return the tensors that pass from nodes before ``position`` to those from it on."""
-    cheap = _cheap(graph)
+    cheap, makers = _cheap(graph), _makers(graph)
     taken = _taken(graph, [i for i in range(position, len(graph.node)) if i not in cheap])
-    return [name for name in taken if name in _makers(graph)]
-
-
-def _assign(graph: GraphProto, cuts: Sequence[Sequence[str]]) -> list[list[int]]:
-    """Return the numbers of the nodes of each part, without the cheap ones."""
-    makers = _makers(graph)
-    free = set(range(len(graph.node))) - _cheap(graph)
-    parts = []
-    for cut in cuts:
-        if unknown := [name for name in cut if name not in makers]:
-            raise ValueError(f"no node makes {unknown}")
-        before = _sources(graph, cut, set(range(len(graph.node)))) & free
-        parts.append(sorted(before))
-        free -= before
-    parts.append(sorted(free))
-    if not all(parts):
-        raise ValueError(f"the cuts {list(map(list, cuts))} leave a part without nodes")
-    return parts
-
-
-def _sources(graph: GraphProto, names: Sequence[str], among: set[int]) -> set[int]:
-    """Return the nodes of ``among`` that the named tensors depend on, through such nodes only."""
-    makers, found, open_ = _makers(graph), set[int](), list(names)
-    while open_:
-        number = makers.get(open_.pop())
-        if number in among and number not in found:
-            found.add(number)
-            open_ += graph.node[number].input
-    return found
+    return [name for name in taken if name in makers]
 
 
 def _cheap(graph: GraphProto) -> set[int]:
@@ -90,8 +66,14 @@ def _cheap(graph: GraphProto) -> set[int]:
 
 def _with_cheap(graph: GraphProto, part: Sequence[int], outputs: Sequence[str] = ()) -> list[int]:
     """Return the part's nodes and the cheap ones that they, or ``outputs``, need, in order."""
-    names = [name for number in part for name in graph.node[number].input] + list(outputs)
-    return sorted(set(part) | _sources(graph, names, _cheap(graph)))
+    makers, cheap, numbers = _makers(graph), _cheap(graph), set(part)
+    open_ = [name for number in part for name in graph.node[number].input] + list(outputs)
+    while open_:
+        number = makers.get(open_.pop())
+        if number in cheap and number not in numbers:
+            numbers.add(number)
+            open_ += graph.node[number].input
+    return sorted(numbers)
 
 
 def _taken(graph: GraphProto, part: Sequence[int]) -> list[str]:
