@@ -200,7 +200,9 @@ class Proxy:
 
     async def _carry(self, pair: _Pair, reader: asyncio.StreamReader) -> None:
         if self._state is State.BLACK_HOLE:
-            await self._swallow(pair, reader)
+            pair.lost = True
+            while await reader.read(CHUNK_BYTES):
+                pass  # until the edge gives up, or the state changes and resets the connection
             return
         await self._sleep(self.conditions.latency_ms / 1000)  # the time of the handshake
         host, _, port = self._upstream.rpartition(":")
@@ -213,12 +215,6 @@ class Proxy:
         await asyncio.gather(*ways)
         for one in (pair.cloud, pair.edge):  # both streams ended normally: no reset
             one.close()
-
-    async def _swallow(self, pair: _Pair, reader: asyncio.StreamReader) -> None:
-        """Read and never answer, until the edge gives up or the state changes: a reset."""
-        pair.lost = True
-        while await reader.read(CHUNK_BYTES):
-            pass
 
     async def _way(
         self, pair: _Pair, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, up: bool
@@ -263,18 +259,15 @@ class Proxy:
         if content == _BROKEN:
             pair.reset()
         elif isinstance(content, bytes):
-            await self._write(content, sink, up=up)
+            sink.write(content)
+            await sink.drain()
+            if up:
+                self.carried.up_bytes += len(content)
+            else:
+                self.carried.down_bytes += len(content)
         elif sink.can_write_eof():
             sink.write_eof()
         return not isinstance(content, bytes)
-
-    async def _write(self, content: bytes, sink: asyncio.StreamWriter, *, up: bool) -> None:
-        sink.write(content)
-        await sink.drain()
-        if up:
-            self.carried.up_bytes += len(content)
-        else:
-            self.carried.down_bytes += len(content)
 
 
 async def _next(source: asyncio.StreamReader) -> bytes | str:

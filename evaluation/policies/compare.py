@@ -76,7 +76,7 @@ def line_up(world: World, rounds: int) -> Field:
     """Make the policies, with thresholds chosen on validation, and the test studies."""
     val = studies_of(world.cases, VAL, rounds=1, seed=world.seed)
     test = studies_of(world.cases, TEST, rounds=rounds, seed=world.seed)
-    limits, most = world.thresholds, world.edge.max_rois
+    limits, most = world.cases.thresholds, world.edge.max_rois
     ours_band = band(limits.dismiss, limits.report)
     aim = reach(ours_band, val, limits.final)
     searched = search(val, limits.final)

@@ -14,11 +14,10 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from cloud.settings import CloudSettings
 from edge.amend.amender import Backoff, RetryBudget
-from edge.decide import Plan, Thresholds
+from edge.decide import Plan
 from edge.escalation.client import RECONNECT_PAUSE_S
 from edge.escalation.rois import EscalationResult
 from edge.link.estimate import LinkEstimate
@@ -71,13 +70,6 @@ class Answer:
     sent_bytes: int = 0
 
 
-class Client(Protocol):
-    """Requests verdicts, and moves the clock to the end of the request."""
-
-    def request(self, rois: Rois, until_s: float, *, counts: bool = True) -> Answer:
-        """Return the verdicts that came by ``until_s``; ``counts``: a miss counts for the link."""
-
-
 class AgentClient:
     """Streams verdicts as they come, and stops at the deadline.
 
@@ -101,7 +93,7 @@ class AgentClient:
         self._rng, self._link = rng, link
 
     def request(self, rois: Rois, until_s: float, *, counts: bool = True) -> Answer:
-        """See `Client.request`."""
+        """Return the verdicts that came by ``until_s``; ``counts``: a miss counts for the link."""
         open_rois, answered, sent, sent_bytes = dict(rois), list[int](), 0, 0
         if not open_rois or until_s <= self._clock.now_s:
             return Answer()
@@ -191,11 +183,6 @@ class World:
     every_s: float
     seed: int
 
-    @property
-    def thresholds(self) -> Thresholds:
-        """Return the thresholds of the edge's manifest."""
-        return self.cases.thresholds
-
     def wire(self, trace: Trace) -> SimulatedLink:
         """Return the trace with a cloud behind it."""
         cloud = SimulatedCloud(
@@ -258,11 +245,11 @@ class _Edge:
         self._cases, self._policy, self._settings = world.cases, policy, world.edge
         self._wire, rng = world.wire(trace), random.Random(f"{world.seed} pauses")
         self._link = Link(clock=self.clock) if policy.is_agent else None
-        self._client: Client = AgentClient(
-            self._wire, self.clock, world.edge.max_attempts, rng, self._link
+        self._client = (
+            SednaClient(self._wire, self.clock)
+            if policy.without_deadline
+            else AgentClient(self._wire, self.clock, world.edge.max_attempts, rng, self._link)
         )
-        if policy.without_deadline:
-            self._client = SednaClient(self._wire, self.clock)
         self._backoff = Backoff(world.edge.retry_pause_s, self.clock, rng.uniform)
         self._pending: list[Outcome] = []
         self._checked_s, self._up = -math.inf, False

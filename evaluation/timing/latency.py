@@ -13,7 +13,7 @@ import platform
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,7 @@ def as_dict(machine: Machine, study: Path, reports: list[Report]) -> dict[str, A
     return {
         "study": str(study),
         "repeats": len(reports),
-        "cpu": machine.cpu,
-        "cores": machine.cores,
-        "system": machine.system,
+        **asdict(machine),
         "models": last.models,
         "second_reading": sorted({report.second_reading.value for report in reports}),
         "candidates": len(last.decisions),
