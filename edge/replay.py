@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 def decide_and_log(situation: Situation, study_key: str) -> Plan:
     """Decide, and log a line from which `replay` makes the same plan."""
     plan = decide(situation)
-    _log.info(EVENT, study=study_key, situation=asdict(situation), plan=plan_to_dict(plan))
+    _log.info(EVENT, study_key=study_key, situation=asdict(situation), plan=plan_to_dict(plan))
     return plan
 
 

@@ -1,13 +1,13 @@
 """Errors between edge and cloud, sorted by who must act.
 
     OverreadError
-    ├── CallerFault              the request is wrong; sending it again does not help
+    ├── CallerFault              the request is wrong
     │   ├── InvalidRequest       a field is missing, out of range or out of order
     │   ├── TooLarge             more ROIs, voxels or bytes than the service accepts
-    │   ├── ChecksumMismatch     voxels changed on the way; sending them again may help
+    │   ├── ChecksumMismatch     voxels changed on the way; the only caller fault that is retried
     │   └── VersionMismatch      the caller expects another model or contract
-    ├── BusyFault                the service has too much to do; retry later, or elsewhere
-    │   ├── DeadlineUnmeetable   the answer would be late; `estimate_s` says how long it takes
+    ├── BusyFault                the service has too much to do now
+    │   ├── DeadlineUnmeetable   the answer would be late; `estimate_s` is how long it would take
     │   ├── Overloaded           the queue or a quota is full
     │   └── Draining             the service is being stopped
     ├── ServiceFault             the service is at fault
@@ -48,7 +48,7 @@ class OverreadError(Exception):
 
 
 class CallerFault(OverreadError):
-    """The request is wrong; sending it again does not help."""
+    """The request is wrong: sending it again does not help, except after `ChecksumMismatch`."""
 
 
 class InvalidRequest(CallerFault):
@@ -68,7 +68,7 @@ class VersionMismatch(CallerFault):
 
 
 class BusyFault(OverreadError):
-    """The service has too much to do; retry later, or elsewhere."""
+    """The service has too much to do now."""
 
 
 class DeadlineUnmeetable(BusyFault):

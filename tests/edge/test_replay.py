@@ -49,7 +49,7 @@ def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkE
     (line,) = logged.getvalue().splitlines()
     assert replay(line) == plan == decide(situation(link))
     assert json.loads(line)["plan"] == plan_to_dict(plan)
-    assert json.loads(line)["study"] == "key-1"
+    assert json.loads(line)["study_key"] == "key-1"
 
 
 def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:

@@ -309,7 +309,35 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
-@pytest.mark.parametrize("step", [Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE])
+def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The study is claimed when there is room; its budget runs from its completion."""
+    put(tmp_path / "inbox", "a")
+    clock, jobs, failures = HandClock(), list[Job](), list[Path]()
+
+    def move(source: Path, target: Path) -> None:
+        if len(failures) < 3:
+            failures.append(source)
+            clock.sleep(4.0)
+            raise OSError(errno.ENOSPC, "no room")
+        real_move(source, target)
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        jobs.append(job)
+        return quick_line(job, persist)
+
+    start_s = clock()
+    monkeypatch.setattr("edge.daemon.claim.move", move)
+    work_off(tmp_path, read, clock=clock)
+    assert_each_once(tmp_path, {"a"}, set())
+    assert [job.since_s for job in jobs] == [start_s]
+    assert clock() >= start_s + 12.0
+
+
+@pytest.mark.parametrize(
+    "step", [Step.CLAIMING, Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE]
+)
 def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> None:
     """Whichever step it is that finds the disk full, it is made later, and the report stands."""
     put(tmp_path / "inbox", "a")
