@@ -21,20 +21,20 @@ def sighting(
     return Sighting(score, diameter_mm, dict.fromkeys(Size, cloud), nodule, ignored)
 
 
-def made_cases(patients: int = 12, alarms: int = 20, seed: int = 0) -> Cases:
+def made_cases(patients: int = 12, false_positives: int = 20, seed: int = 0) -> Cases:
     """For val and test: two scans of false positives, and patients of two nodules each."""
     rng = random.Random(seed)
     pieces = [
         piece
         for split in ("val", "test")
-        for piece in (*_scans(split, alarms, rng), *_cubes(split, patients, rng))
+        for piece in (*_scans(split, false_positives, rng), *_cubes(split, patients, rng))
     ]
     return Cases(
         tuple(pieces), 0.05, BATCHES, THRESHOLDS, WEIGHTS, "no guarantee", ("edge", "cloud"), "none"
     )
 
 
-def _scans(split: str, alarms: int, rng: random.Random) -> list[Piece]:
+def _scans(split: str, false_positives: int, rng: random.Random) -> list[Piece]:
     return [
         Piece(
             f"{split} scan {i}",
@@ -43,7 +43,10 @@ def _scans(split: str, alarms: int, rng: random.Random) -> list[Piece]:
             (f"{split} lesion {i}",),
             (
                 sighting(0.9, 0.9, f"{split} lesion {i}"),
-                *(sighting(rng.uniform(0.05, 0.6), rng.uniform(0.0, 0.4)) for _ in range(alarms)),
+                *(
+                    sighting(rng.uniform(0.05, 0.6), rng.uniform(0.0, 0.4))
+                    for _ in range(false_positives)
+                ),
             ),
             before_s=0.8,
             after_s=0.3,

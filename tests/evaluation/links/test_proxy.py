@@ -80,6 +80,15 @@ def bench(trace: Trace, test: Callable[[Bench], Awaitable[None]], *, seed: int =
     asyncio.run(run())
 
 
+def on(trace: Trace) -> Callable[[Callable[[Bench], Awaitable[None]]], Callable[[], None]]:
+    """Make a test of a coroutine that takes a bench with that trace."""
+
+    def decorate(test: Callable[[Bench], Awaitable[None]]) -> Callable[[], None]:
+        return lambda: bench(trace, test)
+
+    return decorate
+
+
 def states(*names: State) -> Trace:
     conditions = tuple(Conditions(state=state) for state in names)
     return Trace("states", tuple(float(i) for i in range(len(names))), conditions)
@@ -108,32 +117,27 @@ async def is_reset(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-def test_bytes_come_whole_and_in_order() -> None:
-    async def test(it: Bench) -> None:
-        contents = [random.Random(i).randbytes(1 << 20) for i in range(3)]
+@on(steady(Conditions(latency_ms=20, jitter_ms=30)))
+async def test_bytes_come_whole_and_in_order(it: Bench) -> None:
+    contents = [random.Random(i).randbytes(1 << 20) for i in range(3)]
 
-        async def one(content: bytes) -> bool:
-            reader, writer = await it.connect()
-            writer.write(content)
-            writer.write_eof()
-            return await reader.read() == content
+    async def one(content: bytes) -> bool:
+        reader, writer = await it.connect()
+        writer.write(content)
+        writer.write_eof()
+        return await reader.read() == content
 
-        assert all(await asyncio.gather(*(one(content) for content in contents)))
-        assert it.proxy.carried.up_bytes == it.proxy.carried.down_bytes == 3 << 20
-        assert it.proxy.carried.connections == 3
-
-    bench(steady(Conditions(latency_ms=20, jitter_ms=30)), test)
+    assert all(await asyncio.gather(*(one(content) for content in contents)))
+    assert it.proxy.carried.up_bytes == it.proxy.carried.down_bytes == 3 << 20
+    assert it.proxy.carried.connections == 3
 
 
-def test_latency_takes_a_round_trip() -> None:
+@on(steady(Conditions(latency_ms=600, jitter_ms=20)))
+async def test_latency_takes_a_round_trip(it: Bench) -> None:
     """Connecting and one exchange are two round trips of 600 ms; jitter adds at most its bounds."""
-
-    async def test(it: Bench) -> None:
-        streams = await it.connect()
-        assert await talk(streams, b"ping") == b"ping"
-        assert 1.2 <= it.hand.now_s <= 1.2 + 2 * 0.02 + 1e-6
-
-    bench(steady(Conditions(latency_ms=600, jitter_ms=20)), test)
+    streams = await it.connect()
+    assert await talk(streams, b"ping") == b"ping"
+    assert 1.2 <= it.hand.now_s <= 1.2 + 2 * 0.02 + 1e-6
 
 
 @pytest.mark.parametrize(("up", "down", "least_s"), [(800, 0, 1.8), (0, 1600, 0.9)])
@@ -147,73 +151,63 @@ def test_bandwidth_is_limited_each_way(up: float, down: float, least_s: float) -
     bench(steady(Conditions(up_kbit=up, down_kbit=down)), test)
 
 
-def test_bandwidth_is_shared_by_all_connections() -> None:
-    async def test(it: Bench) -> None:
-        pair = [await it.connect(), await it.connect()]
-        await asyncio.gather(*(talk(streams, bytes(100_000)) for streams in pair))
-        assert it.hand.now_s >= 1.8
-
-    bench(steady(Conditions(up_kbit=800)), test)
+@on(steady(Conditions(up_kbit=800)))
+async def test_bandwidth_is_shared_by_all_connections(it: Bench) -> None:
+    pair = [await it.connect(), await it.connect()]
+    await asyncio.gather(*(talk(streams, bytes(100_000)) for streams in pair))
+    assert it.hand.now_s >= 1.8
 
 
-def test_a_stall_holds_bytes_back_and_loses_none() -> None:
-    async def test(it: Bench) -> None:
-        streams = await it.connect()
-        assert await talk(streams, b"before") == b"before"
-        await it.until(State.STALL)
-        streams[1].write(b"during")
-        assert await is_silent(streams[0])
-        await it.until(State.UP)
-        assert await streams[0].readexactly(6) == b"during"
-
-    bench(states(State.UP, State.STALL, State.UP), test)
+@on(states(State.UP, State.STALL, State.UP))
+async def test_a_stall_holds_bytes_back_and_loses_none(it: Bench) -> None:
+    streams = await it.connect()
+    assert await talk(streams, b"before") == b"before"
+    await it.until(State.STALL)
+    streams[1].write(b"during")
+    assert await is_silent(streams[0])
+    await it.until(State.UP)
+    assert await streams[0].readexactly(6) == b"during"
 
 
-def test_a_reset_ends_connections_old_and_new() -> None:
-    async def test(it: Bench) -> None:
-        streams = await it.connect()
-        assert await talk(streams, b"before") == b"before"
-        await it.until(State.RESET)
-        assert await is_reset(streams[0])
-        with suppress(ConnectionResetError):  # it may come before the connection is made
-            assert await is_reset((await it.connect())[0])
-        await it.until(State.UP)
-        assert await talk(await it.connect(), b"after") == b"after"
-
-    bench(states(State.UP, State.RESET, State.UP), test)
+@on(states(State.UP, State.RESET, State.UP))
+async def test_a_reset_ends_connections_old_and_new(it: Bench) -> None:
+    streams = await it.connect()
+    assert await talk(streams, b"before") == b"before"
+    await it.until(State.RESET)
+    assert await is_reset(streams[0])
+    with suppress(ConnectionResetError):  # it may come before the connection is made
+        assert await is_reset((await it.connect())[0])
+    await it.until(State.UP)
+    assert await talk(await it.connect(), b"after") == b"after"
 
 
-def test_half_open_carries_up_and_nothing_back() -> None:
-    async def test(it: Bench) -> None:
-        streams = await it.connect()
-        assert await talk(streams, b"before") == b"before"
-        await it.until(State.HALF_OPEN)
-        streams[1].write(b"during")
-        assert await is_silent(streams[0])
-        assert it.proxy.carried.up_bytes == 12
-        assert it.proxy.carried.down_bytes == 6
-        await it.until(State.UP)
-        assert await is_reset(streams[0])
-
-    bench(states(State.UP, State.HALF_OPEN, State.UP), test)
+@on(states(State.UP, State.HALF_OPEN, State.UP))
+async def test_half_open_carries_up_and_nothing_back(it: Bench) -> None:
+    streams = await it.connect()
+    assert await talk(streams, b"before") == b"before"
+    await it.until(State.HALF_OPEN)
+    streams[1].write(b"during")
+    assert await is_silent(streams[0])
+    assert it.proxy.carried.up_bytes == 12
+    assert it.proxy.carried.down_bytes == 6
+    await it.until(State.UP)
+    assert await is_reset(streams[0])
 
 
-def test_a_black_hole_swallows_both_ways() -> None:
-    async def test(it: Bench) -> None:
-        old = await it.connect()
-        assert await talk(old, b"before") == b"before"
-        await it.until(State.BLACK_HOLE)
-        new = await it.connect()
-        for _, writer in (old, new):
-            writer.write(b"during")
-        assert await is_silent(old[0])
-        assert await is_silent(new[0])
-        assert it.proxy.carried.up_bytes == 6
-        await it.until(State.UP)
-        assert await is_reset(old[0])
-        assert await is_reset(new[0])
-
-    bench(states(State.UP, State.BLACK_HOLE, State.UP), test)
+@on(states(State.UP, State.BLACK_HOLE, State.UP))
+async def test_a_black_hole_swallows_both_ways(it: Bench) -> None:
+    old = await it.connect()
+    assert await talk(old, b"before") == b"before"
+    await it.until(State.BLACK_HOLE)
+    new = await it.connect()
+    for _, writer in (old, new):
+        writer.write(b"during")
+    assert await is_silent(old[0])
+    assert await is_silent(new[0])
+    assert it.proxy.carried.up_bytes == 6
+    await it.until(State.UP)
+    assert await is_reset(old[0])
+    assert await is_reset(new[0])
 
 
 def test_a_cloud_that_does_not_listen_is_a_reset() -> None:
@@ -230,17 +224,15 @@ def test_a_cloud_that_does_not_listen_is_a_reset() -> None:
     asyncio.run(run())
 
 
-def test_the_loop_is_never_blocked() -> None:
-    async def test(it: Bench) -> None:
-        streams = await it.connect()
-        streams[1].write(bytes(1 << 20))
-        turns = 0
-        while turns < 5000:
-            await asyncio.sleep(0)
-            turns += 1
-        assert it.proxy.carried.down_bytes == 0
-
-    bench(steady(Conditions(state=State.STALL)), test)
+@on(steady(Conditions(state=State.STALL)))
+async def test_the_loop_is_never_blocked(it: Bench) -> None:
+    streams = await it.connect()
+    streams[1].write(bytes(1 << 20))
+    turns = 0
+    while turns < 5000:
+        await asyncio.sleep(0)
+        turns += 1
+    assert it.proxy.carried.down_bytes == 0
 
 
 def test_a_proxy_in_a_thread() -> None:

@@ -19,13 +19,13 @@ from models.runtime.second_reader import Readings
 from tests.evaluation.made_cases import made_cases
 from tests.plain_readings import plain
 
-NODULE, ALARM, SHADOW, FAINT = (
+NODULE, FALSE, SHADOW, FAINT = (
     (25.0, 25.0, 25.0),
     (40.0, 40.0, 40.0),
     (10.0, 10.0, 10.0),
     (1.0, 1, 1),
 )
-MARKS = [(NODULE, 0.95), (ALARM, 0.4), (SHADOW, 0.3), (FAINT, 0.01)]
+MARKS = [(NODULE, 0.95), (FALSE, 0.4), (SHADOW, 0.3), (FAINT, 0.01)]
 
 
 class Bright:

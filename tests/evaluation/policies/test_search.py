@@ -14,7 +14,7 @@ from tests.evaluation.policies.test_routing import STUDY
 
 FINAL = THRESHOLDS.final
 
-STUDIES = studies_of(made_cases(patients=6, alarms=8), "val", rounds=1, seed=0)
+STUDIES = studies_of(made_cases(patients=6, false_positives=8), "val", rounds=1, seed=0)
 
 
 def test_the_exact_search_agrees_with_running_each_pair() -> None:

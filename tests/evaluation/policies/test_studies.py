@@ -9,7 +9,7 @@ from evaluation.errors import EvaluationError
 from evaluation.policies.studies import studies_of
 from tests.evaluation.made_cases import made_cases
 
-CASES = made_cases(patients=4, alarms=5)
+CASES = made_cases(patients=4, false_positives=5)
 
 
 def test_every_patient_comes_once_a_round_over_the_scans_in_turn() -> None:
