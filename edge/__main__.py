@@ -17,7 +17,7 @@ from edge.daemon.agent import run_agent
 from edge.errors import EdgeError
 from edge.job import Job
 from edge.pipeline import read_and_report
-from edge.report.model import Report
+from edge.report.model import Report, Status
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
@@ -108,7 +108,8 @@ def exit_status(report: Report) -> ExitStatus:
     """Return the exit status for the report of one study."""
     if report.rejection is not None:
         return ExitStatus.FAILED if report.rejection.internal else ExitStatus.REFUSED
-    return ExitStatus.NO_SECOND_READING if report.awaits_second_reading else ExitStatus.DONE
+    incomplete = report.status is Status.PROVISIONAL
+    return ExitStatus.NO_SECOND_READING if incomplete else ExitStatus.DONE
 
 
 def _settings(config: Path | None, **overrides: object) -> EdgeSettings:

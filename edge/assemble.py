@@ -35,10 +35,7 @@ def open_pipeline(
 ) -> Iterator[Pipeline]:
     """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
 
-    Args:
-        settings: of this process.
-        on_stage: gets the name of each stage as it begins.
-        clock: monotonic seconds, for deadlines and ledger.
+    ``on_stage`` gets the name of each stage as it begins.
 
     Raises:
         BadSettings: a certificate cannot be read.

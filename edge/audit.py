@@ -17,8 +17,6 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import Route
 from protos.messages import Verdict
 
-_RANGE = 2.0**64
-
 
 class AuditOutcome(Enum):
     """The result for a scan in which no candidate was uncertain."""
@@ -77,7 +75,7 @@ def is_sampled(study_key: str, rate: float) -> bool:
     if not 0 <= rate <= 1:
         raise ValueError(f"audit rate {rate} is not in [0, 1]")
     digest = hashlib.sha256(f"audit {study_key}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < rate * _RANGE
+    return int.from_bytes(digest[:8], "big") < rate * 2.0**64
 
 
 def confirms(verdict: Verdict, thresholds: Thresholds) -> bool:

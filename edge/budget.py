@@ -22,18 +22,16 @@ class LedgerEntry:
 
 
 class Budget:
-    """The time of one study; ``on_stage`` gets the name of each stage as it begins."""
+    """The time of one study, until the ``deadline`` of its report.
+
+    ``on_stage`` gets the name of each stage as it begins.
+    """
 
     def __init__(self, deadline: Deadline, on_stage: Callable[[str], None] | None = None) -> None:
-        self._deadline = deadline
+        self.deadline = deadline
         self._on_stage = on_stage
         self._ledger: list[LedgerEntry] = []
         self._running: tuple[str, float, float] | None = None
-
-    @property
-    def deadline(self) -> Deadline:
-        """The point in time by which the report is due."""
-        return self._deadline
 
     @property
     def ledger(self) -> tuple[LedgerEntry, ...]:
@@ -46,20 +44,20 @@ class Budget:
         if self._running is None:
             return self.ledger
         name, budget_s, start_s = self._running
-        return (*self.ledger, LedgerEntry(name, budget_s, self._deadline.clock() - start_s))
+        return (*self.ledger, LedgerEntry(name, budget_s, self.deadline.clock() - start_s))
 
     def backdate(self, since_s: float) -> None:
         """Count the wait since ``since_s``, on the deadline's clock, as the first stage.
 
         The deadline becomes earlier by as much.
         """
-        wait_s = max(0.0, self._deadline.clock() - since_s)
+        wait_s = max(0.0, self.deadline.clock() - since_s)
         self._ledger.append(LedgerEntry("wait", self.left_s(), wait_s))
-        self._deadline = replace(self._deadline, at_s=self._deadline.at_s - wait_s)
+        self.deadline = replace(self.deadline, at_s=self.deadline.at_s - wait_s)
 
     def left_s(self, reserve_s: float = 0.0) -> float:
         """Return the seconds left when ``reserve_s`` is kept for later stages; at least 0."""
-        return max(0.0, self._deadline.remaining_s - reserve_s)
+        return max(0.0, self.deadline.remaining_s - reserve_s)
 
     @contextmanager
     def stage(self, name: str, reserve_s: float = 0.0) -> Iterator[None]:
@@ -69,7 +67,7 @@ class Budget:
         """
         if self._on_stage is not None:
             self._on_stage(name)
-        self._running = (name, self.left_s(reserve_s), self._deadline.clock())
+        self._running = (name, self.left_s(reserve_s), self.deadline.clock())
         try:
             yield
         finally:

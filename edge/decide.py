@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from edge.errors import UnfitModel
 from edge.findings import Decision, Finding, Route
 from edge.link.estimate import LinkEstimate
-from edge.selection import SELECTION_POLICY, Option, Pick, SelectionPolicy, Size, choose, smallest
+from edge.selection import SELECTION_POLICY, Option, SelectionPolicy, Size, choose, smallest
 from models.runtime.detection import Candidate
 
 AUDITED = 3
@@ -71,6 +71,8 @@ class Situation:
         max_rois: most ROIs of one study that the cloud accepts.
         policy: how the budget is spent.
         audited: whether the best dismissed candidates are sent if nothing is uncertain.
+
+    The methods say how many ROIs, and how many bytes, can be answered in time.
     """
 
     candidates: tuple[Candidate, ...]
@@ -81,6 +83,36 @@ class Situation:
     max_rois: int
     policy: SelectionPolicy = SELECTION_POLICY
     audited: bool = False
+
+    @property
+    def most(self) -> int:
+        """The largest number of ROIs to send; 1 while the link is only probed."""
+        if not self.link.available or self.budget_s <= 0:
+            return 0
+        return 1 if self.link.probing else self.max_rois
+
+    def fits(self, rois: int, sent_bytes: int) -> bool:
+        """Tell whether that many ROIs, of ``sent_bytes`` in all, are answered within the budget."""
+        return self.link.completion_s(rois, sent_bytes, self.policy.confidence) <= self.budget_s
+
+    def count_extra(self, rois: int, sent_bytes: int, wanted: int) -> int:
+        """Count how many of ``wanted`` full ROIs fit beside ``rois`` others."""
+        for count in range(min(wanted, self.most - rois), 0, -1):
+            if self.fits(rois + count, sent_bytes + count * self.roi_bytes):
+                return count
+        return 0
+
+    def why_no_more(self, sent: int) -> str:
+        """Say, for the report, why no more than ``sent`` candidates are sent."""
+        if not self.link.available:
+            return self.link.reason
+        if self.budget_s <= 0:
+            return "no time was left for a second reading"
+        if self.link.probing:
+            return "one was sent to test whether the cloud is reachable again"
+        if sent >= self.max_rois:
+            return f"the limit per study is {self.max_rois}"
+        return f"the link was fast enough for {sent} in the {self.budget_s:.1f} s left"
 
 
 @dataclass(frozen=True)
@@ -127,53 +159,6 @@ class Plan:
         return dict(zip(self.send, self.sizes, strict=False)).get(index, Size.FULL)
 
 
-@dataclass(frozen=True)
-class SendLimits:
-    """How many ROIs, and how many bytes, can be answered in time.
-
-    Attributes:
-        link: what to expect of it now.
-        budget_s: seconds that the second reading may take.
-        max_rois: most ROIs of one study that the cloud accepts.
-        confidence: share of escalations that must be answered within the budget.
-    """
-
-    link: LinkEstimate
-    budget_s: float
-    max_rois: int
-    confidence: float
-
-    @property
-    def most(self) -> int:
-        """The largest number of ROIs to send; 1 while the link is only probed."""
-        if not self.link.available or self.budget_s <= 0:
-            return 0
-        return 1 if self.link.probing else self.max_rois
-
-    def fits(self, rois: int, sent_bytes: int) -> bool:
-        """Tell whether that many ROIs, of ``sent_bytes`` in all, are answered within the budget."""
-        return self.link.completion_s(rois, sent_bytes, self.confidence) <= self.budget_s
-
-    def count_extra(self, rois: int, sent_bytes: int, wanted: int, each_bytes: int) -> int:
-        """Count how many of ``wanted`` ROIs of ``each_bytes`` fit beside ``rois`` others."""
-        for count in range(min(wanted, self.most - rois), 0, -1):
-            if self.fits(rois + count, sent_bytes + count * each_bytes):
-                return count
-        return 0
-
-    def reason(self, sent: int) -> str:
-        """Say, for the report, why no more than ``sent`` candidates are sent."""
-        if not self.link.available:
-            return self.link.reason
-        if self.budget_s <= 0:
-            return "no time was left for a second reading"
-        if self.link.probing:
-            return "one was sent to test whether the cloud is reachable again"
-        if sent >= self.max_rois:
-            return f"the limit per study is {self.max_rois}"
-        return f"the link was fast enough for {sent} in the {self.budget_s:.1f} s left"
-
-
 def decide(situation: Situation) -> Plan:
     """Plan the second reading of one study.
 
@@ -183,19 +168,19 @@ def decide(situation: Situation) -> Plan:
     """
     candidates, thresholds = situation.candidates, situation.thresholds
     policy, roi_bytes = situation.policy, situation.roi_bytes
-    limits = SendLimits(situation.link, situation.budget_s, situation.max_rois, policy.confidence)
 
     # 1. The score alone gives each candidate its route.
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
 
     # 2. The uncertain ones compete for the link: each may be sent in several sizes, and a size
-    # has a value and a number of bytes.
+    # has a value and a number of bytes. If nothing fits, the most valuable is sent all the same.
     uncertain = sorted(
         Plan(decisions).uncertain,
         key=lambda i: -value_of_second_reading(candidates[i].score, thresholds),
     )
     offers = [_options(candidates[i], thresholds, roi_bytes, policy) for i in uncertain]
-    picks = _pick(offers, limits)
+    most = situation.most
+    picks = (choose(offers, most, situation.fits) or smallest(offers)) if most else ()
     send = tuple(uncertain[pick.offer] for pick in picks)
     left = tuple(i for i in uncertain if i not in send)
 
@@ -206,14 +191,14 @@ def decide(situation: Situation) -> Plan:
     audit = _best(decisions, Route.DISMISS)[:AUDITED] if sampled else ()
     wanted = () if left else (*characterize, *audit)
     sent_bytes = sum(pick.option.sent_bytes for pick in picks)
-    extra = wanted[: limits.count_extra(len(picks), sent_bytes, len(wanted), roi_bytes)]
+    extra = wanted[: situation.count_extra(len(picks), sent_bytes, len(wanted))]
 
     # 4. Uncertain candidates that are not sent stay pending, unless the site has no cloud.
     incomplete = left or len(extra) < len(wanted)
     return Plan(
         decisions,
         send + extra,
-        held_back=limits.reason(len(send + extra)) if incomplete else "",
+        held_back=situation.why_no_more(len(send + extra)) if incomplete else "",
         sizes=(*(pick.option.size for pick in picks), *(Size.FULL for _ in extra)),
         later=() if situation.link.off else left,
         audit=tuple(i for i in audit if i in extra),
@@ -243,11 +228,6 @@ def _route(candidate: Candidate, thresholds: Thresholds) -> Decision:
         return Decision(candidate, Route.REPORT, reason)
     reason = f"edge score {score:.3f} is between the thresholds {low:.3f} and {high:.3f}"
     return Decision(candidate, Route.ESCALATE, reason)
-
-
-def _pick(offers: Sequence[Sequence[Option]], limits: SendLimits) -> tuple[Pick, ...]:
-    """Choose what fits; if nothing does, still send the most valuable candidate."""
-    return (choose(offers, limits.most, limits.fits) or smallest(offers)) if limits.most else ()
 
 
 def _best(decisions: Sequence[Decision], route: Route) -> tuple[int, ...]:

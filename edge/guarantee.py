@@ -148,13 +148,9 @@ def for_roi_side(most: Guarantee, side: int) -> Guarantee:
 def guarantee_of(
     most: Guarantee, plan: Plan, answers: EscalationResult, slice_mm: float
 ) -> Guarantee:
-    """Return what the report of one study guarantees.
+    """Return what the report of one study guarantees, ``most`` at most.
 
-    Args:
-        most: the most that it may.
-        plan: the candidates to read again, and their sizes.
-        answers: the verdicts.
-        slice_mm: the distance of the study's slices.
+    ``slice_mm`` is the distance of the study's slices.
     """
     if most.terms is None or most.reason:
         return most

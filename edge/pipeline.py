@@ -49,21 +49,15 @@ class Pipeline:
     """The stages, opened once and used for every study.
 
     Attributes:
-        start_budget: starts the time of one study.
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         reader: the screening network with its thresholds.
         decide: chooses the candidates to send; the study key is for the log.
         second_reader: the cloud, or `NoSecondReader`.
-        draw: writes the pictures of the findings into a folder.
         persist_pending: stores the pending reads, for an amendment of the report.
-        write: writes the report beside the pictures.
-        provenance: what every report says of this pipeline.
         reserve_s: seconds kept back for the stages after the escalation.
         roi_bytes: size of one full ROI on the wire.
-        max_rois: most ROIs of one study.
         audit_rate: share of the scans without uncertain candidates that are audited.
-        policy: how the latency budget is spent.
     """
 
     start_budget: Callable[[], Budget]
@@ -154,18 +148,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal error: {error}"
         result = _reject(pipeline, job, budget, Rejection(kind, reason, internal=True))
-    _log_report(result.report)
-    return result
-
-
-def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:
-    with budget.stage("report"):
-        report = compose_rejection(pipeline.provenance, job, rejection, budget.ledger_so_far)
-        paths = pipeline.write(report, {}, job.out)
-    return StudyResult(replace(report, ledger=budget.ledger), paths)
-
-
-def _log_report(report: Report) -> None:
+    report = result.report
     log.info(
         "study reported",
         study_key=report.study_key,
@@ -178,3 +161,11 @@ def _log_report(report: Report) -> None:
         took_s=round(report.took_s, 3),
         rejection=report.rejection.kind if report.rejection else None,
     )
+    return result
+
+
+def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:
+    with budget.stage("report"):
+        report = compose_rejection(pipeline.provenance, job, rejection, budget.ledger_so_far)
+        paths = pipeline.write(report, {}, job.out)
+    return StudyResult(replace(report, ledger=budget.ledger), paths)

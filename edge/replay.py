@@ -40,11 +40,7 @@ def plan_to_dict(plan: Plan) -> dict[str, object]:
 
 
 def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:
-    """Make a logged decision again.
-
-    Args:
-        line: of the log in its JSON form.
-        policy: used instead of the logged one.
+    """Make the decision in a ``line`` of the JSON log again, or with another ``policy``.
 
     Raises:
         ValueError: the line is no decision.

@@ -127,7 +127,7 @@ class EdgeSettings(BaseSettings):
         return cloud
 
     @model_validator(mode="after")
-    def _inbox_is_apart(self) -> Self:
+    def _settings_agree(self) -> Self:
         inbox = os.path.realpath(self.inbox)
         for name, folder in (("outbox", self.outbox), ("state_dir", self.state_dir)):
             if Path(os.path.realpath(folder)).is_relative_to(inbox):
@@ -136,26 +136,14 @@ class EdgeSettings(BaseSettings):
                 )
         if Path(inbox).is_relative_to(os.path.realpath(self.state_dir)):
             raise ValueError("inbox must lie outside state_dir")
-        return self
-
-    @model_validator(mode="after")
-    def _leaves_time_for_the_cloud(self) -> Self:
         if self.cloud is not None and self.deadline_s <= self.reserve_s:
             raise ValueError(
                 f"deadline_s = {self.deadline_s:g} leaves no time to ask the cloud, expected more"
                 f" than reserve_s = {self.reserve_s:g}; increase deadline_s, decrease reserve_s, or"
                 " set cloud to off"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _hedge_differs(self) -> Self:
         if self.cloud_hedge is not None and self.cloud_hedge == self.cloud:
             raise ValueError("cloud_hedge must differ from cloud")
-        return self
-
-    @model_validator(mode="after")
-    def _mutual_tls_is_complete(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key must be set together")
         if self.tls_cert is not None and self.tls_ca is None:

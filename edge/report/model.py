@@ -133,11 +133,6 @@ class Report:
         return tuple(zip(numbers, self.findings, strict=True))
 
     @property
-    def awaits_second_reading(self) -> bool:
-        """Whether a cloud is set up and has not answered everything."""
-        return self.status is Status.PROVISIONAL
-
-    @property
     def took_s(self) -> float:
         """Seconds of all stages together."""
         return sum(entry.took_s for entry in self.ledger)

@@ -59,11 +59,8 @@ def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> 
 def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out: Path) -> Pictures:
     """Return the pictures of an amended report by file name, the overview first.
 
-    Args:
-        report: the new version.
-        plan: its candidates.
-        roi_of: the ROI of a candidate in the plan, None if it is not stored.
-        out: the folder with the pictures of the version before.
+    ``out`` has those of the version before. ``roi_of`` gives the ROI of a candidate in ``plan``,
+    None if it is not stored.
     """
     names = [OVERVIEW, *(picture_name(number) for number, _ in report.numbered)]
     pictures = {name: (out / name).read_bytes() for name in names if (out / name).is_file()}

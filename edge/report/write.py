@@ -42,11 +42,7 @@ def write_report(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
 
     Every file is whole or absent. ``report.json`` is written last: where it is, all other files
     of this report are there. An older report, and pictures of another one, are removed first.
-
-    Args:
-        report: the report.
-        pictures: as `draw_pictures` left them in ``out``; empty for a study that was not read.
-        out: the folder.
+    ``pictures`` are as `draw_pictures` left them in ``out``; empty for a study that was not read.
 
     Raises:
         OSError: the folder cannot be written.

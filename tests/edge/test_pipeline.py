@@ -128,7 +128,6 @@ def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
     report = report_of(pipeline_of(NoSecondReader()), tmp_path)
     assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.MISSING)
     assert report.second_reading_reason == "off"
-    assert not report.awaits_second_reading
 
 
 def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> None:
