@@ -6,10 +6,11 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+import pytest
 
 from edge.escalation.rois import EscalationResult
 from evaluation.links.trace import State
-from evaluation.recovery.check import check
+from evaluation.recovery.check import Found, check
 from evaluation.recovery.flapping_cloud import MiddleReader, probability_of
 from evaluation.recovery.flaps import DOWN, flapping, run
 
@@ -30,24 +31,28 @@ def test_a_verdict_depends_on_the_middle_alone() -> None:
     assert probability_of(voxels[0][3:13, 3:13, 3:13]) == said.probability[0]
 
 
-def test_nothing_is_lost_or_doubled_when_the_link_flaps(tmp_path: Path) -> None:
-    steps: list[tuple[int, int]] = []
-    root = tmp_path / "site"
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Found]:
+    """A site after four losses of four kinds."""
+    root, steps = tmp_path_factory.mktemp("flaps") / "site", list[tuple[int, int]]()
     found = run(root, flapping(4, Random(5)), 5, lambda *step: steps.append(step))
-    assert found.studies > 0
     assert steps
-    assert found.sound, found
-    reports = list((root / "outbox").glob("*/report.json"))
-    assert len(reports) == found.studies
-    statuses = {json.loads(path.read_text())["status"] for path in reports}
-    assert statuses <= {"final", "rejected"}
+    return root, found
 
 
-def test_the_check_sees_other_verdicts_than_expected(tmp_path: Path) -> None:
-    root = tmp_path / "site"
-    trace = flapping(1, Random(3))
-    found = run(root, trace, 3, lambda *_: None)
+def statuses(root: Path) -> dict[str, str]:
+    reports = (root / "outbox").glob("*/report.json")
+    return {path.parent.name: json.loads(path.read_text())["status"] for path in reports}
+
+
+def test_nothing_is_lost_or_doubled_when_the_link_flaps(site: tuple[Path, Found]) -> None:
+    root, found = site
+    assert found.studies == len(statuses(root)) > 0
     assert found.sound, found
-    names = {path.parent.name: (0.5,) for path in (root / "outbox").glob("*/report.json")}
-    wrong = check(root, names, lambda _plan, _box, _key: EscalationResult())
+    assert set(statuses(root).values()) <= {"final", "rejected"}
+
+
+def test_the_check_sees_other_verdicts_than_expected(site: tuple[Path, Found]) -> None:
+    names = {name: (0.5,) for name, status in statuses(site[0]).items() if status == "final"}
+    wrong = check(site[0], names, lambda _plan, _box, _key: EscalationResult())
     assert any("a finding, or a verdict on one" in words for words in wrong.lost)
