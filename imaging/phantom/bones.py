@@ -89,7 +89,6 @@ def _vertebrae(lattice: Lattice) -> tuple[Field, Field]:
     x, y, z = lattice.body
     waist = 1.6 * np.clip(_disc_phase(z) / 12, 0, 1)
     width = 16.5 + np.clip(-z / 100, -1, 2) * 2.5
-    body = _column(lattice, 0, 1, 1)
     offset = y - _spine_depth(z)
     near = np.sqrt((x / width) ** 2 + (offset / (width * 0.86)) ** 2)
     body = ((near - 1) * width * 0.9 + waist).astype(np.float32)
@@ -141,10 +140,6 @@ def _shoulder(lattice: Lattice, patient: Patient, thorax: Thorax) -> Field:
         clavicle = [(side * x, y, z) for x, y, z in _CLAVICLE]
         parts += [tube(lattice, spur, (4, 5, 7)), tube(lattice, clavicle, (7.5, 5.5, 5.5, 6.5))]
         parts.append(ellipsoid(lattice, (side * 150, 24, 74 + lift), (15, 18, 20)))
-        parts.append(_arm(lattice, side, patient.arms_up))
+        hand = (side * 172.0, -10.0, 190.0) if patient.arms_up else (side * 205.0, 10.0, -150.0)
+        parts.append(tube(lattice, [(side * 172.0, 8.0, 84.0), hand], (21, 12)))
     return joined(parts, 5.0)
-
-
-def _arm(lattice: Lattice, side: int, arms_up: bool) -> Field:
-    end = (side * 172.0, -10.0, 190.0) if arms_up else (side * 205.0, 10.0, -150.0)
-    return tube(lattice, [(side * 172.0, 8.0, 84.0), end], (21, 12))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,8 @@ from imaging.volume import FloatArray, Triple
 
 Field = npt.NDArray[np.float32]
 
-FAR_MM = 25.0
-"""The value of a field where its body is farther away than this."""
-
+_FAR_MM = 25.0
+"""The value of a tube's field where the tube is farther away than this."""
 _STEP_MM = 2.5
 _BEND_MM = 6.0
 _BEND_LENGTH_MM = 90.0
@@ -168,10 +168,28 @@ def ellipsoid(lattice: Lattice, centre: Triple, radii: Triple, axis: Triple | No
 
 def tube(lattice: Lattice, points: Sequence[Triple], radii: Sequence[float]) -> Field:
     """Compute the distance to a tube along reference points, its radius linear between them."""
-    field = np.full(lattice.shape, FAR_MM, dtype=np.float32)
-    for i in range(len(points) - 1):
-        ends = np.array(points[i : i + 2], dtype=np.float64)
-        _merge_cone(field, lattice, ends, radii[i], radii[i + 1])
+    field = np.full(lattice.shape, _FAR_MM, dtype=np.float32)
+    for i, ends in enumerate(np.array(pair, dtype=np.float64) for pair in pairwise(points)):
+        start, stop = radii[i], radii[i + 1]
+        # the cells near the segment, with a margin for the bend
+        margin = max(start, stop) + _FAR_MM + 3 * _BEND_MM
+        low = (ends.min(axis=0) - margin) * lattice.scale
+        high = (ends.max(axis=0) + margin) * lattice.scale
+        first = np.floor((low - lattice.start_mm) / lattice.step_mm).astype(int)
+        last = np.ceil((high - lattice.start_mm) / lattice.step_mm).astype(int) + 1
+        first, last = np.maximum(first, 0), np.minimum(last, lattice.shape[::-1])
+        if np.any(first >= last):
+            continue
+        x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
+        # `part` is where along the segment, 0 to 1, each cell is nearest to it
+        along = (ends[1] - ends[0]).astype(np.float32)
+        offset = lattice.body[:, z, y, x] - ends[0].astype(np.float32)[:, None, None, None]
+        part = np.tensordot(along, offset, axes=1) / np.float32(max(along @ along, 1e-6))
+        part = np.clip(part, 0, 1)
+        across = offset - along[:, None, None, None] * part
+        distance = np.sqrt((across**2).sum(axis=0)) - (start + (stop - start) * part)
+        near = field[z, y, x]
+        np.minimum(near, distance * np.float32(lattice.mean_scale), out=near)
     return field
 
 
@@ -186,40 +204,8 @@ def joined(fields: Sequence[Field], soft_mm: float) -> Field:
 
 
 def _basis(axis: Triple) -> FloatArray:
-    """Complete the unit axis to three perpendicular directions, in rows."""
+    """Complete the axis to three perpendicular unit vectors, in rows."""
     first = np.asarray(axis) / np.linalg.norm(axis)
     other = np.cross(first, (0.0, 0.0, 1.0) if abs(first[2]) < 0.9 else (0.0, 1.0, 0.0))
     other /= np.linalg.norm(other)
     return np.stack([first, other, np.cross(first, other)])
-
-
-def _merge_cone(
-    field: Field, lattice: Lattice, ends: FloatArray, start: float, stop: float
-) -> None:
-    """Unite the field with a cone of radius ``start`` at its first and ``stop`` at its last end."""
-    box = _box(lattice, ends, max(start, stop))
-    if box is None:
-        return
-    body = lattice.body[(slice(None), *box)]
-    # `part` is where along the segment, 0 to 1, each cell is nearest to it
-    along = (ends[1] - ends[0]).astype(np.float32)
-    offset = body - ends[0].astype(np.float32)[:, None, None, None]
-    part = np.tensordot(along, offset, axes=1) / np.float32(max(along @ along, 1e-6))
-    part = np.clip(part, 0, 1)
-    across = offset - along[:, None, None, None] * part
-    distance = np.sqrt((across**2).sum(axis=0)) - (start + (stop - start) * part)
-    np.minimum(field[box], distance * np.float32(lattice.mean_scale), out=field[box])
-
-
-def _box(lattice: Lattice, ends: FloatArray, radius: float) -> tuple[slice, slice, slice] | None:
-    """Find the cells within ``FAR_MM`` of a segment, with a margin for the bend; None if none."""
-    margin = radius + FAR_MM + 3 * _BEND_MM
-    low = (ends.min(axis=0) - margin) * lattice.scale
-    high = (ends.max(axis=0) + margin) * lattice.scale
-    first = np.floor((low - lattice.start_mm) / lattice.step_mm).astype(int)
-    last = np.ceil((high - lattice.start_mm) / lattice.step_mm).astype(int) + 1
-    first, last = np.maximum(first, 0), np.minimum(last, lattice.shape[::-1])
-    if np.any(first >= last):
-        return None
-    x, y, z = (slice(int(a), int(b)) for a, b in zip(first, last, strict=True))
-    return z, y, x

@@ -165,16 +165,12 @@ def _paint_layer(plane: Plane, layer: Layer, section: _Section) -> None:
     cover = section.sheet(distance, sheet) if sheet else section.inside(distance)
     if layer.opacity != 1:
         cover *= np.float32(layer.opacity)
-    _blend(plane, cover, _density(layer, distance, section))
-
-
-def _density(layer: Layer, distance: Plane, section: _Section) -> float | Plane:
-    inner = section.sample(layer.hu) if isinstance(layer.hu, np.ndarray) else layer.hu
-    if layer.shell_hu is None:
-        return inner
-    # inside the shell is what lies deeper than its thickness
-    core = section.inside(distance + np.float32(layer.shell_mm))
-    return np.asarray(layer.shell_hu + core * (inner - layer.shell_hu), dtype=np.float32)
+    hu = section.sample(layer.hu) if isinstance(layer.hu, np.ndarray) else layer.hu
+    if layer.shell_hu is not None:
+        # inside the shell is what lies deeper than its thickness
+        core = section.inside(distance + np.float32(layer.shell_mm))
+        hu = np.asarray(layer.shell_hu + core * (hu - layer.shell_hu), dtype=np.float32)
+    _blend(plane, cover, hu)
 
 
 def _paint_lungs(plane: Plane, lungs: LungLayer, section: _Section) -> None:
@@ -190,13 +186,9 @@ def _paint_lungs(plane: Plane, lungs: LungLayer, section: _Section) -> None:
 
 
 def stamp_cones(cover: UInt8Array, raster: Raster, pieces: FloatArray, radii: FloatArray) -> None:
-    """Draw cones into ``cover``, the share of each voxel covered, 0 to 255.
+    """Draw cones into ``cover``, uint8 ``(z, y, x)``: the share of each voxel covered, 0 to 255.
 
-    Args:
-        cover: uint8 ``(z, y, x)``, changed in place.
-        raster: its voxels.
-        pieces: ``(n, 2, 3)`` world points of both ends.
-        radii: ``(n, 2)`` mm at both ends.
+    ``pieces`` ``(n, 2, 3)`` are the world points of both ends, ``radii`` ``(n, 2)`` the mm there.
     """
     spacing, corner = np.asarray(raster.spacing_mm)[::-1], np.asarray(raster.corner_mm)
     edge = float(np.mean(spacing))
@@ -206,47 +198,34 @@ def stamp_cones(cover: UInt8Array, raster: Raster, pieces: FloatArray, radii: Fl
     high = (pieces.max(axis=1) + margin[:, None] - corner) / spacing - 0.5
     first = np.maximum(np.floor(low).astype(int), 0)
     last = np.minimum(np.ceil(high).astype(int) + 1, raster.shape[::-1])
-    visible = np.flatnonzero((first < last).all(axis=1))
     local = (pieces - corner).astype(np.float32)
-    for i in visible:
-        _stamp_cone(cover, spacing, edge, local[i], radii[i], first[i], last[i])
-
-
-def _stamp_cone(
-    cover: UInt8Array,
-    spacing: FloatArray,
-    edge: float,
-    ends: FloatArray,
-    radii: FloatArray,
-    first: FloatArray,
-    last: FloatArray,
-) -> None:
-    """Draw one cone into its box of voxels, from ``first`` to ``last``.
-
-    It is called some ten thousand times a phantom, so the arithmetic is spelled out: few passes
-    over the box, and none that needs all three coordinates at once.
-    """
-    # voxel centres relative to the first end, as three axes that broadcast
-    axes = [
-        ((np.arange(first[i], last[i]) + 0.5) * spacing[i] - ends[0, i]).astype(np.float32)
-        for i in range(3)
-    ]
-    x, y, z = axes[0], axes[1][:, None], axes[2][:, None, None]
-    u, v, w = (ends[1] - ends[0]).tolist()
-    # p - part * (u, v, w) is the way from the nearest point of the segment to voxel p, with `part`
-    # 0 at the first end and 1 at the last; its squared length by the binomial formula
-    square = max(u * u + v * v + w * w, 1e-6)
-    dot = x * u + (y * v + z * w)
-    part = np.clip(dot * (1 / square), 0, 1)
-    away = x * x + (y * y + z * z) + part * (part * square - 2 * dot)
-    distance = np.sqrt(np.maximum(away, 0, out=away), out=away)
-    # depth below the surface of the cone there, as a share of a voxel
-    thin, thick = float(radii[1]), float(radii[0])
-    inside = (thick - distance) + part * (thin - thick)
-    inside *= np.float32(1 / edge)
-    inside += np.float32(0.5)
-    # a vessel thinner than a voxel covers only the share of its own section
-    fill = 255.0 * min(1.0, 3.14 * max(thin, thick) ** 2 / edge**2)
-    value = (np.clip(inside, 0, 1, out=inside) * np.float32(fill)).astype(np.uint8)
-    box = cover[first[2] : last[2], first[1] : last[1], first[0] : last[0]]
-    np.maximum(box, value, out=box)
+    # this loop draws some ten thousand cones a phantom, so its arithmetic is spelled out: few
+    # passes over the box, and none that needs all three coordinates at once
+    for n in np.flatnonzero((first < last).all(axis=1)):
+        ends, (thick, thin) = local[n], radii[n].tolist()
+        # voxel centres relative to the first end, as three axes that broadcast
+        x, y, z = (
+            ((np.arange(first[n, i], last[n, i]) + 0.5) * spacing[i] - ends[0, i]).astype(
+                np.float32
+            )
+            for i in range(3)
+        )
+        y, z = y[:, None], z[:, None, None]
+        u, v, w = (ends[1] - ends[0]).tolist()
+        # p - part * (u, v, w) is the way from the nearest point of the segment to voxel p, with
+        # `part` 0 at the first end and 1 at the last; its squared length by the binomial formula
+        square = max(u * u + v * v + w * w, 1e-6)
+        dot = x * u + (y * v + z * w)
+        part = np.clip(dot * (1 / square), 0, 1)
+        away = x * x + (y * y + z * z) + part * (part * square - 2 * dot)
+        distance = np.sqrt(np.maximum(away, 0, out=away), out=away)
+        # depth below the surface of the cone there, as a share of a voxel
+        inside = (thick - distance) + part * (thin - thick)
+        inside *= np.float32(1 / edge)
+        inside += np.float32(0.5)
+        # a vessel thinner than a voxel covers only the share of its own section
+        fill = 255.0 * min(1.0, 3.14 * max(thin, thick) ** 2 / edge**2)
+        value = (np.clip(inside, 0, 1, out=inside) * np.float32(fill)).astype(np.uint8)
+        (x0, y0, z0), (x1, y1, z1) = first[n], last[n]
+        box = cover[z0:z1, y0:y1, x0:x1]
+        np.maximum(box, value, out=box)

@@ -39,23 +39,14 @@ class Lungs:
     tissue_hu: Field
 
 
-@dataclass(frozen=True)
-class _Hilum:
-    """Roots and first directions of the trees of one lobe, in the reference body."""
-
-    bronchus: Triple
-    bronchus_heading: Triple
-    vein: Triple
-    vein_heading: Triple
-
-
-_HILA = (
-    _Hilum((-24, 19, -18), (-1.0, -0.1, 0.5), (-35, -4, -30), (-1.0, -0.4, 0.8)),
-    _Hilum((-36, 14, -44), (-0.6, -0.9, -0.5), (-35, -4, -32), (-0.8, -0.7, -0.6)),
-    _Hilum((-34, 19, -26), (-0.3, 0.2, -1.0), (-35, 16, -54), (-0.8, 0.6, -0.6)),
-    _Hilum((40, 24, -28), (0.8, -0.5, 0.5), (35, -2, -28), (0.8, -0.6, 0.6)),
-    _Hilum((42, 24, -29), (0.3, 0.2, -1.0), (35, 18, -52), (0.8, 0.5, -0.6)),
+_HILA: tuple[tuple[Triple, Triple, Triple, Triple], ...] = (
+    ((-24, 19, -18), (-1.0, -0.1, 0.5), (-35, -4, -30), (-1.0, -0.4, 0.8)),
+    ((-36, 14, -44), (-0.6, -0.9, -0.5), (-35, -4, -32), (-0.8, -0.7, -0.6)),
+    ((-34, 19, -26), (-0.3, 0.2, -1.0), (-35, 16, -54), (-0.8, 0.6, -0.6)),
+    ((40, 24, -28), (0.8, -0.5, 0.5), (35, -2, -28), (0.8, -0.6, 0.6)),
+    ((42, 24, -29), (0.3, 0.2, -1.0), (35, 18, -52), (0.8, 0.5, -0.6)),
 )
+"""Root and first direction of each lobe's bronchus and of its vein, in the reference body."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +68,13 @@ def make_lungs(
     rng: np.random.Generator,
 ) -> Lungs:
     """Make the lungs of one patient: the space between chest wall, diaphragm and mediastinum."""
-    above = -thorax.diaphragm
     walls = np.maximum(thorax.cavity + 1.5, cupula(lattice))
-    lungs = np.maximum(np.maximum(walls, above), -mediastinum.envelope).astype(np.float32)
+    lungs = np.maximum(np.maximum(walls, -thorax.diaphragm), -mediastinum.envelope).astype(
+        np.float32
+    )
     fissures, lobes = _lobes(lattice, rng)
     lobes = np.where(lungs < 0, lobes, 0).astype(np.uint8)
-    tissue = _tissue(lattice, patient, lungs, rng)
-    return Lungs(lungs, fissures, lobes, tissue)
+    return Lungs(lungs, fissures, lobes, _tissue(lattice, patient, lungs, rng))
 
 
 def _lobes(lattice: Lattice, rng: np.random.Generator) -> tuple[Field, UInt8Array]:
@@ -125,11 +116,11 @@ def _tissue(lattice: Lattice, patient: Patient, lungs: Field, rng: np.random.Gen
 def grow_trees(lattice: Lattice, lungs: Lungs, rng: np.random.Generator) -> Trees:
     """Grow the trees of all lobes in the field of view."""
     bronchial, venous, beside = [], [], []
-    for number, hilum in enumerate(_HILA, start=1):
-        tree = _tree(lattice, lungs, number, hilum.bronchus, hilum.bronchus_heading, rng)
+    for number, (bronchus, bronchus_heading, vein, vein_heading) in enumerate(_HILA, start=1):
+        tree = _tree(lattice, lungs, number, bronchus, bronchus_heading, rng)
         bronchial.append(tree)
         beside.append(_beside(tree, side=-1.0 if number <= 3 else 1.0))
-        venous.append(_tree(lattice, lungs, number, hilum.vein, hilum.vein_heading, rng))
+        venous.append(_tree(lattice, lungs, number, vein, vein_heading, rng))
     airways, veins = joined_trees(bronchial), joined_trees(venous)
     conducting = airways.ends.min(axis=1) >= _AIRWAY_ENDS
     lumen = airways.radii(_AIRWAY_MM)[conducting]
@@ -160,22 +151,18 @@ def _tree(
     heading: Triple,
     rng: np.random.Generator,
 ) -> Tree:
-    points = _ends(lattice, lungs, lobe, rng)
-    return grow(lattice.to_world(root), np.asarray(heading), points, rng)
-
-
-def _ends(lattice: Lattice, lungs: Lungs, lobe: int, rng: np.random.Generator) -> FloatArray:
-    """Fill a lobe evenly with points, not too near to its surface: a grid with random offsets."""
+    """Grow a tree to ends that fill a lobe evenly, not too near to its surface."""
+    # the ends: a grid with random offsets
     size = np.asarray(lattice.shape[::-1]) * lattice.step_mm
     counts = np.maximum((size / _ENDS_MM).astype(int), 1)
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in counts], indexing="ij"), axis=-1)
     jittered = grid.reshape(-1, 3) + rng.uniform(0, 1, (counts.prod(), 3))
     points = lattice.start_mm - lattice.step_mm / 2 + jittered * _ENDS_MM
-    deep = lattice.sample(lungs.lungs, points) < -_SUBPLEURAL_MM
-    points = points[deep]
+    points = points[lattice.sample(lungs.lungs, points) < -_SUBPLEURAL_MM]
     cell = np.rint((points - lattice.start_mm) / lattice.step_mm).astype(int)
     x, y, z = np.clip(cell, 0, np.asarray(lattice.shape[::-1]) - 1).T
-    return np.asarray(points[lungs.lobes[z, y, x] == lobe])
+    points = points[lungs.lobes[z, y, x] == lobe]
+    return grow(lattice.to_world(root), np.asarray(heading), points, rng)
 
 
 def _beside(tree: Tree, side: float) -> FloatArray:

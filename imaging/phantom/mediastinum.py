@@ -10,10 +10,9 @@ from imaging.phantom.bones import Bones
 from imaging.phantom.fields import Field, Lattice, ellipsoid, joined, tube
 from imaging.phantom.patient import Patient
 
-TRACHEA = ((0.0, 0.0, 150.0), (0.0, 6.0, 70.0), (2.0, 15.0, 15.0), (0.0, 18.0, 0.0))
-RIGHT_BRONCHUS = ((0.0, 18.0, 0.0), (-18.0, 19.0, -14.0), (-34.0, 19.0, -26.0))
-LEFT_BRONCHUS = ((0.0, 18.0, 0.0), (22.0, 22.0, -17.0), (42.0, 24.0, -29.0))
-MAIN_BRONCHUS_MM = 6.2
+_TRACHEA = ((0.0, 0.0, 150.0), (0.0, 6.0, 70.0), (2.0, 15.0, 15.0), (0.0, 18.0, 0.0))
+_RIGHT_BRONCHUS = ((0.0, 18.0, 0.0), (-18.0, 19.0, -14.0), (-34.0, 19.0, -26.0))
+_LEFT_BRONCHUS = ((0.0, 18.0, 0.0), (22.0, 22.0, -17.0), (42.0, 24.0, -29.0))
 _AORTA = (
     (2.0, -18.0, -52.0), (-16.0, -26.0, -20.0), (-16.0, -22.0, 8.0), (-6.0, -12.0, 27.0),
     (8.0, 4.0, 33.0), (19.0, 20.0, 27.0), (26.0, 32.0, 5.0), (26.0, 37.0, -40.0),
@@ -30,13 +29,8 @@ _OESOPHAGUS = (
 class Mediastinum:
     """Distance fields of the organs between the lungs.
 
-    Attributes:
-        blood: great vessels and the chambers of the heart.
-        heart: the heart with its wall.
-        oesophagus: the oesophagus.
-        nodes: lymph nodes.
-        airway: the lumen of trachea and main bronchi.
-        envelope: all that lies between the lungs.
+    ``blood`` is great vessels and the chambers of the heart, ``heart`` includes its wall,
+    ``airway`` is the lumen of trachea and main bronchi, ``envelope`` all between the lungs.
     """
 
     blood: Field
@@ -51,7 +45,10 @@ def make_mediastinum(lattice: Lattice, patient: Patient, bones: Bones) -> Medias
     """Make the mediastinum of one patient."""
     heart, chambers = _heart(lattice, patient.heart)
     vessels = _great_vessels(lattice)
-    airway = _airway(lattice)
+    wide = tube(lattice, _TRACHEA, (8.8, 8.8, 8.8, 8.2))
+    right = tube(lattice, _RIGHT_BRONCHUS, (7.5, 7.0, 6.2))
+    left = tube(lattice, _LEFT_BRONCHUS, (7.0, 6.5, 6.2))
+    airway = joined([wide, right, left], 3.0)
     oesophagus = tube(lattice, _OESOPHAGUS, (7, 7, 7, 8, 9))
     soft = joined([heart, vessels, oesophagus, airway - 2], 6.0)
     spine = np.minimum(bones.vertebrae - 4, bones.canal - 12)
@@ -65,9 +62,8 @@ def make_mediastinum(lattice: Lattice, patient: Patient, bones: Bones) -> Medias
     )
 
 
-def _heart(lattice: Lattice, size: float) -> tuple[Field, Field]:
-    """Make the heart with its wall, and the blood inside."""
-    r = size
+def _heart(lattice: Lattice, r: float) -> tuple[Field, Field]:
+    """Make the heart of relative size ``r`` with its wall, and the blood inside."""
 
     def part(x: float, y: float, z: float, radii: tuple[float, float, float], long: bool) -> Field:
         axis = (0.72, -0.48, -0.5) if long else None
@@ -110,13 +106,6 @@ def _great_vessels(lattice: Lattice) -> Field:
         for side, y, z in ((-1, 16, -54), (1, 18, -52), (-1, -4, -30), (1, -2, -28))
     ]
     return joined(parts, 2.5)
-
-
-def _airway(lattice: Lattice) -> Field:
-    wide = tube(lattice, TRACHEA, (8.8, 8.8, 8.8, 8.2))
-    right = tube(lattice, RIGHT_BRONCHUS, (7.5, 7.0, MAIN_BRONCHUS_MM))
-    left = tube(lattice, LEFT_BRONCHUS, (7.0, 6.5, MAIN_BRONCHUS_MM))
-    return joined([wide, right, left], 3.0)
 
 
 def _nodes(lattice: Lattice) -> Field:

@@ -12,9 +12,9 @@ from imaging.phantom.layers import Raster, stamp_cones
 from imaging.phantom.lungs import Trees
 from imaging.volume import FloatArray, HuArray, Nodule, UInt8Array, triple
 
-TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
-SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
-LOCATIONS = {"free": 0.5, "vessel": 0.25, "pleura": 0.25}
+_TEXTURES = {"solid": 0.62, "part-solid": 0.16, "ground-glass": 0.22}
+_SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
+_LOCATIONS = {"free": 0.5, "vessel": 0.25, "pleura": 0.25}
 
 _TRIES = 60
 _GAP_MM = 4.0
@@ -32,11 +32,6 @@ class Appearance:
     texture: str
     shape: str
     location: str
-
-    @property
-    def kind(self) -> str:
-        """Texture, shape and location, as the truth states them."""
-        return f"{self.texture} {self.shape} {self.location}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,16 +163,14 @@ def _fits(
     site: Surroundings, look: Appearance, centre: FloatArray, others: Sequence[PlacedNodule]
 ) -> bool:
     """Tell whether a nodule is in the field of view, away from other nodules and thick vessels."""
-    radius = look.diameter_mm / 2
-    lattice = site.lattice
+    radius, lattice = look.diameter_mm / 2, site.lattice
     low = lattice.start_mm - lattice.step_mm / 2
     high = low + np.asarray(lattice.shape[::-1]) * lattice.step_mm
     margin = radius * 1.6 + _RIM_MM
     if np.any(centre - margin < low) or np.any(centre + margin > high):
         return False
     for other in others:
-        distance = float(np.linalg.norm(centre - other.centre_mm))
-        if distance < radius + other.look.diameter_mm / 2 + _GAP_MM:
+        if np.linalg.norm(centre - other.centre_mm) < radius + other.look.diameter_mm / 2 + _GAP_MM:
             return False
     return look.location == "vessel" or _clear(site.trees, centre, radius)
 
@@ -194,8 +187,7 @@ def _clear(trees: Trees, centre: FloatArray, radius: float) -> bool:
 
 def _free_centres(site: Surroundings, radius: float, rng: np.random.Generator) -> FloatArray:
     """Draw centres deep enough in the lung that the surface does not touch the pleura."""
-    cells = site.lattice.cells(site.lungs < -(radius * 1.3 + 2.5))
-    return _some(cells, rng)
+    return _some(site.lattice.cells(site.lungs < -(radius * 1.3 + 2.5)), rng)
 
 
 def _pleura_centres(site: Surroundings, radius: float, rng: np.random.Generator) -> FloatArray:
@@ -211,8 +203,7 @@ def _pleura_centres(site: Surroundings, radius: float, rng: np.random.Generator)
 def _vessel_centres(site: Surroundings, radius: float, rng: np.random.Generator) -> FloatArray:
     """Draw centres beside a vessel of 1 to 4 mm, touching it."""
     radii = site.trees.vessel_radii.mean(axis=1)
-    chosen = np.flatnonzero((radii > 0.6) & (radii < min(2.0, radius)))
-    chosen = rng.permutation(chosen)[:_TRIES]
+    chosen = rng.permutation(np.flatnonzero((radii > 0.6) & (radii < min(2.0, radius))))[:_TRIES]
     pieces, radii = site.trees.vessels[chosen], radii[chosen]
     along = pieces[:, 1] - pieces[:, 0]
     across = np.cross(along, rng.standard_normal(along.shape))
@@ -236,13 +227,12 @@ def _some(cells: FloatArray, rng: np.random.Generator) -> FloatArray:
 
 def _draw_appearance(diameter_mm: tuple[float, float], rng: np.random.Generator) -> Appearance:
     """Draw an appearance; small nodules are more frequent (uniform in the log of diameter)."""
-    low, high = np.log(diameter_mm)
-    texture = _choice(TEXTURES, rng)
-    shape = _choice(SHAPES, rng)
+    texture = _choice(_TEXTURES, rng)
+    shape = _choice(_SHAPES, rng)
     if texture == "ground-glass" and shape == "spiculated":
         shape = "round"
-    diameter = float(np.exp(rng.uniform(low, high)))
-    return Appearance(diameter, texture, shape, _choice(LOCATIONS, rng))
+    diameter = float(np.exp(rng.uniform(*np.log(diameter_mm))))
+    return Appearance(diameter, texture, shape, _choice(_LOCATIONS, rng))
 
 
 def _draw_surface(look: Appearance, rng: np.random.Generator) -> Surface:
@@ -279,14 +269,15 @@ def _measured(
     site: Surroundings, look: Appearance, surface: Surface, centre: FloatArray
 ) -> PlacedNodule:
     """Scale the surface until its volume inside the lung is that of the requested diameter."""
-    nodule = PlacedNodule(look, surface, centre, Nodule((0, 0, 0), look.diameter_mm, look.kind))
+    kind = f"{look.texture} {look.shape} {look.location}"
+    nodule = PlacedNodule(look, surface, centre, Nodule((0, 0, 0), look.diameter_mm, kind))
     for _ in range(3):
         diameter, _centroid = _truth(site, nodule)
         ratio = min(look.diameter_mm / max(diameter, 1e-3), 1.4)
         scaled = replace(nodule.surface, radius_mm=nodule.surface.radius_mm * ratio)
         nodule = replace(nodule, surface=scaled)
     diameter, centroid = _truth(site, nodule)
-    return replace(nodule, truth=Nodule(triple(centroid), diameter, look.kind))
+    return replace(nodule, truth=Nodule(triple(centroid), diameter, kind))
 
 
 def _truth(site: Surroundings, nodule: PlacedNodule) -> tuple[float, FloatArray]:

@@ -15,7 +15,7 @@ import numpy as np
 from imaging.phantom.bones import Bones, make_bones
 from imaging.phantom.fields import Field, Lattice, make_lattice, smooth_noise
 from imaging.phantom.layers import Layer, LungLayer, Raster, paint
-from imaging.phantom.lungs import Lungs, Trees, draw_trees, grow_trees, make_lungs
+from imaging.phantom.lungs import draw_trees, grow_trees, make_lungs
 from imaging.phantom.mediastinum import Mediastinum, make_mediastinum
 from imaging.phantom.nodules import (
     PlacedNodule,
@@ -46,8 +46,7 @@ TRAINING_SEED = 100_000
 
 _FINE_MM = 1.25
 _CENTRE_MM = (0.0, 12.0, -38.0)
-_AIR_HU, _FAT_HU, _MUSCLE_HU = -1000.0, -102.0, 52.0
-_SKIN_HU, _SKIN_MM = 20.0, 1.8
+_AIR_HU, _MUSCLE_HU = -1000.0, 52.0
 
 
 @dataclass(frozen=True)
@@ -121,15 +120,48 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     rngs = [np.random.default_rng(s) for s in seeds[:5]]
     patient = draw_patient(rngs[0])
     report(0.0, "anatomy")
-    raster, fine = _rasters(spec)
+    corner_mm = triple(_CENTRE_MM - (np.asarray(spec.shape) * spec.spacing_mm)[::-1] / 2)
+    raster = Raster(spec.shape, spec.spacing_mm, corner_mm)
+    # the anatomy has thinner voxels where slices are thick
+    per_slice = int(np.ceil(spec.spacing_mm[0] / _FINE_MM))
+    fine = Raster(
+        (spec.shape[0] * per_slice, *spec.shape[1:]),
+        (spec.spacing_mm[0] / per_slice, *spec.spacing_mm[1:]),
+        corner_mm,
+    )
     size_mm = np.asarray(fine.shape) * fine.spacing_mm
-    lattice = make_lattice(np.asarray(fine.corner_mm), size_mm[::-1], patient.scale, rngs[1])
-    anatomy = _make_anatomy(lattice, patient, rngs[1])
+    lattice = make_lattice(np.asarray(corner_mm), size_mm[::-1], patient.scale, rngs[1])
+    thorax = make_thorax(lattice, patient)
+    bones = make_bones(lattice, patient, thorax)
+    mediastinum = make_mediastinum(lattice, patient, bones)
+    abdomen = make_abdomen(lattice, thorax, rngs[1])
+    lungs = make_lungs(lattice, patient, thorax, mediastinum, rngs[1])
+    grain = smooth_noise(lattice.shape, lattice.step_mm, 7.0, rngs[1])
     report(0.15, "vessels and airways")
-    trees = grow_trees(lattice, anatomy.lungs, rngs[2])
-    hu = _painted(anatomy, trees, fine, patient, report)
+    trees = grow_trees(lattice, lungs, rngs[2])
+    vessels, lumens = draw_trees(trees, fine)
+    hu = paint(
+        fine,
+        [
+            *_wall(thorax, grain),
+            *_organs(abdomen, thorax, mediastinum, patient, grain),
+            *_skeleton(bones, patient, grain),
+            *_table(lattice),
+        ],
+        LungLayer(
+            field=lungs.lungs,
+            tissue_hu=lungs.tissue_hu,
+            fissures=lungs.fissures,
+            vessel_space=np.maximum(thorax.cavity, -thorax.diaphragm),
+            vessels=vessels,
+            lumens=lumens,
+            vessel_hu=patient.blood_hu,
+        ),
+        [Layer(mediastinum.airway - 1.6, 20.0, opacity=0.9), Layer(mediastinum.airway, _AIR_HU)],
+        lambda share: report(0.3 + 0.3 * share, "tissues"),
+    )
     report(0.6, "nodules")
-    site = Surroundings(lattice, anatomy.lungs.lungs, anatomy.thorax.cavity, trees)
+    site = Surroundings(lattice, lungs.lungs, thorax.cavity, trees)
     nodules = place_nodules(site, spec.nodule_count, spec.diameter_mm, rngs[3])
     for nodule in nodules:
         draw_nodule(hu, fine, site, nodule, rngs[3])
@@ -178,35 +210,6 @@ def phantom_header(spec: PhantomSpec) -> StudyHeader:
     )
 
 
-def _rasters(spec: PhantomSpec) -> tuple[Raster, Raster]:
-    """Choose the voxels of the result and those of the anatomy, thinner where slices are thick."""
-    corner_mm = triple(_CENTRE_MM - (np.asarray(spec.shape) * spec.spacing_mm)[::-1] / 2)
-    per_slice = int(np.ceil(spec.spacing_mm[0] / _FINE_MM))
-    z, y, x = spec.shape
-    fine_mm = (spec.spacing_mm[0] / per_slice, *spec.spacing_mm[1:])
-    fine = Raster((z * per_slice, y, x), fine_mm, corner_mm)
-    return Raster(spec.shape, spec.spacing_mm, corner_mm), fine
-
-
-def _painted(
-    anatomy: _Anatomy, trees: Trees, fine: Raster, patient: Patient, report: Progress
-) -> HuArray:
-    """Paint the anatomy without nodules, int16 HU on the voxels of ``fine``."""
-    vessels, lumens = draw_trees(trees, fine)
-    layer = LungLayer(
-        field=anatomy.lungs.lungs,
-        tissue_hu=anatomy.lungs.tissue_hu,
-        fissures=anatomy.lungs.fissures,
-        vessel_space=np.maximum(anatomy.thorax.cavity, -anatomy.thorax.diaphragm),
-        vessels=vessels,
-        lumens=lumens,
-        vessel_hu=patient.blood_hu,
-    )
-    return paint(
-        fine, anatomy.under, layer, anatomy.over, lambda p: report(0.3 + 0.3 * p, "tissues")
-    )
-
-
 def _result(
     spec: PhantomSpec,
     hu: HuArray,
@@ -228,51 +231,12 @@ def _result(
     return Phantom(volume, tuple(nodules), mask)
 
 
-@dataclass(frozen=True, eq=False)
-class _Anatomy:
-    """All tissues but the inside of the lungs, as layers in the order of painting.
-
-    ``under`` is painted before the lungs, ``over`` after them.
-    """
-
-    under: tuple[Layer, ...]
-    over: tuple[Layer, ...]
-    thorax: Thorax
-    lungs: Lungs
-
-
-def _make_anatomy(lattice: Lattice, patient: Patient, rng: np.random.Generator) -> _Anatomy:
-    """Make the anatomy of one patient on a lattice."""
-    thorax = make_thorax(lattice, patient)
-    bones = make_bones(lattice, patient, thorax)
-    mediastinum = make_mediastinum(lattice, patient, bones)
-    abdomen = make_abdomen(lattice, thorax, rng)
-    lungs = make_lungs(lattice, patient, thorax, mediastinum, rng)
-    grain = smooth_noise(lattice.shape, lattice.step_mm, 7.0, rng)
-    under = (
-        *_wall(thorax, grain),
-        *_organs(abdomen, thorax, patient, grain),
-        *_mediastinum(mediastinum, patient),
-        *_skeleton(bones, patient, grain),
-        *_table(lattice),
-    )
-    return _Anatomy(
-        under=under,
-        over=(
-            Layer(mediastinum.airway - 1.6, 20.0, opacity=0.9),
-            Layer(mediastinum.airway, _AIR_HU),
-        ),
-        thorax=thorax,
-        lungs=lungs,
-    )
-
-
 def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
     """Layer skin, fat and muscles in sheets, and fat in the cavity before its organs."""
-    fat = (_FAT_HU + 7 * grain).astype(np.float32)
+    fat = (-102 + 7 * grain).astype(np.float32)
     marbled = (_MUSCLE_HU + 9 * grain).astype(np.float32)
     return [
-        Layer(thorax.skin, fat, shell_hu=_SKIN_HU, shell_mm=_SKIN_MM),
+        Layer(thorax.skin, fat, shell_hu=20.0, shell_mm=1.8),
         Layer(thorax.muscle, marbled),
         Layer(np.maximum(np.abs(thorax.cavity - 13.5) - 0.8, thorax.muscle), -85.0, opacity=0.8),
         Layer(np.maximum(np.abs(thorax.cavity - 29) - 1.0, thorax.muscle), -85.0, opacity=0.8),
@@ -280,22 +244,18 @@ def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
     ]
 
 
-def _organs(abdomen: Abdomen, thorax: Thorax, patient: Patient, grain: Field) -> list[Layer]:
+def _organs(
+    abdomen: Abdomen, thorax: Thorax, mediastinum: Mediastinum, patient: Patient, grain: Field
+) -> list[Layer]:
     enhanced = 45.0 if patient.blood_hu > 60 else 0.0
-    liver = (58 + enhanced + 5 * grain).astype(np.float32)
     muscle = np.abs(np.maximum(thorax.diaphragm, thorax.cavity) + 1) - 1.2
     return [
         Layer(np.maximum(muscle, thorax.cavity), _MUSCLE_HU),
-        Layer(abdomen.liver, liver),
+        Layer(abdomen.liver, (58 + enhanced + 5 * grain).astype(np.float32)),
         Layer(abdomen.spleen, 50.0 + enhanced),
         Layer(abdomen.stomach, 45.0),
         Layer(abdomen.fluid, 15.0),
         Layer(abdomen.gas, -960.0),
-    ]
-
-
-def _mediastinum(mediastinum: Mediastinum, patient: Patient) -> list[Layer]:
-    return [
         Layer(mediastinum.nodes, 45.0),
         Layer(mediastinum.oesophagus, 40.0),
         Layer(mediastinum.heart, 50.0 if patient.blood_hu < 60 else 90.0),

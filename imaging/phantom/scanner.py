@@ -58,15 +58,11 @@ def scan(
     seed: np.random.SeedSequence,
     report: Callable[[float], None],
 ) -> HuArray:
-    """Scan noise-free anatomy, int16 HU ``(slices, y, x)``.
+    """Scan noise-free anatomy to ``slices`` slices, int16 HU ``(slices, y, x)``.
 
-    Args:
-        anatomy: HU ``(z, y, x)`` on thin slices with the field of view of the result.
-        fine_mm: distance of these thin slices.
-        slices: number of slices of the result.
-        scanner: the scan protocol.
-        seed: every slice draws its noise from a child of it.
-        report: called with the share done, from 0 to 1.
+    ``anatomy`` is HU ``(z, y, x)`` on thin slices every ``fine_mm`` with the field of view of the
+    result. Every slice draws its noise from a child of ``seed``. ``report`` is called with the
+    share done, from 0 to 1.
     """
     response = _KERNELS[scanner.kernel]
     amplitude = _amplitude(anatomy.shape[1:], scanner, response)

@@ -57,7 +57,9 @@ class Abdomen:
 
 def make_thorax(lattice: Lattice, patient: Patient) -> Thorax:
     """Make the chest wall of one patient."""
-    cavity, depth = _cavity(lattice)
+    x, _, z = lattice.body
+    depth = _depth(lattice, _profile(z, _FRONT), _profile(z, _BACK))
+    cavity = _radial(np.abs(x) / _profile(z, _HALF_WIDTH), depth, lattice, _ROUNDNESS)
     skin = _skin(lattice, patient)
     return Thorax(
         cavity=cavity,
@@ -77,13 +79,6 @@ def cupula(lattice: Lattice) -> Field:
 
 def _profile(z: Field, values: tuple[float, ...], heights: tuple[float, ...] = _Z) -> Field:
     return np.interp(z, heights, values).astype(np.float32)
-
-
-def _cavity(lattice: Lattice) -> tuple[Field, Field]:
-    x, _, z = lattice.body
-    depth = _depth(lattice, _profile(z, _FRONT), _profile(z, _BACK))
-    across = np.abs(x) / _profile(z, _HALF_WIDTH)
-    return _radial(across, depth, lattice, _ROUNDNESS), depth
 
 
 def _depth(lattice: Lattice, front: Field | float, back: Field | float) -> Field:
@@ -147,17 +142,14 @@ def _skin(lattice: Lattice, patient: Patient) -> Field:
     depth = (y - (front + back) / 2) / ((back - front) / 2)
     furrow = 1 + 0.05 * np.exp(-((x / 14) ** 2)) * (depth > 0)
     body = _radial(np.abs(x) / side, (depth * furrow).astype(np.float32), lattice, 2.7)
-    return joined([body, *_breasts(lattice, patient)], 18.0)
-
-
-def _breasts(lattice: Lattice, patient: Patient) -> list[Field]:
     if not patient.female:
-        return []
+        return body
     thick = 26 + patient.fat_mm * 0.7
-    return [
+    breasts = [
         ellipsoid(lattice, (side * 78, -98 - patient.fat_mm * 0.4, -52), (62, thick, 58))
         for side in (-1, 1)
     ]
+    return joined([body, *breasts], 18.0)
 
 
 def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> Field:

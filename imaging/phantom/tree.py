@@ -45,74 +45,53 @@ class Tree:
         return np.asarray(terminal_mm * self.ends ** (1 / _EXPONENT))
 
 
-@dataclass(frozen=True, eq=False)
-class _Branch:
-    """A branch before it grows: its start, its direction, and the points that it serves."""
-
-    start: FloatArray
-    heading: FloatArray
-    points: FloatArray
-
-
-@dataclass(frozen=True, eq=False)
-class _Grown:
-    """A grown branch: a quadratic Bezier curve, and the ends served at its start and stop."""
-
-    curve: FloatArray
-    ends: tuple[float, float]
-
-
 def grow(
     root: FloatArray, heading: FloatArray, points: FloatArray, rng: np.random.Generator
 ) -> Tree:
     """Grow a tree from ``root`` (3,), first along ``heading`` (3,), to every point ``(n, 3)``."""
-    grown: list[_Grown] = []
-    pending = [_Branch(root, _unit(heading), points)] if len(points) else []
+    # of each grown branch: a quadratic Bezier curve, and the ends served at its start and stop
+    curves: list[FloatArray] = []
+    ends: list[tuple[float, float]] = []
+    pending = [(root, _unit(heading), points)] if len(points) else []
     while pending:
-        branch = pending.pop()
-        stop, parts = _split(branch, rng)
-        length = np.sqrt(((stop - branch.start) ** 2).sum())
-        bend = branch.start + branch.heading * (length * _BEND)
-        least = float(max((len(p) for p in parts), default=_FADE))
-        grown.append(
-            _Grown(np.array([branch.start, bend, stop]), (float(len(branch.points)), least))
-        )
-        pending += [_Branch(stop, _unit(stop - bend), part) for part in parts]
-    return _straightened(grown)
+        start, ahead, served = pending.pop()
+        stop, parts = _split(start, served, rng)
+        bend = start + ahead * (np.sqrt(((stop - start) ** 2).sum()) * _BEND)
+        curves.append(np.array([start, bend, stop]))
+        ends.append((len(served), max((len(p) for p in parts), default=_FADE)))
+        pending += [(stop, _unit(stop - bend), part) for part in parts]
+    return _straightened(np.array(curves).reshape(-1, 3, 3), np.array(ends).reshape(-1, 2))
 
 
 def joined_trees(trees: Sequence[Tree]) -> Tree:
     """Join the pieces of several trees."""
-    if not trees:
-        return Tree(np.empty((0, 2, 3)), np.empty((0, 2, 3)), np.empty((0, 2)))
-    return Tree(
-        np.concatenate([t.points for t in trees]),
-        np.concatenate([t.along for t in trees]),
-        np.concatenate([t.ends for t in trees]),
+    trees = [Tree(np.empty((0, 2, 3)), np.empty((0, 2, 3)), np.empty((0, 2))), *trees]
+    points, along, ends = (
+        np.concatenate([getattr(tree, name) for tree in trees])
+        for name in ("points", "along", "ends")
     )
+    return Tree(points, along, ends)
 
 
-def _split(branch: _Branch, rng: np.random.Generator) -> tuple[FloatArray, list[FloatArray]]:
-    """Choose where the branch ends, and the points that each of its daughters serves."""
-    points = branch.points
+def _split(
+    start: FloatArray, points: FloatArray, rng: np.random.Generator
+) -> tuple[FloatArray, list[FloatArray]]:
+    """Choose where a branch from ``start`` ends, and the points that each daughter serves."""
     if len(points) == 1:
         return np.asarray(points[0]), []
-    to_centre = points.mean(axis=0) - branch.start
-    stop = branch.start + to_centre * rng.uniform(*_REACH)
-    # sort the points along the widest direction across the branch, and cut at a random share
+    to_centre = points.mean(axis=0) - start
+    stop = start + to_centre * rng.uniform(*_REACH)
+    # sort the points along the widest direction across the branch, the first principal component,
+    # and cut at a random share
     along = _unit(to_centre)
     across = points - stop
     across = across - np.outer(across @ along, along)
-    order = np.argsort(across @ _widest(across), kind="stable")
+    widest = across[1] - across[0]
+    if len(across) > 2:
+        widest = np.linalg.eigh(across.T @ across)[1][:, -1]
+    order = np.argsort(across @ widest, kind="stable")
     cut = min(max(round(len(points) * rng.uniform(*_SHARE)), 1), len(points) - 1)
     return stop, [points[order[:cut]], points[order[cut:]]]
-
-
-def _widest(across: FloatArray) -> FloatArray:
-    """Find the direction of the largest spread of the points: the first principal component."""
-    if len(across) == 2:
-        return np.asarray(across[1] - across[0])
-    return np.asarray(np.linalg.eigh(across.T @ across)[1][:, -1])
 
 
 def _unit(vectors: FloatArray) -> FloatArray:
@@ -120,12 +99,8 @@ def _unit(vectors: FloatArray) -> FloatArray:
     return np.asarray(vectors / np.maximum(length, 1e-9))
 
 
-def _straightened(grown: Sequence[_Grown]) -> Tree:
+def _straightened(curves: FloatArray, ends: FloatArray) -> Tree:
     """Cut all branches into straight pieces, longer branches into more of them."""
-    if not grown:
-        return joined_trees([])
-    curves = np.stack([g.curve for g in grown])
-    ends = np.array([g.ends for g in grown])
     length = np.linalg.norm(curves[:, 2] - curves[:, 0], axis=1)
     counts = np.clip(np.ceil(length / _PIECE_MM), 1, 8).astype(int)
     parts = [_pieces(curves[counts == n], ends[counts == n], n) for n in np.unique(counts).tolist()]
