@@ -50,7 +50,7 @@ def check_header(header: Header, limits: Limits) -> None:
         InvalidRequest: the key is missing, key or version is too long, or the budget is not
             positive and finite.
         TooLarge: more ROIs are announced than a study may have.
-        VersionMismatch: another model is expected.
+        VersionMismatch: another major version of the model is expected.
     """
     for name, value, least in (
         ("study_key", header.study_key, 1),
@@ -66,20 +66,13 @@ def check_header(header: Header, limits: Limits) -> None:
         )
     if header.roi_count > limits.max_rois:
         raise TooLarge(f"{header.roi_count} ROIs announced, the limit is {limits.max_rois}")
-    if not is_compatible(header.model_version, limits.model_version):
+    # compatible: the same text before the first dot, or all of a text without dots (a digest)
+    expected, served = header.model_version, limits.model_version
+    if expected and expected.partition(".")[0] != served.partition(".")[0]:
         raise VersionMismatch(
-            f"the caller expects model version {header.model_version!r:.{SHOWN_CHARACTERS}}, "
-            f"the service has {limits.model_version!r}"
+            f"the caller expects model version {expected!r:.{SHOWN_CHARACTERS}}, "
+            f"the service has {served!r}"
         )
-
-
-def is_compatible(expected: str, served: str) -> bool:
-    """Tell whether the ``served`` version has the ``expected`` major version; empty expects any.
-
-    The major version is the text before the first dot, or all of a text without dots, for example
-    a digest.
-    """
-    return not expected or expected.partition(".")[0] == served.partition(".")[0]
 
 
 def check_roi(roi: Roi, limits: Limits) -> None:
@@ -93,7 +86,8 @@ def check_roi(roi: Roi, limits: Limits) -> None:
         raise TooLarge(
             f"the ROI has {roi.voxels.size} voxels, the limit is {limits.max_roi_voxels}"
         )
-    if not can_be_padded(roi.voxels.shape, limits.roi_shape):
+    sides = zip(roi.voxels.shape, limits.roi_shape, strict=True)
+    if not all(full // MIN_SIDE_DIVISOR <= side <= full for side, full in sides):
         raise InvalidRequest(
             f"shape {roi.voxels.shape}, expected at most {limits.roi_shape} "
             f"and at least 1/{MIN_SIDE_DIVISOR} of it along each axis"
@@ -105,13 +99,6 @@ def check_roi(roi: Roi, limits: Limits) -> None:
         raise InvalidRequest(f"spacing_mm {roi.spacing_mm}, expected {low} to {high}")
     if not 0.0 <= roi.edge_score <= 1.0:
         raise InvalidRequest(f"edge_score {roi.edge_score}, expected 0 to 1")
-
-
-def can_be_padded(shape: tuple[int, ...], full: Shape) -> bool:
-    """Tell whether an ROI of ``shape`` is large enough to be read as one of ``full``."""
-    return len(shape) == 3 and all(
-        side // MIN_SIDE_DIVISOR <= given <= side for given, side in zip(shape, full, strict=True)
-    )
 
 
 def pad(voxels: UInt8Array, full: Shape) -> UInt8Array:

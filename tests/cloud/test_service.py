@@ -68,6 +68,7 @@ def test_trailing_metadata_tells_the_load() -> None:
         ({"study_key": "k" * 129}, "InvalidRequest"),
         ({"roi_count": 65}, "TooLarge"),
         ({"model_version": "1.0"}, "VersionMismatch"),
+        ({"model_version": "21.0"}, "VersionMismatch"),
     ],
 )
 def test_an_invalid_header_is_refused(header: dict[str, Any], kind: str) -> None:
@@ -75,7 +76,7 @@ def test_an_invalid_header_is_refused(header: dict[str, Any], kind: str) -> None
         assert refused(cloud, make_stream(**header)).kind == kind
 
 
-@pytest.mark.parametrize("version", ["", "2.1", "2.9"])
+@pytest.mark.parametrize("version", ["", "2", "2.1", "2.1.4", "2.9"])
 def test_a_compatible_version_is_served(version: str) -> None:
     """Any version, the same, or the same major one is served; a study without ROIs is one too."""
     with run_cloud() as cloud:
@@ -173,43 +174,27 @@ def test_quotas_keep_streams_for_other_sites_and_for_stat() -> None:
         assert hold("north", priority=Priority.STAT).initial_metadata()
 
 
-def test_a_silent_stream_is_closed() -> None:
-    """A caller that connects and sends no header does not hold a stream."""
+@pytest.mark.parametrize(
+    ("timeout_s", "sent", "kind", "words"),
+    [
+        (0.05, [], "InvalidRequest", "no header arrived within"),
+        (0.1, make_stream(budget_s=600.0, roi_count=1), "InvalidRequest", "no ROI arrived within"),
+        (10.0, make_stream(budget_s=0.3, roi_count=1), "DeadlinePassed", "the last ROI arrived"),
+    ],
+)
+def test_a_silent_caller_does_not_hold_a_stream(
+    timeout_s: float, sent: list[pb.ReadRequest], kind: str, words: str
+) -> None:
+    """Header and first ROI must arrive within the header timeout, the others within the budget."""
     with (
-        run_cloud(header_timeout_s=0.05) as cloud,
+        run_cloud(header_timeout_s=timeout_s) as cloud,
         cloud.stub() as stub,
-        unfinished() as sent,
-        pytest.raises(OverreadError, match="no header arrived within"),
+        unfinished(*sent) as requests,
+        pytest.raises(OverreadError, match=words) as caught,
         typed(),
     ):
-        list(stub.Read(sent, timeout=20))
-
-
-def test_a_header_without_an_roi_is_closed() -> None:
-    """Whatever its budget, the first ROI must arrive within the header timeout."""
-    header = make_stream(budget_s=600.0, roi_count=1)
-    with (
-        run_cloud(header_timeout_s=0.1) as cloud,
-        cloud.stub() as stub,
-        unfinished(*header) as sent,
-        pytest.raises(OverreadError, match="no ROI arrived within") as caught,
-        typed(),
-    ):
-        list(stub.Read(sent, timeout=20))
-    assert caught.value.kind == "InvalidRequest"
-
-
-def test_an_incomplete_study_ends_with_its_budget() -> None:
-    header = make_stream(budget_s=0.3, roi_count=1)
-    with (
-        run_cloud() as cloud,
-        cloud.stub() as stub,
-        unfinished(*header) as sent,
-        pytest.raises(OverreadError, match="before the last ROI arrived") as caught,
-        typed(),
-    ):
-        list(stub.Read(sent, timeout=20))
-    assert caught.value.kind == "DeadlinePassed"
+        list(stub.Read(requests, timeout=20))
+    assert caught.value.kind == kind
 
 
 def test_after_the_first_roi_the_whole_budget_applies() -> None:

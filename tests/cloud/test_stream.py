@@ -89,13 +89,15 @@ def test_waiting_rois_are_read_in_batches() -> None:
         ({"edge_score": 1.5}, "InvalidRequest", "edge_score"),
         ({"edge_score": float("nan")}, "InvalidRequest", "edge_score"),
         ({"voxels": np.zeros((1, 8, 8), np.uint8)}, "InvalidRequest", "(1, 8, 8)"),
+        ({"voxels": np.zeros((8, 8, 9), np.uint8)}, "InvalidRequest", "(8, 8, 9)"),
         ({"voxels": np.zeros((16, 8, 8), np.uint8)}, "TooLarge", "1024 voxels"),
     ],
 )
 def test_an_invalid_roi_is_refused_alone(fields: dict[str, Any], kind: str, word: str) -> None:
-    """One wrong ROI gets a refusal that names what is wrong; the rest gets its verdicts."""
-    with run_cloud(max_roi_voxels=512) as cloud:
-        answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), make_roi(2))))
+    """One wrong ROI gets a refusal that names what is wrong; the smallest of all gets a verdict."""
+    sound = make_roi(2, voxels=np.zeros((2, 8, 8), np.uint8))
+    with run_cloud(max_roi_voxels=600) as cloud:
+        answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, **fields), sound)))
     assert answers[1].error == kind
     assert word in answers[1].reason
     assert isinstance(answers[2], Verdict)

@@ -97,50 +97,44 @@ Open = Callable[..., None]
 
 
 @pytest.fixture
-def streams() -> Iterator[Callable[[StreamQuota], Open]]:
-    """Opens routine streams, none of which may be rejected; closes all at the end."""
+def hold() -> Iterator[Open]:
+    """Opens routine streams of a site, none of which may be rejected, and holds them."""
     with ExitStack() as stack:
 
-        def of(quota: StreamQuota) -> Open:
-            def open_(site: str, count: int = 1) -> None:
-                for _ in range(count):
-                    stack.enter_context(quota.open_stream(site))
-                    quota.check_priority(site, ROUTINE)
+        def open_(quota: StreamQuota, site: str, count: int = 1) -> None:
+            for _ in range(count):
+                stack.enter_context(quota.open_stream(site))
+                quota.check_priority(site, ROUTINE)
 
-            return open_
-
-        yield of
+        yield open_
 
 
-def test_beside_others_a_site_has_no_more_than_its_share(
-    streams: Callable[[StreamQuota], Open],
-) -> None:
+def test_beside_others_a_site_has_no_more_than_its_share(hold: Open) -> None:
     """Once half of all streams are open; stat may exceed the quota."""
     quota = StreamQuota(20, 0.3)
-    open_ = streams(quota)
-    open_("north", 10)
-    open_("south")
+    hold(quota, "north", 10)
+    hold(quota, "south")
     with pytest.raises(Overloaded, match=r"north has 10 open streams; .* is 6"):
-        open_("north")
-    open_("south", 5)
+        hold(quota, "north")
+    hold(quota, "south", 5)
     with quota.open_stream("south"):
         quota.check_priority("south", STAT)
         with pytest.raises(Overloaded, match="south has 7 open streams"):
             quota.check_priority("south", ROUTINE)
 
 
-def test_a_site_alone_is_not_kept_out_by_its_share(streams: Callable[[StreamQuota], Open]) -> None:
+def test_a_site_alone_is_not_kept_out_by_its_share(hold: Open) -> None:
     """For example if no edge names its site."""
     quota = StreamQuota(20, 0.3)
-    streams(quota)("unknown", 18)
+    hold(quota, "unknown", 18)
     with quota.open_stream("unknown"):
         quota.check_priority("unknown", STAT)
 
 
-def test_the_last_tenth_is_for_stat(streams: Callable[[StreamQuota], Open]) -> None:
+def test_the_last_tenth_is_for_stat(hold: Open) -> None:
     """Of twenty streams the last two are closed to routine, whatever the site."""
     quota = StreamQuota(20, 1.0)
-    streams(quota)("north", 18)
+    hold(quota, "north", 18)
     with quota.open_stream("south"):
         quota.check_priority("south", STAT)
         with pytest.raises(Overloaded, match="18 streams are open, the last 2 are"):
@@ -160,6 +154,6 @@ def test_closed_streams_are_free_again() -> None:
         pass
 
 
-def test_a_few_streams_are_for_all(streams: Callable[[StreamQuota], Open]) -> None:
+def test_a_few_streams_are_for_all(hold: Open) -> None:
     """A service with one stream accepts a routine study."""
-    streams(StreamQuota(1, 0.5))("north")
+    hold(StreamQuota(1, 0.5), "north")
