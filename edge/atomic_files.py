@@ -86,8 +86,12 @@ def is_transient(error: BaseException) -> bool:
 
 
 def sync_folder(folder: Path) -> None:
-    """Synchronise the entries of the folder to the disk."""
-    _sync(folder)
+    """Synchronise the entries of a folder to the disk; for a file, its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -100,12 +104,4 @@ def _copy(source: Path, target: Path) -> None:
     else:
         shutil.copy2(source, target, follow_symlinks=False)
     if not target.is_symlink():
-        _sync(target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_folder(target)

@@ -88,10 +88,6 @@ class LinkEstimate:
         """Build the estimate of a link that is never slower than ``pace``."""
         return cls(middle=pace, slow=pace)
 
-    def expected_s(self, rois: int, roi_bytes: int) -> float:
-        """Return the median time of an escalation of ``rois`` ROIs of equal size."""
-        return self.completion_s(rois, rois * roi_bytes, 0.5)
-
     def completion_s(self, rois: int, sent_bytes: float, q: float = SLOW) -> float:
         """Return the time that a share ``q`` of such escalations does not exceed.
 

@@ -27,14 +27,14 @@ MB = 1_000_000
 def test_a_steady_link_takes_the_time_of_a_flow_line() -> None:
     """Ten regions: the slowest machine ten times, the others once, beside round trip and queue."""
     link = LinkEstimate.steady(Pace(0.1, MB, 1e12, queue_s=0.2, roi_s=0.05))
-    assert link.expected_s(10, 100_000) == pytest.approx(0.1 + 0.2 + 10 * 0.1 + 0.05)
+    assert link.completion_s(10, 1_000_000, 0.5) == pytest.approx(0.1 + 0.2 + 10 * 0.1 + 0.05)
     assert link.completion_s(10, 100_000, 0.95) == pytest.approx(0.1 + 0.2 + 10 * 0.05 + 0.01)
 
 
 def test_one_region_passes_every_machine() -> None:
     """It is sent, read and answered one after the other."""
     link = LinkEstimate.steady(Pace(0.1, MB, 5120.0, queue_s=0.0, roi_s=0.3))
-    assert link.expected_s(1, 500_000) == pytest.approx(0.1 + 0.5 + 0.3 + 0.1)
+    assert link.completion_s(1, 500_000, 0.5) == pytest.approx(0.1 + 0.5 + 0.3 + 0.1)
 
 
 @pytest.mark.parametrize(("queue_s", "busy"), [(0.3, True), (0.1, False), (0.0, False)])
