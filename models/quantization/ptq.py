@@ -20,8 +20,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from imaging.roi import cut_roi
-from imaging.volume import FloatArray
+from imaging.roi import ROI_SHAPE, cut_roi
 from models.export.manifest import register
 from models.export.onnx import (
     INPUT,
@@ -31,7 +30,7 @@ from models.export.onnx import (
     give_float,
     take_uint8_quantized,
 )
-from models.training.data import Piece, load_cubes
+from models.training.data import load_cubes
 from models.training.runs import make_network, scans_of_role
 
 OPERATORS = {
@@ -48,8 +47,6 @@ METHODS = {
 
 CALIBRATION_CUBES = 96
 """Training cubes that quantisation is calibrated on, in addition to whole training scans."""
-
-BOX_SIDE = 96
 
 
 def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
@@ -128,27 +125,18 @@ def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndar
     """Yield inputs ``(1, 1, z, y, x)`` of that kind of network from a split's material."""
     cubes = load_cubes(data / "nodules", split).pieces
     scans = scans_of_role(data / "ct", split)
-    return (_boxes if kind == "screening" else _regions)(cubes, scans)
-
-
-def _boxes(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
-    """Yield boxes of one size, which histograms need: cubes mirrored at their faces, and scans."""
-    for cube in cubes[: CALIBRATION_CUBES // 3]:
-        pad = [(0, BOX_SIDE - n) for n in cube.voxels.shape]
-        yield np.pad(cube.voxels, pad, mode="symmetric")[None, None]
-    for centre, scan in _random_centres(scans, CALIBRATION_CUBES // 24):
-        yield cut_roi(scan.voxels, centre, (BOX_SIDE,) * 3)[None, None]
-
-
-def _regions(cubes: tuple[Piece, ...], scans: tuple[Piece, ...]) -> Iterator[np.ndarray]:
-    for cube in cubes[:CALIBRATION_CUBES]:
-        yield cut_roi(cube.voxels, cube.nodules[0, :3])[None, None]
-    for centre, scan in _random_centres(scans, CALIBRATION_CUBES // 4):
-        yield cut_roi(scan.voxels, centre)[None, None]
-
-
-def _random_centres(scans: tuple[Piece, ...], count: int) -> Iterator[tuple[FloatArray, Piece]]:
-    rng = np.random.default_rng(0)  # the same centres in every run
+    if kind == "screening":
+        # boxes of one size, which histograms need: cubes are mirrored at their faces
+        shape, a_scan = (96, 96, 96), CALIBRATION_CUBES // 24
+        for cube in cubes[: CALIBRATION_CUBES // 3]:
+            pad = [(0, side - n) for side, n in zip(shape, cube.voxels.shape, strict=True)]
+            yield np.pad(cube.voxels, pad, mode="symmetric")[None, None]
+    else:
+        shape, a_scan = ROI_SHAPE, CALIBRATION_CUBES // 4
+        for cube in cubes[:CALIBRATION_CUBES]:
+            yield cut_roi(cube.voxels, cube.nodules[0, :3])[None, None]
+    rng = np.random.default_rng(0)
     for scan in scans:
-        for _ in range(count):
-            yield rng.uniform(0.2, 0.8, 3) * scan.voxels.shape, scan
+        for _ in range(a_scan):
+            centre = rng.uniform(0.2, 0.8, 3) * scan.voxels.shape
+            yield cut_roi(scan.voxels, centre, shape)[None, None]

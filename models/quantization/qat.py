@@ -30,7 +30,7 @@ from models.quantization.sensitivity import (
     sensitivity_batches,
     trained_simulation,
 )
-from models.quantization.simulation import Simulation, simulate, to_onnx
+from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import find
 from models.runtime.errors import NoWeights
 from models.training.data import Batch
@@ -46,13 +46,12 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     ``screening`` is for a hybrid: the screening networks whose candidates it reads.
     """
     # the first ranges, then the simulation that is trained, then its file
-    screeners, network = _screeners(kind, screening), _network(run, kind)
+    network, screeners = _networks(run, kind, screening)
     exact = export_float(network, kind)
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
     task = task_of(network, run.material(), screeners)
-    trained = fine_tune(
-        simulate(small, exact), network, task, run.plan(decay=0.0), resume=run.resume
-    )
+    simulation = Simulation(small, exact_weights(exact))
+    trained = fine_tune(simulation, network, task, run.plan(decay=0.0), resume=run.resume)
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, {run.minutes:g} minutes, ranges from {method}",
@@ -67,14 +66,13 @@ def run_int4(
     It starts from the weights ``qat`` of the INT8 run or, if None, from the registered INT8 file.
     ``screening`` is as for `run_qat`.
     """
-    screeners, network = _screeners(kind, screening), _network(run, kind)
+    network, screeners = _networks(run, kind, screening)
     # choose layers by their sensitivity until the file is small enough, then lower and train
     simulation = trained_simulation(network, kind, qat)
     layers = sensitivity(simulation, network, sensitivity_batches(run.data, kind))
     max_bytes = int(find(f"{kind}-fp32").path.stat().st_size * share)
     chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
-    task = task_of(network, run.material(), screeners)
-    plan = run.plan(decay=0.0)
+    task, plan = task_of(network, run.material(), screeners), run.plan(decay=0.0)
     small = lower_in_stages(simulation, network, task, plan, chosen, resume=run.resume)
     lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
     part = lowered / sum(layer.parameters for layer in layers)
@@ -85,17 +83,17 @@ def run_int4(
     )  # fmt: skip
 
 
-def _screeners(kind: str, paths: Sequence[Path]) -> list[ScreeningNetwork]:
-    if kind == "hybrid" and not paths:
+def _networks(
+    run: Run, kind: str, screening: Sequence[Path]
+) -> tuple[nn.Module, list[ScreeningNetwork]]:
+    """Return the float network and the screening networks whose candidates a hybrid reads."""
+    if kind == "hybrid" and not screening:
         raise NoWeights("--screening is missing: a hybrid trains on screening networks' candidates")
-    return [make_screening(path).eval() for path in paths]
-
-
-def _network(run: Run, kind: str) -> nn.Module:
     if run.start is None:
         raise NoWeights("--start is missing: quantisation starts from trained weights")
+    screeners = [make_screening(path).eval() for path in screening]
     torch.manual_seed(run.seed)
-    return make_network(kind, run.start).eval()
+    return make_network(kind, run.start).eval(), screeners
 
 
 def lower_in_stages(

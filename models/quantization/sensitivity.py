@@ -24,7 +24,7 @@ from models.export.onnx import export_float
 from models.markdown import Rows, number
 from models.networks.hybrid import Answers
 from models.quantization.ptq import METHODS, calibration, quantize
-from models.quantization.simulation import Simulation, exact_weights, parameter_name, simulate
+from models.quantization.simulation import Simulation, exact_weights
 from models.runtime.artifacts import every, find
 from models.runtime.errors import UnfitArtifact
 from models.training.runs import load_weights, make_network
@@ -59,11 +59,6 @@ class Layer:
     int8: float
     int4: float
 
-    @property
-    def cost(self) -> float:
-        """The increase of the difference from INT8 to INT4, for each parameter."""
-        return (self.int4 - self.int8) / self.parameters
-
 
 def run_sensitivity(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
     """Return every layer's report as JSON holds it."""
@@ -80,11 +75,12 @@ def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dic
     """
     network = make_network(kind, start).eval()
     exact = export_float(network, kind)
+    weights = exact_weights(exact)
     given, batches = list(calibration(kind, data)), sensitivity_batches(data, kind, "val")
     # each method on the same batches, before any training
     rows = []
     for method in METHODS:
-        simulation = simulate(quantize(exact, kind, given, method=method), exact).eval()
+        simulation = Simulation(quantize(exact, kind, given, method=method), weights).eval()
         rows.append({"ranges": method, **distance(simulation, network, batches)})
     if qat is not None or f"{kind}-int8" in every():
         trained = trained_simulation(network, kind, qat)
@@ -101,20 +97,19 @@ def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simul
         UnfitArtifact: the run or the file was not made from ``network``.
     """
     model = onnx.load_model_from_string(find(f"{kind}-int8").content())
-    exact = export_float(network, kind)
+    exact = exact_weights(export_float(network, kind))
     if qat is not None:
-        simulation = simulate(model, exact)
+        simulation = Simulation(model, exact)
         try:
             simulation.load_state_dict(load_weights(qat))
         except RuntimeError as error:
             raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
         return simulation.eval()
-    simulation = simulate(model).eval()
+    simulation = Simulation(model).eval()
     # the file's weights are the network's up to rounding and the training that followed
-    wanted = exact_weights(exact)
     for name in simulation.weights():
-        mine = simulation.exact[parameter_name(name)].detach().numpy()
-        other = wanted.get(name, np.zeros(0))
+        mine = simulation.exact[name].detach().numpy()
+        other = exact.get(name, np.zeros(0))
         same = other.shape == mine.shape
         if not same or np.linalg.norm(mine - other) > OTHER_NETWORK * np.linalg.norm(other):
             raise UnfitArtifact(f"{kind}-int8 is not of the network that --start gives: {name}")
@@ -147,14 +142,13 @@ def sensitivity(
         usual = difference()
         for name in simulation.weights():
             # change the rounding of this weight alone, measure, put it back
-            key = parameter_name(name)
-            rounding = simulation.rounding[key]
+            rounding = simulation.rounding[name]
             simulation.lower(name, 4)
             int4 = difference()
             simulation.lower(name, 16)
             exact = difference()
-            simulation.rounding[key] = rounding
-            count = simulation.exact[key].numel()
+            simulation.rounding[name] = rounding
+            count = simulation.exact[name].numel()
             layers.append(Layer(name, simulation.layer_of(name), count, exact, usual, int4))
     return layers
 
@@ -195,11 +189,11 @@ def match_loss(found: Any, wanted: Any) -> dict[str, torch.Tensor]:
 def select_layers(layers: Sequence[Layer], size: int, max_bytes: int) -> list[str]:
     """Return the weights to lower to INT4 so that a file of ``size`` bytes has ``max_bytes``.
 
-    Those of least `Layer.cost` come first. All of them, if even that is not enough.
+    Those come first whose difference increases least from INT8 to INT4, for each parameter. All of
+    them, if even that is not enough.
     """
-    # least increase of the difference per parameter first; four of eight bits are saved
     chosen: list[str] = []
-    for layer in sorted(layers, key=lambda one: one.cost):
+    for layer in sorted(layers, key=lambda one: (one.int4 - one.int8) / one.parameters):
         if size <= max_bytes:
             break
         chosen.append(layer.name)

@@ -30,28 +30,21 @@ INT4_OPSET, INT4_IR = 21, 10
 """The first versions of operators and of the format that have weights of four bits."""
 
 
-def simulate(quantized: onnx.ModelProto, exact: onnx.ModelProto | None = None) -> Simulation:
-    """Return the simulation of a quantised file.
-
-    It has the weights of the file's float export ``exact`` or, if None, the rounded ones of the
-    file itself.
-    """
-    weights = stored_weights(quantized) if exact is None else exact_weights(exact)
-    return Simulation(quantized, weights)
-
-
 class Simulation(nn.Module):
     """``(n, 1, z, y, x)`` in [0, 1] to what the artifact answers for the voxels x 255.
 
     Args:
         model: an INT8 artifact in QDQ form.
-        exact: the float weights by name, as the float export holds them.
+        exact: the weights of its float export (`exact_weights`); if None, those that the file
+            holds, which are rounded.
 
     Raises:
         UnfitArtifact: ``exact`` lacks a weight of ``model``: it is another network's.
     """
 
-    def __init__(self, model: onnx.ModelProto, exact: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, exact: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.exact = nn.ParameterDict()
@@ -61,6 +54,7 @@ class Simulation(nn.Module):
         self._makers = {out: node for node in nodes for out in node.output}
         self._users = {name: node for node in reversed(nodes) for name in node.input}
         self._dequantizers: dict[str, NodeProto] = {}  # of each weight and bias
+        exact = stored_weights(model) if exact is None else exact
         # every QuantizeLinear is an activation, every dequantised constant a weight or a bias
         for node in nodes:
             if node.op_type == "QuantizeLinear":
@@ -82,16 +76,16 @@ class Simulation(nn.Module):
         if stored.dtype not in (np.int8, np.int32):
             return
         if name not in exact:
-            raise UnfitArtifact(f"{name}: the float network has no weight of that name")
+            raise UnfitArtifact(f"{node.input[0]}: the float network has no weight of that name")
         self._dequantizers[name] = node
-        self.exact[parameter_name(name)] = nn.Parameter(torch.tensor(exact[name]))
+        self.exact[name] = nn.Parameter(torch.tensor(exact[name]))
         if stored.dtype == np.int8:
             scale = torch.tensor(self._constants[node.input[1]])
             self._round_weight(name, scale, LEVELS[8])
 
     def weights(self) -> list[str]:
         """Return the names of the rounded weights, in the order of the graph."""
-        return [name for name in self._dequantizers if parameter_name(name) in self.rounding]
+        return [name for name in self._dequantizers if name in self.rounding]
 
     def layer_of(self, name: str) -> str:
         """Return the module that uses a weight, such as ``down4.1.first.0``."""
@@ -119,9 +113,9 @@ class Simulation(nn.Module):
         name = weight_name(node)
         if name not in self._dequantizers:
             return [given[0].float().sub(given[2]).mul(given[1])]
-        weight = self.exact[parameter_name(name)]
-        if parameter_name(name) in self.rounding:
-            return [self.rounding_of(name)(weight)]
+        weight = self.exact[name]
+        if name in self.rounding:
+            return [self.rounding[name](weight)]
         return [rounded(weight, self.bias_scale(name).detach(), -(2**31), 2**31 - 1)]
 
     def bias_scale(self, name: str) -> torch.Tensor:
@@ -144,14 +138,15 @@ class Simulation(nn.Module):
 
     def lower(self, name: str, bits: int) -> None:
         """Round that weight to ``bits`` from now on, with the scales that lose least."""
-        weight, axis = self.exact[parameter_name(name)].detach(), axis_of(self._dequantizers[name])
-        self._round_weight(name, best_scale(weight, LEVELS[bits], axis), LEVELS[bits])
+        axis = axis_of(self._dequantizers[name])
+        scale = best_scale(self.exact[name].detach(), LEVELS[bits], axis)
+        self._round_weight(name, scale, LEVELS[bits])
 
     def _round_weight(self, name: str, scale: torch.Tensor, high: int) -> None:
         """Round a weight with one ``scale`` for each channel along its axis."""
-        key, axis = parameter_name(name), axis_of(self._dequantizers[name])
-        shape = [-1 if i == axis else 1 for i in range(self.exact[key].ndim)]
-        self.rounding[key] = Rounding(scale.reshape(shape), -high - 1, high)
+        axis = axis_of(self._dequantizers[name])
+        shape = [-1 if i == axis else 1 for i in range(self.exact[name].ndim)]
+        self.rounding[name] = Rounding(scale.reshape(shape), -high - 1, high)
 
     def _constant(self, name: str, device: torch.device) -> torch.Tensor:
         return torch.from_numpy(np.array(self._constants[name])).to(device)
@@ -162,8 +157,8 @@ class Simulation(nn.Module):
 
 
 def weight_name(node: NodeProto) -> str:
-    """Return the name of the float original of a quantised weight."""
-    return str(node.input[0]).removesuffix("_quantized")
+    """Return the name of the float original of a quantised weight, as `parameter_name` gives it."""
+    return parameter_name(str(node.input[0]).removesuffix("_quantized"))
 
 
 def axis_of(node: NodeProto) -> int:
@@ -172,13 +167,13 @@ def axis_of(node: NodeProto) -> int:
 
 
 def exact_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    """Return a float model's constants by name."""
-    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    """Return a float model's constants by `parameter_name`."""
+    return {parameter_name(t.name): numpy_helper.to_array(t) for t in model.graph.initializer}
 
 
 def stored_weights(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """Return the dequantised weights and biases of a file by the names of their originals."""
-    constants = exact_weights(model)
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     found = {}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in constants:
@@ -218,12 +213,11 @@ def _write_constant(
     simulation: Simulation, node: onnx.NodeProto, store: dict[str, TensorProto]
 ) -> None:
     name = weight_name(node)
-    key = parameter_name(name)
-    if key not in simulation.exact:
+    if name not in simulation.exact:
         return
-    weight = simulation.exact[key]
+    weight = simulation.exact[name]
     # a bias: int32 levels at the scale of the products that it is added to
-    if key not in simulation.rounding:
+    if name not in simulation.rounding:
         scale = simulation.bias_scale(name)
         _set(store, node.input[1], _array(scale))
         _set(store, node.input[0], np.round(_array(weight / scale)).astype(np.int32))

@@ -15,7 +15,7 @@ from models.export.onnx import export_float
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization.ptq import quantize
 from models.quantization.qat import STAGES, lower_in_stages
-from models.quantization.simulation import simulate
+from models.quantization.simulation import Simulation, exact_weights
 from models.training.data import Batch
 from models.training.loop import Plan
 from tests.models.small_networks import pictures
@@ -64,7 +64,7 @@ def test_lowering_in_stages_goes_on_from_its_checkpoint(network: nn.Module, tmp_
     plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4)
     files = []
     for resume in (False, True):
-        simulation = simulate(small, exact)
+        simulation = Simulation(small, exact_weights(exact))
         chosen = simulation.weights()[-3:]
         task = Pictures(network)
         files.append(lower_in_stages(simulation, network, task, plan, chosen, resume=resume))

@@ -23,7 +23,7 @@ from models.quantization import ptq, qat, sensitivity
 from models.quantization.ptq import METHODS, quantize, run_export
 from models.quantization.qat import run_int4, run_qat
 from models.quantization.sensitivity import run_ranges, run_sensitivity, show_layers, show_ranges
-from models.quantization.simulation import simulate
+from models.quantization.simulation import Simulation
 from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, make_screening
@@ -117,7 +117,7 @@ def test_the_registered_file_by_itself_is_simulated_as_it_answers(
 ) -> None:
     assert trained.exists()
     content = find("screening-int8", shelf).content()
-    simulation = simulate(onnx.load_model_from_string(content)).eval()
+    simulation = Simulation(onnx.load_model_from_string(content)).eval()
     with torch.inference_mode():
         found = simulation(torch.from_numpy(pictures(2)).float() / 255).numpy()
     (wanted,) = served(content)

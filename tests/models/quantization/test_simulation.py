@@ -12,7 +12,7 @@ from models.export.onnx import export_float
 from models.quantization.operators import UnknownOperator, run
 from models.quantization.ptq import quantize
 from models.quantization.sensitivity import match_loss, select_layers, sensitivity
-from models.quantization.simulation import Simulation, simulate, to_onnx
+from models.quantization.simulation import Simulation, exact_weights, to_onnx
 from models.runtime.artifacts import expanded
 from models.runtime.errors import UnfitArtifact
 from tests.models.small_networks import pictures, settled
@@ -41,7 +41,7 @@ def quantised(kind: str) -> Made:
 def simulation(quantised: Made) -> Simulation:
     """The INT8 form in torch."""
     _, exact, small = quantised
-    return simulate(small, exact).eval()
+    return Simulation(small, exact_weights(exact)).eval()
 
 
 def told(simulation: Simulation) -> list[np.ndarray]:
@@ -94,11 +94,11 @@ def test_what_was_learnt_is_in_the_file(simulation: Simulation, quantised: Made)
 def test_an_int4_file_is_small_and_its_expansion_says_the_same(simulation: Simulation) -> None:
     """Lowered weights take half the bytes; laid out as INT8 they give the same answers."""
     before = to_onnx(simulation).ByteSize()
-    names = sorted(simulation.weights(), key=lambda n: -simulation.exact[key(n)].numel())[:6]
+    names = sorted(simulation.weights(), key=lambda n: -simulation.exact[n].numel())[:6]
     for name in names:
         simulation.lower(name, 4)
     small = to_onnx(simulation)
-    saved = sum(simulation.exact[key(n)].numel() for n in names) / 2
+    saved = sum(simulation.exact[n].numel() for n in names) / 2
     assert before - small.ByteSize() == pytest.approx(saved, rel=0.02)
     content = small.SerializeToString()
     agree(served(expanded(content)), served(content))
@@ -151,7 +151,7 @@ def test_a_lowered_layer_is_compared_and_stays_lowered(
 
 def test_weights_of_another_network_do_not_fit(quantised: Made) -> None:
     with pytest.raises(UnfitArtifact, match="the float network has no weight of that name"):
-        simulate(quantised[2], onnx.ModelProto())
+        Simulation(quantised[2], {})
 
 
 def test_any_bias_has_the_scale_of_the_products_it_is_added_to() -> None:
@@ -183,8 +183,3 @@ def test_any_bias_has_the_scale_of_the_products_it_is_added_to() -> None:
     assert simulation.rounding_of("w").scale.shape == (1, 1)
     found = simulation(torch.full((1, 4), 2.0)).detach()
     assert float(found) == pytest.approx(2 * 10 + 1, rel=0.15)
-
-
-def key(name: str) -> str:
-    """The parameter's name of a weight."""
-    return name.replace(".", "|")
