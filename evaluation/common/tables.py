@@ -33,15 +33,3 @@ def times_table(stages: Mapping[str, Mapping[str, float]], title: str = "Times")
         for name, times in stages.items()
     ]
     return Rows(["stage", "median ms", "p95 ms"], cells, title)
-
-
-def passes_table(passes: Sequence[Mapping[str, Any]], title: str) -> Rows:
-    """Return the times of one pass of each artifact on each engine, with the ratio to the first."""
-    columns = {
-        "artifact": ("artifact", "{}"),
-        "engine": ("engine", "{}"),
-        "median_ms": ("median ms", "{:.1f}"),
-        "p95_ms": ("p95 ms", "{:.1f}"),
-        "ratio_to_first": ("ratio", "{:.2f}"),
-    }
-    return columns_table(columns, passes, title)

@@ -17,11 +17,19 @@ import onnxruntime
 import typer
 
 from evaluation.common.cli import Json, each, show
-from evaluation.common.tables import passes_table
+from evaluation.common.tables import columns_table
 from models.markdown import Rows
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact, find
 from models.runtime.session import Session, open_session
+
+_COLUMNS = {
+    "artifact": ("artifact", "{}"),
+    "engine": ("engine", "{}"),
+    "median_ms": ("median ms", "{:.1f}"),
+    "p95_ms": ("p95 ms", "{:.1f}"),
+    "ratio_to_first": ("ratio", "{:.2f}"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +135,7 @@ def network_command(
     run_in_turn(entered, box, each(range(repeat), "rounds"), batch=batch)
     result = as_dict(entered, box, batch)
     title = f"{batch} x {shape} voxels, {result['threads']} threads of {result['cpu']}"
-    show(result, as_json, passes_table(result["passes"], title))
+    show(result, as_json, columns_table(_COLUMNS, result["passes"], title))
 
 
 def _box_shape(text: str) -> tuple[int, int, int]:
