@@ -59,73 +59,67 @@ class Claim:
 
 def claims(data: str) -> list[Claim]:
     """Return every measurement; ``data`` is the folder with ``nodules``, ``ct`` and ``luna16``."""
-    scans = [f"{data}/ct/{scan}" for scan in SCANS]
-    nodules = ["nodules", "--data", f"{data}/nodules", "--split", "val,test",
-               "--truth", f"{data}/ct/scans.csv", "--scans", *scans]  # fmt: skip
+    data = shlex.quote(data)
+    cubes, truth = f"--data {data}/nodules", f"--truth {data}/ct/scans.csv"
+    all_scans = f"--scans {data}/ct {truth}"
+    scans = " ".join(f"{data}/ct/{scan}" for scan in SCANS)
+    nodules = f"nodules {cubes} --split val,test {truth} --scans {scans} --stage"
+    insertion = f"lesion-insertion {cubes} --split test {all_scans} --stage"
+    hybrid = "network --model hybrid-int8 --model hybrid-fp32 --engine"
     readers = {
-        "edge_int8": ["--stage", "edge", "--model", "screening-int8"],
-        "edge_fp32": ["--stage", "edge", "--model", "screening-fp32"],
-        "edge_int4": ["--stage", "edge", "--model", "screening-int4"],
-        "both_int8": ["--stage", "both", "--model", "screening-int8"],
-        "both_fp32": ["--stage", "both", "--model", "screening-fp32",
-                      "--cloud-model", "hybrid-fp32"],
-    }  # fmt: skip
-    found = [
-        Claim(f"nodules_{name}", (*nodules, *reader, "--plot", f"docs/results/{name}.png"))
-        for name, reader in readers.items()
-    ]
+        "edge_int8": "edge --model screening-int8",
+        "edge_fp32": "edge --model screening-fp32",
+        "edge_int4": "edge --model screening-int4",
+        "both_int8": "both --model screening-int8",
+        "both_fp32": "both --model screening-fp32 --cloud-model hybrid-fp32",
+    }
+    commands = {
+        **{
+            f"nodules_{name}": f"{nodules} {reader} --plot docs/results/{name}.png"
+            for name, reader in readers.items()
+        },
+        "nodules_edge_surrounded": f"{nodules} {readers['edge_int8']} --surround 128",
+        "nodules_both_surrounded": f"{nodules} {readers['both_int8']} --surround 128",
+        "lesion_insertion_edge": f"{insertion} edge --sheet runs/lesion_insertion.png",
+        "lesion_insertion_both": f"{insertion} both",
+        "calibration": f"calibration {cubes} {all_scans} --plot docs/results/calibration.png",
+        "cost": "cost",
+        "characterization": f"characterization {cubes} --split test",
+        "detect": f"detect --studies {data}/ct {truth} --serve --deadline 60",
+        "latency": f"latency {data}/ct/cmb_crc_01068 --serve",
+        "luna16": f"froc --candidates {data}/luna16/deeplung_candidates.csv"
+        f" --annotations {data}/luna16/annotations.csv"
+        f" --excluded {data}/luna16/annotations_excluded.csv"
+        f" --scans {data}/luna16/seriesuids.csv",
+        "phantoms": "phantoms --count 20 --seed 1 --serve",
+        "pass": "network --engine openvino",
+        "network": "network --model screening-int8 --model screening-fp32"
+        " --engine openvino --engine onnxruntime",
+        "hybrid": f"{hybrid} openvino --batch 8",
+        "hybrid_reference": f"{hybrid} onnxruntime --batch 8",
+        "network_int4": "network --model screening-int8 --model screening-int4"
+        " --model screening-int4:stored --engine openvino",
+        "guarantee": f"guarantee {cubes}",
+        "sizes": f"sizes {cubes}",
+        "policies": f"policies {cubes} {all_scans} --plots docs/results",
+        "detection": "detection",
+        "dead_cloud": "dead-cloud",
+        "link": "link --studies 201 --workers 2 --replay --max-rois 4 --deadline 2.5 --reserve 0.6"
+        " --kill-cloud 0.02 --journal runs/link.jsonl",
+        "kills": "kills --rounds 200",
+        "flaps": "flaps --flaps 50",
+        "full_disk": "full-disk --fillings 50",
+        "clock_jumps": "clock-jumps --rounds 50",
+        "stages": "stages",
+        "load": "load",
+        "load_shared": "load --shared --loads 2",
+        "load_asleep": "load --synthetic 2,14 --loads 2",
+        "memory": "memory",
+    }
     return [
-        *found,
-        Claim("nodules_edge_surrounded", (*nodules, *readers["edge_int8"], "--surround", "128")),
-        Claim("nodules_both_surrounded", (*nodules, *readers["both_int8"], "--surround", "128")),
-        *(
-            Claim(f"lesion_insertion_{stage}", (
-                "lesion-insertion", "--data", f"{data}/nodules", "--split", "test",
-                "--scans", f"{data}/ct", "--truth", f"{data}/ct/scans.csv", "--stage", stage,
-                *(("--sheet", "runs/lesion_insertion.png") if stage == "edge" else ())))
-            for stage in ("edge", "both")
-        ),
-        Claim("calibration", ("calibration", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
-                              "--truth", f"{data}/ct/scans.csv",
-                              "--plot", "docs/results/calibration.png")),
-        Claim("cost", ("cost",)),
-        Claim("characterization", ("characterization", "--data", f"{data}/nodules",
-                                   "--split", "test")),
-        Claim("detect", ("detect", "--studies", f"{data}/ct", "--truth", f"{data}/ct/scans.csv",
-                         "--serve", "--deadline", "60")),
-        Claim("latency", ("latency", f"{data}/ct/cmb_crc_01068", "--serve")),
-        Claim("luna16", ("froc", "--candidates", f"{data}/luna16/deeplung_candidates.csv",
-                         "--annotations", f"{data}/luna16/annotations.csv",
-                         "--excluded", f"{data}/luna16/annotations_excluded.csv",
-                         "--scans", f"{data}/luna16/seriesuids.csv")),
-        Claim("phantoms", ("phantoms", "--count", "20", "--seed", "1", "--serve")),
-        Claim("pass", ("network", "--engine", "openvino")),
-        Claim("network", ("network", "--model", "screening-int8", "--model", "screening-fp32",
-                          "--engine", "openvino", "--engine", "onnxruntime")),
-        *(Claim(name, ("network", "--model", "hybrid-int8", "--model", "hybrid-fp32",
-                       "--engine", engine, "--batch", "8"))
-          for name, engine in (("hybrid", "openvino"), ("hybrid_reference", "onnxruntime"))),
-        Claim("network_int4", ("network", "--model", "screening-int8", "--model", "screening-int4",
-                               "--model", "screening-int4:stored", "--engine", "openvino")),
-        Claim("guarantee", ("guarantee", "--data", f"{data}/nodules")),
-        Claim("sizes", ("sizes", "--data", f"{data}/nodules")),
-        Claim("policies", ("policies", "--data", f"{data}/nodules", "--scans", f"{data}/ct",
-                           "--truth", f"{data}/ct/scans.csv", "--plots", "docs/results")),
-        Claim("detection", ("detection",)),
-        Claim("dead_cloud", ("dead-cloud",)),
-        Claim("link", ("link", "--studies", "201", "--workers", "2", "--replay", "--max-rois", "4",
-                       "--deadline", "2.5", "--reserve", "0.6", "--kill-cloud", "0.02",
-                       "--journal", "runs/link.jsonl")),
-        Claim("kills", ("kills", "--rounds", "200")),
-        Claim("flaps", ("flaps", "--flaps", "50")),
-        Claim("full_disk", ("full-disk", "--fillings", "50"), small_disk=True),
-        Claim("clock_jumps", ("clock-jumps", "--rounds", "50")),
-        Claim("stages", ("stages",)),
-        Claim("load", ("load",)),
-        Claim("load_shared", ("load", "--shared", "--loads", "2")),
-        Claim("load_asleep", ("load", "--synthetic", "2,14", "--loads", "2")),
-        Claim("memory", ("memory",)),
-    ]  # fmt: skip
+        Claim(name, tuple(shlex.split(line)), small_disk=name == "full_disk")
+        for name, line in commands.items()
+    ]
 
 
 def measure(claim: Claim) -> dict[str, Any]:
