@@ -204,7 +204,7 @@ class StudyStream:
             roi = result.result()
         except OverreadError as error:
             return self._refused(key.roi_id, error)
-        except asyncio.CancelledError:  # by the batcher; a stream that gives up asks no outcome
+        except asyncio.CancelledError:  # by the batcher; an aborted stream needs no outcome
             return self._refused(key.roi_id, ModelFailed("the batch ended without an answer"))
         self._batch_s[roi.batch] = roi.compute_s
         backend.telemetry.rois.labels("verdict").inc()

@@ -90,7 +90,7 @@ class WorkerStage:
     async def run(
         self, batch: UInt8Array, is_wanted: Callable[[], bool] = lambda: True
     ) -> BatchResult:
-        """Read ROIs uint8 ``(n, z, y, x)``; ``is_wanted`` is asked before each step.
+        """Read ROIs uint8 ``(n, z, y, x)``; ``is_wanted`` is called before each step.
 
         The time is that of all steps, without the waits between them.
 

@@ -26,7 +26,7 @@ AUDITED = 3
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Where the routes part, on calibrated scores.
+    """The score limits between the routes, on calibrated scores.
 
     Attributes:
         dismiss: the edge dismisses a candidate below it.

@@ -1,6 +1,6 @@
 """State what a report guarantees of missed nodules, or why it guarantees nothing.
 
-The terms come with the model: calibration (`models.calibration.promise`) found them on held-back
+The terms come with the model: calibration (`models.calibration.promise`) found them on held-out
 cases, where every uncertain candidate was read again in full size. A report that was made in
 another way has no guarantee. Pure functions: the same reading gives the same guarantee.
 """
@@ -30,7 +30,7 @@ class Terms:
 
     Attributes:
         alpha: share of a patient's nodules that is missed at most, on average over patients.
-        delta: probability that calibration was lucky and more is missed.
+        delta: probability that the true miss rate exceeds ``alpha``.
         patients: of the calibration.
         calibration: its identity; another score or another patient gives another.
         asked_alpha: the share that was requested.
@@ -160,7 +160,7 @@ def guarantee_of(
 
 
 def amended_guarantee(before: Guarantee, plan: Plan, answers: EscalationResult) -> Guarantee:
-    """Return the guarantee when more verdicts have come: it is given once all are there."""
+    """Return the guarantee after more verdicts: it is given once every verdict has arrived."""
     if before.terms is None or before.permanent:
         return before
     return Guarantee(before.terms, _incomplete(before.terms, plan, answers), permanent=False)
@@ -169,7 +169,7 @@ def amended_guarantee(before: Guarantee, plan: Plan, answers: EscalationResult) 
 def _outside_calibration(
     terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float
 ) -> str:
-    """Say in what the reading differs from calibration for good; empty if it does not."""
+    """Return the permanent difference from calibration, or an empty text."""
     if slice_mm > terms.slice_mm + SLICE_TOLERANCE_MM:
         return f"slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm"
     if answers.switched_off:
@@ -184,7 +184,7 @@ def _outside_calibration(
 
 
 def _incomplete(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
-    """Say why the second reading is incomplete or from another model; empty if it is complete."""
+    """Return why the second reading is incomplete or from another model, or an empty text."""
     wanted = plan.uncertain
     if missing := sum(i not in answers.verdicts for i in wanted):
         why = answers.reason or plan.held_back

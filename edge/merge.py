@@ -21,7 +21,7 @@ from imaging.volume import Geometry
 from protos.messages import Verdict
 
 SAME_NODULE_MM = 6.0
-"""An outline whose centre is further off, and further than the diameter, is of something else."""
+"""An outline centred further away than this and than the diameter is of another structure."""
 
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 

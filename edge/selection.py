@@ -1,4 +1,4 @@
-"""Select which candidates are sent, and in what size, so that their values add up to the most.
+"""Select which candidates are sent, and in what size, to maximise the total value.
 
 `edge.decide` offers each uncertain candidate in several sizes. Here a size has a value and a number
 of bytes, and a test tells how many ROIs of how many bytes still fit. Scores and links are unknown.
@@ -142,7 +142,9 @@ def smallest(offers: Sequence[Iterable[Option]]) -> tuple[Pick, ...]:
 
 
 def efficient(options: Iterable[Option]) -> tuple[Option, ...]:
-    """Return the upper convex hull of value over bytes: each step gains less a byte than the last.
+    """Return the upper convex hull of value over bytes.
+
+    Each step adds less value per byte than the step before.
 
     An option below the hull is never the best use of its bytes.
     """

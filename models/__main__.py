@@ -129,8 +129,9 @@ def fit(
 ) -> None:
     """Fit calibration, merger and thresholds on validation cases; write them to the manifest.
 
-    The promise on missed nodules is written too. If enough patients allow the one asked for, the
-    thresholds are lowered to it where needed; else it is the one that the fitted thresholds keep.
+    The guarantee on missed nodules is written too. With enough patients, the thresholds are lowered
+    until the requested guarantee holds. Otherwise the guarantee of the fitted thresholds is
+    written.
     """
     from models.calibration.promise import Target, run_fit
 

@@ -25,10 +25,12 @@ from models.options import (
     Seed,
 )
 
-Start = Annotated[Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt that it is from.")]
+Start = Annotated[
+    Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt it was exported from.")
+]
 Qat = Annotated[
     Path | None,
-    typer.Option(help="averaged.pt of the run of `KIND-int8`; default: the file itself."),
+    typer.Option(help="averaged.pt of the INT8 training; default: the artifact `KIND-int8`."),
 ]
 Screeners = Annotated[
     list[Path] | None, typer.Option(help="For a hybrid: weights as for `train hybrid`.")

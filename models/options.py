@@ -10,7 +10,7 @@ import typer
 Kind = Annotated[Literal["screening", "hybrid"], typer.Argument(help="Kind of network.")]
 Method = Annotated[
     Literal["minmax", "percentile", "entropy"],
-    typer.Option(help="Method to find the first INT8 ranges."),
+    typer.Option(help="Method for the initial INT8 ranges."),
 ]
 
 Data = Annotated[

@@ -95,7 +95,7 @@ class AdmissionControl:
         return [(one, errors[one.number]) for one in self._queue.waiting() if one.number in errors]
 
     def is_probe(self, deadline: Deadline) -> bool:
-        """Tell whether an ROI is read whatever its forecast: the service is idle, its cost stale.
+        """Return whether an idle service should read this ROI to update its estimate.
 
         Otherwise the high estimate after a stall would reject every ROI that could correct it.
         """

@@ -17,15 +17,15 @@ A machine that is really that much slower is learnt within a few batches.
 """
 
 MIN_SPREAD = 0.004
-"""Variance of the sizes seen, over the largest size squared, from which the slope is trusted."""
+"""Minimum variance of the sizes seen, over the largest size squared, for using the slope."""
 
 
 class CostModel:
     """Seconds of a batch over its size, by weighted least squares that forgets old batches.
 
     The line is t = a n + b. Each new batch multiplies the weight of all earlier ones by ``memory``:
-    at 0.95 about the last twenty count. Until the first batch is seen every estimate is 0:
-    nothing is refused on a guess.
+    at 0.95 about the last twenty count. Until the first batch is seen every estimate is 0: no ROI
+    is refused before the first measurement.
     """
 
     def __init__(self, memory: float = 0.95) -> None:

@@ -19,7 +19,9 @@ STAT_SHARE = 0.1
 def preempt_for_quota(
     newcomer: QueueEntry, queue: Queue, most: int, now_s: float
 ) -> list[QueueEntry]:
-    """Return the entry to preempt so that ``newcomer`` has a place in a queue of ``most``, if any.
+    """Return the entries to preempt to make room for ``newcomer``; empty if there is room.
+
+    The queue holds ``most`` entries.
 
     A site alone may fill the queue. While others wait its quota is its share times its weight, and
     its last routine ROI gives way to another site. For stat the last routine ROI gives way, of the

@@ -32,10 +32,10 @@ Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder for the re
 
 
 def froc_command(
-    candidates: cli.Csv,
-    annotations: cli.Csv,
-    excluded: cli.Csv,
-    scans: cli.Csv,
+    candidates: Annotated[Path, cli.csv_option("Scored candidates, in the format of LUNA16.")],
+    annotations: Annotated[Path, cli.csv_option("Nodules, in the format of LUNA16.")],
+    excluded: Annotated[Path, cli.csv_option("Findings that do not count, in that format.")],
+    scans: Annotated[Path, cli.csv_option("Scans that count, one a line.")],
     resamples: cli.Resamples = RESAMPLES,
     seed: cli.Seed = 0,
     as_json: cli.Json = False,
@@ -61,7 +61,7 @@ def froc_command(
 
 def detect_command(
     studies: Annotated[Path, typer.Option(metavar="DIR", help="Folder with one folder a study.")],
-    truth: cli.Csv,
+    truth: cli.Truth,
     cloud: Cloud = None,
     serve: Serve = False,
     model: cli.Model = None,

@@ -4,16 +4,16 @@ Two experiments use the same scored nodules. **Splits:** the patients are divide
 thresholds are controlled on one part, and the miss rate is counted on the other. That is what a
 hospital would see, including the noise of its few patients. **Draws:** calibration sets of the
 same size are drawn with replacement, and the miss rate is that of all patients, who represent the
-population. That is what the mathematics guarantees. A set without a guarantee breaks none; the
-share of those sets is a figure of its own.
+population. That is what the mathematics guarantees. Sets without a guarantee cannot violate it;
+their share is reported separately.
 
-If the requested level is beyond the sample, no set guarantees it and none breaks it, which proves
-nothing. So two more questions are asked. **Carried:** the thresholds are controlled at an alpha
-that nearly every set of the size of a split can guarantee. Nothing is reported without the cloud
-there, so that the path ends where every nodule is lost; otherwise its last step might lose less
-than alpha, and no set could break a guarantee. **Served:** each set states the tightest alpha of
-the fitted thresholds, which is compared with the patients left out, and with the population. The
-highest possible miss rate is given with each.
+If the sample is too small for the requested level, no set guarantees it and none violates it, which
+proves nothing. Two more experiments follow. **Carried:** the requested alpha is replaced by one
+that nearly every set of the size of a split can guarantee, and the thresholds are controlled at it.
+Nothing is reported without the cloud there, so that the path ends where every nodule is lost;
+otherwise its last step might lose less than alpha, and no set could break a guarantee. **Served:**
+each set states the tightest alpha of the fitted thresholds, which is compared with the patients
+left out, and with the population. The highest possible miss rate is given with each.
 """
 
 from __future__ import annotations

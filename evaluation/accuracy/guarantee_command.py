@@ -24,13 +24,16 @@ from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, 
 from models.markdown import Rows, percent
 from models.runtime.artifacts import find
 
-Share = Annotated[float, typer.Option(min=1e-6, max=0.999999)]
+
+def share_option(meaning: str) -> Any:
+    """Return the option of a share above 0 and below 1; ``meaning`` is its help text."""
+    return typer.Option(min=1e-6, max=0.999999, help=meaning)
 
 
 def guarantee_command(
     cases: Annotated[
         list[Path] | None,
-        typer.Option("--cases", metavar="FILE", help="NPZ or JSON of cases; several possible."),
+        typer.Option("--cases", metavar="FILE", help="NPZ or JSON file of cases; may be repeated."),
     ] = None,
     test: Annotated[
         list[Path] | None, typer.Option(metavar="FILE", help="Cases not in the calibration.")
@@ -46,16 +49,22 @@ def guarantee_command(
         str, typer.Option(metavar="NAME[,NAME]", help="Splits of --data for the test.")
     ] = "test",
     path_from: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Other cases that shape the path.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Other cases from which the path of thresholds is made."),
     ] = None,
     dismiss_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Dismiss as a part of final, without --path-from.")
+        float,
+        typer.Option(
+            min=0, max=1, help="`dismiss` as a fraction of `final`, if there is no --path-from."
+        ),
     ] = DISMISS_SHARE,
-    alpha: Share = ALPHA,
-    delta: Share = DELTA,
-    bound: Annotated[Bound, typer.Option(help="Bound of the risk.")] = Bound.HOEFFDING_BENTKUS,
-    resamples: Annotated[int, typer.Option(min=1, help="Calibration sets drawn.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    alpha: Annotated[float, share_option("Largest share of missed nodules.")] = ALPHA,
+    delta: Annotated[float, share_option("Probability that more are missed.")] = DELTA,
+    bound: Annotated[Bound, typer.Option(help="Bound on the miss rate.")] = Bound.HOEFFDING_BENTKUS,
+    resamples: Annotated[
+        int, typer.Option(min=1, help="Number of calibration sets to draw.")
+    ] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples.")] = 0,
     model: cli.Model = None,
     cloud_model: cli.CloudModel = None,
     as_json: cli.Json = False,

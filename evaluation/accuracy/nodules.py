@@ -99,7 +99,7 @@ def nodules_command(
     data: cli.Data,
     split: cli.Split,
     scans: cli.Scans,
-    truth: cli.Csv,
+    truth: cli.Truth,
     more_scans: cli.MoreScans = None,
     stage: StageOption = Stage.EDGE,
     model: cli.Model = None,

@@ -28,11 +28,19 @@ def _drawn(path: Path | None) -> Path | None:
     return path
 
 
-Csv = Annotated[Path, typer.Option(metavar="CSV", exists=True, dir_okay=False)]
+def csv_option(meaning: str) -> Any:
+    """Return the option of a CSV file that exists; ``meaning`` is its help text."""
+    return typer.Option(metavar="CSV", exists=True, dir_okay=False, help=meaning)
+
+
+Truth = Annotated[Path, csv_option("Known lesions, with columns scan, x, y, z and diameter_mm.")]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder with NAME.npz and index.csv.")]
 Split = Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Splits of the cubes.")]
-Scans = Annotated[list[Path], typer.Option(metavar="DIR", help="Whole scans; DIR DIR ...")]
-MoreScans = Annotated[list[Path] | None, typer.Argument(metavar="[DIR]...")]
+Scans = Annotated[
+    list[Path],
+    typer.Option(metavar="DIR", help="Whole scan, or a folder of scans; more may follow."),
+]
+MoreScans = Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="More whole scans.")]
 Model = Annotated[str | None, typer.Option(help="Screening model; the edge's default if omitted.")]
 CloudModel = Annotated[
     str | None, typer.Option(help="Second reader; the cloud's default if omitted.")

@@ -106,7 +106,7 @@ class Process:
         limit_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Wait until ``ready()``; ``what`` names that in the error.
+        """Wait until ``ready()`` is true; ``what`` names the awaited action in the error.
 
         Raises:
             ServiceFailed: the process ended first, or ``limit_s`` passed.

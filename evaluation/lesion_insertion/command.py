@@ -52,7 +52,7 @@ def lesion_insertion_command(
         str, typer.Option(metavar="NAME[,NAME]", help="Splits of the nodules and of the scans.")
     ],
     scans: cli.Scans,
-    truth: cli.Csv,
+    truth: cli.Truth,
     more_scans: cli.MoreScans = None,
     phantoms: Annotated[int, typer.Option(min=0, help="Phantoms among the hosts.")] = 3,
     stage: StageOption = Stage.EDGE,
@@ -64,7 +64,9 @@ def lesion_insertion_command(
         Path | None, typer.Option(metavar="PNG", help="File for a picture of the insertions.")
     ] = None,
     resamples: cli.Resamples = RESAMPLES,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of places, phantoms and bootstrap.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of positions, phantoms and bootstrap.")
+    ] = 0,
     as_json: cli.Json = False,
 ) -> None:
     """Semi-synthetic whole scans: sensitivity to inserted lesions, and false positives."""

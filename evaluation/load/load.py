@@ -106,7 +106,7 @@ def load_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the arrivals.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Goodput, rejections and wasted work of the cloud under overload, beside simpler services."""
+    """Goodput, rejections and wasted work of an overloaded cloud, compared with simpler ones."""
     traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
     plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
     cores = split_cores(shared=shared)

@@ -191,11 +191,11 @@ def by_patient(outcomes: Sequence[Outcome]) -> Interval:
 
 
 def escalation_ratio(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """Return the ratio of ours to each opponent, for verdicts only and with characterization.
+    """Return the ratio of our policy to each other policy, with and without characterization.
 
     For each trace and opponent: the ratios of ``rois`` and of ``bytes``, None where the opponent
     sends nothing; whether each of the two escalates at all; whether the opponent is ``as_good``,
-    which means that it finds as much with no more false positives; and whether the requirement is
+    which means equal sensitivity without more false positives; and whether the requirement is
     ``met``. An opponent that was not run is None.
     """
     result: dict[str, Any] = {

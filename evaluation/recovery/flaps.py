@@ -114,7 +114,7 @@ def flaps_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of studies, link and jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Chaos test of the daemon on a link that flaps: what is lost or doubled."""
+    """Chaos test of the daemon on a link that flaps: counts lost and duplicated reports."""
     trace = flapping(count, Random(seed))
     with tempfile.TemporaryDirectory() as folder, counting("seconds of the link") as step:
         found = run(Path(folder) / "site", trace, seed, step)

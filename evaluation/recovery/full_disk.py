@@ -79,7 +79,7 @@ def full_disk_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of studies, answers and times.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Chaos test of the daemon on a disk that is filled: what is lost or doubled."""
+    """Chaos test of the daemon on a disk that fills up: counts lost and duplicated reports."""
     if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
         raise typer.BadParameter(
             f"--at {at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"

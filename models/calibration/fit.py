@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from models.training.data import Piece  # imports torch, which readers of cases can do without
 
 FACE = 6
-"""Voxels at a cube's faces whose false positives do not count: a mirror image is beyond."""
+"""False positives this near to a cube's face, in voxels, are ignored: the padding is mirrored."""
 
 CUBE_ALARMS = 6
 """The strongest false positives of a cube that are read; the others would be dismissed."""
@@ -163,8 +163,9 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
     """Return the four thresholds on calibrated scores.
 
     ``dismiss`` keeps every proposed nodule, with a margin. ``alone`` and ``final`` leave
-    `ALONE_ALARMS` and `FINAL_ALARMS` false positives a scan. From ``report`` on the edge decides
-    alone: it lies above every false positive, or above every candidate that a verdict rejects.
+    `ALONE_ALARMS` and `FINAL_ALARMS` false positives a scan. At or above ``report`` the edge
+    decides alone: it lies above every false positive, or above every candidate that a verdict
+    rejects.
     """
     # three thresholds from one score each
     nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
@@ -178,13 +179,13 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
 
 
 def _above_rejected(edge: FloatArray, kept: np.ndarray) -> float:
-    """Return a score above everything that is not ``kept``, half-way to the next that is."""
+    """Return the midpoint between the highest score not ``kept`` and the next higher score."""
     taken = float(edge[~kept].max(initial=0.0))
     return (taken + float(edge[edge > taken].min(initial=1.0))) / 2
 
 
 def _leaving(alarms: FloatArray, allowed: float) -> float:
-    """Return a threshold half-way between the last allowed false positive and the next."""
+    """Return the midpoint between the last allowed false positive's score and the next."""
     ranked = np.sort(alarms)[::-1]
     count = int(allowed)
     if count >= len(ranked):  # all are allowed: half the lowest score

@@ -8,7 +8,7 @@ pooled over nodules is not promised; patients with many nodules weigh more there
 calibration and merger must have been fitted on other patients.
 
 **How.** Thresholds are tried along a path from the most to the least cautious, fixed beforehand.
-Losses only grow along it, and the last step before the first that the bound rejects is taken
+Losses only grow along it. The path stops at the first rejected step, and the step before it is used
 (fixed-sequence testing: Angelopoulos et al., Learn then test, 2021, section 2.3; for monotone
 losses the same as Bates et al., J. ACM 68(6), 2021, theorem 1). The losses of ``n`` exchangeable
 patients lie in [0, 1]. A p-value tests "the risk exceeds alpha"; a bound is the smallest alpha

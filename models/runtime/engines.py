@@ -114,9 +114,9 @@ def _requests(compiled: openvino.CompiledModel, count: int) -> Runner:
 def _in_batches(compiled: Callable[[int], Runner], sample: Sequence[npt.NDArray[Any]]) -> Runner:
     """Make a runner of batches of any size from runners of fixed sizes, the largest first.
 
-    openvino 2026.4 gives wrong answers for the INT8 hybrid with a free batch on a CPU without
-    AMX, and right ones with a fixed one. A size whose answers for ``sample`` are not those of
-    single regions is not used.
+    On a CPU without AMX, openvino 2026.4 gives wrong results for the INT8 hybrid with a dynamic
+    batch size and correct results with a fixed batch size. A size whose answers for ``sample`` are
+    not those of single regions is not used.
     """
     runners = {1: compiled(1)}
     alone = _in_pieces(runners, sample)
