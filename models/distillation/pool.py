@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import nn
 
@@ -26,7 +25,7 @@ from imaging.roi import cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.runtime.errors import DamagedArtifact
 from models.training.data import NONE, Batch, Cubes, Piece, draw_batches, load_cubes
-from models.training.hybrid import Validation
+from models.training.hybrid import HybridTask
 from models.training.regions import Region, RegionDrawer
 from models.training.runs import Material, find_false_positives, hybrid_task
 
@@ -107,29 +106,26 @@ def make_pool(
     """Draw a pool as the hybrid's training draws, and write it to ``folder``."""
     task = hybrid_task(material, screeners, screeners[-1])
     val = load_cubes(data / "nodules", "val")
-    pool = draw_pool(task.drawer, task.validation, val, screeners[-1], count=count, seed=seed)
+    pool = draw_pool(task, val, screeners[-1], count=count, seed=seed)
     save_pool(pool, folder)
     return pool
 
 
 def draw_pool(
-    drawer: RegionDrawer, validation: Validation, val: Cubes, screener: nn.Module,
-    *, count: int, seed: int, workers: int = 2,
-) -> Pool:  # fmt: skip
-    """Draw ``count`` regions by the seed, and add the regions of ``validation`` and ``val``."""
-    batches = draw_batches(partial(_draw, drawer), BATCH, workers=workers, seed=seed)
+    task: HybridTask, val: Cubes, screener: nn.Module, *, count: int, seed: int, workers: int = 2
+) -> Pool:
+    """Draw ``count`` of the task's regions, and add those of its validation and of ``val``."""
+    batches = draw_batches(partial(_draw, task.drawer), BATCH, workers=workers, seed=seed)
     needed = -(-count // BATCH)
-    console = Console(stderr=True)
-    drawn = list(track(islice(batches, needed), "drawing regions", needed, console=console))
+    drawn = list(track(islice(batches, needed), "drawing regions", needed))
     voxels, masks, nodules = (
         np.concatenate([batch[name].numpy() for batch in drawn])[:count]
         for name in ("voxels", "masks", "nodules")
     )
     patients = np.unique(val.patients, return_inverse=True)[1].astype(np.int64)
-    return Pool(
-        voxels, masks, nodules, validation.nodules, patients, validation.alarms,
-        _cube_alarms(val.pieces, screener, drawer.side), np.array([validation.scans]),
-    )  # fmt: skip
+    alarms, held = _cube_alarms(val.pieces, screener, task.drawer.side), task.validation
+    scans = np.array([held.scans])
+    return Pool(voxels, masks, nodules, held.nodules, patients, held.alarms, alarms, scans)
 
 
 def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
@@ -160,7 +156,7 @@ def mark_of(region: Region) -> FloatArray:
 def _cube_alarms(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
     """Return regions around the strongest false positives in each cube."""
     found = [np.zeros((0, side, side, side), np.uint8)]
-    for cube in track(cubes, "collecting false positives", console=Console(stderr=True)):
+    for cube in track(cubes, "collecting false positives"):
         places = find_false_positives([screener], cube)[0][:ALARMS_A_CUBE]
         found += [cut_roi(cube.voxels, place, (side,) * 3)[None] for place in places]
     return np.concatenate(found)

@@ -13,7 +13,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
@@ -65,8 +64,7 @@ def train_student(
     state = State(network, average_of(network, teaching.average), optimizer)
     draw = partial(_sample, pool, np.zeros(len(pool.voxels)) if soft is None else soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
-    steps, console = range(teaching.steps), Console(stderr=True)
-    for step in track(steps, f"student, seed {seed}", console=console):
+    for step in track(range(teaching.steps), f"student, seed {seed}"):
         batch = {name: value.to(device) for name, value in next(batches).items()}
         with torch.autocast(device.type, torch.bfloat16):
             loss = _loss(network, batch, teaching)

@@ -29,7 +29,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import nn
 
@@ -175,7 +174,7 @@ def _read_pool(path: Path, pool: Pool, folder: Path) -> tuple[str, str, dict[str
 
 
 def _read(network: nn.Module, regions: UInt8Array, what: str) -> FloatArray:
-    starts = track(range(0, len(regions), 64), what, console=Console(stderr=True))
+    starts = track(range(0, len(regions), 64), what)
     parts = [logits(network, regions[start : start + 64]) for start in starts]
     return np.concatenate(parts) if parts else np.zeros(0)
 

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -132,7 +131,7 @@ def _run(task: Task, plan: Plan, state: State, device: torch.device) -> None:
     batches = task.batches(plan.seed + state.steps)
     saved = judged = refreshed = state.spent_s
     sums: dict[str, float] = {}
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress() as progress:
         bar = progress.add_task("training", total=budget_s, completed=int(state.spent_s))
         while state.spent_s < budget_s:
             began = time.monotonic()

@@ -49,8 +49,7 @@ def made() -> Pool:
     """Twenty regions, and four of validation."""
     cubes = tuple(ball((50, 50, 50), (25, 25, 25), d) for d in (8.0, 12.0))
     val = Cubes(cubes, ("a", "b"), np.zeros(2), np.zeros(2))
-    task = test_hybrid.task()
-    return draw_pool(task.drawer, task.validation, val, screening(), count=20, seed=0, workers=0)
+    return draw_pool(test_hybrid.task(), val, screening(), count=20, seed=0, workers=0)
 
 
 @pytest.fixture(scope="module")
