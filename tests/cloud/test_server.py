@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import signal
 import subprocess
 import sys
@@ -37,6 +36,7 @@ from tests.cloud.running import (
     unfinished,
     until,
 )
+from tests.pki import make_pki
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -132,26 +132,14 @@ def test_a_missing_tls_file_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
-    """An authority, and certificates of a server and of clients with and without names."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the command openssl to make certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(("openssl", *arguments), cwd=tmp_path, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
-    openssl(*new, "-x509", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
-    address = "subjectAltName=IP:127.0.0.1"
-    for name, subject, extension in (
-        ("server", "CN=server", address),
-        ("client", "CN=client", address),
-        ("alternative", "O=none", "subjectAltName=DNS:south"),
-        ("nameless", "O=none", "extendedKeyUsage=clientAuth"),
-    ):
-        signed = ("-x509", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/{subject}")
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
-        openssl(*new, *signed, "-addext", extension, *files)
-    return tmp_path
+    """Certificates of a server and of clients with and without names."""
+    return make_pki(
+        tmp_path,
+        server=("CN=server", "subjectAltName=IP:127.0.0.1"),
+        client=("CN=client", "subjectAltName=IP:127.0.0.1"),
+        alternative=("O=none", "subjectAltName=DNS:south"),
+        nameless=("O=none", "extendedKeyUsage=clientAuth"),
+    )
 
 
 @contextlib.contextmanager

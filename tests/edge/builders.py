@@ -41,7 +41,7 @@ from protos.messages import Refusal, Roi, Verdict
 THRESHOLDS = Thresholds(dismiss=0.1, report=0.9, alone=0.5, final=0.6)
 WEIGHTS = MergeWeights(bias=0.0, edge=1.0, cloud=1.0)
 SHAPE = (48, 48, 48)
-GUARANTEE = {
+GUARANTEE: dict[str, Any] = {
     "alpha": 0.05,
     "delta": 0.1,
     "patients": 62,
@@ -55,10 +55,7 @@ GUARANTEE = {
     "region_side": 48,
     "basis": "nodules in cubes of 50 mm",
 }
-TERMS = Terms(
-    0.05, 0.1, 62, "0123abcd", 0.028, 0.7, False, read_by("1"), "fake 1", 2.5, 48,
-    "nodules in cubes of 50 mm",
-)  # fmt: skip
+TERMS = Terms(**GUARANTEE)
 SETTINGS = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
     "merge": [0.0, 1.0, 1.0],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import grpc
@@ -25,6 +23,7 @@ from edge.settings import EdgeSettings, load_settings
 from protos.deadline import Deadline
 from tests.edge.builders import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
 from tests.edge.fake_cloud import FakeCloud
+from tests.pki import make_pki
 
 
 @pytest.fixture(autouse=True)
@@ -67,20 +66,9 @@ def test_a_hedge_without_a_cloud_is_told() -> None:
 
 @pytest.fixture
 def pki(tmp_path: Path) -> Path:
-    """An authority, and a certificate each for a service and for an edge, in a folder."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs the command openssl to make certificates")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(("openssl", *arguments), cwd=tmp_path, check=True, capture_output=True)
-
-    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-x509")
-    openssl(*new, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
-    authority = ("-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1")
-    for name in ("service", "edge"):
-        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
-        openssl(*new, *authority, "-subj", f"/CN={name}", *files)
-    return tmp_path
+    """A certificate each for a service and for an edge."""
+    names = {name: (f"CN={name}", "subjectAltName=IP:127.0.0.1") for name in ("service", "edge")}
+    return make_pki(tmp_path, **names)
 
 
 def mutual_tls(pki: Path) -> grpc.ServerCredentials:

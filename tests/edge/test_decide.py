@@ -157,18 +157,13 @@ def test_reported_candidates_are_characterized_where_they_fit() -> None:
     assert [plan.size_of(i) for i in (2, 0)] == [Size.FULL] * 2
     assert (plan.later, plan.held_back) == ((), "")
     assert plan_of(0.95, 0.4, 0.99, max_rois=2).send == (1, 2)
+    assert plan_of(0.95, 0.4, 0.45, max_rois=1).send == (2,)
 
 
 def test_nothing_is_characterized_against_the_policy() -> None:
     plan = plan_of(0.95, 0.4, 0.99, policy=replace(SELECTION_POLICY, characterize=False))
     assert (plan.send, plan.characterize) == ((1,), ())
     assert plan_of(0.95, 0.4, 0.99).characterize == (2, 0)
-
-
-def test_uncertain_candidates_go_before_characterization() -> None:
-    plan = plan_of(0.95, 0.4, 0.45, max_rois=1)
-    assert len(plan.send) == 1
-    assert 0 not in plan.send
 
 
 def test_a_probe_characterizes_nothing() -> None:

@@ -19,33 +19,20 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
-def test_file_goes_before_the_defaults(config: Path) -> None:
-    """What the file sets is set, the rest is as it was."""
+def test_override_beats_environment_beats_file_beats_default(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An override that is None is no override; ``off`` switches off the cloud of the file."""
     settings = load_settings(config)
     assert (settings.cloud, settings.deadline_s) == ("reader.example:50051", 7.0)
     assert settings.max_attempts == 3
-
-
-def test_environment_goes_before_the_file(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """OVERREAD_EDGE_DEADLINE_S overrides the file."""
-    monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
-    assert load_settings(config).deadline_s == 3.5
-
-
-def test_command_line_goes_before_all(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An override wins; one that is None is no override."""
     monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
     assert load_settings(config, deadline_s=3.0).deadline_s == 3.0
     assert load_settings(config, deadline_s=None).deadline_s == 3.5
-
-
-def test_off_is_no_cloud(config: Path) -> None:
-    """`off` on the command line switches off the cloud of the file."""
     assert load_settings(config, cloud="off").cloud is None
 
 
 def test_settings_cannot_change() -> None:
-    """The settings are frozen for the life of the process."""
     settings = load_settings()
     with pytest.raises(ValidationError):
         settings.deadline_s = 1.0
@@ -79,7 +66,6 @@ def test_settings_cannot_change() -> None:
     ],
 )
 def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, says: str) -> None:
-    """The message names the key, the value and what is allowed."""
     config.write_text(text)
     with pytest.raises(BadSettings, match=says):
         load_settings(config)

@@ -43,26 +43,15 @@ def study(**fields: object) -> Report:
     return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)
 
 
-def test_each_finding_has_centre_scores_and_reason() -> None:
-    """Place, diameter, probability, both readers' scores and the reason fit a terminal of 80."""
+def test_each_finding_has_centre_scores_and_reason_and_the_ledger_its_deadline() -> None:
+    """All of it fits a terminal of 80 columns."""
     lines = printed(study()).splitlines()
     (row,) = [line for line in lines if "│ 2 │" in line]
-    assert [cell.strip() for cell in row.split("│")[1:-1]] == [
-        "2",
-        "1.0, 2.0, 3.0",
-        "8.0",
-        "0.90",
-        "0.50",
-        "0.90",
-        "cloud",
-    ]
+    cells = ["2", "1.0, 2.0, 3.0", "8.0", "0.90", "0.50", "0.90", "cloud"]
+    assert [cell.strip() for cell in row.split("│")[1:-1]] == cells
     assert "2  the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in lines
-
-
-def test_ledger_stands_against_the_deadline() -> None:
-    text = printed(study())
-    assert "0.25 s of 10.00 s" in text
-    assert "│ read  │   10.000 │  0.250 │" in text
+    assert any("0.25 s of 10.00 s" in line for line in lines)
+    assert any("│ read  │   10.000 │  0.250 │" in line for line in lines)
 
 
 def test_guarantee_and_audit_are_printed() -> None:

@@ -1,0 +1,26 @@
+"""Certificates for tests of TLS, made by openssl."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+def make_pki(folder: Path, **names: tuple[str, str]) -> Path:
+    """An authority ``ca`` in ``folder``, and of each name a certificate: subject, extension."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl to make certificates")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(("openssl", *arguments), cwd=folder, check=True, capture_output=True)
+
+    new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-x509")
+    openssl(*new, "-days", "2", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem")
+    for name, (subject, extension) in names.items():
+        signed = ("-days", "2", "-CA", "ca.pem", "-CAkey", "ca.key", "-subj", f"/{subject}")
+        files = ("-keyout", f"{name}.key", "-out", f"{name}.pem")
+        openssl(*new, *signed, "-addext", extension, *files)
+    return folder
