@@ -16,6 +16,7 @@ effusions behind both lungs, is not found.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,15 +70,14 @@ class Lungs:
     Attributes:
         start: first voxel of the lung box, ``(z, y, x)``: the region's bounds.
         stop: the voxel after its last, ``(z, y, x)``.
-        mask: uint8 ``(z, y, x)``, 1 in the lung region, on equal cells that cover the volume.
-        cell_mm: size of the cells, to within rounding to a whole number of cells.
+        mask: uint8 ``(z, y, x)``, 1 in the lung region, on equal cells of about `CELL_MM` that
+            cover the volume.
         shape: of the volume in voxels, ``(z, y, x)``.
     """
 
     start: Index
     stop: Index
     mask: UInt8Array
-    cell_mm: float
     shape: Index
 
     def contains(self, index_zyx: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -100,42 +100,32 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
     Raises:
         NoLung: nothing in the volume looks like lung.
     """
-    nz, ny, nx = hu.shape
     z, y, x = (max(1, round(n * s / CELL_MM)) for n, s in zip(hu.shape, spacing_mm, strict=True))
-    coarse = _coarse_hu(hu, (z, y, x))
-    air = _lung_air(coarse)
+    # cells: the nearest slices, and the mean within the slice
+    picked = ((np.arange(z) + 0.5) * hu.shape[0] / z).astype(int)
+    coarse = np.stack([_reduced(hu[i], (x, y)) for i in picked])
+    # the air in the body and not elsewhere (around the patient, bowel, stomach, sinuses)
+    gas = _air_in_body(coarse)
+    labels = _labelled(gas)
+    air = _lung_like(labels, opened(gas, 1) > 0, coarse)[labels].astype(np.uint8)
     if not air.any():
-        largest_l = _largest_air_cells(coarse) * CELL_MM**3 / 1e6
+        largest_l = np.bincount(labels.ravel())[1:].max(initial=0) * CELL_MM**3 / 1e6
         raise NoLung(
             f"no lung in the volume: its largest air-filled region holds {largest_l:.2f} l;"
             " check that it is the chest series",
             source,
         )
     mask = _region(air, coarse)
-    start, stop = _bounds(mask, hu.shape)
-    return Lungs(start, stop, mask, CELL_MM, (nz, ny, nx))
+    # the bounds in voxels, rounded outwards
+    hit = np.argwhere(mask)
+    start = hit.min(0) * hu.shape // mask.shape
+    stop = np.minimum(-(-(hit.max(0) + 1) * hu.shape // mask.shape), hu.shape)
+    return Lungs(_index(start), _index(stop), mask, _index(hu.shape))
 
 
-def _coarse_hu(hu: HuArray, cells: tuple[int, int, int]) -> HuArray:
-    """Reduce ``hu`` to a grid of ``cells`` ``(z, y, x)``: nearest slices, mean within the slice."""
-    z, y, x = cells
-    picked = ((np.arange(z) + 0.5) * hu.shape[0] / z).astype(int)
-    return np.stack([_reduced(hu[i], (x, y)) for i in picked])
-
-
-def _lung_air(coarse: HuArray) -> UInt8Array:
-    """Find the air of the lungs as a mask of cells; empty if nothing looks like lung.
-
-    Left out are the air around the patient and gas elsewhere (bowel, stomach, sinuses).
-    """
-    air = _air_in_body(coarse)
-    labels = _labelled(air)
-    return _lung_like(labels, opened(air, 1) > 0, coarse)[labels].astype(np.uint8)
-
-
-def _largest_air_cells(coarse: HuArray) -> int:
-    """Count the cells of the largest air-filled region inside the body, lung or not."""
-    return int(np.bincount(_labelled(_air_in_body(coarse)).ravel())[1:].max(initial=0))
+def _index(values: Iterable[int]) -> Index:
+    z, y, x = map(int, values)
+    return z, y, x
 
 
 def _reduced(plane: HuArray, size_xy: tuple[int, int]) -> HuArray:
@@ -249,22 +239,15 @@ def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
 
 def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     """Extend the lungs' ``air`` to the lung region: steps 2 to 5 of the module's list."""
-    air = _without_trachea(air)
+    # remove the slices at the top that hold no more than a trachea
+    large = np.flatnonzero(air.sum(axis=(1, 2)) * CELL_MM**2 > _TRACHEA_MM2)
+    if large.size:
+        air[large[-1] + 1 :] = 0
     columns = closed_along_z(air, int(_GAP_MM / CELL_MM))
     both = columns | _missing(columns, coarse)
     # on cells of twice the size: the ball is large, and filling needs no precision
     hollow = closed(halved(both), _BALL_MM / (2 * CELL_MM))
     return dilate(both, MARGIN_MM / CELL_MM) | doubled(hollow, air.shape)
-
-
-def _without_trachea(air: UInt8Array) -> UInt8Array:
-    """Remove the slices at the top that hold no more than a trachea."""
-    area_mm2 = air.sum(axis=(1, 2)) * CELL_MM**2
-    large = np.flatnonzero(area_mm2 > _TRACHEA_MM2)
-    below = air.copy()
-    if large.size:
-        below[large[-1] + 1 :] = 0
-    return below
 
 
 def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
@@ -333,14 +316,3 @@ def _mirrored(air: UInt8Array, middle: int) -> UInt8Array:
     source = 2 * middle - np.arange(width)
     valid = (source >= 0) & (source < width)
     return np.asarray(air[:, :, np.clip(source, 0, width - 1)] * valid.astype(np.uint8))
-
-
-def _bounds(mask: UInt8Array, shape: tuple[int, ...]) -> tuple[Index, Index]:
-    """Compute the first voxel of the region and the one after its last, for voxels of ``shape``."""
-    start, stop = [], []
-    for axis, (cells, voxels) in enumerate(zip(mask.shape, shape, strict=True)):
-        others = tuple(a for a in range(3) if a != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        start.append(int(hit[0] * voxels / cells))
-        stop.append(min(voxels, int(np.ceil((hit[-1] + 1) * voxels / cells))))
-    return (start[0], start[1], start[2]), (stop[0], stop[1], stop[2])

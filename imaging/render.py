@@ -62,19 +62,13 @@ class Plane(Enum):
     The letters at left, right, top and bottom: Right, Left, Anterior, Posterior, Head, Feet.
     """
 
-    AXIAL = (0, 1, 2, "RLAP")
-    CORONAL = (1, 0, 2, "RLHF")
-    SAGITTAL = (2, 0, 1, "APHF")
+    AXIAL = ((0, 1, 2), "RLAP")
+    CORONAL = ((1, 0, 2), "RLHF")
+    SAGITTAL = ((2, 0, 1), "APHF")
 
-    @property
-    def axes(self) -> tuple[int, int, int]:
-        """Normal, row and column axis of the box."""
-        return self.value[0], self.value[1], self.value[2]
-
-    @property
-    def letters(self) -> str:
-        """Orientation letters: left, right, top, bottom."""
-        return self.value[3]
+    def __init__(self, axes: tuple[int, int, int], letters: str) -> None:
+        self.axes = axes
+        self.letters = letters
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,8 @@ def finding_picture(
     """
     whole, near = [], []
     for plane in Plane:
-        image = _slice(voxels, plane, mark.index_zyx)
+        at = _slice_number(voxels.shape, plane, mark.index_zyx)
+        image = _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
         at_mm = _in_plane(voxels, plane, mark.index_zyx)
         grey = _rewindow(image, window_hu)
         whole.append(_tile(grey, plane, _whole(grey), [(mark, at_mm)], plane.name.title()))
@@ -150,11 +145,6 @@ def encode_png(picture: UInt8Array) -> bytes:
     if not done:
         raise ValueError(f"a picture of shape {picture.shape} cannot be encoded as PNG")
     return data.tobytes()
-
-
-def _slice(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> UInt8Array:
-    at = _slice_number(voxels.shape, plane, index_zyx)
-    return _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
 
 
 def _slice_number(shape: tuple[int, ...], plane: Plane, index_zyx: Triple) -> int:

@@ -146,27 +146,18 @@ def to_patient_axes(hu: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]
     as the axes allow: nothing is resampled, an oblique volume stays oblique. Prone patients,
     feet-first stacks and files in RAS order then all look alike to a network.
     """
-    order = _nearest(geometry.direction)
+    # for each of the world axes x, y, z the nearest index axis
+    order = max(
+        map(list, permutations(range(3))),
+        key=lambda order: sum(abs(geometry.direction[w, axis]) for w, axis in enumerate(order)),
+    )
     axes = tuple(2 - order[2 - axis] for axis in range(3))  # of the array, (z, y, x)
     direction = geometry.direction[:, order]
     spacing_mm = triple(geometry.spacing_mm[axis] for axis in axes)
-    return _flipped(hu.transpose(axes), Geometry(spacing_mm, geometry.origin_mm, direction))
-
-
-def _nearest(direction: FloatArray) -> list[int]:
-    """Find for each of the world axes x, y, z the nearest index axis (x, y, z)."""
-    best = max(
-        permutations(range(3)),
-        key=lambda order: sum(abs(direction[world, axis]) for world, axis in enumerate(order)),
-    )
-    return list(best)
-
-
-def _flipped(hu: HuArray, geometry: Geometry) -> tuple[HuArray, Geometry]:
-    """Flip every axis that runs against the patient's."""
-    signs = np.where(np.diagonal(geometry.direction) < 0, -1, 1)  # of x, y, z
+    turned, hu = Geometry(spacing_mm, geometry.origin_mm, direction), hu.transpose(axes)
+    # flip every axis that runs against the patient's
+    signs = np.where(np.diagonal(direction) < 0, -1, 1)  # of x, y, z
     backward = tuple(axis for axis in range(3) if signs[2 - axis] < 0)
     start = [hu.shape[axis] - 1 if axis in backward else 0 for axis in range(3)]
-    origin_mm = triple(geometry.to_world(start))
-    flipped = Geometry(geometry.spacing_mm, origin_mm, geometry.direction * signs)
+    flipped = Geometry(spacing_mm, triple(turned.to_world(start)), direction * signs)
     return np.ascontiguousarray(np.flip(hu, backward)), flipped

@@ -63,9 +63,11 @@ def read_file(file: Path) -> Study:
         with c_stderr.captured():
             hu, geometry = to_patient_axes(*_contents(file))
     except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
-        raise UnreadableFile(_damage(error, format_of(file)), file) from None
+        # ITK puts the reason last, after its source file and addresses
+        line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
+        reason = f"damaged {format_of(file)} file ({line}): send it again"
+        raise UnreadableFile(reason, file) from None
     _require_sane(hu, geometry, file)
-    require_hu(hu, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
     return Study(Volume(hu, geometry, file.name, file.name), file, header)
 
@@ -79,7 +81,6 @@ def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -
     """
     hu, geometry = to_patient_axes(_hu(values, source), geometry)
     _require_sane(hu, geometry, source)
-    require_hu(hu, source)
     return Study(Volume(hu, geometry), source)
 
 
@@ -158,12 +159,6 @@ def _opened(file: Path) -> Any:  # gzip and plain files share no public type
     return gzip.open(file, "rb") if compressed else file.open("rb")
 
 
-def _damage(error: Exception, kind: str) -> str:
-    """Extract the reason, which ITK puts last, after its source file and addresses."""
-    line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
-    return f"damaged {kind} file ({line}): send it again"
-
-
 def _require_volume(reader: sitk.ImageFileReader, file: Path) -> None:
     size = reader.GetSize()
     shape = " x ".join(map(str, size))
@@ -205,3 +200,4 @@ def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
         reason = f"{hu.shape[0]} slices every {z:.2f} mm are {hu.shape[0] * z:.1f} mm"
         reason = f"{reason}, at least {MIN_EXTENT_MM:g} mm are needed"
         raise IncompleteSeries(f"{reason}: give the whole volume", file)
+    require_hu(hu, file)

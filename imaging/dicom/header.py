@@ -30,7 +30,7 @@ HEADER_KEYWORDS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The attributes that are read of each file; all others are skipped unparsed."""
-DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 MAX_FILES = 20_000
 """More files than any one examination has: a wrong folder rather than a study."""
 _MAGIC = slice(128, 132)
@@ -104,7 +104,11 @@ def read_instance(file: Path, *, bare: bool = False) -> Instance:
     data = load(file, HEADER_KEYWORDS, bare=bare, pixels=False)
     if not len(data):
         raise UnreadableFile("holds no DICOM attributes: send the file again", file)
-    return Instance(file, data, _transfer_syntax(data))
+    try:
+        transfer_syntax = str(data.file_meta.get("TransferSyntaxUID", ""))
+    except Exception:  # a damaged value: the pixel data then speaks for itself
+        transfer_syntax = ""
+    return Instance(file, data, transfer_syntax)
 
 
 def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> Dataset:
@@ -121,13 +125,6 @@ def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> 
     except Exception as error:
         reason = f"damaged DICOM file ({_short(error)}): send it again"
         raise UnreadableFile(reason, file) from None
-
-
-def _transfer_syntax(data: Dataset) -> str:
-    try:
-        return str(data.file_meta.get("TransferSyntaxUID", ""))
-    except Exception:  # a damaged value, as above; the pixel data then speaks for itself
-        return ""
 
 
 def _short(error: Exception) -> str:
@@ -162,7 +159,10 @@ def is_dicom(file: Path) -> bool:
     head = read_head(file)
     if head[_MAGIC] == b"DICM" or is_bare(head):
         return True
-    if not _could_be_dicom(file) or (head and _is_text(head) and not _claims_dicom(file)):
+    claims = file.suffix.lower() in _DICOM_SUFFIXES
+    # scanners often write names without suffix, or with one of digits (a UID)
+    could = claims or not file.suffix or file.suffix[1:].isdigit()
+    if not could or (head and _is_text(head) and not claims):
         return False
     reason = "is not DICOM, although it is named like a DICOM file" if head else "is empty"
     raise UnreadableFile(f"{reason}: send the file again", file)
@@ -200,15 +200,6 @@ def _files(folder: Path) -> Iterator[Path]:
             file = Path(root, name)
             if not name.startswith(".") and name.upper() != "DICOMDIR" and file.is_file():
                 yield file
-
-
-def _could_be_dicom(file: Path) -> bool:
-    """Accept names without suffix or with one of digits (a UID), as scanners often write them."""
-    return _claims_dicom(file) or not file.suffix or file.suffix[1:].isdigit()
-
-
-def _claims_dicom(file: Path) -> bool:
-    return file.suffix.lower() in DICOM_SUFFIXES
 
 
 def _is_text(head: bytes) -> bool:

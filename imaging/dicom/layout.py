@@ -32,11 +32,6 @@ class Layout:
     signed: bool
     padding: tuple[int, int] | None = None
 
-    @property
-    def frame_bytes(self) -> int:
-        """Size of one frame where it is not compressed."""
-        return self.rows * self.columns * 2
-
 
 @dataclass(frozen=True)
 class Rescale:
@@ -53,7 +48,13 @@ def layout_of(image: Instance) -> Layout:
         UnreadableFile: an attribute is missing or contradicts the others.
         NotCt: the image is not CT: it has colours, or not 16 bits per pixel.
     """
-    _require_grey(image)
+    samples = image.integer("SamplesPerPixel")
+    if samples not in (None, 1):
+        reason = f"is a colour image (SamplesPerPixel {samples}, expected 1): send the CT series"
+        raise NotCt(reason, image.file)
+    bits = _required(image, "BitsAllocated")
+    if bits != 16:
+        raise NotCt(f"BitsAllocated is {bits}, expected 16: send the CT series", image.file)
     rows, columns = (_side(image, keyword) for keyword in ("Rows", "Columns"))
     stored = _required(image, "BitsStored")
     high = image.integer("HighBit")
@@ -81,16 +82,6 @@ def rescale_of(image: Instance) -> Rescale:
     return Rescale(slope, intercept)
 
 
-def _require_grey(image: Instance) -> None:
-    samples = image.integer("SamplesPerPixel")
-    if samples not in (None, 1):
-        reason = f"is a colour image (SamplesPerPixel {samples}, expected 1): send the CT series"
-        raise NotCt(reason, image.file)
-    bits = _required(image, "BitsAllocated")
-    if bits != 16:
-        raise NotCt(f"BitsAllocated is {bits}, expected 16: send the CT series", image.file)
-
-
 def _side(image: Instance, keyword: str) -> int:
     side = _required(image, keyword)
     if not 1 <= side <= MAX_SIDE:
@@ -110,14 +101,10 @@ def _padding(image: Instance, signed: bool) -> tuple[int, int] | None:
     value, limit = image.integer("PixelPaddingValue"), image.integer("PixelPaddingRangeLimit")
     if value is None:
         return None
-    ends = [_as_stored(v, signed) for v in (value, value if limit is None else limit)]
+    # convert to the sign of the pixels: scanners write 63536 where they mean -2000
+    wrapped = [end & 0xFFFF for end in (value, value if limit is None else limit)]
+    ends = [end - 0x10000 if signed and end >= 0x8000 else end for end in wrapped]
     return min(ends), max(ends)
-
-
-def _as_stored(value: int, signed: bool) -> int:
-    """Convert a value to the sign of the pixels: scanners write 63536 where they mean -2000."""
-    wrapped = value & 0xFFFF
-    return wrapped - 0x10000 if signed and wrapped >= 0x8000 else wrapped
 
 
 def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: HuArray) -> None:

@@ -97,20 +97,6 @@ def choose(series: Sequence[Series], folder: Path) -> Choice:
         file = images[0].file if len(images) == 1 else folder
         raise NotCt(f"no CT slices, only {found}: send the chest CT series", file)
     _require_one_patient(fit, folder)
-    stacks, failures = _stacks(fit, folder)
-    if not stacks:
-        raise failures[max(failures, key=lambda s: len(s.images))]
-    ranked = sorted(stacks, key=lambda s: _rank(s, stacks))
-    reasons = {s: s.unfit for s in series if s.unfit} | {s: str(e) for s, e in failures.items()}
-    reasons |= {s: _compared(s, stacks) for s in ranked[1:]}
-    lines = tuple(f"{s}: {reason}" for s, reason in reasons.items())
-    return Choice(ranked[0], stacks[ranked[0]], lines, len(ranked) - 1)
-
-
-def _stacks(
-    fit: Sequence[Series], folder: Path
-) -> tuple[dict[Series, Stack], dict[Series, StudyError]]:
-    """Stack every series; return the stacks, and the errors of the series without one."""
     stacks: dict[Series, Stack] = {}
     failures: dict[Series, StudyError] = {}
     for one in fit:
@@ -119,7 +105,15 @@ def _stacks(
             stacks[one] = stack_of(slices, folder)
         except StudyError as error:
             failures[one] = error
-    return stacks, failures
+    if not stacks:
+        raise failures[max(failures, key=lambda s: len(s.images))]
+    ranked = sorted(stacks, key=lambda s: _rank(s, stacks))
+    reasons = {s: s.unfit for s in series if s.unfit} | {s: str(e) for s, e in failures.items()}
+    for other in ranked[1:]:
+        size = f"{_thickness_mm(stacks[other]):g} mm slices over {stacks[other].extent_mm:.0f} mm"
+        reasons[other] = f"{size}, another series was preferred"
+    lines = tuple(f"{s}: {reason}" for s, reason in reasons.items())
+    return Choice(ranked[0], stacks[ranked[0]], lines, len(ranked) - 1)
 
 
 def _unfit(image: Instance) -> str:
@@ -178,12 +172,6 @@ def _is_elsewhere(image: Instance) -> bool:
     return any(w in words for w in _ELSEWHERE) and not any(w in words for w in _CHEST)
 
 
-def _compared(one: Series, stacks: dict[Series, Stack]) -> str:
-    stack = stacks[one]
-    size = f"{_thickness_mm(stack):g} mm slices over {stack.extent_mm:.0f} mm"
-    return f"{size}, another series was preferred"
-
-
 def frames_of(image: Instance) -> list[Instance]:
     """Split a multi-frame image (Enhanced CT) into one instance per frame.
 
@@ -216,18 +204,13 @@ def _flattened(image: Instance, count: int) -> list[Instance]:
         raise ValueError(f"{len(groups)} groups for {count} frames, at most {MAX_FRAMES}")
     top = Dataset()
     top.update({e.tag: e for e in image.data if "FunctionalGroups" not in e.keyword})
-    return [
-        Instance(image.file, _merged(top, shared[0], group), image.transfer_syntax, frame)
-        for frame, group in enumerate(groups)
-    ]
-
-
-def _merged(top: Dataset, shared: Dataset, own: Dataset) -> Dataset:
-    """Copy the values of both groups of one frame to the top level."""
-    flat = Dataset()
-    flat.update(top)
-    for group in (shared, own):
-        for macro in _MACROS:
-            for item in group.get(macro, [])[:1]:
-                flat.update(item)
-    return flat
+    frames = []
+    for frame, own in enumerate(groups):
+        flat = Dataset()
+        flat.update(top)
+        for group in (shared[0], own):
+            for macro in _MACROS:
+                for item in group.get(macro, [])[:1]:
+                    flat.update(item)
+        frames.append(Instance(image.file, flat, image.transfer_syntax, frame))
+    return frames

@@ -159,17 +159,15 @@ def stack_of(slices: Sequence[Slice], folder: Path) -> Stack:
     _require_uniform(ordered, at_mm)
     step = float(at_mm[-1] - at_mm[0]) / (len(at_mm) - 1)
     _require_sane_spacing(ordered, step, folder)
-    return Stack(tuple(ordered), _geometry(ordered[0], step))
+    first = ordered[0]
+    direction = np.column_stack([*first.axes, _upward(first)])
+    geometry = Geometry((step, *first.pixel_mm), triple(first.position_mm), direction)
+    return Stack(tuple(ordered), geometry)
 
 
 def _upward(one: Slice) -> FloatArray:
     """Turn the slice normal towards the head."""
     return one.normal if one.normal[2] >= 0 else -one.normal
-
-
-def _geometry(first: Slice, step: float) -> Geometry:
-    direction = np.column_stack([first.axes[0], first.axes[1], _upward(first)])
-    return Geometry((step, *first.pixel_mm), triple(first.position_mm), direction)
 
 
 def _require_alike(slices: Sequence[Slice]) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import (
     UID,
@@ -28,7 +27,7 @@ from imaging.dicom import codecs
 from imaging.dicom.header import Instance, is_bare, load, read_head, read_instance
 from imaging.dicom.layout import Layout, require_hu, write_hu
 from imaging.dicom.series import Choice, Series, choose, group
-from imaging.dicom.stack import Slice, Stack
+from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, UnreadableFile
 from imaging.lungs import find_lungs
 from imaging.volume import HuArray, Study, StudyHeader, Volume, to_patient_axes
@@ -108,7 +107,10 @@ def _read_chest(
 
 def _read_best(series: Sequence[Series], folder: Path, progress: Progress) -> tuple[Choice, Volume]:
     choice = choose(series, folder)
-    return choice, _read_volume(choice, progress)
+    hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
+    require_hu(hu, choice.stack.slices[0].file)
+    description = choice.series.first.text("SeriesDescription")
+    return choice, Volume(hu, geometry, choice.series.uid, description)
 
 
 def _has_lung(volume: Volume) -> bool:
@@ -119,20 +121,13 @@ def _has_lung(volume: Volume) -> bool:
     return True
 
 
-def _read_volume(choice: Choice, progress: Progress) -> Volume:
-    hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
-    require_hu(hu, choice.stack.slices[0].file)
-    description = choice.series.first.text("SeriesDescription")
-    return Volume(hu, geometry, choice.series.uid, description)
-
-
 def _checked(stack: Stack, progress: Progress) -> HuArray:
     """Decode the HU of every slice; damage that a library reports is an error.
 
     Raises:
         UnreadableFile: the pixel data of a slice is damaged.
     """
-    if is_native(stack.slices[0].transfer_syntax):
+    if stack.slices[0].transfer_syntax in _NATIVE:
         return _decode(stack, progress)
     try:
         with c_stderr.captured():
@@ -155,14 +150,21 @@ def _damaged_file(stack: Stack) -> Path:
 
 def _decode(stack: Stack, progress: Progress) -> HuArray:
     """Decode the HU of every slice, ``(z, y, x)``; files are decoded in parallel."""
-    layout = stack.slices[0].layout
-    hu = np.empty((len(stack.slices), layout.rows, layout.columns), np.int16)
+    slices, layout = stack.slices, stack.slices[0].layout
+    hu = np.empty((len(slices), layout.rows, layout.columns), np.int16)
     slices_of: dict[Path, list[int]] = defaultdict(list)
-    for z, one in enumerate(stack.slices):
+    for z, one in enumerate(slices):
         slices_of[one.file].append(z)
+
+    def decode_file(file: Path, zs: Sequence[int]) -> None:
+        first, frames = slices[zs[0]], [slices[z].frame for z in zs]
+        stored = stored_frames(file, frames, first.layout, first.transfer_syntax)
+        for z, values in zip(zs, stored, strict=True):
+            write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
+
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
         try:
-            tasks = [pool.submit(_decode_file, stack.slices, zs, hu) for zs in slices_of.values()]
+            tasks = [pool.submit(decode_file, *one) for one in slices_of.items()]
             for count, task in enumerate(tasks, start=1):
                 task.result()
                 progress(_HEADERS_SHARE + (1 - _HEADERS_SHARE) * (count / len(tasks)))
@@ -170,20 +172,6 @@ def _decode(stack: Stack, progress: Progress) -> HuArray:
             pool.shutdown(cancel_futures=True)
             raise
     return hu
-
-
-def _decode_file(slices: Sequence[Slice], zs: Sequence[int], hu: HuArray) -> None:
-    """Write the slices ``zs``, which are frames of one file, into the volume."""
-    first = slices[zs[0]]
-    frames = [slices[z].frame for z in zs]
-    stored = stored_frames(first.file, frames, first.layout, first.transfer_syntax)
-    for z, values in zip(zs, stored, strict=True):
-        write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
-
-
-def is_native(transfer_syntax: str) -> bool:
-    """Tell whether pixels are stored uncompressed."""
-    return transfer_syntax in _NATIVE
 
 
 def stored_frames(
@@ -200,8 +188,10 @@ def stored_frames(
         raise UnreadableFile(f"{reason}: send the file uncompressed", file)
     data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
     try:
-        content = _content(data)
-        if is_native(transfer_syntax):
+        content = data.get("PixelData")
+        if not isinstance(content, bytes) or not content:
+            raise ValueError("missing")
+        if transfer_syntax in _NATIVE:
             return [_native(content, frame, layout, transfer_syntax) for frame in frames]
         encoded = list(generate_frames(content, number_of_frames=max(frames) + 1))
         return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
@@ -210,15 +200,9 @@ def stored_frames(
         raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
 
 
-def _content(data: Dataset) -> bytes:
-    content = data.get("PixelData")
-    if not isinstance(content, bytes) or not content:
-        raise ValueError("missing")
-    return content
-
-
 def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) -> StoredArray:
-    needed = (frame + 1) * layout.frame_bytes
+    frame_bytes = layout.rows * layout.columns * 2
+    needed = (frame + 1) * frame_bytes
     if len(content) < needed:
         raise ValueError(f"truncated, {len(content)} of {needed} bytes")
     order = ">" if transfer_syntax == ExplicitVRBigEndian else "<"
@@ -226,7 +210,7 @@ def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) ->
         content,
         f"{order}{'i' if layout.signed else 'u'}2",
         layout.rows * layout.columns,
-        offset=needed - layout.frame_bytes,
+        offset=needed - frame_bytes,
     ).reshape(layout.rows, layout.columns)
 
 

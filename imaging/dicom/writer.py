@@ -48,7 +48,11 @@ def write_series(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.dcm")):
         raise FileExistsError(f"{folder} already holds a series: choose an empty folder")
-    _require_perpendicular(volume.geometry)
+    direction = volume.geometry.direction
+    normal = np.cross(direction[:, 0], direction[:, 1])
+    if abs(float(normal @ direction[:, 2]) - 1) > _PERPENDICULAR:
+        matrix = direction.tolist()
+        raise ValueError(f"the third axis is not the normal of the slices, direction {matrix}")
     thickness = slice_thickness_mm or volume.geometry.spacing_mm[0]
     shared = _shared(volume, header or StudyHeader(), seed, thickness)
     paths = []
@@ -58,13 +62,6 @@ def write_series(
         if progress is not None:
             progress((k + 1) / len(volume.hu))
     return paths
-
-
-def _require_perpendicular(geometry: Geometry) -> None:
-    normal = np.cross(geometry.direction[:, 0], geometry.direction[:, 1])
-    if abs(float(normal @ geometry.direction[:, 2]) - 1) > _PERPENDICULAR:
-        matrix = geometry.direction.tolist()
-        raise ValueError(f"the third axis is not the normal of the slices, direction {matrix}")
 
 
 def _uid(seed: int | None, *names: str) -> UID:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from imaging.errors import NoLung
-from imaging.lungs import MARGIN_MM, Lungs, find_lungs
+from imaging.lungs import CELL_MM, MARGIN_MM, Lungs, find_lungs
 from imaging.read import read_study
 from imaging.volume import HuArray, Triple
 
@@ -96,7 +96,7 @@ def test_mask_is_uint8_on_isotropic_cells_over_the_whole_volume(chest: HuArray) 
     lungs = find_lungs(chest, SPACING_MM, "chest")
     extent_mm = np.array(SHAPE) * SPACING_MM
     assert lungs.mask.dtype == np.uint8
-    assert np.allclose(extent_mm / lungs.mask.shape, lungs.cell_mm, rtol=0.02)
+    assert np.allclose(extent_mm / lungs.mask.shape, CELL_MM, rtol=0.02)
 
 
 def test_places_outside_the_volume_are_outside_the_lungs(chest: HuArray) -> None:
