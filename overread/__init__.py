@@ -1,4 +1,4 @@
-"""The Python door of Overread: read a chest CT from a script or a notebook.
+"""The Python interface of Overread: read a chest CT from a script or a notebook.
 
     import overread
 

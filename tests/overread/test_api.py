@@ -1,4 +1,4 @@
-"""The Python door: what a script or a notebook gives, and what it gets back."""
+"""The Python interface: accepted input, results and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def phantom() -> Phantom:
 
 @pytest.fixture(scope="module")
 def ct(phantom: Phantom, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("door") / "ct"
+    folder = tmp_path_factory.mktemp("study") / "ct"
     write_series(phantom.volume, folder, seed=SPEC.seed)
     return folder
 
