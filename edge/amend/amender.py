@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -201,16 +201,18 @@ class Amender:
         self._add_age()
         available = self._is_available()
         # 1. Finish a version that was begun: its verdicts are stored.
-        if (read := self._first(PendingStep.AMENDING)) is not None:
-            return self._attempt(read, self._write)
+        if begun := self._at(PendingStep.AMENDING):
+            return self._attempt(begun[0], self._write)
         # 2. Give up a read that is too old, or the oldest when compressing makes no room.
-        if (read := self._first(PendingStep.PENDING, self._too_old)) is not None:
-            return self._attempt(read, partial(self._give_up, self._budget.too_old))
-        if not self._has_room() and (read := self._oldest()) is not None:
-            return self._attempt(read, partial(self._give_up, self._budget.too_much))
+        reads = self._at(PendingStep.PENDING)
+        if too_old := [r for r in reads if r.age_s > self._budget.max_days * DAY_S]:
+            return self._attempt(too_old[0], partial(self._give_up, self._budget.too_old))
+        if not self._has_room() and reads:
+            oldest = max(reads, key=lambda read: read.age_s)
+            return self._attempt(oldest, partial(self._give_up, self._budget.too_much))
         # 3. Retry a read that is due, while the cloud can be reached.
-        if available and (read := self._first(PendingStep.PENDING, self._due)) is not None:
-            return self._attempt(read, self._retry)
+        if available and (due := [r for r in reads if self._backoff.due(r.study_key)]):
+            return self._attempt(due[0], self._retry)
         # 4. Nothing is urgent: compress an ROI that was stored fast.
         return self._pending.compress_one()
 
@@ -244,22 +246,8 @@ class Amender:
         self._was_down = not up
         return link.available
 
-    def _first(
-        self, step: PendingStep, wanted: Callable[[PendingRead], bool] | None = None
-    ) -> PendingRead | None:
-        return next((read for read in self._at(step) if wanted is None or wanted(read)), None)
-
-    def _oldest(self) -> PendingRead | None:
-        return max(self._at(PendingStep.PENDING), key=lambda read: read.age_s, default=None)
-
-    def _at(self, step: PendingStep) -> Iterator[PendingRead]:
-        return (r for r in self._pending.at(step) if r.study_key not in self._suspended)
-
-    def _due(self, read: PendingRead) -> bool:
-        return self._backoff.due(read.study_key)
-
-    def _too_old(self, read: PendingRead) -> bool:
-        return read.age_s > self._budget.max_days * DAY_S
+    def _at(self, step: PendingStep) -> list[PendingRead]:
+        return [r for r in self._pending.at(step) if r.study_key not in self._suspended]
 
     def _retry(self, read: PendingRead) -> None:
         """Send the ROIs of one study again; write a new version if any verdict comes."""

@@ -83,6 +83,7 @@ class Link:
     `monitor_stopped`. Several threads may use it.
 
     Attributes:
+        receiving: whether a running escalation has received something from the cloud.
         suspect: is set when an escalation was not answered; the health monitor waits for it.
     """
 
@@ -100,7 +101,7 @@ class Link:
         self._response_at_s: float | None = None
         self._grace_until_s: float | None = None
         self._known = threading.Event()
-        self._timed_at_s, self._receiving, self._down = float("-inf"), False, ""
+        self._timed_at_s, self.receiving, self._down = float("-inf"), False, ""
         self.suspect = threading.Event()
 
     def estimate(self) -> LinkEstimate:
@@ -131,12 +132,7 @@ class Link:
     def responded(self) -> None:
         """Note that the cloud sent something in a running escalation."""
         with self._lock:
-            self._receiving, self._down, self._response_at_s = True, "", self._clock()
-
-    @property
-    def receiving(self) -> bool:
-        """Whether a running escalation has received something from the cloud."""
-        return self._receiving
+            self.receiving, self._down, self._response_at_s = True, "", self._clock()
 
     def response_timeout_s(self) -> float:
         """Return how long a reachable cloud may take for its first response."""
@@ -187,7 +183,7 @@ class Link:
         """
         with self._lock:
             self._known.set()
-            if not self._receiving:
+            if not self.receiving:
                 self._down = fault
 
     def succeeded(self, arrivals: Sequence[Arrival], response_s: float = 0.0) -> None:
@@ -257,7 +253,7 @@ class Link:
     def _ended(self, *, suspect: bool = False) -> Iterator[None]:
         """Record the end of an escalation; a suspect link is checked at once."""
         with self._lock:
-            self._receiving = False
+            self.receiving = False
             yield
         if suspect:
             self.suspect.set()
