@@ -1,6 +1,6 @@
 """State what a report guarantees of missed nodules, or why it guarantees nothing.
 
-The terms come with the model: calibration (`models.calibration.promise`) found them on held-out
+The terms come with the model: calibration (`models.calibration.guarantee`) found them on held-out
 cases, where every uncertain candidate was read again in full size. A report that was made in
 another way has no guarantee. Pure functions: the same reading gives the same guarantee.
 """

@@ -133,7 +133,7 @@ def fit(
     until the requested guarantee holds. Otherwise the guarantee of the fitted thresholds is
     written.
     """
-    from models.calibration.promise import Target, run_fit
+    from models.calibration.guarantee import Target, run_fit
 
     run_fit(data, screening, hybrid, Target(alpha, delta))
 

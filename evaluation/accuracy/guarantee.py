@@ -82,7 +82,7 @@ class Resampled:
     can break its guarantee, and ``kept`` proves nothing.
     """
 
-    promised: npt.NDArray[np.bool_]
+    guaranteed: npt.NDArray[np.bool_]
     miss_rate: FloatArray
     alpha: float
     worst: float
@@ -90,17 +90,17 @@ class Resampled:
     @property
     def kept(self) -> float:
         """Return the share of all sets in which no guarantee was broken."""
-        return float((~self.promised | (self.miss_rate <= self.alpha)).mean())
+        return float((~self.guaranteed | (self.miss_rate <= self.alpha)).mean())
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures for JSON; None where no set gave a guarantee."""
-        rates = self.miss_rate[self.promised]
+        rates = self.miss_rate[self.guaranteed]
         known = rates.size > 0
         return {
-            "resamples": self.promised.size,
-            "promised": float(self.promised.mean()),
+            "resamples": self.guaranteed.size,
+            "guaranteed": float(self.guaranteed.mean()),
             "kept": self.kept,
-            "kept_of_promised": float((rates <= self.alpha).mean()) if known else None,
+            "kept_of_guaranteed": float((rates <= self.alpha).mean()) if known else None,
             "miss_rate_mean": float(rates.mean()) if known else None,
             "miss_rate_p90": float(np.quantile(rates, 0.9)) if known else None,
             "worst": self.worst,
@@ -258,7 +258,7 @@ def served(
         scores: of the calibration.
         test: of patients never calibrated on.
         spec: the requested guarantee.
-        settings: ``thresholds`` and ``guarantee`` as `models.calibration.promise` gives them.
+        settings: ``thresholds`` and ``guarantee`` as `models.calibration.guarantee` gives them.
         resamples: number of sets.
         rng: draws the sets.
     """

@@ -19,7 +19,7 @@ from evaluation.accuracy.scores import Fitted, Scores, joined, read_scores, scor
 from evaluation.common import cli
 from evaluation.common.readers import open_screening, open_second
 from evaluation.errors import MissingData
-from models.calibration.promise import DISMISS_SHARE, Target, promise
+from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import Rows, percent
 from models.runtime.artifacts import find
@@ -88,7 +88,9 @@ def guarantee_command(
         path = quantile_path(read_scores(path_from, fitted).nodules)
     thresholds = Thresholds.from_manifest(settings)
     spec = GuaranteeSpec(path, thresholds.report, alpha, delta, bound)
-    terms = promise(known.nodules, asdict(thresholds), Target(alpha, delta), settings["merge"])
+    terms = guaranteed_settings(
+        known.nodules, asdict(thresholds), Target(alpha, delta), settings["merge"]
+    )
     rng = np.random.default_rng(seed)
     result = {
         **examine(known, held_out, spec, resamples=resamples, seed=seed),
@@ -134,7 +136,7 @@ def _experiments(result: dict[str, Any]) -> Rows:
         for name in ("splits", "draws"):
             one = part[name]
             alpha = one.get("alpha_mean", part.get("alpha"))
-            figures = (one["kept"], one.get("promised", 1.0))
+            figures = (one["kept"], one.get("guaranteed", 1.0))
             rates = (one["miss_rate_mean"], one["miss_rate_p90"], one["worst"])
             label = f"{one['resamples']} {name}, {words}"
             able = "yes" if one["can_fail"] else "no"

@@ -1,10 +1,10 @@
 """Conformal risk control: thresholds that bound the share of missed nodules, with confidence.
 
-**What is promised.** With probability 1 - delta over the calibration patients, a new patient
+**What is guaranteed.** With probability 1 - delta over the calibration patients, a new patient
 loses on average at most a share alpha of his nodules. Nodules of one patient resemble each
 other, so the patient is the exchangeable unit, and his loss is the *share* of his nodules that
 are lost: never proposed, dismissed on the edge, or below ``final`` after the merge. The miss rate
-pooled over nodules is not promised; patients with many nodules weigh more there. Networks,
+pooled over nodules is not guaranteed; patients with many nodules weigh more there. Networks,
 calibration and merger must have been fitted on other patients.
 
 **How.** Thresholds are tried along a path from the most to the least cautious, fixed beforehand.
@@ -33,7 +33,7 @@ from imaging.volume import FloatArray
 _HALVINGS = 45
 
 ALPHA, DELTA = 0.028, 0.1
-"""The default promise: 97.2 % sensitivity with 90 % confidence."""
+"""The default guarantee: 97.2 % sensitivity with 90 % confidence."""
 
 STEPS = 400
 
@@ -106,7 +106,7 @@ class ThresholdPath:
 
 @dataclass(frozen=True)
 class Guarantee:
-    """The promised bound on the miss rate, or the reason why there is none.
+    """The guaranteed bound on the miss rate, or the reason why there is none.
 
     ``n`` nodules of ``patients`` patients were calibrated on; ``reason`` is empty if it ``holds``.
     """
@@ -121,7 +121,7 @@ class Guarantee:
 
     @property
     def text(self) -> str:
-        """The promise in one line, for the report."""
+        """The guarantee in one line, for the report."""
         if not self.holds:
             return f"no guarantee: {self.reason}"
         return (
@@ -133,11 +133,11 @@ class Guarantee:
 
 @dataclass(frozen=True)
 class Controlled:
-    """Thresholds and what they promise.
+    """Thresholds and what they guarantee.
 
     If the guarantee does not hold, the thresholds are the most cautious of the path: everything
     proposed is escalated and reported. ``alpha_reached`` is the smallest miss rate that they
-    promise at delta, ``delta_reached`` the smallest delta at which they promise alpha.
+    guarantee at delta, ``delta_reached`` the smallest delta at which they guarantee alpha.
     """
 
     dismiss: float
@@ -151,7 +151,7 @@ def straight_path(dismiss_share: float = 0.5, *, steps: int = STEPS) -> Threshol
     """Return a path with ``final`` from 0 to 1, denser near 0, and ``dismiss`` a share of it."""
     if not 0 <= dismiss_share <= 1:
         raise ValueError(f"dismiss_share = {dismiss_share}, expected a value in [0, 1]")
-    # squares are denser near 0, where the promise is decided
+    # squares are denser near 0, where the guarantee is decided
     final = np.linspace(0, 1, steps) ** 2
     return ThresholdPath(dismiss_share * final, final)
 
@@ -159,7 +159,7 @@ def straight_path(dismiss_share: float = 0.5, *, steps: int = STEPS) -> Threshol
 def quantile_path(others: ScoredNodules, *, steps: int = STEPS) -> ThresholdPath:
     """Return a path of equal quantiles of both scores of *other* nodules.
 
-    They must not be the calibration's, which would void the promise.
+    They must not be the calibration's, which would void the guarantee.
     """
     # both thresholds at the same quantile of their scores; the first step loses nothing
     share = np.linspace(0, 1, steps)
@@ -205,7 +205,7 @@ def furthest(
 def counted(shares: FloatArray, bound: Bound) -> FloatArray:
     """Return the losses for ``bound``: the exact one counts a patient who loses any nodule.
 
-    That is never less than the share, so its promise holds for the share too.
+    That is never less than the share, so its guarantee holds for the share too.
     """
     return (shares > 0).astype(np.float64) if bound is Bound.BINOMIAL else shares
 
@@ -219,14 +219,14 @@ def control(
     delta: float = DELTA,
     bound: Bound = Bound.HOEFFDING_BENTKUS,
 ) -> Controlled:
-    """Return the least cautious thresholds of ``path`` that promise ``alpha`` at ``delta``.
+    """Return the least cautious thresholds of ``path`` that guarantee ``alpha`` at ``delta``.
 
     Raises:
         ValueError: ``alpha`` or ``delta`` is not in (0, 1).
     """
     if not (0 < alpha < 1 and 0 < delta < 1):
         raise ValueError(f"alpha = {alpha} and delta = {delta}, expected values in (0, 1)")
-    # walk along the path while the bound holds; without a first step, state the tightest pair
+    # follow the path while the bound holds; without a first step, state the tightest pair
     shares = counted(losses(nodules, path, report), bound)
     n, mean = len(shares), shares.mean(0)
     step = int(furthest(mean, n, alpha, delta, bound))
@@ -242,15 +242,15 @@ def control(
 def _why_not(n: int, alpha: float, delta: float, reached: float, sure: float) -> str:
     # too few patients whatever they lose, or too large a loss at the first step
     needed = fewest_patients(alpha, delta)
-    few = f"{n} patients are too few, {needed} without a miss would do"
+    few = f"{n} patients are too few, {needed} without a miss are needed"
     why = few if n < needed else f"{n} patients lose too much at the most cautious thresholds"
     confident = _percent(1 - delta)
     below = f"or {_percent(alpha)} with {_percent(1 - sure)}"
     if sure > 0.5:
         below = f"and {_percent(alpha)} not even with 50 %"
     return (
-        f"at most {_percent(alpha)} missed cannot be promised with {confident} confidence, {why}; "
-        f"what can: {_percent(reached)} with {confident}, {below}"
+        f"at most {_percent(alpha)} missed cannot be guaranteed with {confident} confidence, "
+        f"{why}; possible: {_percent(reached)} with {confident}, {below}"
     )
 
 
@@ -290,7 +290,7 @@ def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
 
 
 def fewest_patients(alpha: float, delta: float) -> int:
-    """Return how many patients without a loss promise ``alpha`` at ``delta``."""
+    """Return the number of patients without a loss guarantee ``alpha`` at ``delta``."""
     return math.ceil(math.log(delta) / math.log1p(-alpha))
 
 

@@ -1,4 +1,4 @@
-"""What a report promises of missed nodules, and why it promises nothing."""
+"""What a report guarantees of missed nodules, and why it guarantees nothing."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_terms_that_are_no_table_or_lack_a_key_are_refused() -> None:
 
 
 def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
-    """Weights that were exported anew keep their settings, and lose the promise."""
+    """Weights that were exported again keep their settings, and lose the guarantee."""
     assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == MOST
     stale = guarantee_of_model({"guarantee": GUARANTEE}, "2")
     assert stale.text == (
@@ -106,7 +106,7 @@ def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
 
 
 def test_a_reading_as_in_calibration_has_its_terms() -> None:
-    """All that was uncertain read again, in full, or nothing uncertain: the promise is given."""
+    """All that was uncertain read again, in full, or nothing uncertain: the guarantee is given."""
     for plan, answers in (
         (plan_of(0.7, 0.3), read_by(0, 1)),
         (plan_of(0.95, 0.05), EscalationResult()),

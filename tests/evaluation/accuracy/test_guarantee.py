@@ -22,7 +22,7 @@ from evaluation.accuracy.guarantee import (
 )
 from evaluation.accuracy.guarantee_command import guarantee_command
 from evaluation.accuracy.scores import Scores
-from models.calibration.promise import DISMISS_SHARE, Target, promise
+from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
 from models.calibration.risk_control import (
     Bound,
     Controlled,
@@ -54,7 +54,7 @@ def test_guarantees_hold_in_nine_of_ten_sets(bound: Bound) -> None:
     nodules, rng = patients(600, 0, missed=0.004).nodules, np.random.default_rng(0)
     for experiment in (split_patients, draw_patients):
         reached = experiment(nodules, spec, 1000, rng)
-        assert reached.promised.mean() > 0.9
+        assert reached.guaranteed.mean() > 0.9
         assert reached.kept >= 0.9
         assert np.nanmin(reached.miss_rate) > 0
 
@@ -64,9 +64,9 @@ def test_splits_count_on_patients_not_calibrated_on() -> None:
     nodules = ScoredNodules(np.array([0.9, -np.inf]), np.array([0.9, 0.0]), np.arange(2))
     spec = GuaranteeSpec(straight_path(steps=3), report=0.95, alpha=0.95, delta=0.2)
     reached = split_patients(nodules, spec, 50, np.random.default_rng(0))
-    assert 0 < reached.promised.mean() < 1
-    assert set(reached.miss_rate[reached.promised]) == {1.0}
-    assert reached.kept == pytest.approx(1 - reached.promised.mean())
+    assert 0 < reached.guaranteed.mean() < 1
+    assert set(reached.miss_rate[reached.guaranteed]) == {1.0}
+    assert reached.kept == pytest.approx(1 - reached.guaranteed.mean())
     assert reached.worst == 1.0
 
 
@@ -81,7 +81,7 @@ def test_the_worst_that_any_set_could_have_had_stands_beside() -> None:
         assert found["kept"] == 1.0
         assert found["can_fail"] is False
     never = split_patients(nodules, replace(spec, alpha=0.01), 20, rng).as_dict()
-    assert never["promised"] == 0.0
+    assert never["guaranteed"] == 0.0
     assert never["can_fail"] is False
 
 
@@ -160,12 +160,12 @@ def test_the_command_wants_one_source(tmp_path: Path) -> None:
 
 
 def test_what_few_patients_carry_is_kept_in_nine_of_ten_sets() -> None:
-    """62 patients cannot promise 2.8 %; what nearly all halves of them can is kept."""
+    """62 patients cannot guarantee 2.8 %; what nearly all halves of them can is kept."""
     nodules = patients(62, 0).nodules
     found = carried(nodules, WHOLE_SPEC, 1000, np.random.default_rng(0))
     assert found["alpha"] > WHOLE_SPEC.alpha
     for name in ("splits", "draws"):
-        assert found[name]["promised"] >= 0.9
+        assert found[name]["guaranteed"] >= 0.9
         assert found[name]["kept"] >= 0.9
         assert found[name]["miss_rate_mean"] > 0
 
@@ -188,7 +188,7 @@ def test_a_row_that_cannot_fail_shows_itself() -> None:
     scores = Scores(
         ScoredNodules(edge, edge.clip(0), np.arange(62)), np.zeros(0), np.zeros(0), 0.0, True
     )
-    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
+    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     found = served(scores, None, WHOLE_SPEC, terms, 20, np.random.default_rng(0))
     assert found["splits"]["worst"] == pytest.approx(1 / 31)
     assert found["draws"]["worst"] == pytest.approx(1 / 62)
@@ -215,7 +215,7 @@ def test_the_carried_alpha_is_the_bound_of_an_unlucky_half() -> None:
 def test_the_level_that_each_set_states_is_kept_as_often_as_guaranteed() -> None:
     """In splits and draws, and on test patients of the same kind."""
     scores = patients(120, 2)
-    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
+    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     rng = np.random.default_rng(0)
     found = served(scores, patients(300, 3), WHOLE_SPEC, terms, 1000, rng)
     assert found["guarantee"] == terms["guarantee"]
@@ -230,7 +230,7 @@ def test_the_level_that_each_set_states_is_kept_as_often_as_guaranteed() -> None
 
 def test_test_patients_may_break_the_guarantee() -> None:
     scores = patients(200, 4, missed=0.0)
-    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
+    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     worse = patients(100, 5, missed=0.5)
     found = served(scores, worse, WHOLE_SPEC, terms, 5, np.random.default_rng(0))
     assert found["test"]["kept"] is False
@@ -239,5 +239,5 @@ def test_test_patients_may_break_the_guarantee() -> None:
 
 def test_without_test_patients_there_is_no_level() -> None:
     scores = patients(50, 6)
-    terms = promise(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
+    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
     assert served(scores, None, WHOLE_SPEC, terms, 5, np.random.default_rng(0))["test"] is None

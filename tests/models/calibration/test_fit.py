@@ -27,7 +27,7 @@ def test_separable_data_gives_finite_weights() -> None:
     assert np.isfinite(logistic(x, np.array([False, False, True, True]))).all()
 
 
-def test_thresholds_leave_the_alarms_they_promise() -> None:
+def test_thresholds_leave_the_stated_number_of_false_positives() -> None:
     """``final`` lets one alarm a scan through, ``dismiss`` keeps every proposed nodule."""
     rng = np.random.default_rng(0)
     edge = np.concatenate([rng.beta(8, 2, 200), rng.beta(2, 8, 100)])

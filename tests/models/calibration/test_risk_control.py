@@ -45,7 +45,7 @@ def test_losses_by_hand() -> None:
 
 
 @pytest.mark.parametrize("bound", list(Bound))
-def test_the_promise_holds_as_often_as_promised(bound: Bound) -> None:
+def test_the_guarantee_holds_as_often_as_stated(bound: Bound) -> None:
     """Of 1,000 calibration sets drawn from a population, 90 % and more keep alpha on it."""
     rng = np.random.default_rng(1)
     population = counted(losses(nodules(4000, rng), straight_path(steps=150), REPORT), bound)
@@ -54,10 +54,10 @@ def test_the_promise_holds_as_often_as_promised(bound: Bound) -> None:
     drawn = rng.integers(0, len(population), (1000, n))
     weight = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(population))
     step = furthest(weight @ population / n, n, alpha, delta, bound)
-    assert (step >= 0).mean() > 0.9  # most sets promise something
+    assert (step >= 0).mean() > 0.9  # most sets guarantee something
     kept = (step < 0) | (true[step] <= alpha)
     assert kept.mean() >= 1 - delta
-    assert true[step].max() > alpha  # it is a promise of 90 %, not one that never fails
+    assert true[step].max() > alpha  # it is a guarantee of 90 %, not one that never fails
 
 
 def test_one_more_step_would_not_hold() -> None:
@@ -72,7 +72,7 @@ def test_one_more_step_would_not_hold() -> None:
     assert furthest(mean[step : step + 2], 400, 0.05, 0.1, Bound.HOEFFDING_BENTKUS) == 0
 
 
-def test_the_report_says_what_is_promised() -> None:
+def test_the_report_states_the_guarantee() -> None:
     given = nodules(400, np.random.default_rng(2))
     guarantee = control(given, straight_path(), report=REPORT, alpha=0.05).guarantee
     assert guarantee.text == (
@@ -82,7 +82,7 @@ def test_the_report_says_what_is_promised() -> None:
 
 
 def test_too_few_patients_say_so_with_the_tightest_pair() -> None:
-    """62 patients without a miss promise 3.65 % at 90 %, and 2.8 % at 82.8 %."""
+    """62 patients without a miss guarantee 3.65 % at 90 %, and 2.8 % at 82.8 %."""
     owner = np.arange(62)
     given = ScoredNodules(np.full(62, 0.9), np.full(62, 0.9), owner)
     found = control(given, straight_path(), report=REPORT)
@@ -91,15 +91,16 @@ def test_too_few_patients_say_so_with_the_tightest_pair() -> None:
     assert found.alpha_reached == pytest.approx(1 - 0.1 ** (1 / 62))
     assert found.delta_reached == pytest.approx((1 - 0.028) ** 62)
     assert found.guarantee.text == (
-        "no guarantee: at most 2.8 % missed cannot be promised with 90 % confidence, 62 patients "
-        "are too few, 82 without a miss would do; what can: 3.65 % with 90 %, or 2.8 % with 82.8 %"
+        "no guarantee: at most 2.8 % missed cannot be guaranteed with 90 % confidence, "
+        "62 patients are too few, 82 without a miss are needed; possible: 3.65 % with 90 %, or "
+        "2.8 % with 82.8 %"
     )
     tightest = control(given, straight_path(), report=REPORT, alpha=found.alpha_reached + 1e-9)
     assert tightest.guarantee.holds
 
 
 def test_nodules_never_proposed_are_lost_whatever_the_thresholds() -> None:
-    """Enough patients, and still no promise: the most cautious thresholds lose 10 %."""
+    """Enough patients, and still no guarantee: the most cautious thresholds lose 10 %."""
     given = nodules(500, np.random.default_rng(3), missed=0.1)
     found = control(given, straight_path(), report=REPORT)
     assert not found.guarantee.holds

@@ -1,4 +1,4 @@
-"""What the fitted thresholds promise, and how it is entered."""
+"""What the fitted thresholds guarantee, and how it is entered."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from edge.decide import Thresholds
 from edge.guarantee import Terms
 from edge.merge import MergeWeights
 from models.calibration.fit import Cases
-from models.calibration.promise import (
+from models.calibration.guarantee import (
     DISMISS_SHARE,
     ReadWith,
     Target,
     fit_settings,
+    guaranteed_settings,
     nodules_of,
     out_of_reach,
-    promise,
     uncalibrated,
     widest_slices_mm,
 )
@@ -28,7 +28,7 @@ from models.calibration.risk_control import ScoredNodules, ThresholdPath, losses
 from models.runtime.artifacts import find
 
 MERGE = [0.0, 1.0, 1.0]
-"""The cloud's word counts without end: nothing is out of its reach."""
+"""The cloud's logit counts without limit: any edge score can reach ``final``."""
 
 FITTED = {"dismiss": 0.2, "report": 0.9, "alone": 0.3, "final": 0.6}
 
@@ -56,9 +56,9 @@ def cases(seed: int = 0) -> Cases:
     return Cases(logits[0], logits[1], nodule, 1, 4.0, owners, ("p19",))
 
 
-def test_enough_patients_promise_what_is_asked() -> None:
-    """100 without a miss promise 2.8 % at 90 %: the fit's ``final`` stays."""
-    found = promise(sound(100), FITTED, Target(0.028, 0.1), MERGE)
+def test_enough_patients_allow_the_requested_guarantee() -> None:
+    """100 without a miss guarantee 2.8 % at 90 %: the fit's ``final`` stays."""
+    found = guaranteed_settings(sound(100), FITTED, Target(0.028, 0.1), MERGE)
     assert found["guarantee"] == {
         "alpha": 0.028,
         "delta": 0.1,
@@ -72,8 +72,8 @@ def test_enough_patients_promise_what_is_asked() -> None:
 
 
 def test_too_few_say_the_tightest_pair_that_holds() -> None:
-    """62 without a miss promise 3.65 % at 90 %, and 2.8 % with 82.8 %, as Clopper and Pearson."""
-    found = promise(sound(62), FITTED, Target(0.028, 0.1), MERGE)
+    """62 without a miss guarantee 3.65 % at 90 %, and 2.8 % with 82.8 %, as Clopper and Pearson."""
+    found = guaranteed_settings(sound(62), FITTED, Target(0.028, 0.1), MERGE)
     guarantee = found["guarantee"]
     assert not guarantee["holds"]
     assert guarantee["alpha"] == pytest.approx(float(beta.ppf(0.9, 1, 62)), abs=2e-6)
@@ -81,10 +81,10 @@ def test_too_few_say_the_tightest_pair_that_holds() -> None:
     assert found["thresholds"]["final"] == FITTED["final"]
 
 
-def test_thresholds_are_lowered_where_that_brings_the_promise() -> None:
+def test_thresholds_are_lowered_until_the_guarantee_holds() -> None:
     """Six of 200 are lost at the fit's ``final`` and none below 0.4: it goes below 0.4."""
     nodules = faint(200, 6, 0.4)
-    found = promise(nodules, FITTED, Target(0.028, 0.1), MERGE)
+    found = guaranteed_settings(nodules, FITTED, Target(0.028, 0.1), MERGE)
     at = found["thresholds"]
     assert found["guarantee"]["holds"]
     assert 0.39 < at["final"] <= 0.4
@@ -95,7 +95,7 @@ def test_thresholds_are_lowered_where_that_brings_the_promise() -> None:
 
 
 def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
-    found = promise(sound(200, lost=20), FITTED, Target(0.028, 0.1), MERGE)
+    found = guaranteed_settings(sound(200, lost=20), FITTED, Target(0.028, 0.1), MERGE)
     assert not found["guarantee"]["holds"]
     assert found["guarantee"]["alpha"] > 0.1
     assert found["guarantee"]["confidence"] == 0.0
@@ -104,13 +104,13 @@ def test_where_lowering_does_not_help_the_fit_s_stay() -> None:
 
 def test_a_cautious_fit_keeps_its_own_dismiss() -> None:
     fitted = {**FITTED, "dismiss": 0.01}
-    assert promise(sound(100), fitted, Target(), MERGE)["thresholds"]["dismiss"] == 0.01
+    assert guaranteed_settings(sound(100), fitted, Target(), MERGE)["thresholds"]["dismiss"] == 0.01
 
 
-def test_what_no_verdict_can_bring_to_final_is_not_asked_about() -> None:
+def test_what_no_verdict_can_bring_to_final_is_not_sent() -> None:
     """``dismiss`` rises to the score that the highest verdict that counts just brings there."""
     merge = [0.3, 1.1, 0.4, 1.2]
-    found = promise(sound(100), FITTED, Target(), merge)["thresholds"]
+    found = guaranteed_settings(sound(100), FITTED, Target(), merge)["thresholds"]
     assert found["dismiss"] > FITTED["dismiss"]
     assert found["alone"] == max(FITTED["alone"], found["dismiss"])
     weights = MergeWeights(*merge)
@@ -119,13 +119,13 @@ def test_what_no_verdict_can_bring_to_final_is_not_asked_about() -> None:
 
 
 @pytest.mark.parametrize("merge", [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 2.0], [0.0, 1.0, -1.0, 2.0]])
-def test_nothing_is_out_of_reach_of_a_word_without_end(merge: list[float]) -> None:
+def test_a_cloud_logit_without_limit_can_bring_any_score_to_final(merge: list[float]) -> None:
     assert out_of_reach(0.5, merge) == 0.0
 
 
-def test_nothing_found_promises_nothing() -> None:
+def test_without_a_proposed_nodule_there_is_no_guarantee() -> None:
     with pytest.raises(ValueError, match="all nodules of 9 patients are lost"):
-        promise(sound(9, lost=9), FITTED, Target(), MERGE)
+        guaranteed_settings(sound(9, lost=9), FITTED, Target(), MERGE)
 
 
 def test_nodules_are_scored_as_the_edge_scores_them() -> None:
@@ -152,7 +152,9 @@ def test_whose_they_are_need_not_be_known() -> None:
 def test_the_edge_takes_what_is_entered() -> None:
     given = cases()
     settings, cloud = fit_settings(given)
-    found = promise(nodules_of(given, settings, cloud), settings["thresholds"], Target(), MERGE)
+    found = guaranteed_settings(
+        nodules_of(given, settings, cloud), settings["thresholds"], Target(), MERGE
+    )
     entered = {**found["guarantee"], **asdict(ReadWith("v1", "v2", 2.5, 48))}
     terms = Terms.from_manifest({"guarantee": entered})
     assert terms is not None
@@ -166,14 +168,14 @@ def test_the_widest_slices_of_a_split(tmp_path: Path) -> None:
     assert widest_slices_mm(index, "val") == 2.5
 
 
-def test_the_stated_level_holds_as_often_as_promised() -> None:
+def test_the_stated_level_holds_with_the_stated_confidence() -> None:
     """Of 300 calibration sets of 62 patients, 90 % state an alpha that the population keeps."""
     rng = np.random.default_rng(0)
     kept = 0
     for _ in range(300):
         edge = np.where(rng.random(62) < 0.03, -np.inf, 0.8)
         nodules = ScoredNodules(edge, rng.beta(9, 1, 62), np.arange(62))
-        found = promise(nodules, FITTED, Target(0.028, 0.1), MERGE)
+        found = guaranteed_settings(nodules, FITTED, Target(0.028, 0.1), MERGE)
         at = found["thresholds"]
         true = 0.03 + 0.97 * float(beta.cdf(at["final"], 9, 1))
         kept += true <= found["guarantee"]["alpha"]

@@ -1,12 +1,13 @@
-"""Fits the settings of both artifacts, and states what their thresholds promise of missed nodules.
+"""Fit the settings of both artifacts, and the guarantee on missed nodules of their thresholds.
 
-The promise is made along a path of thresholds that is fixed beforehand: ``dismiss`` is a set part
-of ``final``.
+The guarantee is sought along a path of thresholds that is fixed beforehand: ``dismiss`` is a set
+fraction of ``final``.
 
-- If the path reaches the promise that was asked for, the fitted thresholds are lowered to it.
-- If not, they stay, and the bound for them alone is stated. That is valid because no nodule chose
-  them: ``final`` was set by false positives, and ``dismiss`` is at most its part of ``final``.
-- Last, ``dismiss`` is raised to the score below which no verdict lifts a candidate to ``final``:
+- If the requested guarantee holds somewhere on the path, the fitted thresholds are lowered to it.
+- If not, they stay, and the bound for them alone is stated. This is valid because the thresholds
+  were not chosen from nodule scores: ``final`` was set by false positives, and ``dismiss`` is at
+  most its fraction of ``final``.
+- Last, ``dismiss`` is raised to the lowest edge score at which a verdict can reach ``final``:
   requests below it cost time and find nothing.
 
 Limits: calibration and merger (seven numbers) were fitted on the same patients and are taken as
@@ -59,7 +60,7 @@ _DIGITS = 1e6
 
 @dataclass(frozen=True)
 class Target:
-    """The promise that is asked for: at most ``alpha`` missed, with confidence 1 - ``delta``."""
+    """The requested guarantee: at most ``alpha`` missed, with confidence 1 - ``delta``."""
 
     alpha: float = ALPHA
     delta: float = DELTA
@@ -82,8 +83,8 @@ class ReadWith:
 
 
 def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
-    """Fit the settings of both artifacts on validation, and enter them with their promise."""
-    # these need the extra `train`, which `promise` does without
+    """Fit the settings of both artifacts on validation; enter them and their guarantee."""
+    # these need the extra `train`, which `guaranteed_settings` does without
     from models.export.manifest import amend
     from models.training.data import load_cubes
     from models.training.runs import boxes_of_role
@@ -99,7 +100,7 @@ def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     side = reader.roi_shape[0]
     read = ReadWith(read_by(find(screening).version), find(hybrid).version, slice_mm, side)
     nodules = nodules_of(cases, settings, cloud)
-    settings |= promise(nodules, settings["thresholds"], target, settings["merge"])
+    settings |= guaranteed_settings(nodules, settings["thresholds"], target, settings["merge"])
     settings["guarantee"] |= asdict(read)
     amend(screening, "settings", settings)
     amend(hybrid, "settings", cloud)
@@ -157,7 +158,7 @@ def nodules_of(
     )
 
 
-def promise(
+def guaranteed_settings(
     nodules: ScoredNodules, fitted: Mapping[str, float], target: Target, merge: Sequence[float]
 ) -> dict[str, dict[str, Any]]:
     """Return the settings ``thresholds``, as fitted or lowered, and ``guarantee``.
@@ -168,7 +169,7 @@ def promise(
         ValueError: every nodule is lost, or ``target`` is not in (0, 1).
     """
     report, delta = fitted["report"], target.delta
-    # the furthest point of the path that keeps the promise; the fitted one if none does
+    # the furthest point of the path at which the guarantee holds; the fitted one if none does
     path = straight_path(DISMISS_SHARE)
     found = control(nodules, path, report=report, alpha=target.alpha, delta=delta, bound=BOUND)
     holds = found.guarantee.holds
@@ -179,7 +180,7 @@ def promise(
     mean, n = float(shares.mean()), len(shares)
     reached = upper_bound(mean, n, delta, BOUND)
     if reached >= 1:
-        raise ValueError(f"all nodules of {n} patients are lost: nothing can be promised")
+        raise ValueError(f"all nodules of {n} patients are lost: nothing can be guaranteed")
     # dismiss rises to where requests are useless; alone and report never lie below it
     dismiss = max(min(fitted["dismiss"], DISMISS_SHARE * final), out_of_reach(final, merge))
     moved = {"dismiss": dismiss, "final": final, "alone": max(fitted["alone"], dismiss)}
@@ -200,7 +201,7 @@ def promise(
 
 
 def out_of_reach(final: float, merge: Sequence[float]) -> float:
-    """Return the edge score below which no verdict lifts the merged score to ``final``.
+    """Return the lowest edge score at which a verdict can bring the merged score to ``final``.
 
     ``merge`` is ``[bias, edge, cloud, most]``: the cloud's logit counts no further than ``most``.
     0 if it counts without limit or the edge does not count.
