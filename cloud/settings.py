@@ -21,14 +21,13 @@ class CloudSettings(BaseSettings):
     """How a cloud process serves.
 
     An argument overrides ``OVERREAD_CLOUD_*`` in the environment, the environment overrides the
-    TOML file, the file overrides the defaults.
+    TOML file, the file overrides the defaults. ``docs/operations.md`` has a table of all settings;
+    here is what names, types and defaults do not say.
 
     Attributes:
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
-        model: name of the artifact that reads ROIs.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the engine; 0 leaves it to the engine.
-        max_batch: largest number of ROIs in a batch.
         max_batch_delay_s: longest wait of an ROI for others to join its batch.
         max_queued_rois: largest number of waiting ROIs; more are rejected as `Overloaded`.
         scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, which
@@ -42,22 +41,13 @@ class CloudSettings(BaseSettings):
         stage_engines: an engine for each part; empty: ``engine`` for all.
         max_streams: largest number of open studies, the last tenth for stat only; more are
             rejected as `Overloaded`. It bounds memory, while deadlines bound the load.
-        max_rois: largest number of ROIs in a study.
-        max_roi_voxels: largest number of voxels in an ROI.
-        max_message_bytes: largest size of a gRPC message.
         max_budget_s: longer budgets are shortened to this.
         header_timeout_s: longest wait for the header of a stream, and from there for its first
             ROI.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
-        cache_size: largest number of cached verdicts, for ROIs that are sent again.
-        cache_ttl_s: lifetime of a cached verdict.
         grace_s: time that open studies have to finish after SIGTERM.
-        tls_cert: PEM certificate chain; with ``tls_key`` the service uses TLS.
-        tls_key: PEM private key.
         tls_ca: PEM authority that must have signed callers' certificates: mutual TLS.
-        metrics_address: host on which Prometheus metrics are served.
         metrics_port: port of the metrics; not set: off, 0: a free port.
-        log_format: ``text`` or ``json``.
     """
 
     model_config = SettingsConfigDict(

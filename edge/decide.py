@@ -62,17 +62,13 @@ class Thresholds:
 class Situation:
     """All that one decision depends on.
 
+    The methods say how many ROIs, and how many bytes, can be answered in time.
+
     Attributes:
-        candidates: of the screening network.
-        thresholds: from the model's manifest.
-        link: what to expect of the link now.
         budget_s: seconds that the second reading may take.
         roi_bytes: size of one full ROI on the wire, a cube.
         max_rois: most ROIs of one study that the cloud accepts.
-        policy: how the budget is spent.
         audited: whether the best dismissed candidates are sent if nothing is uncertain.
-
-    The methods say how many ROIs, and how many bytes, can be answered in time.
     """
 
     candidates: tuple[Candidate, ...]
@@ -122,7 +118,6 @@ class Plan:
     An index is that of a candidate in ``decisions``. It is the ROI identifier on the wire.
 
     Attributes:
-        decisions: all candidates with their routes.
         send: indices of the candidates to send, the most valuable first. Candidates to
             characterize come after the uncertain ones, those of an audit come last.
         held_back: why not all uncertain or audited ones are sent; empty if they are.

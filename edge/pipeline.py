@@ -51,7 +51,6 @@ class Pipeline:
     Attributes:
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
-        reader: the screening network with its thresholds.
         decide: chooses the candidates to send; the study key is for the log.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.

@@ -31,27 +31,25 @@ _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 class EdgeSettings(BaseSettings):
     """All settings of the edge; units are in the names.
 
+    ``docs/operations.md`` has a table of them; here is what names, types and defaults do not say.
+
     Attributes:
-        inbox: folder in which studies arrive, a sub-folder each.
         outbox: folder for the reports, a sub-folder each; must lie outside ``inbox``.
         state_dir: folder for the database and for claimed, finished and quarantined studies; must
             lie outside ``inbox``.
         quiet_s: a study without a ``.done`` file is complete after this time without a change.
-        poll_s: pause between two looks at the inbox.
         cloud: ``HOST:PORT`` of the cloud; None for no second reading.
         cloud_hedge: ``HOST:PORT`` of another cloud, asked when the first is slow or fails.
         deadline_s: budget of a study from the moment it is complete in the inbox. It limits the
             wait for the cloud. The edge's own stages are not cut short: a report after the deadline
             is counted as late.
         reserve_s: part of the budget that is reserved for merging, drawing and writing the report.
-        max_attempts: largest number of streams opened for one study.
         health_check_s: pause between two health checks, at most 1 s while the cloud is down;
             0: no health checks, so that each study has to find out.
         startup_grace_s: startup grace period: for this long after start, studies wait for the first
             successful health check. No effect without health checks.
         site: name of this site, by which the cloud divides its time between sites. The name in a
             client certificate takes precedence. Empty for none.
-        max_rois: largest number of ROIs sent for one study.
         characterize: whether findings that the edge reports by itself are also sent, for their
             size, type and outline.
         audit_rate: fraction of the studies without an uncertain candidate whose best dismissed
@@ -61,18 +59,12 @@ class EdgeSettings(BaseSettings):
             read is given up.
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
-        roi_side: side of an ROI in voxels.
-        priority: clinical priority: ``stat`` goes before ``routine``.
         cloud_model: required version of the cloud's model; empty for any.
-        screening_model: name of the edge's model in the manifest of ``models/weights``.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
-        tls_cert: PEM client certificate, for mutual TLS.
-        tls_key: PEM private key of ``tls_cert``.
         log_format: ``text`` or ``json``. In JSON every decision is logged with all its inputs, so
             that `edge.replay` can repeat it.
-        metrics_address: host on which Prometheus metrics are served.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 

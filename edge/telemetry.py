@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal, TextIO
 
 import structlog
@@ -43,23 +42,6 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
         ],
         logger_factory=structlog.PrintLoggerFactory(file=stream),
     )
-
-
-@dataclass(frozen=True)
-class Backlog:
-    """The work that is left at the beginning of a turn of the main loop.
-
-    Attributes:
-        claimed: studies that are claimed and not finished, the current one included.
-        suspended: studies and pending reads that wait for the next start.
-        pending: reports with a pending read.
-        oldest_s: age of the oldest pending read, in seconds of running time; 0 for none.
-    """
-
-    claimed: int
-    suspended: int
-    pending: int
-    oldest_s: float
 
 
 class Meters:
@@ -104,12 +86,15 @@ class Meters:
         """Ask ``estimate`` at every collection whether the cloud is available; it must not wait."""
         self._cloud.set_function(lambda: float(estimate().available))
 
-    def set_backlog(self, backlog: Backlog) -> None:
-        """Set the gauges of the backlog."""
-        self._claimed.set(backlog.claimed)
-        self._suspended.set(backlog.suspended)
-        self._pending.set(backlog.pending)
-        self._oldest.set(backlog.oldest_s)
+    def set_backlog(self, claimed: int, suspended: int, pending: int, oldest_s: float) -> None:
+        """Set the gauges of the work that is left at the beginning of a turn of the main loop.
+
+        ``oldest_s`` is the age of the oldest pending read in seconds of running time, 0 for none.
+        """
+        self._claimed.set(claimed)
+        self._suspended.set(suspended)
+        self._pending.set(pending)
+        self._oldest.set(oldest_s)
 
     def count_amendment(self, report: Report) -> None:
         """Count a new version of a report that was counted before."""

@@ -21,7 +21,7 @@ from edge.daemon.inbox import Inbox
 from edge.daemon.study import UNFINISHED, AgentFolders
 from edge.settings import EdgeSettings
 from edge.store.studies import Record, Step, StudyStore
-from edge.telemetry import Backlog, Meters
+from edge.telemetry import Meters
 
 PAUSE_POLLS = 10
 """Length of a pause while nothing can be written, in polls of the inbox."""
@@ -140,7 +140,7 @@ class MainLoop:
     def _report_backlog(self, claimed: int) -> None:
         pending, oldest_s = self._store.pending.backlog()
         suspended = len(self._suspended) + self._amender.suspended
-        self._meters.set_backlog(Backlog(claimed, suspended, pending, oldest_s))
+        self._meters.set_backlog(claimed, suspended, pending, oldest_s)
 
     def _is_taken(self, name: str) -> bool:
         return (self._folders.outbox / name).exists()

@@ -61,7 +61,6 @@ class Change:
 
     Attributes:
         version: the later one.
-        text: the change in a sentence.
         number: of the finding, None if it is no finding.
         centre_mm: of finding or candidate, None if several are meant.
         probability_before, probability_after: in the two versions.
@@ -87,9 +86,7 @@ class Report:
     Attributes:
         study_key: random name of this reading; it does not identify the patient.
         created: wall-clock time of the report, ISO 8601 with zone.
-        source: the folder or file that was read.
         findings: by falling probability, small ones last.
-        decisions: every candidate with its route, dismissed ones included.
         ledger: time by stage, in the order of the pipeline.
         second_reading_reason: why it is complete, partial or missing.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
