@@ -42,7 +42,7 @@ def test_a_caller_that_never_closes_its_stream_gets_its_summary(values: tuple[in
     assert last.summary.answered == len(values)
 
 
-def test_trailing_metadata_tells_the_load() -> None:
+def test_trailing_metadata_holds_the_load() -> None:
     """Queue estimate and compute time are there after success and after failure."""
     with run_cloud() as cloud, cloud.stub() as stub:
         call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)

@@ -46,7 +46,7 @@ def nothing_pending(*_: object) -> None:
     """Persist nothing."""
 
 
-def quick_line(job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
+def quick_read(job: Job, persist: PersistPending = nothing_pending) -> StudyResult:
     """Obeys the study's text: ``bad`` is rejected, ``boom`` raises, ``pending`` is provisional."""
     text = "".join(path.read_text() for path in sorted(job.source.glob("*.dcm")))
     if "boom" in text:
@@ -67,7 +67,7 @@ def quick_line(job: Job, persist: PersistPending = nothing_pending) -> StudyResu
     return StudyResult(report, write_report(report, {}, job.out))
 
 
-def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_line) -> None:
+def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> None:
     """Run the agent in this process; it kills itself at the durable step ``crash``.
 
     ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
@@ -84,7 +84,7 @@ def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_line) -> None
 
 def work_off(
     root: Path,
-    read: ReadStudy = quick_line,
+    read: ReadStudy = quick_read,
     on_step: StepHook | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:

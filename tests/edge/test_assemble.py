@@ -41,12 +41,12 @@ def test_json_logs_record_every_decision(log_format: str, events: list[str]) -> 
     assert [log["event"] for log in logs] == events
 
 
-def test_without_a_cloud_nobody_reads_again() -> None:
+def test_without_a_cloud_there_is_no_second_reading() -> None:
     with open_pipeline(EdgeSettings()) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
 
 
-def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
+def test_the_hedge_answers_for_a_cloud_that_is_down() -> None:
     with FakeCloud() as gone:
         pass
     with FakeCloud() as other:
@@ -57,7 +57,7 @@ def test_the_hedge_answers_for_a_cloud_that_is_gone() -> None:
     assert (list(came.verdicts), came.reason) == ([0], "")
 
 
-def test_a_hedge_without_a_cloud_is_told() -> None:
+def test_a_hedge_without_a_cloud_is_logged() -> None:
     settings = EdgeSettings(cloud_hedge="reader.example:50051")
     with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
@@ -93,7 +93,7 @@ def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
         assert list(ask(cloud.address, settings).verdicts) == [0]
 
 
-def test_edge_without_certificate_is_not_let_in(pki: Path) -> None:
+def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
     """Neither plain nor without a certificate of its own does the edge get an answer."""
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         for settings in (load_settings(), load_settings(tls_ca=pki / "ca.pem")):

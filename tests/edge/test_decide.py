@@ -33,7 +33,7 @@ def test_value_is_the_expected_cost_without_a_second_reading() -> None:
     assert value_of_second_reading(0.5, THRESHOLDS) == pytest.approx(0.25)
 
 
-def test_no_more_is_sent_than_the_link_carries() -> None:
+def test_no_more_is_sent_than_the_link_can_carry() -> None:
     """A link of 10 ROIs a second with a round trip of 0.1 s carries 3 in 0.45 s."""
     link = LinkEstimate.steady(Pace(0.1, 1e9, 1e9, queue_s=0.0, roi_s=0.1))
     plan = plan_of(*[0.5] * 6, link=link, budget_s=0.45, roi_bytes=1000)

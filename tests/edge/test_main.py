@@ -112,7 +112,7 @@ def test_bad_settings_are_named(tmp_path: Path, arguments: tuple[str, str]) -> N
 
 
 @pytest.mark.parametrize("below", ["", "below"])
-def test_out_that_is_a_file_is_told_in_one_line(tmp_path: Path, below: str) -> None:
+def test_screen_names_an_unusable_output_folder(tmp_path: Path, below: str) -> None:
     """Where no folder can be made the command ends with status 1 before it reads anything."""
     (tmp_path / "file").write_text("mine")
     result = screen(tmp_path / "file" / below, "study")
@@ -134,12 +134,12 @@ def agent_error(root: Path, *more: str) -> str:
 
 
 @pytest.mark.parametrize("taken", ["inbox", "outbox", "state_dir"])
-def test_agent_tells_a_folder_that_cannot_be(tmp_path: Path, taken: str) -> None:
+def test_run_names_an_unusable_folder(tmp_path: Path, taken: str) -> None:
     (tmp_path / taken).write_text("mine")
     assert str(tmp_path / taken) in agent_error(tmp_path)
 
 
-def test_agent_tells_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
+def test_run_names_a_taken_metrics_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         line = agent_error(tmp_path, f"metrics_port = {port}")
@@ -149,7 +149,7 @@ def test_agent_tells_a_metrics_port_that_is_taken(tmp_path: Path) -> None:
     )
 
 
-def test_agent_tells_a_database_that_is_none(tmp_path: Path) -> None:
+def test_run_names_an_invalid_database(tmp_path: Path) -> None:
     (tmp_path / "state_dir").mkdir()
     (tmp_path / "state_dir" / "spool.sqlite3").write_text("no database" * 1000)
     line = agent_error(tmp_path)

@@ -65,7 +65,7 @@ def test_an_outlined_nodule_lies_where_its_voxels_are() -> None:
     assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64, rel=0.1)
 
 
-def test_a_box_that_is_turned_turns_the_shift() -> None:
+def test_a_rotated_box_rotates_the_shift() -> None:
     """Of a box at 0.5 mm that lies on its side, the same voxels are a shift along its axes."""
     turned = np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]])
     geometry = Geometry((0.5, 0.5, 0.5), (0.0, 0.0, 0.0), turned)
@@ -81,7 +81,7 @@ def test_a_box_that_is_turned_turns_the_shift() -> None:
     assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64 / 8, rel=0.1)
 
 
-def test_an_outline_of_something_else_does_not_move_the_finding() -> None:
+def test_an_outline_of_another_structure_does_not_move_the_finding() -> None:
     """Further off than the nodule is wide, it is shown but not believed."""
     answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((40, 24, 24), 3.0)})
     (finding,) = merged((0.45,), answers).findings
@@ -135,7 +135,7 @@ def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
     assert result.reason == "no candidate was uncertain"
 
 
-def test_what_is_reported_undescribed_is_a_missing_reading() -> None:
+def test_findings_without_a_characterization_are_a_missing_second_reading() -> None:
     """Nothing was uncertain, but the cloud was wanted for size and kind, and was not there."""
     gone = merged((0.95, 0.05), EscalationResult(reason="Unreachable: connection refused"))
     away = merge(
@@ -165,7 +165,7 @@ def test_some_verdicts_make_a_partial_reading() -> None:
     assert result.reason == "1 of 2 uncertain candidates were read again: DeadlinePassed: late"
 
 
-def test_refused_region_names_its_refusal() -> None:
+def test_a_refused_roi_names_its_refusal() -> None:
     answers = EscalationResult(
         {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 ROIs refused"
     )

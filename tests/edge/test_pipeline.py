@@ -102,7 +102,7 @@ def test_a_study_that_has_waited_has_so_much_less_time(tmp_path: Path) -> None:
     assert (given["wait"], given["read"], given["escalate"], given["merge"]) == (60, 35, 15, 35)
 
 
-def test_a_study_whose_time_is_gone_is_read_by_the_edge_alone_and_owed(tmp_path: Path) -> None:
+def test_a_study_without_time_left_is_read_by_the_edge_alone_and_pending(tmp_path: Path) -> None:
     """Nobody is asked although the cloud is there; the regions are kept, and the report is late."""
     clock, kept = HandClock(), list[tuple[int, ...]]()
 
@@ -170,7 +170,7 @@ def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) ->
     assert written["took_s"] == 3.0
 
 
-def test_fault_of_our_own_is_reported_too(
+def test_a_fault_of_the_program_is_reported_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def burst(_volume: Volume, _source: Path) -> Preprocessed:

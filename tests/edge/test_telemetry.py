@@ -37,7 +37,7 @@ def report(**fields: object) -> Report:
     return Report("key", "2026-01-01T00:00:00+00:00", Path("study"), 10.0, **given)
 
 
-def test_a_report_is_counted_by_what_became_of_it() -> None:
+def test_a_report_is_counted_by_its_outcome() -> None:
     """Status, second reading, routes, stage times and lateness are all counted."""
     meters = Meters()
     meters.count_report(report())
@@ -109,7 +109,7 @@ def test_logs_are_a_line_each_as_json() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_traceback_tells_nothing_of_the_header(form: Literal["text", "json"]) -> None:
+def test_a_traceback_contains_nothing_of_the_header(form: Literal["text", "json"]) -> None:
     """Where it failed is told, what the frames held is not."""
     stream = io.StringIO()
     configure_logging(form, stream)
@@ -120,6 +120,6 @@ def test_a_traceback_tells_nothing_of_the_header(form: Literal["text", "json"]) 
     except KeyError:
         structlog.get_logger().exception("study failed")
     told = stream.getvalue()
-    assert "test_a_traceback_tells_nothing_of_the_header" in told
+    assert "test_a_traceback_contains_nothing_of_the_header" in told
     assert "KeyError" in told
     assert header.patient_id not in told

@@ -138,7 +138,7 @@ def test_met_or_not_follows_from_the_results(results: Path) -> None:
         assert f"| {after} | `" in row(page, start), start
 
 
-def test_escalation_is_judged_for_each_kind_of_threshold(results: Path) -> None:
+def test_escalation_is_assessed_for_each_kind_of_threshold(results: Path) -> None:
     """One that sends nothing and finds as much cannot be beaten; one that finds less can."""
     ratio = json.loads((results / "policies.json").read_text())["escalation_ratio"]
     start = "ROIs and bytes sent, verdicts only, against "

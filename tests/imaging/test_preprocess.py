@@ -23,7 +23,7 @@ def test_resampling_keeps_a_linear_picture_linear_at_its_place() -> None:
     assert np.abs(difference).max() <= 2
 
 
-def test_without_lungs_told_everything_is_inside() -> None:
+def test_without_lungs_given_everything_is_inside() -> None:
     box = Preprocessed(np.zeros((4, 4, 4), np.uint8), Geometry())
     assert box.inside(np.array([[0.0, 0, 0], [3, 3, 3]])).all()
 

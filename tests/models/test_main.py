@@ -119,7 +119,7 @@ def test_names_and_versions_are_whole_on_any_terminal(columns: int) -> None:
     assert max(map(len, printed.splitlines())) <= columns
 
 
-def test_size_and_origin_are_told() -> None:
+def test_size_and_origin_are_listed() -> None:
     artifact = every()["screening-int8"]
     lines = listed_as(columns=200).splitlines()
     first = next(i for i, line in enumerate(lines) if "screening-int8" in line)

@@ -123,7 +123,7 @@ def test_beside_others_a_site_has_no_more_than_its_share(hold: Open) -> None:
             quota.check_priority("south", ROUTINE)
 
 
-def test_a_site_alone_is_not_kept_out_by_its_share(hold: Open) -> None:
+def test_a_site_alone_may_exceed_its_share(hold: Open) -> None:
     """For example if no edge names its site."""
     quota = StreamQuota(20, 0.3)
     hold(quota, "unknown", 18)

@@ -180,7 +180,7 @@ def crash_at(step: PendingStep, durable: bool) -> Callable[[object, bool], None]
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", [PendingStep.AMENDING, PendingStep.CLOSED], ids=lambda s: s.value)
-def test_a_version_that_was_begun_is_finished_and_not_made_twice(
+def test_an_interrupted_version_is_finished_and_not_made_twice(
     tmp_path: Path, step: PendingStep, durable: bool
 ) -> None:
     """Once the verdicts are durable there is no retry, and one version 2."""

@@ -101,7 +101,7 @@ def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: Pe
 
 
 @pytest.mark.parametrize("step", [PendingStep.RETRYING, PendingStep.AMENDING, PendingStep.CLOSED])
-def test_a_database_that_another_holds_loses_and_doubles_no_amendment(
+def test_a_locked_database_loses_and_duplicates_no_amendment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: PendingStep
 ) -> None:
     """A backup, say: what it keeps from being written is written later, once."""

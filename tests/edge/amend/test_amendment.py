@@ -75,7 +75,7 @@ def test_plan_thresholds_and_place_come_back() -> None:
     np.testing.assert_array_equal(after.geometry.direction, TURNED)
 
 
-def test_text_that_is_no_utf8_and_an_endless_deadline_can_be_kept() -> None:
+def test_text_that_is_no_utf8_and_an_infinite_deadline_can_be_persisted() -> None:
     """Odd bytes of a file name become question marks, as in the report."""
     report = dataclasses.replace(full_report(), source=Path("/in/\udcff"), deadline_s=math.inf)
     kept = AmendmentContext.from_bytes(context_of(report).to_bytes()).report
@@ -93,7 +93,7 @@ def test_a_context_of_another_version_of_the_program_can_be_read() -> None:
     assert kept.guarantee == NOT_CALIBRATED
 
 
-def test_what_was_held_back_at_first_counts_as_asked_later() -> None:
+def test_a_candidate_held_back_at_first_counts_as_sent_later() -> None:
     """The reason that a finding gives is that of the last retry, not of the first plan."""
     held = dataclasses.replace(plan_of(0.7, 0.3), send=(), held_back="no time left to ask")
     merged = context_of(full_report(), held).merged(EscalationResult(reason="the link was lost"))

@@ -33,7 +33,7 @@ from tests.edge.running_agent import (
     full_at,
     full_error,
     held_at,
-    quick_line,
+    quick_read,
     serve,
     start,
     statuses,
@@ -43,7 +43,7 @@ from tests.edge.running_agent import (
 )
 
 
-def test_every_study_gets_its_report_and_bad_ones_are_kept(tmp_path: Path) -> None:
+def test_every_study_gets_its_report_and_bad_ones_are_quarantined(tmp_path: Path) -> None:
     """Good studies end in done, bad ones in quarantine, each with one report in the outbox."""
     for name, text in (("a b", "x"), ("Ünïcode 漢", "x"), ("c", "bad"), ("d", "boom")):
         put(tmp_path / "inbox", name, text)
@@ -51,7 +51,7 @@ def test_every_study_gets_its_report_and_bad_ones_are_kept(tmp_path: Path) -> No
     assert_each_once(tmp_path, {"a b", "Ünïcode 漢"}, {"c", "d"})
 
 
-def test_an_unexpected_fault_is_kept_with_its_traceback_and_the_rest_goes_on(
+def test_an_unexpected_fault_is_quarantined_with_its_traceback_and_the_rest_is_read(
     tmp_path: Path,
 ) -> None:
     """The reason file says where in the program it was; the page for readers does not."""
@@ -83,36 +83,36 @@ def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> Non
     for name in "abc":
         put(tmp_path / "inbox", name)
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         jobs.append(job)
         clock.sleep(6.0)
         if len(jobs) == 2:
             raise OSError(errno.ENOSPC, "no room")
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
     start_s = clock()
-    work_off(tmp_path, line, clock=clock)
+    work_off(tmp_path, read, clock=clock)
     assert [job.source.name for job in jobs] == ["a", "b", "b", "c"]
     assert {job.since_s for job in jobs} == {start_s}
 
 
-def test_the_budget_of_a_study_that_was_claimed_by_another_life_begins_with_this(
+def test_the_budget_of_a_study_claimed_by_an_earlier_process_begins_with_this_one(
     tmp_path: Path,
 ) -> None:
     """The time in which no agent ran is nobody's."""
     put(tmp_path / "inbox", "a")
     clock, since_s = HandClock(), list[float | None]()
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         since_s.append(job.since_s)
         clock.sleep(100.0)
         if len(since_s) == 1:
             raise Killed
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
     with pytest.raises(Killed):
-        work_off(tmp_path, line, clock=clock)
-    work_off(tmp_path, line, clock=clock)
+        work_off(tmp_path, read, clock=clock)
+    work_off(tmp_path, read, clock=clock)
     assert since_s == [100.0, 200.0]
 
 
@@ -122,16 +122,16 @@ def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -
     put(tmp_path / "inbox", "b")
     deaths: list[str] = []
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         if job.source.name == "a":
             deaths.append(job.study_key)
             raise Killed
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Killed):
-            work_off(tmp_path, line)
-    work_off(tmp_path, line)
+            work_off(tmp_path, read)
+    work_off(tmp_path, read)
     assert len(deaths) == MAX_ATTEMPTS
     assert_each_once(tmp_path, {"b"}, {"a"})
     (path,) = (tmp_path / "state" / "quarantine").glob("*/reason.json")
@@ -161,11 +161,11 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
     for name in "ab":
         put(tmp_path / "inbox", name)
 
-    def line(_job: Job, _persist: PersistPending) -> StudyResult:
+    def read(_job: Job, _persist: PersistPending) -> StudyResult:
         clock.sleep(6.0)
         raise ValueError("a fault in the pipeline")
 
-    work_off(tmp_path, line, clock=clock)
+    work_off(tmp_path, read, clock=clock)
     ledgers = [
         [
             (entry["stage"], entry["took_s"])
@@ -179,7 +179,7 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
     assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
-def test_the_backlog_is_measured_every_turn(
+def test_the_backlog_is_measured_before_every_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claimed, pending and suspended studies, and whether the cloud is up."""
@@ -189,16 +189,16 @@ def test_the_backlog_is_measured_every_turn(
         put(tmp_path / "inbox", name, text)
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         value = meters.registry.get_sample_value
         seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
-    work_off(tmp_path, line, clock=clock)
+    work_off(tmp_path, read, clock=clock)
     assert seen == [(2.0, 0.0, 0.0, 0.0), (1.0, 1.0, 0.0, 0.0)]
 
 
-def test_pending_reads_make_room_though_more_studies_wait(
+def test_pending_reads_make_room_while_more_studies_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond the limit a read is given up after every study, not when there are none."""
@@ -208,11 +208,11 @@ def test_pending_reads_make_room_though_more_studies_wait(
         put(tmp_path / "inbox", name, "pending")
     seen: list[dict[str, str]] = []
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         seen.append(statuses(tmp_path))
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
-    work_off(tmp_path, line)
+    work_off(tmp_path, read)
     assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
 
 
@@ -223,18 +223,18 @@ def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:
     other = settings_in(tmp_path).model_copy(update={"state_dir": tmp_path / "other"})
     try:
         with pytest.raises(AlreadyRunning, match="another agent"):
-            run_agent(other, read=quick_line, stop=threading.Event())
+            run_agent(other, read=quick_read, stop=threading.Event())
     finally:
         process.kill()
         process.join(PATIENCE_S)
 
 
-def test_sigterm_finishes_the_study_at_hand_and_no_other(tmp_path: Path) -> None:
+def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None:
     """The process ends with status 0, one report is out, the other study waits."""
     context = PROCESSES
     for name in "ab":
         put(tmp_path / "inbox", name)
-    process = context.Process(target=serve, args=(tmp_path, None, slow_line))
+    process = context.Process(target=serve, args=(tmp_path, None, slow_read))
     process.start()
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()
@@ -245,16 +245,16 @@ def test_sigterm_finishes_the_study_at_hand_and_no_other(tmp_path: Path) -> None
     assert whereabouts(tmp_path) == {"a": ["done"], "b": ["done"]}
 
 
-def slow_line(job: Job, persist: PersistPending) -> StudyResult:
+def slow_read(job: Job, persist: PersistPending) -> StudyResult:
     """Takes a while over each study, and leaves a sign that it has begun."""
     (job.out.parent / "begun").touch()
     time.sleep(0.5)
-    return quick_line(job, persist)
+    return quick_read(job, persist)
 
 
 @pytest.mark.parametrize("durable", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("step", [*Step, *PendingStep], ids=lambda step: step.value)
-def test_killed_at_any_durable_step_no_study_is_lost_or_doubled(
+def test_killed_at_any_durable_step_no_study_is_lost_or_duplicated(
     tmp_path: Path, step: Step | PendingStep, durable: bool
 ) -> None:
     """SIGKILL just before or just after each step: the next start ends every study once.
@@ -272,7 +272,7 @@ def test_killed_at_any_durable_step_no_study_is_lost_or_doubled(
 
 
 @pytest.mark.parametrize("seed", range(26))
-def test_killed_at_random_moments_no_study_is_lost_or_doubled(tmp_path: Path, seed: int) -> None:
+def test_killed_at_random_moments_no_study_is_lost_or_duplicated(tmp_path: Path, seed: int) -> None:
     """SIGKILL at a moment of chance, with a study arriving meanwhile, and a clean start after."""
     chance = random.Random(seed)
     put(tmp_path / "inbox", "a")
@@ -296,13 +296,13 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
     put(tmp_path / "inbox", "a")
     tries: list[str] = []
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         tries.append(job.study_key)
         if len(tries) <= MAX_ATTEMPTS + 2:
             raise OSError(full, "no room")
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
-    work_off(tmp_path, line)
+    work_off(tmp_path, read)
     assert_each_once(tmp_path, {"a"}, set())
     assert len(set(tries)) == 1
     with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
@@ -325,7 +325,7 @@ def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
 
     def read(job: Job, persist: PersistPending) -> StudyResult:
         jobs.append(job)
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
     start_s = clock()
     monkeypatch.setattr("edge.daemon.claim.move", move)
@@ -343,11 +343,11 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
     put(tmp_path / "inbox", "a")
     reads: list[str] = []
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         reads.append(job.study_key)
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
-    work_off(tmp_path, line, full_at(step, times=3))
+    work_off(tmp_path, read, full_at(step, times=3))
     assert_each_once(tmp_path, {"a"}, set())
     assert len(reads) == 1
 
@@ -357,7 +357,7 @@ def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> N
     [Step.CLAIMING, Step.CLAIMED, Step.READING, PendingStep.SAVED, Step.REPORTED, Step.DONE],
     ids=lambda step: step.value,
 )
-def test_a_database_that_another_holds_pauses_and_loses_nothing(
+def test_a_locked_database_pauses_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | PendingStep
 ) -> None:
     """A backup, say: the report is out once, and its pending read counts."""
@@ -372,7 +372,7 @@ def test_a_database_that_another_holds_pauses_and_loses_nothing(
         assert [read.version for read in store.pending.at(PendingStep.PENDING)] == [1]
 
 
-def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path) -> None:
+def test_a_disk_that_stays_full_counts_no_attempt_against_a_study(tmp_path: Path) -> None:
     """Neither report nor database finds room, more often than a study may be tried."""
     put(tmp_path / "inbox", "a")
     left = [4 * MAX_ATTEMPTS]
@@ -386,30 +386,28 @@ def test_a_disk_that_is_full_for_all_and_for_long_blames_no_study(tmp_path: Path
             left[0] -= 1
             raise full_error()
 
-    def line(job: Job, persist: PersistPending) -> StudyResult:
+    def read(job: Job, persist: PersistPending) -> StudyResult:
         if full():
             raise OSError(errno.ENOSPC, "no room")
-        return quick_line(job, persist)
+        return quick_read(job, persist)
 
-    work_off(tmp_path, line, on_step)
+    work_off(tmp_path, read, on_step)
     assert_each_once(tmp_path, {"a"}, set())
     with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
-def test_a_pause_before_anything_is_read_takes_back_no_attempt_of_an_earlier_life(
-    tmp_path: Path,
-) -> None:
+def test_a_pause_before_reading_takes_back_no_attempt_of_an_earlier_process(tmp_path: Path) -> None:
     """What died in the middle of its reading is blamed though every start meets a full disk."""
     put(tmp_path / "inbox", "a")
 
-    def line(_job: Job, _persist: PersistPending) -> StudyResult:
+    def read(_job: Job, _persist: PersistPending) -> StudyResult:
         raise Killed
 
     for _ in range(MAX_ATTEMPTS):
         with pytest.raises(Killed):
-            work_off(tmp_path, line, full_at(Step.READING, times=1))
-    work_off(tmp_path, line, full_at(Step.READING, times=1))
+            work_off(tmp_path, read, full_at(Step.READING, times=1))
+    work_off(tmp_path, read, full_at(Step.READING, times=1))
     assert_each_once(tmp_path, set(), {"a"})
 
 
@@ -432,13 +430,13 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     stop = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr("edge.daemon.study.move", move)
-        run_agent(settings_in(tmp_path), read=quick_line, stop=stop, on_step=on_step)
+        run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=on_step)
     assert whereabouts(tmp_path) == {"b": ["done"]}
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a", "b"}, set())
 
 
-def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
+def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However often it is met: once it can be written, the study is read."""
@@ -465,7 +463,7 @@ def test_an_outbox_that_cannot_be_written_is_not_held_against_the_study(
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     """It dies of the signal, the study is read at the next start."""
     put(tmp_path / "inbox", "a")
-    process = PROCESSES.Process(target=serve, args=(tmp_path, None, endless_line))
+    process = PROCESSES.Process(target=serve, args=(tmp_path, None, endless_read))
     process.start()
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()
@@ -477,14 +475,14 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
     assert whereabouts(tmp_path) == {"a": ["done"]}
 
 
-def endless_line(job: Job, persist: PersistPending) -> StudyResult:
+def endless_read(job: Job, persist: PersistPending) -> StudyResult:
     """Never comes to an end; leaves a sign when it has begun and when it was told to stop."""
     (job.out.parent / "begun").touch()
     while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         time.sleep(0.001)
     (job.out.parent / "told").touch()
     time.sleep(PATIENCE_S)
-    return quick_line(job, persist)
+    return quick_read(job, persist)
 
 
 def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:

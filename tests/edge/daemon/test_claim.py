@@ -37,7 +37,7 @@ def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path) -> None:
     assert files(tmp_path / "inbox") == []
 
 
-def test_since_when_the_budget_runs_is_told_before_a_file_is_moved(
+def test_the_start_of_the_budget_is_passed_on_before_a_file_is_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A claim that is interrupted and finished later loses no part of the wait."""

@@ -30,7 +30,7 @@ def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:
     assert names(inbox) == ["Müller, Änne 漢字"]
 
 
-def test_every_change_starts_the_quiet_time_anew(tmp_path: Path) -> None:
+def test_every_change_restarts_the_quiet_time(tmp_path: Path) -> None:
     """A new file, a longer file and a file written again all count as a change."""
     inbox, clock = watch(tmp_path / "inbox")
     folder = put(tmp_path / "inbox", "a", done=False)

@@ -16,7 +16,7 @@ from edge.report.model import Report
 from edge.store.studies import Record, Step, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import put
-from tests.edge.running_agent import quick_line, work_off
+from tests.edge.running_agent import quick_read, work_off
 
 
 def test_reason_file_names_kind_file_and_reason(tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def never(_job: Job) -> StudyResult:
 def test_a_report_that_is_out_is_not_written_again(places: AgentFolders, store: StudyStore) -> None:
     """Killed between report and database, the next start believes the report."""
     record = being_read(places, store, "bad")
-    quick_line(Job(places.work / record.id / "a", places.outbox / "a", record.id))
+    quick_read(Job(places.work / record.id / "a", places.outbox / "a", record.id))
     process_study(record, None, places, store, never, 10.0, [].append)
     assert store.get(record.id).step is Step.QUARANTINED
     assert store.get(record.id).kind == "NotCt"
 
 
 @pytest.mark.parametrize("damaged", ["", '{"rejec', "[]", "{}", '{"rejection": {"odd": 1}}'])
-def test_a_report_that_is_damaged_counts_as_none(
+def test_a_damaged_report_counts_as_none(
     places: AgentFolders, store: StudyStore, damaged: str
 ) -> None:
     """The study is read again, and its report takes the place of the damaged one."""
@@ -82,7 +82,7 @@ def test_a_report_that_is_damaged_counts_as_none(
     answer = places.outbox / "a" / "report.json"
     answer.parent.mkdir()
     answer.write_text(damaged)
-    process_study(record, None, places, store, quick_line, 10.0, [].append)
+    process_study(record, None, places, store, quick_read, 10.0, [].append)
     assert store.get(record.id).step is Step.DONE
     assert json.loads(answer.read_text())["status"] == "final"
 
@@ -108,6 +108,6 @@ def test_the_folder_in_quarantine_outlasts_a_power_cut(
         lambda folder: synced.append((folder, list(folder.glob("*/reason.json")))),
     )
     process_study(
-        being_read(places, store, "bad"), None, places, store, quick_line, 10.0, [].append
+        being_read(places, store, "bad"), None, places, store, quick_read, 10.0, [].append
     )
     assert synced == [(places.quarantine, [])]

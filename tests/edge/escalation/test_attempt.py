@@ -193,7 +193,7 @@ def test_fast_cloud_is_not_hedged() -> None:
     assert list(came.verdicts) == [0]
 
 
-def test_only_what_is_open_is_asked_of_the_other_cloud() -> None:
+def test_only_open_rois_are_sent_to_the_other_cloud() -> None:
     """After one verdict the first breaks; the other is asked for the rest."""
     with (
         FakeCloud(faults=[Draining("stopping")], fault_after=1) as first,
@@ -219,7 +219,7 @@ def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
     assert len(other.headers) == 2
 
 
-def test_what_the_first_cannot_answer_in_time_is_asked_of_the_other_at_once() -> None:
+def test_what_the_first_cannot_answer_in_time_is_sent_to_the_other_at_once() -> None:
     """A busy cloud takes one of three; an idle one answers the others while that one is read."""
     asked, link = threading.Event(), Link(clock=lambda: 0.0)
     link.queue_reported(30.0)

@@ -75,7 +75,7 @@ def test_lasting_fault_is_not_retried(fault: OverreadError) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Overloaded", "ChecksumMismatch"])
-def test_region_refused_for_what_may_pass_is_asked_again(kind: str) -> None:
+def test_an_roi_refused_for_a_transient_cause_is_sent_again(kind: str) -> None:
     """Alone, under the same key; its verdict leaves no refusal behind."""
     refusals = [Refusal(1, kind, "not now")]
 
@@ -161,7 +161,7 @@ def test_port_that_never_answers_costs_no_more_than_the_budget() -> None:
         assert not budget.deadline.passed
 
 
-def test_slow_service_leaves_what_came_in_time() -> None:
+def test_a_slow_service_leaves_the_verdicts_that_came_in_time() -> None:
     """One of three verdicts came: it is kept, the link is up, and known to be slow."""
     link = Link(failures=1)
     with stalled_cloud(after=1) as cloud:
@@ -179,7 +179,7 @@ def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
     assert came.reason.startswith("Unreachable: ")
 
 
-def test_retry_asks_only_for_what_is_open() -> None:
+def test_a_retry_sends_only_open_rois() -> None:
     """After a stream that broke, the retry carries the regions not yet answered."""
     with FakeCloud(faults=[Draining("stopping")], fault_after=1) as cloud:
         came = ask(cloud.address, 0.5, 0.45, 0.4)
@@ -200,7 +200,7 @@ def test_status_without_a_class_is_the_service_s_fault() -> None:
     assert came.reason.startswith("ServiceFault: ")
 
 
-def test_refused_region_is_kept_apart() -> None:
+def test_a_refusal_is_no_verdict() -> None:
     """A refusal of one region leaves the verdicts of the others."""
 
     def refuse_first(roi: Roi) -> Verdict | Refusal:
@@ -240,7 +240,7 @@ def test_largest_diameter_is_still_a_verdict() -> None:
     assert came.verdicts[0].diameter_mm == 200.0
 
 
-def test_verdict_that_nobody_asked_for_is_dropped() -> None:
+def test_an_unrequested_verdict_is_dropped() -> None:
     """An unknown region identifier is ignored, and the open region stays unanswered."""
     with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
         came = ask(cloud.address, 0.4)

@@ -40,7 +40,7 @@ from tests.edge.fake_cloud import (
     stalled_cloud,
     sure,
 )
-from tests.edge.running_agent import quick_line
+from tests.edge.running_agent import quick_read
 
 
 def test_no_time_left_sends_nothing() -> None:
@@ -234,11 +234,11 @@ def test_the_agent_s_metrics_never_wait_for_the_link(
     stop = threading.Event()
     stop.set()
     with escalator(f"127.0.0.1:{free_port()}") as second:
-        run_agent(settings_in(tmp_path), read=quick_line, second=second, stop=stop)
+        run_agent(settings_in(tmp_path), read=quick_read, second=second, stop=stop)
         assert told == [second.estimate_now]
 
 
-def test_header_tells_key_count_budget_and_priority() -> None:
+def test_the_header_holds_key_count_budget_and_priority() -> None:
     """The header carries the study's random key, the count, and the time left less the reserve."""
     with FakeCloud() as cloud:
         ask(cloud.address, 0.4, 0.5)

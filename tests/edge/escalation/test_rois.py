@@ -86,7 +86,7 @@ def test_why_not_all_came_is_said() -> None:
         (Draining("stopping"), False),
     ],
 )
-def test_a_refusal_is_told_from_a_fault_of_the_link(
+def test_a_refusal_is_distinguished_from_a_fault_of_the_link(
     fault: OverreadError | None, refused: bool
 ) -> None:
     """A cloud that would not read this study says nothing of others; one that goes is gone."""

@@ -48,7 +48,7 @@ class Taker:
         return not self._thread.is_alive()
 
 
-def test_what_has_gone_already_is_not_refused() -> None:
+def test_an_roi_that_was_sent_is_not_refused() -> None:
     """Of three two are under way when the cloud says that it has room for one."""
     one = sending(held=False)
     requests = one.requests()

@@ -142,7 +142,7 @@ def test_a_cloud_that_responded_late_is_behind_a_slow_link() -> None:
     assert measured.pace(0.95).bytes_per_s == pytest.approx(ROI / 7.98, rel=0.01)
 
 
-def test_the_queue_that_was_not_told_is_guessed_and_drains() -> None:
+def test_an_unreported_queue_is_inferred_and_drains() -> None:
     """7.9 s without an answer are a queue of 4.9 s three seconds later."""
     clock = HandClock()
     measured = used(clock)
@@ -190,7 +190,7 @@ def test_before_anything_is_measured_the_prior_holds() -> None:
 
 
 @pytest.mark.parametrize("value", [0.1, 2.0, 9.0])
-def test_one_measurement_moves_the_median_but_tells_nothing_of_the_tail(value: float) -> None:
+def test_one_measurement_moves_the_median_but_not_the_tail(value: float) -> None:
     """The median is what was seen; the slow side is the slower of that and the prior's."""
     evidence = DecayingQuantiles((1.0, 4.0), HandClock())
     evidence.add(value)

@@ -161,7 +161,7 @@ def test_what_never_came_is_evidence_of_slowness() -> None:
     assert estimate.completion_s(10, MB) > 7.5
 
 
-def test_the_round_trip_is_told_once_it_was_measured() -> None:
+def test_the_round_trip_is_known_once_it_was_measured() -> None:
     """Knocks measure it too."""
     link = Link(clock=HandClock())
     assert link.round_trip_s is None
@@ -342,7 +342,7 @@ def test_a_probe_that_fails_opens_it_again() -> None:
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_a_probe_that_tells_nothing_leaves_its_place(rounds: int) -> None:
+def test_an_inconclusive_probe_allows_another_one(rounds: int) -> None:
     """The next one is let in as the probe."""
     clock = HandClock()
     breaker = broken(clock)

@@ -23,7 +23,7 @@ def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> Non
     )
 
 
-def test_a_removed_finding_loses_its_picture_and_a_missing_one_is_told(site: Site) -> None:
+def test_a_removed_finding_loses_its_picture_and_a_missing_picture_is_noted(site: Site) -> None:
     """No picture of a finding that is none is left, and one that is gone is said to be gone."""
     site.study("a", pictures=True)
     out = site.places.outbox / "a"

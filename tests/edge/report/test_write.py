@@ -274,7 +274,7 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_banner_tells_how_far_the_reading_went(
+def test_banner_states_how_complete_the_second_reading_is(
     status: Status, second: SecondReading, expected: list[tuple[str, str]]
 ) -> None:
     report = replace(
@@ -360,7 +360,7 @@ def test_pictures_that_are_not_of_the_new_version_go(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("file", FILES)
-def test_killed_at_any_file_the_old_version_is_whole_and_the_next_attempt_ends_it(
+def test_killed_at_any_file_the_old_version_is_complete_and_the_next_attempt_finishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, after: bool
 ) -> None:
     """``report.json`` is one version or the other, never none, and version 1 is never changed."""

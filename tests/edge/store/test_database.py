@@ -14,7 +14,7 @@ def test_waiting_for_who_holds_the_database_costs_no_deadline() -> None:
     assert load_settings().reserve_s / 4 >= BUSY_S
 
 
-def test_a_database_that_another_holds_can_be_opened_and_read(tmp_path: Path) -> None:
+def test_a_locked_database_can_be_opened_and_read(tmp_path: Path) -> None:
     """A backup that runs while the agent starts is no reason to stop."""
     path = tmp_path / "s.db"
     with StudyStore(path):

@@ -20,7 +20,7 @@ def claimed(store: StudyStore, name: str = "a") -> Record:
     return store.advance(record.id, Step.CLAIMED)
 
 
-def test_a_study_walks_to_done_and_is_remembered_by_the_next_process(tmp_path: Path) -> None:
+def test_a_study_reaches_done_and_the_next_process_knows_it(tmp_path: Path) -> None:
     """Every step is there for whoever opens the database afterwards."""
     with StudyStore(tmp_path / "s.db") as store:
         record = store.open_claim(("a b ü", "a b ü.done"), "print", report_names("a b ü"))

@@ -53,7 +53,7 @@ def test_a_band_escalates_between_its_thresholds() -> None:
     assert said(band(0.2, 0.5)) == ([2, 3], [0, 1])
 
 
-def test_sedna_s_threshold_judges_the_study_by_its_mean() -> None:
+def test_sedna_s_threshold_decides_by_the_mean_of_the_study() -> None:
     """A mean of 0.42 is hard below 0.5."""
     assert said(threshold_filter(0.5, 0.3)) == ([0, 1, 2, 3, 4], [])
     assert said(threshold_filter(0.4, 0.3)) == ([], [0, 1, 2])
@@ -61,7 +61,7 @@ def test_sedna_s_threshold_judges_the_study_by_its_mean() -> None:
     assert said(threshold_filter(1.0, 0.3), empty) == ([], [])
 
 
-def test_sedna_s_entropy_judges_each_candidate() -> None:
+def test_sedna_s_entropy_decides_for_each_candidate() -> None:
     """One half leaves no certainty; 0.9 and 0.1 leave 0.53, 0.4 leaves 0.03 and 0.2 leaves 0.28."""
     assert said(entropy_filter(0.01, 0.3)) == ([1], [0, 2])
     assert said(entropy_filter(0.3, 0.3)) == ([1, 2, 3], [0])

@@ -85,7 +85,7 @@ def test_a_trace_that_repeats_goes_on() -> None:
     assert wire.stream(65.0, [ROI], 70.0).sent_bytes == 0
 
 
-def test_a_health_check_tells_the_round_trip() -> None:
+def test_a_health_check_measures_the_round_trip() -> None:
     cloud = SimulatedCloud(((1, 0.01),), max_batch=8, max_batch_delay_s=0.0)
     wire = SimulatedLink(steady(Conditions(latency_ms=30)), cloud, "0")
     assert wire.health_check_s(5.0, 2.0) == pytest.approx(0.03)

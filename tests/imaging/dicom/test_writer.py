@@ -75,7 +75,7 @@ def test_a_seed_makes_the_same_bytes_and_none_new_uids(tmp_path: Path) -> None:
     assert uids[0] != uids[1]
 
 
-def test_progress_tells_every_slice(tmp_path: Path) -> None:
+def test_progress_reports_every_slice(tmp_path: Path) -> None:
     parts: list[float] = []
     write_series(_volume(), tmp_path, progress=parts.append)
     assert parts == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])

@@ -48,7 +48,7 @@ def test_sample_is_linear_and_gradient_points_uphill(lattice: Lattice) -> None:
     assert np.allclose(lattice.gradient(field, points), [[1, 0, 0]] * 2, atol=1e-3)
 
 
-def test_noise_is_as_smooth_as_asked() -> None:
+def test_noise_has_the_requested_smoothness() -> None:
     rng, step = np.random.default_rng(0), np.array([2.0, 2.0, 2.0])
     long, short = (smooth_noise((30, 40, 50), step, n, rng) for n in (40.0, 2.0))
     assert np.abs(np.diff(long, axis=2)).mean() < 0.15 < np.abs(np.diff(short, axis=2)).mean()

@@ -56,7 +56,7 @@ def test_another_seed_gives_another_patient() -> None:
     assert np.abs(first.astype(int) - second).mean() > 50
 
 
-def test_volume_has_the_spacing_and_size_asked_for(phantom: Phantom) -> None:
+def test_volume_has_the_requested_spacing_and_size(phantom: Phantom) -> None:
     assert phantom.volume.hu.dtype == np.int16
     assert phantom.volume.shape == SMALL.shape == (48, 200, 256)
     assert phantom.volume.geometry.spacing_mm == SMALL.spacing_mm
@@ -130,7 +130,7 @@ def test_left_is_where_the_heart_and_the_aorta_point() -> None:
     assert bone[:, 62:].sum() > 3 * bone[:, :62].sum()
 
 
-def test_noise_is_as_strong_as_asked() -> None:
+def test_noise_has_the_requested_strength() -> None:
     clean = make_phantom(replace(SLAB, dose_noise_hu=0.0)).volume.hu.astype(float)
     noisy = make_phantom(replace(SLAB, dose_noise_hu=30.0)).volume.hu
     lung = (clean > -930) & (clean < -780)

@@ -192,7 +192,7 @@ def test_an_uncalibrated_artifact_leaves_the_shipped_one_fitted() -> None:
     assert dict(find("hybrid-int8").settings) == before
 
 
-def test_fitted_scores_part_nodules_from_alarms() -> None:
+def test_fitted_scores_separate_nodules_from_false_positives() -> None:
     """Of logits with a wrong zero and scale, the calibrated score is 0.5 between the classes."""
     rng = np.random.default_rng(0)
     nodule = np.arange(4000) < 2000

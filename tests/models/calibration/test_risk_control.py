@@ -123,7 +123,7 @@ def test_a_path_of_quantiles_comes_of_other_nodules() -> None:
         quantile_path(ScoredNodules(np.full(2, -np.inf), np.zeros(2), np.arange(2)))
 
 
-def test_calibration_sets_are_told_apart() -> None:
+def test_calibration_sets_are_distinguished() -> None:
     """Another score or patient is another calibration; another order or engine is the same."""
     one = nodules(10, np.random.default_rng(5))
     moved = ScoredNodules(one.edge, one.merged + 1e-3, one.patient)

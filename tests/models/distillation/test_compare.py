@@ -66,7 +66,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory, made: Pool) -> Comparison:
     )  # fmt: skip
 
 
-def test_a_comparison_tells_every_arm(asked: Comparison) -> None:
+def test_a_comparison_lists_every_arm(asked: Comparison) -> None:
     result = run_compare(asked)
     assert tuple(result["arms"]) == tuple(ARMS)
     assert all(len(figures["auc"]["seeds"]) == 2 for figures in result["arms"].values())

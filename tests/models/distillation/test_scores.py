@@ -16,7 +16,7 @@ def reader(shift: float) -> Scores:
     return Scores(nodules, np.array([1.0, 2, 3, 4]), np.array([-1.0, -2]))
 
 
-def test_sensitivity_follows_the_alarms_of_scans() -> None:
+def test_sensitivity_follows_the_false_positives_of_scans() -> None:
     found = figures(reader(0.0), scans=1)
     assert [found[f"at_{r}"] for r in ("0.5", "1", "2")] == [0.5, 0.5, 0.5]
     assert found["at_4"] == 1.0

@@ -73,7 +73,7 @@ def test_the_parts_know_their_whole(folder: Path, tmp_path: Path) -> None:
         open_staged("h", 3, folder=tmp_path)
 
 
-def test_the_cut_lies_where_half_of_the_time_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cut_is_at_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     convolutions = [i for i, n in enumerate(model.graph.node) if n.op_type == "Conv"]
     times = [0.0] * len(model.graph.node)

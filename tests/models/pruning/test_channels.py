@@ -59,7 +59,7 @@ def test_a_cut_network_is_read_back_from_its_weights(network: ScreeningNetwork) 
 
 
 @pytest.mark.parametrize("share", [0.2, 0.42, 0.6])
-def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> None:
+def test_the_requested_share_is_removed(network: ScreeningNetwork, share: float) -> None:
     weights = network.state_dict()
     scores = {group: torch.rand(width) for group, width in widths(weights).items()}
     smaller = cut(network, choose(weights, scores, share, step=2))

@@ -116,7 +116,7 @@ def test_a_pruned_network_is_trained_exported_and_timed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [["--way", "magic"], ["--share", "1.2"]])
-def test_what_cannot_be_asked_for_is_refused(wrong: list[str], tmp_path: Path) -> None:
+def test_invalid_options_are_refused(wrong: list[str], tmp_path: Path) -> None:
     asked = ["--start", "x", "--data", "y", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, ["prune", "compare", *asked, *wrong])
     assert result.exit_code == 2
@@ -138,7 +138,7 @@ def result() -> dict[str, Any]:
     return {"command": "overread-models prune compare", **head, **compared(runs, times)}
 
 
-def test_the_loss_is_told_in_points(result: dict[str, Any]) -> None:
+def test_the_loss_is_given_in_points(result: dict[str, Any]) -> None:
     """A tenth at three rates and two at a fourth, where the control finds all; CPM is over 7."""
     control, channels = result["runs"]
     assert control["cpm_lost"] == {"value": 0, "low": 0, "high": 0}
@@ -147,7 +147,7 @@ def test_the_loss_is_told_in_points(result: dict[str, Any]) -> None:
     assert channels["gone"] == pytest.approx(0.42)
 
 
-def test_hits_agree_with_what_is_judged() -> None:
+def test_hits_agree_with_the_evaluation() -> None:
     rng = np.random.default_rng(0)
     found, alarms = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
     own = hits(finished("weights", 0.2, found.tolist(), alarms.tolist())).mean(0)

@@ -41,7 +41,7 @@ def network() -> ScreeningNetwork:
 
 
 @pytest.mark.parametrize("share", [0.2, 0.42, 0.6, 0.8])
-def test_the_share_asked_for_goes(network: ScreeningNetwork, share: float) -> None:
+def test_the_requested_share_is_removed(network: ScreeningNetwork, share: float) -> None:
     whole = parameters_left(network)
     for masks in (
         importance_masks(network, magnitudes(network), share),

@@ -98,7 +98,7 @@ def test_qat_enters_a_file_that_answers_as_the_float_network(
 
 
 @pytest.mark.parametrize("from_run", [True, False])
-def test_int4_enters_a_file_of_the_share_asked_for(
+def test_int4_enters_a_file_of_the_requested_size(
     trained: Path, shelf: Path, start: Path, from_run: bool
 ) -> None:
     """Made from the INT8 run or from its file; how many layers were lowered is told."""
@@ -162,7 +162,7 @@ def test_ranges_compare_every_method_and_what_was_learnt(
     assert json.loads(capsys.readouterr().out) == {"ranges": rows}
 
 
-def test_sensitivity_tells_of_every_layer(
+def test_sensitivity_lists_every_layer(
     trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = run_sensitivity("screening", shelf, start, trained)
@@ -194,7 +194,7 @@ def test_weights_of_another_run_are_refused(shelf: Path, start: Path) -> None:
 
 
 @pytest.mark.usefixtures("shelf")
-def test_what_is_missing_is_told_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
+def test_missing_files_are_named_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
     with pytest.raises(NoWeights, match="--start"):
         run_qat(asked(None, tmp_path), "screening", [], "minmax")
     with pytest.raises(NoWeights, match="--screening"):

@@ -33,7 +33,7 @@ def test_a_changed_file_is_refused(weights: Path) -> None:
         artifact.content()
 
 
-def test_a_missing_file_and_a_missing_manifest_are_told(weights: Path, tmp_path: Path) -> None:
+def test_a_missing_file_and_a_missing_manifest_are_named(weights: Path, tmp_path: Path) -> None:
     artifact = find("bright-screening", weights)
     artifact.path.unlink()
     with pytest.raises(DamagedArtifact, match=r"bright-screening\.onnx"):

@@ -35,7 +35,7 @@ def test_a_peak_lies_at_its_cells_centre_plus_the_offset() -> None:
     np.testing.assert_allclose(peaks.diameter_mm, [8.0], rtol=1e-6)
 
 
-def test_peaks_come_strongest_first_and_no_more_than_asked_for() -> None:
+def test_peaks_come_strongest_first_and_no_more_than_requested() -> None:
     maps = maps_with(*[((2, 2, 2 + 3 * n), float(n), 4.0) for n in range(4)])
     peaks = find_peaks(maps, least_logit=-5, most=2)
     assert peaks.logit.tolist() == [3.0, 2.0]
@@ -59,7 +59,7 @@ def test_what_is_large_is_likelier_a_nodule() -> None:
     np.testing.assert_allclose(peaks.diameter_mm, [24.0], rtol=1e-6)
 
 
-def test_diameters_of_a_coarse_map_are_told_in_mm() -> None:
+def test_diameters_of_a_coarse_map_are_in_mm() -> None:
     """What is 12 voxels of 2 mm across is 24 mm, for the prior too."""
     prior = SizePrior(from_mm=18.0, per_mm=0.25, most=2.0)
     maps = maps_with(((5, 5, 5), 0.0, 12.0))
@@ -83,7 +83,7 @@ def test_a_flat_map_below_the_least_logit_has_no_peak() -> None:
     assert to_candidates(peaks, Geometry(), (1.0, 0.0)) == []
 
 
-def test_candidates_are_told_in_the_patient_with_a_calibrated_score() -> None:
+def test_candidates_have_patient_coordinates_and_a_calibrated_score() -> None:
     peaks = Peaks(np.array([2.0]), np.array([[1.0, 2.0, 3.0]]), np.array([7.0]))
     geometry = Geometry((1.0, 1.0, 1.0), (10.0, 20.0, 30.0))
     (candidate,) = to_candidates(peaks, geometry, (0.5, 1.0))

@@ -57,7 +57,7 @@ def test_the_piece_in_the_middle_is_kept() -> None:
     np.testing.assert_array_equal(np.argwhere(kept), [[4, 4, 5], [5, 5, 6]])
 
 
-def test_of_nothing_nothing_is_kept() -> None:
+def test_of_an_empty_mask_nothing_is_kept() -> None:
     assert not nearest_piece(np.zeros((4, 4, 4), bool)).any()
 
 

@@ -34,7 +34,7 @@ def test_a_mirrored_piece_has_its_mark_on_the_ball(
     check(mirrored(ball((30, 34, 38), (11, 14, 20), 12), axes, swap))
 
 
-def test_a_cropped_piece_tells_places_in_its_own_coordinates() -> None:
+def test_a_cropped_piece_has_locations_in_its_own_coordinates() -> None:
     part = crop(ball((40, 40, 40), (20, 21, 22), 10), (5, 6, 7), (30, 30, 30))
     assert part.nodules[0].tolist() == [15, 15, 15, 10]
     check(part)

@@ -55,7 +55,7 @@ class Brightness(torch.nn.Module):
         return (x.mean((2, 3, 4)) * self.weight,)
 
 
-def test_a_network_is_judged_alone_and_with_the_edge() -> None:
+def test_a_network_is_evaluated_alone_and_with_the_edge() -> None:
     figures = task().judge(Brightness())
     assert figures["alone_0.5"] == figures["both_4"] == 1.0
     assert set(figures) == {f"{n}_{r}" for n in ("alone", "both") for r in ("0.5", "1", "2", "4")}

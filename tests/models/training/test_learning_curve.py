@@ -55,7 +55,7 @@ def test_a_run_without_a_log_is_named(tmp_path: Path) -> None:
         read_log(tmp_path)
 
 
-def test_the_curve_is_drawn_and_told(tmp_path: Path) -> None:
+def test_the_curve_is_drawn_and_printed(tmp_path: Path) -> None:
     save_curves(tmp_path / "curve.png", RESULT)
     picture = cv2.imread(str(tmp_path / "curve.png"))
     assert picture is not None

@@ -55,7 +55,7 @@ def test_a_nodule_lies_near_the_middle_with_its_size() -> None:
     assert np.median(sizes) == pytest.approx(1.0, abs=0.1)
 
 
-def test_alarms_have_no_diameter_and_no_mask() -> None:
+def test_false_positives_have_no_diameter_and_no_mask() -> None:
     for region in drawn(2, 12, share=0.0):
         assert region.diameter_mm == 0
         near = region.mask[16:32, 16:32, 16:32]
@@ -89,7 +89,7 @@ def test_the_seed_decides() -> None:
     assert any((a.voxels != b.voxels).any() for a, b in zip(first, other, strict=True))
 
 
-def test_places_at_marks_are_no_alarms() -> None:
+def test_locations_at_annotations_are_no_false_positives() -> None:
     """Neither at a nodule nor at an ignored mark, and only from 4 mm beyond their rim on."""
     voxels = np.zeros((8, 8, 8), np.uint8)
     piece = Piece(voxels, voxels, np.array([[20.0, 20, 20, 10]]), np.array([[60.0, 60, 60, 6]]))

@@ -57,7 +57,7 @@ def test_a_deeper_network_does_not_start_from_a_shallower_one(tmp_path: Path) ->
         make_screening(saved(ScreeningNetwork(SMALL), tmp_path / "w.pt"), blocks=(3, 1, 1))
 
 
-def test_from_nothing_the_blocks_are_those_asked_for() -> None:
+def test_without_start_weights_the_blocks_are_the_requested_ones() -> None:
     assert ScreeningSpec.of(make_screening(None).state_dict()) == ScreeningSpec()
     asked = make_screening(None, blocks=(1, 3, 4))
     assert ScreeningSpec.of(asked.state_dict()).blocks == (1, 3, 4)
@@ -83,7 +83,7 @@ def lung(value: int = 40) -> Piece:
     return Piece(voxels, np.zeros_like(voxels), NONE, NONE)
 
 
-def test_alarms_are_shared_between_the_groups() -> None:
+def test_false_positives_are_shared_between_the_groups() -> None:
     odds = [np.array([1.0, 1.0]), np.array([]), np.array([30.0]), np.array([0.5, 0.5, 1.0])]
     shared = share_sources(odds, [2, 1, 1])
     assert shared[0].sum() + shared[1].sum() == pytest.approx(SOURCE_SHARES[0])
@@ -91,7 +91,7 @@ def test_alarms_are_shared_between_the_groups() -> None:
     np.testing.assert_allclose(shared[3] / shared[3].sum(), [0.25, 0.25, 0.5])
 
 
-def test_a_group_without_alarms_has_no_share() -> None:
+def test_a_group_without_false_positives_has_no_share() -> None:
     """Without phantoms the rest is drawn from, and nothing is divided by nothing."""
     shared = share_sources([np.array([2.0]), np.array([])], [1, 1, 0])
     assert [s.tolist() for s in shared] == [[SOURCE_SHARES[0]], []]

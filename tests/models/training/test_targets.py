@@ -70,7 +70,7 @@ def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
     assert heat_loss(missed, truth, all_count) > 3
 
 
-def test_an_alarm_beside_a_centre_costs_less() -> None:
+def test_a_false_positive_beside_a_centre_costs_less() -> None:
     truth, all_count = heat(), torch.ones(1, 6, 6, 6)
     near, far = sure(truth), sure(truth)
     near[0, 2, 3, 3] = far[0, 5, 0, 0] = 4.0
