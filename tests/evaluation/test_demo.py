@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,7 @@ from imaging.volume import Geometry, Nodule, Volume
 
 EDGE = Path(__file__).with_name("scripted_screen.py")
 
-
 SPEC = PhantomSpec(seed=1, spacing_mm=(5.0, 3.0, 3.0))
-
 
 TRAINING_ONLY = ("torch", "matplotlib", "scipy", "sklearn", "tomli_w", "onnxscript", "pytest")
 
@@ -42,6 +41,14 @@ CLOUD = """
     time.sleep(600)
 """
 
+TAKEN = """
+    import socket, sys
+    from cloud.__main__ import main
+    held = socket.create_server(("127.0.0.1", 0))
+    sys.argv[sys.argv.index("127.0.0.1:0")] = f"127.0.0.1:{held.getsockname()[1]}"
+    sys.argv.insert(1, "serve")
+    main()
+"""
 
 IDLE_EDGE = """
     import os, sys, time
@@ -58,16 +65,10 @@ def _edge(*proposed: tuple[Sequence[float], float]) -> tuple[str, ...]:
     return (sys.executable, str(EDGE), json.dumps(proposed))
 
 
-def _wait(condition: Callable[[], bool]) -> None:
-    for _ in range(1200):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("it did not come to pass within a minute")
-
-
-def _pid(log: Path) -> int:
-    return int(log.read_text().split()[1])
+def _pids(out: Path) -> list[int]:
+    """The processes that told theirs in a whole line of their logs."""
+    logs = (path.read_text() for path in out.glob("*.log"))
+    return [int(pid) for log in logs for pid in re.findall(r"^pid (\d+)\n", log)]
 
 
 def _is_running(pid: int) -> bool:
@@ -154,7 +155,8 @@ def test_phantom_is_compared_with_its_truth(
     assert ["", "2", "12.0", "solid round", "missed", "-", "edge, dismissed at 0.05", ""] in lines
     assert ["", "3", "12.0", "solid round", "missed", "-", "not proposed", ""] in lines
     assert (out / "reports" / "phantom-1" / "report.html").is_file()
-    assert not _is_running(_pid(out / "cloud.log"))
+    (cloud,) = _pids(out)
+    assert not _is_running(cloud)
 
 
 def test_study_that_cannot_be_read_is_refused_with_a_reason(
@@ -165,36 +167,24 @@ def test_study_that_cannot_be_read_is_refused_with_a_reason(
     assert [path.name for path in slice_of_nothing.iterdir()] == ["slice.dcm"]
 
 
-def test_port_that_is_taken_is_an_error(out: Path, slice_of_nothing: Path) -> None:
-    taken = """
-        import socket, sys
-        from cloud.__main__ import main
-        held = socket.create_server(("127.0.0.1", 0))
-        sys.argv[sys.argv.index("127.0.0.1:0")] = f"127.0.0.1:{held.getsockname()[1]}"
-        sys.argv.insert(1, "serve")
-        main()
-    """
-    with pytest.raises(ServiceFailed, match=r"cloud ended(.|\n)*What to do: the port is taken"):
-        run_demo(out, Programs(_python(taken), _edge()), own=slice_of_nothing)
-
-
-def test_edge_that_fails_takes_the_cloud_with_it(out: Path, slice_of_nothing: Path) -> None:
-    fails = _python("import sys; sys.exit('DamagedArtifact: screening-int8')")
-    with pytest.raises(ServiceFailed, match=r"edge could not(.|\n)*Damaged(.|\n)*git checkout"):
-        run_demo(out, Programs(_python(CLOUD), fails), own=slice_of_nothing)
-    assert not _is_running(_pid(out / "cloud.log"))
-
-
-def test_edge_that_dies_is_an_error(out: Path, slice_of_nothing: Path) -> None:
-    dies = _python("import os; os.abort()")
-    with pytest.raises(ServiceFailed, match="edge ended with signal 6"):
-        run_demo(out, Programs(_python(CLOUD), dies), own=slice_of_nothing)
-
-
-def test_cloud_that_dies_is_an_error(out: Path, slice_of_nothing: Path) -> None:
-    leaves = CLOUD.replace("time.sleep(600)", "sys.exit(4)")
-    with pytest.raises(ServiceFailed, match="cloud ended with exit status 4 before its time"):
-        run_demo(out, Programs(_python(leaves), _edge()), own=slice_of_nothing)
+@pytest.mark.parametrize(
+    ("cloud", "edge", "message"),
+    [
+        (TAKEN, _edge(), r"cloud ended(.|\n)*What to do: the port is taken"),
+        (CLOUD.replace("time.sleep(600)", "sys.exit(4)"), _edge(),
+         "cloud ended with exit status 4 before its time"),
+        (CLOUD, _python("import sys; sys.exit('DamagedArtifact: screening-int8')"),
+         r"edge could not(.|\n)*Damaged(.|\n)*git checkout"),
+        (CLOUD, _python("import os; os.abort()"), "edge ended with signal 6"),
+    ],
+    ids=["port taken", "cloud ends", "edge fails", "edge dies"],
+)  # fmt: skip
+def test_a_program_that_ends_too_early_takes_the_other_with_it(
+    out: Path, slice_of_nothing: Path, cloud: str, edge: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ServiceFailed, match=message):
+        run_demo(out, Programs(_python(cloud), edge), own=slice_of_nothing)
+    assert not any(map(_is_running, _pids(out)))
 
 
 @pytest.mark.parametrize(
@@ -207,18 +197,16 @@ def test_signal_leaves_no_process_behind(
     code = f"from evaluation import demo; Programs = demo.Programs; {programs}; demo.main()"
     options = ["--input", str(slice_of_nothing), "--out", str(out)]
     command = [sys.executable, "-c", code, *options]
-    logs = [out / f"{name}.log" for name in ("cloud", "edge")]
+    until = time.monotonic() + 60
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        _wait(lambda: process.poll() is not None or all(map(_has_pid, logs)))
-        pids = [_pid(log) for log in logs]
+        while len(pids := _pids(out)) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.05)
         process.send_signal(number)
         process.communicate(timeout=60)
     assert process.returncode in (status, 130 if number == signal.SIGINT else status)
     assert not any(_is_running(pid) for pid in pids)
-
-
-def _has_pid(log: Path) -> bool:
-    return log.is_file() and "\n" in log.read_text()  # the whole line
 
 
 def test_input_that_does_not_exist_is_a_usage_error(tmp_path: Path) -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from evaluation.common import processes
 from evaluation.common.processes import (
-    RestartableCloud,
+    Process,
     cloud_service,
     edge_process,
     log_tail,
@@ -30,12 +32,12 @@ def _python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def _is_up(log: Path) -> bool:
-    return "up" in log.read_text()
-
-
-def _serves(cloud: RestartableCloud) -> bool:
-    return cloud.serves
+@contextmanager
+def started(name: str, code: str, log: Path) -> Iterator[Process]:
+    """A process that runs, until it is stopped at the end of the context."""
+    with running(name, _python(code), log) as process:
+        process.wait_until(lambda: "up" in log.read_text(), "start", 60)
+        yield process
 
 
 @pytest.fixture
@@ -44,38 +46,31 @@ def root(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_process_is_stopped_by_sigterm(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with running("edge", _python(OBEYS), log) as process:
-        process.wait_until(lambda: _is_up(log), "start", 60)
+    with started("edge", OBEYS, tmp_path / "log") as process:
         process.require_alive()
     assert process.stop() == 0
 
 
-def test_an_unclean_end_is_an_error(tmp_path: Path) -> None:
-    log = tmp_path / "log"
+@pytest.mark.parametrize(
+    ("code", "end", "status"),
+    [(LEAVES_DIRTY, "exit status 9", 9), (IS_DEAF, "signal 9", -signal.SIGKILL)],
+)
+def test_an_unclean_end_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, end: str, status: int
+) -> None:
+    """A process that does not end by itself is killed."""
+    monkeypatch.setattr(processes, "STOP_S", 0.2 if code == IS_DEAF else processes.STOP_S)
     with (
-        pytest.raises(ServiceFailed, match="ended with exit status 9 after SIGTERM"),
-        running("edge", _python(LEAVES_DIRTY), log) as process,
+        pytest.raises(ServiceFailed, match=f"ended with {end} after SIGTERM"),
+        started("edge", code, tmp_path / "log") as process,
     ):
-        process.wait_until(lambda: _is_up(log), "start", 60)
-
-
-def test_a_deaf_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "STOP_S", 0.2)
-    log = tmp_path / "log"
-    with (
-        pytest.raises(ServiceFailed, match="ended with signal 9 after SIGTERM"),
-        running("cloud", _python(IS_DEAF), log) as process,
-    ):
-        process.wait_until(lambda: _is_up(log), "start", 60)
-    assert process.stop() == -signal.SIGKILL
+        pass
+    assert process.stop() == status
 
 
 def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    context = running("edge", _python(LEAVES_DIRTY), log)
+    context = started("edge", LEAVES_DIRTY, tmp_path / "log")
     process = context.__enter__()
-    process.wait_until(lambda: _is_up(log), "start", 60)
     hidden = context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert not hidden
     assert process.stop() == 9
@@ -84,8 +79,8 @@ def test_no_process_is_left_when_something_fails(tmp_path: Path) -> None:
 def test_ctrl_c_does_not_reach_a_process(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = f"import os; print(os.getpgid(0), flush=True); {OBEYS}"
-    with running("edge", _python(code), log) as process:
-        process.wait_until(lambda: _is_up(log), "start", 60)
+    with started("edge", code, log):
+        pass
     assert int(log.read_text().split()[0]) != os.getpgid(0)
 
 
@@ -97,8 +92,8 @@ def test_settings_of_the_environment_do_not_reach_a_process(
     monkeypatch.setenv("SOMETHING_ELSE", "stays")
     log = tmp_path / "log"
     code = "print(sorted(k for k in os.environ if 'OVERREAD' in k.upper() or 'ELSE' in k))"
-    with running("edge", _python(f"import os; {code}; {OBEYS}"), log) as process:
-        process.wait_until(lambda: _is_up(log), "start", 60)
+    with started("edge", f"import os; {code}; {OBEYS}", log):
+        pass
     assert log.read_text().splitlines()[0] == "['SOMETHING_ELSE']"
 
 
@@ -153,15 +148,15 @@ def test_tail_is_short_whatever_the_log(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("root")
 def test_a_killed_cloud_comes_back_at_the_same_address(tmp_path: Path) -> None:
     with restartable_cloud(tmp_path, IDLE) as cloud:
-        assert _serves(cloud)
+        assert cloud.serves
         first = cloud.address
         assert not first.endswith(":0")
         cloud.kill()
-        assert not _serves(cloud)
+        assert not cloud.serves
         cloud.start()
         cloud.wait()
         assert (cloud.address, cloud.kills) == (first, 1)
-    assert not _serves(cloud)
+    assert not cloud.serves
 
 
 @pytest.mark.usefixtures("root")

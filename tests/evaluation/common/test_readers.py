@@ -9,8 +9,8 @@ from edge.settings import EdgeSettings
 from evaluation.common.readers import edge_alone, edge_and_cloud
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
-from models.runtime.detection import Candidate
 from models.runtime.second_reader import Readings
+from tests.evaluation.scripted_screen import ScriptedScreening
 from tests.plain_readings import plain
 
 BOX = Preprocessed(
@@ -18,23 +18,9 @@ BOX = Preprocessed(
 )
 
 
-class Screener:
-    """Proposes candidates with given scores along a line."""
-
-    name, version, engine = "scripted", "1", "none"
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = scores
-        thresholds = {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6}
-        self.settings = {"thresholds": thresholds, "merge": [0.0, 0.5, 0.5]}
-
-    def screen(self, box: Preprocessed) -> list[Candidate]:
-        del box
-        places = [(10.0 + 5 * i, 30.0, 30.0) for i in range(len(self.scores))]
-        return [
-            Candidate((x, y, z), (z, y, x), 6.0, s)
-            for (z, y, x), s in zip(places, self.scores, strict=True)
-        ]
+def screener(*scores: float) -> ScriptedScreening:
+    """Proposes candidates with these scores along a line."""
+    return ScriptedScreening([((30.0, 30.0, 10.0 + 5 * i), s) for i, s in enumerate(scores)])
 
 
 class Second:
@@ -52,25 +38,18 @@ class Second:
 
 
 def test_edge_alone_keeps_every_candidate() -> None:
-    found = edge_alone(Screener([0.95, 0.3, 0.05]))(BOX)
+    found = edge_alone(screener(0.95, 0.3, 0.05))(BOX)
     assert [c.score for c in found] == [0.95, 0.3, 0.05]
 
 
-def test_merged_score_decides_and_dismissed_ones_are_gone() -> None:
+@pytest.mark.parametrize("edge", [0.3, 0.95], ids=["uncertain", "a finding of the edge"])
+def test_merged_score_decides_and_dismissed_ones_are_gone(edge: float) -> None:
+    """Findings of the edge are characterized too, and keep their place with the merged score."""
     second = Second([0.02])
-    found = edge_and_cloud(Screener([0.3, 0.05]), second, EdgeSettings())(BOX)
-    logit = 0.5 * math.log(0.3 / 0.7) + 0.5 * math.log(0.02 / 0.98)
+    found = edge_and_cloud(screener(edge, 0.05), second, EdgeSettings())(BOX)
+    logit = 0.5 * math.log(edge / (1 - edge)) + 0.5 * math.log(0.02 / 0.98)
     assert [c.score for c in found] == [pytest.approx(1 / (1 + math.exp(-logit)))]
     assert found[0].diameter_mm == 7.0
-    assert second.shown == [(1, 48, 48, 48)]
-
-
-def test_findings_of_the_edge_are_characterized() -> None:
-    """The second reader sees it too, and changes the score but not the finding."""
-    second = Second([0.02])
-    found = edge_and_cloud(Screener([0.95]), second, EdgeSettings())(BOX)
-    logit = 0.5 * math.log(0.95 / 0.05) + 0.5 * math.log(0.02 / 0.98)
-    assert [c.score for c in found] == [pytest.approx(1 / (1 + math.exp(-logit)))]
     assert second.shown == [(1, 48, 48, 48)]
 
 
@@ -78,6 +57,6 @@ def test_rois_beyond_the_limit_are_not_read() -> None:
     """The other findings have the edge's score alone."""
     second = Second([0.9, 0.9])
     settings = EdgeSettings(max_rois=2)
-    found = edge_and_cloud(Screener([0.7, 0.5, 0.4, 0.2]), second, settings)(BOX)
+    found = edge_and_cloud(screener(0.7, 0.5, 0.4, 0.2), second, settings)(BOX)
     assert second.shown == [(2, 48, 48, 48)]
     assert len(found) == 3 - (0.7 not in [c.score for c in found])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.errors import BadTable, MissingData
+from evaluation.errors import BadTable
 from evaluation.links.trace import Conditions, State, find_trace, read_trace, shipped_names, steady
 
 HEAD = "time,latency_ms,jitter_ms,up_kbit,down_kbit,state\n"
@@ -62,8 +62,3 @@ def test_the_shipped_traces_match_their_names() -> None:
     assert traces["swallow"].at(0) == traces["swallow"].at(12)
     flaps = {traces["flapping"].at(time).state for time in range(24)}
     assert flaps == set(State)
-
-
-def test_an_unknown_trace_names_the_shipped_ones() -> None:
-    with pytest.raises(MissingData, match="fibre"):
-        find_trace("carrier-pigeon")

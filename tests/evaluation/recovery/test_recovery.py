@@ -1,4 +1,4 @@
-"""The real daemon on a disk that is full at times, and under a wall clock that jumps."""
+"""The real daemon on a disk that is full at times, and with files from another day."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from edge.amend.amender import Backoff
 from edge.store.pending import PendingStep
 from edge.store.studies import Step, StepHook
 from evaluation.recovery.agent import RandomCloud, put_study, work
 from evaluation.recovery.check import Found, busy, check
-from tests.edge.builders import HandClock
 
 PATIENCE_S = 300.0
 STUDIES: dict[str, Sequence[float] | None] = {
@@ -94,40 +91,6 @@ def test_a_database_that_is_full_at_any_step_loses_and_doubles_nothing(
     assert found.sound, found
 
 
-class Jumping(datetime):
-    """A wall clock that is set a day on or a day back at every look."""
-
-    looks = 0
-
-    @classmethod
-    def now(cls, tz: object = None) -> datetime:  # type: ignore[override] # only ever UTC here
-        assert tz is UTC
-        cls.looks += 1
-        return datetime.now(UTC) + timedelta(days=1 if cls.looks % 2 else -1)
-
-
-def test_a_wall_clock_that_jumps_loses_and_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for module in (
-        "edge.store.studies",
-        "edge.amend.amender",
-        "edge.daemon.study",
-        "edge.assemble",
-    ):
-        monkeypatch.setattr(f"{module}.datetime", Jumping)
-    jump_s = [0.0]
-
-    def jumping() -> float:
-        jump_s[0] = 86_400.0 - jump_s[0]
-        return jump_s[0]
-
-    monkeypatch.setattr(time, "time", jumping)
-    found = work_off(tmp_path, 1)
-    assert Jumping.looks > 0
-    assert found.sound, found
-
-
 def test_files_dated_tomorrow_or_yesterday_are_read(tmp_path: Path) -> None:
     for days, name in ((1, "a"), (-1, "b")):
         put_study(tmp_path / "inbox", name, STUDIES[name])
@@ -136,14 +99,3 @@ def test_files_dated_tomorrow_or_yesterday_are_read(tmp_path: Path) -> None:
             os.utime(path, (stamp, stamp))
     (tmp_path / "inbox" / "a" / ".done").unlink()
     assert work_off(tmp_path, 2).sound
-
-
-def test_pauses_follow_the_monotonic_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = HandClock()
-    backoff = Backoff(5.0, clock, lambda _low, high: high)
-    backoff.no_response()
-    for wall_s in (0.0, 86_400.0, -86_400.0):
-        monkeypatch.setattr(time, "time", lambda wall_s=wall_s: wall_s)
-        assert not backoff.due("a")
-    clock.sleep(5.0)
-    assert backoff.due("a")
