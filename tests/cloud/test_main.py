@@ -98,7 +98,6 @@ def test_serve_names_a_taken_port() -> None:
 
 @pytest.mark.usefixtures("small_model")
 def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
-    """Its folder does not exist."""
     line = fails_in_one_line("--ready-file", str(tmp_path / "absent" / "ready"))
     assert line.startswith("FileNotFoundError: ")
     assert str(tmp_path / "absent" / "ready") in line
@@ -112,7 +111,6 @@ def test_serve_names_an_unwritable_ready_file(tmp_path: Path) -> None:
     ],
 )
 def test_serve_names_an_unusable_model(model: str, said: str) -> None:
-    """One does not exist, the other is of another kind."""
     assert fails_in_one_line("--model", model).startswith(said)
 
 

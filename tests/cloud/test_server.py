@@ -43,7 +43,6 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def health_of(cloud: RunningCloud, service: str) -> int:
-    """What a health probe says."""
     with grpc.insecure_channel(cloud.address) as channel:
         request = health_pb2.HealthCheckRequest(service=service)
         return int(health_pb2_grpc.HealthStub(channel).Check(request, timeout=20).status)
@@ -60,14 +59,12 @@ def end_of(call: Any) -> str | None:
 
 
 def test_health_says_serving() -> None:
-    """Probes of the whole and of the service by name are answered."""
     with run_cloud() as cloud:
         assert health_of(cloud, "") == SERVING
         assert health_of(cloud, SERVICE_NAME) == SERVING
 
 
 def test_reflection_names_the_service() -> None:
-    """A tool can find the contract without having it."""
     with run_cloud() as cloud, grpc.insecure_channel(cloud.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert "overread.v1.Overread" in database.get_services()
@@ -75,7 +72,6 @@ def test_reflection_names_the_service() -> None:
 
 
 def test_drain_finishes_open_studies_and_rejects_new_ones() -> None:
-    """While it drains, an open study gets its verdict, a new one Draining, a probe NOT_SERVING."""
     with run_cloud(grace_s=20.0) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         open_call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
@@ -97,7 +93,6 @@ def test_drain_finishes_open_studies_and_rejects_new_ones() -> None:
 
 
 def test_a_study_open_after_the_grace_period_gets_draining() -> None:
-    """The caller of an open study gets Draining, not a broken connection."""
     with contextlib.ExitStack() as channel:
         with run_cloud(grace_s=0.05) as cloud:
             stub = channel.enter_context(cloud.stub())
@@ -157,7 +152,6 @@ def run_mutual_tls(pki: Path, client: str) -> Iterator[tuple[RunningCloud, Any, 
 
 
 def test_mutual_tls_admits_only_signed_certificates(pki: Path) -> None:
-    """A caller with a certificate of the authority is served, others are rejected."""
     with run_mutual_tls(pki, "client") as (cloud, known, unknown):
         assert fetch_description(cloud.address, credentials=known).models == {"mean": "2.1"}
         for credentials in (unknown, None):
@@ -245,7 +239,6 @@ def run_process(
 
 
 def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
-    """SIGTERM ends it cleanly; the ready file has its address."""
     with run_process(tmp_path) as (process, address, _):
         assert fetch_description(address, timeout_s=20.0).models == {"mean": "1.0"}
         process.send_signal(signal.SIGTERM)

@@ -98,7 +98,6 @@ def test_a_long_version_is_cut_in_errors_and_logs(version: str, kind: str) -> No
 
 
 def test_the_header_comes_first_and_once() -> None:
-    """A stream without header, with two, with an empty message or with nothing is refused."""
     header, roi = make_stream(make_roi(1))
     with run_cloud() as cloud:
         for requests in ([roi], [header, header], [header, pb.ReadRequest()], []):
@@ -116,7 +115,6 @@ def test_a_message_beyond_the_limit_is_too_large() -> None:
 
 
 def test_a_failed_batch_is_refused_and_the_service_continues() -> None:
-    """An error of the model reaches the caller as ModelFailed, for that batch alone."""
     with run_cloud(max_batch=1) as cloud:
         answers = outcomes_by_id(read(cloud, make_stream(make_roi(1, 255), make_roi(2))))
         assert isinstance(read(cloud, make_stream(make_roi(3)))[0], Verdict)
@@ -138,7 +136,6 @@ def test_an_internal_error_ends_its_study_and_is_logged(monkeypatch: pytest.Monk
 
 
 def test_too_many_studies_are_refused_as_overloaded() -> None:
-    """The limit applies at once, and only while the studies are open."""
     with run_cloud(max_streams=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(make_roi(1))), timeout=20)
@@ -198,7 +195,6 @@ def test_a_silent_caller_does_not_hold_a_stream(
 
 
 def test_after_the_first_roi_the_whole_budget_applies() -> None:
-    """The wait for the first ROI does not bound the wait for the second."""
     *first, second = make_stream(make_roi(1), make_roi(2))
     outbox: queue.SimpleQueue[pb.ReadRequest | None] = queue.SimpleQueue()
     with run_cloud(header_timeout_s=0.5) as cloud, cloud.stub() as stub:
@@ -249,7 +245,6 @@ def test_an_invalid_shape_refuses_that_roi_alone(shape: tuple[int, int, int]) ->
 
 
 def test_a_damaged_roi_is_refused_and_may_be_sent_again() -> None:
-    """Changed voxels are refused; the same ROI sent again intact gets its verdict."""
     header, whole = make_stream(make_roi(1))
     damaged = pb.ReadRequest()
     damaged.CopyFrom(whole)

@@ -14,7 +14,6 @@ from cloud.settings import load_settings
 def test_argument_beats_environment_beats_file_beats_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each source wins over the ones behind it."""
     config = tmp_path / "cloud.toml"
     config.write_text('address = "file:1"\nengine = "file"\nmodel = "file"\n')
     monkeypatch.setenv("OVERREAD_CLOUD_ENGINE", "environment")

@@ -36,7 +36,6 @@ Outbox = queue.SimpleQueue[pb.ReadRequest | None]
 
 
 def test_every_roi_gets_its_own_verdict() -> None:
-    """Twenty ROIs of one study come back with their own numbers, and a summary closes it."""
     with run_cloud() as cloud:
         *verdicts, summary = read(cloud, make_stream(*(make_roi(i, 10 * i) for i in range(20))))
     by_id = {v.roi_id: v for v in verdicts if isinstance(v, Verdict)}
@@ -53,7 +52,6 @@ def test_every_roi_gets_its_own_verdict() -> None:
 
 
 def test_verdicts_arrive_before_the_study_is_complete() -> None:
-    """The first verdict arrives before the caller has sent the second ROI."""
     header, first, second = make_stream(make_roi(1), make_roi(2))
     outbox = Outbox()
     with run_cloud() as cloud, cloud.stub() as stub:
@@ -68,7 +66,6 @@ def test_verdicts_arrive_before_the_study_is_complete() -> None:
 
 
 def test_waiting_rois_are_read_in_batches() -> None:
-    """ROIs that arrive while the model is busy are read together, in batches of at most four."""
     with run_cloud(max_batch=4, scheduling="fcfs") as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(12)))), timeout=20)
@@ -187,7 +184,6 @@ def one_is_read(cloud: RunningCloud, queued: int) -> bool:
 
 
 def test_a_cancelled_study_is_not_read() -> None:
-    """ROIs of a caller that has left never reach the model."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(*(make_roi(i) for i in range(5)))), timeout=20)
@@ -201,7 +197,6 @@ def test_a_cancelled_study_is_not_read() -> None:
 
 
 def test_a_stat_study_overtakes_routine_ones() -> None:
-    """While the model is busy with routine work, stat goes to the head of the queue."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         calls = []
@@ -216,7 +211,6 @@ def test_a_stat_study_overtakes_routine_ones() -> None:
 
 
 def test_an_roi_that_expires_in_the_queue_is_not_read() -> None:
-    """The model is held until the study behind it is late: its ROIs are refused, not read."""
     with run_cloud(max_batch=1) as cloud, cloud.stub() as stub:
         cloud.reader.gate.clear()
         call = stub.Read(iter(make_stream(make_roi(1, 10))), timeout=20)

@@ -14,7 +14,6 @@ from cloud.telemetry import Telemetry, configure_logging
 
 @pytest.fixture
 def plain_logging() -> Iterator[None]:
-    """Puts logging back as it was."""
     yield
     structlog.reset_defaults()
 
@@ -42,7 +41,6 @@ def test_metrics_are_served_while_entered() -> None:
 
 @pytest.mark.usefixtures("plain_logging")
 def test_logs_for_machines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """One event is one line of JSON on stderr, and stdout stays empty."""
     configure_logging("json")
     structlog.get_logger().info("serving", address="127.0.0.1:1")
     out, err = capsys.readouterr()

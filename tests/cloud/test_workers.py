@@ -199,7 +199,6 @@ def test_a_cancelled_batch_frees_its_place() -> None:
 
 
 def test_an_unwanted_batch_is_not_read() -> None:
-    """It leaves the stage to the next."""
     reader = FixedReader(plain([0.5], [1.0]))
 
     async def scenario(stage: WorkerStage) -> None:

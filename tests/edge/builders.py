@@ -69,11 +69,9 @@ class HandClock:
         self.now_s = 100.0
 
     def __call__(self) -> float:
-        """The time it stands at, in seconds."""
         return self.now_s
 
     def sleep(self, seconds: float) -> None:
-        """Moves on by ``seconds``."""
         self.now_s += seconds
 
 

@@ -37,7 +37,6 @@ class Stop(threading.Event):
         self._asked = asked
 
     def is_set(self) -> bool:
-        """Whether the agent is to stop."""
         self._asked.touch()
         return super().is_set()
 

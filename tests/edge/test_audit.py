@@ -106,7 +106,6 @@ def test_a_place_that_the_cloud_confirms_is_a_finding_by_audit() -> None:
 
 
 def test_a_dismissed_place_is_no_finding_without_an_audit() -> None:
-    """A verdict that no audit asked for changes nothing."""
     plan = plan_of(*FAINT)
     answers = answers_of(0.99, to=plan)
     assert merge(replace(plan, audit=()), answers, THRESHOLDS, WEIGHTS, Geometry()).findings == ()

@@ -175,7 +175,6 @@ def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> None:
-    """The data hold the terms, and that they are not given."""
     report = report_of(pipeline_of(NoSecondReader(), guarantee=GUARANTEE), tmp_path)
     text = "no guarantee, because no second reader is set up"
     assert report.guarantee.text == text

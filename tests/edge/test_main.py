@@ -84,7 +84,6 @@ def test_people_get_a_table_without_the_log(tmp_path: Path) -> None:
 
 
 def test_dead_cloud_has_a_status_of_its_own(tmp_path: Path) -> None:
-    """A cloud that was asked and is not there gives status 3, and the report of the edge."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"

@@ -29,7 +29,6 @@ STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw",
 
 
 def read_with_cloud(address: str, out: Path, deadline_s: float = 60.0) -> Report:
-    """The report of one study whose second reader is at ``address``."""
     with escalator(address, reserve_s=RESERVE_S) as second:
         limits = {"deadline_s": deadline_s, "reserve_s": RESERVE_S}
         return report_of(pipeline_of(second, **limits), out)
@@ -65,7 +64,6 @@ def test_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
 
 
 def test_service_that_dies_leaves_a_provisional_partial_report(tmp_path: Path) -> None:
-    """The verdict that came is used, the other candidate is left to the edge alone."""
     with FakeCloud(dies_after=1) as cloud:
         report = read_with_cloud(cloud.address, tmp_path)
     assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.PARTIAL)
@@ -155,7 +153,6 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
 
 
 def test_drawing_counts_though_the_pictures_are_in_the_report(tmp_path: Path) -> None:
-    """The time that the pictures take stands in report.json, and in the sum there."""
     clock = HandClock()
     pipeline = pipeline_of(NoSecondReader(), clock=clock)
 

@@ -71,7 +71,6 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
 
 
 def test_another_policy_can_be_tried_on_the_same_day(logged: io.StringIO) -> None:
-    """Where small regions are worth nothing, one full one is sent instead."""
     decide_and_log(situation(THIN, budget_s=1.3), "key-1")
     plan = replay(logged.getvalue(), SelectionPolicy(reduced=0.1, slab=0.01))
     assert (plan.send, plan.sizes) == ((1,), (Size.FULL,))

@@ -74,7 +74,6 @@ def test_it_is_near_the_best_where_sizes_differ() -> None:
 
 
 def test_room_that_is_left_makes_the_most_valuable_larger() -> None:
-    """Three small regions fit and one may be full: the first."""
     picks = choose([options(0.1), options(0.2), options(0.15)], 9, lambda _, b: b <= 180 * KB)
     assert [(p.offer, p.option.size) for p in picks] == [
         (1, Size.FULL),

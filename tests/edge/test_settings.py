@@ -13,7 +13,6 @@ from edge.settings import LONGEST_S, load_settings
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A configuration file that sets two things."""
     path = tmp_path / "edge.toml"
     path.write_text('cloud = "reader.example:50051"\ndeadline_s = 7.0\n')
     return path
@@ -72,7 +71,6 @@ def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, s
 
 
 def test_a_reserve_above_the_deadline_is_no_matter_without_a_cloud() -> None:
-    """Without a cloud nothing is reserved."""
     assert load_settings(deadline_s=1.0, reserve_s=2.0, cloud="off").cloud is None
 
 
@@ -82,7 +80,6 @@ def test_the_longest_time_can_be_waited_for() -> None:
 
 
 def test_missing_file_is_refused(tmp_path: Path) -> None:
-    """A configuration that was asked for and is not there is an error, not a default."""
     with pytest.raises(BadSettings, match="configuration file not found"):
         load_settings(tmp_path / "absent.toml")
 

@@ -21,7 +21,6 @@ from tests.edge.builders import plan_of
 
 @pytest.fixture(autouse=True)
 def own_logging() -> Iterator[None]:
-    """Each test leaves the logging as it found it."""
     yield
     structlog.reset_defaults()
 
@@ -52,7 +51,6 @@ def test_a_report_is_counted_by_its_outcome() -> None:
 
 
 def test_a_rejected_study_has_no_second_reading() -> None:
-    """A study that was not read is counted as rejected and as nothing else."""
     meters = Meters()
     rejection = Rejection("NotCt", "MR")
     meters.count_report(
@@ -64,7 +62,6 @@ def test_a_rejected_study_has_no_second_reading() -> None:
 
 
 def test_a_wait_alone_can_make_a_report_late() -> None:
-    """The reader of a report waits for the study's turn as well."""
     meters = Meters()
     ledger = (LedgerEntry("wait", 10.0, 9.0), LedgerEntry("read", 1.0, 2.0))
     meters.count_report(report(ledger=ledger))
@@ -72,7 +69,6 @@ def test_a_wait_alone_can_make_a_report_late() -> None:
 
 
 def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
-    """Claimed, suspended and pending studies, and whether the cloud is available."""
     meters, available = Meters(), [True]
     meters.observe_link(lambda: LinkEstimate(available=available[0]))
     value = meters.registry.get_sample_value
@@ -86,7 +82,6 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
 
 
 def test_metrics_are_served_while_it_lasts() -> None:
-    """Prometheus finds them on a free port of the address that was set."""
     meters = Meters()
     meters.count_report(report())
     with (
@@ -99,7 +94,6 @@ def test_metrics_are_served_while_it_lasts() -> None:
 
 
 def test_logs_are_a_line_each_as_json() -> None:
-    """In JSON every line is an object with event, level and time."""
     stream = io.StringIO()
     configure_logging("json", stream)
     structlog.get_logger().info("study reported", findings=2)

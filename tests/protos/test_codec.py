@@ -34,7 +34,6 @@ def test_an_unspecified_priority_is_routine() -> None:
 
 
 def test_an_unknown_priority_is_refused() -> None:
-    """A priority of a later contract is not guessed at."""
     request = codec.encode_header(Header("k", "", 1.0, 1))
     request.header.priority = 99  # type: ignore[assignment] # what a later contract might send
     with pytest.raises(InvalidRequest, match="99"):
@@ -66,7 +65,6 @@ def test_an_roi_that_is_a_view_travels_in_array_order() -> None:
 
 @pytest.mark.parametrize("field", ["voxels", "spacing", "window", "shape", "checksum"])
 def test_any_change_on_the_way_is_a_checksum_mismatch(field: str) -> None:
-    """A flipped bit in the voxels, or in what gives them meaning, is a checksum mismatch."""
     message = codec.encode_roi(an_roi()).roi
     if field == "voxels":
         message.voxels = bytes([message.voxels[0] ^ 1]) + message.voxels[1:]

@@ -9,8 +9,6 @@ from protos.deadline import Deadline
 
 @dataclass
 class HandClock:
-    """A clock that tests set."""
-
     now_s: float = 100.0
 
     def __call__(self) -> float:
@@ -18,7 +16,6 @@ class HandClock:
 
 
 def test_remaining_counts_down_and_stops_at_zero() -> None:
-    """What remains falls with the clock and never below zero."""
     clock = HandClock()
     deadline = Deadline.after(2.0, clock)
     clock.now_s += 0.5
@@ -30,13 +27,11 @@ def test_remaining_counts_down_and_stops_at_zero() -> None:
 
 
 def test_capped_takes_the_earlier_of_two() -> None:
-    """A cap shortens a deadline and never lengthens it."""
     deadline = Deadline.after(2.0, HandClock())
     assert deadline.capped(0.5).remaining_s == 0.5
     assert deadline.capped(60.0) is deadline
 
 
 def test_earlier_deadlines_sort_first() -> None:
-    """Deadlines order by their point in time whatever clock they hold."""
     late, early = Deadline(9.0), Deadline(3.0)
     assert sorted([late, early]) == [early, late]

@@ -32,7 +32,6 @@ from protos.errors import (
 
 @pytest.mark.parametrize("kind", dict(TABLE))
 def test_every_class_survives_the_wire(kind: type[OverreadError]) -> None:
-    """Each class of the table comes back as itself, with its reason."""
     met = from_status(*to_status(kind("why: 3 > 2")))
     assert type(met) is kind
     assert met.reason == "why: 3 > 2"
@@ -79,7 +78,6 @@ def test_an_invalid_estimate_in_metadata_is_none(text: str) -> None:
 def test_a_status_of_grpc_itself_is_read_by_its_code(
     code: grpc.StatusCode, kind: type[OverreadError]
 ) -> None:
-    """A status without our metadata becomes the class that its code stands for."""
     met = from_status(code, None, None)
     assert type(met) is kind
     assert met.reason == code.name

@@ -38,7 +38,6 @@ async def test_an_roi_that_would_be_late_is_rejected_with_an_estimate(
 
 @with_batcher()
 async def test_a_running_batch_counts_in_the_estimate(batcher: Batcher, stage: HandStage) -> None:
-    """Its remaining time counts."""
     batcher.submit(roi(1), stage.after(10), ROUTINE)
     await settle()
     assert batcher.admission.queue_s == pytest.approx(3.0)

@@ -30,7 +30,6 @@ def wasted_s(batcher: Batcher) -> float:
 async def test_the_earliest_deadlines_form_the_next_batch(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """Not the first to arrive."""
     results = [batcher.submit(roi(1), stage.after(50), ROUTINE)]
     await settle()
     for value, budget_s in ((2, 40), (3, 20), (4, 30)):
@@ -88,8 +87,6 @@ async def test_a_pipeline_is_kept_full(batcher: Batcher, stage: HandStage) -> No
 def test_a_batch_waits_only_for_rois_that_are_announced(
     announced: int, batches: list[list[int]]
 ) -> None:
-    """A single ROI starts at once; if another is announced the batch waits for it."""
-
     @with_batcher(max_batch_delay_s=60.0)
     async def scenario(batcher: Batcher, stage: HandStage) -> None:
         stage.allow(2)
@@ -107,7 +104,6 @@ def test_a_batch_waits_only_for_rois_that_are_announced(
 async def test_expired_and_cancelled_rois_are_never_read(
     batcher: Batcher, stage: HandStage
 ) -> None:
-    """An ROI that expires in the queue gets DeadlinePassed."""
     batcher.submit(roi(1), stage.after(60), ROUTINE)
     await settle()
     short = batcher.submit(roi(2), stage.after(8), ROUTINE)
@@ -169,8 +165,6 @@ async def test_an_unexpected_error_reaches_every_caller_of_the_batch(
 
 
 def test_a_failed_batch_fails_its_own_alone_and_is_logged_once() -> None:
-    """Both of its ROIs fail; the next batch is read; the log has the model's error."""
-
     @with_batcher()
     async def scenario(batcher: Batcher, stage: HandStage) -> None:
         results = [
@@ -217,7 +211,6 @@ async def test_closing_cancels_all_waiting_rois(batcher: Batcher, stage: HandSta
 
 @with_batcher()
 async def test_stat_preempts_a_routine_roi_at_once(batcher: Batcher, stage: HandStage) -> None:
-    """The routine ROI gets an estimate, and is not read."""
     batcher.submit(roi(1), stage.after(20), ROUTINE)
     await settle()
     routine = [batcher.submit(roi(v), stage.after(7.5), ROUTINE) for v in (2, 3)]

@@ -13,7 +13,6 @@ def test_nothing_is_known_before_the_first_batch() -> None:
 
 
 def test_one_batch_size_is_taken_in_proportion() -> None:
-    """With one size seen, twice as many ROIs are expected to take twice as long."""
     cost = CostModel()
     cost.observe(4, 0.2)
     cost.observe(4, 0.2)
@@ -22,7 +21,6 @@ def test_one_batch_size_is_taken_in_proportion() -> None:
 
 
 def test_a_straight_line_is_found() -> None:
-    """Two sizes are enough to separate the fixed cost from that of each ROI."""
     cost = CostModel()
     for n in (1, 8, 4, 2, 8):
         cost.observe(n, 0.03 + 0.01 * n)

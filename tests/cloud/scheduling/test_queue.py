@@ -17,13 +17,11 @@ def test_the_earliest_deadline_is_read_first() -> None:
 
 
 def test_first_come_first_served_knows_no_deadline() -> None:
-    """Nor priority."""
     rois = [queued(90.0), queued(60.0), queued(70.0, STAT)]
     assert queue_of(*rois, by_deadline=False).take(3, NOW_S) == rois
 
 
 def test_stat_is_read_before_routine() -> None:
-    """An urgent ROI overtakes a routine one whose deadline is earlier."""
     routine, stat = queued(60.0), queued(90.0, STAT)
     queue = queue_of(routine, stat)
     last, middle = entry(99.0), entry(80.0, STAT)
@@ -70,7 +68,6 @@ def test_routine_is_never_starved_by_stat_without_end() -> None:
 
 
 def test_a_cancelled_roi_no_longer_waits() -> None:
-    """A cancelled ROI is neither counted nor taken."""
     given_up, kept = queued(60.0), queued(70.0)
     queue = queue_of(given_up, kept)
     given_up.result.cancel()

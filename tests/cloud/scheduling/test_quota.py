@@ -42,7 +42,6 @@ def test_beyond_its_quota_an_roi_is_overloaded(waiting: str, site: str, reason: 
 
 
 def test_a_site_that_filled_the_queue_gives_way_to_another() -> None:
-    """Its last ROI is preempted."""
     (gone,) = preempt_for_quota(entry(99.0, site="b"), of_sites("aaaa"), 4, NOW_S)
     assert gone.deadline.at_s == 63.0
 
@@ -86,7 +85,6 @@ def test_weights_count_in_shares() -> None:
 
 
 def test_first_come_first_served_has_no_shares() -> None:
-    """Only a full queue rejects."""
     queue = of_sites("aaab", by_deadline=False)
     assert preempt_for_quota(entry(99.0, site="a"), queue, 5, NOW_S) == []
     with pytest.raises(Overloaded):

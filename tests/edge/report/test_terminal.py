@@ -72,7 +72,6 @@ def test_header_text_is_no_markup() -> None:
 
 
 def test_refusal_says_kind_reason_and_file() -> None:
-    """A study that was not read is a box with the reason, not an empty table."""
     rejection = Rejection("NotCt", "the modality is MR", "a/b.dcm")
     text = printed(study(status=Status.REJECTED, rejection=rejection))
     for said in ("Refused: NotCt", "the modality is MR", "a/b.dcm"):

@@ -231,7 +231,6 @@ def test_hostile_text_stays_text(hostile: str) -> None:
 
 
 def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
-    """A path with odd bytes is written with a question mark in their place."""
     paths = write_report(replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
     assert json.loads(paths.json.read_text())["source"] == "/in/?"
 
@@ -350,7 +349,6 @@ def test_the_new_version_takes_the_place_and_the_old_one_lies_beside_it(tmp_path
 
 
 def test_pictures_that_are_not_of_the_new_version_go(tmp_path: Path) -> None:
-    """Nothing but pictures is removed."""
     first(tmp_path)
     (tmp_path / "finding_notes.png").touch()
     write_version(SECOND, {}, tmp_path)
