@@ -117,9 +117,8 @@ def latency_command(
     with _open_pipeline(cloud, serve, model, deadline) as pipeline, _folder(None) as folder:
         rounds = cli.each(range(warm_up + repeat), "readings")
         read = latency.repeat_study(pipeline, study, folder, rounds)[warm_up:]
-    machine = latency.this_machine()
-    result = latency.as_dict(machine, study, read)
-    title = f"{study}, {repeat} readings; {machine.cpu}, {machine.cores} cores"
+    result = latency.as_dict(study, read)
+    title = f"{study}, {repeat} readings; {result['cpu']}, {result['cores']} cores"
     cli.show(result, as_json, times_table(result["stages"], title))
 
 

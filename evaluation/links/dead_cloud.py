@@ -14,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,7 +78,7 @@ def dead_cloud_command(
         for one in measure(edges, settings, rounds, studies):
             results.append(one)
             step(len(results), rounds * len(CLOUDS) * (studies + 1))
-    result = as_dict(results, asdict(this_machine()))
+    result = as_dict(results, this_machine())
     show(result, as_json, _table(result))
 
 

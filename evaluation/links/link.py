@@ -136,7 +136,7 @@ def link_command(
     edge = load_settings(**settings)
     times_s = (edge.deadline_s, edge.reserve_s)
     run = Run(studies, settings, *times_s, kill_cloud, files_every, seed, replay)
-    machine = asdict(this_machine())
+    machine = this_machine()
     weights = checksums(edge.screening_model, load_cloud_settings().model)
     results = Journal(journal, {**asdict(run), "phantoms": phantoms, **machine, **weights})
     _continue(run, links, results, workers, lambda log: edge_process(phantoms, seed, cache, log))

@@ -12,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,20 +49,13 @@ VAL, TEST = "val", "test"
 BATCHES = (1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8)
 """Sizes of the batches that time the cloud's model; the first of each size is a warm-up."""
 
-BEFORE = ("read", "preprocess", "screen")
-AFTER = ("merge", "draw", "report")
-
 
 @dataclass(frozen=True)
 class Sighting:
     """One candidate of the edge.
 
-    Attributes:
-        score: the edge's calibrated score.
-        diameter_mm: the edge's estimate.
-        cloud: the cloud's probability by size of the ROI.
-        nodule: name of the known nodule that it hits; empty for none.
-        ignored: it counts neither as a hit nor as a false positive.
+    ``cloud`` is the cloud's probability by size of the ROI; ``nodule`` names the known nodule that
+    it hits, if any. An ``ignored`` one counts neither as a hit nor as a false positive.
     """
 
     score: float
@@ -80,16 +72,11 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Piece:
-    """A whole scan, or a cube with the nodule in it.
+    """A whole scan, or a cube with the nodule in it; split ``val`` is to fit, ``test`` to report.
 
-    Attributes:
-        name: of scan or cube.
-        split: ``val`` to fit, ``test`` to report.
-        patient: to whom it belongs.
-        nodules: names of its known nodules, also of those without a candidate.
-        sightings: its candidates, by falling score.
-        before_s: seconds from files to candidates, 0 for a cube.
-        after_s: seconds from the last verdict to the written report, 0 for a cube.
+    ``nodules`` names the known ones, also those without a candidate; ``sightings`` fall by score.
+    ``before_s`` is from files to candidates, ``after_s`` from the last verdict to the written
+    report; both are 0 for a cube.
     """
 
     name: str
@@ -108,17 +95,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Cases:
-    """All pieces, and the readers.
+    """All pieces, with thresholds, score fusion and guarantee of the edge's manifest.
 
-    Attributes:
-        pieces: whole scans and cubes of all splits.
-        proposed: the lowest score of a candidate.
-        batches: measured ``(ROIs, seconds)`` of the cloud's model.
-        thresholds: of the edge's manifest.
-        weights: of the score fusion.
-        guarantee: of the manifest at these thresholds.
-        models: both readers with version and engine.
-        cpu: of the machine on which all times were measured.
+    ``proposed`` is the lowest score of a candidate, ``batches`` are measured ``(ROIs, seconds)`` of
+    the cloud's model, and all times were measured on ``cpu``.
     """
 
     pieces: tuple[Piece, ...]
@@ -146,14 +126,7 @@ class Sources:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """Both readers.
-
-    Attributes:
-        pipeline: of the edge, without a cloud.
-        second: the cloud's model.
-        second_label: its name, version and engine.
-        proposed: the lowest score of a candidate.
-    """
+    """The edge's pipeline without a cloud, and the cloud's model."""
 
     pipeline: Pipeline
     second: RoiReader
@@ -190,10 +163,15 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
     Raises:
         MissingData, BadTable: cubes, scans or tables are missing or damaged.
     """
-    roles, truth = _roles(sources), read_truth(sources.truth)
+    table, truth = read_table(sources.truth, ("scan", "role")), read_truth(sources.truth)
+    roles = dict(zip(table.text("scan"), table.text("role"), strict=True))
+    for split in (VAL, TEST):
+        if split not in roles.values():
+            raise MissingData(sources.truth, f"no scan of role {split}")
+    scans = [name for name, role in roles.items() if role in (VAL, TEST)]
     pieces = [
-        _read_scan(sources.scans / name, role, truth[name], readers)
-        for name, role in each(roles, "scans")
+        _read_scan(sources.scans / name, roles[name], truth[name], readers)
+        for name in each(scans, "scans")
     ]
     for split in (VAL, TEST):
         annotations = read_annotations(sources.cubes, split)
@@ -208,19 +186,8 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
         weights=reader.weights,
         guarantee=reader.guarantee.text,
         models=(reader.label, readers.second_label),
-        cpu=this_machine().cpu,
+        cpu=this_machine()["cpu"],
     )
-
-
-def _roles(sources: Sources) -> list[tuple[str, str]]:
-    """Return the scans of val and test, each with its split."""
-    table = read_table(sources.truth, ("scan", "role"))
-    named = dict(zip(table.text("scan"), table.text("role"), strict=True))
-    roles = [(name, role) for name, role in named.items() if role in (VAL, TEST)]
-    for split in (VAL, TEST):
-        if split not in named.values():
-            raise MissingData(sources.truth, f"no scan of role {split}")
-    return roles
 
 
 def remeasured(cases: Cases, sources: Sources, readers: Readers) -> Cases:
@@ -230,9 +197,9 @@ def remeasured(cases: Cases, sources: Sources, readers: Readers) -> Cases:
     pieces = []
     for piece in cases.pieces:
         before_s, after_s = times_s.get(piece.name, (0.0, 0.0))
-        pieces.append(replace(piece, before_s=before_s, after_s=after_s) if piece.whole else piece)
+        pieces.append(replace(piece, before_s=before_s, after_s=after_s))
     batches = tuple(_timed(readers.second))
-    return replace(cases, pieces=tuple(pieces), batches=batches, cpu=this_machine().cpu)
+    return replace(cases, pieces=tuple(pieces), batches=batches, cpu=this_machine()["cpu"])
 
 
 def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: Readers) -> Piece:
@@ -242,13 +209,9 @@ def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: R
     names = tuple(f"{folder.name}/{i}" for i in range(len(lesions)))
     sightings = []
     for one, sighting in readers.sightings(candidates, box.voxels):
-        hits = (name for name, lesion in zip(names, lesions, strict=True)
-                if lesion.hit_by(one.centre_mm))  # fmt: skip
-        if nodule := next(hits, ""):
-            sightings.append(replace(sighting, nodule=nodule))
-        else:
-            near = any(lesion.covers(one.centre_mm) for lesion in lesions)
-            sightings.append(replace(sighting, ignored=near))
+        hits = [i for i, lesion in enumerate(lesions) if lesion.hit_by(one.centre_mm)]
+        near = not hits and any(lesion.covers(one.centre_mm) for lesion in lesions)
+        sightings.append(replace(sighting, nodule=names[hits[0]] if hits else "", ignored=near))
     return Piece(folder.name, split, folder.name, names, tuple(sightings), before_s, after_s)
 
 
@@ -269,8 +232,8 @@ def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, floa
     if report.rejection is not None:
         raise MissingData(folder, report.rejection.reason)
     took_s = ledger_s(report)
-    before_s, after_s = (sum(took_s[stage] for stage in part) for part in (BEFORE, AFTER))
-    return *kept[-1], before_s, after_s
+    before_s = sum(took_s[stage] for stage in ("read", "preprocess", "screen"))
+    return *kept[-1], before_s, sum(took_s[stage] for stage in ("merge", "draw", "report"))
 
 
 def _read_cube(
@@ -308,7 +271,7 @@ def key_of(**described: object) -> str:
 def save(cases: Cases, path: Path) -> None:
     """Write the cases atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_adapter().dump_python(cases, mode="json")).encode())
+    write_atomically(path, json.dumps(TypeAdapter(Cases).dump_python(cases, mode="json")).encode())
 
 
 def load(path: Path) -> Cases:
@@ -318,13 +281,7 @@ def load(path: Path) -> Cases:
         MissingData: it cannot be read, or holds something else.
     """
     try:
-        return _adapter().validate_json(path.read_bytes())
+        return TypeAdapter(Cases).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = f"not a file of cases ({type(error).__name__}): delete it to read them again"
         raise MissingData(path, reason) from error
-
-
-@cache
-def _adapter() -> TypeAdapter[Cases]:
-    """Return the converter between cases and JSON; built once."""
-    return TypeAdapter(Cases)

@@ -11,7 +11,7 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_pipeline
 from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
-from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Reserve, each, show
+from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Reserve, show
 from evaluation.common.readers import open_second
 from evaluation.common.tables import columns_table
 from evaluation.links.trace import find_trace, shipped_names
@@ -25,7 +25,7 @@ from evaluation.policies.cases import (
     remeasured,
     save,
 )
-from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare, line_up
+from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare
 from evaluation.policies.plots import save_fronts
 from evaluation.policies.simulate import World
 from models.markdown import Rows, number
@@ -97,9 +97,7 @@ def policies_command(
     sources = Sources(data, scans, truth or scans / "scans.csv")
     cases = _cases(sources, settings, cloud_model, propose, cache, remeasure=remeasure)
     world = World(cases, settings, load_cloud_settings(model=cloud_model), every, seed)
-    field = line_up(world, rounds)
-    pairs = [(link, policy) for link in links for policy in field.policies]
-    result = compare(world, field, links, each(pairs, "policies over traces"))
+    result = compare(world, links, rounds)
     if plots is not None:
         save_fronts(result, plots)
     show(result, as_json, *_tables(result), result["caveat"])

@@ -10,14 +10,16 @@ score escalates nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from edge.decide import Thresholds
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
+from evaluation.common.cli import each
 from evaluation.links.link import TOLERANCE_S
 from evaluation.links.trace import Trace
 from evaluation.policies.cases import TEST, VAL, Cases
@@ -63,19 +65,9 @@ CAVEAT = (
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, eq=False)
-class Field:
-    """The policies of a comparison, the test studies, and the aim of the thresholds."""
-
-    policies: tuple[Policy, ...]
-    studies: tuple[Study, ...]
-    aim: Reached
-
-
-def line_up(world: World, rounds: int) -> Field:
-    """Make the policies, with thresholds chosen on validation, and the test studies."""
+def line_up(world: World, test: Sequence[Study]) -> tuple[tuple[Policy, ...], Reached]:
+    """Return the policies, with thresholds chosen on validation, and the aim of these."""
     val = studies_of(world.cases, VAL, rounds=1, seed=world.seed)
-    test = studies_of(world.cases, TEST, rounds=rounds, seed=world.seed)
     limits, most = world.cases.thresholds, world.edge.max_rois
     ours_band = band(limits.dismiss, limits.report)
     aim = reach(ours_band, val, limits.final)
@@ -91,36 +83,33 @@ def line_up(world: World, rounds: int) -> Field:
     def sedna(name: str, key: str) -> Policy:
         return fitted(name, name, best(filtered[key], aim), without_deadline=True)
 
-    return Field(
-        (
-            routed("edge only", "edge only", edge_only(limits.alone), most),
-            routed("cloud only", "cloud only", cloud_only(), most, without_deadline=True),
-            fitted(TUNED, TUNED, searched.cut(aim)),
-            fitted(FIXED, FIXED, single),
-            fitted(PAIR, PAIR, searched.pair(aim)),
-            *(
-                fitted(f"fixed sweep {n}", FIXED, one)
-                for n, one in enumerate(searched.sweep(single.settings["threshold"], SWEEP), 1)
-            ),
-            fitted(HINDSIGHT, FIXED, hindsight, goal=test_aim),
-            sedna(SEDNA, "threshold"),
-            sedna(ENTROPY, "entropy"),
-            ours(limits, world.edge.model_copy(update={"characterize": False}), VERDICTS),
-            ours(limits, world.edge, OURS),
-            routed("oracle", "oracle", oracle(limits), most),
+    policies = (
+        routed("edge only", "edge only", edge_only(limits.alone), most),
+        routed("cloud only", "cloud only", cloud_only(), most, without_deadline=True),
+        fitted(TUNED, TUNED, searched.cut(aim)),
+        fitted(FIXED, FIXED, single),
+        fitted(PAIR, PAIR, searched.pair(aim)),
+        *(
+            fitted(f"fixed sweep {n}", FIXED, one)
+            for n, one in enumerate(searched.sweep(single.settings["threshold"], SWEEP), 1)
         ),
-        test,
-        aim,
+        fitted(HINDSIGHT, FIXED, hindsight, goal=test_aim),
+        sedna(SEDNA, "threshold"),
+        sedna(ENTROPY, "entropy"),
+        ours(limits, world.edge.model_copy(update={"characterize": False}), VERDICTS),
+        ours(limits, world.edge, OURS),
+        routed("oracle", "oracle", oracle(limits), most),
     )
+    return policies, aim
 
 
-def compare(
-    world: World, field: Field, traces: Sequence[Trace], pairs: Iterable[tuple[Trace, Policy]]
-) -> dict[str, Any]:
-    """Run all ``pairs`` of trace and policy, and return the result for JSON."""
+def compare(world: World, traces: Sequence[Trace], rounds: int) -> dict[str, Any]:
+    """Run all policies over all traces, ``rounds`` times for each test patient; the result."""
+    studies = studies_of(world.cases, TEST, rounds=rounds, seed=world.seed)
+    policies, aim = line_up(world, studies)
     rows: dict[str, list[dict[str, Any]]] = {trace.name: [] for trace in traces}
-    for trace, policy in pairs:
-        outcomes = run(world, policy, trace, field.studies)
+    for trace, policy in each(list(product(traces, policies)), "policies over traces"):
+        outcomes = run(world, policy, trace, studies)
         rows[trace.name].append(row(policy, outcomes, world.edge.deadline_s))
     cases = world.cases
     return {
@@ -133,13 +122,13 @@ def compare(
         "reserve_s": world.edge.reserve_s,
         "every_s": world.every_s,
         "seed": world.seed,
-        "studies": len(field.studies),
+        "studies": len(studies),
         "patients": len({one.patient for one in cases.of(TEST) if not one.whole}),
         "scans": [one.name for one in cases.of(TEST) if one.whole],
         "false_positives": {split: false_positives(cases, split) for split in (VAL, TEST)},
-        "aim": field.aim.as_dict(),
-        "evidence": evidence(field.studies, cases.thresholds),
-        "policies": {one.name: {"kind": one.kind, **one.details} for one in field.policies},
+        "aim": asdict(aim),
+        "evidence": evidence(studies, cases.thresholds),
+        "policies": {one.name: {"kind": one.kind, **one.details} for one in policies},
         "escalation_ratio": escalation_ratio(rows),
         "traces": [{"trace": name, "policies": found} for name, found in rows.items()],
         "caveat": CAVEAT,
@@ -179,14 +168,11 @@ def by_patient(outcomes: Sequence[Outcome]) -> Interval:
 
     All policies have the same draws, so that their intervals can be compared.
     """
-    patients = sorted({one.study.patient for one in outcomes})
-    found, nodules = np.zeros(len(patients)), np.zeros(len(patients))
-    for one in outcomes:
-        number = patients.index(one.study.patient)
-        found[number] += len(one.found)
-        nodules[number] += len(one.study.nodules)
+    _, patients = np.unique([one.study.patient for one in outcomes], return_inverse=True)
+    found = np.bincount(patients, [len(one.found) for one in outcomes])
+    nodules = np.bincount(patients, [len(one.study.nodules) for one in outcomes])
     rng = np.random.default_rng(0)
-    drawn = np.array([draw(len(patients), rng) for _ in range(RESAMPLES)])
+    drawn = np.array([draw(len(found), rng) for _ in range(RESAMPLES)])
     return interval(float(found.sum() / nodules.sum()), (drawn @ found) / (drawn @ nodules))
 
 
@@ -198,23 +184,28 @@ def escalation_ratio(rows: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     which means equal sensitivity without more false positives; and whether the requirement is
     ``met``. An opponent that was not run is None.
     """
-    result: dict[str, Any] = {
-        "trace": HEADLINE if HEADLINE in rows else next(iter(rows)), "bar": LIMIT
-    }  # fmt: skip
-    for key, name in (("verdicts", VERDICTS), ("characterized", OURS)):
-        result[key] = {}
-        for trace, found in rows.items():
-            policies = {row["policy"]: row for row in found}
-            result[key][trace] = {
-                opponent: _ratio(policies.get(name), policies.get(other))
-                for opponent, other in OPPONENTS.items()
+    by_name = {trace: {row["policy"]: row for row in found} for trace, found in rows.items()}
+
+    def ratios(name: str) -> dict[str, Any]:
+        return {
+            trace: {
+                key: _ratio(policies[name], policies[other])
+                if {name, other} <= policies.keys()
+                else None
+                for key, other in OPPONENTS.items()
             }
-    return result
+            for trace, policies in by_name.items()
+        }
+
+    return {
+        "trace": HEADLINE if HEADLINE in rows else next(iter(rows)),
+        "bar": LIMIT,
+        "verdicts": ratios(VERDICTS),
+        "characterized": ratios(OURS),
+    }
 
 
-def _ratio(ours: Row | None, other: Row | None) -> dict[str, Any] | None:
-    if ours is None or other is None:
-        return None
+def _ratio(ours: Row, other: Row) -> dict[str, Any]:
     ratios = {
         key: ours[f"{key}_per_scan"] / whole if (whole := other[f"{key}_per_scan"]) else None
         for key in ("rois", "bytes")

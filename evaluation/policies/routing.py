@@ -95,15 +95,10 @@ def certainty(chance: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True, eq=False)
 class Policy:
-    """One policy.
+    """One policy: the plan for a study, the link's estimate, and the seconds left for the cloud.
 
-    Attributes:
-        name: in tables.
-        kind: policies of one kind share a marker in plots.
-        plan: the plan for a study, the link's estimate, and the seconds left for the cloud.
-        without_deadline: it requests as Sedna's client does.
-        is_agent: it has the agent's link, and amends its reports.
-        details: further figures for the result.
+    Policies of one ``kind`` share a marker in plots. One ``without_deadline`` requests as Sedna's
+    client does; one that ``is_agent`` has the agent's link, and amends its reports.
     """
 
     name: str

@@ -10,7 +10,7 @@ the search is exact. Ties go to the middle of the widest range.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -41,20 +41,15 @@ class Reached:
     """The figures of a routing where every answer arrives."""
 
     sensitivity: float
-    false_per_scan: float
+    false_positives_per_scan: float
     rois_per_scan: float
-
-    def as_dict(self) -> dict[str, float]:
-        """Return the figures for JSON."""
-        return {
-            "sensitivity": self.sensitivity,
-            "false_positives_per_scan": self.false_per_scan,
-            "rois_per_scan": self.rois_per_scan,
-        }
 
     def fulfils(self, aim: Reached) -> bool:
         """Return whether it finds as much as the aim with no more false positives."""
-        return self.sensitivity >= aim.sensitivity and self.false_per_scan <= aim.false_per_scan
+        return (
+            self.sensitivity >= aim.sensitivity
+            and self.false_positives_per_scan <= aim.false_positives_per_scan
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +62,7 @@ class Choice:
 
     def as_dict(self, aim: Reached) -> dict[str, Any]:
         """Return thresholds and figures for JSON."""
-        fitted = self.reached.as_dict() | {"fulfils": self.reached.fulfils(aim)}
+        fitted = asdict(self.reached) | {"fulfils": self.reached.fulfils(aim)}
         return {"settings": self.settings, "fitted": fitted}
 
 
@@ -88,7 +83,7 @@ def _best(
     allowed: BoolArray, sensitivity: FloatArray, false: FloatArray, rois: FloatArray, aim: Reached
 ) -> BoolArray:
     """Select the best of the ``allowed`` choices by the rule, with all ties; shapes are equal."""
-    quiet = allowed & (false <= aim.false_per_scan)
+    quiet = allowed & (false <= aim.false_positives_per_scan)
     pool = quiet & (sensitivity >= aim.sensitivity)
     if not pool.any():
         pool = quiet if quiet.any() else allowed
@@ -99,7 +94,7 @@ def _best(
 def best(choices: Iterable[Choice], aim: Reached) -> Choice:
     """Return the first of the best choices."""
     every = list(choices)
-    sensitivity, false, rois = np.array([list(one.reached.as_dict().values()) for one in every]).T
+    sensitivity, false, rois = np.array([astuple(one.reached) for one in every]).T
     return every[int(np.argmax(_best(np.ones(len(every), bool), sensitivity, false, rois, aim)))]
 
 
@@ -123,12 +118,9 @@ def filters(studies: Sequence[Study], final: float, alone: float) -> dict[str, l
 class Search:
     """The figures of all pairs of thresholds if every ROI is answered in full size.
 
-    Attributes:
-        studies: fitted on.
-        final: merged probability from which a candidate is a finding.
-        bounds: 0, the scores by rising value, and `NO_TOP`; a threshold lies between neighbours.
-        sensitivity, false, escalated: ``(lower, upper thresholds)``; the last two per scan. A
-            lower threshold above the upper one means nothing.
+    A candidate is a finding from the merged probability ``final`` on. ``bounds`` are 0, the rising
+    scores, and `NO_TOP`; a threshold lies between neighbours. The figures are ``(lower, upper
+    thresholds)``, the last two per scan; a lower threshold above the upper one means nothing.
     """
 
     studies: tuple[Study, ...]

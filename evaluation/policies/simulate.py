@@ -73,12 +73,8 @@ class Answer:
 class AgentClient:
     """Streams verdicts as they come, and stops at the deadline.
 
-    Args:
-        wire: the simulated link.
-        clock: moved to the end of each request.
-        attempts: most streams of a request.
-        rng: of the pauses.
-        link: learns from each request, and prevents requests while it is down; None: always up.
+    The clock is moved to the end of each request, ``rng`` draws the pauses between attempts. The
+    ``link`` learns from each request, and prevents requests while it is down; None: always up.
     """
 
     def __init__(
@@ -169,12 +165,7 @@ class SednaClient:
 class World:
     """The common ground of all policies in one comparison.
 
-    Attributes:
-        cases: readers, thresholds and the cloud's cost.
-        edge: settings of the agent.
-        cloud: settings of the cloud.
-        every_s: mean time between studies.
-        seed: of all random numbers.
+    A study comes every ``every_s`` on average; ``seed`` is that of all random numbers.
     """
 
     cases: Cases
@@ -183,26 +174,14 @@ class World:
     every_s: float
     seed: int
 
-    def wire(self, trace: Trace) -> SimulatedLink:
-        """Return the trace with a cloud behind it."""
-        cloud = SimulatedCloud(
-            self.cases.batches, self.cloud.max_batch, self.cloud.max_batch_delay_s
-        )
-        return SimulatedLink(trace, cloud, f"{self.seed} {trace.name}")
-
 
 @dataclass
 class Outcome:
     """One study, at its report and after all amendments.
 
-    Attributes:
-        study, plan: as they were decided on.
-        took_s: from the start of the study to its report.
-        answered: sizes of the ROIs with a verdict, by number of the candidate.
-        found, false: nodules and false positives of the report.
-        rois, sent_bytes: sent for the report; ``later_`` for amendments.
-        amended, amended_false: nodules and false positives of the last version.
-        attempts: of amendments.
+    ``answered`` has the sizes of the ROIs with a verdict, by number of the candidate. ``found`` and
+    ``false`` are nodules and false positives of the report, ``amended`` those of its last version;
+    ``rois`` and bytes were sent for the report, ``later_`` for amendments, in ``attempts``.
     """
 
     study: Study
@@ -243,7 +222,10 @@ class _Edge:
     def __init__(self, world: World, policy: Policy, trace: Trace) -> None:
         self.clock, self.outcomes = Clock(), list[Outcome]()
         self._cases, self._policy, self._settings = world.cases, policy, world.edge
-        self._wire, rng = world.wire(trace), random.Random(f"{world.seed} pauses")
+        limits = world.cloud.max_batch, world.cloud.max_batch_delay_s
+        cloud = SimulatedCloud(world.cases.batches, *limits)
+        self._wire = SimulatedLink(trace, cloud, f"{world.seed} {trace.name}")
+        rng = random.Random(f"{world.seed} pauses")
         self._link = Link(clock=self.clock) if policy.is_agent else None
         self._client = (
             SednaClient(self._wire, self.clock)

@@ -32,13 +32,7 @@ class Served:
 
 
 class SimulatedCloud:
-    """Serves one stream after another.
-
-    Args:
-        batches: measured ``(ROIs, seconds)``, from which the cost t = a n + b is learnt.
-        max_batch: most ROIs of a batch.
-        max_batch_delay_s: longest wait of an ROI for others to join its batch.
-    """
+    """Serves one stream after another; learns the cost t = a n + b from measured batches."""
 
     def __init__(
         self, batches: Sequence[tuple[int, float]], max_batch: int, max_batch_delay_s: float
@@ -84,14 +78,9 @@ class SimulatedCloud:
 class StreamResult:
     """One stream, from its opening to its end.
 
-    Attributes:
-        answered_s: when the answer to each ROI came, by number, for those that came.
-        arrivals: the answers as `edge.link.link` records them.
-        first_response_s: time to the cloud's first response, 0 for none.
-        ended_s: when the stream ended.
-        broke: the connection was lost.
-        rois: number of ROIs of which a part left the edge.
-        sent_bytes: bytes that left the edge.
+    ``answered_s`` has the time of each answer that came, by number of the ROI, and ``arrivals`` the
+    answers as `edge.link.link` records them. ``first_response_s`` is 0 without a response;
+    ``rois`` counts those of which a part left the edge.
     """
 
     answered_s: dict[int, float]

@@ -25,15 +25,10 @@ from models.runtime.detection import Candidate
 
 @dataclass(frozen=True)
 class Study:
-    """One study after the edge's screening.
+    """One study after the edge's screening, with the names of all its known nodules.
 
-    Attributes:
-        name: seeds the random numbers of this study.
-        sightings: its candidates, by falling score.
-        nodules: names of all its known nodules.
-        weights: of the score fusion.
-        before_s, after_s: the edge's time up to the decision, and after the last verdict.
-        patient: to whom the nodules belong.
+    The ``name`` seeds its random numbers; the sightings fall by score. ``before_s`` is the edge's
+    time up to the decision, ``after_s`` that after the last verdict.
     """
 
     name: str
@@ -112,23 +107,19 @@ def studies_of(cases: Cases, split: str, *, rounds: int, seed: int) -> tuple[Stu
         names = sorted(patients)
         rng.shuffle(names)
         for i, name in enumerate(names):
-            scan = scans[(i + number) % len(scans)]
-            made.append(_study(number, name, scan, patients[name], cases.weights))
+            scan, cubes = scans[(i + number) % len(scans)], patients[name]
+            # the scan's own lesion is left out: it would count many times
+            found = [one for one in scan.sightings if not one.nodule]
+            found += [one for cube in cubes for one in cube.sightings]
+            made.append(
+                Study(
+                    f"{number} {name}",
+                    tuple(sorted(found, key=lambda one: -one.score)),
+                    tuple(nodule for cube in cubes for nodule in cube.nodules),
+                    cases.weights,
+                    scan.before_s,
+                    scan.after_s,
+                    name,
+                )
+            )
     return tuple(made)
-
-
-def _study(
-    number: int, patient: str, scan: Piece, cubes: Sequence[Piece], weights: MergeWeights
-) -> Study:
-    """Lay the cubes into the scan, without the scan's own lesion: it would count many times."""
-    of_scan = [one for one in scan.sightings if not one.nodule]
-    of_cubes = [one for cube in cubes for one in cube.sightings]
-    return Study(
-        f"{number} {patient}",
-        tuple(sorted((*of_scan, *of_cubes), key=lambda one: -one.score)),
-        tuple(nodule for cube in cubes for nodule in cube.nodules),
-        weights,
-        scan.before_s,
-        scan.after_s,
-        patient,
-    )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,7 +89,7 @@ def detection_command(
                     numbers = each(range(warm_up + candidates), name)
                     rows.append(row(name, escalate_all(edge, numbers, warm_up)))
     result = {
-        **asdict(this_machine()),
+        **this_machine(),
         "models": served.models,
         "engine": served.engine,
         "bar_ms": LIMIT_MS,

@@ -13,7 +13,7 @@ import platform
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +26,23 @@ from evaluation.accuracy.reports import ledger_s, stage_times
 from evaluation.errors import MissingData
 from imaging.volume import FloatArray
 
-PERCENTILES = (50, 95, 99)
-
 THREADS = Path("/proc/self/task")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """The machine on which times were measured; ``cores`` are those that this process may use."""
-
-    cpu: str
-    cores: int
-    system: str
-
-
-def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> Machine:
-    """Return CPU model, usable cores and operating system of this machine."""
-    return Machine(_cpu_model(cpuinfo), len(os.sched_getaffinity(0)), platform.platform())
-
-
-def _cpu_model(cpuinfo: Path) -> str:
+def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
+    """Return the CPU's model, the cores that this process may use, and the operating system."""
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return {
+        "cpu": named[0] if named else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+    }
 
 
 def percentiles_ms(times_s: Sequence[float] | FloatArray) -> dict[str, float]:
-    """Return the `PERCENTILES` of times in seconds, by key (``p50_ms``, ...) in milliseconds."""
-    return {f"p{q}_ms": 1000 * float(np.percentile(times_s, q)) for q in PERCENTILES}
+    """Return percentiles of times in seconds, by key (``p50_ms``, ...) in milliseconds."""
+    return {f"p{q}_ms": 1000 * float(np.percentile(times_s, q)) for q in (50, 95, 99)}
 
 
 def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) -> list[Report]:
@@ -71,13 +60,13 @@ def repeat_study(line: Pipeline, study: Path, out: Path, rounds: Iterable[int]) 
     return reports
 
 
-def as_dict(machine: Machine, study: Path, reports: list[Report]) -> dict[str, Any]:
-    """Return the times by stage and in total, with the machine and the models."""
+def as_dict(study: Path, reports: list[Report]) -> dict[str, Any]:
+    """Return the times by stage and in total, with this machine and the models."""
     last = reports[-1]
     return {
         "study": str(study),
         "repeats": len(reports),
-        **asdict(machine),
+        **this_machine(),
         "models": last.models,
         "second_reading": sorted({report.second_reading.value for report in reports}),
         "candidates": len(last.decisions),

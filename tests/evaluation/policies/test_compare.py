@@ -20,7 +20,6 @@ from evaluation.policies.compare import (
     escalation_ratio,
     evidence,
     false_positives,
-    line_up,
 )
 from evaluation.policies.plots import PLOTS, draw, save_fronts
 from evaluation.policies.simulate import Outcome, World
@@ -31,8 +30,7 @@ from tests.evaluation.policies.test_routing import STUDY
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     world = World(made_cases(), EdgeSettings(), CloudSettings(), every_s=20.0, seed=0)
-    field, traces = line_up(world, rounds=1), [find_trace(name) for name in ("fibre", "dead")]
-    return compare(world, field, traces, [(t, p) for t in traces for p in field.policies])
+    return compare(world, [find_trace(name) for name in ("fibre", "dead")], rounds=1)
 
 
 def by_name(result: dict[str, Any], trace: str) -> dict[str, dict[str, Any]]:
