@@ -13,11 +13,11 @@ from edge.decide import decide
 from edge.escalation.client import SecondReader, open_second_reader
 from edge.guarantee import for_roi_side
 from edge.pipeline import Pipeline
+from edge.reader import EdgeReader, Screening
 from edge.replay import decide_and_log
 from edge.report.model import Provenance
 from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
-from edge.screen import EdgeReader, Screening
 from edge.selection import SELECTION_POLICY
 from edge.settings import EdgeSettings
 from imaging.preprocess import preprocess

@@ -31,10 +31,10 @@ from edge.escalation.client import SecondReader
 from edge.findings import Finding
 from edge.job import Job
 from edge.merge import merge
+from edge.reader import EdgeReader
 from edge.report.model import Assessment, Provenance, Rejection, Report, compose, compose_rejection
 from edge.report.pictures import Pictures
 from edge.report.write import ReportPaths
-from edge.screen import EdgeReader
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.store.pending import PersistPending
 from imaging.errors import StudyError

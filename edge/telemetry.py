@@ -44,7 +44,7 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
     )
 
 
-class Meters:
+class Telemetry:
     """The metrics of the edge."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Meters:
         )
         self._pending = self._gauge("pending_studies", "Reports with a pending read")
         self._oldest = self._gauge("pending_oldest_seconds", "Age of the oldest pending read")
-        self._cloud = self._gauge("cloud_available", "Whether the cloud can be asked now")
+        self._cloud = self._gauge("cloud_available", "1 if the cloud is available, else 0")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"overread_edge_{name}", text, labels, registry=self.registry)
@@ -83,7 +83,7 @@ class Meters:
         return Histogram(full_name, text, ["stage"], buckets=SECONDS, registry=self.registry)
 
     def observe_link(self, estimate: Callable[[], LinkEstimate]) -> None:
-        """Ask ``estimate`` at every collection whether the cloud is available; it must not wait."""
+        """Call ``estimate`` at every collection of `cloud_available`; it must not wait."""
         self._cloud.set_function(lambda: float(estimate().available))
 
     def set_backlog(self, claimed: int, suspended: int, pending: int, oldest_s: float) -> None:

@@ -14,9 +14,9 @@ from prometheus_client import CollectorRegistry
 from pydantic_settings import BaseSettings
 
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry
+from cloud.telemetry import Telemetry as CloudTelemetry
 from edge.settings import EdgeSettings
-from edge.telemetry import Meters
+from edge.telemetry import Telemetry as EdgeTelemetry
 from evaluation.pages import PROGRAMS, WIDTH, leaves
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,7 +120,7 @@ def test_operations_list_every_setting_with_its_default(settings: type[BaseSetti
     assert [row for row in rows if row not in words("docs/operations.md")] == []
 
 
-@pytest.mark.parametrize("registry", [Meters().registry, Telemetry().registry])
+@pytest.mark.parametrize("registry", [EdgeTelemetry().registry, CloudTelemetry().registry])
 def test_operations_list_every_metric(registry: CollectorRegistry) -> None:
     """By the name under which Prometheus finds it."""
     names = [f"{m.name}_total" if m.type == "counter" else m.name for m in registry.collect()]

@@ -28,7 +28,7 @@ from edge.report.model import Report
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StepHook, StudyStore, exclusive
-from edge.telemetry import Meters
+from edge.telemetry import Telemetry
 
 LOCK = ".overread.lock"
 
@@ -70,8 +70,8 @@ def run_agent(
         for folder in (folders.inbox, folders.state):
             held.enter_context(exclusive(folder / LOCK))
         store = held.enter_context(StudyStore(folders.state / "spool.sqlite3", on_step))
-        meters = Meters()
-        metrics = meters.serve(settings.metrics_address, settings.metrics_port)
+        telemetry = Telemetry()
+        metrics = telemetry.serve(settings.metrics_address, settings.metrics_port)
         if (port := held.enter_context(metrics)) is not None:
             log.info("metrics served", address=f"{settings.metrics_address}:{port}")
         if read is None:
@@ -80,15 +80,15 @@ def run_agent(
         second = second or NoSecondReader()
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
-        meters.observe_link(estimate)
+        telemetry.observe_link(estimate)
         held.enter_context(draining(stop))
         budget = RetryBudget.of(settings)
         amender = Amender(
-            store, folders.outbox, second, budget, on_amended=meters.count_amendment, clock=clock
+            store, folders.outbox, second, budget, on_amended=telemetry.count_amendment, clock=clock
         )
 
         def on_report(report: Report) -> None:
-            meters.count_report(report)
+            telemetry.count_report(report)
             if "cloud" in report.models:
                 amender.responded()
 
@@ -104,7 +104,7 @@ def run_agent(
             clock=clock,
         )
         inbox = Inbox(folders.inbox, settings.quiet_s, clock)
-        MainLoop(folders, store, inbox, process, amender, meters, settings, stop, clock()).work()
+        MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock()).work()
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
 

@@ -21,7 +21,7 @@ from edge.daemon.inbox import Inbox
 from edge.daemon.study import UNFINISHED, AgentFolders
 from edge.settings import EdgeSettings
 from edge.store.studies import Record, Step, StudyStore
-from edge.telemetry import Meters
+from edge.telemetry import Telemetry
 
 PAUSE_POLLS = 10
 """Length of a pause while nothing can be written, in polls of the inbox."""
@@ -40,7 +40,7 @@ class MainLoop:
         inbox: finds complete studies.
         process: processes a claimed study to its end; the number says since when its budget runs.
         amender: retries pending reads.
-        meters: are told the backlog.
+        telemetry: gets the backlog.
         settings: of this process.
         stop: ends the work when it is set.
         start_s: since when the budget of a study runs that an earlier process claimed: the clock
@@ -54,13 +54,13 @@ class MainLoop:
         inbox: Inbox,
         process: Callable[[Record, float], None],
         amender: Amender,
-        meters: Meters,
+        telemetry: Telemetry,
         settings: EdgeSettings,
         stop: threading.Event,
         start_s: float,
     ) -> None:
         self._folders, self._store, self._inbox = folders, store, inbox
-        self._process, self._amender, self._meters = process, amender, meters
+        self._process, self._amender, self._telemetry = process, amender, telemetry
         self._settings, self._stop = settings, stop
         self._start_s, self._since_s = start_s, dict[str, float]()
         self._suspended: set[str] = set()
@@ -116,11 +116,12 @@ class MainLoop:
         for study in self._inbox.complete():
             where = (folders.inbox, folders.work, store)
             take = partial(claim, study, *where, self._is_taken, self._since_s.__setitem__)
-            self._attempt(study.fingerprint, take)
+            self._attempt(study.fingerprint, take, field="entry")
 
-    def _attempt(self, key: str, action: Callable[[], object]) -> bool:
+    def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
         """Run the action; suspend the study if its files cannot be moved or written.
 
+        The log names it by ``field``: an inbox entry without a study key by its fingerprint.
         Returns whether it was done.
         """
         if key in self._suspended:
@@ -130,7 +131,7 @@ class MainLoop:
         except OSError as error:
             if is_transient(error):
                 raise
-            log.exception("suspended until the next start", study_key=key)
+            log.exception("suspended until the next start", **{field: key})
             self._suspended.add(key)
             self._uncounted |= {key} & self._being_read()
             self._take_attempts_back()
@@ -140,7 +141,7 @@ class MainLoop:
     def _report_backlog(self, claimed: int) -> None:
         pending, oldest_s = self._store.pending.backlog()
         suspended = len(self._suspended) + self._amender.suspended
-        self._meters.set_backlog(claimed, suspended, pending, oldest_s)
+        self._telemetry.set_backlog(claimed, suspended, pending, oldest_s)
 
     def _is_taken(self, name: str) -> bool:
         return (self._folders.outbox / name).exists()

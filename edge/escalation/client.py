@@ -94,8 +94,8 @@ class Escalator:
         channel: to the cloud.
         link: learns from every escalation, and admits none while the cloud is unreachable.
         settings: how studies are sent.
-        hedge: another cloud with its link: asked as well where the first is slow or fails, and
-            instead of it while the first cannot be reached.
+        hedge: another cloud with its link: used in addition if the first is slow or fails, and
+            in its place while the first is down.
         sleep: pauses; injected for tests.
         jitter: a random number between two bounds; injected for tests.
     """
@@ -112,8 +112,8 @@ class Escalator:
     ) -> None:
         clouds = [(channel, link), *([hedge] if hedge else [])]
         self._endpoints = [
-            Endpoint(partial(GrpcStream, OverreadStub(to), settings, link), link)
-            for to, link in clouds
+            Endpoint(partial(GrpcStream, OverreadStub(to), settings, of_cloud), of_cloud)
+            for to, of_cloud in clouds
         ]
         self._settings, self._sleep, self._jitter = settings, sleep, jitter
 
@@ -160,7 +160,7 @@ class Escalator:
             endpoint.link.wait_until_known()
         states = RoiStates(rois)
         if deadline.passed or not states.open:
-            return states.result(DeadlinePassed("no time was left to ask the cloud"), 0)
+            return states.result(DeadlinePassed("no time was left for a second reading"), 0)
         escalation = Escalation(self._endpoints, states, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():

@@ -22,8 +22,8 @@ from edge.amend.amendment import AmendmentContext
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.findings import BoolArray, Route
+from edge.reader import EdgeReader
 from edge.report.model import Assessment, Report
-from edge.screen import EdgeReader
 from edge.store.database import WrongStep, transaction
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.merge import MergeWeights
-from edge.screen import Screening
+from edge.reader import Screening
 from evaluation.accuracy.data import Cube
 from evaluation.common.readers import RoiReader
 from evaluation.errors import MissingData

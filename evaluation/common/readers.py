@@ -24,7 +24,7 @@ from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.link.estimate import LinkEstimate
 from edge.pipeline import detect
-from edge.screen import Screening
+from edge.reader import Screening
 from edge.settings import EdgeSettings
 from edge.settings import load_settings as load_edge_settings
 from imaging.preprocess import Preprocessed

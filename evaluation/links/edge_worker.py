@@ -25,8 +25,8 @@ import structlog
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
+from edge.reader import EdgeReader, Screening
 from edge.report.model import Assessment, Report
-from edge.screen import EdgeReader, Screening
 from edge.settings import EdgeSettings, load_settings
 from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StudyStore

@@ -17,7 +17,7 @@ import typer
 
 from edge.decide import Thresholds
 from edge.merge import MergeWeights
-from edge.screen import EdgeReader
+from edge.reader import EdgeReader
 from edge.selection import SELECTION_POLICY, Size
 from edge.settings import load_settings
 from evaluation.accuracy.data import Cube, read_cubes

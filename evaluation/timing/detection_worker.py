@@ -26,7 +26,7 @@ from edge.escalation.stream import EscalationSettings
 from edge.link.estimate import Arrival
 from edge.link.link import Link
 from edge.merge import MergeWeights, merge
-from edge.screen import EdgeReader
+from edge.reader import EdgeReader
 from edge.settings import EdgeSettings, load_settings
 from evaluation.common.phantoms import prepare, whole_chest
 from imaging.preprocess import Preprocessed, preprocess

@@ -14,7 +14,7 @@ from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Report, Status
-from edge.telemetry import Meters, configure_logging
+from edge.telemetry import Telemetry, configure_logging
 from imaging.volume import StudyHeader
 from tests.edge.builders import plan_of
 
@@ -38,9 +38,9 @@ def report(**fields: object) -> Report:
 
 def test_a_report_is_counted_by_its_outcome() -> None:
     """Status, second reading, routes, stage times and lateness are all counted."""
-    meters = Meters()
-    meters.count_report(report())
-    value = meters.registry.get_sample_value
+    telemetry = Telemetry()
+    telemetry.count_report(report())
+    value = telemetry.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "final"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) == 1
     assert value("overread_edge_candidates_total", {"route": "dismiss"}) == 2
@@ -51,30 +51,30 @@ def test_a_report_is_counted_by_its_outcome() -> None:
 
 
 def test_a_rejected_study_has_no_second_reading() -> None:
-    meters = Meters()
+    telemetry = Telemetry()
     rejection = Rejection("NotCt", "MR")
-    meters.count_report(
+    telemetry.count_report(
         report(status=Status.REJECTED, rejection=rejection, decisions=(), ledger=())
     )
-    value = meters.registry.get_sample_value
+    value = telemetry.registry.get_sample_value
     assert value("overread_edge_studies_total", {"status": "rejected"}) == 1
     assert value("overread_edge_second_readings_total", {"second_reading": "partial"}) is None
 
 
 def test_a_wait_alone_can_make_a_report_late() -> None:
-    meters = Meters()
+    telemetry = Telemetry()
     ledger = (LedgerEntry("wait", 10.0, 9.0), LedgerEntry("read", 1.0, 2.0))
-    meters.count_report(report(ledger=ledger))
-    assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
+    telemetry.count_report(report(ledger=ledger))
+    assert telemetry.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
 def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
-    meters, available = Meters(), [True]
-    meters.observe_link(lambda: LinkEstimate(available=available[0]))
-    value = meters.registry.get_sample_value
+    telemetry, available = Telemetry(), [True]
+    telemetry.observe_link(lambda: LinkEstimate(available=available[0]))
+    value = telemetry.registry.get_sample_value
     gauges = ("claimed_studies", "suspended_studies", "pending_studies", "pending_oldest_seconds")
     for backlog in ((3, 1, 20, 86_400.0), (0, 0, 0, 0.0)):
-        meters.set_backlog(*backlog)
+        telemetry.set_backlog(*backlog)
         assert tuple(value(f"overread_edge_{name}") for name in gauges) == backlog
     assert value("overread_edge_cloud_available") == 1
     available[0] = False
@@ -82,14 +82,14 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
 
 
 def test_metrics_are_served_while_it_lasts() -> None:
-    meters = Meters()
-    meters.count_report(report())
+    telemetry = Telemetry()
+    telemetry.count_report(report())
     with (
-        meters.serve("127.0.0.1", 0) as port,
+        telemetry.serve("127.0.0.1", 0) as port,
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page,
     ):
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
-    with meters.serve("127.0.0.1", None) as none:
+    with telemetry.serve("127.0.0.1", None) as none:
         assert none is None
 
 

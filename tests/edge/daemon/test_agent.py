@@ -20,7 +20,7 @@ from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import AlreadyRunning, Step, StudyStore
-from edge.telemetry import Meters
+from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import UNHURRIED, HandClock, put
 from tests.edge.running_agent import (
@@ -142,12 +142,12 @@ def test_every_report_that_goes_out_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the pipeline gave it or the daemon, and whatever full disk it meets afterwards."""
-    meters = Meters()
-    monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
+    telemetry = Telemetry()
+    monkeypatch.setattr("edge.daemon.agent.Telemetry", lambda: telemetry)
     for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
         put(tmp_path / "inbox", name, text)
     work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
-    counted = meters.registry.get_sample_value
+    counted = telemetry.registry.get_sample_value
     assert counted("overread_edge_studies_total", {"status": "final"}) == 1
     assert counted("overread_edge_studies_total", {"status": "rejected"}) == 2
 
@@ -156,8 +156,8 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a ledger of the two, which the metrics have too."""
-    meters, clock = Meters(), HandClock()
-    monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
+    telemetry, clock = Telemetry(), HandClock()
+    monkeypatch.setattr("edge.daemon.agent.Telemetry", lambda: telemetry)
     for name in "ab":
         put(tmp_path / "inbox", name)
 
@@ -176,21 +176,21 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
         for name in "ab"
     ]
     assert ledgers == [[("wait", 0.0), ("failed", 6.0)], [("wait", 6.0), ("failed", 6.0)]]
-    assert meters.registry.get_sample_value("overread_edge_late_reports_total") == 1
+    assert telemetry.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
 def test_the_backlog_is_measured_before_every_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Claimed, pending and suspended studies, and whether the cloud is up."""
-    meters, seen, clock = Meters(), list[tuple[float | None, ...]](), HandClock()
-    monkeypatch.setattr("edge.daemon.agent.Meters", lambda: meters)
+    telemetry, seen, clock = Telemetry(), list[tuple[float | None, ...]](), HandClock()
+    monkeypatch.setattr("edge.daemon.agent.Telemetry", lambda: telemetry)
     for name, text in (("a", "pending"), ("b", "x")):
         put(tmp_path / "inbox", name, text)
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
 
     def read(job: Job, persist: PersistPending) -> StudyResult:
-        value = meters.registry.get_sample_value
+        value = telemetry.registry.get_sample_value
         seen.append(tuple(value(f"overread_edge_{name}") for name in gauges))
         return quick_read(job, persist)
 

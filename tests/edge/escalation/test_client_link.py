@@ -24,7 +24,7 @@ from edge.escalation.rois import cut_rois
 from edge.escalation.stream import EscalationSettings
 from edge.link.link import NO_RESPONSE_YET, Link
 from edge.selection import Size
-from edge.telemetry import Meters
+from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from protos.codec import pack_mask
 from protos.deadline import Deadline
@@ -49,7 +49,7 @@ def test_no_time_left_sends_nothing() -> None:
     with FakeCloud() as cloud:
         came = ask(cloud.address, 0.4, budget_s=RESERVE_S / 2, link=link)
     assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "DeadlinePassed: no time was left to ask the cloud"
+    assert came.reason == "DeadlinePassed: no time was left for a second reading"
     assert link.estimate().available
 
 
@@ -230,7 +230,9 @@ def test_the_agent_s_metrics_never_wait_for_the_link(
 ) -> None:
     """Whoever collects them is not made to wait for a cloud that is being looked for."""
     told: list[object] = []
-    monkeypatch.setattr(Meters, "observe_link", lambda _meters, estimate: told.append(estimate))
+    monkeypatch.setattr(
+        Telemetry, "observe_link", lambda _telemetry, estimate: told.append(estimate)
+    )
     stop = threading.Event()
     stop.set()
     with escalator(f"127.0.0.1:{free_port()}") as second:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from edge.guarantee import NOT_CALIBRATED, Guarantee
-from edge.screen import EdgeReader
+from edge.reader import EdgeReader
 from tests.edge.builders import GUARANTEE, SETTINGS, TERMS, THRESHOLDS, WEIGHTS, FixedScreener, box
 
 
