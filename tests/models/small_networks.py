@@ -19,14 +19,29 @@ NETWORKS = {"screening": ScreeningNetwork, "hybrid": HybridNetwork}
 
 
 def settled(kind: str) -> nn.Module:
-    """A network whose batch norms have seen pictures."""
     torch.manual_seed(0)
-    network: nn.Module = NETWORKS[kind]()
+    return shown(NETWORKS[kind](), 12)
+
+
+def shown(network: nn.Module, passes: int) -> nn.Module:
+    """The network after its batch norms have seen pictures."""
     network.train()
     with torch.no_grad():
-        for _ in range(12):
-            network(torch.from_numpy(pictures(2)).float() / 255)
+        for _ in range(passes):
+            network(unit(2))
     return network.eval()
+
+
+def told(network: nn.Module, count: int) -> list[np.ndarray]:
+    """What a network or a simulation answers for pictures."""
+    with torch.inference_mode():
+        out = network(unit(count))
+    return [o.numpy() for o in (out if isinstance(out, tuple) else (out,))]
+
+
+def unit(count: int) -> torch.Tensor:
+    """`pictures` in [0, 1]."""
+    return torch.from_numpy(pictures(count)).float() / 255
 
 
 def pictures(count: int) -> np.ndarray:

@@ -80,18 +80,14 @@ def test_a_comparison_lists_every_arm(asked: Comparison) -> None:
     json.dumps(result, allow_nan=False)
 
 
-def test_a_finished_student_is_not_trained_again(
+def test_a_finished_comparison_is_only_read_and_another_refused(
     asked: Comparison, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Students of another loss in the same folder would be compared with these."""
     first = run_compare(asked)
     monkeypatch.setattr(compare, "train_student", None)
     monkeypatch.setattr(distil_teachers, "logits", None)
     assert run_compare(asked) == first
-
-
-def test_another_comparison_does_not_mix_with_it(asked: Comparison) -> None:
-    """Students of another loss in the same folder would be compared with these."""
-    run_compare(asked)
     with pytest.raises(UnfitArtifact, match=r"plan\.json: .* another weight"):
         run_compare(replace(asked, teaching=replace(asked.teaching, weight=0.9)))
 

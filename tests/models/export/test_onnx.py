@@ -7,15 +7,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import torch
-from torch import nn
 
 from models.export.manifest import amend, register
 from models.export.onnx import export_float, export_fp32
 from models.quantization.ptq import quantize
 from models.runtime.artifacts import find
 from models.runtime.session import open_session
-from tests.models.small_networks import pictures, settled
+from tests.models.small_networks import pictures, settled, told
 
 
 def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> list[np.ndarray]:
@@ -27,19 +25,12 @@ def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> l
     return list(open_session(find("m", folder), engine="openvino").run(pictures(3)))
 
 
-def told(network: nn.Module) -> list[np.ndarray]:
-    """The outputs of the torch network."""
-    with torch.inference_mode():
-        out = network(torch.from_numpy(pictures(3)).float() / 255)
-    return [o.numpy() for o in (out if isinstance(out, tuple) else (out,))]
-
-
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
 def test_the_fp32_artifact_equals_the_torch_network(kind: str, tmp_path: Path) -> None:
     """uint8 in, the same float out, within rounding."""
     network = settled(kind)
     for a, b in zip(
-        served(export_fp32(network, kind), kind, "fp32", tmp_path), told(network), strict=True
+        served(export_fp32(network, kind), kind, "fp32", tmp_path), told(network, 3), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=2e-3)
 
@@ -61,7 +52,7 @@ def test_the_int8_artifact_is_close_small_and_integer(kind: str, tmp_path: Path)
     ]
     makers = {out: node.op_type for node in small.graph.node for out in node.output}
     assert all(makers[node.input[0]] == "DequantizeLinear" for node in convolutions)
-    for a, b in zip(served(small, kind, "int8", tmp_path), told(network), strict=True):
+    for a, b in zip(served(small, kind, "int8", tmp_path), told(network, 3), strict=True):
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.15 * max(float(b.std()), 1.0)
 
 

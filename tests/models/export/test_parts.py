@@ -73,23 +73,17 @@ def test_the_parts_know_their_whole(folder: Path, tmp_path: Path) -> None:
         open_staged("h", 3, folder=tmp_path)
 
 
-def test_the_cut_is_at_half_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuts_are_at_equal_shares_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With half of it in each of two nodes between these; with all in one still apart."""
     model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
     convolutions = [i for i, n in enumerate(model.graph.node) if n.op_type == "Conv"]
-    times = [0.0] * len(model.graph.node)
-    for i in convolutions[4:6]:
-        times[i] = 1.0
-    monkeypatch.setattr(parts, "node_times", lambda *_: times)
     examples = ({"voxels": regions(1)[:, None]}, {"voxels": regions(2)[:, None]})
-    (cut,) = even_cuts(model, 2, examples)
+
+    def cuts(count: int, busy: list[int]) -> list[int]:
+        times = [float(i in busy) for i in range(len(model.graph.node))]
+        monkeypatch.setattr(parts, "node_times", lambda *_: times)
+        return even_cuts(model, count, examples)
+
+    (cut,) = cuts(2, convolutions[4:6])
     assert convolutions[4] < cut <= convolutions[5]
-
-
-def test_cuts_are_apart_though_one_node_takes_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = export_fp32(HybridNetwork(SMALL_HYBRID).eval(), "hybrid")
-    times = [0.0] * len(model.graph.node)
-    times[[n.op_type for n in model.graph.node].index("Conv") + 6] = 1.0
-    monkeypatch.setattr(parts, "node_times", lambda *_: times)
-    examples = ({"voxels": regions(1)[:, None]}, {"voxels": regions(2)[:, None]})
-    cuts = even_cuts(model, 3, examples)
-    assert len(split(model, cuts, examples)) == 3
+    assert len(split(model, cuts(3, [convolutions[0] + 6]), examples)) == 3

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from models.export.split import Example, split
 
@@ -21,37 +21,25 @@ def ladder() -> onnx.ModelProto:
 
     b goes through a quantised tensor, and the last layer asks for b's own shape.
     """
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["ax"]),
-        helper.make_node("Relu", ["ax"], ["a"]),
-        helper.make_node("ReduceSum", ["a", "axis"], ["z"], keepdims=1),
-        helper.make_node("QuantizeLinear", ["a", "s", "zero"], ["aq"]),
-        helper.make_node("DequantizeLinear", ["aq", "s", "zero"], ["ad"]),
-        helper.make_node("MatMul", ["ad", "w"], ["b"]),
-        helper.make_node("Shape", ["b"], ["shape"]),
-        helper.make_node("Expand", ["one", "shape"], ["ones"]),
-        helper.make_node("Mul", ["b", "ones"], ["c"]),
-        helper.make_node("Add", ["c", "ad"], ["y"]),
-    ]
-    rng = np.random.default_rng(0)
-    weights = {
-        "w": rng.standard_normal((4, 4)).astype(np.float32),
-        "axis": np.array([1]),
-        "s": np.array(0.02, np.float32),
-        "zero": np.array(0, np.uint8),
-        "one": np.array([[0.5]], np.float32),
-    }
-    graph = helper.make_graph(
-        nodes,
-        "ladder",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-        [
-            helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4]),
-            helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 1]),
-        ],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["": 17]>
+        ladder (float[n, 4] x) => (float[n, 4] y, float[n, 1] z)
+        <float[4, 4] w = {0.1, -0.1, 0.6, 0.1, -0.5, 0.4, 1.3, 0.9, -0.7, -1.3, -0.6, 0, -2.3, -0.2,
+         -1.2, -0.7}, int64[1] axis = {1}, float s = {0.02}, uint8 zero = {0},
+         float[1, 1] one = {0.5}>
+        {
+            ax = MatMul(x, w)
+            a = Relu(ax)
+            z = ReduceSum <keepdims = 1> (a, axis)
+            aq = QuantizeLinear(a, s, zero)
+            ad = DequantizeLinear(aq, s, zero)
+            b = MatMul(ad, w)
+            shape = Shape(b)
+            ones = Expand(one, shape)
+            c = Mul(b, ones)
+            y = Add(c, ad)
+        }
+    """)
     onnx.checker.check_model(model)
     return model
 
@@ -89,10 +77,8 @@ def test_only_what_is_needed_crosses_and_as_bytes() -> None:
     assert (sorted(names(third.graph.input)), names(third.graph.output)) == (["aq", "b"], ["y"])
     crossing = {value.name: value for value in third.graph.input}["aq"]
     assert crossing.type.tensor_type.elem_type == TensorProto.UINT8
-    assert [side.dim_param or side.dim_value for side in crossing.type.tensor_type.shape.dim] == [
-        "n",
-        4,
-    ]
+    sides = crossing.type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == ["n", 4]
 
 
 def test_a_part_without_work_is_none() -> None:

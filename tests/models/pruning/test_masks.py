@@ -42,12 +42,16 @@ def network() -> ScreeningNetwork:
 
 @pytest.mark.parametrize("share", [0.2, 0.42, 0.6, 0.8])
 def test_the_requested_share_is_removed(network: ScreeningNetwork, share: float) -> None:
-    whole = parameters_left(network)
+    """The network itself is left alone, no buffer stays behind."""
+    before = {name: value.clone() for name, value in network.state_dict().items()}
     for masks in (
         importance_masks(network, magnitudes(network), share),
         layerwise_masks(network, share, random_scores(0)),
     ):
-        assert sum(int((~mask).sum()) for mask in masks.values()) == round(share * whole)
+        gone = sum(int((~mask).sum()) for mask in masks.values())
+        assert gone == round(share * parameters_left(network))
+    assert network.state_dict().keys() == before.keys()
+    assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
 
 
 def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> None:
@@ -56,13 +60,6 @@ def test_the_least_important_go_wherever_they_are(network: ScreeningNetwork) -> 
     stays = torch.cat([scores[name][mask] for name, mask in masks.items()])
     goes = torch.cat([scores[name][~mask] for name, mask in masks.items()])
     assert stays.min() >= goes.max()
-
-
-def test_the_network_itself_is_left_alone(network: ScreeningNetwork) -> None:
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    importance_masks(network, magnitudes(network), 0.5)
-    assert network.state_dict().keys() == before.keys()
-    assert all(torch.equal(v, before[n]) for n, v in network.state_dict().items())
 
 
 def test_small_layers_stay_denser() -> None:
@@ -82,29 +79,28 @@ def test_what_is_left_out_costs_nothing_in_theory(network: ScreeningNetwork) -> 
     assert not {"head.weight", "share.weight"} & prunable(network).keys()
 
 
-@pytest.fixture(scope="module")
-def task() -> SmallTask:
-    """One whose blocks have a channel inside that nothing gets through, and a shut stage one."""
+def test_shut_channels_and_their_weights_do_not_matter() -> None:
+    """A channel inside a block that nothing gets through, and a shut one of a stage."""
     torch.manual_seed(0)
-    made = SmallTask(
+    task = SmallTask(
         ScreeningNetwork(ScreeningSpec((4, 8, 8, 8), (1, 1, 1))),
         lambda generator: {"voxels": torch.rand(2, 1, 32, 32, 32, generator=generator)},
         lambda network, batch: network(batch["voxels"]).float().square().mean(),
     )
-    parts = dict(made.network.named_modules())
+    parts = dict(task.network.named_modules())
     with torch.no_grad():
         for part, channel in (("down8.1.first.1", 3), ("down8.0.1", 5), ("down8.1.second.1", 5)):
             parts[part].weight[channel] = parts[part].bias[channel] = 0
         parts["lateral8"].weight[5] = parts["lateral8"].bias[5] = 0
-    return made
-
-
-def test_weights_of_a_shut_channel_do_not_matter(task: SmallTask) -> None:
     before = {name: value.clone() for name, value in task.network.state_dict().items()}
-    scores = weight_scores(task, 2)
-    assert not scores["down8.1.first.0.weight"][3].any()
-    assert scores["down8.1.first.0.weight"][0].any()
+    weights, channels = weight_scores(task, 2), channel_scores(task, 1)
     assert all(torch.equal(v, before[n]) for n, v in task.network.state_dict().items())
+    assert not weights["down8.1.first.0.weight"][3].any()
+    assert weights["down8.1.first.0.weight"][0].any()
+    assert {group: len(score) for group, score in channels.items()} == widths(before)
+    assert channels["down8.1"][3] == channels["eighth"][5] == 0
+    assert int((channels["eighth"] > 0).sum()) == 7
+    assert float(channels["quarter"].max()) > 0
 
 
 def plane() -> SmallTask:
@@ -159,14 +155,3 @@ def test_the_smallest_go_and_the_steepest_come() -> None:
     slope = torch.tensor([9.0, 9.0, 9.0, 9.0, 0.5, -0.7])
     assert moved(mask, weight, slope, 0.25).tolist() == [True, False, True, True, False, True]
     assert moved(mask, weight, slope * torch.nan, 0.25).equal(mask)
-
-
-def test_a_shut_channel_does_not_matter(task: SmallTask) -> None:
-    scores = channel_scores(task, 1)
-    assert {group: len(score) for group, score in scores.items()} == widths(
-        task.network.state_dict()
-    )
-    assert scores["down8.1"][3] == 0
-    assert scores["eighth"][5] == 0
-    assert int((scores["eighth"] > 0).sum()) == 7
-    assert float(scores["quarter"].max()) > 0

@@ -27,9 +27,9 @@ from models.quantization.simulation import Simulation
 from models.runtime.artifacts import every, find
 from models.runtime.errors import NoWeights, UnfitArtifact
 from models.training.runs import Run, make_screening
-from tests.models.quantization.test_qat import Pictures
+from tests.models.quantization.test_qat import picture_task
 from tests.models.quantization.test_simulation import served
-from tests.models.small_networks import pictures, settled
+from tests.models.small_networks import pictures, settled, shown, told
 
 SHARE = 0.24
 """Of FP32's file, which INT8 takes more of: scales and the graph weigh much in a small network."""
@@ -39,10 +39,7 @@ SHARE = 0.24
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The weights of a small screening network that has seen pictures."""
     torch.manual_seed(1)
-    network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
-    with torch.no_grad():
-        for _ in range(6):
-            network(torch.from_numpy(pictures(2)).float() / 255)
+    network = shown(ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1))), 6)
     path = tmp_path_factory.mktemp("start") / "averaged.pt"
     torch.save(network.state_dict(), path)
     return path
@@ -63,7 +60,7 @@ def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "register", entered, raising=module is not sensitivity)
         monkeypatch.setattr(module, "find", found, raising=module is not ptq)
     monkeypatch.setattr(sensitivity, "every", lambda where=folder: every(where))
-    monkeypatch.setattr(qat, "task_of", lambda network, *_: Pictures(network))
+    monkeypatch.setattr(qat, "task_of", lambda network, *_: picture_task(network))
     monkeypatch.setattr(Run, "material", lambda _: None)
     float_file = export_fp32(make_screening(start), "screening")
     entered("screening-fp32", float_file, parent="", method="training")
@@ -92,9 +89,11 @@ def test_qat_enters_a_file_that_answers_as_the_float_network(
     assert (small.parent, small.precision) == ("screening-fp32", "int8")
     assert small.method == "quantisation-aware training, 0.01 minutes, ranges from minmax"
     (found,) = served(small.content())
-    with torch.inference_mode():
-        wanted = make_screening(start).eval()(torch.from_numpy(pictures(2)).float() / 255).numpy()
+    (wanted,) = told(make_screening(start).eval(), 2)
     assert float(np.abs(found - wanted).mean()) < 0.1 * float(wanted.std())
+    # the file by itself, without the run, is simulated as it answers
+    (filed,) = told(Simulation(onnx.load_model_from_string(small.content())).eval(), 2)
+    assert float(np.abs(filed - found).mean()) < 0.01 * float(found.std())
 
 
 @pytest.mark.parametrize("from_run", [True, False])
@@ -110,18 +109,6 @@ def test_int4_enters_a_file_of_the_requested_size(
     assert (int4.parent, int4.precision) == ("screening-int8", "int4")
     lowered, _, layers = int4.method.split(" ")[:3]
     assert 0 < int(lowered) < int(layers)
-
-
-def test_the_registered_file_by_itself_is_simulated_as_it_answers(
-    trained: Path, shelf: Path
-) -> None:
-    assert trained.exists()
-    content = find("screening-int8", shelf).content()
-    simulation = Simulation(onnx.load_model_from_string(content)).eval()
-    with torch.inference_mode():
-        found = simulation(torch.from_numpy(pictures(2)).float() / 255).numpy()
-    (wanted,) = served(content)
-    assert float(np.abs(found - wanted).mean()) < 0.01 * float(wanted.std())
 
 
 def test_no_convolution_is_rounded_before_it_is_added(trained: Path, shelf: Path) -> None:
@@ -178,19 +165,16 @@ def test_sensitivity_lists_every_layer(
 
 
 @pytest.mark.usefixtures("trained")
-def test_the_file_of_another_network_is_refused(shelf: Path, tmp_path: Path) -> None:
+def test_another_network_and_another_run_are_refused(
+    shelf: Path, start: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(5)
     other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
     torch.save(other.state_dict(), tmp_path / "other.pt")
     with pytest.raises(UnfitArtifact, match="not of the network"):
         run_sensitivity("screening", shelf, tmp_path / "other.pt", None)
-
-
-@pytest.mark.usefixtures("trained")
-def test_weights_of_another_run_are_refused(shelf: Path, start: Path) -> None:
-    """The float network's are no INT8 run's."""
     with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
-        run_sensitivity("screening", shelf, start, start)
+        run_sensitivity("screening", shelf, start, start)  # the float network's weights
 
 
 @pytest.mark.usefixtures("shelf")
