@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from imaging.volume import FloatArray, UInt8Array
 from models.distillation.pool import Pool
 from models.distillation.scores import Scores
-from models.networks.screening import STRIDE
+from models.runtime.detection import STRIDE
 from models.training.augment import turned
 from models.training.data import Batch, draw_batches
 from models.training.loop import State, average_of, channels_last, descend, schedule

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from models.networks.blocks import Residual, conv_norm, patchify, residuals, upsample
-from models.networks.screening import ScreeningSpec, inner_widths, make_stem
+from models.networks.screening import ScreeningSpec, inner_widths, make_stem, parts
 from models.runtime.second_reader import TEXTURES
 
 KNOWN = ("stem", "down4", "down8")
@@ -72,12 +72,6 @@ def known_spec(weights: Mapping[str, torch.Tensor]) -> ScreeningSpec:
     inner = tuple(inner_widths(weights, part) for part in KNOWN[1:])
     whole = (spec.inner_of(0), spec.inner_of(1))
     return spec if inner == whole else replace(spec, inner=(*inner, (), ()))
-
-
-def parts(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
-    """Count the members of the sequence below a prefix such as ``down4.``."""
-    depth = prefix.count(".")
-    return len({name.split(".")[depth] for name in weights if name.startswith(prefix)})
 
 
 @dataclass(frozen=True)

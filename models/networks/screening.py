@@ -19,14 +19,8 @@ from torch import nn
 
 from models.networks.blocks import patchify, residuals, upsample
 
-STRIDE = 4
-"""Voxels of the box per cell of the maps, along each axis."""
-
 DOWN = ("down4", "down8", "down16")
 """The parts that halve the grid, each followed by its blocks."""
-
-COARSEST = 16
-"""The box is padded to multiples of this."""
 
 MAPS = ("heat", "offset_z", "offset_y", "offset_x", "log_diameter")
 """The five output channels: heat is a logit, offsets from the cell's centre are in cells, the
@@ -54,10 +48,9 @@ class ScreeningSpec:
         """
         first = ("stem.0.weight", *(f"{part}.0.0.weight" for part in DOWN))
         half, quarter, eighth, sixteenth = (weights[name].shape[0] for name in first)
-        counts = [{n.split(".")[1] for n in weights if n.startswith(f"{part}.")} for part in DOWN]
-        at4, at8, at16 = (len(count) - 1 for count in counts)
+        at4, at8, at16 = (parts(weights, f"{part}.") - 1 for part in DOWN)
         spec = cls((half, quarter, eighth, sixteenth), (at4, at8, at16))
-        inner = (*(inner_widths(weights, part) for part in DOWN), inner_widths(weights, "smooth"))
+        inner = tuple(inner_widths(weights, part) for part in (*DOWN, "smooth"))
         whole = tuple(spec.inner_of(part) for part in range(len(DOWN) + 1))
         return spec if inner == whole else replace(spec, inner=inner)
 
@@ -66,6 +59,12 @@ class ScreeningSpec:
         count = (*self.blocks, 1)[part]
         known = self.inner[part][:count] if self.inner else ()
         return (*known, *[(*self.widths[1:], self.widths[1])[part]] * (count - len(known)))
+
+
+def parts(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
+    """Count the members of the sequence below a prefix such as ``down4.``."""
+    depth = prefix.count(".")
+    return len({name.split(".")[depth] for name in weights if name.startswith(prefix)})
 
 
 def inner_widths(weights: Mapping[str, torch.Tensor], part: str) -> tuple[int, ...]:

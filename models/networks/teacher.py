@@ -30,8 +30,8 @@ from models.networks.blocks import (
     residuals,
     upsample,
 )
-from models.networks.hybrid import Answers, KnownStem, known_spec, parts
-from models.networks.screening import ScreeningSpec
+from models.networks.hybrid import Answers, KnownStem, known_spec
+from models.networks.screening import ScreeningSpec, parts
 from models.runtime.second_reader import TEXTURES
 
 

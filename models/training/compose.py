@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy import ndimage
 
 from imaging.volume import FloatArray, UInt8Array
 from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
 from models.training.data import NONE, Piece, crop, zoomed
 
-LUNG_BELOW = 75
+_LUNG_BELOW = 75
 """uint8 of about -590 HU: the highest mean of a block that is taken for lung."""
 
-AIR_BELOW = 6
-"""uint8 of about -970 HU: a block with more than `AIR_SHARE` below it lies outside the body."""
+_AIR_BELOW = 6
+"""uint8 of about -970 HU: a block with more than `_AIR_SHARE` below it lies outside the body."""
 
-AIR_SHARE = 0.15
+_AIR_SHARE = 0.15
 
 NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
 """BGR of a circle around a nodule and around an ignored mark."""
@@ -70,15 +72,13 @@ class Composer:
         mask = np.zeros_like(voxels)
         nodules, ignored = [NONE], [NONE]
         cuts = [_cuts(self.side, rng) for _ in range(3)]
-        for z0, z1 in cuts[0]:
-            for y0, y1 in cuts[1]:
-                for x0, x1 in cuts[2]:
-                    tile = self._tile(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
-                    voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
-                    mask[z0:z1, y0:y1, x0:x1] = tile.mask
-                    shift = np.array([z0, y0, x0, 0])
-                    nodules.append(tile.nodules + shift)
-                    ignored.append(tile.ignored + shift)
+        for (z0, z1), (y0, y1), (x0, x1) in product(*cuts):
+            tile = self._tile(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
+            voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
+            mask[z0:z1, y0:y1, x0:x1] = tile.mask
+            shift = np.array([z0, y0, x0, 0])
+            nodules.append(tile.nodules + shift)
+            ignored.append(tile.ignored + shift)
         return Piece(voxels, mask, np.concatenate(nodules), np.concatenate(ignored))
 
     def mirror(self, rng: np.random.Generator) -> Piece:
@@ -147,7 +147,7 @@ def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool
     mask, centre = donor.mask, np.array([z, y, x])
     if not real:
         shift = rng.choice([-1.0, 1.0], 3) * rng.uniform(0.7, 1.0, 3) * (diameter / 2 + 6)
-        mask = _shifted(mask, np.rint(shift).astype(int))
+        mask = ndimage.shift(mask, np.rint(shift), order=0)
         mask[donor.mask > 0] = 0
         centre = centre + np.rint(shift)
     box = _bounds(mask)
@@ -186,7 +186,7 @@ def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         centre, reach = start + size / 2, size.max() / 2
         apart = np.linalg.norm(part.nodules[:, :3] - centre, axis=1) - part.nodules[:, 3] / 2
         block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
-        is_lung = 15 < block.mean() < LUNG_BELOW and (block < AIR_BELOW).mean() <= AIR_SHARE
+        is_lung = 15 < block.mean() < _LUNG_BELOW and (block < _AIR_BELOW).mean() <= _AIR_SHARE
         if is_lung and (apart > reach + 4).all():
             return np.asarray(start)
     return None
@@ -200,14 +200,6 @@ def _bounds(mask: np.ndarray, margin: int = 3) -> tuple[slice, slice, slice] | N
     high = np.minimum(at.max(0) + 1 + margin, mask.shape)
     z, y, x = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     return z, y, x
-
-
-def _shifted(mask: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    out = np.zeros_like(mask)
-    source = tuple(slice(max(0, -s), n - max(0, s)) for s, n in zip(shift, mask.shape, strict=True))
-    target = tuple(slice(max(0, s), n - max(0, -s)) for s, n in zip(shift, mask.shape, strict=True))
-    out[target] = mask[source]
-    return out
 
 
 def _cuts(side: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -226,12 +218,8 @@ def _inside(part: Piece) -> Piece:
     touching = (depth > -part.nodules[:, 3] / 2 - 3) & ~whole
     near = np.minimum(part.ignored[:, :3], shape - 1 - part.ignored[:, :3]).min(1, initial=1e9)
     ignored = part.ignored[near > -part.ignored[:, 3] / 2 - 3]
-    return Piece(
-        part.voxels,
-        part.mask,
-        part.nodules[whole],
-        np.concatenate([ignored, part.nodules[touching]]),
-    )
+    ignored = np.concatenate([ignored, part.nodules[touching]])
+    return Piece(part.voxels, part.mask, part.nodules[whole], ignored)
 
 
 def _mirror_marks(marks: FloatArray, shape: tuple[int, ...]) -> FloatArray:
@@ -278,7 +266,11 @@ def save_samples(path: Path, sheet: UInt8Array) -> None:
 
 
 def _picture(sample: Piece, name: str) -> UInt8Array:
-    z = _busiest(sample)
+    # the slice that most nodules cross, the middle one if there is none
+    depth = sample.voxels.shape[0]
+    away = np.abs(np.arange(depth)[:, None] - sample.nodules[:, 0])
+    crossing = (away < sample.nodules[:, 3] / 2).sum(1)
+    z = int(np.argmax(crossing)) if len(sample.nodules) else depth // 2
     size = tuple(SCALE * n for n in sample.voxels.shape[:0:-1])
     grey = cv2.resize(np.ascontiguousarray(sample.voxels[z]), size, interpolation=cv2.INTER_CUBIC)
     tile = cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR)
@@ -290,12 +282,3 @@ def _picture(sample: Piece, name: str) -> UInt8Array:
                 cv2.circle(tile, centre, round(SCALE * max(diameter, 4) / 2) + 2, colour, 1)
     cv2.putText(tile, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return np.asarray(np.pad(tile, ((0, 2), (0, 2), (0, 0)), constant_values=255), np.uint8)
-
-
-def _busiest(sample: Piece) -> int:
-    """Return the slice that most nodules cross, the middle one if there is none."""
-    depth = sample.voxels.shape[0]
-    if not len(sample.nodules):
-        return int(depth // 2)
-    away = np.abs(np.arange(depth)[:, None] - sample.nodules[:, 0])
-    return int(np.argmax((away < sample.nodules[:, 3] / 2).sum(1)))

@@ -66,21 +66,14 @@ def mirrored(piece: Piece, axes: tuple[bool, bool, bool], swap_yx: bool = False)
     """Flip along ``axes``; then exchange y and x."""
     flips = tuple(slice(None, None, -1) if flip else slice(None) for flip in axes)
     voxels, mask = piece.voxels[flips], piece.mask[flips]
-    marks = [_flip_marks(m, axes, piece.voxels.shape) for m in (piece.nodules, piece.ignored)]
+    # of a mark: size - 1 - coordinate where the axis is flipped; the diameter stays
+    signs = np.where([*axes, False], -1, 1)
+    shift = np.where([*axes, False], np.array([*piece.voxels.shape, 0]) - 1, 0)
+    marks = [m * signs + shift for m in (piece.nodules, piece.ignored)]
     if swap_yx:
         voxels, mask = voxels.transpose(0, 2, 1), mask.transpose(0, 2, 1)
         marks = [m[:, [0, 2, 1, 3]] for m in marks]
     return Piece(voxels, mask, marks[0], marks[1])
-
-
-def _flip_marks(
-    marks: FloatArray, axes: tuple[bool, bool, bool], shape: tuple[int, ...]
-) -> FloatArray:
-    out = marks.copy()
-    for axis, flip in enumerate(axes):
-        if flip:
-            out[:, axis] = shape[axis] - 1 - out[:, axis]
-    return out
 
 
 def zoomed(piece: Piece, factor: float) -> Piece:
@@ -99,6 +92,14 @@ def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     for image, target in zip(deep, out, strict=True):
         cv2.resize(image, (x, y), dst=target)
     return out
+
+
+def away_from_marks(places: FloatArray, piece: Piece, margin: float) -> npt.NDArray[np.bool_]:
+    """Return which of the places ``(n, 3)`` lie further than ``margin`` from every mark's rim."""
+    away = np.ones(len(places), dtype=bool)
+    for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
+        away &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + margin
+    return away
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +130,7 @@ def load_cubes(folder: Path, split: str) -> Cubes:
     for row in index:
         number = int(row["row"])
         neighbours = [m for m in marks if int(m["row"]) == number]
-        own = [_mark(row)]
-        nodules = own + [_mark(m) for m in neighbours if m["kind"] == "nodule"]
+        nodules = [_mark(row)] + [_mark(m) for m in neighbours if m["kind"] == "nodule"]
         ignored = [_mark(m) for m in neighbours if m["kind"] != "nodule"]
         mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
         pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))

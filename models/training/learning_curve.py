@@ -52,7 +52,11 @@ def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ())
         if not (folder / "averaged.pt").exists():
             torch.manual_seed(run.seed)
             task = screening_task(replace(material, learnt=part), make_screening(None))
-            train(task, _plan(run, folder), resume=True)
+            plan = Plan(
+                folder, run.minutes, rate=run.rate, average=AVERAGE, seed=run.seed,
+                judge_minutes=run.minutes / JUDGED - 0.01, refresh_minutes=run.minutes / 2,
+            )  # fmt: skip
+            train(task, plan, resume=True)
         runs.append({
             "share": share, "patients": len(set(part.patients)), "nodules": len(part.pieces),
             "log": read_log(folder),
@@ -85,12 +89,6 @@ def read_log(run: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()]
     except (OSError, ValueError) as error:
         raise NoLog(f"{path}: {error}") from error
-
-
-def _plan(run: Run, folder: Path) -> Plan:
-    often = run.minutes / JUDGED - 0.01
-    return Plan(folder, run.minutes, rate=run.rate, average=AVERAGE, judge_minutes=often,
-                refresh_minutes=run.minutes / 2, seed=run.seed)  # fmt: skip
 
 
 def save_curves(path: Path, result: Mapping[str, Any]) -> None:

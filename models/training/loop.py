@@ -25,6 +25,10 @@ MOST_NORM = 5.0
 """Longer gradients are shortened to this norm."""
 
 
+_PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("spent_s", "steps", "skipped")
+"""What a checkpoint holds of a `State`."""
+
+
 class Task(Protocol):
     """A network to train, an endless stream of batches, and a loss."""
 
@@ -203,22 +207,16 @@ def _log(plan: Plan, state: State, sums: dict[str, float], figures: dict[str, fl
 
 
 def _snapshot(state: State) -> dict[str, Any]:
-    return {
-        "network": state.network.state_dict(),
-        "averaged": state.averaged.state_dict(),
-        "optimizer": state.optimizer.state_dict(),
-        "spent_s": state.spent_s,
-        "steps": state.steps,
-        "skipped": state.skipped,
-    }
+    parts = {name: getattr(state, name).state_dict() for name in _PARTS}
+    return parts | {name: getattr(state, name) for name in _COUNTS}
 
 
 def _restore(state: State, path: Path, device: torch.device) -> None:
     found = torch.load(path, map_location=device, weights_only=True)
-    state.network.load_state_dict(found["network"])
-    state.averaged.load_state_dict(found["averaged"])
-    state.optimizer.load_state_dict(found["optimizer"])
-    state.spent_s, state.steps, state.skipped = found["spent_s"], found["steps"], found["skipped"]
+    for name in _PARTS:
+        getattr(state, name).load_state_dict(found[name])
+    for name in _COUNTS:
+        setattr(state, name, found[name])
 
 
 def _write_atomically(value: object, path: Path) -> None:

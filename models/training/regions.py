@@ -41,19 +41,14 @@ class Region:
     texture: int = -1
 
 
-@dataclass(frozen=True, eq=False)
-class Ratings:
-    """``malignancy`` and ``texture`` of each cube's nodule, as in `Region`, each ``(n,)``."""
+def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Return malignancy and texture of each cube's nodule, as in `Region`, each ``(n,)``.
 
-    malignancy: FloatArray
-    texture: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, cubes: Cubes) -> Ratings:
-        """Return targets from the readers' mean ratings; 1.5 and 4.5 count as certain."""
-        known = np.isfinite(cubes.texture)
-        classes = np.digitize(np.where(known, cubes.texture, 5.0), [2.5, 4.0])
-        return cls(np.clip((cubes.malignancy - 1.5) / 3, 0, 1), np.where(known, classes, -1))
+    They come from the readers' mean ratings; 1.5 and 4.5 of malignancy count as certain.
+    """
+    known = np.isfinite(cubes.texture)
+    classes = np.digitize(np.where(known, cubes.texture, 5.0), [2.5, 4.0])
+    return np.clip((cubes.malignancy - 1.5) / 3, 0, 1), np.where(known, classes, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +57,7 @@ class RegionDrawer:
 
     Attributes:
         composer: its cubes and scans are the sources.
-        ratings: of the composer's cubes.
+        ratings: malignancy and texture of the composer's cubes, see `rated`.
         alarms: false positives ``(n, 3)`` of each cube, then of each scan.
         weights: the odds ``(n,)`` to draw each of them.
         side: of a region, in voxels.
@@ -70,7 +65,7 @@ class RegionDrawer:
     """
 
     composer: Composer
-    ratings: Ratings
+    ratings: tuple[FloatArray, npt.NDArray[np.int64]]
     alarms: Sequence[FloatArray]
     weights: Sequence[FloatArray]
     noise: Noise
@@ -125,10 +120,11 @@ class RegionDrawer:
         """Add the ratings of that cube's nodule; at another size its malignancy is unknown."""
         diameter = self.composer.cubes[number].nodules[0, 3]
         same = abs(np.log(region.diameter_mm / diameter)) < SAME_SIZE
+        malignancy, texture = self.ratings
         return replace(
             region,
-            malignancy=float(self.ratings.malignancy[number]) if same else np.nan,
-            texture=int(self.ratings.texture[number]),
+            malignancy=float(malignancy[number]) if same else np.nan,
+            texture=int(texture[number]),
         )
 
     def _cut(self, piece: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
@@ -153,11 +149,3 @@ def _shortened(voxels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndar
     box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
     pad = [(int(a), int(n - b)) for a, b, n in zip(low, high, voxels.shape, strict=True)]
     return np.pad(voxels[box], pad, mode="symmetric")
-
-
-def without_nodules(places: FloatArray, piece: Piece) -> np.ndarray:
-    """Return which of the places ``(n, 3)`` lie apart from every mark, bool ``(n,)``."""
-    apart = np.ones(len(places), dtype=bool)
-    for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
-        apart &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + 4
-    return apart

@@ -28,10 +28,10 @@ from models.runtime.errors import UnfitArtifact
 from models.runtime.sigmoid import sigmoid
 from models.training.augment import Noise
 from models.training.compose import Composer
-from models.training.data import NONE, Cubes, Piece, load_box, load_cubes
+from models.training.data import NONE, Cubes, Piece, away_from_marks, load_box, load_cubes
 from models.training.hybrid import HybridTask, Validation
 from models.training.loop import Plan, train
-from models.training.regions import Ratings, RegionDrawer, without_nodules
+from models.training.regions import RegionDrawer, rated
 from models.training.screening import ScreeningTask, false_positives, nodule_logit, peaks_of
 from models.training.warm_start import settle_norms, weights_of_artifact
 
@@ -210,7 +210,7 @@ def hybrid_task(
         for piece in track(sources, "collecting false positives")
     ]
     drawer = RegionDrawer(
-        material.composer, Ratings.of(material.learnt), [places for places, _ in found],
+        material.composer, rated(material.learnt), [places for places, _ in found],
         share_sources([odds for _, odds in found], [len(g) for g in groups]), Noise(96, 1),
     )  # fmt: skip
     return HybridTask(drawer, _validation(material, screeners[-1]), network)
@@ -227,7 +227,7 @@ def find_false_positives(
     middle = np.array(piece.voxels.shape) / 2
     for network in screeners:
         peaks = peaks_of(network, piece.voxels)
-        keep = without_nodules(peaks.index_zyx, piece)
+        keep = away_from_marks(peaks.index_zyx, piece, 4)
         if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
             keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
         places.append(peaks.index_zyx[keep])

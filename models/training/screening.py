@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from imaging.volume import FloatArray
-from models.networks.screening import COARSEST
 from models.runtime.detection import Peaks, find_peaks
+from models.runtime.screener import padded
 from models.training.compose import Composer
-from models.training.data import Batch, Piece, draw_batches
+from models.training.data import Batch, Piece, away_from_marks, draw_batches
 from models.training.targets import Targets, make_targets, screening_loss
 
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
@@ -86,9 +86,8 @@ def _draw(composer: Composer, rng: np.random.Generator) -> Batch:
 
 def peaks_of(network: nn.Module, voxels: np.ndarray, *, most: int = 200) -> Peaks:
     """Return the torch network's peaks in a box, which is padded as the runtime pads it."""
-    pad = [(0, -n % COARSEST) for n in voxels.shape]
     device = next(network.parameters()).device
-    x = torch.from_numpy(np.pad(voxels, pad, mode="symmetric")).to(device)[None, None].float() / 255
+    x = torch.from_numpy(padded(voxels)).to(device)[None, None].float() / 255
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
         maps = network(x).float().cpu().numpy()[0, :5]
     return find_peaks(maps, least_logit=-7.0, most=most)
@@ -104,9 +103,7 @@ def nodule_logit(network: nn.Module, cube: Piece) -> float:
 def false_positives(network: nn.Module, scan: Piece) -> Peaks:
     """Return the peaks of a whole scan that lie in none of its marked lesions."""
     peaks = peaks_of(network, scan.voxels)
-    apart = np.ones(len(peaks.logit), dtype=bool)
-    for z, y, x, diameter in np.concatenate([scan.nodules, scan.ignored]):
-        apart &= np.linalg.norm(peaks.index_zyx - [z, y, x], axis=1) > diameter / 2 + 5
+    apart = away_from_marks(peaks.index_zyx, scan, 5)
     return Peaks(peaks.logit[apart], peaks.index_zyx[apart], peaks.diameter_mm[apart])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from models.networks.hybrid import Answers
-from models.networks.screening import STRIDE
+from models.runtime.detection import STRIDE
 from models.training.data import Piece
 
 FloatMap = npt.NDArray[np.float32]
@@ -47,12 +47,13 @@ def make_targets(sample: Piece) -> Targets:
     grid = tuple(n // STRIDE for n in sample.voxels.shape)
     heat, weight = np.zeros(grid, np.float32), np.ones(grid, np.float32)
     box = np.zeros((4, *grid), np.float32)
-    centres = [(np.arange(n) + 0.5) * STRIDE - 0.5 for n in grid]
-    for z, y, x, diameter in sample.ignored:
-        away = _distance(centres, (z, y, x))
+    centres = (np.indices(grid) + 0.5) * STRIDE - 0.5  # of the cells, (3, z, y, x) in voxels
+    for mark in sample.ignored:
+        away, diameter = np.sqrt(((centres - mark[:3, None, None, None]) ** 2).sum(0)), mark[3]
         weight[away < max(diameter / 2, 4.0) + 2.0] = 0
-    for z, y, x, diameter in sample.nodules:
-        away = _distance(centres, (z, y, x))
+    for mark in sample.nodules:
+        offset, diameter = mark[:3, None, None, None] - centres, mark[3]
+        away = np.sqrt((offset**2).sum(0))
         # the nearest cells are 1 even if the centre lies between; of two nodules the nearer wins
         sigma = float(np.clip(diameter / 4, 2.0, 8.0))
         bump = np.exp(-(away**2) / (2 * sigma**2)).astype(np.float32)
@@ -60,26 +61,13 @@ def make_targets(sample: Piece) -> Targets:
         mine = bump > heat
         heat = np.maximum(heat, bump)
         weight[bump > 0.5] = 1
-        for axis, (at, line) in enumerate(zip((z, y, x), centres, strict=True)):
-            offset = ((at - line) / STRIDE).astype(np.float32)
-            spread = offset.reshape([-1 if a == axis else 1 for a in range(3)])
-            box[axis][mine] = np.broadcast_to(spread, grid)[mine]
-        box[3][mine] = np.log(diameter)
+        box[:3, mine] = (offset / STRIDE)[:, mine]
+        box[3, mine] = np.log(diameter)
     near = np.where(heat > 0.5, heat, 0).astype(np.float32)
-    return Targets(heat, weight, box, near, _share(sample.mask, grid))
-
-
-def _distance(
-    centres: list[npt.NDArray[np.float64]], point: tuple[float, float, float]
-) -> npt.NDArray[np.float64]:
-    z, y, x = (line - at for line, at in zip(centres, point, strict=True))
-    return np.asarray(np.sqrt(z[:, None, None] ** 2 + y[:, None] ** 2 + x**2))
-
-
-def _share(mask: npt.NDArray[np.uint8], grid: tuple[int, ...]) -> FloatMap:
     z, y, x = grid
-    blocks = mask.reshape(z, STRIDE, y, STRIDE, x, STRIDE).mean((1, 3, 5), dtype=np.float32)
-    return np.asarray(blocks / 255, np.float32)
+    blocks = sample.mask.reshape(z, STRIDE, y, STRIDE, x, STRIDE)
+    share = blocks.mean((1, 3, 5), dtype=np.float32) / 255
+    return Targets(heat, weight, box, near, np.asarray(share, np.float32))
 
 
 def heat_loss(logit: torch.Tensor, heat: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -74,8 +74,10 @@ def settle_norms(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    for convolution, norm in _pairs(network):
-        _settle(convolution, norm, norms[norm])
+    for part in network.modules():
+        for first, second in pairwise(part.children() if isinstance(part, nn.Sequential) else ()):
+            if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
+                _settle(first, second, norms[second])
 
 
 class _Statistics:
@@ -91,17 +93,6 @@ class _Statistics:
         self.count += x.numel() // x.shape[1]
         self.sums = self.sums + x.sum((0, 2, 3, 4))
         self.squares = self.squares + x.square().sum((0, 2, 3, 4))
-
-
-def _pairs(network: nn.Module) -> list[tuple[nn.Conv3d, nn.BatchNorm3d]]:
-    """Return each batch norm with the convolution that feeds it."""
-    found = []
-    for part in network.modules():
-        members = list(part.children()) if isinstance(part, nn.Sequential) else []
-        for first, second in pairwise(members):
-            if isinstance(first, nn.Conv3d) and isinstance(second, nn.BatchNorm3d):
-                found.append((first, second))
-    return found
 
 
 @torch.no_grad()

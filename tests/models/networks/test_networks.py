@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from models.networks.hybrid import KNOWN, HybridNetwork, KnownStem
-from models.networks.screening import COARSEST, MAPS, STRIDE, ScreeningNetwork
+from models.networks.screening import MAPS, ScreeningNetwork
 from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
-from models.runtime import detection, screener
 from models.runtime.second_reader import TEXTURES
 
 
@@ -18,10 +17,6 @@ def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:
     x = torch.rand(2, 1, 48, 32, 64)
     assert network(x).shape == (2, len(MAPS) + 1, 12, 8, 16)
     assert network.eval()(x).shape == (2, len(MAPS), 12, 8, 16)
-
-
-def test_the_runtime_knows_the_networks_grid() -> None:
-    assert (detection.STRIDE, screener.PAD_TO) == (STRIDE, COARSEST)
 
 
 def test_the_screening_network_has_one_to_three_million_parameters() -> None:

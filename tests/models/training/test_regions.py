@@ -7,8 +7,8 @@ import pytest
 
 from models.training.augment import Noise
 from models.training.compose import Composer
-from models.training.data import NONE, Cubes, Piece
-from models.training.regions import Ratings, Region, RegionDrawer, without_nodules
+from models.training.data import NONE, Cubes, Piece, away_from_marks
+from models.training.regions import Region, RegionDrawer, rated
 from tests.models.training.test_data import ball
 
 SIDE = 48
@@ -21,7 +21,7 @@ def drawer(share: float = 0.45) -> RegionDrawer:
     scan = Piece(lung, mask, NONE, NONE)
     alarms = [np.array([[10.0, 10, 10]])] * 2 + [np.array([[50.0, 50, 50], [30.0, 60, 70]])]
     weights = [np.array([0.1])] * 2 + [np.array([1.0, 0.5])]
-    ratings = Ratings(np.array([0.25, np.nan]), np.array([2, -1]))
+    ratings = (np.array([0.25, np.nan]), np.array([2, -1]))
     return RegionDrawer(
         Composer(cubes, [scan]), ratings, alarms, weights, Noise(64, 0), SIDE, share
     )
@@ -65,19 +65,19 @@ def test_false_positives_have_no_diameter_and_no_mask() -> None:
 def test_a_nodule_brings_its_ratings() -> None:
     nodules = drawn(3, 30, share=1.0)
     assert {region.texture for region in nodules} == {2, -1}
-    rated = [region for region in nodules if np.isfinite(region.malignancy)]
-    assert rated
-    assert all(region.malignancy == 0.25 for region in rated)
-    assert all(abs(np.log(region.diameter_mm / 8)) < 0.3 for region in rated)
+    known = [region for region in nodules if np.isfinite(region.malignancy)]
+    assert known
+    assert all(region.malignancy == 0.25 for region in known)
+    assert all(abs(np.log(region.diameter_mm / 8)) < 0.3 for region in known)
     assert all(region.texture == -1 for region in drawn(4, 8, share=0.0))
 
 
 def test_the_readers_means_become_targets() -> None:
     """Malignancy from 1.5 to 4.5 becomes 0 to 1; texture one of three classes."""
     cubes = Cubes((), (), np.array([1.0, 3.0, 5.0, np.nan]), np.array([1.0, 3.0, 5.0, np.nan]))
-    ratings = Ratings.of(cubes)
-    np.testing.assert_array_equal(ratings.malignancy, [0, 0.5, 1, np.nan])
-    np.testing.assert_array_equal(ratings.texture, [0, 1, 2, -1])
+    malignancy, texture = rated(cubes)
+    np.testing.assert_array_equal(malignancy, [0, 0.5, 1, np.nan])
+    np.testing.assert_array_equal(texture, [0, 1, 2, -1])
 
 
 def test_the_seed_decides() -> None:
@@ -94,4 +94,4 @@ def test_locations_at_annotations_are_no_false_positives() -> None:
     voxels = np.zeros((8, 8, 8), np.uint8)
     piece = Piece(voxels, voxels, np.array([[20.0, 20, 20, 10]]), np.array([[60.0, 60, 60, 6]]))
     places = np.array([[20.0, 20, 28.5], [20, 20, 29.5], [60, 60, 66.5], [60, 60, 67.5]])
-    np.testing.assert_array_equal(without_nodules(places, piece), [False, True, False, True])
+    np.testing.assert_array_equal(away_from_marks(places, piece, 4), [False, True, False, True])
