@@ -149,7 +149,6 @@ class Race:
         faults: of the streams that ended early, or had not ended at the deadline.
 
     Args:
-        deadline: ends the attempt.
         take: records a message; returns whether the hedge should be opened at once.
         done: whether everything is answered.
     """
@@ -284,8 +283,6 @@ class Escalation:
         endpoints: the clouds. The first whose link admits the escalation is asked; the next one
             is the hedge.
         rois: the ROIs and their answers.
-        deadline: for all of it.
-        study_key: the same in every stream.
         counts: whether a missed deadline counts against the link of a cloud that responded.
     """
 
@@ -313,9 +310,13 @@ class Escalation:
     def attempt(self) -> OverreadError | None:
         """Run one attempt, with its hedge; return the fault that ended it early."""
         race = Race(self._deadline, self._take, lambda: not self._rois.open)
-        first = self._entered[0]
+        first, rois = self._entered[0], self._rois.open.values()
         silence_s = first.link.response_timeout_s()
-        fault = race.run(self._opened(first), self._slow_s(first), self._hedge, silence_s)
+        # 95 % of such streams take no longer
+        slow_s = first.link.estimate().completion_s(
+            len(rois), sum(roi.voxels.nbytes for roi in rois)
+        )
+        fault = race.run(self._opened(first), slow_s, self._hedge, silence_s)
         self._faults |= race.faults
         self._rois.close_unmeetable()
         return fault
@@ -346,12 +347,6 @@ class Escalation:
     def _hedge(self) -> Stream | None:
         endpoint = self._endpoint(1)
         return None if endpoint is None else self._opened(endpoint)
-
-    def _slow_s(self, endpoint: Endpoint) -> float:
-        """Return the time that 95 % of such streams do not exceed."""
-        rois = self._rois.open.values()
-        sent_bytes = sum(roi.voxels.nbytes for roi in rois)
-        return endpoint.link.estimate().completion_s(len(rois), sent_bytes)
 
     def _take(self, stream: Stream, received: Received) -> bool:
         """Record a message; return whether another cloud may answer what this one cannot."""

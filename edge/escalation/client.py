@@ -91,13 +91,10 @@ class Escalator:
     """The second reader at the other end of a channel, used for study after study.
 
     Args:
-        channel: to the cloud.
         link: learns from every escalation, and admits none while the cloud is unreachable.
-        settings: how studies are sent.
         hedge: another cloud with its link: used in addition if the first is slow or fails, and
             in its place while the first is down.
-        sleep: pauses; injected for tests.
-        jitter: a random number between two bounds; injected for tests.
+        jitter: a random number between two bounds.
     """
 
     def __init__(
@@ -233,12 +230,9 @@ def open_link(
     channel = held.enter_context(open_channel(address, settings))
     if settings.health_check_s:
         check = partial(start_health_check, channel)
-        grace_s = settings.startup_grace_s
-        held.enter_context(
-            HealthMonitor(
-                check, link, settings.health_check_s, startup_grace_s=grace_s, clock=clock
-            )
-        )
+        pause_s, grace_s = settings.health_check_s, settings.startup_grace_s
+        monitor = HealthMonitor(check, link, pause_s, startup_grace_s=grace_s, clock=clock)
+        held.enter_context(monitor)
     return channel
 
 

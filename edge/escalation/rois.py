@@ -121,27 +121,17 @@ class RoiStates:
 
     def result(self, fault: OverreadError | None, attempts: int) -> EscalationResult:
         """Return the result of the escalation; ``fault`` ended its last attempt early."""
-        return EscalationResult(
-            self.verdicts,
-            self.refusals,
-            self.masks,
-            self._why_incomplete(fault),
-            attempts,
-            rejected=attempts > 0
-            and bool(self.open)
-            and not isinstance(fault, (LinkFault, Draining)),
-        )
-
-    def _why_incomplete(self, fault: OverreadError | None) -> str:
-        unanswered = self.unanswered
+        answers = (self.verdicts, self.refusals, self.masks)
+        reason, unanswered = "", self.unanswered
         if unanswered and fault is not None:
-            return f"{fault.kind}: {fault.reason}"
-        if unanswered:
-            return f"the service ended the stream with {len(unanswered)} ROIs unanswered"
-        if self.refusals:
+            reason = f"{fault.kind}: {fault.reason}"
+        elif unanswered:
+            reason = f"the service ended the stream with {len(unanswered)} ROIs unanswered"
+        elif self.refusals:
             first = next(iter(self.refusals.values()))
-            return f"{len(self.refusals)} ROIs refused: {first.error}: {first.reason}"
-        return ""
+            reason = f"{len(self.refusals)} ROIs refused: {first.error}: {first.reason}"
+        reached = attempts > 0 and not isinstance(fault, (LinkFault, Draining))
+        return EscalationResult(*answers, reason, attempts, rejected=reached and bool(self.open))
 
 
 def is_unmeetable(message: object) -> bool:

@@ -25,15 +25,11 @@ FAILED_S = 0.02
 
 @dataclass(frozen=True)
 class EscalationSettings:
-    """How a study is sent to the cloud.
+    """How a study is sent to the cloud; `edge.settings.EdgeSettings` explains the settings.
 
     Attributes:
         shape: of the ROIs, voxels (z, y, x).
-        reserve_s: seconds reserved for the stages after the escalation.
         max_attempts: streams that are opened for one study at most.
-        model_version: of the cloud's model that is required; empty for any.
-        priority: clinical priority.
-        site: the name of this site; empty for none.
     """
 
     shape: tuple[int, int, int]
@@ -117,13 +113,8 @@ class GrpcStream:
 class RequestIterator:
     """The requests of one stream; `admit` sends the held ROIs, `end` stops the sending.
 
-    gRPC takes the requests from a thread of its own, which waits here while the ROIs are held.
-
-    Args:
-        header: goes first.
-        rois: the most valuable first.
-        deadline: held ROIs wait no longer.
-        held: whether the ROIs wait until they are admitted.
+    gRPC takes the requests from a thread of its own, which waits here while the ROIs are held,
+    until the deadline at most. The ROIs are sent in their order, the most valuable first.
     """
 
     def __init__(

@@ -92,12 +92,8 @@ class LinkEstimate:
         """Return the time that a share ``q`` of such escalations does not exceed.
 
         Sending, reading and answering overlap like a flow line of three machines. Around the
-        medians, the parts are assumed to be normal and independent.
-
-        Args:
-            rois: ROIs that are sent.
-            sent_bytes: of all of them together.
-            q: above 0 and below 1.
+        medians, the parts are assumed to be normal and independent. ``sent_bytes`` are those of all
+        ROIs together.
         """
         # ``slow`` is the 95th percentile: scale its distance from the median to the quantile q.
         deviations = NORMAL.inv_cdf(q) / NORMAL.inv_cdf(SLOW)
@@ -105,7 +101,9 @@ class LinkEstimate:
         slow = self.slow.stages_s(rois, sent_bytes)
         # In a flow line, all ROIs pass the slowest stage one after the other; the other two stages
         # add the time of one ROI each. Which stage is the slowest depends on q: take the maximum.
-        return max(self._quantile_s(middle, slow, s, deviations) for s in _slowest(rois))
+        one = 1 / max(rois, 1)
+        shares = (1.0, one, one), (one, 1.0, one), (one, one, 1.0)
+        return max(self._quantile_s(middle, slow, each, deviations) for each in shares)
 
     def _quantile_s(self, middle: Stages, slow: Stages, shares: Stages, deviations: float) -> float:
         """Add the medians, and the deviations from them as squares (root of the sum)."""
@@ -114,12 +112,6 @@ class LinkEstimate:
         parts += zip(middle, slow, shares, strict=True)
         spread_s = math.hypot(*((high - mid) * share for mid, high, share in parts))
         return max(0.0, sum(mid * share for mid, _, share in parts) + deviations * spread_s)
-
-
-def _slowest(rois: int) -> list[Stages]:
-    """Return the shares of the stages that count, for each stage that may be the slowest."""
-    one = 1 / max(rois, 1)
-    return [(1.0, one, one), (one, 1.0, one), (one, one, 1.0)]
 
 
 OFF = LinkEstimate(available=False, reason="off", off=True)
@@ -145,7 +137,7 @@ class _Seen:
 class DecayingQuantiles:
     """Running weighted quantiles of one quantity.
 
-    A measurement weighs 1 when it is made, and half as much after every ``half_life_s``. The
+    A measurement weighs 1 when it is made, and half as much after every `HALF_LIFE_S`. The
     ``prior``, a median and a 95th percentile, together always weigh half a fresh measurement, so
     that the quantiles return to it when nothing is measured.
 
@@ -154,13 +146,8 @@ class DecayingQuantiles:
     `BOUND_EXPIRES_AT_LATEST`: a single outage is soon forgotten, a lasting one is not.
     """
 
-    def __init__(
-        self,
-        prior: tuple[float, float],
-        clock: Callable[[], float],
-        half_life_s: float = HALF_LIFE_S,
-    ) -> None:
-        self._prior, self._clock, self._half_life_s = prior, clock, half_life_s
+    def __init__(self, prior: tuple[float, float], clock: Callable[[], float]) -> None:
+        self._prior, self._clock = prior, clock
         self._seen: deque[_Seen] = deque(maxlen=MEMORY)
 
     @property
@@ -182,8 +169,8 @@ class DecayingQuantiles:
         In expectation, as the ``q (n + 1)``-th of ``n`` does; at 0.5 it is the weighted median.
         """
         # Sort the measurements and the two values of the prior; accumulate their weights.
-        current = self._current()
-        weights = self._weights(current)
+        current, now_s = self._current(), self._clock()
+        weights = [2.0 ** ((seen.at_s - now_s) / HALF_LIFE_S) for seen in current]
         values = np.array([*(seen.value for seen in current), *self._prior])
         order = np.argsort(values)
         reached = np.cumsum(np.array([*weights, *PRIOR_WEIGHTS])[order])
@@ -201,10 +188,6 @@ class DecayingQuantiles:
         since = len(list(takewhile(lambda seen: not seen.is_bound, reversed(self._seen))))
         expires = min(BOUND_EXPIRES * bounds, BOUND_EXPIRES_AT_LATEST)
         return self._seen if since < expires else measured
-
-    def _weights(self, seen: Sequence[_Seen]) -> list[float]:
-        now_s = self._clock()
-        return [2.0 ** ((one.at_s - now_s) / self._half_life_s) for one in seen]
 
 
 @dataclass(frozen=True)
@@ -226,11 +209,6 @@ class Arrival:
     def transport_s(self) -> float:
         """Seconds that the ROI and its answer spent on the link."""
         return max(0.0, self.after_s - self.queue_s - self.compute_s)
-
-
-def computed(arrivals: Sequence[Arrival]) -> list[Arrival]:
-    """Return those that the cloud computed; a cached one says nothing of queue and computing."""
-    return [arrival for arrival in arrivals if arrival.compute_s > 0.0]
 
 
 def computing_s(arrivals: Sequence[Arrival]) -> float:
@@ -260,9 +238,9 @@ FASTEST_BYTES_PER_S = 1.25e9  # 10 Gbit/s; more cannot be measured with this clo
 class Measurements:
     """Running quantiles of a link's round trip, throughput, and the cloud's queue and reading."""
 
-    def __init__(self, clock: Callable[[], float], half_life_s: float) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         def quantiles(middle: float, slow: float) -> DecayingQuantiles:
-            return DecayingQuantiles((middle, slow), clock, half_life_s)
+            return DecayingQuantiles((middle, slow), clock)
 
         self._clock = clock
         self._reported_queue_s, self._reported_at_s = 0.0, clock()
@@ -306,8 +284,8 @@ class Measurements:
         self._round_trip_s.add(round_trip_s)
         self._up_s.add(max(up_s, 1 / FASTEST_BYTES_PER_S))
         # The first computed verdict shows the queue; all of them the time for one ROI; those of one
-        # batch the speed of the way back.
-        if read := computed(arrivals):
+        # batch the speed of the way back. A cached one says nothing of queue and computing.
+        if read := [arrival for arrival in arrivals if arrival.compute_s > 0.0]:
             self._queue_s.add(read[0].queue_s)
             self._roi_s.add(computing_s(read) / len(read))
             if (each_s := down_s(read)) is not None:

@@ -58,7 +58,7 @@ class HealthMonitor:
     ) -> None:
         self._check, self._link, self._pause_s, self._clock = check, link, pause_s, clock
         self._startup_grace_s = startup_grace_s
-        self._lock, self._over, self._up = threading.Lock(), False, False
+        self._lock, self._over, self._up = threading.Lock(), threading.Event(), False
         self._running: HealthCheck | None = None
         self._thread = threading.Thread(target=self._run, name="health monitor", daemon=True)
 
@@ -69,7 +69,7 @@ class HealthMonitor:
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._over = True
+            self._over.set()
             if self._running is not None:
                 self._running.cancel()
         self._link.suspect.set()
@@ -89,31 +89,26 @@ class HealthMonitor:
     def _check_once(self) -> bool:
         """Check once, unless an escalation is receiving answers; return False when it is over."""
         if self._link.receiving:
-            return not self._is_over()
+            return not self._over.is_set()
         began_s = self._clock()
         with self._lock:
-            if self._over:
+            if self._over.is_set():
                 return False
             self._running = check = self._check(self._timeout_s())
         fault = check.fault()
-        if not self._is_over():
-            self._report(fault, self._clock() - began_s)
-        return not self._is_over()
-
-    def _timeout_s(self) -> float:
-        """Return a short timeout while the cloud is up; otherwise allow for connecting."""
-        if self._up:
-            return min(CONNECT_S, self._link.response_timeout_s())
-        return max(CONNECT_S, self._startup_grace_s)
-
-    def _is_over(self) -> bool:
-        with self._lock:
-            return self._over
-
-    def _report(self, fault: LinkFault | None, took_s: float) -> None:
+        took_s = self._clock() - began_s
+        if self._over.is_set():
+            return False
         if fault is None:
             # the first check after a failure includes connecting, and is no round trip
             self._link.up(took_s if self._up else None)
         else:
             self._link.down(f"{fault.kind}: {fault.reason}")
         self._up = fault is None
+        return True
+
+    def _timeout_s(self) -> float:
+        """Return a short timeout while the cloud is up; otherwise allow for connecting."""
+        if self._up:
+            return min(CONNECT_S, self._link.response_timeout_s())
+        return max(CONNECT_S, self._startup_grace_s)

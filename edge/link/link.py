@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from edge.link.estimate import HALF_LIFE_S, SLOW, Arrival, LinkEstimate, Measurements
+from edge.link.estimate import SLOW, Arrival, LinkEstimate, Measurements
 
 CONNECT_S = 3.0
 """How long connecting may take; enough for a satellite."""
@@ -92,12 +92,11 @@ class Link:
         *,
         failures: int = 3,
         cool_off_s: float = 30.0,
-        half_life_s: float = HALF_LIFE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock, self._lock = clock, threading.RLock()
         self._breaker = Breaker(clock, failures, cool_off_s)
-        self._measured = Measurements(clock, half_life_s)
+        self._measured = Measurements(clock)
         self._response_at_s: float | None = None
         self._grace_until_s: float | None = None
         self._known = threading.Event()
@@ -189,9 +188,8 @@ class Link:
     def succeeded(self, arrivals: Sequence[Arrival], response_s: float = 0.0) -> None:
         """Record a stream that brought answers.
 
-        Args:
-            arrivals: its verdicts in the order in which they came; may be empty.
-            response_s: from opening the stream to the first response: one round trip.
+        ``arrivals`` are in the order in which they came; ``response_s`` runs from opening the
+        stream to the first response, which is one round trip.
         """
         with self._ended():
             self._breaker.succeeded()
@@ -209,11 +207,8 @@ class Link:
     ) -> None:
         """Record that ``sent_bytes`` were not answered ``after_s`` later, at the deadline.
 
-        Args:
-            sent_bytes: of what might have been answered first.
-            after_s: from when they could be sent.
-            response_s: time to the first response, None for none.
-            counts: whether the breaker counts it; otherwise it only bounds the speed.
+        ``response_s`` is the time to the first response, None for none. Where it does not count
+        for the breaker, it only bounds the speed.
         """
         with self._ended(suspect=True):
             if counts:
