@@ -61,7 +61,6 @@ class Backoff:
 
     Args:
         first_s: the pause after the first failed retry; it doubles with each further one.
-        clock: monotonic seconds.
         jitter: uniform between two bounds.
     """
 
@@ -148,29 +147,12 @@ class RetryBudget:
         """
         return min(self.longest_s, self.first_s * 2.0 ** min(failed_in_a_row, 30))
 
-    @property
-    def too_old(self) -> str:
-        """The reason for giving up a pending read that is too old."""
-        return f"no answer within {self.max_days:g} days"
-
-    @property
-    def too_much(self) -> str:
-        """The reason for giving up a pending read for lack of room."""
-        return f"pending reads exceeded {self.max_bytes / MB:g} MB"
-
 
 class Amender:
-    """Retry the pending reads of one store, and amend their reports.
+    """Retry the pending reads of one store, and amend their reports in the outbox.
 
-    Args:
-        store: holds them.
-        outbox: folder of the reports.
-        second: reads the ROIs.
-        budget: the limits of retrying.
-        on_amended: is told of every new version.
-        clock: monotonic seconds, for all time spans.
-        now: wall-clock time, only for the date in a report.
-        jitter: uniform between two bounds.
+    ``on_amended`` is told of every new version. ``clock``, in monotonic seconds, is for all time
+    spans; ``now``, the wall clock, only for the date in a report.
     """
 
     def __init__(
@@ -198,7 +180,9 @@ class Amender:
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
-        self._add_age()
+        if (passed_s := self._clock() - self._aged_s) >= AGE_STEP_S:
+            self._pending.add_age(passed_s)
+            self._aged_s += passed_s
         available = self._is_available()
         # 1. Finish a version that was begun: its verdicts are stored.
         if begun := self._at(PendingStep.AMENDING):
@@ -206,10 +190,12 @@ class Amender:
         # 2. Give up a read that is too old, or the oldest when compressing makes no room.
         reads = self._at(PendingStep.PENDING)
         if too_old := [r for r in reads if r.age_s > self._budget.max_days * DAY_S]:
-            return self._attempt(too_old[0], partial(self._give_up, self._budget.too_old))
+            reason = f"no answer within {self._budget.max_days:g} days"
+            return self._attempt(too_old[0], partial(self._give_up, reason))
         if not self._has_room() and reads:
             oldest = max(reads, key=lambda read: read.age_s)
-            return self._attempt(oldest, partial(self._give_up, self._budget.too_much))
+            reason = f"pending reads exceeded {self._budget.max_bytes / MB:g} MB"
+            return self._attempt(oldest, partial(self._give_up, reason))
         # 3. Retry a read that is due, while the cloud can be reached.
         if available and (due := [r for r in reads if self._backoff.due(r.study_key)]):
             return self._attempt(due[0], self._retry)
@@ -311,8 +297,3 @@ class Amender:
             log.exception("suspended until the next start", study_key=read.study_key)
             self._suspended.add(read.study_key)
         return True
-
-    def _add_age(self) -> None:
-        if (passed_s := self._clock() - self._aged_s) >= AGE_STEP_S:
-            self._pending.add_age(passed_s)
-            self._aged_s += passed_s

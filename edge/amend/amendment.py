@@ -133,21 +133,18 @@ def amend_report(
 ) -> Report:
     """Return the next version of the report, without its pictures.
 
-    Args:
-        context: of the version that is out.
-        old: the verdicts in that version.
-        new: these verdicts and the later ones.
-        created: wall-clock time, ISO 8601 with zone.
-        open_rois: ROIs that still have no verdict.
-        gives_up: whether they will not be retried; the reason is that of ``new``.
+    ``old`` holds the verdicts in the version that is out, ``new`` these and the later ones. If it
+    gives up, the ROIs that are still open will not be retried, for the reason in ``new``.
     """
     before = replace(context.report, findings=context.merged(old).findings)
     merged = context.merged(new)
     news = EscalationResult({i: v for i, v in new.verdicts.items() if i not in old.verdicts})
-    numbers = finding_numbers(before, merged.findings, context.plan)
-    changes = changes_between(before, merged.findings, numbers, news, context)
+    numbers = _finding_numbers(before, merged.findings, context.plan)
+    changes = _changes_between(before, merged.findings, numbers, news, context)
     if open_rois and gives_up:
-        changes += (given_up(before.version + 1, open_rois, new.reason),)
+        several = "1 candidate was" if open_rois == 1 else f"{open_rois} candidates were"
+        text = f"{several} not read again: {new.reason}"
+        changes += (Change(before.version + 1, ChangeKind.GIVEN_UP, text),)
     return replace(
         before,
         created=created,
@@ -163,7 +160,7 @@ def amend_report(
     )
 
 
-def finding_numbers(before: Report, findings: Sequence[Finding], plan: Plan) -> tuple[int, ...]:
+def _finding_numbers(before: Report, findings: Sequence[Finding], plan: Plan) -> tuple[int, ...]:
     """Return a number for each of ``findings``: its old one, or the next that was never used."""
     known = {plan.index_of(finding): number for number, finding in before.numbered}
     used = [*known.values(), *(c.number for c in before.changes if c.number is not None)]
@@ -172,34 +169,20 @@ def finding_numbers(before: Report, findings: Sequence[Finding], plan: Plan) -> 
     return tuple(known[i] if i in known else next(unused) for i in candidates)
 
 
-def changes_between(
+def _changes_between(
     before: Report,
     findings: Sequence[Finding],
     numbers: Sequence[int],
     news: EscalationResult,
     context: AmendmentContext,
 ) -> tuple[Change, ...]:
-    """Return what each new verdict changed, in the order of the candidates.
-
-    Args:
-        before: the version that is out, with its findings.
-        findings: of the new version.
-        numbers: of ``findings``.
-        news: the new verdicts.
-        context: plan and weights of both versions.
-    """
+    """Return what each of the verdicts in ``news`` changed, in the order of the candidates."""
     old = _by_candidate(before.numbered, context.plan)
     new = _by_candidate(zip(numbers, findings, strict=True), context.plan)
     return tuple(
         _change(before.version + 1, i, verdict, old.get(i), new.get(i), context)
         for i, verdict in sorted(news.verdicts.items())
     )
-
-
-def given_up(version: int, open_rois: int, reason: str) -> Change:
-    """Return the change that says how many candidates will not be read again, and why."""
-    several = "1 candidate was" if open_rois == 1 else f"{open_rois} candidates were"
-    return Change(version, ChangeKind.GIVEN_UP, f"{several} not read again: {reason}")
 
 
 Numbered = tuple[int, Finding]
@@ -221,41 +204,21 @@ def _change(
     """Return what the verdict on the candidate ``index`` changed."""
     candidate = context.plan.decisions[index].candidate
     merged = context.weights.merged(candidate.score, verdict.probability)
-    kind = _kind(old, new)
     number, finding = new or old or (None, None)
     centre_mm = finding.centre_mm if finding else candidate.centre_mm
     before = old[1].probability if old else candidate.score
     moved = f"probability from {before:.2f} to {merged:.2f} by the verdict"
-    where = f"{_name(kind, number)} at {_position(centre_mm)} mm"
+    match old, new:
+        case None, None:
+            kind, name = ChangeKind.NO_FINDING, "still no finding"
+        case None, _:
+            kind, name = ChangeKind.ADDED, f"new finding {number}"
+        case _, None:
+            kind, name = ChangeKind.REMOVED, f"finding {number} removed,"
+        case _:
+            kind, name = ChangeKind.PROBABILITY, f"finding {number}"
+    where = "{} at ({:.1f}, {:.1f}, {:.1f}) mm".format(name, *centre_mm)
     text = f"{where}: {moved} {verdict.probability:.2f} of {verdict.model}"
     return Change(
         version, kind, text, number, centre_mm, before, merged, verdict.probability, verdict.model
     )
-
-
-def _kind(old: Numbered | None, new: Numbered | None) -> ChangeKind:
-    match old, new:
-        case None, None:
-            return ChangeKind.NO_FINDING
-        case None, _:
-            return ChangeKind.ADDED
-        case _, None:
-            return ChangeKind.REMOVED
-        case _:
-            return ChangeKind.PROBABILITY
-
-
-def _name(kind: ChangeKind, number: int | None) -> str:
-    match kind:
-        case ChangeKind.ADDED:
-            return f"new finding {number}"
-        case ChangeKind.REMOVED:
-            return f"finding {number} removed,"
-        case ChangeKind.PROBABILITY:
-            return f"finding {number}"
-        case _:
-            return "still no finding"
-
-
-def _position(centre_mm: Triple) -> str:
-    return "({:.1f}, {:.1f}, {:.1f})".format(*centre_mm)

@@ -21,7 +21,7 @@ from enum import Enum
 from edge.amend.amendment import AmendmentContext
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult, cut_rois
-from edge.findings import BoolArray, Route
+from edge.findings import Route
 from edge.reader import EdgeReader
 from edge.report.model import Assessment, Report
 from edge.store.database import WrongStep, transaction
@@ -75,35 +75,20 @@ FAST, SMALL = 0, 6
 """zlib levels: 0.1 ms an ROI of 48 voxels a side, while the report waits; and 3 ms, later."""
 
 
-def pack_roi(roi: Roi, level: int = SMALL) -> bytes:
-    """Pack an ROI as it crosses the wire, compressed.
+def _pack_roi(roi: Roi) -> bytes:
+    """Pack an ROI as it crosses the wire, hardly compressed, because the report waits for it.
 
     The checksum of the wire is stored with it, so that an ROI that the disk damaged is detected.
     """
-    return zlib.compress(encode_roi(roi).SerializeToString(), level)
+    return zlib.compress(encode_roi(roi).SerializeToString(), FAST)
 
 
-def unpack_roi(data: bytes) -> Roi:
-    """Unpack what `pack_roi` packed.
-
-    Raises:
-        ChecksumMismatch: its voxels are damaged.
-    """
+def _unpack_roi(data: bytes) -> Roi:
+    """Unpack what `_pack_roi` packed; raise ChecksumMismatch if its voxels are damaged."""
     return decode_roi(pb.ReadRequest.FromString(zlib.decompress(data)).roi)
 
 
-def pack_verdict(verdict: Verdict, mask: BoolArray | None) -> bytes:
-    """Pack a verdict, with ``mask`` as the voxels of its nodule."""
-    packed = b"" if mask is None else pack_mask(mask)
-    return encode_response(replace(verdict, mask=packed)).SerializeToString()
-
-
-def unpack_verdict(data: bytes) -> Verdict:
-    """Unpack what `pack_verdict` packed.
-
-    Raises:
-        TypeError: it is not a verdict.
-    """
+def _unpack_verdict(data: bytes) -> Verdict:
     verdict = decode_response(pb.ReadResponse.FromString(data))
     if not isinstance(verdict, Verdict):
         raise TypeError(f"stored as a verdict: {verdict!r}")
@@ -155,10 +140,8 @@ class PendingStore:
     ) -> None:
         """Save what is pending for a report that is about to go out.
 
-        Args:
-            context: of the report.
-            answers: those that came in time.
-            rois: the pending ROIs, most valuable first; nothing is saved if there are none.
+        ``answers`` are those that came in time, ``rois`` the pending ROIs, most valuable first.
+        Nothing is saved if there are none.
         """
         key = context.report.study_key
         if not rois:
@@ -172,10 +155,9 @@ class PendingStore:
                 " VALUES (?, ?, ?, ?, ?)",
                 (*head, context.to_bytes()),
             )
-            # Hardly compressed, because the report waits for it. `compress_one` does that later.
             self._database.executemany(
                 "INSERT INTO pending_rois (study_key, roi_id, priority, roi) VALUES (?, ?, ?, ?)",
-                [(key, roi.roi_id, i, pack_roi(roi, FAST)) for i, roi in enumerate(rois)],
+                [(key, roi.roi_id, i, _pack_roi(roi)) for i, roi in enumerate(rois)],
             )
             self._insert(key, context.report.version, answers)
 
@@ -218,13 +200,13 @@ class PendingStore:
         rows = self._database.execute(
             "SELECT roi FROM pending_rois WHERE study_key = ? ORDER BY priority", (key,)
         )
-        return [unpack_roi(row["roi"]) for row in rows]
+        return [_unpack_roi(row["roi"]) for row in rows]
 
     def roi(self, key: str, roi_id: int) -> Roi | None:
         """Return one of the ROIs; None if it is not stored."""
         query = "SELECT roi FROM pending_rois WHERE study_key = ? AND roi_id = ?"
         row = self._database.execute(query, (key, roi_id)).fetchone()
-        return None if row is None else unpack_roi(row["roi"])
+        return None if row is None else _unpack_roi(row["roi"])
 
     def answers(self, key: str, version: int) -> EscalationResult:
         """Return all verdicts that ``version`` of the report has, and why it has no more."""
@@ -232,7 +214,7 @@ class PendingStore:
             "SELECT * FROM pending_verdicts WHERE study_key = ? AND version <= ? ORDER BY roi_id",
             (key, version),
         ).fetchall()
-        verdicts = {row["roi_id"]: unpack_verdict(row["verdict"]) for row in rows}
+        verdicts = {row["roi_id"]: _unpack_verdict(row["verdict"]) for row in rows}
         masks = {
             row["roi_id"]: unpack_mask(verdicts[row["roi_id"]].mask, (row["z"], row["y"], row["x"]))
             for row in rows
@@ -339,8 +321,9 @@ class PendingStore:
         rows: list[tuple[object, ...]] = []
         for roi_id, verdict in answers.verdicts.items():
             mask = answers.masks.get(roi_id)
-            shape = (0, 0, 0) if mask is None else mask.shape
-            rows.append((key, roi_id, version, pack_verdict(verdict, mask), *shape))
+            packed, shape = (b"", (0, 0, 0)) if mask is None else (pack_mask(mask), mask.shape)
+            stored = encode_response(replace(verdict, mask=packed)).SerializeToString()
+            rows.append((key, roi_id, version, stored, *shape))
         self._database.executemany(
             "INSERT OR IGNORE INTO pending_verdicts VALUES (?, ?, ?, ?, ?, ?, ?)", rows
         )

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from edge.errors import EdgeError
@@ -139,12 +138,7 @@ class StudyStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def open_claim(
@@ -152,17 +146,19 @@ class StudyStore:
     ) -> Record | None:
         """Insert a study at step CLAIMING; return None if another process claims the same name.
 
-        Args:
-            members: names in the inbox, that of the study first.
-            fingerprint: of its files.
-            report_names: proposed folders in the outbox; the first free one is taken.
+        The first of ``report_names`` that is free becomes its folder in the outbox.
         """
         key, now = new_study_key(), _now()
         row = (key, json.dumps(members), fingerprint)
+        taken = "SELECT 1 FROM studies WHERE report_name = ?"
         self._on_step(Step.CLAIMING, False)
         try:
             with transaction(self._database):
-                name = next(name for name in report_names if not self._has_report(name))
+                name = next(
+                    name
+                    for name in report_names
+                    if self._database.execute(taken, (name,)).fetchone() is None
+                )
                 self._database.execute(
                     "INSERT INTO studies (id, members, fingerprint, report_name, step,"
                     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -238,10 +234,6 @@ class StudyStore:
                 self.pending.discard(key)
         self._on_step(step, True)
         return self.get(key)
-
-    def _has_report(self, name: str) -> bool:
-        query = "SELECT 1 FROM studies WHERE report_name = ?"
-        return self._database.execute(query, (name,)).fetchone() is not None
 
 
 @contextmanager
