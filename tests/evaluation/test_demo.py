@@ -23,6 +23,7 @@ from evaluation.demo import Programs, Result, main, matches, run_demo, second_re
 from evaluation.errors import ServiceFailed
 from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Geometry, Nodule, Volume
+from tests.models.test_main import failure
 
 EDGE = Path(__file__).with_name("scripted_screen.py")
 
@@ -219,11 +220,8 @@ def test_folder_of_something_else_ends_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "thesis.txt").write_text("three years of work")
-    monkeypatch.setattr(sys, "argv", ["demo", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    assert end.value.code == 1
-    assert capsys.readouterr().err.startswith(f"MissingData: {tmp_path}: is not empty")
+    said = failure(main, ["--out", str(tmp_path)], monkeypatch, capsys)
+    assert said.startswith(f"MissingData: {tmp_path}: is not empty")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

@@ -11,9 +11,15 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
-from tests.models.test_main import Lacking
+from tests.models.test_main import Ended, Lacking, failure
 
 HEAD = "seriesuid,coordX,coordY,coordZ,"
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
+    """Runs the program; what it said on stderr, where it ended with exit status 1."""
+    return lambda *arguments: failure(main, arguments, monkeypatch, capsys)
 
 
 @pytest.fixture
@@ -41,13 +47,8 @@ def test_froc_prints_json(tables: list[str]) -> None:
     said = json.loads(result.stdout)
     assert said["cpm"] == 1.0
     assert said["sensitivity"] == [1.0] * 7
-    assert {name: said[name] for name in ("tp", "fn", "fp", "ignored", "double")} == {
-        "tp": 1,
-        "fn": 0,
-        "fp": 1,
-        "ignored": 0,
-        "double": 0,
-    }
+    counts = ("tp", "fn", "fp", "ignored", "double")
+    assert [said[name] for name in counts] == [1, 0, 1, 0, 0]
     assert said["intervals"]["cpm"] == [1.0, 1.0]
     assert len(said["intervals"]["sensitivity"]) == 7
 
@@ -59,31 +60,21 @@ def test_froc_prints_a_table(tables: list[str]) -> None:
     assert "100.0 %" in result.stdout
 
 
-def test_bad_table_ends_with_a_line(
-    tables: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_table_ends_with_a_line(tables: list[str], ended: Ended) -> None:
     Path(tables[1]).write_text(HEAD + "probability\nc,0,0,0,0.9\n")
-    monkeypatch.setattr("sys.argv", ["overread-eval", "froc", *tables])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    said = capsys.readouterr().err
+    said = ended("froc", *tables)
     assert "BadTable" in said
     assert "scan 'c'" in said
 
 
 @pytest.mark.parametrize("command", ["nodules --plot", "calibration --plot", "policies --plots"])
 def test_a_chart_without_matplotlib_names_the_extra(
-    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    command: str, monkeypatch: pytest.MonkeyPatch, ended: Ended
 ) -> None:
     monkeypatch.setattr("sys.meta_path", [Lacking("matplotlib"), *sys.meta_path])
     monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
     data = ["--data", ".", "--scans", ".", "--truth", __file__]
-    monkeypatch.setattr("sys.argv", ["overread-eval", *command.split(), "chart", *data])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    said = capsys.readouterr().err
+    said = ended(*command.split(), "chart", *data)
     assert said == "matplotlib is missing: needs the extra `train`: pip install 'overread[train]'\n"
 
 
@@ -116,19 +107,12 @@ def test_phantoms_that_were_learnt_from_are_refused(seed: int, count: int) -> No
     assert "learnt from" in " ".join(result.stderr.split())
 
 
-def test_an_unwritable_folder_ends_with_a_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unwritable_folder_ends_with_a_line(tmp_path: Path, ended: Ended) -> None:
     (tmp_path / "studies" / "one").mkdir(parents=True)
     truth = tmp_path / "truth.csv"
     truth.write_text("scan,x,y,z,diameter_mm\none,0,0,0,10\n")
     arguments = ["--studies", str(tmp_path / "studies"), "--truth", str(truth), "--cloud", "off"]
-    command = ["overread-eval", "detect", *arguments, "--out", str(truth)]
-    monkeypatch.setattr("sys.argv", command)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    said = capsys.readouterr().err
+    said = ended("detect", *arguments, "--out", str(truth))
     assert "NotADirectoryError" in said
     assert "Traceback" not in said
     assert [line.split()[0] for line in said.splitlines()] == ["studies", "NotADirectoryError:"]

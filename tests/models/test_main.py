@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,23 @@ from models.runtime.artifacts import every
 Ended = Callable[..., str]
 
 
+def failure(
+    main: Callable[[], None],
+    arguments: Sequence[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> str:
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
+
+
 @pytest.fixture
 def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ended:
     """Runs the command; what it said on stderr, where it ended with exit status 1."""
-
-    def run(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["overread-models", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            command.main()
-        assert stopped.value.code == 1
-        return capsys.readouterr().err
-
-    return run
+    return lambda *arguments: failure(command.main, arguments, monkeypatch, capsys)
 
 
 def test_a_missing_file_is_one_line(ended: Ended, tmp_path: Path) -> None:

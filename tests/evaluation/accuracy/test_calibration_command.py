@@ -20,7 +20,6 @@ from evaluation.accuracy.calibration_command import (
 )
 from evaluation.accuracy.nodules import save_chart
 from evaluation.accuracy.scores import Fitted
-from evaluation.errors import MissingData
 from models.markdown import Rows
 
 FITTED = Fitted((0.5, 0.0), (1.0, 0.0), MergeWeights(0.0, 0.5, 0.5))
@@ -87,5 +86,3 @@ def test_picture_has_a_panel_for_each(result: dict[str, Any], tmp_path: Path) ->
     picture = cv2.imread(str(tmp_path / "r.png"))
     assert picture is not None
     assert picture.shape == (820, 1140, 3)
-    with pytest.raises(MissingData):
-        save_chart(draw_reliability(result), tmp_path / "none" / "r.png")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,44 +34,31 @@ FOUR = make([0.9, 0.7, 0.5, -np.inf], [0.8, 0.6, 0.6], [0, 0, 1], 2)
 
 
 def test_curve_lists_every_threshold() -> None:
+    """Sensitivities and false positives are those of a threshold that there is."""
     curve = froc(FOUR)
     assert curve.threshold.tolist() == [np.inf, 0.9, 0.8, 0.7, 0.6, 0.5]
     assert curve.sensitivity.tolist() == [0, 0.25, 0.25, 0.5, 0.5, 0.75]
     assert curve.false_per_scan.tolist() == [0, 0, 0.5, 0.5, 1.5, 1.5]
-
-
-def test_sensitivity_is_that_of_an_achievable_threshold() -> None:
-    curve = froc(FOUR)
-    assert sensitivity_at(curve, (0.125, 0.5, 1.0, 1.5, 8.0)).tolist() == [
-        0.25,
-        0.5,
-        0.5,
-        0.75,
-        0.75,
-    ]
+    rates = (0.125, 0.5, 1.0, 1.5, 8.0)
+    assert sensitivity_at(curve, rates).tolist() == [0.25, 0.5, 0.5, 0.75, 0.75]
     assert threshold_within(curve, (0.125, 0.5, 8.0)).tolist() == [0.9, 0.7, 0.5]
-
-
-def test_tied_nodule_and_false_positive_are_taken_together() -> None:
-    curve = froc(make([0.5], [0.5], [0], 1))
-    assert sensitivity_at(curve, (0.5, 1.0)).tolist() == [0.0, 1.0]
-
-
-def test_false_positives_at_a_sensitivity() -> None:
-    curve = froc(FOUR)
     assert false_positives_at(curve, (0.25, 0.5, 0.75, 0.9)).tolist() == [0, 0.5, 1.5, np.inf]
     assert threshold_at(curve, (0.5, 0.9)).tolist() == [0.7, -np.inf]
 
 
-def test_without_false_positives_everything_is_free() -> None:
-    curve = froc(make([0.9, 0.1], [], [], 3))
-    assert sensitivity_at(curve).tolist() == [1.0] * 7
-    assert false_positives_at(curve, (1.0,)).tolist() == [0.0]
-
-
-def test_reader_that_finds_nothing() -> None:
-    curve = froc(make([-np.inf], [0.9], [0], 1))
-    assert sensitivity_at(curve).tolist() == [0.0] * 7
+@pytest.mark.parametrize(
+    ("nodules", "false", "found", "false_at_all"),
+    [([0.5], [0.5], [0.0, 1.0], 1.0), ([0.9, 0.1], [], [1.0, 1.0], 0.0),
+     ([-np.inf], [0.9], [0.0, 0.0], np.inf)],
+    ids=["a tied pair is taken together", "without false positives", "nothing is found"],
+)  # fmt: skip
+def test_ends_of_a_curve(
+    nodules: list[float], false: list[float], found: list[float], false_at_all: float
+) -> None:
+    curve = froc(make(nodules, false, [0] * len(false), 1))
+    assert sensitivity_at(curve, (0.5, 1.0)).tolist() == found
+    assert sensitivity_at(curve)[[0, -1]].tolist() == found
+    assert false_positives_at(curve, (1.0,)).tolist() == [false_at_all]
 
 
 def test_weights_count_nodules_and_scans_several_times() -> None:
@@ -106,46 +92,38 @@ def test_scores_that_make_no_curve_are_refused(
 
 
 NONE = np.empty((0, 4))
+NODULE = np.array([[0, 0, 0, 6.0]])
 
 
-def test_a_nodule_counts_once_at_its_highest_score() -> None:
-    """Of three points on one nodule the best counts and the other two are doubles."""
-    points = np.array([[0, 0, 0, 0.3], [1, 0, 0, 0.9], [0, 1, 0, 0.5], [50, 0, 0, 0.8]])
-    found = match_scan(points, np.array([[0, 0, 0, 6.0]]), NONE)
-    assert found.nodule_score.tolist() == [0.9]
-    assert found.false_score.tolist() == [0.8]
-    assert (found.double, found.ignored) == (2, 0)
-
-
-def test_half_the_diameter_is_outside() -> None:
-    found = match_scan(np.array([[3.0, 0, 0, 0.9]]), np.array([[0, 0, 0, 6.0]]), NONE)
-    assert found.nodule_score.tolist() == [-np.inf]
-    assert found.false_score.tolist() == [0.9]
-
-
-def test_excluded_findings_are_ignored_but_hits_come_first() -> None:
+@pytest.mark.parametrize(
+    ("points", "excluded", "score", "false", "double", "ignored"),
+    [
+        ([[0, 0, 0, 0.3], [1, 0, 0, 0.9], [0, 1, 0, 0.5], [50, 0, 0, 0.8]], NONE, 0.9, [0.8], 2, 0),
+        ([[3.0, 0, 0, 0.9]], NONE, -np.inf, [0.9], 0, 0),
+        ([[0, 0, 0, 0.9], [15.1, 0, 0, 0.8], [25.0, 0, 0, 0.7]],
+         np.array([[0, 0, 0, 20.0], [20.0, 0, 0, -1.0]]), 0.9, [0.7], 0, 1),
+        (NONE, NONE, -np.inf, [], 0, 0),
+    ],
+    ids=["the best of three hits", "half the diameter is outside", "excluded", "no candidates"],
+)  # fmt: skip
+def test_a_nodule_counts_once_at_its_highest_score(
+    points: list[list[float]], excluded: np.ndarray, score: float, false: list[float],
+    double: int, ignored: int,
+) -> None:  # fmt: skip
     """A mark on nodule and excluded finding is a hit; unknown diameters reach 5 mm."""
-    points = np.array([[0, 0, 0, 0.9], [15.1, 0, 0, 0.8], [25.0, 0, 0, 0.7]])
-    excluded = np.array([[0, 0, 0, 20.0], [20.0, 0, 0, -1.0]])
-    found = match_scan(points, np.array([[0, 0, 0, 6.0]]), excluded)
-    assert found.nodule_score.tolist() == [0.9]
-    assert found.false_score.tolist() == [0.7]
-    assert (found.double, found.ignored) == (0, 1)
+    found = match_scan(np.array(points), NODULE, excluded)
+    assert found.nodule_score.tolist() == [score]
+    assert found.false_score.tolist() == false
+    assert (found.double, found.ignored) == (double, ignored)
 
 
 def test_only_the_hundred_best_of_a_scan_count() -> None:
     score = np.linspace(1.0, 0.5, 101)
     points = np.stack([np.arange(101) * 10.0 + 100, np.zeros(101), np.zeros(101), score], axis=1)
     points[100, 0] = 0
-    found = match_scan(points, np.array([[0, 0, 0, 6.0]]), NONE)
+    found = match_scan(points, NODULE, NONE)
     assert found.nodule_score.tolist() == [-np.inf]
     assert found.false_score.size == 100
-
-
-def test_scan_without_candidates() -> None:
-    found = match_scan(NONE, np.array([[0, 0, 0, 6.0], [9, 9, 9, 4.0]]), NONE)
-    assert found.nodule_score.tolist() == [-np.inf, -np.inf]
-    assert found.false_score.size == 0
 
 
 def test_published_result_is_reproduced(shared_data: Path) -> None:
@@ -165,22 +143,7 @@ def test_published_result_is_reproduced(shared_data: Path) -> None:
     assert intervals.cpm.low < 0.8420 < intervals.cpm.high
 
 
-Write = Callable[[str, str], Path]
-
-
-@pytest.fixture
-def write(tmp_path: Path) -> Write:
-
-    def to(name: str, text: str) -> Path:
-        path = tmp_path / name
-        path.write_text(text)
-        return path
-
-    return to
-
-
 HEAD = "seriesuid,coordX,coordY,coordZ,"
-
 
 GOOD = {
     "candidates": HEAD + "probability\na,0,0,0,0.9\nb,5,5,5,0.4\n",
@@ -190,8 +153,15 @@ GOOD = {
 }
 
 
-def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(write: Write) -> None:
-    found = challenge(*(write(name, text) for name, text in GOOD.items()))
+def write(folder: Path, **texts: str) -> dict[str, Path]:
+    """The good tables but for these, in the order in which they are read."""
+    for name, text in (GOOD | texts).items():
+        (folder / name).write_text(text)
+    return {name: folder / name for name in GOOD}
+
+
+def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(tmp_path: Path) -> None:
+    found = challenge(*write(tmp_path).values())
     assert found.counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
     assert found.scored.scans == 2
 
@@ -213,8 +183,8 @@ def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(write: Wri
         ("scans", "\n", r"lists no scan"),
     ],
 )
-def test_bad_tables_are_named(write: Write, file: str, text: str, message: str) -> None:
-    paths = {name: write(name, text) for name, text in (GOOD | {file: text}).items()}
+def test_bad_tables_are_named(tmp_path: Path, file: str, text: str, message: str) -> None:
+    paths = write(tmp_path, **{file: text})
     with pytest.raises(BadTable, match=message) as refused:
         challenge(*paths.values())
     assert refused.value.path == paths[file]

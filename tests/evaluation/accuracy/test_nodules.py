@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import Cube, Lesion
-from evaluation.accuracy.froc import Curve, Scored, froc, sensitivity_at
+from evaluation.accuracy.froc import Curve, Scored, froc
 from evaluation.accuracy.nodules import (
     NoduleScores,
     ScanScores,
@@ -22,22 +22,21 @@ from evaluation.accuracy.nodules import (
     score_scan,
     surrounded,
 )
+from evaluation.common.readers import Reads
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed
+from imaging.volume import Triple
 from models.runtime.detection import Candidate
 
 
-class Scripted:
+def scripted(answers: dict[int, list[tuple[Triple, float]]]) -> Reads:
     """A reader that answers by the first voxel of the box: places (z, y, x) and scores."""
 
-    def __init__(self, answers: dict[int, list[tuple[tuple[float, float, float], float]]]) -> None:
-        self.answers = answers
+    def read(box: Preprocessed) -> list[Candidate]:
+        found = answers.get(int(box.voxels[0, 0, 0]), [])
+        return [Candidate(place[::-1], place, 5.0, score) for place, score in found]
 
-    def __call__(self, box: Preprocessed) -> list[Candidate]:
-        found = self.answers.get(int(box.voxels[0, 0, 0]), [])
-        return [
-            Candidate((place[2], place[1], place[0]), place, 5.0, score) for place, score in found
-        ]
+    return read
 
 
 def cube(number: int, patient: str, diameter_mm: float = 8.0) -> Cube:
@@ -47,12 +46,8 @@ def cube(number: int, patient: str, diameter_mm: float = 8.0) -> Cube:
 
 
 def test_best_hit_of_a_cube_counts() -> None:
-    reads = Scripted(
-        {
-            1: [((10, 11, 12), 0.4), ((10, 11, 15.9), 0.6), ((10, 11, 16), 0.9)],
-            2: [((2, 2, 2), 0.9)],
-        }
-    )
+    hits = [((10, 11, 12), 0.4), ((10, 11, 15.9), 0.6), ((10, 11, 16), 0.9)]
+    reads = scripted({1: hits, 2: [((2, 2, 2), 0.9)]})
     assert read_cube(cube(1, "p"), reads) == 0.6
     assert read_cube(cube(2, "p"), reads) == -np.inf
 
@@ -68,13 +63,8 @@ def scores() -> NoduleScores:
     return NoduleScores(found, ("p", "p", "q", "r"), (first, second))
 
 
-def test_froc_by_hand() -> None:
-    """.9 N, .8 F, .7 N, .5 F, .4 N, .3 F: 1/4 for nothing, 1/2 for 1/2, 3/4 for 1 a scan."""
-    curve = froc(scores().scored)
-    assert sensitivity_at(curve).tolist() == [0.25, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75]
-
-
 def test_json_has_every_figure() -> None:
+    """.9 N, .8 F, .7 N, .5 F, .4 N, .3 F: 1/4 for nothing, 1/2 for 1/2, 3/4 for 1 a scan."""
     said = as_dict(scores(), figures(scores().scored, resamples=20))
     assert (said["nodules"], said["patients"], said["proposed"]) == (4, 3, 3)
     assert [at["value"] for at in said["sensitivity"]] == [0.25, 0.25, 0.5, 0.75, 0.75, 0.75, 0.75]
@@ -100,17 +90,14 @@ def test_each_scan_is_left_out_in_turn() -> None:
     assert without[0]["cpm"] == pytest.approx(4.5 / 7)
 
 
-def test_patients_are_drawn_whole() -> None:
-    scored = scores().scored
-    assert scored.nodule_group.tolist() == [0, 0, 1, 2]
-    assert scored.false_scan.tolist() == [0, 0, 1]
-    assert (scored.groups, scored.scans, scored.paired) == (3, 2, False)
-
-
 def test_scan_without_detections_still_counts() -> None:
+    """Nodules are grouped by patient, false positives by scan."""
     silent = ScanScores("silent", np.zeros(0), (), np.zeros(0))
-    both = NoduleScores(scores().nodule_score, scores().patients, (*scores().scans, silent))
-    assert froc(both.scored).false_per_scan[-1] == 1.0
+    both = NoduleScores(scores().nodule_score, scores().patients, (*scores().scans, silent)).scored
+    assert froc(both).false_per_scan[-1] == 1.0
+    assert both.nodule_group.tolist() == [0, 0, 1, 2]
+    assert both.false_scan.tolist() == [0, 0, 1]
+    assert (both.groups, both.scans, both.paired) == (3, 3, False)
 
 
 def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
@@ -137,7 +124,7 @@ def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
 
 
 def test_read_all_keeps_the_order() -> None:
-    reads = Scripted({1: [((10, 11, 12), 0.3)], 2: [((10, 11, 12), 0.2)]})
+    reads = scripted({1: [((10, 11, 12), 0.3)], 2: [((10, 11, 12), 0.2)]})
     found = read_all([cube(2, "q"), cube(1, "p")], [], reads)
     assert found.nodule_score.tolist() == [0.2, 0.3]
     assert found.patients == ("q", "p")
@@ -150,7 +137,7 @@ def test_a_cube_can_be_read_in_larger_surroundings() -> None:
     assert wide.voxels.shape == (30, 30, 30)
     assert wide.centre_zyx == (15.0, 16.0, 17.0)
     assert surrounded(one, 20).voxels.shape == surrounded(one, 0).voxels.shape == (20, 20, 20)
-    reads = Scripted({3: [((15, 16, 17), 0.7)]})
+    reads = scripted({3: [((15, 16, 17), 0.7)]})
     assert read_cube(one, reads, 30) == 0.7
     assert read_cube(one, reads) == -np.inf
 
@@ -196,7 +183,7 @@ LESION = Lesion((0.0, 0.0, 0.0), 20.0)
 
 
 def test_detections_are_sorted_into_hits_rim_and_false() -> None:
-    """The best hit scores for the lesion, the rim counts neither way, the rest is false."""
+    """The best hit scores for the lesion, rim and ignored lesions count neither way."""
     detections = [
         ((9.0, 0.0, 0.0), 0.6),
         ((0.0, 9.0, 0.0), 0.7),
@@ -208,14 +195,8 @@ def test_detections_are_sorted_into_hits_rim_and_false() -> None:
     assert scores.lesion_score.tolist() == [0.7]
     assert scores.false_score.tolist() == [0.5, 0.2]
     assert [scores.false_above(t) for t in (0.5, 0.51, 0.0)] == [1, 0, 2]
-
-
-def test_without_rim_a_near_miss_is_false() -> None:
-    scores = score_scan("a", [((12.0, 0.0, 0.0), 0.9)], (LESION,), rim_mm=0.0)
-    assert scores.lesion_score.tolist() == [-np.inf]
-    assert scores.false_score.tolist() == [0.9]
-
-
-def test_detections_on_ignored_lesions_count_neither_way() -> None:
-    scores = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], (), (LESION,))
-    assert scores.lesion_score.size == scores.false_score.size == 0
+    without_rim = score_scan("a", detections[2:3], (LESION,), rim_mm=0.0)
+    assert without_rim.lesion_score.tolist() == [-np.inf]
+    assert without_rim.false_score.tolist() == [0.99]
+    ignored = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], (), (LESION,))
+    assert ignored.lesion_score.size == ignored.false_score.size == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.data import Cube
+from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.subgroups import (
     GROUPINGS,
@@ -65,6 +65,8 @@ def test_only_renumbers_patients() -> None:
     part = only(scored(), np.array([False, False, True, True]))
     assert part.nodule_group.tolist() == [0, 1]
     assert part.groups == 2
+    with pytest.raises(ValueError, match="at least one"):
+        only(scored(), np.zeros(4, bool))
 
 
 def cube(row: int) -> Cube:
@@ -86,8 +88,6 @@ def test_index_may_lack_columns_and_values(tmp_path: Path) -> None:
 
 
 def test_real_subgroups_add_up(shared_data: Path) -> None:
-    from evaluation.accuracy.data import read_cubes
-
     cubes = read_cubes(shared_data / "nodules", ("val",))
     found = read_traits(shared_data / "nodules", cubes)
     for grouping in GROUPINGS.values():
@@ -101,8 +101,3 @@ def test_tables_have_a_line_for_each_subgroup() -> None:
     assert shown.cells[0][:3] == ["diameter", "4 to 6 mm", "1 (1)"]
     assert share({"value": 0.5, "low": None, "high": 1.0}) == "-"
     assert share({"value": 0.5, "low": 0.25, "high": 1.0}) == "50.0 (25-100)"
-
-
-def test_a_subgroup_without_nodules_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one"):
-        only(scored(), np.zeros(4, bool))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
+from evaluation.__main__ import app
+from evaluation.common.processes import RestartableCloud
 from evaluation.errors import MissingData, ServiceFailed
 from evaluation.links.link import (
     CAVEAT,
@@ -21,7 +23,6 @@ from evaluation.links.link import (
     _table,
     as_dict,
     checksums,
-    link_command,
     parts_of,
     read_all,
     read_part,
@@ -29,9 +30,60 @@ from evaluation.links.link import (
 )
 from evaluation.links.trace import Conditions, steady
 from models.runtime.artifacts import find
-from tests.evaluation.written import GIVEN, RESULT, WrittenCloud, WrittenEdge
 
-STEADY = steady(Conditions())
+STEADY, A, B = (steady(Conditions(), name) for name in ("steady", "a", "b"))
+GIVEN = {"trace": "t", "number": 0, "bytes": 0, "death": False}
+"""What the edge does not tell."""
+
+TOLD = {
+    "took_s": 0.1, "scheduler_delay_s": 0.0, "lesions": 2, "found": 1, "false": 1,
+    "escalated": 3, "answered": 2, "second_reading": "complete", "refused": "",
+}  # fmt: skip
+RESULT = GIVEN | TOLD
+
+
+@dataclass
+class WrittenEdge:
+    """Answers each study after ``wait_s``; before its first it waits for the others of ``both``."""
+
+    wait_s: float = 0.0
+    both: threading.Barrier | None = None
+    fails: bool = False
+    opened: list[dict[str, Any]] = field(default_factory=list)
+    files: list[bool] = field(default_factory=list)
+
+    def open(self, *, replay: bool = False, **settings: Any) -> str:
+        self.opened.append({"replay": replay, **settings})
+        return "written"
+
+    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:  # noqa: ARG002 - the shape of the real one
+        if self.both is not None and not self.files:
+            self.both.wait(60)
+        if self.fails:
+            raise OSError("it died")
+        self.files.append(from_files)
+        time.sleep(self.wait_s)
+        return dict(TOLD)
+
+
+class WrittenCloud(RestartableCloud):
+    """Counts its kills and starts; serves again ``back_after`` looks after a start."""
+
+    def __init__(self, back_after: int = 0) -> None:
+        super().__init__(Path())
+        self.address, self.back_after, self.starts, self.looks = "127.0.0.1:9", back_after, 0, 0
+
+    @property
+    def serves(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+    def kill(self) -> None:
+        self.kills += 1
+
+    def start(self) -> None:
+        self.starts += 1
+        self.looks = self.back_after
 
 
 def test_figures_of_a_trace_by_hand() -> None:
@@ -120,10 +172,9 @@ def test_the_result_sums_over_traces() -> None:
 
 
 def test_a_journal_of_other_weights_is_refused(tmp_path: Path) -> None:
-    app, path = typer.Typer(), tmp_path / "j.jsonl"
-    app.command()(link_command)
+    path = tmp_path / "j.jsonl"
     path.write_text("{}\n")
-    ended = CliRunner().invoke(app, ["--trace", "off", "--journal", str(path)])
+    ended = CliRunner().invoke(app, ["link", "--trace", "off", "--journal", str(path)])
     assert isinstance(ended.exception, MissingData)
     for name, checksum in checksums("screening-int8", "hybrid-int8").items():
         assert f"'{name}': '{checksum}'" in str(ended.exception)
@@ -139,65 +190,37 @@ def test_a_checksum_follows_weights_and_settings(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_trace_starts_nothing() -> None:
-    app = typer.Typer()
-    app.command()(link_command)
-    ended = CliRunner().invoke(app, ["--trace", "off", "--trace", "carrier-pigeon"])
+    ended = CliRunner().invoke(app, ["link", "--trace", "off", "--trace", "carrier-pigeon"])
     assert isinstance(ended.exception, MissingData)
     assert "satellite" in str(ended.exception)
-
-
-A, B = steady(Conditions(), "a"), steady(Conditions(), "b")
-
-
-class Edge:
-    def __init__(self, both: threading.Barrier | None = None, fails: bool = False) -> None:
-        self.read_here: list[tuple[str, int]] = []
-        self._both, self._fails, self._cloud = both, fails, ""
-
-    def open(self, *, replay: bool = False, **settings: Any) -> str:
-        self._cloud = settings["cloud"]
-        return f"replay {replay}"
-
-    def read(self, number: int, *, from_files: bool) -> dict[str, Any]:  # noqa: ARG002 - the shape of the real one
-        if self._both is not None and not self.read_here:
-            self._both.wait(60)
-        if self._fails:
-            raise OSError("it died")
-        self.read_here.append((self._cloud, number))
-        return {key: RESULT[key] for key in RESULT if key not in GIVEN}
 
 
 def test_each_study_is_in_exactly_one_part() -> None:
     parts = parts_of([A, None, B], 5, 2, {("a", 0), (OFF, 3), ("b", 1), ("b", 3)})
     assert parts == [
-        Part(A, (2, 4)),
-        Part(None, (0, 2, 4)),
-        Part(B, (0, 2, 4)),
-        Part(A, (1, 3)),
+        Part(A, (2, 4)), Part(None, (0, 2, 4)), Part(B, (0, 2, 4)), Part(A, (1, 3)),
         Part(None, (1,)),
-    ]
+    ]  # fmt: skip
     assert parts_of([A], 1, 3, {("a", 0)}) == []
 
 
 def test_edges_read_at_the_same_time() -> None:
     told: list[tuple[str, int]] = []
-    edges = [Edge(both := threading.Barrier(2)), Edge(both)]
+    both = threading.Barrier(2)
+    edges = [WrittenEdge(both=both), WrittenEdge(both=both)]
     parts = parts_of([A, B], 6, 2, set())
     read_all(Run(6), parts, edges, WrittenCloud(), lambda r: told.append((r["trace"], r["number"])))
     assert sorted(told) == [(name, n) for name in "ab" for n in range(6)]
-    assert all(edge.read_here for edge in edges)
-    seen = [{address for address, _ in edge.read_here} for edge in edges]
+    assert all(edge.files for edge in edges)
+    seen = [{one["cloud"] for one in edge.opened} for edge in edges]
     assert not seen[0] & seen[1]
 
 
 def test_an_edge_that_fails_ends_the_run() -> None:
     both = threading.Barrier(2)
+    edges = [WrittenEdge(both=both), WrittenEdge(both=both, fails=True)]
     with pytest.raises(OSError, match="it died"):
-        read_all(
-            Run(4), parts_of([A], 4, 2, set()), [Edge(both), Edge(both, fails=True)],
-            WrittenCloud(),
-            lambda _: None,
-        )  # fmt: skip
+        read_all(Run(4), parts_of([A], 4, 2, set()), edges, WrittenCloud(), lambda _: None)
 
 
 def test_a_second_run_continues_the_first(tmp_path: Path) -> None:
