@@ -1,4 +1,4 @@
-"""The time of one study: its deadline, and a ledger of what each stage was given and took.
+"""The time of one study: its deadline, and a ledger with the budget and the time of each stage.
 
 This module knows nothing of the link or of what the stages do.
 """
@@ -40,14 +40,14 @@ class Budget:
 
     @property
     def ledger_so_far(self) -> tuple[LedgerEntry, ...]:
-        """The ledger with the running stage so far: what a report can say while it is written."""
+        """The ledger including the running stage so far, for a report that is being written."""
         if self._running is None:
             return self.ledger
         name, budget_s, start_s = self._running
         return (*self.ledger, LedgerEntry(name, budget_s, self.deadline.clock() - start_s))
 
     def backdate(self, since_s: float) -> None:
-        """Count the wait since ``since_s``, on the deadline's clock, as the first stage.
+        """Enter the wait since ``since_s``, on the deadline's clock, as the first stage.
 
         The deadline becomes earlier by as much.
         """

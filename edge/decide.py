@@ -99,7 +99,7 @@ class Situation:
         return 0
 
     def why_no_more(self, sent: int) -> str:
-        """Say, for the report, why no more than ``sent`` candidates are sent."""
+        """Return the reason, for the report, why no more than ``sent`` candidates are sent."""
         if not self.link.available:
             return self.link.reason
         if self.budget_s <= 0:
@@ -159,7 +159,7 @@ def decide(situation: Situation) -> Plan:
 
     The candidates that are sent have the greatest value whose answers the link brings back within
     the budget, at the policy's confidence. One ROI is sent whenever there is a link and any time:
-    a link that is not used is not measured. A link that was lost gets only that one.
+    a link that is not used is not measured. A link that was down gets only that one.
     """
     candidates, thresholds = situation.candidates, situation.thresholds
     policy, roi_bytes = situation.policy, situation.roi_bytes
@@ -168,7 +168,7 @@ def decide(situation: Situation) -> Plan:
     decisions = tuple(_route(candidate, thresholds) for candidate in candidates)
 
     # 2. The uncertain ones compete for the link: each may be sent in several sizes, and a size
-    # has a value and a number of bytes. If nothing fits, the most valuable is sent all the same.
+    # has a value and a number of bytes. If nothing fits, the most valuable one is still sent.
     uncertain = sorted(
         Plan(decisions).uncertain,
         key=lambda i: -value_of_second_reading(candidates[i].score, thresholds),

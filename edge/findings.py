@@ -1,4 +1,4 @@
-"""The nouns of the edge: a candidate with its route, its outline, and the finding it becomes."""
+"""The data types of detection: a candidate with its route, an outline, and a finding."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ SMALL_MM = 6.0
 Society (MacMahon et al., Radiology 284:228-243, 2017); Lung-RADS v2022, category 2."""
 
 MALIGNANT = 0.5
-"""A malignancy score at or above it, the middle of the readers' scale, makes no nodule small."""
+"""A nodule with a malignancy score at or above it, the middle of the readers' scale, is not
+small."""
 
 
 class Route(Enum):
@@ -48,7 +49,7 @@ class SecondReading(Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """A candidate with its route, and a reason that a person can check."""
+    """A candidate with its route, and the reason for it."""
 
     candidate: Candidate
     route: Route

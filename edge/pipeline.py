@@ -54,7 +54,7 @@ class Pipeline:
         decide: chooses the candidates to send; the study key is for the log.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.
-        reserve_s: seconds kept back for the stages after the escalation.
+        reserve_s: seconds reserved for the stages after the escalation.
         roi_bytes: size of one full ROI on the wire.
         audit_rate: share of the scans without uncertain candidates that are audited.
     """
@@ -78,7 +78,7 @@ class Pipeline:
 
 @dataclass(frozen=True, eq=False)
 class StudyResult:
-    """The report of one study and its files.
+    """The report of one study, and its files.
 
     Its ledger is complete. The ledger in the files ends where their writing began.
     """
@@ -141,7 +141,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
         result = _reject(pipeline, job, budget, rejection)
-    except Exception as error:  # a fault of ours costs neither the report nor the next studies
+    except Exception as error:  # a fault of the program must not prevent the report
         if is_transient(error):
             raise  # the study is sound: the caller waits and reads it again
         log.exception("study failed", study_key=job.study_key)

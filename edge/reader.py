@@ -39,9 +39,9 @@ class Screening(Protocol):
 
 @dataclass(frozen=True)
 class EdgeReader:
-    """A screening network and how far its scores are trusted.
+    """A screening network with its thresholds, merge weights and guarantee.
 
-    ``guarantee`` is the most that a report may guarantee.
+    ``guarantee`` is the strongest guarantee that a report may give.
     """
 
     screener: Screening

@@ -39,27 +39,28 @@ class EdgeSettings(BaseSettings):
             lie outside ``inbox``.
         quiet_s: a study without a ``.done`` file is complete after this time without a change.
         cloud: ``HOST:PORT`` of the cloud; None for no second reading.
-        cloud_hedge: ``HOST:PORT`` of another cloud, asked when the first is slow or fails.
+        cloud_hedge: ``HOST:PORT`` of another cloud, used in addition if the first is slow or fails,
+            and in its place while the first is down.
         deadline_s: budget of a study from the moment it is complete in the inbox. It limits the
             wait for the cloud. The edge's own stages are not cut short: a report after the deadline
             is counted as late.
         reserve_s: part of the budget that is reserved for merging, drawing and writing the report.
         health_check_s: pause between two health checks, at most 1 s while the cloud is down;
-            0: no health checks, so that each study has to find out.
+            0: no health checks; each study probes the cloud itself.
         startup_grace_s: startup grace period: for this long after start, studies wait for the first
             successful health check. No effect without health checks.
-        site: name of this site, by which the cloud divides its time between sites. The name in a
-            client certificate takes precedence. Empty for none.
+        site: name of this site, used by the cloud for quotas. The name in a client certificate
+            takes precedence. Empty for none.
         characterize: whether findings that the edge reports by itself are also sent, for their
             size, type and outline.
         audit_rate: fraction of the studies without an uncertain candidate whose best dismissed
-            candidates are sent all the same; 0 for none.
+            candidates are sent anyway; 0 for none.
         pending_max_days: days of running time after which a pending read is given up.
         pending_max_mb: largest size of the database in megabytes; beyond it, the oldest pending
             read is given up.
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
-        cloud_model: required version of the cloud's model; empty for any.
+        cloud_model: required major version of the cloud's model; empty for any.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
@@ -124,13 +125,13 @@ class EdgeSettings(BaseSettings):
         for name, folder in (("outbox", self.outbox), ("state_dir", self.state_dir)):
             if Path(os.path.realpath(folder)).is_relative_to(inbox):
                 raise ValueError(
-                    f"{name} must lie outside inbox, or its contents would be taken for studies"
+                    f"{name} must lie outside inbox, otherwise its files would be read as studies"
                 )
         if Path(inbox).is_relative_to(os.path.realpath(self.state_dir)):
             raise ValueError("inbox must lie outside state_dir")
         if self.cloud is not None and self.deadline_s <= self.reserve_s:
             raise ValueError(
-                f"deadline_s = {self.deadline_s:g} leaves no time to ask the cloud, expected more"
+                f"deadline_s = {self.deadline_s:g} leaves no time for the cloud, expected more"
                 f" than reserve_s = {self.reserve_s:g}; increase deadline_s, decrease reserve_s, or"
                 " set cloud to off"
             )

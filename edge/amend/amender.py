@@ -1,8 +1,8 @@
 """Retry pending reads when the cloud can be reached, and write the amended reports.
 
 The main loop calls `Amender.run_once` between studies. Nothing that matters is only in memory:
-verdicts are durable before a version is written from them, so that the next start finishes a
-version that was begun, with the same verdicts and the same number.
+verdicts are durable before a version is written from them, so that the next start finishes an
+interrupted version with the same verdicts and the same number.
 
 All timing of retries is here: `RetryBudget` says how long a retry may take, `Backoff` says when the
 next one is due. (Within one escalation, `edge.escalation.client` paces its attempts.)
@@ -37,8 +37,8 @@ MAX_LINK_PAUSE_S = 300.0
 MAX_REFUSAL_PAUSE_S = 3600.0
 
 FIRST_RETRY_S, FIRST_RETRY_SHARE = 2.0, 0.2
-"""Limit of a first retry: so many seconds, or that share of the deadline if it is less. A study
-that arrives meanwhile waits for its end."""
+"""Limit of a first retry: 2 s, or 20 % of the deadline if that is shorter. A study that arrives
+during a retry waits for its end."""
 MAX_RETRY_SHARE = 0.5
 """Limit of any retry as a share of the deadline: a new study keeps at least half of its time."""
 DAY_S = 86_400.0
@@ -71,7 +71,7 @@ class Backoff:
         self._refused_until: dict[str, float] = {}
         self._link_until, self._no_responses = float("-inf"), 0
         self.failed_in_a_row = 0
-        """Consecutive retries without a verdict, of whatever study. Only a verdict resets it."""
+        """Consecutive retries without a verdict, of any study. Only a verdict resets it."""
 
     def due(self, key: str) -> bool:
         """Return whether this study may be retried now."""
@@ -143,7 +143,7 @@ class RetryBudget:
     def budget_s(self, failed_in_a_row: int) -> float:
         """Return the limit of the next retry, which doubles with every failed one.
 
-        On a slow link a fixed limit might be too short for even one ROI, for ever.
+        On a slow link a fixed limit might never suffice for even one ROI.
         """
         return min(self.longest_s, self.first_s * 2.0 ** min(failed_in_a_row, 30))
 
@@ -151,7 +151,7 @@ class RetryBudget:
 class Amender:
     """Retry the pending reads of one store, and amend their reports in the outbox.
 
-    ``on_amended`` is told of every new version. ``clock``, in monotonic seconds, is for all time
+    ``on_amended`` is called with every new version. ``clock``, in monotonic seconds, is for all time
     spans; ``now``, the wall clock, only for the date in a report.
     """
 
@@ -184,7 +184,7 @@ class Amender:
             self._pending.add_age(passed_s)
             self._aged_s += passed_s
         available = self._is_available()
-        # 1. Finish a version that was begun: its verdicts are stored.
+        # 1. Finish an interrupted version: its verdicts are stored.
         if begun := self._at(PendingStep.AMENDING):
             return self._attempt(begun[0], self._write)
         # 2. Give up a read that is too old, or the oldest when compressing makes no room.

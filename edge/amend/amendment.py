@@ -39,7 +39,7 @@ class AmendmentContext:
     """The report that is out, and what its findings follow from.
 
     Attributes:
-        report: as it stands in the outbox, without its findings.
+        report: as it is in the outbox, without its findings.
         plan: every candidate with its route.
         thresholds, weights: of the model that screened, so that a newer model changes nothing.
         geometry: of the lung box.

@@ -55,7 +55,7 @@ def run_agent(
         second: retries pending reads; None for the second reader of the pipeline.
         clock: monotonic seconds.
         stop: ends the work when it is set.
-        on_step: is told of every durable step.
+        on_step: called with every durable step.
 
     Raises:
         AlreadyRunning: another agent uses the inbox or the state folder.

@@ -38,7 +38,8 @@ def claim(
         work: folder of claimed studies.
         store: the durable state.
         is_taken: whether a name in the outbox is in use.
-        on_claim: is told the study key, and since when its budget runs, before a file is moved.
+        on_claim: called with the study key and the start time of its budget, before a file is
+            moved.
     """
     names = filterfalse(is_taken, report_names(study.name))
     record = store.open_claim(study.members, study.fingerprint, names)

@@ -38,13 +38,13 @@ class MainLoop:
         folders: of the agent.
         store: the durable state.
         inbox: finds complete studies.
-        process: processes a claimed study to its end; the number says since when its budget runs.
+        process: processes a claimed study to its end; the number is the start time of its budget.
         amender: retries pending reads.
         telemetry: gets the backlog.
         settings: of this process.
         stop: ends the work when it is set.
-        start_s: since when the budget of a study runs that an earlier process claimed: the clock
-            of that process is not known here.
+        start_s: start time of the budget of a study that an earlier process claimed: the clock of
+            that process is not known here.
     """
 
     def __init__(

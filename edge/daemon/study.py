@@ -81,12 +81,12 @@ def process_study(
 
     Args:
         record: of the study.
-        since_s: since when its budget runs; None for now.
+        since_s: start time of its budget; None for now.
         folders: of the agent.
         store: the durable state.
         read: reads the study and leaves its report in the job's folder, ``report.json`` last.
         deadline_s: for the report of a study that ``read`` cannot report.
-        on_report: is told of the report once, when it is out.
+        on_report: called once with the report, after it is written.
         clock: monotonic seconds, which ``since_s`` is measured with.
 
     Raises:

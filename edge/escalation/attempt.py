@@ -1,10 +1,10 @@
-"""Make one attempt after another at an escalation, with a hedge, and tell the links how it went.
+"""Run the attempts of one escalation, with a hedge, and report the results to the links.
 
-An attempt opens a stream to the first cloud that can be reached. Where that is slow or fails, a
-second stream to another cloud (the hedge) runs beside it. The first answer to each ROI wins.
+An attempt opens a stream to the first cloud that can be reached. If that is slow or fails, a second
+stream to another cloud (the hedge) runs in addition. The first answer to each ROI wins.
 
-This module knows nothing of gRPC: `Stream` is the border, and `edge.escalation.stream` is behind
-it. How often is tried, and with which pauses, is decided in `edge.escalation.client`.
+This module knows nothing of gRPC: `edge.escalation.stream` implements `Stream`. The number of
+attempts and the pauses between them are decided in `edge.escalation.client`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from protos.messages import Roi, Summary, Verdict
 from protos.metadata import Load
 
 TRAILER_S = 0.02
-"""How long the stream that brought the last answer may take to end and report its queue."""
+"""Longest wait for the end of a stream, and for the queue it reports, after the last answer."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class Race:
             slow_s: the hedge is opened when ``first`` takes longer.
             open_hedge: opens the second stream, if there is another cloud. It is called once:
                 when ``first`` is slow, cannot answer in time, or fails by no fault of the caller.
-            silence_s: the attempt ends when no stream brought anything for so long.
+            silence_s: the attempt ends after this time without anything from any stream.
         """
         self._open_hedge, self._silence_s = open_hedge, silence_s
         self._slow_at = self._deadline.capped(slow_s)
@@ -277,11 +277,11 @@ class Endpoint:
 
 
 class Escalation:
-    """One escalation through all its attempts; call `close` in the end, however it went.
+    """One escalation through all its attempts; call `close` at the end in any case.
 
     Args:
-        endpoints: the clouds. The first whose link admits the escalation is asked; the next one
-            is the hedge.
+        endpoints: the clouds. The first whose link admits the escalation is used; the next one is
+            the hedge.
         rois: the ROIs and their answers.
         counts: whether a missed deadline counts against the link of a cloud that responded.
     """
@@ -322,7 +322,7 @@ class Escalation:
         return fault
 
     def close(self) -> None:
-        """Tell every link that admitted this escalation how it went."""
+        """Report the result to every link that admitted this escalation."""
         for endpoint in self._entered:
             stream = self._streams.get(endpoint)
             if stream is None:
@@ -363,7 +363,7 @@ class Escalation:
 def _learn(
     link: Link, stream: Stream, fault: OverreadError | None, unanswered: Set[int], *, counts: bool
 ) -> None:
-    """Tell the link what one stream shows: it brought verdicts, was too slow, or broke."""
+    """Report to the link what one stream shows: it brought verdicts, was too slow, or broke."""
     timing = stream.timing
     response_s, sending_s = timing.first_response_s, timing.sending_s
     # 1. The connection broke: nothing is known of its speed.
@@ -388,7 +388,7 @@ def _learn(
         if stream.sent:
             link.slower_than(timing.first_bytes, sending_s, response_s)
         link.inconclusive()
-    # 6. The cloud refused: it is reachable all the same.
+    # 6. The cloud refused: it is reachable.
     else:
         link.succeeded(())
     # Last, so that the queue that the cloud reports replaces one inferred above.

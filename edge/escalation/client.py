@@ -1,7 +1,7 @@
-"""Ask the cloud for a second reading, and return in time with what it answered.
+"""Request second readings from the cloud, and return in time with the answers that came.
 
-Whatever happens on the link leaves here as an `EscalationResult` with its reason. Of the edge,
-only this module and `edge.escalation.stream` know gRPC.
+Every fault of the link becomes an `EscalationResult` with its reason. On the edge, only this module
+and `edge.escalation.stream` import gRPC.
 
     read -> cut_rois -> attempts, with pauses between them -> EscalationResult
 """
@@ -119,7 +119,7 @@ class Escalator:
         return self._first_available(wait=True)
 
     def estimate_now(self) -> LinkEstimate:
-        """Return the same without waiting."""
+        """Return the estimate of the first available link, without waiting."""
         return self._first_available(wait=False)
 
     def _first_available(self, *, wait: bool) -> LinkEstimate:

@@ -56,7 +56,7 @@ class EscalationResult:
 
     @property
     def refused(self) -> bool:
-        """Whether the cloud itself refused some ROIs; this says nothing of other studies."""
+        """Whether the cloud itself refused some ROIs. It may still accept other studies."""
         return self.rejected or bool(self.refusals)
 
 
@@ -144,7 +144,7 @@ def _is_retryable(refusal: Refusal) -> bool:
 
 
 def _implausible(verdict: Verdict) -> str:
-    """Say what in a verdict is implausible; empty for nothing. NaN fails every comparison."""
+    """Return what in a verdict is implausible, or an empty text. NaN fails every comparison."""
     if not 0.0 <= verdict.probability <= 1.0:
         return f"invalid probability {verdict.probability}, expected 0 to 1"
     if not 0.0 < verdict.diameter_mm <= LARGEST_MM:

@@ -305,7 +305,7 @@ class Measurements:
             queued_s = after_s - idle.completion_s(rois, sent_bytes)
             _add_bound(self._queue_s, queued_s)
             self.queue_reported(max(queued_s, self._reported_now_s()))
-        # Otherwise the upload is blamed.
+        # Otherwise the upload was slow.
         else:
             _add_bound(self._up_s, wait_s / sent_bytes)
 

@@ -1,7 +1,7 @@
-"""Check regularly whether the cloud is reachable, so that no study has to find out.
+"""Check regularly whether the cloud is reachable, so that no study waits for one that is down.
 
-The checks keep the connection warm, and tell the link when the cloud goes down and comes up again.
-This module knows nothing of gRPC: the health check is injected.
+The checks keep the connection open, and report to the link when the cloud goes down and comes up
+again. This module knows nothing of gRPC: the health check is injected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class HealthMonitor:
 
     Args:
         check: starts a health check with this time limit in seconds.
-        link: is told the results; a failed escalation makes the monitor check at once.
+        link: gets the results; a failed escalation makes the monitor check at once.
         pause_s: between two checks.
         startup_grace_s: how long after the start studies wait for the first result.
         clock: monotonic seconds.

@@ -1,4 +1,4 @@
-"""Measure the link to the cloud, and stop asking for a while when the cloud does not answer.
+"""Measure the link to the cloud, and pause requests while the cloud does not answer.
 
 It knows nothing of studies, budgets or scores: `edge.decide` chooses by its estimate.
 """
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from edge.link.estimate import SLOW, Arrival, LinkEstimate, Measurements
 
 CONNECT_S = 3.0
-"""How long connecting may take; enough for a satellite."""
+"""Time limit for connecting; enough for a satellite link."""
 
 RECENT_S = 60.0
 """A cloud that responded within this time is expected to respond soon."""
@@ -118,7 +118,7 @@ class Link:
             )
 
     def enter(self) -> bool:
-        """Return whether an escalation may ask the cloud now."""
+        """Return whether an escalation may start now."""
         with self._lock:
             return not self._why_down() and self._breaker.enter()
 

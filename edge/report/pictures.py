@@ -74,7 +74,7 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
 
 
 def picture_note(report: Report, pictures: Pictures) -> str:
-    """Say which pictures belong to an older version, come from an ROI, or are missing."""
+    """Return the note on pictures that are missing, of version 1, or drawn from an ROI."""
     added = added_numbers(report)
     drawn = [number for number, _ in report.numbered if picture_name(number) in pictures]
     old, new = [n for n in drawn if n not in added], [n for n in drawn if n in added]
@@ -85,7 +85,7 @@ def picture_note(report: Report, pictures: Pictures) -> str:
     if old:
         sentences.append(f"Pictures of version 1: {_list(old)}.")
     if new:
-        sentences.append(f"Pictures of the region that was sent to the cloud: {_list(new)}.")
+        sentences.append(f"Pictures of the ROI that was sent to the cloud: {_list(new)}.")
     if missing:
         sentences.append(f"Without a picture: {_list(missing)}.")
     return " ".join(sentences)

@@ -3,7 +3,7 @@
 Only this module names the keys of ``report.json``; the command line's ``--json`` prints the same.
 One folder holds all versions of a report: the newest as ``report.json`` and ``report.html``, an
 older one as ``report.v1.json`` and ``report.v1.html``. The page needs no other file. Its text may
-come from a stranger's DICOM header, so it is escaped, and the page forbids scripts.
+come from an untrusted DICOM header, so it is escaped, and the page forbids scripts.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ReportPaths:
 def write_report(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
     """Write version 1 into the folder ``out``, which is made if it is missing.
 
-    Every file is whole or absent. ``report.json`` is written last: where it is, all other files
-    of this report are there. An older report, and pictures of another one, are removed first.
+    Every file is complete or absent. ``report.json`` is written last: if it exists, all other files
+    of this report are complete. An older report, and pictures of another one, are removed first.
     ``pictures`` are as `draw_pictures` left them in ``out``; empty for a study that was not read.
 
     Raises:
@@ -58,7 +58,8 @@ def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
     has removed the older version, the new one is written without it.
 
     Raises:
-        OSError: the folder cannot be written; the older version is untouched or kept whole.
+        OSError: the folder cannot be written; the older version is unchanged, or complete under its
+            version's name.
     """
     out.mkdir(parents=True, exist_ok=True)
     _keep_version(out, report.version - 1)
@@ -90,7 +91,7 @@ def _write_files(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
 
 
 def _keep_version(out: Path, version: int) -> None:
-    """Copy the report under its version's name; the data last: where they are, the page is too."""
+    """Copy the report under its version's name, JSON last: an existing JSON implies its page."""
     if (out / f"report.v{version}.json").exists():
         return
     for suffix in ("html", "json"):

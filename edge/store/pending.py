@@ -1,12 +1,12 @@
-"""Pending reads: second readings that did not come by the deadline, until they do.
+"""Pending reads: second readings that did not arrive by the deadline.
 
-They lie in the database of `edge.store.studies`. A pending read is saved before its report goes
-out, and counts from the transaction in which the report is marked as out.
+They are rows in the database of `edge.store.studies`. A pending read is saved before its report is
+written. It becomes valid in the transaction that marks the report as written.
 
     SAVED -> PENDING <-> AMENDING -> CLOSED
 
-The wall clock plays no part: amendments are ordered by version, and age is the time in which an
-agent ran.
+The wall clock is not used: amendments are ordered by version, and age is the time in which an agent
+ran.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _unpack_roi(data: bytes) -> Roi:
 def _unpack_verdict(data: bytes) -> Verdict:
     verdict = decode_response(pb.ReadResponse.FromString(data))
     if not isinstance(verdict, Verdict):
-        raise TypeError(f"stored as a verdict: {verdict!r}")
+        raise TypeError(f"expected a stored verdict, got {verdict!r}")
     return verdict
 
 
@@ -129,7 +129,7 @@ CREATE TABLE IF NOT EXISTS pending_verdicts (
 
 
 class PendingStore:
-    """The pending reads in an open database; ``on_step`` is told of every durable step."""
+    """The pending reads in an open database; ``on_step`` is called with every durable step."""
 
     def __init__(self, database: sqlite3.Connection, on_step: PendingHook) -> None:
         self._database, self._on_step = database, on_step
@@ -162,14 +162,14 @@ class PendingStore:
             self._insert(key, context.report.version, answers)
 
     def publish(self, key: str) -> None:
-        """Note that the report is out; part of the transaction that notes it for the study."""
+        """Mark the report as written; part of the transaction that marks it for the study."""
         self._database.execute(
             "UPDATE pending SET step = ? WHERE study_key = ? AND step = ?",
             (PendingStep.PENDING.value, key, PendingStep.SAVED.value),
         )
 
     def discard(self, key: str) -> None:
-        """Drop what was saved for a report that did not go out; part of another's transaction."""
+        """Delete the rows of a report that was not written; part of another's transaction."""
         self._database.execute(
             "DELETE FROM pending WHERE study_key = ? AND step = ?", (key, PendingStep.SAVED.value)
         )

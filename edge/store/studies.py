@@ -238,7 +238,7 @@ class StudyStore:
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the kernel releases it when the process dies.
+    """Hold the lock file ``path``; the kernel releases it when the process ends.
 
     Raises:
         AlreadyRunning: another process holds it.

@@ -19,7 +19,7 @@ def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> Non
     assert site.report("a")["picture_note"] == (
         "The overview shows the findings of version 1. "
         "Pictures of version 1: finding 2, finding 1. "
-        "Pictures of the region that was sent to the cloud: finding 3."
+        "Pictures of the ROI that was sent to the cloud: finding 3."
     )
 
 
