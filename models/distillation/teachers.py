@@ -59,7 +59,7 @@ def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
     screeners = [make_screening(path).eval() for path in screening]
     teacher = make_teacher(run.start, kind, screeners[-1])
     task = hybrid_task(run.material(), screeners, teacher)
-    train(task, replace(run.plan(decay=0.05), average=AVERAGE), resume=run.resume)
+    train(task, replace(run.plan(decay=0.05), average=AVERAGE))
 
 
 def make_teacher(start: Path | None, kind: Kind, screening: ScreeningNetwork) -> TeacherNetwork:
@@ -68,14 +68,13 @@ def make_teacher(start: Path | None, kind: Kind, screening: ScreeningNetwork) ->
     Raises:
         UnfitArtifact: ``start`` holds another kind.
     """
-    if start is None:
-        known = ScreeningSpec.of(screening.state_dict())
-        network = TeacherNetwork(TeacherSpec.usual(kind, known))
-    else:
-        found = open_teacher(start)
-        if not isinstance(found, TeacherNetwork) or found.spec.kind is not kind:
-            raise UnfitArtifact(f"{start}: weights of a {kind_of(found)} teacher, expected {kind}")
-        network = found
+    network = (
+        TeacherNetwork(TeacherSpec.usual(kind, ScreeningSpec.of(screening.state_dict())))
+        if start is None
+        else open_teacher(start)
+    )
+    if not isinstance(network, TeacherNetwork) or network.spec.kind is not kind:
+        raise UnfitArtifact(f"{start}: weights of a {kind_of(network)} teacher, expected {kind}")
     network.start_from(screening.state_dict())
     return network
 

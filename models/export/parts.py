@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from models.export.manifest import register
 from models.export.split import Example, crossing_at, open_plain, split, values
-from models.runtime.artifacts import WEIGHTS, Artifact, find
+from models.runtime.artifacts import WEIGHTS, find
 from models.runtime.errors import UnfitArtifact
 from models.runtime.staged import part_name
 
@@ -39,9 +39,13 @@ def export_parts(name: str, count: int, folder: Path = WEIGHTS) -> list[str]:
     if whole.kind != "hybrid":
         raise UnfitArtifact(f"{name} is of kind {whole.kind!r}, expected 'hybrid'")
     model = onnx.load_model_from_string(whole.content())
-    examples = (_example(whole, model, 1), _example(whole, model, 2))
+    source, shape = model.graph.input[0].name, whole.settings["roi_shape"]
+    one, two = (
+        {source: np.random.default_rng(n).integers(0, 256, (n, 1, *shape), dtype=np.uint8)}
+        for n in (1, 2)
+    )
     try:
-        parts = split(model, even_cuts(model, count, examples), examples)
+        parts = split(model, even_cuts(model, count, (one, two)), (one, two))
     except ValueError as error:
         raise UnfitArtifact(f"{name} cannot be cut into {count} parts: {error}") from error
     names = [part_name(name, number, count) for number in range(1, count + 1)]
@@ -50,7 +54,7 @@ def export_parts(name: str, count: int, folder: Path = WEIGHTS) -> list[str]:
             "whole": whole.sha256,
             "takes": [given.name for given in part.graph.input],
             "gives": [given.name for given in part.graph.output],
-            "input": model.graph.input[0].name,
+            "input": source,
             "outputs": [output.name for output in model.graph.output],
         }
         register(
@@ -58,13 +62,6 @@ def export_parts(name: str, count: int, folder: Path = WEIGHTS) -> list[str]:
             settings=settings, folder=folder,
         )  # fmt: skip
     return names
-
-
-def _example(whole: Artifact, model: onnx.ModelProto, count: int) -> Example:
-    shape = [int(side) for side in whole.settings["roi_shape"]]
-    rng = np.random.default_rng(count)
-    voxels = rng.integers(0, 256, (count, 1, *shape), dtype=np.uint8)
-    return {model.graph.input[0].name: voxels}
 
 
 def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) -> list[int]:

@@ -129,7 +129,7 @@ def run_structured(run: Run, share: float) -> dict[str, Any]:
 
 def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    own = pruned(task, cell.method, cell.share, run.minutes, seed=run.seed)
+    own = pruned(task, cell, run)
     before = task.judge(own.network.eval())
     network = train(own, replace(run.plan(decay=0.02), out=folder, average=AVERAGE))
     found, alarms = task.scores(network.eval())
@@ -150,16 +150,8 @@ def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[s
     return result
 
 
-def pruned(
-    task: ScreeningTask,
-    method: str,
-    share: float,
-    minutes: float,
-    *,
-    seed: int,
-    count: int = BATCHES,
-) -> Task:
-    """Return a task on a copy of the network without ``share`` of its parameters.
+def pruned(task: ScreeningTask, cell: Cell, run: Run, *, count: int = BATCHES) -> Task:
+    """Return a task on a copy of the network without the cell's share of its parameters.
 
     Raises:
         CannotPrune: that share of channels cannot go.
@@ -168,15 +160,17 @@ def pruned(
     network = copy.deepcopy(task.network)
     assert isinstance(network, ScreeningNetwork)
     own = replace(task, network=network)
-    if method == CONTROL:
+    if cell.method == CONTROL:
         return own
-    if method == "channels":
-        keep = choose(network.state_dict(), channel_scores(own, count), share)
+    if cell.method == "channels":
+        keep = choose(network.state_dict(), channel_scores(own, count), cell.share)
         return replace(own, network=cut(network, keep))
-    if method == "weights":
-        return SparseTask(own, importance_masks(network, weight_scores(own, count), share))
-    scores = {"dynamic": random_scores(seed), "dynamic-trained": torch.abs}[method]
-    return SparseTask(own, layerwise_masks(network, share, scores), Regrow(seconds=60 * minutes))
+    if cell.method == "weights":
+        return SparseTask(own, importance_masks(network, weight_scores(own, count), cell.share))
+    scores = {"dynamic": random_scores(run.seed), "dynamic-trained": torch.abs}[cell.method]
+    return SparseTask(
+        own, layerwise_masks(network, cell.share, scores), Regrow(seconds=60 * run.minutes)
+    )
 
 
 def parameters_left(network: nn.Module) -> int:

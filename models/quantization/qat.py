@@ -51,7 +51,7 @@ def run_qat(run: Run, kind: str, screening: Sequence[Path], method: str) -> None
     small = quantize(exact, kind, calibration(kind, run.data), method=method)
     task = task_of(network, run.material(), screeners)
     simulation = Simulation(small, exact_weights(exact))
-    trained = fine_tune(simulation, network, task, run.plan(decay=0.0), resume=run.resume)
+    trained = fine_tune(simulation, network, task, run.plan(decay=0.0))
     register(
         f"{kind}-int8", to_onnx(trained), parent=f"{kind}-fp32",
         method=f"quantisation-aware training, {run.minutes:g} minutes, ranges from {method}",
@@ -72,8 +72,8 @@ def run_int4(
     layers = sensitivity(simulation, network, sensitivity_batches(run.data, kind))
     max_bytes = int(find(f"{kind}-fp32").path.stat().st_size * share)
     chosen = select_layers(layers, to_onnx(simulation).ByteSize(), max_bytes)
-    task, plan = task_of(network, run.material(), screeners), run.plan(decay=0.0)
-    small = lower_in_stages(simulation, network, task, plan, chosen, resume=run.resume)
+    task = task_of(network, run.material(), screeners)
+    small = lower_in_stages(simulation, network, task, run.plan(decay=0.0), chosen)
     lowered = sum(layer.parameters for layer in layers if layer.name in chosen)
     part = lowered / sum(layer.parameters for layer in layers)
     register(
@@ -97,13 +97,7 @@ def _networks(
 
 
 def lower_in_stages(
-    simulation: Simulation,
-    network: nn.Module,
-    base: Task,
-    plan: Plan,
-    chosen: Sequence[str],
-    *,
-    resume: bool = False,
+    simulation: Simulation, network: nn.Module, base: Task, plan: Plan, chosen: Sequence[str]
 ) -> onnx.ModelProto:
     """Return the file with the weights ``chosen`` in INT4, trained ``plan.minutes`` in all."""
     # each stage lowers the next third of the layers and trains for a third of the time
@@ -112,20 +106,18 @@ def lower_in_stages(
         for name in chosen[first:last]:
             simulation.lower(name, 4)
         part = replace(plan, out=plan.out / f"stage{stage + 1}", minutes=plan.minutes / STAGES)
-        simulation = fine_tune(simulation, network, base, part, resume=resume)
+        simulation = fine_tune(simulation, network, base, part)
     return to_onnx(simulation)
 
 
-def fine_tune(
-    simulation: Simulation, network: nn.Module, base: Task, plan: Plan, *, resume: bool = False
-) -> Simulation:
+def fine_tune(simulation: Simulation, network: nn.Module, base: Task, plan: Plan) -> Simulation:
     """Train the simulation to give the outputs of the float ``network`` on ``base``'s batches.
 
     In full precision: bfloat16 rounds products as coarsely as INT8 does and would hide its effect.
     """
     reference = copy.deepcopy(network).eval().requires_grad_(False)
     task = MatchTask(base, reference, simulation)
-    trained = train(task, replace(plan, half=False), resume=resume)
+    trained = train(task, replace(plan, half=False))
     assert isinstance(trained, Simulation)  # `train` returns the network of the task
     return trained.cpu()
 

@@ -199,7 +199,7 @@ def to_onnx(simulation: Simulation) -> onnx.ModelProto:
         if node.op_type == "QuantizeLinear":
             scale = simulation.rounding_of(node.input[1]).scale
             _set(store, node.input[1], _array(scale))
-        elif node.op_type == "DequantizeLinear" and node.input[0] in store:
+        elif node.op_type == "DequantizeLinear" and weight_name(node) in simulation.exact:
             _write_constant(simulation, node, store)
     if any(tensor.data_type == TensorProto.INT4 for tensor in store.values()):
         for entry in model.opset_import:
@@ -213,8 +213,6 @@ def _write_constant(
     simulation: Simulation, node: onnx.NodeProto, store: dict[str, TensorProto]
 ) -> None:
     name = weight_name(node)
-    if name not in simulation.exact:
-        return
     weight = simulation.exact[name]
     # a bias: int32 levels at the scale of the products that it is added to
     if name not in simulation.rounding:

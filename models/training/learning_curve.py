@@ -55,8 +55,9 @@ def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ())
             plan = Plan(
                 folder, run.minutes, rate=run.rate, average=AVERAGE, seed=run.seed,
                 judge_minutes=run.minutes / JUDGED - 0.01, refresh_minutes=run.minutes / 2,
+                resume=True,
             )  # fmt: skip
-            train(task, plan, resume=True)
+            train(task, plan)
         runs.append({
             "share": share, "patients": len(set(part.patients)), "nodules": len(part.pieces),
             "log": read_log(folder),

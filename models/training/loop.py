@@ -55,7 +55,8 @@ class Task(Protocol):
 class Plan:
     """The parameters of a run. ``minutes`` is time spent training, over all resumptions.
 
-    ``half``: products are computed in bfloat16, which is four to five times as fast.
+    ``half``: products are computed in bfloat16, which is four to five times as fast. ``resume``: go
+    on from the checkpoint in ``out``, if there is one.
     """
 
     out: Path
@@ -69,6 +70,7 @@ class Plan:
     save_minutes: float = 2.0
     seed: int = 0
     half: bool = True
+    resume: bool = False
 
 
 @dataclass
@@ -83,12 +85,12 @@ class State:
     skipped: int = 0
 
 
-def train(task: Task, plan: Plan, *, resume: bool = False) -> nn.Module:
+def train(task: Task, plan: Plan) -> nn.Module:
     """Train for ``plan.minutes`` and return the averaged network; log to `plan.out/log.jsonl`."""
     plan.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     state = _start(task, plan, device)
-    if resume and (plan.out / "last.pt").exists():
+    if plan.resume and (plan.out / "last.pt").exists():
         _restore(state, plan.out / "last.pt", device)
     _run(task, plan, state, device)
     save(state.averaged.module, plan.out / "averaged.pt")

@@ -80,13 +80,13 @@ class Run:
 
     def plan(self, decay: float) -> Plan:
         """Return the loop's plan with that weight decay."""
-        return Plan(self.out, self.minutes, rate=self.rate, decay=decay, seed=self.seed)
+        return Plan(self.out, self.minutes, self.rate, decay, seed=self.seed, resume=self.resume)
 
 
 def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
     """Train a screening network with ``blocks``, or with those of its start if None."""
     torch.manual_seed(run.seed)
-    train(make_screening_task(run, blocks), run.plan(decay=0.02), resume=run.resume)
+    train(make_screening_task(run, blocks), run.plan(decay=0.02))
 
 
 def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
@@ -96,7 +96,7 @@ def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
     material = run.material()
     hybrid = ready(make_hybrid(run.start, screeners[-1]), run.start, regions_of(material))
     task = hybrid_task(material, screeners, hybrid)
-    train(task, run.plan(decay=0.05), resume=run.resume)
+    train(task, run.plan(decay=0.05))
 
 
 @dataclass(frozen=True, eq=False)

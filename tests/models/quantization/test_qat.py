@@ -33,13 +33,13 @@ def test_lowering_in_stages_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     exact = export_float(network, "screening")
     small = quantize(exact, "screening", (pictures(4)[n : n + 1] for n in range(4)))
-    plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4)
     files = []
     for resume in (False, True):
+        plan = Plan(tmp_path, minutes=0.01 * STAGES, rate=1e-4, resume=resume)
         simulation = Simulation(small, exact_weights(exact))
         chosen = simulation.weights()[-3:]
         task = picture_task(network)
-        files.append(lower_in_stages(simulation, network, task, plan, chosen, resume=resume))
+        files.append(lower_in_stages(simulation, network, task, plan, chosen))
     assert files[0].SerializeToString() == files[1].SerializeToString()
     onnx.checker.check_model(files[0])
     kinds = [t.data_type for t in files[0].graph.initializer]

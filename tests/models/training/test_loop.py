@@ -38,9 +38,9 @@ def test_a_resumed_run_spends_only_what_is_left(tmp_path: Path) -> None:
     train(line(), Plan(tmp_path, minutes=0.02))
     steps = torch.load(tmp_path / "last.pt", weights_only=True)["steps"]
     again = line()
-    train(again, Plan(tmp_path, minutes=0.02), resume=True)
+    train(again, Plan(tmp_path, minutes=0.02, resume=True))
     assert again.drawn == 0
-    train(line(), Plan(tmp_path, minutes=0.04), resume=True)
+    train(line(), Plan(tmp_path, minutes=0.04, resume=True))
     assert torch.load(tmp_path / "last.pt", weights_only=True)["steps"] > steps
 
 
