@@ -159,9 +159,8 @@ class EdgeSettings(BaseSettings):
 def load_settings(config: Path | None = None, **overrides: Any) -> EdgeSettings:
     """Load the settings of this process.
 
-    Args:
-        config: a TOML file; None for environment and defaults alone.
-        overrides: from the command line; None for an option that is not set.
+    ``config`` is a TOML file, None for environment and defaults alone. The overrides come from the
+    command line; None stands for an option that is not set.
 
     Raises:
         BadSettings: the file is missing or not TOML, a key is unknown, or a value is not allowed.

@@ -49,13 +49,8 @@ def run_agent(
 ) -> None:
     """Work until ``stop`` is set or SIGTERM or SIGINT arrives; finish the current study.
 
-    Args:
-        settings: of this process.
-        read: reads one study; None for the pipeline of the settings.
-        second: retries pending reads; None for the second reader of the pipeline.
-        clock: monotonic seconds.
-        stop: ends the work when it is set.
-        on_step: called with every durable step.
+    ``read`` and ``second`` stand in for the pipeline of the settings and its second reader;
+    ``on_step`` is called with every durable step.
 
     Raises:
         AlreadyRunning: another agent uses the inbox or the state folder.

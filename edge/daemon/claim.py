@@ -32,14 +32,8 @@ def claim(
 ) -> Record | None:
     """Move the study to ``work / record.id``; return None if another process took it.
 
-    Args:
-        study: the complete study.
-        inbox: its folder.
-        work: folder of claimed studies.
-        store: the durable state.
-        is_taken: whether a name in the outbox is in use.
-        on_claim: called with the study key and the start time of its budget, before a file is
-            moved.
+    ``is_taken`` says whether a name in the outbox is in use. ``on_claim`` is called with the
+    study key and the start time of its budget, before a file is moved.
     """
     names = filterfalse(is_taken, report_names(study.name))
     record = store.open_claim(study.members, study.fingerprint, names)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path, PureWindowsPath
 
 import structlog
@@ -174,9 +175,7 @@ class Inbox:
     study first, and it is not part of the study's budget.
 
     Args:
-        folder: the inbox.
         quiet_s: seconds without a change after which a study counts as complete.
-        clock: monotonic seconds.
         wall: seconds since the epoch, for the times of files.
     """
 
@@ -249,17 +248,12 @@ class Inbox:
             return replace(seen, since_s=None)
         if seen.since_s is not None:
             return seen
-        by_quiet_s = seen.first_s + self._quiet_s
-        return replace(seen, since_s=self._marked_at_s(entry, now) if entry.marked else by_quiet_s)
-
-    def _marked_at_s(self, entry: InboxEntry, now: float) -> float:
-        """Return when it was marked: not before the last poll, which saw it unmarked.
-
-        A study that is there at the first poll counts from this poll.
-        """
-        if self._polled_s is None:
-            return now
-        return min(now, max(self._polled_s, now - (self._wall() - entry.changed)))
+        if not entry.marked:
+            return replace(seen, since_s=seen.first_s + self._quiet_s)
+        # It was marked not before the last poll, which saw it unmarked. A study that is there at
+        # the first poll counts from this poll.
+        since_s = now if self._polled_s is None else self._polled_s
+        return replace(seen, since_s=min(now, max(since_s, now - (self._wall() - entry.changed))))
 
     def _is_study(self, name: str) -> bool:
         path = self._folder / name
@@ -283,10 +277,7 @@ def report_names(name: str) -> Iterator[str]:
     while len(stem.encode()) > 200:  # room for a number within the 255 bytes of a name
         stem = stem[:-1]
     yield stem
-    number = 2
-    while True:
-        yield f"{stem}-{number}"
-        number += 1
+    yield from (f"{stem}-{number}" for number in count(2))
 
 
 def _is_temporary(name: str) -> bool:

@@ -35,13 +35,7 @@ class MainLoop:
     """The turns of the daemon, and the studies that are suspended until the next start.
 
     Args:
-        folders: of the agent.
-        store: the durable state.
-        inbox: finds complete studies.
         process: processes a claimed study to its end; the number is the start time of its budget.
-        amender: retries pending reads.
-        telemetry: gets the backlog.
-        settings: of this process.
         stop: ends the work when it is set.
         start_s: start time of the budget of a study that an earlier process claimed: the clock of
             that process is not known here.
@@ -96,7 +90,8 @@ class MainLoop:
         self._take_attempts_back()
         self._claim()
         waiting = [r for r in self._store.at(*UNFINISHED) if r.id not in self._suspended]
-        self._report_backlog(len(waiting))
+        suspended = len(self._suspended) + self._amender.suspended
+        self._telemetry.set_backlog(len(waiting), suspended, *self._store.pending.backlog())
         for record in waiting[:1]:
             self._current = record
             since_s = self._since_s.get(record.id, self._start_s)
@@ -110,12 +105,16 @@ class MainLoop:
     def _claim(self) -> None:
         """Claim complete studies, and finish claims that were interrupted."""
         folders, store = self._folders, self._store
+
+        def is_taken(name: str) -> bool:
+            return (folders.outbox / name).exists()
+
         for record in store.at(Step.CLAIMING):
             resume = partial(resume_claim, record, folders.inbox, folders.work, store)
             self._attempt(record.id, resume)
         for study in self._inbox.complete():
             where = (folders.inbox, folders.work, store)
-            take = partial(claim, study, *where, self._is_taken, self._since_s.__setitem__)
+            take = partial(claim, study, *where, is_taken, self._since_s.__setitem__)
             self._attempt(study.fingerprint, take, field="entry")
 
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
@@ -137,14 +136,6 @@ class MainLoop:
             self._take_attempts_back()
             return False
         return True
-
-    def _report_backlog(self, claimed: int) -> None:
-        pending, oldest_s = self._store.pending.backlog()
-        suspended = len(self._suspended) + self._amender.suspended
-        self._telemetry.set_backlog(claimed, suspended, pending, oldest_s)
-
-    def _is_taken(self, name: str) -> bool:
-        return (self._folders.outbox / name).exists()
 
     def _pause(self, error: Exception) -> None:
         """Wait for a transient error to pass; it is not counted against the current study."""

@@ -79,15 +79,9 @@ def process_study(
 ) -> None:
     """Process one study from any step in `UNFINISHED` to its end.
 
-    Args:
-        record: of the study.
-        since_s: start time of its budget; None for now.
-        folders: of the agent.
-        store: the durable state.
-        read: reads the study and leaves its report in the job's folder, ``report.json`` last.
-        deadline_s: for the report of a study that ``read`` cannot report.
-        on_report: called once with the report, after it is written.
-        clock: monotonic seconds, which ``since_s`` is measured with.
+    ``read`` leaves the report in the job's folder, ``report.json`` last. ``on_report`` is called
+    once with the report, after it is written. ``since_s`` is the start time of the budget on
+    ``clock``, None for now. ``deadline_s`` is for the report of a study that ``read`` cannot report.
 
     Raises:
         OSError, sqlite3.OperationalError: files or the database cannot be written. The study stays
@@ -104,7 +98,12 @@ def process_study(
             report, details = _read(record, job, read, deadline_s, clock)
             on_report(report)
             rejection = report.rejection
-        record = _conclude(record, store, rejection, details)
+        if rejection is None:
+            record = store.advance(record.id, Step.REPORTED)
+        else:
+            log.warning("study quarantined", study_key=record.id, kind=rejection.kind)
+            reason = f"{rejection.reason}\n{details}".strip()
+            record = store.quarantine(record.id, rejection.kind, reason, rejection.file)
     if record.step is Step.REPORTED:
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:
@@ -122,51 +121,38 @@ def _read(
     deadline_s: float,
     clock: Callable[[], float],
 ) -> tuple[Report, str]:
-    """Return the report, which is out, and details for the developers."""
-    began_s = clock()
+    """Return the report, which is out, and details for the developers.
+
+    A study that ``read`` cannot report gets a report that says so.
+    """
+    began_s, details = clock(), ""
     wait_s = 0.0 if job.since_s is None else max(0.0, began_s - job.since_s)
-    wait = LedgerEntry("wait", deadline_s, wait_s)
+    ledger = [LedgerEntry("wait", deadline_s, wait_s)]
     if record.attempts > MAX_ATTEMPTS:
+        kind = "RepeatedCrash"
         reason = f"reading this study has ended the process {MAX_ATTEMPTS} times"
-        return _rejected(job, "RepeatedCrash", reason, deadline_s, (wait,)), ""
-    try:
-        return read(job).report, ""
-    except Exception as error:  # whatever it is, the next studies must be read
-        if is_transient(error):
-            raise
-        log.exception("study failed", study_key=record.id)
-        left_s = max(0.0, deadline_s - wait_s)
-        ledger = (wait, LedgerEntry("failed", left_s, clock() - began_s))
-        report = _rejected(job, "InternalError", repr(error), deadline_s, ledger)
-        return report, traceback.format_exc()
-
-
-def _rejected(
-    job: Job, kind: str, reason: str, deadline_s: float, ledger: tuple[LedgerEntry, ...]
-) -> Report:
-    """Write the report of a study that ``read`` could not report."""
+    else:
+        try:
+            return read(job).report, ""
+        except Exception as error:  # whatever it is, the next studies must be read
+            if is_transient(error):
+                raise
+            log.exception("study failed", study_key=record.id)
+            left_s = max(0.0, deadline_s - wait_s)
+            ledger.append(LedgerEntry("failed", left_s, clock() - began_s))
+            kind, reason, details = "InternalError", repr(error), traceback.format_exc()
     report = Report(
         study_key=job.study_key,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=deadline_s,
-        ledger=ledger,
+        ledger=tuple(ledger),
         second_reading_reason="the study was not read",
         status=Status.REJECTED,
         rejection=Rejection(kind, reason, job.source.name, internal=True),
     )
     write_report(report, {}, job.out)
-    return report
-
-
-def _conclude(
-    record: Record, store: StudyStore, rejection: Rejection | None, details: str = ""
-) -> Record:
-    if rejection is None:
-        return store.advance(record.id, Step.REPORTED)
-    log.warning("study quarantined", study_key=record.id, kind=rejection.kind)
-    reason = f"{rejection.reason}\n{details}".strip()
-    return store.quarantine(record.id, rejection.kind, reason, rejection.file)
+    return report, details
 
 
 def _put_away(
