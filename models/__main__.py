@@ -66,18 +66,9 @@ def list_models(as_json: Json = False) -> None:
 
 
 def _entry(artifact: Artifact) -> dict[str, Any]:
-    fields = (
-        "version",
-        "kind",
-        "precision",
-        "parent",
-        "method",
-        "sha256",
-        "licence",
-        "attribution",
-    )
+    fields = ("version", "kind", "precision", "parent", "method", "sha256")
     return {
-        **{name: getattr(artifact, name) for name in fields},
+        **{name: getattr(artifact, name) for name in (*fields, "licence", "attribution")},
         "file": str(artifact.path),
         "settings": artifact.settings,
         "metrics": artifact.metrics,

@@ -154,11 +154,6 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
     return w
 
 
-def sigmoid(logit: FloatArray) -> FloatArray:
-    """Return the probability of a logit, of any shape."""
-    return np.asarray(1 / (1 + np.exp(-logit)))
-
-
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """Return the four thresholds on calibrated scores.
 
@@ -173,15 +168,12 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
     alone = _leaving(alarms, ALONE_ALARMS * cases.scans)
     final = _leaving(merged[~cases.nodule], FINAL_ALARMS * cases.scans)
     # report needs both: no false positive of the edge alone, or no candidate that is rejected
-    report = min(float(alarms.max(initial=0.0)) + 1e-5, _above_rejected(edge, merged >= final))
+    # the latter: half-way between the highest score that is rejected and the next above it
+    rejected = float(edge[merged < final].max(initial=0.0))
+    above_rejected = (rejected + float(edge[edge > rejected].min(initial=1.0))) / 2
+    report = min(float(alarms.max(initial=0.0)) + 1e-5, above_rejected)
     values = {"dismiss": dismiss, "report": report, "alone": max(alone, dismiss), "final": final}
     return {name: round(value, 6) for name, value in values.items()}
-
-
-def _above_rejected(edge: FloatArray, kept: np.ndarray) -> float:
-    """Return the midpoint between the highest score not ``kept`` and the next higher score."""
-    taken = float(edge[~kept].max(initial=0.0))
-    return (taken + float(edge[edge > taken].min(initial=1.0))) / 2
 
 
 def _leaving(alarms: FloatArray, allowed: float) -> float:

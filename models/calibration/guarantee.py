@@ -27,8 +27,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from imaging.volume import FloatArray
-from models.calibration.fit import Cases, gather, logistic, sigmoid, thresholds
+from models.calibration.fit import Cases, gather, logistic, thresholds
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -45,6 +44,7 @@ from models.runtime.artifacts import Artifact, find
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import open_session
+from models.runtime.sigmoid import sigmoid
 
 DISMISS_SHARE = 0.25
 """``dismiss`` as a part of ``final`` along the path."""
@@ -143,8 +143,9 @@ def nodules_of(
     Where the patients are unknown, each nodule counts as a patient.
     """
     # as the edge does it: calibrate both logits, clip the cloud's, merge
-    edge = _scaled(cases.edge[cases.nodule], settings["calibration"])
-    second = _scaled(cases.cloud[cases.nodule], cloud["calibration"])
+    (slope, shift), (cloud_slope, cloud_shift) = settings["calibration"], cloud["calibration"]
+    edge = slope * cases.edge[cases.nodule] + shift
+    second = cloud_slope * cases.cloud[cases.nodule] + cloud_shift
     bias, edge_weight, cloud_weight, most = settings["merge"]
     merged = bias + edge_weight * edge + cloud_weight * np.minimum(second, most)
     patient = np.array([f"nodule {i}" for i in range(int(cases.nodule.sum()) + cases.missed)])
@@ -219,11 +220,6 @@ def widest_slices_mm(index: Path, split: str) -> float:
     with index.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     return max(float(row["slice_spacing"]) for row in rows)
-
-
-def _scaled(logit: FloatArray, calibration: tuple[float, float]) -> FloatArray:
-    slope, bias = calibration
-    return np.asarray(slope * logit + bias)
 
 
 def _down(value: float) -> float:

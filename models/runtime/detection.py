@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
-from imaging.volume import FloatArray, Geometry, Triple
+from imaging.volume import FloatArray, Geometry, Triple, triple
 from models.runtime.sigmoid import sigmoid
 
 FloatMap = npt.NDArray[np.float32]
@@ -118,7 +119,7 @@ def to_candidates(
     score = sigmoid(slope * peaks.logit + intercept)
     world = geometry.to_world(peaks.index_zyx)
     return [
-        Candidate(_triple(centre), _triple(index), float(diameter), float(chance))
+        Candidate(triple(centre), triple(index), float(diameter), float(chance))
         for centre, index, diameter, chance in zip(
             world, peaks.index_zyx, peaks.diameter_mm, score, strict=True
         )
@@ -127,12 +128,9 @@ def to_candidates(
 
 def _highest_neighbour(heat: FloatMap) -> FloatMap:
     """Return the maximum over each cell's 3 x 3 x 3 neighbourhood."""
-    out = heat
-    for axis in range(3):
-        padded = np.pad(out, [(1, 1) if a == axis else (0, 0) for a in range(3)], mode="edge")
-        low, middle, high = (np.take(padded, range(s, s + out.shape[axis]), axis) for s in range(3))
-        out = np.maximum(np.maximum(low, middle), high)
-    return out
+    planes = np.stack([cv2.dilate(plane, np.ones((3, 3))) for plane in heat])
+    columns = cv2.dilate(planes.reshape(len(planes), -1), np.ones((3, 1)))
+    return np.asarray(columns, np.float32).reshape(heat.shape)
 
 
 def _apart(index: FloatArray, diameter: FloatArray, most: int) -> list[int]:
@@ -145,8 +143,3 @@ def _apart(index: FloatArray, diameter: FloatArray, most: int) -> list[int]:
         if (away >= reach).all():
             kept.append(number)
     return kept
-
-
-def _triple(values: FloatArray) -> Triple:
-    a, b, c = (float(v) for v in values)
-    return a, b, c

@@ -19,7 +19,7 @@ import openvino
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from models.runtime import hardware
-from models.runtime.errors import EngineUnavailable, ModelFailed
+from models.runtime.errors import EngineUnavailable
 
 Outputs = tuple[npt.NDArray[np.float32], ...]
 Runner = Callable[..., Outputs]
@@ -198,22 +198,6 @@ def _start_onnxruntime(content: bytes, provider: str, threads: int, _half: bool)
         return tuple(_plain(out) for out in session.run(None, given))
 
     return run
-
-
-def checked(engine: str, run: Runner) -> Runner:
-    """Wrap a runner so that its failures are raised as `ModelFailed`."""
-
-    def answer(*batch: npt.NDArray[Any]) -> Outputs:
-        shape = batch[0].shape
-        try:
-            outputs = run(*batch)
-        except Exception as error:  # an engine's own errors have no common class
-            raise ModelFailed(f"{engine} failed on an input of {shape}: {error}") from error
-        if not all(np.isfinite(out).all() for out in outputs):
-            raise ModelFailed(f"{engine} gave values that are not finite for {shape}")
-        return outputs
-
-    return answer
 
 
 def pointwise_upsampling(content: bytes) -> bytes:

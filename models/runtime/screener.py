@@ -67,7 +67,10 @@ class Screener(Opened):
         if min(box.voxels.shape) >= 2 * LARGE_MM:  # else no such nodule is whole
             readings.append(self._large(voxels))
         found = strongest(readings, 2 * MOST_CANDIDATES)
-        within = _within(found, box)
+        at = found.index_zyx
+        size = np.array(box.voxels.shape)
+        keep = box.inside(at) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
+        within = Peaks(found.logit[keep], at[keep], found.diameter_mm[keep])
         slope, intercept = self.settings["calibration"]
         return to_candidates(within, box.geometry, (slope, intercept))[:MOST_CANDIDATES]
 
@@ -119,10 +122,3 @@ def halved(voxels: UInt8Array) -> UInt8Array:
     flat = [cv2.resize(s, (width, height), interpolation=cv2.INTER_AREA) for s in voxels]
     pairs = zip(flat[::2], flat[1::2], strict=True)
     return np.stack([cv2.addWeighted(a, 0.5, b, 0.5, 0) for a, b in pairs])
-
-
-def _within(peaks: Peaks, box: Preprocessed) -> Peaks:
-    size = np.array(box.voxels.shape)
-    at = peaks.index_zyx
-    keep = box.inside(at) & (at >= -0.5).all(1) & (at <= size - 0.5).all(1)
-    return Peaks(peaks.logit[keep], at[keep], peaks.diameter_mm[keep])

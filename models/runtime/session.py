@@ -22,8 +22,8 @@ import numpy.typing as npt
 
 from models.runtime import hardware
 from models.runtime.artifacts import Artifact, find
-from models.runtime.engines import LAYOUT, Outputs, Runner, checked, start
-from models.runtime.errors import EngineUnavailable, UnfitArtifact
+from models.runtime.engines import LAYOUT, Outputs, Runner, start
+from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 
 AUTO = "auto"
 
@@ -52,7 +52,14 @@ class Session:
         Raises:
             ModelFailed: the engine failed, or an output is not finite.
         """
-        return self._run(*batch)
+        shape = batch[0].shape
+        try:
+            outputs = self._run(*batch)
+        except Exception as error:  # an engine's own errors have no common class
+            raise ModelFailed(f"{self.engine} failed on an input of {shape}: {error}") from error
+        if not all(np.isfinite(out).all() for out in outputs):
+            raise ModelFailed(f"{self.engine} gave values that are not finite for {shape}")
+        return outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +100,13 @@ def open_as(
         raise UnfitArtifact(f"{name} is of kind {artifact.kind!r}, expected {kind!r}")
     for setting, count in needed.items():
         given = artifact.settings.get(setting)
-        if not _are_numbers(given, count):
+        if not (
+            isinstance(given, Sequence)
+            and len(given) == count
+            and all(isinstance(n, int | float) and math.isfinite(n) for n in given)
+        ):
             raise UnfitArtifact(f"{name}: {setting} = {given!r}, expected {count} numbers")
     return open_session(artifact, engine=engine, threads=threads)
-
-
-def _are_numbers(given: object, count: int) -> bool:
-    if not isinstance(given, Sequence) or len(given) != count:
-        return False
-    return all(isinstance(n, int | float) and math.isfinite(n) for n in given)
 
 
 def open_session(
@@ -123,7 +128,7 @@ def open_session(
     count = threads or hardware.cores()
     chosen = chosen_engine(artifact, engine, threads, probe_cache)
     run = start(chosen, artifact.content(), count, half=artifact.half)
-    return Session(artifact, chosen, count, checked(chosen, run))
+    return Session(artifact, chosen, count, run)
 
 
 def chosen_engine(

@@ -56,13 +56,15 @@ class StagedReader:
     @property
     def steps(self) -> tuple[Callable[[Any], Any], ...]:
         """One function for each part: regions uint8 ``(n, z, y, x)`` to tensors to `Readings`."""
-        first, *others = (self._step(part) for part in self.parts)
-        middle, last = others[:-1], others[-1]
+        first, *middle, last = (self._step(part) for part in self.parts)
+
+        def finish(tensors: Tensors) -> Readings:
+            found = last(tensors)
+            return conclude(tuple(np.asarray(found[name]) for name in self.outputs), self.whole)
+
         return (
-            lambda batch: first({self.input: views_of(batch, self.whole)}),
-            *middle,
-            lambda tensors: self._conclude(last(tensors)),
-        )
+            lambda batch: first({self.input: views_of(batch, self.whole)}), *middle, finish
+        )  # fmt: skip
 
     def read(self, batch: UInt8Array) -> Readings:
         """Read regions ``(n, z, y, x)`` with all parts in turn, as the whole would.
@@ -85,10 +87,6 @@ class StagedReader:
             return {**tensors, **dict(zip(gives, made, strict=True))}
 
         return step
-
-    def _conclude(self, tensors: Tensors) -> Readings:
-        outputs = tuple(np.asarray(tensors[name]) for name in self.outputs)
-        return conclude(outputs, self.whole)
 
 
 def open_staged(
