@@ -88,13 +88,9 @@ LATE = "late"
 class Outcomes:
     """The outcomes of all ROIs; filled while studies run.
 
-    Attributes:
-        began_s: start, on the monotonic clock.
-        took_s: of each ROI that was answered within its budget, from sending to verdict.
-        at_s: when each of them was answered, since the start.
-        lost: number of the other ROIs by the error's class, or ``late``.
-        lag_s: delay of the generator itself, for each study.
-        span_s: time until the last study ended.
+    ``took_s`` is the time from sending to verdict of each ROI that was answered within its budget,
+    ``at_s`` when that was, since the start. ``lost`` counts the other ROIs by the error's class, or
+    ``late``; ``lag_s`` is the delay of the generator itself, for each study.
     """
 
     began_s: float = field(default_factory=time.monotonic)

@@ -8,12 +8,13 @@ are pinned to disjoint CPU cores, so that neither slows the other.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import socket
 import tempfile
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -26,8 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from cloud.describe import fetch_description
-from evaluation.accuracy.bootstrap import OnStep
-from evaluation.common.cli import CloudModel, Json, counting, show
+from evaluation.common.cli import CloudModel, Json, each, show
 from evaluation.common.processes import CLOUD, cloud_service
 from evaluation.load.generator import LATE, Edges, Outcomes, Traffic, poisson
 from models.markdown import Rows, number, percent
@@ -42,12 +42,6 @@ MODES: Mapping[str, Mapping[str, str]] = {
 
 LOADS = (0.5, 0.8, 1.0, 1.5, 2.0)
 """Offered load, as a share of the first mode's capacity."""
-
-SATURATION_BUDGET_S = 60.0
-
-SETTLE_S = 1.0
-SETTLE_CHECKS = 30
-"""Interval and largest number of the checks that a service has become idle."""
 
 
 @dataclass(frozen=True)
@@ -109,42 +103,42 @@ def load_command(
     """Goodput, rejections and wasted work of an overloaded cloud, compared with simpler ones."""
     traffic = Traffic(edges=edges, budgets_s=_numbers(budgets, "--budgets"))
     plan = Plan(_numbers(loads, "--loads"), rounds, seconds, traffic, seed)
-    cores = split_cores(shared=shared)
-    result = asyncio.run(_measured(plan, model, _program(synthetic), cores))
+    service, generator = split_cores(shared=shared)
+    program: Sequence[str] = CLOUD
+    if synthetic is not None:
+        fixed, a_roi = map(str, _numbers(synthetic, "--synthetic"))
+        program = ("evaluation.load.sleeping_service", "--fixed-ms", fixed, "--each-ms", a_roi)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
+        with Console(stderr=True).status("starting the services"), pinned(service):
+            started = stack.enter_context(services(Path(folder), model, program))
+        stack.enter_context(pinned(generator))
+        capacity = asyncio.run(capacities(started, plan))
+        full = float(np.median(capacity[started[0].mode]))
+        runs = asyncio.run(under_load(started, plan, full))
     result = {
         "cpu": hardware.cpu_name(),
         "cores": hardware.cores(),
-        "service_cores": len(cores.service),
-        "pinned": cores.disjoint,
+        "service_cores": len(service),
+        "pinned": not service & generator,
         "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
-        **result,
+        **as_dict(plan, capacity, runs),
     }
     show(result, as_json, _capacity_table(result), _load_table(result))
 
 
-@dataclass(frozen=True)
-class Cores:
-    """The CPU cores of the service and of the load generator; all for both if there is but one."""
+def split_cores(*, shared: bool = False) -> tuple[Set[int], Set[int]]:
+    """Return the first half of this process's cores for the service, the rest for the generator.
 
-    service: frozenset[int]
-    generator: frozenset[int]
-
-    @property
-    def disjoint(self) -> bool:
-        """Return whether they have no core in common."""
-        return not self.service & self.generator
-
-
-def split_cores(*, shared: bool = False) -> Cores:
-    """Return the first half of this process's cores for the service, the rest for the generator."""
+    Both have all where they cannot be chosen, or if there is but one.
+    """
     if not hasattr(os, "sched_getaffinity"):
-        every = frozenset(range(os.cpu_count() or 1))
-        return Cores(every, every)
-    cores = sorted(os.sched_getaffinity(0))
-    if shared or len(cores) < 2:
-        return Cores(frozenset(cores), frozenset(cores))
+        cores, shared = list(range(os.cpu_count() or 1)), True
+    else:
+        cores = sorted(os.sched_getaffinity(0))
     middle = len(cores) // 2
-    return Cores(frozenset(cores[:middle]), frozenset(cores[middle:]))
+    whole = shared or not middle
+    return set(cores if whole else cores[:middle]), set(cores if whole else cores[middle:])
 
 
 @contextmanager
@@ -159,30 +153,6 @@ def pinned(cores: Set[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-async def _measured(
-    plan: Plan, model: str | None, program: Sequence[str], cores: Cores
-) -> dict[str, Any]:
-    console = Console(stderr=True)
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="overread-load-"))
-        with console.status("starting the services"), pinned(cores.service):
-            started = stack.enter_context(services(Path(folder), model, program))
-        stack.enter_context(pinned(cores.generator))
-        with counting("capacity") as step:
-            capacity = await capacities(started, plan, step)
-        full = float(np.median(capacity[started[0].mode]))
-        with counting("loads") as step:
-            runs = await under_load(started, plan, full, step)
-    return as_dict(plan, capacity, runs)
-
-
-def _program(synthetic: str | None) -> Sequence[str]:
-    if synthetic is None:
-        return CLOUD
-    fixed, each = _numbers(synthetic, "--synthetic")
-    return ("evaluation.load.sleeping_service", "--fixed-ms", str(fixed), "--each-ms", str(each))
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:
@@ -203,7 +173,9 @@ def services(
     with ExitStack() as stack:
         started = []
         for number, (mode, given) in enumerate(MODES.items()):
-            port = _free_port()
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
             config = folder / f"{number}.toml"
             rows = {"metrics_port": str(port), **given}
             config.write_text("".join(f"{name} = {value}\n" for name, value in rows.items()))
@@ -212,37 +184,27 @@ def services(
         yield started
 
 
-async def capacities(
-    started: Sequence[Service], plan: Plan, step: OnStep = lambda _done, _of: None
-) -> dict[str, list[float]]:
+async def capacities(started: Sequence[Service], plan: Plan) -> dict[str, list[float]]:
     """Measure the ROIs a second of each mode at saturation, for every round in turn."""
-    found: dict[str, list[float]] = {service.mode: [] for service in started}
-    for _ in range(plan.rounds):
-        for service in started:
-            async with _edges(service, plan.traffic) as edges:
-                outcomes = await edges.saturate(4, plan.span_s / 2, SATURATION_BUDGET_S, 16)
-            found[service.mode].append(len(outcomes.took_s) / outcomes.span_s)
-            step(sum(map(len, found.values())), plan.rounds * len(started))
+    found = defaultdict[str, list[float]](list)
+    for service in each([*started] * plan.rounds, "capacity"):
+        async with _edges(service, plan.traffic) as edges:
+            outcomes = await edges.saturate(4, plan.span_s / 2, budget_s=60.0, at_once=16)
+        found[service.mode].append(len(outcomes.took_s) / outcomes.span_s)
     return found
 
 
-async def under_load(
-    started: Sequence[Service], plan: Plan, capacity: float, step: OnStep = lambda _done, _of: None
-) -> list[Run]:
+async def under_load(started: Sequence[Service], plan: Plan, capacity: float) -> list[Run]:
     """Send every load in every round to each mode in turn."""
     runs: list[Run] = []
-    total = plan.rounds * len(plan.loads) * len(started)
-    for round_ in range(plan.rounds):
-        for load in plan.loads:
-            seed = plan.seed + round_
-            arrivals = poisson(plan.traffic, load * capacity, plan.span_s, seed)
-            for service in started:
-                before = _model_time(service)
-                async with _edges(service, plan.traffic) as edges:
-                    outcomes = await edges.send(arrivals)
-                spent_s = np.subtract(await _settled(service), before)
-                runs.append(Run(service.mode, load, outcomes, *map(float, spent_s)))
-                step(len(runs), total)
+    parts = list(itertools.product(range(plan.rounds), plan.loads, started))
+    for turn, load, service in each(parts, "loads"):
+        arrivals = poisson(plan.traffic, load * capacity, plan.span_s, plan.seed + turn)
+        before = _model_time(service)
+        async with _edges(service, plan.traffic) as edges:
+            outcomes = await edges.send(arrivals)
+        spent_s = np.subtract(await _settled(service), before)
+        runs.append(Run(service.mode, load, outcomes, *map(float, spent_s)))
     return runs
 
 
@@ -251,7 +213,6 @@ def as_dict(
 ) -> dict[str, Any]:
     """Return the capacities, and the figures of each load and mode over all rounds."""
     first = float(np.median(next(iter(capacity.values()))))
-    pairs = [(load, mode) for load in plan.loads for mode in capacity]
     return {
         "seed": plan.seed,
         "rounds": plan.rounds,
@@ -270,7 +231,7 @@ def as_dict(
         ],
         "runs": [
             _pooled([run for run in runs if (run.load, run.mode) == pair], first, plan)
-            for pair in pairs
+            for pair in itertools.product(plan.loads, capacity)
         ],
     }
 
@@ -323,8 +284,8 @@ def _edges(service: Service, traffic: Traffic) -> Edges:
 async def _settled(service: Service) -> tuple[float, float]:
     """Wait until the service is idle, so that the next is not slowed down; its model time."""
     spent_s = _model_time(service)
-    for _ in range(SETTLE_CHECKS):
-        await asyncio.sleep(SETTLE_S)
+    for _ in range(30):
+        await asyncio.sleep(1.0)
         if (now_s := _model_time(service)) == spent_s:
             break
         spent_s = now_s
@@ -345,13 +306,6 @@ def _model_time(service: Service) -> tuple[float, float]:
         samples["overread_cloud_compute_seconds_sum"],
         samples["overread_cloud_wasted_seconds_total"],
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _capacity_table(result: Mapping[str, Any]) -> Rows:

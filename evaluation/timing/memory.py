@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -30,8 +29,6 @@ ALLOCATOR = {
 }
 """glibc takes large blocks from its heap and gives nothing back; CUDA's pool can grow in place."""
 
-POOLED = ("buffers", "allocator")
-
 PUBLISHED = {
     "checkpointing": (60, 70),
     "recomputation": (50, 60),
@@ -45,82 +42,73 @@ ALIKE = {True: 2e-2, False: 1e-3}
 """Largest relative difference of losses that should be equal: with bf16, and without."""
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A combination of the savings of `models.training.memory`; without any, the plain step."""
-
-    savings: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """Return the name in options and tables."""
-        return "+".join(self.savings) or "plain"
-
-    @property
-    def alike(self) -> frozenset[str]:
-        """Return the savings that change the losses."""
-        return frozenset(self.savings) & {"bf16", "sharing"}
-
-
-VARIANTS = tuple(
-    Variant(savings)
-    for savings in (
-        (), ("checkpointing",), ("recomputation",), ("bf16",), ("sharing",), ("buffers",),
-        ("allocator",), POOLED, ("checkpointing", "bf16"), ("recomputation", "bf16"),
-        ("checkpointing", "bf16", "sharing", *POOLED),
-        ("recomputation", "bf16", "sharing", *POOLED),
-    )
-)  # fmt: skip
+PLAIN = "plain"
+VARIANTS = (
+    PLAIN,
+    "checkpointing",
+    "recomputation",
+    "bf16",
+    "sharing",
+    "buffers",
+    "allocator",
+    "buffers+allocator",
+    "checkpointing+bf16",
+    "recomputation+bf16",
+    "checkpointing+bf16+sharing+buffers+allocator",
+    "recomputation+bf16+sharing+buffers+allocator",
+)
+"""Combinations of the savings of `models.training.memory`; the first has none."""
 
 
-def measure(variant: Variant, batch: int, steps: int) -> dict[str, Any]:
+def measure(variant: str, batch: int, steps: int) -> dict[str, Any]:
     """Run one process; its peak bytes, times and losses.
 
     Raises:
         StepFailed: it ended with an error, such as no memory left.
     """
-    savings = "+".join(variant.savings) or "-"
+    savings = "-" if variant == PLAIN else variant
     line = [sys.executable, "-m", "models.training.memory", savings, str(batch), str(steps)]
     env = environment(variant, os.environ)
     done = subprocess.run(line, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        raise StepFailed(f"{variant.name}: {said[-1]}")
+        raise StepFailed(f"{variant}: {said[-1]}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def environment(variant: Variant, now: Mapping[str, str]) -> dict[str, str]:
+def environment(variant: str, now: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a variant's process, with the allocator's settings if it has it."""
-    return {**now, **(ALLOCATOR if "allocator" in variant.savings else {})}
+    return {**now, **(ALLOCATOR if "allocator" in variant else {})}
 
 
-def as_dict(
-    variants: Sequence[Variant], found: Mapping[str, Sequence[dict[str, Any]]], batch: int
-) -> dict[str, Any]:
+def as_dict(found: Mapping[str, Sequence[dict[str, Any]]], batch: int) -> dict[str, Any]:
     """Return the medians of each variant over its rounds, and its saving against the first."""
     rows: list[dict[str, Any]] = []
-    losses: dict[frozenset[str], tuple[str, Sequence[float]]] = {}
-    for variant in variants:
-        runs = found[variant.name]
-        like, known = losses.setdefault(variant.alike, (variant.name, runs[0]["losses"]))
-        row = {"name": variant.name, **_medians(runs), "like": like}
+    losses: dict[tuple[bool, ...], tuple[str, Sequence[float]]] = {}
+    for variant, runs in found.items():
+        change_losses = tuple(saving in variant for saving in ("bf16", "sharing"))
+        like, known = losses.setdefault(change_losses, (variant, runs[0]["losses"]))
+        row = {"name": variant, **_medians(runs), "like": like}
         row["loss_apart"] = max(
             abs(a - b) / max(abs(a), 1e-9)
             for run in runs
             for a, b in zip(known, run["losses"], strict=True)
         )
-        row["loss_equal"] = row["loss_apart"] <= ALIKE["bf16" in variant.savings]
+        row["loss_equal"] = row["loss_apart"] <= ALIKE["bf16" in variant]
         first = rows[0] if rows else row
         for key in ("peak_bytes", "tensor_bytes", "step_s"):
             row[f"{key}_saved"] = 1 - row[key] / first[key]
-        rows.append({**row, "published": PUBLISHED.get(variant.name)})
-    device = found[variants[0].name][0]["device"]
-    rounds = len(found[variants[0].name])
+        rows.append({**row, "published": PUBLISHED.get(variant)})
+    first_runs = next(iter(found.values()))
     return {
-        "batch": batch, "device": device, "rounds": rounds, "cpu": hardware.cpu_name(),
-        "cores": hardware.cores(), "variants": rows,
-    }  # fmt: skip
+        "batch": batch,
+        "device": first_runs[0]["device"],
+        "rounds": len(first_runs),
+        "cpu": hardware.cpu_name(),
+        "cores": hardware.cores(),
+        "variants": rows,
+    }
 
 
 def _medians(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -154,14 +142,14 @@ def memory_command(
     as_json: Json = False,
 ) -> None:
     """Peak memory and time of a training step of the hybrid; needs the extra `train`."""
-    chosen = [one for one in VARIANTS if not one.savings or not variant or one.name in variant]
-    if variant and len(chosen) < len({*variant, "plain"}):
-        known = ", ".join(one.name for one in VARIANTS)
+    chosen = [one for one in VARIANTS if one == PLAIN or not variant or one in variant]
+    if variant and len(chosen) < len({*variant, PLAIN}):
+        known = ", ".join(VARIANTS)
         raise typer.BadParameter(f"unknown --variant {variant}, expected one of {known}")
     found: dict[str, list[dict[str, Any]]] = {}
     for one in each(chosen * rounds, "training steps"):
-        found.setdefault(one.name, []).append(measure(one, batch, steps))
-    result = as_dict(chosen, found, batch)
+        found.setdefault(one, []).append(measure(one, batch, steps))
+    result = as_dict(found, batch)
     where = "memory that CUDA allocated" if result["device"] == "cuda" else "VmHWM of the kernel"
     show(result, as_json, table(result), NOTE.format(where=where, **result))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -32,90 +32,58 @@ _COLUMNS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Contestant:
-    """One artifact on one engine, and the seconds of its passes, ``took_s`` (rounds,)."""
-
-    session: Session
-    took_s: list[float]
-
-    @property
-    def label(self) -> str:
-        """Return artifact and engine as text."""
-        return f"{self.session.artifact.name} on {self.session.engine}"
-
-
-def enter(names: Sequence[str], engines: Sequence[str], threads: int) -> list[Contestant]:
-    """Open every artifact on every engine.
-
-    ``NAME:stored`` runs the artifact as it is stored, with INT4 not laid out as INT8.
-
-    Raises:
-        ModelError: as `find` and `open_session`.
-    """
-    return [
-        Contestant(open_session(_named(name), engine=engine, threads=threads), [])
-        for name in names
-        for engine in engines
-    ]
-
-
-def _named(name: str) -> Artifact:
-    plain, _, form = name.partition(":")
-    artifact = find(plain)
-    return replace(artifact, name=name, expand=False) if form == "stored" else artifact
-
-
-def run_in_turn(
-    contestants: Sequence[Contestant],
+def measure(
+    sessions: Sequence[Session],
     shape: tuple[int, int, int],
     rounds: Iterable[int],
     *,
     batch: int = 1,
     clock: Callable[[], float] = time.perf_counter,
-) -> None:
-    """Time one pass of each in every round, after two that do not count."""
-    inputs = {c.label: _input(c.session.artifact, shape, batch) for c in contestants}
-    for contestant in contestants:
-        for _ in range(2):
-            contestant.session.run(inputs[contestant.label])
-    for _ in rounds:
-        for contestant in contestants:
-            began = clock()
-            contestant.session.run(inputs[contestant.label])
-            contestant.took_s.append(clock() - began)
-
-
-def as_dict(
-    contestants: Sequence[Contestant], shape: tuple[int, int, int], batch: int
 ) -> dict[str, Any]:
-    """Return the times of each in ms, and its ratio to the first: the median over the rounds."""
-    first = np.array(contestants[0].took_s)
+    """Time one pass of each in every round, in turn, after two that do not count.
+
+    Returns times in ms, and the ratio to the first: the median over the rounds.
+    """
+    inputs = [_input(session.artifact, shape, batch) for session in sessions]
+    for session, voxels in zip(sessions, inputs, strict=True):
+        for _ in range(2):
+            session.run(voxels)
+    times_s: list[list[float]] = [[] for _ in sessions]
+    for _ in rounds:
+        for session, voxels, took_s in zip(sessions, inputs, times_s, strict=True):
+            began = clock()
+            session.run(voxels)
+            took_s.append(clock() - began)
     return {
         "cpu": hardware.cpu_name(),
-        "threads": contestants[0].session.threads,
+        "threads": sessions[0].threads,
         "shape": list(shape),
         "batch": batch,
-        "rounds": len(first),
+        "rounds": len(times_s[0]),
         "passes": [
             {
-                "artifact": c.session.artifact.name,
-                "engine": c.session.engine,
-                "median_ms": float(np.median(c.took_s)) * 1e3,
-                "p95_ms": float(np.quantile(c.took_s, 0.95)) * 1e3,
-                "ratio_to_first": float(np.median(np.array(c.took_s) / first)),
+                "artifact": session.artifact.name,
+                "engine": session.engine,
+                "median_ms": float(np.median(took_s)) * 1e3,
+                "p95_ms": float(np.quantile(took_s, 0.95)) * 1e3,
+                "ratio_to_first": float(np.median(np.divide(took_s, times_s[0]))),
             }
-            for c in contestants
+            for session, took_s in zip(sessions, times_s, strict=True)
         ],
     }
 
 
+def _named(name: str) -> Artifact:
+    """Return an artifact; ``NAME:stored`` as it is stored, with INT4 not laid out as INT8."""
+    plain, _, form = name.partition(":")
+    artifact = find(plain)
+    return replace(artifact, name=name, expand=False) if form == "stored" else artifact
+
+
 def _input(artifact: Artifact, shape: tuple[int, int, int], batch: int) -> np.ndarray:
-    if artifact.kind == "hybrid":
-        z, y, x = artifact.settings["roi_shape"]
-        shape = (int(z), int(y), int(x))
+    roi_or_box = artifact.settings["roi_shape"] if artifact.kind == "hybrid" else shape
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (batch, 1, *shape), dtype=np.uint8)
+    return rng.integers(0, 256, (batch, 1, *map(int, roi_or_box)), dtype=np.uint8)
 
 
 def network_command(
@@ -131,9 +99,12 @@ def network_command(
 ) -> None:
     """Time of one pass of artifacts on engines, in turn, on this machine."""
     box = _box_shape(shape)
-    entered = enter(model or ["screening-int8"], engine or ["auto"], threads)
-    run_in_turn(entered, box, each(range(repeat), "rounds"), batch=batch)
-    result = as_dict(entered, box, batch)
+    sessions = [
+        open_session(_named(name), engine=on, threads=threads)
+        for name in model or ["screening-int8"]
+        for on in engine or ["auto"]
+    ]
+    result = measure(sessions, box, each(range(repeat), "rounds"), batch=batch)
     title = f"{batch} x {shape} voxels, {result['threads']} threads of {result['cpu']}"
     show(result, as_json, columns_table(_COLUMNS, result["passes"], title))
 
@@ -154,9 +125,19 @@ def multiply_adds(artifact: Artifact, side: int = SIDE) -> int:
     """Count the multiply-adds of convolutions and matrix products for one ROI of ``side``^3."""
     model = onnx.load_model_from_string(artifact.stored())
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    nodes = [n for n in model.graph.node if n.op_type in _COUNTED]
+    counted = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+    nodes = [n for n in model.graph.node if n.op_type in counted]
     shapes = weights | _shapes(model, nodes, side)
-    return sum(_COUNTED[node.op_type](node, shapes) for node in nodes)
+    total = 0
+    for node in nodes:
+        given, weight, made = (shapes[name] for name in (*node.input[:2], node.output[0]))
+        # an output value of a convolution is a sum over the kernel and the input channels of its
+        # group; an input value of a transposed one adds to one kernel of values in every channel
+        outer, inner = {"Conv": (made, weight[1:]), "ConvTranspose": (given, weight[1:])}.get(
+            node.op_type, (made, given[-1:])
+        )
+        total += int(np.prod(outer) * np.prod(inner))
+    return total
 
 
 def _shapes(
@@ -174,24 +155,6 @@ def _shapes(
     voxels = np.zeros((1, 1, side, side, side), np.uint8)
     found = session.run(None, {session.get_inputs()[0].name: voxels})
     return {name: out.shape for name, out in zip(sorted(names), found, strict=True)}
-
-
-def _convolution(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """An output value is a sum over the kernel and the input channels of its group."""
-    return int(np.prod(shapes[node.output[0]]) * np.prod(shapes[node.input[1]][1:]))
-
-
-def _transposed(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    """An input value adds to one kernel of output values in every channel."""
-    return int(np.prod(shapes[node.input[0]]) * np.prod(shapes[node.input[1]][1:]))
-
-
-def _product(node: onnx.NodeProto, shapes: dict[str, tuple[int, ...]]) -> int:
-    return int(np.prod(shapes[node.output[0]]) * shapes[node.input[0]][-1])
-
-
-_COUNTED = {"Conv": _convolution, "ConvTranspose": _transposed,
-            "MatMul": _product, "Gemm": _product}  # fmt: skip
 
 
 def cost_command(

@@ -26,14 +26,11 @@ from evaluation.common.cli import CloudModel, Json, each, show
 from evaluation.common.tables import columns_table
 from imaging.volume import UInt8Array
 from models.export.parts import export_parts
-from models.markdown import Rows
 from models.runtime import hardware
 from models.runtime.artifacts import WEIGHTS, every, find
 from models.runtime.second_reader import SecondReader
 from models.runtime.session import AUTO, chosen_engine, open_session
 from models.runtime.staged import open_staged
-
-CONTENDER_PARTS = (2, 3)
 
 _COLUMNS = {
     "name": ("", "{}"),
@@ -48,15 +45,10 @@ _COLUMNS = {
 
 @dataclass(frozen=True, eq=False)
 class Contestant:
-    """A way to run the model, and its figures of each round.
+    """A way to run the model in ``stages`` that work at once, and its figures of each round.
 
-    Attributes:
-        name: in tables.
-        stages: parts that work at once, each on another batch.
-        stage: the model, as the cloud runs it.
-        per_s: ROIs a second at saturation.
-        busy_s: median seconds of a batch at saturation, from its entry.
-        alone_s: seconds of a batch that is alone.
+    ``per_s`` are the ROIs a second at saturation, ``busy_s`` the median seconds of a batch then,
+    from its entry, and ``alone_s`` the seconds of a batch that is alone.
     """
 
     name: str
@@ -136,15 +128,23 @@ def stages_command(
     """The second reader whole and in parts, in turn, on this machine."""
     name = model or CloudSettings.model_fields["model"].default
     with tempfile.TemporaryDirectory(prefix="overread-stages-") as folder:
-        entered = _entered(name, Path(folder), engine, threads, parts or CONTENDER_PARTS)
-        regions = _regions(find(name, Path(folder)).settings["roi_shape"], batch)
-        asyncio.run(compare(entered, regions, batches, rounds))
+        entered = _entered(name, Path(folder), engine, threads, parts or (2, 3))
+        shape = (batch, *map(int, find(name, Path(folder)).settings["roi_shape"]))
+        rois = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        asyncio.run(compare(entered, rois, batches, rounds))
         for contestant in entered:
             contestant.stage.close()
-    machine = {"cpu": hardware.cpu_name(), "cores": hardware.cores()}
-    setting = {"model": name, "batch": batch, "batches": batches, "rounds": rounds}
-    result = {**machine, **setting, **as_dict(entered)}
-    show(result, as_json, _table(result))
+    result = {
+        "cpu": hardware.cpu_name(),
+        "cores": hardware.cores(),
+        "model": name,
+        "batch": batch,
+        "batches": batches,
+        "rounds": rounds,
+        **as_dict(entered),
+    }
+    title = f"{name}, batches of {batch}; {result['cpu']}"
+    show(result, as_json, columns_table(_COLUMNS, result["contestants"], title))
 
 
 def _entered(
@@ -168,13 +168,3 @@ def _entered(
             title = f"{count} parts on {parts.engine}"
             entered.append(Contestant(title, count, WorkerStage(parts)))
     return entered
-
-
-def _regions(shape: Sequence[int], count: int) -> UInt8Array:
-    rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (count, *map(int, shape)), dtype=np.uint8)
-
-
-def _table(result: dict[str, Any]) -> Rows:
-    title = f"{result['model']}, batches of {result['batch']}; {result['cpu']}"
-    return columns_table(_COLUMNS, result["contestants"], title)

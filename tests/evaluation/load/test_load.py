@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app
 from evaluation.load.generator import LATE, Arrival, Edges, Outcomes, Traffic
-from evaluation.load.load import MODES, Cores, Plan, Run, as_dict, pinned, services, split_cores
+from evaluation.load.load import MODES, Plan, Run, as_dict, pinned, services, split_cores
 
 PROGRAM = ("evaluation.load.sleeping_service", "--fixed-ms", "20", "--each-ms", "10")
 
@@ -91,18 +91,13 @@ def test_traffic_knows_its_mean() -> None:
 linux = pytest.mark.skipif(sys.platform != "linux", reason="cores can be chosen on Linux")
 
 
-def test_cores_in_common_are_not_disjoint() -> None:
-    assert Cores(frozenset({0}), frozenset({1})).disjoint
-    assert not Cores(frozenset({0, 1}), frozenset({1})).disjoint
-
-
 @linux
 def test_split_cores_are_all_of_this_process_s_cores() -> None:
-    mine = frozenset(os.sched_getaffinity(0))
-    found = split_cores()
-    assert found.service | found.generator == mine
-    assert found.disjoint == (len(mine) > 1)
-    assert split_cores(shared=True) == Cores(mine, mine)
+    mine = os.sched_getaffinity(0)
+    service, generator = split_cores()
+    assert service | generator == mine
+    assert service.isdisjoint(generator) == (len(mine) > 1)
+    assert split_cores(shared=True) == (mine, mine)
 
 
 @linux

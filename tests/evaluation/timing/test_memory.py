@@ -7,9 +7,9 @@ from rich.console import Console
 
 from evaluation.errors import StepFailed
 from evaluation.timing import memory
-from evaluation.timing.memory import ALLOCATOR, Variant, as_dict, environment, table
+from evaluation.timing.memory import ALLOCATOR, as_dict, environment, table
 
-PLAIN, LESS, LOW = Variant(), Variant(("checkpointing",)), Variant(("bf16", "checkpointing"))
+LESS = "checkpointing"
 
 
 def run(peak: float, loss: float, step: float = 1.0) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def result() -> dict[str, Any]:
         "checkpointing": [run(50e6, 1.0, 1.5), run(60e6, 1.0, 1.7)],
         "bf16+checkpointing": [run(33e6, 1.3), run(33e6, 1.5)],
     }
-    return as_dict([PLAIN, LESS, LOW], found, 32)
+    return as_dict(found, 32)
 
 
 def test_savings_are_of_medians_against_the_plain_step(result: dict[str, Any]) -> None:
@@ -61,14 +61,13 @@ def test_the_table_has_a_row_for_each(result: dict[str, Any]) -> None:
 
 def test_only_the_allocators_variants_set_the_allocator() -> None:
     assert environment(LESS, {"HOME": "x"}) == {"HOME": "x"}
-    assert environment(Variant(("allocator",)), {"HOME": "x"}) == {"HOME": "x", **ALLOCATOR}
+    assert environment("allocator", {"HOME": "x"}) == {"HOME": "x", **ALLOCATOR}
 
 
 def test_every_published_figure_has_its_variant() -> None:
-    names = [variant.name for variant in memory.VARIANTS]
-    assert set(memory.PUBLISHED) <= set(names)
-    assert names[0] == "plain"
-    assert len(set(names)) == len(names)
+    assert set(memory.PUBLISHED) <= set(memory.VARIANTS)
+    assert memory.VARIANTS[0] == "plain"
+    assert len(set(memory.VARIANTS)) == len(memory.VARIANTS)
 
 
 def test_a_failed_process_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

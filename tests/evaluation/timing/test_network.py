@@ -7,34 +7,32 @@ import numpy as np
 from typer.testing import CliRunner
 
 from evaluation.__main__ import app
-from evaluation.timing.network import Contestant, as_dict, multiply_adds, run_in_turn
+from evaluation.timing.network import measure, multiply_adds
 from models.networks.screening import ScreeningSpec
 from models.runtime.artifacts import find
 from models.runtime.session import Session
 
 
-def contestant(engine: str, calls: list[str]) -> Contestant:
+def session(engine: str, calls: list[str]) -> Session:
     def run(batch: np.ndarray) -> tuple[np.ndarray, ...]:
         calls.append(engine)
         return (np.zeros(len(batch), np.float32),)
 
-    return Contestant(Session(find("screening-int8"), engine, 2, run), [])
+    return Session(find("screening-int8"), engine, 2, run)
 
 
-def test_contestants_take_turns_after_a_warm_up() -> None:
+def test_sessions_take_turns_after_a_warm_up() -> None:
     calls: list[str] = []
-    pair = [contestant("a", calls), contestant("b", calls)]
-    run_in_turn(pair, (16, 16, 16), range(3))
+    found = measure([session("a", calls), session("b", calls)], (16, 16, 16), range(3))
     assert calls == ["a", "a", "b", "b"] + ["a", "b"] * 3
-    assert all(len(c.took_s) == 3 for c in pair)
+    assert found["rounds"] == 3
 
 
 def test_the_ratio_is_taken_round_by_round() -> None:
     calls: list[str] = []
-    pair = [contestant("a", calls), contestant("b", calls)]
+    pair = [session("a", calls), session("b", calls)]
     ticks = itertools.accumulate(itertools.cycle([1.0, 0.0, 2.0, 0.0]), initial=0.0)
-    run_in_turn(pair, (16, 16, 16), range(4), clock=lambda: next(ticks))
-    found = as_dict(pair, (16, 16, 16), 1)["passes"]
+    found = measure(pair, (16, 16, 16), range(4), clock=lambda: next(ticks))["passes"]
     assert [p["ratio_to_first"] for p in found] == [1.0, 2.0]
     assert [p["median_ms"] for p in found] == [1000.0, 2000.0]
 
