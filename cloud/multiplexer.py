@@ -44,7 +44,7 @@ class ResponseMultiplexer:
         self._finished.put_nowait(outcome)
 
     def close(self) -> None:
-        """Say that nothing more will be added."""
+        """Signal that nothing more will be added."""
         self._closed = True
         self._end_if_done()
 

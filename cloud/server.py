@@ -40,7 +40,8 @@ async def serve(server: CloudServer, *, ready: Callable[[str], None]) -> None:
     ``ready`` is called with the bound address when the service can be used.
 
     Raises:
-        BatcherFailed: batches are no longer formed; the service has stopped and told open studies.
+        BatcherFailed: batches are no longer formed; the service has stopped, and open studies got
+            `Draining`.
     """
     first, second = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -192,7 +193,7 @@ class CloudServer:
             options=(
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", size),
-                ("grpc.so_reuseport", 0),  # or a second service would share the port unnoticed
+                ("grpc.so_reuseport", 0),  # otherwise a second service could share the port
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),

@@ -132,7 +132,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         """Return the header.
 
         Raises:
-            CallerFault: there is none in time, or it cannot open a stream.
+            CallerFault: none arrived in time, or it cannot open a stream.
         """
         timeout_s = self._settings.header_timeout_s
         try:

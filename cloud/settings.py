@@ -33,7 +33,7 @@ class CloudSettings(BaseSettings):
         scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, which
             ignores deadlines, priorities, sites and cancelled calls; for comparison.
         routine_max_wait_s: a routine ROI that has waited this long, or half of its budget, is aged:
-            while such ROIs wait, every fourth place is for routine.
+            while such ROIs wait, one routine ROI is read after three stat ROIs.
         site_share: fraction of ``max_queued_rois`` that one site may hold while others wait, and
             of ``max_streams`` once half of them are open.
         site_weights: the weight of each named site in shares and turns; others have weight 1.
@@ -46,7 +46,8 @@ class CloudSettings(BaseSettings):
             ROI.
         return_margin_s: part of each budget that is kept for the answer's way back, at most half.
         grace_s: time that open studies have to finish after SIGTERM.
-        tls_ca: PEM authority that must have signed callers' certificates: mutual TLS.
+        tls_ca: PEM authority that must have signed callers' certificates; setting it enables mutual
+            TLS.
         metrics_port: port of the metrics; not set: off, 0: a free port.
     """
 

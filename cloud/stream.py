@@ -86,13 +86,13 @@ class StudyStream:
         self._receiver = asyncio.create_task(self._receive(requests, first_timeout_s))
 
     def fail(self, error: OverreadError) -> None:
-        """End the stream with ``error``: cancel what is pending, and receive no more."""
+        """End the stream with ``error``: cancel pending ROIs, and receive no more."""
         if self._receiver is not None:
             self._receiver.cancel()
         self.responses.fail(error)
 
     def close(self) -> None:
-        """Cancel all that is pending, so that none of it is read."""
+        """Cancel all pending ROIs, so that none of them is read."""
         self._expect_no_more()
         for running in (self._receiver, self._closing):
             if running is not None:
@@ -147,7 +147,7 @@ class StudyStream:
         message = request.roi
         if self._is_repeated(message):
             return
-        # a refused ROI may be sent again: it must not be taken off another stream's count
+        # a refused ROI may be sent again: the shared count must not fall twice for it
         if self._announced > 0:
             self._announced -= 1
             self._backend.batcher.announced_rois -= 1

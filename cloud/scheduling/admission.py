@@ -61,7 +61,7 @@ class AdmissionControl:
             for _ in range(rois)
         ]
         self.admit(entries[0])
-        # then as many as have a place without preemption, and of those as many as are in time
+        # then as many as find room without preemption, and of those as many as are in time
         most = max(1, quota_left(entries[0], self._queue, self._max_queued))
         if rois == 1 or not self._by_deadline:
             return min(rois, most)
@@ -77,7 +77,8 @@ class AdmissionControl:
             OverreadError: ``entry`` is rejected, see `check`.
         """
         errors: dict[int, OverreadError] = {}
-        # first the place in the queue, then the time: what leaves for the one helps the other
+        # first the size of the queue, then the time: an ROI preempted for the first helps the
+        # second
         over_quota = preempt_for_quota(entry, self._queue, self._max_queued, entry.arrived_s)
         for one in over_quota:
             errors[one.number] = Overloaded(
@@ -103,7 +104,7 @@ class AdmissionControl:
         return idle and not len(self._queue) and not deadline.passed
 
     def _start_s(self) -> float:
-        """Return when the next batch may start; an overrun is expected to last as long again."""
+        """Return when the next batch may start; an overrun so far is expected to double."""
         now_s = self._clock()
         if math.isinf(self.stage_free_s) or now_s <= self.stage_free_s:
             return max(now_s, self.stage_free_s)  # no batch runs, or it is within its time
@@ -125,7 +126,7 @@ def preempt_for_deadline(
     Raises:
         DeadlineUnmeetable: it would be late itself, or would make a protected entry late.
     """
-    # first with the newcomer: is it in time, and is all else?
+    # first with the newcomer: is it in time, and are all others?
     order, answered_s = _plan(queue, [newcomer], free_s, timing, without)
     now_s = newcomer.arrived_s
     late = _late(order, answered_s)
@@ -137,7 +138,7 @@ def preempt_for_deadline(
         )
     if not late:
         return []
-    # then without it: what would be late anyway is not its fault
+    # then without it: it does not count for entries that would be late anyway
     late -= _late(*_plan(queue, [], free_s, timing, without))
     pairs = zip(order, answered_s, strict=True)
     preempted = [(one, at_s - now_s) for one, at_s in pairs if one.number in late]
@@ -203,12 +204,13 @@ def _late(entries: Sequence[QueueEntry], answered_s: Sequence[float]) -> set[int
 def _protection(newcomer: QueueEntry, queue: Queue) -> Callable[[QueueEntry], bool]:
     """Return the preemption rules: a function that tells whether a queued entry is protected.
 
-    Stat may preempt routine; routine may preempt stat while it has less than every fourth place.
-    Within a priority, a site may preempt another that holds far more of the queue than itself.
+    Stat may preempt routine. Routine may preempt stat if fewer than one in four queued ROIs are
+    routine. Within a priority, a site may preempt another that holds far more of the queue than
+    itself.
     """
     waiting, held, weight = queue.waiting(), queue.count_by_site(), queue.rules.weight
     stats = sum(one.priority is Priority.STAT for one in waiting)
-    # with the newcomer counted in, routine would still hold no more than its own places
+    # routine, the newcomer included, would hold at most one in four
     routine_is_short = STATS_PER_ROUTINE * (len(waiting) - stats + 1) <= stats
     own = (held[newcomer.site] + 1) / weight(newcomer.site)
 

@@ -180,7 +180,7 @@ class Batcher:
                 roi.result.cancel()  # has an effect only if the service stops
 
     def _is_wanted(self, rois: list[QueuedRoi]) -> bool:
-        """Tell whether any caller still waits; first come, first served reads in any case."""
+        """Return whether any caller still waits; always true for first come, first served."""
         return not self.queue.rules.by_deadline or not all(roi.result.done() for roi in rois)
 
     def _deliver(
@@ -218,7 +218,7 @@ class BatchFormer:
         self.waited = False
 
     def notify(self) -> None:
-        """Say that an ROI was put into the queue."""
+        """Signal that an ROI was put into the queue."""
         self._arrived.set()
 
     @property

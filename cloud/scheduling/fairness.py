@@ -1,7 +1,7 @@
 """Fair sharing of the model between sites, weighted, and by deadline within a bound.
 
 Start-time fair queueing (Goyal et al., SIGCOMM 1996) with a bounded lead instead of strict turns:
-a site may be at most `MAX_LEAD` ahead of any other that waits. Within that bound the earliest
+a site may be at most `MAX_LEAD` ahead of any waiting site. Within that bound the earliest
 deadline is read first, whichever site sent it.
 """
 
@@ -15,7 +15,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from cloud.scheduling.entry import QueueEntry
 
 MAX_LEAD = 8.0
-"""ROIs, divided by the site's weight, that a site may be ahead of another that waits."""
+"""Largest lead of one site over a waiting site, in ROIs divided by the site's weight."""
 
 
 @dataclass
@@ -64,7 +64,9 @@ def fair_order(
 
 
 class _SiteSelector:
-    """Selects the site to read next. ``entries`` holds what waits of each, the most urgent last.
+    """Selects the site to read next.
+
+    ``entries`` holds the waiting entries of each site, the most urgent last.
 
     Heaps, since many sites may wait: one of all sites by usage, one of the sites within the lead
     by urgency, one of those ahead by usage. The other priority lane changes the usage of the same

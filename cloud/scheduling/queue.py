@@ -21,7 +21,7 @@ class QueueRules:
 
     Attributes:
         by_deadline: earliest deadline first. Otherwise first come, first served: no other rule
-            applies, and every admitted ROI is read, even when its caller has gone.
+            applies, and every admitted ROI is read, even after its caller has disconnected.
         routine_max_wait_s: a routine ROI is aged after this wait, or after half of its budget if
             that is shorter.
         site_share: fraction of the queue that one site may hold while others wait, in (0, 1].
@@ -70,9 +70,9 @@ class Queue:
         interval_s: float = 0.0,
         without: Collection[QueueEntry] = (),
     ) -> list[QueueEntry]:
-        """Return what waits in reading order, if one is read every ``interval_s`` from ``start_s``.
+        """Return the queue in reading order; from ``start_s``, ``interval_s`` are between two ROIs.
 
-        ``newcomers``, all of one site, are placed as if they waited; ``without`` are left out.
+        ``newcomers``, all of one site, are included as if they waited; ``without`` are excluded.
         """
         self._drop_cancelled()
         usage = replace(self._usage, by_site=dict(self._usage.by_site))  # to plan ahead
@@ -99,7 +99,7 @@ class Queue:
             self._usage = SiteUsage()
 
     def waiting(self) -> list[QueuedRoi]:
-        """Return what waits, in order of arrival."""
+        """Return the waiting ROIs, in order of arrival."""
         self._drop_cancelled()
         return list(self._rois)
 

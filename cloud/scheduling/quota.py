@@ -24,8 +24,8 @@ def preempt_for_quota(
     The queue holds ``most`` entries.
 
     A site alone may fill the queue. While others wait its quota is its share times its weight, and
-    its last routine ROI gives way to another site. For stat the last routine ROI gives way, of the
-    same site where that has used up its quota. Stat never gives way.
+    another site may preempt its last routine ROI. Stat preempts the last routine ROI, of the same
+    site if that has used up its quota. Stat is never preempted.
 
     Raises:
         Overloaded: the queue is full, or the site has used up its quota.
@@ -33,12 +33,12 @@ def preempt_for_quota(
     held, share = _held(queue), _site_share(queue, most)
     own, weight = held.pop(newcomer.site, 0), queue.rules.weight
     stat = queue.rules.by_deadline and newcomer.priority is Priority.STAT
-    # the other site that holds most for its weight is the first to give way
+    # the other site that holds most for its weight is preempted first
     by_weight = {site: n / weight(site) for site, n in held.items()}
     largest = max(by_weight, key=lambda site: by_weight[site], default=newcomer.site)
     preempted: list[QueueEntry] = []
     if held and own >= share * weight(newcomer.site):
-        # over its quota: only stat is admitted, in the place of routine work of the same site
+        # over its quota: only stat is admitted, and preempts routine work of the same site
         if stat:
             preempted = _last_routine(queue, now_s, lambda one: one.site == newcomer.site)
         quota = math.ceil(share * weight(newcomer.site))
@@ -48,7 +48,7 @@ def preempt_for_quota(
     elif len(queue) < most:
         return []
     else:
-        # full: a site over its quota gives way to anyone, any site to stat
+        # full: anyone preempts a site over its quota, stat preempts any site
         if by_weight.get(largest, 0.0) > share:
             preempted = _last_routine(queue, now_s, lambda one: one.site == largest)
         elif stat:
@@ -60,7 +60,7 @@ def preempt_for_quota(
 
 
 def quota_left(newcomer: QueueEntry, queue: Queue, most: int) -> int:
-    """Return how many ROIs like ``newcomer`` have a place without preempting any."""
+    """Return how many ROIs like ``newcomer`` find room without preempting any."""
     # beside other sites the quota counts, alone only the size of the queue
     held, free = _held(queue), most - len(queue)
     own = held.pop(newcomer.site, 0)
@@ -82,7 +82,7 @@ def _site_share(queue: Queue, most: int) -> int:
 def _last_routine(
     queue: Queue, now_s: float, may_give_way: Callable[[QueueEntry], bool]
 ) -> list[QueueEntry]:
-    """Return the routine ROI that would be read last of those that may give way, or none."""
+    """Return the routine ROI that would be read last of those that may be preempted, or none."""
     order = queue.in_order(now_s)
     return [one for one in order if one.priority is not Priority.STAT and may_give_way(one)][-1:]
 

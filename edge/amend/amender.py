@@ -151,8 +151,8 @@ class RetryBudget:
 class Amender:
     """Retry the pending reads of one store, and amend their reports in the outbox.
 
-    ``on_amended`` is called with every new version. ``clock``, in monotonic seconds, is for all time
-    spans; ``now``, the wall clock, only for the date in a report.
+    ``on_amended`` is called with every new version. ``clock``, in monotonic seconds, is for all
+    time spans; ``now``, the wall clock, only for the date in a report.
     """
 
     def __init__(
