@@ -81,7 +81,7 @@ def process_study(
 
     ``read`` leaves the report in the job's folder, ``report.json`` last. ``on_report`` is called
     once with the report, after it is written. ``since_s`` is the start time of the budget on
-    ``clock``, None for now. ``deadline_s`` is for the report of a study that ``read`` cannot report.
+    ``clock``, None for now. ``deadline_s`` is that of a study that ``read`` cannot report.
 
     Raises:
         OSError, sqlite3.OperationalError: files or the database cannot be written. The study stays

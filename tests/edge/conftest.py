@@ -1,4 +1,4 @@
-"""A site with a silent cloud, for the tests of pending reads."""
+"""A clock by hand, and a site with a silent cloud for the tests of pending reads."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from pathlib import Path
 import pytest
 
 from edge.store.studies import StudyStore
-from tests.edge.builders import SilentCloud, Site
+from tests.edge.builders import HandClock, SilentCloud, Site
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
 def cloud() -> SilentCloud:
-    """A cloud that has not answered yet."""
     return SilentCloud()
 
 
 @pytest.fixture
 def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
-    """A site whose cloud is silent."""
     (tmp_path / "state").mkdir()
     with StudyStore(tmp_path / "state" / "s.db") as store:
         yield Site(tmp_path, store, cloud)

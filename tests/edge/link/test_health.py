@@ -28,16 +28,13 @@ class Scripted:
         self.checks = 0
 
     def __call__(self, _timeout_s: float) -> HealthCheck:
-        """One more health check."""
         self.checks += 1
         return HealthCheck(self.fault, self.cancel)
 
     def fault(self) -> LinkFault | None:
-        """Waits for the next answer."""
         return self.answers.get(timeout=LONG_S)
 
     def cancel(self) -> None:
-        """Ends the wait."""
         self.answers.put(Unreachable("cancelled"))
 
 
@@ -81,7 +78,6 @@ def test_a_study_waits_for_a_cloud_that_is_about_to_answer() -> None:
 
 
 def test_a_failed_escalation_starts_a_health_check_at_once() -> None:
-    """It does not wait for the end of its pause."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, LONG_S):
         cloud.answers.put(None)
@@ -119,7 +115,6 @@ def test_a_link_without_a_monitor_is_not_down() -> None:
 
 
 def test_stopping_the_monitor_cancels_a_waiting_health_check() -> None:
-    """It returns although no answer ever came, and tells nothing of the link."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, LONG_S):
         assert until(lambda: cloud.checks == 1)
@@ -159,12 +154,10 @@ def test_health_checks_over_grpc() -> None:
 
 
 def test_a_monitor_over_grpc_ends_while_its_health_check_waits() -> None:
-    """The health check is cancelled, and no thread is left behind."""
     link = Link()
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
         with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            watch = HealthMonitor(partial(start_health_check, channel), link, LONG_S)
-            with watch:
+            with HealthMonitor(partial(start_health_check, channel), link, LONG_S):
                 pass
     assert "health monitor" not in [thread.name for thread in threading.enumerate()]

@@ -10,6 +10,11 @@ from tests.edge.builders import HandClock
 MB = 1_000_000
 
 
+@pytest.fixture
+def link(clock: HandClock) -> Link:
+    return Link(clock=clock)
+
+
 def arrivals(
     round_trip_s: float, bytes_per_s: float, count: int, queue_s: float = 0.1, batch_s: float = 0.2
 ) -> list[Arrival]:
@@ -22,9 +27,8 @@ def arrivals(
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
-def test_round_trip_and_throughput_are_recovered(count: int) -> None:
+def test_round_trip_and_throughput_are_recovered(count: int, link: Link) -> None:
     """From one ROI on: the first response is the round trip, the rest is sending."""
-    link = Link(clock=HandClock())
     link.succeeded(arrivals(0.08, 4 * MB, count), response_s=0.08)
     middle = link.estimate().middle
     assert middle.round_trip_s == pytest.approx(0.08)
@@ -32,18 +36,15 @@ def test_round_trip_and_throughput_are_recovered(count: int) -> None:
     assert middle.queue_s == pytest.approx(0.1)
 
 
-def test_throughput_down_is_that_of_answers_that_left_together() -> None:
+def test_throughput_down_is_that_of_answers_that_left_together(link: Link) -> None:
     """Two answers of one batch, 5,000 bytes and 10 ms apart, came with 0.5 MB/s."""
-    link = Link(clock=HandClock())
     first = Arrival(1000, 0.5, 0.0, 0.2, received_bytes=800)
     second = Arrival(2000, 0.51, 0.0, 0.2, received_bytes=5800)
     link.succeeded([first, second], response_s=0.1)
     assert link.estimate().middle.down_bytes_per_s == pytest.approx(MB / 2)
 
 
-def test_middle_and_slow_side_are_those_of_what_was_seen() -> None:
-    """Of fast and slow studies the estimate gives the median, and the slow tail beside it."""
-    link = Link(clock=HandClock())
+def test_middle_and_slow_side_are_those_of_what_was_seen(link: Link) -> None:
     for round_trip_s in [0.01, 0.02, 0.03] * 10 + [0.4, 0.5]:
         link.succeeded(arrivals(round_trip_s, 4 * MB, count=4), response_s=round_trip_s)
     estimate = link.estimate()
@@ -51,26 +52,22 @@ def test_middle_and_slow_side_are_those_of_what_was_seen() -> None:
     assert estimate.slow.round_trip_s == pytest.approx(0.4)
 
 
-def test_cloud_time_of_a_region_is_shared_among_those_sent_together() -> None:
+def test_cloud_time_of_a_region_is_shared_among_those_sent_together(link: Link) -> None:
     """Ten regions of one batch of 1 s cost 0.1 s each, however slow the link was."""
-    link = Link(clock=HandClock())
     link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, response_s=8.0)
     assert link.estimate().middle.roi_s == pytest.approx(0.1)
 
 
-def test_a_cloud_that_serves_others_between_is_slow() -> None:
+def test_a_cloud_that_serves_others_between_is_slow(link: Link) -> None:
     """Two regions read in 0.1 s each, the second 0.9 s after the first began, cost 0.5 s each."""
-    link = Link(clock=HandClock())
     first = Arrival(1000, 0.3, queue_s=0.1, compute_s=0.1)
     second = Arrival(2000, 1.3, queue_s=1.0, compute_s=0.1001)
     link.succeeded([first, second], response_s=0.1)
     assert link.estimate().middle.roi_s == pytest.approx(0.5, rel=0.01)
 
 
-def test_queue_drains_until_the_cloud_says_otherwise() -> None:
+def test_queue_drains_until_the_cloud_says_otherwise(link: Link, clock: HandClock) -> None:
     """A queue of 3 s is one of 1 s after 2 s, and none after 5 s."""
-    clock = HandClock()
-    link = Link(clock=clock)
     link.queue_reported(3.0)
     clock.sleep(2.0)
     assert link.estimate().middle.queue_s == pytest.approx(1.0)
@@ -78,10 +75,8 @@ def test_queue_drains_until_the_cloud_says_otherwise() -> None:
     assert link.estimate().middle.queue_s == 0.0
 
 
-def test_old_measurements_are_forgotten() -> None:
+def test_old_measurements_are_forgotten(link: Link, clock: HandClock) -> None:
     """A link that was terrible in the morning is an unknown one in the evening."""
-    clock = HandClock()
-    link = Link(clock=clock)
     for _ in range(9):
         link.succeeded(arrivals(3.0, 10_000, count=2), response_s=3.0)
     assert link.estimate().middle.round_trip_s == pytest.approx(3.0)
@@ -90,10 +85,7 @@ def test_old_measurements_are_forgotten() -> None:
     assert (estimate.middle, estimate.slow) == (LinkEstimate().middle, LinkEstimate().slow)
 
 
-def test_loss_of_contact_is_known() -> None:
-    """The estimate tells how long the cloud has been silent, and None for never."""
-    clock = HandClock()
-    link = Link(clock=clock)
+def test_loss_of_contact_is_known(link: Link, clock: HandClock) -> None:
     assert link.estimate().silent_s is None
     link.succeeded(())
     clock.sleep(12.0)
@@ -101,10 +93,10 @@ def test_loss_of_contact_is_known() -> None:
     assert link.estimate().silent_s == pytest.approx(12.0)
 
 
-def test_breaker_opens_after_failures_in_a_row_and_probes_after_the_cool_off() -> None:
+def test_breaker_opens_after_failures_in_a_row_and_probes_after_the_cool_off(
+    link: Link, clock: HandClock
+) -> None:
     """Three failures close the link for 30 s; then it may be asked, and one failure is enough."""
-    clock = HandClock()
-    link = Link(failures=3, cool_off_s=30.0, clock=clock)
     for _ in range(3):
         assert link.estimate().available
         link.failed("Unreachable: refused")
@@ -117,9 +109,8 @@ def test_breaker_opens_after_failures_in_a_row_and_probes_after_the_cool_off() -
     assert not link.estimate().available
 
 
-def test_only_one_escalation_probes() -> None:
+def test_only_one_escalation_probes(clock: HandClock) -> None:
     """While it is out the link is not there for others; its success brings it back."""
-    clock = HandClock()
     link = Link(failures=1, clock=clock)
     link.failed("x")
     clock.sleep(30.0)
@@ -130,28 +121,24 @@ def test_only_one_escalation_probes() -> None:
     assert not link.estimate().probing
 
 
-def test_missed_deadlines_open_the_breaker_too() -> None:
+def test_missed_deadlines_open_the_breaker_too(link: Link) -> None:
     """Three studies of which nothing was answered in time are as bad as three failures."""
-    link = Link(failures=3, clock=HandClock())
     for _ in range(2):
         link.missed(100_000, 1.0)
     link.failed("Unreachable: lost")
     assert not link.estimate().available
 
 
-def test_a_missed_deadline_teaches_how_slow_it_is_at_least() -> None:
+def test_a_missed_deadline_teaches_how_slow_it_is_at_least(link: Link) -> None:
     """100 kB not answered in 5 s: the link carries less than 20 kB/s or so, until measured."""
-    link = Link(clock=HandClock())
     link.missed(100_000, 5.0)
     assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
     link.missed(100_000, 0.051)  # that says nothing: it was expected to take longer
     assert link.estimate().middle.bytes_per_s == pytest.approx(100_000 / 4.95)
 
 
-def test_what_never_came_is_evidence_of_slowness() -> None:
+def test_what_never_came_is_evidence_of_slowness(link: Link, clock: HandClock) -> None:
     """Studies that bring one region of ten in 8 s: ten do not fit any more; the link stays."""
-    clock = HandClock()
-    link = Link(failures=3, clock=clock)
     for _ in range(50):
         link.succeeded(arrivals(0.05, 4 * MB, 1), response_s=0.05)
         link.slower_than(MB // 5, 8.0, response_s=0.05, rois=2)
@@ -161,9 +148,8 @@ def test_what_never_came_is_evidence_of_slowness() -> None:
     assert estimate.completion_s(10, MB) > 7.5
 
 
-def test_the_round_trip_is_known_once_it_was_measured() -> None:
-    """Knocks measure it too."""
-    link = Link(clock=HandClock())
+def test_the_round_trip_is_known_once_it_was_measured(link: Link) -> None:
+    """Health checks measure it too."""
     assert link.round_trip_s is None
     link.up(0.3)
     assert link.round_trip_s == 0.3
@@ -192,10 +178,8 @@ def test_predicted_95th_percentile_holds_as_often_as_it_says() -> None:
     assert 0.90 <= np.mean(within) <= 1.0
 
 
-def test_patience_with_a_silent_cloud() -> None:
+def test_patience_with_a_silent_cloud(link: Link, clock: HandClock) -> None:
     """One that never responded may have to be connected to; a near one answers within 1 s."""
-    clock = HandClock()
-    link = Link(clock=clock)
     assert link.response_timeout_s() == 3.0
     link.up(0.01)
     assert link.response_timeout_s() == 1.0
@@ -207,10 +191,10 @@ def test_patience_with_a_silent_cloud() -> None:
     assert link.response_timeout_s() == 3.0
 
 
-def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
+def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for(
+    link: Link, clock: HandClock
+) -> None:
     """Nobody asks until it is found; at first one may wait for that."""
-    clock = HandClock()
-    link = Link(clock=clock)
     link.wait_until_known()  # no monitor: nothing to wait for
     assert link.estimate().available
     link.monitor_started(0.5)
@@ -224,10 +208,9 @@ def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for() -> None:
     assert link.estimate().available
 
 
-def test_a_link_that_is_down_rejects_escalations_until_it_is_up() -> None:
-    """However long that takes: no study finds out."""
-    clock = HandClock()
-    link = Link(clock=clock)
+def test_a_link_that_is_down_rejects_escalations_until_it_is_up(
+    link: Link, clock: HandClock
+) -> None:
     link.down("Unreachable: refused")
     clock.sleep(3600.0)
     assert not link.enter()
@@ -236,9 +219,8 @@ def test_a_link_that_is_down_rejects_escalations_until_it_is_up() -> None:
     assert link.enter()
 
 
-def test_a_stream_that_receives_answers_overrules_a_failed_health_check() -> None:
+def test_a_stream_that_receives_answers_overrules_a_failed_health_check(link: Link) -> None:
     """It is not lost until that has ended, and a first sign brings a lost one back."""
-    link = Link(clock=HandClock())
     link.down("Unreachable: refused")
     link.responded()
     link.down("DeadlinePassed: no answer")
@@ -248,9 +230,7 @@ def test_a_stream_that_receives_answers_overrules_a_failed_health_check() -> Non
     assert not link.estimate().available
 
 
-def test_a_study_that_is_not_answered_puts_the_link_in_doubt() -> None:
-    """Who watches is told by an event; success and refusal raise no doubt."""
-    link = Link(clock=HandClock())
+def test_a_study_that_is_not_answered_puts_the_link_in_doubt(link: Link) -> None:
     link.succeeded(())
     link.inconclusive()
     assert not link.suspect.is_set()
@@ -276,16 +256,14 @@ class Ending(Link):
 
 
 def test_a_monitor_that_stops_ends_the_wait_for_its_cloud() -> None:
-    """Whoever waits goes on."""
     link = Ending(clock=HandClock())
     link.monitor_started(60.0)
     link.wait_until_known()
     assert link.enter()
 
 
-def test_a_missed_deadline_that_does_not_count_still_teaches() -> None:
+def test_a_missed_deadline_that_does_not_count_still_teaches(clock: HandClock) -> None:
     """The link is as slow as after any other; the breaker stays, and a probe leaves its place."""
-    clock = HandClock()
     link = Link(failures=1, clock=clock)
     link.missed(100_000, 5.0, counts=False)
     assert link.estimate().available
@@ -297,8 +275,9 @@ def test_a_missed_deadline_that_does_not_count_still_teaches() -> None:
     assert link.enter()
 
 
-def broken(clock: HandClock) -> Breaker:
-    """One that two failures have opened for 30 s."""
+@pytest.fixture
+def breaker(clock: HandClock) -> Breaker:
+    """A breaker that two failures have opened for 30 s."""
     breaker = Breaker(clock, failures=2, cool_off_s=30.0)
     for _ in range(2):
         assert breaker.enter()
@@ -307,7 +286,6 @@ def broken(clock: HandClock) -> Breaker:
 
 
 def test_failures_count_only_in_a_row() -> None:
-    """A success between them resets the count."""
     breaker = Breaker(HandClock(), failures=2, cool_off_s=30.0)
     breaker.failed("x")
     breaker.succeeded()
@@ -315,10 +293,8 @@ def test_failures_count_only_in_a_row() -> None:
     assert breaker.enter()
 
 
-def test_a_probe_that_succeeds_closes_it() -> None:
+def test_a_probe_that_succeeds_closes_it(clock: HandClock, breaker: Breaker) -> None:
     """From then on everyone is let in, and it takes as many failures as ever to open it."""
-    clock = HandClock()
-    breaker = broken(clock)
     clock.sleep(30.0)
     breaker.enter()
     breaker.succeeded()
@@ -328,10 +304,8 @@ def test_a_probe_that_succeeds_closes_it() -> None:
     assert not breaker.half_open
 
 
-def test_a_probe_that_fails_opens_it_again() -> None:
+def test_a_probe_that_fails_opens_it_again(clock: HandClock, breaker: Breaker) -> None:
     """One failure is enough, for another whole cool-off."""
-    clock = HandClock()
-    breaker = broken(clock)
     clock.sleep(30.0)
     breaker.enter()
     breaker.failed("DeadlinePassed: late")
@@ -342,10 +316,9 @@ def test_a_probe_that_fails_opens_it_again() -> None:
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_an_inconclusive_probe_allows_another_one(rounds: int) -> None:
-    """The next one is let in as the probe."""
-    clock = HandClock()
-    breaker = broken(clock)
+def test_an_inconclusive_probe_allows_another_one(
+    rounds: int, clock: HandClock, breaker: Breaker
+) -> None:
     clock.sleep(30.0)
     for _ in range(rounds):
         assert breaker.enter()
