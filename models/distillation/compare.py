@@ -56,16 +56,10 @@ HEADS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared.
+    """What is compared: ``seeds`` students of each arm, all from the screening network ``start``.
 
-    Attributes:
-        start: the screening network that every student begins with.
-        teachers: weights of trained teachers.
-        pool: folder of the pool.
-        out: folder of the comparison.
-        seeds: students of each arm.
-        minutes: time for one student, which gives its number of steps.
-        teaching: the training parameters of a student, without the steps.
+    ``minutes`` for one student give its number of steps, which ``teaching`` lacks; ``teachers`` are
+    weights, ``pool`` and ``out`` folders.
     """
 
     start: Path

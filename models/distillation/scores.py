@@ -15,9 +15,6 @@ from models.training.screening import sensitivity_at
 RATES = (0.5, 1.0, 2.0, 4.0)
 """False positives a scan."""
 
-RESAMPLES = 1000
-TAIL = 0.025
-
 Indices = npt.NDArray[np.int64]
 
 
@@ -42,21 +39,21 @@ def figures(scores: Scores, scans: int) -> dict[str, float]:
 
 def points_gained(
     arm: Sequence[Scores], base: Sequence[Scores], patients: Indices, scans: int,
-    *, resamples: int = RESAMPLES, seed: int = 0,
+    *, resamples: int = 1000,
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return the points that ``arm`` gains over ``base`` in each figure, with 95 % intervals.
 
     Both hold one network a seed, in the same order. Each resample draws seeds, patients and false
     positives with replacement, the same for both.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     everything = [np.arange(len(part)) for part in base[0]]
     value = _gain(arm, base, range(len(arm)), everything, scans)
     drawn = []
     for _ in range(resamples):
         seeds = rng.integers(len(arm), size=len(arm))
         drawn.append(_gain(arm, base, seeds.tolist(), _draw(base[0], patients, rng), scans))
-    low, high = np.quantile([list(one.values()) for one in drawn], [TAIL, 1 - TAIL], axis=0)
+    low, high = np.quantile([list(one.values()) for one in drawn], [0.025, 0.975], axis=0)
     return {
         name: {"points": gain, "low": float(a), "high": float(b)}
         for (name, gain), a, b in zip(value.items(), low, high, strict=True)

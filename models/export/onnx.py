@@ -23,8 +23,6 @@ INPUT = "voxels"
 SCALE = ("unit_scale", "unit_zero")
 """The names of the constants that dequantise the input."""
 
-OPSET = 17
-
 OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
 """The outputs of each kind of network, in this order."""
 
@@ -59,7 +57,7 @@ def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
             input_names=[INPUT],
             output_names=OUTPUTS[kind],
             dynamic_axes=_FREE_AXES[kind],
-            opset_version=OPSET,
+            opset_version=17,
             dynamo=False,
         )
         return onnx.load(path)

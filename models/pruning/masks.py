@@ -46,11 +46,11 @@ def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
     }
 
 
-def gradients(task: Task, count: int, seed: int = 0) -> Iterator[nn.Module]:
+def gradients(task: Task, count: int) -> Iterator[nn.Module]:
     """Yield a copy of the task's network ``count`` times, each with the gradient of one batch."""
     network = copy.deepcopy(task.network).train()
     device = next(network.parameters()).device
-    for batch in track(islice(task.batches(seed), count), "measuring importance", count):
+    for batch in track(islice(task.batches(0), count), "measuring importance", count):
         moved = {name: value.to(device) for name, value in batch.items()}
         network.zero_grad()
         with torch.autocast(device.type, torch.bfloat16):

@@ -21,8 +21,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,11 +132,10 @@ class Trainer:
     def step(self) -> float:
         """Do one training step and return its loss."""
         # cached casts of shared weights would be missing when a forward pass is done again
-        low = torch.autocast(self.batch["voxels"].device.type, torch.bfloat16, cache_enabled=False)
-        with low if self._low else nullcontext():
-            voxels = self.batch["voxels"]
-            buffer = self._unit
-            unit = voxels.float() / 255 if buffer is None else buffer.copy_(voxels).div_(255)
+        voxels, buffer = self.batch["voxels"], self._unit
+        unit = voxels.float() / 255 if buffer is None else buffer.copy_(voxels).div_(255)
+        kind = voxels.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self._low, cache_enabled=False):
             answers = self.network(unit)
         terms = hybrid_loss(Answers(*(out.float() for out in answers)), self.batch)
         loss = torch.stack(list(terms.values())).sum()
@@ -149,12 +147,7 @@ class Trainer:
 
 
 def measure(
-    savings: Collection[str],
-    size: int,
-    steps: int,
-    *,
-    spec: HybridSpec | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    savings: Collection[str], size: int, steps: int, *, spec: HybridSpec | None = None
 ) -> dict[str, Any]:
     """Measure ``steps`` training steps: peak memory beyond the built network's, times, losses.
 
@@ -166,9 +159,9 @@ def measure(
     before = _start_peak(device)
     took, losses = [], []
     for _ in range(steps):
-        began = clock()
+        began = time.perf_counter()
         losses.append(trainer.step())
-        took.append(clock() - began)
+        took.append(time.perf_counter() - began)
     return {
         "peak_bytes": _peak(device) - before,
         "tensor_bytes": _tensor_peak(trainer, device),
