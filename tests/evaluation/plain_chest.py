@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evaluation.accuracy.data import Cube, Lesion
+from evaluation.lesion_insertion.donors import Donor, cut_donor
 from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, HuArray, Triple, UInt8Array, Volume
@@ -48,6 +49,13 @@ def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> tuple[Cube, UInt8
         Cube(name, "patient of " + name, to_window(hu), (25.0, 24.0, 25.0), diameter_mm),
         np.where(ball, 4, 0).astype(np.uint8),
     )
+
+
+def donor(diameter_mm: float = 10.0, name: str = "test/0") -> Donor:
+    """That nodule, cut out."""
+    found = cut_donor(*nodule(diameter_mm, name))
+    assert found is not None
+    return found
 
 
 def in_lung(side: int, shift_mm: float = 0.0) -> Triple:

@@ -9,27 +9,26 @@ import pytest
 from evaluation.accuracy.data import Lesion
 from evaluation.lesion_insertion.donors import cut_donor, cut_lesions, read_donors
 from imaging.preprocess import preprocess
-from tests.evaluation.plain_chest import chest, host, in_lung, nodule
+from tests.evaluation.plain_chest import chest, donor, host, in_lung, nodule
 
 
 def test_the_wall_stays_behind() -> None:
-    donor = cut_donor(*nodule(10.0))
-    assert donor is not None
-    assert donor.cover[25, 24, 25] == pytest.approx(1.0)
-    assert donor.cover[25, 24, 8] == 0
-    assert donor.lung_hu == pytest.approx(-900, abs=6)
-    assert donor.reach_mm == pytest.approx(5.0, abs=0.3)
-    assert donor.attached == 0
+    found = donor()
+    assert found.cover[25, 24, 25] == pytest.approx(1.0)
+    assert found.cover[25, 24, 8] == 0
+    assert found.lung_hu == pytest.approx(-900, abs=6)
+    assert found.reach_mm == pytest.approx(5.0, abs=0.3)
+    assert found.attached == 0
 
 
 def test_a_nodule_at_the_wall_says_so() -> None:
     cube, votes = nodule(10.0)
     voxels = cube.voxels.copy()
     voxels[:, :, :19] = 189
-    donor = cut_donor(replace(cube, voxels=voxels), votes)
-    assert donor is not None
-    assert 0.1 < donor.attached < 0.5
-    assert donor.cover[25, 24, 17] < 0.02
+    found = cut_donor(replace(cube, voxels=voxels), votes)
+    assert found is not None
+    assert 0.1 < found.attached < 0.5
+    assert found.cover[25, 24, 17] < 0.02
 
 
 def test_an_outline_elsewhere_is_no_donor() -> None:
@@ -47,9 +46,9 @@ def test_a_lesion_of_a_scan_is_cut_at_its_size() -> None:
     ball = sum((g - c) ** 2 for g, c in zip(grid, (z, y, x), strict=True)) <= 100
     volume.hu[np.asarray(ball)] = 30
     marked = replace(host(lesions=(Lesion(point, 19.0, 22.0),)), volume=volume)
-    (donor,) = cut_lesions(marked, preprocess(volume))
-    assert donor.diameter_mm == pytest.approx(20.0, abs=1.0)
-    assert donor.patient == "chest"
+    (found,) = cut_lesions(marked, preprocess(volume))
+    assert found.diameter_mm == pytest.approx(20.0, abs=1.0)
+    assert found.patient == "chest"
 
 
 def test_real_nodules_are_cut(shared_data: Path) -> None:

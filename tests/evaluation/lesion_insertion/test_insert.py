@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evaluation.lesion_insertion.donors import Donor, cut_donor
+from evaluation.lesion_insertion.donors import Donor
 from evaluation.lesion_insertion.hosts import FreeSpace, Occupied
 from evaluation.lesion_insertion.insert import (
     APART_MM,
@@ -16,14 +16,14 @@ from evaluation.lesion_insertion.insert import (
     plan_nodules,
 )
 from imaging.preprocess import preprocess
-from imaging.volume import FloatArray, Volume
-from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, host, in_lung, nodule
+from imaging.volume import FloatArray, Triple, Volume
+from tests.evaluation.plain_chest import LUNG_HU, TISSUE_HU, chest, donor, host, in_lung
 
 
-def donor(diameter_mm: float = 10.0) -> Donor:
-    found = cut_donor(*nodule(diameter_mm))
-    assert found is not None
-    return found
+def inserted(before: Volume, centre_mm: Triple, scale: float = 1.0) -> Volume:
+    """The volume with a nodule of 10 mm, made larger, at that place."""
+    one = Insertion(0, donor(), scale, centre_mm=centre_mm, lung_hu=LUNG_HU)
+    return insert(before, [one])
 
 
 def dense(volume: Volume, before: Volume) -> tuple[float, FloatArray]:
@@ -40,8 +40,7 @@ def dense(volume: Volume, before: Volume) -> tuple[float, FloatArray]:
 @pytest.mark.parametrize("scale", [1.0, 2.5])
 def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: float) -> None:
     before, point = chest(spacing), in_lung(1, 1.3)
-    after = insert(before, [Insertion(0, donor(), scale, centre_mm=point, lung_hu=LUNG_HU)])
-    size, centre = dense(after, before)
+    size, centre = dense(inserted(before, point, scale), before)
     assert centre == pytest.approx(np.array(point), abs=0.3)
     assert size == pytest.approx(np.pi / 6 * (10 * scale) ** 3, rel=0.2)
 
@@ -49,7 +48,7 @@ def test_place_and_size_are_exact(spacing: tuple[float, float, float], scale: fl
 def test_no_seam_where_lungs_differ() -> None:
     """Lung of -900 HU becomes the host's -850; nothing around the nodule is darker."""
     before = chest((1.0, 1.0, 1.0))
-    after = insert(before, [Insertion(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
+    after = inserted(before, in_lung(0))
     changed = after.hu != before.hu
     assert changed.any()
     assert after.hu[changed].min() >= LUNG_HU - 8
@@ -59,9 +58,7 @@ def test_a_wall_is_never_made_less_dense() -> None:
     """A mass at the wall leaves the wall as it is, and the original untouched."""
     before = chest((1.0, 1.0, 1.0))
     copy = before.hu.copy()
-    after = insert(
-        before, [Insertion(0, donor(), 3.0, centre_mm=in_lung(0, -36.0), lung_hu=LUNG_HU)]
-    )
+    after = inserted(before, in_lung(0, -36.0), 3.0)
     assert (after.hu[copy == TISSUE_HU] >= TISSUE_HU - 1).all()
     assert (before.hu == copy).all()
 
@@ -71,29 +68,25 @@ def test_vessels_end_in_a_solid_nodule() -> None:
     before = chest((1.0, 1.0, 1.0))
     z, y, x = (round(float(v)) for v in before.geometry.to_index(in_lung(0)))
     before.hu[z, y, x - 15 : x + 15] = 200
-    after = insert(before, [Insertion(0, donor(), centre_mm=in_lung(0), lung_hu=LUNG_HU)])
+    after = inserted(before, in_lung(0))
     assert after.hu[z, y, x] == pytest.approx(TISSUE_HU, abs=6)
     assert after.hu[z, y, x + 12] == 200
 
 
 def test_an_insertion_beside_the_scan_changes_nothing() -> None:
     before = chest()
-    after = insert(before, [Insertion(0, donor(), centre_mm=(5000.0, 0.0, 0.0), lung_hu=LUNG_HU)])
-    assert (after.hu == before.hu).all()
+    assert (inserted(before, (5000.0, 0.0, 0.0)).hu == before.hu).all()
 
 
 @pytest.fixture(scope="module")
 def ready() -> PreparedHost:
     """The plain chest, with an occupied place in its right lung."""
-    chest = host()
-    return PreparedHost(
-        chest, FreeSpace.of(preprocess(chest.volume)), (Occupied(in_lung(0), 10.0),)
-    )
+    space = FreeSpace.of(preprocess(host().volume))
+    return PreparedHost(host(), space, (Occupied(in_lung(0), 10.0),))
 
 
 def donors(*diameters_mm: float) -> list[Donor]:
-    found = [cut_donor(*nodule(d, f"test/{i}")) for i, d in enumerate(diameters_mm)]
-    return [donor for donor in found if donor is not None]
+    return [donor(mm, f"test/{i}") for i, mm in enumerate(diameters_mm)]
 
 
 def test_every_nodule_is_inserted_once(ready: PreparedHost) -> None:

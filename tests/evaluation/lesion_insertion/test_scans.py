@@ -6,11 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.froc import Scored
 from evaluation.accuracy.subgroups import Traits
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.command import draw_sheet, save_sheet, tables
-from evaluation.lesion_insertion.donors import cut_donor
 from evaluation.lesion_insertion.insert import Insertion, PreparedHost, SyntheticScan
 from evaluation.lesion_insertion.scans import (
     as_dict,
@@ -22,7 +20,8 @@ from evaluation.lesion_insertion.scans import (
 from imaging.preprocess import Preprocessed
 from models.markdown import Rows
 from models.runtime.detection import Candidate
-from tests.evaluation.plain_chest import LUNG_HU, bright, host, in_lung, nodule
+from tests.evaluation.accuracy.test_froc import make
+from tests.evaluation.plain_chest import LUNG_HU, bright, donor, host, in_lung
 
 FALSE_MM = in_lung(1, 20.0)
 
@@ -40,10 +39,8 @@ def untouched() -> PreparedHost:
 
 def synthetic(untouched: PreparedHost, *shifts_mm: float, masses: bool = False) -> SyntheticScan:
     """A scan with nodules of 10 mm inserted into the right lung at these places."""
-    donor = cut_donor(*nodule(10.0))
-    assert donor is not None
     insertions = [
-        Insertion(0, donor, 3.0 if masses else 1.0, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU)
+        Insertion(0, donor(), 3.0 if masses else 1.0, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU)
         for shift in shifts_mm
     ]
     return SyntheticScan(untouched, tuple(insertions), masses)
@@ -104,14 +101,7 @@ def test_json_has_figures_subgroups_and_masses(untouched: PreparedHost) -> None:
 
 def test_operating_point_is_the_lowest_threshold_allowed() -> None:
     """One a scan on two scans leaves two of three; where all are allowed there is no threshold."""
-    of = Scored(
-        nodule_score=np.array([0.1]),
-        nodule_group=np.array([0]),
-        false_score=np.array([0.5, 0.9, 0.7]),
-        false_scan=np.array([0, 1, 1]),
-        scans=2,
-        paired=False,
-    )
+    of = make([0.1], [0.5, 0.9, 0.7], [0, 1, 1], 2)
     assert 0.5 < least_score(of, 1.0) < 0.5 + 1e-9
     assert least_score(of, 2.0) == -np.inf
 

@@ -19,13 +19,9 @@ from models.runtime.second_reader import Readings
 from tests.evaluation.made_cases import made_cases
 from tests.plain_readings import plain
 
-NODULE, FALSE, SHADOW, FAINT = (
-    (25.0, 25.0, 25.0),
-    (40.0, 40.0, 40.0),
-    (10.0, 10.0, 10.0),
-    (1.0, 1, 1),
-)
-MARKS = [(NODULE, 0.95), (FALSE, 0.4), (SHADOW, 0.3), (FAINT, 0.01)]
+PLACES = [((25.0, 25.0, 25.0), 0.95), ((40.0, 40.0, 40.0), 0.4), ((10.0, 10.0, 10.0), 0.3),
+          ((1.0, 1, 1), 0.01)]  # fmt: skip
+"""A nodule, a false one, one at a mark, and one that is dismissed."""
 
 
 class Bright:
@@ -35,7 +31,9 @@ class Bright:
         return plain(batch.mean(axis=(1, 2, 3)) / 255, [6.0] * len(batch))
 
 
-def _sources(folder: Path) -> Sources:
+@pytest.fixture
+def sources(tmp_path: Path) -> Sources:
+    folder = tmp_path
     cubes = np.full((1, 50, 50, 50), 51, np.uint8)
     for split in ("val", "test"):
         np.savez(folder / f"{split}.npz", ct=cubes)
@@ -49,21 +47,21 @@ def _sources(folder: Path) -> Sources:
     return Sources(folder, folder, folder / "scans.csv")
 
 
-def _readers(scripted_pipeline: Callable[..., Pipeline]) -> Readers:
+@pytest.fixture
+def readers(scripted_pipeline: Callable[..., Pipeline]) -> Readers:
     def read(folder: Path) -> Study:
         return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
 
     def preprocess(_volume: Volume, _folder: Path) -> Preprocessed:
         return Preprocessed(np.full((60, 60, 60), 102, np.uint8), Geometry())
 
-    line = replace(scripted_pipeline(MARKS), read=read, preprocess=preprocess)
+    line = replace(scripted_pipeline(PLACES), read=read, preprocess=preprocess)
     return Readers(line, Bright(), "bright 1 (none)", 0.05)
 
 
-def test_scans_and_cubes_become_pieces(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
-    cases = read_cases(_sources(tmp_path), _readers(scripted_pipeline))
+def test_scans_and_cubes_become_pieces(sources: Sources, readers: Readers) -> None:
+    """Uncertain candidates are read in every size, the others in full."""
+    cases = read_cases(sources, readers)
     names = [(piece.name, piece.split, piece.whole) for piece in cases.pieces]
     assert names == [("b", "val", True), ("c", "test", True),
                      ("val/0", "val", False), ("test/0", "test", False)]  # fmt: skip
@@ -78,28 +76,18 @@ def test_scans_and_cubes_become_pieces(
     assert cube.patient == "patient val"
     assert cases.models == ("scripted 1 (none)", "bright 1 (none)")
     assert {n for n, _ in cases.batches} == {1, 2, 4, 8}
-
-
-def test_uncertain_candidates_are_read_in_every_size(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
-    cases = read_cases(_sources(tmp_path), _readers(scripted_pipeline))
-    sure, unsure = cases.pieces[0].sightings[:2]
+    sure, unsure = scan.sightings[:2]
     assert set(sure.cloud) == {Size.FULL}
     assert unsure.cloud == pytest.approx(dict.fromkeys(Size, 0.4))
 
 
-def test_a_split_needs_a_scan(tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]) -> None:
-    sources = _sources(tmp_path)
+def test_a_split_needs_a_scan(sources: Sources, readers: Readers) -> None:
     sources.truth.write_text("scan,role,x,y,z,diameter_mm\nb,val,,,,\n")
     with pytest.raises(MissingData, match="no scan of role test"):
-        read_cases(sources, _readers(scripted_pipeline))
+        read_cases(sources, readers)
 
 
-def test_times_are_measured_again_without_the_scores(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
-    sources, readers = _sources(tmp_path), _readers(scripted_pipeline)
+def test_times_are_measured_again_without_the_scores(sources: Sources, readers: Readers) -> None:
     cases = read_cases(sources, readers)
     slow = [replace(one, before_s=99.0) if one.whole else one for one in cases.pieces]
     again = remeasured(replace(cases, pieces=tuple(slow), batches=((1, 99.0),)), sources, readers)

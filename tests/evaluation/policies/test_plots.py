@@ -9,11 +9,9 @@ from evaluation.policies.plots import FOUND, MARKERS, ROIS, draw, draw_panel, pa
 from models.charts import new_figure, save_png
 from tests.evaluation.policies.test_compare import row
 
-AT = {"p95_ms": 1000.0}
-
 
 def at(policy: str, rois: float, found: float = 0.9) -> dict[str, object]:
-    return {"kind": policy, **row(policy, found, 1.0, rois, 0.0), **AT}
+    return {"kind": policy, **row(policy, found, 1.0, rois, 0.0), "p95_ms": 1000.0}
 
 
 def test_no_marker_hides_another(tmp_path: Path) -> None:
@@ -37,11 +35,9 @@ def test_where_nothing_differs_the_chart_is_empty() -> None:
 
 def test_links_that_are_alike_share_a_panel() -> None:
     rows = [at("ours", 1.0), at("oracle", 9.0, 0.95)]
-    near = [at("ours", 1.01), at("oracle", 9.0, 0.95)]
-    far = [at("ours", 4.0), at("oracle", 9.0, 0.95)]
     dead = [at("ours", 0.0), at("oracle", 0.0, 0.95)]
-    traces = {"fibre": rows, "dsl": far, "lte": near, "dead": dead}
-    drawn = panels_of(
-        [{"trace": name, "policies": found} for name, found in traces.items()], ROIS, FOUND
-    )
+    traces = {"fibre": rows, "dsl": [at("ours", 4.0), rows[1]],
+              "lte": [at("ours", 1.01), rows[1]], "dead": dead}  # fmt: skip
+    given = [{"trace": name, "policies": found} for name, found in traces.items()]
+    drawn = panels_of(given, ROIS, FOUND)
     assert [title for title, _ in drawn] == ["fibre, lte", "dsl"]

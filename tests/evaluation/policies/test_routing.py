@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from edge.findings import Route
 from edge.link.estimate import LinkEstimate, Pace
@@ -23,53 +24,42 @@ from tests.evaluation.made_cases import THRESHOLDS, WEIGHTS, sighting
 
 STUDY = Study(
     "one",
-    (
-        sighting(0.9, 0.9, "a"),
-        sighting(0.5, 0.05),
-        sighting(0.4, 0.9, "b"),
-        sighting(0.2, 0.9, "c"),
-        sighting(0.1, 0.1),
-    ),
-    ("a", "b", "c", "never proposed"),
-    WEIGHTS,
-    1.0,
-    0.1,
-)
+    (sighting(0.9, 0.9, "a"), sighting(0.5, 0.05), sighting(0.4, 0.9, "b"),
+     sighting(0.2, 0.9, "c"), sighting(0.1, 0.1)),
+    ("a", "b", "c", "never proposed"), WEIGHTS, 1.0, 0.1,
+)  # fmt: skip
 
+EMPTY = Study("empty", (), (), WEIGHTS, 1.0, 0.1)
 FAST = LinkEstimate.steady(Pace(0.01, 1e8, 1e8, 0.0, 0.001))
 
 
-def said(routing: Routing, study: Study = STUDY) -> tuple[list[int], list[int]]:
+@pytest.mark.parametrize(
+    ("routing", "study", "escalated", "reported"),
+    [
+        (edge_only(0.3), STUDY, [], [0, 1, 2]),
+        (cloud_only(), STUDY, [0, 1, 2, 3, 4], []),
+        (band(0.2, 0.5), STUDY, [2, 3], [0, 1]),
+        (threshold_filter(0.5, 0.3), STUDY, [0, 1, 2, 3, 4], []),
+        (threshold_filter(0.4, 0.3), STUDY, [], [0, 1, 2]),
+        (threshold_filter(1.0, 0.3), EMPTY, [], []),
+        (entropy_filter(0.01, 0.3), STUDY, [1], [0, 2]),
+        (entropy_filter(0.3, 0.3), STUDY, [1, 2, 3], [0]),
+        (entropy_filter(0.54, 0.3), STUDY, [0, 1, 2, 3, 4], []),
+        (oracle(THRESHOLDS), STUDY, [1, 3], [0, 2]),
+    ],
+    ids=["edge only", "cloud only", "band", "mean below 0.5", "mean above 0.4", "empty",
+         "entropy 0.01", "entropy 0.3", "entropy 0.54", "oracle"],
+)  # fmt: skip
+def test_what_each_routing_escalates_and_reports(
+    routing: Routing, study: Study, escalated: list[int], reported: list[int]
+) -> None:
+    """Sedna decides by the mean of the study, which is 0.42, or by the entropy of each candidate.
+
+    One half leaves no certainty; 0.9 and 0.1 leave 0.53, 0.4 leaves 0.03 and 0.2 leaves 0.28.
+    """
     routes = routing(study)
-    return np.flatnonzero(routes.escalated).tolist(), np.flatnonzero(routes.reported).tolist()
-
-
-def test_edge_only_and_cloud_only_are_the_extremes() -> None:
-    assert said(edge_only(0.3)) == ([], [0, 1, 2])
-    assert said(cloud_only()) == ([0, 1, 2, 3, 4], [])
-
-
-def test_a_band_escalates_between_its_thresholds() -> None:
-    assert said(band(0.2, 0.5)) == ([2, 3], [0, 1])
-
-
-def test_sedna_s_threshold_decides_by_the_mean_of_the_study() -> None:
-    """A mean of 0.42 is hard below 0.5."""
-    assert said(threshold_filter(0.5, 0.3)) == ([0, 1, 2, 3, 4], [])
-    assert said(threshold_filter(0.4, 0.3)) == ([], [0, 1, 2])
-    empty = Study("empty", (), (), WEIGHTS, 1.0, 0.1)
-    assert said(threshold_filter(1.0, 0.3), empty) == ([], [])
-
-
-def test_sedna_s_entropy_decides_for_each_candidate() -> None:
-    """One half leaves no certainty; 0.9 and 0.1 leave 0.53, 0.4 leaves 0.03 and 0.2 leaves 0.28."""
-    assert said(entropy_filter(0.01, 0.3)) == ([1], [0, 2])
-    assert said(entropy_filter(0.3, 0.3)) == ([1, 2, 3], [0])
-    assert said(entropy_filter(0.54, 0.3)) == ([0, 1, 2, 3, 4], [])
-
-
-def test_the_oracle_escalates_where_it_helps() -> None:
-    assert said(oracle(THRESHOLDS)) == ([1, 3], [0, 2])
+    assert np.flatnonzero(routes.escalated).tolist() == escalated
+    assert np.flatnonzero(routes.reported).tolist() == reported
 
 
 def test_a_routing_becomes_a_plan() -> None:

@@ -13,7 +13,6 @@ from tests.evaluation.made_cases import THRESHOLDS, WEIGHTS, made_cases, sightin
 from tests.evaluation.policies.test_routing import STUDY
 
 FINAL = THRESHOLDS.final
-
 STUDIES = studies_of(made_cases(patients=6, false_positives=8), "val", rounds=1, seed=0)
 
 
@@ -88,15 +87,12 @@ def test_what_a_routing_reaches_is_counted() -> None:
 
 
 def test_the_best_fulfils_the_aim_and_escalates_least() -> None:
+    """Where none fulfils it, the best is the nearest."""
     able, dear, deaf, loud = (
         choice(0.9, 2, 6), choice(0.95, 1, 9), choice(0.89, 2, 1), choice(0.99, 2.1, 2)
     )  # fmt: skip
     assert best([dear, deaf, loud, able], AIM) is able
     assert not deaf.as_dict(AIM)["fitted"]["fulfils"]
-
-
-def test_without_a_choice_that_fulfils_the_aim_the_nearest_is_best() -> None:
-    deaf, loud = choice(0.89, 2, 1), choice(0.99, 2.1, 2)
     assert best([deaf, loud], AIM) is deaf
     assert best([loud], AIM) is loud
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -10,15 +11,7 @@ from edge.selection import Size
 from edge.settings import EdgeSettings
 from evaluation.links.trace import Conditions, State, Trace, find_trace, steady
 from evaluation.policies.routing import band, cloud_only, edge_only, ours, plan_of, routed
-from evaluation.policies.simulate import (
-    AgentClient,
-    Clock,
-    Outcome,
-    SednaClient,
-    World,
-    findings,
-    run,
-)
+from evaluation.policies.simulate import AgentClient, Clock, SednaClient, World, findings, run
 from evaluation.policies.simulated_link import SimulatedCloud, SimulatedLink
 from evaluation.policies.studies import studies_of
 from tests.evaluation.made_cases import THRESHOLDS, made_cases
@@ -27,8 +20,9 @@ from tests.evaluation.policies.test_routing import STUDY
 ROI = 110_592
 
 GOOD = Conditions(latency_ms=20, up_kbit=80000)
-
-
+STALL = replace(GOOD, state=State.STALL)
+SLOW = replace(GOOD, up_kbit=8000)
+RESET = replace(SLOW, state=State.RESET)
 ROIS = [(7, ROI), (3, ROI)]
 
 
@@ -36,14 +30,16 @@ def wire(trace: Trace) -> SimulatedLink:
     return SimulatedLink(trace, SimulatedCloud(((1, 0.01), (8, 0.08)), 8, 0.0), "0")
 
 
-def by_deadline(trace: Trace, link: Link | None = None, clock: Clock | None = None) -> AgentClient:
-    return AgentClient(wire(trace), clock or Clock(), 2, random.Random(0), link)
+def by_deadline(trace: Trace, failures: int = 3) -> tuple[AgentClient, Link, Clock]:
+    """The agent's client over that trace, its link and its clock."""
+    clock = Clock()
+    link = Link(failures=failures, clock=clock)
+    return AgentClient(wire(trace), clock, 2, random.Random(0), link), link, clock
 
 
 def test_rois_are_answered_and_the_link_learns() -> None:
-    clock = Clock()
-    link = Link(clock=clock)
-    answer = by_deadline(steady(GOOD), link, clock).request(ROIS, 8.0)
+    client, link, clock = by_deadline(steady(GOOD))
+    answer = client.request(ROIS, 8.0)
     assert (answer.answered, answer.rois, answer.sent_bytes) == ((7, 3), 2, 2 * ROI)
     assert clock.now_s == pytest.approx(0.08, abs=0.02)
     assert link.estimate().silent_s == 0.0
@@ -52,10 +48,7 @@ def test_rois_are_answered_and_the_link_learns() -> None:
 
 def test_partial_answers_in_time_still_count_as_slow() -> None:
     """One of two ROIs before a stall: the link expects a pair to take longer than that."""
-    good, stall = GOOD, Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
-    clock = Clock()
-    link = Link(failures=1, clock=clock)
-    client = by_deadline(Trace("made", (0.0, 0.065, 30.0), (good, stall, good)), link, clock)
+    client, link, _ = by_deadline(Trace("made", (0.0, 0.065, 30.0), (GOOD, STALL, GOOD)), 1)
     assert client.request(ROIS, 8.0).answered == (7,)
     assert link.estimate().available
     assert link.estimate().completion_s(2, 2 * ROI) > 7.0
@@ -63,36 +56,28 @@ def test_partial_answers_in_time_still_count_as_slow() -> None:
 
 @pytest.mark.parametrize("counts", [True, False])
 def test_a_missed_retry_does_not_open_the_breaker(counts: bool) -> None:
-    stall = Conditions(latency_ms=20, up_kbit=80000, state=State.STALL)
-    trace, clock = Trace("made", (0.0, 0.045, 30.0), (GOOD, stall, GOOD)), Clock()
-    link = Link(failures=1, clock=clock)
-    answer = by_deadline(trace, link, clock).request(ROIS, 2.0, counts=counts)
-    assert answer.answered == ()
+    client, link, _ = by_deadline(Trace("made", (0.0, 0.045, 30.0), (GOOD, STALL, GOOD)), 1)
+    assert client.request(ROIS, 2.0, counts=counts).answered == ()
     assert link.estimate().available == (not counts)
 
 
 def test_a_connection_that_breaks_in_every_attempt_is_given_up() -> None:
-    slow = Conditions(latency_ms=20, up_kbit=8000)
-    reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
-    trace = Trace("made", (0.0, 0.19, 0.1905, 0.4, 0.4005), (slow, reset, slow, reset, slow))
-    clock = Clock()
-    link = Link(failures=1, clock=clock)
-    answer = by_deadline(trace, link, clock).request([*ROIS, (5, ROI)], 8.0)
-    assert answer.answered == (7, 3)
+    trace = Trace("made", (0.0, 0.19, 0.1905, 0.4, 0.4005), (SLOW, RESET, SLOW, RESET, SLOW))
+    client, link, _ = by_deadline(trace, 1)
+    assert client.request([*ROIS, (5, ROI)], 8.0).answered == (7, 3)
     assert not link.estimate().available
 
 
 def test_without_rois_or_time_nothing_is_sent() -> None:
-    assert by_deadline(steady(GOOD)).request([], 8.0).rois == 0
-    assert by_deadline(steady(GOOD)).request(ROIS, 0.0).rois == 0
+    for client in (by_deadline(steady(GOOD))[0], SednaClient(wire(steady(GOOD)), Clock())):
+        assert client.request([], 8.0).rois == 0
+    assert by_deadline(steady(GOOD))[0].request(ROIS, 0.0).rois == 0
 
 
 def test_silence_opens_the_breaker() -> None:
     """After three requests without a response none is made; without a link all time is spent."""
     hole = steady(Conditions(latency_ms=20, state=State.BLACK_HOLE))
-    clock = Clock()
-    link = Link(clock=clock)
-    client = by_deadline(hole, link, clock)
+    client, _, clock = by_deadline(hole)
     spent_s = []
     for _ in range(4):
         began_s = clock.now_s
@@ -101,15 +86,13 @@ def test_silence_opens_the_breaker() -> None:
     assert spent_s[-1] == 0.0
     assert max(spent_s) < 8.0
     blind = Clock()
-    by_deadline(hole, None, blind).request(ROIS, 8.0)
+    AgentClient(wire(hole), blind, 2, random.Random(0), None).request(ROIS, 8.0)
     assert blind.now_s == 8.0
 
 
 def test_open_rois_are_retried_after_a_lost_connection() -> None:
-    reset = Conditions(latency_ms=20, up_kbit=8000, state=State.RESET)
-    slow = Conditions(latency_ms=20, up_kbit=8000)
-    trace = Trace("made", (0.0, 0.19, 0.1905), (slow, reset, slow))
-    answer = by_deadline(trace).request(ROIS, 8.0)
+    client, *_ = by_deadline(Trace("made", (0.0, 0.19, 0.1905), (SLOW, RESET, SLOW)))
+    answer = client.request(ROIS, 8.0)
     assert answer.answered == (7, 3)
     assert answer.sent_bytes > 2 * ROI
 
@@ -127,24 +110,13 @@ def test_sedna_s_client_waits_for_all_verdicts() -> None:
     answer = sedna.request(ROIS, 8.0)
     assert (answer.answered, answer.rois) == ((7, 3), 2)
     assert clock.now_s == pytest.approx(2 * ROI / 12500, rel=0.1)
-    assert sedna.request([], 8.0).rois == 0
 
 
 WORLD = World(made_cases(), EdgeSettings(audit_rate=0.0), CloudSettings(), every_s=20.0, seed=0)
-
 STUDIES = studies_of(WORLD.cases, "test", rounds=1, seed=0)
-
-
 OURS = ours(THRESHOLDS, WORLD.edge, "ours")
-
 FIXED = routed("fixed", "fixed threshold", band(0.15, 0.85), 64)
-
-
 DEAD = steady(Conditions(state=State.RESET))
-
-
-def found(told: list[Outcome]) -> list[set[str]]:
-    return [one.found for one in told]
 
 
 def test_findings_are_the_agent_s_own_merge() -> None:
@@ -157,7 +129,7 @@ def test_findings_are_the_agent_s_own_merge() -> None:
 def test_without_a_cloud_all_report_as_the_edge_alone() -> None:
     alone = run(WORLD, routed("edge", "edge only", edge_only(0.3), 64), DEAD, STUDIES)
     own = run(WORLD, OURS, DEAD, STUDIES)
-    assert found(own) == found(alone)
+    assert [one.found for one in own] == [one.found for one in alone]
     slower_s = [a.took_s - b.took_s for a, b in zip(own, alone, strict=True)]
     assert max(slower_s) < 0.05
     assert sum(one.rois + one.later_rois for one in own) == 0
@@ -166,7 +138,7 @@ def test_without_a_cloud_all_report_as_the_edge_alone() -> None:
 def test_over_a_good_link_ours_finds_what_its_band_finds() -> None:
     fibre = find_trace("fibre")
     own, fixed = (run(WORLD, policy, fibre, STUDIES) for policy in (OURS, FIXED))
-    assert found(own) == found(fixed)
+    assert [one.found for one in own] == [one.found for one in fixed]
     assert max(one.took_s for one in own) < 3.0
 
 

@@ -13,7 +13,10 @@ CASES = made_cases(patients=4, false_positives=5)
 
 
 def test_every_patient_comes_once_a_round_over_the_scans_in_turn() -> None:
-    """Two rounds of four patients, each with two nodules and one scan's five false positives."""
+    """Two rounds of four patients, each with two nodules and one scan's five false positives.
+
+    The scan's own lesion is left out.
+    """
     studies = studies_of(CASES, "test", rounds=2, seed=0)
     assert len(studies) == len({study.name for study in studies}) == 8
     assert [len(study.sightings) for study in studies] == [7] * 8
@@ -21,11 +24,9 @@ def test_every_patient_comes_once_a_round_over_the_scans_in_turn() -> None:
     assert len({study.nodules for study in studies}) == 4
     assert studies[0].before_s == 0.8
     assert [s.patient for s in studies].count("test patient 0") == 2
-
-
-def test_the_scan_s_own_lesion_is_left_out() -> None:
-    for study in studies_of(CASES, "val", rounds=1, seed=0):
-        assert not any("lesion" in one.nodule for one in study.sightings)
+    assert not any("lesion" in one.nodule for study in studies for one in study.sightings)
+    with pytest.raises(EvaluationError, match="train"):
+        studies_of(CASES, "train", rounds=1, seed=0)
 
 
 def test_the_seed_orders_the_patients() -> None:
@@ -49,8 +50,3 @@ def test_a_size_that_was_not_read_is_an_error() -> None:
     one = replace(study.sightings[0], cloud={Size.FULL: 0.5})
     with pytest.raises(EvaluationError, match="slab: read them again"):
         replace(study, sightings=(one,)).merged_at(0, Size.SLAB)
-
-
-def test_a_split_without_pieces_is_an_error() -> None:
-    with pytest.raises(EvaluationError, match="train"):
-        studies_of(CASES, "train", rounds=1, seed=0)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import grpc
 import pytest
 
@@ -19,53 +22,47 @@ def slow(roi: Roi) -> Verdict | Refusal:
     return Verdict(roi.roi_id, 0.9, 8.0, "slow", queue_s=0.002, compute_s=0.003)
 
 
-def test_parts_add_up_to_the_whole() -> None:
-    case = Case(box(), [candidate(0.2), candidate(0.8)], THRESHOLDS, WEIGHTS)
-    link = RecordingLink()
+def escalated(answer: Callable[[Roi], Verdict | Refusal], number: int) -> dict[str, Any]:
+    """What it took to escalate two candidates to a cloud that answers so."""
+    case, link = Case(box(), [candidate(0.2), candidate(0.8)], THRESHOLDS, WEIGHTS), RecordingLink()
     with (
-        FakeCloud(answer=slow) as cloud,
+        FakeCloud(answer=answer) as cloud,
         grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
     ):
         second = Escalator(channel, link, EscalationSettings(SHAPE, 1.0))
-        took = escalate(case, 3, second, link, load_settings(deadline_s=60.0))
+        took = escalate(case, number, second, link, load_settings(deadline_s=60.0))
+    assert len(cloud.headers) == 1
+    return took
+
+
+class Edge:
+    """Takes so long to escalate each candidate."""
+
+    def __init__(self, took: Callable[[int], dict[str, Any]]) -> None:
+        self.escalate = took
+
+
+def test_parts_add_up_to_the_whole() -> None:
+    took = escalated(slow, 1)
     parts = took["parts_s"]
     assert parts["queue"] == pytest.approx(0.002)
     assert parts["compute"] == pytest.approx(0.003)
     assert sum(parts.values()) == pytest.approx(took["total_s"], abs=0.005)
-    assert len(cloud.headers) == 1
 
 
 def test_a_refused_candidate_ends_the_measurement() -> None:
-    case = Case(box(), [candidate(0.5)], THRESHOLDS, WEIGHTS)
-    link = RecordingLink()
-    with (
-        FakeCloud(answer=lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan")) as cloud,
-        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
-    ):
-        second = Escalator(channel, link, EscalationSettings(SHAPE, 1.0))
-        took = escalate(case, 0, second, link, load_settings(deadline_s=60.0))
+    took = escalated(lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan"), 0)
     assert took["reason"] == "1 ROIs refused: ModelFailed: nan"
-
-    class Edge:
-        def escalate(self, _number: int) -> dict[str, object]:
-            return took
-
     with pytest.raises(ServiceFailed, match="nan"):
-        escalate_all(Edge(), range(2), 0)
+        escalate_all(Edge(lambda _: took), range(2), 0)
 
 
 def test_figures_of_a_link_by_hand() -> None:
-    class Edge:
-        def escalate(self, number: int) -> dict[str, object]:
-            return {"total_s": 0.01 * number, "parts_s": {"link": 0.001, "compute": 0.001 * number}}
-
-    found = row("fibre", escalate_all(Edge(), range(11), 1))
-    assert (found["candidates"], found["p50_ms"], found["longest_ms"]) == (
-        10,
-        pytest.approx(55.0),
-        pytest.approx(100.0),
-    )
-    assert found["p95_ms"] == pytest.approx(95.5)
+    edge = Edge(lambda n: {"total_s": 0.01 * n, "parts_s": {"link": 0.001, "compute": 0.001 * n}})
+    found = row("fibre", escalate_all(edge, range(11), 1))
+    assert found["candidates"] == 10
+    figures = [found[name] for name in ("p50_ms", "p95_ms", "longest_ms")]
+    assert figures == pytest.approx([55.0, 95.5, 100.0])
     assert not found["kept"]
     assert found["parts"]["compute"]["p50_ms"] == pytest.approx(5.5)
     result = {"cpu": "x", "cores": 2, "engine": "e", "links": [found]}

@@ -26,18 +26,21 @@ class Counting:
         return plain(np.zeros(len(batch)), np.zeros(len(batch)))
 
 
-def test_contestants_take_turns() -> None:
-    """Two warm-up batches each, then one alone and the rest, A B A B."""
-    log: list[str] = []
-
+def compared(*readers: Any, batches: int, rounds: int) -> list[Contestant]:
     async def run() -> list[Contestant]:
-        entered = [Contestant(name, 1, WorkerStage(Counting(name, log))) for name in "ab"]
-        await compare(entered, np.zeros((3, 2, 2, 2), np.uint8), batches=4, rounds=2)
+        entered = [Contestant(one.name, 1, WorkerStage(one)) for one in readers]
+        await compare(entered, np.zeros((3, 2, 2, 2), np.uint8), batches=batches, rounds=rounds)
         for contestant in entered:
             contestant.stage.close()
         return entered
 
-    entered = asyncio.run(run())
+    return asyncio.run(run())
+
+
+def test_contestants_take_turns() -> None:
+    """Two warm-up batches each, then one alone and the rest, A B A B."""
+    log: list[str] = []
+    entered = compared(*(Counting(name, log) for name in "ab"), batches=4, rounds=2)
     assert "".join(log) == "aabb" + ("aaaaa" + "bbbbb") * 2
     assert all(len(c.per_s) == len(c.busy_s) == len(c.alone_s) == 2 for c in entered)
 
@@ -70,13 +73,7 @@ def test_each_batch_of_a_full_pipeline_is_timed_from_its_entry() -> None:
             time.sleep(0.02)
             return plain(np.zeros(len(batch)), np.zeros(len(batch)))
 
-    async def run() -> Contestant:
-        entered = Contestant("2 parts", 2, WorkerStage(Slow()))
-        await compare([entered], np.zeros((3, 2, 2, 2), np.uint8), batches=8, rounds=1)
-        entered.stage.close()
-        return entered
-
-    entered = asyncio.run(run())
+    (entered,) = compared(Slow(), batches=8, rounds=1)
     took_s = 8 * 3 / entered.per_s[0]
     assert took_s < 8 * entered.busy_s[0]
     assert entered.busy_s[0] >= 0.04
