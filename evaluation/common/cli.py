@@ -6,7 +6,7 @@ Results go to stdout, as tables or as JSON; remarks and progress go to stderr.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -96,10 +96,10 @@ def _bar() -> Progress:
     )
 
 
-def each(items: Sequence[Item], what: str) -> Iterator[Item]:
-    """Yield the items, with a progress bar labelled ``what``."""
+def each(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
+    """Yield the items, with a progress bar; ``total`` is the number of those of an iterator."""
     with _bar() as bar:
-        yield from bar.track(items, description=what)
+        yield from bar.track(items, total, description=what)
 
 
 @contextmanager

@@ -14,20 +14,20 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
-from evaluation.common.cli import STUDIES, Cache, Deadline, Json, Phantoms, counting, show
+from evaluation.common.cli import STUDIES, Cache, Deadline, Json, Phantoms, each, show
 from evaluation.common.processes import EdgeProcess, edge_process
 from evaluation.common.tables import columns_table
 from evaluation.links.link import OFF
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import find_trace
 from evaluation.timing.latency import this_machine
-from models.markdown import Rows
 
 LIMIT_MS = 50.0
 """Required of the additional time of a study: of its median and of its 95th percentile."""
@@ -40,7 +40,7 @@ CLOUDS = (OFF, REFUSED, SILENT)
 
 Result = dict[str, Any]
 
-_COLUMNS = {
+COLUMNS = {
     "way": ("cloud", "{}"),
     "studies": ("studies", "{}"),
     "median_ms": ("median ms", "{:.0f}"),
@@ -68,18 +68,17 @@ def dead_cloud_command(
 ) -> None:
     """Report times of a real edge without a cloud, and with clouds that refuse or never answer."""
     settings: dict[str, Any] = {} if deadline is None else {"deadline_s": deadline}
-    results = []
-    with ExitStack() as running, counting("studies") as step:
+    with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="overread-dead-")))
         edges = {
             cloud: running.enter_context(edge_process(phantoms, seed, cache, folder / f"{i}.log"))
             for i, cloud in enumerate(CLOUDS)
         }
-        for one in measure(edges, settings, rounds, studies):
-            results.append(one)
-            step(len(results), rounds * len(CLOUDS) * (studies + 1))
+        total = rounds * len(CLOUDS) * (studies + 1)
+        results = list(each(measure(edges, settings, rounds, studies), "studies", total))
     result = as_dict(results, this_machine())
-    show(result, as_json, _table(result))
+    title = f"{rounds} rounds in turn; {result['cpu']}, {result['cores']} cores"
+    show(result, as_json, columns_table(COLUMNS, result["ways"], title))
 
 
 @contextmanager
@@ -105,18 +104,14 @@ def measure(
     The pipelines are opened again for every round.
     """
     with dead_clouds() as addresses:
-        for number in range(rounds):
-            for cloud in CLOUDS:
-                edges[cloud].open(replay=True, **settings, cloud=addresses[cloud])
-                yield {"round": number, **_read(edges, cloud, 0)}
-            sleep(SETTLE_S)
-            for study in range(1, studies + 1):
-                for cloud in CLOUDS if study % 2 else CLOUDS[::-1]:
-                    yield {"round": number, **_read(edges, cloud, study)}
-
-
-def _read(edges: Mapping[str, EdgeProcess], cloud: str, study: int) -> Result:
-    return {"way": cloud, "study": study, **edges[cloud].read(study, from_files=study == 0)}
+        for number, study in product(range(rounds), range(studies + 1)):
+            if study == 1:
+                sleep(SETTLE_S)
+            for cloud in CLOUDS if study % 2 or not study else CLOUDS[::-1]:
+                if study == 0:
+                    edges[cloud].open(replay=True, **settings, cloud=addresses[cloud])
+                read = edges[cloud].read(study, from_files=study == 0)
+                yield {"round": number, "way": cloud, "study": study, **read}
 
 
 def as_dict(results: Sequence[Result], machine: dict[str, Any]) -> dict[str, Any]:
@@ -136,28 +131,27 @@ def _row(cloud: str, results: Sequence[Result]) -> dict[str, Any]:
     ours = [one for one in results if one["way"] == cloud]
     later, first = [one for one in ours if one["study"]], [one for one in ours if not one["study"]]
 
-    def more_ms(those: Sequence[Result]) -> list[float]:
-        return [1000 * (one["took_s"] - alone_s[one["round"], one["study"]]) for one in those]
-
-    def escalate_ms(those: Sequence[Result]) -> list[float]:
-        return [1000 * one["stages_s"]["escalate"] for one in those]
-
+    more_ms, first_more_ms = (
+        [1000 * (one["took_s"] - alone_s[one["round"], one["study"]]) for one in those]
+        for those in (later, first)
+    )
+    longer = _spread("more_", more_ms)
+    delays_s = [one["scheduler_delay_s"] for one in ours]
     return {
         "way": cloud,
         "studies": len(later),
         **_spread("", [1000 * one["took_s"] for one in later]),
-        **_spread("escalate_", escalate_ms(later)),
-        **(longer := _spread("more_", more_ms(later))),
-        "more_most_ms": max(more_ms(later)),
-        "first_escalate_most_ms": max(escalate_ms(first)),
-        "first_more_median_ms": float(np.median(more_ms(first))),
-        "first_more_most_ms": max(more_ms(first)),
+        **_spread("escalate_", [1000 * one["stages_s"]["escalate"] for one in later]),
+        **longer,
+        "more_most_ms": max(more_ms),
+        "first_escalate_most_ms": max(1000 * one["stages_s"]["escalate"] for one in first),
+        "first_more_median_ms": float(np.median(first_more_ms)),
+        "first_more_most_ms": max(first_more_ms),
         "stages_ms": {
             stage: 1000 * float(np.median([one["stages_s"][stage] for one in later]))
             for stage in later[0]["stages_s"]
         },
-        "scheduler_delay_p95_ms": 1000
-        * float(np.percentile([one["scheduler_delay_s"] for one in ours], 95)),
+        "scheduler_delay_p95_ms": 1000 * float(np.percentile(delays_s, 95)),
         "kept": max(longer.values()) <= LIMIT_MS,
     }
 
@@ -165,8 +159,3 @@ def _row(cloud: str, results: Sequence[Result]) -> dict[str, Any]:
 def _spread(name: str, values_ms: Sequence[float]) -> dict[str, float]:
     median_ms, p95_ms = np.percentile(values_ms, (50, 95))
     return {f"{name}median_ms": float(median_ms), f"{name}p95_ms": float(p95_ms)}
-
-
-def _table(result: dict[str, Any]) -> Rows:
-    title = f"{result['rounds']} rounds in turn; {result['cpu']}, {result['cores']} cores"
-    return columns_table(_COLUMNS, result["ways"], title)

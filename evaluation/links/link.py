@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +36,7 @@ from evaluation.common.processes import (
 )
 from evaluation.common.tables import columns_table
 from evaluation.errors import MissingData
-from evaluation.links.proxy import Proxy, proxied
+from evaluation.links.proxy import proxied
 from evaluation.links.trace import Trace, find_trace, shipped_names
 from evaluation.timing.latency import percentiles_ms, this_machine
 from models.markdown import Rows
@@ -78,17 +78,10 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of a run.
+    """The settings of a run of so many studies over each trace, as the options of the command.
 
-    Attributes:
-        studies: number of studies over each trace.
-        settings: of the edge, apart from the cloud's address.
-        deadline_s: of each study.
-        reserve_s: time before the deadline at which the wait for the cloud ends.
-        kill_share: share of the studies during which the cloud is killed.
-        files_every: every Nth study is read from DICOM, beginning with the first.
-        seed: of the jitter and of the moments of kills.
-        replay: reuse the candidates of one earlier run of the screening network.
+    ``settings`` are those of the edge, apart from the cloud's address. Every Nth study is read from
+    DICOM, beginning with the first; the seed is that of jitter and kills.
     """
 
     studies: int
@@ -139,7 +132,23 @@ def link_command(
     machine = this_machine()
     weights = checksums(edge.screening_model, load_cloud_settings().model)
     results = Journal(journal, {**asdict(run), "phantoms": phantoms, **machine, **weights})
-    _continue(run, links, results, workers, lambda log: edge_process(phantoms, seed, cache, log))
+    done = {(one["trace"], one["number"]) for one in results.entries}
+    if parts := parts_of(links, studies, workers, done):
+        with ExitStack() as running, counting("studies") as step:
+            prefix = "overread-link-"
+            folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+            cloud = running.enter_context(restartable_cloud(folder))
+            logs = (folder / f"edge{worker}.log" for worker in range(min(workers, len(parts))))
+            edges = [
+                running.enter_context(edge_process(phantoms, seed, cache, log)) for log in logs
+            ]
+            count, total = itertools.count(1), sum(len(numbers) for _, numbers in parts)
+
+            def record(result: Result) -> None:
+                results.add(result)
+                step(next(count), total)
+
+            read_all(run, parts, edges, cloud, record)
     in_order = sorted(results.entries, key=lambda one: (one["trace"], one["number"]))
     result = as_dict(run, in_order, {**machine, "workers": workers})
     show(result, as_json, _table(result), CAVEAT)
@@ -197,37 +206,8 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _continue(
-    run: Run,
-    links: list[Trace | None],
-    results: Journal,
-    workers: int,
-    edge: Callable[[Path], AbstractContextManager[EdgeProcess]],
-) -> None:
-    """Read the studies that the journal lacks, and add them."""
-    done = {(one["trace"], one["number"]) for one in results.entries}
-    if not (parts := parts_of(links, run.studies, workers, done)):
-        return
-    with ExitStack() as running, counting("studies") as step:
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="overread-link-")))
-        cloud = running.enter_context(restartable_cloud(folder))
-        logs = (folder / f"edge{worker}.log" for worker in range(min(workers, len(parts))))
-        edges = [running.enter_context(edge(log)) for log in logs]
-        count, total = itertools.count(1), sum(len(part.numbers) for part in parts)
-
-        def record(result: Result) -> None:
-            results.add(result)
-            step(next(count), total)
-
-        read_all(run, parts, edges, cloud, record)
-
-
-@dataclass(frozen=True)
-class Part:
-    """Studies of these numbers, one after the other, over one trace (None: without a cloud)."""
-
-    trace: Trace | None
-    numbers: tuple[int, ...]
+Part = tuple[Trace | None, tuple[int, ...]]
+"""Numbers of studies, read one after the other, over one trace (None: without a cloud)."""
 
 
 def parts_of(
@@ -237,13 +217,13 @@ def parts_of(
 
     ``done`` holds names of traces and numbers of studies. Neighbouring parts differ in trace.
     """
-    parts = []
+    parts = list[Part]()
     for worker in range(workers):
         for trace in traces:
             name = trace.name if trace else OFF
             numbers = range(studies)[worker::workers]
             if left := tuple(number for number in numbers if (name, number) not in done):
-                parts.append(Part(trace, left))
+                parts.append((trace, left))
     return parts
 
 
@@ -264,8 +244,8 @@ def read_all(
 
     def work(edge: EdgeProcess) -> None:
         try:
-            for part in left:
-                for result in read_part(run, part.trace, edge, cloud, part.numbers):
+            for trace, numbers in left:
+                for result in read_part(run, trace, edge, cloud, numbers):
                     record(result)
                     if failed.is_set():
                         return
@@ -289,46 +269,34 @@ def read_part(
     Raises:
         ServiceFailed: the cloud ended by itself.
     """
-    link = proxied(cloud.address, trace, seed=run.seed) if trace else nullcontext()
-    with link as proxy:
-        edge.open(replay=run.replay, **run.settings, cloud=proxy.address if proxy else OFF)
-        if proxy is not None:
-            proxy.rewind()
+    if trace is None:
+        edge.open(replay=run.replay, **run.settings, cloud=OFF)
         for number in numbers:
-            yield _read(run, trace.name if trace else OFF, number, edge, cloud, proxy)
-
-
-def _read(
-    run: Run,
-    name: str,
-    number: int,
-    edge: EdgeProcess,
-    cloud: RestartableCloud,
-    proxy: Proxy | None,
-) -> Result:
-    from_files = _from_files(run, number)
-    result: Result = {"trace": name, "number": number, "bytes": 0, "death": False}
-    if proxy is None:
-        return result | edge.read(number, from_files=from_files)
-    chance = random.Random(f"{run.seed} {name} {number}")
-    kills, delay_s = chance.random() < run.kill_share, chance.uniform(0, KILL_WITHIN_S)
-    cloud.require_alive()
-    carried, before = proxy.carried.total_bytes, cloud.kills
-    timer = threading.Timer(delay_s, cloud.restart)
-    if kills:
-        timer.start()
-    result |= edge.read(number, from_files=from_files)
-    if kills:
-        timer.cancel()
-        timer.join()
-    return result | {
-        "bytes": proxy.carried.total_bytes - carried,
-        "death": kills and cloud.kills > before,
-    }
-
-
-def _from_files(run: Run, number: int) -> bool:
-    return number % run.files_every == 0
+            read = edge.read(number, from_files=number % run.files_every == 0)
+            yield {"trace": OFF, "number": number, "bytes": 0, "death": False, **read}
+        return
+    with proxied(cloud.address, trace, seed=run.seed) as proxy:
+        edge.open(replay=run.replay, **run.settings, cloud=proxy.address)
+        proxy.rewind()
+        for number in numbers:
+            chance = random.Random(f"{run.seed} {trace.name} {number}")
+            kills, delay_s = chance.random() < run.kill_share, chance.uniform(0, KILL_WITHIN_S)
+            cloud.require_alive()
+            carried, before = proxy.carried.total_bytes, cloud.kills
+            timer = threading.Timer(delay_s, cloud.restart)
+            if kills:
+                timer.start()
+            read = edge.read(number, from_files=number % run.files_every == 0)
+            if kills:
+                timer.cancel()
+                timer.join()
+            yield {
+                "trace": trace.name,
+                "number": number,
+                "bytes": proxy.carried.total_bytes - carried,
+                "death": kills and cloud.kills > before,
+                **read,
+            }
 
 
 def row(name: str, results: Sequence[Result], deadline_s: float) -> dict[str, Any]:
@@ -366,7 +334,7 @@ def as_dict(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dic
     """Return the figures of all studies together, and those of each trace."""
     names = dict.fromkeys(one["trace"] for one in results)
     by_trace = {name: [one for one in results if one["trace"] == name] for name in names}
-    from_files = sum(_from_files(run, one["number"]) for one in results)
+    from_files = sum(one["number"] % run.files_every == 0 for one in results)
     whole = row("all", results, run.deadline_s)
     del whole["trace"]
     return {

@@ -66,10 +66,6 @@ CHUNK_BYTES = 16384
 IN_FLIGHT = 256
 """Chunks of one connection and direction that may be in flight; then the sender waits."""
 
-WATCH_S = 0.01
-"""Interval at which the state of the trace is checked."""
-
-_BUFFER_BYTES = 65536
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 s: close sends RST
 _ENDED, _BROKEN = "ended", "broken"
 
@@ -140,7 +136,7 @@ class Proxy:
         self._state = self.conditions.state
         listening = socket.create_server(("127.0.0.1", 0))
         # a small window, so that senders feel the bandwidth instead of the kernel's buffers
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._server = await asyncio.start_server(self._accept, sock=listening)
         self.address = f"127.0.0.1:{listening.getsockname()[1]}"
         self._watcher = asyncio.create_task(self._watch())
@@ -166,19 +162,16 @@ class Proxy:
         self._began_s = self._clock()
 
     async def _watch(self) -> None:
+        """Reset the connections that each new state ends, and wake stalled ones."""
         while True:
             before, self._state = self._state, self.conditions.state
             if self._state is not before:
-                self._change()
-            await asyncio.sleep(WATCH_S)
-
-    def _change(self) -> None:
-        """Reset the connections that the new state ends, and wake stalled ones."""
-        for pair in tuple(self._pairs):
-            if pair.lost or self._state is State.RESET:
-                pair.reset()
-        self._changed.set()
-        self._changed = asyncio.Event()
+                for pair in tuple(self._pairs):
+                    if pair.lost or self._state is State.RESET:
+                        pair.reset()
+                self._changed.set()
+                self._changed = asyncio.Event()
+            await asyncio.sleep(0.01)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection from the edge to its end."""

@@ -14,13 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from evaluation.accuracy.data import Table, read_table
+from evaluation.accuracy.data import read_table
 from evaluation.errors import BadTable, MissingData
 
 SHIPPED = Path(__file__).resolve().parent / "traces"
-
-_COLUMNS = ("time", "latency_ms", "jitter_ms", "up_kbit", "down_kbit", "state")
-_REPEAT = "repeat"
 
 
 class State(Enum):
@@ -101,24 +98,21 @@ def read_trace(path: Path) -> Trace:
     Raises:
         BadTable: the file cannot be read, a value is invalid, or its times do not rise from 0.
     """
-    table = read_table(path, _COLUMNS)
-    times = [float(time) for time in table.numbers("time")]
-    repeats = bool(table.rows) and table.text("state")[-1] == _REPEAT
-    lines = len(table) - repeats
+    names = ("latency_ms", "jitter_ms", "up_kbit", "down_kbit")
+    table = read_table(path, ("time", *names, "state"))
+    times, states = list(map(float, table.numbers("time"))), table.text("state")
+    repeats = bool(table.rows) and states[-1] == "repeat"
     if repeats and times[-1] <= 0:
         raise BadTable(path, "the repeat must come after time 0", table.lines[-1])
     try:
-        conditions = tuple(_conditions(table, line) for line in range(lines))
-        repeat_s = times[-1] if repeats else 0.0
-        return Trace(path.stem, tuple(times[:lines]), conditions, repeat_s)
+        conditions = []
+        for line in range(len(table) - repeats):
+            values = [float(table.numbers(name)[line]) for name in names]
+            if min(values) < 0:
+                raise BadTable(path, f"{values}: values must not be below 0", table.lines[line])
+            state = State(states[line])
+            conditions.append(Conditions(**dict(zip(names, values, strict=True)), state=state))
+        repeat_s = times.pop() if repeats else 0.0
+        return Trace(path.stem, tuple(times), tuple(conditions), repeat_s)
     except ValueError as error:
         raise BadTable(path, str(error)) from error
-
-
-def _conditions(table: Table, line: int) -> Conditions:
-    numbers = [float(table.numbers(name)[line]) for name in _COLUMNS[1:-1]]
-    if min(numbers) < 0:
-        raise BadTable(table.path, f"{numbers}: values must not be below 0", table.lines[line])
-    latency_ms, jitter_ms, up_kbit, down_kbit = numbers
-    state = State(table.text("state")[line])
-    return Conditions(latency_ms, jitter_ms, up_kbit, down_kbit, state)

@@ -6,8 +6,8 @@ A real edge and a real cloud run as processes. Candidates follow one another ove
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +84,11 @@ def detection_command(
             served = fetch_description(address)
             rows = []
             for name in names:
-                with _linked(name, address, seed) as cloud:
+                with ExitStack() as held:
+                    cloud = address
+                    if name != LOOPBACK:
+                        link_to = proxied(address, find_trace(name), seed=seed)
+                        cloud = held.enter_context(link_to).address
                     edge.open(cloud=cloud)
                     numbers = each(range(warm_up + candidates), name)
                     rows.append(row(name, escalate_all(edge, numbers, warm_up)))
@@ -97,16 +101,6 @@ def detection_command(
         "links": rows,
     }
     show(result, as_json, _table(result))
-
-
-@contextmanager
-def _linked(name: str, address: str, seed: int) -> Iterator[str]:
-    """Yield the address at which the cloud is reached over that link."""
-    if name == LOOPBACK:
-        yield address
-        return
-    with proxied(address, find_trace(name), seed=seed) as link:
-        yield link.address
 
 
 def _table(result: dict[str, Any]) -> Rows:

@@ -35,7 +35,6 @@ from models.runtime.detection import Candidate
 from models.runtime.screener import open_screener
 from protos.codec import encode_roi
 from protos.deadline import Deadline
-from protos.messages import Roi
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +89,10 @@ def escalate(
     if (last := link.last) is None or not answers.verdicts:
         return {"reason": answers.reason or "no verdict"}
     decide_s, cut_s, stream_s, merge_s = (b - a for a, b in pairwise(times_s))
-    encode_s = _encode_s(rois)
+    began_s = time.monotonic()  # encode once more, to learn how long that takes
+    for roi in RoiStates(rois).open.values():
+        encode_roi(roi)
+    encode_s = time.monotonic() - began_s
     parts_s = {
         "decide": decide_s,
         "cut and encode": cut_s + encode_s,
@@ -103,14 +105,6 @@ def escalate(
     return {"total_s": times_s[-1] - times_s[0], "parts_s": parts_s}
 
 
-def _encode_s(rois: Sequence[Roi]) -> float:
-    """Encode the ROIs once more, to learn how long that takes."""
-    began_s = time.monotonic()
-    for roi in RoiStates(rois).open.values():
-        encode_roi(roi)
-    return time.monotonic() - began_s
-
-
 def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
     """Answer each command."""
     with ExitStack() as held:
@@ -120,17 +114,13 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
             if "open" in command:
                 held.close()
                 settings, link = load_settings(**command["open"]), RecordingLink()
-                second = _open_cloud(settings, link, held)
+                channel = open_link(str(settings.cloud), link, settings, held)
+                shape = (settings.roi_side,) * 3
+                second = Escalator(channel, link, EscalationSettings(shape, settings.reserve_s))
                 link.wait_until_known()
                 yield {"opened": len(case.candidates)}
             elif second is not None:
                 yield escalate(case, command["escalate"], second, link, settings)
-
-
-def _open_cloud(settings: EdgeSettings, link: Link, held: ExitStack) -> Escalator:
-    channel = open_link(str(settings.cloud), link, settings, held)
-    side = settings.roi_side
-    return Escalator(channel, link, EscalationSettings((side, side, side), settings.reserve_s))
 
 
 def main(seed: int, cache: Path) -> None:

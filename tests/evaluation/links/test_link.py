@@ -18,7 +18,6 @@ from evaluation.links.link import (
     CAVEAT,
     OFF,
     Journal,
-    Part,
     Run,
     _table,
     as_dict,
@@ -198,8 +197,7 @@ def test_an_unknown_trace_starts_nothing() -> None:
 def test_each_study_is_in_exactly_one_part() -> None:
     parts = parts_of([A, None, B], 5, 2, {("a", 0), (OFF, 3), ("b", 1), ("b", 3)})
     assert parts == [
-        Part(A, (2, 4)), Part(None, (0, 2, 4)), Part(B, (0, 2, 4)), Part(A, (1, 3)),
-        Part(None, (1,)),
+        (A, (2, 4)), (None, (0, 2, 4)), (B, (0, 2, 4)), (A, (1, 3)), (None, (1,)),
     ]  # fmt: skip
     assert parts_of([A], 1, 3, {("a", 0)}) == []
 
