@@ -118,31 +118,15 @@ def test_mass_of_60_mm_is_not_cut_away(chest: HuArray, centre_mm: Triple) -> Non
     assert boxed(lungs, mass & (RIGHT | LEFT))
 
 
-def lower_half(lung: Mask) -> Mask:
-    """The half of a lung towards the feet."""
-    part = lung.copy()
-    part[SHAPE[0] // 2 :] = False
-    return part
+LOWER, BACK = np.s_[: SHAPE[0] // 2], np.s_[:, SHAPE[1] // 2 :]
 
 
-def back_half(lung: Mask) -> Mask:
-    """The half of a lung towards the back."""
-    part = lung.copy()
-    part[:, : SHAPE[1] // 2] = False
-    return part
-
-
-def whole(lung: Mask) -> Mask:
-    """All of a lung."""
-    return lung
-
-
-@pytest.mark.parametrize("part", [lower_half, back_half, whole])
+@pytest.mark.parametrize("part", [LOWER, BACK, np.s_[:]], ids=["lower half", "back half", "whole"])
 @pytest.mark.parametrize("lung", [RIGHT, LEFT], ids=["right", "left"])
 def test_opaque_part_of_one_lung_stays_inside(
-    chest: HuArray, part: Callable[[Mask], Mask], lung: Mask
+    chest: HuArray, part: slice | tuple[slice, ...], lung: Mask
 ) -> None:
-    chest[part(lung)] = 10
+    chest[part][lung[part]] = 10
     lungs = find_lungs(chest, SPACING_MM, "chest")
     assert covered(lungs, RIGHT | LEFT) > 0.95
     assert boxed(lungs, RIGHT | LEFT)
@@ -168,10 +152,6 @@ def test_lung_cut_by_a_round_field_of_view_is_found(chest: HuArray) -> None:
     chest[:, ~seen] = -1024
     lungs = find_lungs(chest, SPACING_MM, "chest")
     assert covered(lungs, (RIGHT | LEFT) & seen) > 0.98
-
-
-def test_table_is_no_lung_although_it_is_as_dense_as_one(chest: HuArray) -> None:
-    assert find_lungs(chest, SPACING_MM, "chest").stop[1] < 139
 
 
 def test_noise_of_80_hu_changes_little(chest: HuArray) -> None:
@@ -200,20 +180,15 @@ def test_patient_lying_prone_and_views_with_negative_strides(chest: HuArray) -> 
     assert covered(lungs, (RIGHT | LEFT)[:, ::-1, ::-1]) > 0.9999
 
 
-def lesion(folder: Path, name: str) -> tuple[npt.NDArray[np.float64], float]:
-    """Centre ``(x, y, z)`` mm and diameter of the known lesion of scan ``name``."""
-    with (folder / "scans.csv").open() as file:
-        row = next(row for row in csv.DictReader(file) if row["scan"] == name)
-    return np.array([float(row[k]) for k in "xyz"]), float(row["diameter_mm"])
-
-
 @pytest.mark.parametrize("name", ["qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068"])
 def test_lesion_of_a_real_scan_lies_inside(shared_data: Path, name: str) -> None:
     volume = read_study(shared_data / "ct" / name).volume
     lungs = find_lungs(volume.hu, volume.geometry.spacing_mm, name)
-    centre_mm, diameter_mm = lesion(shared_data / "ct", name)
+    with (shared_data / "ct/scans.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["scan"] == name)
+    centre_mm, diameter_mm = [float(row[axis]) for axis in "xyz"], float(row["diameter_mm"])
     ball = np.random.default_rng(0).uniform(-1, 1, (4000, 3)) * diameter_mm / 2
-    points_mm = centre_mm + ball[np.linalg.norm(ball, axis=1) < diameter_mm / 2]
+    points_mm = np.array(centre_mm) + ball[np.linalg.norm(ball, axis=1) < diameter_mm / 2]
     index = volume.geometry.to_index(points_mm)
     assert lungs.contains(index).all()
     assert np.all((index >= np.array(lungs.start) - 0.5) & (index <= np.array(lungs.stop) - 0.5))

@@ -54,10 +54,25 @@ def _move(index: int, by_mm: tuple[float, float, float]) -> Damage:
     return damage
 
 
-def _spread(images: list[Dataset]) -> None:
-    """Ever wider spacing, 2 % more at every step."""
-    for index, image in enumerate(images):
-        image.ImagePositionPatient = [0, 0, round(2.5 * index * (1 + 0.02 * index), 3)]
+def _each(**attributes: Callable[[int], object]) -> Damage:
+    """Set attributes of every image by functions of its index."""
+
+    def damage(images: list[Dataset]) -> None:
+        for index, image in enumerate(images):
+            _one(image, **{keyword: value(index) for keyword, value in attributes.items()})
+
+    return damage
+
+
+_spread = _each(ImagePositionPatient=lambda i: [0, 0, round(2.5 * i * (1 + 0.02 * i), 3)])
+_shear = _each(ImagePositionPatient=lambda i: [0, 0.3 * i, 2.5 * i])
+_far = _each(ImagePositionPatient=lambda i: [0, 0, 12 * i], SliceThickness=lambda _: 12)
+_coronal = _each(
+    ImagePositionPatient=lambda i: [0, 2.5 * i, 0],
+    ImageOrientationPatient=lambda _: [1, 0, 0, 0, 0, -1],
+)
+_tilt = _all(ImageOrientationPatient=[1, 0, 0, 0, 0.9659, -0.2588], GantryDetectorTilt=15)
+_colour = _all(SamplesPerPixel=3, PhotometricInterpretation="RGB", PixelData=bytes(32 * 32 * 3 * 2))
 
 
 def _every_third(images: list[Dataset]) -> None:
@@ -66,42 +81,10 @@ def _every_third(images: list[Dataset]) -> None:
     _all(SliceThickness=1)(images)
 
 
-def _far(images: list[Dataset]) -> None:
-    for index, image in enumerate(images):
-        image.ImagePositionPatient, image.SliceThickness = [0, 0, 12 * index], 12
-
-
-def _coronal(images: list[Dataset]) -> None:
-    for index, image in enumerate(images):
-        image.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
-        image.ImagePositionPatient = [0, 2.5 * index, 0]
-
-
-def _tilt(images: list[Dataset]) -> None:
-    for image in images:
-        image.ImageOrientationPatient = [1, 0, 0, 0, 0.9659, -0.2588]
-        image.GantryDetectorTilt = 15
-
-
-def _shear(images: list[Dataset]) -> None:
-    for index, image in enumerate(images):
-        image.ImagePositionPatient = [0, 0.3 * index, 2.5 * index]
-
-
 def _duplicate(images: list[Dataset]) -> None:
     copy = Dataset(images[4])
     copy.file_meta, copy.SOPInstanceUID = images[4].file_meta, "1.2.3.4"
     images.append(copy)
-
-
-def _colour(images: list[Dataset]) -> None:
-    for image in images:
-        image.SamplesPerPixel, image.PhotometricInterpretation = 3, "RGB"
-        image.PixelData = bytes(32 * 32 * 3 * 2)
-
-
-def _short_pixels(images: list[Dataset]) -> None:
-    images[5].PixelData = images[5].PixelData[:1000]
 
 
 def _grey_bytes(images: list[Dataset]) -> None:
@@ -181,7 +164,12 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
     ("two patients", _fifth(PatientID="P2"), NotCt, "CT of 2 patients"),
     ("0 to 255", _grey_bytes, NotCt, "values from 0 to 255"),
     ("only air", _all(PixelData=bytes(2048)), NotCt, "from -1024 to -1024"),
-    ("short pixel data", _short_pixels, UnreadableFile, "005.dcm: pixel data: truncated, 1000 of"),
+    (
+        "short pixel data",
+        _fifth(PixelData=bytes(1000)),
+        UnreadableFile,
+        "005.dcm: pixel data: truncated, 1000 of",
+    ),
     ("no pixel data", _fifth(PixelData=None), UnreadableFile, "005.dcm: pixel data: missing"),
     ("an unknown transfer syntax", _other_syntax, UnreadableFile, "1.2.840.10008.1.2.4.201"),
     ("a broken codestream", _wrong_stream, UnreadableFile, "005.dcm: pixel data"),
@@ -213,16 +201,12 @@ def _write(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
-def _without_magic(folder: Path) -> None:
-    content = bytearray((folder / "005.dcm").read_bytes())
-    content[128:132] = b"DIXM"
-    (folder / "005.dcm").write_bytes(content)
+def _overwrite(at: int, content: bytes) -> Callable[[Path], object]:
+    def damage(folder: Path) -> None:
+        old = (folder / "005.dcm").read_bytes()
+        (folder / "005.dcm").write_bytes(old[:at] + content + old[at + len(content) :])
 
-
-def _noise_inside(folder: Path) -> None:
-    content = bytearray((folder / "005.dcm").read_bytes())
-    content[300:500] = b"\xff" * 200
-    (folder / "005.dcm").write_bytes(content)
+    return damage
 
 
 def _only(*names: str) -> Callable[[Path], object]:
@@ -244,8 +228,8 @@ FILES: list[tuple[str, Callable[[Path], object], type[StudyError], str]] = [
     ("noise without suffix", _write("IM5", b"\x9c" * 900), UnreadableFile, "IM5: is not DICOM"),
     ("text named .dcm", _write("x.dcm", b"hello"), UnreadableFile, "x.dcm: is not DICOM"),
     ("nothing but the preamble", _write("x.dcm", bytes(128) + b"DICM"), UnreadableFile, "x.dcm"),
-    ("damaged magic", _without_magic, UnreadableFile, "005.dcm: is not DICOM"),
-    ("noise in the header", _noise_inside, StudyError, "005.dcm: "),
+    ("damaged magic", _overwrite(128, b"DIXM"), UnreadableFile, "005.dcm: is not DICOM"),
+    ("noise in the header", _overwrite(300, b"\xff" * 200), StudyError, "005.dcm: "),
     ("an empty folder", _only(), UnreadableFile, "it is empty"),
     ("no DICOM", _only("a.xml", "b.csv"), UnreadableFile, "2 other files such as a.xml"),
 ]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom, phantom_header, varied_spec
-from imaging.volume import FloatArray
 
 SMALL = PhantomSpec(
     seed=3,
@@ -24,11 +23,6 @@ SLAB = replace(SMALL, size_mm=(12.0, 250.0, 320.0), spacing_mm=(3.0, 2.0, 2.0), 
 def phantom() -> Phantom:
     """A slab of 72 mm through the carina with six nodules."""
     return make_phantom(SMALL)
-
-
-def _voxels(phantom: Phantom, label: int) -> FloatArray:
-    """World points of the voxels inside one nodule."""
-    return phantom.volume.geometry.to_world(np.argwhere(phantom.nodule_mask == label))
 
 
 def _median_hu(phantom: Phantom, label: int, part: float) -> float:
@@ -74,7 +68,7 @@ def test_truth_agrees_with_the_mask(phantom: Phantom) -> None:
     """Centre and diameter are those of the voxels that were drawn."""
     voxel_ml = float(np.prod(SMALL.spacing_mm))
     for label, nodule in enumerate(phantom.nodules, start=1):
-        points = _voxels(phantom, label)
+        points = phantom.volume.geometry.to_world(np.argwhere(phantom.nodule_mask == label))
         assert np.linalg.norm(points.mean(axis=0) - np.array(nodule.centre_mm)) < 0.6
         diameter = np.cbrt(6 * len(points) * voxel_ml / np.pi)
         assert diameter == pytest.approx(nodule.diameter_mm, rel=0.06)

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx.parser
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 MANIFEST = """
 ["{name}"]
@@ -25,18 +25,18 @@ roi_shape = [8, 8, 8]
 
 def bright_screening() -> onnx.ModelProto:
     """A screening model whose heat is large where a 4^3 cell is bright: 20 * mean / 255 - 10."""
+    model = onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        small (uint8[n, 1, z, y, x] voxels) => (float[n, 5, a, b, c] maps) {
+            grey = Cast <to = 1> (voxels)
+            maps = Conv <strides = [4, 4, 4]> (grey, w, b)
+        }""")
     weight = np.zeros((5, 1, 4, 4, 4), np.float32)
     weight[0] = 20 / 64 / 255
     bias = np.array([-10, 0, 0, 0, np.log(6)], np.float32)
-    return _model(
-        [
-            helper.make_node("Cast", ["voxels"], ["float"], to=TensorProto.FLOAT),
-            helper.make_node("Conv", ["float", "w", "b"], ["maps"], strides=[4, 4, 4]),
-        ],
-        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
-        ["n", 1, "z", "y", "x"],
-        {"maps": ["n", 5, "a", "b", "c"]},
-    )
+    tensors = (numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b"))
+    model.graph.initializer.extend(tensors)
+    return model
 
 
 def bright_hybrid() -> onnx.ModelProto:
@@ -45,46 +45,21 @@ def bright_hybrid() -> onnx.ModelProto:
     Its malignancy is its logit, its texture always the second class, and its mask is where the
     region is brighter than half.
     """
-    return _model(
-        [
-            helper.make_node("Cast", ["voxels"], ["float"], to=TensorProto.FLOAT),
-            helper.make_node("ReduceMean", ["float"], ["mean5"], axes=[2, 3, 4], keepdims=0),
-            helper.make_node("Div", ["mean5", "full"], ["logit"]),
-            helper.make_node("Mul", ["logit", "zero"], ["nothing"]),
-            helper.make_node("Add", ["nothing", "size"], ["log_diameter"]),
-            helper.make_node("Identity", ["logit"], ["malignancy"]),
-            helper.make_node("Concat", ["nothing", "logit", "nothing"], ["texture"], axis=1),
-            helper.make_node("Sub", ["float", "half"], ["mask"]),
-        ],
-        [
-            numpy_helper.from_array(np.array(255, np.float32), "full"),
-            numpy_helper.from_array(np.array(0, np.float32), "zero"),
-            numpy_helper.from_array(np.array(127.5, np.float32), "half"),
-            numpy_helper.from_array(np.array(np.log(5), np.float32), "size"),
-        ],
-        ["n", 1, "z", "y", "x"],
-        {
-            **{name: ["n", 1] for name in ("logit", "log_diameter", "malignancy")},
-            "texture": ["n", 3],
-            "mask": ["n", 1, "z", "y", "x"],
-        },
-    )
-
-
-def _model(
-    nodes: list[onnx.NodeProto],
-    initializers: list[TensorProto],
-    shape: list[str | int],
-    outputs: dict[str, list[str | int]],
-) -> onnx.ModelProto:
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("voxels", TensorProto.UINT8, shape)],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in outputs.items()],
-        initializers,
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        small (uint8[n, 1, z, y, x] voxels) => (
+            float[n, 1] logit, float[n, 1] log_diameter, float[n, 1] malignancy,
+            float[n, 3] texture, float[n, 1, z, y, x] mask
+        ) <float full = {255}, float zero = {0}, float half = {127.5}, float size = {1.6094379}> {
+            grey = Cast <to = 1> (voxels)
+            mean = ReduceMean <axes = [2, 3, 4], keepdims = 0> (grey)
+            logit = Div (mean, full)
+            nothing = Mul (logit, zero)
+            log_diameter = Add (nothing, size)
+            malignancy = Identity (logit)
+            texture = Concat <axis = 1> (nothing, logit, nothing)
+            mask = Sub (grey, half)
+        }""")
 
 
 @pytest.fixture

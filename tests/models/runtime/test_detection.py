@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import expit
 
 from imaging.volume import Geometry
 from models.runtime.detection import (
@@ -13,6 +14,7 @@ from models.runtime.detection import (
     strongest,
     to_candidates,
 )
+from models.runtime.sigmoid import sigmoid
 
 
 def maps_with(*peaks: tuple[tuple[int, int, int], float, float]) -> np.ndarray:
@@ -102,3 +104,8 @@ def test_mirrored_maps_have_their_peaks_where_the_box_has_them() -> None:
     (here,) = find_peaks(maps, least_logit=0, most=9).index_zyx
     np.testing.assert_allclose(there[[0, 2]], [4 * 4 - 1 - here[0], 4 * 6 - 1 - here[2]])
     assert there[1] == here[1]
+
+
+def test_sigmoid_equals_that_of_scipy_also_for_extreme_logits() -> None:
+    logit = np.array([-1000, *np.linspace(-30, 30, 61), 1000])
+    np.testing.assert_allclose(sigmoid(logit), expit(logit), rtol=1e-14)

@@ -47,6 +47,8 @@ def test_one_of_many_has_its_own_values() -> None:
     assert (reading.probability, reading.diameter_mm) == (0.5, 7.0)
     assert (reading.malignancy, reading.texture) == (0.0, "solid")
     assert reading.mask.shape == (4, 4, 4)
+    with pytest.raises(IndexError):
+        plain([0.5], [5.0])[1]
 
 
 def test_the_piece_in_the_middle_is_kept() -> None:
@@ -55,12 +57,4 @@ def test_the_piece_in_the_middle_is_kept() -> None:
     mask[:2] = True
     kept = nearest_piece(mask)
     np.testing.assert_array_equal(np.argwhere(kept), [[4, 4, 5], [5, 5, 6]])
-
-
-def test_of_an_empty_mask_nothing_is_kept() -> None:
     assert not nearest_piece(np.zeros((4, 4, 4), bool)).any()
-
-
-def test_a_number_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(IndexError):
-        plain([0.5], [5.0])[1]
