@@ -108,14 +108,19 @@ def finding_picture(
         mark: the finding; if its centre is outside the box, the nearest planes are shown.
         window_hu: the window to display; beyond the window of the box there is no contrast.
     """
+    # grey values from the window of the box to the other window
+    low, high = window_hu
+    hu = np.linspace(*WINDOW_HU, 256)
+    levels = np.clip(np.rint((hu - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
     whole, near = [], []
     for plane in Plane:
         at = _slice_number(voxels.shape, plane, mark.index_zyx)
         image = _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
         at_mm = _in_plane(voxels, plane, mark.index_zyx)
-        grey = _rewindow(image, window_hu)
+        grey = np.asarray(levels[image])
         whole.append(_tile(grey, plane, _whole(grey), [(mark, at_mm)], plane.name.title()))
-        view = _around(at_mm, mark.diameter_mm)
+        side = max(_ZOOM_MM, 1.6 * mark.diameter_mm)
+        view = _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), bar_mm=10)
         if (contour := mark.contour) is None:
             near.append(_tile(grey, plane, view, [(mark, at_mm)]))
         else:
@@ -178,21 +183,8 @@ def _in_plane(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> tuple[floa
     return row + 0.5, index_zyx[columns] + 0.5
 
 
-def _rewindow(image: UInt8Array, window_hu: tuple[float, float]) -> UInt8Array:
-    """Convert grey values from the window of the box to another window."""
-    hu = np.linspace(*WINDOW_HU, 256)
-    low, high = window_hu
-    table = np.clip(np.rint((hu - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
-    return np.asarray(table[image])
-
-
 def _whole(image: UInt8Array) -> _View:
     return _View((0.0, 0.0), (float(image.shape[0]), float(image.shape[1])), bar_mm=50)
-
-
-def _around(at_mm: tuple[float, float], diameter_mm: float) -> _View:
-    side = max(_ZOOM_MM, 1.6 * diameter_mm)
-    return _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), bar_mm=10)
 
 
 def _tile(
@@ -295,11 +287,11 @@ def _draw_frame(tile: UInt8Array, letters: str, title: str) -> None:
     """Draw the border, the title, and the orientation letters: left, right, top, bottom."""
     left, right, top, bottom = tuple(letters)
     middle, edge = TILE_PX / 2, TILE_PX - 16
-    _draw_text(tile, left, (6, middle + 5), _PALE, 0.45)
-    _draw_text(tile, right, (edge, middle + 5), _PALE, 0.45)
-    _draw_text(tile, top, (middle - 5, 16), _PALE, 0.45)
-    _draw_text(tile, bottom, (middle - 5, TILE_PX - 8), _PALE, 0.45)
-    _draw_text(tile, title, (8, 18), _PALE, 0.45)
+    for text, at in (
+        (left, (6, middle + 5)), (right, (edge, middle + 5)), (top, (middle - 5, 16)),
+        (bottom, (middle - 5, TILE_PX - 8)), (title, (8, 18)),
+    ):  # fmt: skip
+        _draw_text(tile, text, at, _PALE, 0.45)
     cv2.rectangle(tile, (0, 0), (TILE_PX - 1, TILE_PX - 1), (40, 40, 40), 1)
 
 

@@ -35,43 +35,6 @@ class Appearance:
 
 
 @dataclass(frozen=True, eq=False)
-class Surface:
-    """The surface of a nodule around its centre: a stretched ball with bumps.
-
-    Attributes:
-        radius_mm: radius of the ball.
-        stretch: ``(3, 3)`` linear map of offsets onto those of the ball.
-        bumps: unit directions ``(n, 3)`` of lobules.
-        heights: heights of the lobules relative to the radius.
-        spikes: ``(m, 3)`` tips of spicules, relative to the radius.
-        core: centre and relative radius of the solid part ``(4,)``.
-    """
-
-    radius_mm: float
-    stretch: FloatArray
-    bumps: FloatArray
-    heights: FloatArray
-    spikes: FloatArray
-    core: FloatArray
-
-    def depth(self, offsets: FloatArray) -> FloatArray:
-        """Compute the depth in mm of offsets ``(..., 3)`` from the centre, negative outside."""
-        at = offsets @ self.stretch.T
-        length = np.linalg.norm(at, axis=-1)
-        surface = np.ones(length.shape)
-        for bump, height in zip(self.bumps, self.heights, strict=True):
-            facing = (at @ bump) / np.maximum(length, 1e-6)
-            surface += height * np.exp(6.0 * (facing - 1))
-        return np.asarray(surface * self.radius_mm - length)
-
-    def core_depth(self, offsets: FloatArray) -> FloatArray:
-        """Compute the depth in the solid part of a part-solid nodule."""
-        centre, share = self.core[:3] * self.radius_mm, self.core[3]
-        away = np.linalg.norm(offsets - centre, axis=-1)
-        return np.asarray(share * self.radius_mm - away)
-
-
-@dataclass(frozen=True, eq=False)
 class Surroundings:
     """Where nodules are placed: distance fields of lungs and cavity, and the trees."""
 
@@ -83,18 +46,41 @@ class Surroundings:
 
 @dataclass(frozen=True, eq=False)
 class PlacedNodule:
-    """A nodule with its centre; ``truth`` is measured on its surface, cut off at the pleura."""
+    """A nodule: a stretched ball with bumps.
+
+    Attributes:
+        look: its appearance.
+        radius_mm: radius of the ball.
+        stretch: ``(3, 3)`` linear map of offsets onto those of the ball.
+        bumps: unit directions ``(n, 3)`` of lobules.
+        heights: heights of the lobules relative to the radius.
+        spikes: ``(m, 3)`` tips of spicules, relative to the radius.
+        core: centre and relative radius of the solid part ``(4,)``.
+        centre_mm: world point of the centre of the ball.
+        truth: measured on the surface, cut off at the pleura.
+    """
 
     look: Appearance
-    surface: Surface
+    radius_mm: float
+    stretch: FloatArray
+    bumps: FloatArray
+    heights: FloatArray
+    spikes: FloatArray
+    core: FloatArray
     centre_mm: FloatArray
     truth: Nodule
 
     def depth(self, site: Surroundings, points_mm: FloatArray) -> FloatArray:
         """Compute the depth in mm inside the nodule at world points, negative outside."""
-        inside = self.surface.depth(points_mm - self.centre_mm)
+        at = (points_mm - self.centre_mm) @ self.stretch.T
+        length = np.linalg.norm(at, axis=-1)
+        surface = np.ones(length.shape)
+        for bump, height in zip(self.bumps, self.heights, strict=True):
+            facing = (at @ bump) / np.maximum(length, 1e-6)
+            surface += height * np.exp(6.0 * (facing - 1))
+        inside: FloatArray = np.asarray(surface * self.radius_mm - length)
         clear = -float(site.lattice.sample(site.lungs, self.centre_mm))
-        if clear > 2.2 * self.surface.radius_mm + 4:  # far from the pleura
+        if clear > 2.2 * self.radius_mm + 4:  # far from the pleura
             return inside
         return np.minimum(inside, -site.lattice.sample(site.lungs, points_mm))
 
@@ -134,7 +120,10 @@ def draw_nodule(
     hu = anatomy[box].astype(np.float64)
     _raise(hu, np.clip(depth / soft + 0.5, 0, 1), shell_hu)
     if core_hu != shell_hu:
-        core = np.minimum(nodule.surface.core_depth(points - nodule.centre_mm), depth)
+        # the depth in the solid part
+        centre, share = nodule.core[:3] * nodule.radius_mm, nodule.core[3]
+        away = np.linalg.norm(points - nodule.centre_mm - centre, axis=-1)
+        core = np.minimum(share * nodule.radius_mm - away, depth)
         _raise(hu, np.clip(core / edge + 0.5, 0, 1), core_hu)
     _raise(hu, _spicules(raster, site, nodule, points), min(core_hu, 0.0))
     anatomy[box] = np.rint(hu)
@@ -152,10 +141,10 @@ def _placed(
     site: Surroundings, look: Appearance, others: list[PlacedNodule], rng: np.random.Generator
 ) -> PlacedNodule | None:
     """Place a nodule where it fits; None if there is no room."""
-    surface = _draw_surface(look, rng)
+    nodule = _draw_shape(look, rng)
     for centre in _CENTRES[look.location](site, look.diameter_mm / 2, rng):
         if _fits(site, look, centre, others):
-            return _measured(site, look, surface, np.asarray(centre))
+            return _measured(site, replace(nodule, centre_mm=centre))
     return None
 
 
@@ -235,7 +224,7 @@ def _draw_appearance(diameter_mm: tuple[float, float], rng: np.random.Generator)
     return Appearance(diameter, texture, shape, _choice(_LOCATIONS, rng))
 
 
-def _draw_surface(look: Appearance, rng: np.random.Generator) -> Surface:
+def _draw_shape(look: Appearance, rng: np.random.Generator) -> PlacedNodule:
     """Draw a random surface of that appearance, its radius not yet fitted to the diameter."""
     turn = np.linalg.qr(rng.standard_normal((3, 3)))[0]
     squeeze = np.diag(np.exp(rng.uniform(-0.14, 0.14, 3)))
@@ -246,13 +235,16 @@ def _draw_surface(look: Appearance, rng: np.random.Generator) -> Surface:
         spikes = _directions(int(rng.integers(9, 20)), rng) * rng.uniform(1.5, 2.3, (1, 1))
         spikes *= rng.uniform(0.8, 1.1, (len(spikes), 1))
     core = np.append(rng.uniform(-0.25, 0.25, 3), rng.uniform(0.35, 0.6))
-    return Surface(
+    return PlacedNodule(
+        look=look,
         radius_mm=look.diameter_mm / 2,
         stretch=turn @ squeeze @ turn.T,
         bumps=_directions(count, rng),
         heights=rng.uniform(0.4, 1.0, count) * tall,
         spikes=spikes,
         core=core,
+        centre_mm=np.zeros(3),
+        truth=Nodule((0, 0, 0), look.diameter_mm),
     )
 
 
@@ -265,24 +257,21 @@ def _directions(count: int, rng: np.random.Generator) -> FloatArray:
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
-def _measured(
-    site: Surroundings, look: Appearance, surface: Surface, centre: FloatArray
-) -> PlacedNodule:
+def _measured(site: Surroundings, nodule: PlacedNodule) -> PlacedNodule:
     """Scale the surface until its volume inside the lung is that of the requested diameter."""
-    kind = f"{look.texture} {look.shape} {look.location}"
-    nodule = PlacedNodule(look, surface, centre, Nodule((0, 0, 0), look.diameter_mm, kind))
+    look = nodule.look
     for _ in range(3):
         diameter, _centroid = _truth(site, nodule)
         ratio = min(look.diameter_mm / max(diameter, 1e-3), 1.4)
-        scaled = replace(nodule.surface, radius_mm=nodule.surface.radius_mm * ratio)
-        nodule = replace(nodule, surface=scaled)
+        nodule = replace(nodule, radius_mm=nodule.radius_mm * ratio)
     diameter, centroid = _truth(site, nodule)
+    kind = f"{look.texture} {look.shape} {look.location}"
     return replace(nodule, truth=Nodule(triple(centroid), diameter, kind))
 
 
 def _truth(site: Surroundings, nodule: PlacedNodule) -> tuple[float, FloatArray]:
     """Measure centroid and diameter (sphere of equal volume) on a fine grid of points."""
-    reach = nodule.surface.radius_mm * 1.7
+    reach = nodule.radius_mm * 1.7
     step = 2 * reach / _FINE_STEPS
     axis = (np.arange(_FINE_STEPS) + 0.5) * step - reach
     offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
@@ -307,7 +296,7 @@ def _voxels(
 ) -> tuple[tuple[slice, slice, slice], FloatArray]:
     """Find the voxels around a nodule, and their centres ``(z, y, x, 3)`` in the world."""
     spacing, corner = np.asarray(raster.spacing_mm)[::-1], np.asarray(raster.corner_mm)
-    half = nodule.surface.radius_mm * reach + 2
+    half = nodule.radius_mm * reach + 2
     low = np.floor((nodule.centre_mm - half - corner) / spacing).astype(int)
     high = np.ceil((nodule.centre_mm + half - corner) / spacing).astype(int) + 1
     low, high = np.maximum(low, 0), np.minimum(high, raster.shape[::-1])
@@ -330,9 +319,9 @@ def _spicules(
     corner = points[0, 0, 0] - np.asarray(raster.spacing_mm)[::-1] / 2
     local = Raster((z, y, x), raster.spacing_mm, triple(corner))
     cover = np.zeros(local.shape, dtype=np.uint8)
-    tips = nodule.centre_mm + nodule.surface.spikes * nodule.surface.radius_mm
+    tips = nodule.centre_mm + nodule.spikes * nodule.radius_mm
     starts = np.broadcast_to(nodule.centre_mm, tips.shape)
-    thick = min(0.35 + nodule.surface.radius_mm * 0.06, 0.9)
+    thick = min(0.35 + nodule.radius_mm * 0.06, 0.9)
     radii = np.broadcast_to([thick * 1.6, thick * 0.4], (len(tips), 2))
     if len(tips):
         stamp_cones(cover, local, np.stack([starts, tips], axis=1), radii)

@@ -26,7 +26,7 @@ from imaging.phantom.nodules import (
 )
 from imaging.phantom.patient import Patient, draw_patient
 from imaging.phantom.scanner import KERNELS, Kernel, Scanner, scan
-from imaging.phantom.thorax import Abdomen, Thorax, make_abdomen, make_thorax
+from imaging.phantom.thorax import Thorax, make_abdomen, make_thorax
 from imaging.volume import (
     Geometry,
     HuArray,
@@ -245,17 +245,22 @@ def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
 
 
 def _organs(
-    abdomen: Abdomen, thorax: Thorax, mediastinum: Mediastinum, patient: Patient, grain: Field
+    abdomen: tuple[Field, ...],
+    thorax: Thorax,
+    mediastinum: Mediastinum,
+    patient: Patient,
+    grain: Field,
 ) -> list[Layer]:
+    liver, spleen, stomach, fluid, gas = abdomen
     enhanced = 45.0 if patient.blood_hu > 60 else 0.0
     muscle = np.abs(np.maximum(thorax.diaphragm, thorax.cavity) + 1) - 1.2
     return [
         Layer(np.maximum(muscle, thorax.cavity), _MUSCLE_HU),
-        Layer(abdomen.liver, (58 + enhanced + 5 * grain).astype(np.float32)),
-        Layer(abdomen.spleen, 50.0 + enhanced),
-        Layer(abdomen.stomach, 45.0),
-        Layer(abdomen.fluid, 15.0),
-        Layer(abdomen.gas, -960.0),
+        Layer(liver, (58 + enhanced + 5 * grain).astype(np.float32)),
+        Layer(spleen, 50.0 + enhanced),
+        Layer(stomach, 45.0),
+        Layer(fluid, 15.0),
+        Layer(gas, -960.0),
         Layer(mediastinum.nodes, 45.0),
         Layer(mediastinum.oesophagus, 40.0),
         Layer(mediastinum.heart, 50.0 if patient.blood_hu < 60 else 90.0),

@@ -44,17 +44,6 @@ class Thorax:
     depth: Field
 
 
-@dataclass(frozen=True, eq=False)
-class Abdomen:
-    """Distance fields; ``gas`` is the front part of the stomach's inside, above the ``fluid``."""
-
-    liver: Field
-    spleen: Field
-    stomach: Field
-    fluid: Field
-    gas: Field
-
-
 def make_thorax(lattice: Lattice, patient: Patient) -> Thorax:
     """Make the chest wall of one patient."""
     x, _, z = lattice.body
@@ -167,8 +156,10 @@ def _muscle(lattice: Lattice, patient: Patient, cavity: Field, skin: Field) -> F
     return np.asarray(np.maximum(skin + fat, cavity - thick * patient.muscle), dtype=np.float32)
 
 
-def make_abdomen(lattice: Lattice, thorax: Thorax, rng: np.random.Generator) -> Abdomen:
-    """Make the organs of one patient; size and gas of the stomach are random."""
+def make_abdomen(
+    lattice: Lattice, thorax: Thorax, rng: np.random.Generator
+) -> tuple[Field, Field, Field, Field, Field]:
+    """Make liver, spleen, stomach, and the fluid in it with gas above, which are random."""
     inside = np.maximum(thorax.diaphragm, thorax.cavity)
     right = ellipsoid(lattice, (-62, -8, -178), (92, 86, 92))
     lobe = ellipsoid(lattice, (14, -52, -150), (66, 38, 46))
@@ -179,4 +170,4 @@ def make_abdomen(lattice: Lattice, thorax: Thorax, rng: np.random.Generator) -> 
     stomach = np.maximum(np.maximum(stomach, inside + 4), 4 - np.minimum(liver, spleen))
     fluid = stomach + 4
     level = (lattice.body[1] + float(rng.uniform(0, 25))) * lattice.mean_scale
-    return Abdomen(liver, spleen, stomach, fluid, np.maximum(fluid, level).astype(np.float32))
+    return liver, spleen, stomach, fluid, np.maximum(fluid, level).astype(np.float32)
