@@ -94,7 +94,7 @@ app.command("stages")(stages_command)
 
 
 def main() -> None:
-    """Run ``overread-eval``; an error ends with one line that says what is wrong."""
+    """Run ``overread-eval``; an error ends it with one line on standard error."""
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),

@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 class Claim:
     """One measurement: its name, and the words after ``overread-eval``.
 
-    With ``small_disk`` the command gets ``--at`` a filesystem of its own, which it may fill.
+    With ``small_disk`` the command gets ``--at`` a separate small filesystem, which it may fill.
     """
 
     name: str

@@ -285,7 +285,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def main() -> None:
-    """Run the command; an error ends with one line that says what is wrong."""
+    """Run the command; an error ends it with one line on standard error."""
     try:
         with _ended_by_signals():
             app()

@@ -1,9 +1,8 @@
-"""The candidates on which calibration is judged: logits of both readers, and the truth.
+"""The candidates on which calibration is evaluated: logits of both readers, and the truth.
 
 They are chosen as the fit chooses them. Of a cube: the best candidate on its nodule and the six
 strongest beside it, away from the faces, where there are mirror images. Of a scan: the best
-candidate on each known lesion and every other one. A candidate at another annotation counts
-neither way.
+candidate on each known lesion and every other one. A candidate at another annotation is ignored.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray, Geometry, UInt8Array
-from models.calibration.fit import CUBE_ALARMS, FACE
+from models.calibration.fit import CUBE_FALSE_POSITIVES, FACE
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
@@ -73,7 +72,7 @@ def cube_rows(readers: Readers, cube: Cube, annotations: Sequence[Annotation]) -
         c for c in found
         if min(c.index_zyx) >= FACE and (np.array(c.index_zyx) < size - FACE).all()
         and not any(one.covers(c.index_zyx, NEAR_MM) for one in known)
-    ][:CUBE_ALARMS]  # fmt: skip
+    ][:CUBE_FALSE_POSITIVES]  # fmt: skip
     parts = ((hits, True), (beside, False))
     return [row for part in parts for row in _rows(readers, cube.voxels, *part, cube.patient)]
 

@@ -94,7 +94,7 @@ def phantoms_command(
 ) -> None:
     """Final reports of phantoms, seeds SEED, SEED + 1 ...; every nodule is known."""
     if seed + count > TRAINING_SEED:
-        raise typer.BadParameter(f"--seed: phantoms from {TRAINING_SEED} on were learnt from")
+        raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     specs = [PhantomSpec(seed=seed + i) for i in range(count)]
     with _open_pipeline(cloud, serve, model, deadline) as pipeline, _folder(out) as folder:
         results = [

@@ -197,8 +197,7 @@ def score_scan(
     """Sort the detections of one scan into hits of ``lesions`` and false positives.
 
     A lesion has the highest score of the detections that hit it. A detection within ``rim_mm``
-    outside a lesion, or on an ``ignored`` one, counts neither way. Every other one is a false
-    positive.
+    outside a lesion, or on an ``ignored`` one, is not counted. Every other one is a false positive.
     """
     found = list(detections)
     known = (*lesions, *ignored)

@@ -71,7 +71,7 @@ def lesion_insertion_command(
 ) -> None:
     """Semi-synthetic whole scans: sensitivity to inserted lesions, and false positives."""
     if seed + phantoms > TRAINING_SEED:
-        raise typer.BadParameter(f"--seed: phantoms from {TRAINING_SEED} on were learnt from")
+        raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     splits = tuple(split.split(","))
     known = read_truth(truth)
     folders = scan_folders([*scans, *(more_scans or [])], set(known))

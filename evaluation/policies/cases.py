@@ -239,7 +239,7 @@ def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, floa
 def _read_cube(
     cube: Cube, split: str, annotations: Sequence[Annotation], readers: Readers
 ) -> Piece:
-    """Read a cube with its nodule; a candidate on another annotation counts neither way."""
+    """Read a cube with its nodule; a candidate on another annotation is ignored."""
     found = readers.pipeline.reader.screen(Preprocessed(cube.voxels, Geometry()))
     own = Annotation(cube.centre_zyx, cube.diameter_mm)
     sightings = [

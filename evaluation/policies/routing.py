@@ -66,7 +66,7 @@ def threshold_filter(threshold: float, alone: float) -> Routing:
 def entropy_filter(threshold: float, alone: float) -> Routing:
     """Sedna's ``CrossEntropy``: escalate candidates whose `certainty` is below the threshold.
 
-    The filter is made for classification, so it judges each candidate by itself.
+    The filter is made for classification, so it decides for each candidate separately.
     """
 
     def routes(study: Study) -> Routes:

@@ -191,7 +191,9 @@ def search(studies: Sequence[Study], final: float) -> Search:
     all_scores = np.concatenate([study.scores for study in studies])
     scores = np.unique(all_scores)
     if not scores.size:
-        raise EvaluationError(f"{len(studies)} studies without a candidate: nothing to choose by")
+        raise EvaluationError(
+            f"{len(studies)} studies without a candidate: no threshold can be chosen"
+        )
     ends = np.arange(scores.size + 1)
     ranks = np.searchsorted(scores, all_scores)
     merged = np.concatenate([study.merged for study in studies]) >= final

@@ -252,13 +252,13 @@ def expected(source: Path, study_key: str, answers: Answers) -> list[Essence]:
 
 
 def _findings(report: dict[str, Any]) -> list[Essence]:
-    """Return the findings of a report, without those of an audit: its answer may come or not."""
+    """Return the findings of a report, without those of an audit, whose verdict may be missing."""
     found = [f for f in report["findings"] if f["route"] != Route.DISMISS.value]
     return sorted(_essence(f["route"], f["centre_mm"], f["probability"]) for f in found)
 
 
 def _essence(route: str, centre_mm: Sequence[float], probability: float) -> Essence:
-    """Return what must be the same; the verdict on a finding that is reported anyway may lack."""
+    """Return what must be the same; the verdict on a reported finding may be missing."""
     return (route,) if route == Route.REPORT.value else (route, *centre_mm, probability)
 
 

@@ -1,9 +1,9 @@
-"""``overread-eval clock-jumps``: sets the daemon's wall clock at random, and checks what is left.
+"""``overread-eval clock-jumps``: sets the agent's wall clock at random, and checks all reports.
 
 In a round studies arrive, and an agent works on them and on pending reads. Then it is ended, and
 the next one finds its work and another time of day. The clock jumps by an hour up to more than a
 year, both ways, at every durable step and at every second reading of it. No read may be lost,
-doubled, or given up too early; status 1 otherwise.
+duplicated, or given up too early; status 1 otherwise.
 
 The time of day is replaced in every module of the edge. Monotonic time stays, as it does where an
 administrator or a time server sets a clock.

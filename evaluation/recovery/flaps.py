@@ -1,4 +1,4 @@
-"""``overread-eval flaps``: interrupts the link again and again, and checks what is left.
+"""``overread-eval flaps``: interrupts the link repeatedly, and checks reports and files.
 
 The real daemon reads studies and amends reports while the link to a real service is reset, stalls,
 swallows everything or carries one way only. Then the link stays up, and the daemon must finish.

@@ -1,4 +1,4 @@
-"""``overread-eval full-disk``: fills the disk under the daemon, and checks what is left.
+"""``overread-eval full-disk``: fills the disk under the agent, and checks reports and files.
 
 The option ``--at`` names a folder on a small filesystem of its own, which is filled to the last
 byte. One can be had for the time of the command, without rights::
@@ -70,9 +70,7 @@ def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
 
 
 def full_disk_command(
-    at: Annotated[
-        Path, typer.Option(metavar="DIR", help="Folder on a small filesystem of its own.")
-    ],
+    at: Annotated[Path, typer.Option(metavar="DIR", help="Folder on a separate small filesystem.")],
     fillings: Annotated[
         int, typer.Option(min=1, help="Number of times that the disk is filled.")
     ] = 50,

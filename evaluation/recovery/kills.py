@@ -1,4 +1,4 @@
-"""``overread-eval kills``: kills the edge's daemon again and again, and checks what is left.
+"""``overread-eval kills``: kills the edge's agent repeatedly, and checks reports and files.
 
 In a round studies arrive, and the agent is killed (SIGKILL) twice, at a random moment or just
 before or after a durable step. Then it works undisturbed until it is idle. The state is never

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FACE = 6
 """False positives this near to a cube's face, in voxels, are ignored: the padding is mirrored."""
 
-CUBE_ALARMS = 6
+CUBE_FALSE_POSITIVES = 6
 """The strongest false positives of a cube that are read; the others would be dismissed."""
 
 LUNG_MM3 = 4.0e6
@@ -36,8 +36,8 @@ AIR_BELOW = 91
 MARGIN = 0.5
 """``dismiss`` as a part of the lowest edge score of a proposed nodule."""
 
-FINAL_ALARMS = 1.0
-ALONE_ALARMS = 5.0
+FINAL_FALSE_POSITIVES = 1.0
+ALONE_FALSE_POSITIVES = 5.0
 """False positives per scan of the merged threshold and of the edge's own."""
 
 
@@ -80,11 +80,13 @@ def gather(
         hits = [c for c in found if _hits(c, cube.nodules[:1], 0.5)][:1]
         missed += [] if hits else [patient]
         rows += [(*pair, True, patient) for pair in _read(reader, cube, hits)]
-        alarms = _alarms(found, cube, FACE)[:CUBE_ALARMS]
-        rows += [(*pair, False, patient) for pair in _read(reader, cube, alarms)]
+        false = _false_positives(found, cube, FACE)[:CUBE_FALSE_POSITIVES]
+        rows += [(*pair, False, patient) for pair in _read(reader, cube, false)]
     for box, scan in scans:
         found = screener.screen(box)
-        rows += [(*pair, False, "") for pair in _read(reader, scan, _alarms(found, scan, 0))]
+        rows += [
+            (*pair, False, "") for pair in _read(reader, scan, _false_positives(found, scan, 0))
+        ]
     edge, cloud, nodule, owner = zip(*rows, strict=True)
     # the false positives' denominator: whole scans, and the air in the cubes without their faces
     inner = (slice(FACE, -FACE),) * 3
@@ -96,7 +98,7 @@ def gather(
     )  # fmt: skip
 
 
-def _alarms(found: Sequence[Candidate], piece: Piece, face: int) -> list[Candidate]:
+def _false_positives(found: Sequence[Candidate], piece: Piece, face: int) -> list[Candidate]:
     # a false positive is inside the faces and at least 5 voxels away from every mark
     marks = np.concatenate([piece.nodules, piece.ignored])
     size = np.array(piece.voxels.shape)
@@ -158,27 +160,27 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
     """Return the four thresholds on calibrated scores.
 
     ``dismiss`` keeps every proposed nodule, with a margin. ``alone`` and ``final`` leave
-    `ALONE_ALARMS` and `FINAL_ALARMS` false positives a scan. At or above ``report`` the edge
+    `ALONE_FALSE_POSITIVES` and `FINAL_FALSE_POSITIVES` a scan. At or above ``report`` the edge
     decides alone: it lies above every false positive, or above every candidate that a verdict
     rejects.
     """
     # three thresholds from one score each
-    nodules, alarms = edge[cases.nodule], edge[~cases.nodule]
+    nodules, false = edge[cases.nodule], edge[~cases.nodule]
     dismiss = MARGIN * float(nodules.min())
-    alone = _leaving(alarms, ALONE_ALARMS * cases.scans)
-    final = _leaving(merged[~cases.nodule], FINAL_ALARMS * cases.scans)
+    alone = _leaving(false, ALONE_FALSE_POSITIVES * cases.scans)
+    final = _leaving(merged[~cases.nodule], FINAL_FALSE_POSITIVES * cases.scans)
     # report needs both: no false positive of the edge alone, or no candidate that is rejected
     # the latter: half-way between the highest score that is rejected and the next above it
     rejected = float(edge[merged < final].max(initial=0.0))
     above_rejected = (rejected + float(edge[edge > rejected].min(initial=1.0))) / 2
-    report = min(float(alarms.max(initial=0.0)) + 1e-5, above_rejected)
+    report = min(float(false.max(initial=0.0)) + 1e-5, above_rejected)
     values = {"dismiss": dismiss, "report": report, "alone": max(alone, dismiss), "final": final}
     return {name: round(value, 6) for name, value in values.items()}
 
 
-def _leaving(alarms: FloatArray, allowed: float) -> float:
+def _leaving(false: FloatArray, allowed: float) -> float:
     """Return the midpoint between the last allowed false positive's score and the next."""
-    ranked = np.sort(alarms)[::-1]
+    ranked = np.sort(false)[::-1]
     count = int(allowed)
     if count >= len(ranked):  # all are allowed: half the lowest score
         return float(ranked[-1]) / 2

@@ -121,7 +121,7 @@ def choose(
         left = [group for group in order if width[group] >= 2 * step]
         if not left:
             raise CannotPrune(
-                f"{share:.0%} of the parameters cannot go in steps of {step} channels, at most "
+                f"cannot remove {share:.0%} of the parameters in steps of {step} channels, at most "
                 f"{1 - now[0] / whole[0]:.0%}"
             )
         width[min(left, key=ratio)] -= step

@@ -100,11 +100,11 @@ def test_a_shape_that_is_none_is_refused(shape: str) -> None:
 
 
 @pytest.mark.parametrize(("seed", "count"), [(TRAINING_SEED, 1), (TRAINING_SEED - 2, 3)])
-def test_phantoms_that_were_learnt_from_are_refused(seed: int, count: int) -> None:
+def test_phantoms_used_in_training_are_refused(seed: int, count: int) -> None:
     result = CliRunner().invoke(app, ["phantoms", "--count", str(count), "--seed", str(seed)])
     assert result.exit_code == 2
     assert "--seed" in result.stderr
-    assert "learnt from" in " ".join(result.stderr.split())
+    assert "used in training" in " ".join(result.stderr.split())
 
 
 def test_an_unwritable_folder_ends_with_a_line(tmp_path: Path, ended: Ended) -> None:
