@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from models.training.data import Batch
-from models.training.loop import Task
+from models.training.loop import Task, terms_of
 
 Scores = Mapping[str, torch.Tensor]
 """By the name of a weight: the importance of each of its elements, of its shape."""
@@ -49,13 +49,9 @@ def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
 def gradients(task: Task, count: int) -> Iterator[nn.Module]:
     """Yield a copy of the task's network ``count`` times, each with the gradient of one batch."""
     network = copy.deepcopy(task.network).train()
-    device = next(network.parameters()).device
     for batch in track(islice(task.batches(0), count), "measuring importance", count):
-        moved = {name: value.to(device) for name, value in batch.items()}
         network.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16):
-            terms = task.losses(network, moved)
-        torch.stack(list(terms.values())).sum().backward()
+        torch.stack(list(terms_of(task, network, batch).values())).sum().backward()
         yield network
 
 

@@ -92,7 +92,7 @@ def train(task: Task, plan: Plan) -> nn.Module:
     state = _start(task, plan, device)
     if plan.resume and (plan.out / "last.pt").exists():
         _restore(state, plan.out / "last.pt", device)
-    _run(task, plan, state, device)
+    _run(task, plan, state)
     save(state.averaged.module, plan.out / "averaged.pt")
     network: nn.Module = state.averaged.module
     return network
@@ -130,7 +130,7 @@ def average_of(network: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
-def _run(task: Task, plan: Plan, state: State, device: torch.device) -> None:
+def _run(task: Task, plan: Plan, state: State) -> None:
     budget_s = plan.minutes * 60
     if state.steps:
         task.refresh(state.averaged.module.eval())
@@ -141,7 +141,7 @@ def _run(task: Task, plan: Plan, state: State, device: torch.device) -> None:
         bar = progress.add_task("training", total=budget_s, completed=int(state.spent_s))
         while state.spent_s < budget_s:
             began = time.monotonic()
-            terms = _step(task, plan, state, next(batches), state.spent_s / budget_s, device)
+            terms = _step(task, plan, state, next(batches), state.spent_s / budget_s)
             for name, value in terms.items():
                 sums[name] = 0.98 * sums.get(name, value) + 0.02 * value
             state.spent_s += time.monotonic() - began
@@ -159,17 +159,23 @@ def _run(task: Task, plan: Plan, state: State, device: torch.device) -> None:
     _write_atomically(_snapshot(state), plan.out / "last.pt")
 
 
-def _step(
-    task: Task, plan: Plan, state: State, batch: Batch, progress: float, device: torch.device
-) -> dict[str, float]:
+def _step(task: Task, plan: Plan, state: State, batch: Batch, progress: float) -> dict[str, float]:
     state.network.train()
-    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-    with torch.autocast(device.type, torch.bfloat16, enabled=plan.half):
-        terms = task.losses(state.network, moved)
+    terms = terms_of(task, state.network, batch, half=plan.half)
     loss = torch.stack(list(terms.values())).sum()
     if not descend(state, loss, plan.rate * schedule(progress, plan.warm_up)):
         return {}
     return {name: float(value.detach()) for name, value in terms.items()}
+
+
+def terms_of(
+    task: Task, network: nn.Module, batch: Batch, *, half: bool = True
+) -> dict[str, torch.Tensor]:
+    """Return the task's losses of a batch, computed where the network is."""
+    device = next(network.parameters()).device
+    moved = {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        return task.losses(network, moved)
 
 
 def descend(state: State, loss: torch.Tensor, rate: float) -> bool:
