@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Any, Self
@@ -130,20 +130,36 @@ RESERVE_S = 0.2
 
 @contextmanager
 def escalator(
-    address: str, link: Link | None = None, reserve_s: float = RESERVE_S
+    address: str,
+    link: Link | None = None,
+    *,
+    hedge: tuple[str, Link] | None = None,
+    jitter: Callable[[float, float], float] = lambda *_: 0.01,
+    reserve_s: float = RESERVE_S,
+    **settings: Any,
 ) -> Iterator[Escalator]:
     """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
-    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-        how = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT)
-        yield Escalator(channel, link or Link(), how, jitter=lambda *_: 0.01)
+    how = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT, **settings)
+    with ExitStack() as held:
+
+        def channel(to: str) -> grpc.Channel:
+            return held.enter_context(grpc.insecure_channel(to, options=CHANNEL_OPTIONS))
+
+        other = (channel(hedge[0]), hedge[1]) if hedge else None
+        yield Escalator(channel(address), link or Link(), how, hedge=other, jitter=jitter)
+
+
+def read(second: Escalator, *scores: float, budget_s: float = 60.0) -> EscalationResult:
+    """What comes back for candidates of these scores, with time enough for a slow machine."""
+    return second.read(plan_of(*scores), box(), Budget(Deadline.after(budget_s)), "key-1")
 
 
 def ask(
     address: str, *scores: float, budget_s: float = 60.0, link: Link | None = None
 ) -> EscalationResult:
-    """What comes back for candidates of these scores, with time enough for a slow machine."""
+    """The same of an escalator of its own."""
     with escalator(address, link) as second:
-        return second.read(plan_of(*scores), box(), Budget(Deadline.after(budget_s)), "key-1")
+        return read(second, *scores, budget_s=budget_s)
 
 
 def free_port() -> int:

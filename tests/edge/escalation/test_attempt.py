@@ -3,22 +3,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
-import grpc
 import pytest
 
-from edge.budget import Budget
 from edge.escalation.attempt import Endpoint, Escalation, Race, Received, Stream, StreamTiming
-from edge.escalation.client import CHANNEL_OPTIONS, Escalator
+from edge.escalation.client import Escalator
 from edge.escalation.rois import RoiStates, cut_rois
-from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
 from protos.deadline import Deadline
 from protos.errors import DeadlinePassed, Draining, InvalidRequest, OverreadError, Unreachable
 from protos.messages import Refusal, Roi, Verdict
 from tests.edge.builders import SHAPE, HandClock, box, plan_of
-from tests.edge.fake_cloud import FakeCloud, sure
+from tests.edge.fake_cloud import FakeCloud, escalator, read, sure
 
 LONG_S = 60.0
 
@@ -35,7 +32,6 @@ class Scripted:
         self.cancelled = threading.Event()
 
     def listen(self) -> Iterator[Received]:
-        """What it was scripted to say."""
         for roi_id in self.says:
             yield Received(Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0), 0.1, 100)
         if self.hangs:
@@ -44,7 +40,6 @@ class Scripted:
             raise self.fault
 
     def cancel(self) -> None:
-        """Lets it end."""
         self.cancelled.set()
 
 
@@ -98,7 +93,6 @@ def test_a_fault_of_the_caller_is_not_carried_elsewhere() -> None:
 
 
 def test_both_may_fail() -> None:
-    """The fault of the last is told."""
     _, fault, race = raced(Scripted([], Unreachable("one")), Scripted([], Unreachable("two")))
     assert fault is not None
     assert fault.reason == "two"
@@ -147,22 +141,11 @@ def test_silence_opens_the_second_first() -> None:
     assert (answered, fault) == ({0, 1}, None)
 
 
-RESERVE_S = 0.2
-
-
-@contextmanager
 def hedged(
     first: str, other: str, link: Link, other_link: Link | None = None
-) -> Iterator[Escalator]:
+) -> AbstractContextManager[Escalator]:
     """An escalator with a second cloud."""
-    with (
-        grpc.insecure_channel(first, options=CHANNEL_OPTIONS) as channel,
-        grpc.insecure_channel(other, options=CHANNEL_OPTIONS) as second,
-    ):
-        hedge = (second, other_link or Link())
-        yield Escalator(
-            channel, link, EscalationSettings(SHAPE, RESERVE_S, max_attempts=1), hedge=hedge
-        )
+    return escalator(first, link, hedge=(other, other_link or Link()), max_attempts=1)
 
 
 def test_slow_cloud_is_hedged_and_cancelled() -> None:
@@ -176,7 +159,7 @@ def test_slow_cloud_is_hedged_and_cancelled() -> None:
     with FakeCloud(answer=stall) as slow, FakeCloud() as fast:
         with hedged(slow.address, fast.address, link) as second:
             slow.on_end = gone.set
-            came = second.read(plan_of(0.4, 0.5), box(), Budget(Deadline.after(60.0)), "key-1")
+            came = read(second, 0.4, 0.5)
         assert gone.wait(30)  # long before its 60 s
         over.set()
     assert (sorted(came.verdicts), came.reason, came.attempts) == ([0, 1], "", 1)
@@ -185,10 +168,9 @@ def test_slow_cloud_is_hedged_and_cancelled() -> None:
 
 
 def test_fast_cloud_is_not_hedged() -> None:
-    """The other cloud receives nothing."""
     with FakeCloud() as fast, FakeCloud() as other:
         with hedged(fast.address, other.address, Link()) as second:
-            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+            came = read(second, 0.4)
         assert other.headers == []
     assert list(came.verdicts) == [0]
 
@@ -200,7 +182,7 @@ def test_only_open_rois_are_sent_to_the_other_cloud() -> None:
         FakeCloud() as other,
         hedged(first.address, other.address, Link()) as second,
     ):
-        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+        came = read(second, 0.5, 0.4)
     assert (first.asked, other.asked) == ([[0]], [[1]])
     assert (sorted(came.verdicts), came.reason) == ([0, 1], "")
 
@@ -212,7 +194,7 @@ def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
         pass
     with FakeCloud() as other, hedged(gone.address, other.address, link, other_link) as second:
         for _ in range(2):
-            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
+            came = read(second, 0.4)
             assert list(came.verdicts) == [0]
         assert not link.estimate().available
         assert second.estimate().available
@@ -237,7 +219,7 @@ def test_what_the_first_cannot_answer_in_time_is_sent_to_the_other_at_once() -> 
         FakeCloud(answer=at_once) as idle,
         hedged(busy.address, idle.address, link) as second,
     ):
-        came = second.read(plan_of(0.5, 0.45, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+        came = read(second, 0.5, 0.45, 0.4)
     assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
     assert (busy.asked, len(idle.headers)) == ([[0]], 1)
 
@@ -252,7 +234,7 @@ def test_two_clouds_that_cannot_answer_in_time_end_it() -> None:
         FakeCloud(accepts=0) as other,
         hedged(first.address, other.address, link, other_link) as second,
     ):
-        came = second.read(plan_of(0.5, 0.4), box(), Budget(Deadline.after(60.0)), "key-1")
+        came = read(second, 0.5, 0.4)
     assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
     assert (len(first.headers), len(other.headers)) == (1, 1)
     assert came.reason.startswith("2 ROIs refused: DeadlineUnmeetable: ")
@@ -279,7 +261,6 @@ class Unheard:
             yield self.timing.received(sure(roi), 100)
 
     def cancel(self) -> None:
-        """Lets it end."""
         self._over.set()
 
 

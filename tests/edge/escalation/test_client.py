@@ -11,13 +11,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 
-import grpc
 import pytest
 
 from edge.budget import Budget
 from edge.escalation import stream
-from edge.escalation.client import CHANNEL_OPTIONS, Escalator, NoSecondReader
-from edge.escalation.stream import EscalationSettings
+from edge.escalation.client import NoSecondReader
 from edge.link.link import Link
 from protos import overread_pb2 as pb
 from protos.codec import encode_roi
@@ -32,16 +30,8 @@ from protos.errors import (
     OverreadError,
 )
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.builders import SHAPE, box, plan_of
-from tests.edge.fake_cloud import (
-    RESERVE_S,
-    FakeCloud,
-    ask,
-    escalator,
-    free_port,
-    stalled_cloud,
-    sure,
-)
+from tests.edge.builders import box, plan_of
+from tests.edge.fake_cloud import FakeCloud, ask, escalator, free_port, read, stalled_cloud, sure
 
 NAN, INF = float("nan"), float("inf")
 
@@ -55,28 +45,31 @@ def test_verdicts_come_back_for_what_was_sent() -> None:
     assert cloud.asked == [[2, 1, 0]]
 
 
-@pytest.mark.parametrize("fault", [Overloaded("full"), ChecksumMismatch("ROI 0")])
-def test_passing_fault_is_retried(fault: OverreadError) -> None:
-    """A fault that may pass is tried again with the same key, and the answer is complete."""
-    with FakeCloud(faults=[fault]) as cloud:
-        came = ask(cloud.address, 0.4)
-    assert (sorted(came.verdicts), came.attempts, came.reason) == ([0], 2, "")
-    assert [header.study_key for header in cloud.headers] == ["key-1", "key-1"]
-
-
 @pytest.mark.parametrize(
-    "fault", [InvalidRequest("no"), DeadlineUnmeetable("late", 9.0), ModelFailed("nan")]
+    ("faults", "attempts"),
+    [
+        ([Overloaded("full")], 2),
+        ([ChecksumMismatch("ROI 0")], 2),
+        ([Overloaded("full")] * 9, 3),
+        ([InvalidRequest("no")], 1),
+        ([DeadlineUnmeetable("late", 9.0)], 1),
+        ([ModelFailed("nan")], 1),
+    ],
 )
-def test_lasting_fault_is_not_retried(fault: OverreadError) -> None:
-    """A fault that would come again ends the escalation with its class and reason."""
-    with FakeCloud(faults=[fault]) as cloud:
+def test_a_transient_fault_is_retried_twice_and_a_lasting_one_never(
+    faults: list[OverreadError], attempts: int
+) -> None:
+    """Every attempt has the same key; what ended the last one is told, if it was a fault."""
+    fault, answered = faults[0], attempts == 2
+    with FakeCloud(faults=faults) as cloud:
         came = ask(cloud.address, 0.4)
-    assert (came.attempts, came.reason) == (1, f"{fault.kind}: {fault.reason}")
+    assert (list(came.verdicts), came.attempts) == ([0] if answered else [], attempts)
+    assert came.reason == ("" if answered else f"{fault.kind}: {fault.reason}")
+    assert [header.study_key for header in cloud.headers] == ["key-1"] * attempts
 
 
 @pytest.mark.parametrize("kind", ["Overloaded", "ChecksumMismatch"])
 def test_an_roi_refused_for_a_transient_cause_is_sent_again(kind: str) -> None:
-    """Alone, under the same key; its verdict leaves no refusal behind."""
     refusals = [Refusal(1, kind, "not now")]
 
     def refuse_once(roi: Roi) -> Verdict | Refusal:
@@ -89,31 +82,29 @@ def test_an_roi_refused_for_a_transient_cause_is_sent_again(kind: str) -> None:
     assert (sorted(came.verdicts), came.refusals, came.reason) == ([0, 1, 2], {}, "")
 
 
-def test_region_that_is_always_refused_keeps_the_last_refusal() -> None:
-    """Three attempts and no more; the verdicts of the others stand."""
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("Overloaded", [[0, 1], [0], [0]]), ("ModelFailed", [[0, 1]])]
+)
+def test_an_roi_that_is_always_refused_keeps_the_last_refusal(
+    kind: str, asked: list[list[int]]
+) -> None:
+    """It is sent again where that may help; the verdicts of the others stand."""
     told = iter(range(9))
 
     def refuse(roi: Roi) -> Verdict | Refusal:
-        return sure(roi) if roi.roi_id else Refusal(0, "Overloaded", f"full {next(told)}")
+        return sure(roi) if roi.roi_id else Refusal(0, kind, f"no {next(told)}")
 
     with FakeCloud(answer=refuse) as cloud:
         came = ask(cloud.address, 0.5, 0.4)
-    assert cloud.asked == [[0, 1], [0], [0]]
-    assert (list(came.verdicts), came.attempts) == ([1], 3)
-    assert came.refusals == {0: Refusal(0, "Overloaded", "full 2")}
-    assert came.reason == "1 ROIs refused: Overloaded: full 2"
+    assert (cloud.asked, came.attempts, list(came.verdicts)) == (asked, len(asked), [1])
+    reason = f"no {len(asked) - 1}"
+    assert came.refusals == {0: Refusal(0, kind, reason)}
+    assert came.reason == f"1 ROIs refused: {kind}: {reason}"
     assert came.refused
 
 
-def test_attempts_are_bounded() -> None:
-    """A service that is always full is asked three times and no more."""
-    with FakeCloud(faults=[Overloaded("full")] * 9) as cloud:
-        came = ask(cloud.address, 0.4)
-    assert (came.attempts, came.reason, len(cloud.headers)) == (3, "Overloaded: full", 3)
-
-
 def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
-    """Between three attempts at a full queue lie two pauses, of up to 0.1 s and 0.2 s."""
+    """Up to 0.1 s and 0.2 s at a full queue; a dead cloud costs 30 ms at most."""
     drawn: list[tuple[float, float]] = []
 
     def jitter(low: float, high: float) -> float:
@@ -122,32 +113,16 @@ def test_pauses_are_random_up_to_a_bound_that_doubles() -> None:
 
     with (
         FakeCloud(faults=[Overloaded("full")] * 9) as cloud,
-        grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
+        escalator(cloud.address, jitter=jitter) as second,
     ):
-        second = Escalator(channel, Link(), EscalationSettings(SHAPE, RESERVE_S), jitter=jitter)
-        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
-    assert drawn == [(0.0, 0.1), (0.0, 0.2)]
-
-
-def test_a_dead_cloud_costs_little_time() -> None:
-    """Where nobody listens the pauses are 30 ms together at most."""
-    drawn: list[float] = []
-
-    def jitter(_low: float, high: float) -> float:
-        drawn.append(high)
-        return 0.0
-
-    with grpc.insecure_channel(f"127.0.0.1:{free_port()}", options=CHANNEL_OPTIONS) as channel:
-        second = Escalator(channel, Link(), EscalationSettings(SHAPE, RESERVE_S), jitter=jitter)
-        second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
-    assert drawn == [0.01, 0.02]
-
-
-def test_dead_port_is_reported_unreachable() -> None:
-    """Where nobody listens nothing comes back, and the reason is that it is unreachable."""
-    came = ask(f"127.0.0.1:{free_port()}", 0.4)
+        read(second, 0.4)
+    link = Link()
+    with escalator(f"127.0.0.1:{free_port()}", link, jitter=jitter) as second:
+        came = read(second, 0.4)
+    assert drawn == [(0.0, 0.1), (0.0, 0.2), (0.0, 0.01), (0.0, 0.02)]
     assert (came.verdicts, came.attempts) == ({}, 3)
     assert came.reason.startswith("Unreachable: ")
+    assert link.estimate().silent_s is None
 
 
 def test_port_that_never_answers_costs_no_more_than_the_budget() -> None:
@@ -172,7 +147,6 @@ def test_a_slow_service_leaves_the_verdicts_that_came_in_time() -> None:
 
 
 def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
-    """When the service goes after one verdict of three, that verdict is kept."""
     with FakeCloud(dies_after=1) as cloud:
         came = ask(cloud.address, 0.5, 0.45, 0.4)
     assert list(came.verdicts) == [0]
@@ -200,18 +174,6 @@ def test_status_without_a_class_is_the_service_s_fault() -> None:
     assert came.reason.startswith("ServiceFault: ")
 
 
-def test_a_refusal_is_no_verdict() -> None:
-    """A refusal of one region leaves the verdicts of the others."""
-
-    def refuse_first(roi: Roi) -> Verdict | Refusal:
-        return Refusal(0, "ModelFailed", "not finite") if roi.roi_id == 0 else sure(roi)
-
-    with FakeCloud(answer=refuse_first) as cloud:
-        came = ask(cloud.address, 0.4, 0.5)
-    assert (list(came.verdicts), list(came.refusals)) == ([1], [0])
-    assert came.reason == "1 ROIs refused: ModelFailed: not finite"
-
-
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -223,7 +185,6 @@ def test_a_refusal_is_no_verdict() -> None:
     ],
 )
 def test_an_implausible_verdict_is_refused(field: str, value: float) -> None:
-    """A probability, diameter or time that cannot be is a refusal: not merged, not learnt from."""
     link = Link()
     with FakeCloud(answer=lambda roi: Verdict(**{**vars(sure(roi)), field: value})) as cloud:
         came = ask(cloud.address, 0.4, link=link)
@@ -234,7 +195,6 @@ def test_an_implausible_verdict_is_refused(field: str, value: float) -> None:
 
 
 def test_largest_diameter_is_still_a_verdict() -> None:
-    """The bound itself is allowed."""
     with FakeCloud(answer=lambda roi: replace(sure(roi), diameter_mm=200.0)) as cloud:
         came = ask(cloud.address, 0.4)
     assert came.verdicts[0].diameter_mm == 200.0
@@ -244,22 +204,18 @@ def test_an_unrequested_verdict_is_dropped() -> None:
     """An unknown region identifier is ignored, and the open region stays unanswered."""
     with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
         came = ask(cloud.address, 0.4)
-    assert (came.verdicts, came.reason) == (
-        {},
-        "the service ended the stream with 1 ROIs unanswered",
-    )
+    assert came.verdicts == {}
+    assert came.reason == "the service ended the stream with 1 ROIs unanswered"
 
 
 def test_one_channel_serves_study_after_study() -> None:
     """The same escalator is used again, also after the service refused it once."""
     with FakeCloud(faults=[InvalidRequest("no")]) as cloud, escalator(cloud.address) as second:
         for expected in ([], [0], [0]):
-            came = second.read(plan_of(0.4), box(), Budget(Deadline.after(60.0)), "key")
-            assert list(came.verdicts) == expected
+            assert list(read(second, 0.4).verdicts) == expected
 
 
 def test_without_a_cloud_the_answer_is_off() -> None:
-    """The stand-in is never available and says off."""
     second = NoSecondReader()
     assert not second.estimate().available
     assert second.read().switched_off
@@ -267,7 +223,6 @@ def test_without_a_cloud_the_answer_is_off() -> None:
 
 
 SCORES = (0.5, 0.45, 0.4)
-REASON = "the cloud accepted 1 of 3 ROIs"
 
 
 def busy_link() -> Link:
@@ -314,21 +269,17 @@ def test_a_busy_cloud_gets_the_regions_when_it_has_taken_the_header(sent: list[i
     assert (sorted(came.verdicts), came.reason) == ([0, 1, 2], "")
 
 
-def test_only_accepted_rois_are_sent(sent: list[int]) -> None:
-    """The most valuable; the others are refused, and the stream ends well, with no other try."""
-    with FakeCloud(accepts=1) as cloud:
+@pytest.mark.parametrize("accepts", [1, 0])
+def test_only_accepted_rois_are_sent(sent: list[int], accepts: int) -> None:
+    """The most valuable; the others are refused at once, and there is no other attempt."""
+    with FakeCloud(accepts=accepts) as cloud:
         came = ask(cloud.address, *SCORES, link=busy_link())
-    assert (sent, cloud.asked) == ([0], [[0]])
-    assert (list(came.verdicts), sorted(came.refusals), came.attempts) == ([0], [1, 2], 1)
-    assert came.reason == f"2 ROIs refused: DeadlineUnmeetable: {REASON}"
+    taken, refused = [0, 1, 2][:accepts], [0, 1, 2][accepts:]
+    assert (sent, cloud.asked) == (taken, [taken])
+    assert (list(came.verdicts), sorted(came.refusals), came.attempts) == (taken, refused, 1)
+    reason = f"the cloud accepted {accepts} of 3 ROIs"
+    assert came.reason == f"{len(refused)} ROIs refused: DeadlineUnmeetable: {reason}"
     assert came.refused
-
-
-def test_a_cloud_that_accepts_no_roi_ends_it() -> None:
-    """All are refused, none was sent, and nobody waits for the deadline."""
-    with FakeCloud(accepts=0) as cloud:
-        came = ask(cloud.address, *SCORES, link=busy_link())
-    assert (came.verdicts, sorted(came.refusals), came.attempts) == ({}, [0, 1, 2], 1)
 
 
 def test_what_is_on_its_way_already_is_answered(sent: list[int]) -> None:

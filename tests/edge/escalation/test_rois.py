@@ -10,22 +10,16 @@ import pytest
 from edge.escalation.rois import RoiStates, cut_rois
 from protos.codec import pack_mask
 from protos.errors import DeadlinePassed, Draining, Overloaded, OverreadError, Unreachable
-from protos.messages import Refusal, Roi, Summary, Verdict
-from tests.edge.builders import box, plan_of
+from protos.messages import Refusal, Summary, Verdict
+from tests.edge.builders import SHAPE, box, plan_of
 
 
 def exchange(*scores: float) -> RoiStates:
     """One with a region for each uncertain score."""
-    return RoiStates(rois(*scores))
-
-
-def rois(*scores: float) -> list[Roi]:
-    """The regions of a plan over candidates of these scores."""
-    return cut_rois(plan_of(*scores), box(), (48, 48, 48))
+    return RoiStates(cut_rois(plan_of(*scores), box(), SHAPE))
 
 
 def verdict(roi_id: int, mask: bytes = b"") -> Verdict:
-    """A plain one."""
     return Verdict(roi_id, 0.9, 8.0, "m", 0.0, 0.0, mask=mask)
 
 
@@ -48,7 +42,6 @@ def test_an_answer_counts_once() -> None:
 
 
 def test_the_nodules_voxels_are_unpacked() -> None:
-    """A verdict's mask becomes an array of the region's shape."""
     mask = np.zeros((48, 48, 48), bool)
     mask[20:24, 22:25, 23] = True
     asked = exchange(0.4)

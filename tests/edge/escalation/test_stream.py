@@ -59,12 +59,10 @@ def test_an_roi_that_was_sent_is_not_refused() -> None:
 
 
 def test_a_cloud_that_accepts_more_than_was_announced_refuses_nothing() -> None:
-    """The cloud may have room for more than was announced."""
     assert sending(held=True).admit(9) == []
 
 
 def test_the_deadline_lets_go_who_waits() -> None:
-    """Nobody needs to tell it."""
     taker = Taker(sending(held=True, within_s=0.01))
     assert taker.ends()
     assert taker.rois == []

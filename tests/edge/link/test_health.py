@@ -157,7 +157,9 @@ def test_a_monitor_over_grpc_ends_while_its_health_check_waits() -> None:
     link = Link()
     with socket.create_server(("127.0.0.1", 0)) as mute:
         address = f"127.0.0.1:{mute.getsockname()[1]}"
-        with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            with HealthMonitor(partial(start_health_check, channel), link, LONG_S):
-                pass
+        with (
+            grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
+            HealthMonitor(partial(start_health_check, channel), link, LONG_S),
+        ):
+            pass
     assert "health monitor" not in [thread.name for thread in threading.enumerate()]
