@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edge.agent.agent import run_agent
 from edge.assemble import open_pipeline
-from edge.daemon.agent import run_agent
 from edge.errors import EdgeError
 from edge.job import Job
 from edge.pipeline import read_and_report

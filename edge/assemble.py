@@ -69,7 +69,7 @@ def build_pipeline(
         decide=lambda situation, _study_key: decide(situation),
         second_reader=second_reader,
         draw=draw_pictures,
-        persist_pending=lambda *_: None,  # only the daemon amends a report later
+        persist_pending=lambda *_: None,  # only the agent amends a report later
         write=write_report,
         provenance=Provenance(
             reader.label,

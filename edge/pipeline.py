@@ -3,16 +3,16 @@
     read -> preprocess -> screen -> decide -> escalate -> merge -> draw -> report
 
 `run` has no branch. A stage returns a value for every expected outcome, a lost link among them.
-Only an exception ends a study, and `read_and_report` reports that too. In the daemon
+Only an exception ends a study, and `read_and_report` reports that too. In the agent
 (`overread-edge run`) this file is one of five steps:
 
-    inbox       daemon/inbox.py   waits until a study is complete; from then its budget runs
-    claim       daemon/claim.py   moves it to the work folder; store/studies.py records each step
-    THIS        daemon/study.py   calls `read_and_report`, which writes the report
-    outbox      report/write.py   writes report.json last: where it is, the report is complete
+    inbox       agent/inbox.py    waits until a study is complete; from then its budget runs
+    claim       agent/claim.py    moves it to the work folder; store/studies.py records each step
+    THIS        agent/study.py    calls `read_and_report`, which writes the report
+    outbox      report/write.py   writes report.json last: if it exists, the report is complete
     amendment   amend/amender.py  requests what store/pending.py persisted; writes a new version
 
-`daemon/loop.py` takes these steps in turn. `assemble.py` builds a `Pipeline` from the settings.
+`agent/loop.py` takes these steps in turn. `assemble.py` builds a `Pipeline` from the settings.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The shipped models through real processes: cloud, edge and daemon, from files to report."""
+"""The shipped models through real processes: cloud, edge and agent, from files to report."""
 
 from __future__ import annotations
 
@@ -199,10 +199,10 @@ def test_the_daemon_takes_a_study_from_its_inbox(
     lines = [f'{name} = "{tmp_path / name}"' for name in ("inbox", "outbox", "state_dir")]
     config = tmp_path / "edge.toml"
     config.write_text("\n".join([*lines, f'cloud = "{cloud}"', f"deadline_s = {DEADLINE_S}"]))
-    with home.running("edge", "run", "--config", config) as daemon:
-        wait_for((tmp_path / "outbox/chest/report.json").is_file, daemon)
-        daemon.terminate()
-        assert daemon.wait(LIMIT_S) == 0
+    with home.running("edge", "run", "--config", config) as agent:
+        wait_for((tmp_path / "outbox/chest/report.json").is_file, agent)
+        agent.terminate()
+        assert agent.wait(LIMIT_S) == 0
     report = report_in(tmp_path / "outbox" / "chest")
     assert report["second_reading"] == "complete"
     assert some_found(chest.nodules, report)

@@ -1,8 +1,8 @@
-"""The durable state of the daemon: one row a study, with the step that it has reached.
+"""The durable state of the agent: one row a study, with the step that it has reached.
 
 Every step is durable before the next begins, so that after a crash at any moment the row and the
-files together tell what remains to be done. The work between two steps is in `edge.daemon.claim`
-and `edge.daemon.study`.
+files together tell what remains to be done. The work between two steps is in `edge.agent.claim`
+and `edge.agent.study`.
 
     CLAIMING -> CLAIMED -> READING -> REPORTED -> DONE
         |           ^         |

@@ -4,7 +4,7 @@ The same studies are read with no cloud, with one that refuses and with one that
 everything, in turn, so that a machine that grows slower is slow for all. Each study is compared
 with the same one without a cloud in the same round. The first study after a start knows nothing
 of the cloud, as in ``overread-edge screen``. The others follow after the health monitor has had
-time to find the cloud down, as in the daemon.
+time to find the cloud down, as in the agent.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Each command is a line of JSON on stdin, each answer one on stdout. ``{"open": {
 "replay": false}`` opens the pipeline; ``{"read": number, "from_files": true}`` reads a study. With
 ``from_files`` a study is read from DICOM, else from its lung box in memory. With ``replay`` the
 screening network sees each box once, when the pipeline opens. Pending reads are persisted as in
-the daemon.
+the agent.
 """
 
 from __future__ import annotations

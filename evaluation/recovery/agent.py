@@ -1,4 +1,4 @@
-"""The agent of the chaos tests: the real daemon, spool and reports around studies without a scan.
+"""The agent of the chaos tests: real agent, database and reports, around studies without a scan.
 
 Each study contains the scores that the edge sees in it. The cloud answers at random, some ROIs at
 once and some on a retry, but always the same for the same ROI. So the last version of every report
@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from edge.agent.agent import run_agent
 from edge.assemble import build_pipeline
 from edge.budget import Budget
-from edge.daemon.agent import run_agent
 from edge.decide import Plan
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import EscalationResult, mask_of
@@ -87,17 +87,17 @@ def work(
     pipeline: EdgeSettings = PIPELINE,
     stop: threading.Event | None = None,
 ) -> None:
-    """Run the daemon on the site below ``root`` until SIGTERM or ``stop``.
+    """Run the agent on the site below ``root`` until SIGTERM or ``stop``.
 
-    ``settings`` are those of the daemon, `settings_in` by default; ``pipeline`` of its pipeline.
+    ``settings`` are those of the agent, `settings_in` by default; ``pipeline`` of its pipeline.
     """
 
     def read(job: Job, persist: PersistPending) -> StudyResult:
         real = pipeline_of(job.source, second, pipeline)
         return read_and_report(replace(real, persist_pending=persist), job)
 
-    daemon = settings or settings_in(root)
-    run_agent(daemon, read=read, second=second, on_step=on_step, stop=stop)
+    own = settings or settings_in(root)
+    run_agent(own, read=read, second=second, on_step=on_step, stop=stop)
 
 
 def killing(crash: Crash) -> StepHook:

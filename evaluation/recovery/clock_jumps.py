@@ -135,7 +135,7 @@ def clock_jumps_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of studies, answers and jumps.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Chaos test of the daemon with a wall clock that jumps: counts lost and duplicated reports."""
+    """Chaos test of the agent with a wall clock that jumps: counts lost and duplicated reports."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "site"
         found = run(root, rounds, seed)

@@ -1,7 +1,7 @@
 """``overread-eval flaps``: interrupts the link repeatedly, and checks reports and files.
 
-The real daemon reads studies and amends reports while the link to a real service is reset, stalls,
-swallows everything or carries one way only. Then the link stays up, and the daemon must finish.
+The real agent reads studies and amends reports while the link to a real service is reset, stalls,
+swallows everything or carries one way only. Then the link stays up, and the agent must finish.
 Status 1 if anything is lost or doubled. The service is `evaluation.recovery.flapping_cloud`, whose
 verdict on each ROI is known beforehand.
 """
@@ -114,7 +114,7 @@ def flaps_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of studies, link and jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Chaos test of the daemon on a link that flaps: counts lost and duplicated reports."""
+    """Chaos test of the agent on a link that flaps: counts lost and duplicated reports."""
     trace = flapping(count, Random(seed))
     with tempfile.TemporaryDirectory() as folder, counting("seconds of the link") as step:
         found = run(Path(folder) / "site", trace, seed, step)

@@ -6,7 +6,7 @@ byte. One can be had for the time of the command, without rights::
     unshare -rm sh -c 'mount -t tmpfs -o size=240m none /mnt &&
         overread-eval full-disk --at /mnt'
 
-The daemon, its database and its reports are the real ones, and so are the errors that the kernel
+The agent, its database and its reports are the real ones, and so are the errors that the kernel
 and SQLite give. Status 1 if anything is amiss.
 """
 
@@ -77,7 +77,7 @@ def full_disk_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of studies, answers and times.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Chaos test of the daemon on a disk that fills up: counts lost and duplicated reports."""
+    """Chaos test of the agent on a disk that fills up: counts lost and duplicated reports."""
     if (size := shutil.disk_usage(at).total) > LARGEST_BYTES:
         raise typer.BadParameter(
             f"--at {at} has a filesystem of {size} bytes, expected at most {LARGEST_BYTES}"

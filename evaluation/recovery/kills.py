@@ -106,7 +106,7 @@ def kills_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of studies, answers and times.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Chaos test of the daemon, killed at random: counts lost and duplicated reports."""
+    """Chaos test of the agent, killed at random: counts lost and duplicated reports."""
     with tempfile.TemporaryDirectory() as folder:
         site = Killings(Path(folder) / "site", Random(seed))
         for _ in each(range(rounds), "rounds"):

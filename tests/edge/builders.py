@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from edge.agent.inbox import Inbox, report_names
+from edge.agent.study import AgentFolders, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import build_pipeline
-from edge.daemon.inbox import Inbox, report_names
-from edge.daemon.study import AgentFolders, process_study
 from edge.decide import Plan, Situation, Thresholds, decide
 from edge.escalation.client import SecondReader
 from edge.escalation.rois import EscalationResult

@@ -1,4 +1,4 @@
-"""The daemon put to work, here or as a process that is killed, and a database that fails."""
+"""The agent put to work, here or as a process that is killed, and a database that fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from edge.daemon.agent import ReadStudy, run_agent
+from edge.agent.agent import ReadStudy, run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult, read_and_report
 from edge.report.model import Rejection, Report, Status

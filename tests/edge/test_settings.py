@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from edge.daemon.loop import PAUSE_POLLS
+from edge.agent.loop import PAUSE_POLLS
 from edge.errors import BadSettings
 from edge.settings import LONGEST_S, load_settings
 

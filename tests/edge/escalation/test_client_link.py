@@ -16,8 +16,8 @@ import grpc
 import numpy as np
 import pytest
 
+from edge.agent.agent import run_agent
 from edge.budget import Budget
-from edge.daemon.agent import run_agent
 from edge.escalation import stream
 from edge.escalation.client import Escalator
 from edge.escalation.rois import cut_rois

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.daemon.inbox import report_names
+from edge.agent.inbox import report_names
 from edge.store.database import WrongStep
 from edge.store.pending import PendingStep
 from edge.store.studies import AlreadyRunning, Record, Step, StudyStore, exclusive

@@ -1,4 +1,4 @@
-"""The real daemon on a disk that is full at times, and with files from another day."""
+"""The real agent on a disk that is full at times, and with files from another day."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STUDIES: dict[str, Sequence[float] | None] = {
 
 
 def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
-    """Check all studies after the daemon has worked until it is idle."""
+    """Check all studies after the agent has worked until it is idle."""
     for name, scores in STUDIES.items():
         if not (root / "inbox" / name).exists():
             put_study(root / "inbox", name, scores)
@@ -46,7 +46,7 @@ def work_off(root: Path, seed: int, on_step: StepHook | None = None) -> Found:
     agent.start()
     until = time.monotonic() + PATIENCE_S
     while (not (root / "state").exists() or busy(root)) and agent.is_alive():
-        assert time.monotonic() < until, "the daemon did not come to an end"
+        assert time.monotonic() < until, "the agent did not come to an end"
         time.sleep(0.005)
     stop.set()
     agent.join()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge.daemon.inbox import report_names
+from edge.agent.inbox import report_names
 from tests.edge.builders import QUIET_S, HandClock, names, put, watch
 
 

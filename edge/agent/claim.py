@@ -15,8 +15,8 @@ from pathlib import Path
 
 import structlog
 
+from edge.agent.inbox import DONE, CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
-from edge.daemon.inbox import DONE, CompleteStudy, report_names
 from edge.store.studies import Record, Step, StudyStore
 
 log = structlog.get_logger()

@@ -1,6 +1,6 @@
-"""The daemon: read the studies in the inbox, one after the other, until it is told to stop.
+"""The agent: read the studies in the inbox, one after the other, until SIGTERM.
 
-This module opens the parts and connects them. The work is in `edge.daemon.loop`.
+This module opens the parts and connects them. The work is in `edge.agent.loop`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from types import FrameType
 
 import structlog
 
+from edge.agent.inbox import Inbox
+from edge.agent.loop import MainLoop
+from edge.agent.study import AgentFolders, process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
-from edge.daemon.inbox import Inbox
-from edge.daemon.loop import MainLoop
-from edge.daemon.study import AgentFolders, process_study
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.daemon import claim as claiming
-from edge.daemon.claim import claim, resume_claim
-from edge.daemon.inbox import CompleteStudy, report_names
+from edge.agent import claim as claiming
+from edge.agent.claim import claim, resume_claim
+from edge.agent.inbox import CompleteStudy, report_names
 from edge.store.studies import Record, Step, StudyStore
 from tests.edge.builders import names, put, watch
 

@@ -1,4 +1,4 @@
-"""The daemon: every study once, whatever kills it, fills its disk or locks its database."""
+"""The agent: every study once, whatever kills it, fills its disk or locks its database."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from edge.agent.agent import draining, run_agent
+from edge.agent.study import MAX_ATTEMPTS
 from edge.atomic_files import move as real_move
-from edge.daemon.agent import draining, run_agent
-from edge.daemon.study import MAX_ATTEMPTS
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.store.pending import PendingStep, PersistPending
@@ -141,9 +141,9 @@ def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -
 def test_every_report_that_goes_out_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether the pipeline gave it or the daemon, and whatever full disk it meets afterwards."""
+    """Whether the pipeline gave it or the agent, and whatever full disk it meets afterwards."""
     telemetry = Telemetry()
-    monkeypatch.setattr("edge.daemon.agent.Telemetry", lambda: telemetry)
+    monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
     for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
         put(tmp_path / "inbox", name, text)
     work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
@@ -157,7 +157,7 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
 ) -> None:
     """It has a ledger of the two, which the metrics have too."""
     telemetry, clock = Telemetry(), HandClock()
-    monkeypatch.setattr("edge.daemon.agent.Telemetry", lambda: telemetry)
+    monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
     for name in "ab":
         put(tmp_path / "inbox", name)
 
@@ -184,7 +184,7 @@ def test_the_backlog_is_measured_before_every_study(
 ) -> None:
     """Claimed, pending and suspended studies, and whether the cloud is up."""
     telemetry, seen, clock = Telemetry(), list[tuple[float | None, ...]](), HandClock()
-    monkeypatch.setattr("edge.daemon.agent.Telemetry", lambda: telemetry)
+    monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
     for name, text in (("a", "pending"), ("b", "x")):
         put(tmp_path / "inbox", name, text)
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
@@ -203,7 +203,7 @@ def test_pending_reads_make_room_while_more_studies_wait(
 ) -> None:
     """Beyond the limit a read is given up after every study, not when there are none."""
     limits = replace(UNHURRIED, max_bytes=0.0)
-    monkeypatch.setattr("edge.daemon.agent.RetryBudget.of", lambda _settings: limits)
+    monkeypatch.setattr("edge.agent.agent.RetryBudget.of", lambda _settings: limits)
     for name in "abc":
         put(tmp_path / "inbox", name, "pending")
     seen: list[dict[str, str]] = []
@@ -328,7 +328,7 @@ def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
         return quick_read(job, persist)
 
     start_s = clock()
-    monkeypatch.setattr("edge.daemon.claim.move", move)
+    monkeypatch.setattr("edge.agent.claim.move", move)
     work_off(tmp_path, read, clock=clock)
     assert_each_once(tmp_path, {"a"}, set())
     assert [job.since_s for job in jobs] == [start_s]
@@ -429,7 +429,7 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
 
     stop = threading.Event()
     with monkeypatch.context() as patch:
-        patch.setattr("edge.daemon.study.move", move)
+        patch.setattr("edge.agent.study.move", move)
         run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=on_step)
     assert whereabouts(tmp_path) == {"b": ["done"]}
     work_off(tmp_path)
@@ -450,7 +450,7 @@ def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
             stop.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr("edge.daemon.study.write_report", unwritable)
+        patch.setattr("edge.agent.study.write_report", unwritable)
         for _ in range(MAX_ATTEMPTS + 1):
             stop = threading.Event()
             run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=on_step)

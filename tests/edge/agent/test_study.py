@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.daemon.inbox import report_names
-from edge.daemon.study import MAX_ATTEMPTS, AgentFolders, process_study
+from edge.agent.inbox import report_names
+from edge.agent.study import MAX_ATTEMPTS, AgentFolders, process_study
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Report
@@ -104,7 +104,7 @@ def test_the_folder_in_quarantine_outlasts_a_power_cut(
     """Its entry is on the disk before the reason lies in it."""
     synced: list[tuple[Path, list[Path]]] = []
     monkeypatch.setattr(
-        "edge.daemon.study.sync_folder",
+        "edge.agent.study.sync_folder",
         lambda folder: synced.append((folder, list(folder.glob("*/reason.json")))),
     )
     process_study(

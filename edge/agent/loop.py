@@ -14,11 +14,11 @@ from functools import partial
 
 import structlog
 
+from edge.agent.claim import claim, resume_claim
+from edge.agent.inbox import Inbox
+from edge.agent.study import UNFINISHED, AgentFolders
 from edge.amend.amender import Amender
 from edge.atomic_files import is_transient
-from edge.daemon.claim import claim, resume_claim
-from edge.daemon.inbox import Inbox
-from edge.daemon.study import UNFINISHED, AgentFolders
 from edge.settings import EdgeSettings
 from edge.store.studies import Record, Step, StudyStore
 from edge.telemetry import Telemetry
@@ -32,7 +32,7 @@ log = structlog.get_logger()
 
 
 class MainLoop:
-    """The turns of the daemon, and the studies that are suspended until the next start.
+    """The turns of the agent, and the studies that are suspended until the next start.
 
     Args:
         process: processes a claimed study to its end; the number is the start time of its budget.
