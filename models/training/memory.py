@@ -49,23 +49,6 @@ STEMS = ("fine2.0", "fine4", "join4")
 """Trained blocks that are neither `Residual` nor `EncoderLayer`."""
 
 
-def checkpoint_blocks(network: HybridNetwork, **options: Any) -> None:
-    """Make every trained block keep its input only, or what ``options`` of `checkpoint` say."""
-    for block in blocks(network):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
-
-
-def recompute_cheap(network: HybridNetwork) -> None:
-    """Make every trained block keep its input and the results of `COSTLY` operators."""
-    contexts = partial(create_selective_checkpoint_contexts, COSTLY)
-    checkpoint_blocks(network, context_fn=contexts)
-
-
-def share_encoder(network: HybridNetwork) -> None:
-    """Use the first encoder layer for all."""
-    network.encoder = nn.Sequential(*[network.encoder[0]] * len(network.encoder))
-
-
 def blocks(network: HybridNetwork) -> list[nn.Module]:
     """Return the blocks that are trained, each once."""
     return [
@@ -91,11 +74,12 @@ def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:
     network = HybridNetwork(spec)
     network.start_from(ScreeningNetwork(spec.known).state_dict())
     if "sharing" in savings:
-        share_encoder(network)
-    if "checkpointing" in savings:
-        checkpoint_blocks(network)
-    if "recomputation" in savings:
-        recompute_cheap(network)
+        network.encoder = nn.Sequential(*[network.encoder[0]] * len(network.encoder))
+    if "checkpointing" in savings or "recomputation" in savings:
+        kept = partial(create_selective_checkpoint_contexts, COSTLY)
+        options: dict[str, Any] = {"context_fn": kept} if "recomputation" in savings else {}
+        for block in blocks(network):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **options)
     return network.train()
 
 

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
 from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningSpec
-from models.training.memory import (
-    Trainer,
-    blocks,
-    checkpoint_blocks,
-    make_network,
-    measure,
-    pool_gradients,
-    recompute_cheap,
-    share_encoder,
-)
+from models.training.memory import Trainer, blocks, make_network, measure, pool_gradients
 
 KNOWN = ScreeningSpec((4, 8, 8, 8), (1, 1, 1))
 SPEC = HybridSpec(side=16, known=KNOWN, widths=(4, 8), blocks=(1, 1), channels=32, depth=2, heads=1)
 
 
-def make() -> HybridNetwork:
+def make(*savings: str) -> HybridNetwork:
     """A small hybrid, the same every time."""
-    return make_network([], SPEC)
+    return make_network(savings, SPEC)
 
 
 def slopes(network: HybridNetwork) -> dict[str, torch.Tensor]:
@@ -36,14 +25,10 @@ def slopes(network: HybridNetwork) -> dict[str, torch.Tensor]:
     return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("save", [checkpoint_blocks, recompute_cheap])
-def test_what_is_computed_again_gives_the_same_gradients(
-    save: Callable[[HybridNetwork], None],
-) -> None:
+@pytest.mark.parametrize("saving", ["checkpointing", "recomputation"])
+def test_what_is_computed_again_gives_the_same_gradients(saving: str) -> None:
     """Of every weight, to the last bit that float32 gives."""
-    plain, saving = make(), make()
-    save(saving)
-    wanted, found = slopes(plain), slopes(saving)
+    wanted, found = slopes(make()), slopes(make(saving))
     assert wanted.keys() == found.keys()
     for name, slope in wanted.items():
         torch.testing.assert_close(found[name], slope, rtol=1e-5, atol=1e-7)
@@ -63,9 +48,7 @@ def test_a_checkpointed_block_keeps_less_for_the_way_back() -> None:
         assert answers.logit.requires_grad
         return sum(seen.values())
 
-    plain, saving = make(), make()
-    checkpoint_blocks(saving)
-    assert kept(saving) < 0.7 * kept(plain)
+    assert kept(make("checkpointing")) < 0.7 * kept(make())
 
 
 def test_the_known_stem_is_left_alone() -> None:
@@ -76,8 +59,7 @@ def test_the_known_stem_is_left_alone() -> None:
 
 
 def test_a_shared_encoder_has_one_layers_weights() -> None:
-    plain, shared = make(), make()
-    share_encoder(shared)
+    plain, shared = make(), make("sharing")
     layer = sum(p.numel() for p in plain.encoder[0].parameters())
     count = [sum(p.numel() for p in n.parameters()) for n in (plain, shared)]
     assert count[0] - count[1] == layer
