@@ -15,10 +15,20 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from models.calibration.risk_control import ALPHA, DELTA
-from models.cli_compress import int4, prune, qat, ranges, sensitivity
-from models.cli_train import distil, train
+from models.cli import (
+    Data,
+    Json,
+    Kind,
+    Method,
+    distil,
+    int4,
+    prune,
+    qat,
+    ranges,
+    sensitivity,
+    train,
+)
 from models.extra import how_to_install
-from models.options import Data, Json, Kind, Method
 from models.runtime.artifacts import Artifact, every
 from models.runtime.errors import ModelError
 

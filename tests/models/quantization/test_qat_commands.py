@@ -15,10 +15,10 @@ import torch
 from typer.testing import CliRunner
 
 from models.__main__ import app
+from models.cli import Method
 from models.export.manifest import UNFITTED, amend, register
 from models.export.onnx import export_float, export_fp32
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
-from models.options import Method
 from models.quantization import ptq, qat, sensitivity
 from models.quantization.ptq import METHODS, quantize, run_export
 from models.quantization.qat import run_int4, run_qat
