@@ -241,6 +241,13 @@ def put(inbox: Path, name: str, text: str = "pixels", done: bool = True) -> Path
     return folder
 
 
+def open_claim(store: StudyStore, *members: str) -> Record:
+    """A study at CLAIMING whose first member is its name."""
+    record = store.open_claim(members, "p", report_names(members[0]))
+    assert record is not None
+    return record
+
+
 PAUSE_S = 4.0
 UNHURRIED = RetryBudget(
     first_s=20.0, longest_s=20.0, max_rois=64, pause_s=PAUSE_S, max_days=30.0, max_bytes=math.inf
@@ -275,8 +282,7 @@ class Site:
         self, name: str, *, pictures: bool = False, second: SecondReader | None = None
     ) -> Record:
         """A study whose report is out, with two pending ROIs."""
-        record = self.store.open_claim((name,), "p", report_names(name))
-        assert record is not None
+        record = open_claim(self.store, name)
         put(self.places.work / record.id, name)
         record = self.store.advance(record.id, Step.CLAIMED)
 

@@ -22,6 +22,12 @@ def cloud() -> SilentCloud:
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Iterator[StudyStore]:
+    with StudyStore(tmp_path / "s.db") as store:
+        yield store
+
+
+@pytest.fixture
 def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
     (tmp_path / "state").mkdir()
     with StudyStore(tmp_path / "state" / "s.db") as store:

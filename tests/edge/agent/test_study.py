@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent.inbox import report_names
 from edge.agent.study import MAX_ATTEMPTS, AgentFolders, process_study
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Report
 from edge.store.studies import Record, Step, StudyStore
 from evaluation.recovery.agent import settings_in
-from tests.edge.builders import put
+from tests.edge.builders import open_claim, put
 from tests.edge.running_agent import quick_read, work_off
 
 
@@ -33,7 +32,6 @@ def test_reason_file_names_kind_file_and_reason(tmp_path: Path) -> None:
 
 @pytest.fixture
 def places(tmp_path: Path) -> AgentFolders:
-    """The folders of an agent."""
     places = AgentFolders.of(settings_in(tmp_path))
     places.make()
     return places
@@ -41,7 +39,6 @@ def places(tmp_path: Path) -> AgentFolders:
 
 @pytest.fixture
 def store(places: AgentFolders) -> Iterator[StudyStore]:
-    """Its database."""
     with StudyStore(places.state / "s.db") as store:
         yield store
 
@@ -50,8 +47,7 @@ def being_read(
     places: AgentFolders, store: StudyStore, text: str = "pixels", times: int = 1
 ) -> Record:
     """The study ``a``, whose reading has begun so many times."""
-    record = store.open_claim(("a",), "p", report_names("a"))
-    assert record is not None
+    record = open_claim(store, "a")
     put(places.work / record.id, "a", text)
     store.advance(record.id, Step.CLAIMED)
     for _ in range(times):
@@ -88,7 +84,6 @@ def test_a_damaged_report_counts_as_none(
 
 
 def test_a_study_rejected_unread_has_a_report(places: AgentFolders, store: StudyStore) -> None:
-    """It goes out as any other does, once."""
     told: list[Report] = []
     record = being_read(places, store, times=MAX_ATTEMPTS)
     process_study(record, 0.0, places, store, never, 10.0, told.append, lambda: 12.0)

@@ -9,24 +9,19 @@ from edge.agent.inbox import report_names
 from edge.store.database import WrongStep
 from edge.store.pending import PendingStep
 from edge.store.studies import AlreadyRunning, Record, Step, StudyStore, exclusive
-
-PATH_TO_DONE = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE)
+from tests.edge.builders import open_claim
 
 
 def claimed(store: StudyStore, name: str = "a") -> Record:
     """A study at CLAIMED."""
-    record = store.open_claim((name,), "print", report_names(name))
-    assert record is not None
-    return store.advance(record.id, Step.CLAIMED)
+    return store.advance(open_claim(store, name).id, Step.CLAIMED)
 
 
 def test_a_study_reaches_done_and_the_next_process_knows_it(tmp_path: Path) -> None:
-    """Every step is there for whoever opens the database afterwards."""
     with StudyStore(tmp_path / "s.db") as store:
-        record = store.open_claim(("a b ü", "a b ü.done"), "print", report_names("a b ü"))
-        assert record is not None
+        record = open_claim(store, "a b ü", "a b ü.done")
         assert record.step is Step.CLAIMING
-        for step in PATH_TO_DONE:
+        for step in (Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE):
             assert store.advance(record.id, step).step is step
     with StudyStore(tmp_path / "s.db") as again:
         kept = again.get(record.id)
@@ -34,64 +29,55 @@ def test_a_study_reaches_done_and_the_next_process_knows_it(tmp_path: Path) -> N
     assert kept.updated >= kept.created
 
 
-def test_no_step_is_left_out_or_made_twice(tmp_path: Path) -> None:
-    """A step from the wrong place is refused and changes nothing."""
-    with StudyStore(tmp_path / "s.db") as store:
-        record = claimed(store)
-        for step in (Step.REPORTED, Step.DONE, Step.QUARANTINED):
-            with pytest.raises(WrongStep, match="claimed"):
-                store.advance(record.id, step)
-        assert store.get(record.id).step is Step.CLAIMED
+def test_no_step_is_left_out_or_made_twice(store: StudyStore) -> None:
+    record = claimed(store)
+    for step in (Step.REPORTED, Step.DONE, Step.QUARANTINED):
+        with pytest.raises(WrongStep, match="claimed"):
+            store.advance(record.id, step)
+    assert store.get(record.id).step is Step.CLAIMED
 
 
-def test_attempts_count_up_and_a_returned_one_counts_down(tmp_path: Path) -> None:
-    """READING counts an attempt, going back to CLAIMED takes it off again."""
-    with StudyStore(tmp_path / "s.db") as store:
-        key = claimed(store).id
-        assert store.advance(key, Step.READING).attempts == 1
-        assert store.advance(key, Step.READING).attempts == 2
-        assert store.advance(key, Step.CLAIMED).attempts == 1
+def test_attempts_count_up_and_a_returned_one_counts_down(store: StudyStore) -> None:
+    key = claimed(store).id
+    assert store.advance(key, Step.READING).attempts == 1
+    assert store.advance(key, Step.READING).attempts == 2
+    assert store.advance(key, Step.CLAIMED).attempts == 1
 
 
-def test_a_quarantined_study_keeps_its_reason(tmp_path: Path) -> None:
+def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
     """Kind, reason and file stand in the row, whatever bytes the file name had."""
-    with StudyStore(tmp_path / "s.db") as store:
-        key = claimed(store).id
-        store.quarantine(key, "NotCt", "no CT", "odd\udcff.dcm")
-        record = store.advance(key, Step.QUARANTINED)
+    key = claimed(store).id
+    store.quarantine(key, "NotCt", "no CT", "odd\udcff.dcm")
+    record = store.advance(key, Step.QUARANTINED)
     assert (record.kind, record.reason, record.file) == ("NotCt", "no CT", "odd?.dcm")
 
 
 def test_two_processes_cannot_be_claiming_the_same_name(tmp_path: Path) -> None:
     """The second claim of a name gets nothing while the first is open; later it is a new study."""
     with StudyStore(tmp_path / "s.db") as one, StudyStore(tmp_path / "s.db") as two:
-        first = one.open_claim(("a",), "p", report_names("a"))
-        assert first is not None
+        first = open_claim(one, "a")
         assert two.open_claim(("a",), "p", report_names("a")) is None
         one.advance(first.id, Step.CLAIMED)
-        second = two.open_claim(("a",), "p", report_names("a"))
-        assert second is not None
+        second = open_claim(two, "a")
         assert (first.report_name, second.report_name) == ("a", "a-2")
 
 
-def test_a_forgotten_claim_leaves_nothing_and_a_made_one_is_not_forgotten(tmp_path: Path) -> None:
-    """Only a claim that is still open can be dropped."""
-    with StudyStore(tmp_path / "s.db") as store:
-        open_claim = store.open_claim(("a",), "p", report_names("a"))
-        assert open_claim is not None
-        store.forget_claim(open_claim.id)
-        with pytest.raises(KeyError):
-            store.get(open_claim.id)
-        made = claimed(store)
-        store.forget_claim(made.id)
-        assert store.at(Step.CLAIMED) == [made]
+def test_a_forgotten_claim_leaves_nothing_and_a_made_one_is_not_forgotten(
+    store: StudyStore,
+) -> None:
+    key = open_claim(store, "a").id
+    store.forget_claim(key)
+    with pytest.raises(KeyError):
+        store.get(key)
+    made = claimed(store)
+    store.forget_claim(made.id)
+    assert store.at(Step.CLAIMED) == [made]
 
 
-def test_studies_come_in_the_order_of_their_claims(tmp_path: Path) -> None:
+def test_studies_come_in_the_order_of_their_claims(store: StudyStore) -> None:
     """The oldest study is the first to be read."""
-    with StudyStore(tmp_path / "s.db") as store:
-        keys = [claimed(store, name).id for name in "cab"]
-        assert [record.id for record in store.at(Step.CLAIMED, Step.READING)] == keys
+    keys = [claimed(store, name).id for name in "cab"]
+    assert [record.id for record in store.at(Step.CLAIMED, Step.READING)] == keys
 
 
 def test_hook_sees_each_step_before_and_after_it_is_durable(tmp_path: Path) -> None:
