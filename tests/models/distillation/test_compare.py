@@ -104,7 +104,7 @@ def test_the_soft_target_is_all_that_arms_differ_in() -> None:
     assert targets["mean"] == pytest.approx([0.741, 0.259], abs=1e-3)
 
 
-def test_a_pool_comes_back_as_it_was(tmp_path: Path, made: Pool) -> None:
+def test_a_pool_holds_what_was_drawn_and_comes_back_as_it_was(tmp_path: Path, made: Pool) -> None:
     save_pool(made, tmp_path)
     back = load_pool(tmp_path)
     for field in fields(Pool):
@@ -112,12 +112,9 @@ def test_a_pool_comes_back_as_it_was(tmp_path: Path, made: Pool) -> None:
     assert back.key == made.key != replace(made, nodules=made.nodules + 1).key
     assert back.learnt == 18
     assert back.voxels.shape == (20, SIDE, SIDE, SIDE)
-
-
-def test_a_pool_holds_what_was_drawn(made: Pool) -> None:
-    assert 0 < made.label.mean() < 1
-    for number, label in enumerate(made.label):
-        piece = made.piece(number)
+    assert 0 < back.label.mean() < 1
+    for number, label in enumerate(back.label):
+        piece = back.piece(number)
         assert len(piece.nodules) == label
         assert piece.voxels.shape == piece.mask.shape == (SIDE, SIDE, SIDE)
         assert set(np.unique(piece.mask)) <= {0, 255}
@@ -125,9 +122,8 @@ def test_a_pool_holds_what_was_drawn(made: Pool) -> None:
 
 def test_the_mark_is_where_the_outline_is() -> None:
     off = ball((48, 48, 48), (26.0, 22.0, 23.5), 9.0)
-    np.testing.assert_allclose(
-        mark_of(Region(off.voxels, off.mask, 9.0)), [26, 22, 23.5, 9], atol=0.3
-    )
+    mark = mark_of(Region(off.voxels, off.mask, 9.0))
+    np.testing.assert_allclose(mark, [26, 22, 23.5, 9], atol=0.3)
     blank = np.zeros_like(off.mask)
     assert mark_of(Region(off.voxels, blank, 9.0)).tolist() == [23.5, 23.5, 23.5, 9]
     assert mark_of(Region(off.voxels, blank)).tolist() == [0, 0, 0, 0]

@@ -27,11 +27,6 @@ def test_a_confident_wrong_teacher_counts_less_than_a_right_one() -> None:
     np.testing.assert_allclose(right[0], right[1])
 
 
-def test_teachers_that_say_the_same_count_alike() -> None:
-    logits = np.tile([[3.0, -2.0, 0.1]], (3, 1))
-    np.testing.assert_allclose(weigh(logits, np.array([1.0, 1.0, 0.0])), 1 / 3)
-
-
 def test_the_weight_differs_from_sample_to_sample() -> None:
     first, second = weigh(np.array([[3.0, -3.0], [-3.0, 3.0]]), np.array([1.0, 1.0]))
     assert first[0] > 0.9
@@ -39,14 +34,14 @@ def test_the_weight_differs_from_sample_to_sample() -> None:
 
 
 def test_the_one_that_stands_alone_counts_less() -> None:
+    """Teachers that say the same count alike; a single one has the whole weight."""
+    alike = np.tile([[3.0, -2.0, 0.1]], (3, 1))
+    np.testing.assert_allclose(weigh(alike, np.array([1.0, 1.0, 0.0])), 1 / 3)
+    assert weigh(np.array([[-7.0, 2.0]]), np.array([1.0, 0.0])).tolist() == [[1.0, 1.0]]
+    assert agreement(np.array([[0.2]])).tolist() == [[1.0]]
     logits = np.array([[2.0], [2.0], [-2.0]])
     weights = weigh(logits, np.array([1.0]), confidence=0, correct=0)
     assert weights[0] == weights[1] > weights[2]
-
-
-def test_a_single_teacher_has_the_whole_weight() -> None:
-    assert weigh(np.array([[-7.0, 2.0]]), np.array([1.0, 0.0])).tolist() == [[1.0, 1.0]]
-    assert agreement(np.array([[0.2]])).tolist() == [[1.0]]
 
 
 def test_entropy_is_in_bits() -> None:

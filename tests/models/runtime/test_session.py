@@ -10,7 +10,7 @@ import pytest
 
 from models.runtime import hardware
 from models.runtime import session as opened
-from models.runtime.artifacts import Artifact, find
+from models.runtime.artifacts import find
 from models.runtime.errors import EngineUnavailable, ModelFailed, UnfitArtifact
 from models.runtime.screener import open_screener
 from models.runtime.second_reader import open_second_reader
@@ -44,7 +44,7 @@ def test_a_wrong_input_is_a_model_failure(weights: Path) -> None:
 
 
 def test_auto_takes_a_correct_engine_and_keeps_the_choice(weights: Path, tmp_path: Path) -> None:
-    """The probe names an engine of this machine, and is not repeated."""
+    """The probe names an engine of this machine, and is not repeated; damage is no obstacle."""
     cache = tmp_path / "cache" / "engines.json"
     artifact = find("bright-screening", weights)
     session = open_session(artifact, threads=1, probe_cache=cache)
@@ -53,6 +53,9 @@ def test_auto_takes_a_correct_engine_and_keeps_the_choice(weights: Path, tmp_pat
     assert artifact.sha256 in key
     cache.write_text(json.dumps({key: "onnxruntime"}))
     assert open_session(artifact, threads=1, probe_cache=cache).engine == "onnxruntime"
+    cache.write_text("{")
+    open_session(artifact, threads=1, probe_cache=cache)
+    assert json.loads(cache.read_text())
 
 
 def test_without_a_home_the_choice_is_not_kept(
@@ -75,13 +78,6 @@ def test_the_probe_takes_the_faster_engine(weights: Path) -> None:
     assert chosen != "onnxruntime"
 
 
-def test_a_damaged_cache_is_no_obstacle(weights: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "engines.json"
-    cache.write_text("{")
-    open_session(find("bright-screening", weights), threads=1, probe_cache=cache)
-    assert json.loads(cache.read_text())
-
-
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
 def test_shipped_artifacts_agree_on_both_engines(kind: str, precision: str) -> None:
@@ -98,18 +94,8 @@ def test_shipped_artifacts_agree_on_both_engines(kind: str, precision: str) -> N
 @pytest.fixture
 def shelf(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The readers look for artifacts in this folder."""
-
-    def find_here(name: str) -> Artifact:
-        return find(name, weights)
-
-    monkeypatch.setattr(opened, "find", find_here)
+    monkeypatch.setattr(opened, "find", lambda name: find(name, weights))
     return weights
-
-
-def rewrite(shelf: Path, old: str, new: str) -> None:
-    """Changes the manifest, of which nothing is remembered between two tests' folders."""
-    manifest = shelf / "manifest.toml"
-    manifest.write_text(manifest.read_text().replace(old, new))
 
 
 @pytest.mark.usefixtures("shelf")
@@ -131,17 +117,18 @@ def test_another_kind_is_refused() -> None:
         open_second_reader("bright-screening")
 
 
-@pytest.mark.parametrize("given", ["[1.0]", "[1.0, nan]", "['a', 'b']", "1.0"])
-def test_a_calibration_that_cannot_be_is_refused(shelf: Path, given: str) -> None:
-    rewrite(shelf, "calibration = [1.0, 0.0]", f"calibration = {given}")
-    with pytest.raises(
-        UnfitArtifact, match=r"bright-screening: calibration = .*expected 2 numbers"
-    ):
-        open_screener("bright-screening")
-
-
-def test_a_hybrid_without_the_shape_of_its_regions_is_refused(shelf: Path) -> None:
-    """Without ``roi_shape`` nobody knows what it reads."""
-    rewrite(shelf, "roi_shape = [8, 8, 8]", "")
-    with pytest.raises(UnfitArtifact, match=r"bright-hybrid: roi_shape = None, expected 3 numbers"):
-        open_second_reader("bright-hybrid")
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        *(("calibration = [1.0, 0.0]", f"calibration = {given}", "calibration = .*expected 2 num")
+          for given in ("[1.0]", "[1.0, nan]", "['a', 'b']", "1.0")),
+        ("roi_shape = [8, 8, 8]", "", "roi_shape = None, expected 3 numbers"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused(shelf: Path, old: str, new: str, message: str) -> None:
+    """Without ``roi_shape`` nobody knows what a hybrid reads."""
+    manifest = shelf / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace(old, new))
+    opens, name = (open_second_reader, "hybrid") if "roi" in old else (open_screener, "screening")
+    with pytest.raises(UnfitArtifact, match=f"bright-{name}: {message}"):
+        opens(f"bright-{name}")

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from models.training.compose import NODULE, Composer, draw_samples, implanted, save_samples
-from models.training.data import NONE, Piece
-from tests.models.training.test_data import ball
+from tests.models.training.test_data import ball, even
+
+SIDES = (64, 64, 64)
 
 
 def composer() -> Composer:
     """Cubes with a bright ball in the middle and a scan of plain lung."""
     cubes = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0, 16.0)]
-    scan = Piece(*(np.full((120, 130, 140), v, np.uint8) for v in (40, 0)), NONE, NONE)
-    return Composer(cubes, [scan], side=96)
+    return Composer(cubes, [even((120, 130, 140))], side=96)
 
 
 @pytest.mark.parametrize("kind", ["mosaic", "mirror", "scan"])
@@ -44,34 +44,24 @@ def test_nodules_of_mosaics_lie_everywhere() -> None:
 
 
 def test_an_implant_goes_into_lung_only() -> None:
+    """Air with sheets of tissue, as where skin meets air, is as dark on the whole, and is none."""
     rng = np.random.default_rng(0)
     donor = ball((50, 50, 50), (25, 25, 25), 8.0)
-    lung, tissue = (
-        Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (grey, 0)), NONE, NONE)
-        for grey in (40, 190)
-    )
-    assert len(implanted(tissue, donor, rng, real=True).nodules) == 0
-    part = implanted(lung, donor, rng, real=True)
+    sheets = even(SIDES, 0)
+    sheets.voxels[:, ::4] = 150
+    assert 15 < sheets.voxels.mean() < 75
+    for no_lung in (even(SIDES, 190), sheets):
+        assert len(implanted(no_lung, donor, rng, real=True).nodules) == 0
+    part = implanted(even(SIDES), donor, rng, real=True)
     assert len(part.nodules) == 1
     assert part.voxels[tuple(np.rint(part.nodules[0, :3]).astype(int))] > 150
-
-
-def test_no_implant_goes_where_skin_meets_air() -> None:
-    """A block of air with a sheet of tissue is as dark as lung on the whole, and is none."""
-    donor = ball((50, 50, 50), (25, 25, 25), 8.0)
-    sheets = np.zeros((64, 64, 64), np.uint8)
-    sheets[:, ::4] = 150
-    beside = Piece(sheets, np.zeros_like(sheets), NONE, NONE)
-    assert 15 < sheets.mean() < 75
-    rng = np.random.default_rng(0)
-    assert len(implanted(beside, donor, rng, real=True).nodules) == 0
 
 
 def test_a_piece_of_vessel_is_implanted_without_a_mark() -> None:
     rng = np.random.default_rng(0)
     donor = ball((50, 50, 50), (25, 25, 25), 8.0)
     donor.voxels[30:, 30:, 30:] = 150
-    lung = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
+    lung = even(SIDES)
     parts = [implanted(lung, donor, rng, real=False) for _ in range(10)]
     assert all(len(part.nodules) == 0 and not part.mask.any() for part in parts)
     assert any((part.voxels != lung.voxels).any() for part in parts)

@@ -17,6 +17,11 @@ def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], diamet
     return Piece(voxels, mask, np.array([[*centre, diameter]]), NONE)
 
 
+def even(shape: tuple[int, int, int], grey: int = 40) -> Piece:
+    """A piece of one grey, that of lung, without a mark."""
+    return Piece(*(np.full(shape, v, np.uint8) for v in (grey, 0)), NONE, NONE)
+
+
 def check(piece: Piece, tolerance: float = 0.6) -> None:
     """The bright voxels' centroid is where the mark says, and the mask agrees."""
     z, y, x, diameter = piece.nodules[0]

@@ -18,11 +18,8 @@ SMALL = HybridSpec(
 
 def task() -> HybridTask:
     """One that draws in this process; bright regions are nodules on validation."""
-    grey = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, SIDE, SIDE, SIDE))
-    regions = grey.astype(np.uint8) * 60
-    trial = Validation(
-        regions[2:], np.array([2.0, 3.0]), regions[:2], np.array([0.0, 1.0]), scans=1
-    )
+    grey = np.stack([np.full((SIDE,) * 3, 60 * i, np.uint8) for i in range(4)])
+    trial = Validation(grey[2:], np.array([2.0, 3.0]), grey[:2], np.array([0.0, 1.0]), scans=1)
     torch.manual_seed(0)
     return HybridTask(drawer(), trial, HybridNetwork(SMALL), batch=6, workers=0)
 
@@ -62,10 +59,8 @@ def test_a_network_is_evaluated_alone_and_with_the_edge() -> None:
 
 
 def test_logits_come_in_the_order_of_the_regions() -> None:
-    regions = (np.arange(5, dtype=np.uint8) * 50)[:, None, None, None] * np.ones(
-        (1, 8, 8, 8), np.uint8
-    )
-    found = logits(Brightness(), regions.astype(np.uint8), batch=2)
+    regions = np.stack([np.full((8, 8, 8), 50 * i, np.uint8) for i in range(5)])
+    found = logits(Brightness(), regions, batch=2)
     assert found.shape == (5,)
     assert (np.diff(found) > 0).all()
     assert logits(Brightness(), regions[:0], batch=2).shape == (0,)

@@ -32,6 +32,7 @@ def cubes() -> Cubes:
 
 
 def test_a_larger_part_has_every_patient_of_a_smaller_one() -> None:
+    """A share of 1 leaves nobody out and is in its old order; the least is one patient."""
     small, large = part_of(cubes(), 0.25, 3), part_of(cubes(), 0.5, 3)
     assert (len(set(small.patients)), len(small.pieces)) == (2, 4)
     assert (len(set(large.patients)), len(large.pieces)) == (4, 8)
@@ -39,10 +40,6 @@ def test_a_larger_part_has_every_patient_of_a_smaller_one() -> None:
     for patient, rating in zip(large.patients, large.malignancy, strict=True):
         assert patient == f"p{int(rating) // 2}"
     np.testing.assert_array_equal(large.texture, large.malignancy + 100)
-
-
-def test_the_whole_is_in_its_old_order_and_a_tiny_part_has_one_patient() -> None:
-    """A share of 1 leaves nobody out; the least is one patient."""
     assert part_of(cubes(), 1.0, 0).patients == cubes().patients
     assert len(set(part_of(cubes(), 0.01, 0).patients)) == 1
 
