@@ -24,17 +24,10 @@ from evaluation.errors import ServiceFailed
 CLOUD = ("cloud", "serve")
 """The module that serves, and its command."""
 
-EDGE = ("evaluation.links.edge_worker",)
-"""The module that `edge_process` runs."""
-
 START_S = 120.0
 STOP_S = 30.0
 """Time limit after SIGTERM; then the process is killed."""
 
-_POLL_S = 0.05
-_TAIL_LINES = 12
-_TAIL_BYTES = 65536
-_SETTINGS = "OVERREAD_"
 _RESTORE = "the models are missing, damaged or unfitted: git checkout -- models/weights"
 _REMEDIES = {
     "UnknownArtifact": _RESTORE,
@@ -75,7 +68,7 @@ class Process:
         passed_on = {
             name: value
             for name, value in os.environ.items()
-            if not (isolated and name.upper().startswith(_SETTINGS))
+            if not (isolated and name.upper().startswith("OVERREAD_"))
         }
         with log.open("ab") as lines, (output or log).open("ab") as printed:
             try:
@@ -91,11 +84,7 @@ class Process:
                 raise ServiceFailed(f"{name} cannot be started: {error}") from error
 
     def require_alive(self) -> None:
-        """Check that it runs.
-
-        Raises:
-            ServiceFailed: it has ended.
-        """
+        """Raise `ServiceFailed` if it has ended."""
         if (status := self._process.poll()) is not None:
             raise self.failed(f"ended with {_status(status)} before its time")
 
@@ -116,7 +105,7 @@ class Process:
             self.require_alive()
             if clock() > until:
                 raise self.failed(f"did not {what} within {limit_s:.0f} s")
-            time.sleep(_POLL_S)
+            time.sleep(0.05)
 
     def failed(self, what: str) -> ServiceFailed:
         """Return an error with ``what`` is wrong, the end of the log, and a known remedy."""
@@ -190,22 +179,14 @@ class RestartableCloud:
 
     @property
     def serves(self) -> bool:
-        """Return whether it accepts requests now.
-
-        Raises:
-            ServiceFailed: it has ended.
-        """
+        """Return whether it accepts requests now; raise `ServiceFailed` if it has ended."""
         if self._process is None:
             return False
         self._process.require_alive()
         return self._ready.is_file()
 
     def require_alive(self) -> None:
-        """Do nothing as long as it serves or starts.
-
-        Raises:
-            ServiceFailed: it has ended.
-        """
+        """Raise `ServiceFailed` if it has ended."""
         with self._lock:
             self.serves  # noqa: B018 - it raises
 
@@ -224,11 +205,7 @@ class RestartableCloud:
         self._process = Process("the cloud", command, self._log)
 
     def wait(self) -> None:
-        """Wait until it serves.
-
-        Raises:
-            ServiceFailed: it ended, or did not serve within `START_S`.
-        """
+        """Wait until it serves, at most for `START_S`."""
         if self._process is not None:
             self._process.wait_until(self._ready.is_file, "serve", START_S)
             self.address = self._ready.read_text().strip()
@@ -276,10 +253,8 @@ def cloud_service(
     Raises:
         ServiceFailed: it ended, or did not serve within `START_S`.
     """
-    options = (
-        *(("--model", model) if model else ()),
-        *(("--config", str(config)) if config else ()),
-    )
+    given = {"--model": model, "--config": config}
+    options = [str(word) for pair in given.items() if pair[1] for word in pair]
     with (
         tempfile.TemporaryDirectory(prefix="overread-cloud-") as folder,
         restartable_cloud(Path(folder), program, *options) as cloud,
@@ -325,7 +300,11 @@ class EdgeProcess:
 
 @contextmanager
 def edge_process(
-    count: int, seed: int, cache: Path, log: Path, program: Sequence[str] = EDGE
+    count: int,
+    seed: int,
+    cache: Path,
+    log: Path,
+    program: Sequence[str] = ("evaluation.links.edge_worker",),
 ) -> Iterator[EdgeProcess]:
     """Run an edge with ``count`` prepared studies of ``cache`` for the time of the context.
 
@@ -349,9 +328,9 @@ def edge_process(
 def log_tail(log: Path) -> str:
     """Return the last lines of a log, indented, or a remark that it is empty."""
     with log.open("rb") as lines:
-        lines.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+        lines.seek(max(0, log.stat().st_size - 65536))
         text = lines.read().decode(errors="replace")
-    last = text.rstrip().splitlines()[-_TAIL_LINES:]
+    last = text.rstrip().splitlines()[-12:]
     return "\n".join(f"  | {line}" for line in last) or "  | (its log is empty)"
 
 

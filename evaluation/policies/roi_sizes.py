@@ -7,7 +7,7 @@ the full size on the same candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -28,8 +28,6 @@ from evaluation.policies.cases import as_sent
 from imaging.preprocess import Preprocessed
 from imaging.volume import FloatArray, Geometry
 from models.auc import auc
-from models.markdown import Rows
-from models.runtime.detection import Candidate
 from models.runtime.screener import open_screener
 
 BATCH = 8
@@ -54,34 +52,26 @@ def read_sizes(
     nodule: list[bool] = []
     score: list[float] = []
     cloud: dict[Size, list[float]] = {size: [] for size in Size}
+    full = model.roi_shape
     for cube in cubes:
-        found = [
-            candidate
-            for candidate in screens(Preprocessed(cube.voxels, Geometry()))
-            if candidate.score >= thresholds.dismiss
-        ]
-        nodule += [cube.hit_by(candidate.index_zyx) for candidate in found]
-        score += [candidate.score for candidate in found]
+        screened = screens(Preprocessed(cube.voxels, Geometry()))
+        found = [one for one in screened if one.score >= thresholds.dismiss]
+        nodule += [cube.hit_by(one.index_zyx) for one in found]
+        score += [one.score for one in found]
         for size in Size:
-            cloud[size] += _probabilities(cube, found, size, model)
+            read = np.full(len(found), np.nan)  # stays where that size may not be sent
+            fits = [
+                i
+                for i, one in enumerate(found)
+                if size in SELECTION_POLICY.sizes_for(one.diameter_mm, full)
+            ]
+            for start in range(0, len(fits), BATCH):
+                batch = fits[start : start + BATCH]
+                rois = [as_sent(found[i], cube.voxels, size, full) for i in batch]
+                read[batch] = model.read(np.stack(rois)).probability
+            cloud[size] += read.tolist()
     arrays = {size: np.array(values, float) for size, values in cloud.items()}
     return Verdicts(np.array(nodule, bool), np.array(score, float), arrays)
-
-
-def _probabilities(
-    cube: Cube, found: Sequence[Candidate], size: Size, model: RoiReader
-) -> list[float]:
-    """Return the cloud's score of each candidate; NaN where that size may not be sent."""
-    full = model.roi_shape
-    fits = [size in SELECTION_POLICY.sizes_for(one.diameter_mm, full) for one in found]
-    rois = [
-        as_sent(one, cube.voxels, size, full) for one, may in zip(found, fits, strict=True) if may
-    ]
-    read: list[float] = []
-    for start in range(0, len(rois), BATCH):
-        read += model.read(np.stack(rois[start : start + BATCH])).probability.tolist()
-    answers = iter(read)
-    return [next(answers) if may else float("nan") for may in fits]
 
 
 def as_dict(verdicts: Verdicts, thresholds: Thresholds, weights: MergeWeights) -> dict[str, Any]:
@@ -123,7 +113,7 @@ def _size(
     }
 
 
-_COLUMNS = {
+COLUMNS = {
     "size": ("size", "{}"),
     "candidates": ("candidates", "{}"),
     "nodules": ("nodules", "{}"),
@@ -157,9 +147,5 @@ def sizes_command(
         "models": [reader.label, second.name],
         **as_dict(verdicts, reader.thresholds, reader.weights),
     }
-    show(result, as_json, _table(result))
-
-
-def _table(result: dict[str, Any]) -> Rows:
-    title = f"{result['cubes']} cubes of {result['split']}"
-    return columns_table(_COLUMNS, result["sizes"], title)
+    title = f"{len(cubes)} cubes of {split}"
+    show(result, as_json, columns_table(COLUMNS, result["sizes"], title))

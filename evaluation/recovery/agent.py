@@ -65,8 +65,13 @@ def put_study(inbox: Path, name: str, scores: Sequence[float] | None) -> None:
 
 def serve(root: Path, crash: Crash, seed: int) -> None:
     """Work until SIGTERM, or until the agent kills itself at ``crash``."""
+
+    def on_step(step: Step | PendingStep, durable: bool) -> None:
+        if (step, durable) == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     with logging_below(root):
-        work(root, RandomCloud(random.Random(seed)), on_step=killing(crash))
+        work(root, RandomCloud(random.Random(seed)), on_step=on_step)
 
 
 @contextmanager
@@ -100,16 +105,6 @@ def work(
     run_agent(own, read=read, second=second, on_step=on_step, stop=stop)
 
 
-def killing(crash: Crash) -> StepHook:
-    """Return a hook that kills this process at ``crash``."""
-
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if (step, durable) == crash:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return on_step
-
-
 def settings_in(root: Path) -> EdgeSettings:
     """Return settings with all folders below ``root`` and short pauses."""
     return EdgeSettings(
@@ -124,14 +119,15 @@ def settings_in(root: Path) -> EdgeSettings:
 
 
 def pipeline_of(source: Path, second: SecondReader, settings: EdgeSettings = PIPELINE) -> Pipeline:
-    """Return the real pipeline around the scores of one study.
-
-    Raises:
-        FileNotFoundError: the study is not there.
-    """
+    """Return the real pipeline around the scores of one study."""
     scores = json.loads((source / "scores.json").read_text())
     pipeline = build_pipeline(settings, GivenScores(scores or ()), second)
-    read = _unusable_study if scores is None else _study
+
+    def read(source: Path) -> Study:
+        if scores is None:
+            raise NotCt("unusable study", source)
+        return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
+
     return replace(pipeline, read=read, preprocess=the_box)
 
 
@@ -139,14 +135,6 @@ def the_box(*_: object) -> Preprocessed:
     """Return a box of noise, the same for all studies."""
     voxels = np.random.default_rng(0).integers(0, 255, (40, 40, 60), np.uint8)
     return Preprocessed(voxels, Geometry())
-
-
-def _study(source: Path) -> Study:
-    return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
-
-
-def _unusable_study(source: Path) -> Study:
-    raise NotCt("unusable study", source)
 
 
 @dataclass(frozen=True)
@@ -168,7 +156,10 @@ class GivenScores:
 
 
 class RandomCloud:
-    """A cloud that answers some ROIs at random, but always the same for one ROI."""
+    """A cloud that answers some ROIs at random, but always the same for one ROI.
+
+    It answers nothing for half of the studies and of the retries, and a part in the others.
+    """
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -180,13 +171,13 @@ class RandomCloud:
     def read(
         self, plan: Plan, _box: Preprocessed, _budget: Budget, study_key: str
     ) -> EscalationResult:
-        """Answer nothing for half of the studies, and a part for the others."""
+        """Answer a study."""
         return self._some(plan.send, study_key)
 
     def read_rois(
         self, rois: Sequence[Roi], _deadline: Deadline, study_key: str
     ) -> EscalationResult:
-        """Answer nothing in half of the retries, and a part in the others."""
+        """Answer a retry."""
         return self._some([roi.roi_id for roi in rois], study_key)
 
     def _some(self, numbers: Sequence[int], study_key: str) -> EscalationResult:
@@ -197,20 +188,22 @@ class RandomCloud:
 
 def verdicts_on(numbers: Iterable[int], study_key: str) -> EscalationResult:
     """Return the cloud's verdicts on these ROIs; every other one has an outline."""
-    verdicts = {number: _verdict(number, study_key) for number in numbers}
-    blank = np.zeros((SIDE,) * 3, np.uint8)
-    masks = {
-        number: mask
-        for number, verdict in verdicts.items()
-        if (mask := mask_of(verdict, Roi(number, blank, (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)))
-        is not None
-    }
+    verdicts, masks = {}, {}
+    for number in numbers:
+        probability = hashed_probability(f"{study_key} {number}".encode())
+        outline = np.zeros((SIDE,) * 3, bool)
+        outline[6:10, 6:10, 6:10] = number % 2 == 0
+        verdicts[number] = Verdict(
+            number, probability, 8.0, "chance 1", 0.0, 0.001, None, "solid", pack_mask(outline)
+        )
+        blank = np.zeros((SIDE,) * 3, np.uint8)
+        roi = Roi(number, blank, (1.0, 1.0, 1.0), (-1000.0, 400.0), 0.5)
+        if (mask := mask_of(verdicts[number], roi)) is not None:
+            masks[number] = mask
     return EscalationResult(verdicts, masks=masks, reason="the link was lost", attempts=1)
 
 
-def _verdict(number: int, study_key: str) -> Verdict:
-    digest = hashlib.blake2b(f"{study_key} {number}".encode(), digest_size=4).digest()
-    probability = 0.01 + 0.98 * int.from_bytes(digest, "big") / 2**32
-    mask = np.zeros((SIDE,) * 3, bool)
-    mask[6:10, 6:10, 6:10] = number % 2 == 0
-    return Verdict(number, probability, 8.0, "chance 1", 0.0, 0.001, None, "solid", pack_mask(mask))
+def hashed_probability(content: bytes) -> float:
+    """Return a probability in [0.01, 0.99] from a hash of the content."""
+    digest = hashlib.blake2b(content, digest_size=4).digest()
+    return 0.01 + 0.98 * int.from_bytes(digest, "big") / 2**32

@@ -36,9 +36,6 @@ PATIENCE_S = 900.0
 
 POLL_S = 0.005
 
-Studies = dict[str, Sequence[float] | None]
-"""The edge's scores in each study by name; None is an unusable study."""
-
 Answers = Callable[[Plan, Preprocessed, str], EscalationResult]
 """The cloud's verdicts on all uncertain candidates of a plan, by lung box and study key."""
 
@@ -48,15 +45,10 @@ Essence = tuple[object, ...]
 
 @dataclass(frozen=True)
 class Found:
-    """The state of one site.
+    """The state of one site, with names of what is ``lost``, ``doubled`` or ``left``.
 
-    Attributes:
-        studies: number of studies that were put in the inbox.
-        provisional: those of them whose first report had a pending read.
-        amendments: number of versions after the first.
-        lost: what is missing.
-        doubled: what is there twice, or twice in a report.
-        left: files and rows that should be gone.
+    ``studies`` were put in the inbox; ``provisional`` counts those whose first report had a pending
+    read, ``amendments`` the versions after the first.
     """
 
     studies: int
@@ -76,7 +68,8 @@ class Site:
     """One inbox, outbox and state folder below ``root``, which must not exist yet."""
 
     def __init__(self, root: Path, chance: Random) -> None:
-        self.root, self.chance, self.studies = root, chance, Studies()
+        self.root, self.chance = root, chance
+        self.studies: dict[str, Sequence[float] | None] = {}
         (root / "inbox").mkdir(parents=True)
 
     def arrive(self, scores: Sequence[float] | None) -> None:
@@ -140,11 +133,7 @@ def wait(holds: Callable[[], bool], agent: BaseProcess) -> bool:
 
 
 def show_and_exit(what: dict[str, Any], found: Found, as_json: bool) -> None:
-    """Print the result, and end with status 1 if anything is wrong.
-
-    Raises:
-        Exit: always.
-    """
+    """Print the result, and end the command: with status 1 if anything is wrong."""
     result = {**what, **asdict(found), "sound": found.sound}
     if as_json:
         typer.echo(json.dumps(result, indent=2))
@@ -163,79 +152,71 @@ def check(
     studies: Mapping[str, Sequence[float] | None],
     answers: Answers = answers_of_random_cloud,
 ) -> Found:
-    """Check all ``studies`` below ``root``; ``answers`` are those of the cloud."""
-    checker = _Checker(root, answers)
+    """Check all ``studies`` below ``root``; ``answers`` are those of the cloud.
+
+    ``studies`` has the edge's scores in each study by name; None is an unusable study.
+    """
+    lost, doubled = list[str](), list[str]()
+    provisional = amendments = 0
     for name, scores in studies.items():
-        checker.check(name, scores)
-    provisional = sum(report["status"] == "provisional" for report in checker.first)
-    lost, doubled = tuple(checker.lost), tuple(checker.doubled)
-    left = tuple(_leftovers(root))
-    return Found(len(studies), provisional, checker.amendments, lost, doubled, left)
-
-
-class _Checker:
-    """Collects what is lost or doubled, study by study."""
-
-    def __init__(self, root: Path, answers: Answers) -> None:
-        self._root, self._answers = root, answers
-        self.lost, self.doubled = list[str](), list[str]()
-        self.first: list[dict[str, Any]] = []
-        self.amendments = 0
-
-    def check(self, name: str, scores: Sequence[float] | None) -> None:
-        """Check files and reports of one study."""
-        state, outbox = self._root / "state", self._root / "outbox"
         end = "done" if scores is not None else "quarantine"
         patterns = (f"work/*/{name}", f"done/*/{name}", f"quarantine/*/study/{name}")
-        folders = [folder for pattern in patterns for folder in state.glob(pattern)]
+        folders = [folder for pattern in patterns for folder in (root / "state").glob(pattern)]
         count = sum(end in folder.parts for folder in folders)
         if not count:
-            self.lost.append(f"{name}: its files")
+            lost.append(f"{name}: its files")
         elif count > 1:
-            self.doubled.append(f"{name}: its files, {count} times")
-        self.doubled += [f"{name}: also in {f}" for f in folders if end not in f.parts]
-        versions = list(self._versions(outbox / name, name))
-        if (outbox / f"{name}-2").exists():
-            self.doubled.append(f"{name}: a second report")
+            doubled.append(f"{name}: its files, {count} times")
+        doubled += [f"{name}: also in {f}" for f in folders if end not in f.parts]
+        if (root / "outbox" / f"{name}-2").exists():
+            doubled.append(f"{name}: a second report")
+        versions, missing = _versions(root / "outbox" / name)
+        lost += [f"{name}: {what}" for what in missing]
         if versions and scores is not None:
-            self.amendments += len(versions) - 1
-            self.first.append(versions[0])
-            self._compare(name, versions, folders)
+            amendments += len(versions) - 1
+            provisional += versions[0]["status"] == "provisional"
+            _compare(name, versions, lost, doubled)
+            last = versions[-1]
+            if folders and _findings(last) != expected(folders[0], last["study_key"], answers):
+                lost.append(f"{name}: a finding, or a verdict on one")
+            if last["status"] != "final":
+                lost.append(f"{name}: an amendment")
+    left = tuple(_leftovers(root))
+    return Found(len(studies), provisional, amendments, tuple(lost), tuple(doubled), left)
 
-    def _versions(self, out: Path, name: str) -> Iterator[dict[str, Any]]:
-        """Yield every version of one report, the last one last."""
-        newest = out / "report.json"
-        if not newest.is_file():
-            self.lost.append(f"{name}: its report")
-            return
-        last = json.loads(newest.read_text())
-        for version in range(1, last["version"]):
-            path = out / f"report.v{version}.json"
-            if not path.is_file() or not path.with_suffix(".html").is_file():
-                self.lost.append(f"{name}: version {version}")
-                return
-            yield json.loads(path.read_text())
-        yield last
 
-    def _compare(self, name: str, versions: list[dict[str, Any]], folders: list[Path]) -> None:
-        """Check that each version continues the one before, and that the last has all findings."""
-        for number, (older, newer) in enumerate(pairwise(versions), start=1):
-            before, after = older["changes"], newer["changes"]
-            if older["version"] != number or after[: len(before)] != before:
-                self.lost.append(f"{name}: version {number + 1} does not continue {number}")
-            if len(after) == len(before):
-                self.doubled.append(f"{name}: version {number + 1} changes nothing")
-        last = versions[-1]
-        given_up = [c for c in last["changes"] if c.get("kind") == ChangeKind.GIVEN_UP.value]
-        if given_up:
-            self.lost.append(f"{name}: a pending read, given up too early")
-        places = [tuple(c["centre_mm"]) for c in last["changes"] if c not in given_up]
-        if len(set(places)) < len(places):
-            self.doubled.append(f"{name}: a verdict")
-        if folders and _findings(last) != expected(folders[0], last["study_key"], self._answers):
-            self.lost.append(f"{name}: a finding, or a verdict on one")
-        if last["status"] != "final":
-            self.lost.append(f"{name}: an amendment")
+def _versions(out: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the versions of one report up to the first that is missing, and what that is."""
+    newest = out / "report.json"
+    if not newest.is_file():
+        return [], ["its report"]
+    last = json.loads(newest.read_text())
+    versions: list[dict[str, Any]] = []
+    for version in range(1, last["version"]):
+        path = out / f"report.v{version}.json"
+        if not path.is_file() or not path.with_suffix(".html").is_file():
+            return versions, [f"version {version}"]
+        versions.append(json.loads(path.read_text()))
+    return [*versions, last], []
+
+
+def _compare(
+    name: str, versions: list[dict[str, Any]], lost: list[str], doubled: list[str]
+) -> None:
+    """Check that each version continues the one before, and no read was given up."""
+    for number, (older, newer) in enumerate(pairwise(versions), start=1):
+        before, after = older["changes"], newer["changes"]
+        if older["version"] != number or after[: len(before)] != before:
+            lost.append(f"{name}: version {number + 1} does not continue {number}")
+        if len(after) == len(before):
+            doubled.append(f"{name}: version {number + 1} changes nothing")
+    last = versions[-1]
+    given_up = [c for c in last["changes"] if c.get("kind") == ChangeKind.GIVEN_UP.value]
+    if given_up:
+        lost.append(f"{name}: a pending read, given up too early")
+    places = [tuple(c["centre_mm"]) for c in last["changes"] if c not in given_up]
+    if len(set(places)) < len(places):
+        doubled.append(f"{name}: a verdict")
 
 
 def expected(source: Path, study_key: str, answers: Answers) -> list[Essence]:

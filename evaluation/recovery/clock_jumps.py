@@ -112,11 +112,7 @@ def edge_clock(clock: WallClock) -> Iterator[None]:
 
 
 def run(root: Path, rounds: int, seed: int) -> Found:
-    """Play the rounds on a site below ``root``.
-
-    Raises:
-        ServiceFailed: an agent died, or did not finish its work.
-    """
+    """Play the rounds on a site below ``root``."""
     site, started = Site(root, chance := Random(seed)), root / "started"
     for left in each(range(rounds - 1, -1, -1), "rounds"):
         for _ in range(STUDIES_A_ROUND):

@@ -6,7 +6,6 @@ ROI is known beforehand, whatever the size in which it is sent.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +15,7 @@ import typer
 
 from cloud.settings import load_settings
 from evaluation.common.reader_service import serve_reader
-from evaluation.recovery.agent import SIDE
+from evaluation.recovery.agent import SIDE, hashed_probability
 from imaging.volume import UInt8Array
 from models.runtime.second_reader import Readings
 
@@ -43,11 +42,9 @@ class MiddleReader:
 
 
 def probability_of(roi: UInt8Array) -> float:
-    """Return a probability in [0.01, 0.99] from a hash of the 2 x 2 x 2 voxels in the middle."""
+    """Return the `hashed_probability` of the 2 x 2 x 2 voxels in the middle."""
     z, y, x = (side // 2 for side in roi.shape)
-    middle = np.ascontiguousarray(roi[z - 1 : z + 1, y - 1 : y + 1, x - 1 : x + 1])
-    digest = hashlib.blake2b(middle.tobytes(), digest_size=4).digest()
-    return 0.01 + 0.98 * int.from_bytes(digest, "big") / 2**32
+    return hashed_probability(roi[z - 1 : z + 1, y - 1 : y + 1, x - 1 : x + 1].tobytes())
 
 
 def main(

@@ -36,7 +36,6 @@ from evaluation.recovery.flapping_cloud import DIAMETER_MM, MODEL, probability_o
 from imaging.preprocess import Preprocessed
 from protos.messages import Verdict
 
-CLOUD = ("evaluation.recovery.flapping_cloud",)
 DEADLINE_S, RESERVE_S, HEALTH_CHECK_S = 1.0, 0.2, 0.5
 
 DOWN = (State.RESET, State.STALL, State.HALF_OPEN, State.BLACK_HOLE)
@@ -84,14 +83,10 @@ def flapping(flaps: int, chance: Random) -> Trace:
 
 
 def run(root: Path, trace: Trace, seed: int, step: Callable[[int, int], None]) -> Found:
-    """Play the trace on a site below ``root``.
-
-    Raises:
-        ServiceFailed: the agent died, or did not finish its work.
-    """
+    """Play the trace on a site below ``root``; ``step`` gets seconds of the link, and all."""
     site = Site(root, chance := Random(seed))
     with (
-        cloud_service(program=CLOUD) as cloud,
+        cloud_service(program=("evaluation.recovery.flapping_cloud",)) as cloud,
         proxied(cloud, trace, seed=seed) as link,
         site.working(serve, link.address) as agent,
     ):

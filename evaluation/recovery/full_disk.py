@@ -46,11 +46,7 @@ def fill(ballast: Path) -> None:
 
 
 def run(root: Path, log: Path, fillings: int, seed: int) -> Found:
-    """Fill the filesystem below ``root`` while studies arrive; ``log`` lies on another.
-
-    Raises:
-        ServiceFailed: the agent died, or did not finish its work when there was space again.
-    """
+    """Fill the filesystem below ``root`` while studies arrive; ``log`` lies on another."""
     site, ballast = Site(root, chance := Random(seed)), root / "ballast"
     log.touch()
     (root / "log").symlink_to(log)

@@ -11,6 +11,7 @@ import multiprocessing
 import signal
 import tempfile
 import time
+from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
@@ -39,8 +40,7 @@ class Killings(Site):
         super().__init__(root, chance)
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "evaluation.recovery.agent"])
-        self.kills = 0
-        self.at_steps: dict[str, int] = {}
+        self.kills, self.at_steps = 0, Counter[str]()
         self._life_s = FIRST_LIFE_S
 
     def round(self) -> None:
@@ -52,11 +52,7 @@ class Killings(Site):
         self._finish()
 
     def _kill(self) -> None:
-        """Let an agent live until a random step, or for a random time.
-
-        Raises:
-            ServiceFailed: it ended by itself.
-        """
+        """Let an agent live until a random step, or for a random time."""
         chance = self.chance
         kinds: tuple[list[Step | PendingStep], ...] = (list(Step), list(PendingStep))
         step = (chance.choice(chance.choice(kinds)), chance.random() < 0.5)
@@ -69,18 +65,13 @@ class Killings(Site):
         if process.exitcode not in (None, -signal.SIGKILL):
             raise ServiceFailed(f"an agent ended with {process.exitcode} before it was killed")
         if crash is not None and process.exitcode is not None:
-            name = f"{'after' if crash[1] else 'before'} {crash[0].value}"
-            self.at_steps[name] = self.at_steps.get(name, 0) + 1
+            self.at_steps[f"{'after' if crash[1] else 'before'} {crash[0].value}"] += 1
         process.kill()
         process.join(PATIENCE_S)
         self.kills += 1
 
     def _finish(self) -> None:
-        """Let an agent work until it is idle, and end it by SIGTERM.
-
-        Raises:
-            ServiceFailed: it ended by itself, or did not finish.
-        """
+        """Let an agent work until it is idle, and end it by SIGTERM."""
         process, began_s = self._start(None), time.monotonic()
         done = wait(self.is_idle, process)
         self._life_s = time.monotonic() - began_s
@@ -113,5 +104,4 @@ def kills_command(
             site.round()
         found = check(site.root, site.studies)
     at_steps = dict(sorted(site.at_steps.items()))
-    what = {"rounds": rounds, "kills": site.kills, "at_steps": at_steps}
-    show_and_exit(what, found, as_json)
+    show_and_exit({"rounds": rounds, "kills": site.kills, "at_steps": at_steps}, found, as_json)
