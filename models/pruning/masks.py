@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
@@ -116,24 +117,21 @@ def erdos_renyi(shapes: Mapping[str, tuple[int, ...]], to_remove: int) -> dict[s
     A layer's density grows with the sum of its sides over their product: small layers stay
     denser. Source: the kernel form of Erdős–Rényi, Evci et al., arXiv:1911.11134, section 3.
     """
-    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-    odds = {name: float(sum(shape)) for name, shape in shapes.items()}  # of a layer's kept weights
-    left, full = sum(sizes.values()) - to_remove, set[str]()
+    sizes = np.array([math.prod(shape) for shape in shapes.values()])
+    odds = np.array([float(sum(shape)) for shape in shapes.values()])  # of a layer's kept weights
+    left, full = sizes.sum() - to_remove, np.zeros(len(sizes), bool)
     # a layer that would keep more than it has is kept whole, and the others share the rest
     while True:
-        open_layers = [name for name in sizes if name not in full]
-        spare = left - sum(sizes[name] for name in full)
-        scale = spare / max(sum(odds[name] for name in open_layers), 1.0)
-        over = {name for name in open_layers if scale * odds[name] > sizes[name]}
-        if not over:
+        scale = (left - sizes[full].sum()) / max(odds[~full].sum(), 1.0)
+        over = ~full & (scale * odds > sizes)
+        if not over.any():
             break
         full |= over
     # what rounding down left over goes to the layers with most room
-    kept = {n: sizes[n] if n in full else math.floor(scale * odds[n]) for n in sizes}
-    short = left - sum(kept.values())
-    for name in sorted(open_layers, key=lambda n: sizes[n] - kept[n], reverse=True)[:short]:
-        kept[name] += 1
-    return kept
+    kept = np.where(full, sizes, np.floor(scale * odds)).astype(int)
+    room = np.where(full, 0, kept - sizes)
+    kept[room.argsort(kind="stable")[: left - kept.sum()]] += 1
+    return dict(zip(shapes, kept.tolist(), strict=True))
 
 
 def _to_remove(network: nn.Module, convolutions: Mapping[str, nn.Conv3d], share: float) -> int:
@@ -182,8 +180,12 @@ class SparseTask:
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
         """Return the task's losses, after the masks have moved if it is time and were applied."""
-        if self._gradients:
-            self._move(network)
+        if self._gradients and self._regrow is not None:
+            share = self._regrow.share_at(self._clock() - self._began)
+            weights = dict(network.named_parameters())
+            for name, gradient in self._gradients.items():
+                self.masks[name] = moved(self.masks[name], weights[name].detach(), gradient, share)
+            self._gradients = {}
         apply_masks(network, self.masks)
         if not self._steps:
             self._began = self._clock()
@@ -200,14 +202,6 @@ class SparseTask:
             self._gradients[name] = gradient.detach().clone()
         self.masks[name] = self.masks[name].to(gradient.device)
         return gradient * self.masks[name]
-
-    def _move(self, network: nn.Module) -> None:
-        assert self._regrow is not None  # without it no gradient is kept
-        share = self._regrow.share_at(self._clock() - self._began)
-        weights = dict(network.named_parameters())
-        for name, gradient in self._gradients.items():
-            self.masks[name] = moved(self.masks[name], weights[name].detach(), gradient, share)
-        self._gradients = {}
 
 
 def apply_masks(network: nn.Module, masks: Masks) -> None:
