@@ -125,9 +125,9 @@ def idle(root: Path) -> bool:
         return False
 
 
-def start(root: Path, crash: Crash = None) -> ForkServerProcess:
+def start(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> ForkServerProcess:
     """The agent as a process of its own."""
-    process = PROCESSES.Process(target=serve, args=(root, crash))
+    process = PROCESSES.Process(target=serve, args=(root, crash, read))
     process.start()
     return process
 
@@ -167,18 +167,13 @@ def statuses(root: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["status"] for path in reports}
 
 
-def leftovers(root: Path) -> list[str]:
-    """What should not be there any more."""
-    return [*os.listdir(root / "state" / "work"), *(str(p) for p in root.rglob("*.part"))]
-
-
 def assert_each_once(root: Path, good: set[str], bad: set[str]) -> None:
     """Every study ended once, where it belongs, with one report."""
     ends = {**{name: ["done"] for name in good}, **{name: ["quarantine"] for name in bad}}
     assert whereabouts(root) == ends
     outcomes = {**dict.fromkeys(good, "final"), **dict.fromkeys(bad, "rejected")}
     assert statuses(root) == outcomes
-    assert leftovers(root) == []
+    assert [*os.listdir(root / "state" / "work"), *root.rglob("*.part")] == []
 
 
 def assert_amended_once(out: Path) -> None:

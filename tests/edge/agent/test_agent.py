@@ -25,7 +25,6 @@ from evaluation.recovery.agent import settings_in
 from tests.edge.builders import UNHURRIED, HandClock, put
 from tests.edge.running_agent import (
     PATIENCE_S,
-    PROCESSES,
     Killed,
     assert_amended_once,
     assert_each_once,
@@ -34,7 +33,6 @@ from tests.edge.running_agent import (
     full_error,
     held_at,
     quick_read,
-    serve,
     start,
     statuses,
     wait_until,
@@ -43,28 +41,31 @@ from tests.edge.running_agent import (
 )
 
 
-def test_every_study_gets_its_report_and_bad_ones_are_quarantined(tmp_path: Path) -> None:
-    """Good studies end in done, bad ones in quarantine, each with one report in the outbox."""
-    for name, text in (("a b", "x"), ("Ünïcode 漢", "x"), ("c", "bad"), ("d", "boom")):
-        put(tmp_path / "inbox", name, text)
-    work_off(tmp_path)
-    assert_each_once(tmp_path, {"a b", "Ünïcode 漢"}, {"c", "d"})
-
-
-def test_an_unexpected_fault_is_quarantined_with_its_traceback_and_the_rest_is_read(
+def test_every_study_gets_its_report_and_bad_ones_are_quarantined_with_a_reason(
     tmp_path: Path,
 ) -> None:
-    """The reason file says where in the program it was; the page for readers does not."""
-    put(tmp_path / "inbox", "a", "boom")
-    put(tmp_path / "inbox", "b")
+    """The reason of an unexpected fault says where in the program it was; the page does not."""
+    for name, text in (("a b", "x"), ("Ünïcode 漢", "x"), ("c", "bad"), ("d", "boom"), ("e", "x")):
+        put(tmp_path / "inbox", name, text)
     work_off(tmp_path)
-    (path,) = (tmp_path / "state" / "quarantine").glob("*/reason.json")
-    reason = json.loads(path.read_text())
-    assert reason["kind"] == "InternalError"
-    assert "Traceback" in reason["reason"]
-    assert "a fault in the pipeline" in reason["reason"]
-    assert "Traceback" not in (tmp_path / "outbox" / "a" / "report.html").read_text()
-    assert statuses(tmp_path) == {"a": "rejected", "b": "final"}
+    assert_each_once(tmp_path, {"a b", "Ünïcode 漢", "e"}, {"c", "d"})
+    files = {json.loads(path.read_text())["study"]: path for path in reason_files(tmp_path)}
+    reasons = {name: json.loads(path.read_text()) for name, path in files.items()}
+    assert [reasons["c"][key] for key in ("kind", "file", "reason")] == [
+        "NotCt",
+        "0.dcm",
+        "this is no CT",
+    ]
+    assert Path(reasons["c"]["report"]).is_file()
+    assert reasons["c"]["study_key"] == files["c"].parent.name
+    assert reasons["d"]["kind"] == "InternalError"
+    assert "Traceback" in reasons["d"]["reason"]
+    assert "a fault in the pipeline" in reasons["d"]["reason"]
+    assert "Traceback" not in (tmp_path / "outbox" / "d" / "report.html").read_text()
+
+
+def reason_files(root: Path) -> list[Path]:
+    return list((root / "state" / "quarantine").glob("*/reason.json"))
 
 
 def test_studies_of_one_name_get_a_report_each(tmp_path: Path) -> None:
@@ -99,7 +100,6 @@ def test_the_budget_of_a_study_runs_while_others_are_read(tmp_path: Path) -> Non
 def test_the_budget_of_a_study_claimed_by_an_earlier_process_begins_with_this_one(
     tmp_path: Path,
 ) -> None:
-    """The time in which no agent ran is nobody's."""
     put(tmp_path / "inbox", "a")
     clock, since_s = HandClock(), list[float | None]()
 
@@ -134,16 +134,20 @@ def test_a_study_that_kills_the_process_is_rejected_in_the_end(tmp_path: Path) -
     work_off(tmp_path, read)
     assert len(deaths) == MAX_ATTEMPTS
     assert_each_once(tmp_path, {"b"}, {"a"})
-    (path,) = (tmp_path / "state" / "quarantine").glob("*/reason.json")
+    (path,) = reason_files(tmp_path)
     assert json.loads(path.read_text())["kind"] == "RepeatedCrash"
 
 
-def test_every_report_that_goes_out_is_counted_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether the pipeline gave it or the agent, and whatever full disk it meets afterwards."""
+@pytest.fixture
+def telemetry(monkeypatch: pytest.MonkeyPatch) -> Telemetry:
+    """The metrics of the agent that the test runs."""
     telemetry = Telemetry()
     monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
+    return telemetry
+
+
+def test_every_report_that_goes_out_is_counted_once(tmp_path: Path, telemetry: Telemetry) -> None:
+    """Whether the pipeline gave it or the agent, and whatever full disk it meets afterwards."""
     for name, text in (("a", "x"), ("b", "bad"), ("c", "boom")):
         put(tmp_path / "inbox", name, text)
     work_off(tmp_path, on_step=full_at(Step.QUARANTINING, times=2))
@@ -153,11 +157,10 @@ def test_every_report_that_goes_out_is_counted_once(
 
 
 def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_reading(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, telemetry: Telemetry
 ) -> None:
     """It has a ledger of the two, which the metrics have too."""
-    telemetry, clock = Telemetry(), HandClock()
-    monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
+    clock = HandClock()
     for name in "ab":
         put(tmp_path / "inbox", name)
 
@@ -166,25 +169,18 @@ def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_readi
         raise ValueError("a fault in the pipeline")
 
     work_off(tmp_path, read, clock=clock)
+    reports = [
+        json.loads((tmp_path / "outbox" / name / "report.json").read_text()) for name in "ab"
+    ]
     ledgers = [
-        [
-            (entry["stage"], entry["took_s"])
-            for entry in json.loads((tmp_path / "outbox" / name / "report.json").read_text())[
-                "ledger"
-            ]
-        ]
-        for name in "ab"
+        [(entry["stage"], entry["took_s"]) for entry in report["ledger"]] for report in reports
     ]
     assert ledgers == [[("wait", 0.0), ("failed", 6.0)], [("wait", 6.0), ("failed", 6.0)]]
     assert telemetry.registry.get_sample_value("overread_edge_late_reports_total") == 1
 
 
-def test_the_backlog_is_measured_before_every_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Claimed, pending and suspended studies, and whether the cloud is up."""
-    telemetry, seen, clock = Telemetry(), list[tuple[float | None, ...]](), HandClock()
-    monkeypatch.setattr("edge.agent.agent.Telemetry", lambda: telemetry)
+def test_the_backlog_is_measured_before_every_study(tmp_path: Path, telemetry: Telemetry) -> None:
+    seen, clock = list[tuple[float | None, ...]](), HandClock()
     for name, text in (("a", "pending"), ("b", "x")):
         put(tmp_path / "inbox", name, text)
     gauges = ("claimed_studies", "pending_studies", "suspended_studies", "cloud_available")
@@ -230,12 +226,9 @@ def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:
 
 
 def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None:
-    """The process ends with status 0, one report is out, the other study waits."""
-    context = PROCESSES
     for name in "ab":
         put(tmp_path / "inbox", name)
-    process = context.Process(target=serve, args=(tmp_path, None, slow_read))
-    process.start()
+    process = start(tmp_path, read=slow_read)
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()
     process.join(PATIENCE_S)
@@ -292,7 +285,6 @@ def test_killed_at_random_moments_no_study_is_lost_or_duplicated(tmp_path: Path,
 
 @pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None:
-    """The study is read again when there is room, and no attempt is held against it."""
     put(tmp_path / "inbox", "a")
     tries: list[str] = []
 
@@ -373,7 +365,6 @@ def test_a_locked_database_pauses_and_loses_nothing(
 
 
 def test_a_disk_that_stays_full_counts_no_attempt_against_a_study(tmp_path: Path) -> None:
-    """Neither report nor database finds room, more often than a study may be tried."""
     put(tmp_path / "inbox", "a")
     left = [4 * MAX_ATTEMPTS]
 
@@ -439,7 +430,6 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
 def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However often it is met: once it can be written, the study is read."""
     put(tmp_path / "inbox", "a")
 
     def unwritable(*_: object) -> StudyResult:
@@ -461,10 +451,8 @@ def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
-    """It dies of the signal, the study is read at the next start."""
     put(tmp_path / "inbox", "a")
-    process = PROCESSES.Process(target=serve, args=(tmp_path, None, endless_read))
-    process.start()
+    process = start(tmp_path, read=endless_read)
     wait_until(lambda: (tmp_path / "outbox" / "begun").exists())
     process.terminate()
     wait_until(lambda: (tmp_path / "outbox" / "told").exists())
@@ -486,7 +474,6 @@ def endless_read(job: Job, persist: PersistPending) -> StudyResult:
 
 
 def test_a_signal_in_the_midst_of_a_wait_does_not_meet_the_events_lock() -> None:
-    """The handler returns although the thread that it interrupts holds the event's lock."""
     stop = threading.Event()
     with draining(stop):
         with stop._cond:  # type: ignore[attr-defined]  # the lock that a wait holds

@@ -20,7 +20,6 @@ from tests.edge.builders import QUIET_S, HandClock, names, put, watch
 
 
 def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:
-    """Not a moment before the quiet time is over."""
     inbox, clock = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "Müller, Änne 漢字", done=False)
     assert names(inbox) == []
@@ -52,7 +51,6 @@ def test_every_change_restarts_the_quiet_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("marker", ["a/.done", "a.done"])
 def test_a_done_file_completes_a_study_at_once(tmp_path: Path, marker: str) -> None:
-    """In the folder or beside it."""
     inbox, _ = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a", done=False)
     (tmp_path / "inbox" / marker).touch()
@@ -60,7 +58,6 @@ def test_a_done_file_completes_a_study_at_once(tmp_path: Path, marker: str) -> N
 
 
 def test_a_done_file_left_by_an_older_study_completes_nothing(tmp_path: Path) -> None:
-    """A marker that is older than the files speaks of others."""
     inbox, _ = watch(tmp_path / "inbox")
     (tmp_path / "inbox" / "a.done").touch()
     written = (tmp_path / "inbox" / "a.done").stat().st_ctime_ns
@@ -126,7 +123,6 @@ def test_an_unreadable_study_keeps_no_other_waiting(
 def test_an_inbox_that_may_be_listed_but_not_entered_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What lies in it waits, as if each could not be read."""
     inbox, _ = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
 
@@ -140,7 +136,6 @@ def test_an_inbox_that_may_be_listed_but_not_entered_ends_nothing(
 
 
 def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(tmp_path: Path) -> None:
-    """The study that holds it waits, the others are taken."""
     inbox, clock = watch(tmp_path / "inbox")
     bad = put(tmp_path / "inbox", "a", done=False)
     (bad / "loop.dcm").symlink_to("loop.dcm")
@@ -161,15 +156,8 @@ def test_single_volume_files_are_studies_with_their_data(tmp_path: Path) -> None
     (folder / "evil.mhd").write_text("ElementDataFile = ../../etc/passwd\n")
     inbox.complete()
     clock.sleep(QUIET_S)
-    members = [arrival.members for arrival in inbox.complete()]
-    assert members == [
-        ("a.nii.gz",),
-        ("b.nrrd",),
-        ("c.mha",),
-        ("d.mhd", "d.raw"),
-        ("evil.mhd",),
-        ("n.nhdr",),
-    ]
+    members = [" ".join(arrival.members) for arrival in inbox.complete()]
+    assert members == ["a.nii.gz", "b.nrrd", "c.mha", "d.mhd d.raw", "evil.mhd", "n.nhdr"]
 
 
 def test_data_that_still_arrives_keeps_its_header_waiting(tmp_path: Path) -> None:
@@ -191,7 +179,6 @@ def test_data_that_still_arrives_keeps_its_header_waiting(tmp_path: Path) -> Non
 def test_a_header_waits_for_data_under_a_passing_name(
     tmp_path: Path, header: str, text: str
 ) -> None:
-    """However long it takes; it is said once, without the name."""
     inbox, clock = watch(tmp_path / "inbox")
     (tmp_path / "inbox" / header).write_text(text)
     part = tmp_path / "inbox" / "d.raw.part"
@@ -218,7 +205,6 @@ def test_a_header_waits_for_nothing_that_cannot_come(tmp_path: Path, data: str) 
 
 
 def test_a_marked_header_waits_for_nothing(tmp_path: Path) -> None:
-    """Its sender says that this is all."""
     inbox, _ = watch(tmp_path / "inbox")
     (tmp_path / "inbox" / "d.mhd").write_text("ElementDataFile = d.raw\n")
     (tmp_path / "inbox" / "d.raw").symlink_to("nowhere")
@@ -259,7 +245,6 @@ def test_report_names_are_short_enough_and_never_the_same() -> None:
 
 
 def test_a_study_that_is_there_at_the_first_poll_counts_from_it(tmp_path: Path) -> None:
-    """However long it has lain there: nobody was there to read it."""
     inbox, clock = watch(tmp_path / "inbox", wall=lambda: time.time() + 3600.0)
     put(tmp_path / "inbox", "a")
     assert [arrival.since_s for arrival in inbox.complete()] == [clock.now_s]
