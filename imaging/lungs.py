@@ -162,7 +162,11 @@ def _cut_lung(doubtful: UInt8Array, tissue: UInt8Array, rim: UInt8Array) -> UInt
     are on cells of twice the coarse size.
     """
     labels = _labelled(opened(doubtful, _THICK_CELLS))
-    within = _between(_largest(opened(tissue, _THICK_CELLS)))
+    # the largest region of the tissue is the patient
+    bodies = _labelled(opened(tissue, _THICK_CELLS))
+    sizes = np.bincount(bodies.ravel())
+    sizes[0] = 0
+    within = _between((bodies > 0) & (bodies == sizes.argmax()))
     # cells of each label: all of them, those between tissue, and those at the rim
     n = int(labels.max()) + 1
     sizes, inner, reach = (
@@ -173,15 +177,7 @@ def _cut_lung(doubtful: UInt8Array, tissue: UInt8Array, rim: UInt8Array) -> UInt
     return np.asarray(cut[labels], dtype=np.uint8)
 
 
-def _largest(mask: UInt8Array) -> UInt8Array:
-    """Keep the largest connected region of ``mask``: of the tissue, the patient."""
-    labels = _labelled(mask)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return np.asarray(mask & (labels == sizes.argmax()), dtype=np.uint8)
-
-
-def _between(tissue: UInt8Array) -> UInt8Array:
+def _between(tissue: npt.NDArray[np.bool_]) -> UInt8Array:
     """Fill the rows between the first and the last of ``tissue``, slice by slice.
 
     Lung lies between the front and the back of the patient; table, foam and blankets mostly not.

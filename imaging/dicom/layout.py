@@ -113,9 +113,11 @@ def write_hu(stored: npt.NDArray[Any], layout: Layout, rescale: Rescale, out: Hu
     Values below -1024 (-2000 and -3024 outside the field of view) and padding become air.
     """
     padded = _padded(stored, layout, rescale)
-    np.clip(
-        _rescaled(_used_bits(stored, layout), rescale), AIR_HU, MAX_HU, out=out, casting="unsafe"
-    )
+    if layout.bits_stored < 16:
+        # remove the bits above and below the stored ones, and extend the sign
+        above, below = 15 - layout.high_bit, 16 - layout.bits_stored
+        stored = np.right_shift(np.left_shift(stored, above), below)
+    np.clip(_rescaled(stored, rescale), AIR_HU, MAX_HU, out=out, casting="unsafe")
     if padded is not None:
         out[padded] = AIR_HU
 
@@ -138,14 +140,6 @@ def _rescaled(stored: npt.NDArray[Any], rescale: Rescale) -> npt.NDArray[Any]:
         return np.asarray(np.add(stored, int(rescale.intercept), dtype=np.int32))
     with np.errstate(over="ignore"):  # values out of range are clipped later
         return np.asarray(np.rint(stored * rescale.slope + rescale.intercept))
-
-
-def _used_bits(stored: npt.NDArray[Any], layout: Layout) -> npt.NDArray[Any]:
-    """Remove the bits above and below the stored ones, and extend the sign."""
-    if layout.bits_stored == 16:
-        return stored
-    above, below = 15 - layout.high_bit, 16 - layout.bits_stored
-    return np.asarray(np.right_shift(np.left_shift(stored, above), below))
 
 
 def _padded(

@@ -142,12 +142,7 @@ def make_phantom(spec: PhantomSpec, progress: Progress | None = None) -> Phantom
     vessels, lumens = draw_trees(trees, fine)
     hu = paint(
         fine,
-        [
-            *_wall(thorax, grain),
-            *_organs(abdomen, thorax, mediastinum, patient, grain),
-            *_skeleton(bones, patient, grain),
-            *_table(lattice),
-        ],
+        _tissues(lattice, patient, thorax, bones, mediastinum, abdomen, grain),
         LungLayer(
             field=lungs.lungs,
             tissue_hu=lungs.tissue_hu,
@@ -231,31 +226,36 @@ def _result(
     return Phantom(volume, tuple(nodules), mask)
 
 
-def _wall(thorax: Thorax, grain: Field) -> list[Layer]:
-    """Layer skin, fat and muscles in sheets, and fat in the cavity before its organs."""
+def _tissues(
+    lattice: Lattice,
+    patient: Patient,
+    thorax: Thorax,
+    bones: Bones,
+    mediastinum: Mediastinum,
+    abdomen: tuple[Field, ...],
+    grain: Field,
+) -> list[Layer]:
+    """Layer everything but the lungs and the airways, in the order of painting."""
     fat = (-102 + 7 * grain).astype(np.float32)
     marbled = (_MUSCLE_HU + 9 * grain).astype(np.float32)
+    liver, spleen, stomach, fluid, gas = abdomen
+    enhanced = 45.0 if patient.blood_hu > 60 else 0.0
+    midriff = np.abs(np.maximum(thorax.diaphragm, thorax.cavity) + 1) - 1.2
+    spongy = (190 + 45 * grain).astype(np.float32)
+    calcified = (95 + 160 * patient.calcium * np.clip(grain - 1, 0, 3)).astype(np.float32)
+    # the two shells of the table, shallow troughs under the back
+    counts, steps, starts = lattice.shape[:0:-1], lattice.step_mm[:2], lattice.start_mm[:2]
+    x, y = (np.arange(n) * s + a for n, s, a in zip(counts, steps, starts, strict=True))
+    below = (y[:, None] - 166.0 + 0.00055 * x**2).astype(np.float32)
+    shells = [np.broadcast_to(below - depth, lattice.shape) for depth in (0.0, 19.0)]
     return [
+        # the wall: skin, fat and muscles in sheets, and fat in the cavity before its organs
         Layer(thorax.skin, fat, shell_hu=20.0, shell_mm=1.8),
         Layer(thorax.muscle, marbled),
         Layer(np.maximum(np.abs(thorax.cavity - 13.5) - 0.8, thorax.muscle), -85.0, opacity=0.8),
         Layer(np.maximum(np.abs(thorax.cavity - 29) - 1.0, thorax.muscle), -85.0, opacity=0.8),
         Layer(thorax.cavity, fat),
-    ]
-
-
-def _organs(
-    abdomen: tuple[Field, ...],
-    thorax: Thorax,
-    mediastinum: Mediastinum,
-    patient: Patient,
-    grain: Field,
-) -> list[Layer]:
-    liver, spleen, stomach, fluid, gas = abdomen
-    enhanced = 45.0 if patient.blood_hu > 60 else 0.0
-    muscle = np.abs(np.maximum(thorax.diaphragm, thorax.cavity) + 1) - 1.2
-    return [
-        Layer(np.maximum(muscle, thorax.cavity), _MUSCLE_HU),
+        Layer(np.maximum(midriff, thorax.cavity), _MUSCLE_HU),
         Layer(liver, (58 + enhanced + 5 * grain).astype(np.float32)),
         Layer(spleen, 50.0 + enhanced),
         Layer(stomach, 45.0),
@@ -265,13 +265,6 @@ def _organs(
         Layer(mediastinum.oesophagus, 40.0),
         Layer(mediastinum.heart, 50.0 if patient.blood_hu < 60 else 90.0),
         Layer(mediastinum.blood, patient.blood_hu),
-    ]
-
-
-def _skeleton(bones: Bones, patient: Patient, grain: Field) -> list[Layer]:
-    spongy = (190 + 45 * grain).astype(np.float32)
-    calcified = (95 + 160 * patient.calcium * np.clip(grain - 1, 0, 3)).astype(np.float32)
-    return [
         Layer(bones.cartilage, calcified),
         Layer(bones.vertebrae, spongy, shell_hu=460.0, shell_mm=1.4),
         Layer(bones.discs, 85.0),
@@ -280,13 +273,5 @@ def _skeleton(bones: Bones, patient: Patient, grain: Field) -> list[Layer]:
         Layer(bones.ribs, spongy, shell_hu=620.0, shell_mm=1.5),
         Layer(bones.sternum, (spongy - 60).astype(np.float32), shell_hu=380.0, shell_mm=1.2),
         Layer(bones.shoulder, spongy, shell_hu=640.0, shell_mm=1.6),
+        *(Layer(shell.astype(np.float32), -150.0, sheet_mm=1.6) for shell in shells),
     ]
-
-
-def _table(lattice: Lattice) -> list[Layer]:
-    """Layer the two shells of the table, shallow troughs under the back."""
-    counts, steps, starts = lattice.shape[:0:-1], lattice.step_mm[:2], lattice.start_mm[:2]
-    x, y = (np.arange(n) * s + a for n, s, a in zip(counts, steps, starts, strict=True))
-    below = (y[:, None] - 166.0 + 0.00055 * x**2).astype(np.float32)
-    shells = [np.broadcast_to(below - depth, lattice.shape) for depth in (0.0, 19.0)]
-    return [Layer(shell.astype(np.float32), -150.0, sheet_mm=1.6) for shell in shells]
