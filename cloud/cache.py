@@ -28,9 +28,6 @@ class VerdictCache:
         # the newest key of each study: when that is evicted, nothing of the study is left
         self._newest: dict[str, CacheKey] = {}
 
-    def __len__(self) -> int:
-        return len(self._verdicts)
-
     def get(self, key: CacheKey) -> Verdict | None:
         """Return the cached verdict, with no queue and compute time, or None."""
         expiry, verdict = self._verdicts.get(key, (None, None))

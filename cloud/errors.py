@@ -1,10 +1,5 @@
 """Errors that keep the service from starting or running; they concern the operator, not callers.
 
-    CloudError
-    ├── BadSettings              a setting is unknown, missing or out of range
-    ├── AddressUnusable          the address is invalid, or cannot be bound
-    └── BatcherFailed            a fault of the program ended the loop that forms batches
-
 The errors that callers may receive are in `protos.errors`.
 """
 

@@ -129,11 +129,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 self._idle.set()
 
     async def _receive_header(self, requests: AsyncIterator[pb.ReadRequest]) -> Header:
-        """Return the header.
-
-        Raises:
-            CallerFault: none arrived in time, or it cannot open a stream.
-        """
+        """Return the header; raise `CallerFault` if none arrived in time, or it is invalid."""
         timeout_s = self._settings.header_timeout_s
         try:
             async with asyncio.timeout(timeout_s):
@@ -154,15 +150,11 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         return Deadline.after(budget_s - margin_s, self._clock)
 
     def _count_accepted(self, header: Header, deadline: Deadline, site: str) -> int:
-        """Return how many announced ROIs can be answered in time; cached ones always can.
-
-        Raises:
-            BusyFault: none can.
-        """
+        """Return how many announced ROIs can be answered in time; raise `BusyFault` if none can."""
         self._quota.check_priority(site, header.priority)
         if not (rois := header.roi_count):
             return 0
-        cached = self._backend.cache.count(header.study_key)
+        cached = self._backend.cache.count(header.study_key)  # they always can
         try:
             admitted = self._backend.batcher.admission.check(
                 deadline, header.priority, site, rois=rois

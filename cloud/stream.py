@@ -161,11 +161,7 @@ class StudyStream:
         self._checksums[message.roi_id] = message.checksum
 
     def _is_repeated(self, message: pb.Roi) -> bool:
-        """Tell whether the ROI was accepted before.
-
-        Raises:
-            CallerFault: it cannot belong to this study, and ends the stream.
-        """
+        """Tell whether the ROI was accepted before; raise `CallerFault` if it ends the stream."""
         announced = self._header.roi_count
         self._received += 1
         if self._received > MAX_SENDS * announced:

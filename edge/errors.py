@@ -1,9 +1,5 @@
 """Errors of the edge itself, apart from the study and from the link.
 
-    EdgeError
-    ├── BadSettings    the settings are wrong: the operator corrects them
-    └── UnfitModel     the model's manifest lacks what the edge needs: export the model again
-
 Errors of a study are in `imaging.errors`, errors of the link and of the cloud in `protos.errors`.
 """
 

@@ -23,13 +23,7 @@ _log = structlog.get_logger(__name__)
 def decide_and_log(situation: Situation, study_key: str) -> Plan:
     """Decide, and log a line from which `replay` makes the same plan."""
     plan = decide(situation)
-    _log.info(EVENT, study_key=study_key, situation=asdict(situation), plan=plan_to_dict(plan))
-    return plan
-
-
-def plan_to_dict(plan: Plan) -> dict[str, object]:
-    """Return the plan as the log holds it."""
-    return {
+    logged = {
         "routes": [decision.route.value for decision in plan.decisions],
         "send": list(plan.send),
         "sizes": [size.value for size in plan.sizes],
@@ -37,6 +31,8 @@ def plan_to_dict(plan: Plan) -> dict[str, object]:
         "held_back": plan.held_back,
         "audit": list(plan.audit),
     }
+    _log.info(EVENT, study_key=study_key, situation=asdict(situation), plan=logged)
+    return plan
 
 
 def replay(line: str, policy: SelectionPolicy | None = None) -> Plan:

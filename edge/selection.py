@@ -81,11 +81,6 @@ class Option:
     value: float
     sent_bytes: int
 
-    @property
-    def value_per_byte(self) -> float:
-        """The value divided by the bytes."""
-        return self.value / self.sent_bytes
-
 
 @dataclass(frozen=True)
 class Pick:
@@ -118,7 +113,7 @@ def choose(offers: Sequence[Iterable[Option]], most: int, fits: Fits) -> tuple[P
     # sending takes the time, bytes cost: rank by value per byte. Both rankings are tried, since
     # the link's limit mixes the two.
     by_value = sorted(able, key=lambda i: -ladders[i][-1].value)
-    by_gain = sorted(by_value, key=lambda i: -ladders[i][0].value_per_byte)
+    by_gain = sorted(by_value, key=lambda i: -ladders[i][0].value / ladders[i][0].sent_bytes)
     rankings = [by_value] if by_gain == by_value else [by_value, by_gain]
 
     # For each number of ROIs, from the largest: take the best of the ranking at their smallest,

@@ -30,8 +30,6 @@ from edge.store.pending import PersistPending, persist_in
 from edge.store.studies import StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
 
-LOCK = ".overread.lock"
-
 ReadStudy = Callable[[Job, PersistPending], StudyResult]
 """Reads one study, and persists what is still pending before its report is out."""
 
@@ -63,7 +61,7 @@ def run_agent(
     stop = stop or threading.Event()
     with ExitStack() as held:
         for folder in (folders.inbox, folders.state):
-            held.enter_context(exclusive(folder / LOCK))
+            held.enter_context(exclusive(folder / ".overread.lock"))
         store = held.enter_context(StudyStore(folders.state / "spool.sqlite3", on_step))
         telemetry = Telemetry()
         metrics = telemetry.serve(settings.metrics_address, settings.metrics_port)

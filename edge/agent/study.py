@@ -35,31 +35,25 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class AgentFolders:
-    """The folders of one agent, all below the three that are configured."""
+    """The folders of one agent, all below the three that are configured.
+
+    By study key, ``work`` has the claimed studies until they are done, ``done`` those whose report
+    is in the outbox, and ``quarantine`` the rejected ones, each with its ``reason.json``.
+    """
 
     inbox: Path
     outbox: Path
     state: Path
+    work: Path
+    done: Path
+    quarantine: Path
 
     @classmethod
     def of(cls, settings: EdgeSettings) -> AgentFolders:
         """Take the folders from the settings, as absolute paths."""
-        return cls(*(p.absolute() for p in (settings.inbox, settings.outbox, settings.state_dir)))
-
-    @property
-    def work(self) -> Path:
-        """Claimed studies, by key, until they are done."""
-        return self.state / "work"
-
-    @property
-    def done(self) -> Path:
-        """Studies whose report is in the outbox, by key."""
-        return self.state / "done"
-
-    @property
-    def quarantine(self) -> Path:
-        """Rejected studies, by key, each with its ``reason.json``."""
-        return self.state / "quarantine"
+        state = settings.state_dir.absolute()
+        within = (state, state / "work", state / "done", state / "quarantine")
+        return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
 
     def make(self) -> None:
         """Create the folders that are missing."""

@@ -137,14 +137,20 @@ def amend_report(
     gives up, the ROIs that are still open will not be retried, for the reason in ``new``.
     """
     before = replace(context.report, findings=context.merged(old).findings)
-    merged = context.merged(new)
-    news = EscalationResult({i: v for i, v in new.verdicts.items() if i not in old.verdicts})
+    merged, version = context.merged(new), before.version + 1
     numbers = _finding_numbers(before, merged.findings, context.plan)
-    changes = _changes_between(before, merged.findings, numbers, news, context)
+    # what each new verdict changed, in the order of the candidates
+    was = _by_candidate(before.numbered, context.plan)
+    now = _by_candidate(zip(numbers, merged.findings, strict=True), context.plan)
+    changes = [
+        _change(version, i, verdict, was.get(i), now.get(i), context)
+        for i, verdict in sorted(new.verdicts.items())
+        if i not in old.verdicts
+    ]
     if open_rois and gives_up:
         several = "1 candidate was" if open_rois == 1 else f"{open_rois} candidates were"
         text = f"{several} not read again: {new.reason}"
-        changes += (Change(before.version + 1, ChangeKind.GIVEN_UP, text),)
+        changes.append(Change(version, ChangeKind.GIVEN_UP, text))
     return replace(
         before,
         created=created,
@@ -154,8 +160,8 @@ def amend_report(
         second_reading_reason=merged.reason,
         models=models_used(before.models["edge"], new),
         guarantee=amended_guarantee(before.guarantee, context.plan, new),
-        version=before.version + 1,
-        changes=before.changes + changes,
+        version=version,
+        changes=(*before.changes, *changes),
         status=Status.PROVISIONAL if open_rois and not gives_up else Status.FINAL,
     )
 
@@ -167,22 +173,6 @@ def _finding_numbers(before: Report, findings: Sequence[Finding], plan: Plan) ->
     unused = count(max(used, default=0) + 1)
     candidates = [plan.index_of(finding) for finding in findings]
     return tuple(known[i] if i in known else next(unused) for i in candidates)
-
-
-def _changes_between(
-    before: Report,
-    findings: Sequence[Finding],
-    numbers: Sequence[int],
-    news: EscalationResult,
-    context: AmendmentContext,
-) -> tuple[Change, ...]:
-    """Return what each of the verdicts in ``news`` changed, in the order of the candidates."""
-    old = _by_candidate(before.numbered, context.plan)
-    new = _by_candidate(zip(numbers, findings, strict=True), context.plan)
-    return tuple(
-        _change(before.version + 1, i, verdict, old.get(i), new.get(i), context)
-        for i, verdict in sorted(news.verdicts.items())
-    )
 
 
 Numbered = tuple[int, Finding]

@@ -27,7 +27,7 @@ def test_the_oldest_is_evicted_when_the_cache_is_full() -> None:
     assert cached == [1, 3]
     none = VerdictCache(0, 60.0)
     none.put(CacheKey("k", 1, b""), VERDICT)
-    assert len(none) == 0
+    assert none.get(CacheKey("k", 1, b"")) is None
 
 
 def test_the_verdicts_of_a_study_are_counted() -> None:

@@ -266,13 +266,13 @@ class Site:
         self.now = datetime(2026, 3, 1, tzinfo=UTC)
         self.amender = self.start()
 
-    def start(self, max_bytes: float = math.inf) -> Amender:
+    def start(self, **limits: Any) -> Amender:
         """The amender of a process that has just begun."""
         return Amender(
             self.store,
             self.places.outbox,
             self.cloud,
-            replace(UNHURRIED, max_bytes=max_bytes),
+            replace(UNHURRIED, **limits),
             clock=self.clock,
             now=lambda: self.now,
             jitter=lambda _low, high: high,

@@ -11,7 +11,7 @@ import structlog
 from edge.decide import Situation, decide
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.link.link import Link
-from edge.replay import EVENT, decide_and_log, plan_to_dict, replay
+from edge.replay import EVENT, decide_and_log, replay
 from edge.selection import SelectionPolicy, Size
 from tests.edge.builders import THRESHOLDS, HandClock, candidate
 
@@ -48,7 +48,7 @@ def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkE
     plan = decide_and_log(situation(link), "key-1")
     (line,) = logged.getvalue().splitlines()
     assert replay(line) == plan == decide(situation(link))
-    assert json.loads(line)["plan"] == plan_to_dict(plan)
+    assert json.loads(line)["plan"]["send"] == list(plan.send)
     assert json.loads(line)["study_key"] == "key-1"
 
 

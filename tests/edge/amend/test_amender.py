@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -112,7 +111,6 @@ def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> Non
 
 
 def test_compressing_may_make_enough_room(site: Site) -> None:
-    """ROIs are compressed before a read is given up, several in one turn."""
     site.cloud.available = False
     keys = [site.study(name).id for name in "abcd"]
     site.amender = site.start(max_bytes=site.store.pending.used_bytes() - 100_000)
@@ -226,7 +224,6 @@ def test_a_retry_over_the_real_link_has_the_same_key(tmp_path: Path) -> None:
 
 
 def test_nothing_is_retried_while_the_link_is_down(site: Site) -> None:
-    """A link that is down costs no retry, and the read stays pending."""
     record = site.study("a")
     site.cloud.available = False
     site.turns()
@@ -267,7 +264,6 @@ def test_a_link_that_is_down_is_tried_with_one_study_and_a_response_frees_all(si
 
 
 def test_a_link_that_is_up_again_ends_the_pause(site: Site) -> None:
-    """However long the pause had grown: the retry comes as soon as the cloud is up."""
     site.study("a")
     for _ in range(12):
         site.turns()
@@ -283,7 +279,6 @@ def test_a_link_that_is_up_again_ends_the_pause(site: Site) -> None:
 
 
 def test_a_study_that_the_cloud_refuses_waits_alone(site: Site) -> None:
-    """The others are retried meanwhile, and it stays pending."""
     keys = [site.study(name).id for name in "ab"]
     site.cloud.refuses, site.cloud.answers = {keys[0]}, [2]
     site.turns()
@@ -369,15 +364,7 @@ def test_a_retry_may_take_longer_after_failed_ones_of_any_study(
         return ask(rois, deadline, study_key)
 
     monkeypatch.setattr(site.cloud, "read_rois", asked)
-    persistence = replace(UNHURRIED, first_s=2.0)
-    site.amender = Amender(
-        site.store,
-        site.places.outbox,
-        site.cloud,
-        persistence,
-        clock=site.clock,
-        jitter=lambda _low, high: high,
-    )
+    site.amender = site.start(first_s=2.0)
     for _ in range(5):
         site.turns()
         site.clock.sleep(300.0)
