@@ -15,14 +15,12 @@ from tests.edge.running_agent import Killed
 
 
 def take(study: CompleteStudy, root: Path, store: StudyStore) -> Record | None:
-    """Claim it from ``root/inbox`` into ``root/work``."""
     (root / "work").mkdir(exist_ok=True)
     places = (root / "inbox", root / "work")
     return claim(study, *places, store, lambda _name: False, lambda _key, _since_s: None)
 
 
 def files(folder: Path) -> list[str]:
-    """Every file below the folder."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
@@ -106,7 +104,6 @@ def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(
 def test_a_claim_interrupted_between_header_and_data_is_finished(
     tmp_path: Path, store: StudyStore
 ) -> None:
-    """The data follows its header."""
     (tmp_path / "inbox").mkdir()
     (tmp_path / "inbox" / "d.raw").write_text("data")
     record = open_claim(store, "d.mhd", "d.raw")

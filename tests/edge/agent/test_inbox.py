@@ -30,7 +30,6 @@ def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:
 
 
 def test_every_change_restarts_the_quiet_time(tmp_path: Path) -> None:
-    """A new file, a longer file and a file written again all count as a change."""
     inbox, clock = watch(tmp_path / "inbox")
     folder = put(tmp_path / "inbox", "a", done=False)
     changes = (
@@ -285,7 +284,6 @@ def test_a_study_that_is_renamed_into_place_begins_with_that(tmp_path: Path) -> 
 
 
 def test_a_study_without_a_mark_begins_when_it_had_been_quiet(tmp_path: Path) -> None:
-    """Though the poll that finds it so comes later; the next one does not change it."""
     inbox, clock = watch(tmp_path / "inbox")
     assert names(inbox) == []
     put(tmp_path / "inbox", "a", done=False)

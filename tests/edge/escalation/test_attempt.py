@@ -127,7 +127,6 @@ def test_an_exception_of_our_own_leaves_no_runner_behind() -> None:
 
 
 def test_one_word_is_enough_not_to_be_silent() -> None:
-    """From then on only the deadline ends it."""
     first = Scripted([0], hangs=True)
     answered, fault, _race = raced(first, silence_s=0.05, deadline_s=0.2)
     assert answered == {0}
@@ -136,7 +135,6 @@ def test_one_word_is_enough_not_to_be_silent() -> None:
 
 
 def test_silence_opens_the_second_first() -> None:
-    """The other cloud is asked before anything is given up."""
     answered, fault, _race = raced(Scripted(hangs=True), Scripted([0, 1]), silence_s=0.01)
     assert (answered, fault) == ({0, 1}, None)
 
@@ -144,7 +142,6 @@ def test_silence_opens_the_second_first() -> None:
 def hedged(
     first: str, other: str, link: Link, other_link: Link | None = None
 ) -> AbstractContextManager[Escalator]:
-    """An escalator with a second cloud."""
     return escalator(first, link, hedge=(other, other_link or Link()), max_attempts=1)
 
 
@@ -176,7 +173,6 @@ def test_fast_cloud_is_not_hedged() -> None:
 
 
 def test_only_open_rois_are_sent_to_the_other_cloud() -> None:
-    """After one verdict the first breaks; the other is asked for the rest."""
     with (
         FakeCloud(faults=[Draining("stopping")], fault_after=1) as first,
         FakeCloud() as other,
@@ -251,7 +247,6 @@ class Unheard:
         self.sent, self._over = sent, threading.Event()
 
     def listen(self) -> Iterator[Received]:
-        """The verdicts, or nothing until it is cancelled."""
         if not self._answers:
             self._over.wait(60.0)
             return

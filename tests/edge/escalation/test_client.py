@@ -154,7 +154,6 @@ def test_service_that_dies_in_mid_study_leaves_what_it_answered() -> None:
 
 
 def test_a_retry_sends_only_open_rois() -> None:
-    """After a stream that broke, the retry carries the regions not yet answered."""
     with FakeCloud(faults=[Draining("stopping")], fault_after=1) as cloud:
         came = ask(cloud.address, 0.5, 0.45, 0.4)
     assert cloud.asked == [[0], [1, 2]]
@@ -201,7 +200,6 @@ def test_largest_diameter_is_still_a_verdict() -> None:
 
 
 def test_an_unrequested_verdict_is_dropped() -> None:
-    """An unknown region identifier is ignored, and the open region stays unanswered."""
     with FakeCloud(answer=lambda _: Verdict(77, 0.9, 1.0, "m", 0.0, 0.0)) as cloud:
         came = ask(cloud.address, 0.4)
     assert came.verdicts == {}
@@ -209,7 +207,6 @@ def test_an_unrequested_verdict_is_dropped() -> None:
 
 
 def test_one_channel_serves_study_after_study() -> None:
-    """The same escalator is used again, also after the service refused it once."""
     with FakeCloud(faults=[InvalidRequest("no")]) as cloud, escalator(cloud.address) as second:
         for expected in ([], [0], [0]):
             assert list(read(second, 0.4).verdicts) == expected

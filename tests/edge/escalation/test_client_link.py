@@ -66,7 +66,6 @@ def test_link_learns_from_each_study() -> None:
 
 @pytest.mark.parametrize("said", ["soon", "nan", "inf", "-1"])
 def test_senseless_queue_estimate_is_ignored(said: str) -> None:
-    """Trailing metadata that is no time changes nothing."""
     link = Link(clock=lambda: 0.0)
     with FakeCloud(queue_s=said) as cloud:
         came = ask(cloud.address, 0.4, link=link)
@@ -74,7 +73,6 @@ def test_senseless_queue_estimate_is_ignored(said: str) -> None:
 
 
 def test_an_open_breaker_sends_nothing() -> None:
-    """While the link is given up nothing is sent, and the reason is that of the breaker."""
     link = Link(failures=1, clock=lambda: 0.0)
     link.failed("Unreachable: refused")
     with FakeCloud() as cloud:
@@ -228,7 +226,6 @@ def test_the_agent_s_metrics_never_wait_for_the_link(
 
 
 def test_the_header_holds_key_count_budget_and_priority() -> None:
-    """The header carries the study's random key, the count, and the time left less the reserve."""
     with FakeCloud() as cloud:
         ask(cloud.address, 0.4, 0.5)
     (header,) = cloud.headers
@@ -237,7 +234,6 @@ def test_the_header_holds_key_count_budget_and_priority() -> None:
 
 
 def test_region_is_cut_around_its_candidate() -> None:
-    """The voxels sent are the 48 mm around the candidate, with its score and the window."""
     seen: list[Roi] = []
 
     def keep(roi: Roi) -> Verdict | Refusal:

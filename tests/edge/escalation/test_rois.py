@@ -15,7 +15,6 @@ from tests.edge.builders import SHAPE, box, plan_of
 
 
 def exchange(*scores: float) -> RoiStates:
-    """One with a region for each uncertain score."""
     return RoiStates(cut_rois(plan_of(*scores), box(), SHAPE))
 
 

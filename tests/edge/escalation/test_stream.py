@@ -21,7 +21,6 @@ LONG_S = 60.0
 
 
 def sending(*, held: bool, within_s: float = LONG_S) -> RequestIterator:
-    """One of three regions."""
     rois = cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE)
     return RequestIterator(HEADER, rois, Deadline.after(within_s), held=held)
 
@@ -43,7 +42,6 @@ class Taker:
             self.begun.set()
 
     def ends(self) -> bool:
-        """Whether it has nothing more to take."""
         self._thread.join(LONG_S / 2)
         return not self._thread.is_alive()
 
@@ -83,7 +81,6 @@ ROI = 48**3
 
 
 def timing(clock: HandClock, *, held: bool = False) -> StreamTiming:
-    """One about three regions."""
     return StreamTiming(cut_rois(plan_of(0.5, 0.45, 0.4), box(), SHAPE), clock, held=held)
 
 

@@ -85,7 +85,6 @@ def measured(clock: HandClock) -> Measurements:
 
 
 def p95_s(measured: Measurements, rois: int = 10) -> float:
-    """For so many regions."""
     estimate = LinkEstimate(middle=measured.pace(0.5), slow=measured.pace(0.95))
     return estimate.completion_s(rois, rois * ROI)
 

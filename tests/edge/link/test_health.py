@@ -39,7 +39,6 @@ class Scripted:
 
 
 def until(holds: Callable[[], bool]) -> bool:
-    """Whether it comes to hold within a minute."""
     end_s = time.monotonic() + LONG_S
     while not holds() and time.monotonic() < end_s:
         time.sleep(0.002)

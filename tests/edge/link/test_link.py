@@ -149,7 +149,6 @@ def test_what_never_came_is_evidence_of_slowness(link: Link, clock: HandClock) -
 
 
 def test_the_round_trip_is_known_once_it_was_measured(link: Link) -> None:
-    """Health checks measure it too."""
     assert link.round_trip_s is None
     link.up(0.3)
     assert link.round_trip_s == 0.3

@@ -26,7 +26,6 @@ MASK[2:5, 3:6, 1:4] = True
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """A database of its own."""
     opened = open_database(tmp_path / "s.db")
     yield opened
     opened.close()
@@ -34,7 +33,6 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def pending(database: sqlite3.Connection) -> PendingStore:
-    """The pending reads in it: none."""
     return PendingStore(database, lambda _step, _durable: None)
 
 
@@ -45,7 +43,6 @@ def roi(roi_id: int) -> Roi:
 
 
 def verdict(roi_id: int) -> Verdict:
-    """A verdict on it."""
     return Verdict(roi_id, 0.75, 9.0, "m 1", 0.0, 0.001, 0.5, "solid")
 
 
@@ -96,7 +93,6 @@ def test_what_is_not_published_does_not_count_and_is_replaced(pending: PendingSt
 
 
 def test_a_published_read_is_not_discarded(pending: PendingStore) -> None:
-    """Only what a report that never went out would have pending can be dropped."""
     pending_read(pending)
     pending.discard("k1")
     assert pending.get("k1").step is PendingStep.PENDING
@@ -133,7 +129,6 @@ def test_a_version_that_is_out_drops_what_was_answered_and_the_last_drops_all(
 
 
 def test_no_step_is_made_twice(pending: PendingStore) -> None:
-    """An old view of a read cannot move it."""
     old = pending_read(pending)
     begun = pending.add_verdicts(old, EscalationResult({1: verdict(1)}))
     with pytest.raises(WrongStep):
@@ -155,7 +150,6 @@ def test_reads_with_the_fewest_attempts_come_first(pending: PendingStore) -> Non
 
 
 def test_age_is_the_time_that_has_passed(pending: PendingStore) -> None:
-    """Every read ages by what it is told."""
     pending_read(pending)
     pending.add_age(60.0)
     pending.add_age(0.5)
@@ -212,5 +206,4 @@ def test_nothing_is_pending_after_an_audit_without_findings() -> None:
 
 
 def test_nothing_is_pending_at_a_site_without_a_cloud() -> None:
-    """What nobody was to read is not missing."""
     assert pending_candidates(plan_of(0.7, 0.3), EscalationResult(switched_off=True)) == ()

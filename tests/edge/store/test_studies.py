@@ -13,7 +13,6 @@ from tests.edge.builders import open_claim
 
 
 def claimed(store: StudyStore, name: str = "a") -> Record:
-    """A study at CLAIMED."""
     return store.advance(open_claim(store, name).id, Step.CLAIMED)
 
 
@@ -75,7 +74,6 @@ def test_a_forgotten_claim_leaves_nothing_and_a_made_one_is_not_forgotten(
 
 
 def test_studies_come_in_the_order_of_their_claims(store: StudyStore) -> None:
-    """The oldest study is the first to be read."""
     keys = [claimed(store, name).id for name in "cab"]
     assert [record.id for record in store.at(Step.CLAIMED, Step.READING)] == keys
 
