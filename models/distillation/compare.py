@@ -173,8 +173,8 @@ def result(
             "val_nodules": len(pool.val_nodules),
             "val_patients": len(np.unique(pool.val_patients)),
             "val_scans": scans,
-            "val_scan_alarms": len(pool.scan_alarms),
-            "val_cube_alarms": len(pool.cube_alarms),
+            "val_scan_false_positives": len(pool.scan_false_positives),
+            "val_cube_false_positives": len(pool.cube_false_positives),
         },
         "best_single": best_of(teachers, pool).name,
         "teachers": [

@@ -32,7 +32,7 @@ from models.training.runs import Material, find_false_positives, hybrid_task
 HELD = 10
 """One region in ten is held out from the students."""
 
-ALARMS_A_CUBE = 5
+FALSE_POSITIVES_PER_CUBE = 5
 """The strongest false positives of a validation cube that are kept."""
 
 BATCH = 32
@@ -48,9 +48,9 @@ class Pool:
         nodules: ``(n, 4)``: z, y, x in voxels and diameter in mm; 0 where there is none.
         val_nodules: regions of validation nodules ``(m, side, side, side)``.
         val_patients: the patient of each ``(m,)``.
-        scan_alarms: regions of the screening network's false positives on validation scans.
-        cube_alarms: the same for the surroundings of the validation nodules.
-        scans: the number of whole scans that `scan_alarms` come from ``(1,)``.
+        scan_false_positives: false positives of the screening network on validation scans.
+        cube_false_positives: those beside the validation nodules, in their cubes.
+        scans: the number of whole scans that `scan_false_positives` come from ``(1,)``.
     """
 
     voxels: UInt8Array
@@ -58,8 +58,8 @@ class Pool:
     nodules: FloatArray
     val_nodules: UInt8Array
     val_patients: npt.NDArray[np.int64]
-    scan_alarms: UInt8Array
-    cube_alarms: UInt8Array
+    scan_false_positives: UInt8Array
+    cube_false_positives: UInt8Array
     scans: npt.NDArray[np.int64]
 
     @property
@@ -77,8 +77,8 @@ class Pool:
         """The validation regions by the names of `Scores`."""
         return {
             "nodules": self.val_nodules,
-            "scan_alarms": self.scan_alarms,
-            "cube_alarms": self.cube_alarms,
+            "scan_false_positives": self.scan_false_positives,
+            "cube_false_positives": self.cube_false_positives,
         }
 
     @property
@@ -123,9 +123,9 @@ def draw_pool(
         for name in ("voxels", "masks", "nodules")
     )
     patients = np.unique(val.patients, return_inverse=True)[1].astype(np.int64)
-    alarms, held = _cube_alarms(val.pieces, screener, task.drawer.side), task.validation
+    beside, held = _cube_false_positives(val.pieces, screener, task.drawer.side), task.validation
     scans = np.array([held.scans])
-    return Pool(voxels, masks, nodules, held.nodules, patients, held.alarms, alarms, scans)
+    return Pool(voxels, masks, nodules, held.nodules, patients, held.false_positives, beside, scans)
 
 
 def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
@@ -153,11 +153,11 @@ def mark_of(region: Region) -> FloatArray:
     return np.append(centre, region.diameter_mm)
 
 
-def _cube_alarms(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
+def _cube_false_positives(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
     """Return regions around the strongest false positives in each cube."""
     found = [np.zeros((0, side, side, side), np.uint8)]
     for cube in track(cubes, "collecting false positives"):
-        places = find_false_positives([screener], cube)[0][:ALARMS_A_CUBE]
+        places = find_false_positives([screener], cube)[0][:FALSE_POSITIVES_PER_CUBE]
         found += [cut_roi(cube.voxels, place, (side,) * 3)[None] for place in places]
     return np.concatenate(found)
 

@@ -22,17 +22,19 @@ class Scores(NamedTuple):
     """Logits of one network: of nodules, of false positives in scans, and of those in cubes."""
 
     nodules: FloatArray
-    scan_alarms: FloatArray
-    cube_alarms: FloatArray
+    scan_false_positives: FloatArray
+    cube_false_positives: FloatArray
 
 
 def figures(scores: Scores, scans: int) -> dict[str, float]:
     """Return sensitivity at `RATES`, its mean, and the AUC against all false positives."""
     at = {
-        f"at_{rate:g}": sensitivity_at(scores.nodules, scores.scan_alarms, rate * scans)
+        f"at_{rate:g}": sensitivity_at(scores.nodules, scores.scan_false_positives, rate * scans)
         for rate in RATES
     }
-    ranked = np.concatenate([scores.nodules, scores.scan_alarms, scores.cube_alarms])
+    ranked = np.concatenate(
+        [scores.nodules, scores.scan_false_positives, scores.cube_false_positives]
+    )
     area = auc(ranked, np.arange(len(ranked)) < len(scores.nodules))
     return {**at, "mean": float(np.mean(list(at.values()))), "auc": area}
 

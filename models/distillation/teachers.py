@@ -131,18 +131,18 @@ def read_teachers(paths: Sequence[Path], pool: Pool, folder: Path) -> list[Teach
     teachers = []
     for name, (_, digest, read) in zip(names, found, strict=True):
         scores = Scores(*(read[part] for part in Scores._fields))
-        alarms = np.concatenate([scores.scan_alarms, scores.cube_alarms])
-        temperature = temperature_of(scores.nodules, alarms)
+        false_positives = np.concatenate([scores.scan_false_positives, scores.cube_false_positives])
+        temperature = temperature_of(scores.nodules, false_positives)
         teachers.append(Teacher(name, digest, temperature, read["pool"] / temperature, scores))
     return teachers
 
 
-def temperature_of(found: FloatArray, alarms: FloatArray) -> float:
+def temperature_of(found: FloatArray, false_positives: FloatArray) -> float:
     """Return the temperature of least log loss (Guo et al., arXiv:1706.04599).
 
     Nodules and false positives weigh one half each.
     """
-    return float(min(TEMPERATURES, key=lambda t: _loss(found / t) + _loss(-alarms / t)))
+    return float(min(TEMPERATURES, key=lambda t: _loss(found / t) + _loss(-false_positives / t)))
 
 
 def held_out_loss(teacher: Teacher, pool: Pool) -> float:

@@ -121,7 +121,7 @@ def run_compare(
 def run_structured(run: Run, share: float) -> dict[str, Any]:
     """Prune channels and fine-tune; `averaged.pt` in `run.out` starts runs as any other."""
     found = _run_cell(run, make_screening_task(run), Cell("channels", share), run.out)
-    shown = {key: value for key, value in found.items() if key not in ("found", "alarms")}
+    shown = {key: value for key, value in found.items() if key not in ("found", "false_positives")}
     weights = run.out / "averaged.pt"
     spec = ScreeningSpec.of(load_weights(weights))
     return {**shown, "weights": str(weights), "spec": asdict(spec)}
@@ -132,7 +132,7 @@ def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[s
     own = pruned(task, cell, run)
     before = task.judge(own.network.eval())
     network = train(own, replace(run.plan(decay=0.02), out=folder, average=AVERAGE))
-    found, alarms = task.scores(network.eval())
+    found, false_positives = task.scores(network.eval())
     result = {
         "way": cell.method,
         "share": cell.share,
@@ -142,9 +142,9 @@ def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[s
         "steps": json.loads((folder / "log.jsonl").read_text().splitlines()[-1])["steps"],
         "scans": len(task.scans),
         "before": before,
-        "after": summary(found, alarms, len(task.scans)),
+        "after": summary(found, false_positives, len(task.scans)),
         "found": _finite(found),
-        "alarms": _finite(alarms),
+        "false_positives": _finite(false_positives),
     }
     _write(folder / "result.json", result)
     return result
@@ -262,14 +262,16 @@ def compared(found: Sequence[dict[str, Any]], times: Sequence[dict[str, Any]]) -
         gone = 1 - run["parameters"] / run["whole"]
         lost = {"cpm_lost": lost_points((control - own).mean(1)),
                 "at_8_lost": lost_points((control - own)[:, -1])}  # fmt: skip
-        shown = {key: value for key, value in run.items() if key not in ("found", "alarms")}
+        shown = {
+            key: value for key, value in run.items() if key not in ("found", "false_positives")
+        }
         rows.append({**shown, "gone": gone, **lost, **timed})
     return {"nodules": len(control), "scans": found[0]["scans"], "claim": CLAIM, "runs": rows}
 
 
 def hits(run: dict[str, Any]) -> npt.NDArray[np.float64]:
     """Return which nodules are above the threshold of each rate: 0 or 1, ``(nodules, rates)``."""
-    ranked = np.sort(run["alarms"])[::-1]
+    ranked = np.sort(run["false_positives"])[::-1]
     counts = [int(rate * run["scans"]) for rate in RATES]
     least = [ranked[n] if n < len(ranked) else -1e8 for n in counts]
     return np.asarray(np.array(run["found"])[:, None] > np.array(least), dtype=np.float64)

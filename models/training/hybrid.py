@@ -24,8 +24,8 @@ class Validation:
 
     nodules: np.ndarray
     nodule_logit: FloatArray
-    alarms: np.ndarray
-    alarm_logit: FloatArray
+    false_positives: np.ndarray
+    false_positive_logit: FloatArray
     scans: int
 
 
@@ -56,11 +56,11 @@ class HybridTask:
     def judge(self, network: nn.Module) -> dict[str, float]:
         """Return sensitivity at 0.5 to 4 false positives a scan, alone and with the edge."""
         held = self.validation
-        nodule, alarm = (logits(network, regions) for regions in (held.nodules, held.alarms))
-        both = (nodule + held.nodule_logit, alarm + held.alarm_logit)
+        nodule, other = (logits(network, r) for r in (held.nodules, held.false_positives))
+        both = (nodule + held.nodule_logit, other + held.false_positive_logit)
         return {
             f"{name}_{rate:g}": sensitivity_at(found, false, rate * held.scans)
-            for name, (found, false) in {"alone": (nodule, alarm), "both": both}.items()
+            for name, (found, false) in {"alone": (nodule, other), "both": both}.items()
             for rate in (0.5, 1, 2, 4)
         }
 

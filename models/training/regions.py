@@ -58,7 +58,7 @@ class RegionDrawer:
     Attributes:
         composer: its cubes and scans are the sources.
         ratings: malignancy and texture of the composer's cubes, see `rated`.
-        alarms: false positives ``(n, 3)`` of each cube, then of each scan.
+        false_positives: false positives ``(n, 3)`` of each cube, then of each scan.
         weights: the odds ``(n,)`` to draw each of them.
         side: of a region, in voxels.
         share: of regions with a nodule.
@@ -66,7 +66,7 @@ class RegionDrawer:
 
     composer: Composer
     ratings: tuple[FloatArray, npt.NDArray[np.int64]]
-    alarms: Sequence[FloatArray]
+    false_positives: Sequence[FloatArray]
     weights: Sequence[FloatArray]
     noise: Noise
     side: int = 48
@@ -81,7 +81,7 @@ class RegionDrawer:
             return self._implant(rng, real=True)
         if kind < self.share + 0.07:
             return self._implant(rng, real=False)
-        return self._alarm(rng)
+        return self._false_positive(rng)
 
     def _nodule(self, rng: np.random.Generator) -> Region:
         number = int(rng.integers(len(self.composer.cubes)))
@@ -104,13 +104,13 @@ class RegionDrawer:
                 if real:
                     return self._rated(self._cut(part, part.nodules[0], rng), number)
                 return self._cut(part, np.append(changed.mean(0), 0.0), rng)
-        return self._nodule(rng) if real else self._alarm(rng)
+        return self._nodule(rng) if real else self._false_positive(rng)
 
-    def _alarm(self, rng: np.random.Generator) -> Region:
+    def _false_positive(self, rng: np.random.Generator) -> Region:
         totals = np.array([w.sum() for w in self.weights])
         source = int(rng.choice(len(totals), p=totals / totals.sum()))
         odds = self.weights[source] / totals[source]
-        centre = self.alarms[source][int(rng.choice(len(odds), p=odds))]
+        centre = self.false_positives[source][int(rng.choice(len(odds), p=odds))]
         cubes = len(self.composer.cubes)
         pieces = self.composer.cubes if source < cubes else self.composer.scans
         piece = pieces[source if source < cubes else source - cubes]

@@ -64,13 +64,13 @@ class ScreeningTask:
     def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
         """Return the logit of each cube's nodule, and of each false positive in the scans."""
         found = np.array([nodule_logit(network, cube) for cube in self.cubes])
-        alarms = [false_positives(network, scan).logit for scan in self.scans]
-        return found, np.concatenate(alarms)
+        false = [false_positives(network, scan).logit for scan in self.scans]
+        return found, np.concatenate(false)
 
 
-def summary(found: FloatArray, alarms: FloatArray, scans: int) -> dict[str, float]:
+def summary(found: FloatArray, false: FloatArray, scans: int) -> dict[str, float]:
     """Return the figures of `ScreeningTask.judge` from its scores and the number of scans."""
-    at = [sensitivity_at(found, alarms, rate * scans) for rate in RATES]
+    at = [sensitivity_at(found, false, rate * scans) for rate in RATES]
     named = {f"at_{rate:g}": value for rate, value in zip(RATES, at, strict=True) if rate >= 1}
     return {"cpm": float(np.mean(at)), **named}
 
@@ -107,8 +107,8 @@ def false_positives(network: nn.Module, scan: Piece) -> Peaks:
     return Peaks(peaks.logit[apart], peaks.index_zyx[apart], peaks.diameter_mm[apart])
 
 
-def sensitivity_at(found: FloatArray, alarms: FloatArray, allowed: float) -> float:
+def sensitivity_at(found: FloatArray, false: FloatArray, allowed: float) -> float:
     """Return the share of ``found`` above the lowest threshold with ``allowed`` false positives."""
-    ranked = np.sort(alarms)[::-1]
+    ranked = np.sort(false)[::-1]
     count = int(allowed)
     return float(np.mean(found > (ranked[count] if count < len(ranked) else -np.inf)))

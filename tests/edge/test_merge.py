@@ -193,7 +193,7 @@ def test_findings_come_by_falling_probability() -> None:
 
 
 def test_the_cloud_counts_no_more_than_its_most() -> None:
-    """Beyond the logit that no false alarm reached, more certainty changes nothing."""
+    """Beyond the logit that no false positive reached, more certainty changes nothing."""
     weights = MergeWeights(0.0, 1.0, 0.5, most=2.0)
     at_most = 1 / (1 + math.exp(-2.0))
     assert weights.merged(0.4, 0.999) == pytest.approx(weights.merged(0.4, at_most))

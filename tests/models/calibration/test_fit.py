@@ -28,7 +28,7 @@ def test_separable_data_gives_finite_weights() -> None:
 
 
 def test_thresholds_leave_the_stated_number_of_false_positives() -> None:
-    """``final`` lets one alarm a scan through, ``dismiss`` keeps every proposed nodule."""
+    """``final`` lets one false positive a scan through, ``dismiss`` keeps every proposed nodule."""
     rng = np.random.default_rng(0)
     edge = np.concatenate([rng.beta(8, 2, 200), rng.beta(2, 8, 100)])
     nodule = np.arange(300) < 200
@@ -41,7 +41,7 @@ def test_thresholds_leave_the_stated_number_of_false_positives() -> None:
 
 
 def test_the_edge_speaks_alone_where_no_verdict_takes_back() -> None:
-    """Half-way above the highest place that was taken back; at most above every false alarm."""
+    """Half-way above the highest place that was taken back; at most above every false positive."""
     edge = np.array([0.3, 0.5, 0.6, 0.8, 0.9, 0.7])
     nodule = np.array([True, False, True, True, True, False])
     merged = np.array([0.9, 0.1, 0.9, 0.9, 0.9, 0.05])

@@ -48,7 +48,7 @@ def faint(patients: int, count: int, merged: float) -> ScoredNodules:
 
 
 def cases(seed: int = 0) -> Cases:
-    """Forty nodules of twenty patients, one of them never proposed, and 200 alarms."""
+    """Forty nodules of twenty patients, one of them never proposed, and 200 false positives."""
     rng = np.random.default_rng(seed)
     nodule = np.arange(239) < 39
     logits = np.where(nodule, 2.0, -2.0) + rng.normal(0, 1, (2, 239))

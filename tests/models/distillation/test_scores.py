@@ -11,7 +11,7 @@ PATIENTS = np.array([0, 0, 1, 2, 3, 3])
 
 
 def reader(shift: float) -> Scores:
-    """Three of six nodules rank above every alarm; ``shift`` lifts the others."""
+    """Three of six nodules rank above every false positive; ``shift`` lifts the others."""
     nodules = np.array([5.0, 5, 5, shift, shift, shift])
     return Scores(nodules, np.array([1.0, 2, 3, 4]), np.array([-1.0, -2]))
 

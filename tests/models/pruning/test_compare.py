@@ -32,12 +32,14 @@ from models.training.screening import ScreeningTask, summary
 from tests.models.training.test_data import ball
 
 
-def finished(way: str, share: float, found: list[float], alarms: list[float]) -> dict[str, Any]:
+def finished(
+    way: str, share: float, found: list[float], false_positives: list[float]
+) -> dict[str, Any]:
     """What one run leaves: 1000 parameters of which the share is gone."""
     return {
         "way": way, "share": share, "whole": 1000, "parameters": round(1000 * (1 - share)),
-        "multiply_adds": 2e9, "scans": 1, "found": found, "alarms": alarms,
-        "after": summary(np.array(found), np.array(alarms), 1),
+        "multiply_adds": 2e9, "scans": 1, "found": found, "false_positives": false_positives,
+        "after": summary(np.array(found), np.array(false_positives), 1),
     }  # fmt: skip
 
 
@@ -84,9 +86,9 @@ def test_invalid_options_are_refused(wrong: list[str], tmp_path: Path) -> None:
 
 def test_hits_agree_with_the_evaluation() -> None:
     rng = np.random.default_rng(0)
-    found, alarms = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
-    own = hits(finished("weights", 0.2, found.tolist(), alarms.tolist())).mean(0)
-    judged = summary(found, alarms, 1)
+    found, false_positives = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
+    own = hits(finished("weights", 0.2, found.tolist(), false_positives.tolist())).mean(0)
+    judged = summary(found, false_positives, 1)
     assert own.mean() == pytest.approx(judged["cpm"])
     assert own[-1] == pytest.approx(judged["at_8"])
 

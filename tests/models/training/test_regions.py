@@ -15,13 +15,13 @@ SIDE = 48
 
 
 def drawer(share: float = 0.45) -> RegionDrawer:
-    """Cubes with a ball of 8 or 12 mm in the middle, a plain lung, and alarms in both."""
+    """Cubes with a ball of 8 or 12 mm in the middle, a plain lung, and false positives in both."""
     cubes = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (8.0, 12.0)]
-    alarms = [np.array([[10.0, 10, 10]])] * 2 + [np.array([[50.0, 50, 50], [30.0, 60, 70]])]
+    false = [np.array([[10.0, 10, 10]])] * 2 + [np.array([[50.0, 50, 50], [30.0, 60, 70]])]
     weights = [np.array([0.1])] * 2 + [np.array([1.0, 0.5])]
     ratings = (np.array([0.25, np.nan]), np.array([2, -1]))
     composer = Composer(cubes, [even((100, 110, 120))])
-    return RegionDrawer(composer, ratings, alarms, weights, Noise(64, 0), SIDE, share)
+    return RegionDrawer(composer, ratings, false, weights, Noise(64, 0), SIDE, share)
 
 
 def drawn(seed: int, count: int, share: float = 0.45) -> list[Region]:

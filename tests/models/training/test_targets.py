@@ -63,11 +63,11 @@ def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
     truth, all_count = heat(), torch.ones(1, 6, 6, 6)
     perfect = heat_loss(sure(truth), truth, all_count)
     assert 0 <= perfect < 1e-4
-    alarm = sure(truth)
-    alarm[0, 0, 0, 0] = 4.0
+    false_positive = sure(truth)
+    false_positive[0, 0, 0, 0] = 4.0
     missed = sure(truth)
     missed[0, 2, 3, 4] = -4.0
-    assert heat_loss(alarm, truth, all_count) > 3
+    assert heat_loss(false_positive, truth, all_count) > 3
     assert heat_loss(missed, truth, all_count) > 3
     near = sure(truth)
     near[0, 2, 3, 3] = 4.0
