@@ -156,7 +156,7 @@ def test_every_report_that_goes_out_is_counted_once(tmp_path: Path, telemetry: T
     assert counted("overread_edge_studies_total", {"status": "rejected"}) == 2
 
 
-def test_a_report_that_the_daemon_gives_is_late_by_the_wait_and_the_failed_reading(
+def test_a_report_that_the_agent_writes_is_late_by_the_wait_and_the_failed_reading(
     tmp_path: Path, telemetry: Telemetry
 ) -> None:
     """It has a ledger of the two, which the metrics have too."""

@@ -71,7 +71,7 @@ def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
     assert heat_loss(missed, truth, all_count) > 3
     near = sure(truth)
     near[0, 2, 3, 3] = 4.0
-    assert heat_loss(near, truth, all_count) < 0.05 * heat_loss(alarm, truth, all_count)
+    assert heat_loss(near, truth, all_count) < 0.05 * heat_loss(false_positive, truth, all_count)
 
 
 def test_cells_of_no_weight_are_not_looked_at() -> None:
