@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import sqlite3
 import threading
 import time
@@ -21,7 +22,7 @@ from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import Step, StepHook
-from evaluation.recovery.agent import Crash, killing, settings_in
+from evaluation.recovery.agent import Crash, settings_in
 from tests.edge.builders import ForgetfulCloud, SilentCloud, pending_pipeline
 
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -71,12 +72,17 @@ def serve(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> None
 
     ``started`` lies in ``root`` before it opens anything, ``watching`` once it obeys signals.
     """
+
+    def on_step(step: Step | PendingStep, durable: bool) -> None:
+        if (step, durable) == crash:
+            os.kill(os.getpid(), signal.SIGKILL)
+
     (root / "started").touch()
     run_agent(
         settings_in(root),
         read=read,
         second=ForgetfulCloud(root / "asked"),
-        on_step=killing(crash),
+        on_step=on_step,
         stop=Stop(root / "watching"),
     )
 
