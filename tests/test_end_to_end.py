@@ -32,13 +32,8 @@ TABLES = [table for table in map(Path, ("/proc/net/tcp", "/proc/net/tcp6")) if t
 """Connections; gRPC speaks to IPv4 addresses through IPv6 sockets."""
 
 Process = subprocess.Popen[bytes]
-SPEC = PhantomSpec(
-    seed=3,
-    spacing_mm=(3.0, 1.25, 1.25),
-    size_mm=(210.0, 340.0, 340.0),
-    nodule_count=2,
-    diameter_mm=(12.0, 20.0),
-)
+SPEC = PhantomSpec(seed=3, spacing_mm=(3.0, 1.25, 1.25), size_mm=(210.0, 340.0, 340.0),
+                   nodule_count=2, diameter_mm=(12.0, 20.0))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,13 +85,11 @@ def wait_for(ready: Callable[[], bool], process: Process) -> None:
 
 
 def screening(study: Path, cloud: str, out: Path) -> tuple[str | Path, ...]:
-    """The arguments that screen one study with a cloud."""
     options = ("--cloud", cloud, "--out", out, "--deadline", str(DEADLINE_S))
     return ("edge", "screen", study, *options)
 
 
 def screened(home: Home, study: Path, cloud: str, out: Path) -> tuple[int, dict[str, Any]]:
-    """Exit status and report of one study."""
     with home.running(*screening(study, cloud, out)) as process:
         status = process.wait(LIMIT_S)
     return status, report_in(out)
@@ -106,12 +99,10 @@ def report_in(folder: Path) -> dict[str, Any]:
     """The report of a folder; its page and pictures are there too."""
     assert "Not a medical device" in (folder / "report.html").read_text()
     assert (folder / "overview.png").read_bytes().startswith(b"\x89PNG")
-    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
-    return report
+    return dict(json.loads((folder / "report.json").read_text()))
 
 
 def is_found(centre_mm: Triple, diameter_mm: float, report: dict[str, Any]) -> bool:
-    """Whether a finding lies within half the diameter of the centre."""
     places = [finding["centre_mm"] for finding in report["findings"]]
     return any(math.dist(place, centre_mm) < diameter_mm / 2 for place in places)
 
@@ -139,7 +130,6 @@ def chest(tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 @pytest.fixture(scope="session")
 def cloud(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a cloud that serves."""
     with home.cloud(tmp_path_factory.mktemp("cloud")) as (_process, address):
         yield address
 
@@ -238,6 +228,5 @@ def test_the_metastasis_of_a_real_chest(
 
 
 def row_of(table: Path, **wanted: str) -> dict[str, str]:
-    """The row of a table whose columns say what is wanted."""
     with table.open(newline="") as file:
         return next(row for row in csv.DictReader(file) if wanted.items() <= row.items())

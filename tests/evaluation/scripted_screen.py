@@ -11,6 +11,10 @@ from collections.abc import Sequence
 
 import edge.__main__
 import edge.assemble
+from edge.assemble import build_pipeline
+from edge.escalation.client import NoSecondReader
+from edge.pipeline import Pipeline
+from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from imaging.volume import Triple
 from models.runtime.detection import Candidate
@@ -28,6 +32,11 @@ class ScriptedScreening:
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
         return [_candidate(box, place, score) for place, score in self.places]
+
+
+def scripted_pipeline(places: Sequence[tuple[Triple, float]]) -> Pipeline:
+    """The pipeline of an edge without a cloud that proposes these places."""
+    return build_pipeline(EdgeSettings(deadline_s=60), ScriptedScreening(places), NoSecondReader())
 
 
 def _candidate(box: Preprocessed, place: Triple, score: float) -> Candidate:

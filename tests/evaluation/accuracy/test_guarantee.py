@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import typer
 from typer.testing import CliRunner
 
+from evaluation.__main__ import app
 from evaluation.accuracy.guarantee import (
     GuaranteeSpec,
     carried,
@@ -20,7 +21,6 @@ from evaluation.accuracy.guarantee import (
     served,
     split_patients,
 )
-from evaluation.accuracy.guarantee_command import guarantee_command
 from evaluation.accuracy.scores import Scores
 from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
 from models.calibration.risk_control import (
@@ -90,9 +90,8 @@ def test_level_on_test_patients_by_hand() -> None:
     edge, merged = np.array([0.2, 0.6, 0.6, 0.99]), np.array([0.9, 0.9, 0.9, 0.1])
     nodules = ScoredNodules(edge, merged, np.array(["a", "a", "b", "c"]))
     given = Guarantee(0.2, 0.1, 9, "0", True, "", 9)
-    found = level(
-        nodules, GuaranteeSpec(SPEC.path, 0.97, 0.2), Controlled(0.3, 0.5, given, 0.2, 0.1)
-    )
+    spec = GuaranteeSpec(SPEC.path, 0.97, 0.2)
+    found = level(nodules, spec, Controlled(0.3, 0.5, given, 0.2, 0.1))
     assert (found["patients"], found["nodules"], found["lost"]) == (3, 4, 1)
     assert found["miss_rate"] == pytest.approx(1 / 6)
     assert found["pooled"] == pytest.approx(1 / 4)
@@ -105,10 +104,8 @@ def test_cost_by_hand() -> None:
     none = ScoredNodules(np.ones(1), np.ones(1), np.ones(1))
     false = np.array([0.1, 0.5, 0.6, 0.99]), np.array([0.9, 0.2, 0.8, 0.0])
     given = Controlled(0.3, 0.5, Guarantee(0.2, 0.1, 9, "0", True, "", 9), 0.2, 0.1)
-    assert cost(Scores(none, *false, 2.0, True), SPEC, given) == {
-        "escalated_per_scan": 1.0,
-        "false_positives_per_scan": 1.0,
-    }
+    found = cost(Scores(none, *false, 2.0, True), SPEC, given)
+    assert found == {"escalated_per_scan": 1.0, "false_positives_per_scan": 1.0}
 
 
 def test_the_same_seed_gives_the_same_result() -> None:
@@ -132,9 +129,7 @@ def _cases(path: Path, count: int, seed: int) -> Path:
 
 
 def test_the_command_states_the_guarantee(tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(guarantee_command)
-    files = ["--cases", str(_cases(tmp_path / "val.npz", 300, 1))]
+    files = ["guarantee", "--cases", str(_cases(tmp_path / "val.npz", 300, 1))]
     files += ["--test", str(_cases(tmp_path / "test.npz", 200, 2)), "--resamples", "50"]
     said = json.loads(CliRunner().invoke(app, [*files, "--json"]).stdout)
     assert (said["patients"], said["nodules"]) == (301, 301)
@@ -152,11 +147,9 @@ def test_the_command_states_the_guarantee(tmp_path: Path) -> None:
 
 
 def test_the_command_wants_one_source(tmp_path: Path) -> None:
-    app = typer.Typer()
-    app.command()(guarantee_command)
-    assert CliRunner().invoke(app, []).exit_code == 2
+    assert CliRunner().invoke(app, ["guarantee"]).exit_code == 2
     both = ["--cases", str(tmp_path / "a.npz"), "--data", str(tmp_path)]
-    assert CliRunner().invoke(app, both).exit_code == 2
+    assert CliRunner().invoke(app, ["guarantee", *both]).exit_code == 2
 
 
 def test_what_few_patients_carry_is_kept_in_nine_of_ten_sets() -> None:
@@ -182,14 +175,21 @@ def test_what_is_carried_can_be_broken_although_the_edge_is_sure_of_all() -> Non
         assert found[name]["kept"] >= 0.9
 
 
+def as_served(scores: Scores, test: Scores | None, resamples: int) -> dict[str, Any]:
+    """How far the settings that these patients give keep their guarantee."""
+    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
+    found = served(scores, test, WHOLE_SPEC, terms, resamples, np.random.default_rng(0))
+    assert found["guarantee"] == terms["guarantee"]
+    return found
+
+
 def test_a_row_that_cannot_fail_shows_itself() -> None:
     """One patient of 62 loses a nodule: the unluckiest rest loses less than the luckiest states."""
     edge = np.where(np.arange(62) == 0, -np.inf, 0.99)
-    scores = Scores(
-        ScoredNodules(edge, edge.clip(0), np.arange(62)), np.zeros(0), np.zeros(0), 0.0, True
-    )
-    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
-    found = served(scores, None, WHOLE_SPEC, terms, 20, np.random.default_rng(0))
+    nodules, none = ScoredNodules(edge, edge.clip(0), np.arange(62)), np.zeros(0)
+    scores = Scores(nodules, none, none, 0.0, True)
+    found = as_served(scores, None, 20)
+    assert found["test"] is None
     assert found["splits"]["worst"] == pytest.approx(1 / 31)
     assert found["draws"]["worst"] == pytest.approx(1 / 62)
     assert not found["splits"]["can_fail"]
@@ -214,30 +214,17 @@ def test_the_carried_alpha_is_the_bound_of_an_unlucky_half() -> None:
 
 def test_the_level_that_each_set_states_is_kept_as_often_as_guaranteed() -> None:
     """In splits and draws, and on test patients of the same kind."""
-    scores = patients(120, 2)
-    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
-    rng = np.random.default_rng(0)
-    found = served(scores, patients(300, 3), WHOLE_SPEC, terms, 1000, rng)
-    assert found["guarantee"] == terms["guarantee"]
+    found = as_served(patients(120, 2), patients(300, 3), 1000)
     assert found["splits"]["kept"] >= 0.9
     assert found["draws"]["kept"] >= 0.9
     assert found["splits"]["can_fail"]
     assert found["splits"]["alpha_mean"] > found["draws"]["alpha_mean"] > 0.03
     assert found["test"]["kept"]
-    assert found["test"]["miss_rate"] <= terms["guarantee"]["alpha"]
+    assert found["test"]["miss_rate"] <= found["guarantee"]["alpha"]
     assert found["cost"]["escalated_per_scan"] > 0
 
 
 def test_test_patients_may_break_the_guarantee() -> None:
-    scores = patients(200, 4, missed=0.0)
-    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
-    worse = patients(100, 5, missed=0.5)
-    found = served(scores, worse, WHOLE_SPEC, terms, 5, np.random.default_rng(0))
+    found = as_served(patients(200, 4, missed=0.0), patients(100, 5, missed=0.5), 5)
     assert found["test"]["kept"] is False
-    assert found["test"]["miss_rate"] > terms["guarantee"]["alpha"]
-
-
-def test_without_test_patients_there_is_no_level() -> None:
-    scores = patients(50, 6)
-    terms = guaranteed_settings(scores.nodules, FITTED, Target(), [0.0, 1.0, 1.0])
-    assert served(scores, None, WHOLE_SPEC, terms, 5, np.random.default_rng(0))["test"] is None
+    assert found["test"]["miss_rate"] > found["guarantee"]["alpha"]

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.pipeline import Pipeline
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.nodules import ScanScores
 from evaluation.accuracy.reports import (
@@ -22,6 +20,7 @@ from evaluation.accuracy.reports import (
 from evaluation.errors import MissingData
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Nodule
+from tests.evaluation.scripted_screen import scripted_pipeline
 
 
 def result(hits: list[bool], false: int, refused: str = "") -> ReportScores:
@@ -77,9 +76,7 @@ def test_json_says_what_is_not_known() -> None:
 STAGES = ["read", "preprocess", "screen", "decide", "escalate", "merge", "draw", "report"]
 
 
-def test_real_slab_from_files_to_result(
-    shared_data: Path, tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> None:
     """A finding on the lesion is a hit, one elsewhere is false, a doubtful one is no finding."""
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
     centre = (57.24, 84.94, -115.62)
@@ -92,9 +89,7 @@ def test_real_slab_from_files_to_result(
     assert (tmp_path / slab.name / "report.json").is_file()
 
 
-def test_study_that_is_refused_misses_its_lesion(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
     (tmp_path / "studies" / "bad").mkdir(parents=True)
     (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
     (study,) = study_folders(tmp_path / "studies")
@@ -120,9 +115,7 @@ def test_nodules_of_five_millimetres_count() -> None:
     assert ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
 
 
-def test_phantom_is_read_from_its_files(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_phantom_is_read_from_its_files(tmp_path: Path) -> None:
     spec = PhantomSpec(seed=11, spacing_mm=(3.0, 2.0, 2.0), nodule_count=2, diameter_mm=(8.0, 20.0))
     first, second = make_phantom(spec).nodules
     x, y, z = second.centre_mm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
 from models.runtime.detection import Candidate
+from tests.evaluation.scripted_screen import scripted_pipeline
 
 BOX = Preprocessed(np.full((48, 64, 64), 30, np.uint8), Geometry())
 HIT, FALSE = (20.0, 20.0, 20.0), (40.0, 40.0, 30.0)
@@ -49,9 +50,7 @@ def opener(line: Pipeline, read: list[Path], settings: list[EdgeSettings]) -> Op
     return opens
 
 
-def test_studies_from_memory_are_read_once(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_studies_from_memory_are_read_once(tmp_path: Path) -> None:
     read: list[Path] = []
     settings: list[EdgeSettings] = []
     line = scripted_pipeline([(HIT, 0.95), (FALSE, 0.92)])
@@ -75,9 +74,7 @@ def test_studies_from_memory_are_read_once(
     assert (tmp_path / "out" / "report.json").is_file()
 
 
-def test_candidates_are_replayed(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_candidates_are_replayed(tmp_path: Path) -> None:
     line, seen = scripted_pipeline([(HIT, 0.95)]), list[Preprocessed]()
     screener = line.reader.screener
 
@@ -98,9 +95,7 @@ def test_candidates_are_replayed(
     assert set(said[0]["stages_s"]) >= {"screen", "escalate", "report"}
 
 
-def test_a_refused_study_has_found_nothing(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_a_refused_study_has_found_nothing(tmp_path: Path) -> None:
     line = scripted_pipeline([(HIT, 0.95)])
     studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
     opens = opener(line, [], [])

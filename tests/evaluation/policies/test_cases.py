@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edge.pipeline import Pipeline
 from edge.selection import Size
 from evaluation.errors import MissingData
 from evaluation.policies.cases import Readers, Sources, key_of, load, read_cases, remeasured, save
@@ -17,6 +15,7 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, UInt8Array, Volume
 from models.runtime.second_reader import Readings
 from tests.evaluation.made_cases import made_cases
+from tests.evaluation.scripted_screen import scripted_pipeline
 from tests.plain_readings import plain
 
 PLACES = [((25.0, 25.0, 25.0), 0.95), ((40.0, 40.0, 40.0), 0.4), ((10.0, 10.0, 10.0), 0.3),
@@ -48,7 +47,7 @@ def sources(tmp_path: Path) -> Sources:
 
 
 @pytest.fixture
-def readers(scripted_pipeline: Callable[..., Pipeline]) -> Readers:
+def readers() -> Readers:
     def read(folder: Path) -> Study:
         return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
 

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from edge.pipeline import Pipeline
 from evaluation.errors import MissingData
 from evaluation.timing.latency import (
     as_dict,
@@ -15,11 +13,10 @@ from evaluation.timing.latency import (
     scheduler_delay_s,
     this_machine,
 )
+from tests.evaluation.scripted_screen import scripted_pipeline
 
 
-def test_every_stage_is_timed(
-    shared_data: Path, tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_every_stage_is_timed(shared_data: Path, tmp_path: Path) -> None:
     slab = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0003"
     reports = repeat_study(scripted_pipeline([]), slab, tmp_path, range(2))
     said = as_dict(slab, reports)
@@ -30,9 +27,7 @@ def test_every_stage_is_timed(
     assert said["stages"]["read"]["p95_s"] >= said["stages"]["read"]["median_s"]
 
 
-def test_unreadable_study_has_no_latency(
-    tmp_path: Path, scripted_pipeline: Callable[..., Pipeline]
-) -> None:
+def test_unreadable_study_has_no_latency(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingData, match="empty"):
         repeat_study(scripted_pipeline([]), tmp_path / "empty", tmp_path / "out", range(1))
