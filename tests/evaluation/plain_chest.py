@@ -34,7 +34,6 @@ def chest(spacing_mm: Triple = (2.0, 1.5, 1.5)) -> Volume:
 
 
 def host(name: str = "chest", lesions: tuple[Lesion, ...] = ()) -> Host:
-    """The chest as a patient's scan."""
     return Host(name, PATIENTS, chest(), lesions)
 
 
@@ -52,7 +51,6 @@ def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> tuple[Cube, UInt8
 
 
 def donor(diameter_mm: float = 10.0, name: str = "test/0") -> Donor:
-    """That nodule, cut out."""
     found = cut_donor(*nodule(diameter_mm, name))
     assert found is not None
     return found

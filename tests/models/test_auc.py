@@ -1,5 +1,3 @@
-"""The area under the ROC curve."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The command ``overread-models``: its errors, its help, and what ``list`` prints."""
-
 from __future__ import annotations
 
 import hashlib
@@ -77,7 +75,6 @@ def test_without_the_extra_the_command_names_it(
 
 
 def test_another_missing_module_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-
     def broken() -> None:
         raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
 
@@ -110,7 +107,6 @@ KEYS = {"version", "kind", "precision", "parent", "method", "sha256", "licence",
 
 
 def listed_as(*options: str, columns: int = 80) -> str:
-    """What the command prints on a terminal so wide."""
     result = CliRunner().invoke(command.app, ["list", *options], env={"COLUMNS": str(columns)})
     assert result.exit_code == 0
     return result.stdout

@@ -1,5 +1,3 @@
-"""Tables and number formats in Markdown."""
-
 from __future__ import annotations
 
 from models.markdown import Rows, interval, number, percent, percents, points

@@ -1,5 +1,3 @@
-"""The edge's side of the measurement: commands in, the agent's own line, answers out."""
-
 from __future__ import annotations
 
 import json

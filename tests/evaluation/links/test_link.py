@@ -1,5 +1,3 @@
-"""Studies over traces, with a scripted edge and a scripted cloud."""
-
 from __future__ import annotations
 
 import threading

@@ -1,5 +1,3 @@
-"""The fault proxy before an echo server, in simulated time where it matters."""
-
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,3 @@
-"""Cases read with a scripted screening network and a second reader that sees how bright it is."""
-
 from __future__ import annotations
 
 from dataclasses import replace

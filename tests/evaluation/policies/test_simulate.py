@@ -31,7 +31,6 @@ def wire(trace: Trace) -> SimulatedLink:
 
 
 def by_deadline(trace: Trace, failures: int = 3) -> tuple[AgentClient, Link, Clock]:
-    """The agent's client over that trace, its link and its clock."""
     clock = Clock()
     link = Link(failures=failures, clock=clock)
     return AgentClient(wire(trace), clock, 2, random.Random(0), link), link, clock

@@ -1,5 +1,3 @@
-"""The real agent on a disk that is full at times, and with files from another day."""
-
 from __future__ import annotations
 
 import errno

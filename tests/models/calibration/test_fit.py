@@ -1,5 +1,3 @@
-"""Fitting calibration, merger and thresholds."""
-
 from __future__ import annotations
 
 from types import SimpleNamespace

@@ -1,5 +1,3 @@
-"""What the fitted thresholds guarantee, and how it is entered."""
-
 from __future__ import annotations
 
 from dataclasses import asdict, replace

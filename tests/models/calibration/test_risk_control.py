@@ -1,5 +1,3 @@
-"""Conformal risk control of the miss rate; bounds against scipy, MAPIE and simulation."""
-
 from __future__ import annotations
 
 import numpy as np

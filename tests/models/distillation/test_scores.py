@@ -1,5 +1,3 @@
-"""Figures of a reader of regions, and the interval of a difference."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Dynamic weights: a weight for each teacher and each sample, by what they say."""
-
 from __future__ import annotations
 
 import numpy as np

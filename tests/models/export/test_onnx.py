@@ -1,5 +1,3 @@
-"""Export and INT8: the ONNX files say what the torch networks say."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +15,6 @@ from tests.models.small_networks import pictures, settled, told
 
 
 def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> list[np.ndarray]:
-    """The outputs of a model, through the manifest and an engine."""
     settings = {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]}
     register(
         "m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder

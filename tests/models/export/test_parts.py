@@ -1,5 +1,3 @@
-"""The hybrid network in parts, cut by measurement, opened and read as the cloud does."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -36,7 +34,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def regions(count: int) -> np.ndarray:
-    """Noise, uint8 ``(n, 48, 48, 48)``."""
     return np.random.default_rng(5).integers(0, 256, (count, 48, 48, 48), dtype=np.uint8)
 
 

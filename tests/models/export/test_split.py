@@ -1,5 +1,3 @@
-"""A network in parts says what the whole says."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -45,7 +43,6 @@ def ladder() -> onnx.ModelProto:
 
 
 def run(model: onnx.ModelProto, given: Example) -> dict[str, np.ndarray]:
-    """The model's outputs by name, of what it takes of ``given``."""
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )

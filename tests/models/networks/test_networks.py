@@ -1,5 +1,3 @@
-"""The networks: shapes in and out, what is shared, what training adds."""
-
 from __future__ import annotations
 
 import pytest

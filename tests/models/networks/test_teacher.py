@@ -1,5 +1,3 @@
-"""Teachers: what they answer, what they share with the screening network, how they come back."""
-
 from __future__ import annotations
 
 import pytest

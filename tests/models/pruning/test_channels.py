@@ -1,5 +1,3 @@
-"""Whole channels: those that are shut can go and nothing changes; the smaller network is one."""
-
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,3 @@
-"""Masks of single weights, importance, and training under a mask."""
-
 from __future__ import annotations
 
 from itertools import count, islice

@@ -1,5 +1,3 @@
-"""Fake quantisation: levels forward, LSQ's gradients back."""
-
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,3 @@
-"""Quantisation-aware training from end to end: a task goes in, a smaller file comes out."""
-
 from __future__ import annotations
 
 from pathlib import Path

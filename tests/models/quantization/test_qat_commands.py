@@ -1,5 +1,3 @@
-"""The commands of quantisation: from weights to entries in the manifest, and to reports."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""The simulation computes what the quantised file computes, before and after it has learnt."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -23,7 +21,6 @@ Made = tuple[torch.nn.Module, onnx.ModelProto, onnx.ModelProto]
 
 @pytest.fixture(scope="module", params=["screening", "hybrid"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Both kinds of network."""
     return str(request.param)
 
 
@@ -36,13 +33,11 @@ def quantised(kind: str) -> Made:
 
 @pytest.fixture
 def simulation(quantised: Made) -> Simulation:
-    """The INT8 form in torch."""
     _, exact, small = quantised
     return Simulation(small, exact_weights(exact)).eval()
 
 
 def served(content: bytes) -> list[np.ndarray]:
-    """What the reference engine answers."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options)

@@ -64,7 +64,6 @@ def bright_hybrid() -> onnx.ModelProto:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A weights folder with `bright-screening` and `bright-hybrid`."""
     text = ""
     for name, kind, model in (
         ("bright-screening", "screening", bright_screening()),

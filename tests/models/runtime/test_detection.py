@@ -1,5 +1,3 @@
-"""Decoding the screening maps."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The screening network as the edge uses it."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -48,13 +46,11 @@ class Drawn:
 
 
 def screened(draw: Callable[[np.ndarray], None], *shape: int) -> list[Candidate]:
-    """What is found in an empty box of that shape."""
     box = Preprocessed(np.zeros(shape, np.uint8), Geometry())
     return Screener(cast(Session, Drawn(draw))).screen(box)
 
 
 def test_the_views_of_a_box_are_averaged() -> None:
-
     def left(maps: np.ndarray) -> None:
         maps[0, 1, 1, 0] = 4
 
@@ -64,7 +60,6 @@ def test_the_views_of_a_box_are_averaged() -> None:
 
 
 def test_what_is_too_large_for_the_network_is_found_at_half_the_resolution() -> None:
-
     def far(maps: np.ndarray) -> None:
         if maps.shape[1] != 8:  # a box of 64 voxels, halved
             return

@@ -1,5 +1,3 @@
-"""The hybrid network as the cloud uses it."""
-
 from __future__ import annotations
 
 from pathlib import Path

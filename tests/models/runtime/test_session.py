@@ -1,5 +1,3 @@
-"""Opening artifacts on both engines, choosing between them, and opening readers."""
-
 from __future__ import annotations
 
 import json

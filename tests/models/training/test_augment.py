@@ -1,5 +1,3 @@
-"""Augmentation: what another scanner would have changed, and nothing else."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Composed samples: marks where nodules are, nowhere favoured, implants only in lung."""
-
 from __future__ import annotations
 
 from pathlib import Path

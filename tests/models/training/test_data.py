@@ -1,5 +1,3 @@
-"""Pieces: what is done to the picture is done to the truth."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""The learning curve: nested parts of the patients, logs, and what is shown of them."""
-
 from __future__ import annotations
 
 import json

@@ -1,5 +1,3 @@
-"""The training loop: it learns, saves, and goes on after a kill."""
-
 from __future__ import annotations
 
 import json

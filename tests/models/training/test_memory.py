@@ -1,5 +1,3 @@
-"""Training in less memory gives the same gradients and steps; its measurement."""
-
 from __future__ import annotations
 
 import pytest
@@ -14,7 +12,6 @@ SPEC = HybridSpec(side=16, known=KNOWN, widths=(4, 8), blocks=(1, 1), channels=3
 
 
 def make(*savings: str) -> HybridNetwork:
-    """A small hybrid, the same every time."""
     return make_network(savings, SPEC)
 
 
@@ -35,7 +32,6 @@ def test_what_is_computed_again_gives_the_same_gradients(saving: str) -> None:
 
 
 def test_a_checkpointed_block_keeps_less_for_the_way_back() -> None:
-
     def kept(network: HybridNetwork) -> int:
         seen: dict[int, int] = {}
 

@@ -1,5 +1,3 @@
-"""Regions for the hybrid network: of one shape, nodules near the middle, the same by the seed."""
-
 from __future__ import annotations
 
 import numpy as np
@@ -25,7 +23,6 @@ def drawer(share: float = 0.45) -> RegionDrawer:
 
 
 def drawn(seed: int, count: int, share: float = 0.45) -> list[Region]:
-    """So many regions by that seed."""
     rng = np.random.default_rng(seed)
     source = drawer(share)
     return [source.draw(rng) for _ in range(count)]

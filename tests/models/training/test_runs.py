@@ -1,5 +1,3 @@
-"""Networks from random or given weights, and the training material."""
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,7 +30,6 @@ SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
 
 
 def saved(network: torch.nn.Module, path: Path) -> Path:
-    """The network's weights as a run leaves them."""
     torch.save(network.state_dict(), path)
     return path
 

@@ -1,5 +1,3 @@
-"""Training targets of the screening network, and the losses."""
-
 from __future__ import annotations
 
 import numpy as np

@@ -1,5 +1,3 @@
-"""Networks that come back out of the files that they were exported to."""
-
 from __future__ import annotations
 
 from pathlib import Path
@@ -36,12 +34,10 @@ def lived_in(network: nn.Module) -> nn.Module:
 
 
 def boxes() -> torch.Tensor:
-    """Two boxes of noise, in [0, 1]."""
     return torch.rand(2, 1, 48, 48, 48, generator=torch.Generator().manual_seed(2))
 
 
 def exported(network: nn.Module, kind: str, folder: Path) -> Path:
-    """The float artifact of the network."""
     path = folder / f"{kind}.onnx"
     onnx.save(export_fp32(network, kind), path)
     return path
