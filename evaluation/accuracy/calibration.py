@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,8 @@ from evaluation.accuracy.bootstrap import Interval, draw, interval
 from evaluation.accuracy.scores import calibrated
 from imaging.volume import FloatArray
 
-BINS = 10
 EVEN = 0.5
 """The prior of equal weight for nodules and false candidates; the shipped fit has it."""
-
-FOLDS = 5
 
 _LEAST = 1e-6
 
@@ -67,7 +65,7 @@ def class_weights(nodule: BoolArray, prior: float, count: FloatArray | None = No
 
 
 def reliability(
-    score: FloatArray, nodule: BoolArray, weight: FloatArray, bins: int = BINS
+    score: FloatArray, nodule: BoolArray, weight: FloatArray, bins: int = 10
 ) -> Reliability:
     """Return the reliability of scores ``(n,)`` in [0, 1].
 
@@ -131,15 +129,20 @@ def at_prior(score: FloatArray, prior: float, fitted: float = EVEN) -> FloatArra
     return np.asarray(changed / (1 + changed))
 
 
-def fit_temperature(logit: FloatArray, nodule: BoolArray) -> Apply:
-    """Fit sigmoid(slope logit): the temperature is 1 / slope."""
-    by = _regression(logit, nodule, intercept=False)
-    return lambda x: calibrated(x, by)
+def fit_sigmoid(logit: FloatArray, nodule: BoolArray, *, intercept: bool) -> Apply:
+    """Fit sigmoid(slope logit + intercept), or without intercept: the temperature is 1 / slope.
 
+    It is an unregularized regression on Platt's targets.
+    """
+    from sklearn.linear_model import LogisticRegression
 
-def fit_platt(logit: FloatArray, nodule: BoolArray) -> Apply:
-    """Fit sigmoid(slope logit + intercept)."""
-    by = _regression(logit, nodule, intercept=True)
+    positive, negative = nodule.sum(), (~nodule).sum()
+    target = np.where(nodule, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    # A target between the classes is a candidate of both, each with its share of the weight.
+    share = np.concatenate([target, 1 - target]) * np.tile(class_weights(nodule, EVEN), 2)
+    fit = LogisticRegression(C=np.inf, fit_intercept=intercept, solver="newton-cholesky", tol=1e-10)
+    fit.fit(np.tile(logit, 2)[:, None], np.repeat([1, 0], logit.size), share)
+    by = float(fit.coef_.item()), float(np.ravel(fit.intercept_)[0])
     return lambda x: calibrated(x, by)
 
 
@@ -154,8 +157,8 @@ def fit_isotonic(logit: FloatArray, nodule: BoolArray) -> Apply:
 
 
 METHODS: dict[str, Fit] = {
-    "temperature": fit_temperature,
-    "platt": fit_platt,
+    "temperature": partial(fit_sigmoid, intercept=False),
+    "platt": partial(fit_sigmoid, intercept=True),
     "isotonic": fit_isotonic,
 }
 
@@ -165,22 +168,9 @@ def cross_validated(
 ) -> FloatArray:
     """Return probabilities ``(n,)``, each by a fit that did not see its group."""
     names, owner = np.unique(group, return_inverse=True)
-    fold = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[owner]
+    fold = (np.random.default_rng(seed).permutation(len(names)) % 5)[owner]
     out = np.zeros(logit.size)
     for number in np.unique(fold):
         held = fold == number
         out[held] = fit(logit[~held], nodule[~held])(logit[held])
     return out
-
-
-def _regression(logit: FloatArray, nodule: BoolArray, *, intercept: bool) -> tuple[float, float]:
-    """Return slope and intercept (or 0) of an unregularized regression on Platt's targets."""
-    from sklearn.linear_model import LogisticRegression
-
-    positive, negative = nodule.sum(), (~nodule).sum()
-    target = np.where(nodule, (positive + 1) / (positive + 2), 1 / (negative + 2))
-    # A target between the classes is a candidate of both, each with its share of the weight.
-    share = np.concatenate([target, 1 - target]) * np.tile(class_weights(nodule, EVEN), 2)
-    fit = LogisticRegression(C=np.inf, fit_intercept=intercept, solver="newton-cholesky", tol=1e-10)
-    fit.fit(np.tile(logit, 2)[:, None], np.repeat([1, 0], logit.size), share)
-    return float(fit.coef_.item()), float(np.ravel(fit.intercept_)[0])

@@ -73,8 +73,7 @@ def cube_rows(readers: Readers, cube: Cube, annotations: Sequence[Annotation]) -
         if min(c.index_zyx) >= FACE and (np.array(c.index_zyx) < size - FACE).all()
         and not any(one.covers(c.index_zyx, NEAR_MM) for one in known)
     ][:CUBE_FALSE_POSITIVES]  # fmt: skip
-    parts = ((hits, True), (beside, False))
-    return [row for part in parts for row in _rows(readers, cube.voxels, *part, cube.patient)]
+    return _rows(readers, cube.voxels, hits, beside, cube.patient)
 
 
 def scan_rows(readers: Readers, folder: Path, lesions: Sequence[Lesion]) -> list[Row]:
@@ -88,8 +87,7 @@ def scan_rows(readers: Readers, folder: Path, lesions: Sequence[Lesion]) -> list
     firsts = (next((c for c in found if lesion.hit_by(c.centre_mm)), None) for lesion in lesions)
     hits = [c for c in firsts if c is not None]
     beside = [c for c in found if not any(lesion.covers(c.centre_mm) for lesion in lesions)]
-    parts, name = ((hits, True), (beside, False)), scan_name(folder)
-    return [row for part in parts for row in _rows(readers, box.voxels, *part, name)]
+    return _rows(readers, box.voxels, hits, beside, scan_name(folder))
 
 
 def gathered(rows: Iterable[Row]) -> Candidates:
@@ -101,17 +99,23 @@ def gathered(rows: Iterable[Row]) -> Candidates:
 
 
 def _rows(
-    readers: Readers, voxels: UInt8Array, found: Sequence[Candidate], nodule: bool, group: str
+    readers: Readers,
+    voxels: UInt8Array,
+    hits: Sequence[Candidate],
+    beside: Sequence[Candidate],
+    group: str,
 ) -> list[Row]:
     """Return the candidates as both networks score them."""
-    if not found:
-        return []
-    second, fitted = readers.second, readers.fitted
-    regions = np.stack([cut_roi(voxels, c.index_zyx, second.roi_shape) for c in found])
-    parts = [second.read(regions[i : i + _BATCH]) for i in range(0, len(found), _BATCH)]
-    edge = _raw(np.array([c.score for c in found]), fitted.edge)
-    cloud = _raw(np.concatenate([part.probability for part in parts]), fitted.cloud)
-    return [(e, c, nodule, group) for e, c in zip(edge.tolist(), cloud.tolist(), strict=True)]
+    rows, second, fitted = list[Row](), readers.second, readers.fitted
+    for found, nodule in ((hits, True), (beside, False)):
+        for start in range(0, len(found), _BATCH):
+            batch = found[start : start + _BATCH]
+            rois = np.stack([cut_roi(voxels, c.index_zyx, second.roi_shape) for c in batch])
+            edge = _raw(np.array([c.score for c in batch]), fitted.edge)
+            cloud = _raw(second.read(rois).probability, fitted.cloud)
+            pairs = zip(edge.tolist(), cloud.tolist(), strict=True)
+            rows += [(e, c, nodule, group) for e, c in pairs]
+    return rows
 
 
 def _raw(score: FloatArray, calibration: tuple[float, float]) -> FloatArray:

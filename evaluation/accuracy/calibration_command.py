@@ -16,6 +16,7 @@ from evaluation.accuracy.bootstrap import RESAMPLES
 from evaluation.accuracy.calibration import (
     EVEN,
     METHODS,
+    Fit,
     at_prior,
     brier,
     class_weights,
@@ -27,12 +28,12 @@ from evaluation.accuracy.calibration import (
 from evaluation.accuracy.calibration_cases import (
     Candidates,
     Readers,
+    Row,
     cube_rows,
     gathered,
     scan_rows,
 )
 from evaluation.accuracy.data import (
-    Lesion,
     read_annotations,
     read_cubes,
     read_truth,
@@ -83,12 +84,16 @@ def calibration_command(
     readers = Readers(open_screening(model), open_second(cloud_model))
     known = read_truth(truth)
     folders = scan_folders([*scans, *(more_scans or [])], set(known))
-    splits = {
-        name: _read(
-            readers, data, name, scans_of_splits(folders, truth, (name,)), known, limit or None
-        )
-        for name in (fitted_on, unseen)
-    }
+    splits = {}
+    for split in (fitted_on, unseen):
+        of_split = scans_of_splits(folders, truth, (split,))
+        cubes = read_cubes(data, (split,))[: limit or None]
+        annotations, rows = read_annotations(data, split), list[Row]()
+        for cube in cli.each(cubes, f"cubes of {split}"):
+            rows += cube_rows(readers, cube, annotations.get(cube.name, ()))
+        for folder in cli.each(of_split, f"scans of {split}"):
+            rows += scan_rows(readers, folder, known.get(scan_name(folder), ()))
+        splits[split] = gathered(rows)
     result: dict[str, Any] = {
         "edge_model": readers.screener.name,
         "cloud_model": readers.second.name,
@@ -97,22 +102,6 @@ def calibration_command(
     if plot is not None:
         save_chart(draw_reliability(result), plot)
     cli.show(result, as_json, *tables(result))
-
-
-def _read(
-    readers: Readers,
-    data: Path,
-    split: str,
-    folders: list[Path],
-    known: dict[str, tuple[Lesion, ...]],
-    limit: int | None,
-) -> Candidates:
-    cubes, annotations = read_cubes(data, (split,))[:limit], read_annotations(data, split)
-    rows = [row for cube in cli.each(cubes, f"cubes of {split}")
-            for row in cube_rows(readers, cube, annotations.get(cube.name, ()))]  # fmt: skip
-    rows += [row for folder in cli.each(folders, f"scans of {split}")
-             for row in scan_rows(readers, folder, known.get(scan_name(folder), ()))]  # fmt: skip
-    return gathered(rows)
 
 
 def before(of: Candidates) -> dict[str, FloatArray]:
@@ -130,13 +119,39 @@ def after(of: Candidates, fitted: Fitted) -> dict[str, FloatArray]:
 def as_dict(
     splits: Mapping[str, Candidates], fitted: Fitted, fit_split: str, *, resamples: int, seed: int
 ) -> dict[str, Any]:
-    """Return the figures of every split and reader; ``fit_split`` is the split of the fit.
-
-    Raises:
-        KeyError: ``fit_split`` is not among the splits.
-    """
+    """Return the figures of every split and reader; ``fit_split`` is the split of the fit."""
     learnt = splits[fit_split]
     found = float(learnt.nodule.mean())
+
+    def figures(score: FloatArray, of: Candidates, prior: float) -> dict[str, Any]:
+        weight = class_weights(of.nodule, prior)
+        bins = reliability(score, of.nodule, weight)
+        error = ece_interval(score, of.nodule, of.group, prior, resamples=resamples, seed=seed)
+        return {
+            "ece": error.as_dict(),
+            "log_loss": log_loss(score, of.nodule, weight),
+            "brier": brier(score, of.nodule, weight),
+            "bins": {"score": bins.score.round(5).tolist(), "share": bins.share.round(5).tolist()},
+        }
+
+    def before_and_after(of: Candidates, reader: str) -> dict[str, Any]:
+        raw, shipped = before(of)[reader], after(of, fitted)[reader]
+        return {
+            "before": figures(raw, of, EVEN),
+            "after": figures(shipped, of, EVEN),
+            "before_as_found": figures(raw, of, found),
+            "after_as_found": figures(at_prior(shipped, found), of, found),
+        }
+
+    def by_method(fit: Fit, reader: str, of: Candidates) -> dict[str, Any]:
+        """Cross-validate on the split of the fit, or fit on all of it for another."""
+        logit = _logit_of(learnt, fitted, reader)
+        if of is learnt:
+            score = cross_validated(fit, logit, learnt.nodule, learnt.group, seed)
+        else:
+            score = fit(logit, learnt.nodule)(_logit_of(of, fitted, reader))
+        return figures(score, of, EVEN)
+
     return {
         "prior": PRIOR,
         "fitted_on": fit_split,
@@ -146,55 +161,18 @@ def as_dict(
                 "candidates": int(of.nodule.size),
                 "nodules": int(of.nodule.sum()),
                 "groups": int(np.unique(of.group).size),
-                "readers": {
-                    reader: _reader_json(of, fitted, reader, found, resamples, seed)
-                    for reader in READERS
-                },
+                "readers": {reader: before_and_after(of, reader) for reader in READERS},
             }
             for name, of in splits.items()
         },
-        "methods": _methods_json(splits, fitted, fit_split, resamples, seed),
-    }
-
-
-def _reader_json(
-    of: Candidates, fitted: Fitted, reader: str, found: float, resamples: int, seed: int
-) -> dict[str, Any]:
-    raw, shipped = before(of)[reader], after(of, fitted)[reader]
-    return {
-        "before": _figures(raw, of, EVEN, resamples, seed),
-        "after": _figures(shipped, of, EVEN, resamples, seed),
-        "before_as_found": _figures(raw, of, found, resamples, seed),
-        "after_as_found": _figures(at_prior(shipped, found), of, found, resamples, seed),
-    }
-
-
-def _methods_json(
-    splits: Mapping[str, Candidates], fitted: Fitted, fit_split: str, resamples: int, seed: int
-) -> dict[str, Any]:
-    """Return each method: cross-validated on the split of the fit, fitted on it for the others."""
-    return {
-        reader: {
-            method: {
-                name: _figures(
-                    _by_method(method, reader, of, splits[fit_split], fitted, seed),
-                    of, EVEN, resamples, seed,
-                )
-                for name, of in splits.items()
+        "methods": {
+            reader: {
+                method: {name: by_method(fit, reader, of) for name, of in splits.items()}
+                for method, fit in METHODS.items()
             }
-            for method in METHODS
-        }
-        for reader in READERS
-    }  # fmt: skip
-
-
-def _by_method(
-    method: str, reader: str, of: Candidates, learnt: Candidates, fitted: Fitted, seed: int
-) -> FloatArray:
-    fit, logit = METHODS[method], _logit_of(learnt, fitted, reader)
-    if of is learnt:
-        return cross_validated(fit, logit, learnt.nodule, learnt.group, seed)
-    return fit(logit, learnt.nodule)(_logit_of(of, fitted, reader))
+            for reader in READERS
+        },
+    }
 
 
 def _logit_of(of: Candidates, fitted: Fitted, reader: str) -> FloatArray:
@@ -203,20 +181,6 @@ def _logit_of(of: Candidates, fitted: Fitted, reader: str) -> FloatArray:
         return of.edge if reader == "edge" else of.cloud
     merged = np.clip(after(of, fitted)["merged"], 1e-9, 1 - 1e-9)
     return np.asarray(np.log(merged / (1 - merged)))
-
-
-def _figures(
-    score: FloatArray, of: Candidates, prior: float, resamples: int, seed: int
-) -> dict[str, Any]:
-    weight = class_weights(of.nodule, prior)
-    bins = reliability(score, of.nodule, weight)
-    error = ece_interval(score, of.nodule, of.group, prior, resamples=resamples, seed=seed)
-    return {
-        "ece": error.as_dict(),
-        "log_loss": log_loss(score, of.nodule, weight),
-        "brier": brier(score, of.nodule, weight),
-        "bins": {"score": bins.score.round(5).tolist(), "share": bins.share.round(5).tolist()},
-    }
 
 
 def draw_reliability(result: Mapping[str, Any]) -> Any:
@@ -255,8 +219,16 @@ def tables(result: Mapping[str, Any]) -> list[Rows | str]:
         for split, of in result["splits"].items()
         for reader, found in of["readers"].items()
     ]
-    methods = Rows(["reader", "method", "split", "ECE", "log loss", "Brier"],
-                   _method_rows(result), "Methods")  # fmt: skip
+    rows = []
+    for reader, by_method in result["methods"].items():
+        shipped = {split: of["readers"][reader]["after"] for split, of in result["splits"].items()}
+        for method, by_split in {"as shipped": shipped, **by_method}.items():
+            rows += [
+                [reader, method, split, interval(one["ece"]), f"{one['log_loss']:.3f}",
+                 f"{one['brier']:.3f}"]
+                for split, one in by_split.items()
+            ]  # fmt: skip
+    methods = Rows(["reader", "method", "split", "ECE", "log loss", "Brier"], rows, "Methods")
     split = result["fitted_on"]
     remark = (
         f"Methods at prior 0.5: on {split} cross-validated over patients, on the other splits"
@@ -264,16 +236,3 @@ def tables(result: Mapping[str, Any]) -> list[Rows | str]:
         " method is fitted on the shipped merged score."
     )
     return [Rows(heads, cells, "Calibration"), methods, result["prior"], remark]
-
-
-def _method_rows(result: Mapping[str, Any]) -> list[list[str]]:
-    rows = []
-    for reader, methods in result["methods"].items():
-        shipped = {split: of["readers"][reader]["after"] for split, of in result["splits"].items()}
-        for method, by_split in {"as shipped": shipped, **methods}.items():
-            rows += [
-                [reader, method, split, interval(one["ece"]), f"{one['log_loss']:.3f}",
-                 f"{one['brier']:.3f}"]
-                for split, one in by_split.items()
-            ]  # fmt: skip
-    return rows

@@ -7,7 +7,7 @@ than 5 mm from the nodule's may belong to a neighbour and are not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
-from evaluation.accuracy.data import Cube, index_lines, read_cubes, read_table, read_votes
+from evaluation.accuracy.data import index_lines, read_cubes, read_table, read_votes
 from evaluation.accuracy.subgroups import MATCH_MM
 from evaluation.common import cli
 from evaluation.common.readers import RoiReader, open_second
@@ -61,16 +61,13 @@ def characterization_command(
 ) -> None:
     """Malignancy, texture, diameter and outline of the second reader against the readers'."""
     second, splits = open_second(cloud_model), tuple(split.split(","))
-    read = read_characterization(data, splits, second, lambda cubes: cli.each(cubes, "nodules"))
+    read = read_characterization(data, splits, second)
     result = {"split": split, **as_dict(read, resamples=resamples, seed=seed)}
     cli.show(result, as_json, characterization_table(result))
 
 
 def read_characterization(
-    folder: Path,
-    splits: tuple[str, ...],
-    reader: RoiReader,
-    progress: Callable[[list[Cube]], Iterable[Cube]],
+    folder: Path, splits: tuple[str, ...], reader: RoiReader
 ) -> Characterization:
     """Read every cube of ``splits``; errors as `evaluation.accuracy.data.read_cubes`."""
     cubes = read_cubes(folder, splits)
@@ -83,7 +80,7 @@ def read_characterization(
     )
     votes = [vote for split in splits for vote in read_votes(folder, split)]
     readings, dice = [], []
-    for cube, vote, known in zip(progress(cubes), votes, sure, strict=True):
+    for cube, vote, known in zip(cli.each(cubes, "nodules"), votes, sure, strict=True):
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)
         readings.append(reader.read(region[None])[0])
         truth = cut_roi(vote, cube.centre_zyx, reader.roi_shape) >= VOTES

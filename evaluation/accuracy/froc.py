@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
+from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, read_table
 from evaluation.errors import BadTable
 from imaging.volume import FloatArray
 
@@ -39,16 +39,11 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The scores that an FROC is made of.
+    """The scores of nodules ``(n,)`` and of false positives ``(m,)`` that an FROC is made of.
 
-    Attributes:
-        nodule_score: ``(n,)`` the highest score of a candidate that hit the nodule, or ``-inf``.
-        nodule_group: ``(n,)`` the patient or scan of each nodule, counted from 0.
-        false_score: ``(m,)`` the scores of the false positives.
-        false_scan: ``(m,)`` the scan of each false positive, counted from 0.
-        scans: number of scans, those without false positives included.
-        paired: whether nodules and false positives are of the same scans, so that
-            ``nodule_group`` counts the same scans as ``false_scan``.
+    A nodule has the highest score of a candidate that hit it, or ``-inf``, and a patient or scan as
+    group. Groups and scans are counted from 0; ``scans`` includes those without false positives. If
+    ``paired``, ``nodule_group`` counts the same scans as ``false_scan``.
     """
 
     nodule_score: FloatArray
@@ -180,10 +175,7 @@ def threshold_within(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArr
 
 @dataclass(frozen=True, eq=False)
 class ScanMatch:
-    """The candidates of one scan, matched.
-
-    ``nodule_score`` ``(n,)`` is ``-inf`` for a missed nodule; ``false_score`` is ``(m,)``.
-    """
+    """The candidates of one scan, matched; ``nodule_score`` is ``-inf`` for a missed nodule."""
 
     nodule_score: FloatArray
     false_score: FloatArray
@@ -193,10 +185,7 @@ class ScanMatch:
 
 @dataclass(frozen=True, eq=False)
 class Challenge:
-    """All scans: scores for the FROC, and counts at the lowest threshold.
-
-    The counts are ``tp``, ``fn``, ``fp``, ``ignored`` and ``double``.
-    """
+    """All scans: scores for the FROC, and counts at the lowest threshold, by name."""
 
     scored: Scored
     counts: dict[str, int]
@@ -268,19 +257,15 @@ def read_scan_list(path: Path) -> list[str]:
 def _by_scan(path: Path, last: str, listed: list[str]) -> list[FloatArray]:
     table = read_table(path, ("seriesuid", *_PLACE, last))
     values = np.stack([table.numbers(name) for name in (*_PLACE, last)], axis=1)
-    scan = _scan_numbers(table, listed)
-    order = np.argsort(scan, kind="stable")
-    starts = np.searchsorted(scan[order], np.arange(1, len(listed)))
-    return np.split(values[order], starts)
-
-
-def _scan_numbers(table: Table, listed: list[str]) -> IntArray:
     number = {uid: i for i, uid in enumerate(listed)}
     uids = table.text("seriesuid")
     for uid, line in zip(uids, table.lines, strict=True):
         if uid not in number:
-            raise BadTable(table.path, f"scan {uid!r} is not in the list of scans", line)
-    return np.array([number[uid] for uid in uids], dtype=np.int64)
+            raise BadTable(path, f"scan {uid!r} is not in the list of scans", line)
+    scan = np.array([number[uid] for uid in uids], dtype=np.int64)
+    order = np.argsort(scan, kind="stable")
+    starts = np.searchsorted(scan[order], np.arange(1, len(listed)))
+    return np.split(values[order], starts)
 
 
 def _within(points: FloatArray, spheres: FloatArray) -> npt.NDArray[np.bool_]:

@@ -45,9 +45,6 @@ from models.calibration.risk_control import (
     upper_bound,
 )
 
-CALIBRATION_SHARE = 0.5
-"""The part of the patients that a split calibrates on."""
-
 MOST = 0.95
 """The share of sets that can guarantee the carried level."""
 
@@ -252,15 +249,9 @@ def served(
     resamples: int,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """Examine the guarantee of the fitted thresholds: on resampled sets, and on test patients.
+    """Examine the guarantee of the fitted thresholds: on resampled sets, and on ``test`` patients.
 
-    Args:
-        scores: of the calibration.
-        test: of patients never calibrated on.
-        spec: the requested guarantee.
-        settings: ``thresholds`` and ``guarantee`` as `models.calibration.guarantee` gives them.
-        resamples: number of sets.
-        rng: draws the sets.
+    ``settings`` has ``thresholds`` and ``guarantee`` as `models.calibration.guarantee` gives them.
     """
     at, terms = settings["thresholds"], settings["guarantee"]
     point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["final"]]))
@@ -271,52 +262,33 @@ def served(
     )  # fmt: skip
     found = Controlled(at["dismiss"], at["final"], given, terms["alpha"], terms["delta"])
     as_served = replace(spec, path=point, alpha=terms["alpha"])
+    n, taken = len(shares), _taken(len(shares))
+    # each half of the patients against the other half, then each set drawn against all of them
+    orders = np.array([rng.permutation(shares) for _ in range(resamples)])
+    drawn = np.array([draw(n, rng) @ shares / n for _ in range(resamples)])
+    inside, rest = orders[:, :taken].mean(1), orders[:, taken:].mean(1)
+    luckiest, whole = float(np.sort(shares)[:taken].mean()), float(shares.mean())
     return {
         **settings,
         "cost": cost(scores, as_served, found),
         "calibration": level(scores.nodules, as_served, found),
-        "splits": _stated_in_splits(shares, spec, resamples, rng),
-        "draws": _stated_in_draws(shares, spec, resamples, rng),
+        "splits": _stated(inside, taken, spec.delta, rest, luckiest, worst_rest(shares, taken)),
+        "draws": _stated(
+            drawn, n, spec.delta, np.full(resamples, whole), float(shares.min()), whole
+        ),
         "test": None if test is None else level(test.nodules, as_served, found),
     }
 
 
-def _stated_in_splits(
-    shares: FloatArray, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Compare the alpha that each half of the patients states with the other half."""
-    taken = _taken(len(shares))
-    orders = [rng.permutation(shares) for _ in range(resamples)]
-    inside = np.array([order[:taken].mean() for order in orders])
-    rest = np.array([order[taken:].mean() for order in orders])
-    luckiest, worst = float(np.sort(shares)[:taken].mean()), worst_rest(shares, taken)
-    return _stated(inside, taken, rest, spec, luckiest, worst)
-
-
-def _stated_in_draws(
-    shares: FloatArray, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
-) -> dict[str, Any]:
-    """Compare the alpha that each set drawn from the patients states with all of them."""
-    n = len(shares)
-    means = np.array([draw(n, rng) @ shares / n for _ in range(resamples)])
-    luckiest, worst = float(shares.min()), float(shares.mean())
-    return _stated(means, n, np.full(resamples, worst), spec, luckiest, worst)
-
-
 def _stated(
-    means: FloatArray,
-    n: int,
-    elsewhere: FloatArray,
-    spec: GuaranteeSpec,
-    luckiest: float,
-    worst: float,
+    means: FloatArray, n: int, delta: float, elsewhere: FloatArray, luckiest: float, worst: float
 ) -> dict[str, Any]:
     """Compare the alphas that sets of these means state with the rates ``elsewhere``.
 
     ``luckiest`` is the lowest mean of any set, which states the smallest alpha, and ``worst`` the
     highest rate elsewhere.
     """
-    bound = cache(lambda mean: upper_bound(mean, n, spec.delta, Bound.HOEFFDING_BENTKUS))
+    bound = cache(lambda mean: upper_bound(mean, n, delta, Bound.HOEFFDING_BENTKUS))
     alpha = np.array([bound(round(float(mean), 9)) for mean in means])
     kept = float((elsewhere <= alpha + 1e-12).mean())
     return {
@@ -332,4 +304,5 @@ def _stated(
 
 
 def _taken(patients: int) -> int:
-    return max(1, round(CALIBRATION_SHARE * patients))
+    """Return the number of patients that a split calibrates on: half of them."""
+    return max(1, round(patients / 2))

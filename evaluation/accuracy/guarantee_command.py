@@ -77,7 +77,15 @@ def guarantee_command(
     settings = find(screening).settings
     held_out: Scores | None = None
     if data is not None:
-        known, held_out = _read(data, split, test_split, screening, hybrid)
+        screener, second = open_screening(screening), open_second(hybrid)
+        weights = MergeWeights.from_manifest(screener.settings)
+        names = (tuple(split.split(",")), tuple(test_split.split(",")))
+        if shared := set(names[0]) & set(names[1]):
+            raise MissingData(data, f"splits for both calibration and test: {sorted(shared)}")
+        known, held_out = (
+            score_cubes(cli.each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
+            for one in names
+        )
     else:
         fitted = Fitted.of(settings, find(hybrid).settings)
         known = joined(read_scores(file, fitted) for file in cases or ())
@@ -100,25 +108,17 @@ def guarantee_command(
     cli.show(result, as_json, *_shown(result))
 
 
-def _read(
-    data: Path, split: str, test_split: str, screening: str, hybrid: str
-) -> tuple[Scores, Scores]:
-    screener, second = open_screening(screening), open_second(hybrid)
-    weights = MergeWeights.from_manifest(screener.settings)
-    names = (tuple(split.split(",")), tuple(test_split.split(",")))
-    if shared := set(names[0]) & set(names[1]):
-        raise MissingData(data, f"splits for both calibration and test: {sorted(shared)}")
-    known, held_out = (
-        score_cubes(cli.each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
-        for one in names
-    )
-    return known, held_out
-
-
 def _shown(result: dict[str, Any]) -> list[Rows | str]:
     at, served = result["thresholds"], result["served"]
     path = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
-    shown: list[Rows | str] = [result["guarantee"], path, _experiments(result), _levels(result)]
+    heads = ("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
+    levels = [
+        [f"{one['patients']} of {name}", one["nodules"], one["lost"],
+         *(_percent(one[key]) for key in ("miss_rate", "miss_rate_upper", "pooled"))]
+        for name in ("calibration", "test")
+        if (one := result[name]) is not None
+    ]  # fmt: skip
+    shown: list[Rows | str] = [result["guarantee"], path, _experiments(result), Rows(heads, levels)]
     shown.append(_served(served))
     if served["cost"] is not None:
         shown.append(", ".join(f"{key}: {value:.2f}" for key, value in served["cost"].items()))
@@ -153,17 +153,6 @@ def _served(served: dict[str, Any]) -> str:
         return words
     holds = "holds" if test["kept"] else "does not hold"
     return f"{words}; {_percent(test['miss_rate'])} of test, where it {holds}"
-
-
-def _levels(result: dict[str, Any]) -> Rows:
-    cells = [
-        [f"{one['patients']} of {name}", one["nodules"], one["lost"],
-         *(_percent(one[key]) for key in ("miss_rate", "miss_rate_upper", "pooled"))]
-        for name in ("calibration", "test")
-        if (one := result[name]) is not None
-    ]  # fmt: skip
-    heads = ("patients", "nodules", "lost", "miss rate", "at most", "pooled over nodules")
-    return Rows(heads, cells)
 
 
 def _percent(share: float | None) -> str:

@@ -124,7 +124,7 @@ def nodules_command(
         value = figures(read.scored, resamples=resamples, seed=seed, on_step=step)
     subgroups = by_subgroup(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
     request = {"stage": stage.value, "split": split, "surround": surround}
-    result = {**request, **as_dict(read, value, subgroups)}
+    result = {**request, **as_dict(read, value), "subgroups": subgroups}
     counts = f"{len(cubes)} nodules, {len(folders)} scans"
     if plot is not None:
         save_chart(draw_curve(froc(read.scored), f"{stage.value}: {counts}"), plot)
@@ -145,11 +145,7 @@ def read_all(
     reads: Reads,
     surround: int = 0,
 ) -> NoduleScores:
-    """Read cubes, and whole scans with their known lesions; ``surround`` as in `surrounded`.
-
-    Raises:
-        StudyError: a scan cannot be read.
-    """
+    """Read cubes, and whole scans with their known lesions; ``surround`` as in `surrounded`."""
     found = [(read_cube(cube, reads, surround), cube.patient) for cube in cubes]
     read = tuple(read_scan(folder, lesions, reads) for folder, lesions in scans)
     score = np.array([score for score, _ in found], float)
@@ -209,9 +205,7 @@ def score_scan(
     return ScanScores(name, np.array(false, float), lesions, np.array(best, float))
 
 
-def as_dict(
-    scores: NoduleScores, figures: Figures, subgroups: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def as_dict(scores: NoduleScores, figures: Figures) -> dict[str, Any]:
     """Return the result for JSON; a figure that no threshold reaches is None."""
     curve = froc(scores.scored)
     by_rate, by_target = threshold_within(curve), threshold_at(curve)
@@ -228,7 +222,6 @@ def as_dict(
         "scans": [_scan_json(scan, by_rate, by_target) for scan in scores.scans],
         "without": _without_each(scores),
         "caveat": CAVEAT,
-        **({} if subgroups is None else {"subgroups": subgroups}),
     }
 
 

@@ -34,8 +34,6 @@ from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Nodule
 from models.markdown import Rows
 
-PERCENTILE = 95.0
-
 COUNTED_MM = 5.0
 """Least diameter of the nodules of phantoms that count; smaller ones are ignored."""
 
@@ -51,13 +49,8 @@ CAVEAT = (
 class ReportScores:
     """One study's report: its findings sorted by truth, and the time of each stage.
 
-    Attributes:
-        scores: hits and false positives among all that it lists; None without known truth.
-        findings: number of findings, without small nodules.
-        small: number of small nodules.
-        stages_s: seconds by stage, in the order of the pipeline.
-        second_reading: complete, partial or missing.
-        refused: why the study was not read, empty if it was.
+    ``scores`` are None without known truth; ``findings`` does not count the ``small`` nodules. A
+    study that was not read says why in ``refused``.
     """
 
     name: str
@@ -202,10 +195,7 @@ def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
     if ledgers:
         times["total"] = [sum(ledger.values()) for ledger in ledgers]
     return {
-        name: {
-            "median_s": float(np.median(seconds)),
-            "p95_s": float(np.percentile(seconds, PERCENTILE)),
-        }
+        name: {"median_s": float(np.median(seconds)), "p95_s": float(np.percentile(seconds, 95))}
         for name, seconds in times.items()
     }
 

@@ -39,18 +39,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Donor:
-    """A nodule or lesion that can be inserted.
+    """A nodule or lesion that can be inserted, named for its cube or scan.
 
-    Attributes:
-        name: of its cube or scan.
-        patient: whose it is.
-        hu: float32 ``(z, y, x)`` at 1 mm, axes LPS.
-        cover: the part of each voxel that is inserted, 0 to 1.
-        centre_zyx: its centre in these voxels.
-        diameter_mm: its diameter.
-        reach_mm: how far it extends from its centre.
-        lung_hu: the lung around it.
-        attached: the part of its surroundings, 0 to 1, that is as dense as wall or vessel.
+    ``hu`` is float32 ``(z, y, x)`` at 1 mm, axes LPS; of each voxel the part ``cover`` is inserted,
+    0 to 1. ``reach_mm`` is how far it extends from its centre, ``lung_hu`` the lung around it, and
+    ``attached`` the part of its surroundings, 0 to 1, that is as dense as wall or vessel.
     """
 
     name: str

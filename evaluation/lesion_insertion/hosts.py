@@ -72,12 +72,9 @@ class Occupied:
 
 @dataclass(frozen=True, eq=False)
 class FreeSpace:
-    """The free lung of one lung box, in cells of `CELL` voxels.
+    """The free lung of one lung box, in cells of `CELL` voxels ``(z, y, x)``.
 
-    Attributes:
-        box: the lung box.
-        hu: int16 ``(z, y, x)`` of the cells.
-        clear_mm: float32 of the same shape, the distance to the nearest wall, 0 in it.
+    ``clear_mm`` is the distance of each cell to the nearest wall, 0 in it.
     """
 
     box: Preprocessed
@@ -104,17 +101,17 @@ class FreeSpace:
     ) -> Triple | None:
         """Draw a place in lung, ``(x, y, z)`` LPS mm; None if none is found.
 
-        Args:
-            clear_mm: least distance from the wall.
-            reach_mm: how far the insertion extends; its distance from every ``occupied`` place.
-            occupied: places to keep away from.
-            rng: draws among the places.
+        It is ``clear_mm`` from the wall, and the insertion's ``reach_mm`` from ``occupied`` places.
         """
         cells = np.argwhere(self.clear_mm >= max(clear_mm, 1.0))
         for cell in cells[rng.permutation(len(cells))[:_TRIES]]:
             index = (cell + 0.5) * CELL - 0.5 + rng.uniform(-0.5, 0.5, 3) * CELL
             point = self.box.geometry.to_world(index)
-            if self._free(point, reach_mm, occupied) and self._is_lung(cell, index):
+            free = all(
+                np.linalg.norm(point - other.centre_mm) > reach_mm + other.reach_mm
+                for other in occupied
+            )
+            if free and self._is_lung(cell, index):
                 x, y, z = (float(v) for v in point)
                 return x, y, z
         return None
@@ -133,10 +130,3 @@ class FreeSpace:
     def _around(self, cell: npt.NDArray[np.int64], reach_mm: float) -> HuArray:
         span = max(1, round(reach_mm / CELL))
         return self.hu[tuple(slice(max(c - span, 0), c + span + 1) for c in cell)]
-
-    @staticmethod
-    def _free(point: FloatArray, reach_mm: float, occupied: Sequence[Occupied]) -> bool:
-        return all(
-            np.linalg.norm(point - other.centre_mm) > reach_mm + other.reach_mm
-            for other in occupied
-        )

@@ -17,7 +17,7 @@ import numpy as np
 from evaluation.accuracy.bootstrap import figures, finite
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
-from evaluation.accuracy.nodules import Detection, score_scan
+from evaluation.accuracy.nodules import score_scan
 from evaluation.accuracy.subgroups import Traits, by_subgroup, subgroup_json
 from evaluation.common.readers import Reads
 from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, FreeSpace, Host, Occupied
@@ -29,7 +29,6 @@ from evaluation.lesion_insertion.insert import (
     insert,
 )
 from imaging.preprocess import preprocess
-from imaging.volume import FloatArray, Triple
 
 STRONGEST = 20
 """Detections of the host at which nothing is inserted, the strongest ones."""
@@ -80,11 +79,7 @@ class SyntheticScores:
 
 
 def prepare_host(host: Host, reads: Reads) -> PreparedHost:
-    """Read the scan as the agent reads it, and find out where lesions can be inserted.
-
-    Raises:
-        NoLung: there is no lung in it.
-    """
+    """Read the scan as the agent reads it, and find out where lesions can be inserted."""
     box = preprocess(host.volume, host.name)
     detections = tuple((candidate.centre_mm, candidate.score) for candidate in reads(box))
     strongest = sorted(detections, key=lambda one: -one[1])[:STRONGEST]
@@ -96,11 +91,7 @@ def prepare_host(host: Host, reads: Reads) -> PreparedHost:
 
 
 def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
-    """Read one synthetic scan as the agent reads it, from the volume on.
-
-    Raises:
-        NoLung: insertions hid the lung.
-    """
+    """Read one synthetic scan as the agent reads it, from the volume on."""
     host = scan.host.host
     volume = insert(host.volume, scan.insertions)
     detections = [(c.centre_mm, c.score) for c in reads(preprocess(volume, host.name))]
@@ -112,17 +103,16 @@ def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
         score
         for place, score in detections
         if not any(lesion.covers(place) for lesion in known)
-        and not _near(place, scan.host.detections)
+        and all(
+            np.linalg.norm(np.subtract(place, other)) >= SAME_MM
+            for other, _ in scan.host.detections
+        )
     ]
     insertions = tuple(
         InsertionScore(insertion, host, scan.masses, float(score))
         for insertion, score in zip(scan.insertions, scores, strict=True)
     )
     return SyntheticScores(insertions, host.group, tuple(extra))
-
-
-def _near(place: Triple, detections: Sequence[Detection]) -> bool:
-    return any(np.linalg.norm(np.subtract(place, other)) < SAME_MM for other, _ in detections)
 
 
 def scored(insertions: Sequence[InsertionScore], hosts: Sequence[PreparedHost]) -> Scored:
@@ -182,7 +172,17 @@ def _group_json(
     least = least_score(whole, POINT)
     extra = [sum(score >= least for score in scan.extra) for scan in scans]
     return {
-        "scans": [_host_json(host, threshold) for host in hosts],
+        "scans": [
+            {
+                "scan": host.host.name,
+                "false_positives": {
+                    f"{rate:g}": host.scores.false_above(t)
+                    for rate, t in zip(RATES, threshold, strict=True)
+                },
+                "lesion_scores": [finite(score) for score in host.scores.lesion_score],
+            }
+            for host in hosts
+        ],
         "scans_with_insertions": len(scans),
         "nodules": len(nodules),
         "patients": len({one.insertion.donor.patient for one in nodules}),
@@ -235,17 +235,6 @@ def _masses_json(
             }
             for size in sizes
         },
-    }
-
-
-def _host_json(host: PreparedHost, thresholds: FloatArray) -> dict[str, Any]:
-    return {
-        "scan": host.host.name,
-        "false_positives": {
-            f"{rate:g}": host.scores.false_above(t)
-            for rate, t in zip(RATES, thresholds, strict=True)
-        },
-        "lesion_scores": [finite(score) for score in host.scores.lesion_score],
     }
 
 

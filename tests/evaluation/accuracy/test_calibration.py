@@ -12,8 +12,7 @@ from evaluation.accuracy.calibration import (
     cross_validated,
     ece_interval,
     fit_isotonic,
-    fit_platt,
-    fit_temperature,
+    fit_sigmoid,
     log_loss,
     reliability,
 )
@@ -92,14 +91,14 @@ def made(slope: float, intercept: float, n: int = 4000) -> tuple[FloatArray, Boo
 
 def test_the_temperature_is_found_again() -> None:
     logit, nodule = made(1.0, 0.0)
-    chance = fit_temperature(3 * logit, nodule)(np.array([3.0]))
+    chance = fit_sigmoid(3 * logit, nodule, intercept=False)(np.array([3.0]))
     assert chance[0] == pytest.approx(sigmoid(np.array(1.0)), abs=0.03)
 
 
 def test_platt_finds_slope_and_even_prior() -> None:
     """The slope is found; the intercept is that at which both classes weigh the same."""
     logit, nodule = made(1.5, -1.0)
-    low, high = fit_platt(logit, nodule)(np.array([0.0, 2.0]))
+    low, high = fit_sigmoid(logit, nodule, intercept=True)(np.array([0.0, 2.0]))
     slope = np.log(high / (1 - high) * (1 - low) / low) / 2
     assert slope == pytest.approx(1.5, abs=0.15)
     assert low > sigmoid(np.array(-1.0))  # nodules were the rarer class

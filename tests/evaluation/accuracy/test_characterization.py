@@ -71,7 +71,7 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
     head = "split,row,patient,z,y,x,diameter_mm,match_mm,malignancy_mean,texture_mean"
     rows = [f"test,{i},p{i},6,6,6,7,{match},4,5" for i, match in enumerate((0.5, 9))]
     (tmp_path / "index.csv").write_text("\n".join([head, *rows]) + "\n")
-    found = read_characterization(tmp_path, ("test",), Bright(), iter)
+    found = read_characterization(tmp_path, ("test",), Bright())
     assert found.dice[0] == 1
     assert np.isnan(found.dice[1])
     assert np.isnan(found.malignancy[1])
