@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from edge.report.model import Report
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings import load_settings
 from edge.store.pending import persist_in
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.studies import Record, Step, StepHook, StudyStore
 from evaluation.recovery.agent import settings_in
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, StudyHeader, Volume
@@ -304,6 +305,14 @@ class Site:
         path = self.places.outbox / name / f"report{version}.json"
         words: dict[str, Any] = json.loads(path.read_text())
         return words
+
+
+@contextmanager
+def site_at(root: Path, cloud: SilentCloud, on_step: StepHook | None = None) -> Iterator[Site]:
+    """A site that tells ``on_step`` of every durable step."""
+    (root / "state").mkdir(exist_ok=True)
+    with StudyStore(root / "state" / "s.db", on_step) as store:
+        yield Site(root, store, cloud)
 
 
 def findings(report: dict[str, Any]) -> dict[int, float]:

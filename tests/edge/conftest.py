@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.store.studies import StudyStore
-from tests.edge.builders import HandClock, SilentCloud, Site
+from tests.edge.builders import HandClock, SilentCloud, Site, site_at
 
 
 @pytest.fixture
@@ -29,6 +29,5 @@ def store(tmp_path: Path) -> Iterator[StudyStore]:
 
 @pytest.fixture
 def site(tmp_path: Path, cloud: SilentCloud) -> Iterator[Site]:
-    (tmp_path / "state").mkdir()
-    with StudyStore(tmp_path / "state" / "s.db") as store:
-        yield Site(tmp_path, store, cloud)
+    with site_at(tmp_path, cloud) as site:
+        yield site

@@ -13,18 +13,14 @@ from pathlib import Path
 import pytest
 
 from edge.amend.amender import DAY_S, MB, Amender, RetryBudget
-from edge.escalation.client import Escalator, open_channel
 from edge.escalation.rois import EscalationResult
-from edge.escalation.stream import EscalationSettings
-from edge.link.link import Link
 from edge.settings import load_settings
 from edge.store.pending import PendingStep
-from edge.store.studies import StudyStore
 from protos.deadline import Deadline
 from protos.errors import DeadlineUnmeetable, Overloaded, OverreadError, TooLarge, VersionMismatch
 from protos.messages import Roi
-from tests.edge.builders import BY_EDGE, SHAPE, UNHURRIED, SilentCloud, Site, findings
-from tests.edge.fake_cloud import FakeCloud
+from tests.edge.builders import BY_EDGE, UNHURRIED, SilentCloud, Site, findings, site_at
+from tests.edge.fake_cloud import FakeCloud, escalator
 
 
 def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
@@ -104,7 +100,7 @@ def test_a_pending_read_too_old_is_given_up_in_a_last_version(site: Site) -> Non
     assert report["second_reading"] == "missing"
     (change,) = report["changes"]
     assert change["kind"] == "given up"
-    assert change["text"] == ("2 candidates were not read again: no answer within 30 days")
+    assert change["text"] == "2 candidates were not read again: no answer within 30 days"
     assert findings(report) == BY_EDGE
     with pytest.raises(KeyError):
         site.store.pending.get(record.id)
@@ -125,9 +121,8 @@ def test_beyond_the_limit_only_the_oldest_pending_read_is_given_up(site: Site) -
     site.cloud.available = False
     old = site.study("old")
     site.store.pending.add_age(60.0)
-    site.store.pending.count_attempt(
-        site.store.pending.get(old.id)
-    )  # the order is that of age alone
+    # the order is that of age alone
+    site.store.pending.count_attempt(site.store.pending.get(old.id))
     young = site.study("young")
     with sqlite3.connect(site.places.state / "s.db") as database:
         database.execute("UPDATE pending_rois SET compressed = 1")  # compressing makes no more room
@@ -182,39 +177,28 @@ def test_an_interrupted_version_is_finished_and_not_made_twice(
     tmp_path: Path, step: PendingStep, durable: bool
 ) -> None:
     """Once the verdicts are durable there is no retry, and one version 2."""
-    (tmp_path / "state").mkdir()
     cloud = SilentCloud([2, 2])
-    with StudyStore(tmp_path / "state" / "s.db", crash_at(step, durable)) as store:
-        site = Site(tmp_path, store, cloud)
+    with site_at(tmp_path, cloud, crash_at(step, durable)) as site:
         site.study("a")
         with pytest.raises(KeyboardInterrupt):
             site.turns()
-    with StudyStore(tmp_path / "state" / "s.db") as store:
-        site = Site(tmp_path, store, cloud)
+    with site_at(tmp_path, cloud) as site:
         site.turns()
         report = site.report("a")
         assert (report["version"], report["status"]) == (2, "final")
         asked_again = step is PendingStep.AMENDING and not durable
         assert len(cloud.asked) == 1 + asked_again
         assert not (site.places.outbox / "a" / "report.v2.json").exists()
-        assert [read for step in PendingStep for read in store.pending.at(step)] == []
+        assert [read for step in PendingStep for read in site.store.pending.at(step)] == []
 
 
-def test_a_retry_over_the_real_link_has_the_same_key(tmp_path: Path) -> None:
+def test_a_retry_over_the_real_link_has_the_same_key(site: Site) -> None:
     """A cloud that refuses once and answers later: the same study, the same regions, one report."""
-    (tmp_path / "state").mkdir()
     faults: list[OverreadError] = [DeadlineUnmeetable("too busy")]
-    settings = load_settings()
-    with (
-        FakeCloud(faults=faults) as fake,
-        open_channel(fake.address, settings) as channel,
-        StudyStore(tmp_path / "state" / "s.db") as store,
-    ):
-        escalator = Escalator(channel, Link(), EscalationSettings(SHAPE, reserve_s=1.0))
-        site = Site(tmp_path, store, SilentCloud())
-        record = site.study("a", second=escalator)
+    with FakeCloud(faults=faults) as fake, escalator(fake.address) as second:
+        record = site.study("a", second=second)
         assert site.report("a")["status"] == "provisional"
-        site.amender = Amender(store, site.places.outbox, escalator, UNHURRIED)
+        site.amender = Amender(site.store, site.places.outbox, second, UNHURRIED)
         site.turns()
     assert {header.study_key for header in fake.headers} == {record.id}
     assert sorted(fake.asked[-1]) == [1, 2]
@@ -314,13 +298,7 @@ def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
     """Whatever its reason: it was there, and the next study is asked for at once."""
     keys = [site.study(name).id for name in "ab"]
     attempts = 3 if isinstance(fault, Overloaded) else 1
-    with (
-        FakeCloud(faults=[fault] * attempts) as fake,
-        open_channel(fake.address, load_settings()) as channel,
-    ):
-        second = Escalator(
-            channel, Link(), EscalationSettings(SHAPE, reserve_s=1.0), sleep=lambda _s: None
-        )
+    with FakeCloud(faults=[fault] * attempts) as fake, escalator(fake.address) as second:
         site.amender = Amender(site.store, site.places.outbox, second, UNHURRIED)
         while site.amender.run_once():
             pass
@@ -329,7 +307,6 @@ def test_a_stream_that_the_cloud_refuses_keeps_no_other_waiting(
 
 
 def test_a_half_open_breaker_is_probed_with_one_roi(site: Site) -> None:
-    """The rest follows when it has answered."""
     key = site.study("a").id
     site.cloud.answers, site.cloud.probing = [1, 1], True
     site.amender.run_once()

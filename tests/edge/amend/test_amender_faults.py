@@ -12,8 +12,7 @@ import pytest
 from edge.amend.amender import MAX_REFUSAL_PAUSE_S, Backoff
 from edge.atomic_files import is_transient, write_atomically
 from edge.store.pending import PendingStep
-from edge.store.studies import StudyStore
-from tests.edge.builders import HandClock, SilentCloud, Site
+from tests.edge.builders import HandClock, SilentCloud, Site, site_at
 from tests.edge.running_agent import full_at, held_at
 
 
@@ -49,7 +48,6 @@ def test_a_disk_that_fills_up_costs_no_verdict_and_no_version(
 def test_one_report_that_cannot_be_written_does_not_stop_the_others(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is suspended until the next start, with its verdicts."""
     for name in "ab":
         site.study(name)
     site.cloud.answers = [2, 2]
@@ -87,9 +85,7 @@ def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> Non
 )
 def test_a_database_that_cannot_grow_loses_no_amendment(tmp_path: Path, step: PendingStep) -> None:
     """Whichever step finds it full, it is made later, and no version is made twice."""
-    (tmp_path / "state").mkdir()
-    with StudyStore(tmp_path / "state" / "s.db", full_at(step, times=2)) as store:
-        site = Site(tmp_path, store, SilentCloud([1, 1, 1, 1]))
+    with site_at(tmp_path, SilentCloud([1, 1, 1, 1]), full_at(step, times=2)) as site:
         site.study("a")
         for _ in range(2):
             with pytest.raises(sqlite3.OperationalError):
@@ -106,10 +102,8 @@ def test_a_locked_database_loses_and_duplicates_no_amendment(
 ) -> None:
     """A backup, say: what it keeps from being written is written later, once."""
     monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
-    (tmp_path / "state").mkdir()
-    path = tmp_path / "state" / "s.db"
-    with StudyStore(path, held_at(path, step, looks=2)) as store:
-        site = Site(tmp_path, store, SilentCloud([2, 2]))
+    hook = held_at(tmp_path / "state" / "s.db", step, looks=2)
+    with site_at(tmp_path, SilentCloud([2, 2]), hook) as site:
         site.study("a")
         for _ in range(2):
             with pytest.raises(sqlite3.OperationalError, match="locked") as raised:
@@ -153,7 +147,6 @@ def test_a_response_of_the_link_does_not_free_what_was_refused() -> None:
 
 
 def test_pauses_are_drawn_from_the_upper_half() -> None:
-    """Agents that lost one cloud do not come back together."""
     drawn: list[tuple[float, float]] = []
 
     def jitter(low: float, high: float) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.merge import merge
@@ -48,9 +49,8 @@ def verdict(roi_id: int) -> Verdict:
 
 def pending_read(pending: PendingStore, *, answers: EscalationResult | None = None) -> PendingRead:
     """A pending read of ROIs 2 and 1, whose report is out."""
-    pending.save(
-        context_of(full_report()), answers or EscalationResult(reason="dead"), [roi(2), roi(1)]
-    )
+    answers = answers or EscalationResult(reason="dead")
+    pending.save(context_of(full_report()), answers, [roi(2), roi(1)])
     pending.publish("k1")
     return pending.get("k1")
 
@@ -72,7 +72,6 @@ def test_rois_come_back_as_they_were_and_in_their_order(pending: PendingStore) -
 def test_a_damaged_roi_is_compressed_once_and_stays_damaged(
     pending: PendingStore, database: sqlite3.Connection
 ) -> None:
-    """The others are compressed all the same; reading it detects the damage."""
     pending_read(pending)
     database.execute("UPDATE pending_rois SET roi = x'00' WHERE roi_id = 2")
     assert [pending.compress_one() for _ in range(3)] == [True, True, False]
@@ -140,7 +139,6 @@ def test_no_step_is_made_twice(pending: PendingStore) -> None:
 
 
 def test_reads_with_the_fewest_attempts_come_first(pending: PendingStore) -> None:
-    """One that never gets an answer does not keep the others from theirs."""
     pending.count_attempt(pending_read(pending))
     report = full_report()
     other = context_of(type(report)("k2", report.created, report.source, 10.0))
@@ -156,54 +154,45 @@ def test_age_is_the_time_that_has_passed(pending: PendingStore) -> None:
     assert pending.get("k1").age_s == 60.5
 
 
-def test_what_was_requested_and_did_not_come_is_pending() -> None:
-    """Sent and unanswered first, then what was held back; dismissed and reported ones never."""
-    plan = replace(plan_of(0.95, 0.3, 0.7, 0.4, 0.05), send=(2, 3, 0), later=(1,))
-    assert pending_candidates(plan, EscalationResult({2: verdict(2)})) == (3, 1)
-    assert pending_candidates(plan, EscalationResult()) == (2, 3, 1)
+LOST = EscalationResult(reason="Unreachable: lost")
+REQUESTED = replace(plan_of(0.95, 0.3, 0.7, 0.4, 0.05), send=(2, 3, 0), later=(1,))
+UNCHARACTERIZED = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, characterize=False))
+AUDITED = replace(plan_of(0.95, 0.05), send=(1, 0), audit=(1,))
+EMPTY = replace(plan_of(0.08, 0.05), send=(0, 1), audit=(0, 1))
 
 
-def test_characterizations_are_pending_where_nothing_else_was_requested() -> None:
-    """Then the report says that the second reading is missing, and it comes later."""
-    plan = plan_of(0.95, 0.05, 0.97)
-    assert pending_candidates(plan, EscalationResult(reason="Unreachable: nobody listens")) == (
-        2,
-        0,
-    )
-    assert pending_candidates(plan, EscalationResult({0: verdict(0)})) == ()
+def answered(*roi_ids: int, reason: str = "") -> EscalationResult:
+    return EscalationResult({roi_id: verdict(roi_id) for roi_id in roi_ids}, reason=reason)
 
 
-def test_without_characterization_nothing_reported_is_pending() -> None:
-    """A report without anything uncertain is complete then, with the cloud dead too."""
-    plan = plan_of(0.95, 0.05, 0.97, policy=replace(SELECTION_POLICY, characterize=False))
-    answers = EscalationResult(reason="Unreachable: nobody listens")
-    assert (plan.send, pending_candidates(plan, answers)) == ((), ())
-    merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
-    assert merged.second_reading is SecondReading.COMPLETE
-    assert len(merged.findings) == 2
+@pytest.mark.parametrize(
+    ("plan", "answers", "expected", "reading"),
+    [
+        # sent and unanswered first, then what was held back; dismissed and reported ones never
+        (REQUESTED, answered(2), (3, 1), SecondReading.PARTIAL),
+        (REQUESTED, EscalationResult(), (2, 3, 1), SecondReading.MISSING),
+        # characterizations, where nothing else was requested and none came
+        (plan_of(0.95, 0.05, 0.97), LOST, (2, 0), SecondReading.MISSING),
+        (plan_of(0.95, 0.05, 0.97), answered(0), (), SecondReading.COMPLETE),
+        # without characterization, a report without anything uncertain is complete
+        (UNCHARACTERIZED, LOST, (), SecondReading.COMPLETE),
+        # the verdict on an audited candidate is no characterization
+        (AUDITED, answered(1, reason="too slow"), (0,), SecondReading.MISSING),
+        (AUDITED, answered(0), (), SecondReading.COMPLETE),
+        # after an audit without findings there is nothing to characterize
+        (EMPTY, answered(0), (), SecondReading.COMPLETE),
+        (EMPTY, LOST, (), SecondReading.COMPLETE),
+        # a site without a cloud
+        (plan_of(0.7, 0.3), EscalationResult(switched_off=True), (), SecondReading.MISSING),
+    ],
+)
+def test_which_candidates_are_pending(
+    plan: Plan, answers: EscalationResult, expected: tuple[int, ...], reading: SecondReading
+) -> None:
+    assert pending_candidates(plan, answers) == expected
+    assert merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry()).second_reading is reading
 
 
-def test_an_audit_that_is_answered_does_not_stand_for_the_description() -> None:
-    """A reported candidate is pending, though the audited one has its verdict."""
-    plan = replace(plan_of(0.95, 0.05), send=(1, 0), audit=(1,))
-    answers = EscalationResult({1: verdict(1)}, reason="DeadlinePassed: too slow")
-    merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
-    assert merged.second_reading is SecondReading.MISSING
-    assert pending_candidates(plan, answers) == (0,)
-    assert pending_candidates(plan, EscalationResult({0: verdict(0)})) == ()
-
-
-def test_nothing_is_pending_after_an_audit_without_findings() -> None:
-    """Answered or not, there is nothing to describe."""
-    plan = replace(plan_of(0.08, 0.05), send=(0, 1), audit=(0, 1))
-    for answers in (
-        EscalationResult({0: verdict(0)}),
-        EscalationResult(reason="Unreachable: lost"),
-    ):
-        merged = merge(plan, answers, THRESHOLDS, WEIGHTS, Geometry())
-        assert merged.second_reading is SecondReading.COMPLETE
-        assert pending_candidates(plan, answers) == ()
-
-
-def test_nothing_is_pending_at_a_site_without_a_cloud() -> None:
-    assert pending_candidates(plan_of(0.7, 0.3), EscalationResult(switched_off=True)) == ()
+def test_without_characterization_nothing_is_sent_and_the_findings_stand() -> None:
+    assert UNCHARACTERIZED.send == ()
+    assert len(merge(UNCHARACTERIZED, LOST, THRESHOLDS, WEIGHTS, Geometry()).findings) == 2
