@@ -97,6 +97,6 @@ class Finding:
 
     @property
     def small(self) -> bool:
-        """Whether it is listed apart: below 6 mm, with a low malignancy score or none."""
+        """Whether it is listed separately: below 6 mm, with a low malignancy score or none."""
         malignancy = self.verdict.malignancy if self.verdict else None
         return self.diameter_mm < SMALL_MM and (malignancy or 0.0) < MALIGNANT

@@ -87,7 +87,7 @@ class Telemetry:
         self._cloud.set_function(lambda: float(estimate().available))
 
     def set_backlog(self, claimed: int, suspended: int, pending: int, oldest_s: float) -> None:
-        """Set the gauges of the work that is left at the beginning of a turn of the main loop.
+        """Set the gauges of the work that is left at the beginning of a pass of the main loop.
 
         ``oldest_s`` is the age of the oldest pending read in seconds of running time, 0 for none.
         """

@@ -108,7 +108,7 @@ def train_teacher(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """Train a teacher for distillation on the hybrid's regions."""
+    """Train a teacher for distillation on the hybrid's ROIs."""
     from models.distillation.teachers import run_teacher
     from models.networks.teacher import Kind
     from models.training.runs import Run
@@ -182,15 +182,15 @@ def pool(
     data: Data,
     screening: Screeners,
     pool: Pool = Path("runs/pool"),
-    count: Annotated[int, typer.Option(min=20, help="Number of regions.")] = 6000,
+    count: Annotated[int, typer.Option(min=20, help="Number of ROIs.")] = 6000,
     teachers: Annotated[
         list[Path] | None, typer.Option(help="Weights of teachers to read the pool with.")
     ] = None,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
-    seed: Annotated[int, typer.Option(help="Seed of the regions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the ROIs.")] = 0,
 ) -> None:
-    """Draw the regions that students are trained and measured on; store the teachers' logits."""
+    """Draw the ROIs that students are trained and measured on; store the teachers' logits."""
     from models.distillation.pool import make_pool
     from models.distillation.teachers import read_teachers
     from models.training.runs import load_material, make_screening
@@ -201,7 +201,7 @@ def pool(
     )
     for teacher in read_teachers(teachers or [], drawn, pool):
         typer.echo(f"{teacher.name}: temperature {teacher.temperature:.2f}", err=True)
-    typer.echo(f"{pool}: {len(drawn.voxels)} regions, {int(drawn.label.sum())} with a nodule")
+    typer.echo(f"{pool}: {len(drawn.voxels)} ROIs, {int(drawn.label.sum())} with a nodule")
 
 
 @distil.command("compare")

@@ -90,7 +90,7 @@ def _is_marked(study: Path, marker: Path) -> bool:
 
 
 def _fingerprint(folder: Path, found: Iterable[tuple[Path, os.stat_result]]) -> str:
-    """Return the fingerprint; empty for a study without files, which has not begun to arrive."""
+    """Return the fingerprint; empty for a study of which no file has arrived."""
     files = sorted(
         (str(path.relative_to(folder)), status.st_size, status.st_mtime_ns)
         for path, status in found

@@ -1,6 +1,6 @@
 """The main loop: claim complete studies, process the oldest one, then amend a report.
 
-Nothing that matters is only in memory. Every turn begins with what the database says is unfinished,
+Nothing that matters is only in memory. Every pass begins with the unfinished rows of the database,
 so that a start after a crash and the end of a full disk need no code of their own.
 """
 
@@ -26,13 +26,13 @@ from edge.telemetry import Telemetry
 PAUSE_POLLS = 10
 """Length of a pause while nothing can be written, in polls of the inbox."""
 AMEND_EVERY = 10
-"""Studies in a row after which a pending read gets a turn although more studies wait."""
+"""Studies in a row after which a pending read is retried although more studies wait."""
 
 log = structlog.get_logger()
 
 
 class MainLoop:
-    """The turns of the agent, and the studies that are suspended until the next start.
+    """The main loop of the agent, and the studies that are suspended until the next start.
 
     Args:
         process: processes a claimed study to its end; the number is the start time of its budget.
@@ -64,7 +64,7 @@ class MainLoop:
         self._in_a_row = 0
 
     def work(self) -> None:
-        """Turn after turn until the stop is set; wait where there is nothing to do."""
+        """Run until the stop is set; wait while there is nothing to do."""
         log.info(
             "agent started", quiet_s=self._settings.quiet_s, deadline_s=self._settings.deadline_s
         )
@@ -82,7 +82,7 @@ class MainLoop:
     def run_once(self) -> bool:
         """Claim what is complete, and process the oldest study; return whether there was work.
 
-        A pending read gets its turn when no study waits, and now and then when many do.
+        A pending read is retried when no study waits, and after every `AMEND_EVERY` studies.
 
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
@@ -142,7 +142,7 @@ class MainLoop:
         pause_s = PAUSE_POLLS * self._settings.poll_s
         log.error("cannot write, pausing", error=str(error), pause_s=pause_s)
         self._interrupted = True
-        with suppress(sqlite3.OperationalError):  # the next turn tries again
+        with suppress(sqlite3.OperationalError):  # the next pass tries again
             self._take_attempts_back()
         self._stop.wait(pause_s)
 
@@ -160,7 +160,7 @@ class MainLoop:
     def _take_attempts_back(self) -> None:
         """Do not count attempts that were interrupted; the database may not be writable now.
 
-        Between turns nothing is being read, except what a pause has interrupted.
+        Between passes nothing is being read, except what a pause has interrupted.
         """
         if self._interrupted:
             self._uncounted |= self._being_read()

@@ -195,7 +195,7 @@ class Arrival:
     """One verdict and its times.
 
     ``sent_bytes`` are those of the stream up to and including its ROI, ``received_bytes`` those
-    of the answers up to and including this one, ``after_s`` the time since the stream's regions
+    of the answers up to and including this one, ``after_s`` the time since the stream's ROIs
     could be sent, ``queue_s`` and ``compute_s`` what the cloud says it spent.
     """
 

@@ -36,7 +36,7 @@ class Step(Enum):
 
     CLAIMING = "claiming"  # the row exists; the files may still be in the inbox
     CLAIMED = "claimed"  # the files are in work/
-    READING = "reading"  # an attempt has begun
+    READING = "reading"  # an attempt has started
     REPORTED = "reported"  # the report is complete in the outbox
     DONE = "done"  # the files are in done/
     QUARANTINING = "quarantining"  # the reason is stored; the files may still be in work/
@@ -91,7 +91,7 @@ class Record:
         members: names in the inbox of all its files and folders, the study itself first.
         fingerprint: of names, sizes and times of its files when it was complete.
         report_name: its folder in the outbox, unique.
-        attempts: readings that have begun without an end, the current one included.
+        attempts: readings that were started and not finished, the current one included.
         kind, reason, file: why it was quarantined; else empty.
         created, updated: wall-clock time of the claim and of the last step, ISO 8601.
     """

@@ -3,7 +3,8 @@
 All share both readers, calibration, score fusion and the thresholds of a finding. A *routing* knows
 no link: it selects the candidates to escalate and those to report at once. Sedna's filters follow
 its library (Apache-2.0, github.com/kubeedge/sedna, `hard_example_mining` and `joint_inference`): a
-filter judges the edge's result hard or not; a hard one is escalated, and the cloud's score counts.
+filter decides whether the edge's result is hard. A hard one is escalated, and the cloud's score
+counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The pruning commands: prune, fine-tune for a short while, judge on validation, time it.
+"""The pruning commands: prune, fine-tune for a short while, evaluate on validation, time it.
 
 The methods (`METHODS`), each from the same start:
 
@@ -95,7 +95,7 @@ class Cell:
 def run_compare(
     run: Run, cells: Sequence[Cell], *, engine: str = "openvino", rounds: int = 10
 ) -> dict[str, Any]:
-    """Prune, fine-tune, judge and time every cell and the control; return the comparison.
+    """Prune, fine-tune, evaluate and time every cell and the control; return the comparison.
 
     A cell with a result is not run again; one that was interrupted starts over.
     """
@@ -130,7 +130,7 @@ def run_structured(run: Run, share: float) -> dict[str, Any]:
 def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     own = pruned(task, cell, run)
-    before = task.judge(own.network.eval())
+    before = task.evaluate(own.network.eval())
     network = train(own, replace(run.plan(decay=0.02), out=folder, average=AVERAGE))
     found, false_positives = task.scores(network.eval())
     result = {

@@ -192,10 +192,10 @@ class SparseTask:
         self._steps += 1
         return self._task.losses(network, batch)
 
-    def judge(self, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return the task's figures; an averaged network needs the last masks first."""
         apply_masks(network, self.masks)
-        return self._task.judge(network)
+        return self._task.evaluate(network)
 
     def _mask_gradient(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         if self._regrow is not None and self._steps % self._regrow.every == 0:

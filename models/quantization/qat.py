@@ -126,7 +126,7 @@ class MatchTask:
     """Trains ``network`` to give what ``reference`` gives for the voxels of ``base``'s batches."""
 
     def __init__(self, base: Task, reference: nn.Module, network: nn.Module) -> None:
-        self.network, self.refresh, self.judge = network, base.refresh, base.judge
+        self.network, self.refresh, self.evaluate = network, base.refresh, base.evaluate
         self._base, self._reference = base, reference
 
     def batches(self, seed: int) -> Iterator[Batch]:

@@ -116,7 +116,7 @@ def _in_batches(compiled: Callable[[int], Runner], sample: Sequence[npt.NDArray[
 
     On a CPU without AMX, openvino 2026.4 gives wrong results for the INT8 hybrid with a dynamic
     batch size and correct results with a fixed batch size. A size whose answers for ``sample`` are
-    not those of single regions is not used.
+    not those of single ROIs is not used.
     """
     runners = {1: compiled(1)}
     alone = _in_pieces(runners, sample)

@@ -1,4 +1,4 @@
-"""The hybrid network as the cloud uses it: regions in, readings out."""
+"""The hybrid network as the cloud uses it: ROIs in, readings out."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TEXTURES = ("ground glass", "part-solid", "solid")
 """The texture classes, in the order of their logits."""
 
 VIEWS: tuple[tuple[int, ...], ...] = ((), (1, 2), (1, 3), (2, 3))
-"""The axes along which a batch of regions is mirrored for each of its views, as in training."""
+"""The axes along which a batch of ROIs is mirrored for each of its views, as in training."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """The reading of one region.
+    """The reading of one ROI.
 
     Attributes:
         probability: of being a nodule, calibrated, in [0, 1].
@@ -44,7 +44,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Readings:
-    """Readings of ``n`` regions: each field is ``(n,)``, ``mask`` bool ``(n, z, y, x)``.
+    """Readings of ``n`` ROIs: each field is ``(n,)``, ``mask`` bool ``(n, z, y, x)``.
 
     See `Reading`; ``texture`` holds indices into `TEXTURES`.
     """
@@ -69,39 +69,39 @@ class Readings:
 
 
 class SecondReader(Opened):
-    """Reads regions with one opened hybrid artifact."""
+    """Reads ROIs with one opened hybrid artifact."""
 
     @property
     def roi_shape(self) -> tuple[int, int, int]:
-        """The shape of a region, ``(z, y, x)``."""
+        """The shape of an ROI, ``(z, y, x)``."""
         return roi_shape_of(self.session.artifact)
 
     def read(self, batch: UInt8Array) -> Readings:
-        """Read uint8 regions ``(n, z, y, x)``, each in four `VIEWS` whose logits are averaged.
+        """Read uint8 ROIs ``(n, z, y, x)``, each in four `VIEWS` whose logits are averaged.
 
         Raises:
             ModelFailed: the engine failed on this batch.
-            ValueError: the regions are not of `roi_shape`.
+            ValueError: the ROIs are not of `roi_shape`.
         """
         artifact = self.session.artifact
         return conclude(self.session.run(views_of(batch, artifact)), artifact)
 
 
 def roi_shape_of(artifact: Artifact) -> tuple[int, int, int]:
-    """Return the shape of a hybrid's regions, ``(z, y, x)``."""
+    """Return the shape of a hybrid's ROIs, ``(z, y, x)``."""
     z, y, x = artifact.settings["roi_shape"]
     return int(z), int(y), int(x)
 
 
 def views_of(batch: UInt8Array, artifact: Artifact) -> UInt8Array:
-    """Return all views of regions ``(n, z, y, x)`` as network input, ``(views * n, 1, z, y, x)``.
+    """Return all views of ROIs ``(n, z, y, x)`` as network input, ``(views * n, 1, z, y, x)``.
 
     Raises:
-        ValueError: the regions are not of the artifact's shape.
+        ValueError: the ROIs are not of the artifact's shape.
     """
     expected = roi_shape_of(artifact)
     if batch.shape[1:] != expected:
-        raise ValueError(f"{artifact.name}: regions of {batch.shape[1:]}, expected {expected}")
+        raise ValueError(f"{artifact.name}: ROIs of {batch.shape[1:]}, expected {expected}")
     views = np.concatenate([np.flip(batch, axes) for axes in VIEWS])
     return np.ascontiguousarray(views)[:, None]
 
@@ -139,7 +139,7 @@ def nearest_piece(mask: BoolArray) -> BoolArray:
     voxels = np.argwhere(mask)
     if len(voxels) == 0:
         return mask
-    low, high = voxels.min(0), voxels.max(0) + 1  # usually a small part of the region
+    low, high = voxels.min(0), voxels.max(0) + 1  # usually a small part of the ROI
     box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
     components = sitk.ConnectedComponentImageFilter()
     components.FullyConnectedOn()

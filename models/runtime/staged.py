@@ -26,7 +26,7 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class StagedReader:
-    """Reads regions with ``parts`` of one hybrid artifact, ``whole``, one after another."""
+    """Reads ROIs with ``parts`` of one hybrid artifact, ``whole``, one after another."""
 
     whole: Artifact
     parts: tuple[Session, ...]
@@ -50,12 +50,12 @@ class StagedReader:
 
     @property
     def roi_shape(self) -> tuple[int, int, int]:
-        """The shape of a region, ``(z, y, x)``."""
+        """The shape of an ROI, ``(z, y, x)``."""
         return roi_shape_of(self.whole)
 
     @property
     def steps(self) -> tuple[Callable[[Any], Any], ...]:
-        """One function for each part: regions uint8 ``(n, z, y, x)`` to tensors to `Readings`."""
+        """One function for each part: ROIs uint8 ``(n, z, y, x)`` to tensors to `Readings`."""
         first, *middle, last = (self._step(part) for part in self.parts)
 
         def finish(tensors: Tensors) -> Readings:
@@ -67,11 +67,11 @@ class StagedReader:
         )  # fmt: skip
 
     def read(self, batch: UInt8Array) -> Readings:
-        """Read regions ``(n, z, y, x)`` with all parts in turn, as the whole would.
+        """Read ROIs ``(n, z, y, x)`` with all parts in turn, as the whole would.
 
         Raises:
             ModelFailed: an engine failed on this batch.
-            ValueError: the regions are not of `roi_shape`.
+            ValueError: the ROIs are not of `roi_shape`.
         """
         work: Any = batch
         for step in self.steps:

@@ -53,7 +53,7 @@ class HybridTask:
     def refresh(self, network: nn.Module) -> None:
         """Do nothing: the false positives are those of the screening network, which is fixed."""
 
-    def judge(self, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return sensitivity at 0.5 to 4 false positives a scan, alone and with the edge."""
         held = self.validation
         nodule, other = (logits(network, r) for r in (held.nodules, held.false_positives))

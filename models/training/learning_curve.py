@@ -24,7 +24,7 @@ from models.training.runs import Run, make_screening, screening_task
 AVERAGE = 0.99
 """Decay of the weight average, lower than in long runs."""
 
-JUDGED = 4
+EVALUATIONS = 4
 """How often a run is measured on validation."""
 
 MEASURE = "cpm"
@@ -54,7 +54,8 @@ def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ())
             task = screening_task(replace(material, learnt=part), make_screening(None))
             plan = Plan(
                 folder, run.minutes, rate=run.rate, average=AVERAGE, seed=run.seed,
-                judge_minutes=run.minutes / JUDGED - 0.01, refresh_minutes=run.minutes / 2,
+                evaluation_minutes=run.minutes / EVALUATIONS - 0.01,
+                refresh_minutes=run.minutes / 2,
                 resume=True,
             )  # fmt: skip
             train(task, plan)

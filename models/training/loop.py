@@ -46,7 +46,7 @@ class Task(Protocol):
         """Adapt later batches to the network; called every ``refresh_minutes``."""
         ...
 
-    def judge(self, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return figures of the averaged network on validation material."""
         ...
 
@@ -65,7 +65,7 @@ class Plan:
     decay: float = 0.02
     warm_up: float = 0.03
     average: float = 0.998
-    judge_minutes: float = 4.0
+    evaluation_minutes: float = 4.0
     refresh_minutes: float = 8.0
     save_minutes: float = 2.0
     seed: int = 0
@@ -135,7 +135,7 @@ def _run(task: Task, plan: Plan, state: State) -> None:
     if state.steps:
         task.refresh(state.averaged.module.eval())
     batches = task.batches(plan.seed + state.steps)
-    saved = judged = refreshed = state.spent_s
+    saved = evaluated = refreshed = state.spent_s
     sums: dict[str, float] = {}
     with Progress() as progress:
         bar = progress.add_task("training", total=budget_s, completed=int(state.spent_s))
@@ -153,9 +153,12 @@ def _run(task: Task, plan: Plan, state: State) -> None:
                 refreshed = state.spent_s
                 task.refresh(state.averaged.module.eval())
                 batches = task.batches(plan.seed + state.steps)
-            if state.spent_s - judged > plan.judge_minutes * 60 or state.spent_s >= budget_s:
-                judged = state.spent_s
-                _log(plan, state, sums, task.judge(state.averaged.module.eval()))
+            if (
+                state.spent_s - evaluated > plan.evaluation_minutes * 60
+                or state.spent_s >= budget_s
+            ):
+                evaluated = state.spent_s
+                _log(plan, state, sums, task.evaluate(state.averaged.module.eval()))
     _write_atomically(_snapshot(state), plan.out / "last.pt")
 
 

@@ -57,7 +57,7 @@ class ScreeningTask:
             hard.append(peaks.index_zyx[peaks.logit > HARD_LOGIT][:HARD_NEGATIVES])
         self.composer = replace(self.composer, hard=hard)
 
-    def judge(self, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
         """Return sensitivity on the cubes at 1, 2, 4 and 8 false positives a scan, and the CPM."""
         return summary(*self.scores(network), len(self.scans))
 
@@ -69,7 +69,7 @@ class ScreeningTask:
 
 
 def summary(found: FloatArray, false: FloatArray, scans: int) -> dict[str, float]:
-    """Return the figures of `ScreeningTask.judge` from its scores and the number of scans."""
+    """Return the figures of `ScreeningTask.evaluate` from its scores and the number of scans."""
     at = [sensitivity_at(found, false, rate * scans) for rate in RATES]
     named = {f"at_{rate:g}": value for rate, value in zip(RATES, at, strict=True) if rate >= 1}
     return {"cpm": float(np.mean(at)), **named}

@@ -85,5 +85,5 @@ class SmallTask:
     def refresh(self, network: nn.Module) -> None:
         """Nothing to learn from the network."""
 
-    def judge(self, network: nn.Module) -> dict[str, float]:
+    def evaluate(self, network: nn.Module) -> dict[str, float]:
         return {"left": float(sum(torch.count_nonzero(p) for p in network.parameters()))}

@@ -101,7 +101,7 @@ def test_scan_without_detections_still_counts() -> None:
 
 
 def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
-    """A scan goes through reader and preprocessing, and detections are judged in patient mm."""
+    """A scan goes through reader and preprocessing, and detections are evaluated in patient mm."""
     folder = shared_data / "ct" / "lidc_slabs" / "LIDC-IDRI-0001"
     lesion = Lesion((57.24, 84.94, -115.62), 32.76)
     seen: list[Preprocessed] = []

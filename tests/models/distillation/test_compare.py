@@ -40,7 +40,7 @@ def teacher(kind: Kind, folder: Path) -> Path:
     network = TeacherNetwork(TeacherSpec(kind, SMALL, (4, 8, 8), (1, 1)))
     network.start_from(screening().state_dict())
     task = replace(test_hybrid.task(), network=network, batch=2)
-    train(task, Plan(folder, minutes=0.002, judge_minutes=1))
+    train(task, Plan(folder, minutes=0.002, evaluation_minutes=1))
     return folder / "averaged.pt"
 
 

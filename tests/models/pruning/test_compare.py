@@ -88,9 +88,9 @@ def test_hits_agree_with_the_evaluation() -> None:
     rng = np.random.default_rng(0)
     found, false_positives = rng.normal(1, 2, 50), rng.normal(-1, 2, 30)
     own = hits(finished("weights", 0.2, found.tolist(), false_positives.tolist())).mean(0)
-    judged = summary(found, false_positives, 1)
-    assert own.mean() == pytest.approx(judged["cpm"])
-    assert own[-1] == pytest.approx(judged["at_8"])
+    evaluated = summary(found, false_positives, 1)
+    assert own.mean() == pytest.approx(evaluated["cpm"])
+    assert own[-1] == pytest.approx(evaluated["at_8"])
 
 
 def test_an_interval_holds_the_value() -> None:

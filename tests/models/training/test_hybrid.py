@@ -1,4 +1,4 @@
-"""The hybrid's task: what a batch holds, and how it is judged."""
+"""The hybrid's task: what a batch holds, and how it is evaluated."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Brightness(torch.nn.Module):
 
 
 def test_a_network_is_evaluated_alone_and_with_the_edge() -> None:
-    figures = task().judge(Brightness())
+    figures = task().evaluate(Brightness())
     assert figures["alone_0.5"] == figures["both_4"] == 1.0
     assert set(figures) == {f"{n}_{r}" for n in ("alone", "both") for r in ("0.5", "1", "2", "4")}
 
