@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 _STDERR = 2
-_DAMAGE = "Corrupt JPEG data"  # libjpeg, which goes on and fills the rest with grey
+_DAMAGE = "Corrupt JPEG data"  # libjpeg, which continues and fills the rest with grey
 _ONE_AT_A_TIME = threading.Lock()
 
 

@@ -180,7 +180,7 @@ def is_connected(address: str) -> bool:
     return any(row[2].endswith(port) and row[3] == "01" for row in rows)
 
 
-def test_the_daemon_takes_a_study_from_its_inbox(
+def test_the_agent_takes_a_study_from_its_inbox(
     home: Home, chest: Study, cloud: str, tmp_path: Path
 ) -> None:
     """It reports what lies there when it starts, and ends with 0 on SIGTERM."""

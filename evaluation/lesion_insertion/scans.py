@@ -79,7 +79,7 @@ class SyntheticScores:
 
 
 def prepare_host(host: Host, reads: Reads) -> PreparedHost:
-    """Read the scan as the agent reads it, and find out where lesions can be inserted."""
+    """Read the scan as the edge reads it, and find where lesions can be inserted."""
     box = preprocess(host.volume, host.name)
     detections = tuple((candidate.centre_mm, candidate.score) for candidate in reads(box))
     strongest = sorted(detections, key=lambda one: -one[1])[:STRONGEST]

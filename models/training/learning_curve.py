@@ -37,7 +37,7 @@ class NoLog(ModelError):
 def run_learning(run: Run, shares: Sequence[float], longer: Sequence[Path] = ()) -> dict[str, Any]:
     """Train a run for each share of the patients; return its logs and those of ``longer``.
 
-    A finished run is not trained again, an interrupted one goes on. ``longer`` are folders of
+    A finished run is not trained again, an interrupted one continues. ``longer`` are folders of
     other runs.
 
     Raises:

@@ -13,7 +13,7 @@ SMALL = [(32, 32, 32), (16, 48, 48), (17, 31, 48)]
 
 
 @pytest.mark.parametrize("shape", SMALL)
-def test_a_smaller_region_becomes_the_middle_of_a_full_one(shape: tuple[int, int, int]) -> None:
+def test_a_smaller_roi_becomes_the_middle_of_a_full_one(shape: tuple[int, int, int]) -> None:
     """Its voxels lie where a full region around the same candidate has them."""
     box = np.random.default_rng(1).integers(0, 256, (80, 80, 80), dtype=np.uint8)
     centre = (40.2, 39.6, 41.0)
@@ -35,6 +35,6 @@ def test_around_it_lies_its_mirror_image() -> None:
     np.testing.assert_array_equal(filled[29:35], [13, 14, 15, 15, 14, 13])
 
 
-def test_a_full_region_is_left_alone() -> None:
+def test_a_full_roi_is_left_alone() -> None:
     whole = np.zeros(FULL, np.uint8)
     assert pad(whole, FULL) is whole

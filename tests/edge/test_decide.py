@@ -60,7 +60,7 @@ def test_with_time_enough_all_go_at_full_size() -> None:
     assert (plan.later, plan.held_back) == ((), "")
 
 
-def test_a_thin_link_makes_regions_smaller_before_it_drops_them() -> None:
+def test_a_thin_link_makes_rois_smaller_before_it_drops_them() -> None:
     """At 100 kB/s four full regions take 4.5 s: in 1.8 s all four go, reduced."""
     plan = plan_of(*[0.5] * 4, link=THIN, budget_s=1.8)
     assert plan.send == (0, 1, 2, 3)

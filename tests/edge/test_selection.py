@@ -49,7 +49,7 @@ def value_of(offers: list[list[Option]], most: int, fits: Fits) -> float:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_is_the_best_where_all_regions_have_the_same_sizes(seed: int) -> None:
+def test_it_is_the_best_where_all_rois_have_the_same_sizes(seed: int) -> None:
     """Against all ways to send four or five regions, over any link and budget."""
     draw = np.random.default_rng(seed)
     offers = [options(value) for value in draw.uniform(0.01, 0.25, size=draw.integers(4, 6))]
@@ -107,7 +107,7 @@ def test_what_is_sent_at_all_is_the_most_valuable_at_its_smallest() -> None:
 FULL = (48, 48, 48)
 
 
-def test_a_smaller_region_is_a_cube_or_a_slab() -> None:
+def test_a_smaller_roi_is_a_cube_or_a_slab() -> None:
     """Of 48 voxels: all, 32 a side, or 16 slices of those; in bytes 1, 8/27 and 4/27."""
     shapes = [size.shape_of(FULL) for size in Size]
     assert shapes == [FULL, (32, 32, 32), (16, 32, 32)]

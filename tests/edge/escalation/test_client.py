@@ -242,7 +242,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_a_busy_cloud_that_refuses_is_sent_no_region(sent: list[int]) -> None:
+def test_a_busy_cloud_that_refuses_is_sent_no_roi(sent: list[int]) -> None:
     """It is asked with the header alone; the reason is its own."""
     with FakeCloud(turns_away=[DeadlineUnmeetable("late", 9.0)]) as cloud:
         came = ask(cloud.address, *SCORES, link=busy_link())
@@ -250,7 +250,7 @@ def test_a_busy_cloud_that_refuses_is_sent_no_region(sent: list[int]) -> None:
     assert (sent, cloud.headers[0].roi_count) == ([], 3)
 
 
-def test_a_busy_cloud_gets_the_regions_when_it_has_taken_the_header(sent: list[int]) -> None:
+def test_a_busy_cloud_gets_the_rois_when_it_has_taken_the_header(sent: list[int]) -> None:
     """None before its first sign, all after it; what one waits for is no throughput."""
     before: list[int] = []
 

@@ -233,7 +233,7 @@ def test_the_header_holds_key_count_budget_and_priority() -> None:
     assert 0.0 < header.budget_s <= 60.0 - RESERVE_S
 
 
-def test_region_is_cut_around_its_candidate() -> None:
+def test_roi_is_cut_around_its_candidate() -> None:
     seen: list[Roi] = []
 
     def keep(roi: Roi) -> Verdict | Refusal:
@@ -264,7 +264,7 @@ def test_rois_cut_before_can_be_read() -> None:
     assert cloud.headers[0].study_key == "key-7"
 
 
-def test_smaller_regions_are_sent_as_such_with_masks_of_their_own_shape() -> None:
+def test_smaller_rois_are_sent_as_such_with_masks_of_their_own_shape() -> None:
     """A reduced cube and a slab keep their shapes there and back."""
     shapes = {0: Size.REDUCED.shape_of(SHAPE), 1: Size.SLAB.shape_of(SHAPE)}
     masks = {roi_id: np.ones(shape, bool) for roi_id, shape in shapes.items()}

@@ -228,6 +228,6 @@ def test_a_bound_is_no_measurement() -> None:
     assert evidence.measured
 
 
-def test_one_answer_alone_tells_nothing_of_throughput() -> None:
+def test_one_answer_alone_says_nothing_about_throughput() -> None:
     """It is not known when it left."""
     assert down_s([Arrival(2000, 0.5, 0.1, 0.2, received_bytes=200)]) is None

@@ -52,7 +52,7 @@ def test_middle_and_slow_side_are_those_of_what_was_seen(link: Link) -> None:
     assert estimate.slow.round_trip_s == pytest.approx(0.4)
 
 
-def test_cloud_time_of_a_region_is_shared_among_those_sent_together(link: Link) -> None:
+def test_cloud_time_of_an_roi_is_shared_among_those_sent_together(link: Link) -> None:
     """Ten regions of one batch of 1 s cost 0.1 s each, however slow the link was."""
     link.succeeded([Arrival(1000, 9.0, queue_s=0.0, compute_s=1.0)] * 10, response_s=8.0)
     assert link.estimate().middle.roi_s == pytest.approx(0.1)

@@ -64,7 +64,7 @@ def test_scans_are_folders_or_folders_of_named_scans(tmp_path: Path) -> None:
     assert [scan_name(folder) for folder in folders] == ["a", "b", "c"]
 
 
-def test_missing_and_doubled_scans_are_refused(tmp_path: Path) -> None:
+def test_missing_and_duplicated_scans_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingData, match="no such scan"):
         scan_folders([tmp_path / "nowhere"], set())
     (tmp_path / "a").mkdir()

@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_nothing_is_lost_doubled_or_given_up_when_the_clock_jumps(site: Path) -> None:
+def test_nothing_is_lost_duplicated_or_given_up_when_the_clock_jumps(site: Path) -> None:
     counted = counts(site)
     assert counted["jumps"] > 20
     assert counted["looks"] > 0

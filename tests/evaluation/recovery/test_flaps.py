@@ -45,7 +45,7 @@ def statuses(root: Path) -> dict[str, str]:
     return {path.parent.name: json.loads(path.read_text())["status"] for path in reports}
 
 
-def test_nothing_is_lost_or_doubled_when_the_link_flaps(site: tuple[Path, Found]) -> None:
+def test_nothing_is_lost_or_duplicated_when_the_link_flaps(site: tuple[Path, Found]) -> None:
     root, found = site
     assert found.studies == len(statuses(root)) > 0
     assert found.sound, found

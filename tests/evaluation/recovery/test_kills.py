@@ -19,13 +19,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Killings:
     return made
 
 
-def test_nothing_is_lost_or_doubled_by_kills(site: Killings) -> None:
+def test_nothing_is_lost_or_duplicated_by_kills(site: Killings) -> None:
     found = check(site.root, site.studies)
     assert (site.kills, found.studies) == (4, 4)
     assert found.sound, found
 
 
-def test_the_check_sees_what_is_lost_doubled_or_left(tmp_path: Path, site: Killings) -> None:
+def test_the_check_sees_what_is_lost_duplicated_or_left(tmp_path: Path, site: Killings) -> None:
     root = tmp_path / "copy"
     shutil.copytree(site.root, root)
     name = next(n for n, scores in site.studies.items() if scores)

@@ -55,7 +55,7 @@ def test_the_count_is_the_one_by_hand() -> None:
         assert multiply_adds(find(name), 48) == by_hand(spec, 48)
 
 
-def test_a_region_of_the_student_costs_at_most_22_per_cent() -> None:
+def test_an_roi_of_the_student_costs_at_most_22_per_cent() -> None:
     done = CliRunner().invoke(app, ["cost", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["saved"] >= 0.78

@@ -70,7 +70,7 @@ def test_the_screening_networks_stem_is_taken_over_and_frozen(
 
 
 @pytest.mark.parametrize("place", [(5, 5, 5), (40, 20, 10)])
-def test_the_hybrid_sees_the_whole_region(place: tuple[int, int, int]) -> None:
+def test_the_hybrid_sees_the_whole_roi(place: tuple[int, int, int]) -> None:
     """A change anywhere in the region changes the answer: the encoder relates all of it."""
     torch.manual_seed(0)
     network = HybridNetwork().eval()

@@ -22,7 +22,7 @@ SAMPLE = [np.arange(8, dtype=np.float32)[:, None]]
 @pytest.mark.parametrize(
     ("name", "half"), [("hybrid-int8", False), ("hybrid-int8", True), ("hybrid-fp32", False)]
 )
-def test_a_batch_is_answered_as_its_regions_are_alone(name: str, half: bool, threads: int) -> None:
+def test_a_batch_is_answered_as_its_rois_are_alone(name: str, half: bool, threads: int) -> None:
     run = start("openvino", find(name).content(), threads, half=half)
     batch = np.random.default_rng(0).integers(0, 256, (13, 1, 48, 48, 48), dtype=np.uint8)
     alone = [run(batch[i : i + 1]) for i in range(len(batch))]

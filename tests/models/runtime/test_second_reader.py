@@ -16,7 +16,7 @@ def reader(weights: Path) -> SecondReader:
     return SecondReader(open_session(find("bright-hybrid", weights), engine="onnxruntime"))
 
 
-def test_each_region_gets_a_probability_and_a_diameter(weights: Path) -> None:
+def test_each_roi_gets_a_probability_and_a_diameter(weights: Path) -> None:
     batch = np.stack([np.zeros((8, 8, 8)), np.full((8, 8, 8), 255)]).astype(np.uint8)
     readings = reader(weights).read(batch)
     np.testing.assert_allclose(readings.probability, [0.5, 1 / (1 + np.exp(-1))], rtol=1e-5)
@@ -25,7 +25,7 @@ def test_each_region_gets_a_probability_and_a_diameter(weights: Path) -> None:
     assert readings[1].texture == "part-solid"
 
 
-def test_the_mask_lies_where_the_region_has_the_nodule(weights: Path) -> None:
+def test_the_mask_lies_where_the_roi_has_the_nodule(weights: Path) -> None:
     region = np.zeros((8, 8, 8), np.uint8)
     region[2:4, 3:6, 4] = 200
     region[7, 7, 7] = 200
@@ -35,7 +35,7 @@ def test_the_mask_lies_where_the_region_has_the_nodule(weights: Path) -> None:
     np.testing.assert_array_equal(mask, truth)
 
 
-def test_a_region_of_another_shape_is_refused(weights: Path) -> None:
+def test_an_roi_of_another_shape_is_refused(weights: Path) -> None:
     with pytest.raises(ValueError, match=r"\(4, 8, 8\).*\(8, 8, 8\)"):
         reader(weights).read(np.zeros((1, 4, 8, 8), np.uint8))
 

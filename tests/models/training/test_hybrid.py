@@ -58,7 +58,7 @@ def test_a_network_is_evaluated_alone_and_with_the_edge() -> None:
     assert set(figures) == {f"{n}_{r}" for n in ("alone", "both") for r in ("0.5", "1", "2", "4")}
 
 
-def test_logits_come_in_the_order_of_the_regions() -> None:
+def test_logits_come_in_the_order_of_the_rois() -> None:
     regions = np.stack([np.full((8, 8, 8), 50 * i, np.uint8) for i in range(5)])
     found = logits(Brightness(), regions, batch=2)
     assert found.shape == (5,)

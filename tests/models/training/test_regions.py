@@ -28,7 +28,7 @@ def drawn(seed: int, count: int, share: float = 0.45) -> list[Region]:
     return [source.draw(rng) for _ in range(count)]
 
 
-def test_regions_are_of_one_shape_and_of_both_kinds() -> None:
+def test_rois_are_of_one_shape_and_of_both_kinds() -> None:
     """uint8 cubes of 48, a diameter where there is a nodule, in about the share asked for."""
     regions = drawn(0, 40)
     for region in regions:

@@ -72,7 +72,7 @@ def test_heat_is_cheap_when_right_and_dear_when_wrong() -> None:
     assert heat_loss(near, truth, all_count) < 0.05 * heat_loss(false_positive, truth, all_count)
 
 
-def test_cells_of_no_weight_are_not_looked_at() -> None:
+def test_cells_of_no_weight_are_ignored() -> None:
     truth, weight = heat(), torch.ones(1, 6, 6, 6)
     weight[0, 5, 5] = 0
     logit = sure(truth)
