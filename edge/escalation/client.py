@@ -24,7 +24,7 @@ from edge.decide import Plan
 from edge.errors import BadSettings
 from edge.escalation.attempt import Endpoint, Escalation
 from edge.escalation.rois import EscalationResult, RoiStates, cut_rois
-from edge.escalation.stream import EscalationSettings, GrpcStream
+from edge.escalation.stream import GrpcStream
 from edge.link.estimate import OFF, LinkEstimate
 from edge.link.health import HealthCheck, HealthMonitor
 from edge.link.link import CONNECT_S, Link
@@ -33,7 +33,7 @@ from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import DeadlinePassed, LinkFault, OverreadError, Unreachable, from_status
-from protos.messages import Priority, Roi
+from protos.messages import Roi
 from protos.overread_pb2_grpc import OverreadStub
 
 log = structlog.get_logger()
@@ -101,7 +101,7 @@ class Escalator:
         self,
         channel: grpc.Channel,
         link: Link,
-        settings: EscalationSettings,
+        settings: EdgeSettings,
         *,
         hedge: tuple[grpc.Channel, Link] | None = None,
         sleep: Callable[[float], None] = time.sleep,
@@ -137,7 +137,8 @@ class Escalator:
     ) -> EscalationResult:
         """Return the verdicts that came within ``budget`` less the reserve; raise nothing."""
         deadline = budget.deadline.capped(budget.left_s(self._settings.reserve_s))
-        rois = cut_rois(plan, box, self._settings.shape)
+        side = self._settings.roi_side
+        rois = cut_rois(plan, box, (side, side, side))
         return self._escalate(rois, deadline, study_key, counts=True)
 
     def read_rois(
@@ -206,21 +207,12 @@ def open_second_reader(settings: EdgeSettings, held: ExitStack, clock: Clock) ->
         if settings.cloud_hedge is not None:
             log.warning("cloud_hedge has no effect without cloud")
         return NoSecondReader()
-    side = settings.roi_side
-    how = EscalationSettings(
-        shape=(side, side, side),
-        reserve_s=settings.reserve_s,
-        max_attempts=settings.max_attempts,
-        model_version=settings.cloud_model,
-        priority=Priority(settings.priority),
-        site=settings.site,
-    )
     link, hedge_link = Link(clock=clock), Link(clock=clock)
     channel = open_link(settings.cloud, link, settings, held, clock)
     if settings.cloud_hedge is None:
-        return Escalator(channel, link, how)
+        return Escalator(channel, link, settings)
     hedge = open_link(settings.cloud_hedge, hedge_link, settings, held, clock)
-    return Escalator(channel, link, how, hedge=(hedge, hedge_link))
+    return Escalator(channel, link, settings, hedge=(hedge, hedge_link))
 
 
 def open_link(

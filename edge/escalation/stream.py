@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import grpc
 
 from edge.escalation.attempt import Received, StreamTiming
 from edge.escalation.rois import RoiStates
 from edge.link.link import Link
+from edge.settings import EdgeSettings
 from protos import overread_pb2 as pb
 from protos.codec import decode_response, encode_header, encode_roi
 from protos.deadline import Deadline
@@ -23,23 +23,6 @@ FAILED_S = 0.02
 """gRPC gives empty metadata for a stream that failed; it reports the failure within this time."""
 
 
-@dataclass(frozen=True)
-class EscalationSettings:
-    """How a study is sent to the cloud; `edge.settings.EdgeSettings` explains the settings.
-
-    Attributes:
-        shape: of the ROIs, voxels (z, y, x).
-        max_attempts: streams that are opened for one study at most.
-    """
-
-    shape: tuple[int, int, int]
-    reserve_s: float
-    max_attempts: int = 3
-    model_version: str = ""
-    priority: Priority = Priority.ROUTINE
-    site: str = ""
-
-
 class GrpcStream:
     """One stream of the contract, opened with the ROIs that are open now.
 
@@ -49,7 +32,7 @@ class GrpcStream:
     def __init__(
         self,
         stub: OverreadStub,
-        settings: EscalationSettings,
+        settings: EdgeSettings,
         link: Link,
         states: RoiStates,
         deadline: Deadline,
@@ -57,7 +40,8 @@ class GrpcStream:
     ) -> None:
         rois, left_s = list(states.open.values()), deadline.remaining_s
         budget_s = left_s - min(link.round_trip_s or 0.0, left_s / 2)  # there and back
-        header = Header(study_key, settings.model_version, budget_s, len(rois), settings.priority)
+        priority = Priority(settings.priority)
+        header = Header(study_key, settings.cloud_model, budget_s, len(rois), priority)
         held = link.estimate().middle.busy
         self._requests = RequestIterator(header, rois, deadline, held=held)
         self.timing = StreamTiming(rois, deadline.clock, held=held)

@@ -25,12 +25,7 @@ DOWN_PAUSE_S = 1.0
 
 @dataclass(frozen=True)
 class HealthCheck:
-    """A health check that was started.
-
-    Attributes:
-        fault: waits for the result; None if the cloud answered.
-        cancel: ends the wait.
-    """
+    """A started check: ``fault`` waits for its result (None if the cloud answered)."""
 
     fault: Callable[[], LinkFault | None]
     cancel: Callable[[], object]

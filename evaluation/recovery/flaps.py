@@ -22,7 +22,6 @@ import typer
 from edge.decide import Plan
 from edge.escalation.client import Escalator, open_channel, start_health_check
 from edge.escalation.rois import EscalationResult, cut_one
-from edge.escalation.stream import EscalationSettings
 from edge.link.health import HealthMonitor
 from edge.link.link import Link
 from edge.settings import EdgeSettings
@@ -56,8 +55,8 @@ def serve(root: Path, address: str) -> None:
         open_channel(address, settings) as channel,
         HealthMonitor(partial(start_health_check, channel), link, HEALTH_CHECK_S),
     ):
-        second = Escalator(channel, link, EscalationSettings((SIDE,) * 3, RESERVE_S))
         pipeline = EdgeSettings(roi_side=SIDE, deadline_s=DEADLINE_S, reserve_s=RESERVE_S)
+        second = Escalator(channel, link, pipeline)
         work(root, second, settings=settings, pipeline=pipeline)
 
 

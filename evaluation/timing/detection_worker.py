@@ -22,7 +22,6 @@ from typing import Any
 from edge.decide import Situation, Thresholds, decide
 from edge.escalation.client import Escalator, open_link
 from edge.escalation.rois import RoiStates, cut_rois
-from edge.escalation.stream import EscalationSettings
 from edge.link.estimate import Arrival
 from edge.link.link import Link
 from edge.merge import MergeWeights, merge
@@ -115,8 +114,7 @@ def answers(commands: Iterable[str], folder: Path) -> Iterator[dict[str, Any]]:
                 held.close()
                 settings, link = load_settings(**command["open"]), RecordingLink()
                 channel = open_link(str(settings.cloud), link, settings, held)
-                shape = (settings.roi_side,) * 3
-                second = Escalator(channel, link, EscalationSettings(shape, settings.reserve_s))
+                second = Escalator(channel, link, settings)
                 link.wait_until_known()
                 yield {"opened": len(case.candidates)}
             elif second is not None:

@@ -16,15 +16,15 @@ import grpc
 from edge.budget import Budget
 from edge.escalation.client import CHANNEL_OPTIONS, Escalator
 from edge.escalation.rois import EscalationResult
-from edge.escalation.stream import EscalationSettings
 from edge.link.link import Link
+from edge.settings import load_settings
 from protos.codec import decode_header, decode_roi, encode_description, encode_response
 from protos.deadline import Deadline
 from protos.errors import OverreadError, to_status
-from protos.messages import Description, Header, Priority, Refusal, Roi, Summary, Verdict
+from protos.messages import Description, Header, Refusal, Roi, Summary, Verdict
 from protos.metadata import COMPUTE_KEY, QUEUE_KEY, accepted_metadata
 from protos.overread_pb2_grpc import OverreadServicer, add_OverreadServicer_to_server
-from tests.edge.builders import SHAPE, box, plan_of
+from tests.edge.builders import box, plan_of
 
 
 def sure(roi: Roi) -> Verdict:
@@ -139,7 +139,7 @@ def escalator(
     **settings: Any,
 ) -> Iterator[Escalator]:
     """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
-    how = EscalationSettings(SHAPE, reserve_s, priority=Priority.STAT, **settings)
+    how = load_settings(reserve_s=reserve_s, priority="stat", **settings)
     with ExitStack() as held:
 
         def channel(to: str) -> grpc.Channel:

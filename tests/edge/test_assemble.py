@@ -15,7 +15,6 @@ from edge.decide import Situation, decide
 from edge.errors import BadSettings
 from edge.escalation.client import Escalator, NoSecondReader, open_channel
 from edge.escalation.rois import EscalationResult, cut_rois
-from edge.escalation.stream import EscalationSettings
 from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
 from edge.replay import EVENT
@@ -79,9 +78,7 @@ def mutual_tls(pki: Path) -> grpc.ServerCredentials:
 
 def ask(address: str, settings: EdgeSettings, budget_s: float = 5.0) -> EscalationResult:
     with open_channel(address, settings) as channel:
-        second = Escalator(
-            channel, Link(), EscalationSettings(SHAPE, reserve_s=0.1, max_attempts=1)
-        )
+        second = Escalator(channel, Link(), load_settings(reserve_s=0.1, max_attempts=1))
         return second.read(plan_of(0.5), box(), Budget(Deadline.after(budget_s)), "key")
 
 

@@ -21,9 +21,9 @@ from edge.budget import Budget
 from edge.escalation import stream
 from edge.escalation.client import Escalator
 from edge.escalation.rois import cut_rois
-from edge.escalation.stream import EscalationSettings
 from edge.link.link import NO_RESPONSE_YET, Link
 from edge.selection import Size
+from edge.settings import load_settings
 from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from protos.codec import pack_mask
@@ -182,7 +182,7 @@ def test_a_status_behind_empty_metadata_is_no_response(
     monkeypatch.setattr(link, "responded", lambda: signs.append(None))
     if held:
         link.queue_reported(30.0)
-    second = Escalator(_Failing(), link, EscalationSettings(SHAPE, RESERVE_S, max_attempts=1))
+    second = Escalator(_Failing(), link, load_settings(max_attempts=1))
     came = read(second, 0.4)
     assert (came.reason, signs) == ("Unreachable: refused", [])
 

@@ -7,13 +7,12 @@ import grpc
 import pytest
 
 from edge.escalation.client import CHANNEL_OPTIONS, Escalator
-from edge.escalation.stream import EscalationSettings
 from edge.settings import load_settings
 from evaluation.errors import ServiceFailed
 from evaluation.timing.detection import _table, escalate_all, row
 from evaluation.timing.detection_worker import Case, RecordingLink, escalate
 from protos.messages import Refusal, Roi, Verdict
-from tests.edge.builders import SHAPE, THRESHOLDS, WEIGHTS, box, candidate
+from tests.edge.builders import THRESHOLDS, WEIGHTS, box, candidate
 from tests.edge.fake_cloud import FakeCloud
 
 
@@ -29,8 +28,9 @@ def escalated(answer: Callable[[Roi], Verdict | Refusal], number: int) -> dict[s
         FakeCloud(answer=answer) as cloud,
         grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
     ):
-        second = Escalator(channel, link, EscalationSettings(SHAPE, 1.0))
-        took = escalate(case, number, second, link, load_settings(deadline_s=60.0))
+        settings = load_settings(deadline_s=60.0, reserve_s=1.0)
+        second = Escalator(channel, link, settings)
+        took = escalate(case, number, second, link, settings)
     assert len(cloud.headers) == 1
     return took
 
