@@ -20,7 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 
 from edge.__main__ import ExitStatus
 from edge.errors import EdgeError
@@ -89,13 +89,8 @@ def demo(
 def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: int = SEED) -> int:
     """Run both programs; return the exit status of ``overread-edge screen``.
 
-    The report is left in ``out / "reports"``. Both processes have ended on return.
-
-    Args:
-        out: the demo's own folder.
-        programs: the two commands.
-        own: a study of the user's, or None for a phantom.
-        seed: of the phantom.
+    The report is left in ``out / "reports"``. Both processes have ended on return. ``own`` is a
+    study of the user's, or None for a phantom.
 
     Raises:
         ServiceFailed: a process did not start, ended before its time, or not cleanly.
@@ -117,7 +112,9 @@ def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: in
             command = (*programs.edge, str(study), *options.split(), str(report))
             status = _screened(command, logs[1], Path(folder, "tables"))
             if status in (ExitStatus.DONE, ExitStatus.NO_SECOND_READING):
-                shown = render_result(Result.of(report / "report.json", nodules))
+                made = Result(json.loads((report / "report.json").read_text("utf-8")), nodules)
+                truth = (truth_table(made), "") if nodules else ()
+                shown = Group("", *truth, *second_readings(made))
                 Console(width=_width()).print(shown, highlight=False)
     return status
 
@@ -187,21 +184,10 @@ class Result:
     report: Json
     truth: tuple[Nodule, ...]
 
-    @classmethod
-    def of(cls, report: Path, truth: tuple[Nodule, ...]) -> Result:
-        """Read a ``report.json``."""
-        return cls(json.loads(report.read_text(encoding="utf-8")), truth)
-
     @property
     def found(self) -> list[Json]:
         """Return its findings, then its small nodules."""
         return [*self.report["findings"], *self.report["small_nodules"]]
-
-
-def render_result(result: Result) -> RenderableType:
-    """Return everything that the demo adds to the tables of the edge."""
-    truth = (truth_table(result), "") if result.truth else ()
-    return Group("", *truth, *second_readings(result))
 
 
 def truth_table(result: Result) -> Rows:

@@ -82,24 +82,19 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, restkey="", restval=None)
-            header = reader.fieldnames or []
-            rows, lines = _rows(path, reader)
+            header, rows, lines = reader.fieldnames or [], list[dict[str, str]](), list[int]()
+            for row in reader:
+                if "" in row or None in row.values():
+                    reason = "the row is shorter or longer than the header"
+                    raise BadTable(path, reason, reader.line_num)
+                rows.append(row)
+                lines.append(reader.line_num)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadTable(path, f"cannot be read as CSV ({error})") from error
     missing = [name for name in required if name not in header]
     if missing:
         raise BadTable(path, f"lacks the columns {missing}, has {list(header)}", 1)
     return Table(path, rows, lines)
-
-
-def _rows(path: Path, reader: csv.DictReader[str]) -> tuple[list[dict[str, str]], list[int]]:
-    rows, lines = [], []
-    for row in reader:
-        if "" in row or None in row.values():
-            raise BadTable(path, "the row is shorter or longer than the header", reader.line_num)
-        rows.append(row)
-        lines.append(reader.line_num)
-    return rows, lines
 
 
 @dataclass(frozen=True, eq=False)

@@ -165,23 +165,14 @@ def _strip(
     before: Preprocessed, after: Preprocessed, insertion: Insertion, host: str
 ) -> UInt8Array:
     side = int(max(48, 2 * round(insertion.diameter_mm)))
-    rows = [
-        np.hstack([_tile(plane) for plane in _planes(box, insertion, side)])
-        for box in (before, after)
-    ]
+    rows, middle, size = list[UInt8Array](), side // 2, (_TILE_PX, _TILE_PX)
+    for box in (before, after):
+        roi = cut_roi(box.voxels, box.geometry.to_index(insertion.centre_mm), (side,) * 3)
+        # axial, coronal and sagittal planes through the insertion, head up
+        planes = map(np.ascontiguousarray, (roi[middle], roi[::-1, middle], roi[::-1, :, middle]))
+        tiles = [cv2.resize(plane, size, interpolation=cv2.INTER_CUBIC) for plane in planes]
+        rows.append(np.hstack(tiles))
     strip = np.vstack(rows)
     text = f"{insertion.donor.name} {insertion.diameter_mm:.1f} mm, {host}"
     cv2.putText(strip, text, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, 255, 1, cv2.LINE_AA)
     return np.asarray(np.pad(strip, 2, constant_values=255), np.uint8)
-
-
-def _planes(box: Preprocessed, insertion: Insertion, side: int) -> list[UInt8Array]:
-    """Cut axial, coronal and sagittal planes through the insertion, head up."""
-    roi = cut_roi(box.voxels, box.geometry.to_index(insertion.centre_mm), (side,) * 3)
-    middle = side // 2
-    return [roi[middle], roi[::-1, middle], roi[::-1, :, middle]]
-
-
-def _tile(plane: UInt8Array) -> UInt8Array:
-    size = (_TILE_PX, _TILE_PX)
-    return np.asarray(cv2.resize(np.ascontiguousarray(plane), size, interpolation=cv2.INTER_CUBIC))

@@ -14,7 +14,7 @@ insertions, and from the strongest detections in the scan itself. One seed draws
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -25,7 +25,7 @@ import SimpleITK as sitk
 from evaluation.accuracy.nodules import Detection, ScanScores, score_scan
 from evaluation.lesion_insertion.donors import SOFT_HU, Donor, Floats
 from evaluation.lesion_insertion.hosts import FreeSpace, Host, Occupied
-from imaging.volume import FloatArray, Geometry, HuArray, Triple, Volume
+from imaging.volume import Geometry, HuArray, Triple, Volume
 
 WALL_MM = 2.0
 """Least lung between a nodule and the wall."""
@@ -192,18 +192,25 @@ def insert(volume: Volume, insertions: Sequence[Insertion]) -> Volume:
     hu = volume.hu.copy()
     for insertion in insertions:
         _insert_one(hu, volume.geometry, insertion)
-    return Volume(hu, volume.geometry, volume.series_uid, volume.description)
+    return replace(volume, hu=hu)
 
 
 def _insert_one(hu: HuArray, geometry: Geometry, insertion: Insertion) -> None:
-    start, stop = _bounds(hu.shape, geometry, insertion)
+    # the first voxel that it may touch and the one after the last, (z, y, x) each
+    middle = geometry.to_index(insertion.centre_mm)
+    reach = (insertion.reach_mm + 5 * insertion.scale) / np.asarray(geometry.spacing_mm) + 1
+    start = np.clip(np.floor(middle - reach), 0, hu.shape)
+    stop = np.clip(np.ceil(middle + reach) + 1, 0, hu.shape)
     if (stop <= start).any():
         return
     box = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
     part = geometry.cropped(start)
     size = (int(stop[0] - start[0]), int(stop[1] - start[1]), int(stop[2] - start[2]))
     donor = insertion.donor
-    density = _adapted(donor, insertion.lung_hu)
+    # the donor's lung becomes as dense as the lung around the place; soft tissue and bone stay
+    stretch = (SOFT_HU - insertion.lung_hu) / (SOFT_HU - donor.lung_hu)
+    adapted = SOFT_HU - (SOFT_HU - donor.hu) * stretch
+    density = np.where(donor.hu < SOFT_HU, adapted, donor.hu).astype(np.float32)
     cover = _sampled(donor.cover, insertion, part, size)
     mixed = _sampled(donor.cover * density, insertion, part, size)
     host = hu[box].astype(np.float32)
@@ -221,23 +228,6 @@ def _wall(host: Floats, geometry: Geometry) -> npt.NDArray[np.bool_]:
     )
     dense = (host > _TISSUE_HU).astype(np.uint8)
     return np.stack([cv2.morphologyEx(plane, cv2.MORPH_OPEN, disc) for plane in dense]) > 0
-
-
-def _adapted(donor: Donor, lung_hu: float) -> Floats:
-    """Return the donor's HU with its lung as dense as ``lung_hu``; soft tissue and bone stay."""
-    stretch = (SOFT_HU - lung_hu) / (SOFT_HU - donor.lung_hu)
-    below = SOFT_HU - (SOFT_HU - donor.hu) * stretch
-    return np.where(donor.hu < SOFT_HU, below, donor.hu).astype(np.float32)
-
-
-def _bounds(
-    shape: tuple[int, ...], geometry: Geometry, insertion: Insertion
-) -> tuple[FloatArray, FloatArray]:
-    """Return the first voxel that it may touch and the one after the last, ``(z, y, x)`` each."""
-    middle = geometry.to_index(insertion.centre_mm)
-    reach = (insertion.reach_mm + 5 * insertion.scale) / np.asarray(geometry.spacing_mm) + 1
-    start = np.clip(np.floor(middle - reach), 0, shape)
-    return start, np.clip(np.ceil(middle + reach) + 1, 0, shape)
 
 
 def _sampled(

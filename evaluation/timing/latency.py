@@ -11,9 +11,7 @@ from __future__ import annotations
 import os
 import platform
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +23,6 @@ from edge.report.model import Report
 from evaluation.accuracy.reports import ledger_s, stage_times
 from evaluation.errors import MissingData
 from imaging.volume import FloatArray
-
-THREADS = Path("/proc/self/task")
 
 
 def this_machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> dict[str, Any]:
@@ -75,25 +71,10 @@ def as_dict(study: Path, reports: list[Report]) -> dict[str, Any]:
     }
 
 
-@dataclass
-class SchedulerDelay:
-    """Seconds for which the thread waited for a processor while it was measured."""
-
-    took_s: float = 0.0
-
-
-def scheduler_delay_s(threads: Path = THREADS) -> float:
+def scheduler_delay_s(threads: Path = Path("/proc/self/task")) -> float:
     """Return the scheduler delay of this thread since it began; 0 where none is counted."""
     try:
         text = (threads / str(threading.get_native_id()) / "schedstat").read_text()
         return int(text.split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
-
-
-@contextmanager
-def scheduler_delay(threads: Path = THREADS) -> Iterator[SchedulerDelay]:
-    """Measure the scheduler delay of the calling thread for the time of the context."""
-    began_s, delay = scheduler_delay_s(threads), SchedulerDelay()
-    yield delay
-    delay.took_s = scheduler_delay_s(threads) - began_s

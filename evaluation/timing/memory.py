@@ -160,23 +160,15 @@ _HEADS = ("training step with", "parameters", "peak MB", "saved", "tensors MB", 
 
 def table(result: dict[str, Any]) -> Rows:
     """Return the table of all variants."""
-    cells = [_cells(row) for row in result["variants"]]
+    cells = []
+    for row in result["variants"]:
+        published, apart = row["published"], f"{row['loss_apart']:.1%} apart"
+        cells.append([
+            row["name"].replace("+", ", "), f"{row['parameters']:,}",
+            f"{row['peak_bytes'] / 1e6:.0f}", f"{row['peak_bytes_saved']:.0%}",
+            f"{row['tensor_bytes'] / 1e6:.0f}", f"{row['tensor_bytes_saved']:.0%}",
+            f"{published[0]}-{published[1]} %" if published else "",
+            f"{row['step_s']:.2f}", f"{1 - row['step_s_saved']:.2f}",
+            "-" if row["like"] == row["name"] else "equal" if row["loss_equal"] else apart,
+        ])  # fmt: skip
     return Rows(_HEADS, cells, f"Training the hybrid, batch {result['batch']}")
-
-
-def _cells(row: dict[str, Any]) -> list[str]:
-    published = row["published"]
-    plain = row["like"] == row["name"]
-    losses = "-" if plain else "equal" if row["loss_equal"] else f"{row['loss_apart']:.1%} apart"
-    return [
-        row["name"].replace("+", ", "),
-        f"{row['parameters']:,}",
-        f"{row['peak_bytes'] / 1e6:.0f}",
-        f"{row['peak_bytes_saved']:.0%}",
-        f"{row['tensor_bytes'] / 1e6:.0f}",
-        f"{row['tensor_bytes_saved']:.0%}",
-        f"{published[0]}-{published[1]} %" if published else "",
-        f"{row['step_s']:.2f}",
-        f"{1 - row['step_s_saved']:.2f}",
-        losses,
-    ]
