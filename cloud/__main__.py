@@ -37,8 +37,6 @@ app = typer.Typer(
 
 _log = structlog.get_logger(__name__)
 
-Pem = Annotated[Path | None, typer.Option(help="PEM file.")]
-
 
 def _print_version(given: bool) -> None:
     if given:
@@ -64,7 +62,7 @@ def serve(
     model: Annotated[str | None, typer.Option(help="Artifact that reads ROIs.")] = None,
     engine: Annotated[str | None, typer.Option(help="Inference engine, or auto.")] = None,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of the engine; 0: its own choice.")
+        int | None, typer.Option(help="Threads of the engine; 0: one for each core.")
     ] = None,
     grace_s: Annotated[
         float | None, typer.Option(help="Seconds for open studies to finish after SIGTERM.")
@@ -97,9 +95,13 @@ def serve(
 def describe(
     address: Annotated[str, typer.Argument(help="HOST:PORT of a running service.")],
     timeout_s: Annotated[float, typer.Option(help="Seconds to wait for the answer.")] = 5.0,
-    tls_ca: Pem = None,
-    tls_cert: Pem = None,
-    tls_key: Pem = None,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM authority of the service's certificate; enables TLS.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="PEM client certificate, for mutual TLS.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="PEM private key of --tls-cert.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Output as JSON.")] = False,
 ) -> None:
     """Show the model and the limits of a running service."""

@@ -27,7 +27,7 @@ class CloudSettings(BaseSettings):
     Attributes:
         address: ``HOST:PORT`` to listen on; port 0 takes a free one.
         engine: inference engine, or ``auto`` for the fastest that is correct.
-        threads: threads of the engine; 0 leaves it to the engine.
+        threads: threads of the engine; 0 for all cores that the process may use.
         max_batch_delay_s: longest wait of an ROI for others to join its batch.
         max_queued_rois: largest number of waiting ROIs; more are rejected as `Overloaded`.
         scheduling: ``deadline``, or ``fcfs`` for first come, first served in full batches, which

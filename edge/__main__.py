@@ -68,7 +68,8 @@ def _program(
 def screen(
     path: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MHD file.")],
     cloud: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT|off", help="Second reader.")
+        str | None,
+        typer.Option(metavar="HOST:PORT|off", help="Address of the cloud; off: no second reading."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     deadline: Annotated[

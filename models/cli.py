@@ -272,7 +272,9 @@ def int4(
     start: FloatStart,
     qat: Qat = None,
     screening: HybridScreeners = None,
-    share: Annotated[float, typer.Option(help="Largest file, as a share of FP32's.")] = 1 / 6,
+    share: Annotated[
+        float, typer.Option(help="Largest file size, as a fraction of the FP32 file.")
+    ] = 1 / 6,
     out: Out = Path("runs/int4"),
     minutes: Minutes = 12,
     resume: Resume = False,
@@ -281,7 +283,7 @@ def int4(
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
 ) -> None:
-    """Make `KIND-int4` from INT8: lower the least sensitive layers until the file is small."""
+    """Make `KIND-int4`: lower the least sensitive INT8 layers until the file meets --share."""
     from models.quantization.qat import run_int4
     from models.training.runs import Run
 

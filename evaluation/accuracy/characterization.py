@@ -59,7 +59,7 @@ def characterization_command(
     seed: cli.Seed = 0,
     as_json: cli.Json = False,
 ) -> None:
-    """Malignancy, texture, diameter and outline of the second reader against the readers'."""
+    """Malignancy, texture, diameter and outline by the second reader, against the annotations."""
     second, splits = open_second(cloud_model), tuple(split.split(","))
     read = read_characterization(data, splits, second)
     result = {"split": split, **as_dict(read, resamples=resamples, seed=seed)}

@@ -112,7 +112,9 @@ def link_command(
     replay: Annotated[
         bool, typer.Option("--replay", help="Reuse the candidates of one earlier screening.")
     ] = False,
-    max_rois: Annotated[int | None, typer.Option(min=1, help="Most ROIs sent per study.")] = None,
+    max_rois: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of ROIs sent per study.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Edges in parallel.")] = 1,
     journal: Annotated[
         Path | None, typer.Option(metavar="JSONL", help="Journal to write and to continue from.")

@@ -91,7 +91,7 @@ def load_command(
     synthetic: Annotated[
         str | None,
         typer.Option(
-            metavar="FIXED,EACH", help="Milliseconds of a sleeping reader, without a model."
+            metavar="FIXED,EACH", help="Simulated reader without a model: ms a batch, ms an ROI."
         ),
     ] = None,
     shared: Annotated[

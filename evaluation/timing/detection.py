@@ -73,7 +73,7 @@ def detection_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of phantom and jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Time of single candidates through a real edge and a real cloud: p50, p95, p99, parts."""
+    """Time of single candidates through a real edge and a real cloud: p50, p95, p99, by part."""
     names = link or [LOOPBACK, "fibre"]
     with tempfile.TemporaryDirectory(prefix="overread-detection-") as folder:
         log = Path(folder, "edge.log")

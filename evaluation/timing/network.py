@@ -162,7 +162,7 @@ def cost_command(
     large: Annotated[str, typer.Option(help="The cloud's artifact.")] = "hybrid-fp32",
     as_json: Json = False,
 ) -> None:
-    """Multiply-adds of both networks for one ROI, and the saving of the edge's."""
+    """Multiply-adds of two networks for one ROI, and the saving of the smaller one."""
     counts = {name: multiply_adds(find(name)) for name in (small, large)}
     result = {
         "region": [SIDE] * 3,
