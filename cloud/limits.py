@@ -7,7 +7,6 @@ mask in the model's answer is cropped to the ROI.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from imaging.roi import cut_roi, roi_start
 from imaging.volume import WINDOW_HU, UInt8Array
 from protos.errors import InvalidRequest, TooLarge, VersionMismatch
-from protos.messages import Header, Roi
+from protos.messages import Description, Header, Roi
 
 Shape = tuple[int, int, int]
 """Voxels (z, y, x)."""
@@ -30,21 +29,8 @@ SHOWN_CHARACTERS = 100
 SPACING_RANGE_MM = (0.1, 5.0)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one stream may hold, and what the model reads.
-
-    ``roi_shape`` is ``(z, y, x)``; ``model_version`` is that of the model served.
-    """
-
-    max_rois: int
-    max_roi_voxels: int
-    roi_shape: Shape
-    model_version: str
-
-
-def check_header(header: Header, limits: Limits) -> None:
-    """Reject a header that cannot open a stream.
+def check_header(header: Header, limits: Description) -> None:
+    """Reject a header that cannot open a stream of the service with these limits.
 
     Raises:
         InvalidRequest: the key is missing, key or version is too long, or the budget is not
@@ -67,7 +53,7 @@ def check_header(header: Header, limits: Limits) -> None:
     if header.roi_count > limits.max_rois:
         raise TooLarge(f"{header.roi_count} ROIs announced, the limit is {limits.max_rois}")
     # compatible: the same text before the first dot, or all of a text without dots (a digest)
-    expected, served = header.model_version, limits.model_version
+    expected, (served,) = header.model_version, limits.models.values()
     if expected and expected.partition(".")[0] != served.partition(".")[0]:
         raise VersionMismatch(
             f"the caller expects model version {expected!r:.{SHOWN_CHARACTERS}}, "
@@ -75,7 +61,7 @@ def check_header(header: Header, limits: Limits) -> None:
         )
 
 
-def check_roi(roi: Roi, limits: Limits) -> None:
+def check_roi(roi: Roi, limits: Description) -> None:
     """Reject an ROI that the model cannot read, or would read wrongly.
 
     Raises:

@@ -16,7 +16,6 @@ from grpc_reflection.v1alpha import reflection
 
 from cloud.cache import VerdictCache
 from cloud.errors import AddressUnusable, BadSettings, BatcherFailed
-from cloud.limits import Limits
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.queue import QueueRules
 from cloud.service import OverreadService
@@ -162,22 +161,19 @@ class CloudServer:
         backend = Backend(
             batcher=batcher,
             cache=VerdictCache(settings.cache_size, settings.cache_ttl_s, self._clock),
-            limits=Limits(
-                settings.max_rois, settings.max_roi_voxels, reader.roi_shape, reader.version
+            limits=Description(
+                service_version=self._version,
+                models={reader.name: reader.version},
+                engine=reader.engine,
+                max_rois=settings.max_rois,
+                max_roi_voxels=settings.max_roi_voxels,
+                max_message_bytes=settings.max_message_bytes,
+                roi_shape=reader.roi_shape,
             ),
             telemetry=self._telemetry,
             model=f"{reader.name} {reader.version}",
         )
-        description = Description(
-            service_version=self._version,
-            models={reader.name: reader.version},
-            engine=reader.engine,
-            max_rois=settings.max_rois,
-            max_roi_voxels=settings.max_roi_voxels,
-            max_message_bytes=settings.max_message_bytes,
-            roi_shape=reader.roi_shape,
-        )
-        return OverreadService(backend, description, settings, self._clock)
+        return OverreadService(backend, settings, self._clock)
 
     def _add_gauges(self) -> None:
         batcher, service, add = self._batcher, self._service, self._telemetry.add_gauge

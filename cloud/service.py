@@ -23,7 +23,7 @@ from protos import codec, overread_pb2_grpc
 from protos import overread_pb2 as pb
 from protos.deadline import Clock, Deadline
 from protos.errors import BusyFault, Draining, InvalidRequest, OverreadError, to_status
-from protos.messages import Description, Header
+from protos.messages import Header
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load, accepted_metadata
 
 _CERTIFICATE = "x509_pem_cert"
@@ -35,17 +35,12 @@ _log = structlog.get_logger(__name__)
 
 
 class OverreadService(overread_pb2_grpc.OverreadServicer):
-    """Implements the contract's service; ``description`` is the answer to `Describe`."""
+    """Implements the contract's service."""
 
     def __init__(
-        self,
-        backend: Backend,
-        description: Description,
-        settings: CloudSettings,
-        clock: Clock = time.monotonic,
+        self, backend: Backend, settings: CloudSettings, clock: Clock = time.monotonic
     ) -> None:
-        self._backend, self._description, self._settings = backend, description, settings
-        self._clock = clock
+        self._backend, self._settings, self._clock = backend, settings, clock
         self._quota = StreamQuota(settings.max_streams, settings.site_share)
         self._draining = False
         self.open_streams = 0  # open studies
@@ -72,7 +67,7 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
         context: grpc.aio.ServicerContext[pb.DescribeRequest, pb.DescribeResponse],  # noqa: ARG002 - not needed
     ) -> pb.DescribeResponse:
         """Answer with what the service offers, and its limits."""
-        return codec.encode_description(self._description)
+        return codec.encode_description(self._backend.limits)
 
     async def Read(  # noqa: N802 - named by the contract
         self, request_iterator: AsyncIterator[pb.ReadRequest], context: Context

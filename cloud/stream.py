@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from cloud.cache import CacheKey, VerdictCache
-from cloud.limits import Limits, check_roi, crop_mask, pad
+from cloud.limits import check_roi, crop_mask, pad
 from cloud.multiplexer import ResponseMultiplexer
 from cloud.scheduling.batcher import Batcher
 from cloud.scheduling.entry import UNKNOWN_SITE, RoiResult
@@ -31,7 +31,7 @@ from protos.errors import (
     OverreadError,
     TooLarge,
 )
-from protos.messages import Header, Refusal, Verdict
+from protos.messages import Description, Header, Refusal, Verdict
 
 CLOSE_AFTER_S = 1.0
 """Seconds after its deadline at which a stream is closed; late outcomes are sent until then."""
@@ -42,11 +42,14 @@ MAX_SENDS = 2
 
 @dataclass(frozen=True, eq=False)
 class Backend:
-    """What all streams of a service share; ``model`` names the model in verdicts."""
+    """What all streams of a service share.
+
+    ``limits`` is the answer to `Describe`; ``model`` names the model in verdicts.
+    """
 
     batcher: Batcher
     cache: VerdictCache
-    limits: Limits
+    limits: Description
     telemetry: Telemetry
     model: str
 

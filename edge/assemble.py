@@ -77,9 +77,6 @@ def build_pipeline(
             settings.deadline_s,
             lambda: datetime.now(UTC),
         ),
-        reserve_s=settings.reserve_s,
-        roi_bytes=settings.roi_side**3,
-        max_rois=settings.max_rois,
-        audit_rate=settings.audit_rate,
+        settings=settings,
         policy=replace(SELECTION_POLICY, characterize=settings.characterize),
     )

@@ -36,6 +36,7 @@ from edge.report.model import Assessment, Provenance, Rejection, Report, compose
 from edge.report.pictures import Pictures
 from edge.report.write import ReportPaths
 from edge.selection import SELECTION_POLICY, SelectionPolicy
+from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed
@@ -54,9 +55,6 @@ class Pipeline:
         decide: chooses the candidates to send; the study key is for the log.
         second_reader: the cloud, or `NoSecondReader`.
         persist_pending: stores the pending reads, for an amendment of the report.
-        reserve_s: seconds reserved for the stages after the escalation.
-        roi_bytes: size of one full ROI on the wire.
-        audit_rate: share of the scans without uncertain candidates that are audited.
     """
 
     start_budget: Callable[[], Budget]
@@ -69,10 +67,7 @@ class Pipeline:
     persist_pending: PersistPending
     write: Callable[[Report, Pictures, Path], ReportPaths]
     provenance: Provenance
-    reserve_s: float
-    roi_bytes: int
-    max_rois: int
-    audit_rate: float
+    settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
 
 
@@ -105,23 +100,23 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
 
 def detect(pipeline: Pipeline, box: Preprocessed, budget: Budget, study_key: str) -> Assessment:
     """Find the nodules of a lung box: the stages between the files and the report."""
-    reader, second = pipeline.reader, pipeline.second_reader
+    reader, second, settings = pipeline.reader, pipeline.second_reader, pipeline.settings
     with budget.stage("screen"):
         candidates = reader.screen(box)
     with budget.stage("decide"):
         link = second.estimate()
-        left_s = budget.left_s(pipeline.reserve_s)
-        sampled = is_sampled(study_key, pipeline.audit_rate)
+        left_s = budget.left_s(settings.reserve_s)
+        sampled = is_sampled(study_key, settings.audit_rate)
         situation = Situation(
-            candidates, reader.thresholds, link, left_s, pipeline.roi_bytes, pipeline.max_rois,
+            candidates, reader.thresholds, link, left_s, settings.roi_side**3, settings.max_rois,
             policy=pipeline.policy, audited=sampled,
         )  # fmt: skip
         plan = pipeline.decide(situation, study_key)
-    with budget.stage("escalate", pipeline.reserve_s):
+    with budget.stage("escalate", settings.reserve_s):
         answers = second.read(plan, box, budget, study_key)
     with budget.stage("merge"):
         merged = merge(plan, answers, reader.thresholds, reader.weights, box.geometry)
-        rate, thresholds = pipeline.audit_rate, reader.thresholds
+        rate, thresholds = settings.audit_rate, reader.thresholds
         audit = audit_of(plan, answers, thresholds, rate=rate, sampled=sampled)
     return Assessment(plan, answers, merged, audit)
 
