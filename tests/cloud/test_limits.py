@@ -21,7 +21,7 @@ def test_a_smaller_roi_becomes_the_middle_of_a_full_one(shape: tuple[int, int, i
     assert filled.shape == FULL
     inner = tuple(slice(24 - n // 2, 24 - n // 2 + n) for n in shape)
     np.testing.assert_array_equal(filled[inner], whole[inner])
-    # a voxel of the mask keeps its place in the region
+    # a voxel of the mask keeps its position in the ROI
     marked = np.zeros(shape, np.uint8)
     marked[3, 5, 7] = 1
     np.testing.assert_array_equal(crop_mask(pad(marked, FULL) == 1, shape), marked == 1)

@@ -1,4 +1,4 @@
-"""Where settings come from, and what is no setting."""
+"""The sources of settings, and values that are refused."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ SETTINGS = {
 
 
 class HandClock:
-    """A clock that moves when it is told to."""
+    """A clock that moves only by hand."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -93,7 +93,7 @@ class FixedScreener:
 
 
 def candidate(score: float, at: int = 0) -> Candidate:
-    """A candidate of 6 mm, one for each place ``at``."""
+    """A candidate of 6 mm, one for each location ``at``."""
     return Candidate((float(at), 2.0, 3.0), (30.0 + at, 30.0, 30.0), 6.0, score)
 
 
@@ -112,7 +112,7 @@ def plan_of(
     policy: SelectionPolicy = SELECTION_POLICY,
     audited: bool = False,
 ) -> Plan:
-    """What is decided of candidates of these scores, with time enough."""
+    """The plan for candidates of these scores, with enough time."""
     situation = Situation(
         tuple(candidate(score, at=i) for i, score in enumerate(scores)),
         THRESHOLDS,
@@ -202,7 +202,7 @@ class SilentCloud:
 class ForgetfulCloud(SilentCloud):
     """One that answers a study's first retry with nothing, the second with one region, then all.
 
-    What was asked is told in the file ``log``, so that it goes on from there in the next process.
+    Requests are recorded in the file ``log``, so that the next process continues from there.
     """
 
     def __init__(self, log: Path) -> None:
@@ -331,5 +331,5 @@ def watch(folder: Path, wall: Callable[[], float] = time.time) -> tuple[Inbox, H
 
 
 def names(inbox: Inbox) -> list[str]:
-    """What is complete now."""
+    """The studies that are complete now."""
     return [arrival.name for arrival in inbox.complete()]

@@ -40,7 +40,7 @@ class FakeCloud(OverreadServicer):
     the whole service stops. What it was sent is kept in ``headers`` and in ``asked`` (region
     identifiers, a list a stream), who sent it in ``sites``. ``on_end`` is called when a stream
     has ended, however it did. ``turns_away`` end one stream each at its header; of the others each
-    is told that ``accepts`` regions are met, once ``admits`` has returned.
+    hears that ``accepts`` ROIs are accepted, once ``admits`` has returned.
     """
 
     answer: Callable[[Roi], Verdict | Refusal] = sure
@@ -138,7 +138,7 @@ def escalator(
     reserve_s: float = RESERVE_S,
     **settings: Any,
 ) -> Iterator[Escalator]:
-    """An escalator at the other end of a channel of its own; its pauses are 10 ms at most."""
+    """An escalator with a separate channel; its pauses are 10 ms at most."""
     how = load_settings(reserve_s=reserve_s, priority="stat", **settings)
     with ExitStack() as held:
 
@@ -157,7 +157,7 @@ def read(second: Escalator, *scores: float, budget_s: float = 60.0) -> Escalatio
 def ask(
     address: str, *scores: float, budget_s: float = 60.0, link: Link | None = None
 ) -> EscalationResult:
-    """The same of an escalator of its own."""
+    """The same with a new escalator."""
     with escalator(address, link) as second:
         return read(second, *scores, budget_s=budget_s)
 

@@ -93,7 +93,7 @@ def work_off(
     on_step: StepHook | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Run the agent in this process until every study in the inbox has come to its end."""
+    """Run the agent in this process until every study in the inbox has been processed."""
     stop = threading.Event()
     expected = sum(not name.startswith(".") for name in os.listdir(root / "inbox"))
     expected += unfinished(root)
@@ -132,7 +132,7 @@ def idle(root: Path) -> bool:
 
 
 def start(root: Path, crash: Crash = None, read: ReadStudy = quick_read) -> ForkServerProcess:
-    """The agent as a process of its own."""
+    """The agent as a separate process."""
     process = PROCESSES.Process(target=serve, args=(root, crash, read))
     process.start()
     return process
@@ -158,7 +158,7 @@ def drain(root: Path) -> None:
 
 
 def whereabouts(root: Path) -> dict[str, list[str]]:
-    """By study name, each place where the whole of it came to rest."""
+    """By study name, the folders that hold all of it."""
     places: dict[str, list[str]] = {}
     for end, pattern in (("done", "done/*/*"), ("quarantine", "quarantine/*/study/*")):
         for folder in (root / "state").glob(pattern):
@@ -207,7 +207,7 @@ def full_error() -> sqlite3.OperationalError:
 
 
 def full_at(step: Step | PendingStep, times: int) -> StepHook:
-    """A hook that finds the disk full just before ``step`` is durable, so many times."""
+    """A hook that finds the disk full just before ``step`` is durable, ``times`` times."""
     left = [times]
 
     def on_step(now: Step | PendingStep, durable: bool) -> None:
@@ -221,7 +221,7 @@ def full_at(step: Step | PendingStep, times: int) -> StepHook:
 def held_at(path: Path, step: Step | PendingStep, looks: int) -> StepHook:
     """A hook from which on another holds the database at ``path``, just before ``step``.
 
-    It lets go when so many more steps were tried.
+    It releases it after ``looks`` more steps.
     """
     left, others = [looks], list[sqlite3.Connection]()
 

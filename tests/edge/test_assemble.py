@@ -91,7 +91,7 @@ def test_mutual_tls_carries_the_second_reading(pki: Path) -> None:
 
 
 def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
-    """Neither plain nor without a certificate of its own does the edge get an answer."""
+    """The edge gets no answer without TLS, and none without its own certificate."""
     with FakeCloud(credentials=mutual_tls(pki)) as cloud:
         for settings in (load_settings(), load_settings(tls_ca=pki / "ca.pem")):
             came = ask(cloud.address, settings, budget_s=1.0)

@@ -37,7 +37,7 @@ def test_the_sample_has_the_size_of_its_rate() -> None:
 
 
 def test_a_study_read_again_meets_the_same_fate() -> None:
-    """The key decides, and a higher rate takes in whoever a lower one did."""
+    """The key decides, and a higher rate includes every study of a lower one."""
     key = new_study_key()
     assert is_sampled(key, 0.3) == is_sampled(key, 0.3)
     assert all(is_sampled(key, 0.4) for key in KEYS if is_sampled(key, 0.2))
@@ -50,7 +50,7 @@ def test_a_rate_that_is_none_is_refused(rate: float) -> None:
 
 
 FAINT = (0.02, 0.09, 0.05, 0.08, 0.01)
-"""Places below ``dismiss``, and nothing else."""
+"""Candidates below ``dismiss``, and no others."""
 
 
 plan_of = partial(builders.plan_of, audited=True)
@@ -138,7 +138,7 @@ def audited(cloud: FakeCloud, out: Path, rate: float = 1.0) -> Report:
 
 
 def second_only(roi: Roi) -> Verdict | Refusal:
-    """Calls the place with the edge's second best score a nodule, and no other."""
+    """Calls the candidate with the second highest edge score a nodule, and no other."""
     verdict = sure(roi)
     return verdict if abs(roi.edge_score - 0.08) < 1e-3 else replace(verdict, probability=0.02)
 
@@ -170,7 +170,7 @@ def test_an_audit_from_end_to_end(tmp_path: Path) -> None:
 
 
 def test_an_audit_that_fails_leaves_the_report_as_it_was(tmp_path: Path) -> None:
-    """The report is final and names what the cloud said; nothing is owed."""
+    """The report is final and names the cloud's answer; nothing is pending."""
     with FakeCloud(faults=[DeadlineUnmeetable("busy")]) as cloud:
         report = audited(cloud, tmp_path)
     assert (report.status, report.findings) == (Status.FINAL, ())

@@ -76,7 +76,7 @@ def test_what_is_not_sent_stays_pending() -> None:
 
 
 def test_the_predicted_95th_percentile_stays_inside_the_budget() -> None:
-    """Whatever the budget, what is sent is expected back within it 19 times in 20."""
+    """For every budget, answers are expected within it 19 times in 20."""
     link = LinkEstimate()
     scores = [0.3 + 0.01 * i for i in range(12)]
     for budget_s in (0.4, 0.6, 1.0, 1.7, 3.0):
@@ -151,7 +151,7 @@ def test_unfit_manifest_is_refused(settings: dict[str, object], says: str) -> No
 
 
 def test_reported_candidates_are_characterized_where_they_fit() -> None:
-    """After all that is uncertain, the highest scores first, at full size; none is owed."""
+    """After all that is uncertain, the highest scores first, at full size; none is pending."""
     plan = plan_of(0.95, 0.4, 0.99, 0.05)
     assert plan.send == (1, 2, 0)
     assert [plan.size_of(i) for i in (2, 0)] == [Size.FULL] * 2

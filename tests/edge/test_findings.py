@@ -1,4 +1,4 @@
-"""Findings: what is told apart as small, and where an outline lies."""
+"""Findings: which are small, and where an outline lies."""
 
 from __future__ import annotations
 

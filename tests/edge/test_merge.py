@@ -89,7 +89,7 @@ def test_an_outline_of_another_structure_does_not_move_the_finding() -> None:
 
 
 def test_the_cloud_characterizes_what_the_edge_reports() -> None:
-    """Size and place come of its verdict, the decision stays the edge's, however low that is."""
+    """Size and location are those of its verdict; the decision stays with the edge."""
     answers = EscalationResult({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
     result = merged((0.95,), answers)
     (finding,) = result.findings
@@ -140,7 +140,7 @@ def test_findings_without_a_characterization_are_a_missing_second_reading() -> N
     gone = merged((0.95, 0.05), EscalationResult(reason="Unreachable: connection refused"))
     away = merge(
         plan_of(0.95, link=OFF), EscalationResult(), THRESHOLDS, WEIGHTS, Geometry()
-    )  # the breaker is open: nobody was asked
+    )  # the breaker is open: nothing was sent
     assert gone.second_reading is away.second_reading is SecondReading.MISSING
     assert gone.reason == (
         "no candidate was uncertain, no finding was characterized: Unreachable: connection refused"

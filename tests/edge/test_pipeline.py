@@ -88,7 +88,7 @@ def test_silent_port_leaves_the_edge_s_report_within_the_deadline(tmp_path: Path
 def test_a_study_that_has_waited_has_so_much_less_time(tmp_path: Path) -> None:
     """The wait is the first stage, counts in the report's time, and all that follows is given less.
 
-    The escalation is given what is left less the reserve.
+    The escalation gets the time that is left less the reserve.
     """
     clock = HandClock()
     pipeline = pipeline_of(NoSecondReader(), clock=clock, reserve_s=RESERVE_S)
@@ -101,7 +101,7 @@ def test_a_study_that_has_waited_has_so_much_less_time(tmp_path: Path) -> None:
 
 
 def test_a_study_without_time_left_is_read_by_the_edge_alone_and_pending(tmp_path: Path) -> None:
-    """Nobody is asked although the cloud is there; the regions are kept, and the report is late."""
+    """Nothing is sent although the cloud is up; the ROIs are pending, and the report is late."""
     clock, kept = HandClock(), list[tuple[int, ...]]()
 
     def persist(_report: Report, assessment: Assessment, *_: object) -> None:

@@ -85,7 +85,7 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: Path) -> None:
-    """What lies above or beside the inbox is no study of it; a link to it is the inbox."""
+    """Folders above or beside the inbox are allowed; a link to it is the inbox."""
     inbox, link = tmp_path / "in", tmp_path / "link"
     inbox.mkdir()
     link.symlink_to(inbox)

@@ -104,7 +104,7 @@ def test_logs_are_a_line_each_as_json() -> None:
 
 @pytest.mark.parametrize("form", ["text", "json"])
 def test_a_traceback_contains_nothing_of_the_header(form: Literal["text", "json"]) -> None:
-    """Where it failed is told, what the frames held is not."""
+    """The log says where it failed, not what the frames held."""
     stream = io.StringIO()
     configure_logging(form, stream)
     patient_name = "^".join(["DOE", "JANE"])

@@ -20,7 +20,7 @@ from tests.cloud.scheduling.builders import (
 
 
 def wasted_s(batcher: Batcher) -> float:
-    """Model time whose result nobody used."""
+    """Model time whose result was not used."""
     value = batcher._telemetry.registry.get_sample_value("overread_cloud_wasted_seconds_total")
     assert value is not None
     return value

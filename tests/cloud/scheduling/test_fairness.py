@@ -1,4 +1,4 @@
-"""Sites share what is read."""
+"""Sites share the model."""
 
 from __future__ import annotations
 

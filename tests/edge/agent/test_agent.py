@@ -464,7 +464,7 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
 
 
 def endless_read(job: Job, persist: PersistPending) -> StudyResult:
-    """Never comes to an end; leaves a sign when it has begun and when it was told to stop."""
+    """Never ends; creates a file when it has started, and one when it must stop."""
     (job.out.parent / "begun").touch()
     while signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         time.sleep(0.001)

@@ -57,7 +57,7 @@ def test_the_start_of_the_budget_is_passed_on_before_a_file_is_moved(
 def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
     tmp_path: Path, store: StudyStore
 ) -> None:
-    """A relative link beside its header dangles where it went; it is there all the same."""
+    """A relative link beside its header dangles where it went; it still counts as present."""
     box = tmp_path / "inbox"
     box.mkdir()
     (box / "x.mhd").write_text("ElementDataFile = x.raw\n")
@@ -71,7 +71,7 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
 
 
 def test_the_same_name_again_is_a_new_study(tmp_path: Path, store: StudyStore) -> None:
-    """What arrives after the claim is claimed on its own, with a report of its own."""
+    """What arrives after the claim is claimed separately, and has a separate report."""
     inbox, _ = watch(tmp_path / "inbox")
     records = []
     for text in ("first", "second"):

@@ -1,4 +1,4 @@
-"""Which studies in the inbox are complete, and what is left alone there.
+"""Which studies in the inbox are complete, and which files are ignored.
 
 Since when a study has been complete: its budget begins there.
 """
@@ -94,7 +94,7 @@ def test_hidden_temporary_linked_and_loose_files_are_left_alone(tmp_path: Path) 
 def test_an_unreadable_study_keeps_no_other_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    """It is told once, by its reason alone, and is a study like any other when it can be read."""
+    """It is logged once, by its reason alone, and is read as any other once that is possible."""
     inbox, clock = watch(tmp_path / "inbox")
     bad = put(tmp_path / "inbox", "Doe, Jane", done=False)
     put(tmp_path / "inbox", "good")
@@ -195,7 +195,7 @@ def test_a_header_waits_for_data_under_a_passing_name(
 
 @pytest.mark.parametrize("data", ["LOCAL", "LIST", "list 2", "img%03d.raw 1 9 1", "/a/d.raw", ""])
 def test_a_header_waits_for_nothing_that_cannot_come(tmp_path: Path, data: str) -> None:
-    """A keyword, a pattern, a path: whoever reads it says what is wrong."""
+    """A keyword, a pattern, a path: the reader names what is wrong."""
     inbox, clock = watch(tmp_path / "inbox")
     (tmp_path / "inbox" / "d.mhd").write_text(f"ElementDataFile = {data}\n")
     assert names(inbox) == []

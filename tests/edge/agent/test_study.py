@@ -34,7 +34,7 @@ def store(places: AgentFolders) -> Iterator[StudyStore]:
 def being_read(
     places: AgentFolders, store: StudyStore, text: str = "pixels", times: int = 1
 ) -> Record:
-    """The study ``a``, whose reading has begun so many times."""
+    """The study ``a``, whose reading was started that many times."""
     record = open_claim(store, "a")
     put(places.work / record.id, "a", text)
     store.advance(record.id, Step.CLAIMED)

@@ -1,4 +1,4 @@
-"""Amended reports: what is written, what is given up, and that neither full disk nor kill harms.
+"""Amended reports: what is written and given up, also after a full disk or a kill.
 
 When a pending read is retried, and for how long.
 """
@@ -62,7 +62,7 @@ def test_changes_are_named_in_words_and_as_data(site: Site) -> None:
 
 
 def test_a_verdict_can_take_a_finding_away(site: Site) -> None:
-    """What the second reader denies is removed by name; the candidate is told to be none."""
+    """What the second reader denies is removed by number; the candidate is listed as no finding."""
     site.study("a")
     site.cloud.answers, site.cloud.probability = [2], 0.01
     site.turns()

@@ -68,7 +68,7 @@ def test_one_report_that_cannot_be_written_does_not_stop_the_others(
 
 
 def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> None:
-    """Whoever has emptied the outbox finds the new version there, without the old one."""
+    """In an emptied outbox the new version is written without the old one."""
     site.study("a")
     out = site.places.outbox / "a"
     for path in out.iterdir():
@@ -124,7 +124,7 @@ def waited_s(backoff: Backoff, clock: HandClock, key: str) -> float:
 
 
 def test_a_refused_study_waits_alone_and_up_to_an_hour() -> None:
-    """The others are due at once; what is over waits for nothing."""
+    """The others are due at once; a closed read waits for nothing."""
     clock = HandClock()
     backoff = Backoff(5.0, clock, lambda _low, high: high)
     for attempts, pause_s in ((1, 5.0), (2, 10.0), (5000, MAX_REFUSAL_PAUSE_S)):

@@ -66,7 +66,7 @@ def raced(
 
 
 def test_the_first_may_still_win() -> None:
-    """Whoever brings the last answer wins: here the first, while the second hangs."""
+    """The stream with the last answer wins: here the first, while the second hangs."""
     go = threading.Event()
 
     class Late(Scripted):
@@ -86,7 +86,7 @@ def test_the_first_may_still_win() -> None:
 
 
 def test_a_fault_of_the_caller_is_not_carried_elsewhere() -> None:
-    """What is wrong with the request would be wrong anywhere."""
+    """A wrong request would be wrong for any cloud."""
     answered, fault, _ = raced(Scripted([], InvalidRequest("no")), Scripted([0, 1]))
     assert answered == set()
     assert isinstance(fault, InvalidRequest)
@@ -119,7 +119,7 @@ def test_a_stream_that_lingers_after_the_last_answer_is_cancelled() -> None:
 
 
 def test_an_exception_of_our_own_leaves_no_runner_behind() -> None:
-    """The other stream is ended too: nobody would listen to it any more."""
+    """The other stream is ended too: its answers would not be used."""
     first, second = Scripted(hangs=True), Scripted([], ZeroDivisionError("by zero"))
     with pytest.raises(ZeroDivisionError):
         raced(first, second, after_s=0.01)
@@ -184,7 +184,7 @@ def test_only_open_rois_are_sent_to_the_other_cloud() -> None:
 
 
 def test_other_cloud_stands_in_for_one_that_cannot_be_reached() -> None:
-    """Each link has a breaker of its own: with the first open, the other is asked alone."""
+    """Each link has its own breaker: with the first open, the other is used alone."""
     link, other_link = Link(failures=1), Link()
     with FakeCloud() as gone:
         pass
@@ -221,7 +221,7 @@ def test_what_the_first_cannot_answer_in_time_is_sent_to_the_other_at_once() -> 
 
 
 def test_two_clouds_that_cannot_answer_in_time_end_it() -> None:
-    """Nobody waits for the deadline, and nobody is asked twice."""
+    """No wait for the deadline, and no ROI is sent twice."""
     link, other_link = Link(clock=lambda: 0.0), Link(clock=lambda: 0.0)
     link.queue_reported(30.0)
     other_link.queue_reported(30.0)

@@ -1,4 +1,4 @@
-"""Second readings over a link: what comes back, what is tried again, and what is no verdict.
+"""Second readings over a link: verdicts, retries, and answers that are no verdict.
 
 A cloud that is asked first, and one that has room for a part.
 """
@@ -59,7 +59,7 @@ def test_verdicts_come_back_for_what_was_sent() -> None:
 def test_a_transient_fault_is_retried_twice_and_a_lasting_one_never(
     faults: list[OverreadError], attempts: int
 ) -> None:
-    """Every attempt has the same key; what ended the last one is told, if it was a fault."""
+    """Every attempt has the same key; the fault of the last one is reported."""
     fault, answered = faults[0], attempts == 2
     with FakeCloud(faults=faults) as cloud:
         came = ask(cloud.address, 0.4)
@@ -162,7 +162,7 @@ def test_a_retry_sends_only_open_rois() -> None:
 
 
 def test_status_without_a_class_is_the_service_s_fault() -> None:
-    """A service that raises something of its own is reported as at fault, and not asked again."""
+    """A service that raises an unknown error is reported as at fault, without a retry."""
 
     def collapse(_roi: Roi) -> Verdict | Refusal:
         raise ZeroDivisionError
@@ -294,7 +294,7 @@ def test_what_is_on_its_way_already_is_answered(sent: list[int]) -> None:
 
 
 def test_a_silent_cloud_leaves_no_thread_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever holds the regions is let go when the stream is given up, not at the deadline."""
+    """The thread that holds the ROIs ends with the stream, not at the deadline."""
     over, let_go, requests = threading.Event(), threading.Event(), stream.RequestIterator.requests
 
     def noted(self: stream.RequestIterator) -> Iterator[pb.ReadRequest]:

@@ -199,7 +199,7 @@ def test_a_short_retry_does_not_open_the_breaker() -> None:
 
 
 def test_an_estimate_of_the_link_now_waits_for_nothing() -> None:
-    """Though the cloud is being looked for; whoever collects metrics has no time."""
+    """Also while the cloud is being checked: collecting metrics must not wait."""
     waited, link = list[None](), Link()
     link.monitor_started(60.0)
     link.wait_until_known = lambda: waited.append(None)  # type: ignore[method-assign] # to see a call
@@ -213,7 +213,7 @@ def test_an_estimate_of_the_link_now_waits_for_nothing() -> None:
 def test_the_agent_s_metrics_never_wait_for_the_link(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever collects them is not made to wait for a cloud that is being looked for."""
+    """Collecting them does not wait for a health check."""
     told: list[object] = []
     monkeypatch.setattr(
         Telemetry, "observe_link", lambda _telemetry, estimate: told.append(estimate)
@@ -256,7 +256,7 @@ def test_nothing_to_send_opens_no_stream() -> None:
 
 
 def test_rois_cut_before_can_be_read() -> None:
-    """What was kept of a study is asked for by itself, under its key and by its own deadline."""
+    """Stored ROIs of a study are sent separately, with its key and another deadline."""
     rois = cut_rois(plan_of(0.4, 0.5), box(), SHAPE)
     with FakeCloud() as cloud, escalator(cloud.address) as second:
         came = second.read_rois(rois, Deadline.after(60.0), "key-7")

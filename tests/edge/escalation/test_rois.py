@@ -1,4 +1,4 @@
-"""One study's regions and what came for them."""
+"""One study's ROIs and their answers."""
 
 from __future__ import annotations
 

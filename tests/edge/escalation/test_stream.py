@@ -1,6 +1,6 @@
 """What one stream sends, and when.
 
-What is measured on one stream.
+The measurements of one stream.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def sending(*, held: bool, within_s: float = LONG_S) -> RequestIterator:
 
 
 class Taker:
-    """Takes requests in a thread of its own, as gRPC does; notes the regions."""
+    """Takes requests in a separate thread, as gRPC does; records the ROIs."""
 
     def __init__(self, taken_from: RequestIterator) -> None:
         self.rois: list[int] = []
@@ -99,7 +99,7 @@ def test_the_wait_for_a_busy_cloud_is_no_slow_wire(held: bool, after_s: float) -
 
 
 def test_the_first_response_is_older_than_the_certainty() -> None:
-    """The round trip ends with the sign; what was held goes when it is certain."""
+    """The round trip ends with the first response; held ROIs are sent after it."""
     clock = HandClock()
     one = timing(clock, held=True)
     clock.sleep(2.0)

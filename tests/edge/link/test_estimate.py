@@ -1,6 +1,6 @@
-"""What is believed of a link after answers, and after answers that did not come.
+"""The estimate of a link after answers, and after missing answers.
 
-What verdicts tell of link and cloud.
+Measurements from verdicts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ GOOD = Pace(round_trip_s=0.02, bytes_per_s=5e6, down_bytes_per_s=5e6, queue_s=0.
 
 
 def used(clock: HandClock, studies: int = 60, pace: Pace = GOOD) -> Measurements:
-    """A link over which so many studies of ten regions went at ``pace``."""
+    """A link over which that many studies of ten ROIs were sent at ``pace``."""
     measured = Measurements(clock)
     for _ in range(studies):
         good_study(measured, clock, pace)
@@ -152,7 +152,7 @@ def test_what_was_expected_to_take_so_long_teaches_nothing(clock: HandClock) -> 
 
 
 def test_remembered_verdicts_do_not_make_a_cloud_fast(clock: HandClock) -> None:
-    """Four streams of them leave what is known of queue, reading and answering as it was."""
+    """Four streams of them leave the estimates of queue, reading and answering unchanged."""
     slow = Pace(0.02, 5e6, 5e6, 0.5, 0.25)
     measured = used(clock, studies=3, pace=slow)
     for _ in range(4):

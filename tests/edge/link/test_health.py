@@ -46,7 +46,7 @@ def until(holds: Callable[[], bool]) -> bool:
 
 
 def test_a_cloud_goes_down_and_comes_up_again() -> None:
-    """Studies are rejected with the reason, and let in when it is back."""
+    """Studies are rejected with the reason, and admitted when it is up again."""
     link, cloud = Link(), Scripted()
     with HealthMonitor(cloud, link, 0.01):
         cloud.answers.put(Unreachable("refused"))
@@ -138,7 +138,7 @@ def test_only_a_second_health_check_measures_the_round_trip() -> None:
 
 
 def test_health_checks_over_grpc() -> None:
-    """A service that answers is there; where nobody listens, or answers, it is not."""
+    """A service that answers is up; without a listener or an answer it is down."""
     with (
         FakeCloud() as cloud,
         grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,

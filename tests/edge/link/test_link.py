@@ -193,7 +193,7 @@ def test_patience_with_a_silent_cloud(link: Link, clock: HandClock) -> None:
 def test_a_cloud_that_should_have_answered_by_now_is_not_waited_for(
     link: Link, clock: HandClock
 ) -> None:
-    """Nobody asks until it is found; at first one may wait for that."""
+    """No escalation starts until it is up; during the grace period one may wait for that."""
     link.wait_until_known()  # no monitor: nothing to wait for
     assert link.estimate().available
     link.monitor_started(0.5)
@@ -262,7 +262,7 @@ def test_a_monitor_that_stops_ends_the_wait_for_its_cloud() -> None:
 
 
 def test_a_missed_deadline_that_does_not_count_still_teaches(clock: HandClock) -> None:
-    """The link is as slow as after any other; the breaker stays, and a probe leaves its place."""
+    """The link is as slow as after any other; the breaker stays, and another probe may follow."""
     link = Link(failures=1, clock=clock)
     link.missed(100_000, 5.0, counts=False)
     assert link.estimate().available
@@ -293,7 +293,7 @@ def test_failures_count_only_in_a_row() -> None:
 
 
 def test_a_probe_that_succeeds_closes_it(clock: HandClock, breaker: Breaker) -> None:
-    """From then on everyone is let in, and it takes as many failures as ever to open it."""
+    """From then on every escalation is admitted, and the usual number of failures opens it."""
     clock.sleep(30.0)
     breaker.enter()
     breaker.succeeded()

@@ -6,7 +6,7 @@ from tests.edge.builders import Site
 
 
 def test_pictures_of_findings_are_kept_and_a_new_one_is_drawn(site: Site) -> None:
-    """The old files are untouched; what was added is drawn from its region; the report says so."""
+    """The old files are untouched; an added finding is drawn from its ROI; the report says so."""
     site.study("a", pictures=True)
     out = site.places.outbox / "a"
     before = {path.name: path.read_bytes() for path in out.glob("*.png")}

@@ -94,7 +94,7 @@ def test_json_keys_of_the_contract_are_there() -> None:
 
 
 def test_small_nodules_are_listed_apart() -> None:
-    """In the data under a key of their own, on the page in a table of their own."""
+    """In the data under a separate key, on the page in a separate table."""
     small = replace(FINDING, diameter_mm=4.2)
     values = report_to_dict(replace(REPORT, findings=(FINDING, small)))
     assert [one["number"] for one in values["findings"]] == [1]
@@ -285,7 +285,7 @@ def test_banner_states_how_complete_the_second_reading_is(
 
 
 def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
-    """Kind, reason and file stand in the banner; no findings are claimed, none denied."""
+    """The banner has kind, reason and file; nothing is said about findings."""
     report = Report(
         "k",
         "2026-03-01T10:11:12+00:00",

@@ -44,7 +44,7 @@ def test_attempts_count_up_and_a_returned_one_counts_down(store: StudyStore) -> 
 
 
 def test_a_quarantined_study_keeps_its_reason(store: StudyStore) -> None:
-    """Kind, reason and file stand in the row, whatever bytes the file name had."""
+    """Kind, reason and file are in the row, whatever bytes the file name had."""
     key = claimed(store).id
     store.quarantine(key, "NotCt", "no CT", "odd\udcff.dcm")
     record = store.advance(key, Step.QUARANTINED)
@@ -96,7 +96,7 @@ def _hold(path: Path, held: multiprocessing.Queue[str]) -> None:
 
 
 def test_lock_keeps_a_second_process_out_until_it_is_released(tmp_path: Path) -> None:
-    """Another process is told which folder is taken, and gets it afterwards."""
+    """The error names the taken folder; another process gets it afterwards."""
     context = multiprocessing.get_context("forkserver")
     told = context.Queue()
 
