@@ -26,7 +26,6 @@ from protos.errors import BusyFault, Draining, InvalidRequest, OverreadError, to
 from protos.messages import Header
 from protos.metadata import MAX_SITE_CHARACTERS, SITE_KEY, Load, accepted_metadata
 
-_CERTIFICATE = "x509_pem_cert"
 _CERTIFICATE_NAMES = ("x509_common_name", "x509_subject_alternative_name")
 
 Context = grpc.aio.ServicerContext[pb.ReadRequest, pb.ReadResponse]
@@ -175,7 +174,7 @@ def site_of(context: grpc.aio.ServicerContext[Any, Any]) -> str:
     TLS no site can therefore use another site's quota.
     """
     identity = context.auth_context()
-    if any(key in identity for key in (_CERTIFICATE, *_CERTIFICATE_NAMES)):
+    if any(key in identity for key in ("x509_pem_cert", *_CERTIFICATE_NAMES)):
         names: list[str | bytes] = [n for key in _CERTIFICATE_NAMES for n in identity.get(key, ())]
     else:
         names = [value for key, value in context.invocation_metadata() or () if key == SITE_KEY]

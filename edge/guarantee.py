@@ -20,9 +20,6 @@ from edge.selection import Size
 SLICE_TOLERANCE_MM = 0.05
 """How much thicker than in calibration a slice may be."""
 
-TEXTS = ("calibration", "screening", "hybrid", "basis")
-COUNTS = ("patients", "region_side")
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -198,11 +195,11 @@ def _incomplete(terms: Terms, plan: Plan, answers: EscalationResult) -> str:
 
 def _is_valid(name: str, value: object) -> bool:
     """Tell whether a key of the manifest's table may have this value."""
-    if name in TEXTS:
+    if name in ("calibration", "screening", "hybrid", "basis"):
         return isinstance(value, str) and value != ""
     if name == "holds" or isinstance(value, bool):
         return name == "holds" and isinstance(value, bool)
-    if name in COUNTS:
+    if name in ("patients", "region_side"):
         return isinstance(value, int) and value > 0
     if not isinstance(value, int | float):
         return False

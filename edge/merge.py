@@ -51,7 +51,7 @@ class MergeWeights:
             raise UnfitModel(
                 f"merge = {weights!r}: the manifest must hold [bias, edge, cloud, most]"
             )
-        if not all(map(_finite, weights)):
+        if not all(isinstance(w, int | float) and math.isfinite(w) for w in weights):
             raise UnfitModel(f"merge = {weights!r}: the manifest must hold finite numbers")
         return cls(*(float(value) for value in weights))
 
@@ -200,10 +200,6 @@ def _why_missing(index: int, plan: Plan, answers: EscalationResult) -> str:
     if refusal := answers.refusals.get(index):
         return f"{refusal.error}: {refusal.reason}"
     return answers.reason if index in plan.send or answers.switched_off else plan.held_back
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _logit(p: float) -> float:

@@ -182,6 +182,8 @@ def compose(
     """Compose the report of a study that was read."""
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
     slice_mm = study.volume.geometry.spacing_mm[0]
+    # a later version may come while a cloud is set up and the second reading is incomplete
+    may_change = merged.second_reading is not SecondReading.COMPLETE and not answers.switched_off
     return Report(
         study_key=job.study_key,
         created=provenance.now().isoformat(timespec="seconds"),
@@ -198,7 +200,7 @@ def compose(
         other_series=study.other_series,
         guarantee=guarantee_of(provenance.guarantee, plan, answers, slice_mm),
         audit=assessment.audit,
-        status=_status(assessment),
+        status=Status.PROVISIONAL if may_change else Status.FINAL,
     )
 
 
@@ -224,10 +226,3 @@ def models_used(edge_model: str, answers: EscalationResult) -> dict[str, str]:
     """Return role to model: the edge's own, and the cloud's if it gave verdicts."""
     cloud = sorted({verdict.model for verdict in answers.verdicts.values()})
     return {"edge": edge_model} | ({"cloud": ", ".join(cloud)} if cloud else {})
-
-
-def _status(assessment: Assessment) -> Status:
-    """Return provisional while a cloud is set up and the second reading is incomplete."""
-    unread = assessment.merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
-    wanted = unread and not assessment.answers.switched_off
-    return Status.PROVISIONAL if wanted else Status.FINAL
