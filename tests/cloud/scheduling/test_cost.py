@@ -7,51 +7,46 @@ import pytest
 from cloud.scheduling.cost import CostModel
 
 
+def learnt(*batches: tuple[int, float]) -> CostModel:
+    """A cost model that saw these batches: size and seconds."""
+    cost = CostModel()
+    for n, took_s in batches:
+        cost.observe(n, took_s)
+    return cost
+
+
+def line(fixed_s: float, each_s: float, sizes: tuple[int, ...] = (1, 8, 1, 8)) -> CostModel:
+    """A cost model that saw batches of ``sizes`` that cost a fixed time and one for each ROI."""
+    return learnt(*((n, fixed_s + each_s * n) for n in sizes))
+
+
 def test_nothing_is_known_before_the_first_batch() -> None:
     """The estimate is then 0: nothing is rejected on a guess."""
     assert CostModel().estimate_s(8) == 0.0
 
 
 def test_one_batch_size_is_taken_in_proportion() -> None:
-    cost = CostModel()
-    cost.observe(4, 0.2)
-    cost.observe(4, 0.2)
+    cost = learnt((4, 0.2), (4, 0.2))
     assert cost.estimate_s(4) == pytest.approx(0.2)
     assert cost.estimate_s(8) == pytest.approx(0.4)
 
 
 def test_a_straight_line_is_found() -> None:
-    cost = CostModel()
-    for n in (1, 8, 4, 2, 8):
-        cost.observe(n, 0.03 + 0.01 * n)
+    cost = line(0.03, 0.01, (1, 8, 4, 2, 8))
     assert cost.estimate_s(1) == pytest.approx(0.04)
     assert cost.estimate_s(16) == pytest.approx(0.19)
 
 
 def test_old_batches_are_forgotten() -> None:
     """A machine that became four times slower is estimated so after some sixty batches."""
-    cost = CostModel()
-    for _ in range(200):
-        cost.observe(4, 0.1)
-    for _ in range(60):
-        cost.observe(4, 0.4)
+    cost = learnt(*[(4, 0.1)] * 200, *[(4, 0.4)] * 60)
     assert cost.estimate_s(4) == pytest.approx(0.4, rel=0.05)
 
 
 @pytest.mark.parametrize("times", [(0.2, 0.1), (0.01, 0.5)])
 def test_no_estimate_is_negative(times: tuple[float, float]) -> None:
-    cost = CostModel()
-    cost.observe(1, times[0])
-    cost.observe(8, times[1])
+    cost = learnt((1, times[0]), (8, times[1]))
     assert all(cost.estimate_s(n) >= 0.0 for n in range(20))
-
-
-def learnt(fixed_s: float, each_s: float) -> CostModel:
-    """A cost model that saw batches of one and of eight."""
-    cost = CostModel()
-    for n in (1, 8, 1, 8):
-        cost.observe(n, fixed_s + each_s * n)
-    return cost
 
 
 @pytest.mark.parametrize(
@@ -59,13 +54,13 @@ def learnt(fixed_s: float, each_s: float) -> CostModel:
 )
 def test_a_batch_is_as_large_as_is_efficient(fixed_s: float, each_s: float, size: int) -> None:
     """The smallest in which an ROI costs at most a tenth more than in a batch of eight."""
-    assert learnt(fixed_s, each_s).efficient_size(8) == size
+    assert line(fixed_s, each_s).efficient_size(8) == size
 
 
 def test_another_size_is_tried_once_in_a_while() -> None:
     """With one size seen of late another is tried, and the efficient size found again."""
     for usual, other in ((1, 8), (8, 4)):
-        cost = learnt(0.0, 1.0)
+        cost = line(0.0, 1.0)
         for _ in range(80):
             cost.observe(usual, float(usual))
         assert cost.efficient_size(8) == other
@@ -74,14 +69,12 @@ def test_another_size_is_tried_once_in_a_while() -> None:
 
 
 def test_the_bound_is_the_estimate_where_all_went_as_expected() -> None:
-    assert learnt(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
+    assert line(0.5, 0.25).bound_s(4) == pytest.approx(1.5)
 
 
 def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
     """Batches that sometimes take twice as long leave a margin of at most that."""
-    cost = CostModel()
-    for i in range(60):
-        cost.observe(4, 2.0 if i % 6 == 0 else 1.0)
+    cost = learnt(*[(4, 2.0), *[(4, 1.0)] * 5] * 10)
     assert 1.3 < cost.bound_s(4) / cost.estimate_s(4) <= 2.0
     cost.observe(4, 100.0)
     assert cost.bound_s(4) == pytest.approx(2 * cost.estimate_s(4))
@@ -89,18 +82,14 @@ def test_the_bound_grows_with_overruns_up_to_twice_the_estimate() -> None:
 
 def test_a_stall_is_capped() -> None:
     """A batch of 20 s counts as a few times its estimate."""
-    cost = learnt(0.002, 0.014)
-    for _ in range(40):
-        cost.observe(4, 0.058)
+    cost = line(0.002, 0.014, (1, 8, 1, 8, *[4] * 40))
     cost.observe(4, 20.0)
     assert cost.bound_s(1) < 0.1
 
 
 def test_a_tenfold_slowdown_is_learnt_in_a_few_batches() -> None:
     """The cap on one measurement does not hide a machine that has become slow."""
-    cost = learnt(0.0, 1.0)
-    for _ in range(40):
-        cost.observe(4, 4.0)
+    cost = line(0.0, 1.0, (1, 8, 1, 8, *[4] * 40))
     for _ in range(30):
         cost.observe(4, 40.0)
     assert cost.estimate_s(4) > 25.0
