@@ -130,11 +130,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class CompleteStudy:
-    """A complete study in the inbox.
+    """A complete study in the inbox, with what its `InboxEntry` says.
 
     Attributes:
-        members: names in the inbox of all its parts, the study itself first.
-        fingerprint: SHA-256 of the names, sizes and times of its files.
         since_s: when it became complete, on the inbox's clock; its budget runs since then.
     """
 

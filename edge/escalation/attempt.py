@@ -173,12 +173,9 @@ class Race:
     ) -> OverreadError | None:
         """Run the attempt; return the fault that ended it before everything was answered.
 
-        Args:
-            first: runs from the beginning.
-            slow_s: the hedge is opened when ``first`` takes longer.
-            open_hedge: opens the second stream, if there is another cloud. It is called once:
-                when ``first`` is slow, cannot answer in time, or fails by no fault of the caller.
-            silence_s: the attempt ends after this time without anything from any stream.
+        If there is another cloud, ``open_hedge`` opens the second stream. It is called once: when
+        ``first`` takes longer than ``slow_s``, cannot answer in time, or fails by no fault of the
+        caller. The attempt ends after ``silence_s`` without anything from any stream.
         """
         self._open_hedge, self._silence_s = open_hedge, silence_s
         self._slow_at = self._deadline.capped(slow_s)

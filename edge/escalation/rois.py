@@ -78,9 +78,8 @@ class RoiStates:
     def take(self, message: Verdict | Refusal | Summary, *, elsewhere: bool = False) -> bool:
         """Record one answer; return whether it is a verdict that counts.
 
-        Args:
-            message: the answer; one to an unknown or answered ROI is ignored.
-            elsewhere: whether another cloud may still answer what this one cannot do in time.
+        One to an unknown or answered ROI is ignored. ``elsewhere`` says whether another cloud may
+        still answer what this one cannot do in time.
         """
         if isinstance(message, Summary) or message.roi_id not in self.open:
             return False

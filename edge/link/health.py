@@ -37,9 +37,7 @@ class HealthMonitor:
     Args:
         check: starts a health check with this time limit in seconds.
         link: gets the results; a failed escalation makes the monitor check at once.
-        pause_s: between two checks.
         startup_grace_s: how long after the start studies wait for the first result.
-        clock: monotonic seconds.
     """
 
     def __init__(

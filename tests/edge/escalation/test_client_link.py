@@ -44,14 +44,23 @@ from tests.edge.fake_cloud import (
 from tests.edge.running_agent import quick_read
 
 
-def test_no_time_left_sends_nothing() -> None:
-    """When only the reserve is left, no stream is opened, and the link is not blamed."""
-    link = Link(failures=1)
+@pytest.mark.parametrize(
+    ("score", "budget_s", "fault", "reason"),
+    [
+        (0.05, 60.0, "", ""),  # the plan sends nothing
+        (0.4, RESERVE_S / 2, "", "DeadlinePassed: no time was left for a second reading"),
+        (0.4, 60.0, "lost", "lost; next attempt in 30 s"),  # the breaker is open
+    ],
+)
+def test_nothing_is_sent(score: float, budget_s: float, fault: str, reason: str) -> None:
+    """No stream is opened, and the link is not blamed."""
+    link = Link(failures=1, clock=lambda: 0.0)
+    if fault:
+        link.failed(fault)
     with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.4, budget_s=RESERVE_S / 2, link=link)
-    assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "DeadlinePassed: no time was left for a second reading"
-    assert link.estimate().available
+        came = ask(cloud.address, score, budget_s=budget_s, link=link)
+    assert (came.attempts, came.reason, cloud.headers) == (0, reason, [])
+    assert link.estimate().available is not bool(fault)
 
 
 def test_link_learns_from_each_study() -> None:
@@ -70,15 +79,6 @@ def test_senseless_queue_estimate_is_ignored(said: str) -> None:
     with FakeCloud(queue_s=said) as cloud:
         came = ask(cloud.address, 0.4, link=link)
     assert (came.reason, link.estimate().middle.queue_s) == ("", 0.0)
-
-
-def test_an_open_breaker_sends_nothing() -> None:
-    link = Link(failures=1, clock=lambda: 0.0)
-    link.failed("Unreachable: refused")
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.4, link=link)
-    assert (came.attempts, cloud.headers) == (0, [])
-    assert came.reason == "Unreachable: refused; next attempt in 30 s"
 
 
 def test_deadline_missed_without_an_answer_opens_the_breaker() -> None:
@@ -247,12 +247,6 @@ def test_roi_is_cut_around_its_candidate() -> None:
     # the candidate lies in slice 30; the box's slices are as bright as their number
     np.testing.assert_array_equal(roi.voxels[:, 0, 0], np.arange(6, 54))
     assert (roi.edge_score, roi.window_hu) == (0.5, (-1000.0, 400.0))
-
-
-def test_nothing_to_send_opens_no_stream() -> None:
-    with FakeCloud() as cloud:
-        came = ask(cloud.address, 0.05)
-    assert (came.attempts, came.reason, cloud.headers) == (0, "", [])
 
 
 def test_rois_cut_before_can_be_read() -> None:
