@@ -1,7 +1,5 @@
 """Certificates for tests of TLS, made by openssl."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Readings for tests that care about probability and diameter only."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

@@ -1,7 +1,5 @@
 """The shipped models through real processes: cloud, edge and agent, from files to report."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

@@ -1,7 +1,5 @@
 """The documents: what they say of files, settings, commands and tests is so."""
 
-from __future__ import annotations
-
 import ast
 import json
 import re

@@ -3,8 +3,6 @@
 python -m tests.evaluation.idle_cloud [ends] --address HOST:PORT --ready-file FILE
 """
 
-from __future__ import annotations
-
 import signal
 import socket
 import sys

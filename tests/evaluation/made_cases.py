@@ -1,7 +1,5 @@
 """Cases that nobody read: scores drawn at random, good enough to run policies on."""
 
-from __future__ import annotations
-
 import random
 
 from edge.decide import Thresholds

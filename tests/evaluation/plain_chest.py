@@ -1,7 +1,5 @@
 """A chest of tissue with two round lungs, quick to make and to read, and a nodule to put in it."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from evaluation.accuracy.data import Cube, Lesion

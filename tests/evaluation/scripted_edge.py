@@ -1,7 +1,5 @@
 """A process that answers as `evaluation.links.edge_worker`, and ends at study 13."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -3,8 +3,6 @@
 python scripted_screen.py '[[[x, y, z], score], ...]' STUDY [options of overread-edge screen]
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from models.markdown import Rows, interval, number, percent, percents, points
 
 POINT = {"value": 0.9162, "low": 0.85, "high": None}

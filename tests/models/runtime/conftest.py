@@ -1,7 +1,5 @@
 """Small real ONNX artifacts that the runtime's tests open."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 
