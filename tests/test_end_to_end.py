@@ -198,31 +198,26 @@ def test_the_agent_takes_a_study_from_its_inbox(
 
 
 @pytest.mark.parametrize(
-    ("patient", "nodule"), [("LIDC-IDRI-0001", "nodule-0"), ("LIDC-IDRI-0003", "nodule-1")]
+    ("table", "wanted", "most"),
+    [
+        ("lidc_slabs/nodules.csv", {"patient": "LIDC-IDRI-0001", "nodule": "nodule-0"}, 3),
+        ("lidc_slabs/nodules.csv", {"patient": "LIDC-IDRI-0003", "nodule": "nodule-1"}, 3),
+        ("scans.csv", {"scan": "cmb_crc_01068"}, 8),
+    ],
+    ids=["a slab", "another slab", "a whole chest"],
 )
-def test_the_nodule_of_a_real_slab(
-    patient: str, nodule: str, home: Home, cloud: str, shared_data: Path, tmp_path: Path
-) -> None:
-    """A few slices of a real chest: the nodule that lies wholly inside, and little else."""
-    slabs = shared_data / "ct" / "lidc_slabs"
-    row = row_of(slabs / "nodules.csv", patient=patient, nodule=nodule)
-    status, report = screened(home, slabs / patient, cloud, tmp_path)
-    centre = (float(row["x_mm"]), float(row["y_mm"]), float(row["z_mm"]))
+def test_the_known_lesion_of_a_real_scan(
+    table: str, wanted: dict[str, str], most: int, home: Home, cloud: str, shared_data: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    """A nodule wholly inside a few slices, or a metastasis of another scanner: and little else."""
+    path = shared_data / "ct" / table
+    row = row_of(path, **wanted)
+    status, report = screened(home, path.parent / next(iter(wanted.values())), cloud, tmp_path)
+    x, y, z = (float(row.get(f"{axis}_mm") or row[axis]) for axis in "xyz")
     assert status == 0
-    assert is_found(centre, float(row["diameter_mm"]), report)
-    assert len(report["findings"]) <= 3
-
-
-def test_the_metastasis_of_a_real_chest(
-    home: Home, cloud: str, shared_data: Path, tmp_path: Path
-) -> None:
-    """A whole chest of another scanner, whose known lesion is among the few findings."""
-    row = row_of(shared_data / "ct" / "scans.csv", scan="cmb_crc_01068")
-    status, report = screened(home, shared_data / "ct" / row["scan"], cloud, tmp_path)
-    centre = (float(row["x"]), float(row["y"]), float(row["z"]))
-    assert status == 0
-    assert is_found(centre, float(row["diameter_mm"]), report)
-    assert len(report["findings"]) <= 8
+    assert is_found((x, y, z), float(row["diameter_mm"]), report)
+    assert len(report["findings"]) <= most
 
 
 def row_of(table: Path, **wanted: str) -> dict[str, str]:

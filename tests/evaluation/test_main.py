@@ -9,9 +9,8 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app, main
 from imaging.phantom.phantom import TRAINING_SEED
+from tests.evaluation.accuracy.test_froc import HEAD, write
 from tests.models.test_main import Ended, Lacking, failure
-
-HEAD = "seriesuid,coordX,coordY,coordZ,"
 
 
 @pytest.fixture
@@ -23,15 +22,8 @@ def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 @pytest.fixture
 def tables(tmp_path: Path) -> list[str]:
     """Arguments of the command froc: two scans, one nodule found, one false positive."""
-    texts = {
-        "candidates": HEAD + "probability\na,0,0,0,0.9\nb,5,5,5,0.4\n",
-        "annotations": HEAD + "diameter_mm\na,1,0,0,6\n",
-        "excluded": HEAD + "diameter_mm\n",
-        "scans": "a\nb\n",
-    }
-    for name, text in texts.items():
-        (tmp_path / f"{name}.csv").write_text(text)
-    return [word for name in texts for word in (f"--{name}", str(tmp_path / f"{name}.csv"))]
+    paths = write(tmp_path, scans="a\nb\n")
+    return [word for name, path in paths.items() for word in (f"--{name}", str(path))]
 
 
 def test_version_and_short_help() -> None:

@@ -34,6 +34,9 @@ def scored() -> Scored:
     )
 
 
+FOUND = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
+
+
 def test_a_subgroup_begins_at_its_edge() -> None:
     """6.0 mm belongs to 6 to 8 mm, 15 mm to 15 to 30 mm; what is empty is left out."""
     masks = GROUPINGS["diameter"].masks(traits([3.9, 6.0, 7.9, 15.0, 44.0]))
@@ -44,15 +47,14 @@ def test_a_subgroup_begins_at_its_edge() -> None:
 
 
 def test_what_is_not_known_has_a_subgroup_of_its_own() -> None:
-    found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
-    assert list(found["texture"]) == [UNKNOWN]
-    assert found["texture"][UNKNOWN]["nodules"] == 4
-    assert found["texture"][UNKNOWN]["patients"] == 3
+    assert list(FOUND["texture"]) == [UNKNOWN]
+    assert FOUND["texture"][UNKNOWN]["nodules"] == 4
+    assert FOUND["texture"][UNKNOWN]["patients"] == 3
 
 
 def test_every_subgroup_meets_all_false_positives() -> None:
     """At one a scan the threshold lies above .5: .9 and .7 are found, .4 and the rest are not."""
-    found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)["diameter"]
+    found = FOUND["diameter"]
     at_one = {name: subgroup["sensitivity"][3]["value"] for name, subgroup in found.items()}
     assert at_one == {"4 to 6 mm": 1, "6 to 8 mm": 1, "8 to 15 mm": 0, "15 to 30 mm": 0}
     assert found["8 to 15 mm"]["sensitivity"][4]["value"] == 1  # .4 for two a scan
@@ -93,9 +95,8 @@ def test_real_subgroups_add_up(shared_data: Path) -> None:
 
 
 def test_tables_have_a_line_for_each_subgroup() -> None:
-    found = by_subgroup(scored(), traits([5, 7, 9, 20]), resamples=20)
-    shown = subgroups_table(found, "title")
-    assert len(shown.cells) == sum(len(subgroups) for subgroups in found.values())
+    shown = subgroups_table(FOUND, "title")
+    assert len(shown.cells) == sum(len(subgroups) for subgroups in FOUND.values())
     assert shown.cells[0][:3] == ["diameter", "4 to 6 mm", "1 (1)"]
     assert share({"value": 0.5, "low": None, "high": 1.0}) == "-"
     assert share({"value": 0.5, "low": 0.25, "high": 1.0}) == "50.0 (25-100)"

@@ -61,20 +61,15 @@ def test_one_more_step_would_not_hold() -> None:
     found = control(given, path, report=REPORT, alpha=0.05)
     step = int(np.searchsorted(path.final, found.final))
     assert found.guarantee.holds
+    assert found.guarantee.text == (
+        "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
+        f"({len(given)} nodules of 400 patients, calibration {given.identity})"
+    )
     assert 0 < step < path.final.size - 1
     assert found.alpha_reached <= 0.05
     assert found.delta_reached <= 0.1
     mean = losses(given, path, REPORT).mean(0)
     assert furthest(mean[step : step + 2], 400, 0.05, 0.1, Bound.HOEFFDING_BENTKUS) == 0
-
-
-def test_the_report_states_the_guarantee() -> None:
-    given = nodules(400, np.random.default_rng(2))
-    guarantee = control(given, straight_path(), report=REPORT, alpha=0.05).guarantee
-    assert guarantee.text == (
-        "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
-        f"({len(given)} nodules of 400 patients, calibration {given.identity})"
-    )
 
 
 def test_too_few_patients_say_so_with_the_tightest_pair() -> None:
