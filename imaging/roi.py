@@ -23,10 +23,11 @@ def cut_roi(
     if all(a >= 0 and a + n <= side for a, n, side in zip(start, shape, voxels.shape, strict=True)):
         inside = tuple(slice(a, a + n) for a, n in zip(start, shape, strict=True))
         return voxels[inside].copy()  # ten times as fast as picking index by index
-    picks = [
-        _mirrored(np.arange(first, first + size), limit)
-        for first, size, limit in zip(start, shape, voxels.shape, strict=True)
-    ]
+    picks = []
+    for first, size, limit in zip(start, shape, voxels.shape, strict=True):
+        # indices beyond [0, limit) are folded back at the faces, as often as necessary
+        folded = np.mod(np.arange(first, first + size), 2 * limit)
+        picks.append(np.where(folded < limit, folded, 2 * limit - 1 - folded))
     return np.ascontiguousarray(voxels[np.ix_(*picks)])
 
 
@@ -34,9 +35,3 @@ def roi_start(centre_zyx: npt.ArrayLike, shape: tuple[int, ...]) -> npt.NDArray[
     """Compute the index of the ROI's first voxel; it may lie outside the array."""
     centre = np.rint(np.asarray(centre_zyx, dtype=np.float64)).astype(np.int64)
     return np.asarray(centre - np.array(shape) // 2)
-
-
-def _mirrored(index: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """Fold indices beyond ``[0, limit)`` back at the faces, as often as necessary."""
-    folded = np.mod(index, 2 * limit)
-    return np.where(folded < limit, folded, 2 * limit - 1 - folded)

@@ -33,12 +33,8 @@ class Layout:
     padding: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True)
-class Rescale:
-    """HU = slope * stored value + intercept (DICOM PS3.3, C.11.1)."""
-
-    slope: float
-    intercept: float
+Rescale = tuple[float, float]
+"""Slope and intercept: HU = slope * stored value + intercept (DICOM PS3.3, C.11.1)."""
 
 
 def layout_of(image: Instance) -> Layout:
@@ -79,7 +75,7 @@ def rescale_of(image: Instance) -> Rescale:
     if slope <= 0:
         reason = f"RescaleSlope is {slope:g}, expected a positive number: export the CT series"
         raise NotCt(reason, image.file)
-    return Rescale(slope, intercept)
+    return slope, intercept
 
 
 def _side(image: Instance, keyword: str) -> int:
@@ -135,11 +131,11 @@ def require_hu(hu: HuArray, file: Path) -> None:
 
 
 def _rescaled(stored: npt.NDArray[Any], rescale: Rescale) -> npt.NDArray[Any]:
-    whole = rescale.slope == 1 and float(rescale.intercept).is_integer()
-    if whole and abs(rescale.intercept) < 2**30:
-        return np.asarray(np.add(stored, int(rescale.intercept), dtype=np.int32))
+    slope, intercept = rescale
+    if slope == 1 and intercept.is_integer() and abs(intercept) < 2**30:
+        return np.asarray(np.add(stored, int(intercept), dtype=np.int32))
     with np.errstate(over="ignore"):  # values out of range are clipped later
-        return np.asarray(np.rint(stored * rescale.slope + rescale.intercept))
+        return np.asarray(np.rint(stored * slope + intercept))
 
 
 def _padded(
@@ -152,9 +148,9 @@ def _padded(
     """
     if layout.padding is None:
         return None
-    low, high = layout.padding
+    (low, high), (slope, intercept) = layout.padding, rescale
     padded = np.asarray((stored >= low) & (stored <= high))
-    ends_hu = (v * rescale.slope + rescale.intercept for v in layout.padding)
+    ends_hu = (v * slope + intercept for v in layout.padding)
     is_tissue = any(_TISSUE_HU[0] < v < _TISSUE_HU[1] for v in ends_hu)
     in_corner = padded[:: len(padded) - 1 or 1, :: padded.shape[1] - 1 or 1].any()
     return padded if in_corner or not is_tissue else None

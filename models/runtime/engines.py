@@ -159,11 +159,9 @@ def _samples(model: openvino.Model, sides: Sequence[Sequence[int]]) -> list[npt.
     """Return random values for each input, for the largest batch."""
     rng, count = np.random.default_rng(0), max(BATCHES)
     kinds = [given.element_type.to_dtype() for given in model.inputs]
-    return [
-        (255 * rng.random((count, *one)) if np.issubdtype(kind, np.integer)
-         else rng.random((count, *one))).astype(kind)
-        for kind, one in zip(kinds, sides, strict=True)
-    ]  # fmt: skip
+    tops = [255 if np.issubdtype(kind, np.integer) else 1 for kind in kinds]
+    parts = zip(kinds, tops, sides, strict=True)
+    return [(top * rng.random((count, *one))).astype(kind) for kind, top, one in parts]
 
 
 def _same(found: Outputs, wanted: Sequence[npt.NDArray[Any]]) -> bool:

@@ -134,7 +134,11 @@ def load_cubes(folder: Path, split: str) -> Cubes:
         ignored = [_mark(m) for m in neighbours if m["kind"] != "nodule"]
         mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
         pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
-    malignancy, texture = (_ratings(index, name) for name in ("malignancy", "texture"))
+    sure = np.array([float(row["match_mm"]) <= MATCH_MM for row in index], bool)
+    malignancy, texture = (
+        np.where(sure, [float(row[f"{name}_mean"]) for row in index], np.nan)
+        for name in ("malignancy", "texture")
+    )
     return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
 
 
@@ -161,12 +165,6 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def _mark(row: dict[str, str]) -> list[float]:
     diameter = float(row["diameter_mm"])
     return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else UNKNOWN_MM]
-
-
-def _ratings(index: list[dict[str, str]], name: str) -> FloatArray:
-    apart = np.array([float(row["match_mm"]) for row in index])
-    means = np.array([float(row[f"{name}_mean"]) for row in index])
-    return np.where(apart <= MATCH_MM, means, np.nan)
 
 
 def _stack(marks: list[list[float]]) -> FloatArray:

@@ -51,17 +51,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Run:
-    """The options of a training command.
+    """The options of a training command, as `models.cli` describes them.
 
-    Attributes:
-        data: folder with ``nodules`` and ``ct``.
-        out: folder of the run; `averaged.pt` in it is the result.
-        minutes: time to spend training, resumptions included.
-        rate: highest learning rate.
-        resume: whether to go on from the run's checkpoint.
-        start: weights to begin with, of a run or a float artifact; None for random ones.
-        cache: folder of the phantoms; ``phantoms``: how many of them to train on.
-        seed: of weights and samples.
+    ``data`` holds ``nodules`` and ``ct``; `averaged.pt` in ``out`` is the result. ``start`` are
+    weights of a run or a float artifact, None for random ones. ``minutes`` include resumptions.
     """
 
     data: Path

@@ -19,12 +19,6 @@ from torch import nn
 
 from models.runtime.errors import UnfitArtifact
 
-NORM_EPS = 1e-5
-"""Epsilon of every batch norm (torch's default)."""
-
-UNUSED_SHARE_LOGIT = -4.0
-"""The initial bias of the map that only training has: an artifact does not hold it."""
-
 Weights = dict[str, torch.Tensor]
 
 
@@ -52,10 +46,10 @@ def weights_of_artifact(path: Path) -> Weights:
         # a folded weight lost the name of its module
         folded = any(name.startswith("onnx::") for name in node.input[1:2])
         weights |= _weights_of(node, held, folded=folded)
-    if "head.weight" in weights:
+    if "head.weight" in weights:  # an artifact lacks the map that only training has
         features = weights["head.weight"].shape[1]
         weights["share.weight"] = torch.zeros(1, features, 1, 1, 1)
-        weights["share.bias"] = torch.full((1,), UNUSED_SHARE_LOGIT)
+        weights["share.bias"] = torch.full((1,), -4.0)
     return weights
 
 
@@ -140,7 +134,7 @@ def _folded(name: str, weight: np.ndarray, bias: np.ndarray) -> Weights:
         f"{norm}.weight": torch.ones(channels),
         f"{norm}.bias": _tensor(bias),
         f"{norm}.running_mean": torch.zeros(channels),
-        f"{norm}.running_var": torch.full((channels,), 1 - NORM_EPS),
+        f"{norm}.running_var": torch.full((channels,), 1 - 1e-5),  # 1 with torch's epsilon
         f"{norm}.num_batches_tracked": torch.tensor(0),
     }
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -53,17 +52,15 @@ def test_every_shipped_artifact_is_whole_and_attributed() -> None:
 
 def model(kind: int) -> bytes:
     """One dequantised weight added to the input."""
-    weight = helper.make_tensor("w", kind, [3], [-8, 0, 7])
-    scale = numpy_helper.from_array(np.array(0.5, np.float32), "s")
-    nodes = [
-        helper.make_node("DequantizeLinear", ["w", "s"], ["d"]),
-        helper.make_node("Add", ["x", "d"], ["y"]),
-    ]
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [3]) for n in ("x", "y")]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight, scale])
-    whole = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])
-    onnx.checker.check_model(whole)
-    return whole.SerializeToString()
+    model = onnx.parser.parse_model("""
+        <ir_version: 10, opset_import: ["" : 21]>
+        small (float[3] x) => (float[3] y) <float s = {0.5}> {
+            d = DequantizeLinear (w, s)
+            y = Add (x, d)
+        }""")
+    model.graph.initializer.append(helper.make_tensor("w", kind, [3], [-8, 0, 7]))
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
 
 
 def test_four_bits_become_eight_with_the_same_values() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
+import onnx.parser
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from models.runtime import engines
 from models.runtime.artifacts import find
@@ -84,18 +84,15 @@ def transposed(stride: int, *, bias: bool) -> bytes:
     weight = rng.standard_normal((3, 5, 2, 2, 2)).astype(np.float32)
     tensors = [numpy_helper.from_array(weight, "w")]
     tensors += [numpy_helper.from_array(np.arange(5, dtype=np.float32), "b")] if bias else []
-    head = helper.make_node("Relu", ["x"], ["r"])
-    node = helper.make_node(
-        "ConvTranspose", ["r", *(t.name for t in tensors)], ["y"], "up",
-        kernel_shape=[2, 2, 2], strides=[stride] * 3,
-    )  # fmt: skip
-    graph = helper.make_graph(
-        [head, node], "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "z", "y", "x"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)], tensors,
-    )  # fmt: skip
-    opset = [helper.make_opsetid("", 17)]
-    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        small (float[n, 3, z, y, x] x) => (float[n, 5, a, b, c] y) {{
+            r = Relu (x)
+            y = ConvTranspose <kernel_shape = [2, 2, 2], strides = {[stride] * 3}>
+                (r, {", ".join(t.name for t in tensors)})
+        }}""")
+    model.graph.initializer.extend(tensors)
+    return model.SerializeToString()
 
 
 def answer(content: bytes, x: np.ndarray, name: str) -> list[np.ndarray]:
