@@ -235,14 +235,14 @@ def matches(findings: Sequence[Json], truth: Sequence[Nodule]) -> list[int | Non
     return [_hit(finding["centre_mm"], truth) for finding in findings]
 
 
-def _hit(place: Sequence[float], truth: Sequence[Nodule]) -> int | None:
-    x, y, z = place
+def _hit(location: Sequence[float], truth: Sequence[Nodule]) -> int | None:
+    x, y, z = location
     near = [n for n, nodule in enumerate(truth) if nodule.hit_by((x, y, z))]
-    return min(near, key=lambda n: _distance_mm(place, truth[n]), default=None)
+    return min(near, key=lambda n: _distance_mm(location, truth[n]), default=None)
 
 
-def _distance_mm(place: Sequence[float], nodule: Nodule) -> float:
-    return float(np.linalg.norm(np.subtract(place, nodule.centre_mm)))
+def _distance_mm(location: Sequence[float], nodule: Nodule) -> float:
+    return float(np.linalg.norm(np.subtract(location, nodule.centre_mm)))
 
 
 def _fate(report: Json, nodule: Nodule) -> str:

@@ -63,7 +63,7 @@ Row = tuple[float, float, bool, str]
 
 
 def cube_rows(readers: Readers, cube: Cube, annotations: Sequence[Annotation]) -> list[Row]:
-    """Return the candidates of one cube; ``annotations`` are other known places in it."""
+    """Return the candidates of one cube; ``annotations`` are other known locations in it."""
     found = readers.screener.screen(Preprocessed(cube.voxels, Geometry()))
     hits = [c for c in found if cube.hit_by(c.index_zyx)][:1]
     known = (Annotation(cube.centre_zyx, cube.diameter_mm), *annotations)

@@ -202,7 +202,7 @@ def read_truth(path: Path) -> dict[str, tuple[Lesion, ...]]:
     name one scan.
 
     Raises:
-        BadTable: the file cannot be read, lacks a column, or a lesion has no place or no size.
+        BadTable: the file cannot be read, lacks a column, or a lesion has no location or no size.
     """
     table = read_table(path, ("scan", "x", "y", "z", "diameter_mm"))
     place = [table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")]
@@ -263,7 +263,7 @@ def scan_name(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Annotation:
-    """A place ``(z, y, x)`` in a cube of 1 mm a voxel; a diameter of -1 is not known."""
+    """A location ``(z, y, x)`` in a cube of 1 mm a voxel; a diameter of -1 is not known."""
 
     index_zyx: Triple
     diameter_mm: float

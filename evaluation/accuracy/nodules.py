@@ -56,7 +56,7 @@ from models.markdown import Rows
 CAVEAT = "Only some lesions of each scan are known: a few of the false positives may be true."
 
 Detection = tuple[Triple, float]
-"""A place ``(x, y, z)`` LPS mm and its score."""
+"""A location ``(x, y, z)`` LPS mm and its score."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,9 +197,11 @@ def score_scan(
     """
     found = list(detections)
     known = (*lesions, *ignored)
-    false = [score for place, score in found if not any(x.covers(place, rim_mm) for x in known)]
+    false = [
+        score for location, score in found if not any(x.covers(location, rim_mm) for x in known)
+    ]
     best = [
-        max((score for place, score in found if lesion.hit_by(place)), default=-np.inf)
+        max((score for location, score in found if lesion.hit_by(location)), default=-np.inf)
         for lesion in lesions
     ]
     return ScanScores(name, np.array(false, float), lesions, np.array(best, float))

@@ -1,6 +1,6 @@
 """Whole scans that lesions are inserted into, and the free lung in them.
 
-Hosts are scans of patients, and phantoms without nodules. `FreeSpace` knows how far each place in
+Hosts are scans of patients, and phantoms without nodules. `FreeSpace` knows how far each point in
 the lung is from wall and mediastinum.
 """
 
@@ -32,7 +32,7 @@ _VESSEL_CELLS = 2.5
 """Radius of the thickest vessel that an insertion may lie across: 5 mm."""
 
 _LUNG_HU = (-960.0, -600.0)
-"""Range of the mean around a place in lung; windpipe and air outside the body lie below."""
+"""Range of the mean around a location in lung; windpipe and air outside the body lie below."""
 
 _TRIES = 300
 
@@ -64,7 +64,7 @@ def load_host(source: Path | int, truth: Mapping[str, tuple[Lesion, ...]]) -> Ho
 
 @dataclass(frozen=True)
 class Occupied:
-    """A place that is not free, ``(x, y, z)`` LPS mm, with the distance to keep from it."""
+    """A location that is not free, ``(x, y, z)`` LPS mm, with the distance to keep from it."""
 
     centre_mm: Triple
     reach_mm: float
@@ -99,9 +99,9 @@ class FreeSpace:
         occupied: Sequence[Occupied],
         rng: np.random.Generator,
     ) -> Triple | None:
-        """Draw a place in lung, ``(x, y, z)`` LPS mm; None if none is found.
+        """Draw a location in lung, ``(x, y, z)`` LPS mm; None if none is found.
 
-        It is ``clear_mm`` from the wall, and the insertion's ``reach_mm`` from ``occupied`` places.
+        It is ``clear_mm`` from the wall, and the insertion's ``reach_mm`` from each of ``occupied``.
         """
         cells = np.argwhere(self.clear_mm >= max(clear_mm, 1.0))
         for cell in cells[rng.permutation(len(cells))[:_TRIES]]:
@@ -117,7 +117,7 @@ class FreeSpace:
         return None
 
     def lung_hu(self, centre_mm: Triple, reach_mm: float) -> float:
-        """Return the median of the aerated lung around a place."""
+        """Return the median of the aerated lung around a location."""
         cell = np.rint(self.box.geometry.to_index(centre_mm) / CELL).astype(int)
         around = self._around(cell, reach_mm + 6)
         lung = around[around < _LUNG_HU[1]]

@@ -1,7 +1,7 @@
 """Lesion insertion: which donor goes where, and how its voxels are blended into the scan.
 
 A donor is sampled on the scan's own grid and averaged over the scan's slices, so that it is no
-sharper along z than its host. Its lung takes on the density of the lung around the place, soft
+sharper along z than its host. Its lung takes on the density of the lung around the location, soft
 tissue keeps its own density, and between them a voxel is a mixture of both. The host's wall is
 never made less dense. The host's vessels show through parts that are not solid, and end in solid
 parts.
@@ -31,7 +31,7 @@ WALL_MM = 2.0
 """Least lung between a nodule and the wall."""
 
 APART_MM = 12.0
-"""Least distance between an insertion and any other occupied place."""
+"""Least distance between an insertion and any other occupied location."""
 
 MASS_MM: tuple[float, ...] = (30.0, 40.0, 50.0, 60.0)
 """Diameters of masses, which are magnified donors."""
@@ -70,7 +70,7 @@ class ScaledDonor:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Insertion(ScaledDonor):
-    """A donor with its place ``(x, y, z)`` LPS mm in a scan; ``lung_hu`` is the lung around it."""
+    """A donor at a location ``(x, y, z)`` LPS mm in a scan, in lung of ``lung_hu``."""
 
     centre_mm: Triple
     lung_hu: float
@@ -78,7 +78,7 @@ class Insertion(ScaledDonor):
 
 @dataclass(frozen=True, eq=False)
 class PreparedHost:
-    """A host that was read without insertions: free space, occupied places and detections."""
+    """A host that was read without insertions: free space, occupied locations and detections."""
 
     host: Host
     space: FreeSpace
@@ -175,15 +175,15 @@ def _fill(
     occupied, placed, waiting = list(host.occupied), [], []
     for one in donors:
         tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in clear_mm(one))
-        place = next((found for found in tries if found is not None), None)
-        if place is None:
+        location = next((found for found in tries if found is not None), None)
+        if location is None:
             waiting.append(one)
             continue
-        lung_hu = host.space.lung_hu(place, one.reach_mm)
+        lung_hu = host.space.lung_hu(location, one.reach_mm)
         placed.append(
-            Insertion(one.donor_id, one.donor, one.scale, centre_mm=place, lung_hu=lung_hu)
+            Insertion(one.donor_id, one.donor, one.scale, centre_mm=location, lung_hu=lung_hu)
         )
-        occupied.append(Occupied(place, one.reach_mm + APART_MM))
+        occupied.append(Occupied(location, one.reach_mm + APART_MM))
     return placed, waiting
 
 
@@ -207,7 +207,7 @@ def _insert_one(hu: HuArray, geometry: Geometry, insertion: Insertion) -> None:
     part = geometry.cropped(start)
     size = (int(stop[0] - start[0]), int(stop[1] - start[1]), int(stop[2] - start[2]))
     donor = insertion.donor
-    # the donor's lung becomes as dense as the lung around the place; soft tissue and bone stay
+    # the donor's lung becomes as dense as the lung around the location; soft tissue and bone stay
     stretch = (SOFT_HU - insertion.lung_hu) / (SOFT_HU - donor.lung_hu)
     adapted = SOFT_HU - (SOFT_HU - donor.hu) * stretch
     density = np.where(donor.hu < SOFT_HU, adapted, donor.hu).astype(np.float32)

@@ -85,7 +85,7 @@ def prepare_host(host: Host, reads: Reads) -> PreparedHost:
     strongest = sorted(detections, key=lambda one: -one[1])[:STRONGEST]
     occupied = (
         *(Occupied(lesion.centre_mm, lesion.reach_mm + APART_MM) for lesion in host.lesions),
-        *(Occupied(place, SAME_MM) for place, _ in strongest),
+        *(Occupied(location, SAME_MM) for location, _ in strongest),
     )
     return PreparedHost(host, FreeSpace.of(box), occupied, detections)
 
@@ -101,10 +101,10 @@ def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
     known = (*host.lesions, *extents)
     extra = [
         score
-        for place, score in detections
-        if not any(lesion.covers(place) for lesion in known)
+        for location, score in detections
+        if not any(lesion.covers(location) for lesion in known)
         and all(
-            np.linalg.norm(np.subtract(place, other)) >= SAME_MM
+            np.linalg.norm(np.subtract(location, other)) >= SAME_MM
             for other, _ in scan.host.detections
         )
     ]
