@@ -8,7 +8,7 @@ together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,7 +21,6 @@ from evaluation.accuracy.froc import (
     Scored,
     false_positives_at,
     froc,
-    rank,
     sensitivity_at,
     weighted_froc,
 )
@@ -62,28 +61,31 @@ class Figures:
 
     def points(self, thresholds: FloatArray | None = None) -> list[dict[str, Any]]:
         """Return the sensitivity at each of `RATES` for JSON, with the threshold if given."""
-        more: list[dict[str, float | None]] = [{}] * len(RATES)
-        if thresholds is not None:
-            more = [{"threshold": finite(threshold)} for threshold in thresholds]
-        return [
-            {"false_positives_per_scan": rate, **value.as_dict(), **one}
-            for rate, value, one in zip(RATES, self.sensitivity, more, strict=True)
+        found: list[dict[str, Any]] = [
+            {"false_positives_per_scan": rate, **value.as_dict()}
+            for rate, value in zip(RATES, self.sensitivity, strict=True)
         ]
+        for point, threshold in zip(found, () if thresholds is None else thresholds, strict=False):
+            point["threshold"] = finite(threshold)
+        return found
 
 
 def figures(
     scored: Scored, *, resamples: int = RESAMPLES, seed: int = 0, on_step: OnStep | None = None
 ) -> Figures:
     """Return the figures of ``scored`` with percentile intervals of ``resamples`` resamples."""
-    ranking = rank(scored)
-    value = _numbers(froc(scored, ranking))
-    drawn = np.empty((resamples, value.size))
-    weights = _draws(scored, resamples, np.random.default_rng(seed))
-    for step, (nodule_weight, scan_weight) in enumerate(weights):
-        drawn[step] = _numbers(weighted_froc(scored, ranking, nodule_weight, scan_weight))
+    rng = np.random.default_rng(seed)
+    drawn: list[FloatArray] = []
+    while len(drawn) < resamples:
+        scan_weight = draw(scored.scans, rng)
+        group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
+        nodule_weight = group_weight[scored.nodule_group]
+        if not nodule_weight.any():
+            continue  # without a single nodule there is no sensitivity: draw again
+        drawn.append(_numbers(weighted_froc(scored, nodule_weight, scan_weight)))
         if on_step is not None:
-            on_step(step + 1, resamples)
-    intervals = _percentiles(value, drawn)
+            on_step(len(drawn), resamples)
+    intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
     n = len(RATES)
     return Figures(intervals[:n], intervals[n], intervals[n + 1 :])
 
@@ -103,20 +105,6 @@ def draw(groups: int, rng: np.random.Generator) -> FloatArray:
     return rng.multinomial(groups, np.full(groups, 1 / groups)).astype(np.float64)
 
 
-def _draws(
-    scored: Scored, resamples: int, rng: np.random.Generator
-) -> Iterator[tuple[FloatArray, FloatArray]]:
-    done = 0
-    while done < resamples:
-        scan_weight = draw(scored.scans, rng)
-        group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
-        nodule_weight = group_weight[scored.nodule_group]
-        # A draw of scans without a single nodule has no sensitivity: draw again.
-        if nodule_weight.any():
-            done += 1
-            yield nodule_weight, scan_weight
-
-
 def _numbers(curve: Curve) -> FloatArray:
     sensitivity = sensitivity_at(curve, RATES)
     rates = false_positives_at(curve, TARGETS)
@@ -127,17 +115,13 @@ def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
     # "nearest" keeps inf (unreachable) a value like others; interpolation would make it NaN.
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="nearest")
-    return tuple(
-        Interval(float(v), float(a), float(b)) for v, a, b in zip(value, low, high, strict=True)
-    )
+    return tuple(map(Interval, value.tolist(), low.tolist(), high.tolist()))
 
 
 def froc_table(figures: Figures, title: str) -> Rows:
     """Return the sensitivity at the seven rates, and the CPM."""
-    cells = [
-        [rate_name(rate), *percent_cells(value)]
-        for rate, value in zip(RATES, figures.sensitivity, strict=True)
-    ]
+    pairs = zip(RATES, figures.sensitivity, strict=True)
+    cells = [[rate_name(rate), *percent_cells(value)] for rate, value in pairs]
     cpm = ["CPM (their mean)", f"{figures.cpm.value:.4f}", span(figures.cpm, "{:.3f}")]
     heads = ["false positives a scan", "sensitivity", "95 % interval"]
     return Rows(heads, [*cells, cpm], title)

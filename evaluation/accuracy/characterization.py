@@ -7,7 +7,7 @@ than 5 mm from the nodule's may belong to a neighbour and are not used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,8 +60,7 @@ def characterization_command(
     as_json: cli.Json = False,
 ) -> None:
     """Malignancy, texture, diameter and outline by the second reader, against the annotations."""
-    second, splits = open_second(cloud_model), tuple(split.split(","))
-    read = read_characterization(data, splits, second)
+    read = read_characterization(data, tuple(split.split(",")), open_second(cloud_model))
     result = {"split": split, **as_dict(read, resamples=resamples, seed=seed)}
     cli.show(result, as_json, characterization_table(result))
 
@@ -122,7 +121,14 @@ def as_dict(read: Characterization, *, resamples: int = RESAMPLES, seed: int = 0
             "diameter_bias_mm": float(error[chosen].mean()),
         }
 
-    draws = [figures(chosen) for chosen in _resampled(read.patients, resamples, seed)]
+    # Whole patients are drawn with replacement, each with the numbers of its nodules.
+    names, owner = np.unique(read.patients, return_inverse=True)
+    of = [np.flatnonzero(owner == i) for i in range(len(names))]
+    rng = np.random.default_rng(seed)
+    draws = [
+        figures(np.concatenate([of[i] for i in rng.integers(len(names), size=len(names))]))
+        for _ in range(resamples)
+    ]
     values = figures(np.arange(len(read.patients)))
     counts = (int((textured & (classes == number)).sum()) for number in range(len(TEXTURES)))
     return {
@@ -144,17 +150,6 @@ def _mean_recall(right: npt.NDArray[np.bool_], classes: npt.NDArray[np.int64]) -
     """Return the mean over the classes present of the share that was recognised."""
     there = np.unique(classes)
     return float(np.mean([right[classes == one].mean() for one in there])) if there.size else np.nan
-
-
-def _resampled(
-    patients: tuple[str, ...], resamples: int, seed: int
-) -> Iterable[npt.NDArray[np.int64]]:
-    """Draw whole patients with replacement; yield the numbers of their nodules."""
-    names, owner = np.unique(patients, return_inverse=True)
-    of = [np.flatnonzero(owner == i) for i in range(len(names))]
-    rng = np.random.default_rng(seed)
-    for _ in range(resamples):
-        yield np.concatenate([of[i] for i in rng.integers(len(names), size=len(names))])
 
 
 def _interval(value: float, drawn: list[float]) -> Interval:

@@ -41,22 +41,22 @@ def froc_command(
     as_json: cli.Json = False,
 ) -> None:
     """FROC and CPM of a file of candidates under the rules of LUNA16."""
-    found = challenge(candidates, annotations, excluded, scans)
+    scored, counts = challenge(candidates, annotations, excluded, scans)
     with cli.counting("bootstrap") as step:
-        value = figures(found.scored, resamples=resamples, seed=seed, on_step=step)
+        value = figures(scored, resamples=resamples, seed=seed, on_step=step)
     result = {
         "cpm": value.cpm.value,
         "sensitivity": [at.value for at in value.sensitivity],
         "false_positives_per_scan": list(RATES),
-        **found.counts,
-        "scans": found.scored.scans,
+        **counts,
+        "scans": scored.scans,
         "intervals": {
             "cpm": [value.cpm.low, value.cpm.high],
             "sensitivity": [[at.low, at.high] for at in value.sensitivity],
         },
     }
-    counts = Rows(list(found.counts), [list(found.counts.values())])
-    cli.show(result, as_json, froc_table(value, f"FROC on {found.scored.scans} scans"), counts)
+    title = f"FROC on {scored.scans} scans"
+    cli.show(result, as_json, froc_table(value, title), Rows([*counts], [[*counts.values()]]))
 
 
 def detect_command(

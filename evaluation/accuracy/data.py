@@ -57,20 +57,16 @@ class Table:
         Raises:
             BadTable: a value is not a finite number.
         """
-        pairs = zip(self.rows, self.lines, strict=True)
-        return np.array([self._number(row, column, line, blank) for row, line in pairs])
-
-    def _number(self, row: dict[str, str], column: str, line: int, blank: float | None) -> float:
-        text = row[column].strip()
-        if not text and blank is not None:
-            return blank
-        try:
-            value = float(text)
-        except ValueError:
-            raise BadTable(self.path, f"{column} = {text!r} is not a number", line) from None
-        if not np.isfinite(value):
-            raise BadTable(self.path, f"{column} = {text!r} is not finite", line)
-        return value
+        values = np.empty(len(self.rows))
+        for number, (row, line) in enumerate(zip(self.rows, self.lines, strict=True)):
+            text = row[column].strip()
+            try:
+                values[number] = blank if blank is not None and not text else float(text)
+            except ValueError:
+                raise BadTable(self.path, f"{column} = {text!r} is not a number", line) from None
+            if text and not np.isfinite(values[number]):
+                raise BadTable(self.path, f"{column} = {text!r} is not finite", line)
+        return values
 
 
 def read_table(path: Path, required: tuple[str, ...]) -> Table:
@@ -121,21 +117,22 @@ def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
         BadTable: the index cannot be read, or does not have one line for each cube.
     """
     index = read_table(folder / "index.csv", ("split", "row", "patient", *_PLACE))
-    return [cube for split in splits for cube in _cubes_of(folder, split, index)]
-
-
-def _cubes_of(folder: Path, split: str, index: Table) -> list[Cube]:
-    voxels = _voxels(folder / f"{split}.npz")
-    chosen = [i for i, name in enumerate(index.text("split")) if name == split]
-    rows = index.numbers("row")[chosen].astype(np.int64)
-    if sorted(rows) != list(range(len(voxels))):
-        raise BadTable(index.path, f"split {split!r}: {len(rows)} lines for {len(voxels)} cubes")
-    z, y, x, diameter = (index.numbers(name)[chosen] for name in _PLACE)
-    patients = [index.text("patient")[i] for i in chosen]
-    return [
-        Cube(f"{split}/{row}", patients[i], voxels[row], (z[i], y[i], x[i]), float(diameter[i]))
-        for i, row in enumerate(rows)
-    ]
+    names, patients = index.text("split"), index.text("patient")
+    rows = index.numbers("row").astype(np.int64)
+    z, y, x, diameter = (index.numbers(name) for name in _PLACE)
+    cubes: list[Cube] = []
+    for split in splits:
+        voxels = _voxels(folder / f"{split}.npz")
+        lines = [i for i, name in enumerate(names) if name == split]
+        if sorted(rows[lines]) != list(range(len(voxels))):
+            raise BadTable(
+                index.path, f"split {split!r}: {len(lines)} lines for {len(voxels)} cubes"
+            )
+        for i in lines:
+            place = (z[i], y[i], x[i])
+            name = f"{split}/{rows[i]}"
+            cubes.append(Cube(name, patients[i], voxels[rows[i]], place, float(diameter[i])))
+    return cubes
 
 
 def index_lines(index: Table, cubes: Sequence[Cube]) -> npt.NDArray[np.int64]:

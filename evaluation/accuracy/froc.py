@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,19 @@ class Scored:
         """Return the number of patients (or scans) of the nodules."""
         return self.scans if self.paired else int(self.nodule_group.max()) + 1
 
+    @cached_property
+    def ranking(self) -> tuple[IntArray, IntArray, FloatArray]:
+        """Return the order by falling score, the ends of equal scores, and the score at each end.
+
+        Hit nodules come first, then false positives. Resampling needs two sums and no sort.
+        """
+        score = np.concatenate([self.nodule_score, self.false_score])
+        order = np.argsort(-score, kind="stable")
+        order = order[: int(np.isfinite(score).sum())]
+        ranked = score[order]
+        ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: ranked.size])
+        return order, ends, ranked[ends]
+
 
 @dataclass(frozen=True, eq=False)
 class Curve:
@@ -101,35 +115,12 @@ class Curve:
     false_per_scan: FloatArray
 
 
-@dataclass(frozen=True, eq=False)
-class Ranking:
-    """Detections sorted by falling score once, so that resampling needs two sums and no sort."""
-
-    order: IntArray
-    ends: IntArray
-    threshold: FloatArray
-
-
-def rank(scored: Scored) -> Ranking:
-    """Rank hit nodules, then false positives, by falling score; ties end at one threshold."""
-    score = np.concatenate([scored.nodule_score, scored.false_score])
-    order = np.argsort(-score, kind="stable")
-    order = order[: int(np.isfinite(score).sum())]
-    ranked = score[order]
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)[: ranked.size])
-    return Ranking(order, ends, ranked[ends])
-
-
-def froc(scored: Scored, ranking: Ranking | None = None) -> Curve:
+def froc(scored: Scored) -> Curve:
     """Return the FROC curve; every nodule and every scan counts once."""
-    every_nodule = np.ones(scored.nodule_score.size)
-    every_scan = np.ones(scored.scans)
-    return weighted_froc(scored, ranking or rank(scored), every_nodule, every_scan)
+    return weighted_froc(scored, np.ones(scored.nodule_score.size), np.ones(scored.scans))
 
 
-def weighted_froc(
-    scored: Scored, ranking: Ranking, nodule_weight: FloatArray, scan_weight: FloatArray
-) -> Curve:
+def weighted_froc(scored: Scored, nodule_weight: FloatArray, scan_weight: FloatArray) -> Curve:
     """Return the curve with nodule i counted ``nodule_weight[i]`` times, scan j ``scan_weight[j]``.
 
     Raises:
@@ -139,15 +130,12 @@ def weighted_froc(
     if nodules <= 0 or scans <= 0:
         raise ValueError(f"nodules weigh {nodules}, scans {scans}: nothing to count")
     # Running sums along the ranking, read at the last of equal scores.
-    hits = np.concatenate([nodule_weight, np.zeros(scored.false_score.size)])[ranking.order]
+    order, ends, threshold = scored.ranking
+    hits = np.concatenate([nodule_weight, np.zeros(scored.false_score.size)])
     falses = np.concatenate([np.zeros(nodule_weight.size), scan_weight[scored.false_scan]])
-    sensitivity = np.cumsum(hits)[ranking.ends] / nodules
-    false_per_scan = np.cumsum(falses[ranking.order])[ranking.ends] / scans
-    return Curve(
-        np.append(np.inf, ranking.threshold),
-        np.append(0.0, sensitivity),
-        np.append(0.0, false_per_scan),
-    )
+    found = np.cumsum(hits[order])[ends] / nodules
+    per_scan = np.cumsum(falses[order])[ends] / scans
+    return Curve(np.append(np.inf, threshold), np.append(0.0, found), np.append(0.0, per_scan))
 
 
 def sensitivity_at(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArray:
@@ -173,28 +161,14 @@ def threshold_within(curve: Curve, rates: tuple[float, ...] = RATES) -> FloatArr
     return threshold_at(curve, tuple(sensitivity_at(curve, rates).tolist()))
 
 
-@dataclass(frozen=True, eq=False)
-class ScanMatch:
-    """The candidates of one scan, matched; ``nodule_score`` is ``-inf`` for a missed nodule."""
+def match_scan(
+    candidates: FloatArray, nodules: FloatArray, excluded: FloatArray
+) -> tuple[FloatArray, FloatArray, int, int]:
+    """Match ``candidates`` ``(k, 4)`` of one scan: x, y, z in mm and score.
 
-    nodule_score: FloatArray
-    false_score: FloatArray
-    ignored: int
-    double: int
-
-
-@dataclass(frozen=True, eq=False)
-class Challenge:
-    """All scans: scores for the FROC, and counts at the lowest threshold, by name."""
-
-    scored: Scored
-    counts: dict[str, int]
-
-
-def match_scan(candidates: FloatArray, nodules: FloatArray, excluded: FloatArray) -> ScanMatch:
-    """Match ``candidates`` ``(k, 4)``: x, y, z in mm and score.
-
-    ``nodules`` ``(n, 4)`` and ``excluded`` ``(e, 4)`` are x, y, z and diameter in mm.
+    ``nodules`` ``(n, 4)`` and ``excluded`` ``(e, 4)`` are x, y, z and diameter in mm. Returned are
+    the scores of nodules, ``-inf`` if missed, and of false positives; the numbers of ignored
+    candidates and of doubles.
     """
     best = np.argsort(-candidates[:, 3], kind="stable")[:CANDIDATES_PER_SCAN]
     points, score = candidates[best, :3], candidates[best, 3]
@@ -203,11 +177,13 @@ def match_scan(candidates: FloatArray, nodules: FloatArray, excluded: FloatArray
     nodule_score = np.where(hits, score[:, None], -np.inf).max(axis=0, initial=-np.inf)
     double = int(np.maximum(hits.sum(axis=0) - 1, 0).sum())
     false = ~(hits.any(axis=1) | ignored)
-    return ScanMatch(nodule_score, score[false], int(ignored.sum()), double)
+    return nodule_score, score[false], int(ignored.sum()), double
 
 
-def challenge(candidates: Path, annotations: Path, excluded: Path, scans: Path) -> Challenge:
-    """Match four CSV files by the rules of the challenge.
+def challenge(
+    candidates: Path, annotations: Path, excluded: Path, scans: Path
+) -> tuple[Scored, dict[str, int]]:
+    """Match four CSV files by the rules; return the scores, and counts at the lowest threshold.
 
     Raises:
         BadTable: a file cannot be read, lacks a column, has a value that is not a number, or
@@ -219,22 +195,19 @@ def challenge(candidates: Path, annotations: Path, excluded: Path, scans: Path) 
     ignore = _by_scan(excluded, "diameter_mm", listed)
     if not any(len(found) for found in nodules):
         raise BadTable(annotations, "has no nodule")
-    found = [match_scan(*scan) for scan in zip(proposed, nodules, ignore, strict=True)]
-    scored = Scored.of(
-        np.concatenate([one.nodule_score for one in found]),
-        np.repeat(np.arange(len(found)), [one.nodule_score.size for one in found]),
-        [one.false_score for one in found],
-        paired=True,
-    )
+    matched = map(match_scan, proposed, nodules, ignore)
+    scores, false_scores, ignored, double = zip(*matched, strict=True)
+    scan = np.repeat(np.arange(len(scores)), [one.size for one in scores])
+    scored = Scored.of(np.concatenate(scores), scan, false_scores, paired=True)
     hits = int(np.isfinite(scored.nodule_score).sum())
     counts = {
         "tp": hits,
         "fn": scored.nodule_score.size - hits,
         "fp": scored.false_score.size,
-        "ignored": sum(one.ignored for one in found),
-        "double": sum(one.double for one in found),
+        "ignored": sum(ignored),
+        "double": sum(double),
     }
-    return Challenge(scored, counts)
+    return scored, counts
 
 
 def read_scan_list(path: Path) -> list[str]:

@@ -118,8 +118,14 @@ def nodules_command(
     cli.remark_unknown(folders, known)
     cubes = read_cubes(data, tuple(split.split(",")))
     reads = open_reads(stage, model, cloud_model)
-    with_truth = [(folder, known.get(scan_name(folder), ())) for folder in folders]
-    read = read_all(cli.each(cubes, "nodules"), cli.each(with_truth, "scans"), reads, surround)
+    read = NoduleScores(
+        np.array([read_cube(cube, reads, surround) for cube in cli.each(cubes, "nodules")], float),
+        tuple(cube.patient for cube in cubes),
+        tuple(
+            read_scan(folder, known.get(scan_name(folder), ()), reads)
+            for folder in cli.each(folders, "scans")
+        ),
+    )
     with cli.counting("bootstrap") as step:
         value = figures(read.scored, resamples=resamples, seed=seed, on_step=step)
     subgroups = by_subgroup(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
@@ -139,21 +145,11 @@ def nodules_command(
     )
 
 
-def read_all(
-    cubes: Iterable[Cube],
-    scans: Iterable[tuple[Path, tuple[Lesion, ...]]],
-    reads: Reads,
-    surround: int = 0,
-) -> NoduleScores:
-    """Read cubes, and whole scans with their known lesions; ``surround`` as in `surrounded`."""
-    found = [(read_cube(cube, reads, surround), cube.patient) for cube in cubes]
-    read = tuple(read_scan(folder, lesions, reads) for folder, lesions in scans)
-    score = np.array([score for score, _ in found], float)
-    return NoduleScores(score, tuple(patient for _, patient in found), read)
-
-
 def read_cube(cube: Cube, reads: Reads, surround: int = 0) -> float:
-    """Return the highest score of a candidate that hits the cube's nodule, or ``-inf``."""
+    """Return the highest score of a candidate that hits the cube's nodule, or ``-inf``.
+
+    ``surround`` is the side of `surrounded`.
+    """
     seen = surrounded(cube, surround)
     found = reads(Preprocessed(seen.voxels, Geometry()))
     return max((c.score for c in found if seen.hit_by(c.index_zyx)), default=-np.inf)
@@ -267,19 +263,20 @@ def _scan_json(scan: ScanScores, by_rate: FloatArray, by_target: FloatArray) -> 
 
 def scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
     """Return each scan with its false positives at the seven rates, and its lesions' scores."""
+
+    def joined(lesions: Sequence[Mapping[str, Any]], key: str, form: str) -> str:
+        values = [lesion[key] for lesion in lesions]
+        texts = ["not proposed" if value is None else form.format(value) for value in values]
+        return ", ".join(texts) or "none known"
+
     cells = [
         [scan["scan"], *scan["false_positives"].values(),
-         _list([lesion["score"] for lesion in scan["lesions"]], "{:.3f}"),
-         _list([lesion["false_positives_above"] for lesion in scan["lesions"]], "{}")]
+         joined(scan["lesions"], "score", "{:.3f}"),
+         joined(scan["lesions"], "false_positives_above", "{}")]
         for scan in scans
     ]  # fmt: skip
     heads = ["scan", *(rate_name(rate) for rate in RATES), "lesion's score", "false above it"]
     return Rows(heads, cells, "False positives of each scan at the operating points")
-
-
-def _list(values: Sequence[float | None], form: str) -> str:
-    texts = ("not proposed" if value is None else form.format(value) for value in values)
-    return ", ".join(texts) or "none known"
 
 
 def draw_curve(curve: Curve, title: str) -> Any:

@@ -27,7 +27,7 @@ from evaluation.accuracy.bootstrap import (
     span,
 )
 from evaluation.accuracy.data import RIM_MM, Lesion, scan_name
-from evaluation.accuracy.nodules import ScanScores, score_scan
+from evaluation.accuracy.nodules import score_scan
 from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
@@ -45,36 +45,21 @@ CAVEAT = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class ReportScores:
     """One study's report: its findings sorted by truth, and the time of each stage.
 
-    ``scores`` are None without known truth; ``findings`` does not count the ``small`` nodules. A
-    study that was not read says why in ``refused``.
+    ``counts`` are its lesions, those found, and the false positives; None without known truth.
+    ``findings`` does not count the ``small`` nodules. ``refused`` is why it was not read.
     """
 
     name: str
-    scores: ScanScores | None
+    counts: tuple[int, int, int] | None
     findings: int
     stages_s: Mapping[str, float]
     second_reading: str
     refused: str = ""
     small: int = 0
-
-    @property
-    def lesions(self) -> int:
-        """Return the number of lesions that count in this study."""
-        return 0 if self.scores is None else self.scores.lesion_score.size
-
-    @property
-    def found(self) -> int:
-        """Return the number of lesions in the report."""
-        return 0 if self.scores is None else int(np.isfinite(self.scores.lesion_score).sum())
-
-    @property
-    def false(self) -> int:
-        """Return the number of false positives in the report."""
-        return 0 if self.scores is None else self.scores.false_score.size
 
 
 def study_folders(folder: Path) -> list[Path]:
@@ -107,12 +92,14 @@ def read_one(
     name = scan_name(study)
     report = read_and_report(pipeline, Job(study, out / name)).report
     detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
-    scores = None
+    counts = None
     if lesions is not None:
         scores = score_scan(name, detections, lesions, ignored, rim_mm=rim_mm)
+        found = int(np.isfinite(scores.lesion_score).sum())
+        counts = (len(lesions), found, scores.false_score.size)
     return ReportScores(
         name=name,
-        scores=scores,
+        counts=counts,
         findings=sum(not finding.small for finding in report.findings),
         small=sum(finding.small for finding in report.findings),
         stages_s=ledger_s(report),
@@ -147,44 +134,37 @@ def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScor
 
 def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Lesion, ...]]:
     """Return the nodules that count, and those that are too small."""
-    counted = [n for n in nodules if n.diameter_mm >= COUNTED_MM]
-    small = [n for n in nodules if n.diameter_mm < COUNTED_MM]
     return (
-        tuple(Lesion(n.centre_mm, n.diameter_mm) for n in counted),
-        tuple(Lesion(n.centre_mm, 2 * IGNORED_REACH_MM) for n in small),
+        tuple(Lesion(n.centre_mm, n.diameter_mm) for n in nodules if n.diameter_mm >= COUNTED_MM),
+        tuple(
+            Lesion(n.centre_mm, 2 * IGNORED_REACH_MM) for n in nodules if n.diameter_mm < COUNTED_MM
+        ),
     )
 
 
 def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
     """Return the result for JSON; a refused study counts, its lesions are missed."""
-    read = [result.stages_s for result in results if not result.refused]
-    known = [result for result in results if result.scores is not None]
+    known = [result.counts for result in results if result.counts is not None]
+    n, counts = len(known), np.array(known, float).reshape(-1, 3)
+    lesions, found, false = counts.sum(axis=0)
+    sensitivity = false_per_scan = None
+    if known:  # intervals by bootstrap over studies
+        rng = np.random.default_rng(seed)
+        drawn = np.stack([draw(n, rng) for _ in range(RESAMPLES)]) @ counts
+        some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
+        if lesions:
+            sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]).as_dict()
+        false_per_scan = interval(false / n, drawn[:, 2] / n).as_dict()
     return {
-        **_operating_point(known, seed),
+        "sensitivity": sensitivity,
+        "false_positives_per_scan": false_per_scan,
         "studies": len(results),
-        "studies_with_truth": len(known),
-        "lesions": sum(result.lesions for result in known),
-        "found": sum(result.found for result in known),
-        "false_positives": sum(result.false for result in known),
-        "stages": stage_times(read),
+        "studies_with_truth": n,
+        "lesions": int(lesions),
+        "found": int(found),
+        "false_positives": int(false),
+        "stages": stage_times([result.stages_s for result in results if not result.refused]),
         "per_study": [_study_json(result) for result in results],
-    }
-
-
-def _operating_point(known: Sequence[ReportScores], seed: int) -> dict[str, Any]:
-    """Return sensitivity and false positives a scan, with intervals by bootstrap over studies."""
-    if not known:
-        return {"sensitivity": None, "false_positives_per_scan": None}
-    table = np.array([(one.lesions, one.found, one.false) for one in known], dtype=float)
-    rng = np.random.default_rng(seed)
-    drawn = np.stack([draw(len(known), rng) for _ in range(RESAMPLES)]) @ table
-    lesions, found, false = table.sum(axis=0)
-    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
-    sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]) if lesions else None
-    false_per_scan = interval(false / len(known), drawn[:, 2] / len(known))
-    return {
-        "sensitivity": sensitivity.as_dict() if sensitivity else None,
-        "false_positives_per_scan": false_per_scan.as_dict(),
     }
 
 
@@ -201,13 +181,14 @@ def stage_times(ledgers: Sequence[Mapping[str, float]]) -> dict[str, dict[str, f
 
 
 def _study_json(result: ReportScores) -> dict[str, Any]:
+    lesions, found, false = result.counts or (None, None, None)
     return {
         "study": result.name,
         "findings": result.findings,
         "small_nodules": result.small,
-        "lesions": result.lesions if result.scores else None,
-        "found": result.found if result.scores else None,
-        "false_positives": result.false if result.scores else None,
+        "lesions": lesions,
+        "found": found,
+        "false_positives": false,
         "second_reading": result.second_reading,
         "total_s": sum(result.stages_s.values()),
         "refused": result.refused or None,

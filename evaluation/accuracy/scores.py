@@ -98,7 +98,17 @@ def score_cubes(
     cubes: Iterable[Cube], screener: Screening, second: RoiReader, weights: MergeWeights
 ) -> Scores:
     """Score every cube's nodule with both models, by its strongest candidate if it has one."""
-    rows = [(*_score_cube(cube, screener, second, weights), cube.patient) for cube in cubes]
+    rows: list[tuple[float, float, str]] = []
+    for cube in cubes:
+        found = screener.screen(Preprocessed(cube.voxels, Geometry()))
+        hits = [c for c in found if cube.hit_by(c.index_zyx)]
+        score, merged_score = -np.inf, 0.0
+        if hits:
+            best = max(hits, key=lambda c: c.score)
+            roi = cut_roi(cube.voxels, best.index_zyx, second.roi_shape)
+            score, chance = best.score, float(second.read(roi[None]).probability[0])
+            merged_score = weights.merged(score, chance)
+        rows.append((score, merged_score, cube.patient))
     edge, merged, patient = (np.array(column) for column in zip(*rows, strict=True))
     none = np.zeros(0)
     return Scores(ScoredNodules(edge, merged, patient), none, none, 0.0, patients_known=True)
@@ -119,19 +129,6 @@ def joined(parts: Iterable[Scores]) -> Scores:
         sum(part.scans for part in every),
         all(part.patients_known for part in every),
     )
-
-
-def _score_cube(
-    cube: Cube, screener: Screening, second: RoiReader, weights: MergeWeights
-) -> tuple[float, float]:
-    found = screener.screen(Preprocessed(cube.voxels, Geometry()))
-    hits = [c for c in found if cube.hit_by(c.index_zyx)]
-    if not hits:
-        return -np.inf, 0.0
-    best = max(hits, key=lambda c: c.score)
-    region = cut_roi(cube.voxels, best.index_zyx, second.roi_shape)
-    chance = float(second.read(region[None]).probability[0])
-    return best.score, weights.merged(best.score, chance)
 
 
 def _arrays(path: Path) -> Mapping[str, Any]:

@@ -10,7 +10,6 @@ from evaluation.accuracy.froc import (
     false_positives_at,
     froc,
     match_scan,
-    rank,
     read_scan_list,
     sensitivity_at,
     threshold_at,
@@ -62,14 +61,14 @@ def test_ends_of_a_curve(
 def test_weights_count_nodules_and_scans_several_times() -> None:
     """A scan drawn twice pays twice for its false positives, one not drawn pays nothing."""
     weights = np.array([2.0, 0.0, 1.0, 1.0]), np.array([0.0, 2.0])
-    curve = weighted_froc(FOUR, rank(FOUR), *weights)
+    curve = weighted_froc(FOUR, *weights)
     assert curve.sensitivity.tolist() == [0, 0.5, 0.5, 0.5, 0.5, 0.75]
     assert curve.false_per_scan.tolist() == [0, 0, 0, 0, 1, 1]
 
 
 def test_weights_of_nothing_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing to count"):
-        weighted_froc(FOUR, rank(FOUR), np.zeros(4), np.ones(2))
+        weighted_froc(FOUR, np.zeros(4), np.ones(2))
 
 
 @pytest.mark.parametrize(
@@ -109,35 +108,35 @@ def test_a_nodule_counts_once_at_its_highest_score(
     double: int, ignored: int,
 ) -> None:  # fmt: skip
     """A mark on nodule and excluded finding is a hit; unknown diameters reach 5 mm."""
-    found = match_scan(np.array(points), NODULE, excluded)
-    assert found.nodule_score.tolist() == [score]
-    assert found.false_score.tolist() == false
-    assert (found.double, found.ignored) == (double, ignored)
+    nodule_score, false_score, *counts = match_scan(np.array(points), NODULE, excluded)
+    assert nodule_score.tolist() == [score]
+    assert false_score.tolist() == false
+    assert counts == [ignored, double]
 
 
 def test_only_the_hundred_best_of_a_scan_count() -> None:
     score = np.linspace(1.0, 0.5, 101)
     points = np.stack([np.arange(101) * 10.0 + 100, np.zeros(101), np.zeros(101), score], axis=1)
     points[100, 0] = 0
-    found = match_scan(points, NODULE, NONE)
-    assert found.nodule_score.tolist() == [-np.inf]
-    assert found.false_score.size == 100
+    nodule_score, false_score, *_ = match_scan(points, NODULE, NONE)
+    assert nodule_score.tolist() == [-np.inf]
+    assert false_score.size == 100
 
 
 def test_published_result_is_reproduced(shared_data: Path) -> None:
     """DeepLung's candidates give the counts, the sensitivities and the CPM of its paper."""
     folder = shared_data / "luna16"
-    found = challenge(
+    scored, counts = challenge(
         folder / "deeplung_candidates.csv",
         folder / "annotations.csv",
         folder / "annotations_excluded.csv",
         folder / "seriesuids.csv",
     )
-    assert found.counts == {"tp": 1136, "fn": 50, "fp": 46078, "ignored": 5308, "double": 186}
-    sensitivity = sensitivity_at(froc(found.scored))
+    assert counts == {"tp": 1136, "fn": 50, "fp": 46078, "ignored": 5308, "double": 186}
+    sensitivity = sensitivity_at(froc(scored))
     assert sensitivity.round(4).tolist() == [0.6922, 0.769, 0.8238, 0.8651, 0.8929, 0.9174, 0.9334]
     assert round(float(sensitivity.mean()), 4) == 0.8420
-    intervals = figures(found.scored, resamples=50)
+    intervals = figures(scored, resamples=50)
     assert intervals.cpm.low < 0.8420 < intervals.cpm.high
 
 
@@ -159,9 +158,9 @@ def write(folder: Path, **texts: str) -> dict[str, Path]:
 
 
 def test_a_scan_list_with_header_and_an_empty_exclusion_list_are_fine(tmp_path: Path) -> None:
-    found = challenge(*write(tmp_path).values())
-    assert found.counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
-    assert found.scored.scans == 2
+    scored, counts = challenge(*write(tmp_path).values())
+    assert counts == {"tp": 1, "fn": 0, "fp": 1, "ignored": 0, "double": 0}
+    assert scored.scans == 2
 
 
 @pytest.mark.parametrize(

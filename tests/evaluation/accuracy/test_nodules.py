@@ -15,7 +15,6 @@ from evaluation.accuracy.nodules import (
     ScanScores,
     as_dict,
     draw_curve,
-    read_all,
     read_cube,
     read_scan,
     save_chart,
@@ -121,13 +120,6 @@ def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
     assert found.false_score.tolist() == [0.9]
     z, y, x = (round(v) for v in seen[0].geometry.to_index(lesion.centre_mm))
     assert seen[0].voxels[z, y, x] > 150  # the middle of a solid nodule is soft tissue
-
-
-def test_read_all_keeps_the_order() -> None:
-    reads = scripted({1: [((10, 11, 12), 0.3)], 2: [((10, 11, 12), 0.2)]})
-    found = read_all([cube(2, "q"), cube(1, "p")], [], reads)
-    assert found.nodule_score.tolist() == [0.2, 0.3]
-    assert found.patients == ("q", "p")
 
 
 def test_a_cube_can_be_read_in_larger_surroundings() -> None:

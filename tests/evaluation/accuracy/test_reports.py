@@ -1,10 +1,8 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from evaluation.accuracy.data import Lesion
-from evaluation.accuracy.nodules import ScanScores
 from evaluation.accuracy.reports import (
     ReportScores,
     as_dict,
@@ -23,11 +21,9 @@ from tests.evaluation.scripted_screen import scripted_pipeline
 
 def result(hits: list[bool], false: int, refused: str = "") -> ReportScores:
     """A study with these lesions hit or missed and so many false findings."""
-    lesion = Lesion((0.0, 0.0, 0.0), 10.0)
-    best = np.where(np.array(hits, bool), 0.9, -np.inf)
-    scores = ScanScores("a", np.full(false, 0.5), (lesion,) * len(hits), best)
+    counts = (len(hits), sum(hits), false)
     stages_s = {} if refused else {"read": 1.0, "screen": 0.5}
-    return ReportScores("a", scores, false + sum(hits), stages_s, "complete", refused)
+    return ReportScores("a", counts, false + sum(hits), stages_s, "complete", refused)
 
 
 UNKNOWN = ReportScores("b", None, 4, {"read": 3.0, "screen": 0.5}, "missing")
@@ -81,7 +77,7 @@ def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> No
     findings = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
     pipeline = scripted_pipeline(findings)
     result = read_one(pipeline, slab, tmp_path, (Lesion(centre, 32.0),))
-    assert (result.lesions, result.found, result.false, result.findings) == (1, 1, 1, 2)
+    assert (result.counts, result.findings) == ((1, 1, 1), 2)
     assert list(result.stages_s) == STAGES
     assert result.second_reading == "missing"
     assert (tmp_path / slab.name / "report.json").is_file()
@@ -93,9 +89,9 @@ def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
     (study,) = study_folders(tmp_path / "studies")
     lesions = (Lesion((0.0, 0.0, 0.0), 10.0),)
     result = read_one(scripted_pipeline([]), study, tmp_path / "out", lesions)
-    assert (result.lesions, result.found, result.false) == (1, 0, 0)
+    assert result.counts == (1, 0, 0)
     assert result.refused != ""
-    assert read_one(scripted_pipeline([]), study, tmp_path / "again", None).scores is None
+    assert read_one(scripted_pipeline([]), study, tmp_path / "again", None).counts is None
 
 
 def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
@@ -121,5 +117,5 @@ def test_phantom_is_read_from_its_files(tmp_path: Path) -> None:
     result = read_phantom(
         scripted_pipeline([(first.centre_mm, 0.95), (beside, 0.95)]), spec, tmp_path
     )
-    assert (result.lesions, result.found, result.false) == (2, 1, 1)
+    assert result.counts == (2, 1, 1)
     assert result.refused == ""
