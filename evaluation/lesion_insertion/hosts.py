@@ -101,7 +101,7 @@ class FreeSpace:
     ) -> Triple | None:
         """Draw a location in lung, ``(x, y, z)`` LPS mm; None if none is found.
 
-        It is ``clear_mm`` from the wall, and ``reach_mm`` of the insertion from each of ``occupied``.
+        It is ``clear_mm`` from the wall, and ``reach_mm`` from the ``occupied`` locations.
         """
         cells = np.argwhere(self.clear_mm >= max(clear_mm, 1.0))
         for cell in cells[rng.permutation(len(cells))[:_TRIES]]:
