@@ -1,7 +1,5 @@
 """Small material for tests: untrained networks, pictures, and a task."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

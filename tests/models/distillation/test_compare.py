@@ -1,7 +1,3 @@
-"""Distillation end to end: a teacher trained, a pool drawn, students compared."""
-
-from __future__ import annotations
-
 import json
 from dataclasses import fields, replace
 from pathlib import Path

@@ -1,7 +1,3 @@
-"""The comparison of pruning methods: runs are kept, losses have intervals."""
-
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,3 @@
-"""The manifest, and INT4 files loaded as INT8."""
-
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

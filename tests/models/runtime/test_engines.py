@@ -1,7 +1,3 @@
-"""Batches in pieces of fixed sizes, and transposed convolutions as point-wise ones."""
-
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,3 @@
-"""The hybrid's task: what a batch holds, and how it is evaluated."""
-
-from __future__ import annotations
-
 import numpy as np
 import torch
 
