@@ -68,29 +68,16 @@ def _program(
     """Measures Overread: one command for every claim. Not a medical device."""
 
 
-app.command("calibration")(calibration_command)
-app.command("characterization")(characterization_command)
-app.command("clock-jumps")(clock_jumps_command)
-app.command("cost")(cost_command)
-app.command("dead-cloud")(dead_cloud_command)
-app.command("detect")(detect_command)
-app.command("detection")(detection_command)
-app.command("flaps")(flaps_command)
-app.command("froc")(froc_command)
-app.command("full-disk")(full_disk_command)
-app.command("guarantee")(guarantee_command)
-app.command("kills")(kills_command)
-app.command("latency")(latency_command)
-app.command("lesion-insertion")(lesion_insertion_command)
-app.command("link")(link_command)
-app.command("load")(load_command)
-app.command("memory")(memory_command)
-app.command("network")(network_command)
-app.command("nodules")(nodules_command)
-app.command("phantoms")(phantoms_command)
-app.command("policies")(policies_command)
-app.command("sizes")(sizes_command)
-app.command("stages")(stages_command)
+COMMANDS = (
+    calibration_command, characterization_command, clock_jumps_command, cost_command,
+    dead_cloud_command, detect_command, detection_command, flaps_command, froc_command,
+    full_disk_command, guarantee_command, kills_command, latency_command,
+    lesion_insertion_command, link_command, load_command, memory_command, network_command,
+    nodules_command, phantoms_command, policies_command, sizes_command, stages_command,
+)  # fmt: skip
+
+for _command in COMMANDS:
+    app.command(_command.__name__.removesuffix("_command").replace("_", "-"))(_command)
 
 
 def main() -> None:

@@ -186,21 +186,17 @@ def read_figures(results: Path) -> dict[str, dict[str, Any]]:
         "hybrid-fp32": "nodules_both_fp32",
         "hybrid-int8": "nodules_both_int8",
     }
-    figures = {}
+    figures: dict[str, dict[str, Any]] = {}
     for artifact, name in sources.items():
         path = results / f"{name}.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            by_rate = {p["false_positives_per_scan"]: p for p in found["sensitivity"]}
-            figures[artifact] = {
-                "cpm": found["cpm"],
-                **{
-                    f"sensitivity_at_{rate}": {
-                        key: by_rate[rate][key] for key in ("value", "low", "high")
-                    }
-                    for rate in (2, 8)
-                },
-            }
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text())
+        figures[artifact] = {"cpm": found["cpm"]}
+        for point in found["sensitivity"]:
+            if (rate := point["false_positives_per_scan"]) in (2, 8):
+                interval = {key: point[key] for key in ("value", "low", "high")}
+                figures[artifact][f"sensitivity_at_{rate:g}"] = interval
     return figures
 
 

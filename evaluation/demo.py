@@ -232,13 +232,13 @@ def second_readings(result: Result) -> Iterator[str]:
 
 def matches(findings: Sequence[Json], truth: Sequence[Nodule]) -> list[int | None]:
     """Return for each finding the number of the nodule that it hits, the nearest of several."""
-    return [_hit(finding["centre_mm"], truth) for finding in findings]
-
-
-def _hit(location: Sequence[float], truth: Sequence[Nodule]) -> int | None:
-    x, y, z = location
-    near = [n for n, nodule in enumerate(truth) if nodule.hit_by((x, y, z))]
-    return min(near, key=lambda n: _distance_mm(location, truth[n]), default=None)
+    found: list[int | None] = []
+    for finding in findings:
+        x, y, z = finding["centre_mm"]
+        away = {n: _distance_mm((x, y, z), truth[n]) for n in range(len(truth))}
+        hits = [n for n, nodule in enumerate(truth) if nodule.hit_by((x, y, z))]
+        found.append(min(hits, key=away.__getitem__, default=None))
+    return found
 
 
 def _distance_mm(location: Sequence[float], nodule: Nodule) -> float:

@@ -23,8 +23,6 @@ class BadTable(EvaluationError):
         place = f"{path}" if line is None else f"{path}, line {line}"
         super().__init__(f"{place}: {reason}")
         self.path = path
-        self.reason = reason
-        self.line = line
 
 
 class MissingData(EvaluationError):
@@ -32,8 +30,6 @@ class MissingData(EvaluationError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
-        self.path = path
-        self.reason = reason
 
 
 class StepFailed(EvaluationError):

@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import cache, partial
 from pathlib import Path
@@ -65,13 +65,12 @@ def render(template: Path, results: Path) -> str:
     Raises:
         jinja2.UndefinedError: a result lacks a figure that the template states.
     """
-    machines = [path for path in sorted(results.glob("machines/*")) if path.is_dir()]
     found = read_results(results)
     values = {
         **found,
         "results": found,
         "programs": programs(),
-        "machines": {path.name: read_results(path) for path in machines},
+        "machines": {path.name: read_results(path) for path in sorted(results.glob("machines/*/"))},
         "artifacts": list(every().values()),
         "licences": sorted({f"{one.licence}. {one.attribution}" for one in every().values()}),
     }
@@ -97,15 +96,15 @@ def environment(templates: Path) -> Environment:
     made.filters.update(
         number=markdown.number, percent=markdown.percent, percents=markdown.percents,
         interval=markdown.interval, points=markdown.points, share=share, command=command,
-        **{name: _table(name, module) for name, module in TABLES.items()},
+        **{name: partial(_table, name, module) for name, module in TABLES.items()},
     )  # fmt: skip
     made.globals.update(lost=_lost, worst_layers=_worst_layers)
     return made
 
 
-def _table(name: str, module: str) -> Callable[[Mapping[str, Any]], str]:
-    """Return the function of that name, imported when it is called."""
-    return lambda result: str(getattr(importlib.import_module(module), name)(result))
+def _table(name: str, module: str, result: Mapping[str, Any]) -> str:
+    """Return the table that the function of that name makes; its module is imported here."""
+    return str(getattr(importlib.import_module(module), name)(result))
 
 
 def command(result: Mapping[str, Any]) -> str:

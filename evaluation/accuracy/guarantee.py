@@ -34,8 +34,6 @@ from models.calibration.risk_control import (
     ALPHA,
     DELTA,
     Bound,
-    Controlled,
-    Guarantee,
     ScoredNodules,
     ThresholdPath,
     control,
@@ -61,13 +59,6 @@ class GuaranteeSpec:
     alpha: float = ALPHA
     delta: float = DELTA
     bound: Bound = Bound.HOEFFDING_BENTKUS
-
-    def control(self, nodules: ScoredNodules) -> Controlled:
-        """Return the thresholds that these nodules allow."""
-        return control(
-            nodules, self.path, report=self.report, alpha=self.alpha, delta=self.delta,
-            bound=self.bound,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,15 +144,17 @@ def _reached(
     return Resampled(step >= 0, np.where(step >= 0, rate, np.nan), spec.alpha, worst)
 
 
-def level(nodules: ScoredNodules, spec: GuaranteeSpec, found: Controlled) -> dict[str, Any]:
+def level(
+    nodules: ScoredNodules, spec: GuaranteeSpec, at: ThresholdPath, *, holds: bool
+) -> dict[str, Any]:
     """Return the miss rate of patients at thresholds found on others, with its upper bound.
 
-    ``miss_rate`` is the mean over patients, which is guaranteed; ``pooled`` that over nodules.
+    ``miss_rate`` is the mean over patients, which is guaranteed if it ``holds``; ``pooled`` that
+    over nodules.
     """
-    one = ThresholdPath(np.array([found.dismiss]), np.array([found.final]))
-    shares = losses(nodules, one, spec.report)[:, 0]
+    shares = losses(nodules, at, spec.report)[:, 0]
     each = ScoredNodules(nodules.edge, nodules.merged, np.arange(len(nodules)))
-    lost = losses(each, one, spec.report)[:, 0]
+    lost = losses(each, at, spec.report)[:, 0]
     limit = upper_bound(shares.mean(), len(shares), spec.delta, Bound.HOEFFDING_BENTKUS)
     return {
         "nodules": len(nodules),
@@ -170,17 +163,17 @@ def level(nodules: ScoredNodules, spec: GuaranteeSpec, found: Controlled) -> dic
         "miss_rate": float(shares.mean()),
         "miss_rate_upper": limit,
         "pooled": float(lost.mean()),
-        "kept": bool(shares.mean() <= spec.alpha) if found.guarantee.holds else None,
+        "kept": bool(shares.mean() <= spec.alpha) if holds else None,
     }
 
 
-def cost(scores: Scores, spec: GuaranteeSpec, found: Controlled) -> dict[str, float] | None:
+def cost(scores: Scores, report: float, at: ThresholdPath) -> dict[str, float] | None:
     """Return what the thresholds cost per scan, or None without false candidates."""
     if scores.scans <= 0:
         return None
     edge, merged = scores.false_edge, scores.false_merged
-    escalated = (edge >= found.dismiss) & (edge < spec.report)
-    false = (edge >= spec.report) | (escalated & (merged >= found.final))
+    escalated = (edge >= at.dismiss[0]) & (edge < report)
+    false = (edge >= report) | (escalated & (merged >= at.final[0]))
     return {
         "escalated_per_scan": float(escalated.sum() / scores.scans),
         "false_positives_per_scan": float(false.sum() / scores.scans),
@@ -191,9 +184,11 @@ def examine(
     scores: Scores, test: Scores | None, spec: GuaranteeSpec, *, resamples: int, seed: int
 ) -> dict[str, Any]:
     """Return thresholds and guarantee of ``scores``, both experiments, the level on ``test``."""
-    rng = np.random.default_rng(seed)
-    found = spec.control(scores.nodules)
-    given = found.guarantee
+    rng, nodules = np.random.default_rng(seed), scores.nodules
+    found = control(
+        nodules, spec.path, report=spec.report, alpha=spec.alpha, delta=spec.delta, bound=spec.bound
+    )
+    given, at = found.guarantee, ThresholdPath(np.array([found.dismiss]), np.array([found.final]))
     return {
         "alpha": given.alpha,
         "delta": given.delta,
@@ -207,11 +202,11 @@ def examine(
         "thresholds": {"dismiss": found.dismiss, "final": found.final, "report": spec.report},
         "alpha_reached": found.alpha_reached,
         "delta_reached": found.delta_reached,
-        "cost": cost(scores, spec, found),
-        "calibration": level(scores.nodules, spec, found),
-        "splits": split_patients(scores.nodules, spec, resamples, rng).as_dict(),
-        "draws": draw_patients(scores.nodules, spec, resamples, rng).as_dict(),
-        "test": None if test is None else level(test.nodules, spec, found),
+        "cost": cost(scores, spec.report, at),
+        "calibration": level(nodules, spec, at, holds=given.holds),
+        "splits": split_patients(nodules, spec, resamples, rng).as_dict(),
+        "draws": draw_patients(nodules, spec, resamples, rng).as_dict(),
+        "test": None if test is None else level(test.nodules, spec, at, holds=given.holds),
     }
 
 
@@ -253,30 +248,24 @@ def served(
 
     ``settings`` has ``thresholds`` and ``guarantee`` as `models.calibration.guarantee` gives them.
     """
-    at, terms = settings["thresholds"], settings["guarantee"]
-    point = ThresholdPath(np.array([at["dismiss"]]), np.array([at["final"]]))
-    shares = losses(scores.nodules, point, at["report"])[:, 0]
-    given = Guarantee(
-        terms["alpha"], terms["delta"], len(scores.nodules), terms["calibration"], True, "",
-        terms["patients"],
-    )  # fmt: skip
-    found = Controlled(at["dismiss"], at["final"], given, terms["alpha"], terms["delta"])
-    as_served = replace(spec, path=point, alpha=terms["alpha"])
+    fitted = settings["thresholds"]
+    at = ThresholdPath(np.array([fitted["dismiss"]]), np.array([fitted["final"]]))
+    shares = losses(scores.nodules, at, fitted["report"])[:, 0]
+    spec = replace(spec, alpha=settings["guarantee"]["alpha"])
     n, taken = len(shares), _taken(len(shares))
     # each half of the patients against the other half, then each set drawn against all of them
     orders = np.array([rng.permutation(shares) for _ in range(resamples)])
     drawn = np.array([draw(n, rng) @ shares / n for _ in range(resamples)])
     inside, rest = orders[:, :taken].mean(1), orders[:, taken:].mean(1)
-    luckiest, whole = float(np.sort(shares)[:taken].mean()), float(shares.mean())
+    luckiest, least = float(np.sort(shares)[:taken].mean()), float(shares.min())
+    whole = float(shares.mean())
     return {
         **settings,
-        "cost": cost(scores, as_served, found),
-        "calibration": level(scores.nodules, as_served, found),
+        "cost": cost(scores, spec.report, at),
+        "calibration": level(scores.nodules, spec, at, holds=True),
         "splits": _stated(inside, taken, spec.delta, rest, luckiest, worst_rest(shares, taken)),
-        "draws": _stated(
-            drawn, n, spec.delta, np.full(resamples, whole), float(shares.min()), whole
-        ),
-        "test": None if test is None else level(test.nodules, as_served, found),
+        "draws": _stated(drawn, n, spec.delta, np.full(resamples, whole), least, whole),
+        "test": None if test is None else level(test.nodules, spec, at, holds=True),
     }
 
 

@@ -11,7 +11,6 @@ import typer
 
 from cloud.settings import load_settings as load_cloud_settings
 from edge.decide import Thresholds
-from edge.merge import MergeWeights
 from edge.settings import load_settings
 from evaluation.accuracy.data import read_cubes
 from evaluation.accuracy.guarantee import GuaranteeSpec, carried, examine, served
@@ -75,24 +74,24 @@ def guarantee_command(
     screening = model or load_settings().screening_model
     hybrid = cloud_model or load_cloud_settings().model
     settings = find(screening).settings
+    fitted = Fitted.of(settings, find(hybrid).settings)
     held_out: Scores | None = None
     if data is not None:
         screener, second = open_screening(screening), open_second(hybrid)
-        weights = MergeWeights.from_manifest(screener.settings)
         names = (tuple(split.split(",")), tuple(test_split.split(",")))
         if shared := set(names[0]) & set(names[1]):
             raise MissingData(data, f"splits for both calibration and test: {sorted(shared)}")
         known, held_out = (
-            score_cubes(cli.each(read_cubes(data, one), ", ".join(one)), screener, second, weights)
+            score_cubes(
+                cli.each(read_cubes(data, one), ", ".join(one)), screener, second, fitted.weights
+            )
             for one in names
         )
     else:
-        fitted = Fitted.of(settings, find(hybrid).settings)
         known = joined(read_scores(file, fitted) for file in cases or ())
         held_out = joined(read_scores(file, fitted) for file in test) if test else None
     path = straight_path(dismiss_share)
     if path_from is not None:
-        fitted = Fitted.of(settings, find(hybrid).settings)
         path = quantile_path(read_scores(path_from, fitted).nodules)
     thresholds = Thresholds.from_manifest(settings)
     spec = GuaranteeSpec(path, thresholds.report, alpha, delta, bound)

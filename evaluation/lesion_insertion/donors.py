@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.accuracy.data import Cube, Lesion, read_cubes, read_votes
+from evaluation.accuracy.data import Cube, read_cubes, read_votes
 from evaluation.accuracy.subgroups import MATCH_MM, Traits, optional_column, read_traits
 from evaluation.lesion_insertion.hosts import Host
 from imaging.morphology import dilate, opened
@@ -89,27 +89,26 @@ def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
 
 
 def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
-    """Return the lesions of a scan that can be cut out of its lung box."""
-    found = [cut_lesion(host.name, box, lesion) for lesion in host.lesions]
-    return [donor for donor in found if donor is not None]
+    """Return the lesions of a scan that can be cut out of its lung box.
 
-
-def cut_lesion(name: str, box: Preprocessed, lesion: Lesion) -> Donor | None:
-    """Return a lesion of a scan: dense voxels within its longest extent, without thin vessels."""
-    side = int(2 * lesion.reach_mm + 24)
-    centre = np.rint(box.geometry.to_index(lesion.centre_mm)).astype(int)
-    start = centre - side // 2
-    if (start < 0).any() or (start + side > box.voxels.shape).any():
-        return None
-    voxels = box.voxels[tuple(slice(a, a + side) for a in start)]
-    away = _away_mm(voxels.shape, (side // 2,) * 3)
-    dense = (from_window(voxels) > _DENSE_HU) & (away <= lesion.reach_mm + 1)
-    mask = nearest_piece(opened(dense.astype(np.uint8), 2.5) > 0)
-    if not mask.any():
-        return None
-    z, y, x = (float(v) for v in np.argwhere(mask).mean(0))
-    diameter = float((6 * mask.sum() / np.pi) ** (1 / 3))
-    return _cut(f"lesion of {name}", name, voxels, mask, (z, y, x), diameter)
+    A lesion is the dense voxels within its longest extent, without thin vessels.
+    """
+    donors, name = [], host.name
+    for lesion in host.lesions:
+        side = int(2 * lesion.reach_mm + 24)
+        centre = np.rint(box.geometry.to_index(lesion.centre_mm)).astype(int)
+        start = centre - side // 2
+        if (start < 0).any() or (start + side > box.voxels.shape).any():
+            continue
+        voxels = box.voxels[tuple(slice(a, a + side) for a in start)]
+        away = _away_mm(voxels.shape, (side // 2,) * 3)
+        dense = (from_window(voxels) > _DENSE_HU) & (away <= lesion.reach_mm + 1)
+        mask = nearest_piece(opened(dense.astype(np.uint8), 2.5) > 0)
+        if mask.any():
+            z, y, x = (float(v) for v in np.argwhere(mask).mean(0))
+            diameter = float((6 * mask.sum() / np.pi) ** (1 / 3))
+            donors.append(_cut(f"lesion of {name}", name, voxels, mask, (z, y, x), diameter))
+    return donors
 
 
 def _cut(

@@ -8,8 +8,10 @@ and is not part of the curve.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,6 +162,7 @@ def _group_json(
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
+    subgroup = partial(subgroup_json, resamples=resamples, seed=seed)
     insertions = [one for scan in scans for one in scan.insertions]
     nodules, masses = ([one for one in insertions if one.mass is mass] for mass in (False, True))
     whole = scored(nodules, hosts)
@@ -170,6 +173,7 @@ def _group_json(
     attached = np.array([one.insertion.donor.attached >= ATTACHED for one in nodules])
     origins = {"freely in the lung": ~attached, "at wall or vessel": attached}
     least = least_score(whole, POINT)
+    missed = [one for one in masses if one.score < least or not np.isfinite(one.score)]
     extra = [sum(score >= least for score in scan.extra) for scan in scans]
     return {
         "scans": [
@@ -188,20 +192,31 @@ def _group_json(
         "patients": len({one.insertion.donor.patient for one in nodules}),
         "sensitivity": value.points(threshold),
         "cpm": value.cpm.as_dict(),
-        "from_5_mm": subgroup_json(whole, large, resamples=resamples, seed=seed)
-        if large.any()
-        else None,
+        "from_5_mm": subgroup(whole, large) if large.any() else None,
         "subgroups": {
             **by_subgroup(whole, of, resamples=resamples, seed=seed),
             "original location": {
-                name: subgroup_json(whole, mask, resamples=resamples, seed=seed)
-                for name, mask in origins.items()
-                if mask.any()
+                name: subgroup(whole, mask) for name, mask in origins.items() if mask.any()
             },
         },
-        "masses": _masses_json(masses, hosts, least, resamples, seed),
+        "masses": {
+            **subgroup(scored(masses, hosts), np.ones(len(masses), bool)),
+            "threshold": finite(least),
+            "missed": [_insertion_json(one) for one in missed],
+            "by_size": {
+                f"{size} mm": {"masses": n, "missed": _sizes(missed)[size]}
+                for size, n in sorted(_sizes(masses).items())
+            },
+        }
+        if masses
+        else None,
         "extra_per_scan_at_2": float(np.mean(extra)),
     }
+
+
+def _sizes(masses: Sequence[InsertionScore]) -> Counter[int]:
+    """Return the number of masses of each diameter in mm."""
+    return Counter(round(one.insertion.diameter_mm) for one in masses)
 
 
 def least_score(of: Scored, rate: float) -> float:
@@ -209,33 +224,6 @@ def least_score(of: Scored, rate: float) -> float:
     scores = np.sort(of.false_score)[::-1]
     allowed = int(rate * of.scans)
     return float(np.nextafter(scores[allowed], np.inf)) if allowed < scores.size else -np.inf
-
-
-def _masses_json(
-    masses: Sequence[InsertionScore],
-    hosts: Sequence[PreparedHost],
-    least: float,
-    resamples: int,
-    seed: int,
-) -> dict[str, Any] | None:
-    """Return the figures of masses; those scored below ``least``, or not at all, are listed."""
-    if not masses:
-        return None
-    every = np.ones(len(masses), bool)
-    sizes = sorted({round(one.insertion.diameter_mm) for one in masses})
-    missed = [one for one in masses if one.score < least or not np.isfinite(one.score)]
-    return {
-        **subgroup_json(scored(masses, hosts), every, resamples=resamples, seed=seed),
-        "threshold": finite(least),
-        "missed": [_insertion_json(one) for one in missed],
-        "by_size": {
-            f"{size} mm": {
-                name: sum(round(one.insertion.diameter_mm) == size for one in of)
-                for name, of in (("masses", masses), ("missed", missed))
-            }
-            for size in sizes
-        },
-    }
 
 
 def _insertion_json(one: InsertionScore) -> dict[str, Any]:

@@ -23,15 +23,15 @@ from evaluation.accuracy.scores import Scores
 from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
 from models.calibration.risk_control import (
     Bound,
-    Controlled,
-    Guarantee,
     ScoredNodules,
+    ThresholdPath,
     straight_path,
     upper_bound,
 )
 
 SPEC = GuaranteeSpec(straight_path(steps=120), report=0.97, alpha=0.06)
 WHOLE_SPEC = GuaranteeSpec(straight_path(DISMISS_SHARE, steps=120), report=0.97)
+AT = ThresholdPath(np.array([0.3]), np.array([0.5]))
 FITTED = {"dismiss": 0.1, "report": 0.97, "alone": 0.3, "final": 0.6}
 
 
@@ -87,9 +87,8 @@ def test_level_on_test_patients_by_hand() -> None:
     """Of three patients one loses one of two nodules: a sixth over patients, a quarter pooled."""
     edge, merged = np.array([0.2, 0.6, 0.6, 0.99]), np.array([0.9, 0.9, 0.9, 0.1])
     nodules = ScoredNodules(edge, merged, np.array(["a", "a", "b", "c"]))
-    given = Guarantee(0.2, 0.1, 9, "0", True, "", 9)
     spec = GuaranteeSpec(SPEC.path, 0.97, 0.2)
-    found = level(nodules, spec, Controlled(0.3, 0.5, given, 0.2, 0.1))
+    found = level(nodules, spec, AT, holds=True)
     assert (found["patients"], found["nodules"], found["lost"]) == (3, 4, 1)
     assert found["miss_rate"] == pytest.approx(1 / 6)
     assert found["pooled"] == pytest.approx(1 / 4)
@@ -101,8 +100,7 @@ def test_cost_by_hand() -> None:
     """Of four false candidates in two scans two are escalated, and two are reported."""
     none = ScoredNodules(np.ones(1), np.ones(1), np.ones(1))
     false = np.array([0.1, 0.5, 0.6, 0.99]), np.array([0.9, 0.2, 0.8, 0.0])
-    given = Controlled(0.3, 0.5, Guarantee(0.2, 0.1, 9, "0", True, "", 9), 0.2, 0.1)
-    found = cost(Scores(none, *false, 2.0, True), SPEC, given)
+    found = cost(Scores(none, *false, 2.0, True), 0.97, AT)
     assert found == {"escalated_per_scan": 1.0, "false_positives_per_scan": 1.0}
 
 
