@@ -15,7 +15,7 @@ from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.reports import split_truth
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header
-from imaging.volume import Nodule
+from imaging.volume import Nodule, triple
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,7 @@ def _prepared(spec: PhantomSpec, cache: Path, progress: Progress | None) -> Prep
         write_series(phantom.volume, folder, header=phantom_header(spec), seed=spec.seed)
         made = {"spec": described, "nodules": [asdict(nodule) for nodule in phantom.nodules]}
         write_atomically(truth, json.dumps(made).encode())
-    nodules = tuple(_nodule(entry) for entry in made["nodules"])
+    nodules = tuple(
+        Nodule(triple(one["centre_mm"]), one["diameter_mm"], one["kind"]) for one in made["nodules"]
+    )
     return Prepared(folder, *split_truth(nodules), nodules)
-
-
-def _nodule(entry: dict[str, Any]) -> Nodule:
-    x, y, z = entry["centre_mm"]
-    return Nodule((x, y, z), entry["diameter_mm"], entry["kind"])

@@ -85,11 +85,6 @@ class InProcess:
         )
 
 
-def edge_alone(screener: Screening) -> Reads:
-    """Return the reader of the edge: its candidates and scores, dismissed ones among them."""
-    return screener.screen
-
-
 def edge_and_cloud(screener: Screening, model: RoiReader, settings: EdgeSettings) -> Reads:
     """Return the reader of both: findings without the last threshold, which the FROC moves."""
     side = model.roi_shape[0]
@@ -122,7 +117,7 @@ def open_reads(stage: Stage, model: str | None, cloud_model: str | None) -> Read
     """Open the reader of ``stage``, with these models or those of the settings."""
     screener = open_screening(model)
     if stage is Stage.EDGE:
-        return edge_alone(screener)
+        return screener.screen  # dismissed candidates are among them
     settings = load_edge_settings(screening_model=model)
     return edge_and_cloud(screener, open_second(cloud_model), settings)
 

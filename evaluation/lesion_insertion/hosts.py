@@ -19,7 +19,7 @@ from imaging.morphology import opened
 from imaging.phantom.phantom import make_phantom, varied_spec
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
-from imaging.volume import FloatArray, HuArray, Triple, Volume, from_window
+from imaging.volume import HuArray, Triple, Volume, from_window, triple
 
 PATIENTS = "patients"
 PHANTOMS = "phantoms"
@@ -111,9 +111,10 @@ class FreeSpace:
                 np.linalg.norm(point - other.centre_mm) > reach_mm + other.reach_mm
                 for other in occupied
             )
-            if free and self._is_lung(cell, index):
-                x, y, z = (float(v) for v in point)
-                return x, y, z
+            mean_hu = float(self._around(cell, 5.0).mean())
+            aerated = _LUNG_HU[0] < mean_hu < _LUNG_HU[1]
+            if free and aerated and self.box.inside(index[None])[0]:
+                return triple(point)
         return None
 
     def lung_hu(self, centre_mm: Triple, reach_mm: float) -> float:
@@ -122,10 +123,6 @@ class FreeSpace:
         around = self._around(cell, reach_mm + 6)
         lung = around[around < _LUNG_HU[1]]
         return float(np.median(lung)) if lung.size else float(np.median(around))
-
-    def _is_lung(self, cell: npt.NDArray[np.int64], index: FloatArray) -> bool:
-        mean = float(self._around(cell, 5.0).mean())
-        return _LUNG_HU[0] < mean < _LUNG_HU[1] and bool(self.box.inside(index[None])[0])
 
     def _around(self, cell: npt.NDArray[np.int64], reach_mm: float) -> HuArray:
         span = max(1, round(reach_mm / CELL))

@@ -39,7 +39,6 @@ from evaluation.errors import MissingData
 from evaluation.links.proxy import proxied
 from evaluation.links.trace import Trace, find_trace, shipped_names
 from evaluation.timing.latency import percentiles_ms, this_machine
-from models.markdown import Rows
 from models.runtime.artifacts import find
 
 TOLERANCE_S = 0.020
@@ -59,7 +58,7 @@ KILL_WITHIN_S = 0.5
 Result = dict[str, Any]
 """One study: trace, number, and the answer of `evaluation.links.edge_worker`."""
 
-_COLUMNS = {
+COLUMNS = {
     "trace": ("trace", "{}"),
     "studies": ("studies", "{}"),
     "late": ("late", "{}"),
@@ -153,7 +152,14 @@ def link_command(
             read_all(run, parts, edges, cloud, record)
     in_order = sorted(results.entries, key=lambda one: (one["trace"], one["number"]))
     result = as_dict(run, in_order, {**machine, "workers": workers})
-    show(result, as_json, _table(result), CAVEAT)
+    title = (
+        f"{result['late']} of {result['studies']} reports late "
+        f"({result['late_without_scheduler_delay']} without scheduler delay), "
+        f"deadline {result['deadline_s']:g} s; "
+        f"{result['from_files']} from files, {result['from_memory']} from memory; "
+        f"{result['cpu']}, {result['cores']} cores"
+    )
+    show(result, as_json, columns_table(COLUMNS, result["traces"], title), CAVEAT)
 
 
 def checksums(*names: str) -> dict[str, str]:
@@ -353,14 +359,3 @@ def as_dict(run: Run, results: Sequence[Result], machine: dict[str, Any]) -> dic
         "traces": [row(name, those, run.deadline_s) for name, those in by_trace.items()],
         "caveat": CAVEAT,
     }
-
-
-def _table(result: dict[str, Any]) -> Rows:
-    title = (
-        f"{result['late']} of {result['studies']} reports late "
-        f"({result['late_without_scheduler_delay']} without scheduler delay), "
-        f"deadline {result['deadline_s']:g} s; "
-        f"{result['from_files']} from files, {result['from_memory']} from memory; "
-        f"{result['cpu']}, {result['cores']} cores"
-    )
-    return columns_table(_COLUMNS, result["traces"], title)

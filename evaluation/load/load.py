@@ -124,7 +124,13 @@ def load_command(
         "reader": f"asleep {synthetic} ms" if synthetic else model or "the cloud's own",
         **as_dict(plan, capacity, runs),
     }
-    show(result, as_json, _capacity_table(result), _load_table(result))
+    ratios = result["throughput_of_one_at_a_time"]
+    saturated = [
+        [mode, f"{rate:.1f}", f"{ratios[mode]:.2f}"]
+        for mode, rate in result["capacity_per_s"].items()
+    ]
+    heads = ["service", "ROIs a second", "of one at a time"]
+    show(result, as_json, Rows(heads, saturated, "Saturated"), _load_table(result))
 
 
 def split_cores(*, shared: bool = False) -> tuple[Set[int], Set[int]]:
@@ -306,15 +312,6 @@ def _model_time(service: Service) -> tuple[float, float]:
         samples["overread_cloud_compute_seconds_sum"],
         samples["overread_cloud_wasted_seconds_total"],
     )
-
-
-def _capacity_table(result: Mapping[str, Any]) -> Rows:
-    ratios = result["throughput_of_one_at_a_time"]
-    cells = [
-        [mode, f"{rate:.1f}", f"{ratios[mode]:.2f}"]
-        for mode, rate in result["capacity_per_s"].items()
-    ]
-    return Rows(["service", "ROIs a second", "of one at a time"], cells, "Saturated")
 
 
 def _load_table(result: Mapping[str, Any]) -> Rows:

@@ -250,7 +250,8 @@ class _Edge:
         answer = self._client.request(list(sizes.items()), until_s)
         answered = {number: plan.size_of(number) for number in answer.answered}
         self.clock.now_s += study.after_s
-        found, false = self._findings(study, plan, answered)
+        numbers = findings(study, plan, answered, self._cases)
+        found, false = study.found(numbers), study.false(numbers)
         outcome = Outcome(study, plan, self.clock.now_s - began_s, answered, found, false,
                           answer.rois, answer.sent_bytes, found, false)  # fmt: skip
         self.outcomes.append(outcome)
@@ -287,18 +288,11 @@ class _Edge:
             return
         self._backoff.answered()
         outcome.answered |= dict.fromkeys(answer.answered, Size.FULL)
-        outcome.amended, outcome.amended_false = self._findings(
-            outcome.study, outcome.plan, outcome.answered
-        )
+        amended = findings(outcome.study, outcome.plan, outcome.answered, self._cases)
+        outcome.amended = outcome.study.found(amended)
+        outcome.amended_false = outcome.study.false(amended)
         if not outcome.pending:
             self._pending.remove(outcome)
-
-    def _findings(
-        self, study: Study, plan: Plan, answered: Mapping[int, Size]
-    ) -> tuple[set[str], int]:
-        """Return nodules and false positives of the report with these verdicts."""
-        numbers = findings(study, plan, answered, self._cases)
-        return study.found(numbers), study.false(numbers)
 
     def _check_health(self, link: Link) -> None:
         """Make a health check, as `edge.link.health` does, if one is due."""

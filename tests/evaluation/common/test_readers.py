@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from edge.settings import EdgeSettings
-from evaluation.common.readers import edge_alone, edge_and_cloud
+from evaluation.common.readers import edge_and_cloud
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
 from models.runtime.second_reader import Readings
@@ -33,11 +33,6 @@ class Second:
     def read(self, batch: UInt8Array) -> Readings:
         self.shown.append(batch.shape)
         return plain(self.probabilities[: len(batch)], [7.0] * len(batch))
-
-
-def test_edge_alone_keeps_every_candidate() -> None:
-    found = edge_alone(screener(0.95, 0.3, 0.05))(BOX)
-    assert [c.score for c in found] == [0.95, 0.3, 0.05]
 
 
 @pytest.mark.parametrize("edge", [0.3, 0.95], ids=["uncertain", "a finding of the edge"])
