@@ -141,11 +141,10 @@ def leaves(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _described(path: str, command: Any) -> dict[str, Any]:
     """Return summary, usage and options of one command."""
     context = command.make_context(path, [], resilient_parsing=True)
-    records = [(one, one.get_help_record(context)) for one in command.params]
     options = [
         {"name": _name(one, record[0]), "default": _default(one), "help": _cell(one.help)}
-        for one, record in records
-        if record is not None  # a hidden one
+        for one in command.params
+        if (record := one.get_help_record(context)) is not None  # a hidden one
     ]
     return {
         "path": path,

@@ -62,12 +62,7 @@ PRIOR = (
 def calibration_command(
     data: cli.Data,
     scans: cli.Scans,
-    truth: Annotated[
-        Path,
-        typer.Option(
-            metavar="CSV", exists=True, dir_okay=False, help="Known lesions, with column role."
-        ),
-    ],
+    truth: Annotated[Path, cli.csv_option("Known lesions, with column role.")],
     more_scans: cli.MoreScans = None,
     fitted_on: Annotated[str, typer.Option(metavar="NAME", help="Split of the fit.")] = "val",
     unseen: Annotated[str, typer.Option(metavar="NAME", help="Split not in the fit.")] = "test",

@@ -74,7 +74,7 @@ def detect_command(
     known = read_truth(truth)
     folders = reports.study_folders(studies)
     cli.remark_unknown(folders, known)
-    with _open_pipeline(cloud, serve, model, deadline) as pipeline, _folder(out) as folder:
+    with _open_pipeline(cloud, serve, model, deadline, out) as (pipeline, folder):
         results = [
             reports.read_one(pipeline, study, folder, known.get(scan_name(study)))
             for study in cli.each(folders, "studies")
@@ -96,7 +96,7 @@ def phantoms_command(
     if seed + count > TRAINING_SEED:
         raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     specs = [PhantomSpec(seed=seed + i) for i in range(count)]
-    with _open_pipeline(cloud, serve, model, deadline) as pipeline, _folder(out) as folder:
+    with _open_pipeline(cloud, serve, model, deadline, out) as (pipeline, folder):
         results = [
             reports.read_phantom(pipeline, spec, folder) for spec in cli.each(specs, "phantoms")
         ]
@@ -114,7 +114,7 @@ def latency_command(
     as_json: cli.Json = False,
 ) -> None:
     """Time of every stage from files to report, on this machine."""
-    with _open_pipeline(cloud, serve, model, deadline) as pipeline, _folder(None) as folder:
+    with _open_pipeline(cloud, serve, model, deadline) as (pipeline, folder):
         rounds = cli.each(range(warm_up + repeat), "readings")
         read = latency.repeat_study(pipeline, study, folder, rounds)[warm_up:]
     result = latency.as_dict(study, read)
@@ -124,23 +124,21 @@ def latency_command(
 
 @contextmanager
 def _open_pipeline(
-    cloud: str | None, serve: bool, model: str | None, deadline_s: float | None
-) -> Iterator[Pipeline]:
+    cloud: str | None,
+    serve: bool,
+    model: str | None,
+    deadline_s: float | None,
+    out: Path | None = None,
+) -> Iterator[tuple[Pipeline, Path]]:
+    """Yield the pipeline, and the folder ``out`` or a temporary one."""
     if serve and cloud is not None:
         raise typer.BadParameter("--serve starts a cloud: omit --cloud")
     with ExitStack() as parts:
         address = parts.enter_context(cloud_service()) if serve else cloud
         settings = load_settings(cloud=address, screening_model=model, deadline_s=deadline_s)
-        yield parts.enter_context(open_pipeline(settings))
-
-
-@contextmanager
-def _folder(kept: Path | None) -> Iterator[Path]:
-    if kept is not None:
-        yield kept
-        return
-    with tempfile.TemporaryDirectory(prefix="overread-eval-") as folder:
-        yield Path(folder)
+        pipeline = parts.enter_context(open_pipeline(settings))
+        spare = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
+        yield pipeline, out or Path(spare)
 
 
 def _show_results(

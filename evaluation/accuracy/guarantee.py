@@ -272,11 +272,7 @@ def served(
 def _stated(
     means: FloatArray, n: int, delta: float, elsewhere: FloatArray, luckiest: float, worst: float
 ) -> dict[str, Any]:
-    """Compare the alphas that sets of these means state with the rates ``elsewhere``.
-
-    ``luckiest`` is the lowest mean of any set, which states the smallest alpha, and ``worst`` the
-    highest rate elsewhere.
-    """
+    """Compare the alphas that sets of these means state with the rates ``elsewhere``."""
     bound = cache(lambda mean: upper_bound(mean, n, delta, Bound.HOEFFDING_BENTKUS))
     alpha = np.array([bound(round(float(mean), 9)) for mean in means])
     kept = float((elsewhere <= alpha + 1e-12).mean())
@@ -288,6 +284,8 @@ def _stated(
         "miss_rate_mean": float(elsewhere.mean()),
         "miss_rate_p90": float(np.quantile(elsewhere, 0.9)),
         "worst": worst,
+        # the luckiest set, that of the lowest mean, states the smallest alpha; worst is the highest
+        # rate elsewhere
         "can_fail": worst > bound(round(luckiest, 9)),
     }
 

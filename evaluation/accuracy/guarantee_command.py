@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -107,6 +108,9 @@ def guarantee_command(
     cli.show(result, as_json, *_shown(result))
 
 
+_percent = partial(percent, digits=2)
+
+
 def _shown(result: dict[str, Any]) -> list[Rows | str]:
     at, served = result["thresholds"], result["served"]
     path = f"dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}"
@@ -152,7 +156,3 @@ def _served(served: dict[str, Any]) -> str:
         return words
     holds = "holds" if test["kept"] else "does not hold"
     return f"{words}; {_percent(test['miss_rate'])} of test, where it {holds}"
-
-
-def _percent(share: float | None) -> str:
-    return percent(share, 2)

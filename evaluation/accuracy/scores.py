@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from edge.merge import MergeWeights
 from edge.reader import Screening
@@ -82,7 +81,13 @@ def read_scores(path: Path, fitted: Fitted) -> Scores:
         edge, cloud = (np.asarray(arrays[key], np.float64) for key in ("edge", "cloud"))
         nodule = np.asarray(arrays["nodule"], bool)
         missed, scans = int(arrays["missed"]), float(arrays["scans"])
-        patient, patients_known = _patients(arrays, nodule, missed)
+        patient = np.array([f"nodule {number}" for number in range(int(nodule.sum()) + missed)])
+        if "patient" in arrays:  # proposed nodules come first
+            proposed = np.asarray(arrays["patient"]).astype(str)[nodule]
+            unseen = np.asarray(arrays.get("missed_patient", [])).astype(str)
+            if len(unseen) != missed:
+                raise ValueError(f"{len(unseen)} of missed_patient for {missed} missed nodules")
+            patient = np.concatenate([proposed, unseen])
         score, merged = fitted.scores(edge, cloud)
         nodules = ScoredNodules(
             np.concatenate([score[nodule], np.full(missed, -np.inf)]),
@@ -91,7 +96,7 @@ def read_scores(path: Path, fitted: Fitted) -> Scores:
         )
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise MissingData(path, f"has no cases ({type(error).__name__}: {error})") from error
-    return Scores(nodules, score[~nodule], merged[~nodule], scans, patients_known)
+    return Scores(nodules, score[~nodule], merged[~nodule], scans, "patient" in arrays)
 
 
 def score_cubes(
@@ -139,17 +144,3 @@ def _arrays(path: Path) -> Mapping[str, Any]:
             return {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
         raise MissingData(path, f"cannot be read as cases ({error})") from error
-
-
-def _patients(
-    arrays: Mapping[str, Any], nodule: npt.NDArray[np.bool_], missed: int
-) -> tuple[npt.NDArray[Any], bool]:
-    """Return the patients of the nodules, proposed ones first, and whether the file names them."""
-    if "patient" not in arrays:
-        labels = [f"nodule {number}" for number in range(int(nodule.sum()) + missed)]
-        return np.array(labels), False
-    proposed = np.asarray(arrays["patient"]).astype(str)[nodule]
-    unseen = np.asarray(arrays.get("missed_patient", [])).astype(str)
-    if len(unseen) != missed:
-        raise ValueError(f"{len(unseen)} of missed_patient for {missed} missed nodules")
-    return np.concatenate([proposed, unseen]), True

@@ -13,7 +13,7 @@ insertions, and from the strongest detections in the scan itself. One seed draws
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -56,6 +56,7 @@ class ScaledDonor:
     donor_id: int
     donor: Donor
     scale: float = 1.0
+    mass: bool = False
 
     @property
     def diameter_mm(self) -> float:
@@ -66,6 +67,13 @@ class ScaledDonor:
     def reach_mm(self) -> float:
         """Return how far it extends from its centre after scaling."""
         return self.donor.reach_mm * self.scale
+
+    @property
+    def clear_mm(self) -> tuple[float, ...]:
+        """Return the distances from the wall that are tried in turn."""
+        if self.mass:
+            return tuple(share * self.diameter_mm / 2 for share in MASS_CLEAR)
+        return (self.reach_mm + WALL_MM,)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,11 +101,10 @@ class PreparedHost:
 
 @dataclass(frozen=True, eq=False)
 class SyntheticScan:
-    """A copy of a host with insertions, nodules or one of the ``masses``."""
+    """A copy of a host with insertions: several nodules or one mass."""
 
     host: PreparedHost
     insertions: tuple[Insertion, ...]
-    masses: bool = False
 
 
 Planned = tuple[list[SyntheticScan], list[ScaledDonor]]
@@ -109,24 +116,20 @@ def plan_nodules(
 ) -> Planned:
     """Plan scans with at most ``each`` nodules."""
     scaled = [ScaledDonor(number, donor) for number, donor in enumerate(donors)]
-    return _plan(hosts, scaled, each, lambda one: (one.reach_mm + WALL_MM,), rng, masses=False)
+    return _plan(hosts, scaled, each, rng)
 
 
 def plan_masses(
     hosts: Sequence[PreparedHost], donors: Sequence[Donor], rng: np.random.Generator
 ) -> Planned:
     """Plan scans with one mass each."""
-
-    def clear_mm(one: ScaledDonor) -> Sequence[float]:
-        return [share * one.diameter_mm / 2 for share in MASS_CLEAR]
-
-    return _plan(hosts, masses(donors), 1, clear_mm, rng, masses=True)
+    return _plan(hosts, masses(donors), 1, rng)
 
 
 def masses(donors: Sequence[Donor]) -> list[ScaledDonor]:
     """Return every donor of `MASS_FROM_MM` or more at each size of `MASS_MM`, none made smaller."""
     return [
-        ScaledDonor(number, donor, size / donor.diameter_mm)
+        ScaledDonor(number, donor, size / donor.diameter_mm, mass=True)
         for number, donor in enumerate(donors)
         for size in MASS_MM
         if MASS_FROM_MM <= donor.diameter_mm <= size
@@ -137,15 +140,9 @@ def _plan(
     hosts: Sequence[PreparedHost],
     donors: Sequence[ScaledDonor],
     each: int,
-    clear_mm: Callable[[ScaledDonor], Sequence[float]],
     rng: np.random.Generator,
-    *,
-    masses: bool,
 ) -> Planned:
-    """Go round the hosts; what has no room in one is tried in the next.
-
-    ``clear_mm`` gives the distances from the wall that are tried in turn for a donor.
-    """
+    """Go round the hosts; what has no room in one is tried in the next."""
     scans: list[SyntheticScan] = []
     not_placed: list[ScaledDonor] = []
     order = rng.permutation(len(donors))
@@ -156,9 +153,9 @@ def _plan(
         )
         for turn in range(len(hosts)):
             host = hosts[(number + turn) % len(hosts)]
-            placed, waiting = _fill(host, waiting, clear_mm, rng)
+            placed, waiting = _fill(host, waiting, rng)
             if placed:
-                scans.append(SyntheticScan(host, tuple(placed), masses))
+                scans.append(SyntheticScan(host, tuple(placed)))
             if not waiting:
                 break
         not_placed += waiting
@@ -166,23 +163,18 @@ def _plan(
 
 
 def _fill(
-    host: PreparedHost,
-    donors: Sequence[ScaledDonor],
-    clear_mm: Callable[[ScaledDonor], Sequence[float]],
-    rng: np.random.Generator,
+    host: PreparedHost, donors: Sequence[ScaledDonor], rng: np.random.Generator
 ) -> tuple[list[Insertion], list[ScaledDonor]]:
     """Return the insertions for which the host has room, and the other donors."""
     occupied, placed, waiting = list(host.occupied), [], []
     for one in donors:
-        tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in clear_mm(one))
+        tries = (host.space.find(clear, one.reach_mm, occupied, rng) for clear in one.clear_mm)
         location = next((found for found in tries if found is not None), None)
         if location is None:
             waiting.append(one)
             continue
         lung_hu = host.space.lung_hu(location, one.reach_mm)
-        placed.append(
-            Insertion(one.donor_id, one.donor, one.scale, centre_mm=location, lung_hu=lung_hu)
-        )
+        placed.append(Insertion(**vars(one), centre_mm=location, lung_hu=lung_hu))
         occupied.append(Occupied(location, one.reach_mm + APART_MM))
     return placed, waiting
 

@@ -67,7 +67,6 @@ class InsertionScore:
 
     insertion: Insertion
     host: Host
-    mass: bool
     score: float
 
 
@@ -111,7 +110,7 @@ def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
         )
     ]
     insertions = tuple(
-        InsertionScore(insertion, host, scan.masses, float(score))
+        InsertionScore(insertion, host, float(score))
         for insertion, score in zip(scan.insertions, scores, strict=True)
     )
     return SyntheticScores(insertions, host.group, tuple(extra))
@@ -140,7 +139,7 @@ def as_dict(
     for name in (PATIENTS, PHANTOMS):
         of = [host for host in hosts if host.host.group == name]
         part = [scan for scan in scans if scan.group == name]
-        if of and any(not one.mass for scan in part for one in scan.insertions):
+        if of and any(not one.insertion.mass for scan in part for one in scan.insertions):
             parts[name] = (part, of)
     if len(parts) > 1:
         parts["all"] = (list(scans), list(hosts))
@@ -164,7 +163,9 @@ def _group_json(
 ) -> dict[str, Any]:
     subgroup = partial(subgroup_json, resamples=resamples, seed=seed)
     insertions = [one for scan in scans for one in scan.insertions]
-    nodules, masses = ([one for one in insertions if one.mass is mass] for mass in (False, True))
+    nodules, masses = (
+        [one for one in insertions if one.insertion.mass is m] for m in (False, True)
+    )
     whole = scored(nodules, hosts)
     value = figures(whole, resamples=resamples, seed=seed)
     threshold = threshold_within(froc(whole))
@@ -231,7 +232,7 @@ def _insertion_json(one: InsertionScore) -> dict[str, Any]:
     return {
         "donor": insertion.donor.name,
         "scan": one.host.name,
-        "mass": one.mass,
+        "mass": insertion.mass,
         "diameter_mm": round(insertion.diameter_mm, 2),
         "centre_mm": [round(v, 1) for v in insertion.centre_mm],
         "attached": round(insertion.donor.attached, 2),

@@ -111,7 +111,7 @@ def test_a_mass_without_room_is_not_placed(ready: PreparedHost) -> None:
     scans, not_placed = plan_masses([ready], donors(20.0), np.random.default_rng(0))
     assert len(scans) + len(not_placed) == len(MASS_MM)
     assert scans
-    assert all(len(scan.insertions) == 1 and scan.masses for scan in scans)
+    assert all(len(scan.insertions) == 1 and scan.insertions[0].mass for scan in scans)
 
 
 def test_the_same_seed_gives_the_same_scans(ready: PreparedHost) -> None:

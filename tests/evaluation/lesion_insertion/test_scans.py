@@ -38,10 +38,12 @@ def untouched() -> PreparedHost:
 def synthetic(untouched: PreparedHost, *shifts_mm: float, masses: bool = False) -> SyntheticScan:
     """A scan with nodules of 10 mm inserted into the right lung at these places."""
     insertions = [
-        Insertion(0, donor(), 3.0 if masses else 1.0, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU)
+        Insertion(
+            0, donor(), 3.0 if masses else 1.0, masses, centre_mm=in_lung(0, shift), lung_hu=LUNG_HU
+        )
         for shift in shifts_mm
     ]
-    return SyntheticScan(untouched, tuple(insertions), masses)
+    return SyntheticScan(untouched, tuple(insertions))
 
 
 def test_false_positives_are_those_of_the_host(untouched: PreparedHost) -> None:
