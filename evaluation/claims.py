@@ -41,21 +41,6 @@ class Claim:
     command: tuple[str, ...]
     small_disk: bool = False
 
-    def line(self, python: str) -> list[str]:
-        """Return the command line that measures it, with that interpreter."""
-        words = [python, "-m", "evaluation", *self.command, "--json"]
-        if not self.small_disk:
-            return words
-        return [*SMALL_DISK, f"{MOUNT} && exec {shlex.join(words)} --at /mnt"]
-
-    @property
-    def typed(self) -> str:
-        """Return the command as a person types it."""
-        words = " ".join(("overread-eval", *self.command))
-        if not self.small_disk:
-            return words
-        return f"{' '.join(SMALL_DISK)} '{MOUNT} && {words} --at /mnt'"
-
 
 def claims(data: str) -> list[Claim]:
     """Return every measurement; ``data`` is the folder with ``nodules``, ``ct`` and ``luna16``."""
@@ -123,17 +108,21 @@ def claims(data: str) -> list[Claim]:
 
 
 def measure(claim: Claim) -> dict[str, Any]:
-    """Run the command and return its JSON, with the command in it.
+    """Run the command and return its JSON, with the command in it as a person types it.
 
     The journal of an earlier run is removed: it belongs to another version of the program.
     """
     if "--journal" in claim.command:
         journal = claim.command[claim.command.index("--journal") + 1]
         (DOCS.parent / journal).unlink(missing_ok=True)
-    line = claim.line(sys.executable)
+    line = [sys.executable, "-m", "evaluation", *claim.command, "--json"]
+    typed = " ".join(("overread-eval", *claim.command))
+    if claim.small_disk:
+        line = [*SMALL_DISK, f"{MOUNT} && exec {shlex.join(line)} --at /mnt"]
+        typed = f"{' '.join(SMALL_DISK)} '{MOUNT} && {typed} --at /mnt'"
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, cwd=DOCS.parent)
     result: dict[str, Any] = json.loads(done.stdout)
-    return {"command": claim.typed, **result}
+    return {"command": typed, **result}
 
 
 def can_measure(claim: Claim) -> bool:

@@ -112,8 +112,8 @@ def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: in
             command = (*programs.edge, str(study), *options.split(), str(report))
             status = _screened(command, logs[1], Path(folder, "tables"))
             if status in (ExitStatus.DONE, ExitStatus.NO_SECOND_READING):
-                made = Result(json.loads((report / "report.json").read_text("utf-8")), nodules)
-                truth = (truth_table(made), "") if nodules else ()
+                made = json.loads((report / "report.json").read_text("utf-8"))
+                truth = (truth_table(made, nodules), "") if nodules else ()
                 shown = Group("", *truth, *second_readings(made))
                 Console(width=_width()).print(shown, highlight=False)
     return status
@@ -177,45 +177,33 @@ def _width() -> int:
     return min(console.width, WIDTH) if console.is_terminal else WIDTH
 
 
-@dataclass(frozen=True)
-class Result:
-    """One report, and the phantom's nodules; empty without a phantom."""
-
-    report: Json
-    truth: tuple[Nodule, ...]
-
-    @property
-    def found(self) -> list[Json]:
-        """Return its findings, then its small nodules."""
-        return [*self.report["findings"], *self.report["small_nodules"]]
-
-
-def truth_table(result: Result) -> Rows:
+def truth_table(report: Json, truth: Sequence[Nodule]) -> Rows:
     """Return a row for each nodule of the phantom: its finding, and who decided it."""
-    hits = matches(result.found, result.truth)
+    findings = [*report["findings"], *report["small_nodules"]]
+    hits = matches(findings, truth)
     found = len(set(hits) - {None})
     title = (
-        f"{found} of {len(result.truth)} nodules of the phantom found, "
+        f"{found} of {len(truth)} nodules of the phantom found, "
         f"{hits.count(None)} false positive{'s' if hits.count(None) != 1 else ''}"
     )
     rows = []
-    for number, nodule in enumerate(result.truth):
+    for number, nodule in enumerate(truth):
         row = [number + 1, f"{nodule.diameter_mm:.1f}", nodule.kind]
         if number in hits:
-            finding = result.found[hits.index(number)]
+            finding = findings[hits.index(number)]
             off = f"{_distance_mm(finding['centre_mm'], nodule):.1f}"
             rows.append([*row, finding["number"], off, finding["decided_by"]])
         else:
-            rows.append([*row, "[red]missed[/]", "-", _fate(result.report, nodule)])
+            rows.append([*row, "[red]missed[/]", "-", _fate(report, nodule)])
     return Rows(("nodule", "mm", "type", "finding", "mm off", "decided by"), rows, title)
 
 
-def second_readings(result: Result) -> Iterator[str]:
+def second_readings(report: Json) -> Iterator[str]:
     """Yield the time to the cloud and back, and what was decided there."""
-    report = result.report
     took_s = {entry["stage"]: entry["took_s"] for entry in report["ledger"]}["escalate"]
     unsure = [c for c in report["candidates"] if c["route"] == Route.ESCALATE.value]
-    kept = [f for f in result.found if f["route"] == Route.ESCALATE.value]
+    findings = (*report["findings"], *report["small_nodules"])
+    kept = [f for f in findings if f["route"] == Route.ESCALATE.value]
     yield (
         f"[bold]to the cloud and back[/]  {1000 * took_s:.0f} ms; candidates that the edge was "
         f"unsure of: {len(unsure)}, reported: {len(kept)}"

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from edge.store.studies import AlreadyRunning
 from evaluation import demo
 from evaluation.common import phantoms
-from evaluation.demo import Programs, Result, main, matches, run_demo, second_readings
+from evaluation.demo import Programs, main, matches, run_demo, second_readings
 from evaluation.errors import ServiceFailed
 from imaging.phantom.phantom import Phantom, PhantomSpec
 from imaging.volume import Geometry, Nodule, Volume
@@ -261,7 +261,7 @@ def test_the_way_to_the_cloud_is_shown_for_each_finding_that_it_decided() -> Non
         "candidates": [{"route": route} for route in ("report", "escalate", "escalate", "dismiss")],
         "ledger": [{"stage": "escalate", "took_s": 0.1014}],
     }
-    way, finding = second_readings(Result(report, ()))
+    way, finding = second_readings(report)
     assert "101 ms; candidates that the edge was unsure of: 2, reported: 1" in way
     assert finding == (
         "[bold]finding 2[/]  decided by the cloud: edge 0.51 (unsure), cloud 0.96 (read in 27 ms), "
