@@ -71,12 +71,12 @@ def read_donors(
     cubes = read_cubes(folder, splits)[:most]
     votes = [vote for split in splits for vote in read_votes(folder, split)]
     traits, match = read_traits(folder, cubes), optional_column(folder, cubes, "match_mm")
-    donors = [
-        None if match[i] > MATCH_MM else cut_donor(cube, vote)
+    donors = {
+        i: donor
         for i, (cube, vote) in enumerate(zip(cubes, votes, strict=False))
-    ]
-    kept = [i for i, donor in enumerate(donors) if donor is not None]
-    return [donor for donor in donors if donor is not None], traits.of(kept)
+        if not match[i] > MATCH_MM and (donor := cut_donor(cube, vote)) is not None
+    }
+    return list(donors.values()), traits.of(list(donors))
 
 
 def cut_donor(cube: Cube, votes: UInt8Array) -> Donor | None:
@@ -125,25 +125,21 @@ def _cut(
     around = (dilate(inside, 5.0) - dilate(inside, 2.0)).astype(bool)
     lung = hu[around & (hu < _LUNG_HU)]
     away = _away_mm(voxels.shape, centre_zyx)[mask]
+    # the cover has an edge that is a millimetre soft, along every axis
+    sharp = (mask | rim).astype(np.float32)
+    flat = cv2.GaussianBlur(sharp.reshape(len(sharp), -1), (1, 0), 0.001, sigmaY=0.8)
+    planes = flat.reshape(sharp.shape)
     return Donor(
         name=name,
         patient=patient,
         hu=hu,
-        cover=_soft(mask | rim),
+        cover=np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in planes]),
         centre_zyx=centre_zyx,
         diameter_mm=diameter_mm,
         reach_mm=max(diameter_mm / 2, float(np.quantile(away, 0.98))),
         lung_hu=float(np.median(lung)) if lung.size >= 30 else _PLAIN_LUNG_HU,
         attached=float((hu[around] > _DENSE_HU).mean()) if around.any() else 0.0,
     )
-
-
-def _soft(mask: npt.NDArray[np.bool_]) -> Floats:
-    """Return the mask with an edge that is a millimetre soft, along every axis."""
-    out = mask.astype(np.float32)
-    flat = cv2.GaussianBlur(out.reshape(out.shape[0], -1), (1, 0), 0.001, sigmaY=0.8)
-    planes = flat.reshape(out.shape)
-    return np.stack([cv2.GaussianBlur(plane, (0, 0), 0.8) for plane in planes])
 
 
 def _away_mm(shape: Sequence[int], centre_zyx: Sequence[float]) -> FloatArray:
