@@ -1,7 +1,5 @@
 """The command ``overread-cloud``: runs the second reader as a service. Not a medical device."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import ipaddress

@@ -1,7 +1,5 @@
 """The verdict cache: an ROI that is sent again is answered without being read again."""
 
-from __future__ import annotations
-
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace

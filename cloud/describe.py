@@ -1,7 +1,5 @@
 """The client of `Describe`, for operators and for scripts that wait for a service."""
 
-from __future__ import annotations
-
 from typing import cast
 
 import grpc

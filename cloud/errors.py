@@ -3,8 +3,6 @@
 The errors that callers may receive are in `protos.errors`.
 """
 
-from __future__ import annotations
-
 
 class CloudError(Exception):
     """The service cannot start, or cannot continue."""

@@ -4,8 +4,6 @@ An ROI may be smaller than what the model reads. It is then mirrored to the mode
 mask in the model's answer is cropped to the ROI.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The response multiplexer: sends the outcomes of one study as they finish, and counts them."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable

@@ -3,8 +3,6 @@
 What happens while a stream is open is in `cloud.stream`.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -1,7 +1,5 @@
 """The settings of a cloud process: one object, built in `__main__` and passed by argument."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 

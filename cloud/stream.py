@@ -3,8 +3,6 @@
 A reading becomes a verdict, an error becomes a refusal of that ROI alone.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace

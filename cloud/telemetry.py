@@ -1,7 +1,5 @@
 """Prometheus metrics, in a separate registry, and structured logs."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Iterator

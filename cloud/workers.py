@@ -5,8 +5,6 @@ moves on only when the next step is free, and only then lets the next batch in: 
 between two steps while one with an earlier deadline waits before the first.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Sequence

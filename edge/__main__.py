@@ -1,7 +1,5 @@
 """The command ``overread-edge``: reads one study, or watches an inbox. Not a medical device."""
 
-from __future__ import annotations
-
 import json
 import sys
 from enum import IntEnum

@@ -1,7 +1,5 @@
 """Build the pipeline from the settings: here the model and the channel to the cloud are opened."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

@@ -4,8 +4,6 @@ A rename is atomic, but it reaches the disk only when its folder is synchronised
 here and nowhere else.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import shutil

@@ -6,8 +6,6 @@ dismissed candidates are sent too, where they fit beside those to characterize. 
 again after a crash gets the same answer.
 """
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from enum import Enum

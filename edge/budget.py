@@ -3,8 +3,6 @@
 This module knows nothing of the link or of what the stages do.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Errors of a study are in `imaging.errors`, errors of the link and of the cloud in `protos.errors`.
 """
 
-from __future__ import annotations
-
 
 class EdgeError(Exception):
     """The edge cannot work with these settings or this model."""

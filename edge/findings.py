@@ -1,7 +1,5 @@
 """The data types of detection: a candidate with its route, an outline, and a finding."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 

@@ -5,8 +5,6 @@ cases, where every uncertain candidate was read again in full size. A report tha
 another way has no guarantee. Pure functions: the same reading gives the same guarantee.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields

@@ -1,7 +1,5 @@
 """One study to read, and its random key."""
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path

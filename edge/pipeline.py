@@ -15,8 +15,6 @@ Only an exception ends a study, and `read_and_report` reports that too. In the a
 `agent/loop.py` takes these steps in turn. `assemble.py` builds a `Pipeline` from the settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -3,8 +3,6 @@
 A log line holds scores, positions in the lung box and the link's estimate; nothing of the patient.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from functools import cache

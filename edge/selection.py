@@ -4,8 +4,6 @@
 of bytes, and a test tells how many ROIs of how many bytes still fit. Scores and links are unknown.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The command line overrides the environment (``OVERREAD_EDGE_DEADLINE_S=5``), the
 overrides the TOML file, the file overrides the defaults.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any, Literal, Self

@@ -5,8 +5,6 @@ comes without the variables of its frames. A traceback, or an error of the opera
 still contain a path, and a path may contain a name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TextIO

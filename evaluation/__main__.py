@@ -3,8 +3,6 @@
 The result goes to stdout, as a table or as JSON; progress and remarks go to stderr.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 import traceback

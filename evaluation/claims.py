@@ -4,8 +4,6 @@ Each claim is a command of `overread-eval` with ``--json``. Its output is kept i
 that the pages can be written without measuring (``--page-only``).
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

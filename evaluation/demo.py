@@ -5,8 +5,6 @@ study of your own), and has ``overread-edge screen`` read it. Then it reads ``re
 says which nodules were found, and by whom. Not a medical device.
 """
 
-from __future__ import annotations
-
 import json
 import signal
 import sys

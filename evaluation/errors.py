@@ -7,8 +7,6 @@ EvaluationError          the evaluation cannot be run
 └── StepFailed           a process that measured a training step failed
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

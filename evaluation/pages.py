@@ -5,8 +5,6 @@ The prose is in ``NAME.md.j2`` beside the page ``NAME.md``. A template has each 
 ``programs``, as they describe themselves.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

@@ -1,7 +1,5 @@
 """Capture what C libraries print on stderr: for some damaged input it is the only sign."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

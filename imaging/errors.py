@@ -8,8 +8,6 @@ StudyError                       a study that cannot be read; it goes to quarant
 └── NoLung                       a valid CT volume without lungs
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 

@@ -14,8 +14,6 @@ Known limit: a part that both lungs have lost at the same height and at their ri
 effusions behind both lungs, is not found.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path

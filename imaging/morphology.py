@@ -5,8 +5,6 @@ that OpenCV does the work slice by slice. SimpleITK's distance map gives the sam
 times the time; its filters with a ball are as slow and their balls are others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import cv2

@@ -1,7 +1,5 @@
 """Preprocess a volume in HU for the networks: the lung box at 1 mm, uint8 of the window."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

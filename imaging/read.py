@@ -1,7 +1,5 @@
 """Read one study from disk: a DICOM folder, a DICOM file or a volume file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -7,8 +7,6 @@ is radiological: the patient's left on the right, head up, front up (axial) or o
 tiles, ``(400, 400, 3)``, with points ``(x, y)`` in pixels; drawing changes a tile in place.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum

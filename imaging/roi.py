@@ -1,7 +1,5 @@
 """Regions of interest (ROIs): the parts of the lung box around candidates that go to the cloud."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

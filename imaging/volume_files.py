@@ -4,8 +4,6 @@ ITK gives the geometry of every format. The voxels of NIfTI are read by nibabel:
 beneath ITK turns NaN into zero, which is water, and fills in what a truncated file lacks.
 """
 
-from __future__ import annotations
-
 import gzip
 import zlib
 from pathlib import Path

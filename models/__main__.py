@@ -1,7 +1,5 @@
 """`overread-models`: train, export, fit and list the models. Only ``list`` works without torch."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Mapping

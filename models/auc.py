@@ -1,7 +1,5 @@
 """The area under the ROC curve."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

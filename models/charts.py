@@ -3,8 +3,6 @@
 Matplotlib comes with the extra `train`; it is imported only where something is drawn.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

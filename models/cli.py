@@ -3,8 +3,6 @@
 They are ``train``, ``distil``, ``qat``, ``int4``, ``ranges``, ``sensitivity`` and ``prune``.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated, Literal

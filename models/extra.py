@@ -1,7 +1,5 @@
 """Packages that only the extra `train` installs, and the error if one is missing."""
 
-from __future__ import annotations
-
 import importlib
 
 PACKAGES = {"torch", "tomli_w", "onnxscript", "matplotlib", "scipy", "sklearn"}

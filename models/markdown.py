@@ -1,7 +1,5 @@
 """Tables and number formats of results, and the result of a command on stdout."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -9,8 +9,6 @@
 Not a medical device. For research and development only.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path

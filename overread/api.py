@@ -1,7 +1,5 @@
 """Read one study in this process: with the edge's networks, and with a cloud if one is given."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Decoding checks the form: fields are present, voxels fill their shape and match 
 The service checks the values.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import struct

@@ -21,8 +21,6 @@ directions of one table. The class travels by name in trailing metadata. A statu
 comes from gRPC itself, and its code decides.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 

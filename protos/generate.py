@@ -6,8 +6,6 @@ It runs the compiler in the root of the repository, so that the imports in the s
 Needs grpcio-tools and mypy-protobuf.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import subprocess

@@ -3,8 +3,6 @@
 `protos.codec` converts them to protobuf and back.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 

@@ -1,7 +1,5 @@
 """The contract's gRPC metadata: the caller's site, the ROIs accepted, and the cloud's load."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Admission control: an ROI may wait if it can be answered in time and within its quota."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence

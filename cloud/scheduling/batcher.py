@@ -4,8 +4,6 @@ An ROI that cannot be answered in time is rejected at once, with an estimate. On
 or runs out of time while it waits is never read.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import copy

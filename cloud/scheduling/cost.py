@@ -1,7 +1,5 @@
 """The cost of a batch, learnt while serving: its time as a straight line in its size."""
 
-from __future__ import annotations
-
 import math
 
 EFFICIENT = 1.1

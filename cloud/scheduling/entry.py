@@ -1,7 +1,5 @@
 """The entries of the queue: ROIs that wait to be read, and their results."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ a site may be at most `MAX_LEAD` ahead of any waiting site. Within that bound th
 deadline is read first, whichever site sent it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field

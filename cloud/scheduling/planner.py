@@ -1,7 +1,5 @@
 """The forecast: which ROIs form a batch together, and when each would be answered."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The queue of ROIs, in reading order: stat first, then fair between sites, then by deadline."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Quotas: how much of the queue, and how many of the open streams, one site may hold."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections import Counter

@@ -3,8 +3,6 @@
 This module opens the parts and connects them. The work is in `edge.agent.loop`.
 """
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -5,8 +5,6 @@ files. If the inbox is on another filesystem, they are first renamed to a hidden
 so that nobody else touches them, and then copied.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable

@@ -6,8 +6,6 @@ has not changed for a while and the data file that it names is there. Hidden and
 are ignored.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import time

@@ -4,8 +4,6 @@ Nothing that matters is only in memory. Every pass begins with the unfinished ro
 so that a start after a crash and the end of a full disk need no code of their own.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections.abc import Callable

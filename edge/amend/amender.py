@@ -8,8 +8,6 @@ All timing of retries is here: `RetryBudget` says how long a retry may take, `Ba
 next one is due. (Within one escalation, `edge.escalation.client` paces its attempts.)
 """
 
-from __future__ import annotations
-
 import random
 import sqlite3
 import time

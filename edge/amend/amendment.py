@@ -6,8 +6,6 @@ Neither the lung box nor the findings are in it: the findings follow from plan a
 A finding keeps its number through all versions of a report. No number is used twice.
 """
 
-from __future__ import annotations
-
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -7,8 +7,6 @@ This module knows nothing of gRPC: `edge.escalation.stream` implements `Stream`.
 attempts and the pauses between them are decided in `edge.escalation.client`.
 """
 
-from __future__ import annotations
-
 import math
 import queue
 import threading

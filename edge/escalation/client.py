@@ -6,8 +6,6 @@ and `edge.escalation.stream` import gRPC.
     read -> cut_rois -> attempts, with pauses between them -> EscalationResult
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Callable, Sequence

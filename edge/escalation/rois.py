@@ -1,7 +1,5 @@
 """The ROIs of one escalation: which are still open, and the answers to the others."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """One stream to the cloud over gRPC: what it sends, what it receives, and how it ends."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Sequence
 

@@ -4,8 +4,6 @@ The checks keep the connection open, and report to the link when the cloud goes 
 again. This module knows nothing of gRPC: the health check is injected.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 It knows nothing of studies, budgets or scores: `edge.decide` chooses by its estimate.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence

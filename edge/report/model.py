@@ -3,8 +3,6 @@
 `edge.report.write` writes it to files, `edge.report.terminal` prints it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime

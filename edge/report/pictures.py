@@ -4,8 +4,6 @@ An amended report keeps the pictures of version 1, since a finding keeps its num
 is gone by then: a finding that an amendment added is drawn from the ROI that was sent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

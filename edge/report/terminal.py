@@ -1,7 +1,5 @@
 """Print a report on a terminal: findings and ledger as tables, and the progress before it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Timer

@@ -6,8 +6,6 @@ older one as ``report.v1.json`` and ``report.v1.html``. The page needs no other 
 come from an untrusted DICOM header, so it is escaped, and the page forbids scripts.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from base64 import b64encode

@@ -3,8 +3,6 @@
 WAL and ``synchronous=FULL``: what a transaction has written survives a power cut once it returns.
 """
 
-from __future__ import annotations
-
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager

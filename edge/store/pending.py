@@ -9,8 +9,6 @@ The wall clock is not used: amendments are ordered by version, and age is the ti
 ran.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import zlib
 from collections.abc import Callable, Iterator, Sequence

@@ -12,8 +12,6 @@ Pending reads are in the same database (`edge.store.pending`), and begin to coun
 transaction as REPORTED.
 """
 
-from __future__ import annotations
-
 import fcntl
 import json
 import sqlite3

@@ -6,8 +6,6 @@ whole scans for the false positives (Efron and Tibshirani, An Introduction to th
 together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any

@@ -11,8 +11,6 @@ is slope and intercept, with his smoothed targets (1999). Isotonic is any rising
 (Zadrozny and Elkan, KDD 2002). The fits are scikit-learn's, of the extra `train`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

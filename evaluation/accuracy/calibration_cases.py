@@ -5,8 +5,6 @@ strongest beside it, away from the faces, where there are mirror images. Of a sc
 candidate on each known lesion and every other one. A candidate at another annotation is ignored.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

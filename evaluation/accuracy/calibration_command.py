@@ -3,8 +3,6 @@
 Each reader before and after the fit, other methods, and reliability diagrams as a chart.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any

@@ -5,8 +5,6 @@ readings are compared with the readers of LIDC-IDRI. Ratings and outlines whose 
 than 5 mm from the nodule's may belong to a neighbour and are not used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``overread-eval froc``, ``detect``, ``phantoms`` and ``latency``."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

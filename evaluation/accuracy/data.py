@@ -4,8 +4,6 @@ A CSV is read as named columns; an error names the line. A folder of cubes has `
 ``index.csv`` and, where more is known inside the cubes, ``marks.csv``.
 """
 
-from __future__ import annotations
-
 import csv
 import zipfile
 from collections import defaultdict

@@ -16,8 +16,6 @@ each set states the tightest alpha of the fitted thresholds, which is compared w
 left out, and with the population. The highest possible miss rate is given with each.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

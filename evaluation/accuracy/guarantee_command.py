@@ -1,7 +1,5 @@
 """``overread-eval guarantee``: thresholds by conformal risk control, and whether they hold."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path

@@ -5,8 +5,6 @@ The same reader reads both, and one threshold serves both. A reader is any funct
 to candidates; `evaluation.common.readers` has the product's own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -4,8 +4,6 @@ Studies go through the edge's whole pipeline, from files to the report, and so d
 nodules are all known. No threshold is moved: all that the report lists counts, small nodules too.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ candidates), ``nodule`` (which of them are nodules), ``missed`` (nodules never p
 candidate) and ``missed_patient`` (one a missed nodule).
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 from collections.abc import Iterable, Mapping

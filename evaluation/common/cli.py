@@ -3,8 +3,6 @@
 Results go to stdout, as tables or as JSON; remarks and progress go to stderr.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Studies prepared once and read many times: phantoms as DICOM, with their truth in JSON."""
 
-from __future__ import annotations
-
 import fcntl
 import json
 import shutil

@@ -5,8 +5,6 @@ killed, and `edge_process` an edge that reads on command. A process that fails r
 `ServiceFailed`, which quotes the end of its log.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

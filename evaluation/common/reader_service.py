@@ -1,7 +1,5 @@
 """The real cloud service around a reader that stands in for the model."""
 
-from __future__ import annotations
-
 import asyncio
 from pathlib import Path
 

@@ -6,8 +6,6 @@ the probability of its finding in the report. Candidates that the edge dismisses
 report, so they are not among them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from enum import Enum

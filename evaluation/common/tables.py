@@ -1,7 +1,5 @@
 """Tables that more than one command prints; JSON has the same figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """``overread-eval lesion-insertion``: sensitivity to lesions inserted into whole scans."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any

@@ -5,8 +5,6 @@ around. Chest wall, vessel and fissure stay behind, so an inserted nodule lies f
 even if it was attached to a wall; ``attached`` is the dense part of its surroundings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -11,8 +11,6 @@ has a copy of its own. An insertion lies in lung, away from the wall, from known
 insertions, and from the strongest detections in the scan itself. One seed draws all of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

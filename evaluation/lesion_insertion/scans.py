@@ -6,8 +6,6 @@ insertion nor at a detection of its host is *extra*: the insertions caused it. I
 and is not part of the curve.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass

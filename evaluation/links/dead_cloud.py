@@ -7,8 +7,6 @@ of the cloud, as in ``overread-edge screen``. The others follow after the health
 time to find the cloud down, as in the agent.
 """
 
-from __future__ import annotations
-
 import socket
 import tempfile
 import time

@@ -7,8 +7,6 @@ screening network sees each box once, when the pipeline opens. Pending reads are
 the agent.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import sys

@@ -6,8 +6,6 @@ each study is written as it comes, so that an interrupted run can be continued. 
 describes the run, with checksums of the artifacts; the journal of another run is refused.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -5,8 +5,6 @@ which bytes have left, latency and jitter the time of their flight. All happens 
 loop, which nothing here blocks; `proxied` runs that loop in a thread beside a blocking program.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

@@ -7,8 +7,6 @@ way), ``up_kbit`` and ``down_kbit`` a second (edge to cloud and back; 0 is witho
 the end. The shipped traces in ``evaluation/links/traces`` are made up, not recorded.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from dataclasses import dataclass
 from enum import Enum

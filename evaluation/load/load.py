@@ -5,8 +5,6 @@ batches of one, and with full batches first come, first served. The services and
 are pinned to disjoint CPU cores, so that neither slows the other.
 """
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import math

@@ -4,8 +4,6 @@
 batch of n ROIs takes fixed + n each. The probabilities are always one half.
 """
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass
 from pathlib import Path

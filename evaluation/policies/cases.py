@@ -4,8 +4,6 @@ A *piece* is a whole scan, or a cube around a nodule. Its candidates carry every
 could learn from the cloud: the cloud's score at each size of ROI.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tempfile

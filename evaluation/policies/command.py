@@ -1,7 +1,5 @@
 """``overread-eval policies``: reads the cases once, simulates the policies, and shows the rows."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any

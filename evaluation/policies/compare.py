@@ -8,8 +8,6 @@ decides. A *pair* escalates between its two thresholds and reports above. A *cut
 score escalates nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import product

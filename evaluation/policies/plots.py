@@ -1,7 +1,5 @@
 """Pareto charts of policies: sensitivity against cost, with one panel for links that are alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ may be sent, as the cloud reads it, and merged with the edge's score. Each size 
 the full size on the same candidates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any

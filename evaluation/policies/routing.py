@@ -7,8 +7,6 @@ filter decides whether the edge's result is hard. A hard one is escalated, and t
 counts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -8,8 +8,6 @@ attempts three seconds apart, no deadline. Its code names a time-out of 300 s bu
 it; here it is applied.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Real scans with all their nodules annotated are too few to choose thresholds by.
 one patient's cubes, with all candidates of both readers, laid into a whole scan of the same split.
 """
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ once and some on a retry, but always the same for the same ROI. So the last vers
 is known beforehand, whatever is killed on the way.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The site of a chaos test, and its check: no answer is lost, doubled or left behind."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import sqlite3

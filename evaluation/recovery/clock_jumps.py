@@ -9,8 +9,6 @@ The time of day is replaced in every module of the edge. Monotonic time stays, a
 administrator or a time server sets a clock.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import tempfile

@@ -4,8 +4,6 @@
 ROI is known beforehand, whatever the size in which it is sent.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

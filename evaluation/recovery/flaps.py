@@ -6,8 +6,6 @@ Status 1 if anything is lost or doubled. The service is `evaluation.recovery.fla
 verdict on each ROI is known beforehand.
 """
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Callable

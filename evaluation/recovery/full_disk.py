@@ -10,8 +10,6 @@ The agent, its database and its reports are the real ones, and so are the errors
 and SQLite give. Status 1 if anything is amiss.
 """
 
-from __future__ import annotations
-
 import errno
 import shutil
 import tempfile

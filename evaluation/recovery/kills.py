@@ -5,8 +5,6 @@ before or after a durable step. Then it works undisturbed until it is idle. The 
 cleared between rounds. Status 1 if anything is lost or doubled.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 import tempfile

@@ -3,8 +3,6 @@
 A real edge and a real cloud run as processes. Candidates follow one another over each link.
 """
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack

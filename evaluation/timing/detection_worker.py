@@ -6,8 +6,6 @@ each part. The candidates are those of the edge's own network in one prepared st
 their scores, all are treated as uncertain.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -6,8 +6,6 @@ busy machine. Only the calling thread counts, and what a hypervisor takes is not
 system has no such count the delay is 0.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import threading

@@ -4,8 +4,6 @@ Each measurement is a process of its own, and each round measures every variant 
 Only those processes load torch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

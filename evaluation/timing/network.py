@@ -4,8 +4,6 @@
 multiply-adds of one ROI, node by node.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace

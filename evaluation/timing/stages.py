@@ -5,8 +5,6 @@ throughput at saturation, the time of a batch then, and the time of a batch that
 parts are cut for the run in a temporary folder. The cloud's default of ``stages`` follows from it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import tempfile

@@ -10,8 +10,6 @@ files, and parses the whole header of each. So every frame is written to a file 
 nothing but the pixel attributes: quicker, and independent of the rest of the header.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import struct

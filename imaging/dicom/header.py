@@ -1,7 +1,5 @@
 """Find the DICOM files of a folder by their content, and read headers without trusting them."""
 
-from __future__ import annotations
-
 import codecs
 import math
 import os

@@ -1,7 +1,5 @@
 """The storage layout of one image, and the conversion of its stored values to HU."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

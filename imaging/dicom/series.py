@@ -1,7 +1,5 @@
 """Group the images of a folder into series, and choose one: the thinnest axial CT of the lungs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Stack the slices of one series in order, and require that they make a regular volume."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Read the DICOM files of a folder as a study: choose a series, stack its slices, decode them."""
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections import defaultdict

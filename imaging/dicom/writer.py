@@ -5,8 +5,6 @@ written. Dates come from the header only, never from the clock. With a seed, the
 the same bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

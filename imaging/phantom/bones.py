@@ -1,7 +1,5 @@
 """Ribs, spine, sternum, shoulder blades and clavicles as distance fields."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

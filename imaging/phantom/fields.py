@@ -7,8 +7,6 @@ origin on the midline at the height of the carina, axes as in the patient (x to 
 back, z to the head). The patient is the reference body scaled and slightly bent.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

@@ -5,8 +5,6 @@ whatever the lattice. Later layers cover earlier ones. Vessels and airways are t
 lattice: they are drawn as cones into the fine image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The lungs: lobes, fissures and tissue, and the trees of airways, arteries and veins."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Heart, great vessels, trachea and oesophagus, and the envelope that the lungs lie against."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

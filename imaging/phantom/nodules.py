@@ -1,7 +1,5 @@
 """Nodules of the phantom: appearance, location, drawing, and the exact truth of each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """The patient of a phantom: size and build of the body, blood and lungs, drawn from a seed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ the lungs, draws nodules, and scans the result. The same specification gives the
 is not a model of any real patient, and shows no disease but nodules and sometimes emphysema.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

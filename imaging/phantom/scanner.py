@@ -1,7 +1,5 @@
 """Scan the anatomy of a phantom: slice thickness, sharpness and noise."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

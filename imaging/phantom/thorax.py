@@ -5,8 +5,6 @@ cavity at the height of apex, carina, heart and liver dome, from the anatomy of 
 inspiration.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

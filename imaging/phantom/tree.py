@@ -6,8 +6,6 @@ branch grows into each part. The radius of a branch follows from the number of e
 (Murray's cube law).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

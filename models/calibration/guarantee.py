@@ -15,8 +15,6 @@ given; `overread-eval guarantee` measures the effect on others. Nodules are read
 they score higher than in whole lungs, and cubes lie inside the lungs.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Mapping, Sequence

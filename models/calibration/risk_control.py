@@ -17,8 +17,6 @@ that is still rejected.
 In a scan without candidates all nodules count as lost, although audits may find some.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ the same regions in the same order; only the soft target differs. Finished stude
 folder of the comparison.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import time

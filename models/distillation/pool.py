@@ -4,8 +4,6 @@ A teacher costs eight times what the student costs. Regions are drawn and augmen
 are; the student sees them mirrored and turned as well.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Figures of a network on the validation regions, and confidence intervals of differences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ et al., arXiv:1503.02531, section 2.1 for t^2). The score is the highest heat ar
 middle, as in whole scans.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields, replace
 from functools import partial
 

@@ -20,8 +20,6 @@ Some publications call the plain mean of the teachers' distributions dynamic wei
 `mean_target`, for comparison.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Writes artifacts: the file under its name, and its entry in the manifest."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import tomllib

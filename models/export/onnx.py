@@ -1,7 +1,5 @@
 """Exports a torch network to ONNX, and edits graphs: uint8 as input, float outputs."""
 
-from __future__ import annotations
-
 import copy
 import tempfile
 import warnings

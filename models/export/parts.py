@@ -1,7 +1,5 @@
 """Cuts a hybrid artifact into parts of about equal time, which the cloud runs as a pipeline."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ so a skip connection goes around the parts between. Cheap nodes (constants, shap
 cross as bytes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any

@@ -1,7 +1,5 @@
 """The blocks of the networks, chosen for what INT8 kernels run well, and those of the teachers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

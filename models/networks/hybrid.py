@@ -12,8 +12,6 @@ encoder relates them, and a class token carries the answers, as in ViT (Dosovits
 arXiv:2010.11929). The decoder of the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self

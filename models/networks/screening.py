@@ -8,8 +8,6 @@ Point-wise laterals and nearest-neighbour upsampling on the way back: both stay 
 widths are 16, 32, 64 and 128 because INT8 kernels work in blocks of 16 channels.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self

@@ -4,8 +4,6 @@ Channels that are added to each other go together. A group is a stage (its stem,
 blocks, what is added on the way back) or the inside of one residual block.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

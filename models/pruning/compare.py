@@ -9,8 +9,6 @@ The methods (`METHODS`), each from the same start:
 - ``dynamic-trained``: the same, starting from each layer's largest weights.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import os

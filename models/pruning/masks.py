@@ -9,8 +9,6 @@ few steps the smallest weights of each layer go, and as many others come, at zer
 gradient is largest.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import time

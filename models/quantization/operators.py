@@ -3,8 +3,6 @@
 Fake quantisation rounds in the forward pass and passes gradients in the backward pass.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any

@@ -1,7 +1,5 @@
 """INT8 by post-training quantisation: QDQ, uint8 activations, int8 weights for each channel."""
 
-from __future__ import annotations
-
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator

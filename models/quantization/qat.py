@@ -8,8 +8,6 @@ INT4 starts from that simulation. The least sensitive layers are lowered in stag
 file's size demands; after each stage weights and ranges learn again.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Mixed precision is chosen by the report on the layers. The difference is the mat
 quantisation-aware training minimises too.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -4,8 +4,6 @@ It is made from the file of post-training quantisation and written back into tha
 round the same tensors.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

@@ -4,8 +4,6 @@
 SHA-256 of the manifest.
 """
 
-from __future__ import annotations
-
 import hashlib
 import tomllib
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """From the screening network's maps to candidates: peaks, their position and diameter."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

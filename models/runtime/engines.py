@@ -4,8 +4,6 @@ Each has its workaround. openvino runs fixed batch sizes only (`_in_batches`); b
 convolutions as point-wise ones, for which they have fast kernels (`pointwise_upsampling`).
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack

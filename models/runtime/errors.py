@@ -9,8 +9,6 @@ ModelError
 └── NoWeights            a command needs trained weights: the user gives an option
 """
 
-from __future__ import annotations
-
 
 class ModelError(Exception):
     """An artifact or the engine that runs it is faulty."""

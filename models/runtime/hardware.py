@@ -1,7 +1,5 @@
 """The machine's processor, cores and engines."""
 
-from __future__ import annotations
-
 import os
 import platform
 from importlib.metadata import version

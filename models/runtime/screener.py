@@ -1,7 +1,5 @@
 """The screening network as the edge uses it: a lung box in, candidates out."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The hybrid network as the cloud uses it: ROIs in, readings out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

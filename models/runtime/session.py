@@ -5,8 +5,6 @@ engine whose answer differs by more than the precision allows is excluded. The c
 the machine, the engines' versions and the artifact.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import math

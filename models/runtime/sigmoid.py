@@ -1,7 +1,5 @@
 """From a logit to a probability."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

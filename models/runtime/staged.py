@@ -4,8 +4,6 @@ The parts are artifacts of kind ``part``, cut by ``overread-models split``. The 
 list the tensors that it ``takes`` and ``gives``, and the hash of the ``whole`` file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Augmentation: the same piece under another scanner, dose, kernel or slice thickness."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import cv2

@@ -5,8 +5,6 @@ at random; one cube mirrored into its surroundings; and crops of whole scans wit
 (and pieces of vessel, so that the seam gives nothing away).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product

@@ -3,8 +3,6 @@
 Every transformation moves the truth with the voxels.
 """
 
-from __future__ import annotations
-
 import csv
 import os
 from collections.abc import Callable, Iterator

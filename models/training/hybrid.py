@@ -1,7 +1,5 @@
 """The hybrid network's training: regions in, its loss, its figures on validation candidates."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial

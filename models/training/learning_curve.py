@@ -3,8 +3,6 @@
 It shows whether more patients or more training time would help.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 It does not know what it trains: a `Task` gives batches and losses.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import time

@@ -16,8 +16,6 @@ Batch norms that are computed again update their running statistics twice in a s
 gradients do not change.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -5,8 +5,6 @@ learn any other difference between the two, so both are shifted, scaled, shorten
 alike, and nodules are implanted into the scans as well.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

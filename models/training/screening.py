@@ -1,7 +1,5 @@
 """The screening network's training: composed samples in, its loss, its figures on validation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Training targets of the screening network on its own grid, and the losses of both networks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -5,8 +5,6 @@ the batch norm adds the bias: the same network. Before it is trained, `settle_no
 norms statistics.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
