@@ -1,13 +1,15 @@
 """Measure every claim of the pages again, and render the pages: `make evaluate`.
 
-Each claim is a command of `overread-eval` with ``--json``. Its output is kept in `docs/results`, so
-that the pages can be written without measuring (``--page-only``).
+Each claim is a command of `overread-eval` with ``--json``; `docs/claims.toml` lists them. The
+outputs are kept in `docs/results`, so that the pages can be written without measuring
+(``--page-only``).
 """
 
 import json
 import shlex
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,8 +20,7 @@ from evaluation.pages import write_pages
 from models.export.manifest import amend
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-SCANS = ("qin_lsc_0014", "qin_lsc_0088", "cmb_crc_01068")
-"""Scans that were not trained on: of role val or test."""
+CLAIMS = DOCS / "claims.toml"
 
 SMALL_DISK = ("unshare", "-rm", "sh", "-c")
 MOUNT = "mount -t tmpfs -o size=240m none /mnt"
@@ -42,65 +43,9 @@ class Claim:
 
 def claims(data: str) -> list[Claim]:
     """Return every measurement; ``data`` is the folder with ``nodules``, ``ct`` and ``luna16``."""
-    data = shlex.quote(data)
-    cubes, truth = f"--data {data}/nodules", f"--truth {data}/ct/scans.csv"
-    all_scans = f"--scans {data}/ct {truth}"
-    scans = " ".join(f"{data}/ct/{scan}" for scan in SCANS)
-    nodules = f"nodules {cubes} --split val,test {truth} --scans {scans} --stage"
-    insertion = f"lesion-insertion {cubes} --split test {all_scans} --stage"
-    hybrid = "network --model hybrid-int8 --model hybrid-fp32 --engine"
-    readers = {
-        "edge_int8": "edge --model screening-int8",
-        "edge_fp32": "edge --model screening-fp32",
-        "edge_int4": "edge --model screening-int4",
-        "both_int8": "both --model screening-int8",
-        "both_fp32": "both --model screening-fp32 --cloud-model hybrid-fp32",
-    }
-    commands = {
-        **{
-            f"nodules_{name}": f"{nodules} {reader} --plot docs/results/{name}.png"
-            for name, reader in readers.items()
-        },
-        "nodules_edge_surrounded": f"{nodules} {readers['edge_int8']} --surround 128",
-        "nodules_both_surrounded": f"{nodules} {readers['both_int8']} --surround 128",
-        "lesion_insertion_edge": f"{insertion} edge --sheet runs/lesion_insertion.png",
-        "lesion_insertion_both": f"{insertion} both",
-        "calibration": f"calibration {cubes} {all_scans} --plot docs/results/calibration.png",
-        "cost": "cost",
-        "characterization": f"characterization {cubes} --split test",
-        "detect": f"detect --studies {data}/ct {truth} --serve --deadline 60",
-        "latency": f"latency {data}/ct/cmb_crc_01068 --serve",
-        "luna16": f"froc --candidates {data}/luna16/deeplung_candidates.csv"
-        f" --annotations {data}/luna16/annotations.csv"
-        f" --excluded {data}/luna16/annotations_excluded.csv"
-        f" --scans {data}/luna16/seriesuids.csv",
-        "phantoms": "phantoms --count 20 --seed 1 --serve",
-        "pass": "network --engine openvino",
-        "network": "network --model screening-int8 --model screening-fp32"
-        " --engine openvino --engine onnxruntime",
-        "hybrid": f"{hybrid} openvino --batch 8",
-        "hybrid_reference": f"{hybrid} onnxruntime --batch 8",
-        "network_int4": "network --model screening-int8 --model screening-int4"
-        " --model screening-int4:stored --engine openvino",
-        "guarantee": f"guarantee {cubes}",
-        "sizes": f"sizes {cubes}",
-        "policies": f"policies {cubes} {all_scans} --plots docs/results",
-        "detection": "detection",
-        "dead_cloud": "dead-cloud",
-        "link": "link --studies 201 --workers 2 --replay --max-rois 4 --deadline 2.5 --reserve 0.6"
-        " --kill-cloud 0.02 --journal runs/link.jsonl",
-        "kills": "kills --rounds 200",
-        "flaps": "flaps --flaps 50",
-        "full_disk": "full-disk --fillings 50",
-        "clock_jumps": "clock-jumps --rounds 50",
-        "stages": "stages",
-        "load": "load",
-        "load_shared": "load --shared --loads 2",
-        "load_asleep": "load --synthetic 2,14 --loads 2",
-        "memory": "memory",
-    }
+    commands = tomllib.loads(CLAIMS.read_text())
     return [
-        Claim(name, tuple(shlex.split(line)), small_disk=name == "full_disk")
+        Claim(name, tuple(shlex.split(line.format(data=shlex.quote(data)))), name == "full_disk")
         for name, line in commands.items()
     ]
 
