@@ -1,7 +1,5 @@
 """The server around the service: address, TLS, health, reflection, signals and drain."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import time
@@ -33,7 +31,7 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Overread"].full_name
 _log = structlog.get_logger(__name__)
 
 
-async def serve(server: CloudServer, *, ready: Callable[[str], None]) -> None:
+async def serve(server: "CloudServer", *, ready: Callable[[str], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
 
     ``ready`` is called with the bound address when the service can be used.
@@ -88,7 +86,7 @@ class CloudServer:
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined] # grpc-stubs omits it
         self._parts = AsyncExitStack()
 
-    async def __aenter__(self) -> CloudServer:
+    async def __aenter__(self) -> "CloudServer":
         """Warm up the model, then listen; `address` is then the bound ``HOST:PORT``.
 
         Raises:

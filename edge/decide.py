@@ -8,8 +8,6 @@
 (`edge.replay`). It knows nothing of the network, the clock or the pictures.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +39,7 @@ class Thresholds:
     final: float
 
     @classmethod
-    def from_manifest(cls, settings: Mapping[str, object]) -> Thresholds:
+    def from_manifest(cls, settings: Mapping[str, object]) -> "Thresholds":
         """Read the thresholds that were fitted with the model.
 
         Raises:

@@ -3,8 +3,6 @@
 A pure function: the same plan and verdicts give the same findings.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +38,7 @@ class MergeWeights:
     most: float = math.inf
 
     @classmethod
-    def from_manifest(cls, settings: Mapping[str, object]) -> MergeWeights:
+    def from_manifest(cls, settings: Mapping[str, object]) -> "MergeWeights":
         """Read ``merge = [bias, edge, cloud, most]`` of the manifest; most may be absent.
 
         Raises:

@@ -1,7 +1,5 @@
 """The edge's own reader: the screening network, and the thresholds that were fitted with it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,7 +48,7 @@ class EdgeReader:
     guarantee: Guarantee
 
     @classmethod
-    def of(cls, screener: Screening) -> EdgeReader:
+    def of(cls, screener: Screening) -> "EdgeReader":
         """Read the thresholds of the screener's own manifest.
 
         Raises:

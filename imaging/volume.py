@@ -4,8 +4,6 @@ Axis order is declared here once. Arrays are ``(z, y, x)``; spacings follow the 
 ``(z, y, x)`` in mm; world points are ``(x, y, z)`` in DICOM patient coordinates (LPS), in mm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import permutations
@@ -55,7 +53,7 @@ class Geometry:
         steps = offset @ np.linalg.inv(self.direction).T
         return np.asarray(steps[..., ::-1] / np.asarray(self.spacing_mm))
 
-    def cropped(self, start_zyx: npt.ArrayLike) -> Geometry:
+    def cropped(self, start_zyx: npt.ArrayLike) -> "Geometry":
         """Compute the geometry of the sub-array that begins at ``start_zyx``."""
         return Geometry(self.spacing_mm, triple(self.to_world(start_zyx)), self.direction)
 

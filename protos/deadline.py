@@ -3,8 +3,6 @@
 On the wire a deadline is the remaining seconds, since the clocks of two machines differ.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ class Deadline:
     clock: Clock = field(default=time.monotonic, repr=False, compare=False)
 
     @classmethod
-    def after(cls, budget_s: float, clock: Clock = time.monotonic) -> Deadline:
+    def after(cls, budget_s: float, clock: Clock = time.monotonic) -> "Deadline":
         """Return the deadline ``budget_s`` seconds from now."""
         return cls(clock() + budget_s, clock)
 
@@ -34,6 +32,6 @@ class Deadline:
         """Whether no time is left."""
         return self.remaining_s == 0.0
 
-    def capped(self, budget_s: float) -> Deadline:
+    def capped(self, budget_s: float) -> "Deadline":
         """Return this deadline, or the one ``budget_s`` from now if that is earlier."""
         return min(self, Deadline.after(budget_s, self.clock))

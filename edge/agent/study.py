@@ -4,8 +4,6 @@ It may be called again for a study at any step, after a crash, a full disk or a 
 and continues from there. A report that is in the outbox stands: the study is not read again.
 """
 
-from __future__ import annotations
-
 import json
 import time
 import traceback
@@ -49,7 +47,7 @@ class AgentFolders:
     quarantine: Path
 
     @classmethod
-    def of(cls, settings: EdgeSettings) -> AgentFolders:
+    def of(cls, settings: EdgeSettings) -> "AgentFolders":
         """Take the folders from the settings, as absolute paths."""
         state = settings.state_dir.absolute()
         within = (state, state / "work", state / "done", state / "quarantine")

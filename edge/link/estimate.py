@@ -5,8 +5,6 @@
 It knows nothing of breakers and threads: `edge.link.link` calls it under its lock.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -84,7 +82,7 @@ class LinkEstimate:
     silent_s: float | None = None
 
     @classmethod
-    def steady(cls, pace: Pace) -> LinkEstimate:
+    def steady(cls, pace: Pace) -> "LinkEstimate":
         """Build the estimate of a link that is never slower than ``pace``."""
         return cls(middle=pace, slow=pace)
 

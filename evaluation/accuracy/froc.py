@@ -9,8 +9,6 @@ counts once, at the highest score that hit it, further hits are doubles; candida
 finding are ignored; of every scan the 100 candidates with the highest scores count.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,7 +70,7 @@ class Scored:
         false_scores: Sequence[FloatArray],
         *,
         paired: bool,
-    ) -> Scored:
+    ) -> "Scored":
         """Join nodules with the false positives of every scan, one array of scores each."""
         counts = [scores.size for scores in false_scores]
         return cls(

@@ -4,8 +4,6 @@ Every subgroup is compared with the false positives of all scans, so that one th
 A nodule without a value for a trait belongs to the subgroup `UNKNOWN`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -47,7 +45,7 @@ class Traits:
     subtlety: FloatArray
     slice_spacing_mm: FloatArray
 
-    def of(self, chosen: Sequence[int]) -> Traits:
+    def of(self, chosen: Sequence[int]) -> "Traits":
         """Return those of the nodules ``chosen``, in that order."""
         columns = (getattr(self, name)[list(chosen)] for name in self.__dataclass_fields__)
         return Traits(*columns)

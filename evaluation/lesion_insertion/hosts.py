@@ -4,8 +4,6 @@ Hosts are scans of patients, and phantoms without nodules. `FreeSpace` knows how
 the lung is from wall and mediastinum.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +80,7 @@ class FreeSpace:
     clear_mm: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, box: Preprocessed) -> FreeSpace:
+    def of(cls, box: Preprocessed) -> "FreeSpace":
         """Measure the free space of a lung box; beyond its faces is wall."""
         hu = from_window(np.ascontiguousarray(box.voxels[::CELL, ::CELL, ::CELL]))
         dense = (hu > _DENSE_HU).astype(np.uint8)

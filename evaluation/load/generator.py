@@ -3,8 +3,6 @@
 Studies arrive as from many sites, in an open loop: none waits for the answer of another.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 import time
@@ -129,7 +127,7 @@ class Edges:
         self._rois: list[pb.ReadRequest] = []
         self._parts = AsyncExitStack()
 
-    async def __aenter__(self) -> Edges:
+    async def __aenter__(self) -> "Edges":
         for _ in range(self._count):
             # otherwise all channels to one address would share a connection
             options = (("grpc.use_local_subchannel_pool", 1),)

@@ -7,8 +7,6 @@ midpoints between them, one value below and one above all scores, are all thresh
 the search is exact. Ties go to the middle of the widest range.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, astuple, dataclass
 from functools import cached_property
@@ -44,7 +42,7 @@ class Reached:
     false_positives_per_scan: float
     rois_per_scan: float
 
-    def fulfils(self, aim: Reached) -> bool:
+    def fulfils(self, aim: "Reached") -> bool:
         """Return whether it finds as much as the aim with no more false positives."""
         return (
             self.sensitivity >= aim.sensitivity

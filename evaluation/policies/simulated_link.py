@@ -6,8 +6,6 @@ deadline. The cloud reads as `cloud.scheduling.batcher`: one batch after another
 size or when its first ROI has waited long enough. An ROI that would be late is not read.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -146,7 +144,7 @@ class SimulatedLink:
         return took_s if took_s <= timeout_s else None
 
     def _send(
-        self, connection: _Connection, now_s: float, sizes: Sequence[int], until_s: float
+        self, connection: "_Connection", now_s: float, sizes: Sequence[int], until_s: float
     ) -> tuple[list[float], int, int]:
         """Return when each ROI has arrived whole, how many were begun, and the bytes that left."""
         came_s, sent, flight = [math.inf] * len(sizes), 0, Flight(self._rng)
@@ -163,7 +161,7 @@ class SimulatedLink:
         return came_s, len(sizes), sent
 
     def _return(
-        self, connection: _Connection, opened_s: float, served: Sequence[Served | None]
+        self, connection: "_Connection", opened_s: float, served: Sequence[Served | None]
     ) -> list[float]:
         """Return when each answer is back."""
         flight, left_s, back_s = Flight(self._rng), opened_s, list[float]()

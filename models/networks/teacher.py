@@ -11,8 +11,6 @@ and frozen, because a new one learns too slowly on two cores. So the teachers sh
 layers, and their errors are less independent than those of unrelated networks.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -60,7 +58,7 @@ class TeacherSpec:
     depths: tuple[int, int] = (1, 2)
 
     @classmethod
-    def usual(cls, kind: Kind, known: ScreeningSpec) -> TeacherSpec:
+    def usual(cls, kind: Kind, known: ScreeningSpec) -> "TeacherSpec":
         """Return the spec of a teacher that costs about as much to train as the hybrid."""
         return cls(kind, known, depths=DEPTHS[kind])
 

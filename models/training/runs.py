@@ -5,8 +5,6 @@ Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, 
 trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,7 +65,7 @@ class Run:
     phantoms: int
     seed: int
 
-    def material(self) -> Material:
+    def material(self) -> "Material":
         """Read the data, and make the phantoms that the cache lacks."""
         return load_material(self.data, self.cache, self.phantoms)
 
