@@ -27,7 +27,6 @@ from imaging.volume import FloatArray
 from models.markdown import Rows
 
 RESAMPLES = 1000
-CONFIDENCE = 0.95
 
 OnStep = Callable[[int, int], None]
 """Called with (done, all) after every resample."""
@@ -111,7 +110,7 @@ def _numbers(curve: Curve) -> FloatArray:
 
 def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
     # "nearest" keeps inf (unreachable) a value like others; interpolation would make it NaN.
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - 0.95) / 2  # outside the interval, on each side
     low, high = np.quantile(drawn, [tail, 1 - tail], axis=0, method="nearest")
     return tuple(map(Interval, value.tolist(), low.tolist(), high.tolist()))
 

@@ -24,9 +24,6 @@ from models.runtime.detection import Candidate
 from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader
 
-NEAR_MM = 5.0
-"""A candidate within this of an annotation's sphere is neither hit nor false positive."""
-
 _BATCH = 8
 _EPSILON = 1e-12
 
@@ -69,17 +66,14 @@ def cube_rows(readers: Readers, cube: Cube, annotations: Sequence[Annotation]) -
     beside = [
         c for c in found
         if min(c.index_zyx) >= FACE and (np.array(c.index_zyx) < size - FACE).all()
-        and not any(one.covers(c.index_zyx, NEAR_MM) for one in known)
+        # within 5 mm of an annotation's sphere it is neither hit nor false positive
+        and not any(one.covers(c.index_zyx, 5.0) for one in known)
     ][:CUBE_FALSE_POSITIVES]  # fmt: skip
     return _rows(readers, cube.voxels, hits, beside, cube.patient)
 
 
 def scan_rows(readers: Readers, folder: Path, lesions: Sequence[Lesion]) -> list[Row]:
-    """Return the candidates of one whole scan.
-
-    Raises:
-        StudyError: the scan cannot be read.
-    """
+    """Return the candidates of one whole scan."""
     box = preprocess(read_study(folder).volume, folder)
     found = readers.screener.screen(box)
     firsts = (next((c for c in found if lesion.hit_by(c.centre_mm)), None) for lesion in lesions)

@@ -27,9 +27,6 @@ from models.runtime.second_reader import TEXTURES, Reading
 VOTES = 2
 """Readers of four that must have drawn a voxel of the nodule."""
 
-OUTLINED_MM = 6.0
-"""Least diameter at which outlines are compared: below it a voxel's rim is half the nodule."""
-
 
 @dataclass(frozen=True, eq=False)
 class Characterization:
@@ -81,7 +78,8 @@ def read_characterization(
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)
         readings.append(reader.read(region[None])[0])
         truth = cut_roi(vote, cube.centre_zyx, reader.roi_shape) >= VOTES
-        outlined = known and cube.diameter_mm >= OUTLINED_MM
+        # of a smaller nodule a voxel's rim is half
+        outlined = known and cube.diameter_mm >= 6.0
         dice.append(overlap(readings[-1], truth) if outlined else np.nan)
     return Characterization(
         patients=tuple(cube.patient for cube in cubes),

@@ -270,11 +270,7 @@ class Annotation:
 
 
 def read_annotations(folder: Path, split: str) -> dict[str, list[Annotation]]:
-    """Read ``marks.csv`` by the cube's name; empty without such a file.
-
-    Raises:
-        BadTable: the file cannot be read.
-    """
+    """Read ``marks.csv`` by the cube's name; empty without such a file."""
     path, found = folder / "marks.csv", defaultdict[str, list[Annotation]](list)
     if not path.is_file():
         return found

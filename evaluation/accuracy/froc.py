@@ -30,8 +30,6 @@ RATES: tuple[float, ...] = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 TARGETS: tuple[float, ...] = (0.90, 0.95, 0.972, 0.99)
 """Sensitivities at which the false positives a scan are read."""
 
-CANDIDATES_PER_SCAN = 100
-
 _PLACE = ("coordX", "coordY", "coordZ")
 _ROUNDING = 1e-9
 
@@ -168,7 +166,7 @@ def match_scan(
     the scores of nodules, ``-inf`` if missed, and of false positives; the numbers of ignored
     candidates and of doubles.
     """
-    best = np.argsort(-candidates[:, 3], kind="stable")[:CANDIDATES_PER_SCAN]
+    best = np.argsort(-candidates[:, 3], kind="stable")[:100]
     points, score = candidates[best, :3], candidates[best, 3]
     hits = _within(points, nodules)
     ignored = _within(points, excluded).any(axis=1) & ~hits.any(axis=1)

@@ -44,9 +44,6 @@ from models.calibration.risk_control import (
 MOST = 0.95
 """The share of sets that can guarantee the carried level."""
 
-UNCUT = 2.0
-"""In place of ``report``: no score is above it, so nothing is reported without the cloud."""
-
 
 @dataclass(frozen=True)
 class GuaranteeSpec:
@@ -212,7 +209,8 @@ def carried(
     nodules: ScoredNodules, spec: GuaranteeSpec, resamples: int, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Run both experiments at the smallest alpha, in whole percent, that the sample carries."""
-    uncut = replace(spec, report=UNCUT)
+    # no score is above it, so nothing is reported without the cloud
+    uncut = replace(spec, report=2.0)
     alpha = max(spec.alpha, carried_alpha(nodules, uncut, resamples, rng))
     at = replace(uncut, alpha=alpha)
     return {

@@ -166,11 +166,7 @@ def surrounded(cube: Cube, side: int) -> Cube:
 
 
 def read_scan(folder: Path, lesions: tuple[Lesion, ...], reads: Reads) -> ScanScores:
-    """Read one whole scan from its files, as the agent reads it.
-
-    Raises:
-        StudyError: the scan cannot be read.
-    """
+    """Read one whole scan from its files, as the agent reads it."""
     box = preprocess(read_study(folder).volume, folder)
     detections = [(candidate.centre_mm, candidate.score) for candidate in reads(box)]
     return score_scan(scan_name(folder), detections, lesions)

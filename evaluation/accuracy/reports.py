@@ -35,9 +35,6 @@ from models.markdown import Rows
 COUNTED_MM = 5.0
 """Least diameter of the nodules of phantoms that count; smaller ones are ignored."""
 
-IGNORED_REACH_MM = 5.0
-"""A finding this near to a smaller nodule is neither hit nor false positive."""
-
 CAVEAT = (
     "Phantoms are synthetic: they show what the pipeline does, not how well it works on patients."
 )
@@ -131,12 +128,10 @@ def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScor
 
 
 def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Lesion, ...]]:
-    """Return the nodules that count, and those that are too small."""
+    """Return those that count, and those too small: within 5 mm a finding is ignored."""
     return (
         tuple(Lesion(n.centre_mm, n.diameter_mm) for n in nodules if n.diameter_mm >= COUNTED_MM),
-        tuple(
-            Lesion(n.centre_mm, 2 * IGNORED_REACH_MM) for n in nodules if n.diameter_mm < COUNTED_MM
-        ),
+        tuple(Lesion(n.centre_mm, 10.0) for n in nodules if n.diameter_mm < COUNTED_MM),
     )
 
 

@@ -84,11 +84,7 @@ GROUPINGS: dict[str, Grouping] = {
 
 
 def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
-    """Read the traits of ``cubes`` from ``index.csv``; columns and values may be missing.
-
-    Raises:
-        BadTable: the index cannot be read, or does not have a line for each cube.
-    """
+    """Read the traits of ``cubes`` from ``index.csv``; columns and values may be missing."""
     names = ("match_mm", "texture_mean", "subtlety_mean", "slice_spacing")
     match, texture, subtlety, spacing = (optional_column(folder, cubes, name) for name in names)
     unsure = match > MATCH_MM  # an unknown distance does not exclude ratings
@@ -101,11 +97,7 @@ def read_traits(folder: Path, cubes: Sequence[Cube]) -> Traits:
 
 
 def optional_column(folder: Path, cubes: Sequence[Cube], column: str) -> FloatArray:
-    """Read a column of ``index.csv`` for ``cubes`` ``(n,)``; NaN if it, or a value, is missing.
-
-    Raises:
-        BadTable: the index cannot be read.
-    """
+    """Read a column of ``index.csv`` for ``cubes`` ``(n,)``; NaN if it, or a value, is missing."""
     index = read_table(folder / "index.csv", ("split", "row"))
     values = np.array([_number(row.get(column, "")) for row in index.rows], float)
     return values[index_lines(index, cubes)]

@@ -247,9 +247,6 @@ def cloud_service(
     """Run a cloud service on loopback for the time of the context; yield its ``HOST:PORT``.
 
     ``program`` is the module that serves, with its options; ``config`` its settings in TOML.
-
-    Raises:
-        ServiceFailed: it ended, or did not serve within `START_S`.
     """
     given = {"--model": model, "--config": config}
     options = [str(word) for pair in given.items() if pair[1] for word in pair]

@@ -36,9 +36,6 @@ from protos.messages import Roi
 Reads = Callable[[Preprocessed], Sequence[Candidate]]
 """A reader: returns the candidates of a lung box, each with the score that counts."""
 
-NO_DEADLINE_S = 3600.0
-"""A budget that ends no second reading early: accuracy is measured here, not time."""
-
 
 class RoiReader(Protocol):
     """The part of `models.runtime.second_reader.SecondReader` that is needed here."""
@@ -86,7 +83,8 @@ class InProcess:
 def edge_and_cloud(screener: Screening, model: RoiReader, settings: EdgeSettings) -> Reads:
     """Return the reader of both: findings without the last threshold, which the FROC moves."""
     side = model.roi_shape[0]
-    unlimited = settings.model_copy(update={"deadline_s": NO_DEADLINE_S, "roi_side": side})
+    # no second reading ends early: accuracy is measured here, not time
+    unlimited = settings.model_copy(update={"deadline_s": 3600.0, "roi_side": side})
     pipeline = build_pipeline(unlimited, screener, InProcess(model))
     thresholds = replace(pipeline.reader.thresholds, final=0.0)
     pipeline = replace(pipeline, reader=replace(pipeline.reader, thresholds=thresholds))

@@ -61,10 +61,6 @@ def read_donors(
     """Return the nodules of ``splits`` that readers outlined at their centre, and their traits.
 
     At most ``most`` cubes are read, the first of the splits.
-
-    Raises:
-        MissingData: a file of cubes or of votes is missing.
-        BadTable: the index cannot be read.
     """
     cubes = read_cubes(folder, splits)[:most]
     votes = [vote for split in splits for vote in read_votes(folder, split)]

@@ -49,9 +49,6 @@ def load_host(source: Path | int, truth: Mapping[str, tuple[Lesion, ...]]) -> Ho
     """Return the scan in a folder, or the phantom with this seed.
 
     A phantom has no nodules, and a scanner that the seed draws too.
-
-    Raises:
-        StudyError: the scan cannot be read.
     """
     if isinstance(source, int):
         phantom = make_phantom(replace(varied_spec(source), nodule_count=0))

@@ -25,9 +25,6 @@ from evaluation.lesion_insertion.donors import SOFT_HU, Donor, Floats
 from evaluation.lesion_insertion.hosts import FreeSpace, Host, Occupied
 from imaging.volume import Geometry, HuArray, Triple, Volume
 
-WALL_MM = 2.0
-"""Least lung between a nodule and the wall."""
-
 APART_MM = 12.0
 """Least distance between an insertion and any other occupied location."""
 
@@ -71,7 +68,7 @@ class ScaledDonor:
         """Return the distances from the wall that are tried in turn."""
         if self.mass:
             return tuple(share * self.diameter_mm / 2 for share in MASS_CLEAR)
-        return (self.reach_mm + WALL_MM,)
+        return (self.reach_mm + 2.0,)  # the least lung between a nodule and the wall
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -30,9 +30,6 @@ from evaluation.lesion_insertion.insert import (
 )
 from imaging.preprocess import preprocess
 
-STRONGEST = 20
-"""Detections of the host at which nothing is inserted, the strongest ones."""
-
 SAME_MM = 6.0
 """Detections of host and synthetic scan that are nearer than this are the same."""
 
@@ -48,12 +45,6 @@ FALSE_POSITIVES = (
     " insertions, are counted apart. Of a patient's scan only some lesions are known, so a few of"
     " its false positives may be true."
 )
-
-ATTACHED = 0.15
-"""From this share of dense surroundings on a nodule was attached to a wall or a vessel."""
-
-FROM_MM = 5.0
-"""Least diameter of the nodules in the figures of ``from_5_mm``."""
 
 POINT = 2.0
 """False positives a scan at the operating point of missed masses and extra detections."""
@@ -81,7 +72,7 @@ def prepare_host(host: Host, reads: Reads) -> PreparedHost:
     """Read the scan as the edge reads it, and find where lesions can be inserted."""
     box = preprocess(host.volume, host.name)
     detections = tuple((candidate.centre_mm, candidate.score) for candidate in reads(box))
-    strongest = sorted(detections, key=lambda one: -one[1])[:STRONGEST]
+    strongest = sorted(detections, key=lambda one: -one[1])[:20]
     occupied = (
         *(Occupied(lesion.centre_mm, lesion.reach_mm + APART_MM) for lesion in host.lesions),
         *(Occupied(location, SAME_MM) for location, _ in strongest),
@@ -168,8 +159,9 @@ def _group_json(
     value = figures(whole, resamples=resamples, seed=seed)
     threshold = threshold_within(froc(whole))
     of = traits.of([one.insertion.donor_id for one in nodules])
-    large = of.diameter_mm >= FROM_MM
-    attached = np.array([one.insertion.donor.attached >= ATTACHED for one in nodules])
+    large = of.diameter_mm >= 5.0
+    # from this share of dense surroundings on, a wall or a vessel was there
+    attached = np.array([one.insertion.donor.attached >= 0.15 for one in nodules])
     origins = {"freely in the lung": ~attached, "at wall or vessel": attached}
     least = least_score(whole, POINT)
     missed = [one for one in masses if one.score < least or not np.isfinite(one.score)]

@@ -29,9 +29,6 @@ from evaluation.policies.simulate import World
 from models.markdown import Rows, number
 from models.runtime.artifacts import find
 
-CACHE = Path("runs/policies")
-PROPOSED = 0.05
-
 COLUMNS = {
     "policy": ("policy", "{}"),
     "sensitivity": ("found", "{:.1%}"),
@@ -65,7 +62,9 @@ def policies_command(
         Path | None,
         typer.Option(metavar="CSV", help="Lesions and roles; DIR/scans.csv by default."),
     ] = None,
-    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the readings.")] = CACHE,
+    cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the readings.")] = Path(
+        "runs/policies"
+    ),
     trace: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME|CSV", help="Link; may be repeated. Default: all shipped."),
@@ -76,7 +75,7 @@ def policies_command(
     reserve: Reserve = None,
     propose: Annotated[
         float, typer.Option(min=0, max=1, help="Ignore candidates below this score.")
-    ] = PROPOSED,
+    ] = 0.05,
     remeasure: Annotated[
         bool, typer.Option("--remeasure-times", help="Measure the times again, not the scores.")
     ] = False,

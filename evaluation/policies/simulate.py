@@ -35,12 +35,6 @@ from protos.messages import Verdict
 
 SEDNA_ATTEMPTS, SEDNA_PAUSE_S, SEDNA_TIMEOUT_S = 5, 3.0, 300.0
 
-STEP_S = 1.0
-"""Interval at which an idle edge looks for work."""
-
-LAST_S = 120.0
-"""Idle time after the last study, for its amendments."""
-
 DIAMETER_MM = 10.0
 """Of every verdict; the comparison does not use it."""
 
@@ -210,7 +204,7 @@ def run(world: World, policy: Policy, trace: Trace, studies: Sequence[Study]) ->
         edge.idle(arrives_s)
         edge.read(study)
         arrives_s += rng.expovariate(1 / world.every_s)
-    edge.idle(edge.clock.now_s + LAST_S)
+    edge.idle(edge.clock.now_s + 120.0)  # for the amendments of the last study
     return edge.outcomes
 
 
@@ -266,7 +260,7 @@ class _Edge:
             if due and self._link.estimate().available:
                 self._amend(min(due, key=lambda one: one.attempts))
             else:
-                self.clock.now_s = min(until_s, self.clock.now_s + STEP_S)
+                self.clock.now_s = min(until_s, self.clock.now_s + 1.0)
         self.clock.now_s = max(self.clock.now_s, until_s)
 
     def _amend(self, outcome: Outcome) -> None:

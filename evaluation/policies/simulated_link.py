@@ -16,9 +16,6 @@ from edge.link.estimate import ANSWER_BYTES, Arrival
 from evaluation.links.proxy import CHUNK_BYTES, Flight, TokenBucket
 from evaluation.links.trace import State, Trace
 
-REFUSED_S = 0.001
-"""Time to learn that a connection is refused."""
-
 
 @dataclass(frozen=True)
 class Served:
@@ -114,7 +111,8 @@ class SimulatedLink:
         """
         if self._trace.at(at_s).state is State.RESET:
             self._alive_s = math.nan
-            return StreamResult({}, (), 0.0, at_s + REFUSED_S, True, 0, 0)
+            # a refused connection is known after 1 ms
+            return StreamResult({}, (), 0.0, at_s + 0.001, True, 0, 0)
         connects = new_connection or not self._first_reset_s(self._alive_s) > at_s
         opened_s = at_s + (self._trace.at(at_s).latency_ms / 1000 if connects else 0.0)
         connection = _Connection(self._trace, self._rng, self._first_reset_s(at_s))

@@ -32,8 +32,6 @@ from protos.deadline import Deadline
 PATIENCE_S = 900.0
 """Longest wait for an agent."""
 
-POLL_S = 0.005
-
 Answers = Callable[[Plan, Preprocessed, str], EscalationResult]
 """The cloud's verdicts on all uncertain candidates of a plan, by lung box and study key."""
 
@@ -126,7 +124,7 @@ def wait(holds: Callable[[], bool], agent: BaseProcess) -> bool:
     """Wait until the condition holds, the agent has died, or `PATIENCE_S`; whether it holds."""
     until = time.monotonic() + PATIENCE_S
     while not (held := holds()) and agent.exitcode is None and time.monotonic() < until:
-        time.sleep(POLL_S)
+        time.sleep(0.005)
     return held
 
 

@@ -31,10 +31,6 @@ from evaluation.recovery.check import Found, Site, check, show_and_exit
 SHORTEST_S, LONGEST_S = 3600.0, 400 * 24 * 3600.0
 """Of a jump: the longest is longer than pending reads are kept."""
 
-STUDIES_A_ROUND = 2
-LIFE_S = (0.0, 0.4)
-"""Range of the working time of an agent; the last one works until it is idle."""
-
 COUNTS = "clock.json"
 
 
@@ -113,12 +109,12 @@ def run(root: Path, rounds: int, seed: int) -> Found:
     """Play the rounds on a site below ``root``."""
     site, started = Site(root, chance := Random(seed)), root / "started"
     for left in each(range(rounds - 1, -1, -1), "rounds"):
-        for _ in range(STUDIES_A_ROUND):
+        for _ in range(2):
             site.arrive(site.some_scores(chance.randrange(1, 6)))
         started.unlink(missing_ok=True)
         with site.working(serve, chance.randrange(2**32)) as agent:
             site.require(started.exists, agent)
-            time.sleep(chance.uniform(*LIFE_S))
+            time.sleep(chance.uniform(0.0, 0.4))  # the last agent works until it is idle
             if left == 0:
                 site.require(site.is_idle, agent)
     return check(root, site.studies)

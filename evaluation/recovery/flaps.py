@@ -39,10 +39,6 @@ DOWN = (State.RESET, State.STALL, State.HALF_OPEN, State.BLACK_HOLE)
 UP_S, DOWN_S = (0.5, 2.0), (0.2, 2.0)
 LINK = Conditions(latency_ms=10, jitter_ms=2, up_kbit=20_000, down_kbit=50_000)
 
-STUDY_EVERY_S = (0.1, 0.9)
-MOST_WAITING = 2
-"""Studies arrive no faster than they are read, so that they are read while the link flaps."""
-
 
 def serve(root: Path, address: str) -> None:
     """Work on the site below ``root`` until SIGTERM, with the cloud at ``address``."""
@@ -92,11 +88,12 @@ def run(root: Path, trace: Trace, seed: int, step: Callable[[int, int], None]) -
         began_s, last_s = time.monotonic(), trace.times_s[-1]
         while (at_s := time.monotonic() - began_s) < last_s:
             step(int(at_s), int(last_s))
-            if sum(1 for _ in (root / "inbox").iterdir()) < MOST_WAITING:
+            # no faster than they are read, so that studies are read while the link flaps
+            if sum(1 for _ in (root / "inbox").iterdir()) < 2:
                 scores = site.some_scores(5)
                 unusable = chance.random() < 0.05
                 site.arrive(None if unusable else scores[: chance.randrange(1, 6)])
-            time.sleep(chance.uniform(*STUDY_EVERY_S))
+            time.sleep(chance.uniform(0.1, 0.9))
         site.require(site.is_idle, agent)
     return check(root, site.studies, answers)
 

@@ -24,12 +24,6 @@ from evaluation.errors import ServiceFailed
 from evaluation.recovery.agent import Crash, serve
 from evaluation.recovery.check import PATIENCE_S, Site, check, show_and_exit, wait
 
-KILLS_A_ROUND = 2
-"""A study that kills the agent three times is quarantined, so it is killed only twice."""
-
-FIRST_LIFE_S = 0.5
-"""Longest life of an agent in the first round; later the working time of the round before."""
-
 
 class Killings(Site):
     """A site whose agents are killed: ``at_steps`` counts the kills at durable steps."""
@@ -39,11 +33,11 @@ class Killings(Site):
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["__main__", "evaluation.recovery.agent"])
         self.kills, self.at_steps = 0, Counter[str]()
-        self._life_s = FIRST_LIFE_S
+        self._life_s = 0.5  # the longest; later the working time of the round before
 
     def round(self) -> None:
         """Let studies arrive, kill agents, and let one finish."""
-        for _ in range(KILLS_A_ROUND):
+        for _ in range(2):  # a study that kills the agent three times is quarantined
             scores = self.some_scores(self.chance.randrange(5))
             self.arrive(None if self.chance.random() < 0.1 else scores)
             self._kill()
