@@ -27,15 +27,6 @@ FACE = 6
 CUBE_FALSE_POSITIVES = 6
 """The strongest false positives of a cube that are read; the others would be dismissed."""
 
-LUNG_MM3 = 4.0e6
-"""Air in one pair of lungs: this much lung in cubes counts as one scan."""
-
-AIR_BELOW = 91
-"""uint8 of -500 HU."""
-
-MARGIN = 0.5
-"""``dismiss`` as a part of the lowest edge score of a proposed nodule."""
-
 FINAL_FALSE_POSITIVES = 1.0
 ALONE_FALSE_POSITIVES = 5.0
 """False positives per scan of the merged threshold and of the edge's own."""
@@ -88,13 +79,13 @@ def gather(
             (*pair, False, "") for pair in _read(reader, scan, _false_positives(found, scan, 0))
         ]
     edge, cloud, nodule, owner = zip(*rows, strict=True)
-    # the false positives' denominator: whole scans, and the air in the cubes without their faces
+    # the false positives' denominator: whole scans, and the air (below -500 HU) in the cubes
+    # without their faces, of which 4 litres, as in one pair of lungs, count as a scan
     inner = (slice(FACE, -FACE),) * 3
-    air = sum(int((cube.voxels[inner] < AIR_BELOW).sum()) for cube in cubes)
-    scans_read = len(scans) + air / LUNG_MM3
+    air = sum(int((cube.voxels[inner] < 91).sum()) for cube in cubes)
     return Cases(
-        np.array(edge), np.array(cloud), np.array(nodule), len(missed), scans_read,
-        owner, tuple(missed),
+        np.array(edge), np.array(cloud), np.array(nodule), len(missed),
+        len(scans) + air / 4.0e6, owner, tuple(missed),
     )  # fmt: skip
 
 
@@ -159,14 +150,14 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """Return the four thresholds on calibrated scores.
 
-    ``dismiss`` keeps every proposed nodule, with a margin. ``alone`` and ``final`` leave
+    ``dismiss`` is half the lowest score of a proposed nodule. ``alone`` and ``final`` leave
     `ALONE_FALSE_POSITIVES` and `FINAL_FALSE_POSITIVES` a scan. At or above ``report`` the edge
     decides alone: it lies above every false positive, or above every candidate that a verdict
     rejects.
     """
     # three thresholds from one score each
-    nodules, false = edge[cases.nodule], edge[~cases.nodule]
-    dismiss = MARGIN * float(nodules.min())
+    false = edge[~cases.nodule]
+    dismiss = 0.5 * float(edge[cases.nodule].min())
     alone = _leaving(false, ALONE_FALSE_POSITIVES * cases.scans)
     final = _leaving(merged[~cases.nodule], FINAL_FALSE_POSITIVES * cases.scans)
     # report needs both: no false positive of the edge alone, or no candidate that is rejected

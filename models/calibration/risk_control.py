@@ -28,8 +28,6 @@ import numpy.typing as npt
 
 from imaging.volume import FloatArray
 
-_HALVINGS = 45
-
 ALPHA, DELTA = 0.028, 0.1
 """The default guarantee: 97.2 % sensitivity with 90 % confidence."""
 
@@ -228,11 +226,11 @@ def control(
     shares = counted(losses(nodules, path, report), bound)
     n, mean = len(shares), shares.mean(0)
     step = int(furthest(mean, n, alpha, delta, bound))
-    reached = upper_bound(mean[max(step, 0)], n, delta, bound)
-    sure = float(p_value(mean[max(step, 0)], n, alpha, bound))
+    at = max(step, 0)
+    reached = upper_bound(mean[at], n, delta, bound)
+    sure = float(p_value(mean[at], n, alpha, bound))
     reason = "" if step >= 0 else _why_not(n, alpha, delta, reached, sure)
     guarantee = Guarantee(alpha, delta, len(nodules), nodules.identity, step >= 0, reason, n)
-    at = max(step, 0)
     dismiss = min(float(path.dismiss[at]), report)
     return Controlled(dismiss, float(path.final[at]), guarantee, reached, sure)
 
@@ -280,7 +278,7 @@ def p_value(mean_loss: npt.ArrayLike, n: int, alpha: float, bound: Bound) -> Flo
 def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
     """Return the smallest risk not exceeded with confidence 1 - ``delta``, by bisection."""
     low, high = 0.0, 1.0  # a risk of ``high`` is rejected, one of ``low`` is not
-    for _ in range(_HALVINGS):
+    for _ in range(45):
         middle = (low + high) / 2
         rejected = float(p_value(mean_loss, n, middle, bound)) <= delta
         low, high = (low, middle) if rejected else (middle, high)

@@ -26,8 +26,6 @@ from models.runtime.second_reader import TEXTURES
 KNOWN = ("stem", "down4", "down8")
 """The parts taken from a screening network."""
 
-HEAD_CHANNELS = 32
-
 
 class KnownStem(nn.Module):
     """The base of a network whose first layers are a screening network's; see `start_from`."""
@@ -99,7 +97,7 @@ class HybridSpec:
             blocks=(parts(weights, "fine2.") - 1, parts(weights, "mix4.")),
             channels=channels,
             depth=parts(weights, "encoder."),
-            heads=channels // HEAD_CHANNELS,
+            heads=channels // 32,  # of 32 channels each
         )
 
 

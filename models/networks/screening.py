@@ -88,8 +88,7 @@ class ScreeningNetwork(nn.Module):
         )
         self.lateral8 = nn.Conv3d(sixteenth, eighth, 1)
         self.lateral4 = nn.Conv3d(eighth, quarter, 1)
-        (smooth,) = residuals(quarter, spec.inner_of(3))
-        self.smooth = smooth
+        (self.smooth,) = residuals(quarter, spec.inner_of(3))
         self.head = nn.Conv3d(quarter, len(MAPS), 1)
         self.share = nn.Conv3d(quarter, 1, 1)
         nn.init.constant_(self.head.get_parameter("bias")[:1], -5.0)

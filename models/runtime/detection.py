@@ -15,9 +15,6 @@ FloatMap = npt.NDArray[np.float32]
 STRIDE = 4
 """Voxels of the box per cell of the maps, along each axis."""
 
-DIAMETER_MM = (2.0, 100.0)
-"""Predicted diameters are clipped to this range."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -73,10 +70,10 @@ def find_peaks(
     larger one's diameter (or one cell) the stronger stays.
     """
     heat = maps[0]
-    # cells that are the maximum of their neighbourhood, with their offsets and diameters
+    # cells that are the maximum of their neighbourhood, with offsets and diameters of 2 to 100 mm
     cells = np.argwhere((heat >= least_logit) & (heat >= _highest_neighbour(heat)))
     values = maps[:, cells[:, 0], cells[:, 1], cells[:, 2]].astype(np.float64)
-    diameter = np.exp(np.clip(values[4], *np.log(np.array(DIAMETER_MM) / voxel_mm)))
+    diameter = np.exp(np.clip(values[4], *np.log(np.array([2.0, 100.0]) / voxel_mm)))
     if prior is not None:
         values[0] += prior.logit(diameter * voxel_mm)
     # strongest first; the cell's centre plus the offset, in voxels

@@ -8,8 +8,6 @@ from pathlib import Path
 import onnxruntime
 import openvino
 
-_NOT_RUNNERS = ("CPUExecutionProvider", "AzureExecutionProvider")
-
 
 def cpu_name() -> str:
     """Return the processor's name and its instruction sets of low-precision kernels."""
@@ -47,7 +45,8 @@ def engines() -> tuple[str, ...]:
     ``openvino`` and ``onnxruntime`` run on the CPU; others are named
     ``onnxruntime:PROVIDER`` and ``openvino:DEVICE``.
     """
-    providers = [p for p in onnxruntime.get_available_providers() if p not in _NOT_RUNNERS]
+    others = ("CPUExecutionProvider", "AzureExecutionProvider")
+    providers = [p for p in onnxruntime.get_available_providers() if p not in others]
     devices = [d for d in openvino.Core().available_devices if not d.startswith("CPU")]
     return (
         *(f"onnxruntime:{provider}" for provider in providers),

@@ -18,14 +18,6 @@ from imaging.volume import FloatArray, UInt8Array
 from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
 from models.training.data import NONE, Piece, crop, zoomed
 
-_LUNG_BELOW = 75
-"""uint8 of about -590 HU: the highest mean of a block that is taken for lung."""
-
-_AIR_BELOW = 6
-"""uint8 of about -970 HU: a block with more than `_AIR_SHARE` below it lies outside the body."""
-
-_AIR_SHARE = 0.15
-
 NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
 """BGR of a circle around a nodule and around an ignored mark."""
 
@@ -106,13 +98,12 @@ class Composer:
         return part
 
     def _centre(self, number: int, side: int, rng: np.random.Generator) -> FloatArray:
-        shape = np.array(self.scans[number].voxels.shape)
         if len(self.hard) > number and len(self.hard[number]) and rng.random() < 0.5:
             return np.asarray(rng.choice(self.hard[number]) + rng.uniform(-side / 3, side / 3, 3))
         nodules = self.scans[number].nodules
         if len(nodules) and rng.random() < 0.15:
             return np.asarray(nodules[rng.integers(len(nodules)), :3] + rng.uniform(-30, 30, 3))
-        return np.asarray(rng.uniform(0.1, 0.9, 3) * shape)
+        return np.asarray(rng.uniform(0.1, 0.9, 3) * self.scans[number].voxels.shape)
 
     def _cube(self, rng: np.random.Generator) -> Piece:
         cube = self.cubes[int(rng.integers(len(self.cubes)))]
@@ -184,7 +175,8 @@ def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         centre, reach = start + size / 2, size.max() / 2
         apart = np.linalg.norm(part.nodules[:, :3] - centre, axis=1) - part.nodules[:, 3] / 2
         block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
-        is_lung = 15 < block.mean() < _LUNG_BELOW and (block < _AIR_BELOW).mean() <= _AIR_SHARE
+        # the mean of lung is below -590 HU; outside the body more than 15 % is below -970 HU
+        is_lung = 15 < block.mean() < 75 and (block < 6).mean() <= 0.15
         if is_lung and (apart > reach + 4).all():
             return np.asarray(start)
     return None

@@ -22,12 +22,6 @@ from imaging.volume import FloatArray, UInt8Array
 NONE: FloatArray = np.zeros((0, 4))
 """No marks."""
 
-READERS_FOR_MASK = 2
-"""The readers, of four, who must have outlined a voxel for it to be nodule."""
-
-UNKNOWN_MM = 10.0
-"""The diameter at which a mark of unknown size is ignored (LUNA16 ignores a radius of 5 mm)."""
-
 MATCH_MM = 5.0
 """Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
@@ -130,7 +124,8 @@ def load_cubes(folder: Path, split: str) -> Cubes:
         neighbours = [m for m in marks if int(m["row"]) == number]
         nodules = [_mark(row)] + [_mark(m) for m in neighbours if m["kind"] == "nodule"]
         ignored = [_mark(m) for m in neighbours if m["kind"] != "nodule"]
-        mask = np.where(votes[number] >= READERS_FOR_MASK, 255, 0).astype(np.uint8)
+        # a voxel is nodule if two of the four readers outlined it
+        mask = np.where(votes[number] >= 2, 255, 0).astype(np.uint8)
         pieces.append(Piece(ct[number], mask, _stack(nodules), _stack(ignored)))
     sure = np.array([float(row["match_mm"]) <= MATCH_MM for row in index], bool)
     malignancy, texture = (
@@ -162,7 +157,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _mark(row: dict[str, str]) -> list[float]:
     diameter = float(row["diameter_mm"])
-    return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else UNKNOWN_MM]
+    # a mark of unknown size is ignored at 10 mm, as LUNA16 ignores a radius of 5 mm
+    return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else 10.0]
 
 
 def _stack(marks: list[list[float]]) -> FloatArray:

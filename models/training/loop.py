@@ -19,10 +19,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from models.training.data import Batch
 
-MOST_NORM = 5.0
-"""Longer gradients are shortened to this norm."""
-
-
 _PARTS, _COUNTS = ("network", "averaged", "optimizer"), ("spent_s", "steps", "skipped")
 """What a checkpoint holds of a `State`."""
 
@@ -91,8 +87,8 @@ def train(task: Task, plan: Plan) -> nn.Module:
     if plan.resume and (plan.out / "last.pt").exists():
         _restore(state, plan.out / "last.pt", device)
     _run(task, plan, state)
-    save(state.averaged.module, plan.out / "averaged.pt")
     network: nn.Module = state.averaged.module
+    save(network, plan.out / "averaged.pt")
     return network
 
 
@@ -113,11 +109,9 @@ def _start(task: Task, plan: Plan, device: torch.device) -> State:
     if any(weight.ndim == 5 for weight in network.parameters()):
         network = channels_last(network)
     trained = [p for p in network.parameters() if p.requires_grad]
-    weights = [p for p in trained if p.ndim > 1]
-    others = [p for p in trained if p.ndim <= 1]
     groups = [
-        {"params": weights, "weight_decay": plan.decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": plan.decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.98))
     return State(network, average_of(network, plan.average), optimizer)
@@ -185,7 +179,7 @@ def descend(state: State, loss: torch.Tensor, rate: float) -> bool:
         group["lr"] = rate
     state.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    norm = nn.utils.clip_grad_norm_(state.network.parameters(), MOST_NORM)
+    norm = nn.utils.clip_grad_norm_(state.network.parameters(), 5.0)
     state.steps += 1
     if not torch.isfinite(norm):  # seen in bf16 on some CPUs
         state.skipped += 1

@@ -178,7 +178,12 @@ def _tensor_peak(trainer: Trainer, device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         trainer.step()
         return torch.cuda.max_memory_allocated(device)
-    held = _held(trainer)
+    # the bytes of weights, gradients, optimiser and batch between two steps
+    weights = [*trainer.network.parameters(), *trainer.network.buffers()]
+    states = [v for state in trainer.optimizer.state.values() for v in state.values()]
+    slopes = [w.grad for w in weights if w.grad is not None]
+    tensors = [*weights, *states, *slopes, *trainer.batch.values()]
+    held = sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         trainer.step()
     now = most = 0
@@ -187,15 +192,6 @@ def _tensor_peak(trainer: Trainer, device: torch.device) -> int:
         now += event.nbytes()
         most = max(most, now)
     return held + most
-
-
-def _held(trainer: Trainer) -> int:
-    """Return the bytes of weights, gradients, optimiser and batch between two steps."""
-    weights = [*trainer.network.parameters(), *trainer.network.buffers()]
-    states = [v for state in trainer.optimizer.state.values() for v in state.values()]
-    slopes = [w.grad for w in weights if w.grad is not None]
-    held = [*weights, *states, *slopes, *trainer.batch.values()]
-    return sum(t.numel() * t.element_size() for t in held if isinstance(t, torch.Tensor))
 
 
 def main() -> None:

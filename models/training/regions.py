@@ -17,12 +17,6 @@ from models.training.augment import Noise, resized, scanned_anew, turned
 from models.training.compose import Composer, implanted
 from models.training.data import NONE, Cubes, Piece, resize
 
-SAME_SIZE = 0.3
-"""A nodule scaled by more than this (natural logarithm) is another nodule to a radiologist."""
-
-JITTER_MM = 1.3
-"""Standard deviation of a candidate's distance from the nodule's centre, along each axis."""
-
 
 @dataclass(frozen=True, eq=False)
 class Region:
@@ -117,7 +111,8 @@ class RegionDrawer:
     def _rated(self, region: Region, number: int) -> Region:
         """Add the ratings of that cube's nodule; at another size its malignancy is unknown."""
         diameter = self.composer.cubes[number].nodules[0, 3]
-        same = abs(np.log(region.diameter_mm / diameter)) < SAME_SIZE
+        # scaled by more than this (natural logarithm) it is another nodule to a radiologist
+        same = abs(np.log(region.diameter_mm / diameter)) < 0.3
         malignancy, texture = self.ratings
         return replace(
             region,
@@ -127,7 +122,8 @@ class RegionDrawer:
 
     def _cut(self, piece: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
         diameter = float(mark[3])
-        at = mark[:3] + rng.normal(0, JITTER_MM + 0.05 * diameter, 3)
+        # along each axis about as far from the centre as candidates are
+        at = mark[:3] + rng.normal(0, 1.3 + 0.05 * diameter, 3)
         factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
         size = (round(self.side / factor),) * 3
         voxels, mask = (cut_roi(a, at, size) for a in (piece.voxels, piece.mask))

@@ -18,12 +18,6 @@ from models.training.targets import Targets, make_targets, screening_loss
 RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 """The false positives a scan whose mean sensitivity is the CPM."""
 
-HARD_LOGIT = -4.0
-"""A false positive of at least this logit is a hard negative."""
-
-HARD_NEGATIVES = 60
-"""The most hard negatives of one scan."""
-
 
 @dataclass
 class ScreeningTask:
@@ -52,7 +46,7 @@ class ScreeningTask:
         hard = []
         for scan in self.composer.scans:
             peaks = false_positives(network, scan)
-            hard.append(peaks.index_zyx[peaks.logit > HARD_LOGIT][:HARD_NEGATIVES])
+            hard.append(peaks.index_zyx[peaks.logit > -4.0][:60])  # the 60 strongest at most
         self.composer = replace(self.composer, hard=hard)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:

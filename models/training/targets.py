@@ -13,13 +13,6 @@ from models.training.data import Piece
 
 FloatMap = npt.NDArray[np.float32]
 
-SHARE_WEIGHT = 0.3
-
-BOX_WEIGHT = 0.5
-
-TEXTURE_WEIGHTS = (3.0, 3.0, 1.0)
-"""Nine of ten nodules are solid."""
-
 
 @dataclass(frozen=True, eq=False)
 class Targets:
@@ -93,8 +86,8 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
     emphasis = (1 + 20 * targets["share"]) * targets["weight"]
     return {
         "heat": heat_loss(maps[:, 0], targets["heat"], targets["weight"]),
-        "box": BOX_WEIGHT * (box * near).sum() / near.sum().clamp(min=1),
-        "share": SHARE_WEIGHT * 10 * (share * emphasis).mean(),
+        "box": 0.5 * (box * near).sum() / near.sum().clamp(min=1),
+        "share": 3.0 * (share * emphasis).mean(),
     }
 
 
@@ -116,7 +109,7 @@ def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, t
     seen = batch["texture"] >= 0
     texture = F.cross_entropy(
         answers.texture, batch["texture"], ignore_index=-1, reduction="sum",
-        weight=answers.texture.new_tensor(TEXTURE_WEIGHTS),
+        weight=answers.texture.new_tensor((3.0, 3.0, 1.0)),  # nine of ten nodules are solid
     )  # fmt: skip
     return {
         "nodule": F.binary_cross_entropy_with_logits(answers.logit[:, 0], nodule * 0.98 + 0.01),
