@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 _STDERR = 2
-_DAMAGE = "Corrupt JPEG data"  # libjpeg, which continues and fills the rest with grey
 _ONE_AT_A_TIME = threading.Lock()
 
 
@@ -33,7 +32,8 @@ def captured() -> Iterator[None]:
         sink.seek(0)
         text = sink.read().decode(errors="replace")
     for line in text.splitlines():
-        if line.startswith(_DAMAGE):
+        # libjpeg, which continues and fills the rest with grey
+        if line.startswith("Corrupt JPEG data"):
             raise ReportedDamage(line)
     if text and sys.stderr:
         sys.stderr.write(text)

@@ -28,9 +28,6 @@ from imaging.dicom.stack import (
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
 from imaging.volume import Geometry, HuArray, Study, StudyHeader, Volume, to_patient_axes, triple
 
-_NIFTI_NUMBERS = {2, 4, 8, 16, 64, 256, 512, 768, 1024}  # codes of integers and floats (nifti1.h)
-_MAX_NIFTI_OFFSET = 1 << 20  # extensions lie before the voxels, of a few kB at most
-_GZIP_MAGIC = b"\x1f\x8b"
 FORMATS = {
     ".nii": "NIfTI",
     ".nii.gz": "NIfTI",
@@ -40,7 +37,6 @@ FORMATS = {
     ".mha": "MetaImage",
 }
 _IO = {"NIfTI": "NiftiImageIO", "NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
-_DIRECTION_TOLERANCE = 1e-3
 
 
 def format_of(path: Path) -> str:
@@ -98,11 +94,7 @@ def _contents(file: Path) -> tuple[HuArray, Geometry]:
 
 
 def _nifti_header(file: Path) -> Nifti1Header:
-    """Read a NIfTI header of either byte order; ITK does not read version 2.
-
-    Raises:
-        ValueError: it is not a NIfTI-1 header, or its voxels cannot be those of a CT.
-    """
+    """Read a NIfTI header of either byte order; ITK does not read version 2."""
     size = Nifti1Header.sizeof_hdr
     with _opened(file) as stream:
         block = stream.read(size)
@@ -121,21 +113,19 @@ def _require_nifti_voxels(header: Nifti1Header) -> None:
     if not 1 <= rank <= 7 or min(dim[:rank]) < 1:
         raise ValueError(f"dimensions {[rank, *dim]} are impossible")
     code = int(header["datatype"])
-    if code not in _NIFTI_NUMBERS:
+    # the codes of integers and floats (nifti1.h)
+    if code not in {2, 4, 8, 16, 64, 256, 512, 768, 1024}:
         raise ValueError(f"voxels of type {code} are not numbers")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite([slope, intercept]).all():
         raise ValueError(f"scale {slope} and offset {intercept} are not finite")
-    if not -1 < header["vox_offset"] <= _MAX_NIFTI_OFFSET:  # the fraction is cut off
+    # the fraction is cut off; extensions lie before the voxels, of a few kB at most
+    if not -1 < header["vox_offset"] <= 1 << 20:
         raise ValueError(f"the voxels cannot begin at byte {header['vox_offset']}")
 
 
 def _nifti_voxels(file: Path, header: Nifti1Header) -> npt.NDArray[Any]:
-    """Read the voxels in their scale, ``(..., z, y, x)``.
-
-    Raises:
-        ValueError: the file is truncated.
-    """
+    """Read the voxels in their scale, ``(..., z, y, x)``; ValueError if the file is truncated."""
     rank, *dim = header["dim"].tolist()
     offset, dtype = int(header["vox_offset"]), header.get_data_dtype()
     with _opened(file) as stream:
@@ -153,7 +143,7 @@ def _nifti_voxels(file: Path, header: Nifti1Header) -> npt.NDArray[Any]:
 
 def _opened(file: Path) -> Any:  # gzip and plain files share no public type
     with file.open("rb") as stream:
-        compressed = stream.read(2) == _GZIP_MAGIC
+        compressed = stream.read(2) == b"\x1f\x8b"
     return gzip.open(file, "rb") if compressed else file.open("rb")
 
 
@@ -183,7 +173,7 @@ def _hu(values: npt.NDArray[Any], file: Path) -> HuArray:
 
 def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
     direction, (z, y, x) = geometry.direction, geometry.spacing_mm
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=_DIRECTION_TOLERANCE):
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
         reason = f"axes are not perpendicular ({direction.round(3).tolist()})"
         raise IrregularGeometry(f"{reason}: resample the volume", file)
     pixels = all(MIN_PIXEL_MM <= v <= MAX_PIXEL_MM for v in (y, x))

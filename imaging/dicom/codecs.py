@@ -44,7 +44,6 @@ _TABLES, _SCAN, _RESTART_INTERVAL = 0xC4, 0xDA, 0xDD
 _HARMLESS = {*range(0xE0, 0xF0), 0xFE, 0xF8}  # APPn, comments, the parameters of JPEG-LS
 _STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart
 _START_JPEG2000 = b"\xff\x4f\xff\x51"
-_RLE_HEADER_BYTES = 64
 _ITEM, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 SYNTAXES = frozenset(
@@ -62,11 +61,9 @@ def decode(frame: bytes, layout: Layout, transfer_syntax: str) -> npt.NDArray[An
     Raises:
         ValueError: the frame is damaged; the message says how.
     """
-    rle = transfer_syntax == RLELossless
-    check(frame, layout.rows, layout.columns, rle=rle)
+    check(frame, layout.rows, layout.columns, rle=transfer_syntax == RLELossless)
     values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(frame))
-    if values.shape != (layout.rows, layout.columns):
-        size = (layout.rows, layout.columns)
+    if values.shape != (size := (layout.rows, layout.columns)):
         raise ValueError(f"decodes to rows, columns {values.shape}, expected {size}")
     return values
 
@@ -78,7 +75,10 @@ def check(frame: bytes, rows: int, columns: int, *, rle: bool = False) -> None:
         ValueError: the frame is refused; the message says why.
     """
     if rle:
-        _check_rle(frame)
+        # two segments, one per byte of the 16-bit values (DICOM PS3.5, annex G)
+        n, first, second = (int.from_bytes(frame[i : i + 4], "little") for i in (0, 4, 8))
+        if n != 2 or first != 64 or not first < second < len(frame):
+            raise ValueError(f"the RLE header is damaged ({n} segments at {first}, {second})")
         return
     whole = frame.rstrip(b"\x00")
     if not whole.endswith(_END):
@@ -87,14 +87,6 @@ def check(frame: bytes, rows: int, columns: int, *, rle: bool = False) -> None:
     size = _jpeg2000_size(whole) if is_2000 else jpeg_size(whole)
     if size != (rows, columns, 1):
         raise ValueError(f"has rows, columns, components {size}, expected {(rows, columns, 1)}")
-
-
-def _check_rle(frame: bytes) -> None:
-    """Require two segments, one per byte of the 16-bit values (DICOM PS3.5, annex G)."""
-    segments = int.from_bytes(frame[:4], "little")
-    first, second = (int.from_bytes(frame[i : i + 4], "little") for i in (4, 8))
-    if segments != 2 or first != _RLE_HEADER_BYTES or not first < second < len(frame):
-        raise ValueError(f"the RLE header is damaged ({segments} segments at {first}, {second})")
 
 
 def _jpeg2000_size(frame: bytes) -> tuple[int, int, int]:
@@ -173,8 +165,7 @@ def _read_image(content: bytes) -> npt.NDArray[Any]:
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(name)
-        image = reader.Execute()
-        return np.asarray(sitk.GetArrayFromImage(image)[0])
+        return np.asarray(sitk.GetArrayFromImage(reader.Execute())[0])
     except RuntimeError:
         raise ValueError("the compressed frame cannot be decoded") from None
     finally:
@@ -189,8 +180,7 @@ def _file_head(layout: Layout, transfer_syntax: str) -> bytes:
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
     data.Rows, data.Columns = layout.rows, layout.columns
     data.BitsAllocated, data.BitsStored = 16, layout.bits_stored
-    data.HighBit = layout.high_bit
-    data.PixelRepresentation = int(layout.signed)
+    data.HighBit, data.PixelRepresentation = layout.high_bit, int(layout.signed)
     data.file_meta = FileMetaDataset()
     data.file_meta.TransferSyntaxUID = UID(transfer_syntax)
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID

@@ -28,11 +28,9 @@ HEADER_KEYWORDS = (
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The attributes that are read of each file; all others are skipped unparsed."""
-_DICOM_SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 MAX_FILES = 20_000
 """More files than any one examination has: a wrong folder rather than a study."""
 _MAGIC = slice(128, 132)
-_HEAD_BYTES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +155,7 @@ def is_dicom(file: Path) -> bool:
     head = read_head(file)
     if head[_MAGIC] == b"DICM" or is_bare(head):
         return True
-    claims = file.suffix.lower() in _DICOM_SUFFIXES
+    claims = file.suffix.lower() in {".dcm", ".dicom", ".dic", ".ima"}
     # scanners often write names without suffix, or with one of digits (a UID)
     could = claims or not file.suffix or file.suffix[1:].isdigit()
     if not could or (head and _is_text(head) and not claims):
@@ -181,7 +179,7 @@ def read_head(file: Path) -> bytes:
     """
     try:
         with file.open("rb") as stream:
-            return stream.read(_HEAD_BYTES)
+            return stream.read(512)
     except OSError as error:
         reason = f"cannot be opened ({error.strerror}): check its permissions"
         raise UnreadableFile(reason, file) from None

@@ -20,7 +20,6 @@ _MACROS = (
 )
 COVERS_LUNGS_MM = 200.0
 """An adult's lungs are 200 mm or more from apex to base."""
-_LONG_SHARE = 0.8  # of the longest series, where none covers the lungs
 _NOT_SLICES = {"LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT"} | {
     *("PROJECTION IMAGE", "VOLREN", "SCREEN SAVE", "SCREENSHOT", "DOSE", "DOSE_INFO", "DOSE INFO")
 }
@@ -77,7 +76,11 @@ def group(images: Iterable[Instance]) -> list[Series]:
         key = image.text("SeriesInstanceUID"), _unfit(image)
         groups.setdefault(key, []).append(image)
     series = [Series(uid, tuple(found), unfit) for (uid, unfit), found in groups.items()]
-    _require_unmixed(series)
+    ct = {s.uid for s in series if s.first.text("Modality") == "CT"}
+    for one in series:
+        if one.uid in ct and one.first.text("Modality") != "CT":
+            reason = f"{one.unfit}, but other images of its series are: send only CT images"
+            raise NotCt(reason, one.first.file)
     return series
 
 
@@ -127,14 +130,6 @@ def _unfit(image: Instance) -> str:
     return ""
 
 
-def _require_unmixed(series: Sequence[Series]) -> None:
-    ct = {s.uid for s in series if s.first.text("Modality") == "CT"}
-    for one in series:
-        if one.uid in ct and one.first.text("Modality") != "CT":
-            reason = f"{one.unfit}, but other images of its series are: send only CT images"
-            raise NotCt(reason, one.first.file)
-
-
 def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
     owners = {image.text("PatientID"): image.file for one in fit for image in one.images}
     if len(owners) > 1:
@@ -146,7 +141,8 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
 def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:
     """Compute the sort key: covers the lungs, chest, newest, original, thinnest, longest, first."""
     stack = stacks[one]
-    long_enough = min(COVERS_LUNGS_MM, _LONG_SHARE * max(s.extent_mm for s in stacks.values()))
+    # where none covers the lungs, 0.8 of the longest series is enough
+    long_enough = min(COVERS_LUNGS_MM, 0.8 * max(s.extent_mm for s in stacks.values()))
     return (
         stack.extent_mm < long_enough,
         _is_elsewhere(one.first),

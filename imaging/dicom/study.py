@@ -18,6 +18,7 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
 )
 
 from imaging import c_stderr
@@ -41,8 +42,6 @@ _NATIVE = {
     ExplicitVRBigEndian,
 }
 _HEADERS_SHARE = 0.2  # of the time, and so of the progress
-_MAX_THREADS = 4
-_DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 
 def read_series(
@@ -70,7 +69,7 @@ def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
     for count, file in enumerate(files, start=1):
         images.append(read_instance(file, bare=is_bare(read_head(file))))
         progress(_HEADERS_SHARE * count / len(files))
-    return [i for i in images if i.text("SOPClassUID") != _DIRECTORY_CLASS]
+    return [i for i in images if i.text("SOPClassUID") != MediaStorageDirectoryStorage]
 
 
 def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
@@ -120,11 +119,7 @@ def _has_lung(volume: Volume) -> bool:
 
 
 def _checked(stack: Stack, progress: Progress) -> HuArray:
-    """Decode the HU of every slice; damage that a library reports is an error.
-
-    Raises:
-        UnreadableFile: the pixel data of a slice is damaged.
-    """
+    """Decode the HU of every slice; damage that a library reports is an error."""
     if stack.slices[0].transfer_syntax in _NATIVE:
         return _decode(stack, progress)
     try:
@@ -160,7 +155,7 @@ def _decode(stack: Stack, progress: Progress) -> HuArray:
         for z, values in zip(zs, stored, strict=True):
             write_hu(values, slices[z].layout, slices[z].rescale, hu[z])
 
-    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         try:
             tasks = [pool.submit(decode_file, *one) for one in slices_of.items()]
             for count, task in enumerate(tasks, start=1):

@@ -131,8 +131,7 @@ def _shoulder(lattice: Lattice, patient: Patient, thorax: Thorax) -> Field:
     plate = np.abs(thorax.cavity - 23 - 0.05 * (z + 10)) - 1.7
     reach = np.maximum(62 + 0.15 * (lift + 70 - z) - np.abs(x), 6 - y)
     height = np.maximum(-78 + lift + 0.5 * np.maximum(np.abs(x) - 95, 0) - z, z - 82 - lift)
-    blade = np.maximum(np.maximum(plate, reach), height).astype(np.float32)
-    parts = [blade]
+    parts = [np.maximum(np.maximum(plate, reach), height).astype(np.float32)]
     for side in (-1, 1):
         spur = [(side * 70.0, 82.0, 48.0), (side * 125.0, 62.0, 74.0), (side * 158.0, 20.0, 88.0)]
         clavicle = [(side * x, y, z) for x, y, z in _CLAVICLE]

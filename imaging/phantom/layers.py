@@ -18,7 +18,6 @@ from imaging.volume import FloatArray, HuArray, Triple, UInt8Array
 
 Plane = npt.NDArray[np.float32]
 
-_THREADS = 2
 _AIR_HU = -1000.0
 _FISSURE_HU, _FISSURE_MM = -600.0, 0.4
 
@@ -143,7 +142,7 @@ def paint(
             _paint_layer(plane, layer, section)
         hu[k] = np.rint(plane, out=plane)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(2) as pool:
         for k, _ in enumerate(pool.map(paint_slice, range(count))):
             progress((k + 1) / count)
     return hu

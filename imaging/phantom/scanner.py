@@ -15,8 +15,6 @@ Kernel = Literal["soft", "standard", "sharp"]
 KERNELS: tuple[Kernel, ...] = ("soft", "standard", "sharp")
 Plane = npt.NDArray[np.float32]
 
-_THREADS = 2
-
 
 @dataclass(frozen=True)
 class _Response:
@@ -74,7 +72,7 @@ def scan(
             image += _noise(amplitude, plane, seeds[k])
         result[k] = np.rint(np.clip(image, -1024, 3071))
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(2) as pool:
         for k, _ in enumerate(pool.map(take, range(slices))):
             report((k + 1) / slices)
     return result
