@@ -21,10 +21,6 @@ MIN_SIDE_DIVISOR = 3
 """An ROI must be at least a third of the model's shape along each axis."""
 
 MAX_KEY_CHARACTERS = 128
-SHOWN_CHARACTERS = 100
-"""Longest part of a caller's own text that is repeated in errors and in the log."""
-
-SPACING_RANGE_MM = (0.1, 5.0)
 
 
 def check_header(header: Header, limits: Description) -> None:
@@ -53,9 +49,8 @@ def check_header(header: Header, limits: Description) -> None:
     # compatible: the same text before the first dot, or all of a text without dots (a digest)
     expected, (served,) = header.model_version, limits.models.values()
     if expected and expected.partition(".")[0] != served.partition(".")[0]:
-        raise VersionMismatch(
-            f"the caller expects model version {expected!r:.{SHOWN_CHARACTERS}}, "
-            f"the service has {served!r}"
+        raise VersionMismatch(  # not the whole of a caller's own text: it may be long
+            f"the caller expects model version {expected!r:.100}, the service has {served!r}"
         )
 
 
@@ -78,9 +73,8 @@ def check_roi(roi: Roi, limits: Description) -> None:
         )
     if roi.window_hu != WINDOW_HU:
         raise InvalidRequest(f"window_hu {roi.window_hu}, expected {WINDOW_HU}")
-    low, high = SPACING_RANGE_MM
-    if not all(low <= spacing <= high for spacing in roi.spacing_mm):
-        raise InvalidRequest(f"spacing_mm {roi.spacing_mm}, expected {low} to {high}")
+    if not all(0.1 <= spacing <= 5.0 for spacing in roi.spacing_mm):
+        raise InvalidRequest(f"spacing_mm {roi.spacing_mm}, expected 0.1 to 5.0")
     if not 0.0 <= roi.edge_score <= 1.0:
         raise InvalidRequest(f"edge_score {roi.edge_score}, expected 0 to 1")
 

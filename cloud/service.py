@@ -83,7 +83,8 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 accepted = self._count_accepted(header, deadline, site)
                 stream = StudyStream(header, deadline, self._backend, site)
                 self._streams.add(stream)
-                stack.callback(self._close, stream)
+                stack.callback(stream.close)
+                stack.callback(self._streams.discard, stream)
                 stream.open(requests, self._settings.header_timeout_s)
                 # sent at once, so that the caller can measure the round trip too
                 await context.send_initial_metadata(accepted_metadata(accepted))
@@ -156,10 +157,6 @@ class OverreadService(overread_pb2_grpc.OverreadServicer):
                 raise
             admitted = 0
         return min(rois, admitted + cached)
-
-    def _close(self, stream: StudyStream) -> None:
-        self._streams.discard(stream)
-        stream.close()
 
     def _load(self, compute_s: float = 0.0) -> Load:
         return Load(self._backend.batcher.admission.queue_s, compute_s)

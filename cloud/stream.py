@@ -34,9 +34,6 @@ from protos.messages import Description, Header, Refusal, Verdict
 CLOSE_AFTER_S = 1.0
 """Seconds after its deadline at which a stream is closed; late outcomes are sent until then."""
 
-MAX_SENDS = 2
-"""How often each ROI of a study may be sent in one stream, on average."""
-
 
 @dataclass(frozen=True, eq=False)
 class Backend:
@@ -165,7 +162,7 @@ class StudyStream:
         """Tell whether the ROI was accepted before; raise `CallerFault` if it ends the stream."""
         announced = self._header.roi_count
         self._received += 1
-        if self._received > MAX_SENDS * announced:
+        if self._received > 2 * announced:  # each may be sent twice, on average
             raise TooLarge(f"{self._received} ROIs were sent, {announced} were announced")
         if (accepted := self._checksums.get(message.roi_id)) is not None:
             if accepted != message.checksum:

@@ -11,16 +11,6 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-_SQLITE_NO_ROOM = frozenset(
-    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_WRITE}
-)
-"""For EDQUOT and EROFS, sqlite reports only that a write failed."""
-_SQLITE_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-"""Another process holds the database, for example a backup or the sqlite shell."""
-_PRIMARY = 0xFF
-"""Mask of the primary result code within an extended one."""
-
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: a reader sees the old file or the new one, never a part of it.
@@ -79,8 +69,11 @@ def is_transient(error: BaseException) -> bool:
     """Return whether trying again may help: disk full or read-only, or database locked."""
     if isinstance(error, sqlite3.OperationalError):
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK)
-        return code in _SQLITE_NO_ROOM or code & _PRIMARY in _SQLITE_HELD
-    return isinstance(error, OSError) and error.errno in _NO_ROOM
+        # for EDQUOT and EROFS, sqlite reports only that a write failed
+        full = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR_WRITE)
+        # another process, for example a backup or the sqlite shell; 0xFF: the primary result code
+        return code in full or code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,10 +16,6 @@ SMALL_MM = 6.0
 """Guidelines ask for no follow-up of a smaller nodule that does not look malignant: Fleischner
 Society (MacMahon et al., Radiology 284:228-243, 2017); Lung-RADS v2022, category 2."""
 
-MALIGNANT = 0.5
-"""A nodule with a malignancy score at or above it, the middle of the readers' scale, is not
-small."""
-
 
 class Route(Enum):
     """What the edge decides for a candidate."""
@@ -97,4 +93,5 @@ class Finding:
     def small(self) -> bool:
         """Whether it is listed separately: below 6 mm, with a low malignancy score or none."""
         malignancy = self.verdict.malignancy if self.verdict else None
-        return self.diameter_mm < SMALL_MM and (malignancy or 0.0) < MALIGNANT
+        # 0.5: the middle of the readers' scale
+        return self.diameter_mm < SMALL_MM and (malignancy or 0.0) < 0.5

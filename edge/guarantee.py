@@ -15,9 +15,6 @@ from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.selection import Size
 
-SLICE_TOLERANCE_MM = 0.05
-"""How much thicker than in calibration a slice may be."""
-
 
 @dataclass(frozen=True)
 class Terms:
@@ -165,7 +162,7 @@ def _outside_calibration(
     terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float
 ) -> str:
     """Return the permanent difference from calibration, or an empty text."""
-    if slice_mm > terms.slice_mm + SLICE_TOLERANCE_MM:
+    if slice_mm > terms.slice_mm + 0.05:  # they may be this much thicker
         return f"slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm"
     if answers.switched_off:
         return "no second reader is set up"

@@ -18,9 +18,6 @@ from imaging.roi import roi_start
 from imaging.volume import Geometry
 from protos.messages import Verdict
 
-SAME_NODULE_MM = 6.0
-"""An outline centred further away than this and than the diameter is of another structure."""
-
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 
 
@@ -145,8 +142,8 @@ def _outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> F
     # other structure of the ROI: then the candidate's centre stays.
     index = outline.centre_zyx
     shift = geometry.to_world(index) - geometry.to_world(finding.index_zyx)
-    if np.linalg.norm(shift) > max(finding.diameter_mm, SAME_NODULE_MM):
-        return finding
+    if np.linalg.norm(shift) > max(finding.diameter_mm, 6.0):
+        return finding  # the outline is of another structure
     x_mm, y_mm, z_mm = (float(a) for a in np.array(finding.centre_mm) + shift)
     return replace(finding, centre_mm=(x_mm, y_mm, z_mm), index_zyx=index)
 

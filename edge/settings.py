@@ -22,7 +22,6 @@ from protos.metadata import MAX_SITE_CHARACTERS
 CLOUD_OFF = "off"
 LONGEST_S = 31_536_000.0
 """Largest time in seconds: a year. Threads cannot wait for arbitrarily long."""
-LONGEST_DAYS = 36_500.0
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 
 
@@ -88,7 +87,7 @@ class EdgeSettings(BaseSettings):
     max_rois: int = Field(default=64, ge=1)
     characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
-    pending_max_days: float = Field(default=30.0, gt=0, le=LONGEST_DAYS)
+    pending_max_days: float = Field(default=30.0, gt=0, le=36_500.0)
     pending_max_mb: float = Field(default=2000.0, ge=1)
     retry_pause_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
     roi_side: int = Field(default=48, ge=16, le=128)

@@ -16,7 +16,6 @@ from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
 
-WITHOUT_LOCALS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -24,7 +23,8 @@ def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
     """Log to ``stream``, one line an event, as ``text`` or ``json``."""
     renderers: list[structlog.typing.Processor]
     if form == "json":
-        tracebacks = structlog.processors.ExceptionRenderer(WITHOUT_LOCALS)
+        without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        tracebacks = structlog.processors.ExceptionRenderer(without_locals)
         renderers = [tracebacks, structlog.processors.JSONRenderer()]
     else:
         plain = structlog.dev.plain_traceback

@@ -5,17 +5,11 @@ import math
 EFFICIENT = 1.1
 """A batch is efficient if an ROI in it costs at most this many times one in a full batch."""
 
-MAX_OVERRUN = 1.0
-"""Upper limit of the safety margin on an estimate, as a fraction of the estimate."""
-
 STALL = 4.0
 """A longer batch than this many times its bound is a stall: it counts as this long.
 
 A machine that is really that much slower is learnt within a few batches.
 """
-
-MIN_SPREAD = 0.004
-"""Minimum variance of the sizes seen, over the largest size squared, for using the slope."""
 
 
 class CostModel:
@@ -51,7 +45,7 @@ class CostModel:
         self._nn = self._nn * keep + n * n
         self._nt = self._nt * keep + n * took_s
         self._fixed_s, self._per_roi_s = self._fit()
-        self._margin = 1.0 + min(2.0 * math.sqrt(self._overrun), MAX_OVERRUN)
+        self._margin = 1.0 + min(2.0 * math.sqrt(self._overrun), 1.0)  # at most twice the estimate
         self._efficient_sizes = {}
 
     @property
@@ -78,8 +72,9 @@ class CostModel:
         return self._efficient_sizes[most]
 
     def _find_efficient_size(self, most: int) -> int:
-        # about one size was seen: try the full size if that was small, half of it otherwise
-        if self._variance() <= MIN_SPREAD * most**2:
+        # the sizes seen vary too little for the slope: they were about one size. Try the full
+        # size if that was small, half of it otherwise
+        if self._variance() <= 0.004 * most**2:
             return most if 2 * self._n <= most * self._weight else (most + 1) // 2
         # seconds of each ROI fall with the size of the batch: the first size below the limit
         limit_s = EFFICIENT * (self._fixed_s / most + self._per_roi_s)

@@ -10,9 +10,6 @@ from cloud.scheduling.queue import Queue
 from protos.errors import Overloaded
 from protos.messages import Priority
 
-STAT_SHARE = 0.1
-"""Fraction of the streams that only stat studies may open, once all others are open."""
-
 
 def preempt_for_quota(
     newcomer: QueueEntry, queue: Queue, most: int, now_s: float
@@ -94,7 +91,7 @@ class StreamQuota:
 
     def __init__(self, most: int, site_share: float) -> None:
         self._most, self._site_quota = most, max(1, int(site_share * most))
-        self._reserved = int(STAT_SHARE * most)
+        self._reserved = int(0.1 * most)  # for stat studies, once all others are open
         self._open: Counter[str] = Counter()
 
     @contextlib.contextmanager

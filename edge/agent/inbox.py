@@ -196,8 +196,14 @@ class Inbox:
         A study that cannot be read waits, and does not delay the others. While the inbox itself
         cannot be listed, for example on a network share, nothing is complete.
         """
-        if (names := self._names()) is None:
+        try:
+            names = set(os.listdir(self._folder))
+        except OSError as error:
+            if (closed := _reason(error)) != self._closed:
+                log.error("inbox unreadable, waiting", reason=closed)
+            self._closed = closed
             return []
+        self._closed = ""
         now = self._clock()
         unreadable: dict[str, str] = {}
         entries: dict[str, InboxEntry] = {}
@@ -221,18 +227,6 @@ class Inbox:
             for name, seen in self._seen.items()
             if seen.since_s is not None
         ]
-
-    def _names(self) -> set[str] | None:
-        """List the inbox; return None if that fails, which is logged once."""
-        try:
-            names = set(os.listdir(self._folder))
-        except OSError as error:
-            if (closed := _reason(error)) != self._closed:
-                log.error("inbox unreadable, waiting", reason=closed)
-            self._closed = closed
-            return None
-        self._closed = ""
-        return names
 
     def _remembered(self, name: str, entry: InboxEntry, now: float) -> _Seen:
         seen = self._seen.get(name)

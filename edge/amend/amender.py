@@ -42,10 +42,6 @@ MAX_RETRY_SHARE = 0.5
 DAY_S = 86_400.0
 MB = 1_000_000
 
-COMPRESSED_AT_ONCE = 20
-"""ROIs that are compressed in one go to make room, 3 ms each at 48 voxels a side."""
-AGE_STEP_S = 60.0
-"""Age is stored in steps of this: a restart loses no more of it."""
 
 log = structlog.get_logger()
 
@@ -178,7 +174,8 @@ class Amender:
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
-        if (passed_s := self._clock() - self._aged_s) >= AGE_STEP_S:
+        # stored in steps of a minute: a restart loses no more of the age
+        if (passed_s := self._clock() - self._aged_s) >= 60.0:
             self._pending.add_age(passed_s)
             self._aged_s += passed_s
         available = self._is_available()
@@ -216,7 +213,7 @@ class Amender:
 
     def _has_room(self) -> bool:
         """Return whether the reads fit, after compressing some ROIs if they do not."""
-        for _ in range(COMPRESSED_AT_ONCE):
+        for _ in range(20):  # 3 ms each at 48 voxels a side
             if not self.over_limit or not self._pending.compress_one():
                 break
         return not self.over_limit

@@ -24,9 +24,6 @@ from protos.errors import CallerFault, DeadlinePassed, LinkFault, OverreadError
 from protos.messages import Roi, Summary, Verdict
 from protos.metadata import Load
 
-TRAILER_S = 0.02
-"""Longest wait for the end of a stream, and for the queue it reports, after the last answer."""
-
 
 @dataclass(frozen=True)
 class Received:
@@ -191,11 +188,12 @@ class Race:
 
     def _next(self) -> _Event | None:
         """Wait for the next event; None when a time limit comes first."""
-        # When all is answered, only the trailer of the last stream is still of interest.
-        # Before, the first of three limits counts: deadline, slow stream, silent cloud.
+        # When all is answered, only the trailer of the last stream, with the queue it reports, is
+        # still of interest. Before, the first of three limits counts: deadline, slow stream, silent
+        # cloud.
         left_s = self._deadline.remaining_s
         if self._done():
-            left_s = min(left_s, TRAILER_S)
+            left_s = min(left_s, 0.02)
         else:
             left_s = min(left_s, self._slow_at.remaining_s if self._open_hedge else left_s)
             left_s = min(left_s, self._silent_at.remaining_s if self._silent else left_s)

@@ -114,8 +114,6 @@ class LinkEstimate:
 
 OFF = LinkEstimate(available=False, reason="off", off=True)
 
-MEMORY = 64
-"""Measurements that are remembered of one quantity."""
 BOUND_EXPIRES, BOUND_EXPIRES_AT_LATEST = 5, 20
 """Measurements after which one bound is dropped, and any number of bounds. 20, because one
 measurement in 20 lies beyond the 95th percentile anyway."""
@@ -146,7 +144,7 @@ class DecayingQuantiles:
 
     def __init__(self, prior: tuple[float, float], clock: Callable[[], float]) -> None:
         self._prior, self._clock = prior, clock
-        self._seen: deque[_Seen] = deque(maxlen=MEMORY)
+        self._seen: deque[_Seen] = deque(maxlen=64)
 
     @property
     def measured(self) -> bool:

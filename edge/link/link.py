@@ -15,7 +15,6 @@ CONNECT_S = 3.0
 
 RECENT_S = 60.0
 """A cloud that responded within this time is expected to respond soon."""
-LEAST_TIMEOUT_S = 1.0
 TIMEOUT_ROUND_TRIPS = 4
 """The response timeout in slow round trips (95th percentile)."""
 
@@ -139,9 +138,7 @@ class Link:
             at_s = self._response_at_s
             if at_s is None or self._clock() - at_s > RECENT_S:
                 return CONNECT_S
-            return max(
-                LEAST_TIMEOUT_S, TIMEOUT_ROUND_TRIPS * self._measured.pace(SLOW).round_trip_s
-            )
+            return max(1.0, TIMEOUT_ROUND_TRIPS * self._measured.pace(SLOW).round_trip_s)
 
     def monitor_started(self, grace_s: float) -> None:
         """Reject escalations until the cloud responds; studies wait ``grace_s`` for that."""

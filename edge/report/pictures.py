@@ -20,9 +20,6 @@ from protos.messages import Roi
 PICTURED_FINDINGS = 20
 """The largest number of findings with a picture each; the overview shows all."""
 
-LAST_PICTURED = 99
-"""The highest number of a finding with a picture: file names have two digits."""
-
 OVERVIEW = "overview.png"
 
 Pictures = Mapping[str, bytes]
@@ -65,7 +62,8 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
     added = added_numbers(report)
     for number, finding in report.numbered:
         name, has_room = picture_name(number), len(pictures) <= PICTURED_FINDINGS
-        if number in added and name not in pictures and has_room and number <= LAST_PICTURED:
+        # up to 99: file names have two digits
+        if number in added and name not in pictures and has_room and number <= 99:
             roi = roi_of(plan.index_of(finding))
             pictures |= {} if roi is None else {name: _draw_from_roi(number, finding, roi, plan)}
     return pictures

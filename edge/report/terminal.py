@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from edge.findings import SMALL_MM, Finding
+from edge.findings import SMALL_MM
 from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.write import ReportPaths
 
@@ -51,7 +51,17 @@ def _findings_table(report: Report) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("decided by")
     for number, finding in report.numbered:
-        table.add_row(str(number), *_cells(finding), style="dim" if finding.small else None)
+        x, y, z = finding.centre_mm
+        table.add_row(
+            str(number),
+            f"{x:.1f}, {y:.1f}, {z:.1f}",
+            f"{finding.diameter_mm:.1f}",
+            f"{finding.probability:.2f}",
+            f"{finding.edge_score:.2f}",
+            f"{finding.verdict.probability:.2f}" if finding.verdict else "-",
+            finding.decided_by.value,
+            style="dim" if finding.small else None,
+        )
     return table
 
 
@@ -91,16 +101,3 @@ class Progress:
         finally:
             timer.cancel()
             self._status.stop()
-
-
-def _cells(finding: Finding) -> tuple[str, ...]:
-    x, y, z = finding.centre_mm
-    verdict = finding.verdict
-    return (
-        f"{x:.1f}, {y:.1f}, {z:.1f}",
-        f"{finding.diameter_mm:.1f}",
-        f"{finding.probability:.2f}",
-        f"{finding.edge_score:.2f}",
-        f"{verdict.probability:.2f}" if verdict else "-",
-        finding.decided_by.value,
-    )
