@@ -209,7 +209,7 @@ def _lung_like(
     )
     volume[0] = 0  # label 0 is the background
     lungs = (tissue > 0.1 * volume) & (volume > 0)
-    if tissue[lungs].sum() < 400:
+    if tissue[lungs].sum() < 400:  # cells, 26 ml
         return np.zeros_like(lungs)
     return np.asarray(lungs & (sizes > 0.05 * sizes[lungs].max()))
 
@@ -222,7 +222,7 @@ def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
 
 def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     """Extend the lungs' ``air`` to the lung region: steps 2 to 5 of the module's list."""
-    # remove the slices at the top that hold no more than a trachea
+    # remove the slices at the top that hold no more than a trachea, in mm2
     large = np.flatnonzero(air.sum(axis=(1, 2)) * CELL_MM**2 > 600)
     if large.size:
         air[large[-1] + 1 :] = 0
@@ -266,10 +266,10 @@ def _spine(air: UInt8Array, coarse: HuArray) -> int:
     """
     z, y = (np.flatnonzero(air.any(axis=axes)) for axes in ((1, 2), (0, 2)))
     slices = coarse[z[0] : z[-1] + 1]
-    # bone cells of every x column in the rear 30 % of the lungs' depth
+    # bone cells (above 200 HU) of every x column in the rear 30 % of the lungs' depth
     bone = (slices[:, int(0.3 * y[0] + 0.7 * y[-1]) :] > 200).sum(axis=(0, 1))
     if bone.sum() < 100:
-        x = np.nonzero(slices > -200)[2]
+        x = np.nonzero(slices > -200)[2]  # denser than lung: tissue
         return int(np.median(x)) if x.size else coarse.shape[2] // 2
     # moving sum over the spine's width (an odd number of cells); the middle of its plateau
     strip = np.convolve(bone, np.ones(int(_SPINE_MM / CELL_MM) | 1), mode="same")

@@ -150,7 +150,7 @@ def _fits(
     radius, lattice = look.diameter_mm / 2, site.lattice
     low = lattice.start_mm - lattice.step_mm / 2
     high = low + np.asarray(lattice.shape[::-1]) * lattice.step_mm
-    margin = radius * 1.6 + 3
+    margin = radius * 1.6 + 3  # mm of rim
     if np.any(centre - margin < low) or np.any(centre + margin > high):
         return False
     for other in others:
