@@ -162,7 +162,7 @@ def _outside_calibration(
     terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float
 ) -> str:
     """Return the permanent difference from calibration, or an empty text."""
-    if slice_mm > terms.slice_mm + 0.05:  # they may be this much thicker
+    if slice_mm > terms.slice_mm + 0.05:  # so much thicker is still the same
         return f"slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm"
     if answers.switched_off:
         return "no second reader is set up"
