@@ -35,6 +35,11 @@ _THICK_CELLS = 1.5
 """Radius in cells of 8 mm: a ball that fits into a lung, not into clothing, foam or skin."""
 _PADDING_HU = -1023
 """A cell whose mean is at or below it holds padding, not measured air."""
+_MIN_RIM_CELLS = 3
+_MIN_WITHIN_SHARE = 0.8
+_MIN_PARENCHYMA_SHARE = 0.1
+_MIN_PARENCHYMA_CELLS = 400
+_MIN_SIZE_SHARE = 0.05
 
 CELL_MM = 4.0
 MARGIN_MM = 8.0
@@ -42,9 +47,14 @@ _GAP_MM = 72.0
 """A mass of 60 mm lies between lung above and lung below at most this far apart."""
 _BALL_MM = 40.0
 """Radius of the ball that fills hollows: it enters the liver's dome, not a mass of 60 mm."""
+_PIECE_MM = 24.0
+_BONE_HU = 200
 _SPINE_MM = 60.0
+_TISSUE_HU = -200
+_MIN_BONE_CELLS = 100
 _DEFICIENT = 0.6
 """A side with less than this share of the other's air in a slice has lost some to disease."""
+_TRACHEA_MM2 = 600.0
 _LARGE_MM2 = 8000.0
 """Section of one lung well above the diaphragm."""
 
@@ -160,7 +170,7 @@ def _cut_lung(doubtful: UInt8Array, tissue: UInt8Array, rim: UInt8Array) -> UInt
     sizes, inner, reach = (
         np.bincount(labels[part > 0], minlength=n) for part in (np.ones_like(rim), within, rim)
     )
-    cut = (reach >= 3) & (inner >= 0.8 * sizes)
+    cut = (reach >= _MIN_RIM_CELLS) & (inner >= _MIN_WITHIN_SHARE * sizes)
     cut[0] = False  # label 0 is the background
     return np.asarray(cut[labels], dtype=np.uint8)
 
@@ -208,22 +218,23 @@ def _lung_like(
         np.bincount(labels[part], minlength=len(sizes)) for part in (inner, parenchyma)
     )
     volume[0] = 0  # label 0 is the background
-    lungs = (tissue > 0.1 * volume) & (volume > 0)
-    if tissue[lungs].sum() < 400:  # cells, 26 ml
+    lungs = (tissue > _MIN_PARENCHYMA_SHARE * volume) & (volume > 0)
+    if tissue[lungs].sum() < _MIN_PARENCHYMA_CELLS:
         return np.zeros_like(lungs)
-    return np.asarray(lungs & (sizes > 0.05 * sizes[lungs].max()))
+    return np.asarray(lungs & (sizes > _MIN_SIZE_SHARE * sizes[lungs].max()))
 
 
 def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Number the regions of ``mask`` from 1; cells are connected by their faces."""
-    labels = SimpleITK.ConnectedComponent(SimpleITK.GetImageFromArray(mask))
+    image = SimpleITK.GetImageFromArray(mask)
+    labels = SimpleITK.ConnectedComponent(image)
     return np.asarray(SimpleITK.GetArrayFromImage(labels), dtype=np.uint32)
 
 
 def _region(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     """Extend the lungs' ``air`` to the lung region: steps 2 to 5 of the module's list."""
-    # remove the slices at the top that hold no more than a trachea, in mm2
-    large = np.flatnonzero(air.sum(axis=(1, 2)) * CELL_MM**2 > 600)
+    # remove the slices at the top that hold no more than a trachea
+    large = np.flatnonzero(air.sum(axis=(1, 2)) * CELL_MM**2 > _TRACHEA_MM2)
     if large.size:
         air[large[-1] + 1 :] = 0
     columns = closed_along_z(air, int(_GAP_MM / CELL_MM))
@@ -247,7 +258,7 @@ def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     # large pieces that are lacking anywhere
     mirror = _mirrored(air, middle)
     lacking = mirror & (1 - air)
-    pieces = opened(halved(lacking), 24.0 / (4 * CELL_MM))
+    pieces = opened(halved(lacking), _PIECE_MM / (4 * CELL_MM))
     # the whole mirror image on a poor side
     mirror[~poor_right, :, :middle] = 0
     mirror[~poor_left, :, middle:] = 0
@@ -266,10 +277,10 @@ def _spine(air: UInt8Array, coarse: HuArray) -> int:
     """
     z, y = (np.flatnonzero(air.any(axis=axes)) for axes in ((1, 2), (0, 2)))
     slices = coarse[z[0] : z[-1] + 1]
-    # bone cells (above 200 HU) of every x column in the rear 30 % of the lungs' depth
-    bone = (slices[:, int(0.3 * y[0] + 0.7 * y[-1]) :] > 200).sum(axis=(0, 1))
-    if bone.sum() < 100:
-        x = np.nonzero(slices > -200)[2]  # denser than lung: tissue
+    # bone cells of every x column in the rear 30 % of the lungs' depth
+    bone = (slices[:, int(0.3 * y[0] + 0.7 * y[-1]) :] > _BONE_HU).sum(axis=(0, 1))
+    if bone.sum() < _MIN_BONE_CELLS:
+        x = np.nonzero(slices > _TISSUE_HU)[2]
         return int(np.median(x)) if x.size else coarse.shape[2] // 2
     # moving sum over the spine's width (an odd number of cells); the middle of its plateau
     strip = np.convolve(bone, np.ones(int(_SPINE_MM / CELL_MM) | 1), mode="same")

@@ -13,6 +13,7 @@ from imaging.volume import FloatArray, Geometry, triple
 
 MIN_PIXEL_MM, MAX_PIXEL_MM = 0.05, 3.0
 """Limits of the pixel spacing of a chest CT: a field of view of 500 mm in 512 pixels is 0.98 mm."""
+_UNIT_TOLERANCE = 0.01  # of a direction cosine; some scanners write three digits
 MIN_EXTENT_MM = 20.0
 """A shorter volume does not hold a nodule with its surroundings."""
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0
@@ -31,6 +32,10 @@ each off by up to 0.05 mm. The tolerance is a tenth of the networks' voxel.
 SHIFT_TOLERANCE_MM = 0.5
 """How far a slice may be off the line through the first slice along the normal: half the
 networks' voxel. A gantry tilt of one degree moves the last slice of 300 mm by 5 mm."""
+_COSINE_TOLERANCE = 2e-3  # 0.1 degree
+_SPACING_TOLERANCE = 1e-3  # of the pixel spacing, relative
+_MIN_TILT_DEG = 1.0
+_AXIAL_COSINE = np.cos(np.pi / 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +121,7 @@ def _axes(image: Instance) -> FloatArray:
     # the products of two perpendicular unit vectors, each with each, are the identity
     with np.errstate(over="ignore", invalid="ignore"):  # huge values are refused just below
         products = axes @ axes.T
-    if not np.allclose(products, np.eye(2), atol=0.02):  # some scanners write three digits
+    if not np.allclose(products, np.eye(2), atol=2 * _UNIT_TOLERANCE):
         reason = f"ImageOrientationPatient is {axes.ravel().tolist()}"
         advice = "expected two perpendicular unit vectors: send the original series"
         raise IrregularGeometry(f"{reason}, {advice}", image.file)
@@ -171,9 +176,9 @@ def _require_alike(slices: Sequence[Slice]) -> None:
         if (other.layout.rows, other.layout.columns) != size:
             found = f"matrix {other.layout.rows} x {other.layout.columns}"
             _refuse_mixture(found, f"{size[0]} x {size[1]}", first, other)
-        if not np.allclose(other.pixel_mm, first.pixel_mm, rtol=1e-3, atol=0):
+        if not np.allclose(other.pixel_mm, first.pixel_mm, rtol=_SPACING_TOLERANCE, atol=0):
             _refuse_mixture(f"pixels of {other.pixel_mm} mm", f"{first.pixel_mm} mm", first, other)
-        if not np.allclose(other.axes, first.axes, rtol=0, atol=2e-3):  # 0.1 degree
+        if not np.allclose(other.axes, first.axes, rtol=0, atol=_COSINE_TOLERANCE):
             axes, expected = (np.round(s.axes, 4).ravel().tolist() for s in (other, first))
             _refuse_mixture(f"orientation {axes}", f"{expected}", first, other)
 
@@ -205,7 +210,7 @@ def _require_distinct(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
 
 
 def _require_axial(one: Slice) -> None:
-    if abs(one.normal[2]) < np.cos(np.pi / 4):
+    if abs(one.normal[2]) < _AXIAL_COSINE:
         normal = np.round(one.normal, 3).tolist()
         reason = f"slices are not axial (normal {normal}): send the axial series"
         raise IrregularGeometry(reason, one.file)
@@ -224,7 +229,7 @@ def _require_untilted(ordered: Sequence[Slice]) -> None:
     # a tilt that neither the positions nor the orientation show: one of the two is wrong
     tilt = abs(first.tilt_deg)
     leaning = float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
-    if tilt >= 1 and leaning < tilt / 2:
+    if tilt >= _MIN_TILT_DEG and leaning < tilt / 2:
         reason = f"GantryDetectorTilt is {first.tilt_deg:g} degrees, but the slices are upright"
         raise IrregularGeometry(f"{reason}: reconstruct without tilt", first.file)
 

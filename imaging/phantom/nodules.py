@@ -15,7 +15,10 @@ _SHAPES = {"round": 0.45, "lobulated": 0.3, "spiculated": 0.25}
 _LOCATIONS = {"free": 0.5, "vessel": 0.25, "pleura": 0.25}
 
 _TRIES = 60
+_GAP_MM = 4.0
+_RIM_MM = 3.0
 _SHRINK = 0.85
+_GLASS_EDGE_MM = 1.6
 _FINE_STEPS = 32
 
 
@@ -111,7 +114,7 @@ def draw_nodule(
     box, points = _voxels(raster, nodule, reach=2.7)
     edge = float(np.mean(raster.spacing_mm))
     depth = nodule.depth(site, points)
-    soft = max(edge, 1.6) if shell_hu < 0 else edge  # ground glass has a soft edge
+    soft = max(edge, _GLASS_EDGE_MM) if shell_hu < 0 else edge
     hu = anatomy[box].astype(np.float64)
     _raise(hu, np.clip(depth / soft + 0.5, 0, 1), shell_hu)
     if core_hu != shell_hu:
@@ -150,11 +153,11 @@ def _fits(
     radius, lattice = look.diameter_mm / 2, site.lattice
     low = lattice.start_mm - lattice.step_mm / 2
     high = low + np.asarray(lattice.shape[::-1]) * lattice.step_mm
-    margin = radius * 1.6 + 3  # mm of rim
+    margin = radius * 1.6 + _RIM_MM
     if np.any(centre - margin < low) or np.any(centre + margin > high):
         return False
     for other in others:
-        if np.linalg.norm(centre - other.centre_mm) < radius + other.look.diameter_mm / 2 + 4:
+        if np.linalg.norm(centre - other.centre_mm) < radius + other.look.diameter_mm / 2 + _GAP_MM:
             return False
     return look.location == "vessel" or _clear(site.trees, centre, radius)
 
@@ -269,7 +272,8 @@ def _truth(site: Surroundings, nodule: PlacedNodule) -> tuple[float, FloatArray]
     reach = nodule.radius_mm * 1.7
     step = 2 * reach / _FINE_STEPS
     axis = (np.arange(_FINE_STEPS) + 0.5) * step - reach
-    points = nodule.centre_mm + np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    points = nodule.centre_mm + offsets
     weight = np.clip(nodule.depth(site, points) / step + 0.5, 0, 1)
     volume = float(weight.sum()) * step**3
     centre = np.tensordot(weight, points, axes=3) / max(float(weight.sum()), 1e-9)

@@ -13,7 +13,11 @@ import numpy as np
 
 from imaging.volume import FloatArray
 
+_EXPONENT = 3.0
+_REACH = (0.3, 0.48)
+_SHARE = (0.22, 0.78)
 _PIECE_MM = 7.0
+_BEND = 0.28
 _FADE = 0.5  # a last branch tapers to the radius of this many ends
 
 
@@ -36,7 +40,7 @@ class Tree:
 
         A branch that serves one end has the radius ``terminal_mm``.
         """
-        return np.asarray(terminal_mm * self.ends ** (1 / 3))
+        return np.asarray(terminal_mm * self.ends ** (1 / _EXPONENT))
 
 
 def grow(
@@ -50,7 +54,7 @@ def grow(
     while pending:
         start, ahead, served = pending.pop()
         stop, parts = _split(start, served, rng)
-        bend = start + ahead * (np.sqrt(((stop - start) ** 2).sum()) * 0.28)
+        bend = start + ahead * (np.sqrt(((stop - start) ** 2).sum()) * _BEND)
         curves.append(np.array([start, bend, stop]))
         ends.append((len(served), max((len(p) for p in parts), default=_FADE)))
         pending += [(stop, _unit(stop - bend), part) for part in parts]
@@ -74,7 +78,7 @@ def _split(
     if len(points) == 1:
         return np.asarray(points[0]), []
     to_centre = points.mean(axis=0) - start
-    stop = start + to_centre * rng.uniform(0.3, 0.48)
+    stop = start + to_centre * rng.uniform(*_REACH)
     # sort the points along the widest direction across the branch, the first principal component,
     # and cut at a random share
     along = _unit(to_centre)
@@ -84,7 +88,7 @@ def _split(
     if len(across) > 2:
         widest = np.linalg.eigh(across.T @ across)[1][:, -1]
     order = np.argsort(across @ widest, kind="stable")
-    cut = min(max(round(len(points) * rng.uniform(0.22, 0.78)), 1), len(points) - 1)
+    cut = min(max(round(len(points) * rng.uniform(*_SHARE)), 1), len(points) - 1)
     return stop, [points[order[:cut]], points[order[cut:]]]
 
 
