@@ -6,16 +6,14 @@ Matplotlib comes with the extra `train`; it is imported only where something is 
 from pathlib import Path
 from typing import Any
 
-DPI = 100
-
 
 def new_figure(width: float, height: float) -> Any:
-    """Return an empty `matplotlib.figure.Figure`; width and height in inches of `DPI` pixels."""
+    """Return an empty `matplotlib.figure.Figure`; width and height in inches of 100 pixels."""
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # room between panels, in inches
-    return Figure(figsize=(width, height), dpi=DPI, layout=layout)
+    return Figure(figsize=(width, height), dpi=100, layout=layout)
 
 
 def legend_above(axes: Any, columns: int) -> None:

@@ -27,12 +27,6 @@ from models.training.hybrid import HybridTask
 from models.training.regions import Region, RegionDrawer
 from models.training.runs import Material, find_false_positives, hybrid_task
 
-HELD = 10
-"""One region in ten is held out from the students."""
-
-FALSE_POSITIVES_PER_CUBE = 5
-"""The strongest false positives of a validation cube that are kept."""
-
 BATCH = 32
 
 
@@ -67,8 +61,8 @@ class Pool:
 
     @property
     def learnt(self) -> int:
-        """The number of regions that students train on, the first ones; the others are held out."""
-        return len(self.voxels) - len(self.voxels) // HELD
+        """The number of regions that students train on; the last tenth is held out."""
+        return len(self.voxels) - len(self.voxels) // 10
 
     @property
     def validation(self) -> dict[str, UInt8Array]:
@@ -152,10 +146,10 @@ def mark_of(region: Region) -> FloatArray:
 
 
 def _cube_false_positives(cubes: Sequence[Piece], screener: nn.Module, side: int) -> UInt8Array:
-    """Return regions around the strongest false positives in each cube."""
+    """Return regions around the five strongest false positives in each cube."""
     found = [np.zeros((0, side, side, side), np.uint8)]
     for cube in track(cubes, "collecting false positives"):
-        places = find_false_positives([screener], cube)[0][:FALSE_POSITIVES_PER_CUBE]
+        places = find_false_positives([screener], cube)[0][:5]
         found += [cut_roi(cube.voxels, place, (side,) * 3)[None] for place in places]
     return np.concatenate(found)
 

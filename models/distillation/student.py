@@ -27,9 +27,6 @@ from models.training.targets import Targets, make_targets, screening_loss
 REACH = 1
 """Cells on either side of the middle that give a region's score: 8 mm in all."""
 
-LABEL_MM = 16.0
-"""The region's label holds up to this distance from the middle; beyond it the weight is 0."""
-
 
 @dataclass(frozen=True)
 class Teaching:
@@ -105,10 +102,10 @@ def _sample(pool: Pool, soft: FloatArray, rng: np.random.Generator) -> Batch:
 
 
 def _label_zone(targets: Targets) -> Targets:
-    """Set the weight to 0 far from the middle and at neighbours without a mark."""
+    """Set the weight to 0 beyond 16 mm from the middle and at neighbours without a mark."""
     lines = [(np.arange(n) - (n - 1) / 2) * STRIDE for n in targets.heat.shape]
     z, y, x = np.meshgrid(*lines, indexing="ij")
-    far = z**2 + y**2 + x**2 > LABEL_MM**2
+    far = z**2 + y**2 + x**2 > 16**2
     neighbour = (targets.share > 0.1) & (targets.heat < 0.5)
     return replace(targets, weight=np.where(far | neighbour, 0, targets.weight))
 

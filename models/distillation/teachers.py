@@ -42,14 +42,6 @@ from models.training.hybrid import logits
 from models.training.loop import channels_last, train
 from models.training.runs import Run, fitting, hybrid_task, load_weights, make_screening
 
-HYBRID = "hybrid"
-"""The kind of a teacher that is a hybrid network."""
-
-AVERAGE = 0.98
-"""Decay of the weight average: a teacher has some hundred steps only."""
-
-TEMPERATURES = np.geomspace(0.1, 10.0, 401)
-
 
 def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
     """Train a teacher as the hybrid is trained: same regions, losses and figures."""
@@ -57,7 +49,8 @@ def run_teacher(run: Run, screening: Sequence[Path], kind: Kind) -> None:
     screeners = [make_screening(path).eval() for path in screening]
     teacher = make_teacher(run.start, kind, screeners[-1])
     task = hybrid_task(run.material(), screeners, teacher)
-    train(task, replace(run.plan(decay=0.05), average=AVERAGE))
+    # a short decay of the weight average: a teacher has some hundred steps only
+    train(task, replace(run.plan(decay=0.05), average=0.98))
 
 
 def make_teacher(start: Path | None, kind: Kind, screening: ScreeningNetwork) -> TeacherNetwork:
@@ -96,7 +89,7 @@ def open_teacher(path: Path) -> HybridNetwork | TeacherNetwork:
 
 def kind_of(network: nn.Module) -> str:
     """Return the kind of a teacher."""
-    return network.spec.kind.value if isinstance(network, TeacherNetwork) else HYBRID
+    return network.spec.kind.value if isinstance(network, TeacherNetwork) else "hybrid"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +133,8 @@ def temperature_of(found: FloatArray, false_positives: FloatArray) -> float:
 
     Nodules and false positives weigh one half each.
     """
-    return float(min(TEMPERATURES, key=lambda t: _loss(found / t) + _loss(-false_positives / t)))
+    tried = np.geomspace(0.1, 10.0, 401)
+    return float(min(tried, key=lambda t: _loss(found / t) + _loss(-false_positives / t)))
 
 
 def held_out_loss(teacher: Teacher, pool: Pool) -> float:

@@ -11,7 +11,6 @@ import tomli_w
 
 from models.runtime.artifacts import WEIGHTS, every
 
-LICENCE = "Apache-2.0"
 ATTRIBUTION = (
     "Trained on LIDC-IDRI (The Cancer Imaging Archive, CC BY 3.0, doi "
     "10.7937/K9/TCIA.2015.LO9QL9SX), with the marks of LUNA16 (CC BY 4.0) in cubes published by "
@@ -57,7 +56,7 @@ def register(
         "precision": precision,
         "parent": parent,
         "method": method,
-        "licence": LICENCE,
+        "licence": "Apache-2.0",
         "attribution": ATTRIBUTION,
         "settings": settings,
         "metrics": {},

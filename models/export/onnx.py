@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from models.networks.hybrid import Answers
@@ -23,8 +23,6 @@ SCALE = ("unit_scale", "unit_zero")
 
 OUTPUTS = {"screening": ["maps"], "hybrid": list(Answers._fields)}
 """The outputs of each kind of network, in this order."""
-
-_EXAMPLE_SIDE = {"screening": 64, "hybrid": 48}
 
 _FREE_AXES = {
     "screening": {
@@ -43,7 +41,7 @@ def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
     network = copy.deepcopy(network).eval().cpu()
     for weight in network.parameters():
         weight.data = weight.data.contiguous()
-    example = torch.rand(1, 1, *(_EXAMPLE_SIDE[kind],) * 3)
+    example = torch.rand(1, 1, *(64 if kind == "screening" else 48,) * 3)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # the tracing exporter is deprecated, and the only one that folds batch norm by itself
         warnings.simplefilter("ignore")
@@ -75,10 +73,9 @@ def take_uint8(model: ModelProto) -> ModelProto:
         for index, name in enumerate(node.input):
             if name == source:
                 node.input[index] = inner
-    graph.initializer.extend(_scale())
     node = helper.make_node("DequantizeLinear", [INPUT, *SCALE], [inner], "voxels_dequantize")
     graph.node.insert(0, node)
-    _declare_uint8(model)
+    _declare_uint8(graph)
     return model
 
 
@@ -96,8 +93,7 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
             del node.input[:]
             node.input.extend([INPUT, *SCALE])
     _drop_unused(model)
-    graph.initializer.extend(_scale())
-    _declare_uint8(model)
+    _declare_uint8(graph)
     return model
 
 
@@ -160,13 +156,6 @@ def give_float(model: ModelProto) -> ModelProto:
     return model
 
 
-def _scale() -> list[TensorProto]:
-    return [
-        numpy_helper.from_array(np.array(1 / 255, np.float32), SCALE[0]),
-        numpy_helper.from_array(np.array(0, np.uint8), SCALE[1]),
-    ]
-
-
 def _drop_unused(model: ModelProto) -> None:
     """Remove constants without a reader; onnx's checker rejects duplicate names."""
     graph = model.graph
@@ -178,7 +167,9 @@ def _drop_unused(model: ModelProto) -> None:
         graph.input.remove(value)
 
 
-def _declare_uint8(model: ModelProto) -> None:
-    declared = model.graph.input[0]
-    declared.name = INPUT
-    declared.type.tensor_type.elem_type = TensorProto.UINT8
+def _declare_uint8(graph: GraphProto) -> None:
+    """Declare the input as uint8 and add the constants that dequantise it."""
+    graph.input[0].name = INPUT
+    graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    for name, value in zip(SCALE, (np.float32(1 / 255), np.uint8(0)), strict=True):
+        graph.initializer.append(numpy_helper.from_array(np.array(value), name))

@@ -17,11 +17,6 @@ from models.runtime.artifacts import WEIGHTS, find
 from models.runtime.errors import UnfitArtifact
 from models.runtime.staged import part_name
 
-RUNS = 10
-
-NEAREST = 20
-"""The nearest positions are considered for each cut, even beyond `SLACK`."""
-
 SLACK = 0.1
 """The range of positions for each cut, as a share of the whole time."""
 
@@ -90,7 +85,7 @@ def even_cuts(model: ModelProto, count: int, examples: tuple[Example, Example]) 
 
 
 def node_times(model: ModelProto, example: Example) -> list[float]:
-    """Return the seconds of each node in their order, the least of `RUNS` runs."""
+    """Return the seconds of each node in their order, the least of ten runs."""
     named = ModelProto()
     named.CopyFrom(model)
     for number, node in enumerate(named.graph.node):
@@ -100,7 +95,7 @@ def node_times(model: ModelProto, example: Example) -> list[float]:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder, "profile"))
         session = open_plain(named, options)
-        for _ in range(RUNS):
+        for _ in range(10):
             session.run(None, dict(example))
         events = json.loads(Path(session.end_profiling()).read_text())
     times: dict[str, float] = {}
@@ -117,7 +112,7 @@ def _crossings(model: ModelProto, shares: Sequence[float], count: int) -> dict[i
     for share in (i / count for i in range(1, count)):
         nearest = sorted(range(1, len(model.graph.node)), key=lambda i: abs(shares[i] - share))
         within = [i for i in nearest if abs(shares[i] - share) <= SLACK / 2]
-        near.update(within, nearest[:NEAREST])
+        near.update(within, nearest[:20])  # the nearest are considered even beyond `SLACK`
     return {position: crossing_at(model.graph, position) for position in sorted(near)}
 
 

@@ -18,8 +18,6 @@ from onnx import GraphProto, ModelProto, ValueInfoProto, helper
 Array = npt.NDArray[Any]
 Example = Mapping[str, Array]
 
-FREE_AXIS = "n"
-
 
 def split(
     model: ModelProto, positions: Sequence[int], examples: tuple[Example, Example]
@@ -86,8 +84,7 @@ def _taken(graph: GraphProto, part: Sequence[int]) -> list[str]:
 def _given(graph: GraphProto, part: Sequence[int], crossing: Sequence[str]) -> list[str]:
     """Return the tensors that a part makes for others: crossing ones and outputs."""
     wanted = [*crossing, *(output.name for output in graph.output)]
-    makers, makes = _makers(graph), set(part)
-    cheap = _cheap(graph)
+    makers, makes, cheap = _makers(graph), set(part), _cheap(graph)
 
     def mine(name: str) -> bool:
         number = makers.get(name)
@@ -104,13 +101,12 @@ def _extract(
     graph = model.graph
     numbers = _with_cheap(graph, part, gives)
     nodes = [graph.node[number] for number in numbers]
-    takes = _taken(graph, part)
     used = {name for node in nodes for name in node.input}
     held = {tensor.name: tensor for tensor in graph.initializer}  # the last of a name counts
     cut = helper.make_graph(
         nodes,
         graph.name,
-        [declared[name] for name in takes],
+        [declared[name] for name in _taken(graph, part)],
         [declared[name] for name in gives],
         [tensor for name, tensor in held.items() if name in used],
     )
@@ -123,21 +119,20 @@ def _declare(
     model: ModelProto, crossing: Sequence[str], examples: tuple[Example, Example]
 ) -> dict[str, ValueInfoProto]:
     """Return type and shape of each crossing tensor and of the outputs."""
-    outputs = [output.name for output in model.graph.output]
-    inputs = [given.name for given in model.graph.input]
-    names = [name for name in dict.fromkeys([*crossing, *outputs]) if name not in inputs]
-    first, second = (values(model, names, example) for example in examples)
     declared = {given.name: given for given in model.graph.input}
+    outputs = [output.name for output in model.graph.output]
+    names = [name for name in dict.fromkeys([*crossing, *outputs]) if name not in declared]
+    first, second = (values(model, names, example) for example in examples)
     for name in names:
         one, two = first[name], second[name]
         if one.ndim == 0 or one.shape[0] == two.shape[0]:
             raise ValueError(f"{name} {one.shape} crosses a cut and has no batch axis")
         shape = [
-            a if a == b else f"{FREE_AXIS}{i}"
+            a if a == b else f"n{i}"
             for i, (a, b) in enumerate(zip(one.shape, two.shape, strict=True))
         ]
         kind = helper.np_dtype_to_tensor_dtype(one.dtype)
-        declared[name] = helper.make_tensor_value_info(name, kind, [FREE_AXIS, *shape[1:]])
+        declared[name] = helper.make_tensor_value_info(name, kind, ["n", *shape[1:]])
     return declared
 
 

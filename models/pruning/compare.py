@@ -62,14 +62,8 @@ USUAL = ("weights", "channels", "dynamic")
 BATCHES = 32
 """Batches that importance is averaged over."""
 
-AVERAGE = 0.98
-"""Decay of the weight average: a short run averages its last fifty steps or so."""
-
 BOX = (256, 224, 320)
 """The lung box that time and multiply-adds are measured on, in voxels of 1 mm."""
-
-CALIBRATION_CUBES = 8
-"""Enough for ranges, on which time does not depend; `overread-models export` takes more."""
 
 CLAIM = {"share": 0.42, "points_lost": 1.2}
 """The published system: 42 % fewer parameters at no more than 1.2 points lost."""
@@ -129,7 +123,8 @@ def _run_cell(run: Run, task: ScreeningTask, cell: Cell, folder: Path) -> dict[s
     folder.mkdir(parents=True, exist_ok=True)
     own = pruned(task, cell, run)
     before = task.evaluate(own.network.eval())
-    network = train(own, replace(run.plan(decay=0.02), out=folder, average=AVERAGE))
+    # the average of a short run is that of its last fifty steps or so
+    network = train(own, replace(run.plan(decay=0.02), out=folder, average=0.98))
     found, false_positives = task.scores(network.eval())
     result = {
         "way": cell.method,
@@ -197,7 +192,8 @@ def multiply_adds(network: nn.Module, box: tuple[int, int, int] = BOX) -> int:
 
 def _time(run: Run, cells: Sequence[Cell], engine: str, rounds: int) -> None:
     """Time each cell in turn with the control, and the control against itself."""
-    pieces = load_cubes(run.data / "nodules", "train").pieces[:CALIBRATION_CUBES]
+    # eight cubes are enough for ranges, on which time does not depend; `export` takes more
+    pieces = load_cubes(run.data / "nodules", "train").pieces[:8]
     boxes = [piece.voxels[None, None, :48, :48, :48] for piece in pieces]
     control = export_files(run.out / CONTROL, boxes)
     for cell in track(cells, "timing pruned networks"):

@@ -32,16 +32,16 @@ Scores = Mapping[str, torch.Tensor]
 Masks = Mapping[str, torch.Tensor]
 """By the name of a parameter: bool of its shape, True where the weight stays."""
 
-OUTPUT_LAYERS = ("head", "share")
-"""The last layers stay whole: they are small, and everything passes through them."""
-
 
 def prunable(network: nn.Module) -> dict[str, nn.Conv3d]:
-    """Return the convolutions whose weights may be pruned, by the name of their weight."""
+    """Return the convolutions whose weights may be pruned, by the name of their weight.
+
+    The last layers stay whole: they are small, and everything passes through them.
+    """
     return {
         f"{name}.weight": module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv3d) and name not in OUTPUT_LAYERS
+        if isinstance(module, nn.Conv3d) and name not in ("head", "share")
     }
 
 

@@ -27,15 +27,6 @@ from models.runtime.artifacts import every, find
 from models.runtime.errors import UnfitArtifact
 from models.training.runs import load_weights, make_network
 
-HEAT_MARGIN = 3.0
-"""Heat logits this far below zero weigh one half; candidates with much lower ones are dismissed."""
-
-OTHER_NETWORK = 0.5
-"""Weights that differ by more than this part of their norm are another network's."""
-
-BATCHES = 24
-"""Of the calibration batches every nth is used, so that at least these remain."""
-
 SERIES = (("exact", "left exact", "o"), ("int8", "INT8", "."), ("int4", "INT4", "s"))
 
 
@@ -104,20 +95,21 @@ def trained_simulation(network: nn.Module, kind: str, qat: Path | None) -> Simul
             raise UnfitArtifact(f"{qat}: not of the run that made {kind}-int8: {error}") from error
         return simulation.eval()
     simulation = Simulation(model).eval()
-    # the file's weights are the network's up to rounding and the training that followed
+    # the file's weights are the network's up to rounding and the training that followed, which
+    # change them by less than half of their norm
     for name in simulation.weights():
         mine = simulation.exact[name].detach().numpy()
         other = exact.get(name, np.zeros(0))
         same = other.shape == mine.shape
-        if not same or np.linalg.norm(mine - other) > OTHER_NETWORK * np.linalg.norm(other):
+        if not same or np.linalg.norm(mine - other) > 0.5 * np.linalg.norm(other):
             raise UnfitArtifact(f"{kind}-int8 is not of the network that --start gives: {name}")
     return simulation
 
 
 def sensitivity_batches(data: Path, kind: str, split: str = "train") -> list[torch.Tensor]:
-    """Return some of the calibration batches, in [0, 1]."""
+    """Return every nth of the calibration batches, in [0, 1], so that at least 24 remain."""
     batches = list(calibration(kind, data, split))
-    step = max(1, len(batches) // BATCHES)
+    step = max(1, len(batches) // 24)
     return [torch.from_numpy(batch).float() / 255 for batch in batches[::step]]
 
 
@@ -175,7 +167,8 @@ def match_loss(found: Any, wanted: Any) -> dict[str, torch.Tensor]:
     # heat weighs where it could pass a threshold, offsets and diameter where there is heat
     maps, wanted = found.float(), wanted.float()
     heat, aim = maps[:, 0], wanted[:, 0]
-    possible, likely = torch.sigmoid(aim + HEAT_MARGIN), torch.sigmoid(aim)
+    # a heat logit of -3 weighs one half; candidates with much lower ones are dismissed
+    possible, likely = torch.sigmoid(aim + 3.0), torch.sigmoid(aim)
     box = F.smooth_l1_loss(maps[:, 1:], wanted[:, 1:], reduction="none", beta=0.1).sum(1)
     apart = F.smooth_l1_loss(heat, aim, reduction="none", beta=0.2)
     return {
