@@ -75,7 +75,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Run:
-    """The settings of a run of so many studies over each trace, as the options of the command.
+    """The settings of a run over each trace, as the options of the command.
 
     ``settings`` are those of the edge, apart from the cloud's address. Every Nth study is read from
     DICOM, beginning with the first; the seed is that of jitter and kills.

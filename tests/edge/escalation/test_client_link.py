@@ -124,8 +124,8 @@ def test_a_silent_cloud_is_given_up_long_before_the_deadline() -> None:
     """It is asked once, what it never took in tells nothing of throughput, and it is in doubt."""
     link = Link()
     link.up(None)
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        came = ask(f"127.0.0.1:{mute.getsockname()[1]}", 0.4, link=link)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        came = ask(f"127.0.0.1:{silent.getsockname()[1]}", 0.4, link=link)
     assert (came.attempts, sorted(came.verdicts)) == (1, [])
     assert came.reason == "DeadlinePassed: no response from the cloud within 1.0 s"
     assert link.estimate().middle.bytes_per_s == Link().estimate().middle.bytes_per_s

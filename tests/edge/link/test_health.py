@@ -144,8 +144,8 @@ def test_health_checks_over_grpc() -> None:
         grpc.insecure_channel(cloud.address, options=CHANNEL_OPTIONS) as channel,
     ):
         assert start_health_check(channel, LONG_S).fault() is None
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = f"127.0.0.1:{mute.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
         with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
             assert isinstance(start_health_check(channel, 0.05).fault(), LinkFault)
     with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
@@ -154,8 +154,8 @@ def test_health_checks_over_grpc() -> None:
 
 def test_a_monitor_over_grpc_ends_while_its_health_check_waits() -> None:
     link = Link()
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = f"127.0.0.1:{mute.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
         with (
             grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel,
             HealthMonitor(partial(start_health_check, channel), link, LONG_S),

@@ -58,7 +58,7 @@ def test_guarantees_hold_in_nine_of_ten_sets(bound: Bound) -> None:
 
 
 def test_splits_count_on_patients_not_calibrated_on() -> None:
-    """Two patients, one lost at every threshold: whoever is calibrated on, the other is counted."""
+    """Two patients, one lost at every threshold: one calibrates, the other is counted."""
     nodules = ScoredNodules(np.array([0.9, -np.inf]), np.array([0.9, 0.0]), np.arange(2))
     spec = GuaranteeSpec(straight_path(steps=3), report=0.95, alpha=0.95, delta=0.2)
     reached = split_patients(nodules, spec, 50, np.random.default_rng(0))

@@ -140,7 +140,7 @@ def curve(nodules: list[float], false: list[float]) -> Curve:
 
 
 def height_of_line(figure: Any, rate: float) -> float:
-    """Sensitivity at which the curve crosses so many false positives per scan."""
+    """Sensitivity at which the curve crosses that number of false positives per scan."""
     (line,) = figure.axes[0].lines
     assert line.get_drawstyle() == "steps-post"
     rates, sensitivity = line.get_data()

@@ -20,7 +20,7 @@ from tests.evaluation.scripted_screen import scripted_pipeline
 
 
 def result(hits: list[bool], false: int, refused: str = "") -> ReportScores:
-    """A study with these lesions hit or missed and so many false findings."""
+    """A study with these lesions hit or missed, and that number of false findings."""
     counts = (len(hits), sum(hits), false)
     stages_s = {} if refused else {"read": 1.0, "screen": 0.5}
     return ReportScores("a", counts, false + sum(hits), stages_s, "complete", refused)

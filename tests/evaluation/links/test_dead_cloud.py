@@ -60,13 +60,13 @@ def test_clouds_alternate_and_each_study_is_compared_with_itself() -> None:
         assert edge.files == [True, False, False, False] * 2
         assert {one["deadline_s"] for one in edge.opened} == {9.0}
     said = as_dict(results, {"cpu": "x", "cores": 2})
-    off, refused, mute = said["ways"]
+    off, refused, silent = said["ways"]
     assert (off["median_ms"], off["more_median_ms"], off["studies"]) == (1000.0, 0.0, 6)
     assert refused["more_median_ms"] == pytest.approx(10.0)
     assert refused["more_p95_ms"] == pytest.approx(10.0)
-    assert mute["first_more_median_ms"] == pytest.approx(3010.0)
-    assert mute["escalate_p95_ms"] == pytest.approx(2.0)
-    assert mute["kept"]
+    assert silent["first_more_median_ms"] == pytest.approx(3010.0)
+    assert silent["escalate_p95_ms"] == pytest.approx(2.0)
+    assert silent["kept"]
     assert all(set(COLUMNS) <= set(one) for one in said["ways"])
 
 
@@ -79,10 +79,10 @@ def test_a_slow_tenth_of_the_studies_misses_the_limit() -> None:
         for way in CLOUDS
         for n in range(41)
     ]  # fmt: skip
-    off, refused, mute = as_dict(results, {})["ways"]
-    assert mute["more_median_ms"] == 0.0
-    assert mute["more_p95_ms"] == pytest.approx(60.0)
-    assert not mute["kept"]
+    off, refused, silent = as_dict(results, {})["ways"]
+    assert silent["more_median_ms"] == 0.0
+    assert silent["more_p95_ms"] == pytest.approx(60.0)
+    assert not silent["kept"]
     assert refused["more_most_ms"] == pytest.approx(70.0)
     assert refused["kept"]
     assert off["kept"]

@@ -179,7 +179,7 @@ def test_the_stated_level_holds_with_the_stated_confidence() -> None:
 
 
 def test_an_uncalibrated_artifact_leaves_the_shipped_one_fitted() -> None:
-    """Fitting reads outputs as they are, while whoever serves meanwhile keeps the calibration."""
+    """Fitting reads outputs as they are, while a service in use keeps the calibration."""
     shipped = find("hybrid-int8")
     before = dict(shipped.settings)
     found = uncalibrated(shipped)
