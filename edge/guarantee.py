@@ -6,7 +6,7 @@ another way has no guarantee. Pure functions: the same reading gives the same gu
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -14,6 +14,7 @@ from edge.decide import Plan
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.selection import Size
+from imaging.volume import Limitation
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,21 @@ def for_roi_side(most: Guarantee, side: int) -> Guarantee:
 
 
 def guarantee_of(
-    most: Guarantee, plan: Plan, answers: EscalationResult, slice_mm: float
+    most: Guarantee,
+    plan: Plan,
+    answers: EscalationResult,
+    slice_mm: float,
+    limitations: Sequence[Limitation] = (),
 ) -> Guarantee:
     """Return what the report of one study guarantees, ``most`` at most.
 
-    ``slice_mm`` is the distance of the study's slices.
+    ``slice_mm`` is the distance of the study's slices. Any of the ``limitations`` withdraws the
+    guarantee for good.
     """
     if most.terms is None or most.reason:
         return most
+    if limitations:
+        return Guarantee(most.terms, "; ".join(one.text for one in limitations))
     if reason := _outside_calibration(most.terms, plan, answers, slice_mm):
         return Guarantee(most.terms, reason)
     return amended_guarantee(most, plan, answers)

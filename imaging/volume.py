@@ -6,6 +6,7 @@ Axis order is declared here once. Arrays are ``(z, y, x)``; spacings follow the 
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import permutations
 from pathlib import Path
 
@@ -110,14 +111,37 @@ class StudyHeader:
     transfer_syntax: str = ""
 
 
+class LimitationKind(Enum):
+    """What about a study lies outside the conditions for which the models were calibrated."""
+
+    COVERAGE = "coverage"  # part of the lungs is not in the volume
+    DIFFUSE = "diffuse disease"
+    PATIENT = "patient"
+    ACQUISITION = "acquisition"
+    ORIENTATION = "orientation"
+
+
+@dataclass(frozen=True)
+class Limitation:
+    """A reason why the report of a study guarantees nothing; ``text`` is a sentence."""
+
+    kind: LimitationKind
+    text: str
+
+
 @dataclass(frozen=True, eq=False)
 class Study:
-    """One readable study: the chosen series as a volume, and the other series as text."""
+    """One readable study: the chosen series as a volume.
+
+    ``other_series`` has a line for each series that was not read, ``limitations`` what reading the
+    files showed.
+    """
 
     volume: Volume
     source: Path
     header: StudyHeader = field(default_factory=StudyHeader)
     other_series: tuple[str, ...] = ()
+    limitations: tuple[Limitation, ...] = ()
 
 
 @dataclass(frozen=True)

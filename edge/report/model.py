@@ -17,7 +17,7 @@ from edge.findings import Decision, Finding, Route, SecondReading
 from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
 from edge.job import Job
 from edge.merge import Merged
-from imaging.volume import Study, StudyHeader, Triple
+from imaging.volume import Limitation, Study, StudyHeader, Triple
 
 NOT_A_DEVICE = "Not a medical device. For research and development only."
 
@@ -89,6 +89,7 @@ class Report:
         second_reading_reason: why it is complete, partial or missing.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
+        limitations: what of this study lies outside the models' calibration.
         guarantee: of missed nodules, or why there is none.
         audit: of a scan in which no candidate was uncertain; None for any other.
         version: 1, and one more for each amendment.
@@ -112,6 +113,7 @@ class Report:
     second_reading_reason: str = ""
     models: dict[str, str] = field(default_factory=dict)
     other_series: tuple[str, ...] = ()
+    limitations: tuple[Limitation, ...] = ()
     guarantee: Guarantee = NOT_CALIBRATED
     audit: Audit | None = None
     version: int = 1
@@ -175,6 +177,7 @@ def compose(
     job: Job,
     study: Study,
     assessment: Assessment,
+    limitations: tuple[Limitation, ...],
     ledger: tuple[LedgerEntry, ...],
 ) -> Report:
     """Compose the report of a study that was read."""
@@ -196,7 +199,8 @@ def compose(
         second_reading_reason=merged.reason,
         models=models_used(provenance.edge_model, answers),
         other_series=study.other_series,
-        guarantee=guarantee_of(provenance.guarantee, plan, answers, slice_mm),
+        limitations=limitations,
+        guarantee=guarantee_of(provenance.guarantee, plan, answers, slice_mm, limitations),
         audit=assessment.audit,
         status=Status.PROVISIONAL if may_change else Status.FINAL,
     )

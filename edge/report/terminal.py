@@ -23,6 +23,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         why = report.rejection
         return Panel(f"{escape(why.reason)}\n{escape(why.file)}", title=f"Refused: {why.kind}")
     return Group(
+        *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
         *(f"[bold]{n}[/]  {escape(f.reason)}" for n, f in report.numbered),
         "",

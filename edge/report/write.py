@@ -134,6 +134,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
             for entry in report.ledger
         ],
         "models": dict(report.models),
+        "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
         "guarantee": report.guarantee.text,
         "guarantee_terms": {
             "given": report.guarantee.given,
@@ -235,7 +236,7 @@ def banners(report: Report) -> tuple[Banner, ...]:
         why = report.rejection
         text = f"{why.reason} ({why.file})" if why.file else why.reason
         return (Banner("bad", f"This study was not read: {why.kind}", text),)
-    messages = []
+    messages = [Banner("bad", "Limitation", one.text) for one in report.limitations]
     if report.version > 1:
         title = f"Amended report, version {report.version}"
         messages.append(Banner("warn", title, "The changes are listed below."))

@@ -11,6 +11,7 @@ import pytest
 from edge.budget import Budget
 from edge.escalation.client import NoSecondReader
 from edge.findings import DecidedBy, Finding, SecondReading
+from edge.guarantee import Guarantee
 from edge.job import Job
 from edge.pipeline import detect, read_and_report
 from edge.report.model import Assessment, Report, Status
@@ -19,9 +20,9 @@ from edge.report.write import report_to_dict
 from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
-from imaging.volume import Volume
+from imaging.volume import Limitation, LimitationKind, Volume
 from protos.deadline import Deadline
-from tests.edge.builders import HandClock, box, pipeline_of, report_of
+from tests.edge.builders import TERMS, HandClock, box, pipeline_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator
 
 RESERVE_S = 20.0
@@ -61,6 +62,24 @@ def test_report_on_disk_is_the_report_returned(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     assert [stage for stage in STAGES if f"<tr><td>{stage}</td>" in page] == STAGES
     assert (written["study_key"], written["second_reading"]) == ("key-1", "complete")
+
+
+def test_a_limitation_of_the_study_is_reported_and_withdraws_the_guarantee(tmp_path: Path) -> None:
+    text = "The orientation is assumed: the file states none."
+    limitation = Limitation(LimitationKind.ORIENTATION, text)
+    pipeline = pipeline_of(NoSecondReader())
+    provenance = replace(pipeline.provenance, guarantee=Guarantee(TERMS, "", permanent=False))
+    limited = replace(
+        pipeline,
+        provenance=provenance,
+        read=lambda path: replace(pipeline.read(path), limitations=(limitation,)),
+    )
+    report = report_of(limited, tmp_path)
+    assert report.limitations == (limitation,)
+    assert (report.guarantee.given, report.guarantee.reason) == (False, text)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["limitations"] == [{"kind": "orientation", "text": text}]
+    assert text in (tmp_path / "report.html").read_text()
 
 
 def test_service_that_dies_leaves_a_provisional_partial_report(tmp_path: Path) -> None:
