@@ -13,8 +13,7 @@ from protos.messages import Verdict
 BoolArray = npt.NDArray[np.bool_]
 
 SMALL_MM = 6.0
-"""Guidelines ask for no follow-up of a smaller nodule that does not look malignant: Fleischner
-Society (MacMahon et al., Radiology 284:228-243, 2017); Lung-RADS v2022, category 2."""
+"""A finding below this diameter is marked as small. What follows from that is for a radiologist."""
 
 
 class Route(Enum):
@@ -91,7 +90,5 @@ class Finding:
 
     @property
     def small(self) -> bool:
-        """Whether it is listed separately: below 6 mm, with a low malignancy score or none."""
-        malignancy = self.verdict.malignancy if self.verdict else None
-        # 0.5: the middle of the readers' scale
-        return self.diameter_mm < SMALL_MM and (malignancy or 0.0) < 0.5
+        """Whether it is marked as small: its diameter is below `SMALL_MM`."""
+        return self.diameter_mm < SMALL_MM

@@ -60,7 +60,7 @@ class MergeWeights:
 class Merged:
     """The findings, and how complete the second reading is.
 
-    The findings are in order of falling probability, with the small ones last.
+    The findings are in order of falling probability.
     """
 
     findings: tuple[Finding, ...]
@@ -100,7 +100,7 @@ def merge(
             reason = f"no second reading ({why}); "
             reason += f"edge score {score:.2f} is at or above the threshold {thresholds.alone:.2f}"
             findings.append(_finding(decision, DecidedBy.EDGE_ALONE, reason))
-    findings.sort(key=lambda finding: (finding.small, -finding.probability))
+    findings.sort(key=lambda finding: -finding.probability)
     return Merged(tuple(findings), *_second_reading(plan, answers))
 
 

@@ -177,7 +177,7 @@ def _width() -> int:
 
 def truth_table(report: Json, truth: Sequence[Nodule]) -> Rows:
     """Return a row for each nodule of the phantom: its finding, and who decided it."""
-    findings = [*report["findings"], *report["small_nodules"]]
+    findings = report["findings"]
     hits = matches(findings, truth)
     found = len(set(hits) - {None})
     title = (
@@ -200,8 +200,7 @@ def second_readings(report: Json) -> Iterator[str]:
     """Yield the time to the cloud and back, and what was decided there."""
     took_s = {entry["stage"]: entry["took_s"] for entry in report["ledger"]}["escalate"]
     unsure = [c for c in report["candidates"] if c["route"] == Route.ESCALATE.value]
-    findings = (*report["findings"], *report["small_nodules"])
-    kept = [f for f in findings if f["route"] == Route.ESCALATE.value]
+    kept = [f for f in report["findings"] if f["route"] == Route.ESCALATE.value]
     yield (
         f"[bold]to the cloud and back[/]  {1000 * took_s:.0f} ms; candidates that the edge was "
         f"unsure of: {len(unsure)}, reported: {len(kept)}"

@@ -84,7 +84,7 @@ class Report:
     Attributes:
         study_key: random name of this reading; it does not identify the patient.
         created: wall-clock time of the report, ISO 8601 with zone.
-        findings: by falling probability, small ones last.
+        findings: by falling probability.
         ledger: time by stage, in the order of the pipeline.
         second_reading_reason: why it is complete, partial or missing.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.

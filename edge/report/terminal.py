@@ -40,13 +40,13 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
 
 
 def _findings_table(report: Report) -> Table:
-    small = sum(finding.small for finding in report.findings)
-    title = _plural(len(report.findings) - small, "finding")
-    title += f" and {_plural(small, 'small nodule')} (below {SMALL_MM:g} mm)" if small else ""
+    caption = f"{len(report.dismissed)} dismissed on the edge, highest score "
+    caption += f"{report.highest_dismissed_score:.3f}"
+    if any(finding.small for finding in report.findings):
+        caption += f"\n* below {SMALL_MM:g} mm"
+    found = _plural(len(report.findings), "finding")
     table = Table(
-        title=f"{title} of {_plural(len(report.decisions), 'candidate')}",
-        caption=f"{len(report.dismissed)} dismissed on the edge, highest score "
-        f"{report.highest_dismissed_score:.3f}",
+        title=f"{found} of {_plural(len(report.decisions), 'candidate')}", caption=caption
     )
     for heading in ("#", "x, y, z mm (LPS)", "mm", "probability", "edge", "cloud"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -56,12 +56,11 @@ def _findings_table(report: Report) -> Table:
         table.add_row(
             str(number),
             f"{x:.1f}, {y:.1f}, {z:.1f}",
-            f"{finding.diameter_mm:.1f}",
+            f"{finding.diameter_mm:.1f}{'*' if finding.small else ''}",
             f"{finding.probability:.2f}",
             f"{finding.edge_score:.2f}",
             f"{finding.verdict.probability:.2f}" if finding.verdict else "-",
             finding.decided_by.value,
-            style="dim" if finding.small else None,
         )
     return table
 

@@ -22,7 +22,7 @@ from edge.findings import Decision, Finding, SecondReading
 from edge.report.model import NOT_A_DEVICE, Change, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 
-SCHEMA = "overread.report/1"
+SCHEMA = "overread.report/2"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
 
 
@@ -115,8 +115,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "source": str(report.source),
         "series_uid": report.series_uid,
         "study": asdict(report.header),
-        "findings": [_finding(n, finding) for n, finding in report.numbered if not finding.small],
-        "small_nodules": [_finding(n, finding) for n, finding in report.numbered if finding.small],
+        "findings": [_finding(n, finding) for n, finding in report.numbered],
         "picture_note": report.picture_note,
         "second_reading": report.second_reading.value,
         "second_reading_reason": report.second_reading_reason,
@@ -172,6 +171,7 @@ def _finding(number: int, finding: Finding) -> dict[str, Any]:
         "number": number,
         "centre_mm": _point(finding.centre_mm),
         "diameter_mm": _number(finding.diameter_mm, 2),
+        "small": finding.small,
         "volume_mm3": _number(finding.outline.volume_mm3, 1) if finding.outline else None,
         "probability": _number(finding.probability, 4),
         "decided_by": finding.decided_by.value,

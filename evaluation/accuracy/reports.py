@@ -1,7 +1,7 @@
 """Final reports against known lesions: sensitivity and false positives a scan, as users get them.
 
 Studies go through the edge's whole pipeline, from files to the report, and so do phantoms, whose
-nodules are all known. No threshold is moved: all that the report lists counts, small nodules too.
+nodules are all known. No threshold is moved: all that the report lists counts.
 """
 
 import tempfile
@@ -45,7 +45,7 @@ class ReportScores:
     """One study's report: its findings sorted by truth, and the time of each stage.
 
     ``counts`` are its lesions, those found, and the false positives; None without known truth.
-    ``findings`` does not count the ``small`` nodules. ``refused`` is why it was not read.
+    ``refused`` is why it was not read.
     """
 
     name: str
@@ -54,7 +54,6 @@ class ReportScores:
     stages_s: Mapping[str, float]
     second_reading: str
     refused: str = ""
-    small: int = 0
 
 
 def study_folders(folder: Path) -> list[Path]:
@@ -95,8 +94,7 @@ def read_one(
     return ReportScores(
         name=name,
         counts=counts,
-        findings=sum(not finding.small for finding in report.findings),
-        small=sum(finding.small for finding in report.findings),
+        findings=len(report.findings),
         stages_s=ledger_s(report),
         second_reading=report.second_reading.value,
         refused=refusal(report),
@@ -178,7 +176,6 @@ def _study_json(result: ReportScores) -> dict[str, Any]:
     return {
         "study": result.name,
         "findings": result.findings,
-        "small_nodules": result.small,
         "lesions": lesions,
         "found": found,
         "false_positives": false,
@@ -200,12 +197,12 @@ def rates_table(result: Mapping[str, Any]) -> Rows:
 
 
 def studies_table(studies: Sequence[Mapping[str, Any]]) -> Rows:
-    """Return each study with its findings and small nodules; hits and false positives of both."""
-    heads = ("study", "findings", "small", "found", "false", "second reading", "s")
+    """Return each study with its findings, hits and false positives."""
+    heads = ("study", "findings", "found", "false", "second reading", "s")
     cells = []
     for one in studies:
         hits = (f"{one['found']} of {one['lesions']}", one["false_positives"])
         known = hits if one["lesions"] is not None else ("unknown", "unknown")
-        cells.append([one["study"], one["refused"] or one["findings"], one["small_nodules"], *known,
+        cells.append([one["study"], one["refused"] or one["findings"], *known,
                       one["second_reading"], f"{one['total_s']:.2f}"])  # fmt: skip
     return Rows(heads, cells, "Studies")

@@ -1,4 +1,4 @@
-"""Findings: which are small, and where an outline lies."""
+"""Findings: which are marked as small, and where an outline lies."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def finding(diameter_mm: float, malignancy: float | None) -> Finding:
 
 @pytest.mark.parametrize(
     ("diameter_mm", "malignancy", "small"),
-    [(5.9, 0.2, True), (5.9, None, True), (5.9, 0.5, False), (6.0, 0.2, False), (30, None, False)],
+    [(5.9, 0.2, True), (5.9, None, True), (5.9, 0.9, True), (6.0, 0.2, False), (30, None, False)],
 )
-def test_below_6_mm_with_low_malignancy_is_small(
+def test_below_6_mm_is_small_whatever_the_malignancy_score(
     diameter_mm: float, malignancy: float | None, small: bool
 ) -> None:
     assert finding(diameter_mm, malignancy).small is small

@@ -105,11 +105,11 @@ def test_characterizations_do_not_count_as_second_readings() -> None:
     assert result.reason.startswith("0 of 1 uncertain candidates")
 
 
-def test_small_nodules_come_last() -> None:
+def test_a_small_nodule_of_high_probability_comes_before_a_large_one() -> None:
     small, large = replace(verdict(0, 0.95), diameter_mm=5.0), verdict(1, 0.9)
     findings = merged((0.45, 0.45), EscalationResult({0: small, 1: large})).findings
-    assert [finding.small for finding in findings] == [False, True]
-    assert findings[0].probability < findings[1].probability
+    assert [finding.small for finding in findings] == [True, False]
+    assert findings[0].probability > findings[1].probability
 
 
 def test_edge_alone_decides_when_the_verdict_is_missing() -> None:

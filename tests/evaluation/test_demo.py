@@ -257,7 +257,6 @@ def test_the_way_to_the_cloud_is_shown_for_each_finding_that_it_decided() -> Non
     undecided = {"number": 2, "route": "escalate", "decided_by": "cloud", "verdict": verdict}
     report = {
         "findings": [{"number": 1, "route": "report", "verdict": verdict}, undecided | scores],
-        "small_nodules": [],
         "candidates": [{"route": route} for route in ("report", "escalate", "escalate", "dismiss")],
         "ledger": [{"stage": "escalate", "took_s": 0.1014}],
     }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def test_each_finding_has_centre_scores_and_reason_and_the_ledger_its_deadline()
     assert "2  the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in lines
     assert any("0.25 s of 10.00 s" in line for line in lines)
     assert any("│ read  │   10.000 │  0.250 │" in line for line in lines)
+
+
+def test_findings_below_6_mm_are_marked_in_one_table() -> None:
+    small = replace(study().findings[0], diameter_mm=5.96)
+    lines = printed(study(findings=(small, study().findings[1]))).splitlines()
+    assert any("2 findings of 3 candidates" in line for line in lines)
+    (marked,) = [line for line in lines if "6.0*" in line]
+    assert "│ 1 │" in marked
+    assert any("* below 6 mm" in line for line in lines)
+    assert "*" not in printed(study())
 
 
 def test_guarantee_and_audit_are_printed() -> None:

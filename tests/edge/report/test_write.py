@@ -78,7 +78,7 @@ def page(report: Report = REPORT) -> str:
 def test_json_keys_of_the_contract_are_there() -> None:
     values = report_to_dict(REPORT)
     (finding,) = values["findings"]
-    assert values["schema"] == SCHEMA == "overread.report/1"
+    assert values["schema"] == SCHEMA == "overread.report/2"
     assert finding["centre_mm"] == [-21.1, -137.2, 237.1]
     assert finding["diameter_mm"] == 12.35
     assert (finding["probability"], finding["edge_score"]) == (0.95, 0.6123)
@@ -93,16 +93,24 @@ def test_json_keys_of_the_contract_are_there() -> None:
     assert values["rejection"] is None
 
 
-def test_small_nodules_are_listed_apart() -> None:
-    """In the data under a separate key, on the page in a separate table."""
+def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() -> None:
     small = replace(FINDING, diameter_mm=4.2)
-    values = report_to_dict(replace(REPORT, findings=(FINDING, small)))
-    assert [one["number"] for one in values["findings"]] == [1]
-    assert [one["number"] for one in values["small_nodules"]] == [2]
-    text = page(replace(REPORT, findings=(FINDING, small)))
-    assert "1 finding, 1 small nodule<" in text
-    assert "below 6 mm, with a malignancy score below 0.5 or none" in text
-    assert "small nodule" not in page()
+    values = report_to_dict(replace(REPORT, findings=(small, FINDING)))
+    marks = [(one["number"], one["small"]) for one in values["findings"]]
+    assert marks == [(1, True), (2, False)]
+    assert "small_nodules" not in values
+    text = page(replace(REPORT, findings=(small, FINDING)))
+    assert "2 findings<" in text
+    assert text.count("below 6 mm") == 1
+    assert "below 6 mm" not in page()
+
+
+def test_no_report_says_what_a_guideline_asks() -> None:
+    """Guidelines exclude patients whom the program does not recognise; nobody may rest on them."""
+    small = replace(FINDING, diameter_mm=4.2)
+    text = page(replace(REPORT, findings=(small,))).lower()
+    for word in ("guideline", "follow-up", "fleischner", "lung-rads"):
+        assert word not in text
 
 
 def test_json_says_nothing_that_is_no_json() -> None:
