@@ -75,15 +75,29 @@ class Terms:
     @property
     def text(self) -> str:
         """The guarantee in a sentence."""
-        calibration = f"calibration {self.calibration} with {self.basis}, {self.patients} patients"
-        if not self.holds:
-            likely = self.confidence > 0.5
-            share = f"has {_percent(self.confidence)} confidence"
-            calibration += f"; the requested {_percent(self.asked_alpha)} "
-            calibration += share if likely else "cannot be guaranteed"
         return (
-            f"with {_percent(1 - self.delta)} confidence at most {_percent(self.alpha)} of nodules "
-            f"are missed, on average over patients ({calibration})"
+            f"With {_percent(1 - self.delta)} confidence, at most {_percent(self.alpha)} of "
+            "nodules are missed on average over patients, provided that they are as easy to find "
+            f"as those of calibration ({self.basis}, {self.patients} patients)."
+        )
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What the sentence means and rests on, in further sentences."""
+        met = "is the one that was requested"
+        if not self.holds:
+            supported = f"has {_percent(self.confidence)} confidence"
+            share = supported if self.confidence > 0.5 else "cannot be guaranteed"
+            met = "is what these patients support; "
+            met += f"the requested {_percent(self.asked_alpha)} {share}"
+        return (
+            "It is about many patients on average, not about this one.",
+            "A nodule that no network proposed counts as missed.",
+            f"The limit of {_percent(self.alpha)} {met}.",
+            f"Calibration {self.calibration} read {self.basis}, slices at most "
+            f"{self.slice_mm:.3g} mm apart, and every uncertain candidate again in "
+            f"{self.region_side} voxels a side.",
+            f"Its models were {self.screening} on the edge and {self.hybrid} in the cloud.",
         )
 
 
@@ -105,10 +119,15 @@ class Guarantee:
 
     @property
     def text(self) -> str:
-        """One line for the report."""
+        """One sentence for the report."""
         if self.terms is None or self.reason:
-            return f"no guarantee, because {self.reason}"
+            return f"No guarantee for this scan: {self.reason.removesuffix('.')}."
         return self.terms.text
+
+    @property
+    def details(self) -> tuple[str, ...]:
+        """What the sentence means and rests on; empty if nothing is guaranteed."""
+        return self.terms.details if self.terms is not None and self.given else ()
 
 
 NOT_CALIBRATED = Guarantee()
@@ -153,7 +172,7 @@ def guarantee_of(
     if most.terms is None or most.reason:
         return most
     if limitations:
-        return Guarantee(most.terms, "; ".join(one.text for one in limitations))
+        return Guarantee(most.terms, " ".join(one.text for one in limitations))
     if reason := _outside_calibration(most.terms, plan, answers, slice_mm):
         return Guarantee(most.terms, reason)
     return amended_guarantee(most, plan, answers)

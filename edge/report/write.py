@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edge.atomic_files import sync_folder, write_atomically
 from edge.findings import Decision, Finding, SecondReading
+from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 
@@ -103,7 +104,6 @@ def report_to_dict(report: Report) -> dict[str, Any]:
 
     Points are ``[x, y, z]`` LPS in mm, times are in seconds. A number that is not finite is null.
     """
-    terms = report.guarantee.terms
     audit = report.audit
     return {
         "schema": SCHEMA,
@@ -134,12 +134,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         ],
         "models": dict(report.models),
         "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
-        "guarantee": report.guarantee.text,
-        "guarantee_terms": {
-            "given": report.guarantee.given,
-            "reason": report.guarantee.reason,
-            **(asdict(terms) if terms else {}),
-        },
+        "guarantee": _guarantee(report.guarantee),
         "audit": audit
         and {
             **asdict(audit),
@@ -148,6 +143,28 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         },
         "other_series": list(report.other_series),
         "disclaimer": NOT_A_DEVICE,
+    }
+
+
+def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
+    """Terms are written only where they hold: no number stands beside a guarantee not given."""
+    terms = guarantee.terms if guarantee.given else None
+    return {
+        "given": guarantee.given,
+        "text": guarantee.text,
+        "reason": guarantee.reason,
+        "terms": terms
+        and {
+            "missed_at_most": terms.alpha,
+            "confidence": _number(1 - terms.delta, 4),
+            "patients": terms.patients,
+            "calibration": terms.calibration,
+            "basis": terms.basis,
+            "edge_model": terms.screening,
+            "cloud_model": terms.hybrid,
+            "slice_mm": terms.slice_mm,
+            "roi_side": terms.region_side,
+        },
     }
 
 

@@ -30,9 +30,9 @@ from tests.edge.fake_cloud import FakeCloud, escalator
 
 MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (
-    "with 90 % confidence at most 5 % of nodules are missed, on average over patients "
-    "(calibration 0123abcd with nodules in cubes of 50 mm, 62 patients; the requested 2.8 % has "
-    "70 % confidence)"
+    "With 90 % confidence, at most 5 % of nodules are missed on average over patients, provided "
+    "that they are as easy to find as those of calibration (nodules in cubes of 50 mm, 62 "
+    "patients)."
 )
 
 
@@ -53,7 +53,7 @@ def test_rois_of_another_side_have_no_guarantee() -> None:
     assert for_roi_side(MOST, 48) == MOST
     small = for_roi_side(MOST, 32)
     assert small.text == (
-        "no guarantee, because ROIs have 32 voxels a side, in calibration they had 48"
+        "No guarantee for this scan: ROIs have 32 voxels a side, in calibration they had 48."
     )
     assert of(plan_of(0.95), EscalationResult()) == MOST
     assert guarantee_of(small, plan_of(0.95), EscalationResult(), 1.0) == small
@@ -63,7 +63,9 @@ def test_terms_come_from_the_manifest() -> None:
     assert Terms.from_manifest({"guarantee": GUARANTEE}) == TERMS
     assert Terms.from_manifest({}) is None
     assert guarantee_of_model({}, "1") == NOT_CALIBRATED
-    assert NOT_CALIBRATED.text == "no guarantee, because the model has no calibrated guarantee"
+    assert NOT_CALIBRATED.text == (
+        "No guarantee for this scan: the model has no calibrated guarantee."
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,8 @@ def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
     assert guarantee_of_model({"guarantee": GUARANTEE}, TERMS.screening) == MOST
     stale = guarantee_of_model({"guarantee": GUARANTEE}, "2")
     assert stale.text == (
-        f"no guarantee, because calibration used version {TERMS.screening} of the model, not 2"
+        f"No guarantee for this scan: calibration used version {TERMS.screening} of the model, "
+        "not 2."
     )
     assert guarantee_of(stale, plan_of(0.95), EscalationResult(), 1.0) == stale
 
@@ -114,10 +117,18 @@ def test_a_reading_as_in_calibration_has_its_terms() -> None:
         found = of(plan, answers)
         assert found.given
         assert found.text == TEXT
+
+
+def test_the_guarantee_is_one_sentence_and_its_details_say_what_was_requested() -> None:
+    assert TEXT.count(".") == 1
     asked = replace(TERMS, alpha=0.028, holds=True, confidence=0.93)
-    assert "0123abcd with nodules in cubes of 50 mm, 62 patients)" in Guarantee(asked, "").text
-    hopeless = replace(TERMS, confidence=0.1)
-    assert "the requested 2.8 % cannot be guaranteed)" in Guarantee(hopeless, "").text
+    for terms, says in (
+        (TERMS, "5 % is what these patients support; the requested 2.8 % has 70 % confidence."),
+        (replace(TERMS, confidence=0.1), "the requested 2.8 % cannot be guaranteed."),
+        (asked, "2.8 % is the one that was requested."),
+    ):
+        assert any(detail.endswith(says) for detail in Guarantee(terms, "").details)
+    assert Guarantee(TERMS, "slices are too thick").details == ()
 
 
 def test_the_guarantee_waits_for_the_last_verdict() -> None:
@@ -125,8 +136,8 @@ def test_the_guarantee_waits_for_the_last_verdict() -> None:
     plan = plan_of(0.7, 0.3)
     first = of(plan, read_by(0))
     assert first.text == (
-        "no guarantee, because 1 of 2 uncertain candidates were not read again: "
-        "DeadlinePassed: late"
+        "No guarantee for this scan: 1 of 2 uncertain candidates were not read again: "
+        "DeadlinePassed: late."
     )
     assert not first.given
     assert amended_guarantee(first, plan, EscalationResult({0: verdict(0)})).reason.startswith(
@@ -169,17 +180,33 @@ def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
         report = report_of(pipeline_of(second, guarantee=GUARANTEE), tmp_path)
     assert report.guarantee.text == TEXT
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["guarantee"] == TEXT
-    assert written["guarantee_terms"] == {"given": True, "reason": "", **GUARANTEE}
+    assert written["guarantee"] == {
+        "given": True,
+        "text": TEXT,
+        "reason": "",
+        "terms": {
+            "missed_at_most": 0.05,
+            "confidence": 0.9,
+            "patients": 62,
+            "calibration": "0123abcd",
+            "basis": "nodules in cubes of 50 mm",
+            "edge_model": TERMS.screening,
+            "cloud_model": "fake 1",
+            "slice_mm": 2.5,
+            "roi_side": 48,
+        },
+    }
     assert TEXT in (tmp_path / "report.html").read_text()
 
 
-def test_without_a_cloud_the_report_says_why_there_is_none(tmp_path: Path) -> None:
+def test_no_term_stands_beside_a_guarantee_that_is_not_given(tmp_path: Path) -> None:
     report = report_of(pipeline_of(NoSecondReader(), guarantee=GUARANTEE), tmp_path)
-    text = "no guarantee, because no second reader is set up"
+    reason = "no second reader is set up"
+    text = f"No guarantee for this scan: {reason}."
     assert report.guarantee.text == text
     written = json.loads((tmp_path / "report.json").read_text())
-    assert (written["guarantee"], written["guarantee_terms"]["given"]) == (text, False)
+    nothing = {"given": False, "text": text, "reason": reason, "terms": None}
+    assert written["guarantee"] == nothing
     assert text in (tmp_path / "report.html").read_text()
 
 
@@ -188,12 +215,12 @@ def test_an_amendment_that_completes_the_reading_brings_the_guarantee_back(site:
     site.study("a")
     site.cloud.answers = [1, 1]
     site.turns()
-    texts = [site.report("a", version)["guarantee"] for version in (".v1", ".v2", "")]
+    texts = [site.report("a", version)["guarantee"]["text"] for version in (".v1", ".v2", "")]
     assert texts[0] == (
-        "no guarantee, because 2 of 2 uncertain candidates were not read again: "
-        "Unreachable: nobody listens"
+        "No guarantee for this scan: 2 of 2 uncertain candidates were not read again: "
+        "Unreachable: nobody listens."
     )
-    assert texts[1].startswith("no guarantee, because 1 of 2 uncertain candidates")
+    assert texts[1].startswith("No guarantee for this scan: 1 of 2 uncertain candidates")
     assert texts[2] == TEXT
-    assert site.report("a")["guarantee_terms"]["given"]
+    assert site.report("a")["guarantee"]["given"]
     assert TEXT in (site.places.outbox / "a" / "report.html").read_text()

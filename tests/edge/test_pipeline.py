@@ -166,7 +166,7 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.file) == ("NoLung", "study")
     assert not report.rejection.internal
-    assert report.guarantee.text == "no guarantee, because the study was not read"
+    assert report.guarantee.text == "No guarantee for this scan: the study was not read."
     assert [entry.stage for entry in report.ledger] == ["read", "preprocess", "report"]
     assert json.loads((tmp_path / "report.json").read_text())["status"] == "rejected"
 

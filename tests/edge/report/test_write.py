@@ -330,6 +330,14 @@ def test_page_names_everything_that_the_reader_must_know() -> None:
         assert words in text
 
 
+def test_the_disclaimer_stands_under_the_header_and_on_every_printed_page() -> None:
+    """Before anything that could be believed; chromium repeats the margin box on each page."""
+    text = page()
+    body = text.split("</header>")[1]
+    assert body.index(NOT_A_DEVICE) < 100
+    assert re.search(r"@page \{[^}]*@bottom-left \{[^}]*" + re.escape(NOT_A_DEVICE), text)
+
+
 CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
 SECOND = replace(
     REPORT, version=2, findings=(FINDING, FINDING), finding_numbers=(4, 1), changes=(CHANGE,)
