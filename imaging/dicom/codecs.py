@@ -3,7 +3,9 @@
 Every frame is checked before a decoder sees it: decoders fill what is missing with grey, and
 trust the size that a codestream states, even if it asks for gigabytes. The decoder of JPEG Lossless
 ends the whole process when the tables are damaged; so JPEG headers are checked segment by segment
-(ISO/IEC 10918-1, annexes B, C and H; ISO/IEC 14495-1, annex C for JPEG-LS).
+(ISO/IEC 10918-1, annexes B, C and H; ISO/IEC 14495-1, annex C for JPEG-LS; ISO/IEC 15444-1,
+annex A for JPEG 2000). A frame ends at its end marker. Some archives write a pad byte, or more,
+after it: that is no part of the image, and is cut off.
 
 Frames are decoded by GDCM in SimpleITK, which is fast and releases Python's lock. GDCM reads only
 files, and parses the whole header of each. So every frame is written to a file of its own with
@@ -42,8 +44,14 @@ _START, _END = b"\xff\xd8", b"\xff\xd9"
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7  # SOF3 and SOF55, the frame headers of the two
 _TABLES, _SCAN, _RESTART_INTERVAL = 0xC4, 0xDA, 0xDD
 _HARMLESS = {*range(0xE0, 0xF0), 0xFE, 0xF8}  # APPn, comments, the parameters of JPEG-LS
-_STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # neither a stuffed byte nor a restart
-_START_JPEG2000 = b"\xff\x4f\xff\x51"
+# the next marker in the data that is no restart; fill bytes may come before it. After a byte FF
+# JPEG stuffs a byte 00, JPEG-LS a bit 0.
+_NEXT_MARKER = {
+    _LOSSLESS: re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]"),
+    _JPEG_LS: re.compile(rb"\xff+[\x80-\xcf\xd8-\xfe]"),
+}
+_START_JPEG2000, _DATA_JPEG2000 = b"\xff\x4f\xff\x51", b"\xff\x93"
+_NEXT_MARKER_JPEG2000 = re.compile(rb"\xff[\x90\xd9]")  # the next tile-part, or the end
 _ITEM, _SEQUENCE_END = (0xFFFE, 0xE000), (0xFFFE, 0xE0DD)
 
 SYNTAXES = frozenset(
@@ -61,47 +69,74 @@ def decode(frame: bytes, layout: Layout, transfer_syntax: str) -> npt.NDArray[An
     Raises:
         ValueError: the frame is damaged; the message says how.
     """
-    check(frame, layout.rows, layout.columns, rle=transfer_syntax == RLELossless)
-    values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(frame))
+    whole = checked(frame, layout.rows, layout.columns, rle=transfer_syntax == RLELossless)
+    values = _read_image(_file_head(layout, transfer_syntax) + _encapsulated(whole))
     if values.shape != (size := (layout.rows, layout.columns)):
         raise ValueError(f"decodes to rows, columns {values.shape}, expected {size}")
     return values
 
 
-def check(frame: bytes, rows: int, columns: int, *, rle: bool = False) -> None:
-    """Refuse a frame that is truncated, or not ``rows`` x ``columns`` pixels of one component.
+def checked(frame: bytes, rows: int, columns: int, *, rle: bool = False) -> bytes:
+    """Return the frame up to its end marker.
 
     Raises:
-        ValueError: the frame is refused; the message says why.
+        ValueError: it is truncated or damaged, or it is not one image of ``rows`` x ``columns``
+            pixels of one component; the message says why.
     """
     if rle:
-        # two segments, one per byte of the 16-bit values (DICOM PS3.5, annex G)
-        n, first, second = (int.from_bytes(frame[i : i + 4], "little") for i in (0, 4, 8))
-        if n != 2 or first != 64 or not first < second < len(frame):
-            raise ValueError(f"the RLE header is damaged ({n} segments at {first}, {second})")
-        return
-    whole = frame.rstrip(b"\x00")
-    if not whole.endswith(_END):
-        raise ValueError(f"the compressed frame is truncated after {len(frame)} bytes")
-    is_2000 = whole.startswith(_START_JPEG2000)
-    size = _jpeg2000_size(whole) if is_2000 else jpeg_size(whole)
-    if size != (rows, columns, 1):
-        raise ValueError(f"has rows, columns, components {size}, expected {(rows, columns, 1)}")
+        _check_rle(frame)
+        return frame
+    is_2000 = frame.startswith(_START_JPEG2000)
+    *size, end = _jpeg2000_size(frame) if is_2000 else jpeg_size(frame)
+    if size != [rows, columns, 1]:
+        raise ValueError(f"has rows, columns, components {size}, expected {[rows, columns, 1]}")
+    if frame.startswith((_START, _START_JPEG2000), end):
+        raise ValueError("holds more than one image")
+    return frame[:end]
 
 
-def _jpeg2000_size(frame: bytes) -> tuple[int, int, int]:
-    """Read rows, columns and components from the SIZ segment (ISO/IEC 15444-1, A.5.1)."""
+def _check_rle(frame: bytes) -> None:
+    """Require two segments, one per byte of the 16-bit values (DICOM PS3.5, annex G)."""
+    n, first, second = (int.from_bytes(frame[i : i + 4], "little") for i in (0, 4, 8))
+    if n != 2 or first != 64 or not first < second < len(frame):
+        raise ValueError(f"the RLE header is damaged ({n} segments at {first}, {second})")
+
+
+def _jpeg2000_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Read rows, columns and components from the SIZ segment, and find the end of the frame."""
     if len(frame) < 42:
         raise ValueError("the JPEG 2000 header is truncated")
     right, bottom, left, top = (int.from_bytes(frame[i : i + 4], "big") for i in range(8, 24, 4))
-    return bottom - top, right - left, int.from_bytes(frame[40:42], "big")
+    end = _end_of_jpeg2000(frame)
+    return bottom - top, right - left, int.from_bytes(frame[40:42], "big"), end
 
 
-def jpeg_size(frame: bytes) -> tuple[int, int, int]:
-    """Read rows, columns and components of a valid frame, which ends with its end marker.
+def _end_of_jpeg2000(frame: bytes) -> int:
+    """Find the end marker: from segment to segment, and over the data of each tile-part."""
+    at = len(_START)
+    while at < len(frame) - 1:
+        marker, length = frame[at : at + 2], int.from_bytes(frame[at + 2 : at + 4], "big")
+        if marker == _END:
+            return at + len(_END)
+        if marker == _DATA_JPEG2000:
+            after = _NEXT_MARKER_JPEG2000.search(frame, at)
+            at = after.start() if after else len(frame)
+        elif marker[0] == 0xFF and length >= 2:
+            at += 2 + length
+        else:
+            raise ValueError(f"the JPEG 2000 header is damaged ({frame[at : at + 4].hex()})")
+    raise ValueError(_truncated(frame))
+
+
+def _truncated(frame: bytes) -> str:
+    return f"the compressed frame is truncated: no end marker in its {len(frame)} bytes"
+
+
+def jpeg_size(frame: bytes) -> tuple[int, int, int, int]:
+    """Read rows, columns and components of a frame, and find its end, behind the end marker.
 
     Raises:
-        ValueError: the frame is damaged; the message says where.
+        ValueError: the frame is truncated or damaged; the message says where.
     """
     *segments, (last, scan, data_at) = _segments(frame)
     headers = [(m, s) for m, s, _ in segments if m in (_LOSSLESS, _JPEG_LS)]
@@ -113,9 +148,13 @@ def jpeg_size(frame: bytes) -> tuple[int, int, int]:
     if marker == _LOSSLESS:
         tables = {t for m, s, _ in segments if m == _TABLES for t in _huffman_tables(s)}
         _check_scan(scan, header, tables)
-        if stray := _STRAY_MARKER.search(frame, data_at, len(frame) - len(_END)):
-            raise ValueError(f"unexpected marker {stray.group().hex()} inside the JPEG data")
-    return int.from_bytes(header[1:3], "big"), int.from_bytes(header[3:5], "big"), header[5]
+    after = _NEXT_MARKER[marker].search(frame, data_at)
+    if after is None:
+        raise ValueError(_truncated(frame))
+    if not after.group().endswith(_END):
+        raise ValueError(f"unexpected marker {after.group()[-2:].hex()} inside the JPEG data")
+    rows, columns = (int.from_bytes(header[i : i + 2], "big") for i in (1, 3))
+    return rows, columns, header[5], after.end()
 
 
 def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
@@ -125,9 +164,13 @@ def _segments(frame: bytes) -> Iterator[tuple[int, bytes, int]]:
     at, marker = len(_START), 0
     known = {_LOSSLESS, _JPEG_LS, _TABLES, _SCAN, _RESTART_INTERVAL} | _HARMLESS
     while marker != _SCAN:
+        while frame[at : at + 2] == b"\xff\xff":  # fill bytes
+            at += 1
+        if len(frame) < at + 4:
+            raise ValueError(_truncated(frame))
         marker, length = frame[at + 1], int.from_bytes(frame[at + 2 : at + 4], "big")
         end = at + 2 + length
-        if frame[at] != 0xFF or marker not in known or length < 2 or end > len(frame) - len(_END):
+        if frame[at] != 0xFF or marker not in known or length < 2:
             raise ValueError(f"the JPEG header is damaged ({frame[at : at + 4].hex()})")
         yield marker, frame[at + 4 : end], end
         at = end

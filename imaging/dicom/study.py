@@ -179,14 +179,15 @@ def stored_frames(
     if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
         reason = f"transfer syntax {transfer_syntax} is not supported"
         raise UnreadableFile(f"{reason}: send the file uncompressed", file)
-    data = load(file, ("PixelData",), bare=is_bare(read_head(file)), pixels=True)
+    data = load(file, ("PixelData", "NumberOfFrames"), bare=is_bare(read_head(file)), pixels=True)
     try:
         content = data.get("PixelData")
         if not isinstance(content, bytes) or not content:
             raise ValueError("missing")
         if transfer_syntax in _NATIVE:
             return [_native(content, frame, layout, transfer_syntax) for frame in frames]
-        encoded = list(generate_frames(content, number_of_frames=max(frames) + 1))
+        count = int(data.get("NumberOfFrames") or 1)
+        encoded = list(generate_frames(content, number_of_frames=count))
         return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
     # generate_frames meets damaged encapsulation with ValueError, struct.error, EOFError ...
     except Exception as error:

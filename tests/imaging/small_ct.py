@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-from pydicom import Dataset
+import SimpleITK as sitk
+from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, JPEGLosslessSV1
 
 SIZE = 32
 
@@ -75,3 +78,29 @@ class SmallCt:
         for file, image in zip(files, images, strict=True):
             image.save_as(file, enforce_file_format=True)
         return files
+
+
+def encoded(image: Dataset, syntax: str) -> bytes:
+    """Compress the image and return its frame; ``syntax`` ends a transfer syntax UID."""
+    if UID(f"1.2.840.10008.1.2.{syntax}") != JPEGLosslessSV1:
+        image.compress(f"1.2.840.10008.1.2.{syntax}", generate_instance_uid=False)
+        return next(generate_frames(image.PixelData, number_of_frames=1))
+    stored = np.frombuffer(image.PixelData, "<i2").reshape(1, SIZE, SIZE)
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor("JPEG")  # lossless, of first order: .70
+    with TemporaryDirectory() as folder:
+        writer.SetFileName(f"{folder}/a.dcm")
+        writer.Execute(sitk.GetImageFromArray(stored))
+        frame = next(generate_frames(dcmread(f"{folder}/a.dcm").PixelData, number_of_frames=1))
+    set_frames(image, syntax, [frame])
+    return frame
+
+
+def set_frames(image: Dataset, syntax: str, frames: list[bytes], **layout: object) -> None:
+    """Replace the pixel data by encoded frames; ``layout`` is that of `encapsulate`."""
+    image.file_meta.TransferSyntaxUID = UID(f"1.2.840.10008.1.2.{syntax}")
+    image.PixelData = encapsulate(frames, **layout)
+    image["PixelData"].VR = "OB"
+    image["PixelData"].is_undefined_length = True

@@ -1,10 +1,13 @@
-"""Damaged codestreams are refused before a decoder sees them."""
+"""Damaged codestreams are refused before a decoder sees them; sound ones are read to their end."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from imaging.dicom import codecs
+from imaging.dicom.layout import Layout
+from tests.imaging.small_ct import SmallCt, encoded
 
 _SOF = bytes.fromhex("ffc3000b 10 0010 0020 01 01 11 00")
 _DHT = bytes.fromhex("ffc40015 00 01010000000000000000000000000000 0003")
@@ -14,8 +17,47 @@ SOUND = b"\xff\xd8" + _SOF + _DHT + _SOS + _DATA + b"\xff\xd9"
 
 
 def test_sound_stream_states_its_size() -> None:
-    assert codecs.jpeg_size(SOUND) == (16, 32, 1)
-    codecs.check(SOUND, 16, 32)
+    assert codecs.jpeg_size(SOUND) == (16, 32, 1, len(SOUND))
+    assert codecs.checked(SOUND, 16, 32) == SOUND
+
+
+SYNTAXES = {"JPEG Lossless": "4.70", "JPEG-LS": "4.80", "JPEG 2000": "4.90", "RLE": "5"}
+LAYOUT = Layout(32, 32, 16, 15, True)
+
+
+@pytest.mark.parametrize("tail", [b"\0", b"\xff", b"\n\0", b"\xff\xd9", b"GE" * 300], ids=bytes.hex)
+@pytest.mark.parametrize("name", SYNTAXES)
+def test_bytes_after_the_end_marker_are_no_part_of_the_image(name: str, tail: bytes) -> None:
+    """Archives pad frames with one byte or more: every decoder reads them, and so do we."""
+    ct = SmallCt()
+    frame = encoded(ct.images()[3], SYNTAXES[name]).rstrip(b"\0")
+    values = codecs.decode(frame + tail, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}")
+    np.testing.assert_array_equal(values - 1024, ct.hu()[3])
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0", b"\xff", b"GE" * 300], ids=bytes.hex)
+@pytest.mark.parametrize("share", [0.99, 0.5, 0.05])
+@pytest.mark.parametrize("name", [n for n in SYNTAXES if n != "RLE"])
+def test_a_frame_without_end_marker_is_truncated(name: str, share: float, tail: bytes) -> None:
+    """What follows the place where a frame was cut cannot hide the cut."""
+    frame = encoded(SmallCt().images()[3], SYNTAXES[name]).rstrip(b"\0")
+    cut = frame[: int(share * (len(frame) - 2))] + tail
+    with pytest.raises(ValueError, match=r"truncated|damaged|unexpected marker"):
+        codecs.decode(cut, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}")
+
+
+@pytest.mark.parametrize("name", [n for n in SYNTAXES if n != "RLE"])
+def test_two_images_in_one_frame_are_refused(name: str) -> None:
+    frame = encoded(SmallCt().images()[3], SYNTAXES[name]).rstrip(b"\0")
+    with pytest.raises(ValueError, match="holds more than one image"):
+        codecs.checked(frame + frame, 32, 32)
+
+
+@pytest.mark.parametrize("marker", [_SOF, _SOS, b"\xff\xd9"], ids=["header", "scan", "end"])
+def test_fill_bytes_before_a_marker_are_legal(marker: bytes) -> None:
+    """ISO/IEC 10918-1, B.1.1.2: any marker may be preceded by bytes FF."""
+    filled = SOUND.replace(marker, b"\xff\xff" + marker)
+    assert codecs.checked(filled, 16, 32) == filled
 
 
 @pytest.mark.parametrize(
@@ -51,4 +93,4 @@ def test_unsound_streams(old: bytes, new: bytes, text: str) -> None:
 )
 def test_frames_that_do_not_fit(frame: bytes, rle: bool, text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        codecs.check(frame, 16, 32, rle=rle)
+        codecs.checked(frame, 16, 32, rle=rle)

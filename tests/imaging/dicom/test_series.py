@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset
-from pydicom.encaps import encapsulate, generate_frames
+from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
@@ -20,7 +20,7 @@ from imaging.errors import IncompleteSeries, NoLung, NotCt, UnreadableFile
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, Volume
-from tests.imaging.small_ct import SmallCt
+from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
 
 def test_thinnest_that_covers_the_lungs(tmp_path: Path) -> None:
@@ -162,6 +162,24 @@ def test_frames_become_slices(compressed: bool, tmp_path: Path) -> None:
     volume = read_study(tmp_path).volume
     np.testing.assert_array_equal(volume.hu, ct.hu())
     assert volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90", "5"])
+@pytest.mark.parametrize("table", ["none", "basic", "extended"])
+def test_every_table_of_frame_offsets(table: str, syntax: str, tmp_path: Path) -> None:
+    """Frames are told apart by an offset table, or by their fragments where there is none."""
+    ct = SmallCt()
+    data = _enhanced(ct)
+    frames = [encoded(image, syntax) for image in ct.images()[::-1]]
+    in_one = table == "extended" or syntax == "5"  # where the standard allows one fragment only
+    parts = 1 if in_one else 3
+    if not in_one:
+        frames = [frame + b"\xff\x0a" for frame in frames]
+    set_frames(data, syntax, frames, fragments_per_frame=parts, has_bot=table == "basic")
+    if table == "extended":
+        _, data.ExtendedOffsetTable, data.ExtendedOffsetTableLengths = encapsulate_extended(frames)
+    ct.write(tmp_path, [data])
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
 
 
 def test_missing_frame(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from imaging.errors import UnreadableFile
 from imaging.read import read_study
-from tests.imaging.small_ct import SmallCt
+from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
 
 def test_order_and_names_do_not_matter(tmp_path: Path) -> None:
@@ -173,6 +173,29 @@ def test_damaged_jpeg_lossless(tmp_path: Path) -> None:
     image.save_as(files[5])
     with pytest.raises(UnreadableFile, match=r"005.dcm: pixel data: Corrupt JPEG data"):
         read_study(tmp_path)
+
+
+@pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90"])
+@pytest.mark.parametrize("table", [True, False], ids=["offset table", "no offset table"])
+def test_a_frame_in_several_fragments(table: bool, syntax: str, tmp_path: Path) -> None:
+    ct = SmallCt()
+    images = ct.images()
+    for image in images:
+        frame = encoded(image, syntax) + b"\xff" * 3
+        layout = {"fragments_per_frame": 3, "has_bot": table}
+        set_frames(image, syntax, [frame], **layout)
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+def test_a_study_whose_frames_are_padded_after_their_end(tmp_path: Path) -> None:
+    """Whole hospital series are archived so; in one of these, the slices differ in their pads."""
+    ct = SmallCt()
+    images = ct.images()
+    for index, image in enumerate(images):
+        set_frames(image, "4.70", [encoded(image, "4.70") + b"\xff\x00\x0a" * index])
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
 
 
 def test_prone_and_feet_first(tmp_path: Path) -> None:
