@@ -4,7 +4,7 @@ The input is a preprocessed box: uint8 ``(z, y, x)`` at 1 mm isotropic, of
 `imaging.volume.WINDOW_HU`, its axes pointing to the head, the back and the patient's left. Display
 is radiological: the patient's left on the right, head up, front up (axial) or on the left
 (sagittal). Pictures are uint8 ``(rows, columns, 3)`` in BGR, the order of OpenCV. They consist of
-tiles, ``(400, 400, 3)``, with points ``(x, y)`` in pixels; drawing changes a tile in place.
+square tiles with points ``(x, y)`` in pixels; drawing changes a tile in place.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,13 @@ import numpy.typing as npt
 
 from imaging.volume import WINDOW_HU, Triple, UInt8Array
 
-TILE_PX = 400
+TILE_PX = 320
+"""The side of a tile in the picture of a finding."""
+
+OVERVIEW_TILE_PX = 480
+FINDING_GRID = (4, 2)
+"""Columns and rows of tiles in the picture of a finding."""
+
 AMBER = (60, 190, 255)
 LABEL_SIZE = 0.5
 _PALE = (215, 225, 225)
@@ -26,8 +32,26 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 Rect = tuple[float, float, float, float]
 """Left, top, right and bottom."""
 
-LUNG_HU: tuple[float, float] = (-1350.0, 150.0)
-"""The usual lung window (level -600, width 1500), in which lung is dark grey and not black."""
+
+@dataclass(frozen=True)
+class Window:
+    """The window of a display: level and width in HU."""
+
+    level_hu: int
+    width_hu: int
+
+    def greys(self) -> UInt8Array:
+        """Return the grey value for each of the 256 values of the box."""
+        hu = np.linspace(*WINDOW_HU, 256)
+        grey = (hu - self.level_hu) * (255.0 / self.width_hu) + 127.5
+        return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+
+
+LUNG = Window(-600, 1500)
+"""The usual lung window, in which lung is dark grey and not black."""
+
+MEDIASTINAL = Window(40, 350)
+"""The usual window of soft tissue, in which only what is solid in a nodule can be seen."""
 
 _SOFT_TISSUE = np.uint8(182)  # 0 HU in the window of the box
 _ZOOM_MM = 64.0
@@ -67,6 +91,7 @@ class Plane(Enum):
     def __init__(self, axes: tuple[int, int, int], letters: str) -> None:
         self.axes = axes
         self.letters = letters
+        self.title = self.name.title()
 
 
 @dataclass(frozen=True)
@@ -76,60 +101,50 @@ class _View:
     top_left: tuple[float, float]
     extent: tuple[float, float]
     bar_mm: int
+    side_px: int = TILE_PX
 
     @property
     def scale(self) -> float:
         """Pixels per mm, so that the longer side fills the tile."""
-        return TILE_PX / max(self.extent)
+        return self.side_px / max(self.extent)
 
     def pixel(self, row_mm: float, column_mm: float) -> tuple[float, float]:
         """Convert a point of the plane to ``(x, y)`` of the tile, the view in its centre."""
         rows, columns = self.extent
-        x = (column_mm - self.top_left[1] - columns / 2) * self.scale + TILE_PX / 2
-        y = (row_mm - self.top_left[0] - rows / 2) * self.scale + TILE_PX / 2
+        x = (column_mm - self.top_left[1] - columns / 2) * self.scale + self.side_px / 2
+        y = (row_mm - self.top_left[0] - rows / 2) * self.scale + self.side_px / 2
         return x, y
 
     def shown(self, image: UInt8Array, flags: int) -> UInt8Array:
-        """Draw the plane's image as the tile shows it, ``(400, 400)``; black beyond the box."""
+        """Draw the plane's image as the tile shows it; black beyond the box."""
         x, y = self.pixel(0.5, 0.5)
         to_tile = np.array([[self.scale, 0, x], [0, self.scale, y]], dtype=np.float64)
-        return np.asarray(cv2.warpAffine(image, to_tile, (TILE_PX, TILE_PX), flags=flags), np.uint8)
+        size = self.side_px, self.side_px
+        return np.asarray(cv2.warpAffine(image, to_tile, size, flags=flags), np.uint8)
 
 
-def finding_picture(
-    voxels: UInt8Array, mark: Mark, window_hu: tuple[float, float] = LUNG_HU
-) -> UInt8Array:
-    """Render three planes through a finding, whole above, magnified below, ``(800, 1200, 3)``.
+def finding_picture(voxels: UInt8Array, mark: Mark) -> UInt8Array:
+    """Render a finding in tiles of `FINDING_GRID`, ``(640, 1280, 3)``.
+
+    Above three planes magnified in the lung window and the whole axial slice; below the same planes
+    in the mediastinal window and the whole coronal one.
 
     Args:
         voxels: the box, ``(z, y, x)`` uint8 at 1 mm.
         mark: the finding; if its centre is outside the box, the nearest planes are shown.
-        window_hu: the window to display; beyond the window of the box there is no contrast.
     """
-    # grey values from the window of the box to the other window
-    low, high = window_hu
-    hu = np.linspace(*WINDOW_HU, 256)
-    levels = np.clip(np.rint((hu - low) * (255.0 / (high - low))), 0, 255).astype(np.uint8)
-    whole, near = [], []
-    for plane in Plane:
-        at = _slice_number(voxels.shape, plane, mark.index_zyx)
-        image = _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
-        at_mm = _in_plane(voxels, plane, mark.index_zyx)
-        grey = np.asarray(levels[image])
-        whole.append(_tile(grey, plane, _whole(grey), [(mark, at_mm)], plane.name.title()))
-        side = max(_ZOOM_MM, 1.6 * mark.diameter_mm)
-        view = _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), bar_mm=10)
-        if (contour := mark.contour) is None:
-            near.append(_tile(grey, plane, view, [(mark, at_mm)]))
-        else:
-            inside = _cut_contour(contour, plane, mark.index_zyx, voxels.shape)
-            shown = view.shown(_displayed(inside, plane), cv2.INTER_LINEAR)
-            near.append(_outlined(_tile(grey, plane, view, []), shown, mark.label))
-    return np.vstack([np.hstack(whole), np.hstack(near)])
+    rows = [
+        [_near(voxels, mark, plane, window) for plane in Plane] for window in (LUNG, MEDIASTINAL)
+    ]
+    for row, plane in zip(rows, (Plane.AXIAL, Plane.CORONAL), strict=True):
+        image = LUNG.greys()[_slice(voxels, plane, mark.index_zyx)]
+        placed = [(mark, _in_plane(voxels, plane, mark.index_zyx))]
+        row.append(_tile(image, plane, _whole(image), placed, (f"{plane.title}, whole", LUNG)))
+    return np.vstack([np.hstack(row) for row in rows])
 
 
 def overview_picture(voxels: UInt8Array, marks: Sequence[Mark]) -> UInt8Array:
-    """Render the whole box in mean projection, from front and side, ``(400, 800, 3)``.
+    """Render the whole box in mean projection, from front and side, ``(480, 960, 3)``.
 
     Every mark is drawn with its label in both views.
     """
@@ -137,17 +152,36 @@ def overview_picture(voxels: UInt8Array, marks: Sequence[Mark]) -> UInt8Array:
     for plane in (Plane.CORONAL, Plane.SAGITTAL):
         image = _projection(voxels, plane)
         placed = [(mark, _in_plane(voxels, plane, mark.index_zyx)) for mark in marks]
-        title = f"{plane.name.title()} projection"
-        tiles.append(_tile(image, plane, _whole(image), placed, title))
+        view = _whole(image, OVERVIEW_TILE_PX)
+        tiles.append(_tile(image, plane, view, placed, (f"{plane.title} projection", None)))
     return np.hstack(tiles)
 
 
-def encode_png(picture: UInt8Array) -> bytes:
-    """Encode a picture as PNG, without loss; 800 x 1200 pixels take at most 40 ms."""
-    done, data = cv2.imencode(".png", picture, [cv2.IMWRITE_PNG_COMPRESSION, 2])
+def encode_webp(picture: UInt8Array) -> bytes:
+    """Encode a picture as WebP, with loss: that of a finding takes about 50 kB."""
+    done, data = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, 70])
     if not done:
-        raise ValueError(f"a picture of shape {picture.shape} cannot be encoded as PNG")
+        raise ValueError(f"a picture of shape {picture.shape} cannot be encoded as WebP")
     return data.tobytes()
+
+
+def _near(voxels: UInt8Array, mark: Mark, plane: Plane, window: Window) -> UInt8Array:
+    """Draw a finding magnified, with its contour if it has one, else its circle."""
+    image = window.greys()[_slice(voxels, plane, mark.index_zyx)]
+    at_mm = _in_plane(voxels, plane, mark.index_zyx)
+    side = max(_ZOOM_MM, 1.6 * mark.diameter_mm)
+    view = _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), bar_mm=10)
+    if (contour := mark.contour) is None:
+        return _tile(image, plane, view, [(mark, at_mm)], (plane.title, window))
+    inside = _cut_contour(contour, plane, mark.index_zyx, voxels.shape)
+    shown = view.shown(_displayed(inside, plane), cv2.INTER_LINEAR)
+    return _outlined(_tile(image, plane, view, [], (plane.title, window)), shown, mark.label)
+
+
+def _slice(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> UInt8Array:
+    """Return the slice of a plane that is nearest to an index, as displayed."""
+    at = _slice_number(voxels.shape, plane, index_zyx)
+    return _displayed(np.take(voxels, at, axis=plane.axes[0]), plane)
 
 
 def _slice_number(shape: tuple[int, ...], plane: Plane, index_zyx: Triple) -> int:
@@ -181,8 +215,9 @@ def _in_plane(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> tuple[floa
     return row + 0.5, index_zyx[columns] + 0.5
 
 
-def _whole(image: UInt8Array) -> _View:
-    return _View((0.0, 0.0), (float(image.shape[0]), float(image.shape[1])), bar_mm=50)
+def _whole(image: UInt8Array, side_px: int = TILE_PX) -> _View:
+    extent = float(image.shape[0]), float(image.shape[1])
+    return _View((0.0, 0.0), extent, bar_mm=50, side_px=side_px)
 
 
 def _tile(
@@ -190,16 +225,16 @@ def _tile(
     plane: Plane,
     view: _View,
     placed: Sequence[tuple[Mark, tuple[float, float]]],
-    title: str = "",
+    caption: tuple[str, Window | None],
 ) -> UInt8Array:
-    """Draw one tile ``(400, 400, 3)``: a view of the plane with marks, letters, bar and title."""
+    """Draw one tile: a view of the plane with marks, letters, bar, and its title and window."""
     grey = view.shown(image, cv2.INTER_CUBIC)
     tile: UInt8Array = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
     taken: list[Rect] = []
     for mark, at_mm in placed:
         radius = mark.diameter_mm / 2 * view.scale
         taken.append(_draw_mark(tile, view.pixel(*at_mm), radius, mark.label, taken))
-    _draw_frame(tile, plane.letters, title)
+    _draw_frame(tile, plane.letters, *caption)
     _draw_bar(tile, view.bar_mm, view.scale)
     return tile
 
@@ -210,7 +245,7 @@ def _outlined(tile: UInt8Array, soft: UInt8Array, label: str) -> UInt8Array:
         (soft > 127).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
     )
     cv2.drawContours(tile, lines, -1, AMBER, 1, cv2.LINE_AA)
-    corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(TILE_PX / 2,) * 2)
+    corner = max((tuple(line[:, 0].max(0)) for line in lines), default=(len(tile) / 2,) * 2)
     _draw_text(tile, label, (float(corner[0]) + 5, float(corner[1]) + 12), AMBER, LABEL_SIZE)
     return tile
 
@@ -281,22 +316,24 @@ def _fixed(point: tuple[float, float]) -> tuple[int, int]:
     return round((point[0] - 0.5) * 16), round((point[1] - 0.5) * 16)
 
 
-def _draw_frame(tile: UInt8Array, letters: str, title: str) -> None:
-    """Draw the border, the title, and the orientation letters: left, right, top, bottom."""
+def _draw_frame(tile: UInt8Array, letters: str, title: str, window: Window | None) -> None:
+    """Draw border, title, window, and the letters: left, right, top, bottom."""
     left, right, top, bottom = tuple(letters)
-    middle, edge = TILE_PX / 2, TILE_PX - 16
+    side = len(tile)
+    middle, edge = side / 2, side - 16
+    shown = f"W {window.width_hu} L {window.level_hu}" if window else ""
     for text, at in (
         (left, (6, middle + 5)), (right, (edge, middle + 5)), (top, (middle - 5, 16)),
-        (bottom, (middle - 5, TILE_PX - 8)), (title, (8, 18)),
+        (bottom, (middle - 5, side - 8)), (title, (8, 18)), (shown, (8, side - 8)),
     ):  # fmt: skip
         _draw_text(tile, text, at, _PALE, 0.45)
-    cv2.rectangle(tile, (0, 0), (TILE_PX - 1, TILE_PX - 1), (40, 40, 40), 1)
+    cv2.rectangle(tile, (0, 0), (side - 1, side - 1), (40, 40, 40), 1)
 
 
 def _draw_bar(tile: UInt8Array, length_mm: int, scale: float) -> None:
     """Draw a scale bar at ``scale`` pixels per mm, with its length above it."""
-    length, y = round(length_mm * scale), TILE_PX - 12
-    right = TILE_PX - 10
+    length, y = round(length_mm * scale), len(tile) - 12
+    right = len(tile) - 10
     for colour, thickness in (((0, 0, 0), 3), (_PALE, 1)):
         cv2.line(tile, (right - length, y), (right, y), colour, thickness)
         for x in (right - length, right):
@@ -309,7 +346,7 @@ def _draw_text(
 ) -> None:
     """Draw text at a baseline point, moved into the tile, with a dark edge for contrast."""
     (width, height), _ = cv2.getTextSize(text, _FONT, size, 1)
-    x = round(min(max(at[0], 2), TILE_PX - width - 3))
-    y = round(min(max(at[1], height + 3), TILE_PX - 4))
+    x = round(min(max(at[0], 2), len(tile) - width - 3))
+    y = round(min(max(at[1], height + 3), len(tile) - 4))
     cv2.putText(tile, text, (x, y), _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
     cv2.putText(tile, text, (x, y), _FONT, size, colour, 1, cv2.LINE_AA)

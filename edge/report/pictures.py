@@ -13,17 +13,17 @@ from edge.decide import Plan
 from edge.findings import Finding
 from edge.report.model import ChangeKind, Report
 from imaging.preprocess import Preprocessed
-from imaging.render import Contour, Mark, encode_png, finding_picture, overview_picture
+from imaging.render import Contour, Mark, encode_webp, finding_picture, overview_picture
 from imaging.roi import roi_start
 from protos.messages import Roi
 
 PICTURED_FINDINGS = 20
 """The largest number of findings with a picture each; the overview shows all."""
 
-OVERVIEW = "overview.png"
+OVERVIEW = "overview.webp"
 
 Pictures = Mapping[str, bytes]
-"""File name to PNG: ``overview.png``, then ``finding_01.png`` and so on, in their order."""
+"""File name to WebP: ``overview.webp``, then ``finding_01.webp`` and so on, in their order."""
 
 
 def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> Pictures:
@@ -39,15 +39,15 @@ def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> 
         for n, f in enumerate(findings, 1)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
-        overview = pool.submit(lambda: encode_png(overview_picture(box.voxels, marks)))
+        overview = pool.submit(lambda: encode_webp(overview_picture(box.voxels, marks)))
         draw = pool.map(
-            lambda mark: encode_png(finding_picture(box.voxels, mark)), marks[:PICTURED_FINDINGS]
+            lambda mark: encode_webp(finding_picture(box.voxels, mark)), marks[:PICTURED_FINDINGS]
         )
-        named = {picture_name(number): png for number, png in enumerate(draw, start=1)}
+        named = {picture_name(number): data for number, data in enumerate(draw, start=1)}
     pictures = {OVERVIEW: overview.result(), **named}
     clear_pictures(out)
-    for name, png in pictures.items():
-        write_atomically(out / name, png)
+    for name, data in pictures.items():
+        write_atomically(out / name, data)
     return pictures
 
 
@@ -96,12 +96,12 @@ def added_numbers(report: Report) -> frozenset[int]:
 
 def picture_name(number: int) -> str:
     """Return the file name of the picture of a finding."""
-    return f"finding_{number:02d}.png"
+    return f"finding_{number:02d}.webp"
 
 
 def stray_pictures(out: Path, keep: Collection[str] = ()) -> list[Path]:
     """Return the pictures in ``out`` that are not among ``keep``."""
-    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].png")]
+    pictures = [out / OVERVIEW, *out.glob("finding_[0-9][0-9].webp")]
     return [path for path in pictures if path.name not in keep]
 
 
@@ -121,7 +121,7 @@ def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes
     first = tuple(int(index) for index in roi_start(candidate.index_zyx, roi.voxels.shape))
     z, y, x = (index - start for index, start in zip(finding.index_zyx, first, strict=True))
     mark = Mark((z, y, x), finding.diameter_mm, str(number), _contour(finding, first))
-    return encode_png(finding_picture(roi.voxels, mark))
+    return encode_webp(finding_picture(roi.voxels, mark))
 
 
 def _contour(finding: Finding, first: Sequence[int]) -> Contour | None:

@@ -1,4 +1,4 @@
-"""Write the report as files: ``report.json`` for programs, ``report.html`` and PNGs for people.
+"""Write the report as files: ``report.json`` for programs, ``report.html`` and pictures for people.
 
 Only this module names the keys of ``report.json``; the command line's ``--json`` prints the same.
 One folder holds all versions of a report: the newest as ``report.json`` and ``report.html``, an
@@ -62,9 +62,9 @@ def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
     """
     out.mkdir(parents=True, exist_ok=True)
     _keep_version(out, report.version - 1)
-    for name, png in pictures.items():
-        if not (out / name).is_file() or (out / name).read_bytes() != png:
-            write_atomically(out / name, png)
+    for name, data in pictures.items():
+        if not (out / name).is_file() or (out / name).read_bytes() != data:
+            write_atomically(out / name, data)
     paths = _write_files(report, pictures, out)
     for path in stray_pictures(out, keep=pictures):
         path.unlink(missing_ok=True)
@@ -241,7 +241,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
     return _template().render(
         report=report,
         banners=banners(report),
-        images={name: b64encode(png).decode() for name, png in pictures.items()},
+        images={name: b64encode(data).decode() for name, data in pictures.items()},
         disclaimer=NOT_A_DEVICE,
         total_s=max(report.took_s, 1e-9),
     )

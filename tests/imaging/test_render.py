@@ -5,18 +5,22 @@ import numpy as np
 import pytest
 
 from imaging.render import (
-    LUNG_HU,
+    FINDING_GRID,
+    OVERVIEW_TILE_PX,
+    TILE_PX,
     Contour,
     Mark,
     Plane,
-    encode_png,
+    encode_webp,
     finding_picture,
     overview_picture,
 )
-from imaging.volume import WINDOW_HU, UInt8Array
+from imaging.volume import UInt8Array
 
 SHAPE = (60, 80, 100)
-TILE = 400
+TILE = TILE_PX
+WHOLE = 3
+"""The column of the whole slices: axial above, coronal below."""
 
 
 def box_with(index_zyx: tuple[int, int, int], shape: tuple[int, int, int] = SHAPE) -> UInt8Array:
@@ -27,9 +31,9 @@ def box_with(index_zyx: tuple[int, int, int], shape: tuple[int, int, int] = SHAP
     return voxels
 
 
-def tile(picture: UInt8Array, row: int, column: int) -> UInt8Array:
+def tile(picture: UInt8Array, row: int, column: int, side: int = TILE) -> UInt8Array:
     """One tile of a picture."""
-    return picture[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+    return picture[row * side : (row + 1) * side, column * side : (column + 1) * side]
 
 
 def bright_centre(image: UInt8Array) -> tuple[float, float]:
@@ -47,19 +51,21 @@ def amber(image: UInt8Array) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
 def test_display_is_radiological() -> None:
     """A place high, in front and on the patient's left stands up, in front and on the right."""
     index = (48, 20, 75)  # head, front, left
-    picture = finding_picture(box_with(index), Mark(index, 5.0), WINDOW_HU)
-    axial, coronal, sagittal = (bright_centre(tile(picture, 0, i)) for i in range(3))
+    picture = finding_picture(box_with(index), Mark(index, 5.0))
+    axial, coronal = (bright_centre(tile(picture, row, WHOLE)) for row in (0, 1))
     assert axial[0] < TILE / 2 < axial[1]  # front is up, the patient's left is on the right
     assert coronal[0] < TILE / 2 < coronal[1]  # head is up
+    beside = finding_picture(box_with(index), Mark((38, 30, 75), 5.0))  # further down and back
+    sagittal = bright_centre(tile(beside, 0, 2))
     assert sagittal[0] < TILE / 2
     assert sagittal[1] < TILE / 2  # front is on the left
 
 
 def test_places_are_drawn_to_scale() -> None:
     index = (48, 20, 75)
-    picture = finding_picture(box_with(index), Mark(index, 5.0), WINDOW_HU)
+    picture = finding_picture(box_with(index), Mark(index, 5.0))
     scale = TILE / SHAPE[2]
-    row, column = bright_centre(tile(picture, 0, 0))
+    row, column = bright_centre(tile(picture, 0, WHOLE))
     assert row == pytest.approx((20.5 - SHAPE[1] / 2) * scale + TILE / 2 - 0.5, abs=1)
     assert column == pytest.approx(75.5 * scale - 0.5, abs=1)
 
@@ -69,8 +75,8 @@ def test_circle_has_the_diameter_of_the_finding(diameter_mm: float) -> None:
     index = (30, 40, 50)
     picture = finding_picture(np.zeros((90, 90, 100), np.uint8), Mark(index, diameter_mm))
     scale = TILE / max(64.0, 1.6 * diameter_mm)
-    for column in range(3):
-        marks = amber(tile(picture, 1, column))
+    for row, column in np.ndindex(2, 3):
+        marks = amber(tile(picture, row, column))
         ray = np.nonzero(marks[TILE // 2, :])[0]
         left, right = ray[ray < TILE / 2], ray[ray > TILE / 2]
         radius = diameter_mm / 2 * scale
@@ -88,31 +94,36 @@ def test_contour_is_drawn_in_all_planes() -> None:
     picture = finding_picture(voxels, mark)
     scale = TILE / 64
     for column, (rows, columns) in enumerate([(14, 22), (10, 22), (10, 14)]):
-        places = np.argwhere(amber(tile(picture, 1, column)[: TILE - 60]))
+        places = np.argwhere(amber(tile(picture, 0, column)[: TILE - 60]))
         inner = places[np.abs(places - TILE / 2).max(1) < 12 * scale]
         assert np.ptp(inner, axis=0) == pytest.approx([rows * scale, columns * scale], abs=14)
 
 
 def test_scale_bar_has_its_length() -> None:
     picture = finding_picture(np.zeros((100, 100, 100), np.uint8), Mark((50, 50, 50), 5.0))
-    for row, length in ((0, 50 * TILE / 100), (1, 10 * TILE / 64)):
-        line = tile(picture, row, 0)[TILE - 12, :, 0] > 200
+    for column, length in ((WHOLE, 50 * TILE / 100), (0, 10 * TILE / 64)):
+        line = tile(picture, 0, column)[TILE - 12, TILE // 2 - 20 :, 0] > 200
         assert np.count_nonzero(line) == pytest.approx(length, abs=2)
 
 
-def test_window_decides_what_is_grey() -> None:
+def test_each_finding_is_shown_in_the_lung_window_and_in_the_mediastinal_one() -> None:
+    """Muscle of 40 HU is light in the one and half way between black and white in the other."""
     value = round((40 + 1000) * 255 / 1400)
-    voxels = np.full(SHAPE, value, np.uint8)
-    lung = finding_picture(voxels, Mark((30, 40, 50), 5.0), LUNG_HU)
-    soft = finding_picture(voxels, Mark((30, 40, 50), 5.0), (-160.0, 240.0))
-    assert int(lung[600, 120, 0]) == round((40 + 1350) * 255 / 1500)
-    assert int(soft[600, 120, 0]) == pytest.approx(127, abs=4)
+    picture = finding_picture(np.full(SHAPE, value, np.uint8), Mark((30, 40, 50), 5.0))
+    for column in range(3):
+        above, below = (int(tile(picture, row, column)[240, 100, 0]) for row in (0, 1))
+        assert above == pytest.approx((40 + 1350) * 255 / 1500, abs=1)
+        assert below == pytest.approx(127, abs=4)
+    lung = finding_picture(np.full(SHAPE, 27, np.uint8), Mark((30, 40, 50), 5.0))  # -852 HU
+    assert 80 < int(lung[240, 100, 0]) < 90
+    assert int(tile(lung, 1, 0)[240, 100, 0]) == 0
 
 
 @pytest.mark.parametrize("index", [(0, 0, 0), (59, 79, 99), (-5.0, 90.0, 130.0)])
 def test_a_finding_at_or_beyond_the_rim_is_drawn(index: tuple[float, float, float]) -> None:
     picture = finding_picture(np.zeros(SHAPE, np.uint8), Mark(index, 8.0, "1"))
-    assert picture.shape == (2 * TILE, 3 * TILE, 3)
+    columns, rows = FINDING_GRID
+    assert picture.shape == (rows * TILE, columns * TILE, 3)
     assert picture.dtype == np.uint8
 
 
@@ -120,11 +131,12 @@ def test_overview_shows_every_finding_in_both_views() -> None:
     voxels = np.random.default_rng(0).integers(0, 200, SHAPE).astype(np.uint8)
     assert not amber(overview_picture(voxels, [])).any()
     picture = overview_picture(voxels, [Mark((30, 40, 25), 8.0, "1"), Mark((30, 40, 75), 8.0, "2")])
-    assert picture.shape == (TILE, 2 * TILE, 3)
-    coronal = amber(tile(picture, 0, 0))
-    assert coronal[:, : TILE // 2].any()
-    assert coronal[:, TILE // 2 :].any()
-    assert amber(tile(picture, 0, 1)).any()
+    side = OVERVIEW_TILE_PX
+    assert picture.shape == (side, 2 * side, 3)
+    coronal, sagittal = (amber(tile(picture, 0, column, side)) for column in (0, 1))
+    assert coronal[:, : side // 2].any()
+    assert coronal[:, side // 2 :].any()
+    assert sagittal.any()
 
 
 def test_labels_of_neighbours_do_not_cover_each_other() -> None:
@@ -136,14 +148,21 @@ def test_labels_of_neighbours_do_not_cover_each_other() -> None:
 
 
 def test_an_even_box_gives_an_even_overview() -> None:
-    assert overview_picture(np.full(SHAPE, 7, np.uint8), []).shape == (TILE, 2 * TILE, 3)
+    picture = overview_picture(np.full(SHAPE, 7, np.uint8), [])
+    assert picture.shape == (OVERVIEW_TILE_PX, 2 * OVERVIEW_TILE_PX, 3)
 
 
-def test_png_keeps_every_pixel() -> None:
-    picture = finding_picture(box_with((30, 40, 50)), Mark((30, 40, 50), 5.0, "1"))
-    decoded = cv2.imdecode(np.frombuffer(encode_png(picture), np.uint8), cv2.IMREAD_COLOR)
+def test_a_picture_of_noise_takes_little_space_and_differs_little_when_it_is_encoded() -> None:
+    """A chest of quantum noise (40 HU in lung of -850 HU) at 1 mm, as thin slices have it."""
+    hu = np.random.default_rng(0).normal(-850, 40, (200, 220, 290))
+    voxels = np.clip((hu + 1000) * 255 / 1400, 0, 255).astype(np.uint8)
+    picture = finding_picture(voxels, Mark((100, 110, 150), 12.0, "1"))
+    data = encode_webp(picture)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     assert decoded is not None
-    assert np.array_equal(decoded, picture)
+    assert len(data) < 90_000
+    away = np.abs(decoded.astype(int) - picture)
+    assert away[:TILE, :TILE].mean() < 3  # grey values of 255, in the magnified axial slice
 
 
 def test_letters_follow_the_planes() -> None:

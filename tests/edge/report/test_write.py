@@ -125,11 +125,11 @@ def test_json_says_nothing_that_is_no_json() -> None:
 def test_files_are_written_and_named_by_finding(tmp_path: Path) -> None:
     report = replace(REPORT, findings=(FINDING, FINDING))
     paths = write(report, tmp_path / "out")
-    names = ["finding_01.png", "finding_02.png", "overview.png", "report.html", "report.json"]
+    names = ["finding_01.webp", "finding_02.webp", "overview.webp", "report.html", "report.json"]
     assert sorted(os.listdir(tmp_path / "out")) == names
-    assert [path.name for path in paths.pictures] == ["overview.png", *names[:2]]
+    assert [path.name for path in paths.pictures] == ["overview.webp", *names[:2]]
     assert json.loads(paths.json.read_text()) == report_to_dict(report)
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths.pictures)
+    assert all(path.read_bytes().startswith(b"RIFF") for path in paths.pictures)
 
 
 def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,16 +142,16 @@ def test_report_json_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     for module in ("pictures", "write"):
         monkeypatch.setattr(f"edge.report.{module}.write_atomically", watched)
     write(REPORT, tmp_path)
-    assert written == ["overview.png", "finding_01.png", "report.html", "report.json"]
+    assert written == ["overview.webp", "finding_01.webp", "report.html", "report.json"]
 
 
 def test_one_patient_s_pictures_never_lie_beside_another_s_report(tmp_path: Path) -> None:
     """A report with fewer findings, and one of a refusal, leave no picture of the one before."""
     write(replace(REPORT, findings=(FINDING,) * 3), tmp_path)
-    (tmp_path / "finding_notes.png").touch()
+    (tmp_path / "finding_notes.webp").touch()
     paths = write(REPORT, tmp_path)
-    others = ["finding_notes.png", "report.html", "report.json"]
-    assert sorted(os.listdir(tmp_path)) == sorted(["overview.png", "finding_01.png", *others])
+    others = ["finding_notes.webp", "report.html", "report.json"]
+    assert sorted(os.listdir(tmp_path)) == sorted(["overview.webp", "finding_01.webp", *others])
     assert all(path.is_file() for path in paths.pictures)
     write_report(REPORT, {}, tmp_path)
     assert sorted(os.listdir(tmp_path)) == others
@@ -163,7 +163,7 @@ def test_an_older_report_goes_before_the_pictures_change(
     write(REPORT, tmp_path)
 
     def dies(path: Path, _data: bytes) -> None:
-        assert path.name == "overview.png"
+        assert path.name == "overview.webp"
         raise KeyboardInterrupt
 
     monkeypatch.setattr("edge.report.pictures.write_atomically", dies)
@@ -250,16 +250,28 @@ def test_only_the_first_findings_get_pictures_of_their_own(tmp_path: Path) -> No
     assert len(json.loads(paths.json.read_text())["findings"]) == count
 
 
+def test_a_report_of_14_findings_takes_less_than_2_megabytes(tmp_path: Path) -> None:
+    """Page and files together, in a chest with the noise of thin slices."""
+    noise = np.random.default_rng(0).normal(-850, 40, (230, 225, 290))
+    voxels = np.clip((noise + 1000) * 255 / 1400, 0, 255).astype(np.uint8)
+    report = replace(REPORT, findings=(replace(FINDING, index_zyx=(115.0, 112.0, 145.0)),) * 14)
+    write_report(
+        report, draw_pictures(report.findings, Preprocessed(voxels, Geometry()), tmp_path), tmp_path
+    )
+    assert len(list(tmp_path.glob("*.webp"))) == 15
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2_000_000
+
+
 def test_an_outline_is_drawn(tmp_path: Path) -> None:
     outlined = replace(FINDING, outline=Outline(np.ones((4, 4, 4), bool), (18, 28, 38)))
     plain, drawn = (draw_pictures((one,), box(), tmp_path) for one in (FINDING, outlined))
-    assert plain["finding_01.png"] != drawn["finding_01.png"]
+    assert plain["finding_01.webp"] != drawn["finding_01.webp"]
 
 
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     paths = write(REPORT, tmp_path)
     text = paths.html.read_text()
-    inside = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    inside = re.findall(r'src="data:image/webp;base64,([^"]+)"', text)
     assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
     assert len(re.findall(r"<img[^>]+alt=\"[^\"]+\"", text)) == len(inside) == 2
     assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
@@ -342,8 +354,8 @@ CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3
 SECOND = replace(
     REPORT, version=2, findings=(FINDING, FINDING), finding_numbers=(4, 1), changes=(CHANGE,)
 )
-PICTURES = {"overview.png": b"\x89PNG o", "finding_01.png": b"\x89PNG 1", "finding_04.png": b"4"}
-FILES = ["finding_04.png", "report.v1.html", "report.v1.json", "report.html", "report.json"]
+PICTURES = {"overview.webp": b"RIFF o", "finding_01.webp": b"RIFF 1", "finding_04.webp": b"4"}
+FILES = ["finding_04.webp", "report.v1.html", "report.v1.json", "report.html", "report.json"]
 
 
 def first(out: Path) -> dict[str, bytes]:
@@ -366,9 +378,9 @@ def test_the_new_version_takes_the_place_and_the_old_one_lies_beside_it(tmp_path
 
 def test_pictures_that_are_not_of_the_new_version_go(tmp_path: Path) -> None:
     first(tmp_path)
-    (tmp_path / "finding_notes.png").touch()
+    (tmp_path / "finding_notes.webp").touch()
     write_version(SECOND, {}, tmp_path)
-    names = ["finding_notes.png", "report.html", "report.json", "report.v1.html", "report.v1.json"]
+    names = ["finding_notes.webp", "report.html", "report.json", "report.v1.html", "report.v1.json"]
     assert sorted(os.listdir(tmp_path)) == names
 
 
