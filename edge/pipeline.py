@@ -28,7 +28,6 @@ from edge.decide import Plan, Situation
 from edge.escalation.client import SecondReader
 from edge.findings import Finding
 from edge.job import Job
-from edge.limitations import limitations_of
 from edge.merge import merge
 from edge.reader import EdgeReader
 from edge.report.model import Assessment, Provenance, Rejection, Report, compose, compose_rejection
@@ -91,10 +90,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     with budget.stage("draw"):
         pictures = pipeline.draw(assessment.merged.findings, box, job.out)
     with budget.stage("report"):
-        limitations = limitations_of(study, box)
-        report = compose(
-            pipeline.provenance, job, study, assessment, limitations, budget.ledger_so_far
-        )
+        report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
         paths = pipeline.write(report, pictures, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)

@@ -70,12 +70,16 @@ class Lungs:
         stop: the voxel after its last, ``(z, y, x)``.
         mask: uint8 ``(z, y, x)``, 1 in the lung region, on equal cells of about `CELL_MM` that
             cover the volume.
+        air: uint8 on the same cells, 1 where they hold air of lungs and airways.
+        hu: int16 on the same cells, the mean within the slice that is nearest to their middle.
         shape: of the volume in voxels, ``(z, y, x)``.
     """
 
     start: Index
     stop: Index
     mask: UInt8Array
+    air: UInt8Array
+    hu: HuArray
     shape: Index
 
     def contains(self, index_zyx: npt.ArrayLike) -> npt.NDArray[np.bool_]:
@@ -113,12 +117,12 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
             " check that it is the chest series",
             source,
         )
-    mask = _region(air, coarse)
+    mask = _region(air.copy(), coarse)
     # the bounds in voxels, rounded outwards
     hit = np.argwhere(mask)
     start = hit.min(0) * hu.shape // mask.shape
     stop = np.minimum(-(-(hit.max(0) + 1) * hu.shape // mask.shape), hu.shape)
-    return Lungs(_index(start), _index(stop), mask, _index(hu.shape))
+    return Lungs(_index(start), _index(stop), mask, air, coarse, _index(hu.shape))
 
 
 def _index(values: Iterable[int]) -> Index:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from imaging.coverage import Coverage, coverage_of
 from imaging.lungs import Lungs, find_lungs
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 
@@ -24,12 +25,14 @@ class Preprocessed:
         geometry: its position in the patient (x to the left, y to the back, z to the head).
         lungs: the lungs in the voxels of ``source``; None if the box is all lung.
         source: the geometry of ``lungs``.
+        coverage: how much of the lungs the volume shows; None if nobody measured it.
     """
 
     voxels: UInt8Array
     geometry: Geometry
     lungs: Lungs | None = None
     source: Geometry | None = None
+    coverage: Coverage | None = None
 
     def inside(self, index_zyx: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Tell which fractional box indices ``(n, 3)`` lie in the lung region, bool ``(n,)``."""
@@ -48,7 +51,8 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
     lungs = find_lungs(hu, whole.spacing_mm, source)
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
-    return Preprocessed(voxels, geometry, lungs, whole)
+    coverage = coverage_of(lungs, whole.spacing_mm[0])
+    return Preprocessed(voxels, geometry, lungs, whole, coverage)
 
 
 def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:

@@ -16,7 +16,10 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import Decision, Finding, Route, SecondReading
 from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
 from edge.job import Job
+from edge.limitations import limitations_of
 from edge.merge import Merged
+from imaging.coverage import Coverage
+from imaging.preprocess import Preprocessed
 from imaging.volume import Limitation, Study, StudyHeader, Triple
 
 NOT_A_DEVICE = "Not a medical device. For research and development only."
@@ -89,6 +92,7 @@ class Report:
         second_reading_reason: why it is complete, partial or missing.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
+        coverage: how much of the lungs the volume shows.
         limitations: what of this study lies outside the models' calibration.
         guarantee: of missed nodules, or why there is none.
         audit: of a scan in which no candidate was uncertain; None for any other.
@@ -113,6 +117,7 @@ class Report:
     second_reading_reason: str = ""
     models: dict[str, str] = field(default_factory=dict)
     other_series: tuple[str, ...] = ()
+    coverage: Coverage | None = None
     limitations: tuple[Limitation, ...] = ()
     guarantee: Guarantee = NOT_CALIBRATED
     audit: Audit | None = None
@@ -177,10 +182,11 @@ def compose(
     job: Job,
     study: Study,
     assessment: Assessment,
-    limitations: tuple[Limitation, ...],
+    box: Preprocessed,
     ledger: tuple[LedgerEntry, ...],
 ) -> Report:
     """Compose the report of a study that was read."""
+    limitations = limitations_of(study, box)
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
     slice_mm = study.volume.geometry.spacing_mm[0]
     # a later version may come while a cloud is set up and the second reading is incomplete
@@ -199,6 +205,7 @@ def compose(
         second_reading_reason=merged.reason,
         models=models_used(provenance.edge_model, answers),
         other_series=study.other_series,
+        coverage=box.coverage,
         limitations=limitations,
         guarantee=guarantee_of(provenance.guarantee, plan, answers, slice_mm, limitations),
         audit=assessment.audit,

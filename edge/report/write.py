@@ -22,6 +22,7 @@ from edge.findings import Decision, Finding, SecondReading
 from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
+from imaging.coverage import Coverage
 
 SCHEMA = "overread.report/2"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
@@ -133,6 +134,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
             for entry in report.ledger
         ],
         "models": dict(report.models),
+        "coverage": _coverage(report.coverage),
         "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
         "guarantee": _guarantee(report.guarantee),
         "audit": audit
@@ -165,6 +167,17 @@ def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
             "slice_mm": terms.slice_mm,
             "roi_side": terms.region_side,
         },
+    }
+
+
+def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
+    if coverage is None:
+        return None
+    return {
+        "complete": not coverage.cuts,
+        "cut": [cut.side for cut in coverage.cuts],
+        "cut_area_cm2": [cut.area_cm2 for cut in coverage.cuts],
+        "lung_height_mm": coverage.lung_height_mm,
     }
 
 

@@ -1,0 +1,111 @@
+"""Where a volume ends inside the lungs, on whole and on cut scans."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imaging.coverage import Coverage, coverage_of
+from imaging.lungs import find_lungs
+from imaging.phantom.phantom import PhantomSpec, make_phantom
+from imaging.preprocess import preprocess
+from imaging.read import read_study
+from imaging.volume import HuArray, Triple
+
+SPACING_MM = (2.5, 1.5, 1.5)
+
+WHOLE = [
+    *(f"ct/{name}" for name in ("qin_lsc_0014", "qin_lsc_0028", "qin_lsc_0049", "qin_lsc_0088")),
+    "ct/qin_lung_01_0007",
+    *(f"lidc/lidc_{n}" for n in ("0001", "0003", "0004", "0005", "0021", "0028", "0063", "0295")),
+    "lidc/lidc_0306",
+]
+CUT = {
+    "ct/cmb_crc_01068": ["base"],
+    "ct/lungfcp_01_0001": ["base"],
+    "ct/lidc_slabs/LIDC-IDRI-0001": ["apex", "base"],
+    "ct/lidc_slabs/LIDC-IDRI-0003": ["apex", "base"],
+}
+
+
+@pytest.fixture(scope="module")
+def chest() -> HuArray:
+    """A whole chest of 300 mm; its lungs end 20 mm and more from the ends."""
+    return make_phantom(PhantomSpec(seed=2, spacing_mm=SPACING_MM, nodule_count=0)).volume.hu
+
+
+def coverage(hu: HuArray, spacing_mm: Triple = SPACING_MM) -> Coverage:
+    return coverage_of(find_lungs(np.ascontiguousarray(hu), spacing_mm, "chest"), spacing_mm[0])
+
+
+def sides(found: Coverage) -> list[str]:
+    return [cut.side for cut in found.cuts]
+
+
+def test_a_whole_chest_is_complete(chest: HuArray) -> None:
+    found = coverage(chest)
+    assert found.cuts == ()
+    assert 200 < found.lung_height_mm < 290
+
+
+def test_half_a_chest_a_slab_and_the_bases_alone_are_told_to_be_cut(chest: HuArray) -> None:
+    assert sides(coverage(chest[60:])) == ["base"]
+    assert sides(coverage(chest[:60])) == ["apex"]
+    slab = coverage(chest[60:69])
+    assert sides(slab) == ["apex", "base"]
+    assert all(cut.area_cm2 > 150 for cut in slab.cuts)
+    assert slab.lung_height_mm == pytest.approx(22.5)
+
+
+@pytest.mark.parametrize("away", [2, 3, 4, 6, 8, 12])
+@pytest.mark.parametrize("end", ["apex", "base"])
+def test_every_cut_8_mm_or_more_inside_the_lungs_is_told(
+    chest: HuArray, end: str, away: int
+) -> None:
+    lungs = find_lungs(chest, SPACING_MM, "chest")
+    lung = np.flatnonzero((lungs.air & (lungs.hu > -930)).sum(axis=(1, 2)) > 9)
+    cell = len(chest) / lungs.air.shape[0]
+    if end == "base":
+        part = chest[round((lung[0] + away) * cell) :]
+    else:
+        part = chest[: round((lung[-1] + 1 - away) * cell)]
+    assert sides(coverage(part)) == [end]
+
+
+def test_a_small_field_of_view_is_told_with_its_side(chest: HuArray) -> None:
+    width = chest.shape[2]
+    assert sides(coverage(chest[:, :, : int(0.66 * width)])) == ["left"]
+    assert sides(coverage(chest[:, :, int(0.3 * width) :])) == ["right"]
+    assert sides(coverage(chest[:, int(0.4 * width) :])) == ["front"]
+
+
+def test_a_round_field_of_view_cuts_only_when_it_is_small(chest: HuArray) -> None:
+    half = chest.shape[1] / 2
+    y, x = np.ogrid[: chest.shape[1], : chest.shape[2]]
+    away = np.hypot(y + 0.5 - half, x + 0.5 - half)
+    assert coverage(np.where(away < 0.9 * half, chest, -1024)).cuts == ()
+    assert sides(coverage(np.where(away < 0.7 * half, chest, -1024))) == ["right", "left"]
+
+
+def test_empty_lungs_are_told_to_be_cut_too(chest: HuArray) -> None:
+    empty = np.where((chest > -960) & (chest < -700), -945, chest).astype(np.int16)
+    noisy = empty + np.random.default_rng(0).normal(0, 15, empty.shape)
+    part = np.clip(noisy, -1024, 3071).astype(np.int16)[60:]
+    assert sides(coverage(part)) == ["base"]
+
+
+@pytest.mark.parametrize("scan", WHOLE)
+def test_whole_real_scans_are_complete(shared_data: Path, scan: str) -> None:
+    found = preprocess(read_study(shared_data / scan).volume).coverage
+    assert found is not None
+    assert found.cuts == ()
+    assert found.lung_height_mm > 180
+
+
+@pytest.mark.parametrize("scan", CUT)
+def test_partial_real_scans_are_told(shared_data: Path, scan: str) -> None:
+    found = preprocess(read_study(shared_data / scan).volume).coverage
+    assert found is not None
+    assert sides(found) == CUT[scan]
