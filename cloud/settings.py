@@ -3,19 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from cloud.errors import BadSettings
+from process.settings import InvalidSettings, ProcessSettings, load
 
 
-class CloudSettings(BaseSettings):
+class CloudSettings(ProcessSettings):
     """How a cloud process serves.
 
     An argument overrides ``OVERREAD_CLOUD_*`` in the environment, the environment overrides the
@@ -49,13 +44,7 @@ class CloudSettings(BaseSettings):
         metrics_port: port of the metrics; not set: off, 0: a free port.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="OVERREAD_CLOUD_",
-        frozen=True,
-        extra="forbid",
-        protected_namespaces=(),
-        allow_inf_nan=False,
-    )
+    model_config = SettingsConfigDict(env_prefix="OVERREAD_CLOUD_")
 
     address: str = "127.0.0.1:50051"
     model: str = "hybrid-int8"
@@ -67,9 +56,11 @@ class CloudSettings(BaseSettings):
     scheduling: Literal["deadline", "fcfs"] = "deadline"
     routine_max_wait_s: float = Field(1.0, gt=0)
     site_share: float = Field(0.5, gt=0, le=1)
-    site_weights: dict[str, Annotated[float, Field(gt=0)]] = {}
+    site_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="a table with a number greater than 0 for each site"
+    )
     stages: int = Field(1, ge=1, le=8)
-    stage_engines: tuple[str, ...] = ()
+    stage_engines: tuple[str, ...] = Field((), description="a list with the name of each engine")
     max_streams: int = Field(1024, ge=1)
     max_rois: int = Field(64, ge=1)
     max_roi_voxels: int = Field(64**3, ge=1)
@@ -99,40 +90,14 @@ class CloudSettings(BaseSettings):
             raise ValueError("tls_ca requires tls_cert and tls_key")
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic calls by name
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return arguments, environment and TOML file, in this order of precedence."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
-
 
 def load_settings(config: Path | None = None, **arguments: object) -> CloudSettings:
     """Return the settings from ``config`` (TOML), environment and ``arguments`` that are not None.
 
     Raises:
-        BadSettings: the file cannot be read, or a setting is unknown or out of range.
+        BadSettings: the file cannot be read, a name is unknown, or a value is not allowed.
     """
-    if config is not None and not config.is_file():
-        raise BadSettings(f"{config}: there is no such configuration file")
-
-    class FromFile(CloudSettings):
-        model_config = SettingsConfigDict(toml_file=config)
-
-    known = {name: value for name, value in arguments.items() if value is not None}
     try:
-        return FromFile(**known)  # type: ignore[arg-type] # pydantic checks each value's type
-    except ValidationError as error:
-        raise BadSettings("; ".join(_message(one) for one in error.errors())) from error
-    except ValueError as error:  # raised by tomllib and by the parser of the environment
-        raise BadSettings(f"{config or 'environment'}: {error}") from error
-
-
-def _message(error: ErrorDetails) -> str:
-    name = ".".join(str(part) for part in error["loc"])
-    return f"{name}: {error['msg']}, not {error['input']!r}" if name else error["msg"]
+        return load(CloudSettings, config, arguments)
+    except InvalidSettings as error:
+        raise BadSettings(str(error)) from error

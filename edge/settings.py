@@ -6,17 +6,13 @@ overrides the TOML file, the file overrides the defaults.
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from edge.errors import BadSettings
+from process.settings import InvalidSettings, ProcessSettings, load
 from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
@@ -25,7 +21,7 @@ LONGEST_S = 31_536_000.0
 _PRINTABLE = r"^([!-~]([ -~]*[!-~])?)?$"  # what may stand in gRPC's metadata
 
 
-class EdgeSettings(BaseSettings):
+class EdgeSettings(ProcessSettings):
     """All settings of the edge; units are in the names.
 
     ``docs/operations.md`` has a table of them; here is what names, types and defaults do not say.
@@ -66,9 +62,7 @@ class EdgeSettings(BaseSettings):
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="OVERREAD_EDGE_", frozen=True, extra="forbid", allow_inf_nan=False
-    )
+    model_config = SettingsConfigDict(env_prefix="OVERREAD_EDGE_")
 
     inbox: Path = Path("inbox")
     outbox: Path = Path("outbox")
@@ -83,7 +77,12 @@ class EdgeSettings(BaseSettings):
     max_attempts: int = Field(default=3, ge=1, le=20)
     health_check_s: float = Field(default=5.0, ge=0, le=LONGEST_S)
     startup_grace_s: float = Field(default=0.5, ge=0, le=30)
-    site: str = Field(default="", max_length=MAX_SITE_CHARACTERS, pattern=_PRINTABLE)
+    site: str = Field(
+        default="",
+        max_length=MAX_SITE_CHARACTERS,
+        pattern=_PRINTABLE,
+        description=f"at most {MAX_SITE_CHARACTERS} ASCII characters, without spaces at the ends",
+    )
     max_rois: int = Field(default=64, ge=1)
     characterize: bool = True
     audit_rate: float = Field(default=0.05, ge=0, le=1)
@@ -140,46 +139,17 @@ class EdgeSettings(BaseSettings):
             raise ValueError("tls_cert requires tls_ca")
         return self
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return command line, environment and TOML file, in this order of precedence."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
-
-def load_settings(config: Path | None = None, **overrides: Any) -> EdgeSettings:
+def load_settings(config: Path | None = None, **overrides: object) -> EdgeSettings:
     """Load the settings of this process.
 
     ``config`` is a TOML file, None for environment and defaults alone. The overrides come from the
     command line; None stands for an option that is not set.
 
     Raises:
-        BadSettings: the file is missing or not TOML, a key is unknown, or a value is not allowed.
+        BadSettings: the file cannot be read, a name is unknown, or a value is not allowed.
     """
-    if config is not None and not config.is_file():
-        raise BadSettings(f"configuration file not found: {config}")
-
-    class FromFile(EdgeSettings):
-        model_config = SettingsConfigDict(toml_file=config)
-
-    given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return FromFile(**given)
-    except ValidationError as error:
-        raise BadSettings(_message(error)) from error
-    except ValueError as error:  # what tomllib raises is one
-        raise BadSettings(f"{config}: {error}") from error
-
-
-def _message(error: ValidationError) -> str:
-    """Name each wrong setting with its value; an error of several settings has only a message."""
-    return "; ".join(
-        f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}" if e["loc"] else e["msg"]
-        for e in error.errors()
-    )
+        return load(EdgeSettings, config, overrides)
+    except InvalidSettings as error:
+        raise BadSettings(str(error)) from error

@@ -129,6 +129,25 @@ TABLE: tuple[tuple[type[OverreadError], grpc.StatusCode], ...] = (
 )
 _BY_NAME = {error.__name__: error for error, _ in TABLE}
 
+# What gRPC says of a connection is for programmers. The first row whose code is that of the status,
+# and whose words are in its details, says it to people.
+_WORDS: tuple[tuple[grpc.StatusCode, str, str], ...] = (
+    (grpc.StatusCode.UNAVAILABLE, "Connection refused", "no service listens at the address"),
+    (grpc.StatusCode.UNAVAILABLE, "resolv", "the host name of the address is not known"),
+    (grpc.StatusCode.UNAVAILABLE, "lookup", "the host name of the address is not known"),
+    (grpc.StatusCode.UNAVAILABLE, "nreachable", "no network leads to the address"),
+    (grpc.StatusCode.UNAVAILABLE, "No route", "no network leads to the address"),
+    (grpc.StatusCode.UNAVAILABLE, "handshake", "no encrypted connection could be made"),
+    (grpc.StatusCode.UNAVAILABLE, "erification", "the service's certificate is not accepted"),
+    (grpc.StatusCode.UNAVAILABLE, "timed out", "no connection could be made in time"),
+    (grpc.StatusCode.UNAVAILABLE, "failed to connect", "the service ended the connection at once"),
+    (grpc.StatusCode.UNAVAILABLE, "", "the connection was lost"),
+    (grpc.StatusCode.CANCELLED, "", "the call was cancelled"),
+    (grpc.StatusCode.DEADLINE_EXCEEDED, "", "there was no answer in time"),
+    (grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than", "a message is larger than the limit"),
+    (grpc.StatusCode.UNIMPLEMENTED, "", "the service is no Overread service of this version"),
+)
+
 
 def to_status(error: OverreadError) -> tuple[grpc.StatusCode, str, Metadata]:
     """Return the status code, details and trailing metadata of ``error``."""
@@ -144,11 +163,11 @@ def from_status(
 ) -> OverreadError:
     """Return the error of a status: by the name in its metadata, otherwise by its code."""
     texts = {key: value for key, value in metadata or () if isinstance(value, str)}
-    reason = details or code.name
     if (name := texts.get(ERROR_KEY)) in _BY_NAME:
+        reason = details or "no reason was given"
         return error_by_name(name, reason, estimate_s=_seconds(texts.get(ESTIMATE_KEY)))
     kind = next((kind for kind, row in TABLE if row is code), ServiceFault)
-    return kind(reason)
+    return kind(_in_words(code, details or ""))
 
 
 def error_by_name(name: str, reason: str, *, estimate_s: float | None = None) -> OverreadError:
@@ -157,6 +176,11 @@ def error_by_name(name: str, reason: str, *, estimate_s: float | None = None) ->
     if kind is DeadlineUnmeetable:
         return DeadlineUnmeetable(reason, estimate_s)
     return kind(reason)
+
+
+def _in_words(code: grpc.StatusCode, details: str) -> str:
+    words = (said for row, part, said in _WORDS if row is code and part in details)
+    return next(words, f"the service failed, with gRPC status {code.name}")
 
 
 def _seconds(text: str | None) -> float | None:

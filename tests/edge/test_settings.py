@@ -40,28 +40,25 @@ def test_settings_cannot_change() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("deadline = 3", "deadline = 3: Extra inputs are not permitted"),
-        ("deadline_s = -1", r"deadline_s = -1: Input should be greater than 0"),
-        ("poll_s = inf", "poll_s = inf: Input should be a finite number"),
+        ("deadline_s = -1", "deadline_s = -1: expected a number greater than 0 and of at most"),
+        ("quiet_s = 1e300", r"quiet_s = 1e\+300: expected .* of at most 3.1536e\+07"),
+        ("poll_s = 1e300", r"poll_s = 1e\+300: expected .* of at most 3.1536e\+07"),
+        ("deadline_s = 1e300", r"deadline_s = 1e\+300: expected .* of at most 3.1536e\+07"),
+        ("health_check_s = 1e300", r"health_check_s = 1e\+300: expected .* at most 3.1536e\+07"),
+        ("retry_pause_s = 1e300", r"retry_pause_s = 1e\+300: expected .* at most 3.1536e\+07"),
+        ("pending_max_days = 1e300", r"pending_max_days = 1e\+300: expected .* at most 36500"),
         ('inbox = "a"\noutbox = "b/../a"', "outbox must lie outside inbox"),
         ('inbox = "a"\noutbox = "a/out"', "outbox must lie outside inbox"),
         ('inbox = "a"\nstate_dir = "a/b/state"', "state_dir must lie outside inbox"),
-        ('state_dir = "a"\ninbox = "a/in"', "^Value error, inbox must lie outside state_dir"),
-        ("quiet_s = 1e300", r"quiet_s = 1e\+300: Input should be less than or equal to 31536000"),
-        ("poll_s = 1e300", r"poll_s = 1e\+300: Input should be less"),
-        ("deadline_s = 1e300", r"deadline_s = 1e\+300: Input should be less"),
-        ("health_check_s = 1e300", r"health_check_s = 1e\+300: Input should be less"),
-        ("retry_pause_s = 1e300", r"retry_pause_s = 1e\+300: Input should be less"),
-        ("pending_max_days = 1e300", r"pending_max_days = 1e\+300: Input should be less"),
-        ('cloud = "a:1"\ndeadline_s = 2', r"^Value error, deadline_s = 2 leaves no time .* = 2;"),
+        ('state_dir = "a"\ninbox = "a/in"', "^inbox must lie outside state_dir"),
+        ('cloud = "a:1"\ndeadline_s = 2', r"^deadline_s = 2 leaves no time .* = 2;"),
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
         ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "a:1"\ncloud_hedge = "a:1"', "cloud_hedge must differ from cloud"),
-        ("cloud = ", "edge.toml: Invalid value"),
         ('tls_cert = "a.pem"', "tls_cert and tls_key must be set together"),
         ('tls_cert = "a.pem"\ntls_key = "b.pem"', "requires tls_ca"),
-        ('site = "Göttingen"', "site = 'Göttingen': String should match pattern"),
+        ('site = "Göttingen"', "site = 'Göttingen': expected at most 64 ASCII characters"),
     ],
 )
 def test_bad_file_is_refused_with_the_offending_value(config: Path, text: str, says: str) -> None:
@@ -77,11 +74,6 @@ def test_a_reserve_above_the_deadline_is_no_matter_without_a_cloud() -> None:
 def test_the_longest_time_can_be_waited_for() -> None:
     """A pause of ten of the longest polls is still one that a thread can make."""
     assert PAUSE_POLLS * LONGEST_S < threading.TIMEOUT_MAX
-
-
-def test_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadSettings, match="configuration file not found"):
-        load_settings(tmp_path / "absent.toml")
 
 
 def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: Path) -> None:

@@ -80,7 +80,42 @@ def test_a_status_of_grpc_itself_is_read_by_its_code(
 ) -> None:
     met = from_status(code, None, None)
     assert type(met) is kind
-    assert met.reason == code.name
+    assert met.reason
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "words"),
+    [
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to"
+            " connect to remote host: Connection refused",
+            "no service listens at the address",
+        ),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "errors resolving nowhere:1: [field:hostname lookup error:address lookup failed for"
+            " nowhere:1: Domain name not found]",
+            "the host name of the address is not known",
+        ),
+        (
+            grpc.StatusCode.UNAVAILABLE,
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls"
+            " handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines",
+            "no encrypted connection could be made",
+        ),
+        (grpc.StatusCode.UNAVAILABLE, "Socket closed", "the connection was lost"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "there was no answer in time"),
+        (
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "CLIENT: Received message larger than max (9 vs. 4)",
+            "a message is larger than the limit",
+        ),
+        (grpc.StatusCode.INTERNAL, "\x1b]0;x", "the service failed, with gRPC status INTERNAL"),
+    ],
+)
+def test_no_words_of_grpc_reach_a_user(code: grpc.StatusCode, details: str, words: str) -> None:
+    assert from_status(code, details, None).reason == words
 
 
 def test_errors_are_sorted_by_who_must_act() -> None:

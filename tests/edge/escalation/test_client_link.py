@@ -184,7 +184,7 @@ def test_a_status_behind_empty_metadata_is_no_response(
         link.queue_reported(30.0)
     second = Escalator(_Failing(), link, load_settings(max_attempts=1))
     came = read(second, 0.4)
-    assert (came.reason, signs) == ("Unreachable: refused", [])
+    assert (came.reason, signs) == ("Unreachable: the connection was lost", [])
 
 
 def test_a_short_retry_does_not_open_the_breaker() -> None:

@@ -1,0 +1,167 @@
+"""Load the settings of a process, and say in plain words what is wrong with them."""
+
+import json
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import PrivateAttr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from process.text import printable_line
+
+
+class InvalidSettings(ValueError):
+    """A setting is unknown or not allowed; the message names it, its value and what is expected."""
+
+
+class ProcessSettings(BaseSettings):
+    """Settings that cannot change, from the command line, the environment and a TOML file."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """The TOML file that was loaded."""
+        return self._file
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic calls by name
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the same
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Return arguments and environment, in this order of precedence; `load` adds the file."""
+        return init_settings, env_settings
+
+
+Settings = TypeVar("Settings", bound=ProcessSettings)
+
+
+def load(kind: type[Settings], file: Path | None, options: Mapping[str, object]) -> Settings:
+    """Return the settings of a process.
+
+    The options come from the command line; None stands for an option that is not set. They
+    override the environment, the environment overrides the TOML file, the file the defaults.
+
+    Raises:
+        InvalidSettings: the file cannot be read, a name is unknown, or a value is not allowed.
+    """
+    prefix, fields = kind.model_config.get("env_prefix", ""), kind.model_fields
+    # The variable of each name; case makes no difference to pydantic.
+    variables = {
+        name.lower().removeprefix(prefix.lower()): name
+        for name in os.environ
+        if name.upper().startswith(prefix)
+    }
+    # pydantic ignores a variable that it does not know: a misspelt one would have no effect
+    for name in sorted(variables.keys() - fields.keys()):
+        near = _nearest(name, fields)
+        raise InvalidSettings(_unknown(variables[name], near and prefix + near.upper()))
+    for name, variable in variables.items():
+        _require_json(variable, fields[name])
+    given = {name: value for name, value in options.items() if value is not None}
+    in_file = {} if file is None else _read(file)
+
+    def shown(name: str) -> str:
+        if name in given:
+            return name
+        return variables.get(name) or f"{file}: {printable_line(name)}"
+
+    for name in sorted((in_file.keys() | given.keys()) - fields.keys()):
+        raise InvalidSettings(_unknown(shown(name), _nearest(name, fields)))
+    values = {n: value for n, value in in_file.items() if n not in variables} | given
+
+    try:
+        settings = kind(**values)
+    except ValidationError as error:
+        problems = [_sentence(one, fields, shown) for one in error.errors()]
+        raise InvalidSettings("; ".join(problems)) from error
+    settings._file = file
+    return settings
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidSettings(f"{file}: configuration file not found") from None
+    except OSError as error:
+        raise InvalidSettings(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidSettings(f"{file} is not UTF-8 text, expected a TOML file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidSettings(f"{file} is not valid TOML: {error}") from error
+
+
+def _require_json(variable: str, field: FieldInfo) -> None:
+    """Refuse a variable for a table or a list that is not JSON."""
+    if get_origin(field.annotation) in (dict, tuple):
+        try:
+            json.loads(os.environ[variable])
+        except ValueError:
+            raise InvalidSettings(
+                f"{variable} = {_value(os.environ[variable])}: expected JSON, {_expected(field)}"
+            ) from None
+
+
+def _nearest(name: str, fields: Mapping[str, FieldInfo]) -> str:
+    return next(iter(get_close_matches(name, fields, n=1)), "")
+
+
+def _unknown(shown: str, near: str) -> str:
+    hint = f"did you mean {near}?" if near else "docs/operations.md lists all settings"
+    return f"{printable_line(shown)}: there is no such setting; {hint}"
+
+
+def _sentence(
+    error: ErrorDetails, fields: Mapping[str, FieldInfo], shown: Callable[[str], str]
+) -> str:
+    """Put one error of pydantic into our words: its own are for programmers."""
+    # the exception of a validator of our own, which has its sentence
+    cause = error.get("ctx", {}).get("error")
+    if not error["loc"]:  # settings that do not fit each other
+        return str(cause)
+    name, *inside = map(str, error["loc"])
+    entry = "".join(f".{printable_line(part)}" for part in inside[:1])
+    expected = cause or f"expected {_expected(fields[name])}"
+    return f"{shown(name)}{entry} = {_value(error['input'])}: {expected}"
+
+
+def _value(value: object) -> str:
+    """Show a value, without control characters and not at full length."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _expected(field: FieldInfo) -> str:
+    """Say which values a setting may have: its description, else its type and its bounds."""
+    if field.description:
+        return field.description
+    kind = field.annotation
+    choices = [one for one in get_args(kind) if one is not type(None)]
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{one}"' for one in choices)
+    names: dict[Any, str] = {
+        int: "a whole number", float: "a number", bool: "true or false", Path: "a path",
+    }  # fmt: skip
+    words = names.get(choices[0] if choices else kind, "text")
+    phrases = {"gt": "greater than", "ge": "of at least", "lt": "less than", "le": "of at most"}
+    bounds = [
+        f"{phrase} {value:g}"
+        for limit in field.metadata
+        for attribute, phrase in phrases.items()
+        if (value := getattr(limit, attribute, None)) is not None
+    ]
+    return f"{words} {' and '.join(bounds)}".rstrip()

@@ -1,0 +1,145 @@
+"""What is wrong with a setting is said in plain words, whatever is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloud.settings import CloudSettings
+from edge.settings import EdgeSettings
+from process.settings import InvalidSettings, ProcessSettings, load
+
+BOTH = pytest.mark.parametrize("kind", [EdgeSettings, CloudSettings])
+EVERY = [(kind, name) for kind in (EdgeSettings, CloudSettings) for name in kind.model_fields]
+
+
+def error_of(kind: type[ProcessSettings], file: Path | None = None, **options: object) -> str:
+    with pytest.raises(InvalidSettings) as caught:
+        load(kind, file, options)
+    return str(caught.value)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "settings.toml"
+
+
+@pytest.mark.parametrize(
+    ("kind", "variable", "meant"),
+    [
+        (EdgeSettings, "OVERREAD_EDGE_DEADLIN_S", "OVERREAD_EDGE_DEADLINE_S"),
+        (EdgeSettings, "overread_edge_inbux", "OVERREAD_EDGE_INBOX"),
+        (CloudSettings, "OVERREAD_CLOUD_ADRESS", "OVERREAD_CLOUD_ADDRESS"),
+    ],
+)
+def test_a_misspelt_variable_stops_the_start(
+    kind: type[ProcessSettings], variable: str, meant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "5")
+    said = f"{variable}: there is no such setting; did you mean {meant}?"
+    assert error_of(kind) == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "meant"),
+    [
+        (EdgeSettings, "deadlin_s = 3", "deadline_s"),
+        (EdgeSettings, "Deadline_s = 3", "deadline_s"),
+        (CloudSettings, "max_bach = 3", "max_batch"),
+    ],
+)
+def test_a_misspelt_key_stops_the_start(
+    kind: type[ProcessSettings], line: str, meant: str, config: Path
+) -> None:
+    config.write_text(line)
+    name = line.split()[0]
+    said = f"{config}: {name}: there is no such setting; did you mean {meant}?"
+    assert error_of(kind, config) == said
+
+
+@BOTH
+def test_a_name_like_no_setting_leads_to_the_table(
+    kind: type[ProcessSettings], config: Path
+) -> None:
+    config.write_text("xyz = 1")
+    assert "no such setting; docs/operations.md lists all settings" in error_of(kind, config)
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY, ids=lambda value: str(value))
+def test_no_words_of_pydantic_reach_a_user(
+    kind: type[ProcessSettings], name: str, config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each setting with impossible values, from the file and from the environment."""
+    said = []
+    for value in ("[[1]]", "{ a = -1 }", "nan", "-9", "1979-05-27", '"\\u0001 "', "true", "1.5"):
+        config.write_text(f"{name} = {value}")
+        try:
+            load(kind, config, {})
+        except InvalidSettings as error:
+            said.append(str(error).replace(str(config), ""))
+    assert said
+    prefix = kind.model_config.get("env_prefix", "")
+    monkeypatch.setenv(f"{prefix}{name.upper()}", "\x01{ é")
+    try:
+        load(kind, None, {})
+    except InvalidSettings as error:
+        said.append(str(error))
+    for one in said:
+        assert name in one.lower()
+        assert any(word in one for word in ("expected", "must", "requires"))
+        for word in ("Input", "pydantic", "Value error", "a valid", "should", "parsing", "\x01"):
+            assert word not in one
+
+
+def test_the_source_of_a_wrong_value_is_named(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option beats the variable, the variable beats the file."""
+    config.write_text("deadline_s = 0")
+    expected = "expected a number greater than 0 and of at most 3.1536e+07"
+    assert error_of(EdgeSettings, config) == f"{config}: deadline_s = 0: {expected}"
+    monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "soon")
+    assert error_of(EdgeSettings, config) == f"OVERREAD_EDGE_DEADLINE_S = 'soon': {expected}"
+    assert error_of(EdgeSettings, config, deadline_s=-1) == f"deadline_s = -1: {expected}"
+
+
+def test_a_table_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERREAD_CLOUD_SITE_WEIGHTS", "north=2")
+    said = error_of(CloudSettings)
+    assert said.startswith("OVERREAD_CLOUD_SITE_WEIGHTS = 'north=2': expected JSON, a table with")
+    monkeypatch.setenv("OVERREAD_CLOUD_SITE_WEIGHTS", '{"north": 2}')
+    assert load(CloudSettings, None, {}).site_weights == {"north": 2.0}
+
+
+def test_a_long_value_is_cut(config: Path) -> None:
+    config.write_text(f'priority = "{"x" * 10_000}"')
+    assert len(error_of(EdgeSettings, config)) < 300
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"cloud = ", "is not valid TOML: Invalid value (at end of document)"),
+        (b"site = '\xff'", "is not UTF-8 text, expected a TOML file"),
+        (None, "configuration file not found"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(
+    content: bytes | None, says: str, config: Path
+) -> None:
+    if content is not None:
+        config.write_bytes(content)
+    said = error_of(EdgeSettings, config)
+    assert said.startswith(str(config))
+    assert says in said
+
+
+def test_a_folder_is_no_file_of_settings(tmp_path: Path) -> None:
+    assert error_of(EdgeSettings, tmp_path) == f"{tmp_path} cannot be read: Is a directory"
+
+
+def test_the_file_that_was_loaded_is_known(config: Path) -> None:
+    config.write_text("deadline_s = 4")
+    assert load(EdgeSettings, config, {}).file == config
+    assert load(EdgeSettings, None, {}).file is None
