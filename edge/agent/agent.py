@@ -14,9 +14,10 @@ from types import FrameType
 
 import structlog
 
+from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
 from edge.agent.loop import MainLoop
-from edge.agent.study import AgentFolders, process_study
+from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
 from edge.escalation.client import Escalator, NoSecondReader, SecondReader
@@ -49,7 +50,7 @@ def run_agent(
     ``on_step`` is called with every durable step.
 
     Raises:
-        AlreadyRunning: another agent uses the inbox or the state folder.
+        AlreadyRunning: another agent uses the inbox, the outbox or the state folder.
         EdgeError: the pipeline, the database or the metrics cannot be opened.
         ModelError: the model cannot be opened.
         OSError: a folder cannot be created or written.
@@ -58,7 +59,7 @@ def run_agent(
     folders.make()
     stop = stop or threading.Event()
     with ExitStack() as held:
-        for folder in (folders.inbox, folders.state):
+        for folder in dict.fromkeys((folders.inbox, folders.outbox, folders.state)):
             held.enter_context(exclusive(folder / ".overread.lock"))
         store = held.enter_context(StudyStore(folders.state / "spool.sqlite3", on_step))
         telemetry = Telemetry()

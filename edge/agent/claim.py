@@ -1,20 +1,22 @@
 """Claim a complete study: move it out of the inbox exactly once, even if the process dies.
 
-The row goes first (step CLAIMING), then the files, then the row again (CLAIMED). A rename moves the
-files. If the inbox is on another filesystem, they are first renamed to a hidden name in the inbox,
-so that nobody else touches them, and then copied.
+The row goes first (step CLAIMING), then the folder of the report in the outbox is made, then the
+files are moved, then the row again (CLAIMED). A rename moves the files. If the inbox is on another
+filesystem, they are first renamed to a hidden name in the inbox, so that nobody else touches them,
+and then copied.
 """
 
 import errno
 import os
-from collections.abc import Callable
-from itertools import filterfalse
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import structlog
 
+from edge.agent.folders import AgentFolders
 from edge.agent.inbox import DONE, CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
+from edge.report.folder import release_folder, take_folder
 from edge.store.studies import Record, Step, StudyStore
 
 log = structlog.get_logger()
@@ -22,46 +24,63 @@ log = structlog.get_logger()
 
 def claim(
     study: CompleteStudy,
-    inbox: Path,
-    work: Path,
+    folders: AgentFolders,
     store: StudyStore,
-    is_taken: Callable[[str], bool],
     on_claim: Callable[[str, float], None],
 ) -> Record | None:
     """Move the study to ``work / record.id``; return None if another process took it.
 
-    ``is_taken`` says whether a name in the outbox is in use. ``on_claim`` is called with the
-    study key and the start time of its budget, before a file is moved.
+    ``on_claim`` is called with the study key and the start time of its budget, before a file is
+    moved.
     """
-    names = filterfalse(is_taken, report_names(study.name))
+    names = free_report_names(study.name, folders.outbox)
     record = store.open_claim(study.members, study.fingerprint, names)
     if record is None:
         return None
     on_claim(record.id, study.since_s)
-    return _take(record, inbox, work, store)
+    return _take(record, folders, store)
 
 
-def resume_claim(record: Record, inbox: Path, work: Path, store: StudyStore) -> None:
+def resume_claim(record: Record, folders: AgentFolders, store: StudyStore) -> None:
     """Finish an interrupted claim, or delete it if it had not moved a file yet.
 
     In that case the study is still in the inbox, and more of it may have arrived.
     """
-    moved = (work / record.id / record.name, _staged(inbox, record, record.name))
-    if any(path.exists() for path in moved):
-        _take(record, inbox, work, store)
+    staged = _staged(folders.inbox, record, record.name)
+    if any(path.exists() for path in (folders.work / record.id / record.name, staged)):
+        _take(record, folders, store)
     else:
-        _forget(record, work, store)
+        _forget(record, folders, store)
 
 
-def _take(record: Record, inbox: Path, work: Path, store: StudyStore) -> Record | None:
-    folder = work / record.id
+def hold_report_folder(record: Record, folders: AgentFolders, store: StudyStore) -> Record:
+    """Make the folder of the study's report, under another name if another study has this one.
+
+    Raises:
+        OSError: the outbox cannot be written.
+    """
+    while not take_folder(folders.outbox / record.report_name, record.id):
+        log.warning("name of the report is taken, using another", study_key=record.id)
+        names = free_report_names(record.name, folders.outbox)
+        record = store.rename_report(record.id, names)
+    return record
+
+
+def free_report_names(name: str, outbox: Path) -> Iterator[str]:
+    """Propose names for the report of the study ``name`` that are not in the outbox."""
+    return (proposed for proposed in report_names(name) if not (outbox / proposed).exists())
+
+
+def _take(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
+    record = hold_report_folder(record, folders, store)
+    folder = folders.work / record.id
     folder.mkdir(parents=True, exist_ok=True)
-    sync_folder(work)
+    sync_folder(folders.work)
     for member in record.members:
-        _bring(inbox / member, _staged(inbox, record, member), folder / member)
+        _bring(folders.inbox / member, _staged(folders.inbox, record, member), folder / member)
         if not (folder / record.name).exists():
             log.warning("study vanished before it was claimed", study_key=record.id)
-            _forget(record, work, store)
+            _forget(record, folders, store)
             return None
     for marker in (folder / record.name / DONE, folder / f"{record.name}{DONE}"):
         if marker.is_file():
@@ -90,8 +109,9 @@ def _staged(inbox: Path, record: Record, member: str) -> Path:
     return inbox / f".claimed-{record.id}-{record.members.index(member)}"
 
 
-def _forget(record: Record, work: Path, store: StudyStore) -> None:
-    folder = work / record.id
+def _forget(record: Record, folders: AgentFolders, store: StudyStore) -> None:
+    folder = folders.work / record.id
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+    release_folder(folders.outbox / record.report_name, record.id)
     store.forget_claim(record.id)

@@ -13,8 +13,9 @@ from functools import partial
 import structlog
 
 from edge.agent.claim import claim, resume_claim
+from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
-from edge.agent.study import UNFINISHED, AgentFolders
+from edge.agent.study import UNFINISHED
 from edge.amend.amender import Amender
 from edge.atomic_files import is_transient
 from edge.settings import EdgeSettings
@@ -104,15 +105,10 @@ class MainLoop:
         """Claim complete studies, and finish claims that were interrupted."""
         folders, store = self._folders, self._store
 
-        def is_taken(name: str) -> bool:
-            return (folders.outbox / name).exists()
-
         for record in store.at(Step.CLAIMING):
-            resume = partial(resume_claim, record, folders.inbox, folders.work, store)
-            self._attempt(record.id, resume)
+            self._attempt(record.id, partial(resume_claim, record, folders, store))
         for study in self._inbox.complete():
-            where = (folders.inbox, folders.work, store)
-            take = partial(claim, study, *where, is_taken, self._since_s.__setitem__)
+            take = partial(claim, study, folders, store, self._since_s.__setitem__)
             self._attempt(study.fingerprint, take, field="entry")
 
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:

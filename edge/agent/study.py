@@ -8,19 +8,19 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
+from edge.agent.claim import hold_report_folder
+from edge.agent.folders import AgentFolders
 from edge.atomic_files import is_transient, move, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
-from edge.settings import EdgeSettings
 from edge.store.studies import Record, Step, StudyStore
 
 MAX_ATTEMPTS = 3
@@ -29,34 +29,6 @@ MAX_ATTEMPTS = 3
 UNFINISHED = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.QUARANTINING)
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True)
-class AgentFolders:
-    """The folders of one agent, all below the three that are configured.
-
-    By study key, ``work`` has the claimed studies until they are done, ``done`` those whose report
-    is in the outbox, and ``quarantine`` the rejected ones, each with its ``reason.json``.
-    """
-
-    inbox: Path
-    outbox: Path
-    state: Path
-    work: Path
-    done: Path
-    quarantine: Path
-
-    @classmethod
-    def of(cls, settings: EdgeSettings) -> "AgentFolders":
-        """Take the folders from the settings, as absolute paths."""
-        state = settings.state_dir.absolute()
-        within = (state, state / "work", state / "done", state / "quarantine")
-        return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
-
-    def make(self) -> None:
-        """Create the folders that are missing."""
-        for folder in (self.inbox, self.outbox, self.work, self.done, self.quarantine):
-            folder.mkdir(parents=True, exist_ok=True)
 
 
 def process_study(
@@ -81,6 +53,7 @@ def process_study(
     """
     if record.step in (Step.CLAIMED, Step.READING):
         record = store.advance(record.id, Step.READING)
+        record = hold_report_folder(record, folders, store)
         source, out = folders.work / record.id / record.name, folders.outbox / record.report_name
         job = Job(source, out, record.id, since_s)
         # an earlier attempt may have ended right after its report

@@ -22,7 +22,9 @@ import structlog
 
 from edge.amend.amendment import amend_report
 from edge.atomic_files import is_transient
+from edge.errors import EdgeError
 from edge.escalation.client import SecondReader
+from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.report.pictures import picture_note, redraw
 from edge.report.write import version_in, write_version
@@ -140,6 +142,10 @@ class RetryBudget:
         On a slow link a fixed limit might never suffice for even one ROI.
         """
         return min(self.longest_s, self.first_s * 2.0 ** min(failed_in_a_row, 30))
+
+
+class ForeignReport(EdgeError):
+    """The folder in the outbox holds the report of another study."""
 
 
 class Amender:
@@ -268,6 +274,8 @@ class Amender:
         )
         # After a crash the version may be complete in the outbox; then only the step is missing.
         if version_in(out, key) != report.version:
+            if not take_folder(out, key):  # somebody removed it, or another agent took the name
+                raise ForeignReport(f"{out} belongs to another study: move it elsewhere")
             pictures = redraw(report, context.plan, lambda roi_id: pending.roi(key, roi_id), out)
             report = replace(report, picture_note=picture_note(report, pictures))
             write_version(report, pictures, out)

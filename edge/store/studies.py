@@ -12,6 +12,7 @@ Pending reads are in the same database (`edge.store.pending`), and begin to coun
 transaction as REPORTED.
 """
 
+import errno
 import fcntl
 import json
 import sqlite3
@@ -22,6 +23,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Self
+
+import structlog
 
 from edge.errors import EdgeError
 from edge.job import new_study_key
@@ -71,9 +74,11 @@ CREATE UNIQUE INDEX IF NOT EXISTS one_claim ON studies (members) WHERE step = 'c
 CREATE INDEX IF NOT EXISTS by_step ON studies (step);
 """
 
+log = structlog.get_logger()
+
 
 class AlreadyRunning(EdgeError):
-    """Another agent uses this inbox or state folder: stop it, or use other folders."""
+    """Another agent uses this inbox, outbox or state folder: stop it, or use other folders."""
 
 
 class InvalidDatabase(EdgeError):
@@ -148,15 +153,10 @@ class StudyStore:
         """
         key, now = new_study_key(), _now()
         row = (key, json.dumps(members), fingerprint)
-        taken = "SELECT 1 FROM studies WHERE report_name = ?"
         self._on_step(Step.CLAIMING, False)
         try:
             with transaction(self._database):
-                name = next(
-                    name
-                    for name in report_names
-                    if self._database.execute(taken, (name,)).fetchone() is None
-                )
+                name = self._first_free(report_names)
                 self._database.execute(
                     "INSERT INTO studies (id, members, fingerprint, report_name, step,"
                     " created, updated) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -165,6 +165,13 @@ class StudyStore:
         except sqlite3.IntegrityError:
             return None
         self._on_step(Step.CLAIMING, True)
+        return self.get(key)
+
+    def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
+        """Give the study the first of ``report_names`` that is free as its folder in the outbox."""
+        with transaction(self._database):
+            name = self._first_free(report_names)
+            self._database.execute("UPDATE studies SET report_name = ? WHERE id = ?", (name, key))
         return self.get(key)
 
     def advance(self, key: str, step: Step) -> Record:
@@ -215,6 +222,11 @@ class StudyStore:
         )
         return [_record(row) for row in rows]
 
+    def _first_free(self, report_names: Iterator[str]) -> str:
+        query = "SELECT 1 FROM studies WHERE report_name = ?"
+        database = self._database
+        return next(n for n in report_names if database.execute(query, (n,)).fetchone() is None)
+
     def _update(self, key: str, step: Step, change: str, values: tuple[str, ...]) -> Record:
         before = [state.value for state in _BEFORE[step]]
         self._on_step(step, False)
@@ -238,6 +250,9 @@ class StudyStore:
 def exclusive(path: Path) -> Iterator[None]:
     """Hold the lock file ``path``; the kernel releases it when the process ends.
 
+    A network share may know no locks. Then a warning is logged: no study is lost even so, because
+    studies and names of reports are claimed by `rename` and `mkdir`.
+
     Raises:
         AlreadyRunning: another process holds it.
     """
@@ -246,6 +261,10 @@ def exclusive(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise AlreadyRunning(f"{path.parent}: another agent uses this folder") from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            log.warning("folder cannot be locked", folder=str(path.parent), reason=error.strerror)
         yield
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox, report_names
-from edge.agent.study import AgentFolders, process_study
+from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import build_pipeline
 from edge.decide import Plan, Situation, Thresholds, decide

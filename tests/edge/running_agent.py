@@ -9,11 +9,12 @@ import signal
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import MappingProxyType
 
 from edge.agent.agent import ReadStudy, run_agent
 from edge.job import Job
@@ -92,6 +93,7 @@ def work_off(
     read: ReadStudy = quick_read,
     on_step: StepHook | None = None,
     clock: Callable[[], float] = time.monotonic,
+    settings: Mapping[str, object] = MappingProxyType({}),
 ) -> None:
     """Run the agent in this process until every study in the inbox has been processed."""
     stop = threading.Event()
@@ -107,7 +109,8 @@ def work_off(
         if expected <= 0:
             stop.set()
 
-    run_agent(settings_in(root), read=read, stop=stop, on_step=watch, clock=clock)
+    given = settings_in(root).model_copy(update=settings)
+    run_agent(given, read=read, stop=stop, on_step=watch, clock=clock)
 
 
 def unfinished(root: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import random
+import shutil
 import signal
 import threading
 import time
@@ -212,17 +213,59 @@ def test_pending_reads_make_room_while_more_studies_wait(
     assert seen == [{}, {"a": "final"}, {"a": "final", "b": "final"}]
 
 
-def test_two_agents_cannot_share_an_inbox(tmp_path: Path) -> None:
-    """The second is refused as long as the first runs, whatever its state folder."""
+@pytest.mark.parametrize("shared", ["inbox", "outbox", "state_dir"])
+def test_two_agents_cannot_share_a_folder(tmp_path: Path, shared: str) -> None:
+    """The second is refused as long as the first runs, whatever its other folders."""
     process = start(tmp_path)
     wait_until(lambda: (tmp_path / "state" / "spool.sqlite3").exists())
-    other = settings_in(tmp_path).model_copy(update={"state_dir": tmp_path / "other"})
+    own, apart = settings_in(tmp_path), settings_in(tmp_path / "other")
+    other = apart.model_copy(update={shared: getattr(own, shared)})
     try:
         with pytest.raises(AlreadyRunning, match="another agent"):
             run_agent(other, read=quick_read, stop=threading.Event())
     finally:
         process.kill()
         process.join(PATIENCE_S)
+
+
+def test_two_agents_with_one_outbox_lose_no_report_where_no_lock_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A share without locks: studies of one name, one sound and one refused, have a report each."""
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("edge.store.studies.fcntl.flock", no_locks)
+    outbox = tmp_path / "outbox"
+    for place, text in (("one", "pixels"), ("two", "bad")):
+        put(tmp_path / place / "inbox", "a", text)
+        work_off(tmp_path / place, settings={"outbox": outbox})
+    assert statuses(tmp_path) == {"a": "final", "a-2": "rejected"}
+    assert whereabouts(tmp_path / "one") == {"a": ["done"]}
+    assert whereabouts(tmp_path / "two") == {"a": ["quarantine"]}
+
+
+def test_a_report_folder_that_another_study_took_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    """Somebody removed the folder of a claimed study, and another agent took its name."""
+    put(tmp_path / "inbox", "a")
+
+    def read(_job: Job, _persist: PersistPending) -> StudyResult:
+        raise Killed
+
+    with pytest.raises(Killed):
+        work_off(tmp_path, read)
+    theirs = tmp_path / "outbox" / "a"
+    shutil.rmtree(theirs)
+    theirs.mkdir()
+    (theirs / ".study-another").touch()
+    (theirs / "report.json").write_text('{"rejection": {"kind": "NotCt", "reason": "no CT"}}')
+    work_off(tmp_path)
+    assert (
+        json.loads((tmp_path / "outbox" / "a-2" / "report.json").read_text())["status"] == "final"
+    )
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert "NotCt" in (theirs / "report.json").read_text()
 
 
 def test_sigterm_finishes_the_current_study_and_no_other(tmp_path: Path) -> None:

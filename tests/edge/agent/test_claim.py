@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edge.agent import claim as claiming
 from edge.agent.claim import claim, resume_claim
+from edge.agent.folders import AgentFolders
 from edge.agent.inbox import CompleteStudy
+from edge.report.folder import owner_of, take_folder
 from edge.store.studies import Record, Step, StudyStore
+from evaluation.recovery.agent import settings_in
 from tests.edge.builders import names, open_claim, put, watch
 from tests.edge.running_agent import Killed
 
 
+def folders_in(root: Path) -> AgentFolders:
+    folders = AgentFolders.of(settings_in(root))
+    folders.make()
+    return folders
+
+
 def take(study: CompleteStudy, root: Path, store: StudyStore) -> Record | None:
-    (root / "work").mkdir(exist_ok=True)
-    places = (root / "inbox", root / "work")
-    return claim(study, *places, store, lambda _name: False, lambda _key, _since_s: None)
+    return claim(study, folders_in(root), store, lambda _key, _since_s: None)
 
 
 def files(folder: Path) -> list[str]:
@@ -30,7 +38,7 @@ def test_a_claim_moves_the_study_and_drops_its_marker(tmp_path: Path, store: Stu
     record = take(inbox.complete()[0], tmp_path, store)
     assert record is not None
     assert record.step is Step.CLAIMED
-    assert files(tmp_path / "work" / record.id) == ["a b/0.dcm", "a b/1.dcm"]
+    assert files(tmp_path / "state" / "work" / record.id) == ["a b/0.dcm", "a b/1.dcm"]
     assert files(tmp_path / "inbox") == []
 
 
@@ -40,16 +48,15 @@ def test_the_start_of_the_budget_is_passed_on_before_a_file_is_moved(
     """A claim that is interrupted and finished later loses no part of the wait."""
     inbox, clock = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
-    (tmp_path / "work").mkdir()
+    folders = folders_in(tmp_path)
     claimed: dict[str, float] = {}
 
     def full(*_: Path) -> None:
         raise OSError(28, "no room")
 
     monkeypatch.setattr(claiming, "move", full)
-    places = (tmp_path / "inbox", tmp_path / "work")
     with pytest.raises(OSError, match="no room"):
-        claim(inbox.complete()[0], *places, store, lambda _: False, claimed.__setitem__)
+        claim(inbox.complete()[0], folders, store, claimed.__setitem__)
     assert claimed == {record.id: clock.now_s for record in store.at(Step.CLAIMING)}
     assert len(claimed) == 1
 
@@ -65,7 +72,7 @@ def test_a_member_that_is_a_dangling_link_is_claimed_as_it_is(
     record = take(CompleteStudy(("x.mhd", "x.raw"), "p", 0.0), tmp_path, store)
     assert record is not None
     assert record.step is Step.CLAIMED
-    moved = tmp_path / "work" / record.id / "x.raw"
+    moved = tmp_path / "state" / "work" / record.id / "x.raw"
     assert moved.is_symlink()
     assert list(box.iterdir()) == []
 
@@ -79,7 +86,7 @@ def test_the_same_name_again_is_a_new_study(tmp_path: Path, store: StudyStore) -
         records.append(take(inbox.complete()[0], tmp_path, store))
     kept = [record for record in records if record is not None]
     assert [record.report_name for record in kept] == ["a", "a-2"]
-    texts = [(tmp_path / "work" / r.id / "a" / "0.dcm").read_text() for r in kept]
+    texts = [(tmp_path / "state" / "work" / r.id / "a" / "0.dcm").read_text() for r in kept]
     assert texts == ["first", "second"]
 
 
@@ -87,7 +94,7 @@ def test_a_study_that_another_took_is_forgotten(tmp_path: Path, store: StudyStor
     put(tmp_path / "inbox", "a").rename(tmp_path / "elsewhere")
     assert take(CompleteStudy(("a", "a.done"), "p", 0.0), tmp_path, store) is None
     assert store.at(*Step) == []
-    assert list((tmp_path / "work").iterdir()) == []
+    assert list((tmp_path / "state" / "work").iterdir()) == []
 
 
 def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(
@@ -96,7 +103,7 @@ def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(
     inbox, _ = watch(tmp_path / "inbox")
     put(tmp_path / "inbox", "a")
     record = open_claim(store, "a")
-    resume_claim(record, tmp_path / "inbox", tmp_path / "work", store)
+    resume_claim(record, folders_in(tmp_path), store)
     assert store.at(*Step) == []
     assert names(inbox) == ["a"]
 
@@ -104,14 +111,13 @@ def test_an_interrupted_claim_that_moved_nothing_goes_back_to_the_inbox(
 def test_a_claim_interrupted_between_header_and_data_is_finished(
     tmp_path: Path, store: StudyStore
 ) -> None:
-    (tmp_path / "inbox").mkdir()
-    (tmp_path / "inbox" / "d.raw").write_text("data")
+    (folders_in(tmp_path).inbox / "d.raw").write_text("data")
     record = open_claim(store, "d.mhd", "d.raw")
-    (tmp_path / "work" / record.id).mkdir(parents=True)
-    (tmp_path / "work" / record.id / "d.mhd").write_text("header")
-    resume_claim(record, tmp_path / "inbox", tmp_path / "work", store)
+    (tmp_path / "state" / "work" / record.id).mkdir(parents=True)
+    (tmp_path / "state" / "work" / record.id / "d.mhd").write_text("header")
+    resume_claim(record, folders_in(tmp_path), store)
     assert store.get(record.id).step is Step.CLAIMED
-    assert files(tmp_path / "work" / record.id) == ["d.mhd", "d.raw"]
+    assert files(tmp_path / "state" / "work" / record.id) == ["d.mhd", "d.raw"]
 
 
 @pytest.mark.parametrize("crash_at", range(8))
@@ -128,7 +134,7 @@ def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
         real = getattr(claiming, name)
 
         def operation(*paths: Path) -> None:
-            if name == "move" and paths[1].is_relative_to(tmp_path / "work"):
+            if name == "move" and paths[1].is_relative_to(tmp_path / "state" / "work"):
                 raise OSError(18, "Invalid cross-device link")
             for act in (lambda: None, lambda: real(*paths)):
                 if countdown[0] == 0:
@@ -145,10 +151,98 @@ def test_a_claim_from_another_filesystem_survives_a_crash_anywhere(
         take(arrival, tmp_path, store)
     except Killed:
         for record in store.at(Step.CLAIMING):
-            resume_claim(record, tmp_path / "inbox", tmp_path / "work", store)
+            resume_claim(record, folders_in(tmp_path), store)
     for again in inbox.complete():
         take(again, tmp_path, store)
     (record,) = store.at(*Step)
     assert record.step is Step.CLAIMED
-    assert files(tmp_path / "work" / record.id) == ["a/0.dcm", "a/1.dcm"]
+    assert files(tmp_path / "state" / "work" / record.id) == ["a/0.dcm", "a/1.dcm"]
     assert files(tmp_path / "inbox") == []
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[StudyStore]:
+    """The database of a second agent: it shares the outbox, and no lock keeps it out."""
+    with StudyStore(tmp_path / "other.db") as store:
+        yield store
+
+
+def reports(root: Path) -> dict[str, str]:
+    """By folder in the outbox, the study that it belongs to."""
+    return {path.name: owner_of(path) for path in (root / "outbox").iterdir()}
+
+
+def test_two_agents_that_claim_one_name_at_once_have_a_folder_each(
+    tmp_path: Path, store: StudyStore, other: StudyStore
+) -> None:
+    """Both saw that the name is free; ``mkdir`` decides, and the second takes the next name."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    mine = open_claim(store, "a")
+    theirs = take(inbox.complete()[0], tmp_path, other)
+    put(tmp_path / "inbox", "a")
+    (tmp_path / "state" / "work" / mine.id).mkdir()
+    (tmp_path / "inbox" / "a").rename(tmp_path / "state" / "work" / mine.id / "a")
+    resume_claim(mine, folders_in(tmp_path), store)
+    assert theirs is not None
+    assert reports(tmp_path) == {"a": theirs.id, "a-2": mine.id}
+    assert store.get(mine.id).report_name == "a-2"
+
+
+def test_a_folder_whose_study_was_not_noted_yet_blocks_its_name_for_nobody(
+    tmp_path: Path, store: StudyStore, other: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between ``mkdir`` and the owner's file; the study is still in the inbox."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    study = inbox.complete()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.report.folder.Path.touch", killed)
+        with pytest.raises(Killed):
+            take(study, tmp_path, store)
+    assert reports(tmp_path) == {"a": ""}
+    (record,) = store.at(Step.CLAIMING)
+    resume_claim(record, folders_in(tmp_path), store)
+    assert reports(tmp_path) == {}
+    again = take(study, tmp_path, other)
+    assert again is not None
+    assert reports(tmp_path) == {"a": again.id}
+
+
+def killed(*_: object, **__: object) -> None:
+    raise Killed
+
+
+def test_a_claim_that_is_forgotten_gives_the_name_of_its_report_back(
+    tmp_path: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the folder was made and before a file was moved."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a")
+    study = inbox.complete()[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(claiming, "move", killed)
+        with pytest.raises(Killed):
+            take(study, tmp_path, store)
+    (record,) = store.at(Step.CLAIMING)
+    assert reports(tmp_path) == {"a": record.id}
+    resume_claim(record, folders_in(tmp_path), store)
+    assert reports(tmp_path) == {}
+    assert names(inbox) == ["a"]
+
+
+def test_an_agent_whose_empty_folder_another_removed_makes_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between ``mkdir`` and the owner's file, an agent that starts after a crash removes it."""
+    real, times = Path.touch, [1]
+
+    def touch(path: Path, *, exist_ok: bool = True) -> None:
+        if times.pop() if times else 0:
+            path.parent.rmdir()
+        real(path, exist_ok=exist_ok)
+
+    monkeypatch.setattr("edge.report.folder.Path.touch", touch)
+    assert take_folder(tmp_path / "a", "k1")
+    assert owner_of(tmp_path / "a") == "k1"
+    assert not take_folder(tmp_path / "a", "k2")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.agent.study import MAX_ATTEMPTS, AgentFolders, process_study
+from edge.agent.folders import AgentFolders
+from edge.agent.study import MAX_ATTEMPTS, process_study
 from edge.job import Job
 from edge.pipeline import StudyResult
+from edge.report.folder import take_folder
 from edge.report.model import Report
 from edge.store.studies import Record, Step, StudyStore
 from evaluation.recovery.agent import settings_in
@@ -37,6 +39,7 @@ def being_read(
     """The study ``a``, whose reading was started that many times."""
     record = open_claim(store, "a")
     put(places.work / record.id, "a", text)
+    take_folder(places.outbox / "a", record.id)
     store.advance(record.id, Step.CLAIMED)
     for _ in range(times):
         record = store.advance(record.id, Step.READING)
@@ -64,7 +67,6 @@ def test_a_damaged_report_counts_as_none(
     """The study is read again, and its report takes the place of the damaged one."""
     record = being_read(places, store)
     answer = places.outbox / "a" / "report.json"
-    answer.parent.mkdir()
     answer.write_text(damaged)
     process_study(record, None, places, store, quick_read, 10.0, [].append)
     assert store.get(record.id).step is Step.DONE

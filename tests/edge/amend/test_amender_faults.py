@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -69,15 +70,30 @@ def test_one_report_that_cannot_be_written_does_not_stop_the_others(
 
 def test_a_report_that_was_taken_away_is_amended_all_the_same(site: Site) -> None:
     """In an emptied outbox the new version is written without the old one."""
-    site.study("a")
+    key = site.study("a").id
     out = site.places.outbox / "a"
     for path in out.iterdir():
         path.unlink()
     out.rmdir()
     site.cloud.answers = [2]
     site.turns()
-    assert sorted(os.listdir(out)) == ["finding_03.webp", "report.html", "report.json"]
+    files = [f".study-{key}", "finding_03.webp", "report.html", "report.json"]
+    assert sorted(os.listdir(out)) == files
     assert site.report("a")["version"] == 2
+
+
+def test_the_report_of_another_study_in_its_place_is_never_amended(site: Site) -> None:
+    """Somebody removed the folder, and another agent took its name: the read is suspended."""
+    site.study("a")
+    out = site.places.outbox / "a"
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / ".study-another").touch()
+    (out / "report.json").write_text("theirs")
+    site.cloud.answers = [2]
+    site.turns()
+    assert (out / "report.json").read_text() == "theirs"
+    assert site.amender.suspended == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""The folders of the agent."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edge.settings import EdgeSettings
+
+
+@dataclass(frozen=True)
+class AgentFolders:
+    """The folders of one agent, all below the three that are configured.
+
+    By study key, ``work`` has the claimed studies until they are done, ``done`` those whose report
+    is in the outbox, and ``quarantine`` the rejected ones, each with its ``reason.json``.
+    """
+
+    inbox: Path
+    outbox: Path
+    state: Path
+    work: Path
+    done: Path
+    quarantine: Path
+
+    @classmethod
+    def of(cls, settings: EdgeSettings) -> "AgentFolders":
+        """Take the folders from the settings, as absolute paths."""
+        state = settings.state_dir.absolute()
+        within = (state, state / "work", state / "done", state / "quarantine")
+        return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
+
+    def make(self) -> None:
+        """Create the folders that are missing."""
+        for folder in (self.inbox, self.outbox, self.work, self.done, self.quarantine):
+            folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,56 @@
+"""The folder of a report in the outbox belongs to exactly one study.
+
+``mkdir`` decides between two agents, also where they run on two machines and share the outbox. An
+empty file ``.study-KEY`` in the folder then names its study. It stays as long as the report does.
+"""
+
+from contextlib import suppress
+from json import JSONDecodeError, loads
+from pathlib import Path
+
+from edge.atomic_files import sync_folder
+
+_OWNER = ".study-"
+
+
+def take_folder(folder: Path, study_key: str) -> bool:
+    """Make the folder for the report of this study; return whether it is this study's now.
+
+    Raises:
+        OSError: the outbox cannot be written.
+    """
+    while True:
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if owner := owner_of(folder):
+                return owner == study_key
+            try:  # an empty one is what a crash may leave here
+                folder.rmdir()
+            except OSError:
+                return False
+            continue
+        # Another agent may remove the folder while it is empty: then the owner cannot be written.
+        with suppress(FileNotFoundError):
+            (folder / f"{_OWNER}{study_key}").touch(exist_ok=False)
+            sync_folder(folder)
+            sync_folder(folder.parent)
+            return True
+
+
+def release_folder(folder: Path, study_key: str) -> None:
+    """Remove the folder if it is this study's or nobody's, and nothing was written into it."""
+    (folder / f"{_OWNER}{study_key}").unlink(missing_ok=True)
+    with suppress(OSError):  # it is another study's, or something lies in it
+        folder.rmdir()
+
+
+def owner_of(folder: Path) -> str:
+    """Return the key of the study whose report the folder is for; empty if no file says it."""
+    for path in folder.glob(f"{_OWNER}*"):
+        return path.name.removeprefix(_OWNER)
+    try:  # written by `screen`, or by an agent of an older version
+        values = loads((folder / "report.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, JSONDecodeError, UnicodeDecodeError):
+        return ""
+    return str(values.get("study_key", "")) if isinstance(values, dict) else ""
