@@ -24,7 +24,7 @@ HEADER_KEYWORDS = (
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
-    *("SliceThickness", "GantryDetectorTilt"),
+    "SliceThickness",
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )
 """The attributes that are read of each file; all others are skipped unparsed."""

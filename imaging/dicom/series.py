@@ -16,7 +16,6 @@ _MACROS = (
     "PlanePositionSequence",
     "PlaneOrientationSequence",
     "PixelValueTransformationSequence",
-    "CTAcquisitionDetailsSequence",
 )
 COVERS_LUNGS_MM = 200.0
 """An adult's lungs are 200 mm or more from apex to base."""

@@ -23,18 +23,19 @@ MAX_VOXELS = 4096 * 512 * 512
 """About 2 GB of HU."""
 DUPLICATE_MM = 0.01
 """Slices nearer than this have the same position."""
-POSITION_TOLERANCE_MM = 0.1
-"""How far a slice may be off the uniform grid between the first and the last.
+MIN_TOLERANCE_MM, MAX_TOLERANCE_MM, TOLERANCE_STEPS = 0.06, 0.2, 0.25
+"""How far a slice may be off the uniform grid that fits all slices best.
 
-Scanners write positions with as little as one decimal, so that a slice and the grid's ends are
-each off by up to 0.05 mm. The tolerance is a tenth of the networks' voxel.
+It is a quarter of the slice spacing, from 0.06 to 0.2 mm. A missing slice does not hide in it: it
+moves its two neighbours one whole step apart, so that one of them is half a step off any grid. At
+most a fifth of the networks' voxel, it changes no image. Positions rounded to one decimal, as some
+scanners write them, are off by up to 0.05 mm.
 """
 SHIFT_TOLERANCE_MM = 0.5
 """How far a slice may be off the line through the first slice along the normal: half the
 networks' voxel. A gantry tilt of one degree moves the last slice of 300 mm by 5 mm."""
 _COSINE_TOLERANCE = 2e-3  # 0.1 degree
 _SPACING_TOLERANCE = 1e-3  # of the pixel spacing, relative
-_MIN_TILT_DEG = 1.0
 _AXIAL_COSINE = np.cos(np.pi / 4)
 
 
@@ -47,7 +48,6 @@ class Slice:
         axes: ``(2, 3)``, the unit directions in which the column and the row index grow.
         pixel_mm: distance of rows and of columns, ``(y, x)``.
         thickness_mm: nominal thickness of the slice; 0 if the header does not state it.
-        tilt_deg: gantry tilt as the header states it.
     """
 
     file: Path
@@ -59,7 +59,6 @@ class Slice:
     axes: FloatArray
     pixel_mm: tuple[float, float]
     thickness_mm: float = 0.0
-    tilt_deg: float = 0.0
 
     @property
     def normal(self) -> FloatArray:
@@ -104,7 +103,6 @@ def slice_of(image: Instance) -> Slice:
         axes=_axes(image),
         pixel_mm=_pixel_mm(image),
         thickness_mm=max(image.number("SliceThickness") or 0.0, 0.0),
-        tilt_deg=image.number("GantryDetectorTilt") or 0.0,
     )
 
 
@@ -155,11 +153,12 @@ def stack_of(slices: Sequence[Slice], folder: Path) -> Stack:
     _require_untilted(ordered)
     _require_no_hole(ordered, at_mm)
     _require_uniform(ordered, at_mm)
-    step = float(at_mm[-1] - at_mm[0]) / (len(at_mm) - 1)
+    start, step = _grid(at_mm)
     _require_sane_spacing(ordered, step, folder)
-    first = ordered[0]
-    direction = np.column_stack([*first.axes, _upward(first)])
-    geometry = Geometry((step, *first.pixel_mm), triple(first.position_mm), direction)
+    first, upward = ordered[0], _upward(ordered[0])
+    origin = first.position_mm + (start - at_mm[0]) * upward
+    direction = np.column_stack([*first.axes, upward])
+    geometry = Geometry((step, *first.pixel_mm), triple(origin), direction)
     return Stack(tuple(ordered), geometry)
 
 
@@ -217,7 +216,11 @@ def _require_axial(one: Slice) -> None:
 
 
 def _require_untilted(ordered: Sequence[Slice]) -> None:
-    """Refuse a sheared stack, and a stated tilt that the orientation does not show."""
+    """Refuse a sheared stack.
+
+    Only positions count. GantryDetectorTilt is a nominal angle, "not intended for mathematical
+    computations" (DICOM PS3.3, C.8.2.1); some files keep it after the tilt was corrected.
+    """
     first, normal = ordered[0], ordered[0].normal
     for other in ordered[1:]:
         # the part of the step from the first slice that does not run along the normal
@@ -226,12 +229,6 @@ def _require_untilted(ordered: Sequence[Slice]) -> None:
         if shift > SHIFT_TOLERANCE_MM:
             reason = f"gantry tilt or shifted slices: {shift:.1f} mm off the axis of {_name(first)}"
             raise IrregularGeometry(f"{reason}: reconstruct without tilt", other.file)
-    # a tilt that neither the positions nor the orientation show: one of the two is wrong
-    tilt = abs(first.tilt_deg)
-    leaning = float(np.degrees(np.arccos(min(abs(normal[2]), 1.0))))
-    if tilt >= _MIN_TILT_DEG and leaning < tilt / 2:
-        reason = f"GantryDetectorTilt is {first.tilt_deg:g} degrees, but the slices are upright"
-        raise IrregularGeometry(f"{reason}: reconstruct without tilt", first.file)
 
 
 def _require_no_hole(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
@@ -252,17 +249,25 @@ def _require_no_hole(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
 
 
 def _require_uniform(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
-    """Require that every slice lies on the uniform grid from the first slice to the last.
+    """Require that every slice lies on the uniform grid.
 
     Single steps are not compared: rounded positions make them differ, a drift adds up.
     """
-    off = np.abs(at_mm - np.linspace(at_mm[0], at_mm[-1], len(at_mm)))
+    start, step = _grid(at_mm)
+    off = np.abs(at_mm - (start + step * np.arange(len(at_mm))))
     worst = int(np.argmax(off))
-    if off[worst] > POSITION_TOLERANCE_MM:
+    if off[worst] > np.clip(TOLERANCE_STEPS * step, MIN_TOLERANCE_MM, MAX_TOLERANCE_MM):
         steps = np.diff(at_mm)
         reason = f"spacing is not uniform ({steps.min():.2f} to {steps.max():.2f} mm), this slice"
         detail = f"is {off[worst]:.2f} mm off the uniform grid: reconstruct with uniform spacing"
         raise IrregularGeometry(f"{reason} {detail}", ordered[worst].file)
+
+
+def _grid(at_mm: FloatArray) -> tuple[float, float]:
+    """Return start and step of the uniform grid that fits the positions best (least squares)."""
+    index = np.arange(len(at_mm)) - (len(at_mm) - 1) / 2
+    step = float(index @ at_mm / (index @ index))
+    return float(at_mm.mean()) + float(index[0]) * step, step
 
 
 def _require_sane_spacing(ordered: Sequence[Slice], step: float, folder: Path) -> None:

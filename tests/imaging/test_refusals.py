@@ -121,7 +121,6 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
     ("one slice is moved sideways", _move(5, (4, 0, 0)), IrregularGeometry, "005.dcm"),
     ("tilted orientation", _tilt, IrregularGeometry, "gantry tilt"),
     ("sheared positions", _shear, IrregularGeometry, "gantry tilt"),
-    ("stated tilt only", _all(GantryDetectorTilt=12), IrregularGeometry, "is 12 degrees"),
     ("mixed matrix", _fifth(Rows=16), IrregularGeometry, "005.dcm: matrix 16 x 32"),
     ("mixed pixel spacing", _fifth(PixelSpacing=[1, 1]), IrregularGeometry, "005.dcm: pixels"),
     (

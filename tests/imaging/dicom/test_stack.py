@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from imaging.errors import IrregularGeometry
+from imaging.errors import IncompleteSeries, IrregularGeometry
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
 
@@ -19,6 +20,56 @@ def test_positions_rounded_to_a_tenth(tmp_path: Path) -> None:
         image.ImagePositionPatient = [-30, -30, round(float(image.ImagePositionPatient[2]), 1)]
     ct.write(tmp_path, images)
     assert read_study(tmp_path).volume.geometry.spacing_mm[0] == pytest.approx(1.25, abs=0.005)
+
+
+@pytest.mark.parametrize(("count", "spacing_mm"), [(12, 2.5), (40, 1.0), (48, 0.625)])
+def test_positions_that_jitter_by_an_eighth_of_a_millimetre_are_read(
+    count: int, spacing_mm: float, tmp_path: Path
+) -> None:
+    """Every slice lies within 0.12 mm of the grid that is found, and its HU are its own."""
+    ct = SmallCt(count, spacing_mm)
+    images = ct.images()
+    off_mm = np.random.default_rng(0).uniform(-0.12, 0.12, count)
+    for image, off in zip(images, off_mm, strict=True):
+        image.ImagePositionPatient = [
+            -30,
+            -30,
+            round(float(image.ImagePositionPatient[2]) + off, 3),
+        ]
+    ct.write(tmp_path, images)
+    volume = read_study(tmp_path).volume
+    assert volume.geometry.spacing_mm[0] == pytest.approx(spacing_mm, abs=0.02)
+    np.testing.assert_array_equal(volume.hu, ct.hu())
+    found = volume.geometry.to_world([[z, 0, 0] for z in range(count)])[:, 2]
+    true = [float(image.ImagePositionPatient[2]) for image in images]
+    assert np.abs(found - true).max() < 0.2
+
+
+@pytest.mark.parametrize("jitter_mm", [0.0, 0.06, 0.12])
+@pytest.mark.parametrize("spacing_mm", [0.5, 0.625, 1.0, 2.5])
+def test_no_missing_slice_hides_behind_jitter(
+    spacing_mm: float, jitter_mm: float, tmp_path: Path
+) -> None:
+    """Wherever a slice is missing, its neighbours are half a step or more off every grid."""
+    count = round(40 / spacing_mm)
+    for missing in (1, 2, count // 2, count - 2):
+        ct = SmallCt(count, spacing_mm)
+        images = ct.images()
+        off_mm = np.random.default_rng(missing).uniform(-jitter_mm, jitter_mm, count)
+        for image, off in zip(images, off_mm, strict=True):
+            z = round(float(image.ImagePositionPatient[2]) + off, 3)
+            image.ImagePositionPatient = [-30, -30, z]
+        del images[missing]
+        ct.write(tmp_path / str(missing), images)
+        with pytest.raises((IncompleteSeries, IrregularGeometry)):
+            read_study(tmp_path / str(missing))
+
+
+def test_a_stated_tilt_that_positions_do_not_show_is_read(tmp_path: Path) -> None:
+    """The geometry counts, not the nominal angle of the gantry."""
+    ct = SmallCt(attributes={"GantryDetectorTilt": 5})
+    ct.write(tmp_path)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
 
 
 def test_drift_is_not_rounding(tmp_path: Path) -> None:
