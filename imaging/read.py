@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imaging.dicom.header import find_dicom, is_dicom
+from imaging.dicom.header import find_dicom, is_dicom, names_of
 from imaging.dicom.study import read_series
 from imaging.errors import UnreadableFile
 from imaging.volume import Study
@@ -61,6 +61,4 @@ def _read_directory(folder: Path, progress: Callable[[float], None]) -> Study:
 def _ignored(others: Sequence[Path]) -> tuple[str, ...]:
     if not others:
         return ()
-    names = ", ".join(file.name for file in others[:3])
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return (f"not DICOM, ignored: {names}{more}",)
+    return (f"not DICOM, ignored: {names_of(others)}",)

@@ -3,7 +3,7 @@
 import codecs
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,14 @@ from imaging.errors import UnreadableFile
 from imaging.volume import FloatArray
 
 HEADER_KEYWORDS = (
-    *("SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "SeriesNumber"),
+    *(
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "Modality",
+        "ImageType",
+        "SeriesInstanceUID",
+        "SeriesNumber",
+    ),
     *("PatientID", "PatientName", "PatientSex", "PatientAge", "AccessionNumber"),
     *("StudyInstanceUID", "StudyDate", "StudyDescription", "SeriesDescription"),
     *("Manufacturer", "ConvolutionKernel", "BodyPartExamined", "ProtocolName"),
@@ -144,6 +151,12 @@ def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
             raise UnreadableFile(reason, folder)
         (dicom if is_dicom(file) else others).append(file)
     return dicom, others
+
+
+def names_of(files: Sequence[Path]) -> str:
+    """Name the first three files, and say how many there are besides."""
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return ", ".join(file.name for file in files[:3]) + more
 
 
 def is_dicom(file: Path) -> bool:

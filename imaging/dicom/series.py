@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from imaging.dicom.header import Instance
+from imaging.dicom.header import Instance, names_of
 from imaging.dicom.stack import Stack, slice_of, stack_of
 from imaging.errors import IrregularGeometry, NotCt, StudyError, UnreadableFile
 
@@ -130,11 +130,25 @@ def _unfit(image: Instance) -> str:
 
 
 def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
-    owners = {image.text("PatientID"): image.file for one in fit for image in one.images}
+    """Require one PatientID; an empty one is that of the other images of its study.
+
+    Where no image has one, PatientName stands in; without names there is nothing to compare.
+    """
+    images = [image for one in fit for image in one.images]
+    keyword = "PatientID" if any(image.text("PatientID") for image in images) else "PatientName"
+    named = [image for image in images if image.text(keyword)]
+    owners = {image.text(keyword): image.file for image in named}
     if len(owners) > 1:
-        names = ", ".join(file.name for file in list(owners.values())[:3])
-        reason = f"CT of {len(owners)} patients in one folder ({names}): send one patient a folder"
+        files = names_of(list(owners.values()))
+        reason = f"CT of {len(owners)} patients in one folder ({files}): send one patient a folder"
         raise NotCt(reason, folder)
+    known = {image.text("StudyInstanceUID") for image in named} - {""}
+    for image in images:
+        if named and not image.text(keyword) and image.text("StudyInstanceUID") not in known:
+            reason = (
+                f"{keyword} is empty, and its study is not that of {named[0].file.name}: it may"
+            )
+            raise NotCt(f"{reason} be of another patient, send one patient a folder", image.file)
 
 
 def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:

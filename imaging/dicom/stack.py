@@ -200,7 +200,7 @@ def _require_enough(ordered: Sequence[Slice], at_mm: FloatArray, folder: Path) -
 
 
 def _require_distinct(ordered: Sequence[Slice], at_mm: FloatArray) -> None:
-    """Refuse duplicates, even exact copies: we cannot decide which of two files is right."""
+    """Refuse two files of one position: it cannot be known which of them is right."""
     same = np.flatnonzero(np.diff(at_mm) < DUPLICATE_MM)
     if len(same):
         at = int(same[0])

@@ -1,8 +1,9 @@
 """Read the DICOM files of a folder as a study: choose a series, stack its slices, decode them."""
 
+import hashlib
 import os
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +24,7 @@ from pydicom.uid import (
 
 from imaging import c_stderr
 from imaging.dicom import codecs
-from imaging.dicom.header import Instance, is_bare, load, read_head, read_instance
+from imaging.dicom.header import Instance, is_bare, load, names_of, read_head, read_instance
 from imaging.dicom.layout import Layout, require_hu, write_hu
 from imaging.dicom.series import Choice, Series, choose, group
 from imaging.dicom.stack import Stack
@@ -60,8 +61,10 @@ def read_series(
         if not images:
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
+        images, copies = _without_copies(images, only)
         choice, volume = _read_chest(_requested(group(images), only), folder, progress)
-        return Study(volume, folder, _header(choice), choice.others)
+        ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
+        return Study(volume, folder, _header(choice), choice.others + ignored)
 
 
 def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
@@ -70,6 +73,26 @@ def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
         images.append(read_instance(file, bare=is_bare(read_head(file))))
         progress(_HEADERS_SHARE * count / len(files))
     return [i for i in images if i.text("SOPClassUID") != MediaStorageDirectoryStorage]
+
+
+def _without_copies(
+    images: Sequence[Instance], only: Path | None
+) -> tuple[list[Instance], list[Path]]:
+    """Leave out files that equal another byte for byte, and list them; ``only`` is kept.
+
+    Files of one image that differ stay: it cannot be known which of them is right.
+    """
+    same_uid = Counter(image.text("SOPInstanceUID") for image in images)
+    kept: dict[bytes, Path] = {}
+    copies: list[Path] = []
+    for image in sorted(images, key=lambda image: image.file != only):
+        if same_uid[image.text("SOPInstanceUID")] > 1:
+            with image.file.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").digest()
+            if kept.setdefault(digest, image.file) != image.file:
+                copies.append(image.file)
+    left_out = set(copies)
+    return [image for image in images if image.file not in left_out], copies
 
 
 def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
@@ -211,7 +234,8 @@ def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) ->
 def _header(choice: Choice) -> StudyHeader:
     image = choice.series.first
     return StudyHeader(
-        patient_id=image.text("PatientID"),
+        # some scanners leave it empty in single images
+        patient_id=next(filter(None, (i.text("PatientID") for i in choice.series.images)), ""),
         patient_name=image.text("PatientName"),
         sex=image.text("PatientSex"),
         age=image.text("PatientAge"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
@@ -81,10 +84,24 @@ def _every_third(images: list[Dataset]) -> None:
     _all(SliceThickness=1)(images)
 
 
-def _duplicate(images: list[Dataset]) -> None:
-    copy = Dataset(images[4])
-    copy.file_meta, copy.SOPInstanceUID = images[4].file_meta, "1.2.3.4"
-    images.append(copy)
+def _double(**attributes: object) -> Damage:
+    """Add a copy of the fourth image that differs from it: one of the two is wrong."""
+
+    def damage(images: list[Dataset]) -> None:
+        images.append(deepcopy(images[4]))
+        _one(images[-1], **attributes)
+
+    return damage
+
+
+def _raw(keyword: str, vr: str, value: bytes) -> Damage:
+    """Write the value's bytes as they are, which pydicom would not do."""
+
+    def damage(images: list[Dataset]) -> None:
+        tag = Tag(keyword)
+        images[5][tag] = RawDataElement(tag, vr, len(value), value, 0, False, True)
+
+    return damage
 
 
 def _grey_bytes(images: list[Dataset]) -> None:
@@ -112,7 +129,18 @@ def _wrong_stream(images: list[Dataset]) -> None:
 IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
     ("a slice is missing", lambda i: i.pop(5), IncompleteSeries, "1 missing between 004.dcm"),
     ("three slices are missing", lambda i: i.__delitem__(slice(4, 7)), IncompleteSeries, "3 miss"),
-    ("a slice is there twice", _duplicate, IncompleteSeries, "012.dcm: duplicate slice"),
+    (
+        "a slice is there twice",
+        _double(SOPInstanceUID="1.2.3.4"),
+        IncompleteSeries,
+        "012.dcm: duplicate slice",
+    ),
+    (
+        "a slice is there with other pixels",
+        _double(PixelData=bytes(2048)),
+        IncompleteSeries,
+        "012.dcm: duplicate slice",
+    ),
     ("too few slices", lambda i: i.__delitem__(slice(7, None)), IncompleteSeries, "17.5 mm"),
     ("a single slice", lambda i: i.__delitem__(slice(1, None)), IncompleteSeries, "000.dcm"),
     ("gaps between slices", _every_third, IncompleteSeries, "1 mm every 7.50 mm"),
@@ -148,6 +176,26 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
     ("no bits", _all(BitsStored=None), UnreadableFile, "BitsStored is missing"),
     ("impossible bits", _all(BitsStored=14, HighBit=11), UnreadableFile, "BitsStored 14"),
     ("eight bits", _all(BitsAllocated=8, BitsStored=8, HighBit=7), NotCt, "BitsAllocated is 8"),
+    ("32 bits", _all(BitsAllocated=32, BitsStored=32, HighBit=31), NotCt, "BitsAllocated is 32"),
+    (
+        "a slope of NaN",
+        _raw("RescaleSlope", "DS", b"NaN "),
+        UnreadableFile,
+        "005.dcm: RescaleSlope is [nan], not finite",
+    ),
+    (
+        "an infinite intercept",
+        _raw("RescaleIntercept", "DS", b"inf "),
+        UnreadableFile,
+        "005.dcm: RescaleIntercept is [inf], not finite",
+    ),
+    (
+        "a decimal comma",  # 1,250 may be either of two numbers
+        _raw("PixelSpacing", "DS", b"2,0\\2,0 "),
+        UnreadableFile,
+        r"005.dcm: PixelSpacing is '2,0\\2,0', not a number",
+    ),
+    ("two slopes", _fifth(RescaleSlope=[1, 2]), UnreadableFile, "RescaleSlope has 2 values"),
     ("no slope", _all(RescaleSlope=None), NotCt, "RescaleSlope is missing"),
     ("zero slope", _fifth(RescaleSlope=0), NotCt, "005.dcm: RescaleSlope is 0"),
     ("no intercept", _all(RescaleIntercept=None), NotCt, "RescaleIntercept is missing"),
@@ -161,6 +209,24 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
     ("projection only", _all(ImageType=["DERIVED", "SECONDARY", "MIP"]), NotCt, "mip"),
     ("another quantity", _all(RescaleType="MGML"), NotCt, "values are MGML"),
     ("two patients", _fifth(PatientID="P2"), NotCt, "CT of 2 patients"),
+    (
+        "a private class of images",
+        _all(SOPClassUID="1.2.840.113619.4.27"),
+        NotCt,
+        "not a CT image (SOP class 1.2.840.113619.4.27)",
+    ),
+    (
+        "an image of another study without PatientID",
+        _fifth(PatientID="", StudyInstanceUID="1.2.3"),
+        NotCt,
+        "005.dcm: PatientID is empty, and its study is not that of 0",
+    ),
+    (
+        "two names without PatientID",
+        lambda i: (_all(PatientID="")(i), _fifth(PatientName="Other")(i)),
+        NotCt,
+        "CT of 2 patients",
+    ),
     ("0 to 255", _grey_bytes, NotCt, "values from 0 to 255"),
     ("only air", _all(PixelData=bytes(2048)), NotCt, "from -1024 to -1024"),
     (

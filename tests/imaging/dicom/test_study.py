@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate, generate_frames
+from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from imaging.errors import UnreadableFile
@@ -40,6 +42,50 @@ def test_header_and_bystanders(tmp_path: Path) -> None:
     assert study.header.transfer_syntax == "Explicit VR Little Endian"
     assert study.volume.series_uid == "1.2.826.0.1.1"
     assert study.other_series == ("not DICOM, ignored: README, annotation.xml",)
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["one slice", "the whole series"])
+def test_exact_copies_are_read_once_and_named(whole: bool, tmp_path: Path) -> None:
+    ct = SmallCt()
+    files = ct.write(tmp_path)
+    copied = files if whole else files[5:6]
+    for file in copied:
+        shutil.copyfile(file, tmp_path / f"c{file.name}")
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    names = "c000.dcm, c001.dcm, c002.dcm and 9 more" if whole else "c005.dcm"
+    assert study.other_series == (f"exact copies of other files, ignored: {names}",)
+    np.testing.assert_array_equal(read_study(tmp_path / "c005.dcm").volume.hu, ct.hu())
+
+
+@pytest.mark.parametrize("empty", [0, 5])
+def test_an_empty_patient_id_is_that_of_its_study(empty: int, tmp_path: Path) -> None:
+    ct = SmallCt()
+    images = ct.images()
+    images[empty].PatientID = ""
+    ct.write(tmp_path, images)
+    study = read_study(tmp_path)
+    assert study.header.patient_id == "P1"
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+
+
+def test_numbers_of_slices_do_not_count_but_their_positions(tmp_path: Path) -> None:
+    ct = SmallCt(attributes={"InstanceNumber": 3})
+    ct.write(tmp_path)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+def test_numbers_padded_with_spaces(tmp_path: Path) -> None:
+    ct = SmallCt()
+    images = ct.images()
+    for image in images:
+        for keyword, text in (("RescaleSlope", b"  1.0 "), ("PixelSpacing", b" 2.0 \\ +2E0")):
+            tag = Tag(keyword)
+            image[tag] = RawDataElement(tag, "DS", len(text), text, 0, False, True)
+    ct.write(tmp_path, images)
+    volume = read_study(tmp_path).volume
+    assert volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
+    np.testing.assert_array_equal(volume.hu, ct.hu())
 
 
 def test_rescale_differs_from_slice_to_slice(tmp_path: Path) -> None:
