@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from enum import IntEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -12,14 +13,16 @@ from rich.console import Console
 
 from edge.agent.agent import run_agent
 from edge.assemble import open_pipeline
-from edge.errors import EdgeError
+from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.job import Job
 from edge.pipeline import read_and_report
 from edge.report.model import Report, Status
+from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
 from edge.telemetry import configure_logging
+from imaging.errors import StudyError
 from models.runtime.errors import ModelError
 
 app = typer.Typer(
@@ -35,12 +38,14 @@ Config = Annotated[
 
 
 class ExitStatus(IntEnum):
-    """The exit status of ``overread-edge screen``."""
+    """The exit status of ``overread-edge screen``; 2 is also that of a wrong option."""
 
     DONE = 0
     FAILED = 1
-    REFUSED = 2
+    USAGE = 2
     NO_SECOND_READING = 3
+    REFUSED = 4
+    MISSING_PATH = 5
 
 
 def _print_version(given: bool) -> None:
@@ -59,9 +64,10 @@ def _program(
 
 
 @app.command(
-    epilog="Exit status: 0: the second reading is complete, or off. 1: an error of the settings "
-    "or of the program. 2: the study cannot be read; the report says why. 3: a cloud is "
-    "set up, but the second reading is missing or partial."
+    epilog="Exit status: 0: the second reading is complete, or off. 1: an error of the settings or "
+    "of the program. 2: a wrong option, or the folder for the report cannot be used. 3: a cloud is "
+    "set up, but the second reading is missing or partial. 4: the study is refused; the report "
+    "says why. 5: the path does not exist or must not be read. After 2 and 5 nothing is written."
 )
 def screen(
     path: Annotated[Path, typer.Argument(help="DICOM folder, NIfTI, NRRD or MHD file.")],
@@ -70,6 +76,9 @@ def screen(
         typer.Option(metavar="HOST:PORT|off", help="Address of the cloud; off: no second reading."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another study's report in that folder.")
+    ] = False,
     deadline: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Time for one study; limits the wait for the cloud."),
@@ -78,12 +87,15 @@ def screen(
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
     """Read one study, print its findings, and write report.json, report.html and pictures."""
-    settings = _settings(config, cloud=cloud, deadline_s=deadline)
     progress = Progress(Console(stderr=True))
     try:
-        out.mkdir(parents=True, exist_ok=True)  # an error here comes before the long work
+        require_readable(path)
+        require_separate(out, path)
+        settings = _settings(config, cloud=cloud, deadline_s=deadline)
         with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
-            result = read_and_report(pipeline, Job(path, out))
+            out.mkdir(parents=True, exist_ok=True)  # an error here comes before the long work
+            guarded = replace(pipeline, admit=admission(overwrite=overwrite))
+            result = read_and_report(guarded, Job(path.absolute(), out))
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     if as_json:
@@ -122,7 +134,15 @@ def _settings(config: Path | None, **overrides: object) -> EdgeSettings:
 
 def _failed(error: Exception) -> typer.Exit:
     typer.echo(f"{type(error).__name__}: {error}", err=True)
-    return typer.Exit(ExitStatus.FAILED)
+    if isinstance(error.__context__, StudyError):  # a refusal that could not be written
+        typer.echo(f"{error.__context__.kind}: {error.__context__}", err=True)
+    match error:
+        case UnfitFolder():
+            return typer.Exit(ExitStatus.USAGE)
+        case MissingPath():
+            return typer.Exit(ExitStatus.MISSING_PATH)
+        case _:
+            return typer.Exit(ExitStatus.FAILED)
 
 
 def main() -> None:

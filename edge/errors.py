@@ -12,5 +12,13 @@ class BadSettings(EdgeError):
     """A setting is wrong; the message names it, its value and the allowed values."""
 
 
+class MissingPath(EdgeError):
+    """The study's path does not exist or must not be read."""
+
+
+class UnfitFolder(EdgeError):
+    """The report cannot go into this folder: the message says why, and what to do."""
+
+
 class UnfitModel(EdgeError):
     """The screening model's manifest lacks a setting, or one is out of range."""

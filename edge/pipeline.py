@@ -25,6 +25,7 @@ from edge.atomic_files import is_transient
 from edge.audit import audit_of, is_sampled
 from edge.budget import Budget
 from edge.decide import Plan, Situation
+from edge.errors import UnfitFolder
 from edge.escalation.client import SecondReader
 from edge.findings import Finding
 from edge.job import Job
@@ -49,6 +50,8 @@ class Pipeline:
 
     Attributes:
         read: a folder or file to a study; raises `imaging.errors.StudyError`.
+        admit: raises `UnfitFolder` where the job's folder holds what the report must not replace;
+            gets None for a study that cannot be read.
         preprocess: a volume to the lung box; raises `imaging.errors.NoLung`.
         decide: chooses the candidates to send; the study key is for the log.
         second_reader: the cloud, or `NoSecondReader`.
@@ -67,6 +70,7 @@ class Pipeline:
     provenance: Provenance
     settings: EdgeSettings
     policy: SelectionPolicy = SELECTION_POLICY
+    admit: Callable[[Job, Study | None], None] = lambda _job, _study: None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +88,7 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
     """Take one study from its files to its report."""
     with budget.stage("read"):
         study = pipeline.read(job.source)
+        pipeline.admit(job, study)
     with budget.stage("preprocess"):
         box = pipeline.preprocess(study.volume, job.source)
     assessment = detect(pipeline, box, budget, job.study_key)
@@ -123,6 +128,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     """Run the pipeline; a study that cannot be read gets a report that says why.
 
     Raises:
+        UnfitFolder: the folder for the report holds something else; nothing was written.
         OSError: the report cannot be written, or the disk is full.
         sqlite3.OperationalError: the pending reads cannot be stored now; retry later.
     """
@@ -134,6 +140,8 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
         result = _reject(pipeline, job, budget, rejection)
+    except UnfitFolder:
+        raise
     except Exception as error:  # a fault of the program must not prevent the report
         if is_transient(error):
             raise  # the study is sound: the caller waits and reads it again
@@ -157,6 +165,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
 
 
 def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:
+    pipeline.admit(job, None)
     with budget.stage("report"):
         report = compose_rejection(pipeline.provenance, job, rejection, budget.ledger_so_far)
         paths = pipeline.write(report, {}, job.out)

@@ -62,7 +62,7 @@ class Programs:
 @app.command(
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status, as of overread-edge screen: 0 the study was read; 1 something failed; "
-    "2 the study was refused; 3 the second reading is missing or partial.",
+    "3 the second reading is missing or partial; 4 the study was refused.",
 )
 def demo(
     own: Annotated[
@@ -105,7 +105,8 @@ def run_demo(out: Path, programs: Programs, *, own: Path | None = None, seed: in
                 cloud.wait_until(address.is_file, "serve", START_S)
             study, nodules = (own, ()) if own is not None else _phantom(seed, out)
             report = out / "reports" / ("study" if own is not None else study.name)
-            options = f"--cloud {address.read_text()} --deadline {DEADLINE_S:g} --out"
+            # the folder is the demo's own, with the report of an earlier demo in it
+            options = f"--cloud {address.read_text()} --deadline {DEADLINE_S:g} --overwrite --out"
             _say(f"overread-edge screen {study} {options} {report}")
             command = (*programs.edge, str(study), *options.split(), str(report))
             status = _screened(command, logs[1], Path(folder, "tables"))
@@ -127,7 +128,7 @@ def _screened(command: tuple[str, ...], log: Path, tables: Path) -> int:
     sys.stdout.flush()
     sys.stdout.buffer.write(tables.read_bytes())
     sys.stdout.flush()
-    if status == ExitStatus.FAILED:
+    if status in (ExitStatus.FAILED, ExitStatus.USAGE, ExitStatus.MISSING_PATH):
         raise edge.failed("could not read the study")
     return status
 

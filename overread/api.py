@@ -13,6 +13,7 @@ from edge import pipeline as edge_pipeline
 from edge.assemble import open_pipeline
 from edge.job import Job
 from edge.report.model import Report
+from edge.report.overwrite import admission, require_separate
 from edge.report.write import ReportPaths
 from edge.settings import load_settings
 from imaging.volume import Geometry, Study
@@ -34,6 +35,7 @@ def screen(
     cloud: str | None = None,
     deadline_s: float | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Report: ...
 
 
@@ -45,6 +47,7 @@ def screen(
     cloud: str | None = None,
     deadline_s: float | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Report: ...
 
 
@@ -55,6 +58,7 @@ def screen(
     cloud: str | None = None,
     deadline_s: float | None = None,
     out: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Return the report of one chest CT.
 
@@ -69,10 +73,14 @@ def screen(
         cloud: ``HOST:PORT`` of a cloud service for second readings, None for the edge alone.
         deadline_s: seconds after which the report no longer waits for the cloud; 10 by default.
         out: folder for report.json, report.html and pictures; None writes nothing.
+        overwrite: whether another study's report in ``out`` may be replaced. That of the same study
+            may always be.
 
     Raises:
         UnsupportedArray: the array or its spacing cannot be that of a chest CT.
         imaging.errors.StudyError: the study cannot be read, or shows no lungs.
+        edge.errors.UnfitFolder: ``out`` holds another study's report, is a file, or lies in the
+            study's folder; nothing was written.
         edge.errors.EdgeError: a setting is wrong, for example the address of the cloud.
         OSError: the report cannot be written to ``out``.
 
@@ -82,12 +90,16 @@ def screen(
         12.4
     """
     study = _study(source, spacing_mm)
+    if out is not None:
+        require_separate(Path(out), study.source)
     settings = load_settings(cloud=cloud, deadline_s=deadline_s)
     with open_pipeline(settings) as opened:
         pipeline = replace(opened, read=lambda _path: study)
         if out is None:
             pipeline = replace(pipeline, draw=lambda *_: {}, write=_write_nothing)
-        job = Job(study.source, Path(out or "."))
+        else:
+            pipeline = replace(pipeline, admit=admission(overwrite=overwrite))
+        job = Job(study.source.absolute(), Path(out or "."))
         return edge_pipeline.run(pipeline, job, pipeline.start_budget()).report
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edge.atomic_files import sync_folder
 
-_OWNER = ".study-"
+OWNER = ".study-"
 
 
 def take_folder(folder: Path, study_key: str) -> bool:
@@ -32,7 +32,7 @@ def take_folder(folder: Path, study_key: str) -> bool:
             continue
         # Another agent may remove the folder while it is empty: then the owner cannot be written.
         with suppress(FileNotFoundError):
-            (folder / f"{_OWNER}{study_key}").touch(exist_ok=False)
+            (folder / f"{OWNER}{study_key}").touch(exist_ok=False)
             sync_folder(folder)
             sync_folder(folder.parent)
             return True
@@ -40,15 +40,15 @@ def take_folder(folder: Path, study_key: str) -> bool:
 
 def release_folder(folder: Path, study_key: str) -> None:
     """Remove the folder if it is this study's or nobody's, and nothing was written into it."""
-    (folder / f"{_OWNER}{study_key}").unlink(missing_ok=True)
+    (folder / f"{OWNER}{study_key}").unlink(missing_ok=True)
     with suppress(OSError):  # it is another study's, or something lies in it
         folder.rmdir()
 
 
 def owner_of(folder: Path) -> str:
     """Return the key of the study whose report the folder is for; empty if no file says it."""
-    for path in folder.glob(f"{_OWNER}*"):
-        return path.name.removeprefix(_OWNER)
+    for path in folder.glob(f"{OWNER}*"):
+        return path.name.removeprefix(OWNER)
     try:  # written by `screen`, or by an agent of an older version
         values = loads((folder / "report.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError, JSONDecodeError, UnicodeDecodeError):

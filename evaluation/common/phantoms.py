@@ -11,6 +11,7 @@ from typing import Any
 from edge.atomic_files import write_atomically
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.reports import split_truth
+from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header
 from imaging.volume import Nodule, triple
@@ -44,6 +45,9 @@ def prepare(
 
     ``progress`` is called with the part done while a phantom is drawn. Processes that prepare at
     the same time wait for one another.
+
+    Raises:
+        MissingData: a folder with the name of a phantom is something else; it is not touched.
     """
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
@@ -57,10 +61,12 @@ def _prepared(spec: PhantomSpec, cache: Path, progress: Progress | None) -> Prep
     try:
         made: dict[str, Any] = json.loads(truth.read_text())
     except (OSError, ValueError):
-        made = {"spec": None}
+        made = {}
     # the truth is written last: if it is there, and of this spec, the series is whole
-    if made["spec"] != described:
-        truth.unlink(missing_ok=True)
+    if made.get("spec") != described:
+        if folder.exists() and not truth.exists():
+            raise MissingData(folder, f"is no phantom: {truth.name} is not beside it: move it away")
+        write_atomically(truth, b"{}")
         shutil.rmtree(folder, ignore_errors=True)
         phantom = make_phantom(spec, progress)
         write_series(phantom.volume, folder, header=phantom_header(spec), seed=spec.seed)

@@ -184,9 +184,13 @@ class Journal:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{json.dumps(run)}\n")
-        first, *self.entries = _lines(path)
+        text = path.read_text()
+        whole = text[: text.rfind("\n") + 1]  # the last line is incomplete after a kill
+        first, *self.entries = _lines(path, whole)
         if first != json.loads(json.dumps(run)):
             raise MissingData(path, f"journal of another run: {first}, expected {run}")
+        if whole != text:
+            path.write_text(whole)
 
     def add(self, result: Result) -> None:
         """Add one result; may be called from several threads."""
@@ -197,14 +201,10 @@ class Journal:
                     file.write(f"{json.dumps(result)}\n")
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Read all whole lines; an incomplete last line is removed from the file."""
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
+def _lines(path: Path, text: str) -> list[dict[str, Any]]:
+    """Return the values of each line of ``text``, which is that of the file."""
     try:
-        lines = [dict(json.loads(line)) for line in whole.splitlines()]
+        lines = [dict(json.loads(line)) for line in text.splitlines()]
     except ValueError as error:
         raise MissingData(path, f"not a journal: {error}") from error
     if not lines:

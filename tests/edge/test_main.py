@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from edge import assemble
-from edge.__main__ import app
+from edge.__main__ import ExitStatus, app
+from edge.report.folder import take_folder
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
@@ -29,7 +31,8 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def read(source: Path) -> Study:
         if source.name == "short":
             raise IncompleteSeries("3 slices of 2 mm make 6 mm; send the whole series", source)
-        return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry()), source)
+        text = (source / "uid").read_text() if (source / "uid").exists() else ""
+        return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), text), source)
 
     def preprocess(_volume: Volume, _source: Path) -> Preprocessed:
         return box()
@@ -44,21 +47,31 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     structlog.reset_defaults()
 
 
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    (tmp_path / "study").mkdir()
+    return str(tmp_path / "study")
+
+
 def screen(out: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, ["screen", "--out", str(out), *arguments])
 
 
-def test_cloud_off_is_done(tmp_path: Path) -> None:
-    result = screen(tmp_path, "study", "--cloud", "off", "--json")
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_cloud_off_is_done(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path, study, "--cloud", "off", "--json")
     printed = json.loads(result.stdout)
     assert result.exit_code == 0
     assert (printed["second_reading"], printed["second_reading_reason"]) == ("missing", "off")
     assert printed["models"] == {"edge": "fixed 1 (auto, 0 threads)"}
 
 
-def test_json_gives_every_finding(tmp_path: Path) -> None:
+def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
     with FakeCloud() as cloud:
-        result = screen(tmp_path, "study", "--cloud", cloud.address, "--json")
+        result = screen(tmp_path, study, "--cloud", cloud.address, "--json")
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (0, "complete")
     first, second = printed["findings"]
@@ -75,19 +88,19 @@ def test_json_gives_every_finding(tmp_path: Path) -> None:
     assert stages[0][-2:] == ["draw", "report"]
 
 
-def test_people_get_a_table_without_the_log(tmp_path: Path) -> None:
-    result = screen(tmp_path, "study")
+def test_people_get_a_table_without_the_log(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path, study)
     for said in ("2 findings of 3 candidates", "preprocess", "report.html", "Not a medical device"):
         assert said in " ".join(result.stdout.split())
     assert "study reported" in result.stderr
     assert "study reported" not in result.stdout
 
 
-def test_dead_cloud_has_a_status_of_its_own(tmp_path: Path) -> None:
+def test_dead_cloud_has_a_status_of_its_own(study: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-        result = screen(tmp_path, "study", "--cloud", address, "--deadline", "3", "--json")
+        result = screen(tmp_path, study, "--cloud", address, "--deadline", "3", "--json")
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (3, "missing")
     assert printed["findings"][1]["decided_by"] == "edge, second reading missing"
@@ -95,30 +108,177 @@ def test_dead_cloud_has_a_status_of_its_own(tmp_path: Path) -> None:
 
 
 def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
-    result = screen(tmp_path, "short")
-    assert result.exit_code == 2
+    (tmp_path / "short").mkdir()
+    result = screen(tmp_path / "out", str(tmp_path / "short"))
+    assert result.exit_code == ExitStatus.REFUSED == 4
     assert "IncompleteSeries" in result.stdout
     assert "send the whole series" in result.stdout
-    assert json.loads((tmp_path / "report.json").read_text())["status"] == "rejected"
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["status"] == "rejected"
 
 
 @pytest.mark.parametrize("arguments", [("--cloud", "nowhere"), ("--config", "absent.toml")])
-def test_bad_settings_are_named(tmp_path: Path, arguments: tuple[str, str]) -> None:
-    result = screen(tmp_path, "study", *arguments)
+def test_bad_settings_are_named_and_nothing_is_written(
+    study: str, tmp_path: Path, arguments: tuple[str, str]
+) -> None:
+    result = screen(tmp_path / "out", study, *arguments)
     assert result.exit_code == 1
+    assert not (tmp_path / "out").exists()
     assert result.stderr.startswith("BadSettings: ")
     assert arguments[1] in result.stderr
 
 
 @pytest.mark.parametrize("below", ["", "below"])
-def test_screen_names_an_unusable_output_folder(tmp_path: Path, below: str) -> None:
-    """Where no folder can be made the command ends with status 1 before it reads anything."""
+def test_screen_names_an_unusable_output_folder(study: str, tmp_path: Path, below: str) -> None:
+    """A file is no folder for a report, and nothing lies below it."""
     (tmp_path / "file").write_text("mine")
-    result = screen(tmp_path / "file" / below, "study")
-    assert result.exit_code == 1
+    result = screen(tmp_path / "file" / below, study)
+    assert result.exit_code == ExitStatus.USAGE
     (line,) = result.stderr.splitlines()
-    assert str(tmp_path / "file") in line
+    assert f"{tmp_path / 'file'} is a file" in line
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_missing_path_writes_nothing_and_leaves_the_last_report(
+    study: str, tmp_path: Path
+) -> None:
+    """Nor does it make a folder for a report."""
+    screen(tmp_path / "out", study)
+    before = files_in(tmp_path / "out")
+    for out in ("out", "new"):
+        result = screen(tmp_path / out, f"{study}y")
+        assert result.exit_code == ExitStatus.MISSING_PATH == 5
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"MissingPath: {study}y: No such file or directory: check the path")
+    assert files_in(tmp_path / "out") == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_path_that_must_not_be_read_writes_nothing(study: str, tmp_path: Path) -> None:
+    Path(study).chmod(0)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused = [("loop", "Too many levels of symbolic links"), ("x" * 300, "File name too long")]
+    if os.geteuid():  # root reads everything
+        refused.append(("study", "Permission denied"))
+    for name, why in refused:
+        result = screen(tmp_path / "out", str(tmp_path / name))
+        assert (result.exit_code, why in result.stderr) == (ExitStatus.MISSING_PATH, True)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_option_writes_nothing(study: str, tmp_path: Path) -> None:
+    result = screen(tmp_path / "out", study, "--ouput", "x")
+    assert result.exit_code == ExitStatus.USAGE == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_study_s_report_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
+    """The message names the study whose report lies there."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        (folder / "uid").write_text(f"1.2.{folder.name}")
+    assert screen(tmp_path / "out", str(one)).exit_code == 0
+    before = files_in(tmp_path / "out")
+    refused = screen(tmp_path / "out", str(two))
+    assert refused.exit_code == ExitStatus.USAGE
+    assert f"holds the report of another study ({one}): if it can go, add --overwrite" in (
+        refused.stderr
+    )
+    assert files_in(tmp_path / "out") == before
+    assert screen(tmp_path / "out", str(two), "--overwrite").exit_code == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["source"] == str(two)
+
+
+def test_the_same_study_is_read_again_without_overwrite_and_says_so(tmp_path: Path) -> None:
+    """The same series in another folder, or a study without series in the same place."""
+    one, copy, bare = tmp_path / "one", tmp_path / "copy", tmp_path / "bare"
+    for folder in (one, copy, bare):
+        folder.mkdir()
+    for folder in (one, copy):
+        (folder / "uid").write_text("1.2.3")
+    assert screen(tmp_path / "out", str(one)).exit_code == 0
+    again = screen(tmp_path / "out", str(copy))
+    assert again.exit_code == 0
+    assert "older report replaced" in again.stderr
+    assert "same series" in again.stderr
+    assert screen(tmp_path / "2", str(bare)).exit_code == 0
+    assert "same source" in screen(tmp_path / "2", str(bare)).stderr
+
+
+def test_another_study_in_the_same_folder_needs_overwrite(tmp_path: Path) -> None:
+    folder = tmp_path / "ct"
+    folder.mkdir()
+    for uid, status in (("1.2.3", 0), ("1.2.4", ExitStatus.USAGE)):
+        (folder / "uid").write_text(uid)
+        assert screen(tmp_path / "out", str(folder)).exit_code == status
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["series_uid"] == "1.2.3"
+
+
+def test_a_refused_study_replaces_no_other_report_and_still_says_why(
+    study: str, tmp_path: Path
+) -> None:
+    screen(tmp_path / "out", study)
+    before = files_in(tmp_path / "out")
+    (tmp_path / "short").mkdir()
+    result = screen(tmp_path / "out", str(tmp_path / "short"))
+    assert result.exit_code == ExitStatus.USAGE
+    assert "IncompleteSeries: " in result.stderr
+    assert files_in(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "advice"),
+    [
+        ("report.json", '{"title": "sales"}', "its report.json is not of Overread"),
+        ("report.json", "[1", "its report.json is not of Overread"),
+        ("report.html", "<p>sales", "but no report.json of Overread"),
+        ("overview.webp", "mine", "but no report.json of Overread"),
+        ("finding_01.webp", "mine", "but no report.json of Overread"),
+    ],
+)
+def test_files_that_are_not_ours_are_never_cleared(
+    study: str, tmp_path: Path, name: str, text: str, advice: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text(text)
+    (out / "thesis.txt").write_text("three years of work")
+    result = screen(out, study)
+    assert (result.exit_code, advice in result.stderr) == (ExitStatus.USAGE, True)
+    assert files_in(out) == {name: text.encode(), "thesis.txt": b"three years of work"}
+    if name == "report.json":
+        assert screen(out, study, "--overwrite").exit_code == ExitStatus.USAGE
+        assert (out / name).read_text() == text
+
+
+def test_a_folder_of_the_agent_s_outbox_is_left_alone(study: str, tmp_path: Path) -> None:
+    """The agent may still amend the report in it, also where the command may overwrite."""
+    assert take_folder(tmp_path / "out", "key-1")
+    for options in ((), ("--overwrite",)):
+        result = screen(tmp_path / "out", study, *options)
+        assert result.exit_code == ExitStatus.USAGE
+        assert "belongs to the agent" in result.stderr
+    assert os.listdir(tmp_path / "out") == [".study-key-1"]
+
+
+def test_other_files_stay_beside_a_report(study: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("three years of work")
+    for _ in range(2):
+        assert screen(tmp_path / "out", study).exit_code == 0
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "three years of work"
+
+
+@pytest.mark.parametrize("below", ["", "report"])
+def test_a_report_does_not_go_into_the_study_s_folder(
+    study: str, tmp_path: Path, below: str
+) -> None:
+    (tmp_path / "link").symlink_to(study)
+    for out in (Path(study), tmp_path / "link"):
+        result = screen(out / below, study)
+        assert result.exit_code == ExitStatus.USAGE
+        assert "choose a folder outside it" in result.stderr
+    assert os.listdir(study) == []
 
 
 def agent_error(root: Path, *more: str) -> str:

@@ -161,7 +161,7 @@ def test_phantom_is_compared_with_its_truth(
 def test_study_that_cannot_be_read_is_refused_with_a_reason(
     out: Path, slice_of_nothing: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_demo(out, Programs(_python(CLOUD), _edge()), own=slice_of_nothing) == 2
+    assert run_demo(out, Programs(_python(CLOUD), _edge()), own=slice_of_nothing) == 4
     assert "Refused: UnreadableFile" in capfd.readouterr().out
     assert [path.name for path in slice_of_nothing.iterdir()] == ["slice.dcm"]
 

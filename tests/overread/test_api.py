@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 import overread
+from edge.errors import UnfitFolder
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.volume import Nodule
@@ -65,6 +66,25 @@ def test_the_example_of_the_readme_runs(
     monkeypatch.chdir(ct.parent)
     exec(example[1], {})
     assert len(capsys.readouterr().out.splitlines()) >= len(phantom.nodules)
+
+
+def test_another_study_s_report_is_replaced_only_with_overwrite(
+    ct: Path, phantom: Phantom, tmp_path: Path
+) -> None:
+    """Arrays are never taken for the same study: nothing tells them apart."""
+    array, spacing_mm = phantom.volume.hu, phantom.volume.geometry.spacing_mm
+    overread.screen(ct, out=tmp_path / "report")
+    overread.screen(ct, out=tmp_path / "report")
+    before = (tmp_path / "report" / "report.json").read_bytes()
+    with pytest.raises(UnfitFolder, match="holds the report of another study"):
+        overread.screen(array, spacing_mm=spacing_mm, out=tmp_path / "report")
+    assert (tmp_path / "report" / "report.json").read_bytes() == before
+    for overwrite in (True, True):
+        overread.screen(array, spacing_mm=spacing_mm, out=tmp_path / "report", overwrite=overwrite)
+    with pytest.raises(UnfitFolder):
+        overread.screen(array, spacing_mm=spacing_mm, out=tmp_path / "report")
+    with pytest.raises(UnfitFolder, match="outside"):
+        overread.screen(ct, out=ct / "report")
 
 
 @pytest.mark.parametrize("kind", ["int16", "float32"])

@@ -7,6 +7,7 @@ import pytest
 from evaluation.accuracy.reports import split_truth
 from evaluation.common import phantoms
 from evaluation.common.phantoms import prepare
+from evaluation.errors import MissingData
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.read import read_study
 
@@ -29,6 +30,30 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     other = PhantomSpec(seed=11, spacing_mm=(5.0, 3.0, 3.0), nodule_count=1)
     prepare([other], tmp_path)
     assert made == [SPEC, other]
+
+
+def test_a_folder_that_is_no_phantom_is_not_cleared(tmp_path: Path) -> None:
+    own = tmp_path / "phantom-11" / "thesis.txt"
+    own.parent.mkdir()
+    own.write_text("three years of work")
+    with pytest.raises(MissingData, match="phantom-11: is no phantom"):
+        prepare([SPEC], tmp_path)
+    assert own.read_text() == "three years of work"
+
+
+def test_a_phantom_whose_drawing_was_killed_is_drawn_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        (tmp_path / "phantom-11").mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(phantoms, "write_series", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prepare([SPEC], tmp_path)
+    (made,) = prepare([SPEC], tmp_path)
+    assert read_study(made.folder).volume.hu.ndim == 3
 
 
 def test_two_processes_share_one_phantom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

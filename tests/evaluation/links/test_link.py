@@ -236,7 +236,10 @@ def test_the_journal_of_another_run_is_refused(tmp_path: Path) -> None:
         Journal(path, {"seed": 2})
 
 
-@pytest.mark.parametrize(("text", "says"), [("", "empty"), ("{]\n", "not a journal")])
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("", "empty"), ("{]\n", "not a journal"), ("{]\nmine", "not a journal"), ("mine", "empty")],
+)
 def test_a_file_that_is_no_journal_is_refused_and_kept(
     tmp_path: Path, text: str, says: str
 ) -> None:

@@ -1,0 +1,116 @@
+"""Decide whether a report may go into a folder: no other study's report is removed unasked.
+
+For the command line and for Python. In the agent, each study has its own folder.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from edge.errors import MissingPath, UnfitFolder
+from edge.job import Job
+from edge.report.folder import OWNER
+from edge.report.pictures import stray_pictures
+from edge.report.write import SCHEMA
+from imaging.volume import Study, StudyHeader
+
+log = structlog.get_logger()
+
+
+def require_readable(path: Path) -> None:
+    """Refuse a study that does not exist or must not be read: there is nothing to report.
+
+    Raises:
+        MissingPath: the message names the path.
+    """
+    try:
+        if path.is_dir():
+            os.scandir(path).close()
+        elif path.stat() and path.is_file():
+            path.open("rb").close()
+    except OSError as error:
+        reason = f"{error.strerror}: check the path. Nothing was read or written"
+        raise MissingPath(f"{path}: {reason}") from None
+
+
+def require_separate(out: Path, source: Path) -> None:
+    """Refuse an output folder that is a file, or that lies in the study's folder.
+
+    Raises:
+        UnfitFolder: the message names the folder.
+    """
+    place = Path(os.path.realpath(out))
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not existing.is_dir():
+        raise UnfitFolder(f"{out}: {existing} is a file: choose another folder with --out")
+    if place.is_relative_to(os.path.realpath(source)):
+        reason = f"the report would lie among the files of the study {source}"
+        raise UnfitFolder(f"{out}: {reason}: choose a folder outside it with --out")
+
+
+def admission(*, overwrite: bool) -> Callable[[Job, Study | None], None]:
+    """Return the check of `edge.pipeline.Pipeline.admit`: may the report replace what is there?
+
+    An older report of the same study may be replaced: it has the same series, or where one of the
+    two states no series, the same source. Any other needs ``overwrite``. Files that are not of a
+    report are never replaced.
+    """
+
+    def admit(job: Job, study: Study | None) -> None:
+        why = _may_replace(job, study, overwrite=overwrite)
+        if why:
+            log.info("older report replaced", folder=str(job.out), why=why)
+
+    return admit
+
+
+def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:
+    """Return why the report in ``job.out`` may be replaced, empty where there is none.
+
+    Raises:
+        UnfitFolder: it may not.
+    """
+    if next(job.out.glob(f"{OWNER}*"), None):
+        raise UnfitFolder(_advice(job.out, "belongs to the agent, which may amend its report"))
+    report = job.out / "report.json"
+    if not report.exists():
+        names = [path.name for path in (job.out / "report.html", *stray_pictures(job.out))]
+        found = [name for name in names if (job.out / name).exists()]
+        if found and not overwrite:
+            what = f"holds {', '.join(found)}, but no report.json of Overread"
+            raise UnfitFolder(_advice(job.out, f"{what}: if they can go, add --overwrite"))
+        return "overwrite" if found else ""
+    try:
+        older = json.loads(report.read_bytes())
+        is_ours = older["schema"].startswith(SCHEMA.partition("/")[0] + "/")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        is_ours = False
+    if not is_ours:
+        raise UnfitFolder(_advice(job.out, "its report.json is not of Overread"))
+    if same := _same_study(older, job.source, study):
+        return same
+    if not overwrite:
+        held = f"holds the report of another study ({older.get('source')})"
+        raise UnfitFolder(_advice(job.out, f"{held}: if it can go, add --overwrite"))
+    return "overwrite"
+
+
+def _same_study(older: dict[str, Any], source: Path, study: Study | None) -> str:
+    """Return why the older report is of the same study, empty where it is not."""
+    series, header = (study.volume.series_uid, study.header) if study else ("", StudyHeader())
+    if series and older.get("series_uid"):
+        known = older.get("study") or {}
+        names = older["series_uid"], known.get("study_uid"), known.get("patient_id")
+        return "same series" if names == (series, header.study_uid, header.patient_id) else ""
+    # a volume file and a refused study have no series; an array has no path either
+    before = Path(str(older.get("source") or ""))
+    same_path = source.exists() and os.path.realpath(before) == os.path.realpath(source)
+    return "same source" if same_path else ""
+
+
+def _advice(out: Path, reason: str) -> str:
+    return f"{out} {reason}, or choose another folder with --out"
