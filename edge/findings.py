@@ -63,6 +63,17 @@ class Outline:
         return float(self.mask.sum()) * self.voxel_mm3
 
     @property
+    def diameter_mm(self) -> float:
+        """The diameter of the sphere of this volume."""
+        return float(np.cbrt(6 / np.pi * self.volume_mm3))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether it reaches a face of the ROI, and so may continue outside."""
+        faces = (np.moveaxis(self.mask, axis, 0)[[0, -1]] for axis in range(3))
+        return any(face.any() for face in faces)
+
+    @property
     def centre_zyx(self) -> Triple:
         """The mean of the voxels' indices, in the box."""
         z, y, x = (float(a) for a in np.argwhere(self.mask).mean(0) + self.start)
@@ -74,7 +85,8 @@ class Finding:
     """A candidate that is in the report.
 
     ``probability`` is merged from ``edge_score`` and ``verdict``. The centre is that of the
-    outline, if there is one.
+    outline, if there is one. ``diameter_mm`` is that of the sphere of ``volume_mm3``; without a
+    volume it is the network's estimate of the same.
     """
 
     centre_mm: Triple
@@ -87,6 +99,7 @@ class Finding:
     route: Route
     verdict: Verdict | None = None
     outline: Outline | None = None
+    volume_mm3: float | None = None
 
     @property
     def small(self) -> bool:

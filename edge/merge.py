@@ -20,6 +20,13 @@ from protos.messages import Verdict
 
 EPSILON = 1e-6  # scores of exactly 0 and 1 have no finite logit
 
+RIM_MM = 1.2
+"""The readers' outlines are wider than the diameters of LUNA16, which both networks learnt, by this
+much: the median of validation nodules (`overread-eval characterization`)."""
+_PLAUSIBLE = (0.7, 1.5)
+"""An outline of a diameter outside these shares of the network's has run into a vessel or the wall,
+or is a small part of the nodule: its volume is not stated. Validation nodules: 0.8 to 1.2."""
+
 
 @dataclass(frozen=True)
 class MergeWeights:
@@ -92,7 +99,7 @@ def merge(
         if verdict and (decision.route is not Route.DISMISS or i in plan.audit):
             mask = answers.masks.get(i)
             for finding in _with_verdict(decision, verdict, thresholds, weights):
-                findings.append(_outlined(finding, mask, geometry))
+                findings.append(outlined(finding, mask, geometry))
         elif decision.route is Route.REPORT:
             findings.append(_finding(decision, DecidedBy.EDGE, decision.reason))
         elif decision.route is Route.ESCALATE and decision.candidate.score >= thresholds.alone:
@@ -128,24 +135,27 @@ def _with_verdict(
             yield _finding(decision, DecidedBy.CLOUD, reason, verdict.probability, verdict)
 
 
-def _outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> Finding:
-    """Add the outline, and move the centre to the outline's if that is the same nodule.
+def outlined(finding: Finding, mask: BoolArray | None, geometry: Geometry) -> Finding:
+    """Add the outline with centre, volume and diameter, if it is that of the same nodule.
 
-    The network places a nodule of two parts, or a ring, on its brightest part.
+    ``mask`` is the cloud's outline in its ROI, ``geometry`` that of the lung box. The network
+    places a nodule of two parts, or a ring, on its brightest part; the outline's centre is better.
     """
     if mask is None:
         return finding
     z, y, x = roi_start(finding.index_zyx, mask.shape)
     outline = Outline(mask, (z, y, x), math.prod(geometry.spacing_mm))
-    finding = replace(finding, outline=outline)
-    # In mm, since voxels need not be cubes. Far from the candidate the cloud has outlined some
-    # other structure of the ROI: then the candidate's centre stays.
+    # In mm, since voxels need not be cubes.
     index = outline.centre_zyx
     shift = geometry.to_world(index) - geometry.to_world(finding.index_zyx)
     if np.linalg.norm(shift) > max(finding.diameter_mm, 6.0):
-        return finding  # the outline is of another structure
+        return finding  # another structure of the ROI
     x_mm, y_mm, z_mm = (float(a) for a in np.array(finding.centre_mm) + shift)
-    return replace(finding, centre_mm=(x_mm, y_mm, z_mm), index_zyx=index)
+    moved = replace(finding, centre_mm=(x_mm, y_mm, z_mm), index_zyx=index, outline=outline)
+    low, high = (share * finding.diameter_mm for share in _PLAUSIBLE)
+    if outline.is_cut or not low <= outline.diameter_mm <= high:
+        return moved  # it is drawn, but not measured
+    return replace(moved, diameter_mm=outline.diameter_mm, volume_mm3=outline.volume_mm3)
 
 
 def _finding(
@@ -156,9 +166,10 @@ def _finding(
     verdict: Verdict | None = None,
 ) -> Finding:
     candidate = decision.candidate
+    diameter_mm = verdict.diameter_mm if verdict else candidate.diameter_mm
     return Finding(
         centre_mm=candidate.centre_mm,
-        diameter_mm=verdict.diameter_mm if verdict else candidate.diameter_mm,
+        diameter_mm=diameter_mm + RIM_MM,
         probability=candidate.score if probability is None else probability,
         edge_score=candidate.score,
         decided_by=decided_by,

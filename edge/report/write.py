@@ -202,7 +202,7 @@ def _finding(number: int, finding: Finding) -> dict[str, Any]:
         "centre_mm": _point(finding.centre_mm),
         "diameter_mm": _number(finding.diameter_mm, 2),
         "small": finding.small,
-        "volume_mm3": _number(finding.outline.volume_mm3, 1) if finding.outline else None,
+        "volume_mm3": _number(finding.volume_mm3, 1),
         "probability": _number(finding.probability, 4),
         "decided_by": finding.decided_by.value,
         "reason": finding.reason,

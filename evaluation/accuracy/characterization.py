@@ -1,8 +1,9 @@
-"""``overread-eval characterization``: malignancy, texture, diameter and outline of nodules.
+"""``overread-eval characterization``: malignancy, texture, diameter, volume, outline of nodules.
 
 The second reader reads every cube at the nodule's own centre, so that detection plays no part. Its
 readings are compared with the readers of LIDC-IDRI. Ratings and outlines whose centre lies more
-than 5 mm from the nodule's may belong to a neighbour and are not used.
+than 5 mm from the nodule's may belong to a neighbour and are not used. Volume and diameter of the
+report are compared with the voxels that two of the four readers drew.
 """
 
 from collections.abc import Mapping
@@ -13,16 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edge.findings import DecidedBy, Finding, Route
+from edge.merge import RIM_MM, outlined
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, interval
 from evaluation.accuracy.data import index_lines, read_cubes, read_table, read_votes
 from evaluation.accuracy.subgroups import MATCH_MM
 from evaluation.common import cli
 from evaluation.common.readers import RoiReader, open_second
 from imaging.roi import cut_roi
-from imaging.volume import FloatArray
+from imaging.volume import FloatArray, Geometry, Triple
 from models.auc import auc
 from models.markdown import Rows, number
-from models.runtime.second_reader import TEXTURES, Reading
+from models.runtime.second_reader import TEXTURES, Reading, nearest_piece
 
 VOTES = 2
 """Readers of four that must have drawn a voxel of the nodule."""
@@ -33,7 +36,8 @@ class Characterization:
     """Readings of the second reader and of the readers, each ``(n,)``; NaN where there is none.
 
     ``malignancy`` and ``texture`` are the readers' means, 1 to 5; ``dice`` is the overlap with
-    their outline.
+    their outline. ``consensus_mm3`` is the volume of the readers' outlines, ``reported_mm3`` and
+    ``reported_mm`` are volume and diameter of a report; NaN where a report states no volume.
     """
 
     patients: tuple[str, ...]
@@ -44,6 +48,9 @@ class Characterization:
     predicted_malignancy: FloatArray
     predicted_texture: npt.NDArray[np.int64]
     dice: FloatArray
+    consensus_mm3: FloatArray
+    reported_mm3: FloatArray
+    reported_mm: FloatArray
 
 
 def characterization_command(
@@ -73,14 +80,18 @@ def read_characterization(
         for name in ("malignancy", "texture")
     )
     votes = [vote for split in splits for vote in read_votes(folder, split)]
-    readings, dice = [], []
+    readings, dice, sizes = [], [], []
     for cube, vote, known in zip(cli.each(cubes, "nodules"), votes, sure, strict=True):
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)
         readings.append(reader.read(region[None])[0])
         truth = cut_roi(vote, cube.centre_zyx, reader.roi_shape) >= VOTES
         # of a smaller nodule a voxel's rim is half
-        outlined = known and cube.diameter_mm >= 6.0
-        dice.append(overlap(readings[-1], truth) if outlined else np.nan)
+        drawn = known and cube.diameter_mm >= 6.0
+        dice.append(overlap(readings[-1], truth) if drawn else np.nan)
+        consensus_mm3 = float(nearest_piece(truth).sum()) if drawn else np.nan
+        finding = _finding(readings[-1], cube.centre_zyx)
+        sizes.append((consensus_mm3, finding.volume_mm3 or np.nan, finding.diameter_mm))
+    consensus_mm3, reported_mm3, reported_mm = np.array(sizes).T
     return Characterization(
         patients=tuple(cube.patient for cube in cubes),
         diameter_mm=np.array([cube.diameter_mm for cube in cubes]),
@@ -90,7 +101,20 @@ def read_characterization(
         predicted_malignancy=np.array([one.malignancy for one in readings]),
         predicted_texture=np.array([TEXTURES.index(one.texture) for one in readings]),
         dice=np.array(dice),
+        consensus_mm3=consensus_mm3,
+        reported_mm3=reported_mm3,
+        reported_mm=reported_mm,
     )
+
+
+def _finding(reading: Reading, index_zyx: Triple) -> Finding:
+    """Return what a report states of a candidate at this place, with this reading."""
+    z, y, x = index_zyx
+    finding = Finding(
+        (x, y, z), reading.diameter_mm + RIM_MM, reading.probability, 1.0, DecidedBy.CLOUD, "",
+        index_zyx, Route.ESCALATE,
+    )  # fmt: skip
+    return outlined(finding, reading.mask if reading.mask.any() else None, Geometry())
 
 
 def overlap(reading: Reading, truth: npt.NDArray[np.bool_]) -> float:
@@ -101,18 +125,26 @@ def overlap(reading: Reading, truth: npt.NDArray[np.bool_]) -> float:
 
 def as_dict(read: Characterization, *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Any]:
     """Return each figure with its interval by bootstrap over patients, and its counts."""
+    stated = np.isfinite(read.consensus_mm3) & np.isfinite(read.reported_mm3)
+    measured = np.isfinite(read.malignancy) & np.isfinite(read.reported_mm3)
+    consensus_mm = np.cbrt(6 / np.pi * read.consensus_mm3)
     rated = np.isfinite(read.malignancy) & ((read.malignancy >= 4) | (read.malignancy <= 2))
-    textured, outlined = np.isfinite(read.texture), np.isfinite(read.dice)
+    textured, drawn = np.isfinite(read.texture), np.isfinite(read.dice)
     classes = np.digitize(np.where(textured, read.texture, 5.0), [2.5, 4.0])
     error = read.predicted_diameter_mm - read.diameter_mm
 
     def figures(chosen: npt.NDArray[np.int64]) -> dict[str, float]:
-        rating, texture, outline = (chosen[mask[chosen]] for mask in (rated, textured, outlined))
+        rating, texture, outline, volume, rim = (
+            chosen[mask[chosen]] for mask in (rated, textured, drawn, stated, measured)
+        )
         right = read.predicted_texture[texture] == classes[texture]
         return {
             "malignancy_auc": auc(read.predicted_malignancy[rating], read.malignancy[rating] > 3),
             "texture_recall": _mean_recall(right, classes[texture]),
-            "dice_median": float(np.median(read.dice[outline])) if outline.size else np.nan,
+            "dice_median": _median(read.dice[outline]),
+            "volume_ratio": _median(read.reported_mm3[volume] / read.consensus_mm3[volume]),
+            "reported_diameter_ratio": _median(read.reported_mm[outline] / consensus_mm[outline]),
+            "rim_mm": _median((read.reported_mm - read.predicted_diameter_mm)[rim]),
             "diameter_error_mm": float(np.abs(error[chosen]).mean()),
             "diameter_bias_mm": float(error[chosen].mean()),
         }
@@ -133,7 +165,8 @@ def as_dict(read: Characterization, *, resamples: int = RESAMPLES, seed: int = 0
         "rated": int(rated.sum()),
         "malignant": int((rated & (read.malignancy > 3)).sum()),
         "textures": dict(zip(TEXTURES, counts, strict=True)),
-        "outlined": int(outlined.sum()),
+        "outlined": int(drawn.sum()),
+        "volumes": int(stated.sum()),
         **{
             name: _interval(value, [one[name] for one in draws]).as_dict()
             for name, value in values.items()
@@ -146,6 +179,10 @@ def _mean_recall(right: npt.NDArray[np.bool_], classes: npt.NDArray[np.int64]) -
     """Return the mean over the classes present of the share that was recognised."""
     there = np.unique(classes)
     return float(np.mean([right[classes == one].mean() for one in there])) if there.size else np.nan
+
+
+def _median(values: FloatArray) -> float:
+    return float(np.median(values)) if values.size else np.nan
 
 
 def _interval(value: float, drawn: list[float]) -> Interval:
@@ -161,8 +198,17 @@ def characterization_table(result: Mapping[str, Any]) -> Rows:
         "malignancy_auc": ("malignancy, AUC", f"{result['malignant']} of {result['rated']} rated"),
         "texture_recall": ("texture, mean recall", textures),
         "dice_median": ("outline, median Dice", f"{result['outlined']} nodules"),
-        "diameter_error_mm": ("diameter, mean error, mm", "all"),
-        "diameter_bias_mm": ("diameter, mean bias, mm", "all"),
+        "volume_ratio": (
+            "volume in the report / readers' outline, median",
+            f"{result['volumes']} nodules",
+        ),
+        "reported_diameter_ratio": (
+            "diameter in the report / readers' outline, median",
+            f"{result['outlined']} nodules",
+        ),
+        "rim_mm": ("diameter in the report - network's, median, mm", "all with a volume"),
+        "diameter_error_mm": ("network's diameter, mean error, mm", "all"),
+        "diameter_bias_mm": ("network's diameter, mean bias, mm", "all"),
     }
     cells = []
     for name, (label, source) in rows.items():

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from models.calibration.fit import Cases, gather, logistic, thresholds
+from models.calibration.fit import Cases, fit_outline, gather, logistic, thresholds
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -94,6 +94,8 @@ def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     with console.status("reading validation cases"):
         cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
     settings, cloud = fit_settings(cases)
+    sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
+    cloud["outline"] = [fit_outline(reader, [cubes.pieces[i] for i in np.flatnonzero(sure)])]
     slice_mm = widest_slices_mm(data / "nodules" / "index.csv", "val")
     side = reader.roi_shape[0]
     read = ReadWith(read_by(find(screening).version), find(hybrid).version, slice_mm, side)

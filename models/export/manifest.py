@@ -19,7 +19,7 @@ ATTRIBUTION = (
 
 UNFITTED: dict[str, dict[str, Any]] = {
     "screening": {"calibration": [1.0, 0.0]},
-    "hybrid": {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]},
+    "hybrid": {"calibration": [1.0, 0.0], "outline": [0.0], "roi_shape": [48, 48, 48]},
 }
 """The settings of an artifact before the first `overread-models fit`."""
 

@@ -106,24 +106,34 @@ def views_of(batch: UInt8Array, artifact: Artifact) -> UInt8Array:
 
 def conclude(outputs: Outputs, artifact: Artifact) -> Readings:
     """Average the network's outputs over the views, and calibrate them."""
-    logit, log_diameter, malignancy, texture, masks = (
-        out.reshape(len(VIEWS), len(out) // len(VIEWS), *out.shape[1:]) for out in outputs
-    )
-    # masks are mirrored back before they are summed
-    mask = sum(np.flip(m[:, 0], axes) for m, axes in zip(masks, VIEWS, strict=True))
+    logit, log_diameter, malignancy, texture = (_by_view(out) for out in outputs[:4])
+    (outline,) = artifact.settings["outline"]
     slope, intercept = artifact.settings["calibration"]
     return Readings(
         probability=sigmoid(slope * _mean(logit) + intercept),
         diameter_mm=np.exp(np.clip(_mean(log_diameter), 0.0, 5.0)),
         malignancy=sigmoid(_mean(malignancy)),
         texture=texture.mean(0).argmax(1),
-        mask=np.stack([nearest_piece(one > 0) for one in np.asarray(mask)]),
+        mask=np.stack([nearest_piece(one > outline) for one in mask_logits(outputs)]),
     )
+
+
+def mask_logits(outputs: Outputs) -> npt.NDArray[np.float32]:
+    """Return the mean logit over the views of each voxel, ``(n, z, y, x)``."""
+    views = _by_view(outputs[4])[:, :, 0]
+    # masks are mirrored back before they are summed
+    mirrored = (np.flip(one, axes) for one, axes in zip(views, VIEWS, strict=True))
+    return np.asarray(sum(mirrored) / np.float32(len(VIEWS)))
+
+
+def _by_view(output: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Split ``(views * n, …)`` to ``(views, n, …)``."""
+    return output.reshape(len(VIEWS), len(output) // len(VIEWS), *output.shape[1:])
 
 
 def open_second_reader(name: str, *, engine: str = AUTO, threads: int = 0) -> SecondReader:
     """Open the hybrid artifact of that name; errors as `open_as`."""
-    needed = {"calibration": 2, "roi_shape": 3}
+    needed = {"calibration": 2, "roi_shape": 3, "outline": 1}
     return SecondReader(open_as("hybrid", name, needed, engine=engine, threads=threads))
 
 

@@ -10,7 +10,7 @@ from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
 from edge.findings import BoolArray, DecidedBy, Route, SecondReading
 from edge.link.estimate import OFF
-from edge.merge import Merged, MergeWeights, merge
+from edge.merge import RIM_MM, Merged, MergeWeights, merge
 from imaging.volume import Geometry
 from protos.messages import Refusal, Verdict
 from tests.edge.builders import THRESHOLDS, WEIGHTS, plan_of
@@ -39,7 +39,7 @@ def test_cloud_raises_a_candidate_to_a_finding() -> None:
     (finding,) = merged((0.45,), EscalationResult({0: verdict(0, 0.9)})).findings
     assert finding.decided_by is DecidedBy.CLOUD
     assert finding.probability == pytest.approx(0.45 * 0.9 / (0.45 * 0.9 + 0.55 * 0.1))
-    assert (finding.diameter_mm, finding.edge_score) == (8.0, 0.45)
+    assert (finding.diameter_mm, finding.edge_score) == (8.0 + RIM_MM, 0.45)
     assert finding.reason == "the cloud raised 0.45 to 0.88, at or above the threshold 0.60"
 
 
@@ -81,11 +81,35 @@ def test_a_rotated_box_rotates_the_shift() -> None:
     assert finding.outline.volume_mm3 == pytest.approx(4 / 3 * math.pi * 64 / 8, rel=0.1)
 
 
-def test_an_outline_of_another_structure_does_not_move_the_finding() -> None:
-    """Further off than the nodule is wide, it is shown but not believed."""
+def test_volume_and_diameter_in_the_report_agree() -> None:
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((24, 24, 24), 5.0)})
+    (finding,) = merged((0.45,), answers).findings
+    assert finding.volume_mm3 == pytest.approx(4 / 3 * math.pi * 125, rel=0.1)
+    assert finding.volume_mm3 == pytest.approx(math.pi / 6 * finding.diameter_mm**3)
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (ball((24, 24, 24), 9.0), "twice as wide as the network says: it has run into a vessel"),
+        (ball((24, 24, 24), 2.5), "a small part of the nodule"),
+        (ball((24, 24, 24), 5.0) | (np.indices((48, 48, 48))[1:] == 24).all(0), "reaches the face"),
+    ],
+)
+def test_an_outline_that_cannot_be_the_whole_nodule_is_drawn_and_not_measured(
+    mask: BoolArray, why: str
+) -> None:
+    answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: mask})
+    (finding,) = merged((0.45,), answers).findings
+    assert finding.outline is not None
+    assert (finding.volume_mm3, finding.diameter_mm) == (None, 8.0 + RIM_MM), why
+
+
+def test_an_outline_of_another_structure_is_not_taken_for_the_nodule() -> None:
     answers = EscalationResult({0: verdict(0, 0.9)}, masks={0: ball((40, 24, 24), 3.0)})
     (finding,) = merged((0.45,), answers).findings
     assert finding.index_zyx == (30.0, 30.0, 30.0)
+    assert (finding.outline, finding.volume_mm3) == (None, None)
 
 
 def test_the_cloud_characterizes_what_the_edge_reports() -> None:
@@ -93,8 +117,9 @@ def test_the_cloud_characterizes_what_the_edge_reports() -> None:
     answers = EscalationResult({0: verdict(0, 0.001)}, masks={0: ball((27, 24, 24), 4.0)})
     result = merged((0.95,), answers)
     (finding,) = result.findings
-    assert (finding.decided_by, finding.diameter_mm) == (DecidedBy.EDGE, 8.0)
+    assert finding.decided_by is DecidedBy.EDGE
     assert finding.outline is not None
+    assert finding.diameter_mm == finding.outline.diameter_mm
     assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001))
     assert result.reason == "no candidate was uncertain"
 
@@ -106,7 +131,7 @@ def test_characterizations_do_not_count_as_second_readings() -> None:
 
 
 def test_a_small_nodule_of_high_probability_comes_before_a_large_one() -> None:
-    small, large = replace(verdict(0, 0.95), diameter_mm=5.0), verdict(1, 0.9)
+    small, large = replace(verdict(0, 0.95), diameter_mm=4.0), verdict(1, 0.9)
     findings = merged((0.45, 0.45), EscalationResult({0: small, 1: large})).findings
     assert [finding.small for finding in findings] == [True, False]
     assert findings[0].probability > findings[1].probability

@@ -33,6 +33,9 @@ def characterization(predicted_malignancy: list[float]) -> Characterization:
         predicted_malignancy=np.array(predicted_malignancy),
         predicted_texture=np.array([2, 2, 2, 0]),
         dice=np.array([np.nan, 0.7, 0.8, 0.9]),
+        consensus_mm3=np.array([np.nan, 300.0, 600.0, 5000.0]),
+        reported_mm3=np.array([80.0, 330.0, 480.0, np.nan]),
+        reported_mm=np.array([5.3, 8.6, 9.7, 21.2]),
     )
 
 
@@ -43,6 +46,8 @@ def test_figures_are_taken_from_what_readers_said() -> None:
     assert (result["rated"], result["malignant"], result["outlined"]) == (3, 2, 3)
     assert result["texture_recall"]["value"] == 0.5  # solid always, part-solid never
     assert result["dice_median"]["value"] == pytest.approx(0.8)
+    assert (result["volumes"], result["volume_ratio"]["value"]) == (2, pytest.approx(0.95))
+    assert result["rim_mm"]["value"] == pytest.approx(0.6)
     assert result["diameter_error_mm"]["value"] == pytest.approx(0.5)
     assert result["diameter_bias_mm"]["value"] == pytest.approx(0)
     assert result["textures"] == {"ground glass": 0, "part-solid": 1, "solid": 2}
@@ -73,3 +78,6 @@ def test_every_nodule_is_read_at_its_centre(tmp_path: Path) -> None:
     assert found.dice[0] == 1
     assert np.isnan(found.dice[1])
     assert np.isnan(found.malignancy[1])
+    assert (found.consensus_mm3[0], found.reported_mm3[0]) == (27, 27)
+    assert found.reported_mm[0] == pytest.approx((6 * 27 / np.pi) ** (1 / 3))
+    assert np.isnan(found.consensus_mm3[1])

@@ -13,7 +13,7 @@ from tests.models.small_networks import pictures, settled, told
 
 
 def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> list[np.ndarray]:
-    settings = {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]}
+    settings = {"calibration": [1.0, 0.0], "outline": [0.0], "roi_shape": [48, 48, 48]}
     register(
         "m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder
     )

@@ -17,7 +17,7 @@ from models.runtime.session import open_session
 from models.runtime.staged import open_staged
 from tests.models.small_networks import SMALL_HYBRID
 
-SETTINGS = {"calibration": [1.0, 0.0], "roi_shape": [48, 48, 48]}
+SETTINGS = {"calibration": [1.0, 0.0], "outline": [0.0], "roi_shape": [48, 48, 48]}
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ precision = "fp32"
 [{name}.settings]
 calibration = [1.0, 0.0]
 roi_shape = [8, 8, 8]
+outline = [0.0]
 """
 
 

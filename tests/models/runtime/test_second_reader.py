@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.runtime.artifacts import find
+from models.runtime.artifacts import every, find
 from models.runtime.second_reader import SecondReader, nearest_piece
 from models.runtime.session import open_session
 from tests.plain_readings import plain
@@ -31,6 +31,18 @@ def test_the_mask_lies_where_the_roi_has_the_nodule(weights: Path) -> None:
     truth = np.zeros((8, 8, 8), bool)
     truth[2:4, 3:6, 4] = True
     np.testing.assert_array_equal(mask, truth)
+
+
+def test_the_manifest_s_threshold_makes_the_mask_tighter(weights: Path) -> None:
+    """The mask's logit of the small network is the voxel's grey value less 127.5."""
+    manifest = weights / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("outline = [0.0]", "outline = [50.0]"))
+    every.cache_clear()
+    region = np.zeros((8, 8, 8), np.uint8)
+    region[2:4, 3:6, 4] = 150
+    region[2:4, 4, 4] = 250
+    mask = reader(weights).read(region[None]).mask[0]
+    np.testing.assert_array_equal(np.argwhere(mask), [[2, 4, 4], [3, 4, 4]])
 
 
 def test_an_roi_of_another_shape_is_refused(weights: Path) -> None:
