@@ -4,19 +4,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imaging.dicom.header import find_dicom, is_dicom, names_of
+from imaging.dicom.header import (
+    DICOM_SUFFIXES,
+    find_dicom,
+    is_dicom,
+    lost_image,
+    names_of,
+    read_head,
+)
 from imaging.dicom.study import read_series
 from imaging.errors import UnreadableFile
 from imaging.volume import Study
 from imaging.volume_files import FORMATS, format_of, read_file
+
+ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".iso")
+"""Suffixes of archives, which are refused: they are unpacked by the user, who sees what is in."""
 
 
 def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -> Study:
     """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
     Args:
-        path: a folder with DICOM files, one of its files (then only its series is read), a
-            volume file (NIfTI, NRRD, MetaImage), or a folder with one volume file.
+        path: a folder with DICOM files, its DICOMDIR, one of its files (then only its series is
+            read), a volume file (NIfTI, NRRD, MetaImage), or a folder with one volume file.
         progress: called in the caller's thread with the share done, from 0 to 1.
 
     Raises:
@@ -34,11 +44,17 @@ def _read(path: Path, progress: Callable[[float], None]) -> Study:
         return _read_directory(path, progress)
     if not path.is_file():
         raise UnreadableFile("does not exist or is not a file: check the path", path)
+    if path.name.upper() == "DICOMDIR":
+        return _read_directory(path.parent, progress)
     if format_of(path):
         return read_file(path)
-    if is_dicom(path):
+    if is_dicom(head := read_head(path)):
         files, _others = find_dicom(path.parent)
         return read_series(path.parent, files, only=path, progress=progress)
+    if path.name.lower().endswith(ARCHIVES):
+        raise UnreadableFile("is an archive: unpack it, and give the folder of the study", path)
+    if not head or path.suffix.lower() in DICOM_SUFFIXES:
+        raise UnreadableFile(lost_image(path, head), path)
     known = ", ".join(FORMATS)
     reason = f"unknown file format: give a DICOM folder, a DICOM file, or one of {known}"
     raise UnreadableFile(reason, path)
@@ -53,6 +69,10 @@ def _read_directory(folder: Path, progress: Callable[[float], None]) -> Study:
     volumes = [file for file in others if format_of(file)]
     if len(volumes) == 1:
         return read_file(volumes[0])
+    archives = [file for file in others if file.name.lower().endswith(ARCHIVES)]
+    if archives and not volumes:
+        reason = f"no DICOM files in this folder, but an archive, {archives[0].name}: unpack it"
+        raise UnreadableFile(reason, folder)
     found = f"but {len(others)} other files such as {others[0].name}" if others else "it is empty"
     reason = f"no DICOM files in this folder, {found}: give the folder of one CT study"
     raise UnreadableFile(reason, folder)

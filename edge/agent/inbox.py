@@ -2,8 +2,9 @@
 
 A study is a sub-folder, or one file of a known volume format with the data file that it names. It
 is complete when a ``.done`` file says so (in the folder, or ``NAME.done`` beside it), or when it
-has not changed for a while and the data file that it names is there. Hidden and temporary names
-are ignored.
+has not changed for a while and the data file that it names is there. The while is longer if a file
+in the folder has the name of a transfer. Hidden and temporary names are ignored. An archive is
+taken too: only the report on it can tell the sender that it is not read.
 """
 
 import hashlib
@@ -17,9 +18,17 @@ from pathlib import Path, PureWindowsPath
 
 import structlog
 
+from imaging.dicom.header import UNFINISHED, is_unfinished
+from imaging.read import ARCHIVES
+
 DONE = ".done"
 _NAMES_DATA = {".mhd": "elementdatafile", ".nhdr": "data file"}
 _HEADER_BYTES = 16384
+UNFINISHED_WAITS = 10
+"""How many quiet times a study waits with a file in it whose transfer has not finished.
+
+Then it is read, or refused with that file's name: a transfer that broke off never finishes.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class InboxEntry:
         changed: when it last changed or was renamed, in seconds since the epoch.
         marked: a ``.done`` file says that it is complete.
         lacks_data: its header names a data file that is missing, and no ``.done`` file is there.
+        unfinished: one of its files has the name of a transfer.
     """
 
     members: tuple[str, ...]
@@ -39,6 +49,7 @@ class InboxEntry:
     changed: float
     marked: bool
     lacks_data: bool
+    unfinished: bool
 
 
 def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
@@ -54,9 +65,9 @@ def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
     markers = (inbox / f"{name}{DONE}", study / DONE)
     marked = any(_is_marked(study, marker) for marker in markers)
     lacks_data = not marked and _is_beside(data) and data not in members
-    return InboxEntry(
-        members, _fingerprint(inbox, files), _changed(study, files), marked, lacks_data
-    )
+    unfinished = any(is_unfinished(path) for path, _ in files)
+    fingerprint, changed = _fingerprint(inbox, files), _changed(study, files)
+    return InboxEntry(members, fingerprint, changed, marked, lacks_data, unfinished)
 
 
 def _data_file(path: Path) -> str:
@@ -121,7 +132,7 @@ def _unless_gone(error: OSError) -> None:
 
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
-_TEMPORARY = (".tmp", ".part", ".partial", ".filepart", ".crdownload", "~", DONE)
+_TEMPORARY = (*UNFINISHED, "~", DONE)
 
 log = structlog.get_logger()
 
@@ -216,6 +227,8 @@ class Inbox:
         self._log_once("studies in the inbox are unreadable", unreadable, "reasons")
         headers = {name: "" for name, entry in entries.items() if entry.lacks_data}
         self._log_once("headers lack their data files", headers)
+        transfers = {name: "" for name, entry in entries.items() if entry.unfinished}
+        self._log_once("transfers in the inbox have not finished", transfers)
         owned = {member for entry in entries.values() for member in entry.members}
         others = names - owned - unreadable.keys()
         strays = {name: Path(name).suffix for name in others if not _is_temporary(name)}
@@ -233,13 +246,14 @@ class Inbox:
         now_there = (entry.fingerprint, entry.changed)
         if seen is None or (seen.fingerprint, seen.changed) != now_there:
             seen = _Seen(*now_there, now)
-        quiet = entry.fingerprint != "" and now - seen.first_s >= self._quiet_s
+        quiet_s = self._quiet_s * (UNFINISHED_WAITS if entry.unfinished else 1)
+        quiet = entry.fingerprint != "" and now - seen.first_s >= quiet_s
         if not (entry.marked or (quiet and not entry.lacks_data)):
             return replace(seen, since_s=None)
         if seen.since_s is not None:
             return seen
         if not entry.marked:
-            return replace(seen, since_s=seen.first_s + self._quiet_s)
+            return replace(seen, since_s=seen.first_s + quiet_s)
         # It was marked not before the last poll, which saw it unmarked. A study that is there at
         # the first poll counts from this poll.
         since_s = now if self._polled_s is None else self._polled_s
@@ -249,7 +263,9 @@ class Inbox:
         path = self._folder / name
         if _is_temporary(name) or path.is_symlink():
             return False
-        return path.is_dir() or (path.is_file() and name.lower().endswith(VOLUME_SUFFIXES))
+        return path.is_dir() or (
+            path.is_file() and name.lower().endswith(VOLUME_SUFFIXES + ARCHIVES)
+        )
 
     def _log_once(self, event: str, details: Mapping[str, str], key: str = "") -> None:
         """Log an event once for each name, without the names: they may be a patient's."""

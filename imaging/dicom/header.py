@@ -37,7 +37,17 @@ HEADER_KEYWORDS = (
 """The attributes that are read of each file; all others are skipped unparsed."""
 MAX_FILES = 20_000
 """More files than any one examination has: a wrong folder rather than a study."""
+UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
+"""Suffixes that programs append to the name of a file while they transfer it."""
+DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 _MAGIC = slice(128, 132)
+_OTHER_FORMATS = (
+    *(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),  # programs and libraries
+    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"%PDF-"),
+    *(b"PK\x03\x04", b"7z\xbc\xaf", b"Rar!", b"\x1f\x8b"),
+    *(b"\xd0\xcf\x11\xe0", b"SQLite format 3"),
+)
+"""How the files begin that lie beside the images on a patient's disc."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,20 +147,53 @@ def _short(error: Exception) -> str:
 def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
     """List the DICOM files below ``folder`` and the other files, each sorted by path.
 
-    Hidden files, DICOMDIR and the archive folders of macOS are left out of both.
+    Hidden files, DICOMDIR and the archive folders of macOS are left out of both. What else lies on
+    a patient's disc (a viewer, its libraries, pictures, texts, empty files) is among the others.
 
     Raises:
-        UnreadableFile: the folder cannot be listed, holds too many files, or one of them is or
-            could be a DICOM file by its name, but not by its content.
+        UnreadableFile: the folder cannot be listed, holds too many files, or one of them was meant
+            to be an image: by its name, or because the images beside it are named alike.
     """
     dicom: list[Path] = []
     others: list[Path] = []
+    unknown: list[tuple[Path, bytes]] = []
     for count, file in enumerate(_files(folder), start=1):
         if count > MAX_FILES:
             reason = f"more than {MAX_FILES} files: give the folder of one study"
             raise UnreadableFile(reason, folder)
-        (dicom if is_dicom(file) else others).append(file)
+        head = read_head(file)
+        unfinished, found = is_unfinished(file), is_dicom(head)
+        if unfinished if found else file.suffix.lower() in DICOM_SUFFIXES:
+            raise UnreadableFile(lost_image(file, head), file)
+        (dicom if found else others).append(file)
+        known = head.startswith(_OTHER_FORMATS) or (head and _is_text(head))
+        if not found and (unfinished or not known):
+            unknown.append((file, head))
+    named_alike = {(file.parent, _kind_of_name(file.name)) for file in dicom}
+    for file, head in unknown:
+        name = file.stem if is_unfinished(file) else file.name
+        if (file.parent, _kind_of_name(name)) in named_alike:
+            raise UnreadableFile(lost_image(file, head), file)
     return dicom, others
+
+
+def is_unfinished(file: Path) -> bool:
+    """Tell whether the file's name is that of a transfer, and the finished file is not beside."""
+    return file.suffix.lower() in UNFINISHED and not file.with_suffix("").exists()
+
+
+def _kind_of_name(name: str) -> str:
+    """Return the suffix; scanners often write none, or one of digits, which is part of a UID."""
+    suffix = Path(name).suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
+
+
+def lost_image(file: Path, head: bytes) -> str:
+    """Say why a file that was meant to be an image is none."""
+    if is_unfinished(file):
+        return "is a transfer that has not finished: wait until it has, or send the file again"
+    reason = "is not DICOM, although it is named like a DICOM file" if head else "is empty"
+    return f"{reason}: send the file again"
 
 
 def names_of(files: Sequence[Path]) -> str:
@@ -159,22 +202,9 @@ def names_of(files: Sequence[Path]) -> str:
     return ", ".join(file.name for file in files[:3]) + more
 
 
-def is_dicom(file: Path) -> bool:
-    """Tell whether the file is DICOM, with or without the preamble of part 10.
-
-    Raises:
-        UnreadableFile: the file cannot be opened, or only its name says that it is DICOM.
-    """
-    head = read_head(file)
-    if head[_MAGIC] == b"DICM" or is_bare(head):
-        return True
-    claims = file.suffix.lower() in {".dcm", ".dicom", ".dic", ".ima"}
-    # scanners often write names without suffix, or with one of digits (a UID)
-    could = claims or not file.suffix or file.suffix[1:].isdigit()
-    if not could or (head and _is_text(head) and not claims):
-        return False
-    reason = "is not DICOM, although it is named like a DICOM file" if head else "is empty"
-    raise UnreadableFile(f"{reason}: send the file again", file)
+def is_dicom(head: bytes) -> bool:
+    """Tell by its first bytes whether a file is DICOM, with or without the preamble of part 10."""
+    return head[_MAGIC] == b"DICM" or is_bare(head)
 
 
 def is_bare(head: bytes) -> bool:

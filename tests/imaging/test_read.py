@@ -30,6 +30,58 @@ def test_sub_folders(tmp_path: Path) -> None:
     assert study.source == tmp_path
 
 
+_ELF = b"\x7fELF\2\1\1" + bytes(500)
+_DISC = {
+    "autorun.inf": b"[autorun]\r\nopen=viewer.exe\r\n",
+    "index.htm": b"<html>",
+    "viewer.exe": b"MZ" + bytes(500),
+    "VIEWER/viewer": _ELF,
+    "VIEWER/lib/libdcm.so.5": _ELF,
+    "VIEWER/lib/libempty.so.5": b"",
+    "VIEWER/CACHE": b"",
+    "VIEWER/settings": b"\0\1\2",
+    "VIEWER/setup.tmp": b"\0\1\2",
+    "PICTURES/IM0001": b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(300),
+    "PICTURES/IM0002.JPG": b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(300),
+    "Thumbs.db": b"\xd0\xcf\x11\xe0" + bytes(300),
+    "LOCK": b"",
+    "DICOMDIR": b"not read",
+    "DICOM/._IM0003": b"\0\5\x16\7" + bytes(100),
+    "DICOM/VERSION": b"4.2\n",
+    "DICOM/IM0004.part": b"\0\1\2",  # IM0004 itself came later
+}
+
+
+def _write_disc(folder: Path) -> None:
+    for index, file in enumerate(SmallCt().write(folder / "DICOM")):
+        file.rename(folder / f"DICOM/IM{index:04}")
+    for name, content in _DISC.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("given", ["", "DICOMDIR", "DICOM/IM0007"])
+def test_a_patient_s_disc_is_read_with_all_that_lies_on_it(given: str, tmp_path: Path) -> None:
+    """A viewer, its libraries, empty files and pictures are no images, and are named as such."""
+    _write_disc(tmp_path)
+    study = read_study(tmp_path / given)
+    np.testing.assert_array_equal(study.volume.hu, SmallCt().hu())
+    ignored = "not DICOM, ignored: LOCK, Thumbs.db, autorun.inf and 12 more"
+    assert study.other_series == (() if "IM" in given else (ignored,))
+
+
+def test_names_in_capitals(tmp_path: Path) -> None:
+    for file in SmallCt().write(tmp_path):
+        file.rename(file.with_suffix(".DCM"))
+    assert read_study(tmp_path).volume.shape == (12, 32, 32)
+
+
+def test_an_empty_file_that_is_named_unlike_the_images_is_none(tmp_path: Path) -> None:
+    SmallCt().write(tmp_path)
+    (tmp_path / "EMPTY").touch()
+    assert read_study(tmp_path).other_series == ("not DICOM, ignored: EMPTY",)
+
+
 def test_error_carries_reason_and_file(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile) as caught:
         read_study(tmp_path / "gone")

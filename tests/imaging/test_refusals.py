@@ -266,6 +266,18 @@ def _write(name: str, content: bytes) -> Callable[[Path], object]:
     return lambda folder: (folder / name).write_bytes(content)
 
 
+def _in(pattern: str, lost: int, content: bytes, others: str = "") -> Callable[[Path], object]:
+    """Name all slices by a pattern, and give one of them other content."""
+
+    def damage(folder: Path) -> None:
+        for index, file in enumerate(sorted(folder.iterdir())):
+            name = pattern if index == lost or not others else others
+            file.rename(folder / name.format(index))
+        (folder / pattern.format(lost)).write_bytes(content)
+
+    return damage
+
+
 def _overwrite(at: int, content: bytes) -> Callable[[Path], object]:
     def damage(folder: Path) -> None:
         old = (folder / "005.dcm").read_bytes()
@@ -289,13 +301,24 @@ FILES: list[tuple[str, Callable[[Path], object], type[StudyError], str]] = [
     ("cut in the header", _cut(0.3), StudyError, "005.dcm: "),
     ("cut in the preamble", _cut(0.02), UnreadableFile, "005.dcm: is not DICOM"),
     ("an empty file", _write("005.dcm", b""), UnreadableFile, "005.dcm: is empty"),
-    ("an empty file without suffix", _write("IM0005", b""), UnreadableFile, "IM0005: is empty"),
-    ("noise without suffix", _write("IM5", b"\x9c" * 900), UnreadableFile, "IM5: is not DICOM"),
+    ("an empty file named like images", _in("IM{}", 5, b""), UnreadableFile, "IM5: is empty"),
+    ("noise named like images", _in("I.{}", 5, b"\x9c" * 900), UnreadableFile, "I.5: is not DICOM"),
+    ("noise of their suffix", _in("{}.img", 5, b"\x9c" * 900), UnreadableFile, "5.img: is not"),
+    ("a transfer", _write("012.dcm.part", b"\x9c" * 900), UnreadableFile, "has not finished"),
+    ("a transfer that began", _write("012.dcm.filepart", b""), UnreadableFile, "has not finished"),
+    (
+        "a transfer at its end",
+        lambda f: (f / "011.dcm").rename(f / "011.dcm.tmp"),
+        UnreadableFile,
+        "011.dcm.tmp: is a transfer that has not finished",
+    ),
+    ("a transfer without suffix", _in("{}.part", 5, b"x", "{}"), UnreadableFile, "5.part: is a tr"),
     ("text named .dcm", _write("x.dcm", b"hello"), UnreadableFile, "x.dcm: is not DICOM"),
     ("nothing but the preamble", _write("x.dcm", bytes(128) + b"DICM"), UnreadableFile, "x.dcm"),
     ("damaged magic", _overwrite(128, b"DIXM"), UnreadableFile, "005.dcm: is not DICOM"),
     ("noise in the header", _overwrite(300, b"\xff" * 200), StudyError, "005.dcm: "),
     ("an empty folder", _only(), UnreadableFile, "it is empty"),
+    ("an archive", _only("a.zip"), UnreadableFile, "but an archive, a.zip: unpack it"),
     ("no DICOM", _only("a.xml", "b.csv"), UnreadableFile, "2 other files such as a.xml"),
 ]
 
@@ -389,6 +412,8 @@ VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
         UnreadableFile,
         "unknown file format",
     ),
+    ("an archive", lambda f: _noise_file(f, "a.zip"), UnreadableFile, "is an archive: unpack it"),
+    ("noise as DICOM", lambda f: _noise_file(f, "a.dcm"), UnreadableFile, "a.dcm: is not DICOM"),
     ("nothing there", lambda f: f / "nowhere", UnreadableFile, "nowhere: does not exist"),
     ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 other files"),
 ]

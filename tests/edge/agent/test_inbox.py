@@ -75,6 +75,51 @@ def test_an_empty_folder_waits_for_its_files(tmp_path: Path) -> None:
         clock.sleep(QUIET_S)
 
 
+def test_a_transfer_in_a_folder_is_waited_for(tmp_path: Path) -> None:
+    """Ten times as long as otherwise: then the reader says which file has not arrived."""
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = put(tmp_path / "inbox", "a", done=False)
+    (folder / "3.dcm.part").touch()
+    with structlog.testing.capture_logs() as logs:
+        assert names(inbox) == []
+        clock.sleep(9.9 * QUIET_S)
+        assert names(inbox) == []
+    assert [log["event"] for log in logs] == ["transfers in the inbox have not finished"]
+    clock.sleep(0.1 * QUIET_S)
+    assert names(inbox) == ["a"]
+
+
+def test_a_transfer_that_finishes_is_waited_for_no_longer(tmp_path: Path) -> None:
+    inbox, clock = watch(tmp_path / "inbox")
+    folder = put(tmp_path / "inbox", "a", done=False)
+    (folder / "3.dcm.part").touch()
+    assert names(inbox) == []
+    (folder / "3.dcm.part").rename(folder / "3.dcm")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["a"]
+
+
+def test_a_transfer_that_left_its_traces_is_not_waited_for(tmp_path: Path) -> None:
+    """The file is there under its name; or a marker says that all has arrived."""
+    inbox, clock = watch(tmp_path / "inbox")
+    (put(tmp_path / "inbox", "a", done=False) / "0.dcm.part").touch()
+    marked = put(tmp_path / "inbox", "b", done=False)
+    (marked / "3.dcm.part").touch()
+    (marked / ".done").touch()
+    assert names(inbox) == ["b"]
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["a", "b"]
+
+
+def test_an_archive_is_taken_so_that_a_report_can_refuse_it(tmp_path: Path) -> None:
+    inbox, clock = watch(tmp_path / "inbox")
+    (tmp_path / "inbox" / "study.ZIP").write_bytes(b"PK\3\4")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["study.ZIP"]
+
+
 def test_hidden_temporary_linked_and_loose_files_are_left_alone(tmp_path: Path) -> None:
     """None is a study; of loose ones the log speaks once, and without their names."""
     inbox, clock = watch(tmp_path / "inbox")
