@@ -4,14 +4,16 @@ import asyncio
 import dataclasses
 import ipaddress
 import json
+import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import grpc
 import structlog
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cloud.describe import fetch_description
@@ -19,11 +21,13 @@ from cloud.errors import CloudError
 from cloud.server import CloudServer
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
-from cloud.telemetry import Telemetry, configure_logging
+from cloud.telemetry import Telemetry
 from cloud.workers import Reader
 from models.runtime.errors import ModelError
 from models.runtime.second_reader import open_second_reader
 from models.runtime.staged import open_staged
+from process.logs import configure_logging
+from process.text import Printable, printable
 from protos.errors import OverreadError
 
 app = typer.Typer(
@@ -83,7 +87,7 @@ def serve(
             grace_s=grace_s,
             metrics_port=metrics_port,
         )
-        configure_logging(settings.log_format)
+        configure_logging(settings.log_format, sys.stderr)
         asyncio.run(_serve(settings, ready_file))
     except (CloudError, ModelError, OverreadError, OSError) as error:
         _fail(error)
@@ -115,8 +119,8 @@ def describe(
         return
     table = Table("property", "value")
     for name, value in description.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+        table.add_row(name, escape(str(value)))
+    Console().print(Printable(table))
 
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
@@ -169,10 +173,9 @@ def _channel_credentials(
     return grpc.ssl_channel_credentials(ca_pem, key_pem, cert_pem)
 
 
-def _fail(error: Exception) -> None:
-    console = Console(stderr=True)
-    line = f"{type(error).__name__}: {error}"
-    console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+def _fail(error: Exception) -> NoReturn:
+    line = printable(f"{type(error).__name__}: {error}")
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(1)
 
 

@@ -1,10 +1,8 @@
-"""Prometheus metrics, in a separate registry, and structured logs."""
+"""The metrics of the cloud, for Prometheus."""
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from cloud.errors import AddressUnusable
@@ -63,21 +61,3 @@ class Telemetry:
             server.shutdown()
             server.server_close()
             thread.join()
-
-
-def configure_logging(log_format: str) -> None:
-    """Log to stderr, one line an event, as ``text`` or ``json``; never log patient data."""
-    renderer = (
-        structlog.processors.JSONRenderer()
-        if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )

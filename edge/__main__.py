@@ -21,9 +21,10 @@ from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
-from edge.telemetry import configure_logging
 from imaging.errors import StudyError
 from models.runtime.errors import ModelError
+from process.logs import configure_logging
+from process.text import Printable, printable, printable_json
 
 app = typer.Typer(
     help="Reads chest CT for lung nodules beside the scanner. Not a medical device.",
@@ -99,9 +100,10 @@ def screen(
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     if as_json:
-        typer.echo(json.dumps(report_to_dict(result.report), indent=2, ensure_ascii=False))
+        text = json.dumps(report_to_dict(result.report), indent=2, ensure_ascii=False)
+        typer.echo(printable_json(text))
     else:
-        Console().print(render_report(result.report, result.paths))
+        Console().print(Printable(render_report(result.report, result.paths)))
     raise typer.Exit(exit_status(result.report))
 
 
@@ -133,9 +135,9 @@ def _settings(config: Path | None, **overrides: object) -> EdgeSettings:
 
 
 def _failed(error: Exception) -> typer.Exit:
-    typer.echo(f"{type(error).__name__}: {error}", err=True)
+    typer.echo(printable(f"{type(error).__name__}: {error}"), err=True)
     if isinstance(error.__context__, StudyError):  # a refusal that could not be written
-        typer.echo(f"{error.__context__.kind}: {error.__context__}", err=True)
+        typer.echo(printable(f"{error.__context__.kind}: {error.__context__}"), err=True)
     match error:
         case UnfitFolder():
             return typer.Exit(ExitStatus.USAGE)

@@ -33,6 +33,8 @@ def open_pipeline(
 ) -> Iterator[Pipeline]:
     """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
 
+    It logs every decision.
+
     ``on_stage`` gets the name of each stage as it begins.
 
     Raises:
@@ -45,8 +47,7 @@ def open_pipeline(
     with ExitStack() as parts:
         second_reader = open_second_reader(settings, parts, clock)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
-        for_machines = settings.log_format == "json"
-        yield replace(pipeline, decide=decide_and_log) if for_machines else pipeline
+        yield replace(pipeline, decide=decide_and_log)
 
 
 def build_pipeline(

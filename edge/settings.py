@@ -57,8 +57,6 @@ class EdgeSettings(ProcessSettings):
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
-        log_format: ``text`` or ``json``. In JSON every decision is logged with all its inputs, so
-            that `edge.replay` can repeat it.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 

@@ -1,15 +1,8 @@
-"""Logs on standard error, and metrics for Prometheus.
-
-Studies are named by their random key, and no line holds anything of a DICOM header: a traceback
-comes without the variables of its frames. A traceback, or an error of the operating system, may
-still contain a path, and a path may contain a name.
-"""
+"""The metrics of the edge, for Prometheus."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal, TextIO
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from edge.errors import BadSettings
@@ -17,29 +10,6 @@ from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-
-
-def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
-    """Log to ``stream``, one line an event, as ``text`` or ``json``."""
-    renderers: list[structlog.typing.Processor]
-    if form == "json":
-        without_locals = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        tracebacks = structlog.processors.ExceptionRenderer(without_locals)
-        renderers = [tracebacks, structlog.processors.JSONRenderer()]
-    else:
-        plain = structlog.dev.plain_traceback
-        colors = stream.isatty()
-        renderers = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.StackInfoRenderer(),
-            *renderers,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=stream),
-    )
 
 
 class Telemetry:

@@ -42,6 +42,7 @@ from evaluation.timing.stages import stages_command
 from imaging.errors import StudyError
 from models.extra import how_to_install
 from models.runtime.errors import ModelError
+from process.text import printable
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -97,7 +98,7 @@ def main() -> None:
 def _end(line: str, cause: Exception) -> NoReturn:
     # A loop that was left by the error still holds its progress bar: close it before the line.
     traceback.clear_frames(cause.__traceback__)
-    typer.echo(line, err=True)
+    typer.echo(printable(line), err=True)
     raise SystemExit(1) from cause
 
 

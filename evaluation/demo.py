@@ -29,6 +29,7 @@ from evaluation.common.processes import Process, running
 from evaluation.errors import EvaluationError, MissingData
 from imaging.volume import Nodule
 from models.markdown import Rows
+from process.text import printable
 
 Json = Mapping[str, Any]
 
@@ -168,7 +169,7 @@ def _waiting(what: str) -> Iterator[Callable[[str], None]]:
 
 def _say(line: str) -> None:
     """Print a line on standard error; standard output is for the results."""
-    Console(stderr=True, soft_wrap=True, highlight=False).print(line, markup=False)
+    Console(stderr=True, soft_wrap=True, highlight=False).print(printable(line), markup=False)
 
 
 def _width() -> int:
@@ -262,7 +263,7 @@ def main() -> None:
         with _ended_by_signals():
             app()
     except (EvaluationError, EdgeError, OSError) as error:
-        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        typer.echo(printable(f"{type(error).__name__}: {error}"), err=True)
         raise SystemExit(ExitStatus.FAILED) from error
 
 

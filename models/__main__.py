@@ -29,6 +29,7 @@ from models.cli import (
 from models.extra import how_to_install
 from models.runtime.artifacts import Artifact, every
 from models.runtime.errors import ModelError
+from process.text import printable
 
 app = typer.Typer(
     help="Train, export and list Overread's models.",
@@ -162,7 +163,7 @@ def main() -> None:
 
 
 def _end(line: str, cause: Exception) -> NoReturn:
-    typer.echo(line, err=True)
+    typer.echo(printable(line), err=True)
     raise SystemExit(1) from cause
 
 

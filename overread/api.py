@@ -11,6 +11,7 @@ import numpy.typing as npt
 import imaging.read
 from edge import pipeline as edge_pipeline
 from edge.assemble import open_pipeline
+from edge.decide import decide
 from edge.job import Job
 from edge.report.model import Report
 from edge.report.overwrite import admission, require_separate
@@ -94,7 +95,7 @@ def screen(
         require_separate(Path(out), study.source)
     settings = load_settings(cloud=cloud, deadline_s=deadline_s)
     with open_pipeline(settings) as opened:
-        pipeline = replace(opened, read=lambda _path: study)
+        pipeline = replace(opened, read=lambda _path: study, decide=lambda one, _key: decide(one))
         if out is None:
             pipeline = replace(pipeline, draw=lambda *_: {}, write=_write_nothing)
         else:

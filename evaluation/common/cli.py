@@ -17,6 +17,7 @@ from evaluation.accuracy.bootstrap import OnStep
 from evaluation.accuracy.data import scan_name
 from models.extra import require
 from models.markdown import Rows
+from process.text import Printable, printable
 
 
 def _drawn(path: Path | None) -> Path | None:
@@ -71,14 +72,14 @@ def show(result: dict[str, Any], as_json: bool, *shown: Rows | str) -> None:
     if as_json:
         typer.echo(json.dumps(result, indent=2, allow_nan=False))
     else:
-        Console().print(*shown, sep="\n")
+        Console().print(Printable(*shown))
 
 
 def remark_unknown(folders: Sequence[Path], known: Collection[str]) -> None:
     """Name on stderr the scans without known truth."""
     for folder in folders:
         if scan_name(folder) not in known:
-            typer.echo(f"{folder}: not in the table of lesions", err=True)
+            typer.echo(printable(f"{folder}: not in the table of lesions"), err=True)
 
 
 Item = TypeVar("Item")

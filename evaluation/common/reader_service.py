@@ -1,18 +1,20 @@
 """The real cloud service around a reader that stands in for the model."""
 
 import asyncio
+import sys
 from pathlib import Path
 
 from cloud.server import CloudServer, serve
 from cloud.settings import CloudSettings
-from cloud.telemetry import Telemetry, configure_logging
+from cloud.telemetry import Telemetry
 from cloud.workers import Reader
 from edge.atomic_files import write_atomically
+from process.logs import configure_logging
 
 
 def serve_reader(reader: Reader, settings: CloudSettings, ready_file: Path) -> None:
     """Serve ``reader`` until SIGTERM; ``ready_file`` gets the address when it serves."""
-    configure_logging("text")
+    configure_logging("text", sys.stderr)
     telemetry = Telemetry()
 
     async def run() -> None:

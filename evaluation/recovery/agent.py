@@ -30,11 +30,11 @@ from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.settings import EdgeSettings
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import Step, StepHook
-from edge.telemetry import configure_logging
 from imaging.errors import NotCt
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Study, Volume
 from models.runtime.detection import Candidate
+from process.logs import configure_logging
 from protos.codec import pack_mask
 from protos.deadline import Deadline
 from protos.messages import Roi, Verdict

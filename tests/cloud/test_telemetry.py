@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import urllib.request
-from collections.abc import Iterator
 
-import pytest
-import structlog
-
-from cloud.telemetry import Telemetry, configure_logging
-
-
-@pytest.fixture
-def plain_logging() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
+from cloud.telemetry import Telemetry
 
 
 def test_metrics_are_served_while_entered() -> None:
@@ -37,13 +26,3 @@ def test_metrics_are_served_while_entered() -> None:
     for again in (port, None):  # None: metrics are off
         with telemetry.serve("127.0.0.1", again) as bound:
             assert bound == again
-
-
-@pytest.mark.usefixtures("plain_logging")
-def test_logs_for_machines_are_json(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logging("json")
-    structlog.get_logger().info("serving", address="127.0.0.1:1")
-    out, err = capsys.readouterr()
-    assert out == ""
-    event = json.loads(err)
-    assert (event["event"], event["level"], event["address"]) == ("serving", "info", "127.0.0.1:1")

@@ -30,14 +30,11 @@ def _fixed_screener(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assemble, "open_screener", lambda *_, **__: FixedScreener(()))
 
 
-@pytest.mark.parametrize(("log_format", "events"), [("json", [EVENT]), ("text", [])])
-def test_json_logs_record_every_decision(log_format: str, events: list[str]) -> None:
-    """Logs for people do not."""
+def test_the_log_records_every_decision() -> None:
     situation = Situation((), THRESHOLDS, LinkEstimate(), 1.0, roi_bytes=48**3, max_rois=64)
-    settings = load_settings(log_format=log_format)
-    with open_pipeline(settings) as pipeline, structlog.testing.capture_logs() as logs:
+    with open_pipeline(load_settings()) as pipeline, structlog.testing.capture_logs() as logs:
         assert pipeline.decide(situation, "key") == decide(situation)
-    assert [log["event"] for log in logs] == events
+    assert [log["event"] for log in logs] == [EVENT]
 
 
 def test_without_a_cloud_there_is_no_second_reading() -> None:

@@ -19,9 +19,11 @@ from edge.__main__ import ExitStatus, app
 from edge.report.folder import take_folder
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
+from imaging.read import read_study
 from imaging.volume import Geometry, Study, Volume
 from tests.edge.builders import FixedScreener, box
 from tests.edge.fake_cloud import FakeCloud
+from tests.imaging.small_ct import SmallCt
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +127,25 @@ def test_bad_settings_are_named_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
     assert result.stderr.startswith("BadSettings: ")
     assert arguments[1] in result.stderr
+
+
+@pytest.mark.parametrize("slices", [12, 3])
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_no_escape_sequence_of_a_study_reaches_the_terminal(
+    slices: int, more: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither of its headers nor of its names; a study of 3 slices is refused."""
+    owned = "\x1b]0;owned\x07\x9b2J"
+    monkeypatch.setattr(assemble, "read_study", read_study)
+    names = {"PatientName": owned, "PatientID": owned, "StudyDescription": owned}
+    for number in (1, 2):
+        ct = SmallCt(slices, 2.5 * number, str(number), owned, attributes=names)
+        ct.write(tmp_path / f"study {owned}" / f"series {number} {owned}")
+    result = screen(tmp_path / f"out {owned}", str(tmp_path / f"study {owned}"), *more)
+    assert result.exit_code == (0 if slices == 12 else 2)
+    assert "owned" in result.output
+    for character in "\x1b\x07\x9b":
+        assert character not in result.output
 
 
 @pytest.mark.parametrize("below", ["", "below"])
@@ -290,6 +311,13 @@ def agent_error(root: Path, *more: str) -> str:
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     return line
+
+
+def test_no_escape_sequence_of_an_error_reaches_the_terminal(tmp_path: Path) -> None:
+    result = screen(tmp_path, "study", "--config", "\x1b]0;owned\x07.toml")
+    assert result.exit_code == 1
+    assert r"\x1b]0;owned\x07.toml: configuration file not found" in result.stderr
+    assert "\x1b" not in result.stderr
 
 
 @pytest.mark.parametrize("taken", ["inbox", "outbox", "state_dir"])

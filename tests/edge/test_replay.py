@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
-import structlog
 
 from edge.decide import Situation, decide
 from edge.link.estimate import OFF, LinkEstimate, Pace
 from edge.link.link import Link
 from edge.replay import EVENT, decide_and_log, replay
 from edge.selection import SelectionPolicy, Size
+from process.logs import configure_logging
 from tests.edge.builders import THRESHOLDS, HandClock, candidate
 
 THIN = LinkEstimate.steady(Pace(0.1, 100_000, 1e6, 0.0, 0.02))
@@ -23,16 +23,29 @@ def situation(link: LinkEstimate, budget_s: float = 1.2) -> Situation:
     return Situation(candidates, THRESHOLDS, link, budget_s, roi_bytes=48**3, max_rois=64)
 
 
+class Log(io.StringIO):
+    """A log that can be emptied."""
+
+    def take(self) -> str:
+        text = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return text
+
+
+@pytest.fixture(params=["text", "json"])
+def logged(request: pytest.FixtureRequest) -> Log:
+    """What is logged, in one of the two forms."""
+    stream = Log()
+    configure_logging(request.param, stream)
+    return stream
+
+
 @pytest.fixture
-def logged() -> Iterator[io.StringIO]:
-    stream = io.StringIO()
-    structlog.configure(
-        processors=[structlog.processors.JSONRenderer()],
-        logger_factory=structlog.PrintLoggerFactory(file=stream),
-        cache_logger_on_first_use=False,
-    )
-    yield stream
-    structlog.reset_defaults()
+def as_json() -> Log:
+    stream = Log()
+    configure_logging("json", stream)
+    return stream
 
 
 def missed() -> LinkEstimate:
@@ -44,22 +57,27 @@ def missed() -> LinkEstimate:
 
 
 @pytest.mark.parametrize("link", [LinkEstimate(), THIN, OFF, missed()])
-def test_a_decision_is_made_again_from_its_line(logged: io.StringIO, link: LinkEstimate) -> None:
+@pytest.mark.parametrize("before", ["", "Nov 26 10:00:00 host overread-edge[1]: "])
+def test_a_decision_is_made_again_from_its_line(
+    logged: Log, link: LinkEstimate, before: str
+) -> None:
+    """In both forms of the log, also where the journal put something before it."""
     plan = decide_and_log(situation(link), "key-1")
-    (line,) = logged.getvalue().splitlines()
-    assert replay(line) == plan == decide(situation(link))
-    assert json.loads(line)["plan"]["send"] == list(plan.send)
-    assert json.loads(line)["study_key"] == "key-1"
+    (line,) = logged.take().splitlines()
+    assert replay(before + line) == plan == decide(situation(link))
+    assert "key-1" in line
+    assert logged.take() == ""  # the same version made it: no warning
 
 
-def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
+def test_the_line_holds_all_that_was_decided_on(as_json: Log) -> None:
     decide_and_log(situation(THIN), "key-1")
-    line = json.loads(logged.getvalue())
+    line = json.loads(as_json.getvalue())
     told = line["situation"]
     assert [c["score"] for c in told["candidates"]] == [0.95, 0.5, 0.31, 0.7, 0.05]
     assert told["thresholds"]["alone"] == 0.5
     assert told["link"]["slow"]["bytes_per_s"] == 100_000
     assert (told["budget_s"], told["policy"]["reduced"]) == (1.2, 0.94)
+    assert line["version"] == version("overread")
     assert line["plan"] == {
         "routes": ["report", "escalate", "escalate", "escalate", "dismiss"],
         "send": [1, 2, 3],
@@ -70,19 +88,34 @@ def test_the_line_holds_all_that_was_decided_on(logged: io.StringIO) -> None:
     }
 
 
-def test_another_policy_can_be_tried_on_the_same_day(logged: io.StringIO) -> None:
+def test_another_policy_can_be_tried_on_the_same_day(logged: Log) -> None:
     decide_and_log(situation(THIN, budget_s=1.3), "key-1")
     plan = replay(logged.getvalue(), SelectionPolicy(reduced=0.1, slab=0.01))
     assert (plan.send, plan.sizes) == ((1,), (Size.FULL,))
     assert plan.later == (2, 3)
 
 
-def test_an_audit_is_replayed(logged: io.StringIO) -> None:
+def test_a_decision_of_another_version_is_told(
+    logged: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rules may have differed; so may those of a program that did not log its version."""
+    monkeypatch.setattr("edge.replay.version", lambda _name: "0.0.7")
+    decide_and_log(situation(THIN), "key-1")
+    line = logged.take()
+    monkeypatch.undo()
+    replay(line)
+    told = logged.take()
+    assert "another version made this decision" in told
+    assert "0.0.7" in told
+    assert version("overread") in told
+
+
+def test_an_audit_is_replayed(as_json: Log) -> None:
     """The line tells that the scan was sampled; one of an older program tells that it was not."""
     faint = (candidate(0.05), candidate(0.09, at=1))
     audit = replace(situation(LinkEstimate()), candidates=faint, audited=True)
     assert decide_and_log(audit, "key-1").audit == (1, 0)
-    line = json.loads(logged.getvalue())
+    line = json.loads(as_json.getvalue())
     assert replay(json.dumps(line)).send == (1, 0)
     del line["situation"]["audited"]
     assert replay(json.dumps(line)).send == ()
@@ -92,3 +125,5 @@ def test_another_line_is_refused() -> None:
     assert EVENT == "decided"
     with pytest.raises(ValueError, match="'stopped' is no decision"):
         replay(json.dumps({"event": "stopped"}))
+    with pytest.raises(ValueError, match="no decision, and no JSON: '2026"):
+        replay("2026-11-26 [info     ] stopped")

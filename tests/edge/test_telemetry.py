@@ -1,28 +1,15 @@
 from __future__ import annotations
 
-import io
-import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
-
-import pytest
-import structlog
+from typing import Any
 
 from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Report, Status
-from edge.telemetry import Telemetry, configure_logging
-from imaging.volume import StudyHeader
+from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of
-
-
-@pytest.fixture(autouse=True)
-def own_logging() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def report(**fields: object) -> Report:
@@ -91,29 +78,3 @@ def test_metrics_are_served_while_it_lasts() -> None:
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
     with telemetry.serve("127.0.0.1", None) as none:
         assert none is None
-
-
-def test_logs_are_a_line_each_as_json() -> None:
-    stream = io.StringIO()
-    configure_logging("json", stream)
-    structlog.get_logger().info("study reported", findings=2)
-    line = json.loads(stream.getvalue())
-    assert (line["event"], line["level"], line["findings"]) == ("study reported", "info", 2)
-    assert line["timestamp"].endswith("Z")
-
-
-@pytest.mark.parametrize("form", ["text", "json"])
-def test_a_traceback_contains_nothing_of_the_header(form: Literal["text", "json"]) -> None:
-    """The log says where it failed, not what the frames held."""
-    stream = io.StringIO()
-    configure_logging(form, stream)
-    patient_name = "^".join(["DOE", "JANE"])
-    header = StudyHeader(patient_id=patient_name)
-    try:
-        raise KeyError("rows")
-    except KeyError:
-        structlog.get_logger().exception("study failed")
-    told = stream.getvalue()
-    assert "test_a_traceback_contains_nothing_of_the_header" in told
-    assert "KeyError" in told
-    assert header.patient_id not in told

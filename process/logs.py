@@ -1,0 +1,64 @@
+"""The log of a process: one line an event, for people or for programs.
+
+No line obeys what comes from outside: escape sequences and line feeds of a value are written out.
+"""
+
+import io
+import json
+from typing import Any, Literal, TextIO
+
+import structlog
+from structlog.typing import EventDict, ExcInfo, Processor
+
+from process.text import printable, printable_line
+
+
+def configure_logging(form: Literal["text", "json"], stream: TextIO) -> None:
+    """Log to ``stream``, one line an event, as ``text`` or ``json``."""
+    renderers: list[Processor]
+    if form == "json":
+        # without the variables of the frames: they hold headers
+        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        renderers = [
+            structlog.processors.ExceptionRenderer(transformer),
+            structlog.processors.JSONRenderer(),
+        ]
+    else:
+        terminal = stream.isatty()
+        console = structlog.dev.ConsoleRenderer(
+            colors=terminal, sort_keys=False, exception_formatter=_write_traceback
+        )
+        renderers = [_without_tables if terminal else _tables_as_json, _as_text, console]
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.StackInfoRenderer(),
+            *renderers,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=stream),
+    )
+
+
+def _without_tables(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Leave tables out: on a terminal they would hide the other lines."""
+    return {key: value for key, value in event.items() if not isinstance(value, (dict, list))}
+
+
+def _tables_as_json(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """Write each table as compact JSON, so that a program can read it from the line."""
+    return {
+        key: json.dumps(value, separators=(",", ":")) if isinstance(value, (dict, list)) else value
+        for key, value in event.items()
+    }
+
+
+def _as_text(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    return {k: printable_line(v) if isinstance(v, str) else v for k, v in event.items()}
+
+
+def _write_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(printable(text.getvalue()))

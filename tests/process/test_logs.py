@@ -1,0 +1,83 @@
+"""The log, in both forms."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Literal
+
+import pytest
+import structlog
+
+from process.logs import configure_logging
+
+OWNED = "\x1b]0;owned\x07"
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_escape_sequence_reaches_the_log(form: Literal["text", "json"], terminal: bool) -> None:
+    """Neither from a value, nor from a key of a table, nor from a traceback."""
+    stream = Terminal() if terminal else io.StringIO()
+    configure_logging(form, stream)
+    log = structlog.get_logger()
+    log.info("study reported", reason=OWNED, plan={OWNED: [OWNED]}, more=(OWNED,))
+    try:
+        raise ValueError(OWNED)
+    except ValueError:
+        log.exception("study failed")
+    told = stream.getvalue()
+    assert "owned" in told
+    assert "\x07" not in told
+    assert "\x1b]" not in told
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_value_cannot_begin_a_line(form: Literal["text", "json"]) -> None:
+    stream = io.StringIO()
+    configure_logging(form, stream)
+    structlog.get_logger().info("study reported", reason="x\n2026-01-01 [info] all is well")
+    assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_logs_are_a_line_each_as_json() -> None:
+    stream = io.StringIO()
+    configure_logging("json", stream)
+    structlog.get_logger().info("study reported", findings=2)
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["level"], line["findings"]) == ("study reported", "info", 2)
+    assert line["timestamp"].endswith("Z")
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_traceback_contains_nothing_of_the_header(form: Literal["text", "json"]) -> None:
+    """The log says where it failed, not what the frames held."""
+    stream = io.StringIO()
+    configure_logging(form, stream)
+    patient_name = "^".join(["DOE", "JANE"])
+    try:
+        raise KeyError("rows")
+    except KeyError:
+        structlog.get_logger().exception("study failed")
+    told = stream.getvalue()
+    assert "test_a_traceback_contains_nothing_of_the_header" in told
+    assert "KeyError" in told
+    assert patient_name not in told
+
+
+def test_a_terminal_shows_no_tables() -> None:
+    """They are for programs, and one of a decision is a page long."""
+    stream, file = Terminal(), io.StringIO()
+    for one in (stream, file):
+        configure_logging("text", one)
+        structlog.get_logger().info("decided", sent=3, situation={"budget_s": 1.5})
+    assert "situation" not in stream.getvalue()
+    assert "sent" in stream.getvalue()
+    assert '{"budget_s":1.5}' in file.getvalue()
