@@ -16,7 +16,7 @@ from edge.job import Job
 from edge.report.folder import OWNER
 from edge.report.pictures import stray_pictures
 from edge.report.write import SCHEMA
-from imaging.volume import Study, StudyHeader
+from imaging.volume import Study
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ def admission(*, overwrite: bool) -> Callable[[Job, Study | None], None]:
     """Return the check of `edge.pipeline.Pipeline.admit`: may the report replace what is there?
 
     An older report of the same study may be replaced: it has the same series, or where one of the
-    two states no series, the same source. Any other needs ``overwrite``. Files that are not of a
+    two states no UIDs, the same source. Any other needs ``overwrite``. Files that are not of a
     report are never replaced.
     """
 
@@ -101,14 +101,14 @@ def _may_replace(job: Job, study: Study | None, *, overwrite: bool) -> str:
 
 def _same_study(older: dict[str, Any], source: Path, study: Study | None) -> str:
     """Return why the older report is of the same study, empty where it is not."""
-    series, header = (study.volume.series_uid, study.header) if study else ("", StudyHeader())
-    if series and older.get("series_uid"):
-        known = older.get("study") or {}
-        names = older["series_uid"], known.get("study_uid"), known.get("patient_id")
-        return "same series" if names == (series, header.study_uid, header.patient_id) else ""
-    # a volume file and a refused study have no series; an array has no path either
-    before = Path(str(older.get("source") or ""))
-    same_path = source.exists() and os.path.realpath(before) == os.path.realpath(source)
+    known = older.get("study") or {}
+    if study and study.header.study_uid and known.get("study_uid"):
+        before = older.get("series_uid"), known["study_uid"], known.get("patient_id")
+        now = study.volume.series_uid, study.header.study_uid, study.header.patient_id
+        return "same series" if before == now else ""
+    # a volume file and a refused study have no UIDs; an array has no path either
+    path = Path(str(older.get("source") or ""))
+    same_path = source.exists() and os.path.realpath(path) == os.path.realpath(source)
     return "same source" if same_path else ""
 
 

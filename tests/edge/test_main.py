@@ -20,7 +20,7 @@ from edge.report.folder import take_folder
 from imaging.errors import IncompleteSeries
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
-from imaging.volume import Geometry, Study, Volume
+from imaging.volume import Geometry, Study, StudyHeader, Volume
 from tests.edge.builders import FixedScreener, box
 from tests.edge.fake_cloud import FakeCloud
 from tests.imaging.small_ct import SmallCt
@@ -34,7 +34,10 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         if source.name == "short":
             raise IncompleteSeries("3 slices of 2 mm make 6 mm; send the whole series", source)
         text = (source / "uid").read_text() if (source / "uid").exists() else ""
-        return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), text), source)
+        header = StudyHeader(study_uid=f"{text}.1" if text else "")
+        # as of a volume file, whose name stands in for the UID of a series
+        volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), text or source.name)
+        return Study(volume, source, header)
 
     def preprocess(_volume: Volume, _source: Path) -> Preprocessed:
         return box()
@@ -224,6 +227,13 @@ def test_the_same_study_is_read_again_without_overwrite_and_says_so(tmp_path: Pa
     assert "same series" in again.stderr
     assert screen(tmp_path / "2", str(bare)).exit_code == 0
     assert "same source" in screen(tmp_path / "2", str(bare)).stderr
+
+
+def test_a_file_of_the_same_name_in_another_folder_is_another_study(tmp_path: Path) -> None:
+    """A volume file states no UIDs: its path decides."""
+    for folder, status in (("a", 0), ("b", ExitStatus.USAGE)):
+        (tmp_path / folder / "scan.nii").mkdir(parents=True)
+        assert screen(tmp_path / "out", str(tmp_path / folder / "scan.nii")).exit_code == status
 
 
 def test_another_study_in_the_same_folder_needs_overwrite(tmp_path: Path) -> None:
