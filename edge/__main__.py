@@ -32,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-SETUP_ERRORS = (EdgeError, ModelError, OSError)
+SETUP_ERRORS = (EdgeError, ModelError, OSError, MemoryError)
 Config = Annotated[
     Path | None, typer.Option(help="TOML file; OVERREAD_EDGE_* variables override it.")
 ]

@@ -18,6 +18,7 @@ from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from edge.selection import SELECTION_POLICY
 from edge.settings import EdgeSettings
+from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from models.runtime.screener import open_screener
@@ -30,23 +31,30 @@ def open_pipeline(
     *,
     on_stage: Callable[[str], None] | None = None,
     clock: Clock = time.monotonic,
+    reads_files: bool = True,
 ) -> Iterator[Pipeline]:
     """Open a pipeline for all studies, with the model loaded and the channel to the cloud.
 
     It logs every decision.
 
-    ``on_stage`` gets the name of each stage as it begins.
+    ``on_stage`` gets the name of each stage as it begins. Each study is read in a child process;
+    without ``reads_files`` there is none, and the caller brings volumes.
 
     Raises:
         BadSettings: a certificate cannot be read.
         UnfitModel: the model's manifest lacks its thresholds.
     """
-    screener = open_screener(
-        settings.screening_model, engine=settings.engine, threads=settings.threads
-    )
     with ExitStack() as parts:
+        limits = ReadLimits(settings.read_memory_mb, settings.read_timeout_s)
+        # first of all: its process loads its libraries while this one loads the model
+        isolated = parts.enter_context(IsolatedReader(limits)) if reads_files else None
+        screener = open_screener(
+            settings.screening_model, engine=settings.engine, threads=settings.threads
+        )
         second_reader = open_second_reader(settings, parts, clock)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
+        if isolated:
+            pipeline = replace(pipeline, read=isolated.read, preprocess=isolated.preprocess)
         yield replace(pipeline, decide=decide_and_log)
 
 

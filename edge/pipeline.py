@@ -32,12 +32,12 @@ from edge.job import Job
 from edge.merge import merge
 from edge.reader import EdgeReader
 from edge.report.model import Assessment, Provenance, Rejection, Report, compose, compose_rejection
-from edge.report.pictures import Pictures
+from edge.report.pictures import Pictures, undrawn_note
 from edge.report.write import ReportPaths
 from edge.selection import SELECTION_POLICY, SelectionPolicy
 from edge.settings import EdgeSettings
 from edge.store.pending import PersistPending
-from imaging.errors import StudyError
+from imaging.errors import StudyError, is_machine_fault
 from imaging.preprocess import Preprocessed
 from imaging.volume import Study, Volume
 
@@ -93,9 +93,10 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
         box = pipeline.preprocess(study.volume, job.source)
     assessment = detect(pipeline, box, budget, job.study_key)
     with budget.stage("draw"):
-        pictures = pipeline.draw(assessment.merged.findings, box, job.out)
+        pictures, note = _draw(pipeline, assessment.merged.findings, box, job)
     with budget.stage("report"):
         report = compose(pipeline.provenance, job, study, assessment, box, budget.ledger_so_far)
+        report = replace(report, picture_note=note)
         pipeline.persist_pending(report, assessment, pipeline.reader, box)
         paths = pipeline.write(report, pictures, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)
@@ -129,7 +130,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
 
     Raises:
         UnfitFolder: the folder for the report holds something else; nothing was written.
-        OSError: the report cannot be written, or the disk is full.
+        OSError, MemoryError: the report cannot be written, or the machine is at fault.
         sqlite3.OperationalError: the pending reads cannot be stored now; retry later.
     """
     budget = pipeline.start_budget()
@@ -143,8 +144,8 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
-        if is_transient(error):
-            raise  # the study is sound: the caller waits and reads it again
+        if is_transient(error) or is_machine_fault(error):
+            raise  # the study may be sound: the caller waits and reads it again
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal error: {error}"
         result = _reject(pipeline, job, budget, Rejection(kind, reason, internal=True))
@@ -162,6 +163,20 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         rejection=report.rejection.kind if report.rejection else None,
     )
     return result
+
+
+def _draw(
+    pipeline: Pipeline, findings: Sequence[Finding], box: Preprocessed, job: Job
+) -> tuple[Pictures, str]:
+    """Draw the pictures; an error costs pictures, and the note says which, but no finding."""
+    try:
+        pictures = pipeline.draw(findings, box, job.out)
+    except OSError:
+        raise  # the folder cannot be written, and so neither can the report
+    except Exception:
+        log.exception("no picture drawn", study_key=job.study_key)
+        return {}, undrawn_note(len(findings), {})
+    return pictures, undrawn_note(len(findings), pictures) if pictures else ""
 
 
 def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:

@@ -56,6 +56,10 @@ class EdgeSettings(ProcessSettings):
         cloud_model: required major version of the cloud's model; empty for any.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
+        read_memory_mb: largest memory, in megabytes, of the process that reads a study; a study
+            that needs more is rejected.
+        read_timeout_s: longest time to read and preprocess a study; one that needs more is
+            rejected.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
@@ -94,6 +98,8 @@ class EdgeSettings(ProcessSettings):
     screening_model: str = "screening-int8"
     engine: str = "auto"
     threads: int = Field(default=0, ge=0)
+    read_memory_mb: int = Field(default=3500, ge=500)
+    read_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
 
     tls_ca: Path | None = None
     tls_cert: Path | None = None

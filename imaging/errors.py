@@ -5,10 +5,25 @@ StudyError                       a study that cannot be read; it goes to quarant
 ├── NotCt                        the images are not CT, or not images
 ├── IncompleteSeries             slices are missing, duplicated or too few
 ├── IrregularGeometry            spacing, orientation or tilt that does not make a volume
-└── NoLung                       a valid CT volume without lungs
+├── NoLung                       a valid CT volume without lungs
+├── TooLarge                     reading it needs more memory than is allowed
+└── TookTooLong                  reading it needs more time than is allowed
+
+A fault of the machine is none of these: it stays an OSError or a MemoryError, since the same study
+can be read when it has passed.
 """
 
+import errno
 from pathlib import Path
+
+MACHINE_ERRORS = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # the disk is full or read-only
+        *(errno.EIO, errno.ESTALE, errno.ENODEV, errno.ETIMEDOUT, errno.EHOSTDOWN),  # it fails
+        *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EBUSY),
+    }
+)
+"""Error numbers that speak of disk, network share, memory or open files, and not of a study."""
 
 
 class StudyError(Exception):
@@ -48,3 +63,24 @@ class IrregularGeometry(StudyError):
 
 class NoLung(StudyError):
     """The volume holds no lung: check that it is the chest series."""
+
+
+class TooLarge(StudyError):
+    """Reading the study needs more memory than is allowed: send one series of the chest."""
+
+
+class TookTooLong(StudyError):
+    """Reading the study needs more time than is allowed: send one series of the chest."""
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Return whether the machine is at fault, and not the study: try again later."""
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, OSError) and error.errno in MACHINE_ERRORS
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out; the C++ libraries say so in words."""
+    words = ("bad alloc", "bad_alloc", "llocate memory", "nsufficient memory", "can't start new")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)

@@ -94,7 +94,7 @@ def screen(
     if out is not None:
         require_separate(Path(out), study.source)
     settings = load_settings(cloud=cloud, deadline_s=deadline_s)
-    with open_pipeline(settings) as opened:
+    with open_pipeline(settings, reads_files=False) as opened:
         pipeline = replace(opened, read=lambda _path: study, decide=lambda one, _key: decide(one))
         if out is None:
             pipeline = replace(pipeline, draw=lambda *_: {}, write=_write_nothing)

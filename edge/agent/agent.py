@@ -96,7 +96,7 @@ def run_agent(
             clock=clock,
         )
         inbox = Inbox(folders.inbox, settings.quiet_s, clock)
-        MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock()).work()
+        MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock).work()
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
 

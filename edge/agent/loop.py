@@ -21,9 +21,12 @@ from edge.atomic_files import is_transient
 from edge.settings import EdgeSettings
 from edge.store.studies import Record, Step, StudyStore
 from edge.telemetry import Telemetry
+from imaging.errors import is_machine_fault
 
 PAUSE_POLLS = 10
 """Length of a pause while nothing can be written, in polls of the inbox."""
+MAX_REST_S = 300.0
+"""Longest wait of one study after a fault of the machine; it doubles from the length of a pause."""
 AMEND_EVERY = 10
 """Studies in a row after which a pending read is retried although more studies wait."""
 
@@ -36,8 +39,7 @@ class MainLoop:
     Args:
         process: processes a claimed study to its end; the number is the start time of its budget.
         stop: ends the work when it is set.
-        start_s: start time of the budget of a study that an earlier process claimed: the clock of
-            that process is not known here.
+        clock: monotonic, in seconds.
     """
 
     def __init__(
@@ -50,13 +52,16 @@ class MainLoop:
         telemetry: Telemetry,
         settings: EdgeSettings,
         stop: threading.Event,
-        start_s: float,
+        clock: Callable[[], float],
     ) -> None:
         self._folders, self._store, self._inbox = folders, store, inbox
         self._process, self._amender, self._telemetry = process, amender, telemetry
         self._settings, self._stop = settings, stop
-        self._start_s, self._since_s = start_s, dict[str, float]()
+        # A study that an earlier process claimed has its budget from now on: the clock of that
+        # process is not known here.
+        self._clock, self._start_s, self._since_s = clock, clock(), dict[str, float]()
         self._suspended: set[str] = set()
+        self._rests: dict[str, tuple[float, float]] = {}  # until when, and for how long
         self._uncounted: set[str] = set()
         self._current: Record | None = None
         self._interrupted = False
@@ -88,8 +93,9 @@ class MainLoop:
         """
         self._take_attempts_back()
         self._claim()
-        waiting = [r for r in self._store.at(*UNFINISHED) if r.id not in self._suspended]
-        suspended = len(self._suspended) + self._amender.suspended
+        unfinished = self._store.at(*UNFINISHED)
+        waiting = [record for record in unfinished if not self._is_held(record.id)]
+        suspended = len(unfinished) - len(waiting) + self._amender.suspended
         self._telemetry.set_backlog(len(waiting), suspended, *self._store.pending.backlog())
         for record in waiting[:1]:
             self._current = record
@@ -114,22 +120,35 @@ class MainLoop:
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
         """Run the action; suspend the study if its files cannot be moved or written.
 
-        The log names it by ``field``: an inbox entry without a study key by its fingerprint.
-        Returns whether it was done.
+        After a fault of the machine, which may be of this study's files alone, the study waits and
+        the others go on. The log names it by ``field``: an inbox entry without a study key by its
+        fingerprint. Returns whether it was done.
         """
-        if key in self._suspended:
+        if self._is_held(key):
             return False
         try:
             action()
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             if is_transient(error):
                 raise
-            log.exception("suspended until the next start", **{field: key})
-            self._suspended.add(key)
+            if is_machine_fault(error):
+                _, last_s = self._rests.get(key, (0.0, 0.0))
+                rest_s = min(MAX_REST_S, 2 * last_s or PAUSE_POLLS * self._settings.poll_s)
+                self._rests[key] = self._clock() + rest_s, rest_s
+                values = {field: key, "error": str(error), "pause_s": rest_s}
+                log.error("fault of the machine, the study waits", **values)
+            else:
+                log.exception("suspended until the next start", **{field: key})
+                self._suspended.add(key)
             self._uncounted |= {key} & self._being_read()
             self._take_attempts_back()
             return False
+        self._rests.pop(key, None)
         return True
+
+    def _is_held(self, key: str) -> bool:
+        """Return whether a study is suspended, or waits after a fault of the machine."""
+        return key in self._suspended or self._clock() < self._rests.get(key, (0.0, 0.0))[0]
 
     def _pause(self, error: Exception) -> None:
         """Wait for a transient error to pass; it is not counted against the current study."""

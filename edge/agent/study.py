@@ -22,6 +22,7 @@ from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status
 from edge.report.write import write_report
 from edge.store.studies import Record, Step, StudyStore
+from imaging.errors import is_machine_fault
 
 MAX_ATTEMPTS = 3
 """Attempts that may end with the process before the study is rejected."""
@@ -100,7 +101,7 @@ def _read(
         try:
             return read(job).report, ""
         except Exception as error:  # whatever it is, the next studies must be read
-            if is_transient(error):
+            if is_transient(error) or is_machine_fault(error):
                 raise
             log.exception("study failed", study_key=record.id)
             left_s = max(0.0, deadline_s - wait_s)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import structlog
+
 from edge.atomic_files import sync_folder, write_atomically
 from edge.decide import Plan
 from edge.findings import Finding
@@ -22,6 +24,8 @@ PICTURED_FINDINGS = 20
 
 OVERVIEW = "overview.webp"
 
+log = structlog.get_logger()
+
 Pictures = Mapping[str, bytes]
 """File name to WebP: ``overview.webp``, then ``finding_01.webp`` and so on, in their order."""
 
@@ -29,22 +33,28 @@ Pictures = Mapping[str, bytes]
 def draw_pictures(findings: Sequence[Finding], box: Preprocessed, out: Path) -> Pictures:
     """Draw the pictures of one study and write them into the folder ``out``.
 
-    An older report is removed from there first.
+    An older report is removed from there first. A picture that cannot be drawn is left out.
 
     Raises:
         OSError: the folder cannot be written.
+        Exception: no picture at all can be drawn.
     """
     marks = [
         Mark(f.index_zyx, f.diameter_mm, str(n), _contour(f, (0, 0, 0)))
         for n, f in enumerate(findings, 1)
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:  # OpenCV releases the interpreter lock
-        overview = pool.submit(lambda: encode_webp(overview_picture(box.voxels, marks)))
-        draw = pool.map(
-            lambda mark: encode_webp(finding_picture(box.voxels, mark)), marks[:PICTURED_FINDINGS]
-        )
-        named = {picture_name(number): data for number, data in enumerate(draw, start=1)}
-    pictures = {OVERVIEW: overview.result(), **named}
+        tasks = {OVERVIEW: pool.submit(lambda: encode_webp(overview_picture(box.voxels, marks)))}
+        for number, mark in enumerate(marks[:PICTURED_FINDINGS], start=1):
+            tasks[picture_name(number)] = pool.submit(_draw_finding, box, mark)
+    pictures: dict[str, bytes] = {}
+    for name, task in tasks.items():
+        try:
+            pictures[name] = task.result()
+        except Exception:  # whatever it is: the findings are worth more than their pictures
+            log.exception("picture not drawn", picture=name)
+            if name == [*tasks][-1] and not pictures:
+                raise
     clear_pictures(out)
     for name, data in pictures.items():
         write_atomically(out / name, data)
@@ -87,6 +97,14 @@ def picture_note(report: Report, pictures: Pictures) -> str:
     return " ".join(sentences)
 
 
+def undrawn_note(findings: int, pictures: Pictures) -> str:
+    """Return the note on pictures of a first report that could not be drawn; empty for none."""
+    expected = {picture_name(n): f"finding {n}" for n in range(1, findings + 1)}
+    expected = {OVERVIEW: "overview", **dict([*expected.items()][:PICTURED_FINDINGS])}
+    names = ", ".join(words for name, words in expected.items() if name not in pictures)
+    return f"An error of this program prevented pictures: {names}." if names else ""
+
+
 def added_numbers(report: Report) -> frozenset[int]:
     """Return the numbers of the findings that version 1 did not have."""
     return frozenset(
@@ -113,6 +131,10 @@ def clear_pictures(out: Path, keep: Collection[str] = ()) -> None:
     for path in (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep)):
         path.unlink(missing_ok=True)
     sync_folder(out)
+
+
+def _draw_finding(box: Preprocessed, mark: Mark) -> bytes:
+    return encode_webp(finding_picture(box.voxels, mark))
 
 
 def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes:

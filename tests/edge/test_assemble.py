@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import structlog
 
 from edge import assemble
@@ -19,9 +21,13 @@ from edge.link.estimate import LinkEstimate
 from edge.link.link import Link
 from edge.replay import EVENT
 from edge.settings import EdgeSettings, load_settings
+from imaging.dicom.writer import write_series
+from imaging.errors import TooLarge
+from imaging.preprocess import preprocess
 from protos.deadline import Deadline
 from tests.edge.builders import SHAPE, THRESHOLDS, FixedScreener, box, plan_of
 from tests.edge.fake_cloud import FakeCloud
+from tests.evaluation.plain_chest import chest
 from tests.pki import make_pki
 
 
@@ -35,6 +41,21 @@ def test_the_log_records_every_decision() -> None:
     with open_pipeline(load_settings()) as pipeline, structlog.testing.capture_logs() as logs:
         assert pipeline.decide(situation, "key") == decide(situation)
     assert [log["event"] for log in logs] == [EVENT]
+
+
+def test_studies_are_read_in_a_child_process_with_the_limits_of_the_settings(
+    tmp_path: Path,
+) -> None:
+    write_series(chest(), tmp_path / "chest")
+    large = tmp_path / "large.nii.gz"
+    sitk.WriteImage(sitk.Image(512, 512, 1600, sitk.sitkInt16), str(large), useCompression=True)
+    with open_pipeline(EdgeSettings(read_memory_mb=500)) as pipeline:
+        with pytest.raises(TooLarge):
+            pipeline.read(large)
+        study = pipeline.read(tmp_path / "chest")
+        assert study.volume.hu.size == 0  # it stays in the child
+        box = pipeline.preprocess(study.volume, tmp_path / "chest")
+    np.testing.assert_array_equal(box.voxels, preprocess(chest()).voxels)
 
 
 def test_without_a_cloud_there_is_no_second_reading() -> None:

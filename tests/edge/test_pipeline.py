@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ from edge.guarantee import Guarantee
 from edge.job import Job
 from edge.pipeline import detect, read_and_report
 from edge.report.model import Assessment, Report, Status
-from edge.report.pictures import Pictures
+from edge.report.pictures import Pictures, draw_pictures
 from edge.report.write import report_to_dict
 from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
-from imaging.volume import Limitation, LimitationKind, Volume
+from imaging.render import Mark, finding_picture
+from imaging.volume import Limitation, LimitationKind, UInt8Array, Volume
 from protos.deadline import Deadline
 from tests.edge.builders import TERMS, HandClock, box, pipeline_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator
@@ -196,6 +198,53 @@ def test_a_fault_of_the_program_is_reported_too(
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.internal) == ("ZeroDivisionError", True)
     assert "study failed" in capsys.readouterr().out
+
+
+FAULTS = [OSError(errno.EIO, "bad sector"), OSError(errno.EMFILE, "too many"), MemoryError()]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=["EIO", "EMFILE", "no memory"])
+@pytest.mark.parametrize("stage", ["read", "preprocess"])
+def test_a_fault_of_the_machine_is_not_blamed_on_the_study(
+    stage: str, fault: Exception, tmp_path: Path
+) -> None:
+    """It is raised and nothing is written: the study is read again later."""
+
+    def fail(*_: object) -> Preprocessed:
+        raise fault
+
+    pipeline = replace(pipeline_of(NoSecondReader()), **{stage: fail})
+    with pytest.raises(type(fault)):
+        read_and_report(pipeline, Job(tmp_path / "study", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_while_drawing_costs_the_picture_and_no_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(voxels: UInt8Array, mark: Mark) -> UInt8Array:
+        if mark.label == "2":
+            raise MemoryError
+        return finding_picture(voxels, mark)
+
+    monkeypatch.setattr("edge.report.pictures.finding_picture", draw)
+    pipeline = replace(pipeline_of(NoSecondReader()), draw=draw_pictures)
+    report = report_of(pipeline, tmp_path)
+    assert [f.edge_score for f in report.findings] == [0.95, 0.7]
+    assert report.picture_note == "An error of this program prevented pictures: finding 2."
+    assert sorted(p.name for p in tmp_path.glob("*.webp")) == ["finding_01.webp", "overview.webp"]
+
+
+def test_a_report_without_any_picture_has_its_findings(tmp_path: Path) -> None:
+    def draw(*_: object) -> Pictures:
+        raise ZeroDivisionError
+
+    report = report_of(replace(pipeline_of(NoSecondReader()), draw=draw), tmp_path)
+    assert len(report.findings) == 2
+    assert report.picture_note == (
+        "An error of this program prevented pictures: overview, finding 1, finding 2."
+    )
+    assert report.picture_note in (tmp_path / "report.html").read_text()
 
 
 def test_a_lung_box_without_files_can_be_read() -> None:

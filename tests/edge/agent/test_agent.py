@@ -470,6 +470,35 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     assert_each_once(tmp_path, {"a", "b"}, set())
 
 
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.EIO, "bad sector"), MemoryError()], ids=["EIO", "no memory"]
+)
+def test_after_a_fault_of_the_machine_the_study_waits_and_the_others_are_read(
+    fault: Exception, tmp_path: Path
+) -> None:
+    """It is tried again, more often than a study that ends the process, and then read."""
+    put(tmp_path / "inbox", "a")
+    put(tmp_path / "inbox", "b")
+    tried: list[str] = []
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        tried.append(job.source.name)
+        if job.source.name == "a" and tried.count("a") <= MAX_ATTEMPTS + 1:
+            raise fault
+        return quick_read(job, persist)
+
+    def on_step(step: Step | PendingStep, _durable: bool) -> None:
+        if step is Step.DONE:
+            done.append(step)
+        if len(done) == 4:  # before and after, for each of the two
+            stop.set()
+
+    stop, done = threading.Event(), list[Step]()
+    run_agent(settings_in(tmp_path), read=read, stop=stop, on_step=on_step)
+    assert tried == ["a", "b", *["a"] * (MAX_ATTEMPTS + 1)]
+    assert_each_once(tmp_path, {"a", "b"}, set())
+
+
 def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

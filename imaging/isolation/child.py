@@ -1,0 +1,152 @@
+"""Read each study in a process of its own, forked from one that has the libraries loaded.
+
+`imaging.isolation.reader` starts this program and sends it the path of a study and the file for
+its arrays. The forked child answers with the study, then with the lung box, or with the error. When
+it has ended, the program that forked it says how. It never opens a study itself, and it has one
+thread, so that forking is safe.
+
+Run as ``python -m imaging.isolation.child SOCKET MEMORY_MB SECONDS``.
+"""
+
+import gc
+import json
+import math
+import mmap
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imaging.errors import StudyError, TooLarge, UnreadableFile, is_machine_fault, is_out_of_memory
+from imaging.isolation.transfer import to_json
+from imaging.preprocess import preprocess
+from imaging.read import read_study
+
+MAX_LINE = 16 << 20
+"""Longest message in bytes: header, names of other series, and so on, but no voxel."""
+
+
+def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
+    """Read studies until the other end is closed."""
+    gc.freeze()  # the children then copy fewer pages
+    while (request := _request(connection)) is not None:
+        path, file = request
+        try:
+            if (child := os.fork()) == 0:
+                _read(connection, path, file, memory_bytes, limit_s)
+            _, status, used = os.wait4(child, 0)
+            code, cpu_s = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
+            _send(connection, "exit", {"code": code, "cpu_s": cpu_s, "peak_kb": used.ru_maxrss})
+        except OSError as error:  # no memory or no process left to fork
+            _send(connection, "fault", _fault(error))
+            _send(connection, "exit", {"code": 0, "cpu_s": 0.0, "peak_kb": 0})
+        finally:
+            os.close(file)
+
+
+def _request(connection: socket.socket) -> tuple[Path, int] | None:
+    line, handles = b"", list[int]()
+    while not line.endswith(b"\n"):
+        part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 1)
+        if not part:
+            return None
+        line, handles = line + part, handles + sent
+    return Path(json.loads(line)), handles[0]
+
+
+def _read(
+    connection: socket.socket, path: Path, file: int, memory_bytes: int, limit_s: float
+) -> None:
+    """Read and preprocess one study in the forked child, which ends here."""
+    try:
+        _limit(memory_bytes, limit_s)
+        threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
+        study = read_study(path)
+        # the voxels stay here: nothing after preprocessing needs them
+        empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
+        told = to_json(replace(study, volume=empty), file)
+        if len(json.dumps(told)) > MAX_LINE // 2:
+            raise UnreadableFile("its header is too long: export the study again", path)
+        _send(connection, "study", told)
+        _send(connection, "box", to_json(preprocess(study.volume, path), file))
+    except StudyError as error:
+        _send_error(connection, error)
+    except BaseException as error:  # whatever it is: it is told, and the child ends
+        if is_out_of_memory(error):
+            _send_no_memory(connection, path, memory_bytes)
+        elif isinstance(error, OSError) and is_machine_fault(error):
+            _send(connection, "fault", _fault(error))
+        else:
+            _send(connection, "failed", traceback.format_exc())
+    finally:
+        os._exit(0)
+
+
+def _limit(memory_bytes: int, limit_s: float) -> None:
+    """Limit memory and time of this process; the kernel ends it at the limit of time."""
+    for kind, limit in (
+        # private memory; the shared file has the limit of any file
+        (resource.RLIMIT_DATA, memory_bytes),
+        (resource.RLIMIT_FSIZE, memory_bytes),
+        (resource.RLIMIT_CORE, 0),  # a core holds a patient's data
+        (resource.RLIMIT_CPU, math.ceil(limit_s) * (os.cpu_count() or 1)),
+    ):
+        with suppress(OSError, ValueError):  # not every system has every limit
+            resource.setrlimit(kind, (limit, resource.getrlimit(kind)[1]))
+    with suppress(OSError):  # if the machine runs out of memory, this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then it is an OSError
+    signal.setitimer(signal.ITIMER_REAL, limit_s)  # SIGALRM ends the process also in C code
+
+
+def _end_with(connection: socket.socket) -> None:
+    """End this process when the other end is closed: nobody waits for the study any more."""
+    closed = select.poll()
+    closed.register(connection, 0)  # a hang-up is always reported
+    closed.poll()
+    os._exit(1)
+
+
+def _send_no_memory(connection: socket.socket, path: Path, memory_bytes: int) -> None:
+    """Say whether the limit or the machine was too small for the study."""
+    with suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
+    try:
+        mmap.mmap(-1, memory_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except (OSError, ValueError):
+        _send(connection, "memory", "the machine has no memory left for this study")
+        return
+    reason = f"reading it needs more than {memory_bytes >> 20} MB of memory"
+    advice = "send one series of the chest, or raise read_memory_mb"
+    _send_error(connection, TooLarge(f"{reason}: {advice}", path))
+
+
+def _send_error(connection: socket.socket, error: StudyError) -> None:
+    values = {"kind": error.kind, "reason": error.reason, "file": str(error.file)}
+    _send(connection, "error", values)
+
+
+def _fault(error: OSError) -> dict[str, object]:
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return {"number": error.errno, "text": error.strerror, "file": name}
+
+
+def _send(connection: socket.socket, kind: str, value: Any) -> None:
+    connection.sendall(json.dumps({kind: value}).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    number, megabytes, seconds = sys.argv[1:]
+    with socket.socket(fileno=int(number)) as connection:
+        serve(connection, int(megabytes) << 20, float(seconds))

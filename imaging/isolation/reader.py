@@ -1,0 +1,233 @@
+"""Read studies in child processes, with limits of memory and time.
+
+The decoders are C and C++ libraries, and the bytes come from anywhere. A crash, a leak, a loop or
+a bomb ends with the child, and the caller gets a typed error. The voxels in HU never leave the
+child: the study comes without them, and the lung box comes in shared memory.
+"""
+
+import errno
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
+
+from imaging import errors
+from imaging.errors import StudyError, TookTooLong, UnreadableFile
+from imaging.isolation.child import MAX_LINE
+from imaging.isolation.transfer import UnexpectedData, anonymous_file, from_json
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.volume import Study, Volume
+
+_GRACE_S = 10.0
+"""After its limit of time a child is killed by the kernel; this long it may take to be told."""
+
+T = TypeVar("T")
+
+
+class ReaderFailed(RuntimeError):
+    """The reading process has a fault of its own; the notes have its traceback."""
+
+
+@dataclass(frozen=True)
+class ReadLimits:
+    """The most that reading and preprocessing one study may take: memory, and time in seconds."""
+
+    memory_mb: int
+    seconds: float
+
+
+class IsolatedReader:
+    """Reads one study after another, each in a child process; used by one thread, in a ``with``.
+
+    Its process starts with the context and forks a child for each study. It is started again
+    when it has died.
+    """
+
+    def __init__(self, limits: ReadLimits) -> None:
+        self._limits = limits
+        self._process: subprocess.Popen[bytes]
+        self._file: BinaryIO
+        self._volume: Volume | None = None
+        self._busy = False
+        self.peak_mb = 0.0
+        """Peak memory of the last child that ended."""
+
+    def __enter__(self) -> Self:
+        self._start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def read(self, path: Path) -> Study:
+        """Read the study at ``path`` as `imaging.read.read_study` does; ``volume.hu`` is empty.
+
+        Raises:
+            StudyError: the study cannot be read, or not within the limits.
+            OSError, MemoryError: a fault of the machine; the study may be read later.
+            ReaderFailed: a fault of the program.
+        """
+        self._volume = None
+        self._finish()
+        if self._process.poll() is not None:
+            self._start()
+        self._file.close()
+        self._file = _anonymous()
+        request = json.dumps(str(path)).encode() + b"\n"
+        socket.send_fds(self._connection, [request], [self._file.fileno()])
+        self._busy = True
+        study = self._answer("study", Study, path)
+        self._volume = study.volume
+        return study
+
+    def preprocess(self, volume: Volume, source: Path) -> Preprocessed:
+        """Return the lung box of the study that was read last; once for each study.
+
+        A volume from elsewhere is preprocessed in this process.
+
+        Raises:
+            NoLung: the volume holds no lung; and all that `read` raises.
+        """
+        if volume is not self._volume:
+            return preprocess(volume, source)
+        self._volume = None
+        return self._answer("box", Preprocessed, source)
+
+    def _answer(self, name: str, kind: type[T], path: Path) -> T:
+        """Return the child's next message, which should be ``name``, as a ``kind``."""
+        try:
+            answer = self._receive(path)
+            if name in answer:
+                return from_json(kind, answer[name], self._file.fileno())
+            if "error" in answer:
+                raise _study_error(**answer["error"])
+        except (UnexpectedData, ValueError, TypeError, KeyError) as error:
+            self._stop()
+            raise ReaderFailed(f"the reading process sent nonsense: {error}") from error
+        if "fault" in answer:
+            fault = answer["fault"]
+            raise OSError(fault["number"], fault["text"], fault["file"] or str(path))
+        if "memory" in answer:
+            raise MemoryError(answer["memory"])
+        if "exit" in answer:
+            self._ended(answer["exit"])
+            raise self._death(answer["exit"]["code"], answer["exit"]["cpu_s"], path)
+        failed = ReaderFailed("reading the study failed")
+        failed.add_note(str(answer.get("failed", answer)))
+        raise failed
+
+    def _death(self, code: int, cpu_s: float, path: Path) -> Exception:
+        """Say why a child ended without an answer."""
+        limit_s = self._limits.seconds
+        if code in (-signal.SIGALRM, -signal.SIGXCPU):
+            if cpu_s < limit_s / 20:  # it has waited
+                return _silent(limit_s, path)
+            advice = "send one series of the chest, or raise read_timeout_s"
+            return TookTooLong(f"reading it takes more than {limit_s:g} s: {advice}", path)
+        if code == -signal.SIGKILL:  # by the kernel, which had no memory left
+            return MemoryError(f"the system killed the process that read {path.name}")
+        name = signal.Signals(-code).name if code < 0 else f"status {code}"
+        return UnreadableFile(f"a decoder crashed on it ({name}): export the study again", path)
+
+    def _receive(self, path: Path) -> dict[str, Any]:
+        """Receive one message of the child or of its parent."""
+        try:
+            line = self._answers.readline(MAX_LINE)
+        except TimeoutError:  # not even the kernel could end it: the disk does not answer
+            self._stop()
+            raise _silent(self._limits.seconds, path) from None
+        if not line:
+            raise self._lost()
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _lost(self) -> Exception:
+        """Say why the process that forks the children has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+        code = self._process.returncode
+        self._errors.seek(0)
+        told = self._errors.read()[-2000:].decode(errors="replace")
+        self._stop()
+        if code == -signal.SIGKILL:
+            return MemoryError("the system killed the reading process")
+        failed = ReaderFailed(f"the reading process ended with status {code}")
+        failed.add_note(told)
+        return failed
+
+    def _finish(self) -> None:
+        """Wait until the child of the study before has ended; one that still works is killed."""
+        if not self._busy:
+            return
+        self._connection.settimeout(1.0)
+        try:
+            while "exit" not in (message := json.loads(self._answers.readline(MAX_LINE))):
+                pass
+            self._ended(message["exit"])
+            self._connection.settimeout(self._limits.seconds + _GRACE_S)
+        except (OSError, ValueError):
+            self._stop()
+
+    def _ended(self, how: dict[str, Any]) -> None:
+        self._busy = False
+        self.peak_mb = how["peak_kb"] / 1024
+
+    def _start(self) -> None:
+        self._connection, theirs = socket.socketpair()
+        self._connection.settimeout(self._limits.seconds + _GRACE_S)
+        self._answers: BinaryIO = self._connection.makefile("rb")
+        self._errors, self._file, self._busy = _anonymous(), _anonymous(), False
+        limits = (str(self._limits.memory_mb), str(self._limits.seconds))
+        number = theirs.fileno()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "imaging.isolation.child", str(number), *limits],
+                pass_fds=[number],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                # one thread until the fork; and the packages of this process, in their order
+                env={
+                    **os.environ,
+                    "OPENBLAS_NUM_THREADS": "1",
+                    "PYTHONPATH": os.pathsep.join(one or os.getcwd() for one in sys.path),
+                },
+                start_new_session=True,  # a Ctrl-C is for the caller, which finishes its study
+            )
+
+    def _stop(self) -> None:
+        """End the process and its child, whatever they do."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_GRACE_S)
+        for part in (self._answers, self._connection, self._errors, self._file):
+            part.close()
+
+
+def _study_error(kind: str, reason: str, file: str) -> StudyError:
+    made = getattr(errors, kind)(reason, file)
+    if not isinstance(made, StudyError):
+        raise TypeError(f"{kind} is no error of a study")
+    return made
+
+
+def _anonymous() -> BinaryIO:
+    return os.fdopen(anonymous_file(), "r+b", buffering=0)
+
+
+def _silent(limit_s: float, path: Path) -> OSError:
+    reason = f"no answer from the disk or network share within {limit_s:g} s"
+    return OSError(errno.ETIMEDOUT, reason, str(path))

@@ -1,0 +1,128 @@
+"""Send data from one process to another: JSON for the values, shared memory for the arrays.
+
+The receiver builds the types that it expects and no others. Nothing is unpickled, since the sender
+has handled bytes that may be hostile. Dataclasses, enums, paths, tuples, numbers, text, None and
+arrays can be sent.
+"""
+
+import fcntl
+import math
+import mmap
+import os
+import tempfile
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+_ALIGNED = 64  # bytes, for the processor's vector instructions
+
+T = TypeVar("T")
+
+
+class UnexpectedData(Exception):
+    """What arrived is not of the expected type."""
+
+
+def anonymous_file() -> int:
+    """Open a file without a name, in memory where the system can; returns its descriptor.
+
+    On Linux it cannot be made shorter, so that a map of it stays valid. Unlike ``/dev/shm``, which
+    is small in containers, it is limited by the memory alone.
+    """
+    if not hasattr(os, "memfd_create"):
+        handle, name = tempfile.mkstemp()
+        os.unlink(name)
+        return handle
+    handle = os.memfd_create("overread", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+    return handle
+
+
+def to_json(value: object, file: int) -> object:
+    """Convert data for `json.dumps`; its arrays are appended to ``file``.
+
+    Raises:
+        OSError: the file cannot grow: no memory is left.
+        TypeError: the value is of a type that cannot be sent.
+    """
+    if isinstance(value, np.ndarray):
+        return _append(value, file)
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, tuple):
+        return [to_json(one, file) for one in value]
+    if is_dataclass(value):
+        return {one.name: to_json(getattr(value, one.name), file) for one in fields(value)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, str | bool | int | float | NoneType):
+        return value
+    raise TypeError(f"a {type(value).__name__} cannot be sent")
+
+
+def from_json(kind: type[T], value: Any, file: int) -> T:
+    """Build a ``kind`` from what `to_json` made; its arrays are private maps of ``file``.
+
+    Raises:
+        UnexpectedData: the value is no ``kind``.
+    """
+    size = os.fstat(file).st_size
+    memory = mmap.mmap(file, size, access=mmap.ACCESS_COPY) if size else b""
+    try:
+        built: T = _build(kind, value, memory)
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise UnexpectedData(f"expected a {kind.__name__}: {error}") from None
+    return built
+
+
+def _append(array: npt.NDArray[Any], file: int) -> dict[str, object]:
+    start = -(-os.fstat(file).st_size // _ALIGNED) * _ALIGNED
+    view = np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
+    at = 0
+    while at < len(view):
+        at += os.pwrite(file, view[at : at + (1 << 30)], start + at)
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "start": start}
+
+
+def _build(kind: Any, value: Any, memory: mmap.mmap | bytes) -> Any:
+    origin, args, make = get_origin(kind), get_args(kind), kind
+    if origin in (Union, UnionType):
+        some = next(one for one in args if one is not NoneType)
+        return None if value is None else _build(some, value, memory)
+    if origin is tuple:
+        if len(args) == 2 and args[1] is Ellipsis:
+            args = (args[0],) * len(value)
+        return tuple(_build(one, part, memory) for one, part in zip(args, value, strict=True))
+    if origin is np.ndarray:
+        (scalar,) = get_args(args[1])
+        return _array(np.dtype(scalar), value, memory)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        parts = {one.name: _build(hints[one.name], value[one.name], memory) for one in fields(kind)}
+        return make(**parts)
+    if issubclass(kind, Enum):
+        return kind[value]
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if issubclass(kind, Path) and isinstance(value, str):
+        return Path(value)
+    if type(value) is not kind:
+        raise TypeError(f"{str(value)[:40]!r} is no {kind.__name__}")
+    return value
+
+
+def _array(dtype: np.dtype[Any], value: Any, memory: mmap.mmap | bytes) -> npt.NDArray[Any]:
+    shape, start = [int(side) for side in value["shape"]], int(value["start"])
+    count = math.prod(shape)
+    if np.dtype(value["dtype"]) != dtype or min(shape, default=0) < 0 or start < 0:
+        raise ValueError(f"{value} is no array of {dtype}")
+    if not count:
+        return np.empty(shape, dtype)
+    return np.frombuffer(memory, dtype, count, start).reshape(shape)

@@ -1,0 +1,228 @@
+"""Studies are read in child processes: what a study does to its reader ends with the child."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom import dcmread
+
+from imaging.dicom.writer import write_series
+from imaging.errors import IncompleteSeries, NoLung, TookTooLong, TooLarge, UnreadableFile
+from imaging.isolation.reader import IsolatedReader, ReadLimits
+from imaging.preprocess import preprocess
+from imaging.read import read_study
+from tests.evaluation.plain_chest import chest
+from tests.imaging.small_ct import SmallCt
+
+PATIENCE_S = 60.0
+LIMITS = ReadLimits(memory_mb=3500, seconds=PATIENCE_S)
+
+
+@pytest.fixture
+def reader() -> Iterator[IsolatedReader]:
+    with IsolatedReader(LIMITS) as reader:
+        yield reader
+
+
+@pytest.fixture(scope="module")
+def long_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of 1,500 slices, which takes a second or more to read."""
+    folder = tmp_path_factory.mktemp("long")
+    first, *_ = SmallCt(1).write(folder)
+    image = dcmread(first)
+    for index in range(1, 1500):
+        image.ImagePositionPatient = [-30, -30, 0.5 * index - 30]
+        image.save_as(folder / f"{index:04}.dcm")
+    return folder
+
+
+def write_zeros(file: Path, megabytes: int) -> Path:
+    """A volume of zeros, which takes little more than nothing on the disk."""
+    image = sitk.Image(512, 512, megabytes * 2, sitk.sitkInt16)  # half a megabyte a slice
+    sitk.WriteImage(image, str(file), useCompression=True)
+    return file
+
+
+def signal_child(number: int) -> None:
+    """Send a signal to the next child of a child of this process, once it lives."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        for child in _children(os.getpid()):
+            for grandchild in _children(child):
+                time.sleep(0.1)  # it has set its limits by then
+                os.kill(grandchild, number)
+                return
+        time.sleep(0.005)
+
+
+def _children(process: int) -> list[int]:
+    found: list[int] = []
+    try:
+        for task in Path(f"/proc/{process}/task").iterdir():
+            found += map(int, (task / "children").read_text().split())
+    except OSError:  # it has ended meanwhile
+        pass
+    return found
+
+
+def test_a_study_is_read_as_in_this_process(reader: IsolatedReader, tmp_path: Path) -> None:
+    write_series(chest(), tmp_path)
+    expected, study = read_study(tmp_path), reader.read(tmp_path)
+    for name in ("header", "source", "other_series", "limitations"):
+        assert getattr(study, name) == getattr(expected, name)
+    assert study.volume.series_uid == expected.volume.series_uid
+    assert study.volume.hu.size == 0
+    box, here = (reader.preprocess(study.volume, tmp_path), preprocess(expected.volume, tmp_path))
+    assert box.lungs is not None
+    assert here.lungs is not None
+    np.testing.assert_array_equal(box.voxels, here.voxels)
+    np.testing.assert_array_equal(box.geometry.direction, here.geometry.direction)
+    for one in fields(here.lungs):
+        np.testing.assert_equal(getattr(box.lungs, one.name), getattr(here.lungs, one.name))
+
+
+def test_a_volume_from_elsewhere_is_preprocessed_here(reader: IsolatedReader) -> None:
+    volume = chest()
+    box = reader.preprocess(volume, Path("array"))
+    np.testing.assert_array_equal(box.voxels, preprocess(volume).voxels)
+
+
+def test_refusals_name_the_file_as_the_caller_did(reader: IsolatedReader, tmp_path: Path) -> None:
+    files = SmallCt(12).write(tmp_path)
+    files[5].unlink()
+    for _ in range(2):
+        with pytest.raises(IncompleteSeries) as refused:
+            reader.read(tmp_path)
+        assert refused.value.file == files[6]
+
+
+def test_a_volume_without_lung_is_refused_in_its_second_stage(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    hu = np.full((40, 60, 60), -1000, np.int16)
+    hu[:, 20:40, 20:40] = 40
+    file = tmp_path / "block.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(hu), str(file))
+    study = reader.read(file)
+    with pytest.raises(NoLung) as refused:
+        reader.preprocess(study.volume, file)
+    assert refused.value.file == file
+
+
+def test_the_child_has_ended_when_the_next_study_is_read(
+    reader: IsolatedReader, tmp_path: Path, long_study: Path
+) -> None:
+    """A study whose preprocessing nobody waited for does not delay the next one."""
+    write_series(chest(), tmp_path / "chest")
+    reader.read(tmp_path / "chest")
+    assert reader.read(long_study).volume.series_uid
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT])
+def test_a_crash_refuses_the_study_and_the_next_one_is_read(
+    number: signal.Signals, reader: IsolatedReader, tmp_path: Path, long_study: Path
+) -> None:
+    write_series(chest(), tmp_path / "chest")
+    killer = threading.Thread(target=signal_child, args=(number,))
+    killer.start()
+    with pytest.raises(UnreadableFile, match=rf"a decoder crashed on it \({number.name}\)"):
+        reader.read(long_study)
+    killer.join()
+    assert reader.read(tmp_path / "chest").volume.series_uid
+
+
+def test_a_kill_by_the_system_is_a_fault_of_the_machine(
+    reader: IsolatedReader, long_study: Path
+) -> None:
+    """The kernel kills a process where the memory of the whole machine has run out."""
+    killer = threading.Thread(target=signal_child, args=(signal.SIGKILL,))
+    killer.start()
+    with pytest.raises(MemoryError):
+        reader.read(long_study)
+    killer.join()
+    assert reader.read(long_study).volume.series_uid
+
+
+def test_more_memory_than_allowed_is_too_large(tmp_path: Path) -> None:
+    """The limit holds although the machine has more."""
+    write_series(chest(), tmp_path / "chest")
+    large = write_zeros(tmp_path / "large.nii.gz", 800)
+    with IsolatedReader(replace(LIMITS, memory_mb=500)) as reader:
+        with pytest.raises(TooLarge, match=r"more than 500 MB of memory: .* read_memory_mb"):
+            reader.read(large)
+        assert reader.read(tmp_path / "chest").volume.series_uid
+        assert reader.peak_mb < 700  # of the child before
+
+
+def test_more_time_than_allowed_is_told(long_study: Path) -> None:
+    with (
+        IsolatedReader(replace(LIMITS, seconds=0.4)) as reader,
+        pytest.raises(TookTooLong, match=r"more than 0\.4 s: .* read_timeout_s"),
+    ):
+        reader.read(long_study)
+
+
+def test_the_time_limit_does_not_blame_a_study_that_waited_for_the_disk(long_study: Path) -> None:
+    """A child that is stopped uses no processor time, as one that waits for a dead share."""
+    with IsolatedReader(replace(LIMITS, seconds=2.0)) as reader:
+        killer = threading.Thread(target=signal_child, args=(signal.SIGSTOP,))
+        killer.start()
+        with pytest.raises(TimeoutError, match="no answer from the disk or network share"):
+            reader.read(long_study)
+        killer.join()
+
+
+def test_a_reading_process_that_dies_is_started_again(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    write_series(chest(), tmp_path)
+    assert reader.read(tmp_path)
+    for child in _children(os.getpid()):
+        os.kill(child, signal.SIGKILL)
+    try:
+        reader.read(tmp_path)
+    except MemoryError:  # it was not seen to be dead yet
+        reader.read(tmp_path)
+
+
+def test_no_file_stays_open_and_no_process_stays(tmp_path: Path) -> None:
+    write_series(chest(), tmp_path)
+
+    def read(times: int) -> int:
+        with IsolatedReader(LIMITS) as reader:
+            for _ in range(times):
+                reader.preprocess(reader.read(tmp_path).volume, tmp_path)
+            return len(os.listdir("/proc/self/fd"))
+
+    before = _children(os.getpid())
+    assert read(3) == read(1)
+    assert _children(os.getpid()) == before
+
+
+def test_children_leave_no_core_files(reader: IsolatedReader, long_study: Path) -> None:
+    """A core file would hold a patient's data."""
+    limits: list[tuple[int, int]] = []
+
+    def look() -> None:
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until and not limits:
+            for child in _children(os.getpid()):
+                for grandchild in _children(child):
+                    time.sleep(0.1)
+                    limits.append(resource.prlimit(grandchild, resource.RLIMIT_CORE))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    reader.read(long_study)
+    watcher.join()
+    assert limits[0][0] == 0
