@@ -3,7 +3,7 @@
 The region is generous, so that no nodule is lost: it includes masses, consolidation, effusion and
 pleura, and whatever is doubtful. It is found on cells of about 4 mm, from the air outwards:
 
-1. the air in the lungs;
+1. the air in the lungs, told from gas in bowel and stomach by the density in its interior;
 2. what lies between lung above and lung below;
 3. where one side lacks what the other has (effusion, consolidation, a mass, a lung removed), the
    mirror image of the other side;
@@ -24,21 +24,28 @@ import numpy.typing as npt
 import SimpleITK
 
 from imaging.errors import NoLung
-from imaging.morphology import closed, closed_along_z, dilate, doubled, halved, hull, opened
+from imaging.morphology import closed, closed_along_z, dilate, doubled, erode, halved, hull, opened
 from imaging.volume import HuArray, Triple, UInt8Array
 
 _AIR_HU = -320
 """Below it a cell counts as air; ground glass and fibrosis stay below, fat stays above."""
 _PURE_AIR_HU = -930
 """Below it a cell may be air outside the body or gas in the bowel; lung is rarely so empty."""
+_AERATED_HU = -500
+"""Above it a cell may be stool with bubbles, or lung with little air."""
+_SURFACE_CELLS = 1.5
 _THICK_CELLS = 1.5
 """Radius in cells of 8 mm: a ball that fits into a lung, not into clothing, foam or skin."""
 _PADDING_HU = -1023
 """A cell whose mean is at or below it holds padding, not measured air."""
 _MIN_RIM_CELLS = 3
 _MIN_WITHIN_SHARE = 0.8
-_MIN_PARENCHYMA_SHARE = 0.1
-_MIN_PARENCHYMA_CELLS = 400
+_MIN_LUNG_ML = 25.0
+"""Less air than this, as in the lowest tips of the lungs, is not worth a reading."""
+_MIN_AERATED_SHARE = 0.4
+_MIN_BULLOUS_SHARE = 0.15
+_MIN_BULLOUS_ML = 400.0
+_MIN_INTERIOR_CELLS = 8
 _MIN_SIZE_SHARE = 0.05
 
 CELL_MM = 4.0
@@ -109,12 +116,12 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
     # the air in the body and not elsewhere (around the patient, bowel, stomach, sinuses)
     gas = _air_in_body(coarse)
     labels = _labelled(gas)
-    air = _lung_like(labels, opened(gas, 1) > 0, coarse)[labels].astype(np.uint8)
+    air = _lung_like(labels, _interior(gas, spacing_mm[0]), coarse)[labels].astype(np.uint8)
     if not air.any():
         largest_l = np.bincount(labels.ravel())[1:].max(initial=0) * CELL_MM**3 / 1e6
         raise NoLung(
-            f"no lung in the volume: its largest air-filled region holds {largest_l:.2f} l;"
-            " check that it is the chest series",
+            f"no lung in the volume: its largest air-filled region holds {largest_l:.2f} l, and"
+            " none is lung by its density; check that it is the chest series",
             source,
         )
     mask = _region(air.copy(), coarse)
@@ -210,22 +217,47 @@ def _connected_to_edge(air: UInt8Array) -> UInt8Array:
 
 
 def _lung_like(
-    labels: npt.NDArray[np.uint32], inner: npt.NDArray[np.bool_], coarse: HuArray
+    labels: npt.NDArray[np.uint32], interior: UInt8Array, coarse: HuArray
 ) -> npt.NDArray[np.bool_]:
-    """Tell which labels are lung: large regions that are not filled with pure gas.
+    """Tell which labels are lung, by what fills their ``interior``.
 
-    ``inner`` leaves out the surface of the regions, where gas and tissue mix in one cell.
+    Lung is air and tissue everywhere; bowel, stomach and trachea hold gas alone, but for folds and
+    contents. In slabs of 22 mm of 16 scans, 92 to 100 % of a lung's interior is aerated tissue,
+    and 0 to 35 % of the bowel's. Size tells where density is doubtful: no bowel holds as much that
+    is not gas as a lung with large bullae, or with little air.
     """
-    parenchyma = inner & (coarse > _PURE_AIR_HU)
+    inside = interior > 0
+    tissue = inside & (coarse > _PURE_AIR_HU)
     sizes = np.bincount(labels.ravel())
-    volume, tissue = (
-        np.bincount(labels[part], minlength=len(sizes)) for part in (inner, parenchyma)
+    n = len(sizes)
+    cells, parenchyma, aerated = (
+        np.bincount(labels[part], minlength=n)
+        for part in (inside, tissue, tissue & (coarse < _AERATED_HU))
     )
-    volume[0] = 0  # label 0 is the background
-    lungs = (tissue > _MIN_PARENCHYMA_SHARE * volume) & (volume > 0)
-    if tissue[lungs].sum() < _MIN_PARENCHYMA_CELLS:
+    lungs = (aerated >= _MIN_AERATED_SHARE * cells) | (
+        (parenchyma >= _MIN_BULLOUS_SHARE * cells) & (_ml(parenchyma) >= _MIN_BULLOUS_ML)
+    )
+    lungs &= cells >= _MIN_INTERIOR_CELLS
+    lungs[0] = False  # label 0 is the background
+    if _ml(sizes[lungs].sum()) < _MIN_LUNG_ML:
         return np.zeros_like(lungs)
     return np.asarray(lungs & (sizes > _MIN_SIZE_SHARE * sizes[lungs].max()))
+
+
+def _ml(cells: npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+    return np.asarray(cells * (CELL_MM / 10) ** 3, dtype=np.float64)
+
+
+def _interior(air: UInt8Array, slice_mm: float) -> UInt8Array:
+    """Leave out the surface of ``air``, where gas and tissue mix in one cell and look like lung.
+
+    Cells of one thick slice are alike, so that the surface is a whole slice deep.
+    """
+    interior = erode(air, _SURFACE_CELLS)
+    for step in range(2, int(np.ceil(slice_mm / CELL_MM)) + 1):
+        interior[step:] &= air[:-step]
+        interior[:-step] &= air[step:]
+    return interior
 
 
 def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:

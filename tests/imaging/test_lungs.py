@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
 
 from imaging.errors import NoLung
 from imaging.lungs import CELL_MM, MARGIN_MM, Lungs, find_lungs
@@ -229,6 +233,118 @@ def test_volume_without_lung_is_refused(scene: Callable[[Mask], HuArray], noise_
     assert str(caught.value.file) == "series/7"
 
 
+@dataclass(frozen=True)
+class Gas:
+    """A bubble, or a tube along an axis, ``(z, y, x)`` mm from the middle of the body."""
+
+    centre_mm: Triple
+    radius_mm: float
+    along: int | None = None
+
+    def share(self, grid_mm: list[npt.NDArray[np.float64]], blur_mm: float) -> npt.NDArray[Any]:
+        """The share of gas in each voxel, which falls over ``blur_mm`` at the wall."""
+        parts = zip(range(3), grid_mm, self.centre_mm, strict=True)
+        squares = ((g - c) ** 2 for axis, g, c in parts if axis != self.along)
+        distance_mm = np.sqrt(sum(squares, np.zeros([g.size for g in grid_mm])))
+        return np.clip(0.5 - (distance_mm - self.radius_mm) / blur_mm, 0, 1)
+
+
+def trunk(
+    loops: list[Gas], spacing_mm: Triple, gas_hu: float = -1000, noise_hu: float = 0
+) -> HuArray:
+    """The trunk below the lungs, 340 mm wide and 200 mm long, with gas in its bowel and a spine."""
+    size_mm = (200.0, 250.0, 360.0)
+    grid = np.ogrid[tuple(slice(0, round(n / s)) for n, s in zip(size_mm, spacing_mm, strict=True))]
+    z, y, x = ((g - (g.size - 1) / 2) * s for g, s in zip(grid, spacing_mm, strict=True))
+    share = np.zeros(np.broadcast_shapes(z.shape, y.shape, x.shape))
+    for loop in loops:
+        share = np.maximum(share, loop.share([z, y, x], max(2.0, spacing_mm[0])))
+    hu = 40 + (gas_hu - 40) * share
+    hu = np.where((y - 70) ** 2 + x**2 < 18**2, 250, hu)
+    hu = np.where((y / 95) ** 2 + (x / 150) ** 2 > 1, -90, hu)
+    hu = np.where((y / 115) ** 2 + (x / 170) ** 2 > 1, -1000, hu)
+    noise = np.random.default_rng(5).standard_normal(hu.shape, dtype=np.float32) * noise_hu
+    return np.clip(hu + noise, -1024, 3071).astype(np.int16)
+
+
+STOMACH_MM = (0.0, -20.0, 50.0)
+_LOOP = some.builds(
+    Gas,
+    centre_mm=some.tuples(*(some.floats(-n, n) for n in (60, 30, 80))),
+    radius_mm=some.floats(15, 70),
+    along=some.sampled_from([None, 0, 1, 2]),
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    loops=some.lists(_LOOP, min_size=1, max_size=4),
+    slice_mm=some.sampled_from([1.25, 2.5, 5.0, 10.0]),
+    gas_hu=some.floats(-1000, -950),
+    noise_hu=some.floats(0, 60),
+)
+def test_bowel_gas_of_any_size_is_not_lung(
+    loops: list[Gas], slice_mm: float, gas_hu: float, noise_hu: float
+) -> None:
+    """Bubbles and tubes of 15 to 70 mm radius, alone or as loops that cross each other."""
+    hu = trunk(loops, (slice_mm, 2.0, 2.0), gas_hu, noise_hu)
+    with pytest.raises(NoLung):
+        find_lungs(hu, (slice_mm, 2.0, 2.0), "abdomen")
+
+
+@pytest.mark.parametrize(
+    "loops",
+    [
+        [Gas((-40, 0, x), 15, along=0) for x in (-80.0, 0.0, 80.0)],
+        [Gas((0, 0, 0), 40)],
+        [Gas(STOMACH_MM, 41.5)],
+        [Gas(STOMACH_MM, 58.5)],
+    ],
+    ids=["three loops of 15 mm", "bubble of 268 ml", "stomach of 300 ml", "stomach of 830 ml"],
+)
+def test_gas_that_once_passed_for_lungs_is_refused(loops: list[Gas]) -> None:
+    with pytest.raises(NoLung, match="none is lung by its density"):
+        find_lungs(trunk(loops, (1.0, 1.5, 1.5)), (1.0, 1.5, 1.5), "abdomen")
+
+
+@pytest.mark.parametrize("wall_mm", [12.0, 20.0])
+def test_folds_of_an_inflated_colon_do_not_make_it_lung(wall_mm: float) -> None:
+    """A colon of 50 mm with a fold of 3 mm from both walls every 20 mm, as for colonography."""
+    hu = trunk([Gas((0, -20, x), 25, along=0) for x in (-100.0, 100.0)], (1.0, 1.5, 1.5))
+    for z in range(10, 200, 20):
+        fold = hu[z : z + 3]
+        rows = np.abs((np.arange(hu.shape[1]) - (hu.shape[1] - 1) / 2) * 1.5 + 20) > 25 - wall_mm
+        fold[:, rows] = np.where(fold[:, rows] < -800, 40, fold[:, rows])
+    with pytest.raises(NoLung):
+        find_lungs(hu, (1.0, 1.5, 1.5), "colonography")
+
+
+def test_bowel_gas_below_the_lungs_stays_outside(chest: HuArray) -> None:
+    """The lungs end at -110 mm; four loops below them are neither in the region nor in the box."""
+    low = np.pad(chest, ((40, 0), (0, 0), (0, 0)), mode="edge")
+    grid = np.ogrid[tuple(slice(0, n) for n in SHAPE)]
+    loops = np.zeros(low.shape, dtype=bool)
+    for x in (40, 75, 115, 150):
+        loops[2:30] |= ((grid[1] - 60) * 2) ** 2 + ((grid[2] - x) * 2) ** 2 < 20**2
+    low[loops] = -990
+    lungs = find_lungs(low, SPACING_MM, "chest and abdomen")
+    assert covered(lungs, loops) == 0
+    assert lungs.start[0] > 30
+
+
+@pytest.mark.parametrize("median_hu", [-930, -950, -965])
+def test_lungs_with_severe_emphysema_are_found(shared_data: Path, median_hu: int) -> None:
+    """The air of a real lung made emptier, its vessels left as they are."""
+    volume = read_study(shared_data / "lidc/lidc_0295").volume
+    hu = volume.hu.astype(np.float32)
+    median = np.median(hu[(hu < -700) & (hu > -930)])
+    hu += (median_hu - median) * np.clip((-500 - hu) / 300, 0, 1)
+    spacing_mm = volume.geometry.spacing_mm
+    before = find_lungs(volume.hu, spacing_mm, "lidc_0295")
+    after = find_lungs(np.clip(hu, -1024, 3071).astype(np.int16), spacing_mm, "lidc_0295")
+    assert np.mean(before.mask != after.mask) < 0.02 * before.mask.mean()
+
+
 def test_refusal_says_what_was_found() -> None:
     """The reason gives the size of the largest air-filled region, here bowel gas of 0.29 l."""
     hu = abdomen(ellipsoid((0, 0, 0), (1000, 115, 170)))
@@ -242,7 +358,34 @@ def test_volume_too_small_for_lungs_is_refused(shape: tuple[int, int, int]) -> N
         find_lungs(np.full(shape, -850, dtype=np.int16), (1.0, 0.7, 0.7), "tiny")
 
 
-def test_abdomen_of_a_real_scan_is_refused(shared_data: Path) -> None:
-    volume = read_study(shared_data / "ct" / "qin_lsc_0028").volume
+@pytest.mark.parametrize(
+    ("scan", "slices"),
+    [
+        ("ct/qin_lsc_0028", 14),
+        ("lidc/lidc_0001", 20),
+        ("lidc/lidc_0005", 29),
+        ("lidc/lidc_0021", 37),
+        ("lidc/lidc_0063", 33),
+    ],
+)
+def test_abdomen_of_a_real_scan_is_refused(shared_data: Path, scan: str, slices: int) -> None:
+    """The slices below the lungs, some with 200 ml of gas in bowel and stomach."""
+    volume = read_study(shared_data / scan).volume
     with pytest.raises(NoLung):
-        find_lungs(volume.hu[:14], volume.geometry.spacing_mm, "qin_lsc_0028")
+        find_lungs(volume.hu[:slices], volume.geometry.spacing_mm, scan)
+
+
+@pytest.mark.parametrize("scan", ["lidc/lidc_0001", "lidc/lidc_0028", "ct/qin_lsc_0014"])
+def test_slab_of_22_mm_of_a_real_scan_is_lung(shared_data: Path, scan: str) -> None:
+    """Every slab from the bases to the apices that holds 50 ml of the lungs' air."""
+    volume = read_study(shared_data / scan).volume
+    spacing_mm = volume.geometry.spacing_mm
+    lungs = find_lungs(volume.hu, spacing_mm, scan)
+    depth = int(np.ceil(22 / spacing_mm[0]))
+    for first in range(0, volume.shape[0] - depth, depth):
+        slab = volume.hu[first : first + depth]
+        index = np.argwhere((slab > -930) & (slab < -600))[::11]
+        index[:, 0] += first
+        air_ml = float(lungs.contains(index).sum() * 11 * np.prod(spacing_mm) / 1000)
+        if air_ml > 50:
+            find_lungs(slab, spacing_mm, f"{scan} from {first}")
