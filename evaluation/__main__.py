@@ -35,6 +35,7 @@ from evaluation.recovery.clock_jumps import clock_jumps_command
 from evaluation.recovery.flaps import flaps_command
 from evaluation.recovery.full_disk import full_disk_command
 from evaluation.recovery.kills import kills_command
+from evaluation.screenshots import screenshots_command
 from evaluation.timing.detection import detection_command
 from evaluation.timing.memory import memory_command
 from evaluation.timing.network import cost_command, network_command
@@ -72,7 +73,8 @@ COMMANDS = (
     dead_cloud_command, detect_command, detection_command, flaps_command, froc_command,
     full_disk_command, guarantee_command, kills_command, latency_command,
     lesion_insertion_command, link_command, load_command, memory_command, network_command,
-    nodules_command, phantoms_command, policies_command, sizes_command, stages_command,
+    nodules_command, phantoms_command, policies_command, screenshots_command, sizes_command,
+    stages_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

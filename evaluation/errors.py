@@ -3,6 +3,7 @@
 EvaluationError          the evaluation cannot be run
 ├── BadTable             a CSV is missing, damaged, or contradicts the others
 ├── MissingData          a folder of studies or a file of cubes is missing or unusable
+├── MissingProgram       a program that the evaluation starts is not installed
 ├── ServiceFailed        a process that the evaluation started failed
 └── StepFailed           a process that measured a training step failed
 """
@@ -28,6 +29,13 @@ class MissingData(EvaluationError):
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
+
+
+class MissingProgram(EvaluationError):
+    """A program that the evaluation starts is not installed; ``remedy`` installs it."""
+
+    def __init__(self, program: str, remedy: str) -> None:
+        super().__init__(f"{program}: not installed. {remedy}")
 
 
 class StepFailed(EvaluationError):

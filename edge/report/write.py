@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from string import ascii_letters, digits
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -256,6 +257,7 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
         banners=banners(report),
         images={name: b64encode(data).decode() for name, data in pictures.items()},
         disclaimer=NOT_A_DEVICE,
+        running_head=_running_head(report),
         total_s=max(report.took_s, 1e-9),
     )
 
@@ -291,7 +293,22 @@ def _template() -> Template:
     )
     environment.filters["seconds"] = _seconds
     environment.filters["iso_date"] = _iso_date
+    environment.filters["css_string"] = _css_string
     return environment.get_template("report.html.j2")
+
+
+def _running_head(report: Report) -> str:
+    """Say whose report a printed page belongs to."""
+    header = report.header
+    who = (header.patient_name.replace("^", " "), header.patient_id, _iso_date(header.study_date))
+    named = ", ".join(part for part in who if part) or report.source.name
+    return f"{named}, report version {report.version} of {report.created[:10]}"
+
+
+def _css_string(text: str) -> str:
+    """Escape text for a string in CSS: it may come from an untrusted header."""
+    plain = frozenset(" ,.:-" + ascii_letters + digits)
+    return "".join(c if c in plain else f"\\{ord(c):x} " for c in text)
 
 
 def _seconds(value: float) -> str:
