@@ -32,8 +32,8 @@ def captured() -> Iterator[None]:
         sink.seek(0)
         text = sink.read().decode(errors="replace")
     for line in text.splitlines():
-        # libjpeg, which continues and fills the rest with grey
-        if line.startswith("Corrupt JPEG data"):
+        # libjpeg, which fills the rest with grey, and MetaIO, which leaves it as it is in memory
+        if line.startswith(("Corrupt JPEG data", "Uncompress failed")):
             raise ReportedDamage(line)
     if text and sys.stderr:
         sys.stderr.write(text)

@@ -1,11 +1,15 @@
 """Read a volume file (NIfTI, NRRD, MetaImage) as a study; its values are HU as stored.
 
-ITK gives the geometry of every format. The voxels of NIfTI are read by nibabel: the library
-beneath ITK turns NaN into zero, which is water, and fills in what a truncated file lacks.
+NIfTI is read by nibabel: the library beneath ITK turns NaN into zero, which is water, fills in what
+a truncated file lacks, and chooses in silence where sform and qform differ. ITK reads the others;
+what it assumes in silence (no orientation, no spacing, another unit) is looked up in the header.
 """
 
 import gzip
+import re
 import zlib
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
 from nibabel.volumeutils import array_from_file
 
 from imaging import c_stderr
@@ -26,7 +32,18 @@ from imaging.dicom.stack import (
     MIN_SPACING_MM,
 )
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
-from imaging.volume import Geometry, HuArray, Study, StudyHeader, Volume, to_patient_axes, triple
+from imaging.volume import (
+    FloatArray,
+    Geometry,
+    HuArray,
+    Limitation,
+    LimitationKind,
+    Study,
+    StudyHeader,
+    Volume,
+    to_patient_axes,
+    triple,
+)
 
 FORMATS = {
     ".nii": "NIfTI",
@@ -36,7 +53,21 @@ FORMATS = {
     ".mhd": "MetaImage",
     ".mha": "MetaImage",
 }
-_IO = {"NIfTI": "NiftiImageIO", "NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
+_IO = {"NRRD": "NrrdImageIO", "MetaImage": "MetaImageIO"}
+SAME_PLACE_MM = 0.5
+"""How far apart sform and qform may place a voxel: half the networks' voxel. A quaternion of three
+32-bit numbers is exact to 0.1 mm at the far corner of a chest."""
+_SAME_SPACING = 0.01  # relative
+_HEADER_BYTES, _MAX_REST = 1 << 16, 1 << 20
+_PATIENT_SPACES = {"lps", "ras", "las"} | {
+    *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
+}
+_MILLIMETRES = {"", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
+_ASSUMED = Limitation(
+    LimitationKind.ORIENTATION,
+    "The file does not state how the patient lies in it: it is assumed that x runs to the left,"
+    " y to the back and z to the head, so left and right may be exchanged.",
+)
 
 
 def format_of(path: Path) -> str:
@@ -55,15 +86,25 @@ def read_file(file: Path) -> Study:
     """
     try:
         with c_stderr.captured():
-            hu, geometry = to_patient_axes(*_contents(file))
-    except (RuntimeError, ValueError, OSError, EOFError, zlib.error) as error:
+            hu, geometry, is_oriented = _contents(file)
+            hu, geometry = to_patient_axes(hu, geometry)
+    except (
+        c_stderr.ReportedDamage,
+        RuntimeError,
+        ValueError,
+        OSError,
+        EOFError,
+        zlib.error,
+    ) as error:
         # ITK puts the reason last, after its source file and addresses
         line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
         reason = f"damaged {format_of(file)} file ({line}): send it again"
         raise UnreadableFile(reason, file) from None
     _require_sane(hu, geometry, file)
     header = StudyHeader(series_description=file.name, transfer_syntax=format_of(file))
-    return Study(Volume(hu, geometry, file.name, file.name), file, header)
+    limitations = () if is_oriented else (_ASSUMED,)
+    volume = Volume(hu, geometry, file.name, file.name)
+    return Study(volume, file, header, limitations=limitations)
 
 
 def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -> Study:
@@ -78,34 +119,122 @@ def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -
     return Study(Volume(hu, geometry), source)
 
 
-def _contents(file: Path) -> tuple[HuArray, Geometry]:
-    """Read voxels and geometry as the file orders its axes."""
-    nifti = _nifti_header(file) if format_of(file) == "NIfTI" else None
+def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
+    """Read voxels and geometry as the file orders its axes, and whether it states how they lie."""
+    if format_of(file) == "NIfTI":
+        return _read_nifti(file)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
-    _require_volume(reader, file)
+    _require_volume(reader.GetSize(), reader.GetNumberOfComponents(), file)
+    fields = _text_fields(file)
+    _require_spacing(fields, file)
     direction = np.array(reader.GetDirection()).reshape(3, 3)
     geometry = Geometry(triple(reader.GetSpacing()[::-1]), triple(reader.GetOrigin()), direction)
-    if nifti:
-        return _hu(_nifti_voxels(file, nifti).reshape(reader.GetSize()[::-1]), file), geometry
-    return _hu(sitk.GetArrayFromImage(reader.Execute()), file), geometry
+    hu = _hu(sitk.GetArrayFromImage(reader.Execute()), file)
+    return hu, geometry, _states_orientation(fields, file)
+
+
+def _text_fields(file: Path) -> dict[str, str]:
+    """Read the fields of an NRRD or MetaImage header, their names in lower case."""
+    with file.open("rb") as stream:
+        lines = stream.read(_HEADER_BYTES).decode("latin-1").splitlines()
+    fields: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.replace("=", ":", 1).partition(":")
+        # here the header ends, and voxels may follow
+        if name.strip() == "ElementDataFile" or (format_of(file) == "NRRD" and not line.strip()):
+            break
+        fields[name.strip().lower()] = value.strip()
+    return fields
+
+
+def _require_spacing(fields: Mapping[str, str], file: Path) -> None:
+    """Require a spacing in mm: without one, ITK assumes 1 mm."""
+    nrrd, meta = ("spacings", "space directions"), ("elementspacing", "elementsize")
+    if not fields.keys() & {*nrrd, *meta}:
+        raise IrregularGeometry("states no voxel spacing: export the volume again", file)
+    for name in ("space units", "units", "distanceunits"):
+        value = fields.get(name, "")
+        for unit in re.findall('"([^"]*)"', value) or [value]:
+            if unit.strip().lower() not in _MILLIMETRES:
+                reason = f"its lengths are in {unit}, expected mm: export the volume again"
+                raise IrregularGeometry(reason, file)
+
+
+def _states_orientation(fields: Mapping[str, str], file: Path) -> bool:
+    """Tell whether an NRRD or MetaImage header states how the patient lies in the volume."""
+    if format_of(file) == "NRRD":
+        return fields.get("space", "").lower() in _PATIENT_SPACES
+    matrix = fields.keys() & {"transformmatrix", "rotation", "orientation"}
+    # RAI, from right to left and so on, is what ITK assumes without a matrix
+    return bool(matrix) or fields.get("anatomicalorientation") == "RAI"
+
+
+def _read_nifti(file: Path) -> tuple[HuArray, Geometry, bool]:
+    header = _nifti_header(file)
+    rank, *dim = header["dim"].tolist()
+    size = dim[:rank]
+    while len(size) > 3 and size[-1] == 1:  # a series of one volume
+        size.pop()
+    _require_volume(size, 1, file)
+    affine, is_oriented = _nifti_affine(header, size, file)
+    spacing_mm = np.linalg.norm(affine[:, :3], axis=0)
+    if not (np.isfinite(affine).all() and spacing_mm.all()):
+        reason = f"its geometry is damaged: it states voxels of {spacing_mm.tolist()} mm"
+        raise IrregularGeometry(f"{reason}: export the volume again", file)
+    geometry = Geometry(triple(spacing_mm[::-1]), triple(affine[:, 3]), affine[:, :3] / spacing_mm)
+    _require_perpendicular(geometry.direction, file)
+    stated_mm = _unit_mm(header) * header["pixdim"][1:4]
+    if not np.allclose(spacing_mm, stated_mm, rtol=_SAME_SPACING, atol=0):
+        form, pixels = (" x ".join(f"{v:g}" for v in values) for values in (spacing_mm, stated_mm))
+        reason = f"sform and pixdim contradict each other: voxels of {form} and of {pixels} mm"
+        raise IrregularGeometry(f"{reason}: export the volume again", file)
+    return _hu(_nifti_voxels(file, header).reshape(size[::-1]), file), geometry, is_oriented
+
+
+def _unit_mm(header: Nifti1Header) -> float:
+    """Return the header's unit of length in mm; mm if it states none."""
+    return {1: 1000.0, 3: 0.001}.get(int(header["xyzt_units"]) & 7, 1.0)  # metres, microns
+
+
+def _nifti_affine(header: Nifti1Header, size: Sequence[int], file: Path) -> tuple[FloatArray, bool]:
+    """Return the 3 x 4 matrix from indices to LPS in mm, and whether the header states it.
+
+    Raises:
+        IrregularGeometry: sform and qform contradict each other.
+    """
+    try:
+        forms = (header.get_sform(coded=True), header.get_qform(coded=True))
+    except HeaderDataError as error:
+        raise ValueError(str(error)) from None
+    to_lps = _unit_mm(header) * np.diag([-1.0, -1.0, 1.0])  # from RAS
+    stated = [to_lps @ affine[:3] for affine, code in forms if affine is not None and code > 0]
+    if not stated:
+        sides = _unit_mm(header) * header["pixdim"][1:4].astype(np.float64)
+        return np.column_stack([np.diag(sides), np.zeros(3)]), False
+    corners = np.array([(*corner, 1) for corner in product(*((0, n - 1) for n in size))])
+    apart = float(np.linalg.norm(corners @ (stated[0] - stated[-1]).T, axis=1).max())
+    if apart > SAME_PLACE_MM:
+        reason = f"sform and qform contradict each other by up to {apart:.1f} mm"
+        raise IrregularGeometry(f"{reason}: export the volume with one of them", file)
+    return stated[0], True
 
 
 def _nifti_header(file: Path) -> Nifti1Header:
-    """Read a NIfTI header of either byte order; ITK does not read version 2."""
-    size = Nifti1Header.sizeof_hdr
+    """Read a NIfTI header of either version and byte order."""
     with _opened(file) as stream:
-        block = stream.read(size)
-    if len(block) == size:
-        for order in "<>":
+        block = stream.read(Nifti2Header.sizeof_hdr)
+    kinds: tuple[Any, ...] = (Nifti1Header, Nifti2Header)  # nibabel does not type them
+    for kind, order in product(kinds, "<>"):
+        if len(block) >= kind.sizeof_hdr:
             # nibabel's own checks mend some damage in silence; ours refuse it
-            header = Nifti1Header(block, order, check=False)
-            if header["sizeof_hdr"] == size:
+            header: Nifti1Header = kind(block[: kind.sizeof_hdr], order, check=False)
+            if header["sizeof_hdr"] == kind.sizeof_hdr:
                 _require_nifti_voxels(header)
                 return header
-    raise ValueError("it has no NIfTI-1 header")
+    raise ValueError("it has no NIfTI header")
 
 
 def _require_nifti_voxels(header: Nifti1Header) -> None:
@@ -119,8 +248,10 @@ def _require_nifti_voxels(header: Nifti1Header) -> None:
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if not np.isfinite([slope, intercept]).all():
         raise ValueError(f"scale {slope} and offset {intercept} are not finite")
-    # the fraction is cut off; extensions lie before the voxels, of a few kB at most
-    if not -1 < header["vox_offset"] <= 1 << 20:
+    if not header["magic"].item().startswith(b"n+"):
+        raise ValueError("its voxels lie in another file")
+    # extensions lie before the voxels, of a few kB at most
+    if not header.sizeof_hdr <= header["vox_offset"] <= 1 << 20:
         raise ValueError(f"the voxels cannot begin at byte {header['vox_offset']}")
 
 
@@ -134,6 +265,9 @@ def _nifti_voxels(file: Path, header: Nifti1Header) -> npt.NDArray[Any]:
             voxels = array_from_file(dim[:rank], dtype, stream, offset, mmap=False).T
         except OSError as error:
             raise ValueError(str(error).split(" from ")[0]) from None
+        # only at its end does gzip find out that what it has read is damaged
+        if len(stream.read(_MAX_REST)) == _MAX_REST:
+            raise ValueError("more bytes follow the voxels than the header states")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or (slope, intercept) == (1, 0):  # a slope of 0 says that there is no scale
         return np.asarray(voxels)
@@ -147,12 +281,11 @@ def _opened(file: Path) -> Any:  # gzip and plain files share no public type
     return gzip.open(file, "rb") if compressed else file.open("rb")
 
 
-def _require_volume(reader: sitk.ImageFileReader, file: Path) -> None:
-    size = reader.GetSize()
+def _require_volume(size: Sequence[int], values: int, file: Path) -> None:
     shape = " x ".join(map(str, size))
     if len(size) != 3 or min(size) < 2:
         raise NotCt(f"is {shape}, not a three-dimensional volume: give one CT series", file)
-    if (values := reader.GetNumberOfComponents()) != 1:
+    if values != 1:
         raise NotCt(f"has {values} values per voxel, expected 1: give a CT series in HU", file)
     if np.prod(size, dtype=np.float64) > MAX_VOXELS:
         reason = f"{shape} voxels are more than {MAX_VOXELS}: give a smaller volume"
@@ -172,10 +305,8 @@ def _hu(values: npt.NDArray[Any], file: Path) -> HuArray:
 
 
 def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
-    direction, (z, y, x) = geometry.direction, geometry.spacing_mm
-    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
-        reason = f"axes are not perpendicular ({direction.round(3).tolist()})"
-        raise IrregularGeometry(f"{reason}: resample the volume", file)
+    z, y, x = geometry.spacing_mm
+    _require_perpendicular(geometry.direction, file)
     pixels = all(MIN_PIXEL_MM <= v <= MAX_PIXEL_MM for v in (y, x))
     if not (pixels and MIN_SPACING_MM <= z <= MAX_SPACING_MM):
         reason = (
@@ -189,3 +320,9 @@ def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
         reason = f"{reason}, at least {MIN_EXTENT_MM:g} mm are needed"
         raise IncompleteSeries(f"{reason}: give the whole volume", file)
     require_hu(hu, file)
+
+
+def _require_perpendicular(direction: FloatArray, file: Path) -> None:
+    if not np.allclose(direction.T @ direction, np.eye(3), atol=1e-3):
+        reason = f"axes are not perpendicular ({direction.round(3).tolist()})"
+        raise IrregularGeometry(f"{reason}: resample the volume", file)
