@@ -1,6 +1,7 @@
 """The command ``overread-edge``: reads one study, or watches an inbox. Not a medical device."""
 
 import json
+import os
 import sys
 from dataclasses import replace
 from enum import IntEnum
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from edge.access import UMASK, make_folder
 from edge.agent.agent import run_agent
 from edge.assemble import open_pipeline
 from edge.errors import EdgeError, MissingPath, UnfitFolder
@@ -94,7 +96,7 @@ def screen(
         require_separate(out, path)
         settings = _settings(config, cloud=cloud, deadline_s=deadline)
         with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
-            out.mkdir(parents=True, exist_ok=True)  # an error here comes before the long work
+            make_folder(out)  # an error here comes before the long work
             guarded = replace(pipeline, admit=admission(overwrite=overwrite))
             result = read_and_report(guarded, Job(path.absolute(), out))
     except SETUP_ERRORS as error:
@@ -149,6 +151,7 @@ def _failed(error: Exception) -> typer.Exit:
 
 def main() -> None:
     """Run the command ``overread-edge``."""
+    os.umask(UMASK)
     app()
 
 

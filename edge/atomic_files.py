@@ -9,7 +9,10 @@ import os
 import shutil
 import sqlite3
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+
+from edge.access import file_mode
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -20,7 +23,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     part = path.with_name(f".{path.name}.part")
     try:
-        with part.open("wb") as file:
+        with open(part, "wb", opener=partial(os.open, mode=0o600)) as file:
+            os.fchmod(file.fileno(), file_mode(path.parent))
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

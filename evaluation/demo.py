@@ -6,6 +6,7 @@ says which nodules were found, and by whom. Not a medical device.
 """
 
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import typer
 from rich.console import Console, Group
 
 from edge.__main__ import ExitStatus
+from edge.access import UMASK, make_folder
 from edge.errors import EdgeError
 from edge.findings import Route
 from edge.store.studies import exclusive
@@ -155,7 +157,7 @@ def _held(out: Path) -> Iterator[None]:
     if out.is_dir() and not (out / _MARK).is_file() and any(out.iterdir()):
         reason = "is not empty and not of an earlier demo: choose another with --out"
         raise MissingData(out, reason)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with exclusive(out / _MARK):
         yield
 
@@ -260,6 +262,7 @@ def _ended_by_signals() -> Iterator[None]:
 def main() -> None:
     """Run the command; an error ends it with one line on standard error."""
     try:
+        os.umask(UMASK)  # of the logs, which may name a patient's folder
         with _ended_by_signals():
             app()
     except (EvaluationError, EdgeError, OSError) as error:

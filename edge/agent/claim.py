@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from edge.access import close_files, make_folder
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import DONE, CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
@@ -74,7 +75,7 @@ def free_report_names(name: str, outbox: Path) -> Iterator[str]:
 def _take(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
     record = hold_report_folder(record, folders, store)
     folder = folders.work / record.id
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     sync_folder(folders.work)
     for member in record.members:
         _bring(folders.inbox / member, _staged(folders.inbox, record, member), folder / member)
@@ -85,6 +86,7 @@ def _take(record: Record, folders: AgentFolders, store: StudyStore) -> Record | 
     for marker in (folder / record.name / DONE, folder / f"{record.name}{DONE}"):
         if marker.is_file():
             remove(marker)
+    close_files(folder)
     return store.advance(record.id, Step.CLAIMED)
 
 

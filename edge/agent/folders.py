@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.access import close_folder, make_folder, warn_if_open
 from edge.settings import EdgeSettings
 
 
@@ -29,6 +30,14 @@ class AgentFolders:
         return cls(settings.inbox.absolute(), settings.outbox.absolute(), *within)
 
     def make(self) -> None:
-        """Create the folders that are missing."""
-        for folder in (self.inbox, self.outbox, self.work, self.done, self.quarantine):
-            folder.mkdir(parents=True, exist_ok=True)
+        """Create the folders that are missing, and close the agent's own to other users.
+
+        The inbox is left as it is: its sender may be another user.
+        """
+        own = (self.state, self.work, self.done, self.quarantine)
+        for folder in (self.inbox, self.outbox, *own):
+            make_folder(folder)
+        for folder in own:
+            close_folder(folder, group=True)
+        close_folder(self.outbox, group=False)
+        warn_if_open(self.inbox)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from edge.access import make_folder
 from edge.agent.claim import hold_report_folder
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import is_transient, move, sync_folder, write_atomically
@@ -74,7 +75,7 @@ def process_study(
         _put_away(record, folders, store, folders.done / record.id, Step.DONE)
     else:
         folder = folders.quarantine / record.id
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         sync_folder(folders.quarantine)
         write_atomically(folder / "reason.json", _reason(record, folders))
         _put_away(record, folders, store, folder / "study", Step.QUARANTINED)

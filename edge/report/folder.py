@@ -8,6 +8,7 @@ from contextlib import suppress
 from json import JSONDecodeError, loads
 from pathlib import Path
 
+from edge.access import make_folder
 from edge.atomic_files import sync_folder
 
 OWNER = ".study-"
@@ -21,7 +22,7 @@ def take_folder(folder: Path, study_key: str) -> bool:
     """
     while True:
         try:
-            folder.mkdir()
+            make_folder(folder, exist_ok=False)
         except FileExistsError:
             if owner := owner_of(folder):
                 return owner == study_key
@@ -32,7 +33,7 @@ def take_folder(folder: Path, study_key: str) -> bool:
             continue
         # Another agent may remove the folder while it is empty: then the owner cannot be written.
         with suppress(FileNotFoundError):
-            (folder / f"{OWNER}{study_key}").touch(exist_ok=False)
+            (folder / f"{OWNER}{study_key}").touch(mode=0o600, exist_ok=False)
             sync_folder(folder)
             sync_folder(folder.parent)
             return True

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 
+from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.decide import Plan
 from edge.findings import Finding
@@ -125,7 +126,7 @@ def stray_pictures(out: Path, keep: Collection[str] = ()) -> list[Path]:
 
 def clear_pictures(out: Path, keep: Collection[str] = ()) -> None:
     """Make the folder, and remove an older report from it, ``report.json`` first."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     sync_folder(out.parent)
     versions = out.glob("report.v[0-9]*.*")
     for path in (out / "report.json", out / "report.html", *versions, *stray_pictures(out, keep)):

@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.findings import Decision, Finding, SecondReading
 from edge.guarantee import Guarantee
@@ -62,7 +63,7 @@ def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
         OSError: the folder cannot be written; the older version is unchanged, or complete under its
             version's name.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _keep_version(out, report.version - 1)
     for name, data in pictures.items():
         if not (out / name).is_file() or (out / name).read_bytes() != data:

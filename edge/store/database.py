@@ -5,9 +5,10 @@ WAL and ``synchronous=FULL``: what a transaction has written survives a power cu
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edge.access import close_files
 from edge.errors import EdgeError
 
 BUSY_S = 0.5
@@ -28,6 +29,10 @@ def open_database(path: Path) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it cannot be opened, or is not a database.
     """
+    with suppress(OSError):  # sqlite says what is wrong
+        path.touch(mode=0o600)
+        for file in path.parent.glob(f"{path.name}*"):  # with the files -wal and -shm
+            close_files(file)
     database = sqlite3.connect(path, isolation_level=None, timeout=BUSY_S)
     try:
         database.row_factory = sqlite3.Row

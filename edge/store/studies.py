@@ -15,12 +15,14 @@ transaction as REPORTED.
 import errno
 import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -256,7 +258,7 @@ def exclusive(path: Path) -> Iterator[None]:
     Raises:
         AlreadyRunning: another process holds it.
     """
-    with path.open("w") as file:
+    with open(path, "w", opener=partial(os.open, mode=0o600)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -237,10 +237,10 @@ def test_an_agent_whose_empty_folder_another_removed_makes_it_again(
     """Between ``mkdir`` and the owner's file, an agent that starts after a crash removes it."""
     real, times = Path.touch, [1]
 
-    def touch(path: Path, *, exist_ok: bool = True) -> None:
+    def touch(path: Path, **how: bool) -> None:
         if times.pop() if times else 0:
             path.parent.rmdir()
-        real(path, exist_ok=exist_ok)
+        real(path, **how)
 
     monkeypatch.setattr("edge.report.folder.Path.touch", touch)
     assert take_folder(tmp_path / "a", "k1")
