@@ -5,6 +5,7 @@ import dataclasses
 import ipaddress
 import json
 import sys
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -26,6 +27,7 @@ from cloud.workers import Reader
 from models.runtime.errors import ModelError
 from models.runtime.second_reader import open_second_reader
 from models.runtime.staged import open_staged
+from process.endpoints import Pulse
 from process.logs import configure_logging
 from process.text import Printable, printable
 from protos.errors import OverreadError
@@ -36,6 +38,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+STALLED_S = 30.0
+"""After this time without progress, the event loop counts as stalled."""
 
 _log = structlog.get_logger(__name__)
 
@@ -124,25 +129,49 @@ def describe(
 
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
-    reader = _open_reader(settings)
-    telemetry = Telemetry()
-    server = CloudServer(settings, reader, telemetry, service_version=version("overread"))
+    telemetry, pulse, closed = Telemetry(), Pulse(STALLED_S), ["the model is being loaded"]
     if settings.tls_cert is None and not _is_loopback(settings.address):
         _log.warning(
             "ROIs are sent unencrypted: set tls_cert and tls_key", address=settings.address
         )
+    # the loop stands still while the model is loaded
+    alive = {"event loop": lambda: "" if closed else pulse.problem()}
+    with telemetry.serve(settings, alive, {"service": lambda: "".join(closed)}) as metrics:
+        if metrics is not None:
+            _log.info("metrics served", address=metrics)
+        reader = _open_reader(settings)
 
-    def ready(bound: str) -> None:
-        _log.info("serving", address=bound, model=reader.name, engine=reader.engine)
-        if ready_file is not None:
-            part = ready_file.with_name(ready_file.name + ".part")
-            part.write_text(bound)
-            part.replace(ready_file)  # atomic: no reader sees half of it
+        def ready(bound: str) -> None:
+            closed.clear()
+            _log.info("serving", address=bound, **_description(settings, reader))
+            if ready_file is not None:
+                part = ready_file.with_name(ready_file.name + ".part")
+                part.write_text(bound)
+                part.replace(ready_file)  # atomic: no reader sees half of it
 
-    with telemetry.serve(settings.metrics_address, settings.metrics_port) as metrics_port:
-        if metrics_port is not None:
-            _log.info("metrics served", address=f"{settings.metrics_address}:{metrics_port}")
-        await serve_until_signalled(server, ready=ready)
+        server = CloudServer(settings, reader, telemetry, service_version=version("overread"))
+        beating = asyncio.create_task(_beat(pulse))
+        try:
+            stopping = partial(closed.append, "the service is being stopped")
+            await serve_until_signalled(server, ready=ready, draining=stopping)
+        finally:
+            beating.cancel()
+
+
+async def _beat(pulse: Pulse) -> None:
+    while True:
+        pulse.beat()
+        await asyncio.sleep(1.0)
+
+
+def _description(settings: CloudSettings, reader: Reader) -> dict[str, object]:
+    """Return, for the log, what is served, and how."""
+    return {
+        "encryption": settings.encryption,
+        "model": f"{reader.name} {reader.version} ({reader.engine})",
+        "version": version("overread"),
+        "settings": str(settings.file or "no file"),
+    }
 
 
 def _open_reader(settings: CloudSettings) -> Reader:

@@ -31,10 +31,16 @@ SERVICE_NAME = pb.DESCRIPTOR.services_by_name["Overread"].full_name
 _log = structlog.get_logger(__name__)
 
 
-async def serve(server: "CloudServer", *, ready: Callable[[str], None]) -> None:
+async def serve(
+    server: "CloudServer",
+    *,
+    ready: Callable[[str], None],
+    draining: Callable[[], None] = lambda: None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal stops at once.
 
-    ``ready`` is called with the bound address when the service can be used.
+    ``ready`` is called with the bound address when the service can be used, ``draining`` when it
+    rejects new studies.
 
     Raises:
         BatcherFailed: batches are no longer formed; the service has stopped, and open studies got
@@ -48,6 +54,7 @@ async def serve(server: "CloudServer", *, ready: Callable[[str], None]) -> None:
     async with server:
         ready(server.address)
         await _first_of(first.wait(), server.wait_for_failure())
+        draining()
         _log.info("draining", hint="a second signal stops at once")
         await _first_of(server.drain(), second.wait(), server.wait_for_failure())
     _log.info("stopped")

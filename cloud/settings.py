@@ -78,6 +78,13 @@ class CloudSettings(ProcessSettings):
     metrics_port: int | None = Field(None, ge=0, le=65535)
     log_format: Literal["text", "json"] = "text"
 
+    @property
+    def encryption(self) -> str:
+        """How the service's port is encrypted."""
+        if self.tls_cert is None:
+            return "none"
+        return "TLS" if self.tls_ca is None else "mutual TLS"
+
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         if self.stage_engines and len(self.stage_engines) != self.stages:

@@ -1,11 +1,13 @@
 """The metrics of the cloud, for Prometheus."""
 
-import contextlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cloud.errors import AddressUnusable
+from cloud.settings import CloudSettings
+from process.endpoints import Checks, address_text, serve
 
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -41,23 +43,27 @@ class Telemetry:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
         Gauge(f"overread_cloud_{name}", meaning, registry=self.registry).set_function(value)
 
-    @contextlib.contextmanager
-    def serve(self, host: str, port: int | None) -> Iterator[int | None]:
-        """Serve the metrics over HTTP while entered; yield the port, or None if none is set.
+    @contextmanager
+    def serve(
+        self, settings: CloudSettings, alive: Checks | None = None, ready: Checks | None = None
+    ) -> Iterator[str | None]:
+        """Serve metrics and checks over HTTP while entered; yield the address, None if off.
 
         Raises:
             AddressUnusable: the port cannot be bound.
         """
+        host, port = settings.metrics_address, settings.metrics_port
         if port is None:
             yield None
             return
-        try:
-            server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            raise AddressUnusable(f"metrics at {host}:{port}: {error.strerror}") from error
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with ExitStack() as parts:
+            try:
+                address = parts.enter_context(
+                    serve(self.registry, host, port, alive or {}, ready or {})
+                )
+            except OSError as error:
+                raise AddressUnusable(
+                    f"metrics at {address_text(host, port)}: {error.strerror}"
+                    " (metrics_address, metrics_port)"
+                ) from error
+            yield address

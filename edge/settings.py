@@ -109,6 +109,13 @@ class EdgeSettings(ProcessSettings):
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
 
+    @property
+    def encryption(self) -> str:
+        """How the way to the cloud is encrypted."""
+        if self.tls_ca is None:
+            return "none"
+        return "TLS" if self.tls_cert is None else "mutual TLS"
+
     @field_validator("cloud", "cloud_hedge")
     @classmethod
     def _host_and_port(cls, cloud: str | None) -> str | None:

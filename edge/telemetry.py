@@ -1,13 +1,15 @@
 """The metrics of the edge, for Prometheus."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from edge.errors import BadSettings
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Report
+from edge.settings import EdgeSettings
+from process.endpoints import Checks, address_text, serve
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -85,23 +87,26 @@ class Telemetry:
             self._late.inc()
 
     @contextmanager
-    def serve(self, host: str, port: int | None) -> Iterator[int | None]:
-        """Serve the metrics over HTTP while entered; yield the port, or None if none is set.
+    def serve(
+        self, settings: EdgeSettings, alive: Checks | None = None, ready: Checks | None = None
+    ) -> Iterator[str | None]:
+        """Serve metrics and checks over HTTP while entered; yield the address, None if off.
 
         Raises:
             BadSettings: the port cannot be bound.
         """
+        host, port = settings.metrics_address, settings.metrics_port
         if port is None:
             yield None
             return
-        try:
-            server, thread = start_http_server(port, host, self.registry)
-        except OSError as error:
-            reason = f"metrics at {host}:{port}: {error.strerror}"
-            raise BadSettings(f"{reason} (metrics_address, metrics_port)") from error
-        try:
-            yield server.server_port
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with ExitStack() as parts:
+            try:
+                address = parts.enter_context(
+                    serve(self.registry, host, port, alive or {}, ready or {})
+                )
+            except OSError as error:
+                raise BadSettings(
+                    f"metrics at {address_text(host, port)}: {error.strerror}"
+                    " (metrics_address, metrics_port)"
+                ) from error
+            yield address

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from types import FrameType
 
 import structlog
 
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
-from edge.agent.loop import MainLoop
+from edge.agent.loop import PAUSE_POLLS, MainLoop
+from edge.agent.ready import database_problem, folder_problem
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
@@ -24,13 +26,17 @@ from edge.escalation.client import Escalator, NoSecondReader, SecondReader
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
-from edge.settings import EdgeSettings
-from edge.store.pending import PersistPending, persist_in
-from edge.store.studies import StepHook, StudyStore, exclusive
+from edge.settings import CLOUD_OFF, EdgeSettings
+from edge.store.pending import PendingStep, PersistPending, persist_in
+from edge.store.studies import Step, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
+from process.endpoints import Checks, Pulse
 
 ReadStudy = Callable[[Job, PersistPending], StudyResult]
 """Reads one study, and persists what is still pending before its report is out."""
+
+STALLED_S = 300.0
+"""After this time without a new pass, stage or durable step, the main loop counts as stalled."""
 
 log = structlog.get_logger()
 
@@ -61,14 +67,33 @@ def run_agent(
     with ExitStack() as held:
         for folder in dict.fromkeys((folders.inbox, folders.outbox, folders.state)):
             held.enter_context(exclusive(folder / ".overread.lock"))
-        store = held.enter_context(StudyStore(folders.state / "spool.sqlite3", on_step))
+        # No stage may take longer than STALLED_S, except waiting: for the cloud, or in a pause.
+        waits_s = settings.deadline_s + PAUSE_POLLS * settings.poll_s
+        pulse, opening = Pulse(STALLED_S + waits_s, clock), ["the model is being loaded"]
+
+        def step(to: Step | PendingStep, durable: bool) -> None:
+            pulse.beat()
+            if on_step is not None:
+                on_step(to, durable)
+
+        store = held.enter_context(StudyStore(folders.state / "spool.sqlite3", step))
         telemetry = Telemetry()
-        metrics = telemetry.serve(settings.metrics_address, settings.metrics_port)
-        if (port := held.enter_context(metrics)) is not None:
-            log.info("metrics served", address=f"{settings.metrics_address}:{port}")
+        ready: Checks = {
+            "model": lambda: "".join(opening),
+            "inbox": partial(folder_problem, folders.inbox),
+            "outbox": partial(folder_problem, folders.outbox),
+            "state_dir": partial(folder_problem, folders.state),
+            "database": partial(database_problem, folders.state / "spool.sqlite3"),
+        }
+        metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
+        if (address := held.enter_context(metrics)) is not None:
+            log.info("metrics served", address=address)
+        model = ""
         if read is None:
-            pipeline = held.enter_context(open_pipeline(settings, clock=clock))
+            opened = open_pipeline(settings, on_stage=lambda _stage: pulse.beat(), clock=clock)
+            pipeline = held.enter_context(opened)
             read, second = partial(_read, pipeline), second or pipeline.second_reader
+            model = pipeline.reader.label
         second = second or NoSecondReader()
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
@@ -96,8 +121,27 @@ def run_agent(
             clock=clock,
         )
         inbox = Inbox(folders.inbox, settings.quiet_s, clock)
-        MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock).work()
+        opening.clear()
+        log.info("agent started", **description(settings), model=model)
+        loop = MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock)
+        loop.work(pulse.beat)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
+
+
+def description(settings: EdgeSettings) -> dict[str, object]:
+    """Return, for the log, what the agent watches, where its results go, and who reads again."""
+    return {
+        "version": version("overread"),
+        "settings": str(settings.file or "no file"),
+        "inbox": str(settings.inbox.absolute()),
+        "outbox": str(settings.outbox.absolute()),
+        "state_dir": str(settings.state_dir.absolute()),
+        "cloud": settings.cloud or CLOUD_OFF,
+        **({"cloud_hedge": settings.cloud_hedge} if settings.cloud_hedge else {}),
+        **({"encryption": settings.encryption} if settings.cloud else {}),
+        "quiet_s": settings.quiet_s,
+        "deadline_s": settings.deadline_s,
+    }
 
 
 def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:

@@ -67,12 +67,10 @@ class MainLoop:
         self._interrupted = False
         self._in_a_row = 0
 
-    def work(self) -> None:
-        """Run until the stop is set; wait while there is nothing to do."""
-        log.info(
-            "agent started", quiet_s=self._settings.quiet_s, deadline_s=self._settings.deadline_s
-        )
+    def work(self, on_pass: Callable[[], None]) -> None:
+        """Run until the stop is set, and call ``on_pass`` with each pass."""
         while not self._stop.is_set():
+            on_pass()
             try:
                 busy = self.run_once()
             except (OSError, sqlite3.OperationalError) as error:

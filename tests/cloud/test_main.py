@@ -93,7 +93,8 @@ def test_serve_names_a_taken_port() -> None:
         address = f"127.0.0.1:{other.getsockname()[1]}"
         line = fails_in_one_line("--metrics-port", address.rpartition(":")[2])
         assert fails_in_one_line("--address", address).startswith(f"AddressUnusable: {address} ")
-    assert line == f"AddressUnusable: metrics at {address}: {os.strerror(98)}"
+    said = f"metrics at {address}: {os.strerror(98)} (metrics_address, metrics_port)"
+    assert line == f"AddressUnusable: {said}"
 
 
 @pytest.mark.usefixtures("small_model")

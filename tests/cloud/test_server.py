@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -37,6 +38,7 @@ from tests.cloud.running import (
     until,
 )
 from tests.pki import make_pki
+from tests.process.test_endpoints import get
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -245,6 +247,32 @@ def test_one_signal_stops_an_idle_service(tmp_path: Path) -> None:
     assert process.returncode == 0
     assert "draining" in log
     assert "stopped" in log
+
+
+def test_the_service_says_what_it_serves_and_is_ready_until_it_is_stopped(tmp_path: Path) -> None:
+    """An open study holds a service that drains: it is alive, and not ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    pages, header = f"127.0.0.1:{port}", make_stream(budget_s=300.0, roi_count=1)
+    with (
+        run_process(tmp_path, "--grace-s", "300", "--metrics-port", str(port)) as running,
+        unfinished(*header) as sent,
+    ):
+        process, _, stub = running
+        assert get(pages, "/healthz") == (200, {"status": "ok", "checks": {"event loop": "ok"}})
+        assert get(pages, "/readyz")[0] == 200
+        call = stub.Read(sent, timeout=60)
+        until(lambda: "open_streams 1.0" in get(pages, "/metrics")[1])
+        process.send_signal(signal.SIGTERM)
+        until(lambda: get(pages, "/readyz")[0] == 503)
+        assert get(pages, "/readyz")[1]["checks"] == {"service": "the service is being stopped"}
+        assert get(pages, "/healthz")[0] == 200
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert end_of(call) == "Draining"
+    serving = next(line for line in log.splitlines() if "] serving" in line)
+    for said in ("address=127.0.0.1:", "encryption=none", "model='mean 1.0 (", "version="):
+        assert said in serving
 
 
 def test_a_second_signal_does_not_wait_for_open_studies(tmp_path: Path) -> None:

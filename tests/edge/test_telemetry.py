@@ -8,6 +8,7 @@ from edge.budget import LedgerEntry
 from edge.findings import SecondReading
 from edge.link.estimate import LinkEstimate
 from edge.report.model import Rejection, Report, Status
+from edge.settings import EdgeSettings
 from edge.telemetry import Telemetry
 from tests.edge.builders import plan_of
 
@@ -72,9 +73,9 @@ def test_metrics_are_served_while_it_lasts() -> None:
     telemetry = Telemetry()
     telemetry.count_report(report())
     with (
-        telemetry.serve("127.0.0.1", 0) as port,
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page,
+        telemetry.serve(EdgeSettings(metrics_port=0)) as address,
+        urllib.request.urlopen(f"http://{address}/metrics") as page,
     ):
         assert b'overread_edge_studies_total{status="final"} 1.0' in page.read()
-    with telemetry.serve("127.0.0.1", None) as none:
+    with telemetry.serve(EdgeSettings()) as none:
         assert none is None
