@@ -100,8 +100,13 @@ class _View:
 
     top_left: tuple[float, float]
     extent: tuple[float, float]
-    bar_mm: int
+    magnified: bool = False
     side_px: int = TILE_PX
+
+    @property
+    def bar_mm(self) -> int:
+        """The length of the scale bar."""
+        return 10 if self.magnified else 50
 
     @property
     def scale(self) -> float:
@@ -170,7 +175,7 @@ def _near(voxels: UInt8Array, mark: Mark, plane: Plane, window: Window) -> UInt8
     image = window.greys()[_slice(voxels, plane, mark.index_zyx)]
     at_mm = _in_plane(voxels, plane, mark.index_zyx)
     side = max(_ZOOM_MM, 1.6 * mark.diameter_mm)
-    view = _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), bar_mm=10)
+    view = _View((at_mm[0] - side / 2, at_mm[1] - side / 2), (side, side), magnified=True)
     if (contour := mark.contour) is None:
         return _tile(image, plane, view, [(mark, at_mm)], (plane.title, window))
     inside = _cut_contour(contour, plane, mark.index_zyx, voxels.shape)
@@ -217,7 +222,7 @@ def _in_plane(voxels: UInt8Array, plane: Plane, index_zyx: Triple) -> tuple[floa
 
 def _whole(image: UInt8Array, side_px: int = TILE_PX) -> _View:
     extent = float(image.shape[0]), float(image.shape[1])
-    return _View((0.0, 0.0), extent, bar_mm=50, side_px=side_px)
+    return _View((0.0, 0.0), extent, side_px=side_px)
 
 
 def _tile(
@@ -230,10 +235,18 @@ def _tile(
     """Draw one tile: a view of the plane with marks, letters, bar, and its title and window."""
     grey = view.shown(image, cv2.INTER_CUBIC)
     tile: UInt8Array = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR), dtype=np.uint8)
-    taken: list[Rect] = []
-    for mark, at_mm in placed:
-        radius = mark.diameter_mm / 2 * view.scale
-        taken.append(_draw_mark(tile, view.pixel(*at_mm), radius, mark.label, taken))
+    circles = [
+        (view.pixel(*at_mm), max(mark.diameter_mm / 2 * view.scale, 4.0)) for mark, at_mm in placed
+    ]
+    edge: tuple[tuple[int, int, int], int] = ((0, 0, 0), 3)
+    # a dark edge gives contrast on bright tissue; magnified it would hide the nodule's margin
+    for colour, thickness in ((AMBER, 1),) if view.magnified else (edge, (AMBER, 1)):
+        for circle in circles:
+            _draw_mark(tile, *circle, colour, thickness)
+    taken = [(x - r, y - r, x + r, y + r) for (x, y), r in circles]
+    for (mark, _), circle in zip(placed, circles, strict=True):
+        taken.append(rect := _label_rect(tile, *circle, mark.label, taken))
+        _draw_text(tile, mark.label, (rect[0], rect[3]), AMBER, LABEL_SIZE)
     _draw_frame(tile, plane.letters, *caption)
     _draw_bar(tile, view.bar_mm, view.scale)
     return tile
@@ -272,38 +285,40 @@ def _cut_contour(
 
 
 def _draw_mark(
-    tile: UInt8Array, centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
-) -> Rect:
-    """Draw a circle of ``radius`` pixels with four ticks outside it, and its label.
-
-    Returns the rectangle of the label, so that the next label does not overlap it.
-    """
-    radius = max(radius, 4.0)
-    cv2.circle(tile, _fixed(centre), round(radius * 16), AMBER, 1, cv2.LINE_AA, shift=4)
+    tile: UInt8Array,
+    centre: tuple[float, float],
+    radius: float,
+    colour: tuple[int, int, int],
+    thickness: int,
+) -> None:
+    """Draw a circle of ``radius`` pixels with four ticks outside it."""
+    cv2.circle(tile, _fixed(centre), round(radius * 16), colour, thickness, cv2.LINE_AA, shift=4)
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         start, end = (
             _fixed((centre[0] + dx * away, centre[1] + dy * away))
             for away in (radius + 3, radius + 12)
         )
-        cv2.line(tile, start, end, AMBER, 1, cv2.LINE_AA, shift=4)
-    rect = _label_rect(centre, radius, label, taken)
-    _draw_text(tile, label, (rect[0], rect[3]), AMBER, LABEL_SIZE)
-    return rect
+        cv2.line(tile, start, end, colour, thickness, cv2.LINE_AA, shift=4)
 
 
 def _label_rect(
-    centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
+    tile: UInt8Array, centre: tuple[float, float], radius: float, label: str, taken: Sequence[Rect]
 ) -> Rect:
-    """Choose the first position around the circle without overlap, else the first of all."""
+    """Choose the first position around the circle that is in the tile and overlaps nothing.
+
+    ``taken`` has the circles and the labels that are placed. If all positions overlap, it is the
+    first of them.
+    """
     (width, height), _ = cv2.getTextSize(label, _FONT, LABEL_SIZE, 1)
     rects = []
-    for away in (radius + 5, radius + 20):
+    for away in (radius + 5, radius + 12, radius + 20, radius + 28):
         for dx, dy in ((1, -1), (1, 1), (-1, 1), (-1, -1)):
             x = centre[0] + dx * away * 0.75 - (width if dx < 0 else 0)
             y = centre[1] + dy * away * 0.75 + (height if dy > 0 else 0)
             rects.append((x, y - height, x + width, y))
-    free = (rect for rect in rects if not any(_overlap(rect, other) for other in taken))
-    return next(free, rects[0])
+    inside = [rect for rect in rects if min(rect) >= 2 and max(rect) < len(tile) - 3] or rects
+    free = (rect for rect in inside if not any(_overlap(rect, other) for other in taken))
+    return next(free, inside[0])
 
 
 def _overlap(one: Rect, other: Rect) -> bool:

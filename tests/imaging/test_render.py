@@ -139,12 +139,25 @@ def test_overview_shows_every_finding_in_both_views() -> None:
     assert sagittal.any()
 
 
-def test_labels_of_neighbours_do_not_cover_each_other() -> None:
-    """Two marks at one place draw more of their colour than one: the labels lie apart."""
+def test_a_label_covers_no_label_and_no_mark() -> None:
+    """Every mark of a crowd draws as many pixels of its colour as it does alone."""
     voxels = np.zeros(SHAPE, np.uint8)
-    one = overview_picture(voxels, [Mark((30, 40, 50), 8.0, "8")])
-    two = overview_picture(voxels, [Mark((30, 40, 50), 8.0, "8")] * 2)
-    assert np.count_nonzero(amber(two)) > 1.1 * np.count_nonzero(amber(one))
+    crowd = [Mark((35, 40, 54.8), 3.0, "1"), Mark((30, 40, 50), 8.0, "8")]
+    alone = [np.count_nonzero(amber(overview_picture(voxels, [mark])[:, :480])) for mark in crowd]
+    assert np.count_nonzero(amber(overview_picture(voxels, crowd)[:, :480])) > 0.97 * sum(alone)
+
+
+def test_a_mark_on_bright_tissue_has_a_dark_edge_and_a_magnified_one_hides_no_margin() -> None:
+    """In whole slices the edge separates amber from white; magnified there is only a thin line."""
+    white = np.full(SHAPE, 255, np.uint8)
+    picture = finding_picture(white, Mark((30, 40, 50), 20.0))
+    middle = slice(TILE // 2 - 80, TILE // 2 + 80)
+    dark = [
+        int(np.count_nonzero(tile(picture, 0, column)[middle, middle].max(axis=2) < 40))
+        for column in (WHOLE, 0)
+    ]
+    assert dark[0] > 100
+    assert dark[1] == 0
 
 
 def test_an_even_box_gives_an_even_overview() -> None:
