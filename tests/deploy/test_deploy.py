@@ -1,0 +1,115 @@
+"""What installs Overread fits the programs: units, containers, alert rules and dashboard."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cloud.settings import CloudSettings
+from cloud.telemetry import Telemetry as CloudTelemetry
+from edge.settings import EdgeSettings
+from edge.telemetry import Telemetry as EdgeTelemetry
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
+
+
+def run(*command: str | Path, **environment: str) -> str:
+    """The output of a command that must end with 0."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def needs(program: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(shutil.which(program) is None, reason=f"{program} is not installed")
+
+
+def served() -> set[str]:
+    """The names of the time series that both programs serve."""
+    names: set[str] = set()
+    for registry in (EdgeTelemetry().registry, CloudTelemetry().registry):
+        for metric in registry.collect():
+            endings = {"counter": ("_total",), "histogram": ("", "_bucket", "_sum", "_count")}
+            names |= {metric.name + end for end in endings.get(metric.type, ("",))}
+    # gauges of the queue
+    queue = (ROOT / "cloud" / "server.py").read_text()
+    return names | {f"overread_cloud_{name}" for name in re.findall(r'"(\w+)"', queue)}
+
+
+@pytest.mark.parametrize("file", ["prometheus/alerts.yml", "grafana/overread.json"])
+def test_every_time_series_of_alerts_and_dashboard_is_served(file: str) -> None:
+    used = set(re.findall(r"\boverread_(?:edge|cloud)_\w+", (DEPLOY / file).read_text()))
+    assert len(used) > 10
+    assert used - served() == set()
+
+
+def test_the_dashboard_has_a_query_in_each_panel_and_no_panel_twice() -> None:
+    board = json.loads((DEPLOY / "grafana" / "overread.json").read_text())
+    panels = [one for one in board["panels"] if one["type"] != "row"]
+    assert all(target["expr"] for one in panels for target in one["targets"])
+    assert len({one["title"] for one in panels}) == len(panels) >= 15
+    places = [(one["gridPos"]["x"], one["gridPos"]["y"]) for one in board["panels"]]
+    assert len(set(places)) == len(places)
+
+
+@needs("promtool")
+def test_prometheus_loads_the_alert_rules_and_they_fire() -> None:
+    run("promtool", "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    run("promtool", "test", "rules", Path(__file__).with_name("alerts_test.yml"))
+
+
+@needs("systemd-analyze")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_systemd_accepts_the_unit(unit: Path, tmp_path: Path) -> None:
+    """With the programs of this environment, because /opt/overread is not there."""
+    here = tmp_path / unit.name
+    here.write_text(
+        unit.read_text().replace("/opt/overread/venv/bin", str(Path(sys.prefix, "bin")))
+    )
+    output = run("systemd-analyze", "verify", here)
+    assert unit.name not in output
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_what_a_service_writes_is_for_its_user_alone(unit: Path) -> None:
+    text = unit.read_text()
+    assert "\nUMask=0077\n" in text
+    assert "\nStateDirectoryMode=0700\n" in text
+
+
+def test_the_unit_of_the_cloud_needs_no_folder_of_the_edge() -> None:
+    """A unit whose ReadWritePaths are missing does not start."""
+    edge, cloud = ((DEPLOY / "systemd" / f"overread-{n}.service").read_text()
+                   for n in ("edge", "cloud"))  # fmt: skip
+    assert "ReadWritePaths=/srv/overread" in edge
+    assert "/srv/overread" not in cloud
+
+
+def test_the_settings_of_the_containers_exist_and_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = yaml.safe_load((DEPLOY / "containers" / "compose.yaml").read_text())["services"]
+    for service, settings in (("edge", EdgeSettings), ("cloud", CloudSettings)):
+        given = services[service]["environment"]
+        prefix = settings.model_config["env_prefix"]
+        names = {name.removeprefix(prefix).lower() for name in given}
+        assert names - settings.model_fields.keys() == set()
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        assert settings().metrics_address == "0.0.0.0"
+
+
+def test_the_container_gets_every_package() -> None:
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]
+    packages = hatch["build"]["packages"]
+    copied = (ROOT / ".containerignore").read_text().splitlines()
+    assert [one for one in packages if f"!{one}" not in copied] == []
