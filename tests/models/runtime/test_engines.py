@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,3 +127,17 @@ def test_the_shipped_hybrid_answers_as_its_file() -> None:
     x = np.random.default_rng(2).integers(0, 256, (2, 1, 48, 48, 48), dtype=np.uint8)
     for found, wanted in zip(answer(new, x, "voxels"), answer(content, x, "voxels"), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_no_engine_reports_its_use_to_its_maker(tmp_path: Path) -> None:
+    """Each leaves an identifier in the home folder where it does; CI silences one of them."""
+    code = """
+import models.runtime.engines as engines
+from models.runtime.artifacts import find
+for engine in ("onnxruntime", "openvino"):
+    engines.start(engine, find("hybrid-int8").content(), 1)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment | home)
+    assert list(tmp_path.iterdir()) == []
