@@ -115,7 +115,7 @@ def find_lungs(hu: HuArray, spacing_mm: Triple, source: Path | str) -> Lungs:
     coarse = np.stack([_reduced(hu[i], (x, y)) for i in picked])
     # the air in the body and not elsewhere (around the patient, bowel, stomach, sinuses)
     gas = _air_in_body(coarse)
-    labels = _labelled(gas)
+    labels = labelled(gas)
     air = _lung_like(labels, _interior(gas, spacing_mm[0]), coarse)[labels].astype(np.uint8)
     if not air.any():
         largest_l = np.bincount(labels.ravel())[1:].max(initial=0) * CELL_MM**3 / 1e6
@@ -170,9 +170,9 @@ def _cut_lung(doubtful: UInt8Array, tissue: UInt8Array, rim: UInt8Array) -> UInt
     They are thick, lie mostly between ``tissue`` and reach the ``rim``. All masks, the result too,
     are on cells of twice the coarse size.
     """
-    labels = _labelled(opened(doubtful, _THICK_CELLS))
+    labels = labelled(opened(doubtful, _THICK_CELLS))
     # the largest region of the tissue is the patient
-    bodies = _labelled(opened(tissue, _THICK_CELLS))
+    bodies = labelled(opened(tissue, _THICK_CELLS))
     sizes = np.bincount(bodies.ravel())
     sizes[0] = 0
     within = _between((bodies > 0) & (bodies == sizes.argmax()))
@@ -260,7 +260,7 @@ def _interior(air: UInt8Array, slice_mm: float) -> UInt8Array:
     return interior
 
 
-def _labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
+def labelled(mask: UInt8Array) -> npt.NDArray[np.uint32]:
     """Number the regions of ``mask`` from 1; cells are connected by their faces."""
     image = SimpleITK.GetImageFromArray(mask)
     labels = SimpleITK.ConnectedComponent(image)

@@ -111,6 +111,23 @@ class StudyHeader:
     transfer_syntax: str = ""
 
 
+@dataclass(frozen=True)
+class ImageRef:
+    """The image of one slice as viewers and archives name it.
+
+    ``number`` is the InstanceNumber, ``frame`` counts from 1 in a file of several frames. Both are
+    None, and ``sop_instance_uid`` is empty, where the file does not state them.
+    """
+
+    number: int | None = None
+    sop_instance_uid: str = ""
+    frame: int | None = None
+
+
+UNNAMED = ImageRef()
+"""The image of a slice that no file names."""
+
+
 class LimitationKind(Enum):
     """What about a study lies outside the conditions for which the models were calibrated."""
 
@@ -133,8 +150,11 @@ class Limitation:
 class Study:
     """One readable study: the chosen series as a volume.
 
-    ``other_series`` has a line for each series that was not read, ``limitations`` what reading the
-    files showed.
+    Attributes:
+        other_series: a line for each series that was not read.
+        limitations: what reading the files showed.
+        images: the image of each slice, in the order of the volume's z; empty for a volume file.
+        frame_of_reference_uid: of the coordinates in mm; empty where the files do not state it.
     """
 
     volume: Volume
@@ -142,6 +162,8 @@ class Study:
     header: StudyHeader = field(default_factory=StudyHeader)
     other_series: tuple[str, ...] = ()
     limitations: tuple[Limitation, ...] = ()
+    images: tuple[ImageRef, ...] = ()
+    frame_of_reference_uid: str = ""
 
 
 @dataclass(frozen=True)

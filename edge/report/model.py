@@ -19,6 +19,7 @@ from edge.job import Job
 from edge.limitations import limitations_of
 from edge.merge import Merged
 from imaging.coverage import Coverage
+from imaging.location import Location, Locator, locator_of
 from imaging.preprocess import Preprocessed
 from imaging.volume import Limitation, Study, StudyHeader, Triple
 
@@ -90,6 +91,7 @@ class Report:
         findings: by falling probability.
         ledger: time by stage, in the order of the pipeline.
         second_reading_reason: why it is complete, partial or missing.
+        locator: gives each finding its image, side and zone; None for a study that was not read.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
         coverage: how much of the lungs the volume shows.
@@ -115,6 +117,7 @@ class Report:
     ledger: tuple[LedgerEntry, ...] = ()
     second_reading: SecondReading = SecondReading.MISSING
     second_reading_reason: str = ""
+    locator: Locator | None = None
     models: dict[str, str] = field(default_factory=dict)
     other_series: tuple[str, ...] = ()
     coverage: Coverage | None = None
@@ -133,6 +136,10 @@ class Report:
         """The findings with their numbers, by falling probability."""
         numbers = self.finding_numbers or range(1, len(self.findings) + 1)
         return tuple(zip(numbers, self.findings, strict=True))
+
+    def location_of(self, finding: Finding) -> Location | None:
+        """Return image, side and zone of the finding; None where the report has no locator."""
+        return self.locator.locate(finding.centre_mm) if self.locator else None
 
     @property
     def took_s(self) -> float:
@@ -203,6 +210,7 @@ def compose(
         ledger=ledger,
         second_reading=merged.second_reading,
         second_reading_reason=merged.reason,
+        locator=locator_of(study, box),
         models=models_used(provenance.edge_model, answers),
         other_series=study.other_series,
         coverage=box.coverage,

@@ -10,7 +10,7 @@ from rich.panel import Panel
 from rich.status import Status
 from rich.table import Table
 
-from edge.findings import SMALL_MM
+from edge.findings import SMALL_MM, Finding
 from edge.report.model import NOT_A_DEVICE, Report
 from edge.report.write import ReportPaths
 
@@ -25,7 +25,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     return Group(
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
-        *(f"[bold]{n}[/]  {escape(f.reason)}" for n, f in report.numbered),
+        *(f"[bold]{n}[/]  {_where(report, f)}{escape(f.reason)}" for n, f in report.numbered),
         "",
         _ledger_table(report),
         f"[bold]second reading[/]  {report.second_reading.value}: "
@@ -37,6 +37,11 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         f"[bold]report[/]  {escape(str(paths.html))}",
         f"[dim]{NOT_A_DEVICE}[/]",
     )
+
+
+def _where(report: Report, finding: Finding) -> str:
+    location = report.location_of(finding)
+    return f"{location.text}: " if location else ""
 
 
 def _findings_table(report: Report) -> Table:

@@ -25,6 +25,7 @@ from edge.guarantee import Guarantee
 from edge.report.model import NOT_A_DEVICE, Change, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 from imaging.coverage import Coverage
+from imaging.location import Location
 
 SCHEMA = "overread.report/2"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
@@ -118,7 +119,9 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "source": str(report.source),
         "series_uid": report.series_uid,
         "study": asdict(report.header),
-        "findings": [_finding(n, finding) for n, finding in report.numbered],
+        "findings": [
+            _finding(n, finding, report.location_of(finding)) for n, finding in report.numbered
+        ],
         "picture_note": report.picture_note,
         "second_reading": report.second_reading.value,
         "second_reading_reason": report.second_reading_reason,
@@ -197,11 +200,12 @@ def _change(change: Change) -> dict[str, Any]:
     }
 
 
-def _finding(number: int, finding: Finding) -> dict[str, Any]:
+def _finding(number: int, finding: Finding, location: Location | None) -> dict[str, Any]:
     verdict = finding.verdict
     return {
         "number": number,
         "centre_mm": _point(finding.centre_mm),
+        "location": location and _location(location),
         "diameter_mm": _number(finding.diameter_mm, 2),
         "small": finding.small,
         "volume_mm3": _number(finding.volume_mm3, 1),
@@ -220,6 +224,19 @@ def _finding(number: int, finding: Finding) -> dict[str, Any]:
             "queue_s": _number(verdict.queue_s, 4),
             "compute_s": _number(verdict.compute_s, 4),
         },
+    }
+
+
+def _location(location: Location) -> dict[str, Any]:
+    """Return where a finding lies; what the files do not state, or what is not plain, is null."""
+    return {
+        "image_number": location.image.number,
+        "frame_number": location.image.frame,
+        "sop_instance_uid": location.image.sop_instance_uid or None,
+        "frame_of_reference_uid": location.frame_of_reference_uid or None,
+        "slice_index": location.slice_index,
+        "side": location.side or None,
+        "zone": location.zone or None,
     }
 
 

@@ -22,6 +22,8 @@ HEADER_KEYWORDS = (
         "ImageType",
         "SeriesInstanceUID",
         "SeriesNumber",
+        "InstanceNumber",
+        "FrameOfReferenceUID",
     ),
     *("PatientID", "PatientName", "PatientSex", "PatientAge", "AccessionNumber"),
     *("StudyInstanceUID", "StudyDate", "StudyDescription", "SeriesDescription"),

@@ -8,8 +8,8 @@ import numpy as np
 
 from imaging.dicom.header import Instance
 from imaging.dicom.layout import Layout, Rescale, layout_of, rescale_of
-from imaging.errors import IncompleteSeries, IrregularGeometry
-from imaging.volume import FloatArray, Geometry, triple
+from imaging.errors import IncompleteSeries, IrregularGeometry, UnreadableFile
+from imaging.volume import UNNAMED, FloatArray, Geometry, ImageRef, triple
 
 MIN_PIXEL_MM, MAX_PIXEL_MM = 0.05, 3.0
 """Limits of the pixel spacing of a chest CT: a field of view of 500 mm in 512 pixels is 0.98 mm."""
@@ -48,6 +48,7 @@ class Slice:
         axes: ``(2, 3)``, the unit directions in which the column and the row index grow.
         pixel_mm: distance of rows and of columns, ``(y, x)``.
         thickness_mm: nominal thickness of the slice; 0 if the header does not state it.
+        image: how viewers and archives name it.
     """
 
     file: Path
@@ -59,6 +60,7 @@ class Slice:
     axes: FloatArray
     pixel_mm: tuple[float, float]
     thickness_mm: float = 0.0
+    image: ImageRef = UNNAMED
 
     @property
     def normal(self) -> FloatArray:
@@ -103,7 +105,18 @@ def slice_of(image: Instance) -> Slice:
         axes=_axes(image),
         pixel_mm=_pixel_mm(image),
         thickness_mm=max(image.number("SliceThickness") or 0.0, 0.0),
+        image=_image_ref(image),
     )
+
+
+def _image_ref(image: Instance) -> ImageRef:
+    """Read how the image is named; a damaged number refuses no study."""
+    try:
+        number, frames = image.integer("InstanceNumber"), image.integer("NumberOfFrames")
+    except UnreadableFile:
+        number = frames = None
+    frame = image.frame + 1 if (frames or 1) > 1 else None
+    return ImageRef(number, image.text("SOPInstanceUID"), frame)
 
 
 def _required(image: Instance, keyword: str, count: int) -> FloatArray:

@@ -30,7 +30,7 @@ from imaging.dicom.series import Choice, Series, choose, group
 from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, UnreadableFile
 from imaging.lungs import find_lungs
-from imaging.volume import HuArray, Study, StudyHeader, Volume, to_patient_axes
+from imaging.volume import HuArray, ImageRef, Study, StudyHeader, Volume, to_patient_axes
 
 StoredArray = npt.NDArray[Any]
 Progress = Callable[[float], None]
@@ -64,7 +64,14 @@ def read_series(
         images, copies = _without_copies(images, only)
         choice, volume = _read_chest(_requested(group(images), only), folder, progress)
         ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
-        return Study(volume, folder, _header(choice), choice.others + ignored)
+        return Study(
+            volume,
+            folder,
+            _header(choice),
+            choice.others + ignored,
+            images=_images(choice.stack, volume),
+            frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
+        )
 
 
 def _read_headers(files: Sequence[Path], progress: Progress) -> list[Instance]:
@@ -229,6 +236,16 @@ def _native(content: bytes, frame: int, layout: Layout, transfer_syntax: str) ->
         layout.rows * layout.columns,
         offset=needed - frame_bytes,
     ).reshape(layout.rows, layout.columns)
+
+
+def _images(stack: Stack, volume: Volume) -> tuple[ImageRef, ...]:
+    """Return the image of each slice of the volume.
+
+    The slices keep their order, feet to head. Only a stack at 45 degrees may get its axes
+    exchanged: then no slice of the volume is an image.
+    """
+    same = np.allclose(stack.geometry.direction[:, 2], volume.geometry.direction[:, 2])
+    return tuple(one.image for one in stack.slices) if same else ()
 
 
 def _header(choice: Choice) -> StudyHeader:

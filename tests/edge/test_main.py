@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,6 +25,17 @@ from imaging.volume import Geometry, Study, StudyHeader, Volume
 from tests.edge.builders import FixedScreener, box
 from tests.edge.fake_cloud import FakeCloud
 from tests.imaging.small_ct import SmallCt
+
+
+class InThisProcess(AbstractContextManager["InThisProcess"]):
+    """Reads where the test has put its own study in place."""
+
+    def __init__(self, _limits: object) -> None:
+        self.read = lambda path: assemble.read_study(path)
+        self.preprocess = lambda volume, path: assemble.preprocess(volume, path)
+
+    def __exit__(self, *_: object) -> None:
+        """There is no process to end."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +57,7 @@ def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def open_screener(_name: str, *, engine: str, threads: int) -> FixedScreener:
         return FixedScreener((0.95, 0.7, 0.05), engine=f"{engine}, {threads} threads")
 
+    monkeypatch.setattr(assemble, "IsolatedReader", InThisProcess)
     monkeypatch.setattr(assemble, "open_screener", open_screener)
     monkeypatch.setattr(assemble, "read_study", read)
     monkeypatch.setattr(assemble, "preprocess", preprocess)
@@ -80,10 +93,10 @@ def test_json_gives_every_finding(study: str, tmp_path: Path) -> None:
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (0, "complete")
     first, second = printed["findings"]
-    assert (first["route"], first["decided_by"], first["diameter_mm"]) == ("report", "edge", 9.0)
+    assert (first["route"], first["decided_by"], first["diameter_mm"]) == ("report", "edge", 10.2)
     assert first["verdict"]["probability"] == 0.99
     assert second["centre_mm"] == [1.0, 2.0, 3.0]
-    assert (second["diameter_mm"], second["decided_by"]) == (9.0, "cloud")
+    assert (second["diameter_mm"], second["decided_by"]) == (10.2, "cloud")
     assert second["edge_score"] == 0.7
     assert second["reason"] == "the cloud raised 0.70 to 1.00, at or above the threshold 0.60"
     written = json.loads((tmp_path / "report.json").read_text())

@@ -16,12 +16,25 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import SecondReading
 from edge.guarantee import NOT_CALIBRATED, Guarantee
 from edge.report.model import Change, ChangeKind, Report, Status
-from imaging.volume import Geometry, StudyHeader
+from imaging.location import Locator
+from imaging.volume import Geometry, ImageRef, StudyHeader
 from protos.messages import Verdict
 from tests.edge.builders import TERMS, THRESHOLDS, WEIGHTS, plan_of
 
 TURNED = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 GEOMETRY = Geometry((1.0, 0.5, 0.25), (-3.0, 4.0, 5.5), TURNED)
+
+
+LOCATOR = Locator(
+    (-100.0, -200.0, 30.5),
+    (2.5, 0.7, 0.7),
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    2,
+    (ImageRef(2, "1.2.3.2"), ImageRef(1, "1.2.3.1", 4)),
+    "1.2.9",
+    between=((200.5, 260.0), (201.0, 259.5)),
+    zones=(0.5, 1.5),
+)
 
 
 def context_of(report: Report, plan: Plan | None = None) -> AmendmentContext:
@@ -50,6 +63,7 @@ def full_report() -> Report:
         changes=(change,),
         finding_numbers=(1, 4),
         picture_note="note",
+        locator=LOCATOR,
         status=Status.PROVISIONAL,
     )
 
@@ -62,6 +76,16 @@ def test_every_field_of_a_report_comes_back() -> None:
         if field.name not in DERIVED:
             assert getattr(kept, field.name) == getattr(report, field.name), field.name
     assert kept.decisions == plan_of(0.95, 0.7, 0.3).decisions
+
+
+def test_a_finding_keeps_its_location_in_an_amendment() -> None:
+    """Image, side and zone follow from what is stored: the study is gone."""
+    context = AmendmentContext.from_bytes(context_of(full_report(), plan_of(0.95)).to_bytes())
+    (finding,) = context.merged(EscalationResult()).findings
+    at = dataclasses.replace(finding, centre_mm=(0.0, -100.0, 33.0))
+    location = context.report.location_of(at)
+    assert location is not None
+    assert location.text == "right middle zone, image 1, frame 4"
 
 
 def test_plan_thresholds_and_place_come_back() -> None:

@@ -15,7 +15,8 @@ from edge.merge import merge
 from edge.report.model import Rejection, Report, Status
 from edge.report.terminal import render_report
 from edge.report.write import ReportPaths
-from imaging.volume import Geometry
+from imaging.location import Locator
+from imaging.volume import Geometry, ImageRef
 from protos.messages import Verdict
 from tests.edge.builders import TERMS, THRESHOLDS, WEIGHTS, plan_of
 
@@ -63,6 +64,13 @@ def test_findings_below_6_mm_are_marked_in_one_table() -> None:
     assert "│ 1 │" in marked
     assert any("* below 6 mm" in line for line in lines)
     assert "*" not in printed(study())
+
+
+def test_the_reason_of_a_finding_begins_with_its_location() -> None:
+    axes = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+    locator = Locator((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), axes, 9, tuple(map(ImageRef, range(9))))
+    said = printed(study(locator=locator))
+    assert "2  image 3: the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in said
 
 
 def test_guarantee_and_audit_are_printed() -> None:

@@ -25,8 +25,9 @@ from edge.report.write import (
     write_report,
     write_version,
 )
+from imaging.location import Locator
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, StudyHeader
+from imaging.volume import Geometry, ImageRef, StudyHeader
 from models.runtime.detection import Candidate
 from protos.messages import Verdict
 
@@ -91,6 +92,42 @@ def test_json_keys_of_the_contract_are_there() -> None:
     assert values["candidates"][0]["route"] == "dismiss"
     assert values["disclaimer"] == NOT_A_DEVICE
     assert values["rejection"] is None
+
+
+LOCATOR = Locator(
+    (-100.0, -200.0, 235.0),
+    (2.0, 1.0, 1.0),
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+    2,
+    (ImageRef(57, "1.2.3.57"), ImageRef(56, "1.2.3.56")),
+    "1.2.9",
+    between=((90.0, 110.0),) * 2,
+    zones=(-1.0, 0.5),
+)
+
+
+def test_a_finding_names_image_side_and_zone() -> None:
+    report = replace(REPORT, locator=LOCATOR)
+    (finding,) = report_to_dict(report)["findings"]
+    assert finding["location"] == {
+        "image_number": 56,
+        "frame_number": None,
+        "sop_instance_uid": "1.2.3.56",
+        "frame_of_reference_uid": "1.2.9",
+        "slice_index": 1,
+        "side": "right",
+        "zone": "upper",
+    }
+    assert "right upper zone, image 56" in page(report)
+
+
+def test_what_the_files_do_not_state_of_a_location_is_null() -> None:
+    bare = replace(LOCATOR, images=(), frame_of_reference_uid="", between=(), zones=None)
+    (finding,) = report_to_dict(replace(REPORT, locator=bare))["findings"]
+    known = {key: value for key, value in finding["location"].items() if value is not None}
+    assert known == {"slice_index": 1}
+    assert "slice 2 of 2 from the feet" in page(replace(REPORT, locator=bare))
+    assert report_to_dict(REPORT)["findings"][0]["location"] is None
 
 
 def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() -> None:

@@ -159,9 +159,11 @@ def test_frames_become_slices(compressed: bool, tmp_path: Path) -> None:
     """The frames are stacked by their own positions, here written head first."""
     ct = SmallCt()
     ct.write(tmp_path, [_enhanced(ct, compressed)])
-    volume = read_study(tmp_path).volume
-    np.testing.assert_array_equal(volume.hu, ct.hu())
-    assert volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    assert study.volume.geometry.spacing_mm == (2.5, 2.0, 2.0)
+    frames = [(image.number, image.frame) for image in study.images]
+    assert frames == [(1, 12 - k) for k in range(12)]
 
 
 @pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90", "5"])

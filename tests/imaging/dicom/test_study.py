@@ -44,6 +44,22 @@ def test_header_and_bystanders(tmp_path: Path) -> None:
     assert study.other_series == ("not DICOM, ignored: README, annotation.xml",)
 
 
+def test_each_slice_names_its_image(tmp_path: Path) -> None:
+    """A damaged or missing number refuses no study: the UID names the image."""
+    ct = SmallCt(attributes={"FrameOfReferenceUID": "1.2.3.4"})
+    images = ct.images()
+    del images[3].InstanceNumber
+    damaged = ct.write(tmp_path, images)[4]
+    number = b"\x20\x00\x13\x00IS\x02\x00"
+    damaged.write_bytes(damaged.read_bytes().replace(number + b"5 ", number + b"x "))
+    study = read_study(tmp_path)
+    numbers = [image.number for image in study.images]
+    assert numbers == [1, 2, 3, None, None, *range(6, 13)]
+    assert [image.sop_instance_uid for image in study.images] == [i.SOPInstanceUID for i in images]
+    assert {image.frame for image in study.images} == {None}
+    assert study.frame_of_reference_uid == "1.2.3.4"
+
+
 @pytest.mark.parametrize("whole", [False, True], ids=["one slice", "the whole series"])
 def test_exact_copies_are_read_once_and_named(whole: bool, tmp_path: Path) -> None:
     ct = SmallCt()
