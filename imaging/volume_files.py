@@ -58,7 +58,7 @@ SAME_PLACE_MM = 0.5
 """How far apart sform and qform may place a voxel: half the networks' voxel. A quaternion of three
 32-bit numbers is exact to 0.1 mm at the far corner of a chest."""
 _SAME_SPACING = 0.01  # relative
-_HEADER_BYTES, _MAX_REST = 1 << 16, 1 << 20
+_HEADER_BYTES, _MAX_LINE, _MAX_REST = 1 << 20, 500, 1 << 20
 _PATIENT_SPACES = {"lps", "ras", "las"} | {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
 }
@@ -123,12 +123,12 @@ def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
     """Read voxels and geometry as the file orders its axes, and whether it states how they lie."""
     if format_of(file) == "NIfTI":
         return _read_nifti(file)
+    fields = _text_fields(file)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])
     reader.SetFileName(str(file))
     reader.ReadImageInformation()
     _require_volume(reader.GetSize(), reader.GetNumberOfComponents(), file)
-    fields = _text_fields(file)
     _require_spacing(fields, file)
     direction = np.array(reader.GetDirection()).reshape(3, 3)
     geometry = Geometry(triple(reader.GetSpacing()[::-1]), triple(reader.GetOrigin()), direction)
@@ -137,16 +137,29 @@ def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
 
 
 def _text_fields(file: Path) -> dict[str, str]:
-    """Read the fields of an NRRD or MetaImage header, their names in lower case."""
-    with file.open("rb") as stream:
-        lines = stream.read(_HEADER_BYTES).decode("latin-1").splitlines()
+    """Read the fields of an NRRD or MetaImage header, their names in lower case.
+
+    The libraries that read them have buffers of fixed length, for lines and for dimensions, and
+    write beyond them.
+
+    Raises:
+        ValueError: a line or the number of dimensions is beyond what they can hold.
+    """
+    is_nrrd = format_of(file) == "NRRD"
     fields: dict[str, str] = {}
-    for line in lines:
-        name, _, value = line.replace("=", ":", 1).partition(":")
-        # here the header ends, and voxels may follow
-        if name.strip() == "ElementDataFile" or (format_of(file) == "NRRD" and not line.strip()):
-            break
-        fields[name.strip().lower()] = value.strip()
+    with file.open("rb") as stream:
+        while stream.tell() < _HEADER_BYTES and (raw := stream.readline(_HEADER_BYTES)):
+            line = raw.decode("latin-1").strip()
+            is_free_text = is_nrrd and (line.startswith("#") or ":=" in line)
+            if len(line) > _MAX_LINE and not is_free_text:
+                raise ValueError(f"a line of its header has {len(line)} characters")
+            name, _, value = line.replace("=", ":", 1).partition(":")
+            # here the header ends, and voxels may follow
+            if name.strip() == "ElementDataFile" or (is_nrrd and not line):
+                break
+            fields[name.strip().lower()] = value.strip()
+    if (count := fields.get("ndims", "3")) not in ("2", "3", "4", "5"):
+        raise ValueError(f"it has {count} dimensions")
     return fields
 
 
@@ -172,6 +185,7 @@ def _states_orientation(fields: Mapping[str, str], file: Path) -> bool:
     return bool(matrix) or fields.get("anatomicalorientation") == "RAI"
 
 
+@np.errstate(over="ignore", invalid="ignore")  # huge values are refused
 def _read_nifti(file: Path) -> tuple[HuArray, Geometry, bool]:
     header = _nifti_header(file)
     rank, *dim = header["dim"].tolist()
@@ -181,7 +195,7 @@ def _read_nifti(file: Path) -> tuple[HuArray, Geometry, bool]:
     _require_volume(size, 1, file)
     affine, is_oriented = _nifti_affine(header, size, file)
     spacing_mm = np.linalg.norm(affine[:, :3], axis=0)
-    if not (np.isfinite(affine).all() and spacing_mm.all()):
+    if not (np.isfinite([*affine.T, spacing_mm]).all() and spacing_mm.all()):
         reason = f"its geometry is damaged: it states voxels of {spacing_mm.tolist()} mm"
         raise IrregularGeometry(f"{reason}: export the volume again", file)
     geometry = Geometry(triple(spacing_mm[::-1]), triple(affine[:, 3]), affine[:, :3] / spacing_mm)

@@ -308,6 +308,35 @@ def test_units_that_are_millimetres(tmp_path: Path) -> None:
     assert _mark_mm(read_study(_nrrd(tmp_path / "a.nrrd", *fields))) == pytest.approx(_MARK_RAS_MM)
 
 
+@pytest.mark.parametrize("line", ["x" * 1000, "x" * 200_000, f"space: {'x' * 1000}"])
+def test_a_header_line_that_is_longer_than_a_library_can_hold_is_refused(
+    line: str, tmp_path: Path
+) -> None:
+    """NrrdIO and MetaIO write such a line beyond their buffers, and the process ends."""
+    for file in (_nrrd(tmp_path / "a.nrrd", line), _meta(tmp_path / "a.mha", _MATRIX, line)):
+        with pytest.raises(UnreadableFile, match=f"line of its header has {len(line)} characters"):
+            read_study(file)
+
+
+def test_the_name_of_a_data_file_may_be_too_long(tmp_path: Path) -> None:
+    file = _meta(tmp_path / "a.mha", _MATRIX)
+    file.write_bytes(file.read_bytes().replace(b"LOCAL\n", b"LOCAL" + b"x" * 600))
+    with pytest.raises(UnreadableFile, match="a line of its header has"):
+        read_study(file)
+
+
+def test_more_dimensions_than_the_library_can_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableFile, match="it has 20 dimensions"):
+        read_study(_meta(tmp_path / "a.mha", "NDims = 20", f"DimSize = {'2 ' * 20}"))
+
+
+def test_long_free_text_in_nrrd_is_read(tmp_path: Path) -> None:
+    fields = (f"# {'x' * 5000}", f"key:={'x' * 5000}", "spacings: 2 2 3")
+    np.testing.assert_array_equal(
+        read_study(_nrrd(tmp_path / "a.nrrd", *fields)).volume.hu, _body()
+    )
+
+
 def test_a_gzip_file_with_a_damaged_voxel_is_refused(tmp_path: Path) -> None:
     """Only the checksum at its end tells: the damaged data can be decompressed."""
     file = tmp_path / "a.nii.gz"
