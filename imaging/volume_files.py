@@ -154,6 +154,9 @@ def _text_fields(file: Path) -> dict[str, str]:
             if len(line) > _MAX_LINE and not is_free_text:
                 raise ValueError(f"a line of its header has {len(line)} characters")
             name, _, value = line.replace("=", ":", 1).partition(":")
+            # the libraries use it as a format for numbers, whatever else it asks for
+            if name.strip().lower() in ("elementdatafile", "data file") and "%" in value:
+                raise ValueError("the name of its data file is a pattern, expected one file")
             # here the header ends, and voxels may follow
             if name.strip() == "ElementDataFile" or (is_nrrd and not line):
                 break

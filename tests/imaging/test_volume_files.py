@@ -325,6 +325,15 @@ def test_the_name_of_a_data_file_may_be_too_long(tmp_path: Path) -> None:
         read_study(file)
 
 
+def test_the_name_of_a_data_file_is_no_format(tmp_path: Path) -> None:
+    """A name such as %s would read the memory of the process."""
+    mha = _meta(tmp_path / "a.mha", _MATRIX, "ElementSpacing = 2 2 3")
+    mha.write_bytes(mha.read_bytes().replace(b"LOCAL", b"%s%s%n.raw"))
+    for file in (mha, _nrrd(tmp_path / "a.nhdr", "spacings: 2 2 3", "data file: %n%d.raw 1 9 1")):
+        with pytest.raises(UnreadableFile, match="the name of its data file is a pattern"):
+            read_study(file)
+
+
 def test_more_dimensions_than_the_library_can_hold_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFile, match="it has 20 dimensions"):
         read_study(_meta(tmp_path / "a.mha", "NDims = 20", f"DimSize = {'2 ' * 20}"))
