@@ -15,6 +15,7 @@ Only an exception ends a study, and `read_and_report` reports that too. In the a
 `agent/loop.py` takes these steps in turn. `assemble.py` builds a `Pipeline` from the settings.
 """
 
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -131,7 +132,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     Raises:
         UnfitFolder: the folder for the report holds something else; nothing was written.
         OSError, MemoryError: the report cannot be written, or the machine is at fault.
-        sqlite3.OperationalError: the pending reads cannot be stored now; retry later.
+        sqlite3.Error: the pending reads cannot be stored now, or the database is damaged.
     """
     budget = pipeline.start_budget()
     if job.since_s is not None:
@@ -144,7 +145,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
-        if is_transient(error) or is_machine_fault(error):
+        if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
             raise  # the study may be sound: the caller waits and reads it again
         log.exception("study failed", study_key=job.study_key)
         kind, reason = type(error).__name__, f"internal error: {error}"

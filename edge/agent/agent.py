@@ -4,6 +4,7 @@ This module opens the parts and connects them. The work is in `edge.agent.loop`.
 """
 
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from types import FrameType
 
 import structlog
 
-from edge.agent.folders import AgentFolders
+from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import Inbox
 from edge.agent.loop import PAUSE_POLLS, MainLoop
 from edge.agent.ready import database_problem, folder_problem
@@ -28,6 +29,7 @@ from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.settings import CLOUD_OFF, EdgeSettings
 from edge.store.pending import PendingStep, PersistPending, persist_in
+from edge.store.repair import is_damage, open_or_replace, set_aside
 from edge.store.studies import Step, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
 from process.endpoints import Checks, Pulse
@@ -76,14 +78,16 @@ def run_agent(
             if on_step is not None:
                 on_step(to, durable)
 
-        store = held.enter_context(StudyStore(folders.state / "spool.sqlite3", step))
+        path = folders.state / DATABASE
+        store = open_or_replace(path, step)
+        held.callback(lambda: store.close())
         telemetry = Telemetry()
         ready: Checks = {
             "model": lambda: "".join(opening),
             "inbox": partial(folder_problem, folders.inbox),
             "outbox": partial(folder_problem, folders.outbox),
             "state_dir": partial(folder_problem, folders.state),
-            "database": partial(database_problem, folders.state / "spool.sqlite3"),
+            "database": partial(database_problem, path),
         }
         metrics = telemetry.serve(settings, {"main loop": pulse.problem}, ready)
         if (address := held.enter_context(metrics)) is not None:
@@ -99,32 +103,19 @@ def run_agent(
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate
         telemetry.observe_link(estimate)
         held.enter_context(draining(stop))
-        budget = RetryBudget.of(settings)
-        amender = Amender(
-            store, folders.outbox, second, budget, on_amended=telemetry.count_amendment, clock=clock
-        )
-
-        def on_report(report: Report) -> None:
-            telemetry.count_report(report)
-            if "cloud" in report.models:
-                amender.responded()
-
-        side, read_study = settings.roi_side, read
-        persist = persist_in(store.pending, (side, side, side))
-        process = partial(
-            process_study,
-            folders=folders,
-            store=store,
-            read=lambda job: read_study(job, persist),
-            deadline_s=settings.deadline_s,
-            on_report=on_report,
-            clock=clock,
-        )
-        inbox = Inbox(folders.inbox, settings.quiet_s, clock)
         opening.clear()
         log.info("agent started", **description(settings), model=model)
-        loop = MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock)
-        loop.work(pulse.beat)
+        while True:
+            make = partial(_main_loop, settings, folders, store, read, second)
+            try:
+                make(telemetry, clock, stop).work(pulse.beat)
+                break
+            except sqlite3.DatabaseError as error:
+                if not is_damage(error):
+                    raise
+                store.close()
+                set_aside(path, str(error))
+                store = open_or_replace(path, step)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
 
@@ -142,6 +133,42 @@ def description(settings: EdgeSettings) -> dict[str, object]:
         "quiet_s": settings.quiet_s,
         "deadline_s": settings.deadline_s,
     }
+
+
+def _main_loop(
+    settings: EdgeSettings,
+    folders: AgentFolders,
+    store: StudyStore,
+    read: ReadStudy,
+    second: SecondReader,
+    telemetry: Telemetry,
+    clock: Callable[[], float],
+    stop: threading.Event,
+) -> MainLoop:
+    """Connect the parts around an open database."""
+    budget = RetryBudget.of(settings)
+    amender = Amender(
+        store, folders.outbox, second, budget, on_amended=telemetry.count_amendment, clock=clock
+    )
+
+    def on_report(report: Report) -> None:
+        telemetry.count_report(report)
+        if "cloud" in report.models:
+            amender.responded()
+
+    side = settings.roi_side
+    persist = persist_in(store.pending, (side, side, side))
+    process = partial(
+        process_study,
+        folders=folders,
+        store=store,
+        read=lambda job: read(job, persist),
+        deadline_s=settings.deadline_s,
+        on_report=on_report,
+        clock=clock,
+    )
+    inbox = Inbox(folders.inbox, settings.quiet_s, clock)
+    return MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock)
 
 
 def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:

@@ -2,13 +2,14 @@
 
 The row goes first (step CLAIMING), then the folder of the report in the outbox is made, then the
 files are moved, then the row again (CLAIMED). A rename moves the files. If the inbox is on another
-filesystem, they are first renamed to a hidden name in the inbox, so that nobody else touches them,
+filesystem, they are first moved to a hidden folder in the inbox, so that nobody else touches them,
 and then copied.
 """
 
 import errno
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -101,14 +102,22 @@ def _bring(source: Path, staged: Path, target: Path) -> None:
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
+            make_folder(staged.parent)
             move(source, staged)
     if not exists(target):
         copy_whole(staged, target)
     remove(staged)
+    with suppress(OSError):  # it was renamed, or more of the study lies there
+        staged.parent.rmdir()
 
 
 def _staged(inbox: Path, record: Record, member: str) -> Path:
-    return inbox / f".claimed-{record.id}-{record.members.index(member)}"
+    return inbox / staging_folder(record.id) / member
+
+
+def staging_folder(study_key: str) -> str:
+    """Return the hidden folder in the inbox from which a claimed study is copied."""
+    return f".claimed-{study_key}"
 
 
 def _forget(record: Record, folders: AgentFolders, store: StudyStore) -> None:

@@ -6,6 +6,9 @@ from pathlib import Path
 from edge.access import close_folder, make_folder, warn_if_open
 from edge.settings import EdgeSettings
 
+DATABASE = "spool.sqlite3"
+"""Name of the database in the state folder."""
+
 
 @dataclass(frozen=True)
 class AgentFolders:

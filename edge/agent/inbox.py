@@ -58,7 +58,7 @@ def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
     Raises:
         OSError: a part of it cannot be read.
     """
-    study, data = inbox / name, _data_file(inbox / name)
+    study, data = inbox / name, data_file(inbox / name)
     others = [other for other in (data, name + DONE) if other in names and other != name]
     members = (name, *(other for other in others if (inbox / other).exists()))
     files = [found for member in members for found in _walk(inbox / member)]
@@ -70,7 +70,7 @@ def inspect_entry(inbox: Path, name: str, names: Set[str]) -> InboxEntry:
     return InboxEntry(members, fingerprint, changed, marked, lacks_data, unfinished)
 
 
-def _data_file(path: Path) -> str:
+def data_file(path: Path) -> str:
     """Return the data file that a detached header names; empty for none."""
     key = _NAMES_DATA.get(path.suffix.lower())
     if key is None or not path.is_file():

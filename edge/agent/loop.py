@@ -12,6 +12,7 @@ from functools import partial
 
 import structlog
 
+from edge.agent.adopt import adopt, reports_by_study, strays
 from edge.agent.claim import claim, resume_claim
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
@@ -66,6 +67,7 @@ class MainLoop:
         self._current: Record | None = None
         self._interrupted = False
         self._in_a_row = 0
+        self._adopted = False
 
     def work(self, on_pass: Callable[[], None]) -> None:
         """Run until the stop is set, and call ``on_pass`` with each pass."""
@@ -89,6 +91,12 @@ class MainLoop:
         Raises:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
+        if not self._adopted:
+            where = (self._folders, self._store)
+            found = strays(*where)
+            reports = reports_by_study(self._folders.outbox) if found else {}
+            done = [self._attempt(k, partial(adopt, k, step, reports, *where)) for k, step in found]
+            self._adopted = all(done)
         self._take_attempts_back()
         self._claim()
         unfinished = self._store.at(*UNFINISHED)

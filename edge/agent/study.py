@@ -5,6 +5,7 @@ and continues from there. A report that is in the outbox stands: the study is no
 """
 
 import json
+import sqlite3
 import time
 import traceback
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def _read(
         try:
             return read(job).report, ""
         except Exception as error:  # whatever it is, the next studies must be read
-            if is_transient(error) or is_machine_fault(error):
+            if is_transient(error) or is_machine_fault(error) or isinstance(error, sqlite3.Error):
                 raise
             log.exception("study failed", study_key=record.id)
             left_s = max(0.0, deadline_s - wait_s)

@@ -8,10 +8,13 @@ come from an untrusted DICOM header, so it is escaped, and the page forbids scri
 
 import json
 import math
+import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import cache
+from html import escape
 from pathlib import Path
 from string import ascii_letters, digits
 from typing import Any
@@ -22,7 +25,7 @@ from edge.access import make_folder
 from edge.atomic_files import sync_folder, write_atomically
 from edge.findings import Decision, Finding, SecondReading
 from edge.guarantee import Guarantee
-from edge.report.model import NOT_A_DEVICE, Change, Report, Status
+from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 from imaging.coverage import Coverage
 from imaging.location import Location
@@ -74,6 +77,53 @@ def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
         path.unlink(missing_ok=True)
     sync_folder(out)
     return paths
+
+
+def give_up_report(out: Path, study_key: str, reason: str) -> bool:
+    """Make a last version of a provisional report whose pending read is lost, from its files alone.
+
+    Return whether there was one of this study. Findings and pictures stay as they are. It may be
+    repeated after a crash at any point.
+
+    Raises:
+        OSError: the folder cannot be written; the older version is unchanged.
+    """
+    try:
+        report = json.loads((out / "report.json").read_bytes())
+        is_provisional = report["status"] == Status.PROVISIONAL.value
+        version = int(report["version"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+    if not is_provisional or report.get("study_key") != study_key:
+        return False
+    _keep_version(out, version)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    change = Change(version + 1, ChangeKind.GIVEN_UP, f"not read again: {reason}")
+    amended = {
+        "version": version + 1,
+        "status": Status.FINAL.value,
+        "created": now,
+        "changes": [*report["changes"], _change(change)],
+        "second_reading_reason": f"{report['second_reading_reason']}; {change.text}",
+    }
+    text = json.dumps(report | amended, indent=2, ensure_ascii=False)
+    page = (out / f"report.v{version}.html").read_text("utf-8")
+    write_atomically(out / "report.html", _given_up_page(page, change, now).encode())
+    write_atomically(out / "report.json", f"{text}\n".encode("utf-8", "replace"))
+    return True
+
+
+def _given_up_page(page: str, change: Change, now: str) -> str:
+    """Put stamp and banner of the new version into a page, in place of the old ones."""
+    stamp = rf"Provisional report, version {change.version - 1}<br>[^<]*<"
+    page = re.sub(stamp, f"Final report, version {change.version}<br>{now}<", page, count=1)
+    banner = '<div class="banner warn" role="alert"><strong>{}</strong><span>{}</span></div>'
+    provisional = r'<div class="banner[^>]*><strong>Provisional report</strong>.*?</div>'
+    title, text = (
+        f"Last version, {change.version}",
+        f"The second reading was {escape(change.text)}.",
+    )
+    return re.sub(provisional, lambda _: banner.format(title, text), page, count=1)
 
 
 def version_in(out: Path, study_key: str) -> int:

@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -144,7 +144,24 @@ class StudyStore:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
         self._database.close()
+
+    def problem(self) -> str:
+        """Check the whole database: return what is damaged or missing in it, empty for nothing."""
+        try:
+            (result,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+            if result != "ok":
+                return str(result)
+            lacks = sorted(_columns(_made_now()) - _columns(self._database))
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            return str(error)
+        return f"lacks {', '.join(lacks)}" if lacks else ""
 
     def open_claim(
         self, members: tuple[str, ...], fingerprint: str, report_names: Iterator[str]
@@ -168,6 +185,36 @@ class StudyStore:
             return None
         self._on_step(Step.CLAIMING, True)
         return self.get(key)
+
+    def adopt(
+        self,
+        key: str,
+        step: Step,
+        members: tuple[str, ...],
+        report_names: Iterator[str],
+        reason: Mapping[str, str],
+    ) -> Record | None:
+        """Insert a study that lies in the folders without a row, at this step.
+
+        ``reason`` says why it was quarantined. Return None while another study of the same name is
+        being claimed.
+        """
+        values = (key, json.dumps(members), "", step.value, _now(), _now())
+        why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
+        try:
+            with transaction(self._database):
+                self._database.execute(
+                    "INSERT INTO studies (id, members, fingerprint, step, created, updated,"
+                    " report_name, kind, reason, file) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (*values, self._first_free(report_names), *why),
+                )
+        except sqlite3.IntegrityError:
+            return None
+        return self.get(key)
+
+    def keys(self) -> set[str]:
+        """Return the keys of all studies."""
+        return {row["id"] for row in self._database.execute("SELECT id FROM studies")}
 
     def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
         """Give the study the first of ``report_names`` that is free as its folder in the outbox."""
@@ -268,6 +315,22 @@ def exclusive(path: Path) -> Iterator[None]:
                 raise
             log.warning("folder cannot be locked", folder=str(path.parent), reason=error.strerror)
         yield
+
+
+def _made_now() -> sqlite3.Connection:
+    """Return an empty database as this version of the program makes it."""
+    database = sqlite3.connect(":memory:")
+    database.executescript(_SCHEMA)
+    PendingStore(database, lambda _step, _durable: None)
+    return database
+
+
+def _columns(database: sqlite3.Connection) -> set[str]:
+    query = (
+        "SELECT t.name || '.' || c.name FROM sqlite_master AS t"
+        " JOIN pragma_table_info(t.name) AS c WHERE t.type = 'table'"
+    )
+    return {row[0] for row in database.execute(query)}
 
 
 def _record(row: sqlite3.Row) -> Record:

@@ -358,9 +358,8 @@ def test_run_names_a_taken_metrics_port(tmp_path: Path) -> None:
     )
 
 
-def test_run_names_an_invalid_database(tmp_path: Path) -> None:
-    (tmp_path / "state_dir").mkdir()
-    (tmp_path / "state_dir" / "spool.sqlite3").write_text("no database" * 1000)
+def test_run_names_a_database_that_cannot_be_opened(tmp_path: Path) -> None:
+    (tmp_path / "state_dir" / "spool.sqlite3").mkdir(parents=True)
     line = agent_error(tmp_path)
     assert line.startswith("InvalidDatabase: ")
     assert "spool.sqlite3" in line

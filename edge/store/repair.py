@@ -1,0 +1,70 @@
+"""Open the database of the agent; one that is damaged is set aside, and a new one takes its place.
+
+Nothing is deleted. What the new one lacks is adopted from the folders (`edge.agent.adopt`).
+"""
+
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from edge.atomic_files import move
+from edge.store.studies import InvalidDatabase, StepHook, StudyStore
+
+log = structlog.get_logger()
+
+
+def open_or_replace(path: Path, on_step: StepHook | None = None) -> StudyStore:
+    """Open the database and check all of it; replace it by a new one if it is damaged.
+
+    Raises:
+        InvalidDatabase: it cannot be opened for another reason, such as its permissions.
+    """
+    try:
+        store = StudyStore(path, on_step)
+        problem = store.problem()
+    except InvalidDatabase as error:
+        if not is_damage(error.__cause__, opening=True):
+            raise
+        problem = str(error.__cause__)
+    else:
+        if not problem:
+            return store
+        store.close()
+    set_aside(path, problem)
+    return StudyStore(path, on_step)
+
+
+def set_aside(path: Path, problem: str) -> None:
+    """Rename a damaged database and its log, and say so."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(f"{path.name}{suffix}")
+        if file.exists():
+            move(file, path.with_name(f"{path.name}.damaged-{stamp}{suffix}"))
+    log.error(
+        "database damaged, set aside",
+        file=f"{path.name}.damaged-{stamp}",
+        reason=problem,
+        hint="studies are adopted from the folders, pending reads are lost",
+    )
+
+
+def damaged_databases(path: Path) -> list[Path]:
+    """Return the databases that were set aside, the oldest first."""
+    found = path.parent.glob(f"{path.name}.damaged-*")
+    return sorted(p for p in found if not p.name.endswith(("-wal", "-shm")))
+
+
+def is_damage(error: BaseException | None, *, opening: bool = False) -> bool:
+    """Return whether the error says that the content is damaged.
+
+    While it is ``opening``, a table or column that is missing is one too.
+    """
+    if not isinstance(error, sqlite3.DatabaseError):
+        return False
+    codes = [sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB]
+    if opening:
+        codes.append(sqlite3.SQLITE_ERROR)
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF in codes

@@ -1,0 +1,237 @@
+"""A damaged or lost database: it is set aside, and every study is found again in the folders."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from edge.agent import claim as claiming
+from edge.agent.agent import ReadStudy, run_agent
+from edge.job import Job
+from edge.pipeline import StudyResult
+from edge.store.pending import PendingStep, PersistPending
+from edge.store.repair import damaged_databases
+from edge.store.studies import Step, StepHook, StudyStore
+from evaluation.recovery.agent import settings_in
+from tests.edge.builders import put
+from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
+
+
+class Passes(threading.Event):
+    """A stop that is set after that many passes of the main loop."""
+
+    def __init__(self, count: int = 40) -> None:
+        super().__init__()
+        self._left = count
+
+    def is_set(self) -> bool:
+        self._left -= 1
+        return self._left < 0
+
+
+def work(root: Path, read: ReadStudy = quick_read, on_step: StepHook | None = None) -> None:
+    run_agent(settings_in(root), read=read, stop=Passes(), on_step=on_step)
+
+
+def database(root: Path) -> Path:
+    return root / "state" / "spool.sqlite3"
+
+
+def busy_site(root: Path) -> None:
+    """One study done, one refused, one provisional, one killed in its reading, one behind it."""
+    for name, text in (("a", "x"), ("b ü", "bad"), ("c", "pending")):
+        put(root / "inbox", name, text)
+    work(root)
+    for name in ("d", "e"):
+        put(root / "inbox", name)
+
+    def read(_job: Job, _persist: PersistPending) -> StudyResult:
+        raise Killed
+
+    with pytest.raises(Killed):
+        work(root, read)
+    assert statuses(root) == {"a": "final", "b ü": "rejected", "c": "provisional"}
+    assert len(list((root / "state" / "work").iterdir())) == 2
+
+
+def noise(path: Path) -> None:
+    path.write_bytes(os.urandom(50_000))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def overwrite_a_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096 * 2)
+        file.write(os.urandom(4096 * 2))
+
+
+def older_layout(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as opened:
+        opened.execute("ALTER TABLE studies DROP COLUMN fingerprint")
+
+
+def forget_rows(path: Path) -> None:
+    """What an old backup, or a lost write-ahead log, looks like."""
+    with closing(sqlite3.connect(path)) as opened:
+        opened.execute("DELETE FROM studies")
+        opened.execute("DELETE FROM pending")
+        opened.commit()
+
+
+DAMAGES = [noise, cut, empty, overwrite_a_page, older_layout, forget_rows, Path.unlink]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_no_study_is_lost_with_the_database(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """Every study ends where it belongs, once; the damaged file is kept under another name."""
+    busy_site(tmp_path)
+    with closing(sqlite3.connect(database(tmp_path))) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(database(tmp_path))
+    work(tmp_path)
+    ends = {name: ["done"] for name in "acde"} | {"b ü": ["quarantine"]}
+    assert whereabouts(tmp_path) == ends
+    assert statuses(tmp_path) == dict.fromkeys("acde", "final") | {"b ü": "rejected"}
+    assert os.listdir(tmp_path / "state" / "work") == []
+    kept = damaged_databases(database(tmp_path))
+    assert len(kept) == (damage not in (empty, forget_rows, Path.unlink))
+    with StudyStore(database(tmp_path)) as store:
+        refused = store.at(Step.QUARANTINED)
+        assert [(r.name, r.kind, r.reason) for r in refused] == [("b ü", "NotCt", "this is no CT")]
+        assert {r.name: r.report_name for r in store.at(Step.DONE)} == {n: n for n in "acde"}
+
+
+def test_a_provisional_report_whose_pending_read_is_lost_says_that_none_will_come(
+    tmp_path: Path,
+) -> None:
+    """A last version on page and in data; findings stay, and so does version 1."""
+    busy_site(tmp_path)
+    database(tmp_path).unlink()
+    work(tmp_path)
+    out = tmp_path / "outbox" / "c"
+    before, after = (json.loads((out / f"report{v}.json").read_text()) for v in (".v1", ""))
+    assert (before["status"], after["status"], after["version"]) == ("provisional", "final", 2)
+    assert after["findings"] == before["findings"]
+    (change,) = after["changes"]
+    assert (change["kind"], change["version"]) == ("given up", 2)
+    assert "lost with the database" in change["text"]
+    assert change["text"] in after["second_reading_reason"]
+    page = (out / "report.html").read_text()
+    assert "Final report, version 2<br>" in page
+    assert "lost with the database" in page
+    assert "Provisional" not in page
+    assert "Provisional report" in (out / "report.v1.html").read_text()
+
+
+def test_a_report_that_was_out_before_the_database_was_lost_is_not_made_twice(
+    tmp_path: Path,
+) -> None:
+    """Killed between report and row: the folder of the report says whose it is."""
+    put(tmp_path / "inbox", "a")
+
+    def die(step: Step | PendingStep, _durable: bool) -> None:
+        if step is Step.REPORTED:
+            raise Killed
+
+    with pytest.raises(Killed):
+        work(tmp_path, on_step=die)
+    written = (tmp_path / "outbox" / "a" / "report.json").read_bytes()
+    database(tmp_path).unlink()
+
+    def never(_job: Job, _persist: PersistPending) -> StudyResult:
+        raise AssertionError("read again")
+
+    work(tmp_path, never)
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert (tmp_path / "outbox" / "a" / "report.json").read_bytes() == written
+
+
+def test_a_database_that_is_damaged_while_the_agent_runs_is_replaced_at_once(
+    tmp_path: Path,
+) -> None:
+    """The study is sound: it is read again, and not refused."""
+    put(tmp_path / "inbox", "a")
+    left = [1]
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        if left:
+            left.pop()
+            error = sqlite3.DatabaseError("database disk image is malformed")
+            error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+            raise error
+        return quick_read(job, persist)
+
+    work(tmp_path, read)
+    assert statuses(tmp_path) == {"a": "final"}
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert len(damaged_databases(database(tmp_path))) == 1
+
+
+def test_a_study_that_was_being_copied_when_the_database_was_lost_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From another filesystem; it lies in a hidden folder of the inbox, partly copied."""
+    put(tmp_path / "inbox", "a")
+    real = claiming.move
+
+    def move(source: Path, target: Path) -> None:
+        if target.is_relative_to(tmp_path / "state" / "work"):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real(source, target)
+
+    def die(_source: Path, target: Path) -> None:
+        target.with_name(f".{target.name}.part").mkdir()
+        raise Killed
+
+    monkeypatch.setattr(claiming, "move", move)
+    with monkeypatch.context() as patch:
+        patch.setattr(claiming, "copy_whole", die)
+        with pytest.raises(Killed):
+            work(tmp_path)
+    database(tmp_path).unlink()
+    work(tmp_path)
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert [name for name in os.listdir(tmp_path / "inbox") if "claimed" in name] == []
+
+
+def test_a_header_whose_data_were_still_in_the_inbox_gets_them(tmp_path: Path) -> None:
+    """Killed between header and data, and the database lost: they are one study again."""
+    seen: list[list[str]] = []
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        seen.append(sorted(os.listdir(job.source.parent)))
+        return quick_read(job, persist)
+
+    folder = tmp_path / "state" / "work" / ("0" * 32)
+    folder.mkdir(parents=True)
+    (folder / "x.mhd").write_text("ElementDataFile = x.raw\n")
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "x.raw").write_text("data")
+    work(tmp_path, read)
+    assert seen == [["x.mhd", "x.raw"]]
+    assert statuses(tmp_path) == {"x": "final"}
+
+
+def test_a_database_that_cannot_be_opened_for_its_permissions_is_not_set_aside(
+    tmp_path: Path,
+) -> None:
+    """It is no damage; a folder in its place stands for it here."""
+    database(tmp_path).mkdir(parents=True)
+    with pytest.raises(Exception, match=r"spool\.sqlite3"):
+        work(tmp_path)
+    assert damaged_databases(database(tmp_path)) == []
