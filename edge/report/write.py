@@ -331,12 +331,12 @@ def render_page(report: Report, pictures: Mapping[str, bytes]) -> str:
 
 
 def banners(report: Report) -> tuple[Banner, ...]:
-    """Return the messages above the findings, the most urgent first; never empty."""
+    """Return the messages above the findings, without limitations, the most urgent first."""
     if report.rejection is not None:
         why = report.rejection
         text = f"{why.reason} ({why.file})" if why.file else why.reason
         return (Banner("bad", f"This study was not read: {why.kind}", text),)
-    messages = [Banner("bad", "Limitation", one.text) for one in report.limitations]
+    messages = []
     if report.version > 1:
         title = f"Amended report, version {report.version}"
         messages.append(Banner("warn", title, "The changes are listed below."))

@@ -27,7 +27,7 @@ from edge.report.write import (
 )
 from imaging.location import Locator
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, ImageRef, StudyHeader
+from imaging.volume import Geometry, ImageRef, Limitation, LimitationKind, StudyHeader
 from models.runtime.detection import Candidate
 from protos.messages import Verdict
 
@@ -386,6 +386,18 @@ def test_the_disclaimer_stands_under_the_header_and_on_every_printed_page() -> N
     body = text.split("</header>")[1]
     assert body.index(NOT_A_DEVICE) < 100
     assert re.search(r"@bottom-left \{ content: \"" + re.escape(NOT_A_DEVICE), text)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_limitations_stand_in_one_box_under_the_disclaimer(count: int) -> None:
+    texts = ("the scan ends inside the lungs at the base", "the patient is 9 years old")[:count]
+    limitations = tuple(Limitation(LimitationKind.PATIENT, text) for text in texts)
+    text = page(replace(REPORT, limitations=limitations))
+    body = text.split("</header>")[1].split("<dl")[0]
+    box = body.split('<div class="banner bad"')
+    assert len(box) == 2
+    assert [one in box[1].split("</div>")[0] for one in texts] == [True] * count
+    assert body.index(NOT_A_DEVICE) < body.index(texts[0]) < body.index("Second reading")
 
 
 CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
