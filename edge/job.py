@@ -16,9 +16,17 @@ class Job:
 
     A study that is read again after a crash keeps its ``study_key``, so that the cloud knows it.
     ``since_s`` is the time on the pipeline's clock from which its budget runs. None means now.
+    ``more_images`` has the version of the report and the number of images for every part of the
+    study that arrived after its report; the last one is the version to write.
     """
 
     source: Path
     out: Path
     study_key: str = field(default_factory=new_study_key)
     since_s: float | None = None
+    more_images: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def version(self) -> int:
+        """The version of the report to write."""
+        return self.more_images[-1][0] if self.more_images else 1

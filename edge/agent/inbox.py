@@ -3,8 +3,9 @@
 A study is a sub-folder, or one file of a known volume format with the data file that it names. It
 is complete when a ``.done`` file says so (in the folder, or ``NAME.done`` beside it), or when it
 has not changed for a while and the data file that it names is there. The while is longer if a file
-in the folder has the name of a transfer. Hidden and temporary names are ignored. An archive is
-taken too: only the report on it can tell the sender that it is not read.
+in the folder has the name of a transfer, or fewer images arrived than their headers announce.
+Hidden and temporary names are ignored. An archive is taken too: only the report on it can tell the
+sender that it is not read.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from pathlib import Path, PureWindowsPath
 
 import structlog
 
+from imaging.dicom.arrival import missing_images
 from imaging.dicom.header import UNFINISHED, is_unfinished
 from imaging.read import ARCHIVES
 
@@ -164,12 +166,15 @@ class _Seen:
         changed: when they last changed according to the filesystem: this detects a new copy with
             the same names, sizes and times.
         first_s: the poll that saw them first.
+        quiet_s: for how long they must not change to be complete; None until the shortest time
+            is over, and the headers are read.
         since_s: when they became complete; None while they are not.
     """
 
     fingerprint: str
     changed: float
     first_s: float
+    quiet_s: float | None = None
     since_s: float | None = None
 
 
@@ -246,18 +251,27 @@ class Inbox:
         now_there = (entry.fingerprint, entry.changed)
         if seen is None or (seen.fingerprint, seen.changed) != now_there:
             seen = _Seen(*now_there, now)
-        quiet_s = self._quiet_s * (UNFINISHED_WAITS if entry.unfinished else 1)
-        quiet = entry.fingerprint != "" and now - seen.first_s >= quiet_s
+        quiet = entry.fingerprint != "" and now - seen.first_s >= self._quiet_s
+        if quiet and not entry.marked and seen.quiet_s is None:
+            seen = replace(seen, quiet_s=self._quiet_for(name, entry))
+        quiet = quiet and now - seen.first_s >= (seen.quiet_s or 0.0)
         if not (entry.marked or (quiet and not entry.lacks_data)):
             return replace(seen, since_s=None)
         if seen.since_s is not None:
             return seen
         if not entry.marked:
-            return replace(seen, since_s=seen.first_s + quiet_s)
+            return replace(seen, since_s=seen.first_s + (seen.quiet_s or 0.0))
         # It was marked not before the last poll, which saw it unmarked. A study that is there at
         # the first poll counts from this poll.
         since_s = now if self._polled_s is None else self._polled_s
         return replace(seen, since_s=min(now, max(since_s, now - (self._wall() - entry.changed))))
+
+    def _quiet_for(self, name: str, entry: InboxEntry) -> float:
+        """Return for how long a study must not change to be complete."""
+        long_s = UNFINISHED_WAITS * self._quiet_s
+        if missing := missing_images(self._folder / name):
+            log.info("announced images are missing, waiting", missing=missing, at_most_s=long_s)
+        return long_s if missing or entry.unfinished else self._quiet_s
 
     def _is_study(self, name: str) -> bool:
         path = self._folder / name

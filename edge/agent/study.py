@@ -9,6 +9,7 @@ import sqlite3
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,19 +18,20 @@ import structlog
 from edge.access import make_folder
 from edge.agent.claim import hold_report_folder
 from edge.agent.folders import AgentFolders
-from edge.atomic_files import is_transient, move, sync_folder, write_atomically
+from edge.agent.join import earlier_part, join
+from edge.atomic_files import is_transient, move, remove, sync_folder, write_atomically
 from edge.budget import LedgerEntry
 from edge.job import Job
 from edge.pipeline import StudyResult
-from edge.report.model import Rejection, Report, Status
-from edge.report.write import write_report
+from edge.report.model import Rejection, Report, Status, more_images
+from edge.report.write import write_report, write_version
 from edge.store.studies import Record, Step, StudyStore
 from imaging.errors import is_machine_fault
 
 MAX_ATTEMPTS = 3
 """Attempts that may end with the process before the study is rejected."""
 
-UNFINISHED = (Step.CLAIMED, Step.READING, Step.REPORTED, Step.QUARANTINING)
+UNFINISHED = (Step.CLAIMED, Step.JOINING, Step.READING, Step.REPORTED, Step.QUARANTINING)
 
 log = structlog.get_logger()
 
@@ -46,6 +48,7 @@ def process_study(
 ) -> None:
     """Process one study from any step in `UNFINISHED` to its end.
 
+    A later part of a study that was reported joins it, and that study is processed again.
     ``read`` leaves the report in the job's folder, ``report.json`` last. ``on_report`` is called
     once with the report, after it is written. ``since_s`` is the start time of the budget on
     ``clock``, None for now. ``deadline_s`` is that of a study that ``read`` cannot report.
@@ -54,18 +57,31 @@ def process_study(
         OSError, sqlite3.OperationalError: files or the database cannot be written. The study stays
             at its step; `edge.atomic_files.is_transient` tells whether trying again helps.
     """
+    if record.step is Step.CLAIMED and record.attempts == 0:
+        earlier = earlier_part(record, folders, store)
+        record = store.begin_join(record.id, earlier.id) if earlier else record
+    if record.step is Step.JOINING:
+        record = join(record, folders, store)
     if record.step in (Step.CLAIMED, Step.READING):
         record = store.advance(record.id, Step.READING)
         record = hold_report_folder(record, folders, store)
         source, out = folders.work / record.id / record.name, folders.outbox / record.report_name
-        job = Job(source, out, record.id, since_s)
+        parts = tuple((part.version, part.images) for part in store.parts.later_parts(record.id))
+        job = Job(source, out, record.id, since_s, parts)
+        # a next version is written beside the study: the report that is out stays until then
+        draft = job if job.version == 1 else replace(job, out=source.parent / ".report")
         # an earlier attempt may have ended right after its report
         found, rejection = _report_in(job)
         details = ""
         if not found:
-            report, details = _read(record, job, read, deadline_s, clock)
+            report, details = _read(record, draft, read, deadline_s, clock)
+            if draft != job:
+                pictures = {p.name: p.read_bytes() for p in sorted(draft.out.glob("*.webp"))}
+                write_version(report, pictures, out)
             on_report(report)
             rejection = report.rejection
+        if draft != job:
+            remove(draft.out)
         if rejection is None:
             record = store.advance(record.id, Step.REPORTED)
         else:
@@ -114,6 +130,8 @@ def _read(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=deadline_s,
+        version=job.version,
+        changes=more_images(job),
         ledger=tuple(ledger),
         second_reading_reason="the study was not read",
         status=Status.REJECTED,
@@ -148,13 +166,19 @@ def _reason(record: Record, folders: AgentFolders) -> bytes:
 
 
 def _report_in(job: Job) -> tuple[bool, Rejection | None]:
-    """Return whether a report is out, and its rejection; an invalid report counts as none."""
+    """Return whether this version of a report is out, and its rejection.
+
+    An invalid report counts as none.
+    """
     report = job.out / "report.json"
     if not report.is_file():
         return False, None
     try:
-        rejection = json.loads(report.read_bytes())["rejection"]
+        values = json.loads(report.read_bytes())
+        if values.get("version", 1) < job.version:
+            return False, None
+        rejection = values["rejection"]
         return True, None if rejection is None else Rejection(**rejection)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         log.warning("invalid report, reading again", study_key=job.study_key)
         return False, None

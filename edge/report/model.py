@@ -55,6 +55,7 @@ class ChangeKind(Enum):
     PROBABILITY = "probability changed"
     NO_FINDING = "read again, no finding"
     GIVEN_UP = "given up"
+    MORE_IMAGES = "more images arrived"  # the study was read again, its findings have new numbers
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def compose(
         created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=provenance.deadline_s,
+        version=job.version,
+        changes=more_images(job),
         header=study.header,
         series_uid=study.volume.series_uid,
         findings=merged.findings,
@@ -230,12 +233,27 @@ def compose_rejection(
         created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=provenance.deadline_s,
+        version=job.version,
+        changes=more_images(job),
         ledger=ledger,
         second_reading_reason="the study was not read",
         models={"edge": provenance.edge_model},
         guarantee=UNREAD,
         status=Status.REJECTED,
         rejection=rejection,
+    )
+
+
+def more_images(job: Job) -> tuple[Change, ...]:
+    """Return the changes by images that arrived after a report was out."""
+    return tuple(
+        Change(
+            version,
+            ChangeKind.MORE_IMAGES,
+            f"{count} more image{' was' if count == 1 else 's were'} added: the whole study was"
+            " read again, and its findings are numbered from 1",
+        )
+        for version, count in job.more_images
     )
 
 

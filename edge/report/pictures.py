@@ -81,16 +81,16 @@ def redraw(report: Report, plan: Plan, roi_of: Callable[[int], Roi | None], out:
 
 
 def picture_note(report: Report, pictures: Pictures) -> str:
-    """Return the note on pictures that are missing, of version 1, or drawn from an ROI."""
-    added = added_numbers(report)
+    """Return the note on pictures that are missing, of an older version, or drawn from an ROI."""
+    added, version = added_numbers(report), _drawn_version(report)
     drawn = [number for number, _ in report.numbered if picture_name(number) in pictures]
     old, new = [n for n in drawn if n not in added], [n for n in drawn if n in added]
     missing = [number for number, _ in report.numbered if number not in drawn]
     sentences = []
     if OVERVIEW in pictures:
-        sentences.append("The overview shows the findings of version 1.")
+        sentences.append(f"The overview shows the findings of version {version}.")
     if old:
-        sentences.append(f"Pictures of version 1: {_list(old)}.")
+        sentences.append(f"Pictures of version {version}: {_list(old)}.")
     if new:
         sentences.append(f"Pictures of the ROI that was sent to the cloud: {_list(new)}.")
     if missing:
@@ -107,10 +107,18 @@ def undrawn_note(findings: int, pictures: Pictures) -> str:
 
 
 def added_numbers(report: Report) -> frozenset[int]:
-    """Return the numbers of the findings that version 1 did not have."""
+    """Return the numbers of the findings that were added since the study was read."""
+    version = _drawn_version(report)
     return frozenset(
-        c.number for c in report.changes if c.kind is ChangeKind.ADDED and c.number is not None
+        c.number
+        for c in report.changes
+        if c.kind is ChangeKind.ADDED and c.number is not None and c.version > version
     )
+
+
+def _drawn_version(report: Report) -> int:
+    """Return the version in which the study was read: 1, or a later one with more images."""
+    return max((c.version for c in report.changes if c.kind is ChangeKind.MORE_IMAGES), default=1)
 
 
 def picture_name(number: int) -> str:

@@ -172,6 +172,10 @@ class PendingStore:
             "DELETE FROM pending WHERE study_key = ? AND step = ?", (key, PendingStep.SAVED.value)
         )
 
+    def delete(self, key: str) -> None:
+        """Delete all rows of a study that is read again; part of another's transaction."""
+        self._database.execute("DELETE FROM pending WHERE study_key = ?", (key,))
+
     def at(self, step: PendingStep) -> list[PendingRead]:
         """Return the pending reads at this step: fewest attempts first, then the oldest."""
         rows = self._database.execute(

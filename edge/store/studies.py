@@ -5,8 +5,12 @@ files together tell what remains to be done. The work between two steps is in `e
 and `edge.agent.study`.
 
     CLAIMING -> CLAIMED -> READING -> REPORTED -> DONE
-        |           ^         |
-     forgotten      +---------+----> QUARANTINING -> QUARANTINED
+        |        |  ^         |                    ^
+     forgotten   |  +---------+----> QUARANTINING -|--> QUARANTINED
+                 +----> JOINING -------------------+
+
+A later part of a study ends JOINING in one transaction that sets its study, which is at DONE or
+QUARANTINED, back to CLAIMED (`edge.store.parts`).
 
 Pending reads are in the same database (`edge.store.pending`), and begin to count in the same
 transaction as REPORTED.
@@ -31,6 +35,7 @@ import structlog
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, open_database, transaction
+from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 
 
@@ -39,6 +44,7 @@ class Step(Enum):
 
     CLAIMING = "claiming"  # the row exists; the files may still be in the inbox
     CLAIMED = "claimed"  # the files are in work/
+    JOINING = "joining"  # it belongs to an earlier study; its files are moved there
     READING = "reading"  # an attempt has started
     REPORTED = "reported"  # the report is complete in the outbox
     DONE = "done"  # the files are in done/
@@ -50,7 +56,8 @@ _BEFORE: dict[Step, tuple[Step, ...]] = {
     Step.CLAIMED: (Step.CLAIMING, Step.READING),
     Step.READING: (Step.CLAIMED, Step.READING),
     Step.REPORTED: (Step.READING,),
-    Step.DONE: (Step.REPORTED,),
+    Step.JOINING: (Step.CLAIMED,),
+    Step.DONE: (Step.REPORTED, Step.JOINING),
     Step.QUARANTINING: (Step.CLAIMED, Step.READING),
     Step.QUARANTINED: (Step.QUARANTINING,),
 }
@@ -120,7 +127,7 @@ class Record:
 
 
 class StudyStore:
-    """The table of studies, and the ``pending`` reads; a context manager.
+    """The table of studies, their later ``parts`` and the ``pending`` reads; a context manager.
 
     Several processes may open it at once.
 
@@ -135,6 +142,7 @@ class StudyStore:
                 self._database = open_database(path)
                 opened.callback(self._database.close)
                 self._database.executescript(_SCHEMA)
+                self.parts = PartStore(self._database)
                 self.pending = PendingStore(self._database, self._on_step)
             except sqlite3.Error as error:
                 raise InvalidDatabase(f"{path}: {error}") from error
@@ -245,6 +253,42 @@ class StudyStore:
         values = tuple(text.encode("utf-8", "replace").decode() for text in texts)
         return self._update(key, Step.QUARANTINING, "kind = ?, reason = ?, file = ?", values)
 
+    def begin_join(self, key: str, study_key: str) -> Record:
+        """Make JOINING durable for a later part of the study ``study_key``.
+
+        Raises:
+            WrongStep: the part is not at CLAIMED.
+        """
+        return self._update(
+            key, Step.JOINING, "attempts = 0", (), lambda: self.parts.begin(key, study_key)
+        )
+
+    def finish_join(self, key: str, part: LaterPart) -> Record:
+        """End a later part whose images are in place, and set its study back to CLAIMED.
+
+        What is pending for the report of the study is deleted: it will be read again. Returns the
+        record of the study.
+
+        Raises:
+            WrongStep: the part is not at JOINING, or its study at neither DONE nor QUARANTINED.
+        """
+        study_key = self.parts.study_of(key)
+
+        def reopen() -> None:
+            self.parts.finish(key, part)
+            self.pending.delete(study_key)
+            ends = (Step.DONE.value, Step.QUARANTINED.value)
+            changed = self._database.execute(
+                "UPDATE studies SET step = ?, updated = ?, attempts = 0, kind = '', reason = '',"
+                " file = '' WHERE id = ? AND step IN (?, ?)",
+                (Step.CLAIMED.value, _now(), study_key, *ends),
+            ).rowcount
+            if changed != 1:
+                raise WrongStep(f"study {study_key} is at {self.get(study_key).step.value}")
+
+        self._update(key, Step.DONE, "attempts = 0", (), reopen)
+        return self.get(study_key)
+
     def forget_claim(self, key: str) -> None:
         """Delete a claim of which no file was moved; the study stays in the inbox."""
         self._database.execute(
@@ -276,7 +320,14 @@ class StudyStore:
         database = self._database
         return next(n for n in report_names if database.execute(query, (n,)).fetchone() is None)
 
-    def _update(self, key: str, step: Step, change: str, values: tuple[str, ...]) -> Record:
+    def _update(
+        self,
+        key: str,
+        step: Step,
+        change: str,
+        values: tuple[str, ...],
+        also: Callable[[], None] = lambda: None,
+    ) -> Record:
         before = [state.value for state in _BEFORE[step]]
         self._on_step(step, False)
         with transaction(self._database):
@@ -287,6 +338,7 @@ class StudyStore:
             ).rowcount
             if changed != 1:
                 raise WrongStep(f"study {key} is at {self.get(key).step.value}, expected {before}")
+            also()
             if step is Step.REPORTED:
                 self.pending.publish(key)
             if step is Step.QUARANTINING:

@@ -14,6 +14,12 @@ from pydicom.multival import MultiValue
 from imaging.errors import UnreadableFile
 from imaging.volume import FloatArray
 
+ANNOUNCED = (
+    "NumberOfSeriesRelatedInstances",
+    "ImagesInAcquisition",
+    "NumberOfStudyRelatedInstances",
+)
+"""Where a header may announce a number of images, the most exact one first."""
 HEADER_KEYWORDS = (
     *(
         "SOPClassUID",
@@ -33,6 +39,7 @@ HEADER_KEYWORDS = (
     *("PixelPaddingValue", "PixelPaddingRangeLimit"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType"),
     *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
+    *("AcquisitionNumber", *ANNOUNCED),
     "SliceThickness",
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
 )

@@ -24,13 +24,30 @@ from pydicom.uid import (
 
 from imaging import c_stderr
 from imaging.dicom import codecs
-from imaging.dicom.header import Instance, is_bare, load, names_of, read_head, read_instance
+from imaging.dicom.header import (
+    ANNOUNCED,
+    Instance,
+    is_bare,
+    load,
+    names_of,
+    read_head,
+    read_instance,
+)
 from imaging.dicom.layout import Layout, require_hu, write_hu
 from imaging.dicom.series import Choice, Series, choose, group
 from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, UnreadableFile
 from imaging.lungs import find_lungs
-from imaging.volume import HuArray, ImageRef, Study, StudyHeader, Volume, to_patient_axes
+from imaging.volume import (
+    HuArray,
+    ImageRef,
+    Limitation,
+    LimitationKind,
+    Study,
+    StudyHeader,
+    Volume,
+    to_patient_axes,
+)
 
 StoredArray = npt.NDArray[Any]
 Progress = Callable[[float], None]
@@ -69,6 +86,7 @@ def read_series(
             folder,
             _header(choice),
             choice.others + ignored,
+            _missing_images(images, choice.series),
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
         )
@@ -246,6 +264,31 @@ def _images(stack: Stack, volume: Volume) -> tuple[ImageRef, ...]:
     """
     same = np.allclose(stack.geometry.direction[:, 2], volume.geometry.direction[:, 2])
     return tuple(one.image for one in stack.slices) if same else ()
+
+
+def _missing_images(images: Sequence[Instance], series: Series) -> tuple[Limitation, ...]:
+    """Say if fewer images arrived than the headers of the chosen series announce."""
+    # the images that each kind of number counts: of the series, its acquisitions, the study
+    acquisitions = {image.text("AcquisitionNumber") for image in series.images}
+    counted = (
+        [image for image in images if image.text("SeriesInstanceUID") == series.uid],
+        [image for image in images if image.text("AcquisitionNumber") in acquisitions],
+        list(images),
+    )
+    for keyword, belong in zip(ANNOUNCED, counted, strict=True):
+        # one number for each acquisition, one for series and study
+        numbers = {
+            image.text("AcquisitionNumber") if keyword == "ImagesInAcquisition" else "": int(text)
+            for image in series.images
+            if (text := image.text(keyword)).isdecimal()
+        }
+        announced = sum(numbers.values())
+        if announced > len(belong):
+            text = f"{len(belong)} of {announced} announced images arrived"
+            return (Limitation(LimitationKind.COVERAGE, text),)
+        if announced:
+            break
+    return ()
 
 
 def _header(choice: Choice) -> StudyHeader:

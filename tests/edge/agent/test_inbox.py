@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import structlog
 
-from edge.agent.inbox import report_names
+from edge.agent.inbox import UNFINISHED_WAITS, report_names
 from tests.edge.builders import QUIET_S, HandClock, names, put, watch
+from tests.imaging.small_ct import SmallCt
 
 
 def test_a_study_is_complete_when_it_has_been_quiet(tmp_path: Path) -> None:
@@ -371,3 +372,36 @@ def test_a_copy_that_brings_everything_along_is_another_study(tmp_path: Path) ->
     (second,) = inbox.complete()
     assert second.fingerprint == first.fingerprint
     assert second.since_s == clock.now_s
+
+
+def test_a_study_of_which_announced_images_are_missing_is_held_for_a_bounded_while(
+    tmp_path: Path,
+) -> None:
+    inbox, clock = watch(tmp_path / "inbox")
+    announced = {"ImagesInAcquisition": 20}
+    SmallCt(count=12, attributes=announced).write(tmp_path / "inbox" / "part")
+    SmallCt(count=20, attributes=announced).write(tmp_path / "inbox" / "whole")
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["whole"]
+    clock.sleep((UNFINISHED_WAITS - 1) * QUIET_S - 0.1)
+    assert names(inbox) == ["whole"]
+    clock.sleep(0.1)
+    part, _ = inbox.complete()
+    assert (part.name, part.since_s) == ("part", clock())
+
+
+def test_a_held_study_is_complete_when_the_rest_arrives_or_it_is_marked(tmp_path: Path) -> None:
+    inbox, clock = watch(tmp_path / "inbox")
+    images = SmallCt(count=20, attributes={"ImagesInAcquisition": 20}).images()
+    for name in ("a", "b"):
+        SmallCt().write(tmp_path / "inbox" / name, images[:12])
+    assert names(inbox) == []
+    clock.sleep(QUIET_S)
+    assert names(inbox) == []
+    (tmp_path / "inbox" / "a" / ".done").touch()
+    assert names(inbox) == ["a"]
+    SmallCt().write(tmp_path / "inbox" / "b" / "rest", images[12:])
+    assert names(inbox) == ["a"]
+    clock.sleep(QUIET_S)
+    assert names(inbox) == ["a", "b"]

@@ -1,0 +1,95 @@
+"""Join images that arrived after their study was reported with that study, to read it again.
+
+A sender may pause for longer than `quiet_s`: then the first part of a series is claimed and
+reported alone. The part that follows has the same SeriesInstanceUID and other images. Its files are
+moved to those of the first part, and the report of both is the next version of the first one.
+
+Every move can be repeated after a crash at any point; until the last step is durable the study
+keeps its report, and afterwards it is read again.
+"""
+
+from pathlib import Path
+
+import structlog
+
+from edge.agent.folders import AgentFolders
+from edge.atomic_files import move, remove, sync_folder
+from edge.report.folder import release_folder
+from edge.report.write import version_in
+from edge.store.parts import LaterPart
+from edge.store.studies import Record, Step, StudyStore
+from imaging.dicom.arrival import arrived, files_of, look
+
+_SAMPLE = 16
+"""Files whose headers tell to which series a study belongs: 2 ms each."""
+
+log = structlog.get_logger()
+
+
+def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
+    """Return the study of which the claimed one is a later part; None if it is none.
+
+    It has a series of that study, and an image that the study lacks. A study that is sent again
+    has none, and is read as a study of its own.
+    """
+    folder = folders.work / record.id / record.name
+    files = files_of(folder)
+    sample = filter(None, map(look, files[:: max(1, len(files) // _SAMPLE)]))
+    series = {image.series_uid for image in sample}
+    owner = store.parts.owner(series)
+    if owner is not None and owner != record.id:
+        earlier = store.get(owner)
+        source = _files(earlier, folders)
+        if source is not None:
+            known = {image.image_uid for image in arrived(source)}
+            if any(image.image_uid not in known for image in arrived(folder)):
+                return earlier
+    store.parts.add_series(record.id, series)
+    return None
+
+
+def join(record: Record, folders: AgentFolders, store: StudyStore) -> Record:
+    """Move a later part to its study; return the study, which is to be read again.
+
+    Images that the study has already stay apart, in ``done``.
+
+    Raises:
+        OSError: files cannot be moved; call again.
+    """
+    study = store.get(store.parts.study_of(record.id))
+    home, own = folders.work / study.id, folders.work / record.id
+    # the study comes back from where it was put away
+    for source in (folders.done / study.id, folders.quarantine / study.id / "study"):
+        if source.exists():
+            move(source, home)
+    # its new images get a folder of their own in it, under the names that they came with
+    target = home / study.name / f"part-{record.id}"
+    target.mkdir(exist_ok=True)
+    sync_folder(target.parent)
+    known = {i.image_uid for i in arrived(home / study.name) if target not in i.file.parents}
+    came = own / record.name
+    for file in files_of(came):
+        image = look(file)
+        if image is None or image.image_uid not in known:
+            place = target / file.relative_to(came)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            move(file, place)
+    if any(path.is_file() for path in own.rglob("*")):
+        move(own, folders.done / record.id)
+    remove(own)
+    remove(folders.quarantine / study.id)
+    release_folder(folders.outbox / record.report_name, record.id)
+    version = max(1, version_in(folders.outbox / study.report_name, study.id)) + 1
+    images = sum(1 for _ in arrived(target))
+    log.info("more images of a study arrived", study_key=study.id, part=record.id, images=images)
+    return store.finish_join(record.id, LaterPart(version, images))
+
+
+def _files(record: Record, folders: AgentFolders) -> Path | None:
+    """Return the folder with the files of a study that has ended; None if it is gone."""
+    at = {
+        Step.DONE: folders.done / record.id / record.name,
+        Step.QUARANTINED: folders.quarantine / record.id / "study" / record.name,
+    }
+    folder = at.get(record.step)
+    return folder if folder is not None and folder.is_dir() else None

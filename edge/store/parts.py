@@ -1,0 +1,83 @@
+"""Studies that arrived in several parts: which series each study has, and which parts came later.
+
+A later part is a study of its own until it is found to belong to an earlier one, whose report is
+out. Then its images join those of the earlier study, and that is read again.
+"""
+
+import sqlite3
+from collections.abc import Collection
+from dataclasses import dataclass
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS series (
+    series_uid TEXT PRIMARY KEY,
+    study_key TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS parts (
+    part_key TEXT PRIMARY KEY,
+    study_key TEXT NOT NULL,
+    version INTEGER NOT NULL DEFAULT 0,
+    images INTEGER NOT NULL DEFAULT 0
+);
+"""
+
+
+@dataclass(frozen=True)
+class LaterPart:
+    """Images that arrived after their study was reported.
+
+    ``version`` is that of the report with them, ``images`` their number.
+    """
+
+    version: int
+    images: int
+
+
+class PartStore:
+    """The parts of studies in an open database."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+        database.executescript(_SCHEMA)
+
+    def owner(self, series_uids: Collection[str]) -> str | None:
+        """Return the key of the study that has one of these series, the last one; else None."""
+        marks = ", ".join("?" * len(series_uids))
+        row = self._database.execute(
+            f"SELECT study_key FROM series WHERE series_uid IN ({marks}) ORDER BY rowid DESC",
+            tuple(series_uids),
+        ).fetchone()
+        return None if row is None else str(row["study_key"])
+
+    def add_series(self, study_key: str, series_uids: Collection[str]) -> None:
+        """Note that this study has these series; the last study that has one is its owner."""
+        self._database.executemany(
+            "INSERT OR REPLACE INTO series VALUES (?, ?)", [(uid, study_key) for uid in series_uids]
+        )
+
+    def begin(self, part_key: str, study_key: str) -> None:
+        """Note to which study the later part belongs; in the transaction of its step JOINING."""
+        self._database.execute(
+            "INSERT INTO parts (part_key, study_key) VALUES (?, ?)", (part_key, study_key)
+        )
+
+    def study_of(self, part_key: str) -> str:
+        """Return the key of the study to which a later part belongs."""
+        query = "SELECT study_key FROM parts WHERE part_key = ?"
+        return str(self._database.execute(query, (part_key,)).fetchone()["study_key"])
+
+    def finish(self, part_key: str, part: LaterPart) -> None:
+        """Note the version that will have the images; in the transaction that ends JOINING."""
+        self._database.execute(
+            "UPDATE parts SET version = ?, images = ? WHERE part_key = ?",
+            (part.version, part.images, part_key),
+        )
+
+    def later_parts(self, study_key: str) -> tuple[LaterPart, ...]:
+        """Return the later parts that have joined a study, in their order."""
+        rows = self._database.execute(
+            "SELECT version, images FROM parts WHERE study_key = ? AND version > 0"
+            " ORDER BY version",
+            (study_key,),
+        )
+        return tuple(LaterPart(row["version"], row["images"]) for row in rows)

@@ -1,0 +1,204 @@
+"""Images that arrive after their study was reported: one study, one report in two versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.agent import join
+from edge.atomic_files import move
+from edge.escalation.client import NoSecondReader
+from edge.job import Job
+from edge.pipeline import StudyResult, read_and_report
+from edge.store.pending import PendingStep, PersistPending
+from edge.store.studies import Step, StudyStore
+from imaging.dicom.arrival import arrived
+from imaging.errors import IncompleteSeries
+from tests.edge.builders import SilentCloud, pending_pipeline, study_at
+from tests.edge.running_agent import Killed, statuses, work_off
+from tests.imaging.small_ct import SmallCt
+
+IMAGES = SmallCt(count=20).images()
+WHOLE = {str(image.SOPInstanceUID) for image in IMAGES}
+
+
+class Reader:
+    """The pipeline behind the agent: a study with fewer than ``enough`` images is refused."""
+
+    def __init__(self, enough: int = 0, pending: bool = False) -> None:
+        self.read: list[set[str]] = []
+        self._enough = enough
+        self._second = SilentCloud() if pending else NoSecondReader()
+
+    def __call__(self, job: Job, persist: PersistPending) -> StudyResult:
+        images = {image.image_uid for image in arrived(job.source)}
+        self.read.append(images)
+
+        def read(path: Path) -> Any:
+            if len(images) < self._enough:
+                raise IncompleteSeries("too few slices: send the whole series", path)
+            return study_at(path)
+
+        pipeline = replace(pending_pipeline(self._second, pictures=True), read=read)
+        return read_and_report(replace(pipeline, persist_pending=persist), job)
+
+
+def send(root: Path, name: str, part: slice) -> None:
+    SmallCt().write(root / "inbox" / name, IMAGES[part])
+    (root / "inbox" / name / ".done").touch()
+
+
+def report(root: Path, name: str = "a", version: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = json.loads(
+        (root / "outbox" / name / f"report{version}.json").read_text()
+    )
+    return values
+
+
+def images_in(folder: Path) -> set[str]:
+    return {image.image_uid for image in arrived(folder)}
+
+
+def assert_one_study(root: Path) -> None:
+    """The second report is version 2 of the first one, made from all images, and nothing else."""
+    newest, oldest = report(root), report(root, version=".v1")
+    assert (oldest["version"], newest["version"]) == (1, 2)
+    assert oldest["study_key"] == newest["study_key"]
+    (change,) = newest["changes"]
+    assert change["kind"] == "more images arrived"
+    assert change["text"].startswith("8 more images were added: the whole study was read again")
+    assert change["text"] in (root / "outbox" / "a" / "report.html").read_text()
+    assert {path.name for path in (root / "outbox").iterdir() if path.is_dir()} == {"a"}
+    assert images_in(root / "state" / "done" / newest["study_key"] / "a") == WHOLE
+    assert [path.name for path in (root / "state" / "done").iterdir()] == [newest["study_key"]]
+    assert list((root / "state" / "work").iterdir()) == []
+    assert [p for p in (root / "inbox").iterdir() if not p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("name", ["a", "another folder"])
+def test_a_series_in_two_parts_is_one_study_and_its_report_is_amended(
+    tmp_path: Path, name: str
+) -> None:
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    send(tmp_path, name, slice(12, 20))
+    work_off(tmp_path, reader)
+    assert [len(images) for images in reader.read] == [12, 20]
+    assert_one_study(tmp_path)
+
+
+def test_a_first_part_that_was_refused_is_read_again_with_the_rest(tmp_path: Path) -> None:
+    reader = Reader(enough=15)
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    assert statuses(tmp_path) == {"a": "rejected"}
+    send(tmp_path, "a", slice(12, 20))
+    work_off(tmp_path, reader)
+    assert report(tmp_path)["rejection"] is None
+    assert report(tmp_path, version=".v1")["rejection"]["kind"] == "IncompleteSeries"
+    assert_one_study(tmp_path)
+    assert list((tmp_path / "state" / "quarantine").iterdir()) == []
+
+
+def test_a_third_part_makes_version_3_with_both_changes(tmp_path: Path) -> None:
+    reader = Reader()
+    for part in (slice(0, 8), slice(8, 15), slice(15, 20)):
+        send(tmp_path, "a", part)
+        work_off(tmp_path, reader)
+    newest = report(tmp_path)
+    assert newest["version"] == 3
+    assert [change["version"] for change in newest["changes"]] == [2, 3]
+    assert images_in(tmp_path / "state" / "done") == WHOLE
+
+
+def test_a_part_that_overlaps_adds_only_its_new_images(tmp_path: Path) -> None:
+    """What the study has already is not read twice, and is not lost."""
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    send(tmp_path, "a", slice(0, 20))
+    work_off(tmp_path, reader)
+    assert reader.read[1] == WHOLE
+    key = report(tmp_path)["study_key"]
+    assert len(list(arrived(tmp_path / "state" / "done" / key))) == 20
+    assert len(list(arrived(tmp_path / "state" / "done"))) == 32
+
+
+def test_a_study_that_is_sent_again_is_a_study_of_its_own(tmp_path: Path) -> None:
+    reader = Reader()
+    for _ in range(2):
+        send(tmp_path, "a", slice(0, 20))
+        work_off(tmp_path, reader)
+    assert [report(tmp_path, name)["version"] for name in ("a", "a-2")] == [1, 1]
+
+
+def test_other_series_stay_other_studies(tmp_path: Path) -> None:
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    SmallCt(count=20, series="2").write(tmp_path / "inbox" / "b")
+    (tmp_path / "inbox" / "b" / ".done").touch()
+    work_off(tmp_path, reader)
+    assert [report(tmp_path, name)["version"] for name in "ab"] == [1, 1]
+
+
+def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_path: Path) -> None:
+    reader = Reader(pending=True)
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    send(tmp_path, "a", slice(12, 20))
+    work_off(tmp_path, reader)
+    assert_one_study(tmp_path)
+    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
+        (read,) = store.pending.at(PendingStep.PENDING)
+    assert (read.study_key, read.version) == (report(tmp_path)["study_key"], 2)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("step", [Step.JOINING, Step.DONE, Step.READING, Step.REPORTED])
+def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(
+    tmp_path: Path, step: Step, durable: bool
+) -> None:
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    send(tmp_path, "a", slice(12, 20))
+
+    def crash(now: Step | PendingStep, is_durable: bool) -> None:
+        if (now, is_durable) == (step, durable):
+            raise Killed
+
+    with pytest.raises(Killed):
+        work_off(tmp_path, reader, crash)
+    work_off(tmp_path, reader)
+    assert_one_study(tmp_path)
+
+
+@pytest.mark.parametrize("at", range(1, 10))  # the study, and eight images
+def test_killed_between_any_two_moves_no_image_is_lost(
+    tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    send(tmp_path, "a", slice(12, 20))
+    moves = 0
+
+    def fragile(source: Path, target: Path) -> None:
+        nonlocal moves
+        moves += 1
+        if moves == at:
+            raise Killed
+        move(source, target)
+
+    monkeypatch.setattr(join, "move", fragile)
+    with pytest.raises(Killed):
+        work_off(tmp_path, reader)
+    monkeypatch.undo()
+    work_off(tmp_path, reader)
+    assert_one_study(tmp_path)
