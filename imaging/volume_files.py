@@ -58,7 +58,7 @@ SAME_PLACE_MM = 0.5
 """How far apart sform and qform may place a voxel: half the networks' voxel. A quaternion of three
 32-bit numbers is exact to 0.1 mm at the far corner of a chest."""
 _SAME_SPACING = 0.01  # relative
-_HEADER_BYTES, _MAX_LINE, _MAX_REST = 1 << 20, 500, 1 << 20
+_HEADER_BYTES, _MAX_LINE, _MAX_REST, _CHUNK = 1 << 20, 500, 1 << 20, 1 << 20
 _PATIENT_SPACES = {"lps", "ras", "las"} | {
     *("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
 }
@@ -123,7 +123,7 @@ def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
     """Read voxels and geometry as the file orders its axes, and whether it states how they lie."""
     if format_of(file) == "NIfTI":
         return _read_nifti(file)
-    fields = _text_fields(file)
+    fields, data_at = _text_header(file)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(_IO[format_of(file)])
     reader.SetFileName(str(file))
@@ -132,12 +132,33 @@ def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
     _require_spacing(fields, file)
     direction = np.array(reader.GetDirection()).reshape(3, 3)
     geometry = Geometry(triple(reader.GetSpacing()[::-1]), triple(reader.GetOrigin()), direction)
-    hu = _hu(sitk.GetArrayFromImage(reader.Execute()), file)
-    return hu, geometry, _states_orientation(fields, file)
+    voxels = sitk.GetArrayFromImage(reader.Execute())
+    if fields.get("compresseddata", "").lower() == "true":
+        name = fields.get("elementdatafile", "")
+        data = (file, data_at) if name.upper() == "LOCAL" else (file.parent / name, 0)
+        _require_checksum(*data, voxels.nbytes)
+    return _hu(voxels, file), geometry, _states_orientation(fields, file)
 
 
-def _text_fields(file: Path) -> dict[str, str]:
-    """Read the fields of an NRRD or MetaImage header, their names in lower case.
+def _require_checksum(file: Path, data_at: int, size: int) -> None:
+    """Require that the compressed voxels of MetaImage are whole; MetaIO never reads their checksum.
+
+    Raises:
+        ValueError, zlib.error: they are damaged, or are not of ``size`` bytes.
+    """
+    unpacker, found = zlib.decompressobj(wbits=47), 0  # zlib or gzip
+    with file.open("rb") as stream:
+        stream.seek(data_at)
+        while not unpacker.eof and (packed := unpacker.unconsumed_tail or stream.read(_CHUNK)):
+            found += len(unpacker.decompress(packed, _CHUNK))
+            if found > size:
+                break
+    if not unpacker.eof or found != size:
+        raise ValueError(f"the compressed voxels are damaged after {found} of {size} bytes")
+
+
+def _text_header(file: Path) -> tuple[dict[str, str], int]:
+    """Read the fields of an NRRD or MetaImage header, their names in lower case, and find its end.
 
     The libraries that read them have buffers of fixed length, for lines and for dimensions, and
     write beyond them.
@@ -157,13 +178,14 @@ def _text_fields(file: Path) -> dict[str, str]:
             # the libraries use it as a format for numbers, whatever else it asks for
             if name.strip().lower() in ("elementdatafile", "data file") and "%" in value:
                 raise ValueError("the name of its data file is a pattern, expected one file")
+            fields[name.strip().lower()] = value.strip()
             # here the header ends, and voxels may follow
             if name.strip() == "ElementDataFile" or (is_nrrd and not line):
                 break
-            fields[name.strip().lower()] = value.strip()
+        end = stream.tell()
     if (count := fields.get("ndims", "3")) not in ("2", "3", "4", "5"):
         raise ValueError(f"it has {count} dimensions")
-    return fields
+    return fields, end
 
 
 def _require_spacing(fields: Mapping[str, str], file: Path) -> None:

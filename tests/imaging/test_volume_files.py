@@ -24,9 +24,12 @@ _ORDERS = {
 }
 
 
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 400, (24, 28, 32)).astype(np.int16)
+
+
 def _image(direction: tuple[int, ...]) -> sitk.Image:
-    values = np.random.default_rng(0).integers(-1000, 400, (24, 28, 32)).astype(np.int16)
-    image = sitk.GetImageFromArray(values)
+    image = sitk.GetImageFromArray(_noise())
     image.SetSpacing((0.8, 0.9, 1.5))
     image.SetOrigin((-120.0, 34.5, -250.25))
     image.SetDirection(direction)
@@ -353,6 +356,23 @@ def test_a_gzip_file_with_a_damaged_voxel_is_refused(tmp_path: Path) -> None:
     whole = gzip.compress(bytes(content), compresslevel=0)
     file.write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
     with pytest.raises(UnreadableFile, match="CRC check failed"):
+        read_study(file)
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".mhd", ".nrrd", ".nii.gz"])
+@pytest.mark.parametrize("at", [0.3, 0.6, 0.9, 0.999])
+def test_compressed_voxels_that_are_damaged_are_refused(
+    at: float, suffix: str, tmp_path: Path
+) -> None:
+    """Damaged data can often be decompressed, to other voxels: the checksum tells."""
+    file = tmp_path / f"a{suffix}"
+    sitk.WriteImage(_image(_ORDERS["as DICOM"]), str(file), useCompression=True)
+    np.testing.assert_array_equal(read_study(file).volume.hu, _noise())
+    data = tmp_path / "a.zraw" if suffix == ".mhd" else file
+    content = bytearray(data.read_bytes())
+    content[int(at * len(content))] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(UnreadableFile):
         read_study(file)
 
 
