@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from enum import IntEnum
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +14,8 @@ from rich.console import Console
 
 from edge.access import UMASK, make_folder
 from edge.agent.agent import run_agent
+from edge.agent.folders import AgentFolders
+from edge.agent.queue import is_running, queued, render, requeue
 from edge.assemble import open_pipeline
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.job import Job
@@ -117,6 +119,48 @@ def run(config: Config = None) -> None:
         run_agent(settings)
     except SETUP_ERRORS as error:
         raise _failed(error) from error
+
+
+@app.command()
+def queue(
+    config: Config = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With the studies that are done.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Show the studies that arrive, wait, are read, are pending or were refused, with reasons."""
+    settings = _settings(config)
+    folders = AgentFolders.of(settings)
+    try:
+        studies = queued(folders, everything=everything, quiet_s=settings.quiet_s)
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    if as_json:
+        values = {"running": is_running(folders), "studies": [asdict(one) for one in studies]}
+        typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))
+    else:
+        Console().print(Printable(render(studies, runs=is_running(folders))))
+
+
+@app.command(name="requeue")
+def requeue_command(
+    study: Annotated[
+        str | None, typer.Argument(help="Name or key of a study that is refused or done.")
+    ] = None,
+    all_failed: Annotated[
+        bool, typer.Option("--all-failed", help="All studies that were refused.")
+    ] = False,
+    config: Config = None,
+) -> None:
+    """Move a study back into the inbox, to be read again as a new one; the agent may run."""
+    if (study is None) != all_failed:
+        raise typer.BadParameter("name one study, or give --all-failed")
+    try:
+        names = requeue(study, AgentFolders.of(_settings(config)))
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    typer.echo("\n".join(f"back in the inbox: {printable(name)}" for name in names) or "none")
 
 
 def exit_status(report: Report) -> ExitStatus:

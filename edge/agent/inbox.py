@@ -225,7 +225,7 @@ class Inbox:
         entries: dict[str, InboxEntry] = {}
         for name in sorted(names):
             try:
-                if self._is_study(name):
+                if is_study(self._folder / name):
                     entries[name] = inspect_entry(self._folder, name, names)
             except OSError as error:  # no permission, a loop of links, a failing disk
                 unreadable[name] = _reason(error)
@@ -273,20 +273,20 @@ class Inbox:
             log.info("announced images are missing, waiting", missing=missing, at_most_s=long_s)
         return long_s if missing or entry.unfinished else self._quiet_s
 
-    def _is_study(self, name: str) -> bool:
-        path = self._folder / name
-        if _is_temporary(name) or path.is_symlink():
-            return False
-        return path.is_dir() or (
-            path.is_file() and name.lower().endswith(VOLUME_SUFFIXES + ARCHIVES)
-        )
-
     def _log_once(self, event: str, details: Mapping[str, str], key: str = "") -> None:
         """Log an event once for each name, without the names: they may be a patient's."""
         if new := details.keys() - self._logged.get(event, frozenset()):
             values = {key: sorted({details[name] for name in new})} if key else {}
             log.warning(event, count=len(new), **values)
         self._logged[event] = details.keys()
+
+
+def is_study(path: Path) -> bool:
+    """Return whether this entry of the inbox is a study: a folder, or a file of a known format."""
+    if _is_temporary(path.name) or path.is_symlink():
+        return False
+    is_known = path.name.lower().endswith(VOLUME_SUFFIXES + ARCHIVES)
+    return path.is_dir() or (is_known and path.is_file())
 
 
 def report_names(name: str) -> Iterator[str]:

@@ -193,6 +193,10 @@ class PendingStore:
         """
         return _pending_read(self._row(key))
 
+    def reason(self, key: str) -> str:
+        """Return why verdicts are missing."""
+        return str(self._row(key)["reason"])
+
     def context(self, key: str) -> AmendmentContext:
         """Return the amendment context of the report that is out."""
         return AmendmentContext.from_bytes(self._row(key)["context"])

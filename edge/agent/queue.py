@@ -1,0 +1,211 @@
+"""What waits, is read, is pending or was refused, as the command line shows it; and the way back.
+
+Nothing here changes the database. A study goes back by moving its files into the inbox, which is
+safe while the agent runs: it is then a new study, with a new key and a report of its own.
+"""
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.table import Table
+
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.agent.inbox import InboxEntry, inspect_entry, is_study
+from edge.atomic_files import copy_whole, move, remove, sync_folder
+from edge.errors import EdgeError
+from edge.store.pending import PendingStep
+from edge.store.studies import Record, Step, StudyStore
+
+STATES = {
+    Step.CLAIMING: "moving in",
+    Step.CLAIMED: "waiting",
+    Step.READING: "reading",
+    Step.REPORTED: "reported",
+    Step.QUARANTINING: "refused",
+    Step.QUARANTINED: "refused",
+    Step.DONE: "done",
+}
+
+
+class NoSuchStudy(EdgeError):
+    """No study of this name or key can be read again."""
+
+
+@dataclass(frozen=True)
+class Queued:
+    """One study of the agent, or one that arrives.
+
+    Attributes:
+        name: of its folder or file in the inbox.
+        study_key: empty while it lies in the inbox.
+        state: ``arriving``, ``pending`` or one of `STATES`.
+        attempts: started readings; for a pending read, retries since the last verdict.
+        age_s: since it last changed; for a pending read, the time that agents ran since.
+        reason: why it is in this state; may be empty.
+        report: its folder in the outbox; empty while it lies in the inbox.
+    """
+
+    name: str
+    study_key: str
+    state: str
+    attempts: int
+    age_s: float
+    reason: str
+    report: str
+
+
+def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -> list[Queued]:
+    """Return all studies that are not done, and the pending reads; with ``everything`` all.
+
+    Raises:
+        InvalidDatabase: the database cannot be opened.
+        OSError: the inbox cannot be listed.
+    """
+    found = [*_arriving(folders.inbox, quiet_s)]
+    if not (folders.state / DATABASE).is_file():
+        return found
+    with StudyStore(folders.state / DATABASE) as store:
+        records = {record.id: record for record in store.at(*Step)}
+        pending = [
+            Queued(
+                records[read.study_key].name,
+                read.study_key,
+                "pending",
+                read.attempts,
+                read.age_s,
+                store.pending.reason(read.study_key),
+                records[read.study_key].report_name,
+            )
+            for step in (PendingStep.PENDING, PendingStep.AMENDING)
+            for read in store.pending.at(step)
+            if read.study_key in records
+        ]
+    for record in records.values():
+        if everything or (record.step is not Step.DONE and _is_here(record, folders)):
+            found.append(_of(record))
+    return [*found, *pending]
+
+
+def render(studies: list[Queued], *, runs: bool) -> Table:
+    """Return the table for people."""
+    title = "The agent runs" if runs else "The agent does not run"
+    table = Table("study", "state", "attempts", "age", "reason", "key", title=title)
+    for one in studies:
+        row = (one.name, one.state, str(one.attempts), _age(one.age_s), one.reason, one.study_key)
+        table.add_row(*(text.replace("[", r"\[") for text in row))
+    return table
+
+
+def is_running(folders: AgentFolders) -> bool:
+    """Return whether an agent holds the state folder."""
+    try:
+        with (folders.state / ".overread.lock").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:
+    """Move studies back into the inbox; return their names.
+
+    ``wanted`` is the name or the key of one that is refused or done; None stands for all that are
+    refused. It may be repeated after a crash at any point.
+
+    Raises:
+        NoSuchStudy: there is none, or several; or the inbox has another of this name.
+        OSError: files cannot be moved.
+    """
+    with StudyStore(folders.state / DATABASE) as store:
+        records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
+    if wanted is None:
+        chosen = [record for record in records if record.step is Step.QUARANTINED]
+    else:
+        chosen = [record for record in records if wanted in (record.id, record.name)]
+        chosen = chosen or [record for record in records if wanted == record.report_name]
+        if len(chosen) > 1:
+            keys = ", ".join(record.id for record in chosen)
+            raise NoSuchStudy(f"{wanted}: there are several, choose one by its key: {keys}")
+        if not chosen:
+            raise NoSuchStudy(f"{wanted}: no study of this name or key is refused or done")
+    for record in chosen:
+        _bring_back(record, folders)
+    return [record.name for record in chosen]
+
+
+def _bring_back(record: Record, folders: AgentFolders) -> None:
+    """Move a study into the inbox: what belongs to a header first, so that it is never alone."""
+    source = _place(record, folders)
+    present = [member for member in record.members if os.path.lexists(source / member)]
+    for member in reversed(present):
+        if os.path.lexists(folders.inbox / member):
+            raise NoSuchStudy(f"{member}: the inbox has another of this name, wait for its report")
+    for member in reversed(present):
+        try:
+            move(source / member, folders.inbox / member)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy_whole(source / member, folders.inbox / member)
+            remove(source / member)
+    remove(source.parent if record.step is Step.QUARANTINED else source)
+    sync_folder(source.parent.parent if record.step is Step.QUARANTINED else source.parent)
+
+
+def _place(record: Record, folders: AgentFolders) -> Path:
+    if record.step is Step.QUARANTINED:
+        return folders.quarantine / record.id / "study"
+    return (folders.done if record.step is Step.DONE else folders.work) / record.id
+
+
+def _is_here(record: Record, folders: AgentFolders) -> bool:
+    """Return whether the files of a study that came to its end are still in their folder."""
+    ended = record.step in (Step.QUARANTINED, Step.DONE)
+    return not ended or os.path.lexists(_place(record, folders) / record.name)
+
+
+def _arriving(inbox: Path, quiet_s: float) -> Iterator[Queued]:
+    names = set(os.listdir(inbox)) if inbox.is_dir() else set[str]()
+    for name in sorted(names):
+        try:
+            if is_study(inbox / name):
+                entry = inspect_entry(inbox, name, names)
+                age_s = max(0.0, time.time() - entry.changed)
+                yield Queued(name, "", "arriving", 0, age_s, _why_it_waits(entry, quiet_s), "")
+        except OSError as error:
+            yield Queued(name, "", "arriving", 0, 0.0, f"unreadable: {error.strerror}", "")
+
+
+def _why_it_waits(entry: InboxEntry, quiet_s: float) -> str:
+    if entry.marked:
+        return "complete"
+    if entry.lacks_data:
+        return "its data file is missing"
+    if entry.unfinished:
+        return "its transfer has not finished"
+    if not entry.fingerprint:
+        return "empty"
+    return f"complete when nothing changes for {quiet_s:g} s"
+
+
+def _of(record: Record) -> Queued:
+    updated = datetime.fromisoformat(record.updated)
+    age_s = max(0.0, (datetime.now(UTC) - updated).total_seconds())
+    reason = f"{record.kind}: {record.reason.splitlines()[0]}" if record.reason else record.kind
+    state = STATES[record.step]
+    return Queued(record.name, record.id, state, record.attempts, age_s, reason, record.report_name)
+
+
+def _age(seconds: float) -> str:
+    for unit, length_s in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,151 @@
+"""The commands ``queue`` and ``requeue``: what there is, and the way back into the inbox."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from typer.testing import CliRunner, Result
+
+from edge.__main__ import app
+from edge.agent import queue
+from edge.agent.folders import AgentFolders
+from edge.atomic_files import move as real_move
+from evaluation.recovery.agent import settings_in
+from tests.edge.agent.test_adopt import busy_site, work
+from tests.edge.builders import put
+from tests.edge.running_agent import statuses, whereabouts
+
+
+def command(root: Path, *arguments: str) -> Result:
+    config = root / "edge.toml"
+    folders = (f'{name} = "{root / where}"' for name, where in FOLDERS.items())
+    config.write_text("\n".join(folders))
+    result = CliRunner().invoke(app, [*arguments, "--config", str(config)])
+    structlog.reset_defaults()  # its standard error is closed now
+    return result
+
+
+FOLDERS = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
+
+
+def shown(root: Path, *arguments: str) -> dict[str, Any]:
+    result = command(root, "queue", "--json", *arguments)
+    assert result.exit_code == 0
+    values: dict[str, Any] = json.loads(result.stdout)
+    return values
+
+
+def test_queue_shows_every_study_that_is_not_done_and_why(tmp_path: Path) -> None:
+    """Refused, being read, waiting, arriving and pending; done ones with ``--all`` alone."""
+    busy_site(tmp_path)
+    put(tmp_path / "inbox", "f", done=False)
+    (tmp_path / "inbox" / "x.mhd").write_text("ElementDataFile = x.raw\n")
+    values = shown(tmp_path)
+    assert values["running"] is False
+    found = {(one["name"], one["state"]): one for one in values["studies"]}
+    assert found.keys() == {
+        ("b ü", "refused"),
+        ("c", "pending"),
+        ("d", "reading"),
+        ("e", "waiting"),
+        ("f", "arriving"),
+        ("x.mhd", "arriving"),
+    }
+    assert found["b ü", "refused"]["reason"] == "NotCt: this is no CT"
+    assert found["d", "reading"]["attempts"] == 1
+    assert "Unreachable" in found["c", "pending"]["reason"]
+    assert found["x.mhd", "arriving"]["reason"] == "its data file is missing"
+    assert {one["name"] for one in shown(tmp_path, "--all")["studies"]} >= {"a", "c"}
+
+
+def test_queue_is_a_table_for_people(tmp_path: Path) -> None:
+    """Names come from outside: an escape sequence in one does not reach the terminal."""
+    put(tmp_path / "inbox", "a\x1b[31m", "bad")
+    work(tmp_path)
+    result = command(tmp_path, "queue")
+    assert result.exit_code == 0
+    assert "The agent does not run" in result.stdout
+    assert "refused" in result.stdout
+    assert "\x1b[31m" not in result.stdout
+
+
+def test_queue_of_a_machine_that_never_ran_is_empty(tmp_path: Path) -> None:
+    assert shown(tmp_path) == {"running": False, "studies": []}
+
+
+def test_a_refused_study_is_read_again_after_requeue(tmp_path: Path) -> None:
+    """Under a new key, with a report of its own; the old report stays."""
+    put(tmp_path / "inbox", "b ü", "bad")
+    work(tmp_path)
+    for path in (tmp_path / "state" / "quarantine").glob("*/study/*/*.dcm"):
+        path.write_text("mended")
+    result = command(tmp_path, "requeue", "b ü")
+    assert result.exit_code == 0
+    assert result.stdout == "back in the inbox: b ü\n"
+    assert list((tmp_path / "state" / "quarantine").iterdir()) == []
+    assert shown(tmp_path)["studies"][0]["state"] == "arriving"
+    work(tmp_path)
+    assert statuses(tmp_path) == {"b ü": "rejected", "b ü-2": "final"}
+    assert whereabouts(tmp_path) == {"b ü": ["done"]}
+
+
+def test_all_refused_studies_come_back_at_once_and_done_ones_by_their_key(tmp_path: Path) -> None:
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "bad")):
+        put(tmp_path / "inbox", name, text)
+    work(tmp_path)
+    assert command(tmp_path, "requeue", "--all-failed").exit_code == 0
+    assert sorted(n for n in os.listdir(tmp_path / "inbox") if n[0] != ".") == ["b", "c"]
+    (key,) = os.listdir(tmp_path / "state" / "done")
+    assert command(tmp_path, "requeue", key).exit_code == 0
+    assert (tmp_path / "inbox" / "a").is_dir()
+    assert command(tmp_path, "requeue", "--all-failed").stdout == "none\n"
+
+
+def test_requeue_replaces_nothing_in_the_inbox_and_names_what_it_cannot_find(
+    tmp_path: Path,
+) -> None:
+    put(tmp_path / "inbox", "b", "bad")
+    work(tmp_path)
+    put(tmp_path / "inbox", "b", "newer", done=False)
+    for arguments, said in ((["b"], "the inbox has another"), (["z"], "no study of this name")):
+        result = command(tmp_path, "requeue", *arguments)
+        assert result.exit_code == 1
+        assert said in result.stderr
+    assert (tmp_path / "inbox" / "b" / "0.dcm").read_text() == "newer"
+    assert len(list((tmp_path / "state" / "quarantine").glob("*/study/b/0.dcm"))) == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["b", "--all-failed"]])
+def test_requeue_wants_one_study_or_all(tmp_path: Path, arguments: list[str]) -> None:
+    assert command(tmp_path, "requeue", *arguments).exit_code == 2
+
+
+def test_a_header_goes_back_after_its_data_also_to_another_filesystem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never alone in the inbox, where the agent would wait for its data."""
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "x.mhd").write_text("ElementDataFile = x.raw\n")
+    (tmp_path / "inbox" / "x.raw").write_text("data")
+    (tmp_path / "inbox" / "x.mhd.done").touch()
+    work(tmp_path)
+    order: list[str] = []
+
+    def move(source: Path, target: Path) -> None:
+        if target.parent == tmp_path / "inbox":
+            order.append(target.name)
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real_move(source, target)
+
+    monkeypatch.setattr(queue, "move", move)
+    folders = AgentFolders.of(settings_in(tmp_path))
+    assert queue.requeue("x.mhd", folders) == ["x.mhd"]
+    assert order == ["x.raw", "x.mhd"]
+    assert (tmp_path / "inbox" / "x.raw").read_text() == "data"
+    assert list((tmp_path / "state" / "done").iterdir()) == []
