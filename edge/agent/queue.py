@@ -25,6 +25,7 @@ from edge.store.studies import Record, Step, StudyStore
 STATES = {
     Step.CLAIMING: "moving in",
     Step.CLAIMED: "waiting",
+    Step.JOINING: "joining",
     Step.READING: "reading",
     Step.REPORTED: "reported",
     Step.QUARANTINING: "refused",

@@ -16,6 +16,7 @@ from edge.__main__ import app
 from edge.agent import queue
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import move as real_move
+from edge.store.studies import Step
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_adopt import busy_site, work
 from tests.edge.builders import put
@@ -149,3 +150,7 @@ def test_a_header_goes_back_after_its_data_also_to_another_filesystem(
     assert order == ["x.raw", "x.mhd"]
     assert (tmp_path / "inbox" / "x.raw").read_text() == "data"
     assert list((tmp_path / "state" / "done").iterdir()) == []
+
+
+def test_every_step_has_a_word() -> None:
+    assert queue.STATES.keys() == set(Step)
