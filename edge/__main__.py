@@ -100,7 +100,7 @@ def screen(
         with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
             make_folder(out)  # an error here comes before the long work
             guarded = replace(pipeline, admit=admission(overwrite=overwrite))
-            result = read_and_report(guarded, Job(path.absolute(), out))
+            result = read_and_report(guarded, Job(path.resolve(), out))
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     if as_json:

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.coverage import Coverage, coverage_of
+from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, find_lungs
 from imaging.volume import WINDOW_HU, Geometry, HuArray, UInt8Array, Volume, to_patient_axes, triple
 
 TARGET_MM = 1.0
+MAX_BOX_MM = 600.0
+"""Longest side of a lung box; the lungs of a tall adult are 450 mm wide and high."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +49,17 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
 
     Raises:
         NoLung: the volume holds no lung; the error names ``source``.
+        IrregularGeometry: its lungs would be larger than any.
     """
     hu, whole = to_patient_axes(volume.hu, volume.geometry)
     lungs = find_lungs(hu, whole.spacing_mm, source)
+    sides = [
+        (b - a) * mm for a, b, mm in zip(lungs.start, lungs.stop, whole.spacing_mm, strict=True)
+    ]
+    if max(sides) > MAX_BOX_MM:
+        size = " x ".join(f"{side:.0f}" for side in sides)
+        reason = f"its lungs would be {size} mm (z, y, x), at most {MAX_BOX_MM:g} mm each"
+        raise IrregularGeometry(f"{reason}: check the spacing, export it again", source)
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
     coverage = coverage_of(lungs, whole.spacing_mm[0])

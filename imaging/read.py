@@ -24,6 +24,8 @@ ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.
 def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -> Study:
     """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
+    Only regular files are opened, and no link is followed: neither ``path`` nor inside a folder.
+
     Args:
         path: a folder with DICOM files, its DICOMDIR, one of its files (then only its series is
             read), a volume file (NIfTI, NRRD, MetaImage), or a folder with one volume file.
@@ -40,6 +42,8 @@ def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -
 
 
 def _read(path: Path, progress: Callable[[float], None]) -> Study:
+    if path.is_symlink():
+        raise UnreadableFile("is a link: give the file or folder itself", path)
     if path.is_dir():
         return _read_directory(path, progress)
     if not path.is_file():

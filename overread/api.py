@@ -113,7 +113,8 @@ def read_study(path: str | Path) -> Study:
     Raises:
         imaging.errors.StudyError: the study cannot be read; the message names the file.
     """
-    return imaging.read.read_study(Path(path))
+    given = Path(path)
+    return imaging.read.read_study(given.resolve() if given.is_symlink() else given)
 
 
 def _study(source: str | Path | Array, spacing_mm: Sequence[float] | None) -> Study:

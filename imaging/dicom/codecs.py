@@ -8,14 +8,12 @@ annex A for JPEG 2000). A frame ends at its end marker. Some archives write a pa
 after it: that is no part of the image, and is cut off.
 
 Frames are decoded by GDCM in SimpleITK, which is fast and releases Python's lock. GDCM reads only
-files, and parses the whole header of each. So every frame is written to a file of its own with
+files, and parses the whole header of each. So every frame gets a file of its own, in memory, with
 nothing but the pixel attributes: quicker, and independent of the rest of the header.
 """
 
-import os
 import re
 import struct
-import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
 from io import BytesIO
@@ -39,6 +37,8 @@ from pydicom.uid import (
 )
 
 from imaging.dicom.layout import Layout
+from imaging.errors import is_out_of_memory
+from imaging.files import named_in_memory
 
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7  # SOF3 and SOF55, the frame headers of the two
@@ -201,18 +201,16 @@ def _check_scan(scan: bytes, header: bytes, tables: set[int]) -> None:
 
 def _read_image(content: bytes) -> npt.NDArray[Any]:
     """Decode a DICOM file of one frame with GDCM."""
-    handle, name = tempfile.mkstemp(suffix=".dcm")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    with named_in_memory(content) as name:
         reader.SetFileName(name)
-        return np.asarray(sitk.GetArrayFromImage(reader.Execute())[0])
-    except RuntimeError:
-        raise ValueError("the compressed frame cannot be decoded") from None
-    finally:
-        os.unlink(name)
+        try:
+            return np.asarray(sitk.GetArrayFromImage(reader.Execute())[0])
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise MemoryError from None
+            raise ValueError("the compressed frame cannot be decoded") from None
 
 
 @lru_cache(maxsize=16)

@@ -3,15 +3,18 @@
 import codecs
 import math
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.multival import MultiValue
 
-from imaging.errors import UnreadableFile
+from imaging.errors import UnreadableFile, is_machine_fault
+from imaging.files import not_plain, open_plain, special_kind
 from imaging.volume import FloatArray
 
 ANNOUNCED = (
@@ -46,6 +49,8 @@ HEADER_KEYWORDS = (
 """The attributes that are read of each file; all others are skipped unparsed."""
 MAX_FILES = 20_000
 """More files than any one examination has: a wrong folder rather than a study."""
+MAX_INFLATED = 512 << 20
+"""Largest deflated file in bytes when it is inflated: a thousand slices."""
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 """Suffixes that programs append to the name of a file while they transfer it."""
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
@@ -113,6 +118,8 @@ class Instance:
         # A damaged value is met only now, when pydicom converts it, and fails as anything:
         # ValueError, TypeError, OverflowError, struct.error, NotImplementedError ...
         except Exception as error:
+            if is_machine_fault(error):
+                raise
             reason = f"{keyword} cannot be read ({_short(error)}): send the file again"
             raise UnreadableFile(reason, self.file) from None
 
@@ -140,13 +147,38 @@ def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> 
         UnreadableFile: the file cannot be opened or parsed.
     """
     try:
-        return dcmread(
-            file, force=bare, stop_before_pixels=not pixels, specific_tags=list(keywords)
-        )
+        with _Inflatable(open_plain(file)) as stream:
+            return dcmread(
+                stream, force=bare, stop_before_pixels=not pixels, specific_tags=list(keywords)
+            )
     # pydicom promises no set of exceptions for damaged files.
     except Exception as error:
+        if isinstance(error, UnreadableFile) or is_machine_fault(error):
+            raise
         reason = f"damaged DICOM file ({_short(error)}): send it again"
         raise UnreadableFile(reason, file) from None
+
+
+class _Inflatable(BufferedReader):
+    """A file for pydicom, which reads all that is left of it only to inflate that in one piece."""
+
+    def __init__(self, stream: BufferedReader) -> None:
+        super().__init__(stream.detach())
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Read bytes; all that are left only if they inflate to `MAX_INFLATED` at most."""
+        content = super().read(size)
+        if size is None or size < 0:
+            self._require_inflatable(content)
+        return content
+
+    def _require_inflatable(self, content: bytes) -> None:
+        inflater, size, left = zlib.decompressobj(-zlib.MAX_WBITS), 0, content
+        while left and not inflater.eof:
+            size += len(inflater.decompress(left, 1 << 20))
+            left = inflater.unconsumed_tail
+            if size > MAX_INFLATED:
+                raise ValueError(f"inflates to more than {MAX_INFLATED >> 20} MB")
 
 
 def _short(error: Exception) -> str:
@@ -170,7 +202,8 @@ def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
         if count > MAX_FILES:
             reason = f"more than {MAX_FILES} files: give the folder of one study"
             raise UnreadableFile(reason, folder)
-        head = read_head(file)
+        # what is no file is not opened, and treated like an empty one
+        head = b"" if special_kind(file) else read_head(file)
         unfinished, found = is_unfinished(file), is_dicom(head)
         if unfinished if found else file.suffix.lower() in DICOM_SUFFIXES:
             raise UnreadableFile(lost_image(file, head), file)
@@ -199,6 +232,8 @@ def _kind_of_name(name: str) -> str:
 
 def lost_image(file: Path, head: bytes) -> str:
     """Say why a file that was meant to be an image is none."""
+    if kind := special_kind(file):
+        return not_plain(kind)
     if is_unfinished(file):
         return "is a transfer that has not finished: wait until it has, or send the file again"
     reason = "is not DICOM, although it is named like a DICOM file" if head else "is empty"
@@ -227,27 +262,25 @@ def read_head(file: Path) -> bytes:
     """Read the first bytes of a file, enough to know its format.
 
     Raises:
-        UnreadableFile: the file cannot be opened.
+        UnreadableFile: the file cannot be opened, or is no regular file.
     """
-    try:
-        with file.open("rb") as stream:
-            return stream.read(512)
-    except OSError as error:
-        reason = f"cannot be opened ({error.strerror}): check its permissions"
-        raise UnreadableFile(reason, file) from None
+    with open_plain(file) as stream:
+        return stream.read(512)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     def fail(error: OSError) -> None:
+        if is_machine_fault(error):
+            raise error
         reason = f"cannot be listed ({error.strerror}): check its permissions"
         raise UnreadableFile(reason, folder)
 
     for root, folders, names in os.walk(folder, onerror=fail):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        for name in sorted(names):
-            file = Path(root, name)
-            if not name.startswith(".") and name.upper() != "DICOMDIR" and file.is_file():
-                yield file
+        links = [name for name in folders if Path(root, name).is_symlink()]
+        for name in sorted([*names, *links]):
+            if not name.startswith(".") and name.upper() != "DICOMDIR":
+                yield Path(root, name)
 
 
 def _is_text(head: bytes) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from imaging.dicom.header import Instance
 from imaging.dicom.layout import Layout, Rescale, layout_of, rescale_of
 from imaging.errors import IncompleteSeries, IrregularGeometry, UnreadableFile
-from imaging.volume import UNNAMED, FloatArray, Geometry, ImageRef, triple
+from imaging.volume import UNNAMED, FloatArray, Geometry, ImageRef, Triple, triple
 
 MIN_PIXEL_MM, MAX_PIXEL_MM = 0.05, 3.0
 """Limits of the pixel spacing of a chest CT: a field of view of 500 mm in 512 pixels is 0.98 mm."""
@@ -19,6 +19,8 @@ MIN_EXTENT_MM = 20.0
 MIN_SPACING_MM, MAX_SPACING_MM = 0.1, 10.0
 MAX_GAP_MM = 3.0
 """Tissue between two slices that neither of them shows: a small nodule could be missed in it."""
+MAX_EXTENT_MM: Triple = (2000.0, 1000.0, 1000.0)
+"""Size along ``(z, y, x)``: a whole body, in the widest gantry (900 mm) with room to spare."""
 MAX_VOXELS = 4096 * 512 * 512
 """About 2 GB of HU."""
 DUPLICATE_MM = 0.01
@@ -297,6 +299,22 @@ def _require_sane_spacing(ordered: Sequence[Slice], step: float, folder: Path) -
         size = f"{len(ordered)} x {layout.rows} x {layout.columns}"
         reason = f"{size} voxels are more than {MAX_VOXELS}: send a smaller series"
         raise IrregularGeometry(reason, folder)
+    require_extent(
+        (len(ordered), layout.rows, layout.columns), (step, *ordered[0].pixel_mm), folder
+    )
+
+
+def require_extent(shape: Sequence[int], spacing_mm: Triple, file: Path) -> None:
+    """Refuse a volume that no scanner makes, as a wrong spacing does.
+
+    Raises:
+        IrregularGeometry: it is larger than `MAX_EXTENT_MM`.
+    """
+    extent = [n * mm for n, mm in zip(shape, spacing_mm, strict=True)]
+    if any(mm > most for mm, most in zip(extent, MAX_EXTENT_MM, strict=True)):
+        found, most = (" x ".join(f"{mm:.0f}" for mm in side) for side in (extent, MAX_EXTENT_MM))
+        reason = f"is {found} mm (z, y, x), at most {most} mm can be of a patient"
+        raise IrregularGeometry(f"{reason}: check the spacing, export it again", file)
 
 
 def _name(one: Slice) -> str:

@@ -36,7 +36,8 @@ from imaging.dicom.header import (
 from imaging.dicom.layout import Layout, require_hu, write_hu
 from imaging.dicom.series import Choice, Series, choose, group
 from imaging.dicom.stack import Stack
-from imaging.errors import NoLung, UnreadableFile
+from imaging.errors import NoLung, UnreadableFile, is_machine_fault
+from imaging.files import open_plain
 from imaging.lungs import find_lungs
 from imaging.volume import (
     HuArray,
@@ -112,7 +113,7 @@ def _without_copies(
     copies: list[Path] = []
     for image in sorted(images, key=lambda image: image.file != only):
         if same_uid[image.text("SOPInstanceUID")] > 1:
-            with image.file.open("rb") as stream:
+            with open_plain(image.file) as stream:
                 digest = hashlib.file_digest(stream, "sha256").digest()
             if kept.setdefault(digest, image.file) != image.file:
                 copies.append(image.file)
@@ -239,6 +240,8 @@ def stored_frames(
         return [codecs.decode(encoded[f], layout, transfer_syntax) for f in frames]
     # generate_frames meets damaged encapsulation with ValueError, struct.error, EOFError ...
     except Exception as error:
+        if is_machine_fault(error):
+            raise
         raise UnreadableFile(f"pixel data: {error}: send the file again", file) from None
 
 

@@ -5,11 +5,9 @@ has handled bytes that may be hostile. Dataclasses, enums, paths, tuples, number
 arrays can be sent.
 """
 
-import fcntl
 import math
 import mmap
 import os
-import tempfile
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -26,21 +24,6 @@ T = TypeVar("T")
 
 class UnexpectedData(Exception):
     """What arrived is not of the expected type."""
-
-
-def anonymous_file() -> int:
-    """Open a file without a name, in memory where the system can; returns its descriptor.
-
-    On Linux it cannot be made shorter, so that a map of it stays valid. Unlike ``/dev/shm``, which
-    is small in containers, it is limited by the memory alone.
-    """
-    if not hasattr(os, "memfd_create"):
-        handle, name = tempfile.mkstemp()
-        os.unlink(name)
-        return handle
-    handle = os.memfd_create("overread", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
-    return handle
 
 
 def to_json(value: object, file: int) -> object:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import csv
+import errno
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
+from imaging.dicom import header
 from imaging.errors import UnreadableFile
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
@@ -130,3 +136,107 @@ def test_slab(
     assert study.other_series == ("not DICOM, ignored: annotation.xml",)
     z, y, x = np.rint(study.volume.geometry.to_index(nodule)).astype(int)
     assert study.volume.hu[z - 1 : z + 2, y - 3 : y + 4, x - 3 : x + 4].mean() > -100
+
+
+def _link(path: Path, elsewhere: Path) -> None:
+    path.symlink_to(elsewhere)
+
+
+def _fifo(path: Path, _elsewhere: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path, _elsewhere: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(path))
+
+
+SPECIAL = [(_link, "is a link"), (_fifo, "is a named pipe"), (_socket, "is a socket")]
+
+
+@pytest.mark.parametrize(("make", "reason"), SPECIAL, ids=["link", "pipe", "socket"])
+def test_a_slice_that_is_no_regular_file_is_refused_unopened(
+    make: Callable[[Path, Path], None], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The slice that the link leads to would complete the series; a pipe would never answer."""
+    monkeypatch.chdir(tmp_path)
+    files = SmallCt(12).write(tmp_path / "study")
+    elsewhere = tmp_path / "elsewhere.dcm"
+    files[5].rename(elsewhere)
+    make(files[5], elsewhere)
+    with pytest.raises(UnreadableFile, match=reason) as refused:
+        read_study(tmp_path / "study")
+    assert refused.value.file == files[5]
+
+
+@pytest.mark.parametrize(("make", "_reason"), SPECIAL, ids=["link", "pipe", "socket"])
+def test_what_is_no_regular_file_beside_the_images_is_ignored_and_named(
+    make: Callable[[Path, Path], None],
+    _reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A viewer on a patient's disc may hold links."""
+    monkeypatch.chdir(tmp_path)
+    SmallCt(12).write(tmp_path / "study")
+    make(tmp_path / "study" / "viewer.bin", tmp_path)
+    study = read_study(tmp_path / "study")
+    assert study.other_series == ("not DICOM, ignored: viewer.bin",)
+
+
+def test_a_linked_folder_of_slices_is_not_read(tmp_path: Path) -> None:
+    SmallCt(12).write(tmp_path / "elsewhere")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "slices").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnreadableFile, match="no DICOM files in this folder"):
+        read_study(tmp_path / "study")
+
+
+def test_a_link_in_place_of_a_study_is_refused(tmp_path: Path) -> None:
+    SmallCt(12).write(tmp_path / "elsewhere")
+    (tmp_path / "study").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UnreadableFile, match="is a link: give the file or folder itself"):
+        read_study(tmp_path / "study")
+
+
+def test_deflated_images_are_inflated_up_to_a_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = SmallCt(12).images()
+    for image in images:
+        image.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    files = SmallCt(12).write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, SmallCt(12).hu())
+    monkeypatch.setattr(header, "MAX_INFLATED", 1 << 20)
+    images[7].PixelData = bytes(4 << 20)
+    images[7].save_as(files[7], enforce_file_format=True)
+    assert files[7].stat().st_size < 10_000
+    with pytest.raises(UnreadableFile, match="inflates to more than 1 MB") as refused:
+        read_study(tmp_path)
+    assert refused.value.file == files[7]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE])
+def test_a_fault_of_the_machine_is_no_error_of_the_study(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the files it meets, in whichever pass."""
+    SmallCt(12).write(tmp_path)
+    real, opened = os.open, list[object]()
+
+    def failing(path: str, *rest: int) -> int:
+        opened.append(path)
+        if len(opened) == fails_at:
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *rest)
+
+    monkeypatch.setattr("imaging.files.os.open", failing)
+    fails_at = 0
+    read_study(tmp_path)
+    assert len(opened) >= 36  # each of 12 files is opened to know it, for its header, its pixels
+    while fails_at < 36:
+        fails_at += 1
+        opened.clear()
+        with pytest.raises(OSError, match=os.strerror(number)) as raised:
+            read_study(tmp_path)
+        assert raised.value.errno == number
