@@ -2,11 +2,12 @@
 
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
+
+from imaging.files import anonymous_file
 
 _STDERR = 2
 _ONE_AT_A_TIME = threading.Lock()
@@ -26,7 +27,7 @@ def captured() -> Iterator[None]:
     Raises:
         ReportedDamage: the block succeeded, but a library reported damage.
     """
-    with _ONE_AT_A_TIME, tempfile.TemporaryFile() as sink:
+    with _ONE_AT_A_TIME, os.fdopen(anonymous_file(), "w+b") as sink:
         with _redirected(sink):
             yield
         sink.seek(0)

@@ -8,7 +8,9 @@ what it assumes in silence (no orientation, no spacing, another unit) is looked 
 import gzip
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from io import BufferedIOBase
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,6 @@ import SimpleITK as sitk
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
-from nibabel.volumeutils import array_from_file
 
 from imaging import c_stderr
 from imaging.dicom.layout import AIR_HU, MAX_HU, require_hu
@@ -30,8 +31,17 @@ from imaging.dicom.stack import (
     MIN_EXTENT_MM,
     MIN_PIXEL_MM,
     MIN_SPACING_MM,
+    require_extent,
 )
-from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, UnreadableFile
+from imaging.errors import (
+    IncompleteSeries,
+    IrregularGeometry,
+    NotCt,
+    UnreadableFile,
+    is_machine_fault,
+    is_out_of_memory,
+)
+from imaging.files import not_plain, open_plain, special_kind
 from imaging.volume import (
     FloatArray,
     Geometry,
@@ -80,7 +90,8 @@ def read_file(file: Path) -> Study:
     """Read the study of one volume file.
 
     Raises:
-        UnreadableFile: the file is damaged.
+        UnreadableFile: the file is damaged, or its data file is not beside it.
+        OSError, MemoryError: a fault of the machine.
         NotCt: it holds no three-dimensional image in HU.
         IncompleteSeries, IrregularGeometry: it is too short, or its geometry impossible.
     """
@@ -96,6 +107,7 @@ def read_file(file: Path) -> Study:
         EOFError,
         zlib.error,
     ) as error:
+        _raise_if_not_of_file(error, file)
         # ITK puts the reason last, after its source file and addresses
         line = (str(error).strip().splitlines() or ["no reason given"])[-1].split("): ")[-1][:120]
         reason = f"damaged {format_of(file)} file ({line}): send it again"
@@ -107,6 +119,17 @@ def read_file(file: Path) -> Study:
     return Study(volume, file, header, limitations=limitations)
 
 
+def _raise_if_not_of_file(error: Exception, file: Path) -> None:
+    """Raise what is a fault of the machine, which ITK reports like damage of the file."""
+    if is_machine_fault(error):
+        raise error
+    if is_out_of_memory(error):
+        raise MemoryError from None
+    with open_plain(file) as stream:  # a disk that fails does so again
+        while stream.read(1 << 20):
+            pass
+
+
 def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -> Study:
     """Check voxels in HU ``(z, y, x)`` as those of a file; ``source`` names them in errors.
 
@@ -114,7 +137,7 @@ def study_of_array(values: npt.NDArray[Any], geometry: Geometry, source: Path) -
         NotCt: a voxel is NaN or infinite, or the values cannot be HU.
         IncompleteSeries, IrregularGeometry: it is too short, or its geometry impossible.
     """
-    hu, geometry = to_patient_axes(_hu(values, source), geometry)
+    hu, geometry = to_patient_axes(_hu(values, values.shape, source), geometry)
     _require_sane(hu, geometry, source)
     return Study(Volume(hu, geometry), source)
 
@@ -132,12 +155,13 @@ def _contents(file: Path) -> tuple[HuArray, Geometry, bool]:
     _require_spacing(fields, file)
     direction = np.array(reader.GetDirection()).reshape(3, 3)
     geometry = Geometry(triple(reader.GetSpacing()[::-1]), triple(reader.GetOrigin()), direction)
-    voxels = sitk.GetArrayFromImage(reader.Execute())
+    image = reader.Execute()  # as long as it lives, the view of it does
+    voxels = sitk.GetArrayViewFromImage(image)
     if fields.get("compresseddata", "").lower() == "true":
         name = fields.get("elementdatafile", "")
         data = (file, data_at) if name.upper() == "LOCAL" else (file.parent / name, 0)
         _require_checksum(*data, voxels.nbytes)
-    return _hu(voxels, file), geometry, _states_orientation(fields, file)
+    return _hu(voxels, voxels.shape, file), geometry, _states_orientation(fields, file)
 
 
 def _require_checksum(file: Path, data_at: int, size: int) -> None:
@@ -147,7 +171,7 @@ def _require_checksum(file: Path, data_at: int, size: int) -> None:
         ValueError, zlib.error: they are damaged, or are not of ``size`` bytes.
     """
     unpacker, found = zlib.decompressobj(wbits=47), 0  # zlib or gzip
-    with file.open("rb") as stream:
+    with open_plain(file) as stream:
         stream.seek(data_at)
         while not unpacker.eof and (packed := unpacker.unconsumed_tail or stream.read(_CHUNK)):
             found += len(unpacker.decompress(packed, _CHUNK))
@@ -165,12 +189,14 @@ def _text_header(file: Path) -> tuple[dict[str, str], int]:
 
     Raises:
         ValueError: a line or the number of dimensions is beyond what they can hold.
+        UnreadableFile: the voxels lie neither in this file nor in a regular file beside it.
     """
     is_nrrd = format_of(file) == "NRRD"
     fields: dict[str, str] = {}
-    with file.open("rb") as stream:
-        while stream.tell() < _HEADER_BYTES and (raw := stream.readline(_HEADER_BYTES)):
-            line = raw.decode("latin-1").strip()
+    lines: list[str] = []
+    with open_plain(file) as stream:
+        while raw := stream.readline(_HEADER_BYTES):
+            lines.append(line := raw.decode("latin-1").strip())
             is_free_text = is_nrrd and (line.startswith("#") or ":=" in line)
             if len(line) > _MAX_LINE and not is_free_text:
                 raise ValueError(f"a line of its header has {len(line)} characters")
@@ -182,10 +208,33 @@ def _text_header(file: Path) -> tuple[dict[str, str], int]:
             # here the header ends, and voxels may follow
             if name.strip() == "ElementDataFile" or (is_nrrd and not line):
                 break
+            if stream.tell() >= _HEADER_BYTES:
+                raise ValueError(f"its header has more than {_HEADER_BYTES} bytes")
         end = stream.tell()
     if (count := fields.get("ndims", "3")) not in ("2", "3", "4", "5"):
         raise ValueError(f"it has {count} dimensions")
+    _require_beside(fields, "\n".join(lines).lower(), file)
     return fields, end
+
+
+def _require_beside(fields: Mapping[str, str], header: str, file: Path) -> None:
+    """Require the voxels in the file, or in a file beside it: no path, list or pattern, no link."""
+    is_nrrd = format_of(file) == "NRRD"
+    names = ("data file", "datafile") if is_nrrd else ("elementdatafile",)
+    found = [fields[name] for name in names if name in fields]
+    # the library must not find a field where it is not found here
+    if sum(map(header.count, names)) != len(found) or not (is_nrrd or found):
+        raise UnreadableFile("where its voxels lie is unclear: export the volume again", file)
+    if not found or (not is_nrrd and found[0].upper() == "LOCAL"):
+        return
+    (data,) = found
+    is_name = data.isprintable() and not {*data} & {*"/\\%"} and data not in ("", ".", "..")
+    if not is_name or data.split()[0].upper() == "LIST":
+        reason = f"its voxels lie in {data[:80]!r}, expected one file beside it"
+        raise UnreadableFile(f"{reason}: export the volume as one file", file)
+    with suppress(FileNotFoundError):  # the library says so
+        if kind := special_kind(file.parent / data):
+            raise UnreadableFile(not_plain(kind), file.parent / data)
 
 
 def _require_spacing(fields: Mapping[str, str], file: Path) -> None:
@@ -230,7 +279,7 @@ def _read_nifti(file: Path) -> tuple[HuArray, Geometry, bool]:
         form, pixels = (" x ".join(f"{v:g}" for v in values) for values in (spacing_mm, stated_mm))
         reason = f"sform and pixdim contradict each other: voxels of {form} and of {pixels} mm"
         raise IrregularGeometry(f"{reason}: export the volume again", file)
-    return _hu(_nifti_voxels(file, header).reshape(size[::-1]), file), geometry, is_oriented
+    return _nifti_voxels(file, header, size), geometry, is_oriented
 
 
 def _unit_mm(header: Nifti1Header) -> float:
@@ -294,30 +343,41 @@ def _require_nifti_voxels(header: Nifti1Header) -> None:
         raise ValueError(f"the voxels cannot begin at byte {header['vox_offset']}")
 
 
-def _nifti_voxels(file: Path, header: Nifti1Header) -> npt.NDArray[Any]:
-    """Read the voxels in their scale, ``(..., z, y, x)``; ValueError if the file is truncated."""
-    rank, *dim = header["dim"].tolist()
-    offset, dtype = int(header["vox_offset"]), header.get_data_dtype()
+def _nifti_voxels(file: Path, header: Nifti1Header, size: Sequence[int]) -> HuArray:
+    """Read the voxels in their scale; ValueError if the file is truncated."""
+    x, y, z = size
+    dtype = header.get_data_dtype()
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0:  # it says that there is no scale
+        slope, intercept = 1.0, 0.0
     with _opened(file) as stream:
-        # mapped into memory the file could change, or end, while it is used
-        try:
-            voxels = array_from_file(dim[:rank], dtype, stream, offset, mmap=False).T
-        except OSError as error:
-            raise ValueError(str(error).split(" from ")[0]) from None
+        stream.read(int(header["vox_offset"]))
+
+        def planes() -> Iterator[npt.NDArray[Any]]:
+            """Read and inflate one plane after the other, and never more than is announced."""
+            for index in range(z):
+                block = stream.read(x * y * dtype.itemsize)
+                if len(block) < x * y * dtype.itemsize:
+                    raise ValueError(f"the voxels end in plane {index + 1} of {z}")
+                plane = np.frombuffer(block, dtype).reshape(y, x)
+                if (slope, intercept) != (1, 0):
+                    with np.errstate(over="ignore", invalid="ignore"):  # refused later
+                        plane = plane * slope + intercept
+                yield plane
+
+        hu = _hu(planes(), (z, y, x), file)
         # only at its end does gzip find out that what it has read is damaged
         if len(stream.read(_MAX_REST)) == _MAX_REST:
             raise ValueError("more bytes follow the voxels than the header states")
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or (slope, intercept) == (1, 0):  # a slope of 0 says that there is no scale
-        return np.asarray(voxels)
-    with np.errstate(over="ignore", invalid="ignore"):  # infinities are refused later
-        return np.asarray(voxels * slope + intercept)
+    return hu
 
 
-def _opened(file: Path) -> Any:  # gzip and plain files share no public type
-    with file.open("rb") as stream:
+@contextmanager
+def _opened(file: Path) -> Iterator[BufferedIOBase]:
+    with open_plain(file) as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(file, "rb") if compressed else file.open("rb")
+        stream.seek(0)
+        yield gzip.GzipFile(fileobj=stream) if compressed else stream
 
 
 def _require_volume(size: Sequence[int], values: int, file: Path) -> None:
@@ -331,16 +391,24 @@ def _require_volume(size: Sequence[int], values: int, file: Path) -> None:
         raise IrregularGeometry(reason, file)
 
 
-def _hu(values: npt.NDArray[Any], file: Path) -> HuArray:
-    """Round and clip values to HU in int16; refuse what is not a finite number."""
-    if values.dtype.kind not in "iuf":
-        reason = f"voxels of type {values.dtype} are not numbers: give a CT series in HU"
-        raise NotCt(reason, file)
-    if values.dtype.kind == "f":
-        if bad := int(values.size - np.count_nonzero(np.isfinite(values))):
-            raise NotCt(f"{bad} voxels are NaN or infinite: export the CT series again", file)
-        values = np.rint(values)
-    return np.asarray(np.clip(values, AIR_HU, MAX_HU).astype(np.int16))
+def _hu(planes: Iterable[npt.NDArray[Any]], shape: Sequence[int], file: Path) -> HuArray:
+    """Round and clip planes to HU in int16; refuse what is not a finite number.
+
+    One plane after the other: the values may take four times the memory of HU.
+    """
+    hu, bad = np.empty(shape, np.int16), 0
+    for values, out in zip(planes, hu, strict=True):
+        if values.dtype.kind not in "iuf":
+            reason = f"voxels of type {values.dtype} are not numbers: give a CT series in HU"
+            raise NotCt(reason, file)
+        if values.dtype.kind == "f":
+            bad += values.size - int(np.count_nonzero(np.isfinite(values)))
+            values = np.rint(values)
+        with np.errstate(invalid="ignore"):  # NaN
+            np.clip(values, AIR_HU, MAX_HU, out=out, casting="unsafe")
+    if bad:
+        raise NotCt(f"{bad} voxels are NaN or infinite: export the CT series again", file)
+    return hu
 
 
 def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
@@ -358,6 +426,7 @@ def _require_sane(hu: HuArray, geometry: Geometry, file: Path) -> None:
         reason = f"{hu.shape[0]} slices every {z:.2f} mm are {hu.shape[0] * z:.1f} mm"
         reason = f"{reason}, at least {MIN_EXTENT_MM:g} mm are needed"
         raise IncompleteSeries(f"{reason}: give the whole volume", file)
+    require_extent(hu.shape, geometry.spacing_mm, file)
     require_hu(hu, file)
 
 

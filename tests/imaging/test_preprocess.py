@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from imaging.errors import IrregularGeometry
 from imaging.preprocess import Preprocessed, preprocess, resample
 from imaging.read import read_study
 from imaging.volume import Geometry
+from tests.evaluation.plain_chest import chest
 from tests.imaging.volumes import ramp, to_window
 
 
@@ -38,3 +42,13 @@ def test_every_known_lesion_lies_inside_the_lung_of_its_scan(shared_data: Path) 
         assert box.inside(at[None]).all(), row["scan"]
         z, y, x = np.rint(at).astype(int)
         assert box.voxels[z - 2 : z + 3, y - 2 : y + 3, x - 2 : x + 3].mean() > 120, row["scan"]
+
+
+def test_lungs_larger_than_any_are_refused_before_they_are_resampled() -> None:
+    """Slices that are stated too far apart: 75 s went into lungs of five metres."""
+    volume = chest()
+    wrong = replace(volume.geometry, spacing_mm=(18.0, *volume.geometry.spacing_mm[1:]))
+    with pytest.raises(
+        IrregularGeometry, match=r"its lungs would be 7\d\d x .* mm .*check the spacing"
+    ):
+        preprocess(replace(volume, geometry=wrong), "a study")

@@ -6,6 +6,7 @@ Most of it is three tables: of images, of files and of volumes, a row for each w
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -382,6 +383,37 @@ def _noise_file(folder: Path, name: str) -> Path:
     return folder / name
 
 
+def _detached(folder: Path, data: str, *, is_nrrd: bool = False) -> Path:
+    """A header whose voxels lie in ``data``; ``folder/elsewhere/a.raw`` has them."""
+    (folder / "elsewhere").mkdir()
+    study = folder / "study"
+    study.mkdir()
+    file = _volume(study, "a.nhdr" if is_nrrd else "a.mhd", _body())
+    raw = next(one for one in study.iterdir() if one != file)
+    text = file.read_text().replace(raw.name, data.format(elsewhere=folder / "elsewhere"))
+    raw.rename(folder / "elsewhere" / raw.name)
+    file.write_text(text)
+    return file
+
+
+def _linked_data(folder: Path) -> Path:
+    file = _detached(folder, "a.raw")
+    (folder / "study" / "a.raw").symlink_to(folder / "elsewhere" / "a.raw")
+    return file
+
+
+def _pipe_as_data(folder: Path) -> Path:
+    file = _detached(folder, "a.raw")
+    os.mkfifo(folder / "study" / "a.raw")
+    return file
+
+
+def _wide_and_tall(folder: Path) -> Path:
+    values = np.full((12, 336, 336), -1000, np.int16)
+    values[:, 100:200, 100:200] = 40
+    return _volume(folder, "a.nii.gz", values, spacing=(3.0, 3.0, 10.0))
+
+
 VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
     ("NaN", _nan, NotCt, "1 voxels are NaN"),
     ("2-D", lambda f: _volume(f, "a.nii", _body(shape=(24, 24))), NotCt, "24 x 24"),
@@ -399,6 +431,57 @@ VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
         lambda f: _volume(f, "a.nrrd", _body(), spacing=(0.001, 0.001, 2.0)),
         IrregularGeometry,
         "spacing 2 x 0.001 x 0.001",
+    ),
+    ("wider than any gantry", _wide_and_tall, IrregularGeometry, "120 x 1008 x 1008 mm"),
+    (
+        "data at an absolute path",
+        lambda f: _detached(f, "{elsewhere}/a.raw"),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "data in another folder",
+        lambda f: _detached(f, "../elsewhere/a.raw"),
+        UnreadableFile,
+        "voxels lie in '../elsewhere/a.raw', expected one file beside it",
+    ),
+    (
+        "data in another folder, NRRD",
+        lambda f: _detached(f, "../elsewhere/a.raw", is_nrrd=True),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "a list of data files",
+        lambda f: _detached(f, "LIST\n{elsewhere}/a.raw"),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "a list of data files, NRRD",
+        lambda f: _detached(f, "LIST\n{elsewhere}/a.raw", is_nrrd=True),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "a pattern of data files",
+        lambda f: _detached(f, "a%03d.raw 1 16 1"),
+        UnreadableFile,
+        "is a pattern, expected one file",
+    ),
+    ("data through a link", _linked_data, UnreadableFile, "a.raw: is a link, not a file"),
+    ("a named pipe as data", _pipe_as_data, UnreadableFile, "a.raw: is a named pipe"),
+    (
+        "data named twice",
+        lambda f: _detached(f, "a.raw\nElementDataFile = {elsewhere}/a.raw"),
+        UnreadableFile,
+        "damaged MetaImage",
+    ),
+    (
+        "data named in a comment for another reader",
+        lambda f: _detached(f, "a.raw\x0cElementDataFile = {elsewhere}/a.raw"),
+        UnreadableFile,
+        "where its voxels lie is unclear",
     ),
     ("complex numbers", _complex, UnreadableFile, "voxels of type 32 are not numbers"),
     ("cut gzip", _cut_gzip, UnreadableFile, "a.nii.gz: damaged NIfTI"),
