@@ -48,7 +48,5 @@ def test_lungs_larger_than_any_are_refused_before_they_are_resampled() -> None:
     """Slices that are stated too far apart: 75 s went into lungs of five metres."""
     volume = chest()
     wrong = replace(volume.geometry, spacing_mm=(18.0, *volume.geometry.spacing_mm[1:]))
-    with pytest.raises(
-        IrregularGeometry, match=r"its lungs would be 7\d\d x .* mm .*check the spacing"
-    ):
+    with pytest.raises(IrregularGeometry, match=r"its lungs would be 7\d\d x"):
         preprocess(replace(volume, geometry=wrong), "a study")
