@@ -108,13 +108,15 @@ def locator_of(study: Study, box: Preprocessed) -> Locator:
     """Return what the locations in this study follow from."""
     geometry, lungs = study.volume.geometry, box.lungs
     x, y, z = (triple(axis) for axis in geometry.direction.T)
+    # a study that a child process read comes without its voxels, and so without its shape
+    slices = study.volume.shape[0] if lungs is None else lungs.shape[0]
     # a whole lung has its height: a scan that is cut at apex or base does not show the thirds of it
     cut = box.coverage is None or any(one.side in ("apex", "base") for one in box.coverage.cuts)
     return Locator(
         geometry.origin_mm,
         geometry.spacing_mm,
         (x, y, z),
-        study.volume.shape[0],
+        slices,
         study.images,
         study.frame_of_reference_uid,
         between=() if lungs is None else _between(lungs),

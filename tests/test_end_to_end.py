@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
 
 from imaging.dicom.writer import write_series
@@ -140,6 +141,11 @@ def test_edge_and_cloud_read_a_study(home: Home, chest: Study, cloud: str, tmp_p
     assert some_found(chest.nodules, report)
     assert (tmp_path / "finding_01.webp").is_file()
     assert set(report["models"]) == {"edge", "cloud"}
+    images = {data.SOPInstanceUID: data for data in map(pydicom.dcmread, chest.folder.iterdir())}
+    for finding in report["findings"]:
+        image = images[finding["location"]["sop_instance_uid"]]
+        assert image.InstanceNumber == finding["location"]["image_number"]
+        assert abs(image.ImagePositionPatient[2] - finding["centre_mm"][2]) <= 1.5
 
 
 def test_without_a_cloud_the_edge_answers(home: Home, chest: Study, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,17 @@ def test_image_and_side_of_a_nodule_are_right_however_the_scan_is_stored(
         assert location.frame_of_reference_uid == data.FrameOfReferenceUID
         assert location.side == ("left" if nodule.centre_mm[0] > 0 else "right")
         assert location.text.endswith(f", image {1000 - (k + 1)}")
+
+
+def test_the_image_is_told_of_a_study_that_comes_without_its_voxels(
+    phantom: Phantom, tmp_path: Path
+) -> None:
+    """A child process reads the study, and keeps the voxels."""
+    write_series(phantom.volume, tmp_path / "ct", seed=1)
+    study = read_study(tmp_path / "ct")
+    box = preprocess(study.volume)
+    without = replace(study, volume=replace(study.volume, hu=np.empty((0, 0, 0), np.int16)))
+    assert locator_of(without, box) == locator_of(study, box)
 
 
 def test_a_volume_file_has_a_slice_index_from_the_feet() -> None:
