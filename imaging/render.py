@@ -106,7 +106,7 @@ class _View:
     @property
     def bar_mm(self) -> int:
         """The length of the scale bar."""
-        return 10 if self.magnified else 50
+        return 50 if max(self.extent) >= 100 else 10
 
     @property
     def scale(self) -> float:
@@ -128,7 +128,7 @@ class _View:
         return np.asarray(cv2.warpAffine(image, to_tile, size, flags=flags), np.uint8)
 
 
-def finding_picture(voxels: UInt8Array, mark: Mark) -> UInt8Array:
+def finding_picture(voxels: UInt8Array, mark: Mark, shown: str = "whole") -> UInt8Array:
     """Render a finding in tiles of `FINDING_GRID`, ``(640, 1280, 3)``.
 
     Above three planes magnified in the lung window and the whole axial slice; below the same planes
@@ -137,6 +137,7 @@ def finding_picture(voxels: UInt8Array, mark: Mark) -> UInt8Array:
     Args:
         voxels: the box, ``(z, y, x)`` uint8 at 1 mm.
         mark: the finding; if its centre is outside the box, the nearest planes are shown.
+        shown: what the slices are called that show all voxels.
     """
     rows = [
         [_near(voxels, mark, plane, window) for plane in Plane] for window in (LUNG, MEDIASTINAL)
@@ -144,7 +145,7 @@ def finding_picture(voxels: UInt8Array, mark: Mark) -> UInt8Array:
     for row, plane in zip(rows, (Plane.AXIAL, Plane.CORONAL), strict=True):
         image = LUNG.greys()[_slice(voxels, plane, mark.index_zyx)]
         placed = [(mark, _in_plane(voxels, plane, mark.index_zyx))]
-        row.append(_tile(image, plane, _whole(image), placed, (f"{plane.title}, whole", LUNG)))
+        row.append(_tile(image, plane, _whole(image), placed, (f"{plane.title}, {shown}", LUNG)))
     return np.vstack([np.hstack(row) for row in rows])
 
 

@@ -152,7 +152,7 @@ def _draw_from_roi(number: int, finding: Finding, roi: Roi, plan: Plan) -> bytes
     first = tuple(int(index) for index in roi_start(candidate.index_zyx, roi.voxels.shape))
     z, y, x = (index - start for index, start in zip(finding.index_zyx, first, strict=True))
     mark = Mark((z, y, x), finding.diameter_mm, str(number), _contour(finding, first))
-    return encode_webp(finding_picture(roi.voxels, mark))
+    return encode_webp(finding_picture(roi.voxels, mark, "ROI"))
 
 
 def _contour(finding: Finding, first: Sequence[int]) -> Contour | None:

@@ -106,6 +106,18 @@ def test_scale_bar_has_its_length() -> None:
         assert np.count_nonzero(line) == pytest.approx(length, abs=2)
 
 
+def test_a_scale_bar_fits_into_the_slices_of_an_roi() -> None:
+    """48 mm are less than the bar of 50 mm that whole lungs have."""
+    voxels = np.zeros((48, 48, 48), np.uint8)
+    picture, named = (
+        finding_picture(voxels, Mark((24, 24, 24), 5.0), shown) for shown in ("whole", "ROI")
+    )
+    line = tile(picture, 0, WHOLE)[TILE - 12, TILE // 2 - 20 :, 0] > 200
+    assert np.count_nonzero(line) == pytest.approx(10 * TILE / 48, abs=4)
+    assert not np.array_equal(tile(picture, 0, WHOLE), tile(named, 0, WHOLE))
+    assert np.array_equal(tile(picture, 0, 0), tile(named, 0, 0))
+
+
 def test_each_finding_is_shown_in_the_lung_window_and_in_the_mediastinal_one() -> None:
     """Muscle of 40 HU is light in the one and half way between black and white in the other."""
     value = round((40 + 1000) * 255 / 1400)
