@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import ipaddress
 import json
 import sys
 from functools import partial
@@ -18,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cloud.describe import fetch_description
-from cloud.errors import CloudError
-from cloud.server import CloudServer
+from cloud.errors import BadSettings, CloudError
+from cloud.server import CloudServer, server_credentials
 from cloud.server import serve as serve_until_signalled
 from cloud.settings import CloudSettings, load_settings
 from cloud.telemetry import Telemetry
@@ -30,7 +29,9 @@ from models.runtime.staged import open_staged
 from process.endpoints import Pulse
 from process.logs import configure_logging
 from process.text import Printable, printable
-from protos.errors import OverreadError
+from process.tls import TlsFiles, diagnose, is_loopback
+from protos.errors import OverreadError, Unreachable
+from protos.messages import Description
 
 app = typer.Typer(
     help="The second reader of chest CT as a service. Not a medical device.",
@@ -77,6 +78,9 @@ def serve(
     metrics_port: Annotated[
         int | None, typer.Option(help="Port of Prometheus metrics; 0: a free one.")
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without TLS.")
+    ] = False,
     ready_file: Annotated[
         Path | None, typer.Option(help="File for the bound address, written when serving.")
     ] = None,
@@ -91,6 +95,7 @@ def serve(
             threads=threads,
             grace_s=grace_s,
             metrics_port=metrics_port,
+            insecure=insecure or None,
         )
         configure_logging(settings.log_format, sys.stderr)
         asyncio.run(_serve(settings, ready_file))
@@ -112,12 +117,12 @@ def describe(
     as_json: Annotated[bool, typer.Option("--json", help="Output as JSON.")] = False,
 ) -> None:
     """Show the model and the limits of a running service."""
+    if (tls_cert is None) != (tls_key is None):
+        raise typer.BadParameter("--tls-cert and --tls-key must be given together")
     try:
-        credentials = _channel_credentials(tls_ca, tls_cert, tls_key)
-        description = dataclasses.asdict(
-            fetch_description(address, credentials=credentials, timeout_s=timeout_s)
-        )
-    except (OSError, OverreadError) as error:
+        files = TlsFiles(tls_ca, tls_cert, tls_key)
+        description = dataclasses.asdict(_fetch(address, files, timeout_s))
+    except (CloudError, OSError, OverreadError) as error:
         _fail(error)
     if as_json:
         print(json.dumps(description))
@@ -130,10 +135,12 @@ def describe(
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     telemetry, pulse, closed = Telemetry(), Pulse(STALLED_S), ["the model is being loaded"]
-    if settings.tls_cert is None and not _is_loopback(settings.address):
-        _log.warning(
-            "ROIs are sent unencrypted: set tls_cert and tls_key", address=settings.address
-        )
+    server_credentials(settings)  # a file that cannot be used is told before the model is loaded
+    for warning in settings.tls.warnings():
+        _log.warning("a certificate expires soon", reason=warning)
+    telemetry.set_expiries(settings.tls.expiries())
+    if settings.tls_cert is None and not is_loopback(settings.address):
+        _log.warning("ROIs are received unencrypted: set tls_cert and tls_key")
     # the loop stands still while the model is loaded
     alive = {"event loop": lambda: "" if closed else pulse.problem()}
     with telemetry.serve(settings, alive, {"service": lambda: "".join(closed)}) as metrics:
@@ -183,23 +190,21 @@ def _open_reader(settings: CloudSettings) -> Reader:
     )
 
 
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+def _fetch(address: str, files: TlsFiles, timeout_s: float) -> Description:
+    """Return what the service offers; where TLS fails, the error says why."""
+    if problems := files.problems():
+        raise BadSettings("; ".join(problems).replace("tls_", "--tls-"))
+    credentials = None
+    if files != TlsFiles():
+        credentials = grpc.ssl_channel_credentials(*files.contents())
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _channel_credentials(
-    ca: Path | None, cert: Path | None, key: Path | None
-) -> grpc.ChannelCredentials | None:
-    if (cert is None) != (key is None):
-        raise typer.BadParameter("--tls-cert and --tls-key must be given together")
-    if ca is None and cert is None:
-        return None
-    ca_pem, cert_pem, key_pem = (None if p is None else p.read_bytes() for p in (ca, cert, key))
-    return grpc.ssl_channel_credentials(ca_pem, key_pem, cert_pem)
+        return fetch_description(address, credentials=credentials, timeout_s=timeout_s)
+    except Unreachable:
+        # with a certificate and no authority, those of the system count, which gRPC knows
+        known = files.ca is not None or credentials is None
+        if known and (reason := diagnose(address, files, timeout_s)):
+            raise Unreachable(reason) from None
+        raise
 
 
 def _fail(error: Exception) -> NoReturn:

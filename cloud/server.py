@@ -2,10 +2,10 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import grpc
 import structlog
@@ -97,8 +97,8 @@ class CloudServer:
         """Warm up the model, then listen; `address` is then the bound ``HOST:PORT``.
 
         Raises:
-            AddressUnusable: the address is invalid, or taken.
-            BadSettings: a TLS file cannot be read.
+            AddressUnusable: the address cannot be listened on.
+            BadSettings: a TLS file cannot be used.
             ModelFailed: the model cannot read.
         """
         async with AsyncExitStack() as parts:
@@ -209,34 +209,39 @@ class CloudServer:
 
     def _bind(self) -> str:
         address, credentials = self._settings.address, server_credentials(self._settings)
-        host, colon, _ = address.rpartition(":")
-        if not (host and colon):
-            raise AddressUnusable(f"invalid address {address!r}, expected HOST:PORT")
+        host, _, wanted = address.rpartition(":")
         try:
             if credentials is None:
                 port = self._server.add_insecure_port(address)
             else:
                 port = self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
-            raise AddressUnusable(f"{address} cannot be bound: {error}") from error
-        return f"{host}:{port}"
+            why = _why_unbound(host, wanted)
+            raise AddressUnusable(f"{address} cannot be bound: {why}") from error
+        return address if host == "unix" else f"{host}:{port}"
 
 
 def server_credentials(settings: CloudSettings) -> grpc.ServerCredentials | None:
     """Return the server's TLS credentials; None without TLS.
 
     Raises:
-        BadSettings: a file cannot be read.
+        BadSettings: a file cannot be used.
     """
-    if settings.tls_cert is None or settings.tls_key is None:
+    if problems := settings.tls.problems():
+        raise BadSettings("; ".join(problems))
+    ca, key, cert = settings.tls.contents()
+    if key is None or cert is None:
         return None
-    ca = None if settings.tls_ca is None else _pem(settings.tls_ca)
-    pair = (_pem(settings.tls_key), _pem(settings.tls_cert))
-    return grpc.ssl_server_credentials([pair], ca, require_client_auth=ca is not None)
+    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)
 
 
-def _pem(path: Path) -> bytes:
+def _why_unbound(host: str, port: str) -> str:
+    """Return why the address cannot be listened on: gRPC does not say it."""
     try:
-        return path.read_bytes()
+        family, *_, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        socket.create_server(address[:2], family=family).close()
     except OSError as error:
-        raise BadSettings(f"{path} cannot be read: {error.strerror}") from error
+        return error.strerror or str(error)
+    return "it is taken, or not an address of this machine"

@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
+from process.tls import TlsFiles, is_loopback
 
 
 class CloudSettings(ProcessSettings):
@@ -41,6 +42,7 @@ class CloudSettings(ProcessSettings):
         grace_s: time that open studies have to finish after SIGTERM.
         tls_ca: PEM authority that must have signed callers' certificates; setting it enables mutual
             TLS.
+        insecure: whether another machine may send ROIs without TLS.
         metrics_port: port of the metrics; not set: off, 0: a free port.
     """
 
@@ -74,9 +76,15 @@ class CloudSettings(ProcessSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    insecure: bool = False
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(None, ge=0, le=65535)
     log_format: Literal["text", "json"] = "text"
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of TLS."""
+        return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
 
     @property
     def encryption(self) -> str:
@@ -84,6 +92,15 @@ class CloudSettings(ProcessSettings):
         if self.tls_cert is None:
             return "none"
         return "TLS" if self.tls_ca is None else "mutual TLS"
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, address: str) -> str:
+        host, _, port = address.rpartition(":")
+        number = host and port.isdigit() and int(port) < 65536
+        if not (number or address.startswith("unix:")):
+            raise ValueError("invalid address, expected HOST:PORT")
+        return address
 
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
@@ -95,6 +112,12 @@ class CloudSettings(ProcessSettings):
             raise ValueError("tls_cert and tls_key must be set together")
         if self.tls_ca is not None and self.tls_cert is None:
             raise ValueError("tls_ca requires tls_cert and tls_key")
+        if self.tls_cert is None and not (self.insecure or is_loopback(self.address)):
+            raise ValueError(
+                f"address = {self.address} can be reached from other machines, and tls_cert is not"
+                " set: pictures of patients would be sent unencrypted; set tls_cert and tls_key, or"
+                " insecure = true (--insecure) where the network itself is protected"
+            )
         return self
 
 

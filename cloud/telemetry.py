@@ -1,7 +1,8 @@
 """The metrics of the cloud, for Prometheus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -32,16 +33,27 @@ class Telemetry:
             "compute_seconds", "Time of a batch in the model", _SECONDS
         )
         self.queue_s = self._histogram("queue_seconds", "Wait of an answered ROI", _SECONDS)
+        self._expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
+        )
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"overread_cloud_{name}", meaning, labels, registry=self.registry)
 
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        return Gauge(f"overread_cloud_{name}", meaning, labels, registry=self.registry)
+
     def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"overread_cloud_{name}", meaning, buckets=buckets, registry=self.registry)
 
+    def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
+        """Set when the certificate of each setting expires."""
+        for setting, end in expiries.items():
+            self._expiry.labels(setting).set(end.timestamp())
+
     def add_gauge(self, name: str, meaning: str, value: Callable[[], float]) -> None:
         """Add the gauge ``overread_cloud_<name>``, which shows what ``value`` returns."""
-        Gauge(f"overread_cloud_{name}", meaning, registry=self.registry).set_function(value)
+        self._gauge(name, meaning).set_function(value)
 
     @contextmanager
     def serve(

@@ -25,6 +25,7 @@ from edge.report.overwrite import admission, require_readable, require_separate
 from edge.report.terminal import Progress, render_report
 from edge.report.write import report_to_dict
 from edge.settings import EdgeSettings, load_settings
+from edge.trial_certificates import make_certificates, settings_for
 from imaging.errors import StudyError
 from models.runtime.errors import ModelError
 from process.logs import configure_logging
@@ -88,6 +89,9 @@ def screen(
         float | None,
         typer.Option(metavar="SECONDS", help="Time for one study; limits the wait for the cloud."),
     ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Send ROIs to another machine without TLS.")
+    ] = False,
     config: Config = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
 ) -> None:
@@ -96,7 +100,8 @@ def screen(
     try:
         require_readable(path)
         require_separate(out, path)
-        settings = _settings(config, cloud=cloud, deadline_s=deadline)
+        given = {"cloud": cloud, "deadline_s": deadline, "insecure": insecure or None}
+        settings = _settings(config, **given)
         with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
             make_folder(out)  # an error here comes before the long work
             guarded = replace(pipeline, admit=admission(overwrite=overwrite))
@@ -161,6 +166,24 @@ def requeue_command(
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     typer.echo("\n".join(f"back in the inbox: {printable(name)}" for name in names) or "none")
+
+
+@app.command()
+def certs(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder for the five files.")],
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Host name or IP address of the cloud; may be repeated."),
+    ] = None,
+    days: Annotated[int, typer.Option(min=30, max=90, help="Days until they expire.")] = 60,
+) -> None:
+    """Make certificates for a trial: an authority, and a pair each for cloud and edge."""
+    try:
+        make_certificates(folder, host or (), days)
+    except SETUP_ERRORS as error:
+        raise _failed(error) from error
+    text = f"For a trial, valid {days} days. For patients, use those of your own authority."
+    typer.echo(printable(f"{text}\n{settings_for(folder.absolute())}"))
 
 
 def exit_status(report: Report) -> ExitStatus:

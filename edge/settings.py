@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from edge.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
+from process.tls import TlsFiles, is_loopback
 from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
@@ -61,6 +62,7 @@ class EdgeSettings(ProcessSettings):
         read_timeout_s: longest time to read and preprocess a study; one that needs more is
             rejected.
         tls_ca: PEM authority that signed the cloud's certificate; setting it enables TLS.
+        insecure: whether ROIs may be sent to another machine without TLS.
         metrics_port: port of the metrics; None: off, 0: a free port.
     """
 
@@ -104,10 +106,22 @@ class EdgeSettings(ProcessSettings):
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    insecure: bool = False
 
     log_format: Literal["text", "json"] = "text"
     metrics_address: str = "127.0.0.1"
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
+
+    @property
+    def tls(self) -> TlsFiles:
+        """The files of TLS."""
+        return TlsFiles(self.tls_ca, self.tls_cert, self.tls_key)
+
+    @property
+    def remote_clouds(self) -> list[str]:
+        """The addresses of clouds on other machines."""
+        clouds = (self.cloud, self.cloud_hedge)
+        return [one for one in clouds if one is not None and not is_loopback(one)]
 
     @property
     def encryption(self) -> str:
@@ -148,6 +162,12 @@ class EdgeSettings(ProcessSettings):
             raise ValueError("tls_cert and tls_key must be set together")
         if self.tls_cert is not None and self.tls_ca is None:
             raise ValueError("tls_cert requires tls_ca")
+        if self.remote_clouds and self.tls_ca is None and not self.insecure:
+            raise ValueError(
+                f"{self.remote_clouds[0]} is another machine, and tls_ca is not set: pictures of"
+                " patients would be sent unencrypted; set tls_ca, or insecure = true (--insecure)"
+                " where the network itself is protected"
+            )
         return self
 
 

@@ -1,7 +1,8 @@
 """The metrics of the edge, for Prometheus."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -41,12 +42,15 @@ class Telemetry:
         self._pending = self._gauge("pending_studies", "Reports with a pending read")
         self._oldest = self._gauge("pending_oldest_seconds", "Age of the oldest pending read")
         self._cloud = self._gauge("cloud_available", "1 if the cloud is available, else 0")
+        self._expiry = self._gauge(
+            "certificate_expiry_timestamp_seconds", "When each certificate expires", "setting"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"overread_edge_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"overread_edge_{name}", text, registry=self.registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"overread_edge_{name}", text, labels, registry=self.registry)
 
     def _seconds(self, name: str, text: str) -> Histogram:
         full_name = f"overread_edge_{name}"
@@ -55,6 +59,11 @@ class Telemetry:
     def observe_link(self, estimate: Callable[[], LinkEstimate]) -> None:
         """Call ``estimate`` at every collection of `cloud_available`; it must not wait."""
         self._cloud.set_function(lambda: float(estimate().available))
+
+    def set_expiries(self, expiries: Mapping[str, datetime]) -> None:
+        """Set when the certificate of each setting expires."""
+        for setting, end in expiries.items():
+            self._expiry.labels(setting).set(end.timestamp())
 
     def set_backlog(self, claimed: int, suspended: int, pending: int, oldest_s: float) -> None:
         """Set the gauges of the work that is left at the beginning of a pass of the main loop.

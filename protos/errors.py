@@ -129,6 +129,9 @@ TABLE: tuple[tuple[type[OverreadError], grpc.StatusCode], ...] = (
 )
 _BY_NAME = {error.__name__: error for error, _ in TABLE}
 
+_NO_TLS = "no encrypted connection could be made: check tls_ca, tls_cert and tls_key at both ends"
+_ENDED = "the service ended the connection at once: check tls_ca, tls_cert and tls_key at both ends"
+
 # What gRPC says of a connection is for programmers. The first row whose code is that of the status,
 # and whose words are in its details, says it to people.
 _WORDS: tuple[tuple[grpc.StatusCode, str, str], ...] = (
@@ -137,10 +140,10 @@ _WORDS: tuple[tuple[grpc.StatusCode, str, str], ...] = (
     (grpc.StatusCode.UNAVAILABLE, "lookup", "the host name of the address is not known"),
     (grpc.StatusCode.UNAVAILABLE, "nreachable", "no network leads to the address"),
     (grpc.StatusCode.UNAVAILABLE, "No route", "no network leads to the address"),
-    (grpc.StatusCode.UNAVAILABLE, "handshake", "no encrypted connection could be made"),
+    (grpc.StatusCode.UNAVAILABLE, "handshake", _NO_TLS),
     (grpc.StatusCode.UNAVAILABLE, "erification", "the service's certificate is not accepted"),
     (grpc.StatusCode.UNAVAILABLE, "timed out", "no connection could be made in time"),
-    (grpc.StatusCode.UNAVAILABLE, "failed to connect", "the service ended the connection at once"),
+    (grpc.StatusCode.UNAVAILABLE, "failed to connect", _ENDED),
     (grpc.StatusCode.UNAVAILABLE, "", "the connection was lost"),
     (grpc.StatusCode.CANCELLED, "", "the call was cancelled"),
     (grpc.StatusCode.DEADLINE_EXCEEDED, "", "there was no answer in time"),

@@ -98,6 +98,8 @@ def run_agent(
             pipeline = held.enter_context(opened)
             read, second = partial(_read, pipeline), second or pipeline.second_reader
             model = pipeline.reader.label
+            if settings.cloud is not None:
+                telemetry.set_expiries(settings.tls.expiries())
         second = second or NoSecondReader()
         # collecting metrics must not wait for a health check
         estimate = second.estimate_now if isinstance(second, Escalator) else second.estimate

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import grpc
@@ -26,6 +25,7 @@ from edge.escalation.stream import GrpcStream
 from edge.link.estimate import OFF, LinkEstimate
 from edge.link.health import HealthCheck, HealthMonitor
 from edge.link.link import CONNECT_S, Link
+from edge.link.tls import Diagnosis, check_credentials
 from edge.settings import EdgeSettings
 from imaging.preprocess import Preprocessed
 from protos import overread_pb2 as pb
@@ -199,12 +199,14 @@ def open_second_reader(settings: EdgeSettings, held: ExitStack, clock: Clock) ->
     """Open the second reader of the settings; ``held`` closes it.
 
     Raises:
-        BadSettings: a certificate or key file cannot be read.
+        BadSettings: a certificate or key cannot be used.
     """
     if settings.cloud is None:
         if settings.cloud_hedge is not None:
             log.warning("cloud_hedge has no effect without cloud")
         return NoSecondReader()
+    if settings.tls_ca is None and settings.remote_clouds:
+        log.warning("ROIs are sent unencrypted: set tls_ca", clouds=settings.remote_clouds)
     link, hedge_link = Link(clock=clock), Link(clock=clock)
     channel = open_link(settings.cloud, link, settings, held, clock)
     if settings.cloud_hedge is None:
@@ -219,21 +221,30 @@ def open_link(
     """Open the channel to one cloud, and monitor its link from now on."""
     channel = held.enter_context(open_channel(address, settings))
     if settings.health_check_s:
-        check = partial(start_health_check, channel)
+        check = partial(start_health_check, channel, why=Diagnosis(address, settings, clock).reason)
         pause_s, grace_s = settings.health_check_s, settings.startup_grace_s
-        monitor = HealthMonitor(check, link, pause_s, startup_grace_s=grace_s, clock=clock)
+        monitor = HealthMonitor(
+            check, link, pause_s, startup_grace_s=grace_s, clock=clock, cloud=address
+        )
         held.enter_context(monitor)
     return channel
 
 
-def start_health_check(channel: grpc.Channel, timeout_s: float) -> HealthCheck:
-    """Call the small method Describe; the cloud has ``timeout_s`` for its answer."""
+def start_health_check(
+    channel: grpc.Channel, timeout_s: float, *, why: Callable[[], str] = lambda: ""
+) -> HealthCheck:
+    """Call the small method Describe; the cloud has ``timeout_s`` for its answer.
+
+    ``why`` is asked for a better reason if the cloud is unreachable; empty if there is none.
+    """
     call = OverreadStub(channel).Describe.future(pb.DescribeRequest(), timeout=timeout_s)
 
     def fault() -> LinkFault | None:
         if (code := call.code()) is grpc.StatusCode.OK:
             return None
         error = from_status(code, call.details(), call.trailing_metadata())
+        if isinstance(error, Unreachable) and (reason := why()):
+            return Unreachable(reason)
         return error if isinstance(error, LinkFault) else None
 
     return HealthCheck(fault, call.cancel)
@@ -242,21 +253,16 @@ def start_health_check(channel: grpc.Channel, timeout_s: float) -> HealthCheck:
 def open_channel(address: str, settings: EdgeSettings) -> grpc.Channel:
     """Open a channel to ``HOST:PORT``: plain, TLS or mutual TLS. It connects on first use.
 
+    Log certificates that expire soon.
+
     Raises:
-        BadSettings: a certificate or key file cannot be read.
+        BadSettings: a certificate or key cannot be used.
     """
     if settings.tls_ca is None:
         return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    credentials = grpc.ssl_channel_credentials(
-        root_certificates=_content(settings.tls_ca),
-        private_key=_content(settings.tls_key),
-        certificate_chain=_content(settings.tls_cert),
-    )
+    if problems := check_credentials(settings):
+        raise BadSettings("; ".join(problems))
+    for warning in settings.tls.warnings():
+        log.warning("a certificate expires soon", reason=warning)
+    credentials = grpc.ssl_channel_credentials(*settings.tls.contents())
     return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-
-
-def _content(file: Path | None) -> bytes | None:
-    try:
-        return None if file is None else file.read_bytes()
-    except OSError as error:
-        raise BadSettings(f"{file}: {error.strerror}") from error

@@ -36,6 +36,7 @@ class HealthMonitor:
         check: starts a health check with this time limit in seconds.
         link: gets the results; a failed escalation makes the monitor check at once.
         startup_grace_s: how long after the start studies wait for the first result.
+        cloud: the cloud's address, for the log.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class HealthMonitor:
         *,
         startup_grace_s: float = CONNECT_S,
         clock: Callable[[], float] = time.monotonic,
+        cloud: str = "",
     ) -> None:
         self._check, self._link, self._pause_s, self._clock = check, link, pause_s, clock
+        self._cloud, self._logged = cloud, ""
         self._startup_grace_s = startup_grace_s
         self._lock, self._over, self._up = threading.Lock(), threading.Event(), False
         self._running: HealthCheck | None = None
@@ -96,7 +99,19 @@ class HealthMonitor:
         else:
             self._link.down(f"{fault.kind}: {fault.reason}")
         self._up = fault is None
+        self._log_change("" if fault is None else fault.reason)
         return True
+
+    def _log_change(self, reason: str) -> None:
+        """Log when the cloud goes down, for another reason too, and when it is up."""
+        said = reason or "up"
+        if said == self._logged:
+            return
+        self._logged = said
+        if reason:
+            log.warning("cloud is down", cloud=self._cloud, reason=reason)
+        else:
+            log.info("cloud is up", cloud=self._cloud)
 
     def _timeout_s(self) -> float:
         """Return a short timeout while the cloud is up; otherwise allow for connecting."""

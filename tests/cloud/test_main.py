@@ -17,6 +17,7 @@ from cloud import __main__ as command_line
 from cloud.__main__ import app
 from models.runtime.errors import DamagedArtifact
 from tests.cloud.running import MeanReader, run_cloud
+from tests.pki import make_pki
 
 
 def command(*arguments: str) -> tuple[int, str, str]:
@@ -74,6 +75,26 @@ def test_describe_refuses_half_a_pair(tmp_path: Path, option: str) -> None:
     status, _, err = command("describe", "127.0.0.1:1", option, str(tmp_path / "edge.pem"))
     assert status == 2
     assert "must be given together" in err
+
+
+def test_describe_names_the_mistake_with_tls(tmp_path: Path) -> None:
+    """GRPC says "Socket closed" in each case."""
+    names = dict.fromkeys(("cloud", "edge"), ("CN=x", "subjectAltName=IP:127.0.0.1"))
+    pki = make_pki(tmp_path, **names)
+    pair = {"tls_cert": pki / "cloud.pem", "tls_key": pki / "cloud.key"}
+    ca = ("--tls-ca", str(pki / "ca.pem"))
+    edge = ("--tls-cert", str(pki / "edge.pem"), "--tls-key")
+    with run_cloud(**pair, tls_ca=pki / "ca.pem") as cloud:
+        assert command("describe", cloud.address, *ca, *edge, str(pki / "edge.key"))[0] == 0
+        for options, said in (
+            ((), "uses TLS: set tls_ca"),
+            (ca, "requires a client certificate: set tls_cert and tls_key"),
+            ((*ca, *edge, str(pki / "cloud.key")), "is not the private key of"),
+        ):
+            status, out, err = command("describe", cloud.address, *options)
+            assert (status, out) == (1, "")
+            assert said in err
+            assert "Socket" not in err
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ def test_argument_beats_environment_beats_file_beats_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tmp_path / "cloud.toml"
-    config.write_text('address = "file:1"\nengine = "file"\nmodel = "file"\n')
+    config.write_text('address = "localhost:1"\nengine = "file"\nmodel = "file"\n')
     monkeypatch.setenv("OVERREAD_CLOUD_ENGINE", "environment")
     monkeypatch.setenv("OVERREAD_CLOUD_MODEL", "environment")
     settings = load_settings(config, model="argument", threads=None)
     assert settings.model == "argument"
     assert settings.engine == "environment"
-    assert settings.address == "file:1"
+    assert settings.address == "localhost:1"
     assert settings.threads == 0
 
 
@@ -33,6 +33,9 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 @pytest.mark.parametrize(
     ("text", "word"),
     [
+        ('address = "nonsense"', "address = 'nonsense': invalid address, expected HOST:PORT"),
+        ('address = ":"', "address = ':': invalid address, expected HOST:PORT"),
+        ('address = "localhost:99999"', "invalid address, expected HOST:PORT"),
         ("max_batch = 0", "max_batch = 0: expected a whole number of at least 1"),
         ("max_budget_s = inf", "max_budget_s = inf: expected a number greater than 0"),
         ('threads = "many"', "threads = 'many': expected a whole number of at least 0"),
@@ -51,3 +54,14 @@ def test_an_invalid_setting_is_named(tmp_path: Path, text: str, word: str) -> No
     config.write_text(text)
     with pytest.raises(BadSettings, match=word):
         load_settings(config)
+
+
+def test_other_machines_are_not_served_in_the_clear() -> None:
+    """Unless the settings say so."""
+    with pytest.raises(BadSettings, match=r"address = 0\.0\.0\.0:50051 can be reached .*insecure"):
+        load_settings(address="0.0.0.0:50051")
+    assert load_settings(address="0.0.0.0:50051", insecure=True).encryption == "none"
+    pair = {"tls_cert": "cloud.pem", "tls_key": "cloud.key"}
+    assert load_settings(address="0.0.0.0:50051", **pair).encryption == "TLS"
+    for address in ("localhost:1", "127.0.0.1:0", "[::1]:1", "unix:/run/overread.sock"):
+        assert load_settings(address=address).address == address

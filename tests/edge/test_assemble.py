@@ -75,7 +75,7 @@ def test_the_hedge_answers_for_a_cloud_that_is_down() -> None:
 
 
 def test_a_hedge_without_a_cloud_is_logged() -> None:
-    settings = EdgeSettings(cloud_hedge="reader.example:50051")
+    settings = EdgeSettings(cloud_hedge="localhost:50051")
     with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
         assert isinstance(pipeline.second_reader, NoSecondReader)
     assert [log["event"] for log in logs] == ["cloud_hedge has no effect without cloud"]
@@ -115,6 +115,66 @@ def test_an_edge_without_a_certificate_gets_no_verdict(pki: Path) -> None:
             came = ask(cloud.address, settings, budget_s=1.0)
             assert came.verdicts == {}
             assert came.reason.startswith(("Unreachable: ", "DeadlinePassed: "))
+
+
+def edge_files(pki: Path, **other: Path) -> dict[str, object]:
+    files = {"tls_ca": pki / "ca.pem", "tls_cert": pki / "edge.pem", "tls_key": pki / "edge.key"}
+    return {**files, **other}
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_the_log_names_the_mistake_with_tls_at_the_start(pki: Path, encrypted: bool) -> None:
+    """And so does the report of a study: gRPC says "Socket closed" to both edges."""
+    with FakeCloud(credentials=mutual_tls(pki)) as cloud:
+        ca = {"tls_ca": pki / "ca.pem"} if encrypted else {}
+        settings = load_settings(cloud=cloud.address, startup_grace_s=30.0, **ca)
+        with structlog.testing.capture_logs() as logs, open_pipeline(settings) as pipeline:
+            reason = pipeline.second_reader.estimate().reason
+    mistake = (
+        f"the service at {cloud.address} requires a client certificate: set tls_cert and tls_key"
+        if encrypted
+        else f"the service at {cloud.address} uses TLS: set tls_ca to the authority that signed"
+        " its certificate"
+    )
+    assert reason == f"Unreachable: {mistake}"
+    down = next(log for log in logs if log["event"] == "cloud is down")
+    assert (down["log_level"], down["cloud"], down["reason"]) == ("warning", cloud.address, mistake)
+
+
+def test_a_wrong_pair_and_an_expired_certificate_stop_the_start(pki: Path, tmp_path: Path) -> None:
+    wrong = load_settings(cloud="localhost:1", **edge_files(pki, tls_key=pki / "service.key"))
+    with pytest.raises(BadSettings, match=r"service\.key is not the private key of tls_cert"):
+        open_pipeline(wrong).__enter__()
+    (tmp_path / "old").mkdir()
+    old = make_pki(
+        tmp_path / "old",
+        period=("20200101000000Z", "20200201000000Z"),
+        edge=("CN=edge", "subjectAltName=IP:127.0.0.1"),
+    )
+    with pytest.raises(BadSettings, match=r"edge\.pem expired on 2020-02-01 00:00 UTC: renew it"):
+        open_pipeline(load_settings(cloud="localhost:1", **edge_files(old))).__enter__()
+
+
+def test_a_certificate_that_expires_soon_is_logged(pki: Path) -> None:
+    settings = load_settings(cloud="localhost:1", health_check_s=0.0, **edge_files(pki))
+    with structlog.testing.capture_logs() as logs, open_pipeline(settings):
+        pass
+    soon = [log["reason"] for log in logs if log["event"] == "a certificate expires soon"]
+    assert [reason.split(" expires on ")[0] for reason in soon] == [
+        f"tls_ca = {pki / 'ca.pem'}",
+        f"tls_cert = {pki / 'edge.pem'}",
+    ]
+
+
+def test_sending_in_the_clear_is_logged_at_each_start() -> None:
+    """The address is one for documents (RFC 5737), where nothing answers."""
+    settings = load_settings(cloud="192.0.2.1:50051", insecure=True, health_check_s=0.0)
+    for _ in range(2):
+        with structlog.testing.capture_logs() as logs, open_pipeline(settings):
+            pass
+        assert [(log["event"], log["log_level"], log["clouds"]) for log in logs] == [
+            ("ROIs are sent unencrypted: set tls_ca", "warning", ["192.0.2.1:50051"])
+        ]
 
 
 def test_unreadable_certificate_is_named(tmp_path: Path) -> None:

@@ -335,6 +335,18 @@ def agent_error(root: Path, *more: str) -> str:
     return result.stderr.splitlines()[-1]
 
 
+def test_screen_sends_nothing_to_another_machine_in_the_clear(study: str, tmp_path: Path) -> None:
+    """The address is one for documents (RFC 5737), where nothing answers."""
+    refused = screen(tmp_path / "out", study, "--cloud", "192.0.2.1:50051")
+    assert refused.exit_code == 1
+    assert "192.0.2.1:50051 is another machine, and tls_ca is not set" in refused.stderr
+    assert not (tmp_path / "out").exists()
+    more = ("--cloud", "192.0.2.1:50051", "--insecure", "--deadline", "2.2")
+    sent = screen(tmp_path / "out", study, *more)
+    assert sent.exit_code == ExitStatus.NO_SECOND_READING
+    assert "ROIs are sent unencrypted: set tls_ca" in sent.stderr
+
+
 def test_no_escape_sequence_of_an_error_reaches_the_terminal() -> None:
     result = CliRunner().invoke(app, ["run", "--config", "\x1b]0;owned\x07.toml"])
     assert result.exit_code == 1

@@ -14,7 +14,7 @@ from edge.settings import LONGEST_S, load_settings
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     path = tmp_path / "edge.toml"
-    path.write_text('cloud = "reader.example:50051"\ndeadline_s = 7.0\n')
+    path.write_text('cloud = "127.0.0.1:50051"\ndeadline_s = 7.0\n')
     return path
 
 
@@ -23,7 +23,7 @@ def test_override_beats_environment_beats_file_beats_default(
 ) -> None:
     """An override that is None is no override; ``off`` switches off the cloud of the file."""
     settings = load_settings(config)
-    assert (settings.cloud, settings.deadline_s) == ("reader.example:50051", 7.0)
+    assert (settings.cloud, settings.deadline_s) == ("127.0.0.1:50051", 7.0)
     assert settings.max_attempts == 3
     monkeypatch.setenv("OVERREAD_EDGE_DEADLINE_S", "3.5")
     assert load_settings(config, deadline_s=3.0).deadline_s == 3.0
@@ -51,11 +51,14 @@ def test_settings_cannot_change() -> None:
         ('inbox = "a"\noutbox = "a/out"', "outbox must lie outside inbox"),
         ('inbox = "a"\nstate_dir = "a/b/state"', "state_dir must lie outside inbox"),
         ('state_dir = "a"\ninbox = "a/in"', "^inbox must lie outside state_dir"),
-        ('cloud = "a:1"\ndeadline_s = 2', r"^deadline_s = 2 leaves no time .* = 2;"),
+        ('cloud = "localhost:1"\ndeadline_s = 2', r"^deadline_s = 2 leaves no time .* = 2;"),
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
         ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
-        ('cloud = "a:1"\ncloud_hedge = "a:1"', "cloud_hedge must differ from cloud"),
+        (
+            'cloud = "localhost:1"\ncloud_hedge = "localhost:1"',
+            "cloud_hedge must differ from cloud",
+        ),
         ('tls_cert = "a.pem"', "tls_cert and tls_key must be set together"),
         ('tls_cert = "a.pem"\ntls_key = "b.pem"', "requires tls_ca"),
         ('site = "Göttingen"', "site = 'Göttingen': expected at most 64 ASCII characters"),
@@ -84,3 +87,15 @@ def test_an_inbox_below_the_outbox_or_by_another_name_is_seen_through(tmp_path: 
     assert load_settings(inbox=inbox, outbox=tmp_path, state_dir=tmp_path / "in-state")
     with pytest.raises(BadSettings, match="outbox must lie outside inbox"):
         load_settings(inbox=inbox, outbox=link / "out")
+
+
+@pytest.mark.parametrize("name", ["cloud", "cloud_hedge"])
+def test_nothing_is_sent_to_another_machine_in_the_clear(name: str) -> None:
+    """Unless the settings say so; within this machine it never leaves it."""
+    clouds = {"cloud": "localhost:1", name: "reader.example:50051"}
+    with pytest.raises(BadSettings, match=r"^reader\.example:50051 is another machine.* insecure"):
+        load_settings(**clouds)
+    assert load_settings(**clouds, insecure=True).encryption == "none"
+    assert load_settings(**clouds, tls_ca="ca.pem").encryption == "TLS"
+    for address in ("localhost:1", "127.0.0.9:1", "[::1]:1"):
+        assert load_settings(cloud=address).cloud == address

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,14 @@ def test_the_backlog_and_the_link_are_reported_as_they_are_now() -> None:
     assert value("overread_edge_cloud_available") == 1
     available[0] = False
     assert value("overread_edge_cloud_available") == 0
+
+
+def test_when_certificates_expire_is_a_metric() -> None:
+    telemetry, end = Telemetry(), datetime(2027, 1, 1, tzinfo=UTC)
+    telemetry.set_expiries({"tls_cert": end})
+    name = "overread_edge_certificate_expiry_timestamp_seconds"
+    value = telemetry.registry.get_sample_value(name, {"setting": "tls_cert"})
+    assert value == end.timestamp()
 
 
 def test_metrics_are_served_while_it_lasts() -> None:

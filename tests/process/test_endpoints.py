@@ -83,6 +83,16 @@ def test_a_loop_without_progress_is_told() -> None:
     assert pulse.problem() == ""
 
 
+def test_a_port_can_be_served_again_at_once() -> None:
+    """A connection that was closed a moment ago does not hold it."""
+    with serve(CollectorRegistry(), "127.0.0.1", 0, {}, {}) as address:
+        assert get(address, "/healthz")[0] == 200
+    port = int(address.rpartition(":")[2])
+    for _ in range(5):
+        with serve(CollectorRegistry(), "127.0.0.1", port, {}, {}) as again:
+            assert get(again, "/healthz")[0] == 200
+
+
 def test_a_taken_port_and_an_unknown_host_are_errors_of_the_system() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = serve(CollectorRegistry(), "127.0.0.1", other.getsockname()[1], {}, {})

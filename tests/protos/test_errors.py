@@ -102,7 +102,8 @@ def test_a_status_of_grpc_itself_is_read_by_its_code(
             grpc.StatusCode.UNAVAILABLE,
             "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:1: Tls"
             " handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL routines",
-            "no encrypted connection could be made",
+            "no encrypted connection could be made: check tls_ca, tls_cert and tls_key at both"
+            " ends",
         ),
         (grpc.StatusCode.UNAVAILABLE, "Socket closed", "the connection was lost"),
         (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", "there was no answer in time"),

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import grpc
+import structlog
 
 from edge.escalation.client import CHANNEL_OPTIONS, start_health_check
 from edge.link.health import HealthCheck, HealthMonitor
@@ -162,3 +163,21 @@ def test_a_monitor_over_grpc_ends_while_its_health_check_waits() -> None:
         ):
             pass
     assert "health monitor" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_the_log_says_when_the_cloud_goes_down_and_comes_back() -> None:
+    """Once for each change, whatever the number of checks."""
+    link, cloud = Link(), Scripted()
+    for answer in ("", "", "away", "away", "other", ""):
+        cloud.answers.put(Unreachable(answer) if answer else None)
+    with (
+        structlog.testing.capture_logs() as logs,
+        HealthMonitor(cloud, link, 0.01, cloud="reader:1"),
+    ):
+        assert until(lambda: len(logs) == 4)
+    assert [(log["event"], log["cloud"], log.get("reason")) for log in logs] == [
+        ("cloud is up", "reader:1", None),
+        ("cloud is down", "reader:1", "away"),
+        ("cloud is down", "reader:1", "other"),
+        ("cloud is up", "reader:1", None),
+    ]

@@ -1,0 +1,33 @@
+"""TLS on the way to the cloud: the edge's files, and the reason why it fails."""
+
+import time
+from collections.abc import Callable
+
+from edge.link.link import CONNECT_S
+from edge.settings import EdgeSettings
+from process.tls import diagnose
+
+DIAGNOSE_EVERY_S = 30.0
+"""Shortest time between two diagnoses: each opens a connection."""
+
+
+def check_credentials(settings: EdgeSettings) -> list[str]:
+    """Return what is wrong with the TLS files, a sentence each; nothing if they can be used."""
+    return settings.tls.problems()
+
+
+class Diagnosis:
+    """Why TLS fails on the way to one cloud, found out again while it fails."""
+
+    def __init__(
+        self, address: str, settings: EdgeSettings, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._address, self._files, self._clock = address, settings.tls, clock
+        self._reason, self._next_s = "", float("-inf")
+
+    def reason(self) -> str:
+        """Return the reason; empty if TLS does not fail, or the cloud cannot be reached at all."""
+        if self._clock() >= self._next_s:
+            self._reason = diagnose(self._address, self._files, CONNECT_S)
+            self._next_s = self._clock() + DIAGNOSE_EVERY_S
+        return self._reason

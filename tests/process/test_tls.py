@@ -1,0 +1,200 @@
+"""The usual mistakes with TLS each get a sentence, against real services."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import grpc
+import pytest
+
+from process.tls import TlsFiles, diagnose, is_loopback
+from tests.pki import make_pki
+
+HERE = ("CN=x", "subjectAltName=IP:127.0.0.1")
+NO_TLS = TlsFiles()
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pki(tmp_path_factory.mktemp("pki"), service=HERE, edge=HERE)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of another authority."""
+    return make_pki(tmp_path_factory.mktemp("other"), service=HERE, edge=HERE)
+
+
+@contextmanager
+def service(pki: Path | None, *, mutual: bool = False) -> Iterator[str]:
+    """The address of a real gRPC server: plain, with TLS, or with mutual TLS."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    if pki is None:
+        port = server.add_insecure_port("127.0.0.1:0")
+    else:
+        pair = ((pki / "service.key").read_bytes(), (pki / "service.pem").read_bytes())
+        ca = (pki / "ca.pem").read_bytes() if mutual else None
+        credentials = grpc.ssl_server_credentials([pair], ca, require_client_auth=mutual)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+def edge_files(pki: Path) -> TlsFiles:
+    return TlsFiles(pki / "ca.pem", pki / "edge.pem", pki / "edge.key")
+
+
+def test_files_that_fit_have_no_problem(pki: Path) -> None:
+    assert edge_files(pki).problems() == []
+    with service(pki, mutual=True) as address:
+        assert diagnose(address, edge_files(pki), 20.0) == ""
+    with service(pki) as address:
+        assert diagnose(address, TlsFiles(pki / "ca.pem"), 20.0) == ""
+    with service(None) as address:
+        assert diagnose(address, NO_TLS, 20.0) == ""
+
+
+def test_a_wrong_pair_is_named(pki: Path) -> None:
+    files = TlsFiles(pki / "ca.pem", pki / "edge.pem", pki / "service.key")
+    said = f"tls_key = {pki / 'service.key'} is not the private key of tls_cert ="
+    assert [one.startswith(said) for one in files.problems()] == [True]
+
+
+def test_a_file_of_another_kind_is_named(pki: Path, tmp_path: Path) -> None:
+    swapped = TlsFiles(pki / "edge.key", pki / "edge.key", pki / "edge.pem").problems()
+    assert swapped == [
+        f"{name} = {pki / 'edge.key'} holds no certificate, expected PEM"
+        for name in ("tls_ca", "tls_cert")
+    ]
+    no_key = TlsFiles(pki / "ca.pem", pki / "edge.pem", pki / "edge.pem").problems()
+    assert no_key == [f"tls_key = {pki / 'edge.pem'} holds no private key, expected PEM"]
+    damaged = tmp_path / "ca.pem"
+    text = (pki / "ca.pem").read_text().splitlines()
+    damaged.write_text("\n".join([text[0], "QUJD", *text[-1:]]))
+    said = f"tls_ca = {damaged} is damaged, expected a certificate as PEM"
+    assert TlsFiles(damaged).problems() == [said]
+    assert TlsFiles(tmp_path / "no").problems() == [
+        f"tls_ca = {tmp_path / 'no'}: No such file or directory"
+    ]
+
+
+def test_an_expired_certificate_is_told_and_so_is_one_that_expires_soon(pki: Path) -> None:
+    """The certificates are valid for 2 days from now."""
+    files, now = edge_files(pki), datetime.now(UTC)
+    assert [one.split()[0] for one in files.warnings(now)] == ["tls_ca", "tls_cert"]
+    assert "renew it" in files.warnings(now)[0]
+    assert files.warnings(now - timedelta(days=60)) == []
+    assert now < files.expiries()["tls_cert"] < now + timedelta(days=3)
+    late = files.problems(now + timedelta(days=3))
+    assert [one.split()[0] for one in late] == ["tls_ca", "tls_cert"]
+    assert f"{pki / 'ca.pem'} expired on" in late[0]
+    early = files.problems(now - timedelta(days=3))
+    assert "is not valid before" in early[0]
+    assert "check the clock of this machine" in early[0]
+
+
+def test_plain_against_tls(pki: Path) -> None:
+    for mutual in (False, True):
+        with service(pki, mutual=mutual) as address:
+            assert diagnose(address, NO_TLS, 20.0) == (
+                f"the service at {address} uses TLS: set tls_ca to the authority that signed its"
+                " certificate"
+            )
+
+
+def test_tls_against_plain(pki: Path) -> None:
+    with service(None) as address:
+        assert "does not use TLS: set tls_cert" in diagnose(address, edge_files(pki), 20.0)
+
+
+def test_a_missing_client_certificate(pki: Path) -> None:
+    with service(pki, mutual=True) as address:
+        assert diagnose(address, TlsFiles(pki / "ca.pem"), 20.0) == (
+            f"the service at {address} requires a client certificate: set tls_cert and tls_key"
+        )
+
+
+def test_a_client_certificate_of_another_authority(pki: Path, other: Path) -> None:
+    files = TlsFiles(pki / "ca.pem", other / "edge.pem", other / "edge.key")
+    with service(pki, mutual=True) as address:
+        said = diagnose(address, files, 20.0)
+    assert f"does not accept tls_cert = {other / 'edge.pem'}" in said
+
+
+def test_a_service_of_another_authority_or_another_name(pki: Path, other: Path) -> None:
+    with service(pki) as address:
+        said = diagnose(address, TlsFiles(other / "ca.pem"), 20.0)
+        assert f"not signed by an authority in tls_ca = {other / 'ca.pem'}" in said
+        named = address.replace("127.0.0.1", "localhost")
+        assert "does not name localhost" in diagnose(named, TlsFiles(pki / "ca.pem"), 20.0)
+
+
+@pytest.mark.parametrize(
+    "period", [("20200101000000Z", "20200201000000Z"), ("20990101000000Z", "20990201000000Z")]
+)
+def test_an_expired_certificate_of_the_service(period: tuple[str, str], tmp_path: Path) -> None:
+    """Or one that is not valid yet; the service's own start tells the same."""
+    old = make_pki(tmp_path, period=period, service=HERE)
+    with service(old) as address:
+        said = diagnose(address, TlsFiles(old / "ca.pem"), 20.0)
+    assert said.startswith(f"the certificate of the service at {address} ")
+    assert "has expired, or is not valid yet" in said
+    own = TlsFiles(None, old / "service.pem", old / "service.key").problems()
+    assert [one.startswith(f"tls_cert = {old / 'service.pem'} ") for one in own] == [True]
+
+
+def test_where_nothing_answers_tls_is_not_the_reason(pki: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert diagnose(address, NO_TLS, 0.2) == ""
+        assert diagnose(address, edge_files(pki), 0.2) == ""
+    assert diagnose(address, edge_files(pki), 0.2) == ""
+
+
+def test_a_peer_that_speaks_neither_ends_the_diagnosis(pki: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(10)
+                    connection.sendall(b"\x1b]0;owned\x07 SSH-2.0\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        assert diagnose(address, NO_TLS, 20.0) == ""
+        assert "does not use TLS" in diagnose(address, edge_files(pki), 20.0)
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("address", "near"),
+    [
+        ("localhost:1", True),
+        ("LOCALHOST:1", True),
+        ("127.0.0.1:1", True),
+        ("127.8.9.10:1", True),
+        ("[::1]:1", True),
+        ("unix:/run/overread.sock", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+        ("reader.example:1", False),
+        ("localhost.example:1", False),
+        ("127.0.0.1.example:1", False),
+        ("dns:///localhost:1", False),
+    ],
+)
+def test_only_names_and_numbers_of_this_machine_are_loopback(address: str, near: bool) -> None:
+    assert is_loopback(address) is near
