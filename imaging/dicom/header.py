@@ -10,8 +10,10 @@ from io import BufferedReader
 from pathlib import Path
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 
 from imaging.errors import UnreadableFile, is_machine_fault
 from imaging.files import not_plain, open_plain, special_kind
@@ -54,6 +56,7 @@ MAX_INFLATED = 512 << 20
 UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 """Suffixes that programs append to the name of a file while they transfer it."""
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
+_PIXEL_DATA = Tag("PixelData")
 _MAGIC = slice(128, 132)
 _OTHER_FORMATS = (
     *(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),  # programs and libraries
@@ -89,6 +92,16 @@ class Instance:
         """Return the value as a finite float; None if absent or empty."""
         values = self.numbers(keyword, 1)
         return None if values is None else float(values[0])
+
+    def advisory(self, keyword: str) -> float | None:
+        """Return the value as a finite float; None if it is absent or no number.
+
+        For what no image and no position depends on.
+        """
+        try:
+            return self.number(keyword)
+        except UnreadableFile:
+            return None
 
     def integer(self, keyword: str) -> int | None:
         """Return the value as an int; None if absent or empty."""
@@ -146,11 +159,15 @@ def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> 
     Raises:
         UnreadableFile: the file cannot be opened or parsed.
     """
+
+    def is_past(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        """Stop at the pixel data, or behind it: there lies what is no part of the image."""
+        return tag > _PIXEL_DATA or (not pixels and tag == _PIXEL_DATA)
+
+    tags: list[BaseTag | int] = [Tag(keyword) for keyword in keywords]
     try:
         with _Inflatable(open_plain(file)) as stream:
-            return dcmread(
-                stream, force=bare, stop_before_pixels=not pixels, specific_tags=list(keywords)
-            )
+            return read_partial(stream, is_past, force=bare, specific_tags=tags)
     # pydicom promises no set of exceptions for damaged files.
     except Exception as error:
         if isinstance(error, UnreadableFile) or is_machine_fault(error):

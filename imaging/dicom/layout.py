@@ -45,6 +45,10 @@ def layout_of(image: Instance) -> Layout:
     if samples not in (None, 1):
         reason = f"is a colour image (SamplesPerPixel {samples}, expected 1): send the CT series"
         raise NotCt(reason, image.file)
+    meaning = image.text("PhotometricInterpretation")
+    if meaning not in ("", "MONOCHROME1", "MONOCHROME2"):
+        reason = f"PhotometricInterpretation is {meaning[:40]}, expected MONOCHROME2"
+        raise NotCt(f"{reason}: send the CT series", image.file)
     bits = _required(image, "BitsAllocated")
     if bits != 16:
         raise NotCt(f"BitsAllocated is {bits}, expected 16: send the CT series", image.file)

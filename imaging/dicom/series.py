@@ -124,7 +124,7 @@ def _unfit(image: Instance) -> str:
         return f"not a CT image (SOP class {sop_class})"
     if words := _NOT_SLICES & set(image.texts("ImageType")):
         return f"{min(words).lower()}, not slices"
-    if (unit := image.text("RescaleType")) not in ("", "US", "HU", "HU_MOD"):
+    if (unit := image.text("RescaleType").upper()) not in ("", "US", "HU", "HU_MOD"):
         return f"values are {unit}, not HU"
     return ""
 
@@ -163,7 +163,7 @@ def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:
         bool(_REFORMATTED & set(one.first.texts("ImageType"))),
         round(_thickness_mm(stack), 2),
         -stack.extent_mm,
-        one.first.number("SeriesNumber") or 0.0,
+        one.first.advisory("SeriesNumber") or 0.0,
     )
 
 

@@ -106,7 +106,7 @@ def slice_of(image: Instance) -> Slice:
         position_mm=_required(image, "ImagePositionPatient", 3),
         axes=_axes(image),
         pixel_mm=_pixel_mm(image),
-        thickness_mm=max(image.number("SliceThickness") or 0.0, 0.0),
+        thickness_mm=max(image.advisory("SliceThickness") or 0.0, 0.0),
         image=_image_ref(image),
     )
 

@@ -226,13 +226,14 @@ def stored_frames(
             not supported.
     """
     if transfer_syntax not in _NATIVE | codecs.SYNTAXES:
-        reason = f"transfer syntax {transfer_syntax} is not supported"
+        name = UID(transfer_syntax).name[:80]
+        reason = f"transfer syntax {name} ({transfer_syntax[:64]}) is not supported"
         raise UnreadableFile(f"{reason}: send the file uncompressed", file)
     data = load(file, ("PixelData", "NumberOfFrames"), bare=is_bare(read_head(file)), pixels=True)
     try:
         content = data.get("PixelData")
         if not isinstance(content, bytes) or not content:
-            raise ValueError("missing")
+            raise ValueError("missing or cut off")
         if transfer_syntax in _NATIVE:
             return [_native(content, frame, layout, transfer_syntax) for frame in frames]
         count = int(data.get("NumberOfFrames") or 1)

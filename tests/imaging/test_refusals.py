@@ -23,7 +23,7 @@ from pydicom.uid import UID
 
 from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
 from imaging.read import read_study
-from tests.imaging.small_ct import SmallCt
+from tests.imaging.small_ct import SmallCt, set_frames
 
 Damage = Callable[[list[Dataset]], Any]
 
@@ -119,6 +119,11 @@ def _other_syntax(images: list[Dataset]) -> None:
         image["PixelData"].is_undefined_length = True
 
 
+def _lossy_syntax(images: list[Dataset]) -> None:
+    for image in images:
+        set_frames(image, "4.51", [b"\xff\xd8\xff\xd9"])
+
+
 def _wrong_stream(images: list[Dataset]) -> None:
     """JPEG-LS of half the picture in one image."""
     for image in images:
@@ -200,6 +205,12 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
     ("no slope", _all(RescaleSlope=None), NotCt, "RescaleSlope is missing"),
     ("zero slope", _fifth(RescaleSlope=0), NotCt, "005.dcm: RescaleSlope is 0"),
     ("no intercept", _all(RescaleIntercept=None), NotCt, "RescaleIntercept is missing"),
+    (
+        "a palette",
+        _all(PhotometricInterpretation="PALETTE COLOR"),
+        NotCt,
+        "PhotometricInterpretation is PALETTE COLOR",
+    ),
     ("colour", _colour, NotCt, "SamplesPerPixel 3"),
     ("MR", _all(Modality="MR"), NotCt, "modality MR is not CT"),
     ("PET", _all(Modality="PT"), NotCt, "modality PT is not CT"),
@@ -236,8 +247,14 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
         UnreadableFile,
         "005.dcm: pixel data: truncated, 1000 of",
     ),
-    ("no pixel data", _fifth(PixelData=None), UnreadableFile, "005.dcm: pixel data: missing"),
+    (
+        "no pixel data",
+        _fifth(PixelData=None),
+        UnreadableFile,
+        "005.dcm: pixel data: missing or cut off",
+    ),
     ("an unknown transfer syntax", _other_syntax, UnreadableFile, "1.2.840.10008.1.2.4.201"),
+    ("lossy JPEG", _lossy_syntax, UnreadableFile, "JPEG Extended (Process 2 and 4) (1.2.840"),
     ("a broken codestream", _wrong_stream, UnreadableFile, "005.dcm: pixel data"),
     ("frames without places", _all(NumberOfFrames=3), IrregularGeometry, "3 frames without"),
 ]

@@ -104,6 +104,35 @@ def test_numbers_padded_with_spaces(tmp_path: Path) -> None:
     np.testing.assert_array_equal(volume.hu, ct.hu())
 
 
+@pytest.mark.parametrize("tail", [bytes(512), b"\n", b"\xff" * 64, b"\xde\xad\xbe\xef" * 8])
+@pytest.mark.parametrize("syntax", ["", "4.80"], ids=["uncompressed", "JPEG-LS"])
+def test_bytes_after_the_pixel_data_are_not_read(syntax: str, tail: bytes, tmp_path: Path) -> None:
+    """Tapes and networks filled the last block of a file."""
+    ct = SmallCt()
+    images = ct.images()
+    for image in images:
+        if syntax:
+            set_frames(image, syntax, [encoded(image, syntax)])
+    for file in ct.write(tmp_path, images):
+        file.write_bytes(file.read_bytes() + tail)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR IS")  # as pydicom writes it
+@pytest.mark.parametrize(
+    ("keyword", "vr", "value"), [("SliceThickness", "DS", b"2,5 "), ("SeriesNumber", "IS", b"A1")]
+)
+def test_a_damaged_number_on_which_no_image_depends(
+    keyword: str, vr: str, value: bytes, tmp_path: Path
+) -> None:
+    ct = SmallCt()
+    images = ct.images()
+    for image in images:
+        image[Tag(keyword)] = RawDataElement(Tag(keyword), vr, len(value), value, 0, False, True)
+    ct.write(tmp_path, images)
+    np.testing.assert_array_equal(read_study(tmp_path).volume.hu, ct.hu())
+
+
 def test_rescale_differs_from_slice_to_slice(tmp_path: Path) -> None:
     """Each slice is rescaled by its own slope and intercept, as PET-CT scanners write them."""
     ct = SmallCt()
