@@ -32,6 +32,9 @@ class Terms:
         screening, hybrid: versions of the two models in calibration, the first with its way of
             reading (`models.runtime.screener.read_by`).
         slice_mm: the largest distance of slices in its scans.
+        min_age: of its patients, in years.
+        kernels: reconstruction kernels that are known to be among its scans, in capitals.
+        contrast: whether scans with contrast medium are known to be among them.
         region_side: voxels along each side of the ROIs that the second model read.
         basis: where the calibration's nodules lay, for the report.
     """
@@ -48,6 +51,9 @@ class Terms:
     slice_mm: float
     region_side: int
     basis: str
+    min_age: int = 18
+    kernels: tuple[str, ...] = ()
+    contrast: bool = False
 
     @classmethod
     def from_manifest(cls, settings: Mapping[str, object]) -> Self | None:
@@ -67,7 +73,7 @@ class Terms:
         for name in names:
             if not _is_valid(name, table[name]):
                 raise UnfitModel(f"guarantee: {name} = {table[name]!r} is out of range")
-        terms = cls(*(table[name] for name in names))
+        terms = cls(**{**table, "kernels": tuple(table["kernels"])})
         if terms.holds != (terms.alpha <= terms.asked_alpha):
             raise UnfitModel(f"guarantee: holds = {terms.holds}, but alpha = {terms.alpha}")
         return terms
@@ -158,22 +164,17 @@ def for_roi_side(most: Guarantee, side: int) -> Guarantee:
 
 
 def guarantee_of(
-    most: Guarantee,
-    plan: Plan,
-    answers: EscalationResult,
-    slice_mm: float,
-    limitations: Sequence[Limitation] = (),
+    most: Guarantee, plan: Plan, answers: EscalationResult, limitations: Sequence[Limitation] = ()
 ) -> Guarantee:
     """Return what the report of one study guarantees, ``most`` at most.
 
-    ``slice_mm`` is the distance of the study's slices. Any of the ``limitations`` withdraws the
-    guarantee for good.
+    Any of the ``limitations`` withdraws the guarantee for good.
     """
     if most.terms is None or most.reason:
         return most
     if limitations:
         return Guarantee(most.terms, " ".join(one.text for one in limitations))
-    if reason := _outside_calibration(most.terms, plan, answers, slice_mm):
+    if reason := _outside_calibration(plan, answers):
         return Guarantee(most.terms, reason)
     return amended_guarantee(most, plan, answers)
 
@@ -185,12 +186,8 @@ def amended_guarantee(before: Guarantee, plan: Plan, answers: EscalationResult) 
     return Guarantee(before.terms, _incomplete(before.terms, plan, answers), permanent=False)
 
 
-def _outside_calibration(
-    terms: Terms, plan: Plan, answers: EscalationResult, slice_mm: float
-) -> str:
-    """Return the permanent difference from calibration, or an empty text."""
-    if slice_mm > terms.slice_mm + 0.05:  # so much thicker is still the same
-        return f"slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm"
+def _outside_calibration(plan: Plan, answers: EscalationResult) -> str:
+    """Return the permanent difference from calibration in how it was read, or an empty text."""
     if answers.switched_off:
         return "no second reader is set up"
     # A smaller ROI shows the cloud less than calibration did. An unanswered one does no harm: an
@@ -219,9 +216,11 @@ def _is_valid(name: str, value: object) -> bool:
     """Tell whether a key of the manifest's table may have this value."""
     if name in ("calibration", "screening", "hybrid", "basis"):
         return isinstance(value, str) and value != ""
-    if name == "holds" or isinstance(value, bool):
-        return name == "holds" and isinstance(value, bool)
-    if name in ("patients", "region_side"):
+    if name == "kernels":
+        return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+    if name in ("holds", "contrast") or isinstance(value, bool):
+        return name in ("holds", "contrast") and isinstance(value, bool)
+    if name in ("patients", "region_side", "min_age"):
         return isinstance(value, int) and value > 0
     if not isinstance(value, int | float):
         return False

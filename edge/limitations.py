@@ -3,30 +3,89 @@
 A report with a limitation guarantees nothing, and says why under its header.
 """
 
+import re
 from collections.abc import Iterator
 
+from edge.guarantee import Terms
 from imaging.coverage import Coverage
 from imaging.preprocess import Preprocessed
-from imaging.volume import Limitation, LimitationKind, Study
+from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
 
+MIN_AGE = 18
+"""Of the patients in training and tests, in years."""
+_DAYS = {"D": 1.0, "W": 7.0, "M": 30.4, "Y": 365.25}
+_PHASES = {"ANGIO", "ANGIOGRAPHY", "CTA", "CTPA", "ARTERIAL", "DELAYED", "BIPHASIC", "TRIPHASIC"}
+"""Words for phases of contrast that no scan of the calibration is known to have."""
 _ENDS = ("apex", "base")
 
 
-def limitations_of(study: Study, box: Preprocessed) -> tuple[Limitation, ...]:
-    """Return the limitations that the files, the header and the lung box show."""
+def limitations_of(
+    study: Study, box: Preprocessed, terms: Terms | None = None
+) -> tuple[Limitation, ...]:
+    """Return the limitations that the files, the header and the lung box show.
+
+    ``terms`` say what calibration knew; without them the model has no guarantee to lose.
+    """
+    slice_mm = study.volume.geometry.spacing_mm[0]
     cut = () if box.coverage is None else _of_coverage(box.coverage)
-    return (*study.limitations, *cut)
+    scan = () if terms is None else _of_acquisition(study.header, slice_mm, terms)
+    return (*study.limitations, *cut, *_of_patient(study.header, terms), *scan)
 
 
 def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
     """Say at which sides the volume ends inside the lungs."""
     for what, cuts in {
-        "the scan ends inside the lungs at the": [c for c in coverage.cuts if c.side in _ENDS],
-        "the field of view cuts the lungs at the": [
+        "The scan ends inside the lungs at the": [c for c in coverage.cuts if c.side in _ENDS],
+        "The field of view cuts the lungs at the": [
             c for c in coverage.cuts if c.side not in _ENDS
         ],
     }.items():
         if cuts:
             sides = " and the ".join(f"{cut.side} ({cut.area_cm2:.0f} cm² of lung)" for cut in cuts)
-            text = f"{what} {sides}; what lies beyond was not read"
+            text = f"{what} {sides}; what lies beyond was not read."
             yield Limitation(LimitationKind.COVERAGE, text)
+
+
+def _of_patient(header: StudyHeader, terms: Terms | None) -> Iterator[Limitation]:
+    """Say if the patient is, or may be, a child."""
+    least = MIN_AGE if terms is None else terms.min_age
+    years = age_in_years(header.age)
+    if years is None:
+        text = f"The patient's age is not stated; the models know adults from {least} years only."
+        yield Limitation(LimitationKind.PATIENT, text)
+    elif years < least:
+        age = f"{years:.0f} years" if years >= 2 else f"{12 * years:.0f} months"
+        text = f"The patient is {age} old; the models know adults from {least} years only."
+        yield Limitation(LimitationKind.PATIENT, text)
+
+
+def _of_acquisition(header: StudyHeader, slice_mm: float, terms: Terms) -> Iterator[Limitation]:
+    """Say what about the scan is not known from calibration: slices, kernel, contrast."""
+    if slice_mm > terms.slice_mm + 0.05:  # so much thicker is still the same
+        text = (
+            f"Slices are {slice_mm:.3g} mm apart, in calibration at most {terms.slice_mm:.3g} mm."
+        )
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    # a header may name several kernels; iterative reconstruction adds a suffix to the name
+    names = [name.strip() for name in header.kernel.split("\\") if name.strip()]
+    known = ", ".join(terms.kernels) or "none"
+    if not names:
+        text = f"The reconstruction kernel is not stated; known from calibration: {known}."
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    for name in names:
+        if name.upper() not in terms.kernels:
+            text = f"The reconstruction kernel {name} is not known from calibration, only {known}."
+            yield Limitation(LimitationKind.ACQUISITION, text)
+    if header.contrast and not terms.contrast:
+        text = "Contrast medium was given; calibration is not known to have had such scans."
+        yield Limitation(LimitationKind.ACQUISITION, text)
+    words = set(re.findall(r"[A-Z]+", header.series_description.upper()))
+    for word in sorted(words & _PHASES):
+        text = f"The series is named {word}: calibration is not known to have had this phase."
+        yield Limitation(LimitationKind.ACQUISITION, text)
+
+
+def age_in_years(text: str) -> float | None:
+    """Return the age that DICOM writes as 045Y, 018M, 003W or 010D; None if it is none."""
+    match = re.fullmatch(r"(\d{1,3})([DWMY])", text.strip().upper())
+    return int(match[1]) * _DAYS[match[2]] / _DAYS["Y"] if match else None

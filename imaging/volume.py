@@ -107,6 +107,7 @@ class StudyHeader:
     modality: str = "CT"
     manufacturer: str = ""
     kernel: str = ""
+    contrast: str = ""
     series_description: str = ""
     transfer_syntax: str = ""
 

@@ -194,9 +194,8 @@ def compose(
     ledger: tuple[LedgerEntry, ...],
 ) -> Report:
     """Compose the report of a study that was read."""
-    limitations = limitations_of(study, box)
+    limitations = limitations_of(study, box, provenance.guarantee.terms)
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
-    slice_mm = study.volume.geometry.spacing_mm[0]
     # a later version may come while a cloud is set up and the second reading is incomplete
     may_change = merged.second_reading is not SecondReading.COMPLETE and not answers.switched_off
     return Report(
@@ -218,7 +217,7 @@ def compose(
         other_series=study.other_series,
         coverage=box.coverage,
         limitations=limitations,
-        guarantee=guarantee_of(provenance.guarantee, plan, answers, slice_mm, limitations),
+        guarantee=guarantee_of(provenance.guarantee, plan, answers, limitations),
         audit=assessment.audit,
         status=Status.PROVISIONAL if may_change else Status.FINAL,
     )

@@ -38,6 +38,7 @@ HEADER_KEYWORDS = (
     ),
     *("PatientID", "PatientName", "PatientSex", "PatientAge", "AccessionNumber"),
     *("StudyInstanceUID", "StudyDate", "StudyDescription", "SeriesDescription"),
+    *("PatientBirthDate", "ContrastBolusAgent"),
     *("Manufacturer", "ConvolutionKernel", "BodyPartExamined", "ProtocolName"),
     *("Rows", "Columns", "SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),

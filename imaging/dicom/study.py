@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -302,13 +303,30 @@ def _header(choice: Choice) -> StudyHeader:
         patient_id=next(filter(None, (i.text("PatientID") for i in choice.series.images)), ""),
         patient_name=image.text("PatientName"),
         sex=image.text("PatientSex"),
-        age=image.text("PatientAge"),
+        age=image.text("PatientAge") or _age(image),
         study_uid=image.text("StudyInstanceUID"),
         study_date=image.text("StudyDate"),
         accession=image.text("AccessionNumber"),
         modality=image.text("Modality"),
         manufacturer=image.text("Manufacturer"),
         kernel=image.text("ConvolutionKernel"),
+        contrast=image.text("ContrastBolusAgent"),
         series_description=image.text("SeriesDescription"),
         transfer_syntax=UID(image.transfer_syntax).name,
     )
+
+
+def _age(image: Instance) -> str:
+    """Return the age in years on the day of the study, as DICOM writes it; empty if unknown.
+
+    The date of birth itself is not kept.
+    """
+    try:
+        born, day = (
+            datetime.strptime(image.text(keyword), "%Y%m%d")
+            for keyword in ("PatientBirthDate", "StudyDate")
+        )
+    except ValueError:
+        return ""
+    years = day.year - born.year - ((day.month, day.day) < (born.month, born.day))
+    return f"{years:03}Y" if 0 <= years < 150 else ""

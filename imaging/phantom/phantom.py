@@ -23,7 +23,7 @@ from imaging.phantom.nodules import (
     place_nodules,
 )
 from imaging.phantom.patient import Patient, draw_patient
-from imaging.phantom.scanner import KERNELS, Kernel, Scanner, scan
+from imaging.phantom.scanner import IMITATED, KERNELS, Kernel, Scanner, scan
 from imaging.phantom.thorax import Thorax, make_abdomen, make_thorax
 from imaging.volume import (
     Geometry,
@@ -197,8 +197,9 @@ def phantom_header(spec: PhantomSpec) -> StudyHeader:
         patient_id=f"PHANTOM-{spec.seed}",
         patient_name="SYNTHETIC^PHANTOM",
         sex="O",
+        age="060Y",
         manufacturer="Overread phantom",
-        kernel=spec.kernel,
+        kernel=IMITATED[spec.kernel],
         series_description=f"SYNTHETIC PHANTOM seed {spec.seed}",
     )
 

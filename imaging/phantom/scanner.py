@@ -13,6 +13,8 @@ from imaging.volume import HuArray
 
 Kernel = Literal["soft", "standard", "sharp"]
 KERNELS: tuple[Kernel, ...] = ("soft", "standard", "sharp")
+IMITATED = {"soft": "STANDARD", "standard": "DETAIL", "sharp": "BONE"}
+"""For each kernel the name of the one that it imitates, by the names of GE: STANDARD is soft."""
 Plane = npt.NDArray[np.float32]
 
 

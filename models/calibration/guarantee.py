@@ -71,6 +71,10 @@ class ReadWith:
     ``screening`` is as `models.runtime.screener.read_by` has it, ``hybrid`` a version, ``slice_mm``
     the largest distance of slices, ``region_side`` that of the regions in voxels; ``basis`` is what
     the nodules lay in.
+
+    The headers of the calibration's scans are known of one alone. So ``kernels`` and ``contrast``
+    are those of ten scans of the same collection, LIDC-IDRI, whose headers are known: eight
+    STANDARD and two BONE (of GE), five of the ten with contrast medium.
     """
 
     screening: str
@@ -78,6 +82,9 @@ class ReadWith:
     slice_mm: float
     region_side: int
     basis: str = "nodules in cubes of 50 mm"
+    min_age: int = 18
+    kernels: tuple[str, ...] = ("BONE", "STANDARD")
+    contrast: bool = True
 
 
 def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
@@ -101,7 +108,7 @@ def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     read = ReadWith(read_by(find(screening).version), find(hybrid).version, slice_mm, side)
     nodules = nodules_of(cases, settings, cloud)
     settings |= guaranteed_settings(nodules, settings["thresholds"], target, settings["merge"])
-    settings["guarantee"] |= asdict(read)
+    settings["guarantee"] |= asdict(read) | {"kernels": list(read.kernels)}
     amend(screening, "settings", settings)
     amend(hybrid, "settings", cloud)
     console.print(settings, cloud)

@@ -56,8 +56,11 @@ GUARANTEE: dict[str, Any] = {
     "slice_mm": 2.5,
     "region_side": 48,
     "basis": "nodules in cubes of 50 mm",
+    "min_age": 18,
+    "kernels": ["BONE", "STANDARD"],
+    "contrast": True,
 }
-TERMS = Terms(**GUARANTEE)
+TERMS = Terms(**{**GUARANTEE, "kernels": ("BONE", "STANDARD")})
 SETTINGS = {
     "thresholds": {"dismiss": 0.1, "report": 0.9, "alone": 0.5, "final": 0.6},
     "merge": [0.0, 1.0, 1.0],
@@ -129,7 +132,8 @@ def plan_of(
 
 def study_at(source: Path) -> Study:
     """A study of empty voxels; the screener decides what it shows."""
-    return Study(Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3"), source)
+    volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry(), "1.2.3")
+    return Study(volume, source, StudyHeader(age="060Y", kernel="STANDARD"))
 
 
 SCORES = (0.95, 0.7, 0.3, 0.05)
@@ -156,7 +160,7 @@ def report_of(pipeline: Pipeline, out: Path) -> Report:
     return read_and_report(pipeline, Job(Path("study"), out, "key-1")).report
 
 
-HEADER = StudyHeader(patient_id="P1", study_date="20260301")
+HEADER = StudyHeader(patient_id="P1", study_date="20260301", age="060Y", kernel="STANDARD")
 
 
 @dataclass

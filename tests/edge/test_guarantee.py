@@ -45,8 +45,8 @@ def read_by(*places: int, model: str = "fake 1") -> EscalationResult:
     return EscalationResult({i: verdict(i, model) for i in places}, reason="DeadlinePassed: late")
 
 
-def of(plan: Plan, answers: EscalationResult, slice_mm: float = 1.0) -> Guarantee:
-    return guarantee_of(MOST, plan, answers, slice_mm)
+def of(plan: Plan, answers: EscalationResult) -> Guarantee:
+    return guarantee_of(MOST, plan, answers)
 
 
 def test_rois_of_another_side_have_no_guarantee() -> None:
@@ -56,7 +56,7 @@ def test_rois_of_another_side_have_no_guarantee() -> None:
         "No guarantee for this scan: ROIs have 32 voxels a side, in calibration they had 48."
     )
     assert of(plan_of(0.95), EscalationResult()) == MOST
-    assert guarantee_of(small, plan_of(0.95), EscalationResult(), 1.0) == small
+    assert guarantee_of(small, plan_of(0.95), EscalationResult()) == small
 
 
 def test_terms_come_from_the_manifest() -> None:
@@ -81,6 +81,9 @@ def test_terms_come_from_the_manifest() -> None:
         ({"holds": True}, "holds = True, but alpha = 0.05"),
         ({"confidence": "0.7"}, "confidence = '0.7'"),
         ({"slice_mm": -1}, "slice_mm = -1"),
+        ({"kernels": "BONE"}, "kernels = 'BONE'"),
+        ({"contrast": 1}, "contrast = 1"),
+        ({"min_age": -1}, "min_age = -1"),
         ({"beta": 1}, "beta: missing or unknown"),
     ],
 )
@@ -105,7 +108,7 @@ def test_a_model_that_was_not_calibrated_has_no_guarantee() -> None:
         f"No guarantee for this scan: calibration used version {TERMS.screening} of the model, "
         "not 2."
     )
-    assert guarantee_of(stale, plan_of(0.95), EscalationResult(), 1.0) == stale
+    assert guarantee_of(stale, plan_of(0.95), EscalationResult()) == stale
 
 
 def test_a_reading_as_in_calibration_has_its_terms() -> None:
@@ -165,13 +168,6 @@ def test_smaller_rois_withdraw_the_guarantee_for_good(size: Size) -> None:
     assert amended_guarantee(found, plan, read_by(0, 1)) == found
     unanswered = of(plan, read_by(plan.send[0]))
     assert amended_guarantee(unanswered, plan, read_by(0, 1)) == MOST
-
-
-def test_slices_further_apart_than_calibration_s_are_not_covered() -> None:
-    assert of(plan_of(0.95), EscalationResult(), 2.52).given
-    found = of(plan_of(0.95), EscalationResult(), 5.0)
-    assert found.reason == "slices are 5 mm apart, in calibration at most 2.5 mm"
-    assert found.permanent
 
 
 def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:

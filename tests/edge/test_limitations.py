@@ -11,13 +11,16 @@ import pytest
 
 from edge.escalation.client import NoSecondReader
 from edge.guarantee import Guarantee
-from edge.limitations import limitations_of
+from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.preprocess import preprocess
-from imaging.volume import HuArray, Limitation, LimitationKind, Study, Volume
-from tests.edge.builders import TERMS, pipeline_of, report_of
+from imaging.read import read_study
+from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
+from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
+from tests.imaging.small_ct import SmallCt
 
+ADULT = StudyHeader(age="060Y", kernel="STANDARD", contrast="IV")
 SPEC = PhantomSpec(seed=2, spacing_mm=(2.5, 1.5, 1.5), nodule_count=0)
 
 
@@ -27,7 +30,7 @@ def chest() -> Volume:
 
 
 def study_of(chest: Volume, hu: HuArray) -> Study:
-    return Study(Volume(np.ascontiguousarray(hu), chest.geometry), Path("study"))
+    return Study(Volume(np.ascontiguousarray(hu), chest.geometry), Path("study"), ADULT)
 
 
 def limitations(study: Study) -> tuple[Limitation, ...]:
@@ -47,7 +50,7 @@ def test_a_scan_that_ends_inside_the_lungs_says_so_and_guarantees_nothing(
     report = report_of(pipeline_for(study_of(chest, chest.hu[60:])), tmp_path)
     (one,) = report.limitations
     assert one.kind is LimitationKind.COVERAGE
-    assert one.text.startswith("the scan ends inside the lungs at the base (")
+    assert one.text.startswith("The scan ends inside the lungs at the base (")
     assert not report.guarantee.given
     assert report.guarantee.permanent
     written = json.loads((tmp_path / "report.json").read_text())
@@ -60,8 +63,96 @@ def test_a_scan_that_ends_inside_the_lungs_says_so_and_guarantees_nothing(
 def test_a_small_field_of_view_is_named_with_its_side(chest: Volume) -> None:
     (one,) = limitations(study_of(chest, chest.hu[:, :, : int(0.66 * chest.shape[2])]))
     assert one.kind is LimitationKind.COVERAGE
-    assert one.text.startswith("the field of view cuts the lungs at the left (")
+    assert one.text.startswith("The field of view cuts the lungs at the left (")
 
 
 def test_a_whole_chest_has_no_limitation_of_coverage(chest: Volume) -> None:
     assert limitations(study_of(chest, chest.hu)) == ()
+
+
+def told(*, slice_mm: float = 2.5, **header: str) -> list[tuple[str, str]]:
+    """The kinds and texts for a study with this header, adult and known from calibration."""
+    volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry((slice_mm, 1.0, 1.0)))
+    study = Study(volume, Path("study"), replace(ADULT, **header))
+    return [(one.kind.value, one.text) for one in limitations_of(study, box(), TERMS)]
+
+
+def test_an_adult_scanned_as_in_calibration_has_no_limitation() -> None:
+    assert told() == []
+    assert told(age="018Y", kernel="bone", contrast="", slice_mm=2.52) == []
+
+
+@pytest.mark.parametrize(
+    ("age", "old"),
+    [("017Y", "17 years"), ("006Y", "6 years"), ("018M", "18 months"), ("003W", "1 months")],
+)
+def test_a_child_is_outside_what_the_models_know(age: str, old: str) -> None:
+    text = f"The patient is {old} old; the models know adults from 18 years only."
+    assert told(age=age) == [("patient", text)]
+
+
+@pytest.mark.parametrize("age", ["", "Y", "adult", "45", "0450Y"])
+def test_an_unknown_age_is_told(age: str) -> None:
+    text = "The patient's age is not stated; the models know adults from 18 years only."
+    assert told(age=age) == [("patient", text)]
+
+
+def test_a_child_is_told_without_any_calibration_too() -> None:
+    study = replace(study_at(Path("study")), header=StudyHeader(age="006Y", kernel="B70f"))
+    (one,) = limitations_of(study, box())
+    assert one.kind is LimitationKind.PATIENT
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ({"kernel": "B70f"}, "The reconstruction kernel B70f is not known from calibration"),
+        ({"kernel": ""}, "The reconstruction kernel is not stated"),
+        ({"series_description": "Thorax CTPA 1.0"}, "The series is named CTPA: calibration"),
+    ],
+)
+def test_kernels_and_phases_that_calibration_never_saw_are_told(
+    header: dict[str, str], text: str
+) -> None:
+    ((kind, found),) = told(**header)
+    assert kind == "acquisition"
+    assert found.startswith(text)
+
+
+def test_contrast_is_told_where_calibration_had_none() -> None:
+    volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry())
+    study = Study(volume, Path("study"), ADULT)
+    (one,) = limitations_of(study, box(), replace(TERMS, contrast=False))
+    assert one.text.startswith("Contrast medium was given")
+
+
+def test_slices_further_apart_than_calibration_s_are_told() -> None:
+    text = "Slices are 5 mm apart, in calibration at most 2.5 mm."
+    assert told(slice_mm=5.0) == [("acquisition", text)]
+
+
+def test_a_child_gets_no_guarantee_whatever_the_second_reader_says(tmp_path: Path) -> None:
+    pipeline = pipeline_of(NoSecondReader(), scores=())
+    provenance = replace(pipeline.provenance, guarantee=Guarantee(TERMS, "", permanent=False))
+
+    def child(path: Path) -> Study:
+        return replace(study_at(path), header=replace(ADULT, age="006Y"))
+
+    report = report_of(replace(pipeline, provenance=provenance, read=child), tmp_path)
+    assert (report.guarantee.given, report.guarantee.permanent) == (False, True)
+    assert "The patient is 6 years old" in report.guarantee.text
+    assert "The patient is 6 years old" in (tmp_path / "report.html").read_text()
+
+
+def test_the_age_follows_from_the_dates_where_it_is_missing(tmp_path: Path) -> None:
+    """The date of birth itself is in no header field, and so in no report."""
+    dates = {"PatientBirthDate": "20180302", "StudyDate": "20260301"}
+    SmallCt(attributes=dates).write(tmp_path)
+    header = read_study(tmp_path).header
+    assert header.age == "007Y"
+    assert "20180302" not in str(header)
+
+
+def test_ages_are_read_as_dicom_writes_them() -> None:
+    ages = [age_in_years(text) for text in ("045Y", "018M", "052W", "365D")]
+    assert ages == pytest.approx([45, 1.5, 1, 1], abs=0.01)

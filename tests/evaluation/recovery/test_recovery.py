@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_at_any_file_loses_and_doubles_nothing(
     assert found.sound, found
 
 
-@pytest.mark.parametrize("step", [*Step, *PendingStep])
+@pytest.mark.parametrize("step", [*(s for s in Step if s is not Step.JOINING), *PendingStep])
 def test_a_database_that_is_full_at_any_step_loses_and_doubles_nothing(
     tmp_path: Path, step: Step | PendingStep
 ) -> None:
