@@ -99,7 +99,7 @@ class Situation:
     def why_no_more(self, sent: int) -> str:
         """Return the reason, for the report, why no more than ``sent`` candidates are sent."""
         if not self.link.available:
-            return self.link.reason
+            return self.link.why_not
         if self.budget_s <= 0:
             return "no time was left for a second reading"
         if self.link.probing:

@@ -33,11 +33,15 @@ class DecidedBy(Enum):
 
 
 class SecondReading(Enum):
-    """How many of the uncertain candidates were read again; all of none is complete."""
+    """How many of the uncertain candidates were read again; all of none is complete.
+
+    ``OFF`` is a site without a second reader.
+    """
 
     COMPLETE = "complete"
     PARTIAL = "partial"
     MISSING = "missing"
+    OFF = "off"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 from edge.audit import confirms
 from edge.decide import Plan, Thresholds
 from edge.errors import UnfitModel
-from edge.escalation.rois import EscalationResult
+from edge.escalation.rois import EscalationResult, text_of
 from edge.findings import BoolArray, DecidedBy, Decision, Finding, Outline, Route, SecondReading
 from imaging.roi import roi_start
 from imaging.volume import Geometry
@@ -104,7 +104,7 @@ def merge(
             findings.append(_finding(decision, DecidedBy.EDGE, decision.reason))
         elif decision.route is Route.ESCALATE and decision.candidate.score >= thresholds.alone:
             score, why = decision.candidate.score, _why_missing(i, plan, answers)
-            reason = f"no second reading ({why}); "
+            reason = f"no second reading: {why}; "
             reason += f"edge score {score:.2f} is at or above the threshold {thresholds.alone:.2f}"
             findings.append(_finding(decision, DecidedBy.EDGE_ALONE, reason))
     findings.sort(key=lambda finding: -finding.probability)
@@ -183,19 +183,17 @@ def _finding(
 def _second_reading(plan: Plan, answers: EscalationResult) -> tuple[SecondReading, str]:
     """Tell how complete the second reading is, and why."""
     if answers.switched_off:
-        return SecondReading.MISSING, answers.reason
+        return SecondReading.OFF, answers.reason
     why = answers.reason or plan.held_back
     wanted, read = len(plan.uncertain), sum(i in answers.verdicts for i in plan.uncertain)
     # Nothing was uncertain: only the findings' characterization can be missing, and one that is
     # there shows that the cloud was reached.
     if wanted == 0:
-        characterized = any(i in answers.verdicts for i in plan.characterize)
-        if not why or not plan.characterize or characterized:
-            return SecondReading.COMPLETE, "no candidate was uncertain"
-        return (
-            SecondReading.MISSING,
-            f"no candidate was uncertain, no finding was characterized: {why}",
-        )
+        of, measured = len(plan.characterize), sum(i in answers.verdicts for i in plan.characterize)
+        done = f"no candidate was uncertain; the cloud measured {measured} of {of} findings"
+        if of and why and not measured:
+            return SecondReading.MISSING, f"{done}: {why}"
+        return SecondReading.COMPLETE, done if of else "no candidate was uncertain"
     counts = f"{read} of {wanted} uncertain candidates were read again"
     if read == wanted:
         return SecondReading.COMPLETE, counts
@@ -204,7 +202,7 @@ def _second_reading(plan: Plan, answers: EscalationResult) -> tuple[SecondReadin
 
 def _why_missing(index: int, plan: Plan, answers: EscalationResult) -> str:
     if refusal := answers.refusals.get(index):
-        return f"{refusal.error}: {refusal.reason}"
+        return text_of(refusal)
     return answers.reason if index in plan.send or answers.switched_off else plan.held_back
 
 

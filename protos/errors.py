@@ -23,6 +23,7 @@ comes from gRPC itself, and its code decides.
 
 import math
 from collections.abc import Iterable
+from typing import ClassVar
 
 import grpc
 
@@ -33,7 +34,12 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class OverreadError(Exception):
-    """An error between edge and cloud; ``reason`` explains it to people."""
+    """An error between edge and cloud; ``reason`` explains it to people.
+
+    ``words`` says for the whole class what failed.
+    """
+
+    words: ClassVar[str] = "the second reading failed"
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -41,12 +47,19 @@ class OverreadError(Exception):
 
     @property
     def kind(self) -> str:
-        """The class name, as on the wire and in reports."""
+        """The class name, as on the wire."""
         return type(self).__name__
+
+    @property
+    def text(self) -> str:
+        """What failed and why, for reports."""
+        return f"{self.words} ({self.reason})"
 
 
 class CallerFault(OverreadError):
     """The request is wrong: sending it again does not help, except after `ChecksumMismatch`."""
+
+    words = "the cloud refuses the request"
 
 
 class InvalidRequest(CallerFault):
@@ -56,21 +69,31 @@ class InvalidRequest(CallerFault):
 class TooLarge(CallerFault):
     """More ROIs, voxels or bytes than the service accepts."""
 
+    words = "the cloud refuses the request as too large"
+
 
 class ChecksumMismatch(CallerFault):
     """Voxels changed on the way; sending them again may help."""
+
+    words = "ROIs changed on their way to the cloud"
 
 
 class VersionMismatch(CallerFault):
     """The caller expects another model or contract."""
 
+    words = "the cloud has another model or version"
+
 
 class BusyFault(OverreadError):
     """The service has too much to do now."""
 
+    words = "the cloud is busy"
+
 
 class DeadlineUnmeetable(BusyFault):
     """The answer would be late; ``estimate_s`` is how long it would take, if known."""
+
+    words = "the cloud has too much work to answer in time"
 
     def __init__(self, reason: str, estimate_s: float | None = None) -> None:
         super().__init__(reason)
@@ -80,29 +103,43 @@ class DeadlineUnmeetable(BusyFault):
 class Overloaded(BusyFault):
     """The queue or a quota is full."""
 
+    words = "the cloud has too much work"
+
 
 class Draining(BusyFault):
     """The service is being stopped."""
+
+    words = "the cloud is being stopped"
 
 
 class ServiceFault(OverreadError):
     """The service is at fault."""
 
+    words = "the cloud failed"
+
 
 class ModelFailed(ServiceFault):
     """The model raised an error, or its answer is invalid; other batches are not affected."""
+
+    words = "the cloud's model failed"
 
 
 class LinkFault(OverreadError):
     """The connection failed, or time ran out."""
 
+    words = "the connection to the cloud failed"
+
 
 class Unreachable(LinkFault):
     """There is no connection, or it was lost."""
 
+    words = "the cloud cannot be reached"
+
 
 class DeadlinePassed(LinkFault):
     """The deadline passed before the answer arrived."""
+
+    words = "the time ran out"
 
 
 # A class is sent with the code of its first row; a code without a class, from gRPC itself, is read
@@ -183,7 +220,7 @@ def error_by_name(name: str, reason: str, *, estimate_s: float | None = None) ->
 
 def _in_words(code: grpc.StatusCode, details: str) -> str:
     words = (said for row, part, said in _WORDS if row is code and part in details)
-    return next(words, f"the service failed, with gRPC status {code.name}")
+    return next(words, f"status {code.name}")
 
 
 def _seconds(text: str | None) -> float | None:

@@ -13,9 +13,11 @@ from pydantic_settings import BaseSettings
 
 from cloud.settings import CloudSettings
 from cloud.telemetry import Telemetry as CloudTelemetry
+from edge.link.estimate import OFF
 from edge.settings import EdgeSettings
 from edge.telemetry import Telemetry as EdgeTelemetry
 from evaluation.pages import PROGRAMS, WIDTH, leaves
+from protos.errors import TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -119,6 +121,14 @@ def test_operations_list_no_metric_that_is_not_served() -> None:
     # the code adds these endings to some names
     bare = {re.sub(r"(_seconds)?(_total|_bucket)?$", "", name) for name in page}
     assert [name for name in bare if f'"{name}' not in served] == []
+
+
+def test_operations_list_every_reason_of_a_missing_second_reading() -> None:
+    """By the words in the report, not by the program's classes."""
+    section = words("docs/operations.md").partition("## When the second reading is missing")[2]
+    table = section.partition("## Amended reports")[0]
+    reasons = {error.words for error, _ in TABLE} | {OFF.reason}
+    assert [reason for reason in reasons if reason.removesuffix(" as too large") not in table] == []
 
 
 @pytest.mark.parametrize("package", ["edge", "cloud"])

@@ -174,7 +174,9 @@ def _main_loop(
 
 
 def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:
-    return read_and_report(replace(pipeline, persist_pending=persist), job)
+    provenance = replace(pipeline.provenance, amends=True)
+    amended = replace(pipeline, persist_pending=persist, provenance=provenance)
+    return read_and_report(amended, job)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from edge.escalation.rois import EscalationResult
 from edge.findings import Finding
 from edge.guarantee import amended_guarantee
 from edge.merge import Merged, MergeWeights, merge
-from edge.report.model import Change, ChangeKind, Report, Status, models_used
+from edge.report.model import AMENDED_LATER, Change, ChangeKind, Report, Status, models_used
 from imaging.volume import Geometry, Triple
 from protos.messages import Verdict
 
@@ -149,18 +149,19 @@ def amend_report(
         several = "1 candidate was" if open_rois == 1 else f"{open_rois} candidates were"
         text = f"{several} not read again: {new.reason}"
         changes.append(Change(version, ChangeKind.GIVEN_UP, text))
+    waits = bool(open_rois) and not gives_up
     return replace(
         before,
         created=created,
         findings=merged.findings,
         finding_numbers=numbers,
         second_reading=merged.second_reading,
-        second_reading_reason=merged.reason,
+        second_reading_reason=f"{merged.reason}; {AMENDED_LATER}" if waits else merged.reason,
         models=models_used(before.models["edge"], new),
         guarantee=amended_guarantee(before.guarantee, context.plan, new),
         version=version,
         changes=(*before.changes, *changes),
-        status=Status.PROVISIONAL if open_rois and not gives_up else Status.FINAL,
+        status=Status.PROVISIONAL if waits else Status.FINAL,
     )
 
 

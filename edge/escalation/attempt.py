@@ -361,7 +361,7 @@ def _learn(
     response_s, sending_s = timing.first_response_s, timing.sending_s
     # 1. The connection broke: nothing is known of its speed.
     if isinstance(fault, LinkFault) and not isinstance(fault, DeadlinePassed):
-        link.failed(f"{fault.kind}: {fault.reason}")
+        link.failed(fault.text)
     # 2. Verdicts came: they are measurements. If the deadline cut off the rest, the first ROI
     #    without an answer bounds the speed as well.
     elif timing.arrivals:
@@ -371,7 +371,7 @@ def _learn(
             link.slower_than(sent_bytes, sending_s, response_s, rois)
     # 3. The deadline passed without any response: the cloud may be gone. This bounds no speed.
     elif isinstance(fault, DeadlinePassed) and response_s is None:
-        link.failed(fault.reason)
+        link.failed(fault.text)
     # 4. The cloud responded, but not one verdict came in time.
     elif isinstance(fault, DeadlinePassed) and stream.sent:
         link.missed(timing.first_bytes, sending_s, response_s, counts=counts)

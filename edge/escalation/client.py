@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -160,11 +161,14 @@ class Escalator:
         escalation = Escalation(self._endpoints, states, deadline, study_key, counts=counts)
         try:
             if not escalation.enter():
-                return EscalationResult(reason=self.estimate().reason)
+                return EscalationResult(reason=self.estimate().why_not)
             fault, attempts = self._attempts(escalation, states, deadline)
         finally:
             escalation.close()
-        return states.result(fault, attempts)
+        result = states.result(fault, attempts)
+        if isinstance(fault, LinkFault) and states.unanswered and not result.verdicts:
+            return replace(result, reason=result.reason + self.estimate_now().silence)
+        return result
 
     def _attempts(
         self, escalation: Escalation, states: RoiStates, deadline: Deadline

@@ -121,14 +121,23 @@ class RoiStates:
         answers = (self.verdicts, self.refusals, self.masks)
         reason, unanswered = "", self.unanswered
         if unanswered and fault is not None:
-            reason = f"{fault.kind}: {fault.reason}"
+            reason = fault.text
         elif unanswered:
-            reason = f"the service ended the stream with {len(unanswered)} ROIs unanswered"
+            reason = f"the cloud left {_rois(len(unanswered))} unanswered"
         elif self.refusals:
             first = next(iter(self.refusals.values()))
-            reason = f"{len(self.refusals)} ROIs refused: {first.error}: {first.reason}"
+            reason = f"the cloud refused {_rois(len(self.refusals))}: {text_of(first)}"
         reached = attempts > 0 and not isinstance(fault, (LinkFault, Draining))
         return EscalationResult(*answers, reason, attempts, rejected=reached and bool(self.open))
+
+
+def text_of(refusal: Refusal) -> str:
+    """Return why an ROI was refused, for reports."""
+    return error_by_name(refusal.error, refusal.reason).text
+
+
+def _rois(count: int) -> str:
+    return "1 ROI" if count == 1 else f"{count} ROIs"
 
 
 def is_unmeetable(message: object) -> bool:

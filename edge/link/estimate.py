@@ -86,6 +86,18 @@ class LinkEstimate:
         """Build the estimate of a link that is never slower than ``pace``."""
         return cls(middle=pace, slow=pace)
 
+    @property
+    def why_not(self) -> str:
+        """Why the link is not available, and for how long; empty if it is."""
+        return self.reason if self.off or not self.reason else f"{self.reason}{self.silence}"
+
+    @property
+    def silence(self) -> str:
+        """For how long the cloud has not answered, to be appended; empty below 10 s."""
+        if self.silent_s is None:
+            return "; no answer yet since this program started"
+        return "" if self.silent_s < 10 else f"; its last answer came {_span(self.silent_s)} ago"
+
     def completion_s(self, rois: int, sent_bytes: float, q: float = SLOW) -> float:
         """Return the time that a share ``q`` of such escalations does not exceed.
 
@@ -112,7 +124,15 @@ class LinkEstimate:
         return max(0.0, sum(mid * share for mid, _, share in parts) + deviations * spread_s)
 
 
-OFF = LinkEstimate(available=False, reason="off", off=True)
+def _span(seconds: float) -> str:
+    """Format a span of time in its largest fitting unit."""
+    for unit, length_s in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+OFF = LinkEstimate(available=False, reason="no second reader is configured", off=True)
 
 BOUND_EXPIRES, BOUND_EXPIRES_AT_LATEST = 5, 20
 """Measurements after which one bound is dropped, and any number of bounds. 20, because one

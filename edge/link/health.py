@@ -97,7 +97,7 @@ class HealthMonitor:
             # the first check after a failure includes connecting, and is no round trip
             self._link.up(took_s if self._up else None)
         else:
-            self._link.down(f"{fault.kind}: {fault.reason}")
+            self._link.down(fault.text)
         self._up = fault is None
         self._log_change("" if fault is None else fault.reason)
         return True

@@ -18,7 +18,7 @@ RECENT_S = 60.0
 TIMEOUT_ROUND_TRIPS = 4
 """The response timeout in slow round trips (95th percentile)."""
 
-NO_RESPONSE_YET = "the cloud has not responded yet"
+NO_RESPONSE_YET = "the cloud is not yet known to be reachable"
 
 
 class Breaker:
@@ -47,7 +47,7 @@ class Breaker:
         if (wait_s := self._open_until_s - self._clock()) > 0:
             return f"{self._last_fault}; next attempt in {wait_s:.0f} s"
         if self._probe_running:
-            return f"{self._last_fault}; another study is probing the cloud"
+            return f"{self._last_fault}; another study is testing whether it is back"
         return ""
 
     def enter(self) -> bool:

@@ -23,6 +23,8 @@ from imaging.location import Location, Locator, locator_of
 from imaging.preprocess import Preprocessed
 from imaging.volume import Limitation, Study, StudyHeader, Triple
 
+AMENDED_LATER = "the report will be amended when the second reading comes"
+NOT_AMENDED = "this report will not be amended, read the study again for a second reading"
 NOT_A_DEVICE = "Not a medical device. For research and development only."
 
 
@@ -91,7 +93,7 @@ class Report:
         created: wall-clock time of the report, ISO 8601 with zone.
         findings: by falling probability.
         ledger: time by stage, in the order of the pipeline.
-        second_reading_reason: why it is complete, partial or missing.
+        second_reading_reason: what was read again, and why not all; what happens next.
         locator: gives each finding its image, side and zone; None for a study that was not read.
         models: role (``edge``, ``cloud``) to model, version and engine in one line.
         other_series: series of the same folder that were not read.
@@ -143,6 +145,20 @@ class Report:
         return self.locator.locate(finding.centre_mm) if self.locator else None
 
     @property
+    def second_reading_title(self) -> str:
+        """How the second reading ended, in a few words."""
+        if self.second_reading is SecondReading.OFF:
+            return "Edge only"
+        if self.second_reading is SecondReading.COMPLETE and not self.uncertain:
+            return "Second reading not needed"
+        return f"Second reading {self.second_reading.value}"
+
+    @property
+    def uncertain(self) -> tuple[Decision, ...]:
+        """The candidates that the edge could not decide alone."""
+        return tuple(d for d in self.decisions if d.route is Route.ESCALATE)
+
+    @property
     def took_s(self) -> float:
         """Seconds of all stages together."""
         return sum(entry.took_s for entry in self.ledger)
@@ -176,13 +192,15 @@ class Provenance:
     """What every report says of the pipeline that made it.
 
     ``edge_model`` is model, version and engine in one line. ``guarantee`` is the most that a report
-    may guarantee. ``now`` gives the wall-clock time.
+    may guarantee. ``now`` gives the wall-clock time. ``amends`` says whether this program amends
+    its reports when a second reading comes later.
     """
 
     edge_model: str
     guarantee: Guarantee
     deadline_s: float
     now: Callable[[], datetime]
+    amends: bool = False
 
 
 def compose(
@@ -197,7 +215,8 @@ def compose(
     limitations = limitations_of(study, box, provenance.guarantee.terms)
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
     # a later version may come while a cloud is set up and the second reading is incomplete
-    may_change = merged.second_reading is not SecondReading.COMPLETE and not answers.switched_off
+    may_change = merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
+    later = AMENDED_LATER if provenance.amends else NOT_AMENDED
     return Report(
         study_key=job.study_key,
         created=provenance.now().isoformat(timespec="seconds"),
@@ -211,7 +230,7 @@ def compose(
         decisions=plan.decisions,
         ledger=ledger,
         second_reading=merged.second_reading,
-        second_reading_reason=merged.reason,
+        second_reading_reason=f"{merged.reason}; {later}" if may_change else merged.reason,
         locator=locator_of(study, box),
         models=models_used(provenance.edge_model, answers),
         other_series=study.other_series,

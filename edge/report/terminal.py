@@ -28,8 +28,7 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         *(f"[bold]{n}[/]  {_where(report, f)}{escape(f.reason)}" for n, f in report.numbered),
         "",
         _ledger_table(report),
-        f"[bold]second reading[/]  {report.second_reading.value}: "
-        f"{escape(report.second_reading_reason)}",
+        f"[bold]second reading[/]  {_second_reading(report)}",
         *(f"[bold]{role} model[/]  {escape(model)}" for role, model in report.models.items()),
         *(f"[bold]not read[/]  {escape(series)}" for series in report.other_series),
         f"[bold]guarantee[/]  {escape(report.guarantee.text)}",
@@ -37,6 +36,11 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
         f"[bold]report[/]  {escape(str(paths.html))}",
         f"[dim]{NOT_A_DEVICE}[/]",
     )
+
+
+def _second_reading(report: Report) -> str:
+    ended = report.second_reading_title.removeprefix("Second reading ").lower()
+    return f"{ended}: {escape(report.second_reading_reason)}"
 
 
 def _where(report: Report, finding: Finding) -> str:

@@ -311,7 +311,7 @@ def _number(value: float | None, digits: int) -> float | None:
 
 @dataclass(frozen=True)
 class Banner:
-    """A message above the findings; ``level`` is good, warn or bad."""
+    """A message above the findings; ``level`` is good, note, warn or bad."""
 
     level: str
     title: str
@@ -342,11 +342,17 @@ def banners(report: Report) -> tuple[Banner, ...]:
         messages.append(Banner("warn", title, "The changes are listed below."))
     if report.status is Status.PROVISIONAL:
         messages.append(
-            Banner("warn", "Provisional report", "A later version may change the findings.")
+            Banner("warn", "Provisional report", "A second reading may change the findings.")
         )
-    level = "good" if report.second_reading is SecondReading.COMPLETE else "warn"
-    title = f"Second reading {report.second_reading.value}"
-    return (*messages, Banner(level, title, report.second_reading_reason))
+    match report.second_reading:
+        case SecondReading.COMPLETE if report.uncertain:
+            level = "good"
+        case SecondReading.COMPLETE | SecondReading.OFF:
+            level = "note"  # nothing was read again, and nothing is missing
+        case _:
+            level = "warn"
+    text = report.second_reading_reason
+    return (*messages, Banner(level, report.second_reading_title, text))
 
 
 @cache

@@ -83,7 +83,10 @@ def test_cloud_off_is_done(study: str, tmp_path: Path) -> None:
     result = screen(tmp_path, study, "--cloud", "off", "--json")
     printed = json.loads(result.stdout)
     assert result.exit_code == 0
-    assert (printed["second_reading"], printed["second_reading_reason"]) == ("missing", "off")
+    assert (printed["second_reading"], printed["second_reading_reason"]) == (
+        "off",
+        "no second reader is configured",
+    )
     assert printed["models"] == {"edge": "fixed 1 (auto, 0 threads)"}
 
 
@@ -122,6 +125,11 @@ def test_dead_cloud_has_a_status_of_its_own(study: str, tmp_path: Path) -> None:
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (3, "missing")
     assert printed["findings"][1]["decided_by"] == "edge, second reading missing"
+    assert printed["second_reading_reason"] == (
+        "0 of 1 uncertain candidates were read again: the cloud cannot be reached "
+        "(no service listens at the address); no answer yet since this program started; "
+        "this report will not be amended, read the study again for a second reading"
+    )
     assert (tmp_path / "report.html").is_file()
 
 

@@ -121,7 +121,7 @@ def test_the_cloud_characterizes_what_the_edge_reports() -> None:
     assert finding.outline is not None
     assert finding.diameter_mm == finding.outline.diameter_mm
     assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001))
-    assert result.reason == "no candidate was uncertain"
+    assert result.reason == "no candidate was uncertain; the cloud measured 1 of 1 findings"
 
 
 def test_characterizations_do_not_count_as_second_readings() -> None:
@@ -143,7 +143,7 @@ def test_edge_alone_decides_when_the_verdict_is_missing() -> None:
     assert finding.decided_by is DecidedBy.EDGE_ALONE
     assert finding.probability == finding.edge_score == 0.8
     assert finding.reason == (
-        "no second reading (Unreachable: connection refused); "
+        "no second reading: Unreachable: connection refused; "
         "edge score 0.80 is at or above the threshold 0.50"
     )
     assert result.second_reading is SecondReading.MISSING
@@ -157,7 +157,8 @@ def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
     (finding,) = result.findings
     assert (finding.decided_by, finding.route) == (DecidedBy.EDGE, Route.REPORT)
     assert result.second_reading is SecondReading.COMPLETE
-    assert result.reason == "no candidate was uncertain"
+    assert result.reason == "no candidate was uncertain; the cloud measured 0 of 1 findings"
+    assert merged((0.05,), EscalationResult()).reason == "no candidate was uncertain"
 
 
 def test_findings_without_a_characterization_are_a_missing_second_reading() -> None:
@@ -168,9 +169,10 @@ def test_findings_without_a_characterization_are_a_missing_second_reading() -> N
     )  # the breaker is open: nothing was sent
     assert gone.second_reading is away.second_reading is SecondReading.MISSING
     assert gone.reason == (
-        "no candidate was uncertain, no finding was characterized: Unreachable: connection refused"
+        "no candidate was uncertain; the cloud measured 0 of 1 findings: "
+        "Unreachable: connection refused"
     )
-    assert away.reason.endswith("no finding was characterized: off")
+    assert away.reason.endswith(f"measured 0 of 1 findings: {OFF.reason}")
     assert [f.decided_by for f in gone.findings] == [DecidedBy.EDGE]
 
 
@@ -195,7 +197,7 @@ def test_a_refused_roi_names_its_refusal() -> None:
         {}, {0: Refusal(0, "ModelFailed", "not finite")}, reason="1 ROIs refused"
     )
     (finding,) = merged((0.7,), answers).findings
-    assert "no second reading (ModelFailed: not finite)" in finding.reason
+    assert "no second reading: the cloud's model failed (not finite)" in finding.reason
 
 
 def test_held_back_candidate_names_the_limit() -> None:
@@ -205,11 +207,11 @@ def test_held_back_candidate_names_the_limit() -> None:
     assert "the limit per study is 1" in result.findings[1].reason
 
 
-def test_switched_off_is_missing_whatever_was_uncertain() -> None:
-    off = EscalationResult(reason="off", switched_off=True)
+def test_switched_off_is_no_missing_reading_whatever_was_uncertain() -> None:
+    off = EscalationResult(reason=OFF.reason, switched_off=True)
     for scores in ((0.7,), (0.95,), ()):
         result = merge(plan_of(*scores, link=OFF), off, THRESHOLDS, WEIGHTS, Geometry())
-        assert (result.second_reading, result.reason) == (SecondReading.MISSING, "off")
+        assert (result.second_reading, result.reason) == (SecondReading.OFF, OFF.reason)
 
 
 def test_findings_come_by_falling_probability() -> None:

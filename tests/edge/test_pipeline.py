@@ -89,7 +89,7 @@ def test_service_that_dies_leaves_a_provisional_partial_report(tmp_path: Path) -
         report = read_with_cloud(cloud.address, tmp_path)
     assert (report.status, report.second_reading) == (Status.PROVISIONAL, SecondReading.PARTIAL)
     assert report.second_reading_reason.startswith(
-        "1 of 2 uncertain candidates were read again: Unreachable"
+        "1 of 2 uncertain candidates were read again: the cloud cannot be reached"
     )
 
 
@@ -145,8 +145,8 @@ def test_a_study_without_time_left_is_read_by_the_edge_alone_and_pending(tmp_pat
 
 def test_site_without_a_cloud_gets_a_final_report(tmp_path: Path) -> None:
     report = report_of(pipeline_of(NoSecondReader()), tmp_path)
-    assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.MISSING)
-    assert report.second_reading_reason == "off"
+    assert (report.status, report.second_reading) == (Status.FINAL, SecondReading.OFF)
+    assert report.second_reading_reason == "no second reader is configured"
 
 
 def test_study_without_candidates_needs_no_second_reading(tmp_path: Path) -> None:

@@ -9,21 +9,24 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edge.agent import agent
 from edge.agent.agent import draining, run_agent
 from edge.agent.study import MAX_ATTEMPTS
 from edge.atomic_files import move as real_move
 from edge.job import Job
-from edge.pipeline import StudyResult
+from edge.pipeline import Pipeline, StudyResult, read_and_report
+from edge.report.model import AMENDED_LATER, NOT_AMENDED
 from edge.store.pending import PendingStep, PersistPending
 from edge.store.studies import AlreadyRunning, Step, StudyStore
 from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
-from tests.edge.builders import UNHURRIED, HandClock, put
+from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put
 from tests.edge.running_agent import (
     PATIENCE_S,
     Killed,
@@ -40,6 +43,15 @@ from tests.edge.running_agent import (
     whereabouts,
     work_off,
 )
+
+
+@pytest.mark.parametrize(("reads", "says"), [(read_and_report, NOT_AMENDED), (None, AMENDED_LATER)])
+def test_only_the_agent_says_that_its_report_will_be_amended(
+    reads: Callable[[Pipeline, Job], StudyResult] | None, says: str, tmp_path: Path
+) -> None:
+    pipeline, job = pipeline_of(SilentCloud()), Job(Path("study"), tmp_path)
+    result = reads(pipeline, job) if reads else agent._read(pipeline, job, lambda *_: None)
+    assert result.report.second_reading_reason.endswith(f"; {says}")
 
 
 def test_every_study_gets_its_report_and_bad_ones_are_quarantined_with_a_reason(

@@ -14,6 +14,7 @@ import pytest
 
 from edge.amend.amender import DAY_S, MB, Amender, RetryBudget
 from edge.escalation.rois import EscalationResult
+from edge.report.model import AMENDED_LATER
 from edge.settings import load_settings
 from edge.store.pending import PendingStep
 from protos.deadline import Deadline
@@ -74,6 +75,8 @@ def test_a_partial_answer_is_a_version_of_its_own(site: Site) -> None:
     two, three = site.report("a", ".v2"), site.report("a")
     assert (two["status"], three["status"]) == ("provisional", "final")
     assert two["second_reading"] == "partial"
+    assert two["second_reading_reason"].endswith(AMENDED_LATER)
+    assert "amended" not in site.report("a")["second_reading_reason"]
     assert [change["version"] for change in two["changes"]] == [2]
     assert [change["version"] for change in three["changes"]] == [2, 3]
     key = three["study_key"]

@@ -233,7 +233,7 @@ def test_two_clouds_that_cannot_answer_in_time_end_it() -> None:
         came = read(second, 0.5, 0.4)
     assert (came.verdicts, sorted(came.refusals)) == ({}, [0, 1])
     assert (len(first.headers), len(other.headers)) == (1, 1)
-    assert came.reason.startswith("2 ROIs refused: DeadlineUnmeetable: ")
+    assert came.reason.startswith("the cloud refused 2 ROIs: the cloud has too much work")
 
 
 class Unheard:

@@ -61,11 +61,13 @@ def test_a_verdict_stands_without_a_readable_mask(mask: bytes) -> None:
 def test_why_not_all_came_is_said() -> None:
     """The fault of the last attempt, a stream that ended early, or the first refusal."""
     asked = exchange(0.4, 0.5)
-    assert asked.result(Unreachable("refused"), 1).reason == "Unreachable: refused"
+    assert asked.result(Unreachable("refused"), 1).reason == "the cloud cannot be reached (refused)"
     asked.take(verdict(0))
-    assert "1 ROIs unanswered" in asked.result(None, 1).reason
+    assert "left 1 ROI unanswered" in asked.result(None, 1).reason
     asked.take(Refusal(1, "ModelFailed", "not finite"))
-    assert asked.result(None, 1).reason == "1 ROIs refused: ModelFailed: not finite"
+    assert asked.result(None, 1).reason == (
+        "the cloud refused 1 ROI: the cloud's model failed (not finite)"
+    )
 
 
 @pytest.mark.parametrize(

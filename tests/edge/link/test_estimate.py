@@ -9,6 +9,7 @@ import pytest
 
 from edge.link.estimate import (
     HALF_LIFE_S,
+    OFF,
     PRIOR,
     Arrival,
     DecayingQuantiles,
@@ -231,3 +232,20 @@ def test_a_bound_is_no_measurement() -> None:
 def test_one_answer_alone_says_nothing_about_throughput() -> None:
     """It is not known when it left."""
     assert down_s([Arrival(2000, 0.5, 0.1, 0.2, received_bytes=200)]) is None
+
+
+@pytest.mark.parametrize(
+    ("silent_s", "since"),
+    [
+        (None, "; no answer yet since this program started"),
+        (9.0, ""),
+        (45.0, "; its last answer came 45 s ago"),
+        (720.0, "; its last answer came 12 min ago"),
+        (3 * 3600.0, "; its last answer came 3 h ago"),
+        (5 * 86400.0, "; its last answer came 5 days ago"),
+    ],
+)
+def test_a_link_that_is_down_says_since_when(silent_s: float | None, since: str) -> None:
+    link = LinkEstimate(available=False, reason="the cloud cannot be reached", silent_s=silent_s)
+    assert link.why_not == f"the cloud cannot be reached{since}"
+    assert (LinkEstimate().why_not, OFF.why_not) == ("", "no second reader is configured")

@@ -122,7 +122,7 @@ def test_only_one_escalation_probes(link: Link, clock: HandClock) -> None:
     clock.sleep(30.0)
     for _ in range(3):
         assert [link.enter() for _ in range(4)] == [True, False, False, False]
-        assert link.estimate().reason == "x; another study is probing the cloud"
+        assert link.estimate().reason == "x; another study is testing whether it is back"
         link.inconclusive()
         assert link.estimate().probing
     assert link.enter()

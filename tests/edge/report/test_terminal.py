@@ -10,7 +10,9 @@ from rich.console import Console
 from edge.audit import Audit, AuditOutcome
 from edge.budget import LedgerEntry
 from edge.escalation.rois import EscalationResult
+from edge.findings import SecondReading
 from edge.guarantee import Guarantee
+from edge.link.estimate import OFF
 from edge.merge import merge
 from edge.report.model import Rejection, Report, Status
 from edge.report.terminal import render_report
@@ -71,6 +73,15 @@ def test_the_reason_of_a_finding_begins_with_its_location() -> None:
     locator = Locator((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), axes, 9, tuple(map(ImageRef, range(9))))
     said = printed(study(locator=locator))
     assert "2  image 3: the cloud raised 0.50 to 0.90, at or above the threshold 0.60" in said
+
+
+def test_the_second_reading_is_said_in_words() -> None:
+    said = printed(study(), width=200)
+    assert "second reading  complete: 1 of 1 uncertain candidates were read again" in said
+    off = study(second_reading=SecondReading.OFF, second_reading_reason=OFF.reason)
+    assert "second reading  edge only: no second reader is configured" in printed(off)
+    decided = study(decisions=plan_of(0.95).decisions, second_reading_reason="nothing uncertain")
+    assert "second reading  not needed: nothing uncertain" in printed(decided)
 
 
 def test_guarantee_and_audit_are_printed() -> None:

@@ -17,6 +17,7 @@ from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Rejection, Repor
 from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
 from edge.report.write import (
     SCHEMA,
+    Banner,
     ReportPaths,
     banners,
     render_page,
@@ -315,6 +316,29 @@ def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
     assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
 
 
+UNCERTAIN = Decision(
+    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.5), Route.ESCALATE, "between"
+)
+
+
+def test_a_report_by_the_edge_alone_is_no_warning() -> None:
+    """Nor is a second reading that was not needed; and nothing says that it is complete."""
+    off = replace(
+        REPORT,
+        decisions=(UNCERTAIN,),
+        second_reading=SecondReading.OFF,
+        second_reading_reason="no second reader is configured",
+    )
+    assert banners(off) == (Banner("note", "Edge only", "no second reader is configured"),)
+    assert banners(REPORT)[0].title == "Second reading not needed"
+    for report in (off, REPORT):
+        text = page(report)
+        assert '<div class="banner note" role="status">' in text
+        assert 'class="banner warn"' not in text
+        assert 'class="banner good"' not in text
+        assert "complete" not in text.split("<main>")[1]
+
+
 @pytest.mark.parametrize(
     ("status", "second", "expected"),
     [
@@ -335,7 +359,11 @@ def test_banner_states_how_complete_the_second_reading_is(
     status: Status, second: SecondReading, expected: list[tuple[str, str]]
 ) -> None:
     report = replace(
-        REPORT, status=status, second_reading=second, second_reading_reason="the link is down"
+        REPORT,
+        decisions=(UNCERTAIN,),
+        status=status,
+        second_reading=second,
+        second_reading_reason="the link is down",
     )
     assert [(banner.level, banner.title) for banner in banners(report)] == expected
     assert banners(report)[-1].text == "the link is down"

@@ -183,7 +183,7 @@ def answered(*roi_ids: int, reason: str = "") -> EscalationResult:
         (EMPTY, answered(0), (), SecondReading.COMPLETE),
         (EMPTY, LOST, (), SecondReading.COMPLETE),
         # a site without a cloud
-        (plan_of(0.7, 0.3), EscalationResult(switched_off=True), (), SecondReading.MISSING),
+        (plan_of(0.7, 0.3), EscalationResult(switched_off=True), (), SecondReading.OFF),
     ],
 )
 def test_which_candidates_are_pending(

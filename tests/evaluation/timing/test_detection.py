@@ -50,7 +50,7 @@ def test_parts_add_up_to_the_whole() -> None:
 
 def test_a_refused_candidate_ends_the_measurement() -> None:
     took = escalated(lambda roi: Refusal(roi.roi_id, "ModelFailed", "nan"), 0)
-    assert took["reason"] == "1 ROIs refused: ModelFailed: nan"
+    assert took["reason"] == "the cloud refused 1 ROI: the cloud's model failed (nan)"
     with pytest.raises(ServiceFailed, match="nan"):
         escalate_all(Edge(lambda _: took), range(2), 0)
 
