@@ -26,6 +26,7 @@ from cloud.workers import Reader
 from models.runtime.errors import ModelError
 from models.runtime.second_reader import open_second_reader
 from models.runtime.staged import open_staged
+from process.command_line import PlainGroup
 from process.endpoints import Pulse
 from process.logs import configure_logging
 from process.text import Printable, printable
@@ -34,6 +35,7 @@ from protos.errors import OverreadError, Unreachable
 from protos.messages import Description
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="The second reader of chest CT as a service. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

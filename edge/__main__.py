@@ -28,10 +28,12 @@ from edge.settings import EdgeSettings, load_settings
 from edge.trial_certificates import make_certificates, settings_for
 from imaging.errors import StudyError
 from models.runtime.errors import ModelError
+from process.command_line import PlainGroup
 from process.logs import configure_logging
 from process.text import Printable, printable, printable_json
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Reads chest CT for lung nodules beside the scanner. Not a medical device.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

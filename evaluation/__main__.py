@@ -43,9 +43,11 @@ from evaluation.timing.stages import stages_command
 from imaging.errors import StudyError
 from models.extra import how_to_install
 from models.runtime.errors import ModelError
+from process.command_line import PlainGroup
 from process.text import printable
 
 app = typer.Typer(
+    cls=PlainGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,

@@ -18,6 +18,7 @@ import typer
 
 from evaluation.pages import write_pages
 from models.export.manifest import amend
+from process.command_line import PlainCommand
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 CLAIMS = DOCS / "claims.toml"
@@ -78,7 +79,7 @@ def can_measure(claim: Claim) -> bool:
         return False
 
 
-@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+@app.command(cls=PlainCommand, context_settings={"help_option_names": ["-h", "--help"]})
 def main(
     data: Annotated[
         str, typer.Option(help="Folder with nodules/, ct/ and luna16/.")

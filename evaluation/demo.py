@@ -31,6 +31,7 @@ from evaluation.common.processes import Process, running
 from evaluation.errors import EvaluationError, MissingData
 from imaging.volume import Nodule
 from models.markdown import Rows
+from process.command_line import PlainCommand
 from process.text import printable
 
 Json = Mapping[str, Any]
@@ -63,6 +64,7 @@ class Programs:
 
 
 @app.command(
+    cls=PlainCommand,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit status, as of overread-edge screen: 0 the study was read; 1 something failed; "
     "3 the second reading is missing or partial; 4 the study was refused.",

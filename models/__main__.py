@@ -29,9 +29,11 @@ from models.cli import (
 from models.extra import how_to_install
 from models.runtime.artifacts import Artifact, every
 from models.runtime.errors import ModelError
+from process.command_line import PlainGroup
 from process.text import printable
 
 app = typer.Typer(
+    cls=PlainGroup,
     help="Train, export and list Overread's models.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,0 +1,59 @@
+"""What is wrong with an option is said in plain words, by every program."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import cloud.__main__
+import edge.__main__
+import evaluation.__main__
+import evaluation.demo
+import models.__main__
+
+PROGRAMS = {
+    "edge": edge.__main__.app,
+    "cloud": cloud.__main__.app,
+    "evaluation": evaluation.__main__.app,
+    "models": models.__main__.app,
+    "demo": evaluation.demo.app,
+}
+
+
+def error_of(program: typer.Typer, *arguments: str) -> str:
+    """The error of the command as one line, without the frame around it."""
+    result = CliRunner().invoke(program, arguments)
+    assert result.exit_code == 2, result.output
+    return " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "says"),
+    [
+        ("edge", "screen x --deadline soon", "for '--deadline': 'soon', expected a number"),
+        ("edge", "certs x --days many", "for '--days': 'many', expected a whole number"),
+        ("edge", "certs x --days 29", "for '--days': '29', expected at least 30"),
+        ("edge", "certs x --days 91", "for '--days': '91', expected at most 90"),
+        ("cloud", "serve --threads 1.5", "for '--threads': '1.5', expected a whole number"),
+        ("evaluation", "kills --rounds x", "for '--rounds': 'x', expected a whole number"),
+        ("models", "train lung", "No such command 'lung'"),
+        ("models", "qat lung", "'lung' is not one of 'screening', 'hybrid'"),
+        ("demo", "--seed x", "for '--seed': 'x', expected a whole number"),
+    ],
+)
+def test_an_option_names_its_value_and_what_is_expected(
+    program: str, arguments: str, says: str
+) -> None:
+    said = error_of(PROGRAMS[program], *arguments.split())
+    assert says in said
+    for word in ("Input", "should", "parse", "pydantic"):
+        assert word not in said
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_escape_sequence_of_an_argument_reaches_the_terminal(program: str) -> None:
+    """A file whose name begins with a hyphen is an option where the shell fills in names."""
+    said = error_of(PROGRAMS[program], "--\x1b]0;owned\x07")
+    assert "owned" in said
+    assert "\x1b" not in said
