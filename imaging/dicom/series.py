@@ -1,6 +1,7 @@
-"""Group the images of a folder into series, and choose one: the thinnest axial CT of the lungs."""
+"""Group the images of a folder into series, and choose one by what their pixels show."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +18,25 @@ _MACROS = (
     "PlaneOrientationSequence",
     "PixelValueTransformationSequence",
 )
-COVERS_LUNGS_MM = 200.0
-"""An adult's lungs are 200 mm or more from apex to base."""
-_NOT_SLICES = {"LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT"} | {
-    *("PROJECTION IMAGE", "VOLREN", "SCREEN SAVE", "SCREENSHOT", "DOSE", "DOSE_INFO", "DOSE INFO")
+_MIN_HEIGHT_SHARE, _WHOLE_SHARE = 0.75, 0.9
+"""Of the most lung that any series shows: one breath differs from the next by a tenth."""
+_NOT_SLICES = {
+    *("LOCALIZER", "SCOUT", "MIP", "MAX_IP", "MIN_IP", "MINIP", "MAXIP", "VRT", "VOLREN"),
+    *("PROJECTION", "SCREEN", "SCREENSHOT", "DOSE"),
 }
-_REFORMATTED = {"MPR", "REFORMATTED", "CSA MPR", "CSA RESAMPLED", "RESAMPLED"}
+_REFORMATTED = {"MPR", "REFORMATTED", "RESAMPLED"}
 _CT_CLASSES = {"", *(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2"))}
-_CHEST = ("CHEST", "THORAX", "LUNG", "PULM", "TAP", "CAP")
-_ELSEWHERE = ("HEAD", "BRAIN", "SKULL", "NECK", "ABDOM", "PELVI", "SPINE", "LEG", "KNEE", "HIP")
+_CHEST = {
+    *("CHEST", "THORAX", "THORACIC", "THORAKAL", "LUNG", "LUNGS", "LUNGE", "PULMONARY", "PULMO"),
+    *("CHESTABDOMEN", "CHESTABDPELVIS", "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV"),
+    *("TAP", "CAP"),
+}
+_ELSEWHERE = {
+    *("HEAD", "BRAIN", "SKULL", "SINUS", "NECK", "HEADNECK", "ABDOMEN", "ABDOMINAL", "ABD"),
+    *("PELVIS", "PELVIC", "ABDOMENPELVIS", "SPINE", "CSPINE", "TSPINE", "LSPINE", "HIP", "HIPS"),
+    *("LEG", "LEGS", "KNEE", "KNEES", "FOOT", "ANKLE", "SHOULDER", "ELBOW", "WRIST", "HAND"),
+}
+_SHARP = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "SHARP", "YC", "YD", "YE"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +56,19 @@ class Series:
         name = self.first.text("SeriesDescription") or f"series {self.uid or 'without UID'}"
         count = f"{len(self.images)} image{'s' if len(self.images) != 1 else ''}"
         return f"{name!r} ({self.first.text('Modality') or 'no modality'}, {count})"
+
+
+@dataclass(frozen=True)
+class LungExtent:
+    """How much lung the pixels of a series show: the volume of its air, and its height."""
+
+    volume_l: float = 0.0
+    height_mm: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.volume_l:
+            return "no lung in it"
+        return f"{self.volume_l:.2g} l of lung over {self.height_mm:.0f} mm"
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +107,24 @@ def group(images: Iterable[Instance]) -> list[Series]:
     return series
 
 
-def choose(series: Sequence[Series], folder: Path) -> Choice:
-    """Choose the thinnest axial CT series that covers the lungs, of those that make a volume.
+def choose(
+    series: Sequence[Series], folder: Path, extent_of: Callable[[Stack], LungExtent]
+) -> Choice:
+    """Choose the CT series that shows the lungs best, of those that make a volume.
+
+    Series are passed over step by step, until one is left:
+
+    1. no lung in its pixels;
+    2. less than three quarters of the height of the lungs that another shows;
+    3. an older examination;
+    4. less lung: under 90 % of the height or of the volume that another shows;
+    5. reformatted, where there is an original;
+    6. thicker slices;
+    7. a sharp kernel: most scans of the calibration had a soft or standard one;
+    8. a name that does not say chest, or says another part of the body;
+    9. fewer slices, or a higher number.
+
+    ``extent_of`` looks into the pixels of a stack. It is called only if there are several.
 
     Raises:
         StudyError: no series makes a volume; the error is that of the largest.
@@ -105,15 +145,61 @@ def choose(series: Sequence[Series], folder: Path) -> Choice:
             stacks[one] = stack_of(slices, folder)
         except StudyError as error:
             failures[one] = error
+    extents: dict[Series, LungExtent] = {}
+    for one in list(stacks) if len(stacks) > 1 else []:
+        try:
+            extents[one] = extent_of(stacks[one])
+        except StudyError as error:
+            failures[one] = error
+            del stacks[one]
     if not stacks:
         raise failures[max(failures, key=lambda s: len(s.images))]
-    ranked = sorted(stacks, key=lambda s: _rank(s, stacks))
+    best, passed_over = _ranked(stacks, extents)
     reasons = {s: s.unfit for s in series if s.unfit} | {s: str(e) for s, e in failures.items()}
-    for other in ranked[1:]:
-        size = f"{_thickness_mm(stacks[other]):g} mm slices over {stacks[other].extent_mm:.0f} mm"
-        reasons[other] = f"{size}, another series was preferred"
-    lines = tuple(f"{s}: {reason}" for s, reason in reasons.items())
-    return Choice(ranked[0], stacks[ranked[0]], lines, len(ranked) - 1)
+    lines = tuple(f"{s}: {reason}" for s, reason in (reasons | passed_over).items())
+    return Choice(best, stacks[best], lines, len(stacks) - 1)
+
+
+def _ranked(
+    stacks: dict[Series, Stack], extents: dict[Series, LungExtent]
+) -> tuple[Series, dict[Series, str]]:
+    """Return the best series, and for each other what it shows and why it was passed over."""
+    left, reasons = list(stacks), dict[Series, str]()
+
+    def drop(reason: str, kept: Callable[[Series], bool]) -> None:
+        for one in [s for s in left if not kept(s)]:
+            left.remove(one)
+            reasons[one] = reason
+
+    def drop_worse(reason: str, rank: Callable[[Series], float]) -> None:
+        least = min(map(rank, left))
+        drop(reason, lambda s: rank(s) == least)
+
+    if extents:
+        drop_worse("it shows {best}", lambda s: extents[s].volume_l == 0)
+        most_mm = max(extents[s].height_mm for s in left)
+        enough_mm = _MIN_HEIGHT_SHARE * most_mm
+        drop("it shows {best}", lambda s: extents[s].height_mm >= enough_mm)
+        drop_worse("it is newer", _age)
+        whole_mm = _WHOLE_SHARE * max(extents[s].height_mm for s in left)
+        whole_l = _WHOLE_SHARE * max(extents[s].volume_l for s in left)
+        drop(
+            "it shows {best}",
+            lambda s: extents[s].height_mm >= whole_mm and extents[s].volume_l >= whole_l,
+        )
+        drop_worse("it is an original", _is_reformatted)
+        drop_worse("its slices are thinner", lambda s: round(_thickness_mm(stacks[s]), 2))
+        drop_worse("its kernel is softer", _is_sharp)
+        drop_worse("its name fits a chest better", _name_rank)
+        drop_worse("it is longer", lambda s: -len(stacks[s].slices))
+        drop_worse("its number is lower", lambda s: s.first.advisory("SeriesNumber") or 0.0)
+        drop("it comes first", lambda s: s is left[0])
+    best = left[0]
+    for one, reason in reasons.items():
+        shown = f"{extents[one]}, slices of {_thickness_mm(stacks[one]):g} mm"
+        why = reason.format(best=extents[best])
+        reasons[one] = f"{shown}, another series was preferred: {why}"
+    return best, reasons
 
 
 def _unfit(image: Instance) -> str:
@@ -122,7 +208,7 @@ def _unfit(image: Instance) -> str:
         return f"modality {modality or 'not given'} is not CT"
     if (sop_class := image.text("SOPClassUID")) not in _CT_CLASSES:
         return f"not a CT image (SOP class {sop_class})"
-    if words := _NOT_SLICES & set(image.texts("ImageType")):
+    if words := _NOT_SLICES & {*image.texts("ImageType"), *_words(image.text("ImageType"))}:
         return f"{min(words).lower()}, not slices"
     if (unit := image.text("RescaleType").upper()) not in ("", "US", "HU", "HU_MOD"):
         return f"values are {unit}, not HU"
@@ -151,20 +237,17 @@ def _require_one_patient(fit: Sequence[Series], folder: Path) -> None:
             raise NotCt(f"{reason} be of another patient, send one patient a folder", image.file)
 
 
-def _rank(one: Series, stacks: dict[Series, Stack]) -> tuple[float, ...]:
-    """Compute the sort key: covers the lungs, chest, newest, original, thinnest, longest, first."""
-    stack = stacks[one]
-    # where none covers the lungs, 0.8 of the longest series is enough
-    long_enough = min(COVERS_LUNGS_MM, 0.8 * max(s.extent_mm for s in stacks.values()))
-    return (
-        stack.extent_mm < long_enough,
-        _is_elsewhere(one.first),
-        -int(date) if (date := one.first.text("StudyDate")).isdecimal() else 0,
-        bool(_REFORMATTED & set(one.first.texts("ImageType"))),
-        round(_thickness_mm(stack), 2),
-        -stack.extent_mm,
-        one.first.advisory("SeriesNumber") or 0.0,
-    )
+def _age(one: Series) -> float:
+    return -int(date) if (date := one.first.text("StudyDate")).isdecimal() else 0
+
+
+def _is_reformatted(one: Series) -> bool:
+    return bool(_REFORMATTED & _words(one.first.text("ImageType")))
+
+
+def _words(text: str) -> set[str]:
+    """Return the words of a header value, in capitals and without digits."""
+    return set(re.findall(r"[A-Z]+", text.upper()))
 
 
 def _thickness_mm(stack: Stack) -> float:
@@ -172,11 +255,22 @@ def _thickness_mm(stack: Stack) -> float:
     return max(stack.spacing_mm, stack.slices[0].thickness_mm)
 
 
-def _is_elsewhere(image: Instance) -> bool:
-    """Tell whether the header names another part of the body and not the chest."""
+def _is_sharp(one: Series) -> bool:
+    """Tell whether the kernel is one for lung or bone; without a kernel the description tells."""
+    kernel = next(iter(one.first.texts("ConvolutionKernel")), "").upper()
+    if not kernel:
+        return bool(_SHARP & _words(one.first.text("SeriesDescription")))
+    # Siemens: B70f, Br64d, I50f ...; Canon: FC51 ...
+    numbered = re.match(r"(FC|[BHIQ][FLRV]?)(\d+)", kernel)
+    limit = 30 if kernel.startswith("FC") else 50
+    return kernel in _SHARP or bool(numbered and int(numbered[2]) >= limit)
+
+
+def _name_rank(one: Series) -> int:
+    """Rank what the header calls the series: 0 the chest, 1 nothing, 2 another part of the body."""
     keywords = ("BodyPartExamined", "SeriesDescription", "ProtocolName")
-    words = " ".join(image.text(k) for k in keywords).upper()
-    return any(w in words for w in _ELSEWHERE) and not any(w in words for w in _CHEST)
+    words = set[str]().union(*(_words(one.first.text(k)) for k in keywords))
+    return 0 if words & _CHEST else 2 if words & _ELSEWHERE else 1
 
 
 def frames_of(image: Instance) -> list[Instance]:

@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from imaging import c_stderr
+from imaging.coverage import coverage_of
 from imaging.dicom import codecs
 from imaging.dicom.header import (
     ANNOUNCED,
@@ -35,9 +36,9 @@ from imaging.dicom.header import (
     read_instance,
 )
 from imaging.dicom.layout import Layout, require_hu, write_hu
-from imaging.dicom.series import Choice, Series, choose, group
+from imaging.dicom.series import Choice, LungExtent, Series, choose, group
 from imaging.dicom.stack import Stack
-from imaging.errors import NoLung, UnreadableFile, is_machine_fault
+from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
 from imaging.files import open_plain
 from imaging.lungs import find_lungs
 from imaging.volume import (
@@ -62,6 +63,8 @@ _NATIVE = {
     ExplicitVRBigEndian,
 }
 _HEADERS_SHARE = 0.2  # of the time, and so of the progress
+_RANKING_STEP_MM = 8.0
+"""At this distance the volume of the lungs in 15 whole scans comes out within 2 %."""
 
 
 def read_series(
@@ -135,37 +138,40 @@ def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
 def _read_chest(
     series: Sequence[Series], folder: Path, progress: Progress
 ) -> tuple[Choice, Volume]:
-    """Read the best series that holds lung, or the best of all where none does.
-
-    Headers do not always state the part of the body. The search for lung takes time, so it is
-    done only where there is an alternative.
-    """
-    best = choice, volume = _read_best(series, folder, progress)
-    if not choice.alternatives:
-        return best
-    while not _has_lung(volume):
-        if not choice.alternatives:
-            return best
-        without = choice.series
-        series = [replace(s, unfit="no lung in it") if s is without else s for s in series]
-        choice, volume = _read_best(series, folder, progress)
-    return choice, volume
+    """Read the best series; a damaged one gives way to another, as an incomplete one does."""
+    while True:
+        choice = choose(series, folder, _lung_extent)
+        try:
+            return choice, _read_volume(choice, progress)
+        except StudyError as error:
+            if not choice.alternatives:
+                raise
+            damaged = choice.series
+            series = [replace(s, unfit=str(error)) if s is damaged else s for s in series]
 
 
-def _read_best(series: Sequence[Series], folder: Path, progress: Progress) -> tuple[Choice, Volume]:
-    choice = choose(series, folder)
+def _lung_extent(stack: Stack) -> LungExtent:
+    """Measure the lungs on few slices, 8 mm apart or less."""
+    step = max(1, int(_RANKING_STEP_MM / stack.spacing_mm))
+    _, y, x = stack.geometry.spacing_mm
+    geometry = replace(stack.geometry, spacing_mm=(step * stack.spacing_mm, y, x))
+    few = Stack(stack.slices[::step], geometry)
+    hu, geometry = to_patient_axes(_checked(few, lambda _share: None), geometry)
+    try:
+        lungs = find_lungs(hu, geometry.spacing_mm, "")
+    except NoLung:
+        return LungExtent()
+    slice_mm = geometry.spacing_mm[0]
+    cell_l = float(np.prod(np.multiply(lungs.shape, geometry.spacing_mm))) / lungs.air.size / 1e6
+    height_mm = coverage_of(lungs, slice_mm).lung_height_mm
+    return LungExtent(int(lungs.air.sum()) * cell_l, min(height_mm, stack.extent_mm))
+
+
+def _read_volume(choice: Choice, progress: Progress) -> Volume:
     hu, geometry = to_patient_axes(_checked(choice.stack, progress), choice.stack.geometry)
     require_hu(hu, choice.stack.slices[0].file)
     description = choice.series.first.text("SeriesDescription")
-    return choice, Volume(hu, geometry, choice.series.uid, description)
-
-
-def _has_lung(volume: Volume) -> bool:
-    try:
-        find_lungs(volume.hu, volume.geometry.spacing_mm, "")
-    except NoLung:
-        return False
-    return True
+    return Volume(hu, geometry, choice.series.uid, description)
 
 
 def _checked(stack: Stack, progress: Progress) -> HuArray:

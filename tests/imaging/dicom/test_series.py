@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate, encapsulate_extended, generate_frames
 from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
+import imaging.dicom.study
 from imaging.dicom.writer import write_series
 from imaging.errors import IncompleteSeries, NoLung, NotCt, UnreadableFile
 from imaging.preprocess import preprocess
@@ -25,15 +26,18 @@ from tests.imaging.small_ct import SmallCt, encoded, set_frames
 
 def test_thinnest_that_covers_the_lungs(tmp_path: Path) -> None:
     """Of thick, thin and thin but short, the thin whole chest is read and the rest is named."""
-    SmallCt(50, 5.0, series="5", description="thick").write(tmp_path / "a")
+    SmallCt(42, 5.0, series="5", description="thick").write(tmp_path / "a")
     SmallCt(210, 1.0, series="6", description="thin").write(tmp_path / "b")
     SmallCt(60, 0.5, series="7", description="slab").write(tmp_path / "c")
     study = read_study(tmp_path)
     assert study.volume.description == "thin"
     assert study.volume.shape == (210, 32, 32)
+    preferred = "another series was preferred"
     assert study.other_series == (
-        "'thick' (CT, 50 images): 5 mm slices over 250 mm, another series was preferred",
-        "'slab' (CT, 60 images): 0.5 mm slices over 30 mm, another series was preferred",
+        "'slab' (CT, 60 images): 0.031 l of lung over 30 mm, slices of 0.5 mm,"
+        f" {preferred}: it shows 0.21 l of lung over 210 mm",
+        "'thick' (CT, 42 images): 0.2 l of lung over 210 mm, slices of 5 mm,"
+        f" {preferred}: its slices are thinner",
     )
 
 
@@ -42,11 +46,12 @@ def test_thinnest_that_covers_the_lungs(tmp_path: Path) -> None:
     [
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "localizer, not slices"),
         ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "mip, not slices"),
-        ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "another series was preferred"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "CSA MIP"]}, "mip, not slices"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MPR"]}, "preferred: it is an original"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL MPR"]}, "preferred: it is an original"),
         ({"Modality": "SR"}, "modality SR is not CT"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "not a CT image"),
-        ({"BodyPartExamined": "HEAD"}, "another series was preferred"),
-        ({"StudyDate": "19990101"}, "another series was preferred"),
+        ({"StudyDate": "19990101"}, "another series was preferred: it is newer"),
         ({"RescaleSlope": 0}, "RescaleSlope is 0"),
     ],
 )
@@ -87,15 +92,41 @@ def test_no_ct_names_what_was_found(tmp_path: Path) -> None:
         read_study(tmp_path)
 
 
-def torso(slices: int, spacing_mm: float, lungs: bool, description: str) -> Volume:
-    """A body of water in air, 320 mm wide, with or without two lungs in its middle."""
-    y, x = np.mgrid[:108, :108] * 3.0 - 160
-    z = (np.arange(slices)[:, None, None] - slices / 2) * spacing_mm
+def torso(
+    slices: int,
+    spacing_mm: float,
+    lungs: bool,
+    description: str = "",
+    *,
+    from_mm: float | None = None,
+    lung_mm: float = 110,
+    width_mm: float = 320,
+) -> Volume:
+    """A body of water in air, with two lungs from -110 to 110 mm, or with gas in its bowel.
+
+    ``lung_mm`` is half the lungs' height; ``width_mm`` is the field of view, from the right.
+    """
+    y, x = np.mgrid[:108, : round(width_mm / 3)] * 3.0 - 160
+    bottom = -slices * spacing_mm / 2 if from_mm is None else from_mm
+    z = bottom + (np.arange(slices)[:, None, None]) * spacing_mm
     hu = np.where((x / 150) ** 2 + (y / 110) ** 2 < 1, 20, -1000) + np.zeros_like(z)
     for side in (-75, 75):
-        air = ((x - side) / 55) ** 2 + (y / 75) ** 2 + (z / 110) ** 2 < 1
+        air = ((x - side) / 55) ** 2 + (y / 75) ** 2 + (z / lung_mm) ** 2 < 1
         hu[air & lungs] = -850
+        gas = (x - side) ** 2 + (y + 30) ** 2 < 25**2
+        hu[gas & (not lungs) & (z < 60)] = -1000
     return Volume(hu.astype(np.int16), Geometry((spacing_mm, 3.0, 3.0)), description=description)
+
+
+def write_study(folder: Path, series: dict[str, tuple[Volume, dict[str, object]]]) -> None:
+    """Write each series with its attributes; their names are their descriptions."""
+    for number, (name, (volume, attributes)) in enumerate(series.items(), start=1):
+        for file in write_series(volume, folder / name, seed=number):
+            image = dcmread(file)
+            image.SeriesDescription, image.SeriesNumber = name, number
+            for keyword, value in attributes.items():
+                setattr(image, keyword, value)
+            image.save_as(file)
 
 
 def test_a_series_without_lung_gives_way_to_one_with(tmp_path: Path) -> None:
@@ -104,8 +135,127 @@ def test_a_series_without_lung_gives_way_to_one_with(tmp_path: Path) -> None:
     write_series(torso(160, 1.5, False, "thin"), tmp_path / "b", seed=2)
     study = read_study(tmp_path)
     np.testing.assert_array_equal(study.volume.hu, chest.hu)
-    assert study.other_series == ("'thin' (CT, 160 images): no lung in it",)
+    assert study.other_series == (
+        "'thin' (CT, 160 images): no lung in it, slices of 1.5 mm, another series was preferred:"
+        " it shows 3.9 l of lung over 214 mm",
+    )
     assert min(preprocess(study.volume).voxels.shape) > 100
+
+
+@pytest.mark.parametrize("part", ["", "ABDOMEN", "CHEST"])
+def test_a_labelled_chest_wins_over_a_thinner_abdomen(part: str, tmp_path: Path) -> None:
+    """An abdomen with gas in its bowel is not read, whatever it is called."""
+    chest = torso(120, 2.0, True), {"BodyPartExamined": "CHEST"}
+    abdomen = torso(125, 1.6, False), {"BodyPartExamined": part}
+    write_study(tmp_path, {"routine": abdomen, "thorax": chest})
+    study = read_study(tmp_path)
+    assert study.volume.description == "thorax"
+    assert "'routine' (CT, 125 images): no lung in it" in study.other_series[0]
+
+
+@pytest.mark.parametrize("part", ["ABDOMEN", "SPINE", "HEAD", ""])
+def test_pixels_go_before_names(part: str, tmp_path: Path) -> None:
+    """A chest that the header calls something else wins over thicker slices of the same lungs."""
+    named = torso(48, 5.0, True), {"BodyPartExamined": "CHEST"}
+    thin = torso(120, 2.0, True), {"BodyPartExamined": part}
+    write_study(tmp_path, {"chest": named, "thin": thin})
+    assert read_study(tmp_path).volume.description == "thin"
+
+
+def test_a_whole_chest_wins_over_a_thinner_part_of_it(tmp_path: Path) -> None:
+    upper = torso(80, 1.0, True, from_mm=30), {}
+    bases = torso(200, 1.0, True, from_mm=-250), {}
+    write_study(tmp_path, {"upper": upper, "bases": bases, "whole": (torso(48, 5.0, True), {})})
+    study = read_study(tmp_path)
+    assert study.volume.description == "whole"
+    by_name = {line.split("'")[1]: line for line in study.other_series}
+    assert "1.3 l of lung over 80 mm, slices of 1 mm" in by_name["upper"]
+    assert "it shows 3.9 l of lung over 212 mm" in by_name["upper"]
+    assert "0.63 l of lung over 56 mm" in by_name["bases"]
+
+
+def test_a_field_of_view_of_one_lung_gives_way_to_both(tmp_path: Path) -> None:
+    write_study(
+        tmp_path,
+        {"zoom": (torso(120, 2.0, True, width_mm=170), {}), "both": (torso(96, 2.5, True), {})},
+    )
+    study = read_study(tmp_path)
+    assert study.volume.description == "both"
+    assert "'zoom' (CT, 120 images): 1.9 l of lung" in study.other_series[0]
+
+
+def test_full_breath_wins_over_expiration(tmp_path: Path) -> None:
+    expiration = torso(200, 1.25, True, lung_mm=85), {"StudyDate": "20240101"}
+    inspiration = torso(100, 2.5, True), {"StudyDate": "20240101"}
+    write_study(tmp_path, {"expiration": expiration, "inspiration": inspiration})
+    assert read_study(tmp_path).volume.description == "inspiration"
+
+
+def test_the_newest_examination_is_read_though_a_prior_shows_more_lung(tmp_path: Path) -> None:
+    """A breath less deep is no reason to read last year's scan."""
+    prior = torso(120, 2.0, True), {"StudyDate": "20230101"}
+    today = torso(48, 5.0, True, lung_mm=90), {"StudyDate": "20240101"}
+    write_study(tmp_path, {"prior": prior, "today": today})
+    study = read_study(tmp_path)
+    assert study.volume.description == "today"
+    assert study.other_series[0].endswith("another series was preferred: it is newer")
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        ({"a": {"ProtocolName": "HIP"}, "b": {"ProtocolName": "SHIP"}}, "b"),
+        ({"a": {"ProtocolName": "Leg"}, "b": {"ProtocolName": "Legacy Spinelli"}}, "b"),
+        ({"a": {"ProtocolName": "caput"}, "b": {"ProtocolName": "routine CHEST"}}, "b"),
+        ({"a": {"ProtocolName": "head"}, "b": {"ProtocolName": "CAP with contrast"}}, "b"),
+        ({"a": {"ProtocolName": "HEAD_1.0"}, "b": {"ProtocolName": "CHEST_1.0_B30f"}}, "b"),
+        ({"a": {"ProtocolName": "SHIP"}, "b": {"ProtocolName": "Legacy"}}, "a"),
+        ({"a": {"ConvolutionKernel": "B70f"}, "b": {"ConvolutionKernel": "B31f"}}, "b"),
+        ({"a": {"ConvolutionKernel": "BONE"}, "b": {"ConvolutionKernel": "STANDARD"}}, "b"),
+        ({"a": {"ConvolutionKernel": ["Br64d", "3"]}, "b": {"ConvolutionKernel": "Br40d"}}, "b"),
+        ({"a": {"ConvolutionKernel": "FC51"}, "b": {"ConvolutionKernel": "FC08"}}, "b"),
+        ({"lung 1.0": {}, "standard 1.0": {}}, "standard 1.0"),
+        ({"a": {"ConvolutionKernel": "SOFT"}, "b": {"ConvolutionKernel": "STANDARD"}}, "a"),
+    ],
+)
+def test_names_break_ties_by_whole_words(
+    names: dict[str, dict[str, object]], chosen: str, tmp_path: Path
+) -> None:
+    """Of two reconstructions that show the same, names decide, else the first is read."""
+    write_study(tmp_path, {one: (torso(60, 4.0, True), names[one]) for one in names})
+    assert read_study(tmp_path).volume.description == chosen
+
+
+def test_a_damaged_series_gives_way_to_a_whole_one(tmp_path: Path) -> None:
+    """In whichever slice the damage lies, also in one that the ranking does not decode."""
+    write_study(
+        tmp_path, {"thick": (torso(48, 5.0, True), {}), "thin": (torso(120, 2.0, True), {})}
+    )
+    for slice_number in ("00041", "00042"):
+        file = tmp_path / f"thin/{slice_number}.dcm"
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1000])
+        study = read_study(tmp_path)
+        assert study.volume.description == "thick"
+        assert f"{slice_number}.dcm: pixel data: truncated" in study.other_series[0]
+        file.write_bytes(whole)
+
+
+def test_ranking_decodes_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each series is ranked by a slice every 8 mm; only the chosen one is decoded whole."""
+    write_study(
+        tmp_path, {"thin": (torso(150, 1.6, True), {}), "thick": (torso(120, 2.0, True), {})}
+    )
+    decoded: list[str] = []
+    frames = imaging.dicom.study.stored_frames
+
+    def counted(file: Path, *arguments: Any) -> Any:
+        decoded.append(file.parent.name)
+        return frames(file, *arguments)
+
+    monkeypatch.setattr(imaging.dicom.study, "stored_frames", counted)
+    assert read_study(tmp_path).volume.description == "thin"
+    assert (decoded.count("thin"), decoded.count("thick")) == (30 + 150, 30)
 
 
 def test_where_no_series_has_lung_the_preferred_one_is_refused(tmp_path: Path) -> None:
@@ -114,7 +264,7 @@ def test_where_no_series_has_lung_the_preferred_one_is_refused(tmp_path: Path) -
     write_series(torso(160, 1.5, False, "thin"), tmp_path / "b", seed=2)
     study = read_study(tmp_path)
     assert study.volume.description == "thin"
-    assert "another series was preferred" in study.other_series[0]
+    assert "another series was preferred: its slices are thinner" in study.other_series[0]
     with pytest.raises(NoLung):
         preprocess(study.volume)
 
