@@ -48,8 +48,8 @@ _PATIENT_SPACES = {"lps", "ras", "las"} | {
 _MILLIMETRES = {"", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres"}
 _ASSUMED = Limitation(
     LimitationKind.ORIENTATION,
-    "The file does not state how the patient lies in it: it is assumed that x runs to the left,"
-    " y to the back and z to the head, so left and right may be exchanged.",
+    "The file does not state the patient's orientation: that of DICOM is assumed, so left and"
+    " right, front and back, or head and feet may be exchanged.",
 )
 
 

@@ -1,5 +1,6 @@
 """Stack the slices of one series in order, and require that they make a regular volume."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,7 +185,9 @@ def _upward(one: Slice) -> FloatArray:
 
 def _require_alike(slices: Sequence[Slice]) -> None:
     """Require one matrix, one pixel spacing and one orientation."""
-    first = slices[0]
+    # the error names the slice that differs from most, not most of them
+    looks = [(s.layout.rows, s.layout.columns, *s.axes.ravel().round(1)) for s in slices]
+    first = slices[looks.index(Counter(looks).most_common(1)[0][0])]
     size = (first.layout.rows, first.layout.columns)
     for other in slices:
         if (other.layout.rows, other.layout.columns) != size:

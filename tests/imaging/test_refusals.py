@@ -163,6 +163,12 @@ IMAGES: list[tuple[str, Damage, type[StudyError], str]] = [
         IrregularGeometry,
         "005.dcm: orientation",
     ),
+    (
+        "a localizer that is not called so",
+        lambda i: _one(i[0], ImageOrientationPatient=[0, 1, 0, 0, 0, -1]),
+        IrregularGeometry,
+        "000.dcm: orientation [0.0, 1.0, 0.0, 0.0, 0.0, -1.0], but 001.dcm",
+    ),
     ("coronal", _coronal, IrregularGeometry, "not axial"),
     ("slices far apart", _far, IrregularGeometry, "slice spacing 12"),
     ("no position", _fifth(ImagePositionPatient=None), IrregularGeometry, "005.dcm: ImagePos"),

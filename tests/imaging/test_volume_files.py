@@ -188,6 +188,15 @@ def test_left_handed_nifti(form: str, sides: tuple[int, ...], tmp_path: Path) ->
     np.testing.assert_array_equal(study.volume.hu, _body()[:, ::-1, ::-1])
 
 
+@pytest.mark.parametrize("scale", [(np.nan, 0), (1, np.nan), (np.inf, 0), (np.nan, np.nan)])
+def test_a_scale_that_is_no_number_is_refused(scale: tuple[float, float], tmp_path: Path) -> None:
+    file = _nifti(tmp_path / "a.nii", _RAS, None)
+    content = file.read_bytes()
+    file.write_bytes(content[:112] + struct.pack("<2f", *scale) + content[120:])
+    with pytest.raises(UnreadableFile, match=r"scale .* and offset .* are not finite"):
+        read_study(file)
+
+
 def test_a_series_of_one_volume(tmp_path: Path) -> None:
     study = read_study(_nifti(tmp_path / "a.nii", _RAS, None, values=_body().T[..., None]))
     assert _mark_mm(study) == pytest.approx(_MARK_RAS_MM, abs=0.01)
@@ -239,7 +248,7 @@ def test_an_orientation_that_no_header_states_is_assumed_and_said(
     np.testing.assert_array_equal(study.volume.hu, _body())
     assert study.volume.geometry.spacing_mm == (3, 2, 2)
     assert [limitation.kind for limitation in study.limitations] == [LimitationKind.ORIENTATION]
-    assert "it is assumed that x runs to the left" in study.limitations[0].text
+    assert "left and right, front and back" in study.limitations[0].text
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,20 @@ def test_passed_over(attributes: dict[str, object], reason: str, tmp_path: Path)
     assert reason in study.other_series[0]
 
 
+@pytest.mark.parametrize("at", [0, 5, 12])
+def test_a_localizer_inside_the_series_is_left_out(at: int, tmp_path: Path) -> None:
+    ct = SmallCt(12)
+    images = ct.images()
+    scout = SmallCt(1).images()[0]
+    scout.ImageType, scout.SOPInstanceUID = ["ORIGINAL", "PRIMARY", "LOCALIZER"], "1.2.3"
+    scout.ImageOrientationPatient, scout.Rows = [0, 1, 0, 0, 0, -1], 16
+    images.insert(at, scout)
+    ct.write(tmp_path, images)
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, ct.hu())
+    assert study.other_series == ("'chest' (CT, 1 image): localizer, not slices",)
+
+
 def test_incomplete_series_gives_way_to_a_whole_one(tmp_path: Path) -> None:
     SmallCt(series="2").write(tmp_path / "thick")
     thin = SmallCt(30, 1.0, series="3", description="thin")
