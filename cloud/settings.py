@@ -8,7 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from cloud.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
-from process.tls import TlsFiles, is_loopback
+from process.tls import TlsFiles, is_address, is_loopback
 
 
 class CloudSettings(ProcessSettings):
@@ -96,9 +96,7 @@ class CloudSettings(ProcessSettings):
     @field_validator("address")
     @classmethod
     def _host_and_port(cls, address: str) -> str:
-        host, _, port = address.rpartition(":")
-        number = host and port.isdigit() and int(port) < 65536
-        if not (number or address.startswith("unix:")):
+        if not (is_address(address) or address.startswith("unix:")):
             raise ValueError("invalid address, expected HOST:PORT")
         return address
 

@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from edge.errors import BadSettings
 from process.settings import InvalidSettings, ProcessSettings, load
-from process.tls import TlsFiles, is_loopback
+from process.tls import TlsFiles, is_address, is_loopback
 from protos.metadata import MAX_SITE_CHARACTERS
 
 CLOUD_OFF = "off"
@@ -135,8 +135,7 @@ class EdgeSettings(ProcessSettings):
     def _host_and_port(cls, cloud: str | None) -> str | None:
         if cloud is None or cloud == CLOUD_OFF:
             return None
-        host, _, port = cloud.rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        if not is_address(cloud) or not cloud.rpartition(":")[2].strip("0"):
             raise ValueError("invalid address, expected HOST:PORT or off")
         return cloud
 

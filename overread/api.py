@@ -71,7 +71,8 @@ def screen(
             to the patient's left.
         spacing_mm: voxel size (z, y, x) of an array. It has no default: a wrong spacing gives
             wrong diameters and missed nodules. A file states its own.
-        cloud: ``HOST:PORT`` of a cloud service for second readings, None for the edge alone.
+        cloud: ``HOST:PORT`` of a cloud service for second readings, None for the edge alone. A
+            service on another machine needs TLS: set ``OVERREAD_EDGE_TLS_CA`` in the environment.
         deadline_s: seconds after which the report no longer waits for the cloud; 10 by default.
         out: folder for report.json, report.html and pictures; None writes nothing.
         overwrite: whether another study's report in ``out`` may be replaced. That of the same study

@@ -83,6 +83,13 @@ def load(kind: type[Settings], file: Path | None, options: Mapping[str, object])
         raise InvalidSettings(_unknown(shown(name), _nearest(name, fields)))
     values = {n: value for n, value in in_file.items() if n not in variables} | given
 
+    for name, value in values.items():
+        if "\0" in str(
+            value
+        ):  # no path and no name may hold it, and each library says so in its way
+            raise InvalidSettings(
+                f"{shown(name)} = {_value(value)}: expected text without zero bytes"
+            )
     try:
         settings = kind(**values)
     except ValidationError as error:

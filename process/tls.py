@@ -70,6 +70,12 @@ class TlsFiles:
         ]
 
 
+def is_address(text: str) -> bool:
+    """Tell whether the text is ``HOST:PORT``, in printable ASCII; a host is not looked up."""
+    found = re.fullmatch(r"[!-~]+:([0-9]{1,5})", text)
+    return found is not None and int(found[1]) < 65536
+
+
 def is_loopback(address: str) -> bool:
     """Tell whether ``HOST:PORT`` cannot be reached from another machine, by name or number.
 

@@ -54,6 +54,7 @@ def test_settings_cannot_change() -> None:
         ('cloud = "localhost:1"\ndeadline_s = 2', r"^deadline_s = 2 leaves no time .* = 2;"),
         ('cloud = "nowhere"', "cloud = 'nowhere': .*HOST:PORT or off"),
         ('cloud = "host:99999"', "cloud = 'host:99999'"),
+        ('cloud = "host:00"', "cloud = 'host:00': .*HOST:PORT or off"),
         ('cloud_hedge = "nowhere"', "cloud_hedge = 'nowhere': .*HOST:PORT or off"),
         (
             'cloud = "localhost:1"\ncloud_hedge = "localhost:1"',

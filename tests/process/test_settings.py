@@ -112,6 +112,30 @@ def test_a_table_in_the_environment_must_be_json(monkeypatch: pytest.MonkeyPatch
     assert load(CloudSettings, None, {}).site_weights == {"north": 2.0}
 
 
+@pytest.mark.parametrize("kind", [EdgeSettings, CloudSettings])
+@pytest.mark.parametrize("value", ["\\u0000", "a\\u0000b"])
+def test_a_zero_byte_is_named(kind: type[ProcessSettings], value: str, config: Path) -> None:
+    """In a path it would be told in Python's words, without the name of the setting."""
+    name = "state_dir" if kind is EdgeSettings else "tls_ca"
+    config.write_text(f'{name} = "{value}"')
+    said = error_of(kind, config)
+    assert said.startswith(f"{config}: {name} = ")
+    assert said.endswith(": expected text without zero bytes")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["\\u001b:1", " :1", "a:\\uff11", "a:", ":1", "a:-1", "a:1.0", "a b:1", "a:99999999999999999"],
+)
+@pytest.mark.parametrize(("kind", "name"), [(EdgeSettings, "cloud"), (CloudSettings, "address")])
+def test_an_address_is_printable(
+    kind: type[ProcessSettings], name: str, address: str, config: Path
+) -> None:
+    config.write_text(f'{name} = "{address}"')
+    assert f"{name} = " in error_of(kind, config)
+    assert "invalid address, expected HOST:PORT" in error_of(kind, config)
+
+
 def test_a_long_value_is_cut(config: Path) -> None:
     config.write_text(f'priority = "{"x" * 10_000}"')
     assert len(error_of(EdgeSettings, config)) < 300
