@@ -114,9 +114,12 @@ def give_up_report(out: Path, study_key: str, reason: str) -> bool:
 
 
 def _given_up_page(page: str, change: Change, now: str) -> str:
-    """Put stamp and banner of the new version into a page, in place of the old ones."""
+    """Put stamp, banner and printed head of the new version into a page, in place of the old."""
     stamp = rf"Provisional report, version {change.version - 1}<br>[^<]*<"
-    page = re.sub(stamp, f"Final report, version {change.version}<br>{now}<", page, count=1)
+    stamped = f"Final report, version {change.version}<br>{now.replace('T', ' ')}<"
+    page = re.sub(stamp, stamped, page, count=1)
+    head = rf'report version {change.version - 1} of [0-9-]{{10}}"'
+    page = re.sub(head, f'report version {change.version} of {now[:10]}"', page, count=1)
     banner = '<div class="banner warn" role="alert"><strong>{}</strong><span>{}</span></div>'
     provisional = r'<div class="banner[^>]*><strong>Provisional report</strong>.*?</div>'
     title, text = (

@@ -133,6 +133,8 @@ def test_a_provisional_report_whose_pending_read_is_lost_says_that_none_will_com
     assert change["text"] in after["second_reading_reason"]
     page = (out / "report.html").read_text()
     assert "Final report, version 2<br>" in page
+    assert "report version 2 of" in page  # printed on each page
+    assert "report version 1 of" not in page
     assert "lost with the database" in page
     assert "Provisional" not in page
     assert "Provisional report" in (out / "report.v1.html").read_text()
