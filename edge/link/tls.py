@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable
 
-from edge.link.link import CONNECT_S
 from edge.settings import EdgeSettings
 from process.tls import diagnose
 
 DIAGNOSE_EVERY_S = 30.0
 """Shortest time between two diagnoses: each opens a connection."""
+DIAGNOSE_S = 1.5
+"""Time for each step of a diagnosis: two round trips of a satellite link. A stop waits for it."""
 
 
 def check_credentials(settings: EdgeSettings) -> list[str]:
@@ -28,6 +29,6 @@ class Diagnosis:
     def reason(self) -> str:
         """Return the reason; empty if TLS does not fail, or the cloud cannot be reached at all."""
         if self._clock() >= self._next_s:
-            self._reason = diagnose(self._address, self._files, CONNECT_S)
+            self._reason = diagnose(self._address, self._files, DIAGNOSE_S)
             self._next_s = self._clock() + DIAGNOSE_EVERY_S
         return self._reason
