@@ -3,6 +3,7 @@
 import codecs
 import math
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -242,10 +243,13 @@ def is_unfinished(file: Path) -> bool:
     return file.suffix.lower() in UNFINISHED and not file.with_suffix("").exists()
 
 
-def _kind_of_name(name: str) -> str:
-    """Return the suffix; scanners often write none, or one of digits, which is part of a UID."""
-    suffix = Path(name).suffix.lower()
-    return "" if suffix[1:].isdigit() else suffix
+def _kind_of_name(name: str) -> tuple[str, bool]:
+    """Return what the names of one series have in common: their suffix, and whether they count.
+
+    Scanners often write no suffix, or numbers after dots, as in a UID.
+    """
+    stem = re.sub(r"(\.\d+)+$", "", name)
+    return Path(stem).suffix.lower(), any(letter.isdigit() for letter in name)
 
 
 def lost_image(file: Path, head: bytes) -> str:

@@ -327,6 +327,7 @@ FILES: list[tuple[str, Callable[[Path], object], type[StudyError], str]] = [
     ("an empty file", _write("005.dcm", b""), UnreadableFile, "005.dcm: is empty"),
     ("an empty file named like images", _in("IM{}", 5, b""), UnreadableFile, "IM5: is empty"),
     ("noise named like images", _in("I.{}", 5, b"\x9c" * 900), UnreadableFile, "I.5: is not DICOM"),
+    ("an empty file named by UID", _in("1.2.84.{}", 5, b""), UnreadableFile, "1.2.84.5: is empty"),
     ("noise of their suffix", _in("{}.img", 5, b"\x9c" * 900), UnreadableFile, "5.img: is not"),
     ("a transfer", _write("012.dcm.part", b"\x9c" * 900), UnreadableFile, "has not finished"),
     ("a transfer that began", _write("012.dcm.filepart", b""), UnreadableFile, "has not finished"),
