@@ -29,7 +29,7 @@ class DecidedBy(Enum):
 
     EDGE = "edge"
     CLOUD = "cloud"
-    EDGE_ALONE = "edge, second reading missing"
+    EDGE_ALONE = "edge alone"
 
 
 class SecondReading(Enum):

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,6 @@ import typer
 
 from edge.assemble import open_pipeline
 from edge.pipeline import Pipeline
-from edge.report.overwrite import admission
 from edge.settings import load_settings
 from evaluation.accuracy import nodules, reports
 from evaluation.accuracy.bootstrap import RESAMPLES, figures, froc_table
@@ -130,10 +128,7 @@ def _open_pipeline(
     deadline_s: float | None,
     out: Path | None = None,
 ) -> Iterator[tuple[Pipeline, Path]]:
-    """Yield the pipeline, and the folder ``out`` or a temporary one.
-
-    In ``out``, only an older report of the same study is replaced.
-    """
+    """Yield the pipeline, and the folder ``out`` or a temporary one."""
     if serve and cloud is not None:
         raise typer.BadParameter("--serve starts a cloud: omit --cloud")
     with ExitStack() as parts:
@@ -141,7 +136,7 @@ def _open_pipeline(
         settings = load_settings(cloud=address, screening_model=model, deadline_s=deadline_s)
         pipeline = parts.enter_context(open_pipeline(settings))
         spare = parts.enter_context(tempfile.TemporaryDirectory(prefix="overread-eval-"))
-        yield replace(pipeline, admit=admission(overwrite=False)), out or Path(spare)
+        yield pipeline, out or Path(spare)
 
 
 def _show_results(

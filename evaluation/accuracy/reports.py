@@ -6,7 +6,7 @@ nodules are all known. No threshold is moved: all that the report lists counts.
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 from edge.job import Job
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
+from edge.report.overwrite import admission, require_separate
 from evaluation.accuracy.bootstrap import (
     RESAMPLES,
     Interval,
@@ -82,9 +83,14 @@ def read_one(
     """Read one study; its report is left in a sub-folder of ``out``.
 
     A study without known truth, whose ``lesions`` are None, counts only for the times.
+
+    Raises:
+        UnfitFolder: the sub-folder holds another study's report, or is the study's own.
     """
     name = scan_name(study)
-    report = read_and_report(pipeline, Job(study, out / name)).report
+    require_separate(out / name, study)
+    admitted = replace(pipeline, admit=admission(overwrite=False))
+    report = read_and_report(admitted, Job(study, out / name)).report
     detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
     counts = None
     if lesions is not None:

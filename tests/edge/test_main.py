@@ -124,7 +124,7 @@ def test_dead_cloud_has_a_status_of_its_own(study: str, tmp_path: Path) -> None:
         result = screen(tmp_path, study, "--cloud", address, "--deadline", "3", "--json")
     printed = json.loads(result.stdout)
     assert (result.exit_code, printed["second_reading"]) == (3, "missing")
-    assert printed["findings"][1]["decided_by"] == "edge, second reading missing"
+    assert printed["findings"][1]["decided_by"] == "edge alone"
     assert printed["second_reading_reason"] == (
         "0 of 1 uncertain candidates were read again: the cloud cannot be reached "
         "(no service listens at the address); no answer yet since this program started; "

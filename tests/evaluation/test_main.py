@@ -103,6 +103,6 @@ def test_an_unwritable_folder_ends_with_a_line(tmp_path: Path, ended: Ended) -> 
     truth.write_text("scan,x,y,z,diameter_mm\none,0,0,0,10\n")
     arguments = ["--studies", str(tmp_path / "studies"), "--truth", str(truth), "--cloud", "off"]
     said = ended("detect", *arguments, "--out", str(truth))
-    assert "NotADirectoryError" in said
+    assert f"{truth} is a file" in said
     assert "Traceback" not in said
-    assert [line.split()[0] for line in said.splitlines()] == ["studies", "NotADirectoryError:"]
+    assert [line.split()[0] for line in said.splitlines()] == ["studies", "UnfitFolder:"]

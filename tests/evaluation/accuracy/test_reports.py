@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.errors import UnfitFolder
 from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.reports import (
     ReportScores,
@@ -79,7 +80,7 @@ def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> No
     result = read_one(pipeline, slab, tmp_path, (Lesion(centre, 32.0),))
     assert (result.counts, result.findings) == ((1, 1, 1), 2)
     assert list(result.stages_s) == STAGES
-    assert result.second_reading == "missing"
+    assert result.second_reading == "off"
     assert (tmp_path / slab.name / "report.json").is_file()
 
 
@@ -92,6 +93,24 @@ def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
     assert result.counts == (1, 0, 0)
     assert result.refused != ""
     assert read_one(scripted_pipeline([]), study, tmp_path / "again", None).counts is None
+
+
+def test_the_report_of_another_study_and_the_study_itself_are_not_overwritten(
+    tmp_path: Path,
+) -> None:
+    """The same study may be read again into the same folder."""
+    one, two = tmp_path / "1" / "a", tmp_path / "2" / "a"
+    for study in (one, two):
+        study.mkdir(parents=True)
+        (study / "note.txt").write_text("no CT")
+    for _ in range(2):
+        read_one(scripted_pipeline([]), one, tmp_path / "out", None)
+    before = (tmp_path / "out" / "a" / "report.json").read_bytes()
+    with pytest.raises(UnfitFolder, match="holds the report of another study"):
+        read_one(scripted_pipeline([]), two, tmp_path / "out", None)
+    assert (tmp_path / "out" / "a" / "report.json").read_bytes() == before
+    with pytest.raises(UnfitFolder, match="among the files of the study"):
+        read_one(scripted_pipeline([]), one, tmp_path / "1", None)
 
 
 def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
