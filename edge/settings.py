@@ -52,6 +52,10 @@ class EdgeSettings(ProcessSettings):
         pending_max_days: days of running time after which a pending read is given up.
         pending_max_mb: largest size of the database in megabytes; beyond it, the oldest pending
             read is given up.
+        keep_done_days: days after which the files of a study that is done are removed; None: never.
+        keep_done_gb: largest size of all these in gigabytes; beyond it, the oldest are removed.
+        keep_reports_days: days after which a report that cannot change is removed; None: never.
+        keep_reports_gb: largest size of all these in gigabytes; beyond it, the oldest are removed.
         retry_pause_s: pause after the first failed retry of a pending read. It doubles up to 5
             minutes if the cloud did not respond, and up to an hour for a study that it refused.
         cloud_model: required major version of the cloud's model; empty for any.
@@ -92,6 +96,10 @@ class EdgeSettings(ProcessSettings):
     audit_rate: float = Field(default=0.05, ge=0, le=1)
     pending_max_days: float = Field(default=30.0, gt=0, le=36_500.0)
     pending_max_mb: float = Field(default=2000.0, ge=1)
+    keep_done_days: float | None = Field(default=None, gt=0, le=36_500.0)
+    keep_done_gb: float | None = Field(default=None, gt=0)
+    keep_reports_days: float | None = Field(default=None, gt=0, le=36_500.0)
+    keep_reports_gb: float | None = Field(default=None, gt=0)
     retry_pause_s: float = Field(default=5.0, gt=0, le=LONGEST_S)
     roi_side: int = Field(default=48, ge=16, le=128)
     priority: Literal["routine", "stat"] = "routine"

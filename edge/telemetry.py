@@ -33,6 +33,9 @@ class Telemetry:
         )
         self._late = self._counter("late_reports", "Reports after their deadline")
         self._amendments = self._counter("amendments", "Amended versions by status", "status")
+        self._removed = self._counter(
+            "removed", "Studies and reports removed by the limits of what is kept", "kind"
+        )
         self._stages = self._seconds("stage_seconds", "Time that each stage took")
         self._budgets = self._seconds("stage_budget_seconds", "Budget of each stage")
         self._claimed = self._gauge("claimed_studies", "Studies claimed and not finished")
@@ -74,6 +77,10 @@ class Telemetry:
         self._suspended.set(suspended)
         self._pending.set(pending)
         self._oldest.set(oldest_s)
+
+    def count_removal(self, kind: str) -> None:
+        """Count a study or report that was removed because of its age, or for its size."""
+        self._removed.labels(kind).inc()
 
     def count_amendment(self, report: Report) -> None:
         """Count a new version of a report that was counted before."""

@@ -20,6 +20,7 @@ from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import Inbox
 from edge.agent.loop import PAUSE_POLLS, MainLoop
 from edge.agent.ready import database_problem, folder_problem
+from edge.agent.retention import Retention
 from edge.agent.study import process_study
 from edge.amend.amender import Amender, RetryBudget
 from edge.assemble import open_pipeline
@@ -170,7 +171,9 @@ def _main_loop(
         clock=clock,
     )
     inbox = Inbox(folders.inbox, settings.quiet_s, clock)
-    return MainLoop(folders, store, inbox, process, amender, telemetry, settings, stop, clock)
+    retention = Retention(folders, store, settings, telemetry.count_removal, clock)
+    parts = (process, amender, retention, telemetry, settings, stop, clock)
+    return MainLoop(folders, store, inbox, *parts)
 
 
 def _read(pipeline: Pipeline, job: Job, persist: PersistPending) -> StudyResult:

@@ -16,6 +16,7 @@ from edge.agent.adopt import adopt, reports_by_study, strays
 from edge.agent.claim import claim, resume_claim
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
+from edge.agent.retention import Retention
 from edge.agent.study import UNFINISHED
 from edge.amend.amender import Amender
 from edge.atomic_files import is_transient
@@ -50,6 +51,7 @@ class MainLoop:
         inbox: Inbox,
         process: Callable[[Record, float], None],
         amender: Amender,
+        retention: Retention,
         telemetry: Telemetry,
         settings: EdgeSettings,
         stop: threading.Event,
@@ -57,6 +59,7 @@ class MainLoop:
     ) -> None:
         self._folders, self._store, self._inbox = folders, store, inbox
         self._process, self._amender, self._telemetry = process, amender, telemetry
+        self._retention = retention
         self._settings, self._stop = settings, stop
         # A study that an earlier process claimed has its budget from now on: the clock of that
         # process is not known here.
@@ -111,7 +114,7 @@ class MainLoop:
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
-        return bool(waiting) or amends
+        return bool(waiting) or amends or self._retention.run_once()
 
     def _claim(self) -> None:
         """Claim complete studies, and finish claims that were interrupted."""
@@ -163,6 +166,9 @@ class MainLoop:
         self._interrupted = True
         with suppress(sqlite3.OperationalError):  # the next pass tries again
             self._take_attempts_back()
+        with suppress(OSError, sqlite3.OperationalError):  # it may make room
+            while self._retention.run_once():
+                pass
         self._stop.wait(pause_s)
 
     def _being_read(self) -> set[str]:
@@ -171,7 +177,7 @@ class MainLoop:
         An attempt from before a crash still counts.
         """
         before = self._current
-        if before is None:
+        if before is None or not self._store.has(before.id):  # its row may be deleted by now
             return set()
         now = self._store.get(before.id)
         return {now.id} if now.step is Step.READING and now.attempts > before.attempts else set()

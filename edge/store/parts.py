@@ -61,6 +61,11 @@ class PartStore:
             "INSERT INTO parts (part_key, study_key) VALUES (?, ?)", (part_key, study_key)
         )
 
+    def forget(self, study_key: str) -> None:
+        """Delete the rows of a study; in the transaction that deletes its own."""
+        for table in ("series", "parts"):
+            self._database.execute(f"DELETE FROM {table} WHERE study_key = ?", (study_key,))
+
     def study_of(self, part_key: str) -> str:
         """Return the key of the study to which a later part belongs."""
         query = "SELECT study_key FROM parts WHERE part_key = ?"

@@ -193,6 +193,10 @@ class PendingStore:
         """
         return _pending_read(self._row(key))
 
+    def keys(self) -> set[str]:
+        """Return the keys of all studies with a row here."""
+        return {row["study_key"] for row in self._database.execute("SELECT study_key FROM pending")}
+
     def reason(self, key: str) -> str:
         """Return why verdicts are missing."""
         return str(self._row(key)["reason"])

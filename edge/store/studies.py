@@ -220,9 +220,29 @@ class StudyStore:
             return None
         return self.get(key)
 
+    def has(self, key: str) -> bool:
+        """Return whether there is a record of this study."""
+        query = "SELECT 1 FROM studies WHERE id = ?"
+        return self._database.execute(query, (key,)).fetchone() is not None
+
     def keys(self) -> set[str]:
         """Return the keys of all studies."""
         return {row["id"] for row in self._database.execute("SELECT id FROM studies")}
+
+    def ended(self, *steps: Step) -> list[tuple[str, str, str]]:
+        """Return key, report name and time of the last step of the studies at these steps."""
+        marks = ", ".join("?" * len(steps))
+        rows = self._database.execute(
+            f"SELECT id, report_name, updated FROM studies WHERE step IN ({marks})",
+            [step.value for step in steps],
+        )
+        return [tuple(row) for row in rows]
+
+    def forget(self, key: str) -> None:
+        """Delete the row of a study of which no file is left, and what is known of its series."""
+        with transaction(self._database):
+            self._database.execute("DELETE FROM studies WHERE id = ?", (key,))
+            self.parts.forget(key)
 
     def rename_report(self, key: str, report_names: Iterator[str]) -> Record:
         """Give the study the first of ``report_names`` that is free as its folder in the outbox."""

@@ -7,9 +7,10 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -37,8 +38,14 @@ class Passes(threading.Event):
         return self._left < 0
 
 
-def work(root: Path, read: ReadStudy = quick_read, on_step: StepHook | None = None) -> None:
-    run_agent(settings_in(root), read=read, stop=Passes(), on_step=on_step)
+def work(
+    root: Path,
+    read: ReadStudy = quick_read,
+    on_step: StepHook | None = None,
+    settings: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    given = settings_in(root).model_copy(update=settings)
+    run_agent(given, read=read, stop=Passes(), on_step=on_step)
 
 
 def database(root: Path) -> Path:

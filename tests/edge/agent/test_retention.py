@@ -1,0 +1,218 @@
+"""Old studies and reports go where the settings say so, and nothing else does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.agent import retention as removing
+from edge.agent.folders import AgentFolders
+from edge.agent.retention import DAY_S, Retention
+from edge.job import Job
+from edge.pipeline import StudyResult
+from edge.store.pending import PersistPending
+from edge.store.studies import Step, StudyStore
+from evaluation.recovery.agent import settings_in
+from tests.edge.agent.test_adopt import database, work
+from tests.edge.builders import HandClock, put
+from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Studies a to d are 40, 30, 20 and 10 days old; the last but one is pending; e was refused."""
+    for name, text in (("a", "x"), ("b", "x"), ("c", "pending"), ("d", "x"), ("e", "bad")):
+        put(tmp_path / "inbox", name, text)
+    work(tmp_path)
+    for name, days in (("a", 40), ("b", 30), ("c", 20), ("d", 10), ("e", 50)):
+        at = NOW - days * DAY_S
+        with closing(sqlite3.connect(database(tmp_path), isolation_level=None)) as opened:
+            values = (datetime.fromtimestamp(at, UTC).isoformat(), name)
+            opened.execute("UPDATE studies SET updated = ? WHERE report_name = ?", values)
+        os.utime(tmp_path / "outbox" / name / "report.json", (at, at))
+    return tmp_path
+
+
+@pytest.fixture
+def store(root: Path) -> Iterator[StudyStore]:
+    with StudyStore(database(root)) as store:
+        yield store
+
+
+def retention(
+    root: Path, store: StudyStore, wall: HandClock | None = None, **settings: Any
+) -> Retention:
+    given = settings_in(root).model_copy(update=settings)
+    folders, clock = AgentFolders.of(given), HandClock()
+    return Retention(folders, store, given, [].append, clock, wall or (lambda: NOW))
+
+
+def run(of: Retention) -> None:
+    while of.run_once():
+        pass
+
+
+def test_by_default_nothing_is_ever_removed(root: Path, store: StudyStore) -> None:
+    before = sorted(root.rglob("*"))
+    run(retention(root, store))
+    assert sorted(root.rglob("*")) == before
+
+
+def test_studies_that_are_too_old_go_and_their_reports_stay(root: Path, store: StudyStore) -> None:
+    """Not what is pending, nor what was refused: that waits for a person."""
+    run(retention(root, store, keep_done_days=15.0))
+    assert whereabouts(root) == {"c": ["done"], "d": ["done"], "e": ["quarantine"]}
+    assert statuses(root).keys() == set("abcde")
+    assert {record.name for record in store.at(Step.DONE)} == set("abcd")
+
+
+def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: StudyStore) -> None:
+    run(retention(root, store, keep_reports_days=15.0))
+    assert sorted(statuses(root)) == ["c", "d"]
+    assert whereabouts(root).keys() == set("abcde")
+    assert sorted(p.name for p in (root / "outbox").iterdir() if p.is_dir()) == ["c", "d"]
+
+
+def test_the_oldest_go_until_the_rest_is_small_enough(root: Path, store: StudyStore) -> None:
+    """What is pending counts, and stays."""
+    size = sum(path.stat().st_size for path in (root / "state" / "done").rglob("*.dcm"))
+    run(retention(root, store, keep_done_gb=(size - 1) / 1e9))
+    assert whereabouts(root).keys() == set("bcde")
+
+
+def test_a_provisional_report_that_nothing_pends_for_is_kept(root: Path, store: StudyStore) -> None:
+    """Whatever happened to its pending read: a person must see it."""
+    with closing(sqlite3.connect(database(root), isolation_level=None)) as opened:
+        opened.execute("DELETE FROM pending")
+    run(retention(root, store, keep_done_days=1.0, keep_reports_days=1.0))
+    assert whereabouts(root).keys() == {"c", "e"}
+    assert statuses(root) == {"c": "provisional"}
+
+
+def test_a_row_goes_with_the_last_file_and_its_name_is_free_again(
+    root: Path, store: StudyStore
+) -> None:
+    """The row has the name of the study, which may be the patient's."""
+    run(retention(root, store, keep_done_days=15.0, keep_reports_days=15.0))
+    assert {record.name for record in store.at(Step.DONE)} == {"c", "d"}
+    assert [record.name for record in store.at(Step.QUARANTINED)] == ["e"]
+    put(root / "inbox", "a", "x")
+    work(root)
+    assert statuses(root) == {"a": "final", "c": "provisional", "d": "final"}
+
+
+def test_folders_and_files_that_are_not_the_agent_s_stay(root: Path, store: StudyStore) -> None:
+    """A note beside a report, a folder in the outbox, another study's report in the same place."""
+    outbox = root / "outbox"
+    (outbox / "a" / "note.txt").write_text("seen")
+    (outbox / "mine").mkdir()
+    shutil.rmtree(outbox / "b")
+    (outbox / "b").mkdir()
+    (outbox / "b" / ".study-another").touch()
+    (outbox / "b" / "report.json").write_text("theirs")
+    run(retention(root, store, keep_done_days=15.0, keep_reports_days=15.0))
+    assert [path.name for path in (outbox / "a").iterdir()] == ["note.txt"]
+    assert (outbox / "b" / "report.json").read_text() == "theirs"
+    assert (outbox / "mine").is_dir()
+
+
+def test_killed_while_it_removes_a_report_no_half_report_counts_as_whole(
+    root: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``report.json`` goes first; the next start removes the rest."""
+    real, left = Path.unlink, [1]
+
+    def unlink(path: Path, *, missing_ok: bool = False) -> None:
+        real(path, missing_ok=missing_ok)
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        with pytest.raises(Killed):
+            run(retention(root, store, keep_reports_days=35.0))
+    half = [
+        p for p in (root / "outbox").iterdir() if p.is_dir() and not (p / "report.json").exists()
+    ]
+    assert len(half) == 1
+    run(retention(root, store, keep_reports_days=35.0))
+    assert sorted(statuses(root)) == ["b", "c", "d"]
+    assert not half[0].exists()
+
+
+def test_killed_while_it_removes_a_study_no_half_study_is_left(
+    root: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(_path: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(removing, "remove", die)
+        with pytest.raises(Killed):
+            run(retention(root, store, keep_done_days=35.0))
+    assert whereabouts(root).keys() == set("bcde") | {"a"}  # under its hidden name
+    run(retention(root, store, keep_done_days=35.0))
+    assert whereabouts(root).keys() == set("bcde")
+    assert list((root / "state" / "done").glob(".removed-*")) == []
+
+
+def test_a_clock_that_was_set_removes_nothing(root: Path, store: StudyStore) -> None:
+    """A year forward while the agent runs: everything would be too old."""
+    wall = HandClock()
+    wall.now_s = NOW
+    of = retention(root, store, wall, keep_done_days=100.0, keep_reports_days=100.0)
+    wall.sleep(365 * DAY_S)
+    run(of)
+    assert whereabouts(root).keys() == statuses(root).keys() == set("abcde")
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(
+    root: Path, store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = removing.move
+
+    def move(source: Path, target: Path) -> None:
+        if (source / "a").exists():
+            raise PermissionError("not yours")
+        real(source, target)
+
+    monkeypatch.setattr(removing, "move", move)
+    run(retention(root, store, keep_done_days=15.0))
+    assert whereabouts(root).keys() == set("acde")
+
+
+def test_the_agent_removes_while_it_is_idle(tmp_path: Path) -> None:
+    """The whole way from the settings: everything older than a tenth of a second."""
+    put(tmp_path / "inbox", "a")
+    work(tmp_path)
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    work(tmp_path, settings={"keep_done_days": 1e-6, "keep_reports_days": 1e-6})
+    assert whereabouts(tmp_path) == statuses(tmp_path) == {}
+    assert list((tmp_path / "outbox").glob("a")) == []
+
+
+def test_a_full_disk_lets_the_agent_remove_before_it_reads(tmp_path: Path) -> None:
+    """It is never idle then: the study that waits cannot be claimed."""
+    put(tmp_path / "inbox", "a")
+    work(tmp_path)
+    put(tmp_path / "inbox", "b")
+
+    def read(job: Job, persist: PersistPending) -> StudyResult:
+        if "a" in whereabouts(tmp_path):
+            raise OSError(errno.ENOSPC, "no room")
+        return quick_read(job, persist)
+
+    work(tmp_path, read, settings={"keep_done_days": 1e-6})
+    assert statuses(tmp_path) == {"a": "final", "b": "final"}
