@@ -90,6 +90,7 @@ class Browser:
         self._port = port
         # Chromium's own sandbox does not start for root
         arguments = ["--headless=new", "--hide-scrollbars", "--force-color-profile=srgb"]
+        arguments += ["--disable-dev-shm-usage"]  # containers have little shared memory
         arguments += ["--no-sandbox"] if os.geteuid() == 0 else []
         wanted = {"browserName": "chrome", "goog:chromeOptions": {"args": arguments}}
         answer = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})

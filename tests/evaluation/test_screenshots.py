@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -17,7 +19,7 @@ from edge.report.pictures import draw_pictures
 from edge.report.write import write_report
 from evaluation.__main__ import app
 from evaluation.errors import MissingProgram
-from evaluation.screenshots import VIEWS, Browser, View, browser, look
+from evaluation.screenshots import README_PX, VIEWS, Browser, View, browser, look
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from tests.edge.builders import TERMS
 from tests.edge.report.test_write import CHANGE, FINDING, REPORT, VERDICT, box
@@ -142,6 +144,18 @@ def test_the_printed_page_is_light_where_the_screen_is_dark(shown: Browser, tmp_
         expression="[getComputedStyle(document.body)].map(s => s.backgroundColor + s.color)[0]",
     )
     assert seen["result"]["value"] == "rgb(255, 255, 255)rgb(22, 35, 43)"
+
+
+def test_the_picture_in_the_readme_is_one_that_the_command_draws(
+    shown: Browser, tmp_path: Path
+) -> None:
+    shown.open(page_of(SHOWN, tmp_path / "report"))
+    shown.show(View("readme", README_PX[0]))
+    drawn = cv2.imdecode(np.frombuffer(shown.screenshot(README_PX[1]), np.uint8), cv2.IMREAD_COLOR)
+    picture = cv2.imread(str(Path(__file__).parents[2] / "docs" / "report.png"))
+    assert drawn is not None
+    assert picture is not None
+    assert picture.shape == drawn.shape
 
 
 def test_without_a_browser_the_command_says_what_to_install(
