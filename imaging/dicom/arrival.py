@@ -1,4 +1,4 @@
-"""Look at what has arrived of a study, before it is read: its series, and images still to come.
+"""Look at what has arrived of a study: its series, and images still to come.
 
 Only the first bytes of a file are parsed, so that none costs more than a little time and memory.
 A file that is no DICOM image tells nothing here; reading the study refuses it if it is damaged.
@@ -16,11 +16,14 @@ from pydicom import Dataset
 from pydicom.filereader import read_partial
 from pydicom.tag import BaseTag, Tag
 
-from imaging.dicom.header import ANNOUNCED, is_bare
+from imaging.dicom.header import ANNOUNCED, is_bare, load
+from imaging.errors import is_machine_fault
 
 _HEAD_BYTES = 1 << 16
 """Identifiers and counts of images lie before it: private groups of scanners take 10 kB at most."""
 _LAST_TAG = 0x00201209
+_MAX_DIRECTORY_BYTES = 1 << 26
+"""A record of a DICOMDIR takes some 500 bytes, so this is more than 100,000 of them."""
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,34 @@ def _count(data: Dataset, keyword: str) -> int:
         return max(0, int(data.get(keyword) or 0))
     except (TypeError, ValueError):
         return 0
+
+
+def listed_images(folder: Path, series_uid: str) -> int:
+    """Return how many images of a series the folder's DICOMDIR lists.
+
+    It is 0 without a DICOMDIR, and with one that is damaged: the images speak for themselves.
+    """
+    file = folder / "DICOMDIR"
+    try:
+        if not file.is_file() or file.stat().st_size > _MAX_DIRECTORY_BYTES:
+            return 0
+        records = load(file, ("DirectoryRecordSequence",), bare=False, pixels=False)
+        return _chained(list(records.DirectoryRecordSequence), series_uid)
+    # pydicom promises no set of exceptions for damaged files
+    except Exception as error:
+        if is_machine_fault(error):
+            raise
+        return 0
+
+
+def _chained(records: list[Dataset], series_uid: str) -> int:
+    """Count the images that are chained to the record of a series by offsets (PS3.3, annex F)."""
+    at = {record.seq_item_tell: record for record in records}
+    found: set[int] = set()
+    for series in records:
+        if series.DirectoryRecordType == "SERIES" and series.SeriesInstanceUID == series_uid:
+            offset = series.OffsetOfReferencedLowerLevelDirectoryEntity
+            while offset in at and offset not in found:
+                found.add(offset)
+                offset = at[offset].OffsetOfTheNextDirectoryRecord
+    return sum(at[offset].DirectoryRecordType == "IMAGE" for offset in found)

@@ -26,6 +26,7 @@ from pydicom.uid import (
 from imaging import c_stderr
 from imaging.coverage import coverage_of
 from imaging.dicom import codecs
+from imaging.dicom.arrival import listed_images
 from imaging.dicom.header import (
     ANNOUNCED,
     Instance,
@@ -91,7 +92,7 @@ def read_series(
             folder,
             _header(choice),
             choice.others + ignored,
-            _missing_images(images, choice.series),
+            _missing_images(images, choice.series, folder),
             images=_images(choice.stack, volume),
             frame_of_reference_uid=choice.series.first.text("FrameOfReferenceUID"),
         )
@@ -277,8 +278,10 @@ def _images(stack: Stack, volume: Volume) -> tuple[ImageRef, ...]:
     return tuple(one.image for one in stack.slices) if same else ()
 
 
-def _missing_images(images: Sequence[Instance], series: Series) -> tuple[Limitation, ...]:
-    """Say if fewer images arrived than the headers of the chosen series announce."""
+def _missing_images(
+    images: Sequence[Instance], series: Series, folder: Path
+) -> tuple[Limitation, ...]:
+    """Say if fewer images arrived than a DICOMDIR or the headers of the series announce."""
     # the images that each kind of number counts: of the series, its acquisitions, the study
     acquisitions = {image.text("AcquisitionNumber") for image in series.images}
     counted = (
@@ -286,6 +289,9 @@ def _missing_images(images: Sequence[Instance], series: Series) -> tuple[Limitat
         [image for image in images if image.text("AcquisitionNumber") in acquisitions],
         list(images),
     )
+    if (listed := listed_images(folder, series.uid)) > len(counted[0]):
+        text = f"{len(counted[0])} of {listed} images that the DICOMDIR lists arrived"
+        return (Limitation(LimitationKind.COVERAGE, text),)
     for keyword, belong in zip(ANNOUNCED, counted, strict=True):
         # one number for each acquisition, one for series and study
         numbers = {

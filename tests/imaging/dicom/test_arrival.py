@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import warnings
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
+from pydicom.fileset import FileSet
 
 from imaging.dicom.arrival import arrived, look, missing_images
 from imaging.read import read_study
@@ -64,3 +68,53 @@ def test_a_second_acquisition_of_the_series_counts_its_own_images(tmp_path: Path
     ct.write(tmp_path / "part", images[:9])
     (one,) = read_study(tmp_path / "part").limitations
     assert one.text == "9 of 12 announced images arrived"
+
+
+def _write_disc(folder: Path) -> list[Path]:
+    """Two series with their DICOMDIR; return the files of the first."""
+    disc = FileSet()
+    for ct in (SmallCt(), SmallCt(2, series="2")):
+        for image in ct.images():
+            image.StudyDate, image.StudyTime, image.StudyID = "20240101", "1000", "1"
+            image.SeriesNumber, image.AccessionNumber = int(ct.series), ""
+            disc.add(image)
+    disc.write(folder)
+    series = [i for i in disc if i.SeriesInstanceUID == "1.2.826.0.1.1"]
+    files = [Path(i.path) for i in sorted(series, key=lambda i: i.InstanceNumber)]
+    with warnings.catch_warnings():  # pydicom leaves the end of its temporary folder to chance
+        warnings.simplefilter("ignore", ResourceWarning)
+        del disc, series
+        gc.collect()
+    return files
+
+
+@pytest.mark.parametrize("missing", [0, 2])
+@pytest.mark.parametrize("given", ["", "DICOMDIR"])
+def test_fewer_images_than_the_directory_of_a_disc_lists_limit_the_study(
+    given: str, missing: int, tmp_path: Path
+) -> None:
+    """A copy that ends early leaves no gap between slices, but the disc's directory tells."""
+    for file in _write_disc(tmp_path / "disc")[12 - missing :]:
+        file.unlink()
+    study = read_study(tmp_path / "disc" / given)
+    assert study.volume.shape[0] == 12 - missing
+    text = "10 of 12 images that the DICOMDIR lists arrived"
+    assert [x.text for x in study.limitations] == ([text] if missing else [])
+    assert all(x.kind is LimitationKind.COVERAGE for x in study.limitations)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_a_damaged_directory_tells_nothing(share: float, tmp_path: Path) -> None:
+    _write_disc(tmp_path)
+    content = (tmp_path / "DICOMDIR").read_bytes()
+    (tmp_path / "DICOMDIR").write_bytes(content[: int(share * len(content))])
+    assert read_study(tmp_path).limitations == ()
+
+
+def test_a_directory_whose_records_form_a_ring_ends(tmp_path: Path) -> None:
+    _write_disc(tmp_path)
+    directory = dcmread(tmp_path / "DICOMDIR")
+    for record in directory.DirectoryRecordSequence:
+        record.OffsetOfTheNextDirectoryRecord = record.seq_item_tell
+    directory.save_as(tmp_path / "DICOMDIR")
+    assert read_study(tmp_path).volume.shape[0] == 12
