@@ -203,11 +203,13 @@ def _change(
         case None, _:
             kind, name = ChangeKind.ADDED, f"new finding {number}"
         case _, None:
-            kind, name = ChangeKind.REMOVED, f"finding {number} removed,"
+            kind, name = ChangeKind.REMOVED, f"finding {number} removed"
         case _:
             kind, name = ChangeKind.PROBABILITY, f"finding {number}"
-    where = "{} at ({:.1f}, {:.1f}, {:.1f}) mm".format(name, *centre_mm)
-    text = f"{where}: {moved} {verdict.probability:.2f} of {verdict.model}"
+    locator = context.report.locator
+    named = f"{locator.locate(centre_mm).text}, at " if locator else ""
+    where = "{}({:.1f}, {:.1f}, {:.1f}) mm".format(named, *centre_mm)
+    text = f"{name}, {where}: {moved} {verdict.probability:.2f} of {verdict.model}"
     return Change(
         version, kind, text, number, centre_mm, before, merged, verdict.probability, verdict.model
     )

@@ -68,6 +68,27 @@ def test_the_example_of_the_readme_runs(
     assert len(capsys.readouterr().out.splitlines()) >= len(phantom.nodules)
 
 
+def test_a_missing_path_writes_nothing(ct: Path, tmp_path: Path) -> None:
+    overread.screen(ct, out=tmp_path / "report")
+    before = (tmp_path / "report" / "report.json").read_bytes()
+    for out in ("report", "new"):
+        with pytest.raises(overread.StudyError, match="does not exist"):
+            overread.screen(f"{ct}-", out=tmp_path / out)
+    assert (tmp_path / "report" / "report.json").read_bytes() == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_finding_has_image_side_and_zone(ct: Path, phantom: Phantom) -> None:
+    report = overread.screen(ct)
+    for nodule in phantom.nodules:
+        finding = next(f for f in report.findings if nodule.hit_by(f.centre_mm))
+        location = report.location_of(finding)
+        assert location is not None
+        assert location.side == ("left" if nodule.centre_mm[0] > 0 else "right")
+        z = round(float(phantom.volume.geometry.to_index(finding.centre_mm)[0]))
+        assert location.image.number == z + 1
+
+
 def test_another_study_s_report_is_replaced_only_with_overwrite(
     ct: Path, phantom: Phantom, tmp_path: Path
 ) -> None:

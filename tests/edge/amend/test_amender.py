@@ -46,7 +46,7 @@ def test_a_pending_read_is_retried_and_amends_the_report(site: Site) -> None:
     assert moved["verdict"] == {"probability": 0.99, "model": "fake 1"}
     assert (added["kind"], added["number"]) == ("finding added", 3)
     assert added["text"] == (
-        "new finding 3 at (2.0, 2.0, 3.0) mm: "
+        "new finding 3, slice 2 of 2 from the feet, at (2.0, 2.0, 3.0) mm: "
         "probability from 0.30 to 0.98 by the verdict 0.99 of fake 1"
     )
     page = (site.places.outbox / "a" / "report.html").read_text()
