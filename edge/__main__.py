@@ -17,6 +17,7 @@ from edge.agent.agent import run_agent
 from edge.agent.folders import AgentFolders
 from edge.agent.queue import is_running, queued, render, requeue
 from edge.assemble import open_pipeline
+from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
 from edge.job import Job
 from edge.pipeline import read_and_report
@@ -168,6 +169,23 @@ def requeue_command(
     except SETUP_ERRORS as error:
         raise _failed(error) from error
     typer.echo("\n".join(f"back in the inbox: {printable(name)}" for name in names) or "none")
+
+
+@app.command(epilog="Exit status: 0: nothing is wrong. 1: something is, or a setting is.")
+def doctor(
+    config: Config = None,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON on standard output.")] = False,
+) -> None:
+    """Check folders, access, disk, database, model and cloud, and say what to do."""
+    found = examine(_settings(config))
+    if as_json:
+        values = [{"level": c.level.value, "what": c.what, "text": c.text} for c in found]
+        typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))
+    else:
+        for check in found:
+            typer.echo(printable(f"{check.level.value:6} {check.what:10} {check.text}"))
+    wrong = any(check.level is Level.WRONG for check in found)
+    raise typer.Exit(ExitStatus.FAILED if wrong else ExitStatus.DONE)
 
 
 @app.command()

@@ -1,0 +1,239 @@
+"""``overread-edge doctor``: checks all that the agent needs on this machine, and says what to do.
+
+It changes nothing but the choice of the inference engine, which it keeps as every start does, and
+may run beside the agent. Run it as the agent's user.
+"""
+
+import json
+import os
+import pwd
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from edge.agent.adopt import strays
+from edge.agent.folders import DATABASE, AgentFolders
+from edge.agent.queue import is_running
+from edge.agent.ready import folder_problem
+from edge.amend.amender import MB
+from edge.errors import EdgeError
+from edge.escalation.client import open_channel, start_health_check
+from edge.link.link import CONNECT_S
+from edge.link.tls import DIAGNOSE_S
+from edge.reader import EdgeReader
+from edge.report.model import Status
+from edge.settings import EdgeSettings
+from edge.store.repair import damaged_databases, is_damage
+from edge.store.studies import InvalidDatabase, Step, StudyStore
+from models.runtime.errors import ModelError
+from models.runtime.screener import open_screener
+from process.tls import diagnose
+
+RESERVE_BYTES = 1_000_000_000
+"""Free disk space that studies and reports need beside the pending reads."""
+
+
+class Level(Enum):
+    """How a check ended."""
+
+    OK = "ok"
+    NOTE = "note"
+    WRONG = "WRONG"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of one check: what was checked, how it is, and what to do."""
+
+    level: Level
+    what: str
+    text: str
+
+
+Results = Iterator[Checked]
+
+
+def examine(settings: EdgeSettings) -> list[Checked]:
+    """Check folders, modes, disk, database, model and cloud; a check that fails is a result too."""
+    folders = AgentFolders.of(settings)
+    checks: list[tuple[str, Callable[[], Results]]] = [
+        ("settings", lambda: _settings(settings, folders)),
+        ("folders", lambda: _folders(folders)),
+        ("access", lambda: _access(folders, settings)),
+        ("disk", lambda: _disk(folders, settings)),
+        ("database", lambda: _database(folders)),
+        ("model", lambda: _model(settings)),
+        ("cloud", lambda: _clouds(settings)),
+    ]
+    found: list[Checked] = []
+    for what, check in checks:
+        try:
+            found += check()
+        except (EdgeError, ModelError, OSError) as error:
+            found.append(Checked(Level.WRONG, what, f"{type(error).__name__}: {error}"))
+    return found
+
+
+def _settings(settings: EdgeSettings, folders: AgentFolders) -> Results:
+    source = settings.file or "defaults and environment, no file"
+    yield Checked(Level.OK, "settings", f"from {source}")
+    runs = is_running(folders)
+    yield Checked(Level.OK if runs else Level.NOTE, "agent", "runs" if runs else "does not run")
+
+
+def _folders(folders: AgentFolders) -> Results:
+    named = {"inbox": folders.inbox, "outbox": folders.outbox, "state_dir": folders.state}
+    for name, folder in named.items():
+        if not folder.exists():
+            yield Checked(Level.NOTE, name, f"{folder} is missing: the agent makes it at its start")
+        elif problem := folder_problem(folder):
+            text = f"{problem}: give it to the agent's user"
+            yield Checked(Level.WRONG, name, text)
+        else:
+            yield Checked(Level.OK, name, f"{folder} can be written")
+    existing = [folder for folder in (folders.inbox, folders.state) if folder.exists()]
+    if len({folder.stat().st_dev for folder in existing}) > 1:
+        text = "another filesystem than state_dir: studies are copied, which takes longer"
+        yield Checked(Level.NOTE, "inbox", text)
+
+
+def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
+    """Find what other users can read; the agent closes its own folders at its start."""
+    private = [folders.state, folders.work, folders.done, folders.quarantine]
+    private += folders.state.glob(f"{DATABASE}*")
+    open_to_all = [(path, 0o077) for path in private] + [(folders.outbox, 0o007)]
+    if settings.tls_key is not None:
+        open_to_all.append((settings.tls_key, 0o007))
+    wide = [path for path, bits in open_to_all if _mode(path) & bits]
+    for path in wide:
+        text = f"{path} can be read by others: chmod go-rwx, or start the agent"
+        yield Checked(Level.WRONG, "access", text)
+    if _mode(folders.inbox) & 0o007:
+        text = f"{folders.inbox} is open to every user: chmod 2770, with a group for the sender"
+        yield Checked(Level.WRONG, "access", text)
+    reports = [p for p in folders.outbox.glob("*") if p.is_dir() and _mode(p) & 0o007]
+    if reports:
+        text = f"{len(reports)} reports can be read by every user: chmod -R o-rwx {folders.outbox}"
+        yield Checked(Level.WRONG, "access", text)
+    if _mode(folders.outbox) & stat.S_ISGID:
+        group = folders.outbox.stat().st_gid
+        if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
+            text = f"the agent's user is not in group {group} of {folders.outbox}: add it"
+            yield Checked(Level.WRONG, "access", text)
+    if folders.state.exists() and (owner := folders.state.stat().st_uid) != os.geteuid():
+        text = f"{folders.state} belongs to {_user(owner)}: run this as that user"
+        yield Checked(Level.NOTE, "access", text)
+    if not wide:
+        yield Checked(Level.OK, "access", "studies and database are closed to other users")
+
+
+def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
+    wanted = settings.pending_max_mb * MB + RESERVE_BYTES
+    for name, folder in (("state_dir", folders.state), ("outbox", folders.outbox)):
+        free = shutil.disk_usage(_existing(folder)).free
+        expected = wanted if name == "state_dir" else RESERVE_BYTES
+        text = f"{free / 1e9:.1f} GB free for {name}, expected {expected / 1e9:.1f} GB"
+        hint = "; make room, set keep_done_days or keep_done_gb, or decrease pending_max_mb"
+        enough = free >= expected
+        yield Checked(Level.OK if enough else Level.WRONG, "disk", text + ("" if enough else hint))
+
+
+def _database(folders: AgentFolders) -> Results:
+    path = folders.state / DATABASE
+    for aside in damaged_databases(path):
+        text = f"{aside} was damaged and set aside; delete it when nobody needs it any more"
+        yield Checked(Level.NOTE, "database", text)
+    if not path.exists():
+        yield Checked(Level.NOTE, "database", f"{path} is missing: the agent makes it at its start")
+        return
+    try:
+        opened = StudyStore(path)
+    except InvalidDatabase as error:
+        hint = ": restart the agent, which sets it aside" if is_damage(error.__cause__) else ""
+        yield Checked(Level.WRONG, "database", f"{error}{hint}")
+        return
+    with opened as store:
+        if problem := store.problem():
+            text = f"{path} is damaged ({problem}): restart the agent, which sets it aside"
+            yield Checked(Level.WRONG, "database", text)
+            return
+        yield Checked(Level.OK, "database", f"{path} is sound")
+        if unknown := strays(folders, store):
+            text = f"{len(unknown)} studies in the folders have no row: restart the agent"
+            yield Checked(Level.WRONG, "studies", text)
+        refused = [r for r in store.at(Step.QUARANTINED) if (folders.quarantine / r.id).exists()]
+        if refused:
+            text = f"{len(refused)} are refused: overread-edge queue shows why"
+            yield Checked(Level.NOTE, "studies", text)
+        names = list(_never_amended(folders, store))
+        if names:
+            text = (
+                f"provisional, but nothing is pending: overread-edge requeue {' or '.join(names)}"
+            )
+            yield Checked(Level.WRONG, "reports", text)
+
+
+def _never_amended(folders: AgentFolders, store: StudyStore) -> Iterator[str]:
+    """Yield the reports that say that they may change, although nothing is pending for them."""
+    pending = store.pending.keys()
+    for key, name, _ in store.ended(Step.DONE):
+        try:
+            report = json.loads((folders.outbox / name / "report.json").read_bytes())
+            is_own = report["study_key"] == key and key not in pending
+            if is_own and report["status"] == Status.PROVISIONAL.value:
+                yield name
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+
+
+def _model(settings: EdgeSettings) -> Results:
+    screener = open_screener(
+        settings.screening_model, engine=settings.engine, threads=settings.threads
+    )
+    yield Checked(Level.OK, "model", EdgeReader.of(screener).label)
+
+
+def _clouds(settings: EdgeSettings) -> Results:
+    if settings.cloud is None:
+        yield Checked(Level.NOTE, "cloud", "not set: no second reading")
+        return
+    if settings.insecure and settings.remote_clouds and settings.tls_ca is None:
+        text = "ROIs travel unencrypted: set tls_ca, unless the network itself is protected"
+        yield Checked(Level.NOTE, "cloud", text)
+    problems = settings.tls.problems() if settings.tls_ca is not None else []
+    for problem in problems:
+        yield Checked(Level.WRONG, "cloud", problem)
+    if problems:
+        return
+    for warning in settings.tls.warnings():
+        yield Checked(Level.NOTE, "cloud", warning)
+    for address in filter(None, (settings.cloud, settings.cloud_hedge)):
+        began_s = time.monotonic()
+        with open_channel(address, settings) as channel:
+            fault = start_health_check(channel, CONNECT_S).fault()
+        took_s = time.monotonic() - began_s
+        if fault is None:
+            text = f"{address} answers in {took_s:.2f} s, encryption: {settings.encryption}"
+            yield Checked(Level.OK, "cloud", text)
+        else:
+            reason = diagnose(address, settings.tls, DIAGNOSE_S) or f"{fault.kind}: {fault.reason}"
+            yield Checked(Level.WRONG, "cloud", f"{address}: {reason}")
+
+
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
+
+
+def _existing(folder: Path) -> Path:
+    return next(one for one in (folder, *folder.parents) if one.exists())
+
+
+def _user(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

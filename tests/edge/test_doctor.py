@@ -1,0 +1,208 @@
+"""``overread-edge doctor``: each thing that is wrong is named, with what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from edge.__main__ import app
+from edge.doctor import RESERVE_BYTES
+from tests.edge.agent.test_adopt import database, empty, noise, work
+from tests.edge.builders import put
+from tests.edge.fake_cloud import FakeCloud
+from tests.pki import make_pki
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A machine on which the agent has read, refused and left pending."""
+    (tmp_path / "inbox").mkdir(mode=0o700)
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
+        put(tmp_path / "inbox", name, text)
+    work(tmp_path)
+    return tmp_path
+
+
+def doctor(root: Path, *more: str) -> tuple[int, dict[str, list[tuple[str, str]]]]:
+    """Exit status, and level and text of the results by what was checked."""
+    folders = {"inbox": "inbox", "outbox": "outbox", "state_dir": "state"}
+    config = root / "edge.toml"
+    config.write_text("\n".join([*(f'{n} = "{root / p}"' for n, p in folders.items()), *more]))
+    result = CliRunner().invoke(app, ["doctor", "--json", "--config", str(config)])
+    structlog.reset_defaults()  # its standard error is closed now
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    checked: dict[str, list[tuple[str, str]]] = {}
+    for one in found:
+        checked.setdefault(one["what"], []).append((one["level"], one["text"]))
+    return result.exit_code, checked
+
+
+def wrong(checked: dict[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    return [(what, t) for what, results in checked.items() for lvl, t in results if lvl == "WRONG"]
+
+
+def test_nothing_is_wrong_on_a_sound_machine(root: Path) -> None:
+    """What is refused, and that no agent runs and no cloud is set, are notes."""
+    status, checked = doctor(root)
+    assert wrong(checked) == []
+    assert status == 0
+    assert checked["agent"] == [("note", "does not run")]
+    assert checked["cloud"] == [("note", "not set: no second reading")]
+    assert checked["studies"] == [("note", "1 are refused: overread-edge queue shows why")]
+    assert checked["model"][0][0] == "ok"
+    assert "screening-int8" in checked["model"][0][1]
+
+
+def test_nothing_is_wrong_before_the_first_start(tmp_path: Path) -> None:
+    status, checked = doctor(tmp_path)
+    assert (status, wrong(checked)) == (0, [])
+    assert not (tmp_path / "state").exists()
+
+
+def test_people_get_a_line_for_each_check(root: Path) -> None:
+    config = root / "edge.toml"
+    config.write_text(f'inbox = "{root / "inbox"}"\nstate_dir = "{root / "state"}"')
+    lines = CliRunner().invoke(app, ["doctor", "--config", str(config)]).stdout.splitlines()
+    structlog.reset_defaults()
+    assert lines[0].split() == ["ok", "settings", "from", str(config)]
+
+
+def open_state(root: Path) -> None:
+    (root / "state").chmod(0o755)
+
+
+def open_inbox(root: Path) -> None:
+    (root / "inbox").chmod(0o777)
+
+
+def open_report(root: Path) -> None:
+    (root / "outbox" / "a").chmod(0o755)
+
+
+def damage(root: Path) -> None:
+    noise(database(root))
+
+
+def forget(root: Path) -> None:
+    empty(database(root))
+
+
+def lose_pending(root: Path) -> None:
+    with closing(sqlite3.connect(database(root), isolation_level=None)) as opened:
+        opened.execute("DELETE FROM pending")
+
+
+def block_outbox(root: Path) -> None:
+    shutil.rmtree(root / "outbox")
+    (root / "outbox").write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "what", "said"),
+    [
+        (open_state, "access", "state can be read by others"),
+        (open_inbox, "access", "open to every user"),
+        (open_report, "access", "1 reports can be read by every user"),
+        (damage, "database", "not a database: restart the agent, which sets it aside"),
+        (forget, "studies", "3 studies in the folders have no row"),
+        (lose_pending, "reports", "requeue c"),
+        (block_outbox, "outbox", "Not a directory"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_what_is_wrong_is_named(
+    root: Path, spoil: Callable[[Path], None], what: str, said: str
+) -> None:
+    spoil(root)
+    status, checked = doctor(root)
+    assert status == 1
+    assert [text for one, text in wrong(checked) if one == what and said in text] != []
+
+
+def test_a_full_disk_is_told_before_it_is_full(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pending reads may grow to their limit, and studies and reports need room beside them."""
+    free = shutil._ntuple_diskusage(10, 10, RESERVE_BYTES + 2_000_000_000 - 1)  # type: ignore[attr-defined]
+    monkeypatch.setattr("edge.doctor.shutil.disk_usage", lambda _path: free)
+    status, checked = doctor(root)
+    assert status == 1
+    ((_, text),) = wrong(checked)
+    assert text.startswith("3.0 GB free for state_dir, expected 3.0 GB; make room")
+    assert doctor(root, "pending_max_mb = 1000.0")[0] == 0
+
+
+def test_a_damaged_database_that_was_set_aside_is_a_note(root: Path) -> None:
+    noise(database(root))
+    work(root)
+    status, checked = doctor(root)
+    assert status == 0
+    assert "was damaged and set aside" in checked["database"][0][1]
+
+
+def test_a_model_file_that_is_missing_is_named(root: Path) -> None:
+    status, checked = doctor(root, 'screening_model = "screening-int9"')
+    assert status == 1
+    assert "screening-int9" in checked["model"][0][1]
+
+
+def test_a_cloud_that_does_not_answer_is_wrong(root: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        status, checked = doctor(root, f'cloud = "{address}"')
+    assert status == 1
+    ((level, text),) = checked["cloud"]
+    assert (level, text.split(": ")[:2]) == ("WRONG", [address, "Unreachable"])
+
+
+def test_a_cloud_that_answers_is_well_and_a_mistake_with_tls_is_named(root: Path) -> None:
+    """With mutual TLS; and without the edge's own certificate."""
+    (root / "pki").mkdir()
+    pki = make_pki(root / "pki", service=("CN=service", "subjectAltName=IP:127.0.0.1"))
+    ca, key, cert = ((pki / name).read_bytes() for name in ("ca.pem", "service.key", "service.pem"))
+    credentials = grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=True)
+    files = [f'tls_cert = "{pki / "service.pem"}"', f'tls_key = "{pki / "service.key"}"']
+    with FakeCloud(credentials=credentials) as cloud:
+        more = (f'cloud = "{cloud.address}"', f'tls_ca = "{pki / "ca.pem"}"')
+        status, checked = doctor(root, *more, *files)
+        assert wrong(checked) == []
+        assert status == 0
+        assert checked["cloud"][-1][1].endswith("encryption: mutual TLS")
+        status, checked = doctor(root, *more)
+    assert status == 1
+    assert "requires a client certificate: set tls_cert and tls_key" in checked["cloud"][-1][1]
+
+
+def test_a_certificate_that_cannot_be_read_is_named(root: Path) -> None:
+    more = ('cloud = "127.0.0.1:1"', f'tls_ca = "{root / "no.pem"}"')
+    status, checked = doctor(root, *more)
+    assert status == 1
+    assert "no.pem" in checked["cloud"][0][1]
+
+
+def test_it_changes_nothing(root: Path) -> None:
+    """Neither files nor modes, nor times."""
+
+    def look() -> list[tuple[str, int, int]]:
+        tops = [
+            root / "outbox",
+            *(root / "state" / name for name in ("work", "done", "quarantine")),
+        ]
+        found = [path for top in tops for path in top.rglob("*")]
+        return sorted((str(p), p.stat().st_mode, p.stat().st_mtime_ns) for p in found)
+
+    before = look()
+    doctor(root)
+    assert look() == before
+    assert os.listdir(root / "inbox") == [".overread.lock"]
