@@ -8,6 +8,7 @@ from imaging.dicom.header import (
     DICOM_SUFFIXES,
     find_dicom,
     is_dicom,
+    is_unfinished,
     lost_image,
     names_of,
     read_head,
@@ -50,6 +51,8 @@ def _read(path: Path, progress: Callable[[float], None]) -> Study:
         raise UnreadableFile("does not exist or is not a file: check the path", path)
     if path.name.upper() == "DICOMDIR":
         return _read_directory(path.parent, progress)
+    if is_unfinished(path):
+        raise UnreadableFile(lost_image(path, b""), path)
     if format_of(path):
         return read_file(path)
     if is_dicom(head := read_head(path)):

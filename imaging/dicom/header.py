@@ -223,7 +223,9 @@ def find_dicom(folder: Path) -> tuple[list[Path], list[Path]]:
             raise UnreadableFile(reason, folder)
         # what is no file is not opened, and treated like an empty one
         head = b"" if special_kind(file) else read_head(file)
-        unfinished, found = is_unfinished(file), is_dicom(head)
+        unfinished = is_unfinished(file)
+        # what is left of a transfer that was made again is no image
+        found = is_dicom(head) and (unfinished or file.suffix.lower() not in UNFINISHED)
         if unfinished if found else file.suffix.lower() in DICOM_SUFFIXES:
             raise UnreadableFile(lost_image(file, head), file)
         (dicom if found else others).append(file)

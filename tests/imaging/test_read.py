@@ -84,6 +84,16 @@ def test_names_in_capitals(tmp_path: Path) -> None:
     assert read_study(tmp_path).volume.shape == (12, 32, 32)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_what_is_left_of_a_transfer_is_not_read(share: float, tmp_path: Path) -> None:
+    """It began again and finished, so the file is there under its own name."""
+    content = SmallCt().write(tmp_path)[5].read_bytes()
+    (tmp_path / "005.dcm.part").write_bytes(content[: int(share * len(content))])
+    study = read_study(tmp_path)
+    np.testing.assert_array_equal(study.volume.hu, SmallCt().hu())
+    assert study.other_series == ("not DICOM, ignored: 005.dcm.part",)
+
+
 def test_an_empty_file_that_is_named_unlike_the_images_is_none(tmp_path: Path) -> None:
     SmallCt().write(tmp_path)
     (tmp_path / "EMPTY").touch()
