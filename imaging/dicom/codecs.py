@@ -43,7 +43,8 @@ from imaging.files import named_in_memory
 _START, _END = b"\xff\xd8", b"\xff\xd9"
 _LOSSLESS, _JPEG_LS = 0xC3, 0xF7  # SOF3 and SOF55, the frame headers of the two
 _TABLES, _SCAN, _RESTART_INTERVAL = 0xC4, 0xDA, 0xDD
-_HARMLESS = {*range(0xE0, 0xF0), 0xFE, 0xF8}  # APPn, comments, the parameters of JPEG-LS
+# APPn, comments, parameters of JPEG-LS, tables of quantisation, which some encoders write anyway
+_HARMLESS = {*range(0xE0, 0xF0), 0xFE, 0xF8, 0xDB}
 # the next marker in the data that is no restart; fill bytes may come before it. After a byte FF
 # JPEG stuffs a byte 00, JPEG-LS a bit 0.
 _NEXT_MARKER = {

@@ -35,6 +35,34 @@ def test_bytes_after_the_end_marker_are_no_part_of_the_image(name: str, tail: by
     np.testing.assert_array_equal(values - 1024, ct.hu()[3])
 
 
+@pytest.mark.parametrize("pad", [b"\xff", b"\xff\xff", b"\0", b"\0\xff"], ids=bytes.hex)
+@pytest.mark.parametrize("name", ["JPEG Lossless", "JPEG-LS"])
+def test_bytes_before_the_end_marker_are_no_part_of_the_image(name: str, pad: bytes) -> None:
+    ct = SmallCt()
+    frame = encoded(ct.images()[3], SYNTAXES[name]).rstrip(b"\0")
+    padded = frame[:-2] + pad + frame[-2:]
+    values = codecs.decode(padded, LAYOUT, f"1.2.840.10008.1.2.{SYNTAXES[name]}")
+    np.testing.assert_array_equal(values - 1024, ct.hu()[3])
+
+
+@pytest.mark.parametrize(
+    "segment",
+    [
+        b"\xff\xdb\0\x43\0" + bytes(range(1, 65)),
+        b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0",
+        b"\xff\xfe\0\6text",
+        b"\xff\xdd\0\4\0\0",
+    ],
+    ids=["quantisation", "JFIF", "comment", "restart interval"],
+)
+def test_segments_that_change_no_lossless_image(segment: bytes) -> None:
+    ct = SmallCt()
+    frame = encoded(ct.images()[3], "4.70")
+    frame = frame[:2] + segment + frame[2:]
+    values = codecs.decode(frame, LAYOUT, "1.2.840.10008.1.2.4.70")
+    np.testing.assert_array_equal(values - 1024, ct.hu()[3])
+
+
 @pytest.mark.parametrize("tail", [b"", b"\0", b"\xff", b"GE" * 300], ids=bytes.hex)
 @pytest.mark.parametrize("share", [0.99, 0.5, 0.05])
 @pytest.mark.parametrize("name", [n for n in SYNTAXES if n != "RLE"])
