@@ -22,7 +22,7 @@ from evaluation.errors import MissingProgram
 from evaluation.screenshots import README_PX, VIEWS, Browser, View, browser, look
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from tests.edge.builders import TERMS
-from tests.edge.report.test_write import CHANGE, FINDING, REPORT, VERDICT, box
+from tests.edge.report.reports import CHANGE, FINDING, REPORT, VERDICT, box
 
 NAME = "Wolfeschlegelsteinhausenbergerdorff^Hubert Blaine"
 SHOWN = replace(

@@ -1,80 +1,21 @@
 from __future__ import annotations
 
-import base64
 import json
 import os
-import re
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edge.atomic_files import write_atomically
-from edge.budget import LedgerEntry
-from edge.findings import DecidedBy, Decision, Finding, Outline, Route, SecondReading
-from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Rejection, Report, Status
+from edge.findings import Outline
+from edge.report.model import NOT_A_DEVICE
 from edge.report.pictures import PICTURED_FINDINGS, draw_pictures
-from edge.report.write import (
-    SCHEMA,
-    Banner,
-    ReportPaths,
-    banners,
-    render_page,
-    report_to_dict,
-    version_in,
-    write_report,
-    write_version,
-)
-from imaging.location import Locator
+from edge.report.write import SCHEMA, report_to_dict, version_in, write_report, write_version
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, ImageRef, Limitation, LimitationKind, StudyHeader
-from models.runtime.detection import Candidate
-from protos.messages import Verdict
-
-VERDICT = Verdict(3, 0.93, 11.5, "hybrid-int8 1", 0.01, 0.04)
-FINDING = Finding(
-    (-21.104, -137.2, 237.1),
-    12.346,
-    0.95,
-    0.61234,
-    DecidedBy.CLOUD,
-    "0.61 lies between 0.10 and 0.90; the cloud says 0.93",
-    (20.0, 30.0, 40.0),
-    Route.ESCALATE,
-    VERDICT,
-)
-DISMISSED = Decision(
-    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.0412), Route.DISMISS, "below 0.10"
-)
-REPORT = Report(
-    study_key="k1",
-    created="2026-03-01T10:11:12+00:00",
-    source=Path("/inbox/case 1"),
-    deadline_s=10.0,
-    header=StudyHeader(patient_id="P1", patient_name="Doe^Jane", study_date="20260301"),
-    series_uid="1.2.3",
-    findings=(FINDING,),
-    decisions=(DISMISSED,),
-    ledger=(LedgerEntry("read", 10.0, 0.3), LedgerEntry("screen", 9.7, 0.1)),
-    second_reading=SecondReading.COMPLETE,
-    second_reading_reason="1 of 1 regions",
-    models={"edge": "screening-int8 1 on openvino"},
-    other_series=("1.2.4: 2 slices, localizer",),
-)
-
-
-def box() -> Preprocessed:
-    voxels = np.random.default_rng(0).integers(0, 255, (48, 64, 80)).astype(np.uint8)
-    return Preprocessed(voxels, Geometry())
-
-
-def write(report: Report, out: Path) -> ReportPaths:
-    return write_report(report, draw_pictures(report.findings, box(), out), out)
-
-
-def page(report: Report = REPORT) -> str:
-    return render_page(report, {})
+from imaging.volume import Geometry
+from tests.edge.report.reports import CHANGE, FINDING, LOCATOR, REPORT, box, page, write
 
 
 def test_json_keys_of_the_contract_are_there() -> None:
@@ -93,18 +34,6 @@ def test_json_keys_of_the_contract_are_there() -> None:
     assert values["candidates"][0]["route"] == "dismiss"
     assert values["disclaimer"] == NOT_A_DEVICE
     assert values["rejection"] is None
-
-
-LOCATOR = Locator(
-    (-100.0, -200.0, 235.0),
-    (2.0, 1.0, 1.0),
-    ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
-    2,
-    (ImageRef(57, "1.2.3.57"), ImageRef(56, "1.2.3.56")),
-    "1.2.9",
-    between=((90.0, 110.0),) * 2,
-    zones=(-1.0, 0.5),
-)
 
 
 def test_a_finding_names_image_side_and_zone() -> None:
@@ -141,14 +70,6 @@ def test_findings_of_all_sizes_are_one_list_and_those_below_6_mm_are_marked() ->
     assert "2 findings<" in text
     assert text.count("below 6 mm") == 1
     assert "below 6 mm" not in page()
-
-
-def test_no_report_says_what_a_guideline_asks() -> None:
-    """Guidelines exclude patients whom the program does not recognise; nobody may rest on them."""
-    small = replace(FINDING, diameter_mm=4.2)
-    text = page(replace(REPORT, findings=(small,))).lower()
-    for word in ("guideline", "follow-up", "fleischner", "lung-rads"):
-        assert word not in text
 
 
 def test_json_says_nothing_that_is_no_json() -> None:
@@ -243,39 +164,6 @@ def _no_space(_descriptor: int) -> None:
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize(
-    "hostile",
-    [
-        "<script>alert(1)</script>",
-        '"><img src=x onerror=alert(1)>',
-        "'; alert(1); //",
-        "</title></style><svg onload=alert(1)>",
-        "{{ 7 * 7 }}",
-        "${7*7} & < > \x00",
-    ],
-)
-def test_hostile_text_stays_text(hostile: str) -> None:
-    """Whatever a header, path or reason says, the page shows it and runs none of it."""
-    header = StudyHeader(*[hostile] * len(fields(StudyHeader)))
-    finding = replace(FINDING, reason=hostile)
-    report = replace(
-        REPORT,
-        header=header,
-        findings=(finding,),
-        source=Path("/inbox") / hostile.replace("\x00", "").replace("/", "-"),
-        second_reading_reason=hostile,
-        models={hostile: hostile},
-        other_series=(hostile,),
-        ledger=(LedgerEntry(hostile, 1.0, 1.0),),
-    )
-    text = page(report)
-    tags = set(re.findall(r"<([a-z]+)", text))
-    assert tags <= set(re.findall(r"<([a-z]+)", page()))
-    assert not re.search(r"<[^>]*\son[a-z]+\s*=\s*[^>\"]*>", text.replace("&#34;", ""))
-    assert "49" not in text.replace("249", "")
-    assert "default-src 'none'" in text
-
-
 def test_a_name_that_is_no_utf8_does_not_stop_the_report(tmp_path: Path) -> None:
     paths = write_report(replace(REPORT, source=Path("/in/\udcff")), {}, tmp_path)
     assert json.loads(paths.json.read_text())["source"] == "/in/?"
@@ -306,133 +194,14 @@ def test_an_outline_is_drawn(tmp_path: Path) -> None:
     assert plain["finding_01.webp"] != drawn["finding_01.webp"]
 
 
-def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:
-    paths = write(REPORT, tmp_path)
-    text = paths.html.read_text()
-    inside = re.findall(r'href="data:image/webp;base64,([^"]+)"', text)
-    assert [base64.b64decode(data) for data in inside] == [p.read_bytes() for p in paths.pictures]
-    assert len(re.findall(r"role=\"img\" aria-label=\"[^\"]{40,}\"", text)) == len(inside) == 2
-    assert len(re.findall(r'<use href="#[a-z0-9_.]+"/>', text)) == (2 - 1) + (8 - 1)
-    assert not re.search(r"<script|<link|https?:|@import|url\(|javascript:", text)
-
-
-UNCERTAIN = Decision(
-    Candidate((1.0, 2.0, 3.0), (5.0, 6.0, 7.0), 5.0, 0.5), Route.ESCALATE, "between"
-)
-
-
-def test_a_report_by_the_edge_alone_is_no_warning() -> None:
-    """Nor is a second reading that was not needed; and nothing says that it is complete."""
-    off = replace(
-        REPORT,
-        decisions=(UNCERTAIN,),
-        second_reading=SecondReading.OFF,
-        second_reading_reason="no second reader is configured",
-    )
-    assert banners(off) == (Banner("note", "Edge only", "no second reader is configured"),)
-    assert banners(REPORT)[0].title == "Second reading not needed"
-    for report in (off, REPORT):
-        text = page(report)
-        assert '<div class="banner note" role="status">' in text
-        assert 'class="banner warn"' not in text
-        assert 'class="banner good"' not in text
-        assert "complete" not in text.split("<main>")[1]
-
-
-@pytest.mark.parametrize(
-    ("status", "second", "expected"),
-    [
-        (Status.FINAL, SecondReading.COMPLETE, [("good", "Second reading complete")]),
-        (
-            Status.PROVISIONAL,
-            SecondReading.MISSING,
-            [("warn", "Provisional report"), ("warn", "Second reading missing")],
-        ),
-        (
-            Status.PROVISIONAL,
-            SecondReading.PARTIAL,
-            [("warn", "Provisional report"), ("warn", "Second reading partial")],
-        ),
-    ],
-)
-def test_banner_states_how_complete_the_second_reading_is(
-    status: Status, second: SecondReading, expected: list[tuple[str, str]]
-) -> None:
-    report = replace(
-        REPORT,
-        decisions=(UNCERTAIN,),
-        status=status,
-        second_reading=second,
-        second_reading_reason="the link is down",
-    )
-    assert [(banner.level, banner.title) for banner in banners(report)] == expected
-    assert banners(report)[-1].text == "the link is down"
-    assert all(banner.title in page(report) for banner in banners(report))
-
-
-def test_a_rejected_study_has_a_page_that_says_why(tmp_path: Path) -> None:
-    """The banner has kind, reason and file; nothing is said about findings."""
-    report = Report(
-        "k",
-        "2026-03-01T10:11:12+00:00",
-        Path("/inbox/x"),
-        10.0,
-        status=Status.REJECTED,
-        rejection=Rejection("IncompleteSeries", "slice 12 of 100 is missing", "000012.dcm"),
-    )
-    paths = write_report(report, {}, tmp_path)
-    text = paths.html.read_text()
-    assert "IncompleteSeries" in text
-    assert "slice 12 of 100 is missing (000012.dcm)" in text
-    assert "finding" not in re.sub(r"Findings are suggestions.*", "", text.split("<main>")[1])
-    assert paths.pictures == ()
-    assert json.loads(paths.json.read_text())["rejection"]["kind"] == "IncompleteSeries"
-
-
-def test_page_names_everything_that_the_reader_must_know() -> None:
-    text = page()
-    for words in (
-        "Doe Jane",
-        "2026-03-01</dd>",
-        "12.3 mm",
-        "0.95",
-        "the cloud says 0.93",
-        "400 ms",
-        "10.00 s",
-        "screening-int8 1 on openvino",
-        REPORT.guarantee.text,
-        "1.2.4: 2 slices, localizer",
-        "Dismissed: 1, highest score 0.041",
-        NOT_A_DEVICE,
-    ):
-        assert words in text
-
-
-def test_the_disclaimer_stands_under_the_header_and_on_every_printed_page() -> None:
-    """Before anything that could be believed; chromium repeats the margin box on each page."""
-    text = page()
-    body = text.split("</header>")[1]
-    assert body.index(NOT_A_DEVICE) < 100
-    assert re.search(r"@bottom-left \{ content: \"" + re.escape(NOT_A_DEVICE), text)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_limitations_stand_in_one_box_under_the_disclaimer(count: int) -> None:
-    texts = ("the scan ends inside the lungs at the base", "the patient is 9 years old")[:count]
-    limitations = tuple(Limitation(LimitationKind.PATIENT, text) for text in texts)
-    text = page(replace(REPORT, limitations=limitations))
-    body = text.split("</header>")[1].split("<dl")[0]
-    box = body.split('<div class="banner bad"')
-    assert len(box) == 2
-    assert [one in box[1].split("</div>")[0] for one in texts] == [True] * count
-    assert body.index(NOT_A_DEVICE) < body.index(texts[0]) < body.index("Second reading")
-
-
-CHANGE = Change(2, ChangeKind.ADDED, "finding 4 is new", 4, (1.0, 2.0, 3.0), 0.3, 0.9, 0.8, "m 1")
 SECOND = replace(
     REPORT, version=2, findings=(FINDING, FINDING), finding_numbers=(4, 1), changes=(CHANGE,)
 )
+
+
 PICTURES = {"overview.webp": b"RIFF o", "finding_01.webp": b"RIFF 1", "finding_04.webp": b"4"}
+
+
 FILES = ["finding_04.webp", "report.v1.html", "report.v1.json", "report.html", "report.json"]
 
 
