@@ -1,7 +1,7 @@
 """Say where a point lies: in which image, on which side, and in which zone of the lungs.
 
 Lobes are not told: the fissures are not found. A side or a zone that the lungs do not show plainly
-is not told either.
+is not told either, and neither is where the orientation of the patient is assumed.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,16 @@ import numpy.typing as npt
 from imaging.lungs import CELL_MM, Lungs, labelled
 from imaging.morphology import dilate, erode
 from imaging.preprocess import Preprocessed
-from imaging.volume import UNNAMED, FloatArray, Geometry, ImageRef, Study, Triple, triple
+from imaging.volume import (
+    UNNAMED,
+    FloatArray,
+    Geometry,
+    ImageRef,
+    LimitationKind,
+    Study,
+    Triple,
+    triple,
+)
 
 _MAX_ERODED_CELLS = 4
 """In all 16 scans that were tried, the lungs part after 3 cells of 4 mm or fewer."""
@@ -112,6 +121,9 @@ def locator_of(study: Study, box: Preprocessed) -> Locator:
     slices = study.volume.shape[0] if lungs is None else lungs.shape[0]
     # a whole lung has its height: a scan that is cut at apex or base does not show the thirds of it
     cut = box.coverage is None or any(one.side in ("apex", "base") for one in box.coverage.cuts)
+    # where the orientation is assumed, side and zone would be
+    assumed = any(one.kind is LimitationKind.ORIENTATION for one in study.limitations)
+    told = None if assumed else lungs
     return Locator(
         geometry.origin_mm,
         geometry.spacing_mm,
@@ -119,8 +131,8 @@ def locator_of(study: Study, box: Preprocessed) -> Locator:
         slices,
         study.images,
         study.frame_of_reference_uid,
-        between=() if lungs is None else _between(lungs),
-        zones=None if lungs is None or cut else _zones(lungs),
+        between=() if told is None else _between(told),
+        zones=None if told is None or cut else _zones(told),
     )
 
 

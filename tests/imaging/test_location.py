@@ -18,7 +18,16 @@ from imaging.lungs import Lungs
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import FloatArray, Geometry, ImageRef, Study, Volume, triple
+from imaging.volume import (
+    FloatArray,
+    Geometry,
+    ImageRef,
+    Limitation,
+    LimitationKind,
+    Study,
+    Volume,
+    triple,
+)
 
 SPEC = PhantomSpec(
     seed=3, spacing_mm=(5.0, 3.0, 3.0), size_mm=(300.0, 320.0, 320.0), nodule_count=5,
@@ -104,6 +113,17 @@ def test_the_image_is_told_of_a_study_that_comes_without_its_voxels(
     box = preprocess(study.volume)
     without = replace(study, volume=replace(study.volume, hu=np.empty((0, 0, 0), np.int16)))
     assert locator_of(without, box) == locator_of(study, box)
+
+
+def test_no_side_and_no_zone_is_told_where_the_orientation_is_assumed(phantom: Phantom) -> None:
+    study = Study(phantom.volume, Path("scan.nii"))
+    box = preprocess(study.volume)
+    centre_mm = phantom.nodules[0].centre_mm
+    assert locator_of(study, box).locate(centre_mm).side
+    assumed = replace(study, limitations=(Limitation(LimitationKind.ORIENTATION, "assumed"),))
+    location = locator_of(assumed, box).locate(centre_mm)
+    assert (location.side, location.zone) == ("", "")
+    assert location.slice_index == locator_of(study, box).locate(centre_mm).slice_index
 
 
 def test_a_volume_file_has_a_slice_index_from_the_feet() -> None:
