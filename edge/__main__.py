@@ -88,6 +88,13 @@ def screen(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another study's report in that folder.")
     ] = False,
+    series: Annotated[
+        str | None,
+        typer.Option(
+            metavar="UID|NUMBER|NAME",
+            help="Series to read, if several are there; a name may hold * and ?.",
+        ),
+    ] = None,
     deadline: Annotated[
         float | None,
         typer.Option(metavar="SECONDS", help="Time for one study; limits the wait for the cloud."),
@@ -103,7 +110,12 @@ def screen(
     try:
         require_readable(path)
         require_separate(out, path)
-        given = {"cloud": cloud, "deadline_s": deadline, "insecure": insecure or None}
+        given = {
+            "cloud": cloud,
+            "series": series,
+            "deadline_s": deadline,
+            "insecure": insecure or None,
+        }
         settings = _settings(config, **given)
         with progress.shown(), open_pipeline(settings, on_stage=progress.on_stage) as pipeline:
             make_folder(out)  # an error here comes before the long work

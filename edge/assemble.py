@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from edge.budget import Budget
 from edge.decide import decide
@@ -54,7 +55,8 @@ def open_pipeline(
         second_reader = open_second_reader(settings, parts, clock)
         pipeline = build_pipeline(settings, screener, second_reader, on_stage=on_stage, clock=clock)
         if isolated:
-            pipeline = replace(pipeline, read=isolated.read, preprocess=isolated.preprocess)
+            read = partial(isolated.read, series=settings.series)
+            pipeline = replace(pipeline, read=read, preprocess=isolated.preprocess)
         yield replace(pipeline, decide=decide_and_log)
 
 
@@ -70,7 +72,7 @@ def build_pipeline(
     reader = EdgeReader.of(screener)
     return Pipeline(
         start_budget=lambda: Budget(Deadline.after(settings.deadline_s, clock), on_stage),
-        read=read_study,
+        read=partial(read_study, series=settings.series),
         preprocess=preprocess,
         reader=reader,
         decide=lambda situation, _study_key: decide(situation),

@@ -61,6 +61,9 @@ class EdgeSettings(ProcessSettings):
         cloud_model: required major version of the cloud's model; empty for any.
         engine: inference engine, or ``auto`` for the fastest that is correct.
         threads: threads of the inference engine; 0 for all cores.
+        series: UID, number or description of the series to read; ``*`` and ``?`` stand for any
+            letters and any letter. Empty: the pixels decide. A study without such a series is
+            rejected.
         read_memory_mb: largest memory, in megabytes, of the process that reads a study; a study
             that needs more is rejected.
         read_timeout_s: longest time to read and preprocess a study; one that needs more is
@@ -108,6 +111,7 @@ class EdgeSettings(ProcessSettings):
     screening_model: str = "screening-int8"
     engine: str = "auto"
     threads: int = Field(default=0, ge=0)
+    series: str = Field(default="", max_length=128, coerce_numbers_to_str=True)
     read_memory_mb: int = Field(default=3500, ge=500)
     read_timeout_s: float = Field(default=60.0, ge=1, le=LONGEST_S)
 

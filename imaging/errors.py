@@ -6,6 +6,7 @@ StudyError                       a study that cannot be read; it goes to quarant
 ├── IncompleteSeries             slices are missing, duplicated or too few
 ├── IrregularGeometry            spacing, orientation or tilt that does not make a volume
 ├── NoLung                       a valid CT volume without lungs
+├── SeriesNotFound               the series that was asked for is not there
 ├── TooLarge                     reading it needs more memory than is allowed
 └── TookTooLong                  reading it needs more time than is allowed
 
@@ -63,6 +64,10 @@ class IrregularGeometry(StudyError):
 
 class NoLung(StudyError):
     """The volume holds no lung: check that it is the chest series."""
+
+
+class SeriesNotFound(StudyError):
+    """The series that was asked for is not there: ask for one that is."""
 
 
 class TooLarge(StudyError):

@@ -13,8 +13,9 @@ from imaging.dicom.header import (
     names_of,
     read_head,
 )
+from imaging.dicom.series import is_named
 from imaging.dicom.study import read_series
-from imaging.errors import UnreadableFile
+from imaging.errors import SeriesNotFound, UnreadableFile
 from imaging.volume import Study
 from imaging.volume_files import FORMATS, format_of, read_file
 
@@ -22,7 +23,9 @@ ARCHIVES = (".zip", ".7z", ".rar", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.
 """Suffixes of archives, which are refused: they are unpacked by the user, who sees what is in."""
 
 
-def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -> Study:
+def read_study(
+    path: Path, series: str = "", *, progress: Callable[[float], None] | None = None
+) -> Study:
     """Read the study at ``path``: HU, with axes to the patient's left, back and head.
 
     Only regular files are opened, and no link is followed: neither ``path`` nor inside a folder.
@@ -30,6 +33,8 @@ def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -
     Args:
         path: a folder with DICOM files, its DICOMDIR, one of its files (then only its series is
             read), a volume file (NIfTI, NRRD, MetaImage), or a folder with one volume file.
+        series: UID, number or description of the DICOM series to read, or the name of the volume
+            file; ``*`` and ``?`` stand for any letters and any letter. Empty: the pixels decide.
         progress: called in the caller's thread with the share done, from 0 to 1.
 
     Raises:
@@ -37,27 +42,27 @@ def read_study(path: Path, *, progress: Callable[[float], None] | None = None) -
     """
     report = progress or (lambda _share: None)
     report(0.0)
-    study = _read(path, report)
+    study = _read(path, series, report)
     report(1.0)
     return study
 
 
-def _read(path: Path, progress: Callable[[float], None]) -> Study:
+def _read(path: Path, series: str, progress: Callable[[float], None]) -> Study:
     if path.is_symlink():
         raise UnreadableFile("is a link: give the file or folder itself", path)
     if path.is_dir():
-        return _read_directory(path, progress)
+        return _read_directory(path, series, progress)
     if not path.is_file():
         raise UnreadableFile("does not exist or is not a file: check the path", path)
     if path.name.upper() == "DICOMDIR":
-        return _read_directory(path.parent, progress)
+        return _read_directory(path.parent, series, progress)
     if is_unfinished(path):
         raise UnreadableFile(lost_image(path, b""), path)
     if format_of(path):
-        return read_file(path)
+        return _read_volume([path], series, path)
     if is_dicom(head := read_head(path)):
         files, _others = find_dicom(path.parent)
-        return read_series(path.parent, files, only=path, progress=progress)
+        return read_series(path.parent, files, only=path, request=series, progress=progress)
     if path.name.lower().endswith(ARCHIVES):
         raise UnreadableFile("is an archive: unpack it, and give the folder of the study", path)
     if not head or path.suffix.lower() in DICOM_SUFFIXES:
@@ -67,22 +72,36 @@ def _read(path: Path, progress: Callable[[float], None]) -> Study:
     raise UnreadableFile(reason, path)
 
 
-def _read_directory(folder: Path, progress: Callable[[float], None]) -> Study:
-    """Read the DICOM files of a folder, or its one volume file where there are none."""
+def _read_directory(folder: Path, series: str, progress: Callable[[float], None]) -> Study:
+    """Read the DICOM files of a folder, or its volume file where there are none."""
     files, others = find_dicom(folder)
     if files:
-        study = read_series(folder, files, progress=progress)
+        study = read_series(folder, files, request=series, progress=progress)
         return replace(study, other_series=study.other_series + _ignored(others))
     volumes = [file for file in others if format_of(file)]
-    if len(volumes) == 1:
-        return read_file(volumes[0])
+    if volumes:
+        return _read_volume(volumes, series, folder)
     archives = [file for file in others if file.name.lower().endswith(ARCHIVES)]
-    if archives and not volumes:
+    if archives:
         reason = f"no DICOM files in this folder, but an archive, {archives[0].name}: unpack it"
         raise UnreadableFile(reason, folder)
     found = f"but {len(others)} other files such as {others[0].name}" if others else "it is empty"
     reason = f"no DICOM files in this folder, {found}: give the folder of one CT study"
     raise UnreadableFile(reason, folder)
+
+
+def _read_volume(files: Sequence[Path], series: str, source: Path) -> Study:
+    """Read the volume file of the name ``series``, or the only one; the others may be anyone's."""
+    meant = [file for file in files if is_named(file.name, series or "*")]
+    if series and not meant:
+        there = names_of(files)
+        raise SeriesNotFound(f"no volume file has the name {series!r}, expected {there}", source)
+    if len(meant) > 1:
+        reason = f"{len(meant)} volume files ({names_of(meant)}), which may be of several patients"
+        raise UnreadableFile(f"{reason}: give one of them", source)
+    study = read_file(meant[0])
+    others = tuple(f"{file.name}: not requested" for file in files if file != meant[0])
+    return replace(study, other_series=study.other_series + others)
 
 
 def _ignored(others: Sequence[Path]) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class UnsupportedArray(ValueError):
 def screen(
     source: str | Path,
     *,
+    series: str = "",
     cloud: str | None = None,
     deadline_s: float | None = None,
     out: str | Path | None = None,
@@ -56,6 +57,7 @@ def screen(
     source: str | Path | Array,
     *,
     spacing_mm: Sequence[float] | None = None,
+    series: str = "",
     cloud: str | None = None,
     deadline_s: float | None = None,
     out: str | Path | None = None,
@@ -71,6 +73,8 @@ def screen(
             to the patient's left.
         spacing_mm: voxel size (z, y, x) of an array. It has no default: a wrong spacing gives
             wrong diameters and missed nodules. A file states its own.
+        series: UID, number or description of the DICOM series to read, or the name of the volume
+            file; ``*`` and ``?`` stand for any letters and any letter. Empty: the pixels decide.
         cloud: ``HOST:PORT`` of a cloud service for second readings, None for the edge alone. A
             service on another machine needs TLS: set ``OVERREAD_EDGE_TLS_CA`` in the environment.
         deadline_s: seconds after which the report no longer waits for the cloud; 10 by default.
@@ -91,7 +95,7 @@ def screen(
         >>> report.findings[0].diameter_mm  # doctest: +SKIP
         12.4
     """
-    study = _study(source, spacing_mm)
+    study = _study(source, spacing_mm, series)
     if out is not None:
         require_separate(Path(out), study.source)
     settings = load_settings(cloud=cloud, deadline_s=deadline_s)
@@ -105,24 +109,27 @@ def screen(
         return edge_pipeline.run(pipeline, job, pipeline.start_budget()).report
 
 
-def read_study(path: str | Path) -> Study:
+def read_study(path: str | Path, series: str = "") -> Study:
     """Return the study at ``path``: its volume in HU, its geometry and its header.
 
     Args:
         path: a DICOM folder or file, or a NIfTI, NRRD or MetaImage file.
+        series: which series to read, as for `screen`.
 
     Raises:
         imaging.errors.StudyError: the study cannot be read; the message names the file.
     """
     given = Path(path)
-    return imaging.read.read_study(given.resolve() if given.is_symlink() else given)
+    return imaging.read.read_study(given.resolve() if given.is_symlink() else given, series)
 
 
-def _study(source: str | Path | Array, spacing_mm: Sequence[float] | None) -> Study:
+def _study(source: str | Path | Array, spacing_mm: Sequence[float] | None, series: str) -> Study:
     if isinstance(source, (str, Path)):
         if spacing_mm is not None:
             raise UnsupportedArray("spacing_mm is for arrays: a file states its own spacing")
-        return read_study(source)
+        return read_study(source, series)
+    if series:
+        raise UnsupportedArray("series is for files: an array is one series")
     _require_hounsfield(source)
     return study_of_array(source, Geometry(_spacing(spacing_mm)), Path("array"))
 

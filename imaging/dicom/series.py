@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pydicom import Dataset
 
 from imaging.dicom.header import Instance, names_of
 from imaging.dicom.stack import Stack, slice_of, stack_of
-from imaging.errors import IrregularGeometry, NotCt, StudyError, UnreadableFile
+from imaging.errors import IrregularGeometry, NotCt, SeriesNotFound, StudyError, UnreadableFile
 
 MAX_FRAMES = 4096
 _MACROS = (
@@ -25,6 +26,7 @@ _NOT_SLICES = {
     *("PROJECTION", "SCREEN", "SCREENSHOT", "DOSE"),
 }
 _REFORMATTED = {"MPR", "REFORMATTED", "RESAMPLED"}
+NOT_REQUESTED = "not requested"
 _CT_CLASSES = {"", *(f"1.2.840.10008.5.1.4.1.1.{n}" for n in ("2", "2.1", "2.2"))}
 _CHEST = {
     *("CHEST", "THORAX", "THORACIC", "THORAKAL", "LUNG", "LUNGS", "LUNGE", "PULMONARY", "PULMO"),
@@ -105,6 +107,40 @@ def group(images: Iterable[Instance]) -> list[Series]:
             reason = f"{one.unfit}, but other images of its series are: send only CT images"
             raise NotCt(reason, one.first.file)
     return series
+
+
+def only_requested(series: Sequence[Series], request: str, folder: Path) -> list[Series]:
+    """Mark all series as not requested but those of one UID, one number or one description.
+
+    In a description ``*`` and ``?`` stand for any letters and any letter; case does not matter.
+
+    Raises:
+        SeriesNotFound: no series is meant; the message lists those that there are.
+    """
+    asked = [s for s in series if _is_meant(s, request)]
+    if not asked:
+        there = "; ".join(
+            f"{s}, number {s.first.text('SeriesNumber') or 'not given'}, UID {s.uid or 'not given'}"
+            for s in series
+        )
+        reason = f"no series has the UID, the number or the description {request!r}"
+        raise SeriesNotFound(f"{reason}, expected one of: {there}", folder)
+    return [s if s in asked or s.unfit else replace(s, unfit=NOT_REQUESTED) for s in series]
+
+
+def _is_meant(one: Series, request: str) -> bool:
+    if one.unfit == NOT_REQUESTED:
+        return False
+    number = one.first.advisory("SeriesNumber")
+    if request == one.uid or (request.isdecimal() and number == int(request)):
+        return True
+    return is_named(one.first.text("SeriesDescription"), request)
+
+
+def is_named(name: str, request: str) -> bool:
+    """Tell whether ``request`` means ``name``; ``*`` and ``?`` stand for other letters."""
+    name, request = name.upper(), request.upper()
+    return name == request or fnmatchcase(name, request)
 
 
 def choose(

@@ -37,7 +37,15 @@ from imaging.dicom.header import (
     read_instance,
 )
 from imaging.dicom.layout import Layout, require_hu, write_hu
-from imaging.dicom.series import Choice, LungExtent, Series, choose, group
+from imaging.dicom.series import (
+    NOT_REQUESTED,
+    Choice,
+    LungExtent,
+    Series,
+    choose,
+    group,
+    only_requested,
+)
 from imaging.dicom.stack import Stack
 from imaging.errors import NoLung, StudyError, UnreadableFile, is_machine_fault
 from imaging.files import open_plain
@@ -69,9 +77,17 @@ _RANKING_STEP_MM = 8.0
 
 
 def read_series(
-    folder: Path, files: Sequence[Path], *, only: Path | None = None, progress: Progress
+    folder: Path,
+    files: Sequence[Path],
+    *,
+    only: Path | None = None,
+    request: str = "",
+    progress: Progress,
 ) -> Study:
-    """Read the study of a folder's DICOM files; ``only`` names a file whose series is requested.
+    """Read the study of a folder's DICOM files.
+
+    ``only`` names a file whose series is requested. ``request`` is the UID, the number or the
+    description of a series; if several have it, the best of them is read.
 
     Raises:
         StudyError: a file is damaged or no series makes a CT volume.
@@ -85,7 +101,10 @@ def read_series(
             reason = "no images, only a DICOM directory: give the folder of the images"
             raise UnreadableFile(reason, folder)
         images, copies = _without_copies(images, only)
-        choice, volume = _read_chest(_requested(group(images), only), folder, progress)
+        series = _requested(group(images), only)
+        if request:
+            series = only_requested(series, request, folder)
+        choice, volume = _read_chest(series, folder, progress)
         ignored = (f"exact copies of other files, ignored: {names_of(copies)}",) if copies else ()
         return Study(
             volume,
@@ -131,7 +150,7 @@ def _requested(series: Sequence[Series], only: Path | None) -> list[Series]:
     if only is None:
         return list(series)
     return [
-        s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit="not requested")
+        s if s.unfit or only in {i.file for i in s.images} else replace(s, unfit=NOT_REQUESTED)
         for s in series
     ]
 

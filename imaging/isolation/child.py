@@ -40,10 +40,10 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
     """Read studies until the other end is closed."""
     gc.freeze()  # the children then copy fewer pages
     while (request := _request(connection)) is not None:
-        path, file = request
+        path, series, file = request
         try:
             if (child := os.fork()) == 0:
-                _read(connection, path, file, memory_bytes, limit_s)
+                _read(connection, path, series, file, memory_bytes, limit_s)
             _, status, used = os.wait4(child, 0)
             code, cpu_s = os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime
             _send(connection, "exit", {"code": code, "cpu_s": cpu_s, "peak_kb": used.ru_maxrss})
@@ -54,24 +54,25 @@ def serve(connection: socket.socket, memory_bytes: int, limit_s: float) -> None:
             os.close(file)
 
 
-def _request(connection: socket.socket) -> tuple[Path, int] | None:
+def _request(connection: socket.socket) -> tuple[Path, str, int] | None:
     line, handles = b"", list[int]()
     while not line.endswith(b"\n"):
         part, sent, _flags, _address = socket.recv_fds(connection, 1 << 16, 1)
         if not part:
             return None
         line, handles = line + part, handles + sent
-    return Path(json.loads(line)), handles[0]
+    path, series = json.loads(line)
+    return Path(path), series, handles[0]
 
 
 def _read(
-    connection: socket.socket, path: Path, file: int, memory_bytes: int, limit_s: float
+    connection: socket.socket, path: Path, series: str, file: int, memory_bytes: int, limit_s: float
 ) -> None:
     """Read and preprocess one study in the forked child, which ends here."""
     try:
         _limit(memory_bytes, limit_s)
         threading.Thread(target=_end_with, args=(connection,), daemon=True).start()
-        study = read_study(path)
+        study = read_study(path, series)
         # the voxels stay here: nothing after preprocessing needs them
         empty = replace(study.volume, hu=np.empty((0, 0, 0), np.int16))
         told = to_json(replace(study, volume=empty), file)

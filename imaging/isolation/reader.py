@@ -72,7 +72,7 @@ class IsolatedReader:
     ) -> None:
         self._stop()
 
-    def read(self, path: Path) -> Study:
+    def read(self, path: Path, series: str = "") -> Study:
         """Read the study at ``path`` as `imaging.read.read_study` does; ``volume.hu`` is empty.
 
         Raises:
@@ -86,7 +86,7 @@ class IsolatedReader:
             self._start()
         self._file.close()
         self._file = _anonymous()
-        request = json.dumps(str(path)).encode() + b"\n"
+        request = json.dumps([str(path), series]).encode() + b"\n"
         socket.send_fds(self._connection, [request], [self._file.fileno()])
         self._busy = True
         study = self._answer("study", Study, path)

@@ -31,7 +31,7 @@ class InThisProcess(AbstractContextManager["InThisProcess"]):
     """Reads where the test has put its own study in place."""
 
     def __init__(self, _limits: object) -> None:
-        self.read = lambda path: assemble.read_study(path)
+        self.read = lambda path, series: assemble.read_study(path, series)
         self.preprocess = lambda volume, path: assemble.preprocess(volume, path)
 
     def __exit__(self, *_: object) -> None:
@@ -42,7 +42,7 @@ class InThisProcess(AbstractContextManager["InThisProcess"]):
 def fixed_parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command with a study and a network that are always the same; its logs are its own."""
 
-    def read(source: Path) -> Study:
+    def read(source: Path, series: str = "") -> Study:  # noqa: ARG001 - the shape of the real one
         if source.name == "short":
             raise IncompleteSeries("3 slices of 2 mm make 6 mm; send the whole series", source)
         text = (source / "uid").read_text() if (source / "uid").exists() else ""
@@ -140,6 +140,28 @@ def test_refused_study_has_a_status_of_its_own(tmp_path: Path) -> None:
     assert "IncompleteSeries" in result.stdout
     assert "send the whole series" in result.stdout
     assert json.loads((tmp_path / "out" / "report.json").read_text())["status"] == "rejected"
+
+
+def test_the_series_to_read_is_chosen_by_hand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the option, or by the setting; one that is not there is refused with what is."""
+    monkeypatch.setattr(assemble, "read_study", read_study)
+    for number in (1, 2):
+        numbered = {"SeriesNumber": number}
+        ct = SmallCt(12, 2.5 * number, str(number), f"chest {number}", attributes=numbered)
+        ct.write(tmp_path / f"study/{number}")
+    read = {}
+    for series in ("1", "2", "chest 2", "3"):
+        result = screen(tmp_path / series, str(tmp_path / "study"), "--series", series)
+        report = json.loads((tmp_path / series / "report.json").read_text())
+        read[series] = (result.exit_code, report["series_uid"][-1:])
+    assert read == {"1": (0, "1"), "2": (0, "2"), "chest 2": (0, "2"), "3": (4, "")}
+    assert "SeriesNotFound" in result.stdout
+    (tmp_path / "edge.toml").write_text("series = 2")
+    screen(tmp_path / "out", str(tmp_path / "study"), "--config", str(tmp_path / "edge.toml"))
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["series_uid"] == "1.2.826.0.1.2"
 
 
 @pytest.mark.parametrize("arguments", [("--cloud", "nowhere"), ("--config", "absent.toml")])

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from imaging.dicom import header
-from imaging.errors import UnreadableFile
+from imaging.errors import SeriesNotFound, UnreadableFile
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
 
@@ -252,3 +253,38 @@ def test_a_fault_of_the_machine_is_no_error_of_the_study(
         with pytest.raises(OSError, match=os.strerror(number)) as raised:
             read_study(tmp_path)
         assert raised.value.errno == number
+
+
+def _write_volumes(folder: Path) -> None:
+    for value, name in enumerate(("Chest_1.nii.gz", "abdomen.nii.gz", "old [1].nrrd")):
+        voxels = np.full((30, 20, 20), -1000, np.int16)
+        voxels[:, 5:15, 5:15] = value
+        sitk.WriteImage(sitk.GetImageFromArray(voxels), str(folder / name))
+
+
+def test_several_volume_files_are_refused_by_their_names(tmp_path: Path) -> None:
+    """Nothing tells whether they are of one patient."""
+    _write_volumes(tmp_path)
+    with pytest.raises(UnreadableFile, match=r"3 volume files \(Chest_1.nii.gz, abdomen.nii.gz, o"):
+        read_study(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("series", "value"),
+    [("chest*", 0), ("ABDOMEN.nii.gz", 1), ("?ld*.nrrd", 2), ("Old [1].nrrd", 2)],
+)
+def test_a_volume_file_is_chosen_by_its_name(series: str, value: int, tmp_path: Path) -> None:
+    _write_volumes(tmp_path)
+    study = read_study(tmp_path, series)
+    assert study.volume.hu.max() == value
+    assert len(study.other_series) == 2
+    assert all(line.endswith(": not requested") for line in study.other_series)
+
+
+@pytest.mark.parametrize("given", ["", "old [1].nrrd"])
+def test_a_volume_file_that_is_not_there_is_refused_with_what_is(
+    given: str, tmp_path: Path
+) -> None:
+    _write_volumes(tmp_path)
+    with pytest.raises(SeriesNotFound, match=r"no volume file has the name '4', expected .*old"):
+        read_study(tmp_path / given, "4")

@@ -523,7 +523,7 @@ VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
     ("a transfer", lambda f: _noise_file(f, "a.nii.part"), UnreadableFile, "has not finished"),
     ("noise as DICOM", lambda f: _noise_file(f, "a.dcm"), UnreadableFile, "a.dcm: is not DICOM"),
     ("nothing there", lambda f: f / "nowhere", UnreadableFile, "nowhere: does not exist"),
-    ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 other files"),
+    ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 volume files"),
 ]
 
 

@@ -14,8 +14,10 @@ import pytest
 import overread
 from edge.errors import UnfitFolder
 from imaging.dicom.writer import write_series
+from imaging.errors import SeriesNotFound
 from imaging.phantom.phantom import Phantom, PhantomSpec, make_phantom
 from imaging.volume import Nodule
+from tests.imaging.small_ct import SmallCt
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = PhantomSpec(
@@ -115,6 +117,18 @@ def test_an_array_gives_the_findings_of_its_file(kind: str, ct: Path) -> None:
     of_array = overread.screen(array, spacing_mm=study.volume.geometry.spacing_mm)
     of_file = overread.screen(ct)
     assert [f.probability for f in of_array.findings] == [f.probability for f in of_file.findings]
+
+
+def test_a_series_is_chosen_by_hand(tmp_path: Path) -> None:
+    for number in ("1", "2"):
+        SmallCt(series=number, description=f"chest {number}").write(tmp_path / number)
+    for number in ("1", "2"):
+        study = overread.read_study(tmp_path, series=f"chest {number}")
+        assert study.volume.series_uid == f"1.2.826.0.1.{number}"
+    with pytest.raises(SeriesNotFound):
+        overread.screen(tmp_path, series="chest 3")
+    with pytest.raises(overread.UnsupportedArray, match="an array is one series"):
+        overread.screen(_array(), spacing_mm=(1, 1, 1), series="1")  # type: ignore[call-overload]
 
 
 def _array(kind: str = "int16", shape: tuple[int, ...] = (4, 4, 4)) -> npt.NDArray[np.generic]:

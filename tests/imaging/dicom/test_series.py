@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 import imaging.dicom.study
 from imaging.dicom.writer import write_series
-from imaging.errors import IncompleteSeries, NoLung, NotCt, UnreadableFile
+from imaging.errors import IncompleteSeries, NoLung, NotCt, SeriesNotFound, UnreadableFile
 from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, Volume
@@ -270,6 +270,63 @@ def test_ranking_decodes_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(imaging.dicom.study, "stored_frames", counted)
     assert read_study(tmp_path).volume.description == "thin"
     assert (decoded.count("thin"), decoded.count("thick")) == (30 + 150, 30)
+
+
+@pytest.fixture(scope="module")
+def three_series(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Series 1, 2 and 3, of which the pixels choose the third."""
+    folder = tmp_path_factory.mktemp("three")
+    for number, (name, spacing_mm) in enumerate(
+        {"Lung 2.5 B60f": 2.5, "Thorax 3.0 B31f": 3.0, "Thorax 2.0 B31f": 2.0}.items(), start=1
+    ):
+        attributes = {"SeriesNumber": number}
+        ct = SmallCt(round(48 / spacing_mm), spacing_mm, str(number), name, attributes=attributes)
+        ct.write(folder / str(number))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("request_", "number"),
+    [
+        ("", 3),
+        ("1", 1),
+        ("02", 2),
+        ("1.2.826.0.1.2", 2),
+        ("thorax 3.0 b31f", 2),
+        ("LUNG*", 1),
+        ("Thorax ?.0*", 3),
+    ],
+)
+def test_a_series_is_chosen_by_uid_number_or_description(
+    request_: str, number: int, three_series: Path
+) -> None:
+    """If several are meant, their pixels decide; the others are named as not requested."""
+    study = read_study(three_series, request_)
+    assert study.volume.series_uid == f"1.2.826.0.1.{number}"
+    assert len(study.other_series) == 2
+    asked = request_ not in ("", "Thorax ?.0*")
+    assert all(line.endswith(": not requested") for line in study.other_series) == asked
+
+
+@pytest.mark.parametrize("request_", ["4", "1.2.826.0.1", "Thorax", "B60f", "*bone*"])
+def test_a_series_that_is_not_there_is_refused_with_what_is(
+    request_: str, three_series: Path
+) -> None:
+    with pytest.raises(SeriesNotFound) as caught:
+        read_study(three_series, request_)
+    assert f"no series has the UID, the number or the description {request_!r}" in str(caught.value)
+    listed = "'Lung 2.5 B60f' (CT, 19 images), number 1, UID 1.2.826.0.1.1; "
+    assert listed in caught.value.reason
+
+
+def test_a_requested_series_that_makes_no_volume_is_refused_and_not_replaced(
+    tmp_path: Path,
+) -> None:
+    SmallCt(series="1", attributes={"SeriesNumber": 1}).write(tmp_path / "a")
+    SmallCt(series="2", attributes={"SeriesNumber": 2}).write(tmp_path / "b")[5].unlink()
+    assert read_study(tmp_path).volume.series_uid == "1.2.826.0.1.1"
+    with pytest.raises(IncompleteSeries, match="1 missing between"):
+        read_study(tmp_path, "2")
 
 
 def test_where_no_series_has_lung_the_preferred_one_is_refused(tmp_path: Path) -> None:

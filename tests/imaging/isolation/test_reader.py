@@ -75,6 +75,16 @@ def _children(process: int) -> list[int]:
     return found
 
 
+def test_the_child_reads_the_series_that_is_asked_for(
+    reader: IsolatedReader, tmp_path: Path
+) -> None:
+    for number in ("1", "2"):
+        SmallCt(series=number, description=f"série {number}").write(tmp_path / number)
+    for number in ("2", "1"):
+        study = reader.read(tmp_path, f"série {number}")
+        assert study.volume.series_uid == f"1.2.826.0.1.{number}"
+
+
 def test_a_study_is_read_as_in_this_process(reader: IsolatedReader, tmp_path: Path) -> None:
     write_series(chest(), tmp_path)
     expected, study = read_study(tmp_path), reader.read(tmp_path)
