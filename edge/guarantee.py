@@ -13,6 +13,7 @@ from typing import Self
 from edge.decide import Plan
 from edge.errors import UnfitModel
 from edge.escalation.rois import EscalationResult
+from edge.link.estimate import OFF
 from edge.selection import Size
 from imaging.volume import Limitation
 
@@ -189,7 +190,7 @@ def amended_guarantee(before: Guarantee, plan: Plan, answers: EscalationResult) 
 def _outside_calibration(plan: Plan, answers: EscalationResult) -> str:
     """Return the permanent difference from calibration in how it was read, or an empty text."""
     if answers.switched_off:
-        return "no second reader is set up"
+        return OFF.reason
     # A smaller ROI shows the cloud less than calibration did. An unanswered one does no harm: an
     # amendment sends it in full size.
     verdicts = [i for i in plan.uncertain if i in answers.verdicts]

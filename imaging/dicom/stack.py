@@ -113,13 +113,18 @@ def slice_of(image: Instance) -> Slice:
 
 
 def _image_ref(image: Instance) -> ImageRef:
-    """Read how the image is named; a damaged number refuses no study."""
+    """Read how the image is named; a damaged name refuses no study."""
     try:
         number, frames = image.integer("InstanceNumber"), image.integer("NumberOfFrames")
     except UnreadableFile:
         number = frames = None
-    frame = image.frame + 1 if (frames or 1) > 1 else None
-    return ImageRef(number, image.text("SOPInstanceUID"), frame)
+    uid = image.text("SOPInstanceUID")
+    # the longest values that DICOM allows (PS3.5, 6.2)
+    return ImageRef(
+        number if number is not None and abs(number) < 2**31 else None,
+        uid if len(uid) <= 64 else "",
+        image.frame + 1 if (frames or 1) > 1 else None,
+    )
 
 
 def _required(image: Instance, keyword: str, count: int) -> FloatArray:

@@ -197,7 +197,7 @@ def test_the_report_carries_the_terms_from_end_to_end(tmp_path: Path) -> None:
 
 def test_no_term_stands_beside_a_guarantee_that_is_not_given(tmp_path: Path) -> None:
     report = report_of(pipeline_of(NoSecondReader(), guarantee=GUARANTEE), tmp_path)
-    reason = "no second reader is set up"
+    reason = "no second reader is configured"
     text = f"No guarantee for this scan: {reason}."
     assert report.guarantee.text == text
     written = json.loads((tmp_path / "report.json").read_text())

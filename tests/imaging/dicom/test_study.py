@@ -45,19 +45,30 @@ def test_header_and_bystanders(tmp_path: Path) -> None:
 
 
 def test_each_slice_names_its_image(tmp_path: Path) -> None:
-    """A damaged or missing number refuses no study: the UID names the image."""
+    """A name that is damaged, missing or longer than DICOM allows refuses no study."""
     ct = SmallCt(attributes={"FrameOfReferenceUID": "1.2.3.4"})
     images = ct.images()
     del images[3].InstanceNumber
-    damaged = ct.write(tmp_path, images)[4]
-    number = b"\x20\x00\x13\x00IS\x02\x00"
-    damaged.write_bytes(damaged.read_bytes().replace(number + b"5 ", number + b"x "))
+    files = ct.write(tmp_path, images)
+    _replace(files[4], b"\x20\x00\x13\x00IS", b"x ")
+    _replace(files[5], b"\x20\x00\x13\x00IS", b"999999999999")
+    _replace(files[6], b"\x08\x00\x18\x00UI", b"1." * 40)
     study = read_study(tmp_path)
     numbers = [image.number for image in study.images]
-    assert numbers == [1, 2, 3, None, None, *range(6, 13)]
-    assert [image.sop_instance_uid for image in study.images] == [i.SOPInstanceUID for i in images]
+    assert numbers == [1, 2, 3, None, None, None, *range(7, 13)]
+    uids = [image.SOPInstanceUID for image in images]
+    uids[6] = ""
+    assert [image.sop_instance_uid for image in study.images] == uids
     assert {image.frame for image in study.images} == {None}
     assert study.frame_of_reference_uid == "1.2.3.4"
+
+
+def _replace(file: Path, element: bytes, value: bytes) -> None:
+    """Replace the value of an element, given by tag and VR."""
+    data = file.read_bytes()
+    at = data.index(element) + len(element)
+    end = at + 2 + int.from_bytes(data[at : at + 2], "little")
+    file.write_bytes(data[:at] + len(value).to_bytes(2, "little") + value + data[end:])
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["one slice", "the whole series"])
