@@ -1,5 +1,6 @@
 """The data types of detection: a candidate with its route, an outline, and a finding."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -12,6 +13,8 @@ from protos.messages import Verdict
 
 BoolArray = npt.NDArray[np.bool_]
 
+CROWDED_MM = 10.0
+"""Findings nearer than this lie in one consolidation, where the disease is diffuse."""
 SMALL_MM = 6.0
 """A finding below this diameter is marked as small. What follows from that is for a radiologist."""
 
@@ -109,3 +112,18 @@ class Finding:
     def small(self) -> bool:
         """Whether it is marked as small: its diameter is below `SMALL_MM`."""
         return self.diameter_mm < SMALL_MM
+
+
+def crowds(findings: Sequence[Finding]) -> tuple[tuple[int, ...], ...]:
+    """Return the indices of findings that touch or nearly touch, two and more to a group.
+
+    Findings belong together if their spheres are at most `CROWDED_MM` apart, also by way of others.
+    """
+    centres = np.array([finding.centre_mm for finding in findings]).reshape(-1, 3)
+    radii = np.array([finding.diameter_mm for finding in findings]) / 2
+    apart_mm = np.linalg.norm(centres[:, None] - centres, axis=-1) - radii[:, None] - radii
+    together = apart_mm <= CROWDED_MM
+    while not np.array_equal(together, wider := together @ together):
+        together = wider
+    groups = dict.fromkeys(tuple(np.flatnonzero(row).tolist()) for row in together)
+    return tuple(group for group in groups if len(group) > 1)

@@ -4,13 +4,21 @@ A report with a limitation guarantees nothing, and says why under its header.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from edge.findings import Finding
 from edge.guarantee import Terms
 from imaging.coverage import Coverage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
 
+MAX_OPAQUE_SHARE = 0.025
+"""Of the lungs. All 18 whole and partial scans that we have lie below 0.014, with masses of 36 mm,
+metastases, and atelectasis behind both lungs; patches of ground glass of 5 % lie above 0.04."""
+LARGEST_NODULE_MM = 30.0
+"""A larger lesion is a mass by definition; calibration had nodules. One alone may be a tumour."""
+MAX_FINDINGS = 24
+"""Twice as many as any patient of calibration had."""
 MIN_AGE = 18
 """Of the patients in training and tests, in years."""
 _DAYS = {"D": 1.0, "W": 7.0, "M": 30.4, "Y": 365.25}
@@ -20,16 +28,17 @@ _ENDS = ("apex", "base")
 
 
 def limitations_of(
-    study: Study, box: Preprocessed, terms: Terms | None = None
+    study: Study, box: Preprocessed, findings: Sequence[Finding], terms: Terms | None = None
 ) -> tuple[Limitation, ...]:
-    """Return the limitations that the files, the header and the lung box show.
+    """Return the limitations that the files, the header, the lung box and the findings show.
 
     ``terms`` say what calibration knew; without them the model has no guarantee to lose.
     """
     slice_mm = study.volume.geometry.spacing_mm[0]
     cut = () if box.coverage is None else _of_coverage(box.coverage)
     scan = () if terms is None else _of_acquisition(study.header, slice_mm, terms)
-    return (*study.limitations, *cut, *_of_patient(study.header, terms), *scan)
+    diffuse = _of_pattern(box, findings)
+    return (*study.limitations, *cut, *diffuse, *_of_patient(study.header, terms), *scan)
 
 
 def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
@@ -44,6 +53,24 @@ def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
             sides = " and the ".join(f"{cut.side} ({cut.area_cm2:.0f} cm² of lung)" for cut in cuts)
             text = f"{what} {sides}; what lies beyond was not read."
             yield Limitation(LimitationKind.COVERAGE, text)
+
+
+def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[Limitation]:
+    """Say if so much of the lungs is not aerated that the disease is diffuse, not nodular."""
+    signs = []
+    if box.opaque_share is not None and box.opaque_share >= MAX_OPAQUE_SHARE:
+        signs.append(f"{box.opaque_share:.0%} of the lungs are ground glass or consolidation")
+    large = [finding for finding in findings if finding.diameter_mm > LARGEST_NODULE_MM]
+    if len(large) > 1:
+        signs.append(f"{len(large)} findings are larger than {LARGEST_NODULE_MM:g} mm")
+    elif large and large[0].diameter_mm > 2 * LARGEST_NODULE_MM:
+        signs.append(f"a finding measures {large[0].diameter_mm:.0f} mm")
+    if len(findings) > MAX_FINDINGS:
+        signs.append(f"there are {len(findings)} findings")
+    if signs:
+        what = ", and ".join(signs)
+        text = f"The pattern lies outside what the models know: {what}. They know single nodules."
+        yield Limitation(LimitationKind.DIFFUSE, text)
 
 
 def _of_patient(header: StudyHeader, terms: Terms | None) -> Iterator[Limitation]:

@@ -13,7 +13,7 @@ from edge.audit import Audit
 from edge.budget import LedgerEntry
 from edge.decide import Plan
 from edge.escalation.rois import EscalationResult
-from edge.findings import Decision, Finding, Route, SecondReading
+from edge.findings import Decision, Finding, Route, SecondReading, crowds
 from edge.guarantee import NOT_CALIBRATED, UNREAD, Guarantee, guarantee_of
 from edge.job import Job
 from edge.limitations import limitations_of
@@ -21,7 +21,7 @@ from edge.merge import Merged
 from imaging.coverage import Coverage
 from imaging.location import Location, Locator, locator_of
 from imaging.preprocess import Preprocessed
-from imaging.volume import Limitation, Study, StudyHeader, Triple
+from imaging.volume import Limitation, LimitationKind, Study, StudyHeader, Triple
 
 AMENDED_LATER = "the report will be amended when the second reading comes"
 NOT_AMENDED = "this report will not be amended, read the study again for a second reading"
@@ -159,6 +159,14 @@ class Report:
         return tuple(d for d in self.decisions if d.route is Route.ESCALATE)
 
     @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """The numbers of findings that lie in one consolidation, where the disease is diffuse."""
+        if all(one.kind is not LimitationKind.DIFFUSE for one in self.limitations):
+            return ()
+        numbers = [number for number, _ in self.numbered]
+        return tuple(tuple(numbers[i] for i in group) for group in crowds(self.findings))
+
+    @property
     def took_s(self) -> float:
         """Seconds of all stages together."""
         return sum(entry.took_s for entry in self.ledger)
@@ -212,8 +220,8 @@ def compose(
     ledger: tuple[LedgerEntry, ...],
 ) -> Report:
     """Compose the report of a study that was read."""
-    limitations = limitations_of(study, box, provenance.guarantee.terms)
     plan, answers, merged = assessment.plan, assessment.answers, assessment.merged
+    limitations = limitations_of(study, box, merged.findings, provenance.guarantee.terms)
     # a later version may come while a cloud is set up and the second reading is incomplete
     may_change = merged.second_reading in (SecondReading.PARTIAL, SecondReading.MISSING)
     later = AMENDED_LATER if provenance.amends else NOT_AMENDED

@@ -25,6 +25,10 @@ def render_report(report: Report, paths: ReportPaths) -> RenderableType:
     return Group(
         *(f"[bold yellow]limitation[/]  {escape(x.text)}" for x in report.limitations),
         _findings_table(report),
+        *(
+            f"findings {', '.join(map(str, group))} lie in one consolidation"
+            for group in report.groups
+        ),
         *(f"[bold]{n}[/]  {_where(report, f)}{escape(f.reason)}" for n, f in report.numbered),
         "",
         _ledger_table(report),

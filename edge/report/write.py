@@ -175,6 +175,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "findings": [
             _finding(n, finding, report.location_of(finding)) for n, finding in report.numbered
         ],
+        "groups": [{"count": len(group), "findings": list(group)} for group in report.groups],
         "picture_note": report.picture_note,
         "second_reading": report.second_reading.value,
         "second_reading_reason": report.second_reading_reason,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edge.escalation.client import NoSecondReader
+from edge.findings import DecidedBy, Finding, Route, crowds
 from edge.guarantee import Guarantee
 from edge.limitations import age_in_years, limitations_of
 from edge.pipeline import Pipeline
@@ -18,6 +19,7 @@ from imaging.preprocess import preprocess
 from imaging.read import read_study
 from imaging.volume import Geometry, HuArray, Limitation, LimitationKind, Study, StudyHeader, Volume
 from tests.edge.builders import TERMS, box, pipeline_of, report_of, study_at
+from tests.imaging.diffuse import with_patches
 from tests.imaging.small_ct import SmallCt
 
 ADULT = StudyHeader(age="060Y", kernel="STANDARD", contrast="IV")
@@ -34,7 +36,7 @@ def study_of(chest: Volume, hu: HuArray) -> Study:
 
 
 def limitations(study: Study) -> tuple[Limitation, ...]:
-    return limitations_of(study, preprocess(study.volume))
+    return limitations_of(study, preprocess(study.volume), ())
 
 
 def pipeline_for(study: Study) -> Pipeline:
@@ -74,7 +76,7 @@ def told(*, slice_mm: float = 2.5, **header: str) -> list[tuple[str, str]]:
     """The kinds and texts for a study with this header, adult and known from calibration."""
     volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry((slice_mm, 1.0, 1.0)))
     study = Study(volume, Path("study"), replace(ADULT, **header))
-    return [(one.kind.value, one.text) for one in limitations_of(study, box(), TERMS)]
+    return [(one.kind.value, one.text) for one in limitations_of(study, box(), (), TERMS)]
 
 
 def test_an_adult_scanned_as_in_calibration_has_no_limitation() -> None:
@@ -99,7 +101,7 @@ def test_an_unknown_age_is_told(age: str) -> None:
 
 def test_a_child_is_told_without_any_calibration_too() -> None:
     study = replace(study_at(Path("study")), header=StudyHeader(age="006Y", kernel="B70f"))
-    (one,) = limitations_of(study, box())
+    (one,) = limitations_of(study, box(), ())
     assert one.kind is LimitationKind.PATIENT
 
 
@@ -122,7 +124,7 @@ def test_kernels_and_phases_that_calibration_never_saw_are_told(
 def test_contrast_is_told_where_calibration_had_none() -> None:
     volume = Volume(np.zeros((2, 2, 2), np.int16), Geometry())
     study = Study(volume, Path("study"), ADULT)
-    (one,) = limitations_of(study, box(), replace(TERMS, contrast=False))
+    (one,) = limitations_of(study, box(), (), replace(TERMS, contrast=False))
     assert one.text.startswith("Contrast medium was given")
 
 
@@ -156,3 +158,72 @@ def test_the_age_follows_from_the_dates_where_it_is_missing(tmp_path: Path) -> N
 def test_ages_are_read_as_dicom_writes_them() -> None:
     ages = [age_in_years(text) for text in ("045Y", "018M", "052W", "365D")]
     assert ages == pytest.approx([45, 1.5, 1, 1], abs=0.01)
+
+
+def finding(diameter_mm: float, x: float = 0.0) -> Finding:
+    centre_mm = (x, 0.0, 0.0)
+    route, by = Route.REPORT, DecidedBy.EDGE
+    return Finding(centre_mm, diameter_mm, 0.9, 0.9, by, "", (0.0, 0.0, 0.0), route)
+
+
+def pattern(*findings: Finding, opaque: float = 0.01) -> list[str]:
+    study = replace(study_at(Path("study")), header=ADULT)
+    found = limitations_of(study, replace(box(), opaque_share=opaque), findings, TERMS)
+    assert all(one.kind is LimitationKind.DIFFUSE for one in found)
+    return [one.text for one in found]
+
+
+def test_many_nodules_are_no_diffuse_disease() -> None:
+    """One patient that we have has 14 findings, metastases of up to 25 mm."""
+    assert pattern(*(finding(25.0, x=40.0 * i) for i in range(14))) == []
+    assert pattern(finding(36.0), finding(12.0, x=50.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("findings", "opaque", "sign"),
+    [
+        ((), 0.12, "12% of the lungs are ground glass or consolidation"),
+        ((finding(34.0), finding(31.0, x=90.0)), 0.0, "2 findings are larger than 30 mm"),
+        ((finding(83.0),), 0.0, "a finding measures 83 mm"),
+        (tuple(finding(7.0, x=20.0 * i) for i in range(44)), 0.0, "there are 44 findings"),
+    ],
+)
+def test_diffuse_disease_is_outside_what_the_models_know(
+    findings: tuple[Finding, ...], opaque: float, sign: str
+) -> None:
+    (text,) = pattern(*findings, opaque=opaque)
+    assert text == (
+        f"The pattern lies outside what the models know: {sign}. They know single nodules."
+    )
+
+
+def test_findings_in_one_consolidation_are_grouped() -> None:
+    """Also by way of others; those that stand alone are in no group."""
+    row = [finding(10.0, x=x) for x in (0.0, 15.0, 34.0, 100.0, 300.0, 318.0)]
+    assert crowds(row) == ((0, 1, 2), (4, 5))
+    assert crowds(row[3:4]) == crowds([]) == ()
+
+
+def test_the_report_of_a_pneumonia_groups_findings_and_guarantees_nothing(
+    chest: Volume, tmp_path: Path
+) -> None:
+    """Three candidates of the screener are a millimetre apart."""
+    hu = with_patches(chest.hu, SPEC.spacing_mm, count=10, radius_mm=25.0, hu_of_patch=-600.0)
+    pipeline = replace(
+        pipeline_for(study_of(chest, hu)),
+        reader=pipeline_of(NoSecondReader(), scores=(0.95, 0.94, 0.93)).reader,
+    )
+    report = report_of(pipeline, tmp_path)
+    kinds = [one.kind for one in report.limitations]
+    assert LimitationKind.DIFFUSE in kinds
+    assert not report.guarantee.given
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written["groups"] == [{"count": 3, "findings": [1, 2, 3]}]
+    assert "Findings 1, 2, 3 lie in one consolidation" in (tmp_path / "report.html").read_text()
+
+
+def test_findings_of_single_nodules_are_not_grouped(tmp_path: Path) -> None:
+    pipeline = pipeline_of(NoSecondReader(), scores=(0.95, 0.94, 0.93))
+    report = report_of(pipeline, tmp_path)
+    assert len(report.findings) == 3
+    assert report.groups == ()
