@@ -145,7 +145,7 @@ def _disk(folders: AgentFolders, settings: EdgeSettings) -> Results:
 def _database(folders: AgentFolders) -> Results:
     path = folders.state / DATABASE
     for aside in damaged_databases(path):
-        text = f"{aside} was damaged and set aside; delete it when nobody needs it any more"
+        text = f"{aside} was damaged and set aside; delete it when it is not needed any more"
         yield Checked(Level.NOTE, "database", text)
     if not path.exists():
         yield Checked(Level.NOTE, "database", f"{path} is missing: the agent makes it at its start")

@@ -8,7 +8,7 @@ is given up in a last version, because no verdict will come.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,12 +17,13 @@ import structlog
 from edge.agent.claim import free_report_names, resume_claim, staging_folder
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import VOLUME_SUFFIXES, data_file
+from edge.agent.study import UNFINISHED
 from edge.report.folder import owner_of
-from edge.report.write import give_up_report
+from edge.report.model import ChangeKind
+from edge.report.write import give_up_report, version_in
+from edge.store.parts import LaterPart
 from edge.store.studies import Record, Step, StudyStore
-
-LOST = "the request for it was lost with the database of the agent"
-"""Why the second reading of an adopted study does not come."""
+from imaging.dicom.arrival import arrived
 
 log = structlog.get_logger()
 
@@ -42,6 +43,24 @@ def strays(folders: AgentFolders, store: StudyStore) -> list[tuple[str, Step]]:
     return [(key, step) for step, keys in found.items() for key in sorted(keys - known)]
 
 
+def settle(folders: AgentFolders, store: StudyStore) -> None:
+    """Bring rows up to the files, where a database is older than these: an old backup, say.
+
+    Raises:
+        sqlite3.OperationalError: nothing can be written now; call again later.
+    """
+    for record in store.at(Step.CLAIMING, *UNFINISHED):
+        if (folders.work / record.id).exists():
+            continue
+        if (folders.done / record.id).exists():
+            store.settle(record.id, Step.DONE)
+            if not store.pending.has(record.id):
+                give_up_report(folders.outbox / record.report_name, record.id)
+        elif (folders.quarantine / record.id / "study").exists():
+            reason = _reason(folders.quarantine / record.id / "reason.json")
+            store.settle(record.id, Step.QUARANTINED, reason)
+
+
 def reports_by_study(outbox: Path) -> dict[str, str]:
     """Return the folder of each report by the key of its study."""
     return {owner_of(path): path.name for path in outbox.iterdir() if path.is_dir()}
@@ -57,9 +76,9 @@ def adopt(
     Raises:
         OSError, sqlite3.OperationalError: nothing can be written now; call again later.
     """
-    # before the row: a study that has one is not adopted again
-    if key in reports and give_up_report(folders.outbox / reports[key], key, LOST):
-        log.warning("pending read lost, report given up", study_key=key)
+    if step is Step.DONE and key in reports:
+        # before the row: a study that has one is not adopted again
+        give_up_report(folders.outbox / reports[key], key)
     record = _insert(key, step, reports, folders, store)
     if record is None:
         return
@@ -82,36 +101,50 @@ def _insert(
     """Insert the row; return None where the folders are empty, or cannot be adopted yet."""
     reason: Mapping[str, str] = {}
     if step is Step.CLAIMING:
-        members = _members(folders.work / key, folders.inbox / staging_folder(key), folders.inbox)
+        own = (folders.work / key, folders.inbox / staging_folder(key))
+        members = _members(own, folders.inbox)
     elif step is Step.DONE:
-        members = _members(folders.done / key)
+        members = _members((folders.done / key,))
     else:
-        members = _members(folders.quarantine / key / "study")
+        members = _members((folders.quarantine / key / "study",))
         reason = _reason(folders.quarantine / key / "reason.json")
     if not members:
         return None
-    own = [reports[key]] if key in reports else []
-    names = chain(own, free_report_names(members[0], folders.outbox))
+    known = [reports[key]] if key in reports else []
+    if step is Step.CLAIMING and known:
+        study, out = folders.work / key / members[0], folders.outbox / known[0]
+        _adopt_later_parts(key, study, out, store)
+    names = chain(known, free_report_names(members[0], folders.outbox))
     return store.adopt(key, step, members, names, reason)
 
 
-def _members(*places: Path) -> tuple[str, ...]:
+def _members(own: Sequence[Path], inbox: Path | None = None) -> tuple[str, ...]:
     """Return the names of a study and of what belongs to it, the study itself first.
 
-    The last of three places is the inbox, where the data file of a header may still lie.
+    The data file that a header names may still lie in the ``inbox``.
     """
-    own, inbox = places[:2], places[2:]
-    paths = {path.name: path for place in own if place.is_dir() for path in _whole(place)}
-    first = sorted(paths, key=lambda name: (not name.lower().endswith(VOLUME_SUFFIXES), name))
-    data = [data_file(paths[name]) for name in first[:1]]
-    return tuple(
-        first + [n for n in data if n not in paths and any((i / n).exists() for i in inbox)]
-    )
+    found = [path for folder in own if folder.is_dir() for path in folder.iterdir()]
+    # without copies that were interrupted
+    paths = {p.name: p for p in found if not (p.name.startswith(".") and p.suffix == ".part")}
+    names = sorted(paths, key=lambda name: (not name.lower().endswith(VOLUME_SUFFIXES), name))
+    data = data_file(paths[names[0]]) if names and inbox else ""
+    if data and inbox and data not in paths and (inbox / data).exists():
+        names.append(data)
+    return tuple(names)
 
 
-def _whole(place: Path) -> Iterator[Path]:
-    """Yield what lies there, without copies that were interrupted."""
-    return (p for p in place.iterdir() if not (p.name.startswith(".") and p.name.endswith(".part")))
+def _adopt_later_parts(key: str, study: Path, out: Path, store: StudyStore) -> None:
+    """Note the images that joined the study and are not in its report: it is read again."""
+    try:
+        changes = json.loads((out / "report.json").read_bytes())["changes"]
+        reported = sum(change["kind"] == ChangeKind.MORE_IMAGES.value for change in changes)
+    except (OSError, ValueError, KeyError, TypeError):
+        reported = 0
+    parts = sorted(study.glob("part-*"), key=lambda path: path.stat().st_mtime)
+    version = max(1, version_in(out, key)) + 1
+    for part in parts[reported:]:
+        images = sum(1 for _ in arrived(part))
+        store.parts.adopt(part.name.removeprefix("part-"), key, LaterPart(version, images))
 
 
 def _reason(path: Path) -> dict[str, str]:

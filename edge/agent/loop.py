@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from edge.agent.adopt import adopt, reports_by_study, strays
+from edge.agent.adopt import adopt, reports_by_study, settle, strays
 from edge.agent.claim import claim, resume_claim
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
@@ -96,6 +96,7 @@ class MainLoop:
         """
         if not self._adopted:
             where = (self._folders, self._store)
+            settle(*where)
             found = strays(*where)
             reports = reports_by_study(self._folders.outbox) if found else {}
             done = [self._attempt(k, partial(adopt, k, step, reports, *where)) for k, step in found]

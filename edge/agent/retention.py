@@ -220,9 +220,9 @@ class Retention:
 
     def _forget_rows(self) -> None:
         """Delete the rows of which no file is left: they hold names too."""
-        places = self._folders.done, self._folders.quarantine
+        homes = self._folders.done, self._folders.quarantine
         for key, name, _, is_pending in list(self._ended(Step.DONE, Step.QUARANTINED)):
-            if not is_pending and not any((place / key).exists() for place in places):
+            if not is_pending and not any((home / key).exists() for home in homes):
                 folder = self._folders.outbox / name
                 if not folder.exists() or owner_of(folder) != key:
                     self._store.forget(key)

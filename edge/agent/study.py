@@ -24,7 +24,7 @@ from edge.budget import LedgerEntry
 from edge.job import Job
 from edge.pipeline import StudyResult
 from edge.report.model import Rejection, Report, Status, more_images
-from edge.report.write import write_report, write_version
+from edge.report.write import give_up_report, write_report, write_version
 from edge.store.studies import Record, Step, StudyStore
 from imaging.errors import is_machine_fault
 
@@ -73,6 +73,8 @@ def process_study(
         # an earlier attempt may have ended right after its report
         found, rejection = _report_in(job)
         details = ""
+        if found and not store.pending.has(record.id):
+            give_up_report(out, record.id)  # only if it is provisional
         if not found:
             report, details = _read(record, draft, read, deadline_s, clock)
             if draft != job:

@@ -272,6 +272,9 @@ class Amender:
             open_rois=len(pending.open_rois(read)),
             gives_up=read.gives_up,
         )
+        # A database that is older than the reports, such as an old backup, overwrites no version.
+        if (newest := version_in(out, key)) > report.version:
+            report = replace(report, version=newest + 1)
         # After a crash the version may be complete in the outbox; then only the step is missing.
         if version_in(out, key) != report.version:
             if not take_folder(out, key):  # somebody removed it, or another agent took the name

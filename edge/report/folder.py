@@ -40,7 +40,7 @@ def take_folder(folder: Path, study_key: str) -> bool:
 
 
 def release_folder(folder: Path, study_key: str) -> None:
-    """Remove the folder if it is this study's or nobody's, and nothing was written into it."""
+    """Remove the folder unless another study owns it or something was written into it."""
     (folder / f"{OWNER}{study_key}").unlink(missing_ok=True)
     with suppress(OSError):  # it is another study's, or something lies in it
         folder.rmdir()

@@ -19,6 +19,7 @@ from pathlib import Path
 from string import ascii_letters, digits
 from typing import Any
 
+import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from edge.access import make_folder
@@ -29,6 +30,8 @@ from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 from imaging.coverage import Coverage
 from imaging.location import Location
+
+log = structlog.get_logger()
 
 SCHEMA = "overread.report/2"
 """Gets a new number when a key goes or changes its meaning; new keys may come without."""
@@ -79,11 +82,11 @@ def write_version(report: Report, pictures: Pictures, out: Path) -> ReportPaths:
     return paths
 
 
-def give_up_report(out: Path, study_key: str, reason: str) -> bool:
+def give_up_report(out: Path, study_key: str) -> bool:
     """Make a last version of a provisional report whose pending read is lost, from its files alone.
 
-    Return whether there was one of this study. Findings and pictures stay as they are. It may be
-    repeated after a crash at any point.
+    Return whether there was one of this study, and log it. Findings and pictures stay as they are.
+    It may be repeated after a crash at any point.
 
     Raises:
         OSError: the folder cannot be written; the older version is unchanged.
@@ -98,6 +101,7 @@ def give_up_report(out: Path, study_key: str, reason: str) -> bool:
         return False
     _keep_version(out, version)
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    reason = "the request for it was lost with the database of the agent"
     change = Change(version + 1, ChangeKind.GIVEN_UP, f"not read again: {reason}")
     amended = {
         "version": version + 1,
@@ -110,6 +114,7 @@ def give_up_report(out: Path, study_key: str, reason: str) -> bool:
     page = (out / f"report.v{version}.html").read_text("utf-8")
     write_atomically(out / "report.html", _given_up_page(page, change, now).encode())
     write_atomically(out / "report.json", f"{text}\n".encode("utf-8", "replace"))
+    log.warning("pending read lost, report given up", study_key=study_key)
     return True
 
 

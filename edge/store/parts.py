@@ -78,6 +78,13 @@ class PartStore:
             (part.version, part.images, part_key),
         )
 
+    def adopt(self, part_key: str, study_key: str, part: LaterPart) -> None:
+        """Note a later part that lies with its study and that no row knows."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?)",
+            (part_key, study_key, part.version, part.images),
+        )
+
     def later_parts(self, study_key: str) -> tuple[LaterPart, ...]:
         """Return the later parts that have joined a study, in their order."""
         rows = self._database.execute(

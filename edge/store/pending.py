@@ -193,6 +193,11 @@ class PendingStore:
         """
         return _pending_read(self._row(key))
 
+    def has(self, key: str) -> bool:
+        """Return whether there is a row of this study."""
+        query = "SELECT 1 FROM pending WHERE study_key = ?"
+        return self._database.execute(query, (key,)).fetchone() is not None
+
     def keys(self) -> set[str]:
         """Return the keys of all studies with a row here."""
         return {row["study_key"] for row in self._database.execute("SELECT study_key FROM pending")}

@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import structlog
@@ -224,6 +225,22 @@ class StudyStore:
         """Return whether there is a record of this study."""
         query = "SELECT 1 FROM studies WHERE id = ?"
         return self._database.execute(query, (key,)).fetchone() is not None
+
+    def settle(
+        self, key: str, step: Step, reason: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Set a study to the step at which its files are, whatever step it was at.
+
+        ``reason`` says why it was quarantined. A pending read that was saved is published.
+        """
+        why = tuple(reason.get(name, "") for name in ("kind", "reason", "file"))
+        with transaction(self._database):
+            self._database.execute(
+                "UPDATE studies SET step = ?, updated = ?, kind = ?, reason = ?, file = ?"
+                " WHERE id = ?",
+                (step.value, _now(), *why, key),
+            )
+            self.pending.publish(key)
 
     def keys(self) -> set[str]:
         """Return the keys of all studies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from edge.store.pending import PendingStep, PersistPending
 from edge.store.repair import damaged_databases
 from edge.store.studies import Step, StepHook, StudyStore
 from evaluation.recovery.agent import settings_in
+from tests.edge.agent.test_join import Reader, assert_one_study, send
 from tests.edge.builders import put
 from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
 
@@ -244,3 +246,50 @@ def test_a_database_that_cannot_be_opened_for_its_permissions_is_not_set_aside(
     with pytest.raises(Exception, match=r"spool\.sqlite3"):
         work(tmp_path)
     assert damaged_databases(database(tmp_path)) == []
+
+
+def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_path: Path) -> None:
+    """They lie with their study, and its report does not have them yet."""
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work(tmp_path, reader)
+    send(tmp_path, "a", slice(12, 20))
+
+    def die(_job: Job, _persist: PersistPending) -> StudyResult:
+        raise Killed
+
+    with pytest.raises(Killed):
+        work(tmp_path, die)
+    database(tmp_path).unlink()
+    work(tmp_path, reader)
+    assert [len(images) for images in reader.read] == [12, 20]
+    assert_one_study(tmp_path)
+
+
+def test_a_database_that_is_older_than_the_files_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """A backup that was put back: studies that it has as claimed are done by now."""
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending")):
+        put(tmp_path / "inbox", name, text)
+
+    def die(step: Step | PendingStep, durable: bool) -> None:
+        if step is Step.READING and durable:
+            raise Killed
+
+    with pytest.raises(Killed):
+        work(tmp_path, on_step=die)
+    with closing(sqlite3.connect(database(tmp_path))) as opened:
+        opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    backup = database(tmp_path).read_bytes()
+    work(tmp_path)
+    before = whereabouts(tmp_path), statuses(tmp_path)
+    shutil.rmtree(tmp_path / "outbox" / "a")  # as somebody who fetched it
+    database(tmp_path).write_bytes(backup)
+    work(tmp_path)
+    assert whereabouts(tmp_path) == before[0]
+    assert statuses(tmp_path) == {"b": "rejected", "c": "final"}
+    with StudyStore(database(tmp_path)) as store:
+        assert {r.name: r.step for r in store.at(*Step)} == {
+            "a": Step.DONE,
+            "b": Step.QUARANTINED,
+            "c": Step.DONE,
+        }

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,32 @@ def test_pauses_are_drawn_from_the_upper_half() -> None:
     backoff.no_response()
     backoff.no_response()
     assert drawn == [(4.0, 8.0), (8.0, 16.0)]
+
+
+def test_a_database_that_is_older_than_the_report_overwrites_no_version(
+    tmp_path: Path, cloud: SilentCloud
+) -> None:
+    """An old backup was put back: its verdicts come again, and make a version after the last."""
+    (tmp_path / "state").mkdir()
+    path, backup = tmp_path / "state" / "s.db", tmp_path / "backup.db"
+    with site_at(tmp_path, cloud) as site:
+        site.study("a")
+        with closing(sqlite3.connect(path)) as now, closing(sqlite3.connect(backup)) as then:
+            now.backup(then)
+        cloud.answers = [1, 2]
+        site.turns()
+        site.clock.sleep(10.0)
+        site.turns()
+        assert site.report("a")["version"] == 3
+    kept = {p.name: p.read_bytes() for p in (tmp_path / "outbox" / "a").glob("report.v*.json")}
+    last = (tmp_path / "outbox" / "a" / "report.json").read_bytes()
+    for file in path.parent.glob("s.db*"):
+        file.unlink()
+    backup.rename(path)
+    cloud.answers = [2]
+    with site_at(tmp_path, cloud) as site:
+        site.turns()
+        assert (site.report("a")["version"], site.report("a")["status"]) == (4, "final")
+    out = tmp_path / "outbox" / "a"
+    assert {name: (out / name).read_bytes() for name in kept} == kept
+    assert (out / "report.v3.json").read_bytes() == last
