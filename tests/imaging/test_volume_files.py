@@ -94,7 +94,7 @@ def _nifti(file: Path, sform: np.ndarray | None, qform: np.ndarray | None, **opt
     header = options.pop("header", nibabel.Nifti1Header)()
     values = options.pop("values", _body().T)
     header.set_data_shape(values.shape)
-    header.set_zooms((2, 2, 3) + (1,) * (values.ndim - 3))
+    header.set_zooms(options.pop("zooms", (2, 2, 3)) + (1,) * (values.ndim - 3))
     is_2 = isinstance(header, nibabel.Nifti2Header)
     made = (nibabel.Nifti2Image if is_2 else nibabel.Nifti1Image)(values, None, header)
     made.header.set_qform(qform, int(qform is not None))
@@ -126,6 +126,28 @@ def test_where_nifti_lies(
     study = read_study(_nifti(tmp_path / f"a{suffix}", sform, qform, header=header))
     assert _mark_mm(study) == pytest.approx(_MARK_RAS_MM, abs=0.01)
     assert study.limitations == ()
+
+
+def test_a_qform_is_rounded_and_contradicts_nothing(tmp_path: Path) -> None:
+    """Near a half turn, as from RAS to the axes of DICOM, its last digit is half a millimetre."""
+    values = np.full((300, 300, 12), -1000, np.int16)
+    values[100:200, 100:200] = 40
+    rng, header, rounded = np.random.default_rng(0), nibabel.Nifti1Header(), []
+    header.set_data_shape(values.shape)
+    for _ in range(300):
+        axis = np.array([0, 0, 1]) + rng.normal(size=3) * 1e-3
+        axis /= np.linalg.norm(axis)
+        matrix = np.diag([2.5, 2.5, 2.0, 1.0])
+        c, s = np.cos(angle := np.pi - 10 ** rng.uniform(-6, -2)), np.sin(angle)
+        turn = c * np.eye(3) + (1 - c) * np.outer(axis, axis) + s * np.cross(np.eye(3), -axis)
+        matrix[:3, :3] = turn * (2.5, 2.5, 2)
+        header.set_qform(matrix, 1)
+        off_mm = np.linalg.norm((header.get_qform() - matrix) @ (299, 299, 11, 1))
+        rounded.append((off_mm, matrix))
+    off_mm, matrix = max(rounded, key=lambda one: one[0])
+    assert off_mm > 0.5
+    file = _nifti(tmp_path / "a.nii", matrix, matrix, values=values, zooms=(2.5, 2.5, 2))
+    assert read_study(file).limitations == ()
 
 
 @pytest.mark.parametrize(
