@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 
 from imaging.errors import StudyError
@@ -16,7 +18,7 @@ from tests.imaging.small_ct import SmallCt
 _HEADER_BYTES = 2500  # where mutations do more than change a pixel
 
 
-def _mutants(content: bytes, count: int, seed: int) -> Iterator[bytes]:
+def _mutants(content: bytes, count: int, seed: int, rest: bytes = b"") -> Iterator[bytes]:
     """Copies with flipped, cut, deleted or inserted bytes, most of them in the header."""
     rng = random.Random(seed)
     for _ in range(count):
@@ -33,7 +35,7 @@ def _mutants(content: bytes, count: int, seed: int) -> Iterator[bytes]:
             del mutant[at : at + rng.randint(1, 200)]
         else:
             mutant[at:at] = rng.randbytes(rng.randint(1, 200))
-        yield bytes(mutant)
+        yield bytes(mutant) + rest
 
 
 def _outcomes(folder: Path, victim: Path, mutants: Iterator[bytes]) -> tuple[int, int]:
@@ -70,6 +72,37 @@ def test_compressed_mutants(syntax: str, tmp_path: Path, capfd: pytest.CaptureFi
     victim = SmallCt(8).write(tmp_path, images)[4]
     read, refused = _outcomes(tmp_path, victim, _mutants(victim.read_bytes(), 60, seed=3))
     assert read + refused == 60
+    assert capfd.readouterr().err == ""
+
+
+_DIRECTION = "space directions: (2,0,0) (0,2,0) (0,0,3)\nspace origin: (-30,4,-100)"
+_VOLUME_HEADERS = {
+    "a.nrrd": "NRRD0005\ntype: short\nendian: little\nencoding: raw\ndimension: 3\n"
+    f"sizes: 24 24 16\nspace: RAS\n{_DIRECTION}\n\n",
+    "a.mha": "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 24 24 16\n"
+    "TransformMatrix = 1 0 0 0 1 0 0 0 1\nElementSpacing = 2 2 3\nElementType = MET_SHORT\n"
+    "ElementDataFile = LOCAL\n",
+}
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nrrd", "a.mha"])
+def test_mutants_of_volume_files(
+    name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Most mutations are in the header, where a library would write beyond its buffers."""
+    values = np.full((16, 24, 24), -1000, np.int16)
+    values[:, 6:18, 6:18] = 40
+    victim = tmp_path / name
+    if name == "a.nii":
+        nibabel.Nifti1Image(values.T, np.diag([-2.0, -2.0, 3.0, 1.0])).to_filename(victim)
+    else:
+        victim.write_bytes(_VOLUME_HEADERS[name].encode() + values.tobytes())
+    content = victim.read_bytes()
+    read, refused = _outcomes(
+        victim, victim, _mutants(content[:400], 300, seed=5, rest=content[400:])
+    )
+    assert read + refused == 300
+    assert read > 10
     assert capfd.readouterr().err == ""
 
 
