@@ -18,12 +18,11 @@ import pytest
 from edge.agent import agent
 from edge.agent.agent import draining, run_agent
 from edge.agent.study import MAX_ATTEMPTS
-from edge.atomic_files import move as real_move
 from edge.job import Job
 from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import AMENDED_LATER, NOT_AMENDED
 from edge.store.pending import PendingStep, PersistPending
-from edge.store.studies import AlreadyRunning, Step, StudyStore
+from edge.store.studies import AlreadyRunning, Step
 from edge.telemetry import Telemetry
 from evaluation.recovery.agent import settings_in
 from tests.edge.builders import UNHURRIED, HandClock, SilentCloud, pipeline_of, put
@@ -34,8 +33,6 @@ from tests.edge.running_agent import (
     assert_each_once,
     drain,
     full_at,
-    full_error,
-    held_at,
     quick_read,
     start,
     statuses,
@@ -340,202 +337,6 @@ def test_killed_at_random_moments_no_study_is_lost_or_duplicated(tmp_path: Path,
     drain(tmp_path)
     assert_each_once(tmp_path, {"a", "c", "late"}, {"b ü"})
     assert_amended_once(tmp_path / "outbox" / "c")
-
-
-@pytest.mark.parametrize("full", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None:
-    put(tmp_path / "inbox", "a")
-    tries: list[str] = []
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        tries.append(job.study_key)
-        if len(tries) <= MAX_ATTEMPTS + 2:
-            raise OSError(full, "no room")
-        return quick_read(job, persist)
-
-    work_off(tmp_path, read)
-    assert_each_once(tmp_path, {"a"}, set())
-    assert len(set(tries)) == 1
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
-        assert [record.attempts for record in store.at(Step.DONE)] == [1]
-
-
-def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The study is claimed when there is room; its budget runs from its completion."""
-    put(tmp_path / "inbox", "a")
-    clock, jobs, failures = HandClock(), list[Job](), list[Path]()
-
-    def move(source: Path, target: Path) -> None:
-        if len(failures) < 3:
-            failures.append(source)
-            clock.sleep(4.0)
-            raise OSError(errno.ENOSPC, "no room")
-        real_move(source, target)
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        jobs.append(job)
-        return quick_read(job, persist)
-
-    start_s = clock()
-    monkeypatch.setattr("edge.agent.claim.move", move)
-    work_off(tmp_path, read, clock=clock)
-    assert_each_once(tmp_path, {"a"}, set())
-    assert [job.since_s for job in jobs] == [start_s]
-    assert clock() >= start_s + 12.0
-
-
-@pytest.mark.parametrize(
-    "step", [Step.CLAIMING, Step.CLAIMED, Step.READING, Step.REPORTED, Step.DONE]
-)
-def test_a_database_that_cannot_grow_pauses_too(tmp_path: Path, step: Step) -> None:
-    """Whichever step it is that finds the disk full, it is made later, and the report stands."""
-    put(tmp_path / "inbox", "a")
-    reads: list[str] = []
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        reads.append(job.study_key)
-        return quick_read(job, persist)
-
-    work_off(tmp_path, read, full_at(step, times=3))
-    assert_each_once(tmp_path, {"a"}, set())
-    assert len(reads) == 1
-
-
-@pytest.mark.parametrize(
-    "step",
-    [Step.CLAIMING, Step.CLAIMED, Step.READING, PendingStep.SAVED, Step.REPORTED, Step.DONE],
-    ids=lambda step: step.value,
-)
-def test_a_locked_database_pauses_and_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: Step | PendingStep
-) -> None:
-    """A backup, say: the report is out once, and its pending read counts."""
-    monkeypatch.setattr("edge.store.database.BUSY_S", 0.01)
-    put(tmp_path / "inbox", "a", "pending")
-    path = tmp_path / "state" / "spool.sqlite3"
-    work_off(tmp_path, on_step=held_at(path, step, looks=3))
-    assert whereabouts(tmp_path) == {"a": ["done"]}
-    assert statuses(tmp_path) == {"a": "provisional"}
-    with StudyStore(path) as store:
-        assert [record.attempts for record in store.at(Step.DONE)] == [1]
-        assert [read.version for read in store.pending.at(PendingStep.PENDING)] == [1]
-
-
-def test_a_disk_that_stays_full_counts_no_attempt_against_a_study(tmp_path: Path) -> None:
-    put(tmp_path / "inbox", "a")
-    left = [4 * MAX_ATTEMPTS]
-
-    def full() -> bool:
-        left[0] -= 1
-        return left[0] > 0
-
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.CLAIMED and not durable and left[0] < 4 * MAX_ATTEMPTS and left[0] % 2:
-            left[0] -= 1
-            raise full_error()
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        if full():
-            raise OSError(errno.ENOSPC, "no room")
-        return quick_read(job, persist)
-
-    work_off(tmp_path, read, on_step)
-    assert_each_once(tmp_path, {"a"}, set())
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
-        assert [record.attempts for record in store.at(Step.DONE)] == [1]
-
-
-def test_a_pause_before_reading_takes_back_no_attempt_of_an_earlier_process(tmp_path: Path) -> None:
-    """What died in the middle of its reading is blamed though every start meets a full disk."""
-    put(tmp_path / "inbox", "a")
-
-    def read(_job: Job, _persist: PersistPending) -> StudyResult:
-        raise Killed
-
-    for _ in range(MAX_ATTEMPTS):
-        with pytest.raises(Killed):
-            work_off(tmp_path, read, full_at(Step.READING, times=1))
-    work_off(tmp_path, read, full_at(Step.READING, times=1))
-    assert_each_once(tmp_path, set(), {"a"})
-
-
-def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is suspended with its report out, and finished at the next start."""
-    put(tmp_path / "inbox", "a")
-    put(tmp_path / "inbox", "b")
-
-    def move(source: Path, target: Path) -> None:
-        if (source / "a").exists():
-            raise PermissionError(errno.EACCES, "not yours")
-        real_move(source, target)
-
-    def on_step(step: Step | PendingStep, _durable: bool) -> None:
-        if step is Step.DONE:
-            stop.set()
-
-    stop = threading.Event()
-    with monkeypatch.context() as patch:
-        patch.setattr("edge.agent.study.move", move)
-        run_agent(settings_in(tmp_path), read=quick_read, stop=stop, on_step=on_step)
-    assert whereabouts(tmp_path) == {"b": ["done"]}
-    work_off(tmp_path)
-    assert_each_once(tmp_path, {"a", "b"}, set())
-
-
-@pytest.mark.parametrize(
-    "fault", [OSError(errno.EIO, "bad sector"), MemoryError()], ids=["EIO", "no memory"]
-)
-def test_after_a_fault_of_the_machine_the_study_waits_and_the_others_are_read(
-    fault: Exception, tmp_path: Path
-) -> None:
-    """It is tried again, more often than a study that ends the process, and then read."""
-    put(tmp_path / "inbox", "a")
-    put(tmp_path / "inbox", "b")
-    tried: list[str] = []
-
-    def read(job: Job, persist: PersistPending) -> StudyResult:
-        tried.append(job.source.name)
-        if job.source.name == "a" and tried.count("a") <= MAX_ATTEMPTS + 1:
-            raise fault
-        return quick_read(job, persist)
-
-    def on_step(step: Step | PendingStep, _durable: bool) -> None:
-        if step is Step.DONE:
-            done.append(step)
-        if len(done) == 4:  # before and after, for each of the two
-            stop.set()
-
-    stop, done = threading.Event(), list[Step]()
-    run_agent(settings_in(tmp_path), read=read, stop=stop, on_step=on_step)
-    assert tried == ["a", "b", *["a"] * (MAX_ATTEMPTS + 1)]
-    assert_each_once(tmp_path, {"a", "b"}, set())
-
-
-def test_an_unwritable_outbox_counts_no_attempt_against_the_study(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(tmp_path / "inbox", "a")
-
-    def unwritable(*_: object) -> StudyResult:
-        raise PermissionError(errno.EACCES, "not yours")
-
-    def on_step(step: Step | PendingStep, durable: bool) -> None:
-        if step is Step.READING and durable:
-            stop.set()
-
-    with monkeypatch.context() as patch:
-        patch.setattr("edge.agent.study.write_report", unwritable)
-        for _ in range(MAX_ATTEMPTS + 1):
-            stop = threading.Event()
-            run_agent(settings_in(tmp_path), read=unwritable, stop=stop, on_step=on_step)
-    work_off(tmp_path)
-    assert_each_once(tmp_path, {"a"}, set())
-    with StudyStore(tmp_path / "state" / "spool.sqlite3") as store:
-        assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
 def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
