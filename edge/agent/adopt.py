@@ -50,7 +50,8 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
         sqlite3.OperationalError: nothing can be written now; call again later.
     """
     for record in store.at(Step.CLAIMING, *UNFINISHED):
-        if (folders.work / record.id).exists():
+        # a later part of a study may have put away what the study had already
+        if record.step is Step.JOINING or (folders.work / record.id).exists():
             continue
         if (folders.done / record.id).exists():
             store.settle(record.id, Step.DONE)

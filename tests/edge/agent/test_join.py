@@ -179,6 +179,27 @@ def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(
     assert_one_study(tmp_path)
 
 
+def test_killed_before_the_join_is_noted_it_is_finished_although_its_rest_is_put_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of its images had arrived before: they lie in ``done``, and the part is not."""
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    send(tmp_path, "a", slice(10, 20))
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("edge.agent.join.StudyStore.finish_join", die)
+        with pytest.raises(Killed):
+            work_off(tmp_path, reader)
+    work_off(tmp_path, reader)
+    assert [len(images) for images in reader.read] == [12, 20]
+    assert report(tmp_path)["version"] == 2
+
+
 @pytest.mark.parametrize("at", range(1, 10))  # the study, and eight images
 def test_killed_between_any_two_moves_no_image_is_lost(
     tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
