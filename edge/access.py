@@ -5,7 +5,9 @@ the umask. Programs that fetch reports read them as a group: in a setgid folder 
 outbox; chmod 2750 outbox``) new folders have mode 2750, new files 0640.
 """
 
+import grp
 import os
+import pwd
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +77,50 @@ def close_files(top: Path) -> None:
             mode = path.lstat().st_mode
             if mode & 0o077 and not stat.S_ISLNK(mode):
                 path.chmod(stat.S_IMODE(mode) & 0o700)
+
+
+def obstacle(study: Path) -> str:
+    """Return why this process may not move and read a study in the inbox; empty if it may.
+
+    A folder that is moved must itself be writable, because its entry ``..`` changes. The text names
+    owner and mode, and no path.
+    """
+    inbox, user = study.parent.stat(), os.geteuid()
+    if inbox.st_mode & stat.S_ISVTX and user not in (0, inbox.st_uid, study.lstat().st_uid):
+        return "the sticky bit of the inbox, with which only the owner may move a study: chmod -t"
+    inside = (Path(at) / name for at, folders, files in os.walk(study) for name in folders + files)
+    for path in (study, *inside):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            is_folder = stat.S_ISDIR(status.st_mode)
+            needed = os.R_OK | os.W_OK | os.X_OK if is_folder else os.R_OK
+            is_link = stat.S_ISLNK(status.st_mode)
+            if not is_link and not os.access(path, needed, effective_ids=True):
+                what, verb = ("folder", "move") if is_folder else ("file", "read")
+                mode = stat.S_IMODE(status.st_mode)
+                return (
+                    f"a {what} of user {user_name(status.st_uid)}, group "
+                    f"{group_name(status.st_gid)}, mode {mode:04o}, which user {user_name(user)} "
+                    f"may not {verb}: it needs a group that both users have, and chmod -R g+rwX; "
+                    "the sender needs a umask of 0007"
+                )
+    return ""
+
+
+def user_name(number: int) -> str:
+    """Return the name of a user, or the number where there is no name."""
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+def group_name(number: int) -> str:
+    """Return the name of a group, or the number where there is no name."""
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
 
 
 def _is_shared(folder: Path) -> bool:

@@ -6,7 +6,6 @@ may run beside the agent. Run it as the agent's user.
 
 import json
 import os
-import pwd
 import shutil
 import stat
 import time
@@ -15,9 +14,10 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from edge.access import user_name
 from edge.agent.adopt import strays
 from edge.agent.folders import DATABASE, AgentFolders
-from edge.agent.queue import is_running
+from edge.agent.queue import BLOCKED, arriving, is_running
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
 from edge.errors import EdgeError
@@ -95,6 +95,10 @@ def _folders(folders: AgentFolders) -> Results:
             yield Checked(Level.WRONG, name, text)
         else:
             yield Checked(Level.OK, name, f"{folder} can be written")
+    blocked = [one.reason for one in arriving(folders.inbox, 0.0) if one.state == BLOCKED]
+    for reason in sorted(set(blocked)):
+        count = blocked.count(reason)
+        yield Checked(Level.WRONG, "inbox", f"{count} studies wait because of {reason}")
     existing = [folder for folder in (folders.inbox, folders.state) if folder.exists()]
     if len({folder.stat().st_dev for folder in existing}) > 1:
         text = "another filesystem than state_dir: studies are copied, which takes longer"
@@ -125,7 +129,7 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
             text = f"the agent's user is not in group {group} of {folders.outbox}: add it"
             yield Checked(Level.WRONG, "access", text)
     if folders.state.exists() and (owner := folders.state.stat().st_uid) != os.geteuid():
-        text = f"{folders.state} belongs to {_user(owner)}: run this as that user"
+        text = f"{folders.state} belongs to {user_name(owner)}: run this as that user"
         yield Checked(Level.NOTE, "access", text)
     if not wide:
         yield Checked(Level.OK, "access", "studies and database are closed to other users")
@@ -230,10 +234,3 @@ def _mode(path: Path) -> int:
 
 def _existing(folder: Path) -> Path:
     return next(one for one in (folder, *folder.parents) if one.exists())
-
-
-def _user(number: int) -> str:
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)

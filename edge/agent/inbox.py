@@ -19,6 +19,7 @@ from pathlib import Path, PureWindowsPath
 
 import structlog
 
+from edge.access import obstacle
 from imaging.dicom.arrival import missing_images
 from imaging.dicom.header import UNFINISHED, is_unfinished
 from imaging.read import ARCHIVES
@@ -228,7 +229,7 @@ class Inbox:
                 if is_study(self._folder / name):
                     entries[name] = inspect_entry(self._folder, name, names)
             except OSError as error:  # no permission, a loop of links, a failing disk
-                unreadable[name] = _reason(error)
+                unreadable[name] = reason_of(error, self._folder / name)
         self._log_once("studies in the inbox are unreadable", unreadable, "reasons")
         headers = {name: "" for name, entry in entries.items() if entry.lacks_data}
         self._log_once("headers lack their data files", headers)
@@ -240,11 +241,15 @@ class Inbox:
         self._log_once("files in the inbox belong to no study", strays, "suffixes")
         self._seen = {name: self._remembered(name, entry, now) for name, entry in entries.items()}
         self._polled_s = now
-        return [
+        complete = [
             CompleteStudy(entries[name].members, seen.fingerprint, seen.since_s)
             for name, seen in self._seen.items()
             if seen.since_s is not None
         ]
+        blocked = {study.name: obstacle_to(self._folder, study.members) for study in complete}
+        blocked = {name: reason for name, reason in blocked.items() if reason}
+        self._log_once("studies in the inbox may not be taken", blocked, "reasons")
+        return [study for study in complete if study.name not in blocked]
 
     def _remembered(self, name: str, entry: InboxEntry, now: float) -> _Seen:
         seen = self._seen.get(name)
@@ -303,6 +308,19 @@ def report_names(name: str) -> Iterator[str]:
 def _is_temporary(name: str) -> bool:
     """Return whether the name is hidden, a marker, or of a file in transfer."""
     return name.startswith(".") or name.lower().endswith(_TEMPORARY)
+
+
+def obstacle_to(inbox: Path, members: Iterable[str]) -> str:
+    """Return why the agent may not take a study with these members; empty if it may."""
+    return next(filter(None, (obstacle(inbox / member) for member in members)), "")
+
+
+def reason_of(error: OSError, path: Path) -> str:
+    """Return why an entry of the inbox cannot be read."""
+    with suppress(OSError):
+        if isinstance(error, PermissionError) and (reason := obstacle(path)):
+            return reason
+    return _reason(error)
 
 
 def _reason(error: OSError) -> str:

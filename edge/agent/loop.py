@@ -130,9 +130,9 @@ class MainLoop:
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
         """Run the action; suspend the study if its files cannot be moved or written.
 
-        After a fault of the machine, which may be of this study's files alone, the study waits and
-        the others go on. The log names it by ``field``: an inbox entry without a study key by its
-        fingerprint. Returns whether it was done.
+        After a fault of the machine, or without permission, which may be of this study's files
+        alone, the study waits and the others go on. The log names it by ``field``: an inbox entry
+        without a study key by its fingerprint. Returns whether it was done.
         """
         if self._is_held(key):
             return False
@@ -141,7 +141,7 @@ class MainLoop:
         except (OSError, MemoryError) as error:
             if is_transient(error):
                 raise
-            if is_machine_fault(error):
+            if is_machine_fault(error) or isinstance(error, PermissionError):
                 _, last_s = self._rests.get(key, (0.0, 0.0))
                 rest_s = min(MAX_REST_S, 2 * last_s or PAUSE_POLLS * self._settings.poll_s)
                 self._rests[key] = self._clock() + rest_s, rest_s

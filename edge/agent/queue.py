@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.table import Table
 
 from edge.agent.folders import DATABASE, AgentFolders
-from edge.agent.inbox import InboxEntry, inspect_entry, is_study
+from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.errors import EdgeError
 from edge.store.pending import PendingStep
@@ -33,6 +33,9 @@ STATES = {
     Step.DONE: "done",
 }
 
+BLOCKED = "blocked"
+"""State of a study in the inbox that the agent's user may not move or read."""
+
 
 class NoSuchStudy(EdgeError):
     """No study of this name or key can be read again."""
@@ -45,7 +48,7 @@ class Queued:
     Attributes:
         name: of its folder or file in the inbox.
         study_key: empty while it lies in the inbox.
-        state: ``arriving``, ``pending`` or one of `STATES`.
+        state: ``arriving``, `BLOCKED`, ``pending`` or one of `STATES`.
         attempts: started readings; for a pending read, retries since the last verdict.
         age_s: since it last changed; for a pending read, the time that agents ran since.
         reason: why it is in this state; may be empty.
@@ -68,7 +71,7 @@ def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -
         InvalidDatabase: the database cannot be opened.
         OSError: the inbox cannot be listed.
     """
-    found = [*_arriving(folders.inbox, quiet_s)]
+    found = [*arriving(folders.inbox, quiet_s)]
     if not (folders.state / DATABASE).is_file():
         return found
     with StudyStore(folders.state / DATABASE) as store:
@@ -173,16 +176,25 @@ def _is_here(record: Record, folders: AgentFolders) -> bool:
     return not ended or os.path.lexists(_place(record, folders) / record.name)
 
 
-def _arriving(inbox: Path, quiet_s: float) -> Iterator[Queued]:
+def arriving(inbox: Path, quiet_s: float) -> Iterator[Queued]:
+    """Yield the studies in the inbox; whether one is blocked is told for the user who asks.
+
+    Raises:
+        OSError: the inbox cannot be listed.
+    """
     names = set(os.listdir(inbox)) if inbox.is_dir() else set[str]()
     for name in sorted(names):
         try:
             if is_study(inbox / name):
                 entry = inspect_entry(inbox, name, names)
                 age_s = max(0.0, time.time() - entry.changed)
-                yield Queued(name, "", "arriving", 0, age_s, _why_it_waits(entry, quiet_s), "")
+                blocked = obstacle_to(inbox, entry.members)
+                state, reason = BLOCKED if blocked else "arriving", _why_it_waits(entry, quiet_s)
+                yield Queued(name, "", state, 0, age_s, blocked or reason, "")
+        except FileNotFoundError:  # the agent has taken it meanwhile
+            continue
         except OSError as error:
-            yield Queued(name, "", "arriving", 0, 0.0, f"unreadable: {error.strerror}", "")
+            yield Queued(name, "", BLOCKED, 0, 0.0, reason_of(error, inbox / name), "")
 
 
 def _why_it_waits(entry: InboxEntry, quiet_s: float) -> str:

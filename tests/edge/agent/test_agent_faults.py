@@ -149,16 +149,17 @@ def test_a_pause_before_reading_takes_back_no_attempt_of_an_earlier_process(tmp_
     assert_each_once(tmp_path, set(), {"a"})
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOTEMPTY])
 def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is suspended with its report out, and finished at the next start."""
+    """It waits, or is suspended, with its report out, and is finished at the next start."""
     put(tmp_path / "inbox", "a")
     put(tmp_path / "inbox", "b")
 
     def move(source: Path, target: Path) -> None:
         if (source / "a").exists():
-            raise PermissionError(errno.EACCES, "not yours")
+            raise OSError(number, "not yours")
         real_move(source, target)
 
     def on_step(step: Step | PendingStep, _durable: bool) -> None:
@@ -172,6 +173,24 @@ def test_a_study_whose_files_cannot_be_moved_does_not_stop_the_others(
     assert whereabouts(tmp_path) == {"b": ["done"]}
     work_off(tmp_path)
     assert_each_once(tmp_path, {"a", "b"}, set())
+
+
+def test_a_study_that_may_not_be_moved_goes_on_once_it_may_without_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "inbox", "a")
+    refused: list[Path] = []
+
+    def move(source: Path, target: Path) -> None:
+        if len(refused) < 2:
+            refused.append(source)
+            raise PermissionError(errno.EACCES, "not yours")
+        real_move(source, target)
+
+    monkeypatch.setattr("edge.agent.study.move", move)
+    work_off(tmp_path)
+    assert len(refused) == 2
+    assert_each_once(tmp_path, {"a"}, set())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,101 @@
+"""Studies in the inbox that belong to another user, as a program without rights meets them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from edge.access import obstacle
+from tests.edge.agent.test_queue import shown
+from tests.edge.builders import put, watch
+from tests.edge.running_agent import statuses, work_off
+from tests.edge.test_doctor import doctor, wrong
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+AGENT, GROUP = 65533, 65532
+
+
+@pytest.fixture
+def root() -> Iterator[Path]:
+    """A machine with an inbox for a group, a study of root in it, and the agent's user acting."""
+    top = Path(tempfile.mkdtemp())
+    top.chmod(0o755)
+    os.chown(top, AGENT, GROUP)
+    (top / "inbox").mkdir()
+    os.chown(top / "inbox", AGENT, GROUP)
+    (top / "inbox").chmod(0o2770)
+    put(top / "inbox", "mine")  # folders 0755, files 0644, like `cp -r` by root
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(GROUP)
+    os.seteuid(AGENT)
+    yield top
+    os.seteuid(0)
+    os.setegid(0)
+    os.setgroups(groups)
+    shutil.rmtree(top)
+
+
+def as_root(path: Path, mode: int) -> None:
+    os.seteuid(0)
+    path.chmod(mode)
+    os.seteuid(AGENT)
+
+
+def test_a_study_that_the_agent_may_not_move_waits_and_is_taken_once_its_mode_is_right(
+    root: Path,
+) -> None:
+    """The log says whose it is and what it needs; no restart, no claim that is left half."""
+    inbox, clock = watch(root / "inbox")
+    with capture_logs() as logs:
+        assert inbox.complete() == []
+        assert inbox.complete() == []
+    (line,) = logs
+    assert line["event"] == "studies in the inbox may not be taken"
+    (reason,) = line["reasons"]
+    assert "user root" in reason
+    assert "mode 2755" in reason or "mode 0755" in reason
+    assert "chmod -R g+rwX" in reason
+    as_root(root / "inbox" / "mine", 0o2775)
+    clock.now_s += 100.0
+    inbox.complete()
+    clock.now_s += 100.0
+    assert [study.name for study in inbox.complete()] == ["mine"]
+    work_off(root)
+    assert statuses(root) == {"mine": "final"}
+
+
+@pytest.mark.parametrize(
+    ("inside", "mode", "what"),
+    [("0.dcm", 0o600, "a file"), (".", 0o700, "a folder"), (".", 0o2755, "a folder")],
+)
+def test_queue_and_doctor_name_a_study_that_may_not_be_taken(
+    root: Path, inside: str, mode: int, what: str
+) -> None:
+    as_root(root / "inbox" / "mine", 0o2775)
+    as_root(root / "inbox" / "mine" / inside, mode)
+    (one,) = shown(root)["studies"]
+    assert one["state"] == "blocked"
+    assert f"{what} of user root" in one["reason"]
+    status, checked = doctor(root)
+    assert status == 1
+    assert [text for name, text in wrong(checked) if name == "inbox"] == [
+        f"1 studies wait because of {one['reason']}"
+    ]
+
+
+def test_a_sticky_inbox_is_named(root: Path) -> None:
+    as_root(root / "inbox" / "mine", 0o2775)
+    assert obstacle(root / "inbox" / "mine") == ""
+    os.seteuid(0)
+    os.chown(root / "inbox", 0, GROUP)
+    os.seteuid(AGENT)
+    as_root(root / "inbox", stat.S_ISVTX | 0o2770)
+    assert "sticky bit" in obstacle(root / "inbox" / "mine")
