@@ -29,13 +29,13 @@ log = structlog.get_logger()
 def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Record | None:
     """Return the study of which the claimed one is a later part; None if it is none.
 
-    It has a series of that study, and an image that the study lacks. A study that is sent again
-    has none, and is read as a study of its own.
+    It has a series of that study and patient, and an image that the study lacks. A study that is
+    sent again has none, and is read as a study of its own.
     """
     folder = folders.work / record.id / record.name
     files = files_of(folder)
     sample = filter(None, map(look, files[:: max(1, len(files) // _SAMPLE)]))
-    series = {image.series_uid for image in sample}
+    series = {f"{image.series_uid} {image.patient_id}" for image in sample}
     owner = store.parts.owner(series)
     if owner is not None and owner != record.id:
         earlier = store.get(owner)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS series (
-    series_uid TEXT PRIMARY KEY,
+    series TEXT PRIMARY KEY, -- its UID and the identifier of its patient
     study_key TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS parts (
@@ -40,19 +40,19 @@ class PartStore:
         self._database = database
         database.executescript(_SCHEMA)
 
-    def owner(self, series_uids: Collection[str]) -> str | None:
+    def owner(self, series: Collection[str]) -> str | None:
         """Return the key of the study that has one of these series, the last one; else None."""
-        marks = ", ".join("?" * len(series_uids))
+        marks = ", ".join("?" * len(series))
         row = self._database.execute(
-            f"SELECT study_key FROM series WHERE series_uid IN ({marks}) ORDER BY rowid DESC",
-            tuple(series_uids),
+            f"SELECT study_key FROM series WHERE series IN ({marks}) ORDER BY rowid DESC",
+            tuple(series),
         ).fetchone()
         return None if row is None else str(row["study_key"])
 
-    def add_series(self, study_key: str, series_uids: Collection[str]) -> None:
+    def add_series(self, study_key: str, series: Collection[str]) -> None:
         """Note that this study has these series; the last study that has one is its owner."""
         self._database.executemany(
-            "INSERT OR REPLACE INTO series VALUES (?, ?)", [(uid, study_key) for uid in series_uids]
+            "INSERT OR REPLACE INTO series VALUES (?, ?)", [(one, study_key) for one in series]
         )
 
     def begin(self, part_key: str, study_key: str) -> None:

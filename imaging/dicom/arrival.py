@@ -22,6 +22,7 @@ from imaging.errors import is_machine_fault
 _HEAD_BYTES = 1 << 16
 """Identifiers and counts of images lie before it: private groups of scanners take 10 kB at most."""
 _LAST_TAG = 0x00201209
+_IDENTIFIERS = ("PatientID", "SeriesInstanceUID", "SOPInstanceUID")
 _MAX_DIRECTORY_BYTES = 1 << 26
 """A record of a DICOMDIR takes some 500 bytes, so this is more than 100,000 of them."""
 
@@ -31,6 +32,7 @@ class Arrived:
     """One image that has arrived; ``announced`` is the number of images that belong to it, or 0."""
 
     file: Path
+    patient_id: str
     series_uid: str
     image_uid: str
     announced: int
@@ -60,14 +62,14 @@ def look(file: Path) -> Arrived | None:
     """Return the image in a file; None if it is no DICOM image, or damaged."""
     try:
         data = _parsed(_head(file))
-        series, image = (str(data.get(k) or "") for k in ("SeriesInstanceUID", "SOPInstanceUID"))
+        patient, series, image = (str(data.get(keyword) or "") for keyword in _IDENTIFIERS)
         numbers = (_count(data, keyword) for keyword in ANNOUNCED)
     # pydicom promises no set of exceptions for damaged files
     except Exception:
         return None
     if not (series and image):
         return None
-    return Arrived(file, series, image, next(filter(None, numbers), 0))
+    return Arrived(file, patient, series, image, next(filter(None, numbers), 0))
 
 
 def _head(file: Path) -> bytes:
@@ -81,9 +83,7 @@ def _parsed(head: bytes) -> Dataset:
     def after(tag: BaseTag, _vr: str | None, _length: int) -> bool:
         return int(tag) > _LAST_TAG
 
-    tags: list[BaseTag | int] = [
-        Tag(name) for name in ("SeriesInstanceUID", "SOPInstanceUID", *ANNOUNCED)
-    ]
+    tags: list[BaseTag | int] = [Tag(name) for name in (*_IDENTIFIERS, *ANNOUNCED)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return read_partial(BytesIO(head), after, force=is_bare(head), specific_tags=tags)

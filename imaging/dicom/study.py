@@ -320,7 +320,7 @@ def _missing_images(
         }
         announced = sum(numbers.values())
         if announced > len(belong):
-            text = f"{len(belong)} of {announced} announced images arrived"
+            text = f"Only {len(belong)} of {announced} announced images arrived."
             return (Limitation(LimitationKind.COVERAGE, text),)
         if announced:
             break

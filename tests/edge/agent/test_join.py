@@ -159,6 +159,17 @@ def test_what_is_pending_for_the_first_report_is_not_merged_into_the_second(tmp_
     assert (read.study_key, read.version) == (report(tmp_path)["study_key"], 2)
 
 
+def test_a_series_of_another_patient_joins_nothing(tmp_path: Path) -> None:
+    """A UID that is used twice must not mix two patients, or cost the first one the report."""
+    reader = Reader()
+    send(tmp_path, "a", slice(0, 12))
+    work_off(tmp_path, reader)
+    SmallCt(count=20, attributes={"PatientID": "P2"}).write(tmp_path / "inbox" / "b")
+    (tmp_path / "inbox" / "b" / ".done").touch()
+    work_off(tmp_path, reader)
+    assert [report(tmp_path, name)["version"] for name in "ab"] == [1, 1]
+
+
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("step", [Step.JOINING, Step.DONE, Step.READING, Step.REPORTED])
 def test_killed_at_any_step_no_image_is_lost_and_the_report_is_amended_once(

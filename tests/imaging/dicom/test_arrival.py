@@ -54,7 +54,7 @@ def test_fewer_images_than_announced_are_missing_and_limit_the_study(
     limitations = read_study(tmp_path).limitations
     assert [one.kind for one in limitations] == [LimitationKind.COVERAGE] * bool(missing)
     assert [one.text for one in limitations] == (
-        [f"12 of {announced} announced images arrived"] if missing else []
+        [f"Only 12 of {announced} announced images arrived."] if missing else []
     )
 
 
@@ -67,7 +67,7 @@ def test_a_second_acquisition_of_the_series_counts_its_own_images(tmp_path: Path
     assert read_study(tmp_path / "whole").limitations == ()
     ct.write(tmp_path / "part", images[:9])
     (one,) = read_study(tmp_path / "part").limitations
-    assert one.text == "9 of 12 announced images arrived"
+    assert one.text == "Only 9 of 12 announced images arrived."
 
 
 def _write_disc(folder: Path) -> list[Path]:
