@@ -35,6 +35,8 @@ from evaluation.recovery.clock_jumps import clock_jumps_command
 from evaluation.recovery.flaps import flaps_command
 from evaluation.recovery.full_disk import full_disk_command
 from evaluation.recovery.kills import kills_command
+from evaluation.robustness.fuzz import fuzz_command
+from evaluation.robustness.reading import reading_command
 from evaluation.screenshots import screenshots_command
 from evaluation.timing.detection import detection_command
 from evaluation.timing.memory import memory_command
@@ -73,10 +75,10 @@ def _program(
 COMMANDS = (
     calibration_command, characterization_command, clock_jumps_command, cost_command,
     dead_cloud_command, detect_command, detection_command, flaps_command, froc_command,
-    full_disk_command, guarantee_command, kills_command, latency_command,
+    full_disk_command, fuzz_command, guarantee_command, kills_command, latency_command,
     lesion_insertion_command, link_command, load_command, memory_command, network_command,
-    nodules_command, phantoms_command, policies_command, screenshots_command, sizes_command,
-    stages_command,
+    nodules_command, phantoms_command, policies_command, reading_command, screenshots_command,
+    sizes_command, stages_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

@@ -81,6 +81,11 @@ class Process:
             except OSError as error:
                 raise ServiceFailed(f"{name} cannot be started: {error}") from error
 
+    @property
+    def pid(self) -> int:
+        """Its number in the system."""
+        return self._process.pid
+
     def require_alive(self) -> None:
         """Raise `ServiceFailed` if it has ended."""
         if (status := self._process.poll()) is not None:

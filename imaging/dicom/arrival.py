@@ -61,9 +61,12 @@ def missing_images(study: Path) -> int:
 def look(file: Path) -> Arrived | None:
     """Return the image in a file; None if it is no DICOM image, or damaged."""
     try:
-        data = _parsed(_head(file))
-        patient, series, image = (str(data.get(keyword) or "") for keyword in _IDENTIFIERS)
-        numbers = (_count(data, keyword) for keyword in ANNOUNCED)
+        # pydicom warns of values, with their text, when they are converted
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data = _parsed(_head(file))
+            patient, series, image = (str(data.get(keyword) or "") for keyword in _IDENTIFIERS)
+            numbers = [_count(data, keyword) for keyword in ANNOUNCED]
     # pydicom promises no set of exceptions for damaged files
     except Exception:
         return None
@@ -84,9 +87,7 @@ def _parsed(head: bytes) -> Dataset:
         return int(tag) > _LAST_TAG
 
     tags: list[BaseTag | int] = [Tag(name) for name in (*_IDENTIFIERS, *ANNOUNCED)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read_partial(BytesIO(head), after, force=is_bare(head), specific_tags=tags)
+    return read_partial(BytesIO(head), after, force=is_bare(head), specific_tags=tags)
 
 
 def _count(data: Dataset, keyword: str) -> int:

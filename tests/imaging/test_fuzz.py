@@ -11,31 +11,15 @@ import nibabel
 import numpy as np
 import pytest
 
+from evaluation.robustness.hostile import mutated
 from imaging.errors import StudyError
 from imaging.read import read_study
 from tests.imaging.small_ct import SmallCt
 
-_HEADER_BYTES = 2500  # where mutations do more than change a pixel
-
 
 def _mutants(content: bytes, count: int, seed: int, rest: bytes = b"") -> Iterator[bytes]:
-    """Copies with flipped, cut, deleted or inserted bytes, most of them in the header."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        mutant = bytearray(content)
-        end = len(mutant) if rng.random() < 0.3 else min(len(mutant), _HEADER_BYTES)
-        at = rng.randrange(end)
-        kind = rng.choice(("flip", "cut", "delete", "insert"))
-        if kind == "flip":
-            for _ in range(rng.randint(1, 12)):
-                mutant[rng.randrange(end)] = rng.randrange(256)
-        elif kind == "cut":
-            del mutant[at:]
-        elif kind == "delete":
-            del mutant[at : at + rng.randint(1, 200)]
-        else:
-            mutant[at:at] = rng.randbytes(rng.randint(1, 200))
-        yield bytes(mutant) + rest
+    chance = random.Random(seed)
+    return (mutated(content, chance) + rest for _ in range(count))
 
 
 def _outcomes(folder: Path, victim: Path, mutants: Iterator[bytes]) -> tuple[int, int]:
