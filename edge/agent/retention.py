@@ -146,10 +146,11 @@ class Retention:
         return self._limit(self._studies, kept, self._remove_study)
 
     def _limit_reports(self) -> bool:
+        present = set(os.listdir(self._folders.outbox))
         kept = [
-            _Kept(key, folder, max(changed, _changed(folder / "report.json")), is_pending)
+            _Kept(key, self._folders.outbox / name, changed, is_pending)
             for key, name, changed, is_pending in self._ended(Step.DONE, Step.QUARANTINED)
-            if (folder := self._folders.outbox / name).is_dir() and owner_of(folder) == key
+            if name in present
         ]
         return self._limit(self._reports, kept, self._remove_report)
 
@@ -183,6 +184,11 @@ class Retention:
                 return False  # the others are younger
             if one.must_stay or self._is_provisional(one.key):
                 continue
+            if one.folder.parent == self._folders.outbox:
+                age_s = now - _changed(one.folder / "report.json")
+                is_amended = not reason and age_s <= (limits.days or 0.0) * DAY_S
+                if is_amended or owner_of(one.folder) != one.key:
+                    continue
             if self._remove(one.folder, partial(remove_one, one)):
                 self._bytes.pop(one.folder, None)
                 log.info("removed", kind=limits.kind, study_key=one.key, reason=why)

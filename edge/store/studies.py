@@ -21,15 +21,16 @@ import fcntl
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import IO, Self
 
 import structlog
 
@@ -165,7 +166,7 @@ class StudyStore:
             (result,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
             if result != "ok":
                 return str(result)
-            lacks = sorted(_columns(_made_now()) - _columns(self._database))
+            lacks = sorted(_own_columns() - _columns(self._database))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
@@ -396,7 +397,7 @@ def exclusive(path: Path) -> Iterator[None]:
     """
     with open(path, "w", opener=partial(os.open, mode=0o600)) as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except BlockingIOError as error:
             raise AlreadyRunning(f"{path.parent}: another agent uses this folder") from error
         except OSError as error:
@@ -406,12 +407,21 @@ def exclusive(path: Path) -> Iterator[None]:
         yield
 
 
-def _made_now() -> sqlite3.Connection:
-    """Return an empty database as this version of the program makes it."""
-    database = sqlite3.connect(":memory:")
-    database.executescript(_SCHEMA)
-    PendingStore(database, lambda _step, _durable: None)
-    return database
+def _lock(file: IO[str]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)  # a command that asks whether an agent runs holds it for a moment
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _own_columns() -> set[str]:
+    """Return the columns of a database as this version of the program makes it."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(_SCHEMA)
+        PartStore(database)
+        PendingStore(database, lambda _step, _durable: None)
+        return _columns(database)
 
 
 def _columns(database: sqlite3.Connection) -> set[str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -25,7 +27,15 @@ from edge.store.studies import Step, StepHook, StudyStore
 from evaluation.recovery.agent import settings_in
 from tests.edge.agent.test_join import Reader, assert_one_study, send
 from tests.edge.builders import put
-from tests.edge.running_agent import Killed, quick_read, statuses, whereabouts
+from tests.edge.running_agent import (
+    PATIENCE_S,
+    Killed,
+    quick_read,
+    start,
+    statuses,
+    wait_until,
+    whereabouts,
+)
 
 
 class Passes(threading.Event):
@@ -246,6 +256,34 @@ def test_a_database_that_cannot_be_opened_for_its_permissions_is_not_set_aside(
     with pytest.raises(Exception, match=r"spool\.sqlite3"):
         work(tmp_path)
     assert damaged_databases(database(tmp_path)) == []
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_killed_at_a_random_moment_and_its_database_damaged_no_study_is_lost_or_doubled(
+    tmp_path: Path, seed: int
+) -> None:
+    """Each kind of damage comes twice; what is left of the write-ahead log stays or goes."""
+    chance = random.Random(seed)
+    for name, text in (("a", "x"), ("b", "bad"), ("c", "pending"), ("d", "x")):
+        put(tmp_path / "inbox", name, text)
+    process = start(tmp_path)
+    wait_until(database(tmp_path).exists)
+    time.sleep(chance.uniform(0.0, 0.15))
+    process.kill()
+    process.join(PATIENCE_S)
+    if chance.random() < 0.5:
+        for suffix in ("-wal", "-shm"):
+            database(tmp_path).with_name(f"{database(tmp_path).name}{suffix}").unlink(
+                missing_ok=True
+            )
+    with suppress(sqlite3.Error, OSError):  # so young a database may have no table to damage
+        DAMAGES[seed % len(DAMAGES)](database(tmp_path))
+    work(tmp_path)
+    assert whereabouts(tmp_path) == {"b": ["quarantine"], **{name: ["done"] for name in "acd"}}
+    found = statuses(tmp_path)
+    assert found.pop("c") in ("provisional", "final")
+    assert found == {"a": "final", "b": "rejected", "d": "final"}
+    assert os.listdir(tmp_path / "state" / "work") == []
 
 
 def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_path: Path) -> None:

@@ -84,6 +84,13 @@ def test_reports_that_are_too_old_go_and_their_studies_stay(root: Path, store: S
     assert sorted(p.name for p in (root / "outbox").iterdir() if p.is_dir()) == ["c", "d"]
 
 
+def test_the_age_of_a_report_is_that_of_its_last_version(root: Path, store: StudyStore) -> None:
+    """It was amended yesterday, 39 days after its study was done."""
+    os.utime(root / "outbox" / "a" / "report.json", (NOW - DAY_S, NOW - DAY_S))
+    run(retention(root, store, keep_reports_days=15.0))
+    assert sorted(statuses(root)) == ["a", "c", "d"]
+
+
 def test_the_oldest_go_until_the_rest_is_small_enough(root: Path, store: StudyStore) -> None:
     """What is pending counts, and stays."""
     size = sum(path.stat().st_size for path in (root / "state" / "done").rglob("*.dcm"))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import threading
 from pathlib import Path
 
 import pytest
@@ -109,3 +111,15 @@ def test_lock_keeps_a_second_process_out_until_it_is_released(tmp_path: Path) ->
     with exclusive(tmp_path / "lock"):
         assert other() == f"{tmp_path}: another agent uses this folder"
     assert other() == "held"
+
+
+def test_a_command_that_looks_whether_an_agent_runs_keeps_none_from_starting(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "lock"
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        release = threading.Timer(0.02, fcntl.flock, (other, fcntl.LOCK_UN))
+        release.start()
+        with exclusive(path):
+            release.join()
