@@ -101,7 +101,7 @@ def obstacle(study: Path) -> str:
                 return (
                     f"a {what} of user {user_name(status.st_uid)}, group "
                     f"{group_name(status.st_gid)}, mode {mode:04o}, which user {user_name(user)} "
-                    f"may not {verb}: it needs a group that both users have, and chmod -R g+rwX; "
+                    f"may not {verb}: it needs a group that both users have, and chmod -R ug+rwX; "
                     "the sender needs a umask of 0007"
                 )
     return ""

@@ -42,6 +42,9 @@ class Telemetry:
         self._suspended = self._gauge(
             "suspended_studies", "Studies and pending reads that wait for the next start"
         )
+        self._blocked = self._gauge(
+            "blocked_studies", "Studies in the inbox that the agent may not move or read"
+        )
         self._pending = self._gauge("pending_studies", "Reports with a pending read")
         self._oldest = self._gauge("pending_oldest_seconds", "Age of the oldest pending read")
         self._cloud = self._gauge("cloud_available", "1 if the cloud is available, else 0")
@@ -77,6 +80,10 @@ class Telemetry:
         self._suspended.set(suspended)
         self._pending.set(pending)
         self._oldest.set(oldest_s)
+
+    def set_blocked(self, count: int) -> None:
+        """Set the gauge of studies in the inbox that the agent may not move or read."""
+        self._blocked.set(count)
 
     def count_removal(self, kind: str) -> None:
         """Count a study or report that was removed because of its age, or for its size."""

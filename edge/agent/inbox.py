@@ -190,6 +190,9 @@ class Inbox:
     Args:
         quiet_s: seconds without a change after which a study counts as complete.
         wall: seconds since the epoch, for the times of files.
+
+    Attributes:
+        blocked: how many studies the last poll saw that the agent may not move or read.
     """
 
     def __init__(
@@ -206,6 +209,7 @@ class Inbox:
         self._seen: dict[str, _Seen] = {}
         self._logged: dict[str, Set[str]] = {}
         self._closed = ""
+        self.blocked = 0
 
     def complete(self) -> list[CompleteStudy]:
         """Poll once: return the studies that are complete now, by name.
@@ -249,6 +253,7 @@ class Inbox:
         blocked = {study.name: obstacle_to(self._folder, study.members) for study in complete}
         blocked = {name: reason for name, reason in blocked.items() if reason}
         self._log_once("studies in the inbox may not be taken", blocked, "reasons")
+        self.blocked = len(blocked) + len(unreadable)
         return [study for study in complete if study.name not in blocked]
 
     def _remembered(self, name: str, entry: InboxEntry, now: float) -> _Seen:

@@ -126,6 +126,7 @@ class MainLoop:
         for study in self._inbox.complete():
             take = partial(claim, study, folders, store, self._since_s.__setitem__)
             self._attempt(study.fingerprint, take, field="entry")
+        self._telemetry.set_blocked(self._inbox.blocked)
 
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
         """Run the action; suspend the study if its files cannot be moved or written.

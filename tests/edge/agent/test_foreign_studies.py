@@ -57,17 +57,19 @@ def test_a_study_that_the_agent_may_not_move_waits_and_is_taken_once_its_mode_is
     with capture_logs() as logs:
         assert inbox.complete() == []
         assert inbox.complete() == []
+        assert inbox.blocked == 1
     (line,) = logs
     assert line["event"] == "studies in the inbox may not be taken"
     (reason,) = line["reasons"]
     assert "user root" in reason
     assert "mode 2755" in reason or "mode 0755" in reason
-    assert "chmod -R g+rwX" in reason
+    assert "chmod -R ug+rwX" in reason
     as_root(root / "inbox" / "mine", 0o2775)
     clock.now_s += 100.0
     inbox.complete()
     clock.now_s += 100.0
     assert [study.name for study in inbox.complete()] == ["mine"]
+    assert inbox.blocked == 0
     work_off(root)
     assert statuses(root) == {"mine": "final"}
 
