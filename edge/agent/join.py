@@ -30,7 +30,8 @@ def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Re
     """Return the study of which the claimed one is a later part; None if it is none.
 
     It has a series of that study and patient, and an image that the study lacks. A study that is
-    sent again has none, and is read as a study of its own.
+    sent again has none, and is read as a study of its own. So is one that brings all images of a
+    study that was refused: the file for which that was refused would have both refused.
     """
     folder = folders.work / record.id / record.name
     files = files_of(folder)
@@ -41,8 +42,9 @@ def earlier_part(record: Record, folders: AgentFolders, store: StudyStore) -> Re
         earlier = store.get(owner)
         source = _files(earlier, folders)
         if source is not None:
-            known = {image.image_uid for image in arrived(source)}
-            if any(image.image_uid not in known for image in arrived(folder)):
+            known, new = ({i.image_uid for i in arrived(place)} for place in (source, folder))
+            replaces = earlier.step is Step.QUARANTINED and known <= new
+            if new - known and not replaces:
                 return earlier
     store.parts.add_series(record.id, series)
     return None

@@ -137,6 +137,22 @@ def test_a_study_that_is_sent_again_is_a_study_of_its_own(tmp_path: Path) -> Non
     assert [report(tmp_path, name)["version"] for name in ("a", "a-2")] == [1, 1]
 
 
+def test_a_study_that_is_sent_whole_after_a_refusal_does_not_join_its_damaged_file(
+    tmp_path: Path,
+) -> None:
+    """The damaged file has no identifiers, so that its sound copy looks like a new image."""
+    reader = Reader(enough=20)
+    send(tmp_path, "a", slice(0, 20))
+    (tmp_path / "inbox" / "a" / "005.dcm").write_bytes(b"damaged")
+    (tmp_path / "inbox" / "a" / ".done").touch()
+    work_off(tmp_path, reader)
+    assert statuses(tmp_path) == {"a": "rejected"}
+    send(tmp_path, "b", slice(0, 20))
+    work_off(tmp_path, reader)
+    assert reader.read[1] == WHOLE
+    assert statuses(tmp_path) == {"a": "rejected", "b": "final"}
+
+
 def test_other_series_stay_other_studies(tmp_path: Path) -> None:
     reader = Reader()
     send(tmp_path, "a", slice(0, 12))
