@@ -152,7 +152,16 @@ def _database(folders: AgentFolders) -> Results:
         text = f"{aside} was damaged and set aside; delete it when it is not needed any more"
         yield Checked(Level.NOTE, "database", text)
     if not path.exists():
-        yield Checked(Level.NOTE, "database", f"{path} is missing: the agent makes it at its start")
+        if is_running(folders):
+            text = f"{path} is missing while the agent runs: restart it, it adopts what is there"
+            yield Checked(Level.WRONG, "database", text)
+        else:
+            text = f"{path} is missing: the agent makes it at its start"
+            yield Checked(Level.NOTE, "database", text)
+        return
+    if missing := [f for f in (folders.work, folders.done, folders.quarantine) if not f.is_dir()]:
+        text = f"{' and '.join(map(str, missing))} missing: start the agent, which makes it"
+        yield Checked(Level.WRONG, "studies", text)
         return
     try:
         opened = StudyStore(path)

@@ -128,7 +128,10 @@ def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:
         NoSuchStudy: there is none, or several; or the inbox has another of this name.
         OSError: files cannot be moved.
     """
-    with StudyStore(folders.state / DATABASE) as store:
+    path = folders.state / DATABASE
+    if not path.is_file():  # opening would make one, which may belong to another user
+        raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
+    with StudyStore(path) as store:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
     if wanted is None:
         chosen = [record for record in records if record.step is Step.QUARANTINED]

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from edge.__main__ import app
 from edge.doctor import RESERVE_BYTES
+from edge.store.studies import exclusive
 from tests.edge.agent.test_adopt import database, empty, noise, work
 from tests.edge.builders import put
 from tests.edge.fake_cloud import FakeCloud
@@ -71,6 +72,18 @@ def test_nothing_is_wrong_before_the_first_start(tmp_path: Path) -> None:
     assert not (tmp_path / "state").exists()
 
 
+def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) -> None:
+    """The agent writes on into a file that no one can find any more."""
+    database(root).unlink()
+    assert doctor(root)[0] == 0
+    with exclusive(root / "state" / ".overread.lock"):
+        status, checked = doctor(root)
+    assert status == 1
+    ((what, text),) = wrong(checked)
+    assert what == "database"
+    assert "missing while the agent runs: restart it" in text
+
+
 def test_people_get_a_line_for_each_check(root: Path) -> None:
     config = root / "edge.toml"
     config.write_text(f'inbox = "{root / "inbox"}"\nstate_dir = "{root / "state"}"')
@@ -109,6 +122,10 @@ def block_outbox(root: Path) -> None:
     (root / "outbox").write_text("mine")
 
 
+def lose_folders(root: Path) -> None:
+    shutil.rmtree(root / "state" / "work")
+
+
 @pytest.mark.parametrize(
     ("spoil", "what", "said"),
     [
@@ -119,6 +136,7 @@ def block_outbox(root: Path) -> None:
         (forget, "studies", "3 studies in the folders have no row"),
         (lose_pending, "reports", "requeue c"),
         (block_outbox, "outbox", "Not a directory"),
+        (lose_folders, "studies", "work missing: start the agent, which makes it"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

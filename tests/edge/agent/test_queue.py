@@ -154,3 +154,12 @@ def test_a_header_goes_back_after_its_data_also_to_another_filesystem(
 
 def test_every_step_has_a_word() -> None:
     assert queue.STATES.keys() == set(Step)
+
+
+def test_requeue_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
+    """It would belong to the person who asks, and the agent could not open it."""
+    (tmp_path / "state").mkdir()
+    result = command(tmp_path, "requeue", "a")
+    assert result.exit_code == 1
+    assert "spool.sqlite3 is missing" in result.stderr
+    assert list((tmp_path / "state").iterdir()) == []
