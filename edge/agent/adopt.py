@@ -54,9 +54,9 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
         if record.step is Step.JOINING or (folders.work / record.id).exists():
             continue
         if (folders.done / record.id).exists():
-            store.settle(record.id, Step.DONE)
             if not store.pending.has(record.id):
                 give_up_report(folders.outbox / record.report_name, record.id)
+            store.settle(record.id, Step.DONE)
         elif (folders.quarantine / record.id / "study").exists():
             reason = _reason(folders.quarantine / record.id / "reason.json")
             store.settle(record.id, Step.QUARANTINED, reason)
@@ -125,11 +125,12 @@ def _members(own: Sequence[Path], inbox: Path | None = None) -> tuple[str, ...]:
     The data file that a header names may still lie in the ``inbox``.
     """
     found = [path for folder in own if folder.is_dir() for path in folder.iterdir()]
-    # without copies that were interrupted
-    paths = {p.name: p for p in found if not (p.name.startswith(".") and p.suffix == ".part")}
+    # hidden are copies that were interrupted, and a report that was being written
+    paths = {path.name: path for path in found if not path.name.startswith(".")}
     names = sorted(paths, key=lambda name: (not name.lower().endswith(VOLUME_SUFFIXES), name))
-    data = data_file(paths[names[0]]) if names and inbox else ""
-    if data and inbox and data not in paths and (inbox / data).exists():
+    data = data_file(paths[names[0]]) if names else ""
+    homes = [*own, inbox] if inbox else own
+    if data and data not in paths and any((home / data).exists() for home in homes):
         names.append(data)
     return tuple(names)
 

@@ -95,12 +95,7 @@ class MainLoop:
             OSError, sqlite3.OperationalError: nothing can be written now; call again later.
         """
         if not self._adopted:
-            where = (self._folders, self._store)
-            settle(*where)
-            found = strays(*where)
-            reports = reports_by_study(self._folders.outbox) if found else {}
-            done = [self._attempt(k, partial(adopt, k, step, reports, *where)) for k, step in found]
-            self._adopted = all(done)
+            self._attempt("adoption", self._adopt, field="task")
         self._take_attempts_back()
         self._claim()
         unfinished = self._store.at(*UNFINISHED)
@@ -116,6 +111,15 @@ class MainLoop:
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
         return bool(waiting) or amends or self._retention.run_once()
+
+    def _adopt(self) -> None:
+        """Adopt the studies that lie in the folders and that the database does not know."""
+        where = (self._folders, self._store)
+        settle(*where)
+        found = strays(*where)
+        reports = reports_by_study(self._folders.outbox) if found else {}
+        done = [self._attempt(k, partial(adopt, k, step, reports, *where)) for k, step in found]
+        self._adopted = all(done)
 
     def _claim(self) -> None:
         """Claim complete studies, and finish claims that were interrupted."""

@@ -14,10 +14,12 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
 from edge.agent import claim as claiming
+from edge.agent import loop
 from edge.agent.agent import ReadStudy, run_agent
 from edge.job import Job
 from edge.pipeline import StudyResult
@@ -258,6 +260,26 @@ def test_a_database_that_cannot_be_opened_for_its_permissions_is_not_set_aside(
     assert damaged_databases(database(tmp_path)) == []
 
 
+def test_folders_that_cannot_be_listed_at_the_start_are_adopted_from_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network share that fails for a moment does not end the agent."""
+    busy_site(tmp_path)
+    database(tmp_path).unlink()
+    real, faults = loop.strays, [1]
+
+    def strays(*places: Any) -> list[tuple[str, Step]]:
+        if faults:
+            faults.pop()
+            raise OSError(errno.EIO, "Input/output error")
+        return real(*places)
+
+    monkeypatch.setattr(loop, "strays", strays)
+    monkeypatch.setattr(loop, "PAUSE_POLLS", 1)
+    work(tmp_path)
+    assert whereabouts(tmp_path) == {"b ü": ["quarantine"], **{name: ["done"] for name in "acde"}}
+
+
 @pytest.mark.parametrize("seed", range(14))
 def test_killed_at_a_random_moment_and_its_database_damaged_no_study_is_lost_or_doubled(
     tmp_path: Path, seed: int
@@ -298,6 +320,8 @@ def test_images_that_joined_a_study_before_the_database_was_lost_are_read(tmp_pa
 
     with pytest.raises(Killed):
         work(tmp_path, die)
+    (folder,) = (tmp_path / "state" / "work").iterdir()
+    (folder / ".report").mkdir()  # version 2, as it was being written
     database(tmp_path).unlink()
     work(tmp_path, reader)
     assert [len(images) for images in reader.read] == [12, 20]
