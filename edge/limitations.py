@@ -15,6 +15,10 @@ from imaging.volume import Limitation, LimitationKind, Study, StudyHeader
 MAX_OPAQUE_SHARE = 0.025
 """Of the lungs. All 18 whole and partial scans that we have lie below 0.014, with masses of 36 mm,
 metastases, and atelectasis behind both lungs; patches of ground glass of 5 % lie above 0.04."""
+MIN_OPAQUE_SHARE = 0.01
+"""Enough where findings are patches: many, and large. Where it is less they are metastases."""
+PATCH_MM, MANY_PATCHES = 20.0, 4
+"""No scan that we have has two findings of 20 mm and more."""
 LARGEST_NODULE_MM = 30.0
 """A larger lesion is a mass by definition; calibration had nodules. One alone may be a tumour."""
 MAX_FINDINGS = 24
@@ -58,8 +62,10 @@ def _of_coverage(coverage: Coverage) -> Iterator[Limitation]:
 def _of_pattern(box: Preprocessed, findings: Sequence[Finding]) -> Iterator[Limitation]:
     """Say if so much of the lungs is not aerated that the disease is diffuse, not nodular."""
     signs = []
-    if box.opaque_share is not None and box.opaque_share >= MAX_OPAQUE_SHARE:
-        signs.append(f"{box.opaque_share:.0%} of the lungs are ground glass or consolidation")
+    opaque = box.opaque_share or 0.0
+    patches = sum(finding.diameter_mm >= PATCH_MM for finding in findings)
+    if opaque >= (MAX_OPAQUE_SHARE if patches < MANY_PATCHES else MIN_OPAQUE_SHARE):
+        signs.append(f"{opaque:.1%} of the lungs are ground glass or consolidation")
     large = [finding for finding in findings if finding.diameter_mm > LARGEST_NODULE_MM]
     if len(large) > 1:
         signs.append(f"{len(large)} findings are larger than {LARGEST_NODULE_MM:g} mm")

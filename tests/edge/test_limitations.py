@@ -175,14 +175,20 @@ def pattern(*findings: Finding, opaque: float = 0.01) -> list[str]:
 
 def test_many_nodules_are_no_diffuse_disease() -> None:
     """One patient that we have has 14 findings, metastases of up to 25 mm."""
-    assert pattern(*(finding(25.0, x=40.0 * i) for i in range(14))) == []
+    assert pattern(finding(25.0), *(finding(8.0, x=40.0 * i) for i in range(1, 14))) == []
     assert pattern(finding(36.0), finding(12.0, x=50.0)) == []
+    assert pattern(*(finding(25.0, x=60.0 * i) for i in range(6)), opaque=0.008) == []
 
 
 @pytest.mark.parametrize(
     ("findings", "opaque", "sign"),
     [
-        ((), 0.12, "12% of the lungs are ground glass or consolidation"),
+        ((), 0.12, "12.0% of the lungs are ground glass or consolidation"),
+        (
+            tuple(finding(22.0, x=60.0 * i) for i in range(4)),
+            0.012,
+            "1.2% of the lungs are ground glass or consolidation",
+        ),
         ((finding(34.0), finding(31.0, x=90.0)), 0.0, "2 findings are larger than 30 mm"),
         ((finding(83.0),), 0.0, "a finding measures 83 mm"),
         (tuple(finding(7.0, x=20.0 * i) for i in range(44)), 0.0, "there are 44 findings"),
