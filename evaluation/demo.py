@@ -36,8 +36,8 @@ from process.text import printable
 
 Json = Mapping[str, Any]
 
-SEED = 37
-CHOSEN = " (chosen to show nodules that the second reading decides)"
+SEED = 19
+CHOSEN = " (chosen: whole lungs, and a nodule that the second reading decides)"
 """Printed with `SEED`; nothing else of its phantom is tuned."""
 
 DEADLINE_S = 30.0

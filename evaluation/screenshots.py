@@ -23,6 +23,7 @@ from typing import Annotated, Any
 
 import typer
 
+from evaluation.demo import SEED
 from evaluation.errors import MissingData, MissingProgram, ServiceFailed
 
 START_S = 60.0
@@ -209,7 +210,7 @@ def look(shown: Browser, page: Path, out: Path) -> dict[str, list[str]]:
 
 def screenshots_command(
     page: Annotated[Path, typer.Argument(help="Page of a report.", metavar="<path>")] = Path(
-        "demo/reports/phantom-37/report.html"
+        f"demo/reports/phantom-{SEED}/report.html"
     ),
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("runs/screenshots"),
     readme: Annotated[

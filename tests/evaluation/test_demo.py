@@ -110,7 +110,9 @@ def out(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_default_shows_nodules_that_the_second_reading_decides(tmp_path: Path) -> None:
+def test_the_default_shows_whole_lungs_and_a_nodule_that_the_second_reading_decides(
+    tmp_path: Path,
+) -> None:
     """Both real programs; nothing is printed that is wider than 100 columns."""
     out = tmp_path / "demo"
     command = [sys.executable, "-m", "evaluation.demo", "--out", str(out)]
@@ -119,12 +121,14 @@ def test_the_default_shows_nodules_that_the_second_reading_decides(tmp_path: Pat
     assert said.returncode == 0, said.stderr
     lines = said.stdout.splitlines()
     assert max(len(line) for line in lines if str(out) not in line) <= 100
-    assert "seed 37 (chosen to show nodules that the second reading decides)" in said.stderr
-    folder = out / "reports" / "phantom-37"
+    assert f"seed {demo.SEED}{demo.CHOSEN}" in said.stderr
+    folder = out / "reports" / f"phantom-{demo.SEED}"
     report = json.loads((folder / "report.json").read_text())
     unsure = [c for c in report["candidates"] if c["route"] == "escalate"]
     decided = [f for f in report["findings"] if f["decided_by"] == "cloud"]
-    assert 0 < len(decided) < len(unsure)  # it confirms some and dismisses some
+    assert 0 < len(decided) <= len(unsure)
+    assert report["limitations"] == []
+    assert report["guarantee"]["given"]
     for finding in decided:
         number = finding["number"]
         assert (
