@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from edge.access import UMASK, make_folder
+from edge.access import UMASK, make_folder, whose
 from edge.agent.agent import run_agent
 from edge.agent.folders import AgentFolders
 from edge.agent.queue import is_running, queued, render, requeue
@@ -237,6 +237,8 @@ def _settings(config: Path | None, **overrides: object) -> EdgeSettings:
 
 def _failed(error: Exception) -> typer.Exit:
     typer.echo(printable(f"{type(error).__name__}: {error}"), err=True)
+    if isinstance(error, PermissionError) and error.filename:
+        typer.echo(printable(whose(Path(os.fsdecode(error.filename)))), err=True)
     if isinstance(error.__context__, StudyError):  # a refusal that could not be written
         typer.echo(printable(f"{error.__context__.kind}: {error.__context__}"), err=True)
     match error:

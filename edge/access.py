@@ -107,6 +107,17 @@ def obstacle(study: Path) -> str:
     return ""
 
 
+def whose(path: Path) -> str:
+    """Return whose a file is that this process may not open, or the folder that would hold it."""
+    while not os.path.lexists(path) and path != path.parent:
+        path = path.parent
+    status = path.lstat()
+    return (
+        f"{path} belongs to user {user_name(status.st_uid)}, with mode "
+        f"{stat.S_IMODE(status.st_mode):04o}, and this is user {user_name(os.geteuid())}"
+    )
+
+
 def user_name(number: int) -> str:
     """Return the name of a user, or the number where there is no name."""
     try:

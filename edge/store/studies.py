@@ -34,6 +34,7 @@ from typing import IO, Self
 
 import structlog
 
+from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
 from edge.store.database import WrongStep, open_database, transaction
@@ -147,7 +148,9 @@ class StudyStore:
                 self.parts = PartStore(self._database)
                 self.pending = PendingStore(self._database, self._on_step)
             except sqlite3.Error as error:
-                raise InvalidDatabase(f"{path}: {error}") from error
+                allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
+                why = "" if allowed or not path.exists() else f"; {whose(path)}"
+                raise InvalidDatabase(f"{path}: {error}{why}") from error
             opened.pop_all()
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge.access import obstacle
-from tests.edge.agent.test_queue import shown
+from tests.edge.agent.test_queue import command, shown
 from tests.edge.builders import put, watch
 from tests.edge.running_agent import statuses, work_off
 from tests.edge.test_doctor import doctor, wrong
@@ -101,3 +101,15 @@ def test_a_sticky_inbox_is_named(root: Path) -> None:
     os.seteuid(AGENT)
     as_root(root / "inbox", stat.S_ISVTX | 0o2770)
     assert "sticky bit" in obstacle(root / "inbox" / "mine")
+
+
+@pytest.mark.parametrize("file", ["inbox/.overread.lock", "state/spool.sqlite3"])
+def test_a_file_that_another_user_left_is_named_with_its_owner(root: Path, file: str) -> None:
+    """As root leaves them, who has started the agent once to try it."""
+    (root / "state").mkdir()
+    os.seteuid(0)
+    (root / file).touch(mode=0o600)
+    os.seteuid(AGENT)
+    result = command(root, "run")
+    assert result.exit_code == 1
+    assert f"{root / file} belongs to user root, with mode 0600, and this is" in result.stderr
