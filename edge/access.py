@@ -5,17 +5,23 @@ the umask. Programs that fetch reports read them as a group: in a setgid folder 
 outbox; chmod 2750 outbox``) new folders have mode 2750, new files 0640.
 """
 
+import errno
 import grp
 import os
 import pwd
 import stat
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import structlog
 
 UMASK = 0o077
 """Of the programs, for files that others write for them."""
+
+MAX_DEPTH = 64
+"""Levels of folders in a study. Beyond, it is not taken: many a function calls itself per level."""
 
 log = structlog.get_logger()
 
@@ -88,8 +94,10 @@ def obstacle(study: Path) -> str:
     inbox, user = study.parent.stat(), os.geteuid()
     if inbox.st_mode & stat.S_ISVTX and user not in (0, inbox.st_uid, study.lstat().st_uid):
         return "the sticky bit of the inbox, with which only the owner may move a study: chmod -t"
-    inside = (Path(at) / name for at, folders, files in os.walk(study) for name in folders + files)
-    for path in (study, *inside):
+    if not os.access(study.parent, os.W_OK | os.X_OK, effective_ids=True):
+        return f"the inbox, which user {user_name(user)} may not write: {whose(study.parent)}"
+    inside = (Path(entry.path) for entry in walk(study)) if study.is_dir() else iter(())
+    for path in chain([study], inside):
         with suppress(FileNotFoundError):
             status = path.lstat()
             is_folder = stat.S_ISDIR(status.st_mode)
@@ -105,6 +113,26 @@ def obstacle(study: Path) -> str:
                     "the sender needs a umask of 0007"
                 )
     return ""
+
+
+def walk(top: Path) -> Iterator[os.DirEntry[str]]:
+    """Yield all that lies in a folder, each folder before what it holds; links are not followed.
+
+    What vanishes meanwhile is left out.
+
+    Raises:
+        OSError: a folder cannot be listed, or folders are nested more than `MAX_DEPTH` deep.
+    """
+    waiting = [(str(top), 0)]
+    while waiting:
+        folder, depth = waiting.pop()
+        if depth > MAX_DEPTH:
+            raise OSError(errno.ELOOP, f"folders are nested more than {MAX_DEPTH} deep")
+        with suppress(FileNotFoundError), os.scandir(folder) as found:
+            for entry in found:
+                yield entry
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append((entry.path, depth + 1))
 
 
 def whose(path: Path) -> str:

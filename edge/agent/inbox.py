@@ -19,7 +19,7 @@ from pathlib import Path, PureWindowsPath
 
 import structlog
 
-from edge.access import obstacle
+from edge.access import obstacle, walk
 from imaging.dicom.arrival import missing_images
 from imaging.dicom.header import UNFINISHED, is_unfinished
 from imaging.read import ARCHIVES
@@ -121,17 +121,10 @@ def _changed(study: Path, files: Iterable[tuple[Path, os.stat_result]]) -> float
 
 def _walk(study: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the files of a study, or the file itself; files that vanish meanwhile are skipped."""
-    tops = os.walk(study, onerror=_unless_gone)
-    inside = (Path(top) / name for top, _, names in tops for name in names)
+    inside = (Path(entry.path) for entry in walk(study) if not entry.is_dir())
     for path in inside if study.is_dir() else [study]:
         with suppress(FileNotFoundError):
             yield path, path.stat()
-
-
-def _unless_gone(error: OSError) -> None:
-    """Raise, unless the folder vanished: a folder that cannot be listed is not empty."""
-    if not isinstance(error, FileNotFoundError):
-        raise error
 
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")

@@ -93,7 +93,7 @@ def test_queue_and_doctor_name_a_study_that_may_not_be_taken(
     ]
 
 
-def test_a_sticky_inbox_is_named(root: Path) -> None:
+def test_a_sticky_inbox_and_one_that_may_not_be_written_are_named(root: Path) -> None:
     as_root(root / "inbox" / "mine", 0o2775)
     assert obstacle(root / "inbox" / "mine") == ""
     os.seteuid(0)
@@ -101,6 +101,8 @@ def test_a_sticky_inbox_is_named(root: Path) -> None:
     os.seteuid(AGENT)
     as_root(root / "inbox", stat.S_ISVTX | 0o2770)
     assert "sticky bit" in obstacle(root / "inbox" / "mine")
+    as_root(root / "inbox", 0o2755)
+    assert "may not write" in obstacle(root / "inbox" / "mine")
 
 
 @pytest.mark.parametrize("file", ["inbox/.overread.lock", "state/spool.sqlite3"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 import time
 from itertools import islice
 from pathlib import Path
@@ -178,6 +179,27 @@ def test_an_inbox_that_may_be_listed_but_not_entered_ends_nothing(
         patch.setattr(Path, "lstat", lstat)
         assert names(inbox) == []
     assert names(inbox) == ["a"]
+
+
+def test_folders_in_folders_without_end_are_not_taken_and_stop_nothing(tmp_path: Path) -> None:
+    """Functions that call themselves for each level would end the agent, at each start again."""
+    inbox, clock = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "good")
+    folder = os.open(put(tmp_path / "inbox", "deep"), os.O_RDONLY)
+    for _ in range(1500):  # more than a path may be long in one piece
+        os.mkdir("n", dir_fd=folder)
+        below = os.open("n", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    with structlog.testing.capture_logs() as logs:
+        assert names(inbox) == ["good"]
+        clock.sleep(QUIET_S)
+        assert names(inbox) == ["good"]
+    (told,) = logs
+    assert told["reasons"] == ["folders are nested more than 64 deep"]
+    # pytest's own cleaning calls itself for each level too
+    subprocess.run(["rm", "-r", tmp_path / "inbox"], check=True)
 
 
 def test_a_link_that_goes_in_circles_does_not_stop_the_inbox(tmp_path: Path) -> None:
