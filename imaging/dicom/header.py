@@ -60,6 +60,7 @@ UNFINISHED = (".part", ".partial", ".filepart", ".crdownload", ".tmp")
 DICOM_SUFFIXES = {".dcm", ".dicom", ".dic", ".ima"}
 _PIXEL_DATA = Tag("PixelData")
 _MAGIC = slice(128, 132)
+_SMALL = 1 << 16
 _OTHER_FORMATS = (
     *(b"\x7fELF", b"MZ", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe"),  # programs and libraries
     *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"%PDF-"),
@@ -168,7 +169,7 @@ def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> 
 
     tags: list[BaseTag | int] = [Tag(keyword) for keyword in keywords]
     try:
-        with _Inflatable(open_plain(file)) as stream:
+        with _Bounded(open_plain(file)) as stream:
             return read_partial(stream, is_past, force=bare, specific_tags=tags)
     # pydicom promises no set of exceptions for damaged files.
     except Exception as error:
@@ -178,18 +179,24 @@ def load(file: Path, keywords: tuple[str, ...], *, bare: bool, pixels: bool) -> 
         raise UnreadableFile(reason, file) from None
 
 
-class _Inflatable(BufferedReader):
-    """A file for pydicom, which reads all that is left of it only to inflate that in one piece."""
+class _Bounded(BufferedReader):
+    """A file for pydicom that gives no more memory and bytes than a sound file needs."""
 
     def __init__(self, stream: BufferedReader) -> None:
         super().__init__(stream.detach())
+        self._bytes = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1) -> bytes:
-        """Read bytes; all that are left only if they inflate to `MAX_INFLATED` at most."""
-        content = super().read(size)
+        """Read bytes, up to the end of the file.
+
+        pydicom reads all that is left only to inflate it in one piece: it must not inflate to more
+        than `MAX_INFLATED`. A damaged length asks for gigabytes, which Python would allocate first.
+        """
         if size is None or size < 0:
+            content = super().read()
             self._require_inflatable(content)
-        return content
+            return content
+        return super().read(size if size < _SMALL else min(size, self._bytes - self.tell()))
 
     def _require_inflatable(self, content: bytes) -> None:
         inflater, size, left = zlib.decompressobj(-zlib.MAX_WBITS), 0, content

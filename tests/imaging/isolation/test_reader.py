@@ -17,7 +17,14 @@ import SimpleITK as sitk
 from pydicom import dcmread
 
 from imaging.dicom.writer import write_series
-from imaging.errors import IncompleteSeries, NoLung, TookTooLong, TooLarge, UnreadableFile
+from imaging.errors import (
+    IncompleteSeries,
+    NoLung,
+    StudyError,
+    TookTooLong,
+    TooLarge,
+    UnreadableFile,
+)
 from imaging.isolation.reader import IsolatedReader, ReadLimits
 from imaging.preprocess import preprocess
 from imaging.read import read_study
@@ -172,6 +179,20 @@ def test_more_memory_than_allowed_is_too_large(tmp_path: Path) -> None:
             reader.read(large)
         assert reader.read(tmp_path / "chest").volume.series_uid
         assert reader.peak_mb < 700  # of the child before
+
+
+def test_a_damaged_length_is_damage_and_not_a_large_study(tmp_path: Path) -> None:
+    """Four wrong bytes in a small file ask for 4 GB."""
+    victim = SmallCt(12).write(tmp_path)[5]
+    head, mark, rest = victim.read_bytes().partition(b"\x10\x00\x10\x00PN")
+    victim.write_bytes(head + mark[:4] + b"UN\0\0\xf0\xff\xff\xff" + rest[2:])
+    with (
+        IsolatedReader(replace(LIMITS, memory_mb=500)) as reader,
+        pytest.raises(StudyError) as refused,
+    ):
+        reader.read(tmp_path)
+    assert refused.value.file == victim
+    assert refused.value.kind != "TooLarge"
 
 
 def test_more_time_than_allowed_is_told(long_study: Path) -> None:
