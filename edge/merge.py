@@ -108,7 +108,8 @@ def merge(
             reason += f"edge score {score:.2f} is at or above the threshold {thresholds.alone:.2f}"
             findings.append(_finding(decision, DecidedBy.EDGE_ALONE, reason))
     findings.sort(key=lambda finding: -finding.probability)
-    return Merged(tuple(findings), *_second_reading(plan, answers))
+    added = sum(finding.route is Route.DISMISS for finding in findings)
+    return Merged(tuple(findings), *_second_reading(plan, answers, added))
 
 
 def _with_verdict(
@@ -180,8 +181,8 @@ def _finding(
     )
 
 
-def _second_reading(plan: Plan, answers: EscalationResult) -> tuple[SecondReading, str]:
-    """Tell how complete the second reading is, and why."""
+def _second_reading(plan: Plan, answers: EscalationResult, added: int) -> tuple[SecondReading, str]:
+    """Tell how complete the second reading is, and why; an audit ``added`` so many findings."""
     if answers.switched_off:
         return SecondReading.OFF, answers.reason
     why = answers.reason or plan.held_back
@@ -190,10 +191,14 @@ def _second_reading(plan: Plan, answers: EscalationResult) -> tuple[SecondReadin
     # there shows that the cloud was reached.
     if wanted == 0:
         of, measured = len(plan.characterize), sum(i in answers.verdicts for i in plan.characterize)
-        done = f"no candidate was uncertain; the cloud measured {measured} of {of} findings"
+        done = "no candidate was uncertain"
+        if of:
+            done += f"; the cloud measured {measured} of {of} findings of the edge"
         if of and why and not measured:
             return SecondReading.MISSING, f"{done}: {why}"
-        return SecondReading.COMPLETE, done if of else "no candidate was uncertain"
+        if added:
+            done += f"; an audit added {added} finding{'s' if added > 1 else ''} of the cloud"
+        return SecondReading.COMPLETE, done
     counts = f"{read} of {wanted} uncertain candidates were read again"
     if read == wanted:
         return SecondReading.COMPLETE, counts

@@ -150,7 +150,8 @@ class Report:
         if self.second_reading is SecondReading.OFF:
             return "Edge only"
         if self.second_reading is SecondReading.COMPLETE and not self.uncertain:
-            return "Second reading not needed"
+            audited = any(finding.route is Route.DISMISS for finding in self.findings)
+            return "Second reading by audit" if audited else "Second reading not needed"
         return f"Second reading {self.second_reading.value}"
 
     @property

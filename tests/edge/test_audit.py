@@ -105,6 +105,19 @@ def test_a_place_that_the_cloud_confirms_is_a_finding_by_audit() -> None:
     assert result.second_reading is SecondReading.COMPLETE
 
 
+def test_findings_that_an_audit_added_are_counted_in_what_was_read_again() -> None:
+    """Not "the cloud measured 1 of 1 findings" beside three of them."""
+    plan = plan_of(0.95, *FAINT)
+    verdicts = {0: Verdict(0, 0.9, 7.0, "fake 1", 0.0, 0.001)}
+    verdicts |= answers_of(0.97, 0.9, to=plan).verdicts
+    result = merge(plan, EscalationResult(verdicts), THRESHOLDS, WEIGHTS, Geometry())
+    assert len(result.findings) == 3
+    assert result.reason == (
+        "no candidate was uncertain; the cloud measured 1 of 1 findings of the edge; "
+        "an audit added 2 findings of the cloud"
+    )
+
+
 def test_a_dismissed_place_is_no_finding_without_an_audit() -> None:
     plan = plan_of(*FAINT)
     answers = answers_of(0.99, to=plan)

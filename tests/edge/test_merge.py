@@ -121,7 +121,10 @@ def test_the_cloud_characterizes_what_the_edge_reports() -> None:
     assert finding.outline is not None
     assert finding.diameter_mm == finding.outline.diameter_mm
     assert finding.probability == pytest.approx(WEIGHTS.merged(0.95, 0.001))
-    assert result.reason == "no candidate was uncertain; the cloud measured 1 of 1 findings"
+    assert (
+        result.reason
+        == "no candidate was uncertain; the cloud measured 1 of 1 findings of the edge"
+    )
 
 
 def test_characterizations_do_not_count_as_second_readings() -> None:
@@ -157,7 +160,10 @@ def test_reported_needs_no_cloud_and_dismissed_is_no_finding() -> None:
     (finding,) = result.findings
     assert (finding.decided_by, finding.route) == (DecidedBy.EDGE, Route.REPORT)
     assert result.second_reading is SecondReading.COMPLETE
-    assert result.reason == "no candidate was uncertain; the cloud measured 0 of 1 findings"
+    assert (
+        result.reason
+        == "no candidate was uncertain; the cloud measured 0 of 1 findings of the edge"
+    )
     assert merged((0.05,), EscalationResult()).reason == "no candidate was uncertain"
 
 
@@ -169,10 +175,10 @@ def test_findings_without_a_characterization_are_a_missing_second_reading() -> N
     )  # the breaker is open: nothing was sent
     assert gone.second_reading is away.second_reading is SecondReading.MISSING
     assert gone.reason == (
-        "no candidate was uncertain; the cloud measured 0 of 1 findings: "
+        "no candidate was uncertain; the cloud measured 0 of 1 findings of the edge: "
         "Unreachable: connection refused"
     )
-    assert away.reason.endswith(f"measured 0 of 1 findings: {OFF.reason}")
+    assert away.reason.endswith(f"measured 0 of 1 findings of the edge: {OFF.reason}")
     assert [f.decided_by for f in gone.findings] == [DecidedBy.EDGE]
 
 

@@ -83,6 +83,8 @@ def test_a_report_by_the_edge_alone_is_no_warning() -> None:
     )
     assert banners(off) == (Banner("note", "Edge only", "no second reader is configured"),)
     assert banners(REPORT)[0].title == "Second reading not needed"
+    audited = replace(REPORT, findings=(replace(FINDING, route=Route.DISMISS),))
+    assert banners(audited)[0].title == "Second reading by audit"
     for report in (off, REPORT):
         text = page(report)
         assert '<div class="banner note" role="status">' in text
