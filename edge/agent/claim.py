@@ -8,13 +8,14 @@ and then copied.
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-from edge.access import close_files, make_folder
+from edge.access import close_files, make_folder, walk
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import DONE, CompleteStudy, report_names
 from edge.atomic_files import copy_whole, move, remove, sync_folder
@@ -105,10 +106,19 @@ def _bring(source: Path, staged: Path, target: Path) -> None:
             make_folder(staged.parent)
             move(source, staged)
     if not exists(target):
+        _require_room(staged, target.parent)
         copy_whole(staged, target)
     remove(staged)
     with suppress(OSError):  # it was renamed, or more of the study lies there
         staged.parent.rmdir()
+
+
+def _require_room(source: Path, folder: Path) -> None:
+    """Find out before a copy that it would fill the disk, which others need meanwhile."""
+    inside = (entry.stat(follow_symlinks=False) for entry in walk(source))
+    files = inside if source.is_dir() and not source.is_symlink() else [source.lstat()]
+    if sum(status.st_size for status in files) > shutil.disk_usage(folder).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 def _staged(inbox: Path, record: Record, member: str) -> Path:

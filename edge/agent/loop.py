@@ -97,7 +97,7 @@ class MainLoop:
         if not self._adopted:
             self._attempt("adoption", self._adopt, field="task")
         self._take_attempts_back()
-        self._claim()
+        full = self._claim()
         unfinished = self._store.at(*UNFINISHED)
         waiting = [record for record in unfinished if not self._is_held(record.id)]
         suspended = len(unfinished) - len(waiting) + self._amender.suspended
@@ -110,7 +110,10 @@ class MainLoop:
         self._in_a_row = self._in_a_row + 1 if waiting else 0
         due = self._in_a_row % AMEND_EVERY == 0 or self._amender.over_limit
         amends = due and self._amender.run_once()
-        return bool(waiting) or amends or self._retention.run_once()
+        busy = bool(waiting) or amends or self._retention.run_once()
+        if full is not None and not busy:
+            raise full
+        return busy
 
     def _adopt(self) -> None:
         """Adopt the studies that lie in the folders and that the database does not know."""
@@ -121,16 +124,28 @@ class MainLoop:
         done = [self._attempt(k, partial(adopt, k, step, reports, *where)) for k, step in found]
         self._adopted = all(done)
 
-    def _claim(self) -> None:
-        """Claim complete studies, and finish claims that were interrupted."""
-        folders, store = self._folders, self._store
+    def _claim(self) -> OSError | None:
+        """Claim complete studies, and finish claims that were interrupted.
 
-        for record in store.at(Step.CLAIMING):
-            self._attempt(record.id, partial(resume_claim, record, folders, store))
+        Returns what kept one from being claimed if that passes: the disk may be too full for this
+        study, and those that are claimed, or smaller, must not wait for it.
+        """
+        folders, store = self._folders, self._store
+        full: OSError | None = None
+        tasks: list[tuple[str, Callable[[], object], str]] = [
+            (record.id, partial(resume_claim, record, folders, store), "study_key")
+            for record in store.at(Step.CLAIMING)
+        ]
         for study in self._inbox.complete():
             take = partial(claim, study, folders, store, self._since_s.__setitem__)
-            self._attempt(study.fingerprint, take, field="entry")
+            tasks.append((study.fingerprint, take, "entry"))
         self._telemetry.set_blocked(self._inbox.blocked)
+        for key, action, field in tasks:
+            try:
+                self._attempt(key, action, field=field)
+            except OSError as error:
+                full = full or error
+        return full
 
     def _attempt(self, key: str, action: Callable[[], object], *, field: str = "study_key") -> bool:
         """Run the action; suspend the study if its files cannot be moved or written.

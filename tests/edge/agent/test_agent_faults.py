@@ -48,6 +48,28 @@ def test_a_full_disk_pauses_and_loses_nothing(tmp_path: Path, full: int) -> None
         assert [record.attempts for record in store.at(Step.DONE)] == [1]
 
 
+def test_a_study_that_the_disk_has_no_room_for_keeps_no_other_from_being_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is copied from another filesystem; smaller ones that come after it have room."""
+    for name in ("a", "b", "c"):
+        put(tmp_path / "inbox", name)
+    failures: list[Path] = []
+
+    def move(source: Path, target: Path) -> None:
+        others = [tmp_path / "outbox" / name / "report.json" for name in ("b", "c")]
+        if source.name == "a" and not all(report.exists() for report in others):
+            failures.append(source)
+            assert len(failures) < 20, "the others wait for it"
+            raise OSError(errno.ENOSPC, "no room")
+        real_move(source, target)
+
+    monkeypatch.setattr("edge.agent.claim.move", move)
+    work_off(tmp_path)
+    assert failures != []
+    assert_each_once(tmp_path, {"a", "b", "c"}, set())
+
+
 def test_a_disk_that_is_full_at_a_claim_delays_it_and_the_budget_keeps_running(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from edge.agent import claim as claiming
 from edge.agent.claim import claim, resume_claim
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import CompleteStudy
+from edge.atomic_files import is_transient
+from edge.atomic_files import move as real_move
 from edge.report.folder import owner_of, take_folder
 from edge.store.studies import Record, Step, StudyStore
 from evaluation.recovery.agent import settings_in
@@ -246,3 +250,30 @@ def test_an_agent_whose_empty_folder_another_removed_makes_it_again(
     assert take_folder(tmp_path / "a", "k1")
     assert owner_of(tmp_path / "a") == "k1"
     assert not take_folder(tmp_path / "a", "k2")
+
+
+def test_a_copy_that_has_no_room_is_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: StudyStore
+) -> None:
+    """It would fill the disk up to its last byte, and reports need room."""
+    inbox, _ = watch(tmp_path / "inbox")
+    put(tmp_path / "inbox", "a", "pixels")
+
+    def move(source: Path, target: Path) -> None:
+        if tmp_path / "state" in target.parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real_move(source, target)
+
+    room = shutil._ntuple_diskusage(99, 99, 11)  # type: ignore[attr-defined]
+    monkeypatch.setattr(claiming, "move", move)
+    monkeypatch.setattr("edge.agent.claim.shutil.disk_usage", lambda _path: room)
+    monkeypatch.setattr(claiming, "copy_whole", lambda *_: pytest.fail("it began to copy"))
+    study = inbox.complete()[0]
+    with pytest.raises(OSError, match="No space left") as raised:
+        take(study, tmp_path, store)
+    assert is_transient(raised.value)
+    monkeypatch.undo()
+    (record,) = store.at(Step.CLAIMING)
+    resume_claim(record, folders_in(tmp_path), store)
+    work = tmp_path / "state" / "work"
+    assert files(work / record.id) == ["a/0.dcm", "a/1.dcm"]
