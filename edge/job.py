@@ -4,10 +4,13 @@ import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
+KEY_CHARACTERS = 32
+"""Length of a study key."""
+
 
 def new_study_key() -> str:
     """Return a random name for one reading of one study; it does not identify the patient."""
-    return secrets.token_hex(16)
+    return secrets.token_hex(KEY_CHARACTERS // 2)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from edge.agent.claim import free_report_names, resume_claim, staging_folder
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import VOLUME_SUFFIXES, data_file
 from edge.agent.study import UNFINISHED
+from edge.job import KEY_CHARACTERS
 from edge.report.folder import owner_of
 from edge.report.model import ChangeKind
 from edge.report.write import give_up_report, version_in
@@ -91,7 +92,8 @@ def adopt(
 def _keys(folder: Path, prefix: str = "") -> set[str]:
     """Return the study keys after which entries of the folder are named."""
     matches = (
-        re.fullmatch(f"{re.escape(prefix)}([0-9a-f]{{32}})", p.name) for p in folder.iterdir()
+        re.fullmatch(f"{re.escape(prefix)}([0-9a-f]{{{KEY_CHARACTERS}}})", path.name)
+        for path in folder.iterdir()
     )
     return {match[1] for match in matches if match}
 

@@ -19,6 +19,7 @@ from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.errors import EdgeError
+from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
 from edge.store.studies import Record, Step, StudyStore
 
@@ -99,7 +100,8 @@ def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -
 def render(studies: list[Queued], *, runs: bool) -> Table:
     """Return the table for people."""
     title = "The agent runs" if runs else "The agent does not run"
-    table = Table("study", "state", "attempts", "age", "reason", "key", title=title)
+    table = Table("study", "state", "attempts", "age", "reason", title=title)
+    table.add_column("key", min_width=KEY_CHARACTERS, no_wrap=True)  # to be copied
     for one in studies:
         row = (one.name, one.state, str(one.attempts), _age(one.age_s), one.reason, one.study_key)
         table.add_row(*(text.replace("[", r"\[") for text in row))

@@ -73,6 +73,7 @@ def test_queue_is_a_table_for_people(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "The agent does not run" in result.stdout
     assert "refused" in result.stdout
+    assert os.listdir(tmp_path / "state" / "quarantine")[0] in result.stdout
     assert "\x1b[31m" not in result.stdout
 
 
