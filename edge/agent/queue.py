@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
 from edge.agent.folders import DATABASE, AgentFolders
@@ -22,6 +23,7 @@ from edge.errors import EdgeError
 from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
 from edge.store.studies import Record, Step, StudyStore
+from process.text import printable_line
 
 STATES = {
     Step.CLAIMING: "moving in",
@@ -100,11 +102,15 @@ def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -
 def render(studies: list[Queued], *, runs: bool) -> Table:
     """Return the table for people."""
     title = "The agent runs" if runs else "The agent does not run"
-    table = Table("study", "state", "attempts", "age", "reason", title=title)
-    table.add_column("key", min_width=KEY_CHARACTERS, no_wrap=True)  # to be copied
+    table = Table(title=title)
+    # a key fits on its line, to be copied; names and reasons may take several lines
+    for name, width in {"study, key": KEY_CHARACTERS, "state": 9, "age": 6, "reason": 16}.items():
+        table.add_column(name, min_width=width, overflow="fold")
     for one in studies:
-        row = (one.name, one.state, str(one.attempts), _age(one.age_s), one.reason, one.study_key)
-        table.add_row(*(text.replace("[", r"\[") for text in row))
+        study = f"{printable_line(one.name)}\n{one.study_key}".strip()
+        attempts = f"{one.attempts} attempts" if one.attempts > 1 else ""
+        reason = "; ".join(filter(None, (attempts, printable_line(one.reason))))
+        table.add_row(escape(study), one.state, _age(one.age_s), escape(reason))
     return table
 
 
