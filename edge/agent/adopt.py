@@ -9,6 +9,7 @@ is given up in a last version, because no verdict will come.
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -83,6 +84,9 @@ def adopt(
         give_up_report(folders.outbox / reports[key], key)
     record = _insert(key, step, reports, folders, store)
     if record is None:
+        for empty in (folders.work / key, folders.inbox / staging_folder(key)):
+            with suppress(OSError):  # made for a study that was not moved
+                empty.rmdir()
         return
     log.warning("study adopted", study_key=key, step=step.value)
     if step is Step.CLAIMING:

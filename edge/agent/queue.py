@@ -104,8 +104,10 @@ def render(studies: list[Queued], *, runs: bool) -> Table:
     title = "The agent runs" if runs else "The agent does not run"
     table = Table(title=title)
     # a key fits on its line, to be copied; names and reasons may take several lines
-    for name, width in {"study, key": KEY_CHARACTERS, "state": 9, "age": 6, "reason": 16}.items():
-        table.add_column(name, min_width=width, overflow="fold")
+    table.add_column("study, key", width=KEY_CHARACTERS, overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("age", no_wrap=True)
+    table.add_column("reason", overflow="fold")
     for one in studies:
         study = f"{printable_line(one.name)}\n{one.study_key}".strip()
         attempts = f"{one.attempts} attempts" if one.attempts > 1 else ""

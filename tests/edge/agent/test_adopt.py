@@ -232,6 +232,15 @@ def test_a_study_that_was_being_copied_when_the_database_was_lost_is_finished(
     assert [name for name in os.listdir(tmp_path / "inbox") if "claimed" in name] == []
 
 
+def test_an_empty_folder_of_a_claim_that_moved_nothing_is_removed(tmp_path: Path) -> None:
+    """Killed before the first move, and the database lost: the study is still in the inbox."""
+    put(tmp_path / "inbox", "a")
+    (tmp_path / "state" / "work" / ("0" * 32)).mkdir(parents=True)
+    work(tmp_path)
+    assert whereabouts(tmp_path) == {"a": ["done"]}
+    assert os.listdir(tmp_path / "state" / "work") == []
+
+
 def test_a_header_whose_data_were_still_in_the_inbox_gets_them(tmp_path: Path) -> None:
     """Killed between header and data, and the database lost: they are one study again."""
     seen: list[list[str]] = []
