@@ -137,7 +137,7 @@ def describe(
 
 async def _serve(settings: CloudSettings, ready_file: Path | None) -> None:
     telemetry, pulse, closed = Telemetry(), Pulse(STALLED_S), ["the model is being loaded"]
-    server_credentials(settings)  # a file that cannot be used is told before the model is loaded
+    server_credentials(settings)  # fails before the model is loaded
     for warning in settings.tls.warnings():
         _log.warning("a certificate expires soon", reason=warning)
     telemetry.set_expiries(settings.tls.expiries())

@@ -62,7 +62,7 @@ for (const e of document.body.querySelectorAll('*')) {
 }
 return [...new Set(faults)];
 """
-"""Returns the faults of the page in a window of so many pixels: overflow, and contrast below 4.5
+"""Returns the faults of the page in a window of this many pixels: overflow, and contrast below 4.5
 (WCAG 2.2, AA)."""
 
 

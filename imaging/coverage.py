@@ -13,7 +13,7 @@ from imaging.morphology import dilate, opened
 from imaging.volume import UInt8Array
 
 _MIN_CUT_CM2 = 3.0
-"""A cut of less lung than this is not told. Cut at any height, seven whole scans lose less than
+"""A cut of less lung than this is ignored. Cut at any height, seven whole scans lose less than
 5 ml of lung beyond it; rims of the airways in the neck make up to 1 cm2."""
 _MIN_AIR_CM2 = 12.0
 """Air that counts as lung however empty it is, as in emphysema; a throat has 8 cm2 at most."""

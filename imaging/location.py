@@ -1,7 +1,7 @@
 """Say where a point lies: in which image, on which side, and in which zone of the lungs.
 
-Lobes are not told: the fissures are not found. A side or a zone that the lungs do not show plainly
-is not told either, and neither is where the orientation of the patient is assumed.
+Lobes are not stated: the fissures are not found. A side or a zone is stated only where the lungs
+show it plainly and the orientation of the patient is known.
 """
 
 from dataclasses import dataclass

@@ -190,7 +190,7 @@ def _is_here(record: Record, folders: AgentFolders) -> bool:
 
 
 def arriving(inbox: Path, quiet_s: float) -> Iterator[Queued]:
-    """Yield the studies in the inbox; whether one is blocked is told for the user who asks.
+    """Yield the studies in the inbox; whether one is blocked depends on the user who runs this.
 
     Raises:
         OSError: the inbox cannot be listed.

@@ -82,7 +82,7 @@ def _read(
         _send(connection, "box", to_json(preprocess(study.volume, path), file))
     except StudyError as error:
         _send_error(connection, error)
-    except BaseException as error:  # whatever it is: it is told, and the child ends
+    except BaseException as error:  # whatever it is: it is reported, and the child ends
         if is_out_of_memory(error):
             _send_no_memory(connection, path, memory_bytes)
         elif isinstance(error, OSError) and is_machine_fault(error):

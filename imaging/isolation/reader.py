@@ -27,7 +27,7 @@ from imaging.preprocess import Preprocessed, preprocess
 from imaging.volume import Study, Volume
 
 _GRACE_S = 10.0
-"""After its limit of time a child is killed by the kernel; this long it may take to be told."""
+"""After its limit of time a child is killed by the kernel; its end is reported within this time."""
 
 T = TypeVar("T")
 
