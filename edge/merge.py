@@ -182,7 +182,7 @@ def _finding(
 
 
 def _second_reading(plan: Plan, answers: EscalationResult, added: int) -> tuple[SecondReading, str]:
-    """Tell how complete the second reading is, and why; an audit has ``added`` this many findings."""
+    """Tell how complete the second reading is, and why; an audit ``added`` findings."""
     if answers.switched_off:
         return SecondReading.OFF, answers.reason
     why = answers.reason or plan.held_back
