@@ -20,7 +20,7 @@ from edge.agent.folders import AgentFolders
 from edge.agent.inbox import VOLUME_SUFFIXES, data_file
 from edge.agent.study import UNFINISHED
 from edge.job import KEY_CHARACTERS
-from edge.report.folder import owner_of
+from edge.report.folder import OWNER, owner_of, release_folder
 from edge.report.model import ChangeKind
 from edge.report.write import give_up_report, version_in
 from edge.store.parts import LaterPart
@@ -67,6 +67,23 @@ def settle(folders: AgentFolders, store: StudyStore) -> None:
 def reports_by_study(outbox: Path) -> dict[str, str]:
     """Return the folder of each report by the key of its study."""
     return {owner_of(path): path.name for path in outbox.iterdir() if path.is_dir()}
+
+
+def release_unused(folders: AgentFolders, store: StudyStore) -> None:
+    """Remove the folders that claims made for reports, and of which the database knows nothing.
+
+    Such a study is still in the inbox, and its report shall have its name. Only empty ones go.
+    """
+    known = store.keys()
+    for folder in [path for path in folders.outbox.iterdir() if path.is_dir()]:
+        names = [path.name for path in folder.iterdir()]
+        key = names[0].removeprefix(OWNER) if len(names) == 1 else ""
+        if (
+            re.fullmatch(f"[0-9a-f]{{{KEY_CHARACTERS}}}", key)
+            and names[0] != key
+            and key not in known
+        ):
+            release_folder(folder, key)
 
 
 def adopt(

@@ -12,7 +12,7 @@ from functools import partial
 
 import structlog
 
-from edge.agent.adopt import adopt, reports_by_study, settle, strays
+from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
 from edge.agent.claim import claim, resume_claim
 from edge.agent.folders import AgentFolders
 from edge.agent.inbox import Inbox
@@ -123,6 +123,8 @@ class MainLoop:
         reports = reports_by_study(self._folders.outbox) if found else {}
         done = [self._attempt(k, partial(adopt, k, step, reports, *where)) for k, step in found]
         self._adopted = all(done)
+        if self._adopted:
+            release_unused(*where)
 
     def _claim(self) -> OSError | None:
         """Claim complete studies, and finish claims that were interrupted.

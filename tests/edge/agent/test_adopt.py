@@ -289,6 +289,30 @@ def test_folders_that_cannot_be_listed_at_the_start_are_adopted_from_later(
     assert whereabouts(tmp_path) == {"b ü": ["quarantine"], **{name: ["done"] for name in "acde"}}
 
 
+def test_killed_before_its_files_moved_and_its_row_lost_a_study_is_reported_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of its report was made already. One with a file of somebody else stays."""
+    put(tmp_path / "inbox", "a")
+    put(tmp_path / "inbox", "b")
+
+    def die(*_: Path) -> None:
+        raise Killed
+
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(claiming, "move", die)
+            with pytest.raises(Killed):
+                work(tmp_path)
+        database(tmp_path).unlink()
+    (tmp_path / "outbox" / "b").mkdir()
+    (tmp_path / "outbox" / "b" / "mine").touch()
+    work(tmp_path)
+    assert statuses(tmp_path) == {"a": "final", "b-2": "final"}
+    assert sorted(os.listdir(tmp_path / "outbox")) == [".overread.lock", "a", "b", "b-2"]
+    assert os.listdir(tmp_path / "state" / "work") == []
+
+
 @pytest.mark.parametrize("seed", range(14))
 def test_killed_at_a_random_moment_and_its_database_damaged_no_study_is_lost_or_doubled(
     tmp_path: Path, seed: int
