@@ -293,7 +293,7 @@ def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     has much less air than the other; there the hollows of the other lung are filled.
     """
     # slices in which one side has lost air; the other slices show the axis of symmetry
-    middle = _spine(air, coarse)
+    middle = spine_of(air, coarse)
     right, left = (side.sum(axis=(1, 2)) for side in (air[:, :, :middle], air[:, :, middle:]))
     poor_right, poor_left = right < _DEFICIENT * left, left < _DEFICIENT * right
     middle = _symmetry_axis(air, ~(poor_right | poor_left), middle)
@@ -310,7 +310,7 @@ def _missing(air: UInt8Array, coarse: HuArray) -> UInt8Array:
     return mirror | (lacking & doubled(pieces, air.shape))
 
 
-def _spine(air: UInt8Array, coarse: HuArray) -> int:
+def spine_of(air: UInt8Array, coarse: HuArray) -> int:
     """Find the x cell of the spine in the slices of the lungs.
 
     It is where a strip of the spine's width holds most bone, in the rear part of the lungs' depth:

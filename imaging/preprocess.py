@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from imaging.aeration import opaque_share
+from imaging.aeration import opaque_share, smaller_share
 from imaging.coverage import Coverage, coverage_of
 from imaging.errors import IrregularGeometry
 from imaging.lungs import Lungs, find_lungs
@@ -31,6 +31,7 @@ class Preprocessed:
         source: the geometry of ``lungs``.
         coverage: how much of the lungs the volume shows; None if it was not measured.
         opaque_share: the part of the lungs that is not aerated; None if it was not measured.
+        smaller_share: the air of one lung as a part of the other's; None if it was not measured.
     """
 
     voxels: UInt8Array
@@ -39,6 +40,7 @@ class Preprocessed:
     source: Geometry | None = None
     coverage: Coverage | None = None
     opaque_share: float | None = None
+    smaller_share: float | None = None
 
     def inside(self, index_zyx: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Tell which fractional box indices ``(n, 3)`` lie in the lung region, bool ``(n,)``."""
@@ -66,7 +68,8 @@ def preprocess(volume: Volume, source: Path | str = "volume") -> Preprocessed:
     box = tuple(slice(a, b) for a, b in zip(lungs.start, lungs.stop, strict=True))
     voxels, geometry = resample(hu[box], whole.cropped(lungs.start))
     coverage = coverage_of(lungs, whole.spacing_mm[0])
-    return Preprocessed(voxels, geometry, lungs, whole, coverage, opaque_share(lungs))
+    shares = opaque_share(lungs), smaller_share(lungs)
+    return Preprocessed(voxels, geometry, lungs, whole, coverage, *shares)
 
 
 def resample(hu: HuArray, geometry: Geometry) -> tuple[UInt8Array, Geometry]:

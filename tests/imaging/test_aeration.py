@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.limitations import MAX_OPAQUE_SHARE
+from edge.limitations import MAX_OPAQUE_SHARE, MIN_SIDE_SHARE
 from imaging.aeration import opaque_share
 from imaging.lungs import find_lungs
 from imaging.phantom.phantom import PhantomSpec, make_phantom
@@ -46,9 +46,16 @@ def test_consolidation_between_aerated_lung_is_measured(chest: HuArray) -> None:
 @pytest.mark.parametrize("scan", [*WHOLE, *CUT])
 def test_no_real_scan_counts_as_diffuse_disease(shared_data: Path, scan: str) -> None:
     """With masses of 36 mm, metastases, and atelectasis behind the lungs."""
-    _, found = real(shared_data / scan)
+    _, found, _ = real(shared_data / scan)
     assert found is not None
     assert found < 0.015
+
+
+@pytest.mark.parametrize("scan", WHOLE)
+def test_no_whole_scan_lacks_half_of_a_lung(shared_data: Path, scan: str) -> None:
+    _, _, smaller = real(shared_data / scan)
+    assert smaller is not None
+    assert smaller > MIN_SIDE_SHARE + 0.1
 
 
 def test_ground_glass_drawn_into_a_real_scan_is_measured(shared_data: Path) -> None:

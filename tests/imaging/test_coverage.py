@@ -38,10 +38,10 @@ def chest() -> HuArray:
 
 
 @cache
-def real(path: Path) -> tuple[Coverage | None, float | None]:
-    """Coverage and opaque share of a real scan; reading one takes a second or two."""
+def real(path: Path) -> tuple[Coverage | None, float | None, float | None]:
+    """Coverage, opaque share and smaller lung of a real scan; reading one takes a second or two."""
     box = preprocess(read_study(path).volume)
-    return box.coverage, box.opaque_share
+    return box.coverage, box.opaque_share, box.smaller_share
 
 
 def coverage(hu: HuArray, spacing_mm: Triple = SPACING_MM) -> Coverage:
@@ -106,7 +106,7 @@ def test_empty_lungs_are_told_to_be_cut_too(chest: HuArray) -> None:
 
 @pytest.mark.parametrize("scan", WHOLE)
 def test_whole_real_scans_are_complete(shared_data: Path, scan: str) -> None:
-    found, _ = real(shared_data / scan)
+    found, _, _ = real(shared_data / scan)
     assert found is not None
     assert found.cuts == ()
     assert found.lung_height_mm > 180
@@ -114,6 +114,6 @@ def test_whole_real_scans_are_complete(shared_data: Path, scan: str) -> None:
 
 @pytest.mark.parametrize("scan", CUT)
 def test_partial_real_scans_are_told(shared_data: Path, scan: str) -> None:
-    found, _ = real(shared_data / scan)
+    found, _, _ = real(shared_data / scan)
     assert found is not None
     assert sides(found) == CUT[scan]
