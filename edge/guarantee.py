@@ -85,7 +85,7 @@ class Terms:
         return (
             f"With {_percent(1 - self.delta)} confidence, at most {_percent(self.alpha)} of "
             "nodules are missed on average over patients, provided that they are as easy to find "
-            f"as those of calibration ({self.basis}, {self.patients} patients)."
+            f"as those of calibration ({self.patients} patients; {self.basis})."
         )
 
     @property

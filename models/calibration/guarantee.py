@@ -81,7 +81,7 @@ class ReadWith:
     hybrid: str
     slice_mm: float
     region_side: int
-    basis: str = "nodules in cubes of 50 mm"
+    basis: str = "nodules in cubes of 50 mm, where they are easier to find than in whole lungs"
     min_age: int = 18
     kernels: tuple[str, ...] = ("BONE", "STANDARD")
     contrast: bool = True

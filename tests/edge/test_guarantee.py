@@ -24,6 +24,7 @@ from edge.guarantee import (
     guarantee_of_model,
 )
 from edge.selection import Size
+from models.runtime.artifacts import every
 from protos.messages import Verdict
 from tests.edge.builders import GUARANTEE, TERMS, Site, pipeline_of, plan_of, report_of
 from tests.edge.fake_cloud import FakeCloud, escalator
@@ -31,8 +32,8 @@ from tests.edge.fake_cloud import FakeCloud, escalator
 MOST = Guarantee(TERMS, "", permanent=False)
 TEXT = (
     "With 90 % confidence, at most 5 % of nodules are missed on average over patients, provided "
-    "that they are as easy to find as those of calibration (nodules in cubes of 50 mm, 62 "
-    "patients)."
+    "that they are as easy to find as those of calibration (62 patients; nodules in cubes of 50 "
+    "mm)."
 )
 
 
@@ -132,6 +133,14 @@ def test_the_guarantee_is_one_sentence_and_its_details_say_what_was_requested() 
     ):
         assert any(detail.endswith(says) for detail in Guarantee(terms, "").details)
     assert Guarantee(TERMS, "slices are too thick").details == ()
+
+
+def test_the_guarantee_that_is_shipped_says_that_whole_lungs_are_harder() -> None:
+    """Of the same nodules inserted into whole scans far more are missed than it states."""
+    shipped = [Terms.from_manifest(artifact.settings) for artifact in every().values()]
+    assert sum(terms is not None for terms in shipped) == 3
+    for terms in filter(None, shipped):
+        assert terms.text.endswith("easier to find than in whole lungs).")
 
 
 def test_the_guarantee_waits_for_the_last_verdict() -> None:
