@@ -121,7 +121,7 @@ def _of_acquisition(header: StudyHeader, slice_mm: float, terms: Terms) -> Itera
         yield Limitation(LimitationKind.ACQUISITION, text)
     for name in names:
         if name.upper() not in terms.kernels:
-            text = f"The reconstruction kernel {name} is not known from calibration, only {known}."
+            text = f"The reconstruction kernel {name} is not known from calibration ({known})."
             yield Limitation(LimitationKind.ACQUISITION, text)
     if header.contrast and not terms.contrast:
         text = "Contrast medium was given; calibration is not known to have had such scans."

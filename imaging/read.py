@@ -86,6 +86,8 @@ def _read_directory(folder: Path, series: str, progress: Callable[[float], None]
         reason = f"no DICOM files in this folder, but an archive, {archives[0].name}: unpack it"
         raise UnreadableFile(reason, folder)
     found = f"but {len(others)} other files such as {others[0].name}" if others else "it is empty"
+    if not others and any(name.name.upper() == "DICOMDIR" for name in folder.iterdir()):
+        found = "only a DICOMDIR, whose images lie elsewhere"
     reason = f"no DICOM files in this folder, {found}: give the folder of one CT study"
     raise UnreadableFile(reason, folder)
 

@@ -309,7 +309,7 @@ def _missing_images(
         list(images),
     )
     if (listed := listed_images(folder, series.uid)) > len(counted[0]):
-        text = f"{len(counted[0])} of {listed} images that the DICOMDIR lists arrived"
+        text = f"Only {len(counted[0])} of {listed} images that the DICOMDIR lists arrived."
         return (Limitation(LimitationKind.COVERAGE, text),)
     for keyword, belong in zip(ANNOUNCED, counted, strict=True):
         # one number for each acquisition, one for series and study

@@ -343,6 +343,7 @@ FILES: list[tuple[str, Callable[[Path], object], type[StudyError], str]] = [
     ("damaged magic", _overwrite(128, b"DIXM"), UnreadableFile, "005.dcm: is not DICOM"),
     ("noise in the header", _overwrite(300, b"\xff" * 200), StudyError, "005.dcm: "),
     ("an empty folder", _only(), UnreadableFile, "it is empty"),
+    ("a DICOMDIR alone", _only("DICOMDIR"), UnreadableFile, "only a DICOMDIR, whose images lie"),
     ("an archive", _only("a.zip"), UnreadableFile, "but an archive, a.zip: unpack it"),
     ("no DICOM", _only("a.xml", "b.csv"), UnreadableFile, "2 other files such as a.xml"),
 ]

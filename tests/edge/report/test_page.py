@@ -6,15 +6,16 @@ import re
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edge.budget import LedgerEntry
-from edge.findings import Decision, Route, SecondReading
+from edge.findings import Decision, Outline, Route, SecondReading
 from edge.report.model import NOT_A_DEVICE, Rejection, Report, Status
 from edge.report.write import Banner, banners, write_report
 from imaging.volume import Limitation, LimitationKind, StudyHeader
 from models.runtime.detection import Candidate
-from tests.edge.report.reports import FINDING, REPORT, page, write
+from tests.edge.report.reports import FINDING, LOCATOR, REPORT, page, write
 
 
 def test_no_report_says_what_a_guideline_asks() -> None:
@@ -56,6 +57,19 @@ def test_hostile_text_stays_text(hostile: str) -> None:
     assert not re.search(r"<[^>]*\son[a-z]+\s*=\s*[^>\"]*>", text.replace("&#34;", ""))
     assert "49" not in text.replace("249", "")
     assert "default-src 'none'" in text
+
+
+def test_zones_and_outlines_are_explained_only_where_there_are_some(tmp_path: Path) -> None:
+    """A scan that is cut has no zones, and one that no cloud measured has no outlines."""
+    plain = write(replace(REPORT, locator=replace(LOCATOR, zones=None)), tmp_path / "a")
+    text = plain.html.read_text()
+    assert "Zones are thirds" not in text
+    assert "Outline of the nodule" not in text
+    outlined = replace(FINDING, outline=Outline(np.ones((3, 3, 3), bool), (18, 28, 38), 1.0))
+    full = write(replace(REPORT, locator=LOCATOR, findings=(outlined,)), tmp_path / "b")
+    text = full.html.read_text()
+    assert "Zones are thirds" in text
+    assert "Outline of the nodule by the cloud" in text
 
 
 def test_page_holds_its_own_pictures_and_points_nowhere(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_fewer_images_than_the_directory_of_a_disc_lists_limit_the_study(
         file.unlink()
     study = read_study(tmp_path / "disc" / given)
     assert study.volume.shape[0] == 12 - missing
-    text = "10 of 12 images that the DICOMDIR lists arrived"
+    text = "Only 10 of 12 images that the DICOMDIR lists arrived."
     assert [x.text for x in study.limitations] == ([text] if missing else [])
     assert all(x.kind is LimitationKind.COVERAGE for x in study.limitations)
 
