@@ -68,6 +68,8 @@ _OTHER_FORMATS = (
     *(b"\xd0\xcf\x11\xe0", b"SQLite format 3"),
 )
 """How the files begin that lie beside the images on a patient's disc."""
+MAX_DEPTH = 64
+"""Folders in folders: a walk through more would end in a RecursionError (Python 3.11)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,6 +309,9 @@ def _files(folder: Path) -> Iterator[Path]:
         raise UnreadableFile(reason, folder)
 
     for root, folders, names in os.walk(folder, onerror=fail):
+        if len(Path(root).parts) - len(folder.parts) > MAX_DEPTH:
+            reason = f"folders are nested more than {MAX_DEPTH} deep: send the images in one folder"
+            raise UnreadableFile(reason, folder)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
         links = [name for name in folders if Path(root, name).is_symlink()]
         for name in sorted([*names, *links]):

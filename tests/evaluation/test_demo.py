@@ -197,7 +197,9 @@ def test_signal_leaves_no_process_behind(
     out: Path, slice_of_nothing: Path, number: int, status: int
 ) -> None:
     programs = f"demo.Programs = lambda: Programs({_python(CLOUD)!r}, {_python(IDLE_EDGE)!r})"
-    code = f"from evaluation import demo; Programs = demo.Programs; {programs}; demo.main()"
+    # a background job of a shell ignores Ctrl-C, and so would what it starts
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; from evaluation import demo; Programs = demo.Programs; {programs}; demo.main()"
     options = ["--input", str(slice_of_nothing), "--out", str(out)]
     command = [sys.executable, "-c", code, *options]
     until = time.monotonic() + 60

@@ -288,3 +288,9 @@ def test_a_volume_file_that_is_not_there_is_refused_with_what_is(
     _write_volumes(tmp_path)
     with pytest.raises(SeriesNotFound, match=r"no volume file has the name '4', expected .*old"):
         read_study(tmp_path / given, "4")
+
+
+def test_folders_nested_without_end_are_refused(tmp_path: Path) -> None:
+    tmp_path.joinpath(*"d" * 100).mkdir(parents=True)
+    with pytest.raises(UnreadableFile, match="nested more than 64 deep"):
+        read_study(tmp_path)
