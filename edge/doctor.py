@@ -153,7 +153,7 @@ def _database(folders: AgentFolders) -> Results:
         yield Checked(Level.NOTE, "database", text)
     if not path.exists():
         if is_running(folders):
-            text = f"{path} is missing while the agent runs: restart it, it adopts what is there"
+            text = f"{path} is missing while the agent runs: it makes one after its current study"
             yield Checked(Level.WRONG, "database", text)
         else:
             text = f"{path} is missing: the agent makes it at its start"

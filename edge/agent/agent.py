@@ -30,7 +30,7 @@ from edge.pipeline import Pipeline, StudyResult, read_and_report
 from edge.report.model import Report
 from edge.settings import CLOUD_OFF, EdgeSettings
 from edge.store.pending import PendingStep, PersistPending, persist_in
-from edge.store.repair import is_damage, open_or_replace, set_aside
+from edge.store.repair import LostDatabase, is_damage, open_or_replace, reopen
 from edge.store.studies import Step, StepHook, StudyStore, exclusive
 from edge.telemetry import Telemetry
 from process.endpoints import Checks, Pulse
@@ -113,12 +113,11 @@ def run_agent(
             try:
                 make(telemetry, clock, stop).work(pulse.beat)
                 break
-            except sqlite3.DatabaseError as error:
-                if not is_damage(error):
+            except (LostDatabase, sqlite3.DatabaseError) as error:
+                if not isinstance(error, LostDatabase) and not is_damage(error):
                     raise
-                store.close()
-                set_aside(path, str(error))
-                store = open_or_replace(path, step)
+                folders.make()
+                store = reopen(path, store, error, step)
     log.info("agent stopped", hint="unfinished studies continue at the next start")
 
 

@@ -14,13 +14,14 @@ import structlog
 
 from edge.agent.adopt import adopt, release_unused, reports_by_study, settle, strays
 from edge.agent.claim import claim, resume_claim
-from edge.agent.folders import AgentFolders
+from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import Inbox
 from edge.agent.retention import Retention
 from edge.agent.study import UNFINISHED
 from edge.amend.amender import Amender
 from edge.atomic_files import is_transient
 from edge.settings import EdgeSettings
+from edge.store.repair import require_own_files
 from edge.store.studies import Record, Step, StudyStore
 from edge.telemetry import Telemetry
 from imaging.errors import is_machine_fault
@@ -73,7 +74,11 @@ class MainLoop:
         self._adopted = False
 
     def work(self, on_pass: Callable[[], None]) -> None:
-        """Run until the stop is set, and call ``on_pass`` with each pass."""
+        """Run until the stop is set, and call ``on_pass`` with each pass.
+
+        Raises:
+            LostDatabase: the database was deleted or replaced during the last pass.
+        """
         while not self._stop.is_set():
             on_pass()
             try:
@@ -82,7 +87,9 @@ class MainLoop:
                 if not is_transient(error):
                     raise
                 self._pause(error)
-                continue
+                busy = True  # it has waited
+            # after the pass: where files seem to change by themselves, studies are read even so
+            require_own_files(self._folders.state / DATABASE, self._store)
             if not busy:
                 self._stop.wait(self._settings.poll_s)
 

@@ -45,6 +45,21 @@ def open_database(path: Path) -> sqlite3.Connection:
     return database
 
 
+def file_identities(path: Path) -> dict[Path, tuple[int, int]]:
+    """Return device and inode of the database's file, and of its log where there is one.
+
+    Raises:
+        OSError: the folder cannot be read; a missing file is none.
+    """
+    found: dict[Path, tuple[int, int]] = {}
+    for suffix in ("", "-wal", "-shm"):
+        file = path.with_name(f"{path.name}{suffix}")
+        with suppress(FileNotFoundError):
+            status = file.stat()
+            found[file] = status.st_dev, status.st_ino
+    return found
+
+
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """Run a transaction: at its end everything is durable, after an exception nothing is done."""

@@ -1,18 +1,26 @@
-"""Open the database of the agent; one that is damaged is set aside, and a new one takes its place.
+"""Open the database of the agent; a new one takes the place of one that is damaged or deleted.
 
-Nothing is deleted. What the new one lacks is adopted from the folders (`edge.agent.adopt`).
+A damaged one is set aside, not deleted. What the new one lacks is adopted from the folders
+(`edge.agent.adopt`).
 """
 
 import sqlite3
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
 
 from edge.atomic_files import move
+from edge.errors import EdgeError
+from edge.store.database import file_identities
 from edge.store.studies import InvalidDatabase, StepHook, StudyStore
 
 log = structlog.get_logger()
+
+
+class LostDatabase(EdgeError):
+    """The file of the open database, or of its log, was deleted, or another is in its place."""
 
 
 def open_or_replace(path: Path, on_step: StepHook | None = None) -> StudyStore:
@@ -34,6 +42,52 @@ def open_or_replace(path: Path, on_step: StepHook | None = None) -> StudyStore:
         store.close()
     set_aside(path, problem)
     return StudyStore(path, on_step)
+
+
+def require_own_files(path: Path, store: StudyStore) -> None:
+    """Check that what is written to the open database is in the files at ``path``.
+
+    While the folder cannot be read, nothing is known, and nothing is said.
+
+    Raises:
+        LostDatabase: it is not; `reopen` helps.
+    """
+    with suppress(OSError):
+        now = file_identities(path)
+        lost = [file for file, identity in store.files.items() if now.get(file) != identity]
+        if lost:
+            names = " and ".join(file.name for file in lost)
+            raise LostDatabase(f"{names} in {path.parent}: deleted or replaced by another file")
+
+
+def reopen(
+    path: Path, store: StudyStore, error: Exception, on_step: StepHook | None = None
+) -> StudyStore:
+    """Close a database that is damaged or lost, and open the one that takes its place.
+
+    Raises:
+        InvalidDatabase: it cannot be opened for another reason, such as its permissions.
+    """
+    if is_damage(error):
+        store.close()
+        set_aside(path, str(error))
+        return open_or_replace(path, on_step)
+    log.error(
+        "database deleted or replaced, opening it again",
+        reason=str(error),
+        hint="studies are adopted from the folders, pending reads may be lost",
+    )
+    with suppress(sqlite3.Error):  # a file that was only renamed shall be complete
+        store.checkpoint()
+    store.close()
+    with suppress(OSError):
+        now = file_identities(path)
+        if now.get(path) != store.files[path]:
+            # a log is taken for that of any database beside it
+            for log_file in now.keys() - {path}:
+                if now[log_file] == store.files.get(log_file):
+                    log_file.unlink()
+    return open_or_replace(path, on_step)
 
 
 def set_aside(path: Path, problem: str) -> None:

@@ -37,7 +37,7 @@ import structlog
 from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
-from edge.store.database import WrongStep, open_database, transaction
+from edge.store.database import WrongStep, file_identities, open_database, transaction
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 
@@ -132,7 +132,7 @@ class Record:
 class StudyStore:
     """The table of studies, their later ``parts`` and the ``pending`` reads; a context manager.
 
-    Several processes may open it at once.
+    Several processes may open it at once. ``files`` are those that this one has open.
 
     Raises:
         InvalidDatabase: ``path`` cannot be opened, or is not a database.
@@ -147,7 +147,8 @@ class StudyStore:
                 self._database.executescript(_SCHEMA)
                 self.parts = PartStore(self._database)
                 self.pending = PendingStore(self._database, self._on_step)
-            except sqlite3.Error as error:
+                self.files = file_identities(path)
+            except (sqlite3.Error, OSError) as error:
                 allowed = os.access(path, os.R_OK | os.W_OK, effective_ids=True)
                 why = "" if allowed or not path.exists() else f"; {whose(path)}"
                 raise InvalidDatabase(f"{path}: {error}{why}") from error
@@ -158,6 +159,10 @@ class StudyStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def checkpoint(self) -> None:
+        """Write what is in the log into the file of the database, and empty the log."""
+        self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close the database."""

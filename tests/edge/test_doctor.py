@@ -73,7 +73,7 @@ def test_nothing_is_wrong_before_the_first_start(tmp_path: Path) -> None:
 
 
 def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) -> None:
-    """The agent writes on into a file that no one can find any more."""
+    """Until the study that the agent reads is done, nobody else can see what it writes."""
     database(root).unlink()
     assert doctor(root)[0] == 0
     with exclusive(root / "state" / ".overread.lock"):
@@ -81,7 +81,7 @@ def test_a_database_that_is_deleted_while_the_agent_runs_is_wrong(root: Path) ->
     assert status == 1
     ((what, text),) = wrong(checked)
     assert what == "database"
-    assert "missing while the agent runs: restart it" in text
+    assert "missing while the agent runs: it makes one after its current study" in text
 
 
 def test_people_get_a_line_for_each_check(root: Path) -> None:
