@@ -174,7 +174,8 @@ def guarantee_of(
     if most.terms is None or most.reason:
         return most
     if limitations:
-        return Guarantee(most.terms, " ".join(one.text for one in limitations))
+        plural = "limitations" if len(limitations) > 1 else "a limitation"
+        return Guarantee(most.terms, f"the study has {plural}")  # the report lists them
     if reason := _outside_calibration(plan, answers):
         return Guarantee(most.terms, reason)
     return amended_guarantee(most, plan, answers)

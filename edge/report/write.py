@@ -30,6 +30,7 @@ from edge.report.model import NOT_A_DEVICE, Change, ChangeKind, Report, Status
 from edge.report.pictures import Pictures, clear_pictures, stray_pictures
 from imaging.coverage import Coverage
 from imaging.location import Location
+from imaging.volume import LimitationKind
 
 log = structlog.get_logger()
 
@@ -167,6 +168,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
     Points are ``[x, y, z]`` LPS in mm, times are in seconds. A number that is not finite is null.
     """
     audit = report.audit
+    whole = all(one.kind is not LimitationKind.COVERAGE for one in report.limitations)
     return {
         "schema": SCHEMA,
         "study_key": report.study_key,
@@ -198,7 +200,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
             for entry in report.ledger
         ],
         "models": dict(report.models),
-        "coverage": _coverage(report.coverage),
+        "coverage": _coverage(report.coverage, whole),
         "limitations": [{"kind": x.kind.value, "text": x.text} for x in report.limitations],
         "guarantee": _guarantee(report.guarantee),
         "audit": audit
@@ -234,11 +236,11 @@ def _guarantee(guarantee: Guarantee) -> dict[str, Any]:
     }
 
 
-def _coverage(coverage: Coverage | None) -> dict[str, Any] | None:
+def _coverage(coverage: Coverage | None, whole: bool) -> dict[str, Any] | None:
     if coverage is None:
         return None
     return {
-        "complete": not coverage.cuts,
+        "complete": whole,
         "cut": [cut.side for cut in coverage.cuts],
         "cut_area_cm2": [cut.area_cm2 for cut in coverage.cuts],
         "lung_height_mm": coverage.lung_height_mm,

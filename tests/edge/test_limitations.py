@@ -63,6 +63,15 @@ def test_a_scan_that_ends_inside_the_lungs_says_so_and_guarantees_nothing(
     assert one.text in (tmp_path / "report.html").read_text()
 
 
+def test_coverage_is_not_complete_where_one_lung_is_outside_the_field_of_view(
+    chest: Volume, tmp_path: Path
+) -> None:
+    """Its edge runs through the mediastinum and cuts no lung, so `cut` is empty."""
+    report_of(pipeline_for(study_of(chest, chest.hu[:, :, chest.shape[2] // 2 :])), tmp_path)
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert (written["coverage"]["complete"], written["coverage"]["cut"]) == (False, [])
+
+
 def test_a_small_field_of_view_is_named_with_its_side(chest: Volume) -> None:
     (one,) = limitations(study_of(chest, chest.hu[:, :, : int(0.66 * chest.shape[2])]))
     assert one.kind is LimitationKind.COVERAGE
@@ -164,7 +173,7 @@ def test_a_child_gets_no_guarantee_whatever_the_second_reader_says(tmp_path: Pat
 
     report = report_of(replace(pipeline, provenance=provenance, read=child), tmp_path)
     assert (report.guarantee.given, report.guarantee.permanent) == (False, True)
-    assert "The patient is 6 years old" in report.guarantee.text
+    assert "The patient is 6 years old" in report.limitations[0].text
     assert "The patient is 6 years old" in (tmp_path / "report.html").read_text()
 
 

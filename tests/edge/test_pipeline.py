@@ -78,7 +78,9 @@ def test_a_limitation_of_the_study_is_reported_and_withdraws_the_guarantee(tmp_p
     )
     report = report_of(limited, tmp_path)
     assert report.limitations == (limitation,)
-    assert (report.guarantee.given, report.guarantee.reason) == (False, text)
+    reason = "the study has a limitation"  # it is not repeated
+    assert (report.guarantee.given, report.guarantee.reason) == (False, reason)
+    assert (tmp_path / "report.html").read_text().count(text) == 1
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["limitations"] == [{"kind": "orientation", "text": text}]
     assert text in (tmp_path / "report.html").read_text()

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from edge.merge import RIM_MM
 from edge.settings import EdgeSettings
 from evaluation.common.readers import edge_and_cloud
 from imaging.preprocess import Preprocessed
@@ -42,7 +43,7 @@ def test_merged_score_decides_and_dismissed_ones_are_gone(edge: float) -> None:
     found = edge_and_cloud(screener(edge, 0.05), second, EdgeSettings())(BOX)
     logit = 0.5 * math.log(edge / (1 - edge)) + 0.5 * math.log(0.02 / 0.98)
     assert [c.score for c in found] == [pytest.approx(1 / (1 + math.exp(-logit)))]
-    assert found[0].diameter_mm == 7.0
+    assert found[0].diameter_mm == 7.0 + RIM_MM
     assert second.shown == [(1, 48, 48, 48)]
 
 
