@@ -106,19 +106,41 @@ def _bring(source: Path, staged: Path, target: Path) -> None:
             make_folder(staged.parent)
             move(source, staged)
     if not exists(target):
-        _require_room(staged, target.parent)
+        if problem := _missing_room(staged, target.parent):
+            raise OSError(
+                errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, {problem}", str(target.parent)
+            )
         copy_whole(staged, target)
     remove(staged)
     with suppress(OSError):  # it was renamed, or more of the study lies there
         staged.parent.rmdir()
 
 
-def _require_room(source: Path, folder: Path) -> None:
-    """Find out before a copy that it would fill the disk, which others need meanwhile."""
+def missing_room(record: Record, folders: AgentFolders) -> str:
+    """Return what keeps a study that is being claimed from being copied; empty if nothing does.
+
+    Raises:
+        OSError: the study cannot be looked at, or has been copied meanwhile.
+    """
+    folder = folders.work / record.id
+    waiting = (
+        staged
+        for member in record.members
+        if os.path.lexists(staged := _staged(folders.inbox, record, member))
+        and not os.path.lexists(folder / member)
+    )
+    return next(filter(None, (_missing_room(staged, folders.work) for staged in waiting)), "")
+
+
+def _missing_room(source: Path, folder: Path) -> str:
+    """Find out before a copy whether it would fill the disk, which others need meanwhile."""
     inside = (entry.stat(follow_symlinks=False) for entry in walk(source))
     files = inside if source.is_dir() and not source.is_symlink() else [source.lstat()]
-    if sum(status.st_size for status in files) > shutil.disk_usage(folder).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+    needed = sum(status.st_size for status in files)
+    free = shutil.disk_usage(folder).free
+    if needed <= free:
+        return ""
+    return f"waits for room: {needed / 1e6:.1f} MB are needed, {free / 1e6:.1f} MB are free"
 
 
 def _staged(inbox: Path, record: Record, member: str) -> Path:

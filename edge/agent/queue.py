@@ -9,6 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from edge.agent.claim import missing_room
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
 from edge.atomic_files import copy_whole, move, remove, sync_folder
@@ -95,7 +97,7 @@ def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -
         ]
     for record in records.values():
         if everything or (record.step is not Step.DONE and _is_here(record, folders)):
-            found.append(_of(record))
+            found.append(_of(record, folders))
     return [*found, *pending]
 
 
@@ -222,10 +224,13 @@ def _why_it_waits(entry: InboxEntry, quiet_s: float) -> str:
     return f"complete when nothing changes for {quiet_s:g} s"
 
 
-def _of(record: Record) -> Queued:
+def _of(record: Record, folders: AgentFolders) -> Queued:
     updated = datetime.fromisoformat(record.updated)
     age_s = max(0.0, (datetime.now(UTC) - updated).total_seconds())
     reason = f"{record.kind}: {record.reason.splitlines()[0]}" if record.reason else record.kind
+    if record.step is Step.CLAIMING:
+        with suppress(OSError):  # it was copied meanwhile, or this user may not look
+            reason = missing_room(record, folders)
     state = STATES[record.step]
     return Queued(record.name, record.id, state, record.attempts, age_s, reason, record.report_name)
 

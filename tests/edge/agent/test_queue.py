@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from edge.__main__ import app
-from edge.agent import queue
+from edge.agent import claim as claiming
+from edge.agent import loop, queue
 from edge.agent.folders import AgentFolders
 from edge.atomic_files import move as real_move
 from edge.store.studies import Step
@@ -63,6 +65,31 @@ def test_queue_shows_every_study_that_is_not_done_and_why(tmp_path: Path) -> Non
     assert "Unreachable" in found["c", "pending"]["reason"]
     assert found["x.mhd", "arriving"]["reason"] == "its data file is missing"
     assert {one["name"] for one in shown(tmp_path, "--all")["studies"]} >= {"a", "c"}
+
+
+def test_queue_says_how_much_room_a_study_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes from another filesystem, and the disk has no room for a copy."""
+    put(tmp_path / "inbox", "a", "x" * 1_300_000)
+
+    def move(source: Path, target: Path) -> None:
+        if tmp_path / "state" in target.parents:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        real_move(source, target)
+
+    room = shutil._ntuple_diskusage(99, 99, 500_000)  # type: ignore[attr-defined]
+    monkeypatch.setattr(claiming, "move", move)
+    monkeypatch.setattr("edge.agent.claim.shutil.disk_usage", lambda _path: room)
+    monkeypatch.setattr(loop, "PAUSE_POLLS", 1)
+    work(tmp_path)
+    (one,) = shown(tmp_path)["studies"]
+    assert (one["name"], one["state"]) == ("a", "moving in")
+    assert one["reason"] == "waits for room: 2.6 MB are needed, 0.5 MB are free"
+    monkeypatch.undo()
+    assert shown(tmp_path)["studies"][0]["reason"] == ""
+    work(tmp_path)
+    assert statuses(tmp_path) == {"a": "final"}
 
 
 def test_queue_is_a_table_for_people(tmp_path: Path) -> None:
