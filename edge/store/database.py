@@ -60,6 +60,15 @@ def file_identities(path: Path) -> dict[Path, tuple[int, int]]:
     return found
 
 
+def columns(database: sqlite3.Connection) -> set[str]:
+    """Return ``table.column`` of all columns."""
+    query = (
+        "SELECT t.name || '.' || c.name FROM sqlite_master AS t"
+        " JOIN pragma_table_info(t.name) AS c WHERE t.type = 'table'"
+    )
+    return {row[0] for row in database.execute(query)}
+
+
 @contextmanager
 def transaction(database: sqlite3.Connection) -> Iterator[None]:
     """Run a transaction: at its end everything is durable, after an exception nothing is done."""

@@ -37,7 +37,7 @@ import structlog
 from edge.access import whose
 from edge.errors import EdgeError
 from edge.job import new_study_key
-from edge.store.database import WrongStep, file_identities, open_database, transaction
+from edge.store.database import WrongStep, columns, file_identities, open_database, transaction
 from edge.store.parts import LaterPart, PartStore
 from edge.store.pending import PendingStep, PendingStore
 
@@ -174,7 +174,7 @@ class StudyStore:
             (result,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
             if result != "ok":
                 return str(result)
-            lacks = sorted(_own_columns() - _columns(self._database))
+            lacks = sorted(_own_columns() - columns(self._database))
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
@@ -429,15 +429,7 @@ def _own_columns() -> set[str]:
         database.executescript(_SCHEMA)
         PartStore(database)
         PendingStore(database, lambda _step, _durable: None)
-        return _columns(database)
-
-
-def _columns(database: sqlite3.Connection) -> set[str]:
-    query = (
-        "SELECT t.name || '.' || c.name FROM sqlite_master AS t"
-        " JOIN pragma_table_info(t.name) AS c WHERE t.type = 'table'"
-    )
-    return {row[0] for row in database.execute(query)}
+        return columns(database)
 
 
 def _record(row: sqlite3.Row) -> Record:
