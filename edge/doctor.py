@@ -27,7 +27,7 @@ from edge.link.tls import DIAGNOSE_S
 from edge.reader import EdgeReader
 from edge.report.model import Status
 from edge.settings import EdgeSettings
-from edge.store.repair import damaged_databases, is_damage
+from edge.store.repair import RESTART, damaged_databases, is_damage
 from edge.store.studies import InvalidDatabase, Step, StudyStore
 from models.runtime.errors import ModelError
 from models.runtime.screener import open_screener
@@ -166,12 +166,12 @@ def _database(folders: AgentFolders) -> Results:
     try:
         opened = StudyStore(path)
     except InvalidDatabase as error:
-        hint = ": restart the agent, which sets it aside" if is_damage(error.__cause__) else ""
+        hint = f": {RESTART}" if is_damage(error.__cause__, opening=True) else ""
         yield Checked(Level.WRONG, "database", f"{error}{hint}")
         return
     with opened as store:
         if problem := store.problem():
-            text = f"{path} is damaged ({problem}): restart the agent, which sets it aside"
+            text = f"{path} is damaged ({problem}): {RESTART}"
             yield Checked(Level.WRONG, "database", text)
             return
         yield Checked(Level.OK, "database", f"{path} is sound")

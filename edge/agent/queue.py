@@ -24,7 +24,8 @@ from edge.atomic_files import copy_whole, move, remove, sync_folder
 from edge.errors import EdgeError
 from edge.job import KEY_CHARACTERS
 from edge.store.pending import PendingStep
-from edge.store.studies import Record, Step, StudyStore
+from edge.store.repair import opened
+from edge.store.studies import Record, Step
 from process.text import printable_line
 
 STATES = {
@@ -73,13 +74,13 @@ def queued(folders: AgentFolders, *, everything: bool = False, quiet_s: float) -
     """Return all studies that are not done, and the pending reads; with ``everything`` all.
 
     Raises:
-        InvalidDatabase: the database cannot be opened.
+        InvalidDatabase: the database cannot be opened, or is damaged.
         OSError: the inbox cannot be listed.
     """
     found = [*arriving(folders.inbox, quiet_s)]
     if not (folders.state / DATABASE).is_file():
         return found
-    with StudyStore(folders.state / DATABASE) as store:
+    with opened(folders.state / DATABASE) as store:
         records = {record.id: record for record in store.at(*Step)}
         pending = [
             Queued(
@@ -138,12 +139,13 @@ def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:
 
     Raises:
         NoSuchStudy: there is none, or several; or the inbox has another of this name.
+        InvalidDatabase: the database cannot be opened, or is damaged.
         OSError: files cannot be moved.
     """
     path = folders.state / DATABASE
     if not path.is_file():  # opening would make one, which may belong to another user
         raise NoSuchStudy(f"{path} is missing: start the agent, which makes it from the folders")
-    with StudyStore(path) as store:
+    with opened(path) as store:
         records = [r for r in store.at(Step.QUARANTINED, Step.DONE) if _is_here(r, folders)]
     if wanted is None:
         chosen = [record for record in records if record.step is Step.QUARANTINED]

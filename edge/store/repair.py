@@ -5,7 +5,8 @@ A damaged one is set aside, not deleted. What the new one lacks is adopted from 
 """
 
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from edge.atomic_files import move
 from edge.errors import EdgeError
 from edge.store.database import file_identities
 from edge.store.studies import InvalidDatabase, StepHook, StudyStore
+
+RESTART = "restart the agent, which sets it aside and adopts the studies"
+"""What to do with a damaged database; a start of one that does not run is as good."""
 
 log = structlog.get_logger()
 
@@ -42,6 +46,27 @@ def open_or_replace(path: Path, on_step: StepHook | None = None) -> StudyStore:
         store.close()
     set_aside(path, problem)
     return StudyStore(path, on_step)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[StudyStore]:
+    """Open the database for a command; its errors say what to do.
+
+    Raises:
+        InvalidDatabase: it is damaged, of another layout, locked, or cannot be opened.
+    """
+    try:
+        with StudyStore(path) as store:
+            if lacking := store.lacking():
+                raise InvalidDatabase(f"{path}: {lacking}: {RESTART}")
+            yield store
+    except InvalidDatabase as error:
+        if is_damage(error.__cause__, opening=True):
+            raise InvalidDatabase(f"{error}: {RESTART}") from error
+        raise
+    except sqlite3.DatabaseError as error:
+        hint = f": {RESTART}" if is_damage(error) else ""
+        raise InvalidDatabase(f"{path}: {error}{hint}") from error
 
 
 def require_own_files(path: Path, store: StudyStore) -> None:

@@ -174,11 +174,15 @@ class StudyStore:
             (result,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
             if result != "ok":
                 return str(result)
-            lacks = sorted(_own_columns() - columns(self._database))
+            return self.lacking()
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
             return str(error)
+
+    def lacking(self) -> str:
+        """Return which columns a database of another layout lacks, empty for none."""
+        lacks = sorted(_own_columns() - columns(self._database))
         return f"lacks {', '.join(lacks)}" if lacks else ""
 
     def open_claim(

@@ -6,6 +6,9 @@ import errno
 import json
 import os
 import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from edge.agent.folders import AgentFolders
 from edge.atomic_files import move as real_move
 from edge.store.studies import Step
 from evaluation.recovery.agent import settings_in
-from tests.edge.agent.test_adopt import busy_site, work
+from tests.edge.agent.test_adopt import busy_site, cut, database, noise, older_layout, work
 from tests.edge.builders import put
 from tests.edge.running_agent import statuses, whereabouts
 
@@ -191,3 +194,39 @@ def test_requeue_makes_no_database_where_there_is_none(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "spool.sqlite3 is missing" in result.stderr
     assert list((tmp_path / "state").iterdir()) == []
+
+
+def keep_the_first_page(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(path.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize(
+    "damage", [noise, cut, older_layout, keep_the_first_page], ids=lambda damage: damage.__name__
+)
+@pytest.mark.parametrize("arguments", [["queue"], ["requeue", "a"]], ids=" ".join)
+def test_a_damaged_database_is_an_error_that_says_what_to_do(
+    tmp_path: Path, damage: Callable[[Path], None], arguments: list[str]
+) -> None:
+    """Found while it is opened, or while it is read."""
+    busy_site(tmp_path)
+    with closing(sqlite3.connect(database(tmp_path))) as before:
+        before.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(database(tmp_path))
+    result = command(tmp_path, *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"InvalidDatabase: {database(tmp_path)}")
+    assert "restart the agent, which sets it aside and adopts the studies" in result.stderr
+    work(tmp_path)
+    assert command(tmp_path, *arguments).exit_code == 0
+
+
+def test_a_database_that_another_process_holds_is_named(tmp_path: Path) -> None:
+    busy_site(tmp_path)
+    with closing(sqlite3.connect(database(tmp_path), isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        result = command(tmp_path, "queue")
+    assert result.exit_code == 1
+    assert result.stderr == f"InvalidDatabase: {database(tmp_path)}: database is locked\n"
