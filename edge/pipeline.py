@@ -91,7 +91,11 @@ def run(pipeline: Pipeline, job: Job, budget: Budget) -> StudyResult:
         study = pipeline.read(job.source)
         pipeline.admit(job, study)
     with budget.stage("preprocess"):
-        box = pipeline.preprocess(study.volume, job.source)
+        try:
+            box = pipeline.preprocess(study.volume, job.source)
+        except StudyError as error:
+            error.study = study
+            raise
     assessment = detect(pipeline, box, budget, job.study_key)
     with budget.stage("draw"):
         pictures, note = _draw(pipeline, assessment.merged.findings, box, job)
@@ -141,7 +145,7 @@ def read_and_report(pipeline: Pipeline, job: Job) -> StudyResult:
         result = run(pipeline, job, budget)
     except StudyError as error:
         rejection = Rejection(error.kind, error.reason, str(error.file))
-        result = _reject(pipeline, job, budget, rejection)
+        result = _reject(pipeline, job, budget, rejection, error.study)
     except UnfitFolder:
         raise
     except Exception as error:  # a fault of the program must not prevent the report
@@ -180,9 +184,12 @@ def _draw(
     return pictures, undrawn_note(len(findings), pictures) if pictures else ""
 
 
-def _reject(pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection) -> StudyResult:
-    pipeline.admit(job, None)
+def _reject(
+    pipeline: Pipeline, job: Job, budget: Budget, rejection: Rejection, study: Study | None = None
+) -> StudyResult:
+    pipeline.admit(job, study)
     with budget.stage("report"):
-        report = compose_rejection(pipeline.provenance, job, rejection, budget.ledger_so_far)
+        ledger = budget.ledger_so_far
+        report = compose_rejection(pipeline.provenance, job, study, rejection, ledger)
         paths = pipeline.write(report, {}, job.out)
     return StudyResult(replace(report, ledger=budget.ledger), paths)

@@ -17,6 +17,8 @@ can be read when it has passed.
 import errno
 from pathlib import Path
 
+from imaging.volume import Study
+
 MACHINE_ERRORS = frozenset(
     {
         *(errno.ENOSPC, errno.EDQUOT, errno.EROFS),  # the disk is full or read-only
@@ -33,7 +35,10 @@ class StudyError(Exception):
     Attributes:
         reason: what is wrong, the value, what is expected, and what to do.
         file: the file, or the folder where no single file is at fault.
+        study: what was read before the error; its report then names the patient.
     """
+
+    study: Study | None = None
 
     def __init__(self, reason: str, file: Path | str) -> None:
         super().__init__(f"{file}: {reason}")

@@ -252,14 +252,21 @@ def compose(
 
 
 def compose_rejection(
-    provenance: Provenance, job: Job, rejection: Rejection, ledger: tuple[LedgerEntry, ...]
+    provenance: Provenance,
+    job: Job,
+    study: Study | None,
+    rejection: Rejection,
+    ledger: tuple[LedgerEntry, ...],
 ) -> Report:
-    """Compose the report of a study that was not read."""
+    """Compose the report of a study that was refused; ``study`` is what of it could be read."""
     return Report(
         study_key=job.study_key,
         created=provenance.now().isoformat(timespec="seconds"),
         source=job.source,
         deadline_s=provenance.deadline_s,
+        header=study.header if study else StudyHeader(),
+        series_uid=study.volume.series_uid if study else "",
+        other_series=study.other_series if study else (),
         version=job.version,
         changes=more_images(job),
         ledger=ledger,

@@ -22,9 +22,9 @@ from edge.store.pending import pending_candidates
 from imaging.errors import NoLung
 from imaging.preprocess import Preprocessed
 from imaging.render import Mark, finding_picture
-from imaging.volume import Limitation, LimitationKind, UInt8Array, Volume
+from imaging.volume import Limitation, LimitationKind, Study, StudyHeader, UInt8Array, Volume
 from protos.deadline import Deadline
-from tests.edge.builders import TERMS, HandClock, box, pipeline_of, report_of
+from tests.edge.builders import TERMS, HandClock, box, pipeline_of, report_of, study_at
 from tests.edge.fake_cloud import FakeCloud, escalator
 
 RESERVE_S = 20.0
@@ -164,8 +164,15 @@ def test_unreadable_study_is_reported_as_refused(tmp_path: Path) -> None:
     def no_lung(_volume: Volume, source: Path) -> Preprocessed:
         raise NoLung("no air inside the body", source)
 
-    pipeline = replace(pipeline_of(NoSecondReader()), preprocess=no_lung)
+    def named(path: Path) -> Study:
+        header = StudyHeader(patient_name="Doe^Jane", patient_id="P1")
+        return replace(study_at(path), header=header, other_series=("'chest' was passed over",))
+
+    pipeline = replace(pipeline_of(NoSecondReader()), preprocess=no_lung, read=named)
     report = report_of(pipeline, tmp_path)
+    assert (report.header.patient_id, report.series_uid) == ("P1", "1.2.3")
+    assert report.other_series == ("'chest' was passed over",)
+    assert "Doe Jane" in (tmp_path / "report.html").read_text()
     assert report.status is Status.REJECTED
     assert report.rejection is not None
     assert (report.rejection.kind, report.rejection.file) == ("NoLung", "study")
