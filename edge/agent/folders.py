@@ -1,5 +1,6 @@
 """The folders of the agent."""
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,11 @@ class AgentFolders:
     def make(self) -> None:
         """Create the folders that are missing, and close the agent's own to other users.
 
-        The inbox is left as it is: its sender may be another user.
+        The inbox is left as it is: its sender may be another user. A study that may not be moved
+        out of it waits.
+
+        Raises:
+            OSError: a folder cannot be made, or one of the agent's own may not be written.
         """
         own = (self.state, self.work, self.done, self.quarantine)
         for folder in (self.inbox, self.outbox, *own):
@@ -44,3 +49,15 @@ class AgentFolders:
             close_folder(folder, group=True)
         close_folder(self.outbox, group=False)
         warn_if_open(self.inbox)
+        for folder in (self.outbox, *own):
+            _require_writable(folder)
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except PermissionError as error:
+        raise PermissionError(error.errno, error.strerror, str(folder)) from error
+    except OSError:  # a full disk, say, for which the main loop waits
+        pass

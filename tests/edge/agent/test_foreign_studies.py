@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edge.access import obstacle
+from tests.edge.agent.test_adopt import work
 from tests.edge.agent.test_queue import command, shown
 from tests.edge.builders import put, watch
 from tests.edge.running_agent import statuses, work_off
@@ -103,6 +104,27 @@ def test_a_sticky_inbox_and_one_that_may_not_be_written_are_named(root: Path) ->
     assert "sticky bit" in obstacle(root / "inbox" / "mine")
     as_root(root / "inbox", 0o2755)
     assert "may not write" in obstacle(root / "inbox" / "mine")
+
+
+@pytest.mark.parametrize(
+    "name", ["outbox", "state", "state/work", "state/done", "state/quarantine"]
+)
+def test_a_folder_of_the_agent_that_it_may_not_write_is_an_error_of_the_start(
+    root: Path, name: str
+) -> None:
+    """Although it may open the lock file and the database that an earlier start left in it."""
+    work(root)
+    os.seteuid(0)
+    os.chown(root / name, 0, 0)
+    (root / name).chmod(0o755)
+    os.seteuid(AGENT)
+    with pytest.raises(PermissionError) as raised:
+        work(root)
+    assert raised.value.filename == str(root / name)
+    result = command(root, "run")
+    assert result.exit_code == 1
+    assert f"Permission denied: '{root / name}'" in result.stderr
+    assert f"{root / name} belongs to user root, with mode 0755, and this is" in result.stderr
 
 
 @pytest.mark.parametrize("file", ["inbox/.overread.lock", "state/spool.sqlite3"])
