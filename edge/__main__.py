@@ -15,7 +15,7 @@ from rich.console import Console
 from edge.access import UMASK, make_folder, whose
 from edge.agent.agent import run_agent
 from edge.agent.folders import AgentFolders
-from edge.agent.queue import is_running, queued, render, requeue
+from edge.agent.queue import is_running, other_user, queued, render, requeue
 from edge.assemble import open_pipeline
 from edge.doctor import Level, examine
 from edge.errors import EdgeError, MissingPath, UnfitFolder
@@ -154,8 +154,11 @@ def queue(
     folders = AgentFolders.of(settings)
     try:
         studies = queued(folders, everything=everything, quiet_s=settings.quiet_s)
+        note = other_user(folders)
     except SETUP_ERRORS as error:
         raise _failed(error) from error
+    if note:
+        typer.echo(printable(f"note: {note}"), err=True)
     if as_json:
         values = {"running": is_running(folders), "studies": [asdict(one) for one in studies]}
         typer.echo(printable_json(json.dumps(values, indent=2, ensure_ascii=False)))

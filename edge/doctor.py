@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from edge.access import user_name
 from edge.agent.adopt import strays
 from edge.agent.folders import DATABASE, AgentFolders
-from edge.agent.queue import BLOCKED, arriving, is_running
+from edge.agent.queue import BLOCKED, arriving, is_running, other_user
 from edge.agent.ready import folder_problem
 from edge.amend.amender import MB
 from edge.errors import EdgeError
@@ -128,8 +127,7 @@ def _access(folders: AgentFolders, settings: EdgeSettings) -> Results:
         if os.geteuid() != 0 and group not in (os.getegid(), *os.getgroups()):
             text = f"the agent's user is not in group {group} of {folders.outbox}: add it"
             yield Checked(Level.WRONG, "access", text)
-    if folders.state.exists() and (owner := folders.state.stat().st_uid) != os.geteuid():
-        text = f"{folders.state} belongs to {user_name(owner)}: run this as that user"
+    if text := other_user(folders):
         yield Checked(Level.NOTE, "access", text)
     if not wide:
         yield Checked(Level.OK, "access", "studies and database are closed to other users")

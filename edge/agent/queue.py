@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from edge.access import user_name
 from edge.agent.claim import missing_room
 from edge.agent.folders import DATABASE, AgentFolders
 from edge.agent.inbox import InboxEntry, inspect_entry, is_study, obstacle_to, reason_of
@@ -129,6 +130,16 @@ def is_running(folders: AgentFolders) -> bool:
     except OSError:
         return False
     return False
+
+
+def other_user(folders: AgentFolders) -> str:
+    """Return a note if this is not the agent's user; empty if it is, or the agent never ran."""
+    if not folders.state.exists() or (owner := folders.state.stat().st_uid) == os.geteuid():
+        return ""
+    return (
+        f"{folders.state} belongs to {user_name(owner)}: run this as that user; "
+        "whether a study is blocked depends on the user"
+    )
 
 
 def requeue(wanted: str | None, folders: AgentFolders) -> list[str]:

@@ -94,6 +94,25 @@ def test_queue_and_doctor_name_a_study_that_may_not_be_taken(
     ]
 
 
+def test_queue_and_doctor_tell_root_that_a_study_may_be_blocked_for_the_agent(root: Path) -> None:
+    """Root may move and read everything."""
+    as_root(root / "inbox" / "mine", 0o2755)
+    work(root)
+    (one,) = shown(root)["studies"]
+    assert one["state"] == "blocked"
+    assert command(root, "queue").stderr == ""
+    os.seteuid(0)
+    (one,) = shown(root)["studies"]
+    assert one["state"] == "arriving"
+    note = f"{root / 'state'} belongs to {AGENT}: run this as that user"
+    for arguments in (["queue"], ["queue", "--json"]):
+        said = command(root, *arguments).stderr
+        assert said.startswith(f"note: {note}")
+        assert "whether a study is blocked depends on the user" in said
+    _, checked = doctor(root)
+    assert [text[: len(note)] for level, text in checked["access"] if level == "note"] == [note]
+
+
 def test_a_sticky_inbox_and_one_that_may_not_be_written_are_named(root: Path) -> None:
     as_root(root / "inbox" / "mine", 0o2775)
     assert obstacle(root / "inbox" / "mine") == ""
