@@ -148,6 +148,8 @@ class PendingStore:
         head = (key, PendingStep.SAVED.value, context.report.version, answers.reason)
         with self._durable(PendingStep.SAVED):
             self.discard(key)  # of an earlier attempt
+            for table in ("pending_rois", "pending_verdicts"):  # left if a person deleted rows
+                self._database.execute(f"DELETE FROM {table} WHERE study_key = ?", (key,))
             self._database.execute(
                 "INSERT INTO pending (study_key, step, version, reason, context)"
                 " VALUES (?, ?, ?, ?, ?)",

@@ -69,6 +69,19 @@ def test_rois_come_back_as_they_were_and_in_their_order(pending: PendingStore) -
     assert pending.roi("k1", 7) is None
 
 
+def test_rows_that_a_deleted_pending_read_left_behind_keep_no_study_from_being_saved(
+    pending: PendingStore, database: sqlite3.Connection
+) -> None:
+    """The sqlite shell does not delete the regions with their pending read."""
+    answers = EscalationResult(reason="dead", verdicts={3: verdict(3)}, masks={3: MASK})
+    pending_read(pending, answers=answers)
+    database.execute("PRAGMA foreign_keys = OFF")
+    database.execute("DELETE FROM pending")
+    database.execute("PRAGMA foreign_keys = ON")
+    pending_read(pending, answers=answers)
+    assert [found.roi_id for found in pending.rois("k1")] == [2, 1]
+
+
 def test_a_damaged_roi_is_compressed_once_and_stays_damaged(
     pending: PendingStore, database: sqlite3.Connection
 ) -> None:
