@@ -176,7 +176,7 @@ def locator(
 
 
 def test_sides_are_told_by_the_two_lungs_not_by_the_middle_of_the_picture() -> None:
-    """Here both lie in the right half of the field of view; between them nothing is told."""
+    """Here both lie in the right half of the field of view; between them no side is stated."""
     where = locator(balls(20, 48))
     assert [where(30, x).side for x in (10, 25, 34, 45, 60)] == [
         "right",

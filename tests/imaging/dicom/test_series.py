@@ -390,7 +390,7 @@ def test_frames_become_slices(compressed: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("syntax", ["4.70", "4.80", "4.90", "5"])
 @pytest.mark.parametrize("table", ["none", "basic", "extended"])
 def test_every_table_of_frame_offsets(table: str, syntax: str, tmp_path: Path) -> None:
-    """Frames are told apart by an offset table, or by their fragments where there is none."""
+    """An offset table separates the frames, or their fragments do where there is none."""
     ct = SmallCt()
     data = _enhanced(ct)
     frames = [encoded(image, syntax) for image in ct.images()[::-1]]

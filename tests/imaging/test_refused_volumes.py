@@ -1,0 +1,215 @@
+"""Volume files that are refused: each with its error and its reason."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pydicom import Dataset
+
+from imaging.errors import IncompleteSeries, IrregularGeometry, NotCt, StudyError, UnreadableFile
+from imaging.read import read_study
+
+Damage = Callable[[list[Dataset]], Any]
+
+
+def _volume(folder: Path, name: str, values: np.ndarray, **geometry: Any) -> Path:
+    image = sitk.GetImageFromArray(values, isVector=False)
+    image.SetSpacing(geometry.get("spacing", (2.0,) * image.GetDimension()))
+    sitk.WriteImage(image, str(folder / name))
+    return folder / name
+
+
+def _body(dtype: str = "int16", shape: tuple[int, ...] = (16, 24, 24)) -> np.ndarray:
+    values = np.full(shape, -1000, dtype)
+    values[..., 6:18, 6:18] = 40
+    return values
+
+
+def _nan(folder: Path) -> Path:
+    values = _body("float32")
+    values[3, 4, 5] = np.nan
+    return _volume(folder, "a.nii.gz", values)
+
+
+def _complex(folder: Path) -> Path:
+    nibabel.Nifti1Image(_body("complex64"), np.eye(4)).to_filename(folder / "a.nii")
+    return folder / "a.nii"
+
+
+def _cut_gzip(folder: Path) -> Path:
+    file = _volume(folder, "a.nii.gz", _body())
+    file.write_bytes(file.read_bytes()[:100])
+    return file
+
+
+def _cut_nifti(folder: Path) -> Path:
+    whole = gzip.decompress(_volume(folder, "a.nii.gz", _body()).read_bytes())
+    (folder / "b.nii").write_bytes(whole[: len(whole) // 2])
+    return folder / "b.nii"
+
+
+def _lost_data(folder: Path) -> Path:
+    file = _volume(folder, "a.mhd", _body())
+    (folder / "a.raw").unlink()
+    return file
+
+
+def _noise_file(folder: Path, name: str) -> Path:
+    (folder / name).write_bytes(b"\x9c" * 900)
+    return folder / name
+
+
+def _detached(folder: Path, data: str, *, is_nrrd: bool = False) -> Path:
+    """A header whose voxels lie in ``data``; ``folder/elsewhere/a.raw`` has them."""
+    (folder / "elsewhere").mkdir()
+    study = folder / "study"
+    study.mkdir()
+    file = _volume(study, "a.nhdr" if is_nrrd else "a.mhd", _body())
+    raw = next(one for one in study.iterdir() if one != file)
+    text = file.read_text().replace(raw.name, data.format(elsewhere=folder / "elsewhere"))
+    raw.rename(folder / "elsewhere" / raw.name)
+    file.write_text(text)
+    return file
+
+
+def _linked_data(folder: Path) -> Path:
+    file = _detached(folder, "a.raw")
+    (folder / "study" / "a.raw").symlink_to(folder / "elsewhere" / "a.raw")
+    return file
+
+
+def _pipe_as_data(folder: Path) -> Path:
+    file = _detached(folder, "a.raw")
+    os.mkfifo(folder / "study" / "a.raw")
+    return file
+
+
+def _wide_and_tall(folder: Path) -> Path:
+    values = np.full((12, 336, 336), -1000, np.int16)
+    values[:, 100:200, 100:200] = 40
+    return _volume(folder, "a.nii.gz", values, spacing=(3.0, 3.0, 10.0))
+
+
+VOLUMES: list[tuple[str, Callable[[Path], Path], type[StudyError], str]] = [
+    ("NaN", _nan, NotCt, "1 voxels are NaN"),
+    ("2-D", lambda f: _volume(f, "a.nii", _body(shape=(24, 24))), NotCt, "24 x 24"),
+    ("4-D", lambda f: _volume(f, "a.nii", _body(shape=(3, 16, 24, 24))), NotCt, "16 x 3, not"),
+    ("bytes", lambda f: _volume(f, "a.nrrd", abs(_body()).astype("uint8")), NotCt, "40 to 232"),
+    ("short", lambda f: _volume(f, "a.mha", _body()[:8]), IncompleteSeries, "16.0 mm"),
+    (
+        "far apart",
+        lambda f: _volume(f, "a.nii", _body(), spacing=(1.0, 1.0, 15.0)),
+        IrregularGeometry,
+        "spacing 15 x 1 x 1 mm",
+    ),
+    (
+        "microscopic",
+        lambda f: _volume(f, "a.nrrd", _body(), spacing=(0.001, 0.001, 2.0)),
+        IrregularGeometry,
+        "spacing 2 x 0.001 x 0.001",
+    ),
+    ("wider than any gantry", _wide_and_tall, IrregularGeometry, "120 x 1008 x 1008 mm"),
+    (
+        "data at an absolute path",
+        lambda f: _detached(f, "{elsewhere}/a.raw"),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "data in another folder",
+        lambda f: _detached(f, "../elsewhere/a.raw"),
+        UnreadableFile,
+        "voxels lie in '../elsewhere/a.raw', expected one file beside it",
+    ),
+    (
+        "data in another folder, NRRD",
+        lambda f: _detached(f, "../elsewhere/a.raw", is_nrrd=True),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "a list of data files",
+        lambda f: _detached(f, "LIST\n{elsewhere}/a.raw"),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "a list of data files, NRRD",
+        lambda f: _detached(f, "LIST\n{elsewhere}/a.raw", is_nrrd=True),
+        UnreadableFile,
+        "expected one file beside it",
+    ),
+    (
+        "a pattern of data files",
+        lambda f: _detached(f, "a%03d.raw 1 16 1"),
+        UnreadableFile,
+        "is a pattern, expected one file",
+    ),
+    ("data through a link", _linked_data, UnreadableFile, "a.raw: is a link, not a file"),
+    ("a named pipe as data", _pipe_as_data, UnreadableFile, "a.raw: is a named pipe"),
+    (
+        "data named twice",
+        lambda f: _detached(f, "a.raw\nElementDataFile = {elsewhere}/a.raw"),
+        UnreadableFile,
+        "damaged MetaImage",
+    ),
+    (
+        "data named in a comment for another reader",
+        lambda f: _detached(f, "a.raw\x0cElementDataFile = {elsewhere}/a.raw"),
+        UnreadableFile,
+        "where its voxels lie is unclear",
+    ),
+    ("complex numbers", _complex, UnreadableFile, "voxels of type 32 are not numbers"),
+    ("cut gzip", _cut_gzip, UnreadableFile, "a.nii.gz: damaged NIfTI"),
+    ("cut NIfTI", _cut_nifti, UnreadableFile, "b.nii: damaged NIfTI"),
+    ("lost data file", _lost_data, UnreadableFile, "a.mhd: damaged MetaImage"),
+    ("noise as NIfTI", lambda f: _noise_file(f, "a.nii"), UnreadableFile, "a.nii: damaged"),
+    ("noise as NRRD", lambda f: _noise_file(f, "a.nrrd"), UnreadableFile, "a.nrrd: damaged"),
+    (
+        "another kind of file",
+        lambda f: _noise_file(f, "a.png"),
+        UnreadableFile,
+        "unknown file format",
+    ),
+    ("an archive", lambda f: _noise_file(f, "a.zip"), UnreadableFile, "is an archive: unpack it"),
+    ("a transfer", lambda f: _noise_file(f, "a.nii.part"), UnreadableFile, "has not finished"),
+    ("noise as DICOM", lambda f: _noise_file(f, "a.dcm"), UnreadableFile, "a.dcm: is not DICOM"),
+    ("nothing there", lambda f: f / "nowhere", UnreadableFile, "nowhere: does not exist"),
+    ("a folder of two volumes", lambda f: _two_volumes(f), UnreadableFile, "2 volume files"),
+]
+
+
+def _two_volumes(folder: Path) -> Path:
+    for name in ("a.nii", "b.nii"):
+        _volume(folder, name, _body())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"), [c[1:] for c in VOLUMES], ids=[c[0] for c in VOLUMES]
+)
+def test_bad_volume_files(
+    make: Callable[[Path], Path],
+    error: type[StudyError],
+    text: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """A volume file that holds no CT is refused, and the library below keeps quiet."""
+    _assert_refused(make(tmp_path), error, text)
+    assert capfd.readouterr().err == ""
+
+
+def _assert_refused(path: Path, error: type[StudyError], text: str) -> None:
+    with pytest.raises(error) as caught:
+        read_study(path)
+    assert text in str(caught.value)
+    assert isinstance(caught.value, StudyError)
