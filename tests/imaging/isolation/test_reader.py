@@ -61,15 +61,22 @@ def write_zeros(file: Path, megabytes: int) -> Path:
 
 
 def signal_child(number: int) -> None:
-    """Send a signal to the next child of a child of this process, once it lives."""
+    """Send a signal to the next child of a reading process, once it lives."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        for child in _children(os.getpid()):
+        for child in _readers():
             for grandchild in _children(child):
                 time.sleep(0.1)  # it has set its limits by then
                 os.kill(grandchild, number)
                 return
         time.sleep(0.005)
+
+
+def _readers() -> list[int]:
+    """The reading processes of this one, which may have other children."""
+    module = b"imaging.isolation.child"
+    every = _children(os.getpid())
+    return [one for one in every if module in Path(f"/proc/{one}/cmdline").read_bytes()]
 
 
 def _children(process: int) -> list[int]:
@@ -218,7 +225,7 @@ def test_a_reading_process_that_dies_is_started_again(
 ) -> None:
     write_series(chest(), tmp_path)
     assert reader.read(tmp_path)
-    for child in _children(os.getpid()):
+    for child in _readers():
         os.kill(child, signal.SIGKILL)
     try:
         reader.read(tmp_path)
