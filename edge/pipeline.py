@@ -178,7 +178,7 @@ def _draw(
         pictures = pipeline.draw(findings, box, job.out)
     except OSError:
         raise  # the folder cannot be written, and so neither can the report
-    except Exception:
+    except Exception:  # whatever it is: the findings are worth more than their pictures
         log.exception("no picture drawn", study_key=job.study_key)
         return {}, undrawn_note(len(findings), {})
     return pictures, undrawn_note(len(findings), pictures) if pictures else ""
