@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.accuracy.calibration import BoolArray
-from evaluation.accuracy.data import Annotation, Cube, Lesion, scan_name
+from evaluation.accuracy.data import Annotation, Cube
 from evaluation.accuracy.scores import Fitted
+from evaluation.accuracy.truth import Lesion, scan_name
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi

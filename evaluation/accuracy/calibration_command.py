@@ -31,16 +31,10 @@ from evaluation.accuracy.calibration_cases import (
     gathered,
     scan_rows,
 )
-from evaluation.accuracy.data import (
-    read_annotations,
-    read_cubes,
-    read_truth,
-    scan_folders,
-    scan_name,
-    scans_of_splits,
-)
+from evaluation.accuracy.data import read_annotations, read_cubes
 from evaluation.accuracy.nodules import save_chart
 from evaluation.accuracy.scores import Fitted, calibrated
+from evaluation.accuracy.truth import read_truth, scan_folders, scan_name, scans_of_splits
 from evaluation.common import cli
 from evaluation.common.readers import open_screening, open_second
 from imaging.volume import FloatArray

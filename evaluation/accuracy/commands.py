@@ -13,8 +13,8 @@ from edge.pipeline import Pipeline
 from edge.settings import load_settings
 from evaluation.accuracy import nodules, reports
 from evaluation.accuracy.bootstrap import RESAMPLES, figures, froc_table
-from evaluation.accuracy.data import read_truth, scan_name
 from evaluation.accuracy.froc import RATES, challenge
+from evaluation.accuracy.truth import read_truth, scan_name
 from evaluation.common import cli
 from evaluation.common.processes import cloud_service
 from evaluation.common.tables import times_table

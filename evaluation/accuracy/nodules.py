@@ -21,15 +21,7 @@ from evaluation.accuracy.bootstrap import (
     finite,
     froc_table,
 )
-from evaluation.accuracy.data import (
-    RIM_MM,
-    Cube,
-    Lesion,
-    read_cubes,
-    read_truth,
-    scan_folders,
-    scan_name,
-)
+from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import (
     RATES,
     TARGETS,
@@ -41,6 +33,7 @@ from evaluation.accuracy.froc import (
     threshold_within,
 )
 from evaluation.accuracy.subgroups import by_subgroup, read_traits, subgroups_table
+from evaluation.accuracy.truth import RIM_MM, Lesion, read_truth, scan_folders, scan_name
 from evaluation.common import cli
 from evaluation.common.readers import Reads, Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name

@@ -25,8 +25,8 @@ from evaluation.accuracy.bootstrap import (
     percent_cells,
     span,
 )
-from evaluation.accuracy.data import RIM_MM, Lesion, scan_name
 from evaluation.accuracy.nodules import score_scan
+from evaluation.accuracy.truth import RIM_MM, Lesion, scan_name
 from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom

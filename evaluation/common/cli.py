@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluation.accuracy.bootstrap import OnStep
-from evaluation.accuracy.data import scan_name
+from evaluation.accuracy.truth import scan_name
 from models.extra import require
 from models.markdown import Rows
 from process.text import Printable, printable

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from edge.atomic_files import write_atomically
-from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.reports import split_truth
+from evaluation.accuracy.truth import Lesion
 from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, Progress, make_phantom, phantom_header

@@ -9,9 +9,9 @@ import numpy as np
 import typer
 
 from evaluation.accuracy.bootstrap import RESAMPLES
-from evaluation.accuracy.data import read_truth, scan_folders, scans_of_splits
 from evaluation.accuracy.froc import RATES
 from evaluation.accuracy.subgroups import share, subgroups_table
+from evaluation.accuracy.truth import read_truth, scan_folders, scans_of_splits
 from evaluation.common import cli
 from evaluation.common.readers import Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from evaluation.accuracy.data import Lesion, scan_name
+from evaluation.accuracy.truth import Lesion, scan_name
 from imaging.morphology import opened
 from imaging.phantom.phantom import make_phantom, varied_spec
 from imaging.preprocess import Preprocessed

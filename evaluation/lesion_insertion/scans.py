@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from evaluation.accuracy.bootstrap import figures, finite
-from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
 from evaluation.accuracy.nodules import score_scan
 from evaluation.accuracy.subgroups import Traits, by_subgroup, subgroup_json
+from evaluation.accuracy.truth import Lesion
 from evaluation.common.readers import Reads
 from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, FreeSpace, Host, Occupied
 from evaluation.lesion_insertion.insert import (

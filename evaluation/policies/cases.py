@@ -23,17 +23,9 @@ from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Assessment, Report
 from edge.selection import SELECTION_POLICY, Shape, Size
-from evaluation.accuracy.data import (
-    RIM_MM,
-    Annotation,
-    Cube,
-    Lesion,
-    read_annotations,
-    read_cubes,
-    read_table,
-    read_truth,
-)
+from evaluation.accuracy.data import Annotation, Cube, read_annotations, read_cubes, read_table
 from evaluation.accuracy.reports import ledger_s
+from evaluation.accuracy.truth import RIM_MM, Lesion, read_truth
 from evaluation.common.cli import each
 from evaluation.common.readers import RoiReader
 from evaluation.errors import MissingData

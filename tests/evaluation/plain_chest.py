@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from evaluation.accuracy.data import Cube, Lesion
+from evaluation.accuracy.data import Cube
+from evaluation.accuracy.truth import Lesion
 from evaluation.lesion_insertion.donors import Donor, cut_donor
 from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed

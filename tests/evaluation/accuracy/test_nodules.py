@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evaluation.accuracy.bootstrap import figures
-from evaluation.accuracy.data import Cube, Lesion
+from evaluation.accuracy.data import Cube
 from evaluation.accuracy.froc import Curve, Scored, froc
 from evaluation.accuracy.nodules import (
     NoduleScores,
@@ -21,6 +21,7 @@ from evaluation.accuracy.nodules import (
     score_scan,
     surrounded,
 )
+from evaluation.accuracy.truth import Lesion
 from evaluation.common.readers import Reads
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed

@@ -3,7 +3,6 @@ from pathlib import Path
 import pytest
 
 from edge.errors import UnfitFolder
-from evaluation.accuracy.data import Lesion
 from evaluation.accuracy.reports import (
     ReportScores,
     as_dict,
@@ -14,6 +13,7 @@ from evaluation.accuracy.reports import (
     stage_times,
     study_folders,
 )
+from evaluation.accuracy.truth import Lesion
 from evaluation.errors import MissingData
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Nodule

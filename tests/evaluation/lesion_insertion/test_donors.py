@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.accuracy.data import Lesion
+from evaluation.accuracy.truth import Lesion
 from evaluation.lesion_insertion.donors import cut_donor, cut_lesions, read_donors
 from imaging.preprocess import preprocess
 from tests.evaluation.plain_chest import chest, donor, host, in_lung, nodule

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
-from evaluation.accuracy.data import Lesion
+from evaluation.accuracy.truth import Lesion
 from evaluation.common.phantoms import Prepared
 from evaluation.links.edge_worker import Opens, Studies, answers
 from imaging.errors import NoLung
