@@ -15,7 +15,7 @@ from models.runtime.detection import Peaks, strongest
 TILE = 50
 """Side of a tile in voxels of 1 mm, as that of the cubes."""
 
-CORE = 26
+CORE = 36
 """Side of the middle part of a tile, whose peaks count: each place lies in one tile's core."""
 
 
