@@ -43,7 +43,7 @@ class Claim:
 
 
 def claims(data: str) -> list[Claim]:
-    """Return every measurement; ``data`` is the folder with ``nodules``, ``ct`` and ``luna16``."""
+    """Return every measurement; ``data`` has ``nodules``, ``lidc``, ``ct`` and ``luna16``."""
     commands = tomllib.loads(CLAIMS.read_text())
     return [
         Claim(name, tuple(shlex.split(line.format(data=shlex.quote(data)))), name == "full_disk")
@@ -82,7 +82,7 @@ def can_measure(claim: Claim) -> bool:
 @app.command(cls=PlainCommand, context_settings={"help_option_names": ["-h", "--help"]})
 def main(
     data: Annotated[
-        str, typer.Option(help="Folder with nodules/, ct/ and luna16/.")
+        str, typer.Option(help="Folder with nodules/, lidc/, ct/ and luna16/.")
     ] = "../shared/data",
     only: Annotated[
         list[str] | None, typer.Option(help="Names of the only claims to measure.")

@@ -1,0 +1,309 @@
+"""Changes of a lung box that should not change the reading of a place in it.
+
+Each returns a new lung box with its geometry, so that a place keeps its point in the patient. A
+change that a place has no room for returns None.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from evaluation.lesion_insertion.donors import Donor
+from evaluation.lesion_insertion.insert import Insertion, insert
+from imaging.preprocess import Preprocessed
+from imaging.volume import (
+    WINDOW_HU,
+    FloatArray,
+    Geometry,
+    HuArray,
+    Triple,
+    UInt8Array,
+    Volume,
+    from_window,
+    to_patient_axes,
+    triple,
+)
+
+CUT_MM = 50
+"""Side of the box that is cut out of a scan, as that of the cubes."""
+
+LAYERS_MM = (4, 10)
+"""Least and most that is cut off a side of a cube."""
+
+KEPT_MM = 12.0
+"""Least distance between a place and the side that is cut."""
+
+NOISE_HU = 20.0
+
+NEAR_MM = 40.0
+"""Largest distance of a neighbour that is erased: the second reader sees 24 mm far."""
+
+GROWN_MM = 1.5
+"""A nodule is erased this far outside of its sphere: readers outline it wider than its diameter."""
+
+FEATHER_MM = 3.0
+"""Width of the edge of what is erased, over which lung and filling are mixed."""
+
+PASTED_MM = (12.0, 22.0)
+"""Least and largest distance between a place and the centre of a nodule that is pasted."""
+
+LARGEST_PASTED_MM = 10.0
+"""Largest diameter of a nodule that is pasted."""
+
+APART_MM = 3.0
+"""Least distance between the rim of a place and what is erased or pasted."""
+
+LUNG_HU = (-960.0, -600.0)
+"""Range of the mean HU of lung with small vessels."""
+
+_TRIES = 300
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A nodule or another place in a lung box: centre ``(z, y, x)`` in voxels, and diameter."""
+
+    index_zyx: Triple
+    diameter_mm: float
+
+    @property
+    def radius_mm(self) -> float:
+        """Return half the diameter; 2 mm for a smaller one."""
+        return max(self.diameter_mm / 2, 2.0)
+
+    def distance_mm(self, index_zyx: Sequence[float] | FloatArray) -> float:
+        """Return the distance of a point from the centre, in voxels of 1 mm."""
+        return float(np.linalg.norm(np.subtract(index_zyx, self.index_zyx)))
+
+
+def part_of(box: Preprocessed, start: FloatArray, stop: FloatArray) -> Preprocessed:
+    """Return the part of the box from voxel ``start`` to before ``stop``, ``(z, y, x)``."""
+    part = tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+    voxels = np.ascontiguousarray(box.voxels[part])
+    return replace(box, voxels=voxels, geometry=box.geometry.cropped(start))
+
+
+def cut_around(box: Preprocessed, place: Ball) -> Preprocessed:
+    """Cut a box of `CUT_MM` around the place, as cubes of nodules are cut; less at the faces."""
+    start = np.rint(place.index_zyx) - CUT_MM // 2
+    stop = np.minimum(start + CUT_MM, box.voxels.shape)
+    return part_of(box, np.maximum(start, 0.0), stop)
+
+
+def cut_sides(box: Preprocessed, place: Ball, rng: np.random.Generator) -> Preprocessed | None:
+    """Cut `LAYERS_MM` off random sides of a cube: each with even odds, and at least one.
+
+    At least `KEPT_MM` and 3 mm outside of the rim are kept on each side of the place.
+    """
+    size = np.array(box.voxels.shape, float)
+    kept = max(KEPT_MM, place.radius_mm + 3)
+    # what may be cut at the low and at the high side of each axis, (2, 3)
+    room = np.floor(np.array([place.index_zyx, size - 1 - place.index_zyx]) - kept)
+    able = np.argwhere(room >= LAYERS_MM[0])
+    if len(able) == 0:
+        return None
+    chosen = rng.random(len(able)) < 0.5
+    chosen[rng.integers(len(able))] = True
+    layers = np.zeros((2, 3))
+    for end, axis in able[chosen]:
+        most = min(LAYERS_MM[1], int(room[end, axis]))
+        layers[end, axis] = rng.integers(LAYERS_MM[0], most + 1)
+    return part_of(box, layers[0], size - layers[1])
+
+
+def shifted_cubes(
+    box: Preprocessed, axis: int, shift_mm: float
+) -> tuple[Preprocessed, Preprocessed]:
+    """Resample a cube on two grids that lie ``shift_mm`` apart along ``axis``.
+
+    Linear interpolation blurs, most between two voxels. So the grids are moved by half the shift to
+    either side: both are blurred alike, and only the shift differs. Beyond a face its voxels are
+    repeated.
+    """
+    share, values = shift_mm / 2, box.voxels.astype(np.float32)
+    edges = [(1, 1) if other == axis else (0, 0) for other in range(3)]
+    wide, size = np.pad(values, edges, mode="edge"), box.voxels.shape[axis]
+    low, middle, high = (
+        wide.take(range(first, first + size), axis=axis) for first in range(3)
+    )  # each voxel's lower neighbour, itself, and its upper neighbour
+    found = []
+    for sign, neighbour in ((-1, low), (1, high)):
+        mixed = (1 - share) * middle + share * neighbour
+        start = np.zeros(3)
+        start[axis] = sign * share
+        voxels = np.rint(mixed).astype(np.uint8)
+        found.append(replace(box, voxels=voxels, geometry=box.geometry.cropped(start)))
+    return found[0], found[1]
+
+
+def shifted_grid(volume: Volume, box: Preprocessed, axis: int, shift_mm: float) -> Preprocessed:
+    """Preprocess a scan again on a grid that lies ``shift_mm`` further along ``axis``.
+
+    ``volume`` is the scan that ``box`` was made of. Its HU are sampled as for the box, by linear
+    interpolation inside of the same lungs, as if these had begun that much later.
+    """
+    assert box.lungs is not None
+    assert box.source is not None
+    hu, source = to_patient_axes(volume.hu, volume.geometry)
+    part = tuple(slice(a, b) for a, b in zip(box.lungs.start, box.lungs.stop, strict=True))
+    step = np.zeros(3)
+    step[axis] = shift_mm / box.geometry.spacing_mm[axis]
+    geometry = box.geometry.cropped(step)
+    # two voxels more on each side: nothing is sampled outside
+    image = sitk.GetImageFromArray(np.pad(to_window(hu[part]), 2, mode="edge").astype(np.float32))
+    image.SetSpacing(source.spacing_mm[::-1])
+    first = source.to_index(geometry.origin_mm) - np.array(box.lungs.start) + 2
+    grid = sitk.ResampleImageFilter()
+    grid.SetSize(box.voxels.shape[::-1])
+    grid.SetOutputSpacing(geometry.spacing_mm[::-1])
+    grid.SetOutputOrigin((first * source.spacing_mm)[::-1].tolist())
+    grid.SetInterpolator(sitk.sitkLinear)
+    voxels = np.rint(sitk.GetArrayFromImage(grid.Execute(image))).astype(np.uint8)
+    return replace(box, voxels=voxels, geometry=geometry)
+
+
+def to_window(hu: HuArray | FloatArray) -> UInt8Array:
+    """Return HU as uint8 of the window, rounded and clipped."""
+    low, high = WINDOW_HU
+    scaled = (np.asarray(hu, np.float32) - low) * (255.0 / (high - low))
+    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+
+def mirrored(box: Preprocessed, axis: int) -> Preprocessed:
+    """Return the mirror image along ``axis`` of the array ``(z, y, x)``."""
+    start, signs = np.zeros(3), np.ones(3)
+    start[axis], signs[2 - axis] = box.voxels.shape[axis] - 1, -1
+    old = box.geometry
+    geometry = Geometry(old.spacing_mm, triple(old.to_world(start)), old.direction * signs)
+    return replace(box, voxels=np.ascontiguousarray(np.flip(box.voxels, axis)), geometry=geometry)
+
+
+def noisy(box: Preprocessed, rng: np.random.Generator) -> Preprocessed:
+    """Add Gaussian noise of `NOISE_HU` standard deviation to each voxel, clipped to the window."""
+    low, high = WINDOW_HU
+    noise = rng.standard_normal(box.voxels.shape, np.float32) * (NOISE_HU * 255 / (high - low))
+    voxels = np.clip(np.rint(box.voxels + noise), 0, 255).astype(np.uint8)
+    return replace(box, voxels=voxels)
+
+
+def erased(
+    box: Preprocessed, place: Ball, nodules: Sequence[Ball], rng: np.random.Generator
+) -> Preprocessed | None:
+    """Replace the nearest of the other ``nodules`` that can be by lung from elsewhere in the box.
+
+    A nodule that touches the place, or the wall, cannot be: only lung is replaced by lung.
+    """
+    for nodule in sorted(nodules, key=lambda one: one.distance_mm(place.index_zyx)):
+        distance = nodule.distance_mm(place.index_zyx)
+        reach = nodule.radius_mm + GROWN_MM + FEATHER_MM
+        if place.radius_mm + APART_MM + reach <= distance <= NEAR_MM:
+            found = _filled(box, nodule, reach, (place, *nodules), rng)
+            if found is not None:
+                return found
+    return None
+
+
+def _filled(
+    box: Preprocessed, nodule: Ball, reach: float, others: Sequence[Ball], rng: np.random.Generator
+) -> Preprocessed | None:
+    """Replace the ball of radius ``reach``; None where around it or elsewhere is no lung."""
+    at, half = np.rint(nodule.index_zyx), int(np.ceil(reach))
+    # beyond a face there is nothing to erase: both blocks are cut there alike
+    size = np.array(box.voxels.shape)
+    low, high = np.maximum(at - half, 0), np.minimum(at + half + 1, size)
+    away = _away(low, high, nodule.index_zyx)
+    old = box.voxels[_slices(low, high)].astype(np.float32)
+    rim = old[(away > reach - FEATHER_MM) & (away <= reach)]
+    if rim.size == 0 or not _is_lung(rim):
+        return None
+    for _ in range(_TRIES):
+        start = rng.integers(0, size - (high - low) + 1)
+        shift = start - low
+        middle = np.add(nodule.index_zyx, shift)
+        if any(one.distance_mm(middle) < reach + one.radius_mm + GROWN_MM for one in others):
+            continue
+        new = box.voxels[_slices(start, start + high - low)].astype(np.float32)
+        if not _is_lung(new[away <= reach]):
+            continue
+        # as dense as the lung around the nodule; its edge is mixed with that lung
+        denser = np.median(rim) - np.median(new[away <= reach])
+        weight = np.clip((reach - away) / FEATHER_MM, 0, 1)
+        mixed = weight * (new + denser) + (1 - weight) * old
+        voxels = box.voxels.copy()
+        voxels[_slices(low, high)] = np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+        return replace(box, voxels=voxels)
+    return None
+
+
+def pasted(
+    box: Preprocessed,
+    place: Ball,
+    nodules: Sequence[Ball],
+    donors: Sequence[Donor],
+    rng: np.random.Generator,
+) -> Preprocessed | None:
+    """Insert one of the ``donors`` into lung `PASTED_MM` away from the place and off ``nodules``.
+
+    It is inserted as `evaluation.lesion_insertion.insert` does it, with a soft edge.
+    """
+    size = np.array(box.voxels.shape)
+    for _ in range(_TRIES if donors else 0):
+        donor = donors[int(rng.integers(len(donors)))]
+        direction, distance = rng.standard_normal(3), rng.uniform(*PASTED_MM)
+        at = place.index_zyx + direction * (distance / np.linalg.norm(direction))
+        reach = donor.reach_mm + 2  # the edge is soft
+        low, high = np.floor(at - reach), np.ceil(at + reach) + 1
+        touches = any(
+            one.distance_mm(at) < one.radius_mm + APART_MM + reach for one in (place, *nodules)
+        )
+        if touches or (low < 0).any() or (high > size).any() or not box.inside(at[None])[0]:
+            continue
+        here = box.voxels[_slices(low, high)]
+        around = here[_away(low, high, triple(at)) <= reach]
+        if _is_lung(around):
+            return _inserted(box, donor, triple(at), low, high, around)
+    return None
+
+
+def _inserted(
+    box: Preprocessed,
+    donor: Donor,
+    at: Triple,
+    low: FloatArray,
+    high: FloatArray,
+    around: UInt8Array,
+) -> Preprocessed:
+    # wall and vessels are told from what is around: 12 mm more than the nodule itself
+    first, last = np.maximum(low - 12, 0), np.minimum(high + 12, box.voxels.shape)
+    part = part_of(box, first, last)
+    insertion = Insertion(
+        0,
+        donor,
+        centre_mm=triple(box.geometry.to_world(at)),
+        lung_hu=float(np.median(from_window(around))),
+    )
+    new = insert(Volume(from_window(part.voxels), part.geometry), [insertion])
+    voxels = box.voxels.copy()
+    voxels[_slices(first, last)] = to_window(new.hu)
+    return replace(box, voxels=voxels)
+
+
+def _is_lung(levels: npt.NDArray[Any]) -> bool:
+    """Return whether the mean of ``levels`` of the window is that of lung."""
+    low, high = to_window(np.array(LUNG_HU))
+    return bool(low <= levels.mean() <= high)
+
+
+def _slices(start: FloatArray, stop: FloatArray) -> tuple[slice, ...]:
+    return tuple(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+
+
+def _away(low: FloatArray, high: FloatArray, centre_zyx: Triple) -> FloatArray:
+    """Return the distance from the centre of each voxel between ``low`` and before ``high``."""
+    z, y, x = np.ogrid[_slices(low, high)]
+    a, b, c = centre_zyx
+    return np.asarray(np.sqrt((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2))

@@ -1,0 +1,179 @@
+"""The places that are read: nodules of cubes and of whole scans, and false positives of the edge.
+
+The false positives are those of the highest rank: the strongest, as many as there are nodules.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, read_cubes, read_table
+from evaluation.accuracy.truth import scan_name
+from evaluation.stability.changes import Ball
+from imaging.preprocess import Preprocessed, preprocess
+from imaging.read import read_study
+from imaging.volume import Geometry, Triple, triple
+from models.runtime.detection import Candidate
+
+NODULE, FALSE_POSITIVE = "nodule", "false positive"
+
+NODULE_KINDS = ("nodule", "lesion")
+"""Kinds of marks that are places; what is marked as another kind is no place of either kind."""
+
+FACE = 10
+"""False positives this near to a cube's face, in voxels, are left out."""
+
+MARGIN_MM = 5.0
+"""A false positive is this far outside of every mark."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark: its kind, centre (``(z, y, x)`` or ``(x, y, z)``), and diameter in mm."""
+
+    kind: str
+    centre: Triple
+    diameter_mm: float
+
+
+@dataclass(frozen=True)
+class Place(Ball):
+    """A place that is measured, of kind `NODULE` or `FALSE_POSITIVE`."""
+
+    kind: str = NODULE
+
+    @property
+    def reach_mm(self) -> float:
+        """Return how far from its centre a candidate belongs to it."""
+        return max(self.diameter_mm / 2, 4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A cube, or the lung box of a scan, with the places in it.
+
+    ``nodules`` are all that are known in it, and ``excluded`` all other marks. ``folder`` is that
+    of the scan, None for a cube.
+    """
+
+    name: str
+    patient: str
+    box: Preprocessed
+    nodules: tuple[Ball, ...]
+    excluded: tuple[Ball, ...]
+    places: tuple[Place, ...]
+    folder: Path | None = None
+
+    def false_positives(self, found: Iterable[Candidate]) -> list[Place]:
+        """Return the candidates that lie on no mark, and in a cube not near its faces."""
+        low = 0.0 if self.folder else float(FACE)
+        high = np.array(self.box.voxels.shape) - low
+        return [
+            Place(one.index_zyx, one.diameter_mm, FALSE_POSITIVE)
+            for one in found
+            if (np.array(one.index_zyx) >= low).all()
+            and (np.array(one.index_zyx) < high).all()
+            and not any(
+                mark.distance_mm(one.index_zyx) < mark.diameter_mm / 2 + MARGIN_MM
+                for mark in (*self.nodules, *self.excluded)
+            )
+        ]
+
+
+def read_cube_samples(folder: Path, splits: tuple[str, ...], most: int, seed: int) -> list[Sample]:
+    """Return the cubes of ``splits``, or ``most`` of them as drawn by ``seed``, if it is not 0."""
+    cubes = read_cubes(folder, splits)
+    if most:
+        drawn = np.random.default_rng(seed).permutation(len(cubes))[:most]
+        cubes = [cubes[number] for number in sorted(drawn)]
+    marks = _marks_of_cubes(folder)
+    samples = []
+    for cube in cubes:
+        place = Place(cube.centre_zyx, cube.diameter_mm)
+        nodules, excluded = _balls(marks[cube.name])
+        box = Preprocessed(cube.voxels, Geometry())
+        samples.append(Sample(cube.name, cube.patient, box, (place, *nodules), excluded, (place,)))
+    return samples
+
+
+def read_scan_sample(folder: Path, marks: Sequence[Mark]) -> Sample:
+    """Return the lung box of a whole scan; its nodules inside of the box are places."""
+    box = preprocess(read_study(folder).volume, folder)
+    size = np.array(box.voxels.shape)
+    inside = []
+    for mark in marks:
+        index = box.geometry.to_index(mark.centre)
+        if (index >= 0).all() and (index < size).all():
+            inside.append(replace(mark, centre=triple(index)))
+    nodules, excluded = _balls(inside)
+    places = tuple(Place(one.index_zyx, one.diameter_mm) for one in nodules)
+    return Sample(scan_name(folder), scan_name(folder), box, nodules, excluded, places, folder)
+
+
+def with_false_positives(
+    samples: Sequence[Sample], seen: Sequence[Sequence[Candidate]]
+) -> list[Sample]:
+    """Add the strongest false positives of all samples, as many as they have nodules.
+
+    ``seen`` are the edge's candidates in each.
+    """
+    found = [
+        (candidate.score, number, place)
+        for number, (sample, candidates) in enumerate(zip(samples, seen, strict=True))
+        for candidate in candidates
+        for place in sample.false_positives([candidate])
+    ]
+    found.sort(key=lambda one: -one[0])
+    count = sum(len(sample.places) for sample in samples)
+    added = defaultdict[int, list[Place]](list)
+    for _, number, place in found[:count]:
+        added[number].append(place)
+    return [
+        replace(sample, places=(*sample.places, *added[number]))
+        for number, sample in enumerate(samples)
+    ]
+
+
+def read_marks(paths: Sequence[Path]) -> dict[str, list[Mark]]:
+    """Read the marks of whole scans by the scan's name, centres ``(x, y, z)`` LPS mm.
+
+    Raises:
+        BadTable: a file cannot be read, or lacks one of scan, kind, x, y, z and diameter_mm.
+    """
+    found = defaultdict[str, list[Mark]](list)
+    for path in paths:
+        table = read_table(path, ("scan", "kind", "x", "y", "z", "diameter_mm"))
+        numbers = zip(*(table.numbers(n) for n in ("x", "y", "z", "diameter_mm")), strict=True)
+        rows = zip(table.text("scan"), table.text("kind"), numbers, strict=True)
+        for scan, kind, (x, y, z, diameter) in rows:
+            found[scan].append(Mark(kind, (float(x), float(y), float(z)), float(diameter)))
+    return dict(found)
+
+
+def _marks_of_cubes(folder: Path) -> dict[str, list[Mark]]:
+    """Read ``marks.csv`` by the cube's name, centres ``(z, y, x)``; empty without such a file."""
+    found = defaultdict[str, list[Mark]](list)
+    path = folder / "marks.csv"
+    if path.is_file():
+        table = read_table(path, ("split", "row", "kind", "z", "y", "x", "diameter_mm"))
+        numbers = zip(
+            *(table.numbers(n) for n in ("row", "z", "y", "x", "diameter_mm")), strict=True
+        )
+        rows = zip(table.text("split"), table.text("kind"), numbers, strict=True)
+        for split, kind, (row, z, y, x, diameter) in rows:
+            mark = Mark(kind, (float(z), float(y), float(x)), float(diameter))
+            found[f"{split}/{int(row)}"].append(mark)
+    return found
+
+
+def _balls(marks: Iterable[Mark]) -> tuple[tuple[Ball, ...], tuple[Ball, ...]]:
+    """Return the nodules, and the other marks, of which unknown diameters get LUNA16's."""
+    nodules, excluded = list[Ball](), list[Ball]()
+    for mark in marks:
+        known = mark.diameter_mm > 0
+        ball = Ball(mark.centre, mark.diameter_mm if known else 2 * UNKNOWN_RADIUS_MM)
+        (nodules if mark.kind in NODULE_KINDS else excluded).append(ball)
+    return tuple(nodules), tuple(excluded)
