@@ -1,7 +1,7 @@
-"""Changes of a lung box that should not change the reading of a place in it.
+"""Changes of a lung box that should not change the reading of a location in it.
 
-Each returns a new lung box with its geometry, so that a place keeps its point in the patient. A
-change that a place has no room for returns None.
+Each returns a new lung box with its geometry, so that a location keeps its point in the patient. A
+change that a location has no room for returns None.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ LAYERS_MM = (4, 10)
 """Least and most that is cut off a side of a cube."""
 
 KEPT_MM = 12.0
-"""Least distance between a place and the side that is cut."""
+"""Least distance between a location and the side that is cut."""
 
 NOISE_HU = 20.0
 
@@ -46,16 +46,16 @@ GROWN_MM = 1.5
 """A nodule is erased this far outside of its sphere: readers outline it wider than its diameter."""
 
 FEATHER_MM = 3.0
-"""Width of the edge of what is erased, over which lung and filling are mixed."""
+"""Width of the soft edge of an erased nodule, over which lung and filling are mixed."""
 
 PASTED_MM = (12.0, 22.0)
-"""Least and largest distance between a place and the centre of a nodule that is pasted."""
+"""Least and largest distance between a location and the centre of a nodule that is pasted."""
 
 LARGEST_PASTED_MM = 10.0
 """Largest diameter of a nodule that is pasted."""
 
 APART_MM = 3.0
-"""Least distance between the rim of a place and what is erased or pasted."""
+"""Least distance between the rim of a location and an erased or pasted nodule."""
 
 LUNG_HU = (-960.0, -600.0)
 """Range of the mean HU of lung with small vessels."""
@@ -65,7 +65,7 @@ _TRIES = 300
 
 @dataclass(frozen=True)
 class Ball:
-    """A nodule or another place in a lung box: centre ``(z, y, x)`` in voxels, and diameter."""
+    """A nodule or another location in a lung box: centre ``(z, y, x)`` in voxels, and diameter."""
 
     index_zyx: Triple
     diameter_mm: float
@@ -87,22 +87,22 @@ def part_of(box: Preprocessed, start: FloatArray, stop: FloatArray) -> Preproces
     return replace(box, voxels=voxels, geometry=box.geometry.cropped(start))
 
 
-def cut_around(box: Preprocessed, place: Ball) -> Preprocessed:
-    """Cut a box of `CUT_MM` around the place, as cubes of nodules are cut; less at the faces."""
-    start = np.rint(place.index_zyx) - CUT_MM // 2
+def cut_around(box: Preprocessed, location: Ball) -> Preprocessed:
+    """Cut a box of `CUT_MM` around the location, as cubes of nodules are cut; less at the faces."""
+    start = np.rint(location.index_zyx) - CUT_MM // 2
     stop = np.minimum(start + CUT_MM, box.voxels.shape)
     return part_of(box, np.maximum(start, 0.0), stop)
 
 
-def cut_sides(box: Preprocessed, place: Ball, rng: np.random.Generator) -> Preprocessed | None:
+def cut_sides(box: Preprocessed, location: Ball, rng: np.random.Generator) -> Preprocessed | None:
     """Cut `LAYERS_MM` off random sides of a cube: each with even odds, and at least one.
 
-    At least `KEPT_MM` and 3 mm outside of the rim are kept on each side of the place.
+    At least `KEPT_MM` and 3 mm outside of the rim are kept on each side of the location.
     """
     size = np.array(box.voxels.shape, float)
-    kept = max(KEPT_MM, place.radius_mm + 3)
+    kept = max(KEPT_MM, location.radius_mm + 3)
     # what may be cut at the low and at the high side of each axis, (2, 3)
-    room = np.floor(np.array([place.index_zyx, size - 1 - place.index_zyx]) - kept)
+    room = np.floor(np.array([location.index_zyx, size - 1 - location.index_zyx]) - kept)
     able = np.argwhere(room >= LAYERS_MM[0])
     if len(able) == 0:
         return None
@@ -144,7 +144,7 @@ def shifted_grid(volume: Volume, box: Preprocessed, axis: int, shift_mm: float) 
     """Preprocess a scan again on a grid that lies ``shift_mm`` further along ``axis``.
 
     ``volume`` is the scan that ``box`` was made of. Its HU are sampled as for the box, by linear
-    interpolation inside of the same lungs, as if these had begun that much later.
+    interpolation inside of the same lungs, as if these began that much later.
     """
     assert box.lungs is not None
     assert box.source is not None
@@ -191,17 +191,17 @@ def noisy(box: Preprocessed, rng: np.random.Generator) -> Preprocessed:
 
 
 def erased(
-    box: Preprocessed, place: Ball, nodules: Sequence[Ball], rng: np.random.Generator
+    box: Preprocessed, location: Ball, nodules: Sequence[Ball], rng: np.random.Generator
 ) -> Preprocessed | None:
-    """Replace the nearest of the other ``nodules`` that can be by lung from elsewhere in the box.
+    """Replace the nearest of the other ``nodules`` that can be, by lung from elsewhere in the box.
 
-    A nodule that touches the place, or the wall, cannot be: only lung is replaced by lung.
+    A nodule that touches the location, or the wall, cannot be: only lung is replaced by lung.
     """
-    for nodule in sorted(nodules, key=lambda one: one.distance_mm(place.index_zyx)):
-        distance = nodule.distance_mm(place.index_zyx)
+    for nodule in sorted(nodules, key=lambda one: one.distance_mm(location.index_zyx)):
+        distance = nodule.distance_mm(location.index_zyx)
         reach = nodule.radius_mm + GROWN_MM + FEATHER_MM
-        if place.radius_mm + APART_MM + reach <= distance <= NEAR_MM:
-            found = _filled(box, nodule, reach, (place, *nodules), rng)
+        if location.radius_mm + APART_MM + reach <= distance <= NEAR_MM:
+            found = _filled(box, nodule, reach, (location, *nodules), rng)
             if found is not None:
                 return found
     return None
@@ -241,12 +241,12 @@ def _filled(
 
 def pasted(
     box: Preprocessed,
-    place: Ball,
+    location: Ball,
     nodules: Sequence[Ball],
     donors: Sequence[Donor],
     rng: np.random.Generator,
 ) -> Preprocessed | None:
-    """Insert one of the ``donors`` into lung `PASTED_MM` away from the place and off ``nodules``.
+    """Insert one of the ``donors`` into lung `PASTED_MM` away, clear of the other ``nodules``.
 
     It is inserted as `evaluation.lesion_insertion.insert` does it, with a soft edge.
     """
@@ -254,11 +254,11 @@ def pasted(
     for _ in range(_TRIES if donors else 0):
         donor = donors[int(rng.integers(len(donors)))]
         direction, distance = rng.standard_normal(3), rng.uniform(*PASTED_MM)
-        at = place.index_zyx + direction * (distance / np.linalg.norm(direction))
+        at = location.index_zyx + direction * (distance / np.linalg.norm(direction))
         reach = donor.reach_mm + 2  # the edge is soft
         low, high = np.floor(at - reach), np.ceil(at + reach) + 1
         touches = any(
-            one.distance_mm(at) < one.radius_mm + APART_MM + reach for one in (place, *nodules)
+            one.distance_mm(at) < one.radius_mm + APART_MM + reach for one in (location, *nodules)
         )
         if touches or (low < 0).any() or (high > size).any() or not box.inside(at[None])[0]:
             continue
@@ -277,7 +277,7 @@ def _inserted(
     high: FloatArray,
     around: UInt8Array,
 ) -> Preprocessed:
-    # wall and vessels are told from what is around: 12 mm more than the nodule itself
+    # 12 mm of surroundings tell wall from vessel
     first, last = np.maximum(low - 12, 0), np.minimum(high + 12, box.voxels.shape)
     part = part_of(box, first, last)
     insertion = Insertion(

@@ -17,7 +17,7 @@ from evaluation.accuracy.truth import scan_folders, scan_name
 from evaluation.common import cli
 from evaluation.lesion_insertion.donors import read_donors
 from evaluation.stability.changes import LARGEST_PASTED_MM
-from evaluation.stability.places import (
+from evaluation.stability.locations import (
     FALSE_POSITIVE,
     NODULE,
     Sample,
@@ -42,7 +42,7 @@ from models.markdown import Rows, percent
 from models.markdown import interval as show_interval
 from models.runtime.screener import LEAST_LOGIT
 
-PLACES = (NODULE, FALSE_POSITIVE)
+LOCATIONS = (NODULE, FALSE_POSITIVE)
 
 MATERIAL = ("cubes", "scans")
 
@@ -53,8 +53,8 @@ LIMITS: Mapping[str, tuple[float, float | None]] = {
 
 EXPLAINED = (
     "Change of the logit, before calibration: median and 95th percentile of its absolute value with"
-    " 95 % intervals by bootstrap over patients, and its mean. Lost: of the places where the edge"
-    " had a candidate, those without one after the change."
+    " 95 % intervals by bootstrap over patients, and its mean. Lost: of the locations where the"
+    " edge had a candidate, those without one after the change."
 )
 
 Statistic = Callable[[FloatArray], Any]
@@ -114,21 +114,21 @@ def robustness_command(
 
 
 def _counts(samples: Sequence[Sample]) -> dict[str, Any]:
-    kinds = [place.kind for sample in samples for place in sample.places]
+    kinds = [location.kind for sample in samples for location in sample.locations]
     return {
         "samples": [sample.name for sample in samples],
-        "patients": len({sample.patient for sample in samples if sample.places}),
+        "patients": len({sample.patient for sample in samples if sample.locations}),
         "nodules": kinds.count(NODULE),
         "false_positives": kinds.count(FALSE_POSITIVE),
     }
 
 
 def summaries(found: Sequence[Difference], *, resamples: int, seed: int) -> dict[str, Any]:
-    """Return the figures for JSON, by kind of place, reader, and change."""
-    shown: dict[str, Any] = {place: {name: {} for name in READERS} for place in PLACES}
-    for place, reader, change in product(PLACES, READERS, CHANGES):
+    """Return the figures for JSON, by kind of location, reader, and change."""
+    shown: dict[str, Any] = {location: {name: {} for name in READERS} for location in LOCATIONS}
+    for location, reader, change in product(LOCATIONS, READERS, CHANGES):
         group = [
-            one for one in found if (one.kind, one.reader, one.change) == (place, reader, change)
+            one for one in found if (one.kind, one.reader, one.change) == (location, reader, change)
         ]
         if not group:
             continue
@@ -138,8 +138,8 @@ def summaries(found: Sequence[Difference], *, resamples: int, seed: int) -> dict
             for detail in (details if len(details) > 1 else ())
         }
         whole = _figures(group, resamples, seed)
-        within = _within(change, whole) if place == NODULE else None
-        shown[place][reader][change] = {**whole, "within": within, "parts": parts}
+        within = _within(change, whole) if location == NODULE else None
+        shown[location][reader][change] = {**whole, "within": within, "parts": parts}
     return shown
 
 
@@ -192,14 +192,14 @@ def _within(change: str, figures: Mapping[str, Any]) -> bool | None:
 
 
 def tables(result: Mapping[str, Any]) -> list[Rows | str]:
-    """Return a table for each kind of place and each reader, and what is beyond the limits."""
+    """Return a table for each kind of location and each reader, and name the changes beyond limits."""
     shown, beyond = list[Rows | str](), list[str]()
     heads = ["change", "n", "median", "p95", "mean", "lost"]
-    for name, place, reader in product(MATERIAL, PLACES, READERS):
-        rows = result[name]["results"][place][reader]
+    for name, location, reader in product(MATERIAL, LOCATIONS, READERS):
+        rows = result[name]["results"][location][reader]
         if rows:
             cells = [_cells(change, row) for change, row in rows.items()]
-            shown.append(Rows(heads, cells, f"{name}, {place}s, {reader}"))
+            shown.append(Rows(heads, cells, f"{name}, {location}s, {reader}"))
         beyond += [
             f"{change} ({name}, {reader})" for change, row in rows.items() if row["within"] is False
         ]

@@ -1,9 +1,9 @@
-"""Read each place before and after each change, and compare the logits.
+"""Read each location before and after each change, and compare the logits.
 
-The logits are those of the networks, before calibration. The edge's at a place is its strongest
+The logits are those of the networks, before calibration. The edge's at a location is its strongest
 candidate's within half the diameter, and at least 4 mm. Without a candidate it is the least that a
-candidate can have. A place without a candidate before and after tells nothing of the edge. The
-second reader reads the region around the place, and the one around the edge's candidate.
+candidate can have. A location without a candidate before and after tells nothing of the edge. The
+second reader reads the region around the location, and the one around the edge's candidate.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 from evaluation.common.readers import Reads, RoiReader, open_screening, open_second
 from evaluation.lesion_insertion.donors import Donor
 from evaluation.stability import changes
-from evaluation.stability.places import Sample
+from evaluation.stability.locations import Sample
 from imaging.preprocess import Preprocessed
 from imaging.read import read_study
 from imaging.roi import cut_roi
@@ -51,7 +51,7 @@ class Readers:
 
 @dataclass(frozen=True)
 class Reading:
-    """The logits at one place; NaN where the edge has no candidate there."""
+    """The logits at one location; NaN where the edge has no candidate there."""
 
     edge: float
     centre: float
@@ -59,19 +59,19 @@ class Reading:
 
     @property
     def found(self) -> bool:
-        """Return whether the edge has a candidate at the place."""
+        """Return whether the edge has a candidate at the location."""
         return bool(np.isfinite(self.edge))
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A lung box before and after a change, for the places of these numbers in the sample."""
+    """A lung box before and after a change, for the locations of these numbers in the sample."""
 
     change: str
     detail: str
     before: Preprocessed
     after: Preprocessed
-    places: tuple[int, ...]
+    locations: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,22 @@ def open_raw(model: str | None, hybrid: str | None) -> Readers:
 def differences(
     sample: Sample, readers: Readers, donors: Sequence[Donor], seed: int
 ) -> Iterator[Difference]:
-    """Yield the change of every logit of every place of a sample under every change."""
-    if not sample.places:
+    """Yield the change of every logit of every location of a sample under every change."""
+    if not sample.locations:
         return
-    first = read_places(sample, sample.box, range(len(sample.places)), readers)
+    first = read_locations(sample, sample.box, range(len(sample.locations)), readers)
     for pair in pairs(sample, donors, seed):
         before = first
         if pair.before is not sample.box:
-            before = read_places(sample, pair.before, pair.places, readers)
-        after = read_places(sample, pair.after, pair.places, readers)
-        for number in pair.places:
+            before = read_locations(sample, pair.before, pair.locations, readers)
+        after = read_locations(sample, pair.after, pair.locations, readers)
+        for number in pair.locations:
             yield from compared(pair, sample, number, before[number], after[number])
 
 
 def pairs(sample: Sample, donors: Sequence[Donor], seed: int) -> Iterator[Pair]:
-    """Yield every change of a sample, for all its places together or for one of them."""
-    box, every = sample.box, tuple(range(len(sample.places)))
+    """Yield every change of a sample, for all its locations together or for one of them."""
+    box, every = sample.box, tuple(range(len(sample.locations)))
 
     def rng(change: str, number: int = 0) -> np.random.Generator:
         return np.random.default_rng([seed, crc32(f"{sample.name} {change} {number}".encode())])
@@ -135,42 +135,42 @@ def pairs(sample: Sample, donors: Sequence[Donor], seed: int) -> Iterator[Pair]:
     for axis in () if sample.folder else (0, 1):
         yield Pair(FLIP, f"along {AXES[axis]}", box, changes.mirrored(box, axis), every)
     yield Pair(NOISE, "", box, changes.noisy(box, rng(NOISE)), every)
-    # changes around one place
+    # changes around one location
     others = [donor for donor in donors if donor.patient != sample.patient]
-    for number, place in enumerate(sample.places):
-        nodules = [one for one in sample.nodules if one.index_zyx != place.index_zyx]
+    for number, location in enumerate(sample.locations):
+        nodules = [one for one in sample.nodules if one.index_zyx != location.index_zyx]
         made: dict[str, Preprocessed | None] = {
-            CUT: changes.cut_around(box, place)
+            CUT: changes.cut_around(box, location)
             if sample.folder
-            else changes.cut_sides(box, place, rng(CUT, number)),
-            ERASE: changes.erased(box, place, nodules, rng(ERASE, number)),
-            PASTE: changes.pasted(box, place, nodules, others, rng(PASTE, number)),
+            else changes.cut_sides(box, location, rng(CUT, number)),
+            ERASE: changes.erased(box, location, nodules, rng(ERASE, number)),
+            PASTE: changes.pasted(box, location, nodules, others, rng(PASTE, number)),
         }
         for change, after in made.items():
             if after is not None:
                 yield Pair(change, "", box, after, (number,))
 
 
-def read_places(
+def read_locations(
     sample: Sample, box: Preprocessed, numbers: Iterable[int], readers: Readers
 ) -> dict[int, Reading]:
-    """Read the places of these numbers in ``box``, which is the sample's or made of it."""
+    """Read the locations of these numbers in ``box``, which is the sample's or made of it."""
     found = readers.edge(box)
     rois: dict[Triple, float] = {}
     at: dict[int, tuple[Triple, Triple | None, float]] = {}
     for number in numbers:
-        place = sample.places[number]
-        index = box.geometry.to_index(sample.box.geometry.to_world(place.index_zyx))
+        location = sample.locations[number]
+        index = box.geometry.to_index(sample.box.geometry.to_world(location.index_zyx))
         near = [
             one
             for one in found
-            if np.linalg.norm(np.subtract(one.index_zyx, index)) < place.reach_mm
+            if np.linalg.norm(np.subtract(one.index_zyx, index)) < location.reach_mm
         ]
         best = max(near, key=lambda one: one.score, default=None)
         logit = np.nan if best is None else float(logits(np.array(best.score)))
         candidate = None if best is None else triple(np.rint(best.index_zyx))
         at[number] = (triple(np.rint(index)), candidate, logit)
-    # the second reader reads each region once: most candidates lie at the place itself
+    # the second reader reads each region once: most candidates lie at the location itself
     wanted = list(
         {one for centre, candidate, _ in at.values() for one in (centre, candidate) if one}
     )
@@ -194,8 +194,8 @@ def logits(score: FloatArray) -> FloatArray:
 def compared(
     pair: Pair, sample: Sample, number: int, before: Reading, after: Reading
 ) -> list[Difference]:
-    """Return the change at one place for each reader."""
-    head = (pair.change, pair.detail, sample.places[number].kind, sample.patient)
+    """Return the change at one location for each reader."""
+    head = (pair.change, pair.detail, sample.locations[number].kind, sample.patient)
     lost = not after.found if before.found else None
     edge = None
     if before.found or after.found:

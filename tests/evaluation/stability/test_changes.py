@@ -101,16 +101,16 @@ def test_a_shifted_grid_shows_the_same_point_at_another_index(axis: int) -> None
     assert not np.array_equal(box.voxels, shifted.voxels)
 
 
-def test_a_place_in_a_scan_is_cut_out_as_cubes_are() -> None:
+def test_a_location_in_a_scan_is_cut_out_as_cubes_are() -> None:
     box = preprocess(chest())
-    place = Ball((40.0, 45.0, 60.0), 8.0)
-    cut = cut_around(box, place)
+    location = Ball((40.0, 45.0, 60.0), 8.0)
+    cut = cut_around(box, location)
     assert max(cut.voxels.shape) == CUT_MM
-    index = cut.geometry.to_index(box.geometry.to_world(place.index_zyx))
+    index = cut.geometry.to_index(box.geometry.to_world(location.index_zyx))
     assert index == pytest.approx([25.0, 25.0, 25.0])
     assert cut.voxels[25, 25, 25] == box.voxels[40, 45, 60]
     assert cut.lungs is box.lungs
-    assert cut.inside(index[None])[0] == box.inside(np.array([place.index_zyx]))[0]
+    assert cut.inside(index[None])[0] == box.inside(np.array([location.index_zyx]))[0]
 
 
 def test_at_the_face_of_the_lung_box_less_is_cut_out() -> None:
@@ -120,10 +120,10 @@ def test_at_the_face_of_the_lung_box_less_is_cut_out() -> None:
 
 
 def test_a_cube_loses_layers_on_random_sides_and_keeps_its_nodule() -> None:
-    box, place = noise_cube(), Ball(MIDDLE, 14.0)
+    box, location = noise_cube(), Ball(MIDDLE, 14.0)
     sides = set()
     for seed in range(20):
-        cut = cut_sides(box, place, np.random.default_rng(seed))
+        cut = cut_sides(box, location, np.random.default_rng(seed))
         assert cut is not None
         index = cut.geometry.to_index(box.geometry.to_world(MIDDLE))
         low, high = 25 - index, cut.voxels.shape - index - 25
@@ -162,58 +162,58 @@ def test_noise_has_its_deviation_and_stays_in_the_window() -> None:
     assert noisy(black, np.random.default_rng(1)).voxels.max() < 30
 
 
-def test_a_neighbour_is_erased_and_the_place_stays() -> None:
-    place, neighbour = Ball(MIDDLE, 6.0), Ball((25.0, 25.0, 8.0), 6.0)
-    box = cube(place, neighbour)
-    found = erased(box, place, [neighbour], np.random.default_rng(0))
+def test_a_neighbour_is_erased_and_the_location_stays() -> None:
+    location, neighbour = Ball(MIDDLE, 6.0), Ball((25.0, 25.0, 8.0), 6.0)
+    box = cube(location, neighbour)
+    found = erased(box, location, [neighbour], np.random.default_rng(0))
     assert found is not None
     gone = away(box.voxels, neighbour.index_zyx) <= 5
     assert (found.voxels[gone] == LUNG).all()
-    around = away(box.voxels, place.index_zyx) <= 6
+    around = away(box.voxels, location.index_zyx) <= 6
     assert np.array_equal(found.voxels[around], box.voxels[around])
 
 
 @pytest.mark.parametrize(
     ("centre", "reason"),
-    [((25.0, 25.0, 15.0), "touches the place"), ((25.0, 25.0, 4.0), "lies at the wall")],
+    [((25.0, 25.0, 15.0), "touches the location"), ((25.0, 25.0, 4.0), "lies at the wall")],
 )
-def test_a_neighbour_at_place_or_wall_is_not_erased(centre: Triple, reason: str) -> None:
-    place, neighbour = Ball(MIDDLE, 6.0), Ball(centre, 6.0)
-    box = cube(place, neighbour)
+def test_a_neighbour_at_location_or_wall_is_not_erased(centre: Triple, reason: str) -> None:
+    location, neighbour = Ball(MIDDLE, 6.0), Ball(centre, 6.0)
+    box = cube(location, neighbour)
     if "wall" in reason:
         box.voxels[:, :, :4] = TISSUE
-    assert erased(box, place, [neighbour], np.random.default_rng(0)) is None
+    assert erased(box, location, [neighbour], np.random.default_rng(0)) is None
 
 
 def test_what_fills_the_gap_is_lung_as_dense_as_around_it() -> None:
-    """The other half of the cube is denser lung; no copy of the place fills the gap."""
-    place, neighbour = Ball(MIDDLE, 6.0), Ball((25.0, 25.0, 8.0), 6.0)
-    box = cube(place, neighbour)
+    """The other half of the cube is denser lung; no copy of the location fills the gap."""
+    location, neighbour = Ball(MIDDLE, 6.0), Ball((25.0, 25.0, 8.0), 6.0)
+    box = cube(location, neighbour)
     box.voxels[26:][box.voxels[26:] == LUNG] = LUNG + 15
-    found = erased(box, place, [neighbour], np.random.default_rng(3))
+    found = erased(box, location, [neighbour], np.random.default_rng(3))
     assert found is not None
     gap = found.voxels[21:26, 23:28, 6:11].astype(int)
     assert abs(gap - LUNG).max() <= 16
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_nodule_is_pasted_at_its_distance_and_the_place_stays(seed: int) -> None:
-    place = Ball(MIDDLE, 6.0)
-    box = cube(place)
-    found = pasted(box, place, [], [donor(6.0)], np.random.default_rng(seed))
+def test_a_nodule_is_pasted_at_its_distance_and_the_location_stays(seed: int) -> None:
+    location = Ball(MIDDLE, 6.0)
+    box = cube(location)
+    found = pasted(box, location, [], [donor(6.0)], np.random.default_rng(seed))
     assert found is not None
     changed = found.voxels.astype(int) - box.voxels > 60
     at = np.argwhere(changed).mean(0)
     distance = float(np.linalg.norm(at - MIDDLE))
     assert PASTED_MM[0] - 0.5 <= distance <= PASTED_MM[1] + 0.5
     assert changed.sum() == pytest.approx(np.pi / 6 * 6**3, rel=0.4)
-    around = away(box.voxels, place.index_zyx) <= 5
+    around = away(box.voxels, location.index_zyx) <= 5
     assert np.array_equal(found.voxels[around], box.voxels[around])
 
 
 def test_nothing_is_pasted_outside_of_lung_or_without_donors() -> None:
-    place, wall = Ball(MIDDLE, 6.0), cube()
+    location, wall = Ball(MIDDLE, 6.0), cube()
     wall.voxels[:] = TISSUE
     rng = np.random.default_rng(0)
-    assert pasted(wall, place, [], [donor(6.0)], rng) is None
-    assert pasted(cube(place), place, [], [], rng) is None
+    assert pasted(wall, location, [], [donor(6.0)], rng) is None
+    assert pasted(cube(location), location, [], [], rng) is None

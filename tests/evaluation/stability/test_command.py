@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from evaluation.__main__ import app
 from evaluation.stability.command import MATERIAL, summaries, tables
-from evaluation.stability.places import FALSE_POSITIVE, NODULE
+from evaluation.stability.locations import FALSE_POSITIVE, NODULE
 from evaluation.stability.readings import CANDIDATE, CENTRE, CUT, EDGE, SHIFT, Difference
 from models.markdown import Rows
 
@@ -44,15 +44,15 @@ def test_median_and_p95_are_of_the_size_and_the_mean_keeps_its_sign() -> None:
     assert row["median"]["low"] <= 0.2 <= row["median"]["high"]
 
 
-def test_lost_places_are_a_share_of_those_that_were_found() -> None:
+def test_lost_locations_are_a_share_of_those_that_were_found() -> None:
     rows = [*found([-5.0], lost=True), *found([0.0] * 3), Difference(EDGE, CUT, "", NODULE, "p", 4)]
     row = one_row(rows)
     assert row["count"] == 5
     assert row["lost"]["value"] == 0.25
 
 
-def test_places_of_one_patient_are_drawn_together() -> None:
-    """Two patients of many equal places: the interval reaches from one to the other."""
+def test_locations_of_one_patient_are_drawn_together() -> None:
+    """Two patients of many equal locations: the interval reaches from one to the other."""
     rows = [
         Difference(EDGE, CUT, "", NODULE, patient, value)
         for patient, value in (("a", 0.1), ("b", 0.9))

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from evaluation.stability.places import FALSE_POSITIVE, NODULE, Place, Sample
+from evaluation.stability.locations import FALSE_POSITIVE, NODULE, Location, Sample
 from evaluation.stability.readings import (
     CANDIDATE,
     CENTRE,
@@ -36,21 +36,21 @@ BESIDE: Triple = (25.0, 25.0, 8.0)
 
 
 class Brightness:
-    """Both readers: they answer by the mean level of the 27 voxels at a place, 40 a logit.
+    """Both readers: they answer by the mean level of the 27 voxels at a location, 40 a logit.
 
-    The edge proposes each of ``places`` ``(z, y, x)`` of the unchanged cube that it is shown.
+    The edge proposes each of ``locations`` ``(z, y, x)`` of the unchanged cube that it is shown.
     """
 
     roi_shape = (12, 12, 12)
 
-    def __init__(self, *places: Triple, smallest: int = 0) -> None:
-        self.places, self.smallest = places, smallest
+    def __init__(self, *locations: Triple, smallest: int = 0) -> None:
+        self.locations, self.smallest = locations, smallest
 
     def screen(self, box: Preprocessed) -> list[Candidate]:
         if min(box.voxels.shape) < self.smallest:
             return []
         found = []
-        for z, y, x in self.places:
+        for z, y, x in self.locations:
             index = box.geometry.to_index((x, y, z))
             score = float(sigmoid(brightness(box.voxels, np.rint(index).astype(int))))
             found.append(Candidate((x, y, z), triple(index), 6.0, score))
@@ -72,17 +72,19 @@ def brightness(voxels: UInt8Array, at: np.ndarray) -> float:
 
 
 def sample(*kinds: str) -> Sample:
-    """A nodule in the middle, another beside it, and one place of each kind."""
-    places = tuple(Place(at, 6.0, kind) for at, kind in zip((MIDDLE, BESIDE), kinds, strict=False))
-    nodules = (Place(MIDDLE, 6.0), Place(BESIDE, 6.0))
-    return Sample("val/1", "p", cube(*nodules), nodules, (), places)
+    """A nodule in the middle, another beside it, and one location of each kind."""
+    locations = tuple(
+        Location(at, 6.0, kind) for at, kind in zip((MIDDLE, BESIDE), kinds, strict=False)
+    )
+    nodules = (Location(MIDDLE, 6.0), Location(BESIDE, 6.0))
+    return Sample("val/1", "p", cube(*nodules), nodules, (), locations)
 
 
 def changed(found: Sequence[Difference], change: str, reader: str) -> list[float | None]:
     return [one.logit for one in found if (one.change, one.reader) == (change, reader)]
 
 
-def test_readers_that_see_the_place_alone_change_under_noise_only() -> None:
+def test_readers_that_see_the_location_alone_change_under_noise_only() -> None:
     """Mirror, cut, shift and what happens nearby leave the 27 voxels as they are."""
     one, reader = sample(NODULE), Brightness(MIDDLE)
     found = list(differences(one, reader.readers, [donor(6.0)], 0))
@@ -98,7 +100,7 @@ def test_readers_that_see_the_place_alone_change_under_noise_only() -> None:
         assert changed(found, NOISE, name) == [pytest.approx(expected)]
 
 
-def test_the_other_nodule_is_erased_and_the_place_that_was_one_is_lost() -> None:
+def test_the_other_nodule_is_erased_and_the_location_that_was_one_is_lost() -> None:
     """A reader that answers by the neighbour changes by its brightness when it is erased."""
     one = sample(NODULE)
 
@@ -115,8 +117,8 @@ def test_the_other_nodule_is_erased_and_the_place_that_was_one_is_lost() -> None
     assert changed(found, ERASE, CENTRE) == [pytest.approx(0.0, abs=1e-9)]
 
 
-def test_a_place_without_a_candidate_after_a_change_falls_to_the_least_logit() -> None:
-    """The second reader still reads the place itself, and no candidate."""
+def test_a_location_without_a_candidate_after_a_change_falls_to_the_least_logit() -> None:
+    """The second reader still reads the location itself, and no candidate."""
     one = sample(NODULE)
     found = list(differences(one, Brightness(MIDDLE, smallest=50).readers, [], 0))
     (cut,) = [d for d in found if d.change == CUT and d.reader == EDGE]
@@ -127,14 +129,14 @@ def test_a_place_without_a_candidate_after_a_change_falls_to_the_least_logit() -
     assert changed(found, CUT, CANDIDATE) == [None]
 
 
-def test_a_place_that_is_never_proposed_tells_nothing_of_the_edge() -> None:
+def test_a_location_that_is_never_proposed_tells_nothing_of_the_edge() -> None:
     found = list(differences(sample(NODULE), Brightness().readers, [], 0))
     of_edge = [one for one in found if one.reader == EDGE]
     assert all(one.logit is None and one.lost is None for one in of_edge)
     assert all(one.logit is not None for one in found if one.reader == CENTRE)
 
 
-def test_a_candidate_beyond_half_the_diameter_is_another_place() -> None:
+def test_a_candidate_beyond_half_the_diameter_is_another_location() -> None:
     """At least 4 mm count: 3.9 mm beside the middle of a nodule of 6 mm is the nodule."""
     for beside, seen in ((3.9, True), (4.1, False)):
         reader = Brightness((25.0, 25.0, 25.0 + beside))
@@ -142,8 +144,8 @@ def test_a_candidate_beyond_half_the_diameter_is_another_place() -> None:
         assert (changed(found, MIRROR, EDGE) != [None]) is seen
 
 
-def test_each_place_keeps_its_kind() -> None:
-    """A cut, a paste and an erased neighbour are made for each place on its own."""
+def test_each_location_keeps_its_kind() -> None:
+    """A cut, a paste and an erased neighbour are made for each location on its own."""
     one = sample(NODULE, FALSE_POSITIVE)
     found = list(differences(one, Brightness(MIDDLE, BESIDE).readers, [donor(6.0)], 0))
     for change in (CUT, PASTE, ERASE, MIRROR, NOISE):

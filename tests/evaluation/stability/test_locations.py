@@ -5,11 +5,11 @@ import pytest
 
 from evaluation.errors import BadTable
 from evaluation.stability.changes import Ball
-from evaluation.stability.places import (
+from evaluation.stability.locations import (
     FALSE_POSITIVE,
     NODULE,
+    Location,
     Mark,
-    Place,
     Sample,
     read_cube_samples,
     read_marks,
@@ -28,7 +28,7 @@ def candidate(score: float, z: float, y: float = 25.0, x: float = 25.0) -> Candi
 
 
 def sample(name: str, folder: Path | None = None) -> Sample:
-    nodule = Place(MIDDLE, 6.0)
+    nodule = Location(MIDDLE, 6.0)
     excluded = (Ball((25.0, 25.0, 12.0), 4.0),)
     return Sample(name, name, cube(), (nodule,), excluded, (nodule,), folder)
 
@@ -36,11 +36,11 @@ def sample(name: str, folder: Path | None = None) -> Sample:
 def test_the_strongest_false_positives_are_taken_as_many_as_there_are_nodules() -> None:
     seen = [[candidate(0.9, 12), candidate(0.4, 14)], [candidate(0.3, 12), candidate(0.8, 38)]]
     first, second = with_false_positives([sample("a"), sample("b")], seen)
-    assert [place.kind for place in first.places] == [NODULE, FALSE_POSITIVE]
-    assert first.places[1].index_zyx == (12.0, 25.0, 25.0)
-    assert second.places[1].index_zyx == (38.0, 25.0, 25.0)
+    assert [location.kind for location in first.locations] == [NODULE, FALSE_POSITIVE]
+    assert first.locations[1].index_zyx == (12.0, 25.0, 25.0)
+    assert second.locations[1].index_zyx == (38.0, 25.0, 25.0)
     few, none = with_false_positives([sample("a"), sample("b")], [seen[0], []])
-    assert (len(few.places), len(none.places)) == (3, 1)
+    assert (len(few.locations), len(none.locations)) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -67,13 +67,13 @@ def write_cubes(folder: Path, marks: str) -> None:
 
 
 def test_cubes_know_their_neighbours_by_kind(tmp_path: Path) -> None:
-    """Only the nodule in the middle is a place."""
+    """Only the nodule in the middle is a location."""
     write_cubes(tmp_path, "val,1,25,25,8,5,nodule\nval,1,9,9,9,-1,excluded\n")
     first, second, _ = read_cube_samples(tmp_path, ("val",), 0, 0)
-    assert (first.nodules, first.excluded) == ((Place(MIDDLE, 6.0),), ())
-    assert second.nodules == (Place(MIDDLE, 6.0), Ball((25.0, 25.0, 8.0), 5.0))
+    assert (first.nodules, first.excluded) == ((Location(MIDDLE, 6.0),), ())
+    assert second.nodules == (Location(MIDDLE, 6.0), Ball((25.0, 25.0, 8.0), 5.0))
     assert second.excluded == (Ball((9.0, 9.0, 9.0), 10.0),)
-    assert second.places == (Place(MIDDLE, 6.0),)
+    assert second.locations == (Location(MIDDLE, 6.0),)
 
 
 def test_a_few_cubes_are_drawn_by_the_seed_in_their_order(tmp_path: Path) -> None:
@@ -85,7 +85,9 @@ def test_a_few_cubes_are_drawn_by_the_seed_in_their_order(tmp_path: Path) -> Non
     assert set(drawn) == {("val/0", "val/1"), ("val/0", "val/2"), ("val/1", "val/2")}
 
 
-def test_nodules_and_lesions_of_a_scan_are_places_and_doubtful_ones_are_not(tmp_path: Path) -> None:
+def test_nodules_and_lesions_of_a_scan_are_locations_and_doubtful_ones_are_not(
+    tmp_path: Path,
+) -> None:
     """A mark outside of the lung box cannot be read there."""
     table = tmp_path / "marks.csv"
     rows = [
@@ -100,9 +102,9 @@ def test_nodules_and_lesions_of_a_scan_are_places_and_doubtful_ones_are_not(tmp_
     marks = read_marks([table])
     assert marks["scan"][0] == Mark("nodule", in_lung(0), 8.0)
     found = read_scan_sample(tmp_path / "scan", marks["scan"])
-    assert [place.kind for place in found.places] == [NODULE, NODULE]
+    assert [location.kind for location in found.locations] == [NODULE, NODULE]
     assert len(found.excluded) == 1
-    points = [found.box.geometry.to_world(place.index_zyx) for place in found.places]
+    points = [found.box.geometry.to_world(location.index_zyx) for location in found.locations]
     assert points == [pytest.approx(in_lung(0)), pytest.approx(in_lung(1))]
 
 

@@ -1,4 +1,4 @@
-"""The places that are read: nodules of cubes and of whole scans, and false positives of the edge.
+"""The locations that are read: nodules of cubes and whole scans, and false positives of the edge.
 
 The false positives are those of the highest rank: the strongest, as many as there are nodules.
 """
@@ -21,10 +21,10 @@ from models.runtime.detection import Candidate
 NODULE, FALSE_POSITIVE = "nodule", "false positive"
 
 NODULE_KINDS = ("nodule", "lesion")
-"""Kinds of marks that are places; what is marked as another kind is no place of either kind."""
+"""Kinds of marks that are read; at a mark of another kind there is no false positive either."""
 
 FACE = 10
-"""False positives this near to a cube's face, in voxels, are left out."""
+"""False positives this near to a cube's face, in voxels, do not count."""
 
 MARGIN_MM = 5.0
 """A false positive is this far outside of every mark."""
@@ -40,8 +40,8 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Place(Ball):
-    """A place that is measured, of kind `NODULE` or `FALSE_POSITIVE`."""
+class Location(Ball):
+    """A location that is measured, of kind `NODULE` or `FALSE_POSITIVE`."""
 
     kind: str = NODULE
 
@@ -53,7 +53,7 @@ class Place(Ball):
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A cube, or the lung box of a scan, with the places in it.
+    """A cube, or the lung box of a scan, with the locations in it.
 
     ``nodules`` are all that are known in it, and ``excluded`` all other marks. ``folder`` is that
     of the scan, None for a cube.
@@ -64,15 +64,15 @@ class Sample:
     box: Preprocessed
     nodules: tuple[Ball, ...]
     excluded: tuple[Ball, ...]
-    places: tuple[Place, ...]
+    locations: tuple[Location, ...]
     folder: Path | None = None
 
-    def false_positives(self, found: Iterable[Candidate]) -> list[Place]:
+    def false_positives(self, found: Iterable[Candidate]) -> list[Location]:
         """Return the candidates that lie on no mark, and in a cube not near its faces."""
         low = 0.0 if self.folder else float(FACE)
         high = np.array(self.box.voxels.shape) - low
         return [
-            Place(one.index_zyx, one.diameter_mm, FALSE_POSITIVE)
+            Location(one.index_zyx, one.diameter_mm, FALSE_POSITIVE)
             for one in found
             if (np.array(one.index_zyx) >= low).all()
             and (np.array(one.index_zyx) < high).all()
@@ -92,15 +92,17 @@ def read_cube_samples(folder: Path, splits: tuple[str, ...], most: int, seed: in
     marks = _marks_of_cubes(folder)
     samples = []
     for cube in cubes:
-        place = Place(cube.centre_zyx, cube.diameter_mm)
+        location = Location(cube.centre_zyx, cube.diameter_mm)
         nodules, excluded = _balls(marks[cube.name])
         box = Preprocessed(cube.voxels, Geometry())
-        samples.append(Sample(cube.name, cube.patient, box, (place, *nodules), excluded, (place,)))
+        samples.append(
+            Sample(cube.name, cube.patient, box, (location, *nodules), excluded, (location,))
+        )
     return samples
 
 
 def read_scan_sample(folder: Path, marks: Sequence[Mark]) -> Sample:
-    """Return the lung box of a whole scan; its nodules inside of the box are places."""
+    """Return the lung box of a whole scan; its nodules inside of the box are locations."""
     box = preprocess(read_study(folder).volume, folder)
     size = np.array(box.voxels.shape)
     inside = []
@@ -109,8 +111,8 @@ def read_scan_sample(folder: Path, marks: Sequence[Mark]) -> Sample:
         if (index >= 0).all() and (index < size).all():
             inside.append(replace(mark, centre=triple(index)))
     nodules, excluded = _balls(inside)
-    places = tuple(Place(one.index_zyx, one.diameter_mm) for one in nodules)
-    return Sample(scan_name(folder), scan_name(folder), box, nodules, excluded, places, folder)
+    locations = tuple(Location(one.index_zyx, one.diameter_mm) for one in nodules)
+    return Sample(scan_name(folder), scan_name(folder), box, nodules, excluded, locations, folder)
 
 
 def with_false_positives(
@@ -121,18 +123,18 @@ def with_false_positives(
     ``seen`` are the edge's candidates in each.
     """
     found = [
-        (candidate.score, number, place)
+        (candidate.score, number, location)
         for number, (sample, candidates) in enumerate(zip(samples, seen, strict=True))
         for candidate in candidates
-        for place in sample.false_positives([candidate])
+        for location in sample.false_positives([candidate])
     ]
     found.sort(key=lambda one: -one[0])
-    count = sum(len(sample.places) for sample in samples)
-    added = defaultdict[int, list[Place]](list)
-    for _, number, place in found[:count]:
-        added[number].append(place)
+    count = sum(len(sample.locations) for sample in samples)
+    added = defaultdict[int, list[Location]](list)
+    for _, number, location in found[:count]:
+        added[number].append(location)
     return [
-        replace(sample, places=(*sample.places, *added[number]))
+        replace(sample, locations=(*sample.locations, *added[number]))
         for number, sample in enumerate(samples)
     ]
 
