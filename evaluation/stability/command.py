@@ -192,7 +192,7 @@ def _within(change: str, figures: Mapping[str, Any]) -> bool | None:
 
 
 def tables(result: Mapping[str, Any]) -> list[Rows | str]:
-    """Return a table for each kind of location and each reader, and name the changes beyond limits."""
+    """Return a table for each kind of location and reader, and name the changes beyond limits."""
     shown, beyond = list[Rows | str](), list[str]()
     heads = ["change", "n", "median", "p95", "mean", "lost"]
     for name, location, reader in product(MATERIAL, LOCATIONS, READERS):
