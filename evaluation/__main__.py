@@ -24,6 +24,7 @@ from evaluation.accuracy.commands import (
 )
 from evaluation.accuracy.guarantee_command import guarantee_command
 from evaluation.accuracy.nodules import nodules_command
+from evaluation.accuracy.whole_command import whole_command
 from evaluation.errors import EvaluationError
 from evaluation.lesion_insertion.command import lesion_insertion_command
 from evaluation.links.dead_cloud import dead_cloud_command
@@ -79,7 +80,7 @@ COMMANDS = (
     full_disk_command, fuzz_command, guarantee_command, kills_command, latency_command,
     lesion_insertion_command, link_command, load_command, memory_command, network_command,
     nodules_command, phantoms_command, policies_command, reading_command, robustness_command,
-    screenshots_command, sizes_command, stages_command,
+    screenshots_command, sizes_command, stages_command, whole_command,
 )  # fmt: skip
 
 for _command in COMMANDS:

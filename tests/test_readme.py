@@ -147,7 +147,7 @@ def test_the_page_of_commands_has_every_command_and_option(program: str) -> None
     sections = re.split(r"^#+ ", words("docs/commands.md"), flags=re.MULTILINE)
     for path, command in leaves(typer.main.get_command(PROGRAMS[program]), program):
         section = next(one for one in sections if one.startswith(f"`{path}`"))
-        said = set(re.findall(r"`(--[a-z-]+)", section))
+        said = set(re.findall(r"(?:`|, )(--[a-z-]+)", section))
         options = {name for option in command.params for name in option.opts}
         assert {name for name in options if name.startswith("--")} - said == set(), path
 

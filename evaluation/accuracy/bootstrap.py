@@ -6,7 +6,7 @@ whole scans for the false positives (Efron and Tibshirani, An Introduction to th
 together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from evaluation.accuracy.froc import (
 )
 from evaluation.common.tables import rate_name
 from imaging.volume import FloatArray
-from models.markdown import Rows
+from models.markdown import Rows, percents, points
+from models.markdown import interval as interval_text
 
 RESAMPLES = 1000
 
@@ -67,24 +68,87 @@ class Figures:
         return found
 
 
+@dataclass(frozen=True)
+class Gain:
+    """The difference of two readers on the same nodules and scans: at `RATES`, and of the CPM."""
+
+    sensitivity: tuple[Interval, ...]
+    cpm: Interval
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return both for JSON."""
+        points = zip(RATES, self.sensitivity, strict=True)
+        return {
+            "sensitivity": [
+                {"false_positives_per_scan": rate, **value.as_dict()} for rate, value in points
+            ],
+            "cpm": self.cpm.as_dict(),
+        }
+
+
 def figures(
     scored: Scored, *, resamples: int = RESAMPLES, seed: int = 0, on_step: OnStep | None = None
 ) -> Figures:
     """Return the figures of ``scored`` with percentile intervals of ``resamples`` resamples."""
-    rng = np.random.default_rng(seed)
-    drawn: list[FloatArray] = []
-    while len(drawn) < resamples:
+    drawn = [
+        _numbers(weighted_froc(scored, *weights))
+        for weights in _draws(scored, resamples, seed, on_step)
+    ]
+    intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
+    n = len(RATES)
+    return Figures(intervals[:n], intervals[n], intervals[n + 1 :])
+
+
+def difference(first: Scored, second: Scored, *, resamples: int = RESAMPLES, seed: int = 0) -> Gain:
+    """Return ``second`` minus ``first``, paired: each resample draws the same for both.
+
+    Raises:
+        ValueError: they are not of the same nodules and scans.
+    """
+    same = np.array_equal(first.nodule_group, second.nodule_group)
+    if not same or (first.scans, first.paired) != (second.scans, second.paired):
+        raise ValueError("a paired difference needs the same nodules and scans")
+    drawn = [
+        _sensitivities(weighted_froc(second, *weights))
+        - _sensitivities(weighted_froc(first, *weights))
+        for weights in _draws(first, resamples, seed)
+    ]
+    value = _sensitivities(froc(second)) - _sensitivities(froc(first))
+    intervals = _percentiles(value, np.stack(drawn))
+    return Gain(intervals[:-1], intervals[-1])
+
+
+def _draws(
+    scored: Scored, resamples: int, seed: int, on_step: OnStep | None = None
+) -> Iterator[tuple[FloatArray, FloatArray]]:
+    """Yield the weights of nodules and of scans in each resample."""
+    rng, done = np.random.default_rng(seed), 0
+    while done < resamples:
         scan_weight = draw(scored.scans, rng)
         group_weight = scan_weight if scored.paired else draw(scored.groups, rng)
         nodule_weight = group_weight[scored.nodule_group]
         if not nodule_weight.any():
             continue  # without a single nodule there is no sensitivity: draw again
-        drawn.append(_numbers(weighted_froc(scored, nodule_weight, scan_weight)))
+        yield nodule_weight, scan_weight
+        done += 1
         if on_step is not None:
-            on_step(len(drawn), resamples)
-    intervals = _percentiles(_numbers(froc(scored)), np.stack(drawn))
-    n = len(RATES)
-    return Figures(intervals[:n], intervals[n], intervals[n + 1 :])
+            on_step(done, resamples)
+
+
+def operating_point(
+    counts: FloatArray, *, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[Interval | None, Interval]:
+    """Return sensitivity and false positives a scan, by bootstrap over scans.
+
+    ``counts`` ``(scans, 3)`` are lesions, those found, and false positives. Without a lesion there
+    is no sensitivity.
+    """
+    n, rng = len(counts), np.random.default_rng(seed)
+    lesions, found, false = counts.sum(axis=0)
+    drawn = np.stack([draw(n, rng) for _ in range(resamples)]) @ counts
+    some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
+    sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]) if lesions else None
+    return sensitivity, interval(false / n, drawn[:, 2] / n)
 
 
 def finite(value: float) -> float | None:
@@ -103,9 +167,13 @@ def draw(groups: int, rng: np.random.Generator) -> FloatArray:
 
 
 def _numbers(curve: Curve) -> FloatArray:
+    return np.concatenate([_sensitivities(curve), false_positives_at(curve, TARGETS)])
+
+
+def _sensitivities(curve: Curve) -> FloatArray:
+    """Return the sensitivity at each of `RATES`, and their mean."""
     sensitivity = sensitivity_at(curve, RATES)
-    rates = false_positives_at(curve, TARGETS)
-    return np.concatenate([sensitivity, [sensitivity.mean()], rates])
+    return np.append(sensitivity, sensitivity.mean())
 
 
 def _percentiles(value: FloatArray, drawn: FloatArray) -> tuple[Interval, ...]:
@@ -131,6 +199,39 @@ def cost_table(figures: Figures) -> Rows:
         for target, value in zip(TARGETS, figures.false_positives, strict=True)
     ]
     return Rows(["sensitivity", "false positives a scan", "95 % interval"], cells)
+
+
+def stages_table(
+    stages: Mapping[str, Mapping[str, Any]], gain: Mapping[str, Any] | None, title: str
+) -> Rows:
+    """Return the sensitivity at the seven rates and the CPM, a column for each of ``stages``.
+
+    The last column is the ``gain`` in points, if there is one.
+    """
+    columns = [
+        [*(percents(point) for point in one["sensitivity"]), interval_text(one["cpm"])]
+        for one in stages.values()
+    ]
+    if gain is not None:
+        columns.append(_gain_cells(gain))
+    heads = ["false positives a scan", *stages, *(["difference, points"] if gain else [])]
+    return Rows(heads, [list(row) for row in zip(_rate_cells(), *columns, strict=True)], title)
+
+
+def gain_table(gain: Mapping[str, Any], title: str) -> Rows:
+    """Return the difference of two readers in points, at the seven rates and of the CPM."""
+    cells = zip(_rate_cells(), _gain_cells(gain), strict=True)
+    return Rows(["false positives a scan", "difference, points"], list(cells), title)
+
+
+def _rate_cells() -> list[str]:
+    return [*map(rate_name, RATES), "CPM (their mean)"]
+
+
+def _gain_cells(gain: Mapping[str, Any]) -> list[str]:
+    shares = [*gain["sensitivity"], gain["cpm"]]
+    hundred = ({key: 100 * one[key] for key in ("value", "low", "high")} for one in shares)
+    return [points(one) for one in hundred]
 
 
 def percent_cells(value: Interval) -> tuple[str, str]:

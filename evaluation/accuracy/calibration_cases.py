@@ -15,7 +15,7 @@ import numpy.typing as npt
 from evaluation.accuracy.calibration import BoolArray
 from evaluation.accuracy.data import Annotation, Cube
 from evaluation.accuracy.scores import Fitted
-from evaluation.accuracy.truth import Lesion, scan_name
+from evaluation.accuracy.truth import Truth, scan_name
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.roi import cut_roi
@@ -73,13 +73,13 @@ def cube_rows(readers: Readers, cube: Cube, annotations: Sequence[Annotation]) -
     return _rows(readers, cube.voxels, hits, beside, cube.patient)
 
 
-def scan_rows(readers: Readers, folder: Path, lesions: Sequence[Lesion]) -> list[Row]:
+def scan_rows(readers: Readers, folder: Path, truth: Truth) -> list[Row]:
     """Return the candidates of one whole scan."""
     box = preprocess(read_study(folder).volume, folder)
     found = readers.screener.screen(box)
-    firsts = (next((c for c in found if lesion.hit_by(c.centre_mm)), None) for lesion in lesions)
-    hits = [c for c in firsts if c is not None]
-    beside = [c for c in found if not any(lesion.covers(c.centre_mm) for lesion in lesions)]
+    firsts = [[c for c in found if lesion.hit_by(c.centre_mm)][:1] for lesion in truth.lesions]
+    hits = [c for first in firsts for c in first]
+    beside = [c for c in found if truth.is_false(c.centre_mm)]
     return _rows(readers, box.voxels, hits, beside, scan_name(folder))
 
 

@@ -4,7 +4,6 @@ Each reader before and after the fit, other methods, and reliability diagrams as
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from evaluation.accuracy.calibration_cases import (
 from evaluation.accuracy.data import read_annotations, read_cubes
 from evaluation.accuracy.nodules import save_chart
 from evaluation.accuracy.scores import Fitted, calibrated
-from evaluation.accuracy.truth import read_truth, scan_folders, scan_name, scans_of_splits
+from evaluation.accuracy.truth import UNKNOWN, scan_name, scans_of_splits
 from evaluation.common import cli
 from evaluation.common.readers import open_screening, open_second
 from imaging.volume import FloatArray
@@ -54,7 +53,7 @@ PRIOR = (
 def calibration_command(
     data: cli.Data,
     scans: cli.Scans,
-    truth: Annotated[Path, cli.csv_option("Known lesions, with column role.")],
+    truth: cli.Marks,
     more_scans: cli.MoreScans = None,
     fitted_on: Annotated[str, typer.Option(metavar="NAME", help="Split of the fit.")] = "val",
     unseen: Annotated[str, typer.Option(metavar="NAME", help="Split not in the fit.")] = "test",
@@ -69,17 +68,16 @@ def calibration_command(
     """Reliability and calibration error before and after the fit, and with other methods."""
     require("sklearn")
     readers = Readers(open_screening(model), open_second(cloud_model))
-    known = read_truth(truth)
-    folders = scan_folders([*scans, *(more_scans or [])], set(known))
+    folders, known = cli.known_scans(scans, more_scans, truth)
     splits = {}
     for split in (fitted_on, unseen):
-        of_split = scans_of_splits(folders, truth, (split,))
+        of_split = scans_of_splits(folders, known, (split,))
         cubes = read_cubes(data, (split,))[: limit or None]
         annotations, rows = read_annotations(data, split), list[Row]()
         for cube in cli.each(cubes, f"cubes of {split}"):
             rows += cube_rows(readers, cube, annotations.get(cube.name, ()))
         for folder in cli.each(of_split, f"scans of {split}"):
-            rows += scan_rows(readers, folder, known.get(scan_name(folder), ()))
+            rows += scan_rows(readers, folder, known.get(scan_name(folder), UNKNOWN))
         splits[split] = gathered(rows)
     result: dict[str, Any] = {
         "edge_model": readers.screener.name,

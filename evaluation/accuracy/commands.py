@@ -59,7 +59,7 @@ def froc_command(
 
 def detect_command(
     studies: Annotated[Path, typer.Option(metavar="DIR", help="Folder with one folder a study.")],
-    truth: cli.Truth,
+    truth: cli.Marks,
     cloud: Cloud = None,
     serve: Serve = False,
     model: cli.Model = None,
@@ -69,7 +69,7 @@ def detect_command(
     as_json: cli.Json = False,
 ) -> None:
     """Final reports of a folder of studies against their known lesions."""
-    known = read_truth(truth)
+    known = read_truth(*truth)
     folders = reports.study_folders(studies)
     cli.remark_unknown(folders, known)
     with _open_pipeline(cloud, serve, model, deadline, out) as (pipeline, folder):

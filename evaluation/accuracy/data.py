@@ -30,6 +30,7 @@ class Table:
     path: Path
     rows: list[dict[str, str]]
     lines: list[int]
+    header: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -85,7 +86,7 @@ def read_table(path: Path, required: tuple[str, ...]) -> Table:
     missing = [name for name in required if name not in header]
     if missing:
         raise BadTable(path, f"lacks the columns {missing}, has {list(header)}", 1)
-    return Table(path, rows, lines)
+    return Table(path, rows, lines, tuple(header))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,10 @@ The same reader reads both, and one threshold serves both. A reader is any funct
 to candidates; `evaluation.common.readers` has the product's own.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,9 +19,11 @@ from evaluation.accuracy.bootstrap import (
     RESAMPLES,
     Figures,
     cost_table,
+    difference,
     figures,
     finite,
     froc_table,
+    gain_table,
 )
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.accuracy.froc import (
@@ -28,21 +32,25 @@ from evaluation.accuracy.froc import (
     Curve,
     Scored,
     froc,
+    match_scan,
     sensitivity_at,
     threshold_at,
     threshold_within,
 )
 from evaluation.accuracy.subgroups import by_subgroup, read_traits, subgroups_table
-from evaluation.accuracy.truth import RIM_MM, Lesion, read_truth, scan_folders, scan_name
+from evaluation.accuracy.truth import RIM_MM, UNKNOWN, Lesion, Truth, scan_name, scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import Reads, Stage, StageOption, open_reads
+from evaluation.common.readers import STAGES, Reads, Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import FloatArray, Geometry, Triple
+from imaging.volume import FloatArray, Geometry, Triple, triple
 from models.charts import new_figure, save_png
 from models.markdown import Rows
+from models.runtime.detection import Candidate, Peaks, strongest
+from models.runtime.screener import MOST_CANDIDATES
+from models.runtime.tiles import tiles
 
 CAVEAT = "Only some lesions of each scan are known: a few of the false positives may be true."
 
@@ -86,64 +94,104 @@ class NoduleScores:
         return Scored.of(self.nodule_score, group, false, paired=False)
 
 
+class Context(Enum):
+    """The surroundings in which false positives are read."""
+
+    WHOLE = "whole"
+    SAME = "same"
+
+
 def nodules_command(
     data: cli.Data,
-    split: cli.Split,
+    split: Annotated[
+        str, typer.Option(metavar="NAME[,NAME]", help="Splits of the cubes and of the scans.")
+    ],
     scans: cli.Scans,
-    truth: cli.Truth,
+    truth: cli.Marks,
     more_scans: cli.MoreScans = None,
     stage: StageOption = Stage.EDGE,
+    context: Annotated[
+        Context,
+        typer.Option(help="False positives of whole scans, or of tiles as large as the cubes."),
+    ] = Context.WHOLE,
     model: cli.Model = None,
     cloud_model: cli.CloudModel = None,
     surround: Annotated[
         int, typer.Option(min=0, help="Side of the boxes that cubes are mirrored into; 0: none.")
     ] = 0,
     plot: cli.Plot = None,
+    limit: cli.Limit = 0,
     resamples: cli.Resamples = RESAMPLES,
     seed: cli.Seed = 0,
     as_json: cli.Json = False,
 ) -> None:
     """Sensitivity on cubes of nodules against false positives on whole scans."""
-    known = read_truth(truth)
-    folders = scan_folders([*scans, *(more_scans or [])], set(known))
-    cli.remark_unknown(folders, known)
-    cubes = read_cubes(data, tuple(split.split(",")))
-    reads = open_reads(stage, model, cloud_model)
-    read = NoduleScores(
-        np.array([read_cube(cube, reads, surround) for cube in cli.each(cubes, "nodules")], float),
-        tuple(cube.patient for cube in cubes),
-        tuple(
-            read_scan(folder, known.get(scan_name(folder), ()), reads)
-            for folder in cli.each(folders, "scans")
-        ),
-    )
+    if surround and context is Context.SAME:
+        raise typer.BadParameter("--surround gives cubes other surroundings than --context same")
+    splits = tuple(split.split(","))
+    folders, known = cli.known_scans(scans, more_scans, truth)
+    folders = scans_of_splits(folders, known, splits)
+    cubes = read_cubes(data, splits)[: limit or None]
+    same = context is Context.SAME
+    reads = open_reads(stage, model, cloud_model, outlined=not same)
+    cube_scores = [read_cube(cube, reads, surround) for cube in cli.each(cubes, "nodules")]
+    # tiles have a progress bar for each scan
+    scan_scores = [
+        read_scan(folder, known.get(scan_name(folder), UNKNOWN), tiled(reads) if same else reads)
+        for folder in (folders if same else cli.each(folders, "scans"))
+    ]
+    patients = tuple(cube.patient for cube in cubes)
+    by_stage = {
+        one: NoduleScores(
+            np.array([scores[one] for scores in cube_scores], float),
+            patients,
+            tuple(scores[one] for scores in scan_scores),
+        )
+        for one in scan_scores[0]
+    }
+    read = by_stage[stage]
     with cli.counting("bootstrap") as step:
         value = figures(read.scored, resamples=resamples, seed=seed, on_step=step)
     subgroups = by_subgroup(read.scored, read_traits(data, cubes), resamples=resamples, seed=seed)
-    request = {"stage": stage.value, "split": split, "surround": surround}
-    result = {**request, **as_dict(read, value), "subgroups": subgroups}
+    result: dict[str, Any] = {
+        "stage": stage.value,
+        "split": split,
+        "surround": surround,
+        "context": context.value,
+        **as_dict(read, value),
+        "subgroups": subgroups,
+    }
     counts = f"{len(cubes)} nodules, {len(folders)} scans"
+    shown: list[Rows | str] = []
+    if stage is not Stage.EDGE:
+        edge = by_stage[Stage.EDGE].scored
+        gain = difference(edge, read.scored, resamples=resamples, seed=seed).as_dict()
+        result["minus_edge"] = gain
+        shown.append(gain_table(gain, f"{STAGES[stage]} minus edge, paired"))
     if plot is not None:
-        save_chart(draw_curve(froc(read.scored), f"{stage.value}: {counts}"), plot)
+        save_chart(draw_curves({"": froc(read.scored)}, f"{stage.value}: {counts}"), plot)
     cli.show(
         result,
         as_json,
-        froc_table(value, f"{counts}, {stage.value}"),
+        froc_table(value, f"{counts}, {STAGES[stage]}"),
+        *shown,
         cost_table(value),
-        subgroups_table(subgroups, f"Sensitivity in % by subgroup, {stage.value}"),
+        subgroups_table(subgroups, f"Sensitivity in % by subgroup, {STAGES[stage]}"),
         scans_table(result["scans"]),
         CAVEAT,
     )
 
 
-def read_cube(cube: Cube, reads: Reads, surround: int = 0) -> float:
-    """Return the highest score of a candidate that hits the cube's nodule, or ``-inf``.
+def read_cube(cube: Cube, reads: Reads, surround: int = 0) -> dict[Stage, float]:
+    """Return the highest score of a candidate that hits the cube's nodule, or ``-inf``, by stage.
 
     ``surround`` is the side of `surrounded`.
     """
     seen = surrounded(cube, surround)
-    found = reads(Preprocessed(seen.voxels, Geometry()))
-    return max((c.score for c in found if seen.hit_by(c.index_zyx)), default=-np.inf)
+    return {
+        stage: max((c.score for c in found if seen.hit_by(c.index_zyx)), default=-np.inf)
+        for stage, found in reads(Preprocessed(seen.voxels, Geometry())).items()
+    }
 
 
 def surrounded(cube: Cube, side: int) -> Cube:
@@ -158,36 +206,66 @@ def surrounded(cube: Cube, side: int) -> Cube:
     return replace(cube, voxels=np.pad(cube.voxels, pad, mode="symmetric"), centre_zyx=(z, y, x))
 
 
-def read_scan(folder: Path, lesions: tuple[Lesion, ...], reads: Reads) -> ScanScores:
-    """Read one whole scan from its files, as the agent reads it."""
+def read_scan(folder: Path, truth: Truth, reads: Reads) -> dict[Stage, ScanScores]:
+    """Read one whole scan from its files, as the agent reads it; return its scores by stage."""
     box = preprocess(read_study(folder).volume, folder)
-    detections = [(candidate.centre_mm, candidate.score) for candidate in reads(box)]
-    return score_scan(scan_name(folder), detections, lesions)
+    return {
+        stage: score_scan(scan_name(folder), [(c.centre_mm, c.score) for c in found], truth)
+        for stage, found in reads(box).items()
+    }
+
+
+def tiled(reads: Reads) -> Reads:
+    """Return a reader of boxes in overlapping tiles, each cut as the cubes of nodules are.
+
+    Every network sees the tile alone, and the second reader's ROI ends where the tile ends.
+    """
+
+    def read(box: Preprocessed) -> dict[Stage, list[Candidate]]:
+        found = defaultdict[Stage, list[Candidate]](list)
+        places = list(tiles(box.voxels.shape))
+        for place, (low, high) in cli.each(places, "tiles"):
+            start = np.array([one.start for one in place], float)
+            voxels = np.ascontiguousarray(box.voxels[place])
+            tile = Preprocessed(voxels, box.geometry.cropped(start))
+            for stage, candidates in reads(tile).items():
+                kept = found[stage]
+                for one in candidates:
+                    index = np.array(one.index_zyx)
+                    whole = index + start
+                    # each place lies in the middle of one tile, and counts there
+                    in_core = (index >= low - 0.5).all() and (index < high - 0.5).all()
+                    if in_core and box.inside(whole[None])[0]:
+                        kept.append(replace(one, index_zyx=triple(whole)))
+        return {stage: strongest_apart(candidates) for stage, candidates in found.items()}
+
+    return read
+
+
+def strongest_apart(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the strongest candidates of all tiles, apart as those of one box are."""
+    peaks = Peaks(
+        np.array([one.score for one in candidates], float),
+        np.array([one.index_zyx for one in candidates], float).reshape(-1, 3),
+        np.array([one.diameter_mm for one in candidates], float),
+    )
+    kept = strongest([peaks], MOST_CANDIDATES)
+    by_place = {one.index_zyx: one for one in candidates}
+    return [by_place[triple(index)] for index in kept.index_zyx]
 
 
 def score_scan(
-    name: str,
-    detections: Iterable[Detection],
-    lesions: tuple[Lesion, ...],
-    ignored: tuple[Lesion, ...] = (),
-    *,
-    rim_mm: float = RIM_MM,
+    name: str, detections: Iterable[Detection], truth: Truth, *, rim_mm: float = RIM_MM
 ) -> ScanScores:
-    """Sort the detections of one scan into hits of ``lesions`` and false positives.
+    """Sort the detections of one scan into hits and false positives, by the rules of LUNA16.
 
     A lesion has the highest score of the detections that hit it. A detection within ``rim_mm``
-    outside a lesion, or on an ``ignored`` one, is not counted. Every other one is a false positive.
+    outside a lesion, or on an ignored place, is not counted. Every other one is a false positive.
     """
-    found = list(detections)
-    known = (*lesions, *ignored)
-    false = [
-        score for location, score in found if not any(x.covers(location, rim_mm) for x in known)
-    ]
-    best = [
-        max((score for location, score in found if lesion.hit_by(location)), default=-np.inf)
-        for lesion in lesions
-    ]
-    return ScanScores(name, np.array(false, float), lesions, np.array(best, float))
+    rows = [(*location, score) for location, score in detections]
+    found = np.array(rows, np.float64).reshape(-1, 4)
+    best, false, _, _ = match_scan(found, *truth.spheres(rim_mm))
+    return ScanScores(name, false, truth.lesions, best)
 
 
 def as_dict(scores: NoduleScores, figures: Figures) -> dict[str, Any]:
@@ -266,21 +344,24 @@ def scans_table(scans: Sequence[Mapping[str, Any]]) -> Rows:
     return Rows(heads, cells, "False positives of each scan at the operating points")
 
 
-def draw_curve(curve: Curve, title: str) -> Any:
-    """Draw the curve with the seven rates as grid lines; return the figure."""
+def draw_curves(curves: Mapping[str, Curve], title: str) -> Any:
+    """Draw curves by name with the seven rates as grid lines; return the figure."""
     figure = new_figure(9, 6.4)
     axes = figure.subplots()
-    shown = curve.false_per_scan <= RATES[-1]
-    # The last threshold within the axes holds up to their end; zero has no place on a log scale.
-    rate = np.append(curve.false_per_scan[shown], RATES[-1])
-    sensitivity = np.append(curve.sensitivity[shown], curve.sensitivity[shown][-1])
-    axes.step(np.maximum(rate, RATES[0]), sensitivity, where="post", linewidth=2)
+    for name, curve in curves.items():
+        shown = curve.false_per_scan <= RATES[-1]
+        # The last threshold within the axes holds to their end; a log scale does not show zero.
+        rate = np.append(curve.false_per_scan[shown], RATES[-1])
+        sensitivity = np.append(curve.sensitivity[shown], curve.sensitivity[shown][-1])
+        axes.step(np.maximum(rate, RATES[0]), sensitivity, where="post", linewidth=2, label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(RATES, [rate_name(rate) for rate in RATES])
     axes.set_yticks(np.linspace(0, 1, 11))
     axes.set(xlim=(RATES[0], RATES[-1]), ylim=(0, 1.01), title=f"FROC curve, {title}")
     axes.set(xlabel="false positives per scan", ylabel="sensitivity")
     axes.grid(alpha=0.3)
+    if len(curves) > 1:
+        axes.legend(loc="lower right")
     return figure
 
 

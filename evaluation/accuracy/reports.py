@@ -17,16 +17,14 @@ from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Report
 from edge.report.overwrite import admission, require_separate
 from evaluation.accuracy.bootstrap import (
-    RESAMPLES,
     Interval,
-    draw,
     format_value,
-    interval,
+    operating_point,
     percent_cells,
     span,
 )
 from evaluation.accuracy.nodules import score_scan
-from evaluation.accuracy.truth import RIM_MM, Lesion, scan_name
+from evaluation.accuracy.truth import RIM_MM, Lesion, Truth, scan_name
 from evaluation.errors import MissingData
 from imaging.dicom.writer import write_series
 from imaging.phantom.phantom import PhantomSpec, make_phantom
@@ -72,17 +70,11 @@ def study_folders(folder: Path) -> list[Path]:
 
 
 def read_one(
-    pipeline: Pipeline,
-    study: Path,
-    out: Path,
-    lesions: tuple[Lesion, ...] | None,
-    ignored: tuple[Lesion, ...] = (),
-    *,
-    rim_mm: float = RIM_MM,
+    pipeline: Pipeline, study: Path, out: Path, truth: Truth | None, *, rim_mm: float = RIM_MM
 ) -> ReportScores:
     """Read one study; its report is left in a sub-folder of ``out``.
 
-    A study without known truth, whose ``lesions`` are None, counts only for the times.
+    A study without known truth counts only for the times.
 
     Raises:
         UnfitFolder: the sub-folder holds another study's report, or is the study's own.
@@ -93,10 +85,10 @@ def read_one(
     report = read_and_report(admitted, Job(study, out / name)).report
     detections = [(finding.centre_mm, finding.probability) for finding in report.findings]
     counts = None
-    if lesions is not None:
-        scores = score_scan(name, detections, lesions, ignored, rim_mm=rim_mm)
+    if truth is not None:
+        scores = score_scan(name, detections, truth, rim_mm=rim_mm)
         found = int(np.isfinite(scores.lesion_score).sum())
-        counts = (len(lesions), found, scores.false_score.size)
+        counts = (len(truth.lesions), found, scores.false_score.size)
     return ReportScores(
         name=name,
         counts=counts,
@@ -124,16 +116,15 @@ def read_phantom(pipeline: Pipeline, spec: PhantomSpec, out: Path) -> ReportScor
     The truth is exact, so there is no rim: a finding outside every nodule is a false positive.
     """
     phantom = make_phantom(spec)
-    lesions, ignored = split_truth(phantom.nodules)
     with tempfile.TemporaryDirectory(prefix="overread-phantom-") as folder:
         study = Path(folder, f"phantom-{spec.seed}")
         write_series(phantom.volume, study, seed=spec.seed)
-        return read_one(pipeline, study, out, lesions, ignored, rim_mm=0.0)
+        return read_one(pipeline, study, out, truth_of(phantom.nodules), rim_mm=0.0)
 
 
-def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Lesion, ...]]:
-    """Return those that count, and those too small: within 5 mm a finding is ignored."""
-    return (
+def truth_of(nodules: Sequence[Nodule]) -> Truth:
+    """Return the truth of a phantom; within 5 mm of a nodule too small to count is ignored."""
+    return Truth(
         tuple(Lesion(n.centre_mm, n.diameter_mm) for n in nodules if n.diameter_mm >= COUNTED_MM),
         tuple(Lesion(n.centre_mm, 10.0) for n in nodules if n.diameter_mm < COUNTED_MM),
     )
@@ -142,21 +133,18 @@ def split_truth(nodules: Sequence[Nodule]) -> tuple[tuple[Lesion, ...], tuple[Le
 def as_dict(results: Sequence[ReportScores], *, seed: int = 0) -> dict[str, Any]:
     """Return the result for JSON; a refused study counts, its lesions are missed."""
     known = [result.counts for result in results if result.counts is not None]
-    n, counts = len(known), np.array(known, float).reshape(-1, 3)
+    counts = np.array(known, float).reshape(-1, 3)
     lesions, found, false = counts.sum(axis=0)
     sensitivity = false_per_scan = None
-    if known:  # intervals by bootstrap over studies
-        rng = np.random.default_rng(seed)
-        drawn = np.stack([draw(n, rng) for _ in range(RESAMPLES)]) @ counts
-        some = drawn[drawn[:, 0] > 0]  # a draw without a lesion has no sensitivity
-        if lesions:
-            sensitivity = interval(found / lesions, some[:, 1] / some[:, 0]).as_dict()
-        false_per_scan = interval(false / n, drawn[:, 2] / n).as_dict()
+    if known:
+        found_share, false_rate = operating_point(counts, seed=seed)
+        sensitivity = None if found_share is None else found_share.as_dict()
+        false_per_scan = false_rate.as_dict()
     return {
         "sensitivity": sensitivity,
         "false_positives_per_scan": false_per_scan,
         "studies": len(results),
-        "studies_with_truth": n,
+        "studies_with_truth": len(known),
         "lesions": int(lesions),
         "found": int(found),
         "false_positives": int(false),

@@ -1,25 +1,44 @@
-"""The known lesions of whole scans, and which scans are read."""
+"""What is known of whole scans: the lesions that must be found, and the places that do not count.
 
-from collections.abc import Sequence
+A table of marks names a kind in each line. ``nodule`` and ``lesion`` must be found. ``excluded``
+and ``doubtful`` count neither as found nor as false. A `scans.csv` beside it may list the scans,
+also those without any mark, with their roles.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.accuracy.data import read_table
-from evaluation.errors import BadTable, MissingData
-from imaging.volume import Triple
+from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, Table, read_table
+from evaluation.errors import BadTable, EvaluationError, MissingData
+from imaging.dicom.header import DICOM_SUFFIXES, is_dicom, read_head
+from imaging.volume import FloatArray, Triple, triple
+from imaging.volume_files import FORMATS, format_of
 
 RIM_MM = 3.0
 """A detection up to this far outside a known lesion is neither hit nor false positive."""
+
+MUST_BE_FOUND = ("nodule", "lesion")
+IGNORED = ("excluded", "doubtful")
+"""The kinds of marks."""
+
+MARKS = "marks.csv"
+LISTING = "scans.csv"
+"""Names of the table of marks in a folder of scans, and of the table beside it that lists them."""
+
+_COLUMNS = ("scan", "x", "y", "z", "diameter_mm")
 
 
 @dataclass(frozen=True)
 class Lesion:
     """A known lesion: centre ``(x, y, z)`` LPS mm, diameter of the sphere of equal volume.
 
-    ``longest_mm`` is its longest extent, 0 if it was not measured. Lesions are not spheres: half
-    the longer of the two is the distance within which a detection hits the lesion.
+    A diameter of -1 is not known. ``longest_mm`` is its longest extent, 0 if it was not measured.
+    Lesions are not spheres: half the longer of the two is the distance within which a detection
+    hits the lesion.
     """
 
     centre_mm: Triple
@@ -28,8 +47,13 @@ class Lesion:
 
     @property
     def reach_mm(self) -> float:
-        """Return half the longer of diameter and longest extent."""
-        return max(self.diameter_mm, self.longest_mm) / 2
+        """Return half the longer of diameter and longest extent, or the radius of LUNA16."""
+        return max(self.diameter_mm, self.longest_mm) / 2 if self.known else UNKNOWN_RADIUS_MM
+
+    @property
+    def known(self) -> bool:
+        """Return whether its size is known."""
+        return max(self.diameter_mm, self.longest_mm) > 0
 
     def hit_by(self, point_mm: Triple) -> bool:
         """Return whether a detection there hits it: nearer than `reach_mm`."""
@@ -43,33 +67,141 @@ class Lesion:
         return float(np.linalg.norm(np.subtract(point_mm, self.centre_mm)))
 
 
-def read_truth(path: Path) -> dict[str, tuple[Lesion, ...]]:
-    """Read the known lesions of each scan that the CSV names; empty x, y, z: none is known.
+@dataclass(frozen=True)
+class Truth:
+    """What is known of one scan.
 
-    Columns ``scan, x, y, z, diameter_mm`` and, where measured, ``longest_mm``; several lines may
-    name one scan.
+    A detection on an ``ignored`` place is neither a hit nor a false positive. ``role`` is that of
+    the scan in training and tests; empty if no table states it.
+    """
+
+    lesions: tuple[Lesion, ...] = ()
+    ignored: tuple[Lesion, ...] = ()
+    role: str = ""
+
+    def is_false(self, point_mm: Triple, rim_mm: float = RIM_MM) -> bool:
+        """Return whether a detection there is false: on no lesion, no rim and no ignored place."""
+        on_lesion = any(lesion.covers(point_mm, rim_mm) for lesion in self.lesions)
+        return not on_lesion and not any(place.hit_by(point_mm) for place in self.ignored)
+
+    def spheres(self, rim_mm: float = RIM_MM) -> tuple[FloatArray, FloatArray]:
+        """Return what must be found ``(n, 4)`` and what is ignored ``(m, 4)``, rims included.
+
+        The columns are x, y, z and diameter in mm, as `evaluation.accuracy.froc.match_scan` takes
+        them.
+        """
+        rims = self.lesions if rim_mm > 0 else ()
+        ignored = [*_rows(self.ignored), *_rows(rims, rim_mm)]
+        return _array(_rows(self.lesions)), _array(ignored)
+
+
+UNKNOWN = Truth()
+"""A scan that no table names: all that is found in it is false."""
+
+
+def _rows(lesions: Sequence[Lesion], rim_mm: float = 0.0) -> list[tuple[float, ...]]:
+    return [(*one.centre_mm, 2 * (one.reach_mm + rim_mm)) for one in lesions]
+
+
+def _array(rows: Sequence[tuple[float, ...]]) -> FloatArray:
+    return np.array(rows, np.float64).reshape(-1, 4)
+
+
+def read_truth(*paths: Path) -> dict[str, Truth]:
+    """Read what is known of each scan that the tables name, several lines to a scan.
+
+    Columns ``scan, kind, x, y, z, diameter_mm``; a diameter of -1, or an empty one, is not known.
+    Without the column ``kind`` every line is a known lesion, with ``longest_mm`` and ``role`` where
+    these columns are there, and one with empty x, y, z says that none is known.
 
     Raises:
-        BadTable: the file cannot be read, lacks a column, or a lesion has no location or no size.
+        BadTable: a file cannot be read, lacks a column, or a line has no location, no valid size or
+            another kind; or two tables give a scan different roles.
     """
-    table = read_table(path, ("scan", "x", "y", "z", "diameter_mm"))
-    place = [table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")]
-    diameter = table.numbers("diameter_mm", blank=0.0)
-    measured = bool(table.rows) and "longest_mm" in table.rows[0]
-    longest = table.numbers("longest_mm", blank=0.0) if measured else diameter * 0
-    found: dict[str, list[Lesion]] = {name: [] for name in table.text("scan")}
-    for i, name in enumerate(table.text("scan")):
-        x, y, z = (float(axis[i]) for axis in place)
-        if np.isnan([x, y, z]).all():
+    lesions, ignored = defaultdict[str, list[Lesion]](list), defaultdict[str, list[Lesion]](list)
+    roles: dict[str, str] = {}
+    for path in paths:
+        table = read_table(path, _COLUMNS)
+        marks = "kind" in table.header
+        listing = path.with_name(LISTING)
+        if not marks:
+            _read_roles(table, roles)
+        elif listing.is_file():
+            _read_roles(read_table(listing, ("scan",)), roles)
+        kinds = table.text("kind") if marks else ["lesion"] * len(table)
+        rows = zip(_names(table), kinds, _lesions(table, marks), table.lines, strict=True)
+        for name, stated, lesion, line in rows:
+            roles.setdefault(name, "")
+            kind = stated.lower()
+            if kind not in (*MUST_BE_FOUND, *IGNORED):
+                expected = ", ".join((*MUST_BE_FOUND, *IGNORED))
+                raise BadTable(path, f"kind {kind!r}, expected one of {expected}", line)
+            if lesion is not None:
+                (lesions if kind in MUST_BE_FOUND else ignored)[name].append(lesion)
+    return {
+        name: Truth(tuple(lesions[name]), tuple(ignored[name]), role)
+        for name, role in roles.items()
+    }
+
+
+def marks_in(folder: Path) -> Path:
+    """Return the table of marks in a folder of scans, or the table of its scans without one."""
+    marks = folder / MARKS
+    return marks if marks.is_file() else folder / LISTING
+
+
+def _lesions(table: Table, marks: bool) -> list[Lesion | None]:
+    """Return the lesion of each row; None if a row that is no mark has no location."""
+    place = np.stack([table.numbers(axis, blank=np.nan) for axis in ("x", "y", "z")], axis=1)
+    diameter = table.numbers("diameter_mm", blank=-1.0 if marks else 0.0)
+    measured = "longest_mm" in table.header
+    longest = table.numbers("longest_mm", blank=0.0) if measured else np.zeros(len(table))
+    found: list[Lesion | None] = []
+    for number, line in enumerate(table.lines):
+        one = Lesion(triple(place[number]), float(diameter[number]), float(longest[number]))
+        missing = np.isnan(one.centre_mm)
+        if missing.all() and not marks:
+            found.append(None)
             continue
-        if np.isnan([x, y, z]).any() or max(diameter[i], longest[i]) <= 0:
-            raise BadTable(path, "a lesion needs x, y, z and a diameter", table.lines[i])
-        found[name].append(Lesion((x, y, z), float(diameter[i]), float(longest[i])))
-    return {name: tuple(lesions) for name, lesions in found.items()}
+        if missing.any() or not (one.known or (marks and one.diameter_mm == -1)):
+            reason = "a lesion needs x, y, z and a diameter_mm above 0"
+            reason += "; -1 where the diameter is not known" if marks else ""
+            raise BadTable(table.path, reason, line)
+        found.append(one)
+    return found
 
 
-def scan_folders(given: list[Path], named: set[str]) -> list[Path]:
-    """Return the scans to read: each folder given, or those of its sub-folders that are ``named``.
+def _read_roles(table: Table, roles: dict[str, str]) -> None:
+    """Add the scans of a table with their roles, if it has that column."""
+    for name, row, line in zip(_names(table), table.rows, table.lines, strict=True):
+        role = row.get("role", "").strip()
+        if role and roles.get(name, "") not in ("", role):
+            reason = f"scan {name!r} has the role {role!r}, elsewhere {roles[name]!r}"
+            raise BadTable(table.path, reason, line)
+        roles[name] = role or roles.get(name, "")
+
+
+def _names(table: Table) -> list[str]:
+    return [_bare(name) for name in table.text("scan")]
+
+
+def _bare(name: str) -> str:
+    """Return a name without the suffix of a volume file."""
+    suffixes = sorted(FORMATS, key=len, reverse=True)
+    return next((name[: -len(s)] for s in suffixes if name.lower().endswith(s)), name)
+
+
+def scan_name(scan: Path) -> str:
+    """Return the name of a scan, whatever the working directory.
+
+    It is the name of its folder, or of its file without the suffix.
+    """
+    found = scan.resolve()
+    return found.name if found.is_dir() else _bare(found.name)
+
+
+def scan_folders(given: Sequence[Path], named: set[str]) -> list[Path]:
+    """Return the scans to read: each path given, or those in it that are ``named``.
 
     Raises:
         MissingData: a path does not exist, or two scans have the same name.
@@ -78,7 +210,7 @@ def scan_folders(given: list[Path], named: set[str]) -> list[Path]:
     for path in given:
         if not path.exists():
             raise MissingData(path, "no such scan")
-        inside = [p for p in sorted(path.iterdir()) if p.name in named] if path.is_dir() else []
+        inside = [p for p in sorted(path.iterdir()) if _is_named(p, named)] if path.is_dir() else []
         folders += [path] if scan_name(path) in named or not inside else inside
     names = [scan_name(folder) for folder in folders]
     for folder, name in zip(folders, names, strict=True):
@@ -87,23 +219,61 @@ def scan_folders(given: list[Path], named: set[str]) -> list[Path]:
     return folders
 
 
-def scans_of_splits(folders: Sequence[Path], truth: Path, splits: Sequence[str]) -> list[Path]:
-    """Return the scans whose ``role`` in the table ``truth`` is one of ``splits``.
+def _is_named(path: Path, named: set[str]) -> bool:
+    return (path.is_dir() or bool(format_of(path))) and scan_name(path) in named
 
-    A table without that column excludes no scan.
+
+def require_listed(
+    given: Sequence[Path], known: Mapping[str, Truth], tables: Sequence[Path]
+) -> None:
+    """Require that the tables name every scan of ``given``, also those in a folder of scans.
 
     Raises:
-        BadTable: the table cannot be read.
-        MissingData: no scan is left.
+        MissingData: they do not name one; whether it has nodules is not known.
     """
-    table = read_table(truth, ("scan",))
-    role = {row["scan"].strip(): row.get("role", "").strip() for row in table.rows}
+    for path in given:
+        inside = sorted(path.iterdir()) if path.is_dir() else []
+        if scan_name(path) in known:
+            scans = []
+        elif any(_is_named(one, set(known)) for one in inside):
+            scans = [one for one in inside if _looks_like_scan(one)]
+        else:
+            scans = [path]
+        unknown = [one for one in scans if scan_name(one) not in known]
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if unknown[1:] else ""
+            table = tables[0]
+            raise MissingData(
+                unknown[0],
+                f"the tables name no scan {scan_name(unknown[0])!r}{more}: add its nodules to"
+                f" {table}; if it has none, list it in {table.with_name(LISTING)}, column scan",
+            )
+
+
+def _looks_like_scan(path: Path) -> bool:
+    """Return whether it is a volume file, or a folder with a volume file or a DICOM file in it."""
+    files = [path] if path.is_file() else [one for one in path.iterdir() if one.is_file()]
+    return any(bool(format_of(one)) or _is_slice(one) for one in files if not one.is_symlink())
+
+
+def _is_slice(file: Path) -> bool:
+    """Return whether it is a DICOM file, by its content or by its name."""
+    return file.suffix.lower() in DICOM_SUFFIXES or is_dicom(read_head(file))
+
+
+def scans_of_splits(
+    folders: Sequence[Path], known: Mapping[str, Truth], splits: Sequence[str]
+) -> list[Path]:
+    """Return the scans whose role is one of ``splits``, and those without a stated role.
+
+    Raises:
+        EvaluationError: no scan is left.
+    """
+    role = {name: truth.role for name, truth in known.items()}
     kept = [folder for folder in folders if role.get(scan_name(folder), "") in ("", *splits)]
     if not kept:
-        raise MissingData(truth, f"no scan has one of the roles {tuple(splits)}")
+        roles = {role.get(scan_name(folder), "") for folder in folders}
+        raise EvaluationError(
+            f"no scan has one of the roles {tuple(splits)}, the scans given have {sorted(roles)}"
+        )
     return kept
-
-
-def scan_name(folder: Path) -> str:
-    """Return the name of a scan: that of its folder, whatever the working directory."""
-    return folder.resolve().name

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from evaluation.accuracy.bootstrap import OnStep
-from evaluation.accuracy.truth import scan_name
+from evaluation.accuracy.truth import Truth, read_truth, scan_folders, scan_name
 from models.extra import require
 from models.markdown import Rows
 from process.text import Printable, printable
@@ -32,14 +32,27 @@ def csv_option(meaning: str) -> Any:
     return typer.Option(metavar="CSV", exists=True, dir_okay=False, help=meaning)
 
 
-Truth = Annotated[Path, csv_option("Known lesions, with columns scan, x, y, z and diameter_mm.")]
+Marks = Annotated[
+    list[Path],
+    typer.Option(
+        "--truth",
+        "--marks",
+        metavar="CSV",
+        exists=True,
+        dir_okay=False,
+        help="Marks: columns scan, kind, x, y, z and diameter_mm. May be repeated.",
+    ),
+]
 Data = Annotated[Path, typer.Option(metavar="DIR", help="Folder with NAME.npz and index.csv.")]
 Split = Annotated[str, typer.Option(metavar="NAME[,NAME]", help="Splits of the cubes.")]
 Scans = Annotated[
     list[Path],
     typer.Option(metavar="DIR", help="Whole scan, or a folder of scans; more may follow."),
 ]
-MoreScans = Annotated[list[Path] | None, typer.Argument(metavar="DIR", help="More whole scans.")]
+MoreScans = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="PATH", help="More whole scans, or more tables of marks."),
+]
 Model = Annotated[str | None, typer.Option(help="Screening model; the edge's default if omitted.")]
 CloudModel = Annotated[
     str | None, typer.Option(help="Second reader; the cloud's default if omitted.")
@@ -75,11 +88,37 @@ def show(result: dict[str, Any], as_json: bool, *shown: Rows | str) -> None:
         Console().print(Printable(*shown))
 
 
+def known_scans(
+    scans: Sequence[Path], more: Sequence[Path] | None, truth: Sequence[Path]
+) -> tuple[list[Path], dict[str, Truth]]:
+    """Return the scans of a command line, and what its tables know of them.
+
+    ``more`` are the arguments without an option: those that end with .csv are tables. Scans that no
+    table names are named on stderr.
+
+    Raises:
+        MissingData, BadTable: a path does not exist, or a table is damaged.
+    """
+    scans, tables = sorted_arguments(scans, more, truth)
+    known = read_truth(*tables)
+    folders = scan_folders(scans, set(known))
+    remark_unknown(folders, known)
+    return folders, known
+
+
+def sorted_arguments(
+    scans: Sequence[Path], more: Sequence[Path] | None, truth: Sequence[Path]
+) -> tuple[list[Path], list[Path]]:
+    """Sort the arguments without an option into scans and tables; return both lists."""
+    tables = [path for path in more or () if path.suffix.lower() == ".csv"]
+    return [*scans, *(path for path in more or () if path not in tables)], [*truth, *tables]
+
+
 def remark_unknown(folders: Sequence[Path], known: Collection[str]) -> None:
     """Name on stderr the scans without known truth."""
     for folder in folders:
         if scan_name(folder) not in known:
-            typer.echo(printable(f"{folder}: not in the table of lesions"), err=True)
+            typer.echo(printable(f"{folder}: not in a table of marks"), err=True)
 
 
 Item = TypeVar("Item")

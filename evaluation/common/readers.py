@@ -1,13 +1,13 @@
-"""The readers that are measured: functions from a lung box to candidates.
+"""The readers that are measured: the agent's own code from a lung box to candidates or findings.
 
 The edge alone is its screening network. Edge and cloud together are the middle of the edge's
 pipeline, with the cloud's model in this process instead of the link; the score of a candidate is
 the probability of its finding in the report. Candidates that the edge dismisses never reach a
-report, so they are not among them.
+report, so they are not among them. The cloud alone scores every candidate of the edge.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated, Protocol
 
@@ -18,23 +18,50 @@ from cloud.settings import load_settings as load_cloud_settings
 from cloud.stream import verdict_of
 from edge.assemble import build_pipeline
 from edge.budget import Budget
-from edge.decide import Plan
+from edge.decide import Plan, Thresholds
+from edge.escalation.client import NoSecondReader
 from edge.escalation.rois import EscalationResult, cut_rois
 from edge.link.estimate import LinkEstimate
-from edge.pipeline import detect
+from edge.merge import MergeWeights, merge
+from edge.pipeline import Pipeline, detect
 from edge.reader import Screening
+from edge.report.model import Assessment
 from edge.settings import EdgeSettings
 from edge.settings import load_settings as load_edge_settings
 from imaging.preprocess import Preprocessed
-from imaging.volume import UInt8Array
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray, UInt8Array
 from models.runtime.detection import Candidate
 from models.runtime.screener import Screener, open_screener
 from models.runtime.second_reader import Readings, SecondReader, open_second_reader
 from protos.deadline import Deadline
 from protos.messages import Roi
 
-Reads = Callable[[Preprocessed], Sequence[Candidate]]
-"""A reader: returns the candidates of a lung box, each with the score that counts."""
+Screens = Callable[[Preprocessed], Sequence[Candidate]]
+"""A screening: returns the candidates of a lung box."""
+
+
+class Stage(Enum):
+    """Who reads: the edge alone, the cloud alone, or edge and cloud."""
+
+    EDGE = "edge"
+    CLOUD = "cloud"
+    BOTH = "both"
+
+
+STAGES = {Stage.EDGE: "edge", Stage.CLOUD: "cloud", Stage.BOTH: "edge and cloud"}
+"""The stages as tables name them."""
+
+StageOption = Annotated[
+    Stage, typer.Option(help="The edge alone, the cloud on all candidates of the edge, or both.")
+]
+
+Reads = Callable[[Preprocessed], Mapping[Stage, Sequence[Candidate]]]
+"""A reader: returns the candidates of a lung box by stage, each with the score that counts."""
+
+
+_BATCH = 8
+"""ROIs that the second reader reads at once, which bounds the memory."""
 
 
 class RoiReader(Protocol):
@@ -80,42 +107,143 @@ class InProcess:
         )
 
 
-def edge_and_cloud(screener: Screening, model: RoiReader, settings: EdgeSettings) -> Reads:
-    """Return the reader of both: findings without the last threshold, which the FROC moves."""
-    side = model.roi_shape[0]
-    # no second reading ends early: accuracy is measured here, not time
-    unlimited = settings.model_copy(update={"deadline_s": 3600.0, "roi_side": side})
-    pipeline = build_pipeline(unlimited, screener, InProcess(model))
-    thresholds = replace(pipeline.reader.thresholds, final=0.0)
-    pipeline = replace(pipeline, reader=replace(pipeline.reader, thresholds=thresholds))
+@dataclass(frozen=True, eq=False)
+class BoxReading:
+    """A lung box as the agent reads it, by falling score of the edge.
 
-    def reads(box: Preprocessed) -> list[Candidate]:
-        found = detect(pipeline, box, pipeline.start_budget(), study_key="evaluation")
+    ``alone`` is the result without a cloud, ``both`` that with one; None if there is none.
+    """
+
+    candidates: tuple[Candidate, ...]
+    alone: Assessment
+    both: Assessment | None
+
+
+class Agent:
+    """The edge's pipeline on lung boxes, without a cloud and with the cloud's model beside it."""
+
+    def __init__(
+        self, screener: Screening, second: RoiReader | None, settings: EdgeSettings
+    ) -> None:
+        # No second reading ends early: accuracy is measured here, not time. An audit is a random
+        # sample of the studies.
+        free: dict[str, object] = {"deadline_s": 3600.0, "audit_rate": 0.0}
+        side = {} if second is None else {"roi_side": second.roi_shape[0]}
+        settings = settings.model_copy(update={**free, **side})
+        self._screener, self._second = _ScreenedOnce(screener), second
+        self._alone = build_pipeline(settings, self._screener, NoSecondReader())
+        self._both: Pipeline | None = None
+        if second is not None:
+            self._both = build_pipeline(settings, self._screener, InProcess(second))
+
+    @property
+    def label(self) -> str:
+        """Return screening network, version and engine."""
+        return self._alone.reader.label
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Return the shipped thresholds of the screening network."""
+        return self._alone.reader.thresholds
+
+    @property
+    def weights(self) -> MergeWeights:
+        """Return the shipped weights of the merged score."""
+        return self._alone.reader.weights
+
+    def read(self, box: Preprocessed, stage: Stage) -> BoxReading:
+        """Return the candidates of a box, and the findings at the shipped thresholds."""
+        alone = self._detect(self._alone, box)
+        both = None
+        if stage is Stage.BOTH and self._both is not None:
+            both = self._detect(self._both, box)
+        return BoxReading(tuple(self._screener.screen(box)), alone, both)
+
+    def ranked(
+        self, reading: BoxReading, box: Preprocessed, *, outlined: bool = True
+    ) -> list[Candidate]:
+        """Return the findings of both without the last threshold, which the FROC moves.
+
+        Each lies where the report places it, or where the edge found it if not ``outlined``.
+        """
+        if reading.both is None:
+            raise ValueError("no cloud has read this box")
+        open_end = replace(self.thresholds, final=0.0)
+        plan, answers = reading.both.plan, reading.both.answers
+        answers = answers if outlined else replace(answers, masks={})
         return [
             Candidate(one.centre_mm, one.index_zyx, one.diameter_mm, one.probability)
-            for one in found.merged.findings
+            for one in merge(plan, answers, open_end, self.weights, box.geometry).findings
         ]
 
-    return reads
+    def second_scores(self, candidates: Sequence[Candidate], box: Preprocessed) -> FloatArray:
+        """Return the cloud's probability of each candidate ``(k,)``, also of dismissed ones."""
+        if self._second is None:
+            raise ValueError("there is no cloud")
+        shape, found = self._second.roi_shape, list[FloatArray]()
+        for start in range(0, len(candidates), _BATCH):
+            batch = candidates[start : start + _BATCH]
+            rois = np.stack([cut_roi(box.voxels, one.index_zyx, shape) for one in batch])
+            found.append(self._second.read(rois).probability)
+        return np.concatenate([*found, np.zeros(0)])
+
+    def reads(self, stage: Stage, *, outlined: bool = True) -> Reads:
+        """Return the reader of ``stage``, with the edge alone beside it.
+
+        An outline that the face of a small box cuts has its centre elsewhere: there findings stay
+        where the edge found them, if not ``outlined``.
+        """
+
+        def read(box: Preprocessed) -> dict[Stage, Sequence[Candidate]]:
+            edge = self._screener.screen(box)  # dismissed candidates are among them
+            if stage is Stage.EDGE:
+                return {Stage.EDGE: edge}
+            if stage is Stage.BOTH:
+                return {
+                    Stage.EDGE: edge,
+                    stage: self.ranked(self.read(box, stage), box, outlined=outlined),
+                }
+            return {Stage.EDGE: edge, stage: rescored(edge, self.second_scores(edge, box))}
+
+        return read
+
+    def _detect(self, pipeline: Pipeline, box: Preprocessed) -> Assessment:
+        return detect(pipeline, box, pipeline.start_budget(), study_key="evaluation")
 
 
-class Stage(Enum):
-    """Who reads: the edge alone, or edge and cloud."""
-
-    EDGE = "edge"
-    BOTH = "both"
+def rescored(candidates: Sequence[Candidate], scores: FloatArray) -> list[Candidate]:
+    """Return the candidates with other scores ``(k,)``."""
+    return [replace(one, score=s) for one, s in zip(candidates, scores.tolist(), strict=True)]
 
 
-StageOption = Annotated[Stage, typer.Option(help="The edge alone, or edge and cloud.")]
+class _ScreenedOnce:
+    """A screening network that reads the same box only once in turn."""
+
+    def __init__(self, screener: Screening) -> None:
+        self._screener = screener
+        self.name, self.version, self.engine = screener.name, screener.version, screener.engine
+        self.settings = screener.settings
+        self._last: tuple[Preprocessed, Sequence[Candidate]] | None = None
+
+    def screen(self, box: Preprocessed) -> Sequence[Candidate]:
+        """Return the candidates by falling score."""
+        if self._last is None or self._last[0] is not box:
+            self._last = box, self._screener.screen(box)
+        return self._last[1]
 
 
-def open_reads(stage: Stage, model: str | None, cloud_model: str | None) -> Reads:
-    """Open the reader of ``stage``, with these models or those of the settings."""
-    screener = open_screening(model)
-    if stage is Stage.EDGE:
-        return screener.screen  # dismissed candidates are among them
+def open_agent(stage: Stage, model: str | None, cloud_model: str | None) -> Agent:
+    """Open what ``stage`` needs, with these models or those of the settings."""
+    second = None if stage is Stage.EDGE else open_second(cloud_model)
     settings = load_edge_settings(screening_model=model)
-    return edge_and_cloud(screener, open_second(cloud_model), settings)
+    return Agent(open_screening(model), second, settings)
+
+
+def open_reads(
+    stage: Stage, model: str | None, cloud_model: str | None, *, outlined: bool = True
+) -> Reads:
+    """Open the reader of ``stage``, with these models or those of the settings."""
+    return open_agent(stage, model, cloud_model).reads(stage, outlined=outlined)
 
 
 def open_screening(model: str | None) -> Screener:

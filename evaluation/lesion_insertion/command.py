@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import typer
 
-from evaluation.accuracy.bootstrap import RESAMPLES
+from evaluation.accuracy.bootstrap import RESAMPLES, gain_table
 from evaluation.accuracy.froc import RATES
 from evaluation.accuracy.subgroups import share, subgroups_table
-from evaluation.accuracy.truth import read_truth, scan_folders, scans_of_splits
+from evaluation.accuracy.truth import scans_of_splits
 from evaluation.common import cli
-from evaluation.common.readers import Stage, StageOption, open_reads
+from evaluation.common.readers import STAGES, Stage, StageOption, open_reads
 from evaluation.common.tables import rate_name
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.donors import Donor, cut_lesions, read_donors
@@ -34,7 +34,6 @@ from imaging.volume import UInt8Array
 from models.markdown import Rows
 
 GROUPS = {"patients": "scans of patients", "phantoms": "phantoms", "all": "both together"}
-STAGES = {"edge": "edge", "both": "edge and cloud"}
 
 _TILE_PX = 150
 _COLUMNS = 3
@@ -50,7 +49,7 @@ def lesion_insertion_command(
         str, typer.Option(metavar="NAME[,NAME]", help="Splits of the nodules and of the scans.")
     ],
     scans: cli.Scans,
-    truth: cli.Truth,
+    truth: cli.Marks,
     more_scans: cli.MoreScans = None,
     phantoms: Annotated[int, typer.Option(min=0, help="Phantoms among the hosts.")] = 3,
     stage: StageOption = Stage.EDGE,
@@ -71,9 +70,8 @@ def lesion_insertion_command(
     if seed + phantoms > TRAINING_SEED:
         raise typer.BadParameter(f"--seed: seeds from {TRAINING_SEED} on were used in training")
     splits = tuple(split.split(","))
-    known = read_truth(truth)
-    folders = scan_folders([*scans, *(more_scans or [])], set(known))
-    folders = scans_of_splits(folders, truth, splits)
+    folders, known = cli.known_scans(scans, more_scans, truth)
+    folders = scans_of_splits(folders, known, splits)
     sources = [*folders, *range(seed, seed + phantoms)]
     donors, traits = read_donors(data, splits, most=limit or None)
     reads = open_reads(stage, model, cloud_model)
@@ -83,7 +81,7 @@ def lesion_insertion_command(
         save_sheet(sheet, draw_sheet(planned))
     read = [read_synthetic(scan, reads) for scan in cli.each(planned, "scans with insertions")]
     request = {"stage": stage.value, "split": split, "seed": seed}
-    figures = as_dict(read, hosts, traits, resamples=resamples, seed=seed)
+    figures = as_dict(read, hosts, traits, stage, resamples=resamples, seed=seed)
     result: dict[str, Any] = {**request, "not_placed": not_placed, **figures}
     cli.show(result, as_json, *tables(result))
 
@@ -109,7 +107,8 @@ def tables(result: Mapping[str, Any]) -> list[Rows | str]:
     shown: list[Rows | str] = []
     heads = ["", "nodules (patients)", *(f"at {rate_name(rate)}" for rate in RATES), "CPM"]
     for name, group in result["groups"].items():
-        title = f"Semi-synthetic whole scans: {GROUPS[name]}, {STAGES[result['stage']]}"
+        reader = STAGES[Stage(result["stage"])]
+        title = f"Semi-synthetic whole scans: {GROUPS[name]}, {reader}"
         parts = {"all nodules": group, "5 mm and more": group["from_5_mm"],
                  "masses of 30 to 60 mm": group["masses"]}  # fmt: skip
         cells = [
@@ -119,7 +118,12 @@ def tables(result: Mapping[str, Any]) -> list[Rows | str]:
             if one is not None
         ]  # fmt: skip
         subgroups = subgroups_table(group["subgroups"], f"{title}, in % by subgroup")
-        shown += [Rows(heads, cells, title), subgroups]
+        shown.append(Rows(heads, cells, title))
+        for key, part in (("minus_edge", "all nodules"), ("minus_edge_from_5_mm", "5 mm and more")):
+            if group[key] is not None:
+                minus = f"{title} minus edge, paired: {part}"
+                shown.append(gain_table(group[key], minus))
+        shown.append(subgroups)
     rest = result["not_placed"]
     remarks = [f"Not placed for lack of room: {', '.join(rest)}."] if rest else []
     return [*shown, result["semi_synthetic"], result["false_positives"], *remarks]

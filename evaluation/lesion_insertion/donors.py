@@ -88,7 +88,7 @@ def cut_lesions(host: Host, box: Preprocessed) -> list[Donor]:
     A lesion is the dense voxels within its longest extent, without thin vessels.
     """
     donors, name = [], host.name
-    for lesion in host.lesions:
+    for lesion in host.truth.lesions:
         side = int(2 * lesion.reach_mm + 24)
         centre = np.rint(box.geometry.to_index(lesion.centre_mm)).astype(int)
         start = centre - side // 2

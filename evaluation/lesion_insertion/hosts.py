@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from evaluation.accuracy.truth import Lesion, scan_name
+from evaluation.accuracy.truth import UNKNOWN, Truth, scan_name
 from imaging.morphology import opened
 from imaging.phantom.phantom import make_phantom, varied_spec
 from imaging.preprocess import Preprocessed
@@ -37,15 +37,15 @@ _TRIES = 300
 
 @dataclass(frozen=True, eq=False)
 class Host:
-    """One scan, upright, with its known lesions; ``group`` is `PATIENTS` or `PHANTOMS`."""
+    """One scan, upright, with what is known of it; ``group`` is `PATIENTS` or `PHANTOMS`."""
 
     name: str
     group: str
     volume: Volume
-    lesions: tuple[Lesion, ...] = ()
+    truth: Truth = UNKNOWN
 
 
-def load_host(source: Path | int, truth: Mapping[str, tuple[Lesion, ...]]) -> Host:
+def load_host(source: Path | int, known: Mapping[str, Truth]) -> Host:
     """Return the scan in a folder, or the phantom with this seed.
 
     A phantom has no nodules, and a scanner that the seed draws too.
@@ -54,7 +54,7 @@ def load_host(source: Path | int, truth: Mapping[str, tuple[Lesion, ...]]) -> Ho
         phantom = make_phantom(replace(varied_spec(source), nodule_count=0))
         return Host(f"phantom-{source}", PHANTOMS, phantom.volume)
     name = scan_name(source)
-    return Host(name, PATIENTS, read_study(source).volume, truth.get(name, ()))
+    return Host(name, PATIENTS, read_study(source).volume, known.get(name, UNKNOWN))
 
 
 @dataclass(frozen=True)

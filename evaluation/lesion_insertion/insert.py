@@ -11,7 +11,7 @@ has a copy of its own. An insertion lies in lung, away from the wall, from known
 insertions, and from the strongest detections in the scan itself. One seed draws all of it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from evaluation.accuracy.nodules import Detection, ScanScores, score_scan
+from evaluation.common.readers import Stage
 from evaluation.lesion_insertion.donors import SOFT_HU, Donor, Floats
 from evaluation.lesion_insertion.hosts import FreeSpace, Host, Occupied
 from imaging.volume import Geometry, HuArray, Triple, Volume
@@ -86,12 +87,15 @@ class PreparedHost:
     host: Host
     space: FreeSpace
     occupied: tuple[Occupied, ...]
-    detections: tuple[Detection, ...] = ()
+    detections: Mapping[Stage, tuple[Detection, ...]]
 
     @cached_property
-    def scores(self) -> ScanScores:
-        """Return its false positives, and the scores of its known lesions."""
-        return score_scan(self.host.name, self.detections, self.host.lesions)
+    def scores(self) -> dict[Stage, ScanScores]:
+        """Return its false positives, and the scores of its known lesions, by stage."""
+        return {
+            stage: score_scan(self.host.name, found, self.host.truth)
+            for stage, found in self.detections.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,19 +7,19 @@ and is not part of the curve.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from evaluation.accuracy.bootstrap import figures, finite
+from evaluation.accuracy.bootstrap import difference, figures, finite
 from evaluation.accuracy.froc import RATES, Scored, froc, threshold_within
-from evaluation.accuracy.nodules import score_scan
-from evaluation.accuracy.subgroups import Traits, by_subgroup, subgroup_json
-from evaluation.accuracy.truth import Lesion
-from evaluation.common.readers import Reads
+from evaluation.accuracy.nodules import Detection, score_scan
+from evaluation.accuracy.subgroups import Traits, by_subgroup, only, subgroup_json
+from evaluation.accuracy.truth import Lesion, Truth
+from evaluation.common.readers import Reads, Stage
 from evaluation.lesion_insertion.hosts import PATIENTS, PHANTOMS, FreeSpace, Host, Occupied
 from evaluation.lesion_insertion.insert import (
     APART_MM,
@@ -37,7 +37,7 @@ SEMI_SYNTHETIC = (
     "Semi-synthetic: real nodules, cut out by their readers' contours and inserted into whole"
     " scans, in lung and away from wall and mediastinum. They lose what they were attached to and"
     " take on the slice thickness of the scan; masses are magnified nodules and lesions. The"
-    " measure that counts is overread-eval nodules."
+    " measure that counts is overread-eval whole."
 )
 FALSE_POSITIVES = (
     "False positives are those of each scan without insertions, counted once; scans with insertions"
@@ -71,32 +71,46 @@ class SyntheticScores:
 def prepare_host(host: Host, reads: Reads) -> PreparedHost:
     """Read the scan as the edge reads it, and find where lesions can be inserted."""
     box = preprocess(host.volume, host.name)
-    detections = tuple((candidate.centre_mm, candidate.score) for candidate in reads(box))
-    strongest = sorted(detections, key=lambda one: -one[1])[:20]
+    detections = {
+        stage: tuple((candidate.centre_mm, candidate.score) for candidate in found)
+        for stage, found in reads(box).items()
+    }
+    # those of the edge, whatever the stage: every stage gets the same insertions
+    strongest = sorted(detections[Stage.EDGE], key=lambda one: -one[1])[:20]
+    known = (*host.truth.lesions, *host.truth.ignored)
     occupied = (
-        *(Occupied(lesion.centre_mm, lesion.reach_mm + APART_MM) for lesion in host.lesions),
+        *(Occupied(lesion.centre_mm, lesion.reach_mm + APART_MM) for lesion in known),
         *(Occupied(location, SAME_MM) for location, _ in strongest),
     )
     return PreparedHost(host, FreeSpace.of(box), occupied, detections)
 
 
-def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
-    """Read one synthetic scan as the agent reads it, from the volume on."""
+def read_synthetic(scan: SyntheticScan, reads: Reads) -> dict[Stage, SyntheticScores]:
+    """Read one synthetic scan as the agent reads it, from the volume on; return it by stage."""
     host = scan.host.host
-    volume = insert(host.volume, scan.insertions)
-    detections = [(c.centre_mm, c.score) for c in reads(preprocess(volume, host.name))]
-    truth = tuple(Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions)
-    scores = score_scan(host.name, detections, truth).lesion_score
-    extents = (Lesion(one.centre_mm, 2 * one.reach_mm) for one in scan.insertions)
-    known = (*host.lesions, *extents)
+    found = reads(preprocess(insert(host.volume, scan.insertions), host.name))
+    return {
+        stage: _score(
+            scan, [(c.centre_mm, c.score) for c in candidates], scan.host.detections[stage]
+        )
+        for stage, candidates in found.items()
+    }
+
+
+def _score(
+    scan: SyntheticScan, detections: Sequence[Detection], before: Sequence[Detection]
+) -> SyntheticScores:
+    """Sort the detections of a synthetic scan; ``before`` are those of its host."""
+    host = scan.host.host
+    inserted = Truth(tuple(Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions))
+    scores = score_scan(host.name, detections, inserted).lesion_score
+    extents = Truth(tuple(Lesion(one.centre_mm, 2 * one.reach_mm) for one in scan.insertions))
     extra = [
         score
         for location, score in detections
-        if not any(lesion.covers(location) for lesion in known)
-        and all(
-            np.linalg.norm(np.subtract(location, other)) >= SAME_MM
-            for other, _ in scan.host.detections
-        )
+        if host.truth.is_false(location)
+        and extents.is_false(location)
+        and all(np.linalg.norm(np.subtract(location, other)) >= SAME_MM for other, _ in before)
     ]
     insertions = tuple(
         InsertionScore(insertion, host, float(score))
@@ -105,30 +119,35 @@ def read_synthetic(scan: SyntheticScan, reads: Reads) -> SyntheticScores:
     return SyntheticScores(insertions, host.group, tuple(extra))
 
 
-def scored(insertions: Sequence[InsertionScore], hosts: Sequence[PreparedHost]) -> Scored:
+def scored(
+    insertions: Sequence[InsertionScore], hosts: Sequence[PreparedHost], stage: Stage
+) -> Scored:
     """Return the input of the FROC: insertions by patient, false positives of the hosts."""
     _, patient = np.unique([one.insertion.donor.patient for one in insertions], return_inverse=True)
     score = np.array([one.score for one in insertions], float)
-    return Scored.of(score, patient, [host.scores.false_score for host in hosts], paired=False)
+    return Scored.of(
+        score, patient, [host.scores[stage].false_score for host in hosts], paired=False
+    )
 
 
 def as_dict(
-    scans: Sequence[SyntheticScores],
+    scans: Sequence[Mapping[Stage, SyntheticScores]],
     hosts: Sequence[PreparedHost],
     traits: Traits,
+    stage: Stage,
     *,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Return all figures for JSON; ``traits`` are those of the donors by their number.
+    """Return all figures of ``stage`` for JSON; ``traits`` are those of the donors by their number.
 
     The groups of hosts come one by one, and together if there is more than one.
     """
-    parts: dict[str, tuple[list[SyntheticScores], list[PreparedHost]]] = {}
+    parts: dict[str, tuple[list[Mapping[Stage, SyntheticScores]], list[PreparedHost]]] = {}
     for name in (PATIENTS, PHANTOMS):
         of = [host for host in hosts if host.host.group == name]
-        part = [scan for scan in scans if scan.group == name]
-        if of and any(not one.insertion.mass for scan in part for one in scan.insertions):
+        part = [scan for scan in scans if scan[stage].group == name]
+        if of and any(not one.insertion.mass for scan in part for one in scan[stage].insertions):
             parts[name] = (part, of)
     if len(parts) > 1:
         parts["all"] = (list(scans), list(hosts))
@@ -136,26 +155,25 @@ def as_dict(
         "semi_synthetic": SEMI_SYNTHETIC,
         "false_positives": FALSE_POSITIVES,
         "groups": {
-            name: _group_json(part, of, traits, resamples, seed)
+            name: _group_json(part, of, traits, stage, resamples, seed)
             for name, (part, of) in parts.items()
         },
-        "insertions": [_insertion_json(one) for scan in scans for one in scan.insertions],
+        "insertions": [_insertion_json(one) for scan in scans for one in scan[stage].insertions],
     }
 
 
 def _group_json(
-    scans: Sequence[SyntheticScores],
+    read: Sequence[Mapping[Stage, SyntheticScores]],
     hosts: Sequence[PreparedHost],
     traits: Traits,
+    stage: Stage,
     resamples: int,
     seed: int,
 ) -> dict[str, Any]:
     subgroup = partial(subgroup_json, resamples=resamples, seed=seed)
-    insertions = [one for scan in scans for one in scan.insertions]
-    nodules, masses = (
-        [one for one in insertions if one.insertion.mass is m] for m in (False, True)
-    )
-    whole = scored(nodules, hosts)
+    scans = [scan[stage] for scan in read]
+    nodules, masses = _insertions(read, stage)
+    whole = scored(nodules, hosts, stage)
     value = figures(whole, resamples=resamples, seed=seed)
     threshold = threshold_within(froc(whole))
     of = traits.of([one.insertion.donor_id for one in nodules])
@@ -164,6 +182,8 @@ def _group_json(
     attached = np.array([one.insertion.donor.attached >= 0.15 for one in nodules])
     origins = {"freely in the lung": ~attached, "at wall or vessel": attached}
     least = least_score(whole, POINT)
+    edge = scored(_insertions(read, Stage.EDGE)[0], hosts, Stage.EDGE)
+    gain = partial(difference, resamples=resamples, seed=seed)
     missed = [one for one in masses if one.score < least or not np.isfinite(one.score)]
     extra = [sum(score >= least for score in scan.extra) for scan in scans]
     return {
@@ -171,10 +191,10 @@ def _group_json(
             {
                 "scan": host.host.name,
                 "false_positives": {
-                    f"{rate:g}": host.scores.false_above(t)
+                    f"{rate:g}": host.scores[stage].false_above(t)
                     for rate, t in zip(RATES, threshold, strict=True)
                 },
-                "lesion_scores": [finite(score) for score in host.scores.lesion_score],
+                "lesion_scores": [finite(score) for score in host.scores[stage].lesion_score],
             }
             for host in hosts
         ],
@@ -184,6 +204,10 @@ def _group_json(
         "sensitivity": value.points(threshold),
         "cpm": value.cpm.as_dict(),
         "from_5_mm": subgroup(whole, large) if large.any() else None,
+        "minus_edge": None if stage is Stage.EDGE else gain(edge, whole).as_dict(),
+        "minus_edge_from_5_mm": gain(only(edge, large), only(whole, large)).as_dict()
+        if large.any() and stage is not Stage.EDGE
+        else None,
         "subgroups": {
             **by_subgroup(whole, of, resamples=resamples, seed=seed),
             "original location": {
@@ -191,7 +215,7 @@ def _group_json(
             },
         },
         "masses": {
-            **subgroup(scored(masses, hosts), np.ones(len(masses), bool)),
+            **subgroup(scored(masses, hosts, stage), np.ones(len(masses), bool)),
             "threshold": finite(least),
             "missed": [_insertion_json(one) for one in missed],
             "by_size": {
@@ -203,6 +227,15 @@ def _group_json(
         else None,
         "extra_per_scan_at_2": float(np.mean(extra)),
     }
+
+
+def _insertions(
+    read: Sequence[Mapping[Stage, SyntheticScores]], stage: Stage
+) -> tuple[list[InsertionScore], list[InsertionScore]]:
+    """Return the insertions of all scans as that stage scored them: nodules, and masses."""
+    every = [one for scan in read for one in scan[stage].insertions]
+    nodules, masses = ([one for one in every if one.insertion.mass is m] for m in (False, True))
+    return nodules, masses
 
 
 def _sizes(masses: Sequence[InsertionScore]) -> Counter[int]:

@@ -128,12 +128,12 @@ def _read(
     took_s, delay_s = time.monotonic() - began_s, scheduler_delay_s() - delay_s
     store.pending.discard(report.study_key)
     findings = [(finding.centre_mm, finding.probability) for finding in report.findings]
-    scores = score_scan(study.folder.name, findings, study.lesions, study.ignored, rim_mm=0.0)
+    scores = score_scan(study.folder.name, findings, study.truth, rim_mm=0.0)
     return {
         "took_s": took_s,
         "scheduler_delay_s": delay_s,
         "stages_s": ledger_s(report),
-        "lesions": len(study.lesions),
+        "lesions": len(study.truth.lesions),
         "found": int((scores.lesion_score >= 0).sum()),
         "false": int(scores.false_score.size),
         "escalated": sum(len(assessment.plan.send) for assessment in made),

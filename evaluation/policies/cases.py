@@ -23,9 +23,9 @@ from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Assessment, Report
 from edge.selection import SELECTION_POLICY, Shape, Size
-from evaluation.accuracy.data import Annotation, Cube, read_annotations, read_cubes, read_table
+from evaluation.accuracy.data import Annotation, Cube, read_annotations, read_cubes
 from evaluation.accuracy.reports import ledger_s
-from evaluation.accuracy.truth import RIM_MM, Lesion, read_truth
+from evaluation.accuracy.truth import RIM_MM, Truth, read_truth
 from evaluation.common.cli import each
 from evaluation.common.readers import RoiReader
 from evaluation.errors import MissingData
@@ -107,7 +107,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Sources:
-    """The folders of cubes and of whole scans, and the table with the roles of the scans."""
+    """The folders of cubes and of whole scans, and the table of marks with the scans' roles."""
 
     cubes: Path
     scans: Path
@@ -153,15 +153,13 @@ def read_cases(sources: Sources, readers: Readers) -> Cases:
     Raises:
         MissingData, BadTable: cubes, scans or tables are missing or damaged.
     """
-    table, truth = read_table(sources.truth, ("scan", "role")), read_truth(sources.truth)
-    roles = dict(zip(table.text("scan"), table.text("role"), strict=True))
+    known = read_truth(sources.truth)
     for split in (VAL, TEST):
-        if split not in roles.values():
+        if split not in {truth.role for truth in known.values()}:
             raise MissingData(sources.truth, f"no scan of role {split}")
-    scans = [name for name, role in roles.items() if role in (VAL, TEST)]
+    scans = [name for name, truth in known.items() if truth.role in (VAL, TEST)]
     pieces = [
-        _read_scan(sources.scans / name, roles[name], truth[name], readers)
-        for name in each(scans, "scans")
+        _read_scan(sources.scans / name, known[name], readers) for name in each(scans, "scans")
     ]
     for split in (VAL, TEST):
         annotations = read_annotations(sources.cubes, split)
@@ -192,17 +190,17 @@ def remeasured(cases: Cases, sources: Sources, readers: Readers) -> Cases:
     return replace(cases, pieces=tuple(pieces), batches=batches, cpu=this_machine()["cpu"])
 
 
-def _read_scan(folder: Path, split: str, lesions: tuple[Lesion, ...], readers: Readers) -> Piece:
+def _read_scan(folder: Path, truth: Truth, readers: Readers) -> Piece:
     """Read a whole scan through the agent's own pipeline, and time it."""
     assessment, box, before_s, after_s = _run(folder, readers)
     candidates = [decision.candidate for decision in assessment.plan.decisions]
-    names = tuple(f"{folder.name}/{i}" for i in range(len(lesions)))
+    names = tuple(f"{folder.name}/{i}" for i in range(len(truth.lesions)))
     sightings = []
     for one, sighting in readers.sightings(candidates, box.voxels):
-        hits = [i for i, lesion in enumerate(lesions) if lesion.hit_by(one.centre_mm)]
-        near = not hits and any(lesion.covers(one.centre_mm) for lesion in lesions)
+        hits = [i for i, lesion in enumerate(truth.lesions) if lesion.hit_by(one.centre_mm)]
+        near = not hits and not truth.is_false(one.centre_mm)
         sightings.append(replace(sighting, nodule=names[hits[0]] if hits else "", ignored=near))
-    return Piece(folder.name, split, folder.name, names, tuple(sightings), before_s, after_s)
+    return Piece(folder.name, truth.role, folder.name, names, tuple(sightings), before_s, after_s)
 
 
 def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, float, float]:

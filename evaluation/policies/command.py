@@ -9,6 +9,7 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_pipeline
 from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
+from evaluation.accuracy.truth import marks_in, read_truth
 from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Reserve, show
 from evaluation.common.readers import open_second
 from evaluation.common.tables import columns_table
@@ -60,7 +61,7 @@ def policies_command(
     scans: Annotated[Path, typer.Option(metavar="DIR", help="Whole scans, one sub-folder each.")],
     truth: Annotated[
         Path | None,
-        typer.Option(metavar="CSV", help="Lesions and roles; DIR/scans.csv by default."),
+        typer.Option(metavar="CSV", help="Marks; marks.csv or scans.csv in DIR by default."),
     ] = None,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the readings.")] = Path(
         "runs/policies"
@@ -91,7 +92,7 @@ def policies_command(
     }  # fmt: skip
     settings = load_settings(cloud=CLOUD_OFF, **given)
     links = [find_trace(name) for name in trace or shipped_names()]
-    sources = Sources(data, scans, truth or scans / "scans.csv")
+    sources = Sources(data, scans, truth or marks_in(scans))
     cases = _cases(sources, settings, cloud_model, propose, cache, remeasure=remeasure)
     world = World(cases, settings, load_cloud_settings(model=cloud_model), every, seed)
     result = compare(world, links, rounds)
@@ -115,7 +116,7 @@ def _cases(
     key = key_of(
         models={one.name: [one.sha256, dict(one.settings)] for one in (screening, hybrid)},
         sources=[str(path.resolve()) for path in (sources.cubes, sources.scans, sources.truth)],
-        index=sources.truth.read_text() if sources.truth.is_file() else "",
+        known=str(read_truth(sources.truth)),
         proposed=propose,
     )
     path = cache / f"cases-{key}.json"

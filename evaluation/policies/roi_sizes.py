@@ -20,7 +20,7 @@ from edge.selection import SELECTION_POLICY, Size
 from edge.settings import load_settings
 from evaluation.accuracy.data import Cube, read_cubes
 from evaluation.common.cli import CloudModel, Data, Json, Split, each, show
-from evaluation.common.readers import Reads, RoiReader, open_second
+from evaluation.common.readers import RoiReader, Screens, open_second
 from evaluation.common.tables import columns_table
 from evaluation.policies.cases import as_sent
 from imaging.preprocess import Preprocessed
@@ -44,7 +44,7 @@ class Verdicts:
 
 
 def read_sizes(
-    cubes: Iterable[Cube], screens: Reads, model: RoiReader, thresholds: Thresholds
+    cubes: Iterable[Cube], screens: Screens, model: RoiReader, thresholds: Thresholds
 ) -> Verdicts:
     """Read every candidate of the cubes that is not dismissed, in every size."""
     nodule: list[bool] = []

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import numpy as np
 
-from evaluation.common.readers import Reads, RoiReader, open_screening, open_second
+from evaluation.common.readers import RoiReader, Screens, open_screening, open_second
 from evaluation.lesion_insertion.donors import Donor
 from evaluation.stability import changes
 from evaluation.stability.locations import Sample
@@ -45,7 +45,7 @@ _BATCH = 8
 class Readers:
     """Both readers, whose scores are the sigmoid of their networks' own logits."""
 
-    edge: Reads
+    edge: Screens
     second: RoiReader
 
 

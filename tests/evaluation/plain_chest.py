@@ -3,7 +3,7 @@
 import numpy as np
 
 from evaluation.accuracy.data import Cube
-from evaluation.accuracy.truth import Lesion
+from evaluation.accuracy.truth import UNKNOWN, Truth
 from evaluation.lesion_insertion.donors import Donor, cut_donor
 from evaluation.lesion_insertion.hosts import PATIENTS, Host
 from imaging.preprocess import Preprocessed
@@ -32,8 +32,8 @@ def chest(spacing_mm: Triple = (2.0, 1.5, 1.5)) -> Volume:
     return Volume(hu, Geometry(spacing_mm, CORNER_MM))
 
 
-def host(name: str = "chest", lesions: tuple[Lesion, ...] = ()) -> Host:
-    return Host(name, PATIENTS, chest(), lesions)
+def host(truth: Truth = UNKNOWN, name: str = "chest") -> Host:
+    return Host(name, PATIENTS, chest(), truth)
 
 
 def nodule(diameter_mm: float = 10.0, name: str = "test/0") -> tuple[Cube, UInt8Array]:

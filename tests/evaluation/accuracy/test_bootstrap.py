@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from evaluation.accuracy.bootstrap import Interval, draw, figures, interval
+from evaluation.accuracy.bootstrap import (
+    Interval,
+    difference,
+    draw,
+    figures,
+    interval,
+    operating_point,
+)
 from evaluation.accuracy.froc import Scored
 
 
@@ -66,3 +73,36 @@ def test_interval_of_a_single_figure() -> None:
     """Percentiles are values that were drawn, never between two."""
     drawn = np.concatenate([np.zeros(500), np.full(500, np.inf)])
     assert interval(1.0, drawn) == Interval(1.0, 0.0, np.inf)
+
+
+def test_a_paired_difference_is_surer_than_the_figures() -> None:
+    """Both find the same half, the second one more of ten: 10 points more.
+
+    Each reader's own interval is 60 points wide.
+    """
+    first = paired([0.9, -np.inf] * 5, [0.1] * 10)
+    second = paired([0.9, 0.8] + [0.9, -np.inf] * 4, [0.1] * 10)
+    gain = difference(first, second, resamples=500)
+    assert gain.cpm.value == pytest.approx(0.1)
+    assert gain.cpm.low == 0.0
+    assert gain.cpm.high < 0.35
+    own = figures(second, resamples=500).cpm
+    assert own.high - own.low > 0.5
+    assert difference(second, second, resamples=20).cpm == Interval(0.0, 0.0, 0.0)
+
+
+def test_only_readings_of_the_same_nodules_are_paired() -> None:
+    with pytest.raises(ValueError, match="the same nodules and scans"):
+        difference(paired([0.9], [0.1]), paired([0.9, 0.8], [0.1, 0.1]))
+
+
+def test_an_operating_point_counts_scans_without_a_lesion() -> None:
+    """Two of four lesions, three false positives in three scans; without lesions only these."""
+    counts = np.array([[3, 1, 0], [1, 1, 2], [0, 0, 1]], float)
+    share, false = operating_point(counts, resamples=200)
+    assert share is not None
+    assert (share.value, false.value) == (0.5, 1.0)
+    assert 1 / 3 <= share.low < share.high == 1.0
+    none, false = operating_point(counts[2:], resamples=20)
+    assert none is None
+    assert false == Interval(1.0, 1.0, 1.0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edge.settings import EdgeSettings
 from evaluation.accuracy.bootstrap import figures
 from evaluation.accuracy.data import Cube
 from evaluation.accuracy.froc import Curve, Scored, froc
@@ -14,27 +16,33 @@ from evaluation.accuracy.nodules import (
     NoduleScores,
     ScanScores,
     as_dict,
-    draw_curve,
+    draw_curves,
     read_cube,
     read_scan,
     save_chart,
     score_scan,
+    strongest_apart,
     surrounded,
+    tiled,
 )
-from evaluation.accuracy.truth import Lesion
-from evaluation.common.readers import Reads
+from evaluation.accuracy.truth import UNKNOWN, Lesion, Truth
+from evaluation.common.readers import Agent, Reads, Stage
 from evaluation.errors import MissingData
 from imaging.preprocess import Preprocessed
-from imaging.volume import Triple
+from imaging.roi import cut_roi
+from imaging.volume import Geometry, Triple, UInt8Array, triple
 from models.runtime.detection import Candidate
+from models.runtime.second_reader import Readings
+from tests.evaluation.scripted_screen import ScriptedScreening
+from tests.plain_readings import plain
 
 
 def scripted(answers: dict[int, list[tuple[Triple, float]]]) -> Reads:
     """A reader that answers by the first voxel of the box: places (z, y, x) and scores."""
 
-    def read(box: Preprocessed) -> list[Candidate]:
+    def read(box: Preprocessed) -> dict[Stage, list[Candidate]]:
         found = answers.get(int(box.voxels[0, 0, 0]), [])
-        return [Candidate(place[::-1], place, 5.0, score) for place, score in found]
+        return {Stage.EDGE: [Candidate(place[::-1], place, 5.0, score) for place, score in found]}
 
     return read
 
@@ -48,17 +56,17 @@ def cube(number: int, patient: str, diameter_mm: float = 8.0) -> Cube:
 def test_best_hit_of_a_cube_counts() -> None:
     hits = [((10, 11, 12), 0.4), ((10, 11, 15.9), 0.6), ((10, 11, 16), 0.9)]
     reads = scripted({1: hits, 2: [((2, 2, 2), 0.9)]})
-    assert read_cube(cube(1, "p"), reads) == 0.6
-    assert read_cube(cube(2, "p"), reads) == -np.inf
+    assert read_cube(cube(1, "p"), reads) == {Stage.EDGE: 0.6}
+    assert read_cube(cube(2, "p"), reads) == {Stage.EDGE: -np.inf}
 
 
 def scores() -> NoduleScores:
     """Four nodules of three patients, two scans with three false positives and one lesion."""
     lesion = Lesion((0.0, 0.0, 0.0), 10.0)
     first = score_scan(
-        "first", [((0, 0, 0), 0.85), ((50, 0, 0), 0.8), ((90, 0, 0), 0.3)], (lesion,)
+        "first", [((0, 0, 0), 0.85), ((50, 0, 0), 0.8), ((90, 0, 0), 0.3)], Truth((lesion,))
     )
-    second = score_scan("second", [((50, 0, 0), 0.5)], ())
+    second = score_scan("second", [((50, 0, 0), 0.5)], UNKNOWN)
     found = np.array([0.9, 0.7, 0.4, -np.inf])
     return NoduleScores(found, ("p", "p", "q", "r"), (first, second))
 
@@ -106,16 +114,17 @@ def test_real_slab_is_read_from_its_files(shared_data: Path) -> None:
     lesion = Lesion((57.24, 84.94, -115.62), 32.76)
     seen: list[Preprocessed] = []
 
-    def reads(box: Preprocessed) -> list[Candidate]:
+    def reads(box: Preprocessed) -> dict[Stage, list[Candidate]]:
         seen.append(box)
         place = box.geometry.to_index(lesion.centre_mm)
         index = (float(place[0]), float(place[1]), float(place[2]))
-        return [
+        found = [
             Candidate(lesion.centre_mm, index, 30.0, 0.8),
             Candidate((-60.0, 80.0, -115.0), (0, 0, 0), 5.0, 0.9),
         ]
+        return {Stage.EDGE: found}
 
-    found = read_scan(folder, (lesion,), reads)
+    found = read_scan(folder, Truth((lesion,)), reads)[Stage.EDGE]
     assert found.name == "LIDC-IDRI-0001"
     assert found.lesion_score.tolist() == [0.8]
     assert found.false_score.tolist() == [0.9]
@@ -131,8 +140,8 @@ def test_a_cube_can_be_read_in_larger_surroundings() -> None:
     assert wide.centre_zyx == (15.0, 16.0, 17.0)
     assert surrounded(one, 20).voxels.shape == surrounded(one, 0).voxels.shape == (20, 20, 20)
     reads = scripted({3: [((15, 16, 17), 0.7)]})
-    assert read_cube(one, reads, 30) == 0.7
-    assert read_cube(one, reads) == -np.inf
+    assert read_cube(one, reads, 30) == {Stage.EDGE: 0.7}
+    assert read_cube(one, reads) == {Stage.EDGE: -np.inf}
 
 
 def curve(nodules: list[float], false: list[float]) -> Curve:
@@ -150,26 +159,26 @@ def height_of_line(figure: Any, rate: float) -> float:
 
 def test_line_runs_at_the_sensitivity_of_the_rate() -> None:
     """Left of 1 false positive a scan half is found, right of it all."""
-    figure = draw_curve(curve([0.9, 0.5], [0.7]), "two nodules")
+    figure = draw_curves({"": curve([0.9, 0.5], [0.7])}, "two nodules")
     assert height_of_line(figure, 0.9) == 0.5
     assert height_of_line(figure, 1.1) == 1.0
 
 
 def test_curve_ends_at_the_right_rim() -> None:
-    few = draw_curve(curve([0.9, -np.inf], []), "few")
-    many = draw_curve(curve([0.9, 0.01], [0.5] * 20), "many")
+    few = draw_curves({"": curve([0.9, -np.inf], [])}, "few")
+    many = draw_curves({"": curve([0.9, 0.01], [0.5] * 20)}, "many")
     assert height_of_line(few, 8.0) == 0.5
     assert height_of_line(many, 8.0) == 0.5
     assert few.axes[0].get_xlim() == many.axes[0].get_xlim() == (0.125, 8.0)
 
 
 def test_picture_is_saved(tmp_path: Path) -> None:
-    save_chart(draw_curve(curve([0.9], [0.1]), "one"), tmp_path / "froc.png")
+    save_chart(draw_curves({"": curve([0.9], [0.1])}, "one"), tmp_path / "froc.png")
     opened = cv2.imread(str(tmp_path / "froc.png"))
     assert opened is not None
     assert opened.shape == (640, 900, 3)
     with pytest.raises(MissingData, match="cannot be written"):
-        save_chart(draw_curve(curve([0.9], [0.1]), "one"), tmp_path / "nowhere" / "froc.png")
+        save_chart(draw_curves({"": curve([0.9], [0.1])}, "one"), tmp_path / "nowhere" / "froc.png")
 
 
 LESION = Lesion((0.0, 0.0, 0.0), 20.0)
@@ -184,12 +193,93 @@ def test_detections_are_sorted_into_hits_rim_and_false() -> None:
         ((13.5, 0.0, 0.0), 0.5),
         ((99.0, 0.0, 0.0), 0.2),
     ]
-    scores = score_scan("a", detections, (LESION,))
+    scores = score_scan("a", detections, Truth((LESION,)))
     assert scores.lesion_score.tolist() == [0.7]
     assert scores.false_score.tolist() == [0.5, 0.2]
     assert [scores.false_above(t) for t in (0.5, 0.51, 0.0)] == [1, 0, 2]
-    without_rim = score_scan("a", detections[2:3], (LESION,), rim_mm=0.0)
+    without_rim = score_scan("a", detections[2:3], Truth((LESION,)), rim_mm=0.0)
     assert without_rim.lesion_score.tolist() == [-np.inf]
     assert without_rim.false_score.tolist() == [0.99]
-    ignored = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], (), (LESION,))
+    ignored = score_scan("a", [((1.0, 0.0, 0.0), 0.9)], Truth(ignored=(LESION,)))
     assert ignored.lesion_score.size == ignored.false_score.size == 0
+
+
+def brightest(box: Preprocessed) -> dict[Stage, list[Candidate]]:
+    """A reader that proposes every white voxel; the score says how many voxels it saw."""
+    places = [triple(one) for one in np.argwhere(box.voxels == 255)]
+    score = 1 - box.voxels.size / 1e6
+    found = [Candidate(triple(box.geometry.to_world(one)), one, 5.0, score) for one in places]
+    return {Stage.EDGE: found, Stage.BOTH: [replace(one, score=score / 2) for one in found]}
+
+
+def test_a_scan_in_tiles_is_read_in_cubes_of_50_voxels() -> None:
+    """Each white voxel is proposed once, at its place in the scan, by a reader of one tile."""
+    voxels = np.zeros((60, 130, 40), np.uint8)
+    white = [(0, 0, 0), (37, 38, 20), (30, 64, 39), (59, 129, 5)]
+    for place in white:
+        voxels[place] = 255
+    geometry = Geometry((1.0, 1.0, 1.0), (-50.0, 20.0, 100.0))
+    found = tiled(brightest)(Preprocessed(voxels, geometry))
+    assert sorted(one.index_zyx for one in found[Stage.EDGE]) == sorted(white)
+    for stage, score in ((Stage.EDGE, 0.9), (Stage.BOTH, 0.45)):
+        assert {one.score for one in found[stage]} == {score}  # 50 x 50 x 40 voxels were seen
+        for one in found[stage]:
+            assert geometry.to_world(one.index_zyx) == pytest.approx(one.centre_mm)
+
+
+def test_of_two_tiles_that_propose_the_same_the_stronger_counts() -> None:
+    """Nearer than half the diameter they are one candidate; a scan has 100 at most."""
+    near = [Candidate((0, 0, 0), (10.0, 10.0, float(x)), 8.0, x / 100) for x in (20, 23, 29)]
+    assert [one.index_zyx[2] for one in strongest_apart(near)] == [29, 23]
+    many = [Candidate((0, 0, 0), (10.0, 9.0 * i, 0.0), 8.0, 0.5) for i in range(130)]
+    assert len(strongest_apart(many)) == 100
+    assert strongest_apart([]) == []
+
+
+class Unsure(ScriptedScreening):
+    """Proposes one uncertain candidate in the core of the first tile, near other tiles."""
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        place = (13.0, 36.0, 36.0)
+        return [Candidate(triple(box.geometry.to_world(place)), place, 6.0, 0.4)]
+
+
+class Outlining:
+    """Calls every ROI a nodule that fills its last quarter, and remembers what it was shown."""
+
+    roi_shape = (48, 48, 48)
+
+    def __init__(self) -> None:
+        self.seen: list[UInt8Array] = []
+
+    def read(self, batch: UInt8Array) -> Readings:
+        self.seen.extend(batch)
+        mask = np.zeros(batch.shape, bool)
+        mask[:, 24:30, 24:30, 24:30] = True
+        return replace(plain([0.9] * len(batch), [7.0] * len(batch)), mask=mask)
+
+
+def test_the_second_reader_sees_of_a_tile_what_it_sees_of_a_cube() -> None:
+    """Its ROI of 48 mm ends with the tile: what lies beyond is mirrored, as at a cube's face."""
+    voxels = np.arange(60 * 130 * 90, dtype=np.int64).reshape(60, 130, 90)
+    voxels = (voxels * 2654435761 % 199).astype(np.uint8)
+    second = Outlining()
+    agent = Agent(Unsure([]), second, EdgeSettings())
+    tiled(agent.reads(Stage.BOTH, outlined=False))(Preprocessed(voxels, Geometry()))
+    seen = second.seen
+    cube = voxels[:50, :50, :50]
+    assert np.array_equal(seen[0], cut_roi(cube, (13.0, 36.0, 36.0), (48, 48, 48)))
+    assert not np.array_equal(seen[0], cut_roi(voxels, (13.0, 36.0, 36.0), (48, 48, 48)))
+
+
+def test_in_tiles_a_finding_stays_where_the_edge_found_it() -> None:
+    """The centre of an outline that a tile cuts may lie in the core of another tile."""
+    agent = Agent(Unsure([]), Outlining(), EdgeSettings())
+    box = Preprocessed(np.zeros((60, 130, 90), np.uint8), Geometry())
+    (moved,) = agent.reads(Stage.BOTH)(box)[Stage.BOTH]
+    assert moved.index_zyx == (15.5, 38.5, 38.5)
+    (kept,) = agent.reads(Stage.BOTH, outlined=False)(box)[Stage.BOTH]
+    assert kept.index_zyx == (13.0, 36.0, 36.0)
+    assert (13.0, 36.0, 36.0) in [
+        one.index_zyx for one in tiled(agent.reads(Stage.BOTH, outlined=False))(box)[Stage.BOTH]
+    ]

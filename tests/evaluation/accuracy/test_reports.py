@@ -9,11 +9,11 @@ from evaluation.accuracy.reports import (
     rates_table,
     read_one,
     read_phantom,
-    split_truth,
     stage_times,
     study_folders,
+    truth_of,
 )
-from evaluation.accuracy.truth import Lesion
+from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.errors import MissingData
 from imaging.phantom.phantom import PhantomSpec, make_phantom
 from imaging.volume import Nodule
@@ -77,7 +77,7 @@ def test_real_slab_from_files_to_result(shared_data: Path, tmp_path: Path) -> No
     centre = (57.24, 84.94, -115.62)
     findings = [(centre, 0.95), ((-60.0, 80.0, -115.0), 0.92), ((-50.0, 20.0, -115.0), 0.3)]
     pipeline = scripted_pipeline(findings)
-    result = read_one(pipeline, slab, tmp_path, (Lesion(centre, 32.0),))
+    result = read_one(pipeline, slab, tmp_path, Truth((Lesion(centre, 32.0),)))
     assert (result.counts, result.findings) == ((1, 1, 1), 2)
     assert list(result.stages_s) == STAGES
     assert result.second_reading == "off"
@@ -88,8 +88,8 @@ def test_study_that_is_refused_misses_its_lesion(tmp_path: Path) -> None:
     (tmp_path / "studies" / "bad").mkdir(parents=True)
     (tmp_path / "studies" / "bad" / "note.txt").write_text("no CT")
     (study,) = study_folders(tmp_path / "studies")
-    lesions = (Lesion((0.0, 0.0, 0.0), 10.0),)
-    result = read_one(scripted_pipeline([]), study, tmp_path / "out", lesions)
+    truth = Truth((Lesion((0.0, 0.0, 0.0), 10.0),))
+    result = read_one(scripted_pipeline([]), study, tmp_path / "out", truth)
     assert result.counts == (1, 0, 0)
     assert result.refused != ""
     assert read_one(scripted_pipeline([]), study, tmp_path / "again", None).counts is None
@@ -123,9 +123,9 @@ def test_folder_without_studies_is_refused(tmp_path: Path) -> None:
 def test_nodules_of_five_millimetres_count() -> None:
     large = Nodule((1.0, 2.0, 3.0), 5.0, "solid")
     small = Nodule((9.0, 9.0, 9.0), 4.9, "solid")
-    counted, ignored = split_truth([large, small])
-    assert counted == (Lesion((1.0, 2.0, 3.0), 5.0),)
-    assert ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
+    truth = truth_of([large, small])
+    assert truth.lesions == (Lesion((1.0, 2.0, 3.0), 5.0),)
+    assert truth.ignored == (Lesion((9.0, 9.0, 9.0), 10.0),)
 
 
 def test_phantom_is_read_from_its_files(tmp_path: Path) -> None:

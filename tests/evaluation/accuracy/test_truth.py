@@ -2,8 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.accuracy.truth import Lesion, read_truth, scan_folders, scan_name, scans_of_splits
-from evaluation.errors import BadTable, MissingData
+from evaluation.accuracy.truth import (
+    Lesion,
+    Truth,
+    read_truth,
+    require_listed,
+    scan_folders,
+    scan_name,
+    scans_of_splits,
+)
+from evaluation.errors import BadTable, EvaluationError, MissingData
 
 HEAD = "scan,x,y,z,diameter_mm,longest_mm\n"
 
@@ -31,11 +39,11 @@ def test_several_lesions_and_none(tmp_path: Path) -> None:
     """
     known = read_truth(table(tmp_path, HEAD + "a,1,2,3,10,\na,4,5,6,,8\nb,,,,,\n"))
     assert known == {
-        "a": (Lesion((1.0, 2.0, 3.0), 10.0), Lesion((4.0, 5.0, 6.0), 0.0, 8.0)),
-        "b": (),
+        "a": Truth((Lesion((1.0, 2.0, 3.0), 10.0), Lesion((4.0, 5.0, 6.0), 0.0, 8.0))),
+        "b": Truth(),
     }
     known = read_truth(table(tmp_path, "scan,x,y,z,diameter_mm\na,1,2,3,10\n"))
-    assert known["a"][0].reach_mm == 5.0
+    assert known["a"].lesions[0].reach_mm == 5.0
 
 
 @pytest.mark.parametrize("row", ["a,1,,3,10,\n", "a,1,2,3,,\n", "a,1,2,3,-5,\n", "a,1,2,x,5,\n"])
@@ -62,10 +70,92 @@ def test_missing_and_duplicated_scans_are_refused(tmp_path: Path) -> None:
 def test_roles_choose_the_scans(tmp_path: Path) -> None:
     """Without a column of roles no scan is excluded; that none is left is an error."""
     folders = [tmp_path / name for name in ("a", "b")]
-    table = tmp_path / "scans.csv"
-    table.write_text("scan,role\na,train\nb,test\n")
-    assert scans_of_splits(folders, table, ("test",)) == folders[1:]
-    with pytest.raises(MissingData):
-        scans_of_splits(folders, table, ("val",))
-    table.write_text("scan\na\nb\n")
-    assert scans_of_splits(folders, table, ("test",)) == folders
+    known = {"a": Truth(role="train"), "b": Truth(role="test")}
+    assert scans_of_splits(folders, known, ("test",)) == folders[1:]
+    with pytest.raises(EvaluationError, match=r"none|\['test', 'train'\]"):
+        scans_of_splits(folders, known, ("val",))
+    assert scans_of_splits(folders, {}, ("test",)) == folders
+
+
+MARKS = "scan,kind,x,y,z,diameter_mm,source\n"
+
+
+def marks(folder: Path, text: str, listing: str = "") -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "marks.csv").write_text(MARKS + text)
+    if listing:
+        (folder / "scans.csv").write_text(listing)
+    return folder / "marks.csv"
+
+
+def test_nodules_and_lesions_must_be_found_and_doubtful_places_count_neither_way(
+    tmp_path: Path,
+) -> None:
+    """A diameter of -1 is not known, an empty one neither: 5 mm around are ignored."""
+    lines = ["nodule,1,2,3,8", "Lesion,-40,5,6,20", "excluded,7,8,9,-1", "doubtful,90,11,12,"]
+    text = "".join(f"a,{line},by eye\n" for line in lines)
+    truth = read_truth(marks(tmp_path, text))["a"]
+    assert truth.lesions == (Lesion((1.0, 2.0, 3.0), 8.0), Lesion((-40.0, 5.0, 6.0), 20.0))
+    assert truth.ignored == (Lesion((7.0, 8.0, 9.0), -1.0), Lesion((90.0, 11.0, 12.0), -1.0))
+    assert not truth.is_false((7.0, 8.0, 13.9))
+    assert truth.is_false((7.0, 8.0, 14.0))
+    assert not truth.is_false((1.0, -4.9, 3.0))  # on the rim of a nodule
+    assert truth.is_false((1.0, -4.9, 3.0), 0.0)
+
+
+def test_the_listing_beside_the_marks_names_scans_without_nodules(tmp_path: Path) -> None:
+    """Several tables are one truth, and roles are those of the lists of scans."""
+    first = marks(tmp_path / "one", "a,nodule,1,2,3,8,\n", "scan,role\na,val\nb,test\n")
+    second = marks(tmp_path / "two", "c,nodule,1,2,3,8,\n")
+    known = read_truth(first, second)
+    assert {name: truth.role for name, truth in known.items()} == {"a": "val", "b": "test", "c": ""}
+    assert known["b"] == Truth(role="test")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("a,tumour,1,2,3,8,", "kind 'tumour', expected one of nodule, lesion, excluded, doubtful"),
+        ("a,nodule,,,,8,", "needs x, y, z"),
+        ("a,nodule,1,2,3,0,", "-1 where the diameter is not known"),
+        ("a,excluded,1,2,3,-4,", "-1 where the diameter is not known"),
+        ("a,nodule,1,2,x,5,", "z = 'x' is not a number"),
+        (",nodule,1,2,3,5,", "column 'scan' is empty"),
+        ("a,nodule,1,2,3", "shorter or longer"),
+    ],
+)
+def test_a_bad_mark_is_refused_with_its_line(tmp_path: Path, row: str, reason: str) -> None:
+    with pytest.raises(BadTable, match="line 2") as refused:
+        read_truth(marks(tmp_path, row + "\n"))
+    assert reason in str(refused.value)
+
+
+def test_two_roles_of_one_scan_are_refused(tmp_path: Path) -> None:
+    first = marks(tmp_path / "one", "", "scan,role\na,val\n")
+    second = marks(tmp_path / "two", "", "scan,role\na,train\n")
+    with pytest.raises(BadTable, match="'a' has the role 'train', elsewhere 'val'"):
+        read_truth(first, second)
+
+
+def test_volume_files_are_scans_named_without_their_suffix(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "1.3.6.mhd", "1.3.6.raw", "c.nrrd"):
+        (tmp_path / name).write_text("")
+    known = read_truth(marks(tmp_path, "a.nii.gz,nodule,1,2,3,8,\n1.3.6,nodule,1,2,3,8,\n"))
+    assert list(known) == ["a", "1.3.6"]
+    assert [scan_name(one) for one in scan_folders([tmp_path], set(known))] == ["1.3.6", "a"]
+
+
+def test_a_scan_that_no_table_names_is_refused(tmp_path: Path) -> None:
+    """Given by itself or in a folder of scans; the listing is enough. Other files are no scans."""
+    for name in ("a", "b", "empty"):
+        (tmp_path / name).mkdir()
+    for name in ("a/1.dcm", "b/1.dcm", "readme.txt"):
+        (tmp_path / name).write_text("")
+    table = marks(tmp_path, "a,nodule,1,2,3,8,\n")
+    for given in ([tmp_path], [tmp_path / "b"]):
+        with pytest.raises(
+            MissingData, match=r"no scan 'b': .*list it in .*scans.csv, column scan"
+        ):
+            require_listed(given, read_truth(table), [table])
+    marks(tmp_path, "a,nodule,1,2,3,8,\n", "scan\nb\n")
+    require_listed([tmp_path, tmp_path / "b"], read_truth(table), [table])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.accuracy.reports import split_truth
+from evaluation.accuracy.reports import truth_of
 from evaluation.common import phantoms
 from evaluation.common.phantoms import prepare
 from evaluation.errors import MissingData
@@ -23,7 +23,7 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(phantoms, "make_phantom", counted)
     (first,) = prepare([SPEC], tmp_path)
-    assert (first.lesions, first.ignored) == split_truth(phantom.nodules)
+    assert first.truth == truth_of(phantom.nodules)
     assert read_study(first.folder).volume.hu.ndim == 3
     assert prepare([SPEC], tmp_path) == [first]
     assert made == [SPEC]

@@ -5,7 +5,7 @@ import pytest
 
 from edge.merge import RIM_MM
 from edge.settings import EdgeSettings
-from evaluation.common.readers import edge_and_cloud
+from evaluation.common.readers import Agent, Stage
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, UInt8Array
 from models.runtime.second_reader import Readings
@@ -40,7 +40,7 @@ class Second:
 def test_merged_score_decides_and_dismissed_ones_are_gone(edge: float) -> None:
     """Findings of the edge are characterized too, and keep their place with the merged score."""
     second = Second([0.02])
-    found = edge_and_cloud(screener(edge, 0.05), second, EdgeSettings())(BOX)
+    found = Agent(screener(edge, 0.05), second, EdgeSettings()).reads(Stage.BOTH)(BOX)[Stage.BOTH]
     logit = 0.5 * math.log(edge / (1 - edge)) + 0.5 * math.log(0.02 / 0.98)
     assert [c.score for c in found] == [pytest.approx(1 / (1 + math.exp(-logit)))]
     assert found[0].diameter_mm == 7.0 + RIM_MM
@@ -51,6 +51,7 @@ def test_rois_beyond_the_limit_are_not_read() -> None:
     """The other findings have the edge's score alone."""
     second = Second([0.9, 0.9])
     settings = EdgeSettings(max_rois=2)
-    found = edge_and_cloud(screener(0.7, 0.5, 0.4, 0.2), second, settings)(BOX)
+    agent = Agent(screener(0.7, 0.5, 0.4, 0.2), second, settings)
+    found = agent.reads(Stage.BOTH)(BOX)[Stage.BOTH]
     assert second.shown == [(2, 48, 48, 48)]
     assert len(found) == 3 - (0.7 not in [c.score for c in found])

@@ -80,7 +80,7 @@ def test_an_insertion_beside_the_scan_changes_nothing() -> None:
 def ready() -> PreparedHost:
     """The plain chest, with an occupied place in its right lung."""
     space = FreeSpace.of(preprocess(host().volume))
-    return PreparedHost(host(), space, (Occupied(in_lung(0), 10.0),))
+    return PreparedHost(host(), space, (Occupied(in_lung(0), 10.0),), {})
 
 
 def donors(*diameters_mm: float) -> list[Donor]:

@@ -1,13 +1,17 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from evaluation.accuracy.subgroups import Traits
+from evaluation.accuracy.truth import Lesion, Truth
+from evaluation.common.readers import Stage
 from evaluation.errors import MissingData
 from evaluation.lesion_insertion.command import draw_sheet, save_sheet, tables
-from evaluation.lesion_insertion.insert import Insertion, PreparedHost, SyntheticScan
+from evaluation.lesion_insertion.hosts import Occupied
+from evaluation.lesion_insertion.insert import APART_MM, Insertion, PreparedHost, SyntheticScan
 from evaluation.lesion_insertion.scans import (
     as_dict,
     least_score,
@@ -24,10 +28,13 @@ from tests.evaluation.plain_chest import LUNG_HU, bright, donor, host, in_lung
 FALSE_MM = in_lung(1, 20.0)
 
 
-def reads(box: Preprocessed) -> list[Candidate]:
-    """Candidates where it is bright, and one that is always false."""
+def reads(box: Preprocessed) -> dict[Stage, list[Candidate]]:
+    """Candidates where it is bright, and one that is always false, but less so for both."""
     z, y, x = (float(v) for v in box.geometry.to_index(FALSE_MM))
-    return [*bright(box), Candidate(FALSE_MM, (z, y, x), 5.0, 0.6)]
+    return {
+        stage: [*bright(box), Candidate(FALSE_MM, (z, y, x), 5.0, score)]
+        for stage, score in ((Stage.EDGE, 0.6), (Stage.BOTH, 0.1))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -49,36 +56,36 @@ def synthetic(untouched: PreparedHost, *shifts_mm: float, masses: bool = False) 
 def test_false_positives_are_those_of_the_host(untouched: PreparedHost) -> None:
     """However many synthetic scans are read, the host's false positive counts once."""
     read = [read_synthetic(synthetic(untouched, shift), reads) for shift in (0.0, 10.0)]
-    found = [one for each in read for one in each.insertions]
-    whole = scored(found, [untouched])
+    found = [one for each in read for one in each[Stage.EDGE].insertions]
+    whole = scored(found, [untouched], Stage.EDGE)
     assert whole.false_score.tolist() == [0.6]
     assert whole.scans == 1
     assert [one.score for one in found] == [pytest.approx(0.54), pytest.approx(0.64)]
-    assert [each.extra for each in read] == [(), ()]
+    assert [each[Stage.EDGE].extra for each in read] == [(), ()]
 
 
 def test_extra_detections_are_counted_apart(untouched: PreparedHost) -> None:
     """A detection beside the insertion, and away from the host's, is caused by it."""
 
-    def nervous(box: Preprocessed) -> list[Candidate]:
-        found = reads(box)
+    def nervous(box: Preprocessed) -> dict[Stage, list[Candidate]]:
+        found = reads(box)[Stage.EDGE]
         extra = in_lung(0, -30.0)
         z, y, x = (float(v) for v in box.geometry.to_index(extra))
-        return [*found, Candidate(extra, (z, y, x), 5.0, 0.9)]
+        return {Stage.EDGE: [*found, Candidate(extra, (z, y, x), 5.0, 0.9)]}
 
-    assert read_synthetic(synthetic(untouched, 10.0), nervous).extra == (0.9,)
+    assert read_synthetic(synthetic(untouched, 10.0), nervous)[Stage.EDGE].extra == (0.9,)
 
 
-def result(untouched: PreparedHost) -> dict[str, object]:
+def result(untouched: PreparedHost, stage: Stage = Stage.EDGE) -> dict[str, Any]:
     """Two nodules found, one of them below the false positive, and a mass."""
     scans = [synthetic(untouched, 0.0), synthetic(untouched, 10.0)]
     scans.append(synthetic(untouched, 0.0, masses=True))
     read = [read_synthetic(scan, reads) for scan in scans]
     one = np.array([10.0])
     found = as_dict(
-        read, [untouched], Traits(one, one / 2, one / 2, one / 10), resamples=20, seed=0
+        read, [untouched], Traits(one, one / 2, one / 2, one / 10), stage, resamples=20, seed=0
     )
-    return {"stage": "edge", "split": "test", "not_placed": ["a, 60 mm, patients"], **found}
+    return {"stage": stage.value, "split": "test", "not_placed": ["a, 60 mm, patients"], **found}
 
 
 def test_json_has_figures_subgroups_and_masses(untouched: PreparedHost) -> None:
@@ -97,6 +104,26 @@ def test_json_has_figures_subgroups_and_masses(untouched: PreparedHost) -> None:
     assert group["masses"]["by_size"] == {"30 mm": {"masses": 1, "missed": 0}}
     assert group["masses"]["missed"] == []
     assert [one["mass"] for one in said["insertions"]] == [False, False, True]
+
+
+def test_both_is_compared_with_the_edge_on_the_same_insertions(untouched: PreparedHost) -> None:
+    """Both gives the false positive 0.1: the nodule of 0.54 is found at 1/8 a scan too."""
+    said = result(untouched, Stage.BOTH)
+    group = said["groups"]["patients"]
+    gain = group["minus_edge"]
+    assert [one["value"] for one in gain["sensitivity"]] == [0.5] * 3 + [0.0] * 4
+    assert gain["cpm"]["value"] == pytest.approx(1.5 / 7)
+    assert group["minus_edge_from_5_mm"] == gain
+    assert result(untouched)["groups"]["patients"]["minus_edge"] is None
+    titles = [str(t.title) for t in tables(said) if isinstance(t, Rows)]
+    assert any("edge and cloud minus edge, paired: all nodules" in t for t in titles)
+
+
+def test_marks_of_a_host_are_avoided_and_no_false_positives() -> None:
+    """An ignored place of LIDC is neither a place for an insertion nor a false positive."""
+    marked = prepare_host(host(Truth(ignored=(Lesion(FALSE_MM, -1.0),))), reads)
+    assert marked.scores[Stage.EDGE].false_score.size == 0
+    assert Occupied(FALSE_MM, 5.0 + APART_MM) in marked.occupied
 
 
 def test_operating_point_is_the_lowest_threshold_allowed() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from edge.pipeline import Pipeline
 from edge.settings import EdgeSettings
-from evaluation.accuracy.truth import Lesion
+from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.common.phantoms import Prepared
 from evaluation.links.edge_worker import Opens, Studies, answers
 from imaging.errors import NoLung
@@ -50,8 +50,8 @@ def test_studies_from_memory_are_read_once(tmp_path: Path) -> None:
     read: list[Path] = []
     settings: list[EdgeSettings] = []
     line = scripted_pipeline([(HIT, 0.95), (FALSE, 0.92)])
-    lesions = (Lesion(HIT, 8.0), Lesion((5.0, 5.0, 5.0), 8.0))
-    studies = Studies([Prepared(tmp_path / name, lesions, ()) for name in ("a", "b")])
+    truth = Truth((Lesion(HIT, 8.0), Lesion((5.0, 5.0, 5.0), 8.0)))
+    studies = Studies([Prepared(tmp_path / name, truth) for name in ("a", "b")])
     commands = [
         command(open={"deadline_s": 9.0, "cloud": "off"}),
         *(command(read=number, from_files=False) for number in range(3)),
@@ -82,7 +82,7 @@ def test_candidates_are_replayed(tmp_path: Path) -> None:
             return screener.screen(box)
 
     line = replace(line, reader=replace(line.reader, screener=Counting()))
-    studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
+    studies = Studies([Prepared(tmp_path / "a", Truth((Lesion(HIT, 8.0),)))])
     reads = (command(read=number, from_files=False) for number in range(3))
     commands = [command(open={}, replay=True), *reads]
     _, *said = answers(commands, studies, tmp_path / "out", opener(line, [], []))
@@ -93,7 +93,7 @@ def test_candidates_are_replayed(tmp_path: Path) -> None:
 
 def test_a_refused_study_has_found_nothing(tmp_path: Path) -> None:
     line = scripted_pipeline([(HIT, 0.95)])
-    studies = Studies([Prepared(tmp_path / "a", (Lesion(HIT, 8.0),), ())])
+    studies = Studies([Prepared(tmp_path / "a", Truth((Lesion(HIT, 8.0),)))])
     opens = opener(line, [], [])
     commands = [command(open={}), command(read=0, from_files=False)]
     next(iter(answers(commands, studies, tmp_path / "out", opens)))

@@ -14,7 +14,7 @@ from tests.evaluation.made_cases import made_cases
 def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Of a run whose cases are in the cache, so that no model is opened."""
     truth = tmp_path / "scans.csv"
-    truth.write_text("scan,role\n")
+    truth.write_text("scan,role,x,y,z,diameter_mm\n")
 
     def unread(*_: object) -> Cases:
         raise AssertionError("what lies in the cache is not read again")

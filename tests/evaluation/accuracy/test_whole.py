@@ -1,0 +1,243 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import typer
+from typer.testing import CliRunner
+
+from edge.settings import EdgeSettings
+from evaluation.accuracy import whole_command
+from evaluation.accuracy.truth import Lesion, Truth
+from evaluation.accuracy.whole import WholeScan, group_json, groups_of, read_box, scan_json
+from evaluation.common.readers import Agent, Stage
+from imaging.preprocess import Preprocessed
+from imaging.volume import Geometry, Triple, UInt8Array, Volume
+from models.markdown import Rows
+from models.runtime.second_reader import Readings
+from tests.evaluation.plain_chest import CORNER_MM, LUNGS, chest, in_lung
+from tests.evaluation.scripted_screen import ScriptedScreening
+from tests.plain_readings import plain
+
+# The thresholds of the scripted network: dismiss 0.1, report 0.9, alone 0.5, final 0.6. The merged
+# logit is the mean of both.
+PLACES: dict[str, tuple[Triple, float, float]] = {
+    "reported": ((20, 20, 20), 0.95, 0.9),
+    "rescued": ((60, 20, 20), 0.4, 0.98),
+    "removed": ((100, 20, 20), 0.55, 0.05),
+    "false, removed": ((20, 60, 20), 0.55, 0.05),
+    "false, added": ((60, 60, 20), 0.4, 0.98),
+    "dismissed": ((100, 60, 20), 0.05, 0.9),
+    "kept": ((20, 100, 20), 0.55, 0.9),
+    "not confirmed": ((60, 100, 20), 0.4, 0.3),
+    "ignored, added": ((100, 100, 100), 0.4, 0.98),
+}
+"""Candidates ``(x, y, z)`` by what becomes of them, with the scores of edge and cloud."""
+
+NODULES = ("reported", "rescued", "removed", "dismissed", "kept", "not confirmed")
+NOT_PROPOSED: Triple = (100, 100, 20)
+
+
+class Second:
+    """Reads the brightness in the middle of an ROI as the probability."""
+
+    roi_shape = (48, 48, 48)
+
+    def read(self, batch: UInt8Array) -> Readings:
+        middle = batch[:, 22:27, 22:27, 22:27].max(axis=(1, 2, 3))
+        return plain(middle / 255, [7.0] * len(batch))
+
+
+@pytest.fixture(scope="module")
+def box() -> Preprocessed:
+    voxels = np.zeros((120, 120, 120), np.uint8)
+    for (x, y, z), _, cloud in PLACES.values():
+        voxels[int(z), int(y), int(x)] = round(255 * cloud)
+    return Preprocessed(voxels, Geometry())
+
+
+@pytest.fixture(scope="module")
+def agent() -> Agent:
+    places = [(place, edge) for place, edge, _ in PLACES.values()]
+    return Agent(ScriptedScreening(places), Second(), EdgeSettings())
+
+
+TRUTH = Truth(
+    tuple(Lesion(place, 10.0) for place in (*(PLACES[one][0] for one in NODULES), NOT_PROPOSED)),
+    (Lesion(PLACES["ignored, added"][0], -1.0),),
+    "test",
+)
+
+
+@pytest.fixture(scope="module")
+def scan(box: Preprocessed, agent: Agent) -> WholeScan:
+    return read_box("a", TRUTH, box, agent, Stage.BOTH)
+
+
+def test_the_decision_on_each_nodule_names_who_made_it(scan: WholeScan) -> None:
+    said = scan_json(scan, Stage.BOTH)
+    assert [one["decision"] for one in said["nodules"]] == [
+        "reported by the edge",
+        "rescued by the cloud",
+        "removed by the cloud",
+        "dismissed by the edge",
+        "reported by edge and cloud",
+        "not confirmed by the cloud",
+        "not proposed",
+    ]
+    assert [one["found"] for one in said["nodules"]] == [True, True, False, False, True, False,
+                                                         False]  # fmt: skip
+    alone = scan_json(scan, Stage.EDGE)
+    assert [one["decision"] for one in alone["nodules"]] == [
+        "reported by the edge",
+        "too uncertain for the edge alone",
+        "reported by the edge",
+        "dismissed by the edge",
+        "reported by the edge",
+        "too uncertain for the edge alone",
+        "not proposed",
+    ]
+
+
+def test_every_nodule_has_the_scores_of_both_readers(scan: WholeScan) -> None:
+    """Dismissed candidates too: the cloud reads them only here."""
+    nodules = scan_json(scan, Stage.BOTH)["nodules"]
+    assert [one["edge"] for one in nodules] == [0.95, 0.4, 0.55, 0.05, 0.55, 0.4, None]
+    cloud = [0.9, 0.98, 0.05, 0.9, 0.9, 0.3]
+    assert [one["cloud"] for one in nodules[:-1]] == pytest.approx(cloud, abs=0.002)
+    assert nodules[3]["merged"] == pytest.approx(0.41, abs=0.01)
+    assert nodules[-1]["cloud"] is None
+
+
+def test_reports_are_those_of_the_shipped_thresholds(scan: WholeScan) -> None:
+    """Of seven nodules each finds three, and one false positive; an ignored place is none."""
+    assert scan.counts(Stage.EDGE) == (7, 3, 1)
+    assert scan.counts(Stage.BOTH) == (7, 3, 1)
+    said = scan_json(scan, Stage.BOTH)
+    assert said["false_positives"] == {"edge": 1, "both": 1}
+    (false,) = said["false_findings"]
+    assert false["centre_mm"] == [60, 60, 20]
+    assert false["decided_by"] == "cloud"
+    assert said["uncertain"] == 7
+
+
+def test_changed_decisions_are_right_wrong_or_do_not_count(scan: WholeScan) -> None:
+    group = group_json([scan], list(Stage), resamples=20, seed=0)
+    assert group["verdicts"] == {"changed": 5, "right": 2, "wrong": 2, "on_ignored_places": 1}
+
+
+def test_curves_follow_the_scores_of_each_stage(scan: WholeScan) -> None:
+    """The edge's false positives are 0.55 and 0.4, the cloud's 0.98 and 0.05."""
+    _, false = scan.scores(Stage.EDGE)
+    assert false.tolist() == [0.55, 0.4]
+    nodules, false = scan.scores(Stage.CLOUD)
+    assert false.tolist() == pytest.approx([0.98, 0.05], abs=0.002)
+    assert nodules[3] == pytest.approx(0.9, abs=0.002)
+    nodules, _ = scan.scores(Stage.BOTH)
+    assert nodules[3] == nodules[-1] == -np.inf  # a dismissed candidate reaches no report
+
+
+def test_a_refused_scan_misses_its_nodules_and_is_named(scan: WholeScan) -> None:
+    refused = WholeScan("b", Truth((Lesion((0, 0, 0), 5.0),), role="test"), refused="NoLung: none")
+    group = group_json([scan, refused], [Stage.EDGE], resamples=20, seed=0)
+    assert (group["nodules"], group["refused"]) == (8, ["b"])
+    assert group["shipped"]["edge"]["sensitivity"]["value"] == 3 / 8
+    assert group["stages"]["edge"]["sensitivity"][-1]["value"] == 6 / 8
+    assert scan_json(refused, Stage.BOTH)["nodules"][0]["decision"] == "scan refused"
+
+
+def test_a_scan_without_nodules_counts_for_false_positives(
+    scan: WholeScan, box: Preprocessed, agent: Agent
+) -> None:
+    """Alone it has no sensitivity; all that is found in it is false."""
+    empty = read_box("empty", Truth(role="test"), box, agent, Stage.BOTH)
+    alone = group_json([empty], list(Stage), resamples=20, seed=0)
+    assert alone["stages"] == {}
+    assert alone["both_minus_edge"] is None
+    assert alone["shipped"]["both"]["sensitivity"] is None
+    assert alone["shipped"]["both"]["false_positives_per_scan"]["value"] == 5
+    both = group_json([scan, empty], list(Stage), resamples=20, seed=0)
+    assert both["shipped"]["both"]["false_positives_per_scan"]["value"] == 3
+
+
+def test_test_scans_come_first_and_roles_apart() -> None:
+    roles = ("train", "val", "test", "test")
+    scans = [WholeScan(str(i), Truth(role=role)) for i, role in enumerate(roles)]
+    groups = groups_of(scans)
+    assert {name: [one.name for one in of] for name, of in groups.items()} == {
+        "test": ["2", "3"], "val": ["1"], "train": ["0"], "all": ["0", "1", "2", "3"]
+    }  # fmt: skip
+    assert list(groups) == ["test", "val", "train", "all"]
+    assert list(groups_of(scans[2:])) == ["test"]
+    assert list(groups_of([WholeScan("x", Truth())])) == ["all"]
+
+
+def write_nifti(volume: Volume, path: Path) -> None:
+    image = sitk.GetImageFromArray(volume.hu)
+    image.SetSpacing(volume.geometry.spacing_mm[::-1])
+    image.SetOrigin(CORNER_MM)
+    sitk.WriteImage(image, str(path))
+
+
+def run(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(whole_command.whole_command)
+    return CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_files_and_marks_of_others_go_through_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NIfTI files: one with a nodule, one listed without any, and one that cannot be read."""
+    for name in ("one", "none"):
+        write_nifti(chest(), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "broken.nii.gz").write_bytes(b"no NIfTI")
+    x, y, z = in_lung(0)
+    head = "scan,kind,x,y,z,diameter_mm,by\n"
+    lines = [f"one,nodule,{x},{y},{z},9,me", f"broken,nodule,{x},{y},{z},9,me"]
+    (tmp_path / "marks.csv").write_text(head + "\n".join(lines) + "\n")
+    (tmp_path / "scans.csv").write_text("scan,scanner\none,A\nnone,B\n")
+    places = [((x, y, z), 0.95), (in_lung(1), 0.92)]
+    scripted = Agent(ScriptedScreening(places), None, EdgeSettings())
+    monkeypatch.setattr(whole_command, "open_agent", lambda *_: scripted)
+    given = ["--scans", str(tmp_path), "--marks", str(tmp_path / "marks.csv"), "--stage", "edge"]
+    said = json.loads(run(*given, "--resamples", "20", "--json").stdout)
+    group = said["groups"]["all"]
+    assert (group["scans"], group["nodules"], group["refused"]) == (3, 2, ["broken"])
+    assert group["shipped"]["edge"]["found"] == 1
+    assert group["shipped"]["edge"]["false_positives"] == 3
+    assert [one["scan"] for one in said["scans"]] == ["broken", "none", "one"]
+    shown = run(*given, "--resamples", "20", "--plot", str(tmp_path / "froc.png"))
+    assert "1 of 2" in shown.stdout
+    assert "Refused, their nodules are missed: broken." in " ".join(shown.stdout.split())
+    assert (tmp_path / "froc.png").stat().st_size > 10_000
+    assert len(LUNGS) == 2
+
+
+def test_every_figure_of_the_json_is_in_a_table(scan: WholeScan) -> None:
+    result = {
+        "groups": {"test": group_json([scan], list(Stage), resamples=20, seed=0)},
+        "scans": [scan_json(scan, Stage.BOTH)],
+        "rules": whole_command.RULES,
+    }
+    json.dumps(result, allow_nan=False)
+    shown = whole_command.tables_of(result)
+    titles = [str(one.title) for one in shown if isinstance(one, Rows)]
+    assert len(titles) == 4
+    assert titles[0] == (
+        "Sensitivity in %, test: 7 nodules, 1 scans; difference: edge and cloud minus edge, paired"
+    )
+    assert any("Verdicts changed 5 decisions: 2 rightly" in one for one in map(str, shown))
+
+
+def test_the_shipped_edge_reads_a_real_scan(shared_data: Path) -> None:
+    """Two nodules of 5 and 6 mm get a score; the 30 excluded places of the table do not count."""
+    lidc = shared_data / "lidc"
+    given = ["--scans", str(lidc / "lidc_0005"), "--marks", str(lidc / "marks.csv")]
+    said = json.loads(run(*given, "--stage", "edge", "--resamples", "20", "--json").stdout)
+    (one,) = said["scans"]
+    assert (one["scan"], one["role"], one["refused"]) == ("lidc_0005", "val", None)
+    assert len(one["nodules"]) == 2
+    assert all(nodule["edge"] > 0.1 for nodule in one["nodules"])
