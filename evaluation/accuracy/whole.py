@@ -5,7 +5,7 @@ all its nodules. Decisions are those of the agent's own code at the shipped thre
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from evaluation.common.readers import Agent, BoxReading, Stage, rescored
 from imaging.errors import StudyError
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import FloatArray
+from imaging.volume import FloatArray, Triple, Volume
 from models.runtime.detection import Candidate
 
 TOGETHER = "all"
@@ -40,6 +40,7 @@ class Fate(Enum):
     UNCERTAIN = "too uncertain for the edge alone"
     MOVED = "reported too far away"
     NOT_PROPOSED = "not proposed"
+    OUTSIDE = "outside of the scan"
     REFUSED = "scan refused"
 
     @property
@@ -54,7 +55,8 @@ class WholeScan:
 
     ``ranked`` has the candidates of each stage with the score that counts. ``cloud`` and ``merged``
     ``(k,)`` are those of every candidate of the edge, NaN without a cloud. A scan that was
-    ``refused``, which says why, has no ``reading``.
+    ``refused``, which says why, has no ``reading``. ``outside`` are the numbers of nodules that lie
+    outside of its volume.
     """
 
     name: str
@@ -64,6 +66,7 @@ class WholeScan:
     merged: FloatArray = field(default_factory=lambda: np.zeros(0))
     ranked: dict[Stage, Sequence[Candidate]] = field(default_factory=dict)
     refused: str = ""
+    outside: frozenset[int] = frozenset()
 
     def scores(self, stage: Stage) -> tuple[FloatArray, FloatArray]:
         """Return the scores of the nodules, ``-inf`` if missed, and of the false positives."""
@@ -96,10 +99,22 @@ def read_whole(folder: Path, truth: Truth, agent: Agent, stage: Stage) -> WholeS
     """Read a scan from its files, as the agent does."""
     name = scan_name(folder)
     try:
-        box = preprocess(read_study(folder).volume, folder)
+        volume = read_study(folder).volume
+        box = preprocess(volume, folder)
     except StudyError as error:
         return WholeScan(name, truth, refused=f"{error.kind}: {error.reason}")
-    return read_box(name, truth, box, agent, stage)
+    outside = {
+        number
+        for number, lesion in enumerate(truth.lesions)
+        if not _is_inside(volume, lesion.centre_mm)
+    }
+    return replace(read_box(name, truth, box, agent, stage), outside=frozenset(outside))
+
+
+def _is_inside(volume: Volume, point_mm: Triple) -> bool:
+    """Return whether the volume has a voxel there; beyond its last voxels, within one of them."""
+    index = volume.geometry.to_index(point_mm)
+    return bool((index >= -1).all() and (index <= np.array(volume.hu.shape)).all())
 
 
 def read_box(name: str, truth: Truth, box: Preprocessed, agent: Agent, stage: Stage) -> WholeScan:
@@ -228,7 +243,7 @@ def nodule_json(scan: WholeScan, number: int, stage: Stage) -> dict[str, Any]:
     lesion = scan.truth.lesions[number]
     candidates = () if scan.reading is None else scan.reading.candidates
     hits = [i for i, one in enumerate(candidates) if lesion.hit_by(one.centre_mm)]
-    fate = fate_of(scan, lesion, hits, stage)
+    fate = Fate.OUTSIDE if number in scan.outside else fate_of(scan, lesion, hits, stage)
     return {
         "centre_mm": list(lesion.centre_mm),
         "diameter_mm": lesion.diameter_mm if lesion.known else None,

@@ -17,7 +17,7 @@ from evaluation.accuracy.truth import (
     scan_name,
     scans_of_splits,
 )
-from evaluation.accuracy.whole import group_json, groups_of, read_whole, scan_json, scored
+from evaluation.accuracy.whole import Fate, group_json, groups_of, read_whole, scan_json, scored
 from evaluation.common import cli
 from evaluation.common.readers import STAGES, Stage, StageOption, open_agent
 from models.markdown import Rows, number, percents
@@ -92,6 +92,17 @@ def tables_of(result: Mapping[str, Any]) -> list[Rows | str]:
             shown.append(stages_table(by_name, group["both_minus_edge"], caption))
         shown += [_shipped_table(group, title), *_remarks(group)]
     shown += [_nodules_table(result["scans"]), _scans_table(result["scans"])]
+    outside = [
+        scan["scan"]
+        for scan in result["scans"]
+        for one in scan["nodules"]
+        if one["decision"] == Fate.OUTSIDE.value
+    ]
+    if outside:
+        shown.append(
+            f"Nodules outside of their scans count as missed: {', '.join(outside)}. Marks need"
+            " coordinates in LPS mm; for RAS change the signs of x and y."
+        )
     return [*shown, result["rules"]]
 
 

@@ -17,7 +17,7 @@ from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry, Triple, UInt8Array, Volume
 from models.markdown import Rows
 from models.runtime.second_reader import Readings
-from tests.evaluation.plain_chest import CORNER_MM, LUNGS, chest, in_lung
+from tests.evaluation.plain_chest import CORNER_MM, chest, in_lung
 from tests.evaluation.scripted_screen import ScriptedScreening
 from tests.plain_readings import plain
 
@@ -197,6 +197,7 @@ def test_files_and_marks_of_others_go_through_the_command(
     x, y, z = in_lung(0)
     head = "scan,kind,x,y,z,diameter_mm,by\n"
     lines = [f"one,nodule,{x},{y},{z},9,me", f"broken,nodule,{x},{y},{z},9,me"]
+    lines.append(f"one,nodule,{x},{y},{-z},9,upside down")
     (tmp_path / "marks.csv").write_text(head + "\n".join(lines) + "\n")
     (tmp_path / "scans.csv").write_text("scan,scanner\none,A\nnone,B\n")
     places = [((x, y, z), 0.95), (in_lung(1), 0.92)]
@@ -205,15 +206,17 @@ def test_files_and_marks_of_others_go_through_the_command(
     given = ["--scans", str(tmp_path), "--marks", str(tmp_path / "marks.csv"), "--stage", "edge"]
     said = json.loads(run(*given, "--resamples", "20", "--json").stdout)
     group = said["groups"]["all"]
-    assert (group["scans"], group["nodules"], group["refused"]) == (3, 2, ["broken"])
+    assert (group["scans"], group["nodules"], group["refused"]) == (3, 3, ["broken"])
     assert group["shipped"]["edge"]["found"] == 1
     assert group["shipped"]["edge"]["false_positives"] == 3
     assert [one["scan"] for one in said["scans"]] == ["broken", "none", "one"]
+    decisions = [one["decision"] for one in said["scans"][2]["nodules"]]
+    assert decisions == ["reported by the edge", "outside of the scan"]
     shown = run(*given, "--resamples", "20", "--plot", str(tmp_path / "froc.png"))
-    assert "1 of 2" in shown.stdout
+    assert "1 of 3" in shown.stdout
+    assert "for RAS change the signs of x and y" in " ".join(shown.stdout.split())
     assert "Refused, their nodules are missed: broken." in " ".join(shown.stdout.split())
     assert (tmp_path / "froc.png").stat().st_size > 10_000
-    assert len(LUNGS) == 2
 
 
 def test_every_figure_of_the_json_is_in_a_table(scan: WholeScan) -> None:
