@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from evaluation.accuracy.bootstrap import RESAMPLES, Interval, draw, interval
-from evaluation.accuracy.truth import scan_folders, scan_name
+from evaluation.accuracy.truth import UNKNOWN, scan_name
 from evaluation.common import cli
 from evaluation.lesion_insertion.donors import read_donors
 from evaluation.stability.changes import LARGEST_PASTED_MM
@@ -22,7 +22,6 @@ from evaluation.stability.locations import (
     NODULE,
     Sample,
     read_cube_samples,
-    read_marks,
     read_scan_sample,
     with_false_positives,
 )
@@ -80,19 +79,17 @@ def robustness_command(
     as_json: cli.Json = False,
 ) -> None:
     """Change of logits under cut, shift, mirror, noise, and a nodule erased or pasted nearby."""
-    given = [*(scans or []), *(more_scans or [])]
-    if bool(given) != bool(marks):
+    folders, known = cli.known_scans(scans or [], more_scans, marks or [])
+    if bool(folders) != bool(known):
         raise typer.BadParameter("--scans and --marks belong together: give both or neither")
-    known, splits = read_marks(marks or []), tuple(split.split(","))
-    folders = scan_folders(given, set(known))
-    cli.remark_unknown(folders, known)
+    splits = tuple(split.split(","))
     readers = open_raw(model, hybrid)
     donors = [
         donor for donor in read_donors(data, splits)[0] if donor.diameter_mm <= LARGEST_PASTED_MM
     ]
     cubes = read_cube_samples(data, splits, most, seed)
     whole = [
-        read_scan_sample(folder, known.get(scan_name(folder), ()))
+        read_scan_sample(folder, known.get(scan_name(folder), UNKNOWN))
         for folder in cli.each(folders, "scans from their files")
     ]
     result: dict[str, Any] = {

@@ -11,32 +11,20 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.accuracy.data import UNKNOWN_RADIUS_MM, read_cubes, read_table
-from evaluation.accuracy.truth import scan_name
+from evaluation.accuracy.truth import MUST_BE_FOUND, Lesion, Truth, scan_name
 from evaluation.stability.changes import Ball
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
-from imaging.volume import Geometry, Triple, triple
+from imaging.volume import Geometry, triple
 from models.runtime.detection import Candidate
 
 NODULE, FALSE_POSITIVE = "nodule", "false positive"
-
-NODULE_KINDS = ("nodule", "lesion")
-"""Kinds of marks that are read; at a mark of another kind there is no false positive either."""
 
 FACE = 10
 """False positives this near to a cube's face, in voxels, do not count."""
 
 MARGIN_MM = 5.0
 """A false positive is this far outside of every mark."""
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A mark: its kind, centre (``(z, y, x)`` or ``(x, y, z)``), and diameter in mm."""
-
-    kind: str
-    centre: Triple
-    diameter_mm: float
 
 
 @dataclass(frozen=True)
@@ -89,30 +77,34 @@ def read_cube_samples(folder: Path, splits: tuple[str, ...], most: int, seed: in
     if most:
         drawn = np.random.default_rng(seed).permutation(len(cubes))[:most]
         cubes = [cubes[number] for number in sorted(drawn)]
-    marks = _marks_of_cubes(folder)
+    neighbours = _neighbours(folder)
     samples = []
     for cube in cubes:
         location = Location(cube.centre_zyx, cube.diameter_mm)
-        nodules, excluded = _balls(marks[cube.name])
+        nodules, excluded = neighbours[cube.name]
         box = Preprocessed(cube.voxels, Geometry())
         samples.append(
-            Sample(cube.name, cube.patient, box, (location, *nodules), excluded, (location,))
+            Sample(cube.name, cube.patient, box, (location, *nodules), tuple(excluded), (location,))
         )
     return samples
 
 
-def read_scan_sample(folder: Path, marks: Sequence[Mark]) -> Sample:
-    """Return the lung box of a whole scan; its nodules inside of the box are locations."""
+def read_scan_sample(folder: Path, truth: Truth) -> Sample:
+    """Return the lung box of a whole scan; its lesions inside of the box are locations."""
     box = preprocess(read_study(folder).volume, folder)
-    size = np.array(box.voxels.shape)
-    inside = []
-    for mark in marks:
-        index = box.geometry.to_index(mark.centre)
+    lesions, ignored = (_inside(box, known) for known in (truth.lesions, truth.ignored))
+    locations = tuple(Location(one.index_zyx, one.diameter_mm) for one in lesions)
+    return Sample(scan_name(folder), scan_name(folder), box, lesions, ignored, locations, folder)
+
+
+def _inside(box: Preprocessed, lesions: Iterable[Lesion]) -> tuple[Ball, ...]:
+    """Return the lesions whose centres lie in the box."""
+    size, found = np.array(box.voxels.shape), list[Ball]()
+    for lesion in lesions:
+        index = box.geometry.to_index(lesion.centre_mm)
         if (index >= 0).all() and (index < size).all():
-            inside.append(replace(mark, centre=triple(index)))
-    nodules, excluded = _balls(inside)
-    locations = tuple(Location(one.index_zyx, one.diameter_mm) for one in nodules)
-    return Sample(scan_name(folder), scan_name(folder), box, nodules, excluded, locations, folder)
+            found.append(Ball(triple(index), 2 * lesion.reach_mm))
+    return tuple(found)
 
 
 def with_false_positives(
@@ -139,25 +131,12 @@ def with_false_positives(
     ]
 
 
-def read_marks(paths: Sequence[Path]) -> dict[str, list[Mark]]:
-    """Read the marks of whole scans by the scan's name, centres ``(x, y, z)`` LPS mm.
+def _neighbours(folder: Path) -> dict[str, tuple[list[Ball], list[Ball]]]:
+    """Read ``marks.csv`` by the cube's name: other nodules, and what is excluded.
 
-    Raises:
-        BadTable: a file cannot be read, or lacks one of scan, kind, x, y, z and diameter_mm.
+    Without such a file both are empty.
     """
-    found = defaultdict[str, list[Mark]](list)
-    for path in paths:
-        table = read_table(path, ("scan", "kind", "x", "y", "z", "diameter_mm"))
-        numbers = zip(*(table.numbers(n) for n in ("x", "y", "z", "diameter_mm")), strict=True)
-        rows = zip(table.text("scan"), table.text("kind"), numbers, strict=True)
-        for scan, kind, (x, y, z, diameter) in rows:
-            found[scan].append(Mark(kind, (float(x), float(y), float(z)), float(diameter)))
-    return dict(found)
-
-
-def _marks_of_cubes(folder: Path) -> dict[str, list[Mark]]:
-    """Read ``marks.csv`` by the cube's name, centres ``(z, y, x)``; empty without such a file."""
-    found = defaultdict[str, list[Mark]](list)
+    found = defaultdict[str, tuple[list[Ball], list[Ball]]](lambda: ([], []))
     path = folder / "marks.csv"
     if path.is_file():
         table = read_table(path, ("split", "row", "kind", "z", "y", "x", "diameter_mm"))
@@ -166,16 +145,9 @@ def _marks_of_cubes(folder: Path) -> dict[str, list[Mark]]:
         )
         rows = zip(table.text("split"), table.text("kind"), numbers, strict=True)
         for split, kind, (row, z, y, x, diameter) in rows:
-            mark = Mark(kind, (float(z), float(y), float(x)), float(diameter))
-            found[f"{split}/{int(row)}"].append(mark)
+            # an unknown diameter is LUNA16's
+            diameter_mm = float(diameter) if diameter > 0 else 2 * UNKNOWN_RADIUS_MM
+            nodules, excluded = found[f"{split}/{int(row)}"]
+            ball = Ball((float(z), float(y), float(x)), diameter_mm)
+            (nodules if kind in MUST_BE_FOUND else excluded).append(ball)
     return found
-
-
-def _balls(marks: Iterable[Mark]) -> tuple[tuple[Ball, ...], tuple[Ball, ...]]:
-    """Return the nodules, and the other marks, of which unknown diameters get LUNA16's."""
-    nodules, excluded = list[Ball](), list[Ball]()
-    for mark in marks:
-        known = mark.diameter_mm > 0
-        ball = Ball(mark.centre, mark.diameter_mm if known else 2 * UNKNOWN_RADIUS_MM)
-        (nodules if mark.kind in NODULE_KINDS else excluded).append(ball)
-    return tuple(nodules), tuple(excluded)

@@ -3,16 +3,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.errors import BadTable
+from evaluation.accuracy.truth import read_truth
 from evaluation.stability.changes import Ball
 from evaluation.stability.locations import (
     FALSE_POSITIVE,
     NODULE,
     Location,
-    Mark,
     Sample,
     read_cube_samples,
-    read_marks,
     read_scan_sample,
     with_false_positives,
 )
@@ -99,16 +97,8 @@ def test_nodules_and_lesions_of_a_scan_are_locations_and_doubtful_ones_are_not(
     ]  # fmt: skip
     table.write_text("\n".join(["scan,kind,x,y,z,diameter_mm", *rows]) + "\n")
     write_series(chest(), tmp_path / "scan")
-    marks = read_marks([table])
-    assert marks["scan"][0] == Mark("nodule", in_lung(0), 8.0)
-    found = read_scan_sample(tmp_path / "scan", marks["scan"])
+    found = read_scan_sample(tmp_path / "scan", read_truth(table)["scan"])
     assert [location.kind for location in found.locations] == [NODULE, NODULE]
     assert len(found.excluded) == 1
     points = [found.box.geometry.to_world(location.index_zyx) for location in found.locations]
     assert points == [pytest.approx(in_lung(0)), pytest.approx(in_lung(1))]
-
-
-def test_marks_without_a_kind_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "marks.csv").write_text("scan,x,y,z,diameter_mm\n")
-    with pytest.raises(BadTable, match="kind"):
-        read_marks([tmp_path / "marks.csv"])
