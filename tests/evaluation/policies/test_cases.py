@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from edge.selection import Size
+from evaluation.accuracy.truth import marks_in
 from evaluation.errors import MissingData
 from evaluation.policies.cases import Readers, Sources, key_of, load, read_cases, remeasured, save
 from imaging.preprocess import Preprocessed
@@ -74,6 +75,24 @@ def test_scans_and_cubes_become_pieces(sources: Sources, readers: Readers) -> No
     sure, unsure = scan.sightings[:2]
     assert set(sure.cloud) == {Size.FULL}
     assert unsure.cloud == pytest.approx(dict.fromkeys(Size, 0.4))
+
+
+def test_marks_say_which_candidates_are_nodules_and_which_count_neither_way(
+    sources: Sources, readers: Readers
+) -> None:
+    """A doubtful place is ignored, and the roles are those of the list beside the marks."""
+    (chests := sources.scans / "chests").mkdir()
+    (chests / "scans.csv").write_text("scan,role\na,train\nb,val\nc,test\n")
+    doubtful = PLACES[1][0]
+    rows = ["scan,kind,x,y,z,diameter_mm", "b,lesion,25,25,25,8"]
+    rows += [f"{scan},doubtful,{','.join(map(str, doubtful))},-1" for scan in "bc"]
+    (chests / "marks.csv").write_text("\n".join(rows) + "\n")
+    marked = replace(sources, scans=chests, truth=marks_in(chests))
+    first, second = read_cases(marked, readers).pieces[:2]
+    assert [(one.nodule, one.ignored) for one in first.sightings] == [
+        ("b/0", False), ("", True), ("", False)]  # fmt: skip
+    assert second.nodules == ()
+    assert [one.ignored for one in second.sightings] == [False, True, False]
 
 
 def test_a_split_needs_a_scan(sources: Sources, readers: Readers) -> None:
