@@ -25,9 +25,8 @@ MUST_BE_FOUND = ("nodule", "lesion")
 IGNORED = ("excluded", "doubtful")
 """The kinds of marks."""
 
-MARKS = "marks.csv"
 LISTING = "scans.csv"
-"""Names of the table of marks in a folder of scans, and of the table beside it that lists them."""
+"""Name of the table that lists the scans, beside a table of marks."""
 
 _COLUMNS = ("scan", "x", "y", "z", "diameter_mm")
 
@@ -142,12 +141,6 @@ def read_truth(*paths: Path) -> dict[str, Truth]:
         name: Truth(tuple(lesions[name]), tuple(ignored[name]), role)
         for name, role in roles.items()
     }
-
-
-def marks_in(folder: Path) -> Path:
-    """Return the table of marks in a folder of scans, or the table of its scans without one."""
-    marks = folder / MARKS
-    return marks if marks.is_file() else folder / LISTING
 
 
 def _lesions(table: Table, marks: bool) -> list[Lesion | None]:

@@ -1,14 +1,10 @@
-"""The readings of real scans and nodules by both models, as agent and cloud read them; their file.
-
-A *piece* is a whole scan, or a cube around a nodule. Its candidates carry everything that a policy
-could learn from the cloud: the cloud's score at each size of ROI.
-"""
+"""Whole scans as the agent reads them, with the cloud's score of each candidate; their file."""
 
 import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,99 +15,85 @@ from cloud.limits import pad
 from edge.atomic_files import write_atomically
 from edge.decide import Thresholds
 from edge.job import Job
-from edge.merge import MergeWeights
 from edge.pipeline import Pipeline, read_and_report
 from edge.report.model import Assessment, Report
 from edge.selection import SELECTION_POLICY, Shape, Size
-from evaluation.accuracy.data import Annotation, Cube, read_annotations, read_cubes
 from evaluation.accuracy.reports import ledger_s
-from evaluation.accuracy.truth import RIM_MM, Truth, read_truth
+from evaluation.accuracy.truth import Lesion, Truth, scan_name
 from evaluation.common.cli import each
-from evaluation.common.readers import RoiReader
+from evaluation.common.readers import RoiReader, Stage
 from evaluation.errors import MissingData
+from evaluation.lesion_insertion.donors import read_donors
+from evaluation.lesion_insertion.hosts import load_host
+from evaluation.lesion_insertion.insert import SyntheticScan, insert, plan_nodules
+from evaluation.lesion_insertion.scans import prepare_host
+from evaluation.policies.studies import Sighting, Study
 from evaluation.timing.latency import this_machine
-from imaging.preprocess import Preprocessed
+from imaging.preprocess import Preprocessed, preprocess
 from imaging.roi import cut_roi
-from imaging.volume import Geometry, UInt8Array
+from imaging.volume import Triple, UInt8Array
 from models.runtime.detection import Candidate
 
-VAL, TEST = "val", "test"
+VAL, TEST = SPLITS = "val", "test"
 BATCHES = (1, 2, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8)
 """Sizes of the batches that time the cloud's model; the first of each size is a warm-up."""
 
 
 @dataclass(frozen=True)
-class Sighting:
-    """One candidate of the edge.
-
-    ``cloud`` is the cloud's probability by size of the ROI; ``nodule`` names the known nodule that
-    it hits, if any. An ``ignored`` one counts neither as a hit nor as a false positive.
-    """
-
-    score: float
-    diameter_mm: float
-    cloud: Mapping[Size, float]
-    nodule: str = ""
-    ignored: bool = False
-
-    @property
-    def is_false(self) -> bool:
-        """Return whether a finding here would be a false positive."""
-        return not self.nodule and not self.ignored
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A whole scan, or a cube with the nodule in it; split ``val`` is to fit, ``test`` to report.
-
-    ``nodules`` names the known ones, also those without a candidate; ``sightings`` fall by score.
-    ``before_s`` is from files to candidates, ``after_s`` from the last verdict to the written
-    report; both are 0 for a cube.
-    """
-
-    name: str
-    split: str
-    patient: str
-    nodules: tuple[str, ...]
-    sightings: tuple[Sighting, ...]
-    before_s: float = 0.0
-    after_s: float = 0.0
-
-    @property
-    def whole(self) -> bool:
-        """Return whether it is a whole scan."""
-        return self.before_s > 0
-
-
-@dataclass(frozen=True)
 class Cases:
-    """All pieces, with thresholds, score fusion and guarantee of the edge's manifest.
+    """All studies, with the thresholds and the guarantee of the edge's manifest.
 
     ``proposed`` is the lowest score of a candidate, ``batches`` are measured ``(ROIs, seconds)`` of
-    the cloud's model, and all times were measured on ``cpu``.
+    the cloud's model, and all times were measured on ``cpu``. ``not_placed`` names the nodules for
+    which no scan had room. Studies are missing until they are ``complete``.
     """
 
-    pieces: tuple[Piece, ...]
+    studies: tuple[Study, ...]
     proposed: float
     batches: tuple[tuple[int, float], ...]
     thresholds: Thresholds
-    weights: MergeWeights
     guarantee: str
     models: tuple[str, ...]
     cpu: str
+    not_placed: tuple[str, ...] = ()
+    complete: bool = False
 
-    def of(self, split: str) -> tuple[Piece, ...]:
-        """Return the pieces of one split."""
-        return tuple(piece for piece in self.pieces if piece.split == split)
+    def of(self, split: str) -> tuple[Study, ...]:
+        """Return the studies of one split."""
+        return tuple(one for one in self.studies if one.split == split)
+
+    def with_study(self, study: Study) -> "Cases":
+        """Return the cases with one more study."""
+        return replace(self, studies=(*self.studies, study))
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The folders of cubes and of whole scans, and the table of marks with the scans' roles."""
+    """Whole scans with what is ``known`` of them by name, and the folder of cubes of nodules.
 
+    Nodules are inserted into scans of their own split, ``together`` into one copy of a scan.
+    ``limit`` is the largest number of nodules of a split, 0 for all; ``seed`` draws the places.
+    """
+
+    scans: tuple[Path, ...]
+    known: Mapping[str, Truth]
     cubes: Path
-    scans: Path
-    truth: Path
+    together: int
+    limit: int
+    seed: int
+
+    def of(self, split: str) -> list[Path]:
+        """Return the scans of one split.
+
+        Raises:
+            MissingData: there is none.
+        """
+        roles = {name: truth.role for name, truth in self.known.items()}
+        found = [scan for scan in self.scans if roles.get(scan_name(scan)) == split]
+        if not found:
+            folder = self.scans[0].parent if self.scans else Path()
+            raise MissingData(folder, f"no scan of role {split!r} is given; roles: {roles}")
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,23 +105,47 @@ class Readers:
     second_label: str
     proposed: float
 
-    def sightings(
-        self, candidates: Sequence[Candidate], voxels: UInt8Array
-    ) -> Iterator[tuple[Candidate, Sighting]]:
-        """Yield the candidates from ``proposed`` on, with the cloud's score at each size.
+    def no_cases(self) -> Cases:
+        """Return the cases before the first study is read."""
+        reader = self.pipeline.reader
+        return Cases(
+            studies=(),
+            proposed=self.proposed,
+            batches=tuple(_timed(self.second)),
+            thresholds=reader.thresholds,
+            guarantee=reader.guarantee.text,
+            models=(reader.label, self.second_label),
+            cpu=this_machine()["cpu"],
+        )
 
-        Smaller sizes are read only where the edge is uncertain, and so might send them.
+    def sightings(
+        self,
+        candidates: Sequence[Candidate],
+        box: Preprocessed,
+        nodules: Mapping[str, Lesion],
+        ignores: Callable[[Triple], bool],
+    ) -> tuple[Sighting, ...]:
+        """Return the candidates from ``proposed`` on, with the cloud's score at each size.
+
+        A location that hits none of the ``nodules`` may be one that counts neither way. Smaller
+        sizes are read only where the edge is uncertain, and so might send them.
         """
         full, thresholds = self.second.roi_shape, self.pipeline.reader.thresholds
+        found = []
         for one in candidates:
             if one.score < self.proposed:
                 continue
             uncertain = thresholds.dismiss <= one.score < thresholds.report
             sizes = SELECTION_POLICY.sizes_for(one.diameter_mm, full) if uncertain else (Size.FULL,)
-            rois = [as_sent(one, voxels, size, full) for size in sizes]
+            rois = [as_sent(one, box.voxels, size, full) for size in sizes]
             scores = self.second.read(np.stack(rois)).probability
             cloud = dict(zip(sizes, map(float, scores), strict=True))
-            yield one, Sighting(one.score, one.diameter_mm, cloud)
+            point = one.centre_mm
+            hit = next((name for name, lesion in nodules.items() if lesion.hit_by(point)), "")
+            found.append(
+                Sighting(one.score, one.diameter_mm, cloud, hit, not hit and ignores(point))
+            )
+        return tuple(found)
 
 
 def as_sent(one: Candidate, voxels: UInt8Array, size: Size, full: Shape) -> UInt8Array:
@@ -147,63 +153,96 @@ def as_sent(one: Candidate, voxels: UInt8Array, size: Size, full: Shape) -> UInt
     return pad(cut_roi(voxels, one.index_zyx, size.shape_of(full)), full)
 
 
-def read_cases(sources: Sources, readers: Readers) -> Cases:
-    """Read all pieces of ``sources`` for val and test.
+def read_cases(
+    sources: Sources, readers: Readers, keep: Callable[[Cases], None], kept: Cases | None = None
+) -> Cases:
+    """Read all studies of val and test; those in ``kept`` are not read again.
+
+    ``keep`` gets the cases after each study, and once they are complete.
 
     Raises:
-        MissingData, BadTable: cubes, scans or tables are missing or damaged.
+        MissingData, BadTable: cubes or scans are missing or damaged.
     """
-    known = read_truth(sources.truth)
-    for split in (VAL, TEST):
-        if split not in {truth.role for truth in known.values()}:
-            raise MissingData(sources.truth, f"no scan of role {split}")
-    scans = [name for name, truth in known.items() if truth.role in (VAL, TEST)]
-    pieces = [
-        _read_scan(sources.scans / name, known[name], readers) for name in each(scans, "scans")
+    cases = kept or readers.no_cases()
+    scans = {split: sources.of(split) for split in SPLITS}
+    known = {one.name for one in cases.studies}
+    for split in SPLITS:
+        for scan in each(scans[split], f"{split} scans"):
+            if scan_name(scan) not in known:
+                truth = sources.known[scan_name(scan)]
+                cases = cases.with_study(read_real(scan, truth, readers))
+                keep(cases)
+        planned, not_placed = _plan(scans[split], split, sources, readers)
+        cases = replace(cases, not_placed=tuple(dict.fromkeys((*cases.not_placed, *not_placed))))
+        for name, one in each(list(planned.items()), f"{split} scans with insertions"):
+            if name not in known:
+                host = next(real for real in cases.of(split) if real.name == one.host.host.name)
+                cases = cases.with_study(read_semi_synthetic(name, one, host, readers))
+                keep(cases)
+    cases = replace(cases, complete=True)
+    keep(cases)
+    return cases
+
+
+def _plan(
+    scans: Sequence[Path], split: str, sources: Sources, readers: Readers
+) -> tuple[dict[str, SyntheticScan], list[str]]:
+    """Return the semi-synthetic scans of a split by name, and the nodules without a place."""
+    screen = readers.pipeline.reader.screen
+    hosts = [
+        prepare_host(load_host(scan, sources.known), lambda box: {Stage.EDGE: screen(box)})
+        for scan in each(scans, f"{split} scans to insert into")
     ]
-    for split in (VAL, TEST):
-        annotations = read_annotations(sources.cubes, split)
-        for cube in each(read_cubes(sources.cubes, (split,)), f"{split} nodules"):
-            pieces.append(_read_cube(cube, split, annotations.get(cube.name, ()), readers))
-    reader = readers.pipeline.reader
-    return Cases(
-        pieces=tuple(pieces),
-        proposed=readers.proposed,
-        batches=tuple(_timed(readers.second)),
-        thresholds=reader.thresholds,
-        weights=reader.weights,
-        guarantee=reader.guarantee.text,
-        models=(reader.label, readers.second_label),
-        cpu=this_machine()["cpu"],
+    donors, _ = read_donors(sources.cubes, (split,), most=sources.limit or None)
+    rng = np.random.default_rng([sources.seed, SPLITS.index(split)])
+    planned, rest = plan_nodules(hosts, donors, sources.together, rng)
+    named = {f"{one.host.host.name} with {n}": one for n, one in enumerate(planned, 1)}
+    return named, [one.donor.name for one in rest]
+
+
+def read_real(scan: Path, truth: Truth, readers: Readers) -> Study:
+    """Read a scan from its files through the agent's own pipeline, and time it.
+
+    By the rules of LUNA16 a candidate beside a nodule is a false positive.
+    """
+    name = scan_name(scan)
+    assessment, box, before_s, after_s = _run(scan, readers)
+    nodules = {f"{name}/{i}": lesion for i, lesion in enumerate(truth.lesions)}
+    candidates = [decision.candidate for decision in assessment.plan.decisions]
+    sightings = readers.sightings(
+        candidates, box, nodules, lambda point: not truth.is_false(point, rim_mm=0.0)
     )
+    weights = readers.pipeline.reader.weights
+    patients = dict.fromkeys(nodules, name)
+    return Study(name, truth.role, patients, sightings, weights, before_s, after_s)
+
+
+def read_semi_synthetic(name: str, scan: SyntheticScan, host: Study, readers: Readers) -> Study:
+    """Read a scan with insertions from its volume on; it takes the time of its ``host``.
+
+    What hits no insertion is ignored: it counts in the host.
+    """
+    box = preprocess(insert(scan.host.host.volume, scan.insertions), name)
+    nodules = {one.donor.name: Lesion(one.centre_mm, one.diameter_mm) for one in scan.insertions}
+    candidates = readers.pipeline.reader.screen(box)
+    sightings = readers.sightings(candidates, box, nodules, lambda _: True)
+    patients = {one.donor.name: one.donor.patient for one in scan.insertions}
+    return replace(host, name=name, nodules=patients, sightings=sightings, host=host.name)
 
 
 def remeasured(cases: Cases, sources: Sources, readers: Readers) -> Cases:
     """Return the same scores with all times measured again on this machine."""
-    scans = [piece.name for piece in cases.pieces if piece.whole]
-    times_s = {name: _run(sources.scans / name, readers)[2:] for name in each(scans, "scans")}
-    pieces = []
-    for piece in cases.pieces:
-        before_s, after_s = times_s.get(piece.name, (0.0, 0.0))
-        pieces.append(replace(piece, before_s=before_s, after_s=after_s))
+    scans = [scan for split in SPLITS for scan in sources.of(split)]
+    times_s = {scan_name(scan): _run(scan, readers)[2:] for scan in each(scans, "scans")}
+    studies = []
+    for one in cases.studies:
+        before_s, after_s = times_s[one.host or one.name]
+        studies.append(replace(one, before_s=before_s, after_s=after_s))
     batches = tuple(_timed(readers.second))
-    return replace(cases, pieces=tuple(pieces), batches=batches, cpu=this_machine()["cpu"])
+    return replace(cases, studies=tuple(studies), batches=batches, cpu=this_machine()["cpu"])
 
 
-def _read_scan(folder: Path, truth: Truth, readers: Readers) -> Piece:
-    """Read a whole scan through the agent's own pipeline, and time it."""
-    assessment, box, before_s, after_s = _run(folder, readers)
-    candidates = [decision.candidate for decision in assessment.plan.decisions]
-    names = tuple(f"{folder.name}/{i}" for i in range(len(truth.lesions)))
-    sightings = []
-    for one, sighting in readers.sightings(candidates, box.voxels):
-        hits = [i for i, lesion in enumerate(truth.lesions) if lesion.hit_by(one.centre_mm)]
-        near = not hits and not truth.is_false(one.centre_mm)
-        sightings.append(replace(sighting, nodule=names[hits[0]] if hits else "", ignored=near))
-    return Piece(folder.name, truth.role, folder.name, names, tuple(sightings), before_s, after_s)
-
-
-def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, float, float]:
+def _run(scan: Path, readers: Readers) -> tuple[Assessment, Preprocessed, float, float]:
     """Run a scan through the pipeline; its seconds before the decision and after the verdicts.
 
     It is read twice, because the engine and the disk's cache are cold the first time.
@@ -216,29 +255,12 @@ def _run(folder: Path, readers: Readers) -> tuple[Assessment, Preprocessed, floa
     pipeline = replace(readers.pipeline, persist_pending=note)
     with tempfile.TemporaryDirectory(prefix="overread-policies-") as out:
         for _ in range(2):
-            report = read_and_report(pipeline, Job(folder, Path(out, "report"))).report
+            report = read_and_report(pipeline, Job(scan, Path(out, "report"))).report
     if report.rejection is not None:
-        raise MissingData(folder, report.rejection.reason)
+        raise MissingData(scan, report.rejection.reason)
     took_s = ledger_s(report)
     before_s = sum(took_s[stage] for stage in ("read", "preprocess", "screen"))
     return *kept[-1], before_s, sum(took_s[stage] for stage in ("merge", "draw", "report"))
-
-
-def _read_cube(
-    cube: Cube, split: str, annotations: Sequence[Annotation], readers: Readers
-) -> Piece:
-    """Read a cube with its nodule; a candidate on another annotation is ignored."""
-    found = readers.pipeline.reader.screen(Preprocessed(cube.voxels, Geometry()))
-    own = Annotation(cube.centre_zyx, cube.diameter_mm)
-    sightings = [
-        replace(
-            sighting,
-            nodule=cube.name if cube.hit_by(one.index_zyx) else "",
-            ignored=any(mark.covers(one.index_zyx, RIM_MM) for mark in (own, *annotations)),
-        )
-        for one, sighting in readers.sightings(found, cube.voxels)
-    ]
-    return Piece(cube.name, split, cube.patient, (cube.name,), tuple(sightings))
 
 
 def _timed(second: RoiReader) -> Iterator[tuple[int, float]]:

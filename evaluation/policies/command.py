@@ -1,6 +1,8 @@
 """``overread-eval policies``: reads the cases once, simulates the policies, and shows the rows."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,8 +11,20 @@ import typer
 from cloud.settings import load_settings as load_cloud_settings
 from edge.assemble import open_pipeline
 from edge.settings import CLOUD_OFF, EdgeSettings, load_settings
-from evaluation.accuracy.truth import marks_in, read_truth
-from evaluation.common.cli import CloudModel, Deadline, Json, Model, Plots, Reserve, show
+from evaluation.common.cli import (
+    CloudModel,
+    Deadline,
+    Json,
+    Limit,
+    Marks,
+    Model,
+    MoreScans,
+    Plots,
+    Reserve,
+    Scans,
+    known_scans,
+    show,
+)
 from evaluation.common.readers import open_second
 from evaluation.common.tables import columns_table
 from evaluation.links.trace import find_trace, shipped_names
@@ -24,7 +38,7 @@ from evaluation.policies.cases import (
     remeasured,
     save,
 )
-from evaluation.policies.compare import ENTROPY, FIXED, PAIR, TUNED, compare
+from evaluation.policies.compare import ENTROPY, FIXED, OURS, PAIR, TUNED, VERDICTS, compare
 from evaluation.policies.plots import save_fronts
 from evaluation.policies.simulate import World
 from models.markdown import Rows, number
@@ -49,20 +63,20 @@ KINDS = {
     "pair": f"(b) {PAIR}",
     "cut": f"(c) {TUNED}",
     "sedna": ENTROPY,
-    "hindsight": "(a) in hindsight",
+    "hindsight": "(b) in hindsight",
 }
 """By the keys of `evaluation.policies.compare.OPPONENTS`."""
 
-SIDES = {"verdicts": "verdicts only", "characterized": "with characterization"}
+KINDS_OF_SCAN = {"real": "real", "semi_synthetic": "semi-synthetic"}
+
+SIDES = {"verdicts": VERDICTS, "characterized": OURS}
 
 
 def policies_command(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Cubes: NAME.npz and index.csv.")],
-    scans: Annotated[Path, typer.Option(metavar="DIR", help="Whole scans, one sub-folder each.")],
-    truth: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="Marks; marks.csv or scans.csv in DIR by default."),
-    ] = None,
+    scans: Scans,
+    truth: Marks,
+    more_scans: MoreScans = None,
     cache: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the readings.")] = Path(
         "runs/policies"
     ),
@@ -70,7 +84,9 @@ def policies_command(
         list[str] | None,
         typer.Option(metavar="NAME|CSV", help="Link; may be repeated. Default: all shipped."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Repetitions per test patient.")] = 3,
+    together: Annotated[int, typer.Option(min=1, help="Nodules inserted into one scan.")] = 4,
+    limit: Limit = 0,
+    rounds: Annotated[int, typer.Option(min=1, help="Repetitions of each test study.")] = 3,
     every: Annotated[float, typer.Option(min=0.1, help="Mean seconds between studies.")] = 20.0,
     deadline: Deadline = None,
     reserve: Reserve = None,
@@ -83,16 +99,21 @@ def policies_command(
     model: Model = None,
     cloud_model: CloudModel = None,
     plots: Plots = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of studies, arrivals and jitter.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of insertions, arrivals, jitter.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Escalation policies: ours, fixed thresholds, filters, everything, nothing, an oracle."""
+    """Escalation policies on whole scans: ours, fixed thresholds, everything, nothing, an oracle.
+
+    Thresholds are chosen on scans of role val, figures are those of role test. Nodules of the same
+    split are inserted into copies of the scans. Readings are cached: a run that was ended goes on.
+    """
     given: dict[str, Any] = {
         "screening_model": model, "deadline_s": deadline, "reserve_s": reserve
     }  # fmt: skip
     settings = load_settings(cloud=CLOUD_OFF, **given)
     links = [find_trace(name) for name in trace or shipped_names()]
-    sources = Sources(data, scans, truth or marks_in(scans))
+    folders, known = known_scans(scans, more_scans, truth)
+    sources = Sources(tuple(folders), known, data, together, limit, seed)
     cases = _cases(sources, settings, cloud_model, propose, cache, remeasure=remeasure)
     world = World(cases, settings, load_cloud_settings(model=cloud_model), every, seed)
     result = compare(world, links, rounds)
@@ -115,21 +136,24 @@ def _cases(
     screening = find(settings.screening_model)
     key = key_of(
         models={one.name: [one.sha256, dict(one.settings)] for one in (screening, hybrid)},
-        sources=[str(path.resolve()) for path in (sources.cubes, sources.scans, sources.truth)],
-        known=str(read_truth(sources.truth)),
+        paths=[str(path.resolve()) for path in (sources.cubes, *sources.scans)],
+        known={name: asdict(truth) for name, truth in sources.known.items()},
+        inserted=[sources.together, sources.limit, sources.seed],
         proposed=propose,
     )
     path = cache / f"cases-{key}.json"
-    kept = load(path) if path.is_file() else None
-    if kept is not None and not remeasure:
-        return kept
+    cases = load(path) if path.is_file() else None
+    if cases is not None and cases.complete and not remeasure:
+        return cases
     with open_pipeline(settings) as pipeline:
         second = open_second(cloud_model)
         label = f"{second.name} {second.version} ({second.engine})"
         readers = Readers(pipeline, second, label, propose)
-        cases = read_cases(sources, readers) if kept is None else remeasured(kept, sources, readers)
-    save(cases, path)
-    return cases
+        if cases is None or not cases.complete:
+            return read_cases(sources, readers, partial(save, path=path), cases)
+        again = remeasured(cases, sources, readers)
+    save(again, path)
+    return again
 
 
 def _tables(result: dict[str, Any]) -> list[Rows | str]:
@@ -137,12 +161,38 @@ def _tables(result: dict[str, Any]) -> list[Rows | str]:
     for one in result["traces"]:
         title = f"{one['trace']}: {result['studies']} studies, deadline {result['deadline_s']:g} s"
         shown.append(columns_table(COLUMNS, one["policies"], title))
+    for split, one in result["sets"].items():
+        shown += [
+            f"{split}, {kind} scans: {_changes(one[key])}" for key, kind in KINDS_OF_SCAN.items()
+        ]
     ratio = result["escalation_ratio"]
-    for side, words in SIDES.items():
+    for side, name in SIDES.items():
         by_kind = ratio[side][ratio["trace"]]
-        ratios = "; ".join(f"{kind}: {_ratio(by_kind[key])}" for key, kind in KINDS.items())
-        shown.append(f"ratio of ours, {words}, to others over {ratio['trace']}: {ratios}")
+        gain = result["more_than_edge"][name]
+        cloud = by_kind["cloud"]
+        shown += [
+            f"{name} over {ratio['trace']} finds "
+            f"{'at least as much as' if cloud['at_least'] else 'less than'} cloud only, with "
+            f"{number(cloud['bytes'], 2)} of its bytes; {gain['value']:+.1%} "
+            f"({gain['low']:+.1%} to {gain['high']:+.1%}) against the edge's score alone at equal "
+            "false positives",
+            f"ratio of {name} to others: "
+            + "; ".join(f"{kind}: {_ratio(by_kind[key])}" for key, kind in KINDS.items()),
+        ]
+    pairs = result["fixed_pairs"]
+    shown.append(
+        f"{pairs['better']} of {pairs['tried']} fixed pairs do as well as ours on the test studies"
+        " with fewer ROIs"
+    )
     return shown
+
+
+def _changes(one: Mapping[str, Any]) -> str:
+    """Return how much is uncertain, and what verdicts change."""
+    return (
+        f"{number(one['uncertain_per_scan'], 1)} uncertain candidates a scan; verdicts change"
+        f" {one['changed']} decisions, {one['right']} of them rightly"
+    )
 
 
 def _ratio(one: Mapping[str, Any] | None) -> str:

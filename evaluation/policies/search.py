@@ -25,7 +25,7 @@ from evaluation.policies.routing import (
     entropy_filter,
     threshold_filter,
 )
-from evaluation.policies.studies import Study
+from evaluation.policies.studies import Study, real_scans
 from imaging.volume import FloatArray
 
 IntArray = npt.NDArray[np.int64]
@@ -36,7 +36,10 @@ NO_TOP = 1.01
 
 @dataclass(frozen=True)
 class Reached:
-    """The figures of a routing where every answer arrives."""
+    """The figures of a routing where every answer arrives.
+
+    False positives are those of a real scan, ROIs those of any study.
+    """
 
     sensitivity: float
     false_positives_per_scan: float
@@ -74,7 +77,7 @@ def reach(routing: Routing, studies: Sequence[Study], final: float) -> Reached:
         false += study.false(findings.tolist())
         escalated += int(routes.escalated.sum())
     nodules = sum(len(study.nodules) for study in studies)
-    return Reached(found / max(nodules, 1), false / len(studies), escalated / len(studies))
+    return Reached(found / max(nodules, 1), false / real_scans(studies), escalated / len(studies))
 
 
 def _best(
@@ -118,7 +121,7 @@ class Search:
 
     A candidate is a finding from the merged probability ``final`` on. ``bounds`` are 0, the rising
     scores, and `NO_TOP`; a threshold lies between neighbours. The figures are ``(lower, upper
-    thresholds)``, the last two per scan; a lower threshold above the upper one means nothing.
+    thresholds)``, those of `Reached`; a lower threshold above the upper one means nothing.
     """
 
     studies: tuple[Study, ...]
@@ -156,6 +159,15 @@ class Search:
         cuts, _ = np.nonzero(self._tied(np.eye(len(self.escalated), dtype=bool), aim))
         cut = self._middle(cuts)
         return self._choice(edge_only(cut), threshold=cut)
+
+    def dominating(self, of: Reached) -> int:
+        """Count the pairs that find as much with no more false positives, and escalate less.
+
+        One that escalates nothing is no pair, but a cut.
+        """
+        as_good = (self.sensitivity >= of.sensitivity) & (self.false <= of.false_positives_per_scan)
+        less = (self.escalated > 0) & (self.escalated < of.rois_per_scan)
+        return int(np.triu(as_good & less).sum())
 
     def sweep(self, top: float, count: int) -> list[Choice]:
         """Return at most ``count`` single thresholds, from below all scores up to ``top``."""
@@ -208,7 +220,7 @@ def search(studies: Sequence[Study], final: float) -> Search:
         final=final,
         bounds=np.concatenate([[0.0], scores, [NO_TOP]]),
         sensitivity=(best_rank.size - below_low.T @ below_high) / max(nodules, 1),
-        false=false_positives / len(studies),
+        false=false_positives / real_scans(studies),
         escalated=_between(ranks, ends) / len(studies),
     )
 

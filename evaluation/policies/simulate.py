@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from cloud.settings import CloudSettings
 from edge.amend.amender import Backoff, RetryBudget
-from edge.decide import Plan
+from edge.decide import Plan, Thresholds
 from edge.escalation.client import RECONNECT_PAUSE_S
 from edge.escalation.rois import EscalationResult
 from edge.link.estimate import LinkEstimate
@@ -213,7 +213,8 @@ class _Edge:
 
     def __init__(self, world: World, policy: Policy, trace: Trace) -> None:
         self.clock, self.outcomes = Clock(), list[Outcome]()
-        self._cases, self._policy, self._settings = world.cases, policy, world.edge
+        self._policy, self._settings = policy, world.edge
+        self._thresholds = world.cases.thresholds
         limits = world.cloud.max_batch, world.cloud.max_batch_delay_s
         cloud = SimulatedCloud(world.cases.batches, *limits)
         self._wire = SimulatedLink(trace, cloud, f"{world.seed} {trace.name}")
@@ -242,7 +243,7 @@ class _Edge:
         answer = self._client.request(list(sizes.items()), until_s)
         answered = {number: plan.size_of(number) for number in answer.answered}
         self.clock.now_s += study.after_s
-        numbers = findings(study, plan, answered, self._cases)
+        numbers = findings(study, plan, answered, self._thresholds)
         found, false = study.found(numbers), study.false(numbers)
         outcome = Outcome(study, plan, self.clock.now_s - began_s, answered, found, false,
                           answer.rois, answer.sent_bytes, found, false)  # fmt: skip
@@ -280,7 +281,7 @@ class _Edge:
             return
         self._backoff.answered()
         outcome.answered |= dict.fromkeys(answer.answered, Size.FULL)
-        amended = findings(outcome.study, outcome.plan, outcome.answered, self._cases)
+        amended = findings(outcome.study, outcome.plan, outcome.answered, self._thresholds)
         outcome.amended = outcome.study.found(amended)
         outcome.amended_false = outcome.study.false(amended)
         if not outcome.pending:
@@ -303,13 +304,15 @@ class _Edge:
         self._up, self._checked_s = took_s is not None, self.clock.now_s
 
 
-def findings(study: Study, plan: Plan, answered: Mapping[int, Size], cases: Cases) -> list[int]:
+def findings(
+    study: Study, plan: Plan, answered: Mapping[int, Size], thresholds: Thresholds
+) -> list[int]:
     """Return the numbers of the candidates that `edge.merge` makes findings.
 
     The first index of a candidate is its number in the study: positions do not matter here.
     """
     answers = EscalationResult(_verdicts(study, answered))
-    merged = merge(plan, answers, cases.thresholds, cases.weights, Geometry())
+    merged = merge(plan, answers, thresholds, study.weights, Geometry())
     return [round(finding.index_zyx[0]) for finding in merged.findings]
 
 

@@ -1,13 +1,13 @@
-"""Studies made of cases: the nodules of one patient among the false positives of a whole scan.
+"""Studies: whole scans after the edge's screening, with everything that a policy could learn.
 
-Real scans with all their nodules annotated are too few to choose thresholds by. So each study is
-one patient's cubes, with all candidates of both readers, laid into a whole scan of the same split.
+A *real* study is a scan with all that is marked in it. A *semi-synthetic* one is a copy of a real
+scan with nodules of other patients inserted (`evaluation.lesion_insertion`). It gives only the
+sensitivity to these nodules: the false positives of its scan are counted once, in the real study.
 """
 
 import random
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,26 +16,53 @@ import numpy.typing as npt
 from edge.merge import MergeWeights
 from edge.selection import Size
 from evaluation.errors import EvaluationError
-from evaluation.policies.cases import Cases, Piece, Sighting
 from imaging.volume import FloatArray
 from models.runtime.detection import Candidate
 
 
 @dataclass(frozen=True)
-class Study:
-    """One study after the edge's screening, with the names of all its known nodules.
+class Sighting:
+    """One candidate of the edge.
 
-    The ``name`` seeds its random numbers; the sightings fall by score. ``before_s`` is the edge's
-    time up to the decision, ``after_s`` that after the last verdict.
+    ``cloud`` is the cloud's probability by size of the ROI; ``nodule`` names the known nodule that
+    it hits, if any. An ``ignored`` one counts neither as a hit nor as a false positive.
+    """
+
+    score: float
+    diameter_mm: float
+    cloud: Mapping[Size, float]
+    nodule: str = ""
+    ignored: bool = False
+
+    @property
+    def is_false(self) -> bool:
+        """Return whether a finding here would be a false positive."""
+        return not self.nodule and not self.ignored
+
+
+@dataclass(frozen=True)
+class Study:
+    """One whole scan of split ``val`` (to fit) or ``test`` (to report).
+
+    The ``name`` seeds its random numbers; ``host`` is the scan into which the nodules of a
+    semi-synthetic study were inserted. ``nodules`` gives the patient of each nodule by name, also
+    of those without a candidate. The sightings fall by score. ``before_s`` is the edge's time from
+    files to candidates, ``after_s`` that from the last verdict to the written report.
     """
 
     name: str
+    split: str
+    nodules: Mapping[str, str]
     sightings: tuple[Sighting, ...]
-    nodules: tuple[str, ...]
     weights: MergeWeights
     before_s: float
     after_s: float
-    patient: str = ""
+    host: str = ""
+
+    @property
+    def real(self) -> bool:
+        """Return whether nothing was inserted into the scan."""
+        return not self.host
 
     @cached_property
     def scores(self) -> FloatArray:
@@ -65,6 +92,15 @@ class Study:
             for i, one in enumerate(self.sightings)
         )
 
+    @cached_property
+    def best(self) -> FloatArray:
+        """The edge's highest score on each nodule, ``-inf`` without a candidate, ``(nodules,)``."""
+        best = dict.fromkeys(self.nodules, -np.inf)
+        for one in self.sightings:
+            if one.nodule:
+                best[one.nodule] = max(best[one.nodule], one.score)
+        return np.array(list(best.values()), np.float64)
+
     def merged_at(self, number: int, size: Size) -> float:
         """Return the fused score of a candidate whose ROI was sent in that size.
 
@@ -87,37 +123,22 @@ class Study:
         return sum(self.sightings[i].is_false for i in numbers)
 
 
-def studies_of(cases: Cases, split: str, *, rounds: int, seed: int) -> tuple[Study, ...]:
-    """Return every patient of the split ``rounds`` times, in random order, over scans in turn.
+def repeated(studies: Sequence[Study], *, rounds: int, seed: int) -> tuple[Study, ...]:
+    """Return the studies ``rounds`` times, each time in another random order."""
+    rng, made = random.Random(seed), list[Study]()
+    for number in range(rounds):
+        order = rng.sample(studies, len(studies))
+        made += [replace(one, name=f"{number} {one.name}") for one in order]
+    return tuple(made)
+
+
+def real_scans(studies: Sequence[Study]) -> int:
+    """Return in how many studies false positives count.
 
     Raises:
-        EvaluationError: the split lacks whole scans or cubes.
+        EvaluationError: in none.
     """
-    scans = [piece for piece in cases.of(split) if piece.whole]
-    patients = defaultdict[str, list[Piece]](list)
-    for piece in cases.of(split):
-        if not piece.whole:
-            patients[piece.patient].append(piece)
-    if not scans or not patients:
-        raise EvaluationError(f"split {split!r}: studies need a whole scan and cubes of nodules")
-    rng, made = random.Random(f"{seed} {split}"), list[Study]()
-    for number in range(rounds):
-        names = sorted(patients)
-        rng.shuffle(names)
-        for i, name in enumerate(names):
-            scan, cubes = scans[(i + number) % len(scans)], patients[name]
-            # the scan's own lesion is left out: it would count many times
-            found = [one for one in scan.sightings if not one.nodule]
-            found += [one for cube in cubes for one in cube.sightings]
-            made.append(
-                Study(
-                    f"{number} {name}",
-                    tuple(sorted(found, key=lambda one: -one.score)),
-                    tuple(nodule for cube in cubes for nodule in cube.nodules),
-                    cases.weights,
-                    scan.before_s,
-                    scan.after_s,
-                    name,
-                )
-            )
-    return tuple(made)
+    count = sum(one.real for one in studies)
+    if not count:
+        raise EvaluationError(f"{len(studies)} studies without a real scan: no false positive")
+    return count

@@ -5,9 +5,15 @@ from typing import Any
 
 import pytest
 
+from cloud.settings import CloudSettings
+from edge.settings import EdgeSettings
 from evaluation.claims import claims
+from evaluation.links.trace import find_trace
 from evaluation.pages import command, read_results, render
+from evaluation.policies.compare import compare
+from evaluation.policies.simulate import World
 from models.runtime.artifacts import every
+from tests.evaluation.made_cases import made_cases
 
 DOCS = Path(__file__).parents[2] / "docs"
 TEMPLATES = sorted(DOCS.glob("*.md.j2"))
@@ -139,6 +145,27 @@ def test_escalation_is_assessed_for_each_kind_of_threshold(results: Path) -> Non
     ratio["verdicts"][ratio["trace"]]["cut"]["as_good"] = False
     change(results, "policies", escalation_ratio=ratio)
     assert "| it sends nothing | yes |" in row(render(BUDGET, results), start + "(c)")
+
+
+def test_policies_on_whole_scans_state_what_the_second_reader_is_worth(results: Path) -> None:
+    """Until they are measured, the page says what the figures are of."""
+    assert "an earlier form of the studies" in " ".join(render(BUDGET, results).split())
+    world = World(made_cases(), EdgeSettings(), CloudSettings(), every_s=20.0, seed=0)
+    found = compare(world, [find_trace("fibre")], rounds=1)
+    found["sets"]["test"]["real"] |= {"uncertain_per_scan": 2.9, "changed": 4, "right": 3}
+    found["escalation_ratio"]["verdicts"]["fibre"]["cloud"] |= {"bytes": 0.36, "met": False}
+    change(results, "policies", **found)
+    page = render(BUDGET, results)
+    bytes_sent = row(page, "found and bytes sent, verdicts only, against cloud only")
+    assert "| as much, at most 0.35 times | as much or more, 0.36 times | no |" in bytes_sent
+    assert "| 2.9 | no |" in row(page, "uncertain candidates a scan, real test scans")
+    assert "| 3 of 4 | yes |" in row(page, "decisions changed by verdicts that are right")
+    assert "| more | " in row(page, "found, verdicts only, against edge only at equal false")
+    words = " ".join(page.split())
+    assert "an earlier form of the studies" not in words
+    assert "2 nodules in `test scan 0`, `test scan 1`" in words
+    assert "12 copies of these, with 24 nodules of 12 other test patients inserted" in words
+    assert row(page, "test, real").startswith("| test, real | 2.9 | 4 | 3 |")
 
 
 def test_links_over_which_nothing_was_sent_are_named(results: Path) -> None:

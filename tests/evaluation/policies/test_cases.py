@@ -1,23 +1,53 @@
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edge.assemble import build_pipeline
+from edge.escalation.client import NoSecondReader
 from edge.selection import Size
-from evaluation.accuracy.truth import marks_in
+from edge.settings import EdgeSettings
+from evaluation.accuracy.truth import Lesion, Truth
 from evaluation.errors import MissingData
-from evaluation.policies.cases import Readers, Sources, key_of, load, read_cases, remeasured, save
+from evaluation.policies.cases import (
+    Cases,
+    Readers,
+    Sources,
+    key_of,
+    load,
+    read_cases,
+    remeasured,
+    save,
+)
+from imaging.dicom.writer import write_series
 from imaging.preprocess import Preprocessed
-from imaging.volume import Geometry, Study, UInt8Array, Volume
+from imaging.volume import UInt8Array, triple
+from models.runtime.detection import Candidate
 from models.runtime.second_reader import Readings
 from tests.evaluation.made_cases import made_cases
-from tests.evaluation.scripted_screen import scripted_pipeline
+from tests.evaluation.plain_chest import LUNGS, RADIUS_MM, chest, in_lung, nodule
+from tests.evaluation.scripted_screen import ScriptedScreening
 from tests.plain_readings import plain
 
-PLACES = [((25.0, 25.0, 25.0), 0.95), ((40.0, 40.0, 40.0), 0.4), ((10.0, 10.0, 10.0), 0.3),
-          ((1.0, 1, 1), 0.01)]  # fmt: skip
-"""A nodule, a false one, one at a mark, and one that is dismissed."""
+NODULE, FALSE, DOUBTFUL, BESIDE = in_lung(1), in_lung(1, 20.0), in_lung(1, -20.0), in_lung(1, 7.0)
+PLACES = [(NODULE, 0.95), (FALSE, 0.4), (DOUBTFUL, 0.35), (BESIDE, 0.3), (in_lung(1, 28.0), 0.01)]
+
+
+class Screening(ScriptedScreening):
+    """Proposes `PLACES`, and what is dense within the lungs."""
+
+    def screen(self, box: Preprocessed) -> list[Candidate]:
+        found = super().screen(box)
+        dense = np.argwhere(box.voxels > 150)
+        points = box.geometry.to_world(dense)
+        middles = (in_lung(side) for side in range(len(LUNGS)))
+        away = np.min([np.linalg.norm(points - one, axis=1) for one in middles], axis=0)
+        if (inside := away < RADIUS_MM - 2).any():
+            centre, index = points[inside].mean(0), dense[inside].mean(0)
+            found.insert(1, Candidate(triple(centre), triple(index), 6.0, 0.7))
+        return found
 
 
 class Bright:
@@ -27,87 +57,102 @@ class Bright:
         return plain(batch.mean(axis=(1, 2, 3)) / 255, [6.0] * len(batch))
 
 
-@pytest.fixture
-def sources(tmp_path: Path) -> Sources:
-    folder = tmp_path
-    cubes = np.full((1, 50, 50, 50), 51, np.uint8)
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """A scan and a nodule of another patient for val and for test, and a scan of role train."""
+    folder = tmp_path_factory.mktemp("sources")
+    cube, votes = nodule()
+    rows = ["split,row,patient,z,y,x,diameter_mm"]
     for split in ("val", "test"):
-        np.savez(folder / f"{split}.npz", ct=cubes)
-    head = "split,row,patient,z,y,x,diameter_mm"
-    rows = [f"{split},0,patient {split},25,25,25,8" for split in ("val", "test")]
-    (folder / "index.csv").write_text("\n".join([head, *rows]) + "\n")
-    marks = [f"{split},0,10,10,10,-1" for split in ("val", "test")]
-    (folder / "marks.csv").write_text("\n".join(["split,row,z,y,x,diameter_mm", *marks]) + "\n")
-    scans = ["scan,role,x,y,z,diameter_mm", "a,train,,,,", "b,val,25,25,25,8", "c,test,25,25,25,8"]
-    (folder / "scans.csv").write_text("\n".join(scans) + "\n")
-    return Sources(folder, folder, folder / "scans.csv")
+        np.savez(folder / f"{split}.npz", ct=cube.voxels[None], votes=votes[None])
+        rows.append(f"{split},0,patient of {split},25,24,25,10")
+        write_series(chest(), folder / split, seed=0)
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    truth = Truth((Lesion(NODULE, 10.0),), (Lesion(DOUBTFUL, -1.0),))
+    known = {name: replace(truth, role=name) for name in ("val", "test", "train")}
+    scans = tuple(folder / name for name in known)
+    return Sources(scans, known, folder, together=2, limit=0, seed=0)
 
 
 @pytest.fixture
 def readers() -> Readers:
-    def read(folder: Path) -> Study:
-        return Study(Volume(np.zeros((4, 4, 4), np.int16), Geometry()), folder)
-
-    def preprocess(_volume: Volume, _folder: Path) -> Preprocessed:
-        return Preprocessed(np.full((60, 60, 60), 102, np.uint8), Geometry())
-
-    line = replace(scripted_pipeline(PLACES), read=read, preprocess=preprocess)
-    return Readers(line, Bright(), "bright 1 (none)", 0.05)
+    pipeline = build_pipeline(EdgeSettings(deadline_s=60), Screening(PLACES), NoSecondReader())
+    return Readers(pipeline, Bright(), "bright 1 (none)", 0.05)
 
 
-def test_scans_and_cubes_become_pieces(sources: Sources, readers: Readers) -> None:
-    """Uncertain candidates are read in every size, the others in full."""
-    cases = read_cases(sources, readers)
-    names = [(piece.name, piece.split, piece.whole) for piece in cases.pieces]
-    assert names == [("b", "val", True), ("c", "test", True),
-                     ("val/0", "val", False), ("test/0", "test", False)]  # fmt: skip
-    scan, cube = cases.pieces[0], cases.pieces[2]
-    assert [one.score for one in scan.sightings] == [0.95, 0.4, 0.3]
-    assert [one.nodule for one in scan.sightings] == ["b/0", "", ""]
-    assert scan.nodules == ("b/0",)
-    assert scan.before_s > 0
-    assert scan.after_s > 0
-    assert [(one.nodule, one.ignored) for one in cube.sightings] == [
-        ("val/0", True), ("", False), ("", True)]  # fmt: skip
-    assert cube.patient == "patient val"
+@pytest.fixture(scope="module")
+def read(sources: Sources) -> tuple[Cases, Sequence[Cases]]:
+    pipeline = build_pipeline(EdgeSettings(deadline_s=60), Screening(PLACES), NoSecondReader())
+    kept: list[Cases] = []
+    cases = read_cases(sources, Readers(pipeline, Bright(), "bright 1 (none)", 0.05), kept.append)
+    return cases, kept
+
+
+def test_every_study_is_a_whole_scan_of_val_or_test(read: tuple[Cases, Sequence[Cases]]) -> None:
+    """Each real scan once, and a copy with the other patient's nodule; none of role train."""
+    cases, _ = read
+    assert [(one.name, one.split, one.host) for one in cases.studies] == [
+        ("val", "val", ""), ("val with 1", "val", "val"),
+        ("test", "test", ""), ("test with 1", "test", "test")]  # fmt: skip
+    assert (cases.complete, cases.not_placed) == (True, ())
     assert cases.models == ("scripted 1 (none)", "bright 1 (none)")
     assert {n for n, _ in cases.batches} == {1, 2, 4, 8}
-    sure, unsure = scan.sightings[:2]
-    assert set(sure.cloud) == {Size.FULL}
-    assert unsure.cloud == pytest.approx(dict.fromkeys(Size, 0.4))
 
 
-def test_marks_say_which_candidates_are_nodules_and_which_count_neither_way(
-    sources: Sources, readers: Readers
+def test_a_real_scan_counts_all_its_marks(read: tuple[Cases, Sequence[Cases]]) -> None:
+    """A candidate beside the nodule is false, as LUNA16 counts; one on a doubtful place is not."""
+    scan = read[0].studies[0]
+    assert scan.nodules == {"val/0": "val"}
+    assert [(one.score, one.nodule, one.is_false) for one in scan.sightings] == [
+        (0.95, "val/0", False), (0.4, "", True), (0.35, "", False), (0.3, "", True)]  # fmt: skip
+    assert scan.before_s > 0
+    assert scan.after_s > 0
+
+
+def test_false_positives_of_a_host_do_not_count_in_its_copies(
+    read: tuple[Cases, Sequence[Cases]],
 ) -> None:
-    """A doubtful place is ignored, and the roles are those of the list beside the marks."""
-    (chests := sources.scans / "chests").mkdir()
-    (chests / "scans.csv").write_text("scan,role\na,train\nb,val\nc,test\n")
-    doubtful = PLACES[1][0]
-    rows = ["scan,kind,x,y,z,diameter_mm", "b,lesion,25,25,25,8"]
-    rows += [f"{scan},doubtful,{','.join(map(str, doubtful))},-1" for scan in "bc"]
-    (chests / "marks.csv").write_text("\n".join(rows) + "\n")
-    marked = replace(sources, scans=chests, truth=marks_in(chests))
-    first, second = read_cases(marked, readers).pieces[:2]
-    assert [(one.nodule, one.ignored) for one in first.sightings] == [
-        ("b/0", False), ("", True), ("", False)]  # fmt: skip
-    assert second.nodules == ()
-    assert [one.ignored for one in second.sightings] == [False, True, False]
+    """The inserted nodule is found in the copy, and has the times of the scan."""
+    real, copy = read[0].of("test")
+    assert copy.nodules == {"test/0": "patient of test"}
+    assert [(one.score, one.nodule) for one in copy.sightings if not one.ignored] == [
+        (0.7, "test/0")
+    ]
+    assert [one.score for one in copy.sightings] == [0.95, 0.7, 0.4, 0.35, 0.3]
+    assert (copy.before_s, copy.after_s) == (real.before_s, real.after_s)
 
 
-def test_a_split_needs_a_scan(sources: Sources, readers: Readers) -> None:
-    sources.truth.write_text("scan,role,x,y,z,diameter_mm\nb,val,,,,\n")
-    with pytest.raises(MissingData, match="no scan of role test"):
-        read_cases(sources, readers)
+def test_uncertain_candidates_are_read_in_every_size(read: tuple[Cases, Sequence[Cases]]) -> None:
+    sure, unsure = read[0].studies[0].sightings[:2]
+    assert set(sure.cloud) == {Size.FULL}
+    assert set(unsure.cloud) == set(Size)
 
 
-def test_times_are_measured_again_without_the_scores(sources: Sources, readers: Readers) -> None:
-    cases = read_cases(sources, readers)
-    slow = [replace(one, before_s=99.0) if one.whole else one for one in cases.pieces]
-    again = remeasured(replace(cases, pieces=tuple(slow), batches=((1, 99.0),)), sources, readers)
-    assert all(0 < one.before_s < 99 for one in again.pieces if one.whole)
+def test_a_run_that_was_cut_off_goes_on_from_the_studies_it_kept(
+    sources: Sources, readers: Readers, read: tuple[Cases, Sequence[Cases]]
+) -> None:
+    cases, kept = read
+    assert [len(one.studies) for one in kept] == [1, 2, 3, 4, 4]
+    rest: list[Cases] = []
+    assert read_cases(sources, readers, rest.append, kept[2]) == cases
+    assert [len(one.studies) for one in rest] == [4, 4]
+
+
+def test_each_split_needs_a_scan(sources: Sources, readers: Readers) -> None:
+    only_val = replace(sources, scans=sources.scans[:1])
+    with pytest.raises(MissingData, match="no scan of role 'test'"):
+        read_cases(only_val, readers, lambda _: None)
+
+
+def test_times_are_measured_again_without_the_scores(
+    sources: Sources, readers: Readers, read: tuple[Cases, Sequence[Cases]]
+) -> None:
+    cases, _ = read
+    slow = [replace(one, before_s=99.0) for one in cases.studies]
+    again = remeasured(replace(cases, studies=tuple(slow), batches=((1, 99.0),)), sources, readers)
+    assert all(0 < one.before_s < 99 for one in again.studies)
     assert len(again.batches) == len(cases.batches)
-    assert [one.sightings for one in again.pieces] == [one.sightings for one in cases.pieces]
+    assert [one.sightings for one in again.studies] == [one.sightings for one in cases.studies]
 
 
 def test_cases_are_read_as_they_were_saved(tmp_path: Path) -> None:
@@ -119,7 +164,7 @@ def test_cases_are_read_as_they_were_saved(tmp_path: Path) -> None:
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "cases.json"
-    path.write_text('{"pieces": 3}')
+    path.write_text('{"studies": 3}')
     with pytest.raises(MissingData, match=r"cases\.json: .* delete it to read them again"):
         load(path)
 
@@ -127,9 +172,3 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_the_key_changes_with_what_is_described() -> None:
     assert key_of(a=1, b="x") == key_of(b="x", a=1)
     assert key_of(a=1, b="x") != key_of(a=2, b="x")
-
-
-def test_pieces_differ_by_split_and_kind() -> None:
-    pieces = made_cases(patients=3).of("test")
-    assert {piece.split for piece in pieces} == {"test"}
-    assert [piece.whole for piece in pieces] == [True] * 2 + [False] * 6

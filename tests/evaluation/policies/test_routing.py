@@ -18,21 +18,20 @@ from evaluation.policies.routing import (
     threshold_filter,
 )
 from evaluation.policies.studies import Study
-from tests.evaluation.made_cases import THRESHOLDS, WEIGHTS, sighting
+from tests.evaluation.made_cases import THRESHOLDS, sighting, study
 
-STUDY = Study(
-    "one",
-    (sighting(0.9, 0.9, "a"), sighting(0.5, 0.05), sighting(0.4, 0.9, "b"),
-     sighting(0.2, 0.9, "c"), sighting(0.1, 0.1)),
-    ("a", "b", "c", "never proposed"), WEIGHTS, 1.0, 0.1,
+STUDY = study(
+    sighting(0.9, 0.9, "a"), sighting(0.5, 0.05), sighting(0.4, 0.9, "b"),
+    sighting(0.2, 0.9, "c"), sighting(0.1, 0.1), nodules="abcd",
 )  # fmt: skip
+"""The nodule d has no candidate."""
 
-EMPTY = Study("empty", (), (), WEIGHTS, 1.0, 0.1)
+EMPTY = study()
 FAST = LinkEstimate.steady(Pace(0.01, 1e8, 1e8, 0.0, 0.001))
 
 
 @pytest.mark.parametrize(
-    ("routing", "study", "escalated", "reported"),
+    ("routing", "one", "escalated", "reported"),
     [
         (edge_only(0.3), STUDY, [], [0, 1, 2]),
         (cloud_only(), STUDY, [0, 1, 2, 3, 4], []),
@@ -49,13 +48,13 @@ FAST = LinkEstimate.steady(Pace(0.01, 1e8, 1e8, 0.0, 0.001))
          "entropy 0.01", "entropy 0.3", "entropy 0.54", "oracle"],
 )  # fmt: skip
 def test_what_each_routing_escalates_and_reports(
-    routing: Routing, study: Study, escalated: list[int], reported: list[int]
+    routing: Routing, one: Study, escalated: list[int], reported: list[int]
 ) -> None:
     """Sedna decides by the mean of the study, which is 0.42, or by the entropy of each candidate.
 
     One half leaves no certainty; 0.9 and 0.1 leave 0.53, 0.4 leaves 0.03 and 0.2 leaves 0.28.
     """
-    routes = routing(study)
+    routes = routing(one)
     assert np.flatnonzero(routes.escalated).tolist() == escalated
     assert np.flatnonzero(routes.reported).tolist() == reported
 

@@ -6,12 +6,11 @@ import pytest
 from evaluation.errors import EvaluationError
 from evaluation.policies.routing import band, cloud_only, edge_only
 from evaluation.policies.search import NO_TOP, Choice, Reached, best, filters, reach, search
-from evaluation.policies.studies import Study, studies_of
-from tests.evaluation.made_cases import THRESHOLDS, WEIGHTS, made_cases, sighting
+from tests.evaluation.made_cases import THRESHOLDS, made_cases, sighting, study
 from tests.evaluation.policies.test_routing import STUDY
 
 FINAL = THRESHOLDS.final
-STUDIES = studies_of(made_cases(patients=6, false_positives=8), "val", rounds=1, seed=0)
+STUDIES = made_cases(patients=6, false_positives=8).of("val")
 
 
 def test_the_exact_search_agrees_with_running_each_pair() -> None:
@@ -27,7 +26,7 @@ def test_the_exact_search_agrees_with_running_each_pair() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_random_thresholds_are_never_better(seed: int) -> None:
     rng = random.Random(seed)
-    studies = studies_of(made_cases(patients=8, seed=seed), "val", rounds=1, seed=0)
+    studies = made_cases(patients=8, seed=seed).of("val")
     searched = search(studies, FINAL)
     for _ in range(20):
         low, high = sorted((rng.random(), rng.random()))
@@ -44,7 +43,7 @@ def test_random_thresholds_are_never_better(seed: int) -> None:
 def test_ties_go_to_the_middle_of_the_widest_range() -> None:
     """A cut from above 0.55 up to 0.9 does as well."""
     ones = (sighting(0.9, 0.9, "a"), sighting(0.8, 0.1), sighting(0.6, 0.1), sighting(0.55, 0.1))
-    searched = search([Study("one", ones, ("a",), WEIGHTS, 1.0, 0.1)], FINAL)
+    searched = search([study(*ones, nodules="a")], FINAL)
     cut = searched.cut(Reached(1.0, 2.0, 1.0))
     assert cut.settings == {"threshold": pytest.approx(0.725)}
     pair = searched.pair(Reached(1.0, 1.0, 1.0))
@@ -59,6 +58,22 @@ def test_without_thresholds_that_fulfil_the_aim_the_nearest_are_chosen() -> None
     assert searched.pair(Reached(1.0, -1.0, 0.0)).reached.sensitivity == 0.75
 
 
+def test_pairs_that_do_as_well_with_less_are_counted() -> None:
+    """Any pair around one of five candidates sends one; none sends less."""
+    searched = search([STUDY], FINAL)
+    reached = reach(band(0.15, 0.85), [STUDY], FINAL)
+    as_good = [
+        (low, high)
+        for i, low in enumerate(searched.ends)
+        for high in searched.ends[i:]
+        if (one := reach(band(low, high), [STUDY], FINAL)).fulfils(reached)
+        and 0 < one.rois_per_scan < reached.rois_per_scan
+    ]
+    assert searched.dominating(reached) == len(as_good)
+    assert searched.dominating(Reached(0.0, 9.0, 2.0)) == 5
+    assert searched.dominating(Reached(0.0, 9.0, 1.0)) == 0
+
+
 def test_a_sweep_rises_from_below_all_scores_to_its_top() -> None:
     swept = search([STUDY], FINAL).sweep(0.3, 2)
     assert [one.settings["threshold"] for one in swept] == pytest.approx([0.05, 0.15])
@@ -67,7 +82,7 @@ def test_a_sweep_rises_from_below_all_scores_to_its_top() -> None:
 
 def test_without_a_candidate_nothing_can_be_chosen() -> None:
     with pytest.raises(EvaluationError, match="without a candidate"):
-        search([Study("empty", (), (), WEIGHTS, 1.0, 0.1)], FINAL)
+        search([study()], FINAL)
 
 
 AIM = Reached(0.9, 2.0, 0.0)
@@ -96,12 +111,12 @@ def test_the_best_fulfils_the_aim_and_escalates_least() -> None:
 
 
 def test_filters_are_tried_wherever_it_makes_a_difference() -> None:
-    studies = studies_of(made_cases(), "val", rounds=1, seed=0)
+    studies = made_cases().of("val")
     most = reach(cloud_only(), studies, 0.5).rois_per_scan
     tried = filters(studies, THRESHOLDS.final, THRESHOLDS.alone)
     for choices in tried.values():
         asked = [one.reached.rois_per_scan for one in choices]
         assert all(a < b for a, b in itertools.pairwise(asked))
         assert (asked[0], asked[-1]) == (0.0, pytest.approx(most))
-    scores = {score for study in studies for score in study.scores.tolist()}
+    scores = {score for one in studies for score in one.scores.tolist()}
     assert len(tried["entropy"]) == len(scores) + 1

@@ -11,7 +11,6 @@ from evaluation.links.trace import Conditions, State, Trace, find_trace, steady
 from evaluation.policies.routing import band, cloud_only, edge_only, ours, plan_of, routed
 from evaluation.policies.simulate import AgentClient, Clock, SednaClient, World, findings, run
 from evaluation.policies.simulated_link import SimulatedCloud, SimulatedLink
-from evaluation.policies.studies import studies_of
 from tests.evaluation.made_cases import THRESHOLDS, made_cases
 from tests.evaluation.policies.test_routing import STUDY
 
@@ -110,7 +109,7 @@ def test_sedna_s_client_waits_for_all_verdicts() -> None:
 
 
 WORLD = World(made_cases(), EdgeSettings(audit_rate=0.0), CloudSettings(), every_s=20.0, seed=0)
-STUDIES = studies_of(WORLD.cases, "test", rounds=1, seed=0)
+STUDIES = WORLD.cases.of("test")
 OURS = ours(THRESHOLDS, WORLD.edge, "ours")
 FIXED = routed("fixed", "fixed threshold", band(0.15, 0.85), 64)
 DEAD = steady(Conditions(state=State.RESET))
@@ -119,8 +118,8 @@ DEAD = steady(Conditions(state=State.RESET))
 def test_findings_are_the_agent_s_own_merge() -> None:
     plan = plan_of(band(0.15, 0.85)(STUDY), STUDY, 64)
     verdicts = {1: Size.FULL, 3: Size.FULL}
-    assert sorted(findings(STUDY, plan, verdicts, WORLD.cases)) == [0, 2, 3]
-    assert sorted(findings(STUDY, plan, {}, WORLD.cases)) == [0, 1, 2]
+    assert sorted(findings(STUDY, plan, verdicts, THRESHOLDS)) == [0, 2, 3]
+    assert sorted(findings(STUDY, plan, {}, THRESHOLDS)) == [0, 1, 2]
 
 
 def test_without_a_cloud_all_report_as_the_edge_alone() -> None:
