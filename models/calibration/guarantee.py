@@ -91,15 +91,15 @@ def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     """Fit the settings of both artifacts on validation; enter them and their guarantee."""
     # these need the extra `train`, which `guaranteed_settings` does without
     from models.export.manifest import amend
-    from models.training.data import load_cubes
-    from models.training.runs import boxes_of_role
+    from models.training.data import boxes_of_role, load_cubes
 
     console = Console(stderr=True)
     screener = Screener(open_session(uncalibrated(find(screening))))
     reader = SecondReader(open_session(uncalibrated(find(hybrid))))
-    cubes, scans = load_cubes(data / "nodules", "val"), boxes_of_role(data / "ct", "val")
+    cubes, scans = load_cubes(data / "nodules", "val"), boxes_of_role(data, "val")
     with console.status("reading validation cases"):
-        cases = gather(screener, reader, cubes.pieces, scans, cubes.patients)
+        pairs = [(scan.box, scan.piece) for scan in scans]
+        cases = gather(screener, reader, cubes.pieces, pairs, cubes.patients)
     settings, cloud = fit_settings(cases)
     sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
     cloud["outline"] = [fit_outline(reader, [cubes.pieces[i] for i in np.flatnonzero(sure)])]

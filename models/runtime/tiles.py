@@ -32,14 +32,28 @@ def tiles(shape: Sequence[int]) -> Iterator[tuple[tuple[slice, slice, slice], Fl
 
 def peaks_in_tiles(voxels: UInt8Array, read: Callable[[UInt8Array], Peaks], most: int) -> Peaks:
     """Return the strongest peaks of a box whose tiles are read one by one, in its voxels."""
-    found = []
-    for place, (low, high) in tiles(voxels.shape):
-        peaks = read(np.ascontiguousarray(voxels[place]))
+    found = [read(np.ascontiguousarray(voxels[place])) for place, _ in tiles(voxels.shape)]
+    return of_tiles(voxels.shape, found, most)
+
+
+def of_tiles(shape: Sequence[int], found: Sequence[Peaks], most: int) -> Peaks:
+    """Return the strongest peaks in the cores of a box's tiles, given those of each, in order."""
+    kept = []
+    for peaks, (place, (low, high)) in zip(found, tiles(shape), strict=True):
         at = peaks.index_zyx
         keep = (at >= low - 0.5).all(1) & (at < high - 0.5).all(1)
         start = np.array([one.start for one in place])
-        found.append(Peaks(peaks.logit[keep], at[keep] + start, peaks.diameter_mm[keep]))
-    return strongest(found, most)
+        kept.append(Peaks(peaks.logit[keep], at[keep] + start, peaks.diameter_mm[keep]))
+    return strongest(kept, most)
+
+
+def tile_around(shape: Sequence[int], index_zyx: FloatArray) -> tuple[slice, slice, slice]:
+    """Return the place of the tile whose core holds an index of the box."""
+    z, y, x = (
+        next(slice(start, stop) for start, stop, _, high in _spans(n) if at < start + high - 0.5)
+        for n, at in zip(shape, np.minimum(index_zyx, np.array(shape) - 0.6), strict=True)
+    )
+    return z, y, x
 
 
 def _spans(size: int) -> list[tuple[int, int, int, int]]:

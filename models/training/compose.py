@@ -1,8 +1,11 @@
-"""Composes the screening network's training samples, in which nodules may lie anywhere.
+"""Composes the screening network's training samples: no way of composing tells the label.
 
-A cube has its nodule in the middle. Three compositions remove that bias: mosaics of many cubes cut
-at random; one cube mirrored into its surroundings; and crops of whole scans with nodules implanted
-(and pieces of vessel, so that the seam gives nothing away).
+A cube has its nodule in the middle, and a whole scan has hardly any. So each composition is made of
+both, with and without nodules in the same proportion: mosaics of tiles cut at random from cubes and
+from scans; one block mirrored into its surroundings; crops of whole scans with nodules, or tissue
+beside them, implanted by their outline; and crops of whole scans into which blocks of cubes and of
+other scans are planted with feathered edges. Any sample may end at a random place in air, and its
+grid lies at any fraction of a voxel.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +19,15 @@ from scipy import ndimage
 
 from imaging.volume import FloatArray, UInt8Array
 from models.training.augment import Noise, resized, scanned_anew, turned, zoom_factor
-from models.training.data import NONE, Piece, crop, zoomed
+from models.training.data import NONE, Piece, crop, shifted, zoomed
 
 NODULE, IGNORED = (80, 220, 80), (150, 150, 150)
 """BGR of a circle around a nodule and around an ignored mark."""
 
 SCALE = 2
+
+AIR, LUNG = 6, 75
+"""Voxels of lung are between these levels of the window: -970 and -590 HU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,99 +38,192 @@ class Composer:
         cubes: pieces with their nodule in the middle.
         scans: whole lung boxes (real and phantoms), nodules marked.
         hard: hard negatives ``(n, 3)`` of each scan.
-        shares: of mosaics, mirrored cubes and scans; they add up to 1.
+        shares: of mosaics, mirrored blocks, scans with implants and scans with planted blocks; they
+            add up to 1.
     """
 
     cubes: Sequence[Piece]
     scans: Sequence[Piece]
     side: int = 96
     hard: Sequence[FloatArray] = ()
-    shares: tuple[float, float, float] = (0.5, 0.15, 0.35)
+    shares: tuple[float, float, float, float] = (0.3, 0.1, 0.3, 0.3)
     scan_weights: Sequence[float] = ()
     noise: Noise = field(default_factory=lambda: Noise(160, 0))
 
     def draw(self, rng: np.random.Generator) -> Piece:
         """Draw a sample of a random composition."""
-        kind = rng.choice(3, p=self.shares)
-        if kind == 0 or (kind == 2 and not self.scans):
-            sample = self.mosaic(rng)
-        elif kind == 1:
-            sample = self.mirror(rng)
-        else:
-            sample = self.scan(rng)
+        makers = (self.mosaic, self.mirror, self.scan, self.planted)
+        sample = makers[int(rng.choice(4, p=self.shares))](rng)
         if rng.random() < 0.35:
             sample = replace(sample, voxels=self.noise.added(sample.voxels, rng))
-        return sample
+        return ended(sample, rng) if rng.random() < 0.15 else sample
 
     def mosaic(self, rng: np.random.Generator) -> Piece:
-        """Compose tiles of 20 to 40 voxels, each a random part of a random cube."""
-        voxels = np.zeros((self.side,) * 3, np.uint8)
-        mask = np.zeros_like(voxels)
+        """Compose tiles of 20 to 40 voxels, each a random part of a random cube or scan."""
+        sample = empty(self.side)
         nodules, ignored = [NONE], [NONE]
         cuts = [_cuts(self.side, rng) for _ in range(3)]
         for (z0, z1), (y0, y1), (x0, x1) in product(*cuts):
-            tile = self._tile(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
-            voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
-            mask[z0:z1, y0:y1, x0:x1] = tile.mask
+            tile = self._block(np.array([z1 - z0, y1 - y0, x1 - x0]), rng)
+            sample.voxels[z0:z1, y0:y1, x0:x1] = tile.voxels
+            sample.mask[z0:z1, y0:y1, x0:x1] = tile.mask
             shift = np.array([z0, y0, x0, 0])
             nodules.append(tile.nodules + shift)
             ignored.append(tile.ignored + shift)
-        return Piece(voxels, mask, np.concatenate(nodules), np.concatenate(ignored))
+        return replace(sample, nodules=np.concatenate(nodules), ignored=np.concatenate(ignored))
 
     def mirror(self, rng: np.random.Generator) -> Piece:
-        """Mirror one cube at its faces until it fills the sample, and crop at random."""
-        cube = self._cube(rng)
+        """Mirror a block of 49 voxels at its faces to fill the sample, and crop at random."""
+        block = self._block(np.array([49, 49, 49]), rng)
         pad = self.side // 2
-        wide = [np.pad(a, pad, mode="symmetric") for a in (cube.voxels, cube.mask)]
-        marks = [_mirror_marks(m, cube.voxels.shape) + np.array([pad] * 3 + [0]) for m in
-                 (cube.nodules, cube.ignored)]  # fmt: skip
+        wide = [np.pad(a, pad, mode="symmetric") for a in (block.voxels, block.mask)]
+        marks = [_mirror_marks(m, block.voxels.shape) + np.array([pad] * 3 + [0]) for m in
+                 (block.nodules, block.ignored)]  # fmt: skip
         start = [int(rng.integers(n - self.side + 1)) for n in wide[0].shape]
         part = crop(Piece(wide[0], wide[1], marks[0], marks[1]), start, (self.side,) * 3)
         return _inside(part)
 
     def scan(self, rng: np.random.Generator) -> Piece:
-        """Crop a whole scan, often at hard negatives, and implant nodules and vessels."""
-        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
-        number = int(rng.choice(len(self.scans), p=weights / weights.sum()))
-        scan = self.scans[number]
-        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
-        side = int(np.ceil(self.side / factor)) + 1
-        part = _crop_padded(scan, self._centre(number, side, rng), side)
-        part = zoomed(part, factor) if factor != 1.0 else part
-        part = turned(crop(part, (0, 0, 0), (self.side,) * 3), rng, keep_head_up=True)
-        part = scanned_anew(_inside(part), rng, None, thicken=0.15)
+        """Crop a whole scan, often at hard negatives, and implant nodules and tissue."""
+        part = self._ground(rng)
         for _ in range(int(rng.integers(0, 6))):
-            part = implanted(part, self._cube(rng), rng, real=bool(rng.random() < 0.75))
+            part = implanted(part, self._cube(rng), rng, real=bool(rng.random() < 0.6))
         return part
 
+    def planted(self, rng: np.random.Generator) -> Piece:
+        """Crop a whole scan and plant two to five blocks of cubes and of other scans in it."""
+        part = self._ground(rng)
+        for _ in range(int(rng.integers(2, 6))):
+            size = rng.integers(26, 47, 3)
+            start = rng.integers(0, self.side - size + 1)
+            feather = float(rng.uniform(0.5, 5.0))
+            part = with_block(part, self._block(size, rng), start, feather)
+        return part
+
+    def _ground(self, rng: np.random.Generator) -> Piece:
+        """Return a crop of a whole scan under another scanner."""
+        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
+        number = self._any_scan(rng)
+        part = self._crop(number, np.full(3, self.side), factor, rng)
+        part = turned(part, rng, keep_head_up=True)
+        return scanned_anew(_inside(part), rng, None, thicken=0.15)
+
+    def _crop(
+        self, number: int, size: np.ndarray, factor: float, rng: np.random.Generator
+    ) -> Piece:
+        """Return a block of a scan, scaled, its grid shifted by a part of a voxel."""
+        side = int(np.ceil(size.max() / factor)) + 2
+        part = _crop_padded(self.scans[number], self._centre(number, side, rng), side)
+        part = zoomed(part, factor) if factor != 1.0 else part
+        part = shifted(part, rng.random(3)) if rng.random() < 0.5 else part
+        return crop(part, (0, 0, 0), size)
+
+    def _any_scan(self, rng: np.random.Generator) -> int:
+        weights = np.asarray(self.scan_weights) if self.scan_weights else np.ones(len(self.scans))
+        return int(rng.choice(len(self.scans), p=weights / weights.sum()))
+
     def _centre(self, number: int, side: int, rng: np.random.Generator) -> FloatArray:
-        if len(self.hard) > number and len(self.hard[number]) and rng.random() < 0.5:
-            return np.asarray(rng.choice(self.hard[number]) + rng.uniform(-side / 3, side / 3, 3))
+        reach = min(side, 90) / 3
+        if len(self.hard) > number and len(self.hard[number]) and rng.random() < 0.6:
+            return np.asarray(rng.choice(self.hard[number]) + rng.uniform(-reach, reach, 3))
         nodules = self.scans[number].nodules
         if len(nodules) and rng.random() < 0.15:
-            return np.asarray(nodules[rng.integers(len(nodules)), :3] + rng.uniform(-30, 30, 3))
-        return np.asarray(rng.uniform(0.1, 0.9, 3) * self.scans[number].voxels.shape)
+            return np.asarray(
+                nodules[rng.integers(len(nodules)), :3] + rng.uniform(-reach, reach, 3)
+            )
+        voxels = self.scans[number].voxels
+        for _ in range(4):  # mostly in lung
+            at = rng.uniform(0.05, 0.95, 3) * voxels.shape
+            if AIR < voxels[tuple(at.astype(int))] < LUNG:
+                break
+        return np.asarray(at)
 
     def _cube(self, rng: np.random.Generator) -> Piece:
-        cube = self.cubes[int(rng.integers(len(self.cubes)))]
-        return scanned_anew(turned(resized(cube, rng), rng), rng, None)
+        cube = resized(self.cubes[int(rng.integers(len(self.cubes)))], rng)
+        cube = shifted(cube, rng.random(3)) if rng.random() < 0.5 else cube
+        return scanned_anew(turned(cube, rng), rng, None)
 
-    def _tile(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
+    def _block(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
+        """Return a block of a cube or, as often, of a whole scan."""
+        if not self.scans or rng.random() < 0.5:
+            return self._part_of_cube(size, rng)
+        factor = float(rng.uniform(0.85, 1.2)) if rng.random() < 0.4 else 1.0
+        part = self._crop(self._any_scan(rng), size + size % 2, factor, rng)
+        part = crop(turned(part, rng), (0, 0, 0), size) if len(set(size)) == 1 else part
+        return _inside(scanned_anew(crop(part, (0, 0, 0), size), rng, None, thicken=0.25))
+
+    def _part_of_cube(self, size: np.ndarray, rng: np.random.Generator) -> Piece:
         """Return a random part of a random cube, cropped before the costly augmentations."""
         cube = turned(self.cubes[int(rng.integers(len(self.cubes)))], rng)
         factor = zoom_factor(cube, rng)
-        need = np.ceil(size / factor).astype(int) + 1
+        need = np.ceil(size / factor).astype(int) + 2
         if (need > cube.voxels.shape).any():
-            factor = float((size / (np.array(cube.voxels.shape) - 1)).max()) + 0.01
-            need = np.minimum(np.ceil(size / factor).astype(int) + 1, cube.voxels.shape)
+            factor = float((size / (np.array(cube.voxels.shape) - 2)).max()) + 0.01
+            need = np.minimum(np.ceil(size / factor).astype(int) + 2, cube.voxels.shape)
         room = np.array(cube.voxels.shape) - need
         start = rng.integers(0, room + 1)
-        if rng.random() < 0.6:  # the nodule anywhere in the tile
+        if rng.random() < 0.6:  # the nodule anywhere in the block
             start = np.rint(cube.nodules[0, :3] - rng.uniform(0.1, 0.9, 3) * need).astype(int)
-        tile = crop(cube, np.clip(start, 0, room), need)
-        tile = zoomed(tile, factor) if factor != 1.0 else tile
-        tile = scanned_anew(crop(tile, (0, 0, 0), size), rng, None, thicken=0.25)
-        return _inside(tile)
+        block = crop(cube, np.clip(start, 0, room), need)
+        block = zoomed(block, factor) if factor != 1.0 else block
+        block = shifted(block, rng.random(3)) if rng.random() < 0.5 else block
+        block = scanned_anew(crop(block, (0, 0, 0), size), rng, None, thicken=0.25)
+        return _inside(block)
+
+
+def empty(side: int) -> Piece:
+    """Return a piece of air without marks."""
+    voxels = np.zeros((side,) * 3, np.uint8)
+    return Piece(voxels, np.zeros_like(voxels), NONE, NONE)
+
+
+def with_block(part: Piece, block: Piece, start: np.ndarray, feather: float) -> Piece:
+    """Plant a block in a piece, its edges mixed over ``feather`` voxels.
+
+    Marks of the piece whose middle the block covers are gone; those that it touches are ignored.
+    """
+    size = np.array(block.voxels.shape)
+    to = tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
+    ramps = [np.minimum((np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / (feather + 1), 1.0)
+             for n in size]  # fmt: skip
+    weight = np.minimum(np.minimum(ramps[0][:, None, None], ramps[1][None, :, None]), ramps[2])
+    voxels, mask = part.voxels.copy(), part.mask.copy()
+    weight = weight.astype(np.float32)
+    voxels[to] = np.rint(weight * block.voxels + (1 - weight) * voxels[to]).astype(np.uint8)
+    mask[to] = np.where(weight > 0.5, block.mask, mask[to])
+    kept = [_outside(marks, start, size) for marks in (part.nodules, part.ignored)]
+    shift = np.array([*start, 0.0])
+    inside = _inside(block)
+    return Piece(
+        voxels, mask,
+        np.concatenate([kept[0][0], inside.nodules + shift]),
+        np.concatenate([kept[0][1], kept[1][0], kept[1][1], inside.ignored + shift]),
+    )  # fmt: skip
+
+
+def _outside(
+    marks: FloatArray, start: np.ndarray, size: np.ndarray
+) -> tuple[FloatArray, FloatArray]:
+    """Split marks into those apart from a block and those that touch it, but for those within."""
+    at = marks[:, :3] - start
+    beyond = np.maximum(np.maximum(-at, at - (size - 1)), 0)
+    away = np.linalg.norm(beyond, axis=1) - marks[:, 3] / 2  # from the rim to the block
+    depth = np.minimum(at, size - 1 - at).min(1, initial=1e9)
+    apart = away > 1.0
+    return marks[apart], marks[~apart & (depth < marks[:, 3] / 2)]
+
+
+def ended(part: Piece, rng: np.random.Generator) -> Piece:
+    """Let a sample end in air outside a random box of at least 48 voxels a side."""
+    shape = np.array(part.voxels.shape)
+    size = np.minimum(rng.integers(48, shape + 1), shape)
+    start = rng.integers(0, shape - size + 1)
+    box = tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
+    inner = _inside(crop(part, start, size))
+    voxels, mask = np.zeros_like(part.voxels), np.zeros_like(part.mask)
+    voxels[box], mask[box] = inner.voxels, inner.mask
+    shift = np.array([*start, 0.0])
+    return Piece(voxels, mask, inner.nodules + shift, inner.ignored + shift)
 
 
 def implanted(part: Piece, donor: Piece, rng: np.random.Generator, *, real: bool) -> Piece:
@@ -176,7 +275,7 @@ def _lung_block(part: Piece, size: np.ndarray, rng: np.random.Generator) -> np.n
         apart = np.linalg.norm(part.nodules[:, :3] - centre, axis=1) - part.nodules[:, 3] / 2
         block = part.voxels[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))]
         # the mean of lung is below -590 HU; outside the body more than 15 % is below -970 HU
-        is_lung = 15 < block.mean() < 75 and (block < 6).mean() <= 0.15
+        is_lung = 15 < block.mean() < LUNG and (block < AIR).mean() <= 0.15
         if is_lung and (apart > reach + 4).all():
             return np.asarray(start)
     return None
@@ -243,7 +342,8 @@ def draw_samples(composer: Composer, columns: int, seed: int) -> UInt8Array:
     """
     rng = np.random.default_rng(seed)
     makers: list[tuple[str, Callable[[np.random.Generator], Piece]]] = [
-        ("mosaic", composer.mosaic), ("mirrored", composer.mirror), ("scan", composer.scan)
+        ("mosaic", composer.mosaic), ("mirrored", composer.mirror), ("scan", composer.scan),
+        ("planted", composer.planted),
     ]  # fmt: skip
     rows = [np.hstack([_picture(make(rng), name) for _ in range(columns)]) for name, make in makers]
     return np.asarray(np.vstack(rows), np.uint8)

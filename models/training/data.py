@@ -5,7 +5,7 @@ Every transformation moves the truth with the voxels.
 
 import csv
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from rich.progress import track
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from imaging.preprocess import Preprocessed, preprocess
@@ -25,8 +26,19 @@ NONE: FloatArray = np.zeros((0, 4))
 MATCH_MM = 5.0
 """Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
 
+CALIBRATION = "calibration"
+CALIBRATION_SUBSETS = ("4", "5")
+"""Patients of these subsets of LUNA16 are in `train.npz` and are kept for calibration."""
+
+TRAINED_SCANS = ("LIDC-IDRI-0021",)
+"""Patients of those subsets who have a whole scan in training: their cubes are trained on."""
+
+FOUND = ("nodule", "lesion")
+"""The kinds of marks in a scan that must be found; others count neither way."""
+
 Batch = dict[str, torch.Tensor]
-Draw = Callable[[np.random.Generator], Batch]
+Stream = Callable[[np.random.Generator], Iterator[Batch]]
+"""Yields samples without end."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +98,42 @@ def resize(voxels: UInt8Array, factor: float) -> UInt8Array:
     return out
 
 
+def shifted(piece: Piece, parts: npt.ArrayLike) -> Piece:
+    """Move the grid by ``parts`` (z, y, x) of a voxel, 0 to 1; one voxel of each axis is lost."""
+    voxels, mask = piece.voxels, piece.mask
+    for axis, part in enumerate(np.asarray(parts, float)):
+        voxels, mask = (_between(a, axis, float(part)) for a in (voxels, mask))
+    away = np.array([*np.asarray(parts, float), 0.0])
+    return Piece(voxels, mask, piece.nodules - away, piece.ignored - away)
+
+
+def _between(voxels: UInt8Array, axis: int, part: float) -> UInt8Array:
+    """Interpolate between neighbours along an axis."""
+    size = voxels.shape[axis]
+    low = np.ascontiguousarray(np.take(voxels, range(size - 1), axis))
+    high = np.ascontiguousarray(np.take(voxels, range(1, size), axis))
+    shape = low.shape
+    mixed = cv2.addWeighted(
+        low.reshape(shape[0], -1), 1 - part, high.reshape(shape[0], -1), part, 0
+    )
+    return np.asarray(mixed.reshape(shape), np.uint8)
+
+
 def away_from_marks(places: FloatArray, piece: Piece, margin: float) -> npt.NDArray[np.bool_]:
     """Return which of the places ``(n, 3)`` lie further than ``margin`` from every mark's rim."""
     away = np.ones(len(places), dtype=bool)
     for z, y, x, diameter in np.concatenate([piece.nodules, piece.ignored]):
         away &= np.linalg.norm(places - [z, y, x], axis=1) > diameter / 2 + margin
     return away
+
+
+@dataclass(frozen=True, eq=False)
+class Box:
+    """A whole scan: its name, its lung box as the edge has it, and the box with its truth."""
+
+    name: str
+    box: Preprocessed
+    piece: Piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,11 +154,19 @@ class Cubes:
 
 
 def load_cubes(folder: Path, split: str) -> Cubes:
-    """Read the cubes of `folder/split.npz` with the marks of `index.csv` and `marks.csv`."""
-    with np.load(folder / f"{split}.npz") as arrays:
+    """Read the cubes of a split with the marks of `index.csv` and `marks.csv`.
+
+    Calibration is a part of `train.npz`, see `CALIBRATION_SUBSETS`; the others are `SPLIT.npz`.
+    """
+    stored = "train" if split == CALIBRATION else split
+    with np.load(folder / f"{stored}.npz") as arrays:
         ct, votes = arrays["ct"], arrays["votes"]
-    index = [row for row in _rows(folder / "index.csv") if row["split"] == split]
-    marks = [row for row in _rows(folder / "marks.csv") if row["split"] == split]
+    index = [
+        row
+        for row in _rows(folder / "index.csv")
+        if row["split"] == stored and (stored != "train" or split == role_of(row))
+    ]
+    marks = [row for row in _rows(folder / "marks.csv") if row["split"] == stored]
     index.sort(key=lambda r: int(r["row"]))
     pieces = []
     for row in index:
@@ -135,19 +185,60 @@ def load_cubes(folder: Path, split: str) -> Cubes:
     return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
 
 
-def load_box(folder: Path, truth: Path | None = None) -> tuple[Preprocessed, Piece]:
-    """Read a scan as the edge preprocesses it, and as a piece with the lesions of `scans.csv`."""
+def role_of(row: Mapping[str, str]) -> str:
+    """Return ``train`` or ``calibration`` for a line of the index whose cube is in `train.npz`."""
+    kept = row["subset"] in CALIBRATION_SUBSETS and row["patient"] not in TRAINED_SCANS
+    return CALIBRATION if kept else "train"
+
+
+def load_box(folder: Path, marks: FloatArray = NONE, ignored: FloatArray = NONE) -> Box:
+    """Read a scan as the edge preprocesses it, and as a piece with its marks.
+
+    ``marks`` and ``ignored`` are ``(n, 4)``: x, y, z in the patient (LPS mm) and diameter in mm. No
+    outlines are known: the piece's mask is a ball for each nodule.
+    """
     study = read_study(folder)
     box = preprocess(study.volume, folder)
-    lesions = [
-        [
-            *(float(v) for v in box.geometry.to_index([float(row[a]) for a in "xyz"])),
-            float(row["diameter_mm"]),
-        ]
-        for row in (_rows(truth) if truth else [])
-        if row["scan"] == folder.name and row["x"]
+    nodules, others = (_in_box(box, places) for places in (marks, ignored))
+    return Box(
+        folder.name, box, Piece(box.voxels, balls(box.voxels.shape, nodules), nodules, others)
+    )
+
+
+def boxes_of_role(data: Path, role: str) -> list[Box]:
+    """Return the whole scans of ``data/ct`` and ``data/lidc`` with that role in `scans.csv`."""
+    named = [
+        (data / part / row["scan"], _rows(data / part / "marks.csv"))
+        for part in ("ct", "lidc")
+        for row in _rows(data / part / "scans.csv")
+        if row["role"] == role
     ]
-    return box, Piece(box.voxels, np.zeros_like(box.voxels), _stack(lesions), NONE)
+    return [_marked_box(folder, rows) for folder, rows in track(named, f"reading {role} scans")]
+
+
+def _marked_box(folder: Path, rows: list[dict[str, str]]) -> Box:
+    mine = [row for row in rows if row["scan"] == folder.name]
+    found = [_mark(row, "xyz") for row in mine if row["kind"] in FOUND]
+    other = [_mark(row, "xyz") for row in mine if row["kind"] not in FOUND]
+    return load_box(folder, _stack(found), _stack(other))
+
+
+def _in_box(box: Preprocessed, places: FloatArray) -> FloatArray:
+    at = np.array([box.geometry.to_index(place[:3]) for place in places]).reshape(-1, 3)
+    return np.concatenate([at, places[:, 3:]], axis=1)
+
+
+def balls(shape: Sequence[int], marks: FloatArray) -> UInt8Array:
+    """Return a mask ``(z, y, x)`` of 255 in a ball around each mark ``(n, 4)``."""
+    mask = np.zeros(shape, np.uint8)
+    for z, y, x, diameter in marks:
+        low = np.clip(np.floor(np.array([z, y, x]) - diameter / 2), 0, shape).astype(int)
+        high = np.clip(np.ceil(np.array([z, y, x]) + diameter / 2) + 1, 0, shape).astype(int)
+        part = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+        grid = np.indices(mask[part].shape) + low[:, None, None, None]
+        away = ((grid - np.array([z, y, x])[:, None, None, None]) ** 2).sum(0)
+        mask[part][away <= (diameter / 2) ** 2] = 255
+    return mask
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -155,31 +246,30 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _mark(row: dict[str, str]) -> list[float]:
+def _mark(row: dict[str, str], axes: str = "zyx") -> list[float]:
     diameter = float(row["diameter_mm"])
     # a mark of unknown size is ignored at 10 mm, as LUNA16 ignores a radius of 5 mm
-    return [*(float(row[a]) for a in "zyx"), diameter if diameter > 0 else 10.0]
+    return [*(float(row[a]) for a in axes), diameter if diameter > 0 else 10.0]
 
 
 def _stack(marks: list[list[float]]) -> FloatArray:
     return np.array(marks, dtype=np.float64).reshape(-1, 4)
 
 
-def draw_batches(draw: Draw, size: int, *, workers: int, seed: int) -> Iterator[Batch]:
-    """Yield batches of ``size`` samples of ``draw``, by ``workers`` processes (0: this one)."""
+def draw_batches(stream: Stream, size: int, *, workers: int, seed: int) -> Iterator[Batch]:
+    """Yield batches of ``size`` samples of ``stream``, by ``workers`` processes (0: this one)."""
     ahead = 6 if workers else None
-    yield from DataLoader(_Stream(draw, seed), size, num_workers=workers, prefetch_factor=ahead)
+    samples = _Samples(stream, seed)
+    yield from DataLoader(samples, size, num_workers=workers, prefetch_factor=ahead)
 
 
-class _Stream(IterableDataset[Batch]):
-    def __init__(self, draw: Draw, seed: int) -> None:
-        self._draw, self._seed = draw, seed
+class _Samples(IterableDataset[Batch]):
+    def __init__(self, stream: Stream, seed: int) -> None:
+        self._stream, self._seed = stream, seed
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         if info is not None:
             cv2.setNumThreads(0)
             os.nice(6)  # the loaders leave the cores to the training
-        rng = np.random.default_rng((self._seed, info.id if info else 0))
-        while True:
-            yield self._draw(rng)
+        return self._stream(np.random.default_rng((self._seed, info.id if info else 0)))

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from itertools import takewhile
 
 import numpy as np
 import torch
 from torch import nn
 
-from imaging.volume import FloatArray
+from imaging.volume import FloatArray, UInt8Array
 from models.runtime.detection import Peaks, find_peaks
 from models.runtime.screener import padded
+from models.runtime.tiles import of_tiles, tiles
 from models.training.compose import Composer
 from models.training.data import Batch, Piece, away_from_marks, draw_batches
 from models.training.targets import Targets, make_targets, screening_loss
@@ -33,7 +35,7 @@ class ScreeningTask:
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
         return draw_batches(
-            partial(_draw, self.composer), self.batch, workers=self.workers, seed=seed
+            partial(_samples, self.composer), self.batch, workers=self.workers, seed=seed
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
@@ -50,14 +52,39 @@ class ScreeningTask:
         self.composer = replace(self.composer, hard=hard)
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return sensitivity on the cubes at 1, 2, 4 and 8 false positives a scan, and the CPM."""
-        return summary(*self.scores(network), len(self.scans))
+        """Return sensitivity at 1, 2, 4 and 8 false positives a scan, and the CPM.
+
+        Nodules are those of the cubes; the false positives are read in tiles cut as these are. The
+        CPM of the whole scans and their own nodules follows, if they have any.
+        """
+        figures = summary(*self.scores(network), len(self.scans))
+        found, false = self.whole_scores(network)
+        if len(found):
+            figures["cpm_whole"] = summary(found, false, len(self.scans))["cpm"]
+        return figures
 
     def scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
-        """Return the logit of each cube's nodule, and of each false positive in the scans."""
-        found = np.array([nodule_logit(network, cube) for cube in self.cubes])
-        false = [false_positives(network, scan).logit for scan in self.scans]
-        return found, np.concatenate(false)
+        """Return the logit of each cube's nodule, and of each false positive in equal context."""
+        found = [
+            best_logit(peaks, cube.nodules[0])
+            for cube, peaks in zip(
+                self.cubes, peaks_of_each(network, [c.voxels for c in self.cubes]), strict=True
+            )
+        ]
+        false = []
+        for scan in self.scans:
+            peaks = peaks_of_tiles(network, scan.voxels)
+            false.append(peaks.logit[away_from_marks(peaks.index_zyx, scan, 5)])
+        return np.array(found), np.concatenate(false)
+
+    def whole_scores(self, network: nn.Module) -> tuple[FloatArray, FloatArray]:
+        """Return the logit of each nodule and of each false positive of the whole scans."""
+        found, false = [], []
+        for scan in self.scans:
+            peaks = peaks_of(network, scan.voxels)
+            found += [best_logit(peaks, nodule) for nodule in scan.nodules]
+            false.append(peaks.logit[away_from_marks(peaks.index_zyx, scan, 5)])
+        return np.array(found), np.concatenate(false)
 
 
 def summary(found: FloatArray, false: FloatArray, scans: int) -> dict[str, float]:
@@ -67,29 +94,46 @@ def summary(found: FloatArray, false: FloatArray, scans: int) -> dict[str, float
     return {"cpm": float(np.mean(at)), **named}
 
 
-def _draw(composer: Composer, rng: np.random.Generator) -> Batch:
-    sample = composer.draw(rng)
-    targets = make_targets(sample)
-    return {
-        "voxels": torch.from_numpy(sample.voxels.copy())[None],
-        **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
-    }
+def _samples(composer: Composer, rng: np.random.Generator) -> Iterator[Batch]:
+    while True:
+        sample = composer.draw(rng)
+        targets = make_targets(sample)
+        yield {
+            "voxels": torch.from_numpy(sample.voxels.copy())[None],
+            **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
+        }
 
 
-def peaks_of(network: nn.Module, voxels: np.ndarray, *, most: int = 200) -> Peaks:
+def peaks_of(network: nn.Module, voxels: UInt8Array, *, most: int = 200) -> Peaks:
     """Return the torch network's peaks in a box, which is padded as the runtime pads it."""
-    device = next(network.parameters()).device
-    x = torch.from_numpy(padded(voxels)).to(device)[None, None].float() / 255
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
-        maps = network(x).float().cpu().numpy()[0, :5]
-    return find_peaks(maps, least_logit=-7.0, most=most)
+    return peaks_of_each(network, [voxels], most=most)[0]
 
 
-def nodule_logit(network: nn.Module, cube: Piece) -> float:
-    """Return the highest logit within half a diameter of the cube's own nodule, -inf if none."""
-    peaks = peaks_of(network, cube.voxels)
-    away = np.linalg.norm(peaks.index_zyx - cube.nodules[0, :3], axis=1)
-    return float(peaks.logit[away < cube.nodules[0, 3] / 2].max(initial=-np.inf))
+def peaks_of_each(
+    network: nn.Module, boxes: Sequence[UInt8Array], *, most: int = 200, batch: int = 8
+) -> list[Peaks]:
+    """Return the peaks of boxes; neighbours of one shape are read together."""
+    device, found = next(network.parameters()).device, list[Peaks]()
+    while len(found) < len(boxes):
+        left = boxes[len(found) : len(found) + batch]
+        part = list(takewhile(lambda box, shape=left[0].shape: box.shape == shape, left))
+        x = torch.from_numpy(np.stack([padded(box) for box in part])).to(device)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            maps = network(x[:, None].float() / 255).float().cpu().numpy()[:, :5]
+        found += [find_peaks(one, least_logit=-7.0, most=most) for one in maps]
+    return found
+
+
+def peaks_of_tiles(network: nn.Module, voxels: UInt8Array) -> Peaks:
+    """Return the peaks of a box that is read as tiles cut as the cubes are."""
+    boxes = [np.ascontiguousarray(voxels[place]) for place, _ in tiles(voxels.shape)]
+    return of_tiles(voxels.shape, peaks_of_each(network, boxes), 200)
+
+
+def best_logit(peaks: Peaks, nodule: FloatArray) -> float:
+    """Return the highest logit within half a diameter of a nodule, -inf if none."""
+    away = np.linalg.norm(peaks.index_zyx - nodule[:3], axis=1)
+    return float(peaks.logit[away < nodule[3] / 2].max(initial=-np.inf))
 
 
 def false_positives(network: nn.Module, scan: Piece) -> Peaks:

@@ -1,30 +1,51 @@
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from models.training.compose import NODULE, Composer, draw_samples, implanted, save_samples
+from models.training.augment import Noise
+from models.training.compose import (
+    NODULE,
+    Composer,
+    draw_samples,
+    ended,
+    implanted,
+    save_samples,
+    with_block,
+)
+from models.training.data import NONE, Piece
 from tests.models.training.test_data import ball, even
 
 SIDES = (64, 64, 64)
 
+SIDE = 64
+
+NOISE = Noise(64, 0)
+
+
+KINDS = ("mosaic", "mirror", "scan", "planted")
+
 
 def composer() -> Composer:
-    """Cubes with a bright ball in the middle and a scan of plain lung."""
+    """Cubes with a bright ball in the middle and a scan of lung with one ball."""
     cubes = [ball((50, 50, 50), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0, 16.0)]
-    return Composer(cubes, [even((120, 130, 140))], side=96)
+    scan = even((120, 130, 140))
+    there = ball((120, 130, 140), (70.0, 80.0, 60.0), 12.0)
+    voxels = np.maximum(scan.voxels, there.voxels)
+    return Composer(cubes, [replace(there, voxels=voxels)], side=SIDE, noise=NOISE)
 
 
-@pytest.mark.parametrize("kind", ["mosaic", "mirror", "scan"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_mark_lies_on_something_bright(kind: str) -> None:
     rng = np.random.default_rng(3)
     seen = 0
     for _ in range(6):
         sample = getattr(composer(), kind)(rng)
-        assert sample.voxels.shape == sample.mask.shape == (96, 96, 96)
+        assert sample.voxels.shape == sample.mask.shape == SIDES
         for z, y, x, _ in sample.nodules:
-            at = tuple(int(np.clip(round(v), 0, 95)) for v in (z, y, x))
+            at = tuple(int(np.clip(round(v), 0, SIDE - 1)) for v in (z, y, x))
             assert sample.voxels[at] > 110
             assert sample.mask[at] > 127
             seen += 1
@@ -33,9 +54,9 @@ def test_every_mark_lies_on_something_bright(kind: str) -> None:
 
 def test_nodules_of_mosaics_lie_everywhere() -> None:
     rng = np.random.default_rng(1)
-    places = np.concatenate([composer().mosaic(rng).nodules[:, :3] for _ in range(40)])
-    assert len(places) > 200
-    octant = ((places > 48) @ [4, 2, 1]).astype(int)
+    places = np.concatenate([composer().mosaic(rng).nodules[:, :3] for _ in range(25)])
+    assert len(places) > 60
+    octant = ((places > SIDE / 2) @ [4, 2, 1]).astype(int)
     assert np.bincount(octant, minlength=8).max() < 0.25 * len(places)
 
 
@@ -71,9 +92,86 @@ def test_the_same_seed_draws_the_same_samples() -> None:
 
 def test_the_sheet_shows_every_composition_with_its_nodules(tmp_path: Path) -> None:
     sheet = draw_samples(composer(), columns=2, seed=1)
-    assert sheet.shape == (3 * 194, 2 * 194, 3)
-    for row in np.split(sheet, 3):
-        assert (row == NODULE).all(-1).any()
+    assert sheet.shape == (4 * 130, 2 * 130, 3)
+    assert (sheet == NODULE).all(-1).any()
+    for row in np.split(sheet, 4):
+        assert row.std() > 10
     np.testing.assert_array_equal(sheet, draw_samples(composer(), columns=2, seed=1))
     save_samples(tmp_path / "sheet.png", sheet)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "sheet.png")), sheet)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_way_of_composing_holds_nodules_and_none(kind: str) -> None:
+    """So that neither a seam, nor a face, nor an unbroken lung tells the label.
+
+    A mosaic of many tiles has some in nearly every sample, and tiles without.
+    """
+    rng, source = np.random.default_rng(5), composer()
+    octants = []
+    for _ in range(12):
+        sample = getattr(source, kind)(rng)
+        octant = ((sample.nodules[:, :3] > SIDE / 2) @ [4, 2, 1]).astype(int)
+        octants.append(np.bincount(octant, minlength=8) > 0)
+    share = np.mean(octants)
+    assert 0.02 < share < 0.9, share
+
+
+@pytest.mark.parametrize("kind", ["mosaic", "mirror", "planted"])
+def test_blocks_come_from_cubes_and_from_scans(kind: str) -> None:
+    """Whole scans alone, and cubes alone, are distinct in their grey: both are seen."""
+    rng = np.random.default_rng(6)
+    cube, scan = ball((50, 50, 50), (25, 25, 25), 8.0), even((120, 120, 120), 100)
+    seen = np.concatenate(
+        [
+            getattr(Composer([cube], [scan], side=SIDE, noise=NOISE), kind)(rng).voxels.ravel()
+            for _ in range(8)
+        ]
+    )
+    assert (np.abs(seen.astype(int) - 100) < 15).mean() > 0.1
+    assert (seen < 40).mean() > 0.05
+
+
+def marked(marks: list[list[float]]) -> Piece:
+    lung = even((64, 64, 64))
+    return Piece(lung.voxels, lung.mask, np.array(marks, float).reshape(-1, 4), NONE)
+
+
+def test_a_planted_block_removes_marks_that_it_covers_and_ignores_those_that_it_touches() -> None:
+    part = marked([[32, 32, 32, 6], [32, 32, 47, 6], [32, 32, 8, 6]])
+    block = even((30, 30, 30), 90)
+    planted = with_block(part, block, np.array([17, 17, 17]), feather=1.0)
+    assert planted.nodules.tolist() == [[32, 32, 8, 6]]
+    assert planted.ignored.tolist() == [[32, 32, 47, 6]]
+    assert (planted.voxels[20:44, 20:44, 20:44] == 90).all()
+    assert (planted.voxels[:17] == 40).all()
+    assert 40 < planted.voxels[17, 32, 32] < 90  # the edge is mixed
+
+
+def test_a_planted_block_brings_its_own_marks_and_outline() -> None:
+    block = ball((30, 30, 30), (15, 14, 16), 8.0)
+    planted = with_block(marked([]), block, np.array([10, 20, 30]), feather=2.0)
+    assert planted.nodules.tolist() == [[25, 34, 46, 8]]
+    np.testing.assert_allclose(np.argwhere(planted.mask > 127).mean(0), [25, 34, 46], atol=0.3)
+
+
+def test_a_sample_that_ends_in_air_keeps_only_whole_marks() -> None:
+    """Marks in the air are gone; those that the end cuts are ignored."""
+    rng = np.random.default_rng(2)
+    grid = [[float(z), y, x, 8.0] for z in (6, 32, 58) for y in (6, 32, 58) for x in (6, 32, 58)]
+    cut = 0
+    for _ in range(10):
+        sample = ended(marked(grid), rng)
+        lung = np.argwhere(sample.voxels == 40)
+        low, high = lung.min(0), lung.max(0)
+        assert (high - low + 1 >= 48).all()
+        air = np.ones_like(sample.voxels, bool)
+        air[tuple(slice(a, b + 1) for a, b in zip(low, high, strict=True))] = False
+        assert not sample.voxels[air].any()
+        depth = np.minimum(sample.nodules[:, :3] - low, high - sample.nodules[:, :3]).min(1)
+        assert (depth >= 3).all()
+        near = np.minimum(sample.ignored[:, :3] - low, high - sample.ignored[:, :3]).min(1)
+        assert (near < 3).all()
+        assert len(sample.nodules) + len(sample.ignored) <= len(grid)
+        cut += len(sample.ignored)
+    assert cut > 0

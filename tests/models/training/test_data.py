@@ -1,7 +1,23 @@
+import csv
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from models.training.data import NONE, Piece, crop, mirrored, zoomed
+from models.training.data import (
+    CALIBRATION,
+    CALIBRATION_SUBSETS,
+    NONE,
+    TRAINED_SCANS,
+    Piece,
+    balls,
+    boxes_of_role,
+    crop,
+    load_cubes,
+    mirrored,
+    shifted,
+    zoomed,
+)
 
 
 def ball(shape: tuple[int, int, int], centre: tuple[float, float, float], diameter: float) -> Piece:
@@ -47,3 +63,70 @@ def test_a_zoomed_piece_has_a_larger_nodule_at_the_right_place(factor: float) ->
     assert large.voxels.shape == tuple(round(n * factor) for n in (30, 34, 38))
     assert large.nodules[0, 3] == pytest.approx(12 * factor)
     check(large, tolerance=0.8)
+
+
+@pytest.mark.parametrize("parts", [(0.0, 0.0, 0.0), (0.5, 0.25, 0.75), (1.0, 0.0, 0.5)])
+def test_a_shift_by_parts_of_a_voxel_moves_the_marks_with_the_voxels(
+    parts: tuple[float, float, float],
+) -> None:
+    piece = ball((30, 34, 38), (14, 15, 20), 12)
+    moved = shifted(piece, parts)
+    assert moved.voxels.shape == (29, 33, 37)
+    np.testing.assert_allclose(moved.nodules[0], [14 - parts[0], 15 - parts[1], 20 - parts[2], 12])
+    bright = moved.voxels.astype(float) - 20  # the centre of mass, to a part of a voxel
+    at = np.stack(np.indices(bright.shape)).reshape(3, -1)
+    np.testing.assert_allclose((at * bright.ravel()).sum(1) / bright.sum(), moved.nodules[0, :3],
+                               atol=0.05)  # fmt: skip
+    check(moved)
+
+
+def test_a_ball_is_drawn_around_each_mark() -> None:
+    """A mark at the border is cut by it."""
+    mask = balls((20, 24, 28), np.array([[10.2, 11.5, 12, 8], [0, 0, 0, 6]]))
+    one = np.argwhere(mask[5:] > 0) + np.array([5, 0, 0])
+    np.testing.assert_allclose(one.mean(0), [10.2, 11.5, 12], atol=0.3)
+    assert len(one) == pytest.approx(np.pi / 6 * 8**3, rel=0.1)
+    assert mask[0, 0, 0] == 255
+    assert set(np.unique(mask)) == {0, 255}
+
+
+def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None:
+    """The two parts of `train.npz` share no patient; no scan of a calibration patient trains."""
+    folder = shared_data / "nodules"
+    train, kept = load_cubes(folder, "train"), load_cubes(folder, CALIBRATION)
+    assert set(train.patients).isdisjoint(kept.patients)
+    with (folder / "index.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert len(train.pieces) + len(kept.pieces) == len(rows)
+    subset = {row["patient"]: row["subset"] for row in rows}
+    assert {subset[patient] for patient in kept.patients} == set(CALIBRATION_SUBSETS)
+    with (shared_data / "lidc" / "scans.csv").open(newline="") as file:
+        trained = {row["patient"] for row in csv.DictReader(file) if row["role"] == "train"}
+    assert trained.isdisjoint(kept.patients)
+    assert set(TRAINED_SCANS) <= trained
+
+
+def test_the_cubes_of_each_split_have_their_own_voxels_and_marks(shared_data: Path) -> None:
+    """A cube's own nodule lies in its middle: rows and cubes belong together in a part, too."""
+    for split in (CALIBRATION, "val"):
+        cubes = load_cubes(shared_data / "nodules", split)
+        assert len(cubes.pieces) == len(cubes.patients) == len(cubes.malignancy)
+        inside = []
+        for piece in cubes.pieces:
+            z, y, x = np.rint(piece.nodules[0, :3]).astype(int)
+            assert np.abs(piece.nodules[0, :3] - 24.5).max() < 1.5
+            inside.append(piece.mask[z - 1 : z + 2, y - 1 : y + 2, x - 1 : x + 2].any())
+        assert np.mean(inside) > 0.9
+
+
+def test_whole_scans_come_with_what_must_be_found_and_what_is_ignored(shared_data: Path) -> None:
+    """Of every collection: known lesions, those seen by eye, and doubtful places."""
+    boxes = {one.name: one.piece for one in boxes_of_role(shared_data, "val")}
+    assert {"lidc_0005", "lidc_0028"} <= set(boxes)
+    assert len(boxes["lidc_0005"].nodules) == 2
+    assert len(boxes["lidc_0028"].nodules) == 0
+    assert len(boxes["lidc_0028"].ignored) > 0
+    for piece in boxes.values():
+        for z, y, x, _ in piece.nodules:
+            assert piece.voxels[round(z), round(y), round(x)] > 75
+            assert piece.mask[round(z), round(y), round(x)] == 255
