@@ -40,7 +40,6 @@ app = typer.Typer(
 )
 app.add_typer(train, name="train")
 app.add_typer(prune, name="prune")
-app.add_typer(distil, name="distil")
 
 
 def _print_version(given: bool) -> None:
@@ -104,7 +103,9 @@ def _short(value: object) -> str:
 def export(
     kind: Kind,
     data: Data,
-    weights: Annotated[Path, typer.Option(help="averaged.pt of a run.")],
+    weights: Annotated[
+        list[Path], typer.Option(help="averaged.pt of a run; repeat to join members of a hybrid.")
+    ],
     method: Method = "minmax",
 ) -> None:
     """Export trained weights as FP32 and INT8 artifacts and enter both in the manifest."""
@@ -113,7 +114,7 @@ def export(
     run_export(kind, data, weights, method)
 
 
-for command in (qat, int4, ranges, sensitivity):
+for command in (distil, qat, int4, ranges, sensitivity):
     app.command()(command)
 
 

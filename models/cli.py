@@ -18,7 +18,7 @@ Method = Annotated[
 ]
 
 Data = Annotated[
-    Path, typer.Option(help="Folder with nodules/ and ct/, as described in docs/models.md.")
+    Path, typer.Option(help="Folder with nodules/, ct/ and lidc/, as described in docs/models.md.")
 ]
 Cache = Annotated[Path, typer.Option(help="Cache folder of the phantoms.")]
 Phantoms = Annotated[int, typer.Option(help="Number of phantoms among the training scans.")]
@@ -36,6 +36,14 @@ Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continuation of the last checkpoint.")]
 Start = Annotated[
     Path | None, typer.Option(help="Initial weights: averaged.pt of a run or KIND-fp32.onnx.")
+]
+Starts = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--start",
+        help="Initial weights: averaged.pt of a run or hybrid-fp32.onnx; the members of several "
+        "files are joined.",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of weights and samples.")]
 
@@ -68,7 +76,8 @@ def train_screening(
     """Train the screening network, from random weights or from --start."""
     from models.training.runs import Run, run_screening
 
-    run_screening(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed), blocks)
+    weights = (start,) if start else ()
+    run_screening(Run(data, out, minutes, rate, resume, weights, cache, phantoms, seed), blocks)
 
 
 @train.command("hybrid")
@@ -78,42 +87,25 @@ def train_hybrid(
     out: Out = Path("runs/hybrid"),
     minutes: Minutes = 40,
     resume: Resume = False,
-    start: Start = None,
+    start: Starts = None,
     rate: Rate = 1e-3,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
+    reads: Annotated[
+        list[int] | None,
+        typer.Option(help="Scale of a member, in mm; repeat for more. Default: 24, 32 and 48."),
+    ] = None,
 ) -> None:
-    """Train the hybrid network on screening networks' candidates, with the last one's stem."""
+    """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
-    run_hybrid(Run(data, out, minutes, rate, resume, start, cache, phantoms, seed), screening)
-
-
-@train.command("teacher")
-def train_teacher(
-    kind: Annotated[
-        Literal["residual", "convnext", "multiscale"], typer.Option(help="Blocks of the trunk.")
-    ],
-    data: Data,
-    screening: Screeners,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/KIND.")] = None,
-    minutes: Minutes = 8,
-    resume: Resume = False,
-    start: Start = None,
-    rate: Rate = 2e-3,
-    phantoms: Phantoms = 16,
-    cache: Cache = PHANTOMS,
-    seed: Seed = 0,
-) -> None:
-    """Train a teacher for distillation on the hybrid's ROIs."""
-    from models.distillation.teachers import run_teacher
-    from models.networks.teacher import Kind
-    from models.training.runs import Run
-
-    folder = out or Path("runs") / kind
-    run = Run(data, folder, minutes, rate, resume, start, cache, phantoms, seed)
-    run_teacher(run, screening, Kind(kind))
+    if start and reads:
+        raise typer.BadParameter(
+            "--reads: not with --start, whose members have scales of their own"
+        )
+    run = Run(data, out, minutes, rate, resume, tuple(start or ()), cache, phantoms, seed)
+    run_hybrid(run, screening, reads or ())
 
 
 @train.command("sheet")
@@ -160,7 +152,7 @@ def curve(
     shares = share or [0.125, 0.25, 0.5, 1.0]
     if any(not 0 < one <= 1 for one in shares):
         raise typer.BadParameter(f"--share: {shares}, expected values above 0 and at most 1")
-    run = Run(data, out, minutes, rate, True, None, cache, phantoms, seed)
+    run = Run(data, out, minutes, rate, True, (), cache, phantoms, seed)
     result = run_learning(run, shares, longer or [])
     words = [f"overread-models train curve --data {data} --out {out} --minutes {minutes:g}"]
     words += [f"--share {one:g}" for one in shares] + [f"--longer {path}" for path in longer or []]
@@ -170,68 +162,53 @@ def curve(
     show_section(shown, as_json, learning_table(shown))
 
 
-distil = typer.Typer(help="Distil teachers into the screening network.", no_args_is_help=True)
-
-Pool = Annotated[Path, typer.Option(help="Folder of the pool and of the teachers' logits.")]
-
-
-@distil.command("pool")
-def pool(
+def distil(
     data: Data,
-    screening: Screeners,
-    pool: Pool = Path("runs/pool"),
-    count: Annotated[int, typer.Option(min=20, help="Number of ROIs.")] = 6000,
+    start: Annotated[Path, typer.Option(help="Weights of an early screening network.")],
     teachers: Annotated[
-        list[Path] | None, typer.Option(help="Weights of teachers to read the pool with.")
-    ] = None,
+        list[Path],
+        typer.Option(
+            help="hybrid-fp32.onnx or averaged.pt of hybrids, whose members teach; repeat to join."
+        ),
+    ],
+    out: RunsOut = Path("runs/distil"),
+    lessons: Annotated[int, typer.Option(min=10, help="Samples to learn from.")] = 400,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each student.")] = 200,
+    seeds: Annotated[int, typer.Option(min=1, help="Students of each arm.")] = 3,
+    weight: Annotated[float, typer.Option(min=0, help="Weight of the soft target.")] = 0.5,
+    temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
+    rate: Rate = 5e-4,
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
-    seed: Annotated[int, typer.Option(help="Seed of the ROIs.")] = 0,
-) -> None:
-    """Draw the ROIs that students are trained and measured on; store the teachers' logits."""
-    from models.distillation.pool import make_pool
-    from models.distillation.teachers import read_teachers
-    from models.training.runs import load_material, make_screening
-
-    screeners = [make_screening(path).eval() for path in screening]
-    drawn = make_pool(
-        load_material(data, cache, phantoms), data, screeners, pool, count=count, seed=seed
-    )
-    for teacher in read_teachers(teachers or [], drawn, pool):
-        typer.echo(f"{teacher.name}: temperature {teacher.temperature:.2f}", err=True)
-    typer.echo(f"{pool}: {len(drawn.voxels)} ROIs, {int(drawn.label.sum())} with a nodule")
-
-
-@distil.command("compare")
-def distil_compare(
-    start: Annotated[Path, typer.Option(help="Weights of an early screening network.")],
-    teachers: Annotated[list[Path], typer.Option(help="averaged.pt of trained teachers.")],
-    pool: Pool = Path("runs/pool"),
-    out: RunsOut = Path("runs/distil"),
-    seeds: Annotated[int, typer.Option(min=1, help="Students of each arm.")] = 3,
-    minutes: Annotated[float, typer.Option(help="Minutes of training of each student.")] = 2.5,
-    weight: Annotated[
-        float, typer.Option(min=0, max=1, help="Weight of the soft target in the loss.")
-    ] = 0.5,
-    temperature: Annotated[float, typer.Option(min=0.1, help="Distillation temperature.")] = 2.0,
-    rate: Rate = 3e-4,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare students of no teacher, the best one, their mean, and dynamic weights."""
+    """Distil the hybrid's members into screening networks; an interrupted comparison continues.
+
+    Students of no teacher, the best one, the mean of all, and dynamic weights are compared.
+    """
     from models.distillation.compare import Comparison, distil_tables, run_compare
     from models.distillation.student import Teaching
 
-    teaching = Teaching(weight=weight, temperature=temperature, rate=rate)
-    given = Comparison(start, tuple(teachers), pool, out, seeds, minutes, teaching)
-    options = [f"--start {start}", *(f"--teachers {path}" for path in teachers)]
-    options += [f"--pool {pool} --seeds {seeds} --minutes {minutes:g} --rate {rate:g} --out {out}"]
-    line = " ".join(["overread-models distil compare", *options])
-    result = {"command": line, **run_compare(given)}
+    teaching = Teaching(steps=steps, weight=weight, temperature=temperature, rate=rate)
+    given = Comparison(
+        data, start, tuple(teachers), out, cache, phantoms, lessons, seeds, seed, teaching
+    )
+    words = [f"overread-models distil --data {data} --start {start} --out {out}"]
+    words += [f"--teachers {path}" for path in teachers]
+    words += [f"--lessons {lessons} --steps {steps} --seeds {seeds} --weight {weight:g}"]
+    words += [f"--temperature {temperature:g} --rate {rate:g} --phantoms {phantoms} --seed {seed}"]
+    result = {"command": " ".join(words), **run_compare(given)}
     show_section(result, as_json, distil_tables(result))
 
 
 FloatStart = Annotated[
-    Path, typer.Option(help="KIND-fp32.onnx, or the averaged.pt it was exported from.")
+    list[Path],
+    typer.Option(
+        "--start",
+        help="KIND-fp32.onnx, or the averaged.pt it was exported from; repeat for a hybrid whose "
+        "members were trained in several runs.",
+    ),
 ]
 Qat = Annotated[
     Path | None,
@@ -260,7 +237,7 @@ def qat(
     from models.quantization.qat import run_qat
     from models.training.runs import Run
 
-    run = Run(data, out, minutes, rate, resume, start, cache, phantoms, seed)
+    run = Run(data, out, minutes, rate, resume, tuple(start), cache, phantoms, seed)
     run_qat(run, kind, screening or [], method)
 
 
@@ -285,7 +262,7 @@ def int4(
     from models.quantization.qat import run_int4
     from models.training.runs import Run
 
-    run = Run(data, out, minutes, rate, resume, start, cache, phantoms, seed)
+    run = Run(data, out, minutes, rate, resume, tuple(start), cache, phantoms, seed)
     run_int4(run, kind, qat, screening or [], share)
 
 
@@ -351,7 +328,7 @@ def prune_compare(
         raise typer.BadParameter(f"--way {sorted(unknown)}, expected one of {sorted(known)}")
     for one in shares:
         _check_share(one)
-    run = Run(data, out, minutes, rate, False, start, cache, phantoms, seed)
+    run = Run(data, out, minutes, rate, False, (start,), cache, phantoms, seed)
     cells = [Cell(method, one) for method in methods for one in shares]
     result = run_compare(run, cells, engine=engine, rounds=rounds)
     words = [f"overread-models prune compare --start {start} --data {data} --out {out}"]
@@ -379,7 +356,7 @@ def structured(
     from models.training.runs import Run
 
     _check_share(share)
-    run = Run(data, out, minutes, rate, False, start, cache, phantoms, seed)
+    run = Run(data, out, minutes, rate, False, (start,), cache, phantoms, seed)
     result = run_structured(run, share)
     show_section(result, as_json, json.dumps(result, indent=2))
 

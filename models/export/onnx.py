@@ -53,7 +53,7 @@ def export_float(network: nn.Module, kind: str) -> onnx.ModelProto:
             input_names=[INPUT],
             output_names=OUTPUTS[kind],
             dynamic_axes=_FREE_AXES[kind],
-            opset_version=17,
+            opset_version=18,
             dynamo=False,
         )
         return onnx.load(path)
@@ -68,15 +68,26 @@ def take_uint8(model: ModelProto) -> ModelProto:
     """Give the float model a uint8 input, dequantised inside the graph: value / 255."""
     graph = model.graph
     source = graph.input[0].name
-    inner = f"{source}_unit"
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name == source:
-                node.input[index] = inner
-    node = helper.make_node("DequantizeLinear", [INPUT, *SCALE], [inner], "voxels_dequantize")
-    graph.node.insert(0, node)
+    _read_dequantized(graph, source)
     _declare_uint8(graph)
     return model
+
+
+def _read_dequantized(graph: GraphProto, source: str) -> None:
+    """Let the nodes that read the input as float read it dequantised."""
+    inner = f"{source}_unit"
+    readers = [
+        (node, index)
+        for node in graph.node
+        if node.op_type != "DequantizeLinear"
+        for index, name in enumerate(node.input)
+        if name == source
+    ]
+    for node, index in readers:
+        node.input[index] = inner
+    if readers:
+        node = helper.make_node("DequantizeLinear", [INPUT, *SCALE], [inner], "voxels_dequantize")
+        graph.node.insert(0, node)
 
 
 def take_uint8_quantized(model: ModelProto) -> ModelProto:
@@ -92,6 +103,7 @@ def take_uint8_quantized(model: ModelProto) -> ModelProto:
         if node.op_type == "DequantizeLinear" and node.input[0] == first.output[0]:
             del node.input[:]
             node.input.extend([INPUT, *SCALE])
+    _read_dequantized(graph, source)
     _drop_unused(model)
     _declare_uint8(graph)
     return model

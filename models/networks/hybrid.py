@@ -1,86 +1,40 @@
-"""The hybrid network: a CNN stem for local texture, a Transformer encoder for the whole region.
+"""The hybrid network: members that each join a CNN and a Transformer encoder over a region.
 
-    known:   1 x 48^3 -> 16 x 24^3 -> 32 x 12^3 --> 64 x 6^3
-                                          |             |
-    texture: 1 x 48^3 -> 16 x 24^3 -> 64 x 12^3 ---> 216 tokens + 1 -> encoder -> answers
-                             |            |                               |
-    mask:    1 x 48^3 <- 16 x 24^3 <- 64 x 12^3 <-------------------------+
+    member:  1 x 48^3 -> 16 x 24^3 -> 64 x 12^3 -> 128 x 6^3 -> 216 tokens + 1 -> encoder -> answers
+    mask:    1 x 48^3 <- 16 x 24^3 <- 64 x 12^3 <---------------- tokens
 
-The known stem is the screening network's down to 1/8, with its weights, and is not trained: it
-knows lung already. The texture stem is the hybrid's own. The region becomes 216 tokens of 8 mm; the
-encoder relates them, and a class token carries the answers, as in ViT (Dosovitskiy et al.,
-arXiv:2010.11929). The decoder of the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597).
+Each member sees the region at another scale: its middle 24, 32 or 48 mm, resampled to 48 voxels a
+side. The CNN learns local texture; the encoder relates the tokens. A class token, which starts from
+the features of the middle, carries the answers, as in ViT (Dosovitskiy et al., arXiv:2010.11929).
+The decoder of the mask is that of U-Net (Ronneberger et al., arXiv:1505.04597). The network's
+answers are the means over its members; outline and diameter are those of the widest.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import torch
 from torch import nn
 
-from models.networks.blocks import Residual, conv_norm, patchify, residuals, upsample
-from models.networks.screening import ScreeningSpec, inner_widths, make_stem, parts
+from models.networks.blocks import Residual, patchify, residuals, upsample
+from models.networks.screening import parts
 from models.runtime.second_reader import TEXTURES
 
-KNOWN = ("stem", "down4", "down8")
-"""The parts taken from a screening network."""
-
-
-class KnownStem(nn.Module):
-    """The base of a network whose first layers are a screening network's; see `start_from`."""
-
-    def __init__(self, known: ScreeningSpec) -> None:
-        super().__init__()
-        self.stem, self.down4, self.down8 = make_stem(known)
-
-    def known(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the screening network's features of ``(n, 1, z, y, x)`` at 1/4 and at 1/8."""
-        quarter = self.down4(self.stem(x))
-        return quarter, self.down8(quarter)
-
-    def start_from(self, screening: Mapping[str, torch.Tensor]) -> None:
-        """Take over the stem of a trained screening network and freeze it."""
-        taken = {n: v for n, v in screening.items() if n.split(".")[0] in KNOWN}
-        self.load_state_dict(self.state_dict() | taken)
-        for name in KNOWN:
-            getattr(self, name).requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; a frozen stem keeps the statistics of its batch norms."""
-        super().train(mode)
-        for name in KNOWN:
-            part = getattr(self, name)
-            part.train(mode and any(weight.requires_grad for weight in part.parameters()))
-        return self
-
-
-def known_spec(weights: Mapping[str, torch.Tensor]) -> ScreeningSpec:
-    """Return the spec of the stem among these weights, with defaults below it.
-
-    Raises:
-        KeyError: there is no such stem.
-    """
-    first = ("stem.0.weight", "down4.0.0.weight", "down8.0.0.weight")
-    half, quarter, eighth = (weights[name].shape[0] for name in first)
-    blocks = (parts(weights, "down4.") - 1, parts(weights, "down8.") - 1, 0)
-    spec = ScreeningSpec((half, quarter, eighth, 2 * eighth), blocks)
-    inner = tuple(inner_widths(weights, part) for part in KNOWN[1:])
-    whole = (spec.inner_of(0), spec.inner_of(1))
-    return spec if inner == whole else replace(spec, inner=(*inner, (), ()))
+DECODER = ("up4", "back4", "up2", "back2", "mask")
+"""The parts of the widest member that draw the mask."""
 
 
 @dataclass(frozen=True)
 class HybridSpec:
-    """Side of a region in voxels; the known stem; the texture stem's widths and blocks; encoder."""
+    """Side of a region in voxels; mm that each member reads; CNN's widths and blocks; encoder."""
 
     side: int = 48
-    known: ScreeningSpec = field(default_factory=ScreeningSpec)
-    widths: tuple[int, int] = (16, 64)
-    blocks: tuple[int, int] = (2, 3)
-    channels: int = 160
+    reads: tuple[int, ...] = (24, 32, 48)
+    widths: tuple[int, int, int] = (16, 64, 128)
+    blocks: tuple[int, int, int] = (2, 3, 3)
+    channels: int = 192
     depth: int = 4
-    heads: int = 5
 
     @classmethod
     def of(cls, weights: Mapping[str, torch.Tensor], side: int = 48) -> Self:
@@ -89,16 +43,35 @@ class HybridSpec:
         Raises:
             KeyError: they are not a hybrid network's.
         """
-        channels = weights["place"].shape[2]
+        reads = scales(weights)
+        if not reads:
+            raise KeyError("members")
+        one = f"members.{reads[0]}"
+        half, quarter, eighth = (weights[f"{one}.down{n}.0.0.weight"].shape[0] for n in (2, 4, 8))
+        blocks = tuple(parts(weights, f"{one}.down{n}.") - 1 for n in (2, 4, 8))
         return cls(
-            side=side,
-            known=known_spec(weights),
-            widths=(weights["fine2.0.0.weight"].shape[0], weights["fine4.0.weight"].shape[0]),
-            blocks=(parts(weights, "fine2.") - 1, parts(weights, "mix4.")),
-            channels=channels,
-            depth=parts(weights, "encoder."),
-            heads=channels // 32,  # of 32 channels each
-        )
+            side, tuple(reads), (half, quarter, eighth), (blocks[0], blocks[1], blocks[2]),
+            weights[f"{one}.place"].shape[2], parts(weights, f"{one}.encoder."),
+        )  # fmt: skip
+
+
+def scales(weights: Mapping[str, torch.Tensor]) -> list[int]:
+    """Return the mm that the members with these weights read, in order; none of another network."""
+    return sorted({int(name.split(".")[1]) for name in weights if name.startswith("members.")})
+
+
+def without_spare_decoders(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights of members, without the decoders of those that are not the widest.
+
+    A member that was trained alone has one.
+    """
+    widest = str(max(scales(weights)))
+    parts_of = {name: name.split(".")[1:3] for name in weights}
+    return {
+        name: value
+        for name, value in weights.items()
+        if parts_of[name][0] == widest or parts_of[name][1] not in DECODER
+    }
 
 
 class Answers(NamedTuple):
@@ -119,54 +92,96 @@ class Answers(NamedTuple):
     mask: torch.Tensor
 
 
-class HybridNetwork(KnownStem):
+class HybridNetwork(nn.Module):
     """A region ``(n, 1, 48, 48, 48)`` in [0, 1] to `Answers`."""
 
     def __init__(self, spec: HybridSpec | None = None) -> None:
-        spec = spec or HybridSpec()
-        super().__init__(spec.known)
-        self.spec = spec
-        _, quarter, eighth, _ = spec.known.widths
-        half_width, quarter_width = spec.widths
-        tokens = (spec.side // 8) ** 3
-        self.fine2 = nn.Sequential(
-            patchify(1, half_width), *residuals(half_width, [half_width] * spec.blocks[0])
+        super().__init__()
+        self.spec = spec = spec or HybridSpec()
+        widest = max(spec.reads)
+        self.members = nn.ModuleDict(
+            {str(mm): Member(spec, mm, outlines=mm == widest) for mm in sorted(spec.reads)}
         )
-        self.fine4 = patchify(half_width, quarter_width)
-        self.join4 = conv_norm(quarter, quarter_width, 1)
-        self.mix4 = nn.Sequential(*residuals(quarter_width, [quarter_width] * spec.blocks[1]))
-        self.fine8 = nn.Conv3d(quarter_width, spec.channels, 2, 2)
-        self.embed = nn.Linear(eighth, spec.channels)
-        # positions and class token; both names are in the shipped artifacts
-        self.place = nn.Parameter(torch.randn(1, tokens + 1, spec.channels) * 0.02)
-        self.asked = nn.Parameter(torch.randn(1, 1, spec.channels) * 0.02)
-        layers = [EncoderLayer(spec.channels, spec.heads) for _ in range(spec.depth)]
-        self.encoder = nn.Sequential(*layers)
-        self.norm = nn.LayerNorm(spec.channels)
-        self.answer = nn.Linear(spec.channels, 3 + len(TEXTURES))
-        self.up4 = nn.Conv3d(spec.channels, quarter_width, 1)
-        self.back4 = Residual(quarter_width, factored=True)
-        self.up2 = nn.Conv3d(quarter_width, half_width, 1)
-        self.back2 = Residual(half_width, factored=True)
-        self.mask = nn.ConvTranspose3d(half_width, 1, 2, 2)
-        nn.init.constant_(self.mask.get_parameter("bias"), -3.0)
 
     def forward(self, x: torch.Tensor) -> Answers:
         """See the class."""
-        known4, known8 = self.known(x)  # (n, 32, 12, 12, 12), (n, 64, 6, 6, 6)
-        fine2 = self.fine2(x)
-        fine4 = self.mix4(self.fine4(fine2) + self.join4(known4))
-        fine8 = self.fine8(fine4)  # (n, c, 6, 6, 6)
-        tokens = fine8.flatten(2).transpose(1, 2) + self.embed(known8.flatten(2).transpose(1, 2))
-        class_token = self.asked.expand(tokens.shape[0], -1, -1)
-        tokens = self.norm(self.encoder(torch.cat([class_token, tokens], 1) + self.place))
-        answer = self.answer(tokens[:, 0])  # (n, 6)
-        grid = tokens[:, 1:].transpose(1, 2).unflatten(2, known8.shape[2:])
-        back4 = self.back4(torch.relu(fine4 + upsample(self.up4(grid))))
-        back2 = self.back2(torch.relu(fine2 + upsample(self.up2(back4))))
-        return Answers(
-            answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], self.mask(back2)
+        each = self.each(x)
+        widest = each[-1]
+        logit, malignancy, texture = (
+            torch.stack([getattr(one, name) for one in each]).mean(0)
+            for name in ("logit", "malignancy", "texture")
         )
+        return Answers(logit, widest.log_diameter, malignancy, texture, widest.mask)
+
+    def each(self, x: torch.Tensor) -> list[Answers]:
+        """Return the answers of each member, the widest last; its mask is that of the region."""
+        return [member(x) for member in self.listed()]
+
+    def listed(self) -> list["Member"]:
+        """Return the members, the widest last."""
+        return [member for member in self.members.values() if isinstance(member, Member)]
+
+
+class Member(nn.Module):
+    """The network of one scale, which ``reads`` so many mm; only if it ``outlines`` it has a mask.
+
+    The mask covers what the member reads; without one it is empty.
+    """
+
+    def __init__(self, spec: HybridSpec, reads: int, *, outlines: bool) -> None:
+        super().__init__()
+        self.side, self.reads, self.outlines = spec.side, reads, outlines
+        half, quarter, eighth = spec.widths
+        at2, at4, at8 = spec.blocks
+        self.grid = spec.side // 8
+        tokens = self.grid**3
+        self.down2 = nn.Sequential(patchify(1, half), *residuals(half, [half] * at2))
+        self.down4 = nn.Sequential(patchify(half, quarter), *residuals(quarter, [quarter] * at4))
+        self.down8 = nn.Sequential(patchify(quarter, eighth), *residuals(eighth, [eighth] * at8))
+        self.embed = nn.Linear(eighth, spec.channels)
+        self.middle = nn.Linear(eighth, spec.channels)
+        self.place = nn.Parameter(torch.randn(1, tokens + 1, spec.channels) * 0.02)
+        layers = [EncoderLayer(spec.channels, spec.channels // 32) for _ in range(spec.depth)]
+        self.encoder = nn.Sequential(*layers)
+        self.norm = nn.LayerNorm(spec.channels)
+        self.answer = nn.Linear(spec.channels, 3 + len(TEXTURES))
+        if not outlines:
+            return
+        self.up4 = nn.Conv3d(spec.channels, quarter, 1)
+        self.back4 = Residual(quarter, factored=True)
+        self.up2 = nn.Conv3d(quarter, half, 1)
+        self.back2 = Residual(half, factored=True)
+        self.mask = nn.ConvTranspose3d(half, 1, 2, 2)
+        nn.init.constant_(self.mask.get_parameter("bias"), -3.0)
+
+    def forward(self, x: torch.Tensor) -> Answers:
+        """Map ``(n, 1, side, side, side)`` to `Answers`."""
+        down2 = self.down2(self.view(x))
+        down4 = self.down4(down2)
+        down8 = self.down8(down4)  # (n, c, 6, 6, 6)
+        two = slice(self.grid // 2 - 1, self.grid // 2 + 1)  # the cells in the middle of an axis
+        centre = down8[:, :, two, two, two].mean((2, 3, 4))
+        tokens = self.embed(down8.flatten(2).transpose(1, 2))
+        tokens = torch.cat([self.middle(centre)[:, None], tokens], 1) + self.place
+        tokens = self.norm(self.encoder(tokens))
+        answer = self.answer(tokens[:, 0])  # (n, 6)
+        mask = x.new_zeros(0)
+        if self.outlines:
+            sides = (self.grid,) * 3  # constants: traced shapes would be nodes of the artifact
+            grid = tokens[:, 1:].transpose(1, 2).reshape(-1, self.embed.out_features, *sides)
+            back4 = self.back4(torch.relu(down4 + upsample(self.up4(grid))))
+            back2 = self.back2(torch.relu(down2 + upsample(self.up2(back4))))
+            mask = self.mask(back2)
+        return Answers(answer[:, :1], answer[:, 1:2] + 2.0, answer[:, 2:3], answer[:, 3:], mask)
+
+    def view(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the middle of regions, or of their masks, that this member reads."""
+        if self.reads == self.side:
+            return x
+        low = (self.side - self.reads) // 2
+        inner = x[..., low : low + self.reads, low : low + self.reads, low : low + self.reads]
+        size = (self.side,) * 3
+        return nn.functional.interpolate(inner, size, mode="trilinear", align_corners=False)
 
 
 class EncoderLayer(nn.Module):

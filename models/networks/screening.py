@@ -81,8 +81,10 @@ class ScreeningNetwork(nn.Module):
     def __init__(self, spec: ScreeningSpec | None = None) -> None:
         super().__init__()
         spec = spec or ScreeningSpec()
-        _, quarter, eighth, sixteenth = spec.widths
-        self.stem, self.down4, self.down8 = make_stem(spec)
+        half, quarter, eighth, sixteenth = spec.widths
+        self.stem = patchify(1, half)
+        self.down4 = nn.Sequential(patchify(half, quarter), *residuals(quarter, spec.inner_of(0)))
+        self.down8 = nn.Sequential(patchify(quarter, eighth), *residuals(eighth, spec.inner_of(1)))
         self.down16 = nn.Sequential(
             patchify(eighth, sixteenth), *residuals(sixteenth, spec.inner_of(2))
         )
@@ -103,11 +105,3 @@ class ScreeningNetwork(nn.Module):
         features = self.smooth(quarter)
         maps: torch.Tensor = self.head(features)
         return torch.cat([maps, self.share(features)], 1) if self.training else maps
-
-
-def make_stem(spec: ScreeningSpec) -> tuple[nn.Module, nn.Module, nn.Module]:
-    """Make the parts down to 1/2, 1/4 and 1/8, which the hybrid network shares."""
-    half, quarter, eighth, _ = spec.widths
-    down4 = nn.Sequential(patchify(half, quarter), *residuals(quarter, spec.inner_of(0)))
-    down8 = nn.Sequential(patchify(quarter, eighth), *residuals(eighth, spec.inner_of(1)))
-    return patchify(1, half), down4, down8

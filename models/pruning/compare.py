@@ -44,7 +44,7 @@ from models.runtime.hardware import cpu_name
 from models.runtime.session import open_session
 from models.training.data import load_cubes
 from models.training.loop import Task, train
-from models.training.runs import Run, load_weights, make_screening, make_screening_task
+from models.training.runs import Run, load_weights, make_screening, make_screening_task, only
 from models.training.screening import RATES, ScreeningTask, summary
 
 CONTROL = "control"
@@ -106,7 +106,12 @@ def run_compare(
         [json.loads((run.out / cell.name / name).read_text()) for cell in cells]
         for name in ("result.json", "time.json")
     )
-    head = {"start": str(run.start), "minutes": run.minutes, "box": list(BOX), "engine": engine}
+    head = {
+        "start": str(only(run.start)),
+        "minutes": run.minutes,
+        "box": list(BOX),
+        "engine": engine,
+    }
     return {**head, "rounds": rounds, "cpu": cpu_name(), **compared(found, times)}
 
 

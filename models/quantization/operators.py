@@ -63,9 +63,16 @@ def _convolve_back(
     return F.conv_transpose3d(x, weight, bias, options["strides"])
 
 
-def _resize(x: torch.Tensor, _: None, scales: torch.Tensor, **options: Any) -> torch.Tensor:
-    _only(options, mode=b"nearest")
-    return F.interpolate(x, scale_factor=scales[2:].tolist(), mode="nearest")
+def _resize(
+    x: torch.Tensor, _: None, scales: torch.Tensor | None, sizes: torch.Tensor | None = None,
+    **options: Any,
+) -> torch.Tensor:  # fmt: skip
+    if sizes is None:
+        assert scales is not None
+        _only(options, mode=b"nearest")
+        return F.interpolate(x, scale_factor=scales[2:].tolist(), mode="nearest")
+    _only(options, mode=b"linear", coordinate_transformation_mode=b"half_pixel", antialias=0)
+    return F.interpolate(x, sizes[2:].tolist(), mode="trilinear", align_corners=False)
 
 
 def _gemm(
@@ -80,6 +87,11 @@ def _normalise(
 ) -> torch.Tensor:
     _only(options, axis=-1)
     return F.layer_norm(x, weight.shape, weight, bias, options["epsilon"])
+
+
+def _mean(x: torch.Tensor, axes: torch.Tensor, keepdims: int = 1, **options: Any) -> torch.Tensor:
+    _only(options, noop_with_empty_axes=0)
+    return x.mean(axes.tolist(), keepdim=bool(keepdims))
 
 
 def _slice(
@@ -130,6 +142,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "MatMul": torch.matmul,
     "Mul": torch.mul,
     "Pow": torch.pow,
+    "ReduceMean": _mean,
     "Relu": torch.relu,
     "Reshape": _reshape,
     "Resize": _resize,

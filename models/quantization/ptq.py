@@ -2,7 +2,7 @@
 
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -47,8 +47,8 @@ CALIBRATION_CUBES = 96
 """Training cubes that quantisation is calibrated on, in addition to whole training scans."""
 
 
-def run_export(kind: str, data: Path, weights: Path, method: str) -> None:
-    """Register `KIND-fp32` and `KIND-int8` of trained ``weights``."""
+def run_export(kind: str, data: Path, weights: Sequence[Path], method: str) -> None:
+    """Register `KIND-fp32` and `KIND-int8` of trained ``weights``; a hybrid joins its members."""
     network = make_network(kind, weights)
     register(f"{kind}-fp32", export_fp32(network, kind), parent="", method="training")
     exact = export_float(network, kind)
@@ -122,7 +122,7 @@ def _float_nodes(model: onnx.ModelProto) -> list[str]:
 def calibration(kind: str, data: Path, split: str = "train") -> Iterator[np.ndarray]:
     """Yield inputs ``(1, 1, z, y, x)`` of that kind of network from a split's material."""
     cubes = load_cubes(data / "nodules", split).pieces
-    scans = scans_of_role(data / "ct", split)
+    scans = scans_of_role(data, split)
     if kind == "screening":
         # boxes of one size, which histograms need: cubes are mirrored at their faces
         shape, a_scan = (96, 96, 96), CALIBRATION_CUBES // 24

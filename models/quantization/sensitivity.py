@@ -49,7 +49,9 @@ class Layer:
     int4: float
 
 
-def run_sensitivity(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
+def run_sensitivity(
+    kind: str, data: Path, start: Sequence[Path], qat: Path | None
+) -> list[dict[str, Any]]:
     """Return every layer's report as JSON holds it."""
     network = make_network(kind, start).eval()
     simulation = trained_simulation(network, kind, qat)
@@ -57,7 +59,9 @@ def run_sensitivity(kind: str, data: Path, start: Path, qat: Path | None) -> lis
     return [{k: v for k, v in asdict(layer).items() if k != "name"} for layer in layers]
 
 
-def run_ranges(kind: str, data: Path, start: Path, qat: Path | None) -> list[dict[str, Any]]:
+def run_ranges(
+    kind: str, data: Path, start: Sequence[Path], qat: Path | None
+) -> list[dict[str, Any]]:
     """Return the difference of INT8 from float on validation for each method to find ranges.
 
     The last row is the trained simulation, if there is one: see `trained_simulation`.

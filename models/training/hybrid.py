@@ -1,81 +1,173 @@
 """The hybrid network's training: regions in, its loss, its figures on validation candidates."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
-from imaging.volume import FloatArray
-from models.networks.hybrid import Answers
-from models.training.data import Batch, draw_batches
-from models.training.regions import RegionDrawer
-from models.training.screening import sensitivity_at
+from imaging.roi import cut_roi
+from imaging.volume import FloatArray, UInt8Array
+from models.networks.hybrid import Answers, HybridNetwork
+from models.runtime.tiles import tile_around
+from models.training.data import Batch, Piece, away_from_marks, draw_batches
+from models.training.regions import RegionDrawer, as_sample
+from models.training.screening import (
+    RATES,
+    best_logit,
+    peaks_of,
+    peaks_of_each,
+    peaks_of_tiles,
+    sensitivity_at,
+)
 from models.training.targets import hybrid_loss
+
+LEAST_LOGIT = -6.0
+"""The edge's logit of a nodule that it did not propose; weaker false positives are not read."""
+
+MINED = 40
+"""The worst errors of the network in each whole scan that later samples show more often."""
+
+EDGE_WEIGHT = 0.65
+"""Of the screening network's logit in the figures of both."""
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Regions of validation nodules and of false positives in scans, with the edge's logits."""
+    """Regions of nodules and of false positives in one context, with the edge's logits.
 
-    nodules: np.ndarray
+    ``scans`` is the number of whole scans that the false positives come from.
+    """
+
+    nodules: UInt8Array
     nodule_logit: FloatArray
-    false_positives: np.ndarray
+    false_positives: UInt8Array
     false_positive_logit: FloatArray
     scans: int
 
 
 @dataclass
 class HybridTask:
-    """Trains on ``drawer``'s regions; measures on regions of other patients."""
+    """Trains on ``drawer``'s regions; measures on regions of other patients, by context."""
 
     drawer: RegionDrawer
-    validation: Validation
+    validation: dict[str, Validation]
     network: nn.Module
-    batch: int = 32
+    batch: int = 24
     workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and what `hybrid_loss` compares with."""
         return draw_batches(
-            partial(_draw, self.drawer), self.batch, workers=self.workers, seed=seed
+            partial(_samples, self.drawer), self.batch, workers=self.workers, seed=seed
         )
 
     def losses(self, network: nn.Module, batch: Batch) -> dict[str, torch.Tensor]:
-        """Return the terms of `hybrid_loss`."""
-        answers = network(batch["voxels"].float() / 255)
-        return hybrid_loss(Answers(*(out.float() for out in answers)), batch)
+        """Return the terms of `hybrid_loss`, each the mean over the members."""
+        assert isinstance(network, HybridNetwork)
+        terms: dict[str, list[torch.Tensor]] = {}
+        voxels = batch["voxels"].float() / 255
+        for member in network.listed():
+            exact = Answers(*(out.float() for out in member(voxels)))
+            shown = batch | {"mask": member.view(batch["mask"])}
+            for name, term in hybrid_loss(exact, shown).items():
+                terms.setdefault(name, []).append(term)
+        return {name: torch.stack(found).mean() for name, found in terms.items()}
 
     def refresh(self, network: nn.Module) -> None:
-        """Do nothing: the false positives are those of the screening network, which is fixed."""
+        """Mine the network's own errors among the screening network's candidates in whole scans."""
+        composer = self.drawer.composer
+        hard = [self._errors(network, scan) for scan in composer.scans]
+        self.drawer = replace(self.drawer, composer=replace(composer, hard=hard))
+
+    def _errors(self, network: nn.Module, scan: Piece) -> FloatArray:
+        peaks = peaks_of(self.drawer.screeners[-1], scan.voxels, most=120)
+        apart = away_from_marks(peaks.index_zyx, scan, 3)
+        places = peaks.index_zyx[apart & (peaks.logit > LEAST_LOGIT)]
+        if not len(places):
+            return places
+        order = np.argsort(-logits(network, _regions(scan.voxels, places)))
+        return places[order[:MINED]]
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return sensitivity at 0.5 to 4 false positives a scan, alone and with the edge."""
-        held = self.validation
-        nodule, other = (logits(network, r) for r in (held.nodules, held.false_positives))
-        both = (nodule + held.nodule_logit, other + held.false_positive_logit)
-        return {
-            f"{name}_{rate:g}": sensitivity_at(found, false, rate * held.scans)
-            for name, (found, false) in {"alone": (nodule, other), "both": both}.items()
-            for rate in (0.5, 1, 2, 4)
-        }
+        """Return the CPM in each context, and with the edge's logit."""
+        found = {}
+        for context, held in self.validation.items():
+            nodule, other = (logits(network, r) for r in (held.nodules, held.false_positives))
+            pairs = {
+                "alone": (nodule, other),
+                "both": (
+                    EDGE_WEIGHT * held.nodule_logit + (1 - EDGE_WEIGHT) * nodule,
+                    EDGE_WEIGHT * held.false_positive_logit + (1 - EDGE_WEIGHT) * other,
+                ),
+                "edge": (held.nodule_logit, held.false_positive_logit),
+            }
+            for name, (hits, false) in pairs.items():
+                at = [sensitivity_at(hits, false, rate * held.scans) for rate in RATES]
+                found[f"{context}_{name}"] = float(np.mean(at))
+        return found
 
 
-def _draw(drawer: RegionDrawer, rng: np.random.Generator) -> Batch:
-    region = drawer.draw(rng)
-    return {
-        "voxels": torch.from_numpy(region.voxels)[None],
-        "nodule": torch.tensor(float(region.diameter_mm > 0)),
-        "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
-        "malignancy": torch.tensor(region.malignancy, dtype=torch.float32),
-        "texture": torch.tensor(region.texture),
-        "mask": torch.from_numpy(region.mask)[None].float() / 255,
-    }
+def validation_in_cubes(
+    screener: nn.Module, cubes: Sequence[Piece], scans: Sequence[Piece]
+) -> Validation:
+    """Return nodules in their cubes, and false positives of scans in tiles cut as these are."""
+    nodules, nodule_logit, regions, false_logit = [], [], [], []
+    for cube, peaks in zip(
+        cubes, peaks_of_each(screener, [cube.voxels for cube in cubes]), strict=True
+    ):
+        nodules.append(_region_of(cube, cube.nodules[0], peaks.index_zyx))
+        nodule_logit.append(max(best_logit(peaks, cube.nodules[0]), LEAST_LOGIT))
+    for scan in scans:
+        peaks = peaks_of_tiles(screener, scan.voxels)
+        keep = away_from_marks(peaks.index_zyx, scan, 3) & (peaks.logit > LEAST_LOGIT)
+        for at, logit in zip(peaks.index_zyx[keep], peaks.logit[keep], strict=True):
+            place = tile_around(scan.voxels.shape, at)
+            inside = at - np.array([one.start for one in place])
+            regions.append(cut_roi(scan.voxels[place], inside))
+            false_logit.append(logit)
+    return Validation(
+        np.stack(nodules), np.array(nodule_logit), np.stack(regions), np.array(false_logit),
+        len(scans),
+    )  # fmt: skip
 
 
-def logits(network: nn.Module, regions: np.ndarray, *, batch: int = 32) -> FloatArray:
+def validation_in_scans(screener: nn.Module, scans: Sequence[Piece]) -> Validation:
+    """Return nodules and false positives of whole scans."""
+    nodules, nodule_logit, regions, false_logit = [], [], [], []
+    for scan in scans:
+        peaks = peaks_of(screener, scan.voxels)
+        for nodule in scan.nodules:
+            nodules.append(_region_of(scan, nodule, peaks.index_zyx))
+            nodule_logit.append(max(best_logit(peaks, nodule), LEAST_LOGIT))
+        keep = away_from_marks(peaks.index_zyx, scan, 3) & (peaks.logit > LEAST_LOGIT)
+        regions += [cut_roi(scan.voxels, at) for at in peaks.index_zyx[keep]]
+        false_logit.append(peaks.logit[keep])
+    return Validation(
+        np.stack(nodules), np.array(nodule_logit), np.stack(regions), np.concatenate(false_logit),
+        len(scans),
+    )  # fmt: skip
+
+
+def _region_of(piece: Piece, nodule: FloatArray, candidates: FloatArray) -> UInt8Array:
+    """Return the region around the candidate that is nearest to a nodule, or around its middle."""
+    away = np.linalg.norm(candidates - nodule[:3], axis=1)
+    hit = len(away) > 0 and away.min() < nodule[3] / 2
+    return cut_roi(piece.voxels, candidates[int(away.argmin())] if hit else nodule[:3])
+
+
+def _regions(voxels: UInt8Array, places: FloatArray) -> UInt8Array:
+    return np.stack([cut_roi(voxels, at) for at in places])
+
+
+def _samples(drawer: RegionDrawer, rng: np.random.Generator) -> Iterator[Batch]:
+    for region in drawer.stream(rng):
+        yield as_sample(region)
+
+
+def logits(network: nn.Module, regions: np.ndarray, *, batch: int = 24) -> FloatArray:
     """Return the network's logits ``(n,)`` of uint8 regions ``(n, z, y, x)``."""
     device = next(network.parameters()).device
     found = []

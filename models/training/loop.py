@@ -59,7 +59,7 @@ class Plan:
     decay: float = 0.02
     warm_up: float = 0.03
     average: float = 0.998
-    evaluation_minutes: float = 4.0
+    evaluation_minutes: float = 8.0
     refresh_minutes: float = 8.0
     save_minutes: float = 2.0
     seed: int = 0

@@ -31,7 +31,6 @@ from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_conte
 
 from models.networks.blocks import Residual
 from models.networks.hybrid import Answers, EncoderLayer, HybridNetwork, HybridSpec
-from models.networks.screening import ScreeningNetwork
 from models.training.data import Batch
 from models.training.targets import hybrid_loss
 
@@ -43,17 +42,16 @@ COSTLY = [
 ]
 """The operators whose results ``recomputation`` keeps."""
 
-STEMS = ("fine2.0", "fine4", "join4")
-"""Trained blocks that are neither `Residual` nor `EncoderLayer`."""
+STEMS = ("down2.0", "down4.0", "down8.0")
+"""Blocks of a member that are neither `Residual` nor `EncoderLayer`."""
 
 
 def blocks(network: HybridNetwork) -> list[nn.Module]:
-    """Return the blocks that are trained, each once."""
+    """Return the blocks, each once."""
     return [
         module
         for name, module in network.named_modules()
-        if (isinstance(module, Residual | EncoderLayer) or name in STEMS)
-        and any(weight.requires_grad for weight in module.parameters())
+        if isinstance(module, Residual | EncoderLayer) or name.endswith(STEMS)
     ]
 
 
@@ -67,12 +65,12 @@ def pool_gradients(network: nn.Module) -> None:
 
 
 def make_network(savings: Collection[str], spec: HybridSpec) -> HybridNetwork:
-    """Return the hybrid in training mode with a known stem, and with those savings."""
+    """Return the hybrid in training mode with those savings."""
     torch.manual_seed(0)
     network = HybridNetwork(spec)
-    network.start_from(ScreeningNetwork(spec.known).state_dict())
     if "sharing" in savings:
-        network.encoder = nn.Sequential(*[network.encoder[0]] * len(network.encoder))
+        for member in network.listed():
+            member.encoder = nn.Sequential(*[member.encoder[0]] * len(member.encoder))
     if "checkpointing" in savings or "recomputation" in savings:
         kept = partial(create_selective_checkpoint_contexts, COSTLY)
         options: dict[str, Any] = {"context_fn": kept} if "recomputation" in savings else {}
@@ -88,6 +86,8 @@ def make_batch(size: int, side: int) -> Batch:
     return {
         "voxels": torch.randint(0, 256, box, generator=draw, dtype=torch.uint8),
         "nodule": (torch.arange(size) % 2).float(),
+        "sized": (torch.arange(size) % 2).float(),
+        "outlined": (torch.arange(size) % 2).float(),
         "log_diameter": 1 + 2 * torch.rand(size, generator=draw),
         "malignancy": torch.rand(size, generator=draw),
         "texture": torch.arange(size) % 3,

@@ -1,36 +1,52 @@
-"""Training regions of the hybrid network, around the screening network's own candidates.
+"""Training regions of the hybrid network, around the candidates of screening networks.
 
-Nodules come from the middle of a cube, false positives mostly from whole scans. The network would
-learn any other difference between the two, so both are shifted, scaled, shortened and mirrored
-alike, and nodules are implanted into the scans as well.
+Whether a region holds a nodule must not show in anything but its middle. So both kinds come from
+the same composed samples, around the candidates that a screening network has there: a seam, a face
+or a neighbouring nodule is as frequent with a nodule as without.
+
+Ratings and outlines are known of cubes alone. Regions cut from these teach them, and not whether
+there is a nodule.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
 from imaging.roi import cut_roi
 from imaging.volume import FloatArray
+from models.runtime.sigmoid import sigmoid
 from models.training.augment import Noise, resized, scanned_anew, turned
-from models.training.compose import Composer, implanted
-from models.training.data import NONE, Cubes, Piece, resize
+from models.training.compose import Composer
+from models.training.data import NONE, Cubes, Piece, away_from_marks, resize
+from models.training.screening import peaks_of
+
+LEAST_LOGIT = -6.0
+"""Weaker candidates of a sample are left out."""
+
+EACH = 3
+"""The most nodules, and the most others, that one composed sample gives."""
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
     """``voxels`` and ``mask`` uint8 ``(side, side, side)``; the diameter is 0 without a nodule.
 
-    ``malignancy`` is in [0, 1], NaN if unknown; ``texture`` a class of
-    `models.runtime.second_reader.TEXTURES`, -1 if unknown.
+    ``nodule`` is 1 or 0, NaN if the region does not teach it. ``malignancy`` is in [0, 1], NaN if
+    unknown; ``texture`` a class of `models.runtime.second_reader.TEXTURES`, -1 if unknown.
+    ``outlined``: the mask is known.
     """
 
     voxels: np.ndarray
     mask: np.ndarray
+    nodule: float
     diameter_mm: float = 0.0
     malignancy: float = np.nan
     texture: int = -1
+    outlined: bool = False
 
 
 def rated(cubes: Cubes) -> tuple[FloatArray, npt.NDArray[np.int64]]:
@@ -48,98 +64,97 @@ class RegionDrawer:
     """Draws training regions.
 
     Attributes:
-        composer: its cubes and scans are the sources.
+        composer: draws the samples; its cubes are the sources of ratings and outlines.
         ratings: malignancy and texture of the composer's cubes, see `rated`.
-        false_positives: false positives ``(n, 3)`` of each cube, then of each scan.
-        weights: the odds ``(n,)`` to draw each of them.
+        screeners: networks whose candidates the regions surround, one at random for each sample.
         side: of a region, in voxels.
-        share: of regions with a nodule.
+        share: of regions that teach ratings and outlines.
     """
 
     composer: Composer
     ratings: tuple[FloatArray, npt.NDArray[np.int64]]
-    false_positives: Sequence[FloatArray]
-    weights: Sequence[FloatArray]
-    noise: Noise
+    screeners: Sequence[nn.Module]
+    noise: Noise = field(default_factory=lambda: Noise(96, 1))
     side: int = 48
-    share: float = 0.45
+    share: float = 0.2
 
-    def draw(self, rng: np.random.Generator) -> Region:
-        """Draw one region, with or without a nodule."""
-        kind = rng.random()
-        if kind < 0.6 * self.share:
-            return self._nodule(rng)
-        if kind < self.share:
-            return self._implant(rng, real=True)
-        if kind < self.share + 0.07:
-            return self._implant(rng, real=False)
-        return self._false_positive(rng)
+    def stream(self, rng: np.random.Generator) -> Iterator[Region]:
+        """Yield regions without end."""
+        while True:
+            for region in self.of_sample(rng):
+                if rng.random() < self.share:
+                    yield self._of_cube(rng)
+                yield region
 
-    def _nodule(self, rng: np.random.Generator) -> Region:
+    def of_sample(self, rng: np.random.Generator) -> list[Region]:
+        """Return regions around the candidates of one composed sample, as many of each kind.
+
+        A sample without nodules, or without false positives, gives one of the other kind.
+        """
+        sample = self.composer.draw(rng)
+        network = self.screeners[int(rng.integers(len(self.screeners)))]
+        peaks = peaks_of(network, sample.voxels)
+        near = peaks.index_zyx[peaks.logit > LEAST_LOGIT]
+        false = away_from_marks(near, sample, 2.0)
+        odds = 0.08 + sigmoid(peaks.logit[: len(near)][false] + 2)
+        count = min(len(sample.nodules), len(odds), EACH)
+        others = list[Region]()
+        if len(odds):
+            some = min(max(count, 1), len(odds))
+            chosen = rng.choice(len(odds), some, replace=False, p=odds / odds.sum())
+            others = [self._cut(sample, np.append(near[false][i], 0.0), rng) for i in chosen]
+        found = rng.permutation(len(sample.nodules))[: max(count, 1)]
+        nodules = [self._around(sample, sample.nodules[i], near, rng) for i in found]
+        both = [*others, *nodules]
+        return [both[i] for i in rng.permutation(len(both))]
+
+    def _around(
+        self, sample: Piece, nodule: FloatArray, candidates: FloatArray, rng: np.random.Generator
+    ) -> Region:
+        """Return a region around the candidate that hit a nodule; of a miss, around its middle."""
+        away = np.linalg.norm(candidates - nodule[:3], axis=1)
+        hit = len(away) > 0 and away.min() < nodule[3] / 2
+        at = candidates[int(away.argmin())] if hit else nodule[:3] + rng.normal(0, 1.2, 3)
+        return self._cut(sample, np.array([*at, nodule[3]]), rng)
+
+    def _cut(self, sample: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
+        """Cut a region around a mark of a sample that was composed and augmented already."""
+        at = mark[:3] + rng.normal(0, 0.8, 3)
+        voxels, mask = (cut_roi(a, at, (self.side,) * 3) for a in (sample.voxels, sample.mask))
+        whole = turned(Piece(voxels, mask, NONE, NONE), rng)
+        voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
+        return Region(voxels, mask, float(mark[3] > 0), float(mark[3]), outlined=False)
+
+    def _of_cube(self, rng: np.random.Generator) -> Region:
+        """Return a region of a cube's own nodule, with its ratings and its outline."""
         number = int(rng.integers(len(self.composer.cubes)))
-        piece = resized(self.composer.cubes[number], rng)
-        return self._rated(self._cut(piece, piece.nodules[0], rng), number)
-
-    def _implant(self, rng: np.random.Generator, *, real: bool) -> Region:
-        composer = self.composer
-        number = int(rng.integers(len(composer.cubes)))
-        donor = turned(resized(composer.cubes[number], rng), rng)
-        scan = composer.scans[int(rng.integers(len(composer.scans)))]
-        side = self.side + 16
-        for _ in range(8):
-            middle = rng.uniform(0.15, 0.85, 3) * scan.voxels.shape
-            voxels = cut_roi(scan.voxels, middle, (side,) * 3)
-            ground = Piece(voxels, np.zeros_like(voxels), NONE, NONE)
-            part = implanted(ground, donor, rng, real=real)
-            changed = np.argwhere(part.voxels != ground.voxels)
-            if len(changed):
-                if real:
-                    return self._rated(self._cut(part, part.nodules[0], rng), number)
-                return self._cut(part, np.append(changed.mean(0), 0.0), rng)
-        return self._nodule(rng) if real else self._false_positive(rng)
-
-    def _false_positive(self, rng: np.random.Generator) -> Region:
-        totals = np.array([w.sum() for w in self.weights])
-        source = int(rng.choice(len(totals), p=totals / totals.sum()))
-        odds = self.weights[source] / totals[source]
-        centre = self.false_positives[source][int(rng.choice(len(odds), p=odds))]
-        cubes = len(self.composer.cubes)
-        pieces = self.composer.cubes if source < cubes else self.composer.scans
-        piece = pieces[source if source < cubes else source - cubes]
-        return self._cut(piece, np.append(centre, 0.0), rng)
-
-    def _rated(self, region: Region, number: int) -> Region:
-        """Add the ratings of that cube's nodule; at another size its malignancy is unknown."""
-        diameter = self.composer.cubes[number].nodules[0, 3]
-        # scaled by more than this (natural logarithm) it is another nodule to a radiologist
-        same = abs(np.log(region.diameter_mm / diameter)) < 0.3
-        malignancy, texture = self.ratings
-        return replace(
-            region,
-            malignancy=float(malignancy[number]) if same else np.nan,
-            texture=int(texture[number]),
-        )
-
-    def _cut(self, piece: Piece, mark: FloatArray, rng: np.random.Generator) -> Region:
-        diameter = float(mark[3])
-        # along each axis about as far from the centre as candidates are
-        at = mark[:3] + rng.normal(0, 1.3 + 0.05 * diameter, 3)
+        cube = resized(self.composer.cubes[number], rng)
+        z, y, x, diameter = cube.nodules[0]
+        at = np.array([z, y, x]) + rng.normal(0, 1.3 + 0.05 * diameter, 3)
         factor = float(np.exp(rng.uniform(np.log(0.85), np.log(1.2))))
         size = (round(self.side / factor),) * 3
-        voxels, mask = (cut_roi(a, at, size) for a in (piece.voxels, piece.mask))
+        voxels, mask = (cut_roi(a, at, size) for a in (cube.voxels, cube.mask))
         voxels, mask = (resize(a, self.side / size[0]) for a in (voxels, mask))
-        if rng.random() < 0.5:  # as at the border of a lung box
-            low = rng.integers(0, 13, 3) * (rng.random(3) < 0.5)
-            high = self.side - rng.integers(0, 13, 3) * (rng.random(3) < 0.5)
-            voxels, mask = (_shortened(a, low, high) for a in (voxels, mask))
-        whole = turned(Piece(voxels, mask, NONE, NONE), rng)
-        whole = scanned_anew(whole, rng, self.noise, thicken=0.25)
-        voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
-        return Region(voxels, mask, diameter * self.side / size[0])
+        whole = scanned_anew(turned(Piece(voxels, mask, NONE, NONE), rng), rng, self.noise)
+        diameter *= self.side / size[0]
+        # scaled by more than this (natural logarithm) it is another nodule to a radiologist
+        same = abs(np.log(diameter / self.composer.cubes[number].nodules[0, 3])) < 0.3
+        malignancy, texture = self.ratings
+        return Region(
+            np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask), np.nan, diameter,
+            float(malignancy[number]) if same else np.nan, int(texture[number]), outlined=True,
+        )  # fmt: skip
 
 
-def _shortened(voxels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Mirror what lies between ``low`` and ``high`` back to the full size."""
-    box = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-    pad = [(int(a), int(n - b)) for a, b, n in zip(low, high, voxels.shape, strict=True)]
-    return np.pad(voxels[box], pad, mode="symmetric")
+def as_sample(region: Region) -> dict[str, torch.Tensor]:
+    """Return a region as what `models.training.targets.hybrid_loss` takes, without batch axis."""
+    return {
+        "voxels": torch.from_numpy(region.voxels)[None],
+        "nodule": torch.tensor(region.nodule, dtype=torch.float32),
+        "log_diameter": torch.tensor(float(np.log(max(region.diameter_mm, 1.0)))),
+        "sized": torch.tensor(float(region.diameter_mm > 0)),
+        "malignancy": torch.tensor(region.malignancy, dtype=torch.float32),
+        "texture": torch.tensor(region.texture),
+        "mask": torch.from_numpy(region.mask)[None].float() / 255,
+        "outlined": torch.tensor(float(region.outlined)),
+    }

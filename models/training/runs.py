@@ -1,11 +1,10 @@
 """The training commands: material, task and plan put together; weights stay in the run's folder.
 
-Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, ``marks.csv``) and
-``DIR/ct`` (a folder for each scan, ``scans.csv`` with its role). Material of role ``train`` is
-trained on and ``val`` is measured on; ``test`` is never opened here.
+Data is laid out as ``DIR/nodules`` (``train.npz``, ``val.npz``, ``index.csv``, ``marks.csv``),
+``DIR/ct`` and ``DIR/lidc`` (a folder for each scan, ``scans.csv`` with its role, ``marks.csv``).
+Material of role ``train`` is trained on and ``val`` is measured on; ``test`` is never opened here.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,26 +17,24 @@ from rich.progress import track
 from torch import nn
 
 from imaging.phantom.phantom import TRAINING_SEED, PhantomSpec, make_phantom
-from imaging.preprocess import Preprocessed, preprocess
+from imaging.preprocess import preprocess
 from imaging.roi import cut_roi
-from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_spare_decoders
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
-from models.runtime.sigmoid import sigmoid
-from models.training.augment import Noise
 from models.training.compose import Composer
-from models.training.data import NONE, Cubes, Piece, away_from_marks, load_box, load_cubes
-from models.training.hybrid import HybridTask, Validation
+from models.training.data import NONE, Cubes, Piece, balls, boxes_of_role, load_cubes
+from models.training.hybrid import HybridTask, validation_in_cubes, validation_in_scans
 from models.training.loop import Plan, train
 from models.training.regions import RegionDrawer, rated
-from models.training.screening import ScreeningTask, false_positives, nodule_logit, peaks_of
+from models.training.screening import ScreeningTask
 from models.training.warm_start import settle_norms, weights_of_artifact
 
-PHANTOM_SHARE = 0.25
+PHANTOM_SHARE = 0.12
 """The share of phantoms among crops of whole lungs."""
 
-SOURCE_SHARES = (0.5, 0.38, 0.12)
-"""The shares of false positives from cubes (hundreds of scanners), whole scans and phantoms."""
+REGION_SHARES = (0.2, 0.05, 0.4, 0.35)
+"""The shares of compositions, see `Composer`, whose candidates a hybrid reads: mostly lungs."""
 
 ARTIFACT = ".onnx"
 
@@ -51,8 +48,9 @@ Network = TypeVar("Network", bound=nn.Module)
 class Run:
     """The options of a training command, as `models.cli` describes them.
 
-    ``data`` holds ``nodules`` and ``ct``; `averaged.pt` in ``out`` is the result. ``start`` are
-    weights of a run or a float artifact, None for random ones. ``minutes`` include resumptions.
+    ``data`` holds ``nodules``, ``ct`` and ``lidc``; `averaged.pt` in ``out`` is the result.
+    ``start`` are weights of runs or float artifacts, none for random ones: one file, or several
+    whose members a hybrid joins. ``minutes`` include resumptions.
     """
 
     data: Path
@@ -60,7 +58,7 @@ class Run:
     minutes: float
     rate: float
     resume: bool
-    start: Path | None
+    start: tuple[Path, ...]
     cache: Path
     phantoms: int
     seed: int
@@ -80,14 +78,13 @@ def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
     train(make_screening_task(run, blocks), run.plan(decay=0.02))
 
 
-def run_hybrid(run: Run, screening: Sequence[Path]) -> None:
-    """Train the hybrid network on the candidates of the given screening weights."""
+def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -> None:
+    """Train a hybrid, or members of one, on the candidates of the given screening weights."""
     torch.manual_seed(run.seed)
     screeners = [make_screening(path).eval() for path in screening]
     material = run.material()
-    hybrid = ready(make_hybrid(run.start, screeners[-1]), run.start, regions_of(material))
-    task = hybrid_task(material, screeners, hybrid)
-    train(task, run.plan(decay=0.05))
+    hybrid = ready(make_hybrid(run.start, reads), run.start, regions_of(material))
+    train(hybrid_task(material, screeners, hybrid), run.plan(decay=0.05))
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,24 +109,16 @@ def load_material(data: Path, cache: Path, phantom_count: int) -> Material:
     """Read the data, and make the phantoms that the folder ``cache`` lacks."""
     return Material(
         load_cubes(data / "nodules", "train"),
-        scans_of_role(data / "ct", "train"),
+        scans_of_role(data, "train"),
         tuple(load_phantoms(cache, phantom_count)),
         load_cubes(data / "nodules", "val").pieces,
-        scans_of_role(data / "ct", "val"),
+        scans_of_role(data, "val"),
     )
 
 
-def scans_of_role(folder: Path, role: str) -> tuple[Piece, ...]:
-    """Return the lung boxes of the scans with that role in `scans.csv`, lesions marked."""
-    return tuple(piece for _, piece in boxes_of_role(folder, role))
-
-
-def boxes_of_role(folder: Path, role: str) -> list[tuple[Preprocessed, Piece]]:
-    """Return them with the boxes as the edge has them."""
-    truth = folder / "scans.csv"
-    with truth.open(newline="") as file:
-        names = [row["scan"] for row in csv.DictReader(file) if row["role"] == role]
-    return [load_box(folder / n, truth) for n in track(names, f"reading {role} scans")]
+def scans_of_role(data: Path, role: str) -> tuple[Piece, ...]:
+    """Return the lung boxes of the whole scans with that role, with their marks."""
+    return tuple(box.piece for box in boxes_of_role(data, role))
 
 
 def load_phantoms(cache: Path, count: int) -> list[Piece]:
@@ -156,15 +145,17 @@ def _phantom(cache: Path, number: int) -> Piece:
         marks = [[*box.geometry.to_index(n.centre_mm), n.diameter_mm] for n in phantom.nodules]
         np.savez_compressed(path, voxels=box.voxels, nodules=np.array(marks).reshape(-1, 4))
     with np.load(path) as found:
-        return Piece(found["voxels"], np.zeros_like(found["voxels"]), found["nodules"], NONE)
+        voxels, nodules = found["voxels"], found["nodules"]
+        return Piece(voxels, balls(voxels.shape, nodules), nodules, NONE)
 
 
 def make_screening_task(run: Run, blocks: tuple[int, int, int] | None = None) -> ScreeningTask:
     """Return the task on the run's data and start; ``blocks`` as for `make_screening`."""
     material = run.material()
-    network = ready(make_screening(run.start, blocks), run.start, regions_of(material))
+    start = only(run.start) if run.start else None
+    network = ready(make_screening(start, blocks), run.start, regions_of(material))
     task = screening_task(material, network)
-    if run.start is not None:
+    if start is not None:
         task.refresh(network.eval())  # a trained network has hard negatives from the beginning
     return task
 
@@ -189,73 +180,28 @@ def screening_task(material: Material, network: ScreeningNetwork) -> ScreeningTa
 def hybrid_task(
     material: Material, screeners: Sequence[nn.Module], network: nn.Module
 ) -> HybridTask:
-    """Return the task that trains a hybrid or a teacher on the screening networks' candidates.
+    """Return the task that trains a hybrid on the screening networks' candidates.
 
     An early screening network belongs among them: on its own training scans a finished one raises
     fewer and easier false positives than on other scans.
     """
-    groups = (material.learnt.pieces, material.scans, material.phantoms)
-    sources = [piece for group in groups for piece in group]
-    found = [
-        find_false_positives(screeners, piece)
-        for piece in track(sources, "collecting false positives")
-    ]
-    drawer = RegionDrawer(
-        material.composer, rated(material.learnt), [places for places, _ in found],
-        share_sources([odds for _, odds in found], [len(g) for g in groups]), Noise(96, 1),
-    )  # fmt: skip
-    return HybridTask(drawer, _validation(material, screeners[-1]), network)
+    composer = replace(material.composer, shares=REGION_SHARES)
+    drawer = RegionDrawer(composer, rated(material.learnt), screeners)
+    held = {
+        "same": validation_in_cubes(screeners[-1], material.val_cubes, material.val_scans),
+        "whole": validation_in_scans(screeners[-1], material.val_scans),
+    }
+    task = HybridTask(drawer, held, network)
+    task.refresh(network.eval())
+    return task
 
 
-def find_false_positives(
-    screeners: Sequence[nn.Module], piece: Piece
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the false positives ``(n, 3)`` and the odds to draw each, which grow with its score.
-
-    Those of each network follow each other, strongest first.
-    """
-    places, odds = [np.zeros((0, 3))], [np.zeros(0)]
-    middle = np.array(piece.voxels.shape) / 2
-    for network in screeners:
-        peaks = peaks_of(network, piece.voxels)
-        keep = away_from_marks(peaks.index_zyx, piece, 4)
-        if max(piece.voxels.shape) < 64:  # near a cube's faces there is more mirror than lung
-            keep &= (np.abs(peaks.index_zyx - middle) < middle - 10).all(1)
-        places.append(peaks.index_zyx[keep])
-        odds.append(0.08 + sigmoid(peaks.logit[keep] + 2))
-    return np.concatenate(places), np.concatenate(odds)
-
-
-def share_sources(odds: list[np.ndarray], counts: list[int]) -> list[np.ndarray]:
-    """Scale the odds so that each group of sources has its share of `SOURCE_SHARES`."""
-    scaled: list[np.ndarray] = []
-    for share, count in zip(SOURCE_SHARES, counts, strict=True):
-        group = odds[len(scaled) : len(scaled) + count]
-        total = sum(float(one.sum()) for one in group)
-        scaled += [one * (share / total) if total else one for one in group]
-    return scaled
-
-
-def _validation(material: Material, screener: nn.Module) -> Validation:
-    nodules = [cut_roi(cube.voxels, cube.nodules[0, :3]) for cube in material.val_cubes]
-    nodule_logits = [max(nodule_logit(screener, cube), -7.0) for cube in material.val_cubes]
-    regions, logits = [], []
-    for scan in material.val_scans:
-        peaks = false_positives(screener, scan)
-        regions += [cut_roi(scan.voxels, centre) for centre in peaks.index_zyx]
-        logits.append(peaks.logit)
-    return Validation(
-        np.stack(nodules), np.array(nodule_logits), np.stack(regions), np.concatenate(logits),
-        len(material.val_scans),
-    )  # fmt: skip
-
-
-def ready(network: Network, start: Path | None, voxels: Iterable[np.ndarray]) -> Network:
+def ready(network: Network, start: Sequence[Path], voxels: Iterable[np.ndarray]) -> Network:
     """Settle the batch norms of a network that comes from an artifact, and return it.
 
     ``voxels`` are uint8 regions ``(z, y, x)`` like those that it will be trained on.
     """
-    if start is not None and start.suffix == ARTIFACT:
+    if any(path.suffix == ARTIFACT for path in start):
         settle_norms(network, (torch.from_numpy(one)[None, None].float() / 255 for one in voxels))
     return network
 
@@ -266,9 +212,34 @@ def regions_of(material: Material) -> Iterator[np.ndarray]:
         yield cut_roi(cube.voxels, cube.nodules[0, :3])
 
 
-def make_network(kind: str, weights: Path) -> ScreeningNetwork | HybridNetwork:
-    """Return a network of ``kind``, ``screening`` or ``hybrid``, with these weights."""
-    return make_screening(weights) if kind == "screening" else make_hybrid(weights)
+def make_network(kind: str, weights: Sequence[Path]) -> ScreeningNetwork | HybridNetwork:
+    """Return a network of ``kind``, ``screening`` or ``hybrid``, that can become an artifact.
+
+    Raises:
+        UnfitArtifact: the weights are of another kind of network, in too many files, or of members
+            none of which reads a whole region.
+    """
+    if kind == "screening":
+        return make_screening(only(weights))
+    network = make_hybrid(weights)
+    if max(network.spec.reads) < network.spec.side:
+        raise UnfitArtifact(
+            f"{_named(weights)}: the widest member reads {max(network.spec.reads)} mm, expected "
+            f"one that reads the whole region of {network.spec.side} mm"
+        )
+    return network
+
+
+def only(weights: Sequence[Path]) -> Path:
+    """Return the one file of a screening network's weights.
+
+    Raises:
+        UnfitArtifact: there are more.
+    """
+    if len(weights) != 1:
+        raise UnfitArtifact(f"{_named(weights)}: {len(weights)} files, expected one: only a hybrid "
+                            "is joined from several")  # fmt: skip
+    return weights[0]
 
 
 def make_screening(
@@ -290,35 +261,40 @@ def make_screening(
     return network
 
 
-def make_hybrid(start: Path | None, screening: ScreeningNetwork | None = None) -> HybridNetwork:
-    """Return a network with the weights of ``start``, or a new one with the stem of ``screening``.
-
-    If ``screening`` is given the known stem is not trained. A network from ``start`` keeps its own
-    stem, on which the rest was trained.
+def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwork:
+    """Return a network with all members of the files, or a new one whose members read these mm.
 
     Raises:
-        UnfitArtifact: ``start`` holds another kind of network.
+        UnfitArtifact: a file holds another kind of network, or two members have the same scale.
     """
-    if start is not None:
-        weights = load_weights(start)
-        with fitting(start, "hybrid"):
-            network = HybridNetwork(HybridSpec.of(weights))
-            network.load_state_dict(weights)
-    else:
-        known = ScreeningSpec.of(screening.state_dict()) if screening else ScreeningSpec()
-        network = HybridNetwork(HybridSpec(known=known))
-    if screening is not None:
-        network.start_from((network if start else screening).state_dict())
+    if not start:
+        return HybridNetwork(HybridSpec(reads=tuple(reads) or HybridSpec.reads))
+    joined: dict[str, torch.Tensor] = {}
+    for path in start:
+        weights = load_weights(path)
+        if not scales(weights):
+            raise UnfitArtifact(f"{path}: no weights of a hybrid network")
+        if twice := set(scales(joined)) & set(scales(weights)):
+            raise UnfitArtifact(f"{path}: a second member that reads {min(twice)} mm, expected one "
+                                "of each scale")  # fmt: skip
+        joined |= weights
+    with fitting(_named(start), "hybrid"):
+        network = HybridNetwork(HybridSpec.of(joined))
+        network.load_state_dict(without_spare_decoders(joined))
     return network
 
 
 @contextmanager
-def fitting(path: Path, kind: str) -> Iterator[None]:
+def fitting(where: Path | str, kind: str) -> Iterator[None]:
     """Turn torch's errors about weights that do not fit into `UnfitArtifact`."""
     try:
         yield
     except (KeyError, RuntimeError) as error:
-        raise UnfitArtifact(f"{path}: no weights of a {kind} network: {error}") from error
+        raise UnfitArtifact(f"{where}: no weights of a {kind} network: {error}") from error
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:

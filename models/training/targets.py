@@ -94,14 +94,19 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
 def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the terms of the hybrid's loss, to be summed.
 
-    ``batch`` holds ``nodule`` (0 or 1), ``log_diameter``, ``malignancy`` (in [0, 1], NaN unknown),
-    ``texture`` (class, -1 unknown), each ``(n,)``, and ``mask`` ``(n, 1, z, y, x)`` in [0, 1].
-    Diameter, malignancy and texture count where there is a nodule.
+    ``batch`` holds ``nodule`` (0 or 1, NaN not taught), ``log_diameter`` where ``sized`` is 1,
+    ``malignancy`` (in [0, 1], NaN unknown), ``texture`` (class, -1 unknown), each ``(n,)``, and
+    ``mask`` ``(n, 1, z, y, x)`` in [0, 1] where ``outlined`` is 1.
     """
     nodule = batch["nodule"]
+    taught = torch.isfinite(nodule)
+    answer = F.binary_cross_entropy_with_logits(
+        answers.logit[taught, 0], nodule[taught] * 0.98 + 0.01, reduction="sum"
+    )
     size = F.smooth_l1_loss(
         answers.log_diameter[:, 0], batch["log_diameter"], reduction="none", beta=0.3
     )
+    sized = batch["sized"]
     rated = torch.isfinite(batch["malignancy"])
     malignancy = F.binary_cross_entropy_with_logits(
         answers.malignancy[rated, 0], batch["malignancy"][rated], reduction="sum"
@@ -112,27 +117,36 @@ def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, t
         weight=answers.texture.new_tensor((3.0, 3.0, 1.0)),  # nine of ten nodules are solid
     )  # fmt: skip
     return {
-        "nodule": F.binary_cross_entropy_with_logits(answers.logit[:, 0], nodule * 0.98 + 0.01),
-        "size": 0.2 * (size * nodule).sum() / nodule.sum().clamp(min=1),
+        "nodule": answer / taught.sum().clamp(min=1),
+        "size": 0.2 * (size * sized).sum() / sized.sum().clamp(min=1),
         "malignancy": 0.1 * malignancy / rated.sum().clamp(min=1),
         "texture": 0.1 * texture / seen.sum().clamp(min=1),
-        **mask_loss(answers.mask, batch["mask"], nodule),
+        **(
+            mask_loss(answers.mask, batch["mask"], batch["outlined"])
+            if answers.mask.numel()
+            else {}
+        ),
     }
 
 
 def mask_loss(
-    logit: torch.Tensor, mask: torch.Tensor, nodule: torch.Tensor
+    logit: torch.Tensor, mask: torch.Tensor, outlined: torch.Tensor
 ) -> dict[str, torch.Tensor]:
     """Return cross-entropy over all voxels and soft Dice (Milletari et al., arXiv:1606.04797).
 
-    ``logit`` and ``mask`` are ``(n, 1, z, y, x)``, ``nodule`` ``(n,)``.
+    ``logit`` and ``mask`` are ``(n, 1, z, y, x)``; only regions where ``outlined`` ``(n,)`` is 1
+    count.
     """
+    known = outlined > 0
+    logit, mask = logit[known], mask[known]
+    count = known.sum().clamp(min=1)
     cell = F.binary_cross_entropy_with_logits(logit, mask, reduction="none")
     emphasis = 1 + 10 * mask
     chance = torch.sigmoid(logit)
     both = (chance * mask).sum((1, 2, 3, 4))
     dice = (2 * both + 1) / (chance.sum((1, 2, 3, 4)) + mask.sum((1, 2, 3, 4)) + 1)
+    voxels = max(mask[0].numel() if len(mask) else 1, 1)
     return {
-        "voxel": (cell * emphasis).mean(),
-        "dice": 0.2 * ((1 - dice) * nodule).sum() / nodule.sum().clamp(min=1),
+        "voxel": (cell * emphasis).sum() / (count * voxels),
+        "dice": 0.2 * (1 - dice).sum() / count,
     }

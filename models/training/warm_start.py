@@ -37,10 +37,10 @@ def weights_of_artifact(path: Path) -> Weights:
         if node.op_type == "Identity" and node.input[0] in stored:
             stored[node.output[0]] = stored[node.input[0]]
     weights: Weights = {
-        name: _tensor(stored[name]) for name in ("place", "asked") if name in stored
+        name: _tensor(value) for name, value in stored.items() if name.endswith(".place")
     }
     for node in model.graph.node:
-        held = [stored[name] for name in node.input if name in stored]
+        held = [stored[n] for n in node.input if n in stored and not n.endswith(".place")]
         # a folded weight lost the name of its module
         folded = any(name.startswith("onnx::") for name in node.input[1:2])
         weights |= _weights_of(node, held, folded=folded)

@@ -11,9 +11,20 @@ from models.networks.hybrid import HybridNetwork, HybridSpec
 from models.networks.screening import ScreeningNetwork
 from models.training.data import Batch
 
-SMALL_HYBRID = HybridSpec(widths=(16, 32), blocks=(1, 2), channels=64, depth=2, heads=2)
+SMALL_HYBRID = HybridSpec(
+    reads=(24, 48), widths=(16, 32, 64), blocks=(1, 1, 1), channels=64, depth=2
+)
 
-NETWORKS = {"screening": ScreeningNetwork, "hybrid": HybridNetwork}
+TINY_HYBRID = HybridSpec(
+    reads=(24, 32, 48), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=1
+)
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "screening": ScreeningNetwork,
+    "hybrid": lambda: HybridNetwork(
+        HybridSpec(widths=(16, 32, 64), blocks=(1, 1, 1), channels=96, depth=2)
+    ),
+}
 
 
 def settled(kind: str) -> nn.Module:

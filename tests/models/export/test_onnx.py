@@ -1,23 +1,28 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from models.export.manifest import amend, register
 from models.export.onnx import export_float, export_fp32
+from models.networks.hybrid import HybridNetwork
 from models.quantization.ptq import quantize
 from models.runtime.artifacts import find
 from models.runtime.session import open_session
-from tests.models.small_networks import pictures, settled, told
+from tests.models.small_networks import SMALL_HYBRID, pictures, settled, shown, told
 
 
-def served(model: onnx.ModelProto, kind: str, precision: str, folder: Path) -> list[np.ndarray]:
+def served(
+    model: onnx.ModelProto, kind: str, precision: str, folder: Path, engine: str = "openvino"
+) -> list[np.ndarray]:
     settings = {"calibration": [1.0, 0.0], "outline": [0.0], "roi_shape": [48, 48, 48]}
     register(
         "m", model, kind=kind, precision=precision, parent="", settings=settings, folder=folder
     )
-    return list(open_session(find("m", folder), engine="openvino").run(pictures(3)))
+    return list(open_session(find("m", folder), engine=engine).run(pictures(3)))
 
 
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
@@ -49,6 +54,25 @@ def test_the_int8_artifact_is_close_small_and_integer(kind: str, tmp_path: Path)
     assert all(makers[node.input[0]] == "DequantizeLinear" for node in convolutions)
     for a, b in zip(served(small, kind, "int8", tmp_path), told(network, 3), strict=True):
         assert np.sqrt(np.mean((a - b) ** 2)) < 0.15 * max(float(b.std()), 1.0)
+
+
+@pytest.mark.parametrize(("precision", "apart"), [("fp32", 1e-3), ("int8", 0.06)])
+def test_both_engines_agree_on_a_hybrid_of_three_scales(
+    precision: str, apart: float, tmp_path: Path
+) -> None:
+    """On what resizes the views and joins the members, too; INT8 kernels round differently."""
+    torch.manual_seed(0)
+    network = shown(HybridNetwork(replace(SMALL_HYBRID, reads=(24, 32, 48))), 4)
+    model = export_fp32(network, "hybrid")
+    if precision == "int8":
+        pieces = (pictures(4)[n : n + 1] for n in range(4))
+        model = quantize(export_float(network, "hybrid"), "hybrid", pieces)
+    one, other = (
+        served(model, "hybrid", precision, tmp_path, engine)
+        for engine in ("openvino", "onnxruntime")
+    )
+    for a, b in zip(one, other, strict=True):
+        assert np.sqrt(np.mean((a - b) ** 2)) < apart * max(float(b.std()), 1.0)
 
 
 def test_the_manifest_keeps_other_entries_and_amends_one(tmp_path: Path) -> None:

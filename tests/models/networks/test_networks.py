@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from models.networks.hybrid import KNOWN, HybridNetwork, KnownStem
+from models.networks.hybrid import HybridNetwork, HybridSpec, scales, without_spare_decoders
 from models.networks.screening import MAPS, ScreeningNetwork
-from models.networks.teacher import Kind, TeacherNetwork, TeacherSpec
 from models.runtime.second_reader import TEXTURES
+from tests.models.small_networks import TINY_HYBRID
 
 
 def test_the_screening_maps_have_a_quarter_of_the_grid() -> None:
@@ -23,57 +23,78 @@ def test_the_screening_network_has_one_to_three_million_parameters() -> None:
 def test_the_screening_network_does_not_mind_where_it_looks() -> None:
     torch.manual_seed(0)
     network = ScreeningNetwork().eval()
-    x = torch.rand(1, 1, 144, 96, 96)
+    x = torch.rand(1, 1, 144, 16, 16)
     with torch.inference_mode():
         here, there = network(x[:, :, :128]), network(x[:, :, 16:])
     torch.testing.assert_close(here[:, :, 14:18], there[:, :, 10:14], atol=1e-4, rtol=1e-3)
 
 
-def test_the_hybrid_answers_all_its_questions() -> None:
-    answers = HybridNetwork()(torch.rand(3, 1, 48, 48, 48))
-    shapes = [tuple(answer.shape) for answer in answers]
-    assert shapes == [(3, 1), (3, 1), (3, 1), (3, len(TEXTURES)), (3, 1, 48, 48, 48)]
-
-
-@pytest.mark.parametrize(
-    ("network", "trained"),
-    [
-        (HybridNetwork(), {"encoder", "answer"}),
-        (TeacherNetwork(TeacherSpec(Kind.RESIDUAL)), {"trunk4", "trunk8", "answer", "mask"}),
-    ],
-)
-def test_the_screening_networks_stem_is_taken_over_and_frozen(
-    network: KnownStem, trained: set[str]
-) -> None:
-    """Neither its weights nor the statistics of its batch norms move in training."""
-    torch.manual_seed(0)
-    screening, answer = ScreeningNetwork(), network.answer.weight.clone()
-    network.start_from(screening.state_dict())
-    for name in KNOWN:
-        ours, theirs = (getattr(n, name).state_dict() for n in (network, screening))
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
-    assert torch.equal(network.answer.weight, answer)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1)
-    network.train()
-    answers = network(torch.rand(2, 1, 48, 48, 48))
-    torch.stack([answer.square().mean() for answer in answers]).sum().backward()
-    optimizer.step()
-    moved = {
-        n.split(".")[0] for n, v in network.state_dict().items() if not torch.equal(v, before[n])
-    }
-    assert moved.isdisjoint(KNOWN)
-    assert trained <= moved
-
-
-@pytest.mark.parametrize("place", [(5, 5, 5), (40, 20, 10)])
-def test_the_hybrid_sees_the_whole_roi(place: tuple[int, int, int]) -> None:
-    """A change anywhere in the region changes the answer: the encoder relates all of it."""
-    torch.manual_seed(0)
-    network = HybridNetwork().eval()
-    x = torch.full((1, 1, 48, 48, 48), 0.2)
-    y = x.clone()
-    y[0, 0, *(slice(p, p + 4) for p in place)] = 1.0
+def test_the_hybrid_of_three_scales_answers_all_its_questions() -> None:
+    network = HybridNetwork()
+    assert list(network.members) == ["24", "32", "48"]
     with torch.inference_mode():
-        assert not torch.equal(network(x)[0], network(y)[0])
+        answers = network.eval()(torch.rand(2, 1, 48, 48, 48))
+    shapes = [tuple(answer.shape) for answer in answers]
+    assert shapes == [(2, 1), (2, 1), (2, 1), (2, len(TEXTURES)), (2, 1, 48, 48, 48)]
+
+
+def test_the_answers_are_the_means_over_the_members() -> None:
+    """Diameter and outline are those of the widest, which alone sees the whole region."""
+    torch.manual_seed(0)
+    network = HybridNetwork(TINY_HYBRID).eval()
+    x = torch.rand(2, 1, 48, 48, 48)
+    with torch.inference_mode():
+        answers, each = network(x), network.each(x)
+    for name in ("logit", "malignancy", "texture"):
+        mean = sum(getattr(one, name) for one in each) / 3
+        torch.testing.assert_close(getattr(answers, name), mean)
+    assert torch.equal(answers.log_diameter, each[-1].log_diameter)
+    assert torch.equal(answers.mask, each[-1].mask)
+    assert all(one.mask.numel() == 0 for one in each[:-1])
+
+
+@pytest.mark.parametrize("edge", [2, 10, 14, 20])
+def test_a_member_does_not_see_beyond_its_scale_and_the_widest_sees_all(edge: int) -> None:
+    """Other voxels at ``edge`` from the region's face change the answers of those that see them."""
+    torch.manual_seed(0)
+    network = HybridNetwork(TINY_HYBRID).double().eval()
+    x = torch.rand(1, 1, 48, 48, 48).double()
+    y = x.clone()
+    y[..., edge - 2 : edge, :, :] = torch.rand(2, 48, 48).double()
+    with torch.inference_mode():
+        changed = {
+            mm: not torch.equal(a.logit, b.logit)
+            for mm, a, b in zip(network.spec.reads, network.each(x), network.each(y), strict=True)
+        }
+    assert changed == {mm: edge > (48 - mm) // 2 for mm in (24, 32, 48)}
+
+
+def test_a_member_reads_the_middle_magnified() -> None:
+    """A ball of 6 mm in the middle fills the same share of a member's view as of its scale."""
+    network = HybridNetwork(TINY_HYBRID)
+    grid = torch.stack(torch.meshgrid(*[torch.arange(48.0)] * 3, indexing="ij"))
+    ball = ((grid - 23.5).square().sum(0) < 3**2).float()[None, None]
+    for mm, member in zip(network.spec.reads, network.listed(), strict=True):
+        view = member.view(ball)
+        assert view.shape == (1, 1, 48, 48, 48)
+        volume = float(view.sum() / ball.sum())
+        assert volume == pytest.approx((48 / mm) ** 3, rel=0.1)
+
+
+def test_the_spec_follows_from_the_weights() -> None:
+    for spec in (TINY_HYBRID, HybridSpec(reads=(32,), blocks=(1, 2, 1), channels=64, depth=2)):
+        assert HybridSpec.of(HybridNetwork(spec).state_dict()) == spec
+    with pytest.raises(KeyError):
+        HybridSpec.of(ScreeningNetwork().state_dict())
+
+
+def test_a_member_that_is_not_the_widest_loses_its_decoder() -> None:
+    """Trained alone it had one."""
+    alone = HybridNetwork(HybridSpec(reads=(24,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
+    wide = HybridNetwork(HybridSpec(reads=(48,), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32))
+    both = alone.state_dict() | wide.state_dict()
+    kept = without_spare_decoders(both)
+    assert scales(kept) == [24, 48]
+    lost = {name.split(".", 1)[1].split(".", 1)[1].split(".")[0] for name in both.keys() - kept}
+    assert lost == {"up4", "back4", "up2", "back2", "mask"}
+    assert all(name.startswith("members.24.") for name in both.keys() - kept.keys())

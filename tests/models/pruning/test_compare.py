@@ -21,6 +21,7 @@ from models.pruning.compare import (
     run_compare,
     times_in_turn,
 )
+from models.training.augment import Noise
 from models.training.compose import Composer
 from models.training.data import NONE, Cubes, Piece
 from models.training.runs import Run
@@ -44,14 +45,15 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     network = ScreeningNetwork(ScreeningSpec((8, 32, 32, 32), (1, 1, 1)))
     cubes = [ball((48, 48, 48), (24.6, 25.2, 24.9), d) for d in (6.0, 10.0)]
     scan = Piece(*(np.full((64, 64, 64), v, np.uint8) for v in (40, 0)), NONE, NONE)
-    task = ScreeningTask(Composer(cubes, [], side=48), cubes, [scan], network, batch=2, workers=0)
+    composer = Composer(cubes, [scan], side=48, noise=Noise(48, 0))
+    task = ScreeningTask(composer, cubes, [scan], network, batch=2, workers=0)
     monkeypatch.setattr(compare, "make_screening_task", lambda _: task)
     monkeypatch.setattr(compare, "pruned", partial(pruned, count=1))
     monkeypatch.setattr(
         compare, "load_cubes", lambda *_: Cubes(tuple(cubes), (), np.zeros(0), np.zeros(0))
     )
     monkeypatch.setattr(compare, "times_in_turn", partial(times_in_turn, box=(32, 32, 32)))
-    run = Run(tmp_path, tmp_path / "out", 0.005, 1e-3, False, tmp_path, tmp_path, 0, 0)
+    run = Run(tmp_path, tmp_path / "out", 0.005, 1e-3, False, (tmp_path,), tmp_path, 0, 0)
     cells = [Cell(way, 0.42) for way in USUAL]
     first = run_compare(run, cells, rounds=2)
     gone = {row["way"]: row["gone"] for row in first["runs"]}
@@ -67,7 +69,7 @@ def test_every_way_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_missing_cell_needs_the_data(tmp_path: Path) -> None:
     (tmp_path / "control").mkdir()
     nowhere = tmp_path / "nowhere"
-    run = Run(nowhere, tmp_path, 1.5, 1e-3, False, nowhere, nowhere, 0, 0)
+    run = Run(nowhere, tmp_path, 1.5, 1e-3, False, (nowhere,), nowhere, 0, 0)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run_compare(run, [Cell("channels", 0.42)])
 

@@ -63,7 +63,7 @@ def shelf(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def asked(start: Path | None, out: Path) -> Run:
+def asked(start: tuple[Path, ...], out: Path) -> Run:
     """What the commands are asked for: a run of a moment."""
     nowhere = out / "nowhere"
     return Run(nowhere, out, 0.01, 1e-4, False, start, nowhere, 0, 0)
@@ -72,7 +72,7 @@ def asked(start: Path | None, out: Path) -> Run:
 @pytest.fixture
 def trained(shelf: Path, start: Path) -> Path:
     """What the INT8 run left, its file registered."""
-    run = asked(start, shelf.parent / "qat")
+    run = asked((start,), shelf.parent / "qat")
     run_qat(run, "screening", [], "minmax")
     return run.out / "averaged.pt"
 
@@ -98,7 +98,7 @@ def test_int4_enters_a_file_of_the_requested_size(
 ) -> None:
     """Made from the INT8 run or from its file; how many layers were lowered is told."""
     weights = trained if from_run else None
-    run_int4(asked(start, shelf.parent / "int4"), "screening", weights, [], SHARE)
+    run_int4(asked((start,), shelf.parent / "int4"), "screening", weights, [], SHARE)
     whole, int8, int4 = (find(f"screening-{p}", shelf) for p in ("fp32", "int8", "int4"))
     sizes = [artifact.path.stat().st_size for artifact in (whole, int8, int4)]
     assert sizes[2] <= SHARE * sizes[0] < sizes[1]
@@ -135,10 +135,10 @@ def test_a_rounding_that_stands_for_a_relu_stays() -> None:
 def test_ranges_compare_every_method_and_what_was_learnt(
     trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = run_ranges("screening", shelf, start, trained)
+    rows = run_ranges("screening", shelf, [start], trained)
     assert [row["ranges"] for row in rows] == [*METHODS, "learnt"]
     assert all(row["heat"] > 0 and row["place"] > 0 for row in rows)
-    *methods, filed = run_ranges("screening", shelf, start, None)
+    *methods, filed = run_ranges("screening", shelf, [start], None)
     assert methods == rows[:-1]
     assert filed["heat"] == pytest.approx(rows[-1]["heat"], rel=0.05)
     show_ranges(rows, as_json=True)
@@ -148,7 +148,7 @@ def test_ranges_compare_every_method_and_what_was_learnt(
 def test_sensitivity_lists_every_layer(
     trained: Path, shelf: Path, start: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = run_sensitivity("screening", shelf, start, trained)
+    rows = run_sensitivity("screening", shelf, [start], trained)
     layers = {row["layer"] for row in rows}
     assert {"stem.0", "down4.1.first.0", "head"} <= layers
     assert len(layers) == len(rows)
@@ -168,27 +168,27 @@ def test_another_network_and_another_run_are_refused(
     other = ScreeningNetwork(ScreeningSpec((8, 32, 32, 64), (1, 1, 1)))
     torch.save(other.state_dict(), tmp_path / "other.pt")
     with pytest.raises(UnfitArtifact, match="not of the network"):
-        run_sensitivity("screening", shelf, tmp_path / "other.pt", None)
+        run_sensitivity("screening", shelf, [tmp_path / "other.pt"], None)
     with pytest.raises(UnfitArtifact, match="not of the run that made screening-int8"):
-        run_sensitivity("screening", shelf, start, start)  # the float network's weights
+        run_sensitivity("screening", shelf, [start], start)  # the float network's weights
 
 
 @pytest.mark.usefixtures("shelf")
 def test_missing_files_are_named_before_anything_is_quantised(start: Path, tmp_path: Path) -> None:
     with pytest.raises(NoWeights, match="--start"):
-        run_qat(asked(None, tmp_path), "screening", [], "minmax")
+        run_qat(asked((), tmp_path), "screening", [], "minmax")
     with pytest.raises(NoWeights, match="--screening"):
-        run_qat(asked(start, tmp_path), "hybrid", [], "minmax")
+        run_qat(asked((start,), tmp_path), "hybrid", [], "minmax")
     with pytest.raises(NoWeights, match="--screening"):
-        run_int4(asked(start, tmp_path), "hybrid", start, [], SHARE)
+        run_int4(asked((start,), tmp_path), "hybrid", start, [], SHARE)
 
 
 def test_an_export_enters_both_files_and_keeps_what_was_fitted(shelf: Path, start: Path) -> None:
     """FP32 and INT8 of the same weights; a second export leaves the settings alone."""
-    run_export("screening", shelf, start, "minmax")
+    run_export("screening", shelf, [start], "minmax")
     assert find("screening-int8", shelf).settings == UNFITTED["screening"]
     amend("screening-int8", "settings", {"calibration": [2.0, 1.0]}, shelf)
-    run_export("screening", shelf, start, "percentile")
+    run_export("screening", shelf, [start], "percentile")
     again = find("screening-int8", shelf)
     assert again.settings == {"calibration": [2.0, 1.0]}
     assert again.method == "post-training quantisation, percentile"

@@ -2,11 +2,9 @@ import pytest
 import torch
 
 from models.networks.hybrid import HybridNetwork, HybridSpec
-from models.networks.screening import ScreeningSpec
 from models.training.memory import Trainer, blocks, make_network, measure, pool_gradients
 
-KNOWN = ScreeningSpec((4, 8, 8, 8), (1, 1, 1))
-SPEC = HybridSpec(side=16, known=KNOWN, widths=(4, 8), blocks=(1, 1), channels=32, depth=2, heads=1)
+SPEC = HybridSpec(side=16, reads=(8, 16), widths=(4, 8, 8), blocks=(1, 1, 1), channels=32, depth=2)
 
 
 def make(*savings: str) -> HybridNetwork:
@@ -45,21 +43,24 @@ def test_a_checkpointed_block_keeps_less_for_the_way_back() -> None:
     assert kept(make("checkpointing")) < 0.7 * kept(make())
 
 
-def test_the_known_stem_is_left_alone() -> None:
+def test_the_blocks_of_every_member_are_computed_again() -> None:
     network = make()
     wrapped = blocks(network)
-    names = {name.split(".")[0] for name, m in network.named_modules() if m in wrapped}
-    assert names == {"fine2", "fine4", "join4", "mix4", "encoder", "back4", "back2"}
+    names = {tuple(n.split(".")[1:3]) for n, m in network.named_modules() if m in wrapped}
+    each = {"down2", "down4", "down8", "encoder"}
+    assert {part for mm, part in names if mm == "8"} == each
+    assert {part for mm, part in names if mm == "16"} == each | {"back4", "back2"}
 
 
-def test_a_shared_encoder_has_one_layers_weights() -> None:
+def test_a_shared_encoder_has_one_layers_weights_in_each_member() -> None:
     plain, shared = make(), make("sharing")
-    layer = sum(p.numel() for p in plain.encoder[0].parameters())
+    layer = sum(p.numel() for p in plain.listed()[0].encoder[0].parameters())
     count = [sum(p.numel() for p in n.parameters()) for n in (plain, shared)]
-    assert count[0] - count[1] == layer
-    assert len(shared.encoder) == 2
-    assert shared.encoder[0] is shared.encoder[1]
-    once = slopes(shared)["encoder.0.mix.weight"]
+    assert count[0] - count[1] == 2 * layer
+    for member in shared.listed():
+        assert len(member.encoder) == 2
+        assert member.encoder[0] is member.encoder[1]
+    once = slopes(shared)["members.8.encoder.0.mix.weight"]
     assert once.any()
 
 
@@ -87,7 +88,7 @@ def test_a_measurement_says_peak_times_and_losses() -> None:
 def test_buffers_change_no_step_and_stay_where_they_are() -> None:
     device = torch.device("cpu")
     plain, pooled = (Trainer(s, 2, SPEC, device) for s in ([], ["buffers"]))
-    weight = pooled.network.answer.weight
+    weight = pooled.network.listed()[0].answer.weight
     before, place = weight.detach().clone(), weight.grad.data_ptr()
     torch.testing.assert_close(
         [plain.step(), plain.step()], [pooled.step(), pooled.step()], rtol=1e-4, atol=0

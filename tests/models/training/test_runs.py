@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,22 +5,20 @@ import numpy as np
 import pytest
 import torch
 
-from models.networks.hybrid import HybridNetwork
+from models.networks.hybrid import HybridNetwork, scales
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.runtime.errors import UnfitArtifact
 from models.training import runs
 from models.training.data import Cubes
 from models.training.runs import (
     PHANTOM_SHARE,
-    SOURCE_SHARES,
     Material,
     load_phantoms,
     make_hybrid,
+    make_network,
     make_screening,
-    scans_of_role,
-    share_sources,
 )
-from tests.models.small_networks import SMALL_HYBRID
+from tests.models.small_networks import TINY_HYBRID
 from tests.models.training.test_data import even
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
@@ -32,18 +29,11 @@ def saved(network: torch.nn.Module, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("make", "network"),
-    [
-        (make_screening, ScreeningNetwork(SMALL)),
-        (make_hybrid, HybridNetwork(replace(SMALL_HYBRID, known=SMALL))),
-    ],
-    ids=["screening", "hybrid"],
-)
-def test_a_network_comes_back_as_it_was(
-    make: Callable[[Path], torch.nn.Module], network: torch.nn.Module, tmp_path: Path
-) -> None:
-    back, weights = make(saved(network, tmp_path / "w.pt")).state_dict(), network.state_dict()
+@pytest.mark.parametrize("kind", ["screening", "hybrid"])
+def test_a_network_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
+    network = ScreeningNetwork(SMALL) if kind == "screening" else HybridNetwork(TINY_HYBRID)
+    path = saved(network, tmp_path / "w.pt")
+    back, weights = make_network(kind, [path]).state_dict(), network.state_dict()
     assert back.keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in back.items())
 
@@ -67,21 +57,60 @@ def test_without_start_weights_the_blocks_are_the_requested_ones() -> None:
     assert ScreeningSpec.of(asked.state_dict()).blocks == (1, 3, 4)
 
 
-def test_a_new_hybrid_knows_the_screening_networks_stem() -> None:
-    screening = ScreeningNetwork(SMALL)
-    hybrid = make_hybrid(None, screening)
-    assert torch.equal(hybrid.down8[0][0].weight, screening.down8[0][0].weight)
-    assert not hybrid.down8[0][0].weight.requires_grad
+def member(reads: int, path: Path, seed: int = 0) -> Path:
+    """The weights of one member that was trained by itself."""
+    torch.manual_seed(seed)
+    return saved(HybridNetwork(replace(TINY_HYBRID, reads=(reads,))), path)
 
 
-def test_false_positives_are_shared_between_the_groups() -> None:
-    odds = [np.array([1.0, 1.0]), np.array([]), np.array([30.0]), np.array([0.5, 0.5, 1.0])]
-    shared = share_sources(odds, [2, 1, 1])
-    assert shared[0].sum() + shared[1].sum() == pytest.approx(SOURCE_SHARES[0])
-    assert shared[2].sum() == pytest.approx(SOURCE_SHARES[1])
-    np.testing.assert_allclose(shared[3] / shared[3].sum(), [0.25, 0.25, 0.5])
-    without_phantoms = share_sources([np.array([2.0]), np.array([])], [1, 1, 0])
-    assert [s.tolist() for s in without_phantoms] == [[SOURCE_SHARES[0]], []]
+def test_members_of_runs_of_their_own_are_joined(tmp_path: Path) -> None:
+    """In any order; each answers as before, and the widest alone keeps its decoder."""
+    paths = [member(mm, tmp_path / f"{mm}.pt", mm) for mm in (48, 24, 32)]
+    joined = make_network("hybrid", paths).eval()
+    assert isinstance(joined, HybridNetwork)
+    assert joined.spec == TINY_HYBRID
+    region = torch.rand(1, 1, 48, 48, 48)
+    with torch.inference_mode():
+        each = joined.each(region)
+        for path, mm in zip(paths, (48, 24, 32), strict=True):
+            alone = make_hybrid([path]).eval()(region)
+            found = each[TINY_HYBRID.reads.index(mm)]
+            torch.testing.assert_close(found.logit, alone.logit)
+        torch.testing.assert_close(joined(region).mask, make_hybrid(paths[:1]).eval()(region).mask)
+    again = make_hybrid([saved(joined, tmp_path / "all.pt")])
+    assert scales(again.state_dict()) == [24, 32, 48]
+
+
+def test_two_members_of_one_scale_are_refused(tmp_path: Path) -> None:
+    one, other = (member(24, tmp_path / f"{n}.pt") for n in "ab")
+    with pytest.raises(UnfitArtifact, match=r"b\.pt: a second member that reads 24 mm"):
+        make_hybrid([one, other])
+    with pytest.raises(UnfitArtifact, match="a second member"):
+        make_hybrid([one, one])
+
+
+def test_a_hybrid_that_does_not_read_the_whole_region_becomes_no_artifact(tmp_path: Path) -> None:
+    """A member may be trained alone; its mask would not be the region's."""
+    narrow = member(32, tmp_path / "narrow.pt")
+    assert make_hybrid([narrow]).spec.reads == (32,)
+    with pytest.raises(UnfitArtifact, match=r"narrow\.pt: the widest member reads 32 mm"):
+        make_network("hybrid", [narrow])
+
+
+def test_weights_of_another_kind_are_refused(tmp_path: Path) -> None:
+    screening = saved(ScreeningNetwork(SMALL), tmp_path / "s.pt")
+    with pytest.raises(UnfitArtifact, match=r"s\.pt: no weights of a hybrid network"):
+        make_hybrid([member(48, tmp_path / "m.pt"), screening])
+    with pytest.raises(UnfitArtifact, match=r"m\.pt: no weights of a screening network"):
+        make_screening(tmp_path / "m.pt")
+    with pytest.raises(UnfitArtifact, match="2 files, expected one"):
+        make_network("screening", [screening, screening])
+
+
+def test_members_of_different_widths_are_refused(tmp_path: Path) -> None:
+    other = HybridNetwork(replace(TINY_HYBRID, reads=(24,), widths=(8, 8, 8)))
+    with pytest.raises(UnfitArtifact, match="size mismatch"):
+        make_hybrid([member(48, tmp_path / "m.pt"), saved(other, tmp_path / "o.pt")])
 
 
 def test_phantoms_have_their_share_of_the_whole_lungs() -> None:
@@ -100,9 +129,3 @@ def test_a_phantom_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(first.voxels, again.voxels)
     np.testing.assert_array_equal(first.nodules, again.nodules)
     assert 3 <= len(first.nodules) <= 9
-
-
-def test_only_scans_of_the_role_are_read(shared_data: Path) -> None:
-    (scan,) = scans_of_role(shared_data / "ct", "val")
-    ((z, y, x, _),) = scan.nodules
-    assert scan.voxels[round(z), round(y), round(x)] > 120

@@ -104,6 +104,8 @@ def batch(nodule: list[float]) -> dict[str, torch.Tensor]:
     count = len(nodule)
     return {
         "nodule": torch.tensor(nodule),
+        "sized": (torch.tensor(nodule) > 0).float(),
+        "outlined": (torch.tensor(nodule) > 0).float(),
         "log_diameter": torch.full((count,), 10.0).log(),
         "malignancy": torch.where(torch.tensor(nodule) > 0, 1.0, torch.nan),
         "texture": torch.where(torch.tensor(nodule) > 0, 2, -1),
@@ -153,6 +155,31 @@ def test_kind_is_learnt_where_readers_said_it() -> None:
     for name in ("malignancy", "texture"):
         assert rated[name] > 0.5, name
         assert unrated[name] == 0, name
+
+
+def test_a_region_whose_label_is_not_taught_has_no_part_in_the_answers_loss() -> None:
+    """It still teaches size and outline."""
+    truth = batch([1.0, 0.0])
+    both = hybrid_loss(answers([1.0, 3.0], [10.0, 10.0]), truth)["nodule"]
+    said = answers([1.0, 3.0, -9.0], [10.0, 10.0, 30.0])
+    more = batch([1.0, 0.0, torch.nan]) | {
+        "sized": torch.tensor([1.0, 0.0, 1.0]), "outlined": torch.tensor([0.0, 0.0, 1.0]),
+        "mask": torch.ones(3, 1, 6, 6, 6),
+    }  # fmt: skip
+    terms = hybrid_loss(said, more)
+    torch.testing.assert_close(terms["nodule"], both)
+    assert terms["size"] > 0.01
+    assert terms["voxel"] > 1
+    none = hybrid_loss(answers([1.0], [10.0]), batch([torch.nan]))
+    assert none["nodule"] == 0
+
+
+def test_an_unknown_outline_and_a_member_without_one_teach_none() -> None:
+    truth = batch([1.0, 0.0]) | {"outlined": torch.zeros(2), "mask": torch.ones(2, 1, 6, 6, 6)}
+    said = answers([5.0, -5.0], [10.0, 10.0])
+    terms = hybrid_loss(said, truth)
+    assert terms["voxel"] == terms["dice"] == 0
+    assert {"voxel", "dice"}.isdisjoint(hybrid_loss(said._replace(mask=torch.zeros(0)), truth))
 
 
 def test_mask_is_cheap_when_right() -> None:

@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from models.export.onnx import export_float, export_fp32
-from models.networks.hybrid import HybridNetwork, HybridSpec
+from models.networks.hybrid import HybridNetwork
 from models.networks.screening import ScreeningNetwork, ScreeningSpec
 from models.quantization.ptq import quantize
 from models.runtime.errors import UnfitArtifact
 from models.training.runs import make_network, make_screening
 from models.training.warm_start import settle_norms, weights_of_artifact
+from tests.models.small_networks import TINY_HYBRID
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (1, 2, 1))
 
@@ -42,12 +43,11 @@ def exported(network: nn.Module, kind: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["screening", "hybrid"])
-def test_a_network_comes_back(kind: str, tmp_path: Path) -> None:
+def test_a_network_comes_back_from_its_float_artifact(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    spec = HybridSpec(known=SMALL, widths=(8, 16), blocks=(1, 1), channels=32, depth=2, heads=1)
-    network = ScreeningNetwork(SMALL) if kind == "screening" else HybridNetwork(spec)
+    network = ScreeningNetwork(SMALL) if kind == "screening" else HybridNetwork(TINY_HYBRID)
     path = exported(lived_in(network), kind, tmp_path)
-    back = make_network(kind, path).eval()
+    back = make_network(kind, [path]).eval()
     with torch.inference_mode():
         torch.testing.assert_close(back(boxes()), network(boxes()), atol=1e-4, rtol=1e-4)
 
