@@ -1,37 +1,43 @@
 """Distillation compared: no teacher, the best one, the mean of all, dynamic weights.
 
-Every student starts from the same weights, takes the same number of steps and, for each seed, sees
-the same regions in the same order; only the soft target differs. Finished students are kept in the
-folder of the comparison.
+The teachers are the members of a hybrid. Every student starts from the same weights, takes the same
+number of steps and, for each seed, sees the same lessons in the same order; only the soft target
+differs. Finished lessons and students are kept in the folder of the comparison, so a comparison
+that was interrupted continues.
 """
 
 import hashlib
 import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from imaging.volume import FloatArray
-from models.distillation.pool import Pool, load_pool, stored
+from models.distillation.lessons import Lesson, answers_of, draw_lesson, make_lessons, stored
 from models.distillation.scores import Scores, figures, points_gained
-from models.distillation.student import Teaching, scores_of, train_student
-from models.distillation.teachers import (
-    Teacher,
-    best_of,
-    held_out_loss,
-    mean_target,
-    read_teachers,
-    weigh,
-    weighted_target,
-)
+from models.distillation.student import Teaching, train_student
+from models.distillation.teachers import Teacher, mean_target, read_teachers, weigh, weighted_target
 from models.markdown import Rows, points
+from models.networks.hybrid import HybridNetwork
 from models.runtime.errors import UnfitArtifact
+from models.training.compose import Composer
+from models.training.data import CALIBRATION, load_cubes
 from models.training.loop import save
-from models.training.runs import SETTLE_CUBES, make_screening, ready
+from models.training.runs import (
+    Material,
+    load_material,
+    make_hybrid,
+    make_screening,
+    ready,
+    regions_of,
+    screening_task,
+)
+from models.training.screening import ScreeningTask
 
 ARMS = {
     "none": "no teacher",
@@ -41,11 +47,11 @@ ARMS = {
 }
 """The soft targets that are compared, with their titles in tables."""
 
-TIMED = (4, 24)
-"""Steps of the two short runs whose difference gives the time of a step."""
+HELD_OUT = 10
+"""One lesson in so many is held out: its cubes are of patients kept for calibration."""
 
 HEADS = {
-    "at_0.5": "at 0.5", "at_1": "at 1", "at_2": "at 2", "at_4": "at 4", "mean": "mean", "auc": "AUC"
+    "cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8", "cpm_whole": "CPM, whole scans"
 }  # fmt: skip
 
 
@@ -53,141 +59,189 @@ HEADS = {
 class Comparison:
     """What is compared: ``seeds`` students of each arm, all from the screening network ``start``.
 
-    ``minutes`` for one student give its number of steps, which ``teaching`` lacks; ``teachers`` are
-    weights, ``pool`` and ``out`` folders.
+    ``teachers`` are weights of a hybrid, whose members teach; ``lessons`` is the number of samples
+    that students learn from; the other fields are those of `models.training.runs.Run`.
     """
 
+    data: Path
     start: Path
     teachers: tuple[Path, ...]
-    pool: Path
     out: Path
+    cache: Path
+    phantoms: int = 16
+    lessons: int = 400
     seeds: int = 3
-    minutes: float = 2.5
+    seed: int = 0
     teaching: Teaching = field(default_factory=Teaching)
 
 
 def run_compare(given: Comparison) -> dict[str, Any]:
-    """Train the students that are missing; return the comparison as JSON.
+    """Make the lessons and train the students that are missing; return the comparison as JSON.
 
     Raises:
         UnfitArtifact: the folder holds another comparison.
     """
-    pool = load_pool(given.pool)
-    teachers = read_teachers(given.teachers, pool, given.pool)
-    weights = weigh(np.stack([t.pool for t in teachers]), pool.label)
-    teaching = _teaching(given, pool, teachers)
-    targets = soft_targets(teachers, weights, best_of(teachers, pool), teaching.temperature)
+    _check_plan(given)
+    # read only where a lesson or a student is missing
+    material = cache(lambda: load_material(given.data, given.cache, given.phantoms))
+    hybrid = make_hybrid(given.teachers).eval()
+    learnt, held_out = _lessons(given, material, hybrid)
+    teachers, label = read_teachers(hybrid.spec.reads, learnt, held_out)
+    weights = weigh(np.stack([t.logits for t in teachers]), label)
+    targets = soft_targets(teachers, weights, given.teaching.temperature)
     scores: dict[str, list[Scores]] = {arm: [] for arm in ARMS}
     for seed in range(given.seeds):
         for arm in ARMS:
-            name = f"{arm}_{seed}"
-            scores[arm].append(_student(given, pool, targets[arm], teaching, name, seed))
-    start = scores_of(make_screening(given.start).eval(), pool)
+            soft = _by_lesson(targets[arm], learnt)
+            scores[arm].append(_student(given, material, learnt, soft, f"{arm}_{seed}", seed))
+    begun = stored(given.out / "start.npz", lambda: _begun(given, material()))
+    scans = int(begun.pop("scans"))
+    patients = load_cubes(given.data / "nodules", "val").patients
     return {
-        "start": given.start.stem, "seeds": given.seeds, "steps": teaching.steps,
-        "batch": teaching.batch, "weight": teaching.weight, "temperature": teaching.temperature,
-        "rate": teaching.rate, **result(pool, teachers, weights, scores, start),
+        "start": given.start.stem, "seeds": given.seeds, **_options(given.teaching),
+        "lessons": {
+            "learnt": len(learnt), "held_out": len(held_out), "places": len(label),
+            "with_nodule": int(label.sum()),
+        },
+        "val_scans": scans,
+        **result(teachers, weights, scores, Scores(**begun), patients, scans),
     }  # fmt: skip
 
 
-def _teaching(given: Comparison, pool: Pool, teachers: list[Teacher]) -> Teaching:
-    """Return the parameters with the folder's number of steps, which the first call measures."""
+def _options(teaching: Teaching) -> dict[str, Any]:
+    names = ("steps", "batch", "weight", "temperature", "rate")
+    return {name: value for name, value in asdict(teaching).items() if name in names}
+
+
+def _check_plan(given: Comparison) -> None:
+    """Write what is compared into the folder, or compare it with what is there."""
     path = given.out / "plan.json"
     wanted = {
-        "start": hashlib.sha256(given.start.read_bytes()).hexdigest()[:12],
-        "pool": pool.key,
-        "teachers": [teacher.digest for teacher in teachers],
-        "minutes": given.minutes,
-        "weight": given.teaching.weight,
-        "temperature": given.teaching.temperature,
-        "rate": given.teaching.rate,
-    }
+        "start": _digest(given.start), "teachers": [_digest(one) for one in given.teachers],
+        "lessons": given.lessons, "seed": given.seed, **_options(given.teaching),
+    }  # fmt: skip
     if path.exists():
         plan = json.loads(path.read_text())
         if other := [name for name in wanted if plan.get(name) != wanted[name]]:
             raise UnfitArtifact(f"{path}: holds a comparison with another {', '.join(other)}")
-        return replace(given.teaching, steps=plan["steps"])
-    steps = max(1, round(given.minutes * 60 / _step_s(given, pool)))
+        return
     given.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**wanted, "steps": steps}, indent=1) + "\n")
-    return replace(given.teaching, steps=steps)
+    path.write_text(json.dumps(wanted, indent=1) + "\n")
 
 
-def _step_s(given: Comparison, pool: Pool) -> float:
-    """Measure the seconds of one step on this machine."""
-    took = []
-    for steps in TIMED:
-        began = time.monotonic()
-        teaching = replace(given.teaching, steps=steps)
-        train_student(make_screening(given.start), pool, None, teaching, 0)
-        took.append(time.monotonic() - began)
-    return max((took[1] - took[0]) / (TIMED[1] - TIMED[0]), 1e-3)
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _lessons(
+    given: Comparison, material: Callable[[], Material], hybrid: HybridNetwork
+) -> tuple[list[Path], list[Path]]:
+    """Return the files of the lessons to learn from, and of those that are held out."""
+    screener = make_screening(given.start).eval()
+
+    @cache
+    def composer() -> Composer:
+        task = screening_task(material(), screener)
+        task.refresh(screener)  # hard negatives from the beginning
+        return task.composer
+
+    @cache
+    def kept() -> Composer:
+        cubes = load_cubes(given.data / "nodules", CALIBRATION)
+        return replace(composer(), cubes=cubes.pieces)
+
+    def lessons(folder: str, count: int, source: Callable[[], Composer], seed: int) -> list[Path]:
+        def draw(rng: np.random.Generator) -> Lesson:
+            return draw_lesson(source(), screener, hybrid, rng)
+
+        return make_lessons(given.out / folder, count, draw, seed=seed)
+
+    held_out = -(-given.lessons // HELD_OUT)
+    return (
+        lessons("learnt", given.lessons, composer, given.seed),
+        lessons("held_out", held_out, kept, given.seed + 1),
+    )
 
 
 def soft_targets(
-    teachers: list[Teacher], weights: FloatArray, best: Teacher, temperature: float
+    teachers: Sequence[Teacher], weights: FloatArray, temperature: float
 ) -> dict[str, FloatArray | None]:
-    """Return the soft target of every region ``(n,)`` for each arm; None without teacher."""
-    logits = np.stack([teacher.pool for teacher in teachers])
+    """Return the soft target of every place ``(n,)`` for each arm; None without teacher."""
+    logits = np.stack([teacher.logits for teacher in teachers])
     return {
         "none": None,
-        "single": mean_target(best.pool[None], temperature),
+        "single": mean_target(best_of(teachers).logits[None], temperature),
         "mean": mean_target(logits, temperature),
         "dynamic": weighted_target(logits, weights, temperature),
     }
 
 
+def best_of(teachers: Sequence[Teacher]) -> Teacher:
+    """Return the one with the least loss on the held-out lessons."""
+    return min(teachers, key=lambda teacher: teacher.held_out_loss)
+
+
+def _by_lesson(target: FloatArray | None, lessons: Sequence[Path]) -> list[FloatArray] | None:
+    if target is None:
+        return None
+    ends = np.cumsum([len(answers_of(path)[0]) for path in lessons])
+    return np.split(target, ends[:-1])
+
+
 def _student(
-    given: Comparison, pool: Pool, soft: FloatArray | None, teaching: Teaching, name: str, seed: int
-) -> Scores:
+    given: Comparison, material: Callable[[], Material], lessons: Sequence[Path],
+    soft: Sequence[FloatArray] | None, name: str, seed: int,
+) -> Scores:  # fmt: skip
     def scores() -> dict[str, FloatArray]:
-        network = ready(make_screening(given.start), given.start, pool.voxels[:SETTLE_CUBES])
-        student = train_student(network, pool, soft, teaching, seed)
+        network = ready(make_screening(given.start), [given.start], regions_of(material()))
+        student = train_student(network, lessons, soft, given.teaching, seed)
         save(student, given.out / f"{name}.pt")
-        return scores_of(student, pool)._asdict()
+        return _scores(material(), student)
 
     return Scores(**stored(given.out / f"{name}.npz", scores))
 
 
-def result(
-    pool: Pool, teachers: Sequence[Teacher], weights: FloatArray,
-    scores: Mapping[str, Sequence[Scores]], start: Scores,
-) -> dict[str, Any]:  # fmt: skip
-    """Return the figures of pool, teachers and arms, and what each arm gains over no teacher.
+def _begun(given: Comparison, material: Material) -> dict[str, Any]:
+    """Return the scores of the network that all students start from, and the number of scans."""
+    return _scores(material, make_screening(given.start)) | {"scans": len(material.val_scans)}
 
-    ``weights`` are those of `weigh` ``(teachers, n)``; ``scores`` has one student a seed.
+
+def _scores(material: Material, student: nn.Module) -> dict[str, FloatArray]:
+    task = ScreeningTask(material.composer, material.val_cubes, material.val_scans, student.eval())
+    return Scores(*task.scores(student), *task.whole_scores(student))._asdict()
+
+
+def result(
+    teachers: Sequence[Teacher], weights: FloatArray, scores: Mapping[str, Sequence[Scores]],
+    start: Scores, patients: Sequence[str], scans: int,
+) -> dict[str, Any]:  # fmt: skip
+    """Return the figures of teachers and arms, and what each arm gains over no teacher.
+
+    ``weights`` are those of `weigh` ``(teachers, n)``; ``scores`` has one student a seed;
+    ``patients`` are those of the validation cubes.
     """
-    scans = int(pool.scans[0])
+    owner = np.unique(patients, return_inverse=True)[1].astype(np.int64)
     largest = weights.argmax(0)
     return {
         "claim_points": 2.3,  # the published gain of the system's distillation
-        "pool": {
-            "learnt": pool.learnt,
-            "held_out": len(pool.voxels) - pool.learnt,
-            "with_nodule": int(pool.label.sum()),
-            "val_nodules": len(pool.val_nodules),
-            "val_patients": len(np.unique(pool.val_patients)),
-            "val_scans": scans,
-            "val_scan_false_positives": len(pool.scan_false_positives),
-            "val_cube_false_positives": len(pool.cube_false_positives),
-        },
-        "best_single": best_of(teachers, pool).name,
+        "val_nodules": len(patients),
+        "val_patients": len(set(patients)),
+        "val_whole_nodules": len(start.whole_nodules),
+        "best_single": best_of(teachers).name,
         "teachers": [
             {
                 "name": teacher.name,
-                "weights": teacher.digest,
                 "temperature": round(teacher.temperature, 3),
-                "held_out_loss": held_out_loss(teacher, pool),
+                "held_out_loss": teacher.held_out_loss,
                 "mean_weight": float(weights[k].mean()),
                 "first": float((largest == k).mean()),
-                "figures": figures(teacher.validation, scans),
             }
             for k, teacher in enumerate(teachers)
         ],
         "at_start": figures(start, scans),
         "arms": {arm: _spread([figures(s, scans) for s in of]) for arm, of in scores.items()},
         "gained": {
-            arm: points_gained(of, scores["none"], pool.val_patients, scans)
+            arm: points_gained(of, scores["none"], owner, scans)
             for arm, of in scores.items()
             if arm != "none"
         },
@@ -207,12 +261,11 @@ def _spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
 def distil_tables(result: Mapping[str, Any]) -> str:
     """Return teachers, students, and what each arm gains over no teacher, in Markdown."""
     teachers = [
-        [t["name"], *_percents(t["figures"]), f"{t['temperature']:.2f}",
-         f"{t['held_out_loss']:.3f}", f"{100 * t['mean_weight']:.0f}", f"{100 * t['first']:.0f}"]
+        [t["name"], f"{t['temperature']:.2f}", f"{t['held_out_loss']:.3f}",
+         f"{100 * t['mean_weight']:.0f}", f"{100 * t['first']:.0f}"]
         for t in result["teachers"]
     ]  # fmt: skip
-    more = ["temperature", "log loss", "mean weight, %", "largest, %"]
-    students = [["before any step", *_percents(result["at_start"])]]
+    students = [["before any step", *(f"{100 * result['at_start'][name]:.1f}" for name in HEADS)]]
     for arm, of in result["arms"].items():
         spread = [f"{100 * of[name]['mean']:.1f} ± {100 * of[name]['sd']:.1f}" for name in HEADS]
         students.append([ARMS[arm], *spread])
@@ -220,16 +273,13 @@ def distil_tables(result: Mapping[str, Any]) -> str:
         [ARMS[arm], *(points(gains[name], "points") for name in HEADS)]
         for arm, gains in result["gained"].items()
     ]
-    gained.append(["published claim", *[""] * 4, f"{result['claim_points']:+.1f}", ""])
+    gained.append(["published claim", f"{result['claim_points']:+.1f}", *[""] * (len(HEADS) - 1)])
+    heads = ["teacher", "temperature", "log loss", "mean weight, %", "largest, %"]
     return "\n".join(
         [
-            Rows(["teacher", *HEADS.values(), *more], teachers).markdown(),
+            Rows(heads, teachers).markdown(),
             Rows(["student", *HEADS.values()], students).markdown(),
             "Points over no teacher (95 % interval):\n",
             Rows(["student", *HEADS.values()], gained).markdown(),
         ]
     )
-
-
-def _percents(figures: Mapping[str, float]) -> list[str]:
-    return [f"{100 * figures[name]:.1f}" for name in HEADS]

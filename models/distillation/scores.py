@@ -1,4 +1,4 @@
-"""Figures of a network on the validation regions, and confidence intervals of differences."""
+"""Figures of a student on validation, and confidence intervals of differences."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,34 +7,28 @@ import numpy as np
 import numpy.typing as npt
 
 from imaging.volume import FloatArray
-from models.auc import auc
-from models.training.screening import sensitivity_at
-
-RATES = (0.5, 1.0, 2.0, 4.0)
-"""False positives a scan."""
+from models.training.screening import summary
 
 Indices = npt.NDArray[np.int64]
 
 
 class Scores(NamedTuple):
-    """Logits of one network: of nodules, of false positives in scans, and of those in cubes."""
+    """Logits of one student: in equal context, and in whole scans.
+
+    ``nodules`` are those in cubes, ``false_positives`` those of scans in tiles cut as the cubes
+    are; the other two are of the whole scans.
+    """
 
     nodules: FloatArray
-    scan_false_positives: FloatArray
-    cube_false_positives: FloatArray
+    false_positives: FloatArray
+    whole_nodules: FloatArray
+    whole_false_positives: FloatArray
 
 
 def figures(scores: Scores, scans: int) -> dict[str, float]:
-    """Return sensitivity at `RATES`, its mean, and the AUC against all false positives."""
-    at = {
-        f"at_{rate:g}": sensitivity_at(scores.nodules, scores.scan_false_positives, rate * scans)
-        for rate in RATES
-    }
-    ranked = np.concatenate(
-        [scores.nodules, scores.scan_false_positives, scores.cube_false_positives]
-    )
-    area = auc(ranked, np.arange(len(ranked)) < len(scores.nodules))
-    return {**at, "mean": float(np.mean(list(at.values()))), "auc": area}
+    """Return CPM and sensitivities in equal context, and ``cpm_whole`` of whole scans."""
+    whole = summary(scores.whole_nodules, scores.whole_false_positives, scans)["cpm"]
+    return summary(scores.nodules, scores.false_positives, scans) | {"cpm_whole": whole}
 
 
 def points_gained(
@@ -43,16 +37,19 @@ def points_gained(
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Return the points that ``arm`` gains over ``base`` in each figure, with 95 % intervals.
 
-    Both hold one network a seed, in the same order. Each resample draws seeds, patients and false
-    positives with replacement, the same for both.
+    Both hold one student a seed, in the same order. Each resample draws seeds, patients of the
+    cubes and nodules of the whole scans with replacement, the same for both; the false positives of
+    the few scans are not resampled.
     """
     rng = np.random.default_rng(0)
-    everything = [np.arange(len(part)) for part in base[0]]
+    whole = len(base[0].whole_nodules)
+    everything = (np.arange(len(patients)), np.arange(whole))
     value = _gain(arm, base, range(len(arm)), everything, scans)
     drawn = []
     for _ in range(resamples):
         seeds = rng.integers(len(arm), size=len(arm))
-        drawn.append(_gain(arm, base, seeds.tolist(), _draw(base[0], patients, rng), scans))
+        cases = _draw(patients, rng), rng.integers(whole, size=whole)
+        drawn.append(_gain(arm, base, seeds.tolist(), cases, scans))
     low, high = np.quantile([list(one.values()) for one in drawn], [0.025, 0.975], axis=0)
     return {
         name: {"points": gain, "low": float(a), "high": float(b)}
@@ -62,20 +59,26 @@ def points_gained(
 
 def _gain(
     arm: Sequence[Scores], base: Sequence[Scores], seeds: Sequence[int],
-    cases: Sequence[Indices], scans: int,
+    cases: tuple[Indices, Indices], scans: int,
 ) -> dict[str, float]:  # fmt: skip
+    cubes, lesions = cases
     gains = []
     for seed in seeds:
         ours, theirs = (
-            figures(Scores(*map(np.take, readers[seed], cases)), scans) for readers in (arm, base)
+            figures(
+                of[seed]._replace(
+                    nodules=of[seed].nodules[cubes], whole_nodules=of[seed].whole_nodules[lesions]
+                ),
+                scans,
+            )
+            for of in (arm, base)
         )
         gains.append({name: 100 * (ours[name] - theirs[name]) for name in ours})
     return {name: float(np.mean([gain[name] for gain in gains])) for name in gains[0]}
 
 
-def _draw(scores: Scores, patients: Indices, rng: np.random.Generator) -> list[Indices]:
+def _draw(patients: Indices, rng: np.random.Generator) -> Indices:
+    """Draw patients with replacement and return the indices of their nodules."""
     count = int(patients.max()) + 1
     times = rng.multinomial(count, np.full(count, 1 / count))[patients]
-    nodules = np.repeat(np.arange(len(patients)), times)
-    counts = [len(part) for part in scores[1:]]
-    return [nodules, *(rng.integers(max(count, 1), size=count) for count in counts)]
+    return np.repeat(np.arange(len(patients)), times)

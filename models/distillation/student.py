@@ -1,13 +1,15 @@
-"""One student: a screening network trained on the pool, with or without a soft target.
+"""One student: a screening network trained on lessons, with or without a soft target.
 
-The loss is (1 - w) times the screening network's own (`models.training.targets.screening_loss`)
-plus w t^2 times the cross-entropy of its score at temperature t against the soft target (Hinton
-et al., arXiv:1503.02531, section 2.1 for t^2). The score is the highest heat around the region's
-middle, as in whole scans.
+The loss is the screening network's own (`models.training.targets.screening_loss`) plus
+w t^2 times the cross-entropy of its score at temperature t against the soft target, at each place
+that the teachers read (Hinton et al., arXiv:1503.02531, section 2.1 for t^2). The score is the
+highest heat logit of the place's cell and its neighbours, which a peak there would have.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,106 +17,105 @@ from rich.progress import track
 from torch import nn
 from torch.nn import functional as F
 
-from imaging.volume import FloatArray, UInt8Array
-from models.distillation.pool import Pool
-from models.distillation.scores import Scores
+from imaging.volume import FloatArray
+from models.distillation.lessons import EACH, load_lesson
 from models.runtime.detection import STRIDE
 from models.training.augment import turned
 from models.training.data import Batch, draw_batches
 from models.training.loop import State, average_of, channels_last, descend, schedule
 from models.training.targets import Targets, make_targets, screening_loss
 
-REACH = 1
-"""Cells on either side of the middle that give a region's score: 8 mm in all."""
-
 
 @dataclass(frozen=True)
 class Teaching:
     """Training parameters, the same for all students that are compared.
 
-    ``weight`` is the soft target's share of the loss, ``temperature`` that of the distillation.
+    ``weight`` is that of the soft target in the loss, ``temperature`` that of the distillation.
     """
 
-    steps: int = 0
+    steps: int = 200
     weight: float = 0.5
     temperature: float = 2.0
-    rate: float = 3e-4
+    rate: float = 5e-4
     decay: float = 0.02
     warm_up: float = 0.05
     average: float = 0.98
-    batch: int = 32
+    batch: int = 4
     workers: int = 2
 
 
 def train_student(
-    network: nn.Module, pool: Pool, soft: FloatArray | None, teaching: Teaching, seed: int
-) -> nn.Module:
-    """Train ``teaching.steps`` and return the averaged network; ``soft`` is a target per region."""
+    network: nn.Module, lessons: Sequence[Path], soft: Sequence[FloatArray] | None,
+    teaching: Teaching, seed: int,
+) -> nn.Module:  # fmt: skip
+    """Train ``teaching.steps`` and return the averaged network.
+
+    ``soft`` holds the target at each place of each lesson.
+    """
     torch.manual_seed(seed)
-    if soft is None:
-        teaching = replace(teaching, weight=0.0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = channels_last(network.to(device)).train()
     optimizer = torch.optim.AdamW(network.parameters(), teaching.rate, weight_decay=teaching.decay)
     state = State(network, average_of(network, teaching.average), optimizer)
-    draw = partial(_sample, pool, np.zeros(len(pool.voxels)) if soft is None else soft)
+    draw = partial(_samples, tuple(lessons), soft)
     batches = draw_batches(draw, teaching.batch, workers=teaching.workers, seed=seed)
     for step in track(range(teaching.steps), f"student, seed {seed}"):
         batch = {name: value.to(device) for name, value in next(batches).items()}
         with torch.autocast(device.type, torch.bfloat16):
-            loss = _loss(network, batch, teaching)
+            loss = loss_of(network, batch, teaching)
         factor = schedule(step / teaching.steps, teaching.warm_up, flat=teaching.warm_up)
         descend(state, loss, teaching.rate * factor)
     student: nn.Module = state.averaged.module
     return student.eval()
 
 
-def scores_of(network: nn.Module, pool: Pool) -> Scores:
-    """Return the student's scores of the validation regions, in FP32, where logits do not tie."""
-    return Scores(**{name: _read(network, part) for name, part in pool.validation.items()})
-
-
-def middle_heat(maps: torch.Tensor) -> torch.Tensor:
-    """Return the score of each region ``(n,)``: the highest heat logit around its middle."""
-    z, y, x = (slice(n // 2 - REACH, n // 2 + REACH) for n in maps.shape[2:])
-    return maps[:, 0, z, y, x].amax((1, 2, 3))
-
-
-def _loss(network: nn.Module, batch: Batch, teaching: Teaching) -> torch.Tensor:
+def loss_of(network: nn.Module, batch: Batch, teaching: Teaching) -> torch.Tensor:
+    """Return the loss of a batch; where nothing is taught it is the screening network's own."""
     maps = network(batch["voxels"].float() / 255).float()
     own = torch.stack(list(screening_loss(maps, batch).values())).sum()
-    if not teaching.weight:
-        return own
-    t = teaching.temperature
-    taught = F.binary_cross_entropy_with_logits(middle_heat(maps) / t, batch["soft"])
-    return (1 - teaching.weight) * own + teaching.weight * t**2 * taught
+    t, taught = teaching.temperature, batch["taught"]
+    heat = score_at(maps, batch["cells"]) / t
+    apart = F.binary_cross_entropy_with_logits(heat, batch["soft"], reduction="none")
+    return own + teaching.weight * t**2 * (apart * taught).sum() / taught.sum().clamp(min=1)
 
 
-def _sample(pool: Pool, soft: FloatArray, rng: np.random.Generator) -> Batch:
-    number = int(rng.integers(pool.learnt))
-    piece = turned(pool.piece(number), rng)
-    targets = _label_zone(make_targets(piece))
+def score_at(maps: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Return the score at cells ``(n, k, 3)`` of maps ``(n, c, z, y, x)``: ``(n, k)``."""
+    near = F.max_pool3d(maps[:, :1], 3, stride=1, padding=1)[:, 0]
+    sample = torch.arange(len(maps), device=maps.device)[:, None]
+    z, y, x = cells.unbind(2)
+    return near[sample, z, y, x]
+
+
+def _samples(
+    lessons: Sequence[Path], soft: Sequence[FloatArray] | None, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """Yield the lessons in random order, without end; every one before any comes again."""
+    while True:
+        for number in rng.permutation(len(lessons)):
+            yield sample_of(lessons[number], None if soft is None else soft[number], rng)
+
+
+def sample_of(path: Path, soft: FloatArray | None, rng: np.random.Generator) -> Batch:
+    """Return a lesson, mirrored at random, as `loss_of` takes it, without batch axis."""
+    lesson = load_lesson(path)
+    count = len(lesson.places)
+    # the places are moved as marks of no size, behind the nodules
+    marks = np.concatenate([lesson.places, np.zeros((count, 1))], axis=1)
+    sample = lesson.sample
+    sample = turned(replace(sample, nodules=np.concatenate([sample.nodules, marks])), rng)
+    known = len(sample.nodules) - count
+    places, sample = sample.nodules[known:, :3], replace(sample, nodules=sample.nodules[:known])
+    cells, wanted, taught = np.zeros((2 * EACH, 3), int), np.zeros(2 * EACH), np.zeros(2 * EACH)
+    limit = np.array(sample.voxels.shape) // STRIDE - 1
+    cells[:count] = np.clip(np.floor((places + 0.5) / STRIDE), 0, limit)
+    if soft is not None:
+        wanted[:count], taught[:count] = soft, 1
+    targets = make_targets(sample)
     return {
-        "voxels": torch.from_numpy(np.ascontiguousarray(piece.voxels))[None],
-        "soft": torch.tensor(soft[number], dtype=torch.float32),
+        "voxels": torch.from_numpy(np.ascontiguousarray(sample.voxels))[None],
+        "cells": torch.from_numpy(cells),
+        "soft": torch.tensor(wanted, dtype=torch.float32),
+        "taught": torch.tensor(taught, dtype=torch.float32),
         **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
     }
-
-
-def _label_zone(targets: Targets) -> Targets:
-    """Set the weight to 0 beyond 16 mm from the middle and at neighbours without a mark."""
-    lines = [(np.arange(n) - (n - 1) / 2) * STRIDE for n in targets.heat.shape]
-    z, y, x = np.meshgrid(*lines, indexing="ij")
-    far = z**2 + y**2 + x**2 > 16**2
-    neighbour = (targets.share > 0.1) & (targets.heat < 0.5)
-    return replace(targets, weight=np.where(far | neighbour, 0, targets.weight))
-
-
-def _read(network: nn.Module, regions: UInt8Array) -> FloatArray:
-    device = next(network.parameters()).device
-    found = []
-    with torch.inference_mode():
-        for start in range(0, len(regions), 32):
-            part = torch.from_numpy(regions[start : start + 32]).to(device)[:, None].float() / 255
-            found.append(middle_heat(network(part)).double().cpu().numpy())
-    return np.concatenate(found) if found else np.zeros(0)
