@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from itertools import takewhile
 
 import numpy as np
 import torch
@@ -116,7 +115,8 @@ def peaks_of_each(
     device, found = next(network.parameters()).device, list[Peaks]()
     while len(found) < len(boxes):
         left = boxes[len(found) : len(found) + batch]
-        part = list(takewhile(lambda box, shape=left[0].shape: box.shape == shape, left))
+        alike = [box.shape == left[0].shape for box in left]
+        part = left[: alike.index(False) if False in alike else len(left)]
         x = torch.from_numpy(np.stack([padded(box) for box in part])).to(device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
             maps = network(x[:, None].float() / 255).float().cpu().numpy()[:, :5]
