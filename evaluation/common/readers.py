@@ -164,17 +164,22 @@ class Agent:
     ) -> list[Candidate]:
         """Return the findings of both without the last threshold, which the FROC moves.
 
-        Each lies where the report places it, or where the edge found it if not ``outlined``.
+        Each lies where the report places it, or where the edge found it if not ``outlined``. The
+        other candidates follow with the edge's score, or the curve would end there.
         """
         if reading.both is None:
             raise ValueError("no cloud has read this box")
         open_end = replace(self.thresholds, final=0.0)
         plan, answers = reading.both.plan, reading.both.answers
         answers = answers if outlined else replace(answers, masks={})
-        return [
+        merged = merge(plan, answers, open_end, self.weights, box.geometry).findings
+        found = [
             Candidate(one.centre_mm, one.index_zyx, one.diameter_mm, one.probability)
-            for one in merge(plan, answers, open_end, self.weights, box.geometry).findings
+            for one in merged
         ]
+        in_report = {plan.index_of(one) for one in merged}
+        rest = [d.candidate for i, d in enumerate(plan.decisions) if i not in in_report]
+        return sorted([*found, *rest], key=lambda one: -one.score)
 
     def second_scores(self, candidates: Sequence[Candidate], box: Preprocessed) -> FloatArray:
         """Return the cloud's probability of each candidate ``(k,)``, also of dismissed ones."""

@@ -136,7 +136,8 @@ def test_curves_follow_the_scores_of_each_stage(scan: WholeScan) -> None:
     assert false.tolist() == pytest.approx([0.98, 0.05], abs=0.002)
     assert nodules[3] == pytest.approx(0.9, abs=0.002)
     nodules, _ = scan.scores(Stage.BOTH)
-    assert nodules[3] == nodules[-1] == -np.inf  # a dismissed candidate reaches no report
+    assert nodules[3] == 0.05  # a dismissed candidate keeps the edge's score
+    assert nodules[-1] == -np.inf
 
 
 def test_a_refused_scan_misses_its_nodules_and_is_named(scan: WholeScan) -> None:
