@@ -25,6 +25,7 @@ class Terms:
     Attributes:
         alpha: share of a patient's nodules that is missed at most, on average over patients.
         delta: probability that the true miss rate exceeds ``alpha``.
+        average: the limit that holds on average over calibrations, without a confidence.
         patients: of the calibration.
         calibration: its identity; another score or another patient gives another.
         asked_alpha: the share that was requested.
@@ -42,6 +43,7 @@ class Terms:
 
     alpha: float
     delta: float
+    average: float
     patients: int
     calibration: str
     asked_alpha: float
@@ -101,6 +103,7 @@ class Terms:
             "It is about many patients on average, not about this one.",
             "A nodule that no network proposed counts as missed.",
             f"The limit of {_percent(self.alpha)} {met}.",
+            f"On average over such calibrations, at most {_percent(self.average)} are missed.",
             f"Calibration {self.calibration} read {self.basis}, slices at most "
             f"{self.slice_mm:.3g} mm apart, and every uncertain candidate again in "
             f"{self.region_side} voxels a side.",

@@ -79,7 +79,7 @@ def read_characterization(
         np.where(sure, index.numbers(f"{name}_mean")[lines], np.nan)
         for name in ("malignancy", "texture")
     )
-    votes = [vote for split in splits for vote in read_votes(folder, split)]
+    votes = read_votes(folder, cubes)
     readings, dice, sizes = [], [], []
     for cube, vote, known in zip(cli.each(cubes, "nodules"), votes, sure, strict=True):
         region = cut_roi(cube.voxels, cube.centre_zyx, reader.roi_shape)

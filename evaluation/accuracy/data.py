@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from evaluation.errors import BadTable, MissingData
 from imaging.volume import FloatArray, Triple, UInt8Array
+from models.calibration.patients import split_of, stored_in
 
 UNKNOWN_RADIUS_MM = 5.0
 """Radius of an annotation without a diameter, as in LUNA16."""
@@ -106,7 +107,10 @@ class Cube:
 
 
 def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
-    """Read the cubes of ``splits``: ``ct`` uint8 (n, z, y, x) of ``SPLIT.npz``, and ``index.csv``.
+    """Read the cubes of ``splits``: ``ct`` uint8 (n, z, y, x) of a file, and ``index.csv``.
+
+    The split ``calibration`` is a part of ``train.npz`` (`models.calibration.patients`), the others
+    are ``SPLIT.npz``. A cube's name has the file and the row in it.
 
     Raises:
         MissingData: the file of a split is missing or unusable.
@@ -118,16 +122,18 @@ def read_cubes(folder: Path, splits: tuple[str, ...]) -> list[Cube]:
     z, y, x, diameter = (index.numbers(name) for name in _PLACE)
     cubes: list[Cube] = []
     for split in splits:
-        voxels = _voxels(folder / f"{split}.npz")
-        lines = [i for i, name in enumerate(names) if name == split]
+        stored = stored_in(split)
+        voxels = _voxels(folder / f"{stored}.npz")
+        lines = [i for i, name in enumerate(names) if name == stored]
         if sorted(rows[lines]) != list(range(len(voxels))):
             raise BadTable(
-                index.path, f"split {split!r}: {len(lines)} lines for {len(voxels)} cubes"
+                index.path, f"split {stored!r}: {len(lines)} lines for {len(voxels)} cubes"
             )
         for i in lines:
-            place = (z[i], y[i], x[i])
-            name = f"{split}/{rows[i]}"
-            cubes.append(Cube(name, patients[i], voxels[rows[i]], place, float(diameter[i])))
+            if split_of(index.rows[i]) == split:
+                place = (z[i], y[i], x[i])
+                name = f"{stored}/{rows[i]}"
+                cubes.append(Cube(name, patients[i], voxels[rows[i]], place, float(diameter[i])))
     return cubes
 
 
@@ -138,13 +144,15 @@ def index_lines(index: Table, cubes: Sequence[Cube]) -> npt.NDArray[np.int64]:
     return np.array([line[cube.name] for cube in cubes], dtype=np.int64)
 
 
-def read_votes(folder: Path, split: str) -> UInt8Array:
-    """Read how many readers drew each voxel, ``(n, z, y, x)`` as the cubes of that split.
+def read_votes(folder: Path, cubes: Sequence[Cube]) -> list[UInt8Array]:
+    """Read how many readers drew each voxel of the cubes, ``(z, y, x)`` each.
 
     Raises:
-        MissingData: the file of the split is missing or has no votes.
+        MissingData: the file of a cube's split is missing or has no votes.
     """
-    return _voxels(folder / f"{split}.npz", "votes")
+    places = [cube.name.split("/") for cube in cubes]
+    votes = {stored: _voxels(folder / f"{stored}.npz", "votes") for stored, _ in places}
+    return [votes[stored][int(row)] for stored, row in places]
 
 
 def _voxels(path: Path, name: str = "ct") -> UInt8Array:
@@ -180,6 +188,6 @@ def read_annotations(folder: Path, split: str) -> dict[str, list[Annotation]]:
     table = read_table(path, ("split", "row", *_PLACE))
     values = zip(*(table.numbers(name).tolist() for name in ("row", *_PLACE)), strict=True)
     for name, (row, z, y, x, diameter) in zip(table.text("split"), values, strict=True):
-        if name == split:
-            found[f"{split}/{int(row)}"].append(Annotation((z, y, x), diameter))
+        if name == stored_in(split):
+            found[f"{name}/{int(row)}"].append(Annotation((z, y, x), diameter))
     return found

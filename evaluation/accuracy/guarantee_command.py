@@ -18,6 +18,7 @@ from evaluation.common import cli
 from evaluation.common.readers import open_screening, open_second
 from evaluation.errors import MissingData
 from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
+from models.calibration.patients import CALIBRATION
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import Rows, percent
 from models.runtime.artifacts import find
@@ -42,7 +43,7 @@ def guarantee_command(
     ] = None,
     split: Annotated[
         str, typer.Option(metavar="NAME[,NAME]", help="Splits of --data for the calibration.")
-    ] = "val",
+    ] = CALIBRATION,
     test_split: Annotated[
         str, typer.Option(metavar="NAME[,NAME]", help="Splits of --data for the test.")
     ] = "test",
@@ -149,7 +150,8 @@ def _served(served: dict[str, Any]) -> str:
     terms, at, test = served["guarantee"], served["thresholds"], served["test"]
     confidence = _percent(1 - terms["delta"])
     words = f"served: dismiss below {at['dismiss']:.4f}, final from {at['final']:.4f}: at most "
-    words += f"{_percent(terms['alpha'])} missed with {confidence} confidence"
+    words += f"{_percent(terms['alpha'])} missed with {confidence} confidence, "
+    words += f"{_percent(terms['average'])} on average"
     if test is None:
         return words
     holds = "holds" if test["kept"] else "does not hold"

@@ -63,11 +63,11 @@ def read_donors(
     At most ``most`` cubes are read, the first of the splits.
     """
     cubes = read_cubes(folder, splits)[:most]
-    votes = [vote for split in splits for vote in read_votes(folder, split)]
+    votes = read_votes(folder, cubes)
     traits, match = read_traits(folder, cubes), optional_column(folder, cubes, "match_mm")
     donors = {
         i: donor
-        for i, (cube, vote) in enumerate(zip(cubes, votes, strict=False))
+        for i, (cube, vote) in enumerate(zip(cubes, votes, strict=True))
         if not match[i] > MATCH_MM and (donor := cut_donor(cube, vote)) is not None
     }
     return list(donors.values()), traits.of(list(donors))

@@ -19,7 +19,8 @@ from models.runtime.screener import Screener
 from models.runtime.second_reader import SecondReader, mask_logits, nearest_piece, views_of
 
 if TYPE_CHECKING:
-    from models.training.data import Piece  # imports torch, which readers of cases can do without
+    # imports torch, which readers of cases can do without
+    from models.training.data import Box, Piece
 
 FACE = 6
 """False positives this near to a cube's face, in voxels, are ignored: the padding is mirrored."""
@@ -27,9 +28,20 @@ FACE = 6
 CUBE_FALSE_POSITIVES = 6
 """The strongest false positives of a cube that are read; the others would be dismissed."""
 
-FINAL_FALSE_POSITIVES = 1.0
-ALONE_FALSE_POSITIVES = 5.0
+FINAL_FALSE_POSITIVES = 0.25
+ALONE_FALSE_POSITIVES = 1.0
 """False positives per scan of the merged threshold and of the edge's own."""
+
+REGIONS = 20.0
+"""The most regions of false candidates that are sent for a scan, on average."""
+
+RESCUE_SHARE = 0.5
+"""``dismiss`` is this share of the lowest edge score of a nodule that a verdict brings to
+``final``: other nodules score lower than those of validation."""
+
+CLOUD_QUANTILE = 0.9
+"""The cloud's logit counts up to this quantile of validation's nodules: the few above it do not
+tell how much more certain a higher logit is."""
 
 OUTLINED_MM = 6.0
 """Of a smaller nodule a voxel's rim is half the volume."""
@@ -59,13 +71,13 @@ def gather(
     screener: Screener,
     reader: SecondReader,
     cubes: Sequence[Piece],
-    scans: Sequence[tuple[Preprocessed, Piece]],
     patients: Sequence[str],
+    scans: Sequence[Box] = (),
 ) -> Cases:
-    """Read the best candidate of each cube's nodule, and false positives of cubes and scans.
+    """Read the best candidate of each nodule, and false positives of cubes and scans.
 
     The lung in cubes comes from many more scanners than the few whole scans. ``patients`` is the
-    patient of each cube.
+    patient of each cube; a scan counts as a patient by its name.
     """
     # a row for each candidate: logit of the edge, of the cloud, nodule or not, patient
     rows: list[tuple[float, float, bool, str]] = []
@@ -78,11 +90,14 @@ def gather(
         rows += [(*pair, True, patient) for pair in _read(reader, cube, hits)]
         false = _false_positives(found, cube, FACE)[:CUBE_FALSE_POSITIVES]
         rows += [(*pair, False, patient) for pair in _read(reader, cube, false)]
-    for box, scan in scans:
-        found = screener.screen(box)
-        rows += [
-            (*pair, False, "") for pair in _read(reader, scan, _false_positives(found, scan, 0))
-        ]
+    for scan in scans:
+        found = screener.screen(scan.box)
+        for nodule in scan.piece.nodules:
+            hits = [c for c in found if _hits(c, nodule[None], 0.5)][:1]
+            missed += [] if hits else [scan.name]
+            rows += [(*pair, True, scan.name) for pair in _read(reader, scan.piece, hits)]
+        false = _false_positives(found, scan.piece, 0)
+        rows += [(*pair, False, scan.name) for pair in _read(reader, scan.piece, false)]
     edge, cloud, nodule, owner = zip(*rows, strict=True)
     # the false positives' denominator: whole scans, and the air (below -500 HU) in the cubes
     # without their faces, of which 4 litres, as in one pair of lungs, count as a scan
@@ -176,22 +191,23 @@ def logistic(features: FloatArray, truth: np.ndarray, ridge: float = 1e-2) -> Fl
 def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, float]:
     """Return the four thresholds on calibrated scores.
 
-    ``dismiss`` is half the lowest score of a proposed nodule. ``alone`` and ``final`` leave
-    `ALONE_FALSE_POSITIVES` and `FINAL_FALSE_POSITIVES` a scan. At or above ``report`` the edge
-    decides alone: it lies above every false positive, or above every candidate that a verdict
-    rejects.
+    ``final`` leaves `FINAL_FALSE_POSITIVES` a scan, and ``alone`` leaves `ALONE_FALSE_POSITIVES`.
+    Between ``dismiss`` and ``report`` lie the candidates whose verdict changed what the report
+    says. Below, no verdict brought a nodule to ``final``, or more than `REGIONS` a scan would be
+    sent; above, none brought a false positive below ``final``.
     """
-    # three thresholds from one score each
-    false = edge[~cases.nodule]
-    dismiss = 0.5 * float(edge[cases.nodule].min())
+    nodule, false = cases.nodule, edge[~cases.nodule]
     alone = _leaving(false, ALONE_FALSE_POSITIVES * cases.scans)
-    final = _leaving(merged[~cases.nodule], FINAL_FALSE_POSITIVES * cases.scans)
-    # report needs both: no false positive of the edge alone, or no candidate that is rejected
-    # the latter: half-way between the highest score that is rejected and the next above it
-    rejected = float(edge[merged < final].max(initial=0.0))
-    above_rejected = (rejected + float(edge[edge > rejected].min(initial=1.0))) / 2
-    report = min(float(false.max(initial=0.0)) + 1e-5, above_rejected)
-    values = {"dismiss": dismiss, "report": report, "alone": max(alone, dismiss), "final": final}
+    final = _leaving(merged[~nodule], FINAL_FALSE_POSITIVES * cases.scans)
+    kept = edge[nodule & (merged >= final)]
+    most = REGIONS * cases.scans
+    least = _leaving(false, most) if len(false) > most else 0.0
+    dismiss = max(RESCUE_SHARE * float(kept.min(initial=1.0)), least)
+    # half-way between the highest score that a verdict rejects and the next above it
+    rejected = float(edge[~nodule & (merged < final)].max(initial=0.0))
+    report = (rejected + float(edge[edge > rejected].min(initial=1.0))) / 2
+    alone = max(alone, dismiss)
+    values = {"dismiss": dismiss, "report": max(report, alone), "alone": alone, "final": final}
     return {name: round(value, 6) for name, value in values.items()}
 
 

@@ -10,14 +10,15 @@ fraction of ``final``.
 - Last, ``dismiss`` is raised to the lowest edge score at which a verdict can reach ``final``:
   requests below it cost time and find nothing.
 
-Limits: calibration and merger (seven numbers) were fitted on the same patients and are taken as
-given; `overread-eval guarantee` measures the effect on others. Nodules are read in cubes, where
-they score higher than in whole lungs, and cubes lie inside the lungs.
+Calibration, merger and thresholds are fitted on validation patients, the guarantee on patients of
+the split ``calibration``, which nothing else was fitted on. Limits: their nodules are read in
+cubes, and cubes lie inside the lungs; `overread-eval lesion-insertion` and `overread-eval whole`
+measure what that changes.
 """
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from models.calibration.fit import Cases, fit_outline, gather, logistic, thresholds
+from models.calibration.fit import CLOUD_QUANTILE, Cases, fit_outline, gather, logistic, thresholds
+from models.calibration.patients import CALIBRATION
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -33,6 +35,8 @@ from models.calibration.risk_control import (
     ScoredNodules,
     ThresholdPath,
     control,
+    counted,
+    expected_bound,
     losses,
     p_value,
     straight_path,
@@ -47,11 +51,8 @@ from models.runtime.sigmoid import sigmoid
 DISMISS_SHARE = 0.25
 """``dismiss`` as a part of ``final`` along the path."""
 
-BOUND = Bound.HOEFFDING_BENTKUS
-
-CLOUD_QUANTILE = 0.99
-"""The cloud's logit counts up to this quantile of validation's false positives: the few above it
-do not tell how much more certain a higher logit is."""
+BOUND = Bound.BINOMIAL
+"""Most patients have one or two nodules and lose all or none, where this bound is the tighter."""
 
 _DIGITS = 1e6
 
@@ -88,7 +89,10 @@ class ReadWith:
 
 
 def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
-    """Fit the settings of both artifacts on validation; enter them and their guarantee."""
+    """Fit the settings of both artifacts on validation, and their guarantee on calibration.
+
+    Both are entered in the manifest. No patient is in both.
+    """
     # these need the extra `train`, which `guaranteed_settings` does without
     from models.export.manifest import amend
     from models.training.data import boxes_of_role, load_cubes
@@ -96,18 +100,20 @@ def run_fit(data: Path, screening: str, hybrid: str, target: Target) -> None:
     console = Console(stderr=True)
     screener = Screener(open_session(uncalibrated(find(screening))))
     reader = SecondReader(open_session(uncalibrated(find(hybrid))))
-    cubes, scans = load_cubes(data / "nodules", "val"), boxes_of_role(data, "val")
+    cubes, held_out = (load_cubes(data / "nodules", name) for name in ("val", CALIBRATION))
     with console.status("reading validation cases"):
-        pairs = [(scan.box, scan.piece) for scan in scans]
-        cases = gather(screener, reader, cubes.pieces, pairs, cubes.patients)
+        scans = boxes_of_role(data, "val")
+        cases = gather(screener, reader, cubes.pieces, cubes.patients, scans)
     settings, cloud = fit_settings(cases)
     sure = np.isfinite(cubes.malignancy)  # otherwise the outline may be a neighbour's
     cloud["outline"] = [fit_outline(reader, [cubes.pieces[i] for i in np.flatnonzero(sure)])]
-    slice_mm = widest_slices_mm(data / "nodules" / "index.csv", "val")
+    with console.status("reading calibration cases"):
+        others = gather(screener, reader, held_out.pieces, held_out.patients)
+    nodules = nodules_of(others, settings, cloud)
+    settings |= guaranteed_settings(nodules, settings["thresholds"], target, settings["merge"])
+    slice_mm = widest_slices_mm(data / "nodules" / "index.csv", set(held_out.patients))
     side = reader.roi_shape[0]
     read = ReadWith(read_by(find(screening).version), find(hybrid).version, slice_mm, side)
-    nodules = nodules_of(cases, settings, cloud)
-    settings |= guaranteed_settings(nodules, settings["thresholds"], target, settings["merge"])
     settings["guarantee"] |= asdict(read) | {"kernels": list(read.kernels)}
     amend(screening, "settings", settings)
     amend(hybrid, "settings", cloud)
@@ -126,7 +132,7 @@ def fit_settings(cases: Cases) -> tuple[dict[str, Any], dict[str, Any]]:
     cloud_bias, cloud_slope = logistic(cases.cloud[:, None], cases.nodule)
     edge, cloud = edge_bias + edge_slope * cases.edge, cloud_bias + cloud_slope * cases.cloud
     # the merger: a logistic regression on both calibrated logits, the cloud's clipped at the top
-    most = float(np.quantile(cloud[~cases.nodule], CLOUD_QUANTILE))
+    most = float(np.quantile(cloud[cases.nodule], CLOUD_QUANTILE))
     clipped = np.minimum(cloud, most)  # see `edge.merge.MergeWeights`
     bias, edge_weight, cloud_weight = logistic(np.stack([edge, clipped], 1), cases.nodule)
     merged = sigmoid(bias + edge_weight * edge + cloud_weight * clipped)
@@ -185,7 +191,7 @@ def guaranteed_settings(
     # the loss of every patient at that one point of the path, and the bound on its mean
     point = ThresholdPath(np.array([DISMISS_SHARE * final]), np.array([final]))
     shares = losses(nodules, point, report)[:, 0]
-    mean, n = float(shares.mean()), len(shares)
+    mean, n = float(counted(shares, BOUND).mean()), len(shares)
     reached = upper_bound(mean, n, delta, BOUND)
     if reached >= 1:
         raise ValueError(f"all nodules of {n} patients are lost: nothing can be guaranteed")
@@ -194,8 +200,9 @@ def guaranteed_settings(
     moved = {"dismiss": dismiss, "final": final, "alone": max(fitted["alone"], dismiss)}
     moved["report"] = max(report, moved["alone"])
     guarantee = {
-        "alpha": target.alpha if holds else math.ceil(reached * _DIGITS) / _DIGITS,
+        "alpha": target.alpha if holds else _up(reached),
         "delta": delta,
+        "average": _up(expected_bound(float(shares.mean()), n)),
         "patients": n,
         "calibration": nodules.identity,
         "asked_alpha": target.alpha,
@@ -222,11 +229,16 @@ def out_of_reach(final: float, merge: Sequence[float]) -> float:
     return 1 / (1 + math.exp(-logit))
 
 
-def widest_slices_mm(index: Path, split: str) -> float:
-    """Return the largest distance of slices among the scans of ``split`` in `index.csv`."""
+def widest_slices_mm(index: Path, patients: Collection[str]) -> float:
+    """Return the largest distance of slices among the scans of ``patients`` in `index.csv`."""
     with index.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+        rows = [row for row in csv.DictReader(file) if row["patient"] in patients]
     return max(float(row["slice_spacing"]) for row in rows)
+
+
+def _up(value: float) -> float:
+    """Round towards the cautious side of a bound."""
+    return math.ceil(value * _DIGITS) / _DIGITS
 
 
 def _down(value: float) -> float:

@@ -285,6 +285,15 @@ def upper_bound(mean_loss: float, n: int, delta: float, bound: Bound) -> float:
     return high
 
 
+def expected_bound(mean_loss: float, n: int) -> float:
+    """Return the bound on the risk that holds on average over calibration sets of ``n`` patients.
+
+    It says nothing of how often a set exceeds it. Source: Angelopoulos et al., Conformal risk
+    control, 2022 (arXiv:2208.02814), theorem 1, for losses of at most 1.
+    """
+    return (n * mean_loss + 1) / (n + 1)
+
+
 def fewest_patients(alpha: float, delta: float) -> int:
     """Return the number of patients without a loss guarantee ``alpha`` at ``delta``."""
     return math.ceil(math.log(delta) / math.log1p(-alpha))

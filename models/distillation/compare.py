@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
+from models.calibration.patients import CALIBRATION
 from models.distillation.lessons import Lesson, answers_of, draw_lesson, make_lessons, stored
 from models.distillation.scores import Scores, figures, points_gained
 from models.distillation.student import Teaching, train_student
@@ -26,7 +27,7 @@ from models.markdown import Rows, points
 from models.networks.hybrid import HybridNetwork
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer
-from models.training.data import CALIBRATION, load_cubes
+from models.training.data import load_cubes
 from models.training.loop import save
 from models.training.runs import (
     Material,

@@ -5,7 +5,7 @@ Every transformation moves the truth with the voxels.
 
 import csv
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +19,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from imaging.preprocess import Preprocessed, preprocess
 from imaging.read import read_study
 from imaging.volume import FloatArray, UInt8Array
+from models.calibration.patients import split_of, stored_in
 
 NONE: FloatArray = np.zeros((0, 4))
 """No marks."""
 
 MATCH_MM = 5.0
 """Ratings of readers whose centre is further than this from LUNA16's may be of a neighbour."""
-
-CALIBRATION = "calibration"
-CALIBRATION_SUBSETS = ("4", "5")
-"""Patients of these subsets of LUNA16 are in `train.npz` and are kept for calibration."""
-
-TRAINED_SCANS = ("LIDC-IDRI-0021",)
-"""Patients of those subsets who have a whole scan in training: their cubes are trained on."""
 
 FOUND = ("nodule", "lesion")
 """The kinds of marks in a scan that must be found; others count neither way."""
@@ -156,16 +150,12 @@ class Cubes:
 def load_cubes(folder: Path, split: str) -> Cubes:
     """Read the cubes of a split with the marks of `index.csv` and `marks.csv`.
 
-    Calibration is a part of `train.npz`, see `CALIBRATION_SUBSETS`; the others are `SPLIT.npz`.
+    The split ``calibration`` is a part of `train.npz`, see `models.calibration.patients`.
     """
-    stored = "train" if split == CALIBRATION else split
+    stored = stored_in(split)
     with np.load(folder / f"{stored}.npz") as arrays:
         ct, votes = arrays["ct"], arrays["votes"]
-    index = [
-        row
-        for row in _rows(folder / "index.csv")
-        if row["split"] == stored and (stored != "train" or split == role_of(row))
-    ]
+    index = [row for row in _rows(folder / "index.csv") if split_of(row) == split]
     marks = [row for row in _rows(folder / "marks.csv") if row["split"] == stored]
     index.sort(key=lambda r: int(r["row"]))
     pieces = []
@@ -183,12 +173,6 @@ def load_cubes(folder: Path, split: str) -> Cubes:
         for name in ("malignancy", "texture")
     )
     return Cubes(tuple(pieces), tuple(r["patient"] for r in index), malignancy, texture)
-
-
-def role_of(row: Mapping[str, str]) -> str:
-    """Return ``train`` or ``calibration`` for a line of the index whose cube is in `train.npz`."""
-    kept = row["subset"] in CALIBRATION_SUBSETS and row["patient"] not in TRAINED_SCANS
-    return CALIBRATION if kept else "train"
 
 
 def load_box(folder: Path, marks: FloatArray = NONE, ignored: FloatArray = NONE) -> Box:

@@ -46,6 +46,7 @@ SHAPE = (48, 48, 48)
 GUARANTEE: dict[str, Any] = {
     "alpha": 0.05,
     "delta": 0.1,
+    "average": 0.03,
     "patients": 62,
     "calibration": "0123abcd",
     "asked_alpha": 0.028,

@@ -6,10 +6,10 @@ import pytest
 
 from imaging.preprocess import Preprocessed
 from imaging.volume import Geometry
-from models.calibration.fit import Cases, fit_outline, gather, logistic, thresholds
+from models.calibration.fit import REGIONS, Cases, fit_outline, gather, logistic, thresholds
 from models.runtime.detection import Candidate
 from models.runtime.second_reader import VIEWS
-from models.training.data import NONE, Piece
+from models.training.data import NONE, Box, Piece
 
 
 def test_logistic_regression_finds_the_weights_that_made_the_data() -> None:
@@ -25,27 +25,40 @@ def test_separable_data_gives_finite_weights() -> None:
 
 
 def test_thresholds_leave_the_stated_number_of_false_positives() -> None:
-    """``final`` lets one false positive a scan through, ``dismiss`` keeps every proposed nodule."""
+    """``final`` lets one in four scans have a false positive, ``alone`` one a scan."""
     rng = np.random.default_rng(0)
     edge = np.concatenate([rng.beta(8, 2, 200), rng.beta(2, 8, 100)])
     nodule = np.arange(300) < 200
+    found = thresholds(edge, edge, Cases(edge, edge, nodule, 0, scans=4))
+    assert (edge[~nodule] >= found["final"]).sum() == 1
+    assert (edge[~nodule] >= found["alone"]).sum() == 4
+    assert found["dismiss"] <= found["alone"] <= found["report"]
+
+
+def test_a_nodule_that_a_verdict_finds_is_sent() -> None:
+    """``dismiss`` is half the lowest edge score that a verdict brings to ``final``."""
+    edge = np.array([0.9, 0.2, 0.1, 0.5, 0.3])
+    nodule = np.array([True, True, True, False, False])
+    merged = np.array([0.9, 0.8, 0.1, 0.6, 0.2])
     cases = Cases(edge, edge, nodule, 0, scans=4)
-    found = thresholds(edge, edge, cases)
-    assert (edge[~nodule] >= found["final"]).sum() == 4
-    assert found["dismiss"] == pytest.approx(0.5 * edge[nodule].min(), abs=1e-6)
-    assert found["dismiss"] <= found["alone"]
-    assert found["report"] <= found["final"]  # here no verdict takes anything back from there on
+    assert thresholds(edge, merged, cases)["dismiss"] == pytest.approx(0.1)
 
 
-def test_the_edge_speaks_alone_where_no_verdict_takes_back() -> None:
-    """Half-way above the highest place that was taken back; at most above every false positive."""
+def test_no_more_regions_are_sent_than_a_scan_may_cost() -> None:
+    """Hundreds of weak false candidates raise ``dismiss`` until `REGIONS` a scan are left."""
+    false = np.linspace(0.01, 0.3, 100)
+    edge, nodule = np.append(false, 0.02), np.arange(101) == 100
+    found = thresholds(edge, np.append(false / 10, 0.9), Cases(edge, edge, nodule, 0, scans=2))
+    assert (false >= found["dismiss"]).sum() == 2 * REGIONS
+
+
+def test_the_edge_decides_alone_where_no_verdict_rejects() -> None:
+    """Half-way above the highest edge score of a false positive that a verdict rejects."""
     edge = np.array([0.3, 0.5, 0.6, 0.8, 0.9, 0.7])
     nodule = np.array([True, False, True, True, True, False])
     merged = np.array([0.9, 0.1, 0.9, 0.9, 0.9, 0.05])
     cases = Cases(edge, edge, nodule, 0, scans=1)
-    assert thresholds(edge, merged, cases)["report"] == pytest.approx(0.7, abs=1e-4)
-    merged[-1] = 0.4
-    assert thresholds(edge, merged, cases)["report"] == pytest.approx(0.55)
+    assert thresholds(edge, merged, cases)["report"] == pytest.approx(0.75)
 
 
 class BrightSpots:
@@ -82,11 +95,11 @@ def test_cases_say_whose_each_nodule_is() -> None:
     cubes = [cube((20, 20, 21), (32, 32, 32)), cube((10, 10, 10)), cube((20, 20, 20))]
     screener, reader = cast(Any, BrightSpots()), cast(Any, Sure())
     scan = cube((3, 3, 3))
-    scans = [(Preprocessed(scan.voxels, Geometry()), scan)]
-    found = gather(screener, reader, cubes, scans, ["a", "b", "c"])
+    scans = [Box("whole", Preprocessed(scan.voxels, Geometry()), scan)]
+    found = gather(screener, reader, cubes, ["a", "b", "c"], scans)
     assert found.nodule.tolist() == [True, False, False, True, False]
-    assert found.patient == ("a", "a", "b", "c", "")
-    assert (found.missed, found.missed_patient) == (1, ("b",))
+    assert found.patient == ("a", "a", "b", "c", "whole")
+    assert (found.missed, found.missed_patient) == (2, ("b", "whole"))
     assert found.edge[0] > found.edge[1]
     np.testing.assert_allclose(found.cloud, np.log(3))
     assert found.scans == 1.0

@@ -8,7 +8,7 @@ from scipy.stats import beta
 from edge.decide import Thresholds
 from edge.guarantee import Terms
 from edge.merge import MergeWeights
-from models.calibration.fit import Cases
+from models.calibration.fit import CLOUD_QUANTILE, Cases
 from models.calibration.guarantee import (
     DISMISS_SHARE,
     ReadWith,
@@ -58,6 +58,7 @@ def test_enough_patients_allow_the_requested_guarantee() -> None:
     assert found["guarantee"] == {
         "alpha": 0.028,
         "delta": 0.1,
+        "average": pytest.approx(1 / 101, abs=1e-6),
         "patients": 100,
         "calibration": sound(100).identity,
         "asked_alpha": 0.028,
@@ -158,10 +159,10 @@ def test_the_edge_takes_what_is_entered() -> None:
     assert Thresholds.from_manifest(found).dismiss <= settings["thresholds"]["dismiss"]
 
 
-def test_the_widest_slices_of_a_split(tmp_path: Path) -> None:
+def test_the_widest_slices_of_the_calibration_patients(tmp_path: Path) -> None:
     index = tmp_path / "index.csv"
-    index.write_text("split,slice_spacing\nval,1.25\nval,2.5\ntrain,5\n")
-    assert widest_slices_mm(index, "val") == 2.5
+    index.write_text("patient,slice_spacing\na,1.25\nb,2.5\nc,5\n")
+    assert widest_slices_mm(index, {"a", "b"}) == 2.5
 
 
 def test_the_stated_level_holds_with_the_stated_confidence() -> None:
@@ -203,5 +204,5 @@ def test_fitted_scores_separate_nodules_from_false_positives() -> None:
     assert edge_weight > 0
     assert cloud_weight > 0
     slope, zero = cloud["calibration"]
-    highest = float(np.quantile((0.5 * logit - 1)[~nodule], 0.99))
+    highest = float(np.quantile((0.5 * logit - 1)[nodule], CLOUD_QUANTILE))
     assert most == pytest.approx(slope * highest + zero, abs=1e-3)

@@ -4,11 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models.calibration.patients import CALIBRATION, SUBSETS, TRAINED_SCANS
 from models.training.data import (
-    CALIBRATION,
-    CALIBRATION_SUBSETS,
     NONE,
-    TRAINED_SCANS,
     Piece,
     balls,
     boxes_of_role,
@@ -99,7 +97,7 @@ def test_calibration_patients_are_in_no_training_cube(shared_data: Path) -> None
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     assert len(train.pieces) + len(kept.pieces) == len(rows)
     subset = {row["patient"]: row["subset"] for row in rows}
-    assert {subset[patient] for patient in kept.patients} == set(CALIBRATION_SUBSETS)
+    assert {subset[patient] for patient in kept.patients} == set(SUBSETS)
     with (shared_data / "lidc" / "scans.csv").open(newline="") as file:
         trained = {row["patient"] for row in csv.DictReader(file) if row["role"] == "train"}
     assert trained.isdisjoint(kept.patients)
