@@ -68,16 +68,22 @@ def train_screening(
     phantoms: Phantoms = 16,
     cache: Cache = PHANTOMS,
     seed: Seed = 0,
+    widths: Annotated[
+        tuple[int, int, int, int],
+        typer.Option(help="Channels at 1/2, 1/4, 1/8 and 1/16 of a new network."),
+    ] = (16, 32, 64, 128),
     blocks: Annotated[
-        tuple[int, int, int] | None,
-        typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16; default: those of --start."),
-    ] = None,
+        tuple[int, int, int],
+        typer.Option(help="Residual blocks at 1/4, 1/8 and 1/16 of a new network."),
+    ] = (1, 3, 4),
 ) -> None:
-    """Train the screening network, from random weights or from --start."""
+    """Train the screening network, from random weights or from --start with its size."""
+    from models.networks.screening import ScreeningSpec
     from models.training.runs import Run, run_screening
 
     weights = (start,) if start else ()
-    run_screening(Run(data, out, minutes, rate, resume, weights, cache, phantoms, seed), blocks)
+    run = Run(data, out, minutes, rate, resume, weights, cache, phantoms, seed)
+    run_screening(run, None if start else ScreeningSpec(widths, blocks))
 
 
 @train.command("hybrid")
@@ -94,16 +100,15 @@ def train_hybrid(
     seed: Seed = 0,
     reads: Annotated[
         list[int] | None,
-        typer.Option(help="Scale of a member, in mm; repeat for more. Default: 24, 32 and 48."),
+        typer.Option(
+            help="Scale of a member in mm; may be repeated. Default: 24, 32 and 48, or those of "
+            "--start. The one member of --start starts each."
+        ),
     ] = None,
 ) -> None:
     """Train the hybrid network, or a member of it, on screening networks' candidates."""
     from models.training.runs import Run, run_hybrid
 
-    if start and reads:
-        raise typer.BadParameter(
-            "--reads: not with --start, whose members have scales of their own"
-        )
     run = Run(data, out, minutes, rate, resume, tuple(start or ()), cache, phantoms, seed)
     run_hybrid(run, screening, reads or ())
 

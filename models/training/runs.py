@@ -72,10 +72,10 @@ class Run:
         return Plan(self.out, self.minutes, self.rate, decay, seed=self.seed, resume=self.resume)
 
 
-def run_screening(run: Run, blocks: tuple[int, int, int] | None = None) -> None:
-    """Train a screening network with ``blocks``, or with those of its start if None."""
+def run_screening(run: Run, spec: ScreeningSpec | None = None) -> None:
+    """Train a screening network of that size, or as large as its start if None."""
     torch.manual_seed(run.seed)
-    train(make_screening_task(run, blocks), run.plan(decay=0.02))
+    train(make_screening_task(run, spec), run.plan(decay=0.02))
 
 
 def run_hybrid(run: Run, screening: Sequence[Path], reads: Sequence[int] = ()) -> None:
@@ -149,11 +149,11 @@ def _phantom(cache: Path, number: int) -> Piece:
         return Piece(voxels, balls(voxels.shape, nodules), nodules, NONE)
 
 
-def make_screening_task(run: Run, blocks: tuple[int, int, int] | None = None) -> ScreeningTask:
-    """Return the task on the run's data and start; ``blocks`` as for `make_screening`."""
+def make_screening_task(run: Run, spec: ScreeningSpec | None = None) -> ScreeningTask:
+    """Return the task on the run's data and start; ``spec`` as for `make_screening`."""
     material = run.material()
     start = only(run.start) if run.start else None
-    network = ready(make_screening(start, blocks), run.start, regions_of(material))
+    network = ready(make_screening(start, spec), run.start, regions_of(material))
     task = screening_task(material, network)
     if start is not None:
         task.refresh(network.eval())  # a trained network has hard negatives from the beginning
@@ -242,30 +242,29 @@ def only(weights: Sequence[Path]) -> Path:
     return weights[0]
 
 
-def make_screening(
-    start: Path | None, blocks: tuple[int, int, int] | None = None
-) -> ScreeningNetwork:
-    """Return a network with the weights of ``start``; fewer ``blocks`` leave out the last ones.
+def make_screening(start: Path | None, spec: ScreeningSpec | None = None) -> ScreeningNetwork:
+    """Return a network with the weights of ``start``, or a new one of the size ``spec``.
 
     Raises:
-        UnfitArtifact: ``start`` holds another kind of network, or too few blocks.
+        UnfitArtifact: ``start`` holds another kind of network.
     """
     if start is None:
-        return ScreeningNetwork(ScreeningSpec(blocks=blocks or ScreeningSpec.blocks))
+        return ScreeningNetwork(spec)
     weights = load_weights(start)
     with fitting(start, "screening"):
-        spec = ScreeningSpec.of(weights)
-        network = ScreeningNetwork(replace(spec, blocks=blocks or spec.blocks))
-        wanted = network.state_dict().keys()
-        network.load_state_dict({name: value for name, value in weights.items() if name in wanted})
+        network = ScreeningNetwork(ScreeningSpec.of(weights))
+        network.load_state_dict(weights)
     return network
 
 
 def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwork:
     """Return a network with all members of the files, or a new one whose members read these mm.
 
+    With both, the single member of the files starts each of the members that read these mm.
+
     Raises:
-        UnfitArtifact: a file holds another kind of network, or two members have the same scale.
+        UnfitArtifact: a file holds another kind of network, two members have the same scale, or
+            there are several to start from and ``reads``.
     """
     if not start:
         return HybridNetwork(HybridSpec(reads=tuple(reads) or HybridSpec.reads))
@@ -278,6 +277,17 @@ def make_hybrid(start: Sequence[Path], reads: Sequence[int] = ()) -> HybridNetwo
             raise UnfitArtifact(f"{path}: a second member that reads {min(twice)} mm, expected one "
                                 "of each scale")  # fmt: skip
         joined |= weights
+    if reads:
+        if len(scales(joined)) > 1:
+            raise UnfitArtifact(
+                f"{_named(start)}: several members, expected one that starts others"
+            )
+        (own,) = scales(joined)
+        joined = {
+            name.replace(f"members.{own}.", f"members.{mm}."): value
+            for mm in reads
+            for name, value in joined.items()
+        }
     with fitting(_named(start), "hybrid"):
         network = HybridNetwork(HybridSpec.of(joined))
         network.load_state_dict(without_spare_decoders(joined))

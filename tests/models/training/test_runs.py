@@ -18,7 +18,7 @@ from models.training.runs import (
     make_network,
     make_screening,
 )
-from tests.models.small_networks import TINY_HYBRID
+from tests.models.small_networks import SMALL_HYBRID, TINY_HYBRID
 from tests.models.training.test_data import even
 
 SMALL = ScreeningSpec((8, 16, 16, 32), (2, 1, 1))
@@ -38,23 +38,20 @@ def test_a_network_comes_back_as_it_was(kind: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in back.items())
 
 
-def test_a_shallower_network_starts_from_a_deeper_one(tmp_path: Path) -> None:
-    """The last block at 1/4 is left out; what stays has its weights.
-
-    A deeper one does not start from it: blocks that nobody trained are no start.
-    """
-    deep = ScreeningNetwork(SMALL)
-    shallow = make_screening(saved(deep, tmp_path / "w.pt"), blocks=(1, 1, 1))
-    assert len(shallow.down4) == len(deep.down4) - 1
-    assert all(torch.equal(v, deep.state_dict()[n]) for n, v in shallow.state_dict().items())
-    with pytest.raises(UnfitArtifact, match="Missing key"):
-        make_screening(tmp_path / "w.pt", blocks=(3, 1, 1))
+@pytest.mark.parametrize("spec", [ScreeningSpec(), SMALL])
+def test_a_new_network_has_the_requested_size(spec: ScreeningSpec) -> None:
+    assert ScreeningSpec.of(make_screening(None, spec).state_dict()) == spec
 
 
-def test_without_start_weights_the_blocks_are_the_requested_ones() -> None:
-    assert ScreeningSpec.of(make_screening(None).state_dict()) == ScreeningSpec()
-    asked = make_screening(None, blocks=(1, 3, 4))
-    assert ScreeningSpec.of(asked.state_dict()).blocks == (1, 3, 4)
+def test_one_member_starts_others_of_other_scales(tmp_path: Path) -> None:
+    """Each begins with its weights; of several it is not known which starts which."""
+    one = saved(HybridNetwork(replace(SMALL_HYBRID, reads=(48,))), tmp_path / "48.pt")
+    both = make_hybrid([one], reads=(24, 32)).members
+    assert list(both) == ["24", "32"]
+    assert torch.equal(both["24"].place, both["32"].place)
+    several = saved(HybridNetwork(SMALL_HYBRID), tmp_path / "two.pt")
+    with pytest.raises(UnfitArtifact, match="several members"):
+        make_hybrid([several], reads=(24,))
 
 
 def member(reads: int, path: Path, seed: int = 0) -> Path:
