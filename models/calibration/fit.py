@@ -6,7 +6,7 @@ Cases are read by the artifacts that will serve, through the runtime. Test cases
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,8 +54,8 @@ class Cases:
     """Validation candidates: the logit of each from the edge and from the cloud, and the truth.
 
     ``missed`` nodules were never proposed; ``scans`` is the amount of lung that the false positives
-    come from. ``patient`` is that of each candidate, ``missed_patient`` that of each missed nodule;
-    both may be empty.
+    come from: those of ``counted`` candidates, or all if it is empty. ``patient`` is that of each
+    candidate, ``missed_patient`` that of each missed nodule; both may be empty.
     """
 
     edge: FloatArray
@@ -65,6 +65,12 @@ class Cases:
     scans: float
     patient: tuple[str, ...] = ()
     missed_patient: tuple[str, ...] = ()
+    counted: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    @property
+    def false(self) -> np.ndarray:
+        """Which candidates are the false positives of ``scans`` scans, ``(n,)``."""
+        return ~self.nodule & self.counted if self.counted.size else ~self.nodule
 
 
 def gather(
@@ -76,8 +82,10 @@ def gather(
 ) -> Cases:
     """Read the best candidate of each nodule, and false positives of cubes and scans.
 
-    The lung in cubes comes from many more scanners than the few whole scans. ``patients`` is the
-    patient of each cube; a scan counts as a patient by its name.
+    The lung in cubes comes from many more scanners than the few whole scans. But around a nodule
+    there are more candidates than elsewhere, and some are nodules of which nobody is sure. So where
+    there are scans, their false positives alone count for rates a scan. ``patients`` is the patient
+    of each cube; a scan counts as a patient by its name.
     """
     # a row for each candidate: logit of the edge, of the cloud, nodule or not, patient
     rows: list[tuple[float, float, bool, str]] = []
@@ -99,13 +107,14 @@ def gather(
         false = _false_positives(found, scan.piece, 0)
         rows += [(*pair, False, scan.name) for pair in _read(reader, scan.piece, false)]
     edge, cloud, nodule, owner = zip(*rows, strict=True)
-    # the false positives' denominator: whole scans, and the air (below -500 HU) in the cubes
-    # without their faces, of which 4 litres, as in one pair of lungs, count as a scan
+    # without a scan: the air (below -500 HU) in the cubes without their faces, of which 4 litres,
+    # as in one pair of lungs, count as a scan
     inner = (slice(FACE, -FACE),) * 3
     air = sum(int((cube.voxels[inner] < 91).sum()) for cube in cubes)
+    counted = np.isin(owner, [scan.name for scan in scans]) if scans else np.zeros(0, bool)
     return Cases(
         np.array(edge), np.array(cloud), np.array(nodule), len(missed),
-        len(scans) + air / 4.0e6, owner, tuple(missed),
+        len(scans) or air / 4.0e6, owner, tuple(missed), counted,
     )  # fmt: skip
 
 
@@ -196,25 +205,25 @@ def thresholds(edge: FloatArray, merged: FloatArray, cases: Cases) -> dict[str, 
     says. Below, no verdict brought a nodule to ``final``, or more than `REGIONS` a scan would be
     sent; above, none brought a false positive below ``final``.
     """
-    nodule, false = cases.nodule, edge[~cases.nodule]
-    alone = _leaving(false, ALONE_FALSE_POSITIVES * cases.scans)
-    final = _leaving(merged[~nodule], FINAL_FALSE_POSITIVES * cases.scans)
+    nodule, false = cases.nodule, cases.false
+    alone = _leaving(edge, false, ALONE_FALSE_POSITIVES * cases.scans)
+    final = _leaving(merged, false, FINAL_FALSE_POSITIVES * cases.scans)
     kept = edge[nodule & (merged >= final)]
-    most = REGIONS * cases.scans
-    least = _leaving(false, most) if len(false) > most else 0.0
+    least = _leaving(edge, false, REGIONS * cases.scans)
     dismiss = max(RESCUE_SHARE * float(kept.min(initial=1.0)), least)
-    # half-way between the highest score that a verdict rejects and the next above it
-    rejected = float(edge[~nodule & (merged < final)].max(initial=0.0))
-    report = (rejected + float(edge[edge > rejected].min(initial=1.0))) / 2
+    report = _just_above(edge, float(edge[~nodule & (merged < final)].max(initial=0.0)))
     alone = max(alone, dismiss)
     values = {"dismiss": dismiss, "report": max(report, alone), "alone": alone, "final": final}
     return {name: round(value, 6) for name, value in values.items()}
 
 
-def _leaving(false: FloatArray, allowed: float) -> float:
-    """Return the midpoint between the last allowed false positive's score and the next."""
-    ranked = np.sort(false)[::-1]
+def _leaving(score: FloatArray, false: np.ndarray, allowed: float) -> float:
+    """Return the lowest threshold that leaves ``allowed`` of the false positives, 0 for all."""
+    ranked = np.sort(score[false])[::-1]
     count = int(allowed)
-    if count >= len(ranked):  # all are allowed: half the lowest score
-        return float(ranked[-1]) / 2
-    return float((ranked[count - 1] + ranked[count]) / 2)
+    return _just_above(score, float(ranked[count])) if count < len(ranked) else 0.0
+
+
+def _just_above(score: FloatArray, value: float) -> float:
+    """Return the middle between ``value`` and the next score above it, or 1."""
+    return (value + float(score[score > value].min(initial=1.0))) / 2

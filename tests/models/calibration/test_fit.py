@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -33,6 +34,16 @@ def test_thresholds_leave_the_stated_number_of_false_positives() -> None:
     assert (edge[~nodule] >= found["final"]).sum() == 1
     assert (edge[~nodule] >= found["alone"]).sum() == 4
     assert found["dismiss"] <= found["alone"] <= found["report"]
+
+
+def test_false_positives_of_cubes_do_not_count_beside_those_of_scans() -> None:
+    """Around a nodule there are more of them: ``final`` follows the whole scans."""
+    score = np.array([0.9, 0.6, 0.8, 0.7, 0.3])
+    nodule = np.array([True, True, False, False, False])
+    counted = np.array([False, False, False, False, True])
+    cases = Cases(score, score, nodule, 0, scans=1, counted=counted)
+    assert thresholds(score, score, cases)["final"] == pytest.approx(0.45)
+    assert thresholds(score, score, replace(cases, counted=nodule[:0]))["final"] == 0.85
 
 
 def test_a_nodule_that_a_verdict_finds_is_sent() -> None:
