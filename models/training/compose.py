@@ -217,7 +217,21 @@ def ended(part: Piece, rng: np.random.Generator) -> Piece:
     """Let a sample end in air outside a random box of at least 48 voxels a side."""
     shape = np.array(part.voxels.shape)
     size = np.minimum(rng.integers(48, shape + 1), shape)
-    start = rng.integers(0, shape - size + 1)
+    return _in_air(part, rng.integers(0, shape - size + 1), size)
+
+
+def cut_out(part: Piece, rng: np.random.Generator) -> Piece:
+    """Let a sample end in air around one of its nodules, as a cube of 48 to 60 voxels does."""
+    shape = np.array(part.voxels.shape)
+    size = np.minimum(rng.integers(48, 61, 3), shape)
+    middle = rng.uniform(0.3, 0.7, 3) * shape
+    if len(part.nodules):
+        middle = part.nodules[rng.integers(len(part.nodules)), :3]
+    start = np.rint(middle - size * rng.uniform(0.35, 0.65, 3)).astype(int)
+    return _in_air(part, np.clip(start, 0, shape - size), size)
+
+
+def _in_air(part: Piece, start: np.ndarray, size: np.ndarray) -> Piece:
     box = tuple(slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
     inner = _inside(crop(part, start, size))
     voxels, mask = np.zeros_like(part.voxels), np.zeros_like(part.mask)

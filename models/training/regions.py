@@ -9,7 +9,7 @@ there is a nodule.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,15 @@ from imaging.roi import cut_roi
 from imaging.volume import FloatArray
 from models.runtime.sigmoid import sigmoid
 from models.training.augment import Noise, resized, scanned_anew, turned
-from models.training.compose import Composer
+from models.training.compose import Composer, implanted
 from models.training.data import NONE, Cubes, Piece, away_from_marks, resize
 from models.training.screening import peaks_of
 
 LEAST_LOGIT = -6.0
 """Weaker candidates of a sample are left out."""
+
+NEIGHBOURS = 0.3
+"""The share of regions, with and without a nodule, into which another nodule is implanted."""
 
 EACH = 3
 """The most nodules, and the most others, that one composed sample gives."""
@@ -122,8 +125,17 @@ class RegionDrawer:
         at = mark[:3] + rng.normal(0, 0.8, 3)
         voxels, mask = (cut_roi(a, at, (self.side,) * 3) for a in (sample.voxels, sample.mask))
         whole = turned(Piece(voxels, mask, NONE, NONE), rng)
+        if rng.random() < NEIGHBOURS:
+            whole = self._with_neighbour(whole, max(float(mark[3]), 8.0), rng)
         voxels, mask = np.ascontiguousarray(whole.voxels), np.ascontiguousarray(whole.mask)
         return Region(voxels, mask, float(mark[3] > 0), float(mark[3]), outlined=False)
+
+    def _with_neighbour(self, region: Piece, apart: float, rng: np.random.Generator) -> Piece:
+        """Implant another nodule beside what lies in the middle, ``apart`` mm wide."""
+        donor = self.composer.cubes[int(rng.integers(len(self.composer.cubes)))]
+        middle = np.array([[*[(self.side - 1) / 2] * 3, apart]])
+        donor = turned(resized(donor, rng), rng)
+        return implanted(replace(region, nodules=middle), donor, rng, real=True)
 
     def _of_cube(self, rng: np.random.Generator) -> Region:
         """Return a region of a cube's own nodule, with its ratings and its outline."""

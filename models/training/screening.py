@@ -12,7 +12,7 @@ from imaging.volume import FloatArray, UInt8Array
 from models.runtime.detection import Peaks, find_peaks
 from models.runtime.screener import padded
 from models.runtime.tiles import of_tiles, tiles
-from models.training.compose import Composer
+from models.training.compose import Composer, cut_out
 from models.training.data import Batch, Piece, away_from_marks, draw_batches
 from models.training.targets import Targets, make_targets, screening_loss
 
@@ -20,9 +20,16 @@ RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 """The false positives a scan whose mean sensitivity is the CPM."""
 
 
+SAMPLES_A_CUT = 3
+"""Of so many samples one comes again, cut out: a batch of four."""
+
+
 @dataclass
 class ScreeningTask:
-    """Trains on ``composer``'s samples; measures on ``cubes`` and ``scans`` of other patients."""
+    """Trains on ``composer``'s samples; measures on ``cubes`` and ``scans`` of other patients.
+
+    A batch holds a sample and the same sample cut out: both must give the nodules one logit.
+    """
 
     composer: Composer
     cubes: Sequence[Piece]
@@ -32,7 +39,10 @@ class ScreeningTask:
     workers: int = 2
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and the fields of `Targets`, without end."""
+        """Yield ``voxels`` uint8 ``(n, 1, z, y, x)`` and the fields of `Targets`, without end.
+
+        ``cut`` ``(n,)`` tells which sample is the one before it, cut out.
+        """
         return draw_batches(
             partial(_samples, self.composer), self.batch, workers=self.workers, seed=seed
         )
@@ -94,13 +104,22 @@ def summary(found: FloatArray, false: FloatArray, scans: int) -> dict[str, float
 
 
 def _samples(composer: Composer, rng: np.random.Generator) -> Iterator[Batch]:
+    """Yield samples; one in three is followed by itself, cut out around a nodule."""
     while True:
-        sample = composer.draw(rng)
-        targets = make_targets(sample)
-        yield {
-            "voxels": torch.from_numpy(sample.voxels.copy())[None],
-            **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
-        }
+        for number in range(SAMPLES_A_CUT):
+            sample = composer.draw(rng)
+            yield _batched(sample, cut=False)
+            if number == 0:
+                yield _batched(cut_out(sample, rng), cut=True)
+
+
+def _batched(sample: Piece, *, cut: bool) -> Batch:
+    targets = make_targets(sample)
+    return {
+        "voxels": torch.from_numpy(sample.voxels.copy())[None],
+        "cut": torch.tensor(cut),
+        **{f.name: torch.from_numpy(getattr(targets, f.name)) for f in fields(Targets)},
+    }
 
 
 def peaks_of(network: nn.Module, voxels: UInt8Array, *, most: int = 200) -> Peaks:

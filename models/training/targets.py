@@ -78,7 +78,8 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
     """Return the terms of the screening loss, to be summed.
 
     ``maps`` is ``(n, 6, z, y, x)`` as the network gives in training; ``targets`` holds the
-    fields of `Targets`, stacked.
+    fields of `Targets`, stacked, and may hold ``cut`` ``(n,)``: which sample is the one before it,
+    cut out. Both must give a nodule the same logit.
     """
     near = targets["near"]
     box = F.smooth_l1_loss(maps[:, 1:5], targets["box"], reduction="none", beta=0.3).sum(1)
@@ -88,7 +89,18 @@ def screening_loss(maps: torch.Tensor, targets: dict[str, torch.Tensor]) -> dict
         "heat": heat_loss(maps[:, 0], targets["heat"], targets["weight"]),
         "box": 0.5 * (box * near).sum() / near.sum().clamp(min=1),
         "share": 3.0 * (share * emphasis).mean(),
+        **(
+            {"context": 0.3 * _change(maps[:, 0], near, targets["cut"])} if "cut" in targets else {}
+        ),
     }
+
+
+def _change(logit: torch.Tensor, near: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
+    """Return by how much nodules' logits differ between cut samples and those before them."""
+    second = cut.nonzero()[:, 0]
+    both = torch.minimum(near[second], near[second - 1])
+    change = F.smooth_l1_loss(logit[second], logit[second - 1], reduction="none", beta=0.3)
+    return (change * both).sum() / both.sum().clamp(min=1)
 
 
 def hybrid_loss(answers: Answers, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

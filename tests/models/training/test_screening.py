@@ -51,3 +51,13 @@ def test_peaks_come_in_the_order_of_their_boxes() -> None:
         assert len(alone.logit)
         np.testing.assert_array_equal(found.index_zyx, alone.index_zyx)
         np.testing.assert_array_equal(found.logit, alone.logit)
+
+
+def test_one_sample_of_a_batch_comes_again_cut_out() -> None:
+    """Its voxels are those of the sample before it, inside of a box, and air outside."""
+    batch = next(task(marked()).batches(seed=0))
+    assert batch["cut"].tolist() == [False, True, False, False]
+    whole, cut = batch["voxels"][:2].numpy()
+    inside = cut > 0
+    assert 0 < inside.mean() < 1
+    np.testing.assert_array_equal(cut[inside], whole[inside])

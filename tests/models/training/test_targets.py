@@ -192,3 +192,22 @@ def test_mask_is_cheap_when_right() -> None:
     assert right["dice"] < 1e-3
     assert missed["voxel"] > 1
     assert missed["dice"] > 0.15
+
+
+def test_a_nodule_must_score_the_same_when_it_is_cut_out() -> None:
+    """The difference counts where both samples have the nodule, and only there."""
+    truth = heat().repeat(2, 1, 1, 1)
+    near = (truth >= 1).float()
+    targets = {
+        "heat": truth,
+        "weight": torch.ones_like(truth),
+        "near": near,
+        "box": torch.zeros(2, 4, 6, 6, 6),
+        "share": torch.zeros_like(truth),
+        "cut": torch.tensor([False, True]),
+    }
+    maps = torch.zeros(2, 6, 6, 6, 6)
+    maps[1, 0] = 2.0 * (near[1] == 0)  # elsewhere they may differ
+    assert screening_loss(maps, targets)["context"] == 0
+    maps[1, 0] = -2.0
+    assert screening_loss(maps, targets)["context"] > 0.4
