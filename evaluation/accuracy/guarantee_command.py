@@ -18,9 +18,9 @@ from evaluation.common import cli
 from evaluation.common.readers import open_screening, open_second
 from evaluation.errors import MissingData
 from models.calibration.guarantee import DISMISS_SHARE, Target, guaranteed_settings
-from models.calibration.patients import CALIBRATION
 from models.calibration.risk_control import ALPHA, DELTA, Bound, quantile_path, straight_path
 from models.markdown import Rows, percent
+from models.patients import CALIBRATION
 from models.runtime.artifacts import find
 
 

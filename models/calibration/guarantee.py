@@ -27,7 +27,6 @@ import numpy as np
 from rich.console import Console
 
 from models.calibration.fit import CLOUD_QUANTILE, Cases, fit_outline, gather, logistic, thresholds
-from models.calibration.patients import CALIBRATION
 from models.calibration.risk_control import (
     ALPHA,
     DELTA,
@@ -42,6 +41,7 @@ from models.calibration.risk_control import (
     straight_path,
     upper_bound,
 )
+from models.patients import CALIBRATION
 from models.runtime.artifacts import Artifact, find
 from models.runtime.screener import Screener, read_by
 from models.runtime.second_reader import SecondReader

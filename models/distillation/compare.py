@@ -18,13 +18,13 @@ import numpy as np
 from torch import nn
 
 from imaging.volume import FloatArray
-from models.calibration.patients import CALIBRATION
 from models.distillation.lessons import Lesson, answers_of, draw_lesson, make_lessons, stored
 from models.distillation.scores import Scores, figures, points_gained
 from models.distillation.student import Teaching, train_student
 from models.distillation.teachers import Teacher, mean_target, read_teachers, weigh, weighted_target
 from models.markdown import Rows, points
 from models.networks.hybrid import HybridNetwork
+from models.patients import CALIBRATION
 from models.runtime.errors import UnfitArtifact
 from models.training.compose import Composer
 from models.training.data import load_cubes
