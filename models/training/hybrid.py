@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from imaging.roi import cut_roi
+from imaging.roi import ROI_SHAPE, cut_roi
 from imaging.volume import FloatArray, UInt8Array
 from models.networks.hybrid import Answers, HybridNetwork
 from models.runtime.tiles import tile_around
@@ -92,9 +92,11 @@ class HybridTask:
         return places[order[:MINED]]
 
     def evaluate(self, network: nn.Module) -> dict[str, float]:
-        """Return the CPM in each context, and with the edge's logit."""
+        """Return the CPM in each context that has nodules, and with the edge's logit."""
         found = {}
         for context, held in self.validation.items():
+            if not len(held.nodules):
+                continue
             nodule, other = (logits(network, r) for r in (held.nodules, held.false_positives))
             pairs = {
                 "alone": (nodule, other),
@@ -129,7 +131,7 @@ def validation_in_cubes(
             regions.append(cut_roi(scan.voxels[place], inside))
             false_logit.append(logit)
     return Validation(
-        np.stack(nodules), np.array(nodule_logit), np.stack(regions), np.array(false_logit),
+        _stacked(nodules), np.array(nodule_logit), _stacked(regions), np.array(false_logit),
         len(scans),
     )  # fmt: skip
 
@@ -146,9 +148,13 @@ def validation_in_scans(screener: nn.Module, scans: Sequence[Piece]) -> Validati
         regions += [cut_roi(scan.voxels, at) for at in peaks.index_zyx[keep]]
         false_logit.append(peaks.logit[keep])
     return Validation(
-        np.stack(nodules), np.array(nodule_logit), np.stack(regions), np.concatenate(false_logit),
+        _stacked(nodules), np.array(nodule_logit), _stacked(regions), np.concatenate(false_logit),
         len(scans),
     )  # fmt: skip
+
+
+def _stacked(regions: Sequence[UInt8Array]) -> UInt8Array:
+    return np.stack(regions) if regions else np.zeros((0, *ROI_SHAPE), np.uint8)
 
 
 def _region_of(piece: Piece, nodule: FloatArray, candidates: FloatArray) -> UInt8Array:

@@ -132,6 +132,12 @@ def test_validation_reads_nodules_and_false_positives_in_one_context() -> None:
     assert whole.nodule_logit.tolist() == [hybrid.LEAST_LOGIT]
 
 
+def test_scans_without_nodules_give_no_figure() -> None:
+    held = validation_in_scans(BrightHeat(), [even((48, 48, 48))])
+    assert held.nodules.shape == (0, SIDE, SIDE, SIDE)
+    assert HybridTask(drawer(), {"whole": held}, Brightness()).evaluate(Brightness()) == {}
+
+
 def test_logits_come_in_the_order_of_the_regions() -> None:
     regions = np.stack([np.full((8, 8, 8), 50 * i, np.uint8) for i in range(5)])
     found = logits(Brightness(), regions, batch=2)
