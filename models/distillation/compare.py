@@ -49,7 +49,7 @@ ARMS = {
 """The soft targets that are compared, with their titles in tables."""
 
 HELD_OUT = 10
-"""One lesson in so many is held out: its cubes are of patients kept for calibration."""
+"""One of ten lessons is held out: its cubes are of patients kept for calibration."""
 
 HEADS = {
     "cpm": "CPM", "at_1": "at 1", "at_2": "at 2", "at_8": "at 8", "cpm_whole": "CPM, whole scans"

@@ -21,7 +21,7 @@ RATES = (0.125, 0.25, 0.5, 1, 2, 4, 8)
 
 
 SAMPLES_A_CUT = 3
-"""Of so many samples one comes again, cut out: a batch of four."""
+"""One of three samples comes again, cut out: a batch has four."""
 
 
 @dataclass

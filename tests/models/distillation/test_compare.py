@@ -106,7 +106,7 @@ def test_a_comparison_lists_every_arm_and_a_finished_one_is_only_read(
 
 
 def test_teachers_read_nodules_and_false_positives_of_a_sample(lesson: Lesson) -> None:
-    """At candidates; the two kinds are told apart, and each member answers."""
+    """Nodules and false positives have a label each, and each member answers."""
     assert lesson.logits.shape == (2, len(lesson.places))
     assert 0 < lesson.label.sum() <= EACH
     assert 0 < (1 - lesson.label).sum() <= EACH
