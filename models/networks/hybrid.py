@@ -123,7 +123,7 @@ class HybridNetwork(nn.Module):
 
 
 class Member(nn.Module):
-    """The network of one scale, which ``reads`` that many mm; only one that ``outlines`` has a mask.
+    """The network of one scale, in mm that it ``reads``; only one that ``outlines`` has a mask.
 
     The mask covers what the member reads; without one it is empty.
     """
